@@ -1,0 +1,54 @@
+"""PyTorch optimisers that communicate, usable alone in any training script."""
+
+from typing import Any
+
+from algorithms.core.collectives import CollectiveError, Collectives, SoloCollectives
+from algorithms.core.compressors import (
+    QSGD,
+    BlockSparsifier,
+    Compressor,
+    Identity,
+    PerTensorBlockSparsifier,
+    RandomK,
+    ScaledSign,
+    TopK,
+    Zero,
+)
+from algorithms.core.optimizer import DistributedOptimizer
+from algorithms.core.partial_sync import partial_sync
+from algorithms.core.process_group import ProcessGroupCollectives
+from algorithms.core.threads import ThreadCollectives, ThreadGroup, run_workers
+from algorithms.core.traffic import Purpose, Traffic
+from algorithms.registry import algorithms
+
+__all__ = [
+    "QSGD",
+    "BlockSparsifier",
+    "CollectiveError",
+    "Collectives",
+    "Compressor",
+    "DistributedOptimizer",
+    "Identity",
+    "PerTensorBlockSparsifier",
+    "ProcessGroupCollectives",
+    "Purpose",
+    "RandomK",
+    "ScaledSign",
+    "SoloCollectives",
+    "ThreadCollectives",
+    "ThreadGroup",
+    "TopK",
+    "Traffic",
+    "Zero",
+    "algorithms",
+    "partial_sync",
+    "run_workers",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The algorithms' classes (SGD, CSER, ...), found as they are asked for: no list here needs to know them."""
+    for algorithm in algorithms().values():
+        if algorithm.__name__ == name:
+            return algorithm
+    raise AttributeError(f"module 'algorithms' has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""The pieces that the algorithms share: flat buffers, compressors, collectives, partial synchronisation."""

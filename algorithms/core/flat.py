@@ -1,0 +1,86 @@
+"""Flat buffers: parameters, gradients and state in one vector each, with `p.data` and `p.grad` as views."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from algorithms.core.layout import Layout
+
+
+@dataclass(frozen=True)
+class Part:
+    """One parameter group's share of the flat vector."""
+
+    start: int
+    stop: int
+
+
+class FlatBuffers:
+    """Moves the parameters of all groups, in order, into one vector of shape (d,), and their gradients into another.
+
+    Raises:
+        ValueError: a parameter does not require a gradient, or types or devices are mixed.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[Parameter]]) -> None:
+        tensors = [parameter for group in groups for parameter in group]
+        first = tensors[0]
+        for number, parameter in enumerate(tensors):
+            if not parameter.requires_grad:
+                raise ValueError(f"parameter {number} does not require a gradient; give only those that do")
+            if (parameter.dtype, parameter.device) != (first.dtype, first.device):
+                raise ValueError(
+                    f"parameter {number} is {parameter.dtype} on {parameter.device}, parameter 0 is {first.dtype} on "
+                    f"{first.device}; an optimiser takes parameters of one type on one device"
+                )
+        self.layout = Layout.of(tensors)
+        self.parameters = self.new_buffer(first)
+        self.gradients = self.new_buffer(first)
+        self.parts = self._parts(groups)
+        self._tensors = tensors
+        self._gradient_views = [window.view(self.gradients) for window in self.layout.tensors]
+        with torch.no_grad():
+            for parameter, window in zip(tensors, self.layout.tensors, strict=True):
+                view = window.view(self.parameters)
+                view.copy_(parameter)
+                parameter.data = view
+        self._attach()
+
+    @staticmethod
+    def _parts(groups: Sequence[Sequence[Parameter]]) -> list[Part]:
+        parts, start = [], 0
+        for group in groups:
+            stop = start + sum(parameter.numel() for parameter in group)
+            parts.append(Part(start, stop))
+            start = stop
+        return parts
+
+    def new_buffer(self, like: Tensor | None = None) -> Tensor:
+        """A vector of zeros, of shape (d,)."""
+        like = self.parameters if like is None else like
+        return torch.zeros(self.layout.numel, dtype=like.dtype, device=like.device)
+
+    def zero_gradients(self) -> None:
+        self.gradients.zero_()
+        self._attach()
+
+    def collect_gradients(self) -> None:
+        """Make sure that the flat vector holds the gradients, also where someone replaced `p.grad` or set it to None."""
+        if all(map(operator.is_, map(operator.attrgetter("grad"), self._tensors), self._gradient_views)):
+            return
+        for parameter, view in zip(self._tensors, self._gradient_views, strict=True):
+            if parameter.grad is None:
+                view.zero_()
+            elif parameter.grad is not view:
+                view.copy_(parameter.grad)
+        self._attach()
+
+    def _attach(self) -> None:
+        for parameter, view in zip(self._tensors, self._gradient_views, strict=True):
+            parameter.grad = view

@@ -1,0 +1,126 @@
+"""Where each tensor lies in the flat vector, and sets of coordinates of that vector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Window:
+    """A strided window of the flat vector: a block is one with stride 1."""
+
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        return torch.Size(self.shape).numel()
+
+    def view(self, flat: Tensor) -> Tensor:
+        return flat.as_strided(self.shape, self.strides, flat.storage_offset() + self.offset)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The tensors of a flat vector, in order, each dense and without gaps."""
+
+    tensors: tuple[Window, ...]
+
+    @classmethod
+    def of(cls, tensors: Iterable[Tensor]) -> Layout:
+        """The layout of tensors put one after the other, each keeping its strides (channels last stays so)."""
+        windows, offset = [], 0
+        for tensor in tensors:
+            dense = tensor.stride() if _is_dense(tensor) else torch.empty(tensor.shape, device="meta").stride()
+            windows.append(Window(offset, tuple(tensor.shape), tuple(dense)))
+            offset += tensor.numel()
+        return cls(tuple(windows))
+
+    @property
+    def numel(self) -> int:
+        """d, the number of coordinates."""
+        return sum(window.numel for window in self.tensors)
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
+
+
+class Support(Protocol):
+    """The coordinates that are sent, and how to read and change them in a flat vector of shape (d,)."""
+
+    @property
+    def payload_numel(self) -> int:
+        """Numbers on the wire."""
+
+    def gather(self, flat: Tensor) -> Tensor:
+        """A new dense vector of shape (payload_numel,): the coordinates of `flat` in order."""
+
+    def add_(self, flat: Tensor, values: Tensor, alpha: float = 1.0) -> None:
+        """flat[support] += alpha * values, values as `gather` lays them out."""
+
+    def copy_(self, flat: Tensor, values: Tensor) -> None:
+        """flat[support] = values."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A support made of disjoint windows, sent as one dense message, with `padding` zeros at its end."""
+
+    windows: tuple[Window, ...]
+    padding: int = 0
+
+    @property
+    def payload_numel(self) -> int:
+        return sum(window.numel for window in self.windows) + self.padding
+
+    def gather(self, flat: Tensor) -> Tensor:
+        parts = [window.view(flat).reshape(-1) for window in self.windows]
+        if self.padding or not parts:
+            parts.append(flat.new_zeros(self.padding))
+        return torch.cat(parts)
+
+    def add_(self, flat: Tensor, values: Tensor, alpha: float = 1.0) -> None:
+        for window, part in self._pairs(values):
+            window.view(flat).add_(part, alpha=alpha)
+
+    def copy_(self, flat: Tensor, values: Tensor) -> None:
+        for window, part in self._pairs(values):
+            window.view(flat).copy_(part)
+
+    def _pairs(self, values: Tensor) -> Iterable[tuple[Window, Tensor]]:
+        start = 0
+        for window in self.windows:
+            yield window, values[start : start + window.numel].view(window.shape)
+            start += window.numel
+
+
+@dataclass(frozen=True)
+class Indices:
+    """A support given by distinct coordinates: int64 tensor of shape (k,)."""
+
+    index: Tensor
+
+    @property
+    def payload_numel(self) -> int:
+        return self.index.numel()
+
+    def gather(self, flat: Tensor) -> Tensor:
+        return flat.index_select(0, self.index)
+
+    def add_(self, flat: Tensor, values: Tensor, alpha: float = 1.0) -> None:
+        flat.index_add_(0, self.index, values, alpha=alpha)
+
+    def copy_(self, flat: Tensor, values: Tensor) -> None:
+        flat.index_copy_(0, self.index, values)
+
+
+def whole(numel: int) -> Windows:
+    """The support that is the whole vector."""
+    return Windows((Window(0, (numel,), (1,)),))

@@ -1,0 +1,229 @@
+"""`DistributedOptimizer`: what all methods share as `torch.optim.Optimizer`s: the local step, state, consensus."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, ParamsT
+from torch.optim.sgd import sgd as torch_sgd
+
+from algorithms.core.collectives import Collectives, SoloCollectives
+from algorithms.core.compressors import Compressor, SharedSupport
+from algorithms.core.flat import FlatBuffers
+from algorithms.core.partial_sync import Exchanged, exchange
+from algorithms.core.process_group import ProcessGroupCollectives
+from algorithms.core.randomness import Draw
+from algorithms.core.traffic import Purpose, Traffic
+
+
+class DistributedOptimizer(Optimizer):
+    """SGD with Nesterov momentum on flat buffers, and a place for each method's communication.
+
+    Args:
+        params: trainable parameters or groups of them; worker 0's values are sent to all.
+        lr: learning rate, per group.
+        momentum: Nesterov momentum, per group; local, never averaged.
+        weight_decay: added to the gradient, as in PyTorch, per group.
+        collectives: how workers talk; by default the process group if there is one, else a group of one.
+        seed: of the randomness that the workers share.
+
+    Raises:
+        ValueError: values out of range, or a compressor that the method or the model cannot take.
+
+    `p.grad` is scratch space during `step()`.
+    """
+
+    name: ClassVar[str]
+    """What a spec calls the method."""
+    formula: ClassVar[str]
+    """Payload bits of one worker per step, in words of d and the settings."""
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        lr: float,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        collectives: Collectives | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not 0 <= lr < float("inf"):
+            raise ValueError(f"the learning rate must be a number from 0 up, not {lr}")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"the momentum must lie in [0, 1), not {momentum}")
+        if not 0 <= weight_decay < float("inf"):
+            raise ValueError(f"the weight decay must be a number from 0 up, not {weight_decay}")
+        if collectives is None:
+            collectives = ProcessGroupCollectives() if dist.is_initialized() else SoloCollectives()
+        self._flat: FlatBuffers | None = None
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.collectives = collectives
+        self.seed = seed
+        self.num_steps = 0
+        self._flat = FlatBuffers([group["params"] for group in self.param_groups])
+        self._buffers: dict[str, Tensor] = {}
+        if any(group["momentum"] for group in self.param_groups):
+            self.new_buffer("momentum")
+        if collectives.world_size > 1:
+            collectives.broadcast_(self.flat.parameters, Purpose.SETUP)
+
+    @property
+    def flat(self) -> FlatBuffers:
+        assert self._flat is not None
+        return self._flat
+
+    @property
+    def traffic(self) -> Traffic:
+        """Exact payload bits that this worker sent, and its number of collectives, by purpose."""
+        return self.collectives.traffic
+
+    @property
+    def error(self) -> Tensor | None:
+        """This worker's error, of shape (d,), where the method keeps one."""
+        return self._buffers.get("error")
+
+    @abstractmethod
+    def expected_traffic(self, num_steps: int) -> Traffic:
+        """The closed form of what one worker sends in the first `num_steps` steps."""
+
+    @abstractmethod
+    def _update(self, step: int) -> None:
+        """Do step number `step`, counted from 1: gradients are in `flat.gradients`, parameters in `flat.parameters`."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step. All workers must call it equally often.
+
+        Raises:
+            CollectiveError: another worker failed or did not come.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self.flat.collect_gradients()
+        self._update(self.num_steps + 1)
+        self.num_steps += 1
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Set all gradients to zero. They stay views of one vector, whatever `set_to_none` says."""
+        self.flat.zero_gradients()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        if self._flat is not None:
+            raise ValueError("the parameters lie in one flat vector; give all groups to the constructor")
+        super().add_param_group(param_group)
+
+    @contextmanager
+    def consensus(self) -> Iterator[None]:
+        """Inside, the parameters are the workers' average (all workers must enter); afterwards, what they were."""
+        parameters = self.flat.parameters
+        own = parameters.clone()
+        with torch.no_grad():
+            self.collectives.all_reduce_mean_(parameters, Purpose.EVALUATION)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                parameters.copy_(own)
+
+    def state_dict(self) -> dict[str, Any]:
+        """PyTorch's, with the flat state of this worker under "flat". Each worker saves its own."""
+        state = super().state_dict()
+        state["flat"] = {"num_steps": self.num_steps, "seed": self.seed, **self._buffers}
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue, bit for bit, from a `state_dict` of the same method and model.
+
+        Raises:
+            ValueError: the state is another method's or another model's.
+        """
+        plain = {key: value for key, value in state_dict.items() if key != "flat"}
+        flat = dict(state_dict.get("flat", {}))
+        shapes = {key: tuple(value.shape) for key, value in flat.items() if isinstance(value, Tensor)}
+        if shapes != {key: tuple(value.shape) for key, value in self._buffers.items()} or "num_steps" not in flat:
+            raise ValueError(f"this state does not fit {type(self).__name__}: it holds {shapes}")
+        super().load_state_dict(plain)
+        self.num_steps, self.seed = flat["num_steps"], flat["seed"]
+        for key, buffer in self._buffers.items():
+            buffer.copy_(flat[key])
+
+    def new_buffer(self, key: str, like: Tensor | None = None) -> Tensor:
+        """A vector of shape (d,), zero or a copy of `like`, that belongs to the state."""
+        buffer = self._buffers[key] = self.flat.new_buffer() if like is None else like.clone()
+        return buffer
+
+    def memory_in_parameters(self) -> int:
+        """State per worker in units of the parameters' own size, these and their gradients left out."""
+        return len(self._buffers)
+
+    def check_compressors(self, **compressors: Compressor) -> None:
+        """Raises ValueError where one of them cannot work on this model; the message names the setting."""
+        for key, compressor in compressors.items():
+            if not isinstance(compressor, Compressor):
+                raise ValueError(f"{self.name}: {key} must be a compressor, not {compressor!r}")
+            try:
+                compressor.check(self.flat.layout)
+            except ValueError as error:
+                raise ValueError(f"{self.name}: {key}: {error}") from None
+
+    def local_step_(self, target: Tensor | None = None, sign: int = -1) -> None:
+        """target <- target + sign eta u, with m <- beta m + g and then u = beta m + g; the target is x by default.
+
+        One pass. For another target the weight decay is first added to the gradients, since it is x's own.
+        """
+        momentum = self._buffers.get("momentum")
+        parameters, gradients = self.flat.parameters, self.flat.gradients
+        for part, group in zip(self.flat.parts, self.param_groups, strict=True):
+            here = slice(part.start, part.stop)
+            decay = group["weight_decay"]
+            if target is not None and decay:
+                gradients[here].add_(parameters[here], alpha=decay)
+            torch_sgd(
+                [(parameters if target is None else target)[here]],
+                [gradients[here]],
+                [None if momentum is None or not group["momentum"] else momentum[here]],
+                fused=parameters.device.type in ("cpu", "cuda"),
+                weight_decay=decay if target is None else 0.0,
+                momentum=group["momentum"],
+                lr=-sign * group["lr"],
+                dampening=0.0,
+                nesterov=group["momentum"] > 0,
+                maximize=False,
+            )
+
+    def exchange(self, vector: Tensor, compressor: Compressor, step: int, purpose: Purpose) -> Exchanged:
+        """Send C(vector) and average it; see `partial_sync.exchange`."""
+        return exchange(vector, compressor, self.flat.layout, self.draw(step, purpose), purpose, self.collectives)
+
+    def draw(self, step: int, purpose: Purpose) -> Draw:
+        return Draw(self.seed, step, purpose.value)
+
+    def drawer(self, purpose: Purpose) -> Callable[[int], Draw]:
+        """The draws of one purpose, by step."""
+        return lambda step: self.draw(step, purpose)
+
+
+def require_interval(name: str, key: str, interval: int) -> None:
+    """Raises ValueError unless `interval` is an integer from 1 up."""
+    if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
+        raise ValueError(f"{name}: {key} must be an integer from 1 up, not {interval!r}")
+
+
+def require_shared_support(name: str, **compressors: Compressor) -> None:
+    """Raises ValueError for a compressor whose messages cannot be all-reduced."""
+    for key, compressor in compressors.items():
+        if not isinstance(compressor, SharedSupport):
+            raise ValueError(
+                f"{name}: {key} must have a support that all workers share (block, per-tensor block, random-k, "
+                f"identity, zero), {type(compressor).__name__} has not"
+            )

@@ -1,0 +1,68 @@
+"""Collectives over a torch.distributed process group: NCCL on GPUs, gloo on CPUs."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from algorithms.core.collectives import CollectiveError, Collectives, sum_in_rank_order
+
+
+class ProcessGroupCollectives(Collectives):
+    """One process's end of a process group that is already initialised.
+
+    Args:
+        group: the group, by default the world.
+        deterministic: sum in the order of ranks (a reduce-scatter by all-to-all, then an all-gather: the traffic of a
+            ring all-reduce), so that the bits equal those of workers as threads. Otherwise the backend's own
+            all-reduce, whose order of additions is its affair. By default as the backend: gloo yes, NCCL no.
+
+    Raises:
+        CollectiveError: from any collective that the backend could not do within the group's time-out.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None, deterministic: bool | None = None) -> None:
+        super().__init__(dist.get_rank(group), dist.get_world_size(group))
+        self.group = group
+        self.deterministic = dist.get_backend(group) == "gloo" if deterministic is None else deterministic
+
+    def _sum_(self, tensor: Tensor) -> None:
+        assert tensor.is_contiguous(), "only dense messages are sent"
+        with _translated_errors():
+            if self.deterministic and self.world_size > 1:
+                self._sum_in_rank_order_(tensor.view(-1))
+            else:
+                dist.all_reduce(tensor, group=self.group)
+
+    def _sum_in_rank_order_(self, flat: Tensor) -> None:
+        chunk = math.ceil(flat.numel() / self.world_size)
+        mine = torch.nn.functional.pad(flat, (0, chunk * self.world_size - flat.numel()))
+        theirs = torch.empty_like(mine)
+        dist.all_to_all_single(theirs, mine, group=self.group)
+        total = sum_in_rank_order(list(theirs.view(self.world_size, chunk)))
+        dist.all_gather_into_tensor(theirs, total, group=self.group)
+        flat.copy_(theirs[: flat.numel()])
+
+    def _gather(self, tensor: Tensor) -> Tensor:
+        gathered = tensor.new_empty((self.world_size, *tensor.shape))
+        with _translated_errors():
+            dist.all_gather_into_tensor(gathered.view(-1), tensor.contiguous().view(-1), group=self.group)
+        return gathered
+
+    def _broadcast_(self, tensor: Tensor) -> None:
+        with _translated_errors():
+            dist.broadcast(tensor, group=self.group, group_src=0)
+
+
+class _translated_errors:
+    """The backends raise plain RuntimeErrors; name them for what they are."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, RuntimeError) and not isinstance(error, CollectiveError):
+            raise CollectiveError(f"a collective failed: {error}") from error

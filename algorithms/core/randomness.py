@@ -1,0 +1,49 @@
+"""Shared randomness: a stateless function of (seed, step, purpose), the same on every worker."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy
+import torch
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One occasion to draw: equal draws give equal numbers, on any worker, after any restart."""
+
+    seed: int
+    step: int
+    purpose: str
+
+    def key(self, *extra: int) -> int:
+        """A 128-bit key, by sha256; `extra` (a rank, a tensor's number) gives independent streams."""
+        text = repr((self.seed, self.step, self.purpose, *extra))
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
+
+    def integers(self, count: int, *extra: int) -> numpy.ndarray[tuple[int], numpy.dtype[numpy.uint64]]:
+        """`count` raw 64-bit integers of the Philox stream, whose values numpy guarantees for ever."""
+        raw: numpy.ndarray[tuple[int], numpy.dtype[numpy.uint64]] = numpy.random.Philox(
+            key=self.key(*extra)
+        ).random_raw(count)
+        return raw
+
+    def choose(self, population: int, count: int, *extra: int) -> list[int]:
+        """`count` of range(population), without replacement, ascending; costs O(population)."""
+        if count == population:
+            return list(range(population))
+        if count == 1:
+            return [int(self.integers(1, *extra)[0]) % population]
+        order = numpy.argsort(self.integers(population, *extra), kind="stable")
+        return sorted(order[:count].tolist())
+
+    def choose_many(self, population: int, count: int) -> torch.Tensor:
+        """As `choose`, for large numbers: int64 tensor of shape (count,), ascending; costs O(count) for small shares."""
+        generator = numpy.random.Generator(numpy.random.Philox(key=self.key()))
+        chosen = generator.choice(population, count, replace=False, shuffle=False)
+        return torch.from_numpy(numpy.sort(chosen))
+
+    def generator(self, device: torch.device, *extra: int) -> torch.Generator:
+        """A torch generator of its own on `device`; never the global one."""
+        return torch.Generator(device).manual_seed(self.key(*extra) & (2**63 - 1))

@@ -1,0 +1,61 @@
+"""The ledger of what one worker sends: payload bits and number of collectives, by purpose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Purpose(StrEnum):
+    """Why something is sent. `SETUP` and `EVALUATION` are no part of an algorithm's cost."""
+
+    GRADIENT = "gradient"
+    ERROR = "error"
+    MODEL = "model"
+    EVALUATION = "evaluation"
+    SETUP = "setup"
+
+
+TRAINING = (Purpose.GRADIENT, Purpose.ERROR, Purpose.MODEL)
+
+
+@dataclass
+class Entry:
+    """Payload bits that one worker contributed, and the number of collectives it took part in."""
+
+    bits: int = 0
+    collectives: int = 0
+
+
+def _empty() -> dict[Purpose, Entry]:
+    return {purpose: Entry() for purpose in Purpose}
+
+
+@dataclass
+class Traffic:
+    """What one worker has sent so far. Comparable with ==, so a count can be checked against a closed form."""
+
+    entries: dict[Purpose, Entry] = field(default_factory=_empty)
+
+    def add(self, purpose: Purpose, bits: int, collectives: int = 1) -> None:
+        entry = self.entries[purpose]
+        entry.bits += bits
+        entry.collectives += collectives
+
+    def __getitem__(self, purpose: Purpose) -> Entry:
+        return self.entries[purpose]
+
+    @property
+    def training_bits(self) -> int:
+        """Payload bits of the algorithm itself: gradient, error and model."""
+        return sum(self.entries[purpose].bits for purpose in TRAINING)
+
+    def training(self) -> dict[str, Entry]:
+        """The algorithm's own entries, by the purpose's name."""
+        return {purpose.value: self.entries[purpose] for purpose in TRAINING}
+
+    def state_dict(self) -> dict[str, list[int]]:
+        return {purpose.value: [entry.bits, entry.collectives] for purpose, entry in self.entries.items()}
+
+    def load_state_dict(self, state: dict[str, list[int]]) -> None:
+        self.entries = {purpose: Entry(*state[purpose.value]) for purpose in Purpose}

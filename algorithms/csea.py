@@ -1,0 +1,37 @@
+"""CSEA: no update is sent, a part of the error is averaged after every step ("error averaging").
+
+Source: Xie et al., "CSER", NeurIPS 2020: CSER with H = 1 and C2 = zero.
+
+    x_i <- x_i - p_i;   e_i <- e_i - p_i
+    e'_i, s_i = PSync(e_i, C1);   x_i <- x_i - e_i + e'_i;   e_i <- s_i
+
+Cost: 32 d / R1 bits per step for a sparsifier of ratio R1, one collective.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.optim.optimizer import ParamsT
+
+from algorithms.core.compressors import Compressor, Zero
+from algorithms.cser import CSER
+
+
+class CSEA(CSER):
+    """Args: error_compressor: C1, any; explicit_error: see `CSER`; the rest as in `DistributedOptimizer`."""
+
+    name = "csea"
+    formula = "32 d / R1"
+
+    def __init__(
+        self, params: ParamsT, *, error_compressor: Compressor, explicit_error: bool = False, **common: Any
+    ) -> None:
+        super().__init__(
+            params,
+            gradient_compressor=Zero(),
+            error_compressor=error_compressor,
+            reset_interval=1,
+            explicit_error=explicit_error,
+            **common,
+        )

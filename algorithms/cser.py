@@ -1,0 +1,116 @@
+"""CSER: partial synchronisation of every update, and of the accumulated error every H steps.
+
+Source: Xie et al., "CSER: Communication-efficient SGD with Error Reset", NeurIPS 2020, algorithm 2; compressors C1 (error)
+and C2 (gradient).
+
+    p'_i, r_i = PSync(p_i, C2);   x_i <- x_i - p'_i;   e_i <- e_i - r_i
+    every H steps:
+        e'_i, s_i = PSync(e_i, C1);   x_i <- x_i - e_i + e'_i;   e_i <- s_i
+
+Two forms. The explicit one holds e_i and takes any compressor. Where both compressors have shared support no e_i is
+needed: x_i - e_i is the same on all workers, so on the blocks that C1 chose the last line says x_i <- mean(x). The
+update that a worker sends is then what its local step really took off the parameters, (x before) - (x after).
+
+With momentum the method is the paper's M-CSER (`mcser.py`). Weight decay enters p_i.
+Cost: 32 d / R2 + 32 d / (R1 H) bits per step on average for sparsifiers of ratios R1 and R2; a collective per step
+and one more every H steps, none for a compressor that sends nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.optim.optimizer import ParamsT
+
+from algorithms.core.compressors import Compressor, SharedSupport
+from algorithms.core.optimizer import DistributedOptimizer, require_interval
+from algorithms.core.traffic import Purpose, Traffic
+
+
+class CSER(DistributedOptimizer):
+    """CSER.
+
+    Args:
+        gradient_compressor: C2, any.
+        error_compressor: C1, any.
+        reset_interval: H, in steps.
+        explicit_error: hold the error even where it is not needed, for instance to look at its norm.
+        common: see `DistributedOptimizer`.
+    """
+
+    name = "cser"
+    formula = "32 d / R2 + 32 d / (R1 H)"
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        gradient_compressor: Compressor,
+        error_compressor: Compressor,
+        reset_interval: int,
+        explicit_error: bool = False,
+        **common: Any,
+    ) -> None:
+        require_interval(self.name, "reset_interval", reset_interval)
+        super().__init__(params, **common)
+        self.check_compressors(gradient_compressor=gradient_compressor, error_compressor=error_compressor)
+        self.gradient_compressor = gradient_compressor
+        self.error_compressor = error_compressor
+        self.reset_interval = reset_interval
+        shared = isinstance(gradient_compressor, SharedSupport) and isinstance(error_compressor, SharedSupport)
+        self.e = self.new_buffer("error") if explicit_error or not shared else None
+
+    def expected_traffic(self, num_steps: int) -> Traffic:
+        traffic = Traffic()
+        resets = range(self.reset_interval, num_steps + 1, self.reset_interval)
+        for purpose, compressor, steps in (
+            (Purpose.GRADIENT, self.gradient_compressor, range(1, num_steps + 1)),
+            (Purpose.ERROR, self.error_compressor, resets),
+        ):
+            cost = compressor.cost(self.flat.layout, self.drawer(purpose), steps)
+            traffic.add(purpose, cost.bits, cost.collectives)
+        return traffic
+
+    def _update(self, step: int) -> None:
+        reset = step % self.reset_interval == 0
+        if self.e is None:
+            self._sync_update(step)
+            if reset:
+                self.average_parameters(self.error_compressor, step, Purpose.ERROR)
+        else:
+            self._sync_update_explicitly(step)
+            if reset:
+                sent = self.exchange(self.e, self.error_compressor, step, Purpose.ERROR)
+                sent.support.add_(self.flat.parameters, sent.mean - sent.own)
+                sent.support.add_(self.e, sent.own, alpha=-1)
+
+    def _sync_update(self, step: int) -> None:
+        compressor, x = self.gradient_compressor, self.flat.parameters
+        assert isinstance(compressor, SharedSupport)
+        support = compressor.support(self.flat.layout, self.draw(step, Purpose.GRADIENT))
+        before = support.gather(x)
+        self.local_step_()
+        if before.numel():
+            mean = before - support.gather(x)
+            self.collectives.all_reduce_mean_(mean, Purpose.GRADIENT)
+            support.copy_(x, before.sub_(mean))
+
+    def _sync_update_explicitly(self, step: int) -> None:
+        x, e = self.flat.parameters, self.e
+        assert e is not None
+        p = self.flat.new_buffer()
+        self.local_step_(p, sign=+1)
+        sent = self.exchange(p, self.gradient_compressor, step, Purpose.GRADIENT)
+        x.sub_(p)
+        e.sub_(p)
+        sent.support.add_(x, sent.own - sent.mean)
+        sent.support.add_(e, sent.own)
+
+    def average_parameters(self, compressor: Compressor, step: int, purpose: Purpose) -> None:
+        """x <- mean(x) on the coordinates that the compressor draws."""
+        assert isinstance(compressor, SharedSupport)
+        support = compressor.support(self.flat.layout, self.draw(step, purpose))
+        mean = support.gather(self.flat.parameters)
+        if mean.numel():
+            self.collectives.all_reduce_mean_(mean, purpose)
+            support.copy_(self.flat.parameters, mean)

@@ -1,0 +1,45 @@
+"""CSER-PL: local steps, and a part of the error is averaged every H steps ("partial local SGD").
+
+Source: Xie et al., "CSER", NeurIPS 2020: CSER with C2 = zero.
+
+    x_i <- x_i - p_i;   e_i <- e_i - p_i
+    every H steps:
+        e'_i, s_i = PSync(e_i, C1);   x_i <- x_i - e_i + e'_i;   e_i <- s_i
+
+Cost: 32 d / (R1 H) bits per step on average for a sparsifier of ratio R1, one collective every H steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.optim.optimizer import ParamsT
+
+from algorithms.core.compressors import Compressor, Zero
+from algorithms.cser import CSER
+
+
+class CSERPL(CSER):
+    """Args: error_compressor: C1, any; reset_interval: H; explicit_error: see `CSER`; the rest as in
+    `DistributedOptimizer`."""
+
+    name = "cser_pl"
+    formula = "32 d / (R1 H)"
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        error_compressor: Compressor,
+        reset_interval: int,
+        explicit_error: bool = False,
+        **common: Any,
+    ) -> None:
+        super().__init__(
+            params,
+            gradient_compressor=Zero(),
+            error_compressor=error_compressor,
+            reset_interval=reset_interval,
+            explicit_error=explicit_error,
+            **common,
+        )

@@ -1,0 +1,48 @@
+"""EF-SGD: what is not sent is kept as an error and added to the next update.
+
+Source: Karimireddy et al., "Error feedback fixes SignSGD", ICML 2019; with several workers and momentum, Zheng et al.,
+"Communication-efficient distributed blockwise momentum SGD with error-feedback", NeurIPS 2019.
+
+    e_i <- e_i + p_i
+    x   <- x - mean(C(e))
+    e_i <- e_i - C(e_i)
+
+The learning rate is inside the error; weight decay enters p_i, so it is compressed with the rest. All workers hold
+the same x; the error is sent late.
+Cost: 32 d / R bits per step for a sparsifier of ratio R, one collective.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.optim.optimizer import ParamsT
+
+from algorithms.core.compressors import Compressor
+from algorithms.core.optimizer import DistributedOptimizer
+from algorithms.core.traffic import Purpose, Traffic
+
+
+class EFSGD(DistributedOptimizer):
+    """Args: compressor: C, any; the rest as in `DistributedOptimizer`."""
+
+    name = "ef_sgd"
+    formula = "32 d / R"
+
+    def __init__(self, params: ParamsT, *, compressor: Compressor, **common: Any) -> None:
+        super().__init__(params, **common)
+        self.check_compressors(compressor=compressor)
+        self.compressor = compressor
+        self.e = self.new_buffer("error")
+
+    def expected_traffic(self, num_steps: int) -> Traffic:
+        traffic = Traffic()
+        cost = self.compressor.cost(self.flat.layout, self.drawer(Purpose.GRADIENT), range(1, num_steps + 1))
+        traffic.add(Purpose.GRADIENT, cost.bits, cost.collectives)
+        return traffic
+
+    def _update(self, step: int) -> None:
+        self.local_step_(self.e, sign=+1)
+        sent = self.exchange(self.e, self.compressor, step, Purpose.GRADIENT)
+        sent.support.add_(self.flat.parameters, sent.mean, alpha=-1)
+        sent.support.add_(self.e, sent.own, alpha=-1)

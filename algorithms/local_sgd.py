@@ -1,0 +1,42 @@
+"""Local SGD: workers step alone and average their models now and then.
+
+Source: Stich, "Local SGD converges fast and communicates little", ICLR 2019; CSER with C2 = zero and C1 = identity.
+
+    x_i <- x_i - p_i
+    every H steps:  x_i <- mean(x)
+
+With H the number of all steps this is a single final average.
+Cost: 32 d / H bits per step on average, an all-reduce every H steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.optim.optimizer import ParamsT
+
+from algorithms.core.optimizer import DistributedOptimizer, require_interval
+from algorithms.core.traffic import Purpose, Traffic
+
+
+class LocalSGD(DistributedOptimizer):
+    """Args: sync_interval: H, steps between two averages; the rest as in `DistributedOptimizer`."""
+
+    name = "local_sgd"
+    formula = "32 d / H"
+
+    def __init__(self, params: ParamsT, *, sync_interval: int, **common: Any) -> None:
+        require_interval(self.name, "sync_interval", sync_interval)
+        super().__init__(params, **common)
+        self.sync_interval = sync_interval
+
+    def expected_traffic(self, num_steps: int) -> Traffic:
+        traffic = Traffic()
+        num_syncs = num_steps // self.sync_interval
+        traffic.add(Purpose.MODEL, 32 * self.flat.layout.numel * num_syncs, num_syncs)
+        return traffic
+
+    def _update(self, step: int) -> None:
+        self.local_step_()
+        if step % self.sync_interval == 0:
+            self.collectives.all_reduce_mean_(self.flat.parameters, Purpose.MODEL)

@@ -1,0 +1,28 @@
+"""SGD with full averaging, the baseline.
+
+Source: textbook; Nesterov momentum as in PyTorch.
+
+    x <- x - mean(p)
+
+p is linear in g and all workers hold the same x and m, so averaging the gradient is averaging p.
+Cost: 32 d bits per step, one all-reduce.
+"""
+
+from __future__ import annotations
+
+from algorithms.core.optimizer import DistributedOptimizer
+from algorithms.core.traffic import Purpose, Traffic
+
+
+class SGD(DistributedOptimizer):
+    name = "sgd"
+    formula = "32 d"
+
+    def expected_traffic(self, num_steps: int) -> Traffic:
+        traffic = Traffic()
+        traffic.add(Purpose.GRADIENT, 32 * self.flat.layout.numel * num_steps, num_steps)
+        return traffic
+
+    def _update(self, step: int) -> None:
+        self.collectives.all_reduce_mean_(self.flat.gradients, Purpose.GRADIENT)
+        self.local_step_()

@@ -1,0 +1,1 @@
+"""From an experiment spec to records: plan, run, resume."""

@@ -1,0 +1,341 @@
+"""The record store: what a run leaves on disk, read strictly and written atomically (no torch here)."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+VERSION = 1
+"""Version of the records format; a folder of another version is refused, never guessed at."""
+
+FailureKind = Literal["oom", "timeout", "preempted", "communication", "data", "disk", "bug"]
+
+
+class RecordError(ValueError):
+    """A record that cannot be used: the message says which file, what is wrong and what to do."""
+
+
+class Record(BaseModel):
+    """Strict, frozen border type: an unknown or missing key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=True)
+
+
+class TrafficEntry(Record):
+    """What one worker sent for one purpose over a whole run."""
+
+    bits: int
+    collectives: int
+
+
+class Attempt(Record):
+    """One try at a run: who, where, with what code, from which step."""
+
+    attempt: str
+    started_at: str
+    resumed_from_step: int
+    host: str
+    command: str
+    launch: str
+    backend: str
+    device: str
+    git_commit: str | None
+    git_diff_sha256: str | None
+    python: str
+    packages: dict[str, str]
+    cpu: str
+    num_cpus: int
+    accelerator: str | None = None
+    nccl: str | None = None
+    slurm: dict[str, str] | None = None
+
+
+class RunFile(Record):
+    """run.json. `config` holds the scientific fields alone; `run_id` is their hash."""
+
+    version: int
+    run_id: str
+    experiment: str
+    row: str
+    seed: int
+    config: dict[str, Any]
+    attempts: list[Attempt]
+
+
+class Event(Record):
+    """One line of events.jsonl: one evaluation of the workers' average.
+
+    `bits_sent` counts one worker's training payload so far, evaluation excluded. `error_norm` is the root of the
+    mean over workers of the squared 2-norm of the error, None where the method keeps none; `worker_distance` is the
+    same of the difference between a worker's parameters and the average.
+    """
+
+    step: int
+    epoch: float
+    learning_rate: float
+    train_loss: float
+    test_loss: float
+    test_correct: int
+    test_count: int
+    test_accuracy: float
+    bits_sent: int
+    error_norm: float | None
+    worker_distance: float
+    wall_seconds: float
+
+
+class Result(Record):
+    """result.json: written last and atomically; being there and valid is what "done" means.
+
+    `status` "diverged" is a result too: the score fields are then None, nothing is filled in.
+    """
+
+    version: int
+    run_id: str
+    attempt: str
+    status: Literal["done", "diverged"]
+    diverged_at_step: int | None
+    num_steps: int
+    num_parameters: int
+    world_size: int
+    train_loss: float | None
+    test_loss: float | None
+    test_correct: int | None
+    test_count: int | None
+    test_accuracy: float | None
+    traffic: dict[str, TrafficEntry]
+    expected_traffic: dict[str, TrafficEntry]
+    overall_ratio: float | None
+    clock_seconds: dict[str, float]
+    wall_seconds: float
+    parameters_sha256: str
+
+
+class Failure(Record):
+    """failure.json: why the latest attempt ended without a result."""
+
+    version: int
+    run_id: str
+    attempt: str
+    kind: FailureKind
+    message: str
+    traceback: str
+    step: int | None
+
+
+class Heartbeat(Record):
+    """heartbeat.json: replaced atomically while a run is on; `time` is seconds since the epoch."""
+
+    attempt: str
+    time: float
+    step: int
+    num_steps: int
+    epoch: float
+    loss: float | None
+    accuracy: float | None
+    images_per_second: float
+    megabytes_sent: float
+    seconds_left: float | None
+
+
+class Row(Record):
+    """One line of the accuracy table: a method at a ratio and a learning rate, with a run per seed."""
+
+    row: str
+    label: str
+    algorithm: str
+    ratio: float
+    learning_rate: float
+    tunes: str | None = None
+    settings: str
+    formula: str
+    num_steps: int
+    num_parameters: int
+    expected_bits: int
+    runs: dict[str, str]
+    """Run id per seed (the seed as a string, as JSON has it)."""
+
+
+class Tuning(Record):
+    """Where the learning rates came from. `selected` holds the chosen learning rate per row."""
+
+    experiment: str
+    rule: str
+    grid: list[float]
+    seeds: list[int]
+    selected: dict[str, float]
+
+
+class Experiment(Record):
+    """experiment.json: the resolved plan, so that a report knows what is missing."""
+
+    version: int
+    name: str
+    title: str
+    kind: Literal["accuracy", "timing"]
+    task: str
+    model: str
+    baseline: str | None
+    """Row that the others are compared with."""
+    margin: float | None
+    """Non-inferiority margin, in accuracy (0.01 is one percentage point)."""
+    confidence: float
+    seeds: list[int]
+    rows: list[Row]
+    tuning: Tuning | None
+    settings: dict[str, str]
+    """What else was fixed, in words, for the page on how it was run (workers, batch, schedule, batch norm...)."""
+    commands: list[str]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """All that is known of one run. `result` None means it is not done."""
+
+    folder: Path
+    run: RunFile
+    events: list[Event]
+    result: Result | None
+    failure: Failure | None
+    heartbeat: Heartbeat | None
+
+
+R = TypeVar("R", bound=Record)
+
+
+def read_record(path: Path, kind: type[R]) -> R:
+    """Read one JSON record.
+
+    Raises:
+        RecordError: absent, torn, of another version or of another shape.
+    """
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise RecordError(f"{path} is missing: the folder is not a record folder, or it was not written yet") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path} is damaged ({error}); delete the file and run again") from None
+    if isinstance(data, dict) and "version" in kind.model_fields and data.get("version") != VERSION:
+        raise RecordError(
+            f"{path} is of records version {data.get('version')!r}, this program reads version {VERSION}; "
+            "move the folder away or use the program that wrote it"
+        )
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RecordError(
+            f"{path} has a bad field {where!r} ({first['msg']}); delete the file and run again"
+        ) from None
+
+
+def read_optional(path: Path, kind: type[R]) -> R | None:
+    """As `read_record`, but None where there is no file."""
+    return read_record(path, kind) if path.exists() else None
+
+
+def read_events(path: Path) -> list[Event]:
+    """Read events.jsonl: the last line of each step counts (a resumed run repeats steps), a torn last line is dropped.
+
+    Raises:
+        RecordError: a damaged line that is not the last.
+    """
+    if not path.exists():
+        return []
+    by_step: dict[int, Event] = {}
+    lines = path.read_text(errors="replace").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            event = Event.model_validate(json.loads(line))
+        except (json.JSONDecodeError, ValidationError):
+            if number == len(lines):
+                break
+            raise RecordError(f"{path}, line {number}, is damaged; delete the run's folder and run again") from None
+        by_step[event.step] = event
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read one run's folder.
+
+    Raises:
+        RecordError: a record in it is damaged or of another version.
+    """
+    run = read_record(folder / "run.json", RunFile)
+    result = read_optional(folder / "result.json", Result)
+    if result is not None and result.run_id != run.run_id:
+        raise RecordError(f"{folder / 'result.json'} belongs to run {result.run_id}, not {run.run_id}; delete it")
+    return RunRecord(
+        folder=folder,
+        run=run,
+        events=read_events(folder / "events.jsonl"),
+        result=result,
+        failure=read_optional(folder / "failure.json", Failure),
+        heartbeat=read_optional(folder / "heartbeat.json", Heartbeat),
+    )
+
+
+def read_experiment(folder: Path) -> Experiment:
+    """Read results/<experiment>/experiment.json.
+
+    Raises:
+        RecordError: absent, damaged or of another version.
+    """
+    return read_record(folder / "experiment.json", Experiment)
+
+
+def run_folders(folder: Path) -> Iterator[Path]:
+    """The folders of an experiment that hold a run, in the order of their names."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if (path / "run.json").exists():
+            yield path
+
+
+def write_text_atomically(path: Path, text: str, durable: bool = True) -> None:
+    """Replace `path` by `text` so that a reader sees the old file or the new one, never a part.
+
+    Raises:
+        OSError: no space, no permission; the old file is then untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_record(path: Path, record: Record, durable: bool = True) -> None:
+    """Write one JSON record atomically, keys in the order of their fields, so that git shows small differences."""
+    text = json.dumps(record.model_dump(mode="json"), indent=1, allow_nan=True)
+    write_text_atomically(path, text + "\n", durable)
+
+
+def append_event(path: Path, event: Event) -> None:
+    """Add one line to events.jsonl; a torn line that a killed attempt left is closed first."""
+    line = json.dumps(event.model_dump(mode="json"), allow_nan=True) + "\n"
+    with open(path, "ab+") as file:
+        if file.tell() > 0:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.seek(0)
+                whole = file.read().rpartition(b"\n")[0]
+                file.truncate(len(whole) + 1 if whole else 0)
+        file.write(line.encode())
+        file.flush()
+        os.fsync(file.fileno())
