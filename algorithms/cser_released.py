@@ -53,9 +53,7 @@ class CSERReleased(CSER):
         decay_in_momentum_only: bool = True,
         **common: Any,
     ) -> None:
-        require_shared_support(
-            self.name, gradient_compressor=gradient_compressor, error_compressor=error_compressor
-        )
+        require_shared_support(self.name, gradient_compressor=gradient_compressor, error_compressor=error_compressor)
         super().__init__(
             params,
             gradient_compressor=gradient_compressor,

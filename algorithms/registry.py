@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from algorithms.core.compressors import Compressor, Gathered, SharedSupport
 from algorithms.core.optimizer import DistributedOptimizer
 
 
@@ -26,6 +27,13 @@ def algorithms() -> dict[str, type[DistributedOptimizer]]:
                     raise ValueError(f"two algorithms are named {item.name!r}: {found[item.name]} and {item}")
                 found[item.name] = item
     return dict(sorted(found.items()))
+
+
+@cache
+def compressors() -> dict[str, type[Compressor]]:
+    """All compressors by the name that specs use, sorted."""
+    kinds: list[type[Compressor]] = [*SharedSupport.__subclasses__(), *Gathered.__subclasses__()]
+    return dict(sorted((kind.kind, kind) for kind in kinds))
 
 
 @cache

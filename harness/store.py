@@ -232,9 +232,7 @@ def read_record(path: Path, kind: type[R]) -> R:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise RecordError(
-            f"{path} has a bad field {where!r} ({first['msg']}); delete the file and run again"
-        ) from None
+        raise RecordError(f"{path} has a bad field {where!r} ({first['msg']}); delete the file and run again") from None
 
 
 def read_optional(path: Path, kind: type[R]) -> R | None:

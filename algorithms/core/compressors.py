@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,9 @@ INDEX_BITS = 32
 
 class Compressor(ABC):
     """C in the papers. A method says in its signature whether it takes any, or only one with shared support."""
+
+    kind: ClassVar[str]
+    """What a spec calls it."""
 
     @abstractmethod
     def check(self, layout: Layout) -> None:
@@ -68,6 +72,8 @@ class Gathered(Compressor):
 class Identity(SharedSupport):
     """Sends everything."""
 
+    kind: ClassVar[str] = "identity"
+
     def check(self, layout: Layout) -> None:
         pass
 
@@ -81,6 +87,8 @@ class Identity(SharedSupport):
 @dataclass(frozen=True)
 class Zero(SharedSupport):
     """Sends nothing."""
+
+    kind: ClassVar[str] = "zero"
 
     def check(self, layout: Layout) -> None:
         pass
@@ -103,6 +111,8 @@ class BlockSparsifier(SharedSupport):
         ratio: R, at least 1.
         num_blocks: B, a multiple of R; by default R, so that one block is sent, which is a slice.
     """
+
+    kind: ClassVar[str] = "block"
 
     ratio: int
     num_blocks: int | None = None
@@ -149,6 +159,8 @@ class PerTensorBlockSparsifier(SharedSupport):
     1 / tensor_ratio decides for each tensor whether it takes part, so a draw may send nothing and payloads differ.
     """
 
+    kind: ClassVar[str] = "per_tensor_block"
+
     row_ratio: float
     column_ratio: float = 1.0
     tensor_ratio: float = 1.0
@@ -164,7 +176,9 @@ class PerTensorBlockSparsifier(SharedSupport):
         raise NotImplementedError("the payload depends on the draw; see payload_bits")
 
     def payload_bits(self, layout: Layout, draw: Draw) -> int:
-        return FLOAT_BITS * sum(math.prod(hi - lo for lo, hi in spans) * rest for spans, rest in self._spans(layout, draw))
+        return FLOAT_BITS * sum(
+            math.prod(hi - lo for lo, hi in spans) * rest for spans, rest in self._spans(layout, draw)
+        )
 
     def cost(self, layout: Layout, draw: Callable[[int], Draw], steps: range) -> Entry:
         bits = [self.payload_bits(layout, draw(step)) for step in steps]
@@ -195,6 +209,8 @@ class PerTensorBlockSparsifier(SharedSupport):
 class RandomK(SharedSupport):
     """k = d / R coordinates drawn without replacement from shared randomness; no index is sent."""
 
+    kind: ClassVar[str] = "random_k"
+
     ratio: float
 
     def __post_init__(self) -> None:
@@ -213,6 +229,8 @@ class RandomK(SharedSupport):
 @dataclass(frozen=True)
 class TopK(Gathered):
     """k = d / R coordinates of largest magnitude, each worker its own; 32 bits of index go with each number."""
+
+    kind: ClassVar[str] = "top_k"
 
     ratio: float
 
@@ -240,6 +258,8 @@ class TopK(Gathered):
 class ScaledSign(Gathered):
     """sign(v) * mean|v|: one bit a coordinate and one 32-bit scale (Karimireddy 2019). Zero counts as positive."""
 
+    kind: ClassVar[str] = "sign"
+
     def check(self, layout: Layout) -> None:
         pass
 
@@ -264,6 +284,8 @@ class QSGD(Gathered):
         bits: of one code, sign included: 2, 4 or 8.
         bucket_size: coordinates that share one 32-bit norm.
     """
+
+    kind: ClassVar[str] = "qsgd"
 
     bits: int
     bucket_size: int = 512

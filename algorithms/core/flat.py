@@ -68,11 +68,12 @@ class FlatBuffers:
 
     def zero_gradients(self) -> None:
         self.gradients.zero_()
-        self._attach()
+        if not self._attached():
+            self._attach()
 
     def collect_gradients(self) -> None:
         """Make sure that the flat vector holds the gradients, also where someone replaced `p.grad` or set it to None."""
-        if all(map(operator.is_, map(operator.attrgetter("grad"), self._tensors), self._gradient_views)):
+        if self._attached():
             return
         for parameter, view in zip(self._tensors, self._gradient_views, strict=True):
             if parameter.grad is None:
@@ -80,6 +81,9 @@ class FlatBuffers:
             elif parameter.grad is not view:
                 view.copy_(parameter.grad)
         self._attach()
+
+    def _attached(self) -> bool:
+        return all(map(operator.is_, map(operator.attrgetter("grad"), self._tensors), self._gradient_views))
 
     def _attach(self) -> None:
         for parameter, view in zip(self._tensors, self._gradient_views, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -18,7 +19,7 @@ class Window:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
-    @property
+    @cached_property
     def numel(self) -> int:
         return torch.Size(self.shape).numel()
 
@@ -42,7 +43,7 @@ class Layout:
             offset += tensor.numel()
         return cls(tuple(windows))
 
-    @property
+    @cached_property
     def numel(self) -> int:
         """d, the number of coordinates."""
         return sum(window.numel for window in self.tensors)

@@ -138,7 +138,7 @@ class DistributedOptimizer(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """PyTorch's, with the flat state of this worker under "flat". Each worker saves its own."""
         state = super().state_dict()
-        state["flat"] = {"num_steps": self.num_steps, "seed": self.seed, **self._buffers}
+        state["flat"] = {"method": self.name, "num_steps": self.num_steps, "seed": self.seed, **self._buffers}
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -149,8 +149,10 @@ class DistributedOptimizer(Optimizer):
         """
         plain = {key: value for key, value in state_dict.items() if key != "flat"}
         flat = dict(state_dict.get("flat", {}))
+        if flat.get("method") != self.name:
+            raise ValueError(f"this state does not fit {type(self).__name__}: its method is {flat.get('method')!r}")
         shapes = {key: tuple(value.shape) for key, value in flat.items() if isinstance(value, Tensor)}
-        if shapes != {key: tuple(value.shape) for key, value in self._buffers.items()} or "num_steps" not in flat:
+        if shapes != {key: tuple(value.shape) for key, value in self._buffers.items()}:
             raise ValueError(f"this state does not fit {type(self).__name__}: it holds {shapes}")
         super().load_state_dict(plain)
         self.num_steps, self.seed = flat["num_steps"], flat["seed"]

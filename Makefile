@@ -1,0 +1,118 @@
+# One command from a checkout to a report; `make` alone lists the targets.
+
+PYTHON ?= python3
+JOBS ?=
+WORKERS ?= threads
+DATA ?=
+RESULTS ?= results
+TEST_JOBS ?= auto
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+HARNESS := $(RUN) -m harness
+PIP := $(RUN) -m pip --disable-pip-version-check --no-input --quiet
+SOURCES := algorithms harness report slurm
+RUN_OPTIONS = $(if $(JOBS),--jobs "$(JOBS)") --workers "$(WORKERS)" $(if $(DATA),--data "$(DATA)")
+RESULTS_OPTION = $(if $(filter-out results,$(RESULTS)),--results "$(RESULTS)")
+
+export PYTHON VENV
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup reproduce tune plan status report bench test check clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo "Variables: PYTHON=$(PYTHON) JOBS=$(or $(JOBS),(number of cores)) WORKERS=$(WORKERS) (or processes)" \
+	    "DATA=$(or $(DATA),(found or fetched)) RESULTS=$(RESULTS)"
+
+setup: $(VENV)/.installed ## make .venv and install the project in it (once)
+	@echo "setup: $(VENV) is ready"
+
+reproduce: $(VENV)/.installed ## run what is missing of the Fashion-MNIST experiment, then write its report
+	@echo "reproduce: running the experiment"
+	@$(HARNESS) run fashion_mnist $(RUN_OPTIONS) $(RESULTS_OPTION)
+	@echo "reproduce: writing the report"
+	@$(HARNESS) report fashion_mnist $(RESULTS_OPTION)
+
+tune: $(VENV)/.installed ## run the learning-rate search that the experiment's learning rates come from
+	@echo "tune: running the search"
+	@$(HARNESS) run fashion_mnist --tuning $(RUN_OPTIONS) $(RESULTS_OPTION)
+
+plan: $(VENV)/.installed ## say what reproduce would run, and what it would cost; runs nothing
+	@$(HARNESS) plan fashion_mnist $(RESULTS_OPTION)
+
+status: $(VENV)/.installed ## say which runs are done, on, failed or missing
+	@$(HARNESS) status fashion_mnist $(RESULTS_OPTION)
+
+report: $(VENV)/.installed ## write the report from the records there are
+	@$(HARNESS) report fashion_mnist $(RESULTS_OPTION)
+
+bench: $(VENV)/.installed ## time the optimisers' own arithmetic on this machine
+	@$(HARNESS) bench --output "$(RESULTS)/bench"
+
+# One thread per worker of the tests: they already run on all cores.
+PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -q -n "$(TEST_JOBS)" --maxprocesses 8 tests
+
+test: $(VENV)/.installed-dev ## run the tests
+	@echo "test: running the tests"
+	@$(PYTEST)
+
+check: $(VENV)/.installed-dev ## check style, types and layers, then run the tests
+	@echo "check: style"
+	@$(VENV)/bin/ruff check --quiet .
+	@$(VENV)/bin/ruff format --check --quiet .
+	@echo "check: types"
+	@$(RUN) -m mypy --strict $(SOURCES)
+	@echo "check: layers"
+	@$(VENV)/bin/lint-imports --no-logo
+	@echo "check: tests"
+	@$(PYTEST)
+
+clean: ## remove .venv and caches; results stay
+	@echo "clean: removing $(VENV) and caches"
+	@rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -not -path './results/*' -prune -exec rm -rf {} +
+
+# Making $(VENV), for setup. Three ways to have pip in it, as Debian leaves out the first unless asked.
+define MAKE_VENV
+fail() { echo "setup: $$*" >&2; exit 1; }
+has() { "$$PYTHON" -c "import $$1" 2>/dev/null; }
+"$$PYTHON" -c "" 2>/dev/null || \
+  fail "cannot run $$PYTHON; install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3"
+"$$PYTHON" -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
+  fail "$$("$$PYTHON" --version) is too old; install Python 3.11 or newer, or name one: make PYTHON=python3.11"
+rm -rf "$$VENV"
+if has venv && has ensurepip; then "$$PYTHON" -m venv "$$VENV"
+elif has virtualenv; then "$$PYTHON" -m virtualenv --quiet "$$VENV"
+elif has venv && has pip; then
+  "$$PYTHON" -m venv --without-pip "$$VENV" && \
+    "$$PYTHON" -m pip --disable-pip-version-check --quiet --python "$$VENV/bin/python" install pip
+else fail "$$PYTHON lacks venv or ensurepip; install them (Debian, Ubuntu: apt-get install python3-venv)," \
+  "or name a Python that has them: make PYTHON=/path/to/python3"
+fi || fail "$$PYTHON could not make $$VENV (its message is above); remedy that and run make again"
+endef
+export MAKE_VENV
+
+# $(1): what to install, $(2): the stamp. The stamp is written last, and .busy is there while pip is at work: an install
+# that was killed leaves it behind, and the next make starts afresh rather than trust half a package.
+define install
+	@rm -f $(2)
+	@touch $(VENV)/.busy
+	@$(PIP) install --editable '$(1)' || { rm -f $(VENV)/.busy; \
+	    echo "setup: pip could not install the project (its message is above); if that is the network, run make again" \
+	    "when it is back: what was downloaded is kept" >&2; exit 1; }
+	@rm -f $(VENV)/.busy
+	@touch $(2)
+endef
+
+$(VENV)/.installed: pyproject.toml
+	@if [ -e $(VENV)/.busy ] || ! $(RUN) -m pip --version >/dev/null 2>&1; then \
+	    echo "setup: making $(VENV)"; sh -c "$$MAKE_VENV"; fi
+	@echo "setup: installing the project and what it needs (torch is large: this can take minutes)"
+	$(call install,.,$@)
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@if [ -e $(VENV)/.busy ]; then rm -f $(VENV)/.installed; $(MAKE) --no-print-directory $(VENV)/.installed; fi
+	@echo "setup: installing the tools for test and check"
+	$(call install,.[dev],$@)

@@ -1,0 +1,162 @@
+"""The command line: plan, run, status, collect, report."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from harness.spec import SpecError, find_spec, load_spec
+from harness.store import RecordError
+from harness.tasks.errors import DataError
+
+USAGE, FAILURE = 2, 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 2 for a user's mistake, 1 for a failure, 130 when interrupted."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except SpecError as error:
+        return _complain(error, USAGE)
+    except (RecordError, DataError) as error:
+        return _complain(error, FAILURE)
+    except OSError as error:
+        what = error.strerror or type(error).__name__
+        where = f" at {error.filename}" if error.filename else ""
+        return _complain(f"{what}{where}: what was recorded is kept; mend this and call again", FAILURE)
+    except KeyboardInterrupt:
+        print("interrupted: what was recorded is kept; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _complain(error: object, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="harness", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, command, what in (
+        ("plan", _plan, "print the runs of an experiment with bits, memory and time; touches no data"),
+        ("run", _run, "do the runs that are missing"),
+        ("status", _status, "say how far each row is"),
+        ("collect", _collect, "write all results of an experiment as one CSV"),
+        ("report", _report, "make report.md and report.pdf from the records"),
+    ):
+        sub = commands.add_parser(name, help=what, description=what)
+        sub.set_defaults(command=command)
+        sub.add_argument("experiment", help="name of a shipped experiment, or a TOML file")
+        sub.add_argument("--tuning", action="store_true", help="the experiment's tuning instead of itself")
+        sub.add_argument("--results", type=Path, default=Path("results"), help="folder of records (default: results)")
+        if name == "run":
+            _add_run_options(sub)
+    bench = commands.add_parser("bench", help="measure ratios of speed and memory")
+    bench.add_argument("--output", type=Path, default=Path("results/bench"))
+    bench.set_defaults(command=_bench)
+    return parser
+
+
+def _add_run_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--data", type=Path, help="folder with the data set; by default the places where it may lie")
+    sub.add_argument("--jobs", type=_positive, help="runs at once (default: the cores)")
+    sub.add_argument("--workers", choices=("threads", "processes"), default="threads", help="what a worker is")
+    sub.add_argument("--device", default="cpu", help="cpu, or cuda (default: cpu)")
+    sub.add_argument("--checkpoint-minutes", type=float, default=5.0, help="time between checkpoints (default: 5)")
+    sub.add_argument("--timeout-seconds", type=float, default=300.0, help="how long a collective waits (default: 300)")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from harness.plan import make_plan
+    from harness.show import show_plan
+
+    show_plan(make_plan(load_spec(find_spec(options.experiment)), options.results, options.tuning))
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from harness.attempt import num_cores
+    from harness.launch import Options, launch
+    from harness.plan import make_plan
+    from harness.progress import make_display
+
+    plan = make_plan(load_spec(find_spec(options.experiment)), options.results, options.tuning)
+    launch_options = Options(
+        results=options.results,
+        data=options.data,
+        workers=options.workers,
+        device=options.device,
+        jobs=options.jobs or num_cores(),
+        checkpoint_minutes=options.checkpoint_minutes,
+        timeout_seconds=options.timeout_seconds,
+    )
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        from harness.torchrun import run_under_torchrun
+
+        return FAILURE if run_under_torchrun(plan, launch_options) else 0
+    _fetch_data_once(plan.runs[0].config.task.name, options.data)
+    with make_display() as display:
+        failures = launch(plan, launch_options, display)
+    if failures:
+        return _complain(f"{failures} runs failed; `harness status {options.experiment}` says why", FAILURE)
+    return 0
+
+
+def _fetch_data_once(task: str, data: Path | None) -> None:
+    """Before the first run, so that runs side by side do not each fetch it."""
+    from harness.tasks.task import find_task
+
+    find_task(task).prepare(data)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from harness.plan import make_plan
+    from harness.show import show_status
+
+    show_status(make_plan(load_spec(find_spec(options.experiment)), options.results, options.tuning), options.results)
+    return 0
+
+
+def _collect(options: argparse.Namespace) -> int:
+    from harness.collect import collect
+
+    spec = load_spec(find_spec(options.experiment))
+    print(collect(_folder(options, spec.name)))
+    return 0
+
+
+def _folder(options: argparse.Namespace, name: str) -> Path:
+    folder: Path = options.results / (f"{name}_tuning" if options.tuning else name)
+    return folder
+
+
+def _report(options: argparse.Namespace) -> int:
+    import subprocess
+
+    spec = load_spec(find_spec(options.experiment))
+    # A process of its own: the report knows the records alone, and the harness does not know the report.
+    done = subprocess.run([sys.executable, "-m", "report", str(_folder(options, spec.name))], check=False)
+    return done.returncode
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from harness.bench import run_benchmarks
+
+    run_benchmarks(options.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""One attempt at one run: by threads of this process, or as one rank of a process group."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import errno
+import fcntl
+import os
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from algorithms import CollectiveError, Collectives, ProcessGroupCollectives, run_workers
+from harness.build import build_model
+from harness.checkpoint import CheckpointError
+from harness.plan import PlannedRun
+from harness.recorder import Recorder, write_failure
+from harness.spec import SpecError
+from harness.store import VERSION, Attempt, FailureKind, RecordError, RunFile
+from harness.tasks.errors import DataError
+from harness.tasks.task import find_task
+from harness.train import Checkpoints, train
+
+
+class BusyError(RuntimeError):
+    """Another living process is at this run."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that an attempt needs; plain data, so that it can be sent to another process."""
+
+    experiment: str
+    folder: Path
+    run: PlannedRun
+    attempt: Attempt
+    data: Path | None
+    device: str
+    max_active: int
+    """Workers that compute at once, where workers are threads."""
+    checkpoint_minutes: float
+    timeout_seconds: float
+
+    def recorder(self) -> Recorder:
+        run = RunFile(
+            version=VERSION,
+            run_id=self.run.run_id,
+            experiment=self.experiment,
+            row=self.run.row,
+            seed=self.run.seed,
+            config=self.run.config.model_dump(mode="json"),
+            attempts=[],
+        )
+        return Recorder(self.folder, run, self.attempt)
+
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.folder / "checkpoint", 60 * self.checkpoint_minutes)
+
+
+def attempt_in_threads(job: Job) -> bool:
+    """Do the run with all workers as threads of this process; True if it ended in a result.
+
+    Raises:
+        BusyError: another process is at this run.
+    """
+    with owned(job.folder), _recorded_failures(job) as outcome:
+        task = find_task(job.run.config.task.name)
+        device = torch.device(job.device)
+        samples = task.load(job.data, job.run.config.task, device)
+        model = build_model(job.run.config.model, task, job.run.config.seed, device)
+        recorder = job.recorder()
+
+        def worker(collectives: Collectives) -> None:
+            prepare_thread()
+            own = recorder if collectives.rank == 0 else None
+            train(job.run.config, copy.deepcopy(model), samples, collectives, own, job.checkpoints())
+
+        run_workers(worker, job.run.config.num_workers, job.timeout_seconds, job.max_active)
+        outcome.append(True)
+    return bool(outcome)
+
+
+def attempt_as_rank(job: Job, rank: int, init_method: str) -> bool:
+    """Do the run as worker `rank` of a new process group; True if it ended in a result.
+
+    Raises:
+        BusyError: another process is at this run.
+    """
+    with _owned_by_rank_0(job.folder, rank), _recorded_failures(job) as outcome:
+        prepare_thread()
+        dist.init_process_group(
+            backend_for(job.device),
+            init_method=init_method,
+            rank=rank,
+            world_size=job.run.config.num_workers,
+            timeout=datetime.timedelta(seconds=job.timeout_seconds),
+        )
+        try:
+            attempt_in_group(job, ProcessGroupCollectives())
+        finally:
+            dist.destroy_process_group()
+        outcome.append(True)
+    return bool(outcome)
+
+
+def attempt_in_group(job: Job, collectives: Collectives) -> None:
+    """Train as one worker of a group that stands already."""
+    task = find_task(job.run.config.task.name)
+    device = torch.device(job.device)
+    samples = task.load(job.data, job.run.config.task, device)
+    model = build_model(job.run.config.model, task, job.run.config.seed, device)
+    recorder = job.recorder() if collectives.rank == 0 else None
+    train(job.run.config, model, samples, collectives, recorder, job.checkpoints())
+
+
+def backend_for(device: str) -> str:
+    """NCCL on CUDA, gloo otherwise."""
+    return "nccl" if device.startswith("cuda") else "gloo"
+
+
+def prepare_thread() -> None:
+    """One thread of arithmetic per worker, so that sums do not depend on the number of cores; no denormal numbers."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Hold the run's lock, which the system takes back from a killed process.
+
+    Raises:
+        BusyError: another living process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "owner.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise BusyError(f"another process is at run {folder.name}") from None
+        yield
+
+
+@contextmanager
+def _owned_by_rank_0(folder: Path, rank: int) -> Iterator[None]:
+    if rank:
+        yield
+        return
+    with owned(folder):
+        yield
+
+
+@contextmanager
+def _recorded_failures(job: Job) -> Iterator[list[bool]]:
+    """Turn an exception into failure.json; the body appends to the list when it has succeeded."""
+    outcome: list[bool] = []
+    try:
+        yield outcome
+    except Exception as error:
+        trace = "".join(traceback.format_exception(error))
+        print(trace, flush=True)
+        write_failure(job.folder, job.run.run_id, job.attempt.attempt, failure_kind(error), _sentence(error), trace)
+
+
+def failure_kind(error: BaseException) -> FailureKind:
+    """What kind of failure an exception is, for records and for the decision to try again."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+        return "oom"
+    if isinstance(error, CollectiveError):
+        return "communication"
+    if isinstance(error, DataError | CheckpointError | RecordError | SpecError):
+        return "data"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        return "disk"
+    return "bug"
+
+
+def _sentence(error: BaseException) -> str:
+    advice = "; use a smaller batch or lower precision" if failure_kind(error) == "oom" else ""
+    return f"{error or type(error).__name__}{advice}"
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,233 @@
+"""Does the runs of a plan that are missing, several at once, each in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+
+from harness import store
+from harness.attempt import BusyError, Job, attempt_as_rank, attempt_in_threads, backend_for, num_cores
+from harness.plan import Plan, PlannedRun
+from harness.provenance import new_attempt
+from harness.recorder import write_failure
+from harness.store import Failure, RecordError, Result
+
+Workers = Literal["threads", "processes"]
+POLL_SECONDS = 0.1
+GRACE_SECONDS = 15.0
+"""How long the other ranks of a run may go on after one has failed, to say what they know."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Infrastructure only: nothing here changes a result."""
+
+    results: Path
+    data: Path | None
+    workers: Workers
+    device: str
+    jobs: int
+    checkpoint_minutes: float
+    timeout_seconds: float
+
+
+class Display(Protocol):
+    """Shows how a launch gets on."""
+
+    def update(self, done: int, total: int, active: list[Path]) -> None: ...
+
+    def ended(self, run: PlannedRun, folder: Path, failure: str | None) -> None: ...
+
+
+@dataclass
+class _Active:
+    run: PlannedRun
+    folder: Path
+    attempt: str
+    processes: list[BaseProcess]
+    failed_at: float | None = None
+    scratch: tempfile.TemporaryDirectory[str] | None = field(default=None)
+
+
+def missing_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
+    """The runs without a valid result, in the plan's order, seeds first, so that early reports cover all rows.
+
+    Raises:
+        RecordError: a result is damaged or of another version.
+    """
+    order = {run.run_id: number for number, run in enumerate(plan.runs)}
+    seeds = {seed: number for number, seed in enumerate(plan.experiment.seeds)}
+    missing = [run for run in plan.runs if not is_done(folder / run.run_id)]
+    unique = {run.run_id: run for run in missing}
+    return sorted(unique.values(), key=lambda run: (seeds.get(run.seed, 0), order[run.run_id]))
+
+
+def is_done(folder: Path) -> bool:
+    """Whether the run in this folder has a valid result."""
+    return store.read_optional(folder / "result.json", Result) is not None
+
+
+def write_experiment(plan: Plan, results: Path) -> Path:
+    """Write experiment.json, if it says anything new, and return the experiment's folder.
+
+    Raises:
+        OSError: no permission, no space.
+        RecordError: the folder belongs to another version.
+    """
+    folder = results / plan.experiment.name
+    path = folder / "experiment.json"
+    if store.read_optional(path, store.Experiment) != plan.experiment:
+        store.write_record(path, plan.experiment)
+    return folder
+
+
+def launch(plan: Plan, options: Options, display: Display) -> int:
+    """Do what is missing; return how many runs failed in this launch.
+
+    An interrupted launch leaves every run done, or ready to go on from its checkpoint.
+    """
+    folder = write_experiment(plan, options.results)
+    pending = missing_runs(plan, folder)
+    total = len({run.run_id for run in plan.runs})
+    context = _context()
+    active: list[_Active] = []
+    failures = 0
+    try:
+        while pending or active:
+            while pending and len(active) < options.jobs:
+                active.append(_start(pending.pop(0), plan.experiment.name, folder, options, context))
+            display.update(total - len(pending) - len(active), total, [each.folder for each in active])
+            time.sleep(POLL_SECONDS)
+            for each in [each for each in active if _has_ended(each)]:
+                active.remove(each)
+                failure = _close(each)
+                failures += failure is not None
+                display.ended(each.run, each.folder, failure)
+    finally:
+        for each in active:
+            _kill(each)
+    display.update(total - failures, total, [])
+    return failures
+
+
+def _context() -> multiprocessing.context.ForkServerContext:
+    """Processes forked from one that has torch loaded: each run is isolated, and starts at once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["harness.attempt", "harness.tasks.fashion_mnist", "harness.launch"])
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    return context
+
+
+def _start(
+    run: PlannedRun,
+    experiment: str,
+    folder: Path,
+    options: Options,
+    context: multiprocessing.context.ForkServerContext,
+) -> _Active:
+    backend = "threads" if options.workers == "threads" else backend_for(options.device)
+    job = Job(
+        experiment=experiment,
+        folder=folder / run.run_id,
+        run=run,
+        attempt=new_attempt(options.workers, backend, torch.device(options.device)),
+        data=options.data,
+        device=options.device,
+        max_active=max(1, num_cores() // options.jobs),
+        checkpoint_minutes=options.checkpoint_minutes,
+        timeout_seconds=options.timeout_seconds,
+    )
+    job.folder.mkdir(parents=True, exist_ok=True)
+    active = _Active(run, job.folder, job.attempt.attempt, [])
+    if options.workers == "threads":
+        active.processes.append(context.Process(target=_guarded, args=(attempt_in_threads, job), name=run.run_id))
+    else:
+        active.scratch = tempfile.TemporaryDirectory(prefix="cser-bench-")
+        init = f"file://{active.scratch.name}/rendezvous"
+        for rank in range(run.config.num_workers):
+            arguments = (attempt_as_rank, job, rank, init)
+            active.processes.append(context.Process(target=_guarded, args=arguments, name=f"{run.run_id}-{rank}"))
+    for process in active.processes:
+        process.start()
+    return active
+
+
+def _guarded(attempt: Callable[..., bool], job: Job, *rest: object) -> None:
+    """What a run's process does: everything it prints goes to the run's log, and it dies with the launcher."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    with open(job.folder / "log.txt", "a", buffering=1) as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        with contextlib.suppress(BusyError):
+            sys.exit(0 if attempt(job, *rest) else 1)
+        sys.exit(3)
+
+
+def _die_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(4)
+
+
+def _has_ended(active: _Active) -> bool:
+    """Whether all of a run's processes have; when one fails the others get a time of grace."""
+    if all(process.exitcode is not None for process in active.processes):
+        return True
+    if any(process.exitcode for process in active.processes):
+        active.failed_at = active.failed_at or time.monotonic()
+        if time.monotonic() - active.failed_at > GRACE_SECONDS:
+            _kill(active)
+            return True
+    return False
+
+
+def _kill(active: _Active) -> None:
+    for process in active.processes:
+        process.kill()
+    for process in active.processes:
+        process.join()
+
+
+def _close(active: _Active) -> str | None:
+    """Why the run failed, in a sentence, or None. A process that died without a word gets a record too."""
+    if active.scratch is not None:
+        active.scratch.cleanup()
+    codes = [process.exitcode or 0 for process in active.processes]
+    if not any(codes):
+        return None
+    if 3 in codes:
+        return "another process is at this run; call again when it has ended"
+    path = active.folder / "failure.json"
+    with contextlib.suppress(RecordError):
+        failure = store.read_optional(path, Failure)
+        if failure is not None and failure.attempt == active.attempt:
+            return f"{failure.kind}: {failure.message} ({path})"
+    code = next(code for code in codes if code)
+    kind: store.FailureKind = "oom" if code == -9 else "bug"
+    reason = "was killed, by the system's memory guard or by hand" if code == -9 else f"ended with code {code}"
+    message = f"the run's process {reason}; see log.txt beside this record"
+    with contextlib.suppress(OSError):
+        write_failure(active.folder, active.run.run_id, active.attempt, kind, message, "")
+    return f"{kind}: {message} ({path})"
+
+
+def active_heartbeats(folders: list[Path]) -> Iterator[tuple[Path, store.Heartbeat]]:
+    """The newest heartbeat of each run that has one."""
+    for folder in folders:
+        with contextlib.suppress(RecordError):
+            heartbeat = store.read_optional(folder / "heartbeat.json", store.Heartbeat)
+            if heartbeat is not None:
+                yield folder, heartbeat

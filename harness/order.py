@@ -1,0 +1,32 @@
+"""Which samples each worker sees at which step: a stateless function of the seed, so a resumed run needs no position."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from harness.seeds import generator
+
+
+def steps_per_epoch(num_train: int, num_workers: int, batch_size: int) -> int:
+    """Full global batches in an epoch; the rest, which changes from epoch to epoch, is left out."""
+    return num_train // (num_workers * batch_size)
+
+
+def worker_batches(
+    seed: int, num_train: int, rank: int, num_workers: int, batch_size: int, steps: range
+) -> Iterator[Tensor]:
+    """The int64 indices, of shape (batch_size,), that worker `rank` trains on at each of `steps`, counted from 0.
+
+    Every epoch is shuffled anew over all samples and dealt out to the workers batch by batch.
+    """
+    per_epoch = steps_per_epoch(num_train, num_workers, batch_size)
+    order, shuffled = torch.empty(0, dtype=torch.int64), -1
+    for step in steps:
+        epoch, within = divmod(step, per_epoch)
+        if epoch != shuffled:
+            order, shuffled = torch.randperm(num_train, generator=generator(seed, "order", epoch)), epoch
+        start = (within * num_workers + rank) * batch_size
+        yield order[start : start + batch_size]

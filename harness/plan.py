@@ -1,0 +1,233 @@
+"""Expands a spec into runs with ids, checks every setting on a model without memory, and foretells bits and memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from harness import store
+from harness.build import build_model, build_optimizer, num_steps_of
+from harness.spec import RowSpec, RunConfig, Spec, SpecError, explain
+from harness.store import Experiment, Row, Tuning
+from harness.tasks.task import find_task
+from harness.tuning import RULE, select_learning_rates
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run to do: a row of the table at one seed."""
+
+    run_id: str
+    row: str
+    seed: int
+    config: RunConfig
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of an experiment, and what the report needs to know of it."""
+
+    experiment: Experiment
+    runs: list[PlannedRun]
+    memory_bytes: dict[str, int]
+    """Per worker and row: parameters, gradients and the optimiser's state; activations are not in it."""
+
+
+def run_id(config: RunConfig) -> str:
+    """Hash of the scientific fields alone; fields at their default are left out, so that new ones change no old id."""
+    canonical = json.dumps(config.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def make_plan(spec: Spec, results: Path, tuning: bool = False) -> Plan:
+    """Expand `spec`, or its tuning experiment. Reads tuning records where the spec leaves learning rates to them.
+
+    Raises:
+        SpecError: a setting that cannot be used, or learning rates that are not known yet.
+    """
+    if tuning and spec.tuning is None:
+        raise SpecError(f"{spec.name} has no [tuning] section; give one, or learning rates in its rows")
+    rates = _grid(spec) if tuning else _selected(spec, results)
+    rows, runs, memory = [], [], {}
+    for row_spec in spec.rows:
+        for rate in rates[row_spec.row]:
+            planned = _plan_row(spec, row_spec, rate, tuning)
+            rows.append(planned[0])
+            runs.extend(planned[1])
+            memory[planned[0].row] = planned[2]
+    return Plan(_experiment(spec, rows, rates, tuning), runs, memory)
+
+
+def _grid(spec: Spec) -> dict[str, list[float]]:
+    assert spec.tuning is not None
+    return {row.row: spec.tuning.grid for row in spec.rows}
+
+
+def _selected(spec: Spec, results: Path) -> dict[str, list[float]]:
+    known = {row.row: row.learning_rate for row in spec.rows if row.learning_rate is not None}
+    wanted = [row.row for row in spec.rows if row.row not in known]
+    if wanted:
+        known.update(select_learning_rates(results / tuning_name(spec), wanted))
+    return {name: [rate] for name, rate in known.items()}
+
+
+def tuning_name(spec: Spec) -> str:
+    """Name of the spec's tuning experiment, and of its folder under results/."""
+    return f"{spec.name}_tuning"
+
+
+def _plan_row(spec: Spec, row: RowSpec, rate: float, tuning: bool) -> tuple[Row, list[PlannedRun], int]:
+    name = f"{row.row}_lr{rate:g}" if tuning else row.row
+    seeds = spec.tuning.seeds if tuning and spec.tuning else spec.statistics.seeds
+    configs = [_config(spec, row, rate, seed, tuning) for seed in seeds]
+    runs = [PlannedRun(run_id(config), name, config.seed, config) for config in configs]
+    _, num_steps = num_steps_of(configs[0])
+    checked = _check(_Hashable(configs[0]))
+    planned = Row(
+        row=name,
+        label=row.label,
+        algorithm=row.algorithm,
+        ratio=row.ratio,
+        learning_rate=rate,
+        tunes=row.row if tuning else None,
+        settings=describe(row.settings, configs[0].momentum),
+        formula=checked.formula,
+        num_steps=num_steps,
+        num_parameters=checked.num_parameters,
+        expected_bits=checked.bits,
+        runs={str(run.seed): run.run_id for run in runs},
+    )
+    return planned, runs, checked.memory_bytes
+
+
+def _config(spec: Spec, row: RowSpec, rate: float, seed: int, tuning: bool) -> RunConfig:
+    task = spec.task
+    if tuning and spec.tuning:
+        task = task.model_copy(update={"held_out": spec.tuning.held_out})
+    training = spec.training
+    try:
+        return RunConfig(
+            task=task,
+            model=spec.model,
+            num_workers=training.num_workers,
+            batch_size=training.batch_size,
+            num_epochs=training.num_epochs,
+            algorithm=row.algorithm,
+            settings=row.settings,
+            learning_rate=rate,
+            momentum=training.momentum if row.momentum is None else row.momentum,
+            weight_decay=training.weight_decay,
+            schedule=spec.schedule,
+            evaluation=spec.evaluation,
+            seed=seed,
+        )
+    except ValidationError as error:
+        raise SpecError(f"row {row.row}: {explain(error)}") from None
+
+
+@dataclass(frozen=True)
+class _Checked:
+    formula: str
+    num_parameters: int
+    bits: int
+    memory_bytes: int
+
+
+class _Hashable:
+    """A config as a key of the cache: equal but for learning rate and seed, equal in all that is checked."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.key = run_id(config.model_copy(update={"learning_rate": 1.0, "seed": 0}))
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Hashable) and other.key == self.key
+
+
+@cache
+def _check(hashable: _Hashable) -> _Checked:
+    config = hashable.config
+    task = find_task(config.task.name)
+    _, num_steps = num_steps_of(config)
+    model = build_model(config.model, task, config.seed, torch.device("meta"))
+    optimizer = build_optimizer(config, model, None, num_steps)
+    layout = optimizer.flat.layout
+    element = optimizer.flat.parameters.element_size()
+    return _Checked(
+        formula=optimizer.formula,
+        num_parameters=layout.numel,
+        bits=optimizer.expected_traffic(num_steps).training_bits,
+        memory_bytes=(2 + optimizer.memory_in_parameters()) * layout.numel * element,
+    )
+
+
+def describe(settings: dict[str, Any], momentum: float) -> str:
+    """A row's settings in words, for tables."""
+    parts = []
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            options = ", ".join(f"{k} {v}" for k, v in value.items() if k != "kind")
+            value = f"{value.get('kind')} ({options})" if options else value.get("kind")
+        if key != "explicit_error":
+            parts.append(f"{key.replace('_', ' ')}: {value}")
+    return "; ".join([*parts, f"momentum {momentum:g}"])
+
+
+def _experiment(spec: Spec, rows: list[Row], rates: dict[str, list[float]], tuning: bool) -> Experiment:
+    training = spec.training
+    tuned = None
+    if spec.tuning and not tuning:
+        tuned = Tuning(
+            experiment=tuning_name(spec),
+            rule=RULE,
+            grid=spec.tuning.grid,
+            seeds=spec.tuning.seeds,
+            selected={row.row: rates[row.row][0] for row in spec.rows if row.learning_rate is None},
+        )
+    tuning_seeds = spec.tuning.seeds if spec.tuning else []
+    flag = " --tuning" if tuning else ""
+    return Experiment(
+        version=store.VERSION,
+        name=tuning_name(spec) if tuning else spec.name,
+        title=f"{spec.title}: tuning" if tuning else spec.title,
+        kind=spec.kind,
+        task=spec.task.name,
+        model=spec.model.name,
+        baseline=None if tuning else spec.statistics.baseline,
+        margin=None if tuning else spec.statistics.margin,
+        confidence=spec.statistics.confidence,
+        seeds=tuning_seeds if tuning else spec.statistics.seeds,
+        rows=rows,
+        tuning=tuned,
+        settings={
+            "task": spec.task.name
+            + (f", {spec.tuning.held_out} training samples held out" if tuning and spec.tuning else ""),
+            "model": f"{spec.model.name} {spec.model.options}, {rows[0].num_parameters:,} parameters",
+            "workers": str(training.num_workers),
+            "batch": f"{training.batch_size} samples per worker and step",
+            "epochs": str(training.num_epochs),
+            "momentum": f"Nesterov {training.momentum:g}, local to each worker, unless a row says otherwise",
+            "weight decay": f"{training.weight_decay:g} on all parameters",
+            "schedule": f"{spec.schedule.kind}, linear warm-up over {spec.schedule.warmup_epochs:g} epochs",
+            "batch norm": f"{spec.evaluation.batch_norm}: {_BATCH_NORM[spec.evaluation.batch_norm]}",
+            "evaluation": f"{spec.evaluation.per_epoch} per epoch, on the workers' average, every sample once",
+            "precision": "fp32, also on the wire",
+        },
+        commands=[f"python -m harness run {spec.name}{flag}", f"python -m harness report {spec.name}{flag}"],
+    )
+
+
+_BATCH_NORM = {
+    "average": "the average model is scored with the workers' mean of the running statistics",
+    "recalibrate": "the average model's statistics are estimated anew on training batches",
+}

@@ -1,0 +1,87 @@
+"""Writes one attempt's records; only rank 0 has one that writes."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from harness import store
+from harness.store import Attempt, Event, Failure, FailureKind, Heartbeat, Result, RunFile
+
+HEARTBEAT_SECONDS = 0.5
+
+
+class Recorder:
+    """One attempt at one run, in the run's folder.
+
+    Args:
+        folder: results/<experiment>/<run id>.
+        run: what goes to run.json, without this attempt.
+        attempt: this attempt.
+    """
+
+    def __init__(self, folder: Path, run: RunFile, attempt: Attempt) -> None:
+        self.folder = folder
+        self._run = run
+        self._attempt = attempt
+        self._beaten = 0.0
+
+    def begin(self, resumed_from_step: int) -> None:
+        """Add the attempt to run.json, after those of before."""
+        path = self.folder / "run.json"
+        before = store.read_record(path, RunFile).attempts if path.exists() else []
+        attempt = self._attempt.model_copy(update={"resumed_from_step": resumed_from_step})
+        store.write_record(path, self._run.model_copy(update={"attempts": [*before, attempt]}))
+
+    def event(self, event: Event) -> None:
+        store.append_event(self.folder / "events.jsonl", event)
+
+    def heartbeat_is_due(self) -> bool:
+        return time.monotonic() - self._beaten >= HEARTBEAT_SECONDS
+
+    def heartbeat(self, heartbeat: Heartbeat) -> None:
+        # Not durable: a heartbeat lost with the machine tells the truth about it.
+        store.write_record(self.folder / "heartbeat.json", heartbeat, durable=False)
+        self._beaten = time.monotonic()
+
+    def finish(self, result: Result) -> None:
+        """Write result.json, last; an earlier attempt's failure is then history."""
+        (self.folder / "failure.json").unlink(missing_ok=True)
+        (self.folder / "heartbeat.json").unlink(missing_ok=True)
+        store.write_record(self.folder / "result.json", result)
+
+    @property
+    def attempt(self) -> str:
+        return self._attempt.attempt
+
+    @property
+    def run_id(self) -> str:
+        return self._run.run_id
+
+
+def write_failure(
+    folder: Path, run_id: str, attempt: str, kind: FailureKind, message: str, trace: str, step: int | None = None
+) -> None:
+    """Record why an attempt ended without a result.
+
+    A worker that only lost the others does not hide the failure of the one that caused it.
+    """
+    path = folder / "failure.json"
+    if kind == "communication" and path.exists():
+        try:
+            if store.read_record(path, Failure).attempt == attempt:
+                return
+        except store.RecordError:
+            pass
+    store.write_record(
+        path,
+        Failure(
+            version=store.VERSION,
+            run_id=run_id,
+            attempt=attempt,
+            kind=kind,
+            message=message,
+            traceback=trace,
+            step=step,
+        ),
+    )

@@ -1,0 +1,29 @@
+"""The learning rate as a function of the step."""
+
+from __future__ import annotations
+
+import math
+
+from harness.spec import ScheduleSpec
+
+
+def learning_rate_factor(schedule: ScheduleSpec, step: int, steps_per_epoch: int, num_epochs: int) -> float:
+    """What the peak learning rate is multiplied with at `step`, counted from 0.
+
+    Linear warm-up from 0, at the step's end, so that the first step is not lost; then 1, or 1/2 (1 + cos(pi t)) with t
+    the share of the steps after the warm-up that are done, or `factor` for each milestone that has passed.
+    """
+    epoch = step / steps_per_epoch
+    if epoch < schedule.warmup_epochs:
+        warmup = (step + 1) / (schedule.warmup_epochs * steps_per_epoch)
+        return min(1.0, warmup) * _milestones(schedule, epoch)
+    if schedule.kind == "cosine":
+        share = (epoch - schedule.warmup_epochs) / (num_epochs - schedule.warmup_epochs)
+        return 0.5 * (1 + math.cos(math.pi * share))
+    return _milestones(schedule, epoch)
+
+
+def _milestones(schedule: ScheduleSpec, epoch: float) -> float:
+    if schedule.kind != "milestones":
+        return 1.0
+    return schedule.factor ** sum(1 for milestone in schedule.milestones if epoch >= milestone)

@@ -1,0 +1,40 @@
+"""A made-up task for trying things and for tests: noisy copies of ten fixed patterns of 8 x 8; it needs no data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from harness.seeds import generator
+from harness.spec import TaskSpec
+from harness.tasks.task import TensorSamples, held_out_indices
+
+
+@dataclass(frozen=True)
+class Blobs:
+    num_train: int = 1_600
+    num_test: int = 500
+    num_classes: int = 10
+    input_shape: tuple[int, ...] = (1, 8, 8)
+
+    def prepare(self, data: Path | None) -> None:
+        pass
+
+    def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> TensorSamples:
+        train = self._made_up("train", self.num_train, device)
+        if not spec.held_out:
+            return TensorSamples(*train, *self._made_up("test", self.num_test, device))
+        kept, held_out = held_out_indices(self.num_train, spec.held_out)
+        return TensorSamples(*(part[kept] for part in train), *(part[held_out] for part in train))
+
+    def _made_up(self, split: str, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        patterns = torch.randn((self.num_classes, *self.input_shape), generator=generator("blobs", "patterns"))
+        labels = torch.arange(count) % self.num_classes
+        noise = torch.randn((count, *self.input_shape), generator=generator("blobs", split))
+        return (patterns[labels] + 2 * noise).to(device), labels.to(device)
+
+
+TASK = Blobs()

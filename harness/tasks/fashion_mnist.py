@@ -1,0 +1,45 @@
+"""Fashion-MNIST at full size: 60,000 and 10,000 grey images of 28 x 28 in ten classes (Xiao et al., arXiv 1708.07747)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from harness.spec import TaskSpec
+from harness.tasks.fashion_mnist_files import default_cache, locate, read_idx
+from harness.tasks.task import TensorSamples, held_out_indices
+
+MEAN, STANDARD_DEVIATION = 0.2860, 0.3530
+"""Of the training set's pixels, scaled to [0, 1]."""
+
+
+@dataclass(frozen=True)
+class FashionMNIST:
+    num_train: int = 60_000
+    num_test: int = 10_000
+    num_classes: int = 10
+    input_shape: tuple[int, ...] = (1, 28, 28)
+
+    def prepare(self, data: Path | None) -> None:
+        locate(data, default_cache())
+
+    def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> TensorSamples:
+        folder = locate(data, default_cache())
+        train = _read(folder, "train", device)
+        if not spec.held_out:
+            return TensorSamples(*train, *_read(folder, "t10k", device))
+        kept, held_out = held_out_indices(self.num_train, spec.held_out)
+        return TensorSamples(*(part[kept] for part in train), *(part[held_out] for part in train))
+
+
+def _read(folder: Path, split: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    pixels = torch.from_numpy(read_idx(folder / f"{split}-images-idx3-ubyte.gz")).to(device)
+    images = pixels.to(torch.float32).div_(255).sub_(MEAN).div_(STANDARD_DEVIATION).unsqueeze(1)
+    labels = torch.from_numpy(read_idx(folder / f"{split}-labels-idx1-ubyte.gz")).to(device, torch.int64)
+    return images, labels
+
+
+TASK = FashionMNIST()

@@ -1,0 +1,374 @@
+"""The four Fashion-MNIST files: found on this machine or fetched, verified, read (no torch here)."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import http.client
+import math
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import urllib.request
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.tasks.errors import DataError
+
+PACKAGE = "dataset-fashion-mnist"
+"""Debian's and Ubuntu's package of the four files."""
+
+PACKAGE_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+"""Where that package puts them."""
+
+NETWORK_TIMEOUT = 20.0
+"""Seconds without an answer after which a server is given up."""
+
+APT_TIMEOUT = 600.0
+"""Seconds after which a whole apt-get command is given up."""
+
+CHUNK = 1 << 20
+"""Bytes read at a time."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What one file holds once gunzipped: its length in bytes and its sha256.
+
+    The contents count, not the .gz around them: Debian leaves the name and the time out of the gzip header, so its
+    files and those of the original authors differ in their first bytes and agree in all that matters.
+    """
+
+    num_bytes: int
+    sha256: str
+
+
+FILES: Mapping[str, Expected] = {
+    "train-images-idx3-ubyte.gz": Expected(
+        47_040_016, "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"
+    ),
+    "train-labels-idx1-ubyte.gz": Expected(60_008, "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
+    "t10k-images-idx3-ubyte.gz": Expected(
+        7_840_016, "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"
+    ),
+    "t10k-labels-idx1-ubyte.gz": Expected(10_008, "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
+}
+"""File name -> what it must hold."""
+
+
+def default_cache() -> Path:
+    """The per-user folder for fetched files: $XDG_CACHE_HOME/cser-bench/fashion-mnist, or the same in ~/.cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(home) / "cser-bench" / "fashion-mnist"
+
+
+def locate(
+    data: Path | None,
+    cache: Path,
+    *,
+    files: Mapping[str, Expected] = FILES,
+    package_folder: Path = PACKAGE_FOLDER,
+    mirrors: Sequence[str] | None = None,
+) -> Path:
+    """A folder that holds the four verified files.
+
+    `data`, where given, is the only place looked at. Otherwise, in this order: the folder of Debian's package, the
+    cache, Debian's package fetched into the cache, and torchvision's mirrors (or `mirrors`) fetched into the cache.
+
+    Raises:
+        DataError: `data` lacks a file or holds a damaged one; or no place had the files.
+    """
+    if data is not None:
+        return _given(data, files)
+    tried: list[str] = []
+    for folder in (package_folder, cache):
+        try:
+            verify(folder, files)
+            return folder
+        except DataError as error:
+            tried.append(str(error))
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache, ignore_cleanup_errors=True) as temporary:
+            if _fetch(Path(temporary), cache, files, mirrors, tried):
+                return cache
+    except OSError as error:
+        tried.append(f"cannot write to the cache {cache} ({error})")
+    raise DataError(_nowhere(tried, cache, files))
+
+
+def verify(folder: Path, files: Mapping[str, Expected] = FILES) -> None:
+    """Check that `folder` holds every file with the right contents.
+
+    Raises:
+        DataError: names the first file that is missing or damaged.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder")
+    for name, expected in files.items():
+        _verify_file(folder / name, expected)
+
+
+def read_idx(path: Path) -> npt.NDArray[np.uint8]:
+    """Read one gzipped idx file of bytes: labels have shape (n,), images (n, rows, columns).
+
+    Raises:
+        DataError: absent, not gzip, not idx of unsigned bytes, or longer or shorter than its header says.
+    """
+    try:
+        with gzip.open(path, "rb") as file:
+            raw = file.read()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read ({error}); put an undamaged copy in its place") from None
+    if len(raw) < 4 or raw[:3] != b"\0\0\x08" or not 1 <= raw[3] <= 3:
+        raise DataError(
+            f"{path} starts with bytes {raw[:4].hex()!r}, which is not an idx file of unsigned bytes in 1 to 3 "
+            "dimensions; put an undamaged copy in its place"
+        )
+    start = 4 + 4 * raw[3]
+    shape = struct.unpack(f">{raw[3]}I", raw[4:start]) if len(raw) >= start else None
+    if shape is None or len(raw) - start != math.prod(shape):
+        raise DataError(
+            f"{path} holds {len(raw)} bytes, which does not fit the dimensions {shape} in its header; "
+            "put an undamaged copy in its place"
+        )
+    # Copied because an array over `bytes` is read-only, which torch.from_numpy warns about.
+    return np.frombuffer(raw, dtype=np.uint8, offset=start).reshape(shape).copy()
+
+
+def _given(data: Path, files: Mapping[str, Expected]) -> Path:
+    """The user's own folder, or torchvision's layout in it; never another place, lest a mistake go unseen."""
+    data = data.expanduser()
+    layout = data / "FashionMNIST" / "raw"
+    folder = layout if layout.is_dir() and not any((data / name).exists() for name in files) else data
+    try:
+        verify(folder, files)
+    except DataError as error:
+        raise DataError(
+            f"the given data folder cannot be used: {error}; put an undamaged {', '.join(files)} there, "
+            "or leave DATA empty to have them found or fetched"
+        ) from None
+    return folder
+
+
+def _verify_file(path: Path, expected: Expected) -> None:
+    """Check one file.
+
+    Raises:
+        DataError: missing, not a whole gzip file, or of other contents.
+    """
+    digest, num_bytes = hashlib.sha256(), 0
+    try:
+        with gzip.open(path, "rb") as file:
+            # One byte too many is enough to know, so that a hostile file cannot keep us unpacking.
+            while num_bytes <= expected.num_bytes and (chunk := file.read(CHUNK)):
+                digest.update(chunk)
+                num_bytes += len(chunk)
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is damaged or unreadable ({error})") from None
+    if num_bytes != expected.num_bytes:
+        more = "more than that" if num_bytes > expected.num_bytes else str(num_bytes)
+        raise DataError(f"{path} is damaged (unpacked it must have {expected.num_bytes} bytes and has {more})")
+    if digest.hexdigest() != expected.sha256:
+        raise DataError(
+            f"{path} is damaged (the sha256 of its unpacked contents is {digest.hexdigest()}, "
+            f"expected {expected.sha256})"
+        )
+
+
+def _verify_fetched(path: Path, expected: Expected) -> None:
+    """As `_verify_file`, naming the file alone: its temporary folder will be gone when the message is read.
+
+    Raises:
+        DataError: missing or damaged.
+    """
+    try:
+        _verify_file(path, expected)
+    except DataError as error:
+        raise DataError(str(error).replace(str(path), path.name)) from None
+
+
+def _fetch(
+    temporary: Path, cache: Path, files: Mapping[str, Expected], mirrors: Sequence[str] | None, tried: list[str]
+) -> bool:
+    """Fetch the files into `temporary`, verify them there, move them to the cache; on failure add why to `tried`.
+
+    Raises:
+        OSError: the cache cannot be written.
+    """
+    try:
+        _place(_fetch_package(temporary / "package", files), cache, files)
+        return True
+    except DataError as error:
+        tried.append(f"Debian's package {PACKAGE}: {error}")
+    try:
+        addresses = _torchvision_mirrors() if mirrors is None else mirrors
+    except DataError as error:
+        tried.append(f"torchvision's mirrors: {error}")
+        addresses = ()
+    for number, mirror in enumerate(addresses):
+        try:
+            _place(_fetch_mirror(mirror, temporary / f"mirror{number}", files), cache, files)
+            return True
+        except DataError as error:
+            tried.append(f"mirror {mirror}: {error}")
+    return False
+
+
+def _place(folder: Path, cache: Path, files: Mapping[str, Expected]) -> None:
+    """Move verified files into the cache, each by one rename: a reader sees a whole file or none.
+
+    A set placed in part is no danger: every use of the cache verifies all four.
+    """
+    for name in files:
+        (folder / name).chmod(0o644)
+        os.replace(folder / name, cache / name)
+    _say(f"placed in {cache}")
+
+
+def _fetch_package(temporary: Path, files: Mapping[str, Expected]) -> Path:
+    """Download Debian's package with apt-get, unpack it and verify it; none of that needs root.
+
+    Raises:
+        DataError: no apt-get here, no package, no network, or files that are not the expected ones.
+    """
+    for tool in ("apt-get", "dpkg-deb"):
+        if shutil.which(tool) is None:
+            raise DataError(f"{tool} is not on this machine")
+    temporary.mkdir()
+    _say(f"fetching Debian's package {PACKAGE} (30 MB)")
+    _download_package(temporary)
+    packages = sorted(temporary.glob("*.deb"))
+    if not packages:
+        raise DataError("apt-get download left no .deb file")
+    failure = _command(["dpkg-deb", "-x", packages[0].name, "root"], temporary)
+    if failure is not None:
+        raise DataError(failure)
+    folder = temporary / "root" / PACKAGE_FOLDER.relative_to("/")
+    for name, expected in files.items():
+        _verify_fetched(folder / name, expected)
+    return folder
+
+
+def _download_package(folder: Path) -> None:
+    """Download the package into `folder`, with package lists of our own where the machine's do not do.
+
+    Raises:
+        DataError: apt-get failed, in its own words.
+    """
+    options = [f"-oAcquire::http::Timeout={NETWORK_TIMEOUT:.0f}", "-oAcquire::Retries=1"]
+    if _command(["apt-get", *options, "download", PACKAGE], folder) is None:
+        return
+    # The machine's lists are absent or old, and only root may renew them.
+    _say("renewing package lists, in a private folder")
+    options += _private_lists(folder)
+    update = _command(["apt-get", *options, "update"], folder)
+    failure = _command(["apt-get", *options, "download", PACKAGE], folder)
+    # An update may end in an error (a hook that needs root) and still have renewed the lists: the download decides.
+    if failure is not None:
+        raise DataError(failure if update is None else f"{failure}; {update}")
+
+
+def _private_lists(temporary: Path) -> list[str]:
+    """apt-get options that keep its lists in `temporary`, where no root is needed."""
+    for folder in ("state/lists/partial", "cache/archives/partial"):
+        (temporary / folder).mkdir(parents=True)
+    return [
+        f"-oDir::State={temporary / 'state'}",
+        "-oDir::State::status=/var/lib/dpkg/status",
+        f"-oDir::Cache={temporary / 'cache'}",
+    ]
+
+
+def _command(command: Sequence[str], folder: Path) -> str | None:
+    """Run a command in `folder`, silently; None on success, else why it failed, in its own last words."""
+    name = f"{command[0]} {next(word for word in command[1:] if not word.startswith('-o'))}"
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env={**os.environ, "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=APT_TIMEOUT,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{name} failed ({error})"
+    if done.returncode == 0:
+        return None
+    words = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+    return f"{name} failed ({words[-1]})"
+
+
+def _torchvision_mirrors() -> Sequence[str]:
+    """torchvision's addresses of the files; imported here because it loads torch.
+
+    Raises:
+        DataError: no torchvision, or one without such a list.
+    """
+    try:
+        from torchvision.datasets import FashionMNIST
+
+        return [str(mirror) for mirror in FashionMNIST.mirrors]
+    except (ImportError, AttributeError) as error:
+        raise DataError(f"this torchvision gives none ({error})") from None
+
+
+def _fetch_mirror(mirror: str, folder: Path, files: Mapping[str, Expected]) -> Path:
+    """Download and verify the files from one mirror.
+
+    Raises:
+        DataError: no answer, or a file that is not the expected one.
+    """
+    folder.mkdir()
+    _say(f"fetching from the mirror {mirror} (30 MB)")
+    for name, expected in files.items():
+        try:
+            _download(f"{mirror.rstrip('/')}/{name}", folder / name, expected.num_bytes + CHUNK)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise DataError(f"{name}: {error}") from None
+        _verify_fetched(folder / name, expected)
+    return folder
+
+
+def _download(address: str, path: Path, limit: int) -> None:
+    """Save what is at `address`, at most `limit` bytes (a .gz is never much longer than its contents).
+
+    Raises:
+        OSError, http.client.HTTPException: the server or the network failed.
+        ValueError: not an address, or longer than `limit`.
+    """
+    with urllib.request.urlopen(address, timeout=NETWORK_TIMEOUT) as answer, path.open("wb") as file:
+        num_bytes = 0
+        while chunk := answer.read(CHUNK):
+            num_bytes += len(chunk)
+            if num_bytes > limit:
+                raise ValueError(f"longer than {limit} bytes")
+            file.write(chunk)
+
+
+def _nowhere(tried: Sequence[str], cache: Path, files: Mapping[str, Expected]) -> str:
+    """The message when every place failed."""
+    places = "".join(f"\n  - {reason}" for reason in tried)
+    return (
+        f"the Fashion-MNIST files are nowhere to be found; tried:{places}\n"
+        f"install the package {PACKAGE} (Debian, Ubuntu), or put {', '.join(files)} in {cache}, "
+        "or name the folder that holds them with DATA=FOLDER"
+    )
+
+
+def _say(line: str) -> None:
+    """One line of progress, on stderr so that stdout stays for results."""
+    print(f"fashion-mnist: {line}", file=sys.stderr, flush=True)

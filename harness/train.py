@@ -1,0 +1,260 @@
+"""The training loop: the same for threads, processes and Slurm tasks."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from algorithms import Collectives, DistributedOptimizer, Purpose
+from harness import checkpoint, store
+from harness.build import build_optimizer, num_steps_of
+from harness.clock import Clock
+from harness.evaluate import Score, evaluate
+from harness.order import worker_batches
+from harness.recorder import Recorder
+from harness.schedule import learning_rate_factor
+from harness.spec import RunConfig
+from harness.store import Event, Heartbeat, Result, TrafficEntry
+from harness.tasks.task import Samples, find_task, split_sizes
+
+CHECK_EVERY = 25
+"""Steps between two looks at the loss: for divergence, heartbeat and checkpoint."""
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Where and how often checkpoints are written; the folder belongs to the run."""
+
+    folder: Path
+    every_seconds: float
+
+
+def train(
+    config: RunConfig,
+    model: nn.Module,
+    samples: Samples,
+    collectives: Collectives,
+    recorder: Recorder | None,
+    checkpoints: Checkpoints,
+) -> None:
+    """Train one worker's replica from the newest checkpoint, or from the start, to a recorded result.
+
+    Raises:
+        RuntimeError: the bits sent are not those of the method's closed form.
+    """
+    run = _Run(config, model, samples, collectives, recorder, checkpoints)
+    batches = samples.training_batches(
+        worker_batches(
+            config.seed,
+            run.num_train,
+            collectives.rank,
+            config.num_workers,
+            config.batch_size,
+            range(run.step, run.num_steps),
+        ),
+        config.seed,
+        collectives.rank,
+        run.step,
+    )
+    model.train()
+    while run.step < run.num_steps and run.diverged_at is None:
+        run.clock.switch("data")
+        inputs, labels = next(batches)
+        run.clock.switch("compute")
+        run.set_learning_rate()
+        run.optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(inputs), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        run.optimizer.step()
+        run.losses += loss.detach()
+        run.step += 1
+        if run.step % CHECK_EVERY == 0 or run.step in run.evaluation_steps:
+            run.check()
+        if run.step in run.evaluation_steps and run.diverged_at is None:
+            run.score()
+    run.finish()
+
+
+class _Run:
+    """The state of one worker's training, and what happens between steps."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: nn.Module,
+        samples: Samples,
+        collectives: Collectives,
+        recorder: Recorder | None,
+        checkpoints: Checkpoints,
+    ) -> None:
+        self.config, self.model, self.samples = config, model, samples
+        self.collectives, self.recorder, self.checkpoints = collectives, recorder, checkpoints
+        self.num_train, self.num_evaluation = split_sizes(find_task(config.task.name), config.task)
+        self.per_epoch, self.num_steps = num_steps_of(config)
+        self.evaluation_steps = evaluation_steps(config, self.per_epoch)
+        self.optimizer: DistributedOptimizer = build_optimizer(config, model, collectives, self.num_steps)
+        self.step = 0
+        self.losses = torch.zeros((), dtype=torch.float64, device=self.optimizer.flat.parameters.device)
+        """Sum of this worker's losses since the last evaluation."""
+        self.train_loss: float | None = None
+        self.last_score: Score | None = None
+        self.diverged_at: int | None = None
+        self.clock = Clock(collectives)
+        self._resume()
+        self.first_step = self.step
+        self.started = self.saved = time.monotonic()
+
+    def _resume(self) -> None:
+        loaded = checkpoint.load(self.checkpoints.folder, self.collectives)
+        if loaded is not None:
+            self.step, state = loaded
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.losses.copy_(state["losses"])
+            self.collectives.traffic.load_state_dict(state["traffic"])
+            self.clock = Clock(self.collectives, state["clock_seconds"])
+        if self.recorder is not None:
+            self.recorder.begin(self.step)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "losses": self.losses,
+            "traffic": self.collectives.traffic.state_dict(),
+            "clock_seconds": self.clock.seconds,
+        }
+
+    def set_learning_rate(self) -> None:
+        factor = learning_rate_factor(self.config.schedule, self.step, self.per_epoch, self.config.num_epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * factor
+
+    def check(self) -> None:
+        """Look at the mean loss over workers: all of them find divergence, and save, at the same step."""
+        since = time.monotonic() - self.saved
+        wants_checkpoint = self.recorder is not None and since >= self.checkpoints.every_seconds
+        totals = torch.stack([self.losses.cpu(), torch.tensor(float(wants_checkpoint), dtype=torch.float64)])
+        self.collectives.all_reduce_sum_(totals, Purpose.EVALUATION)
+        before = max((step for step in self.evaluation_steps if step < self.step), default=0)
+        self.train_loss = totals[0].item() / self.collectives.world_size / (self.step - before)
+        if not torch.isfinite(totals[0]):
+            self.diverged_at = self.step
+        elif totals[1] > 0 and self.step < self.num_steps:
+            self._save()
+        if self.recorder is not None and (self.recorder.heartbeat_is_due() or self.step == self.num_steps):
+            self._beat(self.recorder)
+
+    def _save(self) -> None:
+        self.clock.switch("checkpoint")
+        checkpoint.save(self.checkpoints.folder, self.step, self._state(), self.collectives)
+        self.clock.switch("compute")
+        self.saved = time.monotonic()
+
+    def score(self) -> None:
+        """Score the workers' average and record it."""
+        self.clock.switch("evaluate")
+        score = evaluate(self.config, self.model, self.optimizer, self.samples, self.num_evaluation, self.num_train)
+        self.clock.switch("compute")
+        self.losses.zero_()
+        if score.loss != score.loss:
+            self.diverged_at = self.step
+            return
+        self.last_score = score
+        if self.recorder is not None:
+            self.recorder.event(self._event(score))
+
+    def _event(self, score: Score) -> Event:
+        assert self.train_loss is not None
+        return Event(
+            step=self.step,
+            epoch=self.step / self.per_epoch,
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+            train_loss=self.train_loss,
+            test_loss=score.loss,
+            test_correct=score.correct,
+            test_count=score.count,
+            test_accuracy=score.accuracy,
+            bits_sent=self.collectives.traffic.training_bits,
+            error_norm=score.error_norm,
+            worker_distance=score.worker_distance,
+            wall_seconds=self.clock.wall_seconds,
+        )
+
+    def _beat(self, recorder: Recorder) -> None:
+        seconds = time.monotonic() - self.started
+        rate = (self.step - self.first_step) / seconds
+        recorder.heartbeat(
+            Heartbeat(
+                attempt=recorder.attempt,
+                time=time.time(),
+                step=self.step,
+                num_steps=self.num_steps,
+                epoch=self.step / self.per_epoch,
+                loss=self.train_loss,
+                accuracy=self.last_score.accuracy if self.last_score else None,
+                images_per_second=rate * self.config.batch_size * self.config.num_workers,
+                megabytes_sent=self.collectives.traffic.training_bits / 8e6,
+                seconds_left=(self.num_steps - self.step) / rate if rate else None,
+            )
+        )
+
+    def finish(self) -> None:
+        """Check the bits of every worker against the closed form, and record the result."""
+        expected = self.optimizer.expected_traffic(self.step)
+        if expected.training() != self.collectives.traffic.training():
+            raise RuntimeError(
+                f"worker {self.collectives.rank} sent {self.collectives.traffic.training()} where the closed form of "
+                f"{self.config.algorithm} says {expected.training()}"
+            )
+        with self.optimizer.consensus():
+            digest = parameters_sha256(self.optimizer.flat.parameters)
+        self.clock.switch("compute")
+        if self.recorder is not None:
+            self.recorder.finish(self._result(self.recorder, digest))
+
+    def _result(self, recorder: Recorder, digest: str) -> Result:
+        score = self.last_score if self.diverged_at is None else None
+        traffic = self.collectives.traffic
+        expected = self.optimizer.expected_traffic(self.step)
+        numel = self.optimizer.flat.layout.numel
+        return Result(
+            version=store.VERSION,
+            run_id=recorder.run_id,
+            attempt=recorder.attempt,
+            status="done" if score else "diverged",
+            diverged_at_step=self.diverged_at,
+            num_steps=self.step,
+            num_parameters=numel,
+            world_size=self.collectives.world_size,
+            train_loss=self.train_loss if score else None,
+            test_loss=score.loss if score else None,
+            test_correct=score.correct if score else None,
+            test_count=score.count if score else None,
+            test_accuracy=score.accuracy if score else None,
+            traffic={k.value: TrafficEntry(bits=v.bits, collectives=v.collectives) for k, v in traffic.entries.items()},
+            expected_traffic={
+                k: TrafficEntry(bits=v.bits, collectives=v.collectives) for k, v in expected.training().items()
+            },
+            overall_ratio=32 * numel * self.step / traffic.training_bits if traffic.training_bits else None,
+            clock_seconds=self.clock.seconds,
+            wall_seconds=self.clock.wall_seconds,
+            parameters_sha256=digest,
+        )
+
+
+def evaluation_steps(config: RunConfig, per_epoch: int) -> set[int]:
+    """The steps, counted from 1, after which the average is scored; the last one is always among them."""
+    scores = config.evaluation.per_epoch * config.num_epochs
+    return {round(number * per_epoch / config.evaluation.per_epoch) for number in range(1, scores + 1)} - {0}
+
+
+def parameters_sha256(parameters: Tensor) -> str:
+    """Digest of the parameters' bytes: two runs with the same digest ended the same, to the bit."""
+    return hashlib.sha256(parameters.detach().cpu().numpy().tobytes()).hexdigest()
