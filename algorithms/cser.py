@@ -1,7 +1,7 @@
 """CSER: partial synchronisation of every update, and of the accumulated error every H steps.
 
-Source: Xie et al., "CSER: Communication-efficient SGD with Error Reset", NeurIPS 2020, algorithm 2; compressors C1 (error)
-and C2 (gradient).
+Source: Xie et al., "CSER: Communication-efficient SGD with Error Reset", NeurIPS 2020, algorithm 2; compressors C1
+(error) and C2 (gradient).
 
     p'_i, r_i = PSync(p_i, C2);   x_i <- x_i - p'_i;   e_i <- e_i - r_i
     every H steps:

@@ -5,7 +5,7 @@ Source: the MXNet code in the repository xcgoner/NeurIPS2020_CSER (October 2020)
     x_i <- x_i - p_i                                       a local step
     every step but each H-th:  x_i <- mean(x) on C2's blocks   (average_parameters; as written: of p_i alone)
     every H-th step:           x_i <- mean(x) on C1's blocks   (skip_gradient_at_reset; as written: C2's stage first)
-    p_i = eta (beta m_i + g_i), m_i <- beta m_i + g_i + lambda x_i    (decay_in_momentum_only; as written: g_i + lambda x_i
+    m_i <- beta m_i + g_i + lambda x_i; p_i = eta (beta m_i + g_i)   (decay_in_momentum_only; as written: g_i + lambda x_i
                                                                     in both places)
 
 The first also erases older differences in C2's blocks. The blocks of the release are per tensor: give it

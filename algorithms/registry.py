@@ -1,4 +1,4 @@
-"""Finds the algorithms: every module of this package that defines a `DistributedOptimizer` with a name. Nothing lists them."""
+"""Finds the algorithms: every module of this package that defines a `DistributedOptimizer`. Nothing lists them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,6 @@ def compressors() -> dict[str, type[Compressor]]:
     return dict(sorted((kind.kind, kind) for kind in kinds))
 
 
-@cache
 def settings(algorithm: type[DistributedOptimizer]) -> dict[str, tuple[Any, bool]]:
     """The method's own settings, by name: the type it declares, and whether it must be given."""
     signature = inspect.signature(algorithm.__init__)

@@ -95,7 +95,7 @@ def _load_generation(path: Path, collectives: Collectives) -> dict[str, Any] | N
         )
     if world_size != collectives.world_size:
         raise CheckpointError(
-            f"{path} was written by {world_size} workers and cannot be continued by {collectives.world_size}, since error, "
+            f"{path} was written by {world_size} workers and cannot be continued by {collectives.world_size}: error, "
             "momentum and order belong to a worker; use as many workers, or delete the folder to start anew"
         )
     if hashlib.sha256(content).hexdigest() != digests[collectives.rank]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -99,21 +99,21 @@ def _batch_norm(
     if not statistics:
         yield
         return
-    kept = [buffer.clone() for buffer in layers_buffers(layers)]
+    kept = [buffer.clone() for buffer in _buffers(layers)]
     if config.evaluation.batch_norm == "recalibrate":
         _recalibrate(config, model, layers, samples, collectives, num_train)
     flat = torch.cat([buffer.view(-1) for buffer in statistics])
     collectives.all_reduce_mean_(flat, Purpose.EVALUATION)
-    for buffer, mean in zip(statistics, flat.split([buffer.numel() for buffer in statistics]), strict=True):
+    for buffer, mean in zip(statistics, torch.split(flat, [buffer.numel() for buffer in statistics]), strict=True):
         buffer.copy_(mean.view_as(buffer))
     try:
         yield
     finally:
-        for buffer, value in zip(layers_buffers(layers), kept, strict=True):
+        for buffer, value in zip(_buffers(layers), kept, strict=True):
             buffer.copy_(value)
 
 
-def layers_buffers(layers: list[nn.Module]) -> list[Tensor]:
+def _buffers(layers: Sequence[nn.Module]) -> list[Tensor]:
     """All buffers of these layers, the counters of batches included."""
     return [buffer for layer in layers for buffer in layer.buffers()]
 

@@ -1,4 +1,4 @@
-"""Which samples each worker sees at which step: a stateless function of the seed, so a resumed run needs no position."""
+"""Which samples each worker sees at which step: a stateless function of the seed, so resuming needs no position."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def new_attempt(launch: str, backend: str, device: torch.device) -> Attempt:
         cpu=_cpu_name(),
         num_cpus=len(os.sched_getaffinity(0)),
         accelerator=torch.cuda.get_device_name(device) if cuda else None,
-        nccl=".".join(map(str, torch.cuda.nccl.version())) if backend == "nccl" else None,
+        nccl=_nccl_version() if backend == "nccl" else None,
         slurm={key: os.environ[key] for key in sorted(os.environ) if key.startswith("SLURM_JOB")} or None,
     )
 
@@ -50,6 +50,11 @@ def command_line() -> str:
     program = Path(sys.argv[0])
     words = ["python", "-m", "harness"] if program.name in ("__main__.py", "cser-harness") else [program.name]
     return shlex.join([*words, *sys.argv[1:]])
+
+
+def _nccl_version() -> str:
+    version: tuple[int, ...] = torch.cuda.nccl.version()  # type: ignore[no-untyped-call]
+    return ".".join(map(str, version))
 
 
 @cache

@@ -63,7 +63,7 @@ class EvaluationSpec(Strict):
 
 
 class RunConfig(Strict):
-    """The scientific fields of one run and nothing else: its id is their hash, so a default added later changes none."""
+    """The scientific fields of one run and nothing else; its id is their hash."""
 
     task: TaskSpec
     model: ModelSpec
@@ -112,7 +112,7 @@ class StatisticsSpec(Strict):
 
 
 class TuningSpec(Strict):
-    """A tuning experiment of its own: every row at every learning rate of `grid`, scored on held-out training samples."""
+    """Its own experiment: every row at every learning rate of `grid`, scored on held-out training samples."""
 
     grid: Annotated[list[Positive], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)]

@@ -72,7 +72,7 @@ class FlatBuffers:
             self._attach()
 
     def collect_gradients(self) -> None:
-        """Make sure that the flat vector holds the gradients, also where someone replaced `p.grad` or set it to None."""
+        """Make the flat vector hold the gradients, also where someone replaced `p.grad` or set it to None."""
         if self._attached():
             return
         for parameter, view in zip(self._tensors, self._gradient_views, strict=True):

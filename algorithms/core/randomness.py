@@ -39,7 +39,7 @@ class Draw:
         return sorted(order[:count].tolist())
 
     def choose_many(self, population: int, count: int) -> torch.Tensor:
-        """As `choose`, for large numbers: int64 tensor of shape (count,), ascending; costs O(count) for small shares."""
+        """As `choose`, for large numbers: int64 of shape (count,), ascending; costs O(count) for small shares."""
         generator = numpy.random.Generator(numpy.random.Philox(key=self.key()))
         chosen = generator.choice(population, count, replace=False, shuffle=False)
         return torch.from_numpy(numpy.sort(chosen))

@@ -1,4 +1,4 @@
-"""Fashion-MNIST at full size: 60,000 and 10,000 grey images of 28 x 28 in ten classes (Xiao et al., arXiv 1708.07747)."""
+"""Fashion-MNIST at full size: 60,000 + 10,000 grey images of 28 x 28, ten classes (Xiao et al., arXiv 1708.07747)."""
 
 from __future__ import annotations
 

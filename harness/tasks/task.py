@@ -62,7 +62,7 @@ class TensorSamples:
             yield self.train_inputs[index], self.train_labels[index]
 
     def evaluation_batches(self, indices: Tensor) -> Iterator[Batch]:
-        for index in indices.split(1000):
+        for index in torch.split(indices, 1000):
             yield self.evaluation_inputs[index], self.evaluation_labels[index]
 
 
