@@ -2,11 +2,11 @@
 
 Source: the MXNet code in the repository xcgoner/NeurIPS2020_CSER (October 2020), as against algorithm 2 of the paper:
 
-    x_i <- x_i - p_i                                       a local step
-    every step but each H-th:  x_i <- mean(x) on C2's blocks   (average_parameters; as written: of p_i alone)
-    every H-th step:           x_i <- mean(x) on C1's blocks   (skip_gradient_at_reset; as written: C2's stage first)
-    m_i <- beta m_i + g_i + lambda x_i; p_i = eta (beta m_i + g_i)   (decay_in_momentum_only; as written: g_i + lambda x_i
-                                                                    in both places)
+    x_i <- x_i - p_i                                        a local step
+    every step but each H-th:  x_i <- mean(x) on C2's blocks    average_parameters; as written: of p_i alone
+    every H-th step:           x_i <- mean(x) on C1's blocks    skip_gradient_at_reset; as written: after C2's stage
+    m_i <- beta m_i + g_i + lambda x_i,                         decay_in_momentum_only; as written lambda x_i is part
+    p_i = eta (beta m_i + g_i)                                  of g_i, so in both places
 
 The first also erases older differences in C2's blocks. The blocks of the release are per tensor: give it
 `PerTensorBlockSparsifier`s. With all three switches off this is `cser` to the bit.

@@ -88,9 +88,10 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from harness.attempt import num_cores
-    from harness.launch import Options, launch
+    from harness.launch import Options, launch, missing_runs, write_experiment
     from harness.plan import make_plan
     from harness.progress import make_display
+    from harness.tasks.task import find_task
 
     plan = make_plan(load_spec(find_spec(options.experiment)), options.results, options.tuning)
     launch_options = Options(
@@ -106,19 +107,16 @@ def _run(options: argparse.Namespace) -> int:
         from harness.torchrun import run_under_torchrun
 
         return FAILURE if run_under_torchrun(plan, launch_options) else 0
-    _fetch_data_once(plan.runs[0].config.task.name, options.data)
+    if not missing_runs(plan, write_experiment(plan, options.results)):
+        print(f"all {len({run.run_id for run in plan.runs})} runs of {plan.experiment.name} are done")
+        return 0
+    # Before the first run, so that runs side by side do not each fetch it.
+    find_task(plan.runs[0].config.task.name).prepare(options.data)
     with make_display() as display:
         failures = launch(plan, launch_options, display)
     if failures:
         return _complain(f"{failures} runs failed; `harness status {options.experiment}` says why", FAILURE)
     return 0
-
-
-def _fetch_data_once(task: str, data: Path | None) -> None:
-    """Before the first run, so that runs side by side do not each fetch it."""
-    from harness.tasks.task import find_task
-
-    find_task(task).prepare(data)
 
 
 def _status(options: argparse.Namespace) -> int:

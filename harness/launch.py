@@ -26,6 +26,8 @@ from harness.store import Failure, RecordError, Result
 
 Workers = Literal["threads", "processes"]
 POLL_SECONDS = 0.1
+HOPELESS = ("disk:", "data:")
+"""Failures that every other run would meet too: nothing more is started."""
 GRACE_SECONDS = 15.0
 """How long the other ranks of a run may go on after one has failed, to say what they know."""
 
@@ -46,9 +48,11 @@ class Options:
 class Display(Protocol):
     """Shows how a launch gets on."""
 
-    def update(self, done: int, total: int, active: list[Path]) -> None: ...
+    def update(self, done: int, total: int, active: dict[str, Path]) -> None:
+        """`active`: the folders of the runs that are on, by their names for people."""
 
-    def ended(self, run: PlannedRun, folder: Path, failure: str | None) -> None: ...
+    def ended(self, name: str, failure: str | None) -> None:
+        """A run has ended; `failure` says why it has no result, None if it has one."""
 
 
 @dataclass
@@ -58,6 +62,11 @@ class _Active:
     attempt: str
     processes: list[BaseProcess]
     failed_at: float | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.run.row} seed {self.run.seed}"
+
     scratch: tempfile.TemporaryDirectory[str] | None = field(default=None)
 
 
@@ -103,22 +112,24 @@ def launch(plan: Plan, options: Options, display: Display) -> int:
     total = len({run.run_id for run in plan.runs})
     context = _context()
     active: list[_Active] = []
-    failures = 0
+    failures, done = 0, total - len(pending)
     try:
         while pending or active:
             while pending and len(active) < options.jobs:
                 active.append(_start(pending.pop(0), plan.experiment.name, folder, options, context))
-            display.update(total - len(pending) - len(active), total, [each.folder for each in active])
+            display.update(done, total, {each.name: each.folder for each in active})
             time.sleep(POLL_SECONDS)
             for each in [each for each in active if _has_ended(each)]:
                 active.remove(each)
                 failure = _close(each)
-                failures += failure is not None
-                display.ended(each.run, each.folder, failure)
+                done, failures = done + (failure is None), failures + (failure is not None)
+                display.ended(each.name, failure)
+                if failure is not None and failure.startswith(HOPELESS):
+                    pending.clear()
     finally:
         for each in active:
             _kill(each)
-    display.update(total - failures, total, [])
+    display.update(done, total, {})
     return failures
 
 
@@ -224,10 +235,10 @@ def _close(active: _Active) -> str | None:
     return f"{kind}: {message} ({path})"
 
 
-def active_heartbeats(folders: list[Path]) -> Iterator[tuple[Path, store.Heartbeat]]:
-    """The newest heartbeat of each run that has one."""
-    for folder in folders:
+def active_heartbeats(active: dict[str, Path]) -> Iterator[tuple[str, store.Heartbeat]]:
+    """The newest heartbeat of each run that has one, with the run's name."""
+    for name, folder in active.items():
         with contextlib.suppress(RecordError):
             heartbeat = store.read_optional(folder / "heartbeat.json", store.Heartbeat)
             if heartbeat is not None:
-                yield folder, heartbeat
+                yield name, heartbeat

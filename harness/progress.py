@@ -12,7 +12,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from harness.launch import active_heartbeats
-from harness.plan import PlannedRun
 from harness.store import Heartbeat
 
 PLAIN_LINE_SECONDS = 10.0
@@ -62,21 +61,22 @@ class PlainDisplay:
         self._said = 0.0
         self._done = self._total = 0
 
-    def update(self, done: int, total: int, active: list[Path]) -> None:
+    def update(self, done: int, total: int, active: dict[str, Path]) -> None:
         self._done, self._total = done, total
         left = self._estimate.seconds_left(done, total)
         if time.monotonic() - self._said < PLAIN_LINE_SECONDS or not active:
             return
         self._said = time.monotonic()
         parts = [f"{done} of {total} runs done, {_left(left)} left"]
-        for folder, beat in active_heartbeats(active):
-            cells = ", ".join(f"{name} {cell}" for name, cell in zip(COLUMNS, _cells(beat), strict=True))
-            parts.append(f"{folder.name}: {cells}")
+        for name, beat in active_heartbeats(active):
+            cells = ", ".join(f"{column} {cell}" for column, cell in zip(COLUMNS, _cells(beat), strict=True))
+            parts.append(f"{name}: {cells}")
         print("; ".join(parts), flush=True)
 
-    def ended(self, run: PlannedRun, folder: Path, failure: str | None) -> None:
+    def ended(self, name: str, failure: str | None) -> None:
         verdict = "done" if failure is None else f"FAILED, {failure}"
-        print(f"[{self._done + (failure is None)}/{self._total}] {run.row} seed {run.seed}: {verdict}", flush=True)
+        self._done += failure is None
+        print(f"[{self._done}/{self._total}] {name}: {verdict}", flush=True)
 
     def __enter__(self) -> PlainDisplay:
         return self
@@ -94,20 +94,19 @@ class LiveDisplay:
         )
         self._task = self._bar.add_task("runs", total=None, left="")
         self._estimate = Estimate()
-        self._names: dict[str, str] = {}
         self._live = Live(console=console, refresh_per_second=4, transient=False)
 
-    def update(self, done: int, total: int, active: list[Path]) -> None:
+    def update(self, done: int, total: int, active: dict[str, Path]) -> None:
         left = self._estimate.seconds_left(done, total)
         self._bar.update(self._task, completed=done, total=total, left=f"{_left(left)} left" if left else "")
         table = Table("run", *COLUMNS, box=None, padding=(0, 2, 0, 0))
-        for folder, beat in active_heartbeats(active):
-            table.add_row(folder.name, *_cells(beat))
+        for name, beat in active_heartbeats(active):
+            table.add_row(name, *_cells(beat))
         self._live.update(Group(self._bar, table))
 
-    def ended(self, run: PlannedRun, folder: Path, failure: str | None) -> None:
+    def ended(self, name: str, failure: str | None) -> None:
         if failure is not None:
-            self._live.console.print(f"[red]{run.row} seed {run.seed} FAILED[/red], {failure}")
+            self._live.console.print(f"[red]{name} FAILED[/red], {failure}")
 
     def __enter__(self) -> LiveDisplay:
         self._live.__enter__()

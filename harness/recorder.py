@@ -27,11 +27,12 @@ class Recorder:
         self._beaten = 0.0
 
     def begin(self, resumed_from_step: int) -> None:
-        """Add the attempt to run.json, after those of before."""
+        """Add the attempt to run.json, after those of before, and forget evaluations that it will do again."""
         path = self.folder / "run.json"
         before = store.read_record(path, RunFile).attempts if path.exists() else []
         attempt = self._attempt.model_copy(update={"resumed_from_step": resumed_from_step})
         store.write_record(path, self._run.model_copy(update={"attempts": [*before, attempt]}))
+        store.truncate_events(self.folder / "events.jsonl", resumed_from_step)
 
     def event(self, event: Event) -> None:
         store.append_event(self.folder / "events.jsonl", event)

@@ -324,9 +324,23 @@ def write_record(path: Path, record: Record, durable: bool = True) -> None:
     write_text_atomically(path, text + "\n", durable)
 
 
+def truncate_events(path: Path, last_step: int) -> None:
+    """Keep the events up to `last_step`: a resumed run repeats the rest.
+
+    Raises:
+        RecordError: a damaged line that is not the last.
+    """
+    if path.exists():
+        kept = [event for event in read_events(path) if event.step <= last_step]
+        write_text_atomically(path, "".join(map(_event_line, kept)))
+
+
+def _event_line(event: Event) -> str:
+    return json.dumps(event.model_dump(mode="json"), allow_nan=True) + "\n"
+
+
 def append_event(path: Path, event: Event) -> None:
     """Add one line to events.jsonl; a torn line that a killed attempt left is closed first."""
-    line = json.dumps(event.model_dump(mode="json"), allow_nan=True) + "\n"
     with open(path, "ab+") as file:
         if file.tell() > 0:
             file.seek(-1, os.SEEK_END)
@@ -334,6 +348,6 @@ def append_event(path: Path, event: Event) -> None:
                 file.seek(0)
                 whole = file.read().rpartition(b"\n")[0]
                 file.truncate(len(whole) + 1 if whole else 0)
-        file.write(line.encode())
+        file.write(_event_line(event).encode())
         file.flush()
         os.fsync(file.fileno())

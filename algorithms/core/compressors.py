@@ -154,8 +154,8 @@ class BlockSparsifier(SharedSupport):
 class PerTensorBlockSparsifier(SharedSupport):
     """The block sparsifier of the authors' released code: each tensor keeps a block of its rows, or nothing.
 
-    Along axis 0 the block has k = max(1, round(size / row_ratio)) rows and starts at a multiple of k, so the last may be
-    shorter; tensors of two or more axes are cut likewise along axis 1 by `column_ratio`; a coin with probability
+    Along axis 0 the block has k = max(1, round(size / row_ratio)) rows and starts at a multiple of k, so the last may
+    be shorter; tensors of two or more axes are cut likewise along axis 1 by `column_ratio`; a coin with probability
     1 / tensor_ratio decides for each tensor whether it takes part, so a draw may send nothing and payloads differ.
     """
 
