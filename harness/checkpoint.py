@@ -37,11 +37,11 @@ def save(folder: Path, step: int, state: dict[str, Any], collectives: Collective
         file.flush()
         os.fsync(file.fileno())
     digest = torch.frombuffer(bytearray(hashlib.sha256(content).digest()), dtype=torch.uint8)
-    digests = collectives.all_gather(digest, Purpose.EVALUATION)
+    digests = collectives.all_gather(digest, Purpose.CONTROL)
     if collectives.rank == 0:
         _publish(folder, temporary, name, step, [bytes(row.tolist()).hex() for row in digests])
     # No rank may go on, and perhaps die or save again, before the pointer is moved.
-    collectives.all_gather(digest, Purpose.EVALUATION)
+    collectives.all_gather(digest, Purpose.CONTROL)
 
 
 def _publish(folder: Path, temporary: Path, name: str, step: int, digests: list[str]) -> None:
@@ -66,7 +66,7 @@ def load(folder: Path, collectives: Collectives) -> tuple[int, dict[str, Any]] |
     for name in _agreed([path.name for path in generations], collectives):
         state = _load_generation(folder / name, collectives)
         intact = torch.tensor(float(state is not None), dtype=torch.float64)
-        collectives.all_reduce_sum_(intact, Purpose.EVALUATION)
+        collectives.all_reduce_sum_(intact, Purpose.CONTROL)
         if intact.item() == collectives.world_size and state is not None:
             return int(name.removeprefix("step-")), state
     return None
@@ -77,7 +77,7 @@ def _agreed(names: list[str], collectives: Collectives) -> list[str]:
     steps = torch.full((4,), -1, dtype=torch.int64)
     for place, name in enumerate(names[:4]):
         steps[place] = int(name.removeprefix("step-"))
-    collectives.broadcast_(steps, Purpose.EVALUATION)
+    collectives.broadcast_(steps, Purpose.CONTROL)
     return [f"step-{step:09d}" for step in steps.tolist() if step >= 0]
 
 

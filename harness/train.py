@@ -141,7 +141,7 @@ class _Run:
         since = time.monotonic() - self.saved
         wants_checkpoint = self.recorder is not None and since >= self.checkpoints.every_seconds
         totals = torch.stack([self.losses.cpu(), torch.tensor(float(wants_checkpoint), dtype=torch.float64)])
-        self.collectives.all_reduce_sum_(totals, Purpose.EVALUATION)
+        self.collectives.all_reduce_sum_(totals, Purpose.CONTROL)
         before = max((step for step in self.evaluation_steps if step < self.step), default=0)
         self.train_loss = totals[0].item() / self.collectives.world_size / (self.step - before)
         if not torch.isfinite(totals[0]):

@@ -72,7 +72,7 @@ class DistributedOptimizer(Optimizer):
         if any(group["momentum"] for group in self.param_groups):
             self.new_buffer("momentum")
         if collectives.world_size > 1:
-            collectives.broadcast_(self.flat.parameters, Purpose.SETUP)
+            collectives.broadcast_(self.flat.parameters, Purpose.CONTROL)
 
     @property
     def flat(self) -> FlatBuffers:

@@ -7,13 +7,17 @@ from enum import StrEnum
 
 
 class Purpose(StrEnum):
-    """Why something is sent. `SETUP` and `EVALUATION` are no part of an algorithm's cost."""
+    """Why something is sent.
+
+    `EVALUATION` (scores of the average) and `CONTROL` (equal initial parameters, agreement on what to do next, checkpoints)
+    are no part of an algorithm's cost; how much control there is depends on interruptions.
+    """
 
     GRADIENT = "gradient"
     ERROR = "error"
     MODEL = "model"
     EVALUATION = "evaluation"
-    SETUP = "setup"
+    CONTROL = "control"
 
 
 TRAINING = (Purpose.GRADIENT, Purpose.ERROR, Purpose.MODEL)
