@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
             _add_run_options(sub)
     bench = commands.add_parser("bench", help="measure ratios of speed and memory")
     bench.add_argument("--output", type=Path, default=Path("results/bench"))
+    bench.add_argument("--only", metavar="NAME", help="one of optimizer_step, memory, workers, report_time, run_shares")
     bench.set_defaults(command=_bench)
     return parser
 
@@ -87,7 +88,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from harness.attempt import num_cores
+    from harness.attempt import BusyError, num_cores
     from harness.launch import Options, launch, missing_runs, write_experiment
     from harness.plan import make_plan
     from harness.progress import make_display
@@ -106,7 +107,10 @@ def _run(options: argparse.Namespace) -> int:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         from harness.torchrun import run_under_torchrun
 
-        return FAILURE if run_under_torchrun(plan, launch_options) else 0
+        try:
+            return FAILURE if run_under_torchrun(plan, launch_options) else 0
+        except BusyError as error:
+            return _complain(error, FAILURE)
     if not missing_runs(plan, write_experiment(plan, options.results)):
         print(f"all {len({run.run_id for run in plan.runs})} runs of {plan.experiment.name} are done")
         return 0
@@ -152,7 +156,7 @@ def _report(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     from harness.bench import run_benchmarks
 
-    run_benchmarks(options.output)
+    run_benchmarks(options.output, options.only)
     return 0
 
 

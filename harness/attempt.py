@@ -92,7 +92,7 @@ def attempt_as_rank(job: Job, rank: int, init_method: str) -> bool:
     Raises:
         BusyError: another process is at this run.
     """
-    with _owned_by_rank_0(job.folder, rank), _recorded_failures(job) as outcome:
+    with owned_by_rank_0(job.folder, rank), _recorded_failures(job) as outcome:
         prepare_thread()
         dist.init_process_group(
             backend_for(job.device),
@@ -147,7 +147,8 @@ def owned(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _owned_by_rank_0(folder: Path, rank: int) -> Iterator[None]:
+def owned_by_rank_0(folder: Path, rank: int) -> Iterator[None]:
+    """As `owned`, where many processes work at a run together."""
     if rank:
         yield
         return
@@ -182,7 +183,7 @@ def failure_kind(error: BaseException) -> FailureKind:
 
 def _sentence(error: BaseException) -> str:
     advice = "; use a smaller batch or lower precision" if failure_kind(error) == "oom" else ""
-    return f"{error or type(error).__name__}{advice}"
+    return f"{str(error) or type(error).__name__}{advice}"
 
 
 def num_cores() -> int:

@@ -37,7 +37,7 @@ def build_model(spec: ModelSpec, task: Task, seed: int, device: torch.device) ->
         torch.manual_seed(derive_seed(seed, "init"))
         try:
             model: nn.Module = build(task.input_shape, task.num_classes, **spec.options)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise SpecError(f"model {spec.name}: {error}") from None
     return model.to(device)
 
@@ -99,7 +99,7 @@ def build_compressor(where: str, table: Any) -> Compressor:
         SpecError: unknown kind or key, or a value out of range.
     """
     known = compressors()
-    if not isinstance(table, dict) or table.get("kind") not in known:
+    if not isinstance(table, dict) or not isinstance(table.get("kind"), str) or table["kind"] not in known:
         raise SpecError(f"{where}: unknown compressor {table!r}; give a table whose kind is one of {', '.join(known)}")
     kind = known[table["kind"]]
     options = {key: value for key, value in table.items() if key != "kind"}

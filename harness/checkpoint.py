@@ -52,8 +52,14 @@ def _publish(folder: Path, temporary: Path, name: str, step: int, digests: list[
         shutil.rmtree(final)
     os.replace(temporary, final)
     write_text_atomically(folder / "latest", name + "\n")
-    for old in sorted(folder.glob("step-*"))[:-2]:
+    torn = folder.glob("step-*.tmp")
+    for old in [*_generations(folder)[2:], *torn]:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _generations(folder: Path) -> list[Path]:
+    """The whole generations, newest first."""
+    return sorted(folder.glob("step-*[0-9]"), reverse=True)
 
 
 def load(folder: Path, collectives: Collectives) -> tuple[int, dict[str, Any]] | None:
@@ -62,8 +68,7 @@ def load(folder: Path, collectives: Collectives) -> tuple[int, dict[str, Any]] |
     Raises:
         CheckpointError: the checkpoint is of another number of workers or another version.
     """
-    generations = sorted(folder.glob("step-*[0-9]"), reverse=True) if folder.is_dir() else []
-    for name in _agreed([path.name for path in generations], collectives):
+    for name in _agreed([path.name for path in _generations(folder)], collectives):
         state = _load_generation(folder / name, collectives)
         intact = torch.tensor(float(state is not None), dtype=torch.float64)
         collectives.all_reduce_sum_(intact, Purpose.CONTROL)
@@ -86,8 +91,9 @@ def _load_generation(path: Path, collectives: Collectives) -> dict[str, Any] | N
     try:
         manifest = json.loads((path / "manifest.json").read_text())
         version, world_size, digests = manifest["version"], manifest["world_size"], manifest["sha256"]
+        digest = digests[collectives.rank] if world_size == collectives.world_size else None
         content = (path / f"rank-{collectives.rank}.pt").read_bytes()
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, LookupError, TypeError):
         return None
     if version != VERSION:
         raise CheckpointError(
@@ -98,7 +104,7 @@ def _load_generation(path: Path, collectives: Collectives) -> dict[str, Any] | N
             f"{path} was written by {world_size} workers and cannot be continued by {collectives.world_size}: error, "
             "momentum and order belong to a worker; use as many workers, or delete the folder to start anew"
         )
-    if hashlib.sha256(content).hexdigest() != digests[collectives.rank]:
+    if hashlib.sha256(content).hexdigest() != digest:
         return None
     state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
     return state

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pandas
 
-from harness.store import read_run, run_folders
+from harness.store import read_experiment, read_run, run_folders
 
 
 def collect(folder: Path) -> Path:
     """Write <folder>/runs.csv and return its path.
 
     Raises:
-        RecordError: a record is damaged.
+        RecordError: there is no experiment in the folder, or a record is damaged.
     """
+    read_experiment(folder)
     lines = []
     for path in run_folders(folder):
         record = read_run(path)

@@ -44,24 +44,28 @@ def evaluate(
 ) -> Score:
     """Score the average model; model, optimiser and generators are afterwards what they were.
 
+    Every sample counts once; with the batch-norm policy "local" once per worker, so that the score is the mean of the
+    workers' scores.
+
     Raises:
-        RuntimeError: the number of samples scored is not `num_evaluation`.
+        RuntimeError: another number of samples was scored.
     """
     collectives = optimizer.collectives
     own = optimizer.flat.parameters.clone()
     with optimizer.consensus(), _batch_norm(config, model, samples, collectives, num_train):
         distance = (own - optimizer.flat.parameters).double().square().sum()
         model.eval()
-        totals = _totals(model, samples, collectives, num_evaluation)
+        totals = _totals(config.evaluation.batch_norm, model, samples, collectives, num_evaluation)
         model.train()
     error = optimizer.error
     squares = torch.zeros((), dtype=torch.float64) if error is None else error.double().square().sum().cpu()
     totals = torch.cat([totals, torch.stack([squares, distance.cpu()])])
     collectives.all_reduce_sum_(totals, Purpose.EVALUATION)
     correct, count, loss, errors, distances = totals.tolist()
-    if int(count) != num_evaluation:
-        raise RuntimeError(f"{int(count)} samples were scored where there are {num_evaluation}")
     num_workers = collectives.world_size
+    expected = num_evaluation * (num_workers if config.evaluation.batch_norm == "local" else 1)
+    if int(count) != expected:
+        raise RuntimeError(f"{int(count)} samples were scored where there should be {expected}")
     return Score(
         correct=int(correct),
         count=int(count),
@@ -71,9 +75,10 @@ def evaluate(
     )
 
 
-def _totals(model: nn.Module, samples: Samples, collectives: Collectives, num_evaluation: int) -> Tensor:
+def _totals(policy: str, model: nn.Module, samples: Samples, collectives: Collectives, num_evaluation: int) -> Tensor:
     """This worker's share: correct answers, samples, summed loss; float64, shape (3,)."""
-    mine = torch.arange(collectives.rank, num_evaluation, collectives.world_size)
+    every = torch.arange(num_evaluation)
+    mine = every if policy == "local" else every[collectives.rank :: collectives.world_size]
     totals = torch.zeros(3, dtype=torch.float64)
     for inputs, labels in samples.evaluation_batches(mine):
         outputs = model(inputs)
@@ -96,7 +101,7 @@ def _batch_norm(
     statistics = [
         buffer for layer in layers for buffer in (layer.running_mean, layer.running_var) if buffer is not None
     ]
-    if not statistics:
+    if not statistics or config.evaluation.batch_norm == "local":
         yield
         return
     kept = [buffer.clone() for buffer in _buffers(layers)]

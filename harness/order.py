@@ -16,12 +16,22 @@ def steps_per_epoch(num_train: int, num_workers: int, batch_size: int) -> int:
 
 
 def worker_batches(
-    seed: int, num_train: int, rank: int, num_workers: int, batch_size: int, steps: range
+    seed: int,
+    num_train: int,
+    rank: int,
+    num_workers: int,
+    batch_size: int,
+    steps: range,
+    shard: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """The int64 indices, of shape (batch_size,), that worker `rank` trains on at each of `steps`, counted from 0.
 
-    Every epoch is shuffled anew over all samples and dealt out to the workers batch by batch.
+    Every epoch is shuffled anew: over all samples, which are dealt out to the workers batch by batch, or, where the
+    worker has a `shard` of its own, over that.
     """
+    if shard is not None:
+        yield from _shard_batches(seed, num_train, rank, num_workers, batch_size, steps, shard)
+        return
     per_epoch = steps_per_epoch(num_train, num_workers, batch_size)
     order, shuffled = torch.empty(0, dtype=torch.int64), -1
     for step in steps:
@@ -30,3 +40,16 @@ def worker_batches(
             order, shuffled = torch.randperm(num_train, generator=generator(seed, "order", epoch)), epoch
         start = (within * num_workers + rank) * batch_size
         yield order[start : start + batch_size]
+
+
+def _shard_batches(
+    seed: int, num_train: int, rank: int, num_workers: int, batch_size: int, steps: range, shard: Tensor
+) -> Iterator[Tensor]:
+    per_epoch = steps_per_epoch(num_train, num_workers, batch_size)
+    order, shuffled = shard, -1
+    for step in steps:
+        epoch, within = divmod(step, per_epoch)
+        if epoch != shuffled:
+            permutation = torch.randperm(len(shard), generator=generator(seed, "order", rank, epoch))
+            order, shuffled = shard[permutation], epoch
+        yield order[within * batch_size : (within + 1) * batch_size]

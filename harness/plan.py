@@ -56,7 +56,7 @@ def make_plan(spec: Spec, results: Path, tuning: bool = False) -> Plan:
         raise SpecError(f"{spec.name} has no [tuning] section; give one, or learning rates in its rows")
     rates = _grid(spec) if tuning else _selected(spec, results)
     rows, runs, memory = [], [], {}
-    for row_spec in spec.rows:
+    for row_spec in spec.all_rows():
         for rate in rates[row_spec.row]:
             planned = _plan_row(spec, row_spec, rate, tuning)
             rows.append(planned[0])
@@ -67,12 +67,14 @@ def make_plan(spec: Spec, results: Path, tuning: bool = False) -> Plan:
 
 def _grid(spec: Spec) -> dict[str, list[float]]:
     assert spec.tuning is not None
-    return {row.row: spec.tuning.grid for row in spec.rows}
+    return {row.row: spec.tuning.grid for row in spec.all_rows()}
 
 
 def _selected(spec: Spec, results: Path) -> dict[str, list[float]]:
-    known = {row.row: row.learning_rate for row in spec.rows if row.learning_rate is not None}
-    wanted = [row.row for row in spec.rows if row.row not in known]
+    known = {row.row: row.learning_rate for row in spec.all_rows() if row.learning_rate is not None}
+    wanted = [row.row for row in spec.all_rows() if row.row not in known]
+    if wanted and spec.tuning is None:
+        raise SpecError(f"row {wanted[0]!r} has no learning_rate; give it one, or the spec a [tuning] section")
     if wanted:
         known.update(select_learning_rates(results / tuning_name(spec), wanted))
     return {name: [rate] for name, rate in known.items()}
@@ -87,14 +89,14 @@ def _plan_row(spec: Spec, row: RowSpec, rate: float, tuning: bool) -> tuple[Row,
     name = f"{row.row}_lr{rate:g}" if tuning else row.row
     seeds = spec.tuning.seeds if tuning and spec.tuning else spec.statistics.seeds
     configs = [_config(spec, row, rate, seed, tuning) for seed in seeds]
-    runs = [PlannedRun(run_id(config), name, config.seed, config) for config in configs]
+    runs = [PlannedRun(run_id(config), name, seed, config) for seed, config in zip(seeds, configs, strict=True)]
     _, num_steps = num_steps_of(configs[0])
     checked = _check(_Hashable(configs[0]))
     planned = Row(
         row=name,
         label=row.label,
         algorithm=row.algorithm,
-        ratio=row.ratio,
+        ratio=row.ratio or float(f"{checked.ratio(num_steps):.4g}"),
         learning_rate=rate,
         tunes=row.row if tuning else None,
         settings=describe(row.settings, configs[0].momentum),
@@ -112,6 +114,10 @@ def _config(spec: Spec, row: RowSpec, rate: float, seed: int, tuning: bool) -> R
     if tuning and spec.tuning:
         task = task.model_copy(update={"held_out": spec.tuning.held_out})
     training = spec.training
+    schedule = spec.schedule
+    if row.warmup_epochs is not None:
+        schedule = schedule.model_copy(update={"warmup_epochs": row.warmup_epochs})
+    same_seed = None if tuning else spec.statistics.same_seed
     try:
         return RunConfig(
             task=task,
@@ -124,9 +130,13 @@ def _config(spec: Spec, row: RowSpec, rate: float, seed: int, tuning: bool) -> R
             learning_rate=rate,
             momentum=training.momentum if row.momentum is None else row.momentum,
             weight_decay=training.weight_decay,
-            schedule=spec.schedule,
+            schedule=schedule,
             evaluation=spec.evaluation,
-            seed=seed,
+            partition=spec.partition,
+            precision=training.precision,
+            wire=training.wire,
+            seed=seed if same_seed is None else same_seed,
+            repeat=0 if same_seed is None else seed,
         )
     except ValidationError as error:
         raise SpecError(f"row {row.row}: {explain(error)}") from None
@@ -138,6 +148,10 @@ class _Checked:
     num_parameters: int
     bits: int
     memory_bytes: int
+
+    def ratio(self, num_steps: int) -> float:
+        """d / (numbers sent per step), a number being 32 bits."""
+        return 32 * self.num_parameters * num_steps / self.bits if self.bits else float("inf")
 
 
 class _Hashable:
@@ -192,7 +206,7 @@ def _experiment(spec: Spec, rows: list[Row], rates: dict[str, list[float]], tuni
             rule=RULE,
             grid=spec.tuning.grid,
             seeds=spec.tuning.seeds,
-            selected={row.row: rates[row.row][0] for row in spec.rows if row.learning_rate is None},
+            selected={row.row: rates[row.row][0] for row in spec.all_rows() if row.learning_rate is None},
         )
     tuning_seeds = spec.tuning.seeds if spec.tuning else []
     flag = " --tuning" if tuning else ""
@@ -229,5 +243,6 @@ def _experiment(spec: Spec, rows: list[Row], rates: dict[str, list[float]], tuni
 
 _BATCH_NORM = {
     "average": "the average model is scored with the workers' mean of the running statistics",
+    "local": "as released: every worker scores all samples with its own running statistics, and scores are averaged",
     "recalibrate": "the average model's statistics are estimated anew on training batches",
 }

@@ -15,7 +15,8 @@ def learning_rate_factor(schedule: ScheduleSpec, step: int, steps_per_epoch: int
     """
     epoch = step / steps_per_epoch
     if epoch < schedule.warmup_epochs:
-        warmup = (step + 1) / (schedule.warmup_epochs * steps_per_epoch)
+        done = math.floor(epoch) + 1 if schedule.staircase_warmup else (step + 1) / steps_per_epoch
+        warmup = done / schedule.warmup_epochs
         return min(1.0, warmup) * _milestones(schedule, epoch)
     if schedule.kind == "cosine":
         share = (epoch - schedule.warmup_epochs) / (num_epochs - schedule.warmup_epochs)

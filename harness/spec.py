@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,8 +15,12 @@ EXPERIMENTS = Path(__file__).parent / "experiments"
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Seed = Annotated[int, Field(ge=0)]
+Precision = Literal["fp32", "fp16", "bf16"]
+"""Of the forward and backward pass; parameters and optimiser state are fp32. fp16 goes with loss scaling."""
+Wire = Literal["fp32", "fp16"]
+"""Of the numbers that are sent, and so of the bits that are counted."""
 
 
 class SpecError(ValueError):
@@ -43,10 +48,14 @@ class ModelSpec(Strict):
 
 
 class ScheduleSpec(Strict):
-    """Learning rate over time, in epochs: linear warm-up from 0, then cosine to 0 or steps at milestones."""
+    """Learning rate over time, in epochs: linear warm-up from 0, then cosine to 0 or steps at milestones.
+
+    `staircase_warmup`, as released for CIFAR-100: the warm-up rises once an epoch, to (epoch + 1) / warmup_epochs.
+    """
 
     kind: Literal["constant", "cosine", "milestones"]
     warmup_epochs: NonNegative = 0.0
+    staircase_warmup: bool = False
     milestones: list[Positive] = []
     factor: Positive = 0.2
 
@@ -55,11 +64,20 @@ class EvaluationSpec(Strict):
     """`per_epoch` scores an epoch, evenly spaced.
 
     `batch_norm`: the running statistics that the workers' average model is scored with. "average": the workers' mean;
-    "recalibrate": estimated anew by the average model on training batches.
+    "recalibrate": estimated anew by the average model on training batches; "local", as released: every worker's own,
+    each worker scoring all samples, and the scores averaged.
     """
 
     per_epoch: Count = 1
-    batch_norm: Literal["average", "recalibrate"] = "average"
+    batch_norm: Literal["average", "recalibrate", "local"] = "average"
+
+
+class PartitionSpec(Strict):
+    """How samples are divided among workers; see `harness.partition`."""
+
+    kind: Literal["reshuffled", "contiguous", "dirichlet", "class_shards"] = "reshuffled"
+    alpha: Positive = 1.0
+    shards_per_worker: Count = 2
 
 
 class RunConfig(Strict):
@@ -78,7 +96,12 @@ class RunConfig(Strict):
     weight_decay: NonNegative
     schedule: ScheduleSpec
     evaluation: EvaluationSpec
+    partition: PartitionSpec = PartitionSpec()
+    precision: Precision = "fp32"
+    wire: Wire = "fp32"
     seed: Seed
+    repeat: int = 0
+    """Tells apart runs that share their seed."""
 
 
 class RowSpec(Strict):
@@ -87,11 +110,70 @@ class RowSpec(Strict):
     row: Name
     label: str
     algorithm: Name
-    ratio: Annotated[float, Field(ge=1)]
-    """Overall compression ratio, for tables; bits are counted, not computed from it."""
+    ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
+    """Overall compression ratio, for tables; by default what the closed form of the bits says."""
     settings: dict[str, Any] = {}
     learning_rate: Positive | None = None
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    warmup_epochs: NonNegative | None = None
+
+
+class GridSpec(Strict):
+    """Many rows of one method: every case at every learning rate.
+
+    `columns` names the numbers of a case; where a setting's value is such a name, the case's number is put in.
+    `warmup_product`: the released CIFAR-100 code's rule, max(4, round(p * 5/128 * lr/0.05 * 2)) epochs of warm-up, p
+    being the product of these columns.
+    """
+
+    grid: Name
+    label: str
+    algorithm: Name
+    columns: list[str]
+    cases: Annotated[list[list[float]], Field(min_length=1)]
+    settings: dict[str, Any]
+    learning_rates: Annotated[list[Positive], Field(min_length=1)]
+    warmup_product: list[str] = []
+
+    @model_validator(mode="after")
+    def _consistent(self) -> GridSpec:
+        wrong = [case for case in self.cases if len(case) != len(self.columns)]
+        if wrong:
+            raise ValueError(f"the case {wrong[0]} must have a number for each of the columns {self.columns}")
+        unknown = [column for column in self.warmup_product if column not in self.columns]
+        if unknown:
+            raise ValueError(f"warmup_product names {unknown[0]!r}, which is no column")
+        return self
+
+    def rows(self) -> list[RowSpec]:
+        """The rows that the grid stands for, named by their numbers."""
+        return [self._row(case, rate) for case in self.cases for rate in self.learning_rates]
+
+    def _row(self, case: list[float], rate: float) -> RowSpec:
+        numbers = {key: int(each) if each == int(each) else each for key, each in zip(self.columns, case, strict=True)}
+        parts = [self.grid, *(f"{key}{value:g}".lower() for key, value in numbers.items())]
+        return RowSpec(
+            row="-".join([*parts, f"lr{rate:g}"] if len(self.learning_rates) > 1 else parts),
+            label=self.label,
+            algorithm=self.algorithm,
+            settings=_filled_in(self.settings, numbers),
+            learning_rate=rate,
+            warmup_epochs=self._warmup(numbers, rate) if self.warmup_product else None,
+        )
+
+    def _warmup(self, numbers: dict[str, float], rate: float) -> float:
+        product = math.prod(numbers[column] for column in self.warmup_product)
+        return float(max(4, round(product * 5 / 128 * rate / 0.05 * 2)))
+
+
+def _filled_in(settings: dict[str, Any], numbers: dict[str, float]) -> dict[str, Any]:
+    filled: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            filled[key] = _filled_in(value, numbers)
+        else:
+            filled[key] = numbers.get(value, value) if isinstance(value, str) else value
+    return filled
 
 
 class TrainingSpec(Strict):
@@ -100,6 +182,8 @@ class TrainingSpec(Strict):
     num_epochs: Count
     momentum: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: NonNegative
+    precision: Precision = "fp32"
+    wire: Wire = "fp32"
 
 
 class StatisticsSpec(Strict):
@@ -109,6 +193,8 @@ class StatisticsSpec(Strict):
     margin: Positive
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     seeds: Annotated[list[Seed], Field(min_length=1)]
+    same_seed: Seed | None = None
+    """As released: all repeats use this one seed, and `seeds` only number them."""
 
 
 class TuningSpec(Strict):
@@ -131,13 +217,21 @@ class Spec(Strict):
     training: TrainingSpec
     schedule: ScheduleSpec
     evaluation: EvaluationSpec
+    partition: PartitionSpec = PartitionSpec()
     statistics: StatisticsSpec
     tuning: TuningSpec | None = None
-    rows: Annotated[list[RowSpec], Field(min_length=1)]
+    rows: list[RowSpec] = []
+    grids: list[GridSpec] = []
+
+    def all_rows(self) -> list[RowSpec]:
+        """The rows written out, then those that grids stand for."""
+        return [*self.rows, *(row for grid in self.grids for row in grid.rows())]
 
     @model_validator(mode="after")
     def _consistent(self) -> Spec:
-        names = [row.row for row in self.rows]
+        names = [row.row for row in self.all_rows()]
+        if not names:
+            raise ValueError("the experiment has no rows; give [[rows]] or [[grids]]")
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two rows are named {twice[0]!r}; give each row a name of its own")
@@ -148,6 +242,10 @@ class Spec(Strict):
             raise ValueError("statistics.seeds holds a seed twice; runs with the same seed would be the same run")
         if self.tuning and set(self.tuning.seeds) & set(seeds):
             raise ValueError("tuning.seeds must be other than statistics.seeds, or the report would be tuned on itself")
+        if self.tuning and len(set(self.tuning.seeds)) < len(self.tuning.seeds):
+            raise ValueError("tuning.seeds holds a seed twice; runs with the same seed would be the same run")
+        if self.tuning and len({f"{rate:g}" for rate in self.tuning.grid}) < len(self.tuning.grid):
+            raise ValueError("tuning.grid holds a rate twice, to six digits; each must have a name of its own")
         return self
 
 

@@ -116,6 +116,8 @@ class Result(Record):
     clock_seconds: dict[str, float]
     wall_seconds: float
     parameters_sha256: str
+    class_counts: list[list[int]] | None = None
+    """Training samples of each class that each worker held, where workers have shards of their own."""
 
 
 class Failure(Record):

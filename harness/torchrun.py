@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from algorithms import ProcessGroupCollectives
-from harness.attempt import Job, attempt_in_group, backend_for, failure_kind, prepare_thread
+from harness.attempt import Job, attempt_in_group, backend_for, failure_kind, owned_by_rank_0, prepare_thread
 from harness.launch import Options, missing_runs, write_experiment
 from harness.plan import Plan, PlannedRun
 from harness.provenance import new_attempt
@@ -23,6 +23,7 @@ def run_under_torchrun(plan: Plan, options: Options) -> int:
 
     Raises:
         SpecError: torchrun started another number of processes than the experiment has workers.
+        BusyError: another process is at one of the runs.
     """
     world_size = int(os.environ["WORLD_SIZE"])
     wanted = {run.config.num_workers for run in plan.runs}
@@ -35,7 +36,8 @@ def run_under_torchrun(plan: Plan, options: Options) -> int:
     dist.init_process_group(backend_for(options.device), timeout=timeout)
     try:
         for run in _agreed_runs(plan, options):
-            _do(run, plan, options)
+            with owned_by_rank_0(options.results / plan.experiment.name / run.run_id, dist.get_rank()):
+                _do(run, plan, options)
     finally:
         dist.destroy_process_group()
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from harness.build import build_optimizer, num_steps_of
 from harness.clock import Clock
 from harness.evaluate import Score, evaluate
 from harness.order import worker_batches
+from harness.partition import class_counts, worker_shards
+from harness.precision import MixedPrecision
 from harness.recorder import Recorder
 from harness.schedule import learning_rate_factor
 from harness.spec import RunConfig
@@ -57,6 +60,7 @@ def train(
             config.num_workers,
             config.batch_size,
             range(run.step, run.num_steps),
+            run.shard,
         ),
         config.seed,
         collectives.rank,
@@ -69,15 +73,15 @@ def train(
         run.clock.switch("compute")
         run.set_learning_rate()
         run.optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(model(inputs), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        run.optimizer.step()
-        run.losses += loss.detach()
+        loss = run.precision.loss(model, inputs, labels)
+        run.precision.step(loss, run.optimizer)
+        run.losses += run.precision.tally(loss)
         run.step += 1
         if run.step % CHECK_EVERY == 0 or run.step in run.evaluation_steps:
             run.check()
         if run.step in run.evaluation_steps and run.diverged_at is None:
             run.score()
+        run.save_if_due()
     run.finish()
 
 
@@ -100,11 +104,18 @@ class _Run:
         self.evaluation_steps = evaluation_steps(config, self.per_epoch)
         self.optimizer: DistributedOptimizer = build_optimizer(config, model, collectives, self.num_steps)
         self.step = 0
-        self.losses = torch.zeros((), dtype=torch.float64, device=self.optimizer.flat.parameters.device)
-        """Sum of this worker's losses since the last evaluation."""
+        device = self.optimizer.flat.parameters.device
+        self.precision = MixedPrecision(config.precision, device)
+        self.losses = torch.zeros(2, dtype=torch.float64, device=device)
+        """Sum and number of this worker's losses since the last evaluation."""
+        shards = worker_shards(config.partition, samples.train_labels, config.num_workers, config.seed)
+        self.shard = None if shards is None else shards[collectives.rank]
+        num_classes = find_task(config.task.name).num_classes
+        self.class_counts = None if shards is None else class_counts(shards, samples.train_labels, num_classes)
         self.train_loss: float | None = None
         self.last_score: Score | None = None
         self.diverged_at: int | None = None
+        self.save_due = False
         self.clock = Clock(collectives)
         self._resume()
         self.first_step = self.step
@@ -117,6 +128,7 @@ class _Run:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.losses.copy_(state["losses"])
+            self.precision.load_state_dict(state["precision"])
             self.collectives.traffic.load_state_dict(state["traffic"])
             self.clock = Clock(self.collectives, state["clock_seconds"])
         if self.recorder is not None:
@@ -127,6 +139,7 @@ class _Run:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "losses": self.losses,
+            "precision": self.precision.state_dict(),
             "traffic": self.collectives.traffic.state_dict(),
             "clock_seconds": self.clock.seconds,
         }
@@ -137,21 +150,23 @@ class _Run:
             group["lr"] = self.config.learning_rate * factor
 
     def check(self) -> None:
-        """Look at the mean loss over workers: all of them find divergence, and save, at the same step."""
+        """Look at the mean loss over workers: all of them find divergence, and mean to save, at the same step."""
         since = time.monotonic() - self.saved
         wants_checkpoint = self.recorder is not None and since >= self.checkpoints.every_seconds
-        totals = torch.stack([self.losses.cpu(), torch.tensor(float(wants_checkpoint), dtype=torch.float64)])
+        totals = torch.cat([self.losses.cpu(), torch.tensor([wants_checkpoint], dtype=torch.float64)])
         self.collectives.all_reduce_sum_(totals, Purpose.CONTROL)
-        before = max((step for step in self.evaluation_steps if step < self.step), default=0)
-        self.train_loss = totals[0].item() / self.collectives.world_size / (self.step - before)
-        if not torch.isfinite(totals[0]):
+        self.train_loss = (totals[0] / totals[1]).item()
+        if not math.isfinite(self.train_loss):
             self.diverged_at = self.step
-        elif totals[1] > 0 and self.step < self.num_steps:
-            self._save()
+        self.save_due = totals[2].item() > 0 and self.step < self.num_steps
         if self.recorder is not None and (self.recorder.heartbeat_is_due() or self.step == self.num_steps):
             self._beat(self.recorder)
 
-    def _save(self) -> None:
+    def save_if_due(self) -> None:
+        """Save, after the score of the same step: a resumed run would not make it again."""
+        if not self.save_due or self.diverged_at is not None:
+            return
+        self.save_due = False
         self.clock.switch("checkpoint")
         checkpoint.save(self.checkpoints.folder, self.step, self._state(), self.collectives)
         self.clock.switch("compute")
@@ -163,7 +178,7 @@ class _Run:
         score = evaluate(self.config, self.model, self.optimizer, self.samples, self.num_evaluation, self.num_train)
         self.clock.switch("compute")
         self.losses.zero_()
-        if score.loss != score.loss:
+        if not math.isfinite(score.loss):
             self.diverged_at = self.step
             return
         self.last_score = score
@@ -207,7 +222,7 @@ class _Run:
 
     def finish(self) -> None:
         """Check the bits of every worker against the closed form, and record the result."""
-        expected = self.optimizer.expected_traffic(self.step)
+        expected = self.optimizer.expected_traffic(self.optimizer.num_steps)
         if expected.training() != self.collectives.traffic.training():
             raise RuntimeError(
                 f"worker {self.collectives.rank} sent {self.collectives.traffic.training()} where the closed form of "
@@ -222,7 +237,7 @@ class _Run:
     def _result(self, recorder: Recorder, digest: str) -> Result:
         score = self.last_score if self.diverged_at is None else None
         traffic = self.collectives.traffic
-        expected = self.optimizer.expected_traffic(self.step)
+        expected = self.optimizer.expected_traffic(self.optimizer.num_steps)
         numel = self.optimizer.flat.layout.numel
         return Result(
             version=store.VERSION,
@@ -246,6 +261,7 @@ class _Run:
             clock_seconds=self.clock.seconds,
             wall_seconds=self.clock.wall_seconds,
             parameters_sha256=digest,
+            class_counts=self.class_counts,
         )
 
 

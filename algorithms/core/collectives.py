@@ -39,7 +39,8 @@ class Collectives(ABC):
     def all_reduce_mean_(self, tensor: Tensor, purpose: Purpose) -> None:
         """Replace `tensor` (dense, floating) by its mean over workers, in place."""
         self.all_reduce_sum_(tensor, purpose)
-        tensor.div_(self.world_size)
+        if self.world_size > 1:
+            tensor.div_(self.world_size)
 
     def all_gather(self, tensor: Tensor, purpose: Purpose) -> Tensor:
         """All workers' tensors, of shape (world_size, *tensor.shape). Read only: threads share it."""

@@ -118,10 +118,10 @@ class BlockSparsifier(SharedSupport):
     num_blocks: int | None = None
 
     def __post_init__(self) -> None:
-        if self.ratio < 1:
-            raise ValueError(f"a block sparsifier's ratio must be at least 1, not {self.ratio}")
-        if self.blocks % self.ratio:
-            raise ValueError(f"num_blocks = {self.blocks} must be a multiple of the ratio {self.ratio}")
+        if not isinstance(self.ratio, int) or self.ratio < 1:
+            raise ValueError(f"a block sparsifier's ratio must be an integer of at least 1, not {self.ratio}")
+        if not isinstance(self.blocks, int) or self.blocks < 1 or self.blocks % self.ratio:
+            raise ValueError(f"num_blocks = {self.blocks} must be a positive multiple of the ratio {self.ratio}")
 
     @property
     def blocks(self) -> int:

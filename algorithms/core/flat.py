@@ -41,15 +41,16 @@ class FlatBuffers:
                 )
         self.layout = Layout.of(tensors)
         self.parameters = self.new_buffer(first)
-        self.gradients = self.new_buffer(first)
         self.parts = self._parts(groups)
         self._tensors = tensors
-        self._gradient_views = [window.view(self.gradients) for window in self.layout.tensors]
         with torch.no_grad():
             for parameter, window in zip(tensors, self.layout.tensors, strict=True):
                 view = window.view(self.parameters)
                 view.copy_(parameter)
                 parameter.data = view
+        # After the loop, which has freed the parameters' own memory.
+        self.gradients = self.new_buffer()
+        self._gradient_views = [window.view(self.gradients) for window in self.layout.tensors]
         self._attach()
 
     @staticmethod

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from algorithms.core.collectives import CollectiveError, Collectives, sum_in_rank_order
+
+# PyTorch 2.13 renamed it and warns of the old name.
+_all_gather: Callable[..., object] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
 class ProcessGroupCollectives(Collectives):
@@ -43,13 +47,13 @@ class ProcessGroupCollectives(Collectives):
         theirs = torch.empty_like(mine)
         dist.all_to_all_single(theirs, mine, group=self.group)
         total = sum_in_rank_order(list(theirs.view(self.world_size, chunk)))
-        dist.all_gather_into_tensor(theirs, total, group=self.group)
+        _all_gather(theirs, total, group=self.group)
         flat.copy_(theirs[: flat.numel()])
 
     def _gather(self, tensor: Tensor) -> Tensor:
         gathered = tensor.new_empty((self.world_size, *tensor.shape))
         with _translated_errors():
-            dist.all_gather_into_tensor(gathered.view(-1), tensor.contiguous().view(-1), group=self.group)
+            _all_gather(gathered.view(-1), tensor.contiguous().view(-1), group=self.group)
         return gathered
 
     def _broadcast_(self, tensor: Tensor) -> None:

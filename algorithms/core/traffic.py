@@ -9,8 +9,8 @@ from enum import StrEnum
 class Purpose(StrEnum):
     """Why something is sent.
 
-    `EVALUATION` (scores of the average) and `CONTROL` (equal initial parameters, agreement on what to do next, checkpoints)
-    are no part of an algorithm's cost; how much control there is depends on interruptions.
+    `EVALUATION` (scores of the average) and `CONTROL` (equal initial parameters, agreement on what to do next,
+    checkpoints) are no part of an algorithm's cost; how much control there is depends on interruptions.
     """
 
     GRADIENT = "gradient"

@@ -22,6 +22,10 @@ Batch = tuple[Tensor, Tensor]
 class Samples(Protocol):
     """A loaded data set, shared by all workers of a process; reading it changes nothing."""
 
+    @property
+    def train_labels(self) -> Tensor:
+        """Labels of the samples trained on, int64 of shape (num_train,)."""
+
     def training_batches(self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int) -> Iterator[Batch]:
         """The batches of these indices, augmented by randomness that depends on (seed, rank, step) alone."""
 

@@ -1,0 +1,82 @@
+"""What the benchmarks compare: every algorithm at an overall compression ratio of 256, and ResNet-50's parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision.models import resnet50
+
+from algorithms import Collectives, DistributedOptimizer
+from harness.build import build_optimizer
+from harness.spec import EvaluationSpec, ModelSpec, RunConfig, ScheduleSpec, TaskSpec
+
+LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 1e-3, 0.9, 5e-4
+RESET_INTERVAL = 32
+
+_CSER = {
+    "gradient_compressor": {"kind": "block", "ratio": 512},
+    "error_compressor": {"kind": "block", "ratio": 16},
+    "reset_interval": RESET_INTERVAL,
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "sgd": {},
+    "ef_sgd": {"compressor": {"kind": "block", "ratio": 256}},
+    "qsparse_local_sgd": {"compressor": {"kind": "block", "ratio": 32}, "sync_interval": 8},
+    "local_sgd": {"sync_interval": 256},
+    "csea": {"error_compressor": {"kind": "block", "ratio": 256}},
+    "cser_pl": {"error_compressor": {"kind": "block", "ratio": 16}, "reset_interval": 16},
+    "cser": _CSER,
+    "mcser": _CSER,
+    "cser_released": _CSER,
+    "mcser_released": _CSER,
+}
+"""Settings as a spec has them; SGD alone compresses nothing."""
+
+WITHOUT_MOMENTUM = ("cser", "cser_released")
+"""The paper's algorithm 2 has none; with it they are M-CSER."""
+
+
+def config_of(algorithm: str) -> RunConfig:
+    """A run of eight workers on the Fashion-MNIST network with this algorithm."""
+    return RunConfig(
+        task=TaskSpec(name="fashion_mnist"),
+        model=ModelSpec(name="small_cnn", options={"widths": [16, 64]}),
+        num_workers=8,
+        batch_size=16,
+        num_epochs=1,
+        algorithm=algorithm,
+        settings=SETTINGS[algorithm],
+        learning_rate=LEARNING_RATE,
+        momentum=0.0 if algorithm in WITHOUT_MOMENTUM else MOMENTUM,
+        weight_decay=WEIGHT_DECAY,
+        schedule=ScheduleSpec(kind="constant"),
+        evaluation=EvaluationSpec(),
+        seed=1,
+    )
+
+
+def build(algorithm: str, model: nn.Module, collectives: Collectives) -> DistributedOptimizer:
+    """The algorithm on any model."""
+    return build_optimizer(config_of(algorithm), model, collectives, num_steps=0)
+
+
+def resnet50_parameters() -> nn.ParameterList:
+    """161 tensors of ResNet-50's shapes, 25.6 million small random numbers, without gradients."""
+    with torch.device("meta"):
+        shapes = [parameter.shape for parameter in resnet50().parameters()]
+    generator = torch.Generator().manual_seed(1)
+    return nn.ParameterList(nn.Parameter(1e-2 * torch.randn(shape, generator=generator)) for shape in shapes)
+
+
+def fill_gradients(parameters: nn.ParameterList) -> None:
+    """Give every parameter a gradient, in the tensor that it has for it or in a new one."""
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.empty_like(parameter)
+        parameter.grad.fill_(1e-3)
+
+
+def numel_of(parameters: nn.ParameterList) -> int:
+    return sum(parameter.numel() for parameter in parameters)

@@ -1,0 +1,49 @@
+"""Benchmark: the shares of evaluation and checkpoints in the wall clock of recorded Fashion-MNIST runs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+from harness import store
+from harness.bench.figure import Figure, not_measured
+from harness.clock import PHASES
+from harness.store import RecordError, Result
+
+TASK = "fashion_mnist"
+
+
+def measure(results: Path) -> list[Figure]:
+    """One figure for each phase of worker 0's clock, over all finished runs under `results`."""
+    done = list(finished(results))
+    if not done:
+        return [not_measured("share of wall clock", "", f"no finished {TASK} run is recorded under {results}")]
+    figures = []
+    for phase in PHASES:
+        shares = [share(result, phase) for result in done]
+        of = "wall clock" if phase == "communicate" else "own time"
+        compared = f"worker 0's clock in {len(done)} {TASK} runs; own time is the wall clock without communication"
+        figures.append(Figure(f"share of {of}: {phase}", compared, median(shares), "%", None, shares))
+    return figures
+
+
+def finished(results: Path) -> Iterator[Result]:
+    """Results of the runs on the task; what cannot be read is the status command's business."""
+    for path in sorted(results.glob("*/experiment.json")):
+        with contextlib.suppress(RecordError):
+            if store.read_experiment(path.parent).task != TASK:
+                continue
+            for folder in store.run_folders(path.parent):
+                result = store.read_optional(folder / "result.json", Result)
+                if result is not None and result.wall_seconds > 0:
+                    yield result
+
+
+def share(result: Result, phase: str) -> float:
+    """Percent. Where workers are threads, "communicate" is mostly waiting for the others' turns, in evaluation too, so
+    the other phases are measured against what worker 0 does itself.
+    """
+    waiting = 0.0 if phase == "communicate" else result.clock_seconds.get("communicate", 0.0)
+    return 100 * result.clock_seconds.get(phase, 0.0) / (result.wall_seconds - waiting)

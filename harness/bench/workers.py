@@ -1,0 +1,95 @@
+"""Benchmark: eight workers as threads of one process, against one thread, processes, and runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from harness.attempt import num_cores
+from harness.bench.figure import Aim, Figure, not_measured, ratio
+from harness.bench.timing import interleave
+from harness.bench.training import Kind, TrainingRun
+
+REPETITIONS = 7
+NUM_STEPS = 60
+SETTING = f"{NUM_STEPS} steps of 8 workers x 16 random images, Fashion-MNIST network, M-CSER at ratio 256"
+THREADS, ONE_THREAD, PROCESSES = "threads", "one thread", "gloo processes"
+TOGETHER, IN_TURN = "two runs side by side", "two runs in turn"
+
+
+def measure(results: Path) -> list[Figure]:
+    """Speed-ups of the whole step (forward, backward, M-CSER), the start of processes left out."""
+    cores = num_cores()
+    if cores < 2:
+        return [not_measured("workers", SETTING, "needs two cores")]
+    with ExitStack() as stack:
+
+        def start(kind: Kind, max_active: int = 1) -> TrainingRun:
+            run = TrainingRun(kind, max_active)
+            stack.callback(run.close)
+            return run
+
+        threads, one_thread, processes = start("threads", cores), start("one thread"), start("processes")
+        pair = [start("threads"), start("threads")]
+        contenders: dict[str, Callable[[], object]] = {
+            THREADS: lambda: together([threads]),
+            ONE_THREAD: lambda: together([one_thread]),
+            PROCESSES: lambda: together([processes]),
+            TOGETHER: lambda: together(pair),
+            IN_TURN: lambda: in_turn(pair),
+        }
+        timings = interleave(contenders, REPETITIONS)
+    return figures_of(timings, cores)
+
+
+def together(runs: list[TrainingRun]) -> None:
+    """All these runs take their steps at once."""
+    for run in runs:
+        run.begin(NUM_STEPS)
+    for run in runs:
+        run.wait()
+
+
+def in_turn(runs: list[TrainingRun]) -> None:
+    """One of these runs after the other takes its steps."""
+    for run in runs:
+        together([run])
+
+
+def figures_of(timings: dict[str, list[float]], cores: int) -> list[Figure]:
+    """The speed-ups that the timings give."""
+    timings = {**timings, "two runs in threads in turn": [2 * seconds for seconds in timings[THREADS]]}
+    return [
+        ratio(
+            "speed-up: threads over one thread",
+            f"{SETTING}: threads, {cores} at once, against the replicas one after the other in one thread",
+            timings,
+            ONE_THREAD,
+            THREADS,
+            Aim("at least", 1.5),
+        ),
+        ratio(
+            "speed-up: runs side by side",
+            f"{SETTING}: two such runs, each a process with one worker active, side by side against in turn",
+            timings,
+            IN_TURN,
+            TOGETHER,
+            Aim("at least", 1.8),
+        ),
+        ratio(
+            "speed-up: threads over processes",
+            f"{SETTING}: threads, {cores} at once, against eight processes over gloo",
+            timings,
+            PROCESSES,
+            THREADS,
+            Aim("at least", 2.0),
+        ),
+        ratio(
+            "speed-up: side by side over threads",
+            f"{SETTING}: two runs side by side, one worker of each active, against in turn with {cores} active",
+            timings,
+            "two runs in threads in turn",
+            TOGETHER,
+        ),
+    ]

@@ -1,0 +1,57 @@
+"""Mixed precision of one worker: autocast, and loss scaling for fp16. Parameters and optimiser state stay fp32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from algorithms import DistributedOptimizer
+from harness.spec import Precision
+
+AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class MixedPrecision:
+    """What surrounds a step.
+
+    Each worker has a loss scale of its own and takes it out of its own gradients; whether a step is skipped is decided
+    by all workers together, in the optimiser, which then changes nothing of its state.
+    """
+
+    def __init__(self, precision: Precision, device: torch.device) -> None:
+        self._device = device.type
+        self._dtype = AUTOCAST.get(precision)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+    def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy, in fp32 from the network's outputs on."""
+        with torch.autocast(self._device, dtype=self._dtype, enabled=self._dtype is not None):
+            outputs = model(inputs)
+        return nn.functional.cross_entropy(outputs.float(), labels)
+
+    def step(self, loss: Tensor, optimizer: DistributedOptimizer) -> None:
+        """Backward pass and step; skipped on all workers where any worker's gradients are not finite."""
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.step(optimizer)
+        self.scaler.update()
+
+    def tally(self, loss: Tensor) -> Tensor:
+        """What a step adds to the sum of losses and to their number: float64, shape (2,).
+
+        A loss that is not finite makes the run diverge, unless loss scaling is on, which skips such steps.
+        """
+        value = loss.detach().double()
+        one = torch.ones_like(value)
+        if self.scaler.is_enabled():
+            finite = torch.isfinite(value)
+            return torch.stack([torch.where(finite, value, torch.zeros_like(value)), finite.double()])
+        return torch.stack([value, one])
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.scaler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state)

@@ -1,0 +1,257 @@
+"""ImageNet (ILSVRC-2012): 1,281,167 + 50,000 JPEGs in a thousand class folders, read and augmented as they are used."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.seeds import generator
+from harness.spec import TaskSpec
+from harness.tasks.augment import Draws, draw, normalised, photometric
+from harness.tasks.errors import DataError
+from harness.tasks.image_index import ImageIndex, image_index
+from harness.tasks.image_reading import CropRow, Readers, Reply, Request, new_readers, read
+from harness.tasks.task import Batch, held_out_indices
+
+MEAN, STANDARD_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Per channel, of pixels scaled to [0, 1]; those of GluonCV and torchvision."""
+
+JITTER, LIGHTING = 0.4, 0.1
+
+EVALUATION_BATCH = 100
+SAMPLED = 32
+"""Images of each split that `prepare` and `check` decode."""
+
+
+@dataclass(frozen=True)
+class ImageNet:
+    """The folders train/ and val/ of class folders, in DATA or in $XDG_CACHE_HOME/cser-bench/imagenet.
+
+    Attributes:
+        side: of the crops; the shorter side is resized to `resize` before a central crop.
+        max_undecodable: so many training images may be undecodable; the next one of the index stands in for such an
+            image. An undecodable image among those evaluated is always an error, since each must be scored once.
+        loader_processes: see `image_reading.new_readers`.
+    """
+
+    num_train: int = 1_281_167
+    num_test: int = 50_000
+    num_classes: int = 1_000
+    side: int = 224
+    resize: int = 256
+    max_undecodable: int = 0
+    loader_processes: int | None = None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return (3, self.side, self.side)
+
+    def prepare(self, data: Path | None) -> None:
+        indices = [self._index(data, split) for split in ("train", "val")]
+        _same_classes(*indices)
+        for index in indices:
+            self._sample(index)
+
+    def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> ImageNetSamples:
+        train = self._index(data, "train")
+        if spec.held_out:
+            kept, held_out = held_out_indices(self.num_train, spec.held_out)
+            parts = _Part(train, kept), _Part(train, held_out)
+        else:
+            test = self._index(data, "val")
+            _same_classes(train, test)
+            parts = _Part(train, torch.arange(len(train))), _Part(test, torch.arange(len(test)))
+        return ImageNetSamples(self, *parts, device, new_readers(self.loader_processes))
+
+    def check(self, data: Path | None) -> list[tuple[str, bool, str]]:
+        """What a preflight wants to know: (what, whether it is well, in words), two lines for each split."""
+        lines: list[tuple[str, bool, str]] = []
+        indices: list[ImageIndex] = []
+        for split in ("train", "val"):
+            what = f"ImageNet {split} is complete"
+            try:
+                index = self._index(data, split)
+                indices.append(index)
+                lines.append((what, True, f"{len(index):,} images of {len(index.classes):,} classes in {index.root}"))
+                what = f"ImageNet {split} decodes"
+                lines.append((what, True, f"{self._sample(index)} images, evenly spaced"))
+            except DataError as error:
+                lines.append((what, False, str(error)))
+        if len(indices) == 2:
+            try:
+                _same_classes(*indices)
+            except DataError as error:
+                lines.append(("ImageNet train and val have the same classes", False, str(error)))
+        return lines
+
+    def _index(self, data: Path | None, split: str) -> ImageIndex:
+        """The index of "train" or "val", of the expected size.
+
+        Raises:
+            DataError: missing or incomplete.
+        """
+        root = (default_folder() if data is None else data.expanduser()) / split
+        if not root.is_dir():
+            raise DataError(
+                f"ImageNet is not at hand: {root} is not a folder; ILSVRC-2012 may not be fetched by programs, so get "
+                "it from image-net.org, extract it to train/ and val/ of class folders, and name their folder with "
+                "DATA=FOLDER"
+            )
+        index = image_index(root, default_folder().parent / "imagenet-scans")
+        expected = self.num_train if split == "train" else self.num_test
+        if len(index.classes) != self.num_classes:
+            raise DataError(
+                f"{root} holds {len(index.classes):,} class folders where {self.num_classes:,} are expected; "
+                "extract ILSVRC-2012 again, and keep other folders out of it"
+            )
+        if len(index) != expected:
+            sizes = np.bincount(index.labels, minlength=len(index.classes))
+            raise DataError(
+                f"{root} holds {len(index):,} images where {expected:,} are expected (the fewest, {sizes.min():,}, in "
+                f"{index.classes[int(sizes.argmin())]}); extract ILSVRC-2012 again"
+            )
+        return index
+
+    def _sample(self, index: ImageIndex) -> int:
+        """Decode some images; how many.
+
+        Raises:
+            DataError: more than `max_undecodable` of them could not be.
+        """
+        chosen = np.linspace(0, len(index) - 1, min(SAMPLED, len(index)), dtype=np.int64)
+        paths = [index.path(number) for number in chosen]
+        reply = read(Request(paths, self.side, self.resize))
+        if len(reply.failures) > self.max_undecodable:
+            position, reason = next(iter(reply.failures.items()))
+            raise _undecodable(paths[position], reason)
+        return len(paths)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some images of an index, known by their place among these."""
+
+    index: ImageIndex
+    numbers: Tensor
+
+    def path(self, place: int) -> str:
+        return self.index.path(int(self.numbers[place]))
+
+    def paths(self, places: Tensor) -> list[str]:
+        return [self.path(place) for place in places.tolist()]
+
+    def labels(self, places: Tensor) -> Tensor:
+        return torch.from_numpy(self.index.labels)[self.numbers[places]]
+
+
+@dataclass(frozen=True)
+class ImageNetSamples:
+    """Indices of files, and the readers of this process; `undecodable` are those training images met so far."""
+
+    task: ImageNet
+    train: _Part
+    evaluated: _Part
+    device: torch.device
+    readers: Readers
+    undecodable: set[str] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def train_labels(self) -> Tensor:
+        return self.train.labels(torch.arange(len(self.train.numbers)))
+
+    def training_batches(self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int) -> Iterator[Batch]:
+        pending: list[tuple[Tensor, Draws]] = []
+
+        def requests() -> Iterator[Request]:
+            for step, places in enumerate(indices, first_step):
+                draws = draw(generator(seed, "augmentation", rank, step), len(places), JITTER, LIGHTING)
+                pending.append((places, draws))
+                yield Request(self.train.paths(places), self.task.side, self.task.resize, _rows(draws))
+
+        for reply in self.readers.replies(requests()):
+            places, draws = pending.pop(0)
+            places = self._replaced(reply, places, draws)
+            yield self._batch(reply, self.train.labels(places), draws)
+
+    def evaluation_batches(self, indices: Tensor) -> Iterator[Batch]:
+        batches = [places for places in torch.split(indices.cpu(), EVALUATION_BATCH) if len(places)]
+        paths = map(self.evaluated.paths, batches)
+        requests = (Request(each, self.task.side, self.task.resize) for each in paths)
+        for places, reply in zip(batches, self.readers.replies(requests), strict=True):
+            for position, reason in reply.failures.items():
+                raise _undecodable(self.evaluated.path(int(places[position])), reason)
+            yield self._batch(reply, self.evaluated.labels(places), None)
+
+    def _replaced(self, reply: Reply, places: Tensor, draws: Draws) -> Tensor:
+        """Fill what could not be decoded with the next image that can be, under the same draws; the places then shown.
+
+        Raises:
+            DataError: more than `max_undecodable` images could not be decoded.
+        """
+        places = places.clone()
+        for position, failure in reply.failures.items():
+            row, reason = _rows(draws)[position], failure
+            while reason:
+                path = self.train.path(int(places[position]))
+                self._count(path, reason)
+                places[position] = (places[position] + 1) % len(self.train.numbers)
+                path = self.train.path(int(places[position]))
+                again = read(Request([path], self.task.side, self.task.resize, [row]))
+                reply.images[position] = again.images[0]
+                reason = again.failures.get(0, "")
+        return places
+
+    def _count(self, path: str, reason: str) -> None:
+        with self._lock:
+            self.undecodable.add(path)
+            if len(self.undecodable) > self.task.max_undecodable:
+                raise _undecodable(path, reason)
+
+    def _batch(self, reply: Reply, labels: Tensor, draws: Draws | None) -> Batch:
+        """Bytes go to the device, where the arithmetic on pixels is done."""
+        images = torch.from_numpy(reply.images)
+        if self.device.type == "cuda":
+            images, labels = images.pin_memory(), labels.pin_memory()
+        images = images.to(self.device, non_blocking=True)
+        labels = labels.to(self.device, non_blocking=True)
+        if draws is None:
+            return normalised(images, MEAN, STANDARD_DEVIATION), labels
+        return photometric(images, draws, MEAN, STANDARD_DEVIATION), labels
+
+
+def default_folder() -> Path:
+    """Where ImageNet is looked for when nobody says where: $XDG_CACHE_HOME/cser-bench/imagenet, or in ~/.cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(home) / "cser-bench" / "imagenet"
+
+
+def _same_classes(train: ImageIndex, test: ImageIndex) -> None:
+    """Labels are places among the sorted classes, so both splits must have the same.
+
+    Raises:
+        DataError: a class is in one of them alone.
+    """
+    if test.classes != train.classes:
+        odd = min(set(test.classes) ^ set(train.classes))
+        raise DataError(f"class {odd} is in only one of {train.root} and {test.root}; extract both again")
+
+
+def _rows(draws: Draws) -> Sequence[CropRow]:
+    columns = zip(draws.attempts.tolist(), draws.places.tolist(), draws.flips.tolist(), strict=True)
+    return [CropRow(*each) for each in columns]
+
+
+def _undecodable(path: str, reason: str) -> DataError:
+    return DataError(f"{path} is no image that can be decoded ({reason}); put an undamaged copy in its place")
+
+
+TASK = ImageNet()
+check = TASK.check

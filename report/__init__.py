@@ -1,0 +1,1 @@
+"""Records to statistics, tables, figures, report.md and report.pdf; never imports torch."""

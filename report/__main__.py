@@ -1,0 +1,63 @@
+"""Command line: python -m report results/<experiment>."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.store import RecordError
+from report.records import UsageError
+
+_DESCRIPTION = """\
+Build the report of an experiment from its records: report.md, report.pdf, figures/ and csv/. It can be built at any
+moment, with runs missing or none done, and the same records give the same files to the byte."""
+_EPILOG = """\
+examples:
+  python -m report results/fashion_mnist
+  python -m report results/fashion_mnist --tuning results/fashion_mnist_tuning --output /tmp/report
+
+exit status: 0 written; 1 a record is damaged or a file cannot be written; 2 the command cannot be used as given"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="python -m report",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, help="folder of the experiment, with experiment.json in it")
+    parser.add_argument(
+        "--tuning", type=Path, help="folder of its tuning experiment (default: the sibling that the experiment names)"
+    )
+    parser.add_argument("--output", type=Path, help="folder to write into (default: the experiment's)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Build a report; returns the exit status."""
+    options = parser().parse_args(arguments)
+    # Here and not above, so that --help does not wait for the plotting library.
+    from report.build import build_report
+
+    try:
+        path = build_report(options.folder, options.tuning, options.output)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (RecordError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"error: cannot read or write {what}; check the folder or choose another --output", file=sys.stderr)
+        return 1
+    print(f"wrote {path} and report.pdf, figures/ and csv/ beside it")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

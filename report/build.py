@@ -1,0 +1,219 @@
+"""From records to report.md, report.pdf, figures/ and csv/: the order of the report is here."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from harness.store import write_text_atomically
+from report.document import Block, Document, Figure, Paragraph, Section, Table
+from report.exports import write_exports
+from report.figure_bits import draw_accuracy_against_bits, found_accuracy_against_bits
+from report.figure_curves import (
+    CUT,
+    draw_drift,
+    draw_progress,
+    found_drift,
+    found_progress,
+    identical_workers,
+    panels_note,
+)
+from report.figure_scatter import draw_loss_against_accuracy, found_loss_against_accuracy
+from report.figure_tuning import draw_tuning, found_tuning
+from report.findings import Study, study_of
+from report.markdown import render_markdown
+from report.pdf import render_pdf
+from report.plotting import style
+from report.provenance import how_it_was_run
+from report.published import published_table, read_claims
+from report.questions import questions_table
+from report.records import Records, UsageError, read_records
+from report.tables import accuracy_table, baseline_card, bits_table, equal_bits_table, tuning_table
+from report.tuning import Tuned, is_tuning, tuned_alone, tuned_rows
+from report.verdict import progress_of, verdict_of
+
+
+@dataclass
+class _Exhibits:
+    """Numbers the exhibits as they come and keeps them by key, for the list of questions."""
+
+    output: Path
+    shown: dict[str, Table | Figure] = field(default_factory=dict)
+    tables: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    figures: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def table(self, key: str, table: Table, filled: bool = True) -> Table:
+        if filled:
+            self.shown[key] = table
+        return table
+
+    def figure(
+        self, key: str, name: str, title: str, draw: Callable[[Path], bool], found: Callable[[], str], *notes: str
+    ) -> Block:
+        """The figure, or a sentence saying that there is nothing to draw yet (an old picture is then removed)."""
+        path = self.output / "figures" / name
+        with style():
+            drawn = draw(path)
+        if not drawn:
+            path.unlink(missing_ok=True)
+            return Paragraph(f"No figure of {title[:1].lower()}{title[1:]} yet: no run has what it needs.")
+        kept = tuple(note for note in notes if note)
+        figure = Figure(title, found(), PurePosixPath("figures") / name, next(self.figures), kept)
+        self.shown[key] = figure
+        return figure
+
+
+def build_report(folder: Path, tuning_folder: Path | None = None, output: Path | None = None) -> Path:
+    """Write the report of an experiment; the same records give the same bytes. Returns the path of report.md.
+
+    Args:
+        folder: of the experiment.
+        tuning_folder: of its tuning experiment; None takes the sibling that the experiment names, if it is there.
+        output: where to write; None is the experiment's folder.
+
+    Raises:
+        UsageError: there is no such folder or no experiment in it.
+        RecordError: a record is damaged; the message names the file.
+        OSError: the output cannot be written.
+    """
+    records = read_records(folder)
+    if not records.experiment.rows:
+        raise UsageError(f"{folder / 'experiment.json'} plans no rows; plan the experiment again")
+    tuning = _tuning_records(records, tuning_folder)
+    tuned = tuned_rows(records, tuning) if tuning else ()
+    study = study_of(records)
+    output = output or folder
+    output.mkdir(parents=True, exist_ok=True)
+    if is_tuning(records):
+        tuned = tuned_alone(records)
+        document = tuning_document_of(study, tuned, output)
+    else:
+        document = document_of(study, tuning, tuned, output)
+    write_exports(output / "csv", study, tuned, [records] + ([tuning] if tuning else []))
+    pdf = render_pdf(document, output)
+    temporary = output / ".report.pdf.part"
+    temporary.write_bytes(pdf)
+    temporary.replace(output / "report.pdf")
+    write_text_atomically(output / "report.md", render_markdown(document), durable=False)
+    return output / "report.md"
+
+
+def _tuning_records(records: Records, folder: Path | None) -> Records | None:
+    if folder is not None:
+        return read_records(folder)
+    named = records.experiment.tuning
+    sibling = records.folder.parent / named.experiment if named else None
+    return read_records(sibling) if sibling and (sibling / "experiment.json").exists() else None
+
+
+def document_of(study: Study, tuning: Records | None, tuned: Sequence[Tuned], output: Path) -> Document:
+    """The whole report as one object; draws the figures under `output` on the way."""
+    exhibits = _Exhibits(output)
+    experiment = study.records.experiment
+    sections = (
+        Section("Verdict", (verdict_of(study),)),
+        Section("The baseline", (exhibits.table("baseline", baseline_card(study)),)),
+        Section("Accuracy", (exhibits.table("accuracy", *_filled(study, accuracy_table, exhibits)),)),
+        Section("Bits", (exhibits.table("bits", *_filled(study, bits_table, exhibits)),)),
+        Section("Equal bits", _equal_bits(study, exhibits)),
+        Section("Over the steps", _over_steps(study, exhibits)),
+        Section("Training loss and accuracy", (_scatter(study, exhibits),)),
+        Section("Learning rates", _learning_rates(study, tuning, tuned, exhibits)),
+        Section("What was published", (published_table(read_claims(), next(exhibits.tables)),)),
+    )
+    questions = questions_table(exhibits.shown, experiment.name, next(exhibits.tables))
+    tail = (Section("Questions", (questions,)), how_it_was_run(study.records, tuning))
+    subtitle = f"Experiment {experiment.name}: {experiment.task}, {experiment.model}."
+    return Document(experiment.title, subtitle, sections + tail)
+
+
+def _filled(study: Study, build: Callable[[Study, int], Table], exhibits: _Exhibits) -> tuple[Table, bool]:
+    return build(study, next(exhibits.tables)), study.records.ended > 0
+
+
+def _equal_bits(study: Study, exhibits: _Exhibits) -> tuple[Block, ...]:
+    figure = exhibits.figure(
+        "bits_figure",
+        "accuracy_against_bits.png",
+        "Accuracy against bits sent",
+        lambda path: draw_accuracy_against_bits(study, path),
+        lambda: found_accuracy_against_bits(study),
+        "Markers: means; bars: 95 % t intervals; faint dots: single seeds; grey line and band: the baseline's mean and "
+        "interval.",
+    )
+    table = exhibits.table("equal_bits", *_filled(study, equal_bits_table, exhibits))
+    return figure, table
+
+
+def _over_steps(study: Study, exhibits: _Exhibits) -> tuple[Block, ...]:
+    band = f"Lines: mean over seeds; bands: lowest to highest seed; log axes end at {CUT} times the median."
+    progress = exhibits.figure(
+        "progress",
+        "progress.png",
+        "Test accuracy and training loss over steps",
+        lambda path: draw_progress(study, path),
+        lambda: found_progress(study),
+        band,
+        panels_note(study),
+    )
+    drift = exhibits.figure(
+        "drift",
+        "drift.png",
+        "Error norm and distance between workers over steps",
+        lambda path: draw_drift(study, path),
+        lambda: found_drift(study),
+        f"{band} Both are roots of the mean over workers of a squared 2-norm; zeros cannot be shown on a log axis. "
+        f"{identical_workers(study)}",
+        panels_note(study),
+    )
+    return progress, drift
+
+
+def _scatter(study: Study, exhibits: _Exhibits) -> Block:
+    return exhibits.figure(
+        "scatter",
+        "loss_against_accuracy.png",
+        "Best training loss against test accuracy",
+        lambda path: draw_loss_against_accuracy(study, path),
+        lambda: found_loss_against_accuracy(study),
+        "Markers: means of a row; faint dots: single runs.",
+    )
+
+
+def _learning_rates(
+    study: Study, tuning: Records | None, tuned: Sequence[Tuned], exhibits: _Exhibits
+) -> tuple[Block, ...]:
+    named = study.records.experiment.tuning
+    if tuning is None or not tuned:
+        where = f"run the experiment {named.experiment}" if named else "the experiment names none"
+        return (Paragraph(f"No tuning records are at hand: {where}."),)
+    return _tuning_exhibits(study.methods, tuned, exhibits)
+
+
+def tuning_document_of(study: Study, tuned: Sequence[Tuned], output: Path) -> Document:
+    """The report of a tuning experiment itself: what was tried, and how it was run."""
+    experiment = study.records.experiment
+    methods = [method for method in study.methods if any(t.method == method and t.ratio > 1 for t in tuned)]
+    note = Paragraph("A tuning experiment holds no selection; the highest mean held-out accuracy stands for it here.")
+    sections = (
+        Section("What was found", (Paragraph(progress_of(study)), note)),
+        Section("Learning rates", _tuning_exhibits(methods, tuned, _Exhibits(output))),
+        how_it_was_run(study.records, None),
+    )
+    return Document(experiment.title, f"Experiment {experiment.name}: {experiment.task}, {experiment.model}.", sections)
+
+
+def _tuning_exhibits(methods: Sequence[str], tuned: Sequence[Tuned], exhibits: _Exhibits) -> tuple[Block, ...]:
+    figure = exhibits.figure(
+        "tuning_figure",
+        "tuning.png",
+        "Held-out accuracy over the learning rate",
+        lambda path: draw_tuning(tuned, methods, path),
+        lambda: found_tuning(tuned),
+        "Means over the tuning seeds on held-out data; a ring marks the selected rate, a cross at the bottom a rate "
+        "with a diverged run.",
+    )
+    table = exhibits.table("tuning", tuning_table(tuned, next(exhibits.tables)), any(t.has_results for t in tuned))
+    return figure, table

@@ -1,0 +1,159 @@
+"""The document: what a report says, as plain data, before anyone decides how it looks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal
+
+Align = Literal["left", "right"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table. `runs` are the ids of the runs that its text was computed from."""
+
+    text: str
+    runs: tuple[str, ...] = ()
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Column:
+    """The head of a column. Text is set left, numbers right."""
+
+    head: str
+    align: Align = "right"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with the one sentence of what it shows. `wide` asks for a page on its side, where pages exist.
+
+    `number` None is a table without a number (inside a box, or a small list of settings).
+    """
+
+    title: str
+    found: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    number: int | None = None
+    wide: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture, its path relative to the document, with the one sentence of what it shows."""
+
+    title: str
+    found: str
+    path: PurePosixPath
+    number: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Running text."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Bullets:
+    """A list of short texts."""
+
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Code:
+    """Lines to be typed or read as they are."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The box at the top: what was found, in plain words."""
+
+    title: str
+    blocks: tuple[Paragraph | Bullets | Table, ...]
+
+
+@dataclass(frozen=True)
+class Delimited:
+    """A part with marked ends, for what may differ between two rebuilds from equal science (times, attempts)."""
+
+    name: str
+    blocks: tuple[Paragraph | Bullets | Table, ...]
+
+
+Block = Paragraph | Bullets | Code | Table | Figure | Verdict | Delimited
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what is under it."""
+
+    title: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A whole report."""
+
+    title: str
+    subtitle: str
+    sections: tuple[Section, ...]
+
+
+def blocks_of(document: Document) -> Iterator[Block]:
+    """Every block in reading order, those inside boxes too."""
+    for section in document.sections:
+        for block in section.blocks:
+            yield block
+            if isinstance(block, Verdict | Delimited):
+                yield from block.blocks
+
+
+def texts_of(document: Document) -> Iterator[str]:
+    """Every piece of text in reading order: what a rendering has to show, whatever its format."""
+    yield document.title
+    yield document.subtitle
+    for section in document.sections:
+        yield section.title
+        for block in section.blocks:
+            yield from _block_texts(block)
+
+
+def _block_texts(block: Block) -> Iterator[str]:
+    match block:
+        case Paragraph(text) | Code(text):
+            yield text
+        case Bullets(items):
+            yield from items
+        case Table():
+            yield from (block.title, block.found, *block.notes)
+            yield from (column.head for column in block.columns)
+            yield from (cell.text for row in block.rows for cell in row)
+        case Figure():
+            yield from (block.title, block.found, str(block.path), *block.notes)
+        case Verdict(title, blocks):
+            yield title
+            for inner in blocks:
+                yield from _block_texts(inner)
+        case Delimited(name, blocks):
+            yield name
+            for inner in blocks:
+                yield from _block_texts(inner)
+
+
+def exhibit_name(exhibit: Table | Figure) -> str:
+    """What the text calls an exhibit: "Table 2", "Figure 1"; a table without a number goes by its title."""
+    if exhibit.number is None:
+        return exhibit.title
+    return f"{'Table' if isinstance(exhibit, Table) else 'Figure'} {exhibit.number}"

@@ -1,0 +1,222 @@
+"""The CSV files: every number of the report at full precision, with the ids of the runs behind it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from harness.store import RunRecord, write_text_atomically
+from report.findings import Finding, Study
+from report.records import Records, best_training_loss
+from report.traffic import EVALUATION, TRAINING, bookkeeping_bits, traffic_of
+from report.tuning import Tuned
+
+Value = str | int | float | None
+
+
+def write_exports(folder: Path, study: Study, tuned: Sequence[Tuned], all_records: Sequence[Records]) -> None:
+    """Write csv/*.csv. Only attempts.csv holds anything of time or of how often a run was started.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    _write(folder / "accuracy.csv", _ACCURACY, (_accuracy(finding) for finding in study.findings))
+    _write(folder / "per_seed.csv", _PER_SEED, _per_seed(study))
+    _write(folder / "bits.csv", _BITS, _bits(study))
+    _write(folder / "curves.csv", _CURVES, _curves(study))
+    _write(folder / "tuning.csv", _TUNING, _tuning(tuned))
+    _write(folder / "attempts.csv", _ATTEMPTS, _attempts(all_records))
+
+
+def _write(path: Path, head: Sequence[str], rows: Iterable[Sequence[Value]]) -> None:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(rows)
+    write_text_atomically(path, buffer.getvalue(), durable=False)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_ACCURACY = _names(
+    "row method algorithm ratio learning_rate planned finished diverged mean standard_deviation "
+    "interval_low interval_high pairs difference lower_bound upper_bound p_value word "
+    "non_inferior_after_holm run_ids baseline_run_ids"
+)
+
+
+def _accuracy(finding: Finding) -> Sequence[Value]:
+    rows, summary, comparison = finding.records, finding.summary, finding.comparison
+    spread = (summary.mean, summary.standard_deviation, summary.low, summary.high) if summary else (None,) * 4
+    paired: tuple[Value, ...] = (0, None, None, None, None)
+    if comparison:
+        bounds = (comparison.lower, comparison.upper, comparison.p_value)
+        paired = (len(comparison.seeds), comparison.difference, *bounds)
+    return (
+        *_head(finding),
+        rows.row.learning_rate,
+        finding.planned,
+        len(rows.finished),
+        len(rows.diverged),
+        *spread,
+        *paired,
+        finding.word or "baseline",
+        "yes" if finding.holm else "no",
+        " ".join(rows.run_ids),
+        " ".join(finding.baseline_ids),
+    )
+
+
+def _head(finding: Finding) -> tuple[Value, ...]:
+    row = finding.records.row
+    return (row.row, finding.method, row.algorithm, row.ratio)
+
+
+_PER_SEED = _names(
+    "row method algorithm ratio seed run_id status test_accuracy test_correct test_count test_loss "
+    "train_loss best_train_loss diverged_at_step baseline_accuracy difference parameters_sha256"
+)
+
+
+def _per_seed(study: Study) -> Iterable[Sequence[Value]]:
+    reference = study.baseline.records.accuracy if study.baseline else {}
+    for finding in study.findings:
+        for seed, run in finding.records.runs.items():
+            planned = finding.records.row.runs[str(seed)]
+            yield (*_head(finding), seed, planned, *_run_values(run, reference.get(seed)))
+
+
+def _run_values(run: RunRecord | None, baseline: float | None) -> tuple[Value, ...]:
+    if run is None or run.result is None:
+        status = "not started" if run is None else "failed" if run.failure else "not done"
+        return (status, *(None,) * 7, baseline, None, None)
+    result = run.result
+    accuracy = result.test_accuracy
+    difference = None if accuracy is None or baseline is None else accuracy - baseline
+    return (
+        result.status,
+        accuracy,
+        result.test_correct,
+        result.test_count,
+        result.test_loss,
+        result.train_loss,
+        best_training_loss(run),
+        result.diverged_at_step,
+        baseline,
+        difference,
+        result.parameters_sha256,
+    )
+
+
+_BITS = _names(
+    "row method algorithm ratio run_id purpose bits expected_bits collectives expected_collectives "
+    "counted_ratio formula"
+)
+
+
+def _bits(study: Study) -> Iterable[Sequence[Value]]:
+    for finding in study.findings:
+        if traffic_of(finding.records) is None:
+            continue
+        for run in finding.records.finished.values():
+            result = run.result
+            for purpose in (*TRAINING, EVALUATION) if result else ():
+                sent = result.traffic.get(purpose) if result else None
+                expected = result.expected_traffic.get(purpose) if result else None
+                yield (
+                    *_head(finding),
+                    run.run.run_id,
+                    purpose,
+                    sent.bits if sent else 0,
+                    expected.bits if expected else None,
+                    sent.collectives if sent else 0,
+                    expected.collectives if expected else None,
+                    result.overall_ratio if result else None,
+                    finding.records.row.formula,
+                )
+
+
+_CURVES = _names(
+    "row method algorithm ratio seed run_id step epoch learning_rate train_loss test_loss test_accuracy "
+    "bits_sent error_norm worker_distance"
+)
+
+
+def _curves(study: Study) -> Iterable[Sequence[Value]]:
+    for finding in study.findings:
+        head = _head(finding)
+        for seed, run in finding.records.runs.items():
+            for event in run.events if run else ():
+                yield (
+                    *head,
+                    seed,
+                    run.run.run_id if run else "",
+                    event.step,
+                    event.epoch,
+                    event.learning_rate,
+                    event.train_loss,
+                    event.test_loss,
+                    event.test_accuracy,
+                    event.bits_sent,
+                    event.error_norm,
+                    event.worker_distance,
+                )
+
+
+_TUNING = _names(
+    "row method ratio learning_rate selected planned finished diverged mean_held_out_accuracy mean_train_loss run_ids"
+)
+
+
+def _tuning(tuned: Sequence[Tuned]) -> Iterable[Sequence[Value]]:
+    for entry in tuned:
+        for point in entry.points:
+            yield (
+                entry.row,
+                entry.method,
+                entry.ratio,
+                point.learning_rate,
+                "yes" if point.learning_rate == entry.selected else "no",
+                point.planned,
+                len(point.scores),
+                point.diverged,
+                point.score,
+                point.loss,
+                " ".join(point.run_ids),
+            )
+
+
+_ATTEMPTS = _names(
+    "experiment row seed run_id attempt started_at resumed_from_step host command launch backend device "
+    "git_commit git_diff_sha256 wall_seconds bookkeeping_bits"
+)
+
+
+def _attempts(all_records: Sequence[Records]) -> Iterable[Sequence[Value]]:
+    for records in all_records:
+        for rows in records.rows:
+            for seed, run in rows.runs.items():
+                for attempt in run.run.attempts if run else ():
+                    last = run.result if run and run.result and run.result.attempt == attempt.attempt else None
+                    yield (
+                        records.experiment.name,
+                        rows.row.row,
+                        seed,
+                        run.run.run_id if run else "",
+                        attempt.attempt,
+                        attempt.started_at,
+                        attempt.resumed_from_step,
+                        attempt.host,
+                        attempt.command,
+                        attempt.launch,
+                        attempt.backend,
+                        attempt.device,
+                        attempt.git_commit,
+                        attempt.git_diff_sha256,
+                        last.wall_seconds if last else None,
+                        bookkeeping_bits(last.traffic) if last else None,
+                    )

@@ -1,0 +1,136 @@
+"""Reading: an experiment's folder as planned rows with what was found of each run."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.store import Experiment, RecordError, Row, RunRecord, read_experiment, read_run, run_folders
+
+
+class UsageError(ValueError):
+    """The command was given something that cannot be used; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class RowRuns:
+    """A planned row with its runs by seed; None is a run that was not started."""
+
+    row: Row
+    runs: dict[int, RunRecord | None]
+
+    @property
+    def method(self) -> str:
+        """The row's label without its ratio, so that a method has one name over all ratios."""
+        ratio = f"{self.row.ratio:g}"
+        pattern = rf"[\s,(\[]*\b(?:ratio|R)?[\s=:]*\b{re.escape(ratio)}(?:x|\b)[)\]]*\s*$"
+        return re.sub(pattern, "", self.row.label) or self.row.label
+
+    @property
+    def finished(self) -> dict[int, RunRecord]:
+        """Runs with a score."""
+        return {seed: run for seed, run in self.runs.items() if run and run.result and run.result.status == "done"}
+
+    @property
+    def diverged(self) -> dict[int, RunRecord]:
+        """Runs whose result is that they diverged."""
+        return {seed: run for seed, run in self.runs.items() if run and run.result and run.result.status == "diverged"}
+
+    @property
+    def accuracy(self) -> dict[int, float]:
+        """Accuracy (a share) of the finished runs by seed."""
+        return {seed: score_of(run) for seed, run in self.finished.items()}
+
+    @property
+    def run_ids(self) -> tuple[str, ...]:
+        """Ids of the runs that have a result, in the order of their seeds."""
+        return tuple(run.run.run_id for run in self.runs.values() if run and run.result)
+
+
+@dataclass(frozen=True)
+class Records:
+    """Everything read of one experiment. `unplanned` counts run folders that no row names."""
+
+    folder: Path
+    experiment: Experiment
+    rows: tuple[RowRuns, ...]
+    unplanned: int
+
+    @property
+    def planned(self) -> int:
+        """Number of runs in the plan."""
+        return sum(len(row.runs) for row in self.rows)
+
+    @property
+    def ended(self) -> int:
+        """Number of runs with a result, diverged ones among them."""
+        return sum(len(row.run_ids) for row in self.rows)
+
+    @property
+    def failed(self) -> tuple[RunRecord, ...]:
+        """Runs without a result whose latest attempt said why."""
+        return tuple(
+            run for row in self.rows for run in row.runs.values() if run and run.result is None and run.failure
+        )
+
+
+def score_of(run: RunRecord) -> float:
+    """Accuracy of a finished run.
+
+    Raises:
+        RecordError: the result says "done" and has no finite accuracy.
+    """
+    accuracy = run.result.test_accuracy if run.result else None
+    if accuracy is None or not math.isfinite(accuracy):
+        path = run.folder / "result.json"
+        raise RecordError(f"{path} says the run is done and has no accuracy; delete the file and run again")
+    return accuracy
+
+
+def best_training_loss(run: RunRecord) -> float | None:
+    """Lowest finite training loss of a run's evaluations and its result; None where there is none."""
+    losses = [event.train_loss for event in run.events]
+    if run.result and run.result.train_loss is not None:
+        losses.append(run.result.train_loss)
+    return min((loss for loss in losses if math.isfinite(loss)), default=None)
+
+
+def read_records(folder: Path) -> Records:
+    """Read an experiment's folder.
+
+    Raises:
+        UsageError: no such folder, or no experiment in it.
+        RecordError: a record in it is damaged or of another version; the message names the file.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}; give the folder of an experiment, as results/fashion_mnist")
+    if not (folder / "experiment.json").exists():
+        raise UsageError(f"{folder} holds no experiment.json; give the folder that an experiment was run into")
+    experiment = read_experiment(folder)
+    present = {path.name for path in run_folders(folder)}
+    rows = tuple(_read_row(folder, row, present) for row in experiment.rows)
+    named = {run_id for row in experiment.rows for run_id in row.runs.values()}
+    return Records(folder, experiment, rows, len(present - named))
+
+
+def _read_row(folder: Path, row: Row, present: set[str]) -> RowRuns:
+    runs: dict[int, RunRecord | None] = {}
+    for seed, run_id in sorted(row.runs.items(), key=lambda item: _seed(folder, row, item[0])):
+        run = read_run(folder / run_id) if run_id in present else None
+        if run is not None and run.run.run_id != run_id:
+            raise RecordError(
+                f"{folder / run_id / 'run.json'} belongs to run {run.run.run_id}; delete the folder and run again"
+            )
+        runs[int(seed)] = run
+    return RowRuns(row, runs)
+
+
+def _seed(folder: Path, row: Row, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        path = folder / "experiment.json"
+        message = f"{path} names a seed {text!r} in row {row.row!r} that is no whole number; plan again"
+        raise RecordError(message) from None

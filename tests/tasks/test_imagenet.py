@@ -1,0 +1,370 @@
+"""ImageNet: index, decoding, augmentation in order, exact counts and bad data; miniature trees of real JPEGs."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFilter
+from torch import Tensor
+from torchvision import transforms
+
+from harness.order import worker_batches
+from harness.spec import SpecError, TaskSpec
+from harness.tasks import image_reading
+from harness.tasks.errors import DataError
+from harness.tasks.image_index import image_index
+from harness.tasks.image_reading import CropRow, Request, central_crop, new_readers, random_crop, read
+from harness.tasks.imagenet import MEAN, STANDARD_DEVIATION, ImageNet, ImageNetSamples
+from harness.tasks.task import find_task
+
+CPU = torch.device("cpu")
+CLASSES = ("n01", "n02", "n03")
+TRAIN, TEST = 24, 12
+MINIATURE = ImageNet(num_train=TRAIN, num_test=TEST, num_classes=3, side=16, resize=20, loader_processes=0)
+SPEC = TaskSpec(name="imagenet")
+
+
+def photo(seed: int, width: int = 40, height: int = 30) -> Image.Image:
+    """Smooth noise, so that compression and small shifts change little."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(3))
+
+
+def jpeg(image: Image.Image, kind: str = "JPEG") -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **({"quality": 92} if kind == "JPEG" else {}))
+    return file.getvalue()
+
+
+def tree(root: Path) -> Path:
+    """Every third image of a class is grey, CMYK or a PNG by the name of JPEG; sizes and shapes differ."""
+    for split, count in (("train", TRAIN), ("val", TEST)):
+        for number in range(count):
+            image = photo(number + 100 * (split == "val"), 24 + 7 * (number % 4), 22 + 5 * (number % 5))
+            raw = jpeg(image)
+            if number % 9 == 2:
+                raw = (jpeg(image.convert("L")), jpeg(image.convert("CMYK")), jpeg(image, "PNG"))[number // 9]
+            file = root / split / CLASSES[number % 3] / f"{CLASSES[number % 3]}_{number:02}.JPEG"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(raw)
+        (root / split / CLASSES[0] / "notes.txt").write_text("not an image")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tree(tmp_path / "data")
+
+
+def batches(samples: ImageNetSamples, steps: range, seed: int = 1, rank: int = 0) -> list[tuple[Tensor, Tensor]]:
+    indices = worker_batches(seed, TRAIN, rank, 2, 4, steps)
+    return list(samples.training_batches(indices, seed, rank, steps.start))
+
+
+def same(one: list[tuple[Tensor, Tensor]], other: list[tuple[Tensor, Tensor]]) -> bool:
+    return all(
+        torch.equal(a, b) for left, right in zip(one, other, strict=True) for a, b in zip(left, right, strict=True)
+    )
+
+
+def test_the_task_is_known_without_data() -> None:
+    found = find_task("imagenet")
+    assert (found.num_train, found.num_test, found.num_classes) == (1_281_167, 50_000, 1_000)
+    assert found.input_shape == (3, 224, 224)
+
+
+def test_labels_follow_sorted_class_folders_and_order_sorted_names(data: Path) -> None:
+    index = image_index(data / "train", data / "cache")
+    assert index.classes == CLASSES and len(index) == TRAIN
+    assert [index.path(number) for number in range(TRAIN)] == sorted(map(str, (data / "train").rglob("*.JPEG")))
+    samples = MINIATURE.load(data, SPEC, CPU)
+    assert samples.train_labels.tolist() == [0] * 8 + [1] * 8 + [2] * 8
+    labels = torch.cat([labels for _, labels in batches(samples, range(3))])
+    expected = torch.cat(list(worker_batches(1, TRAIN, 0, 2, 4, range(3))))
+    assert labels.tolist() == (expected // 8).tolist()
+
+
+def test_batches_are_float_and_of_the_side(data: Path) -> None:
+    ((inputs, labels),) = batches(MINIATURE.load(data, SPEC, CPU), range(1))
+    assert inputs.shape == (4, *MINIATURE.input_shape) and inputs.dtype == torch.float32 and inputs.is_contiguous()
+    assert labels.dtype == torch.int64
+    pixels = inputs * torch.tensor(STANDARD_DEVIATION)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+    assert pixels.min() > -1e-5 and pixels.max() < 1 + 1e-5
+
+
+def test_augmentation_depends_on_seed_rank_and_step_alone(data: Path) -> None:
+    samples = MINIATURE.load(data, SPEC, CPU)
+    torch.manual_seed(1)
+    whole = batches(samples, range(6))
+    torch.manual_seed(2)
+    again = MINIATURE.load(data, SPEC, CPU)
+    assert same(whole[4:], batches(again, range(4, 6)))
+    assert not same(whole, batches(samples, range(6), seed=2)) and not same(whole, batches(samples, range(6), rank=1))
+    with ThreadPoolExecutor(3) as pool:
+        ranks = list(pool.map(lambda rank: batches(samples, range(4), rank=rank), range(3)))
+    assert all(same(ranks[rank], batches(samples, range(4), rank=rank)) for rank in range(3))
+
+
+def test_readers_change_neither_batches_nor_scores(data: Path) -> None:
+    threads = MINIATURE.load(data, SPEC, CPU)
+    everything = torch.arange(TEST)
+    for processes in (1, 2):
+        samples = replace(MINIATURE, loader_processes=processes).load(data, SPEC, CPU)
+        assert same(batches(threads, range(5)), batches(samples, range(5)))
+        for workers in (1, 3):
+            for rank in range(workers):
+                mine = everything[rank::workers]
+                assert same(list(threads.evaluation_batches(mine)), list(samples.evaluation_batches(mine)))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 4])
+def test_every_test_image_is_scored_once(data: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.tasks.imagenet.EVALUATION_BATCH", 2)
+    samples = MINIATURE.load(data, SPEC, CPU)
+    read_paths: list[str] = []
+
+    def reading(request: Request) -> image_reading.Reply:
+        read_paths.extend(request.paths)
+        return read(request)
+
+    monkeypatch.setattr(image_reading, "read", reading)
+    labels = torch.full((TEST,), -1)
+    for rank in range(workers):
+        mine = torch.arange(rank, TEST, workers)
+        labels[mine] = torch.cat([labels for _, labels in samples.evaluation_batches(mine)])
+    assert sorted(read_paths) == sorted(map(str, (data / "val").rglob("*.JPEG")))
+    assert labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert list(samples.evaluation_batches(torch.arange(0))) == []
+
+
+def test_reading_stops_with_the_consumer(data: Path) -> None:
+    samples = MINIATURE.load(data, SPEC, CPU)
+    asked = 0
+
+    def endless() -> Iterator[Tensor]:
+        nonlocal asked
+        while True:
+            asked += 1
+            yield torch.tensor([0, 1])
+
+    for _, _ in zip(range(3), samples.training_batches(endless(), 1, 0, 0), strict=False):
+        pass
+    assert 3 <= asked <= 4 + samples.readers.number
+
+
+def test_held_out_images_are_scored_and_not_trained_on(data: Path) -> None:
+    samples = MINIATURE.load(data, TaskSpec(name="imagenet", held_out=5), CPU)
+    assert len(samples.train_labels) == TRAIN - 5
+    trained, scored = (set(part.paths(torch.arange(len(part.numbers)))) for part in (samples.train, samples.evaluated))
+    assert len(scored) == 5 and not trained & scored and len(trained | scored) == TRAIN
+    ((inputs, _),) = samples.evaluation_batches(torch.arange(5))
+    ((again, _),) = samples.evaluation_batches(torch.arange(5))
+    assert torch.equal(inputs, again)
+
+
+@pytest.mark.parametrize("size", [(500, 375), (375, 500), (300, 300), (233, 601)])
+def test_central_crops_are_torchvisions_on_pil(size: tuple[int, int]) -> None:
+    raw = jpeg(photo(1, *size))
+    expected = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])(Image.open(io.BytesIO(raw)))
+    difference = central_crop(raw, 224, 256).int() - torch.from_numpy(np.array(expected)).permute(2, 0, 1).int()
+    assert difference.abs().max() <= 1
+
+
+def expected_crop(image: Image.Image, box: tuple[int, int, int, int], side: int) -> Tensor:
+    resized = image.crop(box).resize((side, side), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).int()
+
+
+def test_a_training_crop_is_pils_and_mirrored_where_drawn() -> None:
+    raw = jpeg(photo(2, 500, 375))
+    row = CropRow([[0.5, 0.5]], [0.0, 1.0 - 1e-9], False)  # 54 % of the area, square, at the top right
+    expected = expected_crop(Image.open(io.BytesIO(raw)), (182, 0, 500, 318), 224)
+    assert (random_crop(raw, 224, row).int() - expected).abs().max() <= 1
+    assert (random_crop(raw, 224, replace(row, flip=True)).int() - expected.flip(-1)).abs().max() <= 1
+
+
+@pytest.mark.parametrize("side", [100, 50, 26])
+def test_decoding_at_a_smaller_scale_hardly_changes_the_pixels(side: int) -> None:
+    """The crop is 318 pixels wide, so it is decoded at 1/2, 1/4 and 1/8; a shift by one pixel would cost far more."""
+    raw = jpeg(photo(3, 500, 375))
+    row = CropRow([[0.5, 0.5]], [0.37, 0.61], True)
+    left, top = int(183 * 0.61), int(58 * 0.37)
+    expected = expected_crop(Image.open(io.BytesIO(raw)), (left, top, left + 318, top + 318), side).flip(-1)
+    crop = random_crop(raw, side, row).int()
+    error = (crop - expected).abs().float().mean()
+    shifted = (expected[:, :, 1:] - expected[:, :, :-1]).abs().float().mean()
+    assert error < 1.5 and error < shifted / 3
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_grey_and_cmyk_become_rgb(mode: str) -> None:
+    image = photo(4).convert(mode)
+    pixels = central_crop(jpeg(image), 16, 20)
+    expected = central_crop(jpeg(image.convert("RGB"), "PNG"), 16, 20)
+    assert pixels.shape == (3, 16, 16) and (pixels.int() - expected.int()).abs().float().mean() < 4
+    assert mode != "L" or torch.equal(pixels[0], pixels[2])
+
+
+def damage(path: Path, how: str) -> None:
+    raw = path.read_bytes()
+    path.write_bytes({"cut short": raw[: len(raw) // 2], "empty": b"", "not an image": b"<html>" * 50}[how])
+
+
+@pytest.mark.parametrize("how", ["cut short", "empty", "not an image"])
+def test_an_undecodable_image_is_named(data: Path, how: str) -> None:
+    bad = data / "train" / "n02" / "n02_13.JPEG"
+    damage(bad, how)
+    samples = MINIATURE.load(data, SPEC, CPU)
+    with pytest.raises(
+        DataError, match=r"n02/n02_13.JPEG is no image that can be decoded \(.+\); put an undamaged copy"
+    ):
+        list(samples.training_batches([torch.arange(TRAIN)], 1, 0, 0))
+    with pytest.raises(DataError, match=r"n02_13.JPEG"):
+        MINIATURE.prepare(data)
+    assert [good for _, good, _ in MINIATURE.check(data)] == [True, False, True, True]
+
+
+def test_a_stated_number_of_undecodable_images_is_replaced_and_counted(data: Path) -> None:
+    for name in ("n01_21", "n02_01", "n03_23"):  # the last of a class, the one after it, and the very last
+        damage(data / "train" / name[:3] / f"{name}.JPEG", "cut short")
+    samples = replace(MINIATURE, max_undecodable=3).load(data, SPEC, CPU)
+    ((inputs, labels),) = samples.training_batches([torch.tensor([7, 9, 23, 0])], 1, 0, 0)
+    assert labels.tolist() == [1, 1, 0, 0]
+    assert (
+        samples.undecodable == {str(path) for path in map(Path, samples.undecodable)} and len(samples.undecodable) == 3
+    )
+    again = replace(MINIATURE, max_undecodable=3).load(data, SPEC, CPU)
+    ((same_draws, _),) = again.training_batches([torch.tensor([9, 9, 0, 0])], 1, 0, 0)
+    assert torch.equal(inputs, same_draws)  # each under the draws of the position that it fills
+    assert not again.undecodable
+    with pytest.raises(DataError, match="no image that can be decoded"):
+        few = replace(MINIATURE, max_undecodable=2).load(data, SPEC, CPU)
+        list(few.training_batches([torch.arange(TRAIN)], 1, 0, 0))
+
+
+def test_an_undecodable_test_image_is_always_an_error(data: Path) -> None:
+    damage(data / "val" / "n03" / "n03_05.JPEG", "cut short")
+    samples = replace(MINIATURE, max_undecodable=9).load(data, SPEC, CPU)
+    with pytest.raises(DataError, match=r"val/n03/n03_05.JPEG is no image"):
+        list(samples.evaluation_batches(torch.arange(TEST)))
+
+
+def test_a_file_that_vanished_is_no_undecodable_image(data: Path) -> None:
+    samples = replace(MINIATURE, max_undecodable=9).load(data, SPEC, CPU)
+    (data / "train" / "n01" / "n01_03.JPEG").unlink()
+    with pytest.raises(DataError, match=r"n01_03.JPEG cannot be read \(No such file or directory\)"):
+        list(samples.training_batches([torch.arange(TRAIN)], 1, 0, 0))
+
+
+def flatten(split: Path) -> None:
+    for path in list(split.rglob("*.JPEG")):
+        path.rename(split / path.name)
+    for folder in split.iterdir():
+        if folder.is_dir():
+            (folder / "notes.txt").unlink(missing_ok=True)
+            folder.rmdir()
+
+
+BAD_TREES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no val": (lambda p: (p / "val").rename(p / "validation"), "val is not a folder; ILSVRC-2012 may not be fetched"),
+    "flat val": (lambda p: flatten(p / "val"), "val holds no class folders but 12 images; it must hold one folder per"),
+    "a class too many": (lambda p: (p / "train" / "n04").mkdir(), "holds 4 class folders where 3 are expected"),
+    "an image missing": (
+        lambda p: (p / "train" / "n02" / "n02_01.JPEG").unlink(),
+        "holds 23 images where 24 are expected (the fewest, 7, in n02)",
+    ),
+    "other classes": (lambda p: (p / "val" / "n03").rename(p / "val" / "n09"), "class n03 is in only one of"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_TREES)
+def test_an_incomplete_tree_is_refused_in_one_sentence(data: Path, bad: str) -> None:
+    change, words = BAD_TREES[bad]
+    change(data)
+    for use in (MINIATURE.prepare, lambda data: MINIATURE.load(data, SPEC, CPU)):
+        with pytest.raises(DataError) as error:
+            use(data)
+        assert words in str(error.value) and "\n" not in str(error.value)
+    assert not all(good for _, good, _ in MINIATURE.check(data))
+
+
+def test_without_data_the_message_says_where_it_goes(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"xdg/cser-bench/imagenet/train is not a folder; .* DATA=FOLDER"):
+        MINIATURE.prepare(None)
+    tree(tmp_path / "xdg" / "cser-bench" / "imagenet")
+    MINIATURE.prepare(None)
+
+
+def test_a_preflight_counts_and_decodes(data: Path) -> None:
+    lines = MINIATURE.check(data)
+    assert [good for _, good, _ in lines] == [True] * 4
+    assert "24 images of 3 classes" in lines[0][2] and "12 images of 3 classes" in lines[2][2]
+    assert "24 images, evenly spaced" in lines[1][2]
+
+
+def test_a_scan_is_kept_until_a_class_folder_changes(data: Path, tmp_path: Path) -> None:
+    root, cache = data / "train", tmp_path / "scans"
+
+    def scan() -> int:
+        return len(image_index(root, cache, keep_from=1))
+
+    assert scan() == TRAIN
+    times = os.stat(root / "n01")
+    (root / "n01" / "new.JPEG").write_bytes(b"")
+    os.utime(root / "n01", ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert scan() == TRAIN  # the kept scan, since nothing seems to have changed
+    os.utime(root / "n01")
+    assert scan() == TRAIN + 1
+    (kept,) = cache.iterdir()
+    for damaged in (b"", kept.read_bytes()[:200], b"PK\3\4"):
+        kept.write_bytes(damaged)
+        assert scan() == TRAIN + 1
+    cache.joinpath("file").write_bytes(b"")
+    assert len(image_index(root, cache / "file", keep_from=1)) == TRAIN + 1  # a cache that cannot be written
+
+
+def test_names_keep_their_bytes(data: Path, tmp_path: Path) -> None:
+    (data / "train" / "n01" / "zoë (1).jpg").write_bytes(jpeg(photo(5)))
+    index = image_index(data / "train", tmp_path / "scans")
+    assert index.path(8).endswith("zoë (1).jpg") and Path(index.path(8)).is_file()
+
+
+def test_the_number_of_readers_comes_from_task_or_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.delenv("CSER_LOADER_PROCESSES", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
+    assert (new_readers(None).processes, new_readers(None).threads) == (0, 8)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert new_readers(None).threads == 3
+    monkeypatch.setenv("CSER_LOADER_PROCESSES", "5")
+    assert new_readers(None).number == 5 and new_readers(2).number == 2
+    monkeypatch.setenv("CSER_LOADER_PROCESSES", "many")
+    with pytest.raises(SpecError, match="CSER_LOADER_PROCESSES is 'many'; make it a number"):
+        new_readers(None)
+
+
+def test_a_dead_reader_process_is_told(data: Path) -> None:
+    samples = replace(MINIATURE, loader_processes=1).load(data, SPEC, CPU)
+    stream = samples.training_batches((torch.tensor([0]) for _ in range(1000)), 1, 0, 0)
+    before = set(multiprocessing.active_children())
+    next(stream)
+    (reader,) = set(multiprocessing.active_children()) - before
+    assert reader.pid is not None
+    os.kill(reader.pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match=r"a loader process died, .*CSER_LOADER_PROCESSES"):
+        list(stream)
