@@ -67,7 +67,7 @@ class CSER(DistributedOptimizer):
             (Purpose.GRADIENT, self.gradient_compressor, range(1, num_steps + 1)),
             (Purpose.ERROR, self.error_compressor, resets),
         ):
-            cost = compressor.cost(self.flat.layout, self.drawer(purpose), steps)
+            cost = self.cost(compressor, purpose, steps)
             traffic.add(purpose, cost.bits, cost.collectives)
         return traffic
 
@@ -91,9 +91,9 @@ class CSER(DistributedOptimizer):
         before = support.gather(x)
         self.local_step_()
         if before.numel():
-            mean = before - support.gather(x)
-            self.collectives.all_reduce_mean_(mean, Purpose.GRADIENT)
-            support.copy_(x, before.sub_(mean))
+            taken = before - support.gather(x)
+            own, mean = self.average(taken, Purpose.GRADIENT)
+            support.copy_(x, before.sub_(mean) if own is taken else before.sub_(taken).add_(own).sub_(mean))
 
     def _sync_update_explicitly(self, step: int) -> None:
         x, e = self.flat.parameters, self.e
@@ -110,7 +110,6 @@ class CSER(DistributedOptimizer):
         """x <- mean(x) on the coordinates that the compressor draws."""
         assert isinstance(compressor, SharedSupport)
         support = compressor.support(self.flat.layout, self.draw(step, purpose))
-        mean = support.gather(self.flat.parameters)
-        if mean.numel():
-            self.collectives.all_reduce_mean_(mean, purpose)
-            support.copy_(self.flat.parameters, mean)
+        values = support.gather(self.flat.parameters)
+        own, mean = self.average(values, purpose)
+        support.copy_(self.flat.parameters, mean if own is values else values.sub_(own).add_(mean))

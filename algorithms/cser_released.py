@@ -19,7 +19,7 @@ from typing import Any
 
 from torch.optim.optimizer import ParamsT
 
-from algorithms.core.compressors import SharedSupport
+from algorithms.core.compressors import Compressor, SharedSupport
 from algorithms.core.optimizer import require_shared_support
 from algorithms.core.traffic import Purpose, Traffic
 from algorithms.cser import CSER
@@ -35,6 +35,8 @@ class CSERReleased(CSER):
         average_parameters: the gradient stage averages parameters, not this step's update.
         skip_gradient_at_reset: a reset step has no gradient stage.
         decay_in_momentum_only: the weight decay is left out of the direct term of the Nesterov update.
+        overwrite_master: averaged parameters are what came off the wire; where its numbers are shorter than the
+            parameters', what rounding lost is gone.
         common: see `DistributedOptimizer`.
     """
 
@@ -51,6 +53,7 @@ class CSERReleased(CSER):
         average_parameters: bool = True,
         skip_gradient_at_reset: bool = True,
         decay_in_momentum_only: bool = True,
+        overwrite_master: bool = True,
         **common: Any,
     ) -> None:
         require_shared_support(self.name, gradient_compressor=gradient_compressor, error_compressor=error_compressor)
@@ -64,12 +67,13 @@ class CSERReleased(CSER):
         self.averages_parameters = average_parameters
         self.skip_gradient_at_reset = skip_gradient_at_reset
         self.decay_in_momentum_only = decay_in_momentum_only
+        self.overwrite_master = overwrite_master
 
     def expected_traffic(self, num_steps: int) -> Traffic:
         traffic = super().expected_traffic(num_steps)
         if self.skip_gradient_at_reset:
             resets = range(self.reset_interval, num_steps + 1, self.reset_interval)
-            skipped = self.gradient_compressor.cost(self.flat.layout, self.drawer(Purpose.GRADIENT), resets)
+            skipped = self.cost(self.gradient_compressor, Purpose.GRADIENT, resets)
             traffic.add(Purpose.GRADIENT, -skipped.bits, -skipped.collectives)
         return traffic
 
@@ -84,6 +88,12 @@ class CSERReleased(CSER):
             self._sync_update(step)
         if reset:
             self.average_parameters(self.error_compressor, step, Purpose.ERROR)
+
+    def average_parameters(self, compressor: Compressor, step: int, purpose: Purpose) -> None:
+        if not self.overwrite_master:
+            return super().average_parameters(compressor, step, purpose)
+        sent = self.exchange(self.flat.parameters, compressor, step, purpose)
+        sent.support.copy_(self.flat.parameters, sent.mean)
 
     def local_step_(self, *target: Any, **options: Any) -> None:
         momentum = self._buffers.get("momentum")

@@ -37,7 +37,7 @@ class EFSGD(DistributedOptimizer):
 
     def expected_traffic(self, num_steps: int) -> Traffic:
         traffic = Traffic()
-        cost = self.compressor.cost(self.flat.layout, self.drawer(Purpose.GRADIENT), range(1, num_steps + 1))
+        cost = self.cost(self.compressor, Purpose.GRADIENT, range(1, num_steps + 1))
         traffic.add(Purpose.GRADIENT, cost.bits, cost.collectives)
         return traffic
 

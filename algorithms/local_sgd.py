@@ -33,10 +33,15 @@ class LocalSGD(DistributedOptimizer):
     def expected_traffic(self, num_steps: int) -> Traffic:
         traffic = Traffic()
         num_syncs = num_steps // self.sync_interval
-        traffic.add(Purpose.MODEL, 32 * self.flat.layout.numel * num_syncs, num_syncs)
+        traffic.add(Purpose.MODEL, self.float_bits * self.flat.layout.numel * num_syncs, num_syncs)
         return traffic
 
     def _update(self, step: int) -> None:
         self.local_step_()
         if step % self.sync_interval == 0:
-            self.collectives.all_reduce_mean_(self.flat.parameters, Purpose.MODEL)
+            x = self.flat.parameters
+            if self.wire is None:
+                self.average_in_place_(x, Purpose.MODEL)
+            else:
+                own, mean = self.average(x, Purpose.MODEL)
+                x.sub_(own).add_(mean)

@@ -28,6 +28,7 @@ class MCSERReleased(CSERReleased):
         average_parameters: bool = True,
         skip_gradient_at_reset: bool = True,
         decay_in_momentum_only: bool = True,
+        overwrite_master: bool = True,
         momentum: float = 0.9,
         **common: Any,
     ) -> None:
@@ -41,6 +42,7 @@ class MCSERReleased(CSERReleased):
             average_parameters=average_parameters,
             skip_gradient_at_reset=skip_gradient_at_reset,
             decay_in_momentum_only=decay_in_momentum_only,
+            overwrite_master=overwrite_master,
             momentum=momentum,
             **common,
         )

@@ -25,24 +25,35 @@ from algorithms.core.traffic import Purpose, Traffic
 
 
 class QSparseLocalSGD(DistributedOptimizer):
-    """Args: compressor: C, any; sync_interval: H, in steps; the rest as in `DistributedOptimizer`."""
+    """QSparse-local-SGD.
+
+    Args:
+        compressor: C, any.
+        sync_interval: H, in steps.
+        keep_master: as released for fp16, a synchronisation does not reset y_i, the fp32 master copy, so that its drift
+            from the anchor enters the error again each time.
+        common: see `DistributedOptimizer`.
+    """
 
     name = "qsparse_local_sgd"
     formula = "32 d / (R1 H)"
 
-    def __init__(self, params: ParamsT, *, compressor: Compressor, sync_interval: int, **common: Any) -> None:
+    def __init__(
+        self, params: ParamsT, *, compressor: Compressor, sync_interval: int, keep_master: bool = False, **common: Any
+    ) -> None:
         require_interval(self.name, "sync_interval", sync_interval)
         super().__init__(params, **common)
         self.check_compressors(compressor=compressor)
         self.compressor = compressor
         self.sync_interval = sync_interval
+        self.keep_master = keep_master
         self.e = self.new_buffer("error")
         self.x = self.new_buffer("anchor", like=self.flat.parameters)
 
     def expected_traffic(self, num_steps: int) -> Traffic:
         traffic = Traffic()
         syncs = range(self.sync_interval, num_steps + 1, self.sync_interval)
-        cost = self.compressor.cost(self.flat.layout, self.drawer(Purpose.MODEL), syncs)
+        cost = self.cost(self.compressor, Purpose.MODEL, syncs)
         traffic.add(Purpose.MODEL, cost.bits, cost.collectives)
         return traffic
 
@@ -55,4 +66,5 @@ class QSparseLocalSGD(DistributedOptimizer):
         sent = self.exchange(self.e, self.compressor, step, Purpose.MODEL)
         sent.support.add_(self.x, sent.mean, alpha=-1)
         sent.support.add_(self.e, sent.own, alpha=-1)
-        y.copy_(self.x)
+        if not self.keep_master:
+            y.copy_(self.x)

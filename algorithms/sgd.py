@@ -20,9 +20,9 @@ class SGD(DistributedOptimizer):
 
     def expected_traffic(self, num_steps: int) -> Traffic:
         traffic = Traffic()
-        traffic.add(Purpose.GRADIENT, 32 * self.flat.layout.numel * num_steps, num_steps)
+        traffic.add(Purpose.GRADIENT, self.float_bits * self.flat.layout.numel * num_steps, num_steps)
         return traffic
 
     def _update(self, step: int) -> None:
-        self.collectives.all_reduce_mean_(self.flat.gradients, Purpose.GRADIENT)
+        self.average_in_place_(self.flat.gradients, Purpose.GRADIENT)
         self.local_step_()

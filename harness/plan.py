@@ -178,7 +178,7 @@ def _check(hashable: _Hashable) -> _Checked:
     layout = optimizer.flat.layout
     element = optimizer.flat.parameters.element_size()
     return _Checked(
-        formula=optimizer.formula,
+        formula=optimizer.formula.replace("32 ", f"{optimizer.float_bits} "),
         num_parameters=layout.numel,
         bits=optimizer.expected_traffic(num_steps).training_bits,
         memory_bytes=(2 + optimizer.memory_in_parameters()) * layout.numel * element,
@@ -235,7 +235,8 @@ def _experiment(spec: Spec, rows: list[Row], rates: dict[str, list[float]], tuni
             "schedule": f"{spec.schedule.kind}, linear warm-up over {spec.schedule.warmup_epochs:g} epochs",
             "batch norm": f"{spec.evaluation.batch_norm}: {_BATCH_NORM[spec.evaluation.batch_norm]}",
             "evaluation": f"{spec.evaluation.per_epoch} per epoch, on the workers' average, every sample once",
-            "precision": "fp32, also on the wire",
+            "precision": f"{training.precision}, on the wire {training.wire}",
+            "data": _PARTITION[spec.partition.kind].format(spec.partition),
         },
         commands=[f"python -m harness run {spec.name}{flag}", f"python -m harness report {spec.name}{flag}"],
     )
@@ -245,4 +246,11 @@ _BATCH_NORM = {
     "average": "the average model is scored with the workers' mean of the running statistics",
     "local": "as released: every worker scores all samples with its own running statistics, and scores are averaged",
     "recalibrate": "the average model's statistics are estimated anew on training batches",
+}
+
+_PARTITION = {
+    "reshuffled": "shuffled anew each epoch and dealt out to the workers",
+    "contiguous": "fixed contiguous shards",
+    "dirichlet": "fixed shards with classes by Dirichlet({0.alpha:g})",
+    "class_shards": "fixed shards of {0.shards_per_worker} stretches of the samples sorted by class",
 }

@@ -5,19 +5,16 @@ from __future__ import annotations
 import time
 from collections import Counter
 from pathlib import Path
-from statistics import median
 
-import torch
 from tabulate import tabulate
 
 from harness import store
-from harness.attempt import num_cores, prepare_thread
-from harness.build import build_model, num_steps_of
+from harness.attempt import num_cores
+from harness.build import num_steps_of
+from harness.estimate import prices, step_time
 from harness.launch import is_done
 from harness.plan import Plan
-from harness.spec import RunConfig
 from harness.store import Failure, Heartbeat
-from harness.tasks.task import find_task
 
 STALE_SECONDS = 120.0
 
@@ -52,38 +49,35 @@ def show_plan(plan: Plan) -> None:
     ]
     print(experiment.title)
     print(tabulate(table, headers, disable_numparse=True))
-    runs = {run.run_id: run for run in plan.runs}
-    seconds = sum(_dry_seconds(run.config) for run in runs.values())
-    print(f"\n{len(runs)} runs; memory: parameters, gradients and optimiser state, without activations")
-    print(
-        f"about {seconds / num_cores() / 60:.0f} min on the {num_cores()} cores of this machine "
-        "(modelled: a forward and backward pass measured on random images, times the steps)"
+    print()
+    for line in _effort(plan):
+        print(line)
+
+
+def _effort(plan: Plan) -> list[str]:
+    """Runs, and what their arithmetic takes, as sentences."""
+    runs = list({run.run_id: run.config for run in plan.runs}.values())
+    times = {run_id: step_time(config) for run_id, config in enumerate(runs)}
+    worker_seconds = sum(
+        times[number].seconds * num_steps_of(config)[1] * config.num_workers for number, config in enumerate(runs)
     )
-
-
-_measured: dict[str, float] = {}
-
-
-def _dry_seconds(config: RunConfig) -> float:
-    """Core seconds of one run, modelled as its number of forward and backward passes."""
-    key = f"{config.model!r} {config.batch_size}"
-    if key not in _measured:
-        _measured[key] = _measure_pass(config)
-    return _measured[key] * num_steps_of(config)[1] * config.num_workers
-
-
-def _measure_pass(config: RunConfig) -> float:
-    """Median seconds of a forward and backward pass of one worker's batch on one core."""
-    prepare_thread()
-    task = find_task(config.task.name)
-    model = build_model(config.model, task, 0, torch.device("cpu"))
-    inputs = torch.zeros((config.batch_size, *task.input_shape))
-    times = []
-    for _ in range(20):
-        started = time.perf_counter()
-        model(inputs).sum().backward()
-        times.append(time.perf_counter() - started)
-    return median(times)
+    known = times[0]
+    lines = [
+        f"{len(runs)} runs; memory: parameters, gradients and optimiser state, without activations",
+        f"{worker_seconds / 3600:,.1f} {known.device} hours for forward and backward passes ({known.basis}); "
+        "communication, data and evaluation come on top",
+    ]
+    if known.device == "CPU core":
+        return [*lines, f"about {worker_seconds / num_cores() / 60:.0f} min on the {num_cores()} cores of this machine"]
+    workers = runs[0].num_workers
+    hours = worker_seconds / workers / len(runs) / 3600
+    lines.append(
+        f"about {hours:,.1f} hours a run on {workers} GPUs, {hours * len(runs):,.0f} hours one after the other"
+    )
+    for machine in prices():
+        dollars = worker_seconds / 3600 / machine.gpus * machine.dollars_per_hour
+        lines.append(f"about {dollars:,.0f} dollars on {machine.name} ({machine.gpus} GPUs; {machine.source})")
+    return lines
 
 
 def show_status(plan: Plan, results: Path) -> None:

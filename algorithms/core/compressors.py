@@ -30,15 +30,22 @@ class Compressor(ABC):
         """Raises ValueError, in one sentence, where this compressor cannot work on such a vector."""
 
     @abstractmethod
-    def payload_bits(self, layout: Layout, draw: Draw) -> int:
-        """Bits that one worker sends for this draw; 0 means that no collective takes place."""
+    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
+        """Bits that one worker sends for this draw; 0 means that no collective takes place.
 
-    def cost(self, layout: Layout, draw: Callable[[int], Draw], steps: range) -> Entry:
+        `float_bits`: of a number on the wire, where the compressor leaves that open (`Gathered` ones have a format).
+        """
+
+    def cost(self, layout: Layout, draw: Callable[[int], Draw], steps: range, float_bits: int = FLOAT_BITS) -> Entry:
         """Closed form of what one worker sends at these steps. Here for a payload of constant size."""
         if not steps:
             return Entry()
-        bits = self.payload_bits(layout, draw(steps[0]))
+        bits = self.payload_bits(layout, draw(steps[0]), float_bits)
         return Entry(bits * len(steps), len(steps) if bits else 0)
+
+    def mean_cost(self, layout: Layout, num_draws: int, float_bits: int = FLOAT_BITS) -> Entry:
+        """As `cost`, as the mean over all draws where the payload depends on the draw."""
+        return self.cost(layout, lambda step: Draw(0, step, ""), range(num_draws), float_bits)
 
 
 class SharedSupport(Compressor):
@@ -48,8 +55,8 @@ class SharedSupport(Compressor):
     def support(self, layout: Layout, draw: Draw) -> Support:
         """The coordinates kept in this draw, the same on every worker."""
 
-    def payload_bits(self, layout: Layout, draw: Draw) -> int:
-        return FLOAT_BITS * self.payload_numel(layout)
+    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
+        return float_bits * self.payload_numel(layout)
 
     @abstractmethod
     def payload_numel(self, layout: Layout) -> int:
@@ -175,14 +182,26 @@ class PerTensorBlockSparsifier(SharedSupport):
     def payload_numel(self, layout: Layout) -> int:
         raise NotImplementedError("the payload depends on the draw; see payload_bits")
 
-    def payload_bits(self, layout: Layout, draw: Draw) -> int:
-        return FLOAT_BITS * sum(
+    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
+        return float_bits * sum(
             math.prod(hi - lo for lo, hi in spans) * rest for spans, rest in self._spans(layout, draw)
         )
 
-    def cost(self, layout: Layout, draw: Callable[[int], Draw], steps: range) -> Entry:
-        bits = [self.payload_bits(layout, draw(step)) for step in steps]
+    def cost(self, layout: Layout, draw: Callable[[int], Draw], steps: range, float_bits: int = FLOAT_BITS) -> Entry:
+        bits = [self.payload_bits(layout, draw(step), float_bits) for step in steps]
         return Entry(sum(bits), sum(1 for message in bits if message))
+
+    def mean_cost(self, layout: Layout, num_draws: int, float_bits: int = FLOAT_BITS) -> Entry:
+        numel = sum(
+            math.prod(_mean_block(size, ratio) for size, ratio in self._axes(tensor)) * math.prod(tensor.shape[2:])
+            for tensor in layout.tensors
+        )
+        silent = (1 - 1 / self.tensor_ratio) ** len(layout.tensors)
+        return Entry(round(num_draws * float_bits * numel / self.tensor_ratio), round(num_draws * (1 - silent)))
+
+    def _axes(self, tensor: Window) -> Iterator[tuple[int, float]]:
+        """The size and the ratio of each axis that is cut."""
+        return zip(tensor.shape[:2], (self.row_ratio, self.column_ratio), strict=False)
 
     def support(self, layout: Layout, draw: Draw) -> Windows:
         windows = []
@@ -240,7 +259,7 @@ class TopK(Gathered):
     def check(self, layout: Layout) -> None:
         _check_numel("top-k", self.ratio, layout)
 
-    def payload_bits(self, layout: Layout, draw: Draw) -> int:
+    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
         return (FLOAT_BITS + INDEX_BITS) * _kept(layout.numel, self.ratio)
 
     def encode(self, vector: Tensor, draw: Draw, rank: int) -> Tensor:
@@ -263,7 +282,7 @@ class ScaledSign(Gathered):
     def check(self, layout: Layout) -> None:
         pass
 
-    def payload_bits(self, layout: Layout, draw: Draw) -> int:
+    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
         return 8 * math.ceil(layout.numel / 8) + FLOAT_BITS
 
     def encode(self, vector: Tensor, draw: Draw, rank: int) -> Tensor:
@@ -299,7 +318,7 @@ class QSGD(Gathered):
     def check(self, layout: Layout) -> None:
         pass
 
-    def payload_bits(self, layout: Layout, draw: Draw) -> int:
+    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
         num_buckets = math.ceil(layout.numel / self.bucket_size)
         return FLOAT_BITS * num_buckets + 8 * math.ceil(layout.numel * self.bits / 8)
 
@@ -347,6 +366,10 @@ def _aligned_block(size: int, ratio: float, place: int) -> tuple[int, int]:
     length = max(1, round(size / ratio))
     start = length * (place % math.ceil(size / length))
     return start, min(start + length, size)
+
+
+def _mean_block(size: int, ratio: float) -> float:
+    return size / math.ceil(size / max(1, round(size / ratio)))
 
 
 def _kept(numel: int, ratio: float) -> int:

@@ -14,12 +14,12 @@ from torch.optim.optimizer import Optimizer, ParamsT
 from torch.optim.sgd import sgd as torch_sgd
 
 from algorithms.core.collectives import Collectives, SoloCollectives
-from algorithms.core.compressors import Compressor, SharedSupport
+from algorithms.core.compressors import Compressor, Gathered, SharedSupport
 from algorithms.core.flat import FlatBuffers
-from algorithms.core.partial_sync import Exchanged, exchange
+from algorithms.core.partial_sync import Exchanged, average, exchange
 from algorithms.core.process_group import ProcessGroupCollectives
 from algorithms.core.randomness import Draw
-from algorithms.core.traffic import Purpose, Traffic
+from algorithms.core.traffic import Entry, Purpose, Traffic
 
 
 class DistributedOptimizer(Optimizer):
@@ -32,6 +32,8 @@ class DistributedOptimizer(Optimizer):
         weight_decay: added to the gradient, as in PyTorch, per group.
         collectives: how workers talk; by default the process group if there is one, else a group of one.
         seed: of the randomness that the workers share.
+        wire: type of the numbers that are sent, by default the parameters' own. What rounding loses is kept as what a
+            compressor leaves out is.
 
     Raises:
         ValueError: values out of range, or a compressor that the method or the model cannot take.
@@ -41,6 +43,11 @@ class DistributedOptimizer(Optimizer):
 
     name: ClassVar[str]
     """What a spec calls the method."""
+    _step_supports_amp_scaling = True
+    # Set by torch.amp.GradScaler for the time of a step.
+    found_inf: Tensor | None = None
+    grad_scale: Tensor | None = None
+
     formula: ClassVar[str]
     """Payload bits of one worker per step, in words of d and the settings."""
 
@@ -53,6 +60,7 @@ class DistributedOptimizer(Optimizer):
         weight_decay: float = 0.0,
         collectives: Collectives | None = None,
         seed: int = 0,
+        wire: torch.dtype | None = None,
     ) -> None:
         if not 0 <= lr < float("inf"):
             raise ValueError(f"the learning rate must be a number from 0 up, not {lr}")
@@ -68,6 +76,10 @@ class DistributedOptimizer(Optimizer):
         self.seed = seed
         self.num_steps = 0
         self._flat = FlatBuffers([group["params"] for group in self.param_groups])
+        native = self.flat.parameters.dtype
+        self.wire = None if wire == native else wire
+        self.float_bits = torch.finfo(torch.float32 if self.wire is None else self.wire).bits
+        """Bits of a number on the wire, in the closed forms."""
         self._buffers: dict[str, Tensor] = {}
         if any(group["momentum"] for group in self.param_groups):
             self.new_buffer("momentum")
@@ -109,9 +121,26 @@ class DistributedOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self.flat.collect_gradients()
-        self._update(self.num_steps + 1)
-        self.num_steps += 1
+        if not self._overflowed():
+            self._update(self.num_steps + 1)
+            self.num_steps += 1
         return loss
+
+    def _overflowed(self) -> bool:
+        """Whether, under a `GradScaler`, any worker's gradients are not finite; if not, take the scale out of them.
+
+        A worker that skipped alone would leave the others waiting, or drift from them.
+        """
+        found_inf = self.found_inf
+        if found_inf is None:
+            return False
+        found = found_inf.detach().to(torch.float32).reshape(1).clone()
+        self.collectives.all_reduce_sum_(found, Purpose.CONTROL)
+        if found.item() > 0:
+            return True
+        if self.grad_scale is not None:
+            self.flat.gradients.div_(self.grad_scale)
+        return False
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Set all gradients to zero. They stay views of one vector, whatever `set_to_none` says."""
@@ -173,6 +202,10 @@ class DistributedOptimizer(Optimizer):
         for key, compressor in compressors.items():
             if not isinstance(compressor, Compressor):
                 raise ValueError(f"{self.name}: {key} must be a compressor, not {compressor!r}")
+            if self.wire is not None and isinstance(compressor, Gathered):
+                raise ValueError(
+                    f"{self.name}: {key}: messages of {compressor.kind} have a format of their own; wire is fp32"
+                )
             try:
                 compressor.check(self.flat.layout)
             except ValueError as error:
@@ -205,14 +238,28 @@ class DistributedOptimizer(Optimizer):
 
     def exchange(self, vector: Tensor, compressor: Compressor, step: int, purpose: Purpose) -> Exchanged:
         """Send C(vector) and average it; see `partial_sync.exchange`."""
-        return exchange(vector, compressor, self.flat.layout, self.draw(step, purpose), purpose, self.collectives)
+        draw = self.draw(step, purpose)
+        return exchange(vector, compressor, self.flat.layout, draw, purpose, self.collectives, self.wire)
+
+    def average(self, payload: Tensor, purpose: Purpose) -> tuple[Tensor, Tensor]:
+        """What of `payload` was sent, and its mean over workers; see `partial_sync.average`."""
+        return average(payload, purpose, self.collectives, self.wire)
+
+    def average_in_place_(self, vector: Tensor, purpose: Purpose) -> None:
+        """vector <- mean(vector), rounded if the wire's numbers are shorter; without a copy if they are not."""
+        if self.wire is None:
+            self.collectives.all_reduce_mean_(vector, purpose)
+        else:
+            vector.copy_(self.average(vector, purpose)[1])
+
+    def cost(self, compressor: Compressor, purpose: Purpose, steps: range) -> Entry:
+        """Closed form of what one worker sends at these steps; on a meta model, for plans, its mean over draws."""
+        if self.flat.parameters.is_meta:
+            return compressor.mean_cost(self.flat.layout, len(steps), self.float_bits)
+        return compressor.cost(self.flat.layout, lambda step: self.draw(step, purpose), steps, self.float_bits)
 
     def draw(self, step: int, purpose: Purpose) -> Draw:
         return Draw(self.seed, step, purpose.value)
-
-    def drawer(self, purpose: Purpose) -> Callable[[int], Draw]:
-        """The draws of one purpose, by step."""
-        return lambda step: self.draw(step, purpose)
 
 
 def require_interval(name: str, key: str, interval: int) -> None:

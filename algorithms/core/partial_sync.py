@@ -26,17 +26,33 @@ class Exchanged:
     mean: Tensor
 
 
+def average(
+    payload: Tensor, purpose: Purpose, collectives: Collectives, wire: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
+    """What of `payload` was sent, and the workers' mean of that; `payload` is left as it is.
+
+    With numbers of the type `wire` on the wire, what was sent is the payload rounded to it; else it is the payload.
+    """
+    message = payload.clone() if wire is None else payload.to(wire, copy=True)
+    own = payload if wire is None else message.to(payload.dtype)
+    if payload.numel():
+        collectives.all_reduce_mean_(message, purpose)
+    return own, message.to(payload.dtype)
+
+
 def exchange(
-    vector: Tensor, compressor: Compressor, layout: Layout, draw: Draw, purpose: Purpose, collectives: Collectives
+    vector: Tensor,
+    compressor: Compressor,
+    layout: Layout,
+    draw: Draw,
+    purpose: Purpose,
+    collectives: Collectives,
+    wire: torch.dtype | None = None,
 ) -> Exchanged:
-    """Send C(vector), of shape (d,), and average it; `vector` is left as it is."""
+    """Send C(vector), of shape (d,), and average it; `vector` is left as it is. For `wire` see `average`."""
     if isinstance(compressor, SharedSupport):
         support = compressor.support(layout, draw)
-        own = support.gather(vector)
-        mean = own.clone()
-        if own.numel():
-            collectives.all_reduce_mean_(mean, purpose)
-        return Exchanged(support, own, mean)
+        return Exchanged(support, *average(support.gather(vector), purpose, collectives, wire))
     assert isinstance(compressor, Gathered)
     messages = collectives.all_gather(compressor.encode(vector, draw, collectives.rank), purpose)
     own, mean = torch.empty_like(vector), torch.zeros_like(vector)
