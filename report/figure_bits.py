@@ -71,7 +71,7 @@ def _spread_of(axes: Axes, x: float, finding: Finding, colour: str) -> list[floa
     if summary is None or summary.low is None or summary.high is None:
         return seeds
     axes.plot([x, x], [100 * summary.low, 100 * summary.high], color=colour, linewidth=0.9, alpha=0.8, zorder=2)
-    return [*seeds, 100 * summary.low, 100 * summary.high]
+    return [*seeds, max(100 * summary.low, 0.0), 100 * summary.high]
 
 
 def found_accuracy_against_bits(study: Study) -> str:

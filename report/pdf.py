@@ -101,21 +101,22 @@ def _block(block: Block) -> str:
 
 
 def _table(table: Table) -> str:
-    widths = ", ".join(_width(column, index, table) for index, column in enumerate(table.columns))
+    widths = [_width(column, index, table) for index, column in enumerate(table.columns)]
     aligns = ", ".join(column.align for column in table.columns)
     heads = ", ".join(quote(column.head) for column in table.columns)
     cells = [
         f"strong({quote(cell.text)})" if cell.strong else f"[#{quote(cell.text)}]" for row in table.rows for cell in row
     ]
-    size = "8.8pt" if table.wide else "7.6pt" if len(table.columns) > 9 else "8.3pt"
-    grid = f"#grid-table({size}, ({widths},), ({aligns},), ({heads},), {', '.join(cells)})"
+    wraps = any(width.endswith("fr") for width in widths)
+    size = ("7.6pt" if wraps else "8.8pt") if table.wide else "7.6pt" if len(table.columns) > 9 else "8.3pt"
+    grid = f"#grid-table({size}, ({', '.join(widths)},), ({aligns},), ({heads},), {', '.join(cells)})"
     return "\n".join([_caption(table), grid, *(f"#note({quote(note)})" for note in table.notes)])
 
 
 def _width(column: Column, index: int, table: Table) -> str:
     """A column of long texts takes what is left, so that it wraps instead of pushing the others off the page."""
     longest = max((len(row[index].text) for row in table.rows), default=0)
-    return "1fr" if column.align == "left" and longest > 34 else "auto"
+    return f"{longest}fr" if column.align == "left" and longest > 34 else "auto"
 
 
 def _figure(figure: Figure) -> str:

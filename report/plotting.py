@@ -115,6 +115,8 @@ def end_labels(axes: Axes, labels: Sequence[tuple[float, float, str, str]], room
         return
     height = axes.get_window_extent().height
     to_axes = axes.transData + axes.transAxes.inverted()
+    low, high = axes.get_ylim()
+    labels = [(x, min(max(y, low), high), name, colour) for x, y, name, colour in labels]
     ends = sorted((to_axes.transform((x, y))[1], x, y, name, colour) for x, y, name, colour in labels)
     gap = min(size * 1.2 * axes.figure.dpi / 72 / height, 1 / max(1, len(ends) - 1) if len(ends) > 1 else 1)
     places = _spread([end[0] for end in ends], gap)
