@@ -67,9 +67,15 @@ def _add_run_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--data", type=Path, help="folder with the data set; by default the places where it may lie")
     sub.add_argument("--jobs", type=_positive, help="runs at once (default: the cores)")
     sub.add_argument("--workers", choices=("threads", "processes"), default="threads", help="what a worker is")
-    sub.add_argument("--device", default="cpu", help="cpu, or cuda (default: cpu)")
+    sub.add_argument("--device", type=_device, default="cpu", help="cpu, or cuda (default: cpu)")
     sub.add_argument("--checkpoint-minutes", type=float, default=5.0, help="time between checkpoints (default: 5)")
     sub.add_argument("--timeout-seconds", type=float, default=300.0, help="how long a collective waits (default: 300)")
+
+
+def _device(text: str) -> str:
+    if text not in ("cpu", "cuda") and not (text.startswith("cuda:") and text[5:].isdigit()):
+        raise argparse.ArgumentTypeError(f"must be cpu, cuda or cuda:N, not {text!r}")
+    return text
 
 
 def _positive(text: str) -> int:

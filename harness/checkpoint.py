@@ -62,13 +62,23 @@ def _generations(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*[0-9]"), reverse=True)
 
 
+def _published(folder: Path) -> list[str]:
+    """Names of the generations up to the one that the pointer names; all of them where there is no pointer."""
+    names = [path.name for path in _generations(folder)]
+    try:
+        latest = (folder / "latest").read_text().strip()
+    except OSError:
+        return names
+    return [name for name in names if name <= latest] or names
+
+
 def load(folder: Path, collectives: Collectives) -> tuple[int, dict[str, Any]] | None:
     """The step and this rank's state of the newest generation that is whole on every rank, or None.
 
     Raises:
         CheckpointError: the checkpoint is of another number of workers or another version.
     """
-    for name in _agreed([path.name for path in _generations(folder)], collectives):
+    for name in _agreed(_published(folder), collectives):
         state = _load_generation(folder / name, collectives)
         intact = torch.tensor(float(state is not None), dtype=torch.float64)
         collectives.all_reduce_sum_(intact, Purpose.CONTROL)

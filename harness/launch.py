@@ -18,7 +18,15 @@ from typing import Literal, Protocol
 import torch
 
 from harness import store
-from harness.attempt import BusyError, Job, attempt_as_rank, attempt_in_threads, backend_for, num_cores
+from harness.attempt import (
+    BusyError,
+    Job,
+    attempt_as_rank,
+    attempt_in_threads,
+    backend_for,
+    failure_kind,
+    num_cores,
+)
 from harness.plan import Plan, PlannedRun
 from harness.provenance import new_attempt
 from harness.recorder import write_failure
@@ -26,6 +34,8 @@ from harness.store import Failure, RecordError, Result
 
 Workers = Literal["threads", "processes"]
 POLL_SECONDS = 0.1
+EXIT_BUSY, EXIT_ORPHAN, EXIT_DISK = 3, 4, 5
+"""Exit codes of a run's process that leave no failure.json."""
 HOPELESS = ("disk:", "data:")
 """Failures that every other run would meet too: nothing more is started."""
 GRACE_SECONDS = 15.0
@@ -180,17 +190,21 @@ def _guarded(attempt: Callable[..., bool], job: Job, *rest: object) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
-    with open(job.folder / "log.txt", "a", buffering=1) as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-        with contextlib.suppress(BusyError):
+    try:
+        with open(job.folder / "log.txt", "a", buffering=1) as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
             sys.exit(0 if attempt(job, *rest) else 1)
-        sys.exit(3)
+    except BusyError:
+        sys.exit(EXIT_BUSY)
+    except OSError as error:
+        # Not even the failure could be recorded: only the exit code can say it.
+        sys.exit(EXIT_DISK if failure_kind(error) == "disk" else 1)
 
 
 def _die_with(parent: BaseProcess) -> None:
     parent.join()
-    os._exit(4)
+    os._exit(EXIT_ORPHAN)
 
 
 def _has_ended(active: _Active) -> bool:
@@ -219,8 +233,10 @@ def _close(active: _Active) -> str | None:
     codes = [process.exitcode or 0 for process in active.processes]
     if not any(codes):
         return None
-    if 3 in codes:
+    if EXIT_BUSY in codes:
         return "another process is at this run; call again when it has ended"
+    if EXIT_DISK in codes:
+        return f"disk: {active.folder} cannot be written to; make room or give permission, and call again"
     path = active.folder / "failure.json"
     with contextlib.suppress(RecordError):
         failure = store.read_optional(path, Failure)

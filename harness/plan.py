@@ -76,8 +76,25 @@ def _selected(spec: Spec, results: Path) -> dict[str, list[float]]:
     if wanted and spec.tuning is None:
         raise SpecError(f"row {wanted[0]!r} has no learning_rate; give it one, or the spec a [tuning] section")
     if wanted:
+        _check_tuning(spec, results, wanted)
         known.update(select_learning_rates(results / tuning_name(spec), wanted))
     return {name: [rate] for name, rate in known.items()}
+
+
+def _check_tuning(spec: Spec, results: Path, wanted: list[str]) -> None:
+    """Raises SpecError where the tuning's records were made with other settings than the spec's."""
+    path = results / tuning_name(spec) / "experiment.json"
+    if not path.exists():
+        return
+    tuned = {row.row: row.runs for row in store.read_record(path, Experiment).rows if row.tunes in wanted}
+    for row in spec.all_rows():
+        for rate in spec.tuning.grid if spec.tuning and row.row in wanted else ():
+            planned, _, _ = _plan_row(spec, row, rate, tuning=True)
+            if tuned.get(planned.row, planned.runs) != planned.runs:
+                raise SpecError(
+                    f"the tuning records in {path.parent} were made with other settings of {planned.row} than the spec "
+                    "has; run the tuning again (`python -m harness run EXPERIMENT --tuning`)"
+                )
 
 
 def tuning_name(spec: Spec) -> str:

@@ -44,9 +44,9 @@ class DistributedOptimizer(Optimizer):
     name: ClassVar[str]
     """What a spec calls the method."""
     _step_supports_amp_scaling = True
-    # Set by torch.amp.GradScaler for the time of a step.
-    found_inf: Tensor | None = None
-    grad_scale: Tensor | None = None
+    # Set by torch.amp.GradScaler for the time of a step; it multiplies a grad_scale that is there, so none is.
+    found_inf: Tensor
+    grad_scale: Tensor | None
 
     formula: ClassVar[str]
     """Payload bits of one worker per step, in words of d and the settings."""
@@ -131,15 +131,16 @@ class DistributedOptimizer(Optimizer):
 
         A worker that skipped alone would leave the others waiting, or drift from them.
         """
-        found_inf = self.found_inf
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
         if found_inf is None:
             return False
         found = found_inf.detach().to(torch.float32).reshape(1).clone()
         self.collectives.all_reduce_sum_(found, Purpose.CONTROL)
         if found.item() > 0:
             return True
-        if self.grad_scale is not None:
-            self.flat.gradients.div_(self.grad_scale)
+        grad_scale: Tensor | None = getattr(self, "grad_scale", None)
+        if grad_scale is not None:
+            self.flat.gradients.div_(grad_scale)
         return False
 
     def zero_grad(self, set_to_none: bool = True) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import itertools
 import multiprocessing
+import multiprocessing.util
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -105,9 +107,13 @@ class Readers:
                 # Forked processes would inherit locks that other threads of this one hold.
                 context = multiprocessing.get_context("forkserver")
                 context.set_forkserver_preload([__name__])
-                self._pool = ProcessPoolExecutor(self.processes, context, _one_thread)
+                self._pool = ProcessPoolExecutor(self.processes, context, _begin_process)
             elif self._pool is None:
                 self._pool = ThreadPoolExecutor(self.threads, "reader", _one_thread)
+            else:
+                return self._pool
+            # A process of multiprocessing's waits for its processes before it ends its pools, and so would wait forever.
+            multiprocessing.util.Finalize(self, self._pool.shutdown, kwargs={"cancel_futures": True}, exitpriority=10)
             return self._pool
 
 
@@ -130,6 +136,20 @@ def new_readers(processes: int | None) -> Readers:
 def _one_thread() -> None:
     """The readers are many already."""
     torch.set_num_threads(1)
+
+
+def _begin_process() -> None:
+    _one_thread()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that trains, and that ends this one
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    """A reader of a process that was killed would wait for work forever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def read(request: Request) -> Reply:

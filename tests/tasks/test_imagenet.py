@@ -6,6 +6,9 @@ import io
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -356,6 +359,43 @@ def test_the_number_of_readers_comes_from_task_or_environment(monkeypatch: pytes
     monkeypatch.setenv("CSER_LOADER_PROCESSES", "many")
     with pytest.raises(SpecError, match="CSER_LOADER_PROCESSES is 'many'; make it a number"):
         new_readers(None)
+
+
+RANK = """
+import multiprocessing, os, signal, sys, torch
+from pathlib import Path
+from harness.spec import TaskSpec
+from harness.tasks.imagenet import ImageNet
+
+def rank():
+    global samples  # alive until the end
+    task = ImageNet(num_train=24, num_test=12, num_classes=3, side=16, resize=20, loader_processes=1)
+    samples = task.load(Path(sys.argv[1]), TaskSpec(name="imagenet"), torch.device("cpu"))
+    assert sum(len(labels) for _, labels in samples.evaluation_batches(torch.arange(12))) == 12
+    (reader,) = multiprocessing.active_children()
+    print(reader.pid, flush=True)
+    if sys.argv[2] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+process = multiprocessing.get_context("fork").Process(target=rank)
+process.start()
+process.join()
+print(process.exitcode)
+"""
+
+
+@pytest.mark.parametrize(("end", "exit_code"), [("returns", 0), ("killed", -signal.SIGKILL)])
+def test_reader_processes_end_with_the_process_that_trains(data: Path, end: str, exit_code: int) -> None:
+    command = [sys.executable, "-c", RANK, str(data), end]
+    root = str(Path(image_reading.__file__).parents[2])
+    done = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, text=True, timeout=100, check=True)
+    reader, code = done.stdout.split()
+    assert int(code) == exit_code
+    for _ in range(300):
+        if not Path(f"/proc/{reader}").exists():
+            return
+        time.sleep(0.1)
+    pytest.fail("the reader process outlived its parent")
 
 
 def test_a_dead_reader_process_is_told(data: Path) -> None:

@@ -1,0 +1,185 @@
+"""A small non-convex problem, and how the tests build and train any algorithm on it."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from algorithms import (
+    QSGD,
+    BlockSparsifier,
+    Collectives,
+    Compressor,
+    DistributedOptimizer,
+    Identity,
+    PerTensorBlockSparsifier,
+    RandomK,
+    ScaledSign,
+    TopK,
+    Zero,
+    algorithms,
+    run_workers,
+)
+from algorithms.core.compressors import SharedSupport
+from algorithms.registry import settings
+
+T = TypeVar("T")
+
+NAMES = list(algorithms())
+LR, WEIGHT_DECAY, MOMENTUM = 0.1, 0.01, 0.9
+BIAS_LR, BIAS_WEIGHT_DECAY = 0.04, 0.03
+NUM_PARAMETERS = 51  # 24 + 18 weights and 6 + 3 biases: odd, so that blocks and bytes do not come out even
+
+SHARED: dict[str, SharedSupport] = {
+    "block": BlockSparsifier(4),
+    "blocks": BlockSparsifier(4, num_blocks=8),
+    "per_tensor": PerTensorBlockSparsifier(3, 2, 1.5),
+    "random_k": RandomK(5),
+    "identity": Identity(),
+    "zero": Zero(),
+}
+GATHERED: dict[str, Compressor] = {"top_k": TopK(10), "sign": ScaledSign(), "qsgd": QSGD(4, bucket_size=16)}
+COMPRESSORS: dict[str, Compressor] = {**SHARED, **GATHERED}
+
+
+def make_model(dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Module:
+    """A network of one hidden layer, with 51 parameters that depend on `seed` alone."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).to(dtype)
+    generator = np.random.default_rng(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.from_numpy(generator.normal(0, 0.5, parameter.shape)))
+    return model
+
+
+def ordered(model: nn.Module) -> list[Parameter]:
+    """The parameters in the order of the flat vector: weights, then biases."""
+    return sorted(model.parameters(), key=lambda parameter: parameter.dim() == 1)
+
+
+def groups(model: nn.Module) -> list[dict[str, Any]]:
+    """Two groups with learning rates and weight decays of their own."""
+    weights = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    biases = [parameter for parameter in model.parameters() if parameter.dim() == 1]
+    return [{"params": weights}, {"params": biases, "lr": BIAS_LR, "weight_decay": BIAS_WEIGHT_DECAY}]
+
+
+@cache
+def batch(dtype: torch.dtype, step: int, rank: int) -> tuple[Tensor, Tensor]:
+    """Inputs and targets that each worker and step has for itself; workers' data differ in kind."""
+    generator = np.random.default_rng([step, rank])
+    inputs = generator.normal(0.2 * rank, 1, (8, 4))
+    targets = np.sin(inputs @ np.linspace(-1, 1, 12).reshape(4, 3) + 0.3 * rank)
+    return torch.from_numpy(inputs).to(dtype), torch.from_numpy(targets).to(dtype)
+
+
+def batch_loss(model: nn.Module, step: int, rank: int) -> Tensor:
+    """The loss on a worker's batch of one step."""
+    inputs, targets = batch(next(model.parameters()).dtype, step, rank)
+    return (model(inputs) - targets).square().mean()
+
+
+def own_settings(
+    name: str, compressors: Sequence[Compressor] = (Identity(),), interval: int = 1, **overrides: Any
+) -> dict[str, Any]:
+    """A value for each setting that algorithm `name` has of its own: compressors in turn, and switches as written."""
+    turn, chosen = itertools.cycle(compressors), {}
+    for key, (kind, required) in settings(algorithms()[name]).items():
+        if kind is bool:
+            chosen[key] = False
+        elif kind is int:
+            chosen[key] = interval
+        elif isinstance(kind, type) and issubclass(kind, Compressor):
+            chosen[key] = next(turn)
+        elif required:
+            raise NotImplementedError(f"{name}: the tests do not know what to give for {key}: {kind}")
+    return chosen | overrides
+
+
+def switches(name: str) -> dict[str, bool]:
+    """The algorithm's settings that are on or off, all off."""
+    return {key: False for key, (kind, _) in settings(algorithms()[name]).items() if kind is bool}
+
+
+def every_switch(name: str) -> Iterator[dict[str, bool]]:
+    """Each combination of the algorithm's switches."""
+    keys = list(switches(name))
+    for values in itertools.product((False, True), repeat=len(keys)):
+        yield dict(zip(keys, values, strict=True))
+
+
+def takes(name: str, compressor: Compressor) -> bool:
+    """Whether the algorithm's own settings admit such a compressor (trivially so where it takes none)."""
+    kinds = [kind for kind, _ in settings(algorithms()[name]).values() if isinstance(kind, type)]
+    return all(isinstance(compressor, kind) for kind in kinds if issubclass(kind, Compressor))
+
+
+def takes_any(name: str) -> bool:
+    """Whether the algorithm has a compressor among its settings."""
+    kinds = [kind for kind, _ in settings(algorithms()[name]).values() if isinstance(kind, type)]
+    return any(issubclass(kind, Compressor) for kind in kinds)
+
+
+def named_compressors(name: str, compressors: dict[str, Compressor]) -> list[str]:
+    """Which of `compressors` to try on the algorithm: those it takes, or any one where it takes none."""
+    return [key for key, value in compressors.items() if takes(name, value)] if takes_any(name) else ["identity"]
+
+
+def make_optimizer(
+    name: str, model: nn.Module, own: dict[str, Any], collectives: Collectives | None = None, **common: Any
+) -> DistributedOptimizer:
+    """The algorithm on the model's two groups."""
+    common = {"lr": LR, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY} | common
+    return algorithms()[name](groups(model), collectives=collectives, **own, **common)
+
+
+def train(optimizer: DistributedOptimizer, model: nn.Module, rank: int, steps: Sequence[int]) -> None:
+    for step in steps:
+        optimizer.zero_grad()
+        batch_loss(model, step, rank).backward()
+        optimizer.step()
+
+
+def flat_of(optimizer: DistributedOptimizer) -> Tensor:
+    """A copy of this worker's parameters."""
+    return optimizer.flat.parameters.detach().clone()
+
+
+def workers(work: Callable[[Collectives], T], world_size: int) -> list[T]:
+    """`run_workers` with a time-out that a test can bear."""
+    return run_workers(work, world_size, timeout_seconds=20, max_active=1)
+
+
+def trained(
+    name: str,
+    own: dict[str, Any],
+    world_size: int,
+    num_steps: int,
+    dtype: torch.dtype = torch.float64,
+    **common: Any,
+) -> list[Tensor]:
+    """Each worker's parameters after `num_steps`; every worker starts from other values, so worker 0's must count."""
+
+    def work(collectives: Collectives) -> Tensor:
+        model = make_model(dtype, seed=collectives.rank)
+        optimizer = make_optimizer(name, model, own, collectives, **common)
+        train(optimizer, model, collectives.rank, range(1, num_steps + 1))
+        return flat_of(optimizer)
+
+    return workers(work, world_size)
+
+
+def reloaded(state: Any) -> Any:
+    """The state after a trip through a file, read with PyTorch's safe loader."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)

@@ -1,0 +1,104 @@
+"""What the processes of the collectives' tests do: here, so that other interpreters can import it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from algorithms import Collectives, ProcessGroupCollectives, Purpose
+from tests.algorithms.problems import (
+    COMPRESSORS,
+    NAMES,
+    flat_of,
+    make_model,
+    make_optimizer,
+    named_compressors,
+    own_settings,
+    train,
+)
+
+WORLD_SIZE, NUM_STEPS = 4, 30
+KEYS = ["blocks", "top_k"]
+RUNS = [(name, key) for name in NAMES for key in named_compressors(name, {key: COMPRESSORS[key] for key in KEYS})]
+RUNS.append(("ef_sgd", "qsgd"))
+
+
+def final_state(collectives: Collectives, name: str, key: str) -> tuple[Tensor, dict[str, Any]]:
+    """The parameters after a short training, and what it sent."""
+    model = make_model(torch.float32, seed=collectives.rank)
+    optimizer = make_optimizer(name, model, own_settings(name, [COMPRESSORS[key]], 4), collectives)
+    train(optimizer, model, collectives.rank, range(1, NUM_STEPS + 1))
+    return flat_of(optimizer), optimizer.traffic.state_dict()
+
+
+def every_run(make: Callable[[], Collectives]) -> dict[tuple[str, str], tuple[Tensor, dict[str, Any]]]:
+    return {(name, key): final_state(make(), name, key) for name, key in RUNS}
+
+
+def every_collective(collectives: Collectives) -> dict[str, Any]:
+    """The results of each collective, for odd sizes, empty shares and several dimensions, and the traffic."""
+    rank, results = collectives.rank, {}
+    for shape in [(1,), (7,), (2, 5)]:
+        start = torch.full(shape, 0.1) * (rank + 1)
+        total, mean, first = start.clone(), start.clone(), start.clone()
+        collectives.all_reduce_sum_(total, Purpose.GRADIENT)
+        collectives.all_reduce_mean_(mean, Purpose.ERROR)
+        collectives.broadcast_(first, Purpose.MODEL)
+        gathered = collectives.all_gather(start, Purpose.EVALUATION)
+        results[str(shape)] = [total, mean, first, gathered.clone()]
+    counts = torch.tensor([rank, 1])
+    collectives.all_reduce_sum_(counts, Purpose.CONTROL)
+    codes = collectives.all_gather(torch.tensor([rank, 255], dtype=torch.uint8), Purpose.CONTROL)
+    return {**results, "whole": [counts, codes.clone()], "traffic": collectives.traffic.state_dict()}
+
+
+def outcome(action: Callable[[], object]) -> dict[str, Any]:
+    """What an action raised, and how long it took."""
+    started = time.monotonic()
+    try:
+        action()
+    except Exception as error:
+        return {"error": type(error).__name__, "message": str(error), "seconds": time.monotonic() - started}
+    return {"error": None, "seconds": time.monotonic() - started}
+
+
+def missed(collectives: Collectives, kind: str) -> dict[str, Any]:
+    """All but worker 1 take part in a collective."""
+    if collectives.rank == 1:
+        return {}
+    tensor = torch.ones(5)
+    action: dict[str, Callable[[], object]] = {
+        "sum": lambda: collectives.all_reduce_sum_(tensor, Purpose.GRADIENT),
+        "gather": lambda: collectives.all_gather(tensor, Purpose.GRADIENT),
+        # Whoever sends a broadcast need not wait for anyone: worker 1 is the source here that never comes.
+        "broadcast": lambda: collectives.broadcast_(tensor, Purpose.GRADIENT),
+    }
+    return outcome(action[kind])
+
+
+def process(rank: int, folder: Path) -> None:
+    """All that one process has to do, so that starting it is paid for once."""
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(folder / "store"), WORLD_SIZE)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORLD_SIZE, timeout=timedelta(seconds=60))
+    pair = dist.new_group([0, 1])
+    impatient = [dist.new_group(timeout=timedelta(seconds=2)) for _ in range(2)]
+    results: dict[str, Any] = {
+        "runs_of_4": every_run(ProcessGroupCollectives),
+        "collectives": every_collective(ProcessGroupCollectives()),
+        "own_all_reduce": every_collective(ProcessGroupCollectives(deterministic=False)),
+    }
+    if rank < 2:
+        results["runs_of_2"] = every_run(lambda: ProcessGroupCollectives(pair))
+    dist.barrier()
+    for kind, group in zip(("sum", "gather"), impatient, strict=True):
+        results[f"missed_{kind}"] = missed(ProcessGroupCollectives(group), kind)
+    dist.barrier()  # worker 1 is alive all the while
+    torch.save(results, folder / f"{rank}.pt")

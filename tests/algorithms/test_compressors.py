@@ -1,0 +1,410 @@
+"""Compressors: what they keep, what they lose, and how many bits they send."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from algorithms import (
+    QSGD,
+    BlockSparsifier,
+    Compressor,
+    Identity,
+    PerTensorBlockSparsifier,
+    RandomK,
+    ScaledSign,
+    TopK,
+    Zero,
+)
+from algorithms.core.compressors import Gathered, SharedSupport, pack_bits, unpack_bits
+from algorithms.core.layout import Layout, Window
+from algorithms.core.randomness import Draw
+from algorithms.core.traffic import Entry
+from algorithms.registry import compressors
+
+DTYPES = st.sampled_from([torch.float32, torch.float64])
+SEEDS = st.integers(0, 2**32)
+
+
+def flat_layout(numel: int) -> Layout:
+    return Layout((Window(0, (numel,), (1,)),))
+
+
+def layout_of(*shapes: tuple[int, ...]) -> Layout:
+    return Layout.of([torch.empty(shape) for shape in shapes])
+
+
+def random_vector(numel: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Normal numbers of widely different sizes."""
+    generator = np.random.default_rng(seed)
+    return torch.from_numpy(generator.normal(size=numel) * 10.0 ** generator.integers(-6, 4, numel)).to(dtype)
+
+
+def draw_at(step: int, seed: int = 0) -> Draw:
+    return Draw(seed, step, "gradient")
+
+
+def mask(compressor: SharedSupport, layout: Layout, draw: Draw) -> Tensor:
+    """How often each coordinate is in the support."""
+    support, counts = compressor.support(layout, draw), torch.zeros(layout.numel)
+    support.add_(counts, torch.ones(support.payload_numel))
+    return counts
+
+
+def compressed(compressor: Compressor, vector: Tensor, draw: Draw, rank: int = 0) -> Tensor:
+    """C(v)."""
+    if isinstance(compressor, SharedSupport):
+        support, result = compressor.support(flat_layout(vector.numel()), draw), torch.zeros_like(vector)
+        support.add_(result, support.gather(vector))
+        return result
+    assert isinstance(compressor, Gathered)
+    return compressor.decode(compressor.encode(vector, draw, rank), vector.numel(), vector.dtype)
+
+
+@st.composite
+def block_sparsifiers(draw: st.DrawFn, most: int = 12) -> BlockSparsifier:
+    ratio = draw(st.integers(1, most))
+    return BlockSparsifier(ratio, draw(st.none() | st.integers(1, 4).map(lambda factor: factor * ratio)))
+
+
+RATIOS = st.floats(1, 12)
+PER_TENSOR = st.builds(PerTensorBlockSparsifier, RATIOS, RATIOS, st.floats(1, 3))
+SPARSIFIERS = st.one_of(
+    block_sparsifiers(),
+    PER_TENSOR,
+    st.builds(RandomK, RATIOS),
+    st.builds(TopK, RATIOS),
+    st.just(Identity()),
+    st.just(Zero()),
+)
+QSGDS = st.builds(QSGD, st.sampled_from([2, 4, 8]), st.integers(1, 60))
+ANY = st.one_of(SPARSIFIERS, QSGDS, st.just(ScaledSign()))
+
+
+def test_every_compressor_is_known_by_its_name() -> None:
+    kinds = [Identity, Zero, BlockSparsifier, PerTensorBlockSparsifier, RandomK, TopK, ScaledSign, QSGD]
+    assert compressors() == {kind.kind: kind for kind in kinds}
+
+
+@given(SPARSIFIERS | st.just(ScaledSign()), st.integers(48, 200), SEEDS, DTYPES)
+def test_compression_never_adds_to_the_error(compressor: Compressor, numel: int, seed: int, dtype: torch.dtype) -> None:
+    vector = random_vector(numel, seed, dtype)
+    lost = (vector - compressed(compressor, vector, draw_at(1, seed))).double()
+    assert lost.square().sum() <= vector.double().square().sum() * (1 + 1e-6)
+
+
+@given(SPARSIFIERS, st.integers(48, 200), SEEDS)
+def test_sparsifiers_keep_or_drop_each_coordinate(compressor: Compressor, numel: int, seed: int) -> None:
+    vector = random_vector(numel, seed, torch.float32)
+    sent = compressed(compressor, vector, draw_at(1, seed))
+    assert ((sent == vector) | (sent == 0)).all()
+
+
+@given(ANY, st.integers(48, 200), SEEDS, DTYPES)
+def test_the_payload_is_what_is_sent(compressor: Compressor, numel: int, seed: int, dtype: torch.dtype) -> None:
+    layout, draw = flat_layout(numel), draw_at(3, seed)
+    compressor.check(layout)
+    bits = compressor.payload_bits(layout, draw)
+    if isinstance(compressor, SharedSupport):
+        support = compressor.support(layout, draw)
+        assert 32 * support.payload_numel == bits
+        assert support.gather(torch.zeros(numel)).numel() == support.payload_numel
+    else:
+        assert isinstance(compressor, Gathered)
+        message = compressor.encode(random_vector(numel, seed, dtype), draw, 1)
+        assert message.dtype == torch.uint8
+        assert message.shape == (bits / 8,)
+
+
+@given(ANY, st.integers(48, 100), st.integers(1, 5), st.integers(0, 9))
+def test_the_cost_of_many_steps_is_the_sum(compressor: Compressor, numel: int, interval: int, count: int) -> None:
+    layout, steps = flat_layout(numel), range(interval, interval * count + 1, interval)
+    bits = [compressor.payload_bits(layout, draw_at(step)) for step in steps]
+    assert compressor.cost(layout, draw_at, steps) == Entry(sum(bits), sum(message > 0 for message in bits))
+
+
+# 32-bit numbers and indices; d = 51 = 42 + 9.
+PAYLOADS: list[tuple[Compressor, int]] = [
+    (Identity(), 51 * 32),
+    (Zero(), 0),
+    (BlockSparsifier(4), 13 * 32),  # one of 4 blocks of 13
+    (BlockSparsifier(4, 8), 2 * 7 * 32),  # two of 8 blocks of 7
+    (BlockSparsifier(1, 3), 51 * 32),
+    (BlockSparsifier(3), 17 * 32),
+    (PerTensorBlockSparsifier(7), (6 * 1 + 1) * 32),  # one of 7 rows of 6; one of 9
+    (PerTensorBlockSparsifier(3.5, 3), (2 * 2 + 3) * 32),  # two rows, two columns; round(9 / 3.5) = 3
+    (RandomK(10), 5 * 32),
+    (TopK(10), 5 * (32 + 32)),
+    (ScaledSign(), 7 * 8 + 32),  # 51 signs in 7 bytes, a scale
+    (QSGD(2, 16), 13 * 8 + 4 * 32),  # 102 bits in 13 bytes, a norm for each of 4 buckets
+    (QSGD(4, 16), 26 * 8 + 4 * 32),
+    (QSGD(8, 51), 51 * 8 + 32),
+]
+
+
+@pytest.mark.parametrize(("compressor", "bits"), PAYLOADS, ids=str)
+def test_payloads_counted_by_hand(compressor: Compressor, bits: int) -> None:
+    layout = layout_of((7, 6), (9,))
+    # The last of the blocks of rows may be short: take a draw where none is.
+    payloads = [compressor.payload_bits(layout, draw_at(step)) for step in range(40)]
+    assert max(payloads) == bits
+    if not isinstance(compressor, PerTensorBlockSparsifier):
+        assert min(payloads) == bits
+
+
+# Blocks.
+
+
+@given(block_sparsifiers(), st.integers(48, 120))
+def test_blocks_cut_the_vector_into_equal_parts(compressor: BlockSparsifier, numel: int) -> None:
+    layout, size = flat_layout(numel), math.ceil(numel / compressor.blocks)
+    count = math.ceil(numel / size)
+    for step in range(5):
+        chosen = mask(compressor, layout, draw_at(step))
+        blocks = [chosen[start : start + size] for start in range(0, numel, size)]
+        assert all(block.unique().tolist() in ([0], [1]) for block in blocks), "blocks are kept whole, and once"
+        kept = sum(int(block[0]) for block in blocks)
+        assert kept == min(compressor.blocks // compressor.ratio, count)
+
+
+def test_all_draws_of_a_block_together_are_the_vector() -> None:
+    layout = flat_layout(51)
+    supports = {tuple(mask(BlockSparsifier(4), layout, draw_at(step)).tolist()) for step in range(60)}
+    assert torch.tensor(list(supports)).sum(0).tolist() == [1] * 51
+    assert sorted(map(sum, supports)) == [12, 13, 13, 13]
+
+
+def test_the_short_block_is_filled_up_with_zeros() -> None:
+    compressor, layout = BlockSparsifier(4), flat_layout(51)
+    step = next(s for s in range(60) if mask(compressor, layout, draw_at(s))[50] == 1)
+    sent = compressor.support(layout, draw_at(step)).gather(torch.arange(51.0))
+    assert sent.tolist() == [*range(39, 51), 0]
+
+
+SHARED_DRAWS: list[SharedSupport] = [
+    BlockSparsifier(4),
+    BlockSparsifier(4, 8),
+    PerTensorBlockSparsifier(3, 2, 1.5),
+    PerTensorBlockSparsifier(4, 1, 1),
+    RandomK(5),
+]
+
+
+@pytest.mark.parametrize("compressor", SHARED_DRAWS, ids=str)
+def test_draws_depend_on_seed_step_and_purpose_and_on_nothing_else(compressor: SharedSupport) -> None:
+    layout = layout_of((10, 8), (30,), (12, 5), (40,))
+
+    def masks(change: Callable[[int], Draw]) -> list[list[float]]:
+        return [mask(compressor, layout, change(i)).tolist() for i in range(25)]
+
+    by_step = masks(lambda i: Draw(0, i, "gradient"))
+    assert by_step == masks(lambda i: Draw(0, i, "gradient"))
+    for others in (masks(lambda i: Draw(1, i, "gradient")), masks(lambda i: Draw(0, i, "error"))):
+        assert sum(a == b for a, b in zip(by_step, others, strict=True)) < 15
+    assert len({tuple(one) for one in by_step}) > 3
+
+
+@pytest.mark.parametrize(
+    ("compressor", "share"),
+    [(BlockSparsifier(4), 1 / 4), (BlockSparsifier(4, 8), 1 / 4), (BlockSparsifier(3, 6), 1 / 3), (RandomK(6), 1 / 6)],
+    ids=str,
+)
+def test_each_coordinate_is_chosen_equally_often(compressor: SharedSupport, share: float) -> None:
+    """The count of each is binomial; among 48 a deviation of 5 standard deviations is one in 40000."""
+    numel, draws = 48, 2000
+    counts = sum(mask(compressor, flat_layout(numel), draw_at(step)) for step in range(draws))
+    assert isinstance(counts, Tensor)
+    assert (counts - draws * share).abs().max() < 5 * math.sqrt(draws * share * (1 - share))
+    assert counts.std() > 0
+
+
+@given(st.integers(12, 80), RATIOS, SEEDS)
+def test_random_k_keeps_k_distinct_coordinates(numel: int, ratio: float, seed: int) -> None:
+    counts = mask(RandomK(ratio), flat_layout(numel), draw_at(0, seed))
+    assert counts.max() == 1
+    assert counts.sum() == max(1, math.floor(numel / ratio))
+
+
+# Blocks per tensor.
+
+
+def ranges(kept: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], axis: int) -> tuple[int, int]:
+    """The first and last + 1 of the places along an axis where anything is kept; they must be adjacent."""
+    places = np.flatnonzero(np.moveaxis(kept, axis, 0).reshape(kept.shape[axis], -1).any(1))
+    assert len(places) == places[-1] + 1 - places[0]
+    return int(places[0]), int(places[-1]) + 1
+
+
+def assert_aligned(span: tuple[int, int], size: int, ratio: float) -> None:
+    length = max(1, round(size / ratio))
+    assert span[0] % length == 0
+    assert span[1] == min(span[0] + length, size)
+
+
+SHAPES = st.lists(st.lists(st.integers(1, 7), max_size=4).map(tuple), min_size=1, max_size=4)
+
+
+@given(SHAPES, RATIOS, RATIOS, SEEDS, st.booleans())
+def test_each_tensor_keeps_an_aligned_block(
+    shapes: list[tuple[int, ...]], rows: float, columns: float, seed: int, channels_last: bool
+) -> None:
+    tensors = [torch.empty(shape) for shape in shapes]
+    if channels_last:
+        tensors = [t.to(memory_format=torch.channels_last) if t.dim() == 4 else t for t in tensors]
+    layout = Layout.of(tensors)
+    chosen = mask(PerTensorBlockSparsifier(rows, columns), layout, draw_at(1, seed))
+    assert chosen.max() == 1
+    for window in layout.tensors:
+        kept = window.view(chosen).numpy() > 0
+        spans = [ranges(kept, axis) for axis in range(min(2, kept.ndim))]
+        for span, size, ratio in zip(spans, kept.shape, (rows, columns), strict=False):
+            assert_aligned(span, size, ratio)
+        assert kept[tuple(slice(*span) for span in spans)].all(), "a full rectangle"
+        assert kept.sum() == np.prod([hi - lo for lo, hi in spans]) * np.prod(kept.shape[2:])
+
+
+def test_each_place_of_a_tensor_is_reached_and_the_last_is_short() -> None:
+    layout = layout_of((10, 7))
+    spans = set()
+    for step in range(200):
+        kept = layout.tensors[0].view(mask(PerTensorBlockSparsifier(2.5, 2), layout, draw_at(step))).numpy() > 0
+        spans.add((ranges(kept, 0), ranges(kept, 1)))
+    assert spans == {(row, column) for row in [(0, 4), (4, 8), (8, 10)] for column in [(0, 4), (4, 7)]}
+
+
+def test_a_coin_decides_whether_a_tensor_takes_part() -> None:
+    """Of 2 x 1500 coins of probability 1 / 3: expected 1000, standard deviation 26."""
+    layout, compressor = layout_of((4,), (6, 2)), PerTensorBlockSparsifier(2, 1, 3)
+    masks = torch.stack([mask(compressor, layout, draw_at(step)) for step in range(1500)])
+    part = torch.stack([masks[:, :4].amax(1), masks[:, 4:].amax(1)])
+    assert abs(float(part.sum()) - 1000) < 130
+    both = float((part[0] * part[1]).sum())  # independent: 1500 / 9, standard deviation 12
+    assert abs(both - 1500 / 9) < 60
+    silent = [step for step in range(1500) if masks[step].sum() == 0]
+    assert len(silent) > 500
+    assert compressor.payload_bits(layout, draw_at(silent[0])) == 0
+
+
+# Top-k, sign, QSGD.
+
+
+@given(st.integers(12, 120), RATIOS, SEEDS, DTYPES)
+def test_top_k_keeps_the_k_largest(numel: int, ratio: float, seed: int, dtype: torch.dtype) -> None:
+    vector = random_vector(numel, seed, dtype)
+    sent = compressed(TopK(ratio), vector, draw_at(0))
+    kept = sent != 0
+    count = max(1, math.floor(numel / ratio))
+    assert kept.sum() == count
+    torch.testing.assert_close(sent[kept], vector[kept].float().to(dtype), rtol=0, atol=0)
+    if count < numel:
+        assert vector[kept].abs().min() >= vector[~kept].abs().max()
+
+
+@given(st.integers(1, 60), SEEDS, DTYPES)
+def test_scaled_sign(numel: int, seed: int, dtype: torch.dtype) -> None:
+    vector = random_vector(numel, seed, dtype)
+    vector[0] = 0
+    sent = compressed(ScaledSign(), vector, draw_at(0))
+    scale = vector.double().abs().sum() / numel
+    expected = torch.where(vector >= 0, scale, -scale).to(dtype)
+    torch.testing.assert_close(sent, expected, rtol=1e-6, atol=0)
+
+
+@given(QSGDS, st.integers(1, 150), SEEDS, DTYPES)
+def test_qsgd_rounds_to_a_neighbouring_level(compressor: QSGD, numel: int, seed: int, dtype: torch.dtype) -> None:
+    vector = random_vector(numel, seed, dtype)
+    sent = compressed(compressor, vector, draw_at(0, seed)).double()
+    levels = {2: 1, 4: 7, 8: 127}[compressor.bits]
+    for start in range(0, numel, compressor.bucket_size):
+        here = slice(start, start + compressor.bucket_size)
+        norm = float(vector[here].double().norm())
+        assert (sent[here].abs() <= norm * (1 + 1e-6)).all(), "bounded by the bucket's norm"
+        level = sent[here] * levels / norm
+        torch.testing.assert_close(level, level.round(), rtol=0, atol=1e-4)
+        assert ((level - vector[here].double() * levels / norm).abs() < 1 + 1e-4).all()
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_qsgd_is_unbiased(bits: int) -> None:
+    """The mean of 1000 roundings, each at most one level off: standard deviation at most level / (2 sqrt(1000))."""
+    compressor, numel, draws = QSGD(bits, 8), 20, 1000
+    vector = torch.from_numpy(np.random.default_rng(5).normal(size=numel))
+    mean = sum(compressed(compressor, vector, draw_at(step)) for step in range(draws)) / draws
+    assert isinstance(mean, Tensor)
+    norms = torch.stack([vector[i // 8 * 8 : i // 8 * 8 + 8].norm() for i in range(numel)])
+    spread = norms / {2: 1, 4: 7, 8: 127}[bits] / 2 / math.sqrt(draws)
+    assert ((mean - vector).abs() < 4.5 * spread + 1e-6).all()
+
+
+def test_qsgd_draws_anew_for_each_worker_and_step() -> None:
+    vector = random_vector(40, 0)
+    compressor = QSGD(2, 40)
+    outcomes = {tuple(compressed(compressor, torch.ones(40), draw_at(s), r).tolist()) for s in (0, 1) for r in (0, 1)}
+    assert len(outcomes) == 4
+    assert torch.equal(compressed(compressor, vector, draw_at(3), 1), compressed(compressor, vector, draw_at(3), 1))
+
+
+@pytest.mark.parametrize("compressor", [TopK(4), ScaledSign(), QSGD(4, 16)], ids=str)
+def test_zero_stays_zero(compressor: Gathered) -> None:
+    assert compressed(compressor, torch.zeros(40), draw_at(0)).tolist() == [0] * 40
+
+
+@pytest.mark.parametrize("compressor", [TopK(4), ScaledSign(), QSGD(4, 16)], ids=str)
+def test_encoding_leaves_the_vector_and_the_global_generator_alone(compressor: Gathered) -> None:
+    vector = random_vector(40, 1)
+    before, state = vector.clone(), torch.get_rng_state()
+    compressed(compressor, vector, draw_at(0))
+    assert torch.equal(vector, before)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@given(st.sampled_from([1, 2, 4, 8]), st.data())
+def test_packing_and_unpacking(bits: int, data: st.DataObject) -> None:
+    codes = data.draw(st.lists(st.integers(0, 2**bits - 1), min_size=1, max_size=40))
+    packed = pack_bits(torch.tensor(codes, dtype=torch.uint8), bits)
+    assert packed.dtype == torch.uint8
+    assert packed.numel() == math.ceil(len(codes) * bits / 8)
+    as_number = sum(code << (place * bits) for place, code in enumerate(codes))
+    assert int.from_bytes(bytes(packed.tolist()), "little") == as_number, "lowest first"
+    assert unpack_bits(packed, bits, len(codes)).tolist() == codes
+
+
+# What cannot be.
+
+WRONG: list[tuple[Callable[[], Compressor], str]] = [
+    (lambda: BlockSparsifier(0), "at least 1"),
+    (lambda: BlockSparsifier(-2), "at least 1"),
+    (lambda: BlockSparsifier(4, 6), "multiple"),
+    (lambda: BlockSparsifier(4, 0), "num_blocks"),
+    (lambda: BlockSparsifier(4, -4), "num_blocks"),
+    (lambda: BlockSparsifier(2.5), "ratio"),  # type: ignore[arg-type]
+    (lambda: PerTensorBlockSparsifier(0.5), "row_ratio"),
+    (lambda: PerTensorBlockSparsifier(2, 0), "column_ratio"),
+    (lambda: PerTensorBlockSparsifier(2, 2, math.nan), "tensor_ratio"),
+    (lambda: RandomK(0.9), "random-k"),
+    (lambda: RandomK(math.inf), "random-k"),
+    (lambda: TopK(0), "top-k"),
+    (lambda: TopK(math.nan), "top-k"),
+    (lambda: QSGD(3), "2, 4 or 8"),
+    (lambda: QSGD(4, 0), "bucket_size"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), WRONG)
+def test_settings_out_of_range_are_refused(make: Callable[[], Compressor], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("compressor", [BlockSparsifier(11), BlockSparsifier(1, 11), RandomK(10.5), TopK(11)], ids=str)
+def test_a_model_too_small_for_the_ratio_is_refused(compressor: Compressor) -> None:
+    with pytest.raises(ValueError, match="10"):
+        compressor.check(flat_layout(10))
+    compressor.check(flat_layout(11))

@@ -1,0 +1,559 @@
+"""What every algorithm promises, tested on each one that the registry finds."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, StepLR
+
+import algorithms as package
+from algorithms import (
+    BlockSparsifier,
+    Collectives,
+    Compressor,
+    DistributedOptimizer,
+    Identity,
+    PerTensorBlockSparsifier,
+    Purpose,
+    TopK,
+    algorithms,
+)
+from algorithms.core.compressors import SharedSupport
+from algorithms.core.layout import Layout, Support
+from algorithms.core.randomness import Draw
+from algorithms.core.traffic import Entry
+from algorithms.cser import CSER
+from tests.algorithms.problems import (
+    COMPRESSORS,
+    LR,
+    MOMENTUM,
+    NAMES,
+    NUM_PARAMETERS,
+    SHARED,
+    WEIGHT_DECAY,
+    batch_loss,
+    every_switch,
+    flat_of,
+    groups,
+    make_model,
+    make_optimizer,
+    named_compressors,
+    ordered,
+    own_settings,
+    reloaded,
+    switches,
+    takes_any,
+    train,
+    trained,
+    workers,
+)
+
+FAMILY = [name for name, algorithm in algorithms().items() if issubclass(algorithm, CSER)]
+PAIRS = [(name, key) for name in NAMES for key in named_compressors(name, COMPRESSORS)]
+
+
+def flat_parameters(model: nn.Module) -> Tensor:
+    return torch.cat([parameter.detach().reshape(-1) for parameter in ordered(model)])
+
+
+def plain_sgd(world_size: int, num_steps: int) -> Tensor:
+    """The parameters after torch.optim.SGD on the average gradient."""
+    model = make_model()
+    optimizer = torch.optim.SGD(groups(model), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True)
+    for step in range(1, num_steps + 1):
+        optimizer.zero_grad()
+        sum(batch_loss(model, step, rank) for rank in range(world_size)).div(world_size).backward()
+        optimizer.step()
+    return flat_parameters(model)
+
+
+def assert_close(actual: Tensor, expected: Tensor, atol: float = 1e-12) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=atol)
+
+
+def test_the_registry_finds_each_module_of_the_package() -> None:
+    stems = {path.stem for path in Path(package.__path__[0]).glob("*.py")}
+    modules = {algorithm.__module__.split(".")[1] for algorithm in algorithms().values()}
+    assert modules == stems - {"__init__", "registry"}
+    for name, algorithm in algorithms().items():
+        assert algorithm.name == name
+        assert getattr(package, algorithm.__name__) is algorithm
+
+
+def test_the_package_has_no_other_attributes() -> None:
+    with pytest.raises(AttributeError, match="NoSuchThing"):
+        _ = package.NoSuchThing
+
+
+@pytest.mark.parametrize("world_size", [1, 4])
+@pytest.mark.parametrize("name", NAMES)
+def test_without_compression_it_is_sgd(name: str, world_size: int) -> None:
+    expected = plain_sgd(world_size, 15)
+    forms = [{}, {"explicit_error": True}] if "explicit_error" in switches(name) else [{}]
+    for chosen in forms:
+        for parameters in trained(name, own_settings(name, **chosen), world_size, 15):
+            assert_close(parameters, expected)
+
+
+@pytest.mark.parametrize("interval", [1, 3])
+@pytest.mark.parametrize(("name", "key"), [(name, key) for name, key in PAIRS if name in FAMILY])
+def test_one_worker_of_the_cser_family_is_sgd(name: str, key: str, interval: int) -> None:
+    (parameters,) = trained(name, own_settings(name, [COMPRESSORS[key]], interval), 1, 12)
+    assert_close(parameters, plain_sgd(1, 12))
+
+
+# As PyTorch users expect.
+
+SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer], LRScheduler]] = {
+    "step": lambda optimizer: StepLR(optimizer, 4, gamma=0.3),
+    "cosine": lambda optimizer: CosineAnnealingLR(optimizer, 15),
+    "one_cycle": lambda optimizer: OneCycleLR(optimizer, max_lr=[0.2, 0.1], total_steps=20),
+}
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("name", NAMES)
+def test_learning_rate_schedulers(name: str, scheduler: str) -> None:
+    def run(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
+        schedule = SCHEDULERS[scheduler](optimizer)
+        for step in range(1, 16):
+            optimizer.zero_grad()
+            batch_loss(model, step, 0).backward()
+            optimizer.step()
+            schedule.step()
+        return flat_parameters(model)
+
+    model, plain = make_model(), make_model()
+    reference = torch.optim.SGD(groups(plain), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True)
+    assert_close(run(model, make_optimizer(name, model, own_settings(name))), run(plain, reference))
+
+
+ZEROINGS: dict[str, Callable[[DistributedOptimizer, nn.Module], None]] = {
+    "optimizer_to_none": lambda optimizer, model: optimizer.zero_grad(set_to_none=True),
+    "optimizer_to_zero": lambda optimizer, model: optimizer.zero_grad(set_to_none=False),
+    "model_to_none": lambda optimizer, model: model.zero_grad(),
+    "model_to_zero": lambda optimizer, model: model.zero_grad(set_to_none=False),
+}
+
+
+@pytest.mark.parametrize("zeroing", ZEROINGS)
+@pytest.mark.parametrize("name", NAMES)
+def test_any_way_to_clear_gradients(name: str, zeroing: str) -> None:
+    model = make_model()
+    optimizer = make_optimizer(name, model, own_settings(name))
+    for step in range(1, 11):
+        ZEROINGS[zeroing](optimizer, model)
+        batch_loss(model, step, 0).backward()
+        optimizer.step()
+    assert_close(flat_parameters(model), plain_sgd(1, 10))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_that_someone_replaced(name: str) -> None:
+    model = make_model()
+    optimizer = make_optimizer(name, model, own_settings(name))
+    for step in range(1, 11):
+        gradients = torch.autograd.grad(batch_loss(model, step, 0), list(model.parameters()))
+        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+    assert_close(flat_parameters(model), plain_sgd(1, 10))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_closures(name: str) -> None:
+    model, twin = make_model(), make_model()
+    optimizer = make_optimizer(name, model, own_settings(name))
+    for step in range(1, 11):
+
+        def closure(step: int = step) -> Tensor:
+            optimizer.zero_grad()
+            loss = batch_loss(model, step, 0)
+            loss.backward()
+            return loss
+
+        with torch.no_grad():
+            nn.utils.vector_to_parameters(nn.utils.parameters_to_vector(model.parameters()), twin.parameters())
+            expected = batch_loss(twin, step, 0)
+        assert optimizer.step(closure).item() == pytest.approx(expected.item(), abs=1e-14)
+    assert optimizer.step() is None
+    assert optimizer.num_steps == 11
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_parameter_without_gradient_counts_as_gradient_zero(name: str) -> None:
+    model, idle = make_model(), nn.Parameter(torch.arange(4, dtype=torch.float64))
+    own = own_settings(name)
+    rest = {"params": [idle], "weight_decay": 0.0}
+    optimizer = algorithms()[name]([*groups(model), rest], lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, **own)
+    for step in range(1, 11):
+        model.zero_grad()
+        idle.grad = None
+        batch_loss(model, step, 0).backward()
+        optimizer.step()
+    assert_close(idle.detach(), torch.arange(4, dtype=torch.float64), atol=0)
+    assert_close(flat_parameters(model), plain_sgd(1, 10))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gradient_that_stops_is_not_used_again(name: str) -> None:
+    parameter = nn.Parameter(torch.ones(2, dtype=torch.float64))
+    other = nn.Parameter(torch.ones(2, dtype=torch.float64))
+    optimizer = algorithms()[name]([parameter, other], lr=1.0, momentum=0.5, **own_settings(name))
+    (parameter.sum() + other.sum()).backward()
+    optimizer.step()
+    moved = other.detach().clone()
+    parameter.grad, other.grad = None, None
+    parameter.sum().backward()
+    optimizer.step()
+    # What is left is the old momentum: m = 0.5, and u = 0.5 m.
+    assert_close(moved - other.detach(), torch.full((2,), 0.25, dtype=torch.float64))
+
+
+class ConvNet(nn.Module):
+    """A convolution and a linear layer."""
+
+    def __init__(self, memory_format: torch.memory_format) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.linear = nn.Linear(4, 2)
+        generator = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.empty_like(parameter).uniform_(-0.5, 0.5, generator=generator))
+        self.to(torch.float64).to(memory_format=memory_format)
+
+    def loss(self, step: int, rank: int) -> Tensor:
+        generator = torch.Generator().manual_seed(100 * step + rank)
+        images = torch.empty(2, 3, 5, 5, dtype=torch.float64).normal_(generator=generator)
+        return self.linear(self.conv(images).tanh().mean((2, 3))).square().mean()
+
+
+def trained_conv_net(name: str, own: dict[str, Any], memory_format: torch.memory_format) -> list[dict[str, Tensor]]:
+    def work(collectives: Collectives) -> dict[str, Tensor]:
+        model = ConvNet(memory_format)
+        optimizer = algorithms()[name](
+            model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01, collectives=collectives, **own
+        )
+        for step in range(1, 9):
+            optimizer.zero_grad()
+            model.loss(step, collectives.rank).backward()
+            optimizer.step()
+        assert model.conv.weight.is_contiguous(memory_format=memory_format)
+        assert model.conv.weight.grad is not None
+        assert model.conv.weight.grad.is_contiguous(memory_format=memory_format)
+        return {key: value.clone() for key, value in model.state_dict().items()}
+
+    return workers(work, 2)
+
+
+@pytest.mark.parametrize(
+    "compressor", [Identity(), PerTensorBlockSparsifier(2, 2, 1.2)], ids=["identity", "per_tensor"]
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_channels_last_changes_nothing_but_the_strides(name: str, compressor: Compressor) -> None:
+    own = own_settings(name, [compressor], 2)
+    last = trained_conv_net(name, own, torch.channels_last)
+    first = trained_conv_net(name, own, torch.contiguous_format)
+    for a, b in zip(last, first, strict=True):
+        for key in a:
+            assert_close(a[key], b[key])
+
+
+# Checkpoints.
+
+
+def uninterrupted(name: str, own: dict[str, Any], stops: tuple[int, ...]) -> list[tuple[dict[int, Any], Tensor]]:
+    """Of each worker, checkpoints made on the way, and the parameters after 12 steps."""
+
+    def work(collectives: Collectives) -> tuple[dict[int, Any], Tensor]:
+        model = make_model(torch.float32, seed=collectives.rank)
+        optimizer = make_optimizer(name, model, own, collectives, seed=3)
+        checkpoints = {}
+        for step in range(1, 13):
+            train(optimizer, model, collectives.rank, [step])
+            if step in stops:
+                checkpoints[step] = reloaded({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+        return checkpoints, flat_of(optimizer)
+
+    return workers(work, 2)
+
+
+def resumed(name: str, own: dict[str, Any], checkpoints: list[Any], stop: int) -> list[Tensor]:
+    """The same by optimisers that know no more than the checkpoints."""
+
+    def work(collectives: Collectives) -> Tensor:
+        model = make_model(torch.float32, seed=7)
+        optimizer = make_optimizer(name, model, own, collectives, lr=0.7)
+        model.load_state_dict(checkpoints[collectives.rank]["model"])
+        optimizer.load_state_dict(checkpoints[collectives.rank]["optimizer"])
+        assert optimizer.num_steps == stop
+        train(optimizer, model, collectives.rank, range(stop + 1, 13))
+        return flat_of(optimizer)
+
+    return workers(work, 2)
+
+
+def assert_resumable(name: str, own: dict[str, Any], stops: tuple[int, ...]) -> None:
+    runs = uninterrupted(name, own, stops)
+    for stop in stops:
+        for again, (_, final) in zip(resumed(name, own, [saved[stop] for saved, _ in runs], stop), runs, strict=True):
+            assert torch.equal(again, final), f"after step {stop}"
+
+
+@pytest.mark.parametrize(("name", "key"), PAIRS)
+def test_interrupted_equals_uninterrupted_to_the_bit(name: str, key: str) -> None:
+    assert_resumable(name, own_settings(name, [COMPRESSORS[key]], 4), (4, 6))
+
+
+@pytest.mark.parametrize("switch", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_interrupted_equals_uninterrupted_with_all_switches(name: str, switch: bool) -> None:
+    chosen = dict.fromkeys(switches(name), switch)
+    assert_resumable(name, own_settings(name, [BlockSparsifier(2)], 3, **chosen), (5,))
+
+
+@pytest.mark.parametrize("saved", NAMES)
+def test_another_methods_state_is_refused(saved: str) -> None:
+    state = make_optimizer(saved, make_model(), own_settings(saved)).state_dict()
+    for name in NAMES:
+        optimizer = make_optimizer(name, make_model(), own_settings(name))
+        if name == saved:
+            optimizer.load_state_dict(state)
+            continue
+        with pytest.raises(ValueError, match="state"):
+            optimizer.load_state_dict(copy.deepcopy(state))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_foreign_states_are_refused(name: str) -> None:
+    def optimizer_for(model: nn.Module) -> DistributedOptimizer:
+        return algorithms()[name](model.parameters(), lr=0.1, momentum=0.9, **own_settings(name))
+
+    optimizer = optimizer_for(nn.Linear(3, 2))
+    with pytest.raises(ValueError, match="state"):
+        optimizer.load_state_dict(optimizer_for(nn.Linear(3, 3)).state_dict())
+    with pytest.raises(ValueError, match="state"):
+        optimizer.load_state_dict(torch.optim.SGD(nn.Linear(3, 2).parameters(), lr=0.1).state_dict())
+
+
+# Traffic.
+
+
+@pytest.mark.parametrize(("name", "key"), PAIRS)
+def test_the_traffic_is_what_the_closed_form_says(name: str, key: str) -> None:
+    for chosen in every_switch(name) if key == "per_tensor" else [switches(name)]:
+        own = own_settings(name, [COMPRESSORS[key]], 4, **chosen)
+
+        def work(collectives: Collectives, own: dict[str, Any] = own) -> None:
+            model = make_model(torch.float32)
+            optimizer = make_optimizer(name, model, own, collectives)
+            assert optimizer.traffic.training_bits == 0, "the set-up is no part of the cost"
+            for step in range(1, 14):
+                train(optimizer, model, collectives.rank, [step])
+                if step in (3, 4, 13):
+                    assert optimizer.traffic.training() == optimizer.expected_traffic(step).training()
+            assert optimizer.traffic[Purpose.CONTROL].bits == 32 * NUM_PARAMETERS
+            assert optimizer.traffic[Purpose.EVALUATION].collectives == 0
+
+        workers(work, 2)
+
+
+# Bits of one message for 51 parameters in 32-bit numbers, counted by hand.
+MESSAGES = {
+    "block": 32 * 13,  # one of 4 blocks of 13
+    "blocks": 32 * 2 * 7,  # two of 8 blocks of 7
+    "random_k": 32 * 10,
+    "identity": 32 * 51,
+    "zero": 0,
+    "top_k": (32 + 32) * 5,
+    "sign": 8 * 7 + 32,  # 51 bits in 7 bytes, and a scale
+    "qsgd": 8 * 26 + 32 * 4,  # 51 codes of 4 bits in 26 bytes, and a norm for each of 4 buckets
+}
+
+# Messages that 13 steps take, with an interval of 4, by purpose.
+COUNTS: dict[str, dict[str, int]] = {
+    "ef_sgd": {"gradient": 13},
+    "qsparse_local_sgd": {"model": 3},
+    "cser": {"gradient": 13, "error": 3},
+    "mcser": {"gradient": 13, "error": 3},
+    "csea": {"error": 13},
+    "cser_pl": {"error": 3},
+    "cser_released": {"gradient": 10, "error": 3},
+    "mcser_released": {"gradient": 10, "error": 3},
+}
+
+
+@pytest.mark.parametrize("key", MESSAGES)
+@pytest.mark.parametrize("name", COUNTS)
+def test_the_closed_form_is_what_a_hand_counts(name: str, key: str) -> None:
+    if key not in named_compressors(name, COMPRESSORS):
+        with pytest.raises(ValueError, match="all workers share"):
+            make_optimizer(name, make_model(), own_settings(name, [COMPRESSORS[key]], 4))
+        return
+    own = own_settings(name, [COMPRESSORS[key]], 4, **({"skip_gradient_at_reset": True} if "released" in name else {}))
+    expected = {purpose: Entry() for purpose in ("gradient", "error", "model")}
+    for purpose, count in COUNTS[name].items():
+        expected[purpose] = Entry(count * MESSAGES[key], count if MESSAGES[key] else 0)
+    assert make_optimizer(name, make_model(), own).expected_traffic(13).training() == expected
+
+
+def test_the_uncompressed_methods_counted_by_hand() -> None:
+    sgd = make_optimizer("sgd", make_model(), {}).expected_traffic(13)
+    assert sgd.training() == {"gradient": Entry(13 * 32 * 51, 13), "error": Entry(), "model": Entry()}
+    local = make_optimizer("local_sgd", make_model(), {"sync_interval": 4}).expected_traffic(13)
+    assert local.training() == {"gradient": Entry(), "error": Entry(), "model": Entry(3 * 32 * 51, 3)}
+
+
+def test_the_release_sends_less_than_its_formula_says() -> None:
+    """For R2 = 8, R1 = 4, H = 2 the paper's overall ratio is 4, the release's 16 / 3."""
+    ratios = []
+    for skip in (False, True):
+        own = own_settings("cser_released", [BlockSparsifier(8), BlockSparsifier(4)], 2, skip_gradient_at_reset=skip)
+        parameters = [nn.Parameter(torch.zeros(64))]
+        optimizer = algorithms()["cser_released"](parameters, lr=0.1, **own)
+        ratios.append(32 * 64 * 100 / optimizer.expected_traffic(100).training_bits)
+    assert ratios == pytest.approx([4, 16 / 3])
+
+
+# Masks.
+
+Log = dict[int, list[tuple[int, str, list[float]]]]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Log:
+    """Of each thread, the masks that its compressors drew."""
+    log: Log = {}
+
+    def spy(kind: type[SharedSupport]) -> None:
+        original = kind.support
+
+        def support(self: SharedSupport, layout: Layout, draw: Draw) -> Support:
+            chosen = original(self, layout, draw)
+            mask = torch.zeros(layout.numel)
+            chosen.add_(mask, torch.ones(chosen.payload_numel))
+            log.setdefault(threading.get_ident(), []).append((draw.step, draw.purpose, mask.tolist()))
+            return chosen
+
+        monkeypatch.setattr(kind, "support", support)
+
+    for kind in {type(compressor) for compressor in SHARED.values()}:
+        spy(kind)
+    return log
+
+
+@pytest.mark.parametrize("key", [key for key in SHARED if key not in ("identity", "zero")])
+@pytest.mark.parametrize("name", [name for name in NAMES if takes_any(name)])
+def test_workers_draw_the_same_masks(name: str, key: str, drawn: Log) -> None:
+    trained(name, own_settings(name, [SHARED[key]], 2), 4, 12)
+    assert len(drawn) == 4
+    first, *others = drawn.values()
+    assert all(other == first for other in others)
+    masks = [mask for _, _, mask in first if any(mask) and not all(mask)]
+    assert len({tuple(mask) for mask in masks}) > 1, "each step draws anew"
+    assert len({(step, purpose) for step, purpose, _ in first}) == len(first), "each draw is made once"
+
+
+# Consensus.
+
+
+@pytest.mark.parametrize(("name", "key"), PAIRS)
+def test_consensus_shows_the_average_and_leaves_no_trace(name: str, key: str) -> None:
+    own = own_settings(name, [COMPRESSORS[key]], 4)
+
+    def work(collectives: Collectives) -> tuple[Tensor, Tensor, Tensor]:
+        model = make_model(torch.float32)
+        optimizer = make_optimizer(name, model, own, collectives)
+        train(optimizer, model, collectives.rank, range(1, 7))
+        own_values = flat_of(optimizer)
+        training = copy.deepcopy(optimizer.traffic.training())
+        with optimizer.consensus():
+            inside = flat_parameters(model)
+        assert torch.equal(flat_of(optimizer), own_values)
+        assert optimizer.traffic.training() == training
+        evaluation = optimizer.traffic[Purpose.EVALUATION]
+        assert (evaluation.bits, evaluation.collectives) == (32 * NUM_PARAMETERS, 1)
+        train(optimizer, model, collectives.rank, range(7, 13))
+        return own_values, inside, flat_of(optimizer)
+
+    results = workers(work, 2)
+    average = torch.stack([before for before, _, _ in results]).double().mean(0).float()
+    for (_, inside, after), never in zip(results, trained(name, own, 2, 12, torch.float32), strict=True):
+        assert_close(inside, average, atol=1e-6)
+        assert torch.equal(inside, results[0][1])
+        assert torch.equal(after, never)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_consensus_restores_after_an_exception(name: str) -> None:
+    def work(collectives: Collectives) -> None:
+        model = make_model()
+        optimizer = make_optimizer(name, model, own_settings(name, [BlockSparsifier(4)], 3), collectives)
+        train(optimizer, model, collectives.rank, range(1, 3))
+        before = flat_of(optimizer)
+        with pytest.raises(KeyError), optimizer.consensus():
+            raise KeyError("evaluation")
+        assert torch.equal(flat_of(optimizer), before)
+
+    workers(work, 2)
+
+
+# What cannot be.
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"lr": -0.1},
+        {"lr": float("inf")},
+        {"lr": float("nan")},
+        {"momentum": 1.0},
+        {"momentum": -0.1},
+        {"weight_decay": -1.0},
+        {"weight_decay": float("nan")},
+    ],
+    ids=str,
+)
+def test_values_out_of_range_are_refused(name: str, wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong)).replace("_", " ").replace("lr", "learning rate")):
+        make_optimizer(name, make_model(), own_settings(name), **wrong)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_wrong_settings_of_its_own_are_refused(name: str) -> None:
+    for key, value in own_settings(name).items():
+        wrong: list[Any] = [0, -1, 1.5, True] if type(value) is int else []
+        wrong = ["block", None, TopK(1000), BlockSparsifier(1000)] if isinstance(value, Compressor) else wrong
+        for bad in wrong:
+            with pytest.raises(ValueError, match=key):
+                make_optimizer(name, make_model(), own_settings(name) | {key: bad})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_that_do_not_fit_one_vector_are_refused(name: str) -> None:
+    weight = nn.Parameter(torch.zeros(3))
+    wrong = [nn.Parameter(torch.zeros(3), requires_grad=False), nn.Parameter(torch.zeros(3, dtype=torch.float64))]
+    for other in wrong:
+        with pytest.raises(ValueError, match="parameter 1"):
+            algorithms()[name]([weight, other], lr=0.1, **own_settings(name))
+    optimizer = algorithms()[name]([weight], lr=0.1, **own_settings(name))
+    with pytest.raises(ValueError, match="constructor"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_memory_is_the_state_that_a_checkpoint_holds(name: str) -> None:
+    for chosen in every_switch(name):
+        optimizer = make_optimizer(name, make_model(), own_settings(name, [BlockSparsifier(4)], 2, **chosen))
+        vectors = [value for value in optimizer.state_dict()["flat"].values() if isinstance(value, Tensor)]
+        assert optimizer.memory_in_parameters() == len(vectors)
+        assert (optimizer.error is not None) == ("error" in optimizer.state_dict()["flat"])

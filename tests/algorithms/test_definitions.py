@@ -1,0 +1,450 @@
+"""Each algorithm against its definition: the NumPy transcription, and what must hold at every step."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from algorithms import Collectives, Compressor, Zero, algorithms
+from algorithms.core.compressors import SharedSupport
+from algorithms.core.layout import Layout
+from algorithms.core.randomness import Draw
+from algorithms.core.threads import ThreadCollectives
+from algorithms.cser import CSER
+from tests.algorithms import transcription
+from tests.algorithms.problems import (
+    BIAS_LR,
+    BIAS_WEIGHT_DECAY,
+    COMPRESSORS,
+    LR,
+    MOMENTUM,
+    NAMES,
+    NUM_PARAMETERS,
+    SHARED,
+    WEIGHT_DECAY,
+    batch_loss,
+    make_model,
+    make_optimizer,
+    named_compressors,
+    ordered,
+    own_settings,
+    switches,
+    train,
+    workers,
+)
+from tests.algorithms.transcription import Array, Compress, Mask, Problem, State
+
+SEED, NUM_WORKERS, NUM_STEPS = 11, 4, 50
+NUM_WEIGHTS = 42
+
+
+def per_coordinate(weights: float, biases: float) -> Array:
+    return np.where(np.arange(NUM_PARAMETERS) < NUM_WEIGHTS, weights, biases)
+
+
+def make_problem(momentum: float = MOMENTUM) -> Problem:
+    model = make_model()
+    parameters = ordered(model)
+
+    def gradient(x: Array, step: int, worker: int) -> Array:
+        torch.nn.utils.vector_to_parameters(torch.from_numpy(x), parameters)
+        gradients = torch.autograd.grad(batch_loss(model, step, worker), parameters)
+        return torch.cat([part.reshape(-1) for part in gradients]).numpy()
+
+    return Problem(
+        start=torch.cat([parameter.detach().reshape(-1) for parameter in parameters]).numpy(),
+        gradient=gradient,
+        num_workers=NUM_WORKERS,
+        eta=per_coordinate(LR, BIAS_LR),
+        beta=momentum,
+        decay=per_coordinate(WEIGHT_DECAY, BIAS_WEIGHT_DECAY),
+    )
+
+
+def mask_of(compressor: SharedSupport) -> Mask:
+    """The coordinates that the compressor draws; that they are drawn rightly is tested with the compressors."""
+    layout = Layout.of(ordered(make_model()))
+
+    def mask(step: int, purpose: str) -> NDArray[np.bool_]:
+        chosen = torch.zeros(NUM_PARAMETERS)
+        support = compressor.support(layout, Draw(SEED, step, purpose))
+        support.add_(chosen, torch.ones(support.payload_numel))
+        return chosen.numpy() > 0
+
+    return mask
+
+
+def qsgd_noise(step: int, purpose: str, worker: int) -> Array:
+    generator = Draw(SEED, step, purpose).generator(torch.device("cpu"), worker)
+    return torch.empty(64, dtype=torch.float64).uniform_(generator=generator).numpy()[:NUM_PARAMETERS]
+
+
+GATHERED: dict[str, Compress] = {
+    "top_k": transcription.top_k(5),  # 51 / 10
+    "sign": transcription.scaled_sign,
+    "qsgd": transcription.qsgd(7, 16, qsgd_noise),
+}
+
+
+def compress_of(key: str) -> Compress:
+    return GATHERED[key] if key in GATHERED else transcription.masked(mask_of(SHARED[key]))
+
+
+def trajectory(name: str, own: dict[str, Any], momentum: float = MOMENTUM) -> list[tuple[list[Array], list[Array]]]:
+    """After each step, the workers' parameters, and their errors where the method holds them."""
+
+    def work(collectives: Collectives) -> list[tuple[Array, Array | None]]:
+        model = make_model()
+        optimizer = make_optimizer(name, model, own, collectives, seed=SEED, momentum=momentum)
+        states = []
+        for step in range(1, NUM_STEPS + 1):
+            train(optimizer, model, collectives.rank, [step])
+            error = None if optimizer.error is None else optimizer.error.numpy().copy()
+            states.append((optimizer.flat.parameters.numpy().copy(), error))
+        return states
+
+    per_worker = workers(work, NUM_WORKERS)
+    return [
+        ([x for x, _ in states], [e for _, e in states if e is not None]) for states in zip(*per_worker, strict=True)
+    ]
+
+
+def assert_follows(
+    name: str, own: dict[str, Any], expected: Iterator[State], momentum: float = MOMENTUM, rtol: float = 1e-9
+) -> None:
+    actual = trajectory(name, own, momentum)
+    for step, ((xs, es), (want_xs, want_es)) in enumerate(zip(actual, expected, strict=True), start=1):
+        np.testing.assert_allclose(xs, want_xs, rtol=rtol, atol=rtol, err_msg=f"parameters after step {step}")
+        if es:
+            np.testing.assert_allclose(es, want_es, rtol=rtol, atol=rtol, err_msg=f"errors after step {step}")
+
+
+def test_the_problem_is_not_convex_and_tells_workers_apart() -> None:
+    problem = make_problem()
+    gradients = [problem.gradient(problem.start, 1, worker) for worker in range(NUM_WORKERS)]
+    assert np.ptp(gradients, axis=0).max() > 0.1
+    ahead = [problem.gradient(problem.start + step, 1, 0) for step in 1e-5 * np.eye(NUM_PARAMETERS)]
+    hessian = (np.array(ahead) - gradients[0]) / 1e-5
+    assert np.linalg.eigvalsh((hessian + hessian.T) / 2).min() < -0.01
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd(momentum: float) -> None:
+    assert_follows("sgd", {}, transcription.sgd(make_problem(momentum), NUM_STEPS), momentum)
+
+
+@pytest.mark.parametrize("interval", [1, 7])
+def test_local_sgd(interval: int) -> None:
+    expected = transcription.local_sgd(make_problem(), NUM_STEPS, interval)
+    assert_follows("local_sgd", {"sync_interval": interval}, expected)
+
+
+@pytest.mark.parametrize("key", COMPRESSORS)
+def test_ef_sgd(key: str) -> None:
+    expected = transcription.ef_sgd(make_problem(), NUM_STEPS, compress_of(key))
+    assert_follows("ef_sgd", {"compressor": COMPRESSORS[key]}, expected)
+
+
+@pytest.mark.parametrize("key", COMPRESSORS)
+def test_qsparse_local_sgd(key: str) -> None:
+    expected = transcription.qsparse_local_sgd(make_problem(), NUM_STEPS, compress_of(key), 4)
+    assert_follows("qsparse_local_sgd", {"compressor": COMPRESSORS[key], "sync_interval": 4}, expected)
+
+
+@pytest.mark.parametrize("key", ["blocks", "top_k"])
+def test_qsparse_local_sgd_that_keeps_its_master(key: str) -> None:
+    expected = transcription.qsparse_local_sgd(make_problem(), NUM_STEPS, compress_of(key), 4, keep_master=True)
+    own = {"compressor": COMPRESSORS[key], "sync_interval": 4, "keep_master": True}
+    assert_follows("qsparse_local_sgd", own, expected)
+
+
+# C2, C1, H, momentum
+CSER_CASES = [
+    ("blocks", "block", 5, 0.9),
+    ("block", "blocks", 5, 0.0),
+    ("block", "block", 1, 0.9),
+    ("per_tensor", "per_tensor", 3, 0.9),
+    ("random_k", "block", 4, 0.9),
+    ("identity", "random_k", 4, 0.9),
+    ("zero", "random_k", 1, 0.9),
+    ("block", "identity", 6, 0.9),
+    ("block", "zero", 6, 0.9),
+]
+MIXED_CASES = [
+    ("top_k", "sign", 4, 0.9),
+    ("sign", "top_k", 4, 0.0),
+    ("qsgd", "block", 3, 0.9),
+    ("block", "qsgd", 3, 0.9),
+    ("top_k", "top_k", 1, 0.9),
+]
+
+
+@pytest.mark.parametrize(("c2", "c1"), [("blocks", "block"), ("top_k", "qsgd")])
+def test_mcser(c2: str, c1: str) -> None:
+    own = {"gradient_compressor": COMPRESSORS[c2], "error_compressor": COMPRESSORS[c1], "reset_interval": 4}
+    assert_follows("mcser", own, transcription.cser(make_problem(), NUM_STEPS, compress_of(c2), compress_of(c1), 4))
+
+
+def forms(*keys: str) -> list[bool]:
+    """Values of explicit_error worth a test: it changes nothing where the error must be held anyway."""
+    return [False, True] if all(key in SHARED for key in keys) else [False]
+
+
+@pytest.mark.parametrize(("c2", "c1", "interval", "momentum"), CSER_CASES + MIXED_CASES)
+def test_cser(c2: str, c1: str, interval: int, momentum: float) -> None:
+    own = {"gradient_compressor": COMPRESSORS[c2], "error_compressor": COMPRESSORS[c1], "reset_interval": interval}
+    expected = list(transcription.cser(make_problem(momentum), NUM_STEPS, compress_of(c2), compress_of(c1), interval))
+    for explicit in forms(c2, c1):
+        assert_follows("cser", {**own, "explicit_error": explicit}, iter(expected), momentum)
+
+
+@pytest.mark.parametrize("key", COMPRESSORS)
+@pytest.mark.parametrize(("name", "interval"), [("csea", 1), ("cser_pl", 6)])
+def test_cser_that_sends_no_updates(name: str, interval: int, key: str) -> None:
+    expected = list(transcription.cser(make_problem(), NUM_STEPS, transcription.nothing, compress_of(key), interval))
+    for explicit in forms(key):
+        assert_follows(name, own_settings(name, [COMPRESSORS[key]], interval, explicit_error=explicit), iter(expected))
+
+
+RELEASED_SWITCHES = [
+    dict(zip(("average_parameters", "skip_gradient_at_reset", "decay_in_momentum_only"), values, strict=True))
+    for values in itertools.product((False, True), repeat=3)
+]
+
+
+@pytest.mark.parametrize("chosen", RELEASED_SWITCHES, ids=str)
+@pytest.mark.parametrize(
+    ("name", "c2"), [("cser_released", "blocks"), ("cser_released", "per_tensor"), ("mcser_released", "blocks")]
+)
+def test_cser_released(name: str, c2: str, chosen: dict[str, bool]) -> None:
+    own = own_settings(name, [SHARED[c2], SHARED["block"]], 3, **chosen)
+    expected = transcription.cser_released(
+        make_problem(), NUM_STEPS, mask_of(SHARED[c2]), mask_of(SHARED["block"]), 3, **chosen
+    )
+    assert_follows(name, own, expected)
+
+
+@pytest.mark.parametrize("name", ["cser_released", "mcser_released"])
+def test_the_release_is_what_its_authors_published_unless_told_otherwise(name: str) -> None:
+    own = own_settings(name, [SHARED["blocks"], SHARED["block"]], 3)
+    defaults = {key: value for key, value in own.items() if key not in switches(name)}
+    expected = transcription.cser_released(
+        make_problem(), NUM_STEPS, mask_of(SHARED["blocks"]), mask_of(SHARED["block"]), 3, True, True, True
+    )
+    assert_follows(name, defaults, expected)
+
+
+def test_the_total_weight_of_the_released_decay() -> None:
+    """With g = 0 and a tiny learning rate, all steps add up to 9 times eta lambda x each, where PyTorch's is 10."""
+    totals = []
+    for decay_in_momentum_only in (True, False):
+        parameter = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
+        own = own_settings("cser_released", decay_in_momentum_only=decay_in_momentum_only)
+        optimizer = algorithms()["cser_released"]([parameter], lr=1e-9, momentum=0.9, weight_decay=1.0, **own)
+        for _ in range(500):
+            optimizer.step()
+        before = parameter.item()
+        optimizer.step()
+        totals.append((before - parameter.item()) / 1e-9)
+    assert totals == pytest.approx([9, 10], rel=1e-5)
+
+
+# The form without an error buffer.
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-4)])
+@pytest.mark.parametrize("c1", SHARED)
+@pytest.mark.parametrize("c2", SHARED)
+def test_cser_without_an_error_buffer_equals_the_explicit_form(
+    c2: str, c1: str, dtype: torch.dtype, tolerance: float
+) -> None:
+    def work(collectives: Collectives) -> tuple[Tensor, Tensor]:
+        results = []
+        for explicit in (False, True):
+            own = own_settings("cser", [SHARED[c2], SHARED[c1]], 4, explicit_error=explicit)
+            model = make_model(dtype)
+            optimizer = make_optimizer("cser", model, own, collectives)
+            assert (optimizer.error is not None) == explicit
+            train(optimizer, model, collectives.rank, range(1, 17))
+            results.append(optimizer.flat.parameters.detach())
+        return results[0], results[1]
+
+    for free, held in workers(work, 2):
+        torch.testing.assert_close(free, held, rtol=tolerance, atol=tolerance)
+
+
+# What holds at every step.
+
+
+@dataclass
+class Step:
+    """What one worker saw of one step."""
+
+    x_before: Array
+    gradient: Array
+    e_before: Array | None
+    x_after: Array
+    e_after: Array | None
+    sent: Array
+    """C(v) as it left this worker, 0 where nothing did."""
+
+
+class Watched(ThreadCollectives):
+    """Keeps what was sent last."""
+
+    last: Tensor | None = None
+
+    def _sum_(self, tensor: Tensor) -> None:
+        self.last = tensor.clone()
+        super()._sum_(tensor)
+
+    def _gather(self, tensor: Tensor) -> Tensor:
+        self.last = tensor.clone()
+        return super()._gather(tensor)
+
+
+def dense(message: Tensor | None, compressor: Compressor | None, step: int, purpose: str) -> Array:
+    result = torch.zeros(NUM_PARAMETERS, dtype=torch.float64)
+    if message is None or compressor is None:
+        return result.numpy()
+    if message.dtype == torch.uint8:
+        return compressor.decode(message, NUM_PARAMETERS, torch.float64).numpy()  # type: ignore[attr-defined]
+    assert isinstance(compressor, SharedSupport)
+    compressor.support(Layout.of(ordered(make_model())), Draw(SEED, step, purpose)).add_(result, message)
+    return result.numpy()
+
+
+def watch(
+    name: str, own: dict[str, Any], compressor: Compressor | None, purpose: str, num_steps: int
+) -> list[list[Step]]:
+    """The steps of each worker; `compressor` is the one that sends for `purpose`."""
+
+    def copied(vector: Tensor | None) -> Array | None:
+        return None if vector is None else vector.detach().numpy().copy()
+
+    def work(collectives: Collectives) -> list[Step]:
+        assert isinstance(collectives, ThreadCollectives)
+        watched = Watched(collectives.group, collectives.rank)
+        model = make_model()
+        optimizer = make_optimizer(name, model, own, watched, seed=SEED)
+        steps = []
+        for step in range(1, num_steps + 1):
+            optimizer.zero_grad()
+            batch_loss(model, step, watched.rank).backward()
+            x, e, g = copied(optimizer.flat.parameters), copied(optimizer.error), copied(optimizer.flat.gradients)
+            watched.last = None
+            optimizer.step()
+            x_after, e_after = copied(optimizer.flat.parameters), copied(optimizer.error)
+            assert x is not None and g is not None and x_after is not None
+            steps.append(Step(x, g, e, x_after, e_after, dense(watched.last, compressor, step, purpose)))
+        return steps
+
+    return workers(work, NUM_WORKERS)
+
+
+def with_updates(steps: list[Step]) -> Iterator[tuple[Step, Array]]:
+    """Each step with its p, from the definition of Nesterov momentum."""
+    m, eta = np.zeros(NUM_PARAMETERS), per_coordinate(LR, BIAS_LR)
+    for step in steps:
+        g = step.gradient + per_coordinate(WEIGHT_DECAY, BIAS_WEIGHT_DECAY) * step.x_before
+        m = MOMENTUM * m + g
+        yield step, eta * (MOMENTUM * m + g)
+
+
+def assert_same(actual: Array, expected: Array) -> None:
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("key", COMPRESSORS)
+def test_ef_sgd_sends_or_keeps_everything(key: str) -> None:
+    compressor = COMPRESSORS[key]
+    runs = watch("ef_sgd", {"compressor": compressor}, compressor, "gradient", 20)
+    for worker in runs:
+        for number, (step, p) in enumerate(with_updates(worker)):
+            assert step.e_before is not None and step.e_after is not None
+            assert_same(step.e_after + step.sent, step.e_before + p)
+            assert_same(step.x_after, step.x_before - transcription.mean([run[number].sent for run in runs]))
+
+
+@pytest.mark.parametrize("key", COMPRESSORS)
+def test_qsparse_local_sgd_sends_or_keeps_everything(key: str) -> None:
+    compressor = COMPRESSORS[key]
+    runs = watch("qsparse_local_sgd", {"compressor": compressor, "sync_interval": 4}, compressor, "model", 20)
+    for worker in runs:
+        anchor = worker[0].x_before
+        for number, (step, p) in enumerate(with_updates(worker), start=1):
+            assert step.e_before is not None and step.e_after is not None
+            y = step.x_before - p
+            if number % 4:
+                assert_same(step.x_after, y)
+                assert_same(step.e_after, step.e_before)
+                continue
+            assert_same(step.e_after + step.sent, step.e_before + anchor - y)
+            anchor = anchor - transcription.mean([run[number - 1].sent for run in runs])
+            assert_same(step.x_after, anchor)
+
+
+FAMILY = [name for name in NAMES if issubclass(algorithms()[name], CSER)]
+FORMS = [
+    (name, key, explicit)
+    for name in FAMILY
+    for key in named_compressors(name, COMPRESSORS)
+    for explicit in (forms(key) if "explicit_error" in switches(name) else [False])
+]
+
+
+def form(name: str, key: str, explicit: bool) -> dict[str, Any]:
+    """The settings of the algorithm as written, in the form with or without an error buffer."""
+    return own_settings(name, [COMPRESSORS[key]], 3, **({"explicit_error": True} if explicit else {}))
+
+
+@pytest.mark.parametrize(("name", "key", "explicit"), FORMS)
+def test_the_mean_of_the_cser_family_moves_by_the_mean_update(name: str, key: str, explicit: bool) -> None:
+    runs = watch(name, form(name, key, explicit), None, "gradient", 10)
+    for steps in zip(*map(with_updates, runs), strict=True):
+        moved = transcription.mean([step.x_after - step.x_before for step, _ in steps])
+        assert_same(moved, -transcription.mean([p for _, p in steps]))
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "explicit"), [(name, key, held) for name, key, held in FORMS if held or key not in SHARED]
+)
+def test_parameters_less_error_are_the_same_on_all_workers(name: str, key: str, explicit: bool) -> None:
+    runs = watch(name, form(name, key, explicit), None, "gradient", 10)
+    for steps in zip(*runs, strict=True):
+        common = []
+        for step in steps:
+            assert step.e_after is not None
+            common.append(step.x_after - step.e_after)
+        for other in common[1:]:
+            assert_same(other, common[0])
+    if key != "identity":
+        assert np.ptp([worker[0].x_after for worker in runs], axis=0).max() > 1e-6, "the workers differ"
+
+
+@pytest.mark.parametrize("key", COMPRESSORS)
+def test_csea_sends_or_keeps_the_whole_error(key: str) -> None:
+    compressor = COMPRESSORS[key]
+    own = {"error_compressor": compressor, "explicit_error": True}
+    for worker in watch("csea", own, compressor, "error", 15):
+        for step, p in with_updates(worker):
+            assert step.e_before is not None and step.e_after is not None
+            assert_same(step.e_after + step.sent, step.e_before - p)
+
+
+@pytest.mark.parametrize("key", COMPRESSORS)
+def test_cser_keeps_what_it_did_not_send_of_an_update(key: str) -> None:
+    compressor = COMPRESSORS[key]
+    own = own_settings("cser", [compressor, Zero()], 1000, explicit_error=True)
+    for worker in watch("cser", own, compressor, "gradient", 15):
+        for step, p in with_updates(worker):
+            assert step.e_before is not None and step.e_after is not None
+            assert_same(step.e_after - step.sent, step.e_before - p)

@@ -1,0 +1,85 @@
+"""Losses that each algorithm had when its numbers were last looked at: any change of behaviour must be noticed.
+
+After a change that is meant, run UPDATE_GOLDEN=1 python -m pytest tests/algorithms/test_golden_losses.py and read the
+diff.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from algorithms import Collectives, Compressor, algorithms
+from tests.algorithms.problems import (
+    COMPRESSORS,
+    NAMES,
+    batch_loss,
+    make_model,
+    make_optimizer,
+    named_compressors,
+    own_settings,
+    switches,
+    workers,
+)
+
+FILE = Path(__file__).with_name("golden_losses.json")
+UPDATE = os.environ.get("UPDATE_GOLDEN") == "1"
+NUM_STEPS, INTERVAL, WORLD_SIZE = 20, 4, 3
+KEYS = ["blocks", "per_tensor", "top_k", "qsgd"]
+GOLDEN: dict[str, dict[str, list[float]]] = json.loads(FILE.read_text()) if FILE.exists() else {}
+
+
+def golden_settings(name: str, compressor: Compressor) -> dict[str, object]:
+    """The method's defaults for all that need not be given."""
+    own = own_settings(name, [compressor], INTERVAL)
+    return {key: value for key, value in own.items() if key not in switches(name)}
+
+
+def losses(name: str, key: str) -> list[float]:
+    """The workers' mean loss before each step."""
+    own = golden_settings(name, COMPRESSORS[key])
+
+    def work(collectives: Collectives) -> list[float]:
+        model = make_model(torch.float64)
+        optimizer = make_optimizer(name, model, own, collectives, seed=1)
+        sequence = []
+        for step in range(1, NUM_STEPS + 1):
+            optimizer.zero_grad()
+            loss = batch_loss(model, step, collectives.rank)
+            loss.backward()
+            sequence.append(loss.item())
+            optimizer.step()
+        return sequence
+
+    return [sum(column) / WORLD_SIZE for column in zip(*workers(work, WORLD_SIZE), strict=True)]
+
+
+def all_losses(name: str) -> dict[str, list[float]]:
+    return {key: losses(name, key) for key in named_compressors(name, {key: COMPRESSORS[key] for key in KEYS})}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_losses_are_what_they_were(name: str) -> None:
+    now = all_losses(name)
+    if UPDATE:
+        GOLDEN[name] = now
+        FILE.write_text(json.dumps(dict(sorted(GOLDEN.items())), indent=1) + "\n")
+    if name not in GOLDEN:
+        pytest.skip(f"{name} is new: record its losses with UPDATE_GOLDEN=1")
+    assert now.keys() == GOLDEN[name].keys()
+    for key, sequence in now.items():
+        assert sequence == pytest.approx(GOLDEN[name][key], rel=1e-9), key
+
+
+def test_no_losses_of_algorithms_that_are_gone() -> None:
+    assert set(GOLDEN) <= set(algorithms())
+
+
+def test_the_losses_tell_settings_apart() -> None:
+    for sequences in GOLDEN.values():
+        assert all(len(sequence) == NUM_STEPS for sequence in sequences.values())
+        assert len({tuple(sequence) for sequence in sequences.values()}) == len(sequences)

@@ -1,0 +1,103 @@
+"""Shared randomness: stateless, the same everywhere, different by seed, step and purpose, and uniform."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from algorithms.core.randomness import Draw
+
+CPU = torch.device("cpu")
+
+# Of Draw(1, 2, "gradient").
+KEY = 41110946149140371502579049581479416615
+INTEGERS = [4669931351255624814, 1927422963798753732]
+CHOSEN = [40, 103, 551]
+CHOSEN_MANY = [252, 254, 331]
+
+
+def test_equal_draws_give_equal_numbers() -> None:
+    a, b = Draw(3, 5, "error"), Draw(3, 5, "error")
+    assert a.key(1, 2) == b.key(1, 2)
+    assert np.array_equal(a.integers(9), b.integers(9))
+    assert a.choose(20, 7) == b.choose(20, 7)
+    assert torch.equal(a.choose_many(20, 7), b.choose_many(20, 7))
+    assert torch.equal(torch.rand(5, generator=a.generator(CPU, 1)), torch.rand(5, generator=b.generator(CPU, 1)))
+
+
+def test_the_numbers_never_change() -> None:
+    """Runs made today must be repeatable with any later version."""
+    draw = Draw(1, 2, "gradient")
+    assert draw.key() == KEY
+    assert draw.integers(2).tolist() == INTEGERS
+    assert draw.choose(1000, 3) == CHOSEN
+    assert draw.choose_many(1000, 3).tolist() == CHOSEN_MANY
+
+
+@pytest.mark.parametrize(
+    "other", [Draw(4, 5, "error"), Draw(3, 6, "error"), Draw(3, 5, "gradient"), Draw(35, 0, "error")], ids=str
+)
+def test_other_draws_give_other_numbers(other: Draw) -> None:
+    draw = Draw(3, 5, "error")
+    assert draw.key() != other.key()
+    assert not np.array_equal(draw.integers(4), other.integers(4))
+    assert draw.choose(1000, 30) != other.choose(1000, 30)
+    assert not torch.equal(draw.choose_many(1000, 30), other.choose_many(1000, 30))
+    assert not torch.equal(torch.rand(4, generator=draw.generator(CPU)), torch.rand(4, generator=other.generator(CPU)))
+
+
+def test_extra_numbers_give_streams_of_their_own() -> None:
+    draw = Draw(0, 0, "gradient")
+    streams = [torch.rand(4, generator=draw.generator(CPU, rank)).tolist() for rank in range(5)]
+    assert len({tuple(stream) for stream in streams}) == 5
+    assert not np.array_equal(draw.integers(3, 0), draw.integers(3, 1))
+
+
+def test_the_global_generators_are_left_alone() -> None:
+    torch.manual_seed(1)
+    np.random.seed(1)
+    random.seed(1)
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    first = Draw(3, 5, "error").choose(100, 5)
+    torch.manual_seed(2)
+    np.random.seed(2)
+    random.seed(2)
+    assert Draw(3, 5, "error").choose(100, 5) == first
+    torch.manual_seed(1)
+    np.random.seed(1)
+    random.seed(1)
+    draw = Draw(3, 5, "error")
+    draw.integers(5), draw.choose(10, 3), draw.choose(10, 1), draw.choose_many(10, 3)
+    torch.rand(3, generator=draw.generator(CPU, 1))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), before[1], strict=True))
+    assert random.getstate() == before[2]
+
+
+@given(st.integers(1, 60), st.data(), st.integers(0, 2**40))
+def test_choices_are_without_replacement_ascending_and_in_range(
+    population: int, data: st.DataObject, seed: int
+) -> None:
+    count = data.draw(st.integers(1, population))
+    draw = Draw(seed, 1, "gradient")
+    for chosen in (draw.choose(population, count), draw.choose_many(population, count).tolist()):
+        assert len(chosen) == count
+        assert chosen == sorted(set(chosen))
+        assert chosen[0] >= 0 and chosen[-1] < population
+
+
+@pytest.mark.parametrize("count", [1, 3, 6])
+@pytest.mark.parametrize("many", [False, True])
+def test_each_is_chosen_equally_often(count: int, many: bool) -> None:
+    """Expected 1500 count / 7 times each, standard deviation at most 20: five of them are allowed."""
+    counts = np.zeros(7)
+    for step in range(1500):
+        draw = Draw(0, step, "gradient")
+        counts[draw.choose_many(7, count).numpy() if many else draw.choose(7, count)] += 1
+    share = count / 7
+    assert np.abs(counts - 1500 * share).max() < 5 * np.sqrt(1500 * share * (1 - share))

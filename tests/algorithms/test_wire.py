@@ -1,0 +1,134 @@
+"""Shorter numbers on the wire: half the bits, and what rounding loses is kept as what a compressor leaves out is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from algorithms import Collectives, TopK
+from algorithms.core.threads import ThreadCollectives
+from algorithms.cser import CSER
+from tests.algorithms.problems import (
+    NAMES,
+    SHARED,
+    algorithms,
+    make_model,
+    make_optimizer,
+    named_compressors,
+    own_settings,
+    takes_any,
+    train,
+    trained,
+    workers,
+)
+
+WIRES = [torch.float16, torch.bfloat16]
+EPSILON = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7}
+PAIRS = [(name, key) for name in NAMES for key in named_compressors(name, {"blocks": SHARED["blocks"]})]
+FAMILY = [name for name, algorithm in algorithms().items() if issubclass(algorithm, CSER)]
+
+
+class Watched(ThreadCollectives):
+    """Keeps what types of numbers were sent by the algorithm."""
+
+    types: set[torch.dtype]
+
+    def _sum_(self, tensor: Tensor) -> None:
+        self.types = getattr(self, "types", set()) | {tensor.dtype}
+        super()._sum_(tensor)
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize(("name", "key"), PAIRS)
+def test_it_sends_half_the_bits(name: str, key: str, wire: torch.dtype) -> None:
+    own = own_settings(name, [SHARED[key]], 3)
+
+    def work(collectives: Collectives) -> tuple[int, int]:
+        assert isinstance(collectives, ThreadCollectives)
+        watched, model = Watched(collectives.group, collectives.rank), make_model(torch.float32)
+        optimizer = make_optimizer(name, model, own, watched, wire=wire)
+        train(optimizer, model, collectives.rank, range(1, 8))
+        assert watched.types == {wire}
+        assert optimizer.traffic.training() == optimizer.expected_traffic(7).training()
+        full = make_optimizer(name, make_model(torch.float32), own)
+        return optimizer.traffic.training_bits, full.expected_traffic(7).training_bits
+
+    for short, full in workers(work, 2):
+        assert 2 * short == full > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_parameters_own_type_is_no_other_wire(name: str) -> None:
+    own = own_settings(name, [SHARED["blocks"]], 3)
+    plain = trained(name, own, 2, 9, torch.float32)
+    for a, b in zip(trained(name, own, 2, 9, torch.float32, wire=torch.float32), plain, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("name", NAMES)
+def test_it_stays_near_the_full_precision(name: str, wire: torch.dtype) -> None:
+    own = own_settings(name, [SHARED["blocks"]], 3)
+    pairs = zip(trained(name, own, 3, 12, wire=wire), trained(name, own, 3, 12), strict=True)
+    gaps = [float((short - full).norm() / full.norm()) for short, full in pairs]
+    assert 0 < max(gaps) < 8 * EPSILON[wire]
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("explicit", [False, True])
+@pytest.mark.parametrize("name", [name for name in FAMILY if "released" not in name])
+def test_the_cser_family_loses_nothing_to_rounding(name: str, explicit: bool, wire: torch.dtype) -> None:
+    """x - e stays the same on all workers, and with one worker the method stays SGD."""
+    own = own_settings(name, [SHARED["blocks"]], 3, explicit_error=explicit)
+
+    def work(collectives: Collectives) -> tuple[Tensor, Tensor | None]:
+        model = make_model()
+        optimizer = make_optimizer(name, model, own, collectives, wire=wire)
+        train(optimizer, model, collectives.rank, range(1, 10))
+        return optimizer.flat.parameters.detach(), optimizer.error
+
+    if explicit:
+        common = [x - e for x, e in workers(work, 3) if e is not None]
+        assert len(common) == 3
+        for other in common:
+            torch.testing.assert_close(other, common[0], rtol=0, atol=1e-12)
+    ((alone, _),) = workers(work, 1)
+    torch.testing.assert_close(alone, trained("sgd", {}, 1, 9)[0], rtol=0, atol=1e-12)
+
+
+def test_ef_sgd_keeps_what_rounding_lost() -> None:
+    own: dict[str, Any] = {"compressor": SHARED["identity"]}
+
+    def errors(wire: torch.dtype | None) -> Tensor:
+        model = make_model()
+        optimizer = make_optimizer("ef_sgd", model, own, wire=wire)
+        train(optimizer, model, 0, [1])
+        assert optimizer.error is not None
+        return optimizer.error
+
+    assert errors(None).abs().max() == 0
+    assert 0 < errors(torch.bfloat16).abs().max() < 0.01
+    model, plain = make_model(), make_model()
+    short = make_optimizer("ef_sgd", model, own, wire=torch.bfloat16)
+    full = make_optimizer("ef_sgd", plain, own)
+    train(short, model, 0, [1])
+    train(full, plain, 0, [1])
+    assert short.error is not None
+    torch.testing.assert_close(short.flat.parameters - short.error, full.flat.parameters, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["cser_released", "mcser_released"])
+def test_the_release_overwrites_with_rounded_numbers(name: str) -> None:
+    for overwrite in (False, True):
+        own = own_settings(name, [SHARED["identity"]], 1, average_parameters=True, overwrite_master=overwrite)
+        (parameters,) = trained(name, own, 1, 4, wire=torch.float16)
+        assert torch.equal(parameters, parameters.half().double()) == overwrite
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if takes_any(name) and "released" not in name])
+def test_messages_with_a_format_of_their_own_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="format of their own"):
+        make_optimizer(name, make_model(), own_settings(name, [TopK(5)]), wire=torch.float16)

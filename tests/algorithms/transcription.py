@@ -1,0 +1,217 @@
+"""The algorithms in slow NumPy, line by line from their definitions: lists hold one vector per worker.
+
+A compressor is a function of (step, purpose, the workers' vectors) that returns the workers' C(v).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Vectors = list[Array]
+Compress = Callable[[int, str, Vectors], Vectors]
+Mask = Callable[[int, str], NDArray[np.bool_]]
+State = tuple[Vectors, Vectors]
+
+
+@dataclass
+class Problem:
+    """Where to start, the gradients (a function of x, step, worker), and each coordinate's settings."""
+
+    start: Array
+    gradient: Callable[[Array, int, int], Array]
+    num_workers: int
+    eta: Array
+    beta: float
+    decay: Array
+
+    def everywhere(self, value: Array) -> Vectors:
+        return [value.copy() for _ in range(self.num_workers)]
+
+
+def mean(vectors: Vectors) -> Array:
+    return np.sum(vectors, axis=0) / len(vectors)
+
+
+def updates(problem: Problem, momenta: Vectors, xs: Vectors, step: int) -> Vectors:
+    """g <- g + lambda x;  m <- beta m + g;  p = eta (beta m + g), for each worker."""
+    result = []
+    for i, x in enumerate(xs):
+        g = problem.gradient(x, step, i) + problem.decay * x
+        momenta[i] = problem.beta * momenta[i] + g
+        result.append(problem.eta * (problem.beta * momenta[i] + g))
+    return result
+
+
+def released_updates(problem: Problem, momenta: Vectors, xs: Vectors, step: int) -> Vectors:
+    """m <- beta m + (g + lambda x);  p = eta (beta m + g): the decay is missing in the direct term."""
+    result = []
+    for i, x in enumerate(xs):
+        g = problem.gradient(x, step, i)
+        momenta[i] = problem.beta * momenta[i] + (g + problem.decay * x)
+        result.append(problem.eta * (problem.beta * momenta[i] + g))
+    return result
+
+
+def psync(v: Vectors, compress: Compress, step: int, purpose: str) -> tuple[Vectors, Vectors]:
+    """r = v - C(v);  v' = mean(C(v)) + r."""
+    sent = compress(step, purpose, v)
+    r = [vi - ci for vi, ci in zip(v, sent, strict=True)]
+    return [mean(sent) + ri for ri in r], r
+
+
+def sgd(problem: Problem, num_steps: int) -> Iterator[State]:
+    x, m = problem.start.copy(), problem.everywhere(0 * problem.start)
+    for t in range(1, num_steps + 1):
+        x = x - mean(updates(problem, m, problem.everywhere(x), t))
+        yield problem.everywhere(x), []
+
+
+def ef_sgd(problem: Problem, num_steps: int, compress: Compress) -> Iterator[State]:
+    zero = 0 * problem.start
+    x, m, e = problem.start.copy(), problem.everywhere(zero), problem.everywhere(zero)
+    for t in range(1, num_steps + 1):
+        p = updates(problem, m, problem.everywhere(x), t)
+        e = [ei + pi for ei, pi in zip(e, p, strict=True)]
+        sent = compress(t, "gradient", e)
+        x = x - mean(sent)
+        e = [ei - ci for ei, ci in zip(e, sent, strict=True)]
+        yield problem.everywhere(x), e
+
+
+def local_sgd(problem: Problem, num_steps: int, interval: int) -> Iterator[State]:
+    x, m = problem.everywhere(problem.start), problem.everywhere(0 * problem.start)
+    for t in range(1, num_steps + 1):
+        p = updates(problem, m, x, t)
+        x = [xi - pi for xi, pi in zip(x, p, strict=True)]
+        if t % interval == 0:
+            x = problem.everywhere(mean(x))
+        yield x, []
+
+
+def qsparse_local_sgd(
+    problem: Problem, num_steps: int, compress: Compress, interval: int, keep_master: bool = False
+) -> Iterator[State]:
+    zero = 0 * problem.start
+    anchor, y = problem.start.copy(), problem.everywhere(problem.start)
+    m, e = problem.everywhere(zero), problem.everywhere(zero)
+    for t in range(1, num_steps + 1):
+        p = updates(problem, m, y, t)
+        y = [yi - pi for yi, pi in zip(y, p, strict=True)]
+        if t % interval == 0:
+            e = [ei + anchor - yi for ei, yi in zip(e, y, strict=True)]
+            sent = compress(t, "model", e)
+            anchor = anchor - mean(sent)
+            e = [ei - ci for ei, ci in zip(e, sent, strict=True)]
+            y = y if keep_master else problem.everywhere(anchor)
+        yield y, e
+
+
+def cser(problem: Problem, num_steps: int, c2: Compress, c1: Compress, interval: int) -> Iterator[State]:
+    zero = 0 * problem.start
+    x, m, e = problem.everywhere(problem.start), problem.everywhere(zero), problem.everywhere(zero)
+    for t in range(1, num_steps + 1):
+        p, r = psync(updates(problem, m, x, t), c2, t, "gradient")
+        x = [xi - pi for xi, pi in zip(x, p, strict=True)]
+        e = [ei - ri for ei, ri in zip(e, r, strict=True)]
+        if t % interval == 0:
+            synchronised, s = psync(e, c1, t, "error")
+            x = [xi - ei + ni for xi, ei, ni in zip(x, e, synchronised, strict=True)]
+            e = s
+        yield x, e
+
+
+def cser_released(
+    problem: Problem,
+    num_steps: int,
+    mask2: Mask,
+    mask1: Mask,
+    interval: int,
+    average_parameters: bool,
+    skip_gradient_at_reset: bool,
+    decay_in_momentum_only: bool,
+) -> Iterator[State]:
+    x, m = problem.everywhere(problem.start), problem.everywhere(0 * problem.start)
+    step_of = released_updates if decay_in_momentum_only else updates
+    for t in range(1, num_steps + 1):
+        reset = t % interval == 0
+        p = step_of(problem, m, x, t)
+        gradient_stage = not (reset and skip_gradient_at_reset)
+        if gradient_stage and not average_parameters:
+            p, _ = psync(p, masked(mask2), t, "gradient")
+        x = [xi - pi for xi, pi in zip(x, p, strict=True)]
+        if gradient_stage and average_parameters:
+            x = averaged_where(x, mask2(t, "gradient"))
+        if reset:
+            x = averaged_where(x, mask1(t, "error"))
+        yield x, []
+
+
+def averaged_where(x: Vectors, mask: NDArray[np.bool_]) -> Vectors:
+    average = mean(x)
+    return [np.where(mask, average, xi) for xi in x]
+
+
+def masked(mask: Mask) -> Compress:
+    """A sparsifier whose support all workers share."""
+
+    def compress(step: int, purpose: str, v: Vectors) -> Vectors:
+        return [np.where(mask(step, purpose), vi, 0.0) for vi in v]
+
+    return compress
+
+
+def nothing(step: int, purpose: str, v: Vectors) -> Vectors:
+    return [0 * vi for vi in v]
+
+
+def everything(step: int, purpose: str, v: Vectors) -> Vectors:
+    return [vi.copy() for vi in v]
+
+
+def single(v: Array) -> Array:
+    """What is left of numbers that travel in 32 bits."""
+    return v.astype(np.float32).astype(np.float64)
+
+
+def top_k(k: int) -> Compress:
+    """The k coordinates of largest magnitude, each worker its own."""
+
+    def one(v: Array) -> Array:
+        kept = np.argsort(-np.abs(v), kind="stable")[:k]
+        result = np.zeros_like(v)
+        result[kept] = single(v[kept])
+        return result
+
+    return lambda step, purpose, v: [one(vi) for vi in v]
+
+
+def scaled_sign(step: int, purpose: str, v: Vectors) -> Vectors:
+    """sign(v) mean|v|, zero counting as positive."""
+    return [np.where(vi >= 0, 1.0, -1.0) * single(np.mean(np.abs(vi), keepdims=True)) for vi in v]
+
+
+def qsgd(levels: int, bucket: int, noise: Callable[[int, str, int], Array]) -> Compress:
+    """Each v_j becomes ||v|| l / levels, l being levels v_j / ||v|| rounded down or up at random, per bucket.
+
+    `noise(step, purpose, worker)` has one uniform number of [0, 1) per coordinate.
+    """
+
+    def one(v: Array, uniform: Array) -> Array:
+        result = np.zeros_like(v)
+        for start in range(0, len(v), bucket):
+            part = v[start : start + bucket]
+            norm = float(single(np.sqrt(np.sum(part**2, keepdims=True)))[0])
+            if norm == 0:
+                continue
+            exact = levels * part / norm
+            low = np.floor(exact)
+            level = np.where(uniform[start : start + bucket] >= 1 - (exact - low), low + 1, low)
+            result[start : start + bucket] = norm * np.clip(level, -levels, levels) / levels
+        return result
+
+    return lambda step, purpose, v: [one(vi, noise(step, purpose, i)) for i, vi in enumerate(v)]

@@ -1,0 +1,219 @@
+"""Small experiments, runs and doctored tasks that the tests of the harness share."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from algorithms import Compressor
+from algorithms.registry import algorithms, settings
+from harness.attempt import Job
+from harness.plan import PlannedRun, run_id
+from harness.provenance import new_attempt
+from harness.spec import RunConfig, TaskSpec
+from harness.store import read_run
+from harness.tasks.blobs import Blobs
+from harness.tasks.task import Batch, TensorSamples
+
+ROOT = Path(__file__).parents[2]
+Table = dict[str, Any]
+Hook = Callable[[int, int], None]
+
+BLOCK = {"kind": "block", "ratio": 4}
+CSER = {
+    "gradient_compressor": {"kind": "block", "ratio": 8},
+    "error_compressor": {"kind": "block", "ratio": 4},
+    "reset_interval": 3,
+    "explicit_error": True,
+}
+
+
+def small_config(algorithm: str = "sgd", table: Table | None = None, **changes: Any) -> RunConfig:
+    """A run of 40 steps: scores after 20 and 40, a look at the loss after 25 too."""
+    given: Table = {
+        "task": {"name": "blobs"},
+        "model": {"name": "small_cnn", "options": {"widths": [4, 8]}},
+        "num_workers": 2,
+        "batch_size": 20,
+        "num_epochs": 1,
+        "algorithm": algorithm,
+        "settings": table or {},
+        "learning_rate": 0.05,
+        "momentum": 0.9,
+        "weight_decay": 1e-3,
+        "schedule": {"kind": "cosine", "warmup_epochs": 0.25},
+        "evaluation": {"per_epoch": 2},
+        "seed": 1,
+    }
+    return RunConfig.model_validate(given | changes)
+
+
+def settings_of(name: str, compressor: Table) -> Table:
+    """The settings that the method requires: this compressor wherever it takes one, and three steps for intervals."""
+    table: Table = {}
+    for key, (kind, required) in settings(algorithms()[name]).items():
+        if required:
+            is_compressor = isinstance(kind, type) and issubclass(kind, Compressor)
+            table[key] = dict(compressor) if is_compressor else 3
+    return table
+
+
+def job_for(config: RunConfig, results: Path, **changes: Any) -> Job:
+    """An attempt at this run, in its folder under `results`, that saves at every opportunity."""
+    identity = run_id(config)
+    given: Table = {
+        "experiment": "small",
+        "folder": results / identity,
+        "run": PlannedRun(identity, config.algorithm, config.seed, config),
+        "attempt": new_attempt("threads", "threads", torch.device("cpu")),
+        "data": None,
+        "device": "cpu",
+        "max_active": 2,
+        "checkpoint_minutes": 0.0,
+        "timeout_seconds": 60.0,
+    }
+    return Job(**(given | changes))
+
+
+@dataclass(frozen=True)
+class DoctoredSamples(TensorSamples):
+    """Samples that call `hook(rank, step)` before each training batch."""
+
+    hook: Hook = lambda rank, step: None
+
+    def training_batches(self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int) -> Iterator[Batch]:
+        for number, batch in enumerate(super().training_batches(indices, seed, rank, first_step)):
+            self.hook(rank, first_step + number)
+            yield batch
+
+
+@dataclass(frozen=True)
+class DoctoredBlobs(Blobs):
+    """The task `blobs` with a hook before each training batch."""
+
+    hook: Hook = lambda rank, step: None
+
+    def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> DoctoredSamples:
+        samples = super().load(data, spec, device)
+        tensors = {each.name: getattr(samples, each.name) for each in fields(samples)}
+        return DoctoredSamples(**tensors, hook=self.hook)
+
+
+def comparable(folder: Path) -> tuple[list[Table], Table]:
+    """Events and result of a run without times, the attempt's name, and what control sent, which checkpoints change."""
+    record = read_run(folder)
+    assert record.result is not None
+    events = [event.model_dump(exclude={"wall_seconds"}) for event in record.events]
+    result = record.result.model_dump(exclude={"attempt", "clock_seconds", "wall_seconds"})
+    del result["traffic"]["control"]
+    return events, result
+
+
+def small_spec() -> Table:
+    """A whole experiment of three rows and two seeds, each run of 40 steps, with a tuning."""
+    return copy.deepcopy(
+        {
+            "format": 1,
+            "name": "small",
+            "title": "Small",
+            "task": {"name": "blobs"},
+            "model": {"name": "small_cnn", "options": {"widths": [4, 8]}},
+            "training": {
+                "num_workers": 2,
+                "batch_size": 20,
+                "num_epochs": 1,
+                "momentum": 0.9,
+                "weight_decay": 0.001,
+            },
+            "schedule": {"kind": "cosine", "warmup_epochs": 0.25, "milestones": [0.5], "factor": 0.1},
+            "evaluation": {"per_epoch": 2, "batch_norm": "average"},
+            "statistics": {"baseline": "sgd", "margin": 0.02, "confidence": 0.95, "seeds": [1, 2]},
+            "tuning": {"grid": [0.01, 0.1], "seeds": [101], "held_out": 400},
+            "rows": [
+                {"row": "sgd", "label": "SGD", "algorithm": "sgd", "ratio": 1, "learning_rate": 0.05},
+                {
+                    "row": "cser",
+                    "label": "CSER",
+                    "algorithm": "cser",
+                    "ratio": 4.8,
+                    "learning_rate": 0.05,
+                    "momentum": 0.0,
+                    "settings": CSER,
+                },
+                {
+                    "row": "ef_sgd",
+                    "label": "EF-SGD",
+                    "algorithm": "ef_sgd",
+                    "ratio": 4,
+                    "learning_rate": 0.05,
+                    "settings": {"compressor": BLOCK},
+                },
+            ],
+        }
+    )
+
+
+def changed(spec: Table, path: str, *value: Any) -> Table:
+    """A copy of `spec` with another value at a path such as "rows.1.settings", or without it where none is given."""
+    result = copy.deepcopy(spec)
+    *parents, last = path.split(".")
+    inner: Any = result
+    for part in parents:
+        inner = inner[int(part)] if isinstance(inner, list) else inner[part]
+    key: Any = int(last) if isinstance(inner, list) else last
+    if value:
+        inner[key] = value[0]
+    else:
+        del inner[key]
+    return result
+
+
+def to_toml(spec: Table) -> str:
+    """The table as TOML, its values in line."""
+    return "".join(f"{_toml(key)} = {_toml(value)}\n" for key, value in spec.items())
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_toml(key)} = {_toml(inner)}" for key, inner in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, datetime.date):
+        return value.isoformat()
+    return json.dumps(value)
+
+
+def write_spec(folder: Path, spec: Table) -> Path:
+    """The spec as a file in `folder`."""
+    path = folder / "spec.toml"
+    path.write_text(to_toml(spec))
+    return path
+
+
+def command(*arguments: str | Path, module: str = "harness") -> list[str]:
+    """The words of `python -m harness ...`."""
+    return [sys.executable, "-m", module, *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    """For subprocesses: the sources on the path, and one thread per operation."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def call(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command in `folder` and keep what it says."""
+    return subprocess.run(words, cwd=folder, env=environment(), capture_output=True, text=True, timeout=110)

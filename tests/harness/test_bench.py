@@ -1,0 +1,99 @@
+"""Tests of the benchmarks' machinery at tiny size; how long anything takes is no test's business."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness import bench
+from harness.bench import memory, methods, run_shares, workers
+from harness.bench.figure import Aim, Figure, not_measured, ratio, show
+from harness.bench.timing import interleave, sums
+from harness.spec import SpecError
+
+
+def test_a_ratio_is_the_median_of_ratios_within_repetitions() -> None:
+    timings = {"slow": [2.0, 30.0, 8.0], "fast": [1.0, 10.0, 2.0]}
+    figure = ratio("speed-up", "slow / fast", timings, "slow", "fast", Aim("at least", 3.0))
+    assert figure.samples == [2.0, 3.0, 4.0]
+    assert figure.measured == 3.0 and figure.quartiles == (2.5, 3.5) and figure.met is True
+    assert figure.raw == timings
+
+
+@pytest.mark.parametrize(
+    ("aim", "met"),
+    [(Aim("at most", 1.0), True), (Aim("at most", 0.9), False), (Aim("at least", 1.1), False), (None, None)],
+)
+def test_an_aim_is_met_or_not(aim: Aim | None, met: bool | None) -> None:
+    assert Figure("name", "what", 1.0, "x", aim).met is met
+
+
+def test_contenders_go_there_and_back_again() -> None:
+    order: list[str] = []
+    seconds = interleave({name: lambda name=name: order.append(name) for name in "ABC"}, repetitions=3)  # type: ignore[misc]
+    assert "".join(order) == "ABC" + "ABC" + "CBA" + "ABC"
+    assert {name: len(each) for name, each in seconds.items()} == {"A": 3, "B": 3, "C": 3}
+
+
+def test_sums_leave_out_a_shorter_rest() -> None:
+    assert sums([1.0, 2.0, 3.0, 4.0, 5.0], 2) == [3.0, 7.0]
+
+
+def test_speed_ups_are_the_slower_over_the_faster() -> None:
+    timings = {
+        workers.THREADS: [1.0],
+        workers.ONE_THREAD: [1.5],
+        workers.PROCESSES: [3.0],
+        workers.TOGETHER: [0.8],
+        workers.IN_TURN: [1.6],
+    }
+    assert [figure.measured for figure in workers.figures_of(timings, cores=2)] == [1.5, 2.0, 3.0, 2.5]
+
+
+def test_a_benchmark_that_fails_says_so_and_spares_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(results: Path) -> list[Figure]:
+        raise RuntimeError("no such luck")
+
+    def works(results: Path) -> list[Figure]:
+        assert results == tmp_path
+        return [Figure("one", "this with that", 1.25, "x", Aim("at most", 1.0), [1.0, 1.5], {"this": [1.0, 3.0]})]
+
+    monkeypatch.setattr(bench, "SUBJECTS", ("memory", "run_shares"))
+    monkeypatch.setattr(memory, "measure", broken)
+    monkeypatch.setattr(run_shares, "measure", works)
+    bench.run_benchmarks(tmp_path / "bench")
+    written = json.loads((tmp_path / "bench/bench.json").read_text())
+    machine = written["machine"]
+    assert machine["num_cpus"] >= 1 and machine["cpu"] and machine["packages"]["torch"] and "git_commit" in machine
+    failed, worked = written["figures"]
+    assert failed["measured"] is None and "no such luck" in failed["reason"]
+    assert worked["raw"] == {"this": [1.0, 3.0]} and worked["met"] is False and worked["quartiles"] == [1.125, 1.375]
+    assert worked["aim"] == {"kind": "at most", "value": 1.0}
+    printed = capsys.readouterr().out
+    assert "no such luck" in printed and "1.25 x" in printed
+
+
+def test_an_unknown_benchmark_is_a_mistake_of_the_user(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="optimizer_step"):
+        bench.run_benchmarks(tmp_path, only="nothing")
+
+
+def test_what_was_not_measured_keeps_its_aim_and_its_reason() -> None:
+    cells = show(not_measured("report", "", "there is none", Aim("at most", 20.0)))
+    assert cells == ["report", "not measured", "<= 20", "", "there is none"]
+
+
+def test_shares_without_records_give_the_reason(tmp_path: Path) -> None:
+    [figure] = run_shares.measure(tmp_path)
+    assert figure.measured is None and str(tmp_path) in (figure.reason or "")
+
+
+def test_every_algorithm_has_settings() -> None:
+    from algorithms import algorithms
+
+    assert set(methods.SETTINGS) == set(algorithms())
+    assert all(methods.config_of(name).algorithm == name for name in methods.SETTINGS)

@@ -1,0 +1,233 @@
+"""The whole way: a small experiment through the command line to a report, its numbers recomputed from raw records."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import pytest
+
+from harness.__main__ import main
+from tests.harness.support import Table, call, changed, command, small_spec, write_spec
+
+ROWS = {"sgd": "SGD", "cser": "CSER", "ef_sgd": "EF-SGD"}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A small experiment that has been run and reported by the command line."""
+
+    spec: Path
+    results: Path
+    printed: dict[str, str]
+
+    @property
+    def folder(self) -> Path:
+        return self.results / "small"
+
+    def raw(self) -> list[Table]:
+        """run.json and result.json of every run, read as plain JSON."""
+        found = []
+        for path in sorted(self.folder.glob("*/result.json")):
+            run, result = json.loads(path.with_name("run.json").read_text()), json.loads(path.read_text())
+            found.append(result | {"row": run["row"], "seed": run["seed"]})
+        return found
+
+    def accuracies(self, row: str) -> list[float]:
+        """In percent, by seed; from the counts of correct answers."""
+        runs = sorted((run["seed"], run) for run in self.raw() if run["row"] == row)
+        return [100 * run["test_correct"] / run["test_count"] for _, run in runs]
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    folder = tmp_path_factory.mktemp("whole")
+    path, printed = write_spec(folder, changed(small_spec(), "tuning")), {}
+    for name, more in ("run", ["--jobs", "2"]), ("report", []):
+        done = call(command(name, path, *more), folder)
+        assert done.returncode == 0, done.stderr
+        printed[name] = done.stdout
+    return Experiment(path, folder / "results", printed)
+
+
+def test_run_says_what_it_did(experiment: Experiment) -> None:
+    ended = [line for line in experiment.printed["run"].splitlines() if line.startswith("[")]
+    assert sorted(line.split("] ")[1] for line in ended) == sorted(
+        f"{row} seed {seed}: done" for row in ROWS for seed in (1, 2)
+    )
+    assert [line.split("]")[0] for line in ended] == [f"[{number}/6" for number in range(1, 7)]
+    assert {(run["row"], run["seed"]) for run in experiment.raw()} == {(row, seed) for row in ROWS for seed in (1, 2)}
+    assert {run["status"] for run in experiment.raw()} == {"done"}
+
+
+def test_report_is_there(experiment: Experiment) -> None:
+    for name in ("report.md", "report.pdf", "csv/accuracy.csv"):
+        assert (experiment.folder / name).stat().st_size > 0
+    assert (experiment.folder / "report.pdf").read_bytes().startswith(b"%PDF")
+
+
+def table_rows(markdown: str, title: str) -> list[list[str]]:
+    """Cells of the first Markdown table after a title, without its head."""
+    lines = markdown[markdown.index(title) :].splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("|"))
+    table: list[list[str]] = []
+    for line in lines[first:]:
+        if not line.startswith("|"):
+            break
+        table.append([cell.strip().strip("*") for cell in line.strip("|").split("|")])
+    head = table[0]
+    assert {"method", "mean", "s.d.", "n", "seed 1", "seed 2", "difference"} <= set(head), head
+    order = [head.index(name) for name in ("method", "n", "mean", "s.d.", "seed 1", "seed 2", "difference")]
+    return [[cells[place] for place in order] for cells in table[2:]]
+
+
+def signed(value: float) -> str:
+    return f"{'−' if value < 0 else '+'}{abs(value):.2f}"
+
+
+def test_accuracy_table_is_what_the_raw_records_say(experiment: Experiment) -> None:
+    rows = {cells[0]: cells[1:] for cells in table_rows((experiment.folder / "report.md").read_text(), "**Table 1")}
+    assert set(rows) == set(ROWS.values())
+    baseline = experiment.accuracies("sgd")
+    for row, label in ROWS.items():
+        scores = experiment.accuracies(row)
+        difference = fmean(score - other for score, other in zip(scores, baseline, strict=True))
+        shown = [f"{fmean(scores):.2f}", f"{stdev(scores):.2f}", *(f"{score:.2f}" for score in scores)]
+        assert rows[label][:-1] == ["2", *shown], label
+        assert rows[label][-1] == ("–" if row == "sgd" else signed(difference))
+
+
+def test_verdict_has_the_baselines_mean_and_the_bits_agree(experiment: Experiment) -> None:
+    markdown = (experiment.folder / "report.md").read_text()
+    assert f"reaches {fmean(experiment.accuracies('sgd')):.2f} % (mean of 2 runs)" in markdown
+    for run in experiment.raw():
+        training = {key: run["traffic"][key] for key in ("gradient", "error", "model")}
+        assert training == run["expected_traffic"]
+        assert f"{sum(entry['bits'] for entry in training.values()):,}" in markdown
+
+
+def test_plan_prints_rows_bits_and_counts(experiment: Experiment, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(experiment.spec)]) == 0
+    output = capsys.readouterr().out
+    lines = {
+        line.split()[0]: line.split() for line in output.splitlines() if line.split()[:1] and line.split()[0] in ROWS
+    }
+    # 742 parameters, 40 steps; CSER's 40 eighths and 13 quarters.
+    numbers = {"sgd": 40 * 742, "cser": 40 * 93 + 13 * 186, "ef_sgd": 40 * 186}
+    for row, count in numbers.items():
+        assert lines[row][1:7] == [row, lines[row][2], "0.05", "2", "40", f"{4 * count / 1e6:.3f}"]
+    assert [lines[row][2] for row in ROWS] == ["1", "4.8", "4"]
+    assert "6 runs" in output
+    assert "gradient compressor: block (ratio 8); error compressor: block (ratio 4); reset interval: 3" in output
+
+
+def test_plan_touches_no_data_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_spec(tmp_path, changed(small_spec(), "task.name", "fashion_mnist"))
+    assert main(["plan", str(path), "--results", str(tmp_path / "results")]) == 0
+    assert [each.name for each in tmp_path.iterdir()] == ["spec.toml"]
+    assert "6 runs" in capsys.readouterr().out
+
+
+def counts(output: str) -> dict[str, list[int]]:
+    """Per row: done, running, stale, failed, missing."""
+    lines = [line.split() for line in output.splitlines()]
+    assert lines[0] == ["row", "done", "running", "stale", "failed", "missing"]
+    return {line[0]: [int(number) for number in line[1:]] for line in lines if line and line[0] in ROWS}
+
+
+def status(spec: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(["status", str(spec), "--results", str(results)]) == 0
+    return capsys.readouterr().out
+
+
+def test_status_of_what_is_done_and_of_nothing(
+    experiment: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = status(experiment.spec, experiment.results, capsys)
+    assert counts(done) == {row: [2, 0, 0, 0, 0] for row in ROWS}
+    nothing = status(experiment.spec, tmp_path, capsys)
+    assert counts(nothing) == {row: [0, 0, 0, 0, 2] for row in ROWS}
+    assert not list(tmp_path.iterdir())
+
+
+def heartbeat(time: float, attempt: str = "a") -> Table:
+    numbers = {"step": 10, "num_steps": 40, "epoch": 0.25, "loss": 1.0, "accuracy": None}
+    rates = {"images_per_second": 1000.0, "megabytes_sent": 0.1, "seconds_left": 3.0}
+    return {"attempt": attempt, "time": time} | numbers | rates
+
+
+def failure(attempt: str = "a") -> Table:
+    words = {"kind": "oom", "message": "MemoryError", "traceback": "", "step": None}
+    return {"version": 1, "run_id": "x", "attempt": attempt} | words
+
+
+def put(folder: Path, **records: Table) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, record in records.items():
+        (folder / f"{name}.json").write_text(json.dumps(record))
+
+
+def test_status_tells_running_stale_and_failed_runs(
+    experiment: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = {(run["row"], run["seed"]): run["run_id"] for run in experiment.raw()}
+    monkeypatch.setattr("harness.show.time.time", lambda: 1_000_000.0)
+    folder = tmp_path / "small"
+    put(folder / runs["sgd", 1], heartbeat=heartbeat(999_990.0))
+    put(folder / runs["sgd", 2], heartbeat=heartbeat(999_000.0))
+    put(folder / runs["cser", 1], failure=failure())
+    put(folder / runs["cser", 2], failure=failure(), heartbeat=heartbeat(999_990.0))
+    # An attempt after the one that failed is on.
+    put(folder / runs["ef_sgd", 1], failure=failure("a"), heartbeat=heartbeat(999_990.0, "b"))
+    output = status(experiment.spec, tmp_path, capsys)
+    assert counts(output) == {"sgd": [0, 1, 1, 0, 0], "cser": [0, 0, 0, 2, 0], "ef_sgd": [0, 1, 0, 0, 1]}
+    assert "running: sgd seed 1: step 10 of 40" in output
+    assert "stale: sgd seed 2: step 10 of 40, silent for 1000 s" in output
+    assert "failed: cser seed 1: oom: MemoryError" in output
+
+
+def test_collect_writes_one_line_per_run(experiment: Experiment, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["collect", str(experiment.spec), "--results", str(experiment.results)]) == 0
+    target = Path(capsys.readouterr().out.strip())
+    assert target == experiment.folder / "runs.csv"
+    with target.open(newline="") as file:
+        lines = {line["run_id"]: line for line in csv.DictReader(file)}
+    raw = {run["run_id"]: run for run in experiment.raw()}
+    assert set(lines) == set(raw) and len(raw) == 6
+    for run_id, run in raw.items():
+        assert_same(lines[run_id], run)
+
+
+def assert_same(line: dict[str, str], run: Table) -> None:
+    """The line of the CSV says what the raw record says."""
+    assert (line["row"], int(line["seed"])) == (run["row"], run["seed"])
+    numbers: dict[str, Any] = {key: run[key] for key in ("test_accuracy", "train_loss", "num_steps", "wall_seconds")}
+    numbers["gradient_bits"] = run["traffic"]["gradient"]["bits"]
+    numbers["compute"] = run["clock_seconds"]["compute"]
+    for key, value in numbers.items():
+        assert math.isclose(float(line[key]), value, rel_tol=1e-12), key
+    assert line["parameters_sha256"] == run["parameters_sha256"]
+
+
+@pytest.mark.parametrize("name", ["collect", "report"])
+def test_commands_that_need_records_say_where_there_are_none(name: str, tmp_path: Path) -> None:
+    path = write_spec(tmp_path, small_spec())
+    done = call(command(name, path), tmp_path)
+    assert done.returncode in (1, 2)
+    assert "results/small" in done.stderr and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], ["sing"], ["run"], ["run", "x", "--jobs", "0"], ["run", "x", "--workers", "bees"], ["plan", "x", "--lr", "1"]],
+)
+def test_wrong_usage_exits_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    assert "usage: " in capsys.readouterr().err

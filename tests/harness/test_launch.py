@@ -1,0 +1,384 @@
+"""Launching: killed and called again, processes and torchrun as good as threads, failures among siblings."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import harness.collect
+import harness.progress
+import harness.show
+from harness.__main__ import main
+from harness.attempt import attempt_in_threads, owned
+from harness.launch import Options, Workers, launch, missing_runs
+from harness.plan import Plan, make_plan
+from harness.spec import load_spec
+from harness.store import Failure, read_record, read_run
+from harness.tasks import blobs
+from tests.harness.support import (
+    CSER,
+    DoctoredBlobs,
+    Table,
+    call,
+    changed,
+    command,
+    comparable,
+    environment,
+    job_for,
+    small_config,
+    small_spec,
+    write_spec,
+)
+
+assert harness.collect and harness.progress and harness.show  # Loaded before privileges are dropped.
+
+
+class Quiet:
+    """A display that remembers which runs ended how."""
+
+    def __init__(self) -> None:
+        self.ends: dict[str, str | None] = {}
+
+    def update(self, done: int, total: int, active: dict[str, Path]) -> None:
+        assert 0 <= done <= total
+
+    def ended(self, name: str, failure: str | None) -> None:
+        self.ends[name.replace(" seed", "")] = failure
+
+
+def options(results: Path, workers: Workers = "threads", **changes: Any) -> Options:
+    fields: Table = {
+        "results": results,
+        "data": None,
+        "workers": workers,
+        "device": "cpu",
+        "jobs": 2,
+        "checkpoint_minutes": 5.0,
+        "timeout_seconds": 60.0,
+    }
+    return Options(**(fields | changes))
+
+
+def planned(folder: Path, spec: Table) -> Plan:
+    return make_plan(load_spec(write_spec(folder, spec)), folder)
+
+
+def only(spec: Table, row: str, **changes: Any) -> Table:
+    """The spec with this row alone and one seed."""
+    rows = [each | changes for each in spec["rows"] if each["row"] == row]
+    return spec | {"rows": rows, "statistics": spec["statistics"] | {"baseline": row, "seeds": [1]}}
+
+
+# Killed and called again
+
+
+def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+    """Until the file is there; the process must not end before."""
+    while not path.exists():
+        assert process.poll() is None, "the command ended before it could be killed"
+        time.sleep(0.005)
+
+
+def killed(words: list[str], folder: Path, sign: Path) -> None:
+    """Start a command, and kill it and all its processes as soon as the file `sign` is there."""
+    process = subprocess.Popen(words, cwd=folder, env=environment(), stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        wait_for(sign, process)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file below, with its time of change and contents."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+@pytest.mark.timeout(400)  # A machine that does much else takes its time to load torch in one process after another.
+def test_killed_and_called_again_gives_the_same_as_undisturbed(tmp_path: Path) -> None:
+    spec = changed(only(small_spec(), "cser"), "training.num_epochs", 12)
+    path = write_spec(tmp_path, spec)
+    (run,) = planned(tmp_path, spec).runs
+    folder = tmp_path / "results" / "small" / run.run_id
+    words = command("run", path, "--jobs", "1", "--checkpoint-minutes", "0")
+    # The sign is the second checkpoint: some 450 of the 480 steps are still to come.
+    killed(words, tmp_path, folder / "checkpoint" / "step-000000025")
+    assert not (folder / "result.json").exists()
+    assert main(["status", str(path), "--results", str(tmp_path / "results")]) == 0
+
+    again = [*words[3:], "--results", str(tmp_path / "results")]
+    assert main(again) == 0
+    record = read_run(folder)
+    assert record.run.attempts[-1].resumed_from_step >= 20
+    undisturbed = job_for(run.config, tmp_path / "undisturbed", experiment="small", checkpoint_minutes=5.0)
+    assert attempt_in_threads(undisturbed)
+    assert comparable(folder) == comparable(undisturbed.folder)
+
+    before = snapshot(tmp_path / "results")
+    assert main(again) == 0
+    assert snapshot(tmp_path / "results") == before
+
+
+# Processes
+
+
+@pytest.mark.parametrize("num_workers", [2, 4])
+def test_processes_equal_threads(num_workers: int, tmp_path: Path) -> None:
+    spec = changed(only(small_spec(), "cser"), "training.num_workers", num_workers)
+    plan = planned(tmp_path, spec)
+    (run,) = plan.runs
+    assert launch(plan, options(tmp_path / "processes", "processes"), Quiet()) == 0
+    threads = job_for(run.config, tmp_path / "threads")
+    assert attempt_in_threads(threads)
+    folder = tmp_path / "processes" / "small" / run.run_id
+    assert comparable(folder) == comparable(threads.folder)
+    (attempt,) = read_run(folder).run.attempts
+    assert (attempt.launch, attempt.backend) == ("processes", "gloo")
+
+
+def torchrun(num_processes: int, *arguments: str | Path) -> list[str]:
+    launcher = ["--standalone", f"--nproc-per-node={num_processes}", "-m", "harness"]
+    return command(*launcher, *arguments, module="torch.distributed.run")
+
+
+def test_torchrun_equals_threads(tmp_path: Path) -> None:
+    spec = only(small_spec(), "ef_sgd") | {"statistics": small_spec()["statistics"] | {"baseline": "ef_sgd"}}
+    path = write_spec(tmp_path, spec)
+    done = call(torchrun(2, "run", path, "--results", tmp_path / "torchrun"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if line.endswith("done")] == [
+        "ef_sgd seed 1: done",
+        "ef_sgd seed 2: done",
+    ]
+    for run in planned(tmp_path, spec).runs:
+        threads = job_for(run.config, tmp_path / "threads")
+        assert attempt_in_threads(threads)
+        folder = tmp_path / "torchrun" / "small" / run.run_id
+        assert comparable(folder) == comparable(threads.folder)
+        (attempt,) = read_run(folder).run.attempts
+        assert (attempt.launch, attempt.backend) == ("torchrun", "gloo")
+
+
+@pytest.fixture
+def under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torchrun tells the only process of a group of one."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    told = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}
+    for key, value in (told | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}).items():
+        monkeypatch.setenv(key, value)
+
+
+@pytest.mark.usefixtures("under_torchrun")
+def test_torchrun_with_another_number_of_processes_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_spec(tmp_path, changed(only(small_spec(), "sgd"), "training.num_workers", 3))
+    assert main(["run", str(path), "--results", str(tmp_path / "results")]) == 2
+    assert capsys.readouterr().err == "error: torchrun started 1 processes, the experiment has [3] workers\n"
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.usefixtures("under_torchrun")
+def test_torchrun_leaves_a_run_that_another_process_owns_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = changed(only(small_spec(), "sgd"), "training.num_workers", 1)
+    path = write_spec(tmp_path, spec)
+    (run,) = planned(tmp_path, spec).runs
+    folder = tmp_path / "results" / "small" / run.run_id
+    words = ["run", str(path), "--results", str(tmp_path / "results")]
+    with owned(folder):
+        assert main(words) == 1
+    assert capsys.readouterr().err == f"error: another process is at run {run.run_id}\n"
+    assert {each.name for each in folder.iterdir()} == {"owner.lock"}
+    assert main(words) == 0
+    assert read_run(folder).result is not None
+
+
+# Failures
+
+
+def spoil(plan: Plan, results: Path, row: str, seed: int) -> Path:
+    """Make one run fail: where its events should be written there is a folder."""
+    (run,) = [run for run in plan.runs if (run.row, run.seed) == (row, seed)]
+    folder = results / plan.experiment.name / run.run_id
+    (folder / "events.jsonl").mkdir(parents=True)
+    return folder
+
+
+def test_siblings_go_on_after_one_fails_and_the_count_is_returned(tmp_path: Path) -> None:
+    plan = planned(tmp_path, small_spec())
+    folder = spoil(plan, tmp_path, "cser", 1)
+    display = Quiet()
+    assert launch(plan, options(tmp_path), display) == 1
+    assert [name for name, failure in display.ends.items() if failure] == ["cser 1"]
+    assert len(display.ends) == 6
+    failure = read_record(folder / "failure.json", Failure)
+    assert f"{failure.kind}: {failure.message}" in str(display.ends["cser 1"])
+    assert "IsADirectoryError" in failure.traceback and "IsADirectoryError" in (folder / "log.txt").read_text()
+    # The next launch tries it again, and it alone.
+    (folder / "events.jsonl").rmdir()
+    assert [run.run_id for run in missing_runs(plan, tmp_path / "small")] == [folder.name]
+    again = Quiet()
+    assert launch(plan, options(tmp_path), again) == 0
+    assert again.ends == {"cser 1": None}
+    assert not (folder / "failure.json").exists() and len(read_run(folder).run.attempts) == 2
+
+
+def test_missing_runs_come_seed_by_seed(tmp_path: Path) -> None:
+    plan = planned(tmp_path, small_spec())
+    order = [(run.row, run.seed) for run in missing_runs(plan, tmp_path / "small")]
+    assert order == [(row, seed) for seed in (1, 2) for row in ("sgd", "cser", "ef_sgd")]
+
+
+def test_command_with_a_failed_run_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = only(small_spec(), "sgd")
+    spoil(planned(tmp_path, spec), tmp_path, "sgd", 1)
+    path = write_spec(tmp_path, spec)
+    assert main(["run", str(path), "--results", str(tmp_path), "--jobs", "1"]) == 1
+    output = capsys.readouterr()
+    assert "sgd seed 1: FAILED, " in output.out
+    assert output.err.startswith("error: 1 runs failed; ") and output.err.count("\n") == 1
+    assert main(["status", str(path), "--results", str(tmp_path)]) == 0
+    assert "failed: sgd seed 1: bug: " in capsys.readouterr().out
+
+
+def test_failure_of_one_process_ends_the_run(tmp_path: Path) -> None:
+    plan = planned(tmp_path, only(small_spec(), "sgd"))
+    folder = spoil(plan, tmp_path, "sgd", 1)
+    display = Quiet()
+    assert launch(plan, options(tmp_path, "processes"), display) == 1
+    assert read_record(folder / "failure.json", Failure).kind == "bug"
+    assert "Is a directory" in str(display.ends["sgd 1"])
+
+
+def test_run_that_another_process_owns_is_left_alone(tmp_path: Path) -> None:
+    plan = planned(tmp_path, only(small_spec(), "sgd"))
+    (run,) = plan.runs
+    folder = tmp_path / "small" / run.run_id
+    display = Quiet()
+    with owned(folder):
+        assert launch(plan, options(tmp_path), display) == 1
+    assert "another process is at this run" in str(display.ends["sgd 1"])
+    assert {path.name for path in folder.iterdir()} == {"owner.lock", "log.txt"}
+    assert launch(plan, options(tmp_path), display) == 0
+
+
+def test_killed_worker_process_is_told_from_a_failed_one(tmp_path: Path) -> None:
+    spec = changed(only(small_spec(), "sgd"), "training.num_epochs", 200)
+    plan = planned(tmp_path, spec)
+    (run,) = plan.runs
+    folder = tmp_path / "small" / run.run_id
+
+    class Killer(Quiet):
+        """Kills the run's process, found by the lock that it holds, as soon as it trains."""
+
+        def update(self, done: int, total: int, active: dict[str, Path]) -> None:
+            if active and (folder / "run.json").exists():
+                for process in holders(folder / "owner.lock"):
+                    os.kill(process, signal.SIGKILL)
+
+    display = Killer()
+    assert launch(plan, options(tmp_path), display) == 1
+    failure = read_record(folder / "failure.json", Failure)
+    assert failure.kind == "oom" and "killed" in failure.message
+    assert not (folder / "result.json").exists()
+
+
+def holders(lock: Path) -> list[int]:
+    """The children of this process's children that have this file open."""
+    found = []
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if descriptor.resolve() == lock.resolve():
+                found.append(int(descriptor.parts[2]))
+        except OSError:
+            continue
+    return [process for process in found if process != os.getpid()]
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Inside, this process may not write everywhere, even if it is root's."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_results_folder_that_cannot_be_written_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    # A folder of its own: the one that pytest gives is closed to other users.
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        path = write_spec(folder, only(small_spec(), "sgd"))
+        results = folder / "results"
+        results.mkdir()
+        results.chmod(0o555)
+        with unprivileged():
+            code = main(["run", str(path), "--results", str(results), "--jobs", "1"])
+        results.chmod(0o755)
+        assert not list(results.iterdir())
+    error = capsys.readouterr().err
+    assert code == 1
+    assert error.startswith("error: Permission denied at ") and error.count("\n") == 1
+    assert str(results) in error
+
+
+def test_results_that_are_no_folder_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_spec(tmp_path, only(small_spec(), "sgd"))
+    (tmp_path / "results").write_text("")
+    assert main(["run", str(path), "--results", str(tmp_path / "results"), "--jobs", "1"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_damaged_result_stops_the_command_with_advice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = only(small_spec(), "sgd")
+    path = write_spec(tmp_path, spec)
+    (run,) = planned(tmp_path, spec).runs
+    result = tmp_path / "small" / run.run_id / "result.json"
+    result.parent.mkdir(parents=True)
+    result.write_text('{"version": 1, "run_')
+    assert main(["run", str(path), "--results", str(tmp_path), "--jobs", "1"]) == 1
+    error = capsys.readouterr().err
+    assert str(result) in error and "run again" in error and error.count("\n") == 1
+
+
+def test_interrupted_command_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("harness.__main__.find_spec", interrupt)
+    assert main(["status", "fashion_mnist"]) == 130
+    assert "goes on from here" in capsys.readouterr().err
+
+
+def test_all_workers_compute_on_one_thread_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    hook = DoctoredBlobs(hook=lambda rank, step: threads.append(torch.get_num_threads()))
+    monkeypatch.setattr(blobs, "TASK", hook)
+    torch.set_num_threads(2)
+    try:
+        assert attempt_in_threads(job_for(small_config("cser", CSER), tmp_path))
+    finally:
+        torch.set_num_threads(1)
+    assert threads == [1] * 80

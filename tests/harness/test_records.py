@@ -1,0 +1,382 @@
+"""Records: torn, damaged and foreign files; checkpoints; what kind of failure is written down."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from algorithms import CollectiveError, Collectives, run_workers
+from harness import checkpoint, store
+from harness.attempt import BusyError, attempt_in_threads, failure_kind, owned
+from harness.checkpoint import CheckpointError
+from harness.launch import is_done
+from harness.recorder import write_failure
+from harness.spec import SpecError
+from harness.store import Event, Failure, RecordError, Result, append_event, read_events, read_record, read_run
+from harness.tasks import blobs
+from harness.tasks.errors import DataError
+from tests.harness.support import CSER, DoctoredBlobs, comparable, job_for, small_config
+
+
+def event(step: int, loss: float = 1.5) -> Event:
+    return Event(
+        step=step,
+        epoch=step / 10,
+        learning_rate=0.1,
+        train_loss=loss,
+        test_loss=2.0,
+        test_correct=3,
+        test_count=10,
+        test_accuracy=0.3,
+        bits_sent=32 * step,
+        error_norm=None,
+        worker_distance=0.0,
+        wall_seconds=1.0,
+    )
+
+
+def written(folder: Path, *steps: int) -> Path:
+    path = folder / "events.jsonl"
+    for step in steps:
+        append_event(path, event(step))
+    return path
+
+
+def steps_of(path: Path) -> list[int]:
+    return [each.step for each in read_events(path)]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 40, 150])
+def test_torn_last_line_is_dropped_and_repaired(cut: int, tmp_path: Path) -> None:
+    path = written(tmp_path, 1, 2, 3)
+    path.write_bytes(path.read_bytes()[:-cut])
+    # A line that lacks nothing but its end is whole.
+    assert steps_of(path) == ([1, 2, 3] if cut == 1 else [1, 2])
+    append_event(path, event(3))
+    append_event(path, event(4))
+    assert steps_of(path) == [1, 2, 3, 4]
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3, 4]
+
+
+def test_torn_first_line(tmp_path: Path) -> None:
+    path = written(tmp_path, 1)
+    path.write_bytes(path.read_bytes()[:20])
+    assert steps_of(path) == []
+    append_event(path, event(1))
+    assert steps_of(path) == [1]
+
+
+def test_damaged_middle_line_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, 1, 2, 3)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], lines[1][:30], lines[2]]) + "\n")
+    with pytest.raises(RecordError, match=r"events.jsonl, line 2, is damaged; delete"):
+        read_events(path)
+
+
+def test_repeated_steps_count_once_and_the_later_line_stands(tmp_path: Path) -> None:
+    path = written(tmp_path, 1, 2)
+    append_event(path, event(2, loss=7.0))
+    append_event(path, event(3))
+    assert steps_of(path) == [1, 2, 3]
+    assert read_events(path)[1].train_loss == 7.0
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that is done."""
+    job = job_for(small_config("cser", CSER), tmp_path_factory.mktemp("done"))
+    assert attempt_in_threads(job)
+    return job.folder
+
+
+@pytest.fixture
+def run_folder(done: Path, tmp_path: Path) -> Path:
+    """A copy of it that may be damaged."""
+    return Path(shutil.copytree(done, tmp_path / done.name))
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def truncate(path: Path) -> None:
+    path.write_text(path.read_text()[:200])
+
+
+def forget(path: Path) -> None:
+    data = json.loads(path.read_text())
+    del data["num_steps"]
+    path.write_text(json.dumps(data))
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "truncated": (truncate, "is damaged .* delete the file and run again"),
+    "empty": (lambda path: path.write_text("") and None, "is damaged .* delete the file and run again"),
+    "no text": (lambda path: path.write_bytes(b"\xff\xfe\x00") and None, "is damaged .* delete the file and run again"),
+    "no table": (lambda path: path.write_text("[1]") and None, "bad field .* delete the file and run again"),
+    "missing field": (forget, "bad field 'num_steps' .* delete the file and run again"),
+    "unknown field": (lambda path: rewrite(path, mood="good"), "bad field 'mood'"),
+    "wrong type": (lambda path: rewrite(path, num_steps="many"), "bad field 'num_steps'"),
+    "newer version": (lambda path: rewrite(path, version=2), "version 2, this program reads version 1"),
+    "no version": (lambda path: rewrite(path, version=None), "version None"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_result_is_neither_done_nor_ignored(damage: str, run_folder: Path) -> None:
+    assert is_done(run_folder)
+    act, message = DAMAGES[damage]
+    act(run_folder / "result.json")
+    for read in (read_run, is_done):
+        with pytest.raises(RecordError, match=message) as caught:
+            read(run_folder)
+        assert "result.json" in str(caught.value)
+
+
+def test_result_of_another_run_is_refused(run_folder: Path) -> None:
+    rewrite(run_folder / "result.json", run_id="000000000000")
+    with pytest.raises(RecordError, match="belongs to run 000000000000"):
+        read_run(run_folder)
+
+
+def test_no_result_is_not_done(run_folder: Path) -> None:
+    (run_folder / "result.json").unlink()
+    assert not is_done(run_folder)
+    assert read_run(run_folder).result is None
+
+
+def test_record_is_replaced_whole_or_not_at_all(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = run_folder / "result.json"
+    before, result = path.read_text(), read_record(path, Result)
+
+    def fail(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space"):
+        store.write_record(path, result.model_copy(update={"num_steps": 1}))
+    assert path.read_text() == before
+    assert not [each for each in run_folder.iterdir() if each.name.startswith(".")]
+
+
+# Checkpoints
+
+
+def saved(folder: Path, steps: list[int], world_size: int = 2) -> None:
+    def work(collectives: Collectives) -> None:
+        for step in steps:
+            state = {"value": torch.tensor([float(step), float(collectives.rank)])}
+            checkpoint.save(folder, step, state, collectives)
+
+    run_workers(work, world_size)
+
+
+def loaded(folder: Path, world_size: int = 2) -> list[tuple[int, list[float]] | None]:
+    """What each rank gets: the step, and the value that it saved."""
+
+    def work(collectives: Collectives) -> tuple[int, list[float]] | None:
+        found = checkpoint.load(folder, collectives)
+        return None if found is None else (found[0], found[1]["value"].tolist())
+
+    return run_workers(work, world_size)
+
+
+def generations(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("step-*"))
+
+
+def test_two_generations_are_kept_and_the_newest_is_loaded(tmp_path: Path) -> None:
+    assert loaded(tmp_path / "none") == [None, None]
+    saved(tmp_path, [5, 10, 15, 1000])
+    assert generations(tmp_path) == ["step-000000015", "step-000001000"]
+    assert (tmp_path / "latest").read_text() == "step-000001000\n"
+    assert loaded(tmp_path) == [(1000, [1000.0, 0.0]), (1000, [1000.0, 1.0])]
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+SPOILS: dict[str, Callable[[Path], None]] = {
+    "flipped bit": lambda folder: flip(folder / "rank-1.pt"),
+    "truncated": lambda folder: os.truncate(folder / "rank-0.pt", 50),
+    "a rank's file missing": lambda folder: (folder / "rank-1.pt").unlink(),
+    "manifest missing": lambda folder: (folder / "manifest.json").unlink(),
+    "manifest truncated": lambda folder: os.truncate(folder / "manifest.json", 30),
+    "manifest empty": lambda folder: os.truncate(folder / "manifest.json", 0),
+    "manifest no table": lambda folder: (folder / "manifest.json").write_text("[]") and None,
+    "manifest too short": lambda folder: rewrite(folder / "manifest.json", sha256=[]),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILS)
+def test_damaged_generation_gives_way_to_the_one_before(spoil: str, tmp_path: Path) -> None:
+    saved(tmp_path, [5, 10])
+    SPOILS[spoil](tmp_path / "step-000000010")
+    assert loaded(tmp_path) == [(5, [5.0, 0.0]), (5, [5.0, 1.0])]
+    SPOILS[spoil](tmp_path / "step-000000005")
+    assert loaded(tmp_path) == [None, None]
+
+
+def test_generation_torn_while_it_was_saved_is_no_generation(tmp_path: Path) -> None:
+    saved(tmp_path, [5, 10])
+    torn = tmp_path / "step-000000015.tmp"
+    torn.mkdir()
+    (torn / "rank-0.pt").write_bytes(b"torn")
+    assert loaded(tmp_path) == [(10, [10.0, 0.0]), (10, [10.0, 1.0])]
+    # It does not count as one of the two that are kept, and goes when the next one is whole.
+    saved(tmp_path, [20])
+    assert generations(tmp_path) == ["step-000000010", "step-000000020"]
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_checkpoint_of_another_world_size_is_refused_with_the_reason(world_size: int, tmp_path: Path) -> None:
+    saved(tmp_path, [5])
+    with pytest.raises(CheckpointError, match=rf"written by 2 workers and cannot be continued by {world_size}: error"):
+        loaded(tmp_path, world_size)
+
+
+def test_checkpoint_of_another_version_is_refused_with_the_reason(tmp_path: Path) -> None:
+    saved(tmp_path, [5])
+    rewrite(tmp_path / "step-000000005" / "manifest.json", version=7)
+    with pytest.raises(CheckpointError, match="version 7, this program writes 1; delete it"):
+        loaded(tmp_path)
+
+
+def test_run_goes_on_from_the_generation_before_or_starts_anew(done: Path, tmp_path: Path) -> None:
+    for spoilt, resumed in ([], 25), (["step-000000025"], 20), (["step-000000025", "step-000000020"], 0):
+        config = small_config("cser", CSER)
+        job = job_for(config, tmp_path / str(resumed))
+        shutil.copytree(done, job.folder)
+        (job.folder / "result.json").unlink()
+        for name in spoilt:
+            flip(job.folder / "checkpoint" / name / "rank-0.pt")
+        assert attempt_in_threads(job)
+        assert read_run(job.folder).run.attempts[-1].resumed_from_step == resumed
+        assert comparable(job.folder) == comparable(done)
+
+
+def test_run_refuses_a_checkpoint_of_another_world_size(done: Path, tmp_path: Path) -> None:
+    job = job_for(small_config("cser", CSER, num_workers=4), tmp_path)
+    shutil.copytree(done / "checkpoint", job.folder / "checkpoint")
+    assert not attempt_in_threads(job)
+    failure = read_record(job.folder / "failure.json", Failure)
+    assert failure.kind == "data" and "written by 2 workers" in failure.message
+
+
+# Failures
+
+
+def raising(error: BaseException) -> Callable[[int, int], None]:
+    """A hook by which worker 1 fails in this way before its fourth step."""
+
+    def hook(rank: int, step: int) -> None:
+        if rank == 1 and step == 3:
+            raise error
+
+    return hook
+
+
+FAILURES: list[tuple[BaseException, str]] = [
+    (ZeroDivisionError("division by zero"), "bug"),
+    (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "bug"),
+    (MemoryError(), "oom"),
+    (torch.OutOfMemoryError("CUDA out of memory"), "oom"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), "oom"),
+    (CollectiveError("worker 0 waited 1 s in vain"), "communication"),
+    (DataError("train-images is damaged"), "data"),
+    (CheckpointError("of another world size"), "data"),
+    (RecordError("run.json is damaged"), "data"),
+    (SpecError("no such thing"), "data"),
+    (OSError(errno.ENOSPC, "No space left on device"), "disk"),
+    (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk"),
+    (PermissionError(errno.EACCES, "Permission denied"), "disk"),
+    (OSError(errno.EROFS, "Read-only file system"), "disk"),
+    (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), "bug"),
+]
+
+
+@pytest.mark.parametrize(("error", "kind"), FAILURES, ids=[repr(error)[:40] for error, _ in FAILURES])
+def test_failure_of_one_worker_releases_the_others_and_is_recorded_with_its_kind(
+    error: BaseException, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert failure_kind(error) == kind
+    monkeypatch.setattr(blobs, "TASK", DoctoredBlobs(hook=raising(error)))
+    # Worker 0 waits for worker 1 in a collective; it would wait for longer than a test may take.
+    job = job_for(small_config(num_workers=3), tmp_path, timeout_seconds=1000.0)
+    assert not attempt_in_threads(job)
+    failure = read_record(job.folder / "failure.json", Failure)
+    assert (failure.kind, failure.attempt, failure.run_id) == (kind, job.attempt.attempt, job.run.run_id)
+    assert str(error) in failure.message and type(error).__name__ in failure.traceback
+    assert ("smaller batch" in failure.message) == (kind == "oom")
+    assert read_run(job.folder).result is None
+    assert not is_done(job.folder)
+
+
+def test_error_without_words_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blobs, "TASK", DoctoredBlobs(hook=raising(MemoryError())))
+    job = job_for(small_config(), tmp_path)
+    assert not attempt_in_threads(job)
+    assert read_record(job.folder / "failure.json", Failure).message.startswith("MemoryError; use a smaller batch")
+
+
+def test_full_disk_is_recorded_and_the_next_call_goes_on(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(path: Path, each: Event) -> None:
+        if each.step == 40:
+            path.open("ab").write(b'{"step": 40, "ep')
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        append_event(path, each)
+
+    monkeypatch.setattr(store, "append_event", no_space)
+    job = job_for(small_config("cser", CSER), tmp_path)
+    assert not attempt_in_threads(job)
+    failure = read_record(job.folder / "failure.json", Failure)
+    assert failure.kind == "disk" and "events.jsonl" in failure.message
+    monkeypatch.undo()
+    assert attempt_in_threads(job_for(small_config("cser", CSER), tmp_path))
+    assert comparable(job.folder) == comparable(done)
+
+
+@pytest.mark.parametrize("name", ["run.json", "events.jsonl"])
+def test_attempt_at_a_damaged_folder_fails_with_advice(name: str, run_folder: Path, tmp_path: Path) -> None:
+    for each in ("result.json", "checkpoint"):
+        path = run_folder / each
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (run_folder / name).write_text("{}\n{}\n{}\n")
+    assert not attempt_in_threads(job_for(small_config("cser", CSER), tmp_path))
+    failure = read_record(run_folder / "failure.json", Failure)
+    assert failure.kind == "data" and "run again" in failure.message
+
+
+def test_a_worker_that_only_lost_the_others_does_not_hide_the_cause(tmp_path: Path) -> None:
+    def kind_after(*failures: tuple[str, str]) -> str:
+        for attempt, kind in failures:
+            write_failure(tmp_path, "x", attempt, kind, "message", "trace")  # type: ignore[arg-type]
+        kind = read_record(tmp_path / "failure.json", Failure).kind
+        (tmp_path / "failure.json").unlink()
+        return kind
+
+    assert kind_after(("a", "oom"), ("a", "communication")) == "oom"
+    assert kind_after(("a", "communication"), ("a", "oom")) == "oom"
+    assert kind_after(("a", "oom"), ("b", "communication")) == "communication"
+
+
+def test_only_one_may_own_a_run(tmp_path: Path) -> None:
+    job = job_for(small_config(), tmp_path)
+    with owned(job.folder), pytest.raises(BusyError, match=f"another process is at run {job.folder.name}"):
+        attempt_in_threads(job)
+    assert {path.name for path in job.folder.iterdir()} == {"owner.lock"}
+    assert attempt_in_threads(job)

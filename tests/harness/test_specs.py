@@ -1,0 +1,257 @@
+"""Specs: every mistake is one clear sentence, and what is valid survives a round trip."""
+
+from __future__ import annotations
+
+import datetime
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from algorithms.registry import algorithms, compressors
+from harness.__main__ import main
+from harness.plan import make_plan
+from harness.spec import EXPERIMENTS, Spec, SpecError, find_spec, load_spec
+from tests.harness.support import BLOCK, CSER, Table, call, changed, command, small_spec, to_toml, write_spec
+
+ABSENT = object()
+
+MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
+    # name: (path, value or ABSENT, what the sentence must contain)
+    "unknown key": ("tittle", "x", ["tittle", "unknown key"]),
+    "unknown key of task": ("task.path", "x", ["task.path", "unknown key"]),
+    "unknown key of model": ("model.width", 3, ["model.width", "unknown key"]),
+    "unknown key of training": ("training.epochs", 3, ["training.epochs", "unknown key"]),
+    "unknown key of schedule": ("schedule.gamma", 3, ["schedule.gamma", "unknown key"]),
+    "unknown key of evaluation": ("evaluation.every", 3, ["evaluation.every", "unknown key"]),
+    "unknown key of statistics": ("statistics.test", "t", ["statistics.test", "unknown key"]),
+    "unknown key of tuning": ("tuning.rule", "x", ["tuning.rule", "unknown key"]),
+    "unknown key of a row": ("rows.1.lr", 0.1, ["rows.1.lr", "unknown key"]),
+    "unknown option of the model": ("model.options.depth", 3, ["small_cnn", "depth", "widths"]),
+    "unknown setting": ("rows.1.settings.interval", 3, ["cser", "'interval'", "reset_interval"]),
+    "unknown option of a compressor": ("rows.2.settings.compressor.k", 3, ["ef_sgd", "block", "'k'", "ratio"]),
+    "missing section": ("training", ABSENT, ["training", "required"]),
+    "missing key": ("training.num_epochs", ABSENT, ["training.num_epochs", "required"]),
+    "missing label": ("rows.0.label", ABSENT, ["rows.0.label", "required"]),
+    "missing setting": ("rows.1.settings.reset_interval", ABSENT, ["cser", "'reset_interval'", "needs"]),
+    "missing option of the model": ("model.options.widths", ABSENT, ["small_cnn", "widths"]),
+    "missing option of a compressor": ("rows.2.settings.compressor.ratio", ABSENT, ["ef_sgd", "ratio"]),
+    "missing kind of a compressor": ("rows.2.settings.compressor.kind", ABSENT, ["compressor", "top_k"]),
+    "format": ("format", 2, ["format", "1"]),
+    "kind": ("kind", "speed", ["kind", "accuracy", "timing"]),
+    "name": ("name", "../x", ["name", "pattern"]),
+    "text for a number": ("training.num_workers", "2", ["training.num_workers", "integer"]),
+    "fraction for a count": ("training.num_workers", 2.5, ["training.num_workers", "integer"]),
+    "truth for a number": ("training.num_epochs", True, ["training.num_epochs", "integer"]),
+    "number for a text": ("title", 3, ["title", "string"]),
+    "number for a list": ("statistics.seeds", 3, ["statistics.seeds", "list"]),
+    "text for a setting": ("rows.1.settings.reset_interval", "often", ["reset_interval", "int", "'often'"]),
+    "truth for a setting": ("rows.1.settings.reset_interval", True, ["reset_interval", "int", "True"]),
+    "number for a switch": ("rows.1.settings.explicit_error", 1, ["explicit_error", "bool", "1"]),
+    "number for a compressor": ("rows.2.settings.compressor", 64, ["compressor", "64", "block"]),
+    "list for a kind": ("rows.2.settings.compressor.kind", ["block"], ["compressor", "block", "top_k"]),
+    "text for a compressor's ratio": ("rows.2.settings.compressor.ratio", "4", ["ratio", "block", "'4'"]),
+    "fraction for a block ratio": ("rows.2.settings.compressor.ratio", 4.5, ["ratio", "block", "4.5"]),
+    "no workers": ("training.num_workers", 0, ["training.num_workers", "greater"]),
+    "no samples": ("training.batch_size", 0, ["training.batch_size", "greater"]),
+    "no epochs": ("training.num_epochs", 0, ["training.num_epochs", "greater"]),
+    "epochs without end": ("training.num_epochs", 10**30, ["training.num_epochs"]),
+    "momentum of 1": ("training.momentum", 1.0, ["training.momentum", "less"]),
+    "negative decay": ("training.weight_decay", -0.1, ["training.weight_decay", "greater"]),
+    "infinite decay": ("training.weight_decay", float("inf"), ["training.weight_decay", "finite"]),
+    "zero rate": ("rows.0.learning_rate", 0, ["rows.0.learning_rate", "greater"]),
+    "no number as rate": ("rows.0.learning_rate", float("nan"), ["rows.0.learning_rate"]),
+    "negative warm-up": ("schedule.warmup_epochs", -1, ["schedule.warmup_epochs", "greater"]),
+    "unknown schedule": ("schedule.kind", "linear", ["schedule.kind", "cosine", "milestones"]),
+    "no scores": ("evaluation.per_epoch", 0, ["evaluation.per_epoch", "greater"]),
+    "unknown policy": ("evaluation.batch_norm", "own", ["evaluation.batch_norm", "average", "recalibrate"]),
+    "confidence of a coin": ("statistics.confidence", 0.5, ["statistics.confidence", "greater"]),
+    "no margin": ("statistics.margin", 0, ["statistics.margin", "greater"]),
+    "no seeds": ("statistics.seeds", [], ["statistics.seeds", "at least 1"]),
+    "a seed twice": ("statistics.seeds", [1, 2, 1], ["statistics.seeds", "twice"]),
+    "negative seed": ("statistics.seeds", [-1], ["statistics.seeds", "greater"]),
+    "no tuning seeds": ("tuning.seeds", [], ["tuning.seeds", "at least 1"]),
+    "tuned on itself": ("tuning.seeds", [101, 2], ["tuning.seeds", "statistics.seeds"]),
+    "a tuning seed twice": ("tuning.seeds", [101, 101], ["tuning.seeds", "twice"]),
+    "no grid": ("tuning.grid", [], ["tuning.grid", "at least 1"]),
+    "a rate of the grid twice": ("tuning.grid", [0.1, 0.1], ["tuning.grid", "twice"]),
+    "no rows": ("rows", [], ["no rows", "[[rows]]"]),
+    "a row twice": ("rows.1.row", "sgd", ["'sgd'", "two rows"]),
+    "no such baseline": ("statistics.baseline", "adam", ["'adam'", "sgd, cser, ef_sgd"]),
+    "row's ratio below 1": ("rows.1.ratio", 0.5, ["rows.1.ratio", "greater"]),
+    "row's ratio infinite": ("rows.1.ratio", float("inf"), ["rows.1.ratio", "finite"]),
+    "ratio below 1": ("rows.2.settings.compressor.ratio", 0, ["ef_sgd", "ratio", "at least 1"]),
+    "ratio beyond the model": ("rows.2.settings.compressor.ratio", 10**6, ["compressor", "1000000", "742"]),
+    "blocks that do not divide": (
+        "rows.2.settings.compressor",
+        {"kind": "block", "ratio": 4, "num_blocks": 6},
+        ["num_blocks", "6", "multiple", "4"],
+    ),
+    "top-k beyond the model": (
+        "rows.2.settings.compressor",
+        {"kind": "top_k", "ratio": 10**6},
+        ["top-k", "1000000", "742"],
+    ),
+    "interval below 1": ("rows.1.settings.reset_interval", 0, ["reset_interval", "from 1 up", "0"]),
+    "more workers than samples": ("training.num_workers", 1000, ["1000 workers", "20 samples", "1600"]),
+    "nothing left to train on": ("task.held_out", 1600, ["held_out", "1600"]),
+    "model that cannot be": ("model.options.widths", [4], ["small_cnn", "two widths"]),
+    "model of negative size": ("model.options.widths", [-4, 8], ["small_cnn"]),
+    "no rate and no tuning": ("rows.0.learning_rate", ABSENT, ["learning rate", "tuning"]),
+    "unknown algorithm": ("rows.1.algorithm", "adam", ["'adam'", *algorithms()]),
+    "unknown compressor": ("rows.2.settings.compressor.kind", "magic", ["magic", *compressors()]),
+    "unknown model": ("model.name", "gpt", ["'gpt'", "small_cnn"]),
+    "unknown task": ("task.name", "mnist", ["'mnist'", "blobs", "fashion_mnist"]),
+}
+
+
+def assert_is_refused(spec: Table, folder: Path, parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """The plan ends with 2 and one sentence that holds all of these parts."""
+    code = main(["plan", str(write_spec(folder, spec)), "--results", str(folder / "results")])
+    output = capsys.readouterr()
+    assert code == 2, output
+    assert output.out == ""
+    assert output.err.startswith("error: ") and output.err.count("\n") == 1, output.err
+    assert not [part for part in parts if part not in output.err], output.err
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_one_clear_sentence(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, value, parts = MISTAKES[name]
+    spec = changed(small_spec(), path, *([] if value is ABSENT else [value]))
+    assert_is_refused(spec, tmp_path, parts, capsys)
+
+
+@pytest.mark.parametrize("algorithm", ["cser_released", "mcser_released"])
+@pytest.mark.parametrize("kind", ["top_k", "sign", "qsgd"])
+@pytest.mark.parametrize("key", ["gradient_compressor", "error_compressor"])
+def test_compressor_that_the_method_cannot_take(
+    algorithm: str, kind: str, key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"top_k": {"ratio": 4}, "sign": {}, "qsgd": {"bits": 4}}[kind]
+    table = {k: v for k, v in CSER.items() if k != "explicit_error"} | {key: {"kind": kind, **options}}
+    spec = changed(small_spec(), "rows.1.settings", table)
+    spec["rows"][1] |= {"algorithm": algorithm, "momentum": 0.9}
+    assert_is_refused(spec, tmp_path, [algorithm, key, f"'{kind}'", "block", "random_k"], capsys)
+    # The same spec with a compressor of shared support is fine.
+    spec["rows"][1]["settings"][key] = BLOCK
+    assert main(["plan", str(write_spec(tmp_path, spec))]) == 0
+
+
+def test_no_rate_and_no_tuning_section(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = changed(changed(small_spec(), "tuning"), "rows.2.learning_rate")
+    assert_is_refused(spec, tmp_path, ["'ef_sgd'", "learning_rate", "[tuning]"], capsys)
+
+
+def test_tuning_of_a_spec_without_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_spec(tmp_path, changed(small_spec(), "tuning"))
+    assert main(["plan", str(path), "--tuning"]) == 2
+    assert "[tuning]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b"rows = [", "not valid TOML"),
+        (b"\xff\xfe", "not valid TOML"),
+        (b"", "required"),
+        (b"name = 1\nname = 2", "TOML"),
+    ],
+)
+def test_files_that_are_no_spec(content: bytes, part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_bytes(content)
+    assert main(["plan", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert str(path) in error and part in error and error.count("\n") == 1
+
+
+def test_unknown_experiment_names_the_shipped_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "no_such_experiment"]) == 2
+    error = capsys.readouterr().err
+    assert "'no_such_experiment'" in error
+    assert not [file.stem for file in EXPERIMENTS.glob("*.toml") if file.stem not in error]
+
+
+def test_the_command_itself_ends_with_2_and_no_traceback(tmp_path: Path) -> None:
+    path = write_spec(tmp_path, changed(small_spec(), "rows.1.algorithm", "adam"))
+    done = call(command("plan", path), tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr and done.stderr.count("\n") == 1
+
+
+def paths(value: Any, prefix: str = "") -> list[str]:
+    """The paths of all values in a spec, inner ones too."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    found = []
+    for key, inner in items:
+        found += [f"{prefix}{key}", *paths(inner, f"{prefix}{key}.")]
+    return found
+
+
+JUNK = st.one_of(
+    st.sampled_from([0, -1, 1, 2**31, 10**30, -(10**30), 0.0, -0.5, 1.0, 1e308, float("inf"), float("nan")]),
+    st.integers(-3, 3000),
+    st.floats(),
+    st.booleans(),
+    st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=5),
+    st.sampled_from(["end", "block", "top_k", "sign", "sgd", "cser", "blobs", "errors", "task", "../x"]),
+    st.just(datetime.date(2020, 10, 1)),
+    st.lists(st.integers(-2, 5), max_size=3),
+    st.dictionaries(
+        st.sampled_from(["kind", "ratio", "num_blocks", "x"]), st.sampled_from([0, 4, "block"]), max_size=3
+    ),
+)
+PATHS = paths(small_spec())
+
+
+@settings(deadline=None, derandomize=True, max_examples=250)
+@given(st.lists(st.tuples(st.sampled_from(PATHS), st.one_of(st.just(ABSENT), JUNK), st.booleans()), max_size=2))
+def test_random_corruptions_are_refused_or_planned(corruptions: list[tuple[str, Any, bool]]) -> None:
+    spec = small_spec()
+    for path, value, beside in corruptions:
+        where = f"{path}x" if beside and not path[-1].isdigit() else path
+        try:
+            spec = changed(spec, where, *([] if value is ABSENT else [value]))
+        except (KeyError, IndexError, TypeError, ValueError):
+            continue  # The first corruption took away the place of the second.
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_spec(Path(folder), spec)
+        try:
+            plan = make_plan(load_spec(path), Path(folder))
+        except SpecError as error:
+            assert str(error) and "\n" not in str(error)
+        else:
+            assert len({run.run_id for run in plan.runs}) == len(plan.runs)
+            assert all(row.expected_bits > 0 for row in plan.experiment.rows if row.algorithm == "sgd")
+
+
+@settings(deadline=None, derandomize=True, max_examples=50)
+@given(
+    st.integers(1, 8),
+    st.floats(1e-6, 1e3),
+    st.floats(0, 1, exclude_max=True),
+    st.lists(st.integers(0, 2**63), min_size=1, max_size=4, unique=True),
+    st.sampled_from(["constant", "cosine", "milestones"]),
+)
+def test_round_trip(workers: int, rate: float, momentum: float, seeds: list[int], kind: str) -> None:
+    table = changed(changed(small_spec(), "training.num_workers", workers), "rows.1.learning_rate", rate)
+    table = changed(changed(table, "training.momentum", momentum), "schedule.kind", kind)
+    table = changed(changed(table, "statistics.seeds", seeds), "tuning.seeds", [max(seeds) + 1])
+    with tempfile.TemporaryDirectory() as folder:
+        spec = load_spec(write_spec(Path(folder), table))
+        assert (spec.training.num_workers, spec.rows[1].learning_rate) == (workers, rate)
+        assert (spec.statistics.seeds, spec.schedule.kind, spec.training.momentum) == (seeds, kind, momentum)
+        again = Path(folder) / "again.toml"
+        again.write_text(to_toml(spec.model_dump(mode="json", exclude_none=True)))
+        assert load_spec(again) == spec
+    assert Spec.model_validate(spec.model_dump()) == spec
+
+
+def test_paths_are_found_before_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_spec(tmp_path, small_spec())
+    assert find_spec(str(path)) == path
+    assert find_spec("fashion_mnist") == EXPERIMENTS / "fashion_mnist.toml"

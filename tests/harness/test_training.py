@@ -1,0 +1,267 @@
+"""Training: interrupted equals uninterrupted, divergence is a result, what is sent is what was foretold."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from algorithms import Purpose, Traffic
+from algorithms.registry import algorithms
+from algorithms.sgd import SGD
+from harness.attempt import attempt_in_threads
+from harness.clock import PHASES, Clock
+from harness.spec import RunConfig
+from harness.store import Event, Failure, RunRecord, read_record, read_run
+from harness.tasks import blobs
+from tests.harness.support import BLOCK, CSER, DoctoredBlobs, comparable, job_for, settings_of, small_config
+
+GATHERED = {"qsgd": {"kind": "qsgd", "bits": 4}, "top_k": {"kind": "top_k", "ratio": 4}}
+
+
+class Stopped(Exception):
+    """Stands for whatever ends a process between two steps."""
+
+
+def stop_at(last: int) -> Callable[[int, int], None]:
+    """A hook by which worker 1 ends before step number `last`, counted from 0."""
+
+    def hook(rank: int, step: int) -> None:
+        if rank == 1 and step == last:
+            raise Stopped(f"stopped before step {step}")
+
+    return hook
+
+
+def train_through_stops(config: RunConfig, results: Path, stops: list[int], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The run's folder after attempts that end at each of these steps, and a last one that does not."""
+    job = job_for(config, results)
+    for last in stops:
+        monkeypatch.setattr(blobs, "TASK", DoctoredBlobs(hook=stop_at(last)))
+        assert not attempt_in_threads(job_for(config, results))
+        assert not (job.folder / "result.json").exists()
+    monkeypatch.undo()
+    assert attempt_in_threads(job_for(config, results))
+    return job.folder
+
+
+def cases() -> list[tuple[str, str]]:
+    """Every algorithm with a shared support, and with gathered compressors where it takes them."""
+    found = [(name, "block") for name in algorithms()]
+    for name in algorithms():
+        takes_any = "released" not in name and any(isinstance(v, dict) for v in settings_of(name, BLOCK).values())
+        found += [(name, kind) for kind in GATHERED if takes_any and (name, kind) != ("csea", "qsgd")]
+    return found
+
+
+@pytest.mark.parametrize(("name", "kind"), cases())
+def test_interrupted_equals_uninterrupted(
+    name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(name, settings_of(name, GATHERED.get(kind, BLOCK)))
+    whole = train_through_stops(config, tmp_path / "whole", [], monkeypatch)
+    # Checkpoints are at 20 (where there is a score too) and 25.
+    broken = train_through_stops(config, tmp_path / "broken", [12, 22, 30], monkeypatch)
+    assert comparable(broken) == comparable(whole)
+    assert [attempt.resumed_from_step for attempt in read_run(broken).run.attempts] == [0, 0, 20, 25]
+    assert not (broken / "failure.json").exists() and not (broken / "heartbeat.json").exists()
+
+
+@pytest.mark.parametrize("policy", ["average", "recalibrate"])
+def test_interrupted_after_the_checkpoint_but_before_the_score(
+    policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config("cser", CSER, evaluation={"per_epoch": 2, "batch_norm": policy})
+    whole = train_through_stops(config, tmp_path / "whole", [], monkeypatch)
+    write = Event.model_dump
+
+    def fail_once(self: Event, *arguments: Any, **options: Any) -> Any:
+        raise Stopped("stopped while the score was written")
+
+    monkeypatch.setattr(Event, "model_dump", fail_once)
+    assert not attempt_in_threads(job_for(config, tmp_path / "broken"))
+    monkeypatch.setattr(Event, "model_dump", write)
+    broken = job_for(config, tmp_path / "broken")
+    assert attempt_in_threads(broken)
+    assert comparable(broken.folder) == comparable(whole)
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    job = job_for(small_config(num_epochs=3), tmp_path)
+    assert attempt_in_threads(job)
+    record = read_run(job.folder)
+    assert [event.step for event in record.events] == [20, 40, 60, 80, 100, 120]
+    assert record.events[-1].train_loss < record.events[0].train_loss
+    # Ten classes: chance is 0.1.
+    assert record.result is not None and record.result.test_accuracy is not None
+    assert record.result.test_accuracy > 0.5
+
+
+def test_result_is_the_last_event(tmp_path: Path) -> None:
+    job = job_for(small_config("cser", CSER), tmp_path)
+    assert attempt_in_threads(job)
+    record = read_run(job.folder)
+    assert record.result is not None
+    last, result = record.events[-1].model_dump(), record.result.model_dump()
+    shared = ["train_loss", "test_loss", "test_correct", "test_count", "test_accuracy"]
+    assert {key: last[key] for key in shared} == {key: result[key] for key in shared}
+    assert (result["status"], result["num_steps"], result["world_size"]) == ("done", 40, 2)
+    sent = {key: entry for key, entry in result["traffic"].items() if key in ("gradient", "error", "model")}
+    # 742 parameters: 93 of them in each eighth, 186 in each quarter; a reset at every third of 40 steps.
+    assert (
+        sent
+        == result["expected_traffic"]
+        == {
+            "gradient": {"bits": 40 * 32 * 93, "collectives": 40},
+            "error": {"bits": 13 * 32 * 186, "collectives": 13},
+            "model": {"bits": 0, "collectives": 0},
+        }
+    )
+    assert last["bits_sent"] == 32 * (40 * 93 + 13 * 186)
+    assert result["overall_ratio"] == pytest.approx(742 * 40 / (40 * 93 + 13 * 186))
+    assert record.run.config == small_config("cser", CSER).model_dump(mode="json")
+
+
+def test_training_loss_is_the_mean_over_workers_and_steps_since_the_last_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses: list[float] = []
+    original = torch.nn.functional.cross_entropy
+
+    def spy(*arguments: Any, **options: Any) -> Any:
+        loss = original(*arguments, **options)
+        if not options:
+            losses.append(loss.item())
+        return loss
+
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", spy)
+    job = job_for(small_config(), tmp_path, max_active=1)
+    assert attempt_in_threads(job)
+    assert len(losses) == 80
+    # Workers do not overtake each other by more than a step, so halves are exact.
+    means = [math.fsum(losses[:40]) / 40, math.fsum(losses[40:]) / 40]
+    assert [event.train_loss for event in read_run(job.folder).events] == pytest.approx(means, rel=1e-5)
+
+
+def diverging(tmp_path: Path, **changes: Any) -> RunRecord:
+    job = job_for(small_config("cser", CSER, **changes), tmp_path)
+    assert attempt_in_threads(job)
+    return read_run(job.folder)
+
+
+def test_divergence_is_a_result_with_its_step_and_nothing_filled_in(tmp_path: Path) -> None:
+    record = diverging(tmp_path, learning_rate=1e30)
+    assert record.result is not None and record.failure is None
+    result = record.result
+    assert (result.status, result.diverged_at_step, result.num_steps) == ("diverged", 20, 20)
+    scores = [result.train_loss, result.test_loss, result.test_correct, result.test_count, result.test_accuracy]
+    assert scores == [None] * 5
+    assert record.events == []
+    assert result.expected_traffic["gradient"].collectives == 20
+
+
+def test_divergence_after_a_score_keeps_no_score_in_the_result(tmp_path: Path) -> None:
+    # The rate grows by a factor of 1e30 at step 22, so the score at step 20 still stands.
+    schedule = {"kind": "milestones", "milestones": [0.55], "factor": 1e30}
+    record = diverging(tmp_path, schedule=schedule)
+    assert record.result is not None
+    assert (record.result.status, record.result.diverged_at_step) == ("diverged", 25)
+    assert [event.step for event in record.events] == [20]
+    assert record.result.test_accuracy is None and record.result.train_loss is None
+
+
+def test_average_that_cannot_be_scored_has_diverged(tmp_path: Path) -> None:
+    # Only the last step, after the last look at the loss, goes to infinity.
+    schedule = {"kind": "milestones", "milestones": [0.97], "factor": 1e38}
+    record = diverging(tmp_path, schedule=schedule)
+    assert record.result is not None
+    assert (record.result.status, record.result.diverged_at_step) == ("diverged", 40)
+    assert all(math.isfinite(event.test_loss) for event in record.events)
+
+
+def test_records_of_a_diverged_run_are_plain_json(tmp_path: Path) -> None:
+    record = diverging(tmp_path, learning_rate=1e30)
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    for path in record.folder.glob("*.json*"):
+        for line in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
+            json.loads(line, parse_constant=refuse)
+
+
+class LeakySGD(SGD):
+    """SGD that sends one number more than it says, at its fifth step."""
+
+    name = "leaky"
+
+    def _update(self, step: int) -> None:
+        super()._update(step)
+        if step == 5:
+            self.collectives.all_reduce_mean_(torch.zeros(1), Purpose.GRADIENT)
+
+
+class BoastingSGD(SGD):
+    """SGD that says that it sends less than it does."""
+
+    name = "boasting"
+
+    def expected_traffic(self, num_steps: int) -> Traffic:
+        traffic = super().expected_traffic(num_steps)
+        traffic.add(Purpose.GRADIENT, -32, 0)
+        return traffic
+
+
+@pytest.mark.parametrize("method", [LeakySGD, BoastingSGD])
+def test_a_method_that_sends_other_than_its_closed_form_fails_the_run(
+    method: type[SGD], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(algorithms(), method.name, method)
+    job = job_for(small_config(method.name), tmp_path)
+    assert not attempt_in_threads(job)
+    assert not (job.folder / "result.json").exists()
+    failure = read_record(job.folder / "failure.json", Failure)
+    assert failure.kind == "bug" and "closed form" in failure.message and method.name in failure.message
+
+
+def test_phases_sum_to_the_wall_clock(tmp_path: Path) -> None:
+    job = job_for(small_config("cser", CSER), tmp_path)
+    assert attempt_in_threads(job)
+    record = read_run(job.folder)
+    assert record.result is not None
+    seconds = record.result.clock_seconds
+    assert set(seconds) == set(PHASES)
+    assert all(value > 0 for value in seconds.values())
+    assert sum(seconds.values()) == pytest.approx(record.result.wall_seconds, rel=1e-9)
+    walls = [event.wall_seconds for event in record.events]
+    assert walls == sorted(walls) and walls[-1] <= record.result.wall_seconds
+
+
+class FakeCollectives:
+    """What a clock asks of collectives."""
+
+    seconds = 0.0
+
+
+def test_clock_on_made_up_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("harness.clock.time.perf_counter", lambda: now[0])
+    collectives: Any = FakeCollectives()
+    clock = Clock(collectives, {"data": 5.0})
+    for phase, passed, talked in [
+        ("data", 2.0, 0.5),
+        ("compute", 1.0, 0.0),
+        ("evaluate", 4.0, 3.0),
+        ("data", 8.0, 1.0),
+    ]:
+        now[0] += passed
+        collectives.seconds += talked
+        clock.switch(phase)  # type: ignore[arg-type]
+    # Each switch ends the phase before it: compute, data, compute, evaluate.
+    assert clock.seconds == {"data": 6.0, "compute": 2.5, "communicate": 4.5, "evaluate": 7.0, "checkpoint": 0.0}
+    assert clock.wall_seconds == 20.0
