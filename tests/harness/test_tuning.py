@@ -137,3 +137,12 @@ def test_plan_takes_the_chosen_rates_and_leaves_given_ones(tmp_path: Path) -> No
 def read_some_run(results: Path) -> str:
     rows = json.loads((results / "small_tuning" / "experiment.json").read_text())["rows"]
     return str(rows[0]["runs"]["101"])
+
+
+def test_a_tuning_made_with_other_settings_is_refused(tmp_path: Path) -> None:
+    made_up(tmp_path, {"sgd": SGD, "cser": CSER})
+    spec = tuning_spec(list(SGD))
+    assert make_plan(load_spec(write_spec(tmp_path, spec)), tmp_path).experiment.tuning is not None
+    other = changed(spec, "training.weight_decay", 0.25)
+    with pytest.raises(SpecError, match="other settings"):
+        make_plan(load_spec(write_spec(tmp_path, other)), tmp_path)
