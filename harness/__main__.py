@@ -1,4 +1,4 @@
-"""The command line: plan, run, status, collect, report."""
+"""The command line: plan, preflight, run, status, collect, report, bench."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, command, what in (
         ("plan", _plan, "print the runs of an experiment with bits, memory and time; touches no data"),
+        ("preflight", _preflight, "look at data, disk and GPUs before a long experiment"),
         ("run", _run, "do the runs that are missing"),
         ("status", _status, "say how far each row is"),
         ("collect", _collect, "write all results of an experiment as one CSV"),
@@ -54,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("experiment", help="name of a shipped experiment, or a TOML file")
         sub.add_argument("--tuning", action="store_true", help="the experiment's tuning instead of itself")
         sub.add_argument("--results", type=Path, default=Path("results"), help="folder of records (default: results)")
-        if name == "run":
+        if name in ("run", "preflight"):
             _add_run_options(sub)
     bench = commands.add_parser("bench", help="measure ratios of speed and memory")
     bench.add_argument("--output", type=Path, default=Path("results/bench"))
@@ -91,6 +92,19 @@ def _plan(options: argparse.Namespace) -> int:
 
     show_plan(make_plan(load_spec(find_spec(options.experiment)), options.results, options.tuning))
     return 0
+
+
+def _preflight(options: argparse.Namespace) -> int:
+    from harness.attempt import num_cores
+    from harness.plan import make_plan
+    from harness.preflight import preflight
+
+    plan = make_plan(load_spec(find_spec(options.experiment)), options.results, options.tuning)
+    failed = 0
+    for check in preflight(plan, options.results, options.data, options.device, options.jobs or num_cores()):
+        print(f"{'ok  ' if check.passed else 'FAIL'} {check.what}: {check.detail}", flush=True)
+        failed += not check.passed
+    return FAILURE if failed else 0
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -112,8 +112,9 @@ class Readers:
                 self._pool = ThreadPoolExecutor(self.threads, "reader", _one_thread)
             else:
                 return self._pool
-            # A process of multiprocessing's waits for its processes before it ends its pools, and so would wait forever.
-            multiprocessing.util.Finalize(self, self._pool.shutdown, kwargs={"cancel_futures": True}, exitpriority=10)
+            # A process that multiprocessing started waits for its own before it ends its pools, so forever.
+            # The priority is above that of the pool's queues, which carry the order to end.
+            multiprocessing.util.Finalize(self, self._pool.shutdown, kwargs={"cancel_futures": True}, exitpriority=100)
             return self._pool
 
 

@@ -1,0 +1,57 @@
+"""The checks before a long experiment: what they let pass, and what they say is to be done."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from harness.__main__ import main
+from harness.plan import make_plan
+from harness.preflight import architecture, check_disk, check_gpus
+from harness.spec import load_spec
+from tests.harness.support import small_spec, write_spec
+
+CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
+CUDA_12_6 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
+
+
+def test_a_v100_with_a_cuda_13_build_is_told_which_build_it_needs() -> None:
+    passed, detail = architecture("Tesla V100-SXM2-16GB", (7, 0), CUDA_13, "13.0")
+    assert not passed
+    assert "sm_70" in detail and "cu126" in detail
+
+
+@pytest.mark.parametrize(
+    ("capability", "built_for"),
+    [((7, 0), CUDA_12_6), ((9, 0), CUDA_13), ((8, 9), CUDA_13), ((12, 0), CUDA_13), ((10, 3), CUDA_13)],
+)
+def test_code_of_the_same_major_version_serves(capability: tuple[int, int], built_for: list[str]) -> None:
+    assert architecture("some GPU", capability, built_for, "13.0")[0]
+
+
+@pytest.mark.parametrize("capability", [(6, 1), (7, 2), (11, 0)])
+def test_code_of_another_major_version_or_a_higher_minor_one_does_not(capability: tuple[int, int]) -> None:
+    assert not architecture("some GPU", capability, CUDA_13, "13.0")[0]
+
+
+def test_a_full_disk_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan(load_spec(write_spec(tmp_path, small_spec())), tmp_path)
+    assert check_disk(plan, tmp_path / "not" / "there", jobs=1).passed
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 10, 0))
+    check = check_disk(plan, tmp_path, jobs=1)
+    assert not check.passed and "make room" in check.detail
+
+
+def test_no_gpu_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (check,) = check_gpus()
+    assert not check.passed and "nvidia-smi" in check.detail
+
+
+def test_the_command_prints_a_line_per_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = write_spec(tmp_path, small_spec())
+    assert main(["preflight", str(spec), "--results", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["ok   data", "ok   disk"]
