@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
             _add_run_options(sub)
     bench = commands.add_parser("bench", help="measure ratios of speed and memory")
     bench.add_argument("--output", type=Path, default=Path("results/bench"))
-    bench.add_argument("--only", metavar="NAME", help="one of optimizer_step, memory, workers, report_time, run_shares")
+    bench.add_argument("--only", metavar="NAME", help="one benchmark by its name")
     bench.set_defaults(command=_bench)
     return parser
 

@@ -52,6 +52,10 @@ class Task(Protocol):
         """
 
 
+EVALUATION_BATCH = 250
+"""Small enough that activations stay in a core's cache: with 1000 the same took six times as long."""
+
+
 @dataclass(frozen=True)
 class TensorSamples:
     """A small data set held on the device, without augmentation."""
@@ -66,7 +70,7 @@ class TensorSamples:
             yield self.train_inputs[index], self.train_labels[index]
 
     def evaluation_batches(self, indices: Tensor) -> Iterator[Batch]:
-        for index in torch.split(indices, 1000):
+        for index in torch.split(indices, EVALUATION_BATCH):
             yield self.evaluation_inputs[index], self.evaluation_labels[index]
 
 

@@ -130,6 +130,27 @@ def test_the_cost_of_many_steps_is_the_sum(compressor: Compressor, numel: int, i
     assert compressor.cost(layout, draw_at, steps) == Entry(sum(bits), sum(message > 0 for message in bits))
 
 
+@given(ANY, st.integers(48, 100), st.integers(0, 9))
+def test_the_mean_cost_is_the_cost_where_all_draws_send_the_same(
+    compressor: Compressor, numel: int, count: int
+) -> None:
+    if not isinstance(compressor, PerTensorBlockSparsifier):
+        layout = flat_layout(numel)
+        assert compressor.mean_cost(layout, count) == compressor.cost(layout, draw_at, range(1, count + 1))
+
+
+@pytest.mark.parametrize(
+    "compressor", [PerTensorBlockSparsifier(3, 2, 1.5), PerTensorBlockSparsifier(2.5, 1, 4)], ids=str
+)
+def test_the_mean_cost_of_draws_that_differ_is_their_mean(compressor: PerTensorBlockSparsifier) -> None:
+    layout, draws = layout_of((10, 7), (9,), (4, 3, 2)), 3000
+    bits = np.array([compressor.payload_bits(layout, draw_at(step)) for step in range(draws)])
+    mean = compressor.mean_cost(layout, draws)
+    assert abs(mean.bits - bits.sum()) < 5 * bits.std() * math.sqrt(draws)
+    assert abs(mean.collectives - (bits > 0).sum()) < 5 * math.sqrt(draws) / 2
+    assert compressor.mean_cost(layout, draws, 16).bits == pytest.approx(mean.bits / 2, abs=1)
+
+
 # 32-bit numbers and indices; d = 51 = 42 + 9.
 PAYLOADS: list[tuple[Compressor, int]] = [
     (Identity(), 51 * 32),
