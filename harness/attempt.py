@@ -7,11 +7,13 @@ import datetime
 import errno
 import fcntl
 import os
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import torch
 import torch.distributed as dist
@@ -26,6 +28,9 @@ from harness.store import VERSION, Attempt, FailureKind, RecordError, RunFile
 from harness.tasks.errors import DataError
 from harness.tasks.task import find_task
 from harness.train import Checkpoints, train
+
+PATIENCE_SECONDS = 5.0
+"""How long a run's lock is waited for: the processes of a killed launch take a moment to end."""
 
 
 class BusyError(RuntimeError):
@@ -135,15 +140,24 @@ def owned(folder: Path) -> Iterator[None]:
     """Hold the run's lock, which the system takes back from a killed process.
 
     Raises:
-        BusyError: another living process holds it.
+        BusyError: another process holds it, and goes on holding it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "owner.lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise BusyError(f"another process is at run {folder.name}") from None
+        patience_ends = time.monotonic() + PATIENCE_SECONDS
+        while not _locked(lock):
+            if time.monotonic() > patience_ends:
+                raise BusyError(f"another process is at run {folder.name}")
+            time.sleep(0.1)
         yield
+
+
+def _locked(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager

@@ -155,7 +155,7 @@ def flat_of(optimizer: DistributedOptimizer) -> Tensor:
 
 def workers(work: Callable[[Collectives], T], world_size: int) -> list[T]:
     """`run_workers` with a time-out that a test can bear."""
-    return run_workers(work, world_size, timeout_seconds=20, max_active=1)
+    return run_workers(work, world_size, timeout_seconds=60, max_active=1)
 
 
 def trained(

@@ -70,7 +70,7 @@ def test_a_missed_collective_of_processes_times_out(by_processes: list[dict[str,
         missed = by_processes[rank][f"missed_{kind}"]
         assert missed["error"] == "CollectiveError"
         assert "a collective failed" in missed["message"]
-        assert 1.5 < missed["seconds"] < 60
+        assert processes.PATIENCE - 1 < missed["seconds"] < 60
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
@@ -136,14 +136,19 @@ def test_sums_are_taken_in_the_order_of_ranks() -> None:
 
 
 def test_time_in_collectives_is_measured() -> None:
+    arrives = threading.Event()
+
     def work(collectives: Collectives) -> float:
-        if collectives.rank == 1:
-            time.sleep(0.2)
+        if collectives.rank == 0:
+            arrives.set()
+        else:
+            arrives.wait()
+            time.sleep(0.5)
         collectives.all_gather(torch.ones(1), Purpose.CONTROL)
         return collectives.seconds
 
-    patient, late = workers(work, 2)
-    assert patient > late
+    patient, _ = run_workers(work, 2, timeout_seconds=60)
+    assert patient > 0.05
 
 
 # Failures among threads.
@@ -267,13 +272,13 @@ def test_no_more_workers_compute_at_once_than_allowed(max_active: int) -> None:
                 active -= 1
             collectives.all_gather(torch.ones(1), Purpose.CONTROL)
 
-    run_workers(work, 4, timeout_seconds=20, max_active=max_active)
+    run_workers(work, 4, timeout_seconds=60, max_active=max_active)
     assert most == max_active
 
 
 def test_how_many_compute_at_once_changes_no_bit() -> None:
     runs = [
-        run_workers(lambda c: processes.final_state(c, "cser", "blocks")[0], 3, timeout_seconds=20, max_active=active)
+        run_workers(lambda c: processes.final_state(c, "cser", "blocks")[0], 3, timeout_seconds=60, max_active=active)
         for active in (1, 3)
     ]
     for a, b in zip(*runs, strict=True):
