@@ -22,6 +22,7 @@ from algorithms import CollectiveError, Collectives, ProcessGroupCollectives, ru
 from harness.build import build_model
 from harness.checkpoint import CheckpointError
 from harness.plan import PlannedRun
+from harness.preload import load_samples
 from harness.recorder import Recorder, write_failure
 from harness.spec import SpecError
 from harness.store import VERSION, Attempt, FailureKind, RecordError, RunFile
@@ -49,6 +50,8 @@ class Job:
     device: str
     max_active: int
     """Workers that compute at once, where workers are threads."""
+    cores: tuple[int, ...]
+    """Cores that the run keeps to: threads that take turns would else wander, and leave their caches behind."""
     checkpoint_minutes: float
     timeout_seconds: float
 
@@ -74,10 +77,11 @@ def attempt_in_threads(job: Job) -> bool:
     Raises:
         BusyError: another process is at this run.
     """
+    os.sched_setaffinity(0, job.cores)
     with owned(job.folder), _recorded_failures(job) as outcome:
-        task = find_task(job.run.config.task.name)
-        device = torch.device(job.device)
-        samples = task.load(job.data, job.run.config.task, device)
+        config = job.run.config
+        task, device = find_task(config.task.name), torch.device(job.device)
+        samples = load_samples(config.task.name, job.data, config.task.held_out, job.device)
         model = build_model(job.run.config.model, task, job.run.config.seed, device)
         recorder = job.recorder()
 
@@ -116,9 +120,9 @@ def attempt_as_rank(job: Job, rank: int, init_method: str) -> bool:
 
 def attempt_in_group(job: Job, collectives: Collectives) -> None:
     """Train as one worker of a group that stands already."""
-    task = find_task(job.run.config.task.name)
-    device = torch.device(job.device)
-    samples = task.load(job.data, job.run.config.task, device)
+    config = job.run.config
+    task, device = find_task(config.task.name), torch.device(job.device)
+    samples = load_samples(config.task.name, job.data, config.task.held_out, job.device)
     model = build_model(job.run.config.model, task, job.run.config.seed, device)
     recorder = job.recorder() if collectives.rank == 0 else None
     train(job.run.config, model, samples, collectives, recorder, job.checkpoints())

@@ -25,9 +25,9 @@ from harness.attempt import (
     attempt_in_threads,
     backend_for,
     failure_kind,
-    num_cores,
 )
 from harness.plan import Plan, PlannedRun
+from harness.preload import announce
 from harness.provenance import new_attempt
 from harness.recorder import write_failure
 from harness.store import Failure, RecordError, Result
@@ -71,6 +71,7 @@ class _Active:
     folder: Path
     attempt: str
     processes: list[BaseProcess]
+    cores: tuple[int, ...]
     failed_at: float | None = None
 
     @property
@@ -120,17 +121,22 @@ def launch(plan: Plan, options: Options, display: Display) -> int:
     folder = write_experiment(plan, options.results)
     pending = missing_runs(plan, folder)
     total = len({run.run_id for run in plan.runs})
+    if pending:
+        first = pending[0].config.task
+        announce(first.name, options.data, first.held_out, options.device)
     context = _context()
     active: list[_Active] = []
+    free = _shares(sorted(os.sched_getaffinity(0)), options.jobs)
     failures, done = 0, total - len(pending)
     try:
         while pending or active:
             while pending and len(active) < options.jobs:
-                active.append(_start(pending.pop(0), plan.experiment.name, folder, options, context))
+                active.append(_start(pending.pop(0), plan.experiment.name, folder, options, context, free.pop(0)))
             display.update(done, total, {each.name: each.folder for each in active})
             time.sleep(POLL_SECONDS)
             for each in [each for each in active if _has_ended(each)]:
                 active.remove(each)
+                free.append(each.cores)
                 failure = _close(each)
                 done, failures = done + (failure is None), failures + (failure is not None)
                 display.ended(each.name, failure)
@@ -146,9 +152,14 @@ def launch(plan: Plan, options: Options, display: Display) -> int:
 def _context() -> multiprocessing.context.ForkServerContext:
     """Processes forked from one that has torch loaded: each run is isolated, and starts at once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["harness.attempt", "harness.tasks.fashion_mnist", "harness.launch"])
+    context.set_forkserver_preload(["harness.attempt", "harness.launch", "harness.preload"])
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     return context
+
+
+def _shares(cores: list[int], jobs: int) -> list[tuple[int, ...]]:
+    """The cores of each of the runs that go at once: as many for each, and shared where there are more runs."""
+    return [tuple(cores[job::jobs]) or (cores[job % len(cores)],) for job in range(jobs)]
 
 
 def _start(
@@ -157,6 +168,7 @@ def _start(
     folder: Path,
     options: Options,
     context: multiprocessing.context.ForkServerContext,
+    cores: tuple[int, ...],
 ) -> _Active:
     backend = "threads" if options.workers == "threads" else backend_for(options.device)
     job = Job(
@@ -166,12 +178,13 @@ def _start(
         attempt=new_attempt(options.workers, backend, torch.device(options.device)),
         data=options.data,
         device=options.device,
-        max_active=max(1, num_cores() // options.jobs),
+        max_active=len(cores),
+        cores=cores,
         checkpoint_minutes=options.checkpoint_minutes,
         timeout_seconds=options.timeout_seconds,
     )
     job.folder.mkdir(parents=True, exist_ok=True)
-    active = _Active(run, job.folder, job.attempt.attempt, [])
+    active = _Active(run, job.folder, job.attempt.attempt, [], cores)
     if options.workers == "threads":
         active.processes.append(context.Process(target=_guarded, args=(attempt_in_threads, job), name=run.run_id))
     else:

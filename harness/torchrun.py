@@ -63,6 +63,7 @@ def _do(run: PlannedRun, plan: Plan, options: Options) -> None:
         data=options.data,
         device=options.device,
         max_active=1,
+        cores=(),
         checkpoint_minutes=options.checkpoint_minutes,
         timeout_seconds=options.timeout_seconds,
     )
