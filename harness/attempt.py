@@ -48,10 +48,8 @@ class Job:
     attempt: Attempt
     data: Path | None
     device: str
-    max_active: int
-    """Workers that compute at once, where workers are threads."""
     cores: tuple[int, ...]
-    """Cores that the run keeps to: threads that take turns would else wander, and leave their caches behind."""
+    """Cores that a run of threads keeps to, a worker on each: they would else wander, and leave their caches behind."""
     checkpoint_minutes: float
     timeout_seconds: float
 
@@ -90,7 +88,7 @@ def attempt_in_threads(job: Job) -> bool:
             own = recorder if collectives.rank == 0 else None
             train(job.run.config, copy.deepcopy(model), samples, collectives, own, job.checkpoints())
 
-        run_workers(worker, job.run.config.num_workers, job.timeout_seconds, job.max_active)
+        run_workers(worker, job.run.config.num_workers, job.timeout_seconds, max_active=len(job.cores))
         outcome.append(True)
     return bool(outcome)
 

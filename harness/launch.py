@@ -178,7 +178,6 @@ def _start(
         attempt=new_attempt(options.workers, backend, torch.device(options.device)),
         data=options.data,
         device=options.device,
-        max_active=len(cores),
         cores=cores,
         checkpoint_minutes=options.checkpoint_minutes,
         timeout_seconds=options.timeout_seconds,

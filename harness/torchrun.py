@@ -62,7 +62,6 @@ def _do(run: PlannedRun, plan: Plan, options: Options) -> None:
         attempt=new_attempt("torchrun", dist.get_backend(), torch.device(options.device)),
         data=options.data,
         device=options.device,
-        max_active=1,
         cores=(),
         checkpoint_minutes=options.checkpoint_minutes,
         timeout_seconds=options.timeout_seconds,

@@ -80,7 +80,6 @@ def job_for(config: RunConfig, results: Path, **changes: Any) -> Job:
         "attempt": new_attempt("threads", "threads", torch.device("cpu")),
         "data": None,
         "device": "cpu",
-        "max_active": 2,
         "cores": tuple(sorted(os.sched_getaffinity(0))),
         "checkpoint_minutes": 0.0,
         "timeout_seconds": 60.0,

@@ -140,7 +140,7 @@ def test_training_loss_is_the_mean_over_workers_and_steps_since_the_last_score(
         return loss
 
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", spy)
-    job = job_for(small_config(), tmp_path, max_active=1)
+    job = job_for(small_config(), tmp_path)
     assert attempt_in_threads(job)
     assert len(losses) == 80
     # Workers do not overtake each other by more than a step, so halves are exact.
