@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass
 
 import numpy
 import torch
+
+Integers = numpy.ndarray[tuple[int], numpy.dtype[numpy.uint64]]
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,9 @@ class Draw:
         text = repr((self.seed, self.step, self.purpose, *extra))
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
 
-    def integers(self, count: int, *extra: int) -> numpy.ndarray[tuple[int], numpy.dtype[numpy.uint64]]:
-        """`count` raw 64-bit integers of the Philox stream, whose values numpy guarantees for ever."""
-        raw: numpy.ndarray[tuple[int], numpy.dtype[numpy.uint64]] = numpy.random.Philox(
-            key=self.key(*extra)
-        ).random_raw(count)
-        return raw
+    def integers(self, count: int, *extra: int) -> Integers:
+        """`count` raw 64-bit integers of the Philox stream, whose values numpy guarantees for ever. Read only."""
+        return _raw_integers(self, count, extra)
 
     def choose(self, population: int, count: int, *extra: int) -> list[int]:
         """`count` of range(population), without replacement, ascending; costs O(population)."""
@@ -47,3 +47,11 @@ class Draw:
     def generator(self, device: torch.device, *extra: int) -> torch.Generator:
         """A torch generator of its own on `device`; never the global one."""
         return torch.Generator(device).manual_seed(self.key(*extra) & (2**63 - 1))
+
+
+@functools.lru_cache(maxsize=8)
+def _raw_integers(draw: Draw, count: int, extra: tuple[int, ...]) -> Integers:
+    # Kept for a moment: workers that are threads of one process ask for the same numbers one after the other.
+    raw: Integers = numpy.random.Philox(key=draw.key(*extra)).random_raw(count)
+    raw.flags.writeable = False
+    return raw

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -18,6 +20,9 @@ T = TypeVar("T")
 class ThreadGroup:
     """The meeting point of `world_size` workers.
 
+    A worker that waits hands its turn straight to the next one that can go on, so that a collective costs each worker
+    one change of threads, and the last to arrive none.
+
     Args:
         world_size: number of workers.
         timeout_seconds: how long a worker waits for the others before all fail with `CollectiveError`.
@@ -28,38 +33,82 @@ class ThreadGroup:
     def __init__(self, world_size: int, timeout_seconds: float = 300.0, max_active: int | None = None) -> None:
         self.world_size = world_size
         self.timeout_seconds = timeout_seconds
-        self.turns = threading.Semaphore(max_active or world_size)
-        self._slots: list[tuple[str, Tensor] | None] = [None] * world_size
-        self._barrier = threading.Barrier(world_size, action=self._perform)
+        self._mutex = threading.Lock()
+        self._free_turns = max_active or world_size
+        self._wakers = [threading.Lock() for _ in range(world_size)]
+        for waker in self._wakers:
+            waker.acquire()
+        self._ready: deque[int] = deque()
+        """Workers that could go on, and wait for their turn only."""
+        self._slots: dict[int, tuple[str, Tensor]] = {}
         self._gathered: Tensor | None = None
         self._error: str | None = None
 
-    def exchange(self, rank: int, name: str, tensor: Tensor) -> Tensor | None:
-        """Take part in the collective `name`; the last to arrive does the work for all."""
-        self._slots[rank] = (name, tensor)
-        self.turns.release()
+    @contextmanager
+    def turn(self, rank: int) -> Iterator[None]:
+        """The time in which worker `rank` may compute; it is interrupted by collectives only."""
+        with self._mutex:
+            self._ready.append(rank)
+            self._pass_on()
+        self._wakers[rank].acquire()
         try:
-            self._barrier.wait(self.timeout_seconds)
-        except threading.BrokenBarrierError:
-            raise CollectiveError(
-                self._error or f"worker {rank} waited {self.timeout_seconds:g} s in vain for the others to {name}"
-            ) from None
+            yield
         finally:
-            self.turns.acquire()
+            with self._mutex:
+                self._free_turns += 1
+                self._pass_on()
+
+    def exchange(self, rank: int, name: str, tensor: Tensor) -> Tensor | None:
+        """Take part in the collective `name`; the last to arrive does the work for all, and goes on."""
+        with self._mutex:
+            if self._error is None:
+                self._slots[rank] = (name, tensor)
+                if len(self._slots) == self.world_size:
+                    self._perform()
+                    self._ready.extend(other for other in self._slots if other != rank)
+                    self._slots = {}
+                    self._pass_on()
+                    if self._error is None:
+                        return self._gathered
+            if self._error is not None:
+                raise CollectiveError(self._error)
+            self._free_turns += 1
+            self._pass_on()
+        self._wait(rank, name)
+        if self._error is not None:
+            raise CollectiveError(self._error)
         return self._gathered
+
+    def _wait(self, rank: int, name: str) -> None:
+        """For the others to come, at most the time-out, and then for the turn."""
+        if not self._wakers[rank].acquire(timeout=self.timeout_seconds):
+            with self._mutex:
+                late = rank in self._slots
+            if late:
+                self.abort(f"worker {rank} waited {self.timeout_seconds:g} s in vain for the others to {name}")
+            self._wakers[rank].acquire()
 
     def abort(self, reason: str) -> None:
         """Make every waiting and coming worker fail with `reason`; the first reason stands."""
-        self._error = self._error or reason
-        self._barrier.abort()
+        with self._mutex:
+            self._error = self._error or reason
+            self._ready.extend(self._slots)
+            self._slots = {}
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Give the free turns to those who wait for one. Called with the mutex held."""
+        while self._free_turns and self._ready:
+            self._free_turns -= 1
+            self._wakers[self._ready.popleft()].release()
 
     def _perform(self) -> None:
-        requests = [slot for slot in self._slots if slot is not None]
+        requests = [self._slots[rank] for rank in range(self.world_size)]
         name, first = requests[0]
         if any((n, t.shape, t.dtype) != (name, first.shape, first.dtype) for n, t in requests):
             asked = ", ".join(f"{r}: {n} {tuple(t.shape)} {t.dtype}" for r, (n, t) in enumerate(requests))
             self._error = f"workers ask for different collectives ({asked})"
-            raise CollectiveError(self._error)
+            return
         tensors = [tensor for _, tensor in requests]
         with torch.no_grad():
             if name == "gather":
@@ -105,7 +154,7 @@ def run_workers(
     failures: list[BaseException] = []
 
     def worker(rank: int) -> T:
-        with group.turns:
+        with group.turn(rank):
             try:
                 return work(ThreadCollectives(group, rank))
             except BaseException as error:

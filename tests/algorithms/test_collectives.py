@@ -245,7 +245,7 @@ def test_a_worker_that_comes_after_the_failure_is_told_too() -> None:
     group = ThreadGroup(2, timeout_seconds=60)
     group.abort("worker 0 failed: first")
     group.abort("worker 9 failed: second")
-    with group.turns, pytest.raises(CollectiveError, match="first"):
+    with group.turn(1), pytest.raises(CollectiveError, match="first"):
         ThreadCollectives(group, 1).all_gather(torch.ones(1), Purpose.CONTROL)
 
 
