@@ -25,6 +25,7 @@ from harness.attempt import (
     attempt_in_threads,
     backend_for,
     failure_kind,
+    prepare_processes,
 )
 from harness.plan import Plan, PlannedRun
 from harness.preload import announce
@@ -153,7 +154,7 @@ def _context() -> multiprocessing.context.ForkServerContext:
     """Processes forked from one that has torch loaded: each run is isolated, and starts at once."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["harness.attempt", "harness.launch", "harness.preload"])
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    prepare_processes()
     return context
 
 

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 from algorithms import Collectives, ProcessGroupCollectives, Purpose, SoloCollectives, run_workers
-from harness.attempt import prepare_thread
+from harness.attempt import prepare_processes, prepare_thread
 from harness.bench import methods
 from harness.build import build_model
 from harness.tasks.task import find_task
@@ -54,6 +54,7 @@ class TrainingRun:
     """
 
     def __init__(self, kind: Kind, max_active: int = 1) -> None:
+        prepare_processes()
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["harness.bench.training"])
         self._pipe, theirs = context.Pipe()
