@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from harness import store
@@ -68,21 +71,33 @@ def write_failure(
     A worker that only lost the others does not hide the failure of the one that caused it.
     """
     path = folder / "failure.json"
-    if kind == "communication" and path.exists():
-        try:
-            if store.read_record(path, Failure).attempt == attempt:
-                return
-        except store.RecordError:
-            pass
-    store.write_record(
-        path,
-        Failure(
-            version=store.VERSION,
-            run_id=run_id,
-            attempt=attempt,
-            kind=kind,
-            message=message,
-            traceback=trace,
-            step=step,
-        ),
+    failure = Failure(
+        version=store.VERSION,
+        run_id=run_id,
+        attempt=attempt,
+        kind=kind,
+        message=message,
+        traceback=trace,
+        step=step,
     )
+    with _one_at_a_time(folder):
+        if kind == "communication" and _attempt_that_failed(path) == attempt:
+            return
+        store.write_record(path, failure)
+
+
+def _attempt_that_failed(path: Path) -> str | None:
+    try:
+        failure = store.read_optional(path, Failure)
+    except store.RecordError:
+        return None
+    return None if failure is None else failure.attempt
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Workers that are processes may fail together, and must not write between each other's look and write."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "failure.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

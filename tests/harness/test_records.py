@@ -6,7 +6,10 @@ import errno
 import json
 import os
 import shutil
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -372,6 +375,27 @@ def test_a_worker_that_only_lost_the_others_does_not_hide_the_cause(tmp_path: Pa
     assert kind_after(("a", "oom"), ("a", "communication")) == "oom"
     assert kind_after(("a", "communication"), ("a", "oom")) == "oom"
     assert kind_after(("a", "oom"), ("b", "communication")) == "communication"
+
+
+def test_cause_stands_however_the_failures_of_two_workers_interleave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, other_wrote = store.write_record, threading.Event()
+
+    def slow(path: Path, record: Any, durable: bool = True) -> None:
+        # The worker that lost the others has looked, found nothing, and is held up before it writes.
+        if record.kind == "communication":
+            other_wrote.wait(0.5)
+        write(path, record, durable)
+
+    monkeypatch.setattr(store, "write_record", slow)
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(write_failure, tmp_path, "x", "a", "communication", "message", "trace")
+        time.sleep(0.1)
+        pool.submit(write_failure, tmp_path, "x", "a", "bug", "message", "trace").add_done_callback(
+            lambda _: other_wrote.set()
+        )
+    assert read_record(tmp_path / "failure.json", Failure).kind == "bug"
 
 
 def test_only_one_may_own_a_run(tmp_path: Path) -> None:
