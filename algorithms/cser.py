@@ -22,7 +22,7 @@ from typing import Any
 
 from torch.optim.optimizer import ParamsT
 
-from algorithms.core.compressors import Compressor, SharedSupport
+from algorithms.core.compressors import Compressor, SharedSupport, Zero
 from algorithms.core.optimizer import DistributedOptimizer, require_interval
 from algorithms.core.traffic import Purpose, Traffic
 
@@ -100,9 +100,11 @@ class CSER(DistributedOptimizer):
         assert e is not None
         p = self.flat.new_buffer()
         self.local_step_(p, sign=+1)
-        sent = self.exchange(p, self.gradient_compressor, step, Purpose.GRADIENT)
         x.sub_(p)
         e.sub_(p)
+        if isinstance(self.gradient_compressor, Zero):
+            return
+        sent = self.exchange(p, self.gradient_compressor, step, Purpose.GRADIENT)
         sent.support.add_(x, sent.own - sent.mean)
         sent.support.add_(e, sent.own)
 

@@ -153,7 +153,8 @@ def launch(plan: Plan, options: Options, display: Display) -> int:
 def _context() -> multiprocessing.context.ForkServerContext:
     """Processes forked from one that has torch loaded: each run is isolated, and starts at once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["harness.attempt", "harness.launch", "harness.preload"])
+    # The last is what PyTorch would import, for a second, when a process makes its first optimiser.
+    context.set_forkserver_preload(["harness.attempt", "harness.launch", "harness.preload", "torch._dynamo"])
     prepare_processes()
     return context
 
