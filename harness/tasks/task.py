@@ -67,11 +67,16 @@ class TensorSamples:
 
     def training_batches(self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int) -> Iterator[Batch]:
         for index in indices:
-            yield self.train_inputs[index], self.train_labels[index]
+            yield _chosen(self.train_inputs, self.train_labels, index)
 
     def evaluation_batches(self, indices: Tensor) -> Iterator[Batch]:
         for index in torch.split(indices, EVALUATION_BATCH):
-            yield self.evaluation_inputs[index], self.evaluation_labels[index]
+            yield _chosen(self.evaluation_inputs, self.evaluation_labels, index)
+
+
+def _chosen(inputs: Tensor, labels: Tensor, index: Tensor) -> Batch:
+    index = index.to(inputs.device)
+    return inputs.index_select(0, index), labels.index_select(0, index)
 
 
 def split_sizes(task: Task, spec: TaskSpec) -> tuple[int, int]:
