@@ -96,10 +96,11 @@ export MAKE_VENV
 
 # $(1): what to install, $(2): the stamp. The stamp is written last, and .busy is there while pip is at work: an install
 # that was killed leaves it behind, and the next make starts afresh rather than trust half a package.
+# Of the thousands of modules most are never imported: compiling them all takes longer than the rest.
 define install
 	@rm -f $(2)
 	@touch $(VENV)/.busy
-	@$(PIP) install --editable '$(1)' || { rm -f $(VENV)/.busy; \
+	@$(PIP) install --no-compile --editable '$(1)' || { rm -f $(VENV)/.busy; \
 	    echo "setup: pip could not install the project (its message is above); if that is the network, run make again" \
 	    "when it is back: what was downloaded is kept" >&2; exit 1; }
 	@rm -f $(VENV)/.busy
