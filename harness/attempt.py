@@ -34,6 +34,11 @@ PATIENCE_SECONDS = 5.0
 """How long a run's lock is waited for: the processes of a killed launch take a moment to end."""
 
 
+ACTIVE_ON_A_GPU = 2
+"""Workers as threads on one GPU that are in a step at once: the second keeps it busy while the first waits for data or
+looks at a result, and more would only hold more activations."""
+
+
 class BusyError(RuntimeError):
     """Another living process is at this run."""
 
@@ -77,8 +82,8 @@ def attempt_in_threads(job: Job) -> bool:
         BusyError: another process is at this run.
     """
     os.sched_setaffinity(0, job.cores)
-    use_device(job.device)
     with owned(job.folder), _recorded_failures(job) as outcome:
+        use_device(job.device)
         config = job.run.config
         task, device = find_task(config.task.name), torch.device(job.device)
         samples = load_samples(config.task, job.data, job.device)
@@ -90,7 +95,8 @@ def attempt_in_threads(job: Job) -> bool:
             own = recorder if collectives.rank == 0 else None
             train(job.run.config, copy.deepcopy(model), samples, collectives, own, job.checkpoints())
 
-        run_workers(worker, job.run.config.num_workers, job.timeout_seconds, max_active=len(job.cores))
+        max_active = len(job.cores) if job.device == "cpu" else ACTIVE_ON_A_GPU
+        run_workers(worker, job.run.config.num_workers, job.timeout_seconds, max_active)
         outcome.append(True)
     return bool(outcome)
 

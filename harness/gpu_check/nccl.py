@@ -37,7 +37,7 @@ def group_answers(device: str, world_size: int) -> Outcome:
         ProcessPoolExecutor(world_size, mp_context=context) as pool,
     ):
         init = f"file://{scratch}/rendezvous"
-        ranks = [pool.submit(_wrong_answers, device, init, rank, world_size) for rank, device in enumerate(devices)]
+        ranks = [pool.submit(_wrong_answers, own, init, rank, world_size) for rank, own in enumerate(devices)]
         wrong = [f"rank {rank}: {what}" for rank, future in enumerate(ranks) for what in future.result()]
     return Outcome(not wrong, {"devices": list(devices)}, "; ".join(wrong))
 
