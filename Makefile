@@ -2,8 +2,9 @@
 
 PYTHON ?= python3
 JOBS ?=
-WORKERS ?= threads
+WORKERS ?=
 DATA ?=
+DEVICE ?= cuda
 RESULTS ?= results
 TEST_JOBS ?= auto
 
@@ -12,7 +13,9 @@ RUN := $(VENV)/bin/python
 HARNESS := $(RUN) -m harness
 PIP := $(RUN) -m pip --disable-pip-version-check --no-input --quiet
 SOURCES := algorithms harness report slurm
-RUN_OPTIONS = $(if $(JOBS),--jobs "$(JOBS)") --workers "$(WORKERS)" $(if $(DATA),--data "$(DATA)")
+RUN_OPTIONS = $(if $(JOBS),--jobs "$(JOBS)") $(if $(WORKERS),--workers "$(WORKERS)") $(if $(DATA),--data "$(DATA)")
+# At paper scale: a process and a GPU for each worker, or where there are too few GPUs all workers in one process on one.
+PAPER_OPTIONS = --device "$(DEVICE)" $(if $(WORKERS),,--workers auto) $(RUN_OPTIONS)
 RESULTS_OPTION = $(if $(filter-out results,$(RESULTS)),--results "$(RESULTS)")
 
 export PYTHON VENV
@@ -20,11 +23,12 @@ export PYTHON VENV
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup reproduce tune plan status report bench test check clean
+.PHONY: plan-cifar100 plan-imagenet reproduce-cifar100 reproduce-imagenet gpu-check
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
-	@echo "Variables: PYTHON=$(PYTHON) JOBS=$(or $(JOBS),(number of cores)) WORKERS=$(WORKERS) (or processes)" \
-	    "DATA=$(or $(DATA),(found or fetched)) RESULTS=$(RESULTS)"
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo "Variables: PYTHON=$(PYTHON) JOBS=$(or $(JOBS),(number of cores)) WORKERS=$(or $(WORKERS),threads) (or processes)" \
+	    "DATA=$(or $(DATA),(found or fetched)) DEVICE=$(DEVICE) (of reproduce-cifar100 and -imagenet) RESULTS=$(RESULTS)"
 
 setup: $(VENV)/.installed ## make .venv and install the project in it (once)
 	@echo "setup: $(VENV) is ready"
@@ -42,6 +46,21 @@ tune: $(VENV)/.installed ## run the learning-rate search that the experiment's l
 plan: $(VENV)/.installed ## say what reproduce would run, and what it would cost; runs nothing
 	@$(HARNESS) plan fashion_mnist $(RESULTS_OPTION)
 
+plan-cifar100: ## as plan, for the paper's CIFAR-100 experiment
+plan-imagenet: ## as plan, for the paper's ImageNet experiment
+plan-cifar100 plan-imagenet: plan-%: $(VENV)/.installed
+	@$(HARNESS) plan $* $(RESULTS_OPTION)
+
+reproduce-cifar100: ## the paper's CIFAR-100 experiment, on GPUs: look at the machine, run what is missing, report
+reproduce-imagenet: ## the paper's ImageNet experiment, likewise; DATA= is the folder with train/ and val/
+reproduce-cifar100 reproduce-imagenet: reproduce-%: $(VENV)/.installed
+	@echo "$@: looking at data, disk and GPUs"
+	@$(HARNESS) preflight $* $(PAPER_OPTIONS) $(RESULTS_OPTION)
+	@echo "$@: running the experiment"
+	@$(HARNESS) run $* $(PAPER_OPTIONS) $(RESULTS_OPTION)
+	@echo "$@: writing the report"
+	@$(HARNESS) report $* $(RESULTS_OPTION)
+
 status: $(VENV)/.installed ## say which runs are done, on, failed or missing
 	@$(HARNESS) status fashion_mnist $(RESULTS_OPTION)
 
@@ -50,6 +69,9 @@ report: $(VENV)/.installed ## write the report from the records there are
 
 bench: $(VENV)/.installed ## time the optimisers' own arithmetic on this machine
 	@$(HARNESS) bench --output "$(RESULTS)/bench"
+
+gpu-check: $(VENV)/.installed ## try and time on GPUs what experiments rely on there; skipped where there is none
+	@$(HARNESS) gpu-check --output "$(RESULTS)/gpu"
 
 # One thread per worker of the tests: they already run on all cores.
 PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -q -n "$(TEST_JOBS)" --maxprocesses 8 tests

@@ -62,6 +62,7 @@ class CSERReleased(CSER):
             gradient_compressor=gradient_compressor,
             error_compressor=error_compressor,
             reset_interval=reset_interval,
+            explicit_error=False,
             **common,
         )
         self.averages_parameters = average_parameters

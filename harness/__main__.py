@@ -1,4 +1,4 @@
-"""The command line: plan, preflight, run, status, collect, report, bench."""
+"""The command line: plan, preflight, run, status, collect, report, bench, gpu-check."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.spec import SpecError, find_spec, load_spec
 from harness.store import RecordError
 from harness.tasks.errors import DataError
+
+if TYPE_CHECKING:
+    from harness.launch import Options
+    from harness.plan import Plan
 
 USAGE, FAILURE = 2, 1
 
@@ -61,14 +66,28 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--output", type=Path, default=Path("results/bench"))
     bench.add_argument("--only", metavar="NAME", help="one benchmark by its name")
     bench.set_defaults(command=_bench)
+    what = "try on this machine's GPUs what experiments rely on, and time it; skipped where there is none"
+    gpu_check = commands.add_parser("gpu-check", help=what, description=what)
+    gpu_check.add_argument("--output", type=Path, default=Path("results/gpu"))
+    gpu_check.set_defaults(command=_gpu_check)
     return parser
 
 
 def _add_run_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--data", type=Path, help="folder with the data set; by default the places where it may lie")
-    sub.add_argument("--jobs", type=_positive, help="runs at once (default: the cores)")
-    sub.add_argument("--workers", choices=("threads", "processes"), default="threads", help="what a worker is")
-    sub.add_argument("--device", type=_device, default="cpu", help="cpu, or cuda (default: cpu)")
+    sub.add_argument("--jobs", type=_positive, help="runs at once (default: the cores, or what there are GPUs for)")
+    sub.add_argument(
+        "--workers",
+        choices=("threads", "processes", "auto"),
+        default="threads",
+        help="what a worker is; auto: a process if each can have a GPU, else a thread (default: threads)",
+    )
+    sub.add_argument(
+        "--device",
+        type=_device,
+        default="cpu",
+        help="cpu; cuda, which gives each process the GPU of its local rank; or cuda:N for one GPU (default: cpu)",
+    )
     sub.add_argument("--checkpoint-minutes", type=float, default=5.0, help="time between checkpoints (default: 5)")
     sub.add_argument("--timeout-seconds", type=float, default=300.0, help="how long a collective waits (default: 300)")
 
@@ -86,44 +105,56 @@ def _positive(text: str) -> int:
     return value
 
 
-def _plan(options: argparse.Namespace) -> int:
+def _planned(options: argparse.Namespace) -> Plan:
     from harness.plan import make_plan
+
+    return make_plan(load_spec(find_spec(options.experiment)), options.results, options.tuning, options.experiment)
+
+
+def _plan(options: argparse.Namespace) -> int:
     from harness.show import show_plan
 
-    show_plan(make_plan(load_spec(find_spec(options.experiment)), options.results, options.tuning))
+    show_plan(_planned(options))
     return 0
 
 
+def _launch_options(options: argparse.Namespace, plan: Plan) -> Options:
+    import torch
+
+    from harness.devices import choose_workers
+    from harness.launch import Options
+
+    num_workers = max(run.config.num_workers for run in plan.runs)
+    return Options(
+        results=options.results,
+        data=options.data,
+        workers=choose_workers(options.workers, options.device, num_workers, torch.cuda.device_count()),
+        device=options.device,
+        jobs=options.jobs,
+        checkpoint_minutes=options.checkpoint_minutes,
+        timeout_seconds=options.timeout_seconds,
+    )
+
+
 def _preflight(options: argparse.Namespace) -> int:
-    from harness.attempt import num_cores
-    from harness.plan import make_plan
     from harness.preflight import preflight
 
-    plan = make_plan(load_spec(find_spec(options.experiment)), options.results, options.tuning)
+    plan = _planned(options)
     failed = 0
-    for check in preflight(plan, options.results, options.data, options.device, options.jobs or num_cores()):
+    for check in preflight(plan, _launch_options(options, plan)):
         print(f"{'ok  ' if check.passed else 'FAIL'} {check.what}: {check.detail}", flush=True)
         failed += not check.passed
     return FAILURE if failed else 0
 
 
 def _run(options: argparse.Namespace) -> int:
-    from harness.attempt import BusyError, num_cores
-    from harness.launch import Options, launch, missing_runs, write_experiment
-    from harness.plan import make_plan
+    from harness.attempt import BusyError
+    from harness.launch import launch, missing_runs, places, write_experiment
     from harness.progress import make_display
-    from harness.tasks.task import find_task
+    from harness.tasks.task import configured_task
 
-    plan = make_plan(load_spec(find_spec(options.experiment)), options.results, options.tuning)
-    launch_options = Options(
-        results=options.results,
-        data=options.data,
-        workers=options.workers,
-        device=options.device,
-        jobs=options.jobs or num_cores(),
-        checkpoint_minutes=options.checkpoint_minutes,
-        timeout_seconds=options.timeout_seconds,
-    )
+    plan = _planned(options)
+    launch_options = _launch_options(options, plan)
     if "TORCHELASTIC_RUN_ID" in os.environ:
         from harness.torchrun import run_under_torchrun
 
@@ -131,11 +162,12 @@ def _run(options: argparse.Namespace) -> int:
             return FAILURE if run_under_torchrun(plan, launch_options) else 0
         except BusyError as error:
             return _complain(error, FAILURE)
+    places(plan, launch_options)  # Too few GPUs are refused before anything is written or fetched.
     if not missing_runs(plan, write_experiment(plan, options.results)):
         print(f"all {len({run.run_id for run in plan.runs})} runs of {plan.experiment.name} are done")
         return 0
     # Before the first run, so that runs side by side do not each fetch it.
-    find_task(plan.runs[0].config.task.name).prepare(options.data)
+    configured_task(plan.runs[0].config.task).prepare(options.data)
     with make_display() as display:
         failures = launch(plan, launch_options, display)
     if failures:
@@ -144,10 +176,9 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from harness.plan import make_plan
     from harness.show import show_status
 
-    show_status(make_plan(load_spec(find_spec(options.experiment)), options.results, options.tuning), options.results)
+    show_status(_planned(options), options.results)
     return 0
 
 
@@ -178,6 +209,12 @@ def _bench(options: argparse.Namespace) -> int:
 
     run_benchmarks(options.output, options.only)
     return 0
+
+
+def _gpu_check(options: argparse.Namespace) -> int:
+    from harness.gpu_check import run_checks
+
+    return FAILURE if run_checks(options.output) else 0
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import datetime
 import errno
 import fcntl
 import os
@@ -23,6 +22,7 @@ from harness.build import build_model
 from harness.checkpoint import CheckpointError
 from harness.plan import PlannedRun
 from harness.preload import load_samples
+from harness.process_group import joined
 from harness.recorder import Recorder, write_failure
 from harness.spec import SpecError
 from harness.store import VERSION, Attempt, FailureKind, RecordError, RunFile
@@ -32,6 +32,11 @@ from harness.train import Checkpoints, train
 
 PATIENCE_SECONDS = 5.0
 """How long a run's lock is waited for: the processes of a killed launch take a moment to end."""
+
+
+ACTIVE_ON_A_GPU = 2
+"""Workers as threads on one GPU that are in a step at once: the second keeps it busy while the first waits for data or
+looks at a result, and more would only hold more activations."""
 
 
 class BusyError(RuntimeError):
@@ -48,6 +53,7 @@ class Job:
     attempt: Attempt
     data: Path | None
     device: str
+    """"cpu", or the GPU of this process: "cuda:0"."""
     cores: tuple[int, ...]
     """Cores that a run of threads keeps to, a worker on each: they would else wander, and leave their caches behind."""
     checkpoint_minutes: float
@@ -77,18 +83,20 @@ def attempt_in_threads(job: Job) -> bool:
     """
     os.sched_setaffinity(0, job.cores)
     with owned(job.folder), _recorded_failures(job) as outcome:
+        use_device(job.device)
         config = job.run.config
         task, device = find_task(config.task.name), torch.device(job.device)
-        samples = load_samples(config.task.name, job.data, config.task.held_out, job.device)
+        samples = load_samples(config.task, job.data, job.device)
         model = build_model(job.run.config.model, task, job.run.config.seed, device)
         recorder = job.recorder()
 
         def worker(collectives: Collectives) -> None:
-            prepare_thread()
+            prepare_thread(job.device)
             own = recorder if collectives.rank == 0 else None
             train(job.run.config, copy.deepcopy(model), samples, collectives, own, job.checkpoints())
 
-        run_workers(worker, job.run.config.num_workers, job.timeout_seconds, max_active=len(job.cores))
+        max_active = len(job.cores) if job.device == "cpu" else ACTIVE_ON_A_GPU
+        run_workers(worker, job.run.config.num_workers, job.timeout_seconds, max_active)
         outcome.append(True)
     return bool(outcome)
 
@@ -100,18 +108,9 @@ def attempt_as_rank(job: Job, rank: int, init_method: str) -> bool:
         BusyError: another process is at this run.
     """
     with owned_by_rank_0(job.folder, rank), _recorded_failures(job) as outcome:
-        prepare_thread()
-        dist.init_process_group(
-            backend_for(job.device),
-            init_method=init_method,
-            rank=rank,
-            world_size=job.run.config.num_workers,
-            timeout=datetime.timedelta(seconds=job.timeout_seconds),
-        )
-        try:
+        prepare_thread(job.device)
+        with joined(job.device, job.timeout_seconds, init_method, rank, job.run.config.num_workers):
             attempt_in_group(job, ProcessGroupCollectives())
-        finally:
-            dist.destroy_process_group()
         outcome.append(True)
     return bool(outcome)
 
@@ -120,15 +119,10 @@ def attempt_in_group(job: Job, collectives: Collectives) -> None:
     """Train as one worker of a group that stands already."""
     config = job.run.config
     task, device = find_task(config.task.name), torch.device(job.device)
-    samples = load_samples(config.task.name, job.data, config.task.held_out, job.device)
+    samples = load_samples(config.task, job.data, job.device)
     model = build_model(job.run.config.model, task, job.run.config.seed, device)
     recorder = job.recorder() if collectives.rank == 0 else None
     train(job.run.config, model, samples, collectives, recorder, job.checkpoints())
-
-
-def backend_for(device: str) -> str:
-    """NCCL on CUDA, gloo otherwise."""
-    return "nccl" if device.startswith("cuda") else "gloo"
 
 
 def prepare_processes() -> None:
@@ -138,10 +132,18 @@ def prepare_processes() -> None:
     os.environ.setdefault("MALLOC_ARENA_MAX", "1")
 
 
-def prepare_thread() -> None:
+def prepare_thread(device: str = "cpu") -> None:
     """One thread of arithmetic per worker, so that sums do not depend on the number of cores; no denormal numbers."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
+    use_device(device)
+
+
+def use_device(device: str) -> None:
+    """Make a GPU this thread's own, and fp32 on it fp32, where cuDNN would round to 10 bits (TF32)."""
+    if device != "cpu":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 @contextmanager
@@ -188,14 +190,18 @@ def _recorded_failures(job: Job) -> Iterator[list[bool]]:
     except Exception as error:
         trace = "".join(traceback.format_exception(error))
         print(trace, flush=True)
-        write_failure(job.folder, job.run.run_id, job.attempt.attempt, failure_kind(error), _sentence(error), trace)
+        write_failure(job.folder, job.run.run_id, job.attempt.attempt, failure_kind(error), sentence(error), trace)
+
+
+NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What torch and the libraries under it say in plain RuntimeErrors."""
 
 
 def failure_kind(error: BaseException) -> FailureKind:
     """What kind of failure an exception is, for records and for the decision to try again."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in NO_MEMORY):
         return "oom"
-    if isinstance(error, CollectiveError):
+    if isinstance(error, CollectiveError | dist.DistError):
         return "communication"
     if isinstance(error, DataError | CheckpointError | RecordError | SpecError):
         return "data"
@@ -204,7 +210,8 @@ def failure_kind(error: BaseException) -> FailureKind:
     return "bug"
 
 
-def _sentence(error: BaseException) -> str:
+def sentence(error: BaseException) -> str:
+    """What an exception says, and what to do where that is known."""
     advice = "; use a smaller batch or lower precision" if failure_kind(error) == "oom" else ""
     return f"{str(error) or type(error).__name__}{advice}"
 

@@ -116,5 +116,6 @@ def _load_generation(path: Path, collectives: Collectives) -> dict[str, Any] | N
         )
     if hashlib.sha256(content).hexdigest() != digest:
         return None
-    state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
+    # To the CPU, since the GPU that it was saved from may be another's now; whoever takes it over copies it to its own.
+    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return state

@@ -1,24 +1,23 @@
-"""How long a run's arithmetic takes: measured on a dry step where that is quick, else modelled."""
+"""What a run's arithmetic takes: measured on dry steps on a GPU or where that is quick, else modelled."""
 
 from __future__ import annotations
 
-import time
 import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from statistics import median
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.build import build_model
+from harness.dry_step import dry_steps
 from harness.spec import RunConfig
 from harness.tasks.task import find_task
 
 DRY_FLOPS = 2e9
 """Up to so much work in a forward pass a CPU is timed; beyond, the answer would take longer than a plan should."""
+MEASURED = "measured on dry steps on random images"
 
 V100_RESNET50_IMAGES_PER_SECOND = {"fp32": 367.0, "fp16": 1200.0, "bf16": 367.0}
 """ResNet-50 v1.5 training on one V100-16GB; a V100 has no bf16. Source: NVIDIA DeepLearningExamples, PyTorch."""
@@ -29,11 +28,15 @@ RESNET50_FORWARD_FLOPS = 8.2e9
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of one worker's forward and backward pass, on what, and how this is known."""
+    """Seconds of one worker's forward and backward pass and update, on what, and how this is known.
+
+    `activation_bytes`: memory that they need beside parameters, gradients and momentum, where it was measured.
+    """
 
     seconds: float
     device: str
     basis: str
+    activation_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Machine:
     """One line of prices.toml."""
 
     name: str
+    gpu: str
     gpus: int
     dollars_per_hour: float
     source: str
@@ -53,7 +57,7 @@ def prices() -> list[Machine]:
 
 
 def step_time(config: RunConfig) -> StepTime:
-    """Estimate for one step of one worker; touches no data, and takes at most a few seconds."""
+    """Estimate for one step of one worker; touches no data, and without a GPU takes at most two seconds."""
     return _step_time(
         config.model.model_dump_json(), config.task.name, config.batch_size, config.precision, _Box(config)
     )
@@ -75,10 +79,11 @@ class _Box:
 @cache
 def _step_time(model: str, task: str, batch_size: int, precision: str, box: _Box) -> StepTime:
     if torch.cuda.is_available():
-        return StepTime(_measure(box.config, "cuda"), torch.cuda.get_device_name(), "measured on random images")
+        measured = dry_steps(box.config, torch.device("cuda", 0))
+        return StepTime(measured.seconds, torch.cuda.get_device_name(0), MEASURED, measured.activation_bytes)
     flops = forward_flops(box.config)
     if flops <= DRY_FLOPS:
-        return StepTime(_measure(box.config, "cpu"), "CPU core", "measured on random images")
+        return StepTime(dry_steps(box.config, torch.device("cpu")).seconds, "CPU core", MEASURED)
     per_image = RESNET50_FORWARD_FLOPS * V100_RESNET50_IMAGES_PER_SECOND[precision]
     return StepTime(flops / per_image, "V100", "modelled: NVIDIA's ResNet-50 figure, scaled by arithmetic")
 
@@ -91,23 +96,3 @@ def forward_flops(config: RunConfig) -> float:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(inputs)
     return float(counter.get_total_flops())
-
-
-def _measure(config: RunConfig, device: str) -> float:
-    """Median seconds of a forward and backward pass, over at most two seconds."""
-    torch.set_num_threads(1)
-    task = find_task(config.task.name)
-    model = build_model(config.model, task, 0, torch.device(device))
-    inputs = torch.zeros((config.batch_size, *task.input_shape), device=device)
-    times: list[float] = []
-    while len(times) < 20 and sum(times) < 2.0:
-        started = time.perf_counter()
-        _pass(model, inputs)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    return median(times)
-
-
-def _pass(model: nn.Module, inputs: torch.Tensor) -> None:
-    model(inputs).sum().backward()

@@ -58,8 +58,8 @@ def evaluate(
         totals = _totals(config.evaluation.batch_norm, model, samples, collectives, num_evaluation)
         model.train()
     error = optimizer.error
-    squares = torch.zeros((), dtype=torch.float64) if error is None else error.double().square().sum().cpu()
-    totals = torch.cat([totals, torch.stack([squares, distance.cpu()])])
+    squares = torch.zeros_like(distance) if error is None else error.double().square().sum()
+    totals = torch.cat([totals, torch.stack([squares, distance])])
     collectives.all_reduce_sum_(totals, Purpose.EVALUATION)
     correct, count, loss, errors, distances = totals.tolist()
     num_workers = collectives.world_size
@@ -79,16 +79,13 @@ def _totals(policy: str, model: nn.Module, samples: Samples, collectives: Collec
     """This worker's share: correct answers, samples, summed loss; float64, shape (3,)."""
     every = torch.arange(num_evaluation)
     mine = every if policy == "local" else every[collectives.rank :: collectives.world_size]
-    totals = torch.zeros(3, dtype=torch.float64)
+    # On the model's device throughout, since a look from the CPU would wait for every batch.
+    totals = torch.zeros(3, dtype=torch.float64, device=next(model.parameters()).device)
     for inputs, labels in samples.evaluation_batches(mine):
         outputs = model(inputs)
-        totals += torch.stack(
-            [
-                (outputs.argmax(dim=1) == labels).sum().double(),
-                torch.tensor(float(labels.numel()), dtype=torch.float64, device=outputs.device),
-                nn.functional.cross_entropy(outputs, labels, reduction="sum").double(),
-            ]
-        ).cpu()
+        correct = (outputs.argmax(dim=1) == labels).sum().double()
+        loss = nn.functional.cross_entropy(outputs, labels, reduction="sum").double()
+        totals += torch.stack([correct, torch.full_like(correct, labels.numel()), loss])
     return totals
 
 

@@ -10,10 +10,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 
@@ -23,17 +23,18 @@ from harness.attempt import (
     Job,
     attempt_as_rank,
     attempt_in_threads,
-    backend_for,
     failure_kind,
+    num_cores,
     prepare_processes,
 )
+from harness.devices import Workers, device_groups
 from harness.plan import Plan, PlannedRun
 from harness.preload import announce
+from harness.process_group import backend_for
 from harness.provenance import new_attempt
 from harness.recorder import write_failure
 from harness.store import Failure, RecordError, Result
 
-Workers = Literal["threads", "processes"]
 POLL_SECONDS = 0.1
 EXIT_BUSY, EXIT_ORPHAN, EXIT_DISK = 3, 4, 5
 """Exit codes of a run's process that leave no failure.json."""
@@ -51,7 +52,8 @@ class Options:
     data: Path | None
     workers: Workers
     device: str
-    jobs: int
+    jobs: int | None
+    """Runs at once; None for as many as there are cores, or GPUs, for."""
     checkpoint_minutes: float
     timeout_seconds: float
 
@@ -66,13 +68,21 @@ class Display(Protocol):
         """A run has ended; `failure` says why it has no result, None if it has one."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """What a run has while it is on: its cores, and a device for each of its processes."""
+
+    cores: tuple[int, ...]
+    devices: tuple[str, ...]
+
+
 @dataclass
 class _Active:
     run: PlannedRun
     folder: Path
     attempt: str
     processes: list[BaseProcess]
-    cores: tuple[int, ...]
+    place: Place
     failed_at: float | None = None
 
     @property
@@ -118,26 +128,28 @@ def launch(plan: Plan, options: Options, display: Display) -> int:
     """Do what is missing; return how many runs failed in this launch.
 
     An interrupted launch leaves every run done, or ready to go on from its checkpoint.
+
+    Raises:
+        SpecError: the machine has too few GPUs.
     """
+    free = places(plan, options)
     folder = write_experiment(plan, options.results)
     pending = missing_runs(plan, folder)
     total = len({run.run_id for run in plan.runs})
     if pending:
-        first = pending[0].config.task
-        announce(first.name, options.data, first.held_out, options.device)
+        announce(pending[0].config.task, options.data, options.device)
     context = _context()
     active: list[_Active] = []
-    free = _shares(sorted(os.sched_getaffinity(0)), options.jobs)
     failures, done = 0, total - len(pending)
     try:
         while pending or active:
-            while pending and len(active) < options.jobs:
+            while pending and free:
                 active.append(_start(pending.pop(0), plan.experiment.name, folder, options, context, free.pop(0)))
             display.update(done, total, {each.name: each.folder for each in active})
             time.sleep(POLL_SECONDS)
             for each in [each for each in active if _has_ended(each)]:
                 active.remove(each)
-                free.append(each.cores)
+                free.append(each.place)
                 failure = _close(each)
                 done, failures = done + (failure is None), failures + (failure is not None)
                 display.ended(each.name, failure)
@@ -159,6 +171,19 @@ def _context() -> multiprocessing.context.ForkServerContext:
     return context
 
 
+def places(plan: Plan, options: Options) -> list[Place]:
+    """A place for each of the runs that go at once; GPUs are shared only where the user wants more runs than they give.
+
+    Raises:
+        SpecError: the machine has too few GPUs for one run.
+    """
+    num_processes = 1 if options.workers == "threads" else max(run.config.num_workers for run in plan.runs)
+    groups = device_groups(options.device, num_processes, torch.cuda.device_count())
+    jobs = options.jobs or (num_cores() if options.device == "cpu" else len(groups))
+    shares = _shares(sorted(os.sched_getaffinity(0)), jobs)
+    return [Place(cores, groups[number % len(groups)]) for number, cores in enumerate(shares)]
+
+
 def _shares(cores: list[int], jobs: int) -> list[tuple[int, ...]]:
     """The cores of each of the runs that go at once: as many for each, and shared where there are more runs."""
     return [tuple(cores[job::jobs]) or (cores[job % len(cores)],) for job in range(jobs)]
@@ -170,29 +195,29 @@ def _start(
     folder: Path,
     options: Options,
     context: multiprocessing.context.ForkServerContext,
-    cores: tuple[int, ...],
+    place: Place,
 ) -> _Active:
     backend = "threads" if options.workers == "threads" else backend_for(options.device)
     job = Job(
         experiment=experiment,
         folder=folder / run.run_id,
         run=run,
-        attempt=new_attempt(options.workers, backend, torch.device(options.device)),
+        attempt=new_attempt(options.workers, backend, torch.device(place.devices[0])),
         data=options.data,
-        device=options.device,
-        cores=cores,
+        device=place.devices[0],
+        cores=place.cores,
         checkpoint_minutes=options.checkpoint_minutes,
         timeout_seconds=options.timeout_seconds,
     )
     job.folder.mkdir(parents=True, exist_ok=True)
-    active = _Active(run, job.folder, job.attempt.attempt, [], cores)
+    active = _Active(run, job.folder, job.attempt.attempt, [], place)
     if options.workers == "threads":
         active.processes.append(context.Process(target=_guarded, args=(attempt_in_threads, job), name=run.run_id))
     else:
         active.scratch = tempfile.TemporaryDirectory(prefix="cser-bench-")
         init = f"file://{active.scratch.name}/rendezvous"
-        for rank in range(run.config.num_workers):
-            arguments = (attempt_as_rank, job, rank, init)
+        for rank, device in zip(range(run.config.num_workers), place.devices, strict=False):
+            arguments = (attempt_as_rank, replace(job, device=device), rank, init)
             active.processes.append(context.Process(target=_guarded, args=arguments, name=f"{run.run_id}-{rank}"))
     for process in active.processes:
         process.start()

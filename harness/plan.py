@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor, nn
 
 from harness import store
 from harness.build import build_model, build_optimizer, num_steps_of
-from harness.spec import RowSpec, RunConfig, Spec, SpecError, explain
+from harness.spec import ModelSpec, RowSpec, RunConfig, ScheduleSpec, Spec, SpecError, explain
 from harness.store import Experiment, Row, Tuning
-from harness.tasks.task import find_task
+from harness.tasks.task import configured_task, find_task
 from harness.tuning import RULE, select_learning_rates
 
 
@@ -46,8 +48,11 @@ def run_id(config: RunConfig) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
-def make_plan(spec: Spec, results: Path, tuning: bool = False) -> Plan:
+def make_plan(spec: Spec, results: Path, tuning: bool = False, given_as: str | None = None) -> Plan:
     """Expand `spec`, or its tuning experiment. Reads tuning records where the spec leaves learning rates to them.
+
+    Args:
+        given_as: the name or path that the spec was found by, for the commands that the report prints.
 
     Raises:
         SpecError: a setting that cannot be used, or learning rates that are not known yet.
@@ -62,7 +67,7 @@ def make_plan(spec: Spec, results: Path, tuning: bool = False) -> Plan:
             rows.append(planned[0])
             runs.extend(planned[1])
             memory[planned[0].row] = planned[2]
-    return Plan(_experiment(spec, rows, rates, tuning), runs, memory)
+    return Plan(_experiment(spec, rows, rates, tuning, given_as or spec.name), runs, memory)
 
 
 def _grid(spec: Spec) -> dict[str, list[float]]:
@@ -116,7 +121,7 @@ def _plan_row(spec: Spec, row: RowSpec, rate: float, tuning: bool) -> tuple[Row,
         ratio=row.ratio or float(f"{checked.ratio(num_steps):.4g}"),
         learning_rate=rate,
         tunes=row.row if tuning else None,
-        settings=describe(row.settings, configs[0].momentum),
+        settings=describe(row.settings, configs[0].momentum, row.warmup_epochs),
         formula=checked.formula,
         num_steps=num_steps,
         num_parameters=checked.num_parameters,
@@ -188,9 +193,10 @@ class _Hashable:
 @cache
 def _check(hashable: _Hashable) -> _Checked:
     config = hashable.config
-    task = find_task(config.task.name)
+    configured_task(config.task)
     _, num_steps = num_steps_of(config)
-    model = build_model(config.model, task, config.seed, torch.device("meta"))
+    tensors = _tensors_without_memory(config.model.model_dump_json(), config.task.name)
+    model = nn.ParameterList(nn.Parameter(tensor) for tensor in tensors)
     optimizer = build_optimizer(config, model, None, num_steps)
     layout = optimizer.flat.layout
     element = optimizer.flat.parameters.element_size()
@@ -202,8 +208,15 @@ def _check(hashable: _Hashable) -> _Checked:
     )
 
 
-def describe(settings: dict[str, Any], momentum: float) -> str:
-    """A row's settings in words, for tables."""
+@cache
+def _tensors_without_memory(model: str, task: str) -> list[Tensor]:
+    """The model's parameters on the meta device, built once for all the rows that it is checked with."""
+    spec = ModelSpec.model_validate_json(model)
+    return [each.detach() for each in build_model(spec, find_task(task), 0, torch.device("meta")).parameters()]
+
+
+def describe(settings: dict[str, Any], momentum: float, warmup_epochs: float | None = None) -> str:
+    """A row's settings in words, for tables; `warmup_epochs` where it has its own."""
     parts = []
     for key, value in settings.items():
         if isinstance(value, dict):
@@ -211,10 +224,13 @@ def describe(settings: dict[str, Any], momentum: float) -> str:
             value = f"{value.get('kind')} ({options})" if options else value.get("kind")
         if key != "explicit_error":
             parts.append(f"{key.replace('_', ' ')}: {value}")
-    return "; ".join([*parts, f"momentum {momentum:g}"])
+    parts.append(f"momentum {momentum:g}")
+    if warmup_epochs is not None:
+        parts.append(f"warm-up {warmup_epochs:g} epochs")
+    return "; ".join(parts)
 
 
-def _experiment(spec: Spec, rows: list[Row], rates: dict[str, list[float]], tuning: bool) -> Experiment:
+def _experiment(spec: Spec, rows: list[Row], rates: dict[str, list[float]], tuning: bool, given_as: str) -> Experiment:
     training = spec.training
     tuned = None
     if spec.tuning and not tuning:
@@ -226,7 +242,7 @@ def _experiment(spec: Spec, rows: list[Row], rates: dict[str, list[float]], tuni
             selected={row.row: rates[row.row][0] for row in spec.all_rows() if row.learning_rate is None},
         )
     tuning_seeds = spec.tuning.seeds if spec.tuning else []
-    flag = " --tuning" if tuning else ""
+    argument = shlex.quote(given_as) + (" --tuning" if tuning else "")
     return Experiment(
         version=store.VERSION,
         name=tuning_name(spec) if tuning else spec.name,
@@ -249,14 +265,21 @@ def _experiment(spec: Spec, rows: list[Row], rates: dict[str, list[float]], tuni
             "epochs": str(training.num_epochs),
             "momentum": f"Nesterov {training.momentum:g}, local to each worker, unless a row says otherwise",
             "weight decay": f"{training.weight_decay:g} on all parameters",
-            "schedule": f"{spec.schedule.kind}, linear warm-up over {spec.schedule.warmup_epochs:g} epochs",
+            "schedule": _schedule(spec.schedule),
             "batch norm": f"{spec.evaluation.batch_norm}: {_BATCH_NORM[spec.evaluation.batch_norm]}",
             "evaluation": f"{spec.evaluation.per_epoch} per epoch, on the workers' average, every sample once",
             "precision": f"{training.precision}, on the wire {training.wire}",
             "data": _PARTITION[spec.partition.kind].format(spec.partition),
         },
-        commands=[f"python -m harness run {spec.name}{flag}", f"python -m harness report {spec.name}{flag}"],
+        commands=[f"python -m harness run {argument}", f"python -m harness report {argument}"],
     )
+
+
+def _schedule(schedule: ScheduleSpec) -> str:
+    kind: str = schedule.kind
+    if kind == "milestones":
+        kind = f"times {schedule.factor:g} at epochs {', '.join(f'{epoch:g}' for epoch in schedule.milestones)}"
+    return f"{kind}, linear warm-up over {schedule.warmup_epochs:g} epochs"
 
 
 _BATCH_NORM = {

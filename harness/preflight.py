@@ -12,9 +12,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from harness.launch import Options, places
 from harness.plan import Plan
+from harness.spec import SpecError
 from harness.tasks.errors import DataError
-from harness.tasks.task import Task, find_task
+from harness.tasks.task import Task, configured_task
 
 GENERATIONS = 3
 """Checkpoints that lie side by side for a moment: two whole ones, and one being written."""
@@ -29,12 +31,18 @@ class Check:
     detail: str
 
 
-def preflight(plan: Plan, results: Path, data: Path | None, device: str, jobs: int) -> Iterator[Check]:
-    """The checks for `jobs` runs at once, as they are made; touches nothing but a temporary folder."""
-    yield from check_data(find_task(plan.experiment.task), data)
-    yield check_disk(plan, results, jobs)
-    if device.startswith("cuda"):
+def preflight(plan: Plan, options: Options) -> Iterator[Check]:
+    """The checks before a launch with these options, as they are made; touches nothing but a temporary folder."""
+    yield from check_data(configured_task(plan.runs[0].config.task), options.data)
+    try:
+        jobs, lacking = len(places(plan, options)), None
+    except SpecError as error:
+        jobs, lacking = 1, str(error)
+    yield check_disk(plan, options.results, jobs)
+    if options.device != "cpu":
         yield from check_gpus()
+        each = "run is one process" if options.workers == "threads" else "worker has its own"
+        yield Check("GPUs suffice", lacking is None, lacking or f"each {each}, {jobs} runs at once")
         yield check_nccl()
 
 

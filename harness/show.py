@@ -48,6 +48,9 @@ def show_plan(plan: Plan) -> None:
         "settings",
     ]
     print(experiment.title)
+    for what, value in {**experiment.settings, "seeds": ", ".join(map(str, experiment.seeds))}.items():
+        print(f"{what}: {value}")
+    print()
     print(tabulate(table, headers, disable_numparse=True))
     print()
     for line in _effort(plan):
@@ -62,10 +65,16 @@ def _effort(plan: Plan) -> list[str]:
         times[number].seconds * num_steps_of(config)[1] * config.num_workers for number, config in enumerate(runs)
     )
     known = times[0]
+    activations = "without activations (a GPU would measure them)"
+    if known.activation_bytes is not None:
+        activations = (
+            f"to which activations add {known.activation_bytes / 1e6:,.0f} MB ({known.basis}: {runs[0].batch_size} of "
+            f"them, {runs[0].precision})"
+        )
     lines = [
-        f"{len(runs)} runs; memory: parameters, gradients and optimiser state, without activations",
-        f"{worker_seconds / 3600:,.1f} {known.device} hours for forward and backward passes ({known.basis}); "
-        "communication, data and evaluation come on top",
+        f"{len(runs)} runs; memory: parameters, gradients and optimiser state, {activations}",
+        f"{worker_seconds / 3600:,.1f} {known.device} hours for forward and backward passes and updates "
+        f"({known.basis}); communication, data and evaluation come on top",
     ]
     if known.device == "CPU core":
         return [*lines, f"about {worker_seconds / num_cores() / 60:.0f} min on the {num_cores()} cores of this machine"]
@@ -74,7 +83,10 @@ def _effort(plan: Plan) -> list[str]:
     lines.append(
         f"about {hours:,.1f} hours a run on {workers} GPUs, {hours * len(runs):,.0f} hours one after the other"
     )
-    for machine in prices():
+    priced = [machine for machine in prices() if machine.gpu in known.device]
+    if not priced:
+        lines.append(f"no price: harness/prices.toml has none for {known.device}")
+    for machine in priced:
         dollars = worker_seconds / 3600 / machine.gpus * machine.dollars_per_hour
         lines.append(f"about {dollars:,.0f} dollars on {machine.name} ({machine.gpus} GPUs; {machine.source})")
     return lines

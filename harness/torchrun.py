@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import traceback
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
 
 from algorithms import ProcessGroupCollectives
-from harness.attempt import Job, attempt_in_group, backend_for, failure_kind, owned_by_rank_0, prepare_thread
+from harness.attempt import Job, attempt_in_group, failure_kind, owned_by_rank_0, prepare_thread, sentence
+from harness.devices import device_groups
 from harness.launch import Options, missing_runs, write_experiment
 from harness.plan import Plan, PlannedRun
+from harness.process_group import joined
 from harness.provenance import new_attempt
 from harness.recorder import write_failure
 from harness.spec import SpecError
@@ -22,24 +24,21 @@ def run_under_torchrun(plan: Plan, options: Options) -> int:
     """Do the missing runs; returns 0. A failure ends the whole group, since its other members may hang.
 
     Raises:
-        SpecError: torchrun started another number of processes than the experiment has workers.
+        SpecError: torchrun started another number of processes than the experiment has workers, more of them on a
+            machine than it has GPUs, or two with the same GPU.
         BusyError: another process is at one of the runs.
     """
     world_size = int(os.environ["WORLD_SIZE"])
     wanted = {run.config.num_workers for run in plan.runs}
     if wanted != {world_size}:
         raise SpecError(f"torchrun started {world_size} processes, the experiment has {sorted(wanted)} workers")
-    if options.device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    prepare_thread()
-    timeout = datetime.timedelta(seconds=options.timeout_seconds)
-    dist.init_process_group(backend_for(options.device), timeout=timeout)
-    try:
+    local_devices = device_groups(options.device, int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count())[0]
+    options = replace(options, device=local_devices[int(os.environ["LOCAL_RANK"])])
+    prepare_thread(options.device)
+    with joined(options.device, options.timeout_seconds, "env://"):
         for run in _agreed_runs(plan, options):
             with owned_by_rank_0(options.results / plan.experiment.name / run.run_id, dist.get_rank()):
                 _do(run, plan, options)
-    finally:
-        dist.destroy_process_group()
     return 0
 
 
@@ -70,7 +69,7 @@ def _do(run: PlannedRun, plan: Plan, options: Options) -> None:
         attempt_in_group(job, ProcessGroupCollectives())
     except Exception as error:
         trace = traceback.format_exc()
-        write_failure(job.folder, run.run_id, job.attempt.attempt, failure_kind(error), str(error), trace)
+        write_failure(job.folder, run.run_id, job.attempt.attempt, failure_kind(error), sentence(error), trace)
         raise
     if dist.get_rank() == 0:
         print(f"{run.row} seed {run.seed}: done", flush=True)

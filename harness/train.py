@@ -153,7 +153,7 @@ class _Run:
         """Look at the mean loss over workers: all of them find divergence, and mean to save, at the same step."""
         since = time.monotonic() - self.saved
         wants_checkpoint = self.recorder is not None and since >= self.checkpoints.every_seconds
-        totals = torch.cat([self.losses.cpu(), torch.tensor([wants_checkpoint], dtype=torch.float64)])
+        totals = torch.cat([self.losses, self.losses.new_tensor([wants_checkpoint])])
         self.collectives.all_reduce_sum_(totals, Purpose.CONTROL)
         self.train_loss = (totals[0] / totals[1]).item()
         if not math.isfinite(self.train_loss):

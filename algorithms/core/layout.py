@@ -104,7 +104,7 @@ class Windows:
 
 @dataclass(frozen=True)
 class Indices:
-    """A support given by distinct coordinates: int64 tensor of shape (k,)."""
+    """A support given by distinct coordinates: int64 tensor of shape (k,), on any device."""
 
     index: Tensor
 
@@ -113,13 +113,17 @@ class Indices:
         return self.index.numel()
 
     def gather(self, flat: Tensor) -> Tensor:
-        return flat.index_select(0, self.index)
+        return flat.index_select(0, self._beside(flat))
 
     def add_(self, flat: Tensor, values: Tensor, alpha: float = 1.0) -> None:
-        flat.index_add_(0, self.index, values, alpha=alpha)
+        flat.index_add_(0, self._beside(flat), values, alpha=alpha)
 
     def copy_(self, flat: Tensor, values: Tensor) -> None:
-        flat.index_copy_(0, self.index, values)
+        flat.index_copy_(0, self._beside(flat), values)
+
+    def _beside(self, flat: Tensor) -> Tensor:
+        """The coordinates on the vector's device: they are drawn on the CPU."""
+        return self.index.to(flat.device)
 
 
 def whole(numel: int) -> Windows:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -31,15 +32,26 @@ class ProcessGroupCollectives(Collectives):
     def __init__(self, group: dist.ProcessGroup | None = None, deterministic: bool | None = None) -> None:
         super().__init__(dist.get_rank(group), dist.get_world_size(group))
         self.group = group
-        self.deterministic = dist.get_backend(group) == "gloo" if deterministic is None else deterministic
+        backend = dist.get_backend(group)
+        self.deterministic = backend == "gloo" if deterministic is None else deterministic
+        self.device = torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else None
+        """Where tensors must be to be sent; None if anywhere."""
 
     def _sum_(self, tensor: Tensor) -> None:
         assert tensor.is_contiguous(), "only dense messages are sent"
-        with _translated_errors():
+        with _translated_errors(), self._sendable(tensor) as message:
             if self.deterministic and self.world_size > 1:
-                self._sum_in_rank_order_(tensor.view(-1))
+                self._sum_in_rank_order_(message.view(-1))
             else:
-                dist.all_reduce(tensor, group=self.group)
+                dist.all_reduce(message, group=self.group)
+
+    @contextmanager
+    def _sendable(self, tensor: Tensor) -> Iterator[Tensor]:
+        """`tensor` itself, or a copy of it on the backend's device, which at the end is copied back."""
+        message = tensor if self.device is None else tensor.to(self.device)
+        yield message
+        if message is not tensor:
+            tensor.copy_(message)
 
     def _sum_in_rank_order_(self, flat: Tensor) -> None:
         chunk = math.ceil(flat.numel() / self.world_size)
@@ -51,22 +63,23 @@ class ProcessGroupCollectives(Collectives):
         flat.copy_(theirs[: flat.numel()])
 
     def _gather(self, tensor: Tensor) -> Tensor:
-        gathered = tensor.new_empty((self.world_size, *tensor.shape))
+        message = tensor if self.device is None else tensor.to(self.device)
+        gathered = message.new_empty((self.world_size, *message.shape))
         with _translated_errors():
-            _all_gather(gathered.view(-1), tensor.contiguous().view(-1), group=self.group)
-        return gathered
+            _all_gather(gathered.view(-1), message.contiguous().view(-1), group=self.group)
+        return gathered.to(tensor.device)
 
     def _broadcast_(self, tensor: Tensor) -> None:
-        with _translated_errors():
-            dist.broadcast(tensor, group=self.group, group_src=0)
+        with _translated_errors(), self._sendable(tensor) as message:
+            dist.broadcast(message, group=self.group, group_src=0)
 
 
 class _translated_errors:
-    """The backends raise plain RuntimeErrors; name them for what they are."""
+    """The backends raise plain RuntimeErrors; name them for what they are. Too little memory is another matter."""
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, RuntimeError) and not isinstance(error, CollectiveError):
+        if isinstance(error, RuntimeError) and not isinstance(error, CollectiveError | torch.OutOfMemoryError):
             raise CollectiveError(f"a collective failed: {error}") from error

@@ -89,9 +89,7 @@ def _build(name: str, parameters: nn.ParameterList) -> torch.optim.Optimizer:
     if name == TORCH:
         return torch.optim.SGD(parameters.parameters(), lr=1e-3, momentum=0.9, nesterov=True, fused=True)
     optimizer = methods.build(name, parameters, SoloCollectives())
-    # The second step from here is the reset's or the synchronisation's.
-    settings = methods.SETTINGS[name]
-    optimizer.num_steps = settings.get("reset_interval", settings.get("sync_interval", 2)) - 2
+    methods.skip_to_reset(optimizer)
     return optimizer
 
 

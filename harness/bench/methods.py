@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -62,12 +63,24 @@ def build(algorithm: str, model: nn.Module, collectives: Collectives) -> Distrib
     return build_optimizer(config_of(algorithm), model, collectives, num_steps=0)
 
 
-def resnet50_parameters() -> nn.ParameterList:
+def skip_to_reset(optimizer: DistributedOptimizer) -> None:
+    """Let the next step but one be a reset's or a synchronisation's."""
+    settings = SETTINGS[optimizer.name]
+    optimizer.num_steps = settings.get("reset_interval", settings.get("sync_interval", 2)) - 2
+
+
+def resnet50_parameters(device: str | torch.device = "cpu") -> nn.ParameterList:
     """161 tensors of ResNet-50's shapes, 25.6 million small random numbers, without gradients."""
     with torch.device("meta"):
         shapes = [parameter.shape for parameter in resnet50().parameters()]
+    return random_parameters(shapes, device)
+
+
+def random_parameters(shapes: Iterable[tuple[int, ...]], device: str | torch.device = "cpu") -> nn.ParameterList:
+    """Small random numbers of these shapes, without gradients."""
     generator = torch.Generator().manual_seed(1)
-    return nn.ParameterList(nn.Parameter(1e-2 * torch.randn(shape, generator=generator)) for shape in shapes)
+    tensors = (1e-2 * torch.randn(shape, generator=generator) for shape in shapes)
+    return nn.ParameterList(nn.Parameter(tensor.to(device)) for tensor in tensors)
 
 
 def fill_gradients(parameters: nn.ParameterList) -> None:

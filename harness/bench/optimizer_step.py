@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from algorithms import SoloCollectives
 from harness.bench import methods
@@ -28,11 +29,11 @@ FUSED, PLAIN, FOREACH = "torch fused", "torch fused, no momentum", "torch foreac
 def measure(results: Path) -> list[Figure]:
     """The time of a step of each algorithm over PyTorch's fused step, and M-CSER's also over the foreach step."""
     contenders: dict[str, Callable[[], object]] = {
-        FUSED: torch_step(methods.MOMENTUM, fused=True),
-        PLAIN: torch_step(0.0, fused=True),
-        FOREACH: torch_step(methods.MOMENTUM, fused=False),
+        FUSED: torch_step(methods.resnet50_parameters(), methods.MOMENTUM, fused=True),
+        PLAIN: torch_step(methods.resnet50_parameters(), 0.0, fused=True),
+        FOREACH: torch_step(methods.resnet50_parameters(), methods.MOMENTUM, fused=False),
     }
-    contenders.update({algorithm: own_step(algorithm) for algorithm in LABELS})
+    contenders.update({algorithm: own_step(methods.resnet50_parameters(), algorithm) for algorithm in LABELS})
     steps = interleave(contenders, INTERVALS * methods.RESET_INTERVAL)
     timings = {name: sums(seconds, methods.RESET_INTERVAL) for name, seconds in steps.items()}
     what = f"{methods.RESET_INTERVAL} steps at 25.6 M parameters on one thread"
@@ -52,9 +53,8 @@ def measure(results: Path) -> list[Figure]:
     return [*figures, ratio("step: M-CSER / torch foreach", against, timings, "mcser", FOREACH)]
 
 
-def torch_step(momentum: float, fused: bool) -> Callable[[], object]:
+def torch_step(parameters: nn.ParameterList, momentum: float, fused: bool) -> Callable[[], object]:
     """A step of PyTorch's own optimiser, gradients left as they are."""
-    parameters = methods.resnet50_parameters()
     methods.fill_gradients(parameters)
     optimizer = torch.optim.SGD(
         parameters.parameters(),
@@ -68,9 +68,8 @@ def torch_step(momentum: float, fused: bool) -> Callable[[], object]:
     return optimizer.step
 
 
-def own_step(algorithm: str) -> Callable[[], object]:
+def own_step(parameters: nn.ParameterList, algorithm: str) -> Callable[[], object]:
     """A step of one of the algorithms for a worker who is alone, gradients left as they are."""
-    parameters = methods.resnet50_parameters()
     optimizer = methods.build(algorithm, parameters, SoloCollectives())
     methods.fill_gradients(parameters)
     return optimizer.step

@@ -6,7 +6,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 
-def interleave(contenders: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
+def wall_seconds(work: Callable[[], object]) -> float:
+    """Do the work; how long it took by the clock."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def interleave(
+    contenders: Mapping[str, Callable[[], object]],
+    repetitions: int,
+    seconds_of: Callable[[Callable[[], object]], float] = wall_seconds,
+) -> dict[str, list[float]]:
     """Seconds of each contender in each repetition: there and back again (A B, B A, ...), after a turn not counted."""
     for contender in contenders.values():
         contender()
@@ -14,9 +25,7 @@ def interleave(contenders: Mapping[str, Callable[[], object]], repetitions: int)
     for repetition in range(repetitions):
         names = list(contenders)
         for name in names if repetition % 2 == 0 else reversed(names):
-            started = time.perf_counter()
-            contenders[name]()
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(seconds_of(contenders[name]))
     return seconds
 
 

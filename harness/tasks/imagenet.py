@@ -213,7 +213,8 @@ class ImageNetSamples:
         with self._lock:
             self.undecodable.add(path)
             if len(self.undecodable) > self.task.max_undecodable:
-                raise _undecodable(path, reason)
+                allowed = self.task.max_undecodable
+                raise _undecodable(path, reason, f", or raise max_undecodable = {allowed} in the spec's [task]")
 
     def _batch(self, reply: Reply, labels: Tensor, draws: Draws | None) -> Batch:
         """Bytes go to the device, where the arithmetic on pixels is done."""
@@ -249,8 +250,10 @@ def _rows(draws: Draws) -> Sequence[CropRow]:
     return [CropRow(*each) for each in columns]
 
 
-def _undecodable(path: str, reason: str) -> DataError:
-    return DataError(f"{path} is no image that can be decoded ({reason}); put an undamaged copy in its place")
+def _undecodable(path: str, reason: str, otherwise: str = "") -> DataError:
+    return DataError(
+        f"{path} is no image that can be decoded ({reason}); put an undamaged copy in its place{otherwise}"
+    )
 
 
 TASK = ImageNet()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pkgutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -94,6 +95,21 @@ def held_out_indices(num_train: int, held_out: int) -> tuple[Tensor, Tensor]:
     """Indices to train on and to hold out: always the same choice, whatever the run's seed."""
     order = torch.randperm(num_train, generator=generator("held out", num_train))
     return order[held_out:].sort().values, order[:held_out].sort().values
+
+
+def configured_task(spec: TaskSpec) -> Task:
+    """The task with what the spec says of its files.
+
+    Raises:
+        SpecError: there is no such task, or it has no files that might be undecodable.
+    """
+    task: Any = find_task(spec.name)
+    if not spec.max_undecodable:
+        return task  # type: ignore[no-any-return]
+    if not hasattr(task, "max_undecodable"):
+        raise SpecError(f"task {spec.name} reads no image files, so max_undecodable has no meaning; remove it")
+    configured: Task = dataclasses.replace(task, max_undecodable=spec.max_undecodable)
+    return configured
 
 
 def find_task(name: str) -> Task:

@@ -242,6 +242,13 @@ def test_the_release_is_what_its_authors_published_unless_told_otherwise(name: s
     assert_follows(name, defaults, expected)
 
 
+@pytest.mark.parametrize("name", ["cser_released", "mcser_released"])
+def test_the_released_variants_take_no_explicit_error(name: str) -> None:
+    own = own_settings(name, [SHARED["block"]], 3)
+    with pytest.raises(TypeError, match="explicit_error"):
+        algorithms()[name](make_model().parameters(), lr=0.1, momentum=0.9, explicit_error=True, **own)
+
+
 def test_the_total_weight_of_the_released_decay() -> None:
     """With g = 0 and a tiny learning rate, all steps add up to 9 times eta lambda x each, where PyTorch's is 10."""
     totals = []

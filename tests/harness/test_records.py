@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed import DistStoreError
 
 from algorithms import CollectiveError, Collectives, run_workers
 from harness import checkpoint, store
@@ -257,6 +258,14 @@ def test_checkpoint_of_another_version_is_refused_with_the_reason(tmp_path: Path
         loaded(tmp_path)
 
 
+def test_checkpoint_of_a_gpu_that_is_not_here_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("torch.serialization.location_tag", lambda storage: "cuda:6")
+        saved(tmp_path, [5])
+    assert b"cuda:6" in (tmp_path / "step-000000005" / "rank-0.pt").read_bytes()
+    assert loaded(tmp_path) == [(5, [5.0, 0.0]), (5, [5.0, 1.0])]
+
+
 def test_run_goes_on_from_the_generation_before_or_starts_anew(done: Path, tmp_path: Path) -> None:
     for spoilt, resumed in ([], 25), (["step-000000025"], 20), (["step-000000025", "step-000000020"], 0):
         config = small_config("cser", CSER)
@@ -297,7 +306,10 @@ FAILURES: list[tuple[BaseException, str]] = [
     (MemoryError(), "oom"),
     (torch.OutOfMemoryError("CUDA out of memory"), "oom"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), "oom"),
+    (RuntimeError("CUDA error: out of memory"), "oom"),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "oom"),
     (CollectiveError("worker 0 waited 1 s in vain"), "communication"),
+    (DistStoreError("wait timeout after 1000ms, keys: /device of 1"), "communication"),
     (DataError("train-images is damaged"), "data"),
     (CheckpointError("of another world size"), "data"),
     (RecordError("run.json is damaged"), "data"),

@@ -97,6 +97,7 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
     ),
     "interval below 1": ("rows.1.settings.reset_interval", 0, ["reset_interval", "from 1 up", "0"]),
     "more workers than samples": ("training.num_workers", 1000, ["1000 workers", "20 samples", "1600"]),
+    "undecodable images of a task without files": ("task.max_undecodable", 3, ["max_undecodable", "blobs"]),
     "nothing left to train on": ("task.held_out", 1600, ["held_out", "1600"]),
     "model that cannot be": ("model.options.widths", [4], ["small_cnn", "two widths"]),
     "model of negative size": ("model.options.widths", [-4, 8], ["small_cnn"]),
@@ -139,6 +140,15 @@ def test_compressor_that_the_method_cannot_take(
     # The same spec with a compressor of shared support is fine.
     spec["rows"][1]["settings"][key] = BLOCK
     assert main(["plan", str(write_spec(tmp_path, spec))]) == 0
+
+
+@pytest.mark.parametrize("algorithm", ["cser_released", "mcser_released"])
+def test_the_released_variants_have_no_explicit_form(
+    algorithm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = changed(small_spec(), "rows.1.settings.explicit_error", True)
+    spec["rows"][1] |= {"algorithm": algorithm, "momentum": 0.9}
+    assert_is_refused(spec, tmp_path, [algorithm, "'explicit_error'", "overwrite_master"], capsys)
 
 
 def test_no_rate_and_no_tuning_section(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,13 +22,14 @@ from torch import Tensor
 from torchvision import transforms
 
 from harness.order import worker_batches
+from harness.preload import load_samples
 from harness.spec import SpecError, TaskSpec
 from harness.tasks import image_reading
 from harness.tasks.errors import DataError
 from harness.tasks.image_index import image_index
 from harness.tasks.image_reading import CropRow, Request, central_crop, new_readers, random_crop, read
 from harness.tasks.imagenet import MEAN, STANDARD_DEVIATION, ImageNet, ImageNetSamples
-from harness.tasks.task import find_task
+from harness.tasks.task import configured_task, find_task
 
 CPU = torch.device("cpu")
 CLASSES = ("n01", "n02", "n03")
@@ -258,6 +259,17 @@ def test_a_stated_number_of_undecodable_images_is_replaced_and_counted(data: Pat
     with pytest.raises(DataError, match="no image that can be decoded"):
         few = replace(MINIATURE, max_undecodable=2).load(data, SPEC, CPU)
         list(few.training_batches([torch.arange(TRAIN)], 1, 0, 0))
+
+
+def test_the_spec_states_how_many_images_may_be_undecodable(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.tasks.imagenet.TASK", MINIATURE)
+    damage(data / "train" / "n02" / "n02_13.JPEG", "cut short")
+    strict, lenient = SPEC, SPEC.model_copy(update={"max_undecodable": 1})
+    with pytest.raises(DataError, match=r"n02_13.JPEG .* or raise max_undecodable = 0 in the spec's \[task\]"):
+        list(load_samples(strict, data, "cpu").training_batches([torch.arange(TRAIN)], 1, 0, 0))
+    ((inputs, _),) = load_samples(lenient, data, "cpu").training_batches([torch.arange(TRAIN)], 1, 0, 0)
+    assert len(inputs) == TRAIN
+    configured_task(lenient).prepare(data)
 
 
 def test_an_undecodable_test_image_is_always_an_error(data: Path) -> None:

@@ -1,0 +1,70 @@
+"""Which device each process of a run has: a GPU of its own, by local rank, where there are GPUs."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+
+from harness.spec import SpecError
+
+Workers = Literal["threads", "processes"]
+
+
+def choose_workers(wanted: str, device: str, num_workers: int, num_gpus: int) -> Workers:
+    """What "auto" means: processes where every worker can have a GPU of its own, else threads."""
+    if wanted == "auto":
+        return "processes" if device == "cuda" and num_gpus >= num_workers else "threads"
+    return "processes" if wanted == "processes" else "threads"
+
+
+def device_groups(device: str, num_processes: int, num_gpus: int) -> list[tuple[str, ...]]:
+    """For each run that the machine has GPUs for at the same time, its processes' devices, by local rank.
+
+    A run whose workers are threads is one process; "cpu" is one group, which any number of runs may share.
+
+    Raises:
+        SpecError: there are too few GPUs.
+    """
+    if device == "cpu":
+        return [(device,) * num_processes]
+    first = int(device.partition(":")[2] or 0)
+    if first >= num_gpus:
+        raise SpecError(
+            f"--device {device}: torch sees {num_gpus} GPUs on this machine; `nvidia-smi` says which the driver sees, "
+            "and --device cpu needs none"
+        )
+    if ":" in device and num_processes > 1:
+        raise SpecError(
+            f"--device {device} is one GPU for {num_processes} processes, which need one each; give --device cuda, or "
+            "share it with --workers threads"
+        )
+    if ":" in device:
+        return [(device,)]
+    if num_processes > num_gpus:
+        raise SpecError(
+            f"{num_processes} processes on this machine need a GPU each, torch sees {num_gpus}; start fewer of them "
+            "here (torchrun on several machines), or share a GPU with --workers threads"
+        )
+    starts = range(0, num_gpus - num_processes + 1, num_processes)
+    return [tuple(f"cuda:{start + rank}" for rank in range(num_processes)) for start in starts]
+
+
+def identity(device: str) -> str:
+    """What this process must have to itself, told from all others on any host: its GPU, or else the process."""
+    own = f"process {os.getpid()}" if device == "cpu" else f"GPU {torch.cuda.get_device_properties(device).uuid}"
+    return f"{own} of {platform.node()}"
+
+
+def require_own_devices(identities: Sequence[str]) -> None:
+    """Raises SpecError where two ranks, by which `identities` are in order, have the same device."""
+    for rank, own in enumerate(identities):
+        first = identities.index(own)
+        if first < rank:
+            raise SpecError(
+                f"ranks {first} and {rank} both have {own}, and each needs a GPU of its own; start at most as many "
+                "processes on a host as it has GPUs, or share a GPU with --workers threads"
+            )

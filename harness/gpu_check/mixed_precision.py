@@ -1,0 +1,87 @@
+"""Check: fp16 with a forced overflow, which all workers skip without a trace, and bf16."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from algorithms import Collectives, run_workers
+from harness.attempt import prepare_thread
+from harness.gpu_check.problem import WAIT_SECONDS, Scale, Trainee, config_of, initial_model
+from harness.gpu_check.record import Checks, Outcome
+
+NUM_STEPS, OVERFLOWS_AT = 6, 3
+SAFE_SCALE, TOO_LARGE = 2.0**10, 2.0**120
+"""Of the loss: the second keeps it finite in fp32, but no gradient in fp16."""
+METHODS: dict[str, dict[str, Any]] = {"mcser": {"explicit_error": True}, "qsparse_local_sgd": {}}
+"""Those whose state a skipped step must leave alone: momentum, error, anchor."""
+
+
+def checks(device: torch.device, scale: Scale) -> Checks:
+    """fp16 for each of the methods, then bf16."""
+    for name in METHODS:
+        yield f"fp16, overflow of one worker: {name}", partial(overflow_is_skipped, device, scale, name)
+    yield "bf16", partial(bf16_trains, device, scale)
+
+
+def overflow_is_skipped(device: torch.device, scale: Scale, algorithm: str) -> Outcome:
+    """Worker 1 alone overflows, once."""
+    config = config_of(algorithm, scale, "fp16", **METHODS[algorithm])
+    model = initial_model(config, device)
+
+    def work(collectives: Collectives) -> tuple[bool, int, list[float]]:
+        prepare_thread(str(device))
+        trainee = Trainee(config, model, collectives)
+        trainee.precision.scaler = torch.amp.GradScaler(device.type, init_scale=SAFE_SCALE)
+        unchanged, losses = False, []
+        for number in range(NUM_STEPS):
+            before = _state(trainee)
+            if number == OVERFLOWS_AT and collectives.rank == 1:
+                trainee.precision.scaler.update(TOO_LARGE)
+            losses.append(trainee.step())
+            if number == OVERFLOWS_AT:
+                after = _state(trainee)
+                unchanged = all(torch.equal(before[key], after[key]) for key in before)
+                trainee.precision.scaler.update(SAFE_SCALE)
+        return unchanged, trainee.optimizer.num_steps, torch.stack(losses).tolist()
+
+    unchanged, steps, losses = zip(*run_workers(work, 2, WAIT_SECONDS), strict=True)
+    passed = all(unchanged) and set(steps) == {NUM_STEPS - 1} and _finite(losses)
+    expected = f"{NUM_STEPS - 1} of {NUM_STEPS} steps on both workers, finite losses, and no change at the overflow"
+    measured = {"steps": list(steps), "state unchanged": list(unchanged), "last losses": [each[-1] for each in losses]}
+    return Outcome(passed, measured, "" if passed else f"expected {expected}")
+
+
+def bf16_trains(device: torch.device, scale: Scale) -> Outcome:
+    """Every step counts, and parameters stay fp32."""
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+        return Outcome(True, {}, "this GPU has no bf16; use fp16")
+    config = config_of("mcser", scale, "bf16")
+    model = initial_model(config, device)
+
+    def work(collectives: Collectives) -> tuple[int, bool, list[float]]:
+        prepare_thread(str(device))
+        trainee = Trainee(config, model, collectives)
+        losses = [trainee.step() for _ in range(NUM_STEPS)]
+        is_fp32 = trainee.optimizer.flat.parameters.dtype == torch.float32
+        return trainee.optimizer.num_steps, is_fp32, torch.stack(losses).tolist()
+
+    steps, is_fp32, losses = zip(*run_workers(work, 2, WAIT_SECONDS), strict=True)
+    passed = set(steps) == {NUM_STEPS} and all(is_fp32) and _finite(losses)
+    measured = {"steps": list(steps), "last losses": [each[-1] for each in losses]}
+    return Outcome(passed, measured, "" if passed else f"expected {NUM_STEPS} steps, finite losses, fp32 parameters")
+
+
+def _state(trainee: Trainee) -> dict[str, Tensor]:
+    """Parameters, momentum, error and anchor, as copies."""
+    flat = trainee.optimizer.state_dict()["flat"]
+    tensors = {key: value for key, value in flat.items() if isinstance(value, Tensor)}
+    return {key: value.clone() for key, value in (tensors | {"x": trainee.optimizer.flat.parameters}).items()}
+
+
+def _finite(losses: tuple[list[float], ...]) -> bool:
+    return all(math.isfinite(loss) for each in losses for loss in each)

@@ -1,0 +1,106 @@
+"""What the checks train on: random images of CIFAR's shape, a batch for each worker, to be learnt by heart."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from algorithms import Collectives, Compressor
+from algorithms.registry import algorithms, settings
+from harness.bench import methods
+from harness.build import build_model, build_optimizer
+from harness.precision import MixedPrecision
+from harness.spec import EvaluationSpec, ModelSpec, Precision, RunConfig, ScheduleSpec, TaskSpec
+from harness.tasks.task import find_task
+
+TASK = "cifar100"
+WIDE = ModelSpec(name="wide_resnet", options={"depth": 40, "width": 8})
+SMALL = ModelSpec(name="wide_resnet", options={"depth": 10, "width": 1})
+RATIO, INTERVAL = 4, 4
+"""Little compression and short intervals, so that a few steps show whether a method learns."""
+WAIT_SECONDS = 120.0
+"""For a worker that does not come."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the checks are. The default is for a GPU; tests have a smaller one.
+
+    Attributes:
+        model: trained by every method.
+        batch_size: images of a worker.
+        num_steps: of a training.
+        shapes: of the parameters whose updates are timed; None for ResNet-50's.
+        num_intervals: how many reset intervals are timed.
+    """
+
+    model: ModelSpec = WIDE
+    batch_size: int = 16
+    num_steps: int = 40
+    shapes: tuple[tuple[int, ...], ...] | None = None
+    num_intervals: int = 5
+
+    def parameters(self, device: torch.device) -> nn.ParameterList:
+        """Small numbers of these shapes on the device."""
+        if self.shapes is None:
+            return methods.resnet50_parameters(device)
+        return methods.random_parameters(self.shapes, device)
+
+
+def config_of(algorithm: str, scale: Scale, precision: Precision = "fp32", **own: Any) -> RunConfig:
+    """A run of two workers with this algorithm; `own` are settings besides those that it requires."""
+    return RunConfig(
+        task=TaskSpec(name=TASK),
+        model=scale.model,
+        num_workers=2,
+        batch_size=scale.batch_size,
+        num_epochs=1,
+        algorithm=algorithm,
+        settings=_required(algorithm) | own,
+        learning_rate=0.05,
+        momentum=0.9,
+        weight_decay=5e-4,
+        schedule=ScheduleSpec(kind="constant"),
+        evaluation=EvaluationSpec(),
+        precision=precision,
+        seed=1,
+    )
+
+
+def _required(algorithm: str) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for key, (kind, required) in settings(algorithms()[algorithm]).items():
+        if required:
+            is_compressor = isinstance(kind, type) and issubclass(kind, Compressor)
+            table[key] = {"kind": "block", "ratio": RATIO} if is_compressor else INTERVAL
+    return table
+
+
+def initial_model(config: RunConfig, device: torch.device) -> nn.Module:
+    """What workers start from: to be built once, since threads that draw initial values disturb each other."""
+    return build_model(config.model, find_task(config.task.name), config.seed, device)
+
+
+class Trainee:
+    """One worker: a copy of the model, the optimiser and a batch, of the model's type and on its device."""
+
+    def __init__(self, config: RunConfig, model: nn.Module, collectives: Collectives) -> None:
+        task = find_task(config.task.name)
+        self.model = copy.deepcopy(model)
+        self.optimizer = build_optimizer(config, self.model, collectives, num_steps=0)
+        like = self.optimizer.flat.parameters
+        self.precision = MixedPrecision(config.precision, like.device)
+        generator = torch.Generator().manual_seed(collectives.rank)
+        self.inputs = torch.randn((config.batch_size, *task.input_shape), generator=generator).to(like)
+        self.labels = torch.randint(task.num_classes, (config.batch_size,), generator=generator).to(like.device)
+
+    def step(self) -> Tensor:
+        """Train once on the batch; its loss before."""
+        self.optimizer.zero_grad()
+        loss = self.precision.loss(self.model, self.inputs, self.labels)
+        self.precision.step(loss, self.optimizer)
+        return loss.detach()

@@ -1,0 +1,189 @@
+"""The GPU check's own code, on the CPU at tiny size: that it runs, that it finds what is wrong, and what it writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from algorithms import DistributedOptimizer, ThreadCollectives, algorithms
+from harness import gpu_check
+from harness.__main__ import main
+from harness.gpu_check import memory, memory_format, mixed_precision, nccl, training, workers
+from harness.gpu_check.problem import SMALL, Scale
+from harness.gpu_check.record import Outcome, Record, record, show
+
+CPU = torch.device("cpu")
+TINY = Scale(model=SMALL, batch_size=4, num_steps=12, shapes=((64, 32), (48,), (3, 3, 16)), num_intervals=2)
+
+
+def test_without_a_gpu_it_is_skipped_in_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main(["gpu-check", "--output", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "gpu-check: skipped, since torch sees no GPU on this machine\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def records() -> list[Record]:
+    return list(gpu_check.make_checks(CPU, TINY))
+
+
+def test_every_check_passes_on_a_cpu(records: list[Record]) -> None:
+    assert [(each.name, each.reason) for each in records if not each.passed] == []
+    assert all(each.seconds > 0 for each in records)
+
+
+def test_every_method_is_trained_timed_and_weighed(records: list[Record]) -> None:
+    names = [each.name for each in records]
+    assert len(set(names)) == len(names)
+    for name in algorithms():
+        assert {f"training: {name}", f"memory: {name}"} <= set(names)
+    (times,) = [each.measured for each in records if each.name == "step time"]
+    assert set(times) == {"torch fused", "torch fused, no momentum", *algorithms()}
+    for name in algorithms():
+        low, high = times[name]["quartiles"]
+        assert times[name]["ms"] > 0 and low <= times[name]["ratio"] <= high
+
+
+def test_the_document_is_plain_json_with_the_machine(records: list[Record]) -> None:
+    machine = gpu_check.machine(CPU) | {"gpus": ["a", "b"]}
+    written = json.loads(gpu_check.document(records, machine), parse_constant=pytest.fail)
+    assert [check["name"] for check in written["checks"]] == [each.name for each in records]
+    assert set(written["checks"][0]) == {"name", "passed", "measured", "seconds", "reason"}
+    assert {"packages", "cuda", "driver", "gpus", "host", "git_commit"} <= set(written["machine"])
+
+
+# What is wrong is found
+
+
+def outcomes(checks: gpu_check.Checks) -> dict[str, Outcome]:
+    return {name: check() for name, check in checks}
+
+
+def test_a_worker_that_skips_alone_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def alone(self: DistributedOptimizer) -> bool:
+        found = getattr(self, "found_inf", None)
+        if found is not None and not found.item():
+            self.flat.gradients.div_(self.grad_scale)
+        return found is not None and bool(found.item())
+
+    monkeypatch.setattr(mixed_precision, "WAIT_SECONDS", 2.0)
+    monkeypatch.setattr(DistributedOptimizer, "_overflowed", alone)
+    found = record("fp16", lambda: mixed_precision.overflow_is_skipped(CPU, TINY, "mcser"))
+    assert not found.passed and found.reason
+
+
+def test_a_skipped_step_that_leaves_a_trace_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = DistributedOptimizer._overflowed
+
+    def tracing(self: DistributedOptimizer) -> bool:
+        overflowed = plain(self)
+        if overflowed:
+            self._buffers["momentum"].add_(1e-3)
+        return overflowed
+
+    monkeypatch.setattr(DistributedOptimizer, "_overflowed", tracing)
+    outcome = mixed_precision.overflow_is_skipped(CPU, TINY, "mcser")
+    assert not outcome.passed and "no change" in outcome.reason
+
+
+def test_a_method_that_learns_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DistributedOptimizer, "local_step_", lambda self, *target, **options: None)
+    outcome = training.learns(CPU, TINY, "sgd")
+    assert not outcome.passed and "less than half" in outcome.reason
+
+
+def test_workers_that_disagree_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, calls = ThreadCollectives._sum_, []
+
+    def drifting(self: ThreadCollectives, tensor: torch.Tensor) -> None:
+        plain(self, tensor)
+        calls.append(tensor)
+        tensor.mul_(1 + 1e-6 * len(calls))
+
+    monkeypatch.setattr(ThreadCollectives, "_sum_", drifting)
+    outcome = workers.same_parameters(CPU, "ef_sgd")
+    assert not outcome.passed and "1e-08" in outcome.reason
+
+
+def test_a_format_that_is_lost_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = memory_format._trainee
+
+    def losing(device: torch.device, scale: Scale, precision: str, wanted: torch.memory_format) -> object:
+        return plain(device, scale, precision, torch.contiguous_format)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(memory_format, "_trainee", losing)
+    assert not memory_format.same_losses(CPU, TINY).passed
+
+
+def test_a_method_that_takes_more_memory_than_counted_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    numel = sum(nn.Parameter(torch.empty(shape)).numel() for shape in TINY.shapes or ())
+
+    class Greedy:
+        """Stands for the allocator's count, which a CPU has not: eight vectors."""
+
+        bytes = 8 * 4 * numel
+
+        def __enter__(self) -> Greedy:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+    monkeypatch.setattr(memory, "peak_bytes", lambda device: Greedy())
+    outcome = memory.step_memory(CPU, TINY, "mcser")
+    assert outcome.measured == {"peak / parameters": 8.0, "counted / parameters": 3}
+    assert not outcome.passed
+
+
+def test_a_group_that_answers_wrongly_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong:
+        rank, world_size = 0, 2
+
+        def __getattr__(self, name: str) -> object:
+            return lambda tensor, purpose: tensor.expand(2, -1)
+
+    assert nccl._collectives(Wrong(), CPU) == ["wrong sum", "wrong mean", "wrong gather"]  # type: ignore[arg-type]
+
+
+# Records
+
+
+def test_an_exception_is_a_record_and_numbers_that_json_lacks_are_words() -> None:
+    def fails() -> Outcome:
+        raise RuntimeError("no kernel image is available")
+
+    failed = record("one", fails)
+    assert not failed.passed and failed.reason == "RuntimeError: no kernel image is available"
+    odd = record("two", lambda: Outcome(True, {"loss": float("nan"), "all": [1.0, float("inf")], "in": {"x": 2.0}}))
+    assert odd.measured == {"loss": "nan", "all": [1.0, "inf"], "in": {"x": 2.0}}
+    cells = show(odd)
+    assert cells[:3] == ["two", "ok", "loss: nan\nall: 1 inf\nin: x 2"]
+
+
+def test_a_failed_check_is_the_commands_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed = Record("one", False, {"x": 1.5}, 0.25, "expected 2")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(gpu_check, "prepare_thread", lambda device: None)
+    monkeypatch.setattr(gpu_check, "make_checks", lambda device, scale: iter([failed]))
+    monkeypatch.setattr(gpu_check, "machine", lambda device: {"cuda": "12.6"})
+    assert main(["gpu-check", "--output", str(tmp_path / "gpu")]) == 1
+    assert "expected 2" in capsys.readouterr().out
+    written = json.loads((tmp_path / "gpu" / "gpu_check.json").read_text())
+    assert written["machine"] == {"cuda": "12.6"}
+    assert written["checks"] == [
+        {"name": "one", "passed": False, "measured": {"x": 1.5}, "seconds": 0.25, "reason": "expected 2"}
+    ]
+
+
+def test_at_full_size_it_is_the_papers_network_and_resnet50() -> None:
+    assert (Scale().model.name, Scale().model.options) == ("wide_resnet", {"depth": 40, "width": 8})
+    assert sum(each.numel() for each in Scale().parameters(torch.device("meta"))) == 25_557_032
