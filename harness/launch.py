@@ -156,7 +156,8 @@ def launch(plan: Plan, options: Options, display: Display) -> int:
 def _context() -> multiprocessing.context.ForkServerContext:
     """Processes forked from one that has torch loaded: each run is isolated, and starts at once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["harness.attempt", "harness.launch", "harness.preload"])
+    # The first optimiser of a process imports torch._dynamo, which takes a second.
+    context.set_forkserver_preload(["harness.attempt", "harness.launch", "harness.preload", "torch._dynamo"])
     prepare_processes()
     return context
 
