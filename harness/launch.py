@@ -144,7 +144,9 @@ def launch(plan: Plan, options: Options, display: Display) -> int:
                 failure = _close(each)
                 done, failures = done + (failure is None), failures + (failure is not None)
                 display.ended(each.name, failure)
-                if failure is not None and failure.startswith(HOPELESS):
+                # What is wrong with a run's own folder is no other run's affair.
+                own = failure is not None and failure.startswith(f"data: {each.folder}")
+                if failure is not None and failure.startswith(HOPELESS) and not own:
                     pending.clear()
     finally:
         for each in active:
