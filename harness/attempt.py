@@ -188,7 +188,9 @@ def _recorded_failures(job: Job) -> Iterator[list[bool]]:
     except Exception as error:
         trace = "".join(traceback.format_exception(error))
         print(trace, flush=True)
-        write_failure(job.folder, job.run.run_id, job.attempt.attempt, failure_kind(error), _sentence(error), trace)
+        write_failure(
+            job.folder, job.run.run_id, job.attempt.attempt, failure_kind(error), failure_sentence(error), trace
+        )
 
 
 def failure_kind(error: BaseException) -> FailureKind:
@@ -204,7 +206,8 @@ def failure_kind(error: BaseException) -> FailureKind:
     return "bug"
 
 
-def _sentence(error: BaseException) -> str:
+def failure_sentence(error: BaseException) -> str:
+    """What a record says of an exception, with advice where there is any."""
     advice = "; use a smaller batch or lower precision" if failure_kind(error) == "oom" else ""
     return f"{str(error) or type(error).__name__}{advice}"
 

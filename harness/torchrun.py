@@ -10,7 +10,15 @@ import torch
 import torch.distributed as dist
 
 from algorithms import ProcessGroupCollectives
-from harness.attempt import Job, attempt_in_group, backend_for, failure_kind, owned_by_rank_0, prepare_thread
+from harness.attempt import (
+    Job,
+    attempt_in_group,
+    backend_for,
+    failure_kind,
+    failure_sentence,
+    owned_by_rank_0,
+    prepare_thread,
+)
 from harness.launch import Options, missing_runs, write_experiment
 from harness.plan import Plan, PlannedRun
 from harness.provenance import new_attempt
@@ -70,7 +78,7 @@ def _do(run: PlannedRun, plan: Plan, options: Options) -> None:
         attempt_in_group(job, ProcessGroupCollectives())
     except Exception as error:
         trace = traceback.format_exc()
-        write_failure(job.folder, run.run_id, job.attempt.attempt, failure_kind(error), str(error), trace)
+        write_failure(job.folder, run.run_id, job.attempt.attempt, failure_kind(error), failure_sentence(error), trace)
         raise
     if dist.get_rank() == 0:
         print(f"{run.row} seed {run.seed}: done", flush=True)
