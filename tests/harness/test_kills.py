@@ -222,7 +222,8 @@ def test_checkpoint_killed_at_any_moment_is_the_one_before_or_the_new_one(before
 
 
 def test_attempt_killed_at_any_moment_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
-    config = small_config("cser", CSER, batch_size=40, evaluation={"per_epoch": 4})
+    # Of 30 steps, scores and checkpoints after 10 and 20, and a checkpoint amid an evaluation's losses after 25.
+    config = small_config("cser", CSER, batch_size=26, evaluation={"per_epoch": 3})
     whole = job_for(config, tmp_path / "whole")
     with killed_at(10**9) as changes:
         assert attempt_in_threads(whole)
