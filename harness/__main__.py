@@ -112,7 +112,7 @@ def _run(options: argparse.Namespace) -> int:
     from harness.launch import Options, launch, missing_runs, write_experiment
     from harness.plan import make_plan
     from harness.progress import make_display
-    from harness.tasks.task import find_task
+    from harness.tasks.task import task_of
 
     plan = make_plan(load_spec(find_spec(options.experiment)), options.results, options.tuning)
     launch_options = Options(
@@ -135,7 +135,7 @@ def _run(options: argparse.Namespace) -> int:
         print(f"all {len({run.run_id for run in plan.runs})} runs of {plan.experiment.name} are done")
         return 0
     # Before the first run, so that runs side by side do not each fetch it.
-    find_task(plan.runs[0].config.task.name).prepare(options.data)
+    task_of(plan.runs[0].config.task).prepare(options.data)
     with make_display() as display:
         failures = launch(plan, launch_options, display)
     if failures:

@@ -79,7 +79,7 @@ def attempt_in_threads(job: Job) -> bool:
     with owned(job.folder), _recorded_failures(job) as outcome:
         config = job.run.config
         task, device = find_task(config.task.name), torch.device(job.device)
-        samples = load_samples(config.task.name, job.data, config.task.held_out, job.device)
+        samples = load_samples(config.task, job.data, job.device)
         model = build_model(job.run.config.model, task, job.run.config.seed, device)
         recorder = job.recorder()
 
@@ -120,7 +120,7 @@ def attempt_in_group(job: Job, collectives: Collectives) -> None:
     """Train as one worker of a group that stands already."""
     config = job.run.config
     task, device = find_task(config.task.name), torch.device(job.device)
-    samples = load_samples(config.task.name, job.data, config.task.held_out, job.device)
+    samples = load_samples(config.task, job.data, job.device)
     model = build_model(job.run.config.model, task, job.run.config.seed, device)
     recorder = job.recorder() if collectives.rank == 0 else None
     train(job.run.config, model, samples, collectives, recorder, job.checkpoints())

@@ -18,7 +18,7 @@ from harness import models
 from harness.partition import shard_size
 from harness.seeds import derive_seed
 from harness.spec import ModelSpec, RunConfig, SpecError
-from harness.tasks.task import Task, find_task, split_sizes
+from harness.tasks.task import Task, split_sizes, task_of
 
 
 def build_model(spec: ModelSpec, task: Task, seed: int, device: torch.device) -> nn.Module:
@@ -130,7 +130,7 @@ def num_steps_of(config: RunConfig) -> tuple[int, int]:
     Raises:
         SpecError: the workers' batches need more samples than there are.
     """
-    num_train, _ = split_sizes(find_task(config.task.name), config.task)
+    num_train, _ = split_sizes(task_of(config.task), config.task)
     per_epoch = shard_size(config.partition, num_train, config.num_workers) // config.batch_size
     if per_epoch == 0:
         more = " or shards_per_worker" if config.partition.kind == "class_shards" else ""

@@ -126,8 +126,7 @@ def launch(plan: Plan, options: Options, display: Display) -> int:
     pending = missing_runs(plan, folder)
     total = len({run.run_id for run in plan.runs})
     if pending:
-        first = pending[0].config.task
-        announce(first.name, options.data, first.held_out, options.device)
+        announce(pending[0].config.task, options.data, options.device)
     context = _context()
     active: list[_Active] = []
     free = _shares(sorted(os.sched_getaffinity(0)), options.jobs)

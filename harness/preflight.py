@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from harness.plan import Plan
 from harness.tasks.errors import DataError
-from harness.tasks.task import Task, find_task
+from harness.tasks.task import Task, task_of
 
 GENERATIONS = 3
 """Checkpoints that lie side by side for a moment: two whole ones, and one being written."""
@@ -31,7 +31,7 @@ class Check:
 
 def preflight(plan: Plan, results: Path, data: Path | None, device: str, jobs: int) -> Iterator[Check]:
     """The checks for `jobs` runs at once, as they are made; touches nothing but a temporary folder."""
-    yield from check_data(find_task(plan.experiment.task), data)
+    yield from check_data(task_of(plan.runs[0].config.task), data)
     yield check_disk(plan, results, jobs)
     if device.startswith("cuda"):
         yield from check_gpus()

@@ -11,38 +11,38 @@ import torch
 
 from harness.spec import TaskSpec
 from harness.tasks.errors import DataError
-from harness.tasks.task import Samples, find_task
+from harness.tasks.task import Samples, find_task, task_of
 
 VARIABLE = "CSER_BENCH_PRELOAD"
 """Environment variable by which the launcher says what to read."""
 
 
-_preloaded: dict[tuple[str, Path | None, int, str], Samples] = {}
+_preloaded: dict[tuple[TaskSpec, Path | None, str], Samples] = {}
 
 
-def load_samples(task: str, data: Path | None, held_out: int, device: str) -> Samples:
+def load_samples(spec: TaskSpec, data: Path | None, device: str) -> Samples:
     """The task's samples: those that were read before this process was forked, or read now.
 
     Raises:
         DataError: as `Task.load`.
     """
-    if (task, data, held_out, device) in _preloaded:
-        return _preloaded[task, data, held_out, device]
-    return find_task(task).load(data, TaskSpec(name=task, held_out=held_out), torch.device(device))
+    if (spec, data, device) in _preloaded:
+        return _preloaded[spec, data, device]
+    return task_of(spec).load(data, spec, torch.device(device))
 
 
-def announce(task: str, data: Path | None, held_out: int, device: str) -> None:
+def announce(spec: TaskSpec, data: Path | None, device: str) -> None:
     """Have the data read before the first fork, where it is plain memory on the CPU: pools and GPUs survive no fork."""
-    if device == "cpu" and getattr(find_task(task), "survives_fork", False):
-        os.environ[VARIABLE] = json.dumps([task, None if data is None else str(data), held_out, device])
+    if device == "cpu" and getattr(find_task(spec.name), "survives_fork", False):
+        os.environ[VARIABLE] = json.dumps([spec.model_dump(), None if data is None else str(data), device])
     else:
         os.environ.pop(VARIABLE, None)
 
 
 def _read_what_was_announced() -> None:
-    task, data, held_out, device = json.loads(os.environ[VARIABLE])
+    spec, data, device = json.loads(os.environ[VARIABLE])
     torch.set_num_threads(1)
-    key = (task, None if data is None else Path(data), held_out, device)
+    key = (TaskSpec(**spec), None if data is None else Path(data), device)
     with contextlib.suppress(DataError, OSError):
         _preloaded[key] = load_samples(*key)
 

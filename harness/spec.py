@@ -34,10 +34,14 @@ class Strict(BaseModel):
 
 
 class TaskSpec(Strict):
-    """`name` is a module of harness/tasks; `held_out` training samples are scored instead of the test set if not 0."""
+    """`name` is a module of harness/tasks; `held_out` training samples are scored instead of the test set if not 0.
+
+    `max_undecodable`: so many training images may be undecodable, where the task reads them from files.
+    """
 
     name: Name
     held_out: Annotated[int, Field(ge=0)] = 0
+    max_undecodable: Annotated[int, Field(ge=0)] = 0
 
 
 class ModelSpec(Strict):

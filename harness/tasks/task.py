@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -104,3 +104,18 @@ def find_task(name: str) -> Task:
         raise SpecError(f"unknown task {name!r}; the tasks are {', '.join(tasks)}")
     task: Task = found
     return task
+
+
+def task_of(spec: TaskSpec) -> Task:
+    """The task as the spec wants it.
+
+    Raises:
+        SpecError: there is none of that name, or it reads no image files and yet may meet undecodable ones.
+    """
+    task = find_task(spec.name)
+    if not spec.max_undecodable:
+        return task
+    if not hasattr(task, "max_undecodable"):
+        raise SpecError(f"task {spec.name} reads no image files; leave max_undecodable out")
+    allowing: Task = replace(task, max_undecodable=spec.max_undecodable)  # type: ignore[type-var]
+    return allowing

@@ -88,3 +88,35 @@ def test_an_undecodable_image_stops_the_run_by_name(images: Path, tmp_path: Path
     failure = read_record(job.folder / "failure.json", Failure)
     assert failure.kind == "data" and failure.message.startswith(f"{images} is no image that can be decoded")
     assert read_run(job.folder).result is None
+
+
+def test_the_spec_may_allow_a_number_of_undecodable_images(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    allowing = small_config(**CONFIG | {"task": {"name": "imagenet", "max_undecodable": 1}})
+    job = job_for(allowing, tmp_path, data=tmp_path / "data")
+    assert attempt_in_threads(job)
+    assert read_run(job.folder).result is not None
+    # It is named, once, in the run's log.
+    assert capsys.readouterr().out.count(f"{images} is no image that can be decoded") == 1
+    for split, damaged in (("train", "n01/n01_03.JPEG"), ("val", "n03/n03_05.JPEG")):
+        path = tmp_path / "data" / split / damaged
+        kept = path.read_bytes()
+        path.write_bytes(kept[:200])
+        job = job_for(allowing, tmp_path / split, data=tmp_path / "data")
+        assert not attempt_in_threads(job)
+        message = read_record(job.folder / "failure.json", Failure).message
+        # One more than allowed, whichever is met last; and of those that are scored none may be missing.
+        assert "no image that can be decoded" in message and (str(path) in message or split == "train")
+        path.write_bytes(kept)
+
+
+def test_what_the_spec_allows_is_allowed_to_preflight_and_to_preparation_too(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = changed(changed(small_spec(), "training.batch_size", 4), "task", {"name": "imagenet"})
+    for allowed, code in ((0, 1), (1, 0)):
+        path = write_spec(tmp_path, changed(spec, "task.max_undecodable", allowed))
+        options = ["--data", str(tmp_path / "data"), "--results", str(tmp_path / "results")]
+        assert main(["preflight", str(path), *options]) == code
+        assert (str(images) in capsys.readouterr().out) == bool(code)

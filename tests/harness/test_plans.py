@@ -23,6 +23,7 @@ SHIPPED = sorted(path.stem for path in EXPERIMENTS.glob("*.toml"))
 OTHER_SCIENCE: dict[str, Any] = {
     "task.name": "fashion_mnist",
     "task.held_out": 100,
+    "task.max_undecodable": 3,
     "model.name": "other",
     "model.options.widths": [4, 9],
     "num_workers": 4,
@@ -97,6 +98,7 @@ def test_run_id_does_not_depend_on_the_order_of_keys(data: st.DataObject) -> Non
     "path",
     [
         "task.held_out",
+        "task.max_undecodable",
         "schedule.milestones",
         "schedule.factor",
         "evaluation.batch_norm",

@@ -101,6 +101,7 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
     "model that cannot be": ("model.options.widths", [4], ["small_cnn", "two widths"]),
     "model of negative size": ("model.options.widths", [-4, 8], ["small_cnn"]),
     "no rate and no tuning": ("rows.0.learning_rate", ABSENT, ["learning rate", "tuning"]),
+    "undecodable images of a task without files": ("task.max_undecodable", 3, ["blobs", "max_undecodable"]),
     "unknown algorithm": ("rows.1.algorithm", "adam", ["'adam'", *algorithms()]),
     "unknown compressor": ("rows.2.settings.compressor.kind", "magic", ["magic", *compressors()]),
     "unknown model": ("model.name", "gpt", ["'gpt'", "small_cnn"]),
