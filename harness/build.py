@@ -15,10 +15,10 @@ from torch import nn
 from algorithms import Collectives, Compressor, DistributedOptimizer
 from algorithms.registry import algorithms, compressors, settings
 from harness import models
-from harness.order import steps_per_epoch
+from harness.partition import shard_size
 from harness.seeds import derive_seed
 from harness.spec import ModelSpec, RunConfig, SpecError
-from harness.tasks.task import Task, find_task, split_sizes
+from harness.tasks.task import Task, configured_task, split_sizes
 
 
 def build_model(spec: ModelSpec, task: Task, seed: int, device: torch.device) -> nn.Module:
@@ -130,11 +130,12 @@ def num_steps_of(config: RunConfig) -> tuple[int, int]:
     Raises:
         SpecError: the workers' batches need more samples than there are.
     """
-    num_train, _ = split_sizes(find_task(config.task.name), config.task)
-    per_epoch = steps_per_epoch(num_train, config.num_workers, config.batch_size)
+    num_train, _ = split_sizes(configured_task(config.task), config.task)
+    per_epoch = shard_size(config.partition, num_train, config.num_workers) // config.batch_size
     if per_epoch == 0:
+        more = " or shards_per_worker" if config.partition.kind == "class_shards" else ""
         raise SpecError(
             f"{config.num_workers} workers x {config.batch_size} samples are more than the {num_train} training "
-            "samples; lower num_workers or batch_size"
+            f"samples; lower num_workers or batch_size{more}"
         )
     return per_epoch, per_epoch * config.num_epochs

@@ -32,10 +32,7 @@ def save(folder: Path, step: int, state: dict[str, Any], collectives: Collective
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
-    with open(temporary / f"rank-{collectives.rank}.pt", "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    _write(temporary / f"rank-{collectives.rank}.pt", content)
     digest = torch.frombuffer(bytearray(hashlib.sha256(content).digest()), dtype=torch.uint8)
     digests = collectives.all_gather(digest, Purpose.CONTROL)
     if collectives.rank == 0:
@@ -44,17 +41,28 @@ def save(folder: Path, step: int, state: dict[str, Any], collectives: Collective
     collectives.all_gather(digest, Purpose.CONTROL)
 
 
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def _publish(folder: Path, temporary: Path, name: str, step: int, digests: list[str]) -> None:
     manifest = {"version": VERSION, "step": step, "world_size": len(digests), "sha256": digests}
-    write_text_atomically(temporary / "manifest.json", json.dumps(manifest) + "\n")
+    _write(temporary / "manifest.json", (json.dumps(manifest) + "\n").encode())
     final = folder / name
     if final.exists():
         shutil.rmtree(final)
     os.replace(temporary, final)
     write_text_atomically(folder / "latest", name + "\n")
-    torn = folder.glob("step-*.tmp")
-    for old in [*_generations(folder)[2:], *torn]:
-        shutil.rmtree(old, ignore_errors=True)
+    # A later generation is a damaged one, or was never pointed to: the run has gone back behind it.
+    kept = _published(folder)[:2]
+    for old in folder.glob("step-*"):
+        if old.name not in kept:
+            shutil.rmtree(old, ignore_errors=True)
+    for torn in folder.glob(".latest.*"):
+        torn.unlink()
 
 
 def _generations(folder: Path) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -84,6 +85,8 @@ class _Active:
     processes: list[BaseProcess]
     place: Place
     failed_at: float | None = None
+    was_killed: bool = False
+    """By someone else: the system's memory guard, or by hand."""
 
     @property
     def name(self) -> str:
@@ -153,7 +156,9 @@ def launch(plan: Plan, options: Options, display: Display) -> int:
                 failure = _close(each)
                 done, failures = done + (failure is None), failures + (failure is not None)
                 display.ended(each.name, failure)
-                if failure is not None and failure.startswith(HOPELESS):
+                # What is wrong with a run's own folder is no other run's affair.
+                own = failure is not None and failure.startswith(f"data: {each.folder}")
+                if failure is not None and failure.startswith(HOPELESS) and not own:
                     pending.clear()
     finally:
         for each in active:
@@ -248,9 +253,11 @@ def _die_with(parent: BaseProcess) -> None:
 
 def _has_ended(active: _Active) -> bool:
     """Whether all of a run's processes have; when one fails the others get a time of grace."""
-    if all(process.exitcode is not None for process in active.processes):
+    codes = [process.exitcode for process in active.processes]
+    active.was_killed |= -signal.SIGKILL in codes
+    if all(code is not None for code in codes):
         return True
-    if any(process.exitcode for process in active.processes):
+    if any(codes):
         active.failed_at = active.failed_at or time.monotonic()
         if time.monotonic() - active.failed_at > GRACE_SECONDS:
             _kill(active)
@@ -270,7 +277,7 @@ def _close(active: _Active) -> str | None:
     if active.scratch is not None:
         active.scratch.cleanup()
     codes = [process.exitcode or 0 for process in active.processes]
-    if not any(codes):
+    if not any(codes) or is_done(active.folder):
         return None
     if EXIT_BUSY in codes:
         return "another process is at this run; call again when it has ended"
@@ -279,15 +286,24 @@ def _close(active: _Active) -> str | None:
     path = active.folder / "failure.json"
     with contextlib.suppress(RecordError):
         failure = store.read_optional(path, Failure)
-        if failure is not None and failure.attempt == active.attempt:
+        own = failure is not None and failure.attempt == active.attempt
+        # Workers that lost the one that was killed know of no more than that.
+        if failure is not None and own and not (active.was_killed and failure.kind == "communication"):
             return f"{failure.kind}: {failure.message} ({path})"
-    code = next(code for code in codes if code)
-    kind: store.FailureKind = "oom" if code == -9 else "bug"
-    reason = "was killed, by the system's memory guard or by hand" if code == -9 else f"ended with code {code}"
-    message = f"the run's process {reason}; see log.txt beside this record"
+    kind, message = _death(next(code for code in codes if code), active.was_killed)
     with contextlib.suppress(OSError):
         write_failure(active.folder, active.run.run_id, active.attempt, kind, message, "")
     return f"{kind}: {message} ({path})"
+
+
+def _death(code: int, was_killed: bool) -> tuple[store.FailureKind, str]:
+    """Kind and words of a failure of which no worker could tell."""
+    if was_killed:
+        return "oom", (
+            "a process of the run was killed, by the system's memory guard or by hand; if it was the guard, use a "
+            "smaller batch or lower precision, or fewer runs at once; see log.txt beside this record"
+        )
+    return "bug", f"the run's process ended with code {code}; see log.txt beside this record"
 
 
 def active_heartbeats(active: dict[str, Path]) -> Iterator[tuple[str, store.Heartbeat]]:

@@ -30,7 +30,7 @@ def worker_batches(
     worker has a `shard` of its own, over that.
     """
     if shard is not None:
-        yield from _shard_batches(seed, num_train, rank, num_workers, batch_size, steps, shard)
+        yield from _shard_batches(seed, rank, batch_size, steps, shard)
         return
     per_epoch = steps_per_epoch(num_train, num_workers, batch_size)
     order, shuffled = torch.empty(0, dtype=torch.int64), -1
@@ -42,10 +42,8 @@ def worker_batches(
         yield order[start : start + batch_size]
 
 
-def _shard_batches(
-    seed: int, num_train: int, rank: int, num_workers: int, batch_size: int, steps: range, shard: Tensor
-) -> Iterator[Tensor]:
-    per_epoch = steps_per_epoch(num_train, num_workers, batch_size)
+def _shard_batches(seed: int, rank: int, batch_size: int, steps: range, shard: Tensor) -> Iterator[Tensor]:
+    per_epoch = len(shard) // batch_size
     order, shuffled = shard, -1
     for step in steps:
         epoch, within = divmod(step, per_epoch)

@@ -13,13 +13,19 @@ from harness.spec import PartitionSpec
 Labels = npt.NDArray[numpy.int64]
 
 
+def shard_size(spec: PartitionSpec, num_train: int, num_workers: int) -> int:
+    """Samples that each worker has for an epoch."""
+    stretches = spec.shards_per_worker if spec.kind == "class_shards" else 1
+    return stretches * (num_train // (num_workers * stretches))
+
+
 def worker_shards(spec: PartitionSpec, labels: Tensor, num_workers: int, seed: int) -> list[Tensor] | None:
     """The sample indices of each worker, all of the same number, or None where every epoch is dealt out anew.
 
-    "contiguous": the i-th stretch of the data set (as released). "dirichlet": a worker's classes have shares
-    drawn from a Dirichlet distribution with parameter `alpha` times the classes' own relative sizes (Hsu et al.,
-    arXiv 1909.06335). "class_shards": sorted by class, cut, and dealt out, `shards_per_worker` to each (McMahan et al.,
-    AISTATS 2017).
+    "contiguous": the i-th stretch of the data set (as released). "dirichlet": the shares of a worker's classes are
+    drawn from a Dirichlet distribution, with parameter `alpha` for each of classes of equal size, else in proportion to
+    their sizes (Hsu et al., arXiv 1909.06335, whose alpha is this one times the number of classes). "class_shards":
+    sorted by class, cut, and dealt out, `shards_per_worker` to each (McMahan et al., AISTATS 2017).
 
     Args:
         labels: int64 of shape (num_train,).
@@ -27,7 +33,7 @@ def worker_shards(spec: PartitionSpec, labels: Tensor, num_workers: int, seed: i
     """
     if spec.kind == "reshuffled":
         return None
-    per_worker = len(labels) // num_workers
+    per_worker = shard_size(spec, len(labels), num_workers)
     if spec.kind == "contiguous":
         return [torch.arange(rank * per_worker, (rank + 1) * per_worker) for rank in range(num_workers)]
     random = numpy.random.Generator(numpy.random.Philox(key=derive_seed(seed, "partition")))

@@ -177,11 +177,12 @@ class _Checked:
 
 
 class _Hashable:
-    """A config as a key of the cache: equal but for learning rate and seed, equal in all that is checked."""
+    """A config as a key of the cache: equal but for learning rates and seeds, equal in all that is checked."""
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
-        self.key = run_id(config.model_copy(update={"learning_rate": 1.0, "seed": 0}))
+        same = {"learning_rate": 1.0, "schedule": ScheduleSpec(kind="constant"), "seed": 0, "repeat": 0}
+        self.key = run_id(config.model_copy(update=same))
 
     def __hash__(self) -> int:
         return hash(self.key)

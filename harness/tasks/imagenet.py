@@ -211,6 +211,8 @@ class ImageNetSamples:
 
     def _count(self, path: str, reason: str) -> None:
         with self._lock:
+            if path not in self.undecodable:
+                print(f"{path} is no image that can be decoded ({reason}); the next one stands in for it", flush=True)
             self.undecodable.add(path)
             if len(self.undecodable) > self.task.max_undecodable:
                 allowed = self.task.max_undecodable

@@ -20,6 +20,7 @@ from torch import Tensor
 from algorithms import Compressor
 from algorithms.registry import algorithms, settings
 from harness.attempt import Job
+from harness.launch import Options, Workers
 from harness.plan import PlannedRun, run_id
 from harness.provenance import new_attempt
 from harness.spec import RunConfig, TaskSpec
@@ -121,6 +122,26 @@ def comparable(folder: Path) -> tuple[list[Table], Table]:
     return events, result
 
 
+def closed_form_bits(algorithm: str, table: Table, num_parameters: int, num_steps: int, float_bits: int = 32) -> int:
+    """What one worker sends in a run: a block's length in numbers, at each step or each H-th."""
+
+    def block(key: str) -> int:
+        return math.ceil(num_parameters / table[key]["ratio"])
+
+    interval = table.get("reset_interval", table.get("sync_interval", 1))
+    times = num_steps // (num_steps if interval == "end" else interval)
+    numbers = {
+        "sgd": lambda: num_steps * num_parameters,
+        "ef_sgd": lambda: num_steps * block("compressor"),
+        "qsparse_local_sgd": lambda: times * block("compressor"),
+        "local_sgd": lambda: times * num_parameters,
+        "csea": lambda: num_steps * block("error_compressor"),
+        "cser_pl": lambda: times * block("error_compressor"),
+        "cser": lambda: num_steps * block("gradient_compressor") + times * block("error_compressor"),
+    }
+    return float_bits * numbers["cser" if algorithm == "mcser" else algorithm]()
+
+
 def small_spec() -> Table:
     """A whole experiment of three rows and two seeds, each run of 40 steps, with a tuning."""
     return copy.deepcopy(
@@ -217,3 +238,36 @@ def environment() -> dict[str, str]:
 def call(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a command in `folder` and keep what it says."""
     return subprocess.run(words, cwd=folder, env=environment(), capture_output=True, text=True, timeout=110)
+
+
+class Quiet:
+    """A display that remembers which runs ended how."""
+
+    def __init__(self) -> None:
+        self.ends: dict[str, str | None] = {}
+
+    def update(self, done: int, total: int, active: dict[str, Path]) -> None:
+        assert 0 <= done <= total
+
+    def ended(self, name: str, failure: str | None) -> None:
+        self.ends[name.replace(" seed", "")] = failure
+
+
+def launch_options(results: Path, workers: Workers = "threads", **changes: Any) -> Options:
+    """As the command's defaults, for two runs at once."""
+    fields: Table = {
+        "results": results,
+        "data": None,
+        "workers": workers,
+        "device": "cpu",
+        "jobs": 2,
+        "checkpoint_minutes": 5.0,
+        "timeout_seconds": 60.0,
+    }
+    return Options(**(fields | changes))
+
+
+def only(spec: Table, row: str, **changes: Any) -> Table:
+    """The spec with this row alone and one seed."""
+    rows = [each | changes for each in spec["rows"] if each["row"] == row]
+    return spec | {"rows": rows, "statistics": spec["statistics"] | {"baseline": row, "seeds": [1]}}

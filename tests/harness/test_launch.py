@@ -21,7 +21,7 @@ import harness.progress
 import harness.show
 from harness.__main__ import main
 from harness.attempt import attempt_in_threads, owned
-from harness.launch import Options, Workers, launch, missing_runs
+from harness.launch import launch, missing_runs
 from harness.plan import Plan, make_plan
 from harness.spec import load_spec
 from harness.store import Failure, read_record, read_run
@@ -29,6 +29,7 @@ from harness.tasks import blobs
 from tests.harness.support import (
     CSER,
     DoctoredBlobs,
+    Quiet,
     Table,
     call,
     changed,
@@ -36,6 +37,8 @@ from tests.harness.support import (
     comparable,
     environment,
     job_for,
+    launch_options,
+    only,
     small_config,
     small_spec,
     write_spec,
@@ -44,40 +47,8 @@ from tests.harness.support import (
 assert harness.collect and harness.progress and harness.show  # Loaded before privileges are dropped.
 
 
-class Quiet:
-    """A display that remembers which runs ended how."""
-
-    def __init__(self) -> None:
-        self.ends: dict[str, str | None] = {}
-
-    def update(self, done: int, total: int, active: dict[str, Path]) -> None:
-        assert 0 <= done <= total
-
-    def ended(self, name: str, failure: str | None) -> None:
-        self.ends[name.replace(" seed", "")] = failure
-
-
-def options(results: Path, workers: Workers = "threads", **changes: Any) -> Options:
-    fields: Table = {
-        "results": results,
-        "data": None,
-        "workers": workers,
-        "device": "cpu",
-        "jobs": 2,
-        "checkpoint_minutes": 5.0,
-        "timeout_seconds": 60.0,
-    }
-    return Options(**(fields | changes))
-
-
 def planned(folder: Path, spec: Table) -> Plan:
     return make_plan(load_spec(write_spec(folder, spec)), folder)
-
-
-def only(spec: Table, row: str, **changes: Any) -> Table:
-    """The spec with this row alone and one seed."""
-    rows = [each | changes for each in spec["rows"] if each["row"] == row]
-    return spec | {"rows": rows, "statistics": spec["statistics"] | {"baseline": row, "seeds": [1]}}
 
 
 # Killed and called again
@@ -139,7 +110,7 @@ def test_processes_equal_threads(num_workers: int, tmp_path: Path) -> None:
     spec = changed(only(small_spec(), "cser"), "training.num_workers", num_workers)
     plan = planned(tmp_path, spec)
     (run,) = plan.runs
-    assert launch(plan, options(tmp_path / "processes", "processes"), Quiet()) == 0
+    assert launch(plan, launch_options(tmp_path / "processes", "processes"), Quiet()) == 0
     threads = job_for(run.config, tmp_path / "threads")
     assert attempt_in_threads(threads)
     folder = tmp_path / "processes" / "small" / run.run_id
@@ -224,7 +195,7 @@ def test_siblings_go_on_after_one_fails_and_the_count_is_returned(tmp_path: Path
     plan = planned(tmp_path, small_spec())
     folder = spoil(plan, tmp_path, "cser", 1)
     display = Quiet()
-    assert launch(plan, options(tmp_path), display) == 1
+    assert launch(plan, launch_options(tmp_path), display) == 1
     assert [name for name, failure in display.ends.items() if failure] == ["cser 1"]
     assert len(display.ends) == 6
     failure = read_record(folder / "failure.json", Failure)
@@ -234,9 +205,30 @@ def test_siblings_go_on_after_one_fails_and_the_count_is_returned(tmp_path: Path
     (folder / "events.jsonl").rmdir()
     assert [run.run_id for run in missing_runs(plan, tmp_path / "small")] == [folder.name]
     again = Quiet()
-    assert launch(plan, options(tmp_path), again) == 0
+    assert launch(plan, launch_options(tmp_path), again) == 0
     assert again.ends == {"cser 1": None}
     assert not (folder / "failure.json").exists() and len(read_run(folder).run.attempts) == 2
+
+
+def test_a_damaged_folder_of_one_run_is_no_other_runs_affair(tmp_path: Path) -> None:
+    plan = planned(tmp_path, small_spec())
+    folder = tmp_path / "small" / missing_runs(plan, tmp_path / "small")[0].run_id
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text('{"version": 1, "run_')
+    display = Quiet()
+    assert launch(plan, launch_options(tmp_path, jobs=1), display) == 1
+    assert len(display.ends) == 6
+    assert [name for name, failure in display.ends.items() if failure] == ["sgd 1"]
+    assert str(display.ends["sgd 1"]).startswith("data: ") and "run again" in str(display.ends["sgd 1"])
+
+
+def test_data_that_no_run_can_have_stop_the_launch(tmp_path: Path) -> None:
+    spec = changed(small_spec(), "task.name", "fashion_mnist")
+    display = Quiet()
+    given = launch_options(tmp_path, jobs=1, data=tmp_path / "nowhere")
+    assert launch(planned(tmp_path, changed(spec, "tuning")), given, display) == 1
+    assert "data: " in str(display.ends["sgd 1"]) and "is not a folder" in str(display.ends["sgd 1"])
+    assert len(display.ends) == 1
 
 
 def test_missing_runs_come_seed_by_seed(tmp_path: Path) -> None:
@@ -261,7 +253,7 @@ def test_failure_of_one_process_ends_the_run(tmp_path: Path) -> None:
     plan = planned(tmp_path, only(small_spec(), "sgd"))
     folder = spoil(plan, tmp_path, "sgd", 1)
     display = Quiet()
-    assert launch(plan, options(tmp_path, "processes"), display) == 1
+    assert launch(plan, launch_options(tmp_path, "processes"), display) == 1
     assert read_record(folder / "failure.json", Failure).kind == "bug"
     assert "Is a directory" in str(display.ends["sgd 1"])
 
@@ -272,10 +264,10 @@ def test_run_that_another_process_owns_is_left_alone(tmp_path: Path) -> None:
     folder = tmp_path / "small" / run.run_id
     display = Quiet()
     with owned(folder):
-        assert launch(plan, options(tmp_path), display) == 1
+        assert launch(plan, launch_options(tmp_path), display) == 1
     assert "another process is at this run" in str(display.ends["sgd 1"])
     assert {path.name for path in folder.iterdir()} == {"owner.lock", "log.txt"}
-    assert launch(plan, options(tmp_path), display) == 0
+    assert launch(plan, launch_options(tmp_path), display) == 0
 
 
 def test_killed_worker_process_is_told_from_a_failed_one(tmp_path: Path) -> None:
@@ -293,7 +285,7 @@ def test_killed_worker_process_is_told_from_a_failed_one(tmp_path: Path) -> None
                     os.kill(process, signal.SIGKILL)
 
     display = Killer()
-    assert launch(plan, options(tmp_path), display) == 1
+    assert launch(plan, launch_options(tmp_path), display) == 1
     failure = read_record(folder / "failure.json", Failure)
     assert failure.kind == "oom" and "killed" in failure.message
     assert not (folder / "result.json").exists()

@@ -51,6 +51,52 @@ def test_milestones_multiply() -> None:
     assert factors(schedule, 10, 3) == pytest.approx([1.0] * 10 + [0.1] * 15 + [0.01] * 5)
 
 
+def test_milestones_go_on_firing_during_the_warm_up() -> None:
+    schedule = ScheduleSpec(kind="milestones", milestones=[1.0, 2.0, 5.0], factor=0.2, warmup_epochs=4.0)
+    passed = [1.0] * 10 + [0.2] * 10 + [0.04] * 30 + [0.008] * 10
+    warm_up = [(step + 1) / 40 for step in range(40)] + [1.0] * 20
+    assert factors(schedule, 10, 6) == pytest.approx([one * other for one, other in zip(passed, warm_up, strict=True)])
+
+
+@pytest.mark.parametrize(
+    ("warmup", "by_epoch"), [(4.0, [1 / 4, 2 / 4, 3 / 4, 1, 1]), (2.5, [1 / 2.5, 2 / 2.5, 1, 1, 1]), (1.0, [1] * 5)]
+)
+def test_staircase_rises_once_an_epoch(warmup: float, by_epoch: list[float]) -> None:
+    schedule = ScheduleSpec(kind="milestones", milestones=[9.0], warmup_epochs=warmup, staircase_warmup=True)
+    assert factors(schedule, 7, 5) == pytest.approx([factor for factor in by_epoch for _ in range(7)])
+
+
+def test_warm_up_may_outlast_the_run() -> None:
+    for kind in ("constant", "cosine", "milestones"):
+        schedule = ScheduleSpec.model_validate({"kind": kind, "warmup_epochs": 3200.0, "milestones": [60.0]})
+        assert factors(schedule, 10, 3) == pytest.approx([(step + 1) / 32_000 for step in range(30)])
+    cosine = ScheduleSpec(kind="cosine", warmup_epochs=3.0)
+    assert factors(cosine, 10, 3) == pytest.approx([(step + 1) / 30 for step in range(30)])
+
+
+def test_cifar_schedule_of_the_paper_on_its_own_steps() -> None:
+    """200 epochs of 390 steps, times 0.2 at 60, 120 and 160."""
+    schedule = ScheduleSpec(kind="milestones", milestones=[60, 120, 160], factor=0.2)
+    levels = factors(schedule, 390, 200)
+    changes = [step for step in range(1, 78_000) if levels[step] != levels[step - 1]]
+    assert changes == [23_400, 46_800, 62_400]
+    assert [levels[0], *(levels[step] for step in changes)] == pytest.approx([1, 0.2, 0.04, 0.008])
+
+
+def test_imagenet_schedule_of_the_paper_on_its_own_steps() -> None:
+    """120 epochs of 5,004 steps: from 0 to the peak in 5, then half a cosine to 0."""
+    schedule = ScheduleSpec(kind="cosine", warmup_epochs=5)
+
+    def at(epoch: float) -> float:
+        return learning_rate_factor(schedule, round(5_004 * epoch), 5_004, 120)
+
+    assert [at(0), at(1), at(2.5)] == pytest.approx([1 / 25_020, 1 / 5 + 1 / 25_020, 1 / 2 + 1 / 25_020])
+    assert learning_rate_factor(schedule, 25_019, 5_004, 120) == at(5) == 1
+    quarters = [(1 + math.sqrt(0.5)) / 2, 1 / 2, (1 - math.sqrt(0.5)) / 2]
+    assert [at(5 + 115 * quarter / 4) for quarter in (1, 2, 3)] == pytest.approx(quarters)
+    assert 0 < learning_rate_factor(schedule, 600_479, 5_004, 120) < 1e-10
+
+
 @pytest.mark.parametrize(
     ("per_epoch", "scores", "epochs", "expected"),
     [(40, 2, 1, {20, 40}), (40, 1, 3, {40, 80, 120}), (10, 3, 2, {3, 7, 10, 13, 17, 20}), (3, 10, 1, {1, 2, 3})],

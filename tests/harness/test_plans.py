@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from harness.build import num_steps_of
 from harness.plan import Plan, make_plan, run_id
 from harness.spec import EXPERIMENTS, RunConfig, Spec, load_spec
 from harness.tasks.task import find_task
-from tests.harness.support import CSER, Table, changed, small_config, small_spec, write_spec
+from tests.harness.support import CSER, Table, changed, closed_form_bits, small_config, small_spec, write_spec
 
 SHIPPED = sorted(path.stem for path in EXPERIMENTS.glob("*.toml"))
 
@@ -168,6 +167,13 @@ def test_plan_is_what_the_spec_says(tmp_path: Path) -> None:
     assert plan.memory_bytes == {"sgd": 3 * 4 * 742, "cser": 3 * 4 * 742, "ef_sgd": 4 * 4 * 742}
 
 
+def test_a_row_may_have_a_warm_up_of_its_own(tmp_path: Path) -> None:
+    plan = plan_of(changed(small_spec(), "rows.1.warmup_epochs", 0.5), tmp_path)
+    warm_ups = {run.row: run.config.schedule.warmup_epochs for run in plan.runs}
+    assert warm_ups == {"sgd": 0.25, "cser": 0.5, "ef_sgd": 0.25}
+    assert {run.config.schedule.kind for run in plan.runs} == {"cosine"}
+
+
 def test_tuning_plan_holds_out_and_tries_every_rate(tmp_path: Path) -> None:
     plan = plan_of(small_spec(), tmp_path, tuning=True)
     tried = {(row.tunes, row.learning_rate) for row in plan.experiment.rows}
@@ -243,30 +249,12 @@ def test_fashion_mnist_rows_have_the_ratios_that_their_settings_say(tmp_path: Pa
         )
 
 
-def bits(algorithm: str, table: Table, num_parameters: int, num_steps: int) -> int:
-    """What one worker sends in a run: a block's length in numbers of 32 bits, at each step or each H-th."""
-
-    def block(key: str) -> int:
-        return math.ceil(num_parameters / table[key]["ratio"])
-
-    interval = table.get("reset_interval", table.get("sync_interval", 1))
-    times = num_steps // (num_steps if interval == "end" else interval)
-    numbers = {
-        "sgd": lambda: num_steps * num_parameters,
-        "ef_sgd": lambda: num_steps * block("compressor"),
-        "qsparse_local_sgd": lambda: times * block("compressor"),
-        "local_sgd": lambda: times * num_parameters,
-        "csea": lambda: num_steps * block("error_compressor"),
-        "cser_pl": lambda: times * block("error_compressor"),
-        "cser": lambda: num_steps * block("gradient_compressor") + times * block("error_compressor"),
-    }
-    return 32 * numbers["cser" if algorithm == "mcser" else algorithm]()
-
-
 def test_fashion_mnist_rows_send_the_bits_that_their_ratios_say(tmp_path: Path) -> None:
     spec = with_rates(load_spec(EXPERIMENTS / "fashion_mnist.toml"))
     for given_row, row in zip(spec.rows, make_plan(spec, tmp_path).experiment.rows, strict=True):
-        assert row.expected_bits == bits(row.algorithm, given_row.settings, row.num_parameters, row.num_steps)
+        assert row.expected_bits == closed_form_bits(
+            row.algorithm, given_row.settings, row.num_parameters, row.num_steps
+        )
         deviation = row.expected_bits * row.ratio / (32 * row.num_parameters * row.num_steps) - 1
         # No further from the ratio than an interval that the last step cuts off, and a block's rounding, explain.
         settings = given_row.settings

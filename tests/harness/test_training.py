@@ -148,6 +148,14 @@ def test_training_loss_is_the_mean_over_workers_and_steps_since_the_last_score(
     assert [event.train_loss for event in read_run(job.folder).events] == pytest.approx(means, rel=1e-5)
 
 
+def test_recorded_learning_rate_is_the_schedules_at_the_last_step(tmp_path: Path) -> None:
+    job = job_for(small_config(learning_rate=0.08, schedule={"kind": "cosine", "warmup_epochs": 0.75}), tmp_path)
+    assert attempt_in_threads(job)
+    # Of 40 steps 30 are warm-up; number 20 of them, then number 10 of the 10 that fall from 1 to 0.
+    expected = [0.08 * 20 / 30, 0.08 * (1 + math.cos(0.9 * math.pi)) / 2]
+    assert [event.learning_rate for event in read_run(job.folder).events] == pytest.approx(expected)
+
+
 def diverging(tmp_path: Path, **changes: Any) -> RunRecord:
     job = job_for(small_config("cser", CSER, **changes), tmp_path)
     assert attempt_in_threads(job)
@@ -182,6 +190,16 @@ def test_average_that_cannot_be_scored_has_diverged(tmp_path: Path) -> None:
     assert record.result is not None
     assert (record.result.status, record.result.diverged_at_step) == ("diverged", 40)
     assert all(math.isfinite(event.test_loss) for event in record.events)
+
+
+def test_a_loss_that_explodes_and_stays_finite_is_no_divergence_but_a_score(tmp_path: Path) -> None:
+    record = diverging(tmp_path, learning_rate=30.0)
+    assert record.result is not None and record.result.status == "done"
+    # Ten classes: a guess has a loss of 2.3 and an accuracy of 0.1.
+    losses = [record.result.train_loss, *(event.train_loss for event in record.events)]
+    assert all(loss is not None and math.isfinite(loss) for loss in losses) and max(losses) > 1e6  # type: ignore[type-var]
+    assert record.result.test_accuracy is not None and record.result.test_accuracy < 0.3
+    assert record.result.test_accuracy == record.events[-1].test_accuracy
 
 
 def test_records_of_a_diverged_run_are_plain_json(tmp_path: Path) -> None:

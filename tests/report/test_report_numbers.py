@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tests.report.made_up import Built
+from report.build import build_report
+from report.synthetic import make_experiment
+from tests.report.made_up import DESIGN, Built
 
 
 def _raw(folder: Path) -> tuple[dict[str, Any], dict[str, dict[int, dict[str, Any]]]]:
@@ -81,6 +83,28 @@ def test_the_table_shows_missing_failed_and_diverged_runs(small: Built) -> None:
     assert words["CSEA", "64"][0] == "3 of 5" and words["CSEA", "64"][1].endswith("(3 of 5)")
     assert words["CSEA", "1024"][0] == "4 of 5"
     assert "47 of 50 runs are done" in small.markdown and "1 run failed" in small.markdown
+
+
+def test_a_loss_that_explodes_and_stays_finite_is_a_score_as_any_other(tmp_path: Path) -> None:
+    """Diverged is what has no finite loss; of others the report says what was measured, chance it may be."""
+    folder = tmp_path / "results" / DESIGN.name
+    make_experiment(folder, DESIGN)
+    experiment, results = _raw(folder)
+    row = next(each for each in experiment["rows"] if each["row"] == "csea_1024")
+    for seed in results[row["row"]]:
+        run = folder / row["runs"][str(seed)]
+        lines = (run / "events.jsonl").read_text().splitlines()
+        exploded = [json.loads(line) | {"train_loss": 1e30, "test_loss": 3e36, "test_accuracy": 0.1} for line in lines]
+        (run / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in exploded))
+        result = json.loads((run / "result.json").read_text())
+        correct = 1_000 + seed % 2
+        result |= {"train_loss": 1e30, "test_loss": 3e36, "test_correct": correct, "test_count": 10_000}
+        (run / "result.json").write_text(json.dumps(result | {"test_accuracy": correct / 10_000}))
+    build_report(folder, output=tmp_path / "report")
+    table = _table((tmp_path / "report" / "report.md").read_text(), "Table 1: Accuracy")
+    (cells,) = [cells for cells in table if cells[:2] == [row["label"], "1024"]]
+    assert cells == _expected(row, *_raw(folder))
+    assert cells[4] == "10.01" and cells[-1] == "inferior (4 of 5)"
 
 
 def test_counted_bits_are_the_records(small: Built) -> None:

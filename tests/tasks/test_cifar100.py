@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import pickle
 import shutil
-import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,40 +20,14 @@ from harness.tasks.cifar100 import CIFAR100, MEAN, STANDARD_DEVIATION, CIFAR100S
 from harness.tasks.cifar100_files import Release, locate, read_split
 from harness.tasks.errors import DataError
 from harness.tasks.task import find_task
+from tests.tasks.miniatures import MiniatureCIFAR100, archive, md5, write
 
-CLASSES, TRAIN, TEST = 5, 60, 10
+TRAIN, TEST = 60, 10
+MINIATURE = MiniatureCIFAR100(TRAIN, TEST, num_classes=5)
 CPU = torch.device("cpu")
-RANDOM = np.random.default_rng(1)
-IMAGES = {split: RANDOM.integers(0, 256, (n, 3072), dtype=np.uint8) for split, n in (("train", TRAIN), ("test", TEST))}
-LABELS = {split: RANDOM.permutation(np.arange(len(pixels)) % CLASSES) for split, pixels in IMAGES.items()}
-
-
-def pickled(split: str) -> bytes:
-    """A file of cifar-100-python, as Python 2 wrote them."""
-    labels = LABELS[split].tolist()
-    entry = {"data": IMAGES[split], "fine_labels": labels, "coarse_labels": [label // 5 for label in labels]}
-    return pickle.dumps(entry, protocol=2)
-
-
-def binary(split: str) -> bytes:
-    """A file of cifar-100-binary."""
-    labels = LABELS[split].astype(np.uint8)[:, None]
-    return np.concatenate([labels // 5, labels, IMAGES[split]], axis=1).tobytes()
-
-
-def archive(folder: str, files: dict[str, bytes]) -> bytes:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
-        for name, raw in files.items():
-            info = tarfile.TarInfo(f"{folder}/{name}")
-            info.size = len(raw)
-            tar.addfile(info, io.BytesIO(raw))
-    return packed.getvalue()
-
-
-PICKLED = {split: pickled(split) for split in IMAGES}
-BINARY = {f"{split}.bin": binary(split) for split in IMAGES}
-PICKLED_ARCHIVE, BINARY_ARCHIVE = archive("cifar-100-python", PICKLED), archive("cifar-100-binary", BINARY)
+IMAGES, LABELS, RELEASE = MINIATURE.images, MINIATURE.labels, MINIATURE.release
+PICKLED, BINARY = MINIATURE.pickled, MINIATURE.binary
+PICKLED_ARCHIVE, BINARY_ARCHIVE = MINIATURE.pickled_archive, MINIATURE.binary_archive
 
 
 def fetching(raw: bytes) -> Callable[[Path], None]:
@@ -64,22 +35,6 @@ def fetching(raw: bytes) -> Callable[[Path], None]:
         path.write_bytes(raw)
 
     return fetch
-
-
-def md5(raw: bytes) -> str:
-    return hashlib.md5(raw).hexdigest()
-
-
-RELEASE = Release(
-    md5(PICKLED["train"]), md5(PICKLED["test"]), md5(PICKLED_ARCHIVE), md5(BINARY_ARCHIVE), TRAIN, TEST, CLASSES
-)
-
-
-def write(folder: Path, files: dict[str, bytes]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, raw in files.items():
-        (folder / name).write_bytes(raw)
-    return folder
 
 
 @pytest.fixture
@@ -131,7 +86,7 @@ def test_every_official_layout_is_read(layout: str, tmp_path: Path) -> None:
 def test_torchvision_reads_what_the_tests_write(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, files in (("train_list", [["train", RELEASE.train_md5]]), ("test_list", [["test", RELEASE.test_md5]])):
         monkeypatch.setattr(torchvision.datasets.CIFAR100, name, files)
-    meta = pickle.dumps({"fine_label_names": [str(n) for n in range(CLASSES)]}, protocol=2)
+    meta = pickle.dumps({"fine_label_names": [str(n) for n in range(MINIATURE.num_classes)]}, protocol=2)
     (data / "cifar-100-python" / "meta").write_bytes(meta)
     monkeypatch.setitem(torchvision.datasets.CIFAR100.meta, "md5", md5(meta))
     theirs = torchvision.datasets.CIFAR100(str(data), train=True)

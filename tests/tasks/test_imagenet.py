@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFilter
+from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
@@ -30,39 +30,16 @@ from harness.tasks.image_index import image_index
 from harness.tasks.image_reading import CropRow, Request, central_crop, new_readers, random_crop, read
 from harness.tasks.imagenet import MEAN, STANDARD_DEVIATION, ImageNet, ImageNetSamples
 from harness.tasks.task import configured_task, find_task
+from tests.tasks.miniatures import CLASSES, imagenet_tree, jpeg, photo
 
 CPU = torch.device("cpu")
-CLASSES = ("n01", "n02", "n03")
 TRAIN, TEST = 24, 12
 MINIATURE = ImageNet(num_train=TRAIN, num_test=TEST, num_classes=3, side=16, resize=20, loader_processes=0)
 SPEC = TaskSpec(name="imagenet")
 
 
-def photo(seed: int, width: int = 40, height: int = 30) -> Image.Image:
-    """Smooth noise, so that compression and small shifts change little."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(3))
-
-
-def jpeg(image: Image.Image, kind: str = "JPEG") -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **({"quality": 92} if kind == "JPEG" else {}))
-    return file.getvalue()
-
-
 def tree(root: Path) -> Path:
-    """Every third image of a class is grey, CMYK or a PNG by the name of JPEG; sizes and shapes differ."""
-    for split, count in (("train", TRAIN), ("val", TEST)):
-        for number in range(count):
-            image = photo(number + 100 * (split == "val"), 24 + 7 * (number % 4), 22 + 5 * (number % 5))
-            raw = jpeg(image)
-            if number % 9 == 2:
-                raw = (jpeg(image.convert("L")), jpeg(image.convert("CMYK")), jpeg(image, "PNG"))[number // 9]
-            file = root / split / CLASSES[number % 3] / f"{CLASSES[number % 3]}_{number:02}.JPEG"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(raw)
-        (root / split / CLASSES[0] / "notes.txt").write_text("not an image")
-    return root
+    return imagenet_tree(root, TRAIN, TEST)
 
 
 @pytest.fixture(autouse=True)

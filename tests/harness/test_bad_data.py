@@ -1,0 +1,122 @@
+"""Bad data under the commands: one sentence that says which file and what to do, and no run is started for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.__main__ import main
+from harness.attempt import attempt_in_threads
+from harness.store import Failure, read_record, read_run
+from harness.tasks import imagenet
+from harness.tasks.imagenet import ImageNet
+from tests.harness.support import Table, changed, job_for, small_config, small_spec, write_spec
+from tests.tasks.miniatures import MiniatureCIFAR100, imagenet_tree, write
+
+CIFAR = MiniatureCIFAR100(25, 15, num_classes=5)
+
+BAD: dict[str, tuple[str, Callable[[Path], object], list[str]]] = {
+    # name: (task, what is done with an empty folder, what the sentence must contain)
+    "missing archive": ("cifar100", lambda folder: None, ["holds no CIFAR-100", "cifar-100-python.tar.gz", "put one"]),
+    "partial archive": (
+        "cifar100",
+        lambda folder: write(folder, {"cifar-100-python.tar.gz": CIFAR.pickled_archive[:9_000]}),
+        ["cifar-100-python.tar.gz is damaged or cut short", "put an undamaged copy"],
+    ),
+    "wrong checksum": (
+        "cifar100",
+        lambda folder: write(folder / "cifar-100-python", CIFAR.pickled),
+        ["cifar-100-python/train is damaged (its md5 is", "expected 16019d7e3df5f24257cddd939b257f8d"],
+    ),
+    "too few images": (
+        "cifar100",
+        lambda folder: write(folder / "cifar-100-binary", CIFAR.binary),
+        ["train.bin", "holds 25 images where 50000 are expected"],
+    ),
+    "no folder of images": ("imagenet", lambda folder: None, ["train is not a folder", "DATA=FOLDER"]),
+    "too few classes": (
+        "imagenet",
+        lambda folder: imagenet_tree(folder, 9, 9),
+        ["train holds 3 class folders where 1,000 are expected", "extract"],
+    ),
+    "no files": ("fashion_mnist", lambda folder: None, ["train-images-idx3-ubyte.gz is missing", "DATA"]),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_run_is_refused_in_one_sentence_before_it_starts(
+    bad: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    task, make, words = BAD[bad]
+    (tmp_path / "data").mkdir()
+    make(tmp_path / "data")
+    spec = changed(changed(small_spec(), "tuning"), "task.name", task)
+    options = ["--data", str(tmp_path / "data"), "--results", str(tmp_path / "results")]
+    path = str(write_spec(tmp_path, spec))
+    assert main(["run", path, *options]) == 1
+    output = capsys.readouterr()
+    assert output.err.startswith("error: ") and output.err.count("\n") == 1
+    assert not [each for each in words if each not in output.err], output.err
+    assert str(tmp_path / "data") in output.err
+    assert [each.name for each in (tmp_path / "results" / "small").iterdir()] == ["experiment.json"]
+    # A preflight says so too.
+    assert main(["preflight", path, *options]) == 1
+    assert any(line.startswith("FAIL") and words[0] in line for line in capsys.readouterr().out.splitlines())
+
+
+@pytest.fixture
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A miniature ImageNet, known to the harness, with an image for training that is cut short; its path."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    imagenet_tree(tmp_path / "data", 24, 12)
+    task = ImageNet(24, 12, num_classes=3, side=16, resize=20, loader_processes=0)
+    monkeypatch.setattr(imagenet, "TASK", task)
+    bad = tmp_path / "data" / "train" / "n02" / "n02_13.JPEG"
+    bad.write_bytes(bad.read_bytes()[:200])
+    return bad
+
+
+CONFIG: Table = {"task": {"name": "imagenet"}, "batch_size": 4, "evaluation": {"per_epoch": 1}}
+
+
+def test_an_undecodable_image_stops_the_run_by_name(images: Path, tmp_path: Path) -> None:
+    job = job_for(small_config(**CONFIG), tmp_path, data=tmp_path / "data")
+    assert not attempt_in_threads(job)
+    failure = read_record(job.folder / "failure.json", Failure)
+    assert failure.kind == "data" and failure.message.startswith(f"{images} is no image that can be decoded")
+    assert read_run(job.folder).result is None
+
+
+def test_the_spec_may_allow_a_number_of_undecodable_images(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    allowing = small_config(**CONFIG | {"task": {"name": "imagenet", "max_undecodable": 1}})
+    job = job_for(allowing, tmp_path, data=tmp_path / "data")
+    assert attempt_in_threads(job)
+    assert read_run(job.folder).result is not None
+    # It is named, once, in the run's log.
+    assert capsys.readouterr().out.count(f"{images} is no image that can be decoded") == 1
+    for split, damaged in (("train", "n01/n01_03.JPEG"), ("val", "n03/n03_05.JPEG")):
+        path = tmp_path / "data" / split / damaged
+        kept = path.read_bytes()
+        path.write_bytes(kept[:200])
+        job = job_for(allowing, tmp_path / split, data=tmp_path / "data")
+        assert not attempt_in_threads(job)
+        message = read_record(job.folder / "failure.json", Failure).message
+        # One more than allowed, whichever is met last; and of those that are scored none may be missing.
+        assert "no image that can be decoded" in message and (str(path) in message or split == "train")
+        path.write_bytes(kept)
+
+
+def test_what_the_spec_allows_is_allowed_to_preflight_and_to_preparation_too(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = changed(changed(small_spec(), "training.batch_size", 4), "task", {"name": "imagenet"})
+    for allowed, code in ((0, 1), (1, 0)):
+        path = write_spec(tmp_path, changed(spec, "task.max_undecodable", allowed))
+        options = ["--data", str(tmp_path / "data"), "--results", str(tmp_path / "results")]
+        assert main(["preflight", str(path), *options]) == code
+        assert (str(images) in capsys.readouterr().out) == bool(code)

@@ -1,0 +1,223 @@
+"""Every shipped experiment, each of its settings: a few steps with a shrunken model on miniature data, end to end."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from algorithms import DistributedOptimizer
+from harness.attempt import attempt_in_threads
+from harness.build import build_model
+from harness.plan import PlannedRun, make_plan
+from harness.precision import MixedPrecision
+from harness.provenance import new_attempt
+from harness.spec import EXPERIMENTS, ModelSpec, RowSpec, Spec, load_spec
+from harness.store import Row, read_run
+from harness.tasks import cifar100, fashion_mnist, imagenet
+from harness.tasks.cifar100 import CIFAR100
+from harness.tasks.fashion_mnist import FashionMNIST
+from harness.tasks.fashion_mnist_files import locate
+from harness.tasks.imagenet import ImageNet
+from harness.tasks.task import find_task
+from tests.harness.support import ROOT, Table, closed_form_bits, job_for
+from tests.tasks.miniatures import MiniatureCIFAR100, fashion_mnist_files, imagenet_tree, write
+
+NUM_WORKERS, BATCH_SIZE, STEPS_PER_EPOCH = 2, 2, 6
+NUM_EPOCHS = {"fp32": 1, "fp16": 3}
+"""Loss scaling skips the first steps until it has found the scale of a network as small as these."""
+NUM_TRAIN, NUM_TEST = 25, 15
+LARGEST_RATIO = 2_048
+
+# The least width of each, or just enough parameters for the largest ratio.
+SHRUNKEN: dict[str, Table] = {
+    "cifar100": {"depth": 10, "width": 1},
+    "imagenet": {"width": 1},
+    "fashion_mnist": {"widths": [4, 8]},
+}
+
+
+@cache
+def spec_of(name: str) -> Spec:
+    """The shipped file, with the learning rates that its tuning chose where it leaves them to that."""
+    spec = load_spec(EXPERIMENTS / f"{name}.toml")
+    if spec.tuning is None:
+        return spec
+    rates = {row.row: row.learning_rate for row in make_plan(spec, ROOT / "results").experiment.rows}
+    return spec.model_copy(
+        update={"rows": [row.model_copy(update={"learning_rate": rates[row.row]}) for row in spec.rows]}
+    )
+
+
+def settings_of(name: str) -> dict[str, list[RowSpec]]:
+    """One row for each of the file's settings, by label; learning rates take turns."""
+    same: dict[str, list[RowSpec]] = {}
+    for row in spec_of(name).all_rows():
+        same.setdefault(json.dumps([row.label, row.algorithm, row.settings], sort_keys=True), []).append(row)
+    chosen: dict[str, list[RowSpec]] = {}
+    for number, rows in enumerate(same.values()):
+        chosen.setdefault(rows[0].label, []).append(rows[number % len(rows)])
+    return chosen
+
+
+def shrunken(name: str, label: str) -> Spec:
+    """The experiment with these rows alone, one seed, few samples at a time and a small model; all else as shipped."""
+    spec = spec_of(name)
+    small = {"num_workers": NUM_WORKERS, "batch_size": BATCH_SIZE, "num_epochs": NUM_EPOCHS[spec.training.precision]}
+    options = SHRUNKEN[spec.task.name]
+    return spec.model_copy(
+        update={
+            "model": ModelSpec(name=spec.model.name, options=options),
+            "training": spec.training.model_copy(update=small),
+            "statistics": spec.statistics.model_copy(update={"seeds": spec.statistics.seeds[:1]}),
+            "evaluation": spec.evaluation.model_copy(update={"per_epoch": 1}),
+            "rows": settings_of(name)[label],
+            "grids": [],
+        }
+    )
+
+
+def miniature_cifar100(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = MiniatureCIFAR100(NUM_TRAIN, NUM_TEST, num_classes=5)
+    write(folder / "cifar-100-binary", release.binary)
+    monkeypatch.setattr(cifar100, "TASK", CIFAR100(release.release))
+
+
+def miniature_imagenet(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    imagenet_tree(folder, NUM_TRAIN, NUM_TEST)
+    task = ImageNet(NUM_TRAIN, NUM_TEST, num_classes=3, side=16, resize=20, loader_processes=0)
+    monkeypatch.setattr(imagenet, "TASK", task)
+
+
+def miniature_fashion_mnist(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = fashion_mnist_files(folder, NUM_TRAIN, NUM_TEST)
+    monkeypatch.setattr(fashion_mnist, "locate", partial(locate, files=files))
+    monkeypatch.setattr(fashion_mnist, "TASK", FashionMNIST(NUM_TRAIN, NUM_TEST))
+
+
+MINIATURES: dict[str, Callable[[Path, pytest.MonkeyPatch], None]] = {
+    "cifar100": miniature_cifar100,
+    "imagenet": miniature_imagenet,
+    "fashion_mnist": miniature_fashion_mnist,
+}
+
+
+@pytest.fixture
+def steps_taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """After a run: the steps that its optimisers took; loss scaling may have skipped some."""
+    taken: list[int] = []
+    step = MixedPrecision.step
+
+    def watched(precision: MixedPrecision, loss: torch.Tensor, optimizer: DistributedOptimizer) -> None:
+        step(precision, loss, optimizer)
+        taken.append(optimizer.num_steps)
+
+    monkeypatch.setattr(MixedPrecision, "step", watched)
+    return taken
+
+
+def test_every_shipped_experiment_is_here() -> None:
+    shipped = {path.stem for path in EXPERIMENTS.glob("*.toml")}
+    assert {name for name, _ in CASES} == shipped
+    counts = {name: sum(map(len, settings_of(name).values())) for name in shipped}
+    assert {name: counts[name] for name in ("cifar100", "imagenet", "fashion_mnist")} == {
+        "cifar100": 82,
+        "imagenet": 16,
+        "fashion_mnist": 23,
+    }
+    assert (counts["cifar100_released"], counts["imagenet_released"]) == (82, 16)
+
+
+CASES = [(path.stem, label) for path in sorted(EXPERIMENTS.glob("*.toml")) for label in settings_of(path.stem)]
+
+
+@pytest.mark.parametrize(("name", "label"), CASES)
+def test_each_setting_trains_to_a_valid_result_with_the_bits_of_its_formula(
+    name: str, label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps_taken: list[int]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    spec = shrunken(name, label)
+    MINIATURES[spec.task.name](tmp_path / "data", monkeypatch)
+    plan = make_plan(spec, tmp_path)
+    attempt = new_attempt("threads", "threads", torch.device("cpu"))
+    rows = {row.row: row for row in plan.experiment.rows}
+    for run in plan.runs:
+        job = job_for(run.config, tmp_path, data=tmp_path / "data", attempt=attempt, checkpoint_minutes=5.0)
+        assert attempt_in_threads(replace(job, run=run)), (job.folder / "failure.json").read_text()
+        assert job.run.run_id == run.run_id
+        assert len(steps_taken) == NUM_WORKERS * rows[run.row].num_steps
+        check_result(run, rows[run.row], job.folder, max(steps_taken))
+        steps_taken.clear()
+
+
+def check_result(run: PlannedRun, row: Row, folder: Path, num_taken: int) -> None:
+    """The records are whole and say what the data and the closed forms say."""
+    config, record = run.config, read_run(folder)
+    result, local = record.result, config.evaluation.batch_norm == "local"
+    assert result is not None and record.failure is None
+    num_steps = STEPS_PER_EPOCH * NUM_EPOCHS[config.precision]
+    assert (result.status, result.num_steps, row.num_steps) == ("done", num_steps, num_steps)
+    assert result.test_count == NUM_TEST * (NUM_WORKERS if local else 1)
+    assert [event.step for event in record.events] == list(range(STEPS_PER_EPOCH, num_steps + 1, STEPS_PER_EPOCH))
+    assert result.train_loss is not None and math.isfinite(result.train_loss)
+    assert result.num_parameters == row.num_parameters >= LARGEST_RATIO
+    assert record.run.config == config.model_dump(mode="json")
+    if config.partition.kind == "contiguous":
+        assert result.class_counts is not None
+        assert [sum(counts) for counts in result.class_counts] == [NUM_TRAIN // NUM_WORKERS] * NUM_WORKERS
+    assert num_taken == num_steps or (config.precision == "fp16" and 0 < num_taken < num_steps)
+    sent = {key: entry for key, entry in result.traffic.items() if key in result.expected_traffic}
+    assert sent == result.expected_traffic
+    bits = sum(entry.bits for entry in sent.values())
+    float_bits = 16 if config.wire == "fp16" else 32
+    if has_blocks_per_tensor(config.settings):
+        calls = sum(entry.collectives for entry in sent.values())
+        check_bits_per_tensor(run, bits, calls, num_taken, float_bits)
+    else:
+        expected = closed_form_bits(config.algorithm, config.settings, result.num_parameters, num_taken, float_bits)
+        assert bits == expected
+        if num_taken == num_steps:
+            assert row.expected_bits == expected
+
+
+def has_blocks_per_tensor(settings: Table) -> bool:
+    return any(isinstance(value, dict) and value["kind"] == "per_tensor_block" for value in settings.values())
+
+
+def check_bits_per_tensor(run: PlannedRun, bits: int, calls: int, num_taken: int, float_bits: int) -> None:
+    """Draw by draw no less and no more than the definition of these blocks allows."""
+    settings: dict[str, Any] = run.config.settings
+    interval = settings.get("reset_interval", settings.get("sync_interval", 1))
+    resets = num_taken // interval
+    draws = {"compressor": resets, "error_compressor": resets, "gradient_compressor": num_taken - resets}
+    model = build_model(run.config.model, find_task(run.config.task.name), 1, torch.device("meta"))
+    shapes = [tuple(parameter.shape) for parameter in model.parameters()]
+    least = most = certain = possible = 0
+    for key, count in draws.items():
+        compressor = settings.get(key, {"kind": "zero"})
+        if compressor["kind"] != "zero":
+            low, high = numbers_per_draw(compressor, shapes)
+            least, most, possible = least + count * low, most + count * high, possible + count
+            certain += count if compressor["tensor_ratio"] == 1 else 0
+    assert float_bits * least <= bits <= float_bits * most
+    assert certain <= calls <= possible
+    assert (calls == 0) == (bits == 0)
+
+
+def numbers_per_draw(compressor: Table, shapes: list[tuple[int, ...]]) -> tuple[int, int]:
+    """The fewest and the most: along each of a tensor's first two axes a block, the last one of which may be short."""
+    fewest = most = 0
+    for shape in shapes:
+        low = high = math.prod(shape[2:])
+        for size, ratio in zip(shape, (compressor["row_ratio"], compressor["column_ratio"]), strict=False):
+            full = max(1, round(size / ratio))
+            low, high = low * (size - full * (math.ceil(size / full) - 1)), high * full
+        fewest, most = fewest + low, most + high
+    return (fewest if compressor["tensor_ratio"] == 1 else 0), most

@@ -1,0 +1,160 @@
+"""Miniature data sets in the real on-disk formats: CIFAR-100, ImageNet and Fashion-MNIST."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import pickle
+import struct
+import tarfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFilter
+
+from harness.tasks.cifar100_files import Release
+from harness.tasks.fashion_mnist_files import FILES, Expected
+
+Bytes = npt.NDArray[np.uint8]
+
+
+def md5(raw: bytes) -> str:
+    return hashlib.md5(raw).hexdigest()
+
+
+def write(folder: Path, files: dict[str, bytes]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, raw in files.items():
+        (folder / name).write_bytes(raw)
+    return folder
+
+
+def archive(folder: str, files: dict[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for name, raw in files.items():
+            info = tarfile.TarInfo(f"{folder}/{name}")
+            info.size = len(raw)
+            tar.addfile(info, io.BytesIO(raw))
+    return packed.getvalue()
+
+
+@dataclass(frozen=True)
+class MiniatureCIFAR100:
+    """A release of random images, equally many of each class, in both official forms."""
+
+    num_train: int
+    num_test: int
+    num_classes: int
+
+    @cached_property
+    def images(self) -> dict[str, Bytes]:
+        """By split; shape (n, 3072)."""
+        random = np.random.default_rng(1)
+        counts = {"train": self.num_train, "test": self.num_test}
+        return {split: random.integers(0, 256, (count, 3072), dtype=np.uint8) for split, count in counts.items()}
+
+    @cached_property
+    def labels(self) -> dict[str, npt.NDArray[np.int64]]:
+        random = np.random.default_rng(2)
+        return {
+            split: random.permutation(np.arange(len(pixels)) % self.num_classes)
+            for split, pixels in self.images.items()
+        }
+
+    @cached_property
+    def pickled(self) -> dict[str, bytes]:
+        """The files of cifar-100-python, as Python 2 wrote them."""
+        return {split: self._pickled(split) for split in self.images}
+
+    def _pickled(self, split: str) -> bytes:
+        labels = self.labels[split].tolist()
+        entry = {
+            "data": self.images[split],
+            "fine_labels": labels,
+            "coarse_labels": [label // 5 for label in labels],
+        }
+        return pickle.dumps(entry, protocol=2)
+
+    @cached_property
+    def binary(self) -> dict[str, bytes]:
+        """The files of cifar-100-binary."""
+        return {f"{split}.bin": self._binary(split) for split in self.images}
+
+    def _binary(self, split: str) -> bytes:
+        labels = self.labels[split].astype(np.uint8)[:, None]
+        return np.concatenate([labels // 5, labels, self.images[split]], axis=1).tobytes()
+
+    @cached_property
+    def pickled_archive(self) -> bytes:
+        return archive("cifar-100-python", self.pickled)
+
+    @cached_property
+    def binary_archive(self) -> bytes:
+        return archive("cifar-100-binary", self.binary)
+
+    @cached_property
+    def release(self) -> Release:
+        """By what the task knows these files."""
+        return Release(
+            md5(self.pickled["train"]),
+            md5(self.pickled["test"]),
+            md5(self.pickled_archive),
+            md5(self.binary_archive),
+            self.num_train,
+            self.num_test,
+            self.num_classes,
+        )
+
+
+CLASSES = ("n01", "n02", "n03")
+"""Of the miniature ImageNet."""
+
+
+def photo(seed: int, width: int = 40, height: int = 30) -> Image.Image:
+    """Smooth noise, so that compression and small shifts change little."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(3))
+
+
+def jpeg(image: Image.Image, kind: str = "JPEG") -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **({"quality": 92} if kind == "JPEG" else {}))
+    return file.getvalue()
+
+
+def imagenet_tree(root: Path, num_train: int, num_test: int) -> Path:
+    """Every third image of a class is grey, CMYK or a PNG by the name of JPEG; sizes and shapes differ."""
+    for split, count in (("train", num_train), ("val", num_test)):
+        for number in range(count):
+            image = photo(number + 100 * (split == "val"), 24 + 7 * (number % 4), 22 + 5 * (number % 5))
+            raw = jpeg(image)
+            if number % 9 == 2:
+                raw = (jpeg(image.convert("L")), jpeg(image.convert("CMYK")), jpeg(image, "PNG"))[number // 9]
+            file = root / split / CLASSES[number % 3] / f"{CLASSES[number % 3]}_{number:02}.JPEG"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(raw)
+        (root / split / CLASSES[0] / "notes.txt").write_text("not an image")
+    return root
+
+
+def idx(values: Bytes) -> bytes:
+    """An idx file of unsigned bytes."""
+    shape = values.shape
+    return struct.pack(f">4B{len(shape)}I", 0, 0, 8, len(shape), *shape) + values.tobytes()
+
+
+def fashion_mnist_files(folder: Path, num_train: int, num_test: int) -> dict[str, Expected]:
+    """Write the four files, of random images and labels that take turns; what each is known by."""
+    random = np.random.default_rng(3)
+    arrays = []
+    for count in (num_train, num_test):
+        arrays.append(random.integers(0, 256, (count, 28, 28), dtype=np.uint8))
+        arrays.append(np.arange(count, dtype=np.uint8) % 10)
+    contents = dict(zip(FILES, map(idx, arrays), strict=True))
+    write(folder, {name: gzip.compress(raw) for name, raw in contents.items()})
+    return {name: Expected(len(raw), hashlib.sha256(raw).hexdigest()) for name, raw in contents.items()}
