@@ -1,0 +1,137 @@
+"""What each process of a run's job does: meet the others, train as a worker, leave a record of how it ended."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from algorithms import CollectiveError, ProcessGroupCollectives
+from harness.attempt import Job, attempt_in_group, backend_for, prepare_thread, recorded_failures
+from harness.plan import PlannedRun
+from harness.provenance import new_attempt
+from harness.recorder import SupersededError, write_failure
+from harness.store import Attempt
+from harness.train import Preempted
+from slurm.allocation import Allocation, this_allocation
+from slurm.facts import facts
+from slurm.notice import Notice
+from slurm.profile import Profile
+from slurm.rendezvous import join_store, open_store, wait_for_all
+from slurm.starts import end_of
+from slurm.takeover import NothingToDo, take_over
+
+GRACE_SECONDS = 5.0
+"""How long a worker that lost the others stays, so that the one that caused it can say why before Slurm ends all."""
+
+NOTHING = "nothing to do"
+
+
+@dataclass(frozen=True)
+class RunTask:
+    """A task of the array: all that its job needs, as it was when it was submitted."""
+
+    experiment: str
+    folder: Path
+    run: PlannedRun
+    profile: Profile
+    data: Path | None
+    command: str
+    git_commit: str | None
+    git_diff_sha256: str | None
+
+
+def do_run(task: RunTask) -> None:
+    """Be one worker of the run. Ends the process: with 0 after a result, a notice, or where there is nothing to do."""
+    notice, allocation = Notice(task.profile), this_allocation()
+    prepare_thread()
+    if task.profile.device == "cuda":
+        torch.cuda.set_device(allocation.local_rank % torch.cuda.device_count())
+    with ExitStack() as stack:
+        try:
+            store, attempt = _meet(task, allocation, stack)
+        except CollectiveError as error:
+            print(f"rank {allocation.rank}: {error}", flush=True)
+            time.sleep(GRACE_SECONDS)
+            sys.exit(1)
+        sys.exit(0 if attempt == NOTHING else _work(task, allocation, store, attempt, notice))
+
+
+def _meet(task: RunTask, allocation: Allocation, stack: ExitStack) -> tuple[dist.TCPStore, str]:
+    """The store through which the workers find each other, and what rank 0 says in it: the attempt's name."""
+    address = task.profile.master_address or allocation.first_node
+    timeout = task.profile.timeout_seconds
+    if allocation.rank:
+        store, said = join_store(allocation.key, address, timeout)
+    else:
+        try:
+            said = take_over(task.folder, task.run.run_id, allocation, task.profile.max_retries, stack)
+        except NothingToDo as error:
+            print(error, flush=True)
+            said = NOTHING
+        store = open_store(allocation.key, address, said, timeout)
+    if said == NOTHING:
+        wait_for_all(store, allocation.world_size, timeout)
+    return store, said
+
+
+def _work(task: RunTask, allocation: Allocation, store: dist.TCPStore, attempt: str, notice: Notice) -> int:
+    """Train; returns the process's exit code."""
+    job = _job(task, allocation, attempt)
+    with recorded_failures(job):
+        dist.init_process_group(
+            backend_for(job.device),
+            store=store,
+            rank=allocation.rank,
+            world_size=allocation.world_size,
+            timeout=datetime.timedelta(seconds=job.timeout_seconds),
+        )
+        try:
+            attempt_in_group(job, ProcessGroupCollectives(), notice.stop_requested)
+            return 0
+        except Preempted as error:
+            if allocation.rank == 0:
+                write_failure(job.folder, job.run.run_id, attempt, notice.kind or "preempted", str(error), "")
+            return 0
+        except SupersededError as error:
+            print(f"{error}; this one stops and writes nothing", flush=True)
+            return 1
+        finally:
+            dist.destroy_process_group()
+    if end_of(job.folder, attempt) == "communication":
+        time.sleep(GRACE_SECONDS)
+    return 1
+
+
+def _job(task: RunTask, allocation: Allocation, attempt: str) -> Job:
+    return Job(
+        experiment=task.experiment,
+        folder=task.folder,
+        run=task.run,
+        attempt=_attempt(task, allocation, attempt),
+        data=task.data,
+        device=task.profile.device,
+        cores=(),
+        checkpoint_minutes=task.profile.checkpoint_minutes,
+        timeout_seconds=task.profile.timeout_seconds,
+    )
+
+
+def _attempt(task: RunTask, allocation: Allocation, name: str) -> Attempt:
+    """The attempt's record. Its commit is that of the snapshot, and not of the checkout around it, which goes on."""
+    made = new_attempt("slurm", backend_for(task.profile.device), torch.device(task.profile.device))
+    return made.model_copy(
+        update={
+            "attempt": name,
+            "command": task.command,
+            "git_commit": task.git_commit,
+            "git_diff_sha256": task.git_diff_sha256,
+            "slurm": facts(allocation) if allocation.rank == 0 else None,
+        }
+    )
