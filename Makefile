@@ -5,6 +5,9 @@ JOBS ?=
 WORKERS ?= threads
 DATA ?=
 RESULTS ?= results
+EXPERIMENT ?=
+CLUSTER ?=
+YES ?=
 TEST_JOBS ?= auto
 
 VENV := .venv
@@ -15,14 +18,18 @@ SOURCES := algorithms harness report slurm
 RUN_OPTIONS = $(if $(JOBS),--jobs "$(JOBS)") --workers "$(WORKERS)" $(if $(DATA),--data "$(DATA)")
 RESULTS_OPTION = $(if $(filter-out results,$(RESULTS)),--results "$(RESULTS)")
 
+SLURM := $(RUN) -m slurm
+SUBMIT_OPTIONS = --cluster "$(CLUSTER)" $(if $(DATA),--data "$(DATA)") $(if $(YES),--yes) $(RESULTS_OPTION)
+
 export PYTHON VENV
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup reproduce tune plan status report bench test check clean
+.PHONY: reproduce-small reproduce-cifar100 reproduce-imagenet resubmit
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "Variables: PYTHON=$(PYTHON) JOBS=$(or $(JOBS),(number of cores)) WORKERS=$(WORKERS) (or processes)" \
 	    "DATA=$(or $(DATA),(found or fetched)) RESULTS=$(RESULTS)"
 
@@ -42,11 +49,28 @@ tune: $(VENV)/.installed ## run the learning-rate search that the experiment's l
 plan: $(VENV)/.installed ## say what reproduce would run, and what it would cost; runs nothing
 	@$(HARNESS) plan fashion_mnist $(RESULTS_OPTION)
 
-status: $(VENV)/.installed ## say which runs are done, on, failed or missing
-	@$(HARNESS) status fashion_mnist $(RESULTS_OPTION)
+reproduce-small: $(VENV)/.installed ## six runs of reproduce, here or with CLUSTER= on a Slurm cluster, and their report
+	@echo "$@: running the experiment"
+	@$(if $(CLUSTER),$(SLURM) submit fashion_mnist_small $(SUBMIT_OPTIONS) --yes --wait,\
+	    $(HARNESS) run fashion_mnist_small $(RUN_OPTIONS) $(RESULTS_OPTION))
+	@echo "$@: writing the report"
+	@$(HARNESS) report fashion_mnist_small $(RESULTS_OPTION)
 
-report: $(VENV)/.installed ## write the report from the records there are
-	@$(HARNESS) report fashion_mnist $(RESULTS_OPTION)
+# With CLUSTER= these submit job arrays to a Slurm cluster and return; see docs/slurm.md.
+ifneq ($(CLUSTER),)
+reproduce-cifar100 reproduce-imagenet: reproduce-%: $(VENV)/.installed
+	@$(SLURM) submit $* $(SUBMIT_OPTIONS)
+endif
+
+resubmit: $(VENV)/.installed ## submit what is left of a campaign on a Slurm cluster
+	@$(SLURM) resubmit $(EXPERIMENT) $(if $(YES),--yes) $(RESULTS_OPTION)
+
+status: $(VENV)/.installed ## say which runs are done, on, failed or missing, here and on clusters
+	@$(HARNESS) status $(or $(EXPERIMENT),fashion_mnist) $(RESULTS_OPTION)
+	@$(if $(wildcard $(RESULTS)/*/campaign.json),$(SLURM) status $(RESULTS_OPTION),:)
+
+report: $(VENV)/.installed ## write the report from the records there are (EXPERIMENT=fashion_mnist)
+	@$(HARNESS) report $(or $(EXPERIMENT),fashion_mnist) $(RESULTS_OPTION)
 
 bench: $(VENV)/.installed ## time the optimisers' own arithmetic on this machine
 	@$(HARNESS) bench --output "$(RESULTS)/bench"

@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     submit.add_argument("--data", type=Path, help="folder with the data set, as the compute nodes see it")
     submit.add_argument("--dry-run", action="store_true", help="print what sbatch would get, and submit nothing")
     resubmit = _add(commands, "resubmit", _resubmit, "submit what is left of a campaign, as it was submitted before")
-    resubmit.add_argument("experiment", help="name of a shipped experiment, or a TOML file")
+    resubmit.add_argument("experiment", nargs="?", help="which (default: the only one that was submitted)")
     for sub in (submit, resubmit):
         sub.add_argument("--tuning", action="store_true", help="the experiment's tuning instead of itself")
         sub.add_argument("--yes", action="store_true", help="do not ask before submitting")
@@ -79,7 +79,7 @@ def _submit(options: argparse.Namespace) -> int:
     from harness.plan import make_plan
     from harness.spec import find_spec, load_spec
     from slurm.profile import load_profile
-    from slurm.request import Request, check, check_sbatch, confirm, left_to_submit
+    from slurm.request import Request, check, confirm, find_slurm, left_to_submit
     from slurm.submit import sbatch_text, submit
 
     profile = load_profile(options.cluster)
@@ -95,7 +95,7 @@ def _submit(options: argparse.Namespace) -> int:
     )
     check(request)
     if not options.dry_run:
-        check_sbatch()
+        find_slurm(options.cluster, profile)
     left = left_to_submit(request)
     if options.dry_run:
         print(sbatch_text(request, len(left)) if left else "nothing is left to submit")
@@ -136,6 +136,7 @@ def _wait(folder: Path) -> int:
 def _resubmit(options: argparse.Namespace) -> int:
     from slurm.campaign import read_campaign
 
+    options.experiment = options.experiment or _only_one(options.results)
     name = _name(options.experiment) + ("_tuning" if options.tuning else "")
     campaign = read_campaign(options.results / name)
     if campaign is None or not campaign.submissions:
@@ -143,6 +144,15 @@ def _resubmit(options: argparse.Namespace) -> int:
     last = campaign.submissions[-1]
     options.cluster, options.data, options.dry_run = last.cluster, Path(last.data) if last.data else None, False
     return _submit(options)
+
+
+def _only_one(results: Path) -> str:
+    names = [path.parent.name for path in sorted(results.glob("*/campaign.json"))]
+    if len(names) != 1:
+        raise SpecError(
+            f"say which experiment (make: EXPERIMENT=); {results} holds {', '.join(names) or 'no campaigns'}"
+        )
+    return names[0]
 
 
 def _name(experiment: str) -> str:

@@ -17,6 +17,8 @@ class Submission(Record):
     by: str
     cluster: str
     """Name of the profile, with its variant."""
+    slurm_conf: str | None
+    """What SLURM_CONF said, where it said anything: which Slurm was meant."""
     num_workers: int
     device: str
     data: str | None

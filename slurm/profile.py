@@ -27,6 +27,7 @@ class Profile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    local: bool = False
     partition: str | None = None
     account: str | None = None
     qos: str | None = None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 FIELDS = (
+    ("account", ("account", "partition")),
     ("partition", ("partition",)),
-    ("account", ("account", "extra_sbatch")),
     ("qos", ("qos",)),
     ("feature specification", ("constraint",)),
     ("generic resource", ("gpus_per_node", "gpu_type")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from harness.plan import Plan, PlannedRun
 from harness.show import show_plan
 from harness.spec import SpecError
 from slurm.campaign import read_campaign
+from slurm.local_cluster import default_folder, is_running
 from slurm.profile import Profile
 from slurm.queue import queued_jobs
 from slurm.status import observe
@@ -55,8 +57,12 @@ def left_to_submit(request: Request) -> list[PlannedRun]:
     return [run for run in missing if run.run_id not in in_hand]
 
 
-def check_sbatch() -> None:
-    """Raises SpecError where there is no Slurm here."""
+def find_slurm(cluster: str, profile: Profile) -> None:
+    """Have sbatch mean the profile's Slurm. Raises SpecError where there is none here, with what to do."""
+    if profile.local and "SLURM_CONF" not in os.environ:
+        if not is_running():
+            raise SpecError(f"the Slurm of the profile {cluster} is not up; python slurm/local_cluster.py start")
+        os.environ["SLURM_CONF"] = str(default_folder() / "etc" / "slurm.conf")
     for command in ("sbatch", "srun"):
         if shutil.which(command) is None:
             raise SpecError(

@@ -68,7 +68,12 @@ def campaign_status(folder: Path) -> CampaignStatus:
         RecordError: no experiment there, or a damaged record.
     """
     experiment, campaign = store.read_experiment(folder), read_campaign(folder)
-    return observe(folder, experiment, campaign, queued_jobs())
+    return observe(folder, experiment, campaign, queued_jobs(slurm_conf_of(campaign)))
+
+
+def slurm_conf_of(campaign: Campaign | None) -> str | None:
+    """Which Slurm the campaign was last submitted to."""
+    return campaign.submissions[-1].slurm_conf if campaign and campaign.submissions else None
 
 
 def observe(
@@ -81,7 +86,7 @@ def observe(
             submission, job = (campaign.latest(run_id) if campaign else None) or (None, None)
             seen = look(folder / run_id, submission, job, queue)
             runs.setdefault(run_id, _run_status(folder / run_id, row.row, int(seed), row.num_steps, seen))
-    runs = _with_hints(runs)
+    runs = _with_hints(runs, slurm_conf_of(campaign))
     last = campaign.submissions[-1] if campaign and campaign.submissions else None
     num_workers = last.num_workers if last else 1
     left = _seconds_left(list(runs.values()))
@@ -121,9 +126,9 @@ def _run_status(folder: Path, row: str, seed: int, num_steps: int, seen: Seen) -
     )
 
 
-def _with_hints(runs: dict[str, RunStatus]) -> dict[str, RunStatus]:
+def _with_hints(runs: dict[str, RunStatus], slurm_conf: str | None) -> dict[str, RunStatus]:
     """Add what sacct knows of jobs that ended without a record."""
-    ended = ended_jobs([run.job for run in runs.values() if run.state == "stale" and run.job])
+    ended = ended_jobs([run.job for run in runs.values() if run.state == "stale" and run.job], slurm_conf)
     said = {key: f"; sacct: {ended[run.job]}" for key, run in runs.items() if run.job in ended and run.state == "stale"}
     return {key: replace(run, detail=run.detail + said.get(key, "")) for key, run in runs.items()}
 

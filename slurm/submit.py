@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from submitit import SlurmExecutor
@@ -80,6 +81,7 @@ def _submit_array(request: Request, place: Place, runs: list[PlannedRun], after:
         submitted_at=now(),
         by=owner(),
         cluster=request.cluster,
+        slurm_conf=os.environ.get("SLURM_CONF"),
         num_workers=request.profile.num_workers,
         device=request.profile.device,
         data=None if request.data is None else str(request.data),
