@@ -47,8 +47,12 @@ def decide(folder: Path, submission: Submission, allocation: Allocation, max_ret
     here = [start for start in starts if (start.job, start.restart) == (allocation.job, allocation.restart)]
     if not here:
         return _without_a_start(folder, submission, allocation, code)
+    if here[-1] is not starts[-1]:
+        # Slurm believed this job dead and started it anew: requeuing it now would end that other start.
+        print("a later start has taken the run over: nothing follows from this one", flush=True)
+        return 1
     kind = _recorded_end(folder, here[-1], submission.log_of(allocation.job), code)
-    ends = ends_of_job(starts[: starts.index(here[-1])], allocation.job)
+    ends = ends_of_job(starts[:-1], allocation.job)
     if not goes_on(kind, ends, max_retries):
         print(f"ended with {kind} after {len(ends)} earlier attempts of this job: not requeued", flush=True)
         return 1

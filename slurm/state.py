@@ -15,8 +15,9 @@ from slurm.policy import ALWAYS, COUNTED
 
 State = Literal["done", "running", "queued", "failed", "stale", "missing"]
 
-FRESH_SECONDS = 600.0
-"""A heartbeat no older is that of a run that is on. There is none while a model is scored, which can take minutes."""
+FRESH_SECONDS, GONE_FRESH_SECONDS = 600.0, 60.0
+"""A heartbeat no older is that of a run that is on: there is none while a model is scored, which can take minutes. The
+second holds where the run's job has left the queue, and its last records are on their way."""
 
 TRUST_SECONDS = 86_400.0
 """For so long a submitted run counts as queued without a word from it, where the queue cannot be seen."""
@@ -61,7 +62,8 @@ def judge(seen: Seen, now: float | None = None) -> tuple[State, str]:
     now = time.time() if now is None else now
     if seen.result is not None:
         return "done", "" if seen.result.status == "done" else f"diverged at step {seen.result.diverged_at_step}"
-    beats = seen.heartbeat is not None and not _ended(seen) and now - seen.heartbeat.time < FRESH_SECONDS
+    fresh = GONE_FRESH_SECONDS if seen.queue == "" and seen.submission is not None else FRESH_SECONDS
+    beats = seen.heartbeat is not None and not _ended(seen) and now - seen.heartbeat.time < fresh
     if seen.queue:
         return _in_queue(seen, now, beats)
     if beats:

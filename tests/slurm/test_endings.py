@@ -151,6 +151,13 @@ def test_job_that_had_nothing_to_do_leaves_nothing(tmp_path: Path, requeued: Pat
     assert not list((tmp_path / "run").iterdir()) and not requeued.exists()
 
 
+def test_orphan_does_not_requeue_the_start_that_replaced_it(tmp_path: Path, requeued: Path) -> None:
+    folder = tmp_path / "run"
+    started(folder, "preempted", "node")
+    assert aftermath_of(folder, 1, 1) == 1
+    assert not requeued.exists() and not (folder / "failure.json").exists()
+
+
 def test_full_disk_requeues_nothing(
     tmp_path: Path, requeued: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

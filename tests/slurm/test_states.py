@@ -77,7 +77,7 @@ STATES: list[tuple[str, dict[str, Any], str, str]] = [
     ),
     ("failed", {"failure": failure("bug"), "heartbeat": beat(3)}, "failed", "bug: why"),
     ("left the queue a moment ago", {"heartbeat": beat(3)}, "running", ""),
-    ("left the queue without a word", {"heartbeat": beat(1200)}, "stale", "no record"),
+    ("left the queue without a word", {"heartbeat": beat(90)}, "stale", "no record"),
     ("never came to be", {}, "stale", "no record"),
     ("not submitted", {"submission": None, "job": None}, "missing", ""),
     ("local and on", {"submission": None, "job": None, "heartbeat": beat(3)}, "running", ""),
