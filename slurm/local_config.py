@@ -119,6 +119,9 @@ def write_files(folder: Path, settings: Settings) -> None:
     """Make the folders, keys, fake devices and configuration files; what the daemons keep there stays as it is."""
     for name in ("etc", "log", "run", "state", "munge", "dev", *(f"spool/{node}" for node in settings.node_names)):
         (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / "state/clustername").unlink(
+        missing_ok=True
+    )  # it forbids accounting from now on
     key = folder / "munge/munge.key"
     if not key.exists():
         key.touch(mode=0o600)
@@ -154,8 +157,7 @@ def _controller_lines(folder: Path, settings: Settings) -> Iterator[str]:
 ClusterName={settings.name}
 SlurmctldHost=localhost
 SlurmctldPort={settings.first_port}
-CommunicationParameters={_communication(settings)}
-SlurmUser={user}
+{_communication(settings)}SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
 CredType=cred/munge
@@ -220,8 +222,7 @@ def _slurmdbd_conf(folder: Path, settings: Settings) -> str:
     return f"""\
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge/munge.socket
-CommunicationParameters={_communication(settings)}
-DbdHost=localhost
+{_communication(settings)}DbdHost=localhost
 DbdAddr=127.0.0.1
 DbdPort={settings.accounting_port}
 SlurmUser={user_name()}
@@ -244,7 +245,7 @@ GRANT ALL ON slurm_acct_db.* TO 'slurm'@'127.0.0.1';
 
 
 def _communication(settings: Settings) -> str:
-    """How to listen on loopback alone: on the address of the host's name, which must thus be a loopback address."""
+    """The line that has daemons listen on the address of the host's name, where that is a loopback address."""
     parameters = []
     if settings.namespaces or has_loopback_name():
         parameters += ["NoCtldInAddrAny", "NoInAddrAny"]
@@ -252,7 +253,7 @@ def _communication(settings: Settings) -> str:
         socket.getaddrinfo("127.0.0.1", 1, socket.AF_INET, flags=socket.AI_ADDRCONFIG)
     except OSError:  # loopback is the only interface, where Slurm's usual look-ups find nothing
         parameters.append("EnableIPv6")
-    return ",".join(parameters)
+    return f"CommunicationParameters={','.join(parameters)}\n" if parameters else ""
 
 
 def has_loopback_name() -> bool:

@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +24,9 @@ ACCOUNTING_PACKAGES = {
 }
 """Program -> Debian's package that has it."""
 PLUGIN_PACKAGE, PLUGIN = "slurm-wlm-mysql-plugin", "accounting_storage_mysql.so"
+
+DROP_CAPABILITIES = ["setpriv", "--inh-caps=-all", "--ambient-caps=-all"]
+"""A user without rights has them all in namespaces of their own; jobs should not."""
 
 READY_SECONDS = 20.0
 """How long a daemon may take until it listens."""
@@ -130,8 +133,7 @@ def _command(folder: Path, settings: Settings, name: str) -> list[str]:
 
 def _with_loopback_name(settings: Settings, command: Sequence[str]) -> list[str]:
     """Run a command where the host's name is a loopback address, on which alone it then listens."""
-    script = 'set -e; hostname localhost; exec "$@"'
-    return [*_unshare(), "sh", "-c", script, "sh", *command] if settings.namespaces else list(command)
+    return _unshared([], 'hostname "$1"', "localhost", command) if settings.namespaces else list(command)
 
 
 def _as_machine(name: str, hosts: str, command: Sequence[str]) -> list[str]:
@@ -139,15 +141,15 @@ def _as_machine(name: str, hosts: str, command: Sequence[str]) -> list[str]:
 
     The machine has a name, which the file `hosts` knows; network, files and users are this machine's.
     """
-    script = 'set -e; mount --bind "$1" /etc/hosts; hostname "$0"; shift; exec "$@"'
     separate = ["--pid", "--fork", "--kill-child=KILL", "--mount-proc"]
-    return [*_unshare(), *separate, "sh", "-c", script, name, hosts, *command]
+    return _unshared(separate, f'mount --bind "{hosts}" /etc/hosts && hostname "$1"', name, command)
 
 
-def _unshare() -> Iterator[str]:
-    yield from ("unshare", "--uts")
-    if os.getuid():
-        yield from ("--map-current-user", "--keep-caps")
+def _unshared(options: Sequence[str], prepare: str, argument: str, command: Sequence[str]) -> list[str]:
+    """Run a command in namespaces that the line `prepare` has prepared, with `argument` as its $1."""
+    to_prepare, to_run = (["--map-current-user", "--keep-caps"], DROP_CAPABILITIES) if os.getuid() else ([], [])
+    script = f'{prepare} && shift && exec "$@"'
+    return ["unshare", "--uts", *to_prepare, *options, "sh", "-c", script, "sh", argument, *to_run, *command]
 
 
 def _database_options(folder: Path) -> list[str]:
