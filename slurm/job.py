@@ -23,7 +23,7 @@ from slurm.allocation import Allocation, this_allocation
 from slurm.facts import facts
 from slurm.notice import Notice
 from slurm.profile import Profile
-from slurm.rendezvous import join_store, open_store, wait_for_all
+from slurm.rendezvous import Meeting, invite, join
 from slurm.starts import end_of
 from slurm.takeover import NothingToDo, take_over
 
@@ -55,39 +55,36 @@ def do_run(task: RunTask) -> None:
         torch.cuda.set_device(allocation.local_rank % torch.cuda.device_count())
     with ExitStack() as stack:
         try:
-            store, attempt = _meet(task, allocation, stack)
+            meeting = _meet(task, allocation, stack)
         except CollectiveError as error:
             print(f"rank {allocation.rank}: {error}", flush=True)
             time.sleep(GRACE_SECONDS)
             sys.exit(1)
-        sys.exit(0 if attempt == NOTHING else _work(task, allocation, store, attempt, notice))
+        sys.exit(0 if meeting.message == NOTHING else _work(task, allocation, meeting, notice))
 
 
-def _meet(task: RunTask, allocation: Allocation, stack: ExitStack) -> tuple[dist.TCPStore, str]:
-    """The store through which the workers find each other, and what rank 0 says in it: the attempt's name."""
+def _meet(task: RunTask, allocation: Allocation, stack: ExitStack) -> Meeting:
+    """Find the other workers, and hear the attempt's name from rank 0."""
     address = task.profile.master_address or allocation.first_node
     timeout = task.profile.timeout_seconds
     if allocation.rank:
-        store, said = join_store(allocation.key, address, timeout)
-    else:
-        try:
-            said = take_over(task.folder, task.run.run_id, allocation, task.profile.max_retries, stack)
-        except NothingToDo as error:
-            print(error, flush=True)
-            said = NOTHING
-        store = open_store(allocation.key, address, said, timeout)
-    if said == NOTHING:
-        wait_for_all(store, allocation.world_size, timeout)
-    return store, said
+        return join(allocation.key, address, timeout)
+    try:
+        message = take_over(task.folder, task.run.run_id, allocation, task.profile.max_retries, stack)
+    except NothingToDo as error:
+        print(error, flush=True)
+        message = NOTHING
+    return invite(allocation.key, address, message, allocation.world_size, timeout)
 
 
-def _work(task: RunTask, allocation: Allocation, store: dist.TCPStore, attempt: str, notice: Notice) -> int:
+def _work(task: RunTask, allocation: Allocation, meeting: Meeting, notice: Notice) -> int:
     """Train; returns the process's exit code."""
+    attempt = meeting.message
     job = _job(task, allocation, attempt)
     with recorded_failures(job):
         dist.init_process_group(
             backend_for(job.device),
-            store=store,
+            store=meeting.store,
             rank=allocation.rank,
             world_size=allocation.world_size,
             timeout=datetime.timedelta(seconds=job.timeout_seconds),

@@ -119,9 +119,7 @@ def write_files(folder: Path, settings: Settings) -> None:
     """Make the folders, keys, fake devices and configuration files; what the daemons keep there stays as it is."""
     for name in ("etc", "log", "run", "state", "munge", "dev", *(f"spool/{node}" for node in settings.node_names)):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    (folder / "state/clustername").unlink(
-        missing_ok=True
-    )  # it forbids accounting from now on
+    (folder / "state/clustername").unlink(missing_ok=True)  # it forbids accounting from now on
     key = folder / "munge/munge.key"
     if not key.exists():
         key.touch(mode=0o600)

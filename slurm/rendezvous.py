@@ -1,11 +1,14 @@
-"""Where a job's processes meet: a store on the first node, at a port that all derive from the job and its restart."""
+"""Where a job's processes meet: at ports of the first node that all derive from the job and its restart."""
 
 from __future__ import annotations
 
 import datetime
 import hashlib
+import json
 import socket
 import time
+from dataclasses import dataclass
+from typing import Any
 
 import torch.distributed as dist
 
@@ -14,11 +17,19 @@ from algorithms import CollectiveError
 PORTS = range(20_000, 30_000)
 """Below the ephemeral ports of Linux, from which others' connections take theirs (32768 and up by default)."""
 
-CANDIDATES = 4
-"""Ports that are tried, should somebody listen at the first."""
+CANDIDATES = 8
+"""Ports that are tried, should somebody listen at the first ones. Two are needed."""
 
 ANSWER_SECONDS = 5.0
-"""How long a service may take to show that it is the store that is looked for."""
+"""How long a peer may take to say a word: whoever else listens at a port may never do so."""
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """What all ranks have after they met: a store for the process group, and rank 0's message."""
+
+    store: dist.TCPStore
+    message: str
 
 
 def candidates(key: str) -> list[int]:
@@ -27,58 +38,89 @@ def candidates(key: str) -> list[int]:
     return [PORTS[int.from_bytes(digest[4 * n : 4 * n + 4], "big") % len(PORTS)] for n in range(CANDIDATES)]
 
 
-def open_store(key: str, address: str, message: str, timeout_seconds: float) -> dist.TCPStore:
-    """Rank 0's part: serve the store, and in it, under the key, a message to all.
+def invite(key: str, address: str, message: str, world_size: int, timeout_seconds: float) -> Meeting:
+    """Rank 0's part: open a store, and tell every other rank its port and the message. Returns when all have come.
 
     Raises:
-        CollectiveError: none of the ports is free.
+        CollectiveError: no port is free, or not all ranks came in time.
     """
-    timeout = datetime.timedelta(seconds=timeout_seconds)
-    errors = []
-    for port in candidates(key):
-        try:
-            store = dist.TCPStore(address, port, is_master=True, timeout=timeout, wait_for_workers=False)
-        except dist.DistError as error:
-            errors.append(f"{port}: {error}")
-            continue
-        store.set(key, message)
-        return store
-    raise CollectiveError(f"no rendezvous at {address}: {'; '.join(errors)}")
+    ends = time.monotonic() + timeout_seconds
+    with _listener(key) as listener:
+        store = _open_store(key, address, timeout_seconds)
+        greeting = json.dumps({"key": key, "port": store.port, "message": message}).encode() + b"\n"
+        missing = world_size - 1
+        while missing:
+            listener.settimeout(max(0.01, ends - time.monotonic()))
+            try:
+                guest, _ = listener.accept()
+            except TimeoutError:
+                raise CollectiveError(f"{missing} workers did not come within {timeout_seconds:g} s") from None
+            missing -= _greet(guest, greeting)
+    return Meeting(store, message)
 
 
-def join_store(key: str, address: str, timeout_seconds: float) -> tuple[dist.TCPStore, str]:
-    """The other ranks' part: find the store and read the message. What else listens at those ports lacks the key.
+def join(key: str, address: str, timeout_seconds: float) -> Meeting:
+    """The other ranks' part: find rank 0 by its greeting, which has the key, and open its store.
 
     Raises:
-        CollectiveError: the store was not there in time.
+        CollectiveError: rank 0 was not there in time.
     """
     ends = time.monotonic() + timeout_seconds
     while time.monotonic() < ends:
         for port in candidates(key):
-            if not _listens(address, port):
-                continue
-            try:
-                store = dist.TCPStore(address, port, timeout=datetime.timedelta(seconds=ANSWER_SECONDS))
-                message = store.get(key).decode()
-            except dist.DistError:
-                continue
-            store.set_timeout(datetime.timedelta(seconds=timeout_seconds))
-            return store, message
+            said = _ask(address, port, key)
+            if said is not None:
+                timeout = datetime.timedelta(seconds=timeout_seconds)
+                return Meeting(dist.TCPStore(address, said["port"], timeout=timeout), said["message"])
         time.sleep(0.1)
     raise CollectiveError(f"rank 0 did not open the rendezvous at {address} within {timeout_seconds:g} s")
 
 
-def _listens(address: str, port: int) -> bool:
+def _listener(key: str) -> socket.socket:
+    errors = []
+    for port in candidates(key):
+        try:
+            return socket.create_server(("", port), backlog=1024)
+        except OSError as error:
+            errors.append(f"{port}: {error.strerror}")
+    raise CollectiveError(f"no port is free for the rendezvous: {'; '.join(errors)}")
+
+
+def _open_store(key: str, address: str, timeout_seconds: float) -> dist.TCPStore:
+    errors = []
+    for port in candidates(key):
+        try:
+            return dist.TCPStore(
+                address,
+                port,
+                is_master=True,
+                timeout=datetime.timedelta(seconds=timeout_seconds),
+                wait_for_workers=False,
+            )
+        except dist.DistError as error:
+            errors.append(f"{port}: {error}")
+    raise CollectiveError(f"no store for the rendezvous at {address}: {'; '.join(errors)}")
+
+
+def _greet(guest: socket.socket, greeting: bytes) -> bool:
+    """Whether the guest is one of the workers: it says so after it has read the greeting."""
+    with guest:
+        guest.settimeout(ANSWER_SECONDS)
+        try:
+            guest.sendall(greeting)
+            return guest.recv(2) == b"ok"
+        except OSError:
+            return False
+
+
+def _ask(address: str, port: int, key: str) -> dict[str, Any] | None:
+    """The greeting at this port, if it is that of the key."""
     try:
-        socket.create_connection((address, port), timeout=ANSWER_SECONDS).close()
-    except OSError:
-        return False
-    return True
-
-
-def wait_for_all(store: dist.TCPStore, world_size: int, timeout_seconds: float) -> None:
-    """Until every rank has come here, so that the store does not end before all have read its message."""
-    store.add("seen", 1)
-    ends = time.monotonic() + timeout_seconds
-    while store.add("seen", 0) < world_size and time.monotonic() < ends:
-        time.sleep(0.05)
+        with socket.create_connection((address, port), timeout=ANSWER_SECONDS) as host:
+            said: dict[str, Any] = json.loads(host.makefile("rb").readline())
+            if not isinstance(said, dict) or said.get("key") != key:
+                return None
+            host.sendall(b"ok")
+            return said
+    except (OSError, ValueError):
+        return None

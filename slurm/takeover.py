@@ -56,14 +56,14 @@ def _check_owner(folder: Path, ours: set[str], stack: ExitStack) -> None:
     """Take the run's lock; raises NothingToDo where an attempt of another job is alive, for ours makes way."""
     newest = _newest_attempt(folder)
     foreign = newest not in ours if newest else not ours
-    if foreign and newest and _is_alive(folder, newest):
-        raise NothingToDo(f"attempt {newest}, which is not of this job, is at the run")
     try:
         stack.enter_context(owned(folder))
     except BusyError as error:
         if foreign:
             raise NothingToDo(str(error)) from None
-    # No lock: an orphan of this job has it, and will find out that it was replaced.
+        # An orphan of this job has the lock, and will find out that it was replaced.
+    if foreign and newest and _is_alive(folder, newest):  # on another machine, where the lock is not seen
+        raise NothingToDo(f"attempt {newest}, which is not of this job, is at the run")
 
 
 def _newest_attempt(folder: Path) -> str | None:

@@ -78,13 +78,13 @@ def test_slow_steps_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_run_that_is_stopped_again_and_again_has_an_attempt_for_each_and_one_result(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Path, tmp_path: Path
 ) -> None:
-    for _ in range(4):
-        assert attempt_until(job_for(CONFIG, tmp_path, checkpoint_minutes=60.0), 0, 9)[0].startswith("asked")
+    for call in (9, 9, 3, 9):
+        assert attempt_until(job_for(CONFIG, tmp_path, checkpoint_minutes=60.0), 0, call)[0].startswith("asked")
     job = job_for(CONFIG, tmp_path)
     assert attempt_in_threads(job)
-    assert [each.resumed_from_step for each in read_run(job.folder).run.attempts] == [0, 9, 18, 27, 36]
+    assert [each.resumed_from_step for each in read_run(job.folder).run.attempts] == [0, 9, 18, 25, 34]
     assert comparable(job.folder) == comparable(whole)
 
 

@@ -5,35 +5,38 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from algorithms import CollectiveError
 from slurm import rendezvous
-from slurm.rendezvous import candidates, join_store, open_store, wait_for_all
+from slurm.rendezvous import candidates, invite, join
 
 HOST = "127.0.0.1"
 
 
 @contextmanager
-def listening(port: int) -> Iterator[None]:
-    """Something else that has the port, and never says a word."""
-    with socket.socket() as listener:
-        listener.bind((HOST, port))
-        listener.listen(16)
+def listening(*ports: int) -> Iterator[None]:
+    """Something else that has these ports, and never says a word."""
+    with ExitStack() as stack:
+        for port in ports:
+            stack.enter_context(socket.create_server((HOST, port)))
         yield
 
 
-def meet(key: str) -> list[str]:
-    """What three workers read."""
-    with ThreadPoolExecutor(3) as pool:
-        first = pool.submit(open_store, key, HOST, "attempt", 20.0)
-        others = [pool.submit(join_store, key, HOST, 20.0) for _ in range(2)]
-        stores = [first.result(), *(each.result()[0] for each in others)]
-        list(pool.map(lambda store: wait_for_all(store, 3, 20.0), stores))
-        return [store.get(key).decode() for store in stores]
+def meet(key: str, num_workers: int = 3) -> None:
+    """Have workers meet, and each leave a word for the others in the store."""
+    with ThreadPoolExecutor(num_workers) as pool:
+        first = pool.submit(invite, key, HOST, "attempt", num_workers, 20.0)
+        others = [pool.submit(join, key, HOST, 20.0) for _ in range(num_workers - 1)]
+        meetings = [each.result() for each in (first, *others)]
+    assert [each.message for each in meetings] == ["attempt"] * num_workers
+    for number, meeting in enumerate(meetings):
+        meeting.store.set(f"word {number}", key)
+    for meeting in meetings:
+        assert [meeting.store.get(f"word {number}") for number in range(num_workers)] == [key.encode()] * num_workers
 
 
 def test_ports_are_outside_the_ephemeral_range_and_fresh_for_each_start() -> None:
@@ -46,28 +49,34 @@ def test_ports_are_outside_the_ephemeral_range_and_fresh_for_each_start() -> Non
 
 
 def test_all_ranks_meet() -> None:
-    assert meet("test/all/0") == ["attempt"] * 3
+    meet("test/all/0")
 
 
-def test_port_that_is_taken_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendezvous, "ANSWER_SECONDS", 0.5)
-    with listening(candidates("test/taken/0")[0]):
-        assert meet("test/taken/0") == ["attempt"] * 3
+def test_one_worker_meets_nobody() -> None:
+    meet("test/one/0", 1)
 
 
-def test_store_of_another_job_at_the_same_port_is_not_taken_for_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendezvous, "ANSWER_SECONDS", 0.5)
+def test_ports_that_are_taken_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendezvous, "ANSWER_SECONDS", 0.3)
+    first, _, third, *_ = candidates("test/taken/0")
+    with listening(first, third):
+        meet("test/taken/0")
+
+
+def test_workers_of_another_job_at_the_same_ports_are_not_taken_for_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     ports = candidates("test/ours/0")
     monkeypatch.setattr(rendezvous, "candidates", lambda key: ports)
-    other = open_store("test/other/0", HOST, "another attempt", 20.0)
-    assert meet("test/ours/0") == ["attempt"] * 3
-    assert other.get("test/other/0") == b"another attempt"
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(invite, "test/other/0", HOST, "another attempt", 2, 20.0)
+        meet("test/ours/0")
+        assert join("test/other/0", HOST, 20.0).message == "another attempt"
+        other.result()
 
 
-def test_no_free_port_and_no_rank_0_are_said() -> None:
-    with listening(candidates("test/full/0")[0]), pytest.raises(CollectiveError, match="no rendezvous"):
-        ports = candidates("test/full/0")
-        with listening(ports[1]), listening(ports[2]), listening(ports[3]):
-            open_store("test/full/0", HOST, "attempt", 5.0)
+def test_no_free_port_no_rank_0_and_no_others_are_said() -> None:
+    with listening(*set(candidates("test/full/0"))), pytest.raises(CollectiveError, match="no port is free"):
+        invite("test/full/0", HOST, "attempt", 2, 5.0)
     with pytest.raises(CollectiveError, match="rank 0 did not open the rendezvous"):
-        join_store("test/nobody/0", HOST, 0.3)
+        join("test/nobody/0", HOST, 0.3)
+    with pytest.raises(CollectiveError, match=r"1 workers did not come within 0\.3 s"):
+        invite("test/alone/0", HOST, "attempt", 2, 0.3)
