@@ -6,6 +6,9 @@ WORKERS ?=
 DATA ?=
 DEVICE ?= cuda
 RESULTS ?= results
+EXPERIMENT ?=
+CLUSTER ?=
+YES ?=
 TEST_JOBS ?= auto
 
 VENV := .venv
@@ -18,17 +21,21 @@ RUN_OPTIONS = $(if $(JOBS),--jobs "$(JOBS)") $(if $(WORKERS),--workers "$(WORKER
 PAPER_OPTIONS = --device "$(DEVICE)" $(if $(WORKERS),,--workers auto) $(RUN_OPTIONS)
 RESULTS_OPTION = $(if $(filter-out results,$(RESULTS)),--results "$(RESULTS)")
 
+SLURM := $(RUN) -m slurm
+SUBMIT_OPTIONS = --cluster "$(CLUSTER)" $(if $(DATA),--data "$(DATA)") $(if $(YES),--yes) $(RESULTS_OPTION)
+
 export PYTHON VENV
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup reproduce tune plan status report bench test check clean
-.PHONY: plan-cifar100 plan-imagenet reproduce-cifar100 reproduce-imagenet gpu-check
+.PHONY: plan-cifar100 plan-imagenet reproduce-small reproduce-cifar100 reproduce-imagenet resubmit gpu-check
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "Variables: PYTHON=$(PYTHON) JOBS=$(or $(JOBS),(number of cores)) WORKERS=$(or $(WORKERS),threads) (or processes)" \
-	    "DATA=$(or $(DATA),(found or fetched)) DEVICE=$(DEVICE) (of reproduce-cifar100 and -imagenet) RESULTS=$(RESULTS)"
+	    "DATA=$(or $(DATA),(found or fetched)) DEVICE=$(DEVICE) (of reproduce-cifar100 and -imagenet) RESULTS=$(RESULTS)" \
+	    "CLUSTER=$(or $(CLUSTER),(none: this machine)) YES=$(YES)"
 
 setup: $(VENV)/.installed ## make .venv and install the project in it (once)
 	@echo "setup: $(VENV) is ready"
@@ -51,8 +58,9 @@ plan-imagenet: ## as plan, for the paper's ImageNet experiment
 plan-cifar100 plan-imagenet: plan-%: $(VENV)/.installed
 	@$(HARNESS) plan $* $(RESULTS_OPTION)
 
-reproduce-cifar100: ## the paper's CIFAR-100 experiment, on GPUs: look at the machine, run what is missing, report
+reproduce-cifar100: ## the paper's CIFAR-100 experiment, on GPUs here or CLUSTER=: look, run what is missing, report
 reproduce-imagenet: ## the paper's ImageNet experiment, likewise; DATA= is the folder with train/ and val/
+ifeq ($(CLUSTER),)
 reproduce-cifar100 reproduce-imagenet: reproduce-%: $(VENV)/.installed
 	@echo "$@: looking at data, disk and GPUs"
 	@$(HARNESS) preflight $* $(PAPER_OPTIONS) $(RESULTS_OPTION)
@@ -60,12 +68,28 @@ reproduce-cifar100 reproduce-imagenet: reproduce-%: $(VENV)/.installed
 	@$(HARNESS) run $* $(PAPER_OPTIONS) $(RESULTS_OPTION)
 	@echo "$@: writing the report"
 	@$(HARNESS) report $* $(RESULTS_OPTION)
+else
+# These submit job arrays to a Slurm cluster and return; see docs/slurm.md.
+reproduce-cifar100 reproduce-imagenet: reproduce-%: $(VENV)/.installed
+	@$(SLURM) submit $* $(SUBMIT_OPTIONS)
+endif
 
-status: $(VENV)/.installed ## say which runs are done, on, failed or missing
-	@$(HARNESS) status fashion_mnist $(RESULTS_OPTION)
+reproduce-small: $(VENV)/.installed ## six runs of reproduce, here or with CLUSTER= on a Slurm cluster, and their report
+	@echo "$@: running the experiment"
+	@$(if $(CLUSTER),$(SLURM) submit fashion_mnist_small $(SUBMIT_OPTIONS) --yes --wait,\
+	    $(HARNESS) run fashion_mnist_small $(RUN_OPTIONS) $(RESULTS_OPTION))
+	@echo "$@: writing the report"
+	@$(HARNESS) report fashion_mnist_small $(RESULTS_OPTION)
 
-report: $(VENV)/.installed ## write the report from the records there are
-	@$(HARNESS) report fashion_mnist $(RESULTS_OPTION)
+resubmit: $(VENV)/.installed ## submit what is left of a campaign on a Slurm cluster
+	@$(SLURM) resubmit $(EXPERIMENT) $(if $(YES),--yes) $(RESULTS_OPTION)
+
+status: $(VENV)/.installed ## say which runs are done, on, failed or missing, here and on clusters
+	@$(HARNESS) status $(or $(EXPERIMENT),fashion_mnist) $(RESULTS_OPTION)
+	@$(if $(wildcard $(RESULTS)/*/campaign.json),$(SLURM) status $(RESULTS_OPTION),:)
+
+report: $(VENV)/.installed ## write the report from the records there are (EXPERIMENT=fashion_mnist)
+	@$(HARNESS) report $(or $(EXPERIMENT),fashion_mnist) $(RESULTS_OPTION)
 
 bench: $(VENV)/.installed ## time the optimisers' own arithmetic on this machine
 	@$(HARNESS) bench --output "$(RESULTS)/bench"

@@ -8,7 +8,7 @@ import fcntl
 import os
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from harness.spec import SpecError
 from harness.store import VERSION, Attempt, FailureKind, RecordError, RunFile
 from harness.tasks.errors import DataError
 from harness.tasks.task import find_task
-from harness.train import Checkpoints, train
+from harness.train import Checkpoints, Preempted, train
 
 PATIENCE_SECONDS = 5.0
 """How long a run's lock is waited for: the processes of a killed launch take a moment to end."""
@@ -72,7 +72,7 @@ class Job:
         return Recorder(self.folder, run, self.attempt)
 
     def checkpoints(self) -> Checkpoints:
-        return Checkpoints(self.folder / "checkpoint", 60 * self.checkpoint_minutes)
+        return Checkpoints(self.folder / "checkpoint", 60 * self.checkpoint_minutes, self.attempt.attempt)
 
 
 def attempt_in_threads(job: Job) -> bool:
@@ -82,7 +82,7 @@ def attempt_in_threads(job: Job) -> bool:
         BusyError: another process is at this run.
     """
     os.sched_setaffinity(0, job.cores)
-    with owned(job.folder), _recorded_failures(job) as outcome:
+    with owned(job.folder), recorded_failures(job) as outcome:
         use_device(job.device)
         config = job.run.config
         task, device = find_task(config.task.name), torch.device(job.device)
@@ -107,7 +107,7 @@ def attempt_as_rank(job: Job, rank: int, init_method: str) -> bool:
     Raises:
         BusyError: another process is at this run.
     """
-    with owned_by_rank_0(job.folder, rank), _recorded_failures(job) as outcome:
+    with owned_by_rank_0(job.folder, rank), recorded_failures(job) as outcome:
         prepare_thread(job.device)
         with joined(job.device, job.timeout_seconds, init_method, rank, job.run.config.num_workers):
             attempt_in_group(job, ProcessGroupCollectives())
@@ -115,14 +115,14 @@ def attempt_as_rank(job: Job, rank: int, init_method: str) -> bool:
     return bool(outcome)
 
 
-def attempt_in_group(job: Job, collectives: Collectives) -> None:
-    """Train as one worker of a group that stands already."""
+def attempt_in_group(job: Job, collectives: Collectives, stop_requested: Callable[[], bool] | None = None) -> None:
+    """Train as one worker of a group that stands already. `stop_requested` and what is raised: see `train`."""
     config = job.run.config
     task, device = find_task(config.task.name), torch.device(job.device)
     samples = load_samples(config.task, job.data, job.device)
     model = build_model(job.run.config.model, task, job.run.config.seed, device)
     recorder = job.recorder() if collectives.rank == 0 else None
-    train(job.run.config, model, samples, collectives, recorder, job.checkpoints())
+    train(job.run.config, model, samples, collectives, recorder, job.checkpoints(), stop_requested)
 
 
 def prepare_processes() -> None:
@@ -182,7 +182,7 @@ def owned_by_rank_0(folder: Path, rank: int) -> Iterator[None]:
 
 
 @contextmanager
-def _recorded_failures(job: Job) -> Iterator[list[bool]]:
+def recorded_failures(job: Job) -> Iterator[list[bool]]:
     """Turn an exception into failure.json; the body appends to the list when it has succeeded."""
     outcome: list[bool] = []
     try:
@@ -201,6 +201,8 @@ def failure_kind(error: BaseException) -> FailureKind:
     """What kind of failure an exception is, for records and for the decision to try again."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in NO_MEMORY):
         return "oom"
+    if isinstance(error, Preempted):
+        return "preempted"
     if isinstance(error, CollectiveError | dist.DistError):
         return "communication"
     if isinstance(error, DataError | CheckpointError | RecordError | SpecError):

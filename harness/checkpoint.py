@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,25 @@ class CheckpointError(ValueError):
     """A checkpoint that must not be continued from; the message says why."""
 
 
-def save(folder: Path, step: int, state: dict[str, Any], collectives: Collectives) -> None:
+def save(
+    folder: Path,
+    step: int,
+    state: dict[str, Any],
+    collectives: Collectives,
+    attempt: str,
+    check_is_newest: Callable[[], None] = lambda: None,
+) -> None:
     """Save this rank's `state` (tensors and plain data) at `step`; all ranks must call it together.
+
+    Args:
+        attempt: keeps the files of two attempts that write at the same time apart.
+        check_is_newest: raises where this attempt may not publish what it saved; rank 0 asks.
 
     Raises:
         OSError: no space, no permission; the generations before stay whole.
     """
     name = f"step-{step:09d}"
-    temporary = folder / f"{name}.tmp"
+    temporary = folder / f"{name}.{attempt}.tmp"
     temporary.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -36,16 +48,22 @@ def save(folder: Path, step: int, state: dict[str, Any], collectives: Collective
     digest = torch.frombuffer(bytearray(hashlib.sha256(content).digest()), dtype=torch.uint8)
     digests = collectives.all_gather(digest, Purpose.CONTROL)
     if collectives.rank == 0:
+        check_is_newest()
         _publish(folder, temporary, name, step, [bytes(row.tolist()).hex() for row in digests])
     # No rank may go on, and perhaps die or save again, before the pointer is moved.
     collectives.all_gather(digest, Purpose.CONTROL)
 
 
 def _write(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    """Write durably; what does not fit is taken away again, since a record of that needs room too."""
+    try:
+        with open(path, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _publish(folder: Path, temporary: Path, name: str, step: int, digests: list[str]) -> None:

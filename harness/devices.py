@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import platform
+import uuid
 from collections.abc import Sequence
 from typing import Literal
 
@@ -55,8 +55,9 @@ def device_groups(device: str, num_processes: int, num_gpus: int) -> list[tuple[
 
 def identity(device: str) -> str:
     """What this process must have to itself, told from all others on any host: its GPU, or else the process."""
-    own = f"process {os.getpid()}" if device == "cpu" else f"GPU {torch.cuda.get_device_properties(device).uuid}"
-    return f"{own} of {platform.node()}"
+    if device == "cpu":
+        return uuid.uuid4().hex  # Not the process's number and the host's name: containers can share both.
+    return f"GPU {torch.cuda.get_device_properties(device).uuid} of {platform.node()}"
 
 
 def require_own_devices(identities: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch.distributed as dist
+from torch.distributed import Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from harness import devices
@@ -23,6 +24,14 @@ def joined(
     """
     timeout = datetime.timedelta(seconds=timeout_seconds)
     store, rank, world_size = next(rendezvous(init_method, rank, world_size, timeout=timeout))
+    with joined_through(store, device, timeout_seconds, rank, world_size):
+        yield
+
+
+@contextmanager
+def joined_through(store: Store, device: str, timeout_seconds: float, rank: int, world_size: int) -> Iterator[None]:
+    """As `joined`, where the workers have found each other already, and share `store`."""
+    timeout = datetime.timedelta(seconds=timeout_seconds)
     store.set_timeout(timeout)
     # Before the group is made: NCCL on a shared GPU stops with a message that names neither rank nor remedy.
     store.set(f"device of {rank}", devices.identity(device))

@@ -24,6 +24,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "pandas", "matplotlib", "pydantic",
 def new_attempt(launch: str, backend: str, device: torch.device) -> Attempt:
     """An attempt that begins now, here; its step is filled in when it is known."""
     cuda = device.type == "cuda"
+    commit, diff = code_version()
     return Attempt(
         attempt=uuid.uuid4().hex[:8],
         started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -33,8 +34,8 @@ def new_attempt(launch: str, backend: str, device: torch.device) -> Attempt:
         launch=launch,
         backend=backend,
         device=str(device),
-        git_commit=_git("rev-parse", "HEAD"),
-        git_diff_sha256=_diff_sha256(),
+        git_commit=commit,
+        git_diff_sha256=diff,
         python=platform.python_version(),
         packages=_packages(),
         cpu=_cpu_name(),
@@ -50,6 +51,11 @@ def command_line() -> str:
     program = Path(sys.argv[0])
     words = ["python", "-m", "harness"] if program.name in ("__main__.py", "cser-harness") else [program.name]
     return shlex.join([*words, *sys.argv[1:]])
+
+
+def code_version() -> tuple[str | None, str | None]:
+    """Commit of the code in use, and digest of what the tree has besides; None where there is no git, or nothing."""
+    return _git("rev-parse", "HEAD"), _diff_sha256()
 
 
 def _nccl_version() -> str:

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 VERSION = 1
 """Version of the records format; a folder of another version is refused, never guessed at."""
 
-FailureKind = Literal["oom", "timeout", "preempted", "communication", "data", "disk", "bug"]
+FailureKind = Literal["oom", "timeout", "preempted", "communication", "node", "data", "disk", "bug"]
+"""`node`: the run's processes, or the machine under them, ended without a word."""
 
 
 class RecordError(ValueError):

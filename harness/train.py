@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,21 @@ from harness.tasks.task import Samples, find_task, split_sizes
 CHECK_EVERY = 25
 """Steps between two looks at the loss: for divergence, heartbeat and checkpoint."""
 
+SLOW_STEP_SECONDS = 0.2
+"""Where a step takes longer, workers ask each other at every step whether to stop, and not only at every look."""
+
+
+class Preempted(RuntimeError):
+    """The run was asked to stop; its state is saved, and another attempt can go on from there."""
+
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Where and how often checkpoints are written; the folder belongs to the run."""
+    """Where and how often checkpoints are written, and by which attempt; the folder belongs to the run."""
 
     folder: Path
     every_seconds: float
+    attempt: str
 
 
 def train(
@@ -45,13 +54,18 @@ def train(
     collectives: Collectives,
     recorder: Recorder | None,
     checkpoints: Checkpoints,
+    stop_requested: Callable[[], bool] | None = None,
 ) -> None:
     """Train one worker's replica from the newest checkpoint, or from the start, to a recorded result.
 
+    Args:
+        stop_requested: asked between steps, by all workers or by none; where it is true for one, all of them stop.
+
     Raises:
+        Preempted: a stop was requested, and is possible now that the state is saved.
         RuntimeError: the bits sent are not those of the method's closed form.
     """
-    run = _Run(config, model, samples, collectives, recorder, checkpoints)
+    run = _Run(config, model, samples, collectives, recorder, checkpoints, stop_requested)
     batches = samples.training_batches(
         worker_batches(
             config.seed,
@@ -79,6 +93,8 @@ def train(
         run.step += 1
         if run.step % CHECK_EVERY == 0 or run.step in run.evaluation_steps:
             run.check()
+        elif run.steps_are_slow and run.stop_requested is not None:
+            run.agree_to_stop()
         if run.step in run.evaluation_steps and run.diverged_at is None:
             run.score()
         run.save_if_due()
@@ -96,9 +112,11 @@ class _Run:
         collectives: Collectives,
         recorder: Recorder | None,
         checkpoints: Checkpoints,
+        stop_requested: Callable[[], bool] | None,
     ) -> None:
         self.config, self.model, self.samples = config, model, samples
         self.collectives, self.recorder, self.checkpoints = collectives, recorder, checkpoints
+        self.stop_requested = stop_requested
         self.num_train, self.num_evaluation = split_sizes(find_task(config.task.name), config.task)
         self.per_epoch, self.num_steps = num_steps_of(config)
         self.evaluation_steps = evaluation_steps(config, self.per_epoch)
@@ -115,11 +133,13 @@ class _Run:
         self.train_loss: float | None = None
         self.last_score: Score | None = None
         self.diverged_at: int | None = None
-        self.save_due = False
+        self.save_due = self.stopping = False
+        self.steps_are_slow = True
+        """Until the first look says more."""
         self.clock = Clock(collectives)
         self._resume()
-        self.first_step = self.step
-        self.started = self.saved = time.monotonic()
+        self.first_step = self.looked_at_step = self.step
+        self.started = self.saved = self.looked = time.monotonic()
 
     def _resume(self) -> None:
         loaded = checkpoint.load(self.checkpoints.folder, self.collectives)
@@ -151,26 +171,50 @@ class _Run:
 
     def check(self) -> None:
         """Look at the mean loss over workers: all of them find divergence, and mean to save, at the same step."""
-        since = time.monotonic() - self.saved
-        wants_checkpoint = self.recorder is not None and since >= self.checkpoints.every_seconds
-        totals = torch.cat([self.losses, self.losses.new_tensor([wants_checkpoint])])
+        now = time.monotonic()
+        wants_checkpoint = self.recorder is not None and now - self.saved >= self.checkpoints.every_seconds
+        step_seconds = (now - self.looked) / (self.step - self.looked_at_step)
+        self.looked, self.looked_at_step = now, self.step
+        more = self.losses.new_tensor([wants_checkpoint, self._wants_stop(), step_seconds])
+        totals = torch.cat([self.losses, more])
         self.collectives.all_reduce_sum_(totals, Purpose.CONTROL)
         self.train_loss = (totals[0] / totals[1]).item()
+        savers, stoppers, seconds = totals[2:].tolist()
         if not math.isfinite(self.train_loss):
             self.diverged_at = self.step
-        self.save_due = totals[2].item() > 0 and self.step < self.num_steps
+        self.stopping = stoppers > 0
+        self.save_due = (savers > 0 or self.stopping) and self.step < self.num_steps
+        self.steps_are_slow = seconds / self.collectives.world_size > SLOW_STEP_SECONDS
+        self._beat_if_due()
+
+    def agree_to_stop(self) -> None:
+        """Between two looks, where they are far apart: stop at this step if one of the workers must."""
+        stoppers = self.losses.new_tensor([self._wants_stop()])
+        self.collectives.all_reduce_sum_(stoppers, Purpose.CONTROL)
+        self.stopping = stoppers.item() > 0
+        self.save_due = self.stopping and self.step < self.num_steps
+        self._beat_if_due()
+
+    def _wants_stop(self) -> bool:
+        return self.stop_requested is not None and self.stop_requested()
+
+    def _beat_if_due(self) -> None:
         if self.recorder is not None and (self.recorder.heartbeat_is_due() or self.step == self.num_steps):
             self._beat(self.recorder)
 
     def save_if_due(self) -> None:
-        """Save, after the score of the same step: a resumed run would not make it again."""
+        """Save, after the score of the same step: a resumed run would not make it again. Then stop, if that is why."""
         if not self.save_due or self.diverged_at is not None:
             return
         self.save_due = False
         self.clock.switch("checkpoint")
-        checkpoint.save(self.checkpoints.folder, self.step, self._state(), self.collectives)
+        folder, attempt = self.checkpoints.folder, self.checkpoints.attempt
+        allowed = (lambda: None) if self.recorder is None else self.recorder.check_is_newest
+        checkpoint.save(folder, self.step, self._state(), self.collectives, attempt, allowed)
         self.clock.switch("compute")
         self.saved = time.monotonic()
+        if self.stopping:
+            raise Preempted(f"asked to stop; saved at step {self.step} of {self.num_steps}")
 
     def score(self) -> None:
         """Score the workers' average and record it."""

@@ -16,7 +16,7 @@ from harness.build import num_steps_of
 from harness.plan import Plan, make_plan, run_id
 from harness.spec import EXPERIMENTS, RunConfig, Spec, load_spec
 from harness.tasks.task import find_task
-from tests.harness.support import CSER, Table, changed, closed_form_bits, small_config, small_spec, write_spec
+from tests.harness.support import CSER, ROOT, Table, changed, closed_form_bits, small_config, small_spec, write_spec
 
 SHIPPED = sorted(path.stem for path in EXPERIMENTS.glob("*.toml"))
 
@@ -197,6 +197,15 @@ def with_rates(spec: Spec) -> Spec:
     """The spec with a learning rate in every row, where it leaves them to a tuning."""
     rows = [row.model_copy(update={"learning_rate": row.learning_rate or 0.1}) for row in spec.rows]
     return spec.model_copy(update={"rows": rows})
+
+
+def test_small_fashion_mnist_shares_its_runs_with_the_whole_one() -> None:
+    results = ROOT / "results"  # the learning rates of the whole one come from records that ship
+    small = make_plan(load_spec(EXPERIMENTS / "fashion_mnist_small.toml"), results)
+    whole = make_plan(load_spec(EXPERIMENTS / "fashion_mnist.toml"), results)
+    runs = {(run.row, run.seed): run.run_id for run in whole.runs}
+    assert len(small.runs) == 6
+    assert all(run.run_id == runs[run.row, run.seed] for run in small.runs)
 
 
 @pytest.mark.parametrize("name", SHIPPED)

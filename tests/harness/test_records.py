@@ -179,7 +179,7 @@ def saved(folder: Path, steps: list[int], world_size: int = 2) -> None:
     def work(collectives: Collectives) -> None:
         for step in steps:
             state = {"value": torch.tensor([float(step), float(collectives.rank)])}
-            checkpoint.save(folder, step, state, collectives)
+            checkpoint.save(folder, step, state, collectives, "attempt")
 
     run_workers(work, world_size)
 
@@ -235,7 +235,7 @@ def test_damaged_generation_gives_way_to_the_one_before(spoil: str, tmp_path: Pa
 
 def test_generation_torn_while_it_was_saved_is_no_generation(tmp_path: Path) -> None:
     saved(tmp_path, [5, 10])
-    torn = tmp_path / "step-000000015.tmp"
+    torn = tmp_path / "step-000000015.another.tmp"
     torn.mkdir()
     (torn / "rank-0.pt").write_bytes(b"torn")
     assert loaded(tmp_path) == [(10, [10.0, 0.0]), (10, [10.0, 1.0])]

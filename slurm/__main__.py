@@ -1,0 +1,184 @@
+"""The command line of campaigns: submit, status, resubmit."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from harness.spec import SpecError
+from harness.store import RecordError
+from harness.tasks.errors import DataError
+from slurm.errors import CampaignError
+
+USAGE, FAILURE = 2, 1
+WAIT_SECONDS = 5.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 2 for a user's mistake, 1 for a failure, 130 when interrupted."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except SpecError as error:
+        return _complain(error, USAGE)
+    except (RecordError, DataError, CampaignError) as error:
+        return _complain(error, FAILURE)
+    except OSError as error:
+        where = f" at {error.filename}" if error.filename else ""
+        return _complain(f"{error.strerror or error}{where}: mend this and call again", FAILURE)
+    except KeyboardInterrupt:
+        print("interrupted: what was submitted goes on; `python -m slurm status` shows it", file=sys.stderr)
+        return 130
+
+
+def _complain(error: object, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m slurm", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    submit = _add(commands, "submit", _submit, "submit what is missing of an experiment, and return at once")
+    submit.add_argument("experiment", help="name of a shipped experiment, or a TOML file")
+    submit.add_argument("--cluster", required=True, help="a profile of slurm/clusters, NAME or NAME:VARIANT, or a file")
+    submit.add_argument("--data", type=Path, help="folder with the data set, as the compute nodes see it")
+    submit.add_argument("--dry-run", action="store_true", help="print what sbatch would get, and submit nothing")
+    resubmit = _add(commands, "resubmit", _resubmit, "submit what is left of a campaign, as it was submitted before")
+    resubmit.add_argument("experiment", nargs="?", help="which (default: the only one that was submitted)")
+    for sub in (submit, resubmit):
+        sub.add_argument("--tuning", action="store_true", help="the experiment's tuning instead of itself")
+        sub.add_argument("--yes", action="store_true", help="do not ask before submitting")
+        sub.add_argument("--no-preflight", action="store_true", help="do not look from a compute node first")
+        sub.add_argument("--wait", action="store_true", help="stay until nothing is queued or running any more")
+    status = _add(commands, "status", _status, "say how far campaigns are")
+    status.add_argument("experiment", nargs="*", help="names of experiments (default: all that were submitted)")
+    status.add_argument("--json", action="store_true", help="for machines")
+    return parser
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    command: Callable[[argparse.Namespace], int],
+    what: str,
+) -> argparse.ArgumentParser:
+    sub = commands.add_parser(name, help=what, description=what)
+    sub.set_defaults(command=command)
+    sub.add_argument("--results", type=Path, default=Path("results"), help="folder of records (default: results)")
+    return sub
+
+
+def _submit(options: argparse.Namespace) -> int:
+    from harness.plan import make_plan
+    from harness.spec import find_spec, load_spec
+    from slurm.profile import load_profile
+    from slurm.request import Request, check, confirm, find_slurm, left_to_submit
+    from slurm.submit import sbatch_text, submit
+
+    profile = load_profile(options.cluster)
+    plan = make_plan(load_spec(find_spec(options.experiment)), options.results, options.tuning)
+    request = Request(
+        plan=plan,
+        results=options.results.absolute(),
+        data=options.data.absolute() if options.data else None,
+        cluster=options.cluster,
+        profile=profile,
+        command=shlex.join(["python", "-m", "slurm", *sys.argv[1:]]),
+        preflight=not options.no_preflight,
+    )
+    check(request)
+    if not options.dry_run:
+        find_slurm(options.cluster, profile)
+    left = left_to_submit(request)
+    if options.dry_run:
+        print(sbatch_text(request, len(left)) if left else "nothing is left to submit")
+        return 0
+    if left and not confirm(request, len(left), options.yes):
+        print("nothing was submitted")
+        return 0
+    jobs = submit(request) if left else []
+    print(f"submitted {len(jobs)} runs as job {jobs[0].split('_')[0]}" if jobs else _nothing_left(request.folder))
+    if options.wait:
+        return _wait(request.folder)
+    print(f"`python -m slurm status {plan.experiment.name}` (make status) shows how far they are")
+    return 0
+
+
+def _nothing_left(folder: Path) -> str:
+    from slurm.status import campaign_status
+
+    totals = campaign_status(folder).totals
+    return f"nothing to submit: {totals['done']} runs done, {totals['queued'] + totals['running']} queued or running"
+
+
+def _wait(folder: Path) -> int:
+    """Until nothing is queued or running; 1 where runs are left then."""
+    from slurm.show import as_text
+    from slurm.status import campaign_status
+
+    said = None
+    while (status := campaign_status(folder)).in_hand():
+        if status.totals != said:
+            said = status.totals
+            print(", ".join(f"{count} {state}" for state, count in said.items() if count), flush=True)
+        time.sleep(WAIT_SECONDS)
+    print(as_text(status))
+    return 0 if status.totals["done"] == len(status.runs) else FAILURE
+
+
+def _resubmit(options: argparse.Namespace) -> int:
+    from slurm.campaign import read_campaign
+
+    options.experiment = options.experiment or _only_one(options.results)
+    name = _name(options.experiment) + ("_tuning" if options.tuning else "")
+    campaign = read_campaign(options.results / name)
+    if campaign is None or not campaign.submissions:
+        raise SpecError(f"{options.results / name} holds no campaign; submit it first")
+    last = campaign.submissions[-1]
+    options.cluster, options.data, options.dry_run = last.cluster, Path(last.data) if last.data else None, False
+    return _submit(options)
+
+
+def _only_one(results: Path) -> str:
+    names = [path.parent.name for path in sorted(results.glob("*/campaign.json"))]
+    if len(names) != 1:
+        raise SpecError(
+            f"say which experiment (make: EXPERIMENT=); {results} holds {', '.join(names) or 'no campaigns'}"
+        )
+    return names[0]
+
+
+def _name(experiment: str) -> str:
+    """Of an experiment that is given by its name or as a file."""
+    from harness.spec import find_spec, load_spec
+
+    return load_spec(find_spec(experiment)).name if experiment.endswith(".toml") else experiment
+
+
+def _status(options: argparse.Namespace) -> int:
+    from slurm.campaign import campaign_path
+    from slurm.show import as_json, as_text
+    from slurm.status import campaign_status
+
+    found = sorted(path.parent for path in options.results.glob("*/campaign.json"))
+    folders = [options.results / _name(each) for each in options.experiment] or found
+    for folder in folders:
+        if not campaign_path(folder).exists():
+            raise SpecError(f"{folder} holds no campaign; those there are: {', '.join(each.name for each in found)}")
+    states = [campaign_status(folder) for folder in folders]
+    if options.json:
+        print(json.dumps([as_json(status) for status in states], indent=1))
+    else:
+        print("\n\n".join(map(as_text, states)) or f"no campaigns in {options.results}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

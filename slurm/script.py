@@ -1,0 +1,107 @@
+"""From a profile to sbatch's text: submitit's parameters for the array of a campaign and for its preflight job."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from submitit.slurm.slurm import _make_sbatch_string  # the public way to the text needs srun on the path
+
+from slurm.profile import Profile
+
+PREFLIGHT_MINUTES = 5
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a submission's files are: absolute paths that every node sees."""
+
+    jobs: Path
+    """Folder of submitit's pickles and of the logs."""
+    code: Path
+    """The snapshot."""
+    campaign: Path
+    """The experiment's campaign.json."""
+    submission: int
+    """Number of the submission in it."""
+
+
+def array_parameters(profile: Profile, name: str, place: Place, after: str | None = None) -> dict[str, Any]:
+    """submitit's parameters for an array of runs; `after`: the job that must have ended well before."""
+    aftermath = [sys.executable, "-m", "slurm.aftermath", str(place.campaign), str(place.submission)]
+    extra: dict[str, Any] = {"requeue": True}
+    if after is not None:
+        extra |= {"dependency": f"afterok:{after}", "kill-on-invalid-dep": "yes"}
+    return _parameters(profile, place.code) | {
+        "job_name": name,
+        "nodes": profile.nodes,
+        "ntasks_per_node": profile.tasks_per_node,
+        "time": profile.time_limit_minutes,
+        "signal_delay_s": profile.warning_seconds,
+        "array_parallelism": profile.array_parallelism,
+        # What srun returned decides what comes next; see slurm/aftermath.py.
+        "teardown": [f"{shlex.join(aftermath)} --max-retries {profile.max_retries} $?"],
+        "additional_parameters": extra | _flags(profile),
+    }
+
+
+def preflight_parameters(profile: Profile, name: str, place: Place) -> dict[str, Any]:
+    """submitit's parameters for the job that looks at data, disk and GPUs from a compute node."""
+    return _parameters(profile, place.code) | {
+        "job_name": f"{name}-preflight",
+        "nodes": 1,
+        "ntasks_per_node": 1,
+        "time": PREFLIGHT_MINUTES,
+        "additional_parameters": _flags(profile),
+    }
+
+
+def _parameters(profile: Profile, code: Path) -> dict[str, Any]:
+    gpus = f"{profile.gpu_type}:{profile.gpus_per_node}" if profile.gpu_type else profile.gpus_per_node
+    return {
+        "partition": profile.partition,
+        "account": profile.account,
+        "qos": profile.qos,
+        "constraint": profile.constraint,
+        "gpus_per_node": gpus if profile.gpus_per_node else None,
+        "cpus_per_task": profile.cpus_per_worker,
+        "mem": None if profile.memory_gb is None else f"{round(1024 * profile.memory_gb)}M",
+        "wckey": None,
+        "stderr_to_stdout": True,
+        "setup": [*profile.setup, *_exports(profile, code), "trap : TERM USR2  # for the workers; this shell goes on"],
+        # Newer versions of srun do not take the CPUs over from sbatch.
+        "srun_args": [f"--cpus-per-task={profile.cpus_per_worker}", "--kill-on-bad-exit=1", "--open-mode=append"],
+    }
+
+
+def _exports(profile: Profile, code: Path) -> list[str]:
+    """What a job's processes find in their environment, over what the submitter had."""
+    variables = {
+        "PYTHONPATH": str(code),
+        "PYTHONSAFEPATH": "1",  # or the folder in which the command was typed would go before the snapshot
+        "OMP_NUM_THREADS": "1",
+        "LOCAL_WORLD_SIZE": str(profile.tasks_per_node),
+    }
+    if profile.network_interface:
+        variables |= dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), profile.network_interface)
+    return [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+
+
+def _flags(profile: Profile) -> dict[str, Any]:
+    """`extra_sbatch` as submitit wants it."""
+    pairs = (flag[2:].partition("=") for flag in profile.extra_sbatch)
+    return {name: value if equals else True for name, equals, value in pairs}
+
+
+def array_text(profile: Profile, name: str, place: Place, num_runs: int) -> str:
+    """The text that sbatch gets for an array of `num_runs` runs."""
+    command = shlex.join([sys.executable, "-u", "-m", "submitit.core._submit", str(place.jobs)])
+    return _make_sbatch_string(
+        command=command,
+        folder=place.jobs,
+        map_count=num_runs if num_runs > 1 else None,
+        **array_parameters(profile, name, place),
+    )

@@ -1,0 +1,193 @@
+"""Stopping on request, and attempts that outlive their successor's start: nothing is lost, and nothing is mixed."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from algorithms import Collectives, run_workers
+from harness import checkpoint, train
+from harness.attempt import Job, attempt_in_group, attempt_in_threads, failure_kind, prepare_thread
+from harness.recorder import SupersededError, write_failure
+from harness.store import Event, Failure, Heartbeat, read_record, read_run
+from harness.train import Preempted
+from tests.harness.support import CSER, comparable, job_for, small_config
+
+CONFIG = small_config("cser", CSER)
+
+
+def attempt_until(job: Job, rank: int, call: int) -> list[str]:
+    """What each worker raises if one of them is asked to stop from its `call`-th question on."""
+
+    def work(collectives: Collectives) -> str:
+        prepare_thread()
+        asked = 0
+
+        def stop_requested() -> bool:
+            nonlocal asked
+            asked += 1
+            return collectives.rank == rank and asked >= call
+
+        try:
+            attempt_in_group(job, collectives, stop_requested)
+        except Preempted as error:
+            assert failure_kind(error) == "preempted"
+            return str(error)
+        return "done"
+
+    return run_workers(work, job.run.config.num_workers, 60.0)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an undisturbed run."""
+    job = job_for(CONFIG, tmp_path_factory.mktemp("whole"))
+    assert attempt_in_threads(job)
+    return job.folder
+
+
+@pytest.mark.parametrize(("call", "step"), [(1, 1), (13, 13), (20, 20)])
+def test_all_workers_stop_at_the_step_at_which_one_is_asked_to(
+    call: int, step: int, whole: Path, tmp_path: Path
+) -> None:
+    """Until the first look, at step 20, workers talk at each step."""
+    job = job_for(CONFIG, tmp_path, checkpoint_minutes=60.0)
+    assert attempt_until(job, 1, call) == [f"asked to stop; saved at step {step} of 40"] * 2
+    assert not (job.folder / "result.json").exists()
+    assert attempt_in_threads(job_for(CONFIG, tmp_path))
+    assert read_run(job.folder).run.attempts[-1].resumed_from_step == step
+    assert comparable(job.folder) == comparable(whole)
+
+
+def test_quick_steps_are_not_interrupted_by_questions(tmp_path: Path) -> None:
+    """After the look at step 20 the next is at 25, and the one after at the end, 40, where there is nothing to stop."""
+    job = job_for(CONFIG, tmp_path, checkpoint_minutes=60.0)
+    assert attempt_until(job, 0, 21) == ["asked to stop; saved at step 25 of 40"] * 2
+    again = job_for(CONFIG, tmp_path / "end", checkpoint_minutes=60.0)
+    assert attempt_until(again, 0, 22) == ["done"] * 2
+
+
+def test_slow_steps_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "SLOW_STEP_SECONDS", 0.0)
+    job = job_for(CONFIG, tmp_path, checkpoint_minutes=60.0)
+    assert attempt_until(job, 1, 33) == ["asked to stop; saved at step 33 of 40"] * 2
+
+
+def test_run_that_is_stopped_again_and_again_has_an_attempt_for_each_and_one_result(
+    whole: Path, tmp_path: Path
+) -> None:
+    for call in (9, 9, 3, 9):
+        assert attempt_until(job_for(CONFIG, tmp_path, checkpoint_minutes=60.0), 0, call)[0].startswith("asked")
+    job = job_for(CONFIG, tmp_path)
+    assert attempt_in_threads(job)
+    assert [each.resumed_from_step for each in read_run(job.folder).run.attempts] == [0, 9, 18, 25, 34]
+    assert comparable(job.folder) == comparable(whole)
+
+
+# Attempts that were replaced
+
+
+def replaced(results: Path) -> tuple[Job, Job]:
+    """Two attempts at one run that have both begun, the second later."""
+    jobs = job_for(CONFIG, results), job_for(CONFIG, results)
+    for job in jobs:
+        job.recorder().begin(0)
+    return jobs
+
+
+def test_replaced_attempt_writes_nothing(whole: Path, tmp_path: Path) -> None:
+    old, new = replaced(tmp_path)
+    record = read_run(whole)
+    assert record.result is not None
+    heartbeat = Heartbeat(
+        attempt="x", time=1.0, step=1, num_steps=40, epoch=0.1, loss=None, accuracy=None, images_per_second=1.0,
+        megabytes_sent=1.0, seconds_left=None,
+    )  # fmt: skip
+    before = {path.name: path.read_bytes() for path in old.folder.iterdir()}
+    event: Event = record.events[0]
+    recorder = old.recorder()
+    for write in (
+        lambda: recorder.event(event),
+        lambda: recorder.heartbeat(heartbeat),
+        lambda: recorder.finish(record.result),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(SupersededError, match=f"attempt {new.attempt.attempt} has taken run .* over from attempt"):
+            write()
+    write_failure(old.folder, old.run.run_id, old.attempt.attempt, "communication", "lost the others", "")
+    assert {path.name: path.read_bytes() for path in old.folder.iterdir()} == before
+    write_failure(new.folder, new.run.run_id, new.attempt.attempt, "communication", "lost the others", "")
+    assert read_record(new.folder / "failure.json", Failure).attempt == new.attempt.attempt
+
+
+def test_checkpoints_of_two_attempts_at_once_do_not_mix(tmp_path: Path) -> None:
+    def save(attempt: str, value: float, allowed: bool) -> None:
+        def check() -> None:
+            if not allowed:
+                raise SupersededError("replaced")
+
+        def work(collectives: Collectives) -> None:
+            state = {"value": torch.tensor([value + collectives.rank])}
+            checkpoint.save(tmp_path, 10, state, collectives, attempt, check)
+
+        run_workers(work, 2)
+
+    with pytest.raises(SupersededError):
+        save("old", 100.0, allowed=False)
+    # Both have written their files for step 10 when the new one publishes its own.
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000010.old.tmp"]
+    save("new", 200.0, allowed=True)
+    loaded = run_workers(lambda collectives: checkpoint.load(tmp_path, collectives), 2)
+    assert [found and found[1]["value"].item() for found in loaded] == [200.0, 201.0]
+    with pytest.raises(SupersededError):
+        save("old", 100.0, allowed=False)
+    again = run_workers(lambda collectives: checkpoint.load(tmp_path, collectives), 2)
+    assert [found and found[1]["value"].item() for found in again] == [200.0, 201.0]
+
+
+def test_attempt_that_is_replaced_in_the_middle_stops_and_the_new_one_is_whole(whole: Path, tmp_path: Path) -> None:
+    old, new = job_for(CONFIG, tmp_path), job_for(CONFIG, tmp_path)
+    run_json = old.folder / "run.json"
+
+    def replace_at(call: int) -> None:
+        """What the successor does on another machine, while the old attempt is asked whether to stop."""
+        asked = 0
+
+        def stop_requested() -> bool:
+            nonlocal asked
+            asked += 1
+            if asked == call:
+                run = json.loads(run_json.read_text())
+                run["attempts"].append(copy.deepcopy(run["attempts"][-1]) | {"attempt": new.attempt.attempt})
+                run_json.write_text(json.dumps(run))
+            return False
+
+        def work(collectives: Collectives) -> None:
+            attempt_in_group(old, collectives, stop_requested if collectives.rank == 0 else lambda: False)
+
+        run_workers(work, 2, 60.0)
+
+    with pytest.raises(SupersededError):
+        replace_at(10)
+    assert not (old.folder / "result.json").exists() and not (old.folder / "events.jsonl").exists()
+    assert attempt_in_threads(new)
+    assert comparable(new.folder) == comparable(whole)
+
+
+def test_checkpoint_that_does_not_fit_leaves_room_for_the_record_of_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("harness.checkpoint.os.fsync", no_space)
+
+    def work(collectives: Collectives) -> None:
+        checkpoint.save(tmp_path, 5, {"value": torch.zeros(1000)}, collectives, "attempt")
+
+    with pytest.raises(OSError, match="No space"):
+        run_workers(work, 2)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

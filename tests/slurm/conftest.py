@@ -1,0 +1,58 @@
+"""The cluster that the tests of campaigns share, and the rule that all tests with a cluster run one after another."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from slurm.local_cluster import LocalCluster, start, stop
+from slurm.local_daemons import MissingPackagesError, require_packages
+
+CLUSTER_FIXTURES = {"cluster", "cluster_folder"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep what needs a cluster together: with pytest-xdist, on one worker."""
+    for item in items:
+        if CLUSTER_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slurm)
+            item.add_marker(pytest.mark.xdist_group("slurm"))
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """Eight idle nodes: six with one GPU, two with four. Tests leave it as they found it."""
+    require_slurm()
+    started = start(tmp_path_factory.mktemp("slurm"), gpus_per_node=(1, 1, 1, 1, 1, 1, 4, 4))
+    yield started
+    stop(started.folder)
+
+
+@pytest.fixture
+def slurm_conf(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the test, Slurm's commands mean the shared cluster, in this process and those it starts."""
+    for name, value in cluster.environment.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def cluster_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty folder for a cluster of the test's own; what runs there at the end is stopped."""
+    require_slurm()
+    folder = tmp_path_factory.mktemp("own")
+    yield folder
+    stop(folder)
+
+
+def require_slurm(*, accounting: bool = False) -> None:
+    """Skip the test where Slurm is not installed; fail it where CI_REQUIRES_SLURM=1 says that it must be."""
+    try:
+        require_packages(accounting=accounting)
+    except MissingPackagesError as error:
+        if os.environ.get("CI_REQUIRES_SLURM") == "1":
+            pytest.fail(str(error), pytrace=False)
+        pytest.skip(str(error))

@@ -1,0 +1,33 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --array=0-79%1
+#SBATCH --constraint=v100
+#SBATCH --cpus-per-task=1
+#SBATCH --job-name=imagenet
+#SBATCH --mem=2048M
+#SBATCH --nodes=4
+#SBATCH --ntasks-per-node=2
+#SBATCH --open-mode=append
+#SBATCH --output=/shared/results/imagenet/jobs/000/%A_%a_0_log.out
+#SBATCH --partition=main
+#SBATCH --requeue
+#SBATCH --signal=USR2@30
+#SBATCH --time=60
+
+# setup
+export PYTHONPATH=/shared/results/imagenet/code/0123456789ab
+export PYTHONSAFEPATH=1
+export OMP_NUM_THREADS=1
+export LOCAL_WORLD_SIZE=2
+export GLOO_SOCKET_IFNAME=lo
+export NCCL_SOCKET_IFNAME=lo
+trap : TERM USR2  # for the workers; this shell goes on
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output /shared/results/imagenet/jobs/000/%A_%a_%t_log.out --cpus-per-task=1 --kill-on-bad-exit=1 --open-mode=append /opt/python/bin/python -u -m submitit.core._submit /shared/results/imagenet/jobs/000
+
+
+# teardown
+/opt/python/bin/python -m slurm.aftermath /shared/results/imagenet/campaign.json 0 --max-retries 3 $?

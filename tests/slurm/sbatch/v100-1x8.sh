@@ -1,0 +1,31 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --array=0-79%4
+#SBATCH --constraint=v100
+#SBATCH --cpus-per-task=8
+#SBATCH --gpus-per-node=v100:8
+#SBATCH --job-name=imagenet
+#SBATCH --mem=491520M
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=8
+#SBATCH --open-mode=append
+#SBATCH --output=/shared/results/imagenet/jobs/000/%A_%a_0_log.out
+#SBATCH --requeue
+#SBATCH --signal=USR2@300
+#SBATCH --time=1440
+
+# setup
+export PYTHONPATH=/shared/results/imagenet/code/0123456789ab
+export PYTHONSAFEPATH=1
+export OMP_NUM_THREADS=1
+export LOCAL_WORLD_SIZE=8
+trap : TERM USR2  # for the workers; this shell goes on
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output /shared/results/imagenet/jobs/000/%A_%a_%t_log.out --cpus-per-task=8 --kill-on-bad-exit=1 --open-mode=append /opt/python/bin/python -u -m submitit.core._submit /shared/results/imagenet/jobs/000
+
+
+# teardown
+/opt/python/bin/python -m slurm.aftermath /shared/results/imagenet/campaign.json 0 --max-retries 3 $?

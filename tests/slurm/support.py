@@ -1,0 +1,134 @@
+"""Profiles, doctored checkouts and commands that the tests of campaigns share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from slurm.allocation import Allocation
+from slurm.campaign import Campaign, Submission, read_campaign
+from tests.harness.support import ROOT, Table, small_spec, to_toml
+
+PACKAGES = ("algorithms", "harness", "report", "slurm")
+PATIENCE_SECONDS = 100.0
+
+
+def small_profile(**changes: Any) -> Table:
+    """Workers as gloo processes on two nodes of the tests' cluster, one on each; every look at the loss saves."""
+    return {
+        "partition": "main",
+        "device": "cpu",
+        "nodes": 2,
+        "workers_per_node": 1,
+        "cpus_per_worker": 1,
+        "memory_gb": 0.5,
+        "time_limit_minutes": 10,
+        "warning_seconds": 10,
+        "array_parallelism": 2,
+        "checkpoint_minutes": 0.0,
+        "timeout_seconds": 60.0,
+        "network_interface": "lo",
+        "master_address": "127.0.0.1",
+    } | changes
+
+
+def write_profile(folder: Path, profile: Table) -> Path:
+    """The profile as a file in `folder`."""
+    path = folder / "cluster.toml"
+    path.write_text(to_toml(profile))
+    return path
+
+
+def one_run(row: str, **training: Any) -> Table:
+    """The small experiment with this row alone and one seed."""
+    spec = small_spec()
+    rows = [each for each in spec["rows"] if each["row"] == row]
+    statistics = spec["statistics"] | {"baseline": row, "seeds": [1]}
+    return spec | {"rows": rows, "statistics": statistics, "training": spec["training"] | training}
+
+
+def slow_checkout(folder: Path, seconds: float) -> Path:
+    """A copy of the sources in which the task `blobs` sleeps before each batch, which changes no result."""
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    path = folder / "harness" / "tasks" / "task.py"
+    text, batch = path.read_text(), "        for index in indices:\n"
+    assert text.count(batch) == 1
+    path.write_text(text.replace(batch, f"{batch}            __import__('time').sleep({seconds})\n"))
+    return folder
+
+
+def slurm_command(*words: str | Path, checkout: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """`python -m slurm ...` with the sources of a checkout."""
+    environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "slurm", *map(str, words)],
+        cwd=checkout,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+
+
+def submitted(*words: str | Path, checkout: Path = ROOT) -> str:
+    """What `submit` says, which must go well."""
+    done = slurm_command("submit", *words, "--yes", checkout=checkout)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Until it is so; fails where it never is."""
+    ends = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < ends, f"waited in vain until {what}"
+        time.sleep(0.1)
+
+
+def campaign(folder: Path) -> Campaign:
+    """The campaign in an experiment's folder."""
+    found = read_campaign(folder)
+    assert found is not None
+    return found
+
+
+def submission(folder: Path, *runs: str, **changes: Any) -> Submission:
+    """A made-up submission of these runs as the array 7."""
+    given: Table = {
+        "submitted_at": "2026-01-01T00:00:00+00:00",
+        "by": "someone",
+        "cluster": "mycluster",
+        "slurm_conf": None,
+        "num_workers": 4,
+        "device": "cuda",
+        "data": None,
+        "code": str(folder / "code"),
+        "git_commit": None,
+        "git_diff_sha256": None,
+        "jobs_folder": str(folder / "jobs"),
+        "runs": list(runs),
+        "jobs": [f"7_{number}" for number in range(len(runs))],
+    }
+    return Submission(**(given | changes))
+
+
+def allocation(**changes: Any) -> Allocation:
+    """The first start of job 7_0 as its rank 0 sees it."""
+    given: Table = {
+        "job": "7_0",
+        "number": "8",
+        "restart": 0,
+        "task": 0,
+        "rank": 0,
+        "local_rank": 0,
+        "world_size": 4,
+        "first_node": "node1",
+    }
+    return Allocation(**(given | changes))

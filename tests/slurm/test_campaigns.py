@@ -1,0 +1,291 @@
+"""Campaigns on a real Slurm: arrays, requeues, dead nodes, failures, time limits, snapshots; results as if local."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from harness.attempt import attempt_in_threads
+from harness.plan import Plan, PlannedRun, make_plan
+from harness.spec import load_spec
+from harness.store import Failure, Heartbeat, RecordError, read_optional, read_record, read_run
+from report.build import build_report
+from slurm.local_cluster import LocalCluster
+from slurm.queue import queued_jobs
+from slurm.starts import read_starts
+from slurm.status import campaign_status
+from tests.harness.support import Table, changed, comparable, job_for, small_spec, write_spec
+from tests.slurm.support import (
+    campaign,
+    one_run,
+    slow_checkout,
+    slurm_command,
+    small_profile,
+    submitted,
+    wait_until,
+    write_profile,
+)
+
+pytestmark = [pytest.mark.usefixtures("slurm_conf"), pytest.mark.timeout(200)]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An experiment in a folder of its own, with the profile to submit it by."""
+
+    folder: Path
+    spec: Path
+    profile: Path
+    plan: Plan
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results"
+
+    @property
+    def records(self) -> Path:
+        return self.results / "small"
+
+    @property
+    def words(self) -> list[str | Path]:
+        """Arguments of `submit`."""
+        return [self.spec, "--cluster", self.profile, "--results", self.results]
+
+    @property
+    def only_run(self) -> Path:
+        (run,) = self.plan.runs
+        return self.records / run.run_id
+
+    def submit(self, *words: str, checkout: Path) -> str:
+        """Submit without a look from a node; the id of the only job."""
+        submitted(*self.words, "--no-preflight", *words, checkout=checkout)
+        (job,) = campaign(self.records).submissions[-1].jobs
+        return job
+
+    def step(self) -> int:
+        """How far the only run is."""
+        try:
+            beat = read_optional(self.only_run / "heartbeat.json", Heartbeat)
+        except RecordError:
+            return 0
+        return beat.step if beat else 0
+
+
+def trial(folder: Path, spec: Table, profile: Table) -> Trial:
+    folder.mkdir(exist_ok=True)
+    path = write_spec(folder, spec)
+    return Trial(folder, path, write_profile(folder, profile), make_plan(load_spec(path), folder))
+
+
+def as_if_local(run: PlannedRun, folder: Path) -> object:
+    """What the run gives as threads of one process."""
+    job = job_for(run.config, folder, checkpoint_minutes=60.0)
+    assert attempt_in_threads(job)
+    return comparable(job.folder)
+
+
+def pending(job: str) -> bool:
+    return (queued_jobs() or {}).get(job) == "PENDING"
+
+
+def left_the_queue(folder: Path) -> bool:
+    return not campaign_status(folder).in_hand()
+
+
+SLOW_SECONDS = 0.1
+"""Of each step in the slow checkout."""
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return slow_checkout(tmp_path_factory.mktemp("slow"), SLOW_SECONDS)
+
+
+@pytest.fixture(scope="module")
+def overtime(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    """A run that takes longer than its time limit of a minute, submitted before the others, which it disturbs little.
+
+    Its 80 steps are slow, so that workers ask each other at every one whether to stop.
+    """
+    folder = tmp_path_factory.mktemp("overtime")
+    slow = slow_checkout(folder / "checkout", 0.75)
+    spec = one_run("cser", num_epochs=2)
+    made = trial(folder, spec, small_profile(time_limit_minutes=1, warning_seconds=10, checkpoint_minutes=60.0))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in cluster.environment.items():
+            patch.setenv(name, value)
+        made.submit(checkout=slow)
+    return made
+
+
+# An array of six runs, of which two fail at first
+
+
+@pytest.fixture(scope="module")
+def array(cluster: LocalCluster, overtime: Trial, tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    """Six runs of four workers over four nodes, of which two cannot save; submitted, and twice."""
+    spec = changed(small_spec(), "training.num_workers", 4)
+    made = trial(tmp_path_factory.mktemp("array"), spec, small_profile(nodes=4, array_parallelism=1))
+    for run in made.plan.runs:
+        if run.seed == 2 and run.row != "sgd":
+            (made.records / run.run_id).mkdir(parents=True)
+            (made.records / run.run_id / "checkpoint").write_text("a file where the folder should be")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in cluster.environment.items():
+            patch.setenv(name, value)
+        said = submitted(*made.words)
+        assert "preflight: all well" in said and "submitted 6 runs as job" in said
+        assert "nothing to submit: " in submitted(*made.words)
+        wait_until(lambda: left_the_queue(made.records), "the array has ended")
+    return made
+
+
+def test_siblings_of_runs_that_raise_go_on_and_status_says_where_to_look(array: Trial) -> None:
+    status = campaign_status(array.records)
+    assert status.totals == {"done": 4, "running": 0, "queued": 0, "failed": 2, "stale": 0, "missing": 0}
+    for run in status.runs:
+        if run.state == "failed":
+            assert run.failure == "bug" and "Not a directory" in run.detail
+            assert run.log and "NotADirectoryError" in Path(run.log).read_text()
+            (start,) = read_starts(array.records / run.run_id)
+            assert start.ended == "bug"  # and was not tried again
+    assert len(campaign(array.records).submissions) == 1
+
+
+def test_report_of_what_is_there_says_4_of_6(array: Trial, tmp_path: Path) -> None:
+    build_report(array.records, output=tmp_path)
+    assert "4 of 6 runs are done" in (tmp_path / "report.md").read_text()
+
+
+def test_resubmitting_does_what_is_left_and_all_is_as_if_it_were_local(array: Trial, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in array.records.glob("*/result.json")}
+    for path in array.records.glob("*/checkpoint"):
+        if path.is_file():
+            path.unlink()
+    done = slurm_command("resubmit", array.spec, "--results", array.results, "--yes", "--no-preflight", "--wait")
+    assert done.returncode == 0, done.stderr
+    assert "submitted 2 runs as job" in done.stdout
+    assert {path: path.read_bytes() for path in before} == before
+    for run in array.plan.runs:
+        folder = array.records / run.run_id
+        assert comparable(folder) == as_if_local(run, tmp_path)
+        assert not (folder / "failure.json").exists()
+
+
+def test_record_says_where_a_run_was(array: Trial) -> None:
+    submission = campaign(array.records).submissions[0]
+    for run, job in zip(submission.runs, submission.jobs, strict=True):
+        attempt = read_run(array.records / run).run.attempts[0]
+        assert attempt.launch == "slurm" and attempt.backend == "gloo" and attempt.slurm is not None
+        assert attempt.slurm["job"] == job
+        assert len(set(attempt.slurm["nodes"].split(","))) == 4
+        assert attempt.slurm["SLURM_NTASKS"] == "4"
+        assert attempt.command.startswith("python -m slurm submit ")
+    assert json.loads((array.records / "campaign.json").read_text())["experiment"] == "small"
+
+
+# Requeues
+
+
+def test_requeued_run_of_a_held_job_has_one_result_from_the_code_that_was_submitted(
+    cluster: LocalCluster, checkout: Path, tmp_path: Path
+) -> None:
+    """The job is held, the code edited, the job released; then it is asked to stop, twice."""
+    made = trial(
+        tmp_path, one_run("cser", num_epochs=2), small_profile(extra_sbatch=["--hold"], checkpoint_minutes=60.0)
+    )
+    copy = tmp_path / "checkout"
+    shutil.copytree(checkout, copy)
+    job = made.submit(checkout=copy)
+    for path in (copy / "harness" / "tasks" / "blobs.py", copy / "slurm" / "job.py", copy / "harness" / "attempt.py"):
+        path.write_text("raise ZeroDivisionError('this was edited after the submission')\n")
+    cluster.call("scontrol", "release", job)
+    for step in (5, 30):
+        wait_until(lambda step=step: made.step() > step, f"step {step} is done")  # type: ignore[misc]
+        cluster.call("scancel", "--signal=USR2", job)
+        wait_until(lambda: pending(job), "the job is requeued")
+        assert read_record(made.only_run / "failure.json", Failure).kind == "preempted"
+        cluster.start_now(job)
+    wait_until((made.only_run / "result.json").exists, "the run is done")
+    record = read_run(made.only_run)
+    steps = [attempt.resumed_from_step for attempt in record.run.attempts]
+    assert len(steps) == 3 and 0 == steps[0] < 5 < steps[1] < 30 < steps[2]
+    assert [start.ended for start in read_starts(made.only_run)][:2] == ["preempted", "preempted"]
+    assert comparable(made.only_run) == as_if_local(made.plan.runs[0], tmp_path / "local")
+
+
+def test_run_whose_node_dies_goes_on_from_its_checkpoint(cluster: LocalCluster, checkout: Path, tmp_path: Path) -> None:
+    made = trial(tmp_path, one_run("ef_sgd", num_epochs=3), small_profile())
+    job = made.submit(checkout=checkout)
+    wait_until(lambda: made.step() > 40, "there is a checkpoint")
+    slurm = read_run(made.only_run).run.attempts[0].slurm
+    assert slurm is not None
+    node = slurm["nodes"].split(",")[1]
+    cluster.kill_node(node, noticed=True)
+    try:
+        wait_until(lambda: pending(job), "the job is requeued")
+        assert not (made.only_run / "result.json").exists()
+    finally:
+        cluster.start_node(node)
+    cluster.start_now(job)
+    wait_until((made.only_run / "result.json").exists, "the run is done")
+    first, second = read_run(made.only_run).run.attempts
+    assert first.attempt != second.attempt and second.resumed_from_step > 0
+    assert read_starts(made.only_run)[0].ended in ("node", "communication")
+    assert comparable(made.only_run) == as_if_local(made.plan.runs[0], tmp_path / "local")
+
+
+def test_cancelled_job_stays_cancelled(cluster: LocalCluster, checkout: Path, tmp_path: Path) -> None:
+    """It saves if Slurm gives it the time, which a busy machine may need for other things; but it does not come back."""
+    made = trial(tmp_path, one_run("sgd", num_epochs=3), small_profile(checkpoint_minutes=60.0))
+    job = made.submit(checkout=checkout)
+    wait_until(lambda: made.step() > 5, "it trains")
+    cluster.call("scancel", job)
+    wait_until(lambda: left_the_queue(made.records), "the job has ended")
+    (run,) = campaign_status(made.records).runs
+    assert run.state in ("failed", "stale") and run.failure in ("preempted", None)
+    assert run.failure is None or (made.only_run / "checkpoint" / "latest").exists()
+    assert not (made.only_run / "result.json").exists()
+
+
+# Refused, or looked at and found wanting
+
+
+def test_refusal_of_sbatch_names_the_field_and_leaves_no_submission(tmp_path: Path) -> None:
+    made = trial(tmp_path, one_run("sgd"), small_profile(partition="nosuch"))
+    done = slurm_command("submit", *made.words, "--yes", "--no-preflight")
+    assert done.returncode == 1
+    assert "invalid partition" in done.stderr and f"look at partition in the profile {made.profile}" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not campaign(made.records).submissions and not (made.records / "submit.lock").exists()
+
+
+def test_data_that_compute_nodes_do_not_see_is_said_before_the_array_is_submitted(tmp_path: Path) -> None:
+    made = trial(tmp_path, changed(one_run("sgd"), "task.name", "fashion_mnist"), small_profile())
+    done = slurm_command("submit", *made.words, "--data", tmp_path / "nowhere", "--yes")
+    assert done.returncode == 1
+    assert "from the compute node node1, preflight fails: data: " in done.stderr and "nowhere" in done.stderr
+    assert not (made.records / "campaign.json").exists()
+
+
+# Last, since it takes its time
+
+
+def test_run_over_its_time_limit_goes_on_in_another_turn(
+    cluster: LocalCluster, overtime: Trial, tmp_path: Path
+) -> None:
+    (job,) = campaign(overtime.records).submissions[0].jobs
+
+    def is_done() -> bool:
+        if pending(job):
+            cluster.start_now(job)
+        return (overtime.only_run / "result.json").exists()
+
+    wait_until(is_done, "the run is done")
+    assert read_starts(overtime.only_run)[0].ended == "timeout"
+    assert len(read_run(overtime.only_run).run.attempts) >= 2
+    assert comparable(overtime.only_run) == as_if_local(overtime.plan.runs[0], tmp_path)

@@ -1,0 +1,289 @@
+"""How attempts end and what follows: notice, policy, the last line of a job's script, and who may begin anew."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from harness import store
+from harness.attempt import owned
+from harness.recorder import write_failure
+from harness.store import Failure, FailureKind, Heartbeat, read_record
+from slurm import aftermath, takeover
+from slurm.aftermath import decide
+from slurm.notice import Notice
+from slurm.policy import goes_on
+from slurm.profile import load_profile
+from slurm.starts import Start, add_start, read_starts
+from slurm.takeover import NothingToDo, take_over
+from tests.harness.support import job_for, small_config
+from tests.slurm.support import allocation, submission
+
+# Policy
+
+
+def test_preempted_runs_always_go_on() -> None:
+    assert goes_on("preempted", ["preempted"] * 50 + ["node"] * 9, max_retries=0)
+
+
+@pytest.mark.parametrize("kind", ["node", "communication", "timeout"])
+def test_lost_nodes_connections_and_time_limits_are_counted_together(kind: FailureKind) -> None:
+    assert goes_on(kind, ["preempted", "node", "preempted", "timeout"], max_retries=3)
+    assert not goes_on(kind, ["communication", "node", "timeout"], max_retries=3)
+    assert not goes_on(kind, [], max_retries=0)
+
+
+@pytest.mark.parametrize("kind", ["oom", "data", "disk", "bug"])
+def test_what_would_come_again_is_not_tried_again(kind: FailureKind) -> None:
+    assert not goes_on(kind, [], max_retries=100)
+
+
+def test_every_kind_has_a_policy() -> None:
+    assert {"preempted", "node", "communication", "timeout", "oom", "data", "disk", "bug"} == set(get_args(FailureKind))
+
+
+# Notice
+
+
+@pytest.mark.parametrize(("number", "left", "kind"), [
+    (signal.SIGUSR2, 3600, "preempted"),
+    (signal.SIGTERM, 3600, "preempted"),
+    (signal.SIGUSR2, 40, "timeout"),
+])  # fmt: skip
+def test_notice_tells_a_time_limit_from_a_preemption(
+    number: signal.Signals, left: float, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {each: signal.getsignal(each) for each in (signal.SIGUSR2, signal.SIGTERM)}
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time() + left)))
+    try:
+        notice = Notice(load_profile("local"))
+        assert not notice.stop_requested()
+        os.kill(os.getpid(), number)
+        assert notice.stop_requested() and notice.kind == kind
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+# The last line of the script
+
+
+@pytest.fixture
+def requeued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that a made-up scontrol writes its words to."""
+    said, program = tmp_path / "said", tmp_path / "bin" / "scontrol"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\necho "$@" >>{said}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    return said
+
+
+def started(folder: Path, *ends: FailureKind) -> None:
+    """Records of a run whose job 7_0 started once more than it ended in these ways; the last start is attempt `now`."""
+    starts = [Start(job="7_0", restart=n, attempt=f"a{n}", time="", ended=end) for n, end in enumerate(ends)]
+    add_start(folder, starts, Start(job="7_0", restart=len(ends), attempt="now", time=""))
+
+
+def aftermath_of(folder: Path, restart: int, code: int, max_retries: int = 2) -> int:
+    return decide(folder, submission(folder.parent, folder.name), allocation(restart=restart), max_retries, code)
+
+
+def test_preempted_job_is_requeued(tmp_path: Path, requeued: Path) -> None:
+    folder = tmp_path / "run"
+    started(folder, "node", "preempted", "timeout")
+    write_failure(folder, "run", "now", "preempted", "asked to stop", "")
+    assert aftermath_of(folder, 3, 0) == 0
+    assert requeued.read_text() == "requeue 8\n"
+
+
+def test_workers_that_ended_without_a_word_leave_a_record_and_are_tried_again_so_often(
+    tmp_path: Path, requeued: Path
+) -> None:
+    for number, ends in enumerate(([], ["node"], ["node", "preempted", "node"])):
+        folder = tmp_path / f"run{number}"
+        started(folder, *ends)  # type: ignore[arg-type]
+        goes_on = number < 2
+        assert aftermath_of(folder, len(ends), 137) == (0 if goes_on else 1)
+        failure = read_record(folder / "failure.json", Failure)
+        assert (failure.kind, failure.attempt) == ("node", "now")
+        assert "code 137" in failure.message and "jobs/7_0_0_log.out" in failure.message
+    assert requeued.read_text() == "requeue 8\n" * 2
+
+
+@pytest.mark.parametrize("kind", ["oom", "data", "disk", "bug"])
+def test_job_with_a_failure_of_its_own_ends(kind: FailureKind, tmp_path: Path, requeued: Path) -> None:
+    folder = tmp_path / "run"
+    started(folder)
+    write_failure(folder, "run", "now", kind, "message", "trace")
+    assert aftermath_of(folder, 0, 1) == 1
+    assert not requeued.exists()
+    assert read_record(folder / "failure.json", Failure).message == "message"
+
+
+def test_failure_of_an_earlier_attempt_is_not_that_of_this_one(tmp_path: Path, requeued: Path) -> None:
+    folder = tmp_path / "run"
+    started(folder, "preempted")
+    write_failure(folder, "run", "a0", "preempted", "asked to stop", "")
+    assert aftermath_of(folder, 1, 143, max_retries=0) == 1
+    assert read_record(folder / "failure.json", Failure).kind == "node"
+    assert not requeued.exists()
+
+
+def test_job_that_did_not_begin_says_where_to_look(tmp_path: Path, requeued: Path) -> None:
+    assert aftermath_of(tmp_path / "run", 0, 1) == 1
+    failure = read_record(tmp_path / "run" / "failure.json", Failure)
+    assert failure.kind == "bug" and "before they began; see" in failure.message
+    assert not requeued.exists()
+
+
+def test_job_that_had_nothing_to_do_leaves_nothing(tmp_path: Path, requeued: Path) -> None:
+    (tmp_path / "run").mkdir()
+    assert aftermath_of(tmp_path / "run", 0, 0) == 0
+    assert not list((tmp_path / "run").iterdir()) and not requeued.exists()
+
+
+def test_orphan_does_not_requeue_the_start_that_replaced_it(tmp_path: Path, requeued: Path) -> None:
+    folder = tmp_path / "run"
+    started(folder, "preempted", "node")
+    assert aftermath_of(folder, 1, 1) == 1
+    assert not requeued.exists() and not (folder / "failure.json").exists()
+
+
+def test_full_disk_requeues_nothing(
+    tmp_path: Path, requeued: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    started(folder)
+    store.write_record(
+        tmp_path / "campaign.json",
+        store_campaign(submission(tmp_path, "run")),
+    )
+    for name, value in {"SLURM_JOB_ID": "8", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}.items():
+        monkeypatch.setenv(name, value)
+
+    def no_space(*arguments: object) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(store, "write_record", no_space)
+    assert aftermath.main([str(tmp_path / "campaign.json"), "0", "--max-retries", "3", "1"]) == 1
+    assert "not requeued: " in (said := capsys.readouterr().out) and "quota" in said
+    assert not requeued.exists()
+
+
+def store_campaign(*submissions: object) -> store.Record:
+    from slurm.campaign import Campaign
+
+    return Campaign(version=store.VERSION, experiment="x", submissions=list(submissions))  # type: ignore[arg-type]
+
+
+# Beginning anew
+
+
+def begun(folder: Path, **changes: int) -> str:
+    with ExitStack() as stack:
+        return take_over(folder, folder.name, allocation(**changes), 2, stack)
+
+
+def beat(folder: Path, attempt: str, step: int = 1) -> None:
+    heartbeat = Heartbeat(
+        attempt=attempt, time=time.time(), step=step, num_steps=9, epoch=0.1, loss=None, accuracy=None,
+        images_per_second=1.0, megabytes_sent=0.0, seconds_left=None,
+    )  # fmt: skip
+    store.write_record(folder / "heartbeat.json", heartbeat)
+
+
+def test_each_start_of_a_job_has_an_attempt_and_knows_how_the_one_before_ended(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    attempts = [begun(folder)]
+    write_failure(folder, "run", attempts[0], "timeout", "", "")
+    attempts += [begun(folder, restart=1), begun(folder, restart=2)]
+    assert len(set(attempts)) == 3
+    starts = read_starts(folder)
+    assert [start.attempt for start in starts] == attempts
+    assert [start.ended for start in starts] == ["timeout", "node", "node"]  # no record means that none was left
+
+
+def test_job_whose_workers_vanish_again_and_again_is_given_up(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    for restart in range(3):
+        begun(folder, restart=restart)
+    with pytest.raises(NothingToDo, match=r"gave up: .*node, node, node"):
+        begun(folder, restart=3)
+    assert read_record(folder / "failure.json", Failure).kind == "node"
+    with ExitStack() as stack:  # a job that was submitted anew counts anew
+        take_over(folder, "run", allocation(job="9_0"), 2, stack)
+
+
+def test_result_that_is_seen_late_is_not_made_twice(tmp_path: Path) -> None:
+    from harness.attempt import attempt_in_threads
+
+    job = job_for(small_config(), tmp_path)
+    assert attempt_in_threads(job)
+    before = (job.folder / "result.json").read_bytes()
+    with pytest.raises(NothingToDo, match="is done"):
+        begun(job.folder)
+    assert (job.folder / "result.json").read_bytes() == before
+
+
+def with_attempt(folder: Path, attempt: str) -> None:
+    """run.json of a run at which this attempt is the newest."""
+    job = job_for(small_config(), folder)
+    recorder = job.recorder()
+    recorder.folder = folder
+    folder.mkdir(parents=True, exist_ok=True)
+    recorder._attempt = job.attempt.model_copy(update={"attempt": attempt})
+    recorder.begin(0)
+
+
+def test_living_attempt_of_another_job_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(takeover, "LISTEN_SECONDS", 5.0)
+    folder = tmp_path / "run"
+    with_attempt(folder, "theirs")
+    beat(folder, "theirs")
+    timer = threading.Timer(0.5, beat, (folder, "theirs", 2))
+    timer.start()
+    with pytest.raises(NothingToDo, match="attempt theirs, which is not of this job, is at the run"):
+        begun(folder)
+    timer.join()
+    assert not read_starts(folder)
+
+
+def test_silent_attempt_of_another_job_makes_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(takeover, "LISTEN_SECONDS", 0.2)
+    folder = tmp_path / "run"
+    with_attempt(folder, "theirs")
+    beat(folder, "theirs")
+    assert begun(folder) != "theirs"
+
+
+def test_attempt_that_failed_is_not_listened_to(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with_attempt(folder, "theirs")
+    beat(folder, "theirs")
+    write_failure(folder, "run", "theirs", "oom", "", "")
+    started_at = time.monotonic()
+    begun(folder)
+    assert time.monotonic() - started_at < 5
+
+
+def test_orphan_of_the_same_job_does_not_keep_its_successor_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.attempt.PATIENCE_SECONDS", 0.2)
+    folder = tmp_path / "run"
+    orphan = begun(folder)
+    with_attempt(folder, orphan)
+    beat(folder, orphan)
+    with owned(folder):  # which the orphan still holds
+        assert begun(folder, restart=1) != orphan
+        with pytest.raises(NothingToDo), ExitStack() as stack:
+            take_over(folder, "run", allocation(job="9_0"), 2, stack)

@@ -1,0 +1,163 @@
+"""Profiles: what they say to sbatch, what is refused, and what a dry run shows where there is no Slurm."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.spec import SpecError
+from slurm.__main__ import main
+from slurm.profile import known, load_profile
+from slurm.refusals import explain_refusal
+from slurm.script import Place, array_parameters, array_text
+from tests.harness.support import small_spec, write_spec
+from tests.slurm.support import small_profile, write_profile
+
+STORED = Path(__file__).parent / "sbatch"
+SHARED = Path("/shared/results/imagenet")
+PLACE = Place(SHARED / "jobs" / "000", SHARED / "code" / "0123456789ab", SHARED / "campaign.json", 0)
+
+
+@pytest.mark.parametrize("name", known())
+def test_text_for_sbatch_is_the_stored_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/opt/python/bin/python")
+    text = array_text(load_profile(name), "imagenet", PLACE, 80)
+    assert text + "\n" == (STORED / f"{name.replace(':', '-')}.sh").read_text()
+
+
+@pytest.mark.parametrize("name", known())
+def test_every_shipped_shape_has_the_eight_workers_of_the_shipped_experiments(name: str) -> None:
+    assert load_profile(name).num_workers == 8
+
+
+def test_variants_go_over_the_profile(tmp_path: Path) -> None:
+    path = write_profile(tmp_path, small_profile(variants={"big": {"nodes": 4, "memory_gb": 2}}))
+    plain, big = load_profile(str(path)), load_profile(f"{path}:big")
+    assert (plain.nodes, plain.memory_gb, big.nodes, big.memory_gb) == (2, 0.5, 4, 2)
+    assert big.time_limit_minutes == plain.time_limit_minutes
+
+
+def test_fields_for_sbatch_that_shipped_profiles_leave_out(tmp_path: Path) -> None:
+    extra = {"account": "a1", "qos": "low", "setup": ["module load cuda"], "extra_sbatch": ["--exclusive", "--nice=5"]}
+    text = array_text(load_profile(str(write_profile(tmp_path, small_profile(**extra)))), "x", PLACE, 6).splitlines()
+    for line in ("account=a1", "qos=low", "exclusive", "nice=5", "mem=512M", "array=0-5%2", "time=10", "requeue"):
+        assert f"#SBATCH --{line}" in text
+    assert text.index("module load cuda") < next(i for i, line in enumerate(text) if line.startswith("srun "))
+
+
+def test_array_that_must_wait_for_the_preflight_job_ends_with_it() -> None:
+    extra = array_parameters(load_profile("local"), "x", PLACE, after="12")["additional_parameters"]
+    assert extra["dependency"] == "afterok:12" and extra["kill-on-invalid-dep"] == "yes"
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"node": 2}, "unknown key 'node'"),
+    ({"nodes": "2"}, "nodes: "),
+    ({"nodes": 0}, "nodes: "),
+    ({"memory_gb": -1}, "memory_gb: "),
+    ({"device": "gpu"}, "device: "),
+    ({"device": "cuda"}, "gpus_per_node is 0"),
+    ({"device": "cuda", "gpus_per_node": 4}, "leave workers_per_node out"),
+    ({"workers_per_node": None}, "workers_per_node is missing"),
+    ({"time_limit_minutes": 1, "warning_seconds": 11}, "make it at least 2"),
+    ({"time_limit_minutes": 5, "warning_seconds": 300}, "leaves no time to work"),
+    ({"extra_sbatch": ["exclusive"]}, "extra_sbatch.0"),
+    ({"extra_sbatch": ["--array=1-2"]}, "which campaigns set themselves"),
+    ({"variants": {"big": {"nodez": 1}}}, "unknown key 'nodez'"),
+    ({"variants": 3}, "variants must be tables"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), BAD, ids=[str(change) for change, _ in BAD])
+def test_profile_that_cannot_be_used_is_refused_in_a_sentence(
+    change: dict[str, Any], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = {key: value for key, value in (small_profile() | change).items() if value is not None}
+    path = write_profile(tmp_path, table)
+    with pytest.raises(SpecError) as caught:
+        load_profile(str(path))
+    assert words in str(caught.value) and str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_one_minute_is_enough_for_a_warning_of_ten_seconds(tmp_path: Path) -> None:
+    profile = small_profile(time_limit_minutes=1, warning_seconds=10)
+    assert load_profile(str(write_profile(tmp_path, profile))).time_limit_minutes == 1
+
+
+def test_unknown_profile_and_variant_name_those_there_are() -> None:
+    with pytest.raises(SpecError, match=r"no cluster profile 'mine': .*local, template, template:2x4, v100, v100:2x4"):
+        load_profile("mine")
+    with pytest.raises(SpecError, match=r"no variant '3x3'; it has 2x4, 1x8"):
+        load_profile("v100:3x3")
+
+
+# The command
+
+
+@pytest.fixture
+def no_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An empty path: there is no sbatch on it."""
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    monkeypatch.delenv("SLURM_CONF", raising=False)
+
+
+@pytest.mark.usefixtures("no_slurm")
+def test_dry_run_needs_no_slurm_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec, profile = write_spec(tmp_path, small_spec()), write_profile(tmp_path, small_profile())
+    results = tmp_path / "results"
+    words = ["submit", str(spec), "--cluster", str(profile), "--results", str(results), "--dry-run"]
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert "#SBATCH --array=0-5%2" in text and f"{results}/small/campaign.json 0 --max-retries 3 $?" in text
+    assert not results.exists()
+
+
+@pytest.mark.usefixtures("no_slurm")
+@pytest.mark.parametrize(
+    ("changes", "words", "error"),
+    [
+        ({}, [], "sbatch is not on the path"),
+        ({"local": True}, [], "python slurm/local_cluster.py start"),
+        ({"nodes": 3}, ["--dry-run"], "gives 3 nodes x 1 = 3 workers, small has 2"),
+    ],
+)
+def test_mistakes_of_the_user_are_one_line_and_exit_with_2(
+    changes: dict[str, Any],
+    words: list[str],
+    error: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    spec, profile = write_spec(tmp_path, small_spec()), write_profile(tmp_path, small_profile(**changes))
+    given = ["submit", str(spec), "--cluster", str(profile), "--results", str(tmp_path / "results"), *words]
+    assert main(given) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and error in said and said.count("\n") == 1
+    assert not (tmp_path / "results").exists()
+
+
+def test_resubmitting_what_was_never_submitted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["resubmit", "imagenet", "--results", str(tmp_path)]) == 2
+    assert "holds no campaign; submit it first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ("sbatch: error: invalid partition specified: gpuu\nsbatch: error: Batch job ...", "look at partition in"),
+        ("sbatch: error: Batch job submission failed: Invalid feature specification", "look at constraint in"),
+        ("sbatch: error: Invalid generic resource (gres) specification", "look at gpus_per_node and gpu_type in"),
+        ("Invalid account or account/partition combination specified", "look at account and partition in"),
+        ("sbatch: error: Unable to contact slurm controller (connect failure)", "Slurm is not up"),
+        ("sbatch: error: something nobody has heard of", "something nobody has heard of"),
+    ],
+)
+def test_refusals_of_sbatch_name_the_field(message: str, words: str) -> None:
+    said = explain_refusal(message, "mycluster")
+    assert words in said and "\n" not in said
+    assert "error:" not in said

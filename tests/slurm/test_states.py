@@ -1,0 +1,247 @@
+"""Status: the state of a run from records, heartbeats and the queue; totals, hours, JSON; and the submitters' lock."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import store
+from harness.store import Failure, Heartbeat, Result
+from report.synthetic import make_experiment
+from slurm.__main__ import main
+from slurm.campaign import Campaign, add_submission, now, read_campaign, set_jobs
+from slurm.errors import CampaignError
+from slurm.lock import submit_lock
+from slurm.state import Seen, judge
+from slurm.status import observe
+from tests.report.made_up import DESIGN
+from tests.slurm.support import submission
+
+NOW = 1_800_000_000.0
+SUBMITTED = "2027-01-15T07:00:00+00:00"  # an hour before NOW
+
+
+def beat(age: float, attempt: str = "a", **changes: Any) -> Heartbeat:
+    given = {"attempt": attempt, "time": NOW - age, "step": 50, "num_steps": 100, "epoch": 1.5, "loss": 1.0}
+    rest = {"accuracy": None, "images_per_second": 640.0, "megabytes_sent": 1.0, "seconds_left": 120.0}
+    return Heartbeat(**(given | rest | changes))
+
+
+def failure(kind: str, attempt: str = "a") -> Failure:
+    fields = {"version": store.VERSION, "run_id": "x", "attempt": attempt, "kind": kind, "message": "why"}
+    return Failure(**fields, traceback="", step=None)  # type: ignore[arg-type]
+
+
+def seen(**changes: Any) -> Seen:
+    """A run that was submitted an hour ago as job 7_0, and whose job the queue does not know any more."""
+    given: dict[str, Any] = {
+        "submission": submission(Path("/results/x"), "x", submitted_at=SUBMITTED),
+        "job": "7_0",
+        "result": None,
+        "failure": None,
+        "heartbeat": None,
+        "queue": "",
+        "log": None,
+    }
+    return Seen(**(given | changes))
+
+
+def result(folder: Path) -> Result:
+    make_experiment(folder, replace(DESIGN, diverged=frozenset(), missing=frozenset(), failed=frozenset()))
+    return store.read_record(next(folder.glob("*/result.json")), Result)
+
+
+STATES: list[tuple[str, dict[str, Any], str, str]] = [
+    ("waits", {"queue": "PENDING"}, "queued", ""),
+    (
+        "waits again",
+        {"queue": "PENDING", "failure": failure("preempted"), "heartbeat": beat(900)},
+        "queued",
+        "preempted",
+    ),
+    ("is on", {"queue": "RUNNING", "heartbeat": beat(3)}, "running", ""),
+    ("starts", {"queue": "CONFIGURING"}, "running", "starting"),
+    ("scores for long", {"queue": "RUNNING", "heartbeat": beat(1200)}, "running", "silent for 1200 s"),
+    (
+        "another attempt is on",
+        {"queue": "RUNNING", "heartbeat": beat(3, "b"), "failure": failure("node")},
+        "running",
+        "",
+    ),
+    ("failed", {"failure": failure("bug"), "heartbeat": beat(3)}, "failed", "bug: why"),
+    ("left the queue a moment ago", {"heartbeat": beat(3)}, "running", ""),
+    ("left the queue without a word", {"heartbeat": beat(90)}, "stale", "no record"),
+    ("never came to be", {}, "stale", "no record"),
+    ("not submitted", {"submission": None, "job": None}, "missing", ""),
+    ("local and on", {"submission": None, "job": None, "heartbeat": beat(3)}, "running", ""),
+    ("local and killed", {"submission": None, "job": None, "heartbeat": beat(1200)}, "stale", "silent for 1200 s"),
+    ("clock of the node ahead", {"queue": "RUNNING", "heartbeat": beat(-300)}, "running", ""),
+    # Where squeue does not answer, records are all there is.
+    ("unseen, new", {"queue": None}, "queued", "squeue does not answer"),
+    ("unseen, on", {"queue": None, "heartbeat": beat(3)}, "running", ""),
+    ("unseen, requeued", {"queue": None, "failure": failure("preempted"), "heartbeat": beat(900)}, "queued", ""),
+    ("unseen, failed", {"queue": None, "failure": failure("oom")}, "failed", "oom: why"),
+    (
+        "unseen, old",
+        {"queue": None, "submission": submission(Path("/x"), "x", submitted_at="2027-01-10T00:00:00+00:00")},
+        "stale",
+        "",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "state", "detail"), STATES, ids=[name for name, *_ in STATES])
+def test_state_of_a_run(name: str, changes: dict[str, Any], state: str, detail: str) -> None:
+    found, said = judge(seen(**changes), NOW)
+    assert found == state and detail in said
+
+
+def test_result_goes_over_all_else(tmp_path: Path) -> None:
+    whole = result(tmp_path)
+    late = seen(result=whole, queue="RUNNING", failure=failure("node"), heartbeat=beat(3))
+    assert judge(late, NOW) == ("done", "")
+    diverged = whole.model_copy(update={"status": "diverged", "diverged_at_step": 25})
+    assert judge(seen(result=diverged), NOW) == ("done", "diverged at step 25")
+
+
+# A whole campaign
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Records of 40 made-up runs: 37 ended (2 of them diverged), 2 were never started, 1 failed; all submitted."""
+    folder = tmp_path / "results" / "small"
+    make_experiment(folder, DESIGN)
+    runs = [run_id for row in store.read_experiment(folder).rows for run_id in row.runs.values()]
+    assert len(runs) == len(set(runs))
+    add_submission(folder, "small", submission(folder, *runs, submitted_at=now()))
+    return folder
+
+
+def missing_run(folder: Path) -> tuple[str, str]:
+    """A run that was never started, and its job."""
+    campaign = read_campaign(folder)
+    assert campaign is not None
+    (last,) = campaign.submissions
+    pairs = zip(last.runs, last.jobs, strict=True)
+    return next((run, job) for run, job in pairs if not (folder / run / "run.json").exists())
+
+
+def test_totals_and_hours(folder: Path) -> None:
+    experiment, campaign = store.read_experiment(folder), read_campaign(folder)
+    run, job = missing_run(folder)
+    status = observe(folder, experiment, campaign, {job: "PENDING"})
+    results = [store.read_record(path, Result) for path in folder.glob("*/result.json")]
+    assert status.totals["done"] == len(results)
+    assert status.totals["queued"] == 1 and status.totals["failed"] == 1
+    assert sum(status.totals.values()) == sum(len(row.runs) for row in experiment.rows)
+    # 4 workers a run; what is left costs the mean of what ended.
+    spent = sum(each.wall_seconds for each in results)
+    assert status.worker_hours_spent == pytest.approx(4 * spent / 3600, rel=0.2)  # and what the failed one did
+    left = len(status.runs) - len(results)
+    assert status.worker_hours_left == pytest.approx(4 * left * spent / len(results) / 3600, rel=0.2)
+    assert status.in_hand() == {run}
+
+
+def test_running_run_shows_epoch_rate_and_time_left(folder: Path) -> None:
+    run, job = missing_run(folder)
+    store.write_record(folder / run / "heartbeat.json", beat(0, time=time.time()))
+    status = observe(folder, store.read_experiment(folder), read_campaign(folder), {job: "RUNNING"})
+    (shown,) = [each for each in status.runs if each.run_id == run]
+    assert (shown.state, shown.epoch, shown.images_per_second, shown.seconds_left) == ("running", 1.5, 640.0, 120.0)
+    assert shown.log == str(folder / "jobs" / f"{job}_0_log.out")
+
+
+def test_json_is_whole_and_plain(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert main(["status", "--json", "--results", str(folder.parent)]) == 0
+    (status,) = json.loads(capsys.readouterr().out)
+    assert status["experiment"] == "small" and status["queue_answers"] is False
+    assert len(status["runs"]) == sum(status["totals"].values())
+    states = [run["state"] for run in status["runs"]]
+    assert {state: states.count(state) for state in status["totals"]} == status["totals"]
+    (failed,) = [run for run in status["runs"] if run["state"] == "failed"]
+    assert failed["failure"] and failed["log"].endswith("_log.out")
+
+
+def test_text_names_kind_and_log_of_a_failure(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert main(["status", "small", "--results", str(folder.parent)]) == 0
+    text = capsys.readouterr().out
+    (line,) = [line for line in text.splitlines() if " failed " in line and "_log.out" in line]
+    failed = store.read_record(next(folder.glob("*/failure.json")), Failure)
+    assert failed.kind in line and "squeue does not answer" in text and "GPU-hours: " in text
+
+
+def test_status_of_what_is_no_campaign(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "imagenet", "--results", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/imagenet holds no campaign")
+    assert main(["status", "--results", str(tmp_path)]) == 0
+    assert "no campaigns in" in capsys.readouterr().out
+
+
+def test_damaged_campaign_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "campaign.json").write_text('{"version": 1, "exp')
+    assert main(["status", "--results", str(folder.parent)]) == 1
+    said = capsys.readouterr().err
+    assert "campaign.json is damaged" in said and said.count("\n") == 1
+
+
+# The record and the lock
+
+
+def test_submission_that_sbatch_refused_is_taken_back(tmp_path: Path) -> None:
+    assert add_submission(tmp_path, "x", submission(tmp_path, "r1", "r2")) == 0
+    assert add_submission(tmp_path, "x", submission(tmp_path, "r2", jobs=[])) == 1
+    pending = read_campaign(tmp_path)
+    assert pending is not None and pending.latest("r2") == (pending.submissions[1], None)
+    set_jobs(tmp_path, [])
+    campaign = read_campaign(tmp_path)
+    assert campaign is not None and len(campaign.submissions) == 1
+    assert campaign.latest("r2") == (campaign.submissions[0], "7_1") and campaign.latest("r3") is None
+
+
+def test_second_submitter_is_told_who_the_first_is(tmp_path: Path) -> None:
+    with submit_lock(tmp_path):
+        with pytest.raises(CampaignError) as caught, submit_lock(tmp_path):
+            pass
+        said = str(caught.value)
+        assert f"on {socket.gethostname()} (process {os.getpid()}) has been submitting for 0 s" in said
+        assert str(tmp_path / "submit.lock") in said
+    with submit_lock(tmp_path):
+        pass
+    assert not (tmp_path / "submit.lock").exists()
+
+
+def test_lock_of_a_process_that_is_gone_may_be_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "submit.lock"
+    who = {"owner": "someone", "host": socket.gethostname(), "process": 2**22 + 1, "time": time.time() - 7200}
+    path.write_text(json.dumps(who))
+    with pytest.raises(CampaignError, match=r"someone on .* for 7200 s .*that process has ended: delete the file"):
+        submit_lock(tmp_path).__enter__()
+    path.write_text("")
+    with pytest.raises(CampaignError, match="does not say who"):
+        submit_lock(tmp_path).__enter__()
+
+
+def test_lock_goes_when_submitting_fails(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), submit_lock(tmp_path):
+        raise ZeroDivisionError
+    assert not (tmp_path / "submit.lock").exists()
+
+
+def test_campaign_of_another_version_is_refused(tmp_path: Path) -> None:
+    store.write_record(tmp_path / "campaign.json", Campaign(version=9, experiment="x", submissions=[]))
+    with pytest.raises(store.RecordError, match="version 9"):
+        read_campaign(tmp_path)
