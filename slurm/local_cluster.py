@@ -111,8 +111,8 @@ class LocalCluster:
             raise ClusterError(f"{node} is {self.node_states()[node]} (see {self.folder}/log/{node}.log)")
 
     def start_now(self, job_id: str) -> None:
-        """Let a requeued job start without the usual wait."""
-        self.call("scontrol", "update", f"JobId={job_id}", "StartTime=now")
+        """Let a requeued job start in two seconds; one that starts in the second of its requeue is killed at once."""
+        self.call("scontrol", "update", f"JobId={job_id}", "StartTime=now+2")
 
 
 def default_folder() -> Path:
@@ -180,13 +180,15 @@ def status(folder: Path | None = None) -> tuple[bool, str]:
         return False, f"no cluster runs in {folder}"
     cluster = LocalCluster(folder, settings)
     lines = [f"{name} does not run: start repairs that" for name in daemon_names(settings) if name not in running]
-    if "slurmctld" not in running:
-        return False, "\n".join(lines)
-    lines.append(cluster.call("sinfo", "--format=%9P %.5D %10T %14G %N").rstrip())
-    jobs = cluster.call("squeue", "--format=%10i %16j %12T %10M %R").splitlines()
-    lines += jobs[:11] if len(jobs) > 1 else ["no jobs"]
-    if len(jobs) > 11:
-        lines.append(f"and {len(jobs) - 11} more jobs")
+    if "slurmctld" in running:
+        try:
+            lines += cluster.call("sinfo", "--format=%9P %.5D %10T %14G %N").splitlines()
+            jobs = cluster.call("squeue", "--format=%10i %16j %12T %10M %R").splitlines()
+        except ClusterError as error:
+            return False, "\n".join([*lines, str(error)])
+        lines += jobs[:11] if len(jobs) > 1 else ["no jobs"]
+        if len(jobs) > 11:
+            lines.append(f"and {len(jobs) - 11} more jobs")
     return cluster.answering() and len(running) == len(daemon_names(settings)), "\n".join(lines)
 
 

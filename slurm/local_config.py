@@ -21,6 +21,9 @@ CREDENTIAL_SECONDS = 10
 NOTICE_SECONDS = 10
 """Slurm's SlurmdTimeout: with 3, all nodes are down for a moment after a start."""
 
+GRACE_SECONDS = 10
+"""How long a job may go on after the signal (sbatch's --signal) that an urgent job takes its place."""
+
 NUM_NODES, DEFAULT_NODES = range(1, 9), 4
 CPUS_PER_GPU = 8
 
@@ -119,9 +122,7 @@ def write_files(folder: Path, settings: Settings) -> None:
     """Make the folders, keys, fake devices and configuration files; what the daemons keep there stays as it is."""
     for name in ("etc", "log", "run", "state", "munge", "dev", *(f"spool/{node}" for node in settings.node_names)):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    (folder / "state/clustername").unlink(
-        missing_ok=True
-    )  # it forbids accounting from now on
+    (folder / "state/clustername").unlink(missing_ok=True)  # it forbids accounting from now on
     key = folder / "munge/munge.key"
     if not key.exists():
         key.touch(mode=0o600)
@@ -184,6 +185,7 @@ SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1,sched_interval=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
+PreemptParameters=send_user_signal
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 DefMemPerCPU=100
@@ -205,9 +207,9 @@ def _node_lines(settings: Settings) -> Iterator[str]:
             f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={settings.node_port(node)} "
             f"CPUs={CPUS_PER_GPU * num_gpus} RealMemory={memory_mb} Gres=gpu:v100:{num_gpus} Feature=v100 State=UNKNOWN"
         )
-    nodes = ",".join(settings.node_names)
-    yield f"PartitionName=main Nodes={nodes} Default=YES MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE State=UP"
-    yield f"PartitionName=urgent Nodes={nodes} MaxTime=INFINITE PriorityTier=2 PreemptMode=OFF State=UP"
+    yield f"PartitionName=DEFAULT Nodes={','.join(settings.node_names)} MaxTime=INFINITE State=UP"
+    yield f"PartitionName=main Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime={GRACE_SECONDS}"
+    yield "PartitionName=urgent PriorityTier=2 PreemptMode=OFF"
 
 
 def _gres_conf(folder: Path, settings: Settings) -> str:
