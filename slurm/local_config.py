@@ -26,6 +26,7 @@ GRACE_SECONDS = 10
 
 NUM_NODES, DEFAULT_NODES = range(1, 9), 4
 CPUS_PER_GPU = 8
+UNFINISHED = "cluster.json.new"
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Settings:
 
 
 def read_settings(folder: Path) -> Settings | None:
-    """The settings that `write_files` left, or None where there is no cluster (or half a one)."""
+    """The settings that `write_files` left, or None where there is no cluster."""
     try:
         table = json.loads((folder / "cluster.json").read_text())
         return Settings(**table | {"gpus_per_node": tuple(table["gpus_per_node"])})
@@ -119,10 +120,16 @@ def _is_free(port: int) -> bool:
 
 
 def write_files(folder: Path, settings: Settings) -> None:
-    """Make the folders, keys, fake devices and configuration files; what the daemons keep there stays as it is."""
+    """Make the folders, keys, fake devices and configuration files; what the daemons keep there stays as it is.
+
+    The settings come first, so that a folder that was left half made is known as a cluster's.
+    """
+    unfinished = folder / UNFINISHED
+    unfinished.write_text(json.dumps(asdict(settings), indent=1) + "\n")
+    unfinished.replace(folder / "cluster.json")
     for name in ("etc", "log", "run", "state", "munge", "dev", *(f"spool/{node}" for node in settings.node_names)):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    (folder / "state/clustername").unlink(missing_ok=True)  # it forbids accounting from now on
+    (folder / "state/clustername").unlink(missing_ok=True)  # with one from before accounting, slurmctld ends at once
     key = folder / "munge/munge.key"
     if not key.exists():
         key.touch(mode=0o600)
@@ -138,14 +145,17 @@ def write_files(folder: Path, settings: Settings) -> None:
         "hosts": _read("/etc/hosts") + f"\n127.0.0.1 localhost {' '.join(settings.node_names)}\n",
     }
     if settings.accounting:
-        files |= {"slurmdbd.conf": _slurmdbd_conf(folder, settings), "database.sql": DATABASE_SQL}
+        password = secrets.token_hex()
+        files["slurmdbd.conf"] = _slurmdbd_conf(folder, settings, password)
+        files["database.sql"] = (
+            "CREATE DATABASE IF NOT EXISTS slurm;\n"
+            f"CREATE OR REPLACE USER 'slurm'@'127.0.0.1' IDENTIFIED BY '{password}';\n"
+            "GRANT ALL ON slurm.* TO 'slurm'@'127.0.0.1';\n"
+        )
     for name, text in files.items():
         path = folder / "etc" / name
         path.touch(mode=0o600)  # slurmdbd insists
         path.write_text(text)
-    unfinished = folder / "cluster.json.new"
-    unfinished.write_text(json.dumps(asdict(settings), indent=1) + "\n")
-    unfinished.replace(folder / "cluster.json")
 
 
 def _slurm_conf(folder: Path, settings: Settings) -> str:
@@ -220,7 +230,7 @@ def _gres_conf(folder: Path, settings: Settings) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _slurmdbd_conf(folder: Path, settings: Settings) -> str:
+def _slurmdbd_conf(folder: Path, settings: Settings, password: str) -> str:
     return f"""\
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge/munge.socket
@@ -234,15 +244,8 @@ StorageType=accounting_storage/mysql
 StorageHost=127.0.0.1
 StoragePort={settings.database_port}
 StorageUser=slurm
-StoragePass=slurm
-StorageLoc=slurm_acct_db
-"""
-
-
-DATABASE_SQL = """\
-CREATE DATABASE IF NOT EXISTS slurm_acct_db;
-CREATE USER IF NOT EXISTS 'slurm'@'127.0.0.1' IDENTIFIED BY 'slurm';
-GRANT ALL ON slurm_acct_db.* TO 'slurm'@'127.0.0.1';
+StoragePass={password}
+StorageLoc=slurm
 """
 
 

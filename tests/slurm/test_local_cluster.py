@@ -255,9 +255,11 @@ def test_a_cluster_stopped_and_started_goes_on_counting_jobs(cluster_folder: Pat
     assert again.settings.gpus_per_node == (1,)
 
 
-def test_with_accounting_sacct_knows_the_jobs(cluster_folder: Path, tmp_path: Path) -> None:
+def test_with_accounting_from_the_second_start_on_sacct_knows_the_jobs(cluster_folder: Path, tmp_path: Path) -> None:
     require_slurm(accounting=True)
-    own = start(cluster_folder, 1, accounting=True)
+    start(cluster_folder, 1)
+    stop(cluster_folder)
+    own = start(cluster_folder, accounting=True)
     job_id = submit(own, tmp_path, "exit 3", "--gpus-per-node=v100:1")
     command = ["sacct", "--jobs", job_id, "--noheader", "--parsable2", "--allocations", "--format=State,ExitCode"]
     eventually(lambda: own.call(*command).strip() == "FAILED|3:0")
@@ -281,13 +283,15 @@ def test_a_user_without_rights_can_have_a_cluster() -> None:
         python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
         if python is None or call(python, "-c", "import tomllib").returncode:
             pytest.skip("such a user has no Python 3.11 here")
-        script = [python, "-B", "slurm/local_cluster.py"]
-        started = call(*script, "start", "--folder", f"{folder}/cluster")
-        assert started.returncode == 0, started.stderr
-        job = call("srun", "--nodes=2", "--gres=gpu:1", "sh", "-c", "id -u; grep CapEff /proc/self/status")
-        stopped = call(*script, "stop", "--folder", f"{folder}/cluster")
-        assert stopped.stdout.startswith("stopped")
-    assert sorted(job.stdout.split()) == sorted([str(NOBODY), "CapEff:", "0" * 16] * 2), job.stderr
+        script, where = [python, "-B", "slurm/local_cluster.py"], ["--folder", f"{folder}/cluster"]
+        try:
+            started = call(*script, "start", *where)
+            assert started.returncode == 0, started.stderr
+            done = call("srun", "--nodes=2", "--gres=gpu:1", "sh", "-c", "id -u; grep CapEff /proc/self/status")
+        finally:
+            stopped = call(*script, "stop", *where)
+    assert sorted(done.stdout.split()) == sorted([str(NOBODY), "CapEff:", "0" * 16] * 2), done.stderr
+    assert stopped.stdout.startswith("stopped")
 
 
 @pytest.fixture
