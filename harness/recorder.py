@@ -40,7 +40,7 @@ class Recorder:
         """Add the attempt to run.json, after those of before, and forget evaluations that it will do again."""
         for name in ("run.json", "events.jsonl", "heartbeat.json", "result.json"):
             for torn in self.folder.glob(f".{name}.*"):  # an attempt was killed while it wrote
-                torn.unlink()
+                torn.unlink(missing_ok=True)
         path = self.folder / "run.json"
         before = store.read_record(path, RunFile).attempts if path.exists() else []
         attempt = self._attempt.model_copy(update={"resumed_from_step": resumed_from_step})

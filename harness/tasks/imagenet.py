@@ -211,12 +211,13 @@ class ImageNetSamples:
 
     def _count(self, path: str, reason: str) -> None:
         with self._lock:
-            if path not in self.undecodable:
-                print(f"{path} is no image that can be decoded ({reason}); the next one stands in for it", flush=True)
+            known = path in self.undecodable
             self.undecodable.add(path)
             if len(self.undecodable) > self.task.max_undecodable:
                 allowed = self.task.max_undecodable
                 raise _undecodable(path, reason, f", or raise max_undecodable = {allowed} in the spec's [task]")
+            if not known:
+                print(f"{path} is no image that can be decoded ({reason}); the next one stands in for it", flush=True)
 
     def _batch(self, reply: Reply, labels: Tensor, draws: Draws | None) -> Batch:
         """Bytes go to the device, where the arithmetic on pixels is done."""

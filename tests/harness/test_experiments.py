@@ -36,10 +36,11 @@ NUM_EPOCHS = {"fp32": 1, "fp16": 3}
 NUM_TRAIN, NUM_TEST = 25, 15
 LARGEST_RATIO = 2_048
 
-# The least width of each, or just enough parameters for the largest ratio.
+# The least width that has parameters enough for the largest ratio. ResNet-50 has them at width 1 already, but overflows
+# there in fp16 at nearly every scale.
 SHRUNKEN: dict[str, Table] = {
     "cifar100": {"depth": 10, "width": 1},
-    "imagenet": {"width": 1},
+    "imagenet": {"width": 2},
     "fashion_mnist": {"widths": [4, 8]},
 }
 
