@@ -16,6 +16,8 @@ from harness.gpu_check import memory, memory_format, mixed_precision, nccl, trai
 from harness.gpu_check.problem import SMALL, Scale
 from harness.gpu_check.record import Outcome, Record, record, show
 
+pytestmark = pytest.mark.timeout(400)  # All checks at once take their time on a busy machine.
+
 CPU = torch.device("cpu")
 TINY = Scale(model=SMALL, batch_size=4, num_steps=12, shapes=((64, 32), (48,), (3, 3, 16)), num_intervals=2)
 
