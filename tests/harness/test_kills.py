@@ -174,7 +174,7 @@ def save(folder: Path, steps: list[int]) -> None:
     def work(collectives: Collectives) -> None:
         for step in steps:
             state = {"value": torch.full((100,), float(step)), "rank": collectives.rank}
-            checkpoint.save(folder, step, state, collectives)
+            checkpoint.save(folder, step, state, collectives, "attempt")
 
     run_workers(work, 2)
 
