@@ -78,9 +78,8 @@ def _meet(task: RunTask, allocation: Allocation, stack: ExitStack) -> Meeting:
 
 
 def _work(task: RunTask, allocation: Allocation, meeting: Meeting, notice: Notice) -> int:
-    """Train; returns the process's exit code."""
-    attempt = meeting.message
-    job = _job(task, allocation, attempt)
+    """Train, and record how it ended; returns the process's exit code."""
+    job, code = _job(task, allocation, meeting.message), 1
     with recorded_failures(job):
         dist.init_process_group(
             backend_for(job.device),
@@ -90,20 +89,24 @@ def _work(task: RunTask, allocation: Allocation, meeting: Meeting, notice: Notic
             timeout=datetime.timedelta(seconds=job.timeout_seconds),
         )
         try:
-            attempt_in_group(job, ProcessGroupCollectives(), notice.stop_requested)
-            return 0
-        except Preempted as error:
-            if allocation.rank == 0:
-                write_failure(job.folder, job.run.run_id, attempt, notice.kind or "preempted", str(error), "")
-            return 0
-        except SupersededError as error:
-            print(f"{error}; this one stops and writes nothing", flush=True)
-            return 1
+            code = _train(job, allocation.rank, notice)
         finally:
             dist.destroy_process_group()
-    if end_of(job.folder, attempt) == "communication":
+    if code and end_of(job.folder, job.attempt.attempt) == "communication":
         time.sleep(GRACE_SECONDS)
-    return 1
+    return code
+
+
+def _train(job: Job, rank: int, notice: Notice) -> int:
+    try:
+        attempt_in_group(job, ProcessGroupCollectives(), notice.stop_requested)
+    except Preempted as error:
+        if rank == 0:
+            write_failure(job.folder, job.run.run_id, job.attempt.attempt, notice.kind or "preempted", str(error), "")
+    except SupersededError as error:
+        print(f"{error}; this one stops and writes nothing", flush=True)
+        return 1
+    return 0
 
 
 def _job(task: RunTask, allocation: Allocation, attempt: str) -> Job:

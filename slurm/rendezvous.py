@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from algorithms import CollectiveError
 
@@ -28,7 +29,7 @@ ANSWER_SECONDS = 5.0
 class Meeting:
     """What all ranks have after they met: a store for the process group, and rank 0's message."""
 
-    store: dist.TCPStore
+    store: TCPStore
     message: str
 
 
@@ -71,7 +72,7 @@ def join(key: str, address: str, timeout_seconds: float) -> Meeting:
             said = _ask(address, port, key)
             if said is not None:
                 timeout = datetime.timedelta(seconds=timeout_seconds)
-                return Meeting(dist.TCPStore(address, said["port"], timeout=timeout), said["message"])
+                return Meeting(TCPStore(address, said["port"], timeout=timeout), said["message"])
         time.sleep(0.1)
     raise CollectiveError(f"rank 0 did not open the rendezvous at {address} within {timeout_seconds:g} s")
 
@@ -86,11 +87,11 @@ def _listener(key: str) -> socket.socket:
     raise CollectiveError(f"no port is free for the rendezvous: {'; '.join(errors)}")
 
 
-def _open_store(key: str, address: str, timeout_seconds: float) -> dist.TCPStore:
+def _open_store(key: str, address: str, timeout_seconds: float) -> TCPStore:
     errors = []
     for port in candidates(key):
         try:
-            return dist.TCPStore(
+            return TCPStore(
                 address,
                 port,
                 is_master=True,

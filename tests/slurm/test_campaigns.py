@@ -240,7 +240,7 @@ def test_run_whose_node_dies_goes_on_from_its_checkpoint(cluster: LocalCluster, 
 
 
 def test_cancelled_job_stays_cancelled(cluster: LocalCluster, checkout: Path, tmp_path: Path) -> None:
-    """It saves if Slurm gives it the time, which depends on how much else the machine does; but it does not come back."""
+    """It saves if Slurm gives it the time, which on a busy machine may be too short; but it does not come back."""
     made = trial(tmp_path, one_run("sgd", num_epochs=3), small_profile(checkpoint_minutes=60.0))
     job = made.submit(checkout=checkout)
     wait_until(lambda: made.step() > 5, "it trains")
