@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,8 +58,26 @@ def decide(folder: Path, submission: Submission, allocation: Allocation, max_ret
     if not goes_on(kind, ends, max_retries):
         print(f"ended with {kind} after {len(ends)} earlier attempts of this job: not requeued", flush=True)
         return 1
+    if _is_being_ended(allocation.number):
+        print(f"ended with {kind}: Slurm ends the job, and requeues it or not", flush=True)
+        return 1
     print(f"ended with {kind}: requeued", flush=True)
     return subprocess.run(["scontrol", "requeue", allocation.number], check=False).returncode
+
+
+def _is_being_ended(number: str) -> bool:
+    """Whether the job was cancelled, or requeued by others: a cancelled one would come back if it were requeued here.
+
+    At its time limit a job is being ended too, and comes back only if it is requeued here.
+    """
+    try:
+        said = subprocess.run(
+            ["scontrol", "show", "job", "--oneliner", number], capture_output=True, text=True, timeout=60, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return False
+    at_its_limit = time.time() >= float(os.environ.get("SLURM_JOB_END_TIME") or "inf")
+    return "JobState=RUNNING" not in said.split() and not at_its_limit
 
 
 def _without_a_start(folder: Path, submission: Submission, allocation: Allocation, code: int) -> int:

@@ -81,7 +81,8 @@ def requeued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that a made-up scontrol writes its words to."""
     said, program = tmp_path / "said", tmp_path / "bin" / "scontrol"
     program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\necho "$@" >>{said}\n')
+    show = 'if [ "$1" = show ]; then echo "JobId=$4 JobState=${STATE:-RUNNING} Reason=None"'
+    program.write_text(f'#!/bin/sh\n{show}; else echo "$@" >>{said}; fi\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     return said
@@ -149,6 +150,19 @@ def test_job_that_had_nothing_to_do_leaves_nothing(tmp_path: Path, requeued: Pat
     (tmp_path / "run").mkdir()
     assert aftermath_of(tmp_path / "run", 0, 0) == 0
     assert not list((tmp_path / "run").iterdir()) and not requeued.exists()
+
+
+@pytest.mark.parametrize(("end_time", "comes_back"), [(3600.0, False), (-1.0, True)])
+def test_job_that_is_being_ended_comes_back_only_at_its_time_limit(
+    end_time: float, comes_back: bool, tmp_path: Path, requeued: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STATE", "COMPLETING")
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(time.time() + end_time))
+    folder = tmp_path / "run"
+    started(folder)
+    write_failure(folder, "run", "now", "preempted", "asked to stop", "")
+    assert aftermath_of(folder, 0, 0) == (0 if comes_back else 1)
+    assert requeued.exists() == comes_back
 
 
 def test_orphan_does_not_requeue_the_start_that_replaced_it(tmp_path: Path, requeued: Path) -> None:
