@@ -197,7 +197,8 @@ def test_two_clusters_live_side_by_side_and_a_second_start_is_harmless(
     assert "other settings" in capsys.readouterr().err
     assert main(["status", "--folder", str(cluster_folder)]) == 0
     assert "2 idle" in capsys.readouterr().out
-    assert set(cluster.node_states().values()) == {"idle"}
+    # The other one's nodes may still be at the end of an earlier test's job.
+    assert set(cluster.node_states().values()) <= {"idle", "completing"}
     assert len(cluster.node_states()) == 8
 
 
