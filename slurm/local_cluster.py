@@ -27,6 +27,7 @@ if __name__ == "__main__":
 
 from slurm.local_config import (
     DEFAULT_NODES,
+    UNFINISHED,
     Settings,
     are_free,
     choose_settings,
@@ -105,14 +106,19 @@ class LocalCluster:
         if process_of(self.folder, node) is None:
             launch(self.folder, self.settings, node)
         wait_ready(self.folder, self.settings, node)
-        if self.node_states()[node] == "down":  # by `noticed`: Slurm leaves it so until told
-            self.call("scontrol", "update", f"NodeName={node}", "State=RESUME")
-        if not wait_until(lambda: _answers(self.node_states()[node]), ANSWER_SECONDS):
+
+        def is_back() -> bool:
+            state = self.node_states()[node]
+            if state == "down":  # by `noticed`: Slurm leaves it so until told
+                self.call("scontrol", "update", f"NodeName={node}", "State=RESUME")
+            return _answers(state)
+
+        if not wait_until(is_back, ANSWER_SECONDS):
             raise ClusterError(f"{node} is {self.node_states()[node]} (see {self.folder}/log/{node}.log)")
 
     def start_now(self, job_id: str) -> None:
-        """Let a requeued job start without the usual wait."""
-        self.call("scontrol", "update", f"JobId={job_id}", "StartTime=now")
+        """Let a requeued job start in two seconds; one that starts in the second of its requeue is killed at once."""
+        self.call("scontrol", "update", f"JobId={job_id}", "StartTime=now+2")
 
 
 def default_folder() -> Path:
@@ -180,13 +186,15 @@ def status(folder: Path | None = None) -> tuple[bool, str]:
         return False, f"no cluster runs in {folder}"
     cluster = LocalCluster(folder, settings)
     lines = [f"{name} does not run: start repairs that" for name in daemon_names(settings) if name not in running]
-    if "slurmctld" not in running:
-        return False, "\n".join(lines)
-    lines.append(cluster.call("sinfo", "--format=%9P %.5D %10T %14G %N").rstrip())
-    jobs = cluster.call("squeue", "--format=%10i %16j %12T %10M %R").splitlines()
-    lines += jobs[:11] if len(jobs) > 1 else ["no jobs"]
-    if len(jobs) > 11:
-        lines.append(f"and {len(jobs) - 11} more jobs")
+    if "slurmctld" in running:
+        try:
+            lines += cluster.call("sinfo", "--format=%9P %.5D %10T %14G %N").splitlines()
+            jobs = cluster.call("squeue", "--format=%10i %16j %12T %10M %R").splitlines()
+        except ClusterError as error:
+            return False, "\n".join([*lines, str(error)])
+        lines += jobs[:11] if len(jobs) > 1 else ["no jobs"]
+        if len(jobs) > 11:
+            lines.append(f"and {len(jobs) - 11} more jobs")
     return cluster.answering() and len(running) == len(daemon_names(settings)), "\n".join(lines)
 
 
@@ -196,7 +204,7 @@ def _usable(folder: Path) -> Path:
     if not re.fullmatch(r"[\w/.+-]+", str(folder), re.ASCII) or len(str(folder)) > LONGEST_FOLDER:
         raise ValueError(f"{folder}: Slurm needs a folder with a plain name of at most {LONGEST_FOLDER} characters")
     folder.mkdir(parents=True, exist_ok=True)
-    if not read_settings(folder) and any(entry.name != "lock" for entry in folder.iterdir()):
+    if not read_settings(folder) and {entry.name for entry in folder.iterdir()} - {"lock", UNFINISHED}:
         raise ValueError(f"{folder} holds other files than a cluster's: name an empty or a new folder")
     folder.chmod(0o700)
     return folder
@@ -250,12 +258,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--folder", type=Path, default=default_folder(), help="all that is kept (default: %(default)s)")
     parser.add_argument("--nodes", type=int, help=f"how many (default: {DEFAULT_NODES}, or as before)")
     parser.add_argument("--gpus-per-node", type=_numbers, help="one number for all nodes, or one for each: 1,1,1,4")
-    parser.add_argument("--accounting", action="store_true", default=None, help="with sacct, which needs MariaDB")
+    parser.add_argument("--accounting", action=argparse.BooleanOptionalAction, help="with sacct, which needs MariaDB")
     return parser
 
 
 def _numbers(text: str) -> int | tuple[int, ...]:
-    numbers = tuple(map(int, text.split(",")))
+    try:
+        numbers = tuple(map(int, text.split(",")))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number or several with commas between, not {text!r}") from None
     return numbers[0] if len(numbers) == 1 else numbers
 
 

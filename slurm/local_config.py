@@ -21,8 +21,12 @@ CREDENTIAL_SECONDS = 10
 NOTICE_SECONDS = 10
 """Slurm's SlurmdTimeout: with 3, all nodes are down for a moment after a start."""
 
+GRACE_SECONDS = 10
+"""How long a job may go on after the signal (sbatch's --signal) that an urgent job takes its place."""
+
 NUM_NODES, DEFAULT_NODES = range(1, 9), 4
 CPUS_PER_GPU = 8
+UNFINISHED = "cluster.json.new"
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Settings:
 
 
 def read_settings(folder: Path) -> Settings | None:
-    """The settings that `write_files` left, or None where there is no cluster (or half a one)."""
+    """The settings that `write_files` left, or None where there is no cluster."""
     try:
         table = json.loads((folder / "cluster.json").read_text())
         return Settings(**table | {"gpus_per_node": tuple(table["gpus_per_node"])})
@@ -116,10 +120,16 @@ def _is_free(port: int) -> bool:
 
 
 def write_files(folder: Path, settings: Settings) -> None:
-    """Make the folders, keys, fake devices and configuration files; what the daemons keep there stays as it is."""
+    """Make the folders, keys, fake devices and configuration files; what the daemons keep there stays as it is.
+
+    The settings come first, so that a folder that was left half made is known as a cluster's.
+    """
+    unfinished = folder / UNFINISHED
+    unfinished.write_text(json.dumps(asdict(settings), indent=1) + "\n")
+    unfinished.replace(folder / "cluster.json")
     for name in ("etc", "log", "run", "state", "munge", "dev", *(f"spool/{node}" for node in settings.node_names)):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    (folder / "state/clustername").unlink(missing_ok=True)  # it forbids accounting from now on
+    (folder / "state/clustername").unlink(missing_ok=True)  # with one from before accounting, slurmctld ends at once
     key = folder / "munge/munge.key"
     if not key.exists():
         key.touch(mode=0o600)
@@ -135,14 +145,17 @@ def write_files(folder: Path, settings: Settings) -> None:
         "hosts": _read("/etc/hosts") + f"\n127.0.0.1 localhost {' '.join(settings.node_names)}\n",
     }
     if settings.accounting:
-        files |= {"slurmdbd.conf": _slurmdbd_conf(folder, settings), "database.sql": DATABASE_SQL}
+        password = secrets.token_hex()
+        files["slurmdbd.conf"] = _slurmdbd_conf(folder, settings, password)
+        files["database.sql"] = (
+            "CREATE DATABASE IF NOT EXISTS slurm;\n"
+            f"CREATE OR REPLACE USER 'slurm'@'127.0.0.1' IDENTIFIED BY '{password}';\n"
+            "GRANT ALL ON slurm.* TO 'slurm'@'127.0.0.1';\n"
+        )
     for name, text in files.items():
         path = folder / "etc" / name
         path.touch(mode=0o600)  # slurmdbd insists
         path.write_text(text)
-    unfinished = folder / "cluster.json.new"
-    unfinished.write_text(json.dumps(asdict(settings), indent=1) + "\n")
-    unfinished.replace(folder / "cluster.json")
 
 
 def _slurm_conf(folder: Path, settings: Settings) -> str:
@@ -182,6 +195,7 @@ SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1,sched_interval=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
+PreemptParameters=send_user_signal
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 DefMemPerCPU=100
@@ -203,9 +217,9 @@ def _node_lines(settings: Settings) -> Iterator[str]:
             f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={settings.node_port(node)} "
             f"CPUs={CPUS_PER_GPU * num_gpus} RealMemory={memory_mb} Gres=gpu:v100:{num_gpus} Feature=v100 State=UNKNOWN"
         )
-    nodes = ",".join(settings.node_names)
-    yield f"PartitionName=main Nodes={nodes} Default=YES MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE State=UP"
-    yield f"PartitionName=urgent Nodes={nodes} MaxTime=INFINITE PriorityTier=2 PreemptMode=OFF State=UP"
+    yield f"PartitionName=DEFAULT Nodes={','.join(settings.node_names)} MaxTime=INFINITE State=UP"
+    yield f"PartitionName=main Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime={GRACE_SECONDS}"
+    yield "PartitionName=urgent PriorityTier=2 PreemptMode=OFF"
 
 
 def _gres_conf(folder: Path, settings: Settings) -> str:
@@ -216,7 +230,7 @@ def _gres_conf(folder: Path, settings: Settings) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _slurmdbd_conf(folder: Path, settings: Settings) -> str:
+def _slurmdbd_conf(folder: Path, settings: Settings, password: str) -> str:
     return f"""\
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge/munge.socket
@@ -230,15 +244,8 @@ StorageType=accounting_storage/mysql
 StorageHost=127.0.0.1
 StoragePort={settings.database_port}
 StorageUser=slurm
-StoragePass=slurm
-StorageLoc=slurm_acct_db
-"""
-
-
-DATABASE_SQL = """\
-CREATE DATABASE IF NOT EXISTS slurm_acct_db;
-CREATE USER IF NOT EXISTS 'slurm'@'127.0.0.1' IDENTIFIED BY 'slurm';
-GRANT ALL ON slurm_acct_db.* TO 'slurm'@'127.0.0.1';
+StoragePass={password}
+StorageLoc=slurm
 """
 
 

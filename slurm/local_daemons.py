@@ -13,7 +13,7 @@ from pathlib import Path
 from slurm.local_config import Settings, user_name
 from slurm.local_processes import process_of, spawn, wait_until
 
-PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/bin:/bin"
+PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin:/usr/bin:/bin"
 """Where programs are looked for: Debian's daemons lie where users without rights do not look."""
 
 PACKAGES = {"munged": "munge", "slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client"}
@@ -69,7 +69,8 @@ def launch(folder: Path, settings: Settings, name: str) -> None:
 def wait_ready(folder: Path, settings: Settings, name: str) -> None:
     """Wait until a daemon listens. Raises ClusterError, with its last words, if it ends or stays mute."""
     address = _address(folder, settings, name)
-    if wait_until(lambda: listens(address) or process_of(folder, name) is None, READY_SECONDS) and listens(address):
+    wait_until(lambda: process_of(folder, name) is None or listens(address), READY_SECONDS)
+    if process_of(folder, name) is not None and listens(address):
         return
     words = (folder / f"log/{name}.err").read_text(errors="replace").strip().splitlines()
     what = "does not listen" if process_of(folder, name) else "ended at once"
@@ -84,10 +85,10 @@ def listens(address: str | tuple[str, int]) -> bool:
     return False
 
 
-def have_namespaces(hosts: str = "/etc/hosts") -> bool:
+def have_namespaces() -> bool:
     """Whether nodes can have host names and process ids of their own: mostly as root, else if the kernel lets users."""
     try:
-        return subprocess.run(_as_machine("node1", hosts, ["true"]), capture_output=True).returncode == 0
+        return subprocess.run(_as_machine("node1", "/etc/hosts", ["true"]), capture_output=True).returncode == 0
     except FileNotFoundError:
         return False
 
@@ -115,7 +116,7 @@ def _command(folder: Path, settings: Settings, name: str) -> list[str]:
         case "mariadbd":
             return [
                 "mariadbd",
-                *_database_options(folder),
+                *_database_options(folder / "database"),
                 f"--socket={folder}/run/mariadb.socket",
                 f"--pid-file={folder}/run/mariadb.pid",
                 "--bind-address=127.0.0.1",
@@ -152,12 +153,12 @@ def _unshared(options: Sequence[str], prepare: str, argument: str, command: Sequ
     return ["unshare", "--uts", *to_prepare, *options, "sh", "-c", script, "sh", argument, *to_run, *command]
 
 
-def _database_options(folder: Path) -> list[str]:
+def _database_options(data: Path) -> list[str]:
     """A small database that may lose its last second in a crash of the machine."""
     return [
         "--no-defaults",
         f"--user={user_name()}",
-        f"--datadir={folder}/database",
+        f"--datadir={data}",
         "--skip-log-bin",
         "--performance-schema=0",
         "--innodb-buffer-pool-size=64M",
@@ -172,9 +173,8 @@ def _make_database(folder: Path) -> None:
         return
     unfinished = folder / "database.new"
     shutil.rmtree(unfinished, ignore_errors=True)
-    options = [option.replace(f"{folder}/database", str(unfinished)) for option in _database_options(folder)]
     with (folder / "log/mariadb-install-db.log").open("wb") as log:
-        command = ["mariadb-install-db", *options, "--skip-test-db"]
+        command = ["mariadb-install-db", *_database_options(unfinished), "--skip-test-db"]
         done = subprocess.run(command, env=os.environ | {"PATH": PATH}, stdout=log, stderr=log)
     if done.returncode:
         raise ClusterError(f"mariadb-install-db made no database: see {log.name}")

@@ -27,9 +27,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     """Eight idle nodes: six with one GPU, two with four. Tests leave it as they found it."""
     require_slurm()
-    started = start(tmp_path_factory.mktemp("slurm"), gpus_per_node=(1, 1, 1, 1, 1, 1, 4, 4))
-    yield started
-    stop(started.folder)
+    folder = tmp_path_factory.mktemp("slurm")
+    try:
+        yield start(folder, gpus_per_node=(1, 1, 1, 1, 1, 1, 4, 4))
+    finally:
+        stop(folder)
 
 
 @pytest.fixture

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,19 +24,27 @@ from slurm.local_daemons import ClusterError
 from slurm.local_processes import process_of
 from tests.slurm.conftest import require_slurm
 
-
-def run_job(cluster: LocalCluster, folder: Path, script: str, *options: str) -> str:
-    """What a job prints, which is waited for."""
-    output = folder / "out"
-    words = ["--wait", f"--output={output}", f"--chdir={folder}", *options, "--wrap", script]
-    cluster.call("sbatch", *words)
-    return output.read_text()
+ROOT = Path(__file__).parents[2]
+NOBODY = 65534
 
 
 def submit(cluster: LocalCluster, folder: Path, script: str, *options: str) -> str:
-    """Start a job that prints to `folder/out`, with what it prints after a requeue behind the rest; returns its id."""
+    """Start a job that prints to `folder/out`, behind what is there; returns its id."""
     words = ["--parsable", "--open-mode=append", f"--output={folder}/out", f"--chdir={folder}", *options]
     return cluster.call("sbatch", *words, "--wrap", script).strip()
+
+
+def printed(folder: Path) -> str:
+    """What jobs printed to `folder/out` so far."""
+    return (folder / "out").read_text() if (folder / "out").exists() else ""
+
+
+def run_job(cluster: LocalCluster, folder: Path, script: str, *options: str) -> str:
+    """What a job prints, which is waited for."""
+    (folder / "out").unlink(missing_ok=True)
+    job_id = submit(cluster, folder, script, *options)
+    eventually(lambda: job(cluster, job_id)["JobState"] == "COMPLETED")
+    return printed(folder)
 
 
 def job(cluster: LocalCluster, job_id: str) -> dict[str, str]:
@@ -58,6 +71,22 @@ def processes_naming(text: str) -> set[int]:
         if text.encode() in words:
             found.add(int(entry.name))
     return found - {os.getpid()}
+
+
+def kill(folder: Path, name: str) -> None:
+    process = process_of(folder, name)
+    assert process is not None
+    os.kill(process, signal.SIGKILL)
+    eventually(lambda: process_of(folder, name) is None)
+
+
+@contextmanager
+def foreign_process(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def listeners(ports: range) -> dict[int, str]:
@@ -89,9 +118,9 @@ def test_a_job_sees_its_node_and_its_gpus(cluster: LocalCluster, tmp_path: Path)
 def test_the_tasks_of_a_job_reach_each_other_by_their_nodes_names(cluster: LocalCluster, tmp_path: Path) -> None:
     if not cluster.settings.namespaces:
         pytest.skip("nodes have no names of their own here")
-    printed = run_job(cluster, tmp_path, "srun sh -c 'hostname; getent hosts node1'", "--nodes=2")
-    assert sorted(line for line in printed.splitlines() if line.startswith("node")) == ["node1", "node2"]
-    assert sum(line.startswith("127.0.0.1") for line in printed.splitlines()) == 2
+    lines = run_job(cluster, tmp_path, "srun sh -c 'hostname; getent hosts node1'", "--nodes=2").splitlines()
+    assert sorted(line for line in lines if line.startswith("node")) == ["node1", "node2"]
+    assert sum(line.startswith("127.0.0.1") for line in lines) == 2
 
 
 @pytest.mark.parametrize("option", ["--gres=gpu:a100:1", "--constraint=h100", "--partition=none", "--gpus-per-node=5"])
@@ -100,23 +129,28 @@ def test_what_no_node_has_is_refused_at_once(cluster: LocalCluster, option: str)
         cluster.call("sbatch", option, "--output=/dev/null", "--wrap=true")
 
 
-def test_an_urgent_job_takes_the_place_of_another_which_starts_again(cluster: LocalCluster, tmp_path: Path) -> None:
+def test_an_urgent_job_takes_the_place_of_another_which_is_warned_and_goes_on_later(
+    cluster: LocalCluster, tmp_path: Path
+) -> None:
     everything = ["--nodelist=node1", "--exclusive"]
-    low = submit(cluster, tmp_path, "[ -e again ] && again=1; echo started; [ $again ] || sleep 100", *everything)
-    eventually(lambda: (tmp_path / "out").exists() and "started" in (tmp_path / "out").read_text())
-    (tmp_path / "again").touch()
-    cluster.call("sbatch", "--wait", "--partition=urgent", "--output=/dev/null", *everything, "--wrap=true")
+    warned = "trap 'echo warned; scontrol requeue $SLURM_JOB_ID' USR2"
+    script = f"{warned}; echo on; [ $SLURM_RESTART_COUNT ] || sleep 1000 & wait"
+    low = submit(cluster, tmp_path, script, "--signal=B:USR2@60", *everything)
+    eventually(lambda: printed(tmp_path) == "on\n")
+    urgent = submit(cluster, tmp_path, "echo urgent", "--partition=urgent", *everything)
+    eventually(lambda: job(cluster, urgent)["JobState"] == "COMPLETED")
     cluster.start_now(low)
-    eventually(lambda: job(cluster, low)["JobState"] == "COMPLETED")
-    assert job(cluster, low)["Restarts"] == "1"
-    assert [line for line in (tmp_path / "out").read_text().splitlines() if line == "started"] == ["started"] * 2
+    eventually(
+        lambda: re.findall("^(?:on|warned|urgent)$", printed(tmp_path), re.M) == ["on", "warned", "urgent", "on"]
+    )
+    cluster.call("scancel", low)  # Slurm may do as the trap says once more
 
 
 def test_a_dead_node_is_noticed_and_its_job_goes_on_elsewhere(cluster: LocalCluster, tmp_path: Path) -> None:
     script = 'sleep 1000 & echo "$SLURMD_NODENAME"; [ "$SLURM_RESTART_COUNT" ] || wait'
     victim = submit(cluster, tmp_path, script)
-    eventually(lambda: (tmp_path / "out").exists() and (tmp_path / "out").read_text() != "")
-    node = (tmp_path / "out").read_text().strip()
+    eventually(lambda: printed(tmp_path) != "")
+    node = printed(tmp_path).strip()
     tasks = processes_naming(f"SLURM_JOB_ID={victim}")
     assert len(tasks) >= 2
     cluster.kill_node(node)
@@ -127,7 +161,6 @@ def test_a_dead_node_is_noticed_and_its_job_goes_on_elsewhere(cluster: LocalClus
     assert job(cluster, victim)["NodeList"] != node
     cluster.start_node(node)
     assert cluster.node_states()[node] == "idle"
-    (tmp_path / "out").unlink()
     assert run_job(cluster, tmp_path, 'echo "$SLURMD_NODENAME"', f"--nodelist={node}").strip() == node
 
 
@@ -168,25 +201,29 @@ def test_two_clusters_live_side_by_side_and_a_second_start_is_harmless(
     assert len(cluster.node_states()) == 8
 
 
+@pytest.mark.parametrize("namespaces", [True, False])
 def test_stop_ends_all_that_it_started_and_nothing_else(
-    cluster_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cluster_folder: Path,
+    tmp_path: Path,
+    namespaces: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    if not namespaces:
+        monkeypatch.setattr("slurm.local_cluster.have_namespaces", lambda: False)
     own = start(cluster_folder, 2)
-    submit(own, tmp_path, "setsid sleep 1000 & echo on; wait", "--nodelist=node1")
-    eventually(lambda: (tmp_path / "out").exists() and "on" in (tmp_path / "out").read_text())
-    reader = ["tail", "-f", f"{cluster_folder}/log/node1.log"]
-    with subprocess.Popen(reader, env=os.environ | own.environment, stdout=subprocess.DEVNULL) as foreign:
-        note = cluster_folder / "run/node2.process"
-        wrong = note.read_text().split(maxsplit=1)[1]
-        victim = process_of(cluster_folder, "node2")
-        assert victim is not None
-        os.kill(victim, signal.SIGKILL)
-        note.write_text(f"{foreign.pid} {wrong}")  # as if the system had given the id to another process since
+    submit(own, tmp_path, "srun sleep 1000 & setsid sleep 1000 & echo on; wait", "--nodelist=node1")
+    eventually(lambda: printed(tmp_path) == "on\n")
+    note = cluster_folder / "run/node2.process"
+    identity = note.read_text().split(maxsplit=1)[1]
+    kill(cluster_folder, "node2")
+    with foreign_process(["tail", "-f", f"{cluster_folder}/log/node1.log"], own.environment) as foreign:
+        note.write_text(f"{foreign.pid} {identity}")  # as if the id had been given to another process since
         assert main(["stop", "--folder", str(cluster_folder)]) == 0
         assert "stopped" in capsys.readouterr().out
         assert foreign.poll() is None
         assert processes_naming(str(cluster_folder)) == {foreign.pid}
-        foreign.kill()
+    assert not processes_naming(f"SLURM_CLUSTER_NAME={own.settings.name}")
     assert not listeners(own.settings.ports)
     assert not list(cluster_folder.glob("run/*.process"))
     assert main(["stop", "--folder", str(cluster_folder)]) == 0
@@ -198,9 +235,7 @@ def test_start_mends_what_was_killed(cluster_folder: Path, tmp_path: Path, capsy
     own = start(cluster_folder, 2)
     kept = process_of(cluster_folder, "node2")
     for name in ("munged", "slurmctld", "node1"):
-        process = process_of(cluster_folder, name)
-        assert process is not None
-        os.kill(process, signal.SIGKILL)
+        kill(cluster_folder, name)
     assert main(["status", "--folder", str(cluster_folder)]) == 1
     assert "slurmctld does not run" in capsys.readouterr().out
     assert start(cluster_folder) == own
@@ -214,19 +249,49 @@ def test_a_cluster_stopped_and_started_goes_on_counting_jobs(cluster_folder: Pat
     first = submit(own, tmp_path, "true")
     eventually(lambda: job(own, first)["JobState"] == "COMPLETED")
     assert stop(cluster_folder)
-    taken = socket.create_server(("127.0.0.1", own.settings.first_port))
-    with taken:
+    with socket.create_server(("127.0.0.1", own.settings.first_port)):
         again = start(cluster_folder)
     assert int(submit(again, tmp_path, "true")) == int(first) + 1
     assert again.settings.gpus_per_node == (1,)
 
 
-def test_with_accounting_sacct_knows_the_jobs(cluster_folder: Path, tmp_path: Path) -> None:
+def test_with_accounting_from_the_second_start_on_sacct_knows_the_jobs(cluster_folder: Path, tmp_path: Path) -> None:
     require_slurm(accounting=True)
-    own = start(cluster_folder, 1, accounting=True)
+    start(cluster_folder, 1)
+    stop(cluster_folder)
+    own = start(cluster_folder, accounting=True)
     job_id = submit(own, tmp_path, "exit 3", "--gpus-per-node=v100:1")
     command = ["sacct", "--jobs", job_id, "--noheader", "--parsable2", "--allocations", "--format=State,ExitCode"]
     eventually(lambda: own.call(*command).strip() == "FAILED|3:0")
+
+
+@pytest.mark.slurm
+@pytest.mark.xdist_group("slurm")
+def test_a_user_without_rights_can_have_a_cluster() -> None:
+    require_slurm()
+    if os.getuid():
+        pytest.skip("that is what the other tests show here")
+    with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
+        shutil.copytree(ROOT / "slurm", f"{folder}/slurm")
+        os.chown(folder, NOBODY, NOBODY)
+
+        def call(*words: str) -> subprocess.CompletedProcess[str]:
+            environment = {"PATH": os.environ["PATH"], "SLURM_CONF": f"{folder}/cluster/etc/slurm.conf"}
+            become = functools.partial(subprocess.run, user=NOBODY, group=NOBODY, extra_groups=[])
+            return become(words, env=environment, cwd=folder, capture_output=True, text=True)
+
+        python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
+        if python is None or call(python, "-c", "import tomllib").returncode:
+            pytest.skip("such a user has no Python 3.11 here")
+        script, where = [python, "-B", "slurm/local_cluster.py"], ["--folder", f"{folder}/cluster"]
+        try:
+            started = call(*script, "start", *where)
+            assert started.returncode == 0, started.stderr
+            done = call("srun", "--nodes=2", "--gres=gpu:1", "sh", "-c", "id -u; grep CapEff /proc/self/status")
+        finally:
+            stopped = call(*script, "stop", *where)
+    assert sorted(done.stdout.split()) == sorted([str(NOBODY), "CapEff:", "0" * 16] * 2), done.stderr
+    assert stopped.stdout.startswith("stopped")
 
 
 @pytest.fixture
