@@ -30,7 +30,7 @@ from tests.slurm.support import (
     write_profile,
 )
 
-pytestmark = [pytest.mark.usefixtures("slurm_conf"), pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.usefixtures("slurm_conf"), pytest.mark.timeout(600)]
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def array(cluster: LocalCluster, overtime: Trial, tmp_path_factory: pytest.TempP
         said = submitted(*made.words)
         assert "preflight: all well" in said and "submitted 6 runs as job" in said
         assert "nothing to submit: " in submitted(*made.words)
-        wait_until(lambda: left_the_queue(made.records), "the array has ended")
+        wait_until(lambda: left_the_queue(made.records), "the array has ended", 400.0)
     return made
 
 
