@@ -18,7 +18,11 @@ from slurm.errors import CampaignError
 from slurm.profile import Profile
 from slurm.queue import queued_jobs
 
-POLL_SECONDS = 0.5
+POLL_SECONDS, ASK_SECONDS = 0.5, 5.0
+"""Between two looks for the answer, and between two questions to squeue, which others ask too."""
+
+LATE_SECONDS = 30.0
+"""How much later than its job an answer may arrive, over a network file system."""
 
 
 class Line(Record):
@@ -76,15 +80,15 @@ def wait_for_preflight(job: str, answer: Path, log: Path, wait_minutes: float) -
         CampaignError: a check failed, or the job ended without an answer.
     """
     ends = time.monotonic() + 60 * wait_minutes
-    gone_since: float | None = None
+    asked = seen = time.monotonic()
     while not answer.exists():
-        if time.monotonic() > ends:
+        now = time.monotonic()
+        if now > ends:
             return False
-        queue = queued_jobs()
-        gone = queue is not None and job not in queue
-        gone_since = (gone_since or time.monotonic()) if gone else None
-        # Records may arrive late over a network file system.
-        if gone_since is not None and time.monotonic() - gone_since > 30:
+        if now - asked > ASK_SECONDS:
+            asked, queue = now, queued_jobs()
+            seen = now if queue is None or job in queue else seen
+        if now - seen > LATE_SECONDS:
             raise CampaignError(
                 f"the preflight job {job} ended without an answer; if {log} is missing too, compute nodes do not see "
                 f"{answer.parent}: give --results a folder on a shared file system"

@@ -71,7 +71,12 @@ def _parameters(profile: Profile, code: Path) -> dict[str, Any]:
         "mem": None if profile.memory_gb is None else f"{round(1024 * profile.memory_gb)}M",
         "wckey": None,
         "stderr_to_stdout": True,
-        "setup": [*profile.setup, *_exports(profile, code), "trap : TERM USR2  # for the workers; this shell goes on"],
+        "setup": [
+            *profile.setup,
+            *_exports(profile, code),
+            # The notices are for the workers: this shell must get to its last line, whatever becomes of them.
+            "set +e; trap : TERM USR2",
+        ],
         # Newer versions of srun do not take the CPUs over from sbatch.
         "srun_args": [f"--cpus-per-task={profile.cpus_per_worker}", "--kill-on-bad-exit=1", "--open-mode=append"],
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from tests.slurm.support import (
     write_profile,
 )
 
-pytestmark = [pytest.mark.usefixtures("slurm_conf"), pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.usefixtures("slurm_conf"), pytest.mark.timeout(600)]
 
 
 @dataclass(frozen=True)
@@ -93,12 +92,6 @@ def pending(job: str) -> bool:
     return (queued_jobs() or {}).get(job) == "PENDING"
 
 
-def start_again(cluster: LocalCluster, job: str) -> None:
-    """Let a requeued job start without the usual wait, but not in the second in which its nodes were told to end it."""
-    time.sleep(1.5)
-    cluster.start_now(job)
-
-
 def left_the_queue(folder: Path) -> bool:
     return not campaign_status(folder).in_hand()
 
@@ -147,7 +140,7 @@ def array(cluster: LocalCluster, overtime: Trial, tmp_path_factory: pytest.TempP
         said = submitted(*made.words)
         assert "preflight: all well" in said and "submitted 6 runs as job" in said
         assert "nothing to submit: " in submitted(*made.words)
-        wait_until(lambda: left_the_queue(made.records), "the array has ended")
+        wait_until(lambda: left_the_queue(made.records), "the array has ended", 400.0)
     return made
 
 
@@ -216,7 +209,7 @@ def test_requeued_run_of_a_held_job_has_one_result_from_the_code_that_was_submit
         cluster.call("scancel", f"--signal={sign}", job)
         wait_until(lambda: pending(job), "the job is requeued")
         assert read_record(made.only_run / "failure.json", Failure).kind == "preempted"
-        start_again(cluster, job)
+        cluster.start_now(job)
     wait_until((made.only_run / "result.json").exists, "the run is done")
     record = read_run(made.only_run)
     steps = [attempt.resumed_from_step for attempt in record.run.attempts]
@@ -238,7 +231,7 @@ def test_run_whose_node_dies_goes_on_from_its_checkpoint(cluster: LocalCluster, 
         assert not (made.only_run / "result.json").exists()
     finally:
         cluster.start_node(node)
-    start_again(cluster, job)
+    cluster.start_now(job)
     wait_until((made.only_run / "result.json").exists, "the run is done")
     first, second = read_run(made.only_run).run.attempts
     assert first.attempt != second.attempt and second.resumed_from_step > 0

@@ -22,7 +22,7 @@ export OMP_NUM_THREADS=1
 export LOCAL_WORLD_SIZE=2
 export GLOO_SOCKET_IFNAME=lo
 export NCCL_SOCKET_IFNAME=lo
-trap : TERM USR2  # for the workers; this shell goes on
+set +e; trap : TERM USR2
 
 # command
 export SUBMITIT_EXECUTOR=slurm

@@ -18,7 +18,7 @@ export PYTHONPATH=/shared/results/imagenet/code/0123456789ab
 export PYTHONSAFEPATH=1
 export OMP_NUM_THREADS=1
 export LOCAL_WORLD_SIZE=1
-trap : TERM USR2  # for the workers; this shell goes on
+set +e; trap : TERM USR2
 
 # command
 export SUBMITIT_EXECUTOR=slurm
