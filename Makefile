@@ -97,9 +97,8 @@ bench: $(VENV)/.installed ## time the optimisers' own arithmetic on this machine
 gpu-check: $(VENV)/.installed ## try and time on GPUs what experiments rely on there; skipped where there is none
 	@$(HARNESS) gpu-check --output "$(RESULTS)/gpu"
 
-# One thread per worker of the tests: they already run on all cores. loadgroup: those that share a cluster run on one.
-PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -q -n "$(TEST_JOBS)" --maxprocesses 8 \
-    --dist loadgroup tests
+# One thread per worker of the tests: they already run on all cores.
+PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -q -n "$(TEST_JOBS)" --maxprocesses 8 tests
 
 test: $(VENV)/.installed-dev ## run the tests
 	@echo "test: running the tests"
