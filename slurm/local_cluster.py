@@ -7,6 +7,7 @@
 It needs Debian's packages, but neither root, systemd nor cgroups. It keeps to one folder and listens on loopback only.
 Without root all jobs are the user's own. Where the kernel lets users make no namespaces, the nodes share the machine's
 name and process ids; where that name is then no loopback address, the daemons listen on all addresses.
+srun outside of a job works where the machine's name resolves; sbatch, and srun in jobs, work anyway.
 """
 
 from __future__ import annotations

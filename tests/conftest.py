@@ -6,7 +6,12 @@ from typing import Any
 
 import pytest
 
-TOGETHER = ("tests/slurm/", "tests/harness/test_command_line.py", "tests/algorithms/test_collectives.py")
+TOGETHER = (
+    "tests/slurm/",
+    "tests/report/",
+    "tests/harness/test_command_line.py",
+    "tests/algorithms/test_collectives.py",
+)
 """Beginnings of tests' ids: those with the same one share a cluster or a slow fixture, and so run on one worker."""
 
 
