@@ -75,9 +75,8 @@ report: $(VENV)/.installed ## write the report from the records there are (EXPER
 bench: $(VENV)/.installed ## time the optimisers' own arithmetic on this machine
 	@$(HARNESS) bench --output "$(RESULTS)/bench"
 
-# One thread per worker of the tests: they already run on all cores. loadgroup: those that share a cluster run on one.
-PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -q -n "$(TEST_JOBS)" --maxprocesses 8 \
-    --dist loadgroup tests
+# One thread per worker of the tests: they already run on all cores.
+PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -q -n "$(TEST_JOBS)" --maxprocesses 8 tests
 
 test: $(VENV)/.installed-dev ## run the tests
 	@echo "test: running the tests"

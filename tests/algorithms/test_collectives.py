@@ -26,8 +26,6 @@ from tests.algorithms import processes
 from tests.algorithms.problems import workers
 
 slow_to_start = pytest.mark.timeout(400)
-together = pytest.mark.xdist_group("by_processes")
-"""On one worker of the tests, which then starts the processes once."""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +39,6 @@ def by_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any
 
 
 @slow_to_start
-@together
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_threads_equal_processes_to_the_bit(by_processes: list[dict[str, Any]], world_size: int) -> None:
     for name, key in processes.RUNS:
@@ -60,7 +57,6 @@ def assert_results_equal(threads: dict[str, Any], others: dict[str, Any], exact:
 
 
 @slow_to_start
-@together
 def test_each_collective_of_threads_equals_that_of_processes(by_processes: list[dict[str, Any]]) -> None:
     for rank, results in enumerate(workers(processes.every_collective, 4)):
         assert_results_equal(results, by_processes[rank]["collectives"], exact=True)
@@ -68,7 +64,6 @@ def test_each_collective_of_threads_equals_that_of_processes(by_processes: list[
 
 
 @slow_to_start
-@together
 @pytest.mark.parametrize("kind", ["sum", "gather"])
 def test_a_missed_collective_of_processes_times_out(by_processes: list[dict[str, Any]], kind: str) -> None:
     for rank in (0, 2, 3):

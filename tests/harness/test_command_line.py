@@ -15,9 +15,6 @@ import pytest
 from harness.__main__ import main
 from tests.harness.support import Table, call, changed, command, small_spec, write_spec
 
-pytestmark = pytest.mark.xdist_group("command_line")
-"""On one worker of the tests, which then runs the experiment once."""
-
 ROWS = {"sgd": "SGD", "cser": "CSER", "ef_sgd": "EF-SGD"}
 
 

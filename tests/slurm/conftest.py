@@ -1,4 +1,4 @@
-"""The cluster that the tests of campaigns share, and the rule that all tests with a cluster run one after another."""
+"""The cluster that the tests share, and the mark of those that need one."""
 
 from __future__ import annotations
 
@@ -14,13 +14,10 @@ from slurm.local_daemons import MissingPackagesError, require_packages
 CLUSTER_FIXTURES = {"cluster", "cluster_folder"}
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep what needs a cluster together: with pytest-xdist, on one worker."""
     for item in items:
         if CLUSTER_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slurm)
-            item.add_marker(pytest.mark.xdist_group("slurm"))
 
 
 @pytest.fixture(scope="session")

@@ -266,7 +266,6 @@ def test_with_accounting_from_the_second_start_on_sacct_knows_the_jobs(cluster_f
 
 
 @pytest.mark.slurm
-@pytest.mark.xdist_group("slurm")
 def test_a_user_without_rights_can_have_a_cluster() -> None:
     require_slurm()
     if os.getuid():

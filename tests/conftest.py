@@ -1,0 +1,29 @@
+"""Which tests stay together where pytest-xdist has several workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+TOGETHER = (
+    "tests/slurm/",
+    "tests/report/",
+    "tests/harness/test_command_line.py",
+    "tests/algorithms/test_collectives.py",
+)
+"""Beginnings of tests' ids: those with the same one share a cluster or a slow fixture, and so run on one worker."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out tests one by one, but these by the group. xdist's own `loadgroup` does so no more with pytest 9.2."""
+    if config.getvalue("dist") != "load":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return next(filter(nodeid.startswith, TOGETHER), nodeid)
+
+    return Together(config, log)
