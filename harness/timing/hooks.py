@@ -1,6 +1,6 @@
 """Communication hooks of DDP: PyTorch's own, and two wrappers that hold buckets back or give each its own group."""
 
-from __future__ import annotations
+# No "from __future__ import annotations": DDP looks at the hooks' annotations, which must be types.
 
 from collections.abc import Callable, Sequence
 from typing import Any
