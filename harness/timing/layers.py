@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -33,15 +34,15 @@ class Layers:
     """All that an emulation needs of a model: layers as the forward pass meets them, and the parameters' shapes."""
 
     in_order: tuple[Layer, ...]
-    shapes: tuple[torch.Size, ...]
+    shapes: tuple[tuple[int, ...], ...]
 
     def parameter_shares(self) -> list[float]:
         """By parameter: the share of the arithmetic that is done with its gradient; a layer's is split by numel."""
         shares = [0.0] * len(self.shapes)
         for layer in self.in_order:
-            numel = sum(self.shapes[number].numel() for number in layer.parameters)
+            numel = sum(math.prod(self.shapes[number]) for number in layer.parameters)
             for number in layer.parameters:
-                shares[number] = layer.share * self.shapes[number].numel() / numel
+                shares[number] = layer.share * math.prod(self.shapes[number]) / numel
         return shares
 
 
@@ -79,4 +80,4 @@ def layers_of_model(model: nn.Module, input_shape: tuple[int, ...]) -> Layers:
     root = type(model).__name__
     flops = [float(sum(counts.get(f"{root}.{name}" if name else root, {}).values())) for name in order]
     layers = tuple(Layer(name, owned[name], each / sum(flops)) for name, each in zip(order, flops, strict=True))
-    return Layers(layers, tuple(parameter.shape for parameter in model.parameters()))
+    return Layers(layers, tuple(tuple(parameter.shape) for parameter in model.parameters()))

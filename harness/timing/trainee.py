@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from harness.build import build_model
 from harness.tasks.task import find_task
 from harness.timing.clock import Mark, Now
-from harness.timing.layers import Layers, layers_of
+from harness.timing.layers import Layers
 from harness.timing.workloads import problem_of
 
 
@@ -63,13 +63,13 @@ class Watch:
 class RealTrainee:
     """The workload's model on random images of its task's shape, in fp32."""
 
-    def __init__(self, workload: str, device: torch.device, rank: int, now: Now) -> None:
+    def __init__(self, workload: str, layers: Layers, device: torch.device, rank: int, now: Now) -> None:
         problem = problem_of(workload)
         task = find_task(problem.task)
         self.module = build_model(problem.model, task, 0, device)
         self.scheduled_seconds = math.inf
         self.waits = False
-        self.watch = Watch(self.module, layers_of(workload), now)
+        self.watch = Watch(self.module, layers, now)
         generator = torch.Generator().manual_seed(rank)
         self._inputs = torch.randn((problem.batch_size, *task.input_shape), generator=generator).to(device)
         self._labels = torch.randint(task.num_classes, (problem.batch_size,), generator=generator).to(device)

@@ -35,9 +35,10 @@ class Setting:
     def trainee(self) -> Trainee:
         """A new model, with the same parameters on every worker."""
         workload, now = self.request.workload, now_on(self.device)
+        layers = self.request.layers or layers_of(workload.name)
         if self.request.trainee == "real":
-            return RealTrainee(workload.name, self.device, dist.get_rank(), now)
-        return WaitingTrainee(layers_of(workload.name), workload, self.request.fabric.dilation, now)
+            return RealTrainee(workload.name, layers, self.device, dist.get_rank(), now)
+        return WaitingTrainee(layers, workload, self.request.fabric.dilation, now)
 
     def turn(self, name: str) -> Turn:
         """A new model and a new optimiser of the method of that name."""

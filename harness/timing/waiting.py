@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from itertools import accumulate
@@ -70,9 +71,9 @@ class _WaitingModel(nn.Module):
         super().__init__()
         self.weights = nn.ParameterList(nn.Parameter(torch.full(shape, 1e-2)) for shape in layers.shapes)
         self._layers, self._wait_until = layers, wait_until
-        largest = max((shape.numel() for shape in layers.shapes), default=0)
+        largest = max((math.prod(shape) for shape in layers.shapes), default=0)
         pattern = 1e-3 * torch.randn(largest, generator=torch.Generator().manual_seed(1))
-        self._gradients = [pattern[: shape.numel()].view(shape) for shape in layers.shapes]
+        self._gradients = [pattern[: math.prod(shape)].view(shape) for shape in layers.shapes]
 
     def forward(self, x: Tensor) -> Tensor:
         for number, layer in enumerate(self._layers.in_order):
