@@ -36,7 +36,9 @@ class Contender:
     hides_collectives: bool
 
 
-def build_contender(contestant: Contestant, workload: str, trainee: Trainee, groups: Groups, visible: bool) -> Contender:
+def build_contender(
+    contestant: Contestant, workload: str, trainee: Trainee, groups: Groups, visible: bool
+) -> Contender:
     """`visible`: do what DDP does in C++ by its equal in Python, so that it is seen."""
     if isinstance(contestant.how, Own):
         return _own(contestant.how, contestant, workload, trainee, groups.main)

@@ -79,7 +79,7 @@ def _message(recorded: Recorded, every: int) -> Message:
 
 
 def _codec_seconds(turn: Turn, contestant: Contestant, bare_seconds: float) -> float:
-    """Of a step, as the mean over the period of the medians of its kinds: what the passes without a method do not take."""
+    """Of a step, mean over the period of its kinds' medians: what is not taken by passes without a method."""
 
     def seconds(synchronises: bool) -> float:
         return median(_timed(turn, synchronises) for _ in range(NUM_CODEC_STEPS))

@@ -109,4 +109,4 @@ METHODS: dict[str, Contestant] = {
     "csea_overlap": _own("CSEA, overlapped", "csea", overlap=True),
     "mcser_overlap": _own("M-CSER, overlapped", "mcser", overlap=True),
 }
-"""By name, in the order of tables. Those of the family without a ratio in their label are at an overall ratio of 256."""
+"""By name, in the order of tables. Those of the family without a ratio in their label have an overall one of 256."""

@@ -51,7 +51,7 @@ class SweepRequest(Record):
 
     kind: Literal["sweep"] = "sweep"
     fabric: Fabric
-    collectives: list[Collective] = ["all_reduce", "all_gather"]
+    collectives: tuple[Collective, ...] = ("all_reduce", "all_gather")
     payload_bytes: Annotated[list[Count], Field(min_length=1)]
     repetitions: Count = 5
     counts_bytes: bool = False

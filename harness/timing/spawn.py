@@ -98,7 +98,11 @@ def run_all_in_lab(requests: Sequence[Request], lab: Lab, prepare: Callable[[Req
         workers = [_start(rank, lab, files, port, requests[0].fabric) for rank in range(len(lab.addresses))]
         stack.callback(_end, workers)
         rest = iter(requests[1:])
-        _attend(workers, scratch, {BYTES_SENT: lab.bytes_sent, NEXT: lambda: prepare(next(rest))})
+
+        def prepare_next() -> None:
+            prepare(next(rest))
+
+        _attend(workers, scratch, {BYTES_SENT: lab.bytes_sent, NEXT: prepare_next})
 
 
 def _written(request: Request, file: Path) -> Path:

@@ -20,7 +20,9 @@ def sweep(request: SweepRequest, device: torch.device, launch: str) -> None:
     """Go through the sizes as one worker of the group that stands; rank 0 writes the record."""
     attempt = new_attempt(launch, dist.get_backend(), device)
     points = [
-        _point(request, collective, size, device) for collective in request.collectives for size in request.payload_bytes
+        _point(request, collective, size, device)
+        for collective in request.collectives
+        for size in request.payload_bytes
     ]
     if dist.get_rank() == 0:
         attempt = attempt.model_copy(update={"command": request.command or attempt.command})
@@ -36,7 +38,8 @@ def _point(request: SweepRequest, collective: Collective, payload_bytes: int, de
     def once() -> object:
         if collective == "all_gather":
             return collectives.all_gather(payload, Purpose.EVALUATION)
-        return collectives.all_reduce_sum_(payload, Purpose.EVALUATION)
+        collectives.all_reduce_sum_(payload, Purpose.EVALUATION)
+        return payload
 
     once()
     before = ask(BYTES_SENT) if request.counts_bytes else None

@@ -46,7 +46,7 @@ class Watch:
         self.returned: Mark = self.began
         """When the backward pass gave back control, whatever was waited for in it."""
         for parameter, share in zip(module.parameters(), layers.parameter_shares(), strict=True):
-            parameter.register_hook(lambda _, share=share: self._gradient(share))
+            parameter.register_hook(lambda _, share=share: self._gradient(share))  # type: ignore[no-untyped-call]
 
     def begin(self) -> None:
         self.share_done = 0.0

@@ -1,4 +1,4 @@
-"""The trainee of an emulation: the model's parameters in a real backward pass, whose arithmetic is a wait, layer by layer."""
+"""The trainee of an emulation: the model's parameters in a real backward pass, whose arithmetic is waits."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from harness.timings import Workload
 class WaitingTrainee:
     """Parameters of the layers' shapes; a layer waits `dilation` times its share of the device's time for the model.
 
-    Waits end at times that are set when the pass begins, so errors do not add up, and what hooks and gradients cost this
-    host is hidden in the waits as far as these are long enough. Gradients are views of one vector of random numbers.
+    Waits end at times that are set when the pass begins, so errors do not add up, and what hooks and gradients cost
+    this host is hidden in the waits as far as these are long enough. Gradients are views of one random vector.
 
     Args:
         clock, sleep: as in `time`; `now` marks for the session.
@@ -37,7 +37,7 @@ class WaitingTrainee:
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         forward, backward = dilation * workload.forward_seconds, dilation * workload.backward_seconds
-        self.module = _WaitingModel(layers, self.wait_until)
+        self.module: nn.Module = _WaitingModel(layers, self.wait_until)
         self.scheduled_seconds = forward + backward
         self.watch = Watch(self.module, layers, now)
         self._clock, self._sleep = clock, sleep
@@ -79,7 +79,7 @@ class _WaitingModel(nn.Module):
         for number, layer in enumerate(self._layers.in_order):
             own = [self.weights[each] for each in layer.parameters]
             gradients = [self._gradients[each] for each in layer.parameters]
-            x = _Wait.apply(x, number, self._wait_until, gradients, *own)
+            x = _Wait.apply(x, number, self._wait_until, gradients, *own)  # type: ignore[no-untyped-call]
         return x
 
 

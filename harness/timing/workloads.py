@@ -1,4 +1,4 @@
-"""What one worker computes in a step, and how long a device takes for it: from sources, from arithmetic, or measured."""
+"""What one worker computes in a step, and how long a device takes: from sources, from arithmetic, or measured."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _workload(name: str, device: str, forward: float, backward: float, source: s
 
 
 def calibrate(name: str, device: str) -> Workload:
-    """The workload with its times as measured here, one worker alone with one core or one GPU: medians, on random images.
+    """The workload with its times as measured here: one worker alone on one core or GPU, random images, medians.
 
     Raises:
         SpecError: there is no such workload.
@@ -130,7 +130,8 @@ def calibrate(name: str, device: str) -> Workload:
     model = build_model(problem.model, task, 0, place)
     inputs = torch.randn((problem.batch_size, *task.input_shape), generator=torch.Generator().manual_seed(0)).to(place)
     labels = torch.zeros(problem.batch_size, dtype=torch.int64, device=place)
-    forward, backward = [], []
+    forward: list[float] = []
+    backward: list[float] = []
     began = time.perf_counter()
     while len(forward) < MIN_STEPS or (len(forward) < MAX_STEPS and time.perf_counter() - began < MAX_SECONDS):
         model.zero_grad()
