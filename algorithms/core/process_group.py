@@ -84,8 +84,15 @@ class ProcessGroupCollectives(Collectives):
 
 def _twin(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
     """A new group of the same workers, backend and time-out."""
-    ranks = dist.get_process_group_ranks(group or dist.group.WORLD)
-    twin = dist.new_group(ranks, backend=dist.get_backend(group), use_local_synchronization=group is not None)
+    parent, backend = group or dist.group.WORLD, dist.get_backend(group)
+    assert parent is not None
+    end = parent._get_backend(torch.device("cuda" if backend == "nccl" else "cpu"))
+    twin = dist.new_group(
+        dist.get_process_group_ranks(parent),
+        timeout=getattr(getattr(end, "options", None), "_timeout", None),
+        backend=backend,
+        use_local_synchronization=group is not None,
+    )
     assert isinstance(twin, dist.ProcessGroup)
     return twin
 
