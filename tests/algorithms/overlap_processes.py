@@ -13,12 +13,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn import Parameter
 from torch.optim.lr_scheduler import StepLR
 
 from algorithms import BlockSparsifier, DistributedOptimizer, PerTensorBlockSparsifier, ProcessGroupCollectives, Purpose
 from algorithms.core.overlap import EarlySums
-from tests.algorithms.problems import groups, make_optimizer, own_settings, reloaded
+from tests.algorithms.problems import groups, make_optimizer, own_settings, reloaded, switches
 
 WORLD_SIZE, NUM_STEPS, INTERVAL = 3, 9, 3
 SIZES = (7, 23, 19, 5)
@@ -44,10 +43,24 @@ class Case:
     """How the training script goes about a step: see `one_step`."""
 
 
-HABITS = ("to_none", "no_sync", "accumulate", "skip", "forget", "branch", "other_branch", "harmless", "scaler", "reload")
+HABITS = (
+    "to_none",
+    "no_sync",
+    "accumulate",
+    "skip",
+    "forget",
+    "branch",
+    "other_branch",
+    "harmless",
+    "scaler",
+    "reload",
+)
+WASTEFUL = ("accumulate", "skip", "scaler", "reload")
+"""Habits in which something is sent that no step asks for."""
+HABITS = (*WASTEFUL, "to_none", "no_sync", "forget", "branch", "other_branch", "harmless")
 CASES = {
     **{f"{name}-{block}": Case(name, (block, "block")) for name in FORETELLING for block in BLOCKS},
-    **{f"{name}-released": Case(name, own={"average_parameters": True, "skip_gradient_at_reset": True, "decay_in_momentum_only": True, "overwrite_master": True}) for name in ("cser_released", "mcser_released")},
+    **{f"{name}-released": Case(name, own=dict.fromkeys(switches(name), True)) for name in FORETELLING[-2:]},
     **{f"{name}-wire": Case(name, common={"wire": torch.bfloat16}) for name in ("ef_sgd", "csea", "mcser")},
     **{f"{name}-{habit}": Case(name, habit=habit) for name in ("ef_sgd", "csea", "mcser") for habit in HABITS},
     **{f"{name}-own": Case(name, deterministic=False) for name in ("ef_sgd", "csea", "mcser")},
@@ -57,7 +70,9 @@ CASES = {
     "sgd": Case("sgd"),
     "local_sgd": Case("local_sgd"),
     "cser-explicit": Case("cser", own={"explicit_error": True}),
-}  # fmt: skip
+}
+ALONE = ("ef_sgd", "csea", "mcser")
+"""Also done in a group of one."""
 
 
 class Net(nn.Module):
@@ -169,7 +184,7 @@ def order_of_events(name: str) -> list[list[Any]]:
     collectives = ProcessGroupCollectives(overlap=True)
     model, events = Net(0, torch.float32), []
     steps: list[list[Any]] = []
-    for number, parameter in enumerate(ordered(model)):
+    for number, parameter in enumerate(parameter for group in groups(model) for parameter in group["params"]):
         parameter.register_post_accumulate_grad_hook(lambda _, n=number: events.append(n))  # type: ignore[no-untyped-call]
     optimizer = make(Case(name), collectives, model)
     assert collectives.early is not None
@@ -188,10 +203,6 @@ def order_of_events(name: str) -> list[list[Any]]:
         optimizer.step()
         steps.append(list(events))
     return steps
-
-
-def ordered(model: nn.Module) -> list[Parameter]:
-    return [parameter for group in groups(model) for parameter in group["params"]]
 
 
 class WaitInBackward(torch.autograd.Function):
@@ -221,7 +232,7 @@ def finished_inside() -> list[int]:
         for begun in early._begun.values():
             begun.wait()
 
-    for step in range(1, NUM_STEPS + 1):
+    for _ in range(NUM_STEPS):
         optimizer.zero_grad()
         inputs = torch.ones(2, SIZES[0])
         hidden = WaitInBackward.apply(model.first(inputs), wait)
@@ -274,7 +285,8 @@ def process(rank: int, folder: Path) -> None:
         warnings.simplefilter("always")
         for key, case in CASES.items():
             results[key] = [outcome(case, overlap) for overlap in (False, True)]
-            results[f"{key} alone"] = [outcome(case, overlap, alone) for overlap in (False, True)]
+        for name in ALONE:
+            results[f"{name} alone"] = [outcome(Case(name), overlap, alone) for overlap in (False, True)]
         if rank != 1:
             results["pair"] = [outcome(Case(), overlap, pair) for overlap in (False, True)]
     results["warnings"] = sorted({str(warning.message) for warning in caught if "overlap" in str(warning.message)})
