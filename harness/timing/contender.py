@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from algorithms import ProcessGroupCollectives
 from harness.bench.methods import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY
@@ -31,6 +31,7 @@ class Contender:
         hides_collectives: its all-reduces are done by DDP in C++, unseen, from the backward pass's end on or before.
     """
 
+    optimizer: Optimizer
     step: Callable[[], object]
     synchronise_next: Callable[[], None]
     hides_collectives: bool
@@ -54,8 +55,7 @@ class _EqualFromTheStart(ProcessGroupCollectives):
 
 def _own(how: Own, contestant: Contestant, workload: str, trainee: Trainee, group: ProcessGroup | None) -> Contender:
     # The backend's own all-reduce, as it is with NCCL.
-    options: dict[str, Any] = {"overlap": True} if contestant.overlap else {}
-    collectives = _EqualFromTheStart(group, deterministic=False, **options)
+    collectives = _EqualFromTheStart(group, deterministic=False, overlap=contestant.overlap)
     config = run_config(workload, how.algorithm, dict(how.settings))
     optimizer = build_optimizer(config, trainee.module, collectives, num_steps=0)
 
@@ -67,7 +67,7 @@ def _own(how: Own, contestant: Contestant, workload: str, trainee: Trainee, grou
     def synchronise_next() -> None:
         optimizer.num_steps = contestant.period - 1
 
-    return Contender(step, synchronise_next, hides_collectives=False)
+    return Contender(optimizer, step, synchronise_next, hides_collectives=False)
 
 
 def _ddp(how: Ddp, overlap: bool, trainee: Trainee, groups: Groups, visible: bool) -> Contender:
@@ -92,4 +92,4 @@ def _ddp(how: Ddp, overlap: bool, trainee: Trainee, groups: Groups, visible: boo
         trainee.passes(model)
         optimizer.step()
 
-    return Contender(step, lambda: None, hides)
+    return Contender(optimizer, step, lambda: None, hides)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 
 import torch
 from torch import nn
@@ -44,6 +45,15 @@ class Layers:
             for number in layer.parameters:
                 shares[number] = layer.share * math.prod(self.shapes[number]) / numel
         return shares
+
+    def ready(self) -> list[float]:
+        """By parameter: the share of the backward pass that is done when its gradient is there."""
+        ready = [0.0] * len(self.shapes)
+        backwards = self.in_order[::-1]
+        for layer, done in zip(backwards, accumulate(layer.share for layer in backwards), strict=True):
+            for number in layer.parameters:
+                ready[number] = min(1.0, done)
+        return ready
 
 
 @cache
