@@ -15,10 +15,13 @@ from algorithms import ProcessGroupCollectives
 from harness.bench.methods import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY
 from harness.build import build_optimizer
 from harness.timing.groups import Groups
-from harness.timing.hooks import PLAIN, held_back, powersgd
-from harness.timing.methods import BUCKET_MEGABYTES, Contestant, Ddp, Own
+from harness.timing.hooks import PLAIN, held_back, one_by_one, powersgd
+from harness.timing.methods import Contestant, Ddp, Own
 from harness.timing.trainee import Trainee
 from harness.timing.workloads import run_config
+
+BUCKET_CAP: int | None = None
+"""DDP's own, see `harness.timing.methods.BUCKET_MEGABYTES`; another number would go for the first bucket too."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Contender:
 def build_contender(
     contestant: Contestant, workload: str, trainee: Trainee, groups: Groups, visible: bool
 ) -> Contender:
-    """`visible`: do what DDP does in C++ by its equal in Python, so that it is seen."""
+    """`visible`: do what DDP does in C++ by its equal in Python, so that it is seen, and bucket by bucket."""
     if isinstance(contestant.how, Own):
         return _own(contestant.how, contestant, workload, trainee, groups.main)
     return _ddp(contestant.how, contestant.overlap, trainee, groups, visible)
@@ -61,7 +64,7 @@ def _own(how: Own, contestant: Contestant, workload: str, trainee: Trainee, grou
 
     def step() -> None:
         optimizer.zero_grad()
-        trainee.passes(trainee.module)
+        trainee.passes()
         optimizer.step()
 
     def synchronise_next() -> None:
@@ -74,7 +77,7 @@ def _ddp(how: Ddp, overlap: bool, trainee: Trainee, groups: Groups, visible: boo
     model = DistributedDataParallel(
         trainee.module,
         process_group=groups.main,
-        bucket_cap_mb=BUCKET_MEGABYTES,
+        bucket_cap_mb=BUCKET_CAP,
         gradient_as_bucket_view=True,
         broadcast_buffers=False,
         init_sync=False,
@@ -82,6 +85,7 @@ def _ddp(how: Ddp, overlap: bool, trainee: Trainee, groups: Groups, visible: boo
     hides = how.hook == "none" and overlap and not visible
     if not hides:
         hook = powersgd(how.rank, groups.buckets) if how.hook == "powersgd" else PLAIN[how.hook]
+        hook = one_by_one(hook) if visible else hook
         model.register_comm_hook(groups.main, hook if overlap else held_back(hook))
     optimizer = torch.optim.SGD(
         trainee.module.parameters(), LEARNING_RATE, MOMENTUM, 0.0, WEIGHT_DECAY, nesterov=True, fused=True

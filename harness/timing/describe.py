@@ -133,6 +133,6 @@ def _bare_steps(setting: Setting) -> Iterator[float]:
     for _ in range(1 + NUM_CODEC_STEPS):
         _finish(setting.device)
         started = time.perf_counter()
-        trainee.passes(trainee.module)
+        trainee.passes()
         _finish(setting.device)
         yield time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""Communication hooks of DDP: PyTorch's own, and two wrappers that hold buckets back or give each its own group."""
+"""Communication hooks of DDP: PyTorch's own, and what holds buckets back, takes them one by one, or gives each its own group."""
 
 # No "from __future__ import annotations": DDP looks at the hooks' annotations, which must be types.
 
@@ -31,6 +31,17 @@ def held_back(hook: Hook) -> Hook:
         return promised
 
     return hold
+
+
+def one_by_one(hook: Hook) -> Hook:
+    """The hook, whose last message of a bucket is through before the backward pass goes on."""
+
+    def finish(state: Any, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+        result = hook(state, bucket)
+        result.wait()
+        return result
+
+    return finish
 
 
 def _pass_on(future: torch.futures.Future[Tensor], promised: torch.futures.Future[Tensor]) -> None:

@@ -30,8 +30,8 @@ class Trainee(Protocol):
     watch: Watch
     waits: bool
 
-    def passes(self, wrapped: nn.Module) -> None:
-        """The forward pass through `wrapped`, which is or contains `module`, and the backward pass."""
+    def passes(self, wrapped: nn.Module | None = None) -> None:
+        """The forward pass through `wrapped`, which contains `module` (or through that), and the backward pass."""
 
 
 class Watch:
@@ -74,8 +74,8 @@ class RealTrainee:
         self._inputs = torch.randn((problem.batch_size, *task.input_shape), generator=generator).to(device)
         self._labels = torch.randint(task.num_classes, (problem.batch_size,), generator=generator).to(device)
 
-    def passes(self, wrapped: nn.Module) -> None:
+    def passes(self, wrapped: nn.Module | None = None) -> None:
         self.watch.begin()
-        loss: Tensor = nn.functional.cross_entropy(wrapped(self._inputs), self._labels)
+        loss: Tensor = nn.functional.cross_entropy((wrapped or self.module)(self._inputs), self._labels)
         loss.backward()  # type: ignore[no-untyped-call]
         self.watch.end()

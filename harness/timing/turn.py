@@ -24,7 +24,7 @@ class Setting:
     """What all turns of one worker share.
 
     Attributes:
-        visible: DDP's all-reduces are done in Python, where they are seen, also where it could do them by itself.
+        visible: DDP's all-reduces are seen one by one, as they are in no timed step.
     """
 
     request: TimingRequest

@@ -56,16 +56,16 @@ class WaitingTrainee:
             if remaining > 0:
                 self._sleep(remaining)
 
-    def passes(self, wrapped: nn.Module) -> None:
+    def passes(self, wrapped: nn.Module | None = None) -> None:
         self.watch.begin()
         self._start = self._clock()
-        output: Tensor = wrapped(torch.ones(1, requires_grad=True))
+        output: Tensor = (wrapped or self.module)(torch.ones(1, requires_grad=True))
         output.backward()  # type: ignore[no-untyped-call]
         self.watch.end()
 
 
 class _WaitingModel(nn.Module):
-    """The parameters in the model's own order; its layers are passed in the order of its forward pass."""
+    """The parameters in the model's own order; its layers are passed in their order."""
 
     def __init__(self, layers: Layers, wait_until: Callable[[int, bool], None]) -> None:
         super().__init__()
