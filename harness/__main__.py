@@ -1,4 +1,4 @@
-"""The command line: plan, preflight, run, status, collect, report, bench, gpu-check."""
+"""The command line: plan, preflight, run, status, collect, report, bench, gpu-check, time."""
 
 from __future__ import annotations
 
@@ -70,7 +70,17 @@ def _parser() -> argparse.ArgumentParser:
     gpu_check = commands.add_parser("gpu-check", help=what, description=what)
     gpu_check.add_argument("--output", type=Path, default=Path("results/gpu"))
     gpu_check.set_defaults(command=_gpu_check)
+    _add_time(commands.add_parser("time", help="time training steps of methods and baselines, under torchrun or srun"))
     return parser
+
+
+def _add_time(sub: argparse.ArgumentParser) -> None:
+    sub.set_defaults(command=_time)
+    sub.add_argument("--workload", default="resnet50", help="what is trained, or emulated (default: resnet50)")
+    sub.add_argument("--methods", nargs="*", default=[], help="names of methods and baselines (default: all)")
+    sub.add_argument("--visits", type=_positive, default=4, help="turns of each method (default: 4)")
+    sub.add_argument("--steps", type=_positive, default=5, help="timed steps of a kind in each turn (default: 5)")
+    sub.add_argument("--output", type=Path, default=Path("results/speedups/timing-here.json"))
 
 
 def _add_run_options(sub: argparse.ArgumentParser) -> None:
@@ -215,6 +225,16 @@ def _gpu_check(options: argparse.Namespace) -> int:
     from harness.gpu_check import run_checks
 
     return FAILURE if run_checks(options.output) else 0
+
+
+def _time(options: argparse.Namespace) -> int:
+    from harness.timing.command import run
+
+    try:
+        run(options.workload, options.methods, options.visits, options.steps, options.output)
+    except RuntimeError as error:
+        return _complain(error, FAILURE)
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Communication hooks of DDP: PyTorch's own, and what holds buckets back, takes them one by one, or gives each its own group."""
+"""Communication hooks of DDP: PyTorch's own, and what makes them wait for others or gives each bucket a group."""
 
 # No "from __future__ import annotations": DDP looks at the hooks' annotations, which must be types.
 

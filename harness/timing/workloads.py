@@ -88,6 +88,16 @@ def workload(name: str, device: str) -> Workload:
     return calibrate(name, device)
 
 
+def is_emulated(name: str) -> bool:
+    """Whether its times are those of a device of devices.toml.
+
+    Raises:
+        SpecError: there is no such workload.
+    """
+    problem_of(name)
+    return any(entry["workload"] == name for entry in _devices())
+
+
 def _devices() -> list[dict[str, Any]]:
     table: list[dict[str, Any]] = tomllib.loads((Path(__file__).parent / "devices.toml").read_text())["devices"]
     return table
