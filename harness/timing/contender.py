@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -73,15 +74,22 @@ def _own(how: Own, contestant: Contestant, workload: str, trainee: Trainee, grou
     return Contender(optimizer, step, synchronise_next, hides_collectives=False)
 
 
+def _wrapped(module: nn.Module, group: ProcessGroup | None) -> DistributedDataParallel:
+    with warnings.catch_warnings():
+        # Newer releases have another name for broadcast_buffers.
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(
+            module,
+            process_group=group,
+            bucket_cap_mb=BUCKET_CAP,
+            gradient_as_bucket_view=True,
+            broadcast_buffers=False,
+            init_sync=False,
+        )
+
+
 def _ddp(how: Ddp, overlap: bool, trainee: Trainee, groups: Groups, visible: bool) -> Contender:
-    model = DistributedDataParallel(
-        trainee.module,
-        process_group=groups.main,
-        bucket_cap_mb=BUCKET_CAP,
-        gradient_as_bucket_view=True,
-        broadcast_buffers=False,
-        init_sync=False,
-    )
+    model = _wrapped(trainee.module, groups.main)
     hides = how.hook == "none" and overlap and not visible
     if not hides:
         hook = powersgd(how.rank, groups.buckets) if how.hook == "powersgd" else PLAIN[how.hook]

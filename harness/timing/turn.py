@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import torch
@@ -73,6 +74,8 @@ class Turn:
             began = now()
             self.contender.step()
             ended = now()
+        while self.device.type == "cpu" and any(each.ended is None for each in seen):
+            time.sleep(1e-3)  # DDP can go on before the end of its all-reduce is noted.
         intervals = {each.key: (each.began, each.ended) for each in seen if each.ended is not None}
         if self.contender.hides_collectives or len(intervals) < len(seen):
             intervals = {("backward", 0): (watch.last_gradient, watch.returned)}

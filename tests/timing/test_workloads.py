@@ -33,5 +33,5 @@ def test_others_are_measured_and_say_so() -> None:
 
 
 def test_an_unknown_workload_is_refused_with_those_there_are() -> None:
-    with pytest.raises(SpecError, match="unknown workload 'resnet'; the workloads are .*resnet50_v100"):
+    with pytest.raises(SpecError, match=r"unknown workload 'resnet'; the workloads are .*resnet50_v100"):
         workload("resnet", "cpu")

@@ -1,0 +1,155 @@
+"""Tests of whole sessions: workers as processes of this host, the records they write, and what becomes of failures."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from harness.store import read_record
+from harness.timing.layers import layers_of
+from harness.timing.methods import METHODS
+from harness.timing.request import Request, SweepRequest, TimingRequest
+from harness.timing.spawn import WorkerError, run_all_in_lab, run_in_lab, run_on_host
+from harness.timing.sweep import formula_bytes
+from harness.timing.workloads import workload
+from harness.timings import Sweep, Timing
+from tests.timing.conftest import fabric, request_of
+
+TIMED = ["all_reduce", "ddp", "powersgd_2", "mcser", "mcser_overlap"]
+WIRE_BYTES = 1000
+
+
+class FakeLab:
+    """Loopback, but for the commands of some ranks; its machines send so many bytes between two looks."""
+
+    interface = "lo"
+
+    def __init__(self, num_workers: int, programs: dict[int, str] | None = None) -> None:
+        self.addresses = ("127.0.0.1",) * num_workers
+        self.programs = programs or {}
+        self.looks = 0
+
+    def command(self, rank: int, argv: Sequence[str]) -> list[str]:
+        return [sys.executable, "-c", self.programs[rank]] if rank in self.programs else list(argv)
+
+    def bytes_sent(self) -> list[int]:
+        self.looks += 1
+        return [self.looks * WIRE_BYTES, self.looks * 3 * WIRE_BYTES]
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> tuple[TimingRequest, Timing, Sweep, list[str]]:
+    """Two workers do a timing and then a sweep, started once, since to start them is what takes long."""
+    folder = tmp_path_factory.mktemp("session")
+    timing = request_of(
+        TIMED,
+        folder / "timing-small.json",
+        num_visits=2,
+        steps_per_visit=2,
+        times_codec=True,
+        workload=workload("fashion_mnist", "cpu"),
+        layers=layers_of("fashion_mnist"),
+        command="make speedups",
+    )
+    sweep = SweepRequest(
+        fabric=fabric(2, workers_per_machine=1),
+        payload_bytes=[7, 4096],
+        repetitions=2,
+        counts_bytes=True,
+        output=folder / "sweep-small.json",
+    )
+    prepared: list[str] = []
+
+    def prepare(request: Request) -> None:
+        prepared.append(f"{request.kind}, {'after' if timing.output.exists() else 'before'} the timing's record")
+
+    run_all_in_lab([timing, sweep], FakeLab(2), prepare)
+    return timing, read_record(timing.output, Timing), read_record(sweep.output, Sweep), prepared
+
+
+Session = tuple[TimingRequest, Timing, Sweep, list[str]]
+
+
+def test_the_network_is_prepared_between_requests(session: Session) -> None:
+    assert session[3] == ["timing, before the timing's record", "sweep, after the timing's record"]
+
+
+def test_a_record_holds_what_was_asked_for(session: Session) -> None:
+    request, record = session[:2]
+    assert (record.fabric, record.workload, record.basis) == (request.fabric, request.workload, "emulated")
+    assert [method.name for method in record.methods] == TIMED
+    assert record.attempt.command == "make speedups" and record.attempt.backend == "gloo"
+    assert all(method.codec_alone_seconds is not None for method in record.methods)
+
+
+def test_steps_are_there_and_back_again_and_of_both_kinds(session: Session) -> None:
+    record = session[1]
+    visits = [(step.visit, step.method, step.synchronises) for step in record.steps]
+    expected = []
+    for visit, names in enumerate([TIMED, TIMED[::-1]]):
+        for name in names:
+            kinds = [True, True] if METHODS[name].period == 1 else [False, True, False, True]
+            expected += [(visit, name, kind) for kind in kinds]
+    assert visits == expected
+
+
+def test_every_step_waits_as_scheduled_and_its_parts_are_within_it(session: Session) -> None:
+    record = session[1]
+    scheduled = record.workload.forward_seconds + record.workload.backward_seconds
+    for step in record.steps:
+        assert step.compute_seconds == pytest.approx(scheduled)
+        assert step.waiting_seconds is not None
+        parts = step.compute_seconds + step.codec_seconds + step.waiting_seconds + step.transfer_seconds
+        # Parts are means over workers, of which `seconds` is the slowest's.
+        assert 0 < parts <= step.seconds + 1e-9
+
+
+def test_a_sweep_has_every_size_with_the_labs_counters(session: Session) -> None:
+    record = session[2]
+    assert [(point.collective, point.payload_bytes) for point in record.points] == [
+        ("all_reduce", 7),
+        ("all_reduce", 4096),
+        ("all_gather", 7),
+        ("all_gather", 4096),
+    ]
+    for point in record.points:
+        assert len(point.seconds) == 2 and min(point.seconds) > 0
+        # Machines send 1000 and 3000 bytes between two looks, in two repetitions.
+        assert point.wire_bytes == (1000 + 3000) / 2 / 2
+
+
+def test_formulas_of_rings() -> None:
+    # Each of 8 workers sends 7 of 8 parts twice; one edge of the ring leaves each machine.
+    assert formula_bytes("all_reduce", 800, fabric(8, workers_per_machine=1)) == 2 * 7 * 100
+    assert formula_bytes("all_reduce", 800, fabric(8, workers_per_machine=4)) == 2 * 7 * 100
+    assert formula_bytes("all_gather", 800, fabric(8, workers_per_machine=4)) == 7 * 800
+    assert formula_bytes("all_reduce", 800, fabric(8)) == 0
+
+
+SLEEP = "import time; time.sleep(600)"
+
+
+def test_a_failed_worker_is_named_with_its_last_words_and_the_others_are_ended(tmp_path: Path) -> None:
+    failing = "import sys; print('once\\nerror: no such luck', file=sys.stderr); sys.exit(3)"
+    lost = "import sys; print('error: a collective failed: Connection closed by peer', file=sys.stderr); sys.exit(1)"
+    started = time.monotonic()
+    with pytest.raises(WorkerError, match=r"^worker 2 failed: no such luck$"):
+        run_in_lab(request_of(["ddp"], tmp_path / "out.json"), FakeLab(3, {0: SLEEP, 1: lost, 2: failing}))
+    assert time.monotonic() - started < 100, "the sleeping worker was waited for"
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_a_worker_that_dies_without_a_word_is_named(tmp_path: Path) -> None:
+    dying = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    with pytest.raises(WorkerError, match=r"^worker 1 failed: it ended with exit code -9$"):
+        run_in_lab(request_of(["ddp"], tmp_path / "out.json"), FakeLab(2, {0: SLEEP, 1: dying}))
+
+
+def test_too_many_processes_are_refused_by_the_workers_themselves(tmp_path: Path) -> None:
+    request = request_of(["ddp"], tmp_path / "out.json", fabric=fabric(2))
+    with pytest.raises(WorkerError, match=r"^worker 0 failed: 1 processes were started for 2 workers$"):
+        run_on_host(request, 1)
