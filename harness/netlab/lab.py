@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from harness.netlab.layout import Layout, creating_lines, inside_lines, limiting_lines
-from harness.netlab.remains import claim, release
+from harness.netlab.remains import NAMESPACES, claim, release
 from harness.netlab.topology import LabError, Topology
 
 __all__ = ["PREFIX", "Lab", "LabError", "Topology", "lab", "why_not"]
@@ -58,6 +58,10 @@ class Lab:
     def command(self, rank: int, argv: Sequence[str]) -> list[str]:
         """The command that runs `argv` inside the rank's namespace, as the same process."""
         return ["ip", "netns", "exec", self._layout.worker(rank), *argv]
+
+    def namespace(self, rank: int) -> Path:
+        """The file of the rank's namespace, for setns."""
+        return NAMESPACES / self._layout.worker(rank)
 
     def bytes_sent(self) -> list[int]:
         """What each machine's link has sent to the switch so far, in bytes of Ethernet frames, per machine."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO
 
 import torch
 
@@ -35,9 +37,9 @@ class Workers:
     """The processes of a sweep, one a rank, in a lab's namespaces. They are told what to do through pipes, which are
     no part of the lab's network."""
 
-    def __init__(self, lab: Lab, processes: Sequence[subprocess.Popen[str]]) -> None:
+    def __init__(self, lab: Lab, pipes: Sequence[tuple[IO[str], IO[str]]]) -> None:
         self.lab = lab
-        self._processes = processes
+        self._pipes = pipes
 
     def seconds(self, collective: Collective, payload_bytes: int) -> float:
         """One collective of all workers: from an agreed start to the moment at which the last one is done.
@@ -46,23 +48,18 @@ class Workers:
             LabError: a worker ended.
         """
         start = time.monotonic() + LEAD_SECONDS
-        for process in self._processes:
+        for orders, _ in self._pipes:
             with contextlib.suppress(BrokenPipeError):  # That it ended is said below.
-                assert process.stdin is not None
-                process.stdin.write(json.dumps([collective, payload_bytes, start]) + "\n")
-                process.stdin.flush()
+                orders.write(json.dumps([collective, payload_bytes, start]) + "\n")
+                orders.flush()
         return max(self.answers()) - start
 
     def answers(self) -> list[float]:
         """What every worker says next."""
-        return [self._answer(rank, process) for rank, process in enumerate(self._processes)]
-
-    def _answer(self, rank: int, process: subprocess.Popen[str]) -> float:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            raise LabError(f"the sweep's worker {rank} ended early, with exit code {process.wait()}; see its message")
-        return float(line)
+        lines = [answers.readline() for _, answers in self._pipes]
+        if "" in lines:
+            raise LabError(f"worker {lines.index('')} of the sweep ended early: its message is above")
+        return [float(line) for line in lines]
 
 
 @contextmanager
@@ -72,35 +69,43 @@ def workers(lab: Lab) -> Iterator[Workers]:
     Raises:
         LabError: a worker ended before it was connected.
     """
-    with tempfile.TemporaryDirectory(prefix="cserlab-") as folder, contextlib.ExitStack() as stack:
-        processes = []
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cserlab-"))
+        pipes, places = [], []
         for rank in range(lab.topology.num_workers):
-            processes.append(stack.enter_context(_process(lab, rank, Path(folder) / "meeting")))
-        found = Workers(lab, processes)
+            (their_orders, orders), (answers, their_answers) = os.pipe(), os.pipe()
+            pipes.append((stack.enter_context(os.fdopen(orders, "w")), stack.enter_context(os.fdopen(answers))))
+            places.append((str(lab.namespace(rank)), their_orders, their_answers))
+        stack.callback(_end, _start(lab, Path(folder) / "meeting", places))
+        found = Workers(lab, pipes)
         found.answers()
         yield found
 
 
-@contextmanager
-def _process(lab: Lab, rank: int, meeting_file: Path) -> Iterator[subprocess.Popen[str]]:
-    size = str(lab.topology.num_workers)
-    command = [sys.executable, "-m", "harness.netlab.sweep_worker", str(meeting_file), str(rank), size]
-    root = str(Path(__file__).parents[2])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+def _start(lab: Lab, meeting_file: Path, places: list[tuple[str, int, int]]) -> subprocess.Popen[bytes]:
+    path = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
     environment = {**os.environ, "PYTHONPATH": path, "GLOO_SOCKET_IFNAME": lab.interface, "OMP_NUM_THREADS": "1"}
+    theirs = [descriptor for _, *pair in places for descriptor in pair]
     process = subprocess.Popen(
-        lab.command(rank, command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-m", "harness.netlab.sweep_worker", str(meeting_file), json.dumps(places)],
+        stdin=subprocess.DEVNULL,
+        stdout=2,  # gloo prints there
+        env=environment,
+        pass_fds=theirs,
+        process_group=0,
     )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+    for descriptor in theirs:
+        os.close(descriptor)
+    return process
 
 
-def sweep(
-    lab: Lab, sizes: Mapping[Collective, Sequence[int]] = SIZES, among: Workers | None = None
-) -> Sweep:
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def sweep(lab: Lab, sizes: Mapping[Collective, Sequence[int]] = SIZES, among: Workers | None = None) -> Sweep:
     """Time each collective at each size (payload of one worker, bytes), small ones first.
 
     Each point repeats for about half a second. A size that would take more than some seconds is left out, and so are
@@ -137,12 +142,16 @@ def fabric(lab: Lab, dilation: float = 1.0) -> Fabric:
 
 
 def _points(among: Workers, collective: Collective, payloads: Sequence[int]) -> Iterator[SweepPoint]:
-    size, expected = 0, 0.0
+    topology = among.lab.topology
+    pace = topology.ring_bits_per_second / topology.num_workers
+    sent, expected = 0.0, 0.0
     for payload in sorted(payloads):
-        if size and (1 + LEAST_REPETITIONS) * expected * payload / size > LONGEST_POINT_SECONDS:
+        more = ring_bytes(collective, payload, topology.num_workers) - sent
+        expected += 8 * more / pace if pace else 0.0
+        if (1 + LEAST_REPETITIONS) * expected > LONGEST_POINT_SECONDS:
             return
         yield (point := measure(among, collective, payload))
-        size, expected = payload, min(point.seconds)
+        sent, expected = sent + more, min(point.seconds)
 
 
 def measure(among: Workers, collective: Collective, payload_bytes: int) -> SweepPoint:
@@ -155,7 +164,9 @@ def measure(among: Workers, collective: Collective, payload_bytes: int) -> Sweep
     repetitions = min(MOST_REPETITIONS, max(LEAST_REPETITIONS, round(POINT_SECONDS / first)))
     before = among.lab.sent()
     seconds = [among.seconds(collective, payload_bytes) for _ in range(repetitions)]
-    sent = [[now - then for now, then in zip(*pair, strict=True)] for pair in zip(among.lab.sent(), before, strict=True)]
+    sent = [
+        [now - then for now, then in zip(*pair, strict=True)] for pair in zip(among.lab.sent(), before, strict=True)
+    ]
     num_bytes, frames = (sum(column) / len(sent) / repetitions for column in zip(*sent, strict=True))
     return SweepPoint(
         collective=collective,
@@ -168,12 +179,14 @@ def measure(among: Workers, collective: Collective, payload_bytes: int) -> Sweep
 
 
 def formula_bytes(collective: Collective, payload_bytes: int, topology: Topology) -> float:
-    """What one machine's link sends in a ring over the ranks, without headers.
+    """What one machine's link sends, without headers: in a ring over the ranks, what one worker sends to the next.
 
-    A ring enters and leaves a machine once, however many of its workers are in it: a machine's link carries what one
-    worker sends to the next. That is 2(n-1)/n of the payload in an all-reduce, n-1 payloads in an all-gather.
+    Such a ring enters and leaves a machine once, however many of its workers are in it.
     """
-    n = topology.num_workers
-    if topology.num_machines == 1:
-        return 0.0
-    return (2 * (n - 1) / n if collective == "all_reduce" else n - 1) * payload_bytes
+    return ring_bytes(collective, payload_bytes, topology.num_workers) if topology.num_machines > 1 else 0.0
+
+
+def ring_bytes(collective: Collective, payload_bytes: int, num_workers: int) -> float:
+    """What one worker sends in a ring: 2(n-1)/n of its payload in an all-reduce, n-1 payloads in an all-gather."""
+    others = num_workers - 1
+    return (2 * others / num_workers if collective == "all_reduce" else others) * payload_bytes

@@ -59,7 +59,9 @@ class Topology:
         return self.num_workers * min(limits, default=0.0)
 
     def __str__(self) -> str:
-        shape = f"{self.num_machines} x {self.workers_per_machine}" if self.workers_per_machine > 1 else self.num_machines
+        shape = (
+            f"{self.num_machines} x {self.workers_per_machine}" if self.workers_per_machine > 1 else self.num_machines
+        )
         return f"{shape} x {rate_text(self.bits_per_second)}"
 
 
