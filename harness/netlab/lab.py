@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from harness.netlab.layout import Layout, creating_lines, inside_lines, limiting_lines
+from harness.netlab.layout import Layout, creating_lines, inside_lines, limiting_lines, train_lines
 from harness.netlab.remains import NAMESPACES, claim, release
 from harness.netlab.topology import LabError, Topology
 
@@ -82,6 +82,7 @@ class Lab:
             LabError: a rate that no lab can have.
         """
         self._layout = replace(self._layout, topology=replace(self.topology, bits_per_second=bits_per_second))
+        _in_namespaces("ip", train_lines(self._layout))
         _in_namespaces("tc", limiting_lines(self._layout.uplinks(), "change"))
 
 
@@ -115,6 +116,7 @@ def lab(topology: Topology, *, prefix: str = PREFIX) -> Iterator[Lab]:
 def _build(layout: Layout) -> None:
     _batch("ip", creating_lines(layout))
     _in_namespaces("ip", inside_lines(layout))
+    _in_namespaces("ip", train_lines(layout))
     _in_namespaces("tc", limiting_lines([*layout.uplinks(), *layout.inside_links()], "add"))
 
 

@@ -9,8 +9,10 @@ from harness.netlab.topology import Topology
 
 FRAME_BYTES = 1514
 """An Ethernet frame of the usual 1500 bytes, as the kernel counts it: without preamble, checksum and gap."""
-BURST_SECONDS = 250e-6
-"""A link may be ahead of its rate by this much: what a timer of this kernel can be late, many times over."""
+BURST_SECONDS = 1e-3
+"""A link may be ahead of its rate by this much: more than this kernel's timers are late, less than a message takes."""
+MOST_FRAMES = 65535
+"""In one piece, by the kernel's own bound."""
 QUEUE_BYTES = 1 << 20
 """What waits at each end of a link before frames are dropped, as in a switch with a deep buffer."""
 
@@ -136,10 +138,21 @@ def limiting_lines(links: list[Link], verb: str) -> dict[str, list[str]]:
 
 
 def bucket(bits_per_second: float) -> str:
-    """The token bucket of one end of a link, as `tc` has it.
+    """The token bucket of one end of a link, as `tc` has it."""
+    return f"tbf rate {round(bits_per_second)}bit burst {burst_bytes(bits_per_second)} limit {QUEUE_BYTES}"
 
-    Its burst is two frames or what the rate carries in BURST_SECONDS: a small message must not get through at once
-    on the tokens of an idle time. The kernel splits what TCP hands down in one piece where that is larger.
+
+def burst_bytes(bits_per_second: float) -> int:
+    """Two frames, or what the rate carries in BURST_SECONDS: no small message gets through on an idle time's tokens."""
+    return max(2 * FRAME_BYTES, round(bits_per_second * BURST_SECONDS / 8))
+
+
+def train_lines(layout: Layout) -> dict[str, list[str]]:
+    """For `ip` inside each worker's namespace: how many frames TCP may hand down in one piece.
+
+    A piece larger than the burst would be cut into frames by the limit, one by one, which takes a third more CPU.
     """
-    burst = max(2 * FRAME_BYTES, round(bits_per_second * BURST_SECONDS / 8))
-    return f"tbf rate {round(bits_per_second)}bit burst {burst} limit {QUEUE_BYTES}"
+    rates = layout.topology.bits_per_second, layout.topology.inside_bits_per_second
+    frames = min(burst_bytes(rate) // FRAME_BYTES for rate in rates if rate is not None)
+    line = f"link set {layout.interface} gso_max_segs {min(frames, MOST_FRAMES)}"
+    return {layout.worker(rank): [line] for rank in range(layout.topology.num_workers)}
