@@ -79,6 +79,8 @@ class Method(Record):
     messages: list[Message]
     algorithm: str | None = None
     """The name of the method in accuracy experiments; None where there is none."""
+    codec_alone_seconds: float | None = None
+    """Codec of a step, mean over the period, of one worker that has a core (or a GPU) to itself; None: not timed."""
 
 
 class Step(Record):
