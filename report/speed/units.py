@@ -1,0 +1,40 @@
+"""How rates, times and factors are written."""
+
+from __future__ import annotations
+
+import math
+
+from report.wording import NONE
+
+
+def rate(bits_per_second: float | None) -> str:
+    """A rate in three digits: "1 Mb/s", "2.5 Gb/s"."""
+    if bits_per_second is None:
+        return "no limit"
+    power, name = (
+        (9, "Gb/s") if bits_per_second >= 0.9995e9 else (6, "Mb/s") if bits_per_second >= 0.9995e6 else (3, "kb/s")
+    )
+    return f"{_digits(bits_per_second / 10**power)} {name}"
+
+
+def milliseconds(seconds: float | None) -> str:
+    """Seconds as milliseconds in three digits, without the unit."""
+    return NONE if seconds is None else _digits(1e3 * seconds)
+
+
+def factor(value: float | None) -> str:
+    """A speed-up: "1.25x", "12.3x"."""
+    return NONE if value is None else f"{_digits(value)}x"
+
+
+def signed_percent(value: float | None) -> str:
+    """A share with its sign in percent: "+3.1 %"."""
+    return NONE if value is None else f"{100 * value:+.1f} %".replace("-", "−")
+
+
+def _digits(value: float, digits: int = 3) -> str:
+    if value == 0 or not math.isfinite(value):
+        return "0" if value == 0 else "infinite"
+    decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
+    text = f"{value:,.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
