@@ -25,7 +25,7 @@ class SpeedRecords:
     @property
     def attempts(self) -> tuple[Attempt, ...]:
         """Of the sweeps, then of the timings."""
-        return tuple(record.attempt for record in (*self.sweeps, *self.timings))
+        return (*(sweep.attempt for sweep in self.sweeps), *(timing.attempt for timing in self.timings))
 
 
 def read_speed_records(folder: Path) -> SpeedRecords:

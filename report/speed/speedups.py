@@ -12,7 +12,7 @@ from report.speed.study import Bench
 LOWEST, HIGHEST = 1e6, 400e9
 """Bits per second: the range over which everything is modelled."""
 
-_STEPS_PER_DECADE = 40
+_STEPS_PER_DECADE = 20
 
 
 @dataclass(frozen=True)

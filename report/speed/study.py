@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from report.speed.steps import Timed, timed
 _HERE = Path(__file__).parent
 
 
+@cache
 def table_of(name: str) -> dict[str, Any]:
     """One of the tables beside this file."""
     return tomllib.loads((_HERE / name).read_text())

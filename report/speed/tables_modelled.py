@@ -42,8 +42,8 @@ def break_even_table(bench: Bench, number: int) -> Table:
     )
     notes = (
         f"Modelled, from {rate(LOWEST)} to {rate(HIGHEST)} of each machine's link, layout "
-        f"{fabric_name(bench.main.fabric).split(',')[0]}. Faster by however little: near the end of a range the gain is "
-        "small, and Figure and matrix say how small. Rates in full are in csv/break_even.csv.",
+        f"{fabric_name(bench.main.fabric).split(',')[0]}. Faster by however little: the verdict "
+        "has where it is more than a twentieth. Rates in full are in csv/break_even.csv.",
     )
     title = f"{bench.workload.name}: rates at which a method is faster than a baseline"
     return Table(title, found, columns, rows, number, True, notes)
@@ -85,8 +85,8 @@ def layouts_of(num_workers: int) -> list[Layout]:
 def layout_network(bench: Bench, layout: Layout, bits: float = AT) -> Network | None:
     """The modelled network of a layout, with the inside links of the records or else of the price table's device."""
     recorded = [inside for t in bench.timings if (inside := bits_inside(t.fabric)) is not None]
-    listed = [m["inside_bits_per_second"] for m in table_of("prices.toml")["machines"] if _is_on(m, bench)]
-    inside = max(listed or recorded, default=0.0)
+    priced = [m["inside_bits_per_second"] for m in table_of("prices.toml")["machines"] if _is_on(m, bench)]
+    inside = max(priced or recorded, default=0.0)
     return bench.network(bits, (layout.machines, layout.workers), inside or None, layout.algorithm)
 
 

@@ -203,6 +203,6 @@ def _cost_found(bench: Bench, machines: Sequence[Rental]) -> str:
         f"The cheapest step is {label}'s on {machine.count} x {machine.name}, {1000 * cheapest:.3f} dollars a thousand"
     )
     if base:
-        own, where = min(((_dollars(bench, base, m), f"{m.count} x {m.name}") for m in machines))
+        own, where = min((_dollars(bench, base, m), f"{m.count} x {m.name}") for m in machines)
         text += f"; overlapped DDP's cheapest is {1000 * own:.3f}, on {where}"
     return f"{text}."

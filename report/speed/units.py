@@ -23,8 +23,16 @@ def milliseconds(seconds: float | None) -> str:
 
 
 def factor(value: float | None) -> str:
-    """A speed-up: "1.25x", "12.3x"."""
-    return NONE if value is None else f"{_digits(value)}x"
+    """A speed-up: "1.25x", "12.3x", "123x"."""
+    return (
+        NONE
+        if value is None
+        else f"{value:.2f}x"
+        if value < 9.95
+        else f"{value:,.0f}x"
+        if value > 99.5
+        else f"{value:.1f}x"
+    )
 
 
 def signed_percent(value: float | None) -> str:
@@ -33,8 +41,8 @@ def signed_percent(value: float | None) -> str:
 
 
 def _digits(value: float, digits: int = 3) -> str:
-    if value == 0 or not math.isfinite(value):
-        return "0" if value == 0 else "infinite"
+    if abs(value) < 1e-9 or not math.isfinite(value):
+        return "infinite" if math.isinf(value) else "0"
     decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
     text = f"{value:,.{decimals}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text

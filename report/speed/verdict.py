@@ -12,7 +12,6 @@ from report.speed.study import Bench, SpeedStudy
 from report.speed.tables_agreement import agreement_sentence
 from report.speed.tables_modelled import AT, headline_bench, spans_text
 from report.speed.units import factor, milliseconds, rate
-from report.wording import listed
 
 COMMAND = "make speedups"
 RIVALS = ("ddp", "ddp_fp16")
@@ -71,13 +70,13 @@ def _headline(study: SpeedStudy, headline: Headline) -> str:
             parts.append(f"over {baseline.label} never")
             continue
         bits, label = max(rates)
-        part = f"over {baseline.label} up to {rate(bits)} ({label})"
         compute = asked[label].compute_seconds
+        part = f"over {baseline.label} up to {rate(bits)} ({label})"
         parts.append(
             part if compute is None else f"{part}, or at {rate(AT)} with {milliseconds(compute)} ms of compute"
         )
     now = bench.workload.forward_seconds + bench.workload.backward_seconds
     return (
-        f"{headline.words}: with {milliseconds(now)} ms of compute a step ({bench.workload.device}) M-CSER would reach it "
-        f"{listed(parts)} (modelled)."
+        f"{headline.words}: with {milliseconds(now)} ms of compute a step ({bench.workload.device}) M-CSER would reach "
+        f"it (modelled) {'; '.join(parts)}."
     )
