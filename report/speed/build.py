@@ -139,8 +139,8 @@ def _how_it_was_timed(study: SpeedStudy) -> Section:
     left_out = tuple(f"{entry.what}: {entry.why}" for entry in records.study.left_out)
     blocks: list[Block] = [
         Paragraph(
-            "Methods took turns there and back again (A B C, C B A) in one allocation; warm-up steps are left out. A step "
-            "is the slowest worker's. Intervals of medians in csv/step_times.csv: order statistics, 95 %, lowest to "
+            "Methods took turns there and back again (A B C, C B A) in one allocation; warm-up steps are left out. A "
+            "step is the slowest worker's. Intervals of medians in csv/step_times.csv: order statistics, 95 %, lowest to "
             "highest of fewer than six steps."
         ),
         Table("Machine and code", "" if rows else "Nothing was timed yet.", columns, rows),
@@ -158,11 +158,10 @@ def _machine(study: SpeedStudy) -> dict[str, str]:
     first = attempts[0]
     packages = ", ".join(f"{name} {version}" for name, version in sorted(first.packages.items()))
     workloads = {
-        f"workload {bench.workload.name}": f"{bench.workload.model}, batch {bench.workload.batch_size}, "
-        f"{bench.workload.num_parameters:,} parameters, {bench.workload.device}; forward "
-        f"{milliseconds(bench.workload.forward_seconds)} ms, backward {milliseconds(bench.workload.backward_seconds)} ms "
-        f"({bench.workload.source}); {bench.basis}"
-        for bench in study.benches
+        f"workload {work.name}": f"{work.model}, batch {work.batch_size}, {work.num_parameters:,} parameters, "
+        f"{work.device}; forward {milliseconds(work.forward_seconds)} ms, backward "
+        f"{milliseconds(work.backward_seconds)} ms ({work.source})"
+        for work in (bench.workload for bench in study.benches)
     }
     return {
         "host": f"{first.host}: {first.cpu}, {first.num_cpus} CPUs, {first.accelerator or 'no accelerator'}",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 
 from harness.timings import Method
-from report.plotting import Look, end_labels, looks_of, panels, plain_log_ticks, save, settle
+from report.plotting import Look, end_labels, looks_of, panels, save, settle
 from report.speed.cost_model import Network
 from report.speed.speedups import HIGHEST, LOWEST, log_grid
 from report.speed.study import Bench, SpeedStudy
@@ -42,7 +44,7 @@ def draw_step_times(study: SpeedStudy, path: Path) -> bool:
     """Lines where something was swept, markers where something was timed; False where no workload was timed."""
     if not study.points:
         return False
-    figure, grid = panels(len(study.benches), 1, 3.7, share_x=False)
+    figure, grid = panels(len(study.benches), 1, 2.9, share_x=False)
     labels = [_panel(axes, bench) for [axes], bench in zip(grid, study.benches, strict=True)]
     settle(figure)
     for [axes], names in zip(grid, labels, strict=True):
@@ -74,11 +76,17 @@ def _panel(axes: Axes, bench: Bench) -> list[tuple[float, float, str, str]]:
     axes.set_xticks([10.0**power for power in range(6)])
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} Mb/s" if value < 1e3 else f"{value / 1e3:g} Gb/s")
     axes.minorticks_off()
-    plain_log_ticks(axes.yaxis, most=9)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if _decades(axes) < 3 else (1,), numticks=12))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} ms" if value < 1e3 else f"{value / 1e3:,g} s")
     axes.set_title(f"{bench.workload.name} ({bench.basis} points, modelled lines)", loc="left")
     axes.set_xlabel("bandwidth of each machine's link, each way (log scale)")
-    axes.set_ylabel("milliseconds a step (log scale)")
+    axes.set_ylabel("time of a step (log scale)")
     return labels
+
+
+def _decades(axes: Axes) -> float:
+    low, high = axes.get_ylim()
+    return math.log10(high / low)
 
 
 def _curve(bench: Bench, method: Method, networks: Sequence[Network]) -> list[float]:
@@ -114,6 +122,6 @@ def step_times_note(study: SpeedStudy) -> str:
     latency = f" a hop's latency at the right end is the fitted one: {listed(alphas)};" if alphas else ""
     return (
         "Markers: timed here; emulated ones are without encoding, decoding and update. Lines: modelled, beyond the "
-        f"markers an extrapolation;{latency} encoding, decoding and update are in them as the codec table has them. Greys: "
-        "baselines."
+        f"markers an extrapolation;{latency} encoding, decoding and update are in them as the codec table has them. "
+        "Greys: baselines."
     )

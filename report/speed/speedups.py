@@ -1,4 +1,4 @@
-"""Speed-ups by the model: where one method is faster than another, and what would have to be true for a given factor."""
+"""Speed-ups by the model: where one method is faster than another, and what a given factor would ask for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a study's records say together: per workload its methods, its timed steps, and the model fitted to the sweeps."""
+"""What a study's records say together: per workload its methods, its timed steps, and the model of them."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def study_of(records: SpeedRecords) -> SpeedStudy:
 
 
 def _codec_lines(timings: Sequence[Timing]) -> dict[str, tuple[float, float]]:
-    """Seconds and seconds a parameter of each method's codec, by the clock; of one size alone, nothing but the slope."""
+    """Seconds and seconds a parameter of each method's codec, by the clock; of one size alone only the slope."""
     seen: dict[str, list[tuple[int, float]]] = {}
     for timing in timings:
         for method in timing.methods:

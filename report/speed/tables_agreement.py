@@ -53,8 +53,8 @@ def prediction_table(bench: Bench, number: int) -> Table:
     )
     codec = "without encoding, decoding and update" if bench.basis == "emulated" else "all of the step"
     notes = (
-        f"{bench.basis.capitalize()} milliseconds a step ({codec}; medians, mean over a method's period), and by how much "
-        "the modelled step is longer. Intervals are in csv/step_times.csv.",
+        f"{bench.basis.capitalize()} milliseconds a step ({codec}; medians, mean over a method's period), and by how "
+        "much the modelled step is longer. Intervals are in csv/step_times.csv.",
     )
     title = f"{bench.workload.name}: {bench.basis} step times and the model's error"
     wide = len(bench.timings) > 4
@@ -105,6 +105,7 @@ def wire_table(study: SpeedStudy, number: int) -> Table:
     heads = ("payload, bytes", "counted on the link", "by the formula", "the rest")
     columns = (Column("network", "left"), Column("collective", "left"), *(Column(head) for head in heads))
     rows, rests = [], []
+    shown = {(s.fabric.num_machines, s.fabric.workers_per_machine): s for s in study.records.sweeps}
     for sweep in study.records.sweeps:
         for point in sweep.points:
             if point.wire_bytes is None:
@@ -112,7 +113,8 @@ def wire_table(study: SpeedStudy, number: int) -> Table:
             rest = point.wire_bytes / point.formula_bytes - 1
             if point.payload_bytes >= MEGABYTE:
                 rests.append(rest)
-            rows.append((Cell(fabric_name(sweep.fabric)), *_wire_cells(point, rest)))
+            if sweep in shown.values():
+                rows.append((Cell(fabric_name(sweep.fabric)), *_wire_cells(point, rest)))
     within = sum(abs(rest) <= WIRE_AIM for rest in rests)
     found = (
         f"{within} of {count_of(len(rests), 'message')} of a megabyte and more are within {100 * WIRE_AIM:g} % of the "
@@ -121,9 +123,9 @@ def wire_table(study: SpeedStudy, number: int) -> Table:
         else "No message of a megabyte and more was counted on a link."
     )
     notes = (
-        "Measured, one machine's link, one way, a repetition. The formula counts payload alone. The rest is what carries "
-        "it: Ethernet, IP and TCP headers (66 bytes to a frame, up to 64 kB a frame between namespaces, so 0.1 % to "
-        "4.6 %), acknowledgements of what comes the other way, and the backend's own small messages, which weigh most "
+        "Measured, one machine's link, one way, a repetition; one sweep of each layout, all are in csv/sweeps.csv. The formula counts payload alone. The rest is what "
+        "carries it: Ethernet, IP and TCP headers (66 bytes to a frame, up to 64 kB a frame between namespaces, so 0.1 % "
+        "to 4.6 %), acknowledgements of what comes the other way, and the backend's own small messages, which weigh most "
         "where the payload is small.",
     )
     return Table("Bytes on the wire", found, columns, tuple(rows), number, notes=notes)

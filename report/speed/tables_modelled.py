@@ -37,8 +37,8 @@ def break_even_table(bench: Bench, number: int) -> Table:
     never = sum(not spans for spans in found_spans.values())
     always = sum(spans == [Span(LOWEST, HIGHEST)] for spans in found_spans.values())
     found = (
-        f"Of {count_of(len(found_spans), 'pair')} of method and baseline the method is faster at every rate in {always}, "
-        f"at none in {never}, and up to some rate or between two in the rest."
+        f"Of {count_of(len(found_spans), 'pair')} of method and baseline the method is faster at every rate in "
+        f"{always}, at none in {never}, and up to some rate or between two in the rest."
     )
     notes = (
         f"Modelled, from {rate(LOWEST)} to {rate(HIGHEST)} of each machine's link, layout "
@@ -114,8 +114,9 @@ def layouts_table(bench: Bench, number: int) -> Table:
         rows.append((Cell(method.label), *(Cell(_against(*pair)) for pair in (*timed, *modelled))))
     notes = (
         f"Milliseconds a step, in brackets the speed-up over overlapped DDP in fp32 on the same layout. Modelled: "
-        f"{rate(AT)} between machines; inside them the fastest link of the price table for the device, else that of the "
-        "records, else no limit. Timed: the network nearest to that rate, by layout; emulated steps are without the codec.",
+        f"{rate(AT)} between machines; inside them the fastest link of the price table for the device, else that of "
+        "the records, else no limit. Timed: the network nearest to that rate, by layout; emulated steps are without the "
+        "codec.",
     )
     found = _layouts_found(bench, layouts, networks)
     return Table(
@@ -160,8 +161,8 @@ def headlines_table(study: SpeedStudy, number: int) -> Table:
     columns = (*(Column(text, "left") for text in texts), *(Column(head) for head in heads))
     rows: list[tuple[Cell, ...]] = []
     notes = [
-        "Modelled; never: at no rate from 1 Mb/s to 400 Gb/s, or with no compute time from a thousandth of the device's "
-        "to a thousand times it. Not only the compute but also the published baseline's settings are unknown here."
+        "Modelled; never: at no rate from 1 Mb/s to 400 Gb/s, or with no compute time from a thousandth of the "
+        "device's to a thousand times it. What the publication's baseline overlapped is not known here."
     ]
     holding = 0
     for headline in HEADLINES:
@@ -174,7 +175,7 @@ def headlines_table(study: SpeedStudy, number: int) -> Table:
             f"{bench.workload.name}: {milliseconds(compute)} ms of compute a step, batch {bench.workload.batch_size}, "
             f"{bench.workload.device} ({bench.workload.source})."
         )
-        for method in (found for name in METHODS if (found := bench.method(name))):
+        for method in (each for name in METHODS if (each := bench.method(name))):
             lines = [_headline_row(bench, headline, method, baseline) for baseline in bench.baselines]
             holding += sum(held for held, _ in lines)
             rows += [row for _, row in lines]

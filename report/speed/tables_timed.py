@@ -69,8 +69,8 @@ def split_table(bench: Bench, number: int) -> Table:
         "; the codec is as on the clock, the rest with the slowed clock undone" if bench.basis == "emulated" else ""
     )
     notes = (
-        f"{bench.basis.capitalize()} milliseconds, means over workers, medians over steps{emulated}. Every network is in "
-        "csv/step_times.csv.",
+        f"{bench.basis.capitalize()} milliseconds, means over workers, medians over steps{emulated}. Every network is "
+        "in csv/step_times.csv.",
     )
     return Table(f"{bench.workload.name}: what a step is made of", found, columns, rows, number, notes=notes)
 
@@ -111,9 +111,9 @@ def _codec_notes(study: SpeedStudy) -> tuple[str, ...]:
         if any(device["part"] in bench.workload.device for bench in study.benches)
     ]
     notes = [
-        f"Milliseconds a step, mean over a method's period. Parameters: {sizes}. Measured: on this machine's CPU, by the "
-        "clock. Modelled: linear in the number of parameters; for a workload whose steps were measured the line through "
-        "those measurements, and for an emulated one the bytes moved over the device's memory bandwidth, "
+        f"Milliseconds a step, mean over a method's period. Parameters: {sizes}. Measured: on this machine's CPU, by "
+        "the clock. Modelled: linear in the number of parameters; for a workload whose steps were measured the line "
+        "through those measurements, and for an emulated one the bytes moved over the device's memory bandwidth, "
         "orthogonalisation and kernel launches left out, which favours PowerSGD."
     ]
     return (*notes, f"Memory bandwidth: {listed(sources)}.") if sources else tuple(notes)

@@ -47,7 +47,7 @@ def steps_to(run: RunRecord, target: float) -> float:
 
 
 def row_steps(rows: RowRuns, target: float) -> Steps:
-    """Steps of every finished or diverged run of a row; a diverged one missed the target, whatever it reached before."""
+    """Steps of every finished or diverged run of a row; a diverged one is a miss, whatever it reached before."""
     by_seed = {seed: steps_to(run, target) for seed, run in rows.finished.items()}
     by_seed |= dict.fromkeys(rows.diverged, math.inf)
     return Steps(by_seed, len(rows.runs), rows.run_ids)
@@ -101,8 +101,8 @@ def _notes(records: Records) -> str:
     return (
         f"Steps: the first evaluation of the workers' average that reaches the target, median over "
         f"{count_of(len(records.experiment.seeds), 'seed')} of {records.experiment.name}; a run that misses it or "
-        f"diverges counts as infinite. Targets: the baseline's mean less {below} margins. Evaluations are as far apart as "
-        "the experiment set them."
+        f"diverges counts as infinite. Targets: the baseline's mean less {below} margins. Evaluations are as far apart "
+        "as the experiment set them."
     )
 
 

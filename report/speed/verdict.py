@@ -72,9 +72,8 @@ def _headline(study: SpeedStudy, headline: Headline) -> str:
         bits, label = max(rates)
         compute = asked[label].compute_seconds
         part = f"over {baseline.label} up to {rate(bits)} ({label})"
-        parts.append(
-            part if compute is None else f"{part}, or at {rate(AT)} with {milliseconds(compute)} ms of compute"
-        )
+        limit = "" if compute is None else f", at {rate(AT)} for at most {milliseconds(compute)} ms of compute"
+        parts.append(part + limit)
     now = bench.workload.forward_seconds + bench.workload.backward_seconds
     return (
         f"{headline.words}: with {milliseconds(now)} ms of compute a step ({bench.workload.device}) M-CSER would reach "
