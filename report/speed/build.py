@@ -140,8 +140,8 @@ def _how_it_was_timed(study: SpeedStudy) -> Section:
     blocks: list[Block] = [
         Paragraph(
             "Methods took turns there and back again (A B C, C B A) in one allocation; warm-up steps are left out. A "
-            "step is the slowest worker's. Intervals of medians in csv/step_times.csv: order statistics, 95 %, lowest to "
-            "highest of fewer than six steps."
+            "step is the slowest worker's. Intervals of medians in csv/step_times.csv: order statistics, 95 %, lowest "
+            "to highest of fewer than six steps."
         ),
         Table("Machine and code", "" if rows else "Nothing was timed yet.", columns, rows),
         Paragraph("Left out:" if left_out else "Nothing was left out."),

@@ -8,7 +8,7 @@ from report.speed.cost_model import Compute, Network, step_seconds
 from report.speed.speedups import spans_where
 from report.speed.study import Bench, SpeedStudy
 from report.speed.units import rate
-from report.wording import NONE, short
+from report.wording import NONE
 
 RATES = (1e6, 10e6, 100e6, 1e9, 10e9, 25e9, 100e9, 400e9)
 NEGLIGIBLE = 1.1
@@ -38,7 +38,7 @@ def ratios_table(study: SpeedStudy, number: int) -> Table:
             large = [bits for bits, ratio in ratios.items() if ratio is None or ratio >= 256]
             if large:
                 needs.append(f"{bench.workload.name} ({words}) at {rate(max(large))} and below")
-            cells = ("none suffices" if ratio is None else short(ratio, 3) for ratio in ratios.values())
+            cells = ("none suffices" if ratio is None else _said(ratio) for ratio in ratios.values())
             rows.append((Cell(bench.workload.name), Cell(words), *(Cell(text) for text in cells)))
     found = (
         f"Ratios of 256 and more are needed for {'; '.join(needs)}." if needs else "No ratio of 256 or more is needed."
@@ -50,10 +50,14 @@ def ratios_table(study: SpeedStudy, number: int) -> Table:
     return Table("Ratio that is needed", found if rows else NONE, columns, tuple(rows), number, True, notes)
 
 
+def _said(ratio: float) -> str:
+    return f"{ratio:,.0f}" if ratio >= 9.95 or ratio == 1 else f"{ratio:.1f}"
+
+
 def _ways(bench: Bench) -> dict[str, list[Message]]:
     whole = Message(collective="all_reduce", payload_bytes=4 * bench.workload.num_parameters, every=1, ready=1.0)
     ddp = bench.method("ddp")
-    return {"one message after the backward pass": [whole]} | ({"overlapped buckets": ddp.messages} if ddp else {})
+    return {"after the backward pass": [whole]} | ({"in DDP's buckets": ddp.messages} if ddp else {})
 
 
 def _needed(bench: Bench, messages: list[Message], bits: float) -> float | None:

@@ -123,10 +123,10 @@ def wire_table(study: SpeedStudy, number: int) -> Table:
         else "No message of a megabyte and more was counted on a link."
     )
     notes = (
-        "Measured, one machine's link, one way, a repetition; one sweep of each layout, all are in csv/sweeps.csv. The formula counts payload alone. The rest is what "
-        "carries it: Ethernet, IP and TCP headers (66 bytes to a frame, up to 64 kB a frame between namespaces, so 0.1 % "
-        "to 4.6 %), acknowledgements of what comes the other way, and the backend's own small messages, which weigh most "
-        "where the payload is small.",
+        "Measured, one machine's link, one way, a repetition; one sweep of each layout, all are in csv/sweeps.csv. The "
+        "formula counts payload alone. The rest is what carries it: Ethernet, IP and TCP headers (66 bytes to a frame, "
+        "up to 64 kB a frame between namespaces, so 0.1 % to 4.6 %), acknowledgements of what comes the other way, and "
+        "the backend's own small messages, which weigh most where the payload is small.",
     )
     return Table("Bytes on the wire", found, columns, tuple(rows), number, notes=notes)
 

@@ -115,8 +115,8 @@ def layouts_table(bench: Bench, number: int) -> Table:
     notes = (
         f"Milliseconds a step, in brackets the speed-up over overlapped DDP in fp32 on the same layout. Modelled: "
         f"{rate(AT)} between machines; inside them the fastest link of the price table for the device, else that of "
-        "the records, else no limit. Timed: the network nearest to that rate, by layout; emulated steps are without the "
-        "codec.",
+        "the records, else no limit. Timed: the network nearest to that rate, by layout; emulated steps are without "
+        "the codec.",
     )
     found = _layouts_found(bench, layouts, networks)
     return Table(

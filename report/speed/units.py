@@ -37,7 +37,9 @@ def factor(value: float | None) -> str:
 
 def signed_percent(value: float | None) -> str:
     """A share with its sign in percent: "+3.1 %"."""
-    return NONE if value is None else f"{100 * value:+.1f} %".replace("-", "−")
+    if value is None:
+        return NONE
+    return "0.0 %" if abs(value) < 0.0005 else f"{100 * value:+.1f} %".replace("-", "−")
 
 
 def _digits(value: float, digits: int = 3) -> str:
