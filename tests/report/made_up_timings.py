@@ -123,7 +123,7 @@ def timing(name: str, stands_for: float, methods: Sequence[Made] = METHODS, fact
     steps, size = [], 4 * device["num_parameters"]
     for visit, made in enumerate((*methods, *reversed(methods))):
         for synchronises in (False, True) if made.period > 1 else (False,):
-            sent = [(share * size, ready) for share, every, ready in made.messages if every == 1 or synchronises]
+            sent = [(round(share * size), ready) for share, every, ready in made.messages if every == 1 or synchronises]
             seconds = factor * step_seconds(sent, stands_for / dilation, dilation)
             compute = dilation * (FORWARD + BACKWARD)
             transfer = seconds - compute - CODEC

@@ -16,6 +16,11 @@ import pytest
 
 from harness.timings import Timing
 from report.__main__ import main
+from report.document import Table, blocks_of
+from report.records import read_records
+from report.speed.build import speed_document
+from report.speed.records import read_speed_records
+from report.speed.study import study_of
 from report.synthetic import METHODS as ROWS
 from report.synthetic import Design, make_experiment
 from tests.report.made_up_timings import DEVICES, RATES, attempt, sweep, timing, write_full, write_study
@@ -80,11 +85,14 @@ def test_errors_of_the_model_are_told(tmp_path: Path) -> None:
     assert "0 of 10 predicted step times are within 10 %" in text and "−20.0 %" in text
 
 
-def test_basis_is_said_wherever_times_are(made: Made) -> None:
-    for name in DEVICES:
-        basis = "measured" if name == "fashion_mnist" else "emulated"
-        assert f"{name}: {basis} step times and the model's error" in made.markdown
-    assert "(measured points, modelled" not in made.markdown  # it is in the picture, as is the other
+def test_every_table_of_times_says_where_they_are_from(made: Made, tmp_path: Path) -> None:
+    document = speed_document(study_of(read_speed_records(made.study)), [read_records(made.accuracy)], tmp_path)
+    tables = [block for block in blocks_of(document) if isinstance(block, Table)]
+    assert len(tables) > 20
+    for table in tables:
+        words = " ".join((table.title, table.found, *table.notes, *(column.head for column in table.columns))).lower()
+        plain = table.title in ("Baseline card", "Machine and code")
+        assert plain or any(word in words for word in ("measured", "emulated", "modelled")), table.title
 
 
 def _first_step(folder: Path, target: float) -> float:

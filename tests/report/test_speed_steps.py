@@ -7,13 +7,23 @@ from pathlib import Path
 import pytest
 
 from harness.timings import Timing
+from report.speed.records import read_speed_records
 from report.speed.speedups import HIGHEST, LOWEST, Span, faster_spans, implied, spans_where
 from report.speed.steps import median_interval, timed
 from report.speed.study import Bench, study_of
-from report.speed.records import read_speed_records
 from tests.report.made_up_timings import (
-    ALPHA, BACKWARD, CODEC, DEVICES, EFFICIENCY, FORWARD, Made, RATES, sweep, timing, write_study,
-)  # fmt: skip
+    ALPHA,
+    BACKWARD,
+    CODEC,
+    DEVICES,
+    EFFICIENCY,
+    FORWARD,
+    RATES,
+    Made,
+    sweep,
+    timing,
+    write_study,
+)
 
 
 def _step(seconds: float, synchronises: bool = False, codec: float = 0.0) -> dict[str, object]:
