@@ -34,7 +34,7 @@ class Made:
 _BUCKETS = [(0.25, 1, 0.25), (0.25, 1, 0.5), (0.25, 1, 0.75), (0.25, 1, 1.0)]
 METHODS = (
     Made("all_reduce", True, [(1.0, 1, 1.0)], algorithm="sgd"),
-    Made("ddp", True, _BUCKETS, algorithm="sgd"),
+    Made("ddp", True, _BUCKETS),
     Made("ddp_fp16", True, [(share / 2, every, ready) for share, every, ready in _BUCKETS], ratio=2.0),
     Made("ddp_no_overlap", True, [(share, every, 1.0) for share, every, _ in _BUCKETS], algorithm="sgd"),
     Made("powersgd_4", True, [(1 / 60, 1, 0.5), (1 / 60, 1, 0.5), (1 / 60, 1, 1.0), (1 / 60, 1, 1.0)], ratio=15.0),
