@@ -1,4 +1,4 @@
-"""The command line: plan, preflight, run, status, collect, report, bench, gpu-check, netlab."""
+"""The command line: plan, preflight, run, status, collect, report, bench, gpu-check, netlab, speedups."""
 
 from __future__ import annotations
 
@@ -70,6 +70,12 @@ def _parser() -> argparse.ArgumentParser:
     gpu_check = commands.add_parser("gpu-check", help=what, description=what)
     gpu_check.add_argument("--output", type=Path, default=Path("results/gpu"))
     gpu_check.set_defaults(command=_gpu_check)
+    speedups = commands.add_parser("speedups", help="time methods and baselines on an emulated network, and report it")
+    speedups.add_argument("--output", type=Path, default=Path("results/speedups"))
+    speedups.add_argument(
+        "--accuracy", type=Path, action="append", default=[], metavar="FOLDER", help="of accuracy runs"
+    )
+    speedups.set_defaults(command=_speedups)
     _add_netlab(commands.add_parser("netlab", help="time collectives on an emulated network of this machine's own"))
     return parser
 
@@ -236,6 +242,20 @@ def _gpu_check(options: argparse.Namespace) -> int:
     from harness.gpu_check import run_checks
 
     return FAILURE if run_checks(options.output) else 0
+
+
+def _speedups(options: argparse.Namespace) -> int:
+    import subprocess
+
+    from harness.timing.spawn import WorkerError
+    from harness.timing.study import run_study
+
+    try:
+        run_study(options.output)
+    except WorkerError as error:
+        return _complain(error, FAILURE)
+    accuracy = [word for folder in options.accuracy for word in ("--accuracy", str(folder))]
+    return subprocess.run([sys.executable, "-m", "report", str(options.output), *accuracy], check=False).returncode
 
 
 def _netlab(options: argparse.Namespace) -> int:
