@@ -150,9 +150,10 @@ def burst_bytes(bits_per_second: float) -> int:
 def train_lines(layout: Layout) -> dict[str, list[str]]:
     """For `ip` inside each worker's namespace: how many frames TCP may hand down in one piece.
 
-    A piece larger than the burst would be cut into frames by the limit, one by one, which takes a third more CPU.
+    A piece larger than the burst would be cut into frames by the limit, one by one, which takes much more CPU.
+    Sockets look the number up with their route, so that is forgotten: those that are open would keep the old one.
     """
     rates = layout.topology.bits_per_second, layout.topology.inside_bits_per_second
     frames = min(burst_bytes(rate) // FRAME_BYTES for rate in rates if rate is not None)
-    line = f"link set {layout.interface} gso_max_segs {min(frames, MOST_FRAMES)}"
-    return {layout.worker(rank): [line] for rank in range(layout.topology.num_workers)}
+    lines = [f"link set {layout.interface} gso_max_segs {min(frames, MOST_FRAMES)}", "route flush cache"]
+    return {layout.worker(rank): lines for rank in range(layout.topology.num_workers)}
