@@ -27,7 +27,11 @@ for _ in range(3):
     connection, (address, _) = server.accept()
     print(address, flush=True)
 """
-CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], 5000), 10)"
+CONNECT = """
+import socket, sys
+connection = socket.create_connection((sys.argv[1], 5000), 10)
+print(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).strip(bytes(1)).decode())
+"""
 
 
 def test_workers_of_all_machines_reach_each_other(prefix: str) -> None:
@@ -38,7 +42,7 @@ def test_workers_of_all_machines_reach_each_other(prefix: str) -> None:
             assert server.stdout is not None and server.stdout.readline() == "up\n"
             for rank in (0, 2, 3):
                 connecting = [sys.executable, "-c", CONNECT, network.addresses[1]]
-                subprocess.run(network.command(rank, connecting), check=True)
+                assert output(*network.command(rank, connecting)) == "cubic\n", "whatever the host is set to"
             callers = server.stdout.read().split()
         assert callers == [network.addresses[rank] for rank in (0, 2, 3)]
 
