@@ -116,7 +116,10 @@ def _add_netlab(sub: argparse.ArgumentParser) -> None:
 
 def _rates(text: str) -> list[float]:
     """In bits a second, of a list in Mb/s."""
-    return [float(rate) * 1e6 for rate in text.split(",")]
+    try:
+        return [float(rate) * 1e6 for rate in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be numbers of Mb/s with commas between, not {text!r}") from None
 
 
 def _device(text: str) -> str:
