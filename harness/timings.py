@@ -127,6 +127,8 @@ class SweepPoint(Record):
     """Bytes that one machine's link sent per repetition, by the interface's counter; mean over machines."""
     formula_bytes: float
     """What the algorithm of the backend says that is, without headers."""
+    wire_frames: float | None = None
+    """Ethernet frames that it took, acknowledgements included, by the same counter."""
 
 
 class Sweep(Record):

@@ -11,12 +11,14 @@ from harness.store import RecordError
 from report.records import UsageError
 
 _DESCRIPTION = """\
-Build the report of an experiment from its records: report.md, report.pdf, figures/ and csv/. It can be built at any
-moment, with runs missing or none done, and the same records give the same files to the byte."""
+Build the report of an experiment, or of a study of step times, from its records: report.md, report.pdf, figures/ and
+csv/. It can be built at any moment, with runs missing or none done, and the same records give the same files to the
+byte."""
 _EPILOG = """\
 examples:
   python -m report results/fashion_mnist
   python -m report results/fashion_mnist --tuning results/fashion_mnist_tuning --output /tmp/report
+  python -m report results/speedups --accuracy results/reference/fashion_mnist
 
 exit status: 0 written; 1 a record is damaged or a file cannot be written; 2 the command cannot be used as given"""
 
@@ -29,9 +31,17 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", type=Path, help="folder of the experiment, with experiment.json in it")
+    parser.add_argument("folder", type=Path, help="folder with experiment.json or study.json in it")
     parser.add_argument(
         "--tuning", type=Path, help="folder of its tuning experiment (default: the sibling that the experiment names)"
+    )
+    parser.add_argument(
+        "--accuracy",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="of a study: folder of an accuracy experiment to join with the step times; may be given several times",
     )
     parser.add_argument("--output", type=Path, help="folder to write into (default: the experiment's)")
     return parser
@@ -42,9 +52,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     # Here and not above, so that --help does not wait for the plotting library.
     from report.build import build_report
+    from report.speed.build import build_speed_report, is_speed_study
 
     try:
-        path = build_report(options.folder, options.tuning, options.output)
+        if is_speed_study(options.folder):
+            if options.tuning:
+                raise UsageError(
+                    "--tuning belongs to an accuracy experiment and the folder holds a study; leave it out"
+                )
+            path = build_speed_report(options.folder, options.accuracy, options.output)
+        else:
+            if options.accuracy:
+                raise UsageError("--accuracy belongs to a study and the folder holds no study.json; leave it out")
+            path = build_report(options.folder, options.tuning, options.output)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

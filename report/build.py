@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from harness.store import write_text_atomically
-from report.document import Block, Document, Figure, Paragraph, Section, Table
+from report.document import Block, Document, Paragraph, Section, Table
+from report.exhibits import Exhibits, write_document
 from report.exports import write_exports
 from report.figure_bits import draw_accuracy_against_bits, found_accuracy_against_bits
 from report.figure_curves import (
@@ -23,9 +21,6 @@ from report.figure_curves import (
 from report.figure_scatter import draw_loss_against_accuracy, found_loss_against_accuracy
 from report.figure_tuning import draw_tuning, found_tuning
 from report.findings import Study, study_of
-from report.markdown import render_markdown
-from report.pdf import render_pdf
-from report.plotting import style
 from report.provenance import how_it_was_run
 from report.published import published_table, read_claims
 from report.questions import questions_table
@@ -33,36 +28,6 @@ from report.records import Records, UsageError, read_records
 from report.tables import accuracy_table, baseline_card, bits_table, equal_bits_table, tuning_table
 from report.tuning import Tuned, is_tuning, tuned_alone, tuned_rows
 from report.verdict import progress_of, verdict_of
-
-
-@dataclass
-class _Exhibits:
-    """Numbers the exhibits as they come and keeps them by key, for the list of questions."""
-
-    output: Path
-    shown: dict[str, Table | Figure] = field(default_factory=dict)
-    tables: Iterator[int] = field(default_factory=lambda: itertools.count(1))
-    figures: Iterator[int] = field(default_factory=lambda: itertools.count(1))
-
-    def table(self, key: str, table: Table, filled: bool = True) -> Table:
-        if filled:
-            self.shown[key] = table
-        return table
-
-    def figure(
-        self, key: str, name: str, title: str, draw: Callable[[Path], bool], found: Callable[[], str], *notes: str
-    ) -> Block:
-        """The figure, or a sentence saying that there is nothing to draw yet (an old picture is then removed)."""
-        path = self.output / "figures" / name
-        with style():
-            drawn = draw(path)
-        if not drawn:
-            path.unlink(missing_ok=True)
-            return Paragraph(f"No figure of {title[:1].lower()}{title[1:]} yet: no run has what it needs.")
-        kept = tuple(note for note in notes if note)
-        figure = Figure(title, found(), PurePosixPath("figures") / name, next(self.figures), kept)
-        self.shown[key] = figure
-        return figure
 
 
 def build_report(folder: Path, tuning_folder: Path | None = None, output: Path | None = None) -> Path:
@@ -92,12 +57,7 @@ def build_report(folder: Path, tuning_folder: Path | None = None, output: Path |
     else:
         document = document_of(study, tuning, tuned, output)
     write_exports(output / "csv", study, tuned, [records] + ([tuning] if tuning else []))
-    pdf = render_pdf(document, output)
-    temporary = output / ".report.pdf.part"
-    temporary.write_bytes(pdf)
-    temporary.replace(output / "report.pdf")
-    write_text_atomically(output / "report.md", render_markdown(document), durable=False)
-    return output / "report.md"
+    return write_document(document, output)
 
 
 def _tuning_records(records: Records, folder: Path | None) -> Records | None:
@@ -110,7 +70,7 @@ def _tuning_records(records: Records, folder: Path | None) -> Records | None:
 
 def document_of(study: Study, tuning: Records | None, tuned: Sequence[Tuned], output: Path) -> Document:
     """The whole report as one object; draws the figures under `output` on the way."""
-    exhibits = _Exhibits(output)
+    exhibits = Exhibits(output)
     experiment = study.records.experiment
     sections = (
         Section("Verdict", (verdict_of(study),)),
@@ -129,11 +89,11 @@ def document_of(study: Study, tuning: Records | None, tuned: Sequence[Tuned], ou
     return Document(experiment.title, subtitle, sections + tail)
 
 
-def _filled(study: Study, build: Callable[[Study, int], Table], exhibits: _Exhibits) -> tuple[Table, bool]:
+def _filled(study: Study, build: Callable[[Study, int], Table], exhibits: Exhibits) -> tuple[Table, bool]:
     return build(study, next(exhibits.tables)), study.records.ended > 0
 
 
-def _equal_bits(study: Study, exhibits: _Exhibits) -> tuple[Block, ...]:
+def _equal_bits(study: Study, exhibits: Exhibits) -> tuple[Block, ...]:
     figure = exhibits.figure(
         "bits_figure",
         "accuracy_against_bits.png",
@@ -147,7 +107,7 @@ def _equal_bits(study: Study, exhibits: _Exhibits) -> tuple[Block, ...]:
     return figure, table
 
 
-def _over_steps(study: Study, exhibits: _Exhibits) -> tuple[Block, ...]:
+def _over_steps(study: Study, exhibits: Exhibits) -> tuple[Block, ...]:
     band = f"Lines: mean over seeds; bands: lowest to highest seed; log axes end at {CUT} times the median."
     progress = exhibits.figure(
         "progress",
@@ -171,7 +131,7 @@ def _over_steps(study: Study, exhibits: _Exhibits) -> tuple[Block, ...]:
     return progress, drift
 
 
-def _scatter(study: Study, exhibits: _Exhibits) -> Block:
+def _scatter(study: Study, exhibits: Exhibits) -> Block:
     return exhibits.figure(
         "scatter",
         "loss_against_accuracy.png",
@@ -183,7 +143,7 @@ def _scatter(study: Study, exhibits: _Exhibits) -> Block:
 
 
 def _learning_rates(
-    study: Study, tuning: Records | None, tuned: Sequence[Tuned], exhibits: _Exhibits
+    study: Study, tuning: Records | None, tuned: Sequence[Tuned], exhibits: Exhibits
 ) -> tuple[Block, ...]:
     named = study.records.experiment.tuning
     if tuning is None or not tuned:
@@ -199,13 +159,13 @@ def tuning_document_of(study: Study, tuned: Sequence[Tuned], output: Path) -> Do
     note = Paragraph("A tuning experiment holds no selection; the highest mean held-out accuracy stands for it here.")
     sections = (
         Section("What was found", (Paragraph(progress_of(study)), note)),
-        Section("Learning rates", _tuning_exhibits(methods, tuned, _Exhibits(output))),
+        Section("Learning rates", _tuning_exhibits(methods, tuned, Exhibits(output))),
         how_it_was_run(study.records, None),
     )
     return Document(experiment.title, f"Experiment {experiment.name}: {experiment.task}, {experiment.model}.", sections)
 
 
-def _tuning_exhibits(methods: Sequence[str], tuned: Sequence[Tuned], exhibits: _Exhibits) -> tuple[Block, ...]:
+def _tuning_exhibits(methods: Sequence[str], tuned: Sequence[Tuned], exhibits: Exhibits) -> tuple[Block, ...]:
     figure = exhibits.figure(
         "tuning_figure",
         "tuning.png",

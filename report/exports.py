@@ -22,15 +22,20 @@ def write_exports(folder: Path, study: Study, tuned: Sequence[Tuned], all_record
     Raises:
         OSError: the folder cannot be written.
     """
-    _write(folder / "accuracy.csv", _ACCURACY, (_accuracy(finding) for finding in study.findings))
-    _write(folder / "per_seed.csv", _PER_SEED, _per_seed(study))
-    _write(folder / "bits.csv", _BITS, _bits(study))
-    _write(folder / "curves.csv", _CURVES, _curves(study))
-    _write(folder / "tuning.csv", _TUNING, _tuning(tuned))
-    _write(folder / "attempts.csv", _ATTEMPTS, _attempts(all_records))
+    write_csv(folder / "accuracy.csv", _ACCURACY, (_accuracy(finding) for finding in study.findings))
+    write_csv(folder / "per_seed.csv", _PER_SEED, _per_seed(study))
+    write_csv(folder / "bits.csv", _BITS, _bits(study))
+    write_csv(folder / "curves.csv", _CURVES, _curves(study))
+    write_csv(folder / "tuning.csv", _TUNING, _tuning(tuned))
+    write_csv(folder / "attempts.csv", _ATTEMPTS, _attempts(all_records))
 
 
-def _write(path: Path, head: Sequence[str], rows: Iterable[Sequence[Value]]) -> None:
+def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Value]]) -> None:
+    """Write one table, its head first.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(head)

@@ -101,8 +101,10 @@ def settle(figure: Figure) -> None:
     figure.set_layout_engine("none")
 
 
-def end_labels(axes: Axes, labels: Sequence[tuple[float, float, str, str]], room: float, size: float = 6.0) -> None:
-    """Write names right of the ends of lines, moved apart where they would touch, each tied to its end by a thin line.
+def end_labels(
+    axes: Axes, labels: Sequence[tuple[float, float, str, str]], room: float, size: float = 6.0, left: bool = False
+) -> None:
+    """Write names beside the ends of lines, moved apart where they would touch, each tied to its end by a thin line.
 
     The figure must have been settled before.
 
@@ -110,6 +112,7 @@ def end_labels(axes: Axes, labels: Sequence[tuple[float, float, str, str]], room
         labels: x and y of the end in data units, name, colour.
         room: share of the axes' width to keep free for the names.
         size: of the type, in points.
+        left: whether the names go left of the lines' beginnings instead of right of their ends.
     """
     if not labels:
         return
@@ -124,10 +127,10 @@ def end_labels(axes: Axes, labels: Sequence[tuple[float, float, str, str]], room
         axes.annotate(
             name,
             xy=(x, y),
-            xytext=(1 - room + 0.03, place),
+            xytext=(room - 0.03 if left else 1 - room + 0.03, place),
             textcoords="axes fraction",
             va="center",
-            ha="left",
+            ha="right" if left else "left",
             fontsize=size,
             color=colour,
             annotation_clip=False,

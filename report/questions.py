@@ -9,11 +9,15 @@ from report.document import Cell, Column, Figure, Table, exhibit_name
 from report.wording import listed
 
 
+SPEEDUPS = "the report results/speedups"
+"""Where the questions on time and money are answered."""
+
+
 @dataclass(frozen=True)
 class Question:
     """A question by its number, the keys of the exhibits of this report that answer it (on this experiment's task),
 
-    and the experiment that would answer it, or the rest of it.
+    and the experiment, or the other report, that would answer it, or the rest of it.
     """
 
     number: int
@@ -24,12 +28,12 @@ class Question:
 
 QUESTIONS = (
     Question(1, "exact accuracies, and is there a loss", ("accuracy",), "the same on ResNet-50 and ImageNet"),
-    Question(2, "what the baseline is", ("baseline",), "a timing experiment, for the speed-ups"),
-    Question(3, "other topologies", (), "a timing experiment per topology"),
-    Question(4, "at which bandwidth it pays", (), "a timing experiment over bandwidths"),
-    Question(5, "speed-up over the other methods", (), "a timing experiment"),
-    Question(6, "what the published speed-ups imply", (), "a model fed by a timing experiment"),
-    Question(7, "does it save money", (), "a timing experiment per topology, with prices"),
+    Question(2, "what the baseline is", ("baseline",), SPEEDUPS),
+    Question(3, "other topologies", (), SPEEDUPS),
+    Question(4, "at which bandwidth it pays", (), SPEEDUPS),
+    Question(5, "speed-up over the other methods", (), SPEEDUPS),
+    Question(6, "what the published speed-ups imply", (), SPEEDUPS),
+    Question(7, "does it save money", (), SPEEDUPS),
     Question(8, "accuracy per bit on smaller models", ("bits_figure", "bits"), "the same over model widths"),
     Question(9, "other networks", (), "an accuracy experiment over models"),
     Question(10, "another task", (), "an accuracy experiment on translation"),
@@ -44,7 +48,7 @@ QUESTIONS = (
     Question(19, "how many workers", (), "an accuracy experiment over the number of workers"),
     Question(20, "which learning rate", ("tuning_figure",), ""),
     Question(21, "does momentum help M-CSER beyond CSER", (), "an accuracy experiment over momentum"),
-    Question(22, "when are ratios of 256 to 1024 needed", (), "a timing experiment over bandwidths"),
+    Question(22, "when are ratios of 256 to 1024 needed", (), SPEEDUPS),
     Question(23, "other methods", (), "an accuracy and a timing experiment with their rows"),
     Question(24, "is the released method the written one", (), "an accuracy experiment, switch by switch"),
     Question(25, "would local SGD or one final average do", ("equal_bits",), ""),
@@ -71,6 +75,6 @@ def questions_table(exhibits: Mapping[str, Table | Figure], experiment: str, num
     columns = (Column("no."), Column("question", "left"), Column("answered by", "left"), Column("what else", "left"))
     found = (
         f"This report has exhibits for {answered} of {len(QUESTIONS)} questions, each for this task and model alone; "
-        "the last column names the experiment that would answer the rest."
+        "the last column names what would answer the rest."
     )
     return Table("Questions and exhibits", found, columns, tuple(rows), number)

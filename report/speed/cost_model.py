@@ -1,0 +1,129 @@
+"""The cost model: alpha-beta times of collectives, and a step whose messages queue behind its backward pass.
+
+Symbols: n workers on M machines of m, b bytes that one worker contributes, alpha seconds a hop, beta seconds a byte.
+
+    flat ring     all-reduce   2 (n-1) (alpha + b/n beta)       all-gather   (n-1) (alpha + b beta)
+    tree          all-reduce   2 ceil(log2 m) (alpha + b beta) inside + 2 ceil(log2 M) (alpha + b beta) between
+    hierarchical  all-reduce   inside, a pipelined chain up and one down, 2 ((m-1) alpha + b beta), and a ring of the
+                               machines between, 2 (M-1) (alpha + b/M beta)
+                  all-gather   (m-1) (alpha + b beta) inside, (M-1) (alpha + m b beta) between, (m-1) alpha + n b beta
+                               inside
+
+The flat ring's workers are contiguous in their machines, so that each link, a machine's or a worker's, carries the same
+bytes; all hops go on at once, and the slowest link sets the pace. An all-gather by tree goes round the ring.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from harness.timings import Collective, Message
+
+Algorithm = Literal["ring", "tree", "hierarchical"]
+
+
+@dataclass(frozen=True)
+class Link:
+    """One direction of a link: seconds a hop and seconds a byte."""
+
+    alpha: float
+    beta: float
+
+    def hop(self, num_bytes: float) -> float:
+        """Seconds to hand on so many bytes."""
+        return self.alpha + num_bytes * self.beta
+
+
+@dataclass(frozen=True)
+class Links:
+    """The links of one collective: a machine's to the others, and a worker's inside its machine."""
+
+    between: Link
+    inside: Link
+
+
+@dataclass(frozen=True)
+class Network:
+    """Workers on machines, with the links that each collective finds."""
+
+    num_machines: int
+    workers_per_machine: int
+    links: Mapping[Collective, Links]
+    algorithm: Algorithm = "ring"
+
+    @property
+    def num_workers(self) -> int:
+        return self.num_machines * self.workers_per_machine
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What a worker does besides communicating, in seconds a step. `codec`: encoding, decoding and the update."""
+
+    forward: float
+    backward: float
+    codec: float = 0.0
+
+    def scaled(self, factor: float) -> Compute:
+        """The two passes on a device so many times slower; the codec stays."""
+        return replace(self, forward=factor * self.forward, backward=factor * self.backward)
+
+
+def collective_seconds(network: Network, collective: Collective, payload_bytes: float) -> float:
+    """Seconds of one collective that nothing else delays."""
+    if network.num_workers == 1:
+        return 0.0
+    links = network.links[collective]
+    if network.algorithm == "hierarchical" and network.num_machines > 1 and network.workers_per_machine > 1:
+        return _hierarchical(network, links, collective, payload_bytes)
+    if network.algorithm == "tree" and collective == "all_reduce":
+        inside = 2 * math.ceil(math.log2(network.workers_per_machine)) * links.inside.hop(payload_bytes)
+        return inside + 2 * math.ceil(math.log2(network.num_machines)) * links.between.hop(payload_bytes)
+    hops, hop_bytes = ring_hops(network.num_workers, collective, payload_bytes)
+    used = [links.between] * (network.num_machines > 1) + [links.inside] * (network.workers_per_machine > 1)
+    return hops * max(link.hop(hop_bytes) for link in used)
+
+
+def ring_hops(num_workers: int, collective: Collective, payload_bytes: float) -> tuple[int, float]:
+    """Hops of a flat ring, and the bytes of each."""
+    if collective == "all_reduce":
+        return 2 * (num_workers - 1), payload_bytes / num_workers
+    return num_workers - 1, payload_bytes
+
+
+def _hierarchical(network: Network, links: Links, collective: Collective, payload_bytes: float) -> float:
+    machines, workers = network.num_machines, network.workers_per_machine
+    chain = (workers - 1) * links.inside.alpha
+    if collective == "all_reduce":
+        between = 2 * (machines - 1) * links.between.hop(payload_bytes / machines)
+        return 2 * (chain + payload_bytes * links.inside.beta) + between
+    gathered = (workers - 1) * links.inside.hop(payload_bytes)
+    between = (machines - 1) * links.between.hop(workers * payload_bytes)
+    return gathered + between + chain + network.num_workers * payload_bytes * links.inside.beta
+
+
+def step_seconds(compute: Compute, messages: Sequence[Message], network: Network) -> float:
+    """Seconds of one step that sends all of these messages.
+
+    They queue on one link in the order in which they get ready; each begins when it is ready and the one before it is
+    through. The codec comes after both the backward pass and the last message.
+    """
+    free = 0.0
+    for message in sorted(messages, key=lambda message: message.ready):
+        ready = compute.forward + message.ready * compute.backward
+        free = max(free, ready) + collective_seconds(network, message.collective, message.payload_bytes)
+    return max(compute.forward + compute.backward, free) + compute.codec
+
+
+def period_seconds(compute: Compute, messages: Sequence[Message], period: int, network: Network) -> float:
+    """Mean seconds of a step over a period: its last step synchronises, and alone sends what is not sent in each."""
+    ordinary = step_seconds(compute, [message for message in messages if message.every == 1], network)
+    return over_period(ordinary, step_seconds(compute, messages, network), period)
+
+
+def over_period(ordinary: float, synchronising: float, period: int) -> float:
+    """Mean of period - 1 ordinary steps and a synchronising one."""
+    return ((period - 1) * ordinary + synchronising) / period

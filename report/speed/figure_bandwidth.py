@@ -1,0 +1,127 @@
+"""Figure: step time against bandwidth, timed points on modelled curves, a panel per workload."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
+
+from harness.timings import Method
+from report.plotting import Look, end_labels, looks_of, panels, save, settle
+from report.speed.cost_model import Network
+from report.speed.speedups import HIGHEST, LOWEST, log_grid
+from report.speed.study import Bench, SpeedStudy
+from report.speed.tables_agreement import agreement_sentence
+from report.wording import listed
+
+_ROOM = 0.2
+_GREYS = ("#000000", "#5a5a5a", "#9a9a9a")
+_DASHES: tuple[tuple[float, ...], ...] = ((), (4, 1.5), (1.2, 1.2), (5, 1.5, 1.2, 1.5))
+
+
+def looks_by_role(methods: Sequence[Method]) -> dict[str, Look]:
+    """Greys for the baselines; a colour for each compared algorithm, its variants apart by their dashes."""
+    compared = [method for method in methods if not method.baseline]
+    colours = looks_of(list(dict.fromkeys(_family(method) for method in compared)))
+    looks: dict[str, Look] = {}
+    for index, method in enumerate(method for method in methods if method.baseline):
+        looks[method.name] = Look(_GREYS[index % 3], "o", _DASHES[index // 3 % 4])
+    for method in compared:
+        family = colours[_family(method)]
+        variant = [other for other in compared if _family(other) == _family(method)].index(method)
+        looks[method.name] = Look(family.colour, family.marker, _DASHES[variant % 4])
+    return looks
+
+
+def _family(method: Method) -> str:
+    return method.algorithm or method.name
+
+
+def draw_step_times(study: SpeedStudy, path: Path) -> bool:
+    """Lines where something was swept, markers where something was timed; False where no workload was timed."""
+    if not study.points:
+        return False
+    figure, grid = panels(len(study.benches), 1, 2.9, share_x=False)
+    labels = [_panel(axes, bench) for [axes], bench in zip(grid, study.benches, strict=True)]
+    settle(figure)
+    for [axes], names in zip(grid, labels, strict=True):
+        end_labels(axes, names, room=_ROOM, left=True)
+    save(figure, path)
+    return True
+
+
+def _panel(axes: Axes, bench: Bench) -> list[tuple[float, float, str, str]]:
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    looks, labels = looks_by_role(bench.methods), []
+    rates = log_grid(LOWEST, HIGHEST)
+    networks = [network for rate in rates if (network := bench.network(rate))]
+    for method in bench.methods:
+        look, spots = looks[method.name], _spots(bench, method)
+        ends = list(spots)
+        if networks:
+            ends = list(zip((rate / 1e6 for rate in rates), _curve(bench, method, networks), strict=True))
+            xs, ys = zip(*ends, strict=True)
+            axes.plot(xs, ys, color=look.colour, dashes=look.dashes, linewidth=0.9, zorder=2 + (not method.baseline))
+        if spots:
+            xs, ys = zip(*spots, strict=True)
+            axes.plot(xs, ys, color=look.colour, marker=look.marker, markersize=3, linestyle="none", zorder=4)
+        if ends:
+            labels.append((*ends[0], method.label, look.colour))
+    low, high = LOWEST / 1e6, HIGHEST / 1e6
+    axes.set_xlim(low / (high / low) ** (_ROOM / (1 - _ROOM)), high)
+    axes.set_xticks([10.0**power for power in range(6)])
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} Mb/s" if value < 1e3 else f"{value / 1e3:g} Gb/s")
+    axes.minorticks_off()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if _decades(axes) < 3 else (1,), numticks=12))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} ms" if value < 1e3 else f"{value / 1e3:,g} s")
+    axes.set_title(f"{bench.workload.name} ({bench.basis} points, modelled lines)", loc="left")
+    axes.set_xlabel("bandwidth of each machine's link, each way (log scale)")
+    axes.set_ylabel("time of a step (log scale)")
+    return labels
+
+
+def _decades(axes: Axes) -> float:
+    low, high = axes.get_ylim()
+    return math.log10(high / low)
+
+
+def _curve(bench: Bench, method: Method, networks: Sequence[Network]) -> list[float]:
+    return [1e3 * bench.seconds(method, network) for network in networks]
+
+
+def _spots(bench: Bench, method: Method) -> list[tuple[float, float]]:
+    """Rate in megabits a second and milliseconds of what was timed on the curves' layout, from slow to fast."""
+    layout = (bench.main.fabric.num_machines, bench.main.fabric.workers_per_machine)
+    spots = []
+    for point in bench.points:
+        fabric = point.timing.fabric
+        rate = fabric.stands_for_bits_per_second
+        if point.method.name == method.name and rate and (fabric.num_machines, fabric.workers_per_machine) == layout:
+            spots.append((rate / 1e6, 1e3 * point.timed.seconds))
+    return sorted(spots)
+
+
+def found_step_times(study: SpeedStudy) -> str:
+    """What the figure shows."""
+    names = listed([f"{bench.workload.name} ({bench.basis})" for bench in study.benches])
+    return f"Steps of {names}. {agreement_sentence(study.points)}"
+
+
+def step_times_note(study: SpeedStudy) -> str:
+    """What a curve assumes."""
+    alphas = []
+    for bench in study.benches:
+        network = bench.network(HIGHEST)
+        if network:
+            used = network.links["all_reduce"].between.alpha
+            alphas.append(f"{1e6 * used:.3g} µs for {bench.workload.name}")
+    latency = f" a hop's latency at the right end is the fitted one: {listed(alphas)};" if alphas else ""
+    return (
+        "Markers: timed here; emulated ones are without encoding, decoding and update. Lines: modelled, beyond the "
+        f"markers an extrapolation;{latency} encoding, decoding and update are in them as the codec table has them. "
+        "Greys: baselines."
+    )

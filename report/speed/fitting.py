@@ -1,0 +1,121 @@
+"""Fitting: alpha and beta of a fabric from its sweep, and what they are at rates between and beyond the swept ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+
+from harness.timings import Collective, Fabric, Sweep
+from report.speed.cost_model import Algorithm, Link, Links, Network, ring_hops
+
+COLLECTIVES: tuple[Collective, ...] = ("all_reduce", "all_gather")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Alpha and beta of a flat ring on one fabric, by the clock. `worst` is the largest relative error of a point."""
+
+    fabric: Fabric
+    collective: Collective
+    link: Link
+    worst: float
+    num_points: int
+
+    @property
+    def efficiency(self) -> float | None:
+        """Fitted rate over the limit of the slowest link; None where nothing is limited."""
+        limit = slowest_limit(self.fabric)
+        return 8 / self.link.beta / limit if limit and self.link.beta > 0 else None
+
+
+def slowest_limit(fabric: Fabric) -> float | None:
+    """Bits per second of the slowest link that a flat ring uses; None where none is limited."""
+    between = fabric.bits_per_second if fabric.num_machines > 1 else None
+    inside = fabric.inside_bits_per_second if fabric.workers_per_machine > 1 else None
+    return min((rate for rate in (between, inside) if rate is not None), default=None)
+
+
+def fit_line(xs: Sequence[float], ys: Sequence[float], times: Sequence[float]) -> tuple[float, float]:
+    """The a, b >= 0 that make a x + b y nearest to the times, by the sum of squared relative errors."""
+    scaled = np.array([xs, ys], dtype=np.float64) / np.array(times, dtype=np.float64)
+    a, b = np.linalg.lstsq(scaled.T, np.ones(len(times)), rcond=None)[0]
+    if a >= 0 and b >= 0:
+        return float(a), float(b)
+    kept = scaled[1] if a < 0 else scaled[0]
+    alone = float(kept.sum() / (kept @ kept))
+    return (0.0, alone) if a < 0 else (alone, 0.0)
+
+
+def fits_of(sweep: Sweep) -> list[Fit]:
+    """One fit per collective of the sweep with at least two sizes, each point by its median."""
+    fits = []
+    for collective in COLLECTIVES:
+        points = [point for point in sweep.points if point.collective == collective]
+        if len({point.payload_bytes for point in points}) < 2:
+            continue
+        hops = [ring_hops(sweep.fabric.num_workers, collective, point.payload_bytes) for point in points]
+        times = [median(point.seconds) for point in points]
+        link = Link(*fit_line([count for count, _ in hops], [count * size for count, size in hops], times))
+        errors = [abs(count * link.hop(size) / time - 1) for (count, size), time in zip(hops, times, strict=True)]
+        fits.append(Fit(sweep.fabric, collective, link, max(errors), len(points)))
+    return fits
+
+
+def like(fabric: Fabric, fits: Sequence[Fit]) -> list[Fit]:
+    """The fits of the same layout; where there are none, those of the same kind and backend."""
+    same_kind = [f for f in fits if (f.fabric.kind, f.fabric.backend) == (fabric.kind, fabric.backend)]
+    return [f for f in same_kind if _layout(f.fabric) == _layout(fabric)] or same_kind
+
+
+def _layout(fabric: Fabric) -> tuple[int, int]:
+    return fabric.num_machines, fabric.workers_per_machine
+
+
+def network_on(fabric: Fabric, fits: Sequence[Fit], algorithm: Algorithm = "ring") -> Network | None:
+    """The network of a fabric, in seconds by its clock; None where no fit is like it.
+
+    Alpha and the share of the limit that is reached are the fitted ones; between two swept limits they are interpolated
+    over the logarithm of the limit, and beyond the last they stay; a sweep without a limit gives alpha alone to a
+    fabric with one. A collective that was not swept takes the other's.
+    """
+    alike = like(fabric, fits)
+    if not alike:
+        return None
+    links: dict[Collective, Links] = {}
+    for collective in COLLECTIVES:
+        own = [fit for fit in alike if fit.collective == collective] or alike
+        links[collective] = _links(fabric, own)
+    return Network(fabric.num_machines, fabric.workers_per_machine, links, algorithm)
+
+
+def _links(fabric: Fabric, fits: Sequence[Fit]) -> Links:
+    limit = slowest_limit(fabric)
+    if limit is None:
+        link = next((fit.link for fit in fits if slowest_limit(fit.fabric) is None), fits[-1].link)
+        return Links(link, link)
+    swept = {slowest_limit(fit.fabric) or limit: (fit.link.alpha, fit.efficiency or 1.0) for fit in fits}
+    rates = sorted(swept)
+    logs = [math.log(rate) for rate in rates]
+    alpha = float(np.interp(math.log(limit), logs, [swept[rate][0] for rate in rates]))
+    efficiency = float(np.interp(math.log(limit), logs, [swept[rate][1] for rate in rates]))
+
+    def link_of(rate: float | None) -> Link:
+        return Link(alpha, 8 / (efficiency * rate) if rate else 0.0)
+
+    return Links(link_of(fabric.bits_per_second), link_of(fabric.inside_bits_per_second))
+
+
+def sped_up(network: Network, factor: float) -> Network:
+    """The same network on a clock that runs so many times slower: what a dilated fabric stands for."""
+    links = {
+        name: Links(
+            Link(pair.between.alpha / factor, pair.between.beta / factor),
+            Link(pair.inside.alpha / factor, pair.inside.beta / factor),
+        )
+        for name, pair in network.links.items()
+    }
+    return Network(network.num_machines, network.workers_per_machine, links, network.algorithm)

@@ -1,0 +1,198 @@
+"""What a study's records say together: per workload its methods, its timed steps, and the model of them."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from harness.timings import Basis, Fabric, Method, Timing, Workload
+from report.speed.cost_model import Algorithm, Compute, Network, period_seconds
+from report.speed.fitting import Fit, fit_line, fits_of, network_on, sped_up
+from report.speed.records import SpeedRecords
+from report.speed.steps import Timed, timed
+
+_HERE = Path(__file__).parent
+
+
+@cache
+def table_of(name: str) -> dict[str, Any]:
+    """One of the tables beside this file."""
+    return tomllib.loads((_HERE / name).read_text())
+
+
+@dataclass(frozen=True)
+class Point:
+    """One method on one fabric: what the clock said, and what the model says of the same (None without a sweep)."""
+
+    timing: Timing
+    method: Method
+    timed: Timed
+    predicted: float | None
+
+    @property
+    def error(self) -> float | None:
+        """Predicted over timed, less one."""
+        return None if self.predicted is None else self.predicted / self.timed.seconds - 1
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One workload: its timings and the fits that the model of it uses."""
+
+    timings: tuple[Timing, ...]
+    fits: tuple[Fit, ...]
+    codec_lines: dict[str, tuple[float, float]]
+
+    @property
+    def workload(self) -> Workload:
+        return self.timings[0].workload
+
+    @property
+    def basis(self) -> Basis:
+        return self.timings[0].basis
+
+    @cached_property
+    def main(self) -> Timing:
+        """The timing whose layout the curves take: one worker a machine where there is one, of the most methods."""
+        return max(self.timings, key=lambda t: (t.fabric.workers_per_machine == 1, len(t.methods)))
+
+    @cached_property
+    def methods(self) -> tuple[Method, ...]:
+        """Every method timed on the layout of the curves and then any other: baselines first, else in their order."""
+        ordered = [self.main, *self.timings]
+        found = {method.name: method for timing in reversed(ordered) for method in timing.methods}
+        names = dict.fromkeys(method.name for timing in ordered for method in timing.methods)
+        return tuple(sorted((found[name] for name in names), key=lambda method: not method.baseline))
+
+    @property
+    def baselines(self) -> tuple[Method, ...]:
+        return tuple(method for method in self.methods if method.baseline)
+
+    @property
+    def compared(self) -> tuple[Method, ...]:
+        return tuple(method for method in self.methods if not method.baseline)
+
+    def method(self, name: str) -> Method | None:
+        """The method of that name, if it was timed."""
+        return next((method for method in self.methods if method.name == name), None)
+
+    @cached_property
+    def points(self) -> tuple[Point, ...]:
+        """Every method of every timing that has its steps, in the order of the records."""
+        return tuple(
+            Point(timing, method, numbers, self._predicted(timing, method))
+            for timing in self.timings
+            for method in timing.methods
+            if (numbers := timed(timing, method))
+        )
+
+    def _predicted(self, timing: Timing, method: Method) -> float | None:
+        network = network_on(timing.fabric, self.fits)
+        if network is None:
+            return None
+        codec = self._measured_codec(method) if timing.basis == "measured" else 0.0
+        return period_seconds(
+            self._compute(codec), method.messages, method.period, sped_up(network, timing.fabric.dilation)
+        )
+
+    def _compute(self, codec: float) -> Compute:
+        return Compute(self.workload.forward_seconds, self.workload.backward_seconds, codec)
+
+    def _measured_codec(self, method: Method) -> float:
+        constant, slope = self.codec_lines.get(method.name, (0.0, 0.0))
+        return constant + slope * self.workload.num_parameters
+
+    def codec_seconds(self, method: Method) -> float:
+        """Seconds of encoding, decoding and update that the model takes: fitted where steps were measured, and where
+
+        they were emulated the bytes that the method moves over the device's memory bandwidth (0 for a device that the
+        table does not have).
+        """
+        if self.basis == "measured":
+            return self._measured_codec(method)
+        table = table_of("devices.toml")
+        device = next((d for d in table["devices"] if d["part"] in self.workload.device), None)
+        moved = next(c["bytes"] for c in table["codecs"] if method.name.startswith(c["method"]))
+        return float(moved * self.workload.num_parameters / device["bytes_per_second"]) if device else 0.0
+
+    def network(
+        self,
+        bits_per_second: float,
+        layout: tuple[int, int] | None = None,
+        inside_bits_per_second: float | None = None,
+        algorithm: Algorithm = "ring",
+    ) -> Network | None:
+        """The network that a fabric of these real rates would be, after the fits; None where nothing was swept.
+
+        Args:
+            bits_per_second: of a machine's link.
+            layout: machines and workers a machine; None is that of the curves.
+            inside_bits_per_second: of a worker's link inside its machine.
+        """
+        main = self.main.fabric
+        machines, workers = layout or (main.num_machines, main.workers_per_machine)
+        inside = inside_bits_per_second if layout else bits_inside(main)
+        slowed = main.model_copy(
+            update={
+                "num_machines": machines,
+                "workers_per_machine": workers,
+                "bits_per_second": bits_per_second / main.dilation,
+                "inside_bits_per_second": inside / main.dilation if inside else None,
+            }
+        )
+        network = network_on(slowed, self.fits, algorithm)
+        return network and sped_up(network, main.dilation)
+
+    def seconds(self, method: Method, network: Network, slower: float = 1.0) -> float:
+        """Modelled seconds of a step, the codec among them, on a device so many times slower."""
+        compute = self._compute(self.codec_seconds(method)).scaled(slower)
+        return period_seconds(compute, method.messages, method.period, network)
+
+
+def bits_inside(fabric: Fabric) -> float | None:
+    """The rate that a link inside a machine stands for."""
+    inside = fabric.inside_bits_per_second
+    return None if inside is None else inside * fabric.dilation
+
+
+@dataclass(frozen=True)
+class SpeedStudy:
+    """A study's records with its fits, and its workloads in the order of the records."""
+
+    records: SpeedRecords
+    fits: tuple[Fit, ...]
+    benches: tuple[Bench, ...]
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        return tuple(point for bench in self.benches for point in bench.points)
+
+
+def study_of(records: SpeedRecords) -> SpeedStudy:
+    """Fit the sweeps and gather the timings by workload."""
+    fits = tuple(fit for sweep in records.sweeps for fit in fits_of(sweep))
+    lines = _codec_lines(records.timings)
+    groups: dict[tuple[str, Basis], list[Timing]] = {}
+    for timing in records.timings:
+        groups.setdefault((timing.workload.name, timing.basis), []).append(timing)
+    return SpeedStudy(records, fits, tuple(Bench(tuple(group), fits, lines) for group in groups.values()))
+
+
+def _codec_lines(timings: Sequence[Timing]) -> dict[str, tuple[float, float]]:
+    """Seconds and seconds a parameter of each method's codec, by the clock; of one size alone only the slope."""
+    seen: dict[str, list[tuple[int, float]]] = {}
+    for timing in timings:
+        for method in timing.methods:
+            numbers = timed(timing, method)
+            if numbers and numbers.codec > 0:
+                seen.setdefault(method.name, []).append((timing.workload.num_parameters, numbers.codec))
+    lines = {}
+    for name, pairs in seen.items():
+        sizes, times = [size for size, _ in pairs], [time for _, time in pairs]
+        constants = [float(len(set(sizes)) > 1)] * len(sizes)
+        lines[name] = fit_line(constants, sizes, times)
+    return lines

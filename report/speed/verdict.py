@@ -1,0 +1,81 @@
+"""The verdict: where each method beats overlapped DDP and by how much, and what the headlines ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.timings import Method
+from report.document import Bullets, Cell, Column, Paragraph, Table, Verdict
+from report.speed.headlines import HEADLINES, METHODS, Headline
+from report.speed.speedups import faster_spans, implied, speedup
+from report.speed.study import Bench, SpeedStudy
+from report.speed.tables_agreement import agreement_sentence
+from report.speed.tables_modelled import AT, headline_bench, spans_text
+from report.speed.units import factor, milliseconds, rate
+
+COMMAND = "make speedups"
+RIVALS = ("ddp", "ddp_fp16")
+"""Baselines, by name, that the verdict is about: overlapped DDP in fp32 and with its fp16 hook."""
+
+CLEARLY = 1.05
+"""A method is said to beat a baseline where it is more than so many times as fast."""
+
+_SHOWN = (1e9, 10e9)
+
+
+def speed_verdict(study: SpeedStudy) -> Verdict:
+    """The box; it names the command where nothing was timed or swept yet."""
+    if not study.benches:
+        text = f"Nothing is timed yet: {COMMAND} fills this report."
+        return Verdict("What was found", (Paragraph(text),))
+    blocks: list[Paragraph | Bullets | Table] = [Paragraph(agreement_sentence(study.points))]
+    blocks += [_table(bench) for bench in study.benches if study.fits and bench.compared]
+    if study.fits:
+        blocks.append(Bullets(tuple(_headline(study, headline) for headline in HEADLINES)))
+    else:
+        blocks.append(Paragraph(f"No network was swept, so nothing is modelled: {COMMAND} sweeps it."))
+    return Verdict("What was found", tuple(blocks))
+
+
+def _table(bench: Bench) -> Table:
+    rivals = [rival for name in RIVALS if (rival := bench.method(name))]
+    columns = [Column("method", "left")]
+    for rival in rivals:
+        columns.append(Column(f"beats {rival.label}", "left"))
+        columns += [Column(f"at {rate(bits)}") for bits in _SHOWN]
+    rows = tuple((Cell(method.label), *_against(bench, method, rivals)) for method in bench.compared)
+    device = f"{bench.main.fabric.num_workers} workers, {bench.workload.device}"
+    title = f"{bench.workload.name}, {device}: where a step is over {100 * (CLEARLY - 1):.0f} % faster, and by how much"
+    return Table(f"{title} (modelled)", "", tuple(columns), rows)
+
+
+def _against(bench: Bench, method: Method, rivals: Sequence[Method]) -> list[Cell]:
+    cells = []
+    for rival in rivals:
+        cells.append(Cell(spans_text(faster_spans(bench, method, rival, CLEARLY))))
+        cells += [Cell(factor(speedup(bench, method, rival, bits))) for bits in _SHOWN]
+    return cells
+
+
+def _headline(study: SpeedStudy, headline: Headline) -> str:
+    bench = headline_bench(study, headline)
+    found = [method for name in METHODS if bench and (method := bench.method(name))]
+    if bench is None or not found:
+        return f"{headline.words}: {headline.workload} was not timed, {COMMAND} fills this in."
+    parts = []
+    for baseline in (base for name in (*RIVALS, "all_reduce") if (base := bench.method(name))):
+        asked = {method.label: implied(bench, method, baseline, headline.target, AT) for method in found}
+        rates = [(each.bits_per_second, label) for label, each in asked.items() if each.bits_per_second]
+        if not rates:
+            parts.append(f"over {baseline.label} never")
+            continue
+        bits, label = max(rates)
+        compute = asked[label].compute_seconds
+        part = f"over {baseline.label} up to {rate(bits)} ({label})"
+        limit = "" if compute is None else f", at {rate(AT)} for at most {milliseconds(compute)} ms of compute"
+        parts.append(part + limit)
+    now = bench.workload.forward_seconds + bench.workload.backward_seconds
+    return (
+        f"{headline.words}: with {milliseconds(now)} ms of compute a step ({bench.workload.device}) M-CSER would reach "
+        f"it (modelled) {'; '.join(parts)}."
+    )

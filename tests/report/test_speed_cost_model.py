@@ -1,0 +1,88 @@
+"""The cost model against times worked out by hand; all in milliseconds, with 1 ms a hop and 1 ms a kilobyte."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.timings import Collective, Message
+from report.speed.cost_model import (
+    Algorithm,
+    Compute,
+    Link,
+    Links,
+    Network,
+    collective_seconds,
+    period_seconds,
+    step_seconds,
+)
+
+BETWEEN = Link(1e-3, 1e-6)
+INSIDE = Link(0.1e-3, 0.1e-6)
+COMPUTE = Compute(10e-3, 30e-3)
+
+
+def _network(machines: int, workers: int, algorithm: Algorithm = "ring", inside: Link = INSIDE) -> Network:
+    links = Links(BETWEEN, inside)
+    return Network(machines, workers, {"all_reduce": links, "all_gather": links}, algorithm)
+
+
+def _message(num_bytes: int, ready: float, every: int = 1, collective: Collective = "all_reduce") -> Message:
+    return Message(collective=collective, payload_bytes=num_bytes, every=every, ready=ready)
+
+
+@pytest.mark.parametrize(
+    ("network", "collective", "milliseconds"),
+    [
+        (_network(8, 1), "all_reduce", 28.0),  # 2 x 7 hops of 1 kB: 14 (1 + 1)
+        (_network(8, 1), "all_gather", 63.0),  # 7 hops of 8 kB: 7 (1 + 8)
+        (_network(8, 1, "tree"), "all_reduce", 54.0),  # 2 x 3 levels of 8 kB: 6 (1 + 8)
+        (_network(5, 1, "tree"), "all_reduce", 54.0),  # five need three levels as well
+        (_network(2, 4), "all_reduce", 28.0),  # the slow link between sets the pace of all 14 hops
+        (_network(2, 4, inside=Link(2e-3, 3e-6)), "all_reduce", 70.0),  # or the one inside: 14 (2 + 3)
+        (_network(1, 8), "all_reduce", 2.8),  # inside alone: 14 (0.1 + 0.1)
+        (_network(8, 1, "hierarchical"), "all_reduce", 28.0),  # nothing inside: the ring
+        (_network(2, 4, "tree"), "all_reduce", 21.6),  # inside 2 x 2 (0.1 + 0.8), between 2 x 1 (1 + 8)
+        # Chain of 3 hops and 8 kB inside, 2 (0.3 + 0.8); between two machines 2 hops of 4 kB, 2 (1 + 4).
+        (_network(2, 4, "hierarchical"), "all_reduce", 12.2),
+        # Gather 3 (0.1 + 0.8); between, four workers' 8 kB, 1 (1 + 32); all 64 kB on, 0.3 + 6.4.
+        (_network(2, 4, "hierarchical"), "all_gather", 42.4),
+        (_network(1, 1), "all_reduce", 0.0),
+    ],
+)
+def test_a_collective_of_eight_kilobytes(network: Network, collective: Collective, milliseconds: float) -> None:
+    assert collective_seconds(network, collective, 8000) == pytest.approx(1e-3 * milliseconds, rel=1e-12)
+
+
+def test_three_buckets_queue_behind_the_backward_pass() -> None:
+    # 28 ms each, ready at 20, 30 and 40 ms: 20 to 48, 48 to 76, 76 to 104.
+    buckets = [_message(8000, 1 / 3), _message(8000, 2 / 3), _message(8000, 1.0)]
+    assert step_seconds(COMPUTE, buckets, _network(8, 1)) == pytest.approx(104e-3)
+    assert step_seconds(COMPUTE, buckets[::-1], _network(8, 1)) == pytest.approx(104e-3)
+
+
+def test_a_link_waits_for_a_bucket_that_is_not_ready() -> None:
+    # 2.8 ms each: 20 to 22.8, 30 to 32.8, 40 to 42.8; only the last shows.
+    buckets = [_message(8000, 1 / 3), _message(8000, 2 / 3), _message(8000, 1.0)]
+    assert step_seconds(COMPUTE, buckets, _network(1, 8)) == pytest.approx(42.8e-3)
+
+
+def test_what_is_sent_early_enough_is_hidden() -> None:
+    assert step_seconds(COMPUTE, [_message(8000, 1 / 3)], _network(1, 8)) == pytest.approx(40e-3)
+
+
+def test_without_overlap_all_of_it_shows_and_the_codec_comes_on_top() -> None:
+    # 40 + 3 x 28 + 5.
+    buckets = [_message(8000, 1.0)] * 3
+    assert step_seconds(Compute(10e-3, 30e-3, 5e-3), buckets, _network(8, 1)) == pytest.approx(129e-3)
+
+
+def test_a_slower_device_leaves_the_codec_alone() -> None:
+    # 2 x 40 + 28 + 5.
+    slower = Compute(10e-3, 30e-3, 5e-3).scaled(2)
+    assert step_seconds(slower, [_message(8000, 1.0)], _network(8, 1)) == pytest.approx(113e-3)
+
+
+def test_a_period_has_one_step_that_sends_what_is_not_sent_in_each() -> None:
+    # Three steps of 40 + 28, one of 40 + 28 + 63: (3 x 68 + 131) / 4.
+    messages = [_message(8000, 1.0), _message(8000, 1.0, every=4, collective="all_gather")]
+    assert period_seconds(COMPUTE, messages, 4, _network(8, 1)) == pytest.approx(83.75e-3)
