@@ -11,7 +11,6 @@ from matplotlib.ticker import LogLocator
 
 from harness.timings import Method
 from report.plotting import Look, end_labels, looks_of, panels, save, settle
-from report.speed.cost_model import Network
 from report.speed.speedups import HIGHEST, LOWEST, log_grid
 from report.speed.study import Bench, SpeedStudy
 from report.speed.tables_agreement import agreement_sentence
@@ -58,12 +57,12 @@ def _panel(axes: Axes, bench: Bench) -> list[tuple[float, float, str, str]]:
     axes.set_yscale("log")
     looks, labels = looks_by_role(bench.methods), []
     rates = log_grid(LOWEST, HIGHEST)
-    networks = [network for rate in rates if (network := bench.network(rate))]
+    swept = bench.network(LOWEST) is not None
     for method in bench.methods:
         look, spots = looks[method.name], _spots(bench, method)
         ends = list(spots)
-        if networks:
-            ends = list(zip((rate / 1e6 for rate in rates), _curve(bench, method, networks), strict=True))
+        if swept:
+            ends = [(rate / 1e6, 1e3 * bench.seconds_at(method, rate)) for rate in rates]
             xs, ys = zip(*ends, strict=True)
             axes.plot(xs, ys, color=look.colour, dashes=look.dashes, linewidth=0.9, zorder=2 + (not method.baseline))
         if spots:
@@ -87,10 +86,6 @@ def _panel(axes: Axes, bench: Bench) -> list[tuple[float, float, str, str]]:
 def _decades(axes: Axes) -> float:
     low, high = axes.get_ylim()
     return math.log10(high / low)
-
-
-def _curve(bench: Bench, method: Method, networks: Sequence[Network]) -> list[float]:
-    return [1e3 * bench.seconds(method, network) for network in networks]
 
 
 def _spots(bench: Bench, method: Method) -> list[tuple[float, float]]:

@@ -48,9 +48,7 @@ def found_matrix(bench: Bench) -> str:
     base = bench.method("ddp")
     parts = []
     for bits in RATES:
-        network = bench.network(bits)
-        if network:
-            seconds, label = min((bench.seconds(method, network), method.label) for method in bench.methods)
-            gain = f", {factor(bench.seconds(base, network) / seconds)} over overlapped DDP" if base else ""
-            parts.append(f"{label} at {rate(bits)}{gain}")
+        seconds, label = min((bench.seconds_at(method, bits), method.label) for method in bench.methods)
+        gain = f", {factor(bench.seconds_at(base, bits) / seconds)} over overlapped DDP" if base else ""
+        parts.append(f"{label} at {rate(bits)}{gain}")
     return f"The fastest: {'; '.join(parts)}."

@@ -147,6 +147,24 @@ class Bench:
         network = network_on(slowed, self.fits, algorithm)
         return network and sped_up(network, main.dilation)
 
+    @cached_property
+    def _known(self) -> dict[tuple[str, float], float]:
+        return {}
+
+    def seconds_at(self, method: Method, bits_per_second: float) -> float:
+        """Modelled seconds of a step on the curves' layout at this rate of each machine's link.
+
+        Raises:
+            ValueError: nothing was swept, so nothing can be modelled.
+        """
+        key = (method.name, bits_per_second)
+        if key not in self._known:
+            network = self.network(bits_per_second)
+            if network is None:
+                raise ValueError("there is no sweep to model a network from; make speedups takes one")
+            self._known[key] = self.seconds(method, network)
+        return self._known[key]
+
     def seconds(self, method: Method, network: Network, slower: float = 1.0) -> float:
         """Modelled seconds of a step, the codec among them, on a device so many times slower."""
         compute = self._compute(self.codec_seconds(method)).scaled(slower)

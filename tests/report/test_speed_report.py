@@ -140,8 +140,8 @@ def test_time_to_the_target_is_steps_times_the_timed_step(made: Made) -> None:
 
 def test_a_miss_is_infinite_and_missing_runs_are_said(made: Made) -> None:
     assert _time_row(made, "ef sgd")[1:] == ["infinite"] * 4
-    assert _time_row(made, "csea")[1:] == ["4 of 5 runs"] * 4
-    assert set(_time_row(made, "powersgd 4")[1:]) == {"no accuracy runs at ratio 15"}
+    assert _time_row(made, "csea")[1:] == ["4 of 5 runs", "–", "–", "–"]
+    assert _time_row(made, "powersgd 4")[1:] == ["no accuracy runs at ratio 15", "–", "–", "–"]
     assert "resnet50_v100: no accuracy runs of resnet50 are at hand" in made.markdown
 
 
