@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from report.plotting import panels, save, settle
+from report.plotting import panels, save
 from report.speed.speedups import speedup
 from report.speed.study import Bench
 from report.speed.units import factor, rate
@@ -22,7 +22,6 @@ def draw_matrix(bench: Bench, path: Path) -> bool:
     figure, grid = panels(2, 2, 3.9, share_x=False)
     for index, bits in enumerate(RATES):
         _panel(grid[index // 2][index % 2], bench, bits, names=index % 2 == 0)
-    settle(figure)
     save(figure, path)
     return True
 
@@ -34,7 +33,9 @@ def _panel(axes: Axes, bench: Bench, bits: float, names: bool) -> None:
     for (i, j), value in np.ndenumerate(values):
         text = f"{value:.2f}" if value < 9.95 else f"{value:.0f}"
         dark = abs(np.log2(value)) > 2.6
-        axes.text(j, i, text, ha="center", va="center", fontsize=3.6, color="white" if dark else "black")
+        axes.text(
+            j, i, text, ha="center", va="center", fontsize=3.6, color="white" if dark else "black", in_layout=False
+        )
     labels = [method.label for method in methods]
     axes.set_xticks(range(len(methods)), labels, rotation=90, fontsize=4.8)
     axes.set_yticks(range(len(methods)), labels if names else [], fontsize=4.8)
