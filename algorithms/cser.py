@@ -18,12 +18,16 @@ and one more every H steps, none for a compressor that sends nothing.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from algorithms.core.compressors import Compressor, SharedSupport, Zero
+from algorithms.core.layout import Support, Windows
 from algorithms.core.optimizer import DistributedOptimizer, require_interval
+from algorithms.core.overlap import Foretold, foretell, stepped
 from algorithms.core.traffic import Purpose, Traffic
 
 
@@ -71,6 +75,19 @@ class CSER(DistributedOptimizer):
             traffic.add(purpose, cost.bits, cost.collectives)
         return traffic
 
+    def foretold(self, step: int) -> list[Foretold]:
+        if self.e is not None:
+            return []
+        gradient = foretell(self, self.gradient_compressor, step, Purpose.GRADIENT, self.gradient_message)
+        if step % self.reset_interval:
+            return gradient
+        changed = self.support(self.gradient_compressor, step, Purpose.GRADIENT)
+        return gradient + foretell(self, self.error_compressor, step, Purpose.ERROR, partial(stepped, self), changed)
+
+    def gradient_message(self, support: Windows) -> Tensor:
+        """What the gradient stage will send, before the step is done."""
+        return support.gather(self.flat.parameters).sub_(stepped(self, support))
+
     def _update(self, step: int) -> None:
         reset = step % self.reset_interval == 0
         if self.e is None:
@@ -85,9 +102,7 @@ class CSER(DistributedOptimizer):
                 sent.support.add_(self.e, sent.own, alpha=-1)
 
     def _sync_update(self, step: int) -> None:
-        compressor, x = self.gradient_compressor, self.flat.parameters
-        assert isinstance(compressor, SharedSupport)
-        support = compressor.support(self.flat.layout, self.draw(step, Purpose.GRADIENT))
+        x, support = self.flat.parameters, self.support(self.gradient_compressor, step, Purpose.GRADIENT)
         before = support.gather(x)
         self.local_step_()
         if before.numel():
@@ -110,8 +125,12 @@ class CSER(DistributedOptimizer):
 
     def average_parameters(self, compressor: Compressor, step: int, purpose: Purpose) -> None:
         """x <- mean(x) on the coordinates that the compressor draws."""
-        assert isinstance(compressor, SharedSupport)
-        support = compressor.support(self.flat.layout, self.draw(step, purpose))
+        support = self.support(compressor, step, purpose)
         values = support.gather(self.flat.parameters)
         own, mean = self.average(values, purpose)
         support.copy_(self.flat.parameters, mean if own is values else values.sub_(own).add_(mean))
+
+    def support(self, compressor: Compressor, step: int, purpose: Purpose) -> Support:
+        """The coordinates that the compressor draws, which it must do alike on all workers."""
+        assert isinstance(compressor, SharedSupport)
+        return compressor.support(self.flat.layout, self.draw(step, purpose))

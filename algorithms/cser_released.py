@@ -15,12 +15,16 @@ Cost: 32 (1 - 1/H) d / R2 + 32 d / (R1 H) bits per step on average, one collecti
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from algorithms.core.compressors import Compressor, SharedSupport
+from algorithms.core.layout import Windows
 from algorithms.core.optimizer import require_shared_support
+from algorithms.core.overlap import Foretold, foretell, stepped
 from algorithms.core.traffic import Purpose, Traffic
 from algorithms.cser import CSER
 
@@ -78,6 +82,14 @@ class CSERReleased(CSER):
             traffic.add(Purpose.GRADIENT, -skipped.bits, -skipped.collectives)
         return traffic
 
+    def foretold(self, step: int) -> list[Foretold]:
+        if step % self.reset_interval == 0 and self.skip_gradient_at_reset:
+            return foretell(self, self.error_compressor, step, Purpose.ERROR, partial(stepped, self))
+        return super().foretold(step)
+
+    def gradient_message(self, support: Windows) -> Tensor:
+        return stepped(self, support) if self.averages_parameters else super().gradient_message(support)
+
     def _update(self, step: int) -> None:
         reset = step % self.reset_interval == 0
         if reset and self.skip_gradient_at_reset:
@@ -96,12 +108,10 @@ class CSERReleased(CSER):
         sent = self.exchange(self.flat.parameters, compressor, step, purpose)
         sent.support.copy_(self.flat.parameters, sent.mean)
 
-    def local_step_(self, *target: Any, **options: Any) -> None:
-        momentum = self._buffers.get("momentum")
-        if not self.decay_in_momentum_only or momentum is None:
-            return super().local_step_(*target, **options)
-        x, g = self.flat.parameters, self.flat.gradients
-        for part, group in zip(self.flat.parts, self.param_groups, strict=True):
-            here = slice(part.start, part.stop)
-            momentum[here].mul_(group["momentum"]).add_(g[here]).add_(x[here], alpha=group["weight_decay"])
-            x[here].add_(g[here], alpha=-group["lr"]).add_(momentum[here], alpha=-group["lr"] * group["momentum"])
+    def step_slice_(
+        self, group: dict[str, Any], x: Tensor, g: Tensor, m: Tensor | None, target: Tensor | None, sign: int
+    ) -> None:
+        if not self.decay_in_momentum_only or m is None:
+            return super().step_slice_(group, x, g, m, target, sign)
+        m.mul_(group["momentum"]).add_(g).add_(x, alpha=group["weight_decay"])
+        x.add_(g, alpha=-group["lr"]).add_(m, alpha=-group["lr"] * group["momentum"])

@@ -14,12 +14,14 @@ Cost: 32 d / R bits per step for a sparsifier of ratio R, one collective.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch.optim.optimizer import ParamsT
 
 from algorithms.core.compressors import Compressor
 from algorithms.core.optimizer import DistributedOptimizer
+from algorithms.core.overlap import Foretold, foretell, stepped
 from algorithms.core.traffic import Purpose, Traffic
 
 
@@ -40,6 +42,10 @@ class EFSGD(DistributedOptimizer):
         cost = self.cost(self.compressor, Purpose.GRADIENT, range(1, num_steps + 1))
         traffic.add(Purpose.GRADIENT, cost.bits, cost.collectives)
         return traffic
+
+    def foretold(self, step: int) -> list[Foretold]:
+        after = partial(stepped, self, target=self.e, sign=+1)
+        return foretell(self, self.compressor, step, Purpose.GRADIENT, after)
 
     def _update(self, step: int) -> None:
         self.local_step_(self.e, sign=+1)

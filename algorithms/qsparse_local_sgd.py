@@ -17,10 +17,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from algorithms.core.compressors import Compressor
+from algorithms.core.layout import Windows
 from algorithms.core.optimizer import DistributedOptimizer, require_interval
+from algorithms.core.overlap import Foretold, foretell, stepped
 from algorithms.core.traffic import Purpose, Traffic
 
 
@@ -56,6 +59,14 @@ class QSparseLocalSGD(DistributedOptimizer):
         cost = self.cost(self.compressor, Purpose.MODEL, syncs)
         traffic.add(Purpose.MODEL, cost.bits, cost.collectives)
         return traffic
+
+    def foretold(self, step: int) -> list[Foretold]:
+        if step % self.sync_interval:
+            return []
+        return foretell(self, self.compressor, step, Purpose.MODEL, self._foretold_error)
+
+    def _foretold_error(self, support: Windows) -> Tensor:
+        return support.gather(self.e).add_(support.gather(self.x)).sub_(stepped(self, support))
 
     def _update(self, step: int) -> None:
         self.local_step_()

@@ -1,4 +1,4 @@
-"""The command line: plan, preflight, run, status, collect, report, bench, gpu-check."""
+"""The command line: plan, preflight, run, status, collect, report, bench, gpu-check, netlab, speedups."""
 
 from __future__ import annotations
 
@@ -70,6 +70,13 @@ def _parser() -> argparse.ArgumentParser:
     gpu_check = commands.add_parser("gpu-check", help=what, description=what)
     gpu_check.add_argument("--output", type=Path, default=Path("results/gpu"))
     gpu_check.set_defaults(command=_gpu_check)
+    speedups = commands.add_parser("speedups", help="time methods and baselines on an emulated network, and report it")
+    speedups.add_argument("--output", type=Path, default=Path("results/speedups"))
+    speedups.add_argument(
+        "--accuracy", type=Path, action="append", default=[], metavar="FOLDER", help="of accuracy runs"
+    )
+    speedups.set_defaults(command=_speedups)
+    _add_netlab(commands.add_parser("netlab", help="time collectives on an emulated network of this machine's own"))
     return parser
 
 
@@ -90,6 +97,26 @@ def _add_run_options(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--checkpoint-minutes", type=float, default=5.0, help="time between checkpoints (default: 5)")
     sub.add_argument("--timeout-seconds", type=float, default=300.0, help="how long a collective waits (default: 300)")
+
+
+def _add_netlab(sub: argparse.ArgumentParser) -> None:
+    sub.set_defaults(command=_netlab)
+    sub.add_argument("--workers", type=_positive, default=8, help="gloo processes (default: 8)")
+    sub.add_argument("--machines", type=_positive, help="machines they are on, as many on each (default: one each)")
+    sub.add_argument(
+        "--rates",
+        type=_rates,
+        default="10,50,100",
+        metavar="LIST",
+        help="Mb/s of a machine's link (default: 10,50,100)",
+    )
+    sub.add_argument("--output", type=Path, default=Path("results/netlab"))
+    sub.add_argument("--prefix", default="cserlab", help="of the names of all namespaces (default: cserlab)")
+
+
+def _rates(text: str) -> list[float]:
+    """In bits a second, of a list in Mb/s."""
+    return [float(rate) * 1e6 for rate in text.split(",")]
 
 
 def _device(text: str) -> str:
@@ -215,6 +242,27 @@ def _gpu_check(options: argparse.Namespace) -> int:
     from harness.gpu_check import run_checks
 
     return FAILURE if run_checks(options.output) else 0
+
+
+def _speedups(options: argparse.Namespace) -> int:
+    import subprocess
+
+    from harness.timing.spawn import WorkerError
+    from harness.timing.study import run_study
+
+    try:
+        run_study(options.output)
+    except WorkerError as error:
+        return _complain(error, FAILURE)
+    accuracy = [word for folder in options.accuracy for word in ("--accuracy", str(folder))]
+    return subprocess.run([sys.executable, "-m", "report", str(options.output), *accuracy], check=False).returncode
+
+
+def _netlab(options: argparse.Namespace) -> int:
+    from harness.netlab.command import run
+
+    run(options.workers, options.machines, options.rates, options.output, options.prefix)
+    return 0
 
 
 if __name__ == "__main__":

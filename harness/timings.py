@@ -79,6 +79,8 @@ class Method(Record):
     messages: list[Message]
     algorithm: str | None = None
     """The name of the method in accuracy experiments; None where there is none."""
+    codec_alone_seconds: float | None = None
+    """Codec of a step, mean over the period, of one worker that has a core (or a GPU) to itself; None: not timed."""
 
 
 class Step(Record):
@@ -125,6 +127,8 @@ class SweepPoint(Record):
     """Bytes that one machine's link sent per repetition, by the interface's counter; mean over machines."""
     formula_bytes: float
     """What the algorithm of the backend says that is, without headers."""
+    wire_frames: float | None = None
+    """Ethernet frames that it took, acknowledgements included, by the same counter."""
 
 
 class Sweep(Record):

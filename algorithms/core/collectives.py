@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from algorithms.core.overlap import EarlySums
 from algorithms.core.traffic import Purpose, Traffic
 
 
@@ -28,12 +29,15 @@ class Collectives(ABC):
         self.world_size = world_size
         self.traffic = Traffic()
         self.seconds = 0.0
-        """Wall-clock time spent in collectives, waiting for others included."""
+        """Wall-clock time spent in collectives, waiting for others included; not what went on beside other work."""
+        self.early: EarlySums | None = None
+        """Sums that are begun during the backward pass, where the group is asked to overlap."""
 
     def all_reduce_sum_(self, tensor: Tensor, purpose: Purpose) -> None:
         """Replace `tensor` (dense, any dtype that adds) by its sum over workers, in place."""
         started = time.perf_counter()
-        self._sum_(tensor)
+        if self.early is None or not self.early.finish_(tensor, purpose):
+            self._sum_(tensor)
         self._count(tensor, purpose, started)
 
     def all_reduce_mean_(self, tensor: Tensor, purpose: Purpose) -> None:

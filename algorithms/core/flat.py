@@ -42,7 +42,7 @@ class FlatBuffers:
         self.layout = Layout.of(tensors)
         self.parameters = self.new_buffer(first)
         self.parts = self._parts(groups)
-        self._tensors = tensors
+        self.tensors = tensors
         with torch.no_grad():
             for parameter, window in zip(tensors, self.layout.tensors, strict=True):
                 view = window.view(self.parameters)
@@ -74,18 +74,26 @@ class FlatBuffers:
 
     def collect_gradients(self) -> None:
         """Make the flat vector hold the gradients, also where someone replaced `p.grad` or set it to None."""
-        if self._attached():
-            return
-        for parameter, view in zip(self._tensors, self._gradient_views, strict=True):
-            if parameter.grad is None:
-                view.zero_()
-            elif parameter.grad is not view:
-                view.copy_(parameter.grad)
-        self._attach()
+        if not self._attached():
+            for number in range(len(self.tensors)):
+                self.collect_gradient(number)
+
+    def collect_gradient(self, number: int) -> None:
+        """The same for tensor `number` alone."""
+        parameter, view = self.tensors[number], self._gradient_views[number]
+        if parameter.grad is None:
+            view.zero_()
+        elif parameter.grad is not view:
+            view.copy_(parameter.grad)
+        parameter.grad = view
+
+    def holds(self, number: int) -> bool:
+        """Whether tensor `number` still lies here: an optimiser that is made later moves it into its own vector."""
+        return self.tensors[number].untyped_storage().data_ptr() == self.parameters.untyped_storage().data_ptr()
 
     def _attached(self) -> bool:
-        return all(map(operator.is_, map(operator.attrgetter("grad"), self._tensors), self._gradient_views))
+        return all(map(operator.is_, map(operator.attrgetter("grad"), self.tensors), self._gradient_views))
 
     def _attach(self) -> None:
-        for parameter, view in zip(self._tensors, self._gradient_views, strict=True):
+        for parameter, view in zip(self.tensors, self._gradient_views, strict=True):
             parameter.grad = view

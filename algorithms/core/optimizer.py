@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
-from torch.optim.sgd import sgd as torch_sgd
 
 from algorithms.core.collectives import Collectives, SoloCollectives
 from algorithms.core.compressors import Compressor, Gathered, SharedSupport
 from algorithms.core.flat import FlatBuffers
+from algorithms.core.local_step import nesterov_step_
+from algorithms.core.overlap import Foreteller, Foretold
 from algorithms.core.partial_sync import Exchanged, average, exchange
 from algorithms.core.process_group import ProcessGroupCollectives
 from algorithms.core.randomness import Draw
@@ -85,6 +86,7 @@ class DistributedOptimizer(Optimizer):
             self.new_buffer("momentum")
         if collectives.world_size > 1:
             collectives.broadcast_(self.flat.parameters, Purpose.CONTROL)
+        self._foreteller = None if collectives.early is None else Foreteller(self, collectives.early)
 
     @property
     def flat(self) -> FlatBuffers:
@@ -109,6 +111,16 @@ class DistributedOptimizer(Optimizer):
     def _update(self, step: int) -> None:
         """Do step number `step`, counted from 1: gradients are in `flat.gradients`, parameters in `flat.parameters`."""
 
+    def foretold(self, step: int) -> list[Foretold]:
+        """Messages of step number `step` that need the gradients of some tensors only, in the order they are sent."""
+        return []
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Wrap all but the last of several backward passes of a step in it, so that overlap sends nothing in vain."""
+        with nullcontext() if self._foreteller is None else self._foreteller.pause():
+            yield
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step. All workers must call it equally often.
@@ -122,6 +134,8 @@ class DistributedOptimizer(Optimizer):
                 loss = closure()
         self.flat.collect_gradients()
         if not self._overflowed():
+            if self._foreteller is not None:
+                self._foreteller.begin_rest()
             self._update(self.num_steps + 1)
             self.num_steps += 1
         return loss
@@ -134,6 +148,8 @@ class DistributedOptimizer(Optimizer):
         found_inf: Tensor | None = getattr(self, "found_inf", None)
         if found_inf is None:
             return False
+        if self._foreteller is not None:
+            self._foreteller.stop("a GradScaler takes the scale out of the gradients in step()")
         found = found_inf.detach().to(torch.float32).reshape(1).clone()
         self.collectives.all_reduce_sum_(found, Purpose.CONTROL)
         if found.item() > 0:
@@ -146,6 +162,11 @@ class DistributedOptimizer(Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Set all gradients to zero. They stay views of one vector, whatever `set_to_none` says."""
         self.flat.zero_gradients()
+        self._drop_foretold()
+
+    def _drop_foretold(self) -> None:
+        if self._foreteller is not None:
+            self._foreteller.drop()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         if self._flat is not None:
@@ -184,6 +205,7 @@ class DistributedOptimizer(Optimizer):
         shapes = {key: tuple(value.shape) for key, value in flat.items() if isinstance(value, Tensor)}
         if shapes != {key: tuple(value.shape) for key, value in self._buffers.items()}:
             raise ValueError(f"this state does not fit {type(self).__name__}: it holds {shapes}")
+        self._drop_foretold()
         super().load_state_dict(plain)
         self.num_steps, self.seed = flat["num_steps"], flat["seed"]
         for key, buffer in self._buffers.items():
@@ -213,29 +235,25 @@ class DistributedOptimizer(Optimizer):
                 raise ValueError(f"{self.name}: {key}: {error}") from None
 
     def local_step_(self, target: Tensor | None = None, sign: int = -1) -> None:
-        """target <- target + sign eta u, with m <- beta m + g and then u = beta m + g; the target is x by default.
-
-        One pass. For another target the weight decay is first added to the gradients, since it is x's own.
-        """
-        momentum = self._buffers.get("momentum")
-        parameters, gradients = self.flat.parameters, self.flat.gradients
+        """target <- target + sign eta u, with m <- beta m + g and then u = beta m + g; the target is x by default."""
         for part, group in zip(self.flat.parts, self.param_groups, strict=True):
-            here = slice(part.start, part.stop)
-            decay = group["weight_decay"]
-            if target is not None and decay:
-                gradients[here].add_(parameters[here], alpha=decay)
-            torch_sgd(
-                [(parameters if target is None else target)[here]],
-                [gradients[here]],
-                [None if momentum is None or not group["momentum"] else momentum[here]],
-                fused=parameters.device.type in ("cpu", "cuda"),
-                weight_decay=decay if target is None else 0.0,
-                momentum=group["momentum"],
-                lr=-sign * group["lr"],
-                dampening=0.0,
-                nesterov=group["momentum"] > 0,
-                maximize=False,
-            )
+            self.step_slice_(group, *self.slices(slice(part.start, part.stop), target), sign)
+
+    def slices(self, here: slice, target: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Views of x, g, m and the target, where there are these two."""
+        momentum = self._buffers.get("momentum")
+        x, g, m, other = (
+            None if vector is None else vector[here]
+            for vector in (self.flat.parameters, self.flat.gradients, momentum, target)
+        )
+        assert x is not None and g is not None
+        return x, g, m, other
+
+    def step_slice_(
+        self, group: dict[str, Any], x: Tensor, g: Tensor, m: Tensor | None, target: Tensor | None, sign: int
+    ) -> None:
+        """The arithmetic of `local_step_`, coordinate by coordinate, on one group's vectors or a slice of them."""
+        nesterov_step_(group, x, g, m, target, sign)
 
     def exchange(self, vector: Tensor, compressor: Compressor, step: int, purpose: Purpose) -> Exchanged:
         """Send C(vector) and average it; see `partial_sync.exchange`."""

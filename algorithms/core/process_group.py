@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from algorithms.core.collectives import CollectiveError, Collectives, sum_in_rank_order
+from algorithms.core.overlap import EarlySums
 
 # PyTorch 2.13 renamed it and warns of the old name.
 _all_gather: Callable[..., object] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -24,18 +25,25 @@ class ProcessGroupCollectives(Collectives):
         deterministic: sum in the order of ranks (a reduce-scatter by all-to-all, then an all-gather: the traffic of a
             ring all-reduce), so that the bits equal those of workers as threads. Otherwise the backend's own
             all-reduce, whose order of additions is its affair. By default as the backend: gloo yes, NCCL no.
+        overlap: reduce messages that depend on a few tensors' gradients while the backward pass is still at work; same
+            results. Nothing may change gradients, parameters or learning rates between backward() and step(). It makes
+            a second process group of the same workers, so all must ask for it.
 
     Raises:
         CollectiveError: from any collective that the backend could not do within the group's time-out.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None = None, deterministic: bool | None = None) -> None:
+    def __init__(
+        self, group: dist.ProcessGroup | None = None, deterministic: bool | None = None, overlap: bool = False
+    ) -> None:
         super().__init__(dist.get_rank(group), dist.get_world_size(group))
         self.group = group
         backend = dist.get_backend(group)
         self.deterministic = backend == "gloo" if deterministic is None else deterministic
         self.device = torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else None
         """Where tensors must be to be sent; None if anywhere."""
+        if overlap:
+            self.early = EarlySums(ProcessGroupCollectives(_twin(group), self.deterministic)._sum_)
 
     def _sum_(self, tensor: Tensor) -> None:
         assert tensor.is_contiguous(), "only dense messages are sent"
@@ -72,6 +80,21 @@ class ProcessGroupCollectives(Collectives):
     def _broadcast_(self, tensor: Tensor) -> None:
         with _translated_errors(), self._sendable(tensor) as message:
             dist.broadcast(message, group=self.group, group_src=0)
+
+
+def _twin(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
+    """A new group of the same workers, backend and time-out."""
+    parent, backend = group or dist.group.WORLD, dist.get_backend(group)
+    assert parent is not None
+    end = parent._get_backend(torch.device("cuda" if backend == "nccl" else "cpu"))
+    twin = dist.new_group(
+        dist.get_process_group_ranks(parent),
+        timeout=getattr(getattr(end, "options", None), "_timeout", None),
+        backend=backend,
+        use_local_synchronization=group is not None,
+    )
+    assert isinstance(twin, dist.ProcessGroup)
+    return twin
 
 
 class _translated_errors:

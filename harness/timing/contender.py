@@ -1,0 +1,93 @@
+"""Builds a method around a trainee: what takes one whole training step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+from torch.nn.parallel import DistributedDataParallel
+
+from algorithms import ProcessGroupCollectives
+from harness.bench.methods import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY
+from harness.build import build_optimizer
+from harness.timing.groups import Groups
+from harness.timing.hooks import PLAIN, held_back, powersgd
+from harness.timing.methods import BUCKET_MEGABYTES, Contestant, Ddp, Own
+from harness.timing.trainee import Trainee
+from harness.timing.workloads import run_config
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A method that is ready to train.
+
+    Attributes:
+        step: zeroes gradients, takes both passes and updates.
+        synchronise_next: lets the next step be the one of its period that sends the most.
+        hides_collectives: its all-reduces are done by DDP in C++, unseen, from the backward pass's end on or before.
+    """
+
+    step: Callable[[], object]
+    synchronise_next: Callable[[], None]
+    hides_collectives: bool
+
+
+def build_contender(contestant: Contestant, workload: str, trainee: Trainee, groups: Groups, visible: bool) -> Contender:
+    """`visible`: do what DDP does in C++ by its equal in Python, so that it is seen."""
+    if isinstance(contestant.how, Own):
+        return _own(contestant.how, contestant, workload, trainee, groups.main)
+    return _ddp(contestant.how, contestant.overlap, trainee, groups, visible)
+
+
+class _EqualFromTheStart(ProcessGroupCollectives):
+    """All workers are built with the same parameters, so nobody need send them; on a slow network that takes long."""
+
+    def _broadcast_(self, tensor: Tensor) -> None:
+        pass
+
+
+def _own(how: Own, contestant: Contestant, workload: str, trainee: Trainee, group: ProcessGroup | None) -> Contender:
+    # The backend's own all-reduce, as it is with NCCL.
+    options: dict[str, Any] = {"overlap": True} if contestant.overlap else {}
+    collectives = _EqualFromTheStart(group, deterministic=False, **options)
+    config = run_config(workload, how.algorithm, dict(how.settings))
+    optimizer = build_optimizer(config, trainee.module, collectives, num_steps=0)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        trainee.passes(trainee.module)
+        optimizer.step()
+
+    def synchronise_next() -> None:
+        optimizer.num_steps = contestant.period - 1
+
+    return Contender(step, synchronise_next, hides_collectives=False)
+
+
+def _ddp(how: Ddp, overlap: bool, trainee: Trainee, groups: Groups, visible: bool) -> Contender:
+    model = DistributedDataParallel(
+        trainee.module,
+        process_group=groups.main,
+        bucket_cap_mb=BUCKET_MEGABYTES,
+        gradient_as_bucket_view=True,
+        broadcast_buffers=False,
+        init_sync=False,
+    )
+    hides = how.hook == "none" and overlap and not visible
+    if not hides:
+        hook = powersgd(how.rank, groups.buckets) if how.hook == "powersgd" else PLAIN[how.hook]
+        model.register_comm_hook(groups.main, hook if overlap else held_back(hook))
+    optimizer = torch.optim.SGD(
+        trainee.module.parameters(), LEARNING_RATE, MOMENTUM, 0.0, WEIGHT_DECAY, nesterov=True, fused=True
+    )
+
+    def step() -> None:
+        optimizer.zero_grad()
+        trainee.passes(model)
+        optimizer.step()
+
+    return Contender(step, lambda: None, hides)

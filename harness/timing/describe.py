@@ -1,0 +1,123 @@
+"""What a method sends and computes, seen on one worker that trains alone: its messages, and its codec's time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from statistics import mean, median
+
+import torch
+
+from harness.timing.methods import METHODS, Contestant
+from harness.timing.recorder import Recorded
+from harness.timing.turn import Setting, Turn
+from harness.timings import Message, Method
+
+NUM_DRAWS = 32
+"""Steps of an overlapped method over which it is averaged when its blocks' layers are done."""
+NUM_CODEC_STEPS = 3
+FLOAT_BYTES = 4
+
+
+def described(setting: Setting) -> list[Method]:
+    """The request's methods as the record has them; `setting` must be of a group of one."""
+    setting = replace(setting, visible=True)
+    bare = _bare_seconds(setting)
+    return [_described(setting, name, bare) for name in setting.request.methods]
+
+
+def _described(setting: Setting, name: str, bare_seconds: float) -> Method:
+    contestant = METHODS[name]
+    turn = setting.turn(name)
+    turn.warm_up(setting.request.num_warmup_steps)
+    turn.trainee.waits = False
+    messages = messages_of(turn, contestant)
+    numel = setting.request.workload.num_parameters
+    bytes_per_step = sum(message.payload_bytes / message.every for message in messages)
+    return Method(
+        name=name,
+        label=contestant.label,
+        baseline=contestant.baseline,
+        ratio=FLOAT_BYTES * numel / bytes_per_step,
+        settings=contestant.settings,
+        overlap=contestant.overlap,
+        period=contestant.period,
+        messages=messages,
+        algorithm=contestant.algorithm,
+        codec_alone_seconds=_codec_seconds(turn, contestant, bare_seconds) if setting.request.times_codec else None,
+    )
+
+
+def messages_of(turn: Turn, contestant: Contestant) -> list[Message]:
+    """What a worker sends in a period: in every step, and what the synchronising step sends besides."""
+    overlapped = contestant.algorithm is not None and contestant.overlap
+    draws = [_messages_once(turn, contestant.period) for _ in range(NUM_DRAWS if overlapped else 1)]
+    return [
+        first.model_copy(update={"ready": mean(draw[number].ready for draw in draws)})
+        for number, first in enumerate(draws[0])
+    ]
+
+
+def _messages_once(turn: Turn, period: int) -> list[Message]:
+    ordinary = turn.timed_step()[1] if period > 1 else []
+    turn.contender.synchronise_next()
+    synchronising = turn.timed_step()[1]
+    often = [each.payload_bytes for each in ordinary]
+    messages = []
+    for each in synchronising:
+        every = period
+        if each.payload_bytes in often:
+            often.remove(each.payload_bytes)
+            every = 1
+        messages.append(_message(each, every))
+    return messages
+
+
+def _message(recorded: Recorded, every: int) -> Message:
+    return Message(collective="all_reduce", payload_bytes=recorded.payload_bytes, every=every, ready=recorded.ready)
+
+
+def _codec_seconds(turn: Turn, contestant: Contestant, bare_seconds: float) -> float:
+    """Of a step, as the mean over the period of the medians of its kinds: what the passes without a method do not take."""
+
+    def seconds(synchronises: bool) -> float:
+        return median(_timed(turn, synchronises) for _ in range(NUM_CODEC_STEPS))
+
+    over_period = seconds(True)
+    if contestant.period > 1:
+        over_period = (seconds(False) * (contestant.period - 1) + over_period) / contestant.period
+    return max(0.0, over_period - bare_seconds)
+
+
+def _timed(turn: Turn, synchronises: bool) -> float:
+    if synchronises:
+        turn.contender.synchronise_next()
+    _finish(turn.device)
+    started = time.perf_counter()
+    turn.contender.step()
+    _finish(turn.device)
+    return time.perf_counter() - started
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _bare_seconds(setting: Setting) -> float:
+    """Of the passes alone; gradients are added to what is there, as they are where a method has flat buffers."""
+    return median(list(_bare_steps(setting))[1:])
+
+
+def _bare_steps(setting: Setting) -> Iterator[float]:
+    trainee = setting.trainee()
+    trainee.waits = False
+    for parameter in trainee.module.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for _ in range(1 + NUM_CODEC_STEPS):
+        _finish(setting.device)
+        started = time.perf_counter()
+        trainee.passes(trainee.module)
+        _finish(setting.device)
+        yield time.perf_counter() - started

@@ -1,0 +1,112 @@
+"""The table of what is timed: baselines, the family at three overall ratios, and its overlapped variants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from harness.bench.methods import SETTINGS
+
+BUCKET_MEGABYTES = 25
+"""DDP's default."""
+
+Hook = Literal["none", "fp16", "powersgd"]
+DDP_CARD = f"DistributedDataParallel, buckets of {BUCKET_MEGABYTES} MB as views, fused torch SGD with Nesterov momentum"
+NO_OVERLAP = "all-reduces begin when the backward pass is done"
+
+
+@dataclass(frozen=True)
+class Own:
+    """A method of this project: `algorithm` with `settings`, as a spec has them."""
+
+    algorithm: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ddp:
+    """DistributedDataParallel with a communication hook; without overlap buckets are held back."""
+
+    hook: Hook = "none"
+    rank: int = 0
+    """PowerSGD's."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One line of the table: how it is built, and what a card says of it."""
+
+    label: str
+    how: Own | Ddp
+    baseline: bool = False
+    overlap: bool = False
+    settings: str = ""
+
+    @property
+    def period(self) -> int:
+        """Steps after which its pattern of messages repeats."""
+        settings = self.how.settings if isinstance(self.how, Own) else {}
+        period: int = settings.get("reset_interval", settings.get("sync_interval", 1))
+        return period
+
+    @property
+    def algorithm(self) -> str | None:
+        """Its name in accuracy experiments."""
+        return self.how.algorithm if isinstance(self.how, Own) else None
+
+
+def _ddp(label: str, hook: Hook, overlap: bool, words: str, rank: int = 0) -> Contestant:
+    words = f"{DDP_CARD}; {words}; {'overlapped' if overlap else NO_OVERLAP}"
+    return Contestant(label, Ddp(hook, rank), baseline=True, overlap=overlap, settings=words)
+
+
+def _own(label: str, algorithm: str, settings: Mapping[str, Any] | None = None, overlap: bool = False) -> Contestant:
+    settings = SETTINGS[algorithm] if settings is None else settings
+    how = "begun in the backward pass" if overlap else "after the backward pass"
+    words = f"block sparsifiers, {_in_words(settings)}; fp32; one all-reduce for each message, {how}"
+    return Contestant(label, Own(algorithm, settings), overlap=overlap, settings=words)
+
+
+def _in_words(settings: Mapping[str, Any]) -> str:
+    names = {"compressor": "R", "gradient_compressor": "R2", "error_compressor": "R1"}
+    return ", ".join(
+        f"{names[key]} = {value['ratio']}" if key in names else f"H = {value}" for key, value in settings.items()
+    )
+
+
+def _mcser(gradient: int, error: int, interval: int) -> dict[str, Any]:
+    return {
+        "gradient_compressor": {"kind": "block", "ratio": gradient},
+        "error_compressor": {"kind": "block", "ratio": error},
+        "reset_interval": interval,
+    }
+
+
+METHODS: dict[str, Contestant] = {
+    "all_reduce": Contestant(
+        "SGD, one all-reduce",
+        Own("sgd"),
+        baseline=True,
+        settings="one flat fp32 all-reduce of all gradients after the backward pass; fused SGD with Nesterov momentum",
+    ),
+    "ddp": _ddp("DDP", "none", True, "fp32"),
+    "ddp_no_overlap": _ddp("DDP, no overlap", "none", False, "fp32"),
+    "ddp_fp16": _ddp("DDP, fp16", "fp16", True, "fp16_compress_hook"),
+    "ddp_fp16_no_overlap": _ddp("DDP, fp16, no overlap", "fp16", False, "fp16_compress_hook"),
+    "powersgd_1": _ddp("DDP, PowerSGD rank 1", "powersgd", True, "powerSGD_hook, rank 1, error feedback", 1),
+    "powersgd_2": _ddp("DDP, PowerSGD rank 2", "powersgd", True, "powerSGD_hook, rank 2, error feedback", 2),
+    "powersgd_4": _ddp("DDP, PowerSGD rank 4", "powersgd", True, "powerSGD_hook, rank 4, error feedback", 4),
+    "ef_sgd": _own("EF-SGD", "ef_sgd"),
+    "qsparse_local_sgd": _own("QSparse-local-SGD", "qsparse_local_sgd"),
+    "local_sgd": _own("local SGD", "local_sgd"),
+    "csea": _own("CSEA", "csea"),
+    "cser_pl": _own("CSER-PL", "cser_pl"),
+    "mcser": _own("M-CSER", "mcser"),
+    "mcser_32": _own("M-CSER, ratio 32", "mcser", _mcser(64, 4, 16)),
+    "mcser_1024": _own("M-CSER, ratio 1024", "mcser", _mcser(2048, 8, 256)),
+    "ef_sgd_overlap": _own("EF-SGD, overlapped", "ef_sgd", overlap=True),
+    "csea_overlap": _own("CSEA, overlapped", "csea", overlap=True),
+    "mcser_overlap": _own("M-CSER, overlapped", "mcser", overlap=True),
+}
+"""By name, in the order of tables. Those of the family without a ratio in their label are at an overall ratio of 256."""

@@ -1,0 +1,62 @@
+"""What the workers of a timing session are asked to do: read strictly, and sent to them as JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from harness.store import Record
+from harness.timings import Basis, Collective, Fabric, Workload
+
+MIN_WARMUP_STEPS = 3
+"""DDP settles its buckets in the second step, and its PowerSGD hook compresses from the third on."""
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class TimingRequest(Record):
+    """Time these methods by turns and write a `Timing` record.
+
+    Every visit builds its method anew, so that the memory of one at a time is needed, takes `num_warmup_steps` and
+    then `steps_per_visit` of each kind of step that the method has.
+    """
+
+    kind: Literal["timing"] = "timing"
+    fabric: Fabric
+    basis: Basis
+    workload: Workload
+    trainee: Literal["waiting", "real"]
+    methods: Annotated[list[str], Field(min_length=1)]
+    """Names in `harness.timing.methods.METHODS`."""
+    num_warmup_steps: Annotated[int, Field(ge=MIN_WARMUP_STEPS)] = MIN_WARMUP_STEPS
+    num_visits: Count = 4
+    steps_per_visit: Count = 1
+    times_codec: bool = True
+    """Whether rank 0 also takes steps alone, for `Method.codec_alone_seconds`."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    timeout_seconds: float = 300.0
+    """How long a worker waits for the others."""
+    command: str | None = None
+    """What the user typed, for the record; None: the workers' own command line."""
+    output: Path
+
+
+class SweepRequest(Record):
+    """Time collectives of these payloads, in bytes, and write a `Sweep` record."""
+
+    kind: Literal["sweep"] = "sweep"
+    fabric: Fabric
+    collectives: list[Collective] = ["all_reduce", "all_gather"]
+    payload_bytes: Annotated[list[Count], Field(min_length=1)]
+    repetitions: Count = 5
+    counts_bytes: bool = False
+    """Whether whoever started rank 0 answers its questions for counters; see `harness.timing.sweep`."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    timeout_seconds: float = 300.0
+    command: str | None = None
+    output: Path
+
+
+Request = TimingRequest | SweepRequest

@@ -1,0 +1,165 @@
+"""Starts a request's workers on this host, over loopback or in a network lab, and waits for them."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
+import harness
+from harness.timing.request import Request
+from harness.timing.sweep import QUESTION
+
+POLL_SECONDS = 0.05
+GRACE_SECONDS = 2.0
+"""For the workers that a failed one leaves, to fail too."""
+SIGNS_OF_A_LOST_PEER = ("a collective failed", "Connection", "gloo", "TCPStore", "recvValue", "reset by peer")
+LAUNCH = "CSER_TIMING_LAUNCH"
+"""Environment variable: what started the workers, for the record."""
+
+Worker = subprocess.Popen[str]
+
+
+class Lab(Protocol):
+    """What is needed of a network lab; see `harness.netlab.lab.Lab`."""
+
+    addresses: tuple[str, ...]
+    interface: str
+
+    def command(self, rank: int, argv: Sequence[str]) -> list[str]:
+        """`argv` inside the rank's namespace."""
+
+    def bytes_sent(self) -> list[int]:
+        """Per machine: the counter of its link, outwards."""
+
+
+class WorkerError(RuntimeError):
+    """A worker failed; the message is one sentence, with its rank and its last words."""
+
+
+class Loopback:
+    """This host without a lab."""
+
+    interface = "lo"
+
+    def __init__(self, num_workers: int) -> None:
+        self.addresses = ("127.0.0.1",) * num_workers
+
+    def command(self, rank: int, argv: Sequence[str]) -> list[str]:
+        return list(argv)
+
+    def bytes_sent(self) -> list[int]:
+        raise AssertionError("the counter of the loopback interface says nothing of machines")
+
+
+def run_on_host(request: Request, num_workers: int) -> None:
+    """Do the request with so many workers as processes of this host, over loopback; it writes its record.
+
+    Raises:
+        WorkerError: a worker failed; the others are ended.
+    """
+    run_in_lab(request, Loopback(num_workers))
+
+
+def run_in_lab(request: Request, lab: Lab) -> None:
+    """Do the request with a worker for each of the lab's ranks; a sweep that `counts_bytes` gets them from the lab.
+
+    Raises:
+        WorkerError: a worker failed; the others are ended.
+    """
+    output = request.output.absolute()
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cser-timing-")))
+        file = scratch / "request.json"
+        file.write_text(request.model_copy(update={"output": output}).model_dump_json())
+        port = _free_port()
+        workers = [_start(rank, lab, file, port, request.fabric.workers_per_machine) for rank in range(len(lab.addresses))]
+        stack.callback(_end, workers)
+        _attend(workers, scratch, lab.bytes_sent)
+
+
+def _start(rank: int, lab: Lab, request: Path, port: int, workers_per_machine: int) -> Worker:
+    root = str(Path(harness.__file__).parents[1])
+    environment = os.environ | {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank % workers_per_machine),
+        "WORLD_SIZE": str(len(lab.addresses)),
+        "MASTER_ADDR": lab.addresses[0],
+        "MASTER_PORT": str(port),
+        "GLOO_SOCKET_IFNAME": lab.interface,
+        "OMP_NUM_THREADS": "1",
+        LAUNCH: "processes",
+        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
+    }
+    argv = lab.command(rank, [sys.executable, "-m", "harness.timing.worker", str(request)])
+    talks = subprocess.PIPE if rank == 0 else subprocess.DEVNULL
+    with _errors_of(request.parent, rank).open("w") as errors:
+        return subprocess.Popen(argv, env=environment, stdin=talks, stdout=talks, stderr=errors, text=True)
+
+
+def _errors_of(scratch: Path, rank: int) -> Path:
+    return scratch / f"stderr-{rank}"
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def _attend(workers: list[Worker], scratch: Path, bytes_sent: Callable[[], list[int]]) -> None:
+    """Answer rank 0 until all have ended well.
+
+    Raises:
+        WorkerError: one has not.
+    """
+    questions, answers = workers[0].stdout, workers[0].stdin
+    assert questions is not None and answers is not None
+    with selectors.DefaultSelector() as selector:
+        selector.register(questions, selectors.EVENT_READ)
+        while any(worker.poll() is None for worker in workers):
+            if any(worker.poll() for worker in workers):
+                break
+            if not selector.get_map():
+                time.sleep(POLL_SECONDS)
+            elif selector.select(POLL_SECONDS):
+                line = questions.readline()
+                if not line:
+                    selector.unregister(questions)
+                elif line.strip() == QUESTION:
+                    print(json.dumps(bytes_sent()), file=answers, flush=True)
+    if any(worker.poll() != 0 for worker in workers):
+        raise WorkerError(_why(workers, scratch))
+
+
+def _why(workers: list[Worker], scratch: Path) -> str:
+    """Who failed first, as far as that can be told: the others then say that they lost a connection."""
+    deadline = time.monotonic() + GRACE_SECONDS
+    while any(worker.poll() is None for worker in workers) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    last_words = {}
+    for rank, worker in enumerate(workers):
+        if worker.poll():
+            lines = _errors_of(scratch, rank).read_text(errors="replace").split("\n")
+            said = [line.strip().removeprefix("error: ") for line in lines if line.strip()]
+            last_words[rank] = said[-1] if said else f"it ended with exit code {worker.returncode}"
+    victims = [rank for rank, words in last_words.items() if any(sign in words for sign in SIGNS_OF_A_LOST_PEER)]
+    rank = min(last_words, key=lambda each: (each in victims, each))
+    return f"worker {rank} failed: {last_words[rank]}"
+
+
+def _end(workers: list[Worker]) -> None:
+    for worker in workers:
+        if worker.poll() is None:
+            worker.kill()
+        worker.communicate()

@@ -1,0 +1,301 @@
+"""What the processes of the overlap's tests do: here, so that other interpreters can import it."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import StepLR
+
+from algorithms import BlockSparsifier, DistributedOptimizer, PerTensorBlockSparsifier, ProcessGroupCollectives, Purpose
+from algorithms.core.overlap import EarlySums
+from tests.algorithms.problems import groups, make_optimizer, own_settings, reloaded, switches
+
+WORLD_SIZE, NUM_STEPS, INTERVAL = 3, 9, 3
+SIZES = (7, 23, 19, 5)
+FORETELLING = ("ef_sgd", "qsparse_local_sgd", "csea", "cser_pl", "cser", "mcser", "cser_released", "mcser_released")
+BLOCKS = {
+    "block": BlockSparsifier(6),  # 740 = 6 * 123 + 2: blocks of 124 that cross tensors' borders
+    "blocks": BlockSparsifier(20, num_blocks=60),
+    "per_tensor": PerTensorBlockSparsifier(3, 2, 1.5),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training in which overlap must change nothing."""
+
+    name: str = "mcser"
+    blocks: tuple[str, ...] = ("blocks", "block")
+    own: dict[str, Any] = field(default_factory=dict)
+    common: dict[str, Any] = field(default_factory=dict)
+    deterministic: bool = True
+    dtype: torch.dtype = torch.float32
+    habit: str = "plain"
+    """How the training script goes about a step: see `one_step`."""
+
+
+HABITS = (
+    "to_none",
+    "no_sync",
+    "accumulate",
+    "skip",
+    "forget",
+    "branch",
+    "other_branch",
+    "harmless",
+    "scaler",
+    "reload",
+)
+WASTEFUL = ("accumulate", "skip", "scaler", "reload")
+"""Habits in which something is sent that no step asks for."""
+HABITS = (*WASTEFUL, "to_none", "no_sync", "forget", "branch", "other_branch", "harmless")
+CASES = {
+    **{f"{name}-{block}": Case(name, (block, "block")) for name in FORETELLING for block in BLOCKS},
+    **{f"{name}-released": Case(name, own=dict.fromkeys(switches(name), True)) for name in FORETELLING[-2:]},
+    **{f"{name}-wire": Case(name, common={"wire": torch.bfloat16}) for name in ("ef_sgd", "csea", "mcser")},
+    **{f"{name}-{habit}": Case(name, habit=habit) for name in ("ef_sgd", "csea", "mcser") for habit in HABITS},
+    **{f"{name}-own": Case(name, deterministic=False) for name in ("ef_sgd", "csea", "mcser")},
+    **{f"{name}-plain": Case(name, common={"momentum": 0.0, "weight_decay": 0.0}) for name in ("ef_sgd", "cser")},
+    "ef_sgd-double": Case("ef_sgd", dtype=torch.float64),
+    "qsparse-keep": Case("qsparse_local_sgd", own={"keep_master": True}),
+    "sgd": Case("sgd"),
+    "local_sgd": Case("local_sgd"),
+    "cser-explicit": Case("cser", own={"explicit_error": True}),
+}
+ALONE = ("ef_sgd", "csea", "mcser")
+"""Also done in a group of one."""
+
+
+class Net(nn.Module):
+    """Three layers, the middle one of which can be left out."""
+
+    def __init__(self, rank: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(rank)
+            self.first, self.middle, self.last = (nn.Linear(a, b) for a, b in itertools.pairwise(SIZES))
+            self.shortcut = torch.randn(SIZES[1], SIZES[2]).to(dtype)
+        self.to(dtype)
+
+    def forward(self, inputs: Tensor, short: bool = False) -> Tensor:
+        hidden = self.first(inputs).tanh()
+        return self.last(hidden @ self.shortcut if short else self.middle(hidden).tanh())  # type: ignore[no-any-return]
+
+
+def loss_of(model: Net, rank: int, step: int, short: bool = False, part: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(1000 * step + 10 * rank + part)
+    inputs = torch.randn(6, SIZES[0], generator=generator).to(model.first.weight.dtype)
+    return (model(inputs, short) - inputs[:, : SIZES[-1]].sin()).square().mean()
+
+
+def make(case: Case, collectives: ProcessGroupCollectives, model: Net) -> DistributedOptimizer:
+    own = own_settings(case.name, [BLOCKS[key] for key in case.blocks], INTERVAL) | case.own
+    momentum = {"momentum": 0.0} if case.name in ("cser", "csea") and not case.common else {}
+    return make_optimizer(case.name, model, own, collectives, **(momentum | case.common))
+
+
+def one_step(habit: str, optimizer: DistributedOptimizer, model: Net, step: int, scaler: torch.amp.GradScaler) -> None:
+    """A step as scripts do it: gradients set to None or accumulated, steps skipped, layers left out, and so on."""
+    rank = optimizer.collectives.rank
+    if habit == "to_none":
+        model.zero_grad()
+    elif habit != "forget" or step % 2:
+        optimizer.zero_grad()
+    if habit in ("no_sync", "accumulate"):
+        with optimizer.no_sync() if habit == "no_sync" else torch.enable_grad():
+            loss_of(model, rank, step, part=1).backward()
+    if habit == "skip" and step % 3 == 0:
+        loss_of(model, rank, step, part=2).backward()
+        optimizer.zero_grad()
+    short = step % 2 == 0 and (habit == "branch" or (habit == "other_branch" and rank == 1))
+    loss = loss_of(model, rank, step, short)
+    if habit != "scaler":
+        loss.backward()
+        if habit == "harmless":
+            nn.utils.clip_grad_norm_(model.parameters(), 1e9)
+        optimizer.step()
+        return
+    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    if (step, rank) in ((2, 0), (5, 1)):
+        model.first.weight.grad.view(-1)[0] = float("inf")  # type: ignore[union-attr]
+    scaler.step(optimizer)
+    scaler.update()
+
+
+def outcome(case: Case, overlap: bool, group: dist.ProcessGroup | None = None) -> dict[str, Any]:
+    """Parameters, state and traffic after a training, and how many sums were begun before their step."""
+    collectives = ProcessGroupCollectives(group, case.deterministic, overlap)
+    model = Net(collectives.rank, case.dtype)
+    optimizer = make(case, collectives, model)
+    schedule = StepLR(optimizer, 2, gamma=0.7)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    begun = count_early(collectives.early, optimizer)
+    for step in range(1, NUM_STEPS + 1):
+        one_step(case.habit, optimizer, model, step, scaler)
+        schedule.step()
+        if case.habit == "reload" and step == 4:
+            loss_of(model, collectives.rank, 99).backward()  # a checkpoint may come at any time
+            state = reloaded(optimizer.state_dict()), reloaded(model.state_dict())
+            model = Net(7, case.dtype)
+            optimizer = make(case, collectives, model)
+            optimizer.load_state_dict(state[0])
+            model.load_state_dict(state[1])
+            schedule.optimizer = optimizer
+    flat = optimizer.state_dict()["flat"]
+    left = collectives.early.drop() if collectives.early else []
+    return {
+        "vectors": {"x": optimizer.flat.parameters.clone(), **{k: v for k, v in flat.items() if isinstance(v, Tensor)}},
+        "training": {key: (entry.bits, entry.collectives) for key, entry in optimizer.traffic.training().items()},
+        "control": optimizer.traffic[Purpose.CONTROL].bits,
+        "begun": len(begun),
+        "left": left,
+    }
+
+
+def count_early(early: EarlySums | None, optimizer: DistributedOptimizer) -> list[Purpose]:
+    """A list that grows with each sum that is begun outside of `step()`."""
+    log: list[Purpose] = []
+    if early is None:
+        return log
+    begin, stepping = early.begin, [False]
+
+    def spy(message: Tensor, purpose: Purpose) -> None:
+        if not stepping[0]:
+            log.append(purpose)
+        begin(message, purpose)
+
+    early.begin = spy  # type: ignore[method-assign]
+    optimizer.register_step_pre_hook(lambda *_: stepping.__setitem__(0, True))
+    optimizer.register_step_post_hook(lambda *_: stepping.__setitem__(0, False))
+    return log
+
+
+def order_of_events(name: str) -> list[list[Any]]:
+    """Of each step, in order: numbers of tensors whose gradients are done, and purposes of sums that are begun."""
+    collectives = ProcessGroupCollectives(overlap=True)
+    model, events = Net(0, torch.float32), []
+    steps: list[list[Any]] = []
+    for number, parameter in enumerate(parameter for group in groups(model) for parameter in group["params"]):
+        parameter.register_post_accumulate_grad_hook(lambda _, n=number: events.append(n))  # type: ignore[no-untyped-call]
+    optimizer = make(Case(name), collectives, model)
+    assert collectives.early is not None
+    begin = collectives.early.begin
+
+    def spy(message: Tensor, purpose: Purpose) -> None:
+        events.append(purpose.value)
+        begin(message, purpose)
+
+    collectives.early.begin = spy  # type: ignore[method-assign]
+    for step in range(1, NUM_STEPS + 1):
+        events.clear()
+        optimizer.zero_grad()
+        loss_of(model, collectives.rank, step).backward()
+        events.append("end")
+        optimizer.step()
+        steps.append(list(events))
+    return steps
+
+
+class WaitInBackward(torch.autograd.Function):
+    """Passes its input on; the backward pass stays in it until the sums that were begun are done."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, wait: Callable[[], None]) -> Tensor:
+        ctx.wait = wait
+        return hidden.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        ctx.wait()
+        return gradients[0], None
+
+
+def finished_inside() -> list[int]:
+    """How many sums came to their end, on all workers, while the first layer's gradients were still missing."""
+    collectives = ProcessGroupCollectives(overlap=True)
+    model, counts = Net(0, torch.float32), []
+    optimizer = make(Case("ef_sgd"), collectives, model)
+    early = collectives.early
+    assert early is not None
+
+    def wait() -> None:
+        counts.append(len(early._begun))
+        for begun in early._begun.values():
+            begun.wait()
+
+    for _ in range(NUM_STEPS):
+        optimizer.zero_grad()
+        inputs = torch.ones(2, SIZES[0])
+        hidden = WaitInBackward.apply(model.first(inputs), wait)
+        model.last(model.middle(hidden)).square().sum().backward()
+        optimizer.step()
+    return counts
+
+
+def refused(change: str) -> str:
+    """What a step says where something was changed after the backward pass."""
+    collectives = ProcessGroupCollectives(overlap=True)
+    model = Net(0, torch.float32)
+    optimizer = make(Case("csea"), collectives, model)
+    for step in range(1, 4):
+        optimizer.zero_grad()
+        loss_of(model, collectives.rank, step).backward()
+        if step == 3 and change == "clip":
+            nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+        if step == 3 and change == "lr":
+            optimizer.param_groups[0]["lr"] *= 0.5
+            optimizer.param_groups[1]["lr"] *= 0.5
+        try:
+            optimizer.step()
+        except RuntimeError as error:
+            return f"step {step}: {error}; left {collectives.early and collectives.early.drop()}"
+    return ""
+
+
+def diverged() -> list[bool]:
+    """Whether a training that ended in NaN went on without complaint, and sent NaN."""
+    collectives = ProcessGroupCollectives(overlap=True)
+    model = Net(0, torch.float32)
+    optimizer = make(Case("csea"), collectives, model)
+    for step in range(1, 8):
+        optimizer.zero_grad()
+        (loss_of(model, collectives.rank, step) * float("nan")).backward()
+        optimizer.step()
+    return [bool(optimizer.flat.parameters.isnan().all())]
+
+
+def process(rank: int, folder: Path) -> None:
+    """All that one process has to do, so that starting it is paid for once."""
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(folder / "store"), WORLD_SIZE)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORLD_SIZE, timeout=timedelta(seconds=60))
+    alone = [dist.new_group([other]) for other in range(WORLD_SIZE)][rank]
+    pair = dist.new_group([0, 2])
+    results: dict[str, Any] = {}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for key, case in CASES.items():
+            results[key] = [outcome(case, overlap) for overlap in (False, True)]
+        for name in ALONE:
+            results[f"{name} alone"] = [outcome(Case(name), overlap, alone) for overlap in (False, True)]
+        if rank != 1:
+            results["pair"] = [outcome(Case(), overlap, pair) for overlap in (False, True)]
+    results["warnings"] = sorted({str(warning.message) for warning in caught if "overlap" in str(warning.message)})
+    results["events"] = {name: order_of_events(name) for name in ("ef_sgd", "csea", "mcser", "cser_pl")}
+    results["finished_inside"] = finished_inside()
+    results["refused"] = {change: refused(change) for change in ("clip", "lr")}
+    results["diverged"] = diverged()
+    torch.save(results, folder / f"{rank}.pt")
+    # Ends with a sum under way: that must not keep the process from ending.
+    model = Net(0, torch.float32)
+    make(Case("ef_sgd"), ProcessGroupCollectives(overlap=True), model)
+    loss_of(model, rank, 1).backward()
