@@ -64,7 +64,16 @@ def _step_times(study: SpeedStudy) -> Iterable[Sequence[Value]]:
         )
 
 
-_SWEEPS = (*_FABRIC, "collective", "payload_bytes", "median_seconds", "repetitions", "wire_bytes", "formula_bytes")
+_SWEEPS = (
+    *_FABRIC,
+    "collective",
+    "payload_bytes",
+    "median_seconds",
+    "repetitions",
+    "wire_bytes",
+    "formula_bytes",
+    "wire_frames",
+)
 
 
 def _sweeps(study: SpeedStudy) -> Iterable[Sequence[Value]]:
@@ -83,6 +92,7 @@ def _sweeps(study: SpeedStudy) -> Iterable[Sequence[Value]]:
                 len(point.seconds),
                 point.wire_bytes,
                 point.formula_bytes,
+                point.wire_frames,
             )
 
 

@@ -62,7 +62,7 @@ def _panel(axes: Axes, bench: Bench) -> list[tuple[float, float, str, str]]:
         look, spots = looks[method.name], _spots(bench, method)
         ends = list(spots)
         if swept:
-            ends = [(rate / 1e6, 1e3 * bench.seconds_at(method, rate)) for rate in rates]
+            ends = [(rate / 1e6, 1e3 * bench.clock_seconds(method, rate)) for rate in rates]
             xs, ys = zip(*ends, strict=True)
             axes.plot(xs, ys, color=look.colour, dashes=look.dashes, linewidth=0.9, zorder=2 + (not method.baseline))
         if spots:
@@ -114,9 +114,9 @@ def step_times_note(study: SpeedStudy) -> str:
         if network:
             used = network.links["all_reduce"].between.alpha
             alphas.append(f"{1e6 * used:.3g} µs for {bench.workload.name}")
-    latency = f" a hop's latency at the right end is the fitted one: {listed(alphas)};" if alphas else ""
+    latency = f"; a hop's latency at the right end is the fitted one, {listed(alphas)}" if alphas else ""
     return (
-        "Markers: timed here; emulated ones are without encoding, decoding and update. Lines: modelled, beyond the "
-        f"markers an extrapolation;{latency} encoding, decoding and update are in them as the codec table has them. "
+        "Markers: timed here. Lines: modelled, beyond the markers an extrapolation"
+        f"{latency}. Emulated workloads are shown without encoding, decoding and update, measured ones with them. "
         "Greys: baselines."
     )

@@ -106,18 +106,23 @@ class Bench:
         constant, slope = self.codec_lines.get(method.name, (0.0, 0.0))
         return constant + slope * self.workload.num_parameters
 
-    def codec_seconds(self, method: Method) -> float:
-        """Seconds of encoding, decoding and update that the model takes: fitted where steps were measured, and where
+    @property
+    def emulated_device(self) -> dict[str, Any] | None:
+        """The line of devices.toml for a workload that was emulated; None: it ran here, or the table lacks its device."""
+        devices = table_of("devices.toml")["devices"] if self.basis == "emulated" else []
+        return next((device for device in devices if device["part"] in self.workload.device), None)
 
-        they were emulated the bytes that the method moves over the device's memory bandwidth (0 for a device that the
-        table does not have).
+    def codec_seconds(self, method: Method) -> float:
+        """Seconds of encoding, decoding and update that the model takes.
+
+        For an emulated device of the table the bytes that the method moves over the device's memory bandwidth, else the
+        line through what was timed here.
         """
-        if self.basis == "measured":
+        device = self.emulated_device
+        if device is None:
             return self._measured_codec(method)
-        table = table_of("devices.toml")
-        device = next((d for d in table["devices"] if d["part"] in self.workload.device), None)
-        moved = next(c["bytes"] for c in table["codecs"] if method.name.startswith(c["method"]))
-        return float(moved * self.workload.num_parameters / device["bytes_per_second"]) if device else 0.0
+        moved = next(c["bytes"] for c in table_of("devices.toml")["codecs"] if method.name.startswith(c["method"]))
+        return float(moved * self.workload.num_parameters / device["bytes_per_second"])
 
     def network(
         self,
@@ -165,6 +170,10 @@ class Bench:
             self._known[key] = self.seconds(method, network)
         return self._known[key]
 
+    def clock_seconds(self, method: Method, bits_per_second: float) -> float:
+        """The same as it compares with the clock: without the codec where steps were emulated."""
+        return self.seconds_at(method, bits_per_second) - self.codec_seconds(method) * (self.basis == "emulated")
+
     def seconds(self, method: Method, network: Network, slower: float = 1.0) -> float:
         """Modelled seconds of a step, the codec among them, on a device so many times slower."""
         compute = self._compute(self.codec_seconds(method)).scaled(slower)
@@ -201,13 +210,18 @@ def study_of(records: SpeedRecords) -> SpeedStudy:
 
 
 def _codec_lines(timings: Sequence[Timing]) -> dict[str, tuple[float, float]]:
-    """Seconds and seconds a parameter of each method's codec, by the clock; of one size alone only the slope."""
+    """Seconds and seconds a parameter of each method's codec; of one size alone only the slope.
+
+    By the clock, of a worker that had a core to itself where that was timed, else in the timed steps.
+    """
     seen: dict[str, list[tuple[int, float]]] = {}
     for timing in timings:
         for method in timing.methods:
             numbers = timed(timing, method)
-            if numbers and numbers.codec > 0:
-                seen.setdefault(method.name, []).append((timing.workload.num_parameters, numbers.codec))
+            alone = method.codec_alone_seconds
+            seconds = alone if alone is not None else numbers.codec if numbers else 0.0
+            if seconds > 0:
+                seen.setdefault(method.name, []).append((timing.workload.num_parameters, seconds))
     lines = {}
     for name, pairs in seen.items():
         sizes, times = [size for size, _ in pairs], [time for _, time in pairs]

@@ -61,7 +61,8 @@ def _timed(bench: Bench) -> str:
     if proposed is None or not parts:
         return ""
     against = listed([rival.label for rival in rivals])
-    return f"{bench.workload.name}, {bench.basis}: {proposed.label} over {against}: {'; '.join(parts)}."
+    without = " without encoding and update" if bench.basis == "emulated" else ""
+    return f"{bench.workload.name}, {bench.basis}{without}: {proposed.label} over {against}: {'; '.join(parts)}."
 
 
 def _table(bench: Bench) -> Table:
