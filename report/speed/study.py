@@ -108,7 +108,7 @@ class Bench:
 
     @property
     def emulated_device(self) -> dict[str, Any] | None:
-        """The line of devices.toml for a workload that was emulated; None: it ran here, or the table lacks its device."""
+        """The line of devices.toml for an emulated workload; None: it was measured, or the table lacks its device."""
         devices = table_of("devices.toml")["devices"] if self.basis == "emulated" else []
         return next((device for device in devices if device["part"] in self.workload.device), None)
 

@@ -98,14 +98,14 @@ def fits_table(study: SpeedStudy, number: int) -> Table:
     )
     notes = (
         "Measured on the network as it is, by its own clock, and fitted as a flat ring by relative least squares. p: a "
-        "hop takes the p-norm of its latency and its sending; 1 is their sum, a large p the longer of the two, as where "
-        "one piece is sent while another is handled.",
+        "hop takes the p-norm of its latency and its sending; 1 is their sum, a large p the longer of the two, as "
+        "where one piece is sent while another is handled.",
     )
     return Table("Alpha, beta and p of the networks", found, columns, tuple(rows), number, notes=notes)
 
 
 def wire_table(study: SpeedStudy, number: int) -> Table:
-    """Bytes on a machine's link beside the formula's, and what the rest is, for the sizes that were swept in the lab."""
+    """Bytes on a machine's link beside the formula's, and what the rest is, for the sizes swept in the lab."""
     heads = ("payload, bytes", "counted on the link", "by the formula", "headers", "other")
     columns = (Column("network", "left"), Column("collective", "left"), *(Column(head) for head in heads))
     shown = {(s.fabric.num_machines, s.fabric.workers_per_machine): s for s in study.records.sweeps}
@@ -117,8 +117,8 @@ def wire_table(study: SpeedStudy, number: int) -> Table:
     )
     notes = (
         "Measured, one machine's link, one way, a repetition; one sweep of each layout, all are in csv/sweeps.csv. The "
-        f"formula counts payload alone. Headers: {HEADER_BYTES} bytes (Ethernet 14, IP 20, TCP 32) of every frame counted, "
-        "those that only acknowledge among them. Other: the backend's own messages and what was sent again.",
+        f"formula counts payload alone. Headers: {HEADER_BYTES} bytes (Ethernet 14, IP 20, TCP 32) of every frame "
+        "counted, those that only acknowledge among them. Other: the backend's own messages and what was sent again.",
     )
     return Table("Bytes on the wire", _wire_found(study), columns, rows, number, notes=notes)
 
