@@ -119,7 +119,7 @@ def _fits(study: SpeedStudy) -> Iterable[Sequence[Value]]:
 def _modelled(study: SpeedStudy) -> Iterable[Sequence[Value]]:
     for bench in study.benches:
         for bits in log_grid(LOWEST, HIGHEST):
-            for method in bench.methods if study.fits else ():
+            for method in bench.methods if bench.is_modelled else ():
                 yield (*_names(bench), method.name, bits, bench.seconds_at(method, bits))
 
 
@@ -131,8 +131,8 @@ _FACTORS = (1.0, EVEN, CLEARLY)
 
 
 def _break_even(study: SpeedStudy) -> Iterable[Sequence[Value]]:
-    for bench in study.benches if study.fits else ():
-        for method in bench.compared:
+    for bench in study.benches:
+        for method in bench.compared if bench.is_modelled else ():
             for baseline in bench.baselines:
                 for factor in _FACTORS:
                     for span in faster_spans(bench, method, baseline, factor):

@@ -40,11 +40,12 @@ def _family(method: Method) -> str:
 
 
 def draw_step_times(study: SpeedStudy, path: Path) -> bool:
-    """Lines where something was swept, markers where something was timed; False where no workload was timed."""
-    if not study.points:
+    """Lines where something was swept, markers where something was timed; False where there are neither."""
+    shown = [bench for bench in study.benches if bench.is_modelled or any(_spots(bench, m) for m in bench.methods)]
+    if not shown:
         return False
-    figure, grid = panels(len(study.benches), 1, 2.9, share_x=False)
-    labels = [_panel(axes, bench) for [axes], bench in zip(grid, study.benches, strict=True)]
+    figure, grid = panels(len(shown), 1, 2.9, share_x=False)
+    labels = [_panel(axes, bench) for [axes], bench in zip(grid, shown, strict=True)]
     settle(figure)
     for [axes], names in zip(grid, labels, strict=True):
         end_labels(axes, names, room=_ROOM, left=True)
@@ -57,7 +58,7 @@ def _panel(axes: Axes, bench: Bench) -> list[tuple[float, float, str, str]]:
     axes.set_yscale("log")
     looks, labels = looks_by_role(bench.methods), []
     rates = log_grid(LOWEST, HIGHEST)
-    swept = bench.network(LOWEST) is not None
+    swept = bench.is_modelled
     for method in bench.methods:
         look, spots = looks[method.name], _spots(bench, method)
         ends = list(spots)

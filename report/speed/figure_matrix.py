@@ -17,7 +17,7 @@ RATES = (1e9, 10e9, 25e9, 100e9)
 
 def draw_matrix(bench: Bench, path: Path) -> bool:
     """Row over column: above 1 the row's method is the faster; False where nothing can be modelled."""
-    if bench.network(RATES[0]) is None:
+    if not bench.is_modelled:
         return False
     figure, grid = panels(2, 2, 3.9, share_x=False)
     for index, bits in enumerate(RATES):

@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.timings import Basis, Fabric, Method, Timing, Workload
 from report.speed.cost_model import Algorithm, Compute, Network, period_seconds
-from report.speed.fitting import Fit, fit_line, fits_of, network_on, sped_up
+from report.speed.fitting import Fit, fit_line, fits_of, like, network_on, sped_up
 from report.speed.records import SpeedRecords
 from report.speed.steps import Timed, timed
 
@@ -151,6 +151,11 @@ class Bench:
         )
         network = network_on(slowed, self.fits, algorithm)
         return network and sped_up(network, main.dilation)
+
+    @property
+    def is_modelled(self) -> bool:
+        """Whether a network of the kind that it ran on was swept."""
+        return bool(like(self.main.fabric, self.fits))
 
     @cached_property
     def _known(self) -> dict[tuple[str, float], float]:

@@ -154,8 +154,8 @@ def _layouts_found(bench: Bench, layouts: Sequence[Layout], networks: Sequence[N
 
 
 def headline_bench(study: SpeedStudy, headline: Headline) -> Bench | None:
-    """The workload that a headline is about, if it was timed."""
-    return next((bench for bench in study.benches if bench.workload.name == headline.workload), None)
+    """The workload that a headline is about, if it was timed and can be modelled."""
+    return next((b for b in study.benches if b.workload.name == headline.workload and b.is_modelled), None)
 
 
 def headlines_table(study: SpeedStudy, number: int) -> Table:

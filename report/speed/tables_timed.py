@@ -118,6 +118,7 @@ def _codec_notes(study: SpeedStudy) -> tuple[str, ...]:
         f"Milliseconds a step, mean over a method's period. Parameters: {sizes}. Measured: by the clock of this "
         "machine, of a worker with a core to itself where that was timed, else in the steps. The model takes a line in "
         "the number of parameters: for an emulated device of the table the bytes moved over its memory bandwidth, "
-        "orthogonalisation and kernel launches left out, which favours PowerSGD; else the line through what was measured here."
+        "orthogonalisation and kernel launches left out, which favours PowerSGD; else the line through what was "
+        "measured here."
     )
     return (note, f"Memory bandwidth: {listed(sources)}.") if sources else (note,)

@@ -35,11 +35,15 @@ def speed_verdict(study: SpeedStudy) -> Verdict:
     blocks: list[Paragraph | Bullets | Table] = [Paragraph(agreement_sentence(study.points))]
     timed = [sentence for bench in study.benches if (sentence := _timed(bench))]
     blocks += [Bullets(tuple(timed))] if timed else []
-    blocks += [_table(bench) for bench in study.benches if study.fits and bench.compared]
-    if study.fits:
+    blocks += [_table(bench) for bench in study.benches if bench.is_modelled and bench.compared]
+    if any(bench.is_modelled for bench in study.benches):
         blocks.append(Bullets(tuple(_headline(study, headline) for headline in HEADLINES)))
     else:
-        blocks.append(Paragraph(f"No network was swept, so nothing is modelled: {COMMAND} sweeps it."))
+        blocks.append(
+            Paragraph(
+                f"No network of the kind that they ran on was swept, so nothing is modelled: {COMMAND} sweeps it."
+            )
+        )
     return Verdict("What was found", tuple(blocks))
 
 
@@ -89,7 +93,7 @@ def _headline(study: SpeedStudy, headline: Headline) -> str:
     bench = headline_bench(study, headline)
     found = [method for name in METHODS if bench and (method := bench.method(name))]
     if bench is None or not found:
-        return f"{headline.words}: {headline.workload} was not timed, {COMMAND} fills this in."
+        return f"{headline.words}: no step of {headline.workload} is modelled yet, {COMMAND} fills this in."
     parts = []
     for baseline in (base for name in (*RIVALS, "all_reduce") if (base := bench.method(name))):
         asked = {method.label: implied(bench, method, baseline, headline.target, AT) for method in found}

@@ -217,6 +217,15 @@ def test_a_study_with_parts_missing_says_what_fills_them(parts: str, tmp_path: P
         assert "(no sweep)" in text and "nothing was predicted" in text
 
 
+def test_a_sweep_of_another_kind_of_network_predicts_nothing(tmp_path: Path) -> None:
+    record = timing("resnet50_v100", 10e9)
+    record["fabric"] |= {"kind": "host", "bits_per_second": None}
+    write_study(tmp_path, [sweep(RATES[0])], [record])
+    assert main([str(tmp_path)]) == 0
+    text = (tmp_path / "report.md").read_text()
+    assert "nothing was predicted" in text and "no step of resnet50_v100 is modelled yet" in text
+
+
 def test_the_report_needs_no_torch(tmp_path: Path) -> None:
     write_study(tmp_path, [sweep(RATES[0])], [timing("fashion_mnist", RATES[0])])
     program = (
