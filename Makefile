@@ -29,7 +29,7 @@ export PYTHON VENV
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup reproduce tune plan status report bench test check clean
-.PHONY: plan-cifar100 plan-imagenet reproduce-small reproduce-cifar100 reproduce-imagenet resubmit gpu-check
+.PHONY: plan-cifar100 plan-imagenet reproduce-small reproduce-cifar100 reproduce-imagenet resubmit gpu-check netlab speedups
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -93,6 +93,15 @@ report: $(VENV)/.installed ## write the report from the records there are (EXPER
 
 bench: $(VENV)/.installed ## time the optimisers' own arithmetic on this machine
 	@$(HARNESS) bench --output "$(RESULTS)/bench"
+
+netlab: $(VENV)/.installed ## time collectives on an emulated network of this machine's own (Linux, root)
+	@$(HARNESS) netlab --output "$(RESULTS)/netlab"
+
+# Joined with the accuracy runs that there are: those made here, else those that ship.
+ACCURACY = $(firstword $(wildcard $(RESULTS)/fashion_mnist results/reference/fashion_mnist))
+
+speedups: $(VENV)/.installed ## time every method and baseline on such a network, then write the report of speed-ups
+	@$(HARNESS) speedups --output "$(RESULTS)/speedups" $(if $(ACCURACY),--accuracy "$(ACCURACY)")
 
 gpu-check: $(VENV)/.installed ## try and time on GPUs what experiments rely on there; skipped where there is none
 	@$(HARNESS) gpu-check --output "$(RESULTS)/gpu"

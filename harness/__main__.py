@@ -1,4 +1,4 @@
-"""The command line: plan, preflight, run, status, collect, report, bench, gpu-check, netlab, speedups."""
+"""The command line: plan, preflight, run, status, collect, report, bench, gpu-check, netlab, time, speedups."""
 
 from __future__ import annotations
 
@@ -77,7 +77,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     speedups.set_defaults(command=_speedups)
     _add_netlab(commands.add_parser("netlab", help="time collectives on an emulated network of this machine's own"))
+    _add_time(commands.add_parser("time", help="time training steps of methods and baselines, under torchrun or srun"))
     return parser
+
+
+def _add_time(sub: argparse.ArgumentParser) -> None:
+    sub.set_defaults(command=_time)
+    sub.add_argument("--workload", default="resnet50", help="what is trained, or emulated (default: resnet50)")
+    sub.add_argument("--methods", nargs="*", default=[], help="names of methods and baselines (default: all)")
+    sub.add_argument("--visits", type=_positive, default=4, help="turns of each method (default: 4)")
+    sub.add_argument("--steps", type=_positive, default=5, help="timed steps of a kind in each turn (default: 5)")
+    sub.add_argument("--output", type=Path, default=Path("results/speedups/timing-here.json"))
 
 
 def _add_run_options(sub: argparse.ArgumentParser) -> None:
@@ -116,7 +126,10 @@ def _add_netlab(sub: argparse.ArgumentParser) -> None:
 
 def _rates(text: str) -> list[float]:
     """In bits a second, of a list in Mb/s."""
-    return [float(rate) * 1e6 for rate in text.split(",")]
+    try:
+        return [float(rate) * 1e6 for rate in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be numbers of Mb/s with commas between, not {text!r}") from None
 
 
 def _device(text: str) -> str:
@@ -262,6 +275,16 @@ def _netlab(options: argparse.Namespace) -> int:
     from harness.netlab.command import run
 
     run(options.workers, options.machines, options.rates, options.output, options.prefix)
+    return 0
+
+
+def _time(options: argparse.Namespace) -> int:
+    from harness.timing.command import run
+
+    try:
+        run(options.workload, options.methods, options.visits, options.steps, options.output)
+    except RuntimeError as error:
+        return _complain(error, FAILURE)
     return 0
 
 

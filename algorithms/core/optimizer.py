@@ -112,7 +112,7 @@ class DistributedOptimizer(Optimizer):
         """Do step number `step`, counted from 1: gradients are in `flat.gradients`, parameters in `flat.parameters`."""
 
     def foretold(self, step: int) -> list[Foretold]:
-        """Messages of step number `step` that need the gradients of some tensors only, in the order they are sent."""
+        """Messages of step number `step` that need the gradients of some tensors only, as they may be sent early."""
         return []
 
     @contextmanager
@@ -127,6 +127,7 @@ class DistributedOptimizer(Optimizer):
 
         Raises:
             CollectiveError: another worker failed or did not come.
+            RuntimeError: with overlap, something was changed since the backward pass.
         """
         loss = None
         if closure is not None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchvision.models import resnet50
 
 from algorithms import Collectives, DistributedOptimizer
 from harness.build import build_optimizer
@@ -71,6 +70,8 @@ def skip_to_reset(optimizer: DistributedOptimizer) -> None:
 
 def resnet50_parameters(device: str | torch.device = "cpu") -> nn.ParameterList:
     """161 tensors of ResNet-50's shapes, 25.6 million small random numbers, without gradients."""
+    from torchvision.models import resnet50  # Takes seconds to import, and timing needs it not.
+
     with torch.device("meta"):
         shapes = [parameter.shape for parameter in resnet50().parameters()]
     return random_parameters(shapes, device)

@@ -16,17 +16,22 @@ BEYOND_BITS_PER_SECOND = 100e9
 STEP, MOST_STEPS = 0.8, 12
 
 
+class CeilingError(LabError):
+    """A rate is beyond what this machine can emulate: the point is to be left out, not faked."""
+
+
 def require_emulatable(topology: Topology, prefix: str = PREFIX) -> None:
     """Refuse a topology whose links this machine cannot keep busy. The ceiling is measured once in a process.
 
     Raises:
-        LabError: the rates are beyond the ceiling, or no lab is possible here.
+        CeilingError: the rates are beyond the ceiling.
+        LabError: no lab is possible here.
     """
     if not topology.ring_bits_per_second:
         return
     found = ceiling_bits_per_second(topology.num_workers, prefix)
     if topology.ring_bits_per_second > found:
-        raise LabError(
+        raise CeilingError(
             f"this machine cannot emulate {topology}: its {topology.num_workers} workers' links reach "
             f"{rate_text(found)} in all, as measured, of {rate_text(topology.ring_bits_per_second)}; "
             "the point is left out"
@@ -45,7 +50,6 @@ def ceiling_bits_per_second(num_workers: int, prefix: str = PREFIX) -> float:
     """
     topology = Topology(num_workers, 1, BEYOND_BITS_PER_SECOND)
     with lab(topology, prefix=prefix) as network, workers(network) as among:
-        reached(among)
         rate = reached(among)
         for _ in range(MOST_STEPS):
             network.set_rate(rate)
@@ -56,7 +60,13 @@ def ceiling_bits_per_second(num_workers: int, prefix: str = PREFIX) -> float:
 
 
 def reached(among: Workers) -> float:
-    """Bits a second that a machine's link sends during one large all-reduce, headers included; mean over machines."""
-    before = among.lab.bytes_sent()
-    seconds = among.seconds("all_reduce", PAYLOAD_BYTES)
-    return 8 * (sum(among.lab.bytes_sent()) - sum(before)) / len(before) / seconds
+    """Bits a second that a machine's link sends during a large all-reduce, headers included; mean over machines.
+
+    The better of two tries: a pause of the machine's is not its ceiling.
+    """
+    found = []
+    for _ in range(2):
+        before = among.lab.bytes_sent()
+        seconds = among.seconds("all_reduce", PAYLOAD_BYTES)
+        found.append(8 * (sum(among.lab.bytes_sent()) - sum(before)) / len(before) / seconds)
+    return max(found)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from harness.netlab.ceiling import require_emulatable
+from harness.netlab.ceiling import CeilingError, require_emulatable
 from harness.netlab.lab import PREFIX, LabError, Topology, lab, why_not
 from harness.netlab.sweep import sweep, workers
 from harness.netlab.topology import rate_text
@@ -66,7 +66,7 @@ def run(num_workers: int, num_machines: int | None, rates: list[float], output: 
 def _emulatable(topology: Topology, prefix: str) -> bool:
     try:
         require_emulatable(topology, prefix)
-    except LabError as error:
+    except CeilingError as error:
         print(f"netlab: {error}", flush=True)
         return False
     return True

@@ -11,6 +11,9 @@ FRAME_BYTES = 1514
 """An Ethernet frame of the usual 1500 bytes, as the kernel counts it: without preamble, checksum and gap."""
 BURST_SECONDS = 1e-3
 """A link may be ahead of its rate by this much: more than this kernel's timers are late, less than a message takes."""
+NETWORK = "10.83.0.0/16"
+CONGESTION_CONTROL = "cubic"
+"""Linux's usual one, whatever the host is set to: BBR, for one, stops every ten seconds to look for a shorter way."""
 MOST_FRAMES = 65535
 """In one piece, by the kernel's own bound."""
 QUEUE_BYTES = 1 << 20
@@ -60,7 +63,7 @@ class Layout:
 
     def address(self, rank: int) -> str:
         machine, place = divmod(rank, self.topology.workers_per_machine)
-        return f"10.83.{machine}.{place + 1}"
+        return f"10.83.{machine}.{place + 1}"  # In NETWORK.
 
     def uplinks(self) -> list[Link]:
         """The machines' links to the switch, in order."""
@@ -122,7 +125,10 @@ def inside_lines(layout: Layout) -> dict[str, list[str]]:
             lines[namespace].append(f"link set {interface} {master}addrgenmode none")
             lines[namespace].append(f"link set {interface} up")
     for rank in range(layout.topology.num_workers):
-        lines[layout.worker(rank)].append(f"addr add {layout.address(rank)}/16 dev {layout.interface}")
+        lines[layout.worker(rank)] += [
+            f"addr add {layout.address(rank)}/16 dev {layout.interface} noprefixroute",
+            f"route add {NETWORK} dev {layout.interface} src {layout.address(rank)} congctl {CONGESTION_CONTROL}",
+        ]
     return lines
 
 
@@ -150,9 +156,10 @@ def burst_bytes(bits_per_second: float) -> int:
 def train_lines(layout: Layout) -> dict[str, list[str]]:
     """For `ip` inside each worker's namespace: how many frames TCP may hand down in one piece.
 
-    A piece larger than the burst would be cut into frames by the limit, one by one, which takes a third more CPU.
+    A piece larger than the burst would be cut into frames by the limit, one by one, which takes much more CPU.
+    Sockets look the number up with their route, so that is forgotten: those that are open would keep the old one.
     """
     rates = layout.topology.bits_per_second, layout.topology.inside_bits_per_second
     frames = min(burst_bytes(rate) // FRAME_BYTES for rate in rates if rate is not None)
-    line = f"link set {layout.interface} gso_max_segs {min(frames, MOST_FRAMES)}"
-    return {layout.worker(rank): [line] for rank in range(layout.topology.num_workers)}
+    lines = [f"link set {layout.interface} gso_max_segs {min(frames, MOST_FRAMES)}", "route flush cache"]
+    return {layout.worker(rank): lines for rank in range(layout.topology.num_workers)}

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -82,11 +83,12 @@ def _is_alive(owner: tuple[int, int]) -> bool:
 
 
 def _refuse_strangers(prefix: str, ours: Sequence[str]) -> None:
-    for what, folder in (("namespace", NAMESPACES), ("interface", Path("/sys/class/net"))):
-        names = os.listdir(folder) if folder.is_dir() else []
-        for name in sorted(names):
-            if name.startswith(f"{prefix}-") and (what == "interface" or name not in ours):
-                raise LabError(f"the {what} {name} was not made by a lab: remove it, or choose another prefix")
+    namespaces = os.listdir(NAMESPACES) if NAMESPACES.is_dir() else []
+    strange = [f"namespace {name}" for name in sorted(namespaces) if name not in ours]
+    strange += [f"interface {name}" for _, name in socket.if_nameindex()]  # A lab has none outside its namespaces.
+    for what in strange:
+        if what.split()[1].startswith(f"{prefix}-"):
+            raise LabError(f"the {what} was not made by a lab: remove it, or choose another prefix")
 
 
 def remove_namespaces(namespaces: Sequence[str]) -> None:
@@ -105,30 +107,31 @@ def remove_namespaces(namespaces: Sequence[str]) -> None:
 
 
 def _empty(path: Path) -> None:
-    inode = path.stat().st_ino
-    # A file that is not a namespace (killed between its creation and its mount) has no process in it.
+    namespace = path.stat()  # Of a file alone, without a mount, where its maker was killed: nothing lives in that.
+    if os.path.samestat(namespace, os.stat("/proc/self/ns/net")):
+        raise LabError(f"{path} is this program's own network namespace, not a lab's: remove that file")
     deadline = time.monotonic() + KILLING_SECONDS
-    while pids := [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _is_inside(pid, inode)]:
+    while pids := [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _is_inside(pid, namespace)]:
         if time.monotonic() > deadline:
             raise LabError(f"process {pids[0]} in the namespace {path.name} does not end: end it, and call again")
         for pid in pids:
-            _kill(pid, inode)
+            _kill(pid, namespace)
         time.sleep(0.01)
 
 
-def _is_inside(pid: int, inode: int) -> bool:
+def _is_inside(pid: int, namespace: os.stat_result) -> bool:
     try:
-        return os.stat(f"/proc/{pid}/ns/net").st_ino == inode and pid != os.getpid()
+        return os.path.samestat(os.stat(f"/proc/{pid}/ns/net"), namespace)
     except OSError:
         return False
 
 
-def _kill(pid: int, inode: int) -> None:
+def _kill(pid: int, namespace: os.stat_result) -> None:
     """Kill the process if it still is the one that was found: a descriptor holds it while we look again."""
     with contextlib.suppress(ProcessLookupError):
         descriptor = os.pidfd_open(pid)
         try:
-            if _is_inside(pid, inode):
+            if _is_inside(pid, namespace):
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         finally:
             os.close(descriptor)

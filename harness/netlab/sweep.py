@@ -27,8 +27,8 @@ SIZES: dict[Collective, tuple[int, ...]] = {
     "all_gather": (1_000, 4_000, 16_000, 64_000, 250_000, 1_000_000),
 }
 """Payload of one worker, in bytes."""
-POINT_SECONDS, LONGEST_POINT_SECONDS = 0.5, 6.0
-MOST_REPETITIONS, LEAST_REPETITIONS = 20, 2
+POINT_SECONDS, LONGEST_POINT_SECONDS = 0.5, 8.0
+MOST_REPETITIONS, LEAST_REPETITIONS = 20, 3
 LEAD_SECONDS = 3e-3
 """From an order to the moment at which all workers start; it must have reached them all by then."""
 

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from algorithms.core.process_group import ProcessGroupCollectives
 from algorithms.core.traffic import Purpose
 
-TIMEOUT_SECONDS = 120.0
+TIMEOUT_SECONDS = 60.0
 CLONE_NEWNET = 0x40000000
 
 
@@ -53,9 +53,12 @@ def work(meeting_file: str, rank: int, world_size: int, namespace: str, orders: 
         world_size=world_size,
         timeout=datetime.timedelta(seconds=TIMEOUT_SECONDS),
     )
-    with os.fdopen(orders) as reader, os.fdopen(answers, "w") as writer:
+    reader, writer = os.fdopen(orders), os.fdopen(answers, "w")
+    try:
         _answer(writer, time.monotonic())
         obey(reader, writer, ProcessGroupCollectives(deterministic=False))
+    except BrokenPipeError:  # Whoever gave the orders was killed.
+        os._exit(1)
     dist.destroy_process_group()
 
 

@@ -1,1 +1,1 @@
-"""Timing: full training steps of every method and baseline, by turns, on a network at hand, and what they consist of."""
+"""Timing: whole training steps of every method and baseline, by turns, on a network at hand, in their parts."""

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from algorithms import ProcessGroupCollectives
 from harness.bench.methods import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY
 from harness.build import build_optimizer
 from harness.timing.groups import Groups
-from harness.timing.hooks import PLAIN, held_back, powersgd
-from harness.timing.methods import BUCKET_MEGABYTES, Contestant, Ddp, Own
+from harness.timing.hooks import PLAIN, held_back, one_by_one, powersgd
+from harness.timing.methods import Contestant, Ddp, Own
 from harness.timing.trainee import Trainee
 from harness.timing.workloads import run_config
+
+BUCKET_CAP: int | None = None
+"""DDP's own, see `harness.timing.methods.BUCKET_MEGABYTES`; another number would go for the first bucket too."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,16 @@ class Contender:
         hides_collectives: its all-reduces are done by DDP in C++, unseen, from the backward pass's end on or before.
     """
 
+    optimizer: Optimizer
     step: Callable[[], object]
     synchronise_next: Callable[[], None]
     hides_collectives: bool
 
 
-def build_contender(contestant: Contestant, workload: str, trainee: Trainee, groups: Groups, visible: bool) -> Contender:
-    """`visible`: do what DDP does in C++ by its equal in Python, so that it is seen."""
+def build_contender(
+    contestant: Contestant, workload: str, trainee: Trainee, groups: Groups, visible: bool
+) -> Contender:
+    """`visible`: do what DDP does in C++ by its equal in Python, so that it is seen, and bucket by bucket."""
     if isinstance(contestant.how, Own):
         return _own(contestant.how, contestant, workload, trainee, groups.main)
     return _ddp(contestant.how, contestant.overlap, trainee, groups, visible)
@@ -52,27 +58,26 @@ class _EqualFromTheStart(ProcessGroupCollectives):
 
 def _own(how: Own, contestant: Contestant, workload: str, trainee: Trainee, group: ProcessGroup | None) -> Contender:
     # The backend's own all-reduce, as it is with NCCL.
-    options: dict[str, Any] = {"overlap": True} if contestant.overlap else {}
-    collectives = _EqualFromTheStart(group, deterministic=False, **options)
+    collectives = _EqualFromTheStart(group, deterministic=False, overlap=contestant.overlap)
     config = run_config(workload, how.algorithm, dict(how.settings))
     optimizer = build_optimizer(config, trainee.module, collectives, num_steps=0)
 
     def step() -> None:
         optimizer.zero_grad()
-        trainee.passes(trainee.module)
+        trainee.passes()
         optimizer.step()
 
     def synchronise_next() -> None:
         optimizer.num_steps = contestant.period - 1
 
-    return Contender(step, synchronise_next, hides_collectives=False)
+    return Contender(optimizer, step, synchronise_next, hides_collectives=False)
 
 
 def _ddp(how: Ddp, overlap: bool, trainee: Trainee, groups: Groups, visible: bool) -> Contender:
     model = DistributedDataParallel(
         trainee.module,
         process_group=groups.main,
-        bucket_cap_mb=BUCKET_MEGABYTES,
+        bucket_cap_mb=BUCKET_CAP,
         gradient_as_bucket_view=True,
         broadcast_buffers=False,
         init_sync=False,
@@ -80,6 +85,7 @@ def _ddp(how: Ddp, overlap: bool, trainee: Trainee, groups: Groups, visible: boo
     hides = how.hook == "none" and overlap and not visible
     if not hides:
         hook = powersgd(how.rank, groups.buckets) if how.hook == "powersgd" else PLAIN[how.hook]
+        hook = one_by_one(hook) if visible else hook
         model.register_comm_hook(groups.main, hook if overlap else held_back(hook))
     optimizer = torch.optim.SGD(
         trainee.module.parameters(), LEARNING_RATE, MOMENTUM, 0.0, WEIGHT_DECAY, nesterov=True, fused=True
@@ -90,4 +96,4 @@ def _ddp(how: Ddp, overlap: bool, trainee: Trainee, groups: Groups, visible: boo
         trainee.passes(model)
         optimizer.step()
 
-    return Contender(step, lambda: None, hides)
+    return Contender(optimizer, step, lambda: None, hides)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from statistics import mean, median
 
 import torch
 
+from algorithms import DistributedOptimizer
+from algorithms.core.overlap import Foretold
 from harness.timing.methods import METHODS, Contestant
 from harness.timing.recorder import Recorded
 from harness.timing.turn import Setting, Turn
 from harness.timings import Message, Method
 
-NUM_DRAWS = 32
+NUM_DRAWS = 1000
 """Steps of an overlapped method over which it is averaged when its blocks' layers are done."""
 NUM_CODEC_STEPS = 3
 FLOAT_BYTES = 4
@@ -51,12 +53,25 @@ def _described(setting: Setting, name: str, bare_seconds: float) -> Method:
 
 def messages_of(turn: Turn, contestant: Contestant) -> list[Message]:
     """What a worker sends in a period: in every step, and what the synchronising step sends besides."""
-    overlapped = contestant.algorithm is not None and contestant.overlap
-    draws = [_messages_once(turn, contestant.period) for _ in range(NUM_DRAWS if overlapped else 1)]
+    messages = _messages_once(turn, contestant.period)
+    optimizer = turn.contender.optimizer
+    if not contestant.overlap or not isinstance(optimizer, DistributedOptimizer):
+        return messages
+    steps = range(contestant.period, (NUM_DRAWS + 1) * contestant.period, contestant.period)
+    draws = [_foretold(optimizer.foretold(step), turn.layers.ready()) for step in steps]
     return [
-        first.model_copy(update={"ready": mean(draw[number].ready for draw in draws)})
-        for number, first in enumerate(draws[0])
+        message.model_copy(update={"ready": mean(draw.get(8 * message.payload_bytes, 1.0) for draw in draws)})
+        for message in messages
     ]
+
+
+def _foretold(messages: Sequence[Foretold], ready: Sequence[float]) -> dict[int, float]:
+    """By payload in bits: when a step's foretold messages may begin, one after the other."""
+    begun, reached = {}, 0.0
+    for message in sorted(messages, key=lambda each: -each.tensors[0]):
+        reached = max(reached, *(ready[number] for number in message.tensors))
+        begun[message.payload_bits] = reached
+    return begun
 
 
 def _messages_once(turn: Turn, period: int) -> list[Message]:
@@ -79,7 +94,7 @@ def _message(recorded: Recorded, every: int) -> Message:
 
 
 def _codec_seconds(turn: Turn, contestant: Contestant, bare_seconds: float) -> float:
-    """Of a step, as the mean over the period of the medians of its kinds: what the passes without a method do not take."""
+    """Of a step, mean over the period of its kinds' medians: what is not taken by passes without a method."""
 
     def seconds(synchronises: bool) -> float:
         return median(_timed(turn, synchronises) for _ in range(NUM_CODEC_STEPS))
@@ -118,6 +133,6 @@ def _bare_steps(setting: Setting) -> Iterator[float]:
     for _ in range(1 + NUM_CODEC_STEPS):
         _finish(setting.device)
         started = time.perf_counter()
-        trainee.passes(trainee.module)
+        trainee.passes()
         _finish(setting.device)
         yield time.perf_counter() - started

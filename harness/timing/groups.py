@@ -19,8 +19,8 @@ class Groups:
 
 
 def max_buckets(num_bytes: int) -> int:
-    """Buckets of at most so many megabytes, of which two that follow each other hold more than one is allowed to."""
-    return 2 * math.ceil(num_bytes / (BUCKET_MEGABYTES << 20)) + 1
+    """DDP closes a bucket when it is full, but the first, which at the start is small, and the last."""
+    return math.ceil(num_bytes / (BUCKET_MEGABYTES << 20)) + 2
 
 
 def make_groups(num_buckets: int) -> tuple[Groups, Groups]:

@@ -13,5 +13,5 @@ def visits(methods: Sequence[str], num_visits: int) -> Iterator[tuple[int, str]]
 
 
 def kinds_of_steps(period: int, steps_per_visit: int) -> list[bool]:
-    """Of the steps of one visit, whether each is the synchronising one of its period; all are where none is ordinary."""
+    """Of a visit's steps: whether each is the synchronising one of its period; all are where none is ordinary."""
     return [True] * steps_per_visit if period == 1 else [False, True] * steps_per_visit

@@ -9,10 +9,13 @@ from typing import Any, Literal
 from harness.bench.methods import SETTINGS
 
 BUCKET_MEGABYTES = 25
-"""DDP's default."""
+"""DDP's default for all buckets but the first, which is of 1 MB."""
 
 Hook = Literal["none", "fp16", "powersgd"]
-DDP_CARD = f"DistributedDataParallel, buckets of {BUCKET_MEGABYTES} MB as views, fused torch SGD with Nesterov momentum"
+DDP_CARD = (
+    f"DistributedDataParallel, buckets of {BUCKET_MEGABYTES} MB (the first 1 MB) that are views of the gradients, "
+    "fused torch SGD with Nesterov momentum"
+)
 NO_OVERLAP = "all-reduces begin when the backward pass is done"
 
 
@@ -109,4 +112,4 @@ METHODS: dict[str, Contestant] = {
     "csea_overlap": _own("CSEA, overlapped", "csea", overlap=True),
     "mcser_overlap": _own("M-CSER, overlapped", "mcser", overlap=True),
 }
-"""By name, in the order of tables. Those of the family without a ratio in their label are at an overall ratio of 256."""
+"""By name, in the order of tables. Those of the family without a ratio in their label have an overall one of 256."""

@@ -36,12 +36,12 @@ def recorded(share_done: Callable[[], float], now: Now) -> Iterator[list[Recorde
     original = dist.all_reduce
     seen: list[Recorded] = []
 
-    def all_reduce(tensor: Tensor, *args: Any, group: Any = None, async_op: bool = False, **rest: Any) -> Any:
-        name = (group or dist.group.WORLD).group_name
+    def all_reduce(tensor: Tensor, op: Any = dist.ReduceOp.SUM, group: Any = None, async_op: bool = False) -> Any:
+        name = str((group or dist.group.WORLD).group_name)  # type: ignore[union-attr]
         number = sum(other.key[0] == name for other in seen)
         here = Recorded((name, number), tensor.numel() * tensor.element_size(), share_done(), now())
         seen.append(here)
-        work = original(tensor, *args, group=group, async_op=async_op, **rest)
+        work = original(tensor, op, group, async_op)
         if not async_op:
             here.ended = now()
         elif not tensor.is_cuda:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from harness.store import Record
+from harness.timing.layers import Layers
 from harness.timings import Basis, Collective, Fabric, Workload
 
 MIN_WARMUP_STEPS = 3
@@ -41,6 +42,8 @@ class TimingRequest(Record):
     command: str | None = None
     """What the user typed, for the record; None: the workers' own command line."""
     output: Path
+    layers: Layers | None = None
+    """Of the workload's model; None: every worker finds out by itself, which takes a while."""
 
 
 class SweepRequest(Record):
@@ -48,11 +51,11 @@ class SweepRequest(Record):
 
     kind: Literal["sweep"] = "sweep"
     fabric: Fabric
-    collectives: list[Collective] = ["all_reduce", "all_gather"]
+    collectives: tuple[Collective, ...] = ("all_reduce", "all_gather")
     payload_bytes: Annotated[list[Count], Field(min_length=1)]
     repetitions: Count = 5
     counts_bytes: bool = False
-    """Whether whoever started rank 0 answers its questions for counters; see `harness.timing.sweep`."""
+    """Whether whoever started rank 0 answers its questions for counters; see `harness.timing.questions`."""
     device: Literal["cpu", "cuda"] = "cpu"
     timeout_seconds: float = 300.0
     command: str | None = None

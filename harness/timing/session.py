@@ -1,4 +1,4 @@
-"""A timing session, as each worker goes through it: builds methods by turns, times their steps, and writes the record."""
+"""A timing session as each worker goes through it: builds methods by turns, times their steps, writes the record."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from harness.timing.groups import make_groups, max_buckets
 from harness.timing.interleaving import kinds_of_steps, visits
 from harness.timing.methods import METHODS
 from harness.timing.parts import RankStep, parts_of
-from harness.timing.turn import Setting
 from harness.timing.request import TimingRequest
+from harness.timing.turn import Setting
 from harness.timings import Step, Timing
 
 

@@ -10,14 +10,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
 import harness
-from harness.timing.request import Request
-from harness.timing.sweep import QUESTION
+from harness.timing.layers import layers_of
+from harness.timing.questions import BYTES_SENT, NEXT
+from harness.timing.request import Request, TimingRequest
+from harness.timings import Fabric
 
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 2.0
@@ -76,22 +78,46 @@ def run_in_lab(request: Request, lab: Lab) -> None:
     Raises:
         WorkerError: a worker failed; the others are ended.
     """
-    output = request.output.absolute()
+    run_all_in_lab([request], lab, lambda _: None)
+
+
+def run_all_in_lab(requests: Sequence[Request], lab: Lab, prepare: Callable[[Request], object]) -> None:
+    """Do the requests one after the other with the same workers, since to start eight takes them half a minute.
+
+    Args:
+        prepare: called before each request, for instance to change the lab's rates.
+
+    Raises:
+        WorkerError: a worker failed; the others are ended. Records of requests that were done are there.
+    """
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cser-timing-")))
-        file = scratch / "request.json"
-        file.write_text(request.model_copy(update={"output": output}).model_dump_json())
+        files = [_written(request, scratch / f"request-{number}.json") for number, request in enumerate(requests)]
+        prepare(requests[0])
         port = _free_port()
-        workers = [_start(rank, lab, file, port, request.fabric.workers_per_machine) for rank in range(len(lab.addresses))]
+        workers = [_start(rank, lab, files, port, requests[0].fabric) for rank in range(len(lab.addresses))]
         stack.callback(_end, workers)
-        _attend(workers, scratch, lab.bytes_sent)
+        rest = iter(requests[1:])
+
+        def prepare_next() -> None:
+            prepare(next(rest))
+
+        _attend(workers, scratch, {BYTES_SENT: lab.bytes_sent, NEXT: prepare_next})
 
 
-def _start(rank: int, lab: Lab, request: Path, port: int, workers_per_machine: int) -> Worker:
+def _written(request: Request, file: Path) -> Path:
+    ready: dict[str, object] = {"output": request.output.absolute()}
+    if isinstance(request, TimingRequest) and request.layers is None:
+        ready["layers"] = layers_of(request.workload.name)
+    file.write_text(request.model_copy(update=ready).model_dump_json())
+    return file
+
+
+def _start(rank: int, lab: Lab, files: Sequence[Path], port: int, fabric: Fabric) -> Worker:
     root = str(Path(harness.__file__).parents[1])
     environment = os.environ | {
         "RANK": str(rank),
-        "LOCAL_RANK": str(rank % workers_per_machine),
+        "LOCAL_RANK": str(rank % fabric.workers_per_machine),
         "WORLD_SIZE": str(len(lab.addresses)),
         "MASTER_ADDR": lab.addresses[0],
         "MASTER_PORT": str(port),
@@ -100,9 +126,9 @@ def _start(rank: int, lab: Lab, request: Path, port: int, workers_per_machine: i
         LAUNCH: "processes",
         "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
     }
-    argv = lab.command(rank, [sys.executable, "-m", "harness.timing.worker", str(request)])
+    argv = lab.command(rank, [sys.executable, "-m", "harness.timing.worker", *map(str, files)])
     talks = subprocess.PIPE if rank == 0 else subprocess.DEVNULL
-    with _errors_of(request.parent, rank).open("w") as errors:
+    with _errors_of(files[0].parent, rank).open("w") as errors:
         return subprocess.Popen(argv, env=environment, stdin=talks, stdout=talks, stderr=errors, text=True)
 
 
@@ -117,14 +143,14 @@ def _free_port() -> int:
         return port
 
 
-def _attend(workers: list[Worker], scratch: Path, bytes_sent: Callable[[], list[int]]) -> None:
+def _attend(workers: list[Worker], scratch: Path, answers: Mapping[str, Callable[[], object]]) -> None:
     """Answer rank 0 until all have ended well.
 
     Raises:
         WorkerError: one has not.
     """
-    questions, answers = workers[0].stdout, workers[0].stdin
-    assert questions is not None and answers is not None
+    questions, told = workers[0].stdout, workers[0].stdin
+    assert questions is not None and told is not None
     with selectors.DefaultSelector() as selector:
         selector.register(questions, selectors.EVENT_READ)
         while any(worker.poll() is None for worker in workers):
@@ -136,8 +162,9 @@ def _attend(workers: list[Worker], scratch: Path, bytes_sent: Callable[[], list[
                 line = questions.readline()
                 if not line:
                     selector.unregister(questions)
-                elif line.strip() == QUESTION:
-                    print(json.dumps(bytes_sent()), file=answers, flush=True)
+                elif line.strip() in answers:
+                    answer = answers[line.strip()]()
+                    print(json.dumps(answer), file=told, flush=True)
     if any(worker.poll() != 0 for worker in workers):
         raise WorkerError(_why(workers, scratch))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Callable
 
@@ -13,18 +11,18 @@ import torch.distributed as dist
 from algorithms import ProcessGroupCollectives, Purpose
 from harness.provenance import new_attempt
 from harness.store import VERSION, write_record
+from harness.timing.questions import BYTES_SENT, ask
 from harness.timing.request import SweepRequest
 from harness.timings import Collective, Fabric, Sweep, SweepPoint
-
-QUESTION = "bytes sent?"
-"""What rank 0 prints to ask whoever started it for the counters of the machines' links, a JSON list on its input."""
 
 
 def sweep(request: SweepRequest, device: torch.device, launch: str) -> None:
     """Go through the sizes as one worker of the group that stands; rank 0 writes the record."""
     attempt = new_attempt(launch, dist.get_backend(), device)
     points = [
-        _point(request, collective, size, device) for collective in request.collectives for size in request.payload_bytes
+        _point(request, collective, size, device)
+        for collective in request.collectives
+        for size in request.payload_bytes
     ]
     if dist.get_rank() == 0:
         attempt = attempt.model_copy(update={"command": request.command or attempt.command})
@@ -40,17 +38,18 @@ def _point(request: SweepRequest, collective: Collective, payload_bytes: int, de
     def once() -> object:
         if collective == "all_gather":
             return collectives.all_gather(payload, Purpose.EVALUATION)
-        return collectives.all_reduce_sum_(payload, Purpose.EVALUATION)
+        collectives.all_reduce_sum_(payload, Purpose.EVALUATION)
+        return payload
 
     once()
-    counters = [_bytes_sent(request)]
+    before = ask(BYTES_SENT) if request.counts_bytes else None
     seconds = [_slowest(once, device) for _ in range(request.repetitions)]
-    counters.append(_bytes_sent(request))
+    after = ask(BYTES_SENT) if request.counts_bytes else None
     return SweepPoint(
         collective=collective,
         payload_bytes=payload_bytes,
         seconds=seconds,
-        wire_bytes=_per_machine(counters[0], counters[1], request.repetitions),
+        wire_bytes=_per_machine(before, after, request.repetitions),
         formula_bytes=formula_bytes(collective, payload_bytes, request.fabric),
     )
 
@@ -76,19 +75,6 @@ def _slowest(once: Callable[[], object], device: torch.device) -> float:
     seconds = torch.tensor([time.perf_counter() - started], dtype=torch.float64, device=device)
     dist.all_reduce(seconds, op=dist.ReduceOp.MAX)
     return float(seconds)
-
-
-def _bytes_sent(request: SweepRequest) -> list[int] | None:
-    """The counters between two collectives, on rank 0; None on others, or where nobody is asked."""
-    if not request.counts_bytes:
-        return None
-    dist.barrier()
-    answer = None
-    if dist.get_rank() == 0:
-        print(QUESTION, flush=True)
-        answer = json.loads(sys.stdin.readline())
-    dist.barrier()
-    return answer
 
 
 def _per_machine(before: list[int] | None, after: list[int] | None, repetitions: int) -> float | None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from harness.build import build_model
 from harness.tasks.task import find_task
 from harness.timing.clock import Mark, Now
-from harness.timing.layers import Layers, layers_of
+from harness.timing.layers import Layers
 from harness.timing.workloads import problem_of
 
 
@@ -30,8 +30,8 @@ class Trainee(Protocol):
     watch: Watch
     waits: bool
 
-    def passes(self, wrapped: nn.Module) -> None:
-        """The forward pass through `wrapped`, which is or contains `module`, and the backward pass."""
+    def passes(self, wrapped: nn.Module | None = None) -> None:
+        """The forward pass through `wrapped`, which contains `module` (or through that), and the backward pass."""
 
 
 class Watch:
@@ -46,7 +46,7 @@ class Watch:
         self.returned: Mark = self.began
         """When the backward pass gave back control, whatever was waited for in it."""
         for parameter, share in zip(module.parameters(), layers.parameter_shares(), strict=True):
-            parameter.register_hook(lambda _, share=share: self._gradient(share))
+            parameter.register_hook(lambda _, share=share: self._gradient(share))  # type: ignore[no-untyped-call]
 
     def begin(self) -> None:
         self.share_done = 0.0
@@ -63,19 +63,19 @@ class Watch:
 class RealTrainee:
     """The workload's model on random images of its task's shape, in fp32."""
 
-    def __init__(self, workload: str, device: torch.device, rank: int, now: Now) -> None:
+    def __init__(self, workload: str, layers: Layers, device: torch.device, rank: int, now: Now) -> None:
         problem = problem_of(workload)
         task = find_task(problem.task)
         self.module = build_model(problem.model, task, 0, device)
         self.scheduled_seconds = math.inf
         self.waits = False
-        self.watch = Watch(self.module, layers_of(workload), now)
+        self.watch = Watch(self.module, layers, now)
         generator = torch.Generator().manual_seed(rank)
         self._inputs = torch.randn((problem.batch_size, *task.input_shape), generator=generator).to(device)
         self._labels = torch.randint(task.num_classes, (problem.batch_size,), generator=generator).to(device)
 
-    def passes(self, wrapped: nn.Module) -> None:
+    def passes(self, wrapped: nn.Module | None = None) -> None:
         self.watch.begin()
-        loss: Tensor = nn.functional.cross_entropy(wrapped(self._inputs), self._labels)
+        loss: Tensor = nn.functional.cross_entropy((wrapped or self.module)(self._inputs), self._labels)
         loss.backward()  # type: ignore[no-untyped-call]
         self.watch.end()

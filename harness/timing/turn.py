@@ -10,7 +10,7 @@ import torch.distributed as dist
 from harness.timing.clock import Mark, clock_name, now_on, seconds_at
 from harness.timing.contender import Contender, build_contender
 from harness.timing.groups import Groups
-from harness.timing.layers import layers_of
+from harness.timing.layers import Layers, layers_of
 from harness.timing.methods import METHODS
 from harness.timing.parts import RankStep
 from harness.timing.recorder import Recorded, recorded
@@ -24,7 +24,7 @@ class Setting:
     """What all turns of one worker share.
 
     Attributes:
-        visible: DDP's all-reduces are done in Python, where they are seen, also where it could do them by itself.
+        visible: DDP's all-reduces are seen one by one, as they are in no timed step.
     """
 
     request: TimingRequest
@@ -32,18 +32,22 @@ class Setting:
     groups: Groups
     visible: bool = False
 
+    @property
+    def layers(self) -> Layers:
+        return self.request.layers or layers_of(self.request.workload.name)
+
     def trainee(self) -> Trainee:
         """A new model, with the same parameters on every worker."""
         workload, now = self.request.workload, now_on(self.device)
         if self.request.trainee == "real":
-            return RealTrainee(workload.name, self.device, dist.get_rank(), now)
-        return WaitingTrainee(layers_of(workload.name), workload, self.request.fabric.dilation, now)
+            return RealTrainee(workload.name, self.layers, self.device, dist.get_rank(), now)
+        return WaitingTrainee(self.layers, workload, self.request.fabric.dilation, now)
 
     def turn(self, name: str) -> Turn:
         """A new model and a new optimiser of the method of that name."""
         trainee = self.trainee()
         contender = build_contender(METHODS[name], self.request.workload.name, trainee, self.groups, self.visible)
-        return Turn(trainee, contender, self.device)
+        return Turn(trainee, contender, self.layers, self.device)
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Turn:
 
     trainee: Trainee
     contender: Contender
+    layers: Layers
     device: torch.device
 
     def warm_up(self, num_steps: int) -> None:

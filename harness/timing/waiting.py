@@ -1,7 +1,8 @@
-"""The trainee of an emulation: the model's parameters in a real backward pass, whose arithmetic is a wait, layer by layer."""
+"""The trainee of an emulation: the model's parameters in a real backward pass, whose arithmetic is waits."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from itertools import accumulate
@@ -19,8 +20,8 @@ from harness.timings import Workload
 class WaitingTrainee:
     """Parameters of the layers' shapes; a layer waits `dilation` times its share of the device's time for the model.
 
-    Waits end at times that are set when the pass begins, so errors do not add up, and what hooks and gradients cost this
-    host is hidden in the waits as far as these are long enough. Gradients are views of one vector of random numbers.
+    Waits end at times that are set when the pass begins, so errors do not add up, and what hooks and gradients cost
+    this host is hidden in the waits as far as these are long enough. Gradients are views of one random vector.
 
     Args:
         clock, sleep: as in `time`; `now` marks for the session.
@@ -36,7 +37,7 @@ class WaitingTrainee:
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         forward, backward = dilation * workload.forward_seconds, dilation * workload.backward_seconds
-        self.module = _WaitingModel(layers, self.wait_until)
+        self.module: nn.Module = _WaitingModel(layers, self.wait_until)
         self.scheduled_seconds = forward + backward
         self.watch = Watch(self.module, layers, now)
         self._clock, self._sleep = clock, sleep
@@ -55,30 +56,30 @@ class WaitingTrainee:
             if remaining > 0:
                 self._sleep(remaining)
 
-    def passes(self, wrapped: nn.Module) -> None:
+    def passes(self, wrapped: nn.Module | None = None) -> None:
         self.watch.begin()
         self._start = self._clock()
-        output: Tensor = wrapped(torch.ones(1, requires_grad=True))
+        output: Tensor = (wrapped or self.module)(torch.ones(1, requires_grad=True))
         output.backward()  # type: ignore[no-untyped-call]
         self.watch.end()
 
 
 class _WaitingModel(nn.Module):
-    """The parameters in the model's own order; its layers are passed in the order of its forward pass."""
+    """The parameters in the model's own order; its layers are passed in their order."""
 
     def __init__(self, layers: Layers, wait_until: Callable[[int, bool], None]) -> None:
         super().__init__()
         self.weights = nn.ParameterList(nn.Parameter(torch.full(shape, 1e-2)) for shape in layers.shapes)
         self._layers, self._wait_until = layers, wait_until
-        largest = max((shape.numel() for shape in layers.shapes), default=0)
+        largest = max((math.prod(shape) for shape in layers.shapes), default=0)
         pattern = 1e-3 * torch.randn(largest, generator=torch.Generator().manual_seed(1))
-        self._gradients = [pattern[: shape.numel()].view(shape) for shape in layers.shapes]
+        self._gradients = [pattern[: math.prod(shape)].view(shape) for shape in layers.shapes]
 
     def forward(self, x: Tensor) -> Tensor:
         for number, layer in enumerate(self._layers.in_order):
             own = [self.weights[each] for each in layer.parameters]
             gradients = [self._gradients[each] for each in layer.parameters]
-            x = _Wait.apply(x, number, self._wait_until, gradients, *own)
+            x = _Wait.apply(x, number, self._wait_until, gradients, *own)  # type: ignore[no-untyped-call]
         return x
 
 

@@ -1,4 +1,4 @@
-"""What one worker computes in a step, and how long a device takes for it: from sources, from arithmetic, or measured."""
+"""What one worker computes in a step, and how long a device takes: from sources, from arithmetic, or measured."""
 
 from __future__ import annotations
 
@@ -88,6 +88,16 @@ def workload(name: str, device: str) -> Workload:
     return calibrate(name, device)
 
 
+def is_emulated(name: str) -> bool:
+    """Whether its times are those of a device of devices.toml.
+
+    Raises:
+        SpecError: there is no such workload.
+    """
+    problem_of(name)
+    return any(entry["workload"] == name for entry in _devices())
+
+
 def _devices() -> list[dict[str, Any]]:
     table: list[dict[str, Any]] = tomllib.loads((Path(__file__).parent / "devices.toml").read_text())["devices"]
     return table
@@ -119,7 +129,7 @@ def _workload(name: str, device: str, forward: float, backward: float, source: s
 
 
 def calibrate(name: str, device: str) -> Workload:
-    """The workload with its times as measured here, one worker alone with one core or one GPU: medians, on random images.
+    """The workload with its times as measured here: one worker alone on one core or GPU, random images, medians.
 
     Raises:
         SpecError: there is no such workload.
@@ -130,7 +140,8 @@ def calibrate(name: str, device: str) -> Workload:
     model = build_model(problem.model, task, 0, place)
     inputs = torch.randn((problem.batch_size, *task.input_shape), generator=torch.Generator().manual_seed(0)).to(place)
     labels = torch.zeros(problem.batch_size, dtype=torch.int64, device=place)
-    forward, backward = [], []
+    forward: list[float] = []
+    backward: list[float] = []
     began = time.perf_counter()
     while len(forward) < MIN_STEPS or (len(forward) < MAX_STEPS and time.perf_counter() - began < MAX_SECONDS):
         model.zero_grad()

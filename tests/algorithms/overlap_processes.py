@@ -15,11 +15,18 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import StepLR
 
-from algorithms import BlockSparsifier, DistributedOptimizer, PerTensorBlockSparsifier, ProcessGroupCollectives, Purpose
+from algorithms import (
+    BlockSparsifier,
+    Collectives,
+    DistributedOptimizer,
+    PerTensorBlockSparsifier,
+    ProcessGroupCollectives,
+    Purpose,
+)
 from algorithms.core.overlap import EarlySums
 from tests.algorithms.problems import groups, make_optimizer, own_settings, reloaded, switches
 
-WORLD_SIZE, NUM_STEPS, INTERVAL = 3, 9, 3
+WORLD_SIZE, NUM_STEPS, INTERVAL = 3, 7, 3
 SIZES = (7, 23, 19, 5)
 FORETELLING = ("ef_sgd", "qsparse_local_sgd", "csea", "cser_pl", "cser", "mcser", "cser_released", "mcser_released")
 BLOCKS = {
@@ -62,7 +69,7 @@ CASES = {
     **{f"{name}-{block}": Case(name, (block, "block")) for name in FORETELLING for block in BLOCKS},
     **{f"{name}-released": Case(name, own=dict.fromkeys(switches(name), True)) for name in FORETELLING[-2:]},
     **{f"{name}-wire": Case(name, common={"wire": torch.bfloat16}) for name in ("ef_sgd", "csea", "mcser")},
-    **{f"{name}-{habit}": Case(name, habit=habit) for name in ("ef_sgd", "csea", "mcser") for habit in HABITS},
+    **{f"{name}-{habit}": Case(name, habit=habit) for name in ("ef_sgd", "mcser") for habit in HABITS},
     **{f"{name}-own": Case(name, deterministic=False) for name in ("ef_sgd", "csea", "mcser")},
     **{f"{name}-plain": Case(name, common={"momentum": 0.0, "weight_decay": 0.0}) for name in ("ef_sgd", "cser")},
     "ef_sgd-double": Case("ef_sgd", dtype=torch.float64),
@@ -97,7 +104,7 @@ def loss_of(model: Net, rank: int, step: int, short: bool = False, part: int = 0
     return (model(inputs, short) - inputs[:, : SIZES[-1]].sin()).square().mean()
 
 
-def make(case: Case, collectives: ProcessGroupCollectives, model: Net) -> DistributedOptimizer:
+def make(case: Case, collectives: Collectives, model: Net) -> DistributedOptimizer:
     own = own_settings(case.name, [BLOCKS[key] for key in case.blocks], INTERVAL) | case.own
     momentum = {"momentum": 0.0} if case.name in ("cser", "csea") and not case.common else {}
     return make_optimizer(case.name, model, own, collectives, **(momentum | case.common))
@@ -113,10 +120,12 @@ def one_step(habit: str, optimizer: DistributedOptimizer, model: Net, step: int,
     if habit in ("no_sync", "accumulate"):
         with optimizer.no_sync() if habit == "no_sync" else torch.enable_grad():
             loss_of(model, rank, step, part=1).backward()
-    if habit == "skip" and step % 3 == 0:
+    if habit == "skip" and step % 2 == 0:
         loss_of(model, rank, step, part=2).backward()
         optimizer.zero_grad()
-    short = step % 2 == 0 and (habit == "branch" or (habit == "other_branch" and rank == 1))
+        early = optimizer.collectives.early
+        assert early is None or early.drop() == [], "a step that is left out leaves nothing under way"
+    short = step % 2 == 0 and (habit in ("branch", "skip") or (habit == "other_branch" and rank == 1))
     loss = loss_of(model, rank, step, short)
     if habit != "scaler":
         loss.backward()

@@ -130,7 +130,7 @@ def test_under_a_grad_scaler_nothing_is_sent_early(found: list[dict[str, Any]]) 
         assert results["warnings"] == [
             "overlap: a GradScaler takes the scale out of the gradients in step(), so nothing is sent before step()"
         ]
-        assert results["csea-scaler"][1]["begun"] == 1, "only in the first step, which did not know of it"
+        assert results["mcser-scaler"][1]["begun"] == 1, "only in the first step, which did not know of it"
 
 
 @slow_to_start

@@ -1,0 +1,79 @@
+"""`harness time`: times methods on the network and the devices at hand, as one of the processes of torchrun or srun."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from harness.provenance import command_line
+from harness.spec import SpecError
+from harness.timing.layers import layers_of
+from harness.timing.methods import METHODS
+from harness.timing.request import TimingRequest
+from harness.timing.worker import work
+from harness.timing.workloads import is_emulated, workload
+from harness.timings import Fabric
+
+OF_SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
+MASTER_PORT = "29500"
+
+
+def run(name: str, methods: list[str], num_visits: int, steps_per_visit: int, output: Path) -> None:
+    """Time the methods (all if none is named) on the workload; rank 0 writes the record `output`.
+
+    A workload of devices.toml is emulated by waiting, over gloo; any other is trained, on GPUs where there are some.
+
+    Raises:
+        SpecError: started by neither torchrun nor srun, or an unknown workload or method.
+        RuntimeError: a collective failed.
+    """
+    launch = _environment()
+    unknown = [method for method in methods if method not in METHODS]
+    if unknown:
+        raise SpecError(f"unknown method {unknown[0]!r}; the methods are {', '.join(METHODS)}")
+    emulated = is_emulated(name)
+    cuda = torch.cuda.is_available() and not emulated
+    request = TimingRequest(
+        fabric=_fabric("nccl" if cuda else "gloo"),
+        basis="emulated" if emulated else "measured",
+        workload=workload(name, f"cuda:{os.environ['LOCAL_RANK']}" if cuda else "cpu"),
+        trainee="waiting" if emulated else "real",
+        methods=methods or list(METHODS),
+        num_visits=num_visits,
+        steps_per_visit=steps_per_visit,
+        device="cuda" if cuda else "cpu",
+        command=command_line(),
+        output=output,
+        layers=layers_of(name),
+    )
+    work([request], launch)
+
+
+def _environment() -> str:
+    """Which of the two started this process; what srun says is put as torchrun does."""
+    if "RANK" in os.environ:
+        return "torchrun"
+    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
+        os.environ.update({key: os.environ[theirs] for key, theirs in OF_SLURM.items()})
+        os.environ.setdefault("LOCAL_WORLD_SIZE", os.environ["SLURM_NTASKS_PER_NODE"].partition("(")[0])
+        os.environ.setdefault("MASTER_ADDR", os.environ["SLURM_LAUNCH_NODE_IPADDR"])
+        os.environ.setdefault("MASTER_PORT", MASTER_PORT)
+        return "srun"
+    raise SpecError("timing needs several workers: start it with torchrun, or with srun and --ntasks-per-node")
+
+
+def _fabric(backend: str) -> Fabric:
+    world_size, local_size = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    if world_size % local_size:
+        raise SpecError(f"{world_size} workers, {local_size} of them on this host: start equally many on every host")
+    return Fabric(
+        kind="host",
+        backend=backend,
+        num_machines=world_size // local_size,
+        workers_per_machine=local_size,
+        bits_per_second=None,
+        inside_bits_per_second=None,
+        dilation=1.0,
+    )
