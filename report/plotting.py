@@ -116,6 +116,7 @@ def end_labels(
     """
     if not labels:
         return
+    tie = {"relpos": (1.0, 0.5)} if left else {}
     height = axes.get_window_extent().height
     to_axes = axes.transData + axes.transAxes.inverted()
     low, high = axes.get_ylim()
@@ -135,7 +136,8 @@ def end_labels(
             color=colour,
             annotation_clip=False,
             bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.4, "shrinkA": 1, "shrinkB": 2, "alpha": 0.6},
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.4, "shrinkA": 1, "shrinkB": 2, "alpha": 0.6}
+            | tie,
         )
 
 

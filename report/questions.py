@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from report.document import Cell, Column, Figure, Table, exhibit_name
 from report.wording import listed
 
-
 SPEEDUPS = "the report results/speedups"
 """Where the questions on time and money are answered."""
 

@@ -55,7 +55,7 @@ def build_speed_report(folder: Path, accuracy: Sequence[Path] = (), output: Path
 def speed_document(study: SpeedStudy, accuracy: Sequence[Records], output: Path) -> Document:
     """The whole report as one object; draws the figures under `output` on the way."""
     exhibits = Exhibits(output)
-    benches = [bench for bench in study.benches if study.fits]
+    benches = [bench for bench in study.benches if bench.is_modelled]
     sections = (
         Section("Verdict", (speed_verdict(study),)),
         Section("Step time against bandwidth", (_step_times(study, exhibits),)),
@@ -127,7 +127,7 @@ def _targets(study: SpeedStudy, accuracy: Sequence[Records], exhibits: Exhibits)
             blocks.append(
                 Paragraph(f"{name}: no accuracy runs of {bench.workload.model} are at hand (--accuracy FOLDER).")
             )
-        if study.fits and rentals(bench):
+        if rentals(bench):
             blocks.append(cost_table(bench, joined, next(exhibits.tables)))
     return tuple(blocks) or _none()
 

@@ -1,13 +1,14 @@
 """The cost model: alpha-beta times of collectives, and a step whose messages queue behind its backward pass.
 
 Symbols: n workers on M machines of m, b bytes that one worker contributes, alpha seconds a hop, beta seconds a byte.
+h(b), a hop of b bytes, is alpha + b beta, or where a backend sends one piece while it handles another, less: the p-norm
+of the two, with p fitted (p = 1 is the sum, and a large p the longer of the two).
 
-    flat ring     all-reduce   2 (n-1) (alpha + b/n beta)       all-gather   (n-1) (alpha + b beta)
-    tree          all-reduce   2 ceil(log2 m) (alpha + b beta) inside + 2 ceil(log2 M) (alpha + b beta) between
+    flat ring     all-reduce   2 (n-1) h(b/n)                   all-gather   (n-1) h(b)
+    tree          all-reduce   2 ceil(log2 m) h(b) inside + 2 ceil(log2 M) h(b) between
     hierarchical  all-reduce   inside, a pipelined chain up and one down, 2 ((m-1) alpha + b beta), and a ring of the
-                               machines between, 2 (M-1) (alpha + b/M beta)
-                  all-gather   (m-1) (alpha + b beta) inside, (M-1) (alpha + m b beta) between, (m-1) alpha + n b beta
-                               inside
+                               machines between, 2 (M-1) h(b/M)
+                  all-gather   (m-1) h(b) inside, (M-1) h(m b) between, (m-1) alpha + n b beta inside
 
 The flat ring's workers are contiguous in their machines, so that each link, a machine's or a worker's, carries the same
 bytes; all hops go on at once, and the slowest link sets the pace. An all-gather by tree goes round the ring.
@@ -27,14 +28,23 @@ Algorithm = Literal["ring", "tree", "hierarchical"]
 
 @dataclass(frozen=True)
 class Link:
-    """One direction of a link: seconds a hop and seconds a byte."""
+    """One direction of a link: seconds a hop and seconds a byte. `power` is the p of the norm that joins them."""
 
     alpha: float
     beta: float
+    power: float = 1.0
 
     def hop(self, num_bytes: float) -> float:
         """Seconds to hand on so many bytes."""
-        return self.alpha + num_bytes * self.beta
+        longer = max(self.alpha, num_bytes * self.beta)
+        if longer == 0:
+            return 0.0
+        shorter = min(self.alpha, num_bytes * self.beta)
+        return float(longer * (1 + (shorter / longer) ** self.power) ** (1 / self.power))
+
+    def scaled(self, factor: float) -> Link:
+        """The same link by a clock so many times as fast."""
+        return Link(factor * self.alpha, factor * self.beta, self.power)
 
 
 @dataclass(frozen=True)

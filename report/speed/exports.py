@@ -12,7 +12,9 @@ from report.records import Records
 from report.speed.fitting import slowest_limit
 from report.speed.speedups import HIGHEST, LOWEST, faster_spans, log_grid
 from report.speed.study import Bench, SpeedStudy
+from report.speed.tables_modelled import EVEN
 from report.speed.to_target import benches_for, row_steps, rows_for, targets_of
+from report.speed.verdict import CLEARLY
 
 _FABRIC = ("machines", "workers_per_machine", "bits_per_second", "inside_bits_per_second", "dilation")
 
@@ -62,7 +64,16 @@ def _step_times(study: SpeedStudy) -> Iterable[Sequence[Value]]:
         )
 
 
-_SWEEPS = (*_FABRIC, "collective", "payload_bytes", "median_seconds", "repetitions", "wire_bytes", "formula_bytes")
+_SWEEPS = (
+    *_FABRIC,
+    "collective",
+    "payload_bytes",
+    "median_seconds",
+    "repetitions",
+    "wire_bytes",
+    "formula_bytes",
+    "wire_frames",
+)
 
 
 def _sweeps(study: SpeedStudy) -> Iterable[Sequence[Value]]:
@@ -81,6 +92,7 @@ def _sweeps(study: SpeedStudy) -> Iterable[Sequence[Value]]:
                 len(point.seconds),
                 point.wire_bytes,
                 point.formula_bytes,
+                point.wire_frames,
             )
 
 
@@ -107,21 +119,24 @@ def _fits(study: SpeedStudy) -> Iterable[Sequence[Value]]:
 def _modelled(study: SpeedStudy) -> Iterable[Sequence[Value]]:
     for bench in study.benches:
         for bits in log_grid(LOWEST, HIGHEST):
-            network = bench.network(bits)
-            for method in bench.methods if network else ():
-                seconds = bench.seconds(method, network) if network else None
-                yield (bench.workload.name, bench.basis, method.name, bits, seconds)
+            for method in bench.methods if bench.is_modelled else ():
+                yield (*_names(bench), method.name, bits, bench.seconds_at(method, bits))
 
 
-_BREAK_EVEN = ("workload", "basis", "method", "baseline", "faster_from_bits_per_second", "faster_to_bits_per_second")
+_BREAK_EVEN = (
+    *("workload", "basis", "method", "baseline", "more_than_times_as_fast"),
+    *("from_bits_per_second", "to_bits_per_second"),
+)
+_FACTORS = (1.0, EVEN, CLEARLY)
 
 
 def _break_even(study: SpeedStudy) -> Iterable[Sequence[Value]]:
-    for bench in study.benches if study.fits else ():
-        for method in bench.compared:
+    for bench in study.benches:
+        for method in bench.compared if bench.is_modelled else ():
             for baseline in bench.baselines:
-                for span in faster_spans(bench, method, baseline):
-                    yield (*_names(bench), method.name, baseline.name, span.low, span.high)
+                for factor in _FACTORS:
+                    for span in faster_spans(bench, method, baseline, factor):
+                        yield (*_names(bench), method.name, baseline.name, factor, span.low, span.high)
 
 
 def _names(bench: Bench) -> tuple[str, str]:

@@ -11,7 +11,6 @@ from matplotlib.ticker import LogLocator
 
 from harness.timings import Method
 from report.plotting import Look, end_labels, looks_of, panels, save, settle
-from report.speed.cost_model import Network
 from report.speed.speedups import HIGHEST, LOWEST, log_grid
 from report.speed.study import Bench, SpeedStudy
 from report.speed.tables_agreement import agreement_sentence
@@ -41,11 +40,12 @@ def _family(method: Method) -> str:
 
 
 def draw_step_times(study: SpeedStudy, path: Path) -> bool:
-    """Lines where something was swept, markers where something was timed; False where no workload was timed."""
-    if not study.points:
+    """Lines where something was swept, markers where something was timed; False where there are neither."""
+    shown = [bench for bench in study.benches if bench.is_modelled or any(_spots(bench, m) for m in bench.methods)]
+    if not shown:
         return False
-    figure, grid = panels(len(study.benches), 1, 2.9, share_x=False)
-    labels = [_panel(axes, bench) for [axes], bench in zip(grid, study.benches, strict=True)]
+    figure, grid = panels(len(shown), 1, 2.9, share_x=False)
+    labels = [_panel(axes, bench) for [axes], bench in zip(grid, shown, strict=True)]
     settle(figure)
     for [axes], names in zip(grid, labels, strict=True):
         end_labels(axes, names, room=_ROOM, left=True)
@@ -58,12 +58,12 @@ def _panel(axes: Axes, bench: Bench) -> list[tuple[float, float, str, str]]:
     axes.set_yscale("log")
     looks, labels = looks_by_role(bench.methods), []
     rates = log_grid(LOWEST, HIGHEST)
-    networks = [network for rate in rates if (network := bench.network(rate))]
+    swept = bench.is_modelled
     for method in bench.methods:
         look, spots = looks[method.name], _spots(bench, method)
         ends = list(spots)
-        if networks:
-            ends = list(zip((rate / 1e6 for rate in rates), _curve(bench, method, networks), strict=True))
+        if swept:
+            ends = [(rate / 1e6, 1e3 * bench.clock_seconds(method, rate)) for rate in rates]
             xs, ys = zip(*ends, strict=True)
             axes.plot(xs, ys, color=look.colour, dashes=look.dashes, linewidth=0.9, zorder=2 + (not method.baseline))
         if spots:
@@ -87,10 +87,6 @@ def _panel(axes: Axes, bench: Bench) -> list[tuple[float, float, str, str]]:
 def _decades(axes: Axes) -> float:
     low, high = axes.get_ylim()
     return math.log10(high / low)
-
-
-def _curve(bench: Bench, method: Method, networks: Sequence[Network]) -> list[float]:
-    return [1e3 * bench.seconds(method, network) for network in networks]
 
 
 def _spots(bench: Bench, method: Method) -> list[tuple[float, float]]:
@@ -119,9 +115,9 @@ def step_times_note(study: SpeedStudy) -> str:
         if network:
             used = network.links["all_reduce"].between.alpha
             alphas.append(f"{1e6 * used:.3g} µs for {bench.workload.name}")
-    latency = f" a hop's latency at the right end is the fitted one: {listed(alphas)};" if alphas else ""
+    latency = f"; a hop's latency at the right end is the fitted one, {listed(alphas)}" if alphas else ""
     return (
-        "Markers: timed here; emulated ones are without encoding, decoding and update. Lines: modelled, beyond the "
-        f"markers an extrapolation;{latency} encoding, decoding and update are in them as the codec table has them. "
+        "Markers: timed here. Lines: modelled, beyond the markers an extrapolation"
+        f"{latency}. Emulated workloads are shown without encoding, decoding and update, measured ones with them. "
         "Greys: baselines."
     )

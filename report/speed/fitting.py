@@ -13,6 +13,8 @@ from harness.timings import Collective, Fabric, Sweep
 from report.speed.cost_model import Algorithm, Link, Links, Network, ring_hops
 
 COLLECTIVES: tuple[Collective, ...] = ("all_reduce", "all_gather")
+POWERS = (1.0, 2.0, 4.0, 8.0)
+"""Of the norm that joins latency and sending: those that are tried."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,27 @@ def fits_of(sweep: Sweep) -> list[Fit]:
             continue
         hops = [ring_hops(sweep.fabric.num_workers, collective, point.payload_bytes) for point in points]
         times = [median(point.seconds) for point in points]
-        link = Link(*fit_line([count for count, _ in hops], [count * size for count, size in hops], times))
-        errors = [abs(count * link.hop(size) / time - 1) for (count, size), time in zip(hops, times, strict=True)]
-        fits.append(Fit(sweep.fabric, collective, link, max(errors), len(points)))
+        link = min(
+            (_link(hops, times, power) for power in POWERS), key=lambda link: _square(_errors(link, hops, times))
+        )
+        fits.append(Fit(sweep.fabric, collective, link, max(map(abs, _errors(link, hops, times))), len(points)))
     return fits
+
+
+def _link(hops: Sequence[tuple[int, float]], times: Sequence[float], power: float) -> Link:
+    """A p-norm is linear in the p-th powers, and their relative errors are p times those of the times."""
+    counts = [count**power for count, _ in hops]
+    sizes = [(count * size) ** power for count, size in hops]
+    alpha, beta = fit_line(counts, sizes, [time**power for time in times])
+    return Link(alpha ** (1 / power), beta ** (1 / power), power)
+
+
+def _errors(link: Link, hops: Sequence[tuple[int, float]], times: Sequence[float]) -> list[float]:
+    return [count * link.hop(size) / time - 1 for (count, size), time in zip(hops, times, strict=True)]
+
+
+def _square(errors: Sequence[float]) -> float:
+    return sum(error**2 for error in errors)
 
 
 def like(fabric: Fabric, fits: Sequence[Fit]) -> list[Fit]:
@@ -78,9 +97,9 @@ def _layout(fabric: Fabric) -> tuple[int, int]:
 def network_on(fabric: Fabric, fits: Sequence[Fit], algorithm: Algorithm = "ring") -> Network | None:
     """The network of a fabric, in seconds by its clock; None where no fit is like it.
 
-    Alpha and the share of the limit that is reached are the fitted ones; between two swept limits they are interpolated
-    over the logarithm of the limit, and beyond the last they stay; a sweep without a limit gives alpha alone to a
-    fabric with one. A collective that was not swept takes the other's.
+    Alpha, the share of the limit that is reached and p are the fitted ones; between two swept limits they are
+    interpolated over the logarithm of the limit, and beyond the last they stay; a sweep without a limit gives alpha and
+    p alone to a fabric with one. A collective that was not swept takes the other's.
     """
     alike = like(fabric, fits)
     if not alike:
@@ -97,14 +116,13 @@ def _links(fabric: Fabric, fits: Sequence[Fit]) -> Links:
     if limit is None:
         link = next((fit.link for fit in fits if slowest_limit(fit.fabric) is None), fits[-1].link)
         return Links(link, link)
-    swept = {slowest_limit(fit.fabric) or limit: (fit.link.alpha, fit.efficiency or 1.0) for fit in fits}
-    rates = sorted(swept)
-    logs = [math.log(rate) for rate in rates]
-    alpha = float(np.interp(math.log(limit), logs, [swept[rate][0] for rate in rates]))
-    efficiency = float(np.interp(math.log(limit), logs, [swept[rate][1] for rate in rates]))
+    swept = {slowest_limit(f.fabric) or limit: (f.link.alpha, f.efficiency or 1.0, f.link.power) for f in fits}
+    logs = [math.log(rate) for rate in sorted(swept)]
+    columns = zip(*(swept[rate] for rate in sorted(swept)), strict=True)
+    alpha, efficiency, power = (float(np.interp(math.log(limit), logs, column)) for column in columns)
 
     def link_of(rate: float | None) -> Link:
-        return Link(alpha, 8 / (efficiency * rate) if rate else 0.0)
+        return Link(alpha, 8 / (efficiency * rate) if rate else 0.0, power)
 
     return Links(link_of(fabric.bits_per_second), link_of(fabric.inside_bits_per_second))
 
@@ -112,10 +130,7 @@ def _links(fabric: Fabric, fits: Sequence[Fit]) -> Links:
 def sped_up(network: Network, factor: float) -> Network:
     """The same network on a clock that runs so many times slower: what a dilated fabric stands for."""
     links = {
-        name: Links(
-            Link(pair.between.alpha / factor, pair.between.beta / factor),
-            Link(pair.inside.alpha / factor, pair.inside.beta / factor),
-        )
+        name: Links(pair.between.scaled(1 / factor), pair.inside.scaled(1 / factor))
         for name, pair in network.links.items()
     }
     return Network(network.num_machines, network.workers_per_machine, links, network.algorithm)

@@ -32,7 +32,7 @@ def ratios_table(study: SpeedStudy, number: int) -> Table:
     """For each workload: one message after the backward pass, and DDP's buckets during it."""
     columns = (Column("model", "left"), Column("sent", "left"), *(Column(rate(bits)) for bits in RATES))
     rows, needs = [], []
-    for bench in study.benches:
+    for bench in (bench for bench in study.benches if bench.is_modelled):
         for words, messages in _ways(bench).items():
             ratios = {bits: _needed(bench, messages, bits) for bits in RATES}
             large = [bits for bits, ratio in ratios.items() if ratio is None or ratio >= 256]

@@ -54,16 +54,13 @@ def _bisect(is_before: Callable[[float], bool], low: float, high: float) -> floa
     return math.sqrt(low * high)
 
 
-def speedup(bench: Bench, method: Method, baseline: Method, bits_per_second: float, slower: float = 1.0) -> float:
-    """Modelled seconds of the baseline over those of the method, on a device so many times slower.
+def speedup(bench: Bench, method: Method, baseline: Method, bits_per_second: float) -> float:
+    """Modelled seconds of the baseline over those of the method.
 
     Raises:
         ValueError: nothing was swept, so nothing can be modelled.
     """
-    network = bench.network(bits_per_second)
-    if network is None:
-        raise ValueError("there is no sweep to model a network from")
-    return bench.seconds(baseline, network, slower) / bench.seconds(method, network, slower)
+    return bench.seconds_at(baseline, bits_per_second) / bench.seconds_at(method, bits_per_second)
 
 
 def faster_spans(bench: Bench, method: Method, baseline: Method, by: float = 1.0) -> list[Span]:
@@ -89,8 +86,14 @@ def implied(bench: Bench, method: Method, baseline: Method, target: float, at: f
     Args:
         at: the rate at which the compute time is sought, from a thousandth of what it is to a thousand times it.
     """
+    network = bench.network(at)
     rates = spans_where(lambda bits: speedup(bench, method, baseline, bits) >= target, LOWEST, HIGHEST)
-    slower = spans_where(lambda scale: speedup(bench, method, baseline, at, scale) >= target, 1e-3, 1e3)
+
+    def reached(slower: float) -> bool:
+        assert network
+        return bench.seconds(baseline, network, slower) >= target * bench.seconds(method, network, slower)
+
+    slower = spans_where(reached, 1e-3, 1e3)
     compute = bench.workload.forward_seconds + bench.workload.backward_seconds
     return Implied(
         at_rate=speedup(bench, method, baseline, at),

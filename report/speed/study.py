@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.timings import Basis, Fabric, Method, Timing, Workload
 from report.speed.cost_model import Algorithm, Compute, Network, period_seconds
-from report.speed.fitting import Fit, fit_line, fits_of, network_on, sped_up
+from report.speed.fitting import Fit, fit_line, fits_of, like, network_on, sped_up
 from report.speed.records import SpeedRecords
 from report.speed.steps import Timed, timed
 
@@ -106,18 +106,23 @@ class Bench:
         constant, slope = self.codec_lines.get(method.name, (0.0, 0.0))
         return constant + slope * self.workload.num_parameters
 
-    def codec_seconds(self, method: Method) -> float:
-        """Seconds of encoding, decoding and update that the model takes: fitted where steps were measured, and where
+    @property
+    def emulated_device(self) -> dict[str, Any] | None:
+        """The line of devices.toml for an emulated workload; None: it was measured, or the table lacks its device."""
+        devices = table_of("devices.toml")["devices"] if self.basis == "emulated" else []
+        return next((device for device in devices if device["part"] in self.workload.device), None)
 
-        they were emulated the bytes that the method moves over the device's memory bandwidth (0 for a device that the
-        table does not have).
+    def codec_seconds(self, method: Method) -> float:
+        """Seconds of encoding, decoding and update that the model takes.
+
+        For an emulated device of the table the bytes that the method moves over the device's memory bandwidth, else the
+        line through what was timed here.
         """
-        if self.basis == "measured":
+        device = self.emulated_device
+        if device is None:
             return self._measured_codec(method)
-        table = table_of("devices.toml")
-        device = next((d for d in table["devices"] if d["part"] in self.workload.device), None)
-        moved = next(c["bytes"] for c in table["codecs"] if method.name.startswith(c["method"]))
-        return float(moved * self.workload.num_parameters / device["bytes_per_second"]) if device else 0.0
+        moved = next(c["bytes"] for c in table_of("devices.toml")["codecs"] if method.name.startswith(c["method"]))
+        return float(moved * self.workload.num_parameters / device["bytes_per_second"])
 
     def network(
         self,
@@ -146,6 +151,33 @@ class Bench:
         )
         network = network_on(slowed, self.fits, algorithm)
         return network and sped_up(network, main.dilation)
+
+    @property
+    def is_modelled(self) -> bool:
+        """Whether a network of the kind that it ran on was swept."""
+        return bool(like(self.main.fabric, self.fits))
+
+    @cached_property
+    def _known(self) -> dict[tuple[str, float], float]:
+        return {}
+
+    def seconds_at(self, method: Method, bits_per_second: float) -> float:
+        """Modelled seconds of a step on the curves' layout at this rate of each machine's link.
+
+        Raises:
+            ValueError: nothing was swept, so nothing can be modelled.
+        """
+        key = (method.name, bits_per_second)
+        if key not in self._known:
+            network = self.network(bits_per_second)
+            if network is None:
+                raise ValueError("there is no sweep to model a network from; make speedups takes one")
+            self._known[key] = self.seconds(method, network)
+        return self._known[key]
+
+    def clock_seconds(self, method: Method, bits_per_second: float) -> float:
+        """The same as it compares with the clock: without the codec where steps were emulated."""
+        return self.seconds_at(method, bits_per_second) - self.codec_seconds(method) * (self.basis == "emulated")
 
     def seconds(self, method: Method, network: Network, slower: float = 1.0) -> float:
         """Modelled seconds of a step, the codec among them, on a device so many times slower."""
@@ -183,13 +215,18 @@ def study_of(records: SpeedRecords) -> SpeedStudy:
 
 
 def _codec_lines(timings: Sequence[Timing]) -> dict[str, tuple[float, float]]:
-    """Seconds and seconds a parameter of each method's codec, by the clock; of one size alone only the slope."""
+    """Seconds and seconds a parameter of each method's codec; of one size alone only the slope.
+
+    By the clock, of a worker that had a core to itself where that was timed, else in the timed steps.
+    """
     seen: dict[str, list[tuple[int, float]]] = {}
     for timing in timings:
         for method in timing.methods:
             numbers = timed(timing, method)
-            if numbers and numbers.codec > 0:
-                seen.setdefault(method.name, []).append((timing.workload.num_parameters, numbers.codec))
+            alone = method.codec_alone_seconds
+            seconds = alone if alone is not None else numbers.codec if numbers else 0.0
+            if seconds > 0:
+                seen.setdefault(method.name, []).append((timing.workload.num_parameters, seconds))
     lines = {}
     for name, pairs in seen.items():
         sizes, times = [size for size, _ in pairs], [time for _, time in pairs]

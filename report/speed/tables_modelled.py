@@ -18,6 +18,9 @@ from report.wording import count_of
 AT = 10e9
 """Bits per second at which layouts are compared and the headlines' compute time is sought."""
 
+EVEN = 1.01
+"""A method is even with a baseline where it is no more than so many times as fast."""
+
 STRONGEST = "ddp"
 """The baseline, by name, that layouts are compared with: overlapped buckets in fp32."""
 
@@ -26,7 +29,7 @@ def break_even_table(bench: Bench, number: int) -> Table:
     """Below which rate each method is faster than each baseline."""
     columns = (Column("method", "left"), *(Column(baseline.label, "left") for baseline in bench.baselines))
     found_spans = {
-        (method.name, baseline.name): faster_spans(bench, method, baseline)
+        (method.name, baseline.name): faster_spans(bench, method, baseline, EVEN)
         for method in bench.compared
         for baseline in bench.baselines
     }
@@ -42,8 +45,9 @@ def break_even_table(bench: Bench, number: int) -> Table:
     )
     notes = (
         f"Modelled, from {rate(LOWEST)} to {rate(HIGHEST)} of each machine's link, layout "
-        f"{fabric_name(bench.main.fabric).split(',')[0]}. Faster by however little: the verdict "
-        "has where it is more than a twentieth. Rates in full are in csv/break_even.csv.",
+        f"{fabric_name(bench.main.fabric).split(',')[0]}. A step that is "
+        f"shorter by {100 * (EVEN - 1):.0f} % or less is called even. Where it is shorter by however little is in "
+        "csv/break_even.csv.",
     )
     title = f"{bench.workload.name}: rates at which a method is faster than a baseline"
     return Table(title, found, columns, rows, number, True, notes)
@@ -150,8 +154,8 @@ def _layouts_found(bench: Bench, layouts: Sequence[Layout], networks: Sequence[N
 
 
 def headline_bench(study: SpeedStudy, headline: Headline) -> Bench | None:
-    """The workload that a headline is about, if it was timed."""
-    return next((bench for bench in study.benches if bench.workload.name == headline.workload), None)
+    """The workload that a headline is about, if it was timed and can be modelled."""
+    return next((b for b in study.benches if b.workload.name == headline.workload and b.is_modelled), None)
 
 
 def headlines_table(study: SpeedStudy, number: int) -> Table:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 from harness.timings import Method
 from report.document import Cell, Column, Table
-from report.speed.study import Bench, SpeedStudy, table_of
+from report.speed.study import Bench, SpeedStudy
 from report.speed.tables_agreement import fabric_name
 from report.speed.units import milliseconds
 from report.wording import NONE, count_of, listed, short, whole
@@ -76,44 +78,47 @@ def split_table(bench: Bench, number: int) -> Table:
 
 
 def codec_table(study: SpeedStudy, number: int) -> Table:
-    """Seconds of encoding, decoding and update: timed here, and as the model takes them for the device."""
-    benches = study.benches
+    """Seconds of encoding, decoding and update: timed here, and as the model takes them for an emulated device."""
     columns = [Column("method", "left")]
-    for bench in benches:
-        columns += [Column(f"{bench.workload.name}, measured here"), Column(f"{bench.workload.device}, modelled")]
-    names = dict.fromkeys(method.name for bench in benches for method in bench.methods)
-    rows, share, most = [], 0.0, ""
+    for bench in study.benches:
+        columns.append(Column(f"{bench.workload.name}, measured here"))
+        if bench.emulated_device:
+            columns.append(Column(f"{bench.workload.device}, modelled"))
+    names = dict.fromkeys(method.name for bench in study.benches for method in bench.methods)
+    rows, shares = [], []
     for name in names:
-        cells: list[Cell] = []
-        label = name
-        for bench in benches:
-            method = bench.method(name)
-            timed = [point.timed.codec for point in bench.points if point.method.name == name]
-            modelled = bench.codec_seconds(method) if method else None
-            label = method.label if method else label
-            cells += [
-                Cell(milliseconds(sorted(timed)[len(timed) // 2]) if timed else NONE),
-                Cell(milliseconds(modelled)),
-            ]
-            compute = bench.workload.forward_seconds + bench.workload.backward_seconds
-            if modelled is not None and modelled / compute > share:
-                share, most = modelled / compute, f"{label} on {bench.workload.name}"
-        rows.append((Cell(label), *cells))
-    found = f"The model's largest is {100 * share:.1f} % of the compute ({most})." if most else "Nothing was timed yet."
+        methods = [(bench, bench.method(name)) for bench in study.benches]
+        label = next(method.label for _, method in methods if method)
+        rows.append((Cell(label), *(cell for bench, method in methods for cell in _codec_cells(bench, method))))
+        shares += [(_codec_share(bench, method), label, bench.workload.name) for bench, method in methods if method]
+    share, label, name = max(shares)
+    found = f"The model's largest is {100 * share:.1f} % of the compute ({label} on {name})."
     return Table("Encoding, decoding and update", found, tuple(columns), tuple(rows), number, notes=_codec_notes(study))
+
+
+def _codec_cells(bench: Bench, method: Method | None) -> list[Cell]:
+    timed = [point.timed.codec for point in bench.points if method and point.method.name == method.name]
+    alone = [m.codec_alone_seconds for t in bench.timings for m in t.methods if method and m.name == method.name]
+    known = [seconds for seconds in alone if seconds is not None] or timed
+    cells = [Cell(milliseconds(median(known)) if known else NONE)]
+    if bench.emulated_device:
+        cells.append(Cell(milliseconds(bench.codec_seconds(method)) if method else NONE))
+    return cells
+
+
+def _codec_share(bench: Bench, method: Method) -> float:
+    return bench.codec_seconds(method) / (bench.workload.forward_seconds + bench.workload.backward_seconds)
 
 
 def _codec_notes(study: SpeedStudy) -> tuple[str, ...]:
     sizes = listed([f"{b.workload.name} {whole(b.workload.num_parameters)}" for b in study.benches])
-    sources = [
-        f"{device['part']}: {device['bytes_per_second'] / 1e9:g} GB/s ({device['source']})"
-        for device in table_of("devices.toml")["devices"]
-        if any(device["part"] in bench.workload.device for bench in study.benches)
-    ]
-    notes = [
-        f"Milliseconds a step, mean over a method's period. Parameters: {sizes}. Measured: on this machine's CPU, by "
-        "the clock. Modelled: linear in the number of parameters; for a workload whose steps were measured the line "
-        "through those measurements, and for an emulated one the bytes moved over the device's memory bandwidth, "
-        "orthogonalisation and kernel launches left out, which favours PowerSGD."
-    ]
-    return (*notes, f"Memory bandwidth: {listed(sources)}.") if sources else tuple(notes)
+    devices = {d["part"]: d for bench in study.benches if (d := bench.emulated_device)}
+    sources = [f"{d['part']}: {d['bytes_per_second'] / 1e9:g} GB/s ({d['source']})" for d in devices.values()]
+    note = (
+        f"Milliseconds a step, mean over a method's period. Parameters: {sizes}. Measured: by the clock of this "
+        "machine, of a worker with a core to itself where that was timed, else in the steps. The model takes a line in "
+        "the number of parameters: for an emulated device of the table the bytes moved over its memory bandwidth, "
+        "orthogonalisation and kernel launches left out, which favours PowerSGD; else the line through what was "
+        "measured here."
+    )
+    return (note, f"Memory bandwidth: {listed(sources)}.") if sources else (note,)

@@ -16,7 +16,7 @@ from report.speed.study import Bench, SpeedStudy, table_of
 from report.speed.tables_agreement import fabric_name
 from report.speed.units import rate
 from report.statistics import mean_of
-from report.wording import count_of, listed, percent, short, whole
+from report.wording import NONE, count_of, listed, percent, short, whole
 
 SAME_RATIO = 1.1
 """An accuracy row is a timed method's if the algorithm is the same and the ratios differ by less than this factor."""
@@ -93,7 +93,7 @@ def time_table(bench: Bench, records: Records, target: float, number: int) -> Ta
         steps, said = _steps_cell(records, method, target)
         reached += steps is not None and math.isfinite(steps)
         per_step = [seconds.get((id(timing), method.name)) for timing in bench.timings]
-        times = (_time_text(steps, said.text, each) for each in per_step)
+        times = (_time_text(steps, each) for each in per_step)
         rows.append((Cell(method.label), said, *(Cell(text, said.runs) for text in times)))
     found = f"{count_of(reached, 'method')} of {len(rows)} reach {percent(target)} % in the median run."
     notes = (_notes(records), "Seconds: median steps times the timed step; emulated steps are without the codec.")
@@ -122,11 +122,11 @@ def _steps_cell(records: Records, method: Method, target: float) -> tuple[float 
     return steps.middle, Cell(text, steps.run_ids)
 
 
-def _time_text(steps: float | None, said: str, seconds: float | None) -> str:
+def _time_text(steps: float | None, seconds: float | None) -> str:
     if seconds is None:
         return "not timed"
     if steps is None:
-        return said
+        return NONE
     return f"{steps * seconds:.3g}" if math.isfinite(steps) else "infinite"
 
 
@@ -173,7 +173,7 @@ def cost_table(bench: Bench, joined: Sequence[Records], number: int) -> Table:
         cells = [Cell(f"{cost:.3f}") for cost in costs]
         for records, target in goals:
             steps, said = _steps_cell(records, method, target)
-            cells += [Cell(_cost_text(steps, said.text, cost / 1000), said.runs) for cost in costs]
+            cells += [Cell(_cost_text(steps, cost / 1000), said.runs) for cost in costs]
         if not goals:
             cells.append(Cell("no accuracy runs"))
         rows.append((Cell(method.label), *cells))
@@ -192,9 +192,9 @@ def _dollars(bench: Bench, method: Method, machine: Rental) -> float:
     return bench.seconds(method, machine.network) / _HOUR * machine.dollars_per_hour
 
 
-def _cost_text(steps: float | None, said: str, dollars: float) -> str:
+def _cost_text(steps: float | None, dollars: float) -> str:
     if steps is None:
-        return said
+        return NONE
     return f"{steps * dollars:.2f}" if math.isfinite(steps) else "infinite"
 
 

@@ -12,10 +12,14 @@ from report.speed.study import Bench, SpeedStudy
 from report.speed.tables_agreement import agreement_sentence
 from report.speed.tables_modelled import AT, headline_bench, spans_text
 from report.speed.units import factor, milliseconds, rate
+from report.wording import listed
 
 COMMAND = "make speedups"
 RIVALS = ("ddp", "ddp_fp16")
 """Baselines, by name, that the verdict is about: overlapped DDP in fp32 and with its fp16 hook."""
+
+PROPOSED = "mcser"
+"""The method, by name, whose timed speed-ups the verdict lists."""
 
 CLEARLY = 1.05
 """A method is said to beat a baseline where it is more than so many times as fast."""
@@ -29,12 +33,40 @@ def speed_verdict(study: SpeedStudy) -> Verdict:
         text = f"Nothing is timed yet: {COMMAND} fills this report."
         return Verdict("What was found", (Paragraph(text),))
     blocks: list[Paragraph | Bullets | Table] = [Paragraph(agreement_sentence(study.points))]
-    blocks += [_table(bench) for bench in study.benches if study.fits and bench.compared]
-    if study.fits:
+    timed = [sentence for bench in study.benches if (sentence := _timed(bench))]
+    blocks += [Bullets(tuple(timed))] if timed else []
+    blocks += [_table(bench) for bench in study.benches if bench.is_modelled and bench.compared]
+    if any(bench.is_modelled for bench in study.benches):
         blocks.append(Bullets(tuple(_headline(study, headline) for headline in HEADLINES)))
     else:
-        blocks.append(Paragraph(f"No network was swept, so nothing is modelled: {COMMAND} sweeps it."))
+        blocks.append(
+            Paragraph(
+                f"No network of the kind that they ran on was swept, so nothing is modelled: {COMMAND} sweeps it."
+            )
+        )
     return Verdict("What was found", tuple(blocks))
+
+
+def _timed(bench: Bench) -> str:
+    """What the clock said of the proposed method, on every network of the curves' layout."""
+    layout = (bench.main.fabric.num_machines, bench.main.fabric.workers_per_machine)
+    seconds: dict[float, dict[str, float]] = {}
+    for point in bench.points:
+        fabric = point.timing.fabric
+        if fabric.stands_for_bits_per_second and (fabric.num_machines, fabric.workers_per_machine) == layout:
+            seconds.setdefault(fabric.stands_for_bits_per_second, {})[point.method.name] = point.timed.seconds
+    rivals = [rival for name in RIVALS if (rival := bench.method(name))]
+    parts = []
+    for bits, found in sorted(seconds.items()):
+        gains = [factor(found[each.name] / found[PROPOSED]) for each in rivals if {each.name, PROPOSED} <= found.keys()]
+        if gains:
+            parts.append(f"{listed(gains)} at {rate(bits)}")
+    proposed = bench.method(PROPOSED)
+    if proposed is None or not parts:
+        return ""
+    against = listed([rival.label for rival in rivals])
+    without = " without encoding and update" if bench.basis == "emulated" else ""
+    return f"{bench.workload.name}, {bench.basis}{without}: {proposed.label} over {against}: {'; '.join(parts)}."
 
 
 def _table(bench: Bench) -> Table:
@@ -61,7 +93,7 @@ def _headline(study: SpeedStudy, headline: Headline) -> str:
     bench = headline_bench(study, headline)
     found = [method for name in METHODS if bench and (method := bench.method(name))]
     if bench is None or not found:
-        return f"{headline.words}: {headline.workload} was not timed, {COMMAND} fills this in."
+        return f"{headline.words}: no step of {headline.workload} is modelled yet, {COMMAND} fills this in."
     parts = []
     for baseline in (base for name in (*RIVALS, "all_reduce") if (base := bench.method(name))):
         asked = {method.label: implied(bench, method, baseline, headline.target, AT) for method in found}

@@ -38,6 +38,20 @@ def test_a_fit_takes_small_messages_as_seriously_as_large_ones() -> None:
         assert fit.worst < 0.05
 
 
+def test_latency_that_hides_behind_sending_is_found() -> None:
+    # Each hop takes the root of the sum of squares of what it would take alone for its latency and for its bytes.
+    record, rate = sweep(100e6), EFFICIENCY * 100e6 / 8
+    for point in record["points"]:
+        size, hops = point["payload_bytes"], 7
+        if point["collective"] == "all_reduce":
+            size, hops = size / 8, 14
+        point["seconds"] = [hops * math.hypot(ALPHA, size / rate)]
+    for fit in fits_of(_sweep(record)):
+        assert (fit.link.alpha, fit.link.beta) == pytest.approx((ALPHA, 1 / rate), rel=1e-6)
+        assert fit.link.power == 2 and fit.worst < 1e-6
+        assert fit.link.hop(1e9) == pytest.approx(1e9 / rate) and fit.link.hop(0) == pytest.approx(ALPHA)
+
+
 def test_no_fit_is_negative() -> None:
     # Through (1, 1) and (10, 30) the best line falls below nothing at 0; kept at 0 it has the slope 2.4 by hand:
     # sum(y/t) / sum((y/t)^2) with y/t = 1 and 1/3 is (4/3) / (10/9) = 1.2.

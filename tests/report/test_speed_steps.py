@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.timings import Timing
+from harness.timings import Message, Timing
+from report.speed.cost_model import Compute
+from report.speed.ratios import needed_ratio
 from report.speed.records import read_speed_records
 from report.speed.speedups import HIGHEST, LOWEST, Span, faster_spans, implied, spans_where
 from report.speed.steps import median_interval, timed
@@ -115,3 +117,16 @@ def test_a_factor_that_no_rate_gives_is_never_reached(bench: Bench) -> None:
     # The messages differ by 50 times, and each step has compute on top.
     found = implied(bench, bench.compared[0], bench.baselines[0], 51.0, at=50e6)
     assert found.bits_per_second is None and found.compute_seconds is None
+
+
+def test_the_needed_ratio_is_what_the_closed_form_has(bench: Bench) -> None:
+    # C + 14 alpha + 14/8 b/R beta is 1.1 C for R = 14/8 b beta / (0.1 C - 14 alpha).
+    whole, rate = 4 * DEVICES["fashion_mnist"]["num_parameters"], 10e6
+    message = Message(collective="all_reduce", payload_bytes=whole, every=1, ready=1.0)
+    network = bench.network(rate)
+    assert network is not None
+    ratio = 1.75 * whole * 8 / (EFFICIENCY * rate) / (0.1 * (FORWARD + BACKWARD) - 14 * ALPHA)
+    assert needed_ratio(Compute(FORWARD, BACKWARD), [message], network) == pytest.approx(ratio, rel=1e-4)
+    assert needed_ratio(Compute(1.0, 1.0), [message], network) == 1
+    # 14 hops of 0.1 ms are more than a tenth of 10 ms.
+    assert needed_ratio(Compute(5e-3, 5e-3), [message], network) is None
