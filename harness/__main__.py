@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     speedups.add_argument(
         "--accuracy", type=Path, action="append", default=[], metavar="FOLDER", help="of accuracy runs"
     )
+    speedups.add_argument("--minutes", type=float, default=22.0, help="after which no timing is begun (default: 22)")
     speedups.set_defaults(command=_speedups)
     _add_netlab(commands.add_parser("netlab", help="time collectives on an emulated network of this machine's own"))
     _add_time(commands.add_parser("time", help="time training steps of methods and baselines, under torchrun or srun"))
@@ -264,7 +265,7 @@ def _speedups(options: argparse.Namespace) -> int:
     from harness.timing.study import run_study
 
     try:
-        run_study(options.output)
+        run_study(options.output, options.minutes)
     except WorkerError as error:
         return _complain(error, FAILURE)
     accuracy = [word for folder in options.accuracy for word in ("--accuracy", str(folder))]
