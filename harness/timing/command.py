@@ -57,17 +57,19 @@ def _environment() -> str:
         return "torchrun"
     if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
         os.environ.update({key: os.environ[theirs] for key, theirs in OF_SLURM.items()})
-        os.environ.setdefault("LOCAL_WORLD_SIZE", os.environ["SLURM_NTASKS_PER_NODE"].partition("(")[0])
+        # "4(x2)": four on each of two nodes.
+        os.environ.setdefault("LOCAL_WORLD_SIZE", os.environ["SLURM_STEP_TASKS_PER_NODE"].partition("(")[0])
         os.environ.setdefault("MASTER_ADDR", os.environ["SLURM_LAUNCH_NODE_IPADDR"])
         os.environ.setdefault("MASTER_PORT", MASTER_PORT)
         return "srun"
-    raise SpecError("timing needs several workers: start it with torchrun, or with srun and --ntasks-per-node")
+    raise SpecError("timing needs several workers: start it with torchrun, or with srun from a batch script")
 
 
 def _fabric(backend: str) -> Fabric:
-    world_size, local_size = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    if world_size % local_size:
-        raise SpecError(f"{world_size} workers, {local_size} of them on this host: start equally many on every host")
+    world_size, local = int(os.environ["WORLD_SIZE"]), os.environ["LOCAL_WORLD_SIZE"]
+    if not local.isdigit() or world_size % int(local):
+        raise SpecError(f"{world_size} workers, {local} of them on a host: start equally many on every host")
+    local_size = int(local)
     return Fabric(
         kind="host",
         backend=backend,

@@ -81,6 +81,8 @@ def _messages_once(turn: Turn, period: int) -> list[Message]:
     often = [each.payload_bytes for each in ordinary]
     messages = []
     for each in synchronising:
+        if not each.payload_bytes:  # PowerSGD reduces what is no matrix also where there is nothing.
+            continue
         every = period
         if each.payload_bytes in often:
             often.remove(each.payload_bytes)
