@@ -14,6 +14,7 @@ from report.plotting import Look, end_labels, looks_of, panels, save, settle
 from report.speed.speedups import HIGHEST, LOWEST, log_grid
 from report.speed.study import Bench, SpeedStudy
 from report.speed.tables_agreement import agreement_sentence
+from report.speed.units import milliseconds
 from report.wording import listed
 
 _ROOM = 0.2
@@ -114,7 +115,7 @@ def step_times_note(study: SpeedStudy) -> str:
         network = bench.network(HIGHEST)
         if network:
             used = network.links["all_reduce"].between.alpha
-            alphas.append(f"{1e6 * used:.3g} µs for {bench.workload.name}")
+            alphas.append(f"{milliseconds(used)} ms for {bench.workload.name}")
     latency = f"; a hop's latency at the right end is the fitted one, {listed(alphas)}" if alphas else ""
     return (
         "Markers: timed here. Lines: modelled, beyond the markers an extrapolation"
