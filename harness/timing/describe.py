@@ -75,7 +75,7 @@ def _foretold(messages: Sequence[Foretold], ready: Sequence[float]) -> dict[int,
 
 
 def _messages_once(turn: Turn, period: int) -> list[Message]:
-    ordinary = []
+    ordinary: list[Recorded] = []
     if period > 1:
         turn.contender.go_to(0, False)
         ordinary = turn.timed_step()[1]
