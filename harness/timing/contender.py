@@ -31,13 +31,14 @@ class Contender:
 
     Attributes:
         step: zeroes gradients, takes both passes and updates.
-        synchronise_next: lets the next step be the one of its period that sends the most.
+        go_to: lets the next step be the last of the period of this number, which synchronises, or the one before it.
+            Blocks are drawn by the step's number, so another period has others.
         hides_collectives: its all-reduces are done by DDP in C++, unseen, from the backward pass's end on or before.
     """
 
     optimizer: Optimizer
     step: Callable[[], object]
-    synchronise_next: Callable[[], None]
+    go_to: Callable[[int, bool], None]
     hides_collectives: bool
 
 
@@ -68,10 +69,10 @@ def _own(how: Own, contestant: Contestant, workload: str, trainee: Trainee, grou
         trainee.passes()
         optimizer.step()
 
-    def synchronise_next() -> None:
-        optimizer.num_steps = contestant.period - 1
+    def go_to(period: int, synchronises: bool) -> None:
+        optimizer.num_steps = contestant.period * (period + 1) - (1 if synchronises else 2)
 
-    return Contender(optimizer, step, synchronise_next, hides_collectives=False)
+    return Contender(optimizer, step, go_to, hides_collectives=False)
 
 
 def _wrapped(module: nn.Module, group: ProcessGroup | None) -> DistributedDataParallel:
@@ -104,4 +105,4 @@ def _ddp(how: Ddp, overlap: bool, trainee: Trainee, groups: Groups, visible: boo
         trainee.passes(model)
         optimizer.step()
 
-    return Contender(optimizer, step, lambda: None, hides)
+    return Contender(optimizer, step, lambda period, synchronises: None, hides)

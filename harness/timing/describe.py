@@ -75,8 +75,11 @@ def _foretold(messages: Sequence[Foretold], ready: Sequence[float]) -> dict[int,
 
 
 def _messages_once(turn: Turn, period: int) -> list[Message]:
-    ordinary = turn.timed_step()[1] if period > 1 else []
-    turn.contender.synchronise_next()
+    ordinary: list[Recorded] = []
+    if period > 1:
+        turn.contender.go_to(0, False)
+        ordinary = turn.timed_step()[1]
+    turn.contender.go_to(0, True)
     synchronising = turn.timed_step()[1]
     often = [each.payload_bytes for each in ordinary]
     messages = []
@@ -108,8 +111,7 @@ def _codec_seconds(turn: Turn, contestant: Contestant, bare_seconds: float) -> f
 
 
 def _timed(turn: Turn, synchronises: bool) -> float:
-    if synchronises:
-        turn.contender.synchronise_next()
+    turn.contender.go_to(0, synchronises)
     _finish(turn.device)
     started = time.perf_counter()
     turn.contender.step()

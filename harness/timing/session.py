@@ -49,9 +49,9 @@ def _visit(setting: Setting, visit: int, name: str) -> list[Step]:
     turn.warm_up(setting.request.num_warmup_steps)
     gc.collect()
     steps = []
-    for synchronises in kinds_of_steps(METHODS[name].period, setting.request.steps_per_visit):
-        if synchronises:
-            turn.contender.synchronise_next()
+    kinds = kinds_of_steps(METHODS[name].period, setting.request.steps_per_visit)
+    for number, synchronises in enumerate(kinds, start=visit * len(kinds)):
+        turn.contender.go_to(number, synchronises)
         dist.barrier()
         own, _ = turn.timed_step()
         workers: list[RankStep] = [own] * dist.get_world_size()

@@ -137,3 +137,19 @@ def test_overlapped_messages_may_begin_when_their_blocks_layers_are_done(methods
         assert methods[name].messages[0].ready == pytest.approx(expected, abs=0.02)
     assert [message.ready for message in methods["ef_sgd"].messages] == [1.0]
     assert all(message.ready < 1.0 for message in methods["mcser_overlap"].messages)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_one_of_the_two_kinds_of_steps_synchronises_and_each_period_has_blocks_of_its_own(
+    name: str, alone: Groups
+) -> None:
+    turn = setting_of(request_of([name], Path("unused")), alone).turn(name)
+    optimizer, period = turn.contender.optimizer, METHODS[name].period
+    assert isinstance(optimizer, DistributedOptimizer)
+    steps = []
+    for number in range(3):
+        for synchronises in [False, True] if period > 1 else [True]:
+            turn.contender.go_to(number, synchronises)
+            steps.append(optimizer.num_steps + 1)
+            assert (steps[-1] % period == 0) == synchronises
+    assert len(set(steps)) == len(steps)
