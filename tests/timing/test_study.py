@@ -69,5 +69,3 @@ def test_what_there_is_no_time_for_is_left_out_and_said(timed: list[str], tmp_pa
     found = run_study(tmp_path, 0)
     assert found.timings == timed == []
     assert "minutes given to the study were over" in found.left_out[1].why
-
-
