@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from harness.seeds import derive_seed
 from harness.spec import ModelSpec, RunConfig, SpecError
 from harness.tasks.task import Task, configured_task, split_sizes
 
+_GLOBAL_GENERATOR = threading.Lock()
+"""Whoever seeds the global generator holds it: workers that are threads have one between them."""
+
 
 def build_model(spec: ModelSpec, task: Task, seed: int, device: torch.device) -> nn.Module:
     """A model whose initial parameters depend on the seed alone; the global generator is left as it was.
@@ -33,7 +37,8 @@ def build_model(spec: ModelSpec, task: Task, seed: int, device: torch.device) ->
     build = importlib.import_module(f"harness.models.{spec.name}").build
     _check_keys(f"model {spec.name}", spec.options, list(inspect.signature(build).parameters)[2:])
     # nn.Module draws initial values from the global generator and offers no other.
-    with torch.random.fork_rng(devices=[]), torch.device("cpu" if device.type != "meta" else "meta"):
+    place = torch.device("cpu" if device.type != "meta" else "meta")
+    with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]), place:
         torch.manual_seed(derive_seed(seed, "init"))
         try:
             model: nn.Module = build(task.input_shape, task.num_classes, **spec.options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from algorithms import Purpose, Traffic
 from algorithms.registry import algorithms
 from algorithms.sgd import SGD
 from harness.attempt import attempt_in_threads
+from harness.build import build_model
 from harness.clock import PHASES, Clock
-from harness.spec import RunConfig
+from harness.spec import ModelSpec, RunConfig
 from harness.store import Event, Failure, RunRecord, read_record, read_run
 from harness.tasks import blobs
+from harness.tasks.task import find_task
 from tests.harness.support import BLOCK, CSER, DoctoredBlobs, comparable, job_for, settings_of, small_config
 
 GATHERED = {"qsgd": {"kind": "qsgd", "bits": 4}, "top_k": {"kind": "top_k", "ratio": 4}}
@@ -283,3 +286,17 @@ def test_clock_on_made_up_times(monkeypatch: pytest.MonkeyPatch) -> None:
     # Each switch ends the phase before it: compute, data, compute, evaluate.
     assert clock.seconds == {"data": 6.0, "compute": 2.5, "communicate": 4.5, "evaluate": 7.0, "checkpoint": 0.0}
     assert clock.wall_seconds == 20.0
+
+
+def test_models_made_by_threads_at_once_are_those_of_their_seeds() -> None:
+    """PyTorch draws initial values from one generator for all threads."""
+    spec, task, cpu = ModelSpec(name="small_cnn", options={"widths": [4, 8]}), find_task("blobs"), torch.device("cpu")
+
+    def values(seed: int) -> list[float]:
+        model = build_model(spec, task, seed, cpu)
+        return [parameter.sum().item() for parameter in model.parameters()]
+
+    seeds = [1, 2, 3, 4] * 25
+    alone = {seed: values(seed) for seed in set(seeds)}
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(values, seeds)) == [alone[seed] for seed in seeds]
