@@ -88,7 +88,7 @@ def _add_time(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--methods", nargs="*", default=[], help="names of methods and baselines (default: all)")
     sub.add_argument("--visits", type=_positive, default=4, help="turns of each method (default: 4)")
     sub.add_argument("--steps", type=_positive, default=5, help="timed steps of a kind in each turn (default: 5)")
-    sub.add_argument("--output", type=Path, default=Path("results/speedups/timing-here.json"))
+    sub.add_argument("--output", type=Path, default=Path("results/speedups_here"), help="folder of the study")
 
 
 def _add_run_options(sub: argparse.ArgumentParser) -> None:

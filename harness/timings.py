@@ -154,3 +154,17 @@ class Study(Record):
     sweeps: list[str]
     timings: list[str]
     left_out: list[LeftOut]
+
+
+def formula_bytes(collective: Collective, payload_bytes: int, fabric: Fabric) -> float:
+    """What one machine's link sends, without headers: in a ring over the ranks, what one worker sends to the next.
+
+    Such a ring enters and leaves a machine once, however many of its workers are in it.
+    """
+    return ring_bytes(collective, payload_bytes, fabric.num_workers) if fabric.num_machines > 1 else 0.0
+
+
+def ring_bytes(collective: Collective, payload_bytes: int, num_workers: int) -> float:
+    """What one worker sends in a ring: 2(n-1)/n of its payload in an all-reduce, n-1 payloads in an all-gather."""
+    others = num_workers - 1
+    return (2 * others / num_workers if collective == "all_reduce" else others) * payload_bytes

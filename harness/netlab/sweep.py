@@ -17,10 +17,10 @@ from typing import IO
 
 import torch
 
-from harness.netlab.lab import Lab, LabError, Topology
+from harness.netlab.lab import Lab, LabError
 from harness.provenance import new_attempt
 from harness.store import VERSION
-from harness.timings import Collective, Fabric, Sweep, SweepPoint
+from harness.timings import Collective, Fabric, Sweep, SweepPoint, formula_bytes, ring_bytes
 
 SIZES: dict[Collective, tuple[int, ...]] = {
     "all_reduce": (1_000, 4_000, 16_000, 64_000, 250_000, 1_000_000, 2_500_000, 10_000_000),
@@ -174,19 +174,5 @@ def measure(among: Workers, collective: Collective, payload_bytes: int) -> Sweep
         seconds=seconds,
         wire_bytes=num_bytes,
         wire_frames=frames,
-        formula_bytes=formula_bytes(collective, payload_bytes, among.lab.topology),
+        formula_bytes=formula_bytes(collective, payload_bytes, fabric(among.lab)),
     )
-
-
-def formula_bytes(collective: Collective, payload_bytes: int, topology: Topology) -> float:
-    """What one machine's link sends, without headers: in a ring over the ranks, what one worker sends to the next.
-
-    Such a ring enters and leaves a machine once, however many of its workers are in it.
-    """
-    return ring_bytes(collective, payload_bytes, topology.num_workers) if topology.num_machines > 1 else 0.0
-
-
-def ring_bytes(collective: Collective, payload_bytes: int, num_workers: int) -> float:
-    """What one worker sends in a ring: 2(n-1)/n of its payload in an all-reduce, n-1 payloads in an all-gather."""
-    others = num_workers - 1
-    return (2 * others / num_workers if collective == "all_reduce" else others) * payload_bytes

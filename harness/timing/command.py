@@ -1,32 +1,38 @@
-"""`harness time`: times methods on the network and the devices at hand, as one of the processes of torchrun or srun."""
+"""`harness time`: sweeps the network at hand and times methods on it, as one of the processes of torchrun or srun."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from harness.provenance import command_line
 from harness.spec import SpecError
+from harness.store import VERSION, read_record, write_record
 from harness.timing.layers import layers_of
 from harness.timing.methods import METHODS
-from harness.timing.request import TimingRequest
+from harness.timing.request import SweepRequest, TimingRequest
 from harness.timing.worker import work
 from harness.timing.workloads import is_emulated, workload
-from harness.timings import Fabric
+from harness.timings import Fabric, Study
 
 OF_SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 MASTER_PORT = "29500"
 
 
 def run(name: str, methods: list[str], num_visits: int, steps_per_visit: int, output: Path) -> None:
-    """Time the methods (all if none is named) on the workload; rank 0 writes the record `output`.
+    """Sweep the network, and time the methods (all if none is named) on the workload; rank 0 writes both records.
 
     A workload of devices.toml is emulated by waiting, over gloo; any other is trained, on GPUs where there are some.
 
+    Args:
+        output: folder of the records, made a study of; timings of other workloads that are in it stay.
+
     Raises:
         SpecError: started by neither torchrun nor srun, or an unknown workload or method.
+        RecordError: the folder holds a damaged study.
         RuntimeError: a collective failed.
     """
     launch = _environment()
@@ -35,20 +41,32 @@ def run(name: str, methods: list[str], num_visits: int, steps_per_visit: int, ou
         raise SpecError(f"unknown method {unknown[0]!r}; the methods are {', '.join(METHODS)}")
     emulated = is_emulated(name)
     cuda = torch.cuda.is_available() and not emulated
-    request = TimingRequest(
-        fabric=_fabric("nccl" if cuda else "gloo"),
+    device: Literal["cpu", "cuda"] = "cuda" if cuda else "cpu"
+    network = _fabric("nccl" if cuda else "gloo")
+    sweep = SweepRequest(fabric=network, device=device, command=command_line(), output=output / "sweep.json")
+    timing = TimingRequest(
+        fabric=network,
         basis="emulated" if emulated else "measured",
         workload=workload(name, f"cuda:{os.environ['LOCAL_RANK']}" if cuda else "cpu"),
         trainee="waiting" if emulated else "real",
         methods=methods or list(METHODS),
         num_visits=num_visits,
         steps_per_visit=steps_per_visit,
-        device="cuda" if cuda else "cpu",
+        device=device,
         command=command_line(),
-        output=output,
+        output=output / f"timing-{name}.json",
         layers=layers_of(name),
     )
-    work([request], launch)
+    work([sweep, timing], launch)
+    if os.environ["RANK"] == "0":
+        _add_to_study(output, sweep.output.name, timing.output.name)
+
+
+def _add_to_study(folder: Path, sweep: str, timing: str) -> None:
+    file = folder / "study.json"
+    timings = read_record(file, Study).timings if file.exists() else []
+    timings = list(dict.fromkeys([*timings, timing]))
+    write_record(file, Study(version=VERSION, sweeps=[sweep], timings=timings, left_out=[]))
 
 
 def _environment() -> str:

@@ -8,18 +8,18 @@ from typing import Any
 
 import torch.distributed as dist
 
-BYTES_SENT = "bytes sent?"
-"""The counters of the machines' links, a list."""
 NEXT = "next request?"
-"""Nothing; the answer comes when the network is ready for the next request."""
+"""The file of the next request, when the network is ready for it, or null."""
+LIFT, LIMIT = "lift the limits?", "limit again?"
+"""Nothing; the links are then as fast as can be, or as the request has them."""
 
 
 def ask(question: str) -> Any:
-    """The answer on rank 0, None on the others; all workers wait for it, and must call."""
+    """The answer, on all workers; all must call."""
+    answer = [None]
     dist.barrier()
-    answer = None
     if dist.get_rank() == 0:
         print(question, flush=True)
-        answer = json.loads(sys.stdin.readline())
-    dist.barrier()
-    return answer
+        answer = [json.loads(sys.stdin.readline())]
+    dist.broadcast_object_list(answer)
+    return answer[0]

@@ -16,6 +16,12 @@ MIN_WARMUP_STEPS = 3
 
 Count = Annotated[int, Field(ge=1)]
 
+SWEPT_BYTES: dict[Collective, list[int]] = {
+    "all_reduce": [4**power for power in range(6, 14)],
+    "all_gather": [4**power for power in range(6, 12)],
+}
+"""From 4 KiB to 64 MiB, and to 4 MiB: in an all-gather of eight workers seven messages go over every link."""
+
 
 class TimingRequest(Record):
     """Time these methods by turns and write a `Timing` record.
@@ -34,6 +40,8 @@ class TimingRequest(Record):
     num_warmup_steps: Annotated[int, Field(ge=MIN_WARMUP_STEPS)] = MIN_WARMUP_STEPS
     num_visits: Count = 4
     steps_per_visit: Count = 1
+    lifts_limits: bool = False
+    """Whether whoever started rank 0 lets links be fast while methods warm up; see `harness.timing.questions`."""
     times_codec: bool = True
     """Whether rank 0 also takes steps alone, for `Method.codec_alone_seconds`."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -47,15 +55,12 @@ class TimingRequest(Record):
 
 
 class SweepRequest(Record):
-    """Time collectives of these payloads, in bytes, and write a `Sweep` record."""
+    """Time collectives, each at payloads of so many bytes a worker, and write a `Sweep` record."""
 
     kind: Literal["sweep"] = "sweep"
     fabric: Fabric
-    collectives: tuple[Collective, ...] = ("all_reduce", "all_gather")
-    payload_bytes: Annotated[list[Count], Field(min_length=1)]
+    sizes: dict[Collective, list[Count]] = SWEPT_BYTES
     repetitions: Count = 5
-    counts_bytes: bool = False
-    """Whether whoever started rank 0 answers its questions for counters; see `harness.timing.questions`."""
     device: Literal["cpu", "cuda"] = "cpu"
     timeout_seconds: float = 300.0
     command: str | None = None

@@ -14,8 +14,9 @@ from harness.timing.groups import make_groups, max_buckets
 from harness.timing.interleaving import kinds_of_steps, visits
 from harness.timing.methods import METHODS
 from harness.timing.parts import RankStep, parts_of
+from harness.timing.questions import LIFT, LIMIT, ask
 from harness.timing.request import TimingRequest
-from harness.timing.turn import Setting
+from harness.timing.turn import Setting, Turn
 from harness.timings import Step, Timing
 
 
@@ -46,7 +47,7 @@ def time_methods(request: TimingRequest, device: torch.device, launch: str) -> N
 def _visit(setting: Setting, visit: int, name: str) -> list[Step]:
     """One turn of a method; the steps on rank 0, nothing on the others."""
     turn = setting.turn(name)
-    turn.warm_up(setting.request.num_warmup_steps)
+    _warm_up(turn, setting.request)
     gc.collect()
     steps = []
     kinds = kinds_of_steps(METHODS[name].period, setting.request.steps_per_visit)
@@ -70,3 +71,12 @@ def _visit(setting: Setting, visit: int, name: str) -> list[Step]:
             )
         )
     return steps
+
+
+def _warm_up(turn: Turn, request: TimingRequest) -> None:
+    """On a slow network most of a session would be this."""
+    if request.lifts_limits:
+        ask(LIFT)
+    turn.warm_up(request.num_warmup_steps)
+    if request.lifts_limits:
+        ask(LIMIT)

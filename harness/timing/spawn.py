@@ -10,14 +10,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
 import harness
 from harness.timing.layers import layers_of
-from harness.timing.questions import BYTES_SENT, NEXT
+from harness.timing.questions import NEXT
 from harness.timing.request import Request, TimingRequest
 from harness.timings import Fabric
 
@@ -28,6 +29,7 @@ SIGNS_OF_A_LOST_PEER = ("a collective failed", "Connection", "gloo", "TCPStore",
 LAUNCH = "CSER_TIMING_LAUNCH"
 """Environment variable: what started the workers, for the record."""
 
+Answers = dict[str, Callable[[], object]]
 Worker = subprocess.Popen[str]
 
 
@@ -39,9 +41,6 @@ class Lab(Protocol):
 
     def command(self, rank: int, argv: Sequence[str]) -> list[str]:
         """`argv` inside the rank's namespace."""
-
-    def bytes_sent(self) -> list[int]:
-        """Per machine: the counter of its link, outwards."""
 
 
 class WorkerError(RuntimeError):
@@ -59,9 +58,6 @@ class Loopback:
     def command(self, rank: int, argv: Sequence[str]) -> list[str]:
         return list(argv)
 
-    def bytes_sent(self) -> list[int]:
-        raise AssertionError("the counter of the loopback interface says nothing of machines")
-
 
 def run_on_host(request: Request, num_workers: int) -> None:
     """Do the request with so many workers as processes of this host, over loopback; it writes its record.
@@ -73,36 +69,39 @@ def run_on_host(request: Request, num_workers: int) -> None:
 
 
 def run_in_lab(request: Request, lab: Lab) -> None:
-    """Do the request with a worker for each of the lab's ranks; a sweep that `counts_bytes` gets them from the lab.
+    """Do the request with a worker for each of the lab's ranks.
 
     Raises:
         WorkerError: a worker failed; the others are ended.
     """
-    run_all_in_lab([request], lab, lambda _: None)
+    run_all_in_lab([request], lab)
 
 
-def run_all_in_lab(requests: Sequence[Request], lab: Lab, prepare: Callable[[Request], object]) -> None:
+def run_all_in_lab(requests: Iterable[Request], lab: Lab, answers: Answers | None = None) -> None:
     """Do the requests one after the other with the same workers, since to start eight takes them half a minute.
 
+    Each is taken from the iterator when the one before it is done, so a generator can change the lab in between.
+
     Args:
-        prepare: called before each request, for instance to change the lab's rates.
+        answers: to other questions of rank 0 than that for the next request; see `harness.timing.questions`.
 
     Raises:
         WorkerError: a worker failed; the others are ended. Records of requests that were done are there.
     """
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cser-timing-")))
-        files = [_written(request, scratch / f"request-{number}.json") for number, request in enumerate(requests)]
-        prepare(requests[0])
+        coming = (
+            (request, _written(request, scratch / f"request-{number}.json")) for number, request in enumerate(requests)
+        )
+        first = next(coming, None)
+        if first is None:
+            return
         port = _free_port()
-        workers = [_start(rank, lab, files, port, requests[0].fabric) for rank in range(len(lab.addresses))]
+        workers = [_start(rank, lab, first[1], port, first[0].fabric) for rank in range(len(lab.addresses))]
         stack.callback(_end, workers)
-        rest = iter(requests[1:])
-
-        def prepare_next() -> None:
-            prepare(next(rest))
-
-        _attend(workers, scratch, {BYTES_SENT: lab.bytes_sent, NEXT: prepare_next})
+        own: Answers = {NEXT: lambda: next((str(file) for _, file in coming), None)}
+        # Not a copy: a generator may change what is answered, too.
+        _attend(workers, scratch, ChainMap(own, {} if answers is None else answers))
 
 
 def _written(request: Request, file: Path) -> Path:
@@ -113,7 +112,7 @@ def _written(request: Request, file: Path) -> Path:
     return file
 
 
-def _start(rank: int, lab: Lab, files: Sequence[Path], port: int, fabric: Fabric) -> Worker:
+def _start(rank: int, lab: Lab, file: Path, port: int, fabric: Fabric) -> Worker:
     root = str(Path(harness.__file__).parents[1])
     environment = os.environ | {
         "RANK": str(rank),
@@ -126,9 +125,9 @@ def _start(rank: int, lab: Lab, files: Sequence[Path], port: int, fabric: Fabric
         LAUNCH: "processes",
         "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
     }
-    argv = lab.command(rank, [sys.executable, "-m", "harness.timing.worker", *map(str, files)])
+    argv = lab.command(rank, [sys.executable, "-m", "harness.timing.worker", str(file)])
     talks = subprocess.PIPE if rank == 0 else subprocess.DEVNULL
-    with _errors_of(files[0].parent, rank).open("w") as errors:
+    with _errors_of(file.parent, rank).open("w") as errors:
         return subprocess.Popen(argv, env=environment, stdin=talks, stdout=talks, stderr=errors, text=True)
 
 
@@ -163,8 +162,7 @@ def _attend(workers: list[Worker], scratch: Path, answers: Mapping[str, Callable
                 if not line:
                     selector.unregister(questions)
                 elif line.strip() in answers:
-                    answer = answers[line.strip()]()
-                    print(json.dumps(answer), file=told, flush=True)
+                    print(json.dumps(answers[line.strip()]()), file=told, flush=True)
     if any(worker.poll() != 0 for worker in workers):
         raise WorkerError(_why(workers, scratch))
 

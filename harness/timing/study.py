@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from harness.netlab.ceiling import ceiling_bits_per_second
-from harness.netlab.lab import Topology, lab
+from harness.netlab.lab import Lab, Topology, lab
 from harness.netlab.sweep import fabric, sweep
 from harness.netlab.topology import rate_text
 from harness.provenance import command_line
 from harness.store import VERSION, write_record
 from harness.timing.methods import METHODS
+from harness.timing.questions import LIFT, LIMIT
 from harness.timing.request import TimingRequest
-from harness.timing.spawn import run_in_lab
+from harness.timing.spawn import Answers, run_all_in_lab
 from harness.timing.workloads import workload
 from harness.timings import Fabric, LeftOut, Study, Workload
 
@@ -32,32 +34,40 @@ FEW = ("all_reduce", "ddp", "ddp_fp16", "powersgd_2", "csea", "cser_pl", "mcser"
 
 @dataclass(frozen=True)
 class Job:
-    """A timing: a workload on machines whose links stand for such a rate.
+    """A timing: a workload on machines whose links stand for such a rate, slowed down `dilation` times.
 
-    Where that is more than this machine's links reach, the workload is slowed down until it is not.
+    The cores here do the codecs of all workers, at their own speed. Where the passes are slow enough, those of a method
+    that encodes behind its backward pass, as PowerSGD, fit in as they would on a GPU; and so does the network's
+    latency, which is that of this machine's scheduler. Where links would still be faster than this machine's can be,
+    all is slowed down further.
     """
 
     workload: str
     num_machines: int
     workers_per_machine: int
     bits_per_second: float
+    dilation: float
     inside_bits_per_second: float | None = None
     methods: tuple[str, ...] = tuple(METHODS)
     num_visits: int = 2
     steps_per_visit: int = 2
 
 
-SWEEPS = (Topology(8, 1, 10e6), Topology(8, 1, 100e6), Topology(8, 1, 250e6), Topology(2, 4, 100e6))
-"""What the cost model is fitted to."""
-JOBS = (
-    Job("resnet50_v100", 8, 1, 10e9),
-    *(Job("fashion_mnist", 8, 1, rate, num_visits=4) for rate in (100e6, 10e6, 1e6)),
-    Job("resnet50_v100", 2, 4, 10e9, methods=FEW),
-    Job("resnet50_v100", 1, 8, 10e9, NVLINK_BITS_PER_SECOND, FEW),
-    Job("wide_resnet_40_8_v100", 8, 1, 10e9, methods=FEW),
-    Job("resnet50_v100", 8, 1, 25e9, methods=FEW),
+SWEEPS = (
+    *(Topology(8, 1, rate) for rate in (0.3e6, 3e6, 30e6, 150e6, 400e6)),
+    Topology(2, 4, 150e6),
 )
-"""In the order of their worth: what a slow machine has no time for is at the end."""
+"""What the cost model is fitted to: about the rates of the jobs' links."""
+LABS = (
+    (
+        Job("resnet50_v100", 8, 1, 10e9, 64),
+        *(Job("fashion_mnist", 8, 1, rate, 32) for rate in (1e9, 100e6, 10e6)),
+    ),
+    (Job("resnet50_v100", 2, 4, 10e9, 64, methods=FEW),),
+    (Job("resnet50_v100", 1, 8, 10e9, 64, NVLINK_BITS_PER_SECOND, FEW),),
+    (Job("wide_resnet_40_8_v100", 8, 1, 10e9, 40, methods=FEW), Job("resnet50_v100", 8, 1, 25e9, 64, methods=FEW)),
+)
+"""Jobs of the same layout that workers do one after the other. What a slow machine has no time for is at the end."""
 
 
 def run_study(output: Path, minutes: float) -> Study:
@@ -72,11 +82,12 @@ def run_study(output: Path, minutes: float) -> Study:
         WorkerError: a worker failed.
     """
     ends = time.monotonic() + 60 * minutes
-    most = SHARE_OF_CEILING * ceiling_bits_per_second(max(job.num_machines * job.workers_per_machine for job in JOBS))
+    ceiling = ceiling_bits_per_second(max(job.num_machines * job.workers_per_machine for jobs in LABS for job in jobs))
+    most = SHARE_OF_CEILING * ceiling
     print(f"speedups: this machine's links are used up to {rate_text(most)} in all", flush=True)
     left_out: list[LeftOut] = []
     sweeps = list(_sweeps(output, most, left_out.append))
-    timings = list(_timings(output, most, ends, left_out.append))
+    timings = _timings(output, ceiling, ends, left_out.append)
     study = Study(version=VERSION, sweeps=sweeps, timings=timings, left_out=left_out)
     write_record(output / "study.json", study)
     return study
@@ -95,27 +106,35 @@ def _sweeps(output: Path, most: float, leave_out: Callable[[LeftOut], None]) -> 
         yield name
 
 
-def _timings(output: Path, most: float, ends: float, leave_out: Callable[[LeftOut], None]) -> Iterator[str]:
-    workloads: dict[str, Workload] = {}
-    for job in JOBS:
-        if job.workload not in workloads:
-            workloads[job.workload] = workload(job.workload, "cpu")
-        load = workloads[job.workload]
-        topology, dilation = emulated(job, most)
-        what = f"{job.workload} on {_shape(topology)} workers at {rate_text(job.bits_per_second)}"
-        compute = dilation * (load.forward_seconds + load.backward_seconds)
-        if compute > MOST_COMPUTE_SECONDS:
-            slow = f"slowed down {dilation:.0f} times, as its links need here, a step would compute {compute:.0f} s"
-            leave_out(LeftOut(what=what, why=slow))
-            continue
-        if time.monotonic() > ends:
-            leave_out(LeftOut(what=what, why="the minutes given to the study were over"))
-            continue
-        print(f"speedups: {what}, slowed down {dilation:.4g} times", flush=True)
-        name = f"timing-{job.workload}-{_shape(topology)}-{_mega(job.bits_per_second)}.json"
-        with lab(topology) as network:
-            run_in_lab(_request(job, load, fabric(network, dilation), output / name), network)
-        yield name
+def _timings(output: Path, ceiling: float, ends: float, leave_out: Callable[[LeftOut], None]) -> list[str]:
+    loads = {name: workload(name, "cpu") for name in dict.fromkeys(job.workload for jobs in LABS for job in jobs)}
+    most, names = SHARE_OF_CEILING * ceiling, list[str]()
+
+    def requests(network: Lab, jobs: Iterable[Job], answers: Answers) -> Iterator[TimingRequest]:
+        for job in jobs:
+            load, (topology, dilation) = loads[job.workload], emulated(job, most)
+            what = f"{job.workload} on {_shape(topology)} workers at {rate_text(job.bits_per_second)}"
+            if why := _why_not(load, dilation, ends):
+                leave_out(LeftOut(what=what, why=why))
+                continue
+            print(f"speedups: {what}, slowed down {dilation:.4g} times", flush=True)
+            answers[LIMIT] = partial(network.set_rate, topology.bits_per_second)
+            answers[LIMIT]()
+            names.append(f"timing-{job.workload}-{_shape(topology)}-{_mega(job.bits_per_second)}.json")
+            yield _request(job, load, fabric(network, dilation), output / names[-1])
+
+    for jobs in LABS:
+        with lab(emulated(jobs[0], most)[0]) as network:
+            answers: Answers = {LIFT: partial(network.set_rate, ceiling / network.topology.num_workers)}
+            run_all_in_lab(requests(network, jobs, answers), network, answers)
+    return names
+
+
+def _why_not(load: Workload, dilation: float, ends: float) -> str | None:
+    compute = dilation * (load.forward_seconds + load.backward_seconds)
+    if compute > MOST_COMPUTE_SECONDS:
+        return f"slowed down {dilation:.0f} times, as its links need here, a step would compute {compute:.0f} s"
+    return "the minutes given to the study were over" if time.monotonic() > ends else None
 
 
 def _request(job: Job, load: Workload, network: Fabric, output: Path) -> TimingRequest:
@@ -127,6 +146,7 @@ def _request(job: Job, load: Workload, network: Fabric, output: Path) -> TimingR
         methods=list(job.methods),
         num_visits=job.num_visits,
         steps_per_visit=job.steps_per_visit,
+        lifts_limits=True,
         command=command_line(),
         output=output,
     )
@@ -143,7 +163,7 @@ def emulated(job: Job, most_bits_per_second: float) -> tuple[Topology, float]:
         inside = None if job.inside_bits_per_second is None else job.inside_bits_per_second / times
         return Topology(job.num_machines, job.workers_per_machine, job.bits_per_second / times, inside)
 
-    dilation = max(1.0, slowed(1.0).ring_bits_per_second / most_bits_per_second)
+    dilation = max(job.dilation, slowed(1.0).ring_bits_per_second / most_bits_per_second)
     return slowed(dilation), dilation
 
 

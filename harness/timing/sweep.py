@@ -1,4 +1,4 @@
-"""A sweep: how long collectives of several sizes take, and what they put on the wire by count and by formula."""
+"""A sweep of the network that the workers are on: how long collectives of several sizes take there."""
 
 from __future__ import annotations
 
@@ -11,18 +11,15 @@ import torch.distributed as dist
 from algorithms import ProcessGroupCollectives, Purpose
 from harness.provenance import new_attempt
 from harness.store import VERSION, write_record
-from harness.timing.questions import BYTES_SENT, ask
 from harness.timing.request import SweepRequest
-from harness.timings import Collective, Fabric, Sweep, SweepPoint
+from harness.timings import Collective, Sweep, SweepPoint, formula_bytes
 
 
 def sweep(request: SweepRequest, device: torch.device, launch: str) -> None:
     """Go through the sizes as one worker of the group that stands; rank 0 writes the record."""
     attempt = new_attempt(launch, dist.get_backend(), device)
     points = [
-        _point(request, collective, size, device)
-        for collective in request.collectives
-        for size in request.payload_bytes
+        _point(request, collective, size, device) for collective, sizes in request.sizes.items() for size in sizes
     ]
     if dist.get_rank() == 0:
         attempt = attempt.model_copy(update={"command": request.command or attempt.command})
@@ -42,28 +39,13 @@ def _point(request: SweepRequest, collective: Collective, payload_bytes: int, de
         return payload
 
     once()
-    before = ask(BYTES_SENT) if request.counts_bytes else None
-    seconds = [_slowest(once, device) for _ in range(request.repetitions)]
-    after = ask(BYTES_SENT) if request.counts_bytes else None
     return SweepPoint(
         collective=collective,
         payload_bytes=payload_bytes,
-        seconds=seconds,
-        wire_bytes=_per_machine(before, after, request.repetitions),
+        seconds=[_slowest(once, device) for _ in range(request.repetitions)],
+        wire_bytes=None,
         formula_bytes=formula_bytes(collective, payload_bytes, request.fabric),
     )
-
-
-def formula_bytes(collective: Collective, payload_bytes: int, fabric: Fabric) -> float:
-    """What one machine's link sends in a ring over ranks, those of a machine being neighbours; no headers.
-
-    An all-reduce sends each of the n parts of the message 2 (n - 1) times over every edge of the ring, an all-gather
-    n - 1 messages; one edge leaves each machine, and none where there is one machine.
-    """
-    if fabric.num_machines == 1:
-        return 0.0
-    n = fabric.num_workers
-    return payload_bytes * (2 * (n - 1) / n if collective == "all_reduce" else n - 1)
 
 
 def _slowest(once: Callable[[], object], device: torch.device) -> float:
@@ -75,9 +57,3 @@ def _slowest(once: Callable[[], object], device: torch.device) -> float:
     seconds = torch.tensor([time.perf_counter() - started], dtype=torch.float64, device=device)
     dist.all_reduce(seconds, op=dist.ReduceOp.MAX)
     return float(seconds)
-
-
-def _per_machine(before: list[int] | None, after: list[int] | None, repetitions: int) -> float | None:
-    if before is None or after is None:
-        return None
-    return (sum(after) - sum(before)) / len(before) / repetitions

@@ -1,10 +1,11 @@
-"""One worker of sessions and sweeps: `python -m harness.timing.worker REQUEST.json ...`, rank from the environment."""
+"""One worker of sessions and sweeps: `python -m harness.timing.worker REQUEST.json`, rank from the environment."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -22,25 +23,35 @@ from harness.timing.sweep import sweep
 
 
 def main(arguments: list[str]) -> int:
-    """Do what the requests say, one after the other; 1 where one cannot be done, with a sentence."""
-    adapter: TypeAdapter[Request] = TypeAdapter(Request)
-    requests = [adapter.validate_json(Path(argument).read_bytes()) for argument in arguments]
+    """Do the request of the file, and those that come after it; 1 where one cannot be done, with a sentence."""
     try:
-        work(requests, os.environ.get("CSER_TIMING_LAUNCH", "torchrun"))
+        work(_given(arguments[0]), os.environ.get("CSER_TIMING_LAUNCH", "torchrun"))
     except (SpecError, CollectiveError, RuntimeError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0
 
 
-def work(requests: Sequence[Request], launch: str) -> None:
+def _given(first: str) -> Iterator[Request]:
+    """The first, and then what whoever started the workers answers while they stand."""
+    adapter: TypeAdapter[Request] = TypeAdapter(Request)
+    file: str | None = first
+    while file is not None:
+        yield adapter.validate_json(Path(file).read_bytes())
+        file = ask(NEXT)
+
+
+def work(requests: Iterable[Request], launch: str) -> None:
     """As one of the workers that the environment speaks of (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT).
+
+    The first request is taken before the workers are joined, and says how; each other when the one before it is done.
 
     Raises:
         SpecError: more workers on this host than it has GPUs, or another number of workers than the request has.
         RuntimeError: a collective failed.
     """
-    first, world_size = requests[0], int(os.environ["WORLD_SIZE"])
+    coming, world_size = iter(requests), int(os.environ["WORLD_SIZE"])
+    first = next(coming)
     if world_size != first.fabric.num_workers:
         raise SpecError(f"{world_size} processes were started for {first.fabric.num_workers} workers")
     device = "cpu"
@@ -49,9 +60,7 @@ def work(requests: Sequence[Request], launch: str) -> None:
         device = device_groups("cuda", local_size, torch.cuda.device_count())[0][int(os.environ["LOCAL_RANK"])]
     prepare_thread(device)
     with joined(device, first.timeout_seconds, "env://"):
-        for number, request in enumerate(requests):
-            if number:
-                ask(NEXT)
+        for request in chain([first], coming):
             if isinstance(request, TimingRequest):
                 time_methods(request, torch.device(device), launch)
             else:

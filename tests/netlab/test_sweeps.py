@@ -49,10 +49,6 @@ def test_small_messages_come_first_and_long_ones_are_left_out(prefix: str, monke
     assert [point.payload_bytes for point in found.points] == [100, 1000]
 
 
-def test_one_machine_s_link_sends_nothing() -> None:
-    assert sweeps.formula_bytes("all_reduce", MEGABYTE, Topology(1, 8, 1e9)) == 0
-
-
 @needs_lab
 def test_a_worker_that_dies_is_said(prefix: str) -> None:
     with (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,31 +14,24 @@ from harness.timing.layers import layers_of
 from harness.timing.methods import METHODS
 from harness.timing.request import Request, SweepRequest, TimingRequest
 from harness.timing.spawn import WorkerError, run_all_in_lab, run_in_lab, run_on_host
-from harness.timing.sweep import formula_bytes
 from harness.timing.workloads import workload
-from harness.timings import Sweep, Timing
+from harness.timings import Sweep, Timing, formula_bytes
 from tests.timing.conftest import fabric, request_of
 
 TIMED = ["all_reduce", "ddp", "powersgd_2", "mcser", "mcser_overlap"]
-WIRE_BYTES = 1000
 
 
 class FakeLab:
-    """Loopback, but for the commands of some ranks; its machines send so many bytes between two looks."""
+    """Loopback, but for the commands of some ranks."""
 
     interface = "lo"
 
     def __init__(self, num_workers: int, programs: dict[int, str] | None = None) -> None:
         self.addresses = ("127.0.0.1",) * num_workers
         self.programs = programs or {}
-        self.looks = 0
 
     def command(self, rank: int, argv: Sequence[str]) -> list[str]:
         return [sys.executable, "-c", self.programs[rank]] if rank in self.programs else list(argv)
-
-    def bytes_sent(self) -> list[int]:
-        self.looks += 1
-        return [self.looks * WIRE_BYTES, self.looks * 3 * WIRE_BYTES]
 
 
 @pytest.fixture(scope="module")
@@ -57,18 +50,19 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> tuple[TimingRequest, Ti
     )
     sweep = SweepRequest(
         fabric=fabric(2, workers_per_machine=1),
-        payload_bytes=[7, 4096],
+        sizes={"all_reduce": [7, 4096], "all_gather": [7]},
         repetitions=2,
-        counts_bytes=True,
         output=folder / "sweep-small.json",
     )
-    prepared: list[str] = []
+    taken: list[str] = []
 
-    def prepare(request: Request) -> None:
-        prepared.append(f"{request.kind}, {'after' if timing.output.exists() else 'before'} the timing's record")
+    def requests() -> Iterator[Request]:
+        for request in (timing, sweep):
+            taken.append(f"{request.kind}, {'after' if timing.output.exists() else 'before'} the timing's record")
+            yield request
 
-    run_all_in_lab([timing, sweep], FakeLab(2), prepare)
-    return timing, read_record(timing.output, Timing), read_record(sweep.output, Sweep), prepared
+    run_all_in_lab(requests(), FakeLab(2))
+    return timing, read_record(timing.output, Timing), read_record(sweep.output, Sweep), taken
 
 
 Session = tuple[TimingRequest, Timing, Sweep, list[str]]
@@ -108,18 +102,16 @@ def test_every_step_waits_as_scheduled_and_its_parts_are_within_it(session: Sess
         assert 0 < parts <= step.seconds + 1e-9
 
 
-def test_a_sweep_has_every_size_with_the_labs_counters(session: Session) -> None:
-    record = session[2]
-    assert [(point.collective, point.payload_bytes) for point in record.points] == [
+def test_a_sweep_has_every_size(session: Session) -> None:
+    points = session[2].points
+    assert [(point.collective, point.payload_bytes) for point in points] == [
         ("all_reduce", 7),
         ("all_reduce", 4096),
         ("all_gather", 7),
-        ("all_gather", 4096),
     ]
-    for point in record.points:
-        assert len(point.seconds) == 2 and min(point.seconds) > 0
-        # Machines send 1000 and 3000 bytes between two looks, in two repetitions.
-        assert point.wire_bytes == (1000 + 3000) / 2 / 2
+    assert all(len(point.seconds) == 2 and min(point.seconds) > 0 for point in points)
+    # Both workers are on a machine of their own: each sends half of it twice, or all of it once.
+    assert [point.formula_bytes for point in points] == [7, 4096, 7]
 
 
 def test_formulas_of_rings() -> None:
@@ -128,6 +120,10 @@ def test_formulas_of_rings() -> None:
     assert formula_bytes("all_reduce", 800, fabric(8, workers_per_machine=4)) == 2 * 7 * 100
     assert formula_bytes("all_gather", 800, fabric(8, workers_per_machine=4)) == 7 * 800
     assert formula_bytes("all_reduce", 800, fabric(8)) == 0
+
+
+def test_no_request_starts_nobody() -> None:
+    run_all_in_lab([], FakeLab(2, {0: "raise SystemExit(1)", 1: "raise SystemExit(1)"}))
 
 
 SLEEP = "import time; time.sleep(600)"
