@@ -60,7 +60,9 @@ class Message(Record):
     every: int
     """Steps from one to the next."""
     ready: float
-    """Share of the backward pass that is done when it may start; 1: only after it."""
+    """Share of the backward pass that is done when it may start, on average; 1: only after it."""
+    ready_draws: list[float] = []
+    """The same in single steps, where it depends on the step's draw of blocks; all messages' are of the same steps."""
 
 
 class Method(Record):

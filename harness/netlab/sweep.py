@@ -42,7 +42,8 @@ class Workers:
         self._pipes = pipes
 
     def seconds(self, collective: Collective, payload_bytes: int) -> float:
-        """One collective of all workers: from an agreed start to the moment at which the last one is done.
+        """One collective of all workers, which begin at an agreed moment: from when the last one has to when the last one
+        is done. That some are late, since they contend for this machine's cores, is no part of it.
 
         Raises:
             LabError: a worker ended.
@@ -52,14 +53,15 @@ class Workers:
             with contextlib.suppress(BrokenPipeError):  # That it ended is said below.
                 orders.write(json.dumps([collective, payload_bytes, start]) + "\n")
                 orders.flush()
-        return max(self.answers()) - start
+        began, done = zip(*self.answers(), strict=True)
+        return float(max(done) - max(began))
 
-    def answers(self) -> list[float]:
+    def answers(self) -> list[list[float]]:
         """What every worker says next."""
         lines = [answers.readline() for _, answers in self._pipes]
         if "" in lines:
             raise LabError(f"worker {lines.index('')} of the sweep ended early: its message is above")
-        return [float(line) for line in lines]
+        return [json.loads(line) for line in lines]
 
 
 @contextmanager

@@ -55,7 +55,7 @@ def work(meeting_file: str, rank: int, world_size: int, namespace: str, orders: 
     )
     reader, writer = os.fdopen(orders), os.fdopen(answers, "w")
     try:
-        _answer(writer, time.monotonic())
+        _answer(writer)
         obey(reader, writer, ProcessGroupCollectives(deterministic=False))
     except BrokenPipeError:  # Whoever gave the orders was killed.
         os._exit(1)
@@ -71,7 +71,8 @@ def enter(namespace: str) -> None:
 
 
 def obey(orders: IO[str], answers: IO[str], collectives: ProcessGroupCollectives) -> None:
-    """Each order is [collective, payload in bytes, when to start]; each answer when it was done (monotonic, seconds).
+    """Each order is [collective, payload in bytes, when to start]; each answer when it was begun and done (monotonic,
+    seconds).
 
     All processes of a machine read the same monotonic clock, so an agreed moment is a barrier that sends nothing.
     """
@@ -81,15 +82,16 @@ def obey(orders: IO[str], answers: IO[str], collectives: ProcessGroupCollectives
         if message.numel() * 4 != payload_bytes:
             message = torch.zeros(payload_bytes // 4)
         time.sleep(max(0.0, start - time.monotonic()))
+        began = time.monotonic()
         if collective == "all_reduce":
             collectives.all_reduce_sum_(message, Purpose.CONTROL)
         else:
             collectives.all_gather(message, Purpose.CONTROL)
-        _answer(answers, time.monotonic())
+        _answer(answers, began, time.monotonic())
 
 
-def _answer(answers: IO[str], value: float) -> None:
-    answers.write(f"{value!r}\n")
+def _answer(answers: IO[str], *values: float) -> None:
+    answers.write(json.dumps(values) + "\n")
     answers.flush()
 
 

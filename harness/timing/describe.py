@@ -18,6 +18,8 @@ from harness.timings import Message, Method
 
 NUM_DRAWS = 1000
 """Steps of an overlapped method over which it is averaged when its blocks' layers are done."""
+NUM_KEPT_DRAWS = 50
+"""Of these: what a record holds of them."""
 NUM_CODEC_STEPS = 3
 FLOAT_BYTES = 4
 
@@ -60,9 +62,12 @@ def messages_of(turn: Turn, contestant: Contestant) -> list[Message]:
     steps = range(contestant.period, (NUM_DRAWS + 1) * contestant.period, contestant.period)
     draws = [_foretold(optimizer.foretold(step), turn.layers.ready()) for step in steps]
     return [
-        message.model_copy(update={"ready": mean(draw.get(8 * message.payload_bytes, 1.0) for draw in draws)})
-        for message in messages
+        _drawn(message, [draw.get(8 * message.payload_bytes, 1.0) for draw in draws]) for message in messages
     ]
+
+
+def _drawn(message: Message, ready: Sequence[float]) -> Message:
+    return message.model_copy(update={"ready": mean(ready), "ready_draws": list(ready[:NUM_KEPT_DRAWS])})
 
 
 def _foretold(messages: Sequence[Foretold], ready: Sequence[float]) -> dict[int, float]:

@@ -1,4 +1,4 @@
-"""Starts a request's workers on this host, over loopback or in a network lab, and waits for them."""
+"""Starts the workers of requests in a network lab, and waits for them."""
 
 from __future__ import annotations
 
@@ -47,37 +47,7 @@ class WorkerError(RuntimeError):
     """A worker failed; the message is one sentence, with its rank and its last words."""
 
 
-class Loopback:
-    """This host without a lab."""
-
-    interface = "lo"
-
-    def __init__(self, num_workers: int) -> None:
-        self.addresses = ("127.0.0.1",) * num_workers
-
-    def command(self, rank: int, argv: Sequence[str]) -> list[str]:
-        return list(argv)
-
-
-def run_on_host(request: Request, num_workers: int) -> None:
-    """Do the request with so many workers as processes of this host, over loopback; it writes its record.
-
-    Raises:
-        WorkerError: a worker failed; the others are ended.
-    """
-    run_in_lab(request, Loopback(num_workers))
-
-
-def run_in_lab(request: Request, lab: Lab) -> None:
-    """Do the request with a worker for each of the lab's ranks.
-
-    Raises:
-        WorkerError: a worker failed; the others are ended.
-    """
-    run_all_in_lab([request], lab)
-
-
-def run_all_in_lab(requests: Iterable[Request], lab: Lab, answers: Answers | None = None) -> None:
+def run_in_lab(requests: Iterable[Request], lab: Lab, answers: Answers | None = None) -> None:
     """Do the requests one after the other with the same workers, since to start eight takes them half a minute.
 
     Each is taken from the iterator when the one before it is done, so a generator can change the lab in between.

@@ -17,7 +17,7 @@ from harness.store import VERSION, write_record
 from harness.timing.methods import METHODS
 from harness.timing.questions import LIFT, LIMIT
 from harness.timing.request import TimingRequest
-from harness.timing.spawn import Answers, run_all_in_lab
+from harness.timing.spawn import Answers, run_in_lab
 from harness.timing.workloads import workload
 from harness.timings import Fabric, LeftOut, Study, Workload
 
@@ -126,7 +126,7 @@ def _timings(output: Path, ceiling: float, ends: float, leave_out: Callable[[Lef
     for jobs in LABS:
         with lab(emulated(jobs[0], most)[0]) as network:
             answers: Answers = {LIFT: partial(network.set_rate, ceiling / network.topology.num_workers)}
-            run_all_in_lab(requests(network, jobs, answers), network, answers)
+            run_in_lab(requests(network, jobs, answers), network, answers)
     return names
 
 

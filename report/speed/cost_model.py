@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean as mean
 from typing import Literal
 
 from harness.timings import Collective, Message
@@ -116,15 +117,21 @@ def _hierarchical(network: Network, links: Links, collective: Collective, payloa
 
 
 def step_seconds(compute: Compute, messages: Sequence[Message], network: Network) -> float:
-    """Seconds of one step that sends all of these messages.
+    """Seconds of one step that sends all of these messages; where their blocks are drawn, the mean over draws.
 
     They queue on one link in the order in which they get ready; each begins when it is ready and the one before it is
     through. The codec comes after both the backward pass and the last message.
     """
+    num_draws = min((len(message.ready_draws) for message in messages if message.ready_draws), default=0)
+    draws = [[m.ready_draws[draw] if m.ready_draws else m.ready for m in messages] for draw in range(num_draws)]
+    sending = [collective_seconds(network, message.collective, message.payload_bytes) for message in messages]
+    return mean(_queued(compute, ready, sending) for ready in draws or [[message.ready for message in messages]])
+
+
+def _queued(compute: Compute, ready: Sequence[float], sending: Sequence[float]) -> float:
     free = 0.0
-    for message in sorted(messages, key=lambda message: message.ready):
-        ready = compute.forward + message.ready * compute.backward
-        free = max(free, ready) + collective_seconds(network, message.collective, message.payload_bytes)
+    for share, seconds in sorted(zip(ready, sending, strict=True), key=lambda pair: pair[0]):
+        free = max(free, compute.forward + share * compute.backward) + seconds
     return max(compute.forward + compute.backward, free) + compute.codec
 
 

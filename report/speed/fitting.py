@@ -13,8 +13,10 @@ from harness.timings import Collective, Fabric, Sweep
 from report.speed.cost_model import Algorithm, Link, Links, Network, ring_hops
 
 COLLECTIVES: tuple[Collective, ...] = ("all_reduce", "all_gather")
-POWERS = (1.0, 2.0, 4.0, 8.0)
+POWERS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Of the norm that joins latency and sending: those that are tried."""
+_STEPS = 60
+"""Of Gauss and Newton; each changes alpha and beta by a factor of e at most."""
 
 
 @dataclass(frozen=True)
@@ -62,26 +64,36 @@ def fits_of(sweep: Sweep) -> list[Fit]:
         hops = [ring_hops(sweep.fabric.num_workers, collective, point.payload_bytes) for point in points]
         times = [median(point.seconds) for point in points]
         link = min(
-            (_link(hops, times, power) for power in POWERS), key=lambda link: _square(_errors(link, hops, times))
+            (_link(hops, times, power) for power in POWERS), key=lambda link: _badness(_errors(link, hops, times))
         )
         fits.append(Fit(sweep.fabric, collective, link, max(map(abs, _errors(link, hops, times))), len(points)))
     return fits
 
 
 def _link(hops: Sequence[tuple[int, float]], times: Sequence[float], power: float) -> Link:
-    """A p-norm is linear in the p-th powers, and their relative errors are p times those of the times."""
-    counts = [count**power for count, _ in hops]
-    sizes = [(count * size) ** power for count, size in hops]
-    alpha, beta = fit_line(counts, sizes, [time**power for time in times])
-    return Link(alpha ** (1 / power), beta ** (1 / power), power)
+    """The alpha and beta whose times are nearest, by the sum of squared logarithms of the ratios (Gauss-Newton).
+
+    A logarithm takes half for as bad as double, so noise of small messages does not bend what large ones say.
+    """
+    counts, sent = np.array([(count, count * size) for count, size in hops], dtype=np.float64).T
+    wanted = np.log(np.array(times, dtype=np.float64))
+    logs = np.array([wanted[counts.argmin()] - np.log(counts.min()), wanted[sent.argmax()] - np.log(sent.max())])
+    for _ in range(_STEPS):
+        latency, sending = power * (logs[0] + np.log(counts)), power * (logs[1] + np.log(sent))
+        both = np.logaddexp(latency, sending)
+        slopes = np.exp([latency - both, sending - both]).T
+        step = np.linalg.lstsq(slopes, wanted - both / power, rcond=None)[0]
+        logs = logs + np.clip(step, -1, 1)
+    alpha, beta = np.exp(logs)
+    return Link(float(alpha), float(beta), power)
 
 
 def _errors(link: Link, hops: Sequence[tuple[int, float]], times: Sequence[float]) -> list[float]:
     return [count * link.hop(size) / time - 1 for (count, size), time in zip(hops, times, strict=True)]
 
 
-def _square(errors: Sequence[float]) -> float:
-    return sum(error**2 for error in errors)
+def _badness(errors: Sequence[float]) -> float:
+    return sum(math.log1p(error) ** 2 for error in errors)
 
 
 def like(fabric: Fabric, fits: Sequence[Fit]) -> list[Fit]:

@@ -359,7 +359,7 @@ def test_interrupted_command_says_so(monkeypatch: pytest.MonkeyPatch, capsys: py
     def interrupt(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("harness.__main__.find_spec", interrupt)
+    monkeypatch.setattr("harness.commands.find_spec", interrupt)
     assert main(["status", "fashion_mnist"]) == 130
     assert "goes on from here" in capsys.readouterr().err
 

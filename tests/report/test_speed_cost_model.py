@@ -70,6 +70,17 @@ def test_what_is_sent_early_enough_is_hidden() -> None:
     assert step_seconds(COMPUTE, [_message(8000, 1 / 3)], _network(1, 8)) == pytest.approx(40e-3)
 
 
+def test_drawn_blocks_cost_what_their_draws_do_on_average() -> None:
+    # 28 ms from 20 ms on is done at 48, from 40 ms on at 68: 58 on average. From 30 ms on, the mean, it is 58, too;
+    # but 2.8 ms are hidden in the one case and not in the other: (40 + 42.8) / 2, where the mean would hide them.
+    drawn = _message(8000, 2 / 3).model_copy(update={"ready_draws": [1 / 3, 1.0]})
+    assert step_seconds(COMPUTE, [drawn], _network(8, 1)) == pytest.approx(58e-3)
+    assert step_seconds(COMPUTE, [drawn], _network(1, 8)) == pytest.approx(41.4e-3)
+    # Another message after the backward pass queues behind that of each draw: (40 + 2.8 + 40 + 5.6) / 2.
+    last = _message(8000, 1.0)
+    assert step_seconds(COMPUTE, [drawn, last], _network(1, 8)) == pytest.approx(44.2e-3)
+
+
 def test_without_overlap_all_of_it_shows_and_the_codec_comes_on_top() -> None:
     # 40 + 3 x 28 + 5.
     buckets = [_message(8000, 1.0)] * 3

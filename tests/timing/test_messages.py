@@ -134,7 +134,9 @@ def test_overlapped_messages_may_begin_when_their_blocks_layers_are_done(methods
     # at 0.8.
     expected = sum(1.0 if start < 6000 else 0.8 for start in blocks) / len(blocks)
     for name in ("ef_sgd_overlap", "csea_overlap"):
-        assert methods[name].messages[0].ready == pytest.approx(expected, abs=0.02)
+        [message] = methods[name].messages[:1]
+        assert message.ready == pytest.approx(expected, abs=0.02)
+        assert {round(draw, 9) for draw in message.ready_draws} == {0.8, 1.0}
     assert [message.ready for message in methods["ef_sgd"].messages] == [1.0]
     assert all(message.ready < 1.0 for message in methods["mcser_overlap"].messages)
 

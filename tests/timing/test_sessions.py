@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ import pytest
 from harness.store import read_record
 from harness.timing.layers import layers_of
 from harness.timing.methods import METHODS
+from harness.timing.questions import LIFT, LIMIT
 from harness.timing.request import Request, SweepRequest, TimingRequest
-from harness.timing.spawn import WorkerError, run_all_in_lab, run_in_lab, run_on_host
+from harness.timing.spawn import Answers, WorkerError, run_in_lab
 from harness.timing.workloads import workload
 from harness.timings import Sweep, Timing, formula_bytes
 from tests.timing.conftest import fabric, request_of
@@ -44,6 +46,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> tuple[TimingRequest, Ti
         num_visits=2,
         steps_per_visit=2,
         times_codec=True,
+        lifts_limits=True,
         workload=workload("fashion_mnist", "cpu"),
         layers=layers_of("fashion_mnist"),
         command="make speedups",
@@ -61,15 +64,18 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> tuple[TimingRequest, Ti
             taken.append(f"{request.kind}, {'after' if timing.output.exists() else 'before'} the timing's record")
             yield request
 
-    run_all_in_lab(requests(), FakeLab(2))
+    answers: Answers = {question: partial(taken.append, question) for question in (LIFT, LIMIT)}
+    run_in_lab(requests(), FakeLab(2), answers)
     return timing, read_record(timing.output, Timing), read_record(sweep.output, Sweep), taken
 
 
 Session = tuple[TimingRequest, Timing, Sweep, list[str]]
 
 
-def test_the_network_is_prepared_between_requests(session: Session) -> None:
-    assert session[3] == ["timing, before the timing's record", "sweep, after the timing's record"]
+def test_the_network_is_prepared_between_requests_and_around_each_warm_up(session: Session) -> None:
+    first, *warm_ups, last = session[3]
+    assert (first, last) == ("timing, before the timing's record", "sweep, after the timing's record")
+    assert warm_ups == [LIFT, LIMIT] * 2 * len(TIMED), "two visits of each"
 
 
 def test_a_record_holds_what_was_asked_for(session: Session) -> None:
@@ -123,7 +129,7 @@ def test_formulas_of_rings() -> None:
 
 
 def test_no_request_starts_nobody() -> None:
-    run_all_in_lab([], FakeLab(2, {0: "raise SystemExit(1)", 1: "raise SystemExit(1)"}))
+    run_in_lab([], FakeLab(2, {0: "raise SystemExit(1)", 1: "raise SystemExit(1)"}))
 
 
 SLEEP = "import time; time.sleep(600)"
@@ -134,7 +140,7 @@ def test_a_failed_worker_is_named_with_its_last_words_and_the_others_are_ended(t
     lost = "import sys; print('error: a collective failed: Connection closed by peer', file=sys.stderr); sys.exit(1)"
     started = time.monotonic()
     with pytest.raises(WorkerError, match=r"^worker 2 failed: no such luck$"):
-        run_in_lab(request_of(["ddp"], tmp_path / "out.json"), FakeLab(3, {0: SLEEP, 1: lost, 2: failing}))
+        run_in_lab([request_of(["ddp"], tmp_path / "out.json")], FakeLab(3, {0: SLEEP, 1: lost, 2: failing}))
     assert time.monotonic() - started < 100, "the sleeping worker was waited for"
     assert not (tmp_path / "out.json").exists()
 
@@ -142,10 +148,10 @@ def test_a_failed_worker_is_named_with_its_last_words_and_the_others_are_ended(t
 def test_a_worker_that_dies_without_a_word_is_named(tmp_path: Path) -> None:
     dying = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     with pytest.raises(WorkerError, match=r"^worker 1 failed: it ended with exit code -9$"):
-        run_in_lab(request_of(["ddp"], tmp_path / "out.json"), FakeLab(2, {0: SLEEP, 1: dying}))
+        run_in_lab([request_of(["ddp"], tmp_path / "out.json")], FakeLab(2, {0: SLEEP, 1: dying}))
 
 
 def test_too_many_processes_are_refused_by_the_workers_themselves(tmp_path: Path) -> None:
     request = request_of(["ddp"], tmp_path / "out.json", fabric=fabric(2))
     with pytest.raises(WorkerError, match=r"^worker 0 failed: 1 processes were started for 2 workers$"):
-        run_on_host(request, 1)
+        run_in_lab([request], FakeLab(1))

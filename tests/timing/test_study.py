@@ -69,7 +69,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Seen:
     def lab(topology: Topology) -> Iterator[FakeLab]:
         yield FakeLab(topology)
 
-    def run_all_in_lab(
+    def run_in_lab(
         requests: Iterable[TimingRequest], network: FakeLab, answers: Mapping[str, Callable[[], object]]
     ) -> None:
         requests_and_rates = []
@@ -86,7 +86,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Seen:
     monkeypatch.setattr(study, "ceiling_bits_per_second", lambda _: 2e9 / study.SHARE_OF_CEILING)
     monkeypatch.setattr(study, "lab", lab)
     monkeypatch.setattr(study, "sweep", lambda network: SimpleNamespace(topology=network.topology))
-    monkeypatch.setattr(study, "run_all_in_lab", run_all_in_lab)
+    monkeypatch.setattr(study, "run_in_lab", run_in_lab)
     monkeypatch.setattr(study, "write_record", lambda path, record: None)
     monkeypatch.setattr(study, "SWEEPS", (Topology(8, 1, 10e6), Topology(8, 1, 1e9)))
     labs = (

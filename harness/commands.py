@@ -1,0 +1,177 @@
+"""What each command does with its options: an exit code, and what is printed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.spec import find_spec, load_spec
+
+if TYPE_CHECKING:
+    from harness.launch import Options
+    from harness.plan import Plan
+
+USAGE, FAILURE = 2, 1
+
+
+def complain(error: object, code: int) -> int:
+    """Say it, and return the exit code."""
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+def _planned(options: argparse.Namespace) -> Plan:
+    from harness.plan import make_plan
+
+    return make_plan(load_spec(find_spec(options.experiment)), options.results, options.tuning, options.experiment)
+
+
+def plan(options: argparse.Namespace) -> int:
+    """Print the runs; nothing is read or written besides the specification and the records."""
+    from harness.show import show_plan
+
+    show_plan(_planned(options))
+    return 0
+
+
+def _launch_options(options: argparse.Namespace, plan: Plan) -> Options:
+    import torch
+
+    from harness.devices import choose_workers
+    from harness.launch import Options
+
+    num_workers = max(run.config.num_workers for run in plan.runs)
+    return Options(
+        results=options.results,
+        data=options.data,
+        workers=choose_workers(options.workers, options.device, num_workers, torch.cuda.device_count()),
+        device=options.device,
+        jobs=options.jobs,
+        checkpoint_minutes=options.checkpoint_minutes,
+        timeout_seconds=options.timeout_seconds,
+    )
+
+
+def preflight(options: argparse.Namespace) -> int:
+    """Say of each thing that a long experiment needs whether it is there; 1 where one is not."""
+    from harness.preflight import preflight
+
+    plan = _planned(options)
+    failed = 0
+    for check in preflight(plan, _launch_options(options, plan)):
+        print(f"{'ok  ' if check.passed else 'FAIL'} {check.what}: {check.detail}", flush=True)
+        failed += not check.passed
+    return FAILURE if failed else 0
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do the runs that are missing; 1 where one failed."""
+    from harness.attempt import BusyError
+    from harness.launch import launch, missing_runs, places, write_experiment
+    from harness.progress import make_display
+    from harness.tasks.task import configured_task
+
+    plan = _planned(options)
+    launch_options = _launch_options(options, plan)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        from harness.torchrun import run_under_torchrun
+
+        try:
+            return FAILURE if run_under_torchrun(plan, launch_options) else 0
+        except BusyError as error:
+            return complain(error, FAILURE)
+    places(plan, launch_options)  # Too few GPUs are refused before anything is written or fetched.
+    if not missing_runs(plan, write_experiment(plan, options.results)):
+        print(f"all {len({run.run_id for run in plan.runs})} runs of {plan.experiment.name} are done")
+        return 0
+    # Before the first run, so that runs side by side do not each fetch it.
+    configured_task(plan.runs[0].config.task).prepare(options.data)
+    with make_display() as display:
+        failures = launch(plan, launch_options, display)
+    if failures:
+        return complain(f"{failures} runs failed; `harness status {options.experiment}` says why", FAILURE)
+    return 0
+
+
+def status(options: argparse.Namespace) -> int:
+    """Say how far each row is."""
+    from harness.show import show_status
+
+    show_status(_planned(options), options.results)
+    return 0
+
+
+def collect(options: argparse.Namespace) -> int:
+    """Write all results as one CSV, and print its path."""
+    from harness.collect import collect
+
+    spec = load_spec(find_spec(options.experiment))
+    print(collect(_folder(options, spec.name)))
+    return 0
+
+
+def _folder(options: argparse.Namespace, name: str) -> Path:
+    folder: Path = options.results / (f"{name}_tuning" if options.tuning else name)
+    return folder
+
+
+def report(options: argparse.Namespace) -> int:
+    """Build the report; the exit code is the report's."""
+    import subprocess
+
+    spec = load_spec(find_spec(options.experiment))
+    # A process of its own: the report knows the records alone, and the harness does not know the report.
+    done = subprocess.run([sys.executable, "-m", "report", str(_folder(options, spec.name))], check=False)
+    return done.returncode
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Measure the ratios of speed and memory, or one of them."""
+    from harness.bench import run_benchmarks
+
+    run_benchmarks(options.output, options.only)
+    return 0
+
+
+def gpu_check(options: argparse.Namespace) -> int:
+    """Try the GPUs; 1 where a check failed."""
+    from harness.gpu_check import run_checks
+
+    return FAILURE if run_checks(options.output) else 0
+
+
+def speedups(options: argparse.Namespace) -> int:
+    """Do the study of speed-ups and build its report; 1 where a worker failed, else the report's exit code."""
+    import subprocess
+
+    from harness.timing.spawn import WorkerError
+    from harness.timing.study import run_study
+
+    try:
+        run_study(options.output, options.minutes)
+    except WorkerError as error:
+        return complain(error, FAILURE)
+    accuracy = [word for folder in options.accuracy for word in ("--accuracy", str(folder))]
+    return subprocess.run([sys.executable, "-m", "report", str(options.output), *accuracy], check=False).returncode
+
+
+def netlab(options: argparse.Namespace) -> int:
+    """Sweep networks of the rates asked for."""
+    from harness.netlab.command import run
+
+    run(options.workers, options.machines, options.rates, options.output, options.prefix)
+    return 0
+
+
+def time(options: argparse.Namespace) -> int:
+    """Be one of the workers that time steps; 1 where a collective failed."""
+    from harness.timing.command import run
+
+    try:
+        run(options.workload, options.methods, options.visits, options.steps, options.output)
+    except RuntimeError as error:
+        return complain(error, FAILURE)
+    return 0
