@@ -61,7 +61,7 @@ class Message(Record):
     """Steps from one to the next."""
     ready: float
     """Share of the backward pass that is done when it may start, on average; 1: only after it."""
-    ready_draws: list[float] = []
+    ready_draws: tuple[float, ...] = ()
     """The same in single steps, where it depends on the step's draw of blocks; all messages' are of the same steps."""
 
 

@@ -18,6 +18,7 @@ from typing import IO
 import torch
 
 from harness.netlab.lab import Lab, LabError
+from harness.netlab.layout import burst_bytes
 from harness.provenance import new_attempt
 from harness.store import VERSION
 from harness.timings import Collective, Fabric, Sweep, SweepPoint, formula_bytes, ring_bytes
@@ -42,13 +43,16 @@ class Workers:
         self._pipes = pipes
 
     def seconds(self, collective: Collective, payload_bytes: int) -> float:
-        """One collective of all workers, which begin at an agreed moment: from when the last one has to when the last one
-        is done. That some are late, since they contend for this machine's cores, is no part of it.
+        """One collective of all workers, which begin at an agreed moment: from when the last has to when the last is done.
+
+        That some are late, since they contend for this machine's cores, is no part of it. Links have their burst to
+        give at the start, as they have in training after a backward pass.
 
         Raises:
             LabError: a worker ended.
         """
-        start = time.monotonic() + LEAD_SECONDS
+        rate = self.lab.topology.bits_per_second
+        start = time.monotonic() + max(LEAD_SECONDS, 8 * burst_bytes(rate) / rate)
         for orders, _ in self._pipes:
             with contextlib.suppress(BrokenPipeError):  # That it ended is said below.
                 orders.write(json.dumps([collective, payload_bytes, start]) + "\n")

@@ -61,13 +61,11 @@ def messages_of(turn: Turn, contestant: Contestant) -> list[Message]:
         return messages
     steps = range(contestant.period, (NUM_DRAWS + 1) * contestant.period, contestant.period)
     draws = [_foretold(optimizer.foretold(step), turn.layers.ready()) for step in steps]
-    return [
-        _drawn(message, [draw.get(8 * message.payload_bytes, 1.0) for draw in draws]) for message in messages
-    ]
+    return [_drawn(message, [draw.get(8 * message.payload_bytes, 1.0) for draw in draws]) for message in messages]
 
 
 def _drawn(message: Message, ready: Sequence[float]) -> Message:
-    return message.model_copy(update={"ready": mean(ready), "ready_draws": list(ready[:NUM_KEPT_DRAWS])})
+    return message.model_copy(update={"ready": mean(ready), "ready_draws": tuple(ready[:NUM_KEPT_DRAWS])})
 
 
 def _foretold(messages: Sequence[Foretold], ready: Sequence[float]) -> dict[int, float]:

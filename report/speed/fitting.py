@@ -110,8 +110,8 @@ def network_on(fabric: Fabric, fits: Sequence[Fit], algorithm: Algorithm = "ring
     """The network of a fabric, in seconds by its clock; None where no fit is like it.
 
     Alpha, the share of the limit that is reached and p are the fitted ones; between two swept limits they are
-    interpolated over the logarithm of the limit, and beyond the last they stay; a sweep without a limit gives alpha and
-    p alone to a fabric with one. A collective that was not swept takes the other's.
+    interpolated over the logarithm of the limit, alpha by its own, and beyond the last they stay; a sweep without a
+    limit gives alpha and p alone to a fabric with one. A collective that was not swept takes the other's.
     """
     alike = like(fabric, fits)
     if not alike:
@@ -128,10 +128,13 @@ def _links(fabric: Fabric, fits: Sequence[Fit]) -> Links:
     if limit is None:
         link = next((fit.link for fit in fits if slowest_limit(fit.fabric) is None), fits[-1].link)
         return Links(link, link)
-    swept = {slowest_limit(f.fabric) or limit: (f.link.alpha, f.efficiency or 1.0, f.link.power) for f in fits}
+    swept = {
+        slowest_limit(f.fabric) or limit: (math.log(f.link.alpha), f.efficiency or 1.0, f.link.power) for f in fits
+    }
     logs = [math.log(rate) for rate in sorted(swept)]
     columns = zip(*(swept[rate] for rate in sorted(swept)), strict=True)
-    alpha, efficiency, power = (float(np.interp(math.log(limit), logs, column)) for column in columns)
+    log_alpha, efficiency, power = (float(np.interp(math.log(limit), logs, column)) for column in columns)
+    alpha = math.exp(log_alpha)
 
     def link_of(rate: float | None) -> Link:
         return Link(alpha, 8 / (efficiency * rate) if rate else 0.0, power)
