@@ -43,7 +43,7 @@ class Workers:
         self._pipes = pipes
 
     def seconds(self, collective: Collective, payload_bytes: int) -> float:
-        """One collective of all workers, which begin at an agreed moment: from when the last has to when the last is done.
+        """One collective of all workers, begun at an agreed moment: from when the last has until the last is done.
 
         That some are late, since they contend for this machine's cores, is no part of it. Links have their burst to
         give at the start, as they have in training after a backward pass.

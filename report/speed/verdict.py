@@ -11,7 +11,7 @@ from report.speed.speedups import faster_spans, implied, speedup
 from report.speed.study import Bench, SpeedStudy
 from report.speed.tables_agreement import agreement_sentence
 from report.speed.tables_modelled import AT, headline_bench, spans_text
-from report.speed.units import factor, milliseconds, rate
+from report.speed.units import factor, milliseconds, rate, signed_percent
 from report.wording import listed
 
 COMMAND = "make speedups"
@@ -20,6 +20,8 @@ RIVALS = ("ddp", "ddp_fp16", "powersgd_2")
 
 PROPOSED = "mcser"
 """The method, by name, whose timed speed-ups the verdict lists."""
+OVERLAPPED = "mcser_overlap"
+"""The same, its messages begun in the backward pass."""
 
 CLEARLY = 1.05
 """A method is said to beat a baseline where it is more than so many times as fast."""
@@ -55,21 +57,21 @@ def _timed(bench: Bench) -> str:
         fabric = point.timing.fabric
         if fabric.stands_for_bits_per_second and (fabric.num_machines, fabric.workers_per_machine) == layout:
             seconds.setdefault(fabric.stands_for_bits_per_second, {})[point.method.name] = point.timed.seconds
-    rivals = [rival for name in RIVALS if (rival := bench.method(name))]
-    parts = []
-    for bits, found in sorted(seconds.items()):
-        gains = [
-            f"{factor(found[each.name] / found[PROPOSED])} ({each.label})"
-            for each in rivals
-            if {each.name, PROPOSED} <= found.keys()
-        ]
-        if gains:
-            parts.append(f"{listed(gains)} at {rate(bits)}")
     proposed = bench.method(PROPOSED)
-    if proposed is None or not parts:
+    rivals = [rival for name in RIVALS if (rival := bench.method(name))]
+    gains, hidden = [], []
+    for bits, found in sorted(seconds.items()):
+        own, overlapped = found.get(PROPOSED), found.get(OVERLAPPED)
+        if own is None:
+            continue
+        over = [f"{factor(found[each.name] / own)} (over {each.label})" for each in rivals if each.name in found]
+        gains += [f"at {rate(bits)} {listed(over)}"] if over else []
+        hidden += [f"{signed_percent(overlapped / own - 1)} at {rate(bits)}"] if overlapped else []
+    if proposed is None or not gains:
         return ""
     without = " without encoding and update" if bench.basis == "emulated" else ""
-    return f"{bench.workload.name}, {bench.basis}{without}: speed-up of {proposed.label} (over): {'; '.join(parts)}."
+    overlap = f" Overlapping it changes its step by {listed(hidden)}." if hidden else ""
+    return f"{bench.workload.name}, {bench.basis}{without}: {proposed.label}'s speed-up is {'; '.join(gains)}.{overlap}"
 
 
 def _table(bench: Bench) -> Table:
