@@ -44,6 +44,12 @@ def agreement_sentence(points: Sequence[Point]) -> str:
     )
 
 
+_DRAWS = (
+    "When an overlapped method's blocks are there depends on the step's draw: few draws were timed, and the model takes "
+    "the mean over fifty."
+)
+
+
 def prediction_table(bench: Bench, number: int) -> Table:
     """Every method on every fabric of a workload: seconds by the clock, and the model's error."""
     heads = tuple(Column(fabric_name(timing.fabric)) for timing in bench.timings)
@@ -56,6 +62,7 @@ def prediction_table(bench: Bench, number: int) -> Table:
     notes = (
         f"{bench.basis.capitalize()} milliseconds a step ({codec}; medians, mean over a method's period), and by how "
         "much the modelled step is longer. Intervals are in csv/step_times.csv.",
+        *(_DRAWS,) * any(message.ready_draws for method in bench.methods for message in method.messages),
     )
     title = f"{bench.workload.name}: {bench.basis} step times and the model's error"
     wide = len(bench.timings) > 4
