@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -46,7 +46,8 @@ def draw_step_times(study: SpeedStudy, path: Path) -> bool:
     if not shown:
         return False
     figure, grid = panels(len(shown), 1, 2.9, share_x=False)
-    labels = [_panel(axes, bench) for [axes], bench in zip(grid, shown, strict=True)]
+    looks = looks_by_role(list({method.name: method for bench in shown for method in bench.methods}.values()))
+    labels = [_panel(axes, bench, looks) for [axes], bench in zip(grid, shown, strict=True)]
     settle(figure)
     for [axes], names in zip(grid, labels, strict=True):
         end_labels(axes, names, room=_ROOM, left=True)
@@ -54,10 +55,10 @@ def draw_step_times(study: SpeedStudy, path: Path) -> bool:
     return True
 
 
-def _panel(axes: Axes, bench: Bench) -> list[tuple[float, float, str, str]]:
+def _panel(axes: Axes, bench: Bench, looks: Mapping[str, Look]) -> list[tuple[float, float, str, str]]:
     axes.set_xscale("log")
     axes.set_yscale("log")
-    looks, labels = looks_by_role(bench.methods), []
+    labels = []
     rates = log_grid(LOWEST, HIGHEST)
     swept = bench.is_modelled
     for method in bench.methods:

@@ -99,10 +99,11 @@ def _badness(errors: Sequence[float]) -> float:
 def like(fabric: Fabric, fits: Sequence[Fit]) -> list[Fit]:
     """The fits of the same layout; where there are none, those of the same kind and backend."""
     same_kind = [f for f in fits if (f.fabric.kind, f.fabric.backend) == (fabric.kind, fabric.backend)]
-    return [f for f in same_kind if _layout(f.fabric) == _layout(fabric)] or same_kind
+    return [f for f in same_kind if layout_of(f.fabric) == layout_of(fabric)] or same_kind
 
 
-def _layout(fabric: Fabric) -> tuple[int, int]:
+def layout_of(fabric: Fabric) -> tuple[int, int]:
+    """Machines, and workers of each."""
     return fabric.num_machines, fabric.workers_per_machine
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from harness.timings import Basis, Fabric, Method, Timing, Workload
 from report.speed.cost_model import Algorithm, Compute, Network, period_seconds
-from report.speed.fitting import Fit, fit_line, fits_of, like, network_on, sped_up
+from report.speed.fitting import Fit, fit_line, fits_of, layout_of, like, network_on, sped_up
 from report.speed.records import SpeedRecords
 from report.speed.steps import Timed, timed
 
@@ -141,16 +144,33 @@ class Bench:
         main = self.main.fabric
         machines, workers = layout or (main.num_machines, main.workers_per_machine)
         inside = inside_bits_per_second if layout else bits_inside(main)
+        dilation = self._dilation(bits_per_second)
         slowed = main.model_copy(
             update={
                 "num_machines": machines,
                 "workers_per_machine": workers,
-                "bits_per_second": bits_per_second / main.dilation,
-                "inside_bits_per_second": inside / main.dilation if inside else None,
+                "bits_per_second": bits_per_second / dilation,
+                "inside_bits_per_second": inside / dilation if inside else None,
             }
         )
         network = network_on(slowed, self.fits, algorithm)
-        return network and sped_up(network, main.dilation)
+        return network and sped_up(network, dilation)
+
+    def _dilation(self, bits_per_second: float) -> float:
+        """How many times slowed down the lab is that stands for such links: as in the timings, by logarithms between.
+
+        It decides the latency, which is the lab's over the dilation; so curves go through what is predicted of points.
+        """
+        found = {
+            math.log(rate): math.log(timing.fabric.dilation)
+            for timing in self.timings
+            if (rate := timing.fabric.stands_for_bits_per_second)
+            and layout_of(timing.fabric) == layout_of(self.main.fabric)
+        }
+        if not found:
+            return self.main.fabric.dilation
+        logs = sorted(found)
+        return math.exp(np.interp(math.log(bits_per_second), logs, [found[log] for log in logs]))
 
     @property
     def is_modelled(self) -> bool:

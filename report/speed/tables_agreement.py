@@ -45,8 +45,8 @@ def agreement_sentence(points: Sequence[Point]) -> str:
 
 
 _DRAWS = (
-    "When an overlapped method's blocks are there depends on the step's draw: few draws were timed, and the model takes "
-    "the mean over fifty."
+    "When an overlapped method's blocks are there depends on the step's draw: few draws were timed, and the model "
+    "takes the mean over fifty."
 )
 
 
