@@ -104,8 +104,8 @@ def fits_table(study: SpeedStudy, number: int) -> Table:
         else f"The fitted hops are within {100 * worst:.0f} % of every swept time."
     )
     notes = (
-        "Measured on the network as it is, by its own clock, and fitted as a flat ring by relative least squares. p: a "
-        "hop takes the p-norm of its latency and its sending; 1 is their sum, a large p the longer of the two, as "
+        "Measured on the network as it is, by its own clock, and fitted as a flat ring by least squares of logarithms. "
+        "p: a hop takes the p-norm of its latency and its sending; 1 is their sum, a large p the longer of the two, as "
         "where one piece is sent while another is handled.",
     )
     return Table("Alpha, beta and p of the networks", found, columns, tuple(rows), number, notes=notes)
