@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import time
+from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -47,6 +51,19 @@ def test_small_messages_come_first_and_long_ones_are_left_out(prefix: str, monke
     with lab(Topology(2, 1, 1e6), prefix=prefix) as network:  # A payload of 10 MB takes at least 80 s.
         found = sweeps.sweep(network, {"all_reduce": [10 * MEGABYTE, 1000, 100]})
     assert [point.payload_bytes for point in found.points] == [100, 1000]
+
+
+@pytest.mark.parametrize(("bits_per_second", "least_pause"), [(0.3e6, 8 * 2 * 1514 / 0.3e6), (1e9, 3e-3)])
+def test_a_time_is_from_the_last_beginning_and_links_are_rested(bits_per_second: float, least_pause: float) -> None:
+    # Done at 5 and 4, of which the later one began at 3.
+    orders, answers = [StringIO(), StringIO()], [StringIO("[1.0, 5.0]\n"), StringIO("[3.0, 4.0]\n")]
+    network = SimpleNamespace(topology=Topology(2, 1, bits_per_second))
+    now = time.monotonic()
+    assert sweeps.Workers(network, list(zip(orders, answers, strict=True))).seconds("all_reduce", 8) == 2.0
+    for order in orders:
+        # Two frames of 1514 bytes are what a slow link can give at once; it needs as long to have them again.
+        collective, payload, start = json.loads(order.getvalue())
+        assert (collective, payload) == ("all_reduce", 8) and start - now >= least_pause
 
 
 @needs_lab
