@@ -93,7 +93,8 @@ def codec_table(study: SpeedStudy, number: int) -> Table:
         shares += [(_codec_share(bench, method), label, bench.workload.name) for bench, method in methods if method]
     share, label, name = max(shares)
     found = f"The model's largest is {100 * share:.1f} % of the compute ({label} on {name})."
-    return Table("Encoding, decoding and update", found, tuple(columns), tuple(rows), number, notes=_codec_notes(study))
+    wide, notes = len(columns) > 4, _codec_notes(study)
+    return Table("Encoding, decoding and update", found, tuple(columns), tuple(rows), number, wide, notes)
 
 
 def _codec_cells(bench: Bench, method: Method | None) -> list[Cell]:

@@ -76,6 +76,9 @@ def test_drawn_blocks_cost_what_their_draws_do_on_average() -> None:
     drawn = _message(8000, 2 / 3).model_copy(update={"ready_draws": [1 / 3, 1.0]})
     assert step_seconds(COMPUTE, [drawn], _network(8, 1)) == pytest.approx(58e-3)
     assert step_seconds(COMPUTE, [drawn], _network(1, 8)) == pytest.approx(41.4e-3)
+    # Another one that is always ready at 20 ms is through before.
+    early = _message(8000, 1 / 3)
+    assert step_seconds(COMPUTE, [early, drawn], _network(1, 8)) == pytest.approx(41.4e-3)
     # Another message after the backward pass queues behind that of each draw: (40 + 2.8 + 40 + 5.6) / 2.
     last = _message(8000, 1.0)
     assert step_seconds(COMPUTE, [drawn, last], _network(1, 8)) == pytest.approx(44.2e-3)

@@ -112,7 +112,7 @@ def test_jobs_of_a_lab_each_have_their_rate_in_turn(timed: Seen, tmp_path: Path)
     (first, second), nothing = timed.labs
     assert [rate for _, rate in (first, second)] == [250e6, 62.5e6]
     for (request, rate), dilation, stands_for in ((first, 40, 10e9), (second, 16, 1e9)):
-        assert request.fabric.bits_per_second == rate
+        assert request.fabric.bits_per_second == rate and request.lifts_limits
         assert request.fabric.dilation == pytest.approx(dilation)
         assert request.fabric.stands_for_bits_per_second == pytest.approx(stands_for)
     assert nothing == []
