@@ -30,10 +30,11 @@ class Record(BaseModel):
 
 
 class TrafficEntry(Record):
-    """What one worker sent for one purpose over a whole run."""
+    """What one worker sent for one purpose over a whole run; `gathered_bits` of the bits went by all-gathers."""
 
     bits: int
     collectives: int
+    gathered_bits: int = 0
 
 
 class Attempt(Record):
@@ -119,6 +120,8 @@ class Result(Record):
     parameters_sha256: str
     class_counts: list[list[int]] | None = None
     """Training samples of each class that each worker held, where workers have shards of their own."""
+    worker_accuracy: list[float] | None = None
+    """Accuracy of each worker's own model at the end, by rank, on the same samples as the average's."""
 
 
 class Failure(Record):
@@ -164,16 +167,44 @@ class Row(Record):
     expected_bits: int
     runs: dict[str, str]
     """Run id per seed (the seed as a string, as JSON has it)."""
+    base: str | None = None
+    """The row that this one repeats, at another length or under another rule of selection; None for a row of its own."""
+    rule: Literal["held_out", "training_loss"] = "held_out"
+    """How its settings and learning rate were chosen."""
+    candidate: int | None = None
+    """Of a tuning row: which of the row's tables of settings, counted from 0."""
+    final_exchange: bool = False
+    """Whether the workers' models differ at the end, so that one full exchange must follow before anyone has the result."""
+    models_sent: float | None = None
+    """What one worker sends in a run, in models of 32 d bits, the final exchange included."""
+    link_models: float | None = None
+    """What one worker's link carries for that: 2 (n-1)/n of a payload all-reduced in a ring, n-1 of one all-gathered."""
+
+
+class Choice(Record):
+    """What the tuning chose for a row, and how."""
+
+    learning_rate: float
+    candidate: int
+    settings: str
+    num_trials: int
+    """Pairs of settings and learning rate that were tried for the row, extensions of the grid among them."""
+    at_end: bool
+    """Whether the rate is the smallest or largest tried with these settings: a better one may lie outside."""
 
 
 class Tuning(Record):
-    """Where the learning rates came from. `selected` holds the chosen learning rate per row."""
+    """Where settings and learning rates came from. `selected` holds the chosen learning rate per row."""
 
     experiment: str
     rule: str
     grid: list[float]
     seeds: list[int]
     selected: dict[str, float]
+    choices: dict[str, Choice] = {}
+    """By row, under the rule that the report's rows follow."""
+    choices_by_training_loss: dict[str, Choice] = {}
+    """By row, under the paper's rule, least training loss."""
 
 
 class Experiment(Record):
@@ -196,6 +227,12 @@ class Experiment(Record):
     settings: dict[str, str]
     """What else was fixed, in words, for the page on how it was run (workers, batch, schedule, batch norm...)."""
     commands: list[str]
+    floor: str | None = None
+    """Row that sends nothing: a worker alone on its shard. What lies between it and the baseline is there to be lost."""
+    margin_reason: str | None = None
+    """Why the margin is what it is, in a sentence."""
+    main_ratio: float | None = None
+    """The ratio at which the report's first answers are given."""
 
 
 @dataclass(frozen=True)
