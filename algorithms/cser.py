@@ -72,7 +72,7 @@ class CSER(DistributedOptimizer):
             (Purpose.ERROR, self.error_compressor, resets),
         ):
             cost = self.cost(compressor, purpose, steps)
-            traffic.add(purpose, cost.bits, cost.collectives)
+            traffic.add_entry(purpose, cost)
         return traffic
 
     def foretold(self, step: int) -> list[Foretold]:

@@ -57,7 +57,7 @@ class QSparseLocalSGD(DistributedOptimizer):
         traffic = Traffic()
         syncs = range(self.sync_interval, num_steps + 1, self.sync_interval)
         cost = self.cost(self.compressor, Purpose.MODEL, syncs)
-        traffic.add(Purpose.MODEL, cost.bits, cost.collectives)
+        traffic.add_entry(Purpose.MODEL, cost)
         return traffic
 
     def foretold(self, step: int) -> list[Foretold]:

@@ -89,9 +89,10 @@ def _add_run_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--jobs", type=_positive, help="runs at once (default: the cores, or what there are GPUs for)")
     sub.add_argument(
         "--workers",
-        choices=("threads", "processes", "auto"),
-        default="threads",
-        help="what a worker is; auto: a process if each can have a GPU, else a thread (default: threads)",
+        choices=("stacked", "threads", "processes", "auto"),
+        default="auto",
+        help="what a worker is; auto: on the CPU a row of stacked tensors, on GPUs a process, or a thread where there "
+        "are too few",
     )
     sub.add_argument(
         "--device",
