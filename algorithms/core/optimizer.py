@@ -44,6 +44,8 @@ class DistributedOptimizer(Optimizer):
 
     name: ClassVar[str]
     """What a spec calls the method."""
+    averages_models: ClassVar[bool] = True
+    """Whether what comes of a run is the average of the workers' models, and not each worker's own."""
     _step_supports_amp_scaling = True
     # Set by torch.amp.GradScaler for the time of a step; it multiplies a grad_scale that is there, so none is.
     found_inf: Tensor
@@ -106,6 +108,14 @@ class DistributedOptimizer(Optimizer):
     @abstractmethod
     def expected_traffic(self, num_steps: int) -> Traffic:
         """The closed form of what one worker sends in the first `num_steps` steps."""
+
+    def agree_after(self, num_steps: int) -> bool:
+        """Whether after that many steps all workers hold the same parameters, up to rounding in a sum.
+
+        Where they do not, one full exchange must follow before anyone can use the average. False where it depends on
+        what was drawn or trained.
+        """
+        return True
 
     @abstractmethod
     def _update(self, step: int) -> None:
