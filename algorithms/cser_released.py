@@ -83,6 +83,17 @@ class CSERReleased(CSER):
             traffic.add(Purpose.GRADIENT, -skipped.bits, -skipped.collectives, -skipped.gathered_bits)
         return traffic
 
+    def agree_after(self, num_steps: int) -> bool:
+        if not (self.averages_parameters or self.skip_gradient_at_reset):
+            return super().agree_after(num_steps)
+        if num_steps % self.reset_interval == 0:
+            averaged = self.sends_all(self.error_compressor, num_steps, Purpose.ERROR)
+        else:
+            averaged = self.averages_parameters and self.sends_all(
+                self.gradient_compressor, num_steps, Purpose.GRADIENT
+            )
+        return averaged and (self.wire is None or self.overwrite_master)
+
     def foretold(self, step: int) -> list[Foretold]:
         if step % self.reset_interval == 0 and self.skip_gradient_at_reset:
             return foretell(self, self.error_compressor, step, Purpose.ERROR, partial(stepped, self))

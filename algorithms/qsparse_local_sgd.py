@@ -60,6 +60,9 @@ class QSparseLocalSGD(DistributedOptimizer):
         traffic.add_entry(Purpose.MODEL, cost)
         return traffic
 
+    def agree_after(self, num_steps: int) -> bool:
+        return not self.keep_master and num_steps % self.sync_interval == 0
+
     def foretold(self, step: int) -> list[Foretold]:
         if step % self.sync_interval:
             return []

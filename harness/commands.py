@@ -89,10 +89,12 @@ def run(options: argparse.Namespace) -> int:
         return 0
     # Before the first run, so that runs side by side do not each fetch it.
     configured_task(plan.runs[0].config.task).prepare(options.data)
-    with make_display() as display:
-        failures = launch(plan, launch_options, display)
-    if failures:
-        return complain(f"{failures} runs failed; `harness status {options.experiment}` says why", FAILURE)
+    while missing_runs(plan, write_experiment(plan, options.results)):
+        with make_display() as display:
+            failures = launch(plan, launch_options, display)
+        if failures:
+            return complain(f"{failures} runs failed; `harness status {options.experiment}` says why", FAILURE)
+        plan = _planned(options)  # A tuning's records say what it wants next.
     return 0
 
 

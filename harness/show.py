@@ -27,6 +27,8 @@ def show_plan(plan: Plan) -> None:
             row.row,
             row.algorithm,
             f"{row.ratio:g}",
+            _models(row.models_sent),
+            _models(row.link_models),
             f"{row.learning_rate:g}",
             len(row.runs),
             row.num_steps,
@@ -40,6 +42,8 @@ def show_plan(plan: Plan) -> None:
         "row",
         "algorithm",
         "ratio",
+        "models sent",
+        "on a link",
         "lr",
         "runs",
         "steps",
@@ -53,8 +57,15 @@ def show_plan(plan: Plan) -> None:
     print()
     print(tabulate(table, headers, disable_numparse=True))
     print()
+    for sentence in plan.left_out:
+        print(sentence)
     for line in _effort(plan):
         print(line)
+
+
+def _models(number: float | None) -> str:
+    """Models of 32 d bits to a tenth, so that the one exchange at the end shows."""
+    return "-" if number is None else f"{number:,.1f}"
 
 
 def _effort(plan: Plan) -> list[str]:

@@ -168,17 +168,17 @@ class Row(Record):
     runs: dict[str, str]
     """Run id per seed (the seed as a string, as JSON has it)."""
     base: str | None = None
-    """The row that this one repeats, at another length or under another rule of selection."""
+    """The row that this one repeats, at another length or under another rule of selection; None for one of its own."""
     rule: Literal["held_out", "training_loss"] = "held_out"
     """How its settings and learning rate were chosen."""
     candidate: int | None = None
     """Of a tuning row: which of the row's tables of settings, counted from 0."""
     final_exchange: bool = False
-    """Whether workers' models differ at the end, so that a full exchange must follow before anyone has the result."""
+    """Whether the workers' models differ at the end, so that one full exchange must follow before anyone can use it."""
     models_sent: float | None = None
     """What one worker sends in a run, in models of 32 d bits, the final exchange included."""
     link_models: float | None = None
-    """What a worker's link carries for that: 2 (n-1)/n of a payload all-reduced in a ring, n-1 of one all-gathered."""
+    """What one worker's link carries for that: 2 (n-1)/n of a payload all-reduced in a ring, n-1 of one gathered."""
 
 
 class Choice(Record):

@@ -346,8 +346,8 @@ class _Run:
 
 def evaluation_steps(config: RunConfig, per_epoch: int) -> set[int]:
     """The steps, counted from 1, after which the average is scored; the last one is always among them."""
-    scores = config.evaluation.per_epoch * config.num_epochs
-    return {round(number * per_epoch / config.evaluation.per_epoch) for number in range(1, scores + 1)} - {0}
+    scores = config.evaluation.num_scores or config.evaluation.per_epoch * config.num_epochs
+    return {round(number * per_epoch * config.num_epochs / scores) for number in range(1, scores + 1)} - {0}
 
 
 def parameters_sha256(parameters: Tensor) -> str:

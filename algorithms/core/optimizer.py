@@ -111,6 +111,14 @@ class DistributedOptimizer(Optimizer):
     def expected_traffic(self, num_steps: int) -> Traffic:
         """The closed form of what one worker sends in the first `num_steps` steps."""
 
+    def agree_after(self, num_steps: int) -> bool:
+        """Whether after that many steps all workers hold the same parameters, up to rounding in a sum.
+
+        Where they do not, one full exchange must follow before anyone can use the average. False where it depends on
+        what was drawn or trained.
+        """
+        return True
+
     @abstractmethod
     def _update(self, step: int) -> None:
         """Do step number `step`, counted from 1: gradients are in `flat.gradients`, parameters in `flat.parameters`."""
