@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shlex
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 
 from harness import store
 from harness.build import build_model, build_optimizer, num_steps_of
+from harness.identity import run_id
 from harness.spec import ModelSpec, RowSpec, RunConfig, ScheduleSpec, Spec, SpecError, explain
 from harness.store import Experiment, Row, Tuning
 from harness.tasks.task import configured_task, find_task
@@ -40,12 +39,6 @@ class Plan:
     runs: list[PlannedRun]
     memory_bytes: dict[str, int]
     """Per worker and row: parameters, gradients and the optimiser's state; activations are not in it."""
-
-
-def run_id(config: RunConfig) -> str:
-    """Hash of the scientific fields alone; fields at their default are left out, so that new ones change no old id."""
-    canonical = json.dumps(config.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
 def make_plan(spec: Spec, results: Path, tuning: bool = False, given_as: str | None = None) -> Plan:

@@ -20,8 +20,9 @@ from torch import Tensor
 from algorithms import Compressor
 from algorithms.registry import algorithms, settings
 from harness.attempt import Job
+from harness.identity import run_id
 from harness.launch import Options, Workers
-from harness.plan import PlannedRun, run_id
+from harness.plan import PlannedRun
 from harness.provenance import new_attempt
 from harness.spec import RunConfig, TaskSpec
 from harness.store import read_run

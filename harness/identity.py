@@ -1,0 +1,30 @@
+"""A run's id: the hash of its scientific fields."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from pydantic import ValidationError
+
+from harness.spec import RunConfig, explain
+from harness.store import RecordError, RunFile
+
+
+def run_id(config: RunConfig) -> str:
+    """Hash of the scientific fields alone; fields at their default are left out, so that new ones change no old id."""
+    canonical = json.dumps(config.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def check_id(run: RunFile, where: object) -> None:
+    """Raises RecordError where a record bears another id than its config has."""
+    try:
+        own = run_id(RunConfig.model_validate_json(json.dumps(run.config)))
+    except ValidationError as error:
+        raise RecordError(f"{where} has a config that this program cannot read ({explain(error)})") from None
+    if own != run.run_id:
+        raise RecordError(
+            f"{where} was edited: it is called {run.run_id}, and its config is that of run {own}; "
+            "restore the file from where it came from"
+        )
