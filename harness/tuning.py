@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 
+from harness.packs import open_runs
 from harness.spec import SpecError
-from harness.store import RecordError, Row, read_experiment, read_run
+from harness.store import RecordError, Row, RunRecord, read_experiment
 
 RULE = (
     "for each row the learning rate of the grid with the highest mean accuracy on held-out training samples over the "
@@ -28,11 +30,11 @@ def select_learning_rates(folder: Path, rows: list[str]) -> dict[str, float]:
         if (folder / "experiment.json").exists():
             raise
         raise SpecError(f"learning rates are left to the tuning, but {error}; {advice}") from None
-    chosen = {}
+    runs, chosen = open_runs(folder), {}
     for row in rows:
         points = [point for point in experiment.rows if point.tunes == row]
         scores = {
-            point.learning_rate: score for point in points if (score := _score(folder, point, advice)) is not None
+            point.learning_rate: score for point in points if (score := _score(runs, folder, point, advice)) is not None
         }
         if not points:
             raise SpecError(f"{folder} holds no tuning of row {row!r}; {advice}")
@@ -42,16 +44,15 @@ def select_learning_rates(folder: Path, rows: list[str]) -> dict[str, float]:
     return chosen
 
 
-def _score(folder: Path, point: Row, advice: str) -> float | None:
+def _score(runs: Mapping[str, RunRecord], folder: Path, point: Row, advice: str) -> float | None:
     """Mean held-out accuracy at one grid point; None where a run diverged."""
     scores = []
     for run_id in point.runs.values():
-        path = folder / run_id
-        result = read_run(path).result if (path / "run.json").exists() else None
-        if result is None:
+        run = runs.get(run_id)
+        if run is None or run.result is None:
             raise SpecError(
                 f"the tuning in {folder} is not complete (run {run_id} of {point.row} is missing); {advice}"
             )
-        scores.append(result.test_accuracy)
+        scores.append(run.result.test_accuracy)
     finished = [score for score in scores if score is not None]
     return fmean(finished) if len(finished) == len(scores) else None
