@@ -18,7 +18,7 @@ from typing import Protocol
 
 import torch
 
-from harness import store
+from harness import packs, store
 from harness.attempt import (
     BusyError,
     Job,
@@ -36,7 +36,7 @@ from harness.process_group import backend_for
 from harness.provenance import new_attempt
 from harness.recorder import write_failure
 from harness.spec import RunConfig
-from harness.store import Failure, RecordError, Result
+from harness.store import Failure, RecordError
 
 POLL_SECONDS = 0.1
 EXIT_BUSY, EXIT_ORPHAN, EXIT_DISK = 3, 4, 5
@@ -101,8 +101,9 @@ def missing_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
     """The runs without a valid result, in the plan's order, seeds first, so that early reports cover all rows.
 
     Raises:
-        RecordError: a result is damaged or of another version.
+        RecordError: a result is damaged or of another version, or the experiment's pack is not usable.
     """
+    packs.read_pack(folder)
     order = {run.run_id: number for number, run in enumerate(plan.runs)}
     seeds = {seed: number for number, seed in enumerate(plan.experiment.seeds)}
     missing = [run for run in plan.runs if not is_done(folder / run.run_id)]
@@ -111,8 +112,8 @@ def missing_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
 
 
 def is_done(folder: Path) -> bool:
-    """Whether the run in this folder has a valid result."""
-    return store.read_optional(folder / "result.json", Result) is not None
+    """Whether the run of this folder has a valid result, in the folder or packed."""
+    return packs.read_result(folder) is not None
 
 
 def write_experiment(plan: Plan, results: Path) -> Path:
