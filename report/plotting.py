@@ -1,10 +1,9 @@
-"""How figures look: one style, colours that colour-blind readers tell apart, direct labels, bytes that repeat."""
+"""How figures are made: one style, type of 7 points and more, direct labels, bytes that repeat."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +13,26 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 from matplotlib.typing import RcKeyType
 from numpy.typing import NDArray
 
+from report.looks import looks_of
+
 WIDTH = 6.9
 """Width of every figure in inches: the text width of an A4 page."""
 
-BASELINE = "#555555"
-
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_DASHES: tuple[tuple[float, ...], ...] = ((), (4, 1.5), (1.2, 1.2), (5, 1.5, 1.2, 1.5))
+SIZE = 7.0
+"""Size of the smallest type in points, on paper: figures are as wide as the text."""
 
 _STYLE: dict[RcKeyType, Any] = {
     "font.family": "DejaVu Sans",
-    "font.size": 7,
+    "font.size": SIZE,
     "axes.titlesize": 7.5,
-    "axes.labelsize": 7,
+    "legend.fontsize": SIZE,
+    "legend.frameon": False,
+    "axes.labelsize": SIZE,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
@@ -39,32 +40,15 @@ _STYLE: dict[RcKeyType, Any] = {
     "grid.color": "#e6e6e6",
     "grid.linewidth": 0.5,
     "axes.axisbelow": True,
-    "xtick.labelsize": 6.5,
-    "ytick.labelsize": 6.5,
+    "xtick.labelsize": SIZE,
+    "ytick.labelsize": SIZE,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "lines.linewidth": 1.1,
     "lines.markersize": 4,
     "savefig.dpi": 220,
+    "pdf.fonttype": 42,
 }
-
-
-@dataclass(frozen=True)
-class Look:
-    """How one method is drawn, the same in every figure."""
-
-    colour: str
-    marker: str
-    dashes: tuple[float, ...]
-
-
-def looks_of(methods: Sequence[str]) -> dict[str, Look]:
-    """A look per method in the order given; past eight methods the colours come again with other dashes."""
-    count = len(_COLOURS)
-    return {
-        method: Look(_COLOURS[i % count], _MARKERS[i % count], _DASHES[(i // count) % len(_DASHES)])
-        for i, method in enumerate(methods)
-    }
 
 
 def style() -> AbstractContextManager[None]:
@@ -86,13 +70,25 @@ def panels(rows: int, columns: int, height: float, share_x: bool = True) -> tupl
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG without a word of who wrote it and when.
+    """Write a PNG at `path` and a PDF beside it, without a word of who wrote them and when.
 
     Raises:
         OSError: the folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", metadata={"Software": None})
+    nobody = {"Creator": None, "Producer": None, "CreationDate": None}
+    figure.savefig(path.with_suffix(".pdf"), format="pdf", metadata=nobody)
+
+
+def legend(figure: Figure, labels: Sequence[str], columns: int = 5) -> None:
+    """Name the methods under the panels, each with its colour, marker and dashes. To be called before `settle`."""
+    looks = looks_of(labels)
+    lines = [
+        Line2D([], [], color=look.colour, marker=look.marker, dashes=look.dashes, markersize=4)
+        for look in looks.values()
+    ]
+    figure.legend(lines, list(looks), loc="outside lower center", ncols=columns, handlelength=3.2)
 
 
 def settle(figure: Figure) -> None:
@@ -102,7 +98,7 @@ def settle(figure: Figure) -> None:
 
 
 def end_labels(
-    axes: Axes, labels: Sequence[tuple[float, float, str, str]], room: float, size: float = 6.0, left: bool = False
+    axes: Axes, labels: Sequence[tuple[float, float, str, str]], room: float, size: float = SIZE, left: bool = False
 ) -> None:
     """Write names beside the ends of lines, moved apart where they would touch, each tied to its end by a thin line.
 
