@@ -78,7 +78,7 @@ def draw_columns(columns: Sequence[Column], quantities: Sequence[Quantity], path
         for axes, cell in zip(line, curves[quantity.name], strict=True):
             _panel(axes, quantity, cell, last)
         _share_scale(line, quantity, curves[quantity.name])
-        line[0].set_ylabel(f"{quantity.name} (log scale)" if quantity.log else quantity.name)
+        line[0].set_ylabel(f"{quantity.name}\n(log scale)" if quantity.log else quantity.name)
     for axes, column in zip(grid[0], columns, strict=True):
         axes.set_title(f"ratio {column.ratio:g}", loc="left")
     for axes in grid[-1]:
@@ -93,10 +93,10 @@ def _panel(axes: Axes, quantity: Quantity, curves: Sequence[tuple[str, Curve]], 
         look = look_of(name)
         axes.fill_between(curve.steps, curve.low, curve.high, color=look.colour, alpha=0.15, linewidth=0)
         axes.plot(curve.steps, curve.mean, color=look.colour, dashes=look.dashes, linewidth=0.9)
-        axes.plot(curve.steps[-1:], curve.mean[-1:], color=look.colour, marker=look.marker, clip_on=False)
+        axes.plot(curve.steps[-1:], curve.mean[-1:], color=look.colour, marker=look.marker)
     if quantity.log:
         axes.set_yscale("log")
-    axes.set_xlim(0, last)
+    axes.set_xlim(0, last * 1.04)
     axes.set_xticks([0, last / 2, last])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     # Only the lowest panels have visible labels; their ends must not reach into the next panel.

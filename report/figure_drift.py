@@ -20,7 +20,7 @@ def _distance(event: Event) -> float | None:
 
 
 _NORM = Quantity("error norm", lambda event: event.error_norm, log=True)
-_DISTANCE = Quantity("distance of a worker from the average", _distance, log=True)
+_DISTANCE = Quantity("distance of a worker\nfrom the average", _distance, log=True)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def draw_tuning(tuned: Sequence[Tuned], path: Path) -> bool:
     settle(figure)
     for axes, name in zip(cells, names, strict=False):
         colour = look_of(name).colour
-        end_labels(axes, _ends([entry for entry in drawn if entry.method == name], colour), room=0.26)
+        end_labels(axes, _ends([entry for entry in drawn if entry.method == name], colour), room=0.26, below=_STRIP)
     save(figure, path)
     return True
 
@@ -65,14 +65,14 @@ def _panel(axes: Axes, rows: Sequence[Tuned], colour: str, rates: Sequence[float
         ring = [(x, y) for x, y in known if x == entry.selected]
         for x, y in ring:
             axes.plot(x, y, "o", markersize=7.5, mfc="none", color=colour, markeredgewidth=0.9, clip_on=False)
-    _mark_diverged(axes, rows, colour)
+    _mark_diverged(axes, rows, colour, rates[-1])
     axes.xaxis.set_major_locator(FixedLocator(rates))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([f"{rate:g}" for rate in rates], rotation=0 if len(rates) < 6 else 35)
     axes.set_xlim(rates[0] / 1.25, rates[-1] * 1.25 * (max(rates[-1] / rates[0], 4) ** 0.38))
 
 
-def _mark_diverged(axes: Axes, rows: Sequence[Tuned], colour: str) -> None:
+def _mark_diverged(axes: Axes, rows: Sequence[Tuned], colour: str, last: float) -> None:
     """Crosses in a strip under the lowest accuracy, for there is no accuracy to draw them at."""
     lost = [(entry, [point.learning_rate for point in entry.points if point.diverged]) for entry in rows]
     lost = [(entry, rates) for entry, rates in lost if rates]
@@ -86,7 +86,7 @@ def _mark_diverged(axes: Axes, rows: Sequence[Tuned], colour: str) -> None:
         axes.plot(rates, [place] * len(rates), "x", transform=transform, markersize=3.5, color=colour, clip_on=False)
         axes.annotate(
             f"ratio {entry.ratio:g}",
-            (rates[-1], place),
+            (last, place),
             xycoords=transform,
             xytext=(4, 0),
             textcoords="offset points",

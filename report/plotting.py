@@ -98,7 +98,7 @@ def settle(figure: Figure) -> None:
 
 
 def end_labels(
-    axes: Axes, labels: Sequence[tuple[float, float, str, str]], room: float, size: float = SIZE, left: bool = False
+    axes: Axes, labels: Sequence[tuple[float, float, str, str]], room: float, left: bool = False, below: float = 0.0
 ) -> None:
     """Write names beside the ends of lines, moved apart where they would touch, each tied to its end by a thin line.
 
@@ -107,8 +107,8 @@ def end_labels(
     Args:
         labels: x and y of the end in data units, name, colour.
         room: share of the axes' width to keep free for the names.
-        size: of the type, in points.
         left: whether the names go left of the lines' beginnings instead of right of their ends.
+        below: share of the height that is not theirs.
     """
     if not labels:
         return
@@ -118,8 +118,11 @@ def end_labels(
     low, high = axes.get_ylim()
     labels = [(x, min(max(y, low), high), name, colour) for x, y, name, colour in labels]
     ends = sorted((to_axes.transform((x, y))[1], x, y, name, colour) for x, y, name, colour in labels)
-    gap = min(size * 1.2 * axes.figure.dpi / 72 / height, 1 / max(1, len(ends) - 1) if len(ends) > 1 else 1)
-    places = _spread([end[0] for end in ends], gap)
+    gap = min(
+        SIZE * 1.2 * axes.figure.dpi / 72 / height / (1 - below), 1 / max(1, len(ends) - 1) if len(ends) > 1 else 1
+    )
+    free = _spread([(end[0] - below) / (1 - below) for end in ends], gap)
+    places = [below + (1 - below) * place for place in free]
     for place, (_, x, y, name, colour) in zip(places, ends, strict=True):
         axes.annotate(
             name,
@@ -128,7 +131,7 @@ def end_labels(
             textcoords="axes fraction",
             va="center",
             ha="right" if left else "left",
-            fontsize=size,
+            fontsize=SIZE,
             color=colour,
             annotation_clip=False,
             bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
@@ -146,7 +149,7 @@ def _spread(places: list[float], gap: float) -> list[float]:
             other, others = pools.pop()
             centre, count = (centre * count + other * others) / (count + others), count + others
         half = (count - 1) * gap / 2
-        pools.append((min(max(centre, half + gap / 2), max(1 - half, half)), count))
+        pools.append((min(max(centre, half + gap / 2), max(1 - half - gap / 2, half + gap / 2)), count))
     spread = [centre + (index - (count - 1) / 2) * gap for centre, count in pools for index in range(count)]
     for index in range(1, len(spread)):
         spread[index] = max(spread[index], spread[index - 1] + gap)

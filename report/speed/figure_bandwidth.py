@@ -17,7 +17,7 @@ from report.speed.tables_agreement import agreement_sentence
 from report.speed.units import milliseconds
 from report.wording import listed
 
-_ROOM = 0.2
+_ROOM = 0.22
 
 
 def draw_step_times(study: SpeedStudy, path: Path) -> bool:
