@@ -69,6 +69,27 @@ def panels(rows: int, columns: int, height: float, share_x: bool = True) -> tupl
     return figure, [list(line) for line in axes]
 
 
+def grid_over_strip(
+    rows: int, columns: int, height: float, strip: float = 0.42
+) -> tuple[Figure, list[list[Axes]], list[Axes]]:
+    """As `panels`, all sharing their axes, with a low strip under each column.
+
+    Args:
+        height: of one row, in inches.
+        strip: height of the strip, in inches.
+    """
+    figure = Figure(figsize=(WIDTH, height * rows + strip + 0.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    ratios = [height] * rows + [strip]
+    axes = figure.subplots(rows + 1, columns, squeeze=False, sharex=True, height_ratios=ratios)
+    lines = [list(line) for line in axes]
+    for line in lines[:-1]:
+        for cell in line[1:]:
+            cell.sharey(line[0])
+            cell.tick_params(labelleft=False)
+    return figure, lines[:-1], lines[-1]
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG at `path` and a PDF beside it, without a word of who wrote them and when.
 
@@ -207,7 +228,8 @@ def plain_log_ticks(axis: Axis, most: int) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def widen_right(axes: Axes, room: float, last: float) -> None:
-    """Let a linear x axis that ends at `last` go on, so that `room` of its width is free for names."""
-    low = axes.get_xlim()[0]
-    axes.set_xlim(low, low + (last - low) / (1 - room))
+def decades(axis: Axis) -> None:
+    """Ticks of a log axis at powers of ten, as plain numbers."""
+    axis.set_major_locator(LogLocator(numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_minor_formatter(NullFormatter())
