@@ -11,15 +11,9 @@ from report.exhibits import Exhibits, write_document
 from report.exports import write_exports
 from report.exports_comparisons import write_comparisons
 from report.figure_bits import draw_accuracy_against_bits, found_accuracy_against_bits
-from report.figure_curves import (
-    CUT,
-    draw_drift,
-    draw_progress,
-    found_drift,
-    found_progress,
-    identical_workers,
-    panels_note,
-)
+from report.figure_curves import CUT, panels_note
+from report.figure_drift import draw_drift, drift_notes, drift_of, found_drift
+from report.figure_progress import draw_progress, found_progress
 from report.figure_scatter import draw_loss_against_accuracy, found_loss_against_accuracy
 from report.figure_tuning import draw_tuning, found_tuning
 from report.findings import Study, study_of
@@ -88,7 +82,7 @@ def document_of(study: Study, tuning: Records | None, tuned: Sequence[Tuned], ou
         Section("Equal bits", _equal_bits(study, exhibits)),
         *_all_pairs(study, pairs, exhibits),
         Section("Bits", (exhibits.table("bits", *_filled(study, bits_table, exhibits)),)),
-        Section("Over the steps", _over_steps(study, exhibits)),
+        Section("Over the steps", _over_steps(study, tuning, exhibits)),
         Section("Training loss and accuracy", (_scatter(study, exhibits),)),
         Section("Learning rates", _learning_rates(study, tuning, tuned, exhibits)),
         Section("What was published", (published_table(read_claims(), next(exhibits.tables)),)),
@@ -143,7 +137,7 @@ def _equal_bits(study: Study, exhibits: Exhibits) -> tuple[Block, ...]:
     return figure, table
 
 
-def _over_steps(study: Study, exhibits: Exhibits) -> tuple[Block, ...]:
+def _over_steps(study: Study, tuning: Records | None, exhibits: Exhibits) -> tuple[Block, ...]:
     band = f"Lines: mean over seeds; bands: lowest to highest seed; log axes end at {CUT} times the median."
     progress = exhibits.figure(
         "progress",
@@ -154,14 +148,15 @@ def _over_steps(study: Study, exhibits: Exhibits) -> tuple[Block, ...]:
         band,
         panels_note(study),
     )
+    found = drift_of(study, tuning)
     drift = exhibits.figure(
         "drift",
         "drift.png",
         "Error norm and distance between workers over steps",
-        lambda path: draw_drift(study, path),
-        lambda: found_drift(study),
-        f"{band} Both are roots of the mean over workers of a squared 2-norm; zeros cannot be shown on a log axis. "
-        f"{identical_workers(study)}",
+        lambda path: draw_drift(found, path),
+        lambda: found_drift(found),
+        f"{band} Both are roots of the mean over workers of a squared 2-norm; zeros cannot be shown on a log axis.",
+        *drift_notes(study, found),
         panels_note(study),
     )
     return progress, drift
@@ -186,7 +181,7 @@ def _learning_rates(
         where = f"run the experiment {named.experiment}" if named else "the experiment names none"
         blocks: tuple[Block, ...] = (Paragraph(f"No tuning records are at hand: {where}."),)
     else:
-        blocks = _tuning_exhibits(study, study.methods, tuned, exhibits)
+        blocks = _tuning_exhibits(study, tuned, exhibits)
     rules = rules_table(study, 0)
     if rules is None:
         return blocks
@@ -196,27 +191,24 @@ def _learning_rates(
 def tuning_document_of(study: Study, tuned: Sequence[Tuned], output: Path) -> Document:
     """The report of a tuning experiment itself: what was tried, and how it was run."""
     experiment = study.records.experiment
-    methods = [method for method in study.methods if any(t.method == method and t.ratio > 1 for t in tuned)]
     note = Paragraph("A tuning experiment holds no selection; the highest mean held-out accuracy stands for it here.")
     sections = (
         Section("What was found", (Paragraph(progress_of(study)), note)),
-        Section("Learning rates", _tuning_exhibits(study, methods, tuned, Exhibits(output))),
+        Section("Learning rates", _tuning_exhibits(study, tuned, Exhibits(output))),
         how_it_was_run(study.records, None),
     )
     return Document(experiment.title, f"Experiment {experiment.name}: {experiment.task}, {experiment.model}.", sections)
 
 
-def _tuning_exhibits(
-    study: Study, methods: Sequence[str], tuned: Sequence[Tuned], exhibits: Exhibits
-) -> tuple[Block, ...]:
+def _tuning_exhibits(study: Study, tuned: Sequence[Tuned], exhibits: Exhibits) -> tuple[Block, ...]:
     figure = exhibits.figure(
         "tuning_figure",
         "tuning.png",
         "Held-out accuracy over the learning rate",
-        lambda path: draw_tuning(tuned, methods, path),
+        lambda path: draw_tuning(tuned, path),
         lambda: found_tuning(tuned),
-        "Means over the tuning seeds on held-out data; a ring marks the selected rate, a cross at the bottom a rate "
-        "with a diverged run.",
+        "Means over the tuning seeds on held-out data; a ring marks the selected rate, a cross in the grey strip a "
+        "rate with a diverged run.",
     )
     filled = any(entry.has_results for entry in tuned)
     table = exhibits.table("tuning", tuning_table(study, tuned, next(exhibits.tables)), filled)
