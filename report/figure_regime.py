@@ -52,7 +52,7 @@ def draw_regime(study: Study, path: Path) -> bool:
         axes.set_xlabel("models sent (log scale)")
         decades(axes.xaxis)
     for line in grid:
-        line[0].set_ylabel("points from SGD")
+        line[0].set_ylabel("difference to SGD, points")
     _legend(figure, regime)
     save(figure, path)
     return True
@@ -60,7 +60,7 @@ def draw_regime(study: Study, path: Path) -> bool:
 
 def _limits(regime: Regime) -> tuple[float, float]:
     models = [point.models for points in regime.methods.values() for point in points]
-    return min(models) / 1.5, max(models) * 1.9
+    return min(models) / 1.5, max(models) * 3
 
 
 def _lowest(regime: Regime) -> float:
@@ -75,6 +75,7 @@ def _panel(axes: Axes, regime: Regime, points: Sequence[Point], lowest: float) -
     if regime.margin is not None:
         axes.axhline(-100 * regime.margin, color="#C0392B", linewidth=0.8, dashes=(4, 2), zorder=1)
     _curve(axes, regime, points)
+    below: list[float] = []
     for index, length in enumerate(regime.lengths):
         colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
         mine = sorted((p for p in points if p.length is length and p.comparison), key=lambda p: p.models)
@@ -82,14 +83,15 @@ def _panel(axes: Axes, regime: Regime, points: Sequence[Point], lowest: float) -
             difference = 100 * (point.comparison.difference if point.comparison else 0.0)
             if difference < lowest:
                 axes.plot([point.models], [lowest * 0.97], marker=7, color=colour, markersize=4, zorder=4)
-                axes.annotate(
-                    in_points(difference / 100), (point.models, lowest * 0.97), xytext=(3, 2),
-                    textcoords="offset points", fontsize=SIZE, color=colour,
-                )  # fmt: skip
+                below.append(difference / 100)
                 continue
             seeds = [100 * value for value in point.differences.values()]
             axes.plot([point.models] * len(seeds), seeds, ".", color=colour, markersize=2, alpha=0.5, zorder=2)
             axes.plot([point.models], [difference], marker=marker, color=colour, markersize=3.6, zorder=3)
+    if below:
+        ends = " to ".join(dict.fromkeys((in_points(min(below)), in_points(max(below)))))
+        text = f"{count_of(len(below), 'row')} below: {ends}"
+        axes.text(0.98, 0.1, text, transform=axes.transAxes, ha="right", fontsize=SIZE, zorder=5)
 
 
 def _curve(axes: Axes, regime: Regime, points: Sequence[Point]) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from report.logistic import fit_logistic
+from report.logistic import fit_logistics
 from report.regime import Length, Point, Regime
 from report.regime_predictors import curve_of_method, logs_of
 from report.statistics import mean_of
@@ -102,13 +102,12 @@ def _draws(points: Sequence[Point], share: float) -> list[float]:
     generator = np.random.default_rng(0)
     logs = logs_of(points, "models sent")
     seeds = {point.length.num_steps: sorted(point.length.ceiling.accuracy) for point in points}
-    found = []
+    lost = []
     for _ in range(DRAWS):
         drawn = {steps: generator.choice(known, len(known)).tolist() for steps, known in seeds.items()}
-        lost = np.array([_lost(point, drawn[point.length.num_steps]) for point in points])
-        where = fit_logistic(logs, lost).where(share)
-        found.append(_NEVER if where is None else min(where, _NEVER))
-    return found
+        lost.append([_lost(point, drawn[point.length.num_steps]) for point in points])
+    found = [curve.where(share) for curve in fit_logistics(logs, np.array(lost))]
+    return [_NEVER if where is None else min(where, _NEVER) for where in found]
 
 
 def _lost(point: Point, seeds: Sequence[int]) -> float:

@@ -149,8 +149,8 @@ def _run(made: Map, line: _Line, row: Row, seed: int, folder: Path) -> RunRecord
     )  # fmt: skip
     attempt = Attempt(
         attempt="a1", started_at="2030-01-01T00:00:00Z", resumed_from_step=0, host="made-up-host", command="none",
-        launch="threads", backend="memory", device="cpu", git_commit=None, git_diff_sha256=None, python="3", packages={},
-        cpu="made-up CPU", num_cpus=2,
+        launch="threads", backend="memory", device="cpu", git_commit=None, git_diff_sha256=None, python="3",
+        packages={}, cpu="made-up CPU", num_cpus=2,
     )  # fmt: skip
     run = RunFile(
         version=VERSION, run_id=run_id, experiment="made_up_regime", row=line.row, seed=seed, config={},
