@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from report.figure_paper import draw_paper
 from report.findings import Finding, Study
@@ -35,14 +35,19 @@ def draw_accuracy_against_models(study: Study, path: Path) -> bool:
     failing = [finding for finding in drawn if _fails(study, finding)]
     lost = list(dict.fromkeys(finding.method for finding in failing))
     figure, axes, band, strip = stacked(3.6, 0.17 * len(lost) + 0.06 * bool(lost), 0.42)
-    values = [*_bound(axes, study.baseline), *_bound(axes, floor)]
+    values = [*_bound(axes, study.baseline, "sends everything", above=True)]
+    values += _bound(axes, floor, "sends nothing", above=False)
     axes.set_xscale("log")
     labels = []
     for method in dict.fromkeys(finding.method for finding in drawn):
         rows = sorted((f for f in drawn if f.method == method and f not in failing), key=_models)
         if rows:
             values += _line(axes, method, rows)
-            labels.append((_models(rows[-1]), _mean(rows[-1]), method, look_of(method).colour))
+            label = (_models(rows[-1]), _mean(rows[-1]), method, look_of(method).colour)
+            if len(rows) > 1:
+                labels.append(label)
+            else:
+                _name_beside(axes, *label)
     accuracy_scale(axes, values)
     models = [_models(finding) for finding in drawn]
     low, high = min(models) / 1.5, max(models) * 1.15
@@ -91,7 +96,7 @@ def _fails(study: Study, finding: Finding) -> bool:
     return _mean(finding) < _mean(floor) - _FAILING * gap
 
 
-def _bound(axes: Axes, bound: Finding | None) -> list[float]:
+def _bound(axes: Axes, bound: Finding | None, what: str, above: bool) -> list[float]:
     """A line over the whole width with its interval as a band and its name; returns what the y axis must hold."""
     if bound is None or bound.summary is None:
         return []
@@ -99,11 +104,10 @@ def _bound(axes: Axes, bound: Finding | None) -> list[float]:
     axes.axhline(100 * summary.mean, color=colour, linewidth=0.9, zorder=1)
     if summary.low is not None and summary.high is not None:
         axes.axhspan(100 * summary.low, 100 * summary.high, color=colour, alpha=0.18, linewidth=0, zorder=0)
-    what = "sends nothing" if bound.records.row.models_sent == 0 else "sends everything"
     axes.annotate(
         f"{bound.method}, {what}: {percent(summary.mean)} %", (0.005, 100 * summary.mean),
-        xycoords=("axes fraction", "data"), xytext=(0, 2), textcoords="offset points", fontsize=SIZE,
-        color="#444444", va="bottom",
+        xycoords=("axes fraction", "data"), xytext=(0, 2 if above else -2),
+        textcoords="offset points", fontsize=SIZE, color="#444444", va="bottom" if above else "top",
     )  # fmt: skip
     return [100 * v for v in (summary.mean, summary.low, summary.high) if v is not None]
 
@@ -122,6 +126,10 @@ def _line(axes: Axes, method: str, rows: Sequence[Finding]) -> list[float]:
             axes.plot([x, x], ends, color=look.colour, linewidth=0.9, alpha=0.7, zorder=2)
             values += ends
     return values
+
+
+def _name_beside(axes: Axes, x: float, y: float, name: str, colour: str) -> None:
+    axes.annotate(name, (x, y), xytext=(6, 0), textcoords="offset points", va="center", fontsize=SIZE, color=colour)
 
 
 def _failing_band(band: Axes, methods: Sequence[str], failing: Sequence[Finding]) -> None:
@@ -148,11 +156,11 @@ def _megabits(axes: Axes, study: Study) -> None:
     """A second axis, on top: the same in megabits."""
     one = 32 * study.findings[0].records.row.num_parameters / 1e6
 
-    def megabits(models: NDArray[np.float64]) -> NDArray[np.float64]:
-        return models * one
+    def megabits(models: ArrayLike) -> NDArray[np.float64]:
+        return np.asarray(models, dtype=np.float64) * one
 
-    def models(megabits: NDArray[np.float64]) -> NDArray[np.float64]:
-        return megabits / one
+    def models(megabits: ArrayLike) -> NDArray[np.float64]:
+        return np.asarray(megabits, dtype=np.float64) / one
 
     top = axes.secondary_xaxis("top", functions=(megabits, models))
     top.set_xlabel("megabits sent by one worker in a run (log scale)")
