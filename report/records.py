@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +22,8 @@ class RowRuns:
 
     @property
     def method(self) -> str:
-        """The row's label without its ratio, so that a method has one name over all ratios."""
-        ratio = f"{self.row.ratio:g}"
-        pattern = rf"[\s,(\[]*\b(?:ratio|R)?[\s=:]*\b{re.escape(ratio)}(?:x|\b)[)\]]*\s*$"
-        return re.sub(pattern, "", self.row.label) or self.row.label
+        """The row's label, one name for a method at all ratios."""
+        return self.row.label
 
     @property
     def finished(self) -> dict[int, RunRecord]:
@@ -44,6 +41,22 @@ class RowRuns:
         return {seed: score_of(run) for seed, run in self.finished.items()}
 
     @property
+    def workers_accuracy(self) -> dict[int, list[float]]:
+        """Accuracy of each worker's own model at the end, by seed, of the finished runs that recorded it."""
+        own = {seed: run.result.worker_accuracy for seed, run in self.finished.items() if run.result}
+        return {seed: accuracy for seed, accuracy in own.items() if accuracy}
+
+    @property
+    def finished_ids(self) -> tuple[str, ...]:
+        """Ids of the runs with a score, in the order of their seeds."""
+        return tuple(run.run.run_id for run in self.finished.values())
+
+    @property
+    def true_ratio(self) -> float | None:
+        """Steps per model sent, the final exchange counted; None where nothing is sent or no plan says what is."""
+        return self.row.num_steps / self.row.models_sent if self.row.models_sent else None
+
+    @property
     def run_ids(self) -> tuple[str, ...]:
         """Ids of the runs that have a result, in the order of their seeds."""
         return tuple(run.run.run_id for run in self.runs.values() if run and run.result)
@@ -57,6 +70,11 @@ class Records:
     experiment: Experiment
     rows: tuple[RowRuns, ...]
     unplanned: int
+
+    @property
+    def main_rows(self) -> tuple[RowRuns, ...]:
+        """Rows of their own: not those that repeat one at another length or under another rule of selection."""
+        return tuple(rows for rows in self.rows if rows.row.base is None)
 
     @property
     def planned(self) -> int:
