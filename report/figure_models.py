@@ -13,7 +13,7 @@ from report.figure_paper import draw_paper
 from report.findings import Finding, Study
 from report.looks import look_of
 from report.plotting import SIZE, accuracy_scale, decades, end_labels, save, settle, stacked
-from report.wording import count_of, percent, points
+from report.wording import amount, count_of, percent, points
 
 _FAILING = 0.25
 """Rows so many gaps below the floor are listed in a band of their own, or they would take most of the height."""
@@ -21,14 +21,8 @@ _FAILING = 0.25
 _ROOM = 0.2
 
 
-def has_models(study: Study) -> bool:
-    """Whether the rows say what they sent in models; older records do not."""
-    return any(finding.records.row.models_sent is not None for finding in study.compared)
-
-
 def draw_accuracy_against_models(study: Study, path: Path) -> bool:
     """A line per method over its ratios, an interval bar per row, a dot per seed; False where no run is done."""
-    floor = _floor(study)
     drawn = [finding for finding in _rows(study) if finding.summary]
     if not drawn:
         return False
@@ -36,20 +30,20 @@ def draw_accuracy_against_models(study: Study, path: Path) -> bool:
     lost = list(dict.fromkeys(finding.method for finding in failing))
     figure, axes, band, strip = stacked(3.6, 0.17 * len(lost) + 0.06 * bool(lost), 0.42)
     values = [*_bound(axes, study.baseline, "sends everything", above=True)]
-    values += _bound(axes, floor, "sends nothing", above=False)
+    values += _bound(axes, study.floor, "sends nothing", above=False)
     axes.set_xscale("log")
     labels = []
     for method in dict.fromkeys(finding.method for finding in drawn):
-        rows = sorted((f for f in drawn if f.method == method and f not in failing), key=_models)
+        rows = sorted((f for f in drawn if f.method == method and f not in failing), key=lambda f: f.models)
         if rows:
             values += _line(axes, method, rows)
-            label = (_models(rows[-1]), _mean(rows[-1]), method, look_of(method).colour)
+            label = (rows[-1].models, _mean(rows[-1]), method, look_of(method).colour)
             if len(rows) > 1:
                 labels.append(label)
             else:
                 _name_beside(axes, *label)
     accuracy_scale(axes, values)
-    models = [_models(finding) for finding in drawn]
+    models = [finding.models for finding in drawn]
     low, high = min(models) / 1.5, max(models) * 1.15
     axes.set_xlim(low, low * (high / low) ** (1 / (1 - _ROOM)))
     if band:
@@ -66,21 +60,8 @@ def draw_accuracy_against_models(study: Study, path: Path) -> bool:
 
 
 def _rows(study: Study) -> list[Finding]:
-    """The rows of the experiment's own length, chosen on held-out samples, that send anything."""
-    return [
-        finding
-        for finding in study.compared
-        if finding.records.row.base is None and finding.records.row.rule == "held_out" and _models(finding) > 0
-    ]
-
-
-def _floor(study: Study) -> Finding | None:
-    name = study.records.experiment.floor
-    return next((finding for finding in study.compared if finding.records.row.row == name), None)
-
-
-def _models(finding: Finding) -> float:
-    return finding.records.row.models_sent or 0.0
+    """Those that send anything, but for the baseline."""
+    return [finding for finding in study.compared if finding.models > 0]
 
 
 def _mean(finding: Finding) -> float:
@@ -89,7 +70,7 @@ def _mean(finding: Finding) -> float:
 
 
 def _fails(study: Study, finding: Finding) -> bool:
-    floor = _floor(study)
+    floor = study.floor
     if study.baseline is None or study.baseline.summary is None or floor is None or floor.summary is None:
         return False
     gap = _mean(study.baseline) - _mean(floor)
@@ -114,7 +95,7 @@ def _bound(axes: Axes, bound: Finding | None, what: str, above: bool) -> list[fl
 
 def _line(axes: Axes, method: str, rows: Sequence[Finding]) -> list[float]:
     look = look_of(method)
-    xs, ys = [_models(finding) for finding in rows], [_mean(finding) for finding in rows]
+    xs, ys = [finding.models for finding in rows], [_mean(finding) for finding in rows]
     axes.plot(xs, ys, color=look.colour, dashes=look.dashes, marker=look.marker, zorder=3)
     values = list(ys)
     for x, finding in zip(xs, rows, strict=True):
@@ -138,9 +119,9 @@ def _failing_band(band: Axes, methods: Sequence[str], failing: Sequence[Finding]
         look = look_of(method)
         for finding in failing:
             if finding.method == method:
-                band.plot([_models(finding)], [-place], marker=look.marker, color=look.colour)
+                band.plot([finding.models], [-place], marker=look.marker, color=look.colour)
                 band.annotate(
-                    f"{_mean(finding):.1f}", (_models(finding), -place), xytext=(5, 0), textcoords="offset points",
+                    f"{_mean(finding):.1f}", (finding.models, -place), xytext=(5, 0), textcoords="offset points",
                     va="center", fontsize=SIZE, color=look.colour, in_layout=False,
                 )  # fmt: skip
     band.set_ylim(0.6 - len(methods), 0.6)
@@ -170,7 +151,7 @@ def _megabits(axes: Axes, study: Study) -> None:
 def found_accuracy_against_models(study: Study) -> str:
     """The fewest models with which a row is at most a margin below the ceiling in the mean, and the failing rows."""
     margin = study.records.experiment.margin
-    rows = sorted((f for f in _rows(study) if f.summary and f.comparison), key=_models)
+    rows = sorted((f for f in _rows(study) if f.summary and f.comparison), key=lambda f: f.models)
     if not rows or margin is None:
         return "No row can be compared with the ceiling yet."
     near = [f for f in rows if f.comparison and f.comparison.difference >= -margin]
@@ -179,7 +160,7 @@ def found_accuracy_against_models(study: Study) -> str:
         first = near[0]
         text = (
             f"{first.method} comes within {points(margin).lstrip('+')} points of the ceiling with the fewest models "
-            f"sent, {_models(first):,.3g}"
+            f"sent, {amount(first.models)}"
         )
     failing = [f for f in rows if _fails(study, f)]
     rest = f"; {count_of(len(failing), 'row')} far below the floor in the grey band" if failing else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from report.figure_paper import draw_paper
-from report.findings import Study
-from report.models_needed import needed_of
 from report.plotting import SIZE, decades, grid_over_strip, save
-from report.regime import Point, Regime, regime_of
+from report.regime import Point, Regime
 from report.regime_predictors import curve_of_method
-from report.wording import count_of, whole
+from report.wording import amount, count_of, whole
 from report.wording import points as in_points
 
 _COLUMNS = 3
@@ -29,10 +28,16 @@ _BELOW = 1.15
 """The axis ends so many gaps below SGD; what lies lower stands at its end with its number."""
 
 
-def draw_regime(study: Study, path: Path) -> bool:
-    """Draw it; False where fewer than two lengths, or no method at two numbers of models, have runs."""
-    regime = regime_of(study)
-    if regime is None or not regime.methods:
+REGIME_NOTE = (
+    "Markers: means of a row against SGD of the same length; faint dots: single seeds; marks at the "
+    "lower end: rows below it. The curve is fitted to the share of the gap lost at all lengths and drawn at the longest "
+    "run's gap."
+)
+
+
+def draw_regime(regime: Regime, path: Path) -> bool:
+    """Draw it; False where no method has runs at two numbers of models."""
+    if not regime.methods:
         return False
     methods = list(regime.methods)
     figure, grid, strip = grid_over_strip(math.ceil(len(methods) / _COLUMNS), _COLUMNS, 1.75)
@@ -115,16 +120,18 @@ def _legend(figure: Figure, regime: Regime) -> None:
     figure.legend(lines, [*names, "fitted curve", "margin"], loc="outside lower center", ncols=6)
 
 
-def found_regime(study: Study) -> str:
-    """Which method needs the fewest models sent for a loss within the margin."""
-    regime = regime_of(study)
-    if regime is None:
-        return "Fewer than two lengths have runs."
-    needed = [entry for entry in needed_of(regime) if entry.kind != "cannot tell"]
-    if not needed:
-        return f"{count_of(len(regime.lengths), 'length')}; how many models a method needs cannot be told from them."
-    first = needed[0]
+def found_regime(regime: Regime) -> str:
+    """From how many models sent on no row but the bounds' loses more than the margin in the mean."""
+    rows = [p for points in regime.methods.values() for p in points if p.comparison and not p.is_bound]
+    if regime.margin is None or not rows:
+        return "There is no margin, or no row, to tell a loss by."
+    ordered = sorted(rows, key=lambda point: -point.models)
+    good = list(itertools.takewhile(lambda p: p.comparison and p.comparison.difference >= -regime.margin, ordered))
+    diverged = [point for point in good if point.rows.diverged]
+    if not good or diverged:
+        return f"Even among rows of {amount(ordered[0].models)} models sent one loses more than the margin or diverges."
     return (
-        f"The loss against models sent at {count_of(len(regime.lengths), 'length')} of run; {first.method} needs the "
-        f"fewest models for an expected loss within the margin: {first.said()}."
+        f"Every row of a compressed method that sends {amount(good[-1].models)} models or more loses at most "
+        f"{in_points(regime.margin).lstrip('+')} points in the mean, at every length ({len(good)} of "
+        f"{count_of(len(rows), 'row')})."
     )

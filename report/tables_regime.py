@@ -1,53 +1,15 @@
-"""Tables of the regime map: all points, the lengths' bounds, what predicts the loss, and the models needed."""
+"""Tables of the regime map: all points, what predicts the loss, residuals by length, and the models needed."""
 
 from __future__ import annotations
 
 from report.document import Cell, Column, Table
 from report.models_needed import DRAWS, needed_of
-from report.regime import LEAST_DEVIATIONS, LEAST_MARGINS, Length, Point, Regime
+from report.regime import Point, Regime
 from report.regime_predictors import ALL, PREDICTORS, Explained, explained, noise_share
-from report.wording import NONE, count_of, listed, percent, points, short, whole
+from report.wording import MINUS, NONE, amount, count_of, listed, points, short, whole
 
 _ENOUGH = 0.02
 """A second predictor that explains so little more of the variance is called no gain."""
-
-
-def lengths_table(regime: Regime, number: int) -> Table:
-    """Ceiling and floor at every length, and whether a loss could be seen there."""
-    heads = ("steps", "ceiling", "floor", "gap", "3 margins", "s.d. of seeds", "10 s.d.")
-    columns = (*(Column(head) for head in heads), Column("can tell", "left"))
-    rows = tuple(_length_row(length, regime.margin) for length in regime.lengths)
-    telling = len(regime.telling)
-    found = (
-        f"At {telling} of {count_of(len(regime.lengths), 'length')} the gap between floor and ceiling is wide enough for "
-        "a loss to be seen."
-    )
-    note = (
-        f"A length can tell where the gap is at least {LEAST_MARGINS} margins and {LEAST_DEVIATIONS} standard deviations "
-        "between seeds (the larger of floor's and ceiling's). Others are in the map, and no curve is fitted to them. "
-        "Accuracies in percent, the rest in points."
-    )
-    return Table("Floor and ceiling by length", found, columns, rows, number, notes=(note,))
-
-
-def _length_row(length: Length, margin: float | None) -> tuple[Cell, ...]:
-    floor = length.floor
-    ids = length.ceiling.run_ids + (floor.run_ids if floor else ())
-    texts = (
-        whole(length.num_steps),
-        _mean(list(length.ceiling.accuracy.values())),
-        _mean(list(floor.accuracy.values())) if floor else NONE,
-        percent(length.gap),
-        percent(None if margin is None else LEAST_MARGINS * margin),
-        percent(length.deviation),
-        percent(None if length.deviation is None else LEAST_DEVIATIONS * length.deviation),
-        "yes" if length.tells else "no" if floor else "no floor",
-    )
-    return tuple(Cell(text, ids) for text in texts)
-
-
-def _mean(values: list[float]) -> str:
-    return percent(sum(values) / len(values)) if values else NONE
 
 
 def regime_table(regime: Regime, number: int) -> Table:
@@ -61,28 +23,28 @@ def regime_table(regime: Regime, number: int) -> Table:
     ordered = sorted(regime.points, key=lambda point: point.length.num_steps, reverse=True)
     names = list(dict.fromkeys(point.method for point in ordered))
     rows = tuple(_point_row(point) for name in names for point in ordered if point.method == name)
-    closed = [point for point in regime.points if point.word == "non-inferior" and point.length.tells]
+    closed = [point for point in regime.points if point.word == "non-inferior"]
     found = f"{len(closed)} of {count_of(len(regime.points), 'row')} are non-inferior to SGD of the same length."
     note = (
-        "Difference to SGD of the same length in points, paired by seed. Gap closed: where a row lies between the floor "
-        "(0) and the ceiling (100) of its length; below zero it is worse than a worker alone."
+        "Difference to SGD of the same length in points, paired by seed. Gap closed: where a row lies between the "
+        "floor (0) and the ceiling (100) of its length; below zero it is worse than a worker alone."
     )
     return Table("The regime map", found, columns, rows, number, notes=(note,))
 
 
 def _point_row(point: Point) -> tuple[Cell, ...]:
     row, comparison = point.rows.row, point.comparison
-    ids = point.rows.run_ids + point.length.ceiling.run_ids
+    ids = point.rows.run_ids + point.ceiling.run_ids
     texts = (
         point.method,
         whole(point.length.num_steps),
-        f"{point.models:,.4g}" if point.models < 1000 else f"{point.models:,.0f}",
-        short(point.ratio),
-        NONE if row.link_models is None else f"{row.link_models:,.0f}",
+        amount(point.models),
+        amount(point.ratio),
+        NONE if row.link_models is None else amount(row.link_models),
         str(len(comparison.seeds) if comparison else 0),
         points(comparison.difference) if comparison else NONE,
-        NONE if point.closed is None else f"{100 * point.closed:.0f}".replace("-", "−"),
-        point.word if point.word == "diverged" or point.length.tells else "cannot tell",
+        NONE if point.closed is None else f"{100 * point.closed:.0f}".replace("-", MINUS),
+        point.word,
     )
     return tuple(Cell(text, ids) for text in texts)
 
@@ -133,7 +95,7 @@ def _both(entry: Explained) -> str:
 
 
 def _share(value: float | None) -> str:
-    return NONE if value is None else f"{100 * value:.0f}".replace("-", "−")
+    return NONE if value is None else whole(round(100 * value)).replace("-", MINUS)
 
 
 def predictors_found(regime: Regime) -> str:
@@ -171,8 +133,8 @@ def residuals_table(regime: Regime, number: int) -> Table:
     if by_models:
         worst = max(by_models.residuals, key=lambda steps: by_models.residuals[steps])
         text = (
-            f"Predicted from models sent, the share of the gap lost is off by {_share(by_models.residuals[worst])} % of "
-            f"the gap at the worst length, {whole(worst)} steps."
+            f"Predicted from models sent, the loss is off by {_share(by_models.residuals[worst])} % of the gap at "
+            f"the worst length, {whole(worst)} steps."
         )
     note = (
         "Percent of the gap, over all rows of a length, which are predicted from the other lengths: mean of observed "
@@ -183,7 +145,7 @@ def residuals_table(regime: Regime, number: int) -> Table:
 
 def _points(value: float) -> str:
     text = f"{100 * value:+.0f}"
-    return "0" if text in ("+0", "-0") else text.replace("-", "−")
+    return "0" if text in ("+0", "-0") else text.replace("-", MINUS)
 
 
 def needed_table(regime: Regime, number: int) -> Table:
@@ -212,7 +174,7 @@ def needed_table(regime: Regime, number: int) -> Table:
     note = (
         f"Models sent at which a method's fitted curve loses one margin, by the gap of the run{steps}. Interval: "
         f"{DRAWS} draws of the seeds of every length, with replacement; it holds the seeds' spread, not the curve's "
-        'misfit. "at most": all rows are non-inferior; "more than": none is, and the curve says so too. A worker\'s link '
-        "carries more for what is all-gathered."
+        'misfit. "at most": all rows are non-inferior; "more than": none is, and the curve says so too. On a link: '
+        "2 (n - 1) / n of what is all-reduced, n - 1 times what is all-gathered."
     )
     return Table("Models needed for a loss within the margin", best, columns, rows, number, notes=(note,))
