@@ -30,8 +30,8 @@ _BELOW = 1.15
 
 REGIME_NOTE = (
     "Markers: means of a row against SGD of the same length; faint dots: single seeds; marks at the "
-    "lower end: rows below it. The curve is fitted to the share of the gap lost at all lengths and drawn at the longest "
-    "run's gap."
+    "lower end: rows below it. The curve is fitted to the share of the gap lost at all lengths and drawn at the "
+    "longest run's gap."
 )
 
 
@@ -126,7 +126,8 @@ def found_regime(regime: Regime) -> str:
     if regime.margin is None or not rows:
         return "There is no margin, or no row, to tell a loss by."
     ordered = sorted(rows, key=lambda point: -point.models)
-    good = list(itertools.takewhile(lambda p: p.comparison and p.comparison.difference >= -regime.margin, ordered))
+    margin = regime.margin
+    good = list(itertools.takewhile(lambda p: p.comparison and p.comparison.difference >= -margin, ordered))
     diverged = [point for point in good if point.rows.diverged]
     if not good or diverged:
         return f"Even among rows of {amount(ordered[0].models)} models sent one loses more than the margin or diverges."
