@@ -1,4 +1,4 @@
-"""One attempt at one run: by threads of this process, or as one rank of a process group."""
+"""One attempt at one run: stacked in one thread, by threads of this process, or as one rank of a process group."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import IO
 import torch
 import torch.distributed as dist
 
-from algorithms import CollectiveError, Collectives, ProcessGroupCollectives, run_workers
+from algorithms import CollectiveError, Collectives, ProcessGroupCollectives, StackedCollectives, run_workers
 from harness.build import build_model
 from harness.checkpoint import CheckpointError
 from harness.plan import PlannedRun
@@ -25,6 +25,7 @@ from harness.preload import load_samples
 from harness.process_group import joined
 from harness.recorder import Recorder, write_failure
 from harness.spec import SpecError
+from harness.stacked import replicas_of
 from harness.store import VERSION, Attempt, FailureKind, RecordError, RunFile
 from harness.tasks.errors import DataError
 from harness.tasks.task import find_task
@@ -97,6 +98,24 @@ def attempt_in_threads(job: Job) -> bool:
 
         max_active = len(job.cores) if job.device == "cpu" else ACTIVE_ON_A_GPU
         run_workers(worker, job.run.config.num_workers, job.timeout_seconds, max_active)
+        outcome.append(True)
+    return bool(outcome)
+
+
+def attempt_stacked(job: Job) -> bool:
+    """Do the run with all workers stacked in this thread; True if it ended in a result.
+
+    Raises:
+        BusyError: another process is at this run.
+    """
+    os.sched_setaffinity(0, job.cores)
+    with owned(job.folder), recorded_failures(job) as outcome:
+        prepare_thread(job.device)
+        config = job.run.config
+        samples = load_samples(config.task, job.data, job.device)
+        model = build_model(config.model, find_task(config.task.name), config.seed, torch.device(job.device))
+        replicas, collectives = replicas_of(model, config.num_workers), StackedCollectives(config.num_workers)
+        train(config, replicas, samples, collectives, job.recorder(), job.checkpoints())
         outcome.append(True)
     return bool(outcome)
 

@@ -115,6 +115,30 @@ def collect(options: argparse.Namespace) -> int:
     return 0
 
 
+def pack(options: argparse.Namespace) -> int:
+    """Add the finished runs in an experiment's folder to its pack, and say what was done."""
+    from harness.packing import pack
+
+    done = pack(options.folder, options.remove_folders)
+    print(f"{done.path}: {done.num_runs} runs, {done.added} of them new or changed; {done.removed} folders removed")
+    if done.left:
+        print(f"{done.left} folders of runs that are not done were left as they are")
+    return 0
+
+
+def unpack(options: argparse.Namespace) -> int:
+    """Make folders of the runs in an experiment's pack, and say what was done."""
+    from harness.packing import unpack
+
+    done = unpack(options.folder)
+    print(f"{options.folder}: {done.written} folders written, {done.same} were there and are the same")
+    for path in done.unfinished:
+        print(f"{path} was left as it is, a run that is not done; delete it and unpack again to have the packed one")
+    for path in done.other:
+        print(f"{path} was left as it is, and differs from the packed one; it is the one that is read")
+    return 0
+
+
 def _folder(options: argparse.Namespace, name: str) -> Path:
     folder: Path = options.results / (f"{name}_tuning" if options.tuning else name)
     return folder

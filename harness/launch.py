@@ -18,12 +18,13 @@ from typing import Protocol
 
 import torch
 
-from harness import store
+from harness import packs, store
 from harness.attempt import (
     BusyError,
     Job,
     attempt_as_rank,
     attempt_in_threads,
+    attempt_stacked,
     failure_kind,
     num_cores,
     prepare_processes,
@@ -34,7 +35,8 @@ from harness.preload import announce
 from harness.process_group import backend_for
 from harness.provenance import new_attempt
 from harness.recorder import write_failure
-from harness.store import Failure, RecordError, Result
+from harness.spec import RunConfig
+from harness.store import Failure, RecordError
 
 POLL_SECONDS = 0.1
 EXIT_BUSY, EXIT_ORPHAN, EXIT_DISK = 3, 4, 5
@@ -99,8 +101,9 @@ def missing_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
     """The runs without a valid result, in the plan's order, seeds first, so that early reports cover all rows.
 
     Raises:
-        RecordError: a result is damaged or of another version.
+        RecordError: a result is damaged or of another version, or the experiment's pack is not usable.
     """
+    packs.read_pack(folder)
     order = {run.run_id: number for number, run in enumerate(plan.runs)}
     seeds = {seed: number for number, seed in enumerate(plan.experiment.seeds)}
     missing = [run for run in plan.runs if not is_done(folder / run.run_id)]
@@ -109,8 +112,8 @@ def missing_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
 
 
 def is_done(folder: Path) -> bool:
-    """Whether the run in this folder has a valid result."""
-    return store.read_optional(folder / "result.json", Result) is not None
+    """Whether the run of this folder has a valid result, in the folder or packed."""
+    return packs.read_result(folder) is not None
 
 
 def write_experiment(plan: Plan, results: Path) -> Path:
@@ -182,7 +185,7 @@ def places(plan: Plan, options: Options) -> list[Place]:
     Raises:
         SpecError: the machine has too few GPUs for one run.
     """
-    num_processes = 1 if options.workers == "threads" else max(run.config.num_workers for run in plan.runs)
+    num_processes = 1 if options.workers != "processes" else max(run.config.num_workers for run in plan.runs)
     groups = device_groups(options.device, num_processes, torch.cuda.device_count())
     jobs = options.jobs or (num_cores() if options.device == "cpu" else len(groups))
     shares = _shares(sorted(os.sched_getaffinity(0)), jobs)
@@ -202,12 +205,13 @@ def _start(
     context: multiprocessing.context.ForkServerContext,
     place: Place,
 ) -> _Active:
-    backend = "threads" if options.workers == "threads" else backend_for(options.device)
+    workers = workers_of(run.config, options)
+    backend = backend_for(options.device) if workers == "processes" else workers
     job = Job(
         experiment=experiment,
         folder=folder / run.run_id,
         run=run,
-        attempt=new_attempt(options.workers, backend, torch.device(place.devices[0])),
+        attempt=new_attempt(workers, backend, torch.device(place.devices[0])),
         data=options.data,
         device=place.devices[0],
         cores=place.cores,
@@ -216,8 +220,9 @@ def _start(
     )
     job.folder.mkdir(parents=True, exist_ok=True)
     active = _Active(run, job.folder, job.attempt.attempt, [], place)
-    if options.workers == "threads":
-        active.processes.append(context.Process(target=_guarded, args=(attempt_in_threads, job), name=run.run_id))
+    if workers != "processes":
+        attempt = attempt_stacked if workers == "stacked" else attempt_in_threads
+        active.processes.append(context.Process(target=_guarded, args=(attempt, job), name=run.run_id))
     else:
         active.scratch = tempfile.TemporaryDirectory(prefix="cser-bench-")
         init = f"file://{active.scratch.name}/rendezvous"
@@ -227,6 +232,11 @@ def _start(
     for process in active.processes:
         process.start()
     return active
+
+
+def workers_of(config: RunConfig, options: Options) -> Workers:
+    """How the run's workers go; with fp16 each has a loss scale of its own, so they cannot be stacked."""
+    return "threads" if options.workers == "stacked" and config.precision == "fp16" else options.workers
 
 
 def _guarded(attempt: Callable[..., bool], job: Job, *rest: object) -> None:

@@ -53,6 +53,11 @@ class Figure:
     number: int
     notes: tuple[str, ...] = ()
 
+    @property
+    def vector(self) -> PurePosixPath:
+        """The same picture for paper, beside it."""
+        return self.path.with_suffix(".pdf")
+
 
 @dataclass(frozen=True)
 class Paragraph:

@@ -120,7 +120,9 @@ def _width(column: Column, index: int, table: Table) -> str:
 
 
 def _figure(figure: Figure) -> str:
-    picture = f"#block(above: 1.2em, below: 0.4em, sticky: true)[#image({quote('/' + str(figure.path))}, width: 100%)]"
+    picture = (
+        f"#block(above: 1.2em, below: 0.4em, sticky: true)[#image({quote('/' + str(figure.vector))}, width: 100%)]"
+    )
     caption = _caption(figure).replace("sticky: true", "sticky: false")
     return "\n".join([picture, caption, *(f"#note({quote(note)})" for note in figure.notes)])
 

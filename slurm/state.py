@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from harness import store
+from harness import packs, store
 from harness.store import Failure, Heartbeat, RecordError, Result
 from slurm.campaign import Submission
 from slurm.policy import ALWAYS, COUNTED
@@ -49,7 +49,7 @@ def look(folder: Path, submission: Submission | None, job: str | None, queue: di
     return Seen(
         submission=submission,
         job=job,
-        result=store.read_optional(folder / "result.json", Result),
+        result=packs.read_result(folder),
         failure=store.read_optional(folder / "failure.json", Failure),
         heartbeat=heartbeat,
         queue=None if queue is None else queue.get(job or "", ""),

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import get_args
 
-from harness import store
+from harness import packs, store
 from harness.store import Experiment, RunFile
 from slurm.campaign import Campaign, read_campaign
 from slurm.queue import ended_jobs, queued_jobs
@@ -104,6 +104,8 @@ def observe(
 def _run_status(folder: Path, row: str, seed: int, num_steps: int, seen: Seen) -> RunStatus:
     state, detail = judge(seen)
     run = store.read_optional(folder / "run.json", RunFile)
+    if run is None and (packed := packs.packed_run(folder, with_events=False)) is not None:
+        run = packed.run
     beat = seen.heartbeat if state == "running" else None
     return RunStatus(
         run_id=folder.name,

@@ -21,9 +21,9 @@ from algorithms import Compressor
 from algorithms.registry import algorithms, settings
 from harness.attempt import Job
 from harness.launch import Options, Workers
-from harness.plan import PlannedRun, run_id
+from harness.plan import PlannedRun
 from harness.provenance import new_attempt
-from harness.spec import RunConfig, TaskSpec
+from harness.spec import RunConfig, TaskSpec, run_id
 from harness.store import read_run
 from harness.tasks.blobs import Blobs
 from harness.tasks.task import Batch, TensorSamples
