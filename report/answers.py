@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from report.document import Figure, Table, exhibit_name
 from report.findings import Finding, RatioGroup, Study
+from report.models_needed import needed_of
 from report.pairs import Pair
-from report.statistics import Paired, pair
+from report.regime import regime_of
+from report.statistics import pair
 from report.tables_bits import link_cost
 from report.wording import amount, bounds, count_of, listed, percent, points, ratio_name
 
@@ -51,21 +53,25 @@ def loss_answer(study: Study, group: RatioGroup, exhibits: Exhibits) -> str:
     methods = [finding for finding in group.findings if finding.role is None]
     if margin is None or study.baseline is None or study.baseline.summary is None:
         return f"{head}There is no margin or no finished baseline yet to tell it by{where}."
-    size = f"the margin of {points(margin).lstrip('+')} points"
     refused = [f for f in methods if f.word == "cannot tell"]
     phrases = [
-        (f"lose less than {size}", [f for f in methods if f.word == "non-inferior"]),
-        (f"lose more than {size}", [f for f in methods if f.word == "inferior"]),
-        (f"lie on either side of {size}", [f for f in methods if f.word == "inconclusive" and f.comparison]),
-        (f"would seem to lose less than {size}, which this experiment cannot tell", refused),
-        ("have a diverged run", [f for f in methods if f.word == "diverged"]),
-        ("have no runs yet", [f for f in methods if f.word == "inconclusive" and not f.comparison]),
+        ("loses less", "lose less", [f for f in methods if f.word == "non-inferior"]),
+        ("loses more", "lose more", [f for f in methods if f.word == "inferior"]),
+        (
+            "may lose more or less",
+            "may lose more or less",
+            [f for f in methods if f.word == "inconclusive" and f.comparison],
+        ),
+        ("cannot be told", "cannot be told", refused),
+        ("has a diverged run", "have diverged runs", [f for f in methods if f.word == "diverged"]),
+        ("has no runs yet", "have no runs yet", [f for f in methods if f.word == "inconclusive" and not f.comparison]),
     ]
-    total = count_of(len(methods), "method")
-    parts = [f"{len(found)} {text} ({_with_differences(found)})" for text, found in phrases if found]
-    because = f", since {study.assay.reason}" if study.assay and study.assay.reason else ""
-    where = see(exhibits, "assay") if because and refused else where
-    return f"{head}Of {total} {listed(parts) or 'none'}{because if refused else ''}{where}."
+    parts = [f"{len(f)} {one if len(f) == 1 else many}: {_with_differences(f)}" for one, many, f in phrases if f]
+    reason = study.assay.reason if study.assay and refused else None
+    because = f"; this experiment cannot tell, since {reason}" if reason else ""
+    where = see(exhibits, "assay") if reason else where
+    size = f"Of {count_of(len(methods), 'method')}, measured by the margin of {points(margin).lstrip('+')} points"
+    return f"{head}{size}, {'; '.join(parts) or 'none has a row'}{because}{where}."
 
 
 def _with_differences(findings: Sequence[Finding]) -> str:
@@ -80,29 +86,41 @@ def named(finding: Finding) -> str:
 
 
 def fewest_answer(study: Study, exhibits: Exhibits) -> str:
-    """Which method needs the fewest models?"""
+    """Which method needs the fewest models? By the map of the regime, or else by the row that sends the fewest."""
     head, where = "Which method needs the fewest models? ", see(exhibits, "equal_bits")
+    bounds_ = {f.method for f in study.compared if f.role}
+    regime = regime_of(study)
+    needed = [n for n in needed_of(regime) if n.method not in bounds_ and n.kind != "cannot tell"] if regime else []
+    if needed:
+        each = [f"{n.method} {n.said()}{f' ({n.interval()})' if n.kind == 'between' else ''}" for n in needed]
+        text = "By a curve through all lengths, for the margin at the longest, models needed (95 % interval) are"
+        return f"{head}{text}: {', '.join(each)}{see(exhibits, 'needed')}."
     methods = [f for group in study.groups for f in group.findings if f.role is None and f.comparison]
     if not methods:
         return f"{head}No method can be compared yet."
-    if study.assay and study.assay.reason:
+    if any(f.refused for f in methods) and study.assay:
         return f"{head}This experiment cannot tell, since {study.assay.reason}{see(exhibits, 'assay')}."
     good = sorted((f for f in methods if f.word == "non-inferior"), key=lambda f: f.models)
-    if not good:
-        best = max(methods, key=lambda f: f.comparison.difference if f.comparison else 0.0)
-        most = max(f.models for f in methods)
-        return (
-            f"{head}None of those tried is shown to lose less than the margin, with up to {amount(most)} models sent; "
-            f"the least difference is that of {named(best)} at ratio {ratio_name(best.ratio)}, "
-            f"{_difference(best)} points{where}."
-        )
+    return f"{head}{_fewest(good, methods) if good else _none_good(methods)}{where}."
+
+
+def _none_good(methods: Sequence[Finding]) -> str:
+    best = max(methods, key=lambda f: f.comparison.difference if f.comparison else 0.0)
+    most = amount(max(f.models for f in methods))
+    return (
+        f"None of those tried is shown to lose less than the margin, with up to {most} models sent; the least "
+        f"difference is that of {named(best)} at ratio {ratio_name(best.ratio)}, {_difference(best)} points"
+    )
+
+
+def _fewest(good: Sequence[Finding], methods: Sequence[Finding]) -> str:
     first = good[0]
     others = [f for f in good[1:] if f.models <= first.models * 1.05 and f.method != first.method]
-    also = f"; {listed([f'{named(f)} ({_difference(f)})' for f in others])} at the same" if others else ""
+    also = f"; so are, at the same, {listed([f'{named(f)} ({_difference(f)})' for f in others])}" if others else ""
     limit = " (the fewest that were tried)" if first.models <= 1.05 * min(f.models for f in methods) else ""
     return (
-        f"{head}The row with the fewest that is non-inferior is {named(first)} at ratio {ratio_name(first.ratio)}, "
-        f"which sends {amount(first.models)} models{limit} and differs by {_difference(first)} points{also}{where}."
+        f"The row with the fewest that is non-inferior is {named(first)} at ratio {ratio_name(first.ratio)}, which "
+        f"sends {amount(first.models)} models{limit} and differs by {_difference(first)} points{also}"
     )
 
 
@@ -129,16 +147,11 @@ def _against(scheme: Finding, plain: Finding) -> str:
     if found is None:
         return f"{named(scheme)} has no pairs of runs yet"
     seeds = count_of(len(found.seeds), "seed")
-    if found.low is None:
-        return f"{named(scheme)} differs by {points(found.difference)} points ({seeds}, which is no interval)"
-    text = f"{points(found.difference)} points (95 % interval {bounds(found.low, found.high)}, {seeds})"
-    return f"{named(scheme)} is {_better(found)} by {text}"
-
-
-def _better(found: Paired) -> str:
-    if found.low is not None and found.low > 0:
-        return "better"
-    return "worse" if found.high is not None and found.high < 0 else "not told apart"
+    text = f"{named(scheme)} differs by {points(found.difference)} points"
+    if found.low is None or found.high is None:
+        return f"{text} ({seeds}, too few for an interval)"
+    word = "better" if found.low > 0 else "worse" if found.high < 0 else "not told apart"
+    return f"{text} (95 % interval {bounds(found.low, found.high)}, {seeds}: {word})"
 
 
 def _after_holm(pairs: Sequence[Pair]) -> str:
@@ -155,8 +168,8 @@ def _after_holm(pairs: Sequence[Pair]) -> str:
     if not total:
         return ""
     return (
-        f"; over all ratios, after Holm's correction over {len(pairs)} pairs, it is better in {better} of {total} "
-        f"and worse in {worse}"
+        f"; over all ratios, after Holm's correction over {len(pairs)} pairs, the two-level scheme is better in "
+        f"{better} of {total} and worse in {worse}"
     )
 
 

@@ -33,7 +33,7 @@ from report.tables_assay import assay_table
 from report.tables_bits import bits_table, equal_bits_table
 from report.tables_pairs import pairs_table, shown_groups
 from report.tables_regime import needed_table, predictors_table, regime_table, residuals_table
-from report.tables_tuning import points_table, rules_table, tuning_table
+from report.tables_tuning import best_of_table, points_table, rules_table, tuning_table
 from report.tuning import Tuned, is_tuning, tuned_alone, tuned_rows
 from report.verdict import progress_of, verdict_of
 
@@ -92,7 +92,7 @@ def document_of(study: Study, tuning: Records | None, tuned: Sequence[Tuned], ou
         Section("Bits", (exhibits.table("bits", *_filled(study, bits_table, exhibits)),)),
         Section("Over the steps", _over_steps(study, tuning, exhibits)),
         Section("Training loss and accuracy", (_scatter(study, exhibits),)),
-        Section("Learning rates", _learning_rates(study, tuning, tuned, exhibits)),
+        *_learning_rates(study, tuning, tuned, exhibits),
         Section("What was published", (published_table(read_claims(), next(exhibits.tables)),)),
     )
     # The verdict comes first in the report and last here, since its answers name the exhibits.
@@ -217,17 +217,20 @@ def _scatter(study: Study, exhibits: Exhibits) -> Block:
 
 def _learning_rates(
     study: Study, tuning: Records | None, tuned: Sequence[Tuned], exhibits: Exhibits
-) -> tuple[Block, ...]:
+) -> tuple[Section, ...]:
     named = study.records.experiment.tuning
     if tuning is None or not tuned:
         where = f"run the experiment {named.experiment}" if named else "the experiment names none"
-        blocks: tuple[Block, ...] = (Paragraph(f"No tuning records are at hand: {where}."),)
+        sections: tuple[Section, ...] = (
+            Section("Learning rates", (Paragraph(f"No tuning records are at hand: {where}."),)),
+        )
     else:
-        blocks = _tuning_exhibits(study, tuned, exhibits)
+        sections = _tuning_sections(study, tuned, exhibits)
     rules = rules_table(study, 0)
     if rules is None:
-        return blocks
-    return (*blocks, exhibits.table("rules", replace(rules, number=next(exhibits.tables)), study.records.ended > 0))
+        return sections
+    rules = exhibits.table("rules", replace(rules, number=next(exhibits.tables)), study.records.ended > 0)
+    return (*sections, Section("Two rules of selection", (rules,)))
 
 
 def tuning_document_of(study: Study, tuned: Sequence[Tuned], output: Path) -> Document:
@@ -236,13 +239,13 @@ def tuning_document_of(study: Study, tuned: Sequence[Tuned], output: Path) -> Do
     note = Paragraph("A tuning experiment holds no selection; the highest mean held-out accuracy stands for it here.")
     sections = (
         Section("What was found", (Paragraph(progress_of(study)), note)),
-        Section("Learning rates", _tuning_exhibits(study, tuned, Exhibits(output))),
+        *_tuning_sections(study, tuned, Exhibits(output)),
         how_it_was_run(study.records, None),
     )
     return Document(experiment.title, f"Experiment {experiment.name}: {experiment.task}, {experiment.model}.", sections)
 
 
-def _tuning_exhibits(study: Study, tuned: Sequence[Tuned], exhibits: Exhibits) -> tuple[Block, ...]:
+def _tuning_sections(study: Study, tuned: Sequence[Tuned], exhibits: Exhibits) -> tuple[Section, ...]:
     figure = exhibits.figure(
         "tuning_figure",
         "tuning.png",
@@ -253,7 +256,12 @@ def _tuning_exhibits(study: Study, tuned: Sequence[Tuned], exhibits: Exhibits) -
         "rate with a diverged run.",
     )
     filled = any(entry.has_results for entry in tuned)
-    table = exhibits.table("tuning", tuning_table(study, tuned, next(exhibits.tables)), filled)
     several = any(entry.num_candidates > 1 for entry in tuned)
-    trials = points_table(study, tuned, next(exhibits.tables))
-    return figure, table, exhibits.table("splits", trials, filled and several)
+    took = exhibits.table("tuning", tuning_table(study, tuned, next(exhibits.tables)), filled)
+    best = exhibits.table("best_of", best_of_table(study, tuned, next(exhibits.tables)), filled)
+    trials = exhibits.table("splits", points_table(tuned, next(exhibits.tables)), filled and several)
+    return (
+        Section("Learning rates", (figure, took)),
+        Section("Fewer trials", (best,)),
+        Section("Every trial", (trials,)),
+    )

@@ -38,7 +38,7 @@ QUESTIONS = (
     Question(
         8,
         "accuracy per bit on smaller models",
-        ("models_figure", "bits_figure", "equal_bits"),
+        ("bits_figure", "equal_bits"),
         "the same over model widths",
     ),
     Question(9, "other networks", (), "an accuracy experiment over models"),
@@ -54,7 +54,7 @@ QUESTIONS = (
         12, "how H, R1 and R2 share a budget", ("splits",), "an accuracy experiment over (H, R1, R2) at equal bits"
     ),
     Question(13, "is best training loss best accuracy", ("scatter", "rules", "tuning"), ""),
-    Question(14, "what tuning costs", ("tuning",), "a timing experiment, for hours of accelerators"),
+    Question(14, "what tuning costs", ("tuning", "best_of"), "a timing experiment, for hours of accelerators"),
     Question(
         15,
         "why error reset helps",

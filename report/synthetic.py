@@ -43,7 +43,7 @@ METHODS = (
     Method("local_sgd", "Local SGD", 0.008, False),
 )
 SGD = Method("sgd", "SGD", 0.0, False)
-TOP_K = Method("ef_sgd", "EF-SGD, top-k", 0.002, True, "top_k")
+TOP_K = Method("ef_sgd", "EF-SGD top-k", 0.002, True, "top_k")
 ACCUMULATE = Method("sgd_accumulate", "SGD accumulate", 0.02, False)
 ALONE = Method("alone", "alone", 0.0, False)
 FINAL_AVERAGE = Method("local_sgd", "Final average", 0.015, False)

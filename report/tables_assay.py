@@ -31,7 +31,7 @@ def assay_table(study: Study, number: int) -> Table:
         "seeds (of ceiling or floor, whichever spreads more). Elsewhere no row is called non-inferior.",
         " ".join(filter(None, (margin_of(study), margin_cost(study.assays, margin)))),
     )
-    return Table("Can this experiment tell?", _found(study), columns, rows, number, notes=notes)
+    return Table("Whether the experiment can tell", _found(study), columns, rows, number, notes=notes)
 
 
 def _row(assay: Assay, margin: float | None) -> tuple[Cell, ...]:

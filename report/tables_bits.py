@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from report.document import Cell, Column, Table
@@ -46,7 +47,7 @@ def _bits_row(study: Study, finding: Finding, traffic: RowTraffic | None) -> tup
         return (*head, Cell(NONE), Cell(whole(row.expected_bits)), *(Cell(NONE) for _ in range(4)))
     ids = traffic.run_ids
     collectives = listed([f"{_span(counts)} {purpose}" for purpose, counts in traffic.collectives.items()])
-    ratios = sorted({f"{ratio:.6g}" for ratio in traffic.ratios})
+    ratios = sorted({f"{ratio:.6g}" if math.isfinite(ratio) else "nothing sent" for ratio in traffic.ratios})
     return (
         *head,
         Cell(_span(traffic.counted), ids),
@@ -110,12 +111,8 @@ def _equal_row(study: Study, place: str, finding: Finding) -> tuple[Cell, ...]:
 
 
 def _equal_found(study: Study) -> str:
-    parts = [text for text in (_group_found(group) for group in study.groups) if text]
-    for finding in study.others:
-        if finding.summary:
-            parts.append(f"{finding.method} reaches {percent(finding.summary.mean)} %")
-    text = "; ".join(parts)
-    return f"{text[:1].upper()}{text[1:]}.{_link_found(study)}" if parts else "No finished run yet."
+    text = _group_found(study.main_group) if study.main_group else ""
+    return f"{text}.{_link_found(study)}" if text else "No finished run at the main ratio yet."
 
 
 def _group_found(group: RatioGroup) -> str:
@@ -123,7 +120,7 @@ def _group_found(group: RatioGroup) -> str:
     if not ordered:
         return ""
     best = ordered[0]
-    text = f"at ratio {group.ratio:g} {best.method} has the best mean ({percent(_mean(best))} %)"
+    text = f"At ratio {group.ratio:g} {best.method} has the best mean ({percent(_mean(best))} %)"
     plain = next((f for f in ordered if f.records.row.algorithm == "local_sgd"), None)
     if plain is None or plain is best:
         return text

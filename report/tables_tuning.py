@@ -1,4 +1,4 @@
-"""The tables of tuning: what it took, every point tried, and both rules of selection side by side."""
+"""The tables of tuning: what it took, best of k, every trial, and both rules of selection side by side."""
 
 from __future__ import annotations
 
@@ -11,22 +11,14 @@ from report.records import RowRuns
 from report.row_cells import AT_END, head_cells, head_columns, ratio_cells
 from report.statistics import mean_of, median_best_of, pair, summarise
 from report.tuning import GridPoint, Tuned
-from report.wording import NONE, bounds, count_of, percent, points, share, short
+from report.wording import NONE, bounds, count_of, percent, points, ratio_name, share, short
 
 
 def tuning_table(study: Study, tuned: Sequence[Tuned], number: int) -> Table:
-    """What choosing took per row, and what fewer tries would have found. Accuracies in percent."""
-    most = max(len(entry.points) for entry in tuned)
-    columns = (
-        *head_columns(study),
-        Column("trials"),
-        Column("runs"),
-        Column("diverged"),
-        Column("selected rate"),
-        Column("by training loss"),
-        *(Column(f"best of {count}") for count in range(1, most + 1)),
-    )
-    rows = tuple(_tuning_row(study, entry, most) for entry in tuned)
+    """What choosing took per row, and what the other rule would have chosen."""
+    heads = ("trials", "runs", "diverged", "selected rate", "by training loss")
+    columns = (*head_columns(study), *(Column(head) for head in heads))
+    rows = tuple(_tuning_row(study, entry) for entry in tuned)
     known = [entry for entry in tuned if entry.by_loss is not None]
     same = sum(entry.selected_point == entry.by_loss for entry in known)
     runs = sum(point.planned for entry in tuned for point in entry.points)
@@ -36,11 +28,10 @@ def tuning_table(study: Study, tuned: Sequence[Tuned], number: int) -> Table:
     )
     notes = (
         "Trials: pairs of settings and learning rate. By training loss: the rate that the least mean training loss "
-        "would have chosen. Best of k: held-out accuracy in percent, the median over all choices of k of the trials of "
-        "the best one among them; a trial with a diverged run ranks below every number and shows as diverged.",
+        "chooses.",
         *_marks(tuned),
     )
-    return Table("What tuning took", found, columns, rows, number, wide=most > 5, notes=notes)
+    return Table("What tuning took", found, columns, rows, number, notes=notes)
 
 
 def _marks(tuned: Sequence[Tuned]) -> tuple[str, ...]:
@@ -51,10 +42,8 @@ def _head(study: Study, entry: Tuned) -> tuple[Cell, ...]:
     return (Cell(entry.name, strong=entry.role is not None), *ratio_cells(study, entry.plan))
 
 
-def _tuning_row(study: Study, tuned: Tuned, most: int) -> tuple[Cell, ...]:
-    ids = tuple(run_id for point in tuned.points for run_id in point.run_ids)
-    scored = [point for point in tuned.points if point.scores or point.diverged]
-    best = [_best_of(scored, count, ids) for count in range(1, most + 1)]
+def _tuning_row(study: Study, tuned: Tuned) -> tuple[Cell, ...]:
+    ids = _ids(tuned)
     done = sum(len(point.scores) + point.diverged for point in tuned.points)
     return (
         *_head(study, tuned),
@@ -63,47 +52,89 @@ def _tuning_row(study: Study, tuned: Tuned, most: int) -> tuple[Cell, ...]:
         Cell(str(sum(point.diverged for point in tuned.points)), ids),
         Cell(short(tuned.selected), ids),
         Cell(short(tuned.by_loss.learning_rate if tuned.by_loss else None), ids),
-        *best,
     )
 
 
-def _best_of(points_: Sequence[GridPoint], count: int, ids: tuple[str, ...]) -> Cell:
-    if count > len(points_):
-        return Cell(NONE)
-    score = median_best_of([point.score for point in points_], count)
-    return Cell("diverged" if score is None else percent(score), ids)
+def _ids(tuned: Tuned) -> tuple[str, ...]:
+    return tuple(run_id for point in tuned.points for run_id in point.run_ids)
 
 
-def points_table(study: Study, tuned: Sequence[Tuned], number: int) -> Table:
+def best_of_table(study: Study, tuned: Sequence[Tuned], number: int) -> Table:
+    """What fewer trials would have found, held-out accuracies in percent."""
+    most = max(len(entry.points) for entry in tuned)
+    columns = (*head_columns(study), *(Column(str(count)) for count in range(1, most + 1)))
+    rows = tuple((*_head(study, entry), *_best_of_cells(entry, most)) for entry in tuned)
+    notes = (
+        "Held-out accuracy in percent: the median, over all choices of k of the trials, of the best one among them. A "
+        "trial with a diverged run ranks below every number and shows as div.",
+        *_marks(tuned),
+    )
+    return Table("Best of k trials", _best_of_found(tuned), columns, rows, number, wide=True, notes=notes)
+
+
+def _best_of(tuned: Tuned, count: int) -> float | None:
+    return median_best_of([point.score for point in _tried(tuned)], count)
+
+
+def _tried(tuned: Tuned) -> list[GridPoint]:
+    return [point for point in tuned.points if point.scores or point.diverged]
+
+
+def _best_of_cells(tuned: Tuned, most: int) -> list[Cell]:
+    tried, ids = len(_tried(tuned)), _ids(tuned)
+    scores = [_best_of(tuned, count) for count in range(1, tried + 1)]
+    cells = [Cell("div." if score is None else percent(score), ids) for score in scores]
+    return cells + [Cell(NONE)] * (most - tried)
+
+
+def _best_of_found(tuned: Sequence[Tuned]) -> str:
+    gains = []
+    for entry in tuned:
+        tried = len(_tried(entry))
+        one, all_ = (_best_of(entry, 1), _best_of(entry, tried)) if tried else (None, None)
+        if one is not None and all_ is not None:
+            gains.append((all_ - one, entry))
+    if not gains:
+        return "No row has trials to choose from yet."
+    most, entry = max(gains, key=lambda gain: gain[0])
+    return (
+        f"Tuning matters most for {entry.method} at ratio {ratio_name(entry.ratio)}: the best of all trials is "
+        f"{points(most).lstrip('+')} points above the median one."
+    )
+
+
+def points_table(tuned: Sequence[Tuned], number: int) -> Table:
     """Every pair of settings and learning rate that was tried, the chosen one in bold."""
     columns = (
-        *head_columns(study),
+        Column("method", "left"),
+        Column("ratio"),
         Column("settings", "left"),
-        Column("learning rate"),
+        Column("rate"),
         Column("n"),
-        Column("held-out accuracy"),
+        Column("held-out"),
         Column("training loss"),
         Column("", "left"),
     )
-    rows = tuple(_point_row(study, entry, point) for entry in tuned for point in entry.points)
+    rows = tuple(_point_row(entry, point) for entry in tuned for point in entry.points)
     several = [entry for entry in tuned if entry.num_candidates > 1]
     found = f"{count_of(len(rows), 'trial')} of {count_of(len(tuned), 'row')}"
     found += f"; {len(several)} of the rows had several tables of settings to choose from." if several else "."
     notes = (
-        "Means over the seeds that a trial was run with (n), on held-out samples, in percent; training loss at the "
-        "end. A trial with a diverged run cannot be chosen.",
+        "Held-out accuracy in percent and training loss at the end, means over the seeds that a trial was run with "
+        "(n). by loss: least training loss chooses it. A trial with a diverged run cannot be chosen.",
         *_marks(tuned),
     )
-    return Table("Every trial", found, columns, rows, number, wide=True, notes=notes)
+    return Table("Every trial", found, columns, rows, number, notes=notes)
 
 
-def _point_row(study: Study, entry: Tuned, point: GridPoint) -> tuple[Cell, ...]:
+def _point_row(entry: Tuned, point: GridPoint) -> tuple[Cell, ...]:
     chosen, ids = point == entry.selected_point, point.run_ids
     said = ["chosen"] if chosen else []
-    said += ["least training loss"] if point == entry.by_loss else []
+    said += ["by loss"] if point == entry.by_loss else []
     said += [f"diverged {point.diverged} of {point.planned}"] if point.diverged else []
     return (
-        *_head(study, entry),
+        Cell(entry.name, strong=entry.role is not None),
+        Cell(ratio_name(entry.ratio)),
         Cell(point.settings),
         Cell(short(point.learning_rate), ids, strong=chosen),
         Cell(share(len(point.scores) + point.diverged, point.planned), ids),
