@@ -5,48 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from report.exports import Value, write_csv
+from report.exports import Value, names, write_csv
 from report.findings import Study
 from report.models_needed import Needed, needed_of
 from report.regime import Point, regime_of
 from report.regime_predictors import Explained, explained
 
-_POINTS = tuple(
-    [
-        "row",
-        "method",
-        "steps",
-        "models_sent",
-        "true_ratio",
-        "link_models",
-        "seeds",
-        "difference",
-        "lower_bound",
-        "upper_bound",
-        "gap",
-        "gap_closed",
-        "word",
-        "fitted",
-        "run_ids",
-        "baseline_run_ids",
-    ]
+_POINTS = names(
+    "row method steps models_sent true_ratio link_models seeds difference lower_bound upper_bound gap gap_closed word "
+    "fitted run_ids baseline_run_ids"
 )
-_PREDICTORS = ("method", "predictor", "rows", "explained", "explained_length_left_out")
-_RESIDUALS = ("method", "predictor", "steps", "mean_residual", "root_mean_square_residual")
-_NEEDED = tuple(
-    [
-        "method",
-        "kind",
-        "models",
-        "low",
-        "high",
-        "fewest_tried",
-        "most_tried",
-        "link_models_per_model",
-        "non_inferior",
-        "rows",
-    ]
-)
+_PREDICTORS = names("method predictor rows explained explained_length_left_out")
+_RESIDUALS = names("method predictor steps mean_residual root_mean_square_residual")
+_NEEDED = names("method kind models low high fewest_tried most_tried link_models_per_model non_inferior rows")
 
 
 def write_regime(folder: Path, study: Study) -> None:
