@@ -10,6 +10,7 @@ from report.document import Block, Document, Figure, Paragraph, Section, Table
 from report.exhibits import Exhibits, write_document
 from report.exports import write_exports
 from report.exports_comparisons import write_comparisons
+from report.exports_regime import write_regime
 from report.figure_bits import draw_accuracy_against_bits, found_accuracy_against_bits
 from report.figure_curves import CUT, panels_note
 from report.figure_drift import draw_drift, drift_notes, drift_of, found_drift
@@ -65,6 +66,7 @@ def build_report(folder: Path, tuning_folder: Path | None = None, output: Path |
         document = document_of(study, tuning, tuned, output)
     write_exports(output / "csv", study, tuned, [records] + ([tuning] if tuning else []))
     write_comparisons(output / "csv", study, pairs_of(study))
+    write_regime(output / "csv", study)
     return write_document(document, output)
 
 
@@ -84,8 +86,7 @@ def document_of(study: Study, tuning: Records | None, tuned: Sequence[Tuned], ou
         Section("The baseline", (exhibits.table("baseline", baseline_card(study)),)),
         Section("Can it tell?", (exhibits.table("assay", *_filled(study, assay_table, exhibits)),)),
         Section("Accuracy", _accuracy(study, exhibits)),
-        Section("Accuracy against what is sent", (_sent_figure(study, exhibits),)),
-        Section("Equal bits", (exhibits.table("equal_bits", *_filled(study, equal_bits_table, exhibits)),)),
+        Section("Equal bits", _equal_bits(study, exhibits)),
         *_all_pairs(study, pairs, exhibits),
         *_regime(study, exhibits),
         Section("Bits", (exhibits.table("bits", *_filled(study, bits_table, exhibits)),)),
