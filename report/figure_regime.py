@@ -123,16 +123,16 @@ def _legend(figure: Figure, regime: Regime) -> None:
 def found_regime(regime: Regime) -> str:
     """From how many models sent on no row but the bounds' loses more than the margin in the mean."""
     rows = [p for points in regime.methods.values() for p in points if p.comparison and not p.is_bound]
-    if regime.margin is None or not rows:
+    margin = regime.margin
+    if margin is None or not rows:
         return "There is no margin, or no row, to tell a loss by."
     ordered = sorted(rows, key=lambda point: -point.models)
-    margin = regime.margin
     good = list(itertools.takewhile(lambda p: p.comparison and p.comparison.difference >= -margin, ordered))
     diverged = [point for point in good if point.rows.diverged]
     if not good or diverged:
         return f"Even among rows of {amount(ordered[0].models)} models sent one loses more than the margin or diverges."
     return (
         f"Every row of a compressed method that sends {amount(good[-1].models)} models or more loses at most "
-        f"{in_points(regime.margin).lstrip('+')} points in the mean, at every length ({len(good)} of "
+        f"{in_points(margin).lstrip('+')} points in the mean, at every length ({len(good)} of "
         f"{count_of(len(rows), 'row')})."
     )
