@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from harness.packs import read_result
 from harness.spec import SpecError
-from harness.store import read_experiment, read_run
+from harness.store import read_experiment
 from harness.tuning import Outcome
 
 
@@ -15,8 +16,7 @@ def outcome(folder: Path, run_id: str) -> Outcome | None:
     Raises:
         RecordError: one of its records is damaged.
     """
-    path = folder / run_id
-    result = read_run(path).result if (path / "run.json").exists() else None
+    result = read_result(folder / run_id)
     return None if result is None else Outcome(result.test_accuracy, result.train_loss)
 
 

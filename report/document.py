@@ -53,6 +53,11 @@ class Figure:
     number: int
     notes: tuple[str, ...] = ()
 
+    @property
+    def vector(self) -> PurePosixPath:
+        """The same picture for paper, beside it."""
+        return self.path.with_suffix(".pdf")
+
 
 @dataclass(frozen=True)
 class Paragraph:
@@ -141,7 +146,7 @@ def _block_texts(block: Block) -> Iterator[str]:
             yield from (column.head for column in block.columns)
             yield from (cell.text for row in block.rows for cell in row)
         case Figure():
-            yield from (block.title, block.found, str(block.path), *block.notes)
+            yield from (block.title, block.found, *block.notes)
         case Verdict(title, blocks):
             yield title
             for inner in blocks:

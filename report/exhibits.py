@@ -37,6 +37,7 @@ class Exhibits:
             drawn = draw(path)
         if not drawn:
             path.unlink(missing_ok=True)
+            path.with_suffix(".pdf").unlink(missing_ok=True)
             return Paragraph(f"No figure of {title[:1].lower()}{title[1:]} yet: no run has what it needs.")
         kept = tuple(note for note in notes if note)
         figure = Figure(title, found(), PurePosixPath("figures") / name, next(self.figures), kept)

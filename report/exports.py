@@ -9,7 +9,8 @@ from pathlib import Path
 
 from harness.store import RunRecord, write_text_atomically
 from report.findings import Finding, Study
-from report.records import Records, best_training_loss
+from report.records import Records, RowRuns, best_training_loss
+from report.statistics import mean_of
 from report.traffic import EVALUATION, TRAINING, bookkeeping_bits, traffic_of
 from report.tuning import Tuned
 
@@ -43,19 +44,21 @@ def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Value]]) 
     write_text_atomically(path, buffer.getvalue(), durable=False)
 
 
-def _names(text: str) -> tuple[str, ...]:
+def names(text: str) -> tuple[str, ...]:
+    """The head of a table from its words."""
     return tuple(text.split())
 
 
-_ACCURACY = _names(
+_ACCURACY = names(
     "row method algorithm ratio learning_rate planned finished diverged mean standard_deviation "
     "interval_low interval_high pairs difference lower_bound upper_bound p_value word "
-    "non_inferior_after_holm run_ids baseline_run_ids"
+    "non_inferior_after_holm reason role rate_at_end models_sent true_ratio link_models share_of_gap share_low "
+    "share_high run_ids baseline_run_ids"
 )
 
 
 def _accuracy(finding: Finding) -> Sequence[Value]:
-    rows, summary, comparison = finding.records, finding.summary, finding.comparison
+    rows, summary, comparison, gap = finding.records, finding.summary, finding.comparison, finding.gap_share
     spread = (summary.mean, summary.standard_deviation, summary.low, summary.high) if summary else (None,) * 4
     paired: tuple[Value, ...] = (0, None, None, None, None)
     if comparison:
@@ -69,8 +72,13 @@ def _accuracy(finding: Finding) -> Sequence[Value]:
         len(rows.diverged),
         *spread,
         *paired,
-        finding.word or "baseline",
+        finding.word or finding.role,
         "yes" if finding.holm else "no",
+        finding.refused,
+        finding.role,
+        "yes" if finding.at_end else "no",
+        *sent(rows),
+        *((gap.mean, gap.low, gap.high) if gap else (None,) * 3),
         " ".join(rows.run_ids),
         " ".join(finding.baseline_ids),
     )
@@ -81,24 +89,32 @@ def _head(finding: Finding) -> tuple[Value, ...]:
     return (row.row, finding.method, row.algorithm, row.ratio)
 
 
-_PER_SEED = _names(
-    "row method algorithm ratio seed run_id status test_accuracy test_correct test_count test_loss "
-    "train_loss best_train_loss diverged_at_step baseline_accuracy difference parameters_sha256"
+def sent(rows: RowRuns) -> tuple[Value, ...]:
+    """Models sent, true ratio and link models, as in every table of rows."""
+    return (rows.row.models_sent, rows.true_ratio, rows.row.link_models)
+
+
+_PER_SEED = names(
+    "row method algorithm ratio base rule num_steps seed run_id status test_accuracy test_correct test_count test_loss "
+    "train_loss best_train_loss diverged_at_step workers_mean workers_least baseline_accuracy difference "
+    "parameters_sha256"
 )
 
 
 def _per_seed(study: Study) -> Iterable[Sequence[Value]]:
-    reference = study.baseline.records.accuracy if study.baseline else {}
-    for finding in study.findings:
-        for seed, run in finding.records.runs.items():
-            planned = finding.records.row.runs[str(seed)]
-            yield (*_head(finding), seed, planned, *_run_values(run, reference.get(seed)))
+    """All rows, of other lengths and of the other rule too, each beside the baseline of its length."""
+    reference = {assay.num_steps: assay.ceiling.accuracy for assay in study.assays if assay.ceiling}
+    for rows in study.records.rows:
+        row, accuracy = rows.row, reference.get(rows.row.num_steps, {})
+        head = (row.row, rows.method, row.algorithm, row.ratio, row.base, row.rule, row.num_steps)
+        for seed, run in rows.runs.items():
+            yield (*head, seed, row.runs[str(seed)], *_run_values(run, accuracy.get(seed)))
 
 
 def _run_values(run: RunRecord | None, baseline: float | None) -> tuple[Value, ...]:
     if run is None or run.result is None:
         status = "not started" if run is None else "failed" if run.failure else "not done"
-        return (status, *(None,) * 7, baseline, None, None)
+        return (status, *(None,) * 9, baseline, None, None)
     result = run.result
     accuracy = result.test_accuracy
     difference = None if accuracy is None or baseline is None else accuracy - baseline
@@ -111,13 +127,15 @@ def _run_values(run: RunRecord | None, baseline: float | None) -> tuple[Value, .
         result.train_loss,
         best_training_loss(run),
         result.diverged_at_step,
+        mean_of(result.worker_accuracy) if result.worker_accuracy else None,
+        min(result.worker_accuracy) if result.worker_accuracy else None,
         baseline,
         difference,
         result.parameters_sha256,
     )
 
 
-_BITS = _names(
+_BITS = names(
     "row method algorithm ratio run_id purpose bits expected_bits collectives expected_collectives "
     "counted_ratio formula"
 )
@@ -145,7 +163,7 @@ def _bits(study: Study) -> Iterable[Sequence[Value]]:
                 )
 
 
-_CURVES = _names(
+_CURVES = names(
     "row method algorithm ratio seed run_id step epoch learning_rate train_loss test_loss test_accuracy "
     "bits_sent error_norm worker_distance"
 )
@@ -172,8 +190,9 @@ def _curves(study: Study) -> Iterable[Sequence[Value]]:
                 )
 
 
-_TUNING = _names(
-    "row method ratio learning_rate selected planned finished diverged mean_held_out_accuracy mean_train_loss run_ids"
+_TUNING = names(
+    "row method ratio candidate settings learning_rate selected by_training_loss planned finished diverged "
+    "mean_held_out_accuracy mean_train_loss run_ids"
 )
 
 
@@ -184,8 +203,11 @@ def _tuning(tuned: Sequence[Tuned]) -> Iterable[Sequence[Value]]:
                 entry.row,
                 entry.method,
                 entry.ratio,
+                point.candidate,
+                point.settings,
                 point.learning_rate,
-                "yes" if point.learning_rate == entry.selected else "no",
+                "yes" if point == entry.selected_point else "no",
+                "yes" if point == entry.by_loss else "no",
                 point.planned,
                 len(point.scores),
                 point.diverged,
@@ -195,7 +217,7 @@ def _tuning(tuned: Sequence[Tuned]) -> Iterable[Sequence[Value]]:
             )
 
 
-_ATTEMPTS = _names(
+_ATTEMPTS = names(
     "experiment row seed run_id attempt started_at resumed_from_step host command launch backend device "
     "git_commit git_diff_sha256 wall_seconds bookkeeping_bits"
 )

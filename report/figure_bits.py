@@ -1,4 +1,4 @@
-"""Figure: accuracy against the bits that one worker sends."""
+"""Figure: accuracy against the bits that one worker sends, for records that do not hold models sent."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from report.findings import Finding, Study
-from report.plotting import BASELINE, accuracy_scale, end_labels, looks_of, panels, plain_log_ticks, save, settle
+from report.looks import BASELINE, looks_of
+from report.plotting import SIZE, accuracy_scale, end_labels, panels, plain_log_ticks, save, settle
 from report.wording import listed, points, short
-
-_STEP = 1.045
-"""Methods of equal bits are drawn side by side, each this factor further along the axis."""
 
 
 def draw_accuracy_against_bits(study: Study, path: Path) -> bool:
@@ -23,12 +21,11 @@ def draw_accuracy_against_bits(study: Study, path: Path) -> bool:
     figure, [[axes]] = panels(1, 1, 3.9)
     axes.set_xscale("log")
     values, labels = _baseline_band(study, axes), []
-    for index, method in enumerate(study.methods):
+    for method in study.methods:
         rows = sorted((f for f in drawn if f.method == method), key=lambda f: f.records.row.expected_bits)
         if not rows:
             continue
-        shift = _STEP ** (index - (len(study.methods) - 1) / 2)
-        xs = [f.records.row.expected_bits * shift / 1e6 for f in rows]
+        xs = [f.records.row.expected_bits / 1e6 for f in rows]
         ys = [100 * f.summary.mean for f in rows if f.summary]
         look = looks[method]
         axes.plot(xs, ys, color=look.colour, dashes=look.dashes, marker=look.marker, zorder=3)
@@ -40,10 +37,10 @@ def draw_accuracy_against_bits(study: Study, path: Path) -> bool:
     least = min(f.records.row.expected_bits for f in drawn) / 1e6
     axes.set_xlim(least / 1.6, most * (most / least * 4) ** 0.28)
     plain_log_ticks(axes.xaxis, most=12)
-    axes.set_xlabel("megabits sent by one worker in a run (log scale; methods of equal bits side by side)")
+    axes.set_xlabel("megabits sent by one worker in a run (log scale)")
     axes.set_ylabel("test accuracy, percent")
     settle(figure)
-    end_labels(axes, labels, room=0.17, size=7)
+    end_labels(axes, labels, room=0.17)
     save(figure, path)
     return True
 
@@ -59,7 +56,7 @@ def _baseline_band(study: Study, axes: Axes) -> list[float]:
     text = f"{baseline.method}, ratio {short(baseline.ratio)}"
     axes.annotate(
         text, (0.005, 100 * summary.mean), xycoords=("axes fraction", "data"), xytext=(0, 2),
-        textcoords="offset points", fontsize=7, color=BASELINE, va="bottom",
+        textcoords="offset points", fontsize=SIZE, color=BASELINE, va="bottom",
     )  # fmt: skip
     return [100 * v for v in (summary.mean, summary.low, summary.high) if v is not None]
 

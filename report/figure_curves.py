@@ -1,4 +1,4 @@
-"""Figures over steps: accuracy and training loss; error norm and distance between workers. One column per ratio."""
+"""Figures over steps: a row of panels for each quantity, a column for each ratio, a line for each method."""
 
 from __future__ import annotations
 
@@ -11,60 +11,42 @@ from matplotlib.ticker import FuncFormatter
 
 from harness.store import Event
 from report.curves import Curve, curve_of
-from report.findings import Finding, RatioGroup, Study
-from report.plotting import (
-    BASELINE,
-    accuracy_scale,
-    end_labels,
-    looks_of,
-    panels,
-    plain_log_ticks,
-    save,
-    settle,
-    widen_right,
-)
-from report.wording import listed, percent, short
-
-_ROUNDING = 1e-5
-"""Workers that are nearer to their average than this differ by the rounding of the average alone."""
+from report.findings import RatioGroup, Study
+from report.looks import look_of
+from report.plotting import accuracy_scale, legend, panels, plain_log_ticks, save
+from report.records import RowRuns
+from report.wording import listed
 
 CUT = 100
 """Log axes end this factor from the median, or one run that blew up would press the others into a line."""
 
-_ROOM = 0.42
 _MOST_PANELS = 4
 
 
-def _distance(event: Event) -> float | None:
-    return event.worker_distance if event.worker_distance > _ROUNDING else None
-
-
 @dataclass(frozen=True)
-class _Quantity:
+class Quantity:
+    """What is drawn over the steps."""
+
     name: str
     value: Callable[[Event], float | None]
     log: bool
-    baseline: bool
 
 
-_PROGRESS = (
-    _Quantity("test accuracy, percent", lambda event: 100 * event.test_accuracy, log=False, baseline=True),
-    _Quantity("training loss", lambda event: event.train_loss, log=True, baseline=True),
-)
-_DRIFT = (
-    _Quantity("error norm", lambda event: event.error_norm, log=True, baseline=False),
-    _Quantity("distance of a worker from the average", _distance, log=True, baseline=False),
-)
+@dataclass(frozen=True)
+class Column:
+    """The rows of one ratio, each with its method's name."""
 
+    ratio: float
+    rows: tuple[tuple[str, RowRuns], ...]
 
-def draw_progress(study: Study, path: Path) -> bool:
-    """Test accuracy and training loss over steps; False where no run has an evaluation."""
-    return _draw(study, _PROGRESS, path)
+    def curves(self, quantity: Quantity) -> list[tuple[str, Curve]]:
+        """Of the rows that have the quantity."""
+        found = [(name, curve_of(rows, quantity.value, positive=quantity.log)) for name, rows in self.rows]
+        return [(name, curve) for name, curve in found if curve]
 
-
-def draw_drift(study: Study, path: Path) -> bool:
-    """Error norm and distance between workers over steps; False where no run has either."""
-    return _draw(study, _DRIFT, path)
+    def last(self, quantity: Quantity) -> list[tuple[float, str]]:
+        """The last mean of each method."""
+        return [(curve.mean[-1], name) for name, curve in self.curves(quantity)]
 
 
 def shown_groups(study: Study) -> Sequence[RatioGroup]:
@@ -83,61 +65,50 @@ def panels_note(study: Study) -> str:
     return f"Of {len(study.groups)} ratios {len(shown)} are drawn; csv/curves.csv has all."
 
 
-def _draw(study: Study, quantities: Sequence[_Quantity], path: Path) -> bool:
-    groups = shown_groups(study)
-    curves = {
-        (row, column): _curves(study, group, quantity)
-        for row, quantity in enumerate(quantities)
-        for column, group in enumerate(groups)
-    }
-    if not any(curves.values()):
+def draw_columns(columns: Sequence[Column], quantities: Sequence[Quantity], path: Path) -> bool:
+    """Draw what there is; False where no run has any of the quantities."""
+    curves = {quantity.name: [column.curves(quantity) for column in columns] for quantity in quantities}
+    drawn = [quantity for quantity in quantities if any(curves[quantity.name])]
+    if not drawn:
         return False
-    rows = [row for row in range(len(quantities)) if any(curves[row, column] for column in range(len(groups)))]
-    figure, grid = panels(len(rows), len(groups), 2.5)
-    last = max(curve.steps[-1] for entries in curves.values() for _, _, curve in entries)
-    for line, row in zip(grid, rows, strict=True):
-        for column, axes in enumerate(line):
-            _panel(axes, quantities[row], curves[row, column], last)
-        _share_scale(line, quantities[row], [curves[row, column] for column in range(len(groups))])
-    for axes, group in zip(grid[0], groups, strict=True):
-        axes.set_title(f"ratio {group.ratio:g}", loc="left")
-    for line, row in zip(grid, rows, strict=True):
-        line[0].set_ylabel(quantities[row].name)
+    figure, grid = panels(len(drawn), len(columns), 2.1)
+    entries = [entry for quantity in drawn for cell in curves[quantity.name] for entry in cell]
+    last = max(curve.steps[-1] for _, curve in entries)
+    for line, quantity in zip(grid, drawn, strict=True):
+        for axes, cell in zip(line, curves[quantity.name], strict=True):
+            _panel(axes, quantity, cell, last)
+        _share_scale(line, quantity, curves[quantity.name])
+        line[0].set_ylabel(f"{quantity.name}\n(log scale)" if quantity.log else quantity.name)
+    for axes, column in zip(grid[0], columns, strict=True):
+        axes.set_title(f"ratio {column.ratio:g}", loc="left")
     for axes in grid[-1]:
         axes.set_xlabel("step")
-    settle(figure)
-    for line, row in zip(grid, rows, strict=True):
-        for column, axes in enumerate(line):
-            ends = [(c.steps[-1], c.mean[-1], name, colour) for name, colour, c in curves[row, column]]
-            end_labels(axes, ends[:12], room=_ROOM, size=5.4)
+    legend(figure, list(dict.fromkeys(name for name, _ in entries)))
     save(figure, path)
     return True
 
 
-def _curves(study: Study, group: RatioGroup, quantity: _Quantity) -> list[tuple[str, str, Curve]]:
-    looks = looks_of(study.methods)
-    entries: list[tuple[str, str, Finding]] = [(f.method, looks[f.method].colour, f) for f in group.findings]
-    if quantity.baseline and study.baseline:
-        entries.insert(0, (study.baseline.method, BASELINE, study.baseline))
-    curves = [(name, colour, curve_of(f.records, quantity.value, positive=quantity.log)) for name, colour, f in entries]
-    return [(name, colour, curve) for name, colour, curve in curves if curve]
-
-
-def _panel(axes: Axes, quantity: _Quantity, curves: Sequence[tuple[str, str, Curve]], last: int) -> None:
-    for _, colour, curve in curves:
-        axes.fill_between(curve.steps, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
-        axes.plot(curve.steps, curve.mean, color=colour, linewidth=0.9)
+def _panel(axes: Axes, quantity: Quantity, curves: Sequence[tuple[str, Curve]], last: int) -> None:
+    for name, curve in curves:
+        look = look_of(name)
+        axes.fill_between(curve.steps, curve.low, curve.high, color=look.colour, alpha=0.15, linewidth=0)
+        axes.plot(curve.steps, curve.mean, color=look.colour, dashes=look.dashes, linewidth=0.9)
+        axes.plot(curve.steps[-1:], curve.mean[-1:], color=look.colour, marker=look.marker)
     if quantity.log:
         axes.set_yscale("log")
-    axes.set_xlim(0, last)
-    widen_right(axes, _ROOM, last)
+    axes.set_xlim(0, last * 1.04)
     axes.set_xticks([0, last / 2, last])
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    # Only the lowest panels have visible labels; their ends must not reach into the next panel.
+    for text in axes.get_xticklabels()[:1]:
+        text.set_horizontalalignment("left")
+    for text in axes.get_xticklabels()[2:]:
+        text.set_horizontalalignment("right")
 
 
-def _share_scale(line: Sequence[Axes], quantity: _Quantity, curves: Sequence[Sequence[tuple[str, str, Curve]]]) -> None:
+def _share_scale(line: Sequence[Axes], quantity: Quantity, curves: Sequence[Sequence[tuple[str, Curve]]]) -> None:
     """One y scale for a row of panels, so that ratios compare by eye."""
-    numbers = [v for entries in curves for _, _, curve in entries for v in (*curve.low, *curve.high)]
+    numbers = [v for entries in curves for _, curve in entries for v in (*curve.low, *curve.high)]
     for axes in line:
         if quantity.log:
             middle = sorted(numbers)[len(numbers) // 2]
@@ -147,64 +118,7 @@ def _share_scale(line: Sequence[Axes], quantity: _Quantity, curves: Sequence[Seq
             accuracy_scale(axes, numbers)
 
 
-def found_progress(study: Study) -> str:
-    """Who ends with the lowest training loss and the best accuracy at each ratio."""
-    parts = []
-    for group in shown_groups(study):
-        loss = _last(_curves(study, group, _PROGRESS[1]))
-        accuracy = _last(_curves(study, group, _PROGRESS[0]))
-        if loss and accuracy:
-            low, high = min(loss), max(accuracy)
-            parts.append(
-                f"at ratio {group.ratio:g} the lowest last training loss is that of {low[1]} ({short(low[0], 3)}) and "
-                f"the best last accuracy that of {high[1]} ({percent(high[0] / 100)} %)"
-            )
-    return _sentence(parts)
-
-
-def found_drift(study: Study) -> str:
-    """How the error norm went, and whether it ever was zero."""
-    parts = []
-    for group in shown_groups(study):
-        norms = _last(_curves(study, group, _DRIFT[0]))
-        if norms:
-            low, high = min(norms), max(norms)
-            parts.append(
-                f"at ratio {group.ratio:g} the last error norm is largest for {high[1]} ({short(high[0], 3)}) and "
-                f"smallest for {low[1]} ({short(low[0], 3)})"
-            )
-    kept, zero = 0, 0
-    for finding in study.compared:
-        norms_seen = [e.error_norm for run in finding.records.runs.values() for e in (run.events if run else ())]
-        known = [norm for norm in norms_seen if norm is not None]
-        kept += bool(known)
-        zero += any(norm == 0 for norm in known)
-    if not kept:
-        return "No method of this experiment has recorded an error norm yet."
-    parts.append(f"of {kept} rows that keep an error, {zero or 'none'} had it at exactly zero at an evaluation")
-    return _sentence(parts)
-
-
-def _last(curves: Sequence[tuple[str, str, Curve]]) -> list[tuple[float, str]]:
-    return [(curve.mean[-1], name) for name, _, curve in curves]
-
-
-def _sentence(parts: list[str]) -> str:
-    text = "; ".join(parts)
-    return f"{text[:1].upper()}{text[1:]}." if text else "No evaluation is recorded yet."
-
-
-def identical_workers(study: Study) -> str:
-    """Names the methods whose workers differ by rounding at most, which are not drawn; empty where there are none."""
-    names = []
-    for method in study.methods:
-        events = [
-            event
-            for finding in study.compared
-            if finding.method == method
-            for run in finding.records.runs.values()
-            for event in (run.events if run else ())
-        ]
-        if events and all(_distance(event) is None for event in events):
-            names.append(method)
-    return f"Not drawn, as their workers differ by rounding at most: {listed(names)}." if names else ""
+def at_ratios(found: Sequence[tuple[float, str]]) -> str:
+    """ "CSEA at ratio 64 and 256, CSER at ratio 1024" from pairs of ratio and name."""
+    names = dict.fromkeys(name for _, name in found)
+    return ", ".join(f"{name} at ratio {listed([f'{ratio:g}' for ratio, n in found if n == name])}" for name in names)

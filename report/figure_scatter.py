@@ -7,7 +7,8 @@ from pathlib import Path
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from report.findings import Finding, Study
-from report.plotting import BASELINE, Look, accuracy_scale, looks_of, panels, save
+from report.looks import look_of
+from report.plotting import accuracy_scale, legend, panels, save
 from report.records import best_training_loss
 from report.statistics import mean_of, rank_correlation
 from report.wording import count_of, short
@@ -21,30 +22,25 @@ def _dots(finding: Finding) -> list[tuple[float, float]]:
 
 def draw_loss_against_accuracy(study: Study, path: Path) -> bool:
     """A faint dot per run, a marker per row's means; False where no run is done."""
-    looks = looks_of(study.methods)
     drawn = [(finding, dots) for finding in study.findings if (dots := _dots(finding))]
     if not drawn:
         return False
     figure, [[axes]] = panels(1, 1, 3.2)
     axes.set_xscale("log")
-    names: dict[str, Look] = {}
     for finding, dots in drawn:
-        look = names.setdefault(finding.method, looks.get(finding.method, Look(BASELINE, "o", ())))
+        look = look_of(finding.method)
         xs, ys = [x for x, _ in dots], [y for _, y in dots]
         axes.plot(xs, ys, linestyle="none", marker=".", markersize=3, color=look.colour, alpha=0.35)
         axes.plot([mean_of(xs)], [mean_of(ys)], marker=look.marker, color=look.colour, markersize=4.5)
     accuracy_scale(axes, [y for _, dots in drawn for _, y in dots])
     losses = [x for _, dots in drawn for x, _ in dots]
-    axes.set_xlim(min(losses) / 1.03, max(losses) * 1.03 * (max(losses) / min(losses)) ** 0.25)
+    axes.set_xlim(min(losses) / 1.03, max(losses) * 1.03)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 6, 7, 8)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    for index, (name, look) in enumerate(list(names.items())[:16]):
-        place = 0.97 - index * 0.062
-        axes.plot([0.84], [place], transform=axes.transAxes, marker=look.marker, color=look.colour, markersize=4.5)
-        axes.text(0.86, place, name, transform=axes.transAxes, color=look.colour, va="center", fontsize=7)
     axes.set_xlabel("best training loss of a run (log scale)")
     axes.set_ylabel("test accuracy, percent")
+    legend(figure, list(dict.fromkeys(finding.method for finding, _ in drawn)))
     save(figure, path)
     return True
 

@@ -10,12 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from report.plotting import BASELINE, accuracy_scale, end_labels, looks_of, panels, save, settle
+from report.looks import look_of
+from report.plotting import SIZE, accuracy_scale, end_labels, panels, save, settle
 from report.tuning import Tuned
 from report.wording import count_of, listed, short
 
 _COLUMNS = 3
-_STRIP = 0.24
+_STRIP = 0.26
 """Share of a panel's height that is kept for the crosses of diverged runs."""
 
 _MOST_PANELS = 12
@@ -23,24 +24,19 @@ _DASHES: tuple[tuple[float, ...], ...] = ((), (4, 1.5), (1.2, 1.2), (5, 1.5, 1.2
 _MARKERS = ("o", "s", "^", "D")
 
 
-def draw_tuning(tuned: Sequence[Tuned], methods: Sequence[str], path: Path) -> bool:
-    """Draw it; False where no tuning run is done.
-
-    Args:
-        methods: the compared methods, whose looks are those of the other figures.
-    """
+def draw_tuning(tuned: Sequence[Tuned], path: Path) -> bool:
+    """Draw it; False where no tuning run is done."""
     drawn = [entry for entry in tuned if entry.has_results]
     names = list(dict.fromkeys(entry.method for entry in drawn))[:_MOST_PANELS]
     if not names:
         return False
-    looks = looks_of(methods)
     rows = math.ceil(len(names) / _COLUMNS)
-    figure, grid = panels(rows, _COLUMNS, 1.9, share_x=False)
+    figure, grid = panels(rows, _COLUMNS, 2.1, share_x=False)
     cells = [axes for line in grid for axes in line]
     rates = sorted({point.learning_rate for entry in drawn for point in entry.points})
     numbers = [100 * score for entry in drawn for point in entry.points for score in point.scores.values()]
     for axes, name in zip(cells, names, strict=False):
-        colour = looks[name].colour if name in looks else BASELINE
+        colour = look_of(name).colour
         _panel(axes, [entry for entry in drawn if entry.method == name], colour, rates, numbers)
         axes.set_title(name, loc="left", color=colour)
     for axes in cells[len(names) :]:
@@ -51,8 +47,8 @@ def draw_tuning(tuned: Sequence[Tuned], methods: Sequence[str], path: Path) -> b
         line[0].set_ylabel("held-out accuracy, percent")
     settle(figure)
     for axes, name in zip(cells, names, strict=False):
-        colour = looks[name].colour if name in looks else BASELINE
-        end_labels(axes, _ends([entry for entry in drawn if entry.method == name], colour), room=0.24, size=5.8)
+        colour = look_of(name).colour
+        end_labels(axes, _ends([entry for entry in drawn if entry.method == name], colour), room=0.26, below=_STRIP)
     save(figure, path)
     return True
 
@@ -69,14 +65,14 @@ def _panel(axes: Axes, rows: Sequence[Tuned], colour: str, rates: Sequence[float
         ring = [(x, y) for x, y in known if x == entry.selected]
         for x, y in ring:
             axes.plot(x, y, "o", markersize=7.5, mfc="none", color=colour, markeredgewidth=0.9, clip_on=False)
-    _mark_diverged(axes, rows, colour)
+    _mark_diverged(axes, rows, colour, rates[-1])
     axes.xaxis.set_major_locator(FixedLocator(rates))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([f"{rate:g}" for rate in rates], rotation=0 if len(rates) < 6 else 35)
     axes.set_xlim(rates[0] / 1.25, rates[-1] * 1.25 * (max(rates[-1] / rates[0], 4) ** 0.38))
 
 
-def _mark_diverged(axes: Axes, rows: Sequence[Tuned], colour: str) -> None:
+def _mark_diverged(axes: Axes, rows: Sequence[Tuned], colour: str, last: float) -> None:
     """Crosses in a strip under the lowest accuracy, for there is no accuracy to draw them at."""
     lost = [(entry, [point.learning_rate for point in entry.points if point.diverged]) for entry in rows]
     lost = [(entry, rates) for entry, rates in lost if rates]
@@ -89,15 +85,15 @@ def _mark_diverged(axes: Axes, rows: Sequence[Tuned], colour: str) -> None:
         place = (_STRIP - 0.02) * (1 - (index + 0.5) / len(lost))
         axes.plot(rates, [place] * len(rates), "x", transform=transform, markersize=3.5, color=colour, clip_on=False)
         axes.annotate(
-            f"diverged, ratio {entry.ratio:g}",
-            (rates[0], place),
+            f"ratio {entry.ratio:g}",
+            (last, place),
             xycoords=transform,
-            xytext=(-4, 0),
+            xytext=(4, 0),
             textcoords="offset points",
-            fontsize=5.4,
+            fontsize=SIZE,
             in_layout=False,
             color=colour,
-            ha="right",
+            ha="left",
             va="center",
         )
 

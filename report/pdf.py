@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any, cast
 
@@ -63,9 +64,12 @@ def render_typst(document: Document) -> str:
         f"#block(below: 1em)[#text(10pt, fill: luma(80))[#{quote(document.subtitle)}]]",
     ]
     for section in document.sections:
-        wide = any(isinstance(block, Table) and block.wide for block in section.blocks)
-        body = [f"#heading(level: 1, {quote(section.title)})", *(_block(block) for block in section.blocks)]
-        parts.extend(["#page(flipped: true)[", *body, "]"] if wide else body)
+        heading = [f"#heading(level: 1, {quote(section.title)})"]
+        for wide, blocks in itertools.groupby(section.blocks, lambda block: isinstance(block, Table) and block.wide):
+            body = [*heading, *(_block(block) for block in blocks)]
+            parts.extend(["#page(flipped: true)[", *body, "]"] if wide else body)
+            heading = []
+        parts.extend(heading)
     return "\n".join(parts) + "\n"
 
 
@@ -120,7 +124,9 @@ def _width(column: Column, index: int, table: Table) -> str:
 
 
 def _figure(figure: Figure) -> str:
-    picture = f"#block(above: 1.2em, below: 0.4em, sticky: true)[#image({quote('/' + str(figure.path))}, width: 100%)]"
+    picture = (
+        f"#block(above: 1.2em, below: 0.4em, sticky: true)[#image({quote('/' + str(figure.vector))}, width: 100%)]"
+    )
     caption = _caption(figure).replace("sticky: true", "sticky: false")
     return "\n".join([picture, caption, *(f"#note({quote(note)})" for note in figure.notes)])
 

@@ -1,10 +1,9 @@
-"""How figures look: one style, colours that colour-blind readers tell apart, direct labels, bytes that repeat."""
+"""How figures are made: one style, type of 7 points and more, direct labels, bytes that repeat."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +13,26 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 from matplotlib.typing import RcKeyType
 from numpy.typing import NDArray
 
+from report.looks import looks_of
+
 WIDTH = 6.9
 """Width of every figure in inches: the text width of an A4 page."""
 
-BASELINE = "#555555"
-
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_DASHES: tuple[tuple[float, ...], ...] = ((), (4, 1.5), (1.2, 1.2), (5, 1.5, 1.2, 1.5))
+SIZE = 7.0
+"""Size of the smallest type in points, on paper: figures are as wide as the text."""
 
 _STYLE: dict[RcKeyType, Any] = {
     "font.family": "DejaVu Sans",
-    "font.size": 7,
+    "font.size": SIZE,
     "axes.titlesize": 7.5,
-    "axes.labelsize": 7,
+    "legend.fontsize": SIZE,
+    "legend.frameon": False,
+    "axes.labelsize": SIZE,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
@@ -39,32 +40,15 @@ _STYLE: dict[RcKeyType, Any] = {
     "grid.color": "#e6e6e6",
     "grid.linewidth": 0.5,
     "axes.axisbelow": True,
-    "xtick.labelsize": 6.5,
-    "ytick.labelsize": 6.5,
+    "xtick.labelsize": SIZE,
+    "ytick.labelsize": SIZE,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "lines.linewidth": 1.1,
     "lines.markersize": 4,
     "savefig.dpi": 220,
+    "pdf.fonttype": 42,
 }
-
-
-@dataclass(frozen=True)
-class Look:
-    """How one method is drawn, the same in every figure."""
-
-    colour: str
-    marker: str
-    dashes: tuple[float, ...]
-
-
-def looks_of(methods: Sequence[str]) -> dict[str, Look]:
-    """A look per method in the order given; past eight methods the colours come again with other dashes."""
-    count = len(_COLOURS)
-    return {
-        method: Look(_COLOURS[i % count], _MARKERS[i % count], _DASHES[(i // count) % len(_DASHES)])
-        for i, method in enumerate(methods)
-    }
 
 
 def style() -> AbstractContextManager[None]:
@@ -85,14 +69,60 @@ def panels(rows: int, columns: int, height: float, share_x: bool = True) -> tupl
     return figure, [list(line) for line in axes]
 
 
+def grid_over_strip(
+    rows: int, columns: int, height: float, strip: float = 0.42
+) -> tuple[Figure, list[list[Axes]], list[Axes]]:
+    """As `panels`, all sharing their axes, with a low strip under each column.
+
+    Args:
+        height: of one row, in inches.
+        strip: height of the strip, in inches.
+    """
+    figure = Figure(figsize=(WIDTH, height * rows + strip + 0.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    ratios = [height] * rows + [strip]
+    axes = figure.subplots(rows + 1, columns, squeeze=False, sharex=True, height_ratios=ratios)
+    lines = [list(line) for line in axes]
+    for line in lines[:-1]:
+        for cell in line[1:]:
+            cell.sharey(line[0])
+            cell.tick_params(labelleft=False)
+    return figure, lines[:-1], lines[-1]
+
+
+def stacked(height: float, band: float, strip: float) -> tuple[Figure, Axes, Axes | None, Axes]:
+    """Axes over a narrow band (None for a band of no height) over a strip, all of page width and with one x axis.
+
+    Args:
+        height, band, strip: in inches.
+    """
+    heights = [height, *([band] if band else []), strip]
+    figure = Figure(figsize=(WIDTH, sum(heights) + 0.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
+    return figure, axes[0], axes[1] if band else None, axes[-1]
+
+
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG without a word of who wrote it and when.
+    """Write a PNG at `path` and a PDF beside it, without a word of who wrote them and when.
 
     Raises:
         OSError: the folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", metadata={"Software": None})
+    nobody = {"Creator": None, "Producer": None, "CreationDate": None}
+    figure.savefig(path.with_suffix(".pdf"), format="pdf", metadata=nobody)
+
+
+def legend(figure: Figure, labels: Sequence[str], columns: int = 5) -> None:
+    """Name the methods under the panels, each with its colour, marker and dashes. To be called before `settle`."""
+    looks = looks_of(labels)
+    lines = [
+        Line2D([], [], color=look.colour, marker=look.marker, dashes=look.dashes, markersize=4)
+        for look in looks.values()
+    ]
+    figure.legend(lines, list(looks), loc="outside lower center", ncols=columns, handlelength=3.2)
 
 
 def settle(figure: Figure) -> None:
@@ -102,7 +132,7 @@ def settle(figure: Figure) -> None:
 
 
 def end_labels(
-    axes: Axes, labels: Sequence[tuple[float, float, str, str]], room: float, size: float = 6.0, left: bool = False
+    axes: Axes, labels: Sequence[tuple[float, float, str, str]], room: float, left: bool = False, below: float = 0.0
 ) -> None:
     """Write names beside the ends of lines, moved apart where they would touch, each tied to its end by a thin line.
 
@@ -111,8 +141,8 @@ def end_labels(
     Args:
         labels: x and y of the end in data units, name, colour.
         room: share of the axes' width to keep free for the names.
-        size: of the type, in points.
         left: whether the names go left of the lines' beginnings instead of right of their ends.
+        below: share of the height that is not theirs.
     """
     if not labels:
         return
@@ -122,8 +152,11 @@ def end_labels(
     low, high = axes.get_ylim()
     labels = [(x, min(max(y, low), high), name, colour) for x, y, name, colour in labels]
     ends = sorted((to_axes.transform((x, y))[1], x, y, name, colour) for x, y, name, colour in labels)
-    gap = min(size * 1.2 * axes.figure.dpi / 72 / height, 1 / max(1, len(ends) - 1) if len(ends) > 1 else 1)
-    places = _spread([end[0] for end in ends], gap)
+    gap = min(
+        SIZE * 1.2 * axes.figure.dpi / 72 / height / (1 - below), 1 / max(1, len(ends) - 1) if len(ends) > 1 else 1
+    )
+    free = _spread([(end[0] - below) / (1 - below) for end in ends], gap)
+    places = [below + (1 - below) * place for place in free]
     for place, (_, x, y, name, colour) in zip(places, ends, strict=True):
         axes.annotate(
             name,
@@ -132,7 +165,7 @@ def end_labels(
             textcoords="axes fraction",
             va="center",
             ha="right" if left else "left",
-            fontsize=size,
+            fontsize=SIZE,
             color=colour,
             annotation_clip=False,
             bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
@@ -150,7 +183,7 @@ def _spread(places: list[float], gap: float) -> list[float]:
             other, others = pools.pop()
             centre, count = (centre * count + other * others) / (count + others), count + others
         half = (count - 1) * gap / 2
-        pools.append((min(max(centre, half + gap / 2), max(1 - half, half)), count))
+        pools.append((min(max(centre, half + gap / 2), max(1 - half - gap / 2, half + gap / 2)), count))
     spread = [centre + (index - (count - 1) / 2) * gap for centre, count in pools for index in range(count)]
     for index in range(1, len(spread)):
         spread[index] = max(spread[index], spread[index - 1] + gap)
@@ -208,7 +241,8 @@ def plain_log_ticks(axis: Axis, most: int) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def widen_right(axes: Axes, room: float, last: float) -> None:
-    """Let a linear x axis that ends at `last` go on, so that `room` of its width is free for names."""
-    low = axes.get_xlim()[0]
-    axes.set_xlim(low, low + (last - low) / (1 - room))
+def decades(axis: Axis) -> None:
+    """Ticks of a log axis at powers of ten, as plain numbers."""
+    axis.set_major_locator(LogLocator(numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_minor_formatter(NullFormatter())

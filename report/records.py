@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.store import Experiment, RecordError, Row, RunRecord, read_experiment, read_run, run_folders
+from harness.packs import open_runs
+from harness.store import Experiment, RecordError, Row, RunRecord, read_experiment
 
 
 class UsageError(ValueError):
@@ -23,10 +24,8 @@ class RowRuns:
 
     @property
     def method(self) -> str:
-        """The row's label without its ratio, so that a method has one name over all ratios."""
-        ratio = f"{self.row.ratio:g}"
-        pattern = rf"[\s,(\[]*\b(?:ratio|R)?[\s=:]*\b{re.escape(ratio)}(?:x|\b)[)\]]*\s*$"
-        return re.sub(pattern, "", self.row.label) or self.row.label
+        """The row's label, one name for a method at all ratios."""
+        return self.row.label
 
     @property
     def finished(self) -> dict[int, RunRecord]:
@@ -44,6 +43,22 @@ class RowRuns:
         return {seed: score_of(run) for seed, run in self.finished.items()}
 
     @property
+    def workers_accuracy(self) -> dict[int, list[float]]:
+        """Accuracy of each worker's own model at the end, by seed, of the finished runs that recorded it."""
+        own = {seed: run.result.worker_accuracy for seed, run in self.finished.items() if run.result}
+        return {seed: accuracy for seed, accuracy in own.items() if accuracy}
+
+    @property
+    def finished_ids(self) -> tuple[str, ...]:
+        """Ids of the runs with a score, in the order of their seeds."""
+        return tuple(run.run.run_id for run in self.finished.values())
+
+    @property
+    def true_ratio(self) -> float | None:
+        """Steps per model sent, the final exchange counted; None where nothing is sent or no plan says what is."""
+        return self.row.num_steps / self.row.models_sent if self.row.models_sent else None
+
+    @property
     def run_ids(self) -> tuple[str, ...]:
         """Ids of the runs that have a result, in the order of their seeds."""
         return tuple(run.run.run_id for run in self.runs.values() if run and run.result)
@@ -51,12 +66,17 @@ class RowRuns:
 
 @dataclass(frozen=True)
 class Records:
-    """Everything read of one experiment. `unplanned` counts run folders that no row names."""
+    """Everything read of one experiment. `unplanned` counts runs that no row names."""
 
     folder: Path
     experiment: Experiment
     rows: tuple[RowRuns, ...]
     unplanned: int
+
+    @property
+    def main_rows(self) -> tuple[RowRuns, ...]:
+        """Rows of their own: not those that repeat one at another length or under another rule of selection."""
+        return tuple(rows for rows in self.rows if rows.row.base is None)
 
     @property
     def planned(self) -> int:
@@ -109,16 +129,16 @@ def read_records(folder: Path) -> Records:
     if not (folder / "experiment.json").exists():
         raise UsageError(f"{folder} holds no experiment.json; give the folder that an experiment was run into")
     experiment = read_experiment(folder)
-    present = {path.name for path in run_folders(folder)}
-    rows = tuple(_read_row(folder, row, present) for row in experiment.rows)
+    found = open_runs(folder)
+    rows = tuple(_read_row(folder, row, found) for row in experiment.rows)
     named = {run_id for row in experiment.rows for run_id in row.runs.values()}
-    return Records(folder, experiment, rows, len(present - named))
+    return Records(folder, experiment, rows, len(found.keys() - named))
 
 
-def _read_row(folder: Path, row: Row, present: set[str]) -> RowRuns:
+def _read_row(folder: Path, row: Row, found: Mapping[str, RunRecord]) -> RowRuns:
     runs: dict[int, RunRecord | None] = {}
     for seed, run_id in sorted(row.runs.items(), key=lambda item: _seed(folder, row, item[0])):
-        run = read_run(folder / run_id) if run_id in present else None
+        run = found.get(run_id)
         if run is not None and run.run.run_id != run_id:
             raise RecordError(
                 f"{folder / run_id / 'run.json'} belongs to run {run.run.run_id}; delete the folder and run again"

@@ -1,4 +1,4 @@
-"""Statistics of few seeds: t intervals, paired one-sided bounds, the word of a comparison, Holm's correction, ranks."""
+"""Statistics of few seeds: t intervals, paired bounds and tests, the word of a comparison, Holm's correction, ranks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Literal
 
 from scipy.special import stdtr, stdtrit
 
-Word = Literal["non-inferior", "inferior", "inconclusive", "diverged"]
+Word = Literal["non-inferior", "inferior", "inconclusive", "diverged", "cannot tell"]
+"""`cannot tell` stands for non-inferior where the experiment could not have shown a loss."""
 
 INTERVAL = 0.95
 """Coverage of the two-sided intervals of a mean."""
@@ -39,6 +40,17 @@ class Comparison:
     difference: float
     lower: float | None
     upper: float | None
+    p_value: float | None
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Mean of the differences (left minus right) paired by seed, with a two-sided t interval of 95 % and its p."""
+
+    seeds: tuple[int, ...]
+    difference: float
+    low: float | None
+    high: float | None
     p_value: float | None
 
 
@@ -106,6 +118,23 @@ def _p_value(distance: float, error: float, degrees: int) -> float:
     if error == 0:
         return 0.0 if distance > 0 else 1.0
     return float(stdtr(degrees, -distance / error))
+
+
+def pair(left: dict[int, float], right: dict[int, float]) -> Paired | None:
+    """Compare by seed, over the seeds that both have, with no side expected to be the better; None for no such seed."""
+    seeds = tuple(sorted(left.keys() & right.keys()))
+    differences = [left[seed] - right[seed] for seed in seeds]
+    summary = summarise(differences)
+    if summary is None:
+        return None
+    if summary.standard_deviation is None:
+        return Paired(seeds, summary.mean, None, None, None)
+    error = summary.standard_deviation / math.sqrt(len(seeds))
+    if error == 0:
+        p_value = 1.0 if summary.mean == 0 else 0.0
+    else:
+        p_value = 2 * float(stdtr(len(seeds) - 1, -abs(summary.mean) / error))
+    return Paired(seeds, summary.mean, summary.low, summary.high, p_value)
 
 
 def judge(comparison: Comparison | None, margin: float | None, diverged: int) -> Word:

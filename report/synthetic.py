@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,18 @@ WORKERS = 8
 
 @dataclass(frozen=True)
 class Method:
-    """A made-up method: accuracy lost per tenfold ratio, and whether it keeps an error."""
+    """A made-up method: accuracy lost per tenfold ratio, whether it keeps an error, and what it compresses with."""
 
     algorithm: str
     label: str
     loss: float
     keeps_error: bool
+    compressor: str = "block"
+
+    @property
+    def name(self) -> str:
+        """What its rows are called, before the ratio."""
+        return self.algorithm if self.compressor == "block" else f"{self.algorithm}_{self.compressor}"
 
 
 METHODS = (
@@ -34,15 +39,24 @@ METHODS = (
     Method("csea", "CSEA", 0.006, True),
     Method("cser_pl", "CSER-PL", 0.003, True),
     Method("cser", "CSER", 0.001, True),
-    Method("m_cser", "M-CSER", 0.0005, True),
+    Method("mcser", "M-CSER", 0.0005, True),
     Method("local_sgd", "Local SGD", 0.008, False),
 )
+SGD = Method("sgd", "SGD", 0.0, False)
+TOP_K = Method("ef_sgd", "EF-SGD top-k", 0.002, True, "top_k")
+ACCUMULATE = Method("sgd_accumulate", "SGD accumulate", 0.02, False)
+ALONE = Method("alone", "alone", 0.0, False)
 FINAL_AVERAGE = Method("local_sgd", "Final average", 0.015, False)
 
 
 @dataclass(frozen=True)
 class Design:
-    """What to make. Runs named in `diverged`, `missing`, `failed` and `resumed` are (row, seed)."""
+    """What to make. Runs named in `diverged`, `missing`, `failed` and `resumed` are (row, seed).
+
+    `regime` makes an experiment with a floor, bounds at each ratio, models sent, workers' own accuracies and candidate
+    settings; its accuracies then depend on models sent, between a floor `gap` below and the ceiling. `lengths` are step
+    counts at which all rows come again; `by_loss` names rows that least training loss chooses otherwise.
+    """
 
     name: str = "made_up"
     methods: tuple[Method, ...] = METHODS
@@ -57,6 +71,14 @@ class Design:
     failed: frozenset[tuple[str, int]] = frozenset()
     resumed: frozenset[tuple[str, int]] = frozenset()
     none_run: bool = False
+    regime: bool = False
+    gap: float = 0.04
+    steps: int = STEPS
+    main_ratio: float | None = None
+    lengths: tuple[int, ...] = ()
+    length_seeds: tuple[int, ...] = (1, 2)
+    by_loss: tuple[str, ...] = ()
+    at_end: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,20 +87,76 @@ class _Line:
     method: Method
     ratio: float
     rate: float
+    steps: int
+    seeds: tuple[int, ...]
     tunes: str | None = None
+    candidate: int | None = None
+    base: str | None = None
+    rule: str = "held_out"
+
+    @property
+    def settings(self) -> str:
+        if self.method is FINAL_AVERAGE:
+            return "sync interval: end"
+        split = f"; split {self.candidate}" if self.candidate else ""
+        return f"compressor: {self.method.compressor} (ratio {self.ratio:g}){split}"
+
+    @property
+    def exchange(self) -> bool:
+        """As Row.final_exchange."""
+        agree = self.method.algorithm in ("sgd", "ef_sgd", "sgd_accumulate", "alone") or self.method is FINAL_AVERAGE
+        return not agree
+
+    @property
+    def models_sent(self) -> float:
+        return self.payload / (32 * PARAMETERS) + self.exchange
+
+    @property
+    def link_models(self) -> float:
+        ring = 2 * (WORKERS - 1) / WORKERS
+        each = WORKERS - 1 if self.method.compressor == "top_k" else ring
+        return each * self.payload / (32 * PARAMETERS) + ring * self.exchange
+
+    @property
+    def payload(self) -> int:
+        return round(32 * PARAMETERS * self.steps / self.ratio)
 
 
 def make_experiment(folder: Path, design: Design) -> None:
     """Write an experiment of made-up runs: the baseline, every method at every ratio, and a single final average."""
-    lines = [_Line("sgd", Method("sgd", "SGD", 0.0, False), 1.0, 0.1), *_compared(design)]
-    _write_experiment(folder, design, lines, design.seeds, "sgd")
+    main = _main_lines(design)
+    longer = [
+        replace(line, row=f"{line.row}@{steps}", base=line.row, steps=steps, seeds=design.length_seeds)
+        for steps in design.lengths
+        for line in main
+        if line.ratio < steps or line.method in (ALONE, FINAL_AVERAGE)
+    ]
+    other = [
+        replace(line, row=f"{line.row}~loss", base=line.row, rule="training_loss", rate=line.rate / 2)
+        for line in main
+        if line.row in design.by_loss
+    ]
+    _write_experiment(folder, design, [*main, *longer, *other], "sgd")
 
 
 def make_tuning(folder: Path, design: Design) -> None:
-    """Write the tuning experiment that belongs to it: every row at every learning rate of the grid."""
-    main = [_Line("sgd", Method("sgd", "SGD", 0.0, False), 1.0, 0.1), *_compared(design)]
+    """Write the tuning experiment that belongs to it: every row at every learning rate of the grid.
+
+    In a regime there are three candidates, and the rates away from the chosen one are tried with the first seed alone.
+    """
+    candidates = (0, 1, 2) if design.regime else (None,)
     lines = [
-        replace(line, row=f"{line.row}_{rate:g}", rate=rate, tunes=line.row) for line in main for rate in design.grid
+        replace(
+            line,
+            row=f"{line.row}_{rate:g}" if candidate is None else f"{line.row}_c{candidate}_{rate:g}",
+            rate=rate,
+            tunes=line.row,
+            candidate=candidate,
+            seeds=design.tuning_seeds[: 1 if design.regime and rate != line.rate else None],
+        )
+        for line in _main_lines(design)
+        for candidate in candidates
+        for rate in design.grid
     ]
     large = frozenset(
         (line.row, seed)
@@ -87,28 +165,29 @@ def make_tuning(folder: Path, design: Design) -> None:
         if line.rate == max(design.grid) and line.ratio >= 256
     )
     tuned = replace(design, name=f"{design.name}_tuning", diverged=large, resumed=frozenset(), missing=frozenset())
-    _write_experiment(folder, tuned, lines, design.tuning_seeds, None)
+    _write_experiment(folder, tuned, lines, None)
 
 
-def _compared(design: Design) -> Iterable[_Line]:
-    for method in design.methods:
-        for ratio in design.ratios:
-            yield _Line(f"{method.algorithm}_{ratio:g}", method, float(ratio), 0.1 if ratio < 256 else 0.05)
-    yield _Line("final_average", FINAL_AVERAGE, float(STEPS), 0.1)
+def _main_lines(design: Design) -> list[_Line]:
+    def line(row: str, method: Method, ratio: float, rate: float = 0.1) -> _Line:
+        return _Line(row, method, ratio, rate, design.steps, design.seeds)
+
+    methods = (*design.methods, ACCUMULATE) if design.regime else design.methods
+    return [
+        line("sgd", SGD, 1.0),
+        *(
+            line(f"{method.name}_{ratio:g}", method, float(ratio), 0.1 if ratio < 256 else 0.05)
+            for method in methods
+            for ratio in design.ratios
+        ),
+        line("final_average", FINAL_AVERAGE, float(design.steps)),
+        *((line("alone", ALONE, math.inf),) if design.regime else ()),
+    ]
 
 
-def _write_experiment(
-    folder: Path, design: Design, lines: list[_Line], seeds: tuple[int, ...], baseline: str | None
-) -> None:
+def _write_experiment(folder: Path, design: Design, lines: list[_Line], baseline: str | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [_row(design, line, seeds) for line in lines]
-    tuning = {
-        "experiment": f"{design.name}_tuning",
-        "rule": "highest mean held-out accuracy; of equals, the smaller rate",
-        "grid": list(design.grid),
-        "seeds": list(design.tuning_seeds),
-        "selected": {line.row: line.rate for line in lines},
-    }
+    rows = [_row(design, line) for line in lines]
     experiment = {
         "version": VERSION,
         "name": design.name,
@@ -119,48 +198,71 @@ def _write_experiment(
         "baseline": baseline,
         "margin": design.margin if baseline else None,
         "confidence": 0.95,
-        "seeds": list(seeds),
+        "seeds": list(design.seeds if baseline else design.tuning_seeds),
         "rows": rows,
-        "tuning": tuning if baseline else None,
+        "tuning": _tuning(design, lines) if baseline else None,
         "settings": {"workers": str(WORKERS), "precision": "fp32", "batch norm": "none in the model"},
         "commands": [f"python -m harness run {design.name}"],
     }
+    if design.regime and baseline:
+        experiment |= {"floor": "alone", "main_ratio": design.main_ratio, "margin_reason": "it is made up"}
     (folder / "experiment.json").write_text(json.dumps(experiment, indent=1))
     for line, row in zip(lines, rows, strict=True):
-        for seed in seeds:
+        for seed in line.seeds:
             if not design.none_run and (line.row, seed) not in design.missing:
                 _write_run(folder / row["runs"][str(seed)], design, line, seed)
+
+
+def _tuning(design: Design, lines: list[_Line]) -> dict[str, Any]:
+    main = [line for line in lines if line.base is None]
+    tuning = {
+        "experiment": f"{design.name}_tuning",
+        "rule": "highest mean held-out accuracy; of equals, the smaller rate",
+        "grid": list(design.grid),
+        "seeds": list(design.tuning_seeds),
+        "selected": {line.row: line.rate for line in main},
+    }
+    if design.regime:
+        chosen = {line.row: _choice(design, line, line.rate) for line in main}
+        other = {line.row: _choice(design, line, line.rate / 2) for line in main if line.row in design.by_loss}
+        tuning |= {"choices": chosen, "choices_by_training_loss": chosen | other}
+    return tuning
+
+
+def _choice(design: Design, line: _Line, rate: float) -> dict[str, Any]:
+    same = {"candidate": 0, "num_trials": 3 * len(design.grid), "at_end": line.row in design.at_end}
+    return {"learning_rate": rate, "settings": line.settings} | same
 
 
 def _run_id(design: Design, line: _Line, seed: int) -> str:
     return hashlib.sha256(f"{design.name} {line.row} {seed}".encode()).hexdigest()[:12]
 
 
-def _bits(ratio: float) -> int:
-    return round(32 * PARAMETERS * STEPS / ratio)
-
-
-def _row(design: Design, line: _Line, seeds: tuple[int, ...]) -> dict[str, Any]:
-    return {
+def _row(design: Design, line: _Line) -> dict[str, Any]:
+    row: dict[str, Any] = {
         "row": line.row,
         "label": line.method.label,
         "algorithm": line.method.algorithm,
         "ratio": line.ratio,
         "learning_rate": line.rate,
         "tunes": line.tunes,
-        "settings": f"ratio {line.ratio:g}",
+        "settings": line.settings,
         "formula": "32 d" if line.ratio == 1 else "32 d / R",
-        "num_steps": STEPS,
+        "num_steps": line.steps,
         "num_parameters": PARAMETERS,
-        "expected_bits": _bits(line.ratio),
-        "runs": {str(seed): _run_id(design, line, seed) for seed in seeds},
+        "expected_bits": line.payload,
+        "runs": {str(seed): _run_id(design, line, seed) for seed in line.seeds},
     }
+    if design.regime:
+        row |= {"base": line.base, "rule": line.rule, "candidate": line.candidate, "final_exchange": line.exchange}
+        row |= {"models_sent": line.models_sent, "link_models": line.link_models}
+    return row
 
 
 def _write_run(folder: Path, design: Design, line: _Line, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     key = (line.row, seed)
-    attempts = [_attempt("a1", 0)] + ([_attempt("a2", STEPS // 2)] if key in design.resumed else [])
+    attempts = [_attempt("a1", 0)] + ([_attempt("a2", line.steps // 2)] if key in design.resumed else [])
     run = {
         "version": VERSION,
         "run_id": folder.name,
@@ -174,11 +276,11 @@ def _write_run(folder: Path, design: Design, line: _Line, seed: int) -> None:
     events = _events(design, line, seed)
     if key in design.failed:
         events = events[: len(events) // 2]
-        failure = {"version": VERSION, "run_id": folder.name, "attempt": "a1", "kind": "oom", "step": STEPS // 2}
+        failure = {"version": VERSION, "run_id": folder.name, "attempt": "a1", "kind": "oom", "step": line.steps // 2}
         failure |= {"message": "made up: no memory left", "traceback": "Traceback: made up"}
         (folder / "failure.json").write_text(json.dumps(failure))
     else:
-        result = _result(folder.name, line, events[-1], diverged=key in design.diverged, attempts=len(attempts))
+        result = _result(design, folder.name, line, events[-1], diverged=key in design.diverged, attempts=len(attempts))
         (folder / "result.json").write_text(json.dumps(result))
     if key in design.resumed:
         half = len(events) // 2
@@ -210,9 +312,9 @@ def _events(design: Design, line: _Line, seed: int) -> list[dict[str, Any]]:
     # The seed's own luck is shared by all rows, as pairing makes it in real runs.
     luck = random.Random(f"{seed}").gauss(0, 0.002)
     noise = random.Random(f"{design.name} {line.row} {seed}")
-    tens = max(line.ratio, 1.0)
+    tens = min(max(line.ratio, 1.0), 1e6)
     lost = line.method.loss * math.log10(tens) + 0.01 * abs(math.log10(line.rate / 0.1))
-    final = 0.91 + luck - lost + noise.gauss(0, 0.001)
+    final = 0.91 + luck - (_lost_in_regime(design, line) if design.regime else lost) + noise.gauss(0, 0.001)
     events = []
     for index in range(1, design.evaluations + 1):
         done = index / design.evaluations
@@ -220,15 +322,15 @@ def _events(design: Design, line: _Line, seed: int) -> list[dict[str, Any]]:
         correct = round(10_000 * accuracy)
         events.append(
             {
-                "step": round(STEPS * done),
-                "epoch": 10 * done,
+                "step": round(line.steps * done),
+                "epoch": 10 * done * line.steps / STEPS,
                 "learning_rate": line.rate * (1 - done),
                 "train_loss": (1 - accuracy) * (1.6 - 0.7 * done) + noise.uniform(0, 0.003),
                 "test_loss": (1 - accuracy) * 2.8,
                 "test_correct": correct,
                 "test_count": 10_000,
                 "test_accuracy": correct / 10_000,
-                "bits_sent": round(_bits(line.ratio) * done),
+                "bits_sent": round(line.payload * done),
                 "error_norm": ((0.02 + line.method.loss) * tens**0.5 * (1.2 - done))
                 if line.method.keeps_error
                 else None,
@@ -239,22 +341,32 @@ def _events(design: Design, line: _Line, seed: int) -> list[dict[str, Any]]:
     return events
 
 
-def _result(run_id: str, line: _Line, event: dict[str, Any], diverged: bool, attempts: int) -> dict[str, Any]:
+def _lost_in_regime(design: Design, line: _Line) -> float:
+    """Accuracy below endless training's: a share of the gap that falls with models sent, and what a short run loses."""
+    models = line.payload / (32 * PARAMETERS)
+    share = 0.0 if line.method is SGD else math.exp(-(models**0.5) / (1 + 300 * line.method.loss))
+    return design.gap * share + 0.02 * math.exp(-line.steps / 400) + 0.01 * abs(math.log10(line.rate / 0.1))
+
+
+def _result(
+    design: Design, run_id: str, line: _Line, event: dict[str, Any], diverged: bool, attempts: int
+) -> dict[str, Any]:
     purpose = {"sgd": "gradient", "ef_sgd": "gradient", "local_sgd": "model"}.get(line.method.algorithm, "error")
     training = {key: {"bits": 0, "collectives": 0} for key in ("gradient", "error", "model")}
-    training |= {purpose: {"bits": _bits(line.ratio), "collectives": STEPS}}
+    training |= {purpose: {"bits": line.payload, "collectives": line.steps}}
     traffic = training | {
         "evaluation": {"bits": 32 * PARAMETERS * 12, "collectives": 12},
         "control": {"bits": 64 * attempts, "collectives": attempts},
     }
+    own = [event["test_accuracy"] - 0.002 * rank * line.exchange for rank in range(WORKERS)]
     scores = ("train_loss", "test_loss", "test_correct", "test_count", "test_accuracy")
     return {
         "version": VERSION,
         "run_id": run_id,
         "attempt": "a1",
         "status": "diverged" if diverged else "done",
-        "diverged_at_step": STEPS // 3 if diverged else None,
-        "num_steps": STEPS,
+        "diverged_at_step": line.steps // 3 if diverged else None,
+        "num_steps": line.steps,
         "num_parameters": PARAMETERS,
         "world_size": WORKERS,
         **{score: None if diverged else event[score] for score in scores},
@@ -264,4 +376,5 @@ def _result(run_id: str, line: _Line, event: dict[str, Any], diverged: bool, att
         "clock_seconds": {"compute": 2.0, "communicate": 0.5, "evaluate": 0.5},
         "wall_seconds": 3.0,
         "parameters_sha256": hashlib.sha256(run_id.encode()).hexdigest(),
+        "worker_accuracy": own if design.regime and not diverged else None,
     }

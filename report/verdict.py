@@ -1,28 +1,47 @@
-"""The verdict box: what was found for each method at each ratio, in plain words, from the statistics alone."""
+"""The verdict box: the regime, at most five plain answers, and one table, from the statistics alone."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
+from report.answers import Exhibits, answers_of, ratio_in_words
 from report.document import Bullets, Cell, Column, Paragraph, Table, Verdict
-from report.findings import Finding, RatioGroup, Study
+from report.findings import Finding, Study
+from report.pairs import Pair
+from report.row_cells import marks
 from report.traffic import traffic_of
-from report.wording import count_of, listed, percent, points, short
+from report.wording import NONE, count_of, percent, points, whole
 
 
-def verdict_of(study: Study) -> Verdict:
-    """The box; it says so where nothing was run yet."""
+def verdict_of(study: Study, pairs: Sequence[Pair], exhibits: Exhibits) -> Verdict:
+    """The box; it says so where nothing was run yet.
+
+    Args:
+        exhibits: those of the report by key, that the answers name.
+    """
     records = study.records
     if records.ended == 0:
         text = f"No run is done yet: 0 of {records.planned} runs. The report fills in as runs end."
         return Verdict("What was found", (Paragraph(text),))
-    blocks: list[Paragraph | Bullets | Table] = [Paragraph(progress_of(study)), Paragraph(_counts(study))]
+    blocks: list[Paragraph | Bullets | Table] = [Paragraph(f"{regime_of_runs(study)} {progress_of(study)}")]
     if study.baseline and study.compared:
-        blocks.append(_matrix(study))
-    blocks.append(Bullets(tuple(_group(study, group) for group in study.groups) + tuple(_alone(study))))
-    blocks.append(Paragraph(_bits(study)))
+        blocks += [Bullets(answers_of(study, pairs, exhibits)), _matrix(study)]
+    else:
+        blocks.append(Paragraph("The experiment names no baseline, so nothing is compared here."))
+    blocks += [Paragraph(text) for text in _unequal_bits(study)]
     return Verdict("What was found", tuple(blocks))
+
+
+def regime_of_runs(study: Study) -> str:
+    """Where all that follows was seen: steps, models sent, workers, shards, network."""
+    row = (study.baseline or study.findings[0]).records.row
+    settings, group = study.records.experiment.settings, study.main_group
+    parts = [f"{whole(row.num_steps)} steps"]
+    parts += [f"{settings['workers']} workers"] if "workers" in settings else []
+    parts += [settings[key] for key in ("batch", "data") if key in settings]
+    parts.append(f"a network of {whole(row.num_parameters)} parameters ({study.records.experiment.model})")
+    main = f"; the main ratio is {ratio_in_words(study, group).removeprefix('ratio ')}" if group else ""
+    return f"Seen in this regime alone: {', '.join(parts)}{main}."
 
 
 def progress_of(study: Study) -> str:
@@ -39,84 +58,41 @@ def progress_of(study: Study) -> str:
     return text
 
 
-def _counts(study: Study) -> str:
-    experiment = study.records.experiment
-    if study.baseline is None:
-        return "The experiment names no baseline, so nothing is compared here."
-    if study.baseline.summary is None:
-        return f"The baseline {study.baseline.method} has no finished run yet, so nothing can be compared."
-    name, summary = study.baseline.method, study.baseline.summary
-    text = f"The baseline {name} reaches {percent(summary.mean)} % (mean of {count_of(summary.n, 'run')}). "
-    if experiment.margin is None:
-        return text + "The experiment sets no margin, so differences are given and not judged."
-    words = Counter(finding.word for finding in study.compared)
-    total = len(study.compared)
-    parts = [f"{words[word]} {word}" for word in ("non-inferior", "inferior", "inconclusive") if words[word]]
-    if words["diverged"]:
-        parts.append(f"{words['diverged']} with diverged runs")
-    holm = sum(finding.holm for finding in study.compared)
-    return (
-        f"{text}At a margin of {points(experiment.margin).lstrip('+')} percentage points and one-sided "
-        f"{100 * experiment.confidence:g} % bounds, the {count_of(total, 'compared row')} are: {listed(parts)}. "
-        f"The bounds are per row and not corrected for the number of rows; after Holm's correction over all of them "
-        f"{holm} of {total} are still non-inferior."
-    )
-
-
 def _matrix(study: Study) -> Table:
-    columns = (Column("method", "left"), *(Column(f"ratio {group.ratio:g}", "left") for group in study.groups))
+    heads = [ratio_in_words(study, group).replace(" sent)", ")") for group in study.groups]
+    columns = (Column("method", "left"), *(Column(head, "left") for head in heads))
     grouped = {finding.method for group in study.groups for finding in group.findings}
-    rows = []
+    rows = [_bound_row(study, study.baseline)] if study.baseline else []
     for method in (method for method in study.methods if method in grouped):
-        cells = [Cell(method)]
-        for group in study.groups:
-            finding = next((f for f in group.findings if f.method == method), None)
-            cells.append(Cell("–") if finding is None else Cell(_brief(finding), finding.pair_ids))
-        rows.append(tuple(cells))
-    return Table("Word and mean difference to the baseline in percentage points", "", columns, tuple(rows))
+        found = [next((f for f in group.findings if f.method == method), None) for group in study.groups]
+        role = next((f.role for f in found if f), None)
+        name = Cell(f"{method}{f' ({role})' if role else ''}", strong=role is not None)
+        rows.append((name, *(Cell(NONE) if f is None else Cell(_brief(f), f.pair_ids) for f in found)))
+    rows += [_bound_row(study, finding) for finding in (*study.others, *((study.floor,) if study.floor else ()))]
+    title = "Word and mean difference to the baseline in percentage points"
+    return Table(title, "", columns, tuple(rows), notes=marks(study.findings))
+
+
+def _bound_row(study: Study, finding: Finding) -> tuple[Cell, ...]:
+    """A row that belongs to every ratio; the ceiling shows its accuracy, having no difference."""
+    text = _brief(finding)
+    if finding.role == "ceiling":
+        text = f"{percent(finding.summary.mean)} %" if finding.summary else "no runs yet"
+    cell = Cell(text, finding.pair_ids or finding.records.run_ids)
+    name = Cell(finding.name, finding.records.run_ids, strong=finding.role is not None)
+    return (name, *(cell for _ in study.groups))
 
 
 def _brief(finding: Finding) -> str:
     difference = finding.comparison.difference if finding.comparison else None
-    return finding.said() if difference is None else f"{finding.said()}, {points(difference)}"
+    mark = "†" if finding.at_end else ""
+    return f"{finding.said()}{mark}" if difference is None else f"{finding.said()}, {points(difference)}{mark}"
 
 
-def _group(study: Study, group: RatioGroup) -> str:
-    head = f"Ratio {group.ratio:g}: "
-    if study.baseline is None or study.records.experiment.margin is None:
-        return head + _order(group.ordered())
-    phrases = {
-        "non-inferior": ("is shown to lose less than the margin", "are shown to lose less than the margin"),
-        "inferior": ("is shown to lose more than the margin", "are shown to lose more than the margin"),
-        "inconclusive": ("cannot be told from these runs", "cannot be told from these runs"),
-    }
-    parts = []
-    for word, (one, many) in phrases.items():
-        names = [f.method for f in group.findings if f.word == word and f.comparison]
-        if names:
-            parts.append(f"{listed(names)} {one if len(names) == 1 else many}")
-    parts.extend(f"{f.method} {f.said()}" for f in group.findings if f.word == "diverged")
-    waiting = [f.method for f in group.findings if f.word != "diverged" and not f.comparison]
-    if waiting:
-        parts.append(f"no runs to compare yet: {listed(waiting)}")
-    return f"{head}{'; '.join(parts)}. {_order(group.ordered())}"
-
-
-def _order(findings: Sequence[Finding]) -> str:
-    if not findings:
-        return "No means yet."
-    names = " > ".join(f"{f.method} {percent(f.summary.mean if f.summary else None)}" for f in findings)
-    return f"Observed order of the means (not a test): {names}."
-
-
-def _alone(study: Study) -> list[str]:
-    return [f"{f.method} (ratio {short(f.ratio)}): {_brief(f)}{' points' * bool(f.comparison)}." for f in study.others]
-
-
-def _bits(study: Study) -> str:
+def _unequal_bits(study: Study) -> list[str]:
     traffic = [t for t in (traffic_of(finding.records) for finding in study.findings) if t]
     unequal = sum(not t.equal for t in traffic)
+    if not unequal:
+        return []
     rows = count_of(len(traffic), "row")
-    if unequal == 0:
-        return f"Bits: in all {rows} with finished runs the counted bits equal the formula's, to the bit."
-    return f"Bits: in {unequal} of {rows} the counted bits are NOT the formula's; see the bits table."
+    return [f"Bits: in {unequal} of {rows} the counted bits are NOT the formula's; see the bits table."]

@@ -33,6 +33,23 @@ def short(value: float | None, digits: int = 4) -> str:
     return NONE if value is None else f"{value:.{digits}g}".replace("-", MINUS)
 
 
+def amount(value: float | None) -> str:
+    """A number of models, a true ratio: 28,050, 292, 18.3, 1.75; whole from 100 on."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def ratio_name(ratio: float) -> str:
+    """A nominal ratio in full, 28050 too; where nothing is sent there is none."""
+    return f"{ratio:g}" if math.isfinite(ratio) else NONE
+
+
+def bounds(low: float | None, high: float | None) -> str:
+    """Two differences of shares as "−0.32 to +0.06", in percentage points."""
+    return NONE if low is None or high is None else f"{points(low)} to {points(high)}"
+
+
 def whole(value: int | None) -> str:
     """A count with its thousands set apart: 12,345,678."""
     return NONE if value is None else f"{value:,}"

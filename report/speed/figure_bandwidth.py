@@ -3,41 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 
 from harness.timings import Method
-from report.plotting import Look, end_labels, looks_of, panels, save, settle
+from report.looks import look_of
+from report.plotting import end_labels, panels, save, settle
 from report.speed.speedups import HIGHEST, LOWEST, log_grid
 from report.speed.study import Bench, SpeedStudy
 from report.speed.tables_agreement import agreement_sentence
 from report.speed.units import milliseconds
 from report.wording import listed
 
-_ROOM = 0.2
-_GREYS = ("#000000", "#5a5a5a", "#9a9a9a")
-_DASHES: tuple[tuple[float, ...], ...] = ((), (4, 1.5), (1.2, 1.2), (5, 1.5, 1.2, 1.5))
-
-
-def looks_by_role(methods: Sequence[Method]) -> dict[str, Look]:
-    """Greys for the baselines; a colour for each compared algorithm, its variants apart by their dashes."""
-    compared = [method for method in methods if not method.baseline]
-    colours = looks_of(list(dict.fromkeys(_family(method) for method in compared)))
-    looks: dict[str, Look] = {}
-    for index, method in enumerate(method for method in methods if method.baseline):
-        looks[method.name] = Look(_GREYS[index % 3], "o", _DASHES[index // 3 % 4])
-    for method in compared:
-        family = colours[_family(method)]
-        variant = [other for other in compared if _family(other) == _family(method)].index(method)
-        looks[method.name] = Look(family.colour, family.marker, _DASHES[variant % 4])
-    return looks
-
-
-def _family(method: Method) -> str:
-    return method.algorithm or method.name
+_ROOM = 0.22
 
 
 def draw_step_times(study: SpeedStudy, path: Path) -> bool:
@@ -46,8 +26,7 @@ def draw_step_times(study: SpeedStudy, path: Path) -> bool:
     if not shown:
         return False
     figure, grid = panels(len(shown), 1, 2.9, share_x=False)
-    looks = looks_by_role(list({method.name: method for bench in shown for method in bench.methods}.values()))
-    labels = [_panel(axes, bench, looks) for [axes], bench in zip(grid, shown, strict=True)]
+    labels = [_panel(axes, bench) for [axes], bench in zip(grid, shown, strict=True)]
     settle(figure)
     for [axes], names in zip(grid, labels, strict=True):
         end_labels(axes, names, room=_ROOM, left=True)
@@ -55,14 +34,14 @@ def draw_step_times(study: SpeedStudy, path: Path) -> bool:
     return True
 
 
-def _panel(axes: Axes, bench: Bench, looks: Mapping[str, Look]) -> list[tuple[float, float, str, str]]:
+def _panel(axes: Axes, bench: Bench) -> list[tuple[float, float, str, str]]:
     axes.set_xscale("log")
     axes.set_yscale("log")
     labels = []
     rates = log_grid(LOWEST, HIGHEST)
     swept = bench.is_modelled
     for method in bench.methods:
-        look, spots = looks[method.name], _spots(bench, method)
+        look, spots = look_of(method.label), _spots(bench, method)
         ends = list(spots)
         if swept:
             ends = [(rate / 1e6, 1e3 * bench.clock_seconds(method, rate)) for rate in rates]
@@ -121,5 +100,5 @@ def step_times_note(study: SpeedStudy) -> str:
     return (
         "Markers: timed here. Lines: modelled, beyond the markers an extrapolation"
         f"{latency}. Emulated workloads are shown without encoding, decoding and update, measured ones with them. "
-        "Greys: baselines."
+        "Greys and orange: baselines."
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from report.build import build_report
-from report.synthetic import METHODS, Design, make_experiment, make_tuning
+from report.synthetic import METHODS, TOP_K, Design, make_experiment, make_tuning
 
 DESIGN = Design(
     name="small",
@@ -18,6 +18,22 @@ DESIGN = Design(
     missing=frozenset({("csea_64", 5), ("csea_64", 4)}),
     failed=frozenset({("csea_1024", 3)}),
 )
+
+REGIME = Design(
+    name="regime",
+    methods=(METHODS[0], TOP_K, *METHODS[1:]),
+    ratios=(12, 96, 384, 600),
+    evaluations=4,
+    regime=True,
+    main_ratio=12,
+    lengths=(300, 600, 2_400),
+    by_loss=("csea_12", "mcser_96"),
+    at_end=("qsparse_local_sgd_12", "ef_sgd_600"),
+    grid=(0.025, 0.05, 0.1, 0.2),
+    missing=frozenset({("cser_pl_12", 4), ("cser_pl_12", 5)}),
+    diverged=frozenset({("ef_sgd_384", 2)}),
+)
+"""In the regime of the paper: floor, bounds, four ratios, four lengths, both rules."""
 
 
 @dataclass(frozen=True)
