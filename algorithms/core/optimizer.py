@@ -35,8 +35,8 @@ class DistributedOptimizer(Optimizer):
     """SGD with Nesterov momentum on flat buffers, and a place for each method's communication.
 
     Args:
-        params: trainable parameters or groups of them, real, of one type and on one device; worker 0's values are sent to
-            all.
+        params: trainable parameters or groups of them, real, of one type and on one device; worker 0's values are sent
+            to all.
         lr: learning rate, per group.
         momentum: Nesterov momentum, per group; local, never averaged.
         weight_decay: added to the gradient, as in PyTorch, per group.
@@ -44,12 +44,12 @@ class DistributedOptimizer(Optimizer):
         seed: of the randomness that the workers share.
         wire: type of the numbers that are sent, by default the parameters' own. What rounding loses is kept as what a
             compressor leaves out is.
-        model: what the parameters are of, where the rest of it, frozen parameters and buffers, is to be sent from worker
-            0 to all as well.
+        model: what the parameters are of, where the rest of it, frozen parameters and buffers, is to be sent from
+            worker 0 to all as well.
 
     Raises:
-        ValueError: values out of range, a compressor that the method or the model cannot take, or workers that differ in
-            settings, seed or parameters.
+        ValueError: values out of range, a compressor that the method or the model cannot take, or workers that differ
+            in settings, seed or parameters.
         RuntimeError: several processes were started (`WORLD_SIZE` in the environment) and cannot talk to each other.
 
     `p.grad` is scratch space during `step()`.
@@ -109,6 +109,8 @@ class DistributedOptimizer(Optimizer):
                 self._broadcast_rest(model)
         self._foreteller = None if collectives.early is None else Foreteller(self, collectives.early)
 
+    _given: dict[str, Any]
+
     def __new__(cls, *args: Any, **given: Any) -> Self:
         # Methods hand on to their base what they are made of; what the user gave is known here alone.
         self = super().__new__(cls)
@@ -118,9 +120,7 @@ class DistributedOptimizer(Optimizer):
     @property
     def settings(self) -> dict[str, Any]:
         """The method's own settings, as they were given or by default."""
-        return {
-            key: self._given.get(key, parameter.default) for key, parameter in own_parameters(type(self)).items()
-        }
+        return {key: self._given.get(key, parameter.default) for key, parameter in own_parameters(type(self)).items()}
 
     def _plain_settings(self) -> dict[str, str]:
         """The settings, and the wire's type, in words."""
@@ -133,8 +133,8 @@ class DistributedOptimizer(Optimizer):
         only_planned = any(parameter.is_meta for group in self.param_groups for parameter in group["params"])
         if num_processes not in ("", "1") and not only_planned:
             raise RuntimeError(
-                f"WORLD_SIZE is {num_processes} in the environment, but there is no process group, so each process would "
-                "train alone; call torch.distributed.init_process_group() before the optimiser is made, or give it "
+                f"WORLD_SIZE is {num_processes} in the environment, but there is no process group, so each process "
+                "would train alone; call torch.distributed.init_process_group() before the optimiser is made, or give it "
                 "collectives=SoloCollectives() if each is to be alone"
             )
         return SoloCollectives()
@@ -213,8 +213,8 @@ class DistributedOptimizer(Optimizer):
 
         Raises:
             CollectiveError: another worker failed or did not come.
-            RuntimeError: the model's parameters are not the optimiser's any more; or with overlap, something was changed
-                since the backward pass.
+            RuntimeError: the model's parameters are not the optimiser's any more; or with overlap, something was
+                changed since the backward pass.
             ValueError: a group's learning rate, momentum or weight decay is out of range.
         """
         loss = None
@@ -244,8 +244,8 @@ class DistributedOptimizer(Optimizer):
         loaded, self._loaded = self._loaded, None
         if loaded is not None and not torch.allclose(loaded, self.flat.parameters, 0, 0, equal_nan=True):
             raise RuntimeError(
-                "the parameters are not those of the state that this optimiser loaded, which are this worker's own; load "
-                "the model first and then the optimiser (after a change that is meant, call "
+                "the parameters are not those of the state that this optimiser loaded, which are this worker's own; "
+                "load the model first and then the optimiser (after a change that is meant, call "
                 "optimizer.load_state_dict(optimizer.state_dict()))"
             )
         if isinstance(self.collectives, ProcessGroupCollectives) and self.collectives.world_size > 1:
@@ -274,6 +274,7 @@ class DistributedOptimizer(Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear all gradients. They stay views of one vector, and read as zeros, whatever `set_to_none` says."""
+        self._adopt_moved()
         self.flat.zero_gradients()
         self._drop_foretold()
 
