@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import warnings
 from abc import abstractmethod
@@ -18,7 +19,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 from algorithms.core.agreement import check_agreement
 from algorithms.core.arguments import check_numbers, check_options
 from algorithms.core.collectives import Collectives, SoloCollectives
-from algorithms.core.compressors import Compressor, Gathered, SharedSupport
+from algorithms.core.compressors import FLOAT_BITS, Compressor, Gathered, SharedSupport
 from algorithms.core.flat import FlatBuffers
 from algorithms.core.local_step import nesterov_step_
 from algorithms.core.overlap import Foreteller, Foretold
@@ -134,8 +135,8 @@ class DistributedOptimizer(Optimizer):
         if num_processes not in ("", "1") and not only_planned:
             raise RuntimeError(
                 f"WORLD_SIZE is {num_processes} in the environment, but there is no process group, so each process "
-                "would train alone; call torch.distributed.init_process_group() before the optimiser is made, or give it "
-                "collectives=SoloCollectives() if each is to be alone"
+                "would train alone; call torch.distributed.init_process_group() before the optimiser is made, or give "
+                "it collectives=SoloCollectives() if each is to be alone"
             )
         return SoloCollectives()
 
@@ -193,6 +194,26 @@ class DistributedOptimizer(Optimizer):
     @abstractmethod
     def _update(self, step: int) -> None:
         """Do step number `step`, counted from 1: gradients are in `flat.gradients`, parameters in `flat.parameters`."""
+
+    def overall_ratio(self) -> float:
+        """How many times as much SGD sends on average, whose 32 d bits a step are 1; infinite where nothing is sent."""
+        intervals = math.prod(value for value in self.settings.values() if type(value) is int)
+        num_steps = intervals * math.ceil(100 / intervals)  # whole intervals; where draws differ, about their mean
+        bits = self.expected_traffic(num_steps).training_bits
+        return FLOAT_BITS * self.flat.layout.numel * num_steps / bits if bits else math.inf
+
+    def __repr__(self) -> str:
+        """The method, its settings, the numbers of each group, d, the overall ratio and the workers, in one line."""
+        given = {**self.settings, **({} if self.wire is None else {"wire": self.wire})}
+        groups = [{key: group[key] for key in ("lr", "momentum", "weight_decay")} for group in self.param_groups]
+        own = ", ".join(f"{key}={value!r}" for key, value in {**given, **groups[0]}.items())
+        others = "".join(f", group {number}: {group}" for number, group in enumerate(groups[1:], 1))
+        ratio = self.overall_ratio()
+        return (
+            f"{type(self).__name__}({own}{others}; d = {self.flat.layout.numel:,}, "
+            f"{'nothing is sent' if ratio == math.inf else f'overall ratio {ratio:,.4g}'}, "
+            f"worker {self.collectives.rank} of {self.collectives.world_size})"
+        )
 
     def foretold(self, step: int) -> list[Foretold]:
         """Messages of step number `step` that need the gradients of some tensors only, as they may be sent early."""
