@@ -174,15 +174,15 @@ def moved_parameters_are_taken_back(name: str) -> None:
     def trained(move: Callable[[nn.Module], object], after_backward: bool) -> Tensor:
         model = Net()
         optimizer = make(name, model, compressor=PerTensorBlockSparsifier(2, 2, 1.2))  # regardless of strides
-        train(optimizer, model, range(1, 3))
+        train(optimizer, model, range(1, 5))
         optimizer.zero_grad()
         if after_backward:
-            loss_of(model, 3, dist.get_rank()).backward()
+            loss_of(model, 5, dist.get_rank()).backward()
             move(model)
             optimizer.step()
         else:
             move(model)
-        train(optimizer, model, range(4, 6))
+        train(optimizer, model, range(6, 8))
         return values(model)
 
     for after_backward in (False, True):
