@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from harness import pack_lines
 from harness.identity import check_id
 from harness.pack_lines import Files
 from harness.store import (
+    RUN_FILES,
     Experiment,
     Record,
     RecordError,
@@ -59,27 +60,29 @@ class Pack:
     header: Header
     lines: Mapping[str, str]
 
-    def files(self, run_id: str) -> Files:
-        """The files of a run, to the byte.
+    def files(self, run_id: str, names: Sequence[str] = RUN_FILES) -> Files:
+        """The files of a run, to the byte; those of `names` that it has.
 
         Raises:
-            RecordError: the line does not fit the header.
+            RecordError: the line does not fit the header, or has files that are none of a run's.
         """
         try:
             line = json.loads(self.lines[run_id])["files"]
-            return {name: pack_lines.decode(name, line[name], self.header.keys, self._shared) for name in line}
-        except (LookupError, TypeError, ValueError) as error:
+            strange = line.keys() - set(RUN_FILES)
+            if strange:
+                raise ValueError(f"no run has files {', '.join(sorted(strange))}")
+            kept = [name for name in line if name in names]
+            return {name: pack_lines.decode(name, line[name], self.header.keys, self._shared) for name in kept}
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise RecordError(f"{self.path} is damaged in the line of run {run_id} ({error!r}); {RESTORE}") from None
 
     def record(self, run_id: str, with_events: bool = True) -> RunRecord:
-        """A run as the store reads it from a folder.
+        """A run as the store reads it from a folder; its events take the most time.
 
         Raises:
             RecordError: a file of it is damaged or of another version, or its id is not the hash of its config.
         """
-        files = self.files(run_id)
-        if not with_events:
-            files.pop("events.jsonl", None)
+        files = self.files(run_id, RUN_FILES if with_events else [name for name in RUN_FILES if name != "events.jsonl"])
         record = parse_run(files, self.path.parent / run_id)
         where = f"{self.path}, the line of run {run_id},"
         if record.run.run_id != run_id or record.result is None:

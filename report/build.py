@@ -13,7 +13,10 @@ from report.exports_comparisons import write_comparisons
 from report.figure_bits import draw_accuracy_against_bits, found_accuracy_against_bits
 from report.figure_curves import CUT, panels_note
 from report.figure_drift import draw_drift, drift_notes, drift_of, found_drift
+from report.figure_models import draw_accuracy_against_models, found_accuracy_against_models
+from report.figure_paper import PAPER_NOTE
 from report.figure_progress import draw_progress, found_progress
+from report.figure_regime import REGIME_NOTE, draw_regime, found_regime
 from report.figure_scatter import draw_loss_against_accuracy, found_loss_against_accuracy
 from report.figure_tuning import draw_tuning, found_tuning
 from report.findings import Study, study_of
@@ -22,11 +25,13 @@ from report.provenance import how_it_was_run
 from report.published import published_table, read_claims
 from report.questions import questions_table
 from report.records import Records, UsageError, read_records
+from report.regime import regime_of
 from report.row_cells import has_models
 from report.tables import accuracy_table, baseline_card, seeds_table
 from report.tables_assay import assay_table
 from report.tables_bits import bits_table, equal_bits_table
 from report.tables_pairs import pairs_table, shown_groups
+from report.tables_regime import needed_table, predictors_table, regime_table, residuals_table
 from report.tables_tuning import best_of_table, points_table, rules_table, tuning_table
 from report.tuning import Tuned, is_tuning, tuned_alone, tuned_rows
 from report.verdict import progress_of, verdict_of
@@ -82,6 +87,7 @@ def document_of(study: Study, tuning: Records | None, tuned: Sequence[Tuned], ou
         Section("Accuracy against what is sent", (_sent_figure(study, exhibits),)),
         Section("Equal bits", (exhibits.table("equal_bits", *_filled(study, equal_bits_table, exhibits)),)),
         *_all_pairs(study, pairs, exhibits),
+        *_regime(study, exhibits),
         Section("Bits", (exhibits.table("bits", *_filled(study, bits_table, exhibits)),)),
         Section("Over the steps", _over_steps(study, tuning, exhibits)),
         Section("Training loss and accuracy", (_scatter(study, exhibits),)),
@@ -125,6 +131,22 @@ def _all_pairs(study: Study, pairs: Sequence[Pair], exhibits: Exhibits) -> tuple
 
 
 def _sent_figure(study: Study, exhibits: Exhibits) -> Block:
+    return _against_models(study, exhibits) if has_models(study) else _against_bits(study, exhibits)
+
+
+def _against_models(study: Study, exhibits: Exhibits) -> Block:
+    return exhibits.figure(
+        "bits_figure",
+        "accuracy_against_models.png",
+        "Accuracy against models sent",
+        lambda path: draw_accuracy_against_models(study, path),
+        lambda: found_accuracy_against_models(study),
+        "Markers: means; bars: 95 % t intervals; faint dots: single seeds; lines with bands: ceiling and floor with "
+        f"theirs. {PAPER_NOTE}",
+    )
+
+
+def _against_bits(study: Study, exhibits: Exhibits) -> Block:
     return exhibits.figure(
         "bits_figure",
         "accuracy_against_bits.png",
@@ -134,6 +156,25 @@ def _sent_figure(study: Study, exhibits: Exhibits) -> Block:
         "Markers: means; bars: 95 % t intervals; faint dots: single seeds; grey line and band: the baseline's mean and "
         "interval.",
     )
+
+
+def _regime(study: Study, exhibits: Exhibits) -> tuple[Section, ...]:
+    regime = regime_of(study)
+    if regime is None:
+        return ()
+    figure = exhibits.figure(
+        "regime_figure",
+        "regime.png",
+        "The loss against models sent, at every length",
+        lambda path: draw_regime(regime, path),
+        lambda: found_regime(regime),
+        f"{REGIME_NOTE} {PAPER_NOTE}",
+    )
+    needed = exhibits.table("needed", needed_table(regime, next(exhibits.tables)))
+    predictors = exhibits.table("predictors", predictors_table(regime, next(exhibits.tables)))
+    residuals = exhibits.table("residuals", residuals_table(regime, next(exhibits.tables)))
+    points = exhibits.table("regime", regime_table(regime, next(exhibits.tables)))
+    return (Section("How many models are enough?", (figure, needed, predictors, residuals, points)),)
 
 
 def _over_steps(study: Study, tuning: Records | None, exhibits: Exhibits) -> tuple[Block, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from report.figure_paper import draw_paper
-from report.findings import Study
-from report.models_needed import needed_of
 from report.plotting import SIZE, decades, grid_over_strip, save
-from report.regime import Point, Regime, regime_of
+from report.regime import Point, Regime
 from report.regime_predictors import curve_of_method
-from report.wording import count_of, whole
+from report.wording import amount, count_of, whole
 from report.wording import points as in_points
 
 _COLUMNS = 3
@@ -29,10 +28,16 @@ _BELOW = 1.15
 """The axis ends so many gaps below SGD; what lies lower stands at its end with its number."""
 
 
-def draw_regime(study: Study, path: Path) -> bool:
-    """Draw it; False where fewer than two lengths, or no method at two numbers of models, have runs."""
-    regime = regime_of(study)
-    if regime is None or not regime.methods:
+REGIME_NOTE = (
+    "Markers: means of a row against SGD of the same length; faint dots: single seeds; marks at the "
+    "lower end: rows below it. The curve is fitted to the share of the gap lost at all lengths and drawn at the "
+    "longest run's gap."
+)
+
+
+def draw_regime(regime: Regime, path: Path) -> bool:
+    """Draw it; False where no method has runs at two numbers of models."""
+    if not regime.methods:
         return False
     methods = list(regime.methods)
     figure, grid, strip = grid_over_strip(math.ceil(len(methods) / _COLUMNS), _COLUMNS, 1.75)
@@ -52,7 +57,7 @@ def draw_regime(study: Study, path: Path) -> bool:
         axes.set_xlabel("models sent (log scale)")
         decades(axes.xaxis)
     for line in grid:
-        line[0].set_ylabel("points from SGD")
+        line[0].set_ylabel("difference to SGD, points")
     _legend(figure, regime)
     save(figure, path)
     return True
@@ -60,7 +65,7 @@ def draw_regime(study: Study, path: Path) -> bool:
 
 def _limits(regime: Regime) -> tuple[float, float]:
     models = [point.models for points in regime.methods.values() for point in points]
-    return min(models) / 1.5, max(models) * 1.9
+    return min(models) / 1.5, max(models) * 3
 
 
 def _lowest(regime: Regime) -> float:
@@ -75,6 +80,7 @@ def _panel(axes: Axes, regime: Regime, points: Sequence[Point], lowest: float) -
     if regime.margin is not None:
         axes.axhline(-100 * regime.margin, color="#C0392B", linewidth=0.8, dashes=(4, 2), zorder=1)
     _curve(axes, regime, points)
+    below: list[float] = []
     for index, length in enumerate(regime.lengths):
         colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
         mine = sorted((p for p in points if p.length is length and p.comparison), key=lambda p: p.models)
@@ -82,14 +88,15 @@ def _panel(axes: Axes, regime: Regime, points: Sequence[Point], lowest: float) -
             difference = 100 * (point.comparison.difference if point.comparison else 0.0)
             if difference < lowest:
                 axes.plot([point.models], [lowest * 0.97], marker=7, color=colour, markersize=4, zorder=4)
-                axes.annotate(
-                    in_points(difference / 100), (point.models, lowest * 0.97), xytext=(3, 2),
-                    textcoords="offset points", fontsize=SIZE, color=colour,
-                )  # fmt: skip
+                below.append(difference / 100)
                 continue
             seeds = [100 * value for value in point.differences.values()]
             axes.plot([point.models] * len(seeds), seeds, ".", color=colour, markersize=2, alpha=0.5, zorder=2)
             axes.plot([point.models], [difference], marker=marker, color=colour, markersize=3.6, zorder=3)
+    if below:
+        ends = " to ".join(dict.fromkeys((in_points(min(below)), in_points(max(below)))))
+        text = f"{count_of(len(below), 'row')} below: {ends}"
+        axes.text(0.98, 0.1, text, transform=axes.transAxes, ha="right", fontsize=SIZE, zorder=5)
 
 
 def _curve(axes: Axes, regime: Regime, points: Sequence[Point]) -> None:
@@ -113,16 +120,19 @@ def _legend(figure: Figure, regime: Regime) -> None:
     figure.legend(lines, [*names, "fitted curve", "margin"], loc="outside lower center", ncols=6)
 
 
-def found_regime(study: Study) -> str:
-    """Which method needs the fewest models sent for a loss within the margin."""
-    regime = regime_of(study)
-    if regime is None:
-        return "Fewer than two lengths have runs."
-    needed = [entry for entry in needed_of(regime) if entry.kind != "cannot tell"]
-    if not needed:
-        return f"{count_of(len(regime.lengths), 'length')}; how many models a method needs cannot be told from them."
-    first = needed[0]
+def found_regime(regime: Regime) -> str:
+    """From how many models sent on no row but the bounds' loses more than the margin in the mean."""
+    rows = [p for points in regime.methods.values() for p in points if p.comparison and not p.is_bound]
+    margin = regime.margin
+    if margin is None or not rows:
+        return "There is no margin, or no row, to tell a loss by."
+    ordered = sorted(rows, key=lambda point: -point.models)
+    good = list(itertools.takewhile(lambda p: p.comparison and p.comparison.difference >= -margin, ordered))
+    diverged = [point for point in good if point.rows.diverged]
+    if not good or diverged:
+        return f"Even among rows of {amount(ordered[0].models)} models sent one loses more than the margin or diverges."
     return (
-        f"The loss against models sent at {count_of(len(regime.lengths), 'length')} of run; {first.method} needs the "
-        f"fewest models for an expected loss within the margin: {first.said()}."
+        f"Every row of a compressed method that sends {amount(good[-1].models)} models or more loses at most "
+        f"{in_points(margin).lstrip('+')} points in the mean, at every length ({len(good)} of "
+        f"{count_of(len(rows), 'row')})."
     )

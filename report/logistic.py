@@ -16,7 +16,9 @@ _INTERCEPTS, _SLOPES = 10.0, 4.0
 _STEPS = 10
 """Steps from the middle of a range to its end."""
 
-_ROUNDS = 7
+_CLOSER, _ROUNDS = 3, 6
+"""The same in the rounds that follow, each within one and a half steps of the last, and their number."""
+
 _TIE = 1e-7
 """Weight of a slope's square, as a share of the curve's other costs: of equal curves the flattest is taken."""
 
@@ -42,22 +44,27 @@ class Logistic:
 
 
 def fit_logistic(logs: Vector, shares: Vector) -> Logistic:
+    """One curve through shares of shape (rows,); see `fit_logistics`."""
+    return fit_logistics(logs, shares[None])[0]
+
+
+def fit_logistics(logs: Vector, shares: Vector) -> list[Logistic]:
     """Least squares by a grid that closes in on its best point, so that no start decides and bytes repeat.
 
     Args:
         logs: natural logarithms of the predictors, of shape (rows, predictors).
-        shares: what is to be predicted, of shape (rows,).
+        shares: what is to be predicted, a curve for each line, of shape (curves, rows).
     """
     centres = logs.mean(axis=0)
     design = np.hstack([np.ones((len(logs), 1)), logs - centres])
     limits = np.array([_INTERCEPTS] + [_SLOPES] * logs.shape[1])
-    best, spans = np.zeros(len(limits)), limits.copy()
-    for round_ in range(_ROUNDS):
-        steps = _STEPS if round_ == 0 else 3
+    best, spans = np.zeros((len(shares), len(limits))), limits
+    for steps in (_STEPS, *[_CLOSER] * _ROUNDS):
         offsets = np.array(list(itertools.product(np.linspace(-1, 1, 2 * steps + 1), repeat=len(limits))))
-        tried = np.clip(best + offsets * spans, -limits, limits)
+        tried = np.clip(best[:, None] + offsets * spans, -limits, limits)
         values = 1 / (1 + np.exp(-tried @ design.T))
-        costs = ((values - shares) ** 2).sum(axis=1) + _TIE * (tried[:, 1:] ** 2).sum(axis=1)
-        best = tried[int(np.argmin(costs))]
+        costs = ((values - shares[:, None]) ** 2).sum(axis=2) + _TIE * (tried[..., 1:] ** 2).sum(axis=2)
+        best = tried[np.arange(len(shares)), costs.argmin(axis=1)]
         spans = spans * 1.5 / steps
-    return Logistic(float(best[0]), tuple(float(slope) for slope in best[1:]), tuple(float(c) for c in centres))
+    middle = tuple(float(centre) for centre in centres)
+    return [Logistic(float(found[0]), tuple(float(slope) for slope in found[1:]), middle) for found in best]

@@ -9,11 +9,12 @@ from typing import Literal
 
 import numpy as np
 
-from report.logistic import fit_logistic
-from report.regime import Length, Point, Regime
+from report.assay import Assay
+from report.logistic import fit_logistics
+from report.regime import Point, Regime
 from report.regime_predictors import curve_of_method, logs_of
 from report.statistics import mean_of
-from report.wording import NONE
+from report.wording import NONE, amount
 
 DRAWS = 400
 """Times that the seeds of every length are drawn anew, with replacement."""
@@ -49,7 +50,7 @@ class Needed:
         return (
             self._end(self.models)
             if self.kind == "between"
-            else self.kind + f" {few_models(self.models)}" * (self.models is not None)
+            else self.kind + f" {amount(self.models)}" * (self.models is not None)
         )
 
     def interval(self) -> str:
@@ -58,8 +59,8 @@ class Needed:
 
     def _end(self, models: float | None) -> str:
         if models is not None and models < self.least:
-            return f"under {few_models(self.least)}"
-        return f"over {few_models(self.most)}" if models is not None and models > self.most else few_models(models)
+            return f"under {amount(self.least)}"
+        return f"over {amount(self.most)}" if models is not None and models > self.most else amount(models)
 
 
 def needed_of(regime: Regime) -> tuple[Needed, ...]:
@@ -93,7 +94,7 @@ def _needed(regime: Regime, name: str, all_points: Sequence[Point]) -> Needed:
     return replace(blank, kind="between", models=models, low=min(float(low), models), high=max(float(high), models))
 
 
-def _margin_share(length: Length, margin: float) -> float:
+def _margin_share(length: Assay, margin: float) -> float:
     return margin / (length.gap or math.inf)
 
 
@@ -101,14 +102,13 @@ def _draws(points: Sequence[Point], share: float) -> list[float]:
     """The logarithm of the models needed in each draw; a curve that does not fall needs more than any."""
     generator = np.random.default_rng(0)
     logs = logs_of(points, "models sent")
-    seeds = {point.length.num_steps: sorted(point.length.ceiling.accuracy) for point in points}
-    found = []
+    seeds = {point.length.num_steps: sorted(point.ceiling.accuracy) for point in points}
+    lost = []
     for _ in range(DRAWS):
         drawn = {steps: generator.choice(known, len(known)).tolist() for steps, known in seeds.items()}
-        lost = np.array([_lost(point, drawn[point.length.num_steps]) for point in points])
-        where = fit_logistic(logs, lost).where(share)
-        found.append(_NEVER if where is None else min(where, _NEVER))
-    return found
+        lost.append([_lost(point, drawn[point.length.num_steps]) for point in points])
+    found = [curve.where(share) for curve in fit_logistics(logs, np.array(lost))]
+    return [_NEVER if where is None else min(where, _NEVER) for where in found]
 
 
 def _lost(point: Point, seeds: Sequence[int]) -> float:
@@ -116,8 +116,3 @@ def _lost(point: Point, seeds: Sequence[int]) -> float:
     known = point.differences
     values = [known[seed] for seed in seeds if seed in known] or list(known.values())
     return min(-mean_of(values) / (point.length.gap or math.inf), 1.0)
-
-
-def few_models(models: float | None) -> str:
-    """A number of models sent: whole from 10 up."""
-    return NONE if models is None else f"{models:,.0f}" if models >= 10 else f"{models:.2g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any, cast
 
@@ -63,9 +64,12 @@ def render_typst(document: Document) -> str:
         f"#block(below: 1em)[#text(10pt, fill: luma(80))[#{quote(document.subtitle)}]]",
     ]
     for section in document.sections:
-        wide = any(isinstance(block, Table) and block.wide for block in section.blocks)
-        body = [f"#heading(level: 1, {quote(section.title)})", *(_block(block) for block in section.blocks)]
-        parts.extend(["#page(flipped: true)[", *body, "]"] if wide else body)
+        heading = [f"#heading(level: 1, {quote(section.title)})"]
+        for wide, blocks in itertools.groupby(section.blocks, lambda block: isinstance(block, Table) and block.wide):
+            body = [*heading, *(_block(block) for block in blocks)]
+            parts.extend(["#page(flipped: true)[", *body, "]"] if wide else body)
+            heading = []
+        parts.extend(heading)
     return "\n".join(parts) + "\n"
 
 

@@ -90,6 +90,19 @@ def grid_over_strip(
     return figure, lines[:-1], lines[-1]
 
 
+def stacked(height: float, band: float, strip: float) -> tuple[Figure, Axes, Axes | None, Axes]:
+    """Axes over a narrow band (None for a band of no height) over a strip, all of page width and with one x axis.
+
+    Args:
+        height, band, strip: in inches.
+    """
+    heights = [height, *([band] if band else []), strip]
+    figure = Figure(figsize=(WIDTH, sum(heights) + 0.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
+    return figure, axes[0], axes[1] if band else None, axes[-1]
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG at `path` and a PDF beside it, without a word of who wrote them and when.
 

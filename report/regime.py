@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from harness.store import Experiment
+from report.assay import Assay
+from report.bounds import role_of
 from report.findings import Study
-from report.records import Records, RowRuns
-from report.statistics import Comparison, Word, compare, deviation_of, judge, mean_of
-
-LEAST_MARGINS, LEAST_DEVIATIONS = 3, 10
-"""So many margins, and standard deviations between seeds, must lie between floor and ceiling for a length to tell."""
-
-
-@dataclass(frozen=True)
-class Length:
-    """One length of run. `gap` is ceiling minus floor, mean over the seeds that both have; None without a floor."""
-
-    num_steps: int
-    ceiling: RowRuns
-    floor: RowRuns | None
-    gap: float | None
-    deviation: float | None
-    """The larger of ceiling's and floor's standard deviation between seeds."""
-    tells: bool
-    """Whether floor and ceiling lie far enough apart for a loss to be seen."""
+from report.records import RowRuns
+from report.statistics import Comparison, Word, compare, judge
 
 
 @dataclass(frozen=True)
@@ -33,11 +19,13 @@ class Point:
     """One row at one length, against SGD of the same length, paired by seed."""
 
     rows: RowRuns
-    length: Length
+    length: Assay
+    ceiling: RowRuns
     models: float
     """Models sent, M."""
     comparison: Comparison | None
     word: Word
+    is_bound: bool
 
     @property
     def method(self) -> str:
@@ -51,7 +39,7 @@ class Point:
     @property
     def differences(self) -> dict[int, float]:
         """Accuracy minus SGD's, by the seeds that both have."""
-        mine, theirs = self.rows.accuracy, self.length.ceiling.accuracy
+        mine, theirs = self.rows.accuracy, self.ceiling.accuracy
         return {seed: mine[seed] - theirs[seed] for seed in sorted(mine.keys() & theirs.keys())}
 
     @property
@@ -69,14 +57,14 @@ class Point:
     @property
     def fits(self) -> bool:
         """Whether curves are fitted to it: no diverged run, and a length that tells."""
-        return self.lost is not None and not self.rows.diverged and self.length.tells
+        return self.lost is not None and not self.rows.diverged and self.length.reason is None
 
 
 @dataclass(frozen=True)
 class Regime:
     """All points, from the longest run to the shortest."""
 
-    lengths: tuple[Length, ...]
+    lengths: tuple[Assay, ...]
     points: tuple[Point, ...]
     margin: float | None
 
@@ -88,58 +76,37 @@ class Regime:
         return {name: points for name, points in groups.items() if len({point.models for point in points}) > 1}
 
     @property
-    def telling(self) -> tuple[Length, ...]:
+    def telling(self) -> tuple[Assay, ...]:
         """The lengths that can tell a loss."""
-        return tuple(length for length in self.lengths if length.tells)
+        return tuple(length for length in self.lengths if length.reason is None)
 
 
 def regime_of(study: Study) -> Regime | None:
     """Gather the rows of all lengths, those chosen on held-out samples; None for fewer than two lengths with runs."""
-    records = study.records
-    experiment = records.experiment
-    ceilings = _by_length(records, experiment.baseline)
-    floors = _by_length(records, experiment.floor)
-    lengths = [
-        _length(steps, ceiling, floors.get(steps), experiment.margin)
-        for steps, ceiling in sorted(ceilings.items(), reverse=True)
-        if ceiling.finished
-    ]
-    if len(lengths) < 2:
+    records, experiment = study.records, study.records.experiment
+    ceilings = {a.num_steps: a.ceiling for a in reversed(study.assays) if a.ceiling and a.ceiling.finished}
+    if len(ceilings) < 2:
         return None
-    bounds = {id(rows) for rows in (*ceilings.values(), *floors.values())}
+    lengths = {assay.num_steps: assay for assay in reversed(study.assays) if assay.num_steps in ceilings}
     points = [
-        _point(rows, length, experiment.margin, experiment.confidence)
-        for length in lengths
-        for rows in _held_out(records)
-        if rows.row.num_steps == length.num_steps and id(rows) not in bounds and rows.row.models_sent
+        _point(rows, lengths, ceilings, experiment, role == "bound")
+        for rows in records.rows
+        if rows.row.rule == "held_out" and rows.row.models_sent and rows.row.num_steps in lengths
+        if (role := role_of(rows.row, experiment)) not in ("ceiling", "floor")
     ]
-    return Regime(tuple(lengths), tuple(points), experiment.margin)
+    return Regime(tuple(lengths.values()), tuple(points), experiment.margin)
 
 
-def _held_out(records: Records) -> Iterable[RowRuns]:
-    return (rows for rows in records.rows if rows.row.rule == "held_out")
-
-
-def _by_length(records: Records, name: str | None) -> dict[int, RowRuns]:
-    return {rows.row.num_steps: rows for rows in _held_out(records) if name and name in (rows.row.row, rows.row.base)}
-
-
-def _length(steps: int, ceiling: RowRuns, floor: RowRuns | None, margin: float | None) -> Length:
-    high, low = ceiling.accuracy, floor.accuracy if floor else {}
-    seeds = high.keys() & low.keys()
-    gap = mean_of([high[seed] - low[seed] for seed in sorted(seeds)]) if seeds else None
-    spreads = [deviation_of(list(values.values())) for values in (high, low) if len(values) > 1]
-    deviation = max(spreads, default=None)
-    tells = (
-        gap is not None
-        and margin is not None
-        and deviation is not None
-        and gap >= max(LEAST_MARGINS * margin, LEAST_DEVIATIONS * deviation)
-    )
-    return Length(steps, ceiling, floor, gap, deviation, tells)
-
-
-def _point(rows: RowRuns, length: Length, margin: float | None, confidence: float) -> Point:
-    comparison = compare(rows.accuracy, length.ceiling.accuracy, margin, confidence)
-    word = judge(comparison, margin, len(rows.diverged))
-    return Point(rows, length, rows.row.models_sent or 0.0, comparison, word)
+def _point(
+    rows: RowRuns,
+    lengths: Mapping[int, Assay],
+    ceilings: Mapping[int, RowRuns],
+    experiment: Experiment,
+    is_bound: bool,
+) -> Point:
+    steps = rows.row.num_steps
+    comparison = compare(rows.accuracy, ceilings[steps].accuracy, experiment.margin, experiment.confidence)
+    word = judge(comparison, experiment.margin, len(rows.diverged))
+    if word == "non-inferior" and lengths[steps].reason is not None:
+        word = "cannot tell"
+    return Point(rows, lengths[steps], ceilings[steps], rows.row.models_sent or 0.0, comparison, word, is_bound)

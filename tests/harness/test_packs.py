@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,11 +19,17 @@ from hypothesis import strategies as st
 
 from harness import packing, packs, store
 from harness.__main__ import main
+from harness.collect import collect
+from harness.launch import launch, missing_runs, write_experiment
 from harness.packing import pack, read_files, unpack
 from harness.packs import open_runs, parse, render
-from harness.spec import RunConfig, run_id
+from harness.plan import Plan, make_plan
+from harness.show import show_status
+from harness.spec import RunConfig, load_spec, run_id
 from harness.store import RUN_FILES, VERSION, RecordError, read_run
-from tests.harness.support import CSER, small_config
+from harness.tuning_records import outcome
+from slurm.status import observe
+from tests.harness.support import CSER, Quiet, launch_options, small_config, small_spec, write_spec
 
 NAME = "made_up"
 
@@ -261,7 +268,8 @@ def resealed(folder: Path, change: Callable[[dict[str, Any]], None]) -> list[str
 
 
 def with_other_rate(line: dict[str, Any]) -> None:
-    line["files"]["run.json"] = json.loads(json.dumps(line["files"]["run.json"]).replace("0.1,", "0.2,", 1))
+    run = json.dumps(line["files"]["run.json"])
+    line["files"]["run.json"] = json.loads(re.sub(r"0\.(05|1),", "0.2,", run, count=1))
 
 
 BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
@@ -297,6 +305,10 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "not its tables": (
         lambda f: resealed(f, lambda line: line["files"].update({"run.json": [99, 1]})),
         "is damaged in",
+    ),
+    "a file elsewhere": (
+        lambda f: resealed(f, lambda line: line["files"].update({"../escaped": "text"})),
+        "no run has files ../escaped",
     ),
     "another run's files": (
         lambda f: resealed(f, lambda line: line.update(files=json.loads(lines_of(f)[1])["files"])),
@@ -352,6 +364,59 @@ def test_an_experiment_without_finished_runs(tmp_path: Path, capsys: pytest.Capt
     assert main(["pack", str(tmp_path)]) == 1 and "holds no finished run to pack" in capsys.readouterr().err
     assert main(["unpack", str(tmp_path)]) == 1 and "holds no runs.jsonl to unpack" in capsys.readouterr().err
     assert not list(tmp_path.glob("runs.jsonl"))
+
+
+# Readers
+
+
+def planned(tmp_path: Path, tuning: bool = False) -> tuple[Plan, Path]:
+    """A plan and the folder of its experiment, with made-up results of all its runs."""
+    spec = small_spec()
+    spec["rows"] = spec["rows"][:2]
+    if tuning:
+        spec["rows"] = [{key: value for key, value in row.items() if key != "learning_rate"} for row in spec["rows"]]
+    plan = make_plan(load_spec(write_spec(tmp_path, spec)), tmp_path, tuning)
+    folder = write_experiment(plan, tmp_path)
+    for run in plan.runs:
+        write(folder, made_up_run(run.config))
+    return plan, folder
+
+
+def test_a_packed_run_is_done_in_every_respect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan, folder = planned(tmp_path)
+
+    def seen() -> tuple[object, ...]:
+        show_status(plan, tmp_path)
+        campaign = observe(folder, plan.experiment, None, {})
+        return capsys.readouterr().out, collect(folder).read_text(), campaign, missing_runs(plan, folder)
+
+    before = seen()
+    shutil.rmtree(folder / plan.runs[0].run_id)
+    assert missing_runs(plan, folder) == [plan.runs[0]]
+    write(folder, made_up_run(plan.runs[0].config))
+    pack(folder, remove_folders=True)
+    assert seen() == before and before[-1] == []
+    assert launch(plan, launch_options(tmp_path), Quiet()) == 0 and not any(folder.glob("*/run.json"))
+
+
+def test_rates_are_chosen_from_packed_tuning_runs_alike(tmp_path: Path) -> None:
+    plan, folder = planned(tmp_path, tuning=True)
+    endings = [outcome(folder, run.run_id) for run in plan.runs]
+    assert all(endings)
+    pack(folder, remove_folders=True)
+    assert [outcome(folder, run.run_id) for run in plan.runs] == endings
+
+
+@pytest.mark.parametrize("what", ["edited line", "another experiment", "id is not the hash"])
+def test_nothing_is_run_over_a_pack_that_cannot_be_used(what: str, tmp_path: Path) -> None:
+    plan, folder = planned(tmp_path)
+    pack(folder)
+    spoil, words = BAD[what]
+    (folder / packs.NAME).write_text("".join(spoil(folder)))
+    for run in finished(folder):
+        shutil.rmtree(folder / run)
+    with pytest.raises(RecordError, match=words.removesuffix(NAME)):
+        missing_runs(plan, folder)
 
 
 # Killed in between

@@ -27,6 +27,14 @@ METHODS = {
     "local_sgd": "local SGD",
 }
 
+ALGORITHMS = {
+    "ef_block": "ef_sgd",
+    "ef_topk": "ef_sgd",
+    "qsparse": "qsparse_local_sgd",
+    "final_average": "local_sgd",
+}
+SETTINGS = {"ef_topk": "compressor: top_k", "final_average": "sync interval: end"}
+
 Lost = Callable[[str, float, int, float], float]
 """Share of the gap that a row loses, by method, models sent, steps and ratio."""
 
@@ -116,10 +124,11 @@ def _lines(made: Map, epochs: int, main: bool) -> list[_Line]:
 
 def _row(line: _Line, seeds: Sequence[int]) -> Row:
     ids = {str(seed): hashlib.sha256(f"{line.row} {seed}".encode()).hexdigest()[:12] for seed in seeds}
+    name = line.name.split("-")[0]
     ring = 2 * (WORKERS - 1) / WORKERS
     return Row(
-        row=line.row, label=line.label, algorithm=line.name.split("-")[0], ratio=line.ratio, learning_rate=0.01,
-        settings="made up", formula="32 d / R", num_steps=line.steps, num_parameters=PARAMETERS,
+        row=line.row, label=line.label, algorithm=ALGORITHMS.get(name, name), ratio=line.ratio, learning_rate=0.01,
+        settings=SETTINGS.get(name, "made up"), formula="32 d / R", num_steps=line.steps, num_parameters=PARAMETERS,
         expected_bits=round(32 * PARAMETERS * line.models), runs=ids, base=None if line.main else line.name,
         models_sent=line.models, link_models=line.models * (WORKERS - 1 if line.gathers else ring),
     )  # fmt: skip
@@ -149,8 +158,8 @@ def _run(made: Map, line: _Line, row: Row, seed: int, folder: Path) -> RunRecord
     )  # fmt: skip
     attempt = Attempt(
         attempt="a1", started_at="2030-01-01T00:00:00Z", resumed_from_step=0, host="made-up-host", command="none",
-        launch="threads", backend="memory", device="cpu", git_commit=None, git_diff_sha256=None, python="3", packages={},
-        cpu="made-up CPU", num_cpus=2,
+        launch="threads", backend="memory", device="cpu", git_commit=None, git_diff_sha256=None, python="3",
+        packages={}, cpu="made-up CPU", num_cpus=2,
     )  # fmt: skip
     run = RunFile(
         version=VERSION, run_id=run_id, experiment="made_up_regime", row=line.row, seed=seed, config={},
