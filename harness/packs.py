@@ -251,6 +251,7 @@ def read_result(folder: Path) -> Result | None:
     Raises:
         RecordError: the result is damaged or of another version, or the pack cannot be used.
     """
-    result = read_optional(folder / "result.json", Result)
+    # A result whose run.json is gone says of no run that it is done.
+    result = read_optional(folder / "result.json", Result) if (folder / "run.json").exists() else None
     packed = packed_run(folder, with_events=False) if result is None else None
     return result if packed is None else packed.result
