@@ -69,9 +69,9 @@ def preflight(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Do the runs that are missing; 1 where one failed."""
-    from harness.attempt import BusyError
     from harness.launch import launch, missing_runs, places, write_experiment
     from harness.progress import make_display
+    from harness.run_lock import BusyError
     from harness.tasks.task import configured_task
 
     plan = _planned(options)

@@ -31,8 +31,8 @@ from harness.tasks.task import Batch, Samples, TensorSamples, find_task, split_s
 CHECK_EVERY = 25
 """Steps between two looks at the loss: for divergence, heartbeat and checkpoint."""
 
-SLOW_STEP_SECONDS = 0.2
-"""Where a step takes longer, workers ask each other at every step whether to stop, and not only at every look."""
+STOP_SECONDS = 0.2
+"""So often, or at every step where one takes longer, workers ask each other whether to stop."""
 
 
 class Preempted(RuntimeError):
@@ -83,7 +83,7 @@ def train(
         run.step += 1
         if run.step % CHECK_EVERY == 0 or run.step in run.evaluation_steps:
             run.check()
-        elif run.steps_are_slow and run.stop_requested is not None:
+        elif run.stop_requested is not None and run.step % run.ask_every == 0:
             run.agree_to_stop()
         if run.step in run.evaluation_steps and run.diverged_at is None:
             run.score()
@@ -131,8 +131,8 @@ class _Run:
         self.last_score: Score | None = None
         self.diverged_at: int | None = None
         self.save_due = self.stopping = False
-        self.steps_are_slow = True
-        """Until the first look says more."""
+        self.ask_every = 1
+        """Steps between two questions whether to stop; the first look says how many there may be."""
         self.clock = Clock(collectives)
         self._resume()
         self.first_step = self.looked_at_step = self.step
@@ -213,12 +213,14 @@ class _Run:
             self.diverged_at = self.step
         self.stopping = stoppers > 0
         self.save_due = (savers > 0 or self.stopping) and self.step < self.num_steps
-        self.steps_are_slow = seconds / self.collectives.world_size > SLOW_STEP_SECONDS
+        if not isinstance(self.collectives, StackedCollectives):  # whose workers are asked as one, for nothing
+            self.ask_every = max(1, min(CHECK_EVERY, int(STOP_SECONDS * self.collectives.world_size / seconds)))
         self._beat_if_due()
 
     def agree_to_stop(self) -> None:
-        """Between two looks, where they are far apart: stop at this step if one of the workers must."""
-        self.stopping = self._total([self._wants_stop()]).item() > 0
+        """Between two looks: stop at this step if one of the workers must."""
+        stacked = isinstance(self.collectives, StackedCollectives)
+        self.stopping = self._wants_stop() if stacked else self._total([self._wants_stop()]).item() > 0
         self.save_due = self.stopping and self.step < self.num_steps
         self._beat_if_due()
 

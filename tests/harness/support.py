@@ -20,7 +20,7 @@ from torch import Tensor
 from algorithms import Compressor
 from algorithms.registry import algorithms, settings
 from harness.attempt import Job
-from harness.launch import Options, Workers
+from harness.launch import Options, Progress, Workers
 from harness.plan import PlannedRun
 from harness.provenance import new_attempt
 from harness.spec import RunConfig, TaskSpec, run_id
@@ -252,11 +252,14 @@ class Quiet:
     def __init__(self) -> None:
         self.ends: dict[str, str | None] = {}
 
-    def update(self, done: int, total: int, active: dict[str, Path]) -> None:
-        assert 0 <= done <= total
+    def update(self, progress: Progress) -> None:
+        assert 0 <= progress.done <= progress.total
 
     def ended(self, name: str, failure: str | None) -> None:
         self.ends[name.replace(" seed", "")] = failure
+
+    def say(self, sentence: str) -> None:
+        pass
 
 
 def launch_options(results: Path, workers: Workers = "threads", **changes: Any) -> Options:
