@@ -17,6 +17,7 @@ from algorithms.core.compressors import (
 from algorithms.core.optimizer import DistributedOptimizer
 from algorithms.core.partial_sync import partial_sync
 from algorithms.core.process_group import ProcessGroupCollectives
+from algorithms.core.stacked import StackedCollectives
 from algorithms.core.threads import ThreadCollectives, ThreadGroup, run_workers
 from algorithms.core.traffic import Purpose, Traffic
 from algorithms.registry import algorithms
@@ -35,6 +36,7 @@ __all__ = [
     "RandomK",
     "ScaledSign",
     "SoloCollectives",
+    "StackedCollectives",
     "ThreadCollectives",
     "ThreadGroup",
     "TopK",

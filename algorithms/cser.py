@@ -24,7 +24,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from algorithms.core.compressors import Compressor, SharedSupport, Zero
+from algorithms.core.compressors import FLOAT_BITS, Compressor, Identity, SharedSupport, Zero
 from algorithms.core.layout import Support, Windows
 from algorithms.core.optimizer import DistributedOptimizer, require_interval
 from algorithms.core.overlap import Foretold, foretell, stepped
@@ -72,8 +72,23 @@ class CSER(DistributedOptimizer):
             (Purpose.ERROR, self.error_compressor, resets),
         ):
             cost = self.cost(compressor, purpose, steps)
-            traffic.add(purpose, cost.bits, cost.collectives)
+            traffic.add_entry(purpose, cost)
         return traffic
+
+    def agree_after(self, num_steps: int) -> bool:
+        if self.wire is not None:
+            return False
+        whole_reset = num_steps % self.reset_interval == 0 and self.sends_all(
+            self.error_compressor, num_steps, Purpose.ERROR
+        )
+        return whole_reset or isinstance(self.gradient_compressor, Identity)
+
+    def sends_all(self, compressor: Compressor, step: int, purpose: Purpose) -> bool:
+        """Whether this draw keeps every coordinate, so that the workers' values are equal after it."""
+        layout = self.flat.layout
+        everything = FLOAT_BITS * layout.numel
+        shared = isinstance(compressor, SharedSupport)
+        return shared and compressor.payload_bits(layout, self.draw(step, purpose)) >= everything
 
     def foretold(self, step: int) -> list[Foretold]:
         if self.e is not None:

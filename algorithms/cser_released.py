@@ -23,6 +23,7 @@ from torch.optim.optimizer import ParamsT
 
 from algorithms.core.compressors import Compressor, SharedSupport
 from algorithms.core.layout import Windows
+from algorithms.core.local_step import rows_of
 from algorithms.core.optimizer import require_shared_support
 from algorithms.core.overlap import Foretold, foretell, stepped
 from algorithms.core.traffic import Purpose, Traffic
@@ -79,8 +80,19 @@ class CSERReleased(CSER):
         if self.skip_gradient_at_reset:
             resets = range(self.reset_interval, num_steps + 1, self.reset_interval)
             skipped = self.cost(self.gradient_compressor, Purpose.GRADIENT, resets)
-            traffic.add(Purpose.GRADIENT, -skipped.bits, -skipped.collectives)
+            traffic.add(Purpose.GRADIENT, -skipped.bits, -skipped.collectives, -skipped.gathered_bits)
         return traffic
+
+    def agree_after(self, num_steps: int) -> bool:
+        if not (self.averages_parameters or self.skip_gradient_at_reset):
+            return super().agree_after(num_steps)
+        if num_steps % self.reset_interval == 0:
+            averaged = self.sends_all(self.error_compressor, num_steps, Purpose.ERROR)
+        else:
+            averaged = self.averages_parameters and self.sends_all(
+                self.gradient_compressor, num_steps, Purpose.GRADIENT
+            )
+        return averaged and (self.wire is None or self.overwrite_master)
 
     def foretold(self, step: int) -> list[Foretold]:
         if step % self.reset_interval == 0 and self.skip_gradient_at_reset:
@@ -113,5 +125,6 @@ class CSERReleased(CSER):
     ) -> None:
         if not self.decay_in_momentum_only or m is None:
             return super().step_slice_(group, x, g, m, target, sign)
-        m.mul_(group["momentum"]).add_(g).add_(x, alpha=group["weight_decay"])
-        x.add_(g, alpha=-group["lr"]).add_(m, alpha=-group["lr"] * group["momentum"])
+        for own_x, own_g, own_m in zip(rows_of(x), rows_of(g), rows_of(m), strict=True):
+            own_m.mul_(group["momentum"]).add_(own_g).add_(own_x, alpha=group["weight_decay"])
+            own_x.add_(own_g, alpha=-group["lr"]).add_(own_m, alpha=-group["lr"] * group["momentum"])

@@ -40,7 +40,7 @@ class EFSGD(DistributedOptimizer):
     def expected_traffic(self, num_steps: int) -> Traffic:
         traffic = Traffic()
         cost = self.cost(self.compressor, Purpose.GRADIENT, range(1, num_steps + 1))
-        traffic.add(Purpose.GRADIENT, cost.bits, cost.collectives)
+        traffic.add_entry(Purpose.GRADIENT, cost)
         return traffic
 
     def foretold(self, step: int) -> list[Foretold]:

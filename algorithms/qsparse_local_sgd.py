@@ -57,8 +57,11 @@ class QSparseLocalSGD(DistributedOptimizer):
         traffic = Traffic()
         syncs = range(self.sync_interval, num_steps + 1, self.sync_interval)
         cost = self.cost(self.compressor, Purpose.MODEL, syncs)
-        traffic.add(Purpose.MODEL, cost.bits, cost.collectives)
+        traffic.add_entry(Purpose.MODEL, cost)
         return traffic
+
+    def agree_after(self, num_steps: int) -> bool:
+        return not self.keep_master and num_steps % self.sync_interval == 0
 
     def foretold(self, step: int) -> list[Foretold]:
         if step % self.sync_interval:

@@ -1,4 +1,4 @@
-"""The command line: plan, preflight, run, status, collect, report, bench, gpu-check, netlab, time, speedups."""
+"""The command line: plan, run, status, collect, report, pack and others, each an experiment's or a measurement's."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--results", type=Path, default=Path("results"), help="folder of records (default: results)")
         if name in ("run", "preflight"):
             _add_run_options(sub)
+    _add_packing(subparsers)
     bench = subparsers.add_parser("bench", help="measure ratios of speed and memory")
     bench.add_argument("--output", type=Path, default=Path("results/bench"))
     bench.add_argument("--only", metavar="NAME", help="one benchmark by its name")
@@ -75,6 +76,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_packing(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    for name, command, what in (
+        ("pack", commands.pack, "put the finished runs of an experiment into one file, runs.jsonl in its folder"),
+        ("unpack", commands.unpack, "make folders of the runs in an experiment's runs.jsonl"),
+    ):
+        sub = subparsers.add_parser(name, help=what, description=what)
+        sub.set_defaults(command=command)
+        sub.add_argument("folder", type=Path, help="folder of the experiment, as results/fashion_mnist")
+        if name == "pack":
+            what = "afterwards remove the folders that the file gives back to the byte, logs and checkpoints with them"
+            sub.add_argument("--remove-folders", action="store_true", help=what)
+
+
 def _add_time(sub: argparse.ArgumentParser) -> None:
     sub.set_defaults(command=commands.time)
     sub.add_argument("--workload", default="resnet50", help="what is trained, or emulated (default: resnet50)")
@@ -89,9 +103,10 @@ def _add_run_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--jobs", type=_positive, help="runs at once (default: the cores, or what there are GPUs for)")
     sub.add_argument(
         "--workers",
-        choices=("threads", "processes", "auto"),
-        default="threads",
-        help="what a worker is; auto: a process if each can have a GPU, else a thread (default: threads)",
+        choices=("stacked", "threads", "processes", "auto"),
+        default="auto",
+        help="what a worker is; auto: on the CPU a row of stacked tensors, on GPUs a process, or a thread where there "
+        "are too few",
     )
     sub.add_argument(
         "--device",

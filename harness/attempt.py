@@ -1,46 +1,40 @@
-"""One attempt at one run: by threads of this process, or as one rank of a process group."""
+"""One attempt at one run: stacked in one thread, by threads of this process, or as one rank of a process group."""
 
 from __future__ import annotations
 
 import copy
 import errno
-import fcntl
 import os
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import torch
 import torch.distributed as dist
 
-from algorithms import CollectiveError, Collectives, ProcessGroupCollectives, run_workers
+from algorithms import CollectiveError, Collectives, ProcessGroupCollectives, StackedCollectives, run_workers
 from harness.build import build_model
 from harness.checkpoint import CheckpointError
 from harness.plan import PlannedRun
 from harness.preload import load_samples
 from harness.process_group import joined
 from harness.recorder import Recorder, write_failure
+from harness.run_lock import owned, owned_by_rank_0
 from harness.spec import SpecError
+from harness.stacked import replicas_of
+from harness.state import is_done
 from harness.store import VERSION, Attempt, FailureKind, RecordError, RunFile
 from harness.tasks.errors import DataError
 from harness.tasks.task import find_task
 from harness.train import Checkpoints, Preempted, train
 
-PATIENCE_SECONDS = 5.0
-"""How long a run's lock is waited for: the processes of a killed launch take a moment to end."""
-
-
 ACTIVE_ON_A_GPU = 2
 """Workers as threads on one GPU that are in a step at once: the second keeps it busy while the first waits for data or
 looks at a result, and more would only hold more activations."""
 
-
-class BusyError(RuntimeError):
-    """Another living process is at this run."""
+StopRequested = Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -75,14 +69,16 @@ class Job:
         return Checkpoints(self.folder / "checkpoint", 60 * self.checkpoint_minutes, self.attempt.attempt)
 
 
-def attempt_in_threads(job: Job) -> bool:
-    """Do the run with all workers as threads of this process; True if it ended in a result.
+def attempt_in_threads(job: Job, stop_requested: StopRequested | None = None) -> bool:
+    """Do the run with all workers as threads of this process; True if it has a result. `stop_requested`: see `train`.
 
     Raises:
         BusyError: another process is at this run.
     """
     os.sched_setaffinity(0, job.cores)
     with owned(job.folder), recorded_failures(job) as outcome:
+        if is_done(job.folder):  # by another command, while this one waited
+            return True
         use_device(job.device)
         config = job.run.config
         task, device = find_task(config.task.name), torch.device(job.device)
@@ -93,7 +89,7 @@ def attempt_in_threads(job: Job) -> bool:
         def worker(collectives: Collectives) -> None:
             prepare_thread(job.device)
             own = recorder if collectives.rank == 0 else None
-            train(job.run.config, copy.deepcopy(model), samples, collectives, own, job.checkpoints())
+            train(job.run.config, copy.deepcopy(model), samples, collectives, own, job.checkpoints(), stop_requested)
 
         max_active = len(job.cores) if job.device == "cpu" else ACTIVE_ON_A_GPU
         run_workers(worker, job.run.config.num_workers, job.timeout_seconds, max_active)
@@ -101,8 +97,28 @@ def attempt_in_threads(job: Job) -> bool:
     return bool(outcome)
 
 
-def attempt_as_rank(job: Job, rank: int, init_method: str) -> bool:
-    """Do the run as worker `rank` of a new process group; True if it ended in a result.
+def attempt_stacked(job: Job, stop_requested: StopRequested | None = None) -> bool:
+    """Do the run with all workers stacked in this thread; True if it has a result. `stop_requested`: see `train`.
+
+    Raises:
+        BusyError: another process is at this run.
+    """
+    os.sched_setaffinity(0, job.cores)
+    with owned(job.folder), recorded_failures(job) as outcome:
+        if is_done(job.folder):
+            return True
+        prepare_thread(job.device)
+        config = job.run.config
+        samples = load_samples(config.task, job.data, job.device)
+        model = build_model(config.model, find_task(config.task.name), config.seed, torch.device(job.device))
+        replicas, collectives = replicas_of(model, config.num_workers), StackedCollectives(config.num_workers)
+        train(config, replicas, samples, collectives, job.recorder(), job.checkpoints(), stop_requested)
+        outcome.append(True)
+    return bool(outcome)
+
+
+def attempt_as_rank(job: Job, rank: int, init_method: str, stop_requested: StopRequested | None = None) -> bool:
+    """Do the run as worker `rank` of a new process group; True if it has a result. `stop_requested`: see `train`.
 
     Raises:
         BusyError: another process is at this run.
@@ -110,12 +126,20 @@ def attempt_as_rank(job: Job, rank: int, init_method: str) -> bool:
     with owned_by_rank_0(job.folder, rank), recorded_failures(job) as outcome:
         prepare_thread(job.device)
         with joined(job.device, job.timeout_seconds, init_method, rank, job.run.config.num_workers):
-            attempt_in_group(job, ProcessGroupCollectives())
+            if not done_meanwhile(job.folder, rank):
+                attempt_in_group(job, ProcessGroupCollectives(), stop_requested)
         outcome.append(True)
     return bool(outcome)
 
 
-def attempt_in_group(job: Job, collectives: Collectives, stop_requested: Callable[[], bool] | None = None) -> None:
+def done_meanwhile(folder: Path, rank: int) -> bool:
+    """Whether another command did the run while its lock was waited for: rank 0, which has it, looks for all."""
+    seen: list[object] = [rank == 0 and is_done(folder)]
+    dist.broadcast_object_list(seen)
+    return bool(seen[0])
+
+
+def attempt_in_group(job: Job, collectives: Collectives, stop_requested: StopRequested | None = None) -> None:
     """Train as one worker of a group that stands already. `stop_requested` and what is raised: see `train`."""
     config = job.run.config
     task, device = find_task(config.task.name), torch.device(job.device)
@@ -147,46 +171,13 @@ def use_device(device: str) -> None:
 
 
 @contextmanager
-def owned(folder: Path) -> Iterator[None]:
-    """Hold the run's lock, which the system takes back from a killed process.
-
-    Raises:
-        BusyError: another process holds it, and goes on holding it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "owner.lock", "w") as lock:
-        patience_ends = time.monotonic() + PATIENCE_SECONDS
-        while not _locked(lock):
-            if time.monotonic() > patience_ends:
-                raise BusyError(f"another process is at run {folder.name}")
-            time.sleep(0.1)
-        yield
-
-
-def _locked(lock: IO[str]) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-@contextmanager
-def owned_by_rank_0(folder: Path, rank: int) -> Iterator[None]:
-    """As `owned`, where many processes work at a run together."""
-    if rank:
-        yield
-        return
-    with owned(folder):
-        yield
-
-
-@contextmanager
 def recorded_failures(job: Job) -> Iterator[list[bool]]:
     """Turn an exception into failure.json; the body appends to the list when it has succeeded."""
     outcome: list[bool] = []
     try:
         yield outcome
+    except Preempted as stop:
+        write_failure(job.folder, job.run.run_id, job.attempt.attempt, "preempted", str(stop), "")
     except Exception as error:
         trace = "".join(traceback.format_exception(error))
         print(trace, flush=True)

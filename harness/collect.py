@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas
 
-from harness.store import read_experiment, read_run, run_folders
+from harness.packs import open_runs
+from harness.store import read_experiment
 
 
 def collect(folder: Path) -> Path:
@@ -17,8 +18,7 @@ def collect(folder: Path) -> Path:
     """
     read_experiment(folder)
     lines = []
-    for path in run_folders(folder):
-        record = read_run(path)
+    for record in open_runs(folder).values():
         line = {"run_id": record.run.run_id, "row": record.run.row, "seed": record.run.seed}
         config = record.run.config
         line |= {key: config[key] for key in ("algorithm", "learning_rate", "momentum", "num_workers", "batch_size")}

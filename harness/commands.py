@@ -69,9 +69,9 @@ def preflight(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Do the runs that are missing; 1 where one failed."""
-    from harness.attempt import BusyError
     from harness.launch import launch, missing_runs, places, write_experiment
     from harness.progress import make_display
+    from harness.run_lock import BusyError
     from harness.tasks.task import configured_task
 
     plan = _planned(options)
@@ -89,10 +89,12 @@ def run(options: argparse.Namespace) -> int:
         return 0
     # Before the first run, so that runs side by side do not each fetch it.
     configured_task(plan.runs[0].config.task).prepare(options.data)
-    with make_display() as display:
-        failures = launch(plan, launch_options, display)
-    if failures:
-        return complain(f"{failures} runs failed; `harness status {options.experiment}` says why", FAILURE)
+    while missing_runs(plan, write_experiment(plan, options.results)):
+        with make_display() as display:
+            failures = launch(plan, launch_options, display)
+        if failures:
+            return complain(f"{failures} runs failed; `harness status {options.experiment}` says why", FAILURE)
+        plan = _planned(options)  # A tuning's records say what it wants next.
     return 0
 
 
@@ -110,6 +112,30 @@ def collect(options: argparse.Namespace) -> int:
 
     spec = load_spec(find_spec(options.experiment))
     print(collect(_folder(options, spec.name)))
+    return 0
+
+
+def pack(options: argparse.Namespace) -> int:
+    """Add the finished runs in an experiment's folder to its pack, and say what was done."""
+    from harness.packing import pack
+
+    done = pack(options.folder, options.remove_folders)
+    print(f"{done.path}: {done.num_runs} runs, {done.added} of them new or changed; {done.removed} folders removed")
+    if done.left:
+        print(f"{done.left} folders of runs that are not done were left as they are")
+    return 0
+
+
+def unpack(options: argparse.Namespace) -> int:
+    """Make folders of the runs in an experiment's pack, and say what was done."""
+    from harness.packing import unpack
+
+    done = unpack(options.folder)
+    print(f"{options.folder}: {done.written} folders written, {done.same} were there and are the same")
+    for path in done.unfinished:
+        print(f"{path} was left as it is, a run that is not done; delete it and unpack again to have the packed one")
+    for path in done.other:
+        print(f"{path} was left as it is, and differs from the packed one; it is the one that is read")
     return 0
 
 

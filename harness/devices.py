@@ -5,20 +5,22 @@ from __future__ import annotations
 import platform
 import uuid
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
 from harness.spec import SpecError
 
-Workers = Literal["threads", "processes"]
+Workers = Literal["stacked", "threads", "processes"]
 
 
 def choose_workers(wanted: str, device: str, num_workers: int, num_gpus: int) -> Workers:
-    """What "auto" means: processes where every worker can have a GPU of its own, else threads."""
+    """What "auto" means: stacked on the CPU; on GPUs processes if each can have one, else threads."""
     if wanted == "auto":
-        return "processes" if device == "cuda" and num_gpus >= num_workers else "threads"
-    return "processes" if wanted == "processes" else "threads"
+        on_gpus: Workers = "processes" if num_gpus >= num_workers else "threads"
+        return on_gpus if device.startswith("cuda") else "stacked"
+    assert wanted in get_args(Workers)
+    return wanted  # type: ignore[return-value]
 
 
 def device_groups(device: str, num_processes: int, num_gpus: int) -> list[tuple[str, ...]]:

@@ -46,7 +46,8 @@ def dry_steps(config: RunConfig, device: torch.device) -> DrySteps:
     def step() -> float:
         started = time.perf_counter()
         optimizer.zero_grad()
-        precision.step(precision.loss(model, inputs, labels), optimizer)
+        precision.backward(precision.loss(model, inputs, labels))
+        precision.step(optimizer)
         if cuda:
             torch.cuda.synchronize(device)
         return time.perf_counter() - started

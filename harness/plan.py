@@ -1,25 +1,22 @@
-"""Expands a spec into runs with ids, checks every setting on a model without memory, and foretells bits and memory."""
+"""Expands a spec into runs with ids, every setting checked, and foretells bits and memory."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shlex
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
 
-from harness import store
-from harness.build import build_model, build_optimizer, num_steps_of
-from harness.spec import ModelSpec, RowSpec, RunConfig, ScheduleSpec, Spec, SpecError, explain
-from harness.store import Experiment, Row, Tuning
-from harness.tasks.task import configured_task, find_task
-from harness.tuning import RULE, select_learning_rates
+from harness import store, tuning_records
+from harness.describe import describe, fixed_settings
+from harness.foresee import Foreseen, foresee
+from harness.spec import RowSpec, RunConfig, Spec, SpecError, explain, run_id
+from harness.store import Choice, Experiment, Row, Tuning
+from harness.tuning import Found, Outcome, Trial, rules, search
 
 
 @dataclass(frozen=True)
@@ -40,117 +37,206 @@ class Plan:
     runs: list[PlannedRun]
     memory_bytes: dict[str, int]
     """Per worker and row: parameters, gradients and the optimiser's state; activations are not in it."""
+    left_out: list[str] = field(default_factory=list)
+    """Rows that would be there at other lengths, and why they are not, a sentence each."""
 
 
-def run_id(config: RunConfig) -> str:
-    """Hash of the scientific fields alone; fields at their default are left out, so that new ones change no old id."""
-    canonical = json.dumps(config.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+@dataclass(frozen=True)
+class _Planned:
+    """A row of the plan with its runs."""
+
+    row: Row
+    runs: list[PlannedRun]
+    foreseen: Foreseen
 
 
 def make_plan(spec: Spec, results: Path, tuning: bool = False, given_as: str | None = None) -> Plan:
-    """Expand `spec`, or its tuning experiment. Reads tuning records where the spec leaves learning rates to them.
+    """Expand `spec`, or its tuning experiment as far as the records of it say what comes next.
 
     Args:
         given_as: the name or path that the spec was found by, for the commands that the report prints.
 
     Raises:
         SpecError: a setting that cannot be used, or learning rates that are not known yet.
+        RecordError: a record of the tuning is damaged.
     """
-    if tuning and spec.tuning is None:
-        raise SpecError(f"{spec.name} has no [tuning] section; give one, or learning rates in its rows")
-    rates = _grid(spec) if tuning else _selected(spec, results)
-    rows, runs, memory = [], [], {}
-    for row_spec in spec.all_rows():
-        for rate in rates[row_spec.row]:
-            planned = _plan_row(spec, row_spec, rate, tuning)
-            rows.append(planned[0])
-            runs.extend(planned[1])
-            memory[planned[0].row] = planned[2]
-    return Plan(_experiment(spec, rows, rates, tuning, given_as or spec.name), runs, memory)
-
-
-def _grid(spec: Spec) -> dict[str, list[float]]:
-    assert spec.tuning is not None
-    return {row.row: spec.tuning.grid for row in spec.all_rows()}
-
-
-def _selected(spec: Spec, results: Path) -> dict[str, list[float]]:
-    known = {row.row: row.learning_rate for row in spec.all_rows() if row.learning_rate is not None}
-    wanted = [row.row for row in spec.all_rows() if row.row not in known]
-    if wanted and spec.tuning is None:
-        raise SpecError(f"row {wanted[0]!r} has no learning_rate; give it one, or the spec a [tuning] section")
-    if wanted:
-        _check_tuning(spec, results, wanted)
-        known.update(select_learning_rates(results / tuning_name(spec), wanted))
-    return {name: [rate] for name, rate in known.items()}
-
-
-def _check_tuning(spec: Spec, results: Path, wanted: list[str]) -> None:
-    """Raises SpecError where the tuning's records were made with other settings than the spec's."""
-    path = results / tuning_name(spec) / "experiment.json"
-    if not path.exists():
-        return
-    tuned = {row.row: row.runs for row in store.read_record(path, Experiment).rows if row.tunes in wanted}
-    for row in spec.all_rows():
-        for rate in spec.tuning.grid if spec.tuning and row.row in wanted else ():
-            planned, _, _ = _plan_row(spec, row, rate, tuning=True)
-            if tuned.get(planned.row, planned.runs) != planned.runs:
-                raise SpecError(
-                    f"the tuning records in {path.parent} were made with other settings of {planned.row} than the spec "
-                    "has; run the tuning again (`python -m harness run EXPERIMENT --tuning`)"
-                )
+    if tuning:
+        _check_own_tuning(spec)
+        folder = results / tuning_name(spec)
+        rows = [planned for row in spec.all_rows() for planned in _trials(spec, row, folder)]
+        return _plan(_experiment(spec, rows, given_as, {}, tuning), rows, [])
+    chosen = _choices(spec, results)
+    shorter, left_out = _other_lengths(spec, chosen)
+    rows = [*_main_rows(spec, chosen), *shorter]
+    return _plan(_experiment(spec, rows, given_as, chosen, tuning), rows, left_out)
 
 
 def tuning_name(spec: Spec) -> str:
     """Name of the spec's tuning experiment, and of its folder under results/."""
-    return f"{spec.name}_tuning"
+    return f"{(spec.tuning and spec.tuning.records) or spec.name}_tuning"
 
 
-def _plan_row(spec: Spec, row: RowSpec, rate: float, tuning: bool) -> tuple[Row, list[PlannedRun], int]:
-    name = f"{row.row}_lr{rate:g}" if tuning else row.row
-    seeds = spec.tuning.seeds if tuning and spec.tuning else spec.statistics.seeds
-    configs = [_config(spec, row, rate, seed, tuning) for seed in seeds]
+def _check_own_tuning(spec: Spec) -> None:
+    if spec.tuning is None:
+        raise SpecError(f"{spec.name} has no [tuning] section; give one, or learning rates in its rows")
+    if spec.tuning.records:
+        raise SpecError(
+            f"{spec.name} takes its choices from the tuning of {spec.tuning.records}; run that instead "
+            f"(`python -m harness run {spec.tuning.records} --tuning`)"
+        )
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What the tuning found for a row."""
+
+    row: RowSpec
+    found: Found
+    trial: Trial
+    by_training_loss: Trial | None
+
+
+def _choices(spec: Spec, results: Path) -> dict[str, _Chosen]:
+    """By row, for those that leave it to the tuning."""
+    open_rows = [row for row in spec.all_rows() if row.learning_rate is None]
+    if open_rows and spec.tuning is None:
+        raise SpecError(f"row {open_rows[0].row!r} has no learning_rate; give it one, or the spec a [tuning] section")
+    return {row.row: _choose(spec, row, results / tuning_name(spec)) for row in open_rows}
+
+
+def _choose(spec: Spec, row: RowSpec, folder: Path) -> _Chosen:
+    found = _search(spec, row, folder)
+    if found.missing:
+        trial, seed = found.missing[0]
+        missing = run_id(_config(spec, _settled(row, trial), seed, tuning=True))
+        command = f"python -m harness run {tuning_name(spec).removesuffix('_tuning')} --tuning"
+        raise tuning_records.incomplete(folder, row.row, _trial_name(row, trial), seed, missing, command)
+    if found.by_accuracy is None:
+        raise SpecError(f"row {row.row!r} diverged at every learning rate of the grid in {folder}; widen the grid")
+    return _Chosen(row, found, found.by_accuracy, found.by_training_loss)
+
+
+def _search(spec: Spec, row: RowSpec, folder: Path) -> Found:
+    @cache
+    def outcomes(trial: Trial, seed: int) -> Outcome | None:
+        return tuning_records.outcome(folder, run_id(_config(spec, _settled(row, trial), seed, tuning=True)))
+
+    assert spec.tuning is not None
+    return search(spec.tuning, row, outcomes)
+
+
+def _settled(row: RowSpec, trial: Trial) -> RowSpec:
+    """The row with the trial's settings and rate."""
+    settings, rate = row.tables[trial.candidate], trial.learning_rate
+    return row.model_copy(update={"settings": settings, "learning_rate": rate, "candidates": []})
+
+
+def _trial_name(row: RowSpec, trial: Trial) -> str:
+    candidate = f"_c{trial.candidate}" if row.candidates else ""
+    return f"{row.row}{candidate}_lr{trial.learning_rate:g}"
+
+
+def _trials(spec: Spec, row: RowSpec, folder: Path) -> Iterator[_Planned]:
+    """The tuning's rows for one of the experiment's."""
+    for trial, seeds in _search(spec, row, folder).wanted.items():
+        candidate = trial.candidate if row.candidates else None
+        own = {"row": _trial_name(row, trial), "tunes": row.row, "candidate": candidate}
+        yield _plan_row(spec, _settled(row, trial), seeds, own, tuning=True)
+
+
+def _main_rows(spec: Spec, chosen: dict[str, _Chosen]) -> Iterator[_Planned]:
+    """The rows themselves, then those of the other rule's choices where these differ."""
+    for row in _settled_rows(spec, chosen):
+        yield _plan_row(spec, row, spec.statistics.seeds, {"row": row.row})
+    if spec.tuning is None or not spec.tuning.both_rules:
+        return
+    seeds = spec.tuning.both_rules_seeds or spec.statistics.seeds
+    for name, choice in chosen.items():
+        if choice.by_training_loss not in (None, choice.trial):
+            own = {"row": f"{name}~loss", "base": name, "rule": "training_loss"}
+            yield _plan_row(spec, _settled(choice.row, choice.by_training_loss), seeds, own)
+
+
+def _settled_rows(spec: Spec, chosen: dict[str, _Chosen]) -> list[RowSpec]:
+    return [_settled(row, chosen[row.row].trial) if row.row in chosen else row for row in spec.all_rows()]
+
+
+def _other_lengths(spec: Spec, chosen: dict[str, _Chosen]) -> tuple[list[_Planned], list[str]]:
+    """All rows at the other lengths, and why some are left out there."""
+    planned, left_out = [], []
+    for num_epochs in spec.lengths.num_epochs if spec.lengths else []:
+        assert spec.lengths is not None
+        for row in _settled_rows(spec, chosen):
+            name = f"{row.row}@{num_epochs}"
+            why = why_too_short(row, foresee(_config(spec, row, spec.lengths.seeds[0], num_epochs)))
+            if why:
+                left_out.append(f"{name} is left out: {why}")
+            else:
+                own = {"row": name, "base": row.row}
+                planned.append(_plan_row(spec, row, spec.lengths.seeds, own, num_epochs))
+    return planned, left_out
+
+
+def _plan_row(
+    spec: Spec, row: RowSpec, seeds: list[int], own: dict[str, Any], num_epochs: int | None = None, tuning: bool = False
+) -> _Planned:
+    """A settled row at these seeds; `own`: its name, and what else tells it from others of the same method."""
+    name = own["row"]
+    configs = [_config(spec, row, seed, num_epochs, tuning) for seed in seeds]
     runs = [PlannedRun(run_id(config), name, seed, config) for seed, config in zip(seeds, configs, strict=True)]
-    _, num_steps = num_steps_of(configs[0])
-    checked = _check(_Hashable(configs[0]))
+    foreseen = foresee(configs[0])
+    why = why_too_short(row, foreseen)
+    if why:
+        raise SpecError(f"row {name}: {why}; raise num_epochs or lower what it compresses by")
     planned = Row(
-        row=name,
+        **own,
         label=row.label,
         algorithm=row.algorithm,
-        ratio=row.ratio or float(f"{checked.ratio(num_steps):.4g}"),
-        learning_rate=rate,
-        tunes=row.row if tuning else None,
+        ratio=row.ratio or float(f"{foreseen.ratio:.4g}"),
+        learning_rate=configs[0].learning_rate,
         settings=describe(row.settings, configs[0].momentum, row.warmup_epochs),
-        formula=checked.formula,
-        num_steps=num_steps,
-        num_parameters=checked.num_parameters,
-        expected_bits=checked.bits,
+        formula=foreseen.formula,
+        num_steps=foreseen.num_steps,
+        num_parameters=foreseen.num_parameters,
+        expected_bits=foreseen.bits,
         runs={str(run.seed): run.run_id for run in runs},
+        final_exchange=foreseen.final_exchange,
+        models_sent=foreseen.models_sent,
+        link_models=foreseen.link_models,
     )
-    return planned, runs, checked.memory_bytes
+    return _Planned(planned, runs, foreseen)
 
 
-def _config(spec: Spec, row: RowSpec, rate: float, seed: int, tuning: bool) -> RunConfig:
-    task = spec.task
+def why_too_short(row: RowSpec, foreseen: Foreseen) -> str | None:
+    """Why a run of so few steps says nothing of the row, in words; None where it does."""
+    for key, value in row.settings.items():
+        if key.endswith(("_interval", "_steps")) and value != "end" and value > foreseen.num_steps:
+            return f"its {key} of {value:,} is more than the run's {foreseen.num_steps:,} steps"
+    if foreseen.averages_models and foreseen.models_in_training < 1:
+        return f"it sends {foreseen.models_in_training:.2g} of a model in the run's {foreseen.num_steps:,} steps"
+    return None
+
+
+def _config(spec: Spec, row: RowSpec, seed: int, num_epochs: int | None = None, tuning: bool = False) -> RunConfig:
+    task, training, schedule = spec.task, spec.training, spec.schedule
     if tuning and spec.tuning:
         task = task.model_copy(update={"held_out": spec.tuning.held_out})
-    training = spec.training
-    schedule = spec.schedule
+        num_epochs = spec.tuning.num_epochs
     if row.warmup_epochs is not None:
-        schedule = schedule.model_copy(update={"warmup_epochs": row.warmup_epochs})
+        schedule = schedule.model_copy(update={"warmup_epochs": row.warmup_epochs, "warmup_share": 0.0})
     same_seed = None if tuning else spec.statistics.same_seed
+    assert row.learning_rate is not None, "a settled row has one"
     try:
         return RunConfig(
             task=task,
             model=spec.model,
             num_workers=training.num_workers,
             batch_size=training.batch_size,
-            num_epochs=training.num_epochs,
+            num_epochs=num_epochs or training.num_epochs,
             algorithm=row.algorithm,
             settings=row.settings,
-            learning_rate=rate,
-            momentum=training.momentum if row.momentum is None else row.momentum,
+            learning_rate=row.learning_rate,
+            momentum=_momentum(spec, row),
             weight_decay=training.weight_decay,
             schedule=schedule,
             evaluation=spec.evaluation,
@@ -164,86 +250,49 @@ def _config(spec: Spec, row: RowSpec, rate: float, seed: int, tuning: bool) -> R
         raise SpecError(f"row {row.row}: {explain(error)}") from None
 
 
-@dataclass(frozen=True)
-class _Checked:
-    formula: str
-    num_parameters: int
-    bits: int
-    memory_bytes: int
-
-    def ratio(self, num_steps: int) -> float:
-        """d / (numbers sent per step), a number being 32 bits."""
-        return 32 * self.num_parameters * num_steps / self.bits if self.bits else float("inf")
+def _momentum(spec: Spec, row: RowSpec) -> float:
+    return spec.training.momentum if row.momentum is None else row.momentum
 
 
-class _Hashable:
-    """A config as a key of the cache: equal but for learning rates and seeds, equal in all that is checked."""
-
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
-        same = {"learning_rate": 1.0, "schedule": ScheduleSpec(kind="constant"), "seed": 0, "repeat": 0}
-        self.key = run_id(config.model_copy(update=same))
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Hashable) and other.key == self.key
-
-
-@cache
-def _check(hashable: _Hashable) -> _Checked:
-    config = hashable.config
-    configured_task(config.task)
-    _, num_steps = num_steps_of(config)
-    tensors = _tensors_without_memory(config.model.model_dump_json(), config.task.name)
-    model = nn.ParameterList(nn.Parameter(tensor) for tensor in tensors)
-    optimizer = build_optimizer(config, model, None, num_steps)
-    layout = optimizer.flat.layout
-    element = optimizer.flat.parameters.element_size()
-    return _Checked(
-        formula=optimizer.formula.replace("32 ", f"{optimizer.float_bits} "),
-        num_parameters=layout.numel,
-        bits=optimizer.expected_traffic(num_steps).training_bits,
-        memory_bytes=(2 + optimizer.memory_in_parameters()) * layout.numel * element,
+def _tuning(spec: Spec, chosen: dict[str, _Chosen]) -> Tuning | None:
+    """Where the rows' settings and rates came from."""
+    if spec.tuning is None:
+        return None
+    by_loss = {name: choice.by_training_loss for name, choice in chosen.items()}
+    return Tuning(
+        experiment=tuning_name(spec),
+        rule=rules(spec.tuning),
+        grid=spec.tuning.grid,
+        seeds=spec.tuning.seeds,
+        selected={name: choice.trial.learning_rate for name, choice in chosen.items()},
+        choices={name: _choice(spec, choice, choice.trial) for name, choice in chosen.items()},
+        choices_by_training_loss={
+            name: _choice(spec, chosen[name], trial) for name, trial in by_loss.items() if trial is not None
+        },
     )
 
 
-@cache
-def _tensors_without_memory(model: str, task: str) -> list[Tensor]:
-    """The model's parameters on the meta device, built once for all the rows that it is checked with."""
-    spec = ModelSpec.model_validate_json(model)
-    return [each.detach() for each in build_model(spec, find_task(task), 0, torch.device("meta")).parameters()]
+def _choice(spec: Spec, chosen: _Chosen, trial: Trial) -> Choice:
+    row, found = chosen.row, chosen.found
+    return Choice(
+        learning_rate=trial.learning_rate,
+        candidate=trial.candidate,
+        settings=describe(row.tables[trial.candidate], _momentum(spec, row), row.warmup_epochs),
+        num_trials=len(found.wanted),
+        at_end=found.at_end(trial),
+    )
 
 
-def describe(settings: dict[str, Any], momentum: float, warmup_epochs: float | None = None) -> str:
-    """A row's settings in words, for tables; `warmup_epochs` where it has its own."""
-    parts = []
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            options = ", ".join(f"{k} {v}" for k, v in value.items() if k != "kind")
-            value = f"{value.get('kind')} ({options})" if options else value.get("kind")
-        if key != "explicit_error":
-            parts.append(f"{key.replace('_', ' ')}: {value}")
-    parts.append(f"momentum {momentum:g}")
-    if warmup_epochs is not None:
-        parts.append(f"warm-up {warmup_epochs:g} epochs")
-    return "; ".join(parts)
+def _plan(experiment: Experiment, rows: list[_Planned], left_out: list[str]) -> Plan:
+    memory = {planned.row.row: planned.foreseen.memory_bytes for planned in rows}
+    return Plan(experiment, [run for planned in rows for run in planned.runs], memory, left_out)
 
 
-def _experiment(spec: Spec, rows: list[Row], rates: dict[str, list[float]], tuning: bool, given_as: str) -> Experiment:
-    training = spec.training
-    tuned = None
-    if spec.tuning and not tuning:
-        tuned = Tuning(
-            experiment=tuning_name(spec),
-            rule=RULE,
-            grid=spec.tuning.grid,
-            seeds=spec.tuning.seeds,
-            selected={row.row: rates[row.row][0] for row in spec.all_rows() if row.learning_rate is None},
-        )
-    tuning_seeds = spec.tuning.seeds if spec.tuning else []
-    argument = shlex.quote(given_as) + (" --tuning" if tuning else "")
+def _experiment(
+    spec: Spec, rows: list[_Planned], given_as: str | None, chosen: dict[str, _Chosen], tuning: bool
+) -> Experiment:
+    statistics = spec.statistics
+    argument = shlex.quote(given_as or spec.name) + (" --tuning" if tuning else "")
     return Experiment(
         version=store.VERSION,
         name=tuning_name(spec) if tuning else spec.name,
@@ -251,47 +300,15 @@ def _experiment(spec: Spec, rows: list[Row], rates: dict[str, list[float]], tuni
         kind=spec.kind,
         task=spec.task.name,
         model=spec.model.name,
-        baseline=None if tuning else spec.statistics.baseline,
-        margin=None if tuning else spec.statistics.margin,
-        confidence=spec.statistics.confidence,
-        seeds=tuning_seeds if tuning else spec.statistics.seeds,
-        rows=rows,
-        tuning=tuned,
-        settings={
-            "task": spec.task.name
-            + (f", {spec.tuning.held_out} training samples held out" if tuning and spec.tuning else ""),
-            "model": f"{spec.model.name} {spec.model.options}, {rows[0].num_parameters:,} parameters",
-            "workers": str(training.num_workers),
-            "batch": f"{training.batch_size} samples per worker and step",
-            "epochs": str(training.num_epochs),
-            "momentum": f"Nesterov {training.momentum:g}, local to each worker, unless a row says otherwise",
-            "weight decay": f"{training.weight_decay:g} on all parameters",
-            "schedule": _schedule(spec.schedule),
-            "batch norm": f"{spec.evaluation.batch_norm}: {_BATCH_NORM[spec.evaluation.batch_norm]}",
-            "evaluation": f"{spec.evaluation.per_epoch} per epoch, on the workers' average, every sample once",
-            "precision": f"{training.precision}, on the wire {training.wire}",
-            "data": _PARTITION[spec.partition.kind].format(spec.partition),
-        },
+        baseline=None if tuning else statistics.baseline,
+        margin=None if tuning else statistics.margin,
+        confidence=statistics.confidence,
+        seeds=spec.tuning.seeds if tuning and spec.tuning else statistics.seeds,
+        rows=[planned.row for planned in rows],
+        tuning=None if tuning else _tuning(spec, chosen),
+        settings=fixed_settings(spec, rows[0].row.num_parameters, tuning),
         commands=[f"python -m harness run {argument}", f"python -m harness report {argument}"],
+        floor=None if tuning else statistics.floor,
+        margin_reason=None if tuning else statistics.margin_reason,
+        main_ratio=None if tuning else statistics.main_ratio,
     )
-
-
-def _schedule(schedule: ScheduleSpec) -> str:
-    kind: str = schedule.kind
-    if kind == "milestones":
-        kind = f"times {schedule.factor:g} at epochs {', '.join(f'{epoch:g}' for epoch in schedule.milestones)}"
-    return f"{kind}, linear warm-up over {schedule.warmup_epochs:g} epochs"
-
-
-_BATCH_NORM = {
-    "average": "the average model is scored with the workers' mean of the running statistics",
-    "local": "as released: every worker scores all samples with its own running statistics, and scores are averaged",
-    "recalibrate": "the average model's statistics are estimated anew on training batches",
-}
-
-_PARTITION = {
-    "reshuffled": "shuffled anew each epoch and dealt out to the workers",
-    "contiguous": "fixed contiguous shards",
-    "dirichlet": "fixed shards with classes by Dirichlet({0.alpha:g})",
-    "class_shards": "fixed shards of {0.shards_per_worker} stretches of the samples sorted by class",
-}

@@ -31,14 +31,17 @@ class MixedPrecision:
             outputs = model(inputs)
         return nn.functional.cross_entropy(outputs.float(), labels)
 
-    def step(self, loss: Tensor, optimizer: DistributedOptimizer) -> None:
-        """Backward pass and step; skipped on all workers where any worker's gradients are not finite."""
+    def backward(self, loss: Tensor) -> None:
+        """Backward pass, with the loss scaled."""
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
+    def step(self, optimizer: DistributedOptimizer) -> None:
+        """The step; skipped on all workers where any worker's gradients are not finite."""
         self.scaler.step(optimizer)
         self.scaler.update()
 
     def tally(self, loss: Tensor) -> Tensor:
-        """What a step adds to the sum of losses and to their number: float64, shape (2,).
+        """What a step adds to the sum of losses and to their number: float64, of the loss's shape and then 2.
 
         A loss that is not finite makes the run diverge, unless loss scaling is on, which skips such steps.
         """
@@ -46,8 +49,8 @@ class MixedPrecision:
         one = torch.ones_like(value)
         if self.scaler.is_enabled():
             finite = torch.isfinite(value)
-            return torch.stack([torch.where(finite, value, torch.zeros_like(value)), finite.double()])
-        return torch.stack([value, one])
+            return torch.stack([torch.where(finite, value, torch.zeros_like(value)), finite.double()], dim=-1)
+        return torch.stack([value, one], dim=-1)
 
     def state_dict(self) -> dict[str, Any]:
         return self.scaler.state_dict()

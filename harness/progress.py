@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 
-from harness.launch import active_heartbeats
+from harness.launch import STOPPED, Progress
 from harness.store import Heartbeat
+from harness.time_left import in_words
 
 PLAIN_LINE_SECONDS = 10.0
-
-
-def _left(seconds: float | None) -> str:
-    if seconds is None:
-        return "?"
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
 def _cells(beat: Heartbeat) -> list[str]:
@@ -32,51 +25,44 @@ def _cells(beat: Heartbeat) -> list[str]:
         "-" if beat.accuracy is None else f"{100 * beat.accuracy:.2f} %",
         f"{beat.images_per_second:,.0f}",
         f"{beat.megabytes_sent:.2f}",
-        _left(beat.seconds_left),
+        in_words(beat.seconds_left),
     ]
 
 
 COLUMNS = ["epoch", "loss", "accuracy", "images/s", "MB sent per worker", "time left"]
 
 
-class Estimate:
-    """Time left of the whole launch, from the runs that ended in it."""
-
-    def __init__(self) -> None:
-        self._started: float | None = None
-        self._first_done = 0
-
-    def seconds_left(self, done: int, total: int) -> float | None:
-        if self._started is None:
-            self._started, self._first_done = time.monotonic(), done
-        ended = done - self._first_done
-        return (time.monotonic() - self._started) / ended * (total - done) if ended > 0 else None
+def _verdict(failure: str | None) -> str:
+    if failure is None:
+        return "done"
+    return failure if failure.startswith(STOPPED) else f"FAILED, {failure}"
 
 
 class PlainDisplay:
     """A line for each run that ended, and a line on all every ten seconds or so."""
 
     def __init__(self) -> None:
-        self._estimate = Estimate()
         self._said = 0.0
         self._done = self._total = 0
 
-    def update(self, done: int, total: int, active: dict[str, Path]) -> None:
-        self._done, self._total = done, total
-        left = self._estimate.seconds_left(done, total)
-        if time.monotonic() - self._said < PLAIN_LINE_SECONDS or not active:
+    def update(self, progress: Progress) -> None:
+        self._done, self._total = progress.done, progress.total
+        if time.monotonic() - self._said < PLAIN_LINE_SECONDS or not progress.active or progress.seconds_left is None:
             return
         self._said = time.monotonic()
-        parts = [f"{done} of {total} runs done, {_left(left)} left"]
-        for name, beat in active_heartbeats(active):
-            cells = ", ".join(f"{column} {cell}" for column, cell in zip(COLUMNS, _cells(beat), strict=True))
-            parts.append(f"{name}: {cells}")
+        parts = [f"{progress.done} of {progress.total} runs done, {in_words(progress.seconds_left)} left"]
+        for name, beat in progress.active.items():
+            cells = _cells(beat) if beat is not None else []
+            named = ", ".join(f"{column} {cell}" for column, cell in zip(COLUMNS, cells, strict=False))
+            parts.append(f"{name}: {named or 'starting'}")
         print("; ".join(parts), flush=True)
 
     def ended(self, name: str, failure: str | None) -> None:
-        verdict = "done" if failure is None else f"FAILED, {failure}"
         self._done += failure is None
-        print(f"[{self._done}/{self._total}] {name}: {verdict}", flush=True)
+        print(f"[{self._done}/{self._total}] {name}: {_verdict(failure)}", flush=True)
+
+    def say(self, sentence: str) -> None:
+        print(sentence, flush=True)
 
     def __enter__(self) -> PlainDisplay:
         return self
@@ -89,24 +75,26 @@ class LiveDisplay:
     """Redrawn in place a few times a second."""
 
     def __init__(self, console: Console) -> None:
-        self._bar = Progress(
+        self._bar = Bars(
             TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TextColumn("{task.fields[left]}")
         )
         self._task = self._bar.add_task("runs", total=None, left="")
-        self._estimate = Estimate()
         self._live = Live(console=console, refresh_per_second=4, transient=False)
 
-    def update(self, done: int, total: int, active: dict[str, Path]) -> None:
-        left = self._estimate.seconds_left(done, total)
-        self._bar.update(self._task, completed=done, total=total, left=f"{_left(left)} left" if left else "")
+    def update(self, progress: Progress) -> None:
+        left = f"{in_words(progress.seconds_left)} left" if progress.seconds_left is not None else ""
+        self._bar.update(self._task, completed=progress.done, total=progress.total, left=left)
         table = Table("run", *COLUMNS, box=None, padding=(0, 2, 0, 0))
-        for name, beat in active_heartbeats(active):
-            table.add_row(name, *_cells(beat))
+        for name, beat in progress.active.items():
+            table.add_row(name, *(_cells(beat) if beat is not None else ["starting"]))
         self._live.update(Group(self._bar, table))
 
     def ended(self, name: str, failure: str | None) -> None:
         if failure is not None:
-            self._live.console.print(f"[red]{name} FAILED[/red], {failure}")
+            self._live.console.print(f"{name}: {_verdict(failure)}", style="red", markup=False, highlight=False)
+
+    def say(self, sentence: str) -> None:
+        self._live.console.print(sentence, markup=False, highlight=False)
 
     def __enter__(self) -> LiveDisplay:
         self._live.__enter__()

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from harness import store
+from harness.run_lock import locked
 from harness.store import Attempt, Event, Failure, FailureKind, Heartbeat, Result, RunFile
 
 HEARTBEAT_SECONDS = 0.5
@@ -134,5 +135,5 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
     """Workers that are processes may fail together, and must not write between each other's look and write."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "failure.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        locked(lock, fcntl.LOCK_EX)
         yield

@@ -14,12 +14,12 @@ def learning_rate_factor(schedule: ScheduleSpec, step: int, steps_per_epoch: int
     the share of the steps after the warm-up that are done, or `factor` for each milestone that has passed.
     """
     epoch = step / steps_per_epoch
-    if epoch < schedule.warmup_epochs:
+    warmup_epochs = schedule.warmup_epochs + schedule.warmup_share * num_epochs
+    if epoch < warmup_epochs:
         done = math.floor(epoch) + 1 if schedule.staircase_warmup else (step + 1) / steps_per_epoch
-        warmup = done / schedule.warmup_epochs
-        return min(1.0, warmup) * _milestones(schedule, epoch)
+        return min(1.0, done / warmup_epochs) * _milestones(schedule, epoch)
     if schedule.kind == "cosine":
-        share = (epoch - schedule.warmup_epochs) / (num_epochs - schedule.warmup_epochs)
+        share = (epoch - warmup_epochs) / (num_epochs - warmup_epochs)
         return 0.5 * (1 + math.cos(math.pi * share))
     return _milestones(schedule, epoch)
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from pathlib import Path
 
 from tabulate import tabulate
 
-from harness import store
 from harness.attempt import num_cores
 from harness.build import num_steps_of
 from harness.estimate import prices, step_time
-from harness.launch import is_done
 from harness.plan import Plan
-from harness.store import Failure, Heartbeat
-
-STALE_SECONDS = 120.0
+from harness.state import Seen, State, judge, look
 
 
 def show_plan(plan: Plan) -> None:
@@ -27,6 +22,8 @@ def show_plan(plan: Plan) -> None:
             row.row,
             row.algorithm,
             f"{row.ratio:g}",
+            _models(row.models_sent),
+            _models(row.link_models),
             f"{row.learning_rate:g}",
             len(row.runs),
             row.num_steps,
@@ -40,6 +37,8 @@ def show_plan(plan: Plan) -> None:
         "row",
         "algorithm",
         "ratio",
+        "models sent",
+        "on a link",
         "lr",
         "runs",
         "steps",
@@ -53,8 +52,15 @@ def show_plan(plan: Plan) -> None:
     print()
     print(tabulate(table, headers, disable_numparse=True))
     print()
+    for sentence in plan.left_out:
+        print(sentence)
     for line in _effort(plan):
         print(line)
+
+
+def _models(number: float | None) -> str:
+    """Models of 32 d bits to a tenth, so that the one exchange at the end shows."""
+    return "-" if number is None else f"{number:,.1f}"
 
 
 def _effort(plan: Plan) -> list[str]:
@@ -92,35 +98,39 @@ def _effort(plan: Plan) -> list[str]:
     return lines
 
 
+STATES: tuple[State, ...] = ("done", "running", "stopped", "stale", "failed", "missing")
+"""Those that a run can be in as far as its records say; what is queued on a cluster, the cluster's status knows."""
+
+
 def show_status(plan: Plan, results: Path) -> None:
-    """How far each row is, what is running, what failed and why."""
+    """How far each row is, what is running, what stopped or failed and why."""
     folder = results / plan.experiment.name
-    table = [[row.row, *_counts([folder / run for run in row.runs.values()])] for row in plan.experiment.rows]
-    print(tabulate(table, ["row", "done", "running", "stale", "failed", "missing"]))
+    seen = {run.run_id: look(folder / run.run_id) for run in plan.runs}
+    states = {run_id: judge(each) for run_id, each in seen.items()}
+    table = []
+    for row in plan.experiment.rows:
+        counts = Counter(states[run_id][0] for run_id in row.runs.values())
+        table.append([row.row, *(counts[state] for state in STATES)])
+    print(tabulate(table, ["row", *STATES]))
     for run in plan.runs:
-        path = folder / run.run_id
-        state, detail = run_state(path)
-        if detail:
-            print(f"{state}: {run.row} seed {run.seed}: {detail}")
+        state, detail = states[run.run_id]
+        said = "; ".join(filter(None, [_place(seen[run.run_id], state), detail, _advice(state, folder / run.run_id)]))
+        if said:
+            print(f"{state}: {run.row} seed {run.seed}: {said}")
 
 
-def _counts(folders: list[Path]) -> list[int]:
-    states = Counter(run_state(path)[0] for path in folders)
-    return [states[state] for state in ("done", "running", "stale", "failed", "missing")]
+def _place(seen: Seen, state: State) -> str:
+    """How far the run is, where the newest heartbeat says so."""
+    beat = seen.heartbeat
+    if beat is None or state not in ("running", "stale"):
+        return ""
+    place = f"step {beat.step} of {beat.num_steps}"
+    if state == "stale":
+        return place
+    return f"{place}, {beat.images_per_second:,.0f} images/s, {beat.seconds_left or 0:.0f} s left"
 
 
-def run_state(folder: Path) -> tuple[str, str]:
-    """One of done, running, stale, failed, missing; and what there is to say of it."""
-    if is_done(folder):
-        return "done", ""
-    heartbeat = store.read_optional(folder / "heartbeat.json", Heartbeat)
-    failure = store.read_optional(folder / "failure.json", Failure)
-    if failure is not None and (heartbeat is None or heartbeat.attempt == failure.attempt):
-        return "failed", f"{failure.kind}: {failure.message} ({folder / 'failure.json'})"
-    if heartbeat is None:
-        return "missing", ""
-    age = time.time() - heartbeat.time
-    place = f"step {heartbeat.step} of {heartbeat.num_steps}"
-    if age > STALE_SECONDS:
-        return "stale", f"{place}, silent for {age:.0f} s; the next run goes on from its checkpoint"
-    return "running", f"{place}, {heartbeat.images_per_second:,.0f} images/s, {heartbeat.seconds_left or 0:.0f} s left"
+def _advice(state: State, folder: Path) -> str:
+    if state in ("stopped", "stale"):
+        return "the next run goes on from its checkpoint"
+    return str(folder / "failure.json") if state == "failed" else ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import tomllib
 from pathlib import Path
@@ -37,11 +39,13 @@ class TaskSpec(Strict):
     """`name` is a module of harness/tasks; `held_out` training samples are scored instead of the test set if not 0.
 
     `max_undecodable`: so many training images of a task with files may be undecodable; the next one stands in for such.
+    `num_train`: train on so many samples, always the same ones, that are never among those held out; 0 for all.
     """
 
     name: Name
     held_out: Annotated[int, Field(ge=0)] = 0
     max_undecodable: Annotated[int, Field(ge=0)] = 0
+    num_train: Annotated[int, Field(ge=0)] = 0
 
 
 class ModelSpec(Strict):
@@ -55,6 +59,7 @@ class ScheduleSpec(Strict):
     """Learning rate over time, in epochs: linear warm-up from 0, then cosine to 0 or steps at milestones.
 
     `staircase_warmup`, as released for CIFAR-100: the warm-up rises once an epoch, to (epoch + 1) / warmup_epochs.
+    `warmup_share`: so much of the run is added to `warmup_epochs`, in proportion for runs of other lengths.
     """
 
     kind: Literal["constant", "cosine", "milestones"]
@@ -62,10 +67,11 @@ class ScheduleSpec(Strict):
     staircase_warmup: bool = False
     milestones: list[Positive] = []
     factor: Positive = 0.2
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class EvaluationSpec(Strict):
-    """`per_epoch` scores an epoch, evenly spaced.
+    """`per_epoch` scores an epoch, evenly spaced, or `num_scores` in the whole run.
 
     `batch_norm`: the running statistics that the workers' average model is scored with. "average": the workers' mean;
     "recalibrate": estimated anew by the average model on training batches; "local", as released: every worker's own,
@@ -74,6 +80,7 @@ class EvaluationSpec(Strict):
 
     per_epoch: Count = 1
     batch_norm: Literal["average", "recalibrate", "local"] = "average"
+    num_scores: Count | None = None
 
 
 class PartitionSpec(Strict):
@@ -108,8 +115,18 @@ class RunConfig(Strict):
     """Tells apart runs that share their seed."""
 
 
+def run_id(config: RunConfig) -> str:
+    """Hash of the scientific fields alone; fields at their default are left out, so that new ones change no old id."""
+    canonical = json.dumps(config.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
 class RowSpec(Strict):
-    """A method at one compression; absent fields come from [training] and from the tuning."""
+    """A method at one compression; absent fields come from [training] and from the tuning.
+
+    `candidates`: instead of `settings` several tables of them, among which the tuning chooses together with the rate.
+    `learning_rates`: those that the tuning begins with for this row, instead of its grid.
+    """
 
     row: Name
     label: str
@@ -120,6 +137,26 @@ class RowSpec(Strict):
     learning_rate: Positive | None = None
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
     warmup_epochs: NonNegative | None = None
+    candidates: list[dict[str, Any]] = []
+    learning_rates: list[Positive] = []
+
+    @property
+    def tables(self) -> list[dict[str, Any]]:
+        """The tables of settings that the tuning tries."""
+        return self.candidates or [self.settings]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RowSpec:
+        if self.candidates and (self.settings or self.learning_rate is not None):
+            raise ValueError(f"row {self.row!r} has candidates, so it can have neither settings nor a learning_rate")
+        if _same_name(self.learning_rates):
+            raise ValueError(f"row {self.row!r} holds a learning rate twice, to six digits")
+        return self
+
+
+def _same_name(rates: list[float]) -> bool:
+    """Whether two rates are written alike in the names of rows, with six digits."""
+    return len({f"{rate:g}" for rate in rates}) < len(rates)
 
 
 class GridSpec(Strict):
@@ -191,7 +228,11 @@ class TrainingSpec(Strict):
 
 
 class StatisticsSpec(Strict):
-    """`margin`: non-inferiority margin in accuracy; `confidence` of intervals and one-sided bounds."""
+    """`margin`: non-inferiority margin in accuracy; `confidence` of intervals and one-sided bounds.
+
+    `floor`: the row that sends nothing, a worker alone on its shard. `margin_reason`: why the margin is what it is.
+    `main_ratio`: the ratio at which a report gives its first answers.
+    """
 
     baseline: Name
     margin: Positive
@@ -199,14 +240,39 @@ class StatisticsSpec(Strict):
     seeds: Annotated[list[Seed], Field(min_length=1)]
     same_seed: Seed | None = None
     """As released: all repeats use this one seed, and `seeds` only number them."""
+    floor: Name | None = None
+    margin_reason: str | None = None
+    main_ratio: Positive | None = None
 
 
 class TuningSpec(Strict):
-    """Its own experiment: every row at every learning rate of `grid`, scored on held-out training samples."""
+    """Its own experiment: every row's settings at every rate of `grid`, scored on held-out training samples.
+
+    `finalists`: so many trials of a row, the best at the first seed, are tried at the other seeds too; None for all.
+    `num_trials`: pairs of settings and rate that every row must begin with, so that none is favoured.
+    `num_epochs`: length of the tuning's runs. `lowest`, `highest`: how far a row's rates go on where the best of them
+    is the last; None for not at all. `records`: the experiment whose tuning this is, where it is not this one's own.
+    `both_rules`: plan rows for the choices by least training loss too, where they differ; at `both_rules_seeds`.
+    """
 
     grid: Annotated[list[Positive], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)]
     held_out: Count
+    num_trials: Count | None = None
+    finalists: Count | None = None
+    num_epochs: Count | None = None
+    lowest: Positive | None = None
+    highest: Positive | None = None
+    records: Name | None = None
+    both_rules: bool = False
+    both_rules_seeds: list[Seed] = []
+
+
+class LengthsSpec(Strict):
+    """All rows again at these lengths, with the settings and rates that were chosen for the rows themselves."""
+
+    num_epochs: Annotated[list[Count], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
 
 
 class Spec(Strict):
@@ -224,6 +290,7 @@ class Spec(Strict):
     partition: PartitionSpec = PartitionSpec()
     statistics: StatisticsSpec
     tuning: TuningSpec | None = None
+    lengths: LengthsSpec | None = None
     rows: list[RowSpec] = []
     grids: list[GridSpec] = []
 
@@ -239,18 +306,51 @@ class Spec(Strict):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two rows are named {twice[0]!r}; give each row a name of its own")
-        if self.statistics.baseline not in names:
-            raise ValueError(f"the baseline {self.statistics.baseline!r} is no row; the rows are {', '.join(names)}")
-        seeds = self.statistics.seeds
-        if len(set(seeds)) < len(seeds):
-            raise ValueError("statistics.seeds holds a seed twice; runs with the same seed would be the same run")
-        if self.tuning and set(self.tuning.seeds) & set(seeds):
-            raise ValueError("tuning.seeds must be other than statistics.seeds, or the report would be tuned on itself")
-        if self.tuning and len(set(self.tuning.seeds)) < len(self.tuning.seeds):
-            raise ValueError("tuning.seeds holds a seed twice; runs with the same seed would be the same run")
-        if self.tuning and len({f"{rate:g}" for rate in self.tuning.grid}) < len(self.tuning.grid):
-            raise ValueError("tuning.grid holds a rate twice, to six digits; each must have a name of its own")
+        for what, name in (("baseline", self.statistics.baseline), ("floor", self.statistics.floor)):
+            if name is not None and name not in names:
+                raise ValueError(f"the {what} {name!r} is no row; the rows are {', '.join(names)}")
+        self._check_seeds()
+        self._check_lengths()
+        self._check_tuning()
         return self
+
+    def _check_seeds(self) -> None:
+        tuning, lengths = self.tuning, self.lengths
+        given = {"statistics.seeds": self.statistics.seeds}
+        given |= {"lengths.seeds": lengths.seeds} if lengths else {}
+        given |= {"tuning.both_rules_seeds": tuning.both_rules_seeds} if tuning else {}
+        for name, seeds in (given | ({"tuning.seeds": tuning.seeds} if tuning else {})).items():
+            if len(set(seeds)) < len(seeds):
+                raise ValueError(f"{name} holds a seed twice; runs with the same seed would be the same run")
+        for name, seeds in given.items():
+            if tuning and set(tuning.seeds) & set(seeds):
+                raise ValueError(f"tuning.seeds must be other than {name}, or the report would be tuned on itself")
+
+    def _check_lengths(self) -> None:
+        if self.lengths:
+            lengths = [self.training.num_epochs, *self.lengths.num_epochs]
+            twice = [length for length in lengths if lengths.count(length) > 1]
+            if twice:
+                raise ValueError(f"lengths.num_epochs: {twice[0]} epochs are there already; give other lengths")
+
+    def _check_tuning(self) -> None:
+        tuning = self.tuning
+        if tuning is None:
+            return
+        if _same_name(tuning.grid):
+            raise ValueError("tuning.grid holds a rate twice, to six digits; each must have a name of its own")
+        for row in self.all_rows():
+            rates = row.learning_rates or tuning.grid
+            count = len(row.tables) * len(rates)
+            if tuning.num_trials not in (None, count):
+                raise ValueError(
+                    f"row {row.row!r} begins with {count} trials ({len(row.tables)} tables of settings at {len(rates)} "
+                    f"rates) where tuning.num_trials says {tuning.num_trials}; give it other candidates or "
+                    "learning_rates"
+                )
+            outside = [rate for rate in rates if not (tuning.lowest or 0) <= rate <= (tuning.highest or math.inf)]
+            if outside:
+                raise ValueError(f"row {row.row!r}: the rate {outside[0]:g} lies outside tuning.lowest and highest")
 
 
 def find_spec(name_or_path: str) -> Path:
@@ -274,16 +374,57 @@ def load_spec(path: Path) -> Spec:
     Raises:
         SpecError: not TOML, unknown keys, wrong types or impossible values, in one sentence.
     """
-    try:
-        data = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path} is not valid TOML: {error}") from None
-    except OSError as error:
-        raise SpecError(f"{path} cannot be read: {error.strerror}") from None
+    data = _with_borrowed(path, _read(path))
     try:
         return Spec.model_validate(data)
     except ValidationError as error:
         raise SpecError(f"{path}: {explain(error)}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path} is not valid TOML: {error}") from None
+    except OSError as error:
+        raise SpecError(f"{path} cannot be read: {error.strerror}") from None
+
+
+OWN_IN_BORROWED_TUNING = {"both_rules", "both_rules_seeds"}
+
+
+def _with_borrowed(path: Path, data: dict[str, Any]) -> dict[str, Any]:
+    """The file's data with what `tuning.records` stands for: another experiment's rows and its tuning of them.
+
+    Raises:
+        SpecError: no such experiment or row there, or something that is borrowed is also given.
+    """
+    tuning = data.get("tuning")
+    if not isinstance(tuning, dict) or "records" not in tuning:
+        return data
+    names = tuning.get("rows")
+    beside = sorted(set(tuning) - {"records", "rows"} - OWN_IN_BORROWED_TUNING)
+    if beside or "rows" in data or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        what = f"tuning.{beside[0]}" if beside else "[[rows]]"
+        raise SpecError(
+            f"{path}: a tuning with records takes its settings and rows from another experiment; give tuning.rows, the "
+            f"names of the rows to take, and no {what}"
+        )
+    lender = path.parent / f"{tuning['records']}.toml"
+    lender = lender if lender.is_file() else find_spec(str(tuning["records"]))
+    lent = _read(lender)
+    if "records" in lent.get("tuning", {"records": None}):
+        raise SpecError(f"{path}: {tuning['records']} has no [tuning] of its own to take from; name one that has")
+    load_spec(lender)
+    rows = {row["row"]: row for row in lent.get("rows", [])}
+    unknown = [name for name in names if name not in rows]
+    if unknown:
+        raise SpecError(
+            f"{path}: tuning.rows names {unknown[0]!r}, which {tuning['records']} has not among its [[rows]]"
+        )
+    shared = {key: value for key, value in lent["tuning"].items() if key not in OWN_IN_BORROWED_TUNING}
+    own = {key: value for key, value in tuning.items() if key != "rows"}
+    return data | {"tuning": shared | own, "rows": [rows[name] for name in names]}
 
 
 def explain(error: ValidationError) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -14,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 VERSION = 1
 """Version of the records format; a folder of another version is refused, never guessed at."""
+
+RUN_FILES = ("run.json", "events.jsonl", "result.json", "failure.json")
+"""What is kept of a run, as far as it has them; the other files in its folder matter only while it is on."""
 
 FailureKind = Literal["oom", "timeout", "preempted", "communication", "node", "data", "disk", "bug"]
 """`node`: the run's processes, or the machine under them, ended without a word."""
@@ -168,17 +171,17 @@ class Row(Record):
     runs: dict[str, str]
     """Run id per seed (the seed as a string, as JSON has it)."""
     base: str | None = None
-    """The row that this one repeats, at another length or under another rule of selection; None for a row of its own."""
+    """The row that this one repeats, at another length or under another rule of selection; None for one of its own."""
     rule: Literal["held_out", "training_loss"] = "held_out"
     """How its settings and learning rate were chosen."""
     candidate: int | None = None
     """Of a tuning row: which of the row's tables of settings, counted from 0."""
     final_exchange: bool = False
-    """Whether the workers' models differ at the end, so that one full exchange must follow before anyone has the result."""
+    """Whether the workers' models differ at the end, so that one full exchange must follow before anyone can use it."""
     models_sent: float | None = None
     """What one worker sends in a run, in models of 32 d bits, the final exchange included."""
     link_models: float | None = None
-    """What one worker's link carries for that: 2 (n-1)/n of a payload all-reduced in a ring, n-1 of one all-gathered."""
+    """What one worker's link carries for that: 2 (n-1)/n of a payload all-reduced in a ring, n-1 of one gathered."""
 
 
 class Choice(Record):
@@ -228,7 +231,7 @@ class Experiment(Record):
     """What else was fixed, in words, for the page on how it was run (workers, batch, schedule, batch norm...)."""
     commands: list[str]
     floor: str | None = None
-    """Row that sends nothing: a worker alone on its shard. What lies between it and the baseline is there to be lost."""
+    """Row that sends nothing: a worker alone on its shard. What lies between it and the baseline can be lost."""
     margin_reason: str | None = None
     """Why the margin is what it is, in a sentence."""
     main_ratio: float | None = None
@@ -257,18 +260,33 @@ def read_record(path: Path, kind: type[R]) -> R:
         RecordError: absent, torn, of another version or of another shape.
     """
     try:
-        data = json.loads(path.read_text())
+        data = path.read_bytes()
     except FileNotFoundError:
-        raise RecordError(f"{path} is missing: the folder is not a record folder, or it was not written yet") from None
+        raise _missing(path) from None
+    return parse_record(data, path, kind)
+
+
+def _missing(path: Path) -> RecordError:
+    return RecordError(f"{path} is missing: the folder is not a record folder, or it was not written yet")
+
+
+def parse_record(data: bytes, path: Path, kind: type[R]) -> R:
+    """The JSON record in a file's contents.
+
+    Raises:
+        RecordError: torn, of another version or of another shape.
+    """
+    try:
+        fields = json.loads(data.decode())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RecordError(f"{path} is damaged ({error}); delete the file and run again") from None
-    if isinstance(data, dict) and "version" in kind.model_fields and data.get("version") != VERSION:
+    if isinstance(fields, dict) and "version" in kind.model_fields and fields.get("version") != VERSION:
         raise RecordError(
-            f"{path} is of records version {data.get('version')!r}, this program reads version {VERSION}; "
+            f"{path} is of records version {fields.get('version')!r}, this program reads version {VERSION}; "
             "move the folder away or use the program that wrote it"
         )
     try:
-        return kind.model_validate(data)
+        return kind.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -286,10 +304,13 @@ def read_events(path: Path) -> list[Event]:
     Raises:
         RecordError: a damaged line that is not the last.
     """
-    if not path.exists():
-        return []
+    return parse_events(path.read_bytes(), path) if path.exists() else []
+
+
+def parse_events(data: bytes, path: Path) -> list[Event]:
+    """As `read_events`, of a file's contents."""
     by_step: dict[int, Event] = {}
-    lines = path.read_text(errors="replace").splitlines()
+    lines = data.decode(errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
         try:
             event = Event.model_validate(json.loads(line))
@@ -307,18 +328,34 @@ def read_run(folder: Path) -> RunRecord:
     Raises:
         RecordError: a record in it is damaged or of another version.
     """
-    run = read_record(folder / "run.json", RunFile)
-    result = read_optional(folder / "result.json", Result)
-    if result is not None and result.run_id != run.run_id:
-        raise RecordError(f"{folder / 'result.json'} belongs to run {result.run_id}, not {run.run_id}; delete it")
-    return RunRecord(
+    files = {path.name: path.read_bytes() for path in map(folder.joinpath, RUN_FILES) if path.exists()}
+    heartbeat = read_optional(folder / "heartbeat.json", Heartbeat)
+    return replace(parse_run(files, folder), heartbeat=heartbeat)
+
+
+def parse_run(files: Mapping[str, bytes], folder: Path) -> RunRecord:
+    """The run in the contents of its `RUN_FILES`, as far as it has them; `folder` is where they are, or would be.
+
+    Raises:
+        RecordError: a record is damaged, of another version or of another run.
+    """
+    if "run.json" not in files:
+        raise _missing(folder / "run.json")
+    run = parse_record(files["run.json"], folder / "run.json", RunFile)
+    result, failure = files.get("result.json"), files.get("failure.json")
+    record = RunRecord(
         folder=folder,
         run=run,
-        events=read_events(folder / "events.jsonl"),
-        result=result,
-        failure=read_optional(folder / "failure.json", Failure),
-        heartbeat=read_optional(folder / "heartbeat.json", Heartbeat),
+        events=parse_events(files.get("events.jsonl", b""), folder / "events.jsonl"),
+        result=None if result is None else parse_record(result, folder / "result.json", Result),
+        failure=None if failure is None else parse_record(failure, folder / "failure.json", Failure),
+        heartbeat=None,
     )
+    if record.result is not None and record.result.run_id != run.run_id:
+        raise RecordError(
+            f"{folder / 'result.json'} belongs to run {record.result.run_id}, not {run.run_id}; delete it"
+        )
+    return record
 
 
 def read_experiment(folder: Path) -> Experiment:
@@ -333,7 +370,7 @@ def read_experiment(folder: Path) -> Experiment:
 def run_folders(folder: Path) -> Iterator[Path]:
     """The folders of an experiment that hold a run, in the order of their names."""
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if (path / "run.json").exists():
+        if not path.name.startswith(".") and (path / "run.json").exists():
             yield path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import traceback
 from dataclasses import replace
 
@@ -10,14 +11,17 @@ import torch
 import torch.distributed as dist
 
 from algorithms import ProcessGroupCollectives
-from harness.attempt import Job, attempt_in_group, failure_kind, owned_by_rank_0, prepare_thread, sentence
+from harness.attempt import Job, attempt_in_group, done_meanwhile, failure_kind, prepare_thread, sentence
 from harness.devices import device_groups
 from harness.launch import Options, missing_runs, write_experiment
 from harness.plan import Plan, PlannedRun
 from harness.process_group import joined
 from harness.provenance import new_attempt
 from harness.recorder import write_failure
+from harness.run_lock import owned_by_rank_0
 from harness.spec import SpecError
+from harness.stops import Interrupted, Notice, noticed
+from harness.train import Preempted
 
 
 def run_under_torchrun(plan: Plan, options: Options) -> int:
@@ -27,6 +31,7 @@ def run_under_torchrun(plan: Plan, options: Options) -> int:
         SpecError: torchrun started another number of processes than the experiment has workers, more of them on a
             machine than it has GPUs, or two with the same GPU.
         BusyError: another process is at one of the runs.
+        Interrupted: by a signal, after the run that was on has saved its state.
     """
     world_size = int(os.environ["WORLD_SIZE"])
     wanted = {run.config.num_workers for run in plan.runs}
@@ -35,10 +40,12 @@ def run_under_torchrun(plan: Plan, options: Options) -> int:
     local_devices = device_groups(options.device, int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count())[0]
     options = replace(options, device=local_devices[int(os.environ["LOCAL_RANK"])])
     prepare_thread(options.device)
-    with joined(options.device, options.timeout_seconds, "env://"):
+    with noticed(echoes=True) as notice, joined(options.device, options.timeout_seconds, "env://"):
         for run in _agreed_runs(plan, options):
-            with owned_by_rank_0(options.results / plan.experiment.name / run.run_id, dist.get_rank()):
-                _do(run, plan, options)
+            folder = options.results / plan.experiment.name / run.run_id
+            with owned_by_rank_0(folder, dist.get_rank()):
+                if not done_meanwhile(folder, dist.get_rank()):
+                    _do(run, plan, options, notice)
     return 0
 
 
@@ -53,7 +60,7 @@ def _agreed_runs(plan: Plan, options: Options) -> list[PlannedRun]:
     return [by_id[run_id] for run_id in runs[0]]
 
 
-def _do(run: PlannedRun, plan: Plan, options: Options) -> None:
+def _do(run: PlannedRun, plan: Plan, options: Options, notice: Notice) -> None:
     job = Job(
         experiment=plan.experiment.name,
         folder=options.results / plan.experiment.name / run.run_id,
@@ -66,7 +73,13 @@ def _do(run: PlannedRun, plan: Plan, options: Options) -> None:
         timeout_seconds=options.timeout_seconds,
     )
     try:
-        attempt_in_group(job, ProcessGroupCollectives())
+        attempt_in_group(job, ProcessGroupCollectives(), notice.stop_requested)
+    except Preempted as stop:
+        if dist.get_rank() == 0:
+            write_failure(job.folder, run.run_id, job.attempt.attempt, "preempted", str(stop), "")
+            print(f"{run.row} seed {run.seed}: {stop}", flush=True)
+        notice.raise_if_asked()
+        raise Interrupted(signal.SIGTERM) from None  # another rank's
     except Exception as error:
         trace = traceback.format_exc()
         write_failure(job.folder, run.run_id, job.attempt.attempt, failure_kind(error), sentence(error), trace)

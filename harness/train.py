@@ -1,37 +1,38 @@
-"""The training loop: the same for threads, processes and Slurm tasks."""
+"""The training loop: the same for stacked workers, threads, processes and Slurm tasks."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from algorithms import Collectives, DistributedOptimizer, Purpose
+from algorithms import Collectives, DistributedOptimizer, Purpose, SoloCollectives, StackedCollectives
 from harness import checkpoint, store
 from harness.build import build_optimizer, num_steps_of
 from harness.clock import Clock
-from harness.evaluate import Score, evaluate
+from harness.evaluate import Score, evaluate, worker_accuracies
 from harness.order import worker_batches
 from harness.partition import class_counts, worker_shards
 from harness.precision import MixedPrecision
 from harness.recorder import Recorder
 from harness.schedule import learning_rate_factor
 from harness.spec import RunConfig
+from harness.stacked import Replicas, batched_backward
 from harness.store import Event, Heartbeat, Result, TrafficEntry
-from harness.tasks.task import Samples, find_task, split_sizes
+from harness.tasks.task import Batch, Samples, TensorSamples, find_task, split_sizes
 
 CHECK_EVERY = 25
 """Steps between two looks at the loss: for divergence, heartbeat and checkpoint."""
 
-SLOW_STEP_SECONDS = 0.2
-"""Where a step takes longer, workers ask each other at every step whether to stop, and not only at every look."""
+STOP_SECONDS = 0.2
+"""So often, or at every step where one takes longer, workers ask each other whether to stop."""
 
 
 class Preempted(RuntimeError):
@@ -49,7 +50,7 @@ class Checkpoints:
 
 def train(
     config: RunConfig,
-    model: nn.Module,
+    model: nn.Module | Replicas,
     samples: Samples,
     collectives: Collectives,
     recorder: Recorder | None,
@@ -59,6 +60,7 @@ def train(
     """Train one worker's replica from the newest checkpoint, or from the start, to a recorded result.
 
     Args:
+        model: the worker's, or all workers' replicas, which go with `StackedCollectives`.
         stop_requested: asked between steps, by all workers or by none; where it is true for one, all of them stop.
 
     Raises:
@@ -66,34 +68,22 @@ def train(
         RuntimeError: the bits sent are not those of the method's closed form.
     """
     run = _Run(config, model, samples, collectives, recorder, checkpoints, stop_requested)
-    batches = samples.training_batches(
-        worker_batches(
-            config.seed,
-            run.num_train,
-            collectives.rank,
-            config.num_workers,
-            config.batch_size,
-            range(run.step, run.num_steps),
-            run.shard,
-        ),
-        config.seed,
-        collectives.rank,
-        run.step,
-    )
-    model.train()
+    for each in run.models:
+        each.train()
+    batches = run.batches()
     while run.step < run.num_steps and run.diverged_at is None:
         run.clock.switch("data")
-        inputs, labels = next(batches)
+        batch = next(batches)
         run.clock.switch("compute")
         run.set_learning_rate()
         run.optimizer.zero_grad()
-        loss = run.precision.loss(model, inputs, labels)
-        run.precision.step(loss, run.optimizer)
-        run.losses += run.precision.tally(loss)
+        losses = run.backward(batch)
+        run.precision.step(run.optimizer)
+        run.losses += run.precision.tally(losses)
         run.step += 1
         if run.step % CHECK_EVERY == 0 or run.step in run.evaluation_steps:
             run.check()
-        elif run.steps_are_slow and run.stop_requested is not None:
+        elif run.stop_requested is not None and run.step % run.ask_every == 0:
             run.agree_to_stop()
         if run.step in run.evaluation_steps and run.diverged_at is None:
             run.score()
@@ -107,45 +97,53 @@ class _Run:
     def __init__(
         self,
         config: RunConfig,
-        model: nn.Module,
+        model: nn.Module | Replicas,
         samples: Samples,
         collectives: Collectives,
         recorder: Recorder | None,
         checkpoints: Checkpoints,
         stop_requested: Callable[[], bool] | None,
     ) -> None:
-        self.config, self.model, self.samples = config, model, samples
+        self.config, self.samples = config, samples
+        self.models = model.models if isinstance(model, Replicas) else [model]
         self.collectives, self.recorder, self.checkpoints = collectives, recorder, checkpoints
         self.stop_requested = stop_requested
         self.num_train, self.num_evaluation = split_sizes(find_task(config.task.name), config.task)
         self.per_epoch, self.num_steps = num_steps_of(config)
         self.evaluation_steps = evaluation_steps(config, self.per_epoch)
-        self.optimizer: DistributedOptimizer = build_optimizer(config, model, collectives, self.num_steps)
+        trained = nn.ParameterList(model.stacked) if isinstance(model, Replicas) else model
+        self.optimizer: DistributedOptimizer = build_optimizer(config, trained, collectives, self.num_steps)
+        if isinstance(model, Replicas):
+            model.attach()
+        stacks = isinstance(model, Replicas) and config.precision == "fp32" and isinstance(samples, TensorSamples)
+        self.batched = batched_backward(model) if stacks and isinstance(model, Replicas) else None
         self.step = 0
         device = self.optimizer.flat.parameters.device
         self.precision = MixedPrecision(config.precision, device)
-        self.losses = torch.zeros(2, dtype=torch.float64, device=device)
-        """Sum and number of this worker's losses since the last evaluation."""
+        zero = torch.zeros(2, dtype=torch.float64, device=device)
+        self.losses = collectives.packed([zero] * len(self.models))
+        """Sum and number of each worker's losses since the last evaluation."""
         shards = worker_shards(config.partition, samples.train_labels, config.num_workers, config.seed)
-        self.shard = None if shards is None else shards[collectives.rank]
+        self.shards = None if shards is None else [shards[rank] for rank in collectives.own_ranks]
         num_classes = find_task(config.task.name).num_classes
         self.class_counts = None if shards is None else class_counts(shards, samples.train_labels, num_classes)
         self.train_loss: float | None = None
         self.last_score: Score | None = None
         self.diverged_at: int | None = None
         self.save_due = self.stopping = False
-        self.steps_are_slow = True
-        """Until the first look says more."""
+        self.ask_every = 1
+        """Steps between two questions whether to stop; the first look says how many there may be."""
         self.clock = Clock(collectives)
         self._resume()
         self.first_step = self.looked_at_step = self.step
         self.started = self.saved = self.looked = time.monotonic()
 
     def _resume(self) -> None:
-        loaded = checkpoint.load(self.checkpoints.folder, self.collectives)
+        loaded = checkpoint.load(self.checkpoints.folder, self._savers)
         if loaded is not None:
             self.step, state = loaded
-            self.model.load_state_dict(state["model"])
+            for model, saved in zip(self.models, state["models"], strict=True):
+                model.load_state_dict(saved)
             self.optimizer.load_state_dict(state["optimizer"])
             self.losses.copy_(state["losses"])
             self.precision.load_state_dict(state["precision"])
@@ -156,13 +154,46 @@ class _Run:
 
     def _state(self) -> dict[str, Any]:
         return {
-            "model": self.model.state_dict(),
+            "models": [model.state_dict() for model in self.models],
             "optimizer": self.optimizer.state_dict(),
             "losses": self.losses,
             "precision": self.precision.state_dict(),
             "traffic": self.collectives.traffic.state_dict(),
             "clock_seconds": self.clock.seconds,
         }
+
+    @property
+    def _savers(self) -> Collectives:
+        """Who writes checkpoints together: workers that are stacked are one process, and write one file."""
+        return SoloCollectives() if isinstance(self.collectives, StackedCollectives) else self.collectives
+
+    def batches(self) -> Iterator[list[Batch]]:
+        """The batches of the workers at this end, step by step; a joint one where they go through all at once."""
+        config, ranks, steps = self.config, self.collectives.own_ranks, range(self.step, self.num_steps)
+        shards: Sequence[Tensor | None] = self.shards or [None] * len(ranks)
+        indices = [
+            worker_batches(config.seed, self.num_train, rank, config.num_workers, config.batch_size, steps, shard)
+            for rank, shard in zip(ranks, shards, strict=True)
+        ]
+        if self.batched is not None:
+            joined = (torch.cat(each) for each in zip(*indices, strict=True))
+            return ([batch] for batch in self.samples.training_batches(joined, config.seed, 0, self.step))
+        sources = [
+            self.samples.training_batches(own, config.seed, rank, self.step)
+            for rank, own in zip(ranks, indices, strict=True)
+        ]
+        return (list(each) for each in zip(*sources, strict=True))
+
+    def backward(self, batches: list[Batch]) -> Tensor:
+        """Forward and backward passes of the workers at this end; their mean losses, packed."""
+        if self.batched is not None:
+            return self.batched(*batches[0])
+        losses = []
+        for model, (inputs, labels) in zip(self.models, batches, strict=True):
+            loss = self.precision.loss(model, inputs, labels)
+            self.precision.backward(loss)
+            losses.append(loss.detach())
+        return self.collectives.packed(losses)
 
     def set_learning_rate(self) -> None:
         factor = learning_rate_factor(self.config.schedule, self.step, self.per_epoch, self.config.num_epochs)
@@ -175,25 +206,30 @@ class _Run:
         wants_checkpoint = self.recorder is not None and now - self.saved >= self.checkpoints.every_seconds
         step_seconds = (now - self.looked) / (self.step - self.looked_at_step)
         self.looked, self.looked_at_step = now, self.step
-        more = self.losses.new_tensor([wants_checkpoint, self._wants_stop(), step_seconds])
-        totals = torch.cat([self.losses, more])
-        self.collectives.all_reduce_sum_(totals, Purpose.CONTROL)
+        totals = self._total([wants_checkpoint, self._wants_stop(), step_seconds], self.losses)
         self.train_loss = (totals[0] / totals[1]).item()
         savers, stoppers, seconds = totals[2:].tolist()
         if not math.isfinite(self.train_loss):
             self.diverged_at = self.step
         self.stopping = stoppers > 0
         self.save_due = (savers > 0 or self.stopping) and self.step < self.num_steps
-        self.steps_are_slow = seconds / self.collectives.world_size > SLOW_STEP_SECONDS
+        if not isinstance(self.collectives, StackedCollectives):  # whose workers are asked as one, for nothing
+            self.ask_every = max(1, min(CHECK_EVERY, int(STOP_SECONDS * self.collectives.world_size / seconds)))
         self._beat_if_due()
 
     def agree_to_stop(self) -> None:
-        """Between two looks, where they are far apart: stop at this step if one of the workers must."""
-        stoppers = self.losses.new_tensor([self._wants_stop()])
-        self.collectives.all_reduce_sum_(stoppers, Purpose.CONTROL)
-        self.stopping = stoppers.item() > 0
+        """Between two looks: stop at this step if one of the workers must."""
+        stacked = isinstance(self.collectives, StackedCollectives)
+        self.stopping = self._wants_stop() if stacked else self._total([self._wants_stop()]).item() > 0
         self.save_due = self.stopping and self.step < self.num_steps
         self._beat_if_due()
+
+    def _total(self, values: list[float], before: Tensor | None = None) -> Tensor:
+        """Sums over all workers of what each has `before`, and of these values, float64."""
+        own = self.losses.new_tensor(values).expand(*self.losses.shape[:-1], -1)
+        totals = own.clone() if before is None else torch.cat([before, own], dim=-1)
+        self.collectives.all_reduce_sum_(totals, Purpose.CONTROL)
+        return self.collectives.common(totals)
 
     def _wants_stop(self) -> bool:
         return self.stop_requested is not None and self.stop_requested()
@@ -210,7 +246,7 @@ class _Run:
         self.clock.switch("checkpoint")
         folder, attempt = self.checkpoints.folder, self.checkpoints.attempt
         allowed = (lambda: None) if self.recorder is None else self.recorder.check_is_newest
-        checkpoint.save(folder, self.step, self._state(), self.collectives, attempt, allowed)
+        checkpoint.save(folder, self.step, self._state(), self._savers, attempt, allowed)
         self.clock.switch("compute")
         self.saved = time.monotonic()
         if self.stopping:
@@ -219,7 +255,7 @@ class _Run:
     def score(self) -> None:
         """Score the workers' average and record it."""
         self.clock.switch("evaluate")
-        score = evaluate(self.config, self.model, self.optimizer, self.samples, self.num_evaluation, self.num_train)
+        score = evaluate(self.config, self.models, self.optimizer, self.samples, self.num_evaluation, self.num_train)
         self.clock.switch("compute")
         self.losses.zero_()
         if not math.isfinite(score.loss):
@@ -273,12 +309,14 @@ class _Run:
                 f"{self.config.algorithm} says {expected.training()}"
             )
         with self.optimizer.consensus():
-            digest = parameters_sha256(self.optimizer.flat.parameters)
+            digest = parameters_sha256(self.collectives.common(self.optimizer.flat.parameters))
+        self.clock.switch("evaluate")
+        own = worker_accuracies(self.models, self.collectives, self.samples, self.num_evaluation)
         self.clock.switch("compute")
         if self.recorder is not None:
-            self.recorder.finish(self._result(self.recorder, digest))
+            self.recorder.finish(self._result(self.recorder, digest, own))
 
-    def _result(self, recorder: Recorder, digest: str) -> Result:
+    def _result(self, recorder: Recorder, digest: str, own: list[float]) -> Result:
         score = self.last_score if self.diverged_at is None else None
         traffic = self.collectives.traffic
         expected = self.optimizer.expected_traffic(self.optimizer.num_steps)
@@ -297,22 +335,21 @@ class _Run:
             test_correct=score.correct if score else None,
             test_count=score.count if score else None,
             test_accuracy=score.accuracy if score else None,
-            traffic={k.value: TrafficEntry(bits=v.bits, collectives=v.collectives) for k, v in traffic.entries.items()},
-            expected_traffic={
-                k: TrafficEntry(bits=v.bits, collectives=v.collectives) for k, v in expected.training().items()
-            },
+            traffic={purpose.value: TrafficEntry(**asdict(entry)) for purpose, entry in traffic.entries.items()},
+            expected_traffic={key: TrafficEntry(**asdict(entry)) for key, entry in expected.training().items()},
             overall_ratio=32 * numel * self.step / traffic.training_bits if traffic.training_bits else None,
             clock_seconds=self.clock.seconds,
             wall_seconds=self.clock.wall_seconds,
             parameters_sha256=digest,
             class_counts=self.class_counts,
+            worker_accuracy=own if score else None,
         )
 
 
 def evaluation_steps(config: RunConfig, per_epoch: int) -> set[int]:
     """The steps, counted from 1, after which the average is scored; the last one is always among them."""
-    scores = config.evaluation.per_epoch * config.num_epochs
-    return {round(number * per_epoch / config.evaluation.per_epoch) for number in range(1, scores + 1)} - {0}
+    scores = config.evaluation.num_scores or config.evaluation.per_epoch * config.num_epochs
+    return {round(number * per_epoch * config.num_epochs / scores) for number in range(1, scores + 1)} - {0}
 
 
 def parameters_sha256(parameters: Tensor) -> str:

@@ -10,7 +10,6 @@ from report.document import Block, Document, Figure, Paragraph, Section, Table
 from report.exhibits import Exhibits, write_document
 from report.exports import write_exports
 from report.exports_comparisons import write_comparisons
-from report.exports_regime import write_regime
 from report.figure_bits import draw_accuracy_against_bits, found_accuracy_against_bits
 from report.figure_curves import CUT, panels_note
 from report.figure_drift import draw_drift, drift_notes, drift_of, found_drift
@@ -66,7 +65,6 @@ def build_report(folder: Path, tuning_folder: Path | None = None, output: Path |
         document = document_of(study, tuning, tuned, output)
     write_exports(output / "csv", study, tuned, [records] + ([tuning] if tuning else []))
     write_comparisons(output / "csv", study, pairs_of(study))
-    write_regime(output / "csv", study)
     return write_document(document, output)
 
 

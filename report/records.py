@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.store import Experiment, RecordError, Row, RunRecord, read_experiment, read_run, run_folders
+from harness.packs import open_runs
+from harness.store import Experiment, RecordError, Row, RunRecord, read_experiment
 
 
 class UsageError(ValueError):
@@ -64,7 +66,7 @@ class RowRuns:
 
 @dataclass(frozen=True)
 class Records:
-    """Everything read of one experiment. `unplanned` counts run folders that no row names."""
+    """Everything read of one experiment. `unplanned` counts runs that no row names."""
 
     folder: Path
     experiment: Experiment
@@ -127,16 +129,16 @@ def read_records(folder: Path) -> Records:
     if not (folder / "experiment.json").exists():
         raise UsageError(f"{folder} holds no experiment.json; give the folder that an experiment was run into")
     experiment = read_experiment(folder)
-    present = {path.name for path in run_folders(folder)}
-    rows = tuple(_read_row(folder, row, present) for row in experiment.rows)
+    found = open_runs(folder)
+    rows = tuple(_read_row(folder, row, found) for row in experiment.rows)
     named = {run_id for row in experiment.rows for run_id in row.runs.values()}
-    return Records(folder, experiment, rows, len(present - named))
+    return Records(folder, experiment, rows, len(found.keys() - named))
 
 
-def _read_row(folder: Path, row: Row, present: set[str]) -> RowRuns:
+def _read_row(folder: Path, row: Row, found: Mapping[str, RunRecord]) -> RowRuns:
     runs: dict[int, RunRecord | None] = {}
     for seed, run_id in sorted(row.runs.items(), key=lambda item: _seed(folder, row, item[0])):
-        run = read_run(folder / run_id) if run_id in present else None
+        run = found.get(run_id)
         if run is not None and run.run.run_id != run_id:
             raise RecordError(
                 f"{folder / run_id / 'run.json'} belongs to run {run.run.run_id}; delete the folder and run again"

@@ -10,9 +10,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import store
+from harness import packs, store
 from harness.recorder import write_failure
-from harness.store import Failure, RecordError, Result
+from harness.store import Failure, RecordError
 from slurm.allocation import Allocation, this_allocation
 from slurm.campaign import Campaign, Submission
 from slurm.policy import goes_on
@@ -43,7 +43,7 @@ def decide(folder: Path, submission: Submission, allocation: Allocation, max_ret
     Raises:
         OSError: no space, no permission: going on would end in the same way.
     """
-    if store.read_optional(folder / "result.json", Result) is not None:
+    if packs.read_result(folder) is not None:
         return 0
     starts = read_starts(folder)
     here = [start for start in starts if (start.job, start.restart) == (allocation.job, allocation.restart)]

@@ -8,11 +8,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import get_args
 
-from harness import store
+from harness import packs, store
+from harness.state import State, Submitted, judge, look
 from harness.store import Experiment, RunFile
 from slurm.campaign import Campaign, read_campaign
 from slurm.queue import ended_jobs, queued_jobs
-from slurm.state import Seen, State, judge, look
+from slurm.state import submitted
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,10 @@ def observe(
     for row in experiment.rows:
         for seed, run_id in row.runs.items():
             submission, job = (campaign.latest(run_id) if campaign else None) or (None, None)
-            seen = look(folder / run_id, submission, job, queue)
-            runs.setdefault(run_id, _run_status(folder / run_id, row.row, int(seed), row.num_steps, seen))
+            hint = submitted(submission, job, queue)
+            log = submission.log_of(job) if submission and job else None
+            status = _run_status(folder / run_id, row.row, int(seed), row.num_steps, hint)
+            runs.setdefault(run_id, replace(status, job=job, log=str(log) if log else None))
     runs = _with_hints(runs, slurm_conf_of(campaign))
     last = campaign.submissions[-1] if campaign and campaign.submissions else None
     num_workers = last.num_workers if last else 1
@@ -101,9 +104,13 @@ def observe(
     )
 
 
-def _run_status(folder: Path, row: str, seed: int, num_steps: int, seen: Seen) -> RunStatus:
-    state, detail = judge(seen)
+def _run_status(folder: Path, row: str, seed: int, num_steps: int, hint: Submitted | None) -> RunStatus:
+    """All but the job and its log."""
+    seen = look(folder)
+    state, detail = judge(seen, hint)
     run = store.read_optional(folder / "run.json", RunFile)
+    if run is None and (packed := packs.packed_run(folder, with_events=False)) is not None:
+        run = packed.run
     beat = seen.heartbeat if state == "running" else None
     return RunStatus(
         run_id=folder.name,
@@ -112,8 +119,8 @@ def _run_status(folder: Path, row: str, seed: int, num_steps: int, seen: Seen) -
         state=state,
         detail=detail,
         attempts=len(run.attempts) if run else 0,
-        job=seen.job,
-        log=str(seen.log) if seen.log else None,
+        job=None,
+        log=None,
         failure=seen.failure.kind if seen.failure and not seen.result else None,
         step=beat.step if beat else None,
         num_steps=num_steps,

@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from harness import store
-from harness.attempt import BusyError, owned
-from harness.launch import is_done
 from harness.recorder import write_failure
+from harness.run_lock import BusyError, owned
+from harness.state import is_done
 from harness.store import Failure, Heartbeat, RunFile
 from slurm.allocation import Allocation
 from slurm.campaign import now

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -33,6 +34,20 @@ class Collectives(ABC):
         self.early: EarlySums | None = None
         """Sums that are begun during the backward pass, where the group is asked to overlap."""
 
+    @property
+    def own_ranks(self) -> range:
+        """The workers at this end: this one."""
+        return range(self.rank, self.rank + 1)
+
+    def packed(self, tensors: Sequence[Tensor]) -> Tensor:
+        """The tensors of `own_ranks` in the form that collectives take: the one there is."""
+        (tensor,) = tensors
+        return tensor
+
+    def common(self, tensor: Tensor) -> Tensor:
+        """Any one worker's tensor, of a packed one that is the same for all."""
+        return tensor
+
     def all_reduce_sum_(self, tensor: Tensor, purpose: Purpose) -> None:
         """Replace `tensor` (dense, any dtype that adds) by its sum over workers, in place."""
         started = time.perf_counter()
@@ -50,7 +65,7 @@ class Collectives(ABC):
         """All workers' tensors, of shape (world_size, *tensor.shape). Read only: threads share it."""
         started = time.perf_counter()
         gathered = self._gather(tensor)
-        self._count(tensor, purpose, started)
+        self._count(tensor, purpose, started, is_gather=True)
         return gathered
 
     def broadcast_(self, tensor: Tensor, purpose: Purpose) -> None:
@@ -59,8 +74,9 @@ class Collectives(ABC):
         self._broadcast_(tensor)
         self._count(tensor, purpose, started)
 
-    def _count(self, tensor: Tensor, purpose: Purpose, started: float) -> None:
-        self.traffic.add(purpose, 8 * tensor.element_size() * tensor.numel())
+    def _count(self, tensor: Tensor, purpose: Purpose, started: float, is_gather: bool = False) -> None:
+        bits = 8 * tensor.element_size() * tensor.numel() // len(self.own_ranks)
+        self.traffic.add(purpose, bits, gathered_bits=bits if is_gather else 0)
         self.seconds += time.perf_counter() - started
 
     @abstractmethod
@@ -73,7 +89,7 @@ class Collectives(ABC):
     def _broadcast_(self, tensor: Tensor) -> None: ...
 
 
-def sum_in_rank_order(rows: list[Tensor]) -> Tensor:
+def sum_in_rank_order(rows: Sequence[Tensor]) -> Tensor:
     """A new tensor: rows[0] + rows[1] + ..., one addition at a time, so that the bits depend on nothing else."""
     total = rows[0].clone()
     for row in rows[1:]:

@@ -41,7 +41,8 @@ class Compressor(ABC):
         if not steps:
             return Entry()
         bits = self.payload_bits(layout, draw(steps[0]), float_bits)
-        return Entry(bits * len(steps), len(steps) if bits else 0)
+        all_bits = bits * len(steps)
+        return Entry(all_bits, len(steps) if bits else 0, all_bits if isinstance(self, Gathered) else 0)
 
     def mean_cost(self, layout: Layout, num_draws: int, float_bits: int = FLOAT_BITS) -> Entry:
         """As `cost`, as the mean over all draws where the payload depends on the draw."""

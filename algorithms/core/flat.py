@@ -1,4 +1,7 @@
-"""Flat buffers: parameters, gradients and state in one vector each, with `p.data` and `p.grad` as views."""
+"""Flat buffers: parameters, gradients and state in one vector each, with `p.data` and `p.grad` as views.
+
+Where all workers are stacked in one process, each is a tensor of shape (num_workers, d), a row a worker.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +27,14 @@ class Part:
 class FlatBuffers:
     """Moves the parameters of all groups, in order, into one vector of shape (d,), and their gradients into another.
 
+    Args:
+        stacked: parameters have a first axis, over workers, and so have the buffers.
+
     Raises:
         ValueError: a parameter does not require a gradient, or types or devices are mixed.
     """
 
-    def __init__(self, groups: Sequence[Sequence[Parameter]]) -> None:
+    def __init__(self, groups: Sequence[Sequence[Parameter]], stacked: bool = False) -> None:
         tensors = [parameter for group in groups for parameter in group]
         first = tensors[0]
         for number, parameter in enumerate(tensors):
@@ -39,9 +45,10 @@ class FlatBuffers:
                     f"parameter {number} is {parameter.dtype} on {parameter.device}, parameter 0 is {first.dtype} on "
                     f"{first.device}; an optimiser takes parameters of one type on one device"
                 )
-        self.layout = Layout.of(tensors)
+        self.layout = Layout.of([tensor[0] for tensor in tensors] if stacked else tensors)
+        self._shape = (len(first), self.layout.numel) if stacked else (self.layout.numel,)
         self.parameters = self.new_buffer(first)
-        self.parts = self._parts(groups)
+        self.parts = self._parts(groups, len(first) if stacked else 1)
         self.tensors = tensors
         with torch.no_grad():
             for parameter, window in zip(tensors, self.layout.tensors, strict=True):
@@ -54,18 +61,18 @@ class FlatBuffers:
         self._attach()
 
     @staticmethod
-    def _parts(groups: Sequence[Sequence[Parameter]]) -> list[Part]:
+    def _parts(groups: Sequence[Sequence[Parameter]], num_rows: int) -> list[Part]:
         parts, start = [], 0
         for group in groups:
-            stop = start + sum(parameter.numel() for parameter in group)
+            stop = start + sum(parameter.numel() // num_rows for parameter in group)
             parts.append(Part(start, stop))
             start = stop
         return parts
 
     def new_buffer(self, like: Tensor | None = None) -> Tensor:
-        """A vector of zeros, of shape (d,)."""
+        """A vector of zeros, of shape (d,), or one a worker."""
         like = self.parameters if like is None else like
-        return torch.zeros(self.layout.numel, dtype=like.dtype, device=like.device)
+        return torch.zeros(self._shape, dtype=like.dtype, device=like.device)
 
     def zero_gradients(self) -> None:
         self.gradients.zero_()

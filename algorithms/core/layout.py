@@ -13,7 +13,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Window:
-    """A strided window of the flat vector: a block is one with stride 1."""
+    """A strided window of the flat vector: a block is one with stride 1.
+
+    Flat vectors of several workers may be stacked, one a row; a window is then the same part of each row.
+    """
 
     offset: int
     shape: tuple[int, ...]
@@ -24,7 +27,8 @@ class Window:
         return torch.Size(self.shape).numel()
 
     def view(self, flat: Tensor) -> Tensor:
-        return flat.as_strided(self.shape, self.strides, flat.storage_offset() + self.offset)
+        shape, strides = (*flat.shape[:-1], *self.shape), (*flat.stride()[:-1], *self.strides)
+        return flat.as_strided(shape, strides, flat.storage_offset() + self.offset)
 
 
 @dataclass(frozen=True)
@@ -54,14 +58,14 @@ def _is_dense(tensor: Tensor) -> bool:
 
 
 class Support(Protocol):
-    """The coordinates that are sent, and how to read and change them in a flat vector of shape (d,)."""
+    """The coordinates that are sent, and how to read and change them in flat vectors of shape (..., d)."""
 
     @property
     def payload_numel(self) -> int:
         """Numbers on the wire."""
 
     def gather(self, flat: Tensor) -> Tensor:
-        """A new dense vector of shape (payload_numel,): the coordinates of `flat` in order."""
+        """A new dense tensor of shape (..., payload_numel): the coordinates of `flat` in order."""
 
     def add_(self, flat: Tensor, values: Tensor, alpha: float = 1.0) -> None:
         """flat[support] += alpha * values, values as `gather` lays them out."""
@@ -82,10 +86,11 @@ class Windows:
         return sum(window.numel for window in self.windows) + self.padding
 
     def gather(self, flat: Tensor) -> Tensor:
-        parts = [window.view(flat).reshape(-1) for window in self.windows]
+        lead = flat.shape[:-1]
+        parts = [window.view(flat).reshape(*lead, window.numel) for window in self.windows]
         if self.padding or not parts:
-            parts.append(flat.new_zeros(self.padding))
-        return torch.cat(parts)
+            parts.append(flat.new_zeros(*lead, self.padding))
+        return torch.cat(parts, dim=-1)
 
     def add_(self, flat: Tensor, values: Tensor, alpha: float = 1.0) -> None:
         for window, part in self._pairs(values):
@@ -98,7 +103,7 @@ class Windows:
     def _pairs(self, values: Tensor) -> Iterable[tuple[Window, Tensor]]:
         start = 0
         for window in self.windows:
-            yield window, values[start : start + window.numel].view(window.shape)
+            yield window, values[..., start : start + window.numel].reshape(*values.shape[:-1], *window.shape)
             start += window.numel
 
 
@@ -113,13 +118,13 @@ class Indices:
         return self.index.numel()
 
     def gather(self, flat: Tensor) -> Tensor:
-        return flat.index_select(0, self._beside(flat))
+        return flat.index_select(-1, self._beside(flat))
 
     def add_(self, flat: Tensor, values: Tensor, alpha: float = 1.0) -> None:
-        flat.index_add_(0, self._beside(flat), values, alpha=alpha)
+        flat.index_add_(-1, self._beside(flat), values, alpha=alpha)
 
     def copy_(self, flat: Tensor, values: Tensor) -> None:
-        flat.index_copy_(0, self._beside(flat), values)
+        flat.index_copy_(-1, self._beside(flat), values)
 
     def _beside(self, flat: Tensor) -> Tensor:
         """The coordinates on the vector's device: they are drawn on the CPU."""

@@ -13,15 +13,19 @@ def nesterov_step_(
 ) -> None:
     """target <- target + sign eta u, with m <- beta m + g and then u = beta m + g; the target is x if None.
 
-    All of one shape. For another target than x the weight decay is first added to the gradients, since it is x's own.
+    All of one shape, (n,) or, with workers stacked, (num_workers, n). For another target than x the weight decay is
+    first added to the gradients, since it is x's own. Rows go one by one: a kernel's rounding depends on where its
+    vectors begin, and a worker's bits must not depend on its neighbours.
     """
     decay = group["weight_decay"]
     if target is not None and decay:
-        g.add_(x, alpha=decay)
+        for gradient, parameters in zip(rows_of(g), rows_of(x), strict=True):
+            gradient.add_(parameters, alpha=decay)
+    momenta: list[Tensor | None] = [*rows_of(m)] if m is not None and group["momentum"] else [None] * len(rows_of(g))
     torch_sgd(
-        [x if target is None else target],
-        [g],
-        [m if group["momentum"] else None],
+        rows_of(x if target is None else target),
+        rows_of(g),
+        momenta,
         fused=x.device.type in ("cpu", "cuda"),
         weight_decay=decay if target is None else 0.0,
         momentum=group["momentum"],
@@ -30,3 +34,8 @@ def nesterov_step_(
         nesterov=group["momentum"] > 0,
         maximize=False,
     )
+
+
+def rows_of(vector: Tensor) -> list[Tensor]:
+    """The flat vectors of the workers that are stacked in a tensor of shape (num_workers, n); of shape (n,): itself."""
+    return [vector] if vector.dim() == 1 else list(vector.unbind())

@@ -20,6 +20,7 @@ from algorithms.core.overlap import Foreteller, Foretold
 from algorithms.core.partial_sync import Exchanged, average, exchange
 from algorithms.core.process_group import ProcessGroupCollectives
 from algorithms.core.randomness import Draw
+from algorithms.core.stacked import StackedCollectives
 from algorithms.core.traffic import Entry, Purpose, Traffic
 
 
@@ -44,6 +45,8 @@ class DistributedOptimizer(Optimizer):
 
     name: ClassVar[str]
     """What a spec calls the method."""
+    averages_models: ClassVar[bool] = True
+    """Whether the method's result is the workers' average; if not, it is each worker's own model."""
     _step_supports_amp_scaling = True
     # Set by torch.amp.GradScaler for the time of a step; it multiplies a grad_scale that is there, so none is.
     found_inf: Tensor
@@ -76,7 +79,8 @@ class DistributedOptimizer(Optimizer):
         self.collectives = collectives
         self.seed = seed
         self.num_steps = 0
-        self._flat = FlatBuffers([group["params"] for group in self.param_groups])
+        stacked = isinstance(collectives, StackedCollectives)
+        self._flat = FlatBuffers([group["params"] for group in self.param_groups], stacked)
         native = self.flat.parameters.dtype
         self.wire = None if wire == native else wire
         self.float_bits = torch.finfo(torch.float32 if self.wire is None else self.wire).bits
@@ -106,6 +110,14 @@ class DistributedOptimizer(Optimizer):
     @abstractmethod
     def expected_traffic(self, num_steps: int) -> Traffic:
         """The closed form of what one worker sends in the first `num_steps` steps."""
+
+    def agree_after(self, num_steps: int) -> bool:
+        """Whether after that many steps all workers hold the same parameters, up to rounding in a sum.
+
+        Where they do not, one full exchange must follow before anyone can use the average. False where it depends on
+        what was drawn or trained.
+        """
+        return True
 
     @abstractmethod
     def _update(self, step: int) -> None:
@@ -244,7 +256,7 @@ class DistributedOptimizer(Optimizer):
         """Views of x, g, m and the target, where there are these two."""
         momentum = self._buffers.get("momentum")
         x, g, m, other = (
-            None if vector is None else vector[here]
+            None if vector is None else vector[..., here]
             for vector in (self.flat.parameters, self.flat.gradients, momentum, target)
         )
         assert x is not None and g is not None

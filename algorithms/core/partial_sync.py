@@ -18,7 +18,8 @@ from algorithms.core.traffic import Purpose
 class Exchanged:
     """What was sent, on the coordinates it was sent for.
 
-    `own` is this worker's C(v), `mean` the workers' average of it; both of shape (support.payload_numel,).
+    `own` is this worker's C(v), `mean` the workers' average of it; both of shape (support.payload_numel,), or with
+    workers stacked of shape (num_workers, support.payload_numel).
     """
 
     support: Support
@@ -54,14 +55,17 @@ def exchange(
         support = compressor.support(layout, draw)
         return Exchanged(support, *average(support.gather(vector), purpose, collectives, wire))
     assert isinstance(compressor, Gathered)
-    messages = collectives.all_gather(compressor.encode(vector, draw, collectives.rank), purpose)
-    own, mean = torch.empty_like(vector), torch.zeros_like(vector)
-    for rank, message in enumerate(messages):
+    own_ranks = collectives.own_ranks
+    vectors = zip(own_ranks, vector.view(len(own_ranks), layout.numel), strict=True)
+    encoded = collectives.packed([compressor.encode(own, draw, rank) for rank, own in vectors])
+    own, mean = [], vector.new_zeros(layout.numel)
+    for rank, message in enumerate(collectives.all_gather(encoded, purpose)):
         decoded = compressor.decode(message, layout.numel, vector.dtype)
         mean += decoded
-        if rank == collectives.rank:
-            own = decoded
-    return Exchanged(whole(layout.numel), own, mean.div_(collectives.world_size))
+        if rank in own_ranks:
+            own.append(decoded)
+    mean.div_(collectives.world_size)
+    return Exchanged(whole(layout.numel), collectives.packed(own), mean.expand_as(vector))
 
 
 def partial_sync(

@@ -25,10 +25,14 @@ TRAINING = (Purpose.GRADIENT, Purpose.ERROR, Purpose.MODEL)
 
 @dataclass
 class Entry:
-    """Payload bits that one worker contributed, and the number of collectives it took part in."""
+    """Payload bits that one worker contributed, and the number of collectives it took part in.
+
+    `gathered_bits`: those of the bits that went by all-gathers, which cost a link more than all-reduces do.
+    """
 
     bits: int = 0
     collectives: int = 0
+    gathered_bits: int = 0
 
 
 def _empty() -> dict[Purpose, Entry]:
@@ -41,10 +45,14 @@ class Traffic:
 
     entries: dict[Purpose, Entry] = field(default_factory=_empty)
 
-    def add(self, purpose: Purpose, bits: int, collectives: int = 1) -> None:
+    def add(self, purpose: Purpose, bits: int, collectives: int = 1, gathered_bits: int = 0) -> None:
         entry = self.entries[purpose]
         entry.bits += bits
         entry.collectives += collectives
+        entry.gathered_bits += gathered_bits
+
+    def add_entry(self, purpose: Purpose, entry: Entry) -> None:
+        self.add(purpose, entry.bits, entry.collectives, entry.gathered_bits)
 
     def __getitem__(self, purpose: Purpose) -> Entry:
         return self.entries[purpose]
@@ -59,7 +67,10 @@ class Traffic:
         return {purpose.value: self.entries[purpose] for purpose in TRAINING}
 
     def state_dict(self) -> dict[str, list[int]]:
-        return {purpose.value: [entry.bits, entry.collectives] for purpose, entry in self.entries.items()}
+        return {
+            purpose.value: [entry.bits, entry.collectives, entry.gathered_bits]
+            for purpose, entry in self.entries.items()
+        }
 
     def load_state_dict(self, state: dict[str, list[int]]) -> None:
         self.entries = {purpose: Entry(*state[purpose.value]) for purpose in Purpose}

@@ -22,6 +22,8 @@ _CSER = {
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "sgd": {},
+    "sgd_accumulate": {"accumulation_steps": 256},
+    "alone": {},
     "ef_sgd": {"compressor": {"kind": "block", "ratio": 256}},
     "qsparse_local_sgd": {"compressor": {"kind": "block", "ratio": 32}, "sync_interval": 8},
     "local_sgd": {"sync_interval": 256},
@@ -32,7 +34,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "cser_released": _CSER,
     "mcser_released": _CSER,
 }
-"""Settings as a spec has them; SGD alone compresses nothing."""
+"""Settings as a spec has them; neither SGD nor workers alone compress anything."""
 
 WITHOUT_MOMENTUM = ("cser", "cser_released")
 """The paper's algorithm 2 has none; with it they are M-CSER."""

@@ -10,6 +10,7 @@ from statistics import median
 from harness import store
 from harness.bench.figure import Figure, not_measured
 from harness.clock import PHASES
+from harness.packs import open_runs
 from harness.store import RecordError, Result
 
 TASK = "fashion_mnist"
@@ -35,10 +36,9 @@ def finished(results: Path) -> Iterator[Result]:
         with contextlib.suppress(RecordError):
             if store.read_experiment(path.parent).task != TASK:
                 continue
-            for folder in store.run_folders(path.parent):
-                result = store.read_optional(folder / "result.json", Result)
-                if result is not None and result.wall_seconds > 0:
-                    yield result
+            for run in open_runs(path.parent).values():
+                if run.result is not None and run.result.wall_seconds > 0:
+                    yield run.result
 
 
 def share(result: Result, phase: str) -> float:

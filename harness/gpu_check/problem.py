@@ -102,5 +102,6 @@ class Trainee:
         """Train once on the batch; its loss before."""
         self.optimizer.zero_grad()
         loss = self.precision.loss(self.model, self.inputs, self.labels)
-        self.precision.step(loss, self.optimizer)
+        self.precision.backward(loss)
+        self.precision.step(self.optimizer)
         return loss.detach()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harness.seeds import generator
 from harness.spec import TaskSpec
-from harness.tasks.task import TensorSamples, held_out_indices
+from harness.tasks.task import TensorSamples, subset
 
 
 @dataclass(frozen=True)
@@ -19,16 +19,16 @@ class Blobs:
     num_test: int = 500
     num_classes: int = 10
     input_shape: tuple[int, ...] = (1, 8, 8)
+    trains_on_fewer: bool = True
 
     def prepare(self, data: Path | None) -> None:
         pass
 
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> TensorSamples:
         train = self._made_up("train", self.num_train, device)
-        if not spec.held_out:
-            return TensorSamples(*train, *self._made_up("test", self.num_test, device))
-        kept, held_out = held_out_indices(self.num_train, spec.held_out)
-        return TensorSamples(*(part[kept] for part in train), *(part[held_out] for part in train))
+        return (
+            subset(train, spec) if spec.held_out else subset(train, spec, self._made_up("test", self.num_test, device))
+        )
 
     def _made_up(self, split: str, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
         patterns = torch.randn((self.num_classes, *self.input_shape), generator=generator("blobs", "patterns"))

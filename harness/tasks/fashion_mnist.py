@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harness.spec import TaskSpec
 from harness.tasks.fashion_mnist_files import default_cache, locate, read_idx
-from harness.tasks.task import TensorSamples, held_out_indices
+from harness.tasks.task import TensorSamples, subset
 
 MEAN, STANDARD_DEVIATION = 0.2860, 0.3530
 """Of the training set's pixels, scaled to [0, 1]."""
@@ -23,6 +23,7 @@ class FashionMNIST:
     num_classes: int = 10
     input_shape: tuple[int, ...] = (1, 28, 28)
     survives_fork: bool = True
+    trains_on_fewer: bool = True
 
     def prepare(self, data: Path | None) -> None:
         locate(data, default_cache())
@@ -30,10 +31,7 @@ class FashionMNIST:
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> TensorSamples:
         folder = locate(data, default_cache())
         train = _read(folder, "train", device)
-        if not spec.held_out:
-            return TensorSamples(*train, *_read(folder, "t10k", device))
-        kept, held_out = held_out_indices(self.num_train, spec.held_out)
-        return TensorSamples(*(part[kept] for part in train), *(part[held_out] for part in train))
+        return subset(train, spec) if spec.held_out else subset(train, spec, _read(folder, "t10k", device))
 
 
 def _read(folder: Path, split: str, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -84,26 +84,46 @@ def split_sizes(task: Task, spec: TaskSpec) -> tuple[int, int]:
     """Number of samples trained on, and evaluated.
 
     Raises:
-        SpecError: more samples are held out than there are.
+        SpecError: more samples are asked for than there are.
     """
     if spec.held_out >= task.num_train:
         raise SpecError(f"task {spec.name}: held_out = {spec.held_out} leaves nothing of {task.num_train} to train on")
-    return (task.num_train - spec.held_out, spec.held_out) if spec.held_out else (task.num_train, task.num_test)
+    if spec.num_train + spec.held_out > task.num_train:
+        raise SpecError(
+            f"task {spec.name}: num_train = {spec.num_train} and held_out = {spec.held_out} are together more than the "
+            f"{task.num_train} training samples; lower one of them"
+        )
+    num_train = spec.num_train or task.num_train - spec.held_out
+    return num_train, spec.held_out or task.num_test
 
 
-def held_out_indices(num_train: int, held_out: int) -> tuple[Tensor, Tensor]:
-    """Indices to train on and to hold out: always the same choice, whatever the run's seed."""
-    order = torch.randperm(num_train, generator=generator("held out", num_train))
-    return order[held_out:].sort().values, order[:held_out].sort().values
+def held_out_indices(num_samples: int, held_out: int, num_train: int = 0) -> tuple[Tensor, Tensor]:
+    """Indices to train on (`num_train`, 0 for all that are left) and to hold out: the same whatever the run's seed.
+
+    The two are taken from the two ends of one order, so neither choice depends on how large the other is.
+    """
+    order = torch.randperm(num_samples, generator=generator("held out", num_samples))
+    return order[held_out if not num_train else -num_train :].sort().values, order[:held_out].sort().values
+
+
+def subset(train: Batch, spec: TaskSpec, test: Batch | None = None) -> TensorSamples:
+    """Of all training samples those to train on, with the test set, or where there is none those held out, to score."""
+    if not spec.num_train and test is not None:
+        return TensorSamples(*train, *test)
+    kept, held_out = held_out_indices(len(train[1]), spec.held_out, spec.num_train)
+    inputs, labels = train
+    return TensorSamples(inputs[kept], labels[kept], *(test or (inputs[held_out], labels[held_out])))
 
 
 def configured_task(spec: TaskSpec) -> Task:
     """The task with what the spec says of its files.
 
     Raises:
-        SpecError: there is no such task, or it has no files that might be undecodable.
+        SpecError: there is no such task, it has no files that might be undecodable, or it always trains on all samples.
     """
     task: Any = find_task(spec.name)
+    if spec.num_train and not getattr(task, "trains_on_fewer", False):
+        raise SpecError(f"task {spec.name} trains on all its samples; remove num_train")
     if not spec.max_undecodable:
         return task  # type: ignore[no-any-return]
     if not hasattr(task, "max_undecodable"):

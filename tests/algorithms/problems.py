@@ -34,6 +34,8 @@ from algorithms.registry import settings
 T = TypeVar("T")
 
 NAMES = list(algorithms())
+JOINT = [name for name, algorithm in algorithms().items() if algorithm.averages_models]
+"""Methods in whose result the workers have a part in common; the others need not be SGD, nor send anything."""
 LR, WEIGHT_DECAY, MOMENTUM = 0.1, 0.01, 0.9
 BIAS_LR, BIAS_WEIGHT_DECAY = 0.04, 0.03
 NUM_PARAMETERS = 51  # 24 + 18 weights and 6 + 3 biases: odd, so that blocks and bytes do not come out even

@@ -32,6 +32,8 @@ from algorithms.core.traffic import Entry
 from algorithms.cser import CSER
 from tests.algorithms.problems import (
     COMPRESSORS,
+    GATHERED,
+    JOINT,
     LR,
     MOMENTUM,
     NAMES,
@@ -92,8 +94,7 @@ def test_the_package_has_no_other_attributes() -> None:
         _ = package.NoSuchThing
 
 
-@pytest.mark.parametrize("world_size", [1, 4])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "world_size"), [(name, 1) for name in NAMES] + [(name, 4) for name in JOINT])
 def test_without_compression_it_is_sgd(name: str, world_size: int) -> None:
     expected = plain_sgd(world_size, 15)
     forms = [{}, {"explicit_error": True}] if "explicit_error" in switches(name) else [{}]
@@ -504,6 +505,57 @@ def test_consensus_restores_after_an_exception(name: str) -> None:
         assert torch.equal(flat_of(optimizer), before)
 
     workers(work, 2)
+
+
+# Whether a last exchange is needed.
+
+
+# Workers may agree after more steps than the method knows of: all was sent earlier, or a draw happened to send all.
+MAY_AGREE_UNKNOWN = {"identity", "per_tensor"}
+
+
+@pytest.mark.parametrize("wire", [None, torch.float16])
+@pytest.mark.parametrize(("name", "key"), [pair for pair in PAIRS if pair[0] in JOINT])
+def test_workers_agree_where_the_method_says_so(name: str, key: str, wire: torch.dtype | None) -> None:
+    if wire is not None and key in GATHERED:
+        return  # such messages have a format of their own
+    for chosen in every_switch(name):
+        own = own_settings(name, [COMPRESSORS[key]], 3, **chosen)
+
+        def work(collectives: Collectives, own: dict[str, Any] = own) -> list[tuple[bool, Tensor]]:
+            model = make_model(torch.float32 if wire else torch.float64)
+            optimizer = make_optimizer(name, model, own, collectives, wire=wire)
+            seen = []
+            for step in range(1, 8):
+                train(optimizer, model, collectives.rank, [step])
+                seen.append((optimizer.agree_after(step), flat_of(optimizer)))
+            return seen
+
+        for (says, first), (_, second) in zip(*workers(work, 2), strict=True):
+            distance = float((first - second).norm())
+            if says:
+                assert distance < 1e-6
+            elif key not in MAY_AGREE_UNKNOWN:
+                assert distance > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "agreeing"),
+    [
+        ("sgd", {}, {0, 1, 2, 3, 4, 5, 6}),
+        ("sgd_accumulate", {"accumulation_steps": 3}, {0, 1, 2, 3, 4, 5, 6}),
+        ("ef_sgd", {"compressor": TopK(10)}, {0, 1, 2, 3, 4, 5, 6}),
+        ("alone", {}, {0}),
+        ("local_sgd", {"sync_interval": 3}, {0, 3, 6}),
+        ("qsparse_local_sgd", {"compressor": TopK(10), "sync_interval": 3}, {0, 3, 6}),
+        ("cser_pl", {"error_compressor": BlockSparsifier(1), "reset_interval": 2}, {0, 2, 4, 6}),
+        ("csea", {"error_compressor": BlockSparsifier(4)}, set()),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_after_which_steps_workers_agree(name: str, table: dict[str, Any], agreeing: set[int]) -> None:
+    optimizer = make_optimizer(name, make_model(), table)
+    assert {step for step in range(7) if optimizer.agree_after(step)} == agreeing
 
 
 # What cannot be.

@@ -141,6 +141,17 @@ def test_sgd(momentum: float) -> None:
     assert_follows("sgd", {}, transcription.sgd(make_problem(momentum), NUM_STEPS), momentum)
 
 
+@pytest.mark.parametrize("accumulation_steps", [1, 7])
+def test_sgd_accumulate(accumulation_steps: int) -> None:
+    expected = transcription.sgd_accumulate(make_problem(), NUM_STEPS, accumulation_steps)
+    assert_follows("sgd_accumulate", {"accumulation_steps": accumulation_steps}, expected)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_alone(momentum: float) -> None:
+    assert_follows("alone", {}, transcription.alone(make_problem(momentum), NUM_STEPS), momentum)
+
+
 @pytest.mark.parametrize("interval", [1, 7])
 def test_local_sgd(interval: int) -> None:
     expected = transcription.local_sgd(make_problem(), NUM_STEPS, interval)

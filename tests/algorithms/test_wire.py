@@ -12,7 +12,7 @@ from algorithms import Collectives, TopK
 from algorithms.core.threads import ThreadCollectives
 from algorithms.cser import CSER
 from tests.algorithms.problems import (
-    NAMES,
+    JOINT,
     SHARED,
     algorithms,
     make_model,
@@ -27,7 +27,7 @@ from tests.algorithms.problems import (
 
 WIRES = [torch.float16, torch.bfloat16]
 EPSILON = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7}
-PAIRS = [(name, key) for name in NAMES for key in named_compressors(name, {"blocks": SHARED["blocks"]})]
+PAIRS = [(name, key) for name in JOINT for key in named_compressors(name, {"blocks": SHARED["blocks"]})]
 FAMILY = [name for name, algorithm in algorithms().items() if issubclass(algorithm, CSER)]
 
 
@@ -60,7 +60,7 @@ def test_it_sends_half_the_bits(name: str, key: str, wire: torch.dtype) -> None:
         assert 2 * short == full > 0
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", JOINT)
 def test_the_parameters_own_type_is_no_other_wire(name: str) -> None:
     own = own_settings(name, [SHARED["blocks"]], 3)
     plain = trained(name, own, 2, 9, torch.float32)
@@ -69,7 +69,7 @@ def test_the_parameters_own_type_is_no_other_wire(name: str) -> None:
 
 
 @pytest.mark.parametrize("wire", WIRES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", JOINT)
 def test_it_stays_near_the_full_precision(name: str, wire: torch.dtype) -> None:
     own = own_settings(name, [SHARED["blocks"]], 3)
     pairs = zip(trained(name, own, 3, 12, wire=wire), trained(name, own, 3, 12), strict=True)
@@ -128,7 +128,7 @@ def test_the_release_overwrites_with_rounded_numbers(name: str) -> None:
         assert torch.equal(parameters, parameters.half().double()) == overwrite
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if takes_any(name) and "released" not in name])
+@pytest.mark.parametrize("name", [name for name in JOINT if takes_any(name) and "released" not in name])
 def test_messages_with_a_format_of_their_own_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="format of their own"):
         make_optimizer(name, make_model(), own_settings(name, [TopK(5)]), wire=torch.float16)

@@ -71,6 +71,25 @@ def sgd(problem: Problem, num_steps: int) -> Iterator[State]:
         yield problem.everywhere(x), []
 
 
+def sgd_accumulate(problem: Problem, num_steps: int, accumulation_steps: int) -> Iterator[State]:
+    """SGD on the mean of all gradients since the last step, which are all of the same x."""
+    x, m, since = problem.start.copy(), 0 * problem.start, []
+    for t in range(1, num_steps + 1):
+        since += [problem.gradient(x, t, i) for i in range(problem.num_workers)]
+        if t % accumulation_steps == 0:
+            g = mean(since) + problem.decay * x
+            m = problem.beta * m + g
+            x, since = x - problem.eta * (problem.beta * m + g), []
+        yield problem.everywhere(x), []
+
+
+def alone(problem: Problem, num_steps: int) -> Iterator[State]:
+    x, m = problem.everywhere(problem.start), problem.everywhere(0 * problem.start)
+    for t in range(1, num_steps + 1):
+        x = [xi - pi for xi, pi in zip(x, updates(problem, m, x, t), strict=True)]
+        yield x, []
+
+
 def ef_sgd(problem: Problem, num_steps: int, compress: Compress) -> Iterator[State]:
     zero = 0 * problem.start
     x, m, e = problem.start.copy(), problem.everywhere(zero), problem.everywhere(zero)

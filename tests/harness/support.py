@@ -20,10 +20,10 @@ from torch import Tensor
 from algorithms import Compressor
 from algorithms.registry import algorithms, settings
 from harness.attempt import Job
-from harness.launch import Options, Workers
-from harness.plan import PlannedRun, run_id
+from harness.launch import Options, Progress, Workers
+from harness.plan import PlannedRun
 from harness.provenance import new_attempt
-from harness.spec import RunConfig, TaskSpec
+from harness.spec import RunConfig, TaskSpec, run_id
 from harness.store import read_run
 from harness.tasks.blobs import Blobs
 from harness.tasks.task import Batch, TensorSamples
@@ -246,11 +246,14 @@ class Quiet:
     def __init__(self) -> None:
         self.ends: dict[str, str | None] = {}
 
-    def update(self, done: int, total: int, active: dict[str, Path]) -> None:
-        assert 0 <= done <= total
+    def update(self, progress: Progress) -> None:
+        assert 0 <= progress.done <= progress.total
 
     def ended(self, name: str, failure: str | None) -> None:
         self.ends[name.replace(" seed", "")] = failure
+
+    def say(self, sentence: str) -> None:
+        pass
 
 
 def launch_options(results: Path, workers: Workers = "threads", **changes: Any) -> Options:

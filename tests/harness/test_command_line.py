@@ -134,9 +134,9 @@ def test_plan_touches_no_data_and_writes_nothing(tmp_path: Path, capsys: pytest.
 
 
 def counts(output: str) -> dict[str, list[int]]:
-    """Per row: done, running, stale, failed, missing."""
+    """Per row: done, running, stopped, stale, failed, missing."""
     lines = [line.split() for line in output.splitlines()]
-    assert lines[0] == ["row", "done", "running", "stale", "failed", "missing"]
+    assert lines[0] == ["row", "done", "running", "stopped", "stale", "failed", "missing"]
     return {line[0]: [int(number) for number in line[1:]] for line in lines if line and line[0] in ROWS}
 
 
@@ -149,9 +149,9 @@ def test_status_of_what_is_done_and_of_nothing(
     experiment: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = status(experiment.spec, experiment.results, capsys)
-    assert counts(done) == {row: [2, 0, 0, 0, 0] for row in ROWS}
+    assert counts(done) == {row: [2, 0, 0, 0, 0, 0] for row in ROWS}
     nothing = status(experiment.spec, tmp_path, capsys)
-    assert counts(nothing) == {row: [0, 0, 0, 0, 2] for row in ROWS}
+    assert counts(nothing) == {row: [0, 0, 0, 0, 0, 2] for row in ROWS}
     assert not list(tmp_path.iterdir())
 
 
@@ -176,7 +176,7 @@ def test_status_tells_running_stale_and_failed_runs(
     experiment: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = {(run["row"], run["seed"]): run["run_id"] for run in experiment.raw()}
-    monkeypatch.setattr("harness.show.time.time", lambda: 1_000_000.0)
+    monkeypatch.setattr("harness.state.time.time", lambda: 1_000_000.0)
     folder = tmp_path / "small"
     put(folder / runs["sgd", 1], heartbeat=heartbeat(999_990.0))
     put(folder / runs["sgd", 2], heartbeat=heartbeat(999_000.0))
@@ -185,9 +185,9 @@ def test_status_tells_running_stale_and_failed_runs(
     # An attempt after the one that failed is on.
     put(folder / runs["ef_sgd", 1], failure=failure("a"), heartbeat=heartbeat(999_990.0, "b"))
     output = status(experiment.spec, tmp_path, capsys)
-    assert counts(output) == {"sgd": [0, 1, 1, 0, 0], "cser": [0, 0, 0, 2, 0], "ef_sgd": [0, 1, 0, 0, 1]}
+    assert counts(output) == {"sgd": [0, 1, 0, 1, 0, 0], "cser": [0, 0, 0, 0, 2, 0], "ef_sgd": [0, 1, 0, 0, 0, 1]}
     assert "running: sgd seed 1: step 10 of 40" in output
-    assert "stale: sgd seed 2: step 10 of 40, silent for 1000 s" in output
+    assert "stale: sgd seed 2: step 10 of 40; silent for 1000 s" in output
     assert "failed: cser seed 1: oom: MemoryError" in output
 
 

@@ -88,7 +88,7 @@ def evaluated(
             layer.running_var.mul_(1 + collectives.rank)  # type: ignore[union-attr]
         own, before = copy.deepcopy(model), state(model, optimizer)
         error = None if optimizer.error is None else optimizer.error.clone()
-        score = evaluate(config, model, optimizer, counted, 500, 1600)  # type: ignore[arg-type]
+        score = evaluate(config, [model], optimizer, counted, 500, 1600)  # type: ignore[arg-type]
         return Seen(score, own, error, before, state(model, optimizer), model.training)
 
     return config, run_workers(work, num_workers), counted.scored
@@ -238,7 +238,7 @@ def test_too_few_scored_samples_are_an_error() -> None:
         model = copy.deepcopy(built)
         optimizer = build_optimizer(config, model, collectives, 40)
         lossy: Any = Lossy()
-        evaluate(config, model, optimizer, lossy, 500, 1600)
+        evaluate(config, [model], optimizer, lossy, 500, 1600)
 
     with pytest.raises(RuntimeError, match=r"498 samples were scored where there .* 500"):
         run_workers(work, 2)
@@ -258,7 +258,7 @@ def test_evaluation_is_no_training_traffic() -> None:
     def work(collectives: Collectives) -> tuple[int, int]:
         model = copy.deepcopy(built)
         optimizer = build_optimizer(config, model, collectives, 40)
-        evaluate(config, model, optimizer, SAMPLES, 500, 1600)
+        evaluate(config, [model], optimizer, SAMPLES, 500, 1600)
         return collectives.traffic.training_bits, collectives.traffic[Purpose.EVALUATION].bits
 
     for training, evaluation in run_workers(work, 2):

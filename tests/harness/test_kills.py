@@ -20,9 +20,9 @@ from algorithms import Collectives, run_workers
 from algorithms.registry import algorithms
 from harness import checkpoint, launch
 from harness.attempt import attempt_in_threads
-from harness.launch import is_done
 from harness.plan import Plan, make_plan
 from harness.spec import load_spec
+from harness.state import is_done
 from harness.store import Failure, read_record, read_run
 from tests.harness.support import (
     BLOCK,

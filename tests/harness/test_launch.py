@@ -20,9 +20,10 @@ import harness.collect
 import harness.progress
 import harness.show
 from harness.__main__ import main
-from harness.attempt import attempt_in_threads, owned
-from harness.launch import launch, missing_runs
+from harness.attempt import attempt_in_threads
+from harness.launch import Progress, launch, missing_runs
 from harness.plan import Plan, make_plan
+from harness.run_lock import owned
 from harness.spec import load_spec
 from harness.store import Failure, read_record, read_run
 from harness.tasks import blobs
@@ -279,8 +280,8 @@ def test_killed_worker_process_is_told_from_a_failed_one(tmp_path: Path) -> None
     class Killer(Quiet):
         """Kills the run's process, found by the lock that it holds, as soon as it trains."""
 
-        def update(self, done: int, total: int, active: dict[str, Path]) -> None:
-            if active and (folder / "run.json").exists():
+        def update(self, progress: Progress) -> None:
+            if progress.active and (folder / "run.json").exists():
                 for process in holders(folder / "owner.lock"):
                     os.kill(process, signal.SIGKILL)
 

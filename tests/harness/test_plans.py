@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.build import num_steps_of
-from harness.plan import Plan, make_plan, run_id
-from harness.spec import EXPERIMENTS, RunConfig, Spec, load_spec
+from harness.plan import Plan, make_plan
+from harness.spec import EXPERIMENTS, RunConfig, Spec, load_spec, run_id
 from harness.tasks.task import find_task
 from tests.harness.support import CSER, ROOT, Table, changed, closed_form_bits, small_config, small_spec, write_spec
 
@@ -42,12 +42,15 @@ OTHER_SCIENCE: dict[str, Any] = {
     "schedule.factor": 0.3,
     "evaluation.per_epoch": 3,
     "evaluation.batch_norm": "recalibrate",
+    "evaluation.num_scores": 5,
     "partition.kind": "contiguous",
     "partition.alpha": 0.5,
     "partition.shards_per_worker": 3,
     "precision": "bf16",
     "wire": "fp16",
     "schedule.staircase_warmup": True,
+    "schedule.warmup_share": 0.1,
+    "task.num_train": 800,
     "repeat": 1,
     "seed": 2,
 }
@@ -99,9 +102,12 @@ def test_run_id_does_not_depend_on_the_order_of_keys(data: st.DataObject) -> Non
     [
         "task.held_out",
         "task.max_undecodable",
+        "task.num_train",
         "schedule.milestones",
         "schedule.factor",
+        "schedule.warmup_share",
         "evaluation.batch_norm",
+        "evaluation.num_scores",
         "partition",
         "precision",
         "wire",
@@ -195,8 +201,16 @@ def test_the_reports_commands_name_the_spec_as_it_was_given(tmp_path: Path) -> N
 
 def with_rates(spec: Spec) -> Spec:
     """The spec with a learning rate in every row, where it leaves them to a tuning."""
-    rows = [row.model_copy(update={"learning_rate": row.learning_rate or 0.1}) for row in spec.rows]
+    rows = [
+        row.model_copy(update={"learning_rate": row.learning_rate or 0.1, "settings": row.tables[0], "candidates": []})
+        for row in spec.rows
+    ]
     return spec.model_copy(update={"rows": rows})
+
+
+def allow_short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs of a few steps be planned that would send less than one model, or end before a reset."""
+    monkeypatch.setattr("harness.plan.why_too_short", lambda row, foreseen: None)
 
 
 def test_small_fashion_mnist_shares_its_runs_with_the_whole_one() -> None:
@@ -209,7 +223,8 @@ def test_small_fashion_mnist_shares_its_runs_with_the_whole_one() -> None:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_experiments_plan(name: str, tmp_path: Path) -> None:
+def test_shipped_experiments_plan(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    allow_short_runs(monkeypatch)
     spec = load_spec(EXPERIMENTS / f"{name}.toml")
     assert spec.name == name
     # A few steps are enough here: some bits can only be counted draw by draw.
@@ -217,11 +232,14 @@ def test_shipped_experiments_plan(name: str, tmp_path: Path) -> None:
     shorter = {"num_epochs": 1, "batch_size": batch_size}
     spec = spec.model_copy(update={"training": spec.training.model_copy(update=shorter)})
     plan = make_plan(with_rates(spec), tmp_path)
-    assert len({run.run_id for run in plan.runs}) == len(spec.all_rows()) * len(spec.statistics.seeds)
-    if spec.tuning is not None:
+    per_row = len(spec.statistics.seeds)
+    per_row += len(spec.lengths.num_epochs) * len(spec.lengths.seeds) if spec.lengths else 0
+    assert len({run.run_id for run in plan.runs}) == len(spec.all_rows()) * per_row
+    if spec.tuning is not None and spec.tuning.records is None:
         tuning = make_plan(spec, tmp_path, tuning=True)
-        count = len(spec.all_rows()) * len(spec.tuning.grid) * len(spec.tuning.seeds)
-        assert len({run.run_id for run in tuning.runs}) == count
+        trials = sum(len(row.tables) * len(row.learning_rates or spec.tuning.grid) for row in spec.all_rows())
+        seeds = spec.tuning.seeds if spec.tuning.finalists is None else spec.tuning.seeds[:1]
+        assert len({run.run_id for run in tuning.runs}) == trials * len(seeds)
 
 
 def overall_ratio(algorithm: str, table: Table, num_steps: int) -> float:

@@ -19,11 +19,12 @@ from torch.distributed import DistStoreError
 
 from algorithms import CollectiveError, Collectives, run_workers
 from harness import checkpoint, store
-from harness.attempt import BusyError, attempt_in_threads, failure_kind, owned
+from harness.attempt import attempt_in_threads, failure_kind
 from harness.checkpoint import CheckpointError
-from harness.launch import is_done
 from harness.recorder import write_failure
+from harness.run_lock import BusyError, owned
 from harness.spec import SpecError
+from harness.state import is_done
 from harness.store import Event, Failure, RecordError, Result, append_event, read_events, read_record, read_run
 from harness.tasks import blobs
 from harness.tasks.errors import DataError

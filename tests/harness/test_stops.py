@@ -63,8 +63,9 @@ def test_all_workers_stop_at_the_step_at_which_one_is_asked_to(
     assert comparable(job.folder) == comparable(whole)
 
 
-def test_quick_steps_are_not_interrupted_by_questions(tmp_path: Path) -> None:
+def test_quick_steps_are_not_interrupted_by_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the look at step 20 the next is at 25, and the one after at the end, 40, where there is nothing to stop."""
+    monkeypatch.setattr(train, "STOP_SECONDS", 60.0)
     job = job_for(CONFIG, tmp_path, checkpoint_minutes=60.0)
     assert attempt_until(job, 0, 21) == ["asked to stop; saved at step 25 of 40"] * 2
     again = job_for(CONFIG, tmp_path / "end", checkpoint_minutes=60.0)
@@ -72,14 +73,15 @@ def test_quick_steps_are_not_interrupted_by_questions(tmp_path: Path) -> None:
 
 
 def test_slow_steps_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "SLOW_STEP_SECONDS", 0.0)
+    monkeypatch.setattr(train, "STOP_SECONDS", 0.0)
     job = job_for(CONFIG, tmp_path, checkpoint_minutes=60.0)
     assert attempt_until(job, 1, 33) == ["asked to stop; saved at step 33 of 40"] * 2
 
 
 def test_run_that_is_stopped_again_and_again_has_an_attempt_for_each_and_one_result(
-    whole: Path, tmp_path: Path
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(train, "STOP_SECONDS", 60.0)
     for call in (9, 9, 3, 9):
         assert attempt_until(job_for(CONFIG, tmp_path, checkpoint_minutes=60.0), 0, call)[0].startswith("asked")
     job = job_for(CONFIG, tmp_path)

@@ -1,23 +1,178 @@
-"""The choice of learning rates, by its rule, on made-up records."""
+"""The search for settings and learning rates, by its rules, on made-up outcomes and records."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from harness.plan import make_plan
-from harness.spec import SpecError, load_spec
-from harness.store import RecordError, Result, RunFile, read_record, write_record
-from harness.tuning import select_learning_rates
+from harness.plan import Plan, make_plan
+from harness.spec import RowSpec, SpecError, TuningSpec, load_spec
+from harness.store import Experiment, RecordError, Result, RunFile, read_record, write_record
+from harness.tuning import Found, Outcome, Trial, next_rate, rules, search
 from tests.harness.support import Table, changed, small_spec, write_spec
 
-Scores = dict[float, list[float | None]]
+Score = float | tuple[float, float] | None
+"""Accuracy, or accuracy and training loss; None for a run that diverged."""
+Scores = Callable[[int, float, int], Score]
+"""By candidate, learning rate and seed."""
+
+GRID = [0.003, 0.01, 0.03]
+
+
+def tuning_of(**changes: Any) -> TuningSpec:
+    return TuningSpec.model_validate({"grid": GRID, "seeds": [101, 102, 103], "held_out": 400} | changes)
+
+
+def row_of(num_candidates: int = 1, **changes: Any) -> RowSpec:
+    candidates = [{"x": number} for number in range(num_candidates)] if num_candidates > 1 else []
+    return RowSpec(row="r", label="R", algorithm="sgd", candidates=candidates, **changes)
+
+
+def outcome_of(score: Score) -> Outcome:
+    accuracy, loss = score if isinstance(score, tuple) else (score, None if score is None else 1 - score)
+    return Outcome(accuracy, loss)
+
+
+def all_rounds(tuning: TuningSpec, row: RowSpec, scores: Scores) -> tuple[list[set[tuple[Trial, int]]], Found]:
+    """What each round runs, and where the search stands when nothing is missing."""
+    done: dict[tuple[Trial, int], Outcome] = {}
+    rounds: list[set[tuple[Trial, int]]] = []
+    while True:
+        found = search(tuning, row, lambda trial, seed: done.get((trial, seed)))
+        if not found.missing:
+            return rounds, found
+        assert found.by_accuracy is None and found.by_training_loss is None
+        rounds.append(set(found.missing))
+        assert not rounds[-1] & set(done)
+        for trial, seed in found.missing:
+            done[trial, seed] = outcome_of(scores(trial.candidate, trial.learning_rate, seed))
+
+
+def at(rate: float, seed: int, candidate: int = 0) -> tuple[Trial, int]:
+    return Trial(candidate, rate), seed
+
+
+def test_without_finalists_all_trials_run_at_all_seeds_at_once() -> None:
+    rounds, found = all_rounds(tuning_of(), row_of(2), lambda candidate, rate, seed: 0.5 + rate + candidate)
+    assert rounds == [{at(rate, seed, c) for rate in GRID for seed in (101, 102, 103) for c in (0, 1)}]
+    assert found.by_accuracy == Trial(1, 0.03)
+    assert found.at_end(Trial(1, 0.03)) and not found.at_end(Trial(1, 0.01))
+
+
+def test_the_first_seed_screens_and_the_others_decide_among_the_finalists() -> None:
+    scores = {0.003: [0.50, 0.9, 0.9], 0.01: [0.70, 0.4, 0.4], 0.03: [0.60, 0.7, 0.7]}
+    rounds, found = all_rounds(tuning_of(finalists=2), row_of(), lambda _, rate, seed: scores[rate][seed - 101])
+    assert rounds == [
+        {at(rate, 101) for rate in GRID},
+        {at(rate, seed) for rate in (0.01, 0.03) for seed in (102, 103)},
+    ]
+    # The rate that would have been best over all seeds was no finalist.
+    assert found.by_accuracy == Trial(0, 0.03)
+    assert found.wanted == {Trial(0, 0.003): [101], Trial(0, 0.01): [101, 102, 103], Trial(0, 0.03): [101, 102, 103]}
+
+
+def test_the_grid_goes_on_where_the_best_is_at_its_end() -> None:
+    best = {0: 0.01, 1: 0.3}
+    tuning = tuning_of(finalists=1, lowest=0.0001, highest=1.0)
+    rounds, found = all_rounds(tuning, row_of(2), lambda c, rate, seed: c - abs(rate - best[c]))
+    extended = [{at(0.1, 101, 1)}, {at(0.3, 101, 1)}, {at(1.0, 101, 1)}]
+    assert rounds == [
+        {at(rate, 101, c) for rate in GRID for c in (0, 1)},
+        *extended,
+        {at(0.3, s, 1) for s in (102, 103)},
+    ]
+    assert found.by_accuracy == Trial(1, 0.3) and not found.at_end(found.by_accuracy)
+    assert sum(trial.candidate == 0 for trial in found.wanted) == 3
+
+
+def test_it_goes_down_as_well_and_stops_at_the_bound() -> None:
+    tuning = tuning_of(finalists=1, lowest=0.0003)
+    rounds, found = all_rounds(tuning, row_of(), lambda _, rate, seed: -rate)
+    assert rounds[1:3] == [{at(0.001, 101)}, {at(0.0003, 101)}]
+    assert found.by_accuracy == Trial(0, 0.0003) and found.at_end(found.by_accuracy)
+
+
+def test_without_bounds_it_stays_on_the_grid() -> None:
+    _, found = all_rounds(tuning_of(finalists=1), row_of(), lambda _, rate, seed: rate)
+    assert {trial.learning_rate for trial in found.wanted} == set(GRID)
+    assert found.by_accuracy == Trial(0, 0.03) and found.at_end(found.by_accuracy)
+
+
+def test_a_choice_at_the_end_is_followed_too() -> None:
+    """At the first seed the middle is best, over all seeds the end; what lies beyond then takes part as well."""
+
+    def scores(_: int, rate: float, seed: int) -> float:
+        return {0.003: 0.1, 0.01: 0.6, 0.03: 0.5, 0.1: 0.55}.get(rate, 0.0) + (rate if seed > 101 else 0) * 10
+
+    rounds, found = all_rounds(tuning_of(finalists=2, highest=0.3), row_of(), scores)
+    assert [sorted({trial.learning_rate for trial, _ in each}) for each in rounds] == [
+        GRID,
+        [0.01, 0.03],
+        [0.1],
+        [0.1],
+        [0.3],
+    ]
+    assert found.by_accuracy == Trial(0, 0.1) and not found.at_end(found.by_accuracy)
+    # Former finalists stay in the plan with all that was run of them.
+    assert found.wanted[Trial(0, 0.03)] == [101, 102, 103]
+
+
+def test_a_finalist_that_diverges_gives_its_place_to_the_next_best() -> None:
+    def scores(_: int, rate: float, seed: int) -> Score:
+        return None if rate >= 0.01 and seed == 103 else rate
+
+    rounds, found = all_rounds(tuning_of(finalists=1), row_of(), scores)
+    assert [sorted({trial.learning_rate for trial, _ in each}) for each in rounds] == [GRID, [0.03], [0.01], [0.003]]
+    assert found.by_accuracy == found.by_training_loss == Trial(0, 0.003)
+
+
+def test_where_all_diverge_smaller_rates_are_tried_and_then_there_is_no_choice() -> None:
+    rounds, found = all_rounds(tuning_of(finalists=2, lowest=0.001), row_of(), lambda *_: None)
+    assert rounds[1:] == [{at(0.001, 101)}]
+    assert found.by_accuracy is None and found.by_training_loss is None
+
+
+def test_least_training_loss_is_a_rule_of_its_own_over_all_trials_at_the_first_seed() -> None:
+    table = {0.003: (0.9, 0.3), 0.01: (0.8, 0.2), 0.03: (0.7, 0.1)}
+    _, found = all_rounds(tuning_of(finalists=1), row_of(), lambda _, rate, seed: table[rate])
+    assert found.by_accuracy == Trial(0, 0.003) and found.by_training_loss == Trial(0, 0.03)
+
+
+@pytest.mark.parametrize("grid", [[0.01, 0.1, 1.0], [1.0, 0.1, 0.01], [0.1, 1.0, 0.01]])
+def test_of_equals_the_smaller_rate_and_then_the_first_settings_win(grid: list[float]) -> None:
+    tuning = tuning_of(grid=grid, seeds=[101, 102])
+    scores = {0.01: [0.5, 0.25], 0.1: [0.75, 0.5], 1.0: [0.5, 0.75]}
+    _, found = all_rounds(tuning, row_of(2), lambda _, rate, seed: scores[rate][seed - 101])
+    assert found.by_accuracy == Trial(0, 0.1)
+
+
+def test_a_row_may_have_rates_of_its_own() -> None:
+    rounds, _ = all_rounds(tuning_of(finalists=1), row_of(learning_rates=[0.5, 0.6]), lambda *_: 0.5)
+    assert rounds[0] == {at(0.5, 101), at(0.6, 101)}
+
+
+def test_next_rates_repeat_the_steps_of_the_grid() -> None:
+    assert next_rate([0.003, 0.01, 0.03]) == 0.1 and next_rate([0.01, 0.03, 0.1]) == 0.3
+    assert next_rate([0.03, 0.01, 0.003]) == 0.001 and next_rate([1.0, 2.0]) == 4.0 and next_rate([1, 2, 4]) == 8.0
+
+
+def test_the_rules_are_said_as_they_are() -> None:
+    assert rules(tuning_of()).startswith("for each row the learning rate of the grid with the highest mean")
+    text = rules(tuning_of(finalists=3, lowest=0.0001, highest=1.0, both_rules=True))
+    for words in ("at the first tuning seed", "within 0.0001 and 1", "the best 3", "least training loss"):
+        assert words in text
+
+
+# From records.
+
+OldScores = dict[float, list[float | None]]
 """Accuracy per learning rate and tuning seed; None for a run that diverged."""
 
 
-def made_up(folder: Path, scores: dict[str, Scores]) -> Path:
+def made_up(folder: Path, scores: dict[str, OldScores]) -> Path:
     """The folder of a tuning with these scores, as its own plan lays it out."""
     spec = tuning_spec(list(next(iter(scores.values()))))
     plan = make_plan(load_spec(write_spec(folder, spec)), folder, tuning=True)
@@ -27,7 +182,7 @@ def made_up(folder: Path, scores: dict[str, Scores]) -> Path:
         assert row.tunes is not None
         for seed, run_id in row.runs.items():
             score = scores[row.tunes][row.learning_rate][int(seed) - 101]
-            write_run(target / run_id, run_id, row.row, int(seed), score)
+            write_run(target / run_id, run_id, row.row, int(seed), outcome_of(score))
     return target
 
 
@@ -37,9 +192,10 @@ def tuning_spec(grid: list[float]) -> Table:
     return spec
 
 
-def write_run(folder: Path, run_id: str, row: str, seed: int, score: float | None) -> None:
+def write_run(folder: Path, run_id: str, row: str, seed: int, outcome: Outcome) -> None:
     run = RunFile(version=1, run_id=run_id, experiment="small_tuning", row=row, seed=seed, config={}, attempts=[])
     write_record(folder / "run.json", run)
+    score = outcome.accuracy
     result = Result(
         version=1,
         run_id=run_id,
@@ -49,7 +205,7 @@ def write_run(folder: Path, run_id: str, row: str, seed: int, score: float | Non
         num_steps=30,
         num_parameters=742,
         world_size=2,
-        train_loss=None if score is None else 1.0,
+        train_loss=outcome.train_loss,
         test_loss=None if score is None else 1.0,
         test_correct=None if score is None else round(400 * score),
         test_count=None if score is None else 400,
@@ -64,23 +220,23 @@ def write_run(folder: Path, run_id: str, row: str, seed: int, score: float | Non
     write_record(folder / "result.json", result)
 
 
-SGD: Scores = {0.01: [0.5, 0.7], 0.1: [0.7, 0.6], 1.0: [0.9, 0.1]}
-CSER: Scores = {0.01: [0.1, 0.2], 0.1: [0.5, 0.5], 1.0: [0.5, 0.6]}
+SGD: OldScores = {0.01: [0.5, 0.7], 0.1: [0.7, 0.6], 1.0: [0.9, 0.1]}
+CSER: OldScores = {0.01: [0.1, 0.2], 0.1: [0.5, 0.5], 1.0: [0.5, 0.6]}
 
 
-def chosen(folder: Path, sgd: Scores, cser: Scores = CSER) -> dict[str, float]:
-    return select_learning_rates(made_up(folder, {"sgd": sgd, "cser": cser}), ["sgd", "cser"])
+def planned(folder: Path, grid: list[float] | None = None) -> Plan:
+    return make_plan(load_spec(write_spec(folder, tuning_spec(grid or list(SGD)))), folder)
+
+
+def chosen(folder: Path, sgd: OldScores, cser: OldScores = CSER) -> dict[str, float]:
+    made_up(folder, {"sgd": sgd, "cser": cser})
+    tuning = planned(folder, list(sgd)).experiment.tuning
+    assert tuning is not None
+    return tuning.selected
 
 
 def test_the_best_mean_wins(tmp_path: Path) -> None:
     assert chosen(tmp_path, SGD) == {"sgd": 0.1, "cser": 1.0}
-
-
-@pytest.mark.parametrize("grid", [[0.01, 0.1, 1.0], [1.0, 0.1, 0.01], [0.1, 1.0, 0.01]])
-def test_of_equals_the_smaller_rate_wins(grid: list[float], tmp_path: Path) -> None:
-    scores: Scores = {0.01: [0.5, 0.25], 0.1: [0.75, 0.5], 1.0: [0.5, 0.75]}
-    in_order = {rate: scores[rate] for rate in grid}
-    assert chosen(tmp_path, in_order)["sgd"] == 0.1
 
 
 def test_a_rate_with_a_diverged_run_is_not_eligible(tmp_path: Path) -> None:
@@ -93,32 +249,36 @@ def test_diverged_everywhere(tmp_path: Path) -> None:
 
 
 def test_no_tuning_at_all(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"learning rates are left to the tuning.* --tuning"):
-        select_learning_rates(tmp_path / "small_tuning", ["sgd"])
+    with pytest.raises(
+        SpecError, match=r"learning rates are left to the tuning.*`python -m harness run small --tuning`"
+    ):
+        planned(tmp_path)
 
 
 @pytest.mark.parametrize("missing", ["result.json", "run.json"])
 def test_incomplete_tuning(missing: str, tmp_path: Path) -> None:
     folder = made_up(tmp_path, {"sgd": SGD, "cser": CSER})
-    run_id = json.loads((folder / "experiment.json").read_text())["rows"][0]["runs"]["102"]
+    run_id = read_record(folder / "experiment.json", Experiment).rows[0].runs["102"]
     (folder / run_id / missing).unlink()
     with pytest.raises(SpecError, match=rf"not complete \(run {run_id} of sgd_lr0.01 is missing\); run the tuning"):
-        select_learning_rates(folder, ["sgd"])
-    assert select_learning_rates(folder, ["cser"]) == {"cser": 1.0}
+        planned(tmp_path)
 
 
 def test_row_that_was_not_tuned(tmp_path: Path) -> None:
-    folder = made_up(tmp_path, {"sgd": SGD, "cser": CSER})
-    with pytest.raises(SpecError, match=r"holds no tuning of row 'ef_sgd'; run the tuning"):
-        select_learning_rates(folder, ["ef_sgd"])
+    made_up(tmp_path, {"sgd": SGD, "cser": CSER})
+    spec = changed(tuning_spec(list(SGD)), "rows.1.row", "other")
+    spec["rows"][1]["momentum"] = 0.5
+    with pytest.raises(SpecError, match=r"holds no tuning of row 'other'; run the tuning"):
+        make_plan(load_spec(write_spec(tmp_path, spec)), tmp_path)
 
 
 def test_damaged_record_is_not_a_missing_one(tmp_path: Path) -> None:
     folder = made_up(tmp_path, {"sgd": SGD, "cser": CSER})
-    path = folder / "experiment.json"
+    run_id = read_record(folder / "experiment.json", Experiment).rows[0].runs["102"]
+    path = folder / run_id / "result.json"
     path.write_text(path.read_text()[:100])
-    with pytest.raises(RecordError, match=r"experiment.json is damaged"):
-        select_learning_rates(folder, ["sgd"])
+    with pytest.raises(RecordError, match=r"result.json is damaged"):
+        planned(tmp_path)
 
 
 def test_plan_takes_the_chosen_rates_and_leaves_given_ones(tmp_path: Path) -> None:
@@ -129,14 +289,9 @@ def test_plan_takes_the_chosen_rates_and_leaves_given_ones(tmp_path: Path) -> No
     assert {run.row: run.config.learning_rate for run in plan.runs} == {"sgd": 0.1, "cser": 0.25}
     assert {row.row: row.learning_rate for row in plan.experiment.rows} == {"sgd": 0.1, "cser": 0.25}
     assert plan.experiment.tuning is not None and plan.experiment.tuning.selected == {"sgd": 0.1}
+    choice = plan.experiment.tuning.choices["sgd"]
+    assert (choice.learning_rate, choice.candidate, choice.num_trials, choice.at_end) == (0.1, 0, 3, False)
     assert {run.config.task.held_out for run in plan.runs} == {0}
-    result = tmp_path / "small_tuning" / read_some_run(tmp_path) / "result.json"
-    assert read_record(result, Result).num_steps == 30
-
-
-def read_some_run(results: Path) -> str:
-    rows = json.loads((results / "small_tuning" / "experiment.json").read_text())["rows"]
-    return str(rows[0]["runs"]["101"])
 
 
 def test_a_tuning_made_with_other_settings_is_refused(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from typing import get_args
 import pytest
 
 from harness import store
-from harness.attempt import owned
 from harness.recorder import write_failure
+from harness.run_lock import owned
 from harness.store import Failure, FailureKind, Heartbeat, read_record
 from slurm import aftermath, takeover
 from slurm.aftermath import decide

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 
 from harness import store
+from harness.state import Seen, judge
 from harness.store import Failure, Heartbeat, Result
 from report.synthetic import make_experiment
 from slurm.__main__ import main
 from slurm.campaign import Campaign, add_submission, now, read_campaign, set_jobs
 from slurm.errors import CampaignError
 from slurm.lock import submit_lock
-from slurm.state import Seen, judge
+from slurm.state import submitted
 from slurm.status import observe
 from tests.report.made_up import DESIGN
 from tests.slurm.support import submission
@@ -39,18 +40,14 @@ def failure(kind: str, attempt: str = "a") -> Failure:
     return Failure(**fields, traceback="", step=None)  # type: ignore[arg-type]
 
 
-def seen(**changes: Any) -> Seen:
-    """A run that was submitted an hour ago as job 7_0, and whose job the queue does not know any more."""
-    given: dict[str, Any] = {
-        "submission": submission(Path("/results/x"), "x", submitted_at=SUBMITTED),
-        "job": "7_0",
-        "result": None,
-        "failure": None,
-        "heartbeat": None,
-        "queue": "",
-        "log": None,
-    }
-    return Seen(**(given | changes))
+def judged(**changes: Any) -> tuple[str, str]:
+    """What is said of a run that was submitted an hour ago as job 7_0, whose job the queue does not know any more."""
+    given: dict[str, Any] = {"submission": submission(Path("/results/x"), "x", submitted_at=SUBMITTED), "queue": ""}
+    given |= changes
+    queue = None if given["queue"] is None else {"7_0": given["queue"]} if given["queue"] else {}
+    fields = {key: given.get(key) for key in ("result", "failure", "heartbeat", "owned")}
+    seen = Seen(**fields, replaced=given.get("replaced", False))  # type: ignore[arg-type]
+    return judge(seen, submitted(given["submission"], "7_0", queue), NOW)
 
 
 def result(folder: Path) -> Result:
@@ -79,10 +76,27 @@ STATES: list[tuple[str, dict[str, Any], str, str]] = [
     ("left the queue a moment ago", {"heartbeat": beat(3)}, "running", ""),
     ("left the queue without a word", {"heartbeat": beat(90)}, "stale", "no record"),
     ("never came to be", {}, "stale", "no record"),
-    ("not submitted", {"submission": None, "job": None}, "missing", ""),
-    ("local and on", {"submission": None, "job": None, "heartbeat": beat(3)}, "running", ""),
-    ("local and killed", {"submission": None, "job": None, "heartbeat": beat(1200)}, "stale", "silent for 1200 s"),
+    ("not submitted", {"submission": None}, "missing", ""),
+    ("local and on", {"submission": None, "heartbeat": beat(3)}, "running", ""),
+    ("local and killed", {"submission": None, "heartbeat": beat(1200)}, "stale", "silent for 1200 s"),
     ("clock of the node ahead", {"queue": "RUNNING", "heartbeat": beat(-300)}, "running", ""),
+    ("stopped", {"failure": failure("preempted"), "heartbeat": beat(3)}, "stopped", "why"),
+    # The run's lock tells where the run is on this machine.
+    ("died of a full disk", {"submission": None, "heartbeat": beat(3), "owned": False}, "stale", "without a word"),
+    ("loads its data", {"submission": None, "owned": True}, "running", "starting"),
+    ("loads it again", {"submission": None, "owned": True, "failure": failure("oom")}, "running", "starting"),
+    (
+        "scores for very long",
+        {"submission": None, "owned": True, "heartbeat": beat(1200)},
+        "running",
+        "silent for 1200",
+    ),
+    (
+        "went on after a failure, and died",
+        {"submission": None, "heartbeat": beat(1200, "b"), "failure": failure("oom"), "replaced": True},
+        "stale",
+        "silent for 1200 s",
+    ),
     # Where squeue does not answer, records are all there is.
     ("unseen, new", {"queue": None}, "queued", "squeue does not answer"),
     ("unseen, on", {"queue": None, "heartbeat": beat(3)}, "running", ""),
@@ -99,16 +113,15 @@ STATES: list[tuple[str, dict[str, Any], str, str]] = [
 
 @pytest.mark.parametrize(("name", "changes", "state", "detail"), STATES, ids=[name for name, *_ in STATES])
 def test_state_of_a_run(name: str, changes: dict[str, Any], state: str, detail: str) -> None:
-    found, said = judge(seen(**changes), NOW)
+    found, said = judged(**changes)
     assert found == state and detail in said
 
 
 def test_result_goes_over_all_else(tmp_path: Path) -> None:
     whole = result(tmp_path)
-    late = seen(result=whole, queue="RUNNING", failure=failure("node"), heartbeat=beat(3))
-    assert judge(late, NOW) == ("done", "")
+    assert judged(result=whole, queue="RUNNING", failure=failure("node"), heartbeat=beat(3)) == ("done", "")
     diverged = whole.model_copy(update={"status": "diverged", "diverged_at_step": 25})
-    assert judge(seen(result=diverged), NOW) == ("done", "diverged at step 25")
+    assert judged(result=diverged) == ("done", "diverged at step 25")
 
 
 # A whole campaign

@@ -1,0 +1,30 @@
+"""Each worker alone: it trains on its own data and never sends anything, the floor that any method must beat.
+
+Source: textbook.
+
+    x_i <- x_i - p_i
+
+What comes of a run is the single workers' own models. Their average would be another method, local SGD with one average
+at the end.
+Cost: 0 bits.
+"""
+
+from __future__ import annotations
+
+from algorithms.core.optimizer import DistributedOptimizer
+from algorithms.core.traffic import Traffic
+
+
+class Alone(DistributedOptimizer):
+    name = "alone"
+    formula = "0"
+    averages_models = False
+
+    def expected_traffic(self, num_steps: int) -> Traffic:
+        return Traffic()
+
+    def agree_after(self, num_steps: int) -> bool:
+        return num_steps == 0
+
+    def _update(self, step: int) -> None:
+        self.local_step_()

@@ -1,0 +1,49 @@
+"""SGD that accumulates gradients: several steps' gradients are summed, then sent at once and used in one step.
+
+Source: textbook; what a practitioner does where the network is slow.
+
+    a_i <- a_i + g_i
+    every A steps:  x <- x - p of the gradient mean(a) / A;  a_i <- 0
+
+Between, nothing moves: all A gradients are taken at the same x, so this is SGD with batches A times as large and a step
+in A, at the learning rate of the A-th. Weight decay enters with the mean, once. Gradients that are left over at the
+end, where A does not divide the number of steps, are dropped.
+Cost: 32 d / A bits per step on average, an all-reduce every A steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.optim.optimizer import ParamsT
+
+from algorithms.core.optimizer import DistributedOptimizer, require_interval
+from algorithms.core.traffic import Purpose, Traffic
+
+
+class SGDAccumulate(DistributedOptimizer):
+    """Args: accumulation_steps: A, gradients that make one step; the rest as in `DistributedOptimizer`."""
+
+    name = "sgd_accumulate"
+    formula = "32 d / A"
+
+    def __init__(self, params: ParamsT, *, accumulation_steps: int, **common: Any) -> None:
+        require_interval(self.name, "accumulation_steps", accumulation_steps)
+        super().__init__(params, **common)
+        self.accumulation_steps = accumulation_steps
+        self.a = self.new_buffer("accumulated")
+
+    def expected_traffic(self, num_steps: int) -> Traffic:
+        traffic = Traffic()
+        num_syncs = num_steps // self.accumulation_steps
+        traffic.add(Purpose.GRADIENT, self.float_bits * self.flat.layout.numel * num_syncs, num_syncs)
+        return traffic
+
+    def _update(self, step: int) -> None:
+        self.a.add_(self.flat.gradients)
+        if step % self.accumulation_steps:
+            return
+        self.flat.gradients.copy_(self.a).div_(self.accumulation_steps)
+        self.a.zero_()
+        self.average_in_place_(self.flat.gradients, Purpose.GRADIENT)
+        self.local_step_()

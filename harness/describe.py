@@ -1,0 +1,73 @@
+"""Settings in words, for tables and for the page on how an experiment was run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.spec import ScheduleSpec, Spec
+
+
+def describe(settings: dict[str, Any], momentum: float, warmup_epochs: float | None = None) -> str:
+    """A row's settings in words, for tables; `warmup_epochs` where it has its own."""
+    parts = []
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            options = ", ".join(f"{k} {v}" for k, v in value.items() if k != "kind")
+            value = f"{value.get('kind')} ({options})" if options else value.get("kind")
+        if key != "explicit_error":
+            parts.append(f"{key.replace('_', ' ')}: {value}")
+    parts.append(f"momentum {momentum:g}")
+    if warmup_epochs is not None:
+        parts.append(f"warm-up {warmup_epochs:g} epochs")
+    return "; ".join(parts)
+
+
+def fixed_settings(spec: Spec, num_parameters: int, tuning: bool) -> dict[str, str]:
+    """What all rows of the experiment, or of its tuning, have in common."""
+    training, evaluation = spec.training, spec.evaluation
+    held_out, num_epochs = None, training.num_epochs
+    if tuning and spec.tuning:
+        held_out, num_epochs = spec.tuning.held_out, spec.tuning.num_epochs or num_epochs
+    scores = (
+        f"{evaluation.per_epoch} per epoch" if evaluation.num_scores is None else f"{evaluation.num_scores} per run"
+    )
+    return {
+        "task": spec.task.name
+        + (f", {spec.task.num_train} training samples used" if spec.task.num_train else "")
+        + (f", {held_out} training samples held out" if held_out else ""),
+        "model": f"{spec.model.name} {spec.model.options}, {num_parameters:,} parameters",
+        "workers": str(training.num_workers),
+        "batch": f"{training.batch_size} samples per worker and step",
+        "epochs": str(num_epochs),
+        "momentum": f"Nesterov {training.momentum:g}, local to each worker, unless a row says otherwise",
+        "weight decay": f"{training.weight_decay:g} on all parameters",
+        "schedule": _schedule(spec.schedule),
+        "batch norm": f"{evaluation.batch_norm}: {_BATCH_NORM[evaluation.batch_norm]}",
+        "evaluation": f"{scores}, on the workers' average, every sample once",
+        "precision": f"{training.precision}, on the wire {training.wire}",
+        "data": _PARTITION[spec.partition.kind].format(spec.partition),
+    }
+
+
+def _schedule(schedule: ScheduleSpec) -> str:
+    kind: str = schedule.kind
+    if kind == "milestones":
+        kind = f"times {schedule.factor:g} at epochs {', '.join(f'{epoch:g}' for epoch in schedule.milestones)}"
+    parts = [f"{100 * schedule.warmup_share:g} % of the run"] if schedule.warmup_share else []
+    if schedule.warmup_epochs or not parts:
+        parts.insert(0, f"{schedule.warmup_epochs:g} epochs")
+    return f"{kind}, linear warm-up over {' and '.join(parts)}"
+
+
+_BATCH_NORM = {
+    "average": "the average model is scored with the workers' mean of the running statistics",
+    "local": "as released: every worker scores all samples with its own running statistics, and scores are averaged",
+    "recalibrate": "the average model's statistics are estimated anew on training batches",
+}
+
+_PARTITION = {
+    "reshuffled": "shuffled anew each epoch and dealt out to the workers",
+    "contiguous": "fixed contiguous shards",
+    "dirichlet": "fixed shards with classes by Dirichlet({0.alpha:g})",
+    "class_shards": "fixed shards of {0.shards_per_worker} stretches of the samples sorted by class",
+}

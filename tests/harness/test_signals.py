@@ -1,0 +1,214 @@
+"""Ctrl-C, SIGTERM and two commands at once: what is on is saved, nothing is done twice, the next command goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from harness import run_lock, stops
+from harness.__main__ import main
+from harness.attempt import attempt_in_threads, attempt_stacked
+from harness.launch import Progress, launch
+from harness.plan import Plan, make_plan
+from harness.run_lock import owned
+from harness.spec import load_spec
+from harness.state import judge, look
+from harness.stops import Interrupted, noticed
+from harness.store import Heartbeat, read_run, write_record
+from tests.harness.support import (
+    CSER,
+    Quiet,
+    changed,
+    command,
+    comparable,
+    environment,
+    job_for,
+    launch_options,
+    only,
+    small_config,
+    small_spec,
+    write_spec,
+)
+
+LONG = 300
+"""Epochs of a run that is surely on when it is stopped: 12,000 steps."""
+
+
+def long_spec() -> dict[str, object]:
+    return changed(only(small_spec(), "cser"), "training.num_epochs", LONG)
+
+
+def planned(folder: Path) -> tuple[Plan, Path]:
+    """A plan of one long run, and the run's folder."""
+    plan = make_plan(load_spec(write_spec(folder, long_spec())), folder / "results")
+    return plan, folder / "results" / "small" / plan.runs[0].run_id
+
+
+def step_of(folder: Path) -> int:
+    """The step of the newest checkpoint."""
+    return int((folder / "checkpoint" / "latest").read_text().strip().removeprefix("step-"))
+
+
+class Stopper(Quiet):
+    """Sends this process a signal as soon as the run trains, and remembers what is said and shown."""
+
+    def __init__(self, number: signal.Signals, times: int = 1) -> None:
+        super().__init__()
+        self.number, self.times = number, times
+        self.said: list[str] = []
+        self.beats: list[Heartbeat] = []
+
+    def update(self, progress: Progress) -> None:
+        self.beats += [beat for beat in progress.active.values() if beat is not None]
+        if self.beats and self.times:
+            self.times -= 1
+            os.kill(os.getpid(), self.number)
+
+    def say(self, sentence: str) -> None:
+        self.said.append(sentence)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("workers", ["stacked", "threads", "processes"])
+def test_stop_saves_within_a_step_and_the_next_command_goes_on_from_there(workers: str, tmp_path: Path) -> None:
+    plan, folder = planned(tmp_path)
+    number = signal.SIGTERM if workers == "threads" else signal.SIGINT
+    display = Stopper(number)
+    options = launch_options(tmp_path / "results", workers, jobs=1, checkpoint_minutes=60.0)  # type: ignore[arg-type]
+    with pytest.raises(Interrupted) as caught:
+        launch(plan, options, display)
+    assert caught.value.exit_code == 128 + number
+    step = step_of(folder)
+    assert display.ends == {"cser 1": f"stopped: asked to stop; saved at step {step} of {40 * LONG}"}
+    assert len([said for said in display.said if said.startswith("stopping")]) == 1
+    assert judge(look(folder)) == ("stopped", f"asked to stop; saved at step {step} of {40 * LONG}")
+
+    again = Stopper(number)
+    with pytest.raises(Interrupted):
+        launch(plan, options, again)
+    assert [each.resumed_from_step for each in read_run(folder).run.attempts] == [0, step]
+    # The heartbeat that the first attempt left was not shown as the second one's.
+    assert {beat.attempt for beat in again.beats} == {read_run(folder).run.attempts[-1].attempt}
+    assert again.beats[0].step > step
+
+
+@pytest.mark.timeout(300)
+def test_stopped_and_called_again_gives_the_same_as_undisturbed(tmp_path: Path) -> None:
+    config = small_config("cser", CSER, num_epochs=3)
+    whole = job_for(config, tmp_path / "whole", checkpoint_minutes=60.0)
+    assert attempt_in_threads(whole)
+    for steps in (1, 33, 60):  # Stacked workers stop at the very step at which they are asked to.
+        asked = iter(range(steps - 1))
+        job = job_for(config, tmp_path / "stopped", checkpoint_minutes=60.0)
+        assert not attempt_stacked(job, lambda asked=asked: next(asked, None) is None)  # type: ignore[misc]
+    folder = tmp_path / "stopped" / whole.folder.name
+    assert attempt_stacked(job_for(config, tmp_path / "stopped"))
+    assert [each.resumed_from_step for each in read_run(folder).run.attempts] == [0, 1, 34, 94]
+    assert comparable(folder) == comparable(whole.folder)
+
+
+@pytest.mark.timeout(300)
+def test_the_second_signal_ends_at_once(tmp_path: Path) -> None:
+    path = write_spec(tmp_path, long_spec())
+    folder = planned(tmp_path)[1]
+    process = subprocess.Popen(
+        command("run", path, "--jobs", "1"), cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while not (folder / "heartbeat.json").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        (victim,) = [int(each.parts[2]) for each in lock_holders(folder)]
+        os.kill(victim, signal.SIGSTOP)  # so that it cannot save
+        process.send_signal(signal.SIGINT)
+        time.sleep(1.0)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+    finally:
+        process.kill()
+    assert process.stderr is not None
+    assert "the same command goes on from here" in process.stderr.read()
+    assert not (folder / "checkpoint").exists() and judge(look(folder))[0] == "stale"
+
+
+def lock_holders(folder: Path) -> list[Path]:
+    lock = (folder / run_lock.NAME).resolve()
+    found = []
+    for each in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if each.resolve() == lock:
+                found.append(each)
+        except OSError:
+            continue
+    return found
+
+
+def test_an_echo_is_no_second_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    with noticed(echoes=True) as notice:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert notice.stop_requested()
+        later = time.monotonic() + 2 * stops.ECHO_SECONDS
+        monkeypatch.setattr(stops.time, "monotonic", lambda: later)
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+# Two commands on one folder
+
+
+@pytest.mark.parametrize("attempt", [attempt_in_threads, attempt_stacked])
+def test_run_that_another_command_did_while_its_lock_was_waited_for_is_not_done_again(
+    attempt: object, tmp_path: Path
+) -> None:
+    first, second = job_for(small_config(), tmp_path), job_for(small_config(), tmp_path)
+    ended: list[bool] = []
+    assert attempt_in_threads(first)
+    result = (first.folder / "result.json").read_bytes()
+    with owned(first.folder):
+        waiting = threading.Thread(target=lambda: ended.append(attempt(second)))  # type: ignore[operator]
+        waiting.start()
+        time.sleep(0.3)
+    waiting.join()
+    assert ended == [True]
+    assert (first.folder / "result.json").read_bytes() == result and len(read_run(first.folder).run.attempts) == 1
+
+
+@pytest.mark.timeout(300)
+def test_worker_processes_look_again_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan(load_spec(write_spec(tmp_path, only(small_spec(), "sgd"))), tmp_path)
+    (run,) = plan.runs
+    done = job_for(run.config, tmp_path / "small", experiment="small")
+    assert attempt_in_threads(done)
+    # The command had looked before the other one finished the run.
+    monkeypatch.setattr("harness.launch.missing_runs", lambda plan, folder: list(plan.runs))
+    display = Quiet()
+    assert launch(plan, launch_options(tmp_path, "processes"), display) == 0
+    assert display.ends == {"sgd 1": None} and len(read_run(done.folder).run.attempts) == 1
+
+
+# States
+
+
+def test_status_of_a_run_that_died_without_a_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As where the disk was full: the heartbeat is fresh, but nobody holds the run's lock."""
+    plan, folder = planned(tmp_path)
+    job = job_for(plan.runs[0].config, tmp_path / "results" / "small")
+    job.recorder().begin(0)
+    beat = Heartbeat(
+        attempt=job.attempt.attempt, time=time.time(), step=7, num_steps=40 * LONG, epoch=0.1, loss=None,
+        accuracy=None, images_per_second=1.0, megabytes_sent=1.0, seconds_left=None,
+    )  # fmt: skip
+    with owned(folder):
+        write_record(folder / "heartbeat.json", beat)
+        assert main(["status", str(tmp_path / "spec.toml"), "--results", str(tmp_path / "results")]) == 0
+        assert "running: cser seed 1: step 7 of" in capsys.readouterr().out
+    assert main(["status", str(tmp_path / "spec.toml"), "--results", str(tmp_path / "results")]) == 0
+    assert "stale: cser seed 1: step 7 of 12000; its process ended without a word" in capsys.readouterr().out
