@@ -76,7 +76,7 @@ def test_the_answers_name_numbers_and_exhibits(regime: Built) -> None:
     verdict = regime.markdown.split("## The baseline")[0]
     bullets = [line for line in verdict.splitlines() if line.startswith("> - ")]
     assert len(bullets) == 5 and sum(line.count("(Table ") for line in bullets) >= 4
-    assert "1,200 steps, 8 workers" in verdict and "12 (100 to 101 models sent)" in verdict
+    assert "1,200 steps, 8 workers, 3,000 samples each" in verdict and "12 (100 to 101 models sent)" in verdict
     floor = study.floor
     assert floor and floor.summary and f"{100 * floor.summary.mean:.2f} % (mean of 5 runs)" in bullets[4]
     assert "CSER-PL \\[3 of 5\\]" in bullets[0] and "QSparse-local-SGD†" in bullets[0]
