@@ -115,7 +115,11 @@ class TimeLeft:
         row, most = max(more.items(), key=lambda item: item[1], default=("", 0))
         if most <= 0:
             return f"{text}: the runs take their time beside their steps, to start, to score or to save"
-        return f"{text}: a step of {row} takes {1e3 * rates[row]:.3g} ms, {1e3 * before[row]:.3g} ms were expected"
+        return f"{text}: a step of {row} takes {_short(rates[row])} where {_short(before[row])} was expected"
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
 
 
 def in_words(seconds: float | None) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shlex
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -13,7 +15,17 @@ from typing import Any
 import pytest
 
 from harness.__main__ import main
-from tests.harness.support import Table, call, changed, command, small_spec, write_spec
+from tests.harness.support import (
+    Table,
+    call,
+    changed,
+    command,
+    environment,
+    only,
+    small_spec,
+    to_toml,
+    write_spec,
+)
 
 ROWS = {"sgd": "SGD", "cser": "CSER", "ef_sgd": "EF-SGD"}
 
@@ -225,11 +237,64 @@ def test_commands_that_need_records_say_where_there_are_none(name: str, tmp_path
 
 
 @pytest.mark.parametrize(
-    "words",
-    [[], ["sing"], ["run"], ["run", "x", "--jobs", "0"], ["run", "x", "--workers", "bees"], ["plan", "x", "--lr", "1"]],
+    ("words", "said"),
+    [
+        ([], "required"),
+        (["sing"], "invalid choice"),
+        (["run"], "required"),
+        (["run", "x", "--jobs", "0"], "whole number of at least 1, not '0'"),
+        (["run", "x", "--jobs", "x"], "whole number of at least 1, not 'x'"),
+        (["run", "x", "--workers", "bees"], "invalid choice"),
+        (["plan", "x", "--lr", "1"], "unrecognized"),
+        *((["run", "x", "--timeout-seconds", bad], "number above 0") for bad in ("0", "-5", "nan", "inf", "x")),
+        *((["run", "x", "--checkpoint-minutes", bad], "at least 0") for bad in ("-1", "nan", "inf", "x")),
+        *((["speedups", "--minutes", bad], "number above 0") for bad in ("-1", "0", "nan", "x")),
+        *((["netlab", "--rates", bad], "Mb/s above 0") for bad in ("-1", "10,nan", "0", "x", "10,,20")),
+    ],
 )
-def test_wrong_usage_exits_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_exits_with_2(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(words)
     assert caught.value.code == 2
-    assert "usage: " in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("usage: python -m harness") and said in error
+
+
+def test_two_specs_of_one_name_in_one_folder_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = tmp_path / "first.toml", tmp_path / "second.toml"
+    results, spec = tmp_path / "results", only(small_spec(), "sgd")
+    words = ["--results", str(results), "--jobs", "1"]
+    first.write_text(to_toml(spec))
+    assert main(["run", str(first), *words]) == 0
+    written = (results / "small" / "experiment.json").read_bytes()
+    second.write_text(to_toml(only(small_spec(), "ef_sgd")))
+    capsys.readouterr()
+    assert main(["run", str(second), *words]) == 2
+    error = capsys.readouterr().err
+    assert str(first) in error and "another name" in error and error.count("\n") == 1
+    assert (results / "small" / "experiment.json").read_bytes() == written
+    # The same experiment by another path is the same, and the same file may have changed.
+    second.write_text(first.read_text())
+    assert main(["run", str(second), *words]) == 0
+    second.write_text(to_toml(changed(spec, "statistics.seeds", [1, 2])))
+    assert main(["run", str(second), *words]) == 0
+
+
+def test_plan_that_is_not_read_to_its_end_ends_quietly(tmp_path: Path) -> None:
+    path = write_spec(tmp_path, small_spec())
+    words = shlex.join(command("plan", path))
+    done = call(["bash", "-c", f"{words} | head -n 1; echo ${{PIPESTATUS[0]}}"], tmp_path)
+    assert done.stdout.startswith("Small\n") and done.stderr == ""
+    # Whoever is slower may have written all before the reader went away.
+    assert done.stdout.splitlines()[-1] in ("0", "141")
+    unread = subprocess.Popen(command("plan", path), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE)
+    assert unread.stdout is not None
+    unread.stdout.close()
+    assert unread.wait(100) == 141
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith("cser-bench ")
