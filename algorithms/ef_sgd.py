@@ -30,6 +30,7 @@ class EFSGD(DistributedOptimizer):
 
     name = "ef_sgd"
     formula = "32 d / R"
+    workers_differ = False
 
     def __init__(self, params: ParamsT, *, compressor: Compressor, **common: Any) -> None:
         super().__init__(params, **common)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from algorithms.core.compressors import Compressor, Gathered, SharedSupport
-from algorithms.core.optimizer import DistributedOptimizer
+from algorithms.core.optimizer import DistributedOptimizer, own_parameters
 
 
 @cache
@@ -38,11 +38,8 @@ def compressors() -> dict[str, type[Compressor]]:
 
 def settings(algorithm: type[DistributedOptimizer]) -> dict[str, tuple[Any, bool]]:
     """The method's own settings, by name: the type it declares, and whether it must be given."""
-    signature = inspect.signature(algorithm.__init__)
     hints = typing.get_type_hints(algorithm.__init__)
-    common = inspect.signature(DistributedOptimizer.__init__).parameters
     return {
         key: (hints[key], parameter.default is inspect.Parameter.empty)
-        for key, parameter in signature.parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and key not in common
+        for key, parameter in own_parameters(algorithm).items()
     }

@@ -17,6 +17,8 @@ from algorithms.core.traffic import Purpose, Traffic
 class SGD(DistributedOptimizer):
     name = "sgd"
     formula = "32 d"
+    workers_differ = False
+    state_is_common = True
 
     def expected_traffic(self, num_steps: int) -> Traffic:
         traffic = Traffic()
@@ -24,5 +26,5 @@ class SGD(DistributedOptimizer):
         return traffic
 
     def _update(self, step: int) -> None:
-        self.average_in_place_(self.flat.gradients, Purpose.GRADIENT)
+        self.average_gradients_()
         self.local_step_()

@@ -26,12 +26,14 @@ class SGDAccumulate(DistributedOptimizer):
 
     name = "sgd_accumulate"
     formula = "32 d / A"
+    workers_differ = False
 
     def __init__(self, params: ParamsT, *, accumulation_steps: int, **common: Any) -> None:
         require_interval(self.name, "accumulation_steps", accumulation_steps)
         super().__init__(params, **common)
         self.accumulation_steps = accumulation_steps
-        self.a = self.new_buffer("accumulated")
+        # Sums of nothing are -0.0, as the gradients of tensors that no backward pass reached.
+        self.a = self.new_buffer("accumulated").fill_(-0.0)
 
     def expected_traffic(self, num_steps: int) -> Traffic:
         traffic = Traffic()
@@ -44,6 +46,6 @@ class SGDAccumulate(DistributedOptimizer):
         if step % self.accumulation_steps:
             return
         self.flat.gradients.copy_(self.a).div_(self.accumulation_steps)
-        self.a.zero_()
-        self.average_in_place_(self.flat.gradients, Purpose.GRADIENT)
+        self.a.fill_(-0.0)
+        self.average_gradients_()
         self.local_step_()

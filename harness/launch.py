@@ -69,6 +69,8 @@ class Display(Protocol):
 def missing_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
     """The runs without a valid result, in the plan's order, seeds first, so that early reports cover all rows.
 
+    Rows of the second rule of selection come last.
+
     Raises:
         RecordError: a result is damaged or of another version, or the experiment's pack is not usable.
     """
@@ -77,7 +79,8 @@ def missing_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
     seeds = {seed: number for number, seed in enumerate(plan.experiment.seeds)}
     missing = [run for run in plan.runs if not is_done(folder / run.run_id)]
     unique = {run.run_id: run for run in missing}
-    return sorted(unique.values(), key=lambda run: (seeds.get(run.seed, 0), order[run.run_id]))
+    second = {row.row for row in plan.experiment.rows if row.rule == "training_loss"}
+    return sorted(unique.values(), key=lambda run: (run.row in second, seeds.get(run.seed, 0), order[run.run_id]))
 
 
 def write_experiment(plan: Plan, results: Path) -> Path:

@@ -168,8 +168,8 @@ def _after_holm(pairs: Sequence[Pair]) -> str:
     if not total:
         return ""
     return (
-        f"; over all ratios, after Holm's correction over {len(pairs)} pairs, it is better in {better} of {total} "
-        f"and worse in {worse}"
+        f"; over all ratios, after Holm's correction over {len(pairs)} pairs, the two-level scheme is better in "
+        f"{better} of {total} and worse in {worse}"
     )
 
 

@@ -84,8 +84,7 @@ def document_of(study: Study, tuning: Records | None, tuned: Sequence[Tuned], ou
         Section("The baseline", (exhibits.table("baseline", baseline_card(study)),)),
         Section("Can it tell?", (exhibits.table("assay", *_filled(study, assay_table, exhibits)),)),
         Section("Accuracy", _accuracy(study, exhibits)),
-        Section("Accuracy against what is sent", (_sent_figure(study, exhibits),)),
-        Section("Equal bits", (exhibits.table("equal_bits", *_filled(study, equal_bits_table, exhibits)),)),
+        Section("Equal bits", _equal_bits(study, exhibits)),
         *_all_pairs(study, pairs, exhibits),
         *_regime(study, exhibits),
         Section("Bits", (exhibits.table("bits", *_filled(study, bits_table, exhibits)),)),
@@ -130,8 +129,9 @@ def _all_pairs(study: Study, pairs: Sequence[Pair], exhibits: Exhibits) -> tuple
     return (Section("All pairs", tuple(tables)),)
 
 
-def _sent_figure(study: Study, exhibits: Exhibits) -> Block:
-    return _against_models(study, exhibits) if has_models(study) else _against_bits(study, exhibits)
+def _equal_bits(study: Study, exhibits: Exhibits) -> tuple[Block, ...]:
+    table = exhibits.table("equal_bits", *_filled(study, equal_bits_table, exhibits))
+    return _against_models(study, exhibits) if has_models(study) else _against_bits(study, exhibits), table
 
 
 def _against_models(study: Study, exhibits: Exhibits) -> Block:

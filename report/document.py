@@ -146,7 +146,7 @@ def _block_texts(block: Block) -> Iterator[str]:
             yield from (column.head for column in block.columns)
             yield from (cell.text for row in block.rows for cell in row)
         case Figure():
-            yield from (block.title, block.found, str(block.path), *block.notes)
+            yield from (block.title, block.found, *block.notes)
         case Verdict(title, blocks):
             yield title
             for inner in blocks:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from report.assay import Assay
-from report.logistic import fit_logistics
+from report.logistic import Logistic, fit_logistics
 from report.regime import Point, Regime
 from report.regime_predictors import curve_of_method, logs_of
 from report.statistics import mean_of
@@ -19,7 +19,7 @@ from report.wording import NONE, amount
 DRAWS = 400
 """Times that the seeds of every length are drawn anew, with replacement."""
 
-_NEVER = 100.0
+_FAR = 100.0
 """Stands for the logarithm of more models than anyone sends."""
 
 Kind = Literal["between", "at most", "more than", "cannot tell"]
@@ -86,29 +86,41 @@ def _needed(regime: Regime, name: str, all_points: Sequence[Point]) -> Needed:
         return replace(blank, kind="at most", models=least)
     share = _margin_share(regime.telling[0], regime.margin)
     curve = curve_of_method(points)
-    where = curve.where(share) if curve else None
-    if where is None or where > math.log(most):
-        return replace(blank, kind="more than", models=most) if curve and good == 0 else blank
-    low, high = np.exp(np.quantile(_draws(points, share), (0.025, 0.975)))
+    if curve is None:
+        return blank
+    ends = (math.log(least), math.log(most))
+    where = _log_needed(curve, share, ends)
+    if where > ends[1]:
+        return replace(blank, kind="more than", models=most) if good == 0 else blank
+    if where < ends[0] and good == 0:
+        return blank
     models = math.exp(where)
-    return replace(blank, kind="between", models=models, low=min(float(low), models), high=max(float(high), models))
+    low, high = np.exp(np.quantile(_draws(points, share, ends), (0.025, 0.975)))
+    found = replace(blank, kind="between", models=models, low=min(float(low), models), high=max(float(high), models))
+    return replace(found, kind="at most", models=least) if where < ends[0] else found
+
+
+def _log_needed(curve: Logistic, share: float, ends: tuple[float, float]) -> float:
+    """Where the curve loses the share, as a logarithm of models; far below or above where it never does."""
+    where = curve.where(share)
+    if max(curve.at(np.array(ends)[:, None])) < share:
+        return ends[0] - 1 if where is None else min(where, ends[0] - 1)
+    return _FAR if where is None else min(where, _FAR)
 
 
 def _margin_share(length: Assay, margin: float) -> float:
     return margin / (length.gap or math.inf)
 
 
-def _draws(points: Sequence[Point], share: float) -> list[float]:
-    """The logarithm of the models needed in each draw; a curve that does not fall needs more than any."""
+def _draws(points: Sequence[Point], share: float, ends: tuple[float, float]) -> list[float]:
+    """The logarithm of the models needed in each draw."""
     generator = np.random.default_rng(0)
-    logs = logs_of(points, "models sent")
     seeds = {point.length.num_steps: sorted(point.ceiling.accuracy) for point in points}
     lost = []
     for _ in range(DRAWS):
         drawn = {steps: generator.choice(known, len(known)).tolist() for steps, known in seeds.items()}
         lost.append([_lost(point, drawn[point.length.num_steps]) for point in points])
-    found = [curve.where(share) for curve in fit_logistics(logs, np.array(lost))]
-    return [_NEVER if where is None else min(where, _NEVER) for where in found]
+    return [_log_needed(curve, share, ends) for curve in fit_logistics(logs_of(points, "models sent"), np.array(lost))]
 
 
 def _lost(point: Point, seeds: Sequence[int]) -> float:

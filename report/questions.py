@@ -38,7 +38,7 @@ QUESTIONS = (
     Question(
         8,
         "accuracy per bit on smaller models",
-        ("models_figure", "bits_figure", "equal_bits"),
+        ("bits_figure", "equal_bits"),
         "the same over model widths",
     ),
     Question(9, "other networks", (), "an accuracy experiment over models"),

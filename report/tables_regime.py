@@ -174,7 +174,8 @@ def needed_table(regime: Regime, number: int) -> Table:
     note = (
         f"Models sent at which a method's fitted curve loses one margin, by the gap of the run{steps}. Interval: "
         f"{DRAWS} draws of the seeds of every length, with replacement; it holds the seeds' spread, not the curve's "
-        'misfit. "at most": all rows are non-inferior; "more than": none is, and the curve says so too. On a link: '
-        "2 (n - 1) / n of what is all-reduced, n - 1 times what is all-gathered."
+        'misfit. "at most": from the fewest models on, all rows are non-inferior or the curve loses less; "more than": '
+        "no row is non-inferior, and the curve loses more. On a link: 2 (n - 1) / n of what is all-reduced, n - 1 "
+        "times what is all-gathered."
     )
     return Table("Models needed for a loss within the margin", best, columns, rows, number, notes=(note,))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from harness.store import Choice
 from report.document import Cell, Column, Table
@@ -115,7 +115,7 @@ def points_table(tuned: Sequence[Tuned], number: int) -> Table:
         Column("training loss"),
         Column("", "left"),
     )
-    rows = tuple(_point_row(entry, point) for entry in tuned for point in entry.points)
+    rows = tuple(row for entry in tuned for row in _trial_rows(entry))
     several = [entry for entry in tuned if entry.num_candidates > 1]
     found = f"{count_of(len(rows), 'trial')} of {count_of(len(tuned), 'row')}"
     found += f"; {len(several)} of the rows had several tables of settings to choose from." if several else "."
@@ -127,7 +127,15 @@ def points_table(tuned: Sequence[Tuned], number: int) -> Table:
     return Table("Every trial", found, columns, rows, number, notes=notes)
 
 
-def _point_row(entry: Tuned, point: GridPoint) -> tuple[Cell, ...]:
+def _trial_rows(entry: Tuned) -> Iterator[tuple[Cell, ...]]:
+    """Settings stand at the first of their rates alone, since they are long."""
+    shown: set[int] = set()
+    for point in entry.points:
+        yield _point_row(entry, point, "" if point.candidate in shown else point.settings)
+        shown.add(point.candidate)
+
+
+def _point_row(entry: Tuned, point: GridPoint, settings: str) -> tuple[Cell, ...]:
     chosen, ids = point == entry.selected_point, point.run_ids
     said = ["chosen"] if chosen else []
     said += ["by loss"] if point == entry.by_loss else []
@@ -135,7 +143,7 @@ def _point_row(entry: Tuned, point: GridPoint) -> tuple[Cell, ...]:
     return (
         Cell(entry.name, strong=entry.role is not None),
         Cell(ratio_name(entry.ratio)),
-        Cell(point.settings),
+        Cell(settings),
         Cell(short(point.learning_rate), ids, strong=chosen),
         Cell(share(len(point.scores) + point.diverged, point.planned), ids),
         Cell(percent(point.score), ids, strong=chosen),

@@ -6,14 +6,17 @@ Where all workers are stacked in one process, each is a tensor of shape (num_wor
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from algorithms.core.layout import Layout
+from algorithms.core.layout import Layout, Window
+
+_version = operator.attrgetter("_version")
+"""How often a tensor was changed in place, as autograd counts it."""
 
 
 @dataclass(frozen=True)
@@ -31,34 +34,29 @@ class FlatBuffers:
         stacked: parameters have a first axis, over workers, and so have the buffers.
 
     Raises:
-        ValueError: a parameter does not require a gradient, or types or devices are mixed.
+        ValueError: there is no parameter, or one that cannot lie there; the message says which and why.
     """
 
     def __init__(self, groups: Sequence[Sequence[Parameter]], stacked: bool = False) -> None:
         tensors = [parameter for group in groups for parameter in group]
+        _check(tensors)
         first = tensors[0]
-        for number, parameter in enumerate(tensors):
-            if not parameter.requires_grad:
-                raise ValueError(f"parameter {number} does not require a gradient; give only those that do")
-            if (parameter.dtype, parameter.device) != (first.dtype, first.device):
-                raise ValueError(
-                    f"parameter {number} is {parameter.dtype} on {parameter.device}, parameter 0 is {first.dtype} on "
-                    f"{first.device}; an optimiser takes parameters of one type on one device"
-                )
+        self._stacked = stacked
         self.layout = Layout.of([tensor[0] for tensor in tensors] if stacked else tensors)
         self._shape = (len(first), self.layout.numel) if stacked else (self.layout.numel,)
         self.parameters = self.new_buffer(first)
         self.parts = self._parts(groups, len(first) if stacked else 1)
         self.tensors = tensors
+        self.idle: tuple[int, ...] = ()
+        """Tensors that this worker has no gradient of in this step: it leaves them as they are, and their momentum."""
         with torch.no_grad():
             for parameter, window in zip(tensors, self.layout.tensors, strict=True):
-                view = window.view(self.parameters)
+                view = _own_view(self.parameters, window)
                 view.copy_(parameter)
                 parameter.data = view
         # After the loop, which has freed the parameters' own memory.
         self.gradients = self.new_buffer()
-        self._gradient_views = [window.view(self.gradients) for window in self.layout.tensors]
-        self._attach()
+        self._view_gradients()
 
     @staticmethod
     def _parts(groups: Sequence[Sequence[Parameter]], num_rows: int) -> list[Part]:
@@ -68,6 +66,16 @@ class FlatBuffers:
             parts.append(Part(start, stop))
             start = stop
         return parts
+
+    def _view_gradients(self) -> None:
+        """Make gradients views of their vector, and note where all lies."""
+        self._gradient_views = [_own_view(self.gradients, window) for window in self.layout.tensors]
+        self._attach()
+        # A tensor of torch's fake mode has no address, and nobody moves it.
+        self._watched = [*self.tensors, *self._gradient_views] if type(self.parameters) is Tensor else []
+        self._addresses = list(map(Tensor.data_ptr, self._watched))
+        self._seen = self._gradient_views[0]._version
+        """Version of every gradient view at the last step."""
 
     def new_buffer(self, like: Tensor | None = None) -> Tensor:
         """A vector of zeros, of shape (d,), or one a worker."""
@@ -79,11 +87,88 @@ class FlatBuffers:
         if not self._attached():
             self._attach()
 
+    def moved(self) -> bool:
+        """Whether someone moved a parameter or a gradient elsewhere: `model.to(...)`, `p.data = ...`."""
+        return list(map(Tensor.data_ptr, self._watched)) != self._addresses
+
+    @torch.no_grad()
+    def adopt(self, buffers: Iterable[Tensor]) -> None:
+        """Take back what was moved, with the values and strides that it has now.
+
+        Args:
+            buffers: vectors of shape (d,) whose coordinates must stay beside the parameters'.
+
+        Raises:
+            RuntimeError: a parameter has another type, device or shape now.
+        """
+        home = list(zip(self.tensors, self._addresses, self.layout.tensors, strict=False))
+        for number, (parameter, _, window) in enumerate(home):
+            self._check_adoptable(number, parameter, window)
+        gradients = [None if parameter.grad is None else _dense(parameter.grad).clone() for parameter in self.tensors]
+        windows = []
+        for parameter, address, window in home:
+            if parameter.data_ptr() != address:
+                window = self._take_back(parameter, window, buffers)
+            windows.append(window)
+        self.layout = Layout(tuple(windows))
+        for window, gradient in zip(windows, gradients, strict=True):
+            window.view(self.gradients).copy_(torch.zeros(()) if gradient is None else gradient)
+        self._view_gradients()
+
+    def _take_back(self, parameter: Parameter, old: Window, buffers: Iterable[Tensor]) -> Window:
+        (as_if_new,) = Layout.of([parameter[0] if self._stacked else parameter]).tensors
+        window = Window(old.offset, old.shape, as_if_new.strides)
+        if window != old:
+            for buffer in buffers:
+                window.view(buffer).copy_(old.view(buffer).clone())
+        view = _own_view(self.parameters, window)
+        view.copy_(parameter)
+        parameter.data = view
+        return window
+
+    def _check_adoptable(self, number: int, parameter: Parameter, window: Window) -> None:
+        held, shape = self.parameters, (*self._shape[:-1], *window.shape)
+        if (parameter.dtype, parameter.device, tuple(parameter.shape)) != (held.dtype, held.device, shape):
+            raise RuntimeError(
+                f"parameter {number} is {parameter.dtype} of shape {tuple(parameter.shape)} on {parameter.device} now, "
+                f"and was {held.dtype} of shape {shape} on {held.device} when the optimiser was made; convert or move "
+                "the model first, then make the optimiser"
+            )
+
     def collect_gradients(self) -> None:
-        """Make the flat vector hold the gradients, also where someone replaced `p.grad` or set it to None."""
-        if not self._attached():
-            for number in range(len(self.tensors)):
-                self.collect_gradient(number)
+        """Make the flat vector hold the gradients, also where someone replaced `p.grad` or set it to None.
+
+        A tensor that no backward pass reached since gradients were cleared is idle, and its gradient is -0.0.
+        """
+        versions = list(map(_version, self._gradient_views))
+        # In place, autograd adds once to each. So they stay equal, but for tensors that were left out.
+        if versions[0] != self._seen and versions.count(versions[0]) == len(versions) and self._attached():
+            self._seen, self.idle = versions[0], ()
+        else:
+            self._collect_one_by_one(versions)
+
+    def _collect_one_by_one(self, versions: list[int]) -> None:
+        idle, doubtful = [], []
+        for number, (parameter, view) in enumerate(zip(self.tensors, self._gradient_views, strict=True)):
+            if parameter.grad is None:
+                idle.append(number)
+            elif parameter.grad is view and (versions[number] < max(versions) or versions[number] == self._seen):
+                doubtful.append(number)
+            self.collect_gradient(number)
+        if doubtful and not self._stacked:
+            # Someone may have changed some gradients and not others, so what counts is whether there is any.
+            some = torch.stack([self._gradient_views[number].any() for number in doubtful]).tolist()
+            idle += [number for number, has_some in zip(doubtful, some, strict=True) if not has_some]
+        self.idle = () if self._stacked else tuple(sorted(idle))
+        for number in self.idle:
+            self.layout.tensors[number].view(self.gradients).fill_(-0.0)
+        self._level_versions()
+
+    def _level_versions(self) -> None:
+        self._seen = max(map(_version, self._gradient_views))
+        for view in self._gradient_views:
+            while view._version < self._seen:
+                torch.autograd.graph.increment_version(view)
 
     def collect_gradient(self, number: int) -> None:
         """The same for tensor `number` alone."""
@@ -91,12 +176,27 @@ class FlatBuffers:
         if parameter.grad is None:
             view.zero_()
         elif parameter.grad is not view:
-            view.copy_(parameter.grad)
+            view.copy_(_dense(parameter.grad))
         parameter.grad = view
+
+    def keep_idle_everywhere(self) -> None:
+        """After gradients were averaged: idle is what every worker was idle in, and what others trained is not.
+
+        A sum is -0.0 only where every worker's share is, and what autograd adds to a zero gradient never is.
+        """
+        if self.idle:
+            means = [self.layout.tensors[number].view(self.gradients) for number in self.idle]
+            everywhere = torch.stack([((mean == 0) & mean.signbit()).all() for mean in means]).tolist()
+            self.idle = tuple(number for number, every in zip(self.idle, everywhere, strict=True) if every)
+
+    def idle_slices(self) -> list[slice]:
+        """Where idle tensors lie."""
+        windows = [self.layout.tensors[number] for number in self.idle]
+        return [slice(window.offset, window.offset + window.numel) for window in windows]
 
     def holds(self, number: int) -> bool:
         """Whether tensor `number` still lies here: an optimiser that is made later moves it into its own vector."""
-        return self.tensors[number].untyped_storage().data_ptr() == self.parameters.untyped_storage().data_ptr()
+        return not self._watched or self.tensors[number].data_ptr() == self._addresses[number]
 
     def _attached(self) -> bool:
         return all(map(operator.is_, map(operator.attrgetter("grad"), self.tensors), self._gradient_views))
@@ -104,3 +204,44 @@ class FlatBuffers:
     def _attach(self) -> None:
         for parameter, view in zip(self.tensors, self._gradient_views, strict=True):
             parameter.grad = view
+
+
+def _own_view(flat: Tensor, window: Window) -> Tensor:
+    """The window as a tensor with a storage of its own in the same memory: who saves it does not save its neighbours.
+
+    It has a version counter of its own, too. A plain view where that cannot be had: stacked, on a meta device, in
+    torch's fake mode.
+    """
+    if flat.dim() > 1 or type(flat) is not Tensor or flat.device.type not in ("cpu", "cuda"):
+        return window.view(flat)
+    if not window.numel:
+        return flat.new_empty(window.shape)
+    piece: Tensor = torch.from_dlpack(flat[window.offset : window.offset + window.numel])
+    return piece.as_strided(window.shape, window.strides)
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    return gradient.to_dense() if gradient.is_sparse else gradient
+
+
+def _check(tensors: Sequence[Parameter]) -> None:
+    if not tensors:
+        raise ValueError("there is no parameter to train: every group is empty")
+    first, addresses = tensors[0], dict[int, int]()
+    for number, parameter in enumerate(tensors):
+        if not parameter.requires_grad:
+            raise ValueError(f"parameter {number} does not require a gradient; give only those that do")
+        if not parameter.is_floating_point():
+            raise ValueError(f"parameter {number} is {parameter.dtype}; an optimiser takes real floating-point numbers")
+        if (parameter.dtype, parameter.device) != (first.dtype, first.device):
+            raise ValueError(
+                f"parameter {number} is {parameter.dtype} on {parameter.device}, parameter 0 is {first.dtype} on "
+                f"{first.device}; an optimiser takes parameters of one type on one device"
+            )
+        if parameter.numel() and type(parameter.data) is Tensor and not parameter.is_meta:
+            other = addresses.setdefault(parameter.data_ptr(), number)
+            if other != number:
+                raise ValueError(
+                    f"parameters {other} and {number} share memory, which they could not do any more; make them one "
+                    "Parameter that both modules hold"
+                )

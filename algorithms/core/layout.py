@@ -54,7 +54,10 @@ class Layout:
 
 
 def _is_dense(tensor: Tensor) -> bool:
-    return tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return tensor.is_contiguous() or (
+        tensor.dim() in formats and tensor.is_contiguous(memory_format=formats[tensor.dim()])
+    )
 
 
 class Support(Protocol):
@@ -103,7 +106,7 @@ class Windows:
     def _pairs(self, values: Tensor) -> Iterable[tuple[Window, Tensor]]:
         start = 0
         for window in self.windows:
-            yield window, values[..., start : start + window.numel].reshape(*values.shape[:-1], *window.shape)
+            yield window, values[..., start : start + window.numel].reshape((*values.shape[:-1], *window.shape))
             start += window.numel
 
 

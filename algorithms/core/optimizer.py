@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
+import os
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 
+from algorithms.core.agreement import check_agreement
+from algorithms.core.arguments import check_numbers, check_options
 from algorithms.core.collectives import Collectives, SoloCollectives
 from algorithms.core.compressors import Compressor, Gathered, SharedSupport
 from algorithms.core.flat import FlatBuffers
@@ -20,15 +25,18 @@ from algorithms.core.overlap import Foreteller, Foretold
 from algorithms.core.partial_sync import Exchanged, average, exchange
 from algorithms.core.process_group import ProcessGroupCollectives
 from algorithms.core.randomness import Draw
+from algorithms.core.saved_state import Errors, check_state, consensus_buffers
 from algorithms.core.stacked import StackedCollectives
 from algorithms.core.traffic import Entry, Purpose, Traffic
+from algorithms.core.watch import ReplacedParameters, refuse_ddp
 
 
 class DistributedOptimizer(Optimizer):
     """SGD with Nesterov momentum on flat buffers, and a place for each method's communication.
 
     Args:
-        params: trainable parameters or groups of them; worker 0's values are sent to all.
+        params: trainable parameters or groups of them, real, of one type and on one device; worker 0's values are sent to
+            all.
         lr: learning rate, per group.
         momentum: Nesterov momentum, per group; local, never averaged.
         weight_decay: added to the gradient, as in PyTorch, per group.
@@ -36,9 +44,13 @@ class DistributedOptimizer(Optimizer):
         seed: of the randomness that the workers share.
         wire: type of the numbers that are sent, by default the parameters' own. What rounding loses is kept as what a
             compressor leaves out is.
+        model: what the parameters are of, where the rest of it, frozen parameters and buffers, is to be sent from worker
+            0 to all as well.
 
     Raises:
-        ValueError: values out of range, or a compressor that the method or the model cannot take.
+        ValueError: values out of range, a compressor that the method or the model cannot take, or workers that differ in
+            settings, seed or parameters.
+        RuntimeError: several processes were started (`WORLD_SIZE` in the environment) and cannot talk to each other.
 
     `p.grad` is scratch space during `step()`.
     """
@@ -47,6 +59,10 @@ class DistributedOptimizer(Optimizer):
     """What a spec calls the method."""
     averages_models: ClassVar[bool] = True
     """Whether the method's result is the workers' average; if not, it is each worker's own model."""
+    workers_differ: ClassVar[bool] = True
+    """Whether workers' parameters may differ after a step; then each worker's state holds its own."""
+    state_is_common: ClassVar[bool] = False
+    """Whether all workers' states are one and the same, and fit any number of workers."""
     _step_supports_amp_scaling = True
     # Set by torch.amp.GradScaler for the time of a step; it multiplies a grad_scale that is there, so none is.
     found_inf: Tensor
@@ -65,18 +81,12 @@ class DistributedOptimizer(Optimizer):
         collectives: Collectives | None = None,
         seed: int = 0,
         wire: torch.dtype | None = None,
+        model: nn.Module | None = None,
     ) -> None:
-        if not 0 <= lr < float("inf"):
-            raise ValueError(f"the learning rate must be a number from 0 up, not {lr}")
-        if not 0 <= momentum < 1:
-            raise ValueError(f"the momentum must lie in [0, 1), not {momentum}")
-        if not 0 <= weight_decay < float("inf"):
-            raise ValueError(f"the weight decay must be a number from 0 up, not {weight_decay}")
-        if collectives is None:
-            collectives = ProcessGroupCollectives() if dist.is_initialized() else SoloCollectives()
         self._flat: FlatBuffers | None = None
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        self.collectives = collectives
+        check_options(self.param_groups)
+        self.collectives = collectives = self._group() if collectives is None else collectives
         self.seed = seed
         self.num_steps = 0
         stacked = isinstance(collectives, StackedCollectives)
@@ -88,9 +98,70 @@ class DistributedOptimizer(Optimizer):
         self._buffers: dict[str, Tensor] = {}
         if any(group["momentum"] for group in self.param_groups):
             self.new_buffer("momentum")
+        self._replaced = ReplacedParameters(self.flat)
+        self._loaded: Tensor | None = None
+        """Parameters that `load_state_dict` put there, until the next step."""
         if collectives.world_size > 1:
+            if not stacked:
+                check_agreement(collectives, self._to_agree_on())
             collectives.broadcast_(self.flat.parameters, Purpose.CONTROL)
+            if model is not None:
+                self._broadcast_rest(model)
         self._foreteller = None if collectives.early is None else Foreteller(self, collectives.early)
+
+    def __new__(cls, *args: Any, **given: Any) -> Self:
+        # Methods hand on to their base what they are made of; what the user gave is known here alone.
+        self = super().__new__(cls)
+        self._given = given
+        return self
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The method's own settings, as they were given or by default."""
+        return {
+            key: self._given.get(key, parameter.default) for key, parameter in own_parameters(type(self)).items()
+        }
+
+    def _plain_settings(self) -> dict[str, str]:
+        """The settings, and the wire's type, in words."""
+        return {key: repr(value) for key, value in {**self.settings, "wire": self.wire}.items()}
+
+    def _group(self) -> Collectives:
+        if dist.is_initialized():
+            return ProcessGroupCollectives()
+        num_processes = os.environ.get("WORLD_SIZE", "1")
+        only_planned = any(parameter.is_meta for group in self.param_groups for parameter in group["params"])
+        if num_processes not in ("", "1") and not only_planned:
+            raise RuntimeError(
+                f"WORLD_SIZE is {num_processes} in the environment, but there is no process group, so each process would "
+                "train alone; call torch.distributed.init_process_group() before the optimiser is made, or give it "
+                "collectives=SoloCollectives() if each is to be alone"
+            )
+        return SoloCollectives()
+
+    def _to_agree_on(self) -> dict[str, object]:
+        tensors = self.flat.layout.tensors
+        shapes = "; ".join(f"{each.shape} strides {each.strides}" for each in tensors)
+        kind = f"{str(self.flat.parameters.dtype).removeprefix('torch.')} on {self.flat.parameters.device.type}"
+        hyper = [tuple(float(group[key]) for key in ("lr", "momentum", "weight_decay")) for group in self.param_groups]
+        return {
+            "method": self.name,
+            "seed": self.seed,
+            "parameters": f"{self.flat.layout.numel:,} in {len(tensors)} tensors, {kind}: {shapes}",
+            "lr, momentum, weight_decay of each group": hyper,
+            "overlap": self.collectives.early is not None,
+            **self._plain_settings(),
+        }
+
+    def _broadcast_rest(self, model: nn.Module) -> None:
+        """Send worker 0's values of all that is not trained."""
+        trained = set(map(id, self.flat.tensors))
+        with torch.no_grad():
+            for tensor in [*model.parameters(), *model.buffers()]:
+                if id(tensor) not in trained:
+                    message = tensor.detach().contiguous()
+                    self.collectives.broadcast_(message, Purpose.CONTROL)
+                    tensor.copy_(message)
 
     @property
     def flat(self) -> FlatBuffers:
@@ -137,21 +208,50 @@ class DistributedOptimizer(Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step. All workers must call it equally often.
 
+        A parameter that no backward pass reached since gradients were cleared, or that was frozen, is left as it is: no
+        update, no decay, no momentum. What other workers send of it arrives all the same.
+
         Raises:
             CollectiveError: another worker failed or did not come.
-            RuntimeError: with overlap, something was changed since the backward pass.
+            RuntimeError: the model's parameters are not the optimiser's any more; or with overlap, something was changed
+                since the backward pass.
+            ValueError: a group's learning rate, momentum or weight decay is out of range.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        check_numbers(self.param_groups)
+        self._adopt_moved()
         self.flat.collect_gradients()
+        if self.num_steps == 0 or self._loaded is not None:
+            self._check_first_step()
         if not self._overflowed():
             if self._foreteller is not None:
                 self._foreteller.begin_rest()
             self._update(self.num_steps + 1)
             self.num_steps += 1
         return loss
+
+    def _adopt_moved(self) -> None:
+        """Take back parameters that someone moved, or raise RuntimeError where that cannot be."""
+        self._replaced.check()
+        if self.flat.moved():
+            self._drop_foretold()
+            self.flat.adopt(self._buffers.values())
+
+    def _check_first_step(self) -> None:
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None and not torch.allclose(loaded, self.flat.parameters, 0, 0, equal_nan=True):
+            raise RuntimeError(
+                "the parameters are not those of the state that this optimiser loaded, which are this worker's own; load "
+                "the model first and then the optimiser (after a change that is meant, call "
+                "optimizer.load_state_dict(optimizer.state_dict()))"
+            )
+        if isinstance(self.collectives, ProcessGroupCollectives) and self.collectives.world_size > 1:
+            refuse_ddp(self.flat)
+        if len(self.flat.idle) == len(self.flat.tensors):
+            warnings.warn("no parameter has a gradient at the optimiser's first step", stacklevel=4)
 
     def _overflowed(self) -> bool:
         """Whether, under a `GradScaler`, any worker's gradients are not finite; if not, take the scale out of them.
@@ -173,7 +273,7 @@ class DistributedOptimizer(Optimizer):
         return False
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Set all gradients to zero. They stay views of one vector, whatever `set_to_none` says."""
+        """Clear all gradients. They stay views of one vector, and read as zeros, whatever `set_to_none` says."""
         self.flat.zero_gradients()
         self._drop_foretold()
 
@@ -187,42 +287,104 @@ class DistributedOptimizer(Optimizer):
         super().add_param_group(param_group)
 
     @contextmanager
-    def consensus(self) -> Iterator[None]:
-        """Inside, the parameters are the workers' average (all workers must enter); afterwards, what they were."""
-        parameters = self.flat.parameters
-        own = parameters.clone()
-        with torch.no_grad():
-            self.collectives.all_reduce_mean_(parameters, Purpose.EVALUATION)
+    def consensus(self, model: nn.Module | None = None) -> Iterator[None]:
+        """Inside, the parameters are the workers' average (all workers must enter); afterwards, what they were.
+
+        Args:
+            model: whose floating-point buffers, such as BatchNorm's running statistics, are averaged likewise; without
+                it each worker keeps its own.
+        """
+        self._adopt_moved()
+        buffers = [] if model is None else [each for each in model.buffers() if each.is_floating_point()]
+        averaged = [self.flat.parameters, *buffers]
+        own = [tensor.clone() for tensor in averaged]
         try:
+            with torch.no_grad():
+                for tensor in averaged:
+                    mean = tensor.contiguous()
+                    self.collectives.all_reduce_mean_(mean, Purpose.EVALUATION)
+                    tensor.copy_(mean)
             yield
         finally:
             with torch.no_grad():
-                parameters.copy_(own)
+                for tensor, values in zip(averaged, own, strict=True):
+                    tensor.copy_(values)
 
     def state_dict(self) -> dict[str, Any]:
-        """PyTorch's, with the flat state of this worker under "flat". Each worker saves its own."""
+        """PyTorch's, with the state of this worker under "flat". Each worker must save its own.
+
+        Where workers' parameters may differ, it holds this worker's, and `load_state_dict` puts them back.
+        """
+        return self._state(self._buffers, self.flat.parameters if self.workers_differ else None, self.state_is_common)
+
+    def consensus_state_dict(self, errors: Errors) -> dict[str, Any]:
+        """A state that fits any worker and any number of workers. All workers must call it together.
+
+        It holds the workers' average parameters and momentum.
+
+        Args:
+            errors: what becomes of what workers have not sent yet: "average" sends the same in all from now on, "drop"
+                forgets it.
+        """
+        if errors not in ("average", "drop"):
+            raise ValueError(f'errors must be "average" or "drop", not {errors!r}')
+        self._adopt_moved()
+        with torch.no_grad():
+            buffers = consensus_buffers({**self._buffers, "parameters": self.flat.parameters}, errors, self.collectives)
+        return self._state(buffers, buffers.pop("parameters"), is_common=True)
+
+    def _state(self, buffers: dict[str, Tensor], parameters: Tensor | None, is_common: bool) -> dict[str, Any]:
+        self._adopt_moved()
         state = super().state_dict()
-        state["flat"] = {"method": self.name, "num_steps": self.num_steps, "seed": self.seed, **self._buffers}
+        state["flat"] = {
+            "method": self.name,
+            "num_steps": self.num_steps,
+            "seed": self.seed,
+            "rank": None if is_common else self.collectives.rank,
+            "world_size": None if is_common else self.collectives.world_size,
+            "settings": self._plain_settings(),
+            **({} if parameters is None else {"parameters": parameters}),
+            **buffers,
+        }
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue, bit for bit, from a `state_dict` of the same method and model.
+        """Continue, bit for bit, from a `state_dict` of the same method, settings, model and worker.
+
+        Parameters that the state holds win over those that the model has.
 
         Raises:
-            ValueError: the state is another method's or another model's.
+            ValueError: the state is another method's, model's or worker's, or of other settings.
         """
         plain = {key: value for key, value in state_dict.items() if key != "flat"}
         flat = dict(state_dict.get("flat", {}))
-        if flat.get("method") != self.name:
-            raise ValueError(f"this state does not fit {type(self).__name__}: its method is {flat.get('method')!r}")
-        shapes = {key: tuple(value.shape) for key, value in flat.items() if isinstance(value, Tensor)}
-        if shapes != {key: tuple(value.shape) for key, value in self._buffers.items()}:
-            raise ValueError(f"this state does not fit {type(self).__name__}: it holds {shapes}")
+        check_state(flat, self.name, self.collectives.rank, self.collectives.world_size, self._plain_settings())
+        vectors = {key: value for key, value in flat.items() if isinstance(value, Tensor)}
+        parameters = vectors.pop("parameters", None)
+        self._check_vectors(vectors if parameters is None else {**vectors, "parameters": parameters})
+        self._adopt_moved()
         self._drop_foretold()
         super().load_state_dict(plain)
+        check_options(self.param_groups)
         self.num_steps, self.seed = flat["num_steps"], flat["seed"]
+        if "momentum" in vectors and "momentum" not in self._buffers:
+            self.new_buffer("momentum")
         for key, buffer in self._buffers.items():
-            buffer.copy_(flat[key])
+            buffer.zero_() if key not in vectors else buffer.copy_(vectors[key])
+        if parameters is not None:
+            self.flat.parameters.copy_(parameters)
+            self._loaded = self.flat.parameters.clone()
+
+    def _check_vectors(self, vectors: dict[str, Tensor]) -> None:
+        """Raises ValueError unless the state's vectors are as this optimiser's; momentum is made when it is needed."""
+        shape = tuple(self.flat.parameters.shape)
+        wrong = {key: tuple(value.shape) for key, value in vectors.items() if tuple(value.shape) != shape}
+        different = (vectors.keys() ^ self._buffers.keys()) - {"momentum", "parameters"}
+        if wrong or different:
+            raise ValueError(
+                f"this state does not fit {self.name}: it holds {wrong or sorted(vectors)}, this has "
+                f"{sorted(self._buffers)} of shape {shape}"
+            )
 
     def new_buffer(self, key: str, like: Tensor | None = None) -> Tensor:
         """A vector of shape (d,), zero or a copy of `like`, that belongs to the state."""
@@ -249,12 +411,32 @@ class DistributedOptimizer(Optimizer):
 
     def local_step_(self, target: Tensor | None = None, sign: int = -1) -> None:
         """target <- target + sign eta u, with m <- beta m + g and then u = beta m + g; the target is x by default."""
+        kept = self._idle_values(target)
         for part, group in zip(self.flat.parts, self.param_groups, strict=True):
             self.step_slice_(group, *self.slices(slice(part.start, part.stop), target), sign)
+        for vector, here, values in kept:
+            vector[here] = values
+
+    def _idle_values(self, target: Tensor | None) -> list[tuple[Tensor, slice, Tensor]]:
+        """Of tensors without a gradient, what a local step must not change: their place, and momentum."""
+        vectors = [self.flat.parameters if target is None else target, self._buffers.get("momentum")]
+        return [
+            (vector, here, vector[here].clone())
+            for here in self.flat.idle_slices()
+            for vector in vectors
+            if vector is not None
+        ]
+
+    def average_gradients_(self) -> None:
+        """g <- mean(g), for methods whose workers all take the same step."""
+        self.average_in_place_(self.flat.gradients, Purpose.GRADIENT)
+        self.flat.keep_idle_everywhere()
 
     def slices(self, here: slice, target: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Views of x, g, m and the target, where there are these two."""
         momentum = self._buffers.get("momentum")
+        if momentum is None and any(group["momentum"] for group in self.param_groups):
+            momentum = self.new_buffer("momentum")  # a schedule has switched it on
         x, g, m, other = (
             None if vector is None else vector[..., here]
             for vector in (self.flat.parameters, self.flat.gradients, momentum, target)
@@ -292,6 +474,16 @@ class DistributedOptimizer(Optimizer):
 
     def draw(self, step: int, purpose: Purpose) -> Draw:
         return Draw(self.seed, step, purpose.value)
+
+
+def own_parameters(algorithm: type[DistributedOptimizer]) -> dict[str, inspect.Parameter]:
+    """The arguments that a method has and others have not, by name: its settings."""
+    common = inspect.signature(DistributedOptimizer.__init__).parameters
+    return {
+        key: parameter
+        for key, parameter in inspect.signature(algorithm.__init__).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and key not in common
+    }
 
 
 def require_interval(name: str, key: str, interval: int) -> None:

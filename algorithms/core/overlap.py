@@ -93,8 +93,13 @@ def _stepped_slice(optimizer: DistributedOptimizer, start: int, stop: int, targe
             last = min(high + (part.start - high) % unit, part.stop)
             x, g, m, other = map(_copy, optimizer.slices(slice(first, last), target))
             assert x is not None and g is not None
+            stepped = x if other is None else other
+            before = stepped.clone() if optimizer.flat.idle else stepped
             optimizer.step_slice_(group, x, g, m, other, sign)
-            pieces.append((x if other is None else other)[low - first : high - first])
+            for idle in optimizer.flat.idle_slices():
+                here = slice(max(idle.start - first, 0), max(idle.stop - first, 0))
+                stepped[here] = before[here]
+            pieces.append(stepped[low - first : high - first])
     return torch.cat(pieces)
 
 

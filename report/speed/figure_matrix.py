@@ -11,6 +11,7 @@ from report.plotting import SIZE, panels, save
 from report.speed.speedups import speedup
 from report.speed.study import Bench
 from report.speed.units import factor, rate
+from report.wording import listed
 
 RATES = (1e9, 10e9, 100e9)
 
@@ -49,9 +50,10 @@ def _panel(axes: Axes, bench: Bench, bits: float) -> None:
 def found_matrix(bench: Bench) -> str:
     """The fastest at each rate, and by how much over overlapped DDP."""
     base = bench.method("ddp")
-    parts = []
+    found: dict[str, list[str]] = {}
     for bits in RATES:
         seconds, label = min((bench.seconds_at(method, bits), method.label) for method in bench.methods)
-        gain = f", {factor(bench.seconds_at(base, bits) / seconds)} over overlapped DDP" if base else ""
-        parts.append(f"{label} at {rate(bits)}{gain}")
-    return f"The fastest: {'; '.join(parts)}."
+        gain = f" ({factor(bench.seconds_at(base, bits) / seconds)})" if base else ""
+        found.setdefault(label, []).append(f"{rate(bits)}{gain}")
+    head = "The fastest, with its speed-up over overlapped DDP" if base else "The fastest"
+    return f"{head}: {'; '.join(f'{label} at {listed(rates)}' for label, rates in found.items())}."

@@ -268,8 +268,10 @@ def test_the_total_weight_of_the_released_decay() -> None:
         own = own_settings("cser_released", decay_in_momentum_only=decay_in_momentum_only)
         optimizer = algorithms()["cser_released"]([parameter], lr=1e-9, momentum=0.9, weight_decay=1.0, **own)
         for _ in range(500):
+            parameter.grad = torch.zeros_like(parameter)
             optimizer.step()
         before = parameter.item()
+        parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
         totals.append((before - parameter.item()) / 1e-9)
     assert totals == pytest.approx([9, 10], rel=1e-5)

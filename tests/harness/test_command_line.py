@@ -132,7 +132,9 @@ def test_plan_prints_rows_bits_and_counts(experiment: Experiment, capsys: pytest
     # 742 parameters, 40 steps; CSER's 40 eighths and 13 quarters.
     numbers = {"sgd": 40 * 742, "cser": 40 * 93 + 13 * 186, "ef_sgd": 40 * 186}
     for row, count in numbers.items():
-        assert lines[row][1:7] == [row, lines[row][2], "0.05", "2", "40", f"{4 * count / 1e6:.3f}"]
+        # CSER's workers must average their models once more; of two workers a link carries what one sends.
+        models = f"{count / 742 + (row == 'cser'):.1f}"
+        assert lines[row][1:2] + lines[row][3:9] == [row, models, models, "0.05", "2", "40", f"{4 * count / 1e6:.3f}"]
     assert [lines[row][2] for row in ROWS] == ["1", "4.8", "4"]
     assert "6 runs" in output
     assert "gradient compressor: block (ratio 8); error compressor: block (ratio 4); reset interval: 3" in output

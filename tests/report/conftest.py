@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.report.made_up import DESIGN, Built, build
+from tests.report.made_up import DESIGN, REGIME, Built, build
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +26,9 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Built:
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """A report of an experiment of which no run was started."""
     return build(tmp_path_factory.mktemp("empty"), replace(DESIGN, none_run=True), tuning=False)
+
+
+@pytest.fixture(scope="session")
+def regime(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """A report with floor, bounds, models sent, several lengths, candidate settings and both rules."""
+    return build(tmp_path_factory.mktemp("regime"), REGIME)

@@ -9,7 +9,7 @@ import pytest
 
 from report.__main__ import main
 from report.build import build_report, document_of
-from report.document import Cell, Column, Document, Paragraph, Section, Table, texts_of
+from report.document import Cell, Column, Document, Figure, Paragraph, Section, Table, blocks_of, texts_of
 from report.findings import study_of
 from report.markdown import escape, render_markdown
 from report.pdf import quote, render_pdf, render_typst
@@ -50,6 +50,8 @@ def test_both_renderings_hold_every_text(small: Built, tmp_path: Path) -> None:
         for line in text.split("\n"):
             assert escape(line) in markdown or line in markdown
             assert quote(line)[1:-1] in source
+    figures = [block for block in blocks_of(document) if isinstance(block, Figure)]
+    assert figures and all(f"({figure.path})" in markdown and f'"/{figure.vector}"' in source for figure in figures)
     assert render_pdf(document, tmp_path) == (small.output / "report.pdf").read_bytes()
 
 

@@ -40,7 +40,10 @@ def _expected(
     diverged = [seed for seed, r in results[row["row"]].items() if r["status"] == "diverged"]
     values, n = np.array(list(mine.values())), len(row["runs"])
     low, high = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
-    cells = [row["label"], f"{row['ratio']:g}", f"{row['learning_rate']:g}"]
+    bound = {experiment["baseline"]: " (ceiling)", "final_average": " (bound)"}.get(row["row"], "")
+    at_end = row["learning_rate"] in (min(experiment["tuning"]["grid"]), max(experiment["tuning"]["grid"]))
+    name = f"{row['label']}{bound}{'†' * at_end}"
+    cells = [name, f"{row['ratio']:g}", f"{row['learning_rate']:g}"]
     cells.append(str(n) if len(mine) == n else f"{len(mine)} of {n}")
     cells += [f"{100 * values.mean():.2f}", f"{100 * values.std(ddof=1):.2f}", f"{100 * low:.2f} to {100 * high:.2f}"]
     for seed in experiment["seeds"]:
@@ -52,7 +55,8 @@ def _expected(
     half = stats.t.ppf(experiment["confidence"], len(pairs) - 1) * np.std(pairs, ddof=1) / math.sqrt(len(pairs))
     lower, upper = np.mean(pairs) - half, np.mean(pairs) + half
     margin = experiment["margin"]
-    word = "non-inferior" if lower > -margin else "inferior" if upper < -margin else "inconclusive"
+    # Without a floor nobody knows what could have been lost, so no row is called non-inferior.
+    word = "cannot tell" if lower > -margin else "inferior" if upper < -margin else "inconclusive"
     if diverged:
         word = f"diverged {len(diverged)} of {n}"
     elif len(pairs) < n:
@@ -73,15 +77,15 @@ def _table(markdown: str, title: str) -> list[list[str]]:
 
 def test_every_cell_of_the_accuracy_table(small: Built) -> None:
     experiment, results = _raw(small.records)
-    table = _table(small.markdown, "Table 1: Accuracy")
+    table = _table(small.markdown, ": Accuracy.")
     assert table == [_expected(row, experiment, results) for row in experiment["rows"]]
 
 
 def test_the_table_shows_missing_failed_and_diverged_runs(small: Built) -> None:
-    words = {(row[0], row[1]): (row[3], row[-1]) for row in _table(small.markdown, "Table 1: Accuracy")}
-    assert words["EF-SGD", "1024"] == ("3 of 5", "diverged 2 of 5")
+    words = {(row[0], row[1]): (row[3], row[-1]) for row in _table(small.markdown, ": Accuracy.")}
+    assert words["EF-SGD†", "1024"] == ("3 of 5", "diverged 2 of 5")
     assert words["CSEA", "64"][0] == "3 of 5" and words["CSEA", "64"][1].endswith("(3 of 5)")
-    assert words["CSEA", "1024"][0] == "4 of 5"
+    assert words["CSEA†", "1024"][0] == "4 of 5"
     assert "47 of 50 runs are done" in small.markdown and "1 run failed" in small.markdown
 
 
@@ -101,15 +105,15 @@ def test_a_loss_that_explodes_and_stays_finite_is_a_score_as_any_other(tmp_path:
         result |= {"train_loss": 1e30, "test_loss": 3e36, "test_correct": correct, "test_count": 10_000}
         (run / "result.json").write_text(json.dumps(result | {"test_accuracy": correct / 10_000}))
     build_report(folder, output=tmp_path / "report")
-    table = _table((tmp_path / "report" / "report.md").read_text(), "Table 1: Accuracy")
-    (cells,) = [cells for cells in table if cells[:2] == [row["label"], "1024"]]
+    table = _table((tmp_path / "report" / "report.md").read_text(), ": Accuracy.")
+    (cells,) = [cells for cells in table if cells[:2] == [row["label"] + "†", "1024"]]
     assert cells == _expected(row, *_raw(folder))
     assert cells[4] == "10.01" and cells[-1] == "inferior (4 of 5)"
 
 
 def test_counted_bits_are_the_records(small: Built) -> None:
     experiment, results = _raw(small.records)
-    for row, cells in zip(experiment["rows"], _table(small.markdown, "Table 2: Bits"), strict=True):
+    for row, cells in zip(experiment["rows"], _table(small.markdown, ": Bits."), strict=True):
         sent = {
             sum(r["traffic"][p]["bits"] for p in ("gradient", "error", "model") if p in r["traffic"])
             for r in results[row["row"]].values()
@@ -131,5 +135,5 @@ def test_csv_holds_full_precision_and_run_ids(small: Built) -> None:
         seeds = list(csv.DictReader(file))
     assert len(seeds) == sum(len(row["runs"]) for row in experiment["rows"])
     assert {line["status"] for line in seeds} == {"done", "diverged", "failed", "not started"}
-    names = {"accuracy", "per_seed", "bits", "curves", "tuning", "attempts"}
+    names = {"accuracy", "per_seed", "bits", "curves", "tuning", "attempts", "assay", "equal_bits", "pairs", "rules"}
     assert {path.stem for path in (small.output / "csv").iterdir()} == names

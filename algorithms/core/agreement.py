@@ -1,0 +1,46 @@
+"""Whether workers agree on what they must have in common: one small collective when an optimiser is made."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from algorithms.core.collectives import Collectives
+from algorithms.core.traffic import Purpose
+
+NUM_SLOTS, DIGEST_BYTES, TEXT_BYTES = 16, 8, 120
+"""Each field has a slot, and the last slot is for all fields beyond; messages must be of one size on all workers."""
+
+
+def check_agreement(collectives: Collectives, fields: Mapping[str, object]) -> None:
+    """Compare the fields over all workers, which must call it together; the first ones should say what the others are.
+
+    Raises:
+        ValueError: on every worker, naming the first field that differs, its values and the ranks that have them.
+    """
+    texts = [f"{name} = {value}" for name, value in fields.items()]
+    slots = [*texts[: NUM_SLOTS - 1], "; ".join(texts[NUM_SLOTS - 1 :])]
+    slots += [""] * (NUM_SLOTS - len(slots))
+    digests = b"".join(hashlib.sha256(slot.encode()).digest()[:DIGEST_BYTES] for slot in slots)
+    table = _gathered(collectives, digests)
+    if len(set(table)) == 1:
+        return
+    first = next(byte for byte in range(len(digests)) if len({row[byte] for row in table}) > 1) // DIGEST_BYTES
+    values = _gathered(collectives, slots[first].encode()[:TEXT_BYTES].ljust(TEXT_BYTES))
+    ranks: dict[bytes, list[int]] = {}
+    for rank, row in enumerate(table):
+        ranks.setdefault(row[first * DIGEST_BYTES : (first + 1) * DIGEST_BYTES], []).append(rank)
+    said = "; ".join(
+        f"{values[group[0]].decode(errors='ignore').strip()} on rank{'s' * (len(group) > 1)} "
+        f"{', '.join(map(str, group))}"
+        for group in ranks.values()
+    )
+    raise ValueError(f"the workers' optimisers differ ({said}); give all workers the same model, settings and seed")
+
+
+def _gathered(collectives: Collectives, message: bytes) -> list[bytes]:
+    own: Tensor = torch.frombuffer(bytearray(message), dtype=torch.uint8)
+    return [bytes(row) for row in collectives.all_gather(own, Purpose.CONTROL).tolist()]

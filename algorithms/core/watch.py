@@ -1,0 +1,61 @@
+"""Notices what scripts do to a model that its optimiser cannot see: parameters replaced, a DDP left around it."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import TYPE_CHECKING
+
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.parallel import DistributedDataParallel
+
+if TYPE_CHECKING:
+    from algorithms.core.flat import FlatBuffers
+
+
+class ReplacedParameters:
+    """Remembers which module replaced a parameter by another one, which no optimiser then trains.
+
+    PyTorch calls one hook for all modules whenever a parameter is registered; it only looks here where the module had
+    one of that name.
+    """
+
+    _alive: weakref.WeakSet[ReplacedParameters] = weakref.WeakSet()
+
+    def __init__(self, flat: FlatBuffers) -> None:
+        self._flat = flat
+        self._ids = set(map(id, flat.tensors))
+        self.first: str | None = None
+        self._alive.add(self)
+
+    @classmethod
+    def registered(cls, module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        before = module._parameters.get(name)
+        if before is not None and before is not parameter:
+            for each in list(cls._alive):
+                if id(before) in each._ids and each.first is None:
+                    each.first = f"{type(module).__name__}.{name}"
+
+    def check(self) -> None:
+        """Raises RuntimeError where a parameter was replaced."""
+        if self.first is not None:
+            raise RuntimeError(
+                f"{self.first} is another Parameter now than when the optimiser was made (load_state_dict with "
+                "assign=True, or an assignment), so this optimiser would train one that the model does not have any "
+                "more; make the optimiser afterwards, or load with assign=False"
+            )
+
+
+register_module_parameter_registration_hook(ReplacedParameters.registered)
+
+
+def refuse_ddp(flat: FlatBuffers) -> None:
+    """Raises RuntimeError where a DistributedDataParallel holds one of the parameters. Looks at all objects: ~20 ms."""
+    ours = set(map(id, flat.tensors))
+    for wrapper in [each for each in gc.get_objects() if type(each) is DistributedDataParallel]:
+        if any(id(parameter) in ours for parameter in wrapper.parameters()):
+            raise RuntimeError(
+                "the model is in a DistributedDataParallel, which averages every gradient in full in each backward "
+                "pass, so that nothing is saved; take the wrapper off: call the module itself (ddp.module)"
+            )
