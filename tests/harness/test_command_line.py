@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
-import shlex
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from harness.__main__ import main
+from harness.launch import write_experiment
+from harness.plan import plan_experiment
 from tests.harness.support import (
     Table,
     call,
@@ -261,36 +263,38 @@ def test_wrong_usage_exits_with_2(words: list[str], said: str, capsys: pytest.Ca
 
 
 def test_two_specs_of_one_name_in_one_folder_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first, second = tmp_path / "first.toml", tmp_path / "second.toml"
-    results, spec = tmp_path / "results", only(small_spec(), "sgd")
-    words = ["--results", str(results), "--jobs", "1"]
-    first.write_text(to_toml(spec))
-    assert main(["run", str(first), *words]) == 0
+    first, second, results = tmp_path / "first.toml", tmp_path / "second.toml", tmp_path / "results"
+
+    def begin(path: Path, spec: Table) -> None:
+        path.write_text(to_toml(spec))
+        write_experiment(plan_experiment(str(path), results), results)
+
+    spec = only(small_spec(), "sgd")
+    begin(first, spec)
     written = (results / "small" / "experiment.json").read_bytes()
     second.write_text(to_toml(only(small_spec(), "ef_sgd")))
-    capsys.readouterr()
-    assert main(["run", str(second), *words]) == 2
+    assert main(["run", str(second), "--results", str(results)]) == 2
     error = capsys.readouterr().err
     assert str(first) in error and "another name" in error and error.count("\n") == 1
     assert (results / "small" / "experiment.json").read_bytes() == written
-    # The same experiment by another path is the same, and the same file may have changed.
-    second.write_text(first.read_text())
-    assert main(["run", str(second), *words]) == 0
-    second.write_text(to_toml(changed(spec, "statistics.seeds", [1, 2])))
-    assert main(["run", str(second), *words]) == 0
+    # The same experiment by another path is the same, and a file may change.
+    begin(second, spec)
+    begin(second, changed(spec, "statistics.seeds", [1, 2]))
+    assert (results / "small" / "experiment.json").read_bytes() != written
 
 
-def test_plan_that_is_not_read_to_its_end_ends_quietly(tmp_path: Path) -> None:
-    path = write_spec(tmp_path, small_spec())
-    words = shlex.join(command("plan", path))
-    done = call(["bash", "-c", f"{words} | head -n 1; echo ${{PIPESTATUS[0]}}"], tmp_path)
-    assert done.stdout.startswith("Small\n") and done.stderr == ""
-    # Whoever is slower may have written all before the reader went away.
-    assert done.stdout.splitlines()[-1] in ("0", "141")
-    unread = subprocess.Popen(command("plan", path), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE)
-    assert unread.stdout is not None
+def test_output_that_nobody_reads_to_its_end_ends_a_command_quietly(tmp_path: Path) -> None:
+    """As in `plan | head`."""
+    code = (
+        "import sys; from harness import exits; sys.exit(exits.end_of(lambda: print('row ' * 50_000) or 0, (), '', ''))"
+    )
+    unread = subprocess.Popen(
+        [sys.executable, "-c", code], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert unread.stdout is not None and unread.stderr is not None
     unread.stdout.close()
     assert unread.wait(100) == 141
+    assert unread.stderr.read() == b""
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
