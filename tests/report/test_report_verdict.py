@@ -92,6 +92,9 @@ def test_which_scheme_is_better_follows_the_numbers(tmp_path: Path) -> None:
     worse = _answers(_study(tmp_path, replace(SHORT, name="worse", main_ratio=96, methods=(bad, plain))))
     assert "seeds: better)" in better[2] and "seeds: worse)" in worse[2]
     none = _answers(_study(tmp_path, replace(SHORT, name="none", methods=(plain,))))
+    gathered = replace(SHORT, name="gathered", main_ratio=12, methods=(replace(good, compressor="top_k"), plain))
+    assert "with 3.97 times as much on a link" in _answers(_study(tmp_path, gathered))[2]
+    assert "on a link" not in better[2]
     assert "has no rows of both" in none[2] and "no row of it" in none[3]
 
 
