@@ -1,6 +1,6 @@
 """PyTorch optimisers that communicate, usable alone in any training script."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from algorithms.core.collectives import CollectiveError, Collectives, SoloCollectives
 from algorithms.core.compressors import (
@@ -21,6 +21,21 @@ from algorithms.core.stacked import StackedCollectives
 from algorithms.core.threads import ThreadCollectives, ThreadGroup, run_workers
 from algorithms.core.traffic import Purpose, Traffic
 from algorithms.registry import algorithms
+
+if TYPE_CHECKING:
+    # For type checkers alone, which do not look for modules as the registry does.
+    from algorithms.alone import Alone as Alone
+    from algorithms.csea import CSEA as CSEA
+    from algorithms.cser import CSER as CSER
+    from algorithms.cser_pl import CSERPL as CSERPL
+    from algorithms.cser_released import CSERReleased as CSERReleased
+    from algorithms.ef_sgd import EFSGD as EFSGD
+    from algorithms.local_sgd import LocalSGD as LocalSGD
+    from algorithms.mcser import MCSER as MCSER
+    from algorithms.mcser_released import MCSERReleased as MCSERReleased
+    from algorithms.qsparse_local_sgd import QSparseLocalSGD as QSparseLocalSGD
+    from algorithms.sgd import SGD as SGD
+    from algorithms.sgd_accumulate import SGDAccumulate as SGDAccumulate
 
 __all__ = [
     "QSGD",

@@ -10,10 +10,11 @@ Cost: 32 d / R1 bits per step for a sparsifier of ratio R1, one collective.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
 from torch.optim.optimizer import ParamsT
 
+from algorithms.core.arguments import Common
 from algorithms.core.compressors import Compressor, Zero
 from algorithms.cser import CSER
 
@@ -25,7 +26,7 @@ class CSEA(CSER):
     formula = "32 d / R1"
 
     def __init__(
-        self, params: ParamsT, *, error_compressor: Compressor, explicit_error: bool = False, **common: Any
+        self, params: ParamsT, *, error_compressor: Compressor, explicit_error: bool = False, **common: Unpack[Common]
     ) -> None:
         super().__init__(
             params,

@@ -19,11 +19,12 @@ and one more every H steps, none for a compressor that sends nothing.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Unpack
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from algorithms.core.arguments import Common
 from algorithms.core.compressors import FLOAT_BITS, Compressor, Identity, SharedSupport, Zero
 from algorithms.core.layout import Support, Windows
 from algorithms.core.optimizer import DistributedOptimizer, require_interval
@@ -53,7 +54,7 @@ class CSER(DistributedOptimizer):
         error_compressor: Compressor,
         reset_interval: int,
         explicit_error: bool = False,
-        **common: Any,
+        **common: Unpack[Common],
     ) -> None:
         require_interval(self.name, "reset_interval", reset_interval)
         super().__init__(params, **common)

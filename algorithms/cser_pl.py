@@ -11,10 +11,11 @@ Cost: 32 d / (R1 H) bits per step on average for a sparsifier of ratio R1, one c
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
 from torch.optim.optimizer import ParamsT
 
+from algorithms.core.arguments import Common
 from algorithms.core.compressors import Compressor, Zero
 from algorithms.cser import CSER
 
@@ -33,7 +34,7 @@ class CSERPL(CSER):
         error_compressor: Compressor,
         reset_interval: int,
         explicit_error: bool = False,
-        **common: Any,
+        **common: Unpack[Common],
     ) -> None:
         super().__init__(
             params,

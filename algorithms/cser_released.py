@@ -16,11 +16,12 @@ Cost: 32 (1 - 1/H) d / R2 + 32 d / (R1 H) bits per step on average, one collecti
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from algorithms.core.arguments import Common
 from algorithms.core.compressors import Compressor, SharedSupport
 from algorithms.core.layout import Windows
 from algorithms.core.local_step import rows_of
@@ -59,7 +60,7 @@ class CSERReleased(CSER):
         skip_gradient_at_reset: bool = True,
         decay_in_momentum_only: bool = True,
         overwrite_master: bool = True,
-        **common: Any,
+        **common: Unpack[Common],
     ) -> None:
         require_shared_support(self.name, gradient_compressor=gradient_compressor, error_compressor=error_compressor)
         super().__init__(

@@ -15,10 +15,11 @@ Cost: 32 d / R bits per step for a sparsifier of ratio R, one collective.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Unpack
 
 from torch.optim.optimizer import ParamsT
 
+from algorithms.core.arguments import Common
 from algorithms.core.compressors import Compressor
 from algorithms.core.optimizer import DistributedOptimizer
 from algorithms.core.overlap import Foretold, foretell, stepped
@@ -32,7 +33,7 @@ class EFSGD(DistributedOptimizer):
     formula = "32 d / R"
     workers_differ = False
 
-    def __init__(self, params: ParamsT, *, compressor: Compressor, **common: Any) -> None:
+    def __init__(self, params: ParamsT, *, compressor: Compressor, **common: Unpack[Common]) -> None:
         super().__init__(params, **common)
         self.check_compressors(compressor=compressor)
         self.compressor = compressor

@@ -11,10 +11,11 @@ Cost: 32 d / H bits per step on average, an all-reduce every H steps.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
 from torch.optim.optimizer import ParamsT
 
+from algorithms.core.arguments import Common
 from algorithms.core.optimizer import DistributedOptimizer, require_interval
 from algorithms.core.traffic import Purpose, Traffic
 
@@ -25,7 +26,7 @@ class LocalSGD(DistributedOptimizer):
     name = "local_sgd"
     formula = "32 d / H"
 
-    def __init__(self, params: ParamsT, *, sync_interval: int, **common: Any) -> None:
+    def __init__(self, params: ParamsT, *, sync_interval: int, **common: Unpack[Common]) -> None:
         require_interval(self.name, "sync_interval", sync_interval)
         super().__init__(params, **common)
         self.sync_interval = sync_interval

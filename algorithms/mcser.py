@@ -10,10 +10,11 @@ Cost: as CSER. State: the momentum, and with block sparsifiers nothing else.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
 from torch.optim.optimizer import ParamsT
 
+from algorithms.core.arguments import CommonButMomentum
 from algorithms.core.compressors import Compressor
 from algorithms.cser import CSER
 
@@ -32,7 +33,7 @@ class MCSER(CSER):
         reset_interval: int,
         explicit_error: bool = False,
         momentum: float = 0.9,
-        **common: Any,
+        **common: Unpack[CommonButMomentum],
     ) -> None:
         if momentum == 0:
             raise ValueError("mcser: the momentum must not be 0; without momentum the method is cser")

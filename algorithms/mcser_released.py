@@ -5,10 +5,11 @@ Source and switches: see `cser_released.py`. Cost: the same.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
 from torch.optim.optimizer import ParamsT
 
+from algorithms.core.arguments import CommonButMomentum
 from algorithms.core.compressors import SharedSupport
 from algorithms.cser_released import CSERReleased
 
@@ -30,7 +31,7 @@ class MCSERReleased(CSERReleased):
         decay_in_momentum_only: bool = True,
         overwrite_master: bool = True,
         momentum: float = 0.9,
-        **common: Any,
+        **common: Unpack[CommonButMomentum],
     ) -> None:
         if momentum == 0:
             raise ValueError("mcser_released: the momentum must not be 0; without it the method is cser_released")

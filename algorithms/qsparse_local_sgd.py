@@ -15,11 +15,12 @@ Cost: 32 d / (R1 H) bits per step on average for a sparsifier of ratio R1, one c
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from algorithms.core.arguments import Common
 from algorithms.core.compressors import Compressor
 from algorithms.core.layout import Windows
 from algorithms.core.optimizer import DistributedOptimizer, require_interval
@@ -42,7 +43,13 @@ class QSparseLocalSGD(DistributedOptimizer):
     formula = "32 d / (R1 H)"
 
     def __init__(
-        self, params: ParamsT, *, compressor: Compressor, sync_interval: int, keep_master: bool = False, **common: Any
+        self,
+        params: ParamsT,
+        *,
+        compressor: Compressor,
+        sync_interval: int,
+        keep_master: bool = False,
+        **common: Unpack[Common],
     ) -> None:
         require_interval(self.name, "sync_interval", sync_interval)
         super().__init__(params, **common)

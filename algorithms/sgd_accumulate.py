@@ -13,10 +13,11 @@ Cost: 32 d / A bits per step on average, an all-reduce every A steps.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
 from torch.optim.optimizer import ParamsT
 
+from algorithms.core.arguments import Common
 from algorithms.core.optimizer import DistributedOptimizer, require_interval
 from algorithms.core.traffic import Purpose, Traffic
 
@@ -28,7 +29,7 @@ class SGDAccumulate(DistributedOptimizer):
     formula = "32 d / A"
     workers_differ = False
 
-    def __init__(self, params: ParamsT, *, accumulation_steps: int, **common: Any) -> None:
+    def __init__(self, params: ParamsT, *, accumulation_steps: int, **common: Unpack[Common]) -> None:
         require_interval(self.name, "accumulation_steps", accumulation_steps)
         super().__init__(params, **common)
         self.accumulation_steps = accumulation_steps

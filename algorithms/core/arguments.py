@@ -36,7 +36,14 @@ _RANGES = {
     "weight_decay": ("the weight decay must be a number from 0 up", inf),
 }
 
-_OTHERS = {"dampening": 0, "nesterov": True, "maximize": False, "foreach": False, "differentiable": False, "fused": True}
+_OTHERS = {
+    "dampening": 0,
+    "nesterov": True,
+    "maximize": False,
+    "foreach": False,
+    "differentiable": False,
+    "fused": True,
+}
 """Options of torch.optim.SGD that are not taken, with the value that says what is done anyway."""
 
 

@@ -126,9 +126,9 @@ class BlockSparsifier(SharedSupport):
     num_blocks: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.ratio, int) or self.ratio < 1:
-            raise ValueError(f"a block sparsifier's ratio must be an integer of at least 1, not {self.ratio}")
-        if not isinstance(self.blocks, int) or self.blocks < 1 or self.blocks % self.ratio:
+        if type(self.ratio) is not int or self.ratio < 1:
+            raise ValueError(f"a block sparsifier's ratio must be an integer of at least 1, not {self.ratio!r}")
+        if type(self.blocks) is not int or self.blocks < 1 or self.blocks % self.ratio:
             raise ValueError(f"num_blocks = {self.blocks} must be a positive multiple of the ratio {self.ratio}")
 
     @property
@@ -311,10 +311,10 @@ class QSGD(Gathered):
     bucket_size: int = 512
 
     def __post_init__(self) -> None:
-        if self.bits not in (2, 4, 8):
-            raise ValueError(f"QSGD takes codes of 2, 4 or 8 bits, not {self.bits}")
-        if self.bucket_size < 1:
-            raise ValueError(f"QSGD's bucket_size must be at least 1, not {self.bucket_size}")
+        if type(self.bits) is not int or self.bits not in (2, 4, 8):
+            raise ValueError(f"QSGD takes codes of 2, 4 or 8 bits, not {self.bits!r}")
+        if type(self.bucket_size) is not int or self.bucket_size < 1:
+            raise ValueError(f"QSGD's bucket_size must be an integer of at least 1, not {self.bucket_size!r}")
 
     def check(self, layout: Layout) -> None:
         pass
@@ -378,8 +378,8 @@ def _kept(numel: int, ratio: float) -> int:
 
 
 def _check_ratio(name: str, ratio: float) -> None:
-    if not ratio >= 1 or math.isinf(ratio):
-        raise ValueError(f"the ratio of {name} must be a number from 1 up, not {ratio}")
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 1 <= ratio < math.inf:
+        raise ValueError(f"the ratio of {name} must be a number from 1 up, not {ratio!r}")
 
 
 def _check_numel(name: str, ratio: float, layout: Layout) -> None:

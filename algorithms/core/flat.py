@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 from torch.nn import Parameter
+from torch.utils.dlpack import from_dlpack
 
 from algorithms.core.layout import Layout, Window
 
@@ -56,6 +58,7 @@ class FlatBuffers:
                 parameter.data = view
         # After the loop, which has freed the parameters' own memory.
         self.gradients = self.new_buffer()
+        self._homes = _addresses(tensors)
         self._view_gradients()
 
     @staticmethod
@@ -68,12 +71,9 @@ class FlatBuffers:
         return parts
 
     def _view_gradients(self) -> None:
-        """Make gradients views of their vector, and note where all lies."""
         self._gradient_views = [_own_view(self.gradients, window) for window in self.layout.tensors]
+        self._gradient_homes = _addresses(self._gradient_views)
         self._attach()
-        # A tensor of torch's fake mode has no address, and nobody moves it.
-        self._watched = [*self.tensors, *self._gradient_views] if type(self.parameters) is Tensor else []
-        self._addresses = list(map(Tensor.data_ptr, self._watched))
         self._seen = self._gradient_views[0]._version
         """Version of every gradient view at the last step."""
 
@@ -89,7 +89,7 @@ class FlatBuffers:
 
     def moved(self) -> bool:
         """Whether someone moved a parameter or a gradient elsewhere: `model.to(...)`, `p.data = ...`."""
-        return list(map(Tensor.data_ptr, self._watched)) != self._addresses
+        return _addresses(self.tensors) != self._homes or _addresses(self._gradient_views) != self._gradient_homes
 
     @torch.no_grad()
     def adopt(self, buffers: Iterable[Tensor]) -> None:
@@ -101,7 +101,7 @@ class FlatBuffers:
         Raises:
             RuntimeError: a parameter has another type, device or shape now.
         """
-        home = list(zip(self.tensors, self._addresses, self.layout.tensors, strict=False))
+        home = list(zip(self.tensors, self._homes, self.layout.tensors, strict=True))
         for number, (parameter, _, window) in enumerate(home):
             self._check_adoptable(number, parameter, window)
         gradients = [None if parameter.grad is None else _dense(parameter.grad).clone() for parameter in self.tensors]
@@ -111,6 +111,7 @@ class FlatBuffers:
                 window = self._take_back(parameter, window, buffers)
             windows.append(window)
         self.layout = Layout(tuple(windows))
+        self._homes = _addresses(self.tensors)
         for window, gradient in zip(windows, gradients, strict=True):
             window.view(self.gradients).copy_(torch.zeros(()) if gradient is None else gradient)
         self._view_gradients()
@@ -196,7 +197,7 @@ class FlatBuffers:
 
     def holds(self, number: int) -> bool:
         """Whether tensor `number` still lies here: an optimiser that is made later moves it into its own vector."""
-        return not self._watched or self.tensors[number].data_ptr() == self._addresses[number]
+        return _addresses([self.tensors[number]]) == [self._homes[number]]
 
     def _attached(self) -> bool:
         return all(map(operator.is_, map(operator.attrgetter("grad"), self.tensors), self._gradient_views))
@@ -204,6 +205,13 @@ class FlatBuffers:
     def _attach(self) -> None:
         for parameter, view in zip(self.tensors, self._gradient_views, strict=True):
             parameter.grad = view
+
+
+def _addresses(tensors: Sequence[Tensor]) -> list[int]:
+    """Where they lie; a tensor of torch's fake mode has no address, and nobody moves it."""
+    if isinstance(tensors[0], FakeTensor):
+        return [0] * len(tensors)
+    return list(map(Tensor.data_ptr, tensors))
 
 
 def _own_view(flat: Tensor, window: Window) -> Tensor:
@@ -216,7 +224,7 @@ def _own_view(flat: Tensor, window: Window) -> Tensor:
         return window.view(flat)
     if not window.numel:
         return flat.new_empty(window.shape)
-    piece: Tensor = torch.from_dlpack(flat[window.offset : window.offset + window.numel])
+    piece: Tensor = from_dlpack(flat[window.offset : window.offset + window.numel])
     return piece.as_strided(window.shape, window.strides)
 
 
@@ -238,7 +246,7 @@ def _check(tensors: Sequence[Parameter]) -> None:
                 f"parameter {number} is {parameter.dtype} on {parameter.device}, parameter 0 is {first.dtype} on "
                 f"{first.device}; an optimiser takes parameters of one type on one device"
             )
-        if parameter.numel() and type(parameter.data) is Tensor and not parameter.is_meta:
+        if parameter.numel() and not parameter.is_meta and not isinstance(parameter, FakeTensor):
             other = addresses.setdefault(parameter.data_ptr(), number)
             if other != number:
                 raise ValueError(

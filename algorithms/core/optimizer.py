@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import warnings
 from abc import abstractmethod
@@ -18,7 +19,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 from algorithms.core.agreement import check_agreement
 from algorithms.core.arguments import check_numbers, check_options
 from algorithms.core.collectives import Collectives, SoloCollectives
-from algorithms.core.compressors import Compressor, Gathered, SharedSupport
+from algorithms.core.compressors import FLOAT_BITS, Compressor, Gathered, SharedSupport
 from algorithms.core.flat import FlatBuffers
 from algorithms.core.local_step import nesterov_step_
 from algorithms.core.overlap import Foreteller, Foretold
@@ -35,8 +36,8 @@ class DistributedOptimizer(Optimizer):
     """SGD with Nesterov momentum on flat buffers, and a place for each method's communication.
 
     Args:
-        params: trainable parameters or groups of them, real, of one type and on one device; worker 0's values are sent to
-            all.
+        params: trainable parameters or groups of them, real, of one type and on one device; worker 0's values are sent
+            to all.
         lr: learning rate, per group.
         momentum: Nesterov momentum, per group; local, never averaged.
         weight_decay: added to the gradient, as in PyTorch, per group.
@@ -44,12 +45,12 @@ class DistributedOptimizer(Optimizer):
         seed: of the randomness that the workers share.
         wire: type of the numbers that are sent, by default the parameters' own. What rounding loses is kept as what a
             compressor leaves out is.
-        model: what the parameters are of, where the rest of it, frozen parameters and buffers, is to be sent from worker
-            0 to all as well.
+        model: what the parameters are of, where the rest of it, frozen parameters and buffers, is to be sent from
+            worker 0 to all as well.
 
     Raises:
-        ValueError: values out of range, a compressor that the method or the model cannot take, or workers that differ in
-            settings, seed or parameters.
+        ValueError: values out of range, a compressor that the method or the model cannot take, or workers that differ
+            in settings, seed or parameters.
         RuntimeError: several processes were started (`WORLD_SIZE` in the environment) and cannot talk to each other.
 
     `p.grad` is scratch space during `step()`.
@@ -109,6 +110,8 @@ class DistributedOptimizer(Optimizer):
                 self._broadcast_rest(model)
         self._foreteller = None if collectives.early is None else Foreteller(self, collectives.early)
 
+    _given: dict[str, Any]
+
     def __new__(cls, *args: Any, **given: Any) -> Self:
         # Methods hand on to their base what they are made of; what the user gave is known here alone.
         self = super().__new__(cls)
@@ -118,9 +121,7 @@ class DistributedOptimizer(Optimizer):
     @property
     def settings(self) -> dict[str, Any]:
         """The method's own settings, as they were given or by default."""
-        return {
-            key: self._given.get(key, parameter.default) for key, parameter in own_parameters(type(self)).items()
-        }
+        return {key: self._given.get(key, parameter.default) for key, parameter in own_parameters(type(self)).items()}
 
     def _plain_settings(self) -> dict[str, str]:
         """The settings, and the wire's type, in words."""
@@ -133,9 +134,9 @@ class DistributedOptimizer(Optimizer):
         only_planned = any(parameter.is_meta for group in self.param_groups for parameter in group["params"])
         if num_processes not in ("", "1") and not only_planned:
             raise RuntimeError(
-                f"WORLD_SIZE is {num_processes} in the environment, but there is no process group, so each process would "
-                "train alone; call torch.distributed.init_process_group() before the optimiser is made, or give it "
-                "collectives=SoloCollectives() if each is to be alone"
+                f"WORLD_SIZE is {num_processes} in the environment, but there is no process group, so each process "
+                "would train alone; call torch.distributed.init_process_group() before the optimiser is made, or give "
+                "it collectives=SoloCollectives() if each is to be alone"
             )
         return SoloCollectives()
 
@@ -194,6 +195,26 @@ class DistributedOptimizer(Optimizer):
     def _update(self, step: int) -> None:
         """Do step number `step`, counted from 1: gradients are in `flat.gradients`, parameters in `flat.parameters`."""
 
+    def overall_ratio(self) -> float:
+        """How many times as much SGD sends on average, whose 32 d bits a step are 1; infinite where nothing is sent."""
+        intervals = math.prod(value for value in self.settings.values() if type(value) is int)
+        num_steps = intervals * math.ceil(100 / intervals)  # whole intervals; where draws differ, about their mean
+        bits = self.expected_traffic(num_steps).training_bits
+        return FLOAT_BITS * self.flat.layout.numel * num_steps / bits if bits else math.inf
+
+    def __repr__(self) -> str:
+        """The method, its settings, the numbers of each group, d, the overall ratio and the workers, in one line."""
+        given = {**self.settings, **({} if self.wire is None else {"wire": self.wire})}
+        groups = [{key: group[key] for key in ("lr", "momentum", "weight_decay")} for group in self.param_groups]
+        own = ", ".join(f"{key}={value!r}" for key, value in {**given, **groups[0]}.items())
+        others = "".join(f", group {number}: {group}" for number, group in enumerate(groups[1:], 1))
+        ratio = self.overall_ratio()
+        return (
+            f"{type(self).__name__}({own}{others}; d = {self.flat.layout.numel:,}, "
+            f"{'nothing is sent' if ratio == math.inf else f'overall ratio {ratio:,.4g}'}, "
+            f"worker {self.collectives.rank} of {self.collectives.world_size})"
+        )
+
     def foretold(self, step: int) -> list[Foretold]:
         """Messages of step number `step` that need the gradients of some tensors only, as they may be sent early."""
         return []
@@ -213,8 +234,8 @@ class DistributedOptimizer(Optimizer):
 
         Raises:
             CollectiveError: another worker failed or did not come.
-            RuntimeError: the model's parameters are not the optimiser's any more; or with overlap, something was changed
-                since the backward pass.
+            RuntimeError: the model's parameters are not the optimiser's any more; or with overlap, something was
+                changed since the backward pass.
             ValueError: a group's learning rate, momentum or weight decay is out of range.
         """
         loss = None
@@ -244,8 +265,8 @@ class DistributedOptimizer(Optimizer):
         loaded, self._loaded = self._loaded, None
         if loaded is not None and not torch.allclose(loaded, self.flat.parameters, 0, 0, equal_nan=True):
             raise RuntimeError(
-                "the parameters are not those of the state that this optimiser loaded, which are this worker's own; load "
-                "the model first and then the optimiser (after a change that is meant, call "
+                "the parameters are not those of the state that this optimiser loaded, which are this worker's own; "
+                "load the model first and then the optimiser (after a change that is meant, call "
                 "optimizer.load_state_dict(optimizer.state_dict()))"
             )
         if isinstance(self.collectives, ProcessGroupCollectives) and self.collectives.world_size > 1:
@@ -274,6 +295,7 @@ class DistributedOptimizer(Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear all gradients. They stay views of one vector, and read as zeros, whatever `set_to_none` says."""
+        self._adopt_moved()
         self.flat.zero_gradients()
         self._drop_foretold()
 

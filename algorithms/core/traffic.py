@@ -57,6 +57,18 @@ class Traffic:
     def __getitem__(self, purpose: Purpose) -> Entry:
         return self.entries[purpose]
 
+    def __str__(self) -> str:
+        """A table for people: what was sent for each purpose, and for training in all."""
+        rows = [(purpose.value, self.entries[purpose]) for purpose in Purpose if self.entries[purpose].collectives]
+        trained = [self.entries[purpose] for purpose in TRAINING]
+        total = Entry(sum(each.bits for each in trained), sum(each.collectives for each in trained))
+        lines = [f"{'sent by one worker for':<24}{'collectives':>14}{'payload bits':>20}{'megabytes':>14}"]
+        lines += [
+            f"{name:<24}{entry.collectives:>14,}{entry.bits:>20,}{entry.bits / 8e6:>14,.3f}"
+            for name, entry in [*rows, ("training in all", total)]
+        ]
+        return "\n".join(lines)
+
     @property
     def training_bits(self) -> int:
         """Payload bits of the algorithm itself: gradient, error and model."""

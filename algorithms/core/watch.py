@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
@@ -21,7 +21,7 @@ class ReplacedParameters:
     one of that name.
     """
 
-    _alive: weakref.WeakSet[ReplacedParameters] = weakref.WeakSet()
+    _alive: ClassVar[weakref.WeakSet[ReplacedParameters]] = weakref.WeakSet()
 
     def __init__(self, flat: FlatBuffers) -> None:
         self._flat = flat

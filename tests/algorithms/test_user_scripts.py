@@ -1,0 +1,252 @@
+"""The optimisers in anyone's script: four processes that do to them what scripts do, and what they must be told."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import nn
+
+from algorithms import (
+    QSGD,
+    BlockSparsifier,
+    DistributedOptimizer,
+    PerTensorBlockSparsifier,
+    Purpose,
+    RandomK,
+    SoloCollectives,
+    TopK,
+    Traffic,
+    algorithms,
+)
+from algorithms.core.local_step import nesterov_step_
+from tests.algorithms import user_scripts
+from tests.algorithms.problems import NAMES, make_model, own_settings
+
+slow_to_start = pytest.mark.timeout(400)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, str], Any]]:
+    """What four processes, started once, found in each case."""
+    folder: Path = tmp_path_factory.mktemp("processes")
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "torch._dynamo"])
+    mp.start_processes(user_scripts.process, (folder,), nprocs=user_scripts.WORLD_SIZE, start_method="forkserver")
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(user_scripts.WORLD_SIZE)]
+
+
+@slow_to_start
+@pytest.mark.parametrize("case", user_scripts.CASES)
+@pytest.mark.parametrize("name", NAMES)
+def test_in_four_processes(found: list[dict[tuple[str, str], Any]], name: str, case: str) -> None:
+    wrong = [f"rank {rank}: {results[case, name]}" for rank, results in enumerate(found) if results[case, name]]
+    assert not wrong, "\n".join(wrong)
+
+
+# 2. Numbers of 16 bits.
+
+SIZES = [1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 48, 64, 65, 100, 1023, 1024, 1025]
+"""Around multiples of a vector's 16 numbers."""
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_step_is_right_for_every_type_and_size(dtype: torch.dtype, momentum: float, device: str) -> None:
+    group = {"lr": 0.1, "momentum": momentum, "weight_decay": 0.02}
+    for size in SIZES:
+        for separate in (False, True):
+            generator = torch.Generator().manual_seed(size)
+            x, g, m, target = (torch.randn(size, generator=generator).to(dtype) for _ in range(4))
+            exact = [vector.double() for vector in (x, g, m, target)]
+            gradient = exact[1] + 0.02 * exact[0]
+            after = momentum * exact[2] + gradient
+            update = 0.1 * (momentum * after + gradient)
+            here = [vector.clone().to(device) for vector in (x, g, m, target)]
+            nesterov_step_(group, here[0], here[1], here[2] if momentum else None, here[3] if separate else None, -1)
+            moved, start = (here[3], exact[3]) if separate else (here[0], exact[0])
+            rounding = 8 * torch.finfo(dtype).eps
+            torch.testing.assert_close(moved.double().cpu(), start - update, rtol=rounding, atol=rounding)
+            if momentum:
+                torch.testing.assert_close(here[2].double().cpu(), after, rtol=rounding, atol=rounding)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_of_16_bits_move(name: str, dtype: torch.dtype) -> None:
+    parameter = nn.Parameter(torch.ones(100, dtype=dtype))
+    optimizer = algorithms()[name]([parameter], lr=0.1, momentum=0.9, **own_settings(name))
+    for _ in range(3):
+        optimizer.zero_grad()
+        parameter.square().sum().backward()
+        optimizer.step()
+    assert (parameter < 0.6).all()
+
+
+# 5. No process group.
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_several_processes_without_a_group_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+
+    def make(**more: Any) -> DistributedOptimizer:
+        return algorithms()[name](make_model().parameters(), lr=0.1, momentum=0.9, **own_settings(name), **more)
+
+    with pytest.raises(RuntimeError, match=r"WORLD_SIZE is 4 .* call torch.distributed.init_process_group\(\)"):
+        make()
+    assert make(collectives=SoloCollectives()).collectives.world_size == 1
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert make().collectives.world_size == 1
+
+
+# 7. Values that would be ignored.
+
+
+@pytest.mark.parametrize(
+    ("group", "words"),
+    [
+        ({"lr": -1.0}, "learning rate"),
+        ({"lr": float("nan")}, "learning rate"),
+        ({"momentum": 1.5}, "momentum"),
+        ({"weight_decay": -1.0}, "weight decay"),
+        ({"lr": True}, "lr"),
+        ({"lr": torch.tensor(0.1)}, "lr must be a plain number"),
+        ({"nesterov": False}, "nesterov = False"),
+        ({"maximize": True}, "maximize = True"),
+        ({"foreach": True}, "foreach = True"),
+        ({"differentiable": True}, "differentiable = True"),
+        ({"dampening": 0.5}, "dampening = 0.5"),
+        ({"fused": False}, "fused = False"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_group_says_is_done_or_refused(name: str, group: dict[str, Any], words: str) -> None:
+    given = [{"params": make_model().parameters(), **group}]
+    with pytest.raises(ValueError, match=words):
+        algorithms()[name](given, lr=0.1, momentum=0.9, **own_settings(name))
+    if set(group) <= {"lr", "momentum", "weight_decay"} and type(next(iter(group.values()))) is float:
+        model = make_model()
+        optimizer = algorithms()[name](model.parameters(), lr=0.1, momentum=0.9, **own_settings(name))
+        optimizer.param_groups[0].update(group)
+        with pytest.raises(ValueError, match=words):
+            optimizer.step()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_cannot_be_parameters(name: str) -> None:
+    def make(*groups: dict[str, Any]) -> DistributedOptimizer:
+        return algorithms()[name](list(groups), lr=0.1, momentum=0.9, **own_settings(name))
+
+    with pytest.raises(ValueError, match="every group is empty"):
+        make({"params": []})
+    with pytest.raises(ValueError, match="complex64"):
+        make({"params": [nn.Parameter(torch.zeros(2, dtype=torch.complex64))]})
+    first, second = nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(4))
+    second.data = first.data
+    with pytest.raises(ValueError, match="parameters 0 and 1 share memory"):
+        make({"params": [first, second]})
+    weight, empty = nn.Parameter(torch.ones(4)), nn.Parameter(torch.zeros(0, 3))
+    optimizer = make({"params": []}, {"params": [weight, empty]}, {"params": []})
+    (weight.sum() + empty.sum()).backward()
+    optimizer.step()
+    assert torch.equal(weight, weight[:1].expand(4)) and weight[0] < 1
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: BlockSparsifier(True),
+        lambda: BlockSparsifier(4, num_blocks=True),
+        lambda: BlockSparsifier("4"),  # type: ignore[arg-type]
+        lambda: RandomK(True),
+        lambda: TopK(True),
+        lambda: TopK("4"),  # type: ignore[arg-type]
+        lambda: PerTensorBlockSparsifier(True),
+        lambda: QSGD(True),
+        lambda: QSGD(4, bucket_size=True),
+    ],
+)
+def test_a_ratio_is_a_number(make: Any) -> None:
+    with pytest.raises(ValueError, match=r"not (True|'4')|num_blocks = True"):
+        make()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sparse_gradients_count_in_full(name: str) -> None:
+    dense, sparse = (nn.Embedding(6, 2, sparse=flag, _weight=torch.ones(6, 2)) for flag in (False, True))
+    for table in (dense, sparse):
+        optimizer = algorithms()[name](table.parameters(), lr=0.1, momentum=0.9, **own_settings(name))
+        for _ in range(3):
+            table.zero_grad()
+            table(torch.tensor([1, 4])).square().sum().backward()
+            optimizer.step()
+    assert torch.equal(dense.weight, sparse.weight) and not torch.equal(dense.weight, torch.ones(6, 2))
+
+
+def test_a_first_step_without_any_gradient_is_noticed() -> None:
+    optimizer = algorithms()["sgd"](make_model().parameters(), lr=0.1)
+    with pytest.warns(UserWarning, match="no parameter has a gradient"):
+        optimizer.step()
+
+
+def test_a_state_that_does_not_say_whose_it_is_is_loaded_with_a_warning() -> None:
+    optimizer = algorithms()["local_sgd"](make_model().parameters(), lr=0.1, sync_interval=2)
+    state = optimizer.state_dict()
+    for key in ("rank", "world_size", "settings", "parameters"):
+        del state["flat"][key]
+    with pytest.warns(UserWarning, match="whether it is this worker's is not checked"):
+        optimizer.load_state_dict(state)
+
+
+# 9. What people read.
+
+
+def test_traffic_prints_as_a_table() -> None:
+    traffic = Traffic()
+    traffic.add(Purpose.GRADIENT, 8_000_000, 10)
+    traffic.add(Purpose.ERROR, 400, 2)
+    traffic.add(Purpose.CONTROL, 32)
+    assert str(traffic).splitlines() == [
+        "sent by one worker for     collectives        payload bits     megabytes",
+        "gradient                            10           8,000,000         1.000",
+        "error                                2                 400         0.000",
+        "control                              1                  32         0.000",
+        "training in all                     12           8,000,400         1.000",
+    ]
+
+
+def test_an_optimiser_says_what_it_is() -> None:
+    parameters = [nn.Parameter(torch.zeros(64, 32))]
+    optimizer = algorithms()["mcser"](
+        parameters,
+        lr=0.1,
+        momentum=0.9,
+        gradient_compressor=BlockSparsifier(8),
+        error_compressor=BlockSparsifier(4),
+        reset_interval=2,
+    )
+    assert repr(optimizer) == (
+        "MCSER(gradient_compressor=BlockSparsifier(ratio=8, num_blocks=None), "
+        "error_compressor=BlockSparsifier(ratio=4, num_blocks=None), reset_interval=2, explicit_error=False, lr=0.1, "
+        "momentum=0.9, weight_decay=0.0; d = 2,048, overall ratio 4, worker 0 of 1)"
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method_says_what_it_is(name: str) -> None:
+    own: dict[str, Any] = own_settings(name, [BlockSparsifier(4)], 3)
+    optimizer = algorithms()[name]([nn.Parameter(torch.zeros(64, 32))], lr=0.1, momentum=0.9, **own)
+    said = repr(optimizer)
+    assert "\n" not in said and f"{type(optimizer).__name__}(" in said and "d = 2,048" in said
+    assert all(f"{key}={value!r}" in said for key, value in own.items())
+    ratio = optimizer.overall_ratio()
+    assert ratio == math.inf if name == "alone" else 1 <= ratio <= 16

@@ -1,0 +1,592 @@
+"""What four processes of somebody's own script do with each method: cases that look after themselves.
+
+A case is run by all processes, for every method. What its look at the results finds wrong, it raises.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import OneCycleLR
+
+from algorithms import (
+    BlockSparsifier,
+    Compressor,
+    DistributedOptimizer,
+    PerTensorBlockSparsifier,
+    ProcessGroupCollectives,
+    algorithms,
+)
+from tests.algorithms.problems import JOINT, NAMES, own_settings, reloaded, takes_any
+
+WORLD_SIZE = 4
+LR, MOMENTUM, WEIGHT_DECAY = 0.05, 0.9, 0.02
+BLOCK = BlockSparsifier(4)
+PAIR: list[dist.ProcessGroup] = []
+"""A group of ranks 0 and 1, once it is made."""
+
+
+class Net(nn.Module):
+    """A convolution, BatchNorm, a head, and a second head that scripts may leave out."""
+
+    def __init__(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.conv, self.norm = nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5)
+            self.head, self.other = nn.Linear(5, 2), nn.Linear(5, 2)
+        self.to(dtype)
+
+    def forward(self, images: Tensor, both: bool = True) -> Tensor:
+        hidden = self.norm(self.conv(images)).tanh().mean((2, 3))
+        scores: Tensor = self.head(hidden)
+        return scores + self.other(hidden) if both else scores
+
+
+def loss_of(model: nn.Module, step: int, rank: int, both: bool = True) -> Tensor:
+    generator = torch.Generator().manual_seed(100 * step + rank)
+    images = torch.randn(4, 3, 4, 4, dtype=torch.float64, generator=generator).to(next(model.parameters()).dtype)
+    return (model(images, both) - images.mean((2, 3))[:, :2]).square().mean()
+
+
+def make(name: str, model: nn.Module, interval: int = 3, compressor: Compressor = BLOCK, **more: Any) -> Any:
+    own = {**own_settings(name, [compressor], interval), **more.pop("own", {})}
+    common = {"lr": LR, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY} | more
+    return algorithms()[name](model.parameters(), **own, **common)
+
+
+def lossless(name: str, model: nn.Module, **more: Any) -> Any:
+    """As SGD."""
+    common = {"lr": LR, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY} | more
+    return algorithms()[name](model.parameters(), **own_settings(name), **common)
+
+
+def train(optimizer: DistributedOptimizer, model: nn.Module, steps: range, **options: Any) -> None:
+    for step in steps:
+        optimizer.zero_grad()
+        loss_of(model, step, dist.get_rank(), **options).backward()
+        optimizer.step()
+
+
+def values(model: nn.Module) -> Tensor:
+    return torch.cat([parameter.detach().reshape(-1).clone() for parameter in model.parameters()])
+
+
+def everyones(tensor: Tensor) -> list[Tensor]:
+    gathered = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(gathered, tensor.contiguous())
+    return gathered
+
+
+@contextmanager
+def refused(kind: type[Exception], *words: str) -> Iterator[None]:
+    """The body must raise one sentence of this kind with these words in it."""
+    try:
+        yield
+    except kind as error:
+        said = str(error)
+        assert all(word in said for word in words), said
+        assert "\n" not in said, said
+    else:
+        raise AssertionError(f"nothing was raised where {words} was to be said")
+
+
+def of_sgd(name: str, work: Callable[[torch.optim.Optimizer, list[Net]], Tensor], **common: Any) -> Tensor:
+    """What torch.optim.SGD makes of it on the mean gradient of all workers (for methods that never talk, this one's).
+
+    `work` is given a model for each of these workers, of which the first is trained.
+    """
+    models = [Net() for _ in range(WORLD_SIZE if name in JOINT else 1)]
+    common = {"lr": LR, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY, "nesterov": True} | common
+    return work(torch.optim.SGD(models[0].parameters(), **common), models)
+
+
+def torch_step(optimizer: torch.optim.Optimizer, models: list[Net], step: int, **options: Any) -> None:
+    """A step on the mean gradient; each worker has BatchNorm statistics of its own, so a model."""
+    ranks = range(WORLD_SIZE) if len(models) > 1 else [dist.get_rank()]
+    optimizer.zero_grad()
+    for rank, model in zip(ranks, models, strict=True):
+        model.zero_grad()
+        with torch.no_grad():
+            for own, first in zip(model.parameters(), models[0].parameters(), strict=True):
+                own.copy_(first)
+                own.requires_grad_(first.requires_grad)
+        loss_of(model, step, rank, **options).backward()
+    for number, parameter in enumerate(models[0].parameters()):
+        gradients = [list(model.parameters())[number].grad for model in models]
+        if gradients[0] is not None:
+            parameter.grad = sum(gradients, torch.zeros_like(parameter)) / len(models)  # type: ignore[arg-type]
+    optimizer.step()
+
+
+def assert_close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-11)
+
+
+# 1. Parameters that are moved.
+
+
+def set_data(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+
+
+def set_gradient_data(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        assert parameter.grad is not None
+        parameter.grad.data = parameter.grad.data.clone()
+
+
+MOVES: dict[str, Callable[[nn.Module], object]] = {
+    "p.data": set_data,
+    "p.grad.data": set_gradient_data,
+    "half": lambda model: setattr(model.conv.weight, "data", model.conv.weight.data.clone()),
+    "channels_last": lambda model: model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+}
+
+
+def through_float32(model: nn.Module) -> None:
+    """What model.float().double() does to the numbers, in place."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.float())
+            if parameter.grad is not None:
+                parameter.grad.copy_(parameter.grad.float())
+
+
+def moved_parameters_are_taken_back(name: str) -> None:
+    """Before and after a backward pass."""
+
+    def trained(move: Callable[[nn.Module], object], after_backward: bool) -> Tensor:
+        model = Net()
+        optimizer = make(name, model, compressor=PerTensorBlockSparsifier(2, 2, 1.2))  # regardless of strides
+        train(optimizer, model, range(1, 3))
+        optimizer.zero_grad()
+        if after_backward:
+            loss_of(model, 3, dist.get_rank()).backward()
+            move(model)
+            optimizer.step()
+        else:
+            move(model)
+        train(optimizer, model, range(4, 6))
+        return values(model)
+
+    for after_backward in (False, True):
+        expected = trained(lambda model: None, after_backward)
+        for move in MOVES.values():
+            assert_close(trained(move, after_backward), expected)
+        there_and_back = trained(lambda model: model.float().double(), after_backward)
+        assert_close(there_and_back, trained(through_float32, after_backward))
+        assert not torch.equal(there_and_back, expected)
+
+
+def channels_last_stays(name: str) -> None:
+    model = Net()
+    optimizer = make(name, model)
+    train(optimizer, model, range(1, 3))
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    train(optimizer, model, range(3, 5))
+    weight = model.conv.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+    assert weight.grad is not None and weight.grad.stride() == weight.stride()
+
+
+def two_optimisers_of_the_same_parameters(name: str) -> None:
+    model, plain = Net(), Net()
+    first, second = (lossless(name, model) for _ in range(2))
+    train(second, model, range(1, 3))
+    train(first, model, range(3, 5))
+    train(second, model, range(5, 7))
+
+    def reference(sgd: torch.optim.Optimizer, models: list[Net]) -> Tensor:
+        other = torch.optim.SGD(
+            models[0].parameters(), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True
+        )
+        for step in range(1, 7):
+            torch_step(sgd if step in (3, 4) else other, models, step)
+        return values(models[0])
+
+    assert_close(values(model), of_sgd(name, reference))
+    assert not torch.equal(values(model), values(plain))
+
+
+def what_cannot_be_taken_back_is_refused(name: str) -> None:
+    model = Net()
+    optimizer = make(name, model)
+    train(optimizer, model, range(1, 3))
+    model.bfloat16()
+    loss_of(model, 3, dist.get_rank()).backward()
+    for action in (optimizer.step, optimizer.state_dict, lambda: optimizer.consensus().__enter__()):
+        with refused(RuntimeError, "parameter 0 is torch.bfloat16", "was torch.float64", "then make the optimiser"):
+            action()
+    model = Net()
+    optimizer = make(name, model)
+    model.load_state_dict(copy.deepcopy(Net(3).state_dict()), assign=True)
+    loss_of(model, 1, dist.get_rank()).backward()
+    with refused(RuntimeError, "Conv2d.weight is another Parameter", "assign=False"):
+        optimizer.step()
+    make(name, model)
+
+
+# 3. Resuming.
+
+
+def worker_state(optimizer: DistributedOptimizer, model: nn.Module) -> dict[str, Any]:
+    return {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+
+
+def interrupted(name: str) -> tuple[dict[str, Any], Tensor]:
+    """This worker's state after 7 steps, and its parameters after 12."""
+    model = Net(dist.get_rank())
+    optimizer = make(name, model)
+    train(optimizer, model, range(1, 8))
+    state = reloaded(worker_state(optimizer, model))
+    train(optimizer, model, range(8, 13))
+    return state, values(model)
+
+
+def resumed_in_any_order(name: str) -> None:
+    state, expected = interrupted(name)
+    for order in ("model, make, load", "make, model, load", "make, load, model", "make, load"):
+        model = Net(7)
+        for word in order.split(", "):
+            if word == "make":
+                optimizer = make(name, model)
+            elif word == "model":
+                model.load_state_dict(state["model"])
+            else:
+                optimizer.load_state_dict(state["optimizer"])
+        if order == "make, load":
+            if not algorithms()[name].workers_differ:
+                continue  # the state has no parameters, since any worker's model has them
+            for buffer, saved in zip(model.buffers(), reversed_buffers(state["model"]), strict=True):
+                buffer.copy_(saved)
+        train(optimizer, model, range(8, 13))
+        assert torch.equal(values(model), expected), order
+
+
+def reversed_buffers(state: dict[str, Tensor]) -> list[Tensor]:
+    return [state[key] for key in ("norm.running_mean", "norm.running_var", "norm.num_batches_tracked")]
+
+
+def another_workers_state_is_refused(name: str) -> None:
+    state, _ = interrupted(name)
+    box = [state]
+    dist.broadcast_object_list(box)
+    optimizer = make(name, Net())
+    common = algorithms()[name].state_is_common
+    if dist.get_rank() == 0 or common:
+        optimizer.load_state_dict(box[0]["optimizer"])
+    else:
+        with refused(ValueError, "worker 0's", f"worker {dist.get_rank()}", "file of its own"):
+            optimizer.load_state_dict(box[0]["optimizer"])
+    if algorithms()[name].workers_differ:
+        model = Net()
+        optimizer = make(name, model)
+        optimizer.load_state_dict(state["optimizer"])
+        model.load_state_dict(box[0]["model"])
+        loss_of(model, 8, dist.get_rank()).backward()
+        if dist.get_rank():
+            with refused(RuntimeError, "this worker's own", "load the model first"):
+                optimizer.step()
+    dist.barrier()
+
+
+def a_state_of_other_settings_is_refused(name: str) -> None:
+    state = make(name, Net()).state_dict()
+    other = own_settings(name, [BlockSparsifier(2)], 3)
+    if takes_any(name):
+        with refused(ValueError, "ratio=4", "ratio=2"):
+            make(name, Net(), compressor=BlockSparsifier(2)).load_state_dict(state)
+    for key in [key for key, value in other.items() if value == 3]:
+        with refused(ValueError, f"{key} = 3", "has 5"):
+            make(name, Net(), interval=5).load_state_dict(state)
+    with refused(ValueError, "wire = None", "torch.float32"):
+        make(name, Net(), wire=torch.float32).load_state_dict(state)
+
+
+def the_number_of_workers_changes_through_the_consensus(name: str) -> None:
+    model = Net(dist.get_rank())
+    optimizer = make(name, model)
+    train(optimizer, model, range(1, 8))
+    own = reloaded(worker_state(optimizer, model))
+    average = sum(everyones(values(model)), torch.zeros(())) / WORLD_SIZE
+    states = {errors: reloaded(optimizer.consensus_state_dict(errors)) for errors in ("average", "drop")}
+    unsent = [key for key in ("error", "accumulated") if key in own["optimizer"]["flat"]]
+    for key in unsent:
+        mean = sum(everyones(own["optimizer"]["flat"][key]), torch.zeros(())) / WORLD_SIZE
+        assert_close(states["average"]["flat"][key], mean)
+        assert not states["drop"]["flat"][key].any()
+    if dist.get_rank() < 2:
+        for state in states.values():
+            fewer_model = Net(dist.get_rank())
+            fewer = make(name, fewer_model, collectives=ProcessGroupCollectives(PAIR[0]))
+            if not algorithms()[name].state_is_common:
+                with refused(ValueError, "4 workers'", "here are 2", "consensus_state_dict()"):
+                    fewer.load_state_dict(own["optimizer"])
+            fewer.load_state_dict(state)
+            assert_close(values(fewer_model), average)
+            train(fewer, fewer_model, range(8, 12))
+            assert fewer.num_steps == 11
+    with refused(ValueError, '"average" or "drop"'):
+        optimizer.consensus_state_dict("keep")
+
+
+def a_checkpoint_of_torch_distributed(name: str) -> None:
+    """The recipe of docs/in-your-own-script.md."""
+    model = Net(dist.get_rank())
+    optimizer = make(name, model)
+    train(optimizer, model, range(1, 8))
+    box = [tempfile.mkdtemp() if dist.get_rank() == 0 else ""]
+    dist.broadcast_object_list(box)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mine = f"worker {dist.get_rank()}"
+        dcp.save({mine: {"model": model.state_dict(), "optimizer": optimizer.state_dict()}}, checkpoint_id=box[0])
+        train(optimizer, model, range(8, 13))
+        again = Net(9)
+        resumed = make(name, again)
+        state = {mine: {"model": again.state_dict(), "optimizer": resumed.state_dict()}}
+        dcp.load(state, checkpoint_id=box[0])
+    again.load_state_dict(state[mine]["model"])
+    resumed.load_state_dict(state[mine]["optimizer"])
+    train(resumed, again, range(8, 13))
+    assert torch.equal(values(again), values(model))
+
+
+def consensus_averages_buffers_too(name: str) -> None:
+    model = Net()
+    optimizer = make(name, model)
+    train(optimizer, model, range(1, 6))
+    own = {key: value.clone() for key, value in model.state_dict().items()}
+    mean = sum(everyones(own["norm.running_mean"]), torch.zeros(())) / WORLD_SIZE
+    with optimizer.consensus():
+        assert torch.equal(model.norm.running_mean, own["norm.running_mean"])  # type: ignore[arg-type]
+        assert torch.is_grad_enabled()
+    with optimizer.consensus(model):
+        assert_close(model.norm.running_mean, mean)  # type: ignore[arg-type]
+        gathered = everyones(torch.cat([value.double().reshape(-1) for value in model.state_dict().values()]))
+        assert all(torch.equal(gathered[0], other) for other in gathered)
+    assert all(torch.equal(value, own[key]) for key, value in model.state_dict().items())
+    saved = {key: value for key, value in own.items() if "running" in key}
+    assert not torch.equal(saved["norm.running_mean"], mean)
+
+
+def frozen_weights_and_buffers_start_equal(name: str) -> None:
+    model = Net(dist.get_rank())
+    model.conv.requires_grad_(False)
+    model.norm.running_mean.fill_(dist.get_rank())  # type: ignore[union-attr,operator]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    own = own_settings(name, [BLOCK], 3)
+    algorithms()[name](trained, lr=LR, momentum=MOMENTUM, model=model, **own)
+    first = Net(0)
+    assert torch.equal(model.conv.weight, first.conv.weight)
+    assert not model.norm.running_mean.any()  # type: ignore[union-attr,operator]
+    assert torch.equal(values(model), values(first))
+
+
+# 4. Momentum switched on later.
+
+
+def momentum_can_be_switched_on_by_a_schedule(name: str) -> None:
+    model = Net()
+    if "mcser" in name:  # which must begin with some
+        optimizer = lossless(name, model)
+        optimizer.load_state_dict(lossless(name, Net()).state_dict())
+    else:
+        optimizer = lossless(name, model, momentum=0.0)
+    schedule = OneCycleLR(optimizer, max_lr=0.1, total_steps=20)
+    for step in range(1, 9):
+        train(optimizer, model, range(step, step + 1))
+        schedule.step()
+
+    def reference(sgd: torch.optim.Optimizer, models: list[Net]) -> Tensor:
+        schedule = OneCycleLR(sgd, max_lr=0.1, total_steps=20)
+        for step in range(1, 9):
+            torch_step(sgd, models, step)
+            schedule.step()
+        return values(models[0])
+
+    assert_close(values(model), of_sgd(name, reference))
+    assert "momentum" in optimizer.state_dict()["flat"]
+    if "mcser" not in name:
+        lossless(name, Net(), momentum=0.0).load_state_dict(optimizer.state_dict())
+
+
+# 6. Workers that differ.
+
+
+def workers_that_differ_are_told_so(name: str) -> None:
+    rank = dist.get_rank()
+    with refused(ValueError, "seed = 0 on rank 0", "seed = 3 on rank 3"):
+        make(name, Net(), seed=rank)
+    with refused(ValueError, "0.05", "0.5", "ranks 0, 1, 3", "rank 2"):
+        make(name, Net(), lr=0.5 if rank == 2 else LR)
+    if takes_any(name):
+        with refused(ValueError, "ratio=4", "ratio=2", "on ranks 0, 1, 2", "on rank 3"):
+            make(name, Net(), compressor=BlockSparsifier(2) if rank == 3 else BLOCK)
+    for key in [key for key, value in own_settings(name, [BLOCK], 3).items() if value == 3]:
+        with refused(ValueError, f"{key} = 3 on ranks 0, 1, 3", f"{key} = 5 on rank 2"):
+            make(name, Net(), interval=5 if rank == 2 else 3)
+    with refused(ValueError, "float64", "float32 on cpu", "rank 1"):
+        make(name, Net(dtype=torch.float32 if rank == 1 else torch.float64))
+    model = Net()
+    if rank == 1:
+        model.head = nn.Linear(5, 3).double()
+    with refused(ValueError, "parameters = "):
+        make(name, model)
+    other = next(each for each in ("sgd", "local_sgd") if each != name)
+    with refused(ValueError, f"method = {name} on ranks", f"method = {other} on rank 1"):
+        make(other if rank == 1 else name, Net())
+    train(make(name, model := Net()), model, range(1, 3))
+
+
+def a_ddp_that_was_left_is_named(name: str) -> None:
+    model = Net()
+    wrapped = DistributedDataParallel(model)
+    optimizer = make(name, wrapped)
+    loss_of(wrapped, 1, dist.get_rank()).backward()
+    with refused(RuntimeError, "DistributedDataParallel", "ddp.module"):
+        optimizer.step()
+    del wrapped, optimizer
+
+
+# 7. Gradients that are None, and parameters frozen later.
+
+
+def what_has_no_gradient_is_left_as_torch_leaves_it(name: str) -> None:
+    """From step 4 on nothing reaches the second head: left out, frozen, cleared by the model, or clipped."""
+
+    def reference(frozen: bool) -> Tensor:
+        def work(sgd: torch.optim.Optimizer, models: list[Net]) -> Tensor:
+            for step in range(1, 7):
+                models[0].other.requires_grad_(not frozen or step < 4)
+                torch_step(sgd, models, step, both=frozen or step < 4)
+            return values(models[0])
+
+        return of_sgd(name, work)
+
+    left_out, frozen = reference(False), reference(True)
+    for habit in ("left out", "frozen", "model.zero_grad", "clipped"):
+        model = Net()
+        optimizer = lossless(name, model)
+        for step in range(1, 7):
+            model.other.requires_grad_(habit != "frozen" or step < 4)
+            (model if habit == "model.zero_grad" else optimizer).zero_grad()
+            loss_of(model, step, dist.get_rank(), both=habit == "frozen" or step < 4).backward()
+            if habit == "clipped":
+                nn.utils.clip_grad_norm_(model.parameters(), 1e9)
+            optimizer.step()
+        assert_close(values(model), frozen if habit == "frozen" else left_out)
+    if name in JOINT:
+        what_one_worker_leaves_out_others_train(name)
+
+
+def what_one_worker_leaves_out_others_train(name: str) -> None:
+    """Where the parameters are everybody's, they stay so."""
+    model = Net()
+    optimizer = make(name, model)
+    for step in range(1, 9):
+        train(optimizer, model, range(step, step + 1), both=dist.get_rank() != 1)
+    with optimizer.consensus():
+        inside = everyones(values(model))
+    assert all(torch.equal(inside[0], other) for other in inside)
+    assert not torch.equal(model.other.weight, Net().other.weight)
+    if not optimizer.workers_differ:
+        own = everyones(values(model))
+        assert all(torch.equal(own[0], other) for other in own)
+
+
+def a_worker_without_a_batch_still_takes_part(name: str) -> None:
+    model = Net(dtype=torch.float32)
+    optimizer = make(name, model)
+    for step in range(1, 7):
+        optimizer.zero_grad()
+        if dist.get_rank() != 2 or step < 4:
+            loss_of(model, step, dist.get_rank()).backward()
+        optimizer.step()
+    assert optimizer.num_steps == 6 and optimizer.traffic.training() == optimizer.expected_traffic(6).training()
+    if name in ("sgd", "ef_sgd"):
+        own = everyones(values(model))
+        assert all(torch.equal(own[0], other) for other in own)
+
+
+# 8. Saved tensors.
+
+
+def saving_a_part_saves_that_part(name: str) -> None:
+    model = nn.Sequential(nn.Linear(64, 512), nn.Linear(512, 2))
+
+    def size(thing: object) -> int:
+        file = io.BytesIO()
+        torch.save(thing, file)
+        return len(file.getvalue())
+
+    before = size(model[1].state_dict()), size(model.state_dict())
+    own = own_settings(name, [BLOCK], 3)
+    optimizer = algorithms()[name](model.parameters(), lr=LR, momentum=MOMENTUM, **own)
+    for after in (False, True):
+        if after:
+            model(torch.ones(2, 64)).sum().backward()
+            optimizer.step()
+        assert size(model[1].state_dict()) <= before[0] + 100
+        assert size(model.state_dict()) <= before[1] + 400
+        assert size(model[1].weight) < before[0]
+        assert size(model[1].weight.grad) < before[0]
+
+
+CASES: dict[str, Callable[[str], None]] = {
+    function.__name__: function
+    for function in (
+        moved_parameters_are_taken_back,
+        channels_last_stays,
+        two_optimisers_of_the_same_parameters,
+        what_cannot_be_taken_back_is_refused,
+        resumed_in_any_order,
+        another_workers_state_is_refused,
+        a_state_of_other_settings_is_refused,
+        the_number_of_workers_changes_through_the_consensus,
+        a_checkpoint_of_torch_distributed,
+        consensus_averages_buffers_too,
+        frozen_weights_and_buffers_start_equal,
+        momentum_can_be_switched_on_by_a_schedule,
+        workers_that_differ_are_told_so,
+        a_ddp_that_was_left_is_named,
+        what_has_no_gradient_is_left_as_torch_leaves_it,
+        a_worker_without_a_batch_still_takes_part,
+        saving_a_part_saves_that_part,
+    )
+}
+
+
+def process(rank: int, folder: Path) -> None:
+    """All cases for all methods; writes of each what it raised, or None."""
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(folder / "store"), WORLD_SIZE)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORLD_SIZE, timeout=timedelta(seconds=60))
+    PAIR.append(dist.new_group([0, 1]))
+    found: dict[tuple[str, str], str | None] = {}
+    for case, function in CASES.items():
+        for name in NAMES:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", module="algorithms")
+                try:
+                    function(name)
+                    found[case, name] = None
+                except Exception:
+                    found[case, name] = traceback.format_exc()
+        torch.save(found, folder / f"{rank}.pt")
