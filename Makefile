@@ -28,7 +28,7 @@ export PYTHON VENV
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup reproduce tune plan status report bench test check clean
+.PHONY: help setup reproduce reproduce-long tune plan status report bench test check clean
 .PHONY: plan-cifar100 plan-imagenet reproduce-small reproduce-cifar100 reproduce-imagenet resubmit gpu-check netlab speedups
 
 help: ## print this list
@@ -40,18 +40,22 @@ help: ## print this list
 setup: $(VENV)/.installed ## make .venv and install the project in it (once)
 	@echo "setup: $(VENV) is ready"
 
-reproduce: $(VENV)/.installed ## run what is missing of the Fashion-MNIST experiment, then write its report
-	@echo "reproduce: running the experiment"
-	@$(HARNESS) run fashion_mnist $(RUN_OPTIONS) $(RESULTS_OPTION)
-	@echo "reproduce: writing the report"
-	@$(HARNESS) report fashion_mnist $(RESULTS_OPTION)
+reproduce: ## run what is missing of the Fashion-MNIST experiment in the paper's regime, then write its report
+reproduce-long: ## the same at 28,050 steps, four ratios and other lengths besides: hours; it can be stopped and goes on
+reproduce: NAME = fashion_mnist_regime
+reproduce-long: NAME = fashion_mnist_long
+reproduce reproduce-long: $(VENV)/.installed
+	@echo "$@: running the experiment"
+	@$(HARNESS) run $(NAME) $(RUN_OPTIONS) $(RESULTS_OPTION)
+	@echo "$@: writing the report"
+	@$(HARNESS) report $(NAME) $(RESULTS_OPTION)
 
-tune: $(VENV)/.installed ## run the learning-rate search that the experiment's learning rates come from
+tune: $(VENV)/.installed ## run the search that both experiments' settings and learning rates come from
 	@echo "tune: running the search"
-	@$(HARNESS) run fashion_mnist --tuning $(RUN_OPTIONS) $(RESULTS_OPTION)
+	@$(HARNESS) run fashion_mnist_long --tuning $(RUN_OPTIONS) $(RESULTS_OPTION)
 
 plan: $(VENV)/.installed ## say what reproduce would run, and what it would cost; runs nothing
-	@$(HARNESS) plan fashion_mnist $(RESULTS_OPTION)
+	@$(HARNESS) plan $(or $(EXPERIMENT),fashion_mnist_regime) $(RESULTS_OPTION)
 
 plan-cifar100: ## as plan, for the paper's CIFAR-100 experiment
 plan-imagenet: ## as plan, for the paper's ImageNet experiment
@@ -74,7 +78,7 @@ reproduce-cifar100 reproduce-imagenet: reproduce-%: $(VENV)/.installed
 	@$(SLURM) submit $* $(SUBMIT_OPTIONS)
 endif
 
-reproduce-small: $(VENV)/.installed ## six runs of reproduce, here or with CLUSTER= on a Slurm cluster, and their report
+reproduce-small: $(VENV)/.installed ## six short runs, here or with CLUSTER= on a Slurm cluster, and their report
 	@echo "$@: running the experiment"
 	@$(if $(CLUSTER),$(SLURM) submit fashion_mnist_small $(SUBMIT_OPTIONS) --yes --wait,\
 	    $(HARNESS) run fashion_mnist_small $(RUN_OPTIONS) $(RESULTS_OPTION))
@@ -85,11 +89,11 @@ resubmit: $(VENV)/.installed ## submit what is left of a campaign on a Slurm clu
 	@$(SLURM) resubmit $(EXPERIMENT) $(if $(YES),--yes) $(RESULTS_OPTION)
 
 status: $(VENV)/.installed ## say which runs are done, on, failed or missing, here and on clusters
-	@$(HARNESS) status $(or $(EXPERIMENT),fashion_mnist) $(RESULTS_OPTION)
+	@$(HARNESS) status $(or $(EXPERIMENT),fashion_mnist_regime) $(RESULTS_OPTION)
 	@$(if $(wildcard $(RESULTS)/*/campaign.json),$(SLURM) status $(RESULTS_OPTION),:)
 
-report: $(VENV)/.installed ## write the report from the records there are (EXPERIMENT=fashion_mnist)
-	@$(HARNESS) report $(or $(EXPERIMENT),fashion_mnist) $(RESULTS_OPTION)
+report: $(VENV)/.installed ## write the report from the records there are (EXPERIMENT=fashion_mnist_regime)
+	@$(HARNESS) report $(or $(EXPERIMENT),fashion_mnist_regime) $(RESULTS_OPTION)
 
 bench: $(VENV)/.installed ## time the optimisers' own arithmetic on this machine
 	@$(HARNESS) bench --output "$(RESULTS)/bench"

@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from harness import commands
-from harness.commands import FAILURE, USAGE
-from harness.spec import SpecError
+from harness import commands, exits
+from harness.safe_path import leave_out_current_folder
 from harness.store import RecordError
 from harness.tasks.errors import DataError
+
+
+def command_line() -> int:
+    """What `python -m harness` and the installed command do."""
+    leave_out_current_folder()
+    return main()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 2 for a user's mistake, 1 for a failure, 130 when interrupted."""
     options = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], int] = options.command
-    try:
-        return command(options)
-    except SpecError as error:
-        return commands.complain(error, USAGE)
-    except (RecordError, DataError) as error:
-        return commands.complain(error, FAILURE)
-    except OSError as error:
-        what = error.strerror or type(error).__name__
-        where = f" at {error.filename}" if error.filename else ""
-        return commands.complain(f"{what}{where}: what was recorded is kept; mend this and call again", FAILURE)
-    except KeyboardInterrupt:
-        print("interrupted: what was recorded is kept; the same command goes on from here", file=sys.stderr)
-        return 130
+    kept = "what was recorded is kept"
+    return exits.end_of(
+        lambda: int(options.command(options)),
+        (RecordError, DataError),
+        f"{kept}; mend this and call again",
+        f"{kept}; the same command goes on from here",
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="harness", description=__doc__)
+    parser = argparse.ArgumentParser(prog=exits.program("harness"), description=__doc__)
+    parser.add_argument("--version", action="version", version=_version())
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, command, what in (
         ("plan", commands.plan, "print the runs of an experiment with bits, memory and time; touches no data"),
@@ -67,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     speedups.add_argument(
         "--accuracy", type=Path, action="append", default=[], metavar="FOLDER", help="of accuracy runs"
     )
-    speedups.add_argument("--minutes", type=float, default=25.0, help="after which no timing is begun (default: 25)")
+    speedups.add_argument("--minutes", type=_above_0, default=25.0, help="after which no timing is begun (default: 25)")
     speedups.set_defaults(command=commands.speedups)
     _add_netlab(subparsers.add_parser("netlab", help="time collectives on an emulated network of this machine's own"))
     _add_time(
@@ -114,8 +115,12 @@ def _add_run_options(sub: argparse.ArgumentParser) -> None:
         default="cpu",
         help="cpu; cuda, which gives each process the GPU of its local rank; or cuda:N for one GPU (default: cpu)",
     )
-    sub.add_argument("--checkpoint-minutes", type=float, default=5.0, help="time between checkpoints (default: 5)")
-    sub.add_argument("--timeout-seconds", type=float, default=300.0, help="how long a collective waits (default: 300)")
+    sub.add_argument(
+        "--checkpoint-minutes", type=_not_negative, default=5.0, help="time between checkpoints (default: 5)"
+    )
+    sub.add_argument(
+        "--timeout-seconds", type=_above_0, default=300.0, help="how long a collective waits (default: 300)"
+    )
 
 
 def _add_netlab(sub: argparse.ArgumentParser) -> None:
@@ -133,12 +138,19 @@ def _add_netlab(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--prefix", default="cserlab", help="of the names of all namespaces (default: cserlab)")
 
 
+def _version() -> str:
+    try:
+        return f"cser-bench {importlib.metadata.version('cser-bench')}"
+    except importlib.metadata.PackageNotFoundError:
+        return "cser-bench, not installed"
+
+
 def _rates(text: str) -> list[float]:
     """In bits a second, of a list in Mb/s."""
-    try:
-        return [float(rate) * 1e6 for rate in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be numbers of Mb/s with commas between, not {text!r}") from None
+    rates = [_number(rate) for rate in text.split(",")]
+    if not all(0 < rate <= LARGEST for rate in rates):
+        raise argparse.ArgumentTypeError(f"must be numbers of Mb/s above 0 with commas between, not {text!r}")
+    return [rate * 1e6 for rate in rates]
 
 
 def _device(text: str) -> str:
@@ -147,12 +159,35 @@ def _device(text: str) -> str:
     return text
 
 
+LARGEST = 1e9
+"""Of numbers on the command line: what is larger is a slip, or overflows."""
+
+
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
-    return value
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= LARGEST:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return int(text)
+
+
+def _above_0(text: str) -> float:
+    if not 0 < _number(text) <= LARGEST:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
+    return float(text)
+
+
+def _not_negative(text: str) -> float:
+    if not 0 <= _number(text) <= LARGEST:
+        raise argparse.ArgumentTypeError(f"must be a number of at least 0, not {text!r}")
+    return float(text)
+
+
+def _number(text: str) -> float:
+    """Not a number where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import inspect
 import pkgutil
 import threading
+import types
+import typing
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ def build_model(spec: ModelSpec, task: Task, seed: int, device: torch.device) ->
     if spec.name not in known:
         raise SpecError(f"unknown model {spec.name!r}; the models are {', '.join(known)}")
     build = importlib.import_module(f"harness.models.{spec.name}").build
-    _check_keys(f"model {spec.name}", spec.options, list(inspect.signature(build).parameters)[2:])
+    _check_options(f"model {spec.name}", spec.options, build)
     # nn.Module draws initial values from the global generator and offers no other.
     place = torch.device("cpu" if device.type != "meta" else "meta")
     with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]), place:
@@ -77,24 +79,22 @@ def build_optimizer(
 
 def _settings(algorithm: type[DistributedOptimizer], table: dict[str, Any], num_steps: int) -> dict[str, Any]:
     declared = settings(algorithm)
-    _check_keys(f"algorithm {algorithm.name}", table, list(declared))
-    missing = [key for key, (_, required) in declared.items() if required and key not in table]
-    if missing:
-        raise SpecError(f"algorithm {algorithm.name} needs the setting {missing[0]!r}")
+    required = [key for key, (_, is_required) in declared.items() if is_required]
+    _check_keys(f"algorithm {algorithm.name}", table, list(declared), required)
     return {key: _value(algorithm.name, key, declared[key][0], value, num_steps) for key, value in table.items()}
 
 
 def _value(algorithm: str, key: str, declared: Any, value: Any, num_steps: int) -> Any:
-    if isinstance(declared, type) and issubclass(declared, Compressor):
+    kinds = tuple(each for each in choices(declared) if isinstance(each, type) and issubclass(each, Compressor))
+    if kinds and not fits(value, declared):
         compressor = build_compressor(f"{algorithm}: {key}", value)
-        if not isinstance(compressor, declared):
-            takes = ", ".join(name for name, each in compressors().items() if issubclass(each, declared))
+        if not isinstance(compressor, kinds):
+            takes = ", ".join(name for name, each in compressors().items() if issubclass(each, kinds))
             raise SpecError(f"{algorithm}: {key} cannot be {compressor.kind!r}; it takes {takes}")
         return compressor
     if value == "end" and key.endswith("_interval"):
         return num_steps
-    if type(value) is not declared:
-        raise SpecError(f"{algorithm}: {key} must be of type {declared.__name__}, not {value!r}")
+    _check_type(f"{algorithm}: {key}", value, declared)
     return value
 
 
@@ -109,24 +109,57 @@ def build_compressor(where: str, table: Any) -> Compressor:
         raise SpecError(f"{where}: unknown compressor {table!r}; give a table whose kind is one of {', '.join(known)}")
     kind = known[table["kind"]]
     options = {key: value for key, value in table.items() if key != "kind"}
-    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    _check_keys(f"{where}: compressor {kind.kind}", options, list(fields))
-    for key, value in options.items():
-        number = (int,) if str(fields[key].type).startswith("int") else (int, float)
-        if isinstance(value, bool) or not isinstance(value, number):
-            raise SpecError(
-                f"{where}: {key} of compressor {kind.kind} must be of type {fields[key].type}, not {value!r}"
-            )
+    _check_options(f"{where}: compressor {kind.kind}", options, kind)
     try:
         return kind(**options)
     except (TypeError, ValueError) as error:
         raise SpecError(f"{where}: {error}") from None
 
 
-def _check_keys(where: str, given: dict[str, Any], known: list[str]) -> None:
+def _check_options(where: str, given: dict[str, Any], function: Callable[..., Any]) -> None:
+    """Names and types of the options of a model's `build`, after the task's shape and classes, or of a compressor."""
+    parameters = list(inspect.signature(function).parameters.values())
+    options = parameters if inspect.isclass(function) else parameters[2:]
+    required = [each.name for each in options if each.default is inspect.Parameter.empty]
+    _check_keys(where, given, [each.name for each in options], required)
+    hints = typing.get_type_hints(function)
+    for key, value in given.items():
+        _check_type(f"{where}: {key}", value, hints.get(key, Any))
+
+
+def _check_keys(where: str, given: dict[str, Any], known: list[str], required: list[str]) -> None:
     unknown = [key for key in given if key not in known]
     if unknown:
         raise SpecError(f"{where} has no setting {unknown[0]!r}; it has {', '.join(known) or 'none'}")
+    missing = [key for key in required if key not in given]
+    if missing:
+        raise SpecError(f"{where} needs the setting {missing[0]!r}")
+
+
+def _check_type(where: str, value: Any, declared: Any) -> None:
+    if not fits(value, declared):
+        named = declared.__name__ if isinstance(declared, type) else str(declared).replace("typing.", "")
+        raise SpecError(f"{where} must be of type {named}, not {value!r}")
+
+
+def choices(declared: Any) -> tuple[Any, ...]:
+    """The types that a union stands for; a type stands for itself."""
+    is_union = typing.get_origin(declared) in (typing.Union, types.UnionType)
+    return typing.get_args(declared) if is_union else (declared,)
+
+
+def fits(value: Any, declared: Any) -> bool:
+    """Whether a value of a spec is of a declared type: a number, text, switch, list, literal or union of these."""
+    if declared is Any:
+        return True
+    if len(choices(declared)) > 1:
+        return any(fits(value, each) for each in choices(declared))
+    origin, arguments = typing.get_origin(declared), typing.get_args(declared)
+    if origin is typing.Literal:
+        return any(type(value) is type(each) and value == each for each in arguments)
+    if origin in (list, Sequence):
+        return isinstance(value, list) and all(fits(each, arguments[0]) for each in value)
+    return type(value) is declared or (declared is float and type(value) is int)
 
 
 def num_steps_of(config: RunConfig) -> tuple[int, int]:

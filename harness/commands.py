@@ -8,25 +8,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.exits import FAILURE, complain, program
 from harness.spec import find_spec, load_spec
 
 if TYPE_CHECKING:
     from harness.launch import Options
     from harness.plan import Plan
 
-USAGE, FAILURE = 2, 1
-
-
-def complain(error: object, code: int) -> int:
-    """Say it, and return the exit code."""
-    print(f"error: {error}", file=sys.stderr)
-    return code
-
 
 def _planned(options: argparse.Namespace) -> Plan:
-    from harness.plan import make_plan
+    from harness.plan import plan_experiment
 
-    return make_plan(load_spec(find_spec(options.experiment)), options.results, options.tuning, options.experiment)
+    return plan_experiment(options.experiment, options.results, options.tuning)
 
 
 def plan(options: argparse.Namespace) -> int:
@@ -69,6 +62,8 @@ def preflight(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Do the runs that are missing; 1 where one failed."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{options.experiment}: planning", flush=True)  # before torch is loaded, which takes its time
     from harness.launch import launch, missing_runs, places, write_experiment
     from harness.progress import make_display
     from harness.run_lock import BusyError
@@ -93,7 +88,8 @@ def run(options: argparse.Namespace) -> int:
         with make_display() as display:
             failures = launch(plan, launch_options, display)
         if failures:
-            return complain(f"{failures} runs failed; `harness status {options.experiment}` says why", FAILURE)
+            why = f"`{program('harness')} status {options.experiment}` says why"
+            return complain(f"{failures} runs failed; {why}", FAILURE)
         plan = _planned(options)  # A tuning's records say what it wants next.
     return 0
 
@@ -148,10 +144,15 @@ def report(options: argparse.Namespace) -> int:
     """Build the report; the exit code is the report's."""
     import subprocess
 
+    from harness.tuning_records import tuning_folder
+
     spec = load_spec(find_spec(options.experiment))
+    words = [sys.executable, "-m", "report", str(_folder(options, spec.name))]
+    searched = tuning_folder(spec, options.results)
+    if searched.parent != options.results:
+        words += ["--tuning", str(searched)]
     # A process of its own: the report knows the records alone, and the harness does not know the report.
-    done = subprocess.run([sys.executable, "-m", "report", str(_folder(options, spec.name))], check=False)
-    return done.returncode
+    return subprocess.run(words, check=False).returncode
 
 
 def bench(options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.build import build_model, build_optimizer, num_steps_of
-from harness.spec import ModelSpec, RunConfig, ScheduleSpec, run_id
+from harness.spec import EvaluationSpec, ModelSpec, RunConfig, ScheduleSpec, SpecError, TaskSpec, run_id
 from harness.tasks.task import configured_task, find_task
 
 
@@ -55,6 +55,12 @@ class Foreseen:
         return 32 * self.num_parameters
 
 
+def check_task_and_model(task: TaskSpec, model: ModelSpec) -> None:
+    """What all rows have in common. Raises SpecError where there is no such task or model, or none with its options."""
+    configured_task(task)
+    _tensors_without_memory(model.model_dump_json(), task.name)
+
+
 def foresee(config: RunConfig) -> Foreseen:
     """Check the settings and count.
 
@@ -83,7 +89,8 @@ class _Hashable:
 def _foresee(hashable: _Hashable) -> Foreseen:
     config = hashable.config
     configured_task(config.task)
-    _, num_steps = num_steps_of(config)
+    per_epoch, num_steps = num_steps_of(config)
+    _check_evaluation(config.evaluation, per_epoch, num_steps)
     tensors = _tensors_without_memory(config.model.model_dump_json(), config.task.name)
     model = nn.ParameterList(nn.Parameter(tensor) for tensor in tensors)
     optimizer = build_optimizer(config, model, None, num_steps)
@@ -101,6 +108,14 @@ def _foresee(hashable: _Hashable) -> Foreseen:
         averages_models=optimizer.averages_models,
         final_exchange=optimizer.averages_models and not optimizer.agree_after(num_steps),
     )
+
+
+def _check_evaluation(evaluation: EvaluationSpec, per_epoch: int, num_steps: int) -> None:
+    """More scores than steps would silently be fewer."""
+    if evaluation.num_scores is not None and evaluation.num_scores > num_steps:
+        raise SpecError(f"evaluation.num_scores = {evaluation.num_scores} is more than the run's {num_steps} steps")
+    if evaluation.num_scores is None and evaluation.per_epoch > per_epoch:
+        raise SpecError(f"evaluation.per_epoch = {evaluation.per_epoch} is more than the {per_epoch} steps of an epoch")
 
 
 @cache

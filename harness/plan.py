@@ -13,10 +13,11 @@ from pydantic import ValidationError
 
 from harness import store, tuning_records
 from harness.describe import describe, fixed_settings
-from harness.foresee import Foreseen, foresee
-from harness.spec import RowSpec, RunConfig, Spec, SpecError, explain, run_id
+from harness.foresee import Foreseen, check_task_and_model, foresee
+from harness.spec import RowSpec, RunConfig, Spec, SpecError, explain, find_spec, load_spec, run_id
 from harness.store import Choice, Experiment, Row, Tuning
 from harness.tuning import Found, Outcome, Trial, rules, search
+from harness.tuning_records import tuning_folder, tuning_name
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,21 @@ class _Planned:
     foreseen: Foreseen
 
 
+def plan_experiment(name_or_path: str, results: Path, tuning: bool = False) -> Plan:
+    """The plan of a shipped experiment by its name, or of a TOML file, or of its tuning.
+
+    Raises:
+        SpecError: as `make_plan`, with the file's name, or there is no such file.
+        RecordError: a record of the tuning is damaged.
+    """
+    path = find_spec(name_or_path)
+    spec = load_spec(path)
+    try:
+        return make_plan(spec, results, tuning, name_or_path)
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from None
+
+
 def make_plan(spec: Spec, results: Path, tuning: bool = False, given_as: str | None = None) -> Plan:
     """Expand `spec`, or its tuning experiment as far as the records of it say what comes next.
 
@@ -60,6 +76,7 @@ def make_plan(spec: Spec, results: Path, tuning: bool = False, given_as: str | N
         SpecError: a setting that cannot be used, or learning rates that are not known yet.
         RecordError: a record of the tuning is damaged.
     """
+    check_task_and_model(spec.task, spec.model)
     if tuning:
         _check_own_tuning(spec)
         folder = results / tuning_name(spec)
@@ -69,11 +86,6 @@ def make_plan(spec: Spec, results: Path, tuning: bool = False, given_as: str | N
     shorter, left_out = _other_lengths(spec, chosen)
     rows = [*_main_rows(spec, chosen), *shorter]
     return _plan(_experiment(spec, rows, given_as, chosen, tuning), rows, left_out)
-
-
-def tuning_name(spec: Spec) -> str:
-    """Name of the spec's tuning experiment, and of its folder under results/."""
-    return f"{(spec.tuning and spec.tuning.records) or spec.name}_tuning"
 
 
 def _check_own_tuning(spec: Spec) -> None:
@@ -101,7 +113,8 @@ def _choices(spec: Spec, results: Path) -> dict[str, _Chosen]:
     open_rows = [row for row in spec.all_rows() if row.learning_rate is None]
     if open_rows and spec.tuning is None:
         raise SpecError(f"row {open_rows[0].row!r} has no learning_rate; give it one, or the spec a [tuning] section")
-    return {row.row: _choose(spec, row, results / tuning_name(spec)) for row in open_rows}
+    folder = tuning_folder(spec, results)
+    return {row.row: _choose(spec, row, folder) for row in open_rows}
 
 
 def _choose(spec: Spec, row: RowSpec, folder: Path) -> _Chosen:
@@ -168,7 +181,7 @@ def _other_lengths(spec: Spec, chosen: dict[str, _Chosen]) -> tuple[list[_Planne
         assert spec.lengths is not None
         for row in _settled_rows(spec, chosen):
             name = f"{row.row}@{num_epochs}"
-            why = why_too_short(row, foresee(_config(spec, row, spec.lengths.seeds[0], num_epochs)))
+            why = why_too_short(row, _foreseen(name, _config(spec, row, spec.lengths.seeds[0], num_epochs)))
             if why:
                 left_out.append(f"{name} is left out: {why}")
             else:
@@ -184,7 +197,7 @@ def _plan_row(
     name = own["row"]
     configs = [_config(spec, row, seed, num_epochs, tuning) for seed in seeds]
     runs = [PlannedRun(run_id(config), name, seed, config) for seed, config in zip(seeds, configs, strict=True)]
-    foreseen = foresee(configs[0])
+    foreseen = _foreseen(name, configs[0])
     why = why_too_short(row, foreseen)
     if why:
         raise SpecError(f"row {name}: {why}; raise num_epochs or lower what it compresses by")
@@ -205,6 +218,13 @@ def _plan_row(
         link_models=foreseen.link_models,
     )
     return _Planned(planned, runs, foreseen)
+
+
+def _foreseen(row: str, config: RunConfig) -> Foreseen:
+    try:
+        return foresee(config)
+    except SpecError as error:
+        raise SpecError(f"row {row}: {error}") from None
 
 
 def why_too_short(row: RowSpec, foreseen: Foreseen) -> str | None:

@@ -11,7 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from harness.launch import STOPPED, Progress
+from harness.launch import Progress
+from harness.run_process import STOPPED
 from harness.store import Heartbeat
 from harness.time_left import in_words
 

@@ -69,6 +69,12 @@ class ScheduleSpec(Strict):
     factor: Positive = 0.2
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
+    @model_validator(mode="after")
+    def _consistent(self) -> ScheduleSpec:
+        if self.kind == "milestones" and not self.milestones:
+            raise ValueError("kind 'milestones' needs the list `milestones`, the epochs at which the rate falls")
+        return self
+
 
 class EvaluationSpec(Strict):
     """`per_epoch` scores an epoch, evenly spaced, or `num_scores` in the whole run.
@@ -311,6 +317,7 @@ class Spec(Strict):
                 raise ValueError(f"the {what} {name!r} is no row; the rows are {', '.join(names)}")
         self._check_seeds()
         self._check_lengths()
+        self._check_warmup()
         self._check_tuning()
         return self
 
@@ -332,6 +339,21 @@ class Spec(Strict):
             twice = [length for length in lengths if lengths.count(length) > 1]
             if twice:
                 raise ValueError(f"lengths.num_epochs: {twice[0]} epochs are there already; give other lengths")
+
+    def _check_warmup(self) -> None:
+        """Not of grids by `warmup_product`: the released rule makes some that no run outlasts."""
+        lengths = {"training.num_epochs": [self.training.num_epochs]}
+        lengths |= {"lengths.num_epochs": self.lengths.num_epochs} if self.lengths else {}
+        lengths |= {"tuning.num_epochs": [self.tuning.num_epochs]} if self.tuning and self.tuning.num_epochs else {}
+        own = {f"row {row.row!r}": row.warmup_epochs for row in self.rows if row.warmup_epochs is not None}
+        for name, num_epochs in ((name, length) for name, several in lengths.items() for length in several):
+            common = self.schedule.warmup_epochs + self.schedule.warmup_share * num_epochs
+            for where, warmup in ({"schedule": common} | own).items():
+                if warmup > num_epochs:
+                    raise ValueError(
+                        f"{where}: a warm-up of {warmup:g} epochs is longer than {name} = {num_epochs}; lower "
+                        "warmup_epochs, or give schedule.warmup_share instead"
+                    )
 
     def _check_tuning(self) -> None:
         tuning = self.tuning
@@ -378,7 +400,7 @@ def load_spec(path: Path) -> Spec:
     try:
         return Spec.model_validate(data)
     except ValidationError as error:
-        raise SpecError(f"{path}: {explain(error)}") from None
+        raise SpecError(f"{path}: {_of_row(error, data)}{explain(error)}") from None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -425,6 +447,16 @@ def _with_borrowed(path: Path, data: dict[str, Any]) -> dict[str, Any]:
     shared = {key: value for key, value in lent["tuning"].items() if key not in OWN_IN_BORROWED_TUNING}
     own = {key: value for key, value in tuning.items() if key != "rows"}
     return data | {"tuning": shared | own, "rows": [rows[name] for name in names]}
+
+
+def _of_row(error: ValidationError, data: dict[str, Any]) -> str:
+    """Whose mistake it is, where it is one in a row or a grid: these have names, and pydantic counts them from 0."""
+    match error.errors()[0]["loc"]:
+        case ("rows" | "grids" as many, int(number), *_):
+            kind = many.removesuffix("s")
+            name = data[many][number].get(kind) if isinstance(data[many][number], dict) else None
+            return f"{kind} {name if isinstance(name, str) else number + 1}: "
+    return ""
 
 
 def explain(error: ValidationError) -> str:

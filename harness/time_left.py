@@ -26,11 +26,15 @@ def expected_step_seconds(runs: Sequence[PlannedRun], device: str, workers: Work
     Args:
         cores: those that a run has to itself.
     """
-    first = runs[0].config
-    if device != "cpu" or torch.cuda.is_available() or forward_flops(first) > DRY_FLOPS:
+    if device != "cpu" or torch.cuda.is_available():
         return {}
     at_once = 1 if workers == "stacked" else cores
-    return {run.row: step_time(run.config).seconds * run.config.num_workers / at_once for run in runs}
+    try:
+        if forward_flops(runs[0].config) > DRY_FLOPS:
+            return {}
+        return {run.row: step_time(run.config).seconds * run.config.num_workers / at_once for run in runs}
+    except (RuntimeError, ValueError):  # a model that cannot take a step: the runs fail, and say why
+        return {}
 
 
 class TimeLeft:
@@ -115,7 +119,11 @@ class TimeLeft:
         row, most = max(more.items(), key=lambda item: item[1], default=("", 0))
         if most <= 0:
             return f"{text}: the runs take their time beside their steps, to start, to score or to save"
-        return f"{text}: a step of {row} takes {1e3 * rates[row]:.3g} ms, {1e3 * before[row]:.3g} ms were expected"
+        return f"{text}: a step of {row} takes {_short(rates[row])} where {_short(before[row])} was expected"
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
 
 
 def in_words(seconds: float | None) -> str:

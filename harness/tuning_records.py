@@ -5,9 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.packs import read_result
-from harness.spec import SpecError
+from harness.spec import Spec, SpecError
 from harness.store import read_experiment
 from harness.tuning import Outcome
+
+SHIPPED = Path(__file__).parent / "shipped"
+"""Records that come with the program: in a checkout its results folder, in an installation the tunings of it."""
+
+
+def tuning_name(spec: Spec) -> str:
+    """Name of the spec's tuning experiment, and of its folder under results/."""
+    return f"{(spec.tuning and spec.tuning.records) or spec.name}_tuning"
+
+
+def tuning_folder(spec: Spec, results: Path) -> Path:
+    """The folder of the tuning's records: under `results`, or where none was begun there, those that ship."""
+    own, shipped = results / tuning_name(spec), SHIPPED / tuning_name(spec)
+    has_own = (own / "experiment.json").exists()
+    return shipped if not has_own and (shipped / "experiment.json").exists() else own
 
 
 def outcome(folder: Path, run_id: str) -> Outcome | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from report.document import Figure, Table, exhibit_name
 from report.findings import Finding, RatioGroup, Study
-from report.models_needed import needed_of
+from report.models_needed import Needed, needed_of
 from report.pairs import Pair
 from report.regime import regime_of
 from report.statistics import pair
@@ -94,7 +94,7 @@ def fewest_answer(study: Study, exhibits: Exhibits) -> str:
     if needed:
         each = [f"{n.method} {n.said()}{f' ({n.interval()})' if n.kind == 'between' else ''}" for n in needed]
         text = "By a curve through all lengths, for the margin at the longest, models needed (95 % interval) are"
-        return f"{head}{text}: {', '.join(each)}{see(exhibits, 'needed')}."
+        return f"{head}{text}: {', '.join(each)}{_gathering(needed)}{see(exhibits, 'needed')}."
     methods = [f for group in study.groups for f in group.findings if f.role is None and f.comparison]
     if not methods:
         return f"{head}No method can be compared yet."
@@ -102,6 +102,13 @@ def fewest_answer(study: Study, exhibits: Exhibits) -> str:
         return f"{head}This experiment cannot tell, since {study.assay.reason}{see(exhibits, 'assay')}."
     good = sorted((f for f in methods if f.word == "non-inferior"), key=lambda f: f.models)
     return f"{head}{_fewest(good, methods) if good else _none_good(methods)}{where}."
+
+
+def _gathering(needed: Sequence[Needed]) -> str:
+    """Which of the methods load a link with more than an all-reduce of the same models would."""
+    least = min((n.links for n in needed if n.links), default=0.0)
+    names = [f"{n.method} {amount(n.links / least)}" for n in needed if n.links and n.links > 1.05 * least]
+    return f"; each model loads a link more where it is gathered: times {', '.join(names)}" if names else ""
 
 
 def _none_good(methods: Sequence[Finding]) -> str:
@@ -151,7 +158,15 @@ def _against(scheme: Finding, plain: Finding) -> str:
     if found.low is None or found.high is None:
         return f"{text} ({seeds}, too few for an interval)"
     word = "better" if found.low > 0 else "worse" if found.high < 0 else "not told apart"
-    return f"{text} (95 % interval {bounds(found.low, found.high)}, {seeds}: {word})"
+    return f"{text} (95 % interval {bounds(found.low, found.high)}, {seeds}: {word}{_link_load(scheme, plain)})"
+
+
+def _link_load(scheme: Finding, plain: Finding) -> str:
+    """Equal payload is not equal load where one of the two gathers."""
+    own, other = scheme.records.row.link_models, plain.records.row.link_models
+    if not own or not other or own < 1.05 * other:
+        return ""
+    return f", with {amount(own / other)} times as much on a link"
 
 
 def _after_holm(pairs: Sequence[Pair]) -> str:

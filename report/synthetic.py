@@ -376,5 +376,6 @@ def _result(
         "clock_seconds": {"compute": 2.0, "communicate": 0.5, "evaluate": 0.5},
         "wall_seconds": 3.0,
         "parameters_sha256": hashlib.sha256(run_id.encode()).hexdigest(),
+        "class_counts": [[300] * 10] * WORKERS if design.regime else None,
         "worker_accuracy": own if design.regime and not diverged else None,
     }

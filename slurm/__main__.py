@@ -10,40 +10,36 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from harness import exits
+from harness.exits import FAILURE
+from harness.safe_path import leave_out_current_folder
 from harness.spec import SpecError
 from harness.store import RecordError
 from harness.tasks.errors import DataError
 from slurm.errors import CampaignError
 
-USAGE, FAILURE = 2, 1
 WAIT_SECONDS = 5.0
+
+
+def command_line() -> int:
+    """What `python -m slurm` and the installed command do."""
+    leave_out_current_folder()
+    return main()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 2 for a user's mistake, 1 for a failure, 130 when interrupted."""
     options = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], int] = options.command
-    try:
-        return command(options)
-    except SpecError as error:
-        return _complain(error, USAGE)
-    except (RecordError, DataError, CampaignError) as error:
-        return _complain(error, FAILURE)
-    except OSError as error:
-        where = f" at {error.filename}" if error.filename else ""
-        return _complain(f"{error.strerror or error}{where}: mend this and call again", FAILURE)
-    except KeyboardInterrupt:
-        print("interrupted: what was submitted goes on; `python -m slurm status` shows it", file=sys.stderr)
-        return 130
-
-
-def _complain(error: object, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return code
+    return exits.end_of(
+        lambda: int(options.command(options)),
+        (RecordError, DataError, CampaignError),
+        "mend this and call again",
+        f"what was submitted goes on; `{exits.program('slurm')} status` shows it",
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m slurm", description=__doc__)
+    parser = argparse.ArgumentParser(prog=exits.program("slurm"), description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     submit = _add(commands, "submit", _submit, "submit what is missing of an experiment, and return at once")
     submit.add_argument("experiment", help="name of a shipped experiment, or a TOML file")
@@ -76,14 +72,13 @@ def _add(
 
 
 def _submit(options: argparse.Namespace) -> int:
-    from harness.plan import make_plan
-    from harness.spec import find_spec, load_spec
+    from harness.plan import plan_experiment
     from slurm.profile import load_profile
     from slurm.request import Request, check, confirm, find_slurm, left_to_submit
     from slurm.submit import sbatch_text, submit
 
     profile = load_profile(options.cluster)
-    plan = make_plan(load_spec(find_spec(options.experiment)), options.results, options.tuning)
+    plan = plan_experiment(options.experiment, options.results, options.tuning)
     request = Request(
         plan=plan,
         results=options.results.absolute(),
@@ -107,7 +102,7 @@ def _submit(options: argparse.Namespace) -> int:
     print(f"submitted {len(jobs)} runs as job {jobs[0].split('_')[0]}" if jobs else _nothing_left(request.folder))
     if options.wait:
         return _wait(request.folder)
-    print(f"`python -m slurm status {plan.experiment.name}` (make status) shows how far they are")
+    print(f"`{exits.program('slurm')} status {plan.experiment.name}` (make status) shows how far they are")
     return 0
 
 
@@ -181,4 +176,4 @@ def _status(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line())

@@ -19,7 +19,7 @@ from harness.spec import SpecError
 from harness.store import write_text_atomically
 
 VERSION = 1
-SUBJECTS = ("optimizer_step", "memory", "workers", "report_time", "run_shares", "pipelines")
+SUBJECTS = ("optimizer_step", "memory", "workers", "bare_loop", "report_time", "run_shares", "pipelines")
 """Modules of this package, each with a function `measure`, in the order of the table."""
 
 BUSY = 0.3

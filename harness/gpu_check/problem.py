@@ -22,6 +22,8 @@ WIDE = ModelSpec(name="wide_resnet", options={"depth": 40, "width": 8})
 SMALL = ModelSpec(name="wide_resnet", options={"depth": 10, "width": 1})
 RATIO, INTERVAL = 4, 4
 """Little compression and short intervals, so that a few steps show whether a method learns."""
+ACCUMULATION_STEPS = 2
+"""Fewer still: a method that accumulates gradients moves only every so many steps, so it trains that much longer."""
 WAIT_SECONDS = 120.0
 """For a worker that does not come."""
 
@@ -76,7 +78,8 @@ def _required(algorithm: str) -> dict[str, Any]:
     for key, (kind, required) in settings(algorithms()[algorithm]).items():
         if required:
             is_compressor = isinstance(kind, type) and issubclass(kind, Compressor)
-            table[key] = {"kind": "block", "ratio": RATIO} if is_compressor else INTERVAL
+            number = ACCUMULATION_STEPS if key == "accumulation_steps" else INTERVAL
+            table[key] = {"kind": "block", "ratio": RATIO} if is_compressor else number
     return table
 
 

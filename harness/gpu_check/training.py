@@ -23,11 +23,12 @@ def learns(device: torch.device, scale: Scale, algorithm: str) -> Outcome:
     """Whether all losses are finite, and the last is less than half the first."""
     config = config_of(algorithm, scale)
     model = initial_model(config, device)
+    num_steps = scale.num_steps * config.settings.get("accumulation_steps", 1)
 
     def work(collectives: Collectives) -> list[float]:
         prepare_thread(str(device))
         trainee = Trainee(config, model, collectives)
-        return torch.stack([trainee.step() for _ in range(scale.num_steps)]).tolist()
+        return torch.stack([trainee.step() for _ in range(num_steps)]).tolist()
 
     with peak_bytes(device) as peak:
         losses = [sum(each) / len(each) for each in zip(*run_workers(work, config.num_workers), strict=True)]

@@ -126,12 +126,18 @@ def closed_form_bits(algorithm: str, table: Table, num_parameters: int, num_step
     """What one worker sends in a run: a block's length in numbers, at each step or each H-th."""
 
     def block(key: str) -> int:
-        return math.ceil(num_parameters / table[key]["ratio"])
+        kind, ratio = table[key]["kind"], table[key]["ratio"]
+        if kind != "block":  # of top-k each number goes with an index
+            return {"random_k": 1, "top_k": 2}[kind] * math.floor(num_parameters / ratio)
+        num_blocks = table[key].get("num_blocks", ratio)
+        return num_blocks // ratio * math.ceil(num_parameters / num_blocks)
 
-    interval = table.get("reset_interval", table.get("sync_interval", 1))
+    interval = table.get("reset_interval", table.get("sync_interval", table.get("accumulation_steps", 1)))
     times = num_steps // (num_steps if interval == "end" else interval)
     numbers = {
         "sgd": lambda: num_steps * num_parameters,
+        "sgd_accumulate": lambda: times * num_parameters,
+        "alone": lambda: 0,
         "ef_sgd": lambda: num_steps * block("compressor"),
         "qsparse_local_sgd": lambda: times * block("compressor"),
         "local_sgd": lambda: times * num_parameters,

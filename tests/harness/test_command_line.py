@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -13,7 +15,19 @@ from typing import Any
 import pytest
 
 from harness.__main__ import main
-from tests.harness.support import Table, call, changed, command, small_spec, write_spec
+from harness.launch import write_experiment
+from harness.plan import plan_experiment
+from tests.harness.support import (
+    Table,
+    call,
+    changed,
+    command,
+    environment,
+    only,
+    small_spec,
+    to_toml,
+    write_spec,
+)
 
 ROWS = {"sgd": "SGD", "cser": "CSER", "ef_sgd": "EF-SGD"}
 
@@ -120,7 +134,9 @@ def test_plan_prints_rows_bits_and_counts(experiment: Experiment, capsys: pytest
     # 742 parameters, 40 steps; CSER's 40 eighths and 13 quarters.
     numbers = {"sgd": 40 * 742, "cser": 40 * 93 + 13 * 186, "ef_sgd": 40 * 186}
     for row, count in numbers.items():
-        assert lines[row][1:7] == [row, lines[row][2], "0.05", "2", "40", f"{4 * count / 1e6:.3f}"]
+        # CSER's workers must average their models once more; of two workers a link carries what one sends.
+        models = f"{count / 742 + (row == 'cser'):.1f}"
+        assert lines[row][1:2] + lines[row][3:9] == [row, models, models, "0.05", "2", "40", f"{4 * count / 1e6:.3f}"]
     assert [lines[row][2] for row in ROWS] == ["1", "4.8", "4"]
     assert "6 runs" in output
     assert "gradient compressor: block (ratio 8); error compressor: block (ratio 4); reset interval: 3" in output
@@ -223,11 +239,66 @@ def test_commands_that_need_records_say_where_there_are_none(name: str, tmp_path
 
 
 @pytest.mark.parametrize(
-    "words",
-    [[], ["sing"], ["run"], ["run", "x", "--jobs", "0"], ["run", "x", "--workers", "bees"], ["plan", "x", "--lr", "1"]],
+    ("words", "said"),
+    [
+        ([], "required"),
+        (["sing"], "invalid choice"),
+        (["run"], "required"),
+        (["run", "x", "--jobs", "0"], "whole number of at least 1, not '0'"),
+        (["run", "x", "--jobs", "x"], "whole number of at least 1, not 'x'"),
+        (["run", "x", "--workers", "bees"], "invalid choice"),
+        (["plan", "x", "--lr", "1"], "unrecognized"),
+        *((["run", "x", "--timeout-seconds", bad], "number above 0") for bad in ("0", "-5", "nan", "inf", "x")),
+        *((["run", "x", "--checkpoint-minutes", bad], "at least 0") for bad in ("-1", "nan", "inf", "x")),
+        *((["speedups", "--minutes", bad], "number above 0") for bad in ("-1", "0", "nan", "x")),
+        *((["netlab", "--rates", bad], "Mb/s above 0") for bad in ("-1", "10,nan", "0", "x", "10,,20")),
+    ],
 )
-def test_wrong_usage_exits_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_exits_with_2(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(words)
     assert caught.value.code == 2
-    assert "usage: " in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("usage: python -m harness") and said in error
+
+
+def test_two_specs_of_one_name_in_one_folder_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second, results = tmp_path / "first.toml", tmp_path / "second.toml", tmp_path / "results"
+
+    def begin(path: Path, spec: Table) -> None:
+        path.write_text(to_toml(spec))
+        write_experiment(plan_experiment(str(path), results), results)
+
+    spec = only(small_spec(), "sgd")
+    begin(first, spec)
+    written = (results / "small" / "experiment.json").read_bytes()
+    second.write_text(to_toml(only(small_spec(), "ef_sgd")))
+    assert main(["run", str(second), "--results", str(results)]) == 2
+    error = capsys.readouterr().err
+    assert str(first) in error and "another name" in error and error.count("\n") == 1
+    assert (results / "small" / "experiment.json").read_bytes() == written
+    # The same experiment by another path is the same, and a file may change.
+    begin(second, spec)
+    begin(second, changed(spec, "statistics.seeds", [1, 2]))
+    assert (results / "small" / "experiment.json").read_bytes() != written
+
+
+def test_output_that_nobody_reads_to_its_end_ends_a_command_quietly(tmp_path: Path) -> None:
+    """As in `plan | head`."""
+    code = (
+        "import sys; from harness import exits; sys.exit(exits.end_of(lambda: print('row ' * 50_000) or 0, (), '', ''))"
+    )
+    unread = subprocess.Popen(
+        [sys.executable, "-c", code], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert unread.stdout is not None and unread.stderr is not None
+    unread.stdout.close()
+    assert unread.wait(100) == 141
+    assert unread.stderr.read() == b""
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith("cser-bench ")

@@ -18,7 +18,7 @@ import torch
 
 from algorithms import Collectives, run_workers
 from algorithms.registry import algorithms
-from harness import checkpoint, launch
+from harness import checkpoint, launch, run_process
 from harness.attempt import attempt_in_threads
 from harness.plan import Plan, make_plan
 from harness.spec import load_spec
@@ -75,7 +75,7 @@ class Killer:
         return bool(self.victims[0].exitcode == -9)
 
 
-launch_start = launch._start
+launch_start = launch.start
 
 
 def launched(plan: Plan, results: Path, killer: Killer | None = None) -> tuple[int, str | None]:
@@ -84,9 +84,9 @@ def launched(plan: Plan, results: Path, killer: Killer | None = None) -> tuple[i
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "POLL_SECONDS", 0.005)
         # A worker that is alone at the meeting point hears of no death.
-        patch.setattr(launch, "GRACE_SECONDS", 1.0)
+        patch.setattr(run_process, "GRACE_SECONDS", 1.0)
         if killer is not None:
-            patch.setattr(launch, "_start", killer.start)
+            patch.setattr(launch, "start", killer.start)
         failures = launch.launch(plan, launch_options(results, "processes", jobs=1, checkpoint_minutes=0.0), display)
     return failures, next(iter(display.ends.values()), None)
 

@@ -348,8 +348,10 @@ def test_damaged_result_stops_the_command_with_advice(tmp_path: Path, capsys: py
     spec = only(small_spec(), "sgd")
     path = write_spec(tmp_path, spec)
     (run,) = planned(tmp_path, spec).runs
-    result = tmp_path / "small" / run.run_id / "result.json"
-    result.parent.mkdir(parents=True)
+    job = job_for(run.config, tmp_path / "small")
+    job.folder.mkdir(parents=True)
+    job.recorder().begin(0)
+    result = job.folder / "result.json"
     result.write_text('{"version": 1, "run_')
     assert main(["run", str(path), "--results", str(tmp_path), "--jobs", "1"]) == 1
     error = capsys.readouterr().err
@@ -360,7 +362,7 @@ def test_interrupted_command_says_so(monkeypatch: pytest.MonkeyPatch, capsys: py
     def interrupt(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("harness.commands.find_spec", interrupt)
+    monkeypatch.setattr("harness.plan.find_spec", interrupt)
     assert main(["status", "fashion_mnist"]) == 130
     assert "goes on from here" in capsys.readouterr().err
 

@@ -5,17 +5,31 @@ from __future__ import annotations
 import datetime
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal, Optional
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+from algorithms import SGD, Compressor, SoloCollectives
 from algorithms.registry import algorithms, compressors
 from harness.__main__ import main
+from harness.build import build_optimizer, fits
 from harness.plan import make_plan
 from harness.spec import EXPERIMENTS, Spec, SpecError, find_spec, load_spec
-from tests.harness.support import BLOCK, CSER, Table, call, changed, command, small_spec, to_toml, write_spec
+from tests.harness.support import (
+    BLOCK,
+    CSER,
+    Table,
+    call,
+    changed,
+    command,
+    small_config,
+    small_spec,
+    to_toml,
+    write_spec,
+)
 
 ABSENT = object()
 
@@ -37,8 +51,8 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
     "missing key": ("training.num_epochs", ABSENT, ["training.num_epochs", "required"]),
     "missing label": ("rows.0.label", ABSENT, ["rows.0.label", "required"]),
     "missing setting": ("rows.1.settings.reset_interval", ABSENT, ["cser", "'reset_interval'", "needs"]),
-    "missing option of the model": ("model.options.widths", ABSENT, ["small_cnn", "widths"]),
-    "missing option of a compressor": ("rows.2.settings.compressor.ratio", ABSENT, ["ef_sgd", "ratio"]),
+    "missing option of the model": ("model.options.widths", ABSENT, ["small_cnn", "needs", "'widths'"]),
+    "missing option of a compressor": ("rows.2.settings.compressor.ratio", ABSENT, ["ef_sgd", "needs", "'ratio'"]),
     "missing kind of a compressor": ("rows.2.settings.compressor.kind", ABSENT, ["compressor", "top_k"]),
     "format": ("format", 2, ["format", "1"]),
     "kind": ("kind", "speed", ["kind", "accuracy", "timing"]),
@@ -102,6 +116,13 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
     "model that cannot be": ("model.options.widths", [4], ["small_cnn", "two widths"]),
     "model of negative size": ("model.options.widths", [-4, 8], ["small_cnn"]),
     "no rate and no tuning": ("rows.0.learning_rate", ABSENT, ["learning rate", "tuning"]),
+    "missing setting of a method": ("rows.2.settings.compressor", ABSENT, ["row ef_sgd", "ef_sgd", "'compressor'"]),
+    "wrong type of a model's option": ("model.options.widths", "4, 8", ["small_cnn", "widths", "list[int]", "'4, 8'"]),
+    "milestones without a list": ("schedule", {"kind": "milestones"}, ["schedule", "milestones", "list"]),
+    "warm-up longer than the run": ("schedule.warmup_epochs", 99, ["warm-up of 99", "training.num_epochs = 1"]),
+    "a row's warm-up longer than the run": ("rows.1.warmup_epochs", 2, ["row 'cser'", "warm-up of 2", "num_epochs"]),
+    "more scores than steps": ("evaluation.per_epoch", 100_000, ["evaluation.per_epoch", "100000", "40 steps"]),
+    "more scores than steps in all": ("evaluation.num_scores", 41, ["evaluation.num_scores", "41", "40 steps"]),
     "unknown algorithm": ("rows.1.algorithm", "adam", ["'adam'", *algorithms()]),
     "unknown compressor": ("rows.2.settings.compressor.kind", "magic", ["magic", *compressors()]),
     "unknown model": ("model.name", "gpt", ["'gpt'", "small_cnn"]),
@@ -117,6 +138,7 @@ def assert_is_refused(spec: Table, folder: Path, parts: list[str], capsys: pytes
     assert output.out == ""
     assert output.err.startswith("error: ") and output.err.count("\n") == 1, output.err
     assert not [part for part in parts if part not in output.err], output.err
+    assert output.err.startswith(f"error: {folder / 'spec.toml'}: "), output.err
 
 
 @pytest.mark.parametrize("name", MISTAKES)
@@ -124,6 +146,60 @@ def test_mistakes_are_one_clear_sentence(name: str, tmp_path: Path, capsys: pyte
     path, value, parts = MISTAKES[name]
     spec = changed(small_spec(), path, *([] if value is ABSENT else [value]))
     assert_is_refused(spec, tmp_path, parts, capsys)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("rows.1.learning_rate", -1), ("rows.1.settings.reset_interval", "often"), ("rows.1.algorithm", "adam")],
+)
+def test_mistake_in_a_row_names_the_row(
+    path: str, value: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert_is_refused(changed(small_spec(), path, value), tmp_path, ["row cser: "], capsys)
+
+
+def test_mistake_that_is_no_rows_names_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path, value in (("model.name", "gpt"), ("task.name", "mnist"), ("training.batch_size", 0)):
+        main(["plan", str(write_spec(tmp_path, changed(small_spec(), path, value)))])
+        assert "row" not in capsys.readouterr().err.partition("spec.toml")[2]
+
+
+@pytest.mark.parametrize(
+    ("declared", "good", "bad"),
+    [
+        (int | None, [3], ["3", 3.0, True]),
+        (float, [0.5, 3], ["x", True]),
+        (float | None, [1, 1.5], ["1"]),
+        (Optional[int], [3], [0.5]),  # noqa: UP045 as an author may write it
+        (Literal["a", "b"], ["a"], ["c", 1]),
+        (list[int], [[], [1, 2]], [1, [1.5], ["1"]]),
+        (bool, [True], [1, "true"]),
+        (Any, [1, "x", [1]], []),
+    ],
+)
+def test_what_a_declared_type_takes(declared: Any, good: list[Any], bad: list[Any]) -> None:
+    assert all(fits(value, declared) for value in good)
+    assert not any(fits(value, declared) for value in bad)
+
+
+def test_setting_that_may_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method of one's own whose setting is declared `int | None`, and one that takes a compressor or none."""
+
+    class Own(SGD):
+        name: ClassVar[str] = "own"
+
+        def __init__(
+            self, params: Any, *, rank: int | None = None, compressor: Compressor | None = None, **common: Any
+        ) -> None:
+            super().__init__(params, **common)
+            self.given = rank, compressor
+
+    monkeypatch.setattr("harness.build.algorithms", lambda: {"own": Own})
+    for table, held in (({}, (None, None)), ({"rank": 3}, (3, None)), ({"compressor": BLOCK}, (None, 4))):
+        made: Any = build_optimizer(small_config("own", table), nn.Linear(2, 2), SoloCollectives(), 10)
+        assert (made.given[0], getattr(made.given[1], "ratio", None)) == held
+    with pytest.raises(SpecError, match=r"own: rank must be of type int \| None, not 'x'"):
+        build_optimizer(small_config("own", {"rank": "x"}), nn.Linear(2, 2), SoloCollectives(), 10)
 
 
 @pytest.mark.parametrize("algorithm", ["cser_released", "mcser_released"])

@@ -76,7 +76,7 @@ def test_the_answers_name_numbers_and_exhibits(regime: Built) -> None:
     verdict = regime.markdown.split("## The baseline")[0]
     bullets = [line for line in verdict.splitlines() if line.startswith("> - ")]
     assert len(bullets) == 5 and sum(line.count("(Table ") for line in bullets) >= 4
-    assert "1,200 steps, 8 workers" in verdict and "12 (100 to 101 models sent)" in verdict
+    assert "1,200 steps, 8 workers, 3,000 samples each" in verdict and "12 (100 to 101 models sent)" in verdict
     floor = study.floor
     assert floor and floor.summary and f"{100 * floor.summary.mean:.2f} % (mean of 5 runs)" in bullets[4]
     assert "CSER-PL \\[3 of 5\\]" in bullets[0] and "QSparse-local-SGD†" in bullets[0]
@@ -92,6 +92,9 @@ def test_which_scheme_is_better_follows_the_numbers(tmp_path: Path) -> None:
     worse = _answers(_study(tmp_path, replace(SHORT, name="worse", main_ratio=96, methods=(bad, plain))))
     assert "seeds: better)" in better[2] and "seeds: worse)" in worse[2]
     none = _answers(_study(tmp_path, replace(SHORT, name="none", methods=(plain,))))
+    gathered = replace(SHORT, name="gathered", main_ratio=12, methods=(replace(good, compressor="top_k"), plain))
+    assert "with 3.97 times as much on a link" in _answers(_study(tmp_path, gathered))[2]
+    assert "on a link" not in better[2]
     assert "has no rows of both" in none[2] and "no row of it" in none[3]
 
 

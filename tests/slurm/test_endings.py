@@ -292,7 +292,7 @@ def test_attempt_that_failed_is_not_listened_to(tmp_path: Path) -> None:
 def test_orphan_of_the_same_job_does_not_keep_its_successor_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.attempt.PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("harness.run_lock.PATIENCE_SECONDS", 0.2)
     folder = tmp_path / "run"
     orphan = begun(folder)
     with_attempt(folder, orphan)

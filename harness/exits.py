@@ -1,0 +1,51 @@
+"""How a command ends: its exit code, and what went wrong as one sentence on standard error."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.spec import SpecError
+
+USAGE, FAILURE, BROKEN_PIPE, INTERRUPTED = 2, 1, 141, 130
+
+
+def complain(error: object, code: int) -> int:
+    """Say it, and return the exit code."""
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+def end_of(command: Callable[[], int], failures: tuple[type[Exception], ...], kept: str, interrupted: str) -> int:
+    """Do the command and return its exit code: 2 for a user's mistake, 1 for a failure, 128 + n for a signal.
+
+    Args:
+        failures: what the command raises with a sentence for people.
+        kept: what is said after an error of the system.
+        interrupted: what is said after Ctrl-C.
+    """
+    try:
+        code = command()
+        sys.stdout.flush()
+        return code
+    except SpecError as error:
+        return complain(error, USAGE)
+    except failures as error:
+        return complain(error, FAILURE)
+    except BrokenPipeError:  # as in `plan | head`: whoever read has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return BROKEN_PIPE
+    except OSError as error:
+        where = f" at {error.filename}" if error.filename else ""
+        return complain(f"{error.strerror or error or type(error).__name__}{where}: {kept}", FAILURE)
+    except KeyboardInterrupt as stop:
+        print(f"interrupted: {interrupted}", file=sys.stderr)
+        return int(getattr(stop, "exit_code", INTERRUPTED))
+
+
+def program(module: str) -> str:
+    """What was typed to start this command: the installed one's name, or else `python -m` and the module's."""
+    name = Path(sys.argv[0]).name
+    return name if name.startswith("cser-") else f"python -m {module}"

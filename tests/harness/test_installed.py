@@ -1,0 +1,120 @@
+"""The program as others have it: from a wheel, in a folder with nothing of ours in it, or with names like ours."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from harness.plan import make_plan
+from harness.spec import load_spec
+from tests.harness.support import ROOT, call, changed, command, only, small_spec, write_spec
+
+PACKAGES = ("algorithms", "harness", "slurm", "report")
+
+
+@dataclass(frozen=True)
+class Installed:
+    """Another environment, with the wheel in it and our packages' dependencies beside it."""
+
+    folder: Path
+
+    def call(self, *words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+        """A console script, in `cwd`, without anything of this checkout on the path."""
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+        name, *rest = map(str, words)
+        program = [str(self.folder / "bin" / name), *rest]
+        return subprocess.run(program, cwd=cwd, env=clean, capture_output=True, text=True, timeout=280)
+
+    @property
+    def packages(self) -> Path:
+        return next(self.folder.glob("lib/python*/site-packages"))
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    folder = tmp_path_factory.mktemp("installed")
+    source = folder / "source"
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignored)
+    for tuning in (ROOT / "results").glob("*_tuning"):
+        shutil.copytree(tuning, source / "results" / tuning.name, ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "env"], check=True)
+    env = Installed(folder / "env")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    offline = ["--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "wheel", *offline, "-w", folder, source], check=True)
+    (wheel,) = folder.glob("cser_bench-*.whl")
+    subprocess.run([*pip, "--python", env.folder / "bin" / "python", "install", "--no-deps", wheel], check=True)
+    # What the wheel needs is not installed again. Links that lie there, as to this checkout, are not followed.
+    (env.packages / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    return env
+
+
+def assert_has_no_checkout(installed: Installed) -> None:
+    code = "import harness, report, slurm, algorithms; print(harness.__file__, report.__file__)"
+    done = installed.call("python", "-c", code, cwd=installed.folder)
+    assert done.stdout.count(str(installed.packages)) == 2, done.stdout + done.stderr
+
+
+@pytest.mark.timeout(400)
+def test_shipped_experiments_plan_from_an_empty_folder(installed: Installed, tmp_path: Path) -> None:
+    assert_has_no_checkout(installed)
+    shipped = {path.name.removesuffix("_tuning") for path in (ROOT / "results").glob("*_tuning")}
+    assert "fashion_mnist" in shipped
+    borrowers = {"fashion_mnist_regime"} if "fashion_mnist_long" in shipped else set()
+    for name in sorted(shipped | borrowers):
+        done = installed.call("cser-harness", "plan", name, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("Fashion-MNIST")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.timeout(400)
+def test_run_report_and_status_from_a_folder_with_names_like_ours(installed: Installed, tmp_path: Path) -> None:
+    path = write_spec(tmp_path, changed(only(small_spec(), "sgd"), "tuning"))
+    spoil(tmp_path)
+    for words, said in (
+        (["run", path], "sgd seed 1: done"),
+        (["status", path], "sgd"),
+        (["report", path], "report.pdf"),
+    ):
+        done = installed.call("cser-harness", *words, cwd=tmp_path)
+        assert done.returncode == 0 and said in done.stdout, done.stdout + done.stderr
+    assert "SHADOWED" not in (tmp_path / "results" / "small").joinpath("report.md").read_text()
+
+
+def test_usage_names_the_command_that_was_typed(installed: Installed, tmp_path: Path) -> None:
+    for name in ("cser-harness", "cser-slurm"):
+        done = installed.call(name, "sing", cwd=tmp_path)
+        assert done.returncode == 2 and done.stderr.startswith(f"usage: {name} "), done.stderr
+    done = installed.call("cser-harness", "--version", cwd=tmp_path)
+    assert done.stdout == "cser-bench 0.1.0\n"
+
+
+def spoil(folder: Path, *but: str) -> None:
+    """Modules of the user's own with the names of our packages, which must not be executed."""
+    for name in {*PACKAGES} - {*but}:
+        (folder / f"{name}.py").write_text("raise SystemExit('SHADOWED')\n")
+
+
+@pytest.mark.timeout(300)
+def test_modules_beside_the_command_are_not_taken_for_ours(tmp_path: Path) -> None:
+    """With `python -m` the package that is named itself is Python's to find; all others are ours."""
+    spec = changed(only(small_spec(), "sgd"), "tuning")
+    path = write_spec(tmp_path, spec)
+    assert make_plan(load_spec(path), tmp_path / "results").runs
+    spoil(tmp_path, "harness")
+    for words in (["run", path, "--jobs", "1", "--workers", "processes"], ["report", path]):
+        done = call(command(*words), tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "results" / "small" / "report.pdf").exists()
