@@ -12,6 +12,7 @@ TOGETHER = (
     "tests/harness/test_command_line.py",
     "tests/algorithms/test_collectives.py",
     "tests/algorithms/test_overlap.py",
+    "tests/algorithms/test_user_scripts.py",
 )
 """Beginnings of tests' ids: those with the same one share a cluster or a slow fixture, and so run on one worker."""
 

@@ -7,7 +7,10 @@ import weakref
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 from torch.nn.parallel import DistributedDataParallel
 
 if TYPE_CHECKING:
@@ -17,8 +20,8 @@ if TYPE_CHECKING:
 class ReplacedParameters:
     """Remembers which module replaced a parameter by another one, which no optimiser then trains.
 
-    PyTorch calls one hook for all modules whenever a parameter is registered; it only looks here where the module had
-    one of that name.
+    PyTorch calls one hook for all modules whenever a parameter is registered; it goes on only where the module had one
+    of that name.
     """
 
     _alive: ClassVar[weakref.WeakSet[ReplacedParameters]] = weakref.WeakSet()
@@ -47,13 +50,23 @@ class ReplacedParameters:
             )
 
 
+_wrappers = weakref.WeakSet(each for each in gc.get_objects() if issubclass(type(each), DistributedDataParallel))
+"""All that there are: those made before this module was imported, and those that take a module in later."""
+
+
+def _note_wrapper(module: nn.Module, name: str, inner: nn.Module | None) -> None:
+    if isinstance(module, DistributedDataParallel):
+        _wrappers.add(module)
+
+
 register_module_parameter_registration_hook(ReplacedParameters.registered)
+register_module_module_registration_hook(_note_wrapper)
 
 
 def refuse_ddp(flat: FlatBuffers) -> None:
-    """Raises RuntimeError where a DistributedDataParallel holds one of the parameters. Looks at all objects: ~20 ms."""
+    """Raises RuntimeError where a DistributedDataParallel holds one of the parameters."""
     ours = set(map(id, flat.tensors))
-    for wrapper in [each for each in gc.get_objects() if type(each) is DistributedDataParallel]:
+    for wrapper in list(_wrappers):
         if any(id(parameter) in ours for parameter in wrapper.parameters()):
             raise RuntimeError(
                 "the model is in a DistributedDataParallel, which averages every gradient in full in each backward "
