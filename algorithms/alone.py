@@ -11,6 +11,8 @@ Cost: 0 bits.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from algorithms.core.optimizer import DistributedOptimizer
 from algorithms.core.traffic import Traffic
 
@@ -18,6 +20,7 @@ from algorithms.core.traffic import Traffic
 class Alone(DistributedOptimizer):
     name = "alone"
     formula = "0"
+    no_compression: ClassVar = None
     averages_models = False
 
     def expected_traffic(self, num_steps: int) -> Traffic:

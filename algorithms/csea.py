@@ -10,12 +10,12 @@ Cost: 32 d / R1 bits per step for a sparsifier of ratio R1, one collective.
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 from torch.optim.optimizer import ParamsT
 
 from algorithms.core.arguments import Common
-from algorithms.core.compressors import Compressor, Zero
+from algorithms.core.compressors import Compressor, Identity, Zero
 from algorithms.cser import CSER
 
 
@@ -24,6 +24,7 @@ class CSEA(CSER):
 
     name = "csea"
     formula = "32 d / R1"
+    no_compression: ClassVar = {"error_compressor": Identity()}
 
     def __init__(
         self, params: ParamsT, *, error_compressor: Compressor, explicit_error: bool = False, **common: Unpack[Common]

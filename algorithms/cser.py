@@ -19,7 +19,7 @@ and one more every H steps, none for a compressor that sends nothing.
 from __future__ import annotations
 
 from functools import partial
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -45,6 +45,7 @@ class CSER(DistributedOptimizer):
 
     name = "cser"
     formula = "32 d / R2 + 32 d / (R1 H)"
+    no_compression: ClassVar = {"gradient_compressor": Identity(), "error_compressor": Identity(), "reset_interval": 1}
 
     def __init__(
         self,

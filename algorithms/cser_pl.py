@@ -11,12 +11,12 @@ Cost: 32 d / (R1 H) bits per step on average for a sparsifier of ratio R1, one c
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 from torch.optim.optimizer import ParamsT
 
 from algorithms.core.arguments import Common
-from algorithms.core.compressors import Compressor, Zero
+from algorithms.core.compressors import Compressor, Identity, Zero
 from algorithms.cser import CSER
 
 
@@ -26,6 +26,7 @@ class CSERPL(CSER):
 
     name = "cser_pl"
     formula = "32 d / (R1 H)"
+    no_compression: ClassVar = {"error_compressor": Identity(), "reset_interval": 1}
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ Cost: 32 (1 - 1/H) d / R2 + 32 d / (R1 H) bits per step on average, one collecti
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -48,6 +48,13 @@ class CSERReleased(CSER):
 
     name = "cser_released"
     formula = "32 (1 - 1/H) d / R2 + 32 d / (R1 H)"
+    no_compression: ClassVar = {
+        **CSER.no_compression,
+        "average_parameters": False,
+        "skip_gradient_at_reset": False,
+        "decay_in_momentum_only": False,
+        "overwrite_master": False,
+    }
 
     def __init__(
         self,

@@ -15,12 +15,12 @@ Cost: 32 d / R bits per step for a sparsifier of ratio R, one collective.
 from __future__ import annotations
 
 from functools import partial
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 from torch.optim.optimizer import ParamsT
 
 from algorithms.core.arguments import Common
-from algorithms.core.compressors import Compressor
+from algorithms.core.compressors import Compressor, Identity
 from algorithms.core.optimizer import DistributedOptimizer
 from algorithms.core.overlap import Foretold, foretell, stepped
 from algorithms.core.traffic import Purpose, Traffic
@@ -31,6 +31,7 @@ class EFSGD(DistributedOptimizer):
 
     name = "ef_sgd"
     formula = "32 d / R"
+    no_compression: ClassVar = {"compressor": Identity()}
     workers_differ = False
 
     def __init__(self, params: ParamsT, *, compressor: Compressor, **common: Unpack[Common]) -> None:

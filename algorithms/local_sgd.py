@@ -11,7 +11,7 @@ Cost: 32 d / H bits per step on average, an all-reduce every H steps.
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 from torch.optim.optimizer import ParamsT
 
@@ -25,6 +25,7 @@ class LocalSGD(DistributedOptimizer):
 
     name = "local_sgd"
     formula = "32 d / H"
+    no_compression: ClassVar = {"sync_interval": 1}
 
     def __init__(self, params: ParamsT, *, sync_interval: int, **common: Unpack[Common]) -> None:
         require_interval(self.name, "sync_interval", sync_interval)

@@ -15,13 +15,13 @@ Cost: 32 d / (R1 H) bits per step on average for a sparsifier of ratio R1, one c
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from algorithms.core.arguments import Common
-from algorithms.core.compressors import Compressor
+from algorithms.core.compressors import Compressor, Identity
 from algorithms.core.layout import Windows
 from algorithms.core.optimizer import DistributedOptimizer, require_interval
 from algorithms.core.overlap import Foretold, foretell, stepped
@@ -41,6 +41,7 @@ class QSparseLocalSGD(DistributedOptimizer):
 
     name = "qsparse_local_sgd"
     formula = "32 d / (R1 H)"
+    no_compression: ClassVar = {"compressor": Identity(), "sync_interval": 1, "keep_master": False}
 
     def __init__(
         self,

@@ -10,6 +10,8 @@ Cost: 32 d bits per step, one all-reduce.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from algorithms.core.optimizer import DistributedOptimizer
 from algorithms.core.traffic import Purpose, Traffic
 
@@ -17,6 +19,7 @@ from algorithms.core.traffic import Purpose, Traffic
 class SGD(DistributedOptimizer):
     name = "sgd"
     formula = "32 d"
+    no_compression: ClassVar = {}
     workers_differ = False
     state_is_common = True
 

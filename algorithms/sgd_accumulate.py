@@ -13,7 +13,7 @@ Cost: 32 d / A bits per step on average, an all-reduce every A steps.
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 from torch.optim.optimizer import ParamsT
 
@@ -27,6 +27,7 @@ class SGDAccumulate(DistributedOptimizer):
 
     name = "sgd_accumulate"
     formula = "32 d / A"
+    no_compression: ClassVar = {"accumulation_steps": 1}
     workers_differ = False
 
     def __init__(self, params: ParamsT, *, accumulation_steps: int, **common: Unpack[Common]) -> None:

@@ -7,7 +7,7 @@ import math
 import os
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar, Self
 
@@ -69,6 +69,10 @@ class DistributedOptimizer(Optimizer):
     found_inf: Tensor
     grad_scale: Tensor | None
 
+    no_compression: ClassVar[Mapping[str, Any] | None]
+    """Settings of its own with which the method is SGD on the mean gradient; None where no settings make it that."""
+    tried_with: ClassVar[Mapping[str, Any]] = {}
+    """Settings that tests try the method with beside compressors and intervals, where `no_compression` has others."""
     formula: ClassVar[str]
     """Payload bits of one worker per step, in words of d and the settings."""
 

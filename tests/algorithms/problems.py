@@ -92,17 +92,24 @@ def batch_loss(model: nn.Module, step: int, rank: int) -> Tensor:
 def own_settings(
     name: str, compressors: Sequence[Compressor] = (Identity(),), interval: int = 1, **overrides: Any
 ) -> dict[str, Any]:
-    """A value for each setting that algorithm `name` has of its own: compressors in turn, and switches as written."""
-    turn, chosen = itertools.cycle(compressors), {}
-    for key, (kind, required) in settings(algorithms()[name]).items():
-        if kind is bool:
-            chosen[key] = False
-        elif kind is int:
-            chosen[key] = interval
-        elif isinstance(kind, type) and issubclass(kind, Compressor):
+    """A value for each setting that algorithm `name` has of its own: compressors in turn, and switches as written.
+
+    An interval is an integer that the method states to be 1 where it is SGD; other settings are as the method states.
+    """
+    algorithm, turn = algorithms()[name], itertools.cycle(compressors)
+    lossless = dict(algorithm.no_compression or {})
+    chosen = dict(lossless)
+    if interval != 1 or tuple(compressors) != (Identity(),):
+        chosen |= algorithm.tried_with
+    for key, (kind, required) in settings(algorithm).items():
+        if isinstance(kind, type) and issubclass(kind, Compressor):
             chosen[key] = next(turn)
-        elif required:
-            raise NotImplementedError(f"{name}: the tests do not know what to give for {key}: {kind}")
+        elif kind is int and lossless.get(key) == 1:
+            chosen[key] = interval
+        elif kind is bool:
+            chosen.setdefault(key, False)
+        elif required and key not in chosen:
+            raise AssertionError(f"{name}: state a value for {key} in no_compression (and in tried_with)")
     return chosen | overrides
 
 

@@ -31,6 +31,7 @@ from algorithms.core.layout import Layout, Support
 from algorithms.core.randomness import Draw
 from algorithms.core.traffic import Entry
 from algorithms.cser import CSER
+from algorithms.registry import settings
 from tests.algorithms.problems import (
     COMPRESSORS,
     GATHERED,
@@ -58,6 +59,7 @@ from tests.algorithms.problems import (
     workers,
 )
 
+SGD_WHEN_LOSSLESS = [name for name, algorithm in algorithms().items() if algorithm.no_compression is not None]
 FAMILY = [name for name, algorithm in algorithms().items() if issubclass(algorithm, CSER)]
 PAIRS = [(name, key) for name in NAMES for key in named_compressors(name, COMPRESSORS)]
 
@@ -95,7 +97,20 @@ def test_the_package_has_no_other_attributes() -> None:
         _ = package.NoSuchThing
 
 
-@pytest.mark.parametrize(("name", "world_size"), [(name, 1) for name in NAMES] + [(name, 4) for name in JOINT])
+@pytest.mark.parametrize("name", NAMES)
+def test_each_method_states_with_what_it_is_sgd(name: str) -> None:
+    algorithm = algorithms()[name]
+    stated = getattr(algorithm, "no_compression", "nothing")
+    assert stated != "nothing", f"{name}: state no_compression, the settings that make it SGD, or None"
+    required = {key for key, (_, required) in settings(algorithm).items() if required}
+    if stated is not None:
+        assert required <= stated.keys() <= settings(algorithm).keys()
+    assert algorithm.tried_with.keys() <= settings(algorithm).keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "world_size"), [(name, 1) for name in NAMES] + [(name, 4) for name in SGD_WHEN_LOSSLESS]
+)
 def test_without_compression_it_is_sgd(name: str, world_size: int) -> None:
     expected = plain_sgd(world_size, 15)
     forms = [{}, {"explicit_error": True}] if "explicit_error" in switches(name) else [{}]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -275,6 +275,32 @@ def test_the_total_weight_of_the_released_decay() -> None:
         optimizer.step()
         totals.append((before - parameter.item()) / 1e-9)
     assert totals == pytest.approx([9, 10], rel=1e-5)
+
+
+DEFINITIONS: dict[str, Callable[[Problem, Compress, int], Iterator[State]]] = {
+    "alone": lambda problem, c, interval: transcription.alone(problem, NUM_STEPS),
+    "sgd": lambda problem, c, interval: transcription.sgd(problem, NUM_STEPS),
+    "sgd_accumulate": lambda problem, c, interval: transcription.sgd_accumulate(problem, NUM_STEPS, interval),
+    "local_sgd": lambda problem, c, interval: transcription.local_sgd(problem, NUM_STEPS, interval),
+    "ef_sgd": lambda problem, c, interval: transcription.ef_sgd(problem, NUM_STEPS, c),
+    "qsparse_local_sgd": lambda problem, c, interval: transcription.qsparse_local_sgd(problem, NUM_STEPS, c, interval),
+    "csea": lambda problem, c, interval: transcription.cser(problem, NUM_STEPS, transcription.nothing, c, 1),
+    "cser_pl": lambda problem, c, interval: transcription.cser(problem, NUM_STEPS, transcription.nothing, c, interval),
+    "cser": lambda problem, c, interval: transcription.cser(problem, NUM_STEPS, c, c, interval),
+    "mcser": lambda problem, c, interval: transcription.cser(problem, NUM_STEPS, c, c, interval),
+    # With all switches off the release is what is written.
+    "cser_released": lambda problem, c, interval: transcription.cser(problem, NUM_STEPS, c, c, interval),
+    "mcser_released": lambda problem, c, interval: transcription.cser(problem, NUM_STEPS, c, c, interval),
+}
+"""Each method's transcription, given the problem, C for all its compressors, and the length of its intervals."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_method_is_what_its_definition_says(name: str) -> None:
+    if name not in DEFINITIONS:
+        pytest.fail(f"{name} has no definition: write it down in transcription.py and name it in DEFINITIONS")
+    own = own_settings(name, [COMPRESSORS["blocks"]], 4)
+    assert_follows(name, own, DEFINITIONS[name](make_problem(), compress_of("blocks"), 4))
 
 
 # The form without an error buffer.

@@ -69,7 +69,7 @@ def test_losses_are_what_they_were(name: str) -> None:
         GOLDEN[name] = now
         FILE.write_text(json.dumps(dict(sorted(GOLDEN.items())), indent=1) + "\n")
     if name not in GOLDEN:
-        pytest.skip(f"{name} is new: record its losses with UPDATE_GOLDEN=1")
+        pytest.fail(f"{name} is new: record its losses with UPDATE_GOLDEN=1 (see the first lines of this file)")
     assert now.keys() == GOLDEN[name].keys()
     for key, sequence in now.items():
         assert sequence == pytest.approx(GOLDEN[name][key], rel=1e-9), key

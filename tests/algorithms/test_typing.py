@@ -1,0 +1,75 @@
+"""What a type checker says of a user's script: nothing where it is right, and the place where it is wrong."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+SCRIPT = """
+import torch
+from torch import nn
+
+from algorithms import (
+    CSEA, CSER, CSERPL, EFSGD, MCSER, QSGD, SGD, Alone, BlockSparsifier, CSERReleased, LocalSGD, MCSERReleased,
+    ProcessGroupCollectives, QSparseLocalSGD, SGDAccumulate, TopK,
+)
+
+model = nn.Linear(3, 2)
+params = model.parameters()
+block = BlockSparsifier(ratio=8)
+
+SGD(params, lr=0.1, momentum=0.9, weight_decay=1e-4, seed=1, wire=torch.float16, model=model)
+Alone([{"params": params, "lr": 0.2}], lr=0.1)
+EFSGD(params, lr=0.1, compressor=TopK(ratio=8.5))
+LocalSGD(params, lr=0.1, sync_interval=8, collectives=ProcessGroupCollectives())
+SGDAccumulate(params, lr=0.1, accumulation_steps=8)
+QSparseLocalSGD(params, lr=0.1, compressor=QSGD(bits=4), sync_interval=8)
+CSEA(params, lr=0.1, error_compressor=block)
+CSERPL(params, lr=0.1, error_compressor=block, reset_interval=8)
+optimizer = CSER(params, lr=0.1, gradient_compressor=block, error_compressor=block, reset_interval=8)
+MCSER(params, lr=0.1, gradient_compressor=block, error_compressor=block, reset_interval=8, momentum=0.8)
+CSERReleased(params, lr=0.1, gradient_compressor=block, error_compressor=block, reset_interval=8)
+MCSERReleased(params, lr=0.1, gradient_compressor=block, error_compressor=block, reset_interval=8)
+with optimizer.consensus(model):
+    print(optimizer.traffic.training_bits + 1, optimizer.consensus_state_dict(errors="drop"))
+
+SGD(params, lr="0.1")  # wrong
+SGD(params)  # wrong
+SGD(params, lr=0.1, momentun=0.9)  # wrong
+LocalSGD(params, lr=0.1, momentum="0.9", sync_interval=8)  # wrong
+LocalSGD(params, lr=0.1, sync_interval=8, nesterov=True)  # wrong
+LocalSGD(params, lr=0.1, sync_interval="8")  # wrong
+EFSGD(params, compressor=block)  # wrong
+EFSGD(params, lr=0.1, compressor=8)  # wrong
+CSERReleased(params, lr=0.1, gradient_compressor=TopK(8), error_compressor=block, reset_interval=8)  # wrong
+MCSER(params, lr=0.1, gradient_compressor=block, error_compressor=block, reset_interval=8, wire=16)  # wrong
+optimizer.consensus_state_dict(errors="keep")  # wrong
+optimizer.no_such_thing  # wrong
+"""
+
+
+@pytest.mark.timeout(600)
+def test_a_type_checker_finds_what_is_wrong_in_a_script_and_nothing_else(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    # From the checkout and with its settings, so that what `make check` found out of PyTorch is used again.
+    words = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--hide-error-context", str(script)]
+    environment = {**os.environ, "MYPYPATH": str(ROOT)}
+    told = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=590)
+    errors = [line for line in told.stdout.splitlines() if ": error:" in line]
+    wrong = [number for number, line in enumerate(SCRIPT.splitlines(), 1) if line.endswith("# wrong")]
+    assert {int(line.split(":")[1]) for line in errors} == set(wrong), told.stdout + told.stderr
+
+
+def test_every_package_tells_type_checkers_that_it_has_types() -> None:
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    for package in table["tool"]["importlinter"]["root_packages"]:
+        assert (ROOT / package / "py.typed").exists()
+        assert "py.typed" in table["tool"]["setuptools"]["package-data"][package]
