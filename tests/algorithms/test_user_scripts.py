@@ -32,11 +32,17 @@ slow_to_start = pytest.mark.timeout(400)
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, str], Any]]:
-    """What four processes, started once, found in each case."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where four processes, started once, wrote what they found."""
     folder: Path = tmp_path_factory.mktemp("processes")
     multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "torch._dynamo"])
     mp.start_processes(user_scripts.process, (folder,), nprocs=user_scripts.WORLD_SIZE, start_method="forkserver")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> list[dict[tuple[str, str], Any]]:
+    """Of each process, what each case found wrong."""
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(user_scripts.WORLD_SIZE)]
 
 
@@ -46,6 +52,15 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, str]
 def test_in_four_processes(found: list[dict[tuple[str, str], Any]], name: str, case: str) -> None:
     wrong = [f"rank {rank}: {results[case, name]}" for rank, results in enumerate(found) if results[case, name]]
     assert not wrong, "\n".join(wrong)
+
+
+@slow_to_start
+def test_what_readme_and_the_guide_show_runs_as_it_stands(folder: Path) -> None:
+    for rank in range(user_scripts.WORLD_SIZE):
+        said = (folder / f"{rank}.txt").read_text()
+        assert "evaluated 1302 parameters" in said
+        assert "training in all" in said and "MCSER(gradient_compressor=BlockSparsifier(ratio=512" in said
+        assert f"worker {rank} of 4" in said
 
 
 # 2. Numbers of 16 bits.

@@ -5,8 +5,11 @@ A case is run by all processes, for every method. What its look at the results f
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
+import os
+import socket
 import tempfile
 import traceback
 import warnings
@@ -33,6 +36,7 @@ from algorithms import (
 )
 from tests.algorithms.problems import JOINT, NAMES, own_settings, reloaded, takes_any
 
+ROOT = Path(__file__).parents[2]
 WORLD_SIZE = 4
 LR, MOMENTUM, WEIGHT_DECAY = 0.05, 0.9, 0.02
 BLOCK = BlockSparsifier(4)
@@ -174,15 +178,15 @@ def moved_parameters_are_taken_back(name: str) -> None:
     def trained(move: Callable[[nn.Module], object], after_backward: bool) -> Tensor:
         model = Net()
         optimizer = make(name, model, compressor=PerTensorBlockSparsifier(2, 2, 1.2))  # regardless of strides
-        train(optimizer, model, range(1, 3))
+        train(optimizer, model, range(1, 5))
         optimizer.zero_grad()
         if after_backward:
-            loss_of(model, 3, dist.get_rank()).backward()
+            loss_of(model, 5, dist.get_rank()).backward()
             move(model)
             optimizer.step()
         else:
             move(model)
-        train(optimizer, model, range(4, 6))
+        train(optimizer, model, range(6, 8))
         return values(model)
 
     for after_backward in (False, True):
@@ -573,6 +577,60 @@ CASES: dict[str, Callable[[str], None]] = {
 }
 
 
+# What the documents show.
+
+
+class Toy(nn.Sequential):
+    """Enough parameters for a ratio of 512."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(8, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Linear(100, 2))
+
+
+def readme_snippet() -> str:
+    """What is left of README's difference once it is applied, with the backend of this test."""
+    section = (ROOT / "README.md").read_text().split("## Use an optimiser in your own script")[1]
+    lines = section.split("```diff\n")[1].split("```")[0].splitlines()
+    return "\n".join(line[1:] for line in lines if not line.startswith("-")).replace('"nccl"', '"gloo"')
+
+
+def guide_snippets() -> list[str]:
+    text = (ROOT / "docs" / "in-your-own-script.md").read_text()
+    return [part.split("```")[0] for part in text.split("```python\n")[1:]]
+
+
+def documents(folder: Path) -> str:
+    """Run README's snippet as it stands, and then the guide's; returns what they print."""
+    rank, port = dist.get_rank(), [0]
+    if rank == 0:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = [free.getsockname()[1]]
+    dist.broadcast_object_list(port)
+    dist.destroy_process_group()
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(WORLD_SIZE),
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(port[0]),
+    }
+    os.chdir(folder)
+    generator = torch.Generator().manual_seed(rank)
+    names = {
+        "torch": torch,
+        "Net": Toy,
+        "device": "cpu",
+        "batches": [(torch.randn(4, 8, generator=generator), torch.tensor([0, 1, 1, 0])) for _ in range(34)],
+        "loss_function": nn.CrossEntropyLoss(),
+        "evaluate": lambda model: print(f"evaluated {sum(map(torch.numel, model.parameters()))} parameters"),
+    }
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        for number, code in enumerate([readme_snippet(), *guide_snippets()]):
+            exec(compile(code, f"snippet {number}", "exec"), names)
+    return said.getvalue()
+
+
 def process(rank: int, folder: Path) -> None:
     """All cases for all methods; writes of each what it raised, or None."""
     torch.set_num_threads(1)
@@ -590,3 +648,6 @@ def process(rank: int, folder: Path) -> None:
                 except Exception:
                     found[case, name] = traceback.format_exc()
         torch.save(found, folder / f"{rank}.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        (folder / f"{rank}.txt").write_text(documents(folder))
