@@ -50,7 +50,7 @@ class FlatBuffers:
         self.parts = self._parts(groups, len(first) if stacked else 1)
         self.tensors = tensors
         self.idle: tuple[int, ...] = ()
-        """Tensors that this worker has no gradient of in this step: it leaves them as they are, and their momentum."""
+        """During a step, tensors that this worker has no gradient of: it leaves them and their momentum as they are."""
         with torch.no_grad():
             for parameter, window in zip(tensors, self.layout.tensors, strict=True):
                 view = _own_view(self.parameters, window)
@@ -75,7 +75,7 @@ class FlatBuffers:
         self._gradient_homes = _addresses(self._gradient_views)
         self._attach()
         self._seen = self._gradient_views[0]._version
-        """Version of every gradient view at the last step."""
+        """Version of every gradient view when gradients were cleared or used last."""
 
     def new_buffer(self, like: Tensor | None = None) -> Tensor:
         """A vector of zeros, of shape (d,), or one a worker."""
@@ -86,6 +86,7 @@ class FlatBuffers:
         self.gradients.zero_()
         if not self._attached():
             self._attach()
+        self._level_versions(list(map(_version, self._gradient_views)))
 
     def moved(self) -> bool:
         """Whether someone moved a parameter or a gradient elsewhere: `model.to(...)`, `p.data = ...`."""
@@ -163,10 +164,14 @@ class FlatBuffers:
         self.idle = () if self._stacked else tuple(sorted(idle))
         for number in self.idle:
             self.layout.tensors[number].view(self.gradients).fill_(-0.0)
-        self._level_versions()
+        self._level_versions(list(map(_version, self._gradient_views)))
 
-    def _level_versions(self) -> None:
-        self._seen = max(map(_version, self._gradient_views))
+    def _level_versions(self, versions: list[int]) -> None:
+        """What changes from now on is new."""
+        self._seen = versions[0]
+        if versions.count(self._seen) == len(versions):
+            return
+        self._seen = max(versions)
         for view in self._gradient_views:
             while view._version < self._seen:
                 torch.autograd.graph.increment_version(view)

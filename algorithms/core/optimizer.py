@@ -256,6 +256,7 @@ class DistributedOptimizer(Optimizer):
                 self._foreteller.begin_rest()
             self._update(self.num_steps + 1)
             self.num_steps += 1
+        self.flat.idle = ()
         return loss
 
     def _adopt_moved(self) -> None:

@@ -6,7 +6,7 @@ import copy
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -31,7 +31,9 @@ from algorithms.core.layout import Layout, Support
 from algorithms.core.randomness import Draw
 from algorithms.core.traffic import Entry
 from algorithms.cser import CSER
+from algorithms.local_sgd import LocalSGD
 from algorithms.registry import settings
+from tests.algorithms import problems
 from tests.algorithms.problems import (
     COMPRESSORS,
     GATHERED,
@@ -106,6 +108,24 @@ def test_each_method_states_with_what_it_is_sgd(name: str) -> None:
     if stated is not None:
         assert required <= stated.keys() <= settings(algorithm).keys()
     assert algorithm.tried_with.keys() <= settings(algorithm).keys()
+
+
+def test_only_an_integer_that_is_1_without_compression_is_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    class LowRank(LocalSGD):
+        name = "low_rank"
+        no_compression: ClassVar = {"rank": 1000, "sync_interval": 1}
+        tried_with: ClassVar = {"rank": 2}
+
+        def __init__(self, params: Any, *, rank: int, sync_interval: int, **common: Any) -> None:
+            super().__init__(params, sync_interval=sync_interval, **common)
+
+    monkeypatch.setattr(problems, "algorithms", lambda: {"low_rank": LowRank})
+    assert own_settings("low_rank") == {"rank": 1000, "sync_interval": 1}
+    assert own_settings("low_rank", [BlockSparsifier(4)], 3) == {"rank": 2, "sync_interval": 3}
+    LowRank.no_compression = {"sync_interval": 1}
+    LowRank.tried_with = {}
+    with pytest.raises(AssertionError, match="state a value for rank"):
+        own_settings("low_rank")
 
 
 @pytest.mark.parametrize(
