@@ -230,7 +230,9 @@ def test_shipped_experiments_plan(name: str, tmp_path: Path, monkeypatch: pytest
     # A few steps are enough here: some bits can only be counted draw by draw.
     batch_size = find_task(spec.task.name).num_train // spec.training.num_workers // 4
     shorter = {"num_epochs": 1, "batch_size": batch_size}
-    spec = spec.model_copy(update={"training": spec.training.model_copy(update=shorter)})
+    training = spec.training.model_copy(update=shorter)
+    evaluation = spec.evaluation.model_copy(update={"num_scores": None})
+    spec = spec.model_copy(update={"training": training, "evaluation": evaluation})
     plan = make_plan(with_rates(spec), tmp_path)
     per_row = len(spec.statistics.seeds)
     per_row += len(spec.lengths.num_epochs) * len(spec.lengths.seeds) if spec.lengths else 0
