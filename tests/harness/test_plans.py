@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from harness.build import num_steps_of
 from harness.plan import Plan, make_plan
-from harness.spec import EXPERIMENTS, RunConfig, Spec, load_spec, run_id
+from harness.spec import EXPERIMENTS, RowSpec, RunConfig, Spec, load_spec, run_id
 from harness.tasks.task import find_task
 from tests.harness.support import CSER, ROOT, Table, changed, closed_form_bits, small_config, small_spec, write_spec
 
@@ -200,12 +200,13 @@ def test_the_reports_commands_name_the_spec_as_it_was_given(tmp_path: Path) -> N
 
 
 def with_rates(spec: Spec) -> Spec:
-    """The spec with a learning rate in every row, where it leaves them to a tuning."""
-    rows = [
-        row.model_copy(update={"learning_rate": row.learning_rate or 0.1, "settings": row.tables[0], "candidates": []})
-        for row in spec.rows
-    ]
-    return spec.model_copy(update={"rows": rows})
+    """The spec with a learning rate in every row, one of its own, where it leaves them to a tuning."""
+
+    def settled(number: int, row: RowSpec) -> RowSpec:
+        rate = row.learning_rate or 0.1 + number / 1000
+        return row.model_copy(update={"learning_rate": rate, "settings": row.tables[0], "candidates": []})
+
+    return spec.model_copy(update={"rows": [settled(number, row) for number, row in enumerate(spec.rows)]})
 
 
 def allow_short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
