@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from harness.build import num_steps_of
 from harness.plan import Plan, make_plan
-from harness.spec import EXPERIMENTS, RunConfig, Spec, load_spec, run_id
+from harness.spec import EXPERIMENTS, RowSpec, RunConfig, Spec, load_spec, run_id
 from harness.tasks.task import find_task
 from tests.harness.support import CSER, ROOT, Table, changed, closed_form_bits, small_config, small_spec, write_spec
 
@@ -200,12 +200,13 @@ def test_the_reports_commands_name_the_spec_as_it_was_given(tmp_path: Path) -> N
 
 
 def with_rates(spec: Spec) -> Spec:
-    """The spec with a learning rate in every row, where it leaves them to a tuning."""
-    rows = [
-        row.model_copy(update={"learning_rate": row.learning_rate or 0.1, "settings": row.tables[0], "candidates": []})
-        for row in spec.rows
-    ]
-    return spec.model_copy(update={"rows": rows})
+    """The spec with a learning rate in every row, one of its own, where it leaves them to a tuning."""
+
+    def settled(number: int, row: RowSpec) -> RowSpec:
+        rate = row.learning_rate or 0.1 + number / 1000
+        return row.model_copy(update={"learning_rate": rate, "settings": row.tables[0], "candidates": []})
+
+    return spec.model_copy(update={"rows": [settled(number, row) for number, row in enumerate(spec.rows)]})
 
 
 def allow_short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +231,9 @@ def test_shipped_experiments_plan(name: str, tmp_path: Path, monkeypatch: pytest
     # A few steps are enough here: some bits can only be counted draw by draw.
     batch_size = find_task(spec.task.name).num_train // spec.training.num_workers // 4
     shorter = {"num_epochs": 1, "batch_size": batch_size}
-    spec = spec.model_copy(update={"training": spec.training.model_copy(update=shorter)})
+    training = spec.training.model_copy(update=shorter)
+    evaluation = spec.evaluation.model_copy(update={"num_scores": None})
+    spec = spec.model_copy(update={"training": training, "evaluation": evaluation})
     plan = make_plan(with_rates(spec), tmp_path)
     per_row = len(spec.statistics.seeds)
     per_row += len(spec.lengths.num_epochs) * len(spec.lengths.seeds) if spec.lengths else 0
@@ -239,7 +242,7 @@ def test_shipped_experiments_plan(name: str, tmp_path: Path, monkeypatch: pytest
         tuning = make_plan(spec, tmp_path, tuning=True)
         trials = sum(len(row.tables) * len(row.learning_rates or spec.tuning.grid) for row in spec.all_rows())
         seeds = spec.tuning.seeds if spec.tuning.finalists is None else spec.tuning.seeds[:1]
-        assert len({run.run_id for run in tuning.runs}) == trials * len(seeds)
+        assert len(tuning.runs) == trials * len(seeds)  # rows that share a candidate share its runs
 
 
 def overall_ratio(algorithm: str, table: Table, num_steps: int) -> float:
