@@ -157,11 +157,13 @@ class FlatBuffers:
             elif parameter.grad is view and (versions[number] < max(versions) or versions[number] == self._seen):
                 doubtful.append(number)
             self.collect_gradient(number)
-        if doubtful and not self._stacked:
+        # Rows of stacked workers share a gradient; tensors without memory have none.
+        is_known = not self._stacked and not self.gradients.is_meta and not isinstance(self.gradients, FakeTensor)
+        if doubtful and is_known:
             # Someone may have changed some gradients and not others, so what counts is whether there is any.
             some = torch.stack([self._gradient_views[number].any() for number in doubtful]).tolist()
             idle += [number for number, has_some in zip(doubtful, some, strict=True) if not has_some]
-        self.idle = () if self._stacked else tuple(sorted(idle))
+        self.idle = tuple(sorted(idle)) if is_known else ()
         for number in self.idle:
             self.layout.tensors[number].view(self.gradients).fill_(-0.0)
         self._level_versions(list(map(_version, self._gradient_views)))
@@ -182,7 +184,7 @@ class FlatBuffers:
         if parameter.grad is None:
             view.zero_()
         elif parameter.grad is not view:
-            view.copy_(_dense(parameter.grad))
+            torch.add(_dense(parameter.grad), 0.0, out=view)  # in one pass: -0.0 means that there is none
         parameter.grad = view
 
     def keep_idle_everywhere(self) -> None:
