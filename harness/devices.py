@@ -17,8 +17,9 @@ Workers = Literal["stacked", "threads", "processes"]
 def choose_workers(wanted: str, device: str, num_workers: int, num_gpus: int) -> Workers:
     """What "auto" means: stacked on the CPU; on GPUs processes if each can have one, else threads."""
     if wanted == "auto":
-        on_gpus: Workers = "processes" if num_gpus >= num_workers else "threads"
-        return on_gpus if device.startswith("cuda") else "stacked"
+        if device == "cpu":
+            return "stacked"
+        return "processes" if device == "cuda" and num_gpus >= num_workers else "threads"
     assert wanted in get_args(Workers)
     return wanted  # type: ignore[return-value]
 

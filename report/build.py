@@ -9,6 +9,7 @@ from pathlib import Path
 from report.document import Block, Document, Figure, Paragraph, Section, Table
 from report.exhibits import Exhibits, write_document
 from report.exports import write_exports
+from report.exports_regime import write_regime
 from report.exports_comparisons import write_comparisons
 from report.figure_bits import draw_accuracy_against_bits, found_accuracy_against_bits
 from report.figure_curves import CUT, panels_note
@@ -64,6 +65,7 @@ def build_report(folder: Path, tuning_folder: Path | None = None, output: Path |
     else:
         document = document_of(study, tuning, tuned, output)
     write_exports(output / "csv", study, tuned, [records] + ([tuning] if tuning else []))
+    write_regime(output / "csv", study)
     write_comparisons(output / "csv", study, pairs_of(study))
     return write_document(document, output)
 

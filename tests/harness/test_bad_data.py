@@ -115,6 +115,7 @@ def test_what_the_spec_allows_is_allowed_to_preflight_and_to_preparation_too(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = changed(changed(small_spec(), "training.batch_size", 4), "task", {"name": "imagenet"})
+    spec = changed(spec, "training.num_epochs", 4)
     for allowed, code in ((0, 1), (1, 0)):
         path = write_spec(tmp_path, changed(spec, "task.max_undecodable", allowed))
         options = ["--data", str(tmp_path / "data"), "--results", str(tmp_path / "results")]

@@ -63,7 +63,7 @@ def test_a_gpu_that_two_ranks_have_is_named_with_both() -> None:
 def test_auto_is_processes_where_there_is_a_gpu_for_each_worker() -> None:
     machines = [("cuda", 8, 8), ("cuda", 8, 7), ("cuda:0", 1, 1), ("cpu", 1, 8)]
     chosen = [choose_workers("auto", *machine) for machine in machines]
-    assert chosen == ["processes", "threads", "threads", "threads"]
+    assert chosen == ["processes", "threads", "threads", "stacked"]
     assert choose_workers("processes", "cuda", 8, 1) == "processes"
 
 

@@ -67,9 +67,9 @@ class Overflows:
             self.losses[self._here.place] = value.item()
             return value
 
-        def watched_step(precision: MixedPrecision, value: Tensor, optimizer: DistributedOptimizer) -> None:
+        def watched_step(precision: MixedPrecision, optimizer: DistributedOptimizer) -> None:
             before = state_of(optimizer)
-            step(precision, value, optimizer)
+            step(precision, optimizer)
             after = state_of(optimizer)
             self.changed[self._here.place] = {key for key in before if not torch.equal(before[key], after[key])}
             self.scales[self._here.place] = precision.scaler.get_scale()

@@ -148,7 +148,7 @@ def array(cluster: LocalCluster, overtime: Trial, tmp_path_factory: pytest.TempP
 
 def test_siblings_of_runs_that_raise_go_on_and_status_says_where_to_look(array: Trial) -> None:
     status = campaign_status(array.records)
-    assert status.totals == {"done": 4, "running": 0, "queued": 0, "failed": 2, "stale": 0, "missing": 0}
+    assert status.totals == {"done": 4, "running": 0, "queued": 0, "failed": 2, "stale": 0, "stopped": 0, "missing": 0}
     for run in status.runs:
         if run.state == "failed":
             assert run.failure == "bug" and "Not a directory" in run.detail
@@ -249,7 +249,7 @@ def test_cancelled_job_stays_cancelled(cluster: LocalCluster, checkout: Path, tm
     cluster.call("scancel", job)
     wait_until(lambda: left_the_queue(made.records), "the job has ended")
     (run,) = campaign_status(made.records).runs
-    assert run.state in ("failed", "stale") and run.failure in ("preempted", None)
+    assert run.state in ("failed", "stale", "stopped") and run.failure in ("preempted", None)
     assert run.failure is None or (made.only_run / "checkpoint" / "latest").exists()
     assert not (made.only_run / "result.json").exists()
 
