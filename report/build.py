@@ -9,8 +9,8 @@ from pathlib import Path
 from report.document import Block, Document, Figure, Paragraph, Section, Table
 from report.exhibits import Exhibits, write_document
 from report.exports import write_exports
-from report.exports_regime import write_regime
 from report.exports_comparisons import write_comparisons
+from report.exports_regime import write_regime
 from report.figure_bits import draw_accuracy_against_bits, found_accuracy_against_bits
 from report.figure_curves import CUT, panels_note
 from report.figure_drift import draw_drift, drift_notes, drift_of, found_drift
