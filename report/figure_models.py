@@ -32,13 +32,13 @@ def draw_accuracy_against_models(study: Study, path: Path) -> bool:
     values = [*_bound(axes, study.baseline, "sends everything", above=True)]
     values += _bound(axes, study.floor, "sends nothing", above=False)
     axes.set_xscale("log")
-    labels = []
+    labels, most = [], max(finding.models for finding in drawn)
     for method in dict.fromkeys(finding.method for finding in drawn):
         rows = sorted((f for f in drawn if f.method == method and f not in failing), key=lambda f: f.models)
         if rows:
             values += _line(axes, method, rows)
             label = (rows[-1].models, _mean(rows[-1]), method, look_of(method).colour)
-            if len(rows) > 1:
+            if len(rows) > 1 or 2 * rows[-1].models > most:
                 labels.append(label)
             else:
                 _name_beside(axes, *label)
