@@ -29,8 +29,11 @@ def test_records_ship_as_packs() -> None:
 def test_a_shipped_pack_holds_the_runs_that_its_experiment_plans(shipped: Path) -> None:
     planned = {run_id for row in read_experiment(shipped).rows for run_id in row.runs.values()}
     pack = read_pack(shipped)
-    assert pack is not None and set(pack.lines) == planned
-    assert all(pack.record(run_id).result is not None for run_id in planned)
+    assert pack is not None and set(pack.lines) <= planned
+    # An experiment that is not done yet ships its runs as they come, and no report.
+    if (shipped / "report.md").exists() or shipped.name.endswith("_tuning"):
+        assert set(pack.lines) == planned
+    assert all(pack.record(run_id).result is not None for run_id in pack.lines)
 
 
 def test_a_shipped_pack_unpacks_to_folders_that_pack_to_its_bytes(shipped: Path, tmp_path: Path) -> None:
