@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import commands, exits
-from harness.safe_path import leave_out_current_folder
-from harness.store import RecordError
+from harness.cli import commands, exits
+from harness.cli.safe_path import leave_out_current_folder
+from harness.records.store import RecordError
 from harness.tasks.errors import DataError
 
 

@@ -90,7 +90,7 @@ class EvaluationSpec(Strict):
 
 
 class PartitionSpec(Strict):
-    """How samples are divided among workers; see `harness.partition`."""
+    """How samples are divided among workers; see `harness.train.partition`."""
 
     kind: Literal["reshuffled", "contiguous", "dirichlet", "class_shards"] = "reshuffled"
     alpha: Positive = 1.0

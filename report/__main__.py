@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.store import RecordError
-from report.records import UsageError
+from harness.records.store import RecordError
+from report.accuracy.records import UsageError
 
 _DESCRIPTION = """\
 Build the report of an experiment, or of a study of step times, from its records: report.md, report.pdf, figures/ and
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Build a report; returns the exit status."""
     options = parser().parse_args(arguments)
     # Here and not above, so that --help does not wait for the plotting library.
-    from report.build import build_report
+    from report.accuracy.build import build_report
     from report.speed.build import build_speed_report, is_speed_study
 
     try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.store import VERSION
+from harness.records.store import VERSION
 
 PARAMETERS = 100_000
 STEPS = 1_200

@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from harness import exits
-from harness.exits import FAILURE
-from harness.safe_path import leave_out_current_folder
+from harness.cli import exits
+from harness.cli.exits import FAILURE
+from harness.cli.safe_path import leave_out_current_folder
+from harness.records.store import RecordError
 from harness.spec import SpecError
-from harness.store import RecordError
 from harness.tasks.errors import DataError
 from slurm.errors import CampaignError
 
@@ -72,7 +72,7 @@ def _add(
 
 
 def _submit(options: argparse.Namespace) -> int:
-    from harness.plan import plan_experiment
+    from harness.plan.plan import plan_experiment
     from slurm.profile import load_profile
     from slurm.request import Request, check, confirm, find_slurm, left_to_submit
     from slurm.submit import sbatch_text, submit

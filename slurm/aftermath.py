@@ -10,9 +10,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import packs, store
-from harness.recorder import write_failure
-from harness.store import Failure, RecordError
+from harness.records import packs, store
+from harness.records.recorder import write_failure
+from harness.records.store import Failure, RecordError
 from slurm.allocation import Allocation, this_allocation
 from slurm.campaign import Campaign, Submission
 from slurm.policy import goes_on

@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 from pathlib import Path
 
-from harness import store
-from harness.store import Record
+from harness.records import store
+from harness.records.store import Record
 
 
 class Submission(Record):

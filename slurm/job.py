@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 
 from algorithms import CollectiveError, ProcessGroupCollectives
-from harness.attempt import Job, attempt_in_group, prepare_thread, recorded_failures
-from harness.plan import PlannedRun
-from harness.process_group import backend_for, joined_through
-from harness.provenance import new_attempt
-from harness.recorder import SupersededError, write_failure
-from harness.store import Attempt
-from harness.train import Preempted
+from harness.plan.plan import PlannedRun
+from harness.records.provenance import new_attempt
+from harness.records.recorder import SupersededError, write_failure
+from harness.records.store import Attempt
+from harness.train.train import Preempted
+from harness.workers.attempt import Job, attempt_in_group, prepare_thread, recorded_failures
+from harness.workers.process_group import backend_for, joined_through
 from slurm.allocation import Allocation, this_allocation
 from slurm.facts import facts
 from slurm.notice import Notice

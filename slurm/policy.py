@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.store import FailureKind
+from harness.records.store import FailureKind
 
 ALWAYS: tuple[FailureKind, ...] = ("preempted",)
 COUNTED: tuple[FailureKind, ...] = ("node", "communication", "timeout")

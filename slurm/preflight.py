@@ -9,11 +9,11 @@ from pathlib import Path
 
 from submitit import SlurmExecutor
 
-from harness import store
-from harness.plan import Plan
-from harness.preflight import check_data, check_disk, check_gpus, check_nccl
-from harness.store import Record
+from harness.plan.plan import Plan
+from harness.records import store
+from harness.records.store import Record
 from harness.tasks.task import configured_task
+from harness.workers.preflight import check_data, check_disk, check_gpus, check_nccl
 from slurm.errors import CampaignError
 from slurm.profile import Profile
 from slurm.queue import queued_jobs

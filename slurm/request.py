@@ -8,12 +8,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.launch import missing_runs
-from harness.plan import Plan, PlannedRun
-from harness.show import show_plan
+from harness.cli.show import show_plan
+from harness.plan.plan import Plan, PlannedRun
 from harness.spec import SpecError
+from harness.workers.launch import missing_runs
 from slurm.campaign import read_campaign
-from slurm.local_cluster import default_folder, is_running
+from slurm.local.cluster import default_folder, is_running
 from slurm.profile import Profile
 from slurm.queue import queued_jobs
 from slurm.status import observe
@@ -61,7 +61,7 @@ def find_slurm(cluster: str, profile: Profile) -> None:
     """Have sbatch mean the profile's Slurm. Raises SpecError where there is none here, with what to do."""
     if profile.local and "SLURM_CONF" not in os.environ:
         if not is_running():
-            raise SpecError(f"the Slurm of the profile {cluster} is not up; python slurm/local_cluster.py start")
+            raise SpecError(f"the Slurm of the profile {cluster} is not up; python slurm/local/cluster.py start")
         os.environ["SLURM_CONF"] = str(default_folder() / "etc" / "slurm.conf")
     for command in ("sbatch", "srun"):
         if shutil.which(command) is None:

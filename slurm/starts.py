@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness import store
-from harness.store import Failure, FailureKind, Record
+from harness.records import store
+from harness.records.store import Failure, FailureKind, Record
 
 
 class Start(Record):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 
-from harness.state import Submitted
+from harness.records.state import Submitted
 from slurm.campaign import Submission
 from slurm.policy import ALWAYS, COUNTED
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import get_args
 
-from harness import packs, store
-from harness.state import State, Submitted, judge, look
-from harness.store import Experiment, RunFile
+from harness.records import packs, store
+from harness.records.state import State, Submitted, judge, look
+from harness.records.store import Experiment, RunFile
 from slurm.campaign import Campaign, read_campaign
 from slurm.queue import ended_jobs, queued_jobs
 from slurm.state import submitted

@@ -10,10 +10,10 @@ from pathlib import Path
 from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-from harness.launch import write_experiment
-from harness.plan import PlannedRun
-from harness.provenance import code_version
+from harness.plan.plan import PlannedRun
+from harness.records.provenance import code_version
 from harness.tasks.task import find_task
+from harness.workers.launch import write_experiment
 from slurm.campaign import Submission, add_submission, campaign_path, now, read_campaign, set_jobs
 from slurm.errors import CampaignError
 from slurm.job import RunTask, do_run

@@ -7,11 +7,11 @@ import uuid
 from contextlib import ExitStack
 from pathlib import Path
 
-from harness import store
-from harness.recorder import write_failure
-from harness.run_lock import BusyError, owned
-from harness.state import is_done
-from harness.store import Failure, Heartbeat, RunFile
+from harness.records import store
+from harness.records.recorder import write_failure
+from harness.records.run_lock import BusyError, owned
+from harness.records.state import is_done
+from harness.records.store import Failure, Heartbeat, RunFile
 from slurm.allocation import Allocation
 from slurm.campaign import now
 from slurm.policy import num_retries

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from harness.attempt import num_cores, prepare_thread
 from harness.bench.figure import Figure, not_measured, show
-from harness.provenance import new_attempt
+from harness.records.provenance import new_attempt
+from harness.records.store import write_text_atomically
 from harness.spec import SpecError
-from harness.store import write_text_atomically
+from harness.workers.attempt import num_cores, prepare_thread
 
 VERSION = 1
 SUBJECTS = ("optimizer_step", "memory", "workers", "bare_loop", "report_time", "run_shares", "pipelines")

@@ -12,19 +12,19 @@ import torch
 from torch import nn
 
 from algorithms import StackedCollectives
-from harness.attempt import Job
 from harness.bench.figure import Aim, Figure, ratio
 from harness.bench.methods import config_of
 from harness.bench.timing import interleave
-from harness.build import build_model
-from harness.plan import PlannedRun
-from harness.preload import load_samples
-from harness.provenance import new_attempt
+from harness.plan.plan import PlannedRun
+from harness.records.provenance import new_attempt
+from harness.records.store import Result, read_record
 from harness.spec import ModelSpec, PartitionSpec, RunConfig, run_id
-from harness.stacked import replicas_of
-from harness.store import Result, read_record
 from harness.tasks.task import Samples, find_task
-from harness.train import train
+from harness.train.build import build_model
+from harness.train.stacked import replicas_of
+from harness.train.train import train
+from harness.workers.attempt import Job
+from harness.workers.preload import load_samples
 
 REPETITIONS = 5
 BARE, RUN = "bare loop", "run"

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from algorithms import DistributedOptimizer, SoloCollectives
 from algorithms import algorithms as known_algorithms
-from harness.attempt import prepare_thread
 from harness.bench import methods
 from harness.bench.figure import Aim, Figure, not_measured
+from harness.workers.attempt import prepare_thread
 
 TORCH = "torch_sgd"
 """PyTorch's own fused SGD with momentum, for comparison."""

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from algorithms import Collectives, DistributedOptimizer
-from harness.build import build_optimizer
 from harness.spec import EvaluationSpec, ModelSpec, RunConfig, ScheduleSpec, TaskSpec
+from harness.train.build import build_optimizer
 
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 1e-3, 0.9, 5e-4
 RESET_INTERVAL = 32

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
-from harness import store
 from harness.bench.figure import Figure, not_measured
-from harness.clock import PHASES
-from harness.packs import open_runs
-from harness.store import RecordError, Result
+from harness.records import store
+from harness.records.packs import open_runs
+from harness.records.store import RecordError, Result
+from harness.train.clock import PHASES
 
 TASK = "fashion_mnist"
 

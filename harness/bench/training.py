@@ -13,10 +13,10 @@ import torch.distributed as dist
 from torch import nn
 
 from algorithms import Collectives, ProcessGroupCollectives, Purpose, SoloCollectives, run_workers
-from harness.attempt import prepare_processes, prepare_thread
 from harness.bench import methods
-from harness.build import build_model
 from harness.tasks.task import find_task
+from harness.train.build import build_model
+from harness.workers.attempt import prepare_processes, prepare_thread
 
 Kind = Literal["threads", "processes", "one thread"]
 NUM_WORKERS = 8

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from harness.attempt import num_cores
 from harness.bench.figure import Aim, Figure, not_measured, ratio
 from harness.bench.timing import interleave
 from harness.bench.training import Kind, TrainingRun
+from harness.workers.attempt import num_cores
 
 REPETITIONS = 7
 NUM_STEPS = 60

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from harness.attempt import prepare_thread
 from harness.gpu_check.problem import Scale
 from harness.gpu_check.record import Checks, Record, record, show
-from harness.preflight import check_gpus
-from harness.provenance import new_attempt
-from harness.store import write_text_atomically
+from harness.records.provenance import new_attempt
+from harness.records.store import write_text_atomically
+from harness.workers.attempt import prepare_thread
+from harness.workers.preflight import check_gpus
 
 VERSION = 1
 SUBJECTS = ("nccl", "mixed_precision", "memory_format", "workers", "training", "memory", "step_time")

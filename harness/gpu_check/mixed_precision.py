@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from algorithms import Collectives, run_workers
-from harness.attempt import prepare_thread
 from harness.gpu_check.problem import WAIT_SECONDS, Scale, Trainee, config_of, initial_model
 from harness.gpu_check.record import Checks, Outcome
+from harness.workers.attempt import prepare_thread
 
 NUM_STEPS, OVERFLOWS_AT = 6, 3
 SAFE_SCALE, TOO_LARGE = 2.0**10, 2.0**120

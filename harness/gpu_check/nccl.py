@@ -10,11 +10,11 @@ from functools import partial
 import torch
 
 from algorithms import ProcessGroupCollectives, Purpose
-from harness.attempt import prepare_processes, prepare_thread
-from harness.devices import device_groups
 from harness.gpu_check.problem import WAIT_SECONDS, Scale
 from harness.gpu_check.record import Checks, Outcome
-from harness.process_group import backend_for, joined
+from harness.workers.attempt import prepare_processes, prepare_thread
+from harness.workers.devices import device_groups
+from harness.workers.process_group import backend_for, joined
 
 NUMEL = 1_000_003
 

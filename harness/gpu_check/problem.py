@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from algorithms import Collectives, Compressor
 from algorithms.registry import algorithms, settings
 from harness.bench import methods
-from harness.build import build_model, build_optimizer
-from harness.precision import MixedPrecision
 from harness.spec import EvaluationSpec, ModelSpec, Precision, RunConfig, ScheduleSpec, TaskSpec
 from harness.tasks.task import find_task
+from harness.train.build import build_model, build_optimizer
+from harness.train.precision import MixedPrecision
 
 TASK = "cifar100"
 WIDE = ModelSpec(name="wide_resnet", options={"depth": 40, "width": 8})

@@ -8,10 +8,10 @@ from functools import partial
 import torch
 
 from algorithms import Collectives, algorithms, run_workers
-from harness.attempt import prepare_thread
 from harness.gpu_check.memory import peak_bytes
 from harness.gpu_check.problem import Scale, Trainee, config_of, initial_model
 from harness.gpu_check.record import Checks, Outcome
+from harness.workers.attempt import prepare_thread
 
 
 def checks(device: torch.device, scale: Scale) -> Checks:

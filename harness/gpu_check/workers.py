@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from algorithms import Collectives, run_workers
-from harness.attempt import prepare_thread
 from harness.gpu_check.problem import SMALL, Scale, Trainee, config_of, initial_model
 from harness.gpu_check.record import Checks, Outcome
+from harness.workers.attempt import prepare_thread
 
 NUM_WORKERS, NUM_STEPS = 4, 5
 TOLERANCE = 1e-8

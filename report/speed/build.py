@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from report.document import Block, Bullets, Cell, Column, Document, Paragraph, Section, Table
-from report.exhibits import Exhibits, write_document
-from report.records import Records, UsageError, read_records
+from report.accuracy.records import Records, UsageError, read_records
+from report.kit.document import Block, Bullets, Cell, Column, Document, Paragraph, Section, Table
+from report.kit.exhibits import Exhibits, write_document
+from report.kit.wording import listed
 from report.speed.exports import write_speed_exports
 from report.speed.figure_bandwidth import draw_step_times, found_step_times, step_times_note
 from report.speed.figure_matrix import draw_matrix, found_matrix
@@ -20,7 +21,6 @@ from report.speed.tables_timed import cards_table, codec_table, split_table
 from report.speed.to_target import benches_for, cost_table, rentals, targets_of, time_table
 from report.speed.units import milliseconds
 from report.speed.verdict import COMMAND, speed_verdict
-from report.wording import listed
 
 
 def is_speed_study(folder: Path) -> bool:

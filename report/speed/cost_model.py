@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean as mean
 from typing import Literal
 
-from harness.timings import Collective, Message
+from harness.records.timings import Collective, Message
 
 Algorithm = Literal["ring", "tree", "hierarchical"]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
 
-from report.exports import Value, write_csv
-from report.records import Records
+from report.accuracy.exports import Value, write_csv
+from report.accuracy.records import Records
 from report.speed.fitting import slowest_limit
 from report.speed.speedups import HIGHEST, LOWEST, faster_spans, log_grid
 from report.speed.study import Bench, SpeedStudy

@@ -8,14 +8,14 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 
-from harness.timings import Method
-from report.looks import look_of
-from report.plotting import end_labels, panels, save, settle
+from harness.records.timings import Method
+from report.kit.looks import look_of
+from report.kit.plotting import end_labels, panels, save, settle
+from report.kit.wording import listed
 from report.speed.speedups import HIGHEST, LOWEST, log_grid
 from report.speed.study import Bench, SpeedStudy
 from report.speed.tables_agreement import agreement_sentence
 from report.speed.units import milliseconds
-from report.wording import listed
 
 _ROOM = 0.22
 

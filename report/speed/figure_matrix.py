@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from report.plotting import SIZE, panels, save
+from report.kit.plotting import SIZE, panels, save
+from report.kit.wording import listed
 from report.speed.speedups import speedup
 from report.speed.study import Bench
 from report.speed.units import factor, rate
-from report.wording import listed
 
 RATES = (1e9, 10e9, 100e9)
 

@@ -9,7 +9,7 @@ from statistics import median
 
 import numpy as np
 
-from harness.timings import Collective, Fabric, Sweep
+from harness.records.timings import Collective, Fabric, Sweep
 from report.speed.cost_model import Algorithm, Link, Links, Network, ring_hops
 
 COLLECTIVES: tuple[Collective, ...] = ("all_reduce", "all_gather")

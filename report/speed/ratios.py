@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from harness.timings import Message
-from report.document import Cell, Column, Table
+from harness.records.timings import Message
+from report.kit.document import Cell, Column, Table
+from report.kit.wording import NONE
 from report.speed.cost_model import Compute, Network, step_seconds
 from report.speed.speedups import spans_where
 from report.speed.study import Bench, SpeedStudy
 from report.speed.units import rate
-from report.wording import NONE
 
 RATES = (1e6, 10e6, 100e6, 1e9, 10e9, 25e9, 100e9, 400e9)
 NEGLIGIBLE = 1.1

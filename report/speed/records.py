@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.store import Attempt, RecordError, read_record
-from harness.timings import Study, Sweep, Timing
-from report.records import UsageError
+from harness.records.store import Attempt, RecordError, read_record
+from harness.records.timings import Study, Sweep, Timing
+from report.accuracy.records import UsageError
 
 STUDY = "study.json"
 

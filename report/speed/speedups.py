@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.timings import Method
+from harness.records.timings import Method
 from report.speed.study import Bench
 
 LOWEST, HIGHEST = 1e6, 400e9

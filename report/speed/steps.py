@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from harness.timings import Method, Step, Timing
+from harness.records.timings import Method, Step, Timing
 from report.speed.cost_model import over_period
 
 COVERAGE = 0.95

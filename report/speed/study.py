@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.timings import Basis, Fabric, Method, Timing, Workload
+from harness.records.timings import Basis, Fabric, Method, Timing, Workload
 from report.speed.cost_model import Algorithm, Compute, Network, period_seconds
 from report.speed.fitting import Fit, fit_line, fits_of, layout_of, like, network_on, sped_up
 from report.speed.records import SpeedRecords

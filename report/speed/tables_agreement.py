@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.timings import Fabric, SweepPoint
-from report.document import Cell, Column, Table
+from harness.records.timings import Fabric, SweepPoint
+from report.kit.document import Cell, Column, Table
+from report.kit.wording import NONE, count_of, whole
 from report.speed.fitting import slowest_limit
 from report.speed.study import Bench, Point, SpeedStudy
 from report.speed.units import milliseconds, rate, signed_percent
-from report.wording import NONE, count_of, whole
 
 AIM = 0.10
 """Relative error of a step time that the model should stay within."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.timings import Method, Timing
-from report.document import Cell, Column, Table
+from harness.records.timings import Method, Timing
+from report.kit.document import Cell, Column, Table
+from report.kit.wording import count_of
 from report.speed.cost_model import Algorithm, Network
 from report.speed.headlines import HEADLINES, METHODS, Headline
 from report.speed.speedups import HIGHEST, LOWEST, Span, faster_spans, implied
 from report.speed.study import Bench, SpeedStudy, bits_inside, table_of
 from report.speed.tables_agreement import fabric_name
 from report.speed.units import factor, milliseconds, rate
-from report.wording import count_of
 
 AT = 10e9
 """Bits per second at which layouts are compared and the headlines' compute time is sought."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from statistics import median
 
-from harness.timings import Method
-from report.document import Cell, Column, Table
+from harness.records.timings import Method
+from report.kit.document import Cell, Column, Table
+from report.kit.wording import NONE, count_of, listed, short, whole
 from report.speed.study import Bench, SpeedStudy
 from report.speed.tables_agreement import fabric_name
 from report.speed.units import milliseconds
-from report.wording import NONE, count_of, listed, short, whole
 
 
 def cards_table(study: SpeedStudy) -> Table:

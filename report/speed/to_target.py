@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from harness.store import RunRecord
-from harness.timings import Method
-from report.document import Cell, Column, Table
-from report.records import Records, RowRuns
+from harness.records.store import RunRecord
+from harness.records.timings import Method
+from report.accuracy.records import Records, RowRuns
+from report.kit.document import Cell, Column, Table
+from report.kit.statistics import mean_of
+from report.kit.wording import NONE, count_of, listed, percent, short, whole
 from report.speed.cost_model import Network
 from report.speed.study import Bench, SpeedStudy, table_of
 from report.speed.tables_agreement import fabric_name
 from report.speed.units import rate
-from report.statistics import mean_of
-from report.wording import NONE, count_of, listed, percent, short, whole
 
 SAME_RATIO = 1.1
 """An accuracy row is a timed method's if the algorithm is the same and the ratios differ by less than this factor."""

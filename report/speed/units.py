@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from report.wording import NONE
+from report.kit.wording import NONE
 
 
 def rate(bits_per_second: float | None) -> str:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.timings import Method
-from report.document import Bullets, Cell, Column, Paragraph, Table, Verdict
+from harness.records.timings import Method
+from report.kit.document import Bullets, Cell, Column, Paragraph, Table, Verdict
+from report.kit.wording import listed
 from report.speed.headlines import HEADLINES, METHODS, Headline
 from report.speed.speedups import faster_spans, implied, speedup
 from report.speed.study import Bench, SpeedStudy
 from report.speed.tables_agreement import agreement_sentence
 from report.speed.tables_modelled import AT, headline_bench, spans_text
 from report.speed.units import factor, milliseconds, rate, signed_percent
-from report.wording import listed
 
 COMMAND = "make speedups"
 RIVALS = ("ddp", "ddp_fp16", "powersgd_2")

@@ -19,14 +19,14 @@ from torch import Tensor
 
 from algorithms import Compressor
 from algorithms.registry import algorithms, settings
-from harness.attempt import Job
-from harness.launch import Options, Progress, Workers
-from harness.plan import PlannedRun
-from harness.provenance import new_attempt
+from harness.plan.plan import PlannedRun
+from harness.records.provenance import new_attempt
+from harness.records.store import read_run
 from harness.spec import RunConfig, TaskSpec, run_id
-from harness.store import read_run
 from harness.tasks.blobs import Blobs
 from harness.tasks.task import Batch, TensorSamples
+from harness.workers.attempt import Job
+from harness.workers.launch import Options, Progress, Workers
 
 ROOT = Path(__file__).parents[2]
 Table = dict[str, Any]

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from harness.__main__ import main
-from harness.attempt import attempt_in_threads
-from harness.store import Failure, read_record, read_run
+from harness.records.store import Failure, read_record, read_run
 from harness.tasks import imagenet
 from harness.tasks.imagenet import ImageNet
+from harness.workers.attempt import attempt_in_threads
 from tests.harness.support import Table, changed, job_for, small_config, small_spec, write_spec
 from tests.tasks.miniatures import MiniatureCIFAR100, imagenet_tree, write
 

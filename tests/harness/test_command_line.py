@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from harness.__main__ import main
-from harness.launch import write_experiment
-from harness.plan import plan_experiment
+from harness.plan.plan import plan_experiment
+from harness.workers.launch import write_experiment
 from tests.harness.support import (
     Table,
     call,
@@ -192,7 +192,7 @@ def test_status_tells_running_stale_and_failed_runs(
     experiment: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = {(run["row"], run["seed"]): run["run_id"] for run in experiment.raw()}
-    monkeypatch.setattr("harness.state.time.time", lambda: 1_000_000.0)
+    monkeypatch.setattr("harness.records.state.time.time", lambda: 1_000_000.0)
     folder = tmp_path / "small"
     put(folder / runs["sgd", 1], heartbeat=heartbeat(999_990.0))
     put(folder / runs["sgd", 2], heartbeat=heartbeat(999_000.0))
@@ -285,9 +285,11 @@ def test_two_specs_of_one_name_in_one_folder_are_refused(tmp_path: Path, capsys:
 
 def test_output_that_nobody_reads_to_its_end_ends_a_command_quietly(tmp_path: Path) -> None:
     """As in `plan | head`."""
-    code = (
-        "import sys; from harness import exits; sys.exit(exits.end_of(lambda: print('row ' * 50_000) or 0, (), '', ''))"
-    )
+    code = """
+import sys
+from harness.cli import exits
+sys.exit(exits.end_of(lambda: print("row " * 50_000) or 0, (), "", ""))
+"""
     unread = subprocess.Popen(
         [sys.executable, "-c", code], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

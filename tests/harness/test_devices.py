@@ -13,13 +13,13 @@ from torch import nn
 
 from algorithms import ProcessGroupCollectives, SoloCollectives
 from algorithms.registry import algorithms
-from harness import devices
 from harness.__main__ import main
-from harness.attempt import prepare_thread
-from harness.build import build_optimizer
-from harness.devices import choose_workers, device_groups, require_own_devices
-from harness.process_group import joined
 from harness.spec import SpecError
+from harness.train.build import build_optimizer
+from harness.workers import devices
+from harness.workers.attempt import prepare_thread
+from harness.workers.devices import choose_workers, device_groups, require_own_devices
+from harness.workers.process_group import joined
 from tests.harness.support import Table, settings_of, small_config, small_spec, write_spec
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness import estimate, show
-from harness.dry_step import DrySteps, dry_steps
-from harness.estimate import StepTime
-from harness.plan import make_plan
+from harness.cli import show
+from harness.plan import estimate
+from harness.plan.dry_step import DrySteps, dry_steps
+from harness.plan.estimate import StepTime
+from harness.plan.plan import make_plan
 from harness.spec import EXPERIMENTS, load_spec
 from tests.harness.support import CSER, small_config, small_spec, write_spec
 
@@ -48,7 +49,7 @@ def test_with_a_gpu_time_and_activations_are_measured(tmp_path: Path, capsys: py
     assert "activations add 3 MB (measured on dry steps on random images: 20 of them, fp32)" in output
     # 6 runs of 2 workers and 40 steps.
     assert f"{6 * 2 * 40 * 0.5 / 3600:.1f} NVIDIA X1 hours" in output
-    assert "no price: harness/prices.toml has none for NVIDIA X1" in output and "dollars" not in output
+    assert "no price: harness/plan/prices.toml has none for NVIDIA X1" in output and "dollars" not in output
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from algorithms import Collectives, Purpose, run_workers
-from harness.build import build_model, build_optimizer
-from harness.evaluate import RECALIBRATION_STEPS, Score, evaluate
-from harness.order import worker_batches
 from harness.spec import RunConfig, TaskSpec
 from harness.tasks.blobs import TASK
 from harness.tasks.task import Batch, TensorSamples
+from harness.train.build import build_model, build_optimizer
+from harness.train.evaluate import RECALIBRATION_STEPS, Score, evaluate
+from harness.train.order import worker_batches
 from tests.harness.support import CSER, small_config
 
 SAMPLES = TASK.load(None, TaskSpec(name="blobs"), torch.device("cpu"))

@@ -14,19 +14,19 @@ import pytest
 import torch
 
 from algorithms import DistributedOptimizer
-from harness.attempt import attempt_in_threads
-from harness.build import build_model
-from harness.plan import PlannedRun, make_plan
-from harness.precision import MixedPrecision
-from harness.provenance import new_attempt
+from harness.plan.plan import PlannedRun, make_plan
+from harness.records.provenance import new_attempt
+from harness.records.store import Row, read_run
 from harness.spec import EXPERIMENTS, ModelSpec, RowSpec, Spec, load_spec
-from harness.store import Row, read_run
 from harness.tasks import cifar100, fashion_mnist, imagenet
 from harness.tasks.cifar100 import CIFAR100
 from harness.tasks.fashion_mnist import FashionMNIST
 from harness.tasks.fashion_mnist_files import locate
 from harness.tasks.imagenet import ImageNet
 from harness.tasks.task import find_task
+from harness.train.build import build_model
+from harness.train.precision import MixedPrecision
+from harness.workers.attempt import attempt_in_threads
 from tests.harness.support import Table, closed_form_bits, job_for
 from tests.tasks.miniatures import MiniatureCIFAR100, fashion_mnist_files, imagenet_tree, write
 
@@ -153,7 +153,7 @@ def test_each_setting_trains_to_a_valid_result_with_the_bits_of_its_formula(
     name: str, label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps_taken: list[int]
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setattr("harness.plan.why_too_short", lambda row, foreseen: None)
+    monkeypatch.setattr("harness.plan.plan.why_too_short", lambda row, foreseen: None)
     spec = shrunken(name, label)
     MINIATURES[spec.task.name](tmp_path / "data", monkeypatch)
     plan = make_plan(spec, tmp_path)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.plan import make_plan
+from harness.plan.plan import make_plan
 from harness.spec import load_spec
 from tests.harness.support import ROOT, call, changed, command, only, small_spec, write_spec
 

@@ -18,12 +18,13 @@ import torch
 
 from algorithms import Collectives, run_workers
 from algorithms.registry import algorithms
-from harness import checkpoint, launch, run_process
-from harness.attempt import attempt_in_threads
-from harness.plan import Plan, make_plan
+from harness.plan.plan import Plan, make_plan
+from harness.records.state import is_done
+from harness.records.store import Failure, read_record, read_run
 from harness.spec import load_spec
-from harness.state import is_done
-from harness.store import Failure, read_record, read_run
+from harness.train import checkpoint
+from harness.workers import launch, run_process
+from harness.workers.attempt import attempt_in_threads
 from tests.harness.support import (
     BLOCK,
     CSER,

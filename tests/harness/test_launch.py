@@ -16,17 +16,17 @@ from typing import Any
 import pytest
 import torch
 
-import harness.collect
-import harness.progress
-import harness.show
+import harness.cli.progress
+import harness.cli.show
+import harness.records.collect
 from harness.__main__ import main
-from harness.attempt import attempt_in_threads
-from harness.launch import Progress, launch, missing_runs
-from harness.plan import Plan, make_plan
-from harness.run_lock import owned
+from harness.plan.plan import Plan, make_plan
+from harness.records.run_lock import owned
+from harness.records.store import Failure, read_record, read_run
 from harness.spec import load_spec
-from harness.store import Failure, read_record, read_run
 from harness.tasks import blobs
+from harness.workers.attempt import attempt_in_threads
+from harness.workers.launch import Progress, launch, missing_runs
 from tests.harness.support import (
     CSER,
     DoctoredBlobs,
@@ -45,7 +45,7 @@ from tests.harness.support import (
     write_spec,
 )
 
-assert harness.collect and harness.progress and harness.show  # Loaded before privileges are dropped.
+assert harness.records.collect and harness.cli.progress and harness.cli.show  # Loaded before privileges are dropped.
 
 
 def planned(folder: Path, spec: Table) -> Plan:
@@ -362,7 +362,7 @@ def test_interrupted_command_says_so(monkeypatch: pytest.MonkeyPatch, capsys: py
     def interrupt(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("harness.plan.find_spec", interrupt)
+    monkeypatch.setattr("harness.plan.plan.find_spec", interrupt)
     assert main(["status", "fashion_mnist"]) == 130
     assert "goes on from here" in capsys.readouterr().err
 

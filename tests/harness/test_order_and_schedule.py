@@ -13,14 +13,14 @@ from torch import Tensor
 
 from algorithms import Collectives, run_workers
 from algorithms.registry import algorithms
-from harness.build import build_model, build_optimizer
-from harness.order import steps_per_epoch, worker_batches
-from harness.schedule import learning_rate_factor
 from harness.seeds import derive_seed
 from harness.spec import ScheduleSpec
 from harness.tasks.blobs import TASK
 from harness.tasks.task import held_out_indices
-from harness.train import evaluation_steps, parameters_sha256
+from harness.train.build import build_model, build_optimizer
+from harness.train.order import steps_per_epoch, worker_batches
+from harness.train.schedule import learning_rate_factor
+from harness.train.train import evaluation_steps, parameters_sha256
 from tests.harness.support import BLOCK, settings_of, small_config
 
 

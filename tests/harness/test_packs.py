@@ -17,17 +17,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness import packing, packs, store
 from harness.__main__ import main
-from harness.collect import collect
-from harness.launch import launch, missing_runs, write_experiment
-from harness.packing import pack, read_files, unpack
-from harness.packs import open_runs, parse, render
-from harness.plan import Plan, make_plan
-from harness.show import show_status
+from harness.cli.show import show_status
+from harness.plan.plan import Plan, make_plan
+from harness.plan.tuning_records import outcome
+from harness.records import packing, packs, store
+from harness.records.collect import collect
+from harness.records.packing import pack, read_files, unpack
+from harness.records.packs import open_runs, parse, render
+from harness.records.store import RUN_FILES, VERSION, RecordError, read_run
 from harness.spec import RunConfig, load_spec, run_id
-from harness.store import RUN_FILES, VERSION, RecordError, read_run
-from harness.tuning_records import outcome
+from harness.workers.launch import launch, missing_runs, write_experiment
 from slurm.status import observe
 from tests.harness.support import CSER, Quiet, launch_options, small_config, small_spec, write_spec
 

@@ -15,15 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.attempt import attempt_in_threads
-from harness.build import num_steps_of
-from harness.order import worker_batches
-from harness.partition import class_counts, worker_shards
+from harness.records.store import read_run
 from harness.spec import PartitionSpec, SpecError, TaskSpec
-from harness.store import read_run
 from harness.tasks import blobs
 from harness.tasks.blobs import Blobs
 from harness.tasks.task import Batch, TensorSamples
+from harness.train.build import num_steps_of
+from harness.train.order import worker_batches
+from harness.train.partition import class_counts, worker_shards
+from harness.workers.attempt import attempt_in_threads
 from tests.harness.support import Table, job_for, small_config
 
 FIXED: dict[str, Table] = {

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.build import num_steps_of
-from harness.plan import Plan, make_plan
+from harness.plan.plan import Plan, make_plan
 from harness.spec import EXPERIMENTS, RowSpec, RunConfig, Spec, load_spec, run_id
 from harness.tasks.task import find_task
+from harness.train.build import num_steps_of
 from tests.harness.support import CSER, ROOT, Table, changed, closed_form_bits, small_config, small_spec, write_spec
 
 SHIPPED = sorted(path.stem for path in EXPERIMENTS.glob("*.toml"))
@@ -211,7 +211,7 @@ def with_rates(spec: Spec) -> Spec:
 
 def allow_short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let runs of a few steps be planned that would send less than one model, or end before a reset."""
-    monkeypatch.setattr("harness.plan.why_too_short", lambda row, foreseen: None)
+    monkeypatch.setattr("harness.plan.plan.why_too_short", lambda row, foreseen: None)
 
 
 def test_small_fashion_mnist_shares_its_runs_with_the_whole_one() -> None:

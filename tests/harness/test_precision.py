@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from algorithms import DistributedOptimizer
 from algorithms.registry import algorithms
-from harness.attempt import attempt_in_threads
-from harness.precision import MixedPrecision
-from harness.store import RunRecord, read_run
+from harness.records.store import RunRecord, read_run
 from harness.tasks import blobs
+from harness.train.precision import MixedPrecision
+from harness.workers.attempt import attempt_in_threads
 from tests.harness.support import BLOCK, CSER, DoctoredBlobs, comparable, job_for, settings_of, small_config
 
 Place = tuple[int, int]

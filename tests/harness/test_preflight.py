@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from harness.__main__ import main
-from harness.plan import make_plan
-from harness.preflight import architecture, check_disk, check_gpus
+from harness.plan.plan import make_plan
 from harness.spec import load_spec
+from harness.workers.preflight import architecture, check_disk, check_gpus
 from tests.harness.support import small_spec, write_spec
 
 CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from harness.__main__ import main
-from harness.build import build_model
-from harness.plan import Plan, make_plan
+from harness.plan.plan import Plan, make_plan
 from harness.spec import EXPERIMENTS, RunConfig, TaskSpec, load_spec
 from harness.tasks import augment, cifar100, imagenet
 from harness.tasks.task import find_task
+from harness.train.build import build_model
 from tests.harness.support import Table
 
 Setting = tuple[str, tuple[tuple[str, float], ...], float]

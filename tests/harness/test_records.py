@@ -18,16 +18,17 @@ import torch
 from torch.distributed import DistStoreError
 
 from algorithms import CollectiveError, Collectives, run_workers
-from harness import checkpoint, store
-from harness.attempt import attempt_in_threads, failure_kind
-from harness.checkpoint import CheckpointError
-from harness.recorder import write_failure
-from harness.run_lock import BusyError, owned
+from harness.records import store
+from harness.records.recorder import write_failure
+from harness.records.run_lock import BusyError, owned
+from harness.records.state import is_done
+from harness.records.store import Event, Failure, RecordError, Result, append_event, read_events, read_record, read_run
 from harness.spec import SpecError
-from harness.state import is_done
-from harness.store import Event, Failure, RecordError, Result, append_event, read_events, read_record, read_run
 from harness.tasks import blobs
 from harness.tasks.errors import DataError
+from harness.train import checkpoint
+from harness.train.checkpoint import CheckpointError
+from harness.workers.attempt import attempt_in_threads, failure_kind
 from tests.harness.support import CSER, DoctoredBlobs, comparable, job_for, small_config
 
 

@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from harness.__main__ import main
-from harness.foresee import foresee
-from harness.order import worker_batches
-from harness.partition import worker_shards
-from harness.plan import Plan, make_plan
-from harness.schedule import learning_rate_factor
+from harness.plan.foresee import foresee
+from harness.plan.plan import Plan, make_plan
+from harness.plan.tuning import Outcome
+from harness.records.store import read_experiment, write_record
 from harness.spec import EXPERIMENTS, PartitionSpec, RunConfig, ScheduleSpec, SpecError, TaskSpec, load_spec
-from harness.store import read_experiment, write_record
 from harness.tasks.blobs import TASK as BLOBS
 from harness.tasks.task import find_task, held_out_indices, split_sizes
-from harness.train import evaluation_steps
-from harness.tuning import Outcome
+from harness.train.order import worker_batches
+from harness.train.partition import worker_shards
+from harness.train.schedule import learning_rate_factor
+from harness.train.train import evaluation_steps
 from tests.harness.support import BLOCK, Table, changed, small_config, small_spec, write_spec
 from tests.harness.test_tuning import write_run
 

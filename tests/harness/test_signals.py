@@ -11,16 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from harness import run_lock, stops
 from harness.__main__ import main
-from harness.attempt import attempt_in_threads, attempt_stacked
-from harness.launch import Progress, launch
-from harness.plan import Plan, make_plan
-from harness.run_lock import owned
+from harness.plan.plan import Plan, make_plan
+from harness.records import run_lock
+from harness.records.run_lock import owned
+from harness.records.state import judge, look
+from harness.records.store import Heartbeat, read_run, write_record
 from harness.spec import load_spec
-from harness.state import judge, look
-from harness.stops import Interrupted, noticed
-from harness.store import Heartbeat, read_run, write_record
+from harness.workers import stops
+from harness.workers.attempt import attempt_in_threads, attempt_stacked
+from harness.workers.launch import Progress, launch
+from harness.workers.stops import Interrupted, noticed
 from tests.harness.support import (
     CSER,
     Quiet,
@@ -188,7 +189,7 @@ def test_worker_processes_look_again_too(tmp_path: Path, monkeypatch: pytest.Mon
     done = job_for(run.config, tmp_path / "small", experiment="small")
     assert attempt_in_threads(done)
     # The command had looked before the other one finished the run.
-    monkeypatch.setattr("harness.launch.missing_runs", lambda plan, folder: list(plan.runs))
+    monkeypatch.setattr("harness.workers.launch.missing_runs", lambda plan, folder: list(plan.runs))
     display = Quiet()
     assert launch(plan, launch_options(tmp_path, "processes"), display) == 0
     assert display.ends == {"sgd 1": None} and len(read_run(done.folder).run.attempts) == 1

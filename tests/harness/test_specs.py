@@ -15,9 +15,9 @@ from torch import nn
 from algorithms import SGD, Compressor, SoloCollectives
 from algorithms.registry import algorithms, compressors
 from harness.__main__ import main
-from harness.build import build_optimizer, fits
-from harness.plan import make_plan
+from harness.plan.plan import make_plan
 from harness.spec import EXPERIMENTS, Spec, SpecError, find_spec, load_spec
+from harness.train.build import build_optimizer, fits
 from tests.harness.support import (
     BLOCK,
     CSER,
@@ -194,7 +194,7 @@ def test_setting_that_may_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
             super().__init__(params, **common)
             self.given = rank, compressor
 
-    monkeypatch.setattr("harness.build.algorithms", lambda: {"own": Own})
+    monkeypatch.setattr("harness.train.build.algorithms", lambda: {"own": Own})
     for table, held in (({}, (None, None)), ({"rank": 3}, (3, None)), ({"compressor": BLOCK}, (None, 4))):
         made: Any = build_optimizer(small_config("own", table), nn.Linear(2, 2), SoloCollectives(), 10)
         assert (made.given[0], getattr(made.given[1], "ratio", None)) == held

@@ -9,7 +9,7 @@ import pytest
 
 from algorithms import Compressor
 from algorithms.registry import algorithms, compressors, settings
-from harness.attempt import attempt_in_threads, attempt_stacked
+from harness.workers.attempt import attempt_in_threads, attempt_stacked
 from tests.harness.support import comparable, job_for, settings_of, small_config
 
 MODELS: dict[str, dict[str, Any]] = {

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from algorithms import Collectives, run_workers
-from harness import checkpoint, train
-from harness.attempt import Job, attempt_in_group, attempt_in_threads, failure_kind, prepare_thread
-from harness.recorder import SupersededError, write_failure
-from harness.store import Event, Failure, Heartbeat, read_record, read_run
-from harness.train import Preempted
+from harness.records.recorder import SupersededError, write_failure
+from harness.records.store import Event, Failure, Heartbeat, read_record, read_run
+from harness.train import checkpoint, train
+from harness.train.train import Preempted
+from harness.workers.attempt import Job, attempt_in_group, attempt_in_threads, failure_kind, prepare_thread
 from tests.harness.support import CSER, comparable, job_for, small_config
 
 CONFIG = small_config("cser", CSER)
@@ -185,7 +185,7 @@ def test_checkpoint_that_does_not_fit_leaves_room_for_the_record_of_that(
     def no_space(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("harness.checkpoint.os.fsync", no_space)
+    monkeypatch.setattr("harness.train.checkpoint.os.fsync", no_space)
 
     def work(collectives: Collectives) -> None:
         checkpoint.save(tmp_path, 5, {"value": torch.zeros(1000)}, collectives, "attempt")

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from harness import time_left
-from harness.launch import Progress
-from harness.plan import PlannedRun, make_plan
-from harness.progress import PlainDisplay
+from harness.cli.progress import PlainDisplay
+from harness.plan.plan import PlannedRun, make_plan
+from harness.records.store import Heartbeat
 from harness.spec import load_spec
-from harness.store import Heartbeat
-from harness.time_left import TimeLeft, expected_step_seconds
+from harness.workers import time_left
+from harness.workers.launch import Progress
+from harness.workers.time_left import TimeLeft, expected_step_seconds
 from tests.harness.support import command, environment, small_config, small_spec, write_spec
 
 STEPS = 40

@@ -15,13 +15,13 @@ import torch
 from algorithms import Purpose, Traffic
 from algorithms.registry import algorithms
 from algorithms.sgd import SGD
-from harness.attempt import attempt_in_threads
-from harness.build import build_model
-from harness.clock import PHASES, Clock
+from harness.records.store import Event, Failure, RunRecord, read_record, read_run
 from harness.spec import ModelSpec, RunConfig
-from harness.store import Event, Failure, RunRecord, read_record, read_run
 from harness.tasks import blobs
 from harness.tasks.task import find_task
+from harness.train.build import build_model
+from harness.train.clock import PHASES, Clock
+from harness.workers.attempt import attempt_in_threads
 from tests.harness.support import BLOCK, CSER, DoctoredBlobs, comparable, job_for, settings_of, small_config
 
 GATHERED = {"qsgd": {"kind": "qsgd", "bits": 4}, "top_k": {"kind": "top_k", "ratio": 4}}
@@ -271,7 +271,7 @@ class FakeCollectives:
 
 def test_clock_on_made_up_times(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("harness.clock.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("harness.train.clock.time.perf_counter", lambda: now[0])
     collectives: Any = FakeCollectives()
     clock = Clock(collectives, {"data": 5.0})
     for phase, passed, talked in [

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.build import build_model
 from harness.spec import ModelSpec, SpecError
 from harness.tasks.task import find_task
+from harness.train.build import build_model
 
 # Each shrunken to what a test can train.
 SMALL: dict[str, dict[str, Any]] = {

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.store import VERSION, Attempt, Event, Experiment, Result, Row, RunFile, RunRecord, TrafficEntry
-from harness.store import write_record as write
-from report.records import Records, RowRuns
+from harness.records.store import VERSION, Attempt, Event, Experiment, Result, Row, RunFile, RunRecord, TrafficEntry
+from harness.records.store import write_record as write
+from report.accuracy.records import Records, RowRuns
 
 PARAMETERS = 25_450
 WORKERS = 8

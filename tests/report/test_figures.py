@@ -11,14 +11,14 @@ import pytest
 from matplotlib.figure import Figure as Drawing
 from matplotlib.text import Text
 
-from harness.timings import Timing
+from harness.records.timings import Timing
 from report.__main__ import main
-from report.figure_drift import drift_of, found_drift
-from report.figure_paper import paper_models
-from report.findings import study_of
-from report.looks import LOOKS, look_of
-from report.plotting import SIZE
-from report.records import read_records
+from report.accuracy.figure_drift import drift_of, found_drift
+from report.accuracy.figure_paper import paper_models
+from report.accuracy.findings import study_of
+from report.accuracy.records import read_records
+from report.kit.looks import LOOKS, look_of
+from report.kit.plotting import SIZE
 from report.synthetic import Design, make_experiment, make_tuning
 from tests.report.made_up_regime import Map, records_of, write_records
 from tests.report.made_up_timings import write_full

@@ -10,13 +10,19 @@ from statistics import fmean
 import numpy as np
 import pytest
 
-from report.build import build_report
-from report.findings import study_of
-from report.logistic import fit_logistic
-from report.models_needed import Needed, needed_of
-from report.regime import Regime, regime_of
-from report.regime_predictors import ALL, PREDICTORS, Explained, curve_of_method, explained, noise_share
-from report.tables_regime import needed_table, predictors_found, predictors_table, regime_table, residuals_table
+from report.accuracy.build import build_report
+from report.accuracy.findings import study_of
+from report.accuracy.models_needed import Needed, needed_of
+from report.accuracy.regime import Regime, regime_of
+from report.accuracy.regime_predictors import ALL, PREDICTORS, Explained, curve_of_method, explained, noise_share
+from report.accuracy.tables_regime import (
+    needed_table,
+    predictors_found,
+    predictors_table,
+    regime_table,
+    residuals_table,
+)
+from report.kit.logistic import fit_logistic
 from tests.report.made_up_regime import METHODS, Lost, Map, records_of, write_records
 
 HALF = {label: 6.0 * 1.4**index for index, label in enumerate(METHODS.values())}

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from report.__main__ import main
+from report.accuracy.findings import study_of
+from report.accuracy.records import read_records
 from report.bench import design_of
-from report.findings import study_of
-from report.records import read_records
 from report.synthetic import make_experiment
 from tests.report.made_up import DESIGN
 
@@ -101,7 +101,7 @@ def test_unplanned_folders_are_counted(records: Path) -> None:
 
 def test_help_and_no_torch() -> None:
     """Building a report loads nothing of torch; --help names the exit statuses."""
-    code = "import sys, report.build, report.__main__; sys.exit('torch' in sys.modules)"
+    code = "import sys, report.accuracy.build, report.__main__; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     done = subprocess.run([sys.executable, "-m", "report", "--help"], capture_output=True, text=True, check=True)
     assert "exit status" in done.stdout and "--tuning" in done.stdout

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from report.__main__ import main
-from report.build import build_report, document_of
-from report.document import Cell, Column, Document, Figure, Paragraph, Section, Table, blocks_of, texts_of
-from report.findings import study_of
-from report.markdown import escape, render_markdown
-from report.pdf import quote, render_pdf, render_typst
-from report.records import read_records
-from report.tables import accuracy_table
-from report.tuning import tuned_rows
+from report.accuracy.build import build_report, document_of
+from report.accuracy.findings import study_of
+from report.accuracy.records import read_records
+from report.accuracy.tables import accuracy_table
+from report.accuracy.tuning import tuned_rows
+from report.kit.document import Cell, Column, Document, Figure, Paragraph, Section, Table, blocks_of, texts_of
+from report.kit.markdown import escape, render_markdown
+from report.kit.pdf import quote, render_pdf, render_typst
 from tests.report.made_up import Built
 
 

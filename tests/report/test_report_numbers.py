@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from report.build import build_report
+from report.accuracy.build import build_report
 from report.synthetic import make_experiment
 from tests.report.made_up import DESIGN, Built
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from report.statistics import compare, holm, judge, median_best_of, rank_correlation, summarise
+from report.kit.statistics import compare, holm, judge, median_best_of, rank_correlation, summarise
 
 _VALUES = st.lists(st.floats(0.01, 1.0), min_size=2, max_size=12)
 

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from report.answers import answers_of
-from report.build import build_report
-from report.document import Table
-from report.findings import Study, study_of
-from report.pairs import pairs_of
-from report.records import read_records
-from report.row_cells import AT_END
+from report.accuracy.answers import answers_of
+from report.accuracy.build import build_report
+from report.accuracy.findings import Study, study_of
+from report.accuracy.pairs import pairs_of
+from report.accuracy.records import read_records
+from report.accuracy.row_cells import AT_END
+from report.accuracy.tables_tuning import rules_table
+from report.accuracy.tuning import tuned_alone, tuned_rows
+from report.accuracy.verdict import verdict_of
+from report.kit.document import Table
 from report.synthetic import Design, make_experiment, make_tuning
-from report.tables_tuning import rules_table
-from report.tuning import tuned_alone, tuned_rows
-from report.verdict import verdict_of
 from tests.report.made_up import REGIME, Built
 
 SHORT = replace(REGIME, lengths=(), by_loss=(), evaluations=2, ratios=(12, 96))

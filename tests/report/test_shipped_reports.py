@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.packing import unpack
-from harness.packs import NAME, open_runs
-from report.build import build_report
-from report.records import read_records
+from harness.records.packing import unpack
+from harness.records.packs import NAME, open_runs
+from report.accuracy.build import build_report
+from report.accuracy.records import read_records
 
 RESULTS = Path(__file__).parents[2] / "results"
 REPORTED = sorted(path.parent for path in RESULTS.rglob(NAME) if (path.parent / "report.md").exists())

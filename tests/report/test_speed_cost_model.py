@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.timings import Collective, Message
+from harness.records.timings import Collective, Message
 from report.speed.cost_model import (
     Algorithm,
     Compute,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.timings import Fabric, Sweep
+from harness.records.timings import Fabric, Sweep
 from report.speed.cost_model import collective_seconds
 from report.speed.fitting import fit_line, fits_of, network_on, sped_up
 from tests.report.made_up_timings import ALPHA, EFFICIENCY, fabric, ring_seconds, sweep

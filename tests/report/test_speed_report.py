@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from harness.timings import Timing
+from harness.records.timings import Timing
 from report.__main__ import main
-from report.document import Table, blocks_of
-from report.records import read_records
+from report.accuracy.records import read_records
+from report.kit.document import Table, blocks_of
 from report.speed.build import speed_document
 from report.speed.records import read_speed_records
 from report.speed.study import study_of
@@ -66,7 +66,12 @@ def _files(folder: Path) -> dict[str, bytes]:
 def test_a_rebuild_gives_the_same_bytes(made: Made, tmp_path: Path) -> None:
     assert main([str(made.study), "--accuracy", str(made.accuracy), "--output", str(tmp_path)]) == 0
     again = _files(tmp_path)
-    assert {"report.md", "report.pdf", "figures/step_time_against_bandwidth.png", "csv/break_even.csv"} <= again.keys()
+    assert {
+        "report.md",
+        "report.pdf",
+        "figures/step_time_against_bandwidth.png",
+        "csv/break_even.csv",
+    } <= again.keys()
     assert again == _files(made.output)
 
 
@@ -179,7 +184,9 @@ def test_cost_is_hours_times_the_price(made: Made) -> None:
 
 def test_prices_are_those_of_the_plan() -> None:
     root = Path(__file__).parents[2]
-    tables = [tomllib.loads((root / name).read_text()) for name in ("harness/prices.toml", "report/speed/prices.toml")]
+    tables = [
+        tomllib.loads((root / name).read_text()) for name in ("harness/plan/prices.toml", "report/speed/prices.toml")
+    ]
     plan, ours = ({m["name"]: (m["gpus"], m["dollars_per_hour"]) for m in table["machines"]} for table in tables)
     assert plan == ours
 

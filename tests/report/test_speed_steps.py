@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.timings import Message, Timing
+from harness.records.timings import Message, Timing
 from report.speed.cost_model import Compute
 from report.speed.ratios import needed_ratio
 from report.speed.records import read_speed_records

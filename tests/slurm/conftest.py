@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from slurm.local_cluster import LocalCluster, start, stop
-from slurm.local_daemons import MissingPackagesError, require_packages
+from slurm.local.cluster import LocalCluster, start, stop
+from slurm.local.daemons import MissingPackagesError, require_packages
 
 CLUSTER_FIXTURES = {"cluster", "cluster_folder"}
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.attempt import attempt_in_threads
-from harness.plan import Plan, PlannedRun, make_plan
+from harness.plan.plan import Plan, PlannedRun, make_plan
+from harness.records.store import Failure, Heartbeat, RecordError, read_optional, read_record, read_run
 from harness.spec import load_spec
-from harness.store import Failure, Heartbeat, RecordError, read_optional, read_record, read_run
-from report.build import build_report
-from slurm.local_cluster import LocalCluster
+from harness.workers.attempt import attempt_in_threads
+from report.accuracy.build import build_report
+from slurm.local.cluster import LocalCluster
 from slurm.queue import queued_jobs
 from slurm.starts import read_starts
 from slurm.status import campaign_status

@@ -13,10 +13,10 @@ from typing import get_args
 
 import pytest
 
-from harness import store
-from harness.recorder import write_failure
-from harness.run_lock import owned
-from harness.store import Failure, FailureKind, Heartbeat, read_record
+from harness.records import store
+from harness.records.recorder import write_failure
+from harness.records.run_lock import owned
+from harness.records.store import Failure, FailureKind, Heartbeat, read_record
 from slurm import aftermath, takeover
 from slurm.aftermath import decide
 from slurm.notice import Notice
@@ -238,7 +238,7 @@ def test_job_whose_workers_vanish_again_and_again_is_given_up(tmp_path: Path) ->
 
 
 def test_result_that_is_seen_late_is_not_made_twice(tmp_path: Path) -> None:
-    from harness.attempt import attempt_in_threads
+    from harness.workers.attempt import attempt_in_threads
 
     job = job_for(small_config(), tmp_path)
     assert attempt_in_threads(job)
@@ -292,7 +292,7 @@ def test_attempt_that_failed_is_not_listened_to(tmp_path: Path) -> None:
 def test_orphan_of_the_same_job_does_not_keep_its_successor_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.run_lock.PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("harness.records.run_lock.PATIENCE_SECONDS", 0.2)
     folder = tmp_path / "run"
     orphan = begun(folder)
     with_attempt(folder, orphan)

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from slurm import local_daemons
-from slurm.local_cluster import LocalCluster, main, start, status, stop
-from slurm.local_config import read_settings
-from slurm.local_daemons import ClusterError
-from slurm.local_processes import process_of
+from slurm.local import daemons as local_daemons
+from slurm.local.cluster import LocalCluster, main, start, status, stop
+from slurm.local.config import read_settings
+from slurm.local.daemons import ClusterError
+from slurm.local.processes import process_of
 from tests.slurm.conftest import require_slurm
 
 ROOT = Path(__file__).parents[2]
@@ -211,7 +211,7 @@ def test_stop_ends_all_that_it_started_and_nothing_else(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     if not namespaces:
-        monkeypatch.setattr("slurm.local_cluster.have_namespaces", lambda: False)
+        monkeypatch.setattr("slurm.local.cluster.have_namespaces", lambda: False)
     own = start(cluster_folder, 2)
     submit(own, tmp_path, "srun sleep 1000 & setsid sleep 1000 & echo on; wait", "--nodelist=node1")
     eventually(lambda: printed(tmp_path) == "on\n")
@@ -283,7 +283,7 @@ def test_a_user_without_rights_can_have_a_cluster() -> None:
         python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
         if python is None or call(python, "-c", "import tomllib").returncode:
             pytest.skip("such a user has no Python 3.11 here")
-        script, where = [python, "-B", "slurm/local_cluster.py"], ["--folder", f"{folder}/cluster"]
+        script, where = [python, "-B", "slurm/local/cluster.py"], ["--folder", f"{folder}/cluster"]
         try:
             started = call(*script, "start", *where)
             assert started.returncode == 0, started.stderr
@@ -319,7 +319,7 @@ def test_a_folder_that_will_not_do_is_left_alone(
     name: str,
     complaint: str,
 ) -> None:
-    monkeypatch.setattr("slurm.local_cluster.require_packages", lambda *, accounting: None)
+    monkeypatch.setattr("slurm.local.cluster.require_packages", lambda *, accounting: None)
     folder = tmp_path_factory.mktemp("f")
     (folder / "full").mkdir()
     (folder / "full" / "thesis.tex").touch()

@@ -120,7 +120,7 @@ def test_dry_run_needs_no_slurm_and_leaves_nothing(tmp_path: Path, capsys: pytes
     ("changes", "words", "error"),
     [
         ({}, [], "sbatch is not on the path"),
-        ({"local": True}, [], "python slurm/local_cluster.py start"),
+        ({"local": True}, [], "python slurm/local/cluster.py start"),
         ({"nodes": 3}, ["--dry-run"], "gives 3 nodes x 1 = 3 workers, small has 2"),
     ],
 )

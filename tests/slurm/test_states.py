@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from harness import store
-from harness.state import Seen, judge
-from harness.store import Failure, Heartbeat, Result
+from harness.records import store
+from harness.records.state import Seen, judge
+from harness.records.store import Failure, Heartbeat, Result
 from report.synthetic import make_experiment
 from slurm.__main__ import main
 from slurm.campaign import Campaign, add_submission, now, read_campaign, set_jobs

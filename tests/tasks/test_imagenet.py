@@ -21,8 +21,6 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
-from harness.order import worker_batches
-from harness.preload import load_samples
 from harness.spec import SpecError, TaskSpec
 from harness.tasks import image_reading
 from harness.tasks.errors import DataError
@@ -30,6 +28,8 @@ from harness.tasks.image_index import image_index
 from harness.tasks.image_reading import CropRow, Request, central_crop, new_readers, random_crop, read
 from harness.tasks.imagenet import MEAN, STANDARD_DEVIATION, ImageNet, ImageNetSamples
 from harness.tasks.task import configured_task, find_task
+from harness.train.order import worker_batches
+from harness.workers.preload import load_samples
 from tests.tasks.miniatures import CLASSES, imagenet_tree, jpeg, photo
 
 CPU = torch.device("cpu")

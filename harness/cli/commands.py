@@ -1,0 +1,204 @@
+"""What each command does with its options: an exit code, and what is printed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.cli.exits import FAILURE, complain, program
+from harness.spec import find_spec, load_spec
+
+if TYPE_CHECKING:
+    from harness.plan.plan import Plan
+    from harness.workers.launch import Options
+
+
+def _planned(options: argparse.Namespace) -> Plan:
+    from harness.plan.plan import plan_experiment
+
+    return plan_experiment(options.experiment, options.results, options.tuning)
+
+
+def plan(options: argparse.Namespace) -> int:
+    """Print the runs; nothing is read or written besides the specification and the records."""
+    from harness.cli.show import show_plan
+
+    show_plan(_planned(options))
+    return 0
+
+
+def _launch_options(options: argparse.Namespace, plan: Plan) -> Options:
+    import torch
+
+    from harness.workers.devices import choose_workers
+    from harness.workers.launch import Options
+
+    num_workers = max(run.config.num_workers for run in plan.runs)
+    return Options(
+        results=options.results,
+        data=options.data,
+        workers=choose_workers(options.workers, options.device, num_workers, torch.cuda.device_count()),
+        device=options.device,
+        jobs=options.jobs,
+        checkpoint_minutes=options.checkpoint_minutes,
+        timeout_seconds=options.timeout_seconds,
+    )
+
+
+def preflight(options: argparse.Namespace) -> int:
+    """Say of each thing that a long experiment needs whether it is there; 1 where one is not."""
+    from harness.workers.preflight import preflight
+
+    plan = _planned(options)
+    failed = 0
+    for check in preflight(plan, _launch_options(options, plan)):
+        print(f"{'ok  ' if check.passed else 'FAIL'} {check.what}: {check.detail}", flush=True)
+        failed += not check.passed
+    return FAILURE if failed else 0
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do the runs that are missing; 1 where one failed."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{options.experiment}: planning", flush=True)  # before torch is loaded, which takes its time
+    from harness.cli.progress import make_display
+    from harness.records.run_lock import BusyError
+    from harness.tasks.task import configured_task
+    from harness.workers.launch import launch, missing_runs, places, write_experiment
+
+    plan = _planned(options)
+    launch_options = _launch_options(options, plan)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        from harness.workers.torchrun import run_under_torchrun
+
+        try:
+            return FAILURE if run_under_torchrun(plan, launch_options) else 0
+        except BusyError as error:
+            return complain(error, FAILURE)
+    places(plan, launch_options)  # Too few GPUs are refused before anything is written or fetched.
+    if not missing_runs(plan, write_experiment(plan, options.results)):
+        print(f"all {len({run.run_id for run in plan.runs})} runs of {plan.experiment.name} are done")
+        return 0
+    # Before the first run, so that runs side by side do not each fetch it.
+    configured_task(plan.runs[0].config.task).prepare(options.data)
+    while missing_runs(plan, write_experiment(plan, options.results)):
+        with make_display() as display:
+            failures = launch(plan, launch_options, display)
+        if failures:
+            why = f"`{program('harness')} status {options.experiment}` says why"
+            return complain(f"{failures} runs failed; {why}", FAILURE)
+        plan = _planned(options)  # A tuning's records say what it wants next.
+    return 0
+
+
+def status(options: argparse.Namespace) -> int:
+    """Say how far each row is."""
+    from harness.cli.show import show_status
+
+    show_status(_planned(options), options.results)
+    return 0
+
+
+def collect(options: argparse.Namespace) -> int:
+    """Write all results as one CSV, and print its path."""
+    from harness.records.collect import collect
+
+    spec = load_spec(find_spec(options.experiment))
+    print(collect(_folder(options, spec.name)))
+    return 0
+
+
+def pack(options: argparse.Namespace) -> int:
+    """Add the finished runs in an experiment's folder to its pack, and say what was done."""
+    from harness.records.packing import pack
+
+    done = pack(options.folder, options.remove_folders)
+    print(f"{done.path}: {done.num_runs} runs, {done.added} of them new or changed; {done.removed} folders removed")
+    if done.left:
+        print(f"{done.left} folders of runs that are not done were left as they are")
+    return 0
+
+
+def unpack(options: argparse.Namespace) -> int:
+    """Make folders of the runs in an experiment's pack, and say what was done."""
+    from harness.records.packing import unpack
+
+    done = unpack(options.folder)
+    print(f"{options.folder}: {done.written} folders written, {done.same} were there and are the same")
+    for path in done.unfinished:
+        print(f"{path} was left as it is, a run that is not done; delete it and unpack again to have the packed one")
+    for path in done.other:
+        print(f"{path} was left as it is, and differs from the packed one; it is the one that is read")
+    return 0
+
+
+def _folder(options: argparse.Namespace, name: str) -> Path:
+    folder: Path = options.results / (f"{name}_tuning" if options.tuning else name)
+    return folder
+
+
+def report(options: argparse.Namespace) -> int:
+    """Build the report; the exit code is the report's."""
+    import subprocess
+
+    from harness.plan.tuning_records import tuning_folder
+
+    spec = load_spec(find_spec(options.experiment))
+    words = [sys.executable, "-m", "report", str(_folder(options, spec.name))]
+    searched = tuning_folder(spec, options.results)
+    if searched.parent != options.results:
+        words += ["--tuning", str(searched)]
+    # A process of its own: the report knows the records alone, and the harness does not know the report.
+    return subprocess.run(words, check=False).returncode
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Measure the ratios of speed and memory, or one of them."""
+    from harness.bench import run_benchmarks
+
+    run_benchmarks(options.output, options.only)
+    return 0
+
+
+def gpu_check(options: argparse.Namespace) -> int:
+    """Try the GPUs; 1 where a check failed."""
+    from harness.gpu_check import run_checks
+
+    return FAILURE if run_checks(options.output) else 0
+
+
+def speedups(options: argparse.Namespace) -> int:
+    """Do the study of speed-ups and build its report; 1 where a worker failed, else the report's exit code."""
+    import subprocess
+
+    from harness.speed.spawn import WorkerError
+    from harness.speed.study import run_study
+
+    try:
+        run_study(options.output, options.minutes)
+    except WorkerError as error:
+        return complain(error, FAILURE)
+    accuracy = [word for folder in options.accuracy for word in ("--accuracy", str(folder))]
+    return subprocess.run([sys.executable, "-m", "report", str(options.output), *accuracy], check=False).returncode
+
+
+def netlab(options: argparse.Namespace) -> int:
+    """Sweep networks of the rates asked for."""
+    from harness.lab.command import run
+
+    run(options.workers, options.machines, options.rates, options.output, options.prefix)
+    return 0
+
+
+def time(options: argparse.Namespace) -> int:
+    """Be one of the workers that time steps; 1 where a collective failed."""
+    from harness.speed.command import run
+
+    try:
+        run(options.workload, options.methods, options.visits, options.steps, options.output)
+    except RuntimeError as error:
+        return complain(error, FAILURE)
+    return 0

@@ -1,0 +1,1 @@
+"""What runs and timings leave on disk, and the one truth about a run's state; nothing here imports torch."""

@@ -1,0 +1,139 @@
+"""Writes one attempt's records; only rank 0 has one that writes."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness.records import store
+from harness.records.run_lock import locked
+from harness.records.store import Attempt, Event, Failure, FailureKind, Heartbeat, Result, RunFile
+
+HEARTBEAT_SECONDS = 0.5
+
+
+class SupersededError(RuntimeError):
+    """A newer attempt has taken the run over: this one must write nothing more."""
+
+
+class Recorder:
+    """One attempt at one run, in the run's folder. Once it has begun it writes only while no newer one has.
+
+    A lock would not do: a job that was thought dead can outlive its successor's start, on another machine. So all
+    methods that write after `begin` raise SupersededError where run.json names a newer attempt.
+
+    Args:
+        folder: results/<experiment>/<run id>.
+        run: what goes to run.json, without this attempt.
+        attempt: this attempt.
+    """
+
+    def __init__(self, folder: Path, run: RunFile, attempt: Attempt) -> None:
+        self.folder = folder
+        self._run = run
+        self._attempt = attempt
+        self._beaten = 0.0
+
+    def begin(self, resumed_from_step: int) -> None:
+        """Add the attempt to run.json, after those of before, and forget evaluations that it will do again."""
+        for name in ("run.json", "events.jsonl", "heartbeat.json", "result.json"):
+            for torn in self.folder.glob(f".{name}.*"):  # an attempt was killed while it wrote
+                torn.unlink(missing_ok=True)
+        path = self.folder / "run.json"
+        before = store.read_record(path, RunFile).attempts if path.exists() else []
+        attempt = self._attempt.model_copy(update={"resumed_from_step": resumed_from_step})
+        store.write_record(path, self._run.model_copy(update={"attempts": [*before, attempt]}))
+        store.truncate_events(self.folder / "events.jsonl", resumed_from_step)
+
+    def check_is_newest(self) -> None:
+        """Raises SupersededError where run.json names a newer attempt."""
+        newest = _newest_attempt(self.folder)
+        if newest != self._attempt.attempt:
+            mine = self._attempt.attempt
+            raise SupersededError(f"attempt {newest} has taken run {self.run_id} over from attempt {mine}")
+
+    def event(self, event: Event) -> None:
+        self.check_is_newest()
+        store.append_event(self.folder / "events.jsonl", event)
+
+    def heartbeat_is_due(self) -> bool:
+        return time.monotonic() - self._beaten >= HEARTBEAT_SECONDS
+
+    def heartbeat(self, heartbeat: Heartbeat) -> None:
+        self.check_is_newest()
+        # Not durable: a heartbeat lost with the machine tells the truth about it.
+        store.write_record(self.folder / "heartbeat.json", heartbeat, durable=False)
+        self._beaten = time.monotonic()
+
+    def finish(self, result: Result) -> None:
+        """Write result.json, last; an earlier attempt's failure is then history."""
+        self.check_is_newest()
+        (self.folder / "failure.json").unlink(missing_ok=True)
+        (self.folder / "heartbeat.json").unlink(missing_ok=True)
+        store.write_record(self.folder / "result.json", result)
+
+    @property
+    def attempt(self) -> str:
+        return self._attempt.attempt
+
+    @property
+    def run_id(self) -> str:
+        return self._run.run_id
+
+
+def write_failure(
+    folder: Path, run_id: str, attempt: str, kind: FailureKind, message: str, trace: str, step: int | None = None
+) -> None:
+    """Record why an attempt ended without a result, unless a newer one has begun, whose folder this is then.
+
+    A worker that only lost the others does not hide the failure of the one that caused it.
+    """
+    if _is_superseded(folder, attempt):
+        return
+    path = folder / "failure.json"
+    failure = Failure(
+        version=store.VERSION,
+        run_id=run_id,
+        attempt=attempt,
+        kind=kind,
+        message=message,
+        traceback=trace,
+        step=step,
+    )
+    with _one_at_a_time(folder):
+        if kind == "communication" and _attempt_that_failed(path) == attempt:
+            return
+        store.write_record(path, failure)
+
+
+def _newest_attempt(folder: Path) -> str:
+    return store.read_record(folder / "run.json", RunFile).attempts[-1].attempt
+
+
+def _is_superseded(folder: Path, attempt: str) -> bool:
+    """Whether the attempt has begun, and a newer one too."""
+    try:
+        run = store.read_optional(folder / "run.json", RunFile)
+    except store.RecordError:
+        return False
+    return run is not None and attempt in [each.attempt for each in run.attempts[:-1]]
+
+
+def _attempt_that_failed(path: Path) -> str | None:
+    try:
+        failure = store.read_optional(path, Failure)
+    except store.RecordError:
+        return None
+    return None if failure is None else failure.attempt
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Workers that are processes may fail together, and must not write between each other's look and write."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "failure.lock", "w") as lock:
+        locked(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,135 @@
+"""The state of a run: the one place where it is told, from its records, its lock, and what a queue says of its job."""
+
+from __future__ import annotations
+
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from harness.records import packs, store
+from harness.records.run_lock import is_owned
+from harness.records.store import Failure, FailureKind, Heartbeat, RecordError, Result, RunFile
+
+State = Literal["done", "running", "queued", "stopped", "failed", "stale", "missing"]
+"""`stopped`: asked to, with its state saved. `stale`: it ended without a word. A run that diverged is done."""
+
+FRESH_SECONDS, GONE_FRESH_SECONDS = 600.0, 60.0
+"""A heartbeat no older is that of a run that is on: there is none while a model is scored, which can take minutes. The
+second holds where the run's job has left the queue, and its last records are on their way."""
+
+TRUST_SECONDS = 86_400.0
+"""For so long a submitted run counts as queued without a word from it, where the queue cannot be seen."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What there is on one run.
+
+    `owned`: whether a process holds the run's lock; None where this machine cannot tell, as the newest attempt was on
+    another one. `replaced`: whether the attempt that failed was not the last one.
+    """
+
+    result: Result | None
+    failure: Failure | None
+    heartbeat: Heartbeat | None
+    owned: bool | None
+    replaced: bool = False
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What is known of the job that a run was submitted as. `queue`: None where the queue does not answer.
+
+    `goes_on_after`: the kinds of failure after which the job may run again.
+    """
+
+    queue: Literal["waits", "runs", "gone"] | None
+    submitted_at: float
+    goes_on_after: tuple[FailureKind, ...]
+
+
+def is_done(folder: Path) -> bool:
+    """Whether the run of this folder has a valid result, in the folder or packed.
+
+    Raises:
+        RecordError: the result is damaged, or of another version.
+    """
+    return packs.read_result(folder) is not None
+
+
+def look(folder: Path) -> Seen:
+    """Read what there is on the run in this folder.
+
+    Raises:
+        RecordError: the result or the failure is damaged, or of another version.
+    """
+    result = packs.read_result(folder)
+    if result is not None:
+        return Seen(result, None, None, None)
+    failure = store.read_optional(folder / "failure.json", Failure)
+    run = _readable(folder / "run.json", RunFile)
+    attempts = run.attempts if run else []
+    owned = is_owned(folder)
+    if owned is False and attempts and attempts[-1].host != platform.node():
+        owned = None  # Locks are seen from another machine on some file systems only.
+    replaced = failure is not None and failure.attempt in [each.attempt for each in attempts[:-1]]
+    return Seen(None, failure, _readable(folder / "heartbeat.json", Heartbeat), owned, replaced)
+
+
+def _readable(path: Path, kind: type[store.R]) -> store.R | None:
+    try:
+        return store.read_optional(path, kind)
+    except RecordError:  # taken away between the look and the reading, or damaged: the run's next attempt says so
+        return None
+
+
+def judge(seen: Seen, job: Submitted | None = None, now: float | None = None) -> tuple[State, str]:
+    """The run's state, and what there is to say of it. `job`: where it was submitted to a cluster."""
+    now = time.time() if now is None else now
+    if seen.result is not None:
+        return "done", "" if seen.result.status == "done" else f"diverged at step {seen.result.diverged_at_step}"
+    if job is not None and job.queue == "waits":
+        return "queued", f"again, after {seen.failure.kind}" if seen.failure is not None else ""
+    silent = _silent_seconds(seen, now)
+    if _is_on(seen, silent, job) or (job is not None and job.queue == "runs"):
+        if silent is None:
+            return "running", "starting or ending"
+        return "running", "" if silent < FRESH_SECONDS else f"silent for {silent:.0f} s"
+    if job is not None and job.queue is None and _may_be_waiting(job, seen.failure, now):
+        return "queued", "as far as its records say: squeue does not answer"
+    if seen.failure is not None and not seen.replaced:
+        return _after_failure(seen.failure)
+    if job is not None:
+        return "stale", "its job left the queue, and no record of how it ended"
+    if silent is None:
+        return "missing", ""
+    return "stale", "its process ended without a word" if seen.owned is False else f"silent for {silent:.0f} s"
+
+
+def _silent_seconds(seen: Seen, now: float) -> float | None:
+    """Age of the heartbeat; None where there is none, or that of an attempt which has failed since."""
+    failure, heartbeat = seen.failure, seen.heartbeat
+    if heartbeat is None or (failure is not None and failure.attempt == heartbeat.attempt):
+        return None
+    return now - heartbeat.time
+
+
+def _is_on(seen: Seen, silent: float | None, job: Submitted | None) -> bool:
+    """Whether the run's process lives: by its lock where that can be seen, else by its heartbeat."""
+    if seen.owned is not None:
+        return seen.owned
+    fresh = GONE_FRESH_SECONDS if job is not None and job.queue == "gone" else FRESH_SECONDS
+    return silent is not None and silent < fresh
+
+
+def _may_be_waiting(job: Submitted, failure: Failure | None, now: float) -> bool:
+    """Whether a job that cannot be asked after was submitted not long ago, and has not failed for good."""
+    return now - job.submitted_at < TRUST_SECONDS and (failure is None or failure.kind in job.goes_on_after)
+
+
+def _after_failure(failure: Failure) -> tuple[State, str]:
+    if failure.kind == "preempted":
+        return "stopped", failure.message
+    return "failed", f"{failure.kind}: {failure.message}"

@@ -1,0 +1,172 @@
+"""Records of timing: what was timed, on which network, and every step (no torch here: the report reads them)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from harness.records.store import Attempt, Record
+
+Basis = Literal["measured", "emulated"]
+"""`emulated`: compute was a wait of known length, or the clock was dilated; the network is real in both."""
+
+Collective = Literal["all_reduce", "all_gather"]
+
+
+class Fabric(Record):
+    """The network between the workers. Rates are of one direction, as on the wire, before any dilation is undone."""
+
+    kind: Literal["netlab", "host"]
+    """`netlab`: namespaces with rate limits; `host`: whatever network the workers' hosts have."""
+    backend: str
+    num_machines: int
+    workers_per_machine: int
+    bits_per_second: float | None
+    """Limit of each machine's link; None where nothing limits it, or nobody knows."""
+    inside_bits_per_second: float | None
+    """Limit of each worker's link inside its machine; None where nothing limits it."""
+    dilation: float
+    """k: the compute was slowed down k times, so the network stands for one k times as fast. 1 is real time."""
+
+    @property
+    def num_workers(self) -> int:
+        return self.num_machines * self.workers_per_machine
+
+    @property
+    def stands_for_bits_per_second(self) -> float | None:
+        """The rate of a machine's link that this one emulates."""
+        return None if self.bits_per_second is None else self.bits_per_second * self.dilation
+
+
+class Workload(Record):
+    """What one worker computes in a step, at the speed of the device that is timed or emulated."""
+
+    name: str
+    model: str
+    batch_size: int
+    num_parameters: int
+    device: str
+    forward_seconds: float
+    backward_seconds: float
+    source: str
+    """Where the two come from: a publication, a calibration here, or a model of them."""
+
+
+class Message(Record):
+    """One collective of a step, as a cost model needs it."""
+
+    collective: Collective
+    payload_bytes: int
+    """What one worker contributes."""
+    every: int
+    """Steps from one to the next."""
+    ready: float
+    """Share of the backward pass that is done when it may start, on average; 1: only after it."""
+    ready_draws: tuple[float, ...] = ()
+    """The same in single steps, where it depends on the step's draw of blocks; all messages' are of the same steps."""
+
+
+class Method(Record):
+    """A method or baseline as it was timed."""
+
+    name: str
+    label: str
+    baseline: bool
+    ratio: float
+    """32-bit gradient over payload, on average over steps."""
+    settings: str
+    """The rest, in words for the card: bucket size, precision, overlap."""
+    overlap: bool
+    period: int
+    """Steps after which its pattern of messages repeats; 1 where all steps are alike."""
+    messages: list[Message]
+    algorithm: str | None = None
+    """The name of the method in accuracy experiments; None where there is none."""
+    codec_alone_seconds: float | None = None
+    """Codec of a step, mean over the period, of one worker that has a core (or a GPU) to itself; None: not timed."""
+
+
+class Step(Record):
+    """One timed step. `seconds` is the slowest worker's, by the clock; the four parts are means over workers.
+
+    Parts add up to each worker's own step. `codec` is encoding, decoding and the optimiser's update; `waiting` is from
+    a worker's arrival at a collective to the last one's; `transfer` is the rest of the collective that was not hidden
+    behind the backward pass. `waiting` is None where the workers share no clock: it is then part of `transfer`.
+    """
+
+    method: str
+    visit: int
+    """Number of the method's turn in the interleaving; turns are in the order of the list."""
+    synchronises: bool
+    """Whether this is the one step of a period that sends the most."""
+    seconds: float
+    compute_seconds: float
+    codec_seconds: float
+    waiting_seconds: float | None
+    transfer_seconds: float
+
+
+class Timing(Record):
+    """timing-*.json: the methods timed one after the other, there and back again, in one allocation."""
+
+    version: int
+    basis: Basis
+    attempt: Attempt
+    fabric: Fabric
+    workload: Workload
+    num_warmup_steps: int
+    methods: list[Method]
+    steps: list[Step]
+    """In the order in which they were taken."""
+
+
+class SweepPoint(Record):
+    """One collective at one size. `seconds` are the slowest worker's, one per repetition, the first left out."""
+
+    collective: Collective
+    payload_bytes: int
+    seconds: list[float]
+    wire_bytes: float | None
+    """Bytes that one machine's link sent per repetition, by the interface's counter; mean over machines."""
+    formula_bytes: float
+    """What the algorithm of the backend says that is, without headers."""
+    wire_frames: float | None = None
+    """Ethernet frames that it took, acknowledgements included, by the same counter."""
+
+
+class Sweep(Record):
+    """sweep-*.json: what the collectives take on a fabric, over sizes; the cost model is fitted to it."""
+
+    version: int
+    attempt: Attempt
+    fabric: Fabric
+    points: list[SweepPoint]
+
+
+class LeftOut(Record):
+    """What a study could not time, and why; said in the report, never filled in."""
+
+    what: str
+    why: str
+
+
+class Study(Record):
+    """study.json: what belongs together in one report, by file name. All of it is from one machine."""
+
+    version: int
+    sweeps: list[str]
+    timings: list[str]
+    left_out: list[LeftOut]
+
+
+def formula_bytes(collective: Collective, payload_bytes: int, fabric: Fabric) -> float:
+    """What one machine's link sends, without headers: in a ring over the ranks, what one worker sends to the next.
+
+    Such a ring enters and leaves a machine once, however many of its workers are in it.
+    """
+    return ring_bytes(collective, payload_bytes, fabric.num_workers) if fabric.num_machines > 1 else 0.0
+
+
+def ring_bytes(collective: Collective, payload_bytes: int, num_workers: int) -> float:
+    """What one worker sends in a ring: 2(n-1)/n of its payload in an all-reduce, n-1 payloads in an all-gather."""
+    others = num_workers - 1
+    return (2 * others / num_workers if collective == "all_reduce" else others) * payload_bytes

@@ -1,0 +1,108 @@
+"""Builds a method around a trainee: what takes one whole training step."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from algorithms import ProcessGroupCollectives
+from harness.bench.methods import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY
+from harness.speed.groups import Groups
+from harness.speed.hooks import PLAIN, held_back, one_by_one, powersgd
+from harness.speed.methods import Contestant, Ddp, Own
+from harness.speed.trainee import Trainee
+from harness.speed.workloads import run_config
+from harness.train.build import build_optimizer
+
+BUCKET_CAP: int | None = None
+"""DDP's own, see `harness.speed.methods.BUCKET_MEGABYTES`; another number would go for the first bucket too."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A method that is ready to train.
+
+    Attributes:
+        step: zeroes gradients, takes both passes and updates.
+        go_to: lets the next step be the last of the period of this number, which synchronises, or the one before it.
+            Blocks are drawn by the step's number, so another period has others.
+        hides_collectives: its all-reduces are done by DDP in C++, unseen, from the backward pass's end on or before.
+    """
+
+    optimizer: Optimizer
+    step: Callable[[], object]
+    go_to: Callable[[int, bool], None]
+    hides_collectives: bool
+
+
+def build_contender(
+    contestant: Contestant, workload: str, trainee: Trainee, groups: Groups, visible: bool
+) -> Contender:
+    """`visible`: do what DDP does in C++ by its equal in Python, so that it is seen, and bucket by bucket."""
+    if isinstance(contestant.how, Own):
+        return _own(contestant.how, contestant, workload, trainee, groups.main)
+    return _ddp(contestant.how, contestant.overlap, trainee, groups, visible)
+
+
+class _EqualFromTheStart(ProcessGroupCollectives):
+    """All workers are built with the same parameters, so nobody need send them; on a slow network that takes long."""
+
+    def _broadcast_(self, tensor: Tensor) -> None:
+        pass
+
+
+def _own(how: Own, contestant: Contestant, workload: str, trainee: Trainee, group: ProcessGroup | None) -> Contender:
+    # The backend's own all-reduce, as it is with NCCL.
+    collectives = _EqualFromTheStart(group, deterministic=False, overlap=contestant.overlap)
+    config = run_config(workload, how.algorithm, dict(how.settings))
+    optimizer = build_optimizer(config, trainee.module, collectives, num_steps=0)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        trainee.passes()
+        optimizer.step()
+
+    def go_to(period: int, synchronises: bool) -> None:
+        optimizer.num_steps = contestant.period * (period + 1) - (1 if synchronises else 2)
+
+    return Contender(optimizer, step, go_to, hides_collectives=False)
+
+
+def _wrapped(module: nn.Module, group: ProcessGroup | None) -> DistributedDataParallel:
+    with warnings.catch_warnings():
+        # Newer releases have another name for broadcast_buffers.
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(
+            module,
+            process_group=group,
+            bucket_cap_mb=BUCKET_CAP,
+            gradient_as_bucket_view=True,
+            broadcast_buffers=False,
+            init_sync=False,
+        )
+
+
+def _ddp(how: Ddp, overlap: bool, trainee: Trainee, groups: Groups, visible: bool) -> Contender:
+    model = _wrapped(trainee.module, groups.main)
+    hides = how.hook == "none" and overlap and not visible
+    if not hides:
+        hook = powersgd(how.rank, groups.buckets) if how.hook == "powersgd" else PLAIN[how.hook]
+        hook = one_by_one(hook) if visible else hook
+        model.register_comm_hook(groups.main, hook if overlap else held_back(hook))
+    optimizer = torch.optim.SGD(
+        trainee.module.parameters(), LEARNING_RATE, MOMENTUM, 0.0, WEIGHT_DECAY, nesterov=True, fused=True
+    )
+
+    def step() -> None:
+        optimizer.zero_grad()
+        trainee.passes(model)
+        optimizer.step()
+
+    return Contender(optimizer, step, lambda period, synchronises: None, hides)

@@ -1,0 +1,145 @@
+"""What a method sends and computes, seen on one worker that trains alone: its messages, and its codec's time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from statistics import mean, median
+
+import torch
+
+from algorithms import DistributedOptimizer
+from algorithms.core.overlap import Foretold
+from harness.records.timings import Message, Method
+from harness.speed.methods import METHODS, Contestant
+from harness.speed.recorder import Recorded
+from harness.speed.turn import Setting, Turn
+
+NUM_DRAWS = 1000
+"""Steps of an overlapped method over which it is averaged when its blocks' layers are done."""
+NUM_KEPT_DRAWS = 50
+"""Of these: what a record holds of them."""
+NUM_CODEC_STEPS = 3
+FLOAT_BYTES = 4
+
+
+def described(setting: Setting) -> list[Method]:
+    """The request's methods as the record has them; `setting` must be of a group of one."""
+    setting = replace(setting, visible=True)
+    bare = _bare_seconds(setting)
+    return [_described(setting, name, bare) for name in setting.request.methods]
+
+
+def _described(setting: Setting, name: str, bare_seconds: float) -> Method:
+    contestant = METHODS[name]
+    turn = setting.turn(name)
+    turn.warm_up(setting.request.num_warmup_steps)
+    turn.trainee.waits = False
+    messages = messages_of(turn, contestant)
+    numel = setting.request.workload.num_parameters
+    bytes_per_step = sum(message.payload_bytes / message.every for message in messages)
+    return Method(
+        name=name,
+        label=contestant.label,
+        baseline=contestant.baseline,
+        ratio=FLOAT_BYTES * numel / bytes_per_step,
+        settings=contestant.settings,
+        overlap=contestant.overlap,
+        period=contestant.period,
+        messages=messages,
+        algorithm=contestant.algorithm,
+        codec_alone_seconds=_codec_seconds(turn, contestant, bare_seconds) if setting.request.times_codec else None,
+    )
+
+
+def messages_of(turn: Turn, contestant: Contestant) -> list[Message]:
+    """What a worker sends in a period: in every step, and what the synchronising step sends besides."""
+    messages = _messages_once(turn, contestant.period)
+    optimizer = turn.contender.optimizer
+    if not contestant.overlap or not isinstance(optimizer, DistributedOptimizer):
+        return messages
+    steps = range(contestant.period, (NUM_DRAWS + 1) * contestant.period, contestant.period)
+    draws = [_foretold(optimizer.foretold(step), turn.layers.ready()) for step in steps]
+    return [_drawn(message, [draw.get(8 * message.payload_bytes, 1.0) for draw in draws]) for message in messages]
+
+
+def _drawn(message: Message, ready: Sequence[float]) -> Message:
+    return message.model_copy(update={"ready": mean(ready), "ready_draws": tuple(ready[:NUM_KEPT_DRAWS])})
+
+
+def _foretold(messages: Sequence[Foretold], ready: Sequence[float]) -> dict[int, float]:
+    """By payload in bits: when a step's foretold messages may begin, one after the other."""
+    begun, reached = {}, 0.0
+    for message in sorted(messages, key=lambda each: -each.tensors[0]):
+        reached = max(reached, *(ready[number] for number in message.tensors))
+        begun[message.payload_bits] = reached
+    return begun
+
+
+def _messages_once(turn: Turn, period: int) -> list[Message]:
+    ordinary: list[Recorded] = []
+    if period > 1:
+        turn.contender.go_to(0, False)
+        ordinary = turn.timed_step()[1]
+    turn.contender.go_to(0, True)
+    synchronising = turn.timed_step()[1]
+    often = [each.payload_bytes for each in ordinary]
+    messages = []
+    for each in synchronising:
+        if not each.payload_bytes:  # PowerSGD reduces what is no matrix also where there is nothing.
+            continue
+        every = period
+        if each.payload_bytes in often:
+            often.remove(each.payload_bytes)
+            every = 1
+        messages.append(_message(each, every))
+    return messages
+
+
+def _message(recorded: Recorded, every: int) -> Message:
+    return Message(collective="all_reduce", payload_bytes=recorded.payload_bytes, every=every, ready=recorded.ready)
+
+
+def _codec_seconds(turn: Turn, contestant: Contestant, bare_seconds: float) -> float:
+    """Of a step, mean over the period of its kinds' medians: what is not taken by passes without a method."""
+
+    def seconds(synchronises: bool) -> float:
+        return median(_timed(turn, synchronises) for _ in range(NUM_CODEC_STEPS))
+
+    over_period = seconds(True)
+    if contestant.period > 1:
+        over_period = (seconds(False) * (contestant.period - 1) + over_period) / contestant.period
+    return max(0.0, over_period - bare_seconds)
+
+
+def _timed(turn: Turn, synchronises: bool) -> float:
+    turn.contender.go_to(0, synchronises)
+    _finish(turn.device)
+    started = time.perf_counter()
+    turn.contender.step()
+    _finish(turn.device)
+    return time.perf_counter() - started
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _bare_seconds(setting: Setting) -> float:
+    """Of the passes alone; gradients are added to what is there, as they are where a method has flat buffers."""
+    return median(list(_bare_steps(setting))[1:])
+
+
+def _bare_steps(setting: Setting) -> Iterator[float]:
+    trainee = setting.trainee()
+    trainee.waits = False
+    for parameter in trainee.module.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for _ in range(1 + NUM_CODEC_STEPS):
+        _finish(setting.device)
+        started = time.perf_counter()
+        trainee.passes()
+        _finish(setting.device)
+        yield time.perf_counter() - started

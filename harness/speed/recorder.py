@@ -1,0 +1,55 @@
+"""Records a step's collectives where all methods' pass: what was sent, how far the backward pass was, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+
+from harness.speed.clock import Mark, Now
+
+
+@dataclass
+class Recorded:
+    """One all-reduce of this worker.
+
+    Attributes:
+        key: group and number in it, by which workers know it from others.
+        ready: share of the backward pass that was done when it began.
+        ended: None for one that the host does not see end (on a GPU, where it did not wait for it).
+    """
+
+    key: tuple[str, int]
+    payload_bytes: int
+    ready: float
+    began: Mark
+    ended: Mark | None = None
+
+
+@contextmanager
+def recorded(share_done: Callable[[], float], now: Now) -> Iterator[list[Recorded]]:
+    """Inside, all-reduces of torch.distributed add to the list; those that DDP does by itself, in C++, do not."""
+    original = dist.all_reduce
+    seen: list[Recorded] = []
+
+    def all_reduce(tensor: Tensor, op: Any = dist.ReduceOp.SUM, group: Any = None, async_op: bool = False) -> Any:
+        name = str((group or dist.group.WORLD).group_name)  # type: ignore[union-attr]
+        number = sum(other.key[0] == name for other in seen)
+        here = Recorded((name, number), tensor.numel() * tensor.element_size(), share_done(), now())
+        seen.append(here)
+        work = original(tensor, op, group, async_op)
+        if not async_op:
+            here.ended = now()
+        elif not tensor.is_cuda:
+            work.get_future().add_done_callback(lambda _: setattr(here, "ended", now()))
+        return work
+
+    dist.all_reduce = all_reduce
+    try:
+        yield seen
+    finally:
+        dist.all_reduce = original

@@ -1,0 +1,161 @@
+"""What one worker computes in a step, and how long a device takes: from sources, from arithmetic, or measured."""
+
+from __future__ import annotations
+
+import time
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.bench.methods import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY
+from harness.plan.estimate import RESNET50_FORWARD_FLOPS, forward_flops
+from harness.records.timings import Workload
+from harness.spec import EvaluationSpec, ModelSpec, RunConfig, ScheduleSpec, SpecError, TaskSpec
+from harness.tasks.task import find_task
+from harness.train.build import build_model
+
+FORWARD_SHARE = 1 / 3
+"""Of the two passes' time: an assumption, since a backward pass has twice the forward pass's arithmetic."""
+ASSUMPTION = "forward to backward as 1 to 2 (an assumption)"
+MIN_STEPS, MAX_STEPS, MAX_SECONDS = 5, 200, 3.0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A model, the task whose images it takes, and the images of one worker in a step."""
+
+    task: str
+    model: ModelSpec
+    batch_size: int
+
+
+FASHION_MNIST = Problem("fashion_mnist", ModelSpec(name="small_cnn", options={"widths": [16, 64]}), 16)
+RESNET50 = Problem("imagenet", ModelSpec(name="resnet50"), 32)
+WIDE_RESNET = Problem("cifar100", ModelSpec(name="wide_resnet", options={"depth": 40, "width": 8}), 16)
+PROBLEMS = {
+    "fashion_mnist": FASHION_MNIST,
+    "resnet50": RESNET50,
+    "wide_resnet_40_8": WIDE_RESNET,
+    "resnet50_v100": RESNET50,
+    "wide_resnet_40_8_v100": WIDE_RESNET,
+}
+"""By the workload's name; those of V100s have their times from devices.toml, the others are measured."""
+
+
+def problem_of(name: str) -> Problem:
+    """Raises SpecError where there is no such workload; the message names those there are."""
+    if name not in PROBLEMS:
+        raise SpecError(f"unknown workload {name!r}; the workloads are {', '.join(PROBLEMS)}")
+    return PROBLEMS[name]
+
+
+def run_config(name: str, algorithm: str = "sgd", settings: dict[str, Any] | None = None) -> RunConfig:
+    """The workload as a run of one method; what a plan would say of data and epochs does not matter here."""
+    problem = problem_of(name)
+    return RunConfig(
+        task=TaskSpec(name=problem.task),
+        model=problem.model,
+        num_workers=1,
+        batch_size=problem.batch_size,
+        num_epochs=1,
+        algorithm=algorithm,
+        settings=settings or {},
+        learning_rate=LEARNING_RATE,
+        momentum=MOMENTUM,
+        weight_decay=WEIGHT_DECAY,
+        schedule=ScheduleSpec(kind="constant"),
+        evaluation=EvaluationSpec(),
+        seed=1,
+    )
+
+
+def workload(name: str, device: str) -> Workload:
+    """The workload with its times: for a device of devices.toml from there, else measured on `device` now.
+
+    Raises:
+        SpecError: there is no such workload.
+    """
+    problem_of(name)
+    for entry in _devices():
+        if entry["workload"] == name:
+            return _from_table(name, entry)
+    return calibrate(name, device)
+
+
+def is_emulated(name: str) -> bool:
+    """Whether its times are those of a device of devices.toml.
+
+    Raises:
+        SpecError: there is no such workload.
+    """
+    problem_of(name)
+    return any(entry["workload"] == name for entry in _devices())
+
+
+def _devices() -> list[dict[str, Any]]:
+    table: list[dict[str, Any]] = tomllib.loads((Path(__file__).parent / "devices.toml").read_text())["devices"]
+    return table
+
+
+def _from_table(name: str, entry: dict[str, Any]) -> Workload:
+    if "images_per_second" in entry:
+        seconds = problem_of(name).batch_size / entry["images_per_second"]
+    else:
+        seconds = forward_flops(run_config(name)) / (RESNET50_FORWARD_FLOPS * entry["resnet50_images_per_second"])
+    forward = FORWARD_SHARE * seconds
+    device = f"{entry['device']}, {entry['precision']}"
+    return _workload(name, device, forward, seconds - forward, f"{entry['source']}; {ASSUMPTION}")
+
+
+def _workload(name: str, device: str, forward: float, backward: float, source: str) -> Workload:
+    problem = problem_of(name)
+    model = build_model(problem.model, find_task(problem.task), 0, torch.device("meta"))
+    return Workload(
+        name=name,
+        model=problem.model.name,
+        batch_size=problem.batch_size,
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        device=device,
+        forward_seconds=forward,
+        backward_seconds=backward,
+        source=source,
+    )
+
+
+def calibrate(name: str, device: str) -> Workload:
+    """The workload with its times as measured here: one worker alone on one core or GPU, random images, medians.
+
+    Raises:
+        SpecError: there is no such workload.
+    """
+    problem, place = problem_of(name), torch.device(device)
+    torch.set_num_threads(1)
+    task = find_task(problem.task)
+    model = build_model(problem.model, task, 0, place)
+    inputs = torch.randn((problem.batch_size, *task.input_shape), generator=torch.Generator().manual_seed(0)).to(place)
+    labels = torch.zeros(problem.batch_size, dtype=torch.int64, device=place)
+    forward: list[float] = []
+    backward: list[float] = []
+    began = time.perf_counter()
+    while len(forward) < MIN_STEPS or (len(forward) < MAX_STEPS and time.perf_counter() - began < MAX_SECONDS):
+        model.zero_grad()
+        seconds, loss = _timed(lambda: nn.functional.cross_entropy(model(inputs), labels), place)
+        forward.append(seconds)
+        backward.append(_timed(loss.backward, place)[0])
+    where = torch.cuda.get_device_name(place) if place.type == "cuda" else "CPU core"
+    source = f"measured here: medians of {len(forward) - 1} steps of one worker alone, on random images, fp32"
+    return _workload(name, where, median(forward[1:]), median(backward[1:]), source)
+
+
+def _timed(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
+    started = time.perf_counter()
+    result = work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started, result

@@ -1,0 +1,1 @@
+"""One trainee: the loop, its data order and schedule, evaluation, checkpoints."""

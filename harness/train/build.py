@@ -1,0 +1,179 @@
+"""From a run's config to live objects: the model, the optimiser, the compressors."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import threading
+import types
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from algorithms import Collectives, Compressor, DistributedOptimizer
+from algorithms.registry import algorithms, compressors, settings
+from harness import models
+from harness.seeds import derive_seed
+from harness.spec import ModelSpec, RunConfig, SpecError
+from harness.tasks.task import Task, configured_task, split_sizes
+from harness.train.partition import shard_size
+
+_GLOBAL_GENERATOR = threading.Lock()
+"""Whoever seeds the global generator holds it: workers that are threads have one between them."""
+
+
+def build_model(spec: ModelSpec, task: Task, seed: int, device: torch.device) -> nn.Module:
+    """A model whose initial parameters depend on the seed alone; the global generator is left as it was.
+
+    Raises:
+        SpecError: unknown model or options.
+    """
+    known = sorted(module.name for module in pkgutil.iter_modules([str(Path(models.__file__).parent)]))
+    if spec.name not in known:
+        raise SpecError(f"unknown model {spec.name!r}; the models are {', '.join(known)}")
+    build = importlib.import_module(f"harness.models.{spec.name}").build
+    _check_options(f"model {spec.name}", spec.options, build)
+    # nn.Module draws initial values from the global generator and offers no other.
+    place = torch.device("cpu" if device.type != "meta" else "meta")
+    with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]), place:
+        torch.manual_seed(derive_seed(seed, "init"))
+        try:
+            model: nn.Module = build(task.input_shape, task.num_classes, **spec.options)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise SpecError(f"model {spec.name}: {error}") from None
+    return model.to(device)
+
+
+def build_optimizer(
+    config: RunConfig, model: nn.Module, collectives: Collectives | None, num_steps: int
+) -> DistributedOptimizer:
+    """The run's optimiser; on a meta model this is how a plan checks settings and counts bits.
+
+    Raises:
+        SpecError: unknown algorithm, setting or compressor, or values that it cannot take.
+    """
+    known = algorithms()
+    if config.algorithm not in known:
+        raise SpecError(f"unknown algorithm {config.algorithm!r}; the algorithms are {', '.join(known)}")
+    algorithm = known[config.algorithm]
+    given = _settings(algorithm, config.settings, num_steps)
+    try:
+        return algorithm(
+            model.parameters(),
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            collectives=collectives,
+            seed=derive_seed(config.seed, "compression"),
+            wire=torch.float16 if config.wire == "fp16" else None,
+            **given,
+        )
+    except ValueError as error:
+        raise SpecError(str(error)) from None
+
+
+def _settings(algorithm: type[DistributedOptimizer], table: dict[str, Any], num_steps: int) -> dict[str, Any]:
+    declared = settings(algorithm)
+    required = [key for key, (_, is_required) in declared.items() if is_required]
+    _check_keys(f"algorithm {algorithm.name}", table, list(declared), required)
+    return {key: _value(algorithm.name, key, declared[key][0], value, num_steps) for key, value in table.items()}
+
+
+def _value(algorithm: str, key: str, declared: Any, value: Any, num_steps: int) -> Any:
+    kinds = tuple(each for each in choices(declared) if isinstance(each, type) and issubclass(each, Compressor))
+    if kinds and not fits(value, declared):
+        compressor = build_compressor(f"{algorithm}: {key}", value)
+        if not isinstance(compressor, kinds):
+            takes = ", ".join(name for name, each in compressors().items() if issubclass(each, kinds))
+            raise SpecError(f"{algorithm}: {key} cannot be {compressor.kind!r}; it takes {takes}")
+        return compressor
+    if value == "end" and key.endswith("_interval"):
+        return num_steps
+    _check_type(f"{algorithm}: {key}", value, declared)
+    return value
+
+
+def build_compressor(where: str, table: Any) -> Compressor:
+    """A compressor from its table in a spec, for instance {kind = "block", ratio = 512}.
+
+    Raises:
+        SpecError: unknown kind or key, or a value out of range.
+    """
+    known = compressors()
+    if not isinstance(table, dict) or not isinstance(table.get("kind"), str) or table["kind"] not in known:
+        raise SpecError(f"{where}: unknown compressor {table!r}; give a table whose kind is one of {', '.join(known)}")
+    kind = known[table["kind"]]
+    options = {key: value for key, value in table.items() if key != "kind"}
+    _check_options(f"{where}: compressor {kind.kind}", options, kind)
+    try:
+        return kind(**options)
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"{where}: {error}") from None
+
+
+def _check_options(where: str, given: dict[str, Any], function: Callable[..., Any]) -> None:
+    """Names and types of the options of a model's `build`, after the task's shape and classes, or of a compressor."""
+    parameters = list(inspect.signature(function).parameters.values())
+    options = parameters if inspect.isclass(function) else parameters[2:]
+    required = [each.name for each in options if each.default is inspect.Parameter.empty]
+    _check_keys(where, given, [each.name for each in options], required)
+    hints = typing.get_type_hints(function)
+    for key, value in given.items():
+        _check_type(f"{where}: {key}", value, hints.get(key, Any))
+
+
+def _check_keys(where: str, given: dict[str, Any], known: list[str], required: list[str]) -> None:
+    unknown = [key for key in given if key not in known]
+    if unknown:
+        raise SpecError(f"{where} has no setting {unknown[0]!r}; it has {', '.join(known) or 'none'}")
+    missing = [key for key in required if key not in given]
+    if missing:
+        raise SpecError(f"{where} needs the setting {missing[0]!r}")
+
+
+def _check_type(where: str, value: Any, declared: Any) -> None:
+    if not fits(value, declared):
+        named = declared.__name__ if isinstance(declared, type) else str(declared).replace("typing.", "")
+        raise SpecError(f"{where} must be of type {named}, not {value!r}")
+
+
+def choices(declared: Any) -> tuple[Any, ...]:
+    """The types that a union stands for; a type stands for itself."""
+    is_union = typing.get_origin(declared) in (typing.Union, types.UnionType)
+    return typing.get_args(declared) if is_union else (declared,)
+
+
+def fits(value: Any, declared: Any) -> bool:
+    """Whether a value of a spec is of a declared type: a number, text, switch, list, literal or union of these."""
+    if declared is Any:
+        return True
+    if len(choices(declared)) > 1:
+        return any(fits(value, each) for each in choices(declared))
+    origin, arguments = typing.get_origin(declared), typing.get_args(declared)
+    if origin is typing.Literal:
+        return any(type(value) is type(each) and value == each for each in arguments)
+    if origin in (list, Sequence):
+        return isinstance(value, list) and all(fits(each, arguments[0]) for each in value)
+    return type(value) is declared or (declared is float and type(value) is int)
+
+
+def num_steps_of(config: RunConfig) -> tuple[int, int]:
+    """Steps per epoch, and in all.
+
+    Raises:
+        SpecError: the workers' batches need more samples than there are.
+    """
+    num_train, _ = split_sizes(configured_task(config.task), config.task)
+    per_epoch = shard_size(config.partition, num_train, config.num_workers) // config.batch_size
+    if per_epoch == 0:
+        more = " or shards_per_worker" if config.partition.kind == "class_shards" else ""
+        raise SpecError(
+            f"{config.num_workers} workers x {config.batch_size} samples are more than the {num_train} training "
+            f"samples; lower num_workers or batch_size{more}"
+        )
+    return per_epoch, per_epoch * config.num_epochs

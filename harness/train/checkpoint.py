@@ -1,0 +1,147 @@
+"""Checkpoints: every rank's state, two generations, checksummed, the pointer moved last."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from algorithms import Collectives, Purpose
+from harness.records.store import VERSION, write_text_atomically
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that must not be continued from; the message says why."""
+
+
+def save(
+    folder: Path,
+    step: int,
+    state: dict[str, Any],
+    collectives: Collectives,
+    attempt: str,
+    check_is_newest: Callable[[], None] = lambda: None,
+) -> None:
+    """Save this rank's `state` (tensors and plain data) at `step`; all ranks must call it together.
+
+    Args:
+        attempt: keeps the files of two attempts that write at the same time apart.
+        check_is_newest: raises where this attempt may not publish what it saved; rank 0 asks.
+
+    Raises:
+        OSError: no space, no permission; the generations before stay whole.
+    """
+    name = f"step-{step:09d}"
+    temporary = folder / f"{name}.{attempt}.tmp"
+    temporary.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    _write(temporary / f"rank-{collectives.rank}.pt", content)
+    digest = torch.frombuffer(bytearray(hashlib.sha256(content).digest()), dtype=torch.uint8)
+    digests = collectives.all_gather(digest, Purpose.CONTROL)
+    if collectives.rank == 0:
+        check_is_newest()
+        _publish(folder, temporary, name, step, [bytes(row.tolist()).hex() for row in digests])
+    # No rank may go on, and perhaps die or save again, before the pointer is moved.
+    collectives.all_gather(digest, Purpose.CONTROL)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write durably; what does not fit is taken away again, since a record of that needs room too."""
+    try:
+        with open(path, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _publish(folder: Path, temporary: Path, name: str, step: int, digests: list[str]) -> None:
+    manifest = {"version": VERSION, "step": step, "world_size": len(digests), "sha256": digests}
+    _write(temporary / "manifest.json", (json.dumps(manifest) + "\n").encode())
+    final = folder / name
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(temporary, final)
+    write_text_atomically(folder / "latest", name + "\n")
+    # A later generation is a damaged one, or was never pointed to: the run has gone back behind it.
+    kept = _published(folder)[:2]
+    for old in folder.glob("step-*"):
+        if old.name not in kept:
+            shutil.rmtree(old, ignore_errors=True)
+    for torn in folder.glob(".latest.*"):
+        torn.unlink()
+
+
+def _generations(folder: Path) -> list[Path]:
+    """The whole generations, newest first."""
+    return sorted(folder.glob("step-*[0-9]"), reverse=True)
+
+
+def _published(folder: Path) -> list[str]:
+    """Names of the generations up to the one that the pointer names; all of them where there is no pointer."""
+    names = [path.name for path in _generations(folder)]
+    try:
+        latest = (folder / "latest").read_text().strip()
+    except OSError:
+        return names
+    return [name for name in names if name <= latest] or names
+
+
+def load(folder: Path, collectives: Collectives) -> tuple[int, dict[str, Any]] | None:
+    """The step and this rank's state of the newest generation that is whole on every rank, or None.
+
+    Raises:
+        CheckpointError: the checkpoint is of another number of workers or another version.
+    """
+    for name in _agreed(_published(folder), collectives):
+        state = _load_generation(folder / name, collectives)
+        intact = torch.tensor(float(state is not None), dtype=torch.float64)
+        collectives.all_reduce_sum_(intact, Purpose.CONTROL)
+        if intact.item() == collectives.world_size and state is not None:
+            return int(name.removeprefix("step-")), state
+    return None
+
+
+def _agreed(names: list[str], collectives: Collectives) -> list[str]:
+    """Rank 0's list of generations: on a network file system others may see them later."""
+    steps = torch.full((4,), -1, dtype=torch.int64)
+    for place, name in enumerate(names[:4]):
+        steps[place] = int(name.removeprefix("step-"))
+    collectives.broadcast_(steps, Purpose.CONTROL)
+    return [f"step-{step:09d}" for step in steps.tolist() if step >= 0]
+
+
+def _load_generation(path: Path, collectives: Collectives) -> dict[str, Any] | None:
+    """This rank's state, or None where the generation is damaged."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        version, world_size, digests = manifest["version"], manifest["world_size"], manifest["sha256"]
+        digest = digests[collectives.rank] if world_size == collectives.world_size else None
+        content = (path / f"rank-{collectives.rank}.pt").read_bytes()
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    if version != VERSION:
+        raise CheckpointError(
+            f"{path} is of version {version!r}, this program writes {VERSION}; delete it to start anew"
+        )
+    if world_size != collectives.world_size:
+        raise CheckpointError(
+            f"{path} was written by {world_size} workers and cannot be continued by {collectives.world_size}: error, "
+            "momentum and order belong to a worker; use as many workers, or delete the folder to start anew"
+        )
+    if hashlib.sha256(content).hexdigest() != digest:
+        return None
+    # To the CPU, since the GPU that it was saved from may be another's now; whoever takes it over copies it to its own.
+    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return state

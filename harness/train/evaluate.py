@@ -1,0 +1,174 @@
+"""The score of the workers' average: every sample of the evaluated split counted once, over all workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from algorithms import Collectives, DistributedOptimizer, Purpose
+from algorithms.core.local_step import rows_of
+from harness.spec import RunConfig
+from harness.tasks.task import Samples
+from harness.train.order import worker_batches
+
+RECALIBRATION_STEPS = 32
+"""Training batches per worker from which "recalibrate" estimates batch-norm statistics."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """`loss` is the mean over samples. The two norms are roots of means over workers of squared 2-norms."""
+
+    correct: int
+    count: int
+    loss: float
+    error_norm: float | None
+    worker_distance: float
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.count
+
+
+@torch.no_grad()
+def evaluate(
+    config: RunConfig,
+    models: Sequence[nn.Module],
+    optimizer: DistributedOptimizer,
+    samples: Samples,
+    num_evaluation: int,
+    num_train: int,
+) -> Score:
+    """Score the average model; models, optimiser and generators are afterwards what they were.
+
+    Every sample counts once; with the batch-norm policy "local", and for a method that never averages, whose result is
+    each worker's own model, once per worker, so that the score is the mean of the workers' scores.
+
+    Args:
+        models: of the workers at this end, see `Collectives.own_ranks`.
+
+    Raises:
+        RuntimeError: another number of samples was scored.
+    """
+    collectives, averages = optimizer.collectives, optimizer.averages_models
+    num_workers, every = collectives.world_size, torch.arange(num_evaluation)
+    each_scores_all = config.evaluation.batch_norm == "local" or not averages
+    shares = [every if each_scores_all else every[rank::num_workers] for rank in collectives.own_ranks]
+    own = optimizer.flat.parameters.clone()
+    scores = []
+    with optimizer.consensus(), _batch_norm(config, models, samples, collectives, num_train):
+        squares = _squares(own - optimizer.flat.parameters)
+        if averages:
+            scores = [_score(*pair, samples) for pair in zip(models, shares, strict=True)]
+    if not averages:
+        scores = [_score(*pair, samples) for pair in zip(models, shares, strict=True)]
+    error = optimizer.error
+    errors = [torch.zeros_like(square) for square in squares] if error is None else _squares(error)
+    rows = [torch.cat([score, torch.stack(more)]) for score, *more in zip(scores, errors, squares, strict=True)]
+    totals = collectives.packed(rows)
+    collectives.all_reduce_sum_(totals, Purpose.EVALUATION)
+    correct, count, loss, error_square, distance_square = collectives.common(totals).tolist()
+    expected = num_evaluation * (num_workers if each_scores_all else 1)
+    if int(count) != expected:
+        raise RuntimeError(f"{int(count)} samples were scored where there should be {expected}")
+    return Score(
+        correct=int(correct),
+        count=int(count),
+        loss=loss / count,
+        error_norm=None if error is None else (error_square / num_workers) ** 0.5,
+        worker_distance=(distance_square / num_workers) ** 0.5,
+    )
+
+
+@torch.no_grad()
+def worker_accuracies(
+    models: Sequence[nn.Module], collectives: Collectives, samples: Samples, num_evaluation: int
+) -> list[float]:
+    """Accuracy of each worker's own model, with its own batch-norm statistics, on all samples, by rank."""
+    every = torch.arange(num_evaluation)
+    correct = collectives.packed([_score(model, every, samples)[:1] for model in models])
+    return [float(row) / num_evaluation for row in collectives.all_gather(correct, Purpose.CONTROL).view(-1)]
+
+
+def _squares(vectors: Tensor) -> list[Tensor]:
+    """Squared 2-norm of each worker's vector at this end, float64."""
+    return [row.double().square().sum() for row in rows_of(vectors)]
+
+
+def _score(model: nn.Module, indices: Tensor, samples: Samples) -> Tensor:
+    """One model on these samples: correct answers, samples, summed loss; float64, shape (3,)."""
+    was_training = model.training
+    model.eval()
+    # On the model's device throughout, since a look from the CPU would wait for every batch.
+    totals = torch.zeros(3, dtype=torch.float64, device=next(model.parameters()).device)
+    for inputs, labels in samples.evaluation_batches(indices):
+        outputs = model(inputs)
+        correct = (outputs.argmax(dim=1) == labels).sum().double()
+        loss = nn.functional.cross_entropy(outputs, labels, reduction="sum").double()
+        totals += torch.stack([correct, torch.full_like(correct, labels.numel()), loss])
+    model.train(was_training)
+    return totals
+
+
+@contextmanager
+def _batch_norm(
+    config: RunConfig, models: Sequence[nn.Module], samples: Samples, collectives: Collectives, num_train: int
+) -> Iterator[None]:
+    """Inside, batch norm's running statistics follow the policy; afterwards they are the worker's own again."""
+    layers = [_batch_norm_layers(model) for model in models]
+    statistics = [
+        [buffer for layer in own for buffer in (layer.running_mean, layer.running_var) if buffer is not None]
+        for own in layers
+    ]
+    if not statistics[0] or config.evaluation.batch_norm == "local":
+        yield
+        return
+    kept = [[buffer.clone() for buffer in _buffers(own)] for own in layers]
+    if config.evaluation.batch_norm == "recalibrate":
+        for rank, model, own in zip(collectives.own_ranks, models, layers, strict=True):
+            _recalibrate(config, model, own, samples, rank, collectives.world_size, num_train)
+    flat = collectives.packed([torch.cat([buffer.view(-1) for buffer in own]) for own in statistics])
+    collectives.all_reduce_mean_(flat, Purpose.EVALUATION)
+    for own_statistics, mean in zip(statistics, rows_of(flat), strict=True):
+        parts = torch.split(mean, [buffer.numel() for buffer in own_statistics])
+        for buffer, part in zip(own_statistics, parts, strict=True):
+            buffer.copy_(part.view_as(buffer))
+    try:
+        yield
+    finally:
+        for own, values in zip(layers, kept, strict=True):
+            for buffer, value in zip(_buffers(own), values, strict=True):
+                buffer.copy_(value)
+
+
+def _batch_norm_layers(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+
+def _buffers(layers: Sequence[nn.Module]) -> list[Tensor]:
+    """All buffers of these layers, the counters of batches included."""
+    return [buffer for layer in layers for buffer in layer.buffers()]
+
+
+def _recalibrate(
+    config: RunConfig,
+    model: nn.Module,
+    layers: list[nn.modules.batchnorm._BatchNorm],
+    samples: Samples,
+    rank: int,
+    num_workers: int,
+    num_train: int,
+) -> None:
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None
+    indices = worker_batches(config.seed, num_train, rank, num_workers, config.batch_size, range(RECALIBRATION_STEPS))
+    for inputs, _ in samples.training_batches(indices, config.seed, rank, 0):
+        model(inputs)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum

@@ -1,0 +1,214 @@
+"""One attempt at one run: stacked in one thread, by threads of this process, or as one rank of a process group."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from algorithms import CollectiveError, Collectives, ProcessGroupCollectives, StackedCollectives, run_workers
+from harness.plan.plan import PlannedRun
+from harness.records.recorder import Recorder, write_failure
+from harness.records.run_lock import owned, owned_by_rank_0
+from harness.records.state import is_done
+from harness.records.store import VERSION, Attempt, FailureKind, RecordError, RunFile
+from harness.spec import SpecError
+from harness.tasks.errors import DataError
+from harness.tasks.task import find_task
+from harness.train.build import build_model
+from harness.train.checkpoint import CheckpointError
+from harness.train.stacked import replicas_of
+from harness.train.train import Checkpoints, Preempted, train
+from harness.workers.preload import load_samples
+from harness.workers.process_group import joined
+
+ACTIVE_ON_A_GPU = 2
+"""Workers as threads on one GPU that are in a step at once: the second keeps it busy while the first waits for data or
+looks at a result, and more would only hold more activations."""
+
+StopRequested = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that an attempt needs; plain data, so that it can be sent to another process."""
+
+    experiment: str
+    folder: Path
+    run: PlannedRun
+    attempt: Attempt
+    data: Path | None
+    device: str
+    """"cpu", or the GPU of this process: "cuda:0"."""
+    cores: tuple[int, ...]
+    """Cores that a run of threads keeps to, a worker on each: they would else wander, and leave their caches behind."""
+    checkpoint_minutes: float
+    timeout_seconds: float
+
+    def recorder(self) -> Recorder:
+        run = RunFile(
+            version=VERSION,
+            run_id=self.run.run_id,
+            experiment=self.experiment,
+            row=self.run.row,
+            seed=self.run.seed,
+            config=self.run.config.model_dump(mode="json"),
+            attempts=[],
+        )
+        return Recorder(self.folder, run, self.attempt)
+
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.folder / "checkpoint", 60 * self.checkpoint_minutes, self.attempt.attempt)
+
+
+def attempt_in_threads(job: Job, stop_requested: StopRequested | None = None) -> bool:
+    """Do the run with all workers as threads of this process; True if it has a result. `stop_requested`: see `train`.
+
+    Raises:
+        BusyError: another process is at this run.
+    """
+    os.sched_setaffinity(0, job.cores)
+    with owned(job.folder), recorded_failures(job) as outcome:
+        if is_done(job.folder):  # by another command, while this one waited
+            return True
+        use_device(job.device)
+        config = job.run.config
+        task, device = find_task(config.task.name), torch.device(job.device)
+        samples = load_samples(config.task, job.data, job.device)
+        model = build_model(job.run.config.model, task, job.run.config.seed, device)
+        recorder = job.recorder()
+
+        def worker(collectives: Collectives) -> None:
+            prepare_thread(job.device)
+            own = recorder if collectives.rank == 0 else None
+            train(job.run.config, copy.deepcopy(model), samples, collectives, own, job.checkpoints(), stop_requested)
+
+        max_active = len(job.cores) if job.device == "cpu" else ACTIVE_ON_A_GPU
+        run_workers(worker, job.run.config.num_workers, job.timeout_seconds, max_active)
+        outcome.append(True)
+    return bool(outcome)
+
+
+def attempt_stacked(job: Job, stop_requested: StopRequested | None = None) -> bool:
+    """Do the run with all workers stacked in this thread; True if it has a result. `stop_requested`: see `train`.
+
+    Raises:
+        BusyError: another process is at this run.
+    """
+    os.sched_setaffinity(0, job.cores)
+    with owned(job.folder), recorded_failures(job) as outcome:
+        if is_done(job.folder):
+            return True
+        prepare_thread(job.device)
+        config = job.run.config
+        samples = load_samples(config.task, job.data, job.device)
+        model = build_model(config.model, find_task(config.task.name), config.seed, torch.device(job.device))
+        replicas, collectives = replicas_of(model, config.num_workers), StackedCollectives(config.num_workers)
+        train(config, replicas, samples, collectives, job.recorder(), job.checkpoints(), stop_requested)
+        outcome.append(True)
+    return bool(outcome)
+
+
+def attempt_as_rank(job: Job, rank: int, init_method: str, stop_requested: StopRequested | None = None) -> bool:
+    """Do the run as worker `rank` of a new process group; True if it has a result. `stop_requested`: see `train`.
+
+    Raises:
+        BusyError: another process is at this run.
+    """
+    with owned_by_rank_0(job.folder, rank), recorded_failures(job) as outcome:
+        prepare_thread(job.device)
+        with joined(job.device, job.timeout_seconds, init_method, rank, job.run.config.num_workers):
+            if not done_meanwhile(job.folder, rank):
+                attempt_in_group(job, ProcessGroupCollectives(), stop_requested)
+        outcome.append(True)
+    return bool(outcome)
+
+
+def done_meanwhile(folder: Path, rank: int) -> bool:
+    """Whether another command did the run while its lock was waited for: rank 0, which has it, looks for all."""
+    seen: list[object] = [rank == 0 and is_done(folder)]
+    dist.broadcast_object_list(seen)
+    return bool(seen[0])
+
+
+def attempt_in_group(job: Job, collectives: Collectives, stop_requested: StopRequested | None = None) -> None:
+    """Train as one worker of a group that stands already. `stop_requested` and what is raised: see `train`."""
+    config = job.run.config
+    task, device = find_task(config.task.name), torch.device(job.device)
+    samples = load_samples(config.task, job.data, job.device)
+    model = build_model(job.run.config.model, task, job.run.config.seed, device)
+    recorder = job.recorder() if collectives.rank == 0 else None
+    train(job.run.config, model, samples, collectives, recorder, job.checkpoints(), stop_requested)
+
+
+def prepare_processes() -> None:
+    """Set, where the user has not, what the processes that will be started must find in their environment."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # One arena for all threads: workers then hand each other memory that is still in the core's cache.
+    os.environ.setdefault("MALLOC_ARENA_MAX", "1")
+
+
+def prepare_thread(device: str = "cpu") -> None:
+    """One thread of arithmetic per worker, so that sums do not depend on the number of cores; no denormal numbers."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    use_device(device)
+
+
+def use_device(device: str) -> None:
+    """Make a GPU this thread's own, and fp32 on it fp32, where cuDNN would round to 10 bits (TF32)."""
+    if device != "cpu":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
+@contextmanager
+def recorded_failures(job: Job) -> Iterator[list[bool]]:
+    """Turn an exception into failure.json; the body appends to the list when it has succeeded."""
+    outcome: list[bool] = []
+    try:
+        yield outcome
+    except Preempted as stop:
+        write_failure(job.folder, job.run.run_id, job.attempt.attempt, "preempted", str(stop), "")
+    except Exception as error:
+        trace = "".join(traceback.format_exception(error))
+        print(trace, flush=True)
+        write_failure(job.folder, job.run.run_id, job.attempt.attempt, failure_kind(error), sentence(error), trace)
+
+
+NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What torch and the libraries under it say in plain RuntimeErrors."""
+
+
+def failure_kind(error: BaseException) -> FailureKind:
+    """What kind of failure an exception is, for records and for the decision to try again."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in NO_MEMORY):
+        return "oom"
+    if isinstance(error, Preempted):
+        return "preempted"
+    if isinstance(error, CollectiveError | dist.DistError):
+        return "communication"
+    if isinstance(error, DataError | CheckpointError | RecordError | SpecError):
+        return "data"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        return "disk"
+    return "bug"
+
+
+def sentence(error: BaseException) -> str:
+    """What an exception says, and what to do where that is known."""
+    advice = "; use a smaller batch or lower precision" if failure_kind(error) == "oom" else ""
+    return f"{str(error) or type(error).__name__}{advice}"
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))

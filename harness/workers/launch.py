@@ -1,0 +1,248 @@
+"""Does the runs of a plan that are missing, several at once, each in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from harness.plan.plan import Plan, PlannedRun
+from harness.records import packs, store
+from harness.records.provenance import new_attempt
+from harness.records.state import is_done
+from harness.records.store import Heartbeat
+from harness.spec import RunConfig, SpecError
+from harness.workers.attempt import Job, num_cores
+from harness.workers.devices import Workers, device_groups
+from harness.workers.preload import announce
+from harness.workers.process_group import backend_for
+from harness.workers.run_process import ActiveRun, Place, close, process_context, start
+from harness.workers.stops import Notice, noticed
+from harness.workers.time_left import TimeLeft, expected_step_seconds
+
+POLL_SECONDS = 0.1
+HOPELESS = ("disk:", "data:")
+"""Failures that every other run would meet too: nothing more is started."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Infrastructure only: nothing here changes a result."""
+
+    results: Path
+    data: Path | None
+    workers: Workers
+    device: str
+    jobs: int | None
+    """Runs at once; None for as many as there are cores, or GPUs, for."""
+    checkpoint_minutes: float
+    timeout_seconds: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a launch is. `active`: the newest heartbeat of each run that is on, by its name for people."""
+
+    done: int
+    total: int
+    active: dict[str, Heartbeat | None]
+    seconds_left: float | None
+    """Of the whole launch; None where nothing is known yet."""
+
+
+class Display(Protocol):
+    """Shows how a launch gets on."""
+
+    def update(self, progress: Progress) -> None: ...
+
+    def ended(self, name: str, failure: str | None) -> None:
+        """A run has ended; `failure` says why it has no result, None if it has one."""
+
+    def say(self, sentence: str) -> None:
+        """Something that concerns all runs."""
+
+
+def missing_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
+    """The runs without a valid result, in the plan's order, seeds first, so that early reports cover all rows.
+
+    Rows of the second rule of selection come last.
+
+    Raises:
+        RecordError: a result is damaged or of another version, or the experiment's pack is not usable.
+    """
+    packs.read_pack(folder)
+    order = {run.run_id: number for number, run in enumerate(plan.runs)}
+    seeds = {seed: number for number, seed in enumerate(plan.experiment.seeds)}
+    missing = [run for run in plan.runs if not is_done(folder / run.run_id)]
+    unique = {run.run_id: run for run in missing}
+    second = {row.row for row in plan.experiment.rows if row.rule == "training_loss"}
+    return sorted(unique.values(), key=lambda run: (run.row in second, seeds.get(run.seed, 0), order[run.run_id]))
+
+
+def write_experiment(plan: Plan, results: Path) -> Path:
+    """Write experiment.json, if it says anything new, and return the experiment's folder.
+
+    Raises:
+        OSError: no permission, no space.
+        RecordError: the folder belongs to another version.
+        SpecError: it holds the experiment of another spec, whose report would be lost.
+    """
+    folder = results / plan.experiment.name
+    path = folder / "experiment.json"
+    written = store.read_optional(path, store.Experiment)
+    if written is not None and _is_of_another_spec(written, plan.experiment):
+        raise SpecError(
+            f"{folder} holds the experiment {plan.experiment.name!r} of another spec (`{written.commands[0]}`); give "
+            f"one of the two another name, or another folder by --results (or delete {path} if they are the same)"
+        )
+    if written != plan.experiment:
+        store.write_record(path, plan.experiment)
+    return folder
+
+
+def _is_of_another_spec(written: store.Experiment, planned: store.Experiment) -> bool:
+    """Whether it was planned from another file and has other runs: a spec may change, or be found by two names."""
+    runs = [[row.runs for row in each.rows] for each in (written, planned)]
+    return bool(written.commands) and written.commands[0] != planned.commands[0] and runs[0] != runs[1]
+
+
+def launch(plan: Plan, options: Options, display: Display) -> int:
+    """Do what is missing; return how many runs failed in this launch.
+
+    An interrupted launch leaves every run done, or ready to go on from its checkpoint.
+
+    Raises:
+        SpecError: the machine has too few GPUs, or the folder holds another experiment.
+        Interrupted: by a signal; at the first one the runs have saved their state.
+    """
+    free = places(plan, options)
+    folder = write_experiment(plan, options.results)
+    pending = missing_runs(plan, folder)
+    if pending:
+        announce(pending[0].config.task, options.data, options.device)
+    with noticed() as notice:
+        failures = _Launch(plan, options, folder, pending, free, display, notice).go()
+        notice.raise_if_asked()
+    return failures
+
+
+class _Launch:
+    """The runs of a launch: those to come, those that are on, and what is known of the time that they take."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        options: Options,
+        folder: Path,
+        pending: list[PlannedRun],
+        free: list[Place],
+        display: Display,
+        notice: Notice,
+    ) -> None:
+        self.plan, self.options, self.folder = plan, options, folder
+        self.pending, self.free, self.active = pending, free, list[ActiveRun]()
+        self.display, self.notice = display, notice
+        self.total = len({run.run_id for run in plan.runs})
+        self.failures, self.done = 0, self.total - len(pending)
+        self.asked = False
+        self.time_left = TimeLeft(min(len(free), len(pending)))
+
+    def go(self) -> int:
+        """Start runs where there is room, until all have ended; returns how many failed."""
+        context = process_context()
+        try:
+            while self.pending or self.active:
+                while self.pending and self.free:
+                    run, place = self.pending.pop(0), self.free.pop(0)
+                    workers = workers_of(run.config, self.options)
+                    self.active.append(start(self._job(run, workers, place), workers, place, context))
+                if self.time_left.expected is None:  # while the first processes load what they need
+                    self._show()
+                    self.time_left.expected = self._expected()
+                self._show()
+                time.sleep(POLL_SECONDS)
+                self._close_ended()
+                if self.notice.stop_requested():
+                    self._ask_to_stop()
+        finally:
+            for each in self.active:
+                each.kill()
+        self._show()
+        return self.failures
+
+    def _job(self, run: PlannedRun, workers: Workers, place: Place) -> Job:
+        options = self.options
+        backend = backend_for(options.device) if workers == "processes" else workers
+        return Job(
+            experiment=self.plan.experiment.name,
+            folder=self.folder / run.run_id,
+            run=run,
+            attempt=new_attempt(workers, backend, torch.device(place.devices[0])),
+            data=options.data,
+            device=place.devices[0],
+            cores=place.cores,
+            checkpoint_minutes=options.checkpoint_minutes,
+            timeout_seconds=options.timeout_seconds,
+        )
+
+    def _expected(self) -> dict[str, float]:
+        runs, cores = [*self.pending, *(each.job.run for each in self.active)], len(self.active[0].place.cores)
+        return expected_step_seconds(runs, self.options.device, self.options.workers, cores)
+
+    def _show(self) -> None:
+        beats = [(each, each.heartbeat()) for each in self.active]
+        reason = self.time_left.update(self.pending, [(each.job.run, beat) for each, beat in beats])
+        if reason is not None:
+            self.display.say(reason)
+        active = {each.name: beat for each, beat in beats}
+        self.display.update(Progress(self.done, self.total, active, self.time_left.seconds))
+
+    def _close_ended(self) -> None:
+        for each in [each for each in self.active if each.has_ended()]:
+            self.active.remove(each)
+            self.free.append(each.place)
+            failure = close(each)
+            if failure is None:
+                self.done += 1
+                self.time_left.ended(each.job.run, time.monotonic() - each.started)
+            self.failures += failure is not None
+            self.display.ended(each.name, failure)
+            # What is wrong with a run's own folder is no other run's affair.
+            own = failure is not None and failure.startswith(f"data: {each.job.folder}")
+            if failure is not None and failure.startswith(HOPELESS) and not own:
+                self.pending.clear()
+
+    def _ask_to_stop(self) -> None:
+        if not self.asked:
+            self.display.say("stopping: the runs that are on save their state at their next step; again to end at once")
+        self.asked = True
+        self.pending.clear()
+        for each in self.active:
+            each.ask_to_stop()
+
+
+def places(plan: Plan, options: Options) -> list[Place]:
+    """A place for each of the runs that go at once; GPUs are shared only where the user wants more runs than they give.
+
+    Raises:
+        SpecError: the machine has too few GPUs for one run.
+    """
+    num_processes = 1 if options.workers != "processes" else max(run.config.num_workers for run in plan.runs)
+    groups = device_groups(options.device, num_processes, torch.cuda.device_count())
+    jobs = options.jobs or (num_cores() if options.device == "cpu" else len(groups))
+    shares = _shares(sorted(os.sched_getaffinity(0)), jobs)
+    return [Place(cores, groups[number % len(groups)]) for number, cores in enumerate(shares)]
+
+
+def _shares(cores: list[int], jobs: int) -> list[tuple[int, ...]]:
+    """The cores of each of the runs that go at once: as many for each, and shared where there are more runs."""
+    return [tuple(cores[job::jobs]) or (cores[job % len(cores)],) for job in range(jobs)]
+
+
+def workers_of(config: RunConfig, options: Options) -> Workers:
+    """How the run's workers go; with fp16 each has a loss scale of its own, so they cannot be stacked."""
+    return "threads" if options.workers == "stacked" and config.precision == "fp16" else options.workers

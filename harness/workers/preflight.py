@@ -1,0 +1,116 @@
+"""Looks, before a long experiment, at what would stop it: data, disk, GPUs, NCCL. One line per check."""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from harness.plan.plan import Plan
+from harness.spec import SpecError
+from harness.tasks.errors import DataError
+from harness.tasks.task import Task, configured_task
+from harness.workers.launch import Options, places
+
+GENERATIONS = 3
+"""Checkpoints that lie side by side for a moment: two whole ones, and one being written."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line: what was looked at, whether it is well, and what was seen or is to be done."""
+
+    what: str
+    passed: bool
+    detail: str
+
+
+def preflight(plan: Plan, options: Options) -> Iterator[Check]:
+    """The checks before a launch with these options, as they are made; touches nothing but a temporary folder."""
+    yield from check_data(configured_task(plan.runs[0].config.task), options.data)
+    try:
+        jobs, lacking = len(places(plan, options)), None
+    except SpecError as error:
+        jobs, lacking = 1, str(error)
+    yield check_disk(plan, options.results, jobs)
+    if options.device != "cpu":
+        yield from check_gpus()
+        each = "run is one process" if options.workers == "threads" else "worker has its own"
+        yield Check("GPUs suffice", lacking is None, lacking or f"each {each}, {jobs} runs at once")
+        yield check_nccl()
+
+
+def check_data(task: Task, data: Path | None) -> Iterator[Check]:
+    """The task's own checks where it has some (counts per split, samples that decode), else whether it is found."""
+    own = getattr(task, "check", None)
+    if own is not None:
+        yield from (Check(*line) for line in own(data))
+        return
+    try:
+        task.prepare(data)
+    except DataError as error:
+        yield Check("data", False, str(error))
+    else:
+        yield Check("data", True, "found and verified")
+
+
+def check_disk(plan: Plan, results: Path, jobs: int) -> Check:
+    """Whether the checkpoints of the runs that go at once find room."""
+    workers = max(run.config.num_workers for run in plan.runs)
+    # Gradients are not saved; parameters are, twice: in the model's state and where a method keeps a copy.
+    needed = GENERATIONS * jobs * workers * max(plan.memory_bytes.values())
+    folder = next(path for path in (results, *results.resolve().parents) if path.exists())
+    free = shutil.disk_usage(folder).free
+    detail = f"{free / 1e9:.1f} GB free in {folder}, checkpoints need up to {needed / 1e9:.1f} GB"
+    return Check("disk", free > needed, detail if free > needed else f"{detail}; make room or lower --jobs")
+
+
+def check_gpus() -> Iterator[Check]:
+    """Whether GPUs are there, and whether the installed torch has code for them."""
+    if not torch.cuda.is_available():
+        yield Check("GPUs", False, "torch sees none; check the driver with nvidia-smi, and that torch is a CUDA build")
+        return
+    built_for = torch.cuda.get_arch_list()
+    for index in range(torch.cuda.device_count()):
+        name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
+        yield Check(f"GPU {index}", *architecture(name, capability, built_for, torch.version.cuda or "none"))
+
+
+def architecture(name: str, capability: tuple[int, int], built_for: list[str], cuda: str) -> tuple[bool, str]:
+    """Whether a torch built for these architectures runs on such a GPU, and what to do if not."""
+    wanted = f"sm_{capability[0]}{capability[1]}"
+    # Binary code runs on GPUs of the same major version and an equal or higher minor one.
+    same_major = [int(each[3:]) for each in built_for if each.startswith("sm_") and each[3:].isdigit()]
+    if any(each // 10 == capability[0] and each % 10 <= capability[1] for each in same_major):
+        return True, f"{name} ({wanted}), supported by this torch (CUDA {cuda})"
+    advice = "a build for CUDA 12.6 (cu126) has it" if capability < (7, 5) else "install a newer torch"
+    return False, f"{name} is {wanted}, this torch (CUDA {cuda}) is built for {', '.join(built_for)}; {advice}"
+
+
+def check_nccl() -> Check:
+    """Whether NCCL sums a number in a group of one."""
+    if not torch.cuda.is_available() or not dist.is_nccl_available():
+        return Check("NCCL", False, "needs a GPU and a torch with NCCL")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            dist.init_process_group(
+                "nccl",
+                init_method=f"file://{folder}/rendezvous",
+                rank=0,
+                world_size=1,
+                timeout=datetime.timedelta(seconds=30),
+            )
+            one = torch.ones(1, device="cuda")
+            dist.all_reduce(one)
+            return Check("NCCL", one.item() == 1.0, "answers")
+        except RuntimeError as error:
+            return Check("NCCL", False, f"does not answer: {error}")
+        finally:
+            if dist.is_initialized():
+                dist.destroy_process_group()

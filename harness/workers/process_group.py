@@ -1,0 +1,48 @@
+"""How a process joins the workers' group: rendezvous, a device of its own, and the backend that fits the device."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch.distributed as dist
+from torch.distributed import Store  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
+
+from harness.workers import devices
+
+
+@contextmanager
+def joined(
+    device: str, timeout_seconds: float, init_method: str, rank: int = -1, world_size: int = -1
+) -> Iterator[None]:
+    """Inside, this process is one of the group's workers; `init_method` is PyTorch's, "env://" knows rank and size.
+
+    Raises:
+        SpecError: two ranks have the same GPU.
+    """
+    timeout = datetime.timedelta(seconds=timeout_seconds)
+    store, rank, world_size = next(rendezvous(init_method, rank, world_size, timeout=timeout))
+    with joined_through(store, device, timeout_seconds, rank, world_size):
+        yield
+
+
+@contextmanager
+def joined_through(store: Store, device: str, timeout_seconds: float, rank: int, world_size: int) -> Iterator[None]:
+    """As `joined`, where the workers have found each other already, and share `store`."""
+    timeout = datetime.timedelta(seconds=timeout_seconds)
+    store.set_timeout(timeout)
+    # Before the group is made: NCCL on a shared GPU stops with a message that names neither rank nor remedy.
+    store.set(f"device of {rank}", devices.identity(device))
+    devices.require_own_devices([store.get(f"device of {other}").decode() for other in range(world_size)])
+    dist.init_process_group(backend_for(device), store=store, rank=rank, world_size=world_size, timeout=timeout)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def backend_for(device: str) -> str:
+    """NCCL on CUDA, gloo otherwise."""
+    return "nccl" if device.startswith("cuda") else "gloo"

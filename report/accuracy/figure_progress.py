@@ -1,0 +1,34 @@
+"""Figure: test accuracy and training loss over steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from report.accuracy.figure_curves import Column, Quantity, at_ratios, draw_columns, shown_groups
+from report.accuracy.findings import Study
+
+_ACCURACY = Quantity("test accuracy, percent", lambda event: 100 * event.test_accuracy, log=False)
+_LOSS = Quantity("training loss", lambda event: event.train_loss, log=True)
+
+
+def draw_progress(study: Study, path: Path) -> bool:
+    """The baseline is in every panel; False where no run has an evaluation."""
+    return draw_columns(_columns(study), (_ACCURACY, _LOSS), path)
+
+
+def _columns(study: Study) -> list[Column]:
+    findings = [study.baseline] if study.baseline else []
+    return [
+        Column(group.ratio, tuple((f.method, f.records) for f in (*findings, *group.findings)))
+        for group in shown_groups(study)
+    ]
+
+
+def found_progress(study: Study) -> str:
+    """Who ends with the best accuracy at each ratio, the baseline among them."""
+    best = [
+        (column.ratio, max(last, key=lambda pair: pair[0])[1])
+        for column in _columns(study)
+        if (last := column.last(_ACCURACY))
+    ]
+    return f"The best last accuracy: {at_ratios(best)}." if best else "No evaluation is recorded yet."

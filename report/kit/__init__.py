@@ -1,0 +1,1 @@
+"""What every report is made with: document, renderers, style of figures, wording, statistics."""

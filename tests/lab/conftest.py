@@ -1,0 +1,57 @@
+"""Fixtures of the tests of the network lab: prefixes of their own, and labs of processes that can be killed."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import string
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.lab.lab import why_not
+from harness.lab.remains import release
+
+ROOT = Path(__file__).parents[2]
+OWNER = """
+import subprocess, sys, time
+from harness.lab.lab import Topology, lab
+with lab(Topology(2, 2, 1e8), prefix=sys.argv[1]) as network:
+    print(subprocess.Popen(network.command(3, ["sleep", "600"])).pid, flush=True)
+    time.sleep(600)
+"""
+_endings = itertools.cycle(string.ascii_lowercase)
+
+
+@pytest.fixture
+def prefix() -> Iterator[str]:
+    """One that no other test has; what a failed test leaves of it is removed."""
+    name = f"t{os.getpid():x}{next(_endings)}"
+    yield name
+    if why_not() is None:
+        release(name)
+
+
+@pytest.fixture
+def start_owner(prefix: str) -> Iterator[Callable[[], tuple[subprocess.Popen[str], int]]]:
+    """Starts a process that has a lab of 2 x 2 workers up; gives it, and the pid of a process in the last namespace."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start() -> tuple[subprocess.Popen[str], int]:
+        command = [sys.executable, "-c", OWNER, prefix]
+        owner = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        )
+        started.append(owner)
+        assert owner.stdout is not None
+        return owner, int(owner.stdout.readline())
+
+    yield start
+    for owner in started:
+        owner.kill()
+        owner.wait()
+        assert owner.stdout is not None
+        owner.stdout.close()

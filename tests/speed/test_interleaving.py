@@ -1,0 +1,32 @@
+"""Tests of the order in which methods take turns, and of the steps of a turn."""
+
+from __future__ import annotations
+
+from harness.speed.interleaving import kinds_of_steps, visits
+from harness.speed.methods import METHODS
+
+
+def test_methods_go_there_and_back_again() -> None:
+    order = list(visits(["A", "B", "C"], 3))
+    assert "".join(name for _, name in order) == "ABC" + "CBA" + "ABC"
+    assert [number for number, _ in order] == [0] * 3 + [1] * 3 + [2] * 3
+
+
+def test_a_method_with_a_period_takes_steps_of_both_kinds_on_every_visit() -> None:
+    assert kinds_of_steps(period=1, steps_per_visit=2) == [True, True]
+    for steps_per_visit in (1, 3):
+        kinds = kinds_of_steps(period=32, steps_per_visit=steps_per_visit)
+        assert kinds.count(True) == kinds.count(False) == steps_per_visit
+
+
+def test_periods_are_those_of_the_settings() -> None:
+    periods = {name: contestant.period for name, contestant in METHODS.items() if contestant.period > 1}
+    assert periods == {
+        "qsparse_local_sgd": 8,
+        "local_sgd": 256,
+        "cser_pl": 16,
+        "mcser": 32,
+        "mcser_32": 16,
+        "mcser_1024": 256,
+        "mcser_overlap": 32,
+    }

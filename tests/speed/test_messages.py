@@ -1,0 +1,157 @@
+"""Tests of what methods are said to send: against the ledger's closed forms, against the parameters' bytes, by rank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from algorithms import DistributedOptimizer
+from harness.records.timings import Message, Method
+from harness.speed import contender
+from harness.speed.describe import described
+from harness.speed.groups import Groups
+from harness.speed.layers import layers_of
+from harness.speed.methods import METHODS
+from harness.speed.workloads import calibrate
+from tests.speed.conftest import LAYERS, NUMEL, request_of, setting_of
+
+OWN = [name for name, contestant in METHODS.items() if contestant.algorithm is not None]
+
+
+@pytest.fixture(scope="module")
+def methods(alone: Groups) -> dict[str, Method]:
+    """All of the table on the small layers, by name, as a record has them."""
+    request = request_of(list(METHODS), Path("unused"))
+    return {method.name: method for method in described(setting_of(request, alone))}
+
+
+def test_all_baselines_and_methods_are_there(methods: dict[str, Method]) -> None:
+    baselines = [name for name, method in methods.items() if method.baseline]
+    assert baselines == [
+        "all_reduce",
+        "ddp",
+        "ddp_no_overlap",
+        "ddp_fp16",
+        "ddp_fp16_no_overlap",
+        "powersgd_1",
+        "powersgd_2",
+        "powersgd_4",
+    ]
+    assert set(methods) - set(baselines) == {
+        "ef_sgd",
+        "qsparse_local_sgd",
+        "local_sgd",
+        "csea",
+        "cser_pl",
+        "mcser",
+        "mcser_32",
+        "mcser_1024",
+        "ef_sgd_overlap",
+        "csea_overlap",
+        "mcser_overlap",
+    }
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_messages_of_a_period_are_what_the_ledgers_closed_form_says(
+    name: str, methods: dict[str, Method], alone: Groups
+) -> None:
+    turn = setting_of(request_of([name], Path("unused")), alone).turn(name)
+    assert isinstance(turn.contender.optimizer, DistributedOptimizer)
+    period = METHODS[name].period
+    expected = turn.contender.optimizer.expected_traffic(period)
+    messages = methods[name].messages
+    assert sum(8 * message.payload_bytes * period // message.every for message in messages) == expected.training_bits
+    num_collectives = sum(entry.collectives for entry in expected.training().values())
+    assert sum(period // message.every for message in messages) == num_collectives
+
+
+@pytest.mark.parametrize(
+    ("name", "ratio"),
+    [(name, 256) for name in OWN if name not in ("all_reduce", "mcser_32", "mcser_1024")]
+    + [("mcser_32", 32), ("mcser_1024", 1024), ("all_reduce", 1)],
+)
+def test_overall_ratios_are_what_names_say(name: str, ratio: float, methods: dict[str, Method]) -> None:
+    assert methods[name].ratio == pytest.approx(ratio, rel=0.05)  # Blocks of few parameters are rounded up.
+
+
+@pytest.mark.parametrize(("name", "bytes_each"), [("ddp", 4), ("ddp_no_overlap", 4), ("ddp_fp16", 2)])
+def test_ddps_buckets_are_the_parameters(name: str, bytes_each: int, methods: dict[str, Method]) -> None:
+    assert sum(message.payload_bytes for message in methods[name].messages) == bytes_each * NUMEL
+    assert methods[name].ratio == 4 / bytes_each
+
+
+@pytest.mark.parametrize("rank", [1, 2, 4])
+def test_powersgd_sends_what_is_not_a_matrix_and_two_factors_of_the_rank(rank: int, methods: dict[str, Method]) -> None:
+    matrices = [shape for shape in LAYERS.shapes if len(shape) > 1]
+    rest = sum(shape[0] for shape in LAYERS.shapes if len(shape) == 1)
+    expected = [rest, sum(rank * rows for rows, _ in matrices), sum(rank * columns for _, columns in matrices)]
+    assert [message.payload_bytes for message in methods[f"powersgd_{rank}"].messages] == [4 * n for n in expected]
+
+
+@pytest.fixture
+def small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DDP's buckets are full at 16 kB: in the small layers with the last's 48 kB, then with the others' 26.4 kB."""
+    monkeypatch.setattr(contender, "BUCKET_CAP", 16 / 1024)
+
+
+def messages_of(name: str, groups: Groups, **changed: object) -> list[Message]:
+    return described(setting_of(request_of([name], Path("unused"), **changed), groups))[0].messages
+
+
+def test_a_bucket_is_ready_when_its_last_gradient_is(small_buckets: None, alone: Groups) -> None:
+    messages = messages_of("ddp", alone)
+    assert [(message.payload_bytes, round(message.ready, 6)) for message in messages] == [
+        (4 * 12000, 0.8),
+        (4 * 6600, 1.0),
+    ]
+    held_back = messages_of("ddp_no_overlap", alone)
+    assert [message.payload_bytes for message in held_back] == [4 * 12000, 4 * 6600]
+    assert [message.ready for message in held_back] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("name", ["ddp", "powersgd_1", "mcser"])
+def test_a_trainee_that_waits_has_the_real_models_buckets_and_messages(
+    name: str, monkeypatch: pytest.MonkeyPatch, alone: Groups
+) -> None:
+    monkeypatch.setattr(contender, "BUCKET_CAP", 1 / 1024)
+    layers = layers_of("fashion_mnist")
+    common = {"workload": calibrate("fashion_mnist", "cpu"), "layers": layers}
+    waiting = messages_of(name, alone, trainee="waiting", **common)
+    real = messages_of(name, alone, trainee="real", basis="measured", **common)
+    assert [message.payload_bytes for message in waiting] == [message.payload_bytes for message in real]
+    assert [message.ready for message in waiting] == pytest.approx([message.ready for message in real], abs=1e-3)
+    assert name == "mcser" or len({message.ready for message in waiting}) > 1
+
+
+def test_overlapped_messages_may_begin_when_their_blocks_layers_are_done(methods: dict[str, Method]) -> None:
+    """Of equal blocks of the flat vector (6000, 300 and 300, 12000 numbers), drawn uniformly."""
+    ratio = 256
+    size = -(-NUMEL // ratio)
+    blocks = range(0, NUMEL, size)
+    # A block that touches the first layer's 6000 numbers is ready at 1.0; the others, with layers "norm" and "last",
+    # at 0.8.
+    expected = sum(1.0 if start < 6000 else 0.8 for start in blocks) / len(blocks)
+    for name in ("ef_sgd_overlap", "csea_overlap"):
+        [message] = methods[name].messages[:1]
+        assert message.ready == pytest.approx(expected, abs=0.02)
+        assert {round(draw, 9) for draw in message.ready_draws} == {0.8, 1.0}
+    assert [message.ready for message in methods["ef_sgd"].messages] == [1.0]
+    assert all(message.ready < 1.0 for message in methods["mcser_overlap"].messages)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_one_of_the_two_kinds_of_steps_synchronises_and_each_period_has_blocks_of_its_own(
+    name: str, alone: Groups
+) -> None:
+    turn = setting_of(request_of([name], Path("unused")), alone).turn(name)
+    optimizer, period = turn.contender.optimizer, METHODS[name].period
+    assert isinstance(optimizer, DistributedOptimizer)
+    steps = []
+    for number in range(3):
+        for synchronises in [False, True] if period > 1 else [True]:
+            turn.contender.go_to(number, synchronises)
+            steps.append(optimizer.num_steps + 1)
+            assert (steps[-1] % period == 0) == synchronises
+    assert len(set(steps)) == len(steps)
