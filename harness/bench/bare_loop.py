@@ -14,7 +14,6 @@ from torch import nn
 from algorithms import StackedCollectives
 from harness.bench.figure import Aim, Figure, ratio
 from harness.bench.methods import config_of
-from harness.bench.timing import interleave
 from harness.plan.plan import PlannedRun
 from harness.records.provenance import new_attempt
 from harness.records.store import Result, read_record
@@ -22,6 +21,7 @@ from harness.spec import ModelSpec, PartitionSpec, RunConfig, run_id
 from harness.tasks.task import Samples, find_task
 from harness.train.build import build_model
 from harness.train.stacked import replicas_of
+from harness.train.stopwatch import interleave
 from harness.train.train import train
 from harness.workers.attempt import Job
 from harness.workers.preload import load_samples

@@ -11,7 +11,7 @@ from torch import nn
 from algorithms import SoloCollectives
 from harness.bench import methods
 from harness.bench.figure import Aim, Figure, ratio
-from harness.bench.timing import interleave, sums
+from harness.train.stopwatch import interleave, sums
 
 INTERVALS = 5
 """Repetitions, each a whole reset interval of steps, so that resets weigh what they do in training."""

@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from algorithms import Collectives, ProcessGroupCollectives, Purpose, SoloCollectives, run_workers
 from harness.bench import methods
 from harness.tasks.task import find_task
 from harness.train.build import build_model
+from harness.train.trainee import Trainee
 from harness.workers.attempt import prepare_processes, prepare_thread
 
 Kind = Literal["threads", "processes", "one thread"]
@@ -24,24 +24,11 @@ NUM_BATCHES = 16
 WAIT_SECONDS = 120.0
 
 
-class Replica:
-    """One worker's model, optimiser and random data: the Fashion-MNIST network with M-CSER at ratio 256."""
-
-    def __init__(self, rank: int, collectives: Collectives) -> None:
-        config = methods.config_of("mcser")
-        task = find_task(config.task.name)
-        self.model = build_model(config.model, task, config.seed, torch.device("cpu"))
-        self.optimizer = methods.build("mcser", self.model, collectives)
-        generator = torch.Generator().manual_seed(rank)
-        shape = (NUM_BATCHES, config.batch_size)
-        self.inputs = torch.randn(*shape, *task.input_shape, generator=generator)
-        self.labels = torch.randint(task.num_classes, shape, generator=generator)
-
-    def step(self, number: int) -> None:
-        self.optimizer.zero_grad()
-        outputs = self.model(self.inputs[number % NUM_BATCHES])
-        nn.functional.cross_entropy(outputs, self.labels[number % NUM_BATCHES]).backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
+def replica(collectives: Collectives) -> Trainee:
+    """One worker: the Fashion-MNIST network with M-CSER at ratio 256, and random data of its own."""
+    config = methods.config_of("mcser")
+    model = build_model(config.model, find_task(config.task.name), config.seed, torch.device("cpu"))
+    return Trainee(config, model, collectives, NUM_BATCHES)
 
 
 class TrainingRun:
@@ -104,7 +91,7 @@ def _in_threads(max_active: int, pipe: Connection) -> None:
     def worker(collectives: Collectives) -> None:
         prepare_thread()
         own = None if collectives.rank else pipe
-        _obey([Replica(collectives.rank, collectives)], collectives, own)
+        _obey([replica(collectives)], collectives, own)
 
     run_workers(worker, NUM_WORKERS, max_active=max_active)
 
@@ -114,29 +101,27 @@ def _as_rank(init_method: str, rank: int, pipe: Connection | None) -> None:
     timeout = datetime.timedelta(seconds=WAIT_SECONDS)
     dist.init_process_group("gloo", init_method=init_method, rank=rank, world_size=NUM_WORKERS, timeout=timeout)
     collectives = ProcessGroupCollectives()
-    _obey([Replica(rank, collectives)], collectives, pipe)
+    _obey([replica(collectives)], collectives, pipe)
     dist.destroy_process_group()
 
 
 def _in_one_thread(pipe: Connection) -> None:
     prepare_thread()
-    _obey([Replica(rank, SoloCollectives()) for rank in range(NUM_WORKERS)], SoloCollectives(), pipe)
+    _obey([replica(SoloCollectives()) for _ in range(NUM_WORKERS)], SoloCollectives(), pipe)
 
 
-def _obey(replicas: list[Replica], collectives: Collectives, pipe: Connection | None) -> None:
+def _obey(replicas: list[Trainee], collectives: Collectives, pipe: Connection | None) -> None:
     """Take the steps that worker 0 is told to, until the other end is closed."""
     order = torch.zeros(1, dtype=torch.int64)
-    first = 0
     while True:
         if pipe is not None:
             order.fill_(_next_order(pipe))
         collectives.broadcast_(order, Purpose.EVALUATION)
         if not order:
             return
-        for number in range(first, first + int(order)):
-            for replica in replicas:
-                replica.step(number)
-        first += int(order)
+        for _ in range(int(order)):
+            for each in replicas:
+                each.step()
         collectives.all_reduce_sum_(torch.zeros(1), Purpose.EVALUATION)
         if pipe is not None:
             pipe.send(None)

@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from harness.bench.figure import Aim, Figure, not_measured, ratio
-from harness.bench.timing import interleave
 from harness.bench.training import Kind, TrainingRun
+from harness.train.stopwatch import interleave
 from harness.workers.attempt import num_cores
 
 REPETITIONS = 7

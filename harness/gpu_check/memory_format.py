@@ -7,11 +7,11 @@ from functools import partial
 import torch
 
 from algorithms import SoloCollectives
-from harness.bench.timing import interleave
-from harness.gpu_check.problem import Scale, Trainee, config_of, initial_model
+from harness.gpu_check.problem import Scale, config_of, initial_model, trainee_of
 from harness.gpu_check.record import Checks, Outcome
-from harness.gpu_check.seconds import seconds_on
 from harness.spec import Precision
+from harness.train.stopwatch import interleave, seconds_on
+from harness.train.trainee import Trainee
 
 NUM_STEPS, REPETITIONS = 3, 10
 TOLERANCE = 1e-3
@@ -46,4 +46,4 @@ def same_losses(device: torch.device, scale: Scale) -> Outcome:
 def _trainee(device: torch.device, scale: Scale, precision: Precision, memory_format: torch.memory_format) -> Trainee:
     config = config_of("mcser", scale, precision)
     model = initial_model(config, device).to(memory_format=memory_format)  # type: ignore[call-overload]
-    return Trainee(config, model, SoloCollectives())
+    return trainee_of(config, model, SoloCollectives())

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from algorithms import Collectives, run_workers
-from harness.gpu_check.problem import WAIT_SECONDS, Scale, Trainee, config_of, initial_model
+from harness.gpu_check.problem import WAIT_SECONDS, Scale, config_of, initial_model, trainee_of
 from harness.gpu_check.record import Checks, Outcome
+from harness.train.trainee import Trainee
 from harness.workers.attempt import prepare_thread
 
 NUM_STEPS, OVERFLOWS_AT = 6, 3
@@ -35,7 +36,7 @@ def overflow_is_skipped(device: torch.device, scale: Scale, algorithm: str) -> O
 
     def work(collectives: Collectives) -> tuple[bool, int, list[float]]:
         prepare_thread(str(device))
-        trainee = Trainee(config, model, collectives)
+        trainee = trainee_of(config, model, collectives)
         trainee.precision.scaler = torch.amp.GradScaler(device.type, init_scale=SAFE_SCALE)
         unchanged, losses = False, []
         for number in range(NUM_STEPS):
@@ -65,7 +66,7 @@ def bf16_trains(device: torch.device, scale: Scale) -> Outcome:
 
     def work(collectives: Collectives) -> tuple[int, bool, list[float]]:
         prepare_thread(str(device))
-        trainee = Trainee(config, model, collectives)
+        trainee = trainee_of(config, model, collectives)
         losses = [trainee.step() for _ in range(NUM_STEPS)]
         is_fp32 = trainee.optimizer.flat.parameters.dtype == torch.float32
         return trainee.optimizer.num_steps, is_fp32, torch.stack(losses).tolist()

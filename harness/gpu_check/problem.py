@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from algorithms import Collectives, Compressor
 from algorithms.registry import algorithms, settings
 from harness.bench import methods
 from harness.spec import EvaluationSpec, ModelSpec, Precision, RunConfig, ScheduleSpec, TaskSpec
 from harness.tasks.task import find_task
-from harness.train.build import build_model, build_optimizer
-from harness.train.precision import MixedPrecision
+from harness.train.build import build_model
+from harness.train.trainee import Trainee
 
 TASK = "cifar100"
 WIDE = ModelSpec(name="wide_resnet", options={"depth": 40, "width": 8})
@@ -88,23 +88,6 @@ def initial_model(config: RunConfig, device: torch.device) -> nn.Module:
     return build_model(config.model, find_task(config.task.name), config.seed, device)
 
 
-class Trainee:
-    """One worker: a copy of the model, the optimiser and a batch, of the model's type and on its device."""
-
-    def __init__(self, config: RunConfig, model: nn.Module, collectives: Collectives) -> None:
-        task = find_task(config.task.name)
-        self.model = copy.deepcopy(model)
-        self.optimizer = build_optimizer(config, self.model, collectives, num_steps=0)
-        like = self.optimizer.flat.parameters
-        self.precision = MixedPrecision(config.precision, like.device)
-        generator = torch.Generator().manual_seed(collectives.rank)
-        self.inputs = torch.randn((config.batch_size, *task.input_shape), generator=generator).to(like)
-        self.labels = torch.randint(task.num_classes, (config.batch_size,), generator=generator).to(like.device)
-
-    def step(self) -> Tensor:
-        """Train once on the batch; its loss before."""
-        self.optimizer.zero_grad()
-        loss = self.precision.loss(self.model, self.inputs, self.labels)
-        self.precision.backward(loss)
-        self.precision.step(self.optimizer)
-        return loss.detach()
+def trainee_of(config: RunConfig, model: nn.Module, collectives: Collectives) -> Trainee:
+    """One worker, which trains a copy of the model."""
+    return Trainee(config, copy.deepcopy(model), collectives)

@@ -11,10 +11,9 @@ import torch
 from harness.bench import methods
 from harness.bench.figure import ratio
 from harness.bench.optimizer_step import own_step, torch_step
-from harness.bench.timing import interleave, sums
 from harness.gpu_check.problem import Scale
 from harness.gpu_check.record import Checks, Outcome
-from harness.gpu_check.seconds import seconds_on
+from harness.train.stopwatch import interleave, seconds_on, sums
 
 FUSED, PLAIN = "torch fused", "torch fused, no momentum"
 

@@ -9,7 +9,7 @@ import torch
 
 from algorithms import Collectives, algorithms, run_workers
 from harness.gpu_check.memory import peak_bytes
-from harness.gpu_check.problem import Scale, Trainee, config_of, initial_model
+from harness.gpu_check.problem import Scale, config_of, initial_model, trainee_of
 from harness.gpu_check.record import Checks, Outcome
 from harness.workers.attempt import prepare_thread
 
@@ -27,7 +27,7 @@ def learns(device: torch.device, scale: Scale, algorithm: str) -> Outcome:
 
     def work(collectives: Collectives) -> list[float]:
         prepare_thread(str(device))
-        trainee = Trainee(config, model, collectives)
+        trainee = trainee_of(config, model, collectives)
         return torch.stack([trainee.step() for _ in range(num_steps)]).tolist()
 
     with peak_bytes(device) as peak:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from algorithms import Collectives, run_workers
-from harness.gpu_check.problem import SMALL, Scale, Trainee, config_of, initial_model
+from harness.gpu_check.problem import SMALL, Scale, config_of, initial_model, trainee_of
 from harness.gpu_check.record import Checks, Outcome
 from harness.workers.attempt import prepare_thread
 
@@ -40,13 +40,14 @@ def _trained(device: torch.device, algorithm: str, max_active: int) -> list[tupl
 
     def work(collectives: Collectives) -> tuple[Tensor, Tensor]:
         prepare_thread(str(device))
-        trainee = Trainee(config, model, collectives)
+        trainee = trainee_of(config, model, collectives)
         parameters = trainee.optimizer.flat.parameters
         before = parameters.cpu().clone()
         for _ in range(NUM_STEPS):
             trainee.optimizer.zero_grad()
             # Not trainee.step(), whose loss is fp32.
-            nn.functional.cross_entropy(trainee.model(trainee.inputs), trainee.labels).backward()  # type: ignore[no-untyped-call]
+            inputs, labels = trainee.batches[0]
+            nn.functional.cross_entropy(trainee.model(inputs), labels).backward()  # type: ignore[no-untyped-call]
             trainee.optimizer.step()
         return before, parameters.cpu()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from statistics import median
 
@@ -11,8 +10,9 @@ import torch
 from algorithms import SoloCollectives
 from harness.spec import RunConfig
 from harness.tasks.task import find_task
-from harness.train.build import build_model, build_optimizer
-from harness.train.precision import MixedPrecision
+from harness.train.build import build_model
+from harness.train.stopwatch import seconds_to_idle
+from harness.train.trainee import Trainee
 
 MAX_STEPS, MAX_SECONDS = 20, 1.0
 
@@ -35,29 +35,15 @@ def dry_steps(config: RunConfig, device: torch.device) -> DrySteps:
     """Take steps of the config's model, batch and precision, with plain SGD."""
     torch.set_num_threads(1)
     cuda = device.type == "cuda"
-    task = find_task(config.task.name)
-    model = build_model(config.model, task, 0, device)
     plain = config.model_copy(update={"algorithm": "sgd", "settings": {}})
-    optimizer = build_optimizer(plain, model, SoloCollectives(), 1)
-    precision = MixedPrecision(config.precision, device)
-    inputs = torch.randn((config.batch_size, *task.input_shape), generator=torch.Generator().manual_seed(0)).to(device)
-    labels = torch.zeros(config.batch_size, dtype=torch.int64, device=device)
-
-    def step() -> float:
-        started = time.perf_counter()
-        optimizer.zero_grad()
-        precision.backward(precision.loss(model, inputs, labels))
-        precision.step(optimizer)
-        if cuda:
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - started
-
+    model = build_model(config.model, find_task(config.task.name), 0, device)
+    trainee = Trainee(plain, model, SoloCollectives())
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)
     held = torch.cuda.memory_allocated(device) if cuda else 0
-    step()  # The first one sets things up.
-    times = [step()]
+    trainee.step()  # The first one sets things up.
+    times = [seconds_to_idle(trainee.step, device)]
     while len(times) < MAX_STEPS and sum(times) < MAX_SECONDS:
-        times.append(step())
+        times.append(seconds_to_idle(trainee.step, device))
     peak = torch.cuda.max_memory_allocated(device) - held if cuda else None
     return DrySteps(median(times), peak)

@@ -12,12 +12,12 @@ from harness.records.store import VERSION, write_record
 from harness.records.timings import Step, Timing
 from harness.speed.describe import described
 from harness.speed.groups import make_groups, max_buckets
-from harness.speed.interleaving import kinds_of_steps, visits
 from harness.speed.methods import METHODS
 from harness.speed.parts import RankStep, parts_of
 from harness.speed.questions import LIFT, LIMIT, ask
 from harness.speed.request import TimingRequest
 from harness.speed.turn import Setting, Turn
+from harness.train.stopwatch import there_and_back
 
 
 def time_methods(request: TimingRequest, device: torch.device, launch: str) -> None:
@@ -26,7 +26,7 @@ def time_methods(request: TimingRequest, device: torch.device, launch: str) -> N
     together, alone = make_groups(max_buckets(4 * request.workload.num_parameters))
     setting = Setting(request, device, together)
     steps: list[Step] = []
-    for visit, name in visits(request.methods, request.num_visits):
+    for visit, name in there_and_back(request.methods, request.num_visits):
         steps += _visit(setting, visit, name)
     methods = described(Setting(request, device, alone)) if dist.get_rank() == 0 else []
     dist.barrier()
@@ -80,3 +80,8 @@ def _warm_up(turn: Turn, request: TimingRequest) -> None:
     turn.warm_up(request.num_warmup_steps)
     if request.lifts_limits:
         ask(LIMIT)
+
+
+def kinds_of_steps(period: int, steps_per_visit: int) -> list[bool]:
+    """Of a visit's steps: whether each is the synchronising one of its period; all are where none is ordinary."""
+    return [True] * steps_per_visit if period == 1 else [False, True] * steps_per_visit

@@ -13,6 +13,7 @@ from harness.speed.layers import Layers
 from harness.speed.workloads import problem_of
 from harness.tasks.task import find_task
 from harness.train.build import build_model
+from harness.train.trainee import random_batch
 
 
 class Trainee(Protocol):
@@ -71,8 +72,8 @@ class RealTrainee:
         self.waits = False
         self.watch = Watch(self.module, layers, now)
         generator = torch.Generator().manual_seed(rank)
-        self._inputs = torch.randn((problem.batch_size, *task.input_shape), generator=generator).to(device)
-        self._labels = torch.randint(task.num_classes, (problem.batch_size,), generator=generator).to(device)
+        like = torch.empty(0, device=device)
+        self._inputs, self._labels = random_batch(task, problem.batch_size, generator, like)
 
     def passes(self, wrapped: nn.Module | None = None) -> None:
         self.watch.begin()

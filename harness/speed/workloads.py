@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -19,6 +18,8 @@ from harness.records.timings import Workload
 from harness.spec import EvaluationSpec, ModelSpec, RunConfig, ScheduleSpec, SpecError, TaskSpec
 from harness.tasks.task import find_task
 from harness.train.build import build_model
+from harness.train.stopwatch import seconds_to_idle
+from harness.train.trainee import random_batch
 
 FORWARD_SHARE = 1 / 3
 """Of the two passes' time: an assumption, since a backward pass has twice the forward pass's arithmetic."""
@@ -138,24 +139,24 @@ def calibrate(name: str, device: str) -> Workload:
     torch.set_num_threads(1)
     task = find_task(problem.task)
     model = build_model(problem.model, task, 0, place)
-    inputs = torch.randn((problem.batch_size, *task.input_shape), generator=torch.Generator().manual_seed(0)).to(place)
-    labels = torch.zeros(problem.batch_size, dtype=torch.int64, device=place)
+    generator = torch.Generator().manual_seed(0)
+    inputs, labels = random_batch(task, problem.batch_size, generator, torch.empty(0, device=place))
+    loss = torch.zeros(())
+
+    def forward_pass() -> None:
+        nonlocal loss
+        loss = nn.functional.cross_entropy(model(inputs), labels)
+
+    def backward_pass() -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+
     forward: list[float] = []
     backward: list[float] = []
     began = time.perf_counter()
     while len(forward) < MIN_STEPS or (len(forward) < MAX_STEPS and time.perf_counter() - began < MAX_SECONDS):
         model.zero_grad()
-        seconds, loss = _timed(lambda: nn.functional.cross_entropy(model(inputs), labels), place)
-        forward.append(seconds)
-        backward.append(_timed(loss.backward, place)[0])
+        forward.append(seconds_to_idle(forward_pass, place))
+        backward.append(seconds_to_idle(backward_pass, place))
     where = torch.cuda.get_device_name(place) if place.type == "cuda" else "CPU core"
     source = f"measured here: medians of {len(forward) - 1} steps of one worker alone, on random images, fp32"
     return _workload(name, where, median(forward[1:]), median(backward[1:]), source)
-
-
-def _timed(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
-    started = time.perf_counter()
-    result = work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started, result

@@ -10,8 +10,8 @@ import pytest
 from harness import bench
 from harness.bench import memory, methods, run_shares, workers
 from harness.bench.figure import Aim, Figure, not_measured, ratio, show
-from harness.bench.timing import interleave, sums
 from harness.spec import SpecError
+from harness.train.stopwatch import interleave, sums
 
 
 def test_a_ratio_is_the_median_of_ratios_within_repetitions() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from harness.speed.interleaving import kinds_of_steps, visits
 from harness.speed.methods import METHODS
+from harness.speed.session import kinds_of_steps
+from harness.train.stopwatch import there_and_back
 
 
 def test_methods_go_there_and_back_again() -> None:
-    order = list(visits(["A", "B", "C"], 3))
+    order = list(there_and_back(["A", "B", "C"], 3))
     assert "".join(name for _, name in order) == "ABC" + "CBA" + "ABC"
     assert [number for number, _ in order] == [0] * 3 + [1] * 3 + [2] * 3
 

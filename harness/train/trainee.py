@@ -1,0 +1,51 @@
+"""A worker that trains on random images: what is timed, estimated and checked where no data set is wanted."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from algorithms import Collectives
+from harness.spec import RunConfig
+from harness.tasks.task import Task, find_task
+from harness.train.build import build_optimizer
+from harness.train.precision import MixedPrecision
+
+
+def random_batch(task: Task, batch_size: int, generator: torch.Generator, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Standard normal images of the task's shape, of the type and on the device of `like`, and labels for them.
+
+    They are drawn on the CPU, so they are the same on every device.
+    """
+    inputs = torch.randn((batch_size, *task.input_shape), generator=generator).to(like)
+    labels = torch.randint(task.num_classes, (batch_size,), generator=generator).to(like.device)
+    return inputs, labels
+
+
+class Trainee:
+    """One worker: its optimiser on `model`, and its own random batches.
+
+    Args:
+        config: names the method, its settings, batch size and precision.
+        model: is trained; floating, on the device to train on.
+        num_batches: that steps go through in turn.
+    """
+
+    def __init__(self, config: RunConfig, model: nn.Module, collectives: Collectives, num_batches: int = 1) -> None:
+        self.model = model
+        self.optimizer = build_optimizer(config, model, collectives, num_steps=0)
+        like = self.optimizer.flat.parameters
+        self.precision = MixedPrecision(config.precision, like.device)
+        task, generator = find_task(config.task.name), torch.Generator().manual_seed(collectives.rank)
+        self.batches = [random_batch(task, config.batch_size, generator, like) for _ in range(num_batches)]
+        self._next = 0
+
+    def step(self) -> Tensor:
+        """Train once, on the next batch; its loss before."""
+        inputs, labels = self.batches[self._next]
+        self._next = (self._next + 1) % len(self.batches)
+        self.optimizer.zero_grad()
+        loss = self.precision.loss(self.model, inputs, labels)
+        self.precision.backward(loss)
+        self.precision.step(self.optimizer)
+        return loss.detach()
