@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import shtab
+
 from harness.cli import commands, exits
 from harness.cli.safe_path import leave_out_current_folder
 from harness.records.store import RecordError
@@ -23,10 +25,14 @@ def command_line() -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 2 for a user's mistake, 1 for a failure, 130 when interrupted."""
-    options = _parser().parse_args(arguments)
+
+    def command() -> int:
+        options = _parser().parse_args(arguments)
+        return int(options.command(options))
+
     kept = "what was recorded is kept"
     return exits.end_of(
-        lambda: int(options.command(options)),
+        command,
         (RecordError, DataError),
         f"{kept}; mend this and call again",
         f"{kept}; the same command goes on from here",
@@ -36,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=exits.program("harness"), description=__doc__)
     parser.add_argument("--version", action="version", version=_version())
+    shtab.add_argument_to(parser, "--print-completion")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, command, what in (
         ("plan", commands.plan, "print the runs of an experiment with bits, memory and time; touches no data"),

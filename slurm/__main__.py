@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import shtab
+
 from harness.cli import exits
 from harness.cli.exits import FAILURE
 from harness.cli.safe_path import leave_out_current_folder
@@ -29,9 +31,13 @@ def command_line() -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 2 for a user's mistake, 1 for a failure, 130 when interrupted."""
-    options = _parser().parse_args(arguments)
+
+    def command() -> int:
+        options = _parser().parse_args(arguments)
+        return int(options.command(options))
+
     return exits.end_of(
-        lambda: int(options.command(options)),
+        command,
         (RecordError, DataError, CampaignError),
         "mend this and call again",
         f"what was submitted goes on; `{exits.program('slurm')} status` shows it",
@@ -40,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=exits.program("slurm"), description=__doc__)
+    shtab.add_argument_to(parser, "--print-completion")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     submit = _add(commands, "submit", _submit, "submit what is missing of an experiment, and return at once")
     submit.add_argument("experiment", help="name of a shipped experiment, or a TOML file")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
 import multiprocessing
 import tempfile
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 
 from algorithms import Collectives, ProcessGroupCollectives, Purpose, SoloCollectives, run_workers
 from harness.bench import methods
@@ -17,6 +15,7 @@ from harness.tasks.task import find_task
 from harness.train.build import build_model
 from harness.train.trainee import Trainee
 from harness.workers.attempt import prepare_processes, prepare_thread
+from harness.workers.process_group import joined
 
 Kind = Literal["threads", "processes", "one thread"]
 NUM_WORKERS = 8
@@ -98,11 +97,9 @@ def _in_threads(max_active: int, pipe: Connection) -> None:
 
 def _as_rank(init_method: str, rank: int, pipe: Connection | None) -> None:
     prepare_thread()
-    timeout = datetime.timedelta(seconds=WAIT_SECONDS)
-    dist.init_process_group("gloo", init_method=init_method, rank=rank, world_size=NUM_WORKERS, timeout=timeout)
-    collectives = ProcessGroupCollectives()
-    _obey([replica(collectives)], collectives, pipe)
-    dist.destroy_process_group()
+    with joined("cpu", WAIT_SECONDS, init_method, rank, NUM_WORKERS):
+        collectives = ProcessGroupCollectives()
+        _obey([replica(collectives)], collectives, pipe)
 
 
 def _in_one_thread(pipe: Connection) -> None:

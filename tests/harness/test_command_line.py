@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import math
 import subprocess
@@ -304,3 +305,14 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--version"])
     assert caught.value.code == 0
     assert capsys.readouterr().out.startswith("cser-bench ")
+
+
+@pytest.mark.parametrize("command_line", ["harness", "slurm"])
+def test_a_shell_can_complete_the_commands(command_line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main = importlib.import_module(f"{command_line}.__main__").main
+    with pytest.raises(SystemExit) as ended:
+        main(["--print-completion", "bash"])
+    script = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
+    assert "status" in script and "--results" in script
