@@ -60,6 +60,11 @@ def _parser() -> argparse.ArgumentParser:
         if name in ("run", "preflight"):
             _add_run_options(sub)
     _add_packing(subparsers)
+    what = "say what each method would take and lose in a job of yours"
+    # Its options are the report's, and go there as they are: no character begins an option here.
+    advise = subparsers.add_parser("advise", help=what, add_help=False, prefix_chars="\0")
+    advise.set_defaults(command=commands.advise)
+    advise.add_argument("words", nargs="*", metavar="OPTION", help="see `advise --help`")
     bench = subparsers.add_parser("bench", help="measure ratios of speed and memory")
     bench.add_argument("--output", type=Path, default=Path("results/bench"))
     bench.add_argument("--only", metavar="NAME", help="one benchmark by its name")

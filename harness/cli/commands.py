@@ -155,6 +155,13 @@ def report(options: argparse.Namespace) -> int:
     return subprocess.run(words, check=False).returncode
 
 
+def advise(options: argparse.Namespace) -> int:
+    """Advice for a job; the options are the report's, and so is the exit code."""
+    import subprocess
+
+    return subprocess.run([sys.executable, "-m", "report.advice", *options.words], check=False).returncode
+
+
 def bench(options: argparse.Namespace) -> int:
     """Measure the ratios of speed and memory, or one of them."""
     from harness.bench import run_benchmarks

@@ -114,13 +114,18 @@ def _margin_share(length: Assay, margin: float) -> float:
 
 def _draws(points: Sequence[Point], share: float, ends: tuple[float, float]) -> list[float]:
     """The logarithm of the models needed in each draw."""
+    return [_log_needed(curve, share, ends) for curve in share_draws(points)]
+
+
+def share_draws(points: Sequence[Point]) -> list[Logistic]:
+    """Curves through a method's rows, over models sent, with the seeds of every length drawn anew."""
     generator = np.random.default_rng(0)
     seeds = {point.length.num_steps: sorted(point.ceiling.accuracy) for point in points}
     lost = []
     for _ in range(DRAWS):
         drawn = {steps: generator.choice(known, len(known)).tolist() for steps, known in seeds.items()}
         lost.append([_lost(point, drawn[point.length.num_steps]) for point in points])
-    return [_log_needed(curve, share, ends) for curve in fit_logistics(logs_of(points, "models sent"), np.array(lost))]
+    return fit_logistics(logs_of(points, "models sent"), np.array(lost))
 
 
 def _lost(point: Point, seeds: Sequence[int]) -> float:

@@ -93,12 +93,25 @@ def explained(regime: Regime) -> list[Explained]:
 def _rows(points: tuple[Point, ...], predictor: str) -> _Rows:
     logs = logs_of(points, predictor)
     lost = np.array([point.lost for point in points])
+    return _Rows(points, fit_logistic(logs, lost).at(logs), _left_out(points, logs, lost))
+
+
+def _left_out(points: Sequence[Point], logs: Vector, lost: Vector) -> Vector:
+    """Each row's share lost as the rows of the other lengths predict it."""
     steps = np.array([point.length.num_steps for point in points])
-    left_out = np.empty(len(points))
+    predicted = np.empty(len(points))
     for length in set(steps.tolist()):
         there = steps == length
-        left_out[there] = fit_logistic(logs[~there], lost[~there]).at(logs[there])
-    return _Rows(points, fit_logistic(logs, lost).at(logs), left_out)
+        predicted[there] = fit_logistic(logs[~there], lost[~there]).at(logs[there])
+    return predicted
+
+
+def left_out_misses(points: Sequence[Point]) -> Vector:
+    """Observed minus predicted share lost, each length from the others by models sent; empty for one length alone."""
+    if len({point.length.num_steps for point in points}) < 2:
+        return np.empty(0)
+    lost = np.array([point.lost for point in points])
+    return np.asarray(lost - _left_out(points, logs_of(points, "models sent"), lost), dtype=np.float64)
 
 
 def _explained(method: str, predictor: str, groups: Sequence[_Rows]) -> Explained:

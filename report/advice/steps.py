@@ -1,0 +1,98 @@
+"""What a step of a method takes on a job's network, by the cost model, from what the method sent in an experiment."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from harness.records.timings import Message
+from report.accuracy.records import RowRuns
+from report.advice.job import Job
+from report.speed.cost_model import Compute, Link, Links, Network, step_seconds
+
+BUCKET_BYTES = 25 * 2**20
+"""Of DDP's buckets, its default."""
+
+FORWARD_SHARE = 1 / 3
+"""Of the two passes' time: an assumption, since a backward pass has twice the forward pass's arithmetic."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What one worker of a row sends, in models: `messages` of a step, each with its share of steps.
+
+    `per_step` is the sum, and `at_end` the exchange that follows where workers differ at the end.
+    """
+
+    messages: tuple[Sending, ...]
+    at_end: int
+
+    @property
+    def per_step(self) -> float:
+        return math.fsum(message.models * message.share_of_steps for message in self.messages)
+
+    def models(self, num_steps: int) -> float:
+        """Models sent in a run of so many steps."""
+        return num_steps * self.per_step + self.at_end
+
+
+@dataclass(frozen=True)
+class Sending:
+    """One collective: the payload of one worker in models, and in which share of the steps it takes place."""
+
+    models: float
+    share_of_steps: float
+    gathered: bool
+
+
+def sent_by(rows: RowRuns) -> Sent | None:
+    """From the counted traffic of any of its runs; None where there is none, or nothing was sent."""
+    result = next((run.result for run in rows.finished.values() if run.result), None)
+    if result is None:
+        return None
+    messages = []
+    for purpose in ("gradient", "error", "model"):
+        entry = result.traffic.get(purpose)
+        if entry and entry.bits:
+            models = entry.bits / entry.collectives / (32 * result.num_parameters)
+            share = entry.collectives / result.num_steps
+            messages.append(Sending(models, share, 2 * entry.gathered_bits > entry.bits))
+    return Sent(tuple(messages), int(bool(rows.row.final_exchange))) if messages else None
+
+
+def network_of(job: Job) -> Network:
+    """The job's network, its collectives by hierarchy where machines hold several workers."""
+    between = Link(job.latency_seconds, 8 / job.bits_per_second)
+    inside = Link(0.0, 8 / job.inside_bits_per_second if job.inside_bits_per_second else 0.0)
+    both = job.num_machines > 1 and job.workers_per_machine > 1
+    links = Links(between, inside)
+    names = {"all_reduce": links, "all_gather": links}
+    return Network(job.num_machines, job.workers_per_machine, names, "hierarchical" if both else "ring")  # type: ignore[arg-type]
+
+
+def compute_of(job: Job) -> Compute:
+    forward = FORWARD_SHARE * job.compute_seconds
+    return Compute(forward, job.compute_seconds - forward)
+
+
+def method_seconds(job: Job, sent: Sent) -> float:
+    """Mean seconds of a step: messages follow the backward pass; one that is not in every step is spread over all."""
+    alone = step_seconds(compute_of(job), [], network_of(job))
+    extra = 0.0
+    for message in sent.messages:
+        collective = "all_gather" if message.gathered else "all_reduce"
+        num_bytes = math.ceil(4 * message.models * job.num_parameters)
+        one = Message(collective=collective, payload_bytes=num_bytes, every=1, ready=1.0)
+        extra += message.share_of_steps * (step_seconds(compute_of(job), [one], network_of(job)) - alone)
+    return alone + extra
+
+
+def ddp_seconds(job: Job, bytes_per_number: int) -> float:
+    """Seconds of a step of DDP: buckets that are sent as the backward pass fills them."""
+    num_buckets = max(1, math.ceil(4 * job.num_parameters / BUCKET_BYTES))
+    size = math.ceil(bytes_per_number * job.num_parameters / num_buckets)
+    buckets = [
+        Message(collective="all_reduce", payload_bytes=size, every=1, ready=(number + 1) / num_buckets)
+        for number in range(num_buckets)
+    ]
+    return step_seconds(compute_of(job), buckets, network_of(job))
