@@ -14,7 +14,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 from algorithms.core.optimizer import DistributedOptimizer
-from algorithms.core.traffic import Traffic
 
 
 class Alone(DistributedOptimizer):
@@ -22,12 +21,6 @@ class Alone(DistributedOptimizer):
     formula = "0"
     no_compression: ClassVar = None
     averages_models = False
-
-    def expected_traffic(self, num_steps: int) -> Traffic:
-        return Traffic()
-
-    def agree_after(self, num_steps: int) -> bool:
-        return num_steps == 0
 
     def _update(self, step: int) -> None:
         self.local_step_()

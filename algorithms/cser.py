@@ -18,18 +18,19 @@ and one more every H steps, none for a compressor that sends nothing.
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
 from typing import ClassVar, Unpack
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from algorithms.core.arguments import Common
-from algorithms.core.compressors import FLOAT_BITS, Compressor, Identity, SharedSupport, Zero
+from algorithms.core.compressors import Compressor, Identity, SharedSupport, Zero
 from algorithms.core.layout import Support, Windows
-from algorithms.core.optimizer import DistributedOptimizer, require_interval
-from algorithms.core.overlap import Foretold, foretell, stepped
-from algorithms.core.traffic import Purpose, Traffic
+from algorithms.core.optimizer import DistributedOptimizer
+from algorithms.core.settings import require_interval
+from algorithms.core.stages import Stage
+from algorithms.core.traffic import Purpose
 
 
 class CSER(DistributedOptimizer):
@@ -66,44 +67,16 @@ class CSER(DistributedOptimizer):
         shared = isinstance(gradient_compressor, SharedSupport) and isinstance(error_compressor, SharedSupport)
         self.e = self.new_buffer("error") if explicit_error or not shared else None
 
-    def expected_traffic(self, num_steps: int) -> Traffic:
-        traffic = Traffic()
-        resets = range(self.reset_interval, num_steps + 1, self.reset_interval)
-        for purpose, compressor, steps in (
-            (Purpose.GRADIENT, self.gradient_compressor, range(1, num_steps + 1)),
-            (Purpose.ERROR, self.error_compressor, resets),
-        ):
-            cost = self.cost(compressor, purpose, steps)
-            traffic.add_entry(purpose, cost)
-        return traffic
+    def stages(self) -> list[Stage]:
+        stages = [
+            Stage(Purpose.GRADIENT, self.gradient_compressor, early=self._update_to_send),
+            Stage(Purpose.ERROR, self.error_compressor, every=self.reset_interval, early=self.after_local_step),
+        ]
+        return stages if self.e is None else [replace(stage, early=None) for stage in stages]
 
-    def agree_after(self, num_steps: int) -> bool:
-        if self.wire is not None:
-            return False
-        whole_reset = num_steps % self.reset_interval == 0 and self.sends_all(
-            self.error_compressor, num_steps, Purpose.ERROR
-        )
-        return whole_reset or isinstance(self.gradient_compressor, Identity)
-
-    def sends_all(self, compressor: Compressor, step: int, purpose: Purpose) -> bool:
-        """Whether this draw keeps every coordinate, so that the workers' values are equal after it."""
-        layout = self.flat.layout
-        everything = FLOAT_BITS * layout.numel
-        shared = isinstance(compressor, SharedSupport)
-        return shared and compressor.payload_bits(layout, self.draw(step, purpose)) >= everything
-
-    def foretold(self, step: int) -> list[Foretold]:
-        if self.e is not None:
-            return []
-        gradient = foretell(self, self.gradient_compressor, step, Purpose.GRADIENT, self.gradient_message)
-        if step % self.reset_interval:
-            return gradient
-        changed = self.support(self.gradient_compressor, step, Purpose.GRADIENT)
-        return gradient + foretell(self, self.error_compressor, step, Purpose.ERROR, partial(stepped, self), changed)
-
-    def gradient_message(self, support: Windows) -> Tensor:
-        """What the gradient stage will send, before the step is done."""
-        return support.gather(self.flat.parameters).sub_(stepped(self, support))
+    def _update_to_send(self, support: Windows) -> Tensor:
+        """(x before) - (x after) of the local step, before it is done."""
+        return support.gather(self.flat.parameters).sub_(self.after_local_step(support))
 
     def _update(self, step: int) -> None:
         reset = step % self.reset_interval == 0

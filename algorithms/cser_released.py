@@ -15,7 +15,7 @@ Cost: 32 (1 - 1/H) d / R2 + 32 d / (R1 H) bits per step on average, one collecti
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
 from typing import Any, ClassVar, Unpack
 
 from torch import Tensor
@@ -23,11 +23,10 @@ from torch.optim.optimizer import ParamsT
 
 from algorithms.core.arguments import Common
 from algorithms.core.compressors import Compressor, SharedSupport
-from algorithms.core.layout import Windows
 from algorithms.core.local_step import rows_of
-from algorithms.core.optimizer import require_shared_support
-from algorithms.core.overlap import Foretold, foretell, stepped
-from algorithms.core.traffic import Purpose, Traffic
+from algorithms.core.settings import require_shared_support
+from algorithms.core.stages import Stage, sends_all
+from algorithms.core.traffic import Purpose
 from algorithms.cser import CSER
 
 
@@ -83,32 +82,21 @@ class CSERReleased(CSER):
         self.decay_in_momentum_only = decay_in_momentum_only
         self.overwrite_master = overwrite_master
 
-    def expected_traffic(self, num_steps: int) -> Traffic:
-        traffic = super().expected_traffic(num_steps)
+    def stages(self) -> list[Stage]:
+        gradient, error = super().stages()
+        if self.averages_parameters:
+            gradient = replace(gradient, early=self.after_local_step)
         if self.skip_gradient_at_reset:
-            resets = range(self.reset_interval, num_steps + 1, self.reset_interval)
-            skipped = self.cost(self.gradient_compressor, Purpose.GRADIENT, resets)
-            traffic.add(Purpose.GRADIENT, -skipped.bits, -skipped.collectives, -skipped.gathered_bits)
-        return traffic
+            gradient = replace(gradient, except_every=self.reset_interval)
+        return [gradient, error]
 
     def agree_after(self, num_steps: int) -> bool:
         if not (self.averages_parameters or self.skip_gradient_at_reset):
             return super().agree_after(num_steps)
-        if num_steps % self.reset_interval == 0:
-            averaged = self.sends_all(self.error_compressor, num_steps, Purpose.ERROR)
-        else:
-            averaged = self.averages_parameters and self.sends_all(
-                self.gradient_compressor, num_steps, Purpose.GRADIENT
-            )
-        return averaged and (self.wire is None or self.overwrite_master)
-
-    def foretold(self, step: int) -> list[Foretold]:
-        if step % self.reset_interval == 0 and self.skip_gradient_at_reset:
-            return foretell(self, self.error_compressor, step, Purpose.ERROR, partial(stepped, self))
-        return super().foretold(step)
-
-    def gradient_message(self, support: Windows) -> Tensor:
-        return stepped(self, support) if self.averages_parameters else super().gradient_message(support)
+        *_, last = (stage for stage in self.stages() if stage.takes_place(num_steps))
+        averages = self.averages_parameters or last.purpose is Purpose.ERROR
+        exact = self.wire is None or self.overwrite_master
+        return averages and exact and sends_all(last, self.flat.layout, self.draw(num_steps, last.purpose))
 
     def _update(self, step: int) -> None:
         reset = step % self.reset_interval == 0

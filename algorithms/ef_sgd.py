@@ -22,8 +22,8 @@ from torch.optim.optimizer import ParamsT
 from algorithms.core.arguments import Common
 from algorithms.core.compressors import Compressor, Identity
 from algorithms.core.optimizer import DistributedOptimizer
-from algorithms.core.overlap import Foretold, foretell, stepped
-from algorithms.core.traffic import Purpose, Traffic
+from algorithms.core.stages import Stage
+from algorithms.core.traffic import Purpose
 
 
 class EFSGD(DistributedOptimizer):
@@ -40,15 +40,9 @@ class EFSGD(DistributedOptimizer):
         self.compressor = compressor
         self.e = self.new_buffer("error")
 
-    def expected_traffic(self, num_steps: int) -> Traffic:
-        traffic = Traffic()
-        cost = self.cost(self.compressor, Purpose.GRADIENT, range(1, num_steps + 1))
-        traffic.add_entry(Purpose.GRADIENT, cost)
-        return traffic
-
-    def foretold(self, step: int) -> list[Foretold]:
-        after = partial(stepped, self, target=self.e, sign=+1)
-        return foretell(self, self.compressor, step, Purpose.GRADIENT, after)
+    def stages(self) -> list[Stage]:
+        error_after_step = partial(self.after_local_step, target=self.e, sign=+1)
+        return [Stage(Purpose.GRADIENT, self.compressor, early=error_after_step)]
 
     def _update(self, step: int) -> None:
         self.local_step_(self.e, sign=+1)

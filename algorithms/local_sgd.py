@@ -16,8 +16,10 @@ from typing import ClassVar, Unpack
 from torch.optim.optimizer import ParamsT
 
 from algorithms.core.arguments import Common
-from algorithms.core.optimizer import DistributedOptimizer, require_interval
-from algorithms.core.traffic import Purpose, Traffic
+from algorithms.core.optimizer import DistributedOptimizer
+from algorithms.core.settings import require_interval
+from algorithms.core.stages import Stage
+from algorithms.core.traffic import Purpose
 
 
 class LocalSGD(DistributedOptimizer):
@@ -32,15 +34,8 @@ class LocalSGD(DistributedOptimizer):
         super().__init__(params, **common)
         self.sync_interval = sync_interval
 
-    def expected_traffic(self, num_steps: int) -> Traffic:
-        traffic = Traffic()
-        num_syncs = num_steps // self.sync_interval
-        traffic.add(Purpose.MODEL, self.float_bits * self.flat.layout.numel * num_syncs, num_syncs)
-        return traffic
-
-    def agree_after(self, num_steps: int) -> bool:
-        # With shorter numbers on the wire each worker keeps what rounding took from its own.
-        return self.wire is None and num_steps % self.sync_interval == 0
+    def stages(self) -> list[Stage]:
+        return [Stage(Purpose.MODEL, every=self.sync_interval)]
 
     def _update(self, step: int) -> None:
         self.local_step_()

@@ -23,9 +23,10 @@ from torch.optim.optimizer import ParamsT
 from algorithms.core.arguments import Common
 from algorithms.core.compressors import Compressor, Identity
 from algorithms.core.layout import Windows
-from algorithms.core.optimizer import DistributedOptimizer, require_interval
-from algorithms.core.overlap import Foretold, foretell, stepped
-from algorithms.core.traffic import Purpose, Traffic
+from algorithms.core.optimizer import DistributedOptimizer
+from algorithms.core.settings import require_interval
+from algorithms.core.stages import Stage
+from algorithms.core.traffic import Purpose
 
 
 class QSparseLocalSGD(DistributedOptimizer):
@@ -61,23 +62,14 @@ class QSparseLocalSGD(DistributedOptimizer):
         self.e = self.new_buffer("error")
         self.x = self.new_buffer("anchor", like=self.flat.parameters)
 
-    def expected_traffic(self, num_steps: int) -> Traffic:
-        traffic = Traffic()
-        syncs = range(self.sync_interval, num_steps + 1, self.sync_interval)
-        cost = self.cost(self.compressor, Purpose.MODEL, syncs)
-        traffic.add_entry(Purpose.MODEL, cost)
-        return traffic
+    def stages(self) -> list[Stage]:
+        return [Stage(Purpose.MODEL, self.compressor, every=self.sync_interval, early=self._error_after_step)]
 
     def agree_after(self, num_steps: int) -> bool:
         return not self.keep_master and num_steps % self.sync_interval == 0
 
-    def foretold(self, step: int) -> list[Foretold]:
-        if step % self.sync_interval:
-            return []
-        return foretell(self, self.compressor, step, Purpose.MODEL, self._foretold_error)
-
-    def _foretold_error(self, support: Windows) -> Tensor:
-        return support.gather(self.e).add_(support.gather(self.x)).sub_(stepped(self, support))
+    def _error_after_step(self, support: Windows) -> Tensor:
+        return support.gather(self.e).add_(support.gather(self.x)).sub_(self.after_local_step(support))
 
     def _update(self, step: int) -> None:
         self.local_step_()

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from algorithms.core.compressors import Compressor, Gathered, SharedSupport
-from algorithms.core.optimizer import DistributedOptimizer, own_parameters
+from algorithms.core.optimizer import DistributedOptimizer
+from algorithms.core.settings import own_parameters
 
 
 @cache

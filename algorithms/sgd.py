@@ -13,7 +13,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from algorithms.core.optimizer import DistributedOptimizer
-from algorithms.core.traffic import Purpose, Traffic
+from algorithms.core.stages import Stage
+from algorithms.core.traffic import Purpose
 
 
 class SGD(DistributedOptimizer):
@@ -23,10 +24,8 @@ class SGD(DistributedOptimizer):
     workers_differ = False
     state_is_common = True
 
-    def expected_traffic(self, num_steps: int) -> Traffic:
-        traffic = Traffic()
-        traffic.add(Purpose.GRADIENT, self.float_bits * self.flat.layout.numel * num_steps, num_steps)
-        return traffic
+    def stages(self) -> list[Stage]:
+        return [Stage(Purpose.GRADIENT)]
 
     def _update(self, step: int) -> None:
         self.average_gradients_()

@@ -18,8 +18,10 @@ from typing import ClassVar, Unpack
 from torch.optim.optimizer import ParamsT
 
 from algorithms.core.arguments import Common
-from algorithms.core.optimizer import DistributedOptimizer, require_interval
-from algorithms.core.traffic import Purpose, Traffic
+from algorithms.core.optimizer import DistributedOptimizer
+from algorithms.core.settings import require_interval
+from algorithms.core.stages import Stage
+from algorithms.core.traffic import Purpose
 
 
 class SGDAccumulate(DistributedOptimizer):
@@ -37,11 +39,8 @@ class SGDAccumulate(DistributedOptimizer):
         # Sums of nothing are -0.0, as the gradients of tensors that no backward pass reached.
         self.a = self.new_buffer("accumulated").fill_(-0.0)
 
-    def expected_traffic(self, num_steps: int) -> Traffic:
-        traffic = Traffic()
-        num_syncs = num_steps // self.accumulation_steps
-        traffic.add(Purpose.GRADIENT, self.float_bits * self.flat.layout.numel * num_syncs, num_syncs)
-        return traffic
+    def stages(self) -> list[Stage]:
+        return [Stage(Purpose.GRADIENT, every=self.accumulation_steps)]
 
     def _update(self, step: int) -> None:
         self.a.add_(self.flat.gradients)

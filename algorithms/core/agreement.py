@@ -1,14 +1,16 @@
-"""Whether workers agree on what they must have in common: one small collective when an optimiser is made."""
+"""What workers must have in common when an optimiser is made: whether they agree on it, and how they are made equal."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from algorithms.core.collectives import Collectives
+from algorithms.core.flat import FlatBuffers
 from algorithms.core.traffic import Purpose
 
 NUM_SLOTS, DIGEST_BYTES, TEXT_BYTES = 16, 8, 120
@@ -41,6 +43,34 @@ def check_agreement(collectives: Collectives, fields: Mapping[str, object]) -> N
     raise ValueError(f"the workers' optimisers differ ({said}); give all workers the same model, settings and seed")
 
 
+def to_agree_on(
+    method: str, seed: int, flat: FlatBuffers, groups: Sequence[Mapping[str, Any]], collectives: Collectives
+) -> dict[str, object]:
+    """What workers must have in common beside the method's settings: what is trained, with which numbers, and how."""
+    tensors = flat.layout.tensors
+    shapes = "; ".join(f"{each.shape} strides {each.strides}" for each in tensors)
+    kind = f"{str(flat.parameters.dtype).removeprefix('torch.')} on {flat.parameters.device.type}"
+    hyper = [tuple(float(group[key]) for key in ("lr", "momentum", "weight_decay")) for group in groups]
+    return {
+        "method": method,
+        "seed": seed,
+        "parameters": f"{flat.layout.numel:,} in {len(tensors)} tensors, {kind}: {shapes}",
+        "lr, momentum, weight_decay of each group": hyper,
+        "overlap": collectives.early is not None,
+    }
+
+
 def _gathered(collectives: Collectives, message: bytes) -> list[bytes]:
     own: Tensor = torch.frombuffer(bytearray(message), dtype=torch.uint8)
     return [bytes(row) for row in collectives.all_gather(own, Purpose.CONTROL).tolist()]
+
+
+@torch.no_grad()
+def broadcast_rest(collectives: Collectives, model: nn.Module, trained: Sequence[Tensor]) -> None:
+    """Send worker 0's values of what else the model has: frozen parameters and buffers."""
+    known = set(map(id, trained))
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if id(tensor) not in known:
+            message = tensor.detach().contiguous()
+            collectives.broadcast_(message, Purpose.CONTROL)
+            tensor.copy_(message)

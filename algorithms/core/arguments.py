@@ -13,21 +13,16 @@ from torch import nn
 from algorithms.core.collectives import Collectives
 
 
-class CommonButMomentum(TypedDict, total=False):
-    """As in `DistributedOptimizer`, without the momentum, for methods that say something of their own about it."""
+class Common(TypedDict, total=False):
+    """As in `DistributedOptimizer`."""
 
     lr: Required[float]
+    momentum: float
     weight_decay: float
     collectives: Collectives | None
     seed: int
     wire: torch.dtype | None
     model: nn.Module | None
-
-
-class Common(CommonButMomentum, total=False):
-    """As in `DistributedOptimizer`."""
-
-    momentum: float
 
 
 _RANGES = {
@@ -45,6 +40,19 @@ _OTHERS = {
     "fused": True,
 }
 """Options of torch.optim.SGD that are not taken, with the value that says what is done anyway."""
+
+
+def chosen_momentum(given: float | None, method: str, without: str | None) -> float:
+    """The momentum, by default 0, and 0.9 for a method that is called `without` where it has none.
+
+    Raises:
+        ValueError: it is 0, and without momentum the method is another.
+    """
+    if given is None:
+        return 0.0 if without is None else 0.9
+    if given == 0 and without is not None:
+        raise ValueError(f"{method}: the momentum must not be 0; without momentum the method is {without}")
+    return given
 
 
 def check_numbers(groups: Iterable[dict[str, Any]]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from algorithms.core.overlap import EarlySums
+from algorithms.core.early_sums import EarlySums
 from algorithms.core.traffic import Purpose, Traffic
 
 

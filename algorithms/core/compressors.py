@@ -56,13 +56,6 @@ class SharedSupport(Compressor):
     def support(self, layout: Layout, draw: Draw) -> Support:
         """The coordinates kept in this draw, the same on every worker."""
 
-    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
-        return float_bits * self.payload_numel(layout)
-
-    @abstractmethod
-    def payload_numel(self, layout: Layout) -> int:
-        """Numbers that one worker sends."""
-
 
 class Gathered(Compressor):
     """Differs between workers or is not linear: its messages must be all-gathered and decoded one by one."""
@@ -85,8 +78,8 @@ class Identity(SharedSupport):
     def check(self, layout: Layout) -> None:
         pass
 
-    def payload_numel(self, layout: Layout) -> int:
-        return layout.numel
+    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
+        return float_bits * layout.numel
 
     def support(self, layout: Layout, draw: Draw) -> Windows:
         return whole(layout.numel)
@@ -101,7 +94,7 @@ class Zero(SharedSupport):
     def check(self, layout: Layout) -> None:
         pass
 
-    def payload_numel(self, layout: Layout) -> int:
+    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
         return 0
 
     def support(self, layout: Layout, draw: Draw) -> Windows:
@@ -145,8 +138,8 @@ class BlockSparsifier(SharedSupport):
     def block_numel(self, layout: Layout) -> int:
         return math.ceil(layout.numel / self.blocks)
 
-    def payload_numel(self, layout: Layout) -> int:
-        return self._num_chosen(layout) * self.block_numel(layout)
+    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
+        return float_bits * self._num_chosen(layout) * self.block_numel(layout)
 
     def _num_chosen(self, layout: Layout) -> int:
         return min(self.blocks // self.ratio, math.ceil(layout.numel / self.block_numel(layout)))
@@ -179,9 +172,6 @@ class PerTensorBlockSparsifier(SharedSupport):
 
     def check(self, layout: Layout) -> None:
         pass
-
-    def payload_numel(self, layout: Layout) -> int:
-        raise NotImplementedError("the payload depends on the draw; see payload_bits")
 
     def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
         return float_bits * sum(
@@ -239,11 +229,11 @@ class RandomK(SharedSupport):
     def check(self, layout: Layout) -> None:
         _check_numel("random-k", self.ratio, layout)
 
-    def payload_numel(self, layout: Layout) -> int:
-        return _kept(layout.numel, self.ratio)
+    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
+        return float_bits * _kept(layout.numel, self.ratio)
 
     def support(self, layout: Layout, draw: Draw) -> Indices:
-        return Indices(draw.choose_many(layout.numel, self.payload_numel(layout)))
+        return Indices(draw.choose_many(layout.numel, _kept(layout.numel, self.ratio)))
 
 
 @dataclass(frozen=True)

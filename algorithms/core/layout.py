@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -25,6 +27,12 @@ class Window:
     @cached_property
     def numel(self) -> int:
         return torch.Size(self.shape).numel()
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """The first coordinate, and one more than the last; with strides there may be others between."""
+        reach = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
+        return self.offset, self.offset + reach + 1
 
     def view(self, flat: Tensor) -> Tensor:
         shape, strides = (*flat.shape[:-1], *self.shape), (*flat.stride()[:-1], *self.strides)
@@ -51,6 +59,14 @@ class Layout:
     def numel(self) -> int:
         """d, the number of coordinates."""
         return sum(window.numel for window in self.tensors)
+
+    def touched(self, support: Windows) -> tuple[int, ...]:
+        """The numbers of the tensors that have coordinates within the windows' spans, ascending."""
+        starts = [tensor.offset for tensor in self.tensors]
+        numbers: set[int] = set()
+        for start, stop in (window.span for window in support.windows):
+            numbers.update(range(bisect_right(starts, start) - 1, bisect_left(starts, stop)))
+        return tuple(sorted(numbers))
 
 
 def _is_dense(tensor: Tensor) -> bool:
@@ -102,6 +118,13 @@ class Windows:
     def copy_(self, flat: Tensor, values: Tensor) -> None:
         for window, part in self._pairs(values):
             window.view(flat).copy_(part)
+
+    def is_apart(self, other: Support) -> bool:
+        """Whether the two are seen to have no coordinate in common."""
+        if not isinstance(other, Windows):
+            return False
+        spans = sorted(window.span for window in self.windows + other.windows)
+        return all(before[1] <= after[0] for before, after in pairwise(spans))
 
     def _pairs(self, values: Tensor) -> Iterable[tuple[Window, Tensor]]:
         start = 0

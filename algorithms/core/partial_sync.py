@@ -41,6 +41,16 @@ def average(
     return own, message.to(payload.dtype)
 
 
+def average_in_place_(
+    vector: Tensor, purpose: Purpose, collectives: Collectives, wire: torch.dtype | None = None
+) -> None:
+    """vector <- mean(vector), rounded if the wire's numbers are shorter; without a copy if they are not."""
+    if wire is None:
+        collectives.all_reduce_mean_(vector, purpose)
+    else:
+        vector.copy_(average(vector, purpose, collectives, wire)[1])
+
+
 def exchange(
     vector: Tensor,
     compressor: Compressor,

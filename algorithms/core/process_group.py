@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from algorithms.core.collectives import CollectiveError, Collectives, sum_in_rank_order
-from algorithms.core.overlap import EarlySums
+from algorithms.core.collectives import CollectiveError, Collectives, SoloCollectives, sum_in_rank_order
+from algorithms.core.early_sums import EarlySums
 
 # PyTorch 2.13 renamed it and warns of the old name.
 _all_gather: Callable[..., object] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -80,6 +82,26 @@ class ProcessGroupCollectives(Collectives):
     def _broadcast_(self, tensor: Tensor) -> None:
         with _translated_errors(), self._sendable(tensor) as message:
             dist.broadcast(message, group=self.group, group_src=0)
+
+
+def default_collectives(groups: Sequence[Mapping[str, Any]]) -> Collectives:
+    """The process group if there is one, else a group of one; `groups` are an optimiser's.
+
+    Raises:
+        RuntimeError: several processes were started (`WORLD_SIZE` in the environment) and cannot talk to each other,
+            and parameters have memory, so that this is not only a plan.
+    """
+    if dist.is_initialized():
+        return ProcessGroupCollectives()
+    num_processes = os.environ.get("WORLD_SIZE", "1")
+    only_planned = any(parameter.is_meta for group in groups for parameter in group["params"])
+    if num_processes not in ("", "1") and not only_planned:
+        raise RuntimeError(
+            f"WORLD_SIZE is {num_processes} in the environment, but there is no process group, so each process would "
+            "train alone; call torch.distributed.init_process_group() before the optimiser is made, or give it "
+            "collectives=SoloCollectives() if each is to be alone"
+        )
+    return SoloCollectives()
 
 
 def _twin(group: dist.ProcessGroup | None) -> dist.ProcessGroup:

@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from algorithms.core.collectives import Collectives
-from algorithms.core.traffic import Purpose
 
-Errors = Literal["average", "drop"]
 
-UNSENT = ("error", "accumulated")
-"""Buffers that hold what a worker has not sent yet."""
+def flat_state(
+    method: str,
+    num_steps: int,
+    seed: int,
+    worker: Collectives | None,
+    settings: Mapping[str, str],
+    vectors: Mapping[str, Tensor],
+) -> dict[str, Any]:
+    """The part "flat" of a state: of one worker, or None where it fits any and any number of them."""
+    return {
+        "method": method,
+        "num_steps": num_steps,
+        "seed": seed,
+        "rank": None if worker is None else worker.rank,
+        "world_size": None if worker is None else worker.world_size,
+        "settings": settings,
+        **vectors,
+    }
 
 
 def check_state(state: Mapping[str, Any], method: str, rank: int, world_size: int, settings: Mapping[str, Any]) -> None:
@@ -46,13 +61,25 @@ def check_state(state: Mapping[str, Any], method: str, rank: int, world_size: in
         )
 
 
-def consensus_buffers(buffers: Mapping[str, Tensor], errors: Errors, collectives: Collectives) -> dict[str, Tensor]:
-    """New vectors: the workers' averages; of what was not sent yet zeros, where that is to be dropped."""
-    common = {}
-    for key in sorted(buffers):
-        common[key] = buffers[key].clone()
-        if key in UNSENT and errors == "drop":
-            common[key].zero_()
-        else:
-            collectives.all_reduce_mean_(common[key], Purpose.CONTROL)
-    return common
+def check_vectors(
+    vectors: Mapping[str, Tensor], buffers: Mapping[str, Tensor], parameters: Tensor, method: str
+) -> None:
+    """Raises ValueError unless a state's vectors are as the optimiser's buffers; momentum is made when it is needed."""
+    shape = tuple(parameters.shape)
+    wrong = {key: tuple(value.shape) for key, value in vectors.items() if tuple(value.shape) != shape}
+    different = (vectors.keys() ^ buffers.keys()) - {"momentum", "parameters"}
+    if wrong or different:
+        raise ValueError(
+            f"this state does not fit {method}: it holds {wrong or sorted(vectors)}, this has {sorted(buffers)} of "
+            f"shape {shape}"
+        )
+
+
+def check_still_loaded(loaded: Tensor | None, parameters: Tensor) -> None:
+    """Raises RuntimeError where a state's parameters were loaded, and are not the model's any more."""
+    if loaded is not None and not torch.allclose(loaded, parameters, 0, 0, equal_nan=True):
+        raise RuntimeError(
+            "the parameters are not those of the state that this optimiser loaded, which are this worker's own; load "
+            "the model first and then the optimiser (after a change that is meant, call "
+            "optimizer.load_state_dict(optimizer.state_dict()))"
+        )

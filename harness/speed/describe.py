@@ -10,7 +10,7 @@ from statistics import mean, median
 import torch
 
 from algorithms import DistributedOptimizer
-from algorithms.core.overlap import Foretold
+from algorithms.core.overlap import EarlyMessage
 from harness.records.timings import Message, Method
 from harness.speed.methods import METHODS, Contestant
 from harness.speed.recorder import Recorded
@@ -60,7 +60,7 @@ def messages_of(turn: Turn, contestant: Contestant) -> list[Message]:
     if not contestant.overlap or not isinstance(optimizer, DistributedOptimizer):
         return messages
     steps = range(contestant.period, (NUM_DRAWS + 1) * contestant.period, contestant.period)
-    draws = [_foretold(optimizer.foretold(step), turn.layers.ready()) for step in steps]
+    draws = [_early_begins(optimizer.early_messages(step), turn.layers.ready()) for step in steps]
     return [_drawn(message, [draw.get(8 * message.payload_bytes, 1.0) for draw in draws]) for message in messages]
 
 
@@ -68,8 +68,8 @@ def _drawn(message: Message, ready: Sequence[float]) -> Message:
     return message.model_copy(update={"ready": mean(ready), "ready_draws": tuple(ready[:NUM_KEPT_DRAWS])})
 
 
-def _foretold(messages: Sequence[Foretold], ready: Sequence[float]) -> dict[int, float]:
-    """By payload in bits: when a step's foretold messages may begin, one after the other."""
+def _early_begins(messages: Sequence[EarlyMessage], ready: Sequence[float]) -> dict[int, float]:
+    """By payload in bits: when a step's early messages may begin, one after the other."""
     begun, reached = {}, 0.0
     for message in sorted(messages, key=lambda each: -each.tensors[0]):
         reached = max(reached, *(ready[number] for number in message.tensors))

@@ -23,12 +23,12 @@ from algorithms import (
     ProcessGroupCollectives,
     Purpose,
 )
-from algorithms.core.overlap import EarlySums
+from algorithms.core.early_sums import EarlySums
 from tests.algorithms.problems import groups, make_optimizer, own_settings, reloaded, switches
 
 WORLD_SIZE, NUM_STEPS, INTERVAL = 3, 7, 3
 SIZES = (7, 23, 19, 5)
-FORETELLING = ("ef_sgd", "qsparse_local_sgd", "csea", "cser_pl", "cser", "mcser", "cser_released", "mcser_released")
+OVERLAPPING = ("ef_sgd", "qsparse_local_sgd", "csea", "cser_pl", "cser", "mcser", "cser_released", "mcser_released")
 BLOCKS = {
     "block": BlockSparsifier(6),  # 740 = 6 * 123 + 2: blocks of 124 that cross tensors' borders
     "blocks": BlockSparsifier(20, num_blocks=60),
@@ -66,8 +66,8 @@ WASTEFUL = ("accumulate", "skip", "scaler", "reload")
 """Habits in which something is sent that no step asks for."""
 HABITS = (*WASTEFUL, "to_none", "no_sync", "forget", "branch", "other_branch", "harmless")
 CASES = {
-    **{f"{name}-{block}": Case(name, (block, "block")) for name in FORETELLING for block in BLOCKS},
-    **{f"{name}-released": Case(name, own=dict.fromkeys(switches(name), True)) for name in FORETELLING[-2:]},
+    **{f"{name}-{block}": Case(name, (block, "block")) for name in OVERLAPPING for block in BLOCKS},
+    **{f"{name}-released": Case(name, own=dict.fromkeys(switches(name), True)) for name in OVERLAPPING[-2:]},
     **{f"{name}-wire": Case(name, common={"wire": torch.bfloat16}) for name in ("ef_sgd", "csea", "mcser")},
     **{f"{name}-{habit}": Case(name, habit=habit) for name in ("ef_sgd", "mcser") for habit in HABITS},
     **{f"{name}-own": Case(name, deterministic=False) for name in ("ef_sgd", "csea", "mcser")},

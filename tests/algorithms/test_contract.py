@@ -585,7 +585,7 @@ def test_workers_agree_where_the_method_says_so(name: str, key: str, wire: torch
         ("local_sgd", {"sync_interval": 3}, {0, 3, 6}),
         ("qsparse_local_sgd", {"compressor": TopK(10), "sync_interval": 3}, {0, 3, 6}),
         ("cser_pl", {"error_compressor": BlockSparsifier(1), "reset_interval": 2}, {0, 2, 4, 6}),
-        ("csea", {"error_compressor": BlockSparsifier(4)}, set()),
+        ("csea", {"error_compressor": BlockSparsifier(4)}, {0}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -614,6 +614,19 @@ def test_after_which_steps_workers_agree(name: str, table: dict[str, Any], agree
 def test_values_out_of_range_are_refused(name: str, wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong)).replace("_", " ").replace("lr", "learning rate")):
         make_optimizer(name, make_model(), own_settings(name), **wrong)
+
+
+@pytest.mark.parametrize(("name", "plain"), [("mcser", "cser"), ("mcser_released", "cser_released")])
+def test_a_method_with_momentum_in_its_name_has_some(name: str, plain: str) -> None:
+    def of(**more: float) -> float:
+        optimizer = algorithms()[name](make_model().parameters(), lr=0.1, **own_settings(name), **more)
+        return float(optimizer.param_groups[0]["momentum"])
+
+    assert of() == 0.9
+    assert of(momentum=0.5) == 0.5
+    with pytest.raises(ValueError, match=f"^{name}: the momentum must not be 0; without momentum .* is {plain}$"):
+        of(momentum=0.0)
+    assert algorithms()[plain](make_model().parameters(), lr=0.1, **own_settings(plain)).defaults["momentum"] == 0
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -24,7 +24,7 @@ from algorithms import (
 )
 from algorithms.core.randomness import Draw
 from tests.algorithms import overlap_processes as processes
-from tests.algorithms.overlap_processes import CASES, FORETELLING, NUM_STEPS, Case, Net, loss_of
+from tests.algorithms.overlap_processes import CASES, NUM_STEPS, OVERLAPPING, Case, Net, loss_of
 from tests.algorithms.problems import flat_of, make_optimizer, own_settings
 
 slow_to_start = pytest.mark.timeout(180)
@@ -160,34 +160,34 @@ SPARSIFIERS = {
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("sparsifiers", SPARSIFIERS)
-@pytest.mark.parametrize("name", FORETELLING)
-def test_what_is_foretold_is_what_is_sent(name: str, sparsifiers: str, dtype: torch.dtype) -> None:
-    """To the bit, with its size and tensors; and what is not foretold has all tensors or depends on other workers."""
+@pytest.mark.parametrize("name", OVERLAPPING)
+def test_early_messages_are_what_the_step_sends(name: str, sparsifiers: str, dtype: torch.dtype) -> None:
+    """To the bit, with its size and tensors; and what is not early has all tensors or depends on other workers."""
     model, collectives = Net(0, dtype), Recording()
     optimizer = make_optimizer(name, model, own_settings(name, SPARSIFIERS[sparsifiers], 3), collectives)
-    num_foretold = num_sent = 0
+    num_early = num_sent = 0
     for step in range(1, 25):
         optimizer.zero_grad()
         loss_of(model, 0, step).backward()
-        foretold = {message.purpose.value: message for message in optimizer.foretold(step)}
-        payloads = {purpose: message.payload() for purpose, message in foretold.items()}
+        early = {message.purpose.value: message for message in optimizer.early_messages(step)}
+        payloads = {purpose: message.payload() for purpose, message in early.items()}
         before = flat_of(optimizer)
         assert torch.equal(before, optimizer.flat.parameters)
         collectives.sent.clear()
         optimizer.step()
-        assert foretold.keys() <= collectives.sent.keys()
-        for purpose, message in foretold.items():
+        assert early.keys() <= collectives.sent.keys()
+        for purpose, message in early.items():
             sent = collectives.sent[purpose]
             assert torch.equal(payloads[purpose], sent)
             assert message.payload_bits == 32 * sent.numel()
             assert set(message.tensors) == touched_tensors(optimizer, purpose, step)
             assert list(message.tensors) == sorted(message.tensors)
-        for purpose in collectives.sent.keys() - foretold.keys():
+        for purpose in collectives.sent.keys() - early.keys():
             overlapping = purpose == "error" and "gradient" in collectives.sent and share_coordinates(optimizer, step)
             assert overlapping or sparsifiers == "others"
-        num_foretold += len(foretold)
+        num_early += len(early)
         num_sent += len(collectives.sent)
-    assert (num_foretold > 0) == (num_sent > 0 and sparsifiers != "others")
+    assert (num_early > 0) == (num_sent > 0 and sparsifiers != "others")
 
 
 def share_coordinates(optimizer: DistributedOptimizer, step: int) -> bool:
@@ -223,7 +223,7 @@ def test_slices_have_the_bits_of_the_whole_where_many_threads_share_it() -> None
             for parameter in parameters:
                 parameter.grad = torch.randn_like(parameter)
             optimizer.flat.collect_gradients()
-            (message,) = optimizer.foretold(step)
+            (message,) = optimizer.early_messages(step)
             payload = message.payload()
             optimizer.step()
             assert torch.equal(payload, collectives.sent["gradient"])

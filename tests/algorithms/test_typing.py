@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.algorithms.test_documented_example import shown
+
 ROOT = Path(__file__).parents[2]
 
 SCRIPT = """
@@ -57,15 +59,18 @@ optimizer.no_such_thing  # wrong
 
 @pytest.mark.timeout(600)
 def test_a_type_checker_finds_what_is_wrong_in_a_script_and_nothing_else(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
+    script, example = tmp_path / "script.py", tmp_path / "my_method.py"
     script.write_text(SCRIPT)
+    example.write_text(shown())
     # From the checkout and with its settings, so that what `make check` found out of PyTorch is used again.
-    words = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--hide-error-context", str(script)]
+    words = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--hide-error-context"]
+    words += [str(script), str(example)]
     environment = {**os.environ, "MYPYPATH": str(ROOT)}
     told = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=590)
     errors = [line for line in told.stdout.splitlines() if ": error:" in line]
     wrong = [number for number, line in enumerate(SCRIPT.splitlines(), 1) if line.endswith("# wrong")]
     assert {int(line.split(":")[1]) for line in errors} == set(wrong), told.stdout + told.stderr
+    assert not any(example.name in line for line in errors), "nor in the documented method"
 
 
 def test_every_package_tells_type_checkers_that_it_has_types() -> None:

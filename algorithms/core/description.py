@@ -1,0 +1,45 @@
+"""A method in words and in one number: its settings, its overall ratio, and the line that it prints as."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from algorithms.core.collectives import Collectives
+from algorithms.core.compressors import FLOAT_BITS
+from algorithms.core.traffic import Traffic
+
+
+def in_words(settings: Mapping[str, Any], wire: torch.dtype | None) -> dict[str, str]:
+    """The settings, and the wire's type, as states and workers compare them."""
+    return {key: repr(value) for key, value in {**settings, "wire": wire}.items()}
+
+
+def overall_ratio(
+    settings: Mapping[str, Any], num_parameters: int, expected_traffic: Callable[[int], Traffic]
+) -> float:
+    """How many times as much SGD sends on average, whose 32 d bits a step are 1; infinite where nothing is sent."""
+    intervals = math.prod(value for value in settings.values() if type(value) is int)
+    num_steps = intervals * math.ceil(100 / intervals)  # whole intervals; where draws differ, about their mean
+    bits = expected_traffic(num_steps).training_bits
+    return FLOAT_BITS * num_parameters * num_steps / bits if bits else math.inf
+
+
+def described(
+    name: str,
+    settings: Mapping[str, Any],
+    groups: Sequence[Mapping[str, Any]],
+    num_parameters: int,
+    ratio: float,
+    collectives: Collectives,
+) -> str:
+    """The class, its settings, the numbers of each group, d, the overall ratio and the workers."""
+    numbers = [{key: group[key] for key in ("lr", "momentum", "weight_decay")} for group in groups]
+    own = ", ".join(f"{key}={value!r}" for key, value in {**settings, **numbers[0]}.items())
+    others = "".join(f", group {number}: {each}" for number, each in enumerate(numbers[1:], 1))
+    sent = "nothing is sent" if ratio == math.inf else f"overall ratio {ratio:,.4g}"
+    worker = f"worker {collectives.rank} of {collectives.world_size}"
+    return f"{name}({own}{others}; d = {num_parameters:,}, {sent}, {worker})"

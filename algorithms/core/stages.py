@@ -1,0 +1,71 @@
+"""A method's step as data: what is sent in it, in stages; the closed form and where workers agree follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from algorithms.core.compressors import FLOAT_BITS, Compressor, Identity, SharedSupport
+from algorithms.core.layout import Layout, Windows
+from algorithms.core.randomness import Draw
+from algorithms.core.traffic import Entry, Purpose, Traffic
+
+EVERYTHING = Identity()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One message of a step: C(v) of a vector v of shape (d,), averaged over all workers.
+
+    Args:
+        purpose: what v is: the step's gradient or update, the error, or the model. Stages of one step differ in it,
+            since equal purposes draw equal coordinates.
+        compressor: C; by default the whole vector is sent.
+        every: the stage takes place at steps that are multiples of it, counted from 1,
+        except_every: but not at multiples of this, itself a multiple of `every`.
+        early: computes what will be sent of these coordinates, of shape (support.payload_numel,), once their gradients
+            are done, and changes nothing: `DistributedOptimizer.after_local_step`, say. Then it can be sent during the
+            backward pass. None where the message needs more than that.
+    """
+
+    purpose: Purpose
+    compressor: Compressor = EVERYTHING
+    every: int = 1
+    except_every: int | None = None
+    early: Callable[[Windows], Tensor] | None = None
+
+    def takes_place(self, step: int) -> bool:
+        return step % self.every == 0 and (self.except_every is None or step % self.except_every != 0)
+
+
+def traffic_of(stages: Iterable[Stage], num_steps: int, cost: Callable[[Compressor, Purpose, range], Entry]) -> Traffic:
+    """The closed form of what one worker sends in the first `num_steps` steps; `cost` is that of one message at these.
+
+    What falls on the steps left out is taken off again, so that mean costs are rounded once for each.
+    """
+    traffic = Traffic()
+    for stage in stages:
+        purpose, compressor = stage.purpose, stage.compressor
+        traffic.add_entry(purpose, cost(compressor, purpose, range(stage.every, num_steps + 1, stage.every)))
+        if stage.except_every is not None:
+            skipped = cost(compressor, purpose, range(stage.except_every, num_steps + 1, stage.except_every))
+            traffic.add(purpose, -skipped.bits, -skipped.collectives, -skipped.gathered_bits)
+    return traffic
+
+
+def equalises(stage: Stage, step: int, layout: Layout, draw: Callable[[int, Purpose], Draw]) -> bool:
+    """Whether all workers hold the same parameters after the stage took place in that step, if sums are exact.
+
+    They do where the whole error or model is averaged; and where every update is, so that none ever differed.
+    """
+    if stage.purpose is Purpose.GRADIENT:
+        return isinstance(stage.compressor, Identity) and stage.every == 1 and stage.except_every is None
+    return stage.takes_place(step) and sends_all(stage, layout, draw(step, stage.purpose))
+
+
+def sends_all(stage: Stage, layout: Layout, draw: Draw) -> bool:
+    """Whether this draw keeps every coordinate, so that the workers' values are equal after it."""
+    shared = isinstance(stage.compressor, SharedSupport)
+    return shared and stage.compressor.payload_bits(layout, draw) >= FLOAT_BITS * layout.numel
