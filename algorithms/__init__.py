@@ -3,17 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from algorithms.core.collectives import CollectiveError, Collectives, SoloCollectives
-from algorithms.core.compressors import (
-    QSGD,
-    BlockSparsifier,
-    Compressor,
-    Identity,
-    PerTensorBlockSparsifier,
-    RandomK,
-    ScaledSign,
-    TopK,
-    Zero,
-)
+from algorithms.core.compressors import Compressor, Identity, Zero
 from algorithms.core.optimizer import DistributedOptimizer
 from algorithms.core.partial_sync import partial_sync
 from algorithms.core.process_group import ProcessGroupCollectives
@@ -21,10 +11,17 @@ from algorithms.core.stacked import StackedCollectives
 from algorithms.core.threads import ThreadCollectives, ThreadGroup, run_workers
 from algorithms.core.traffic import Purpose, Traffic
 from algorithms.registry import algorithms
+from algorithms.registry import compressors as _compressors
 
 if TYPE_CHECKING:
     # For type checkers alone, which do not look for modules as the registry does.
     from algorithms.alone import Alone as Alone
+    from algorithms.compressors.block import BlockSparsifier as BlockSparsifier
+    from algorithms.compressors.per_tensor_block import PerTensorBlockSparsifier as PerTensorBlockSparsifier
+    from algorithms.compressors.qsgd import QSGD as QSGD
+    from algorithms.compressors.random_k import RandomK as RandomK
+    from algorithms.compressors.sign import ScaledSign as ScaledSign
+    from algorithms.compressors.top_k import TopK as TopK
     from algorithms.csea import CSEA as CSEA
     from algorithms.cser import CSER as CSER
     from algorithms.cser_pl import CSERPL as CSERPL
@@ -38,23 +35,17 @@ if TYPE_CHECKING:
     from algorithms.sgd_accumulate import SGDAccumulate as SGDAccumulate
 
 __all__ = [
-    "QSGD",
-    "BlockSparsifier",
     "CollectiveError",
     "Collectives",
     "Compressor",
     "DistributedOptimizer",
     "Identity",
-    "PerTensorBlockSparsifier",
     "ProcessGroupCollectives",
     "Purpose",
-    "RandomK",
-    "ScaledSign",
     "SoloCollectives",
     "StackedCollectives",
     "ThreadCollectives",
     "ThreadGroup",
-    "TopK",
     "Traffic",
     "Zero",
     "algorithms",
@@ -64,8 +55,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The algorithms' classes (SGD, CSER, ...), found as they are asked for: no list here needs to know them."""
-    for algorithm in algorithms().values():
-        if algorithm.__name__ == name:
-            return algorithm
+    """Classes of algorithms and compressors (SGD, TopK, ...), found as they are asked for: no list here has them."""
+    for item in (*algorithms().values(), *_compressors().values()):
+        if item.__name__ == name:
+            return item
     raise AttributeError(f"module 'algorithms' has no attribute {name!r}")

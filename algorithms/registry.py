@@ -1,4 +1,4 @@
-"""Finds the algorithms: every module of this package that defines a `DistributedOptimizer`. Nothing lists them."""
+"""Finds the algorithms and the compressors: each is a module that defines its class. Nothing lists them."""
 
 from __future__ import annotations
 
@@ -6,35 +6,53 @@ import importlib
 import inspect
 import pkgutil
 import typing
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from algorithms.core.compressors import Compressor, Gathered, SharedSupport
+from algorithms.core.compressors import Compressor, Identity, Zero
 from algorithms.core.optimizer import DistributedOptimizer
 from algorithms.core.settings import own_parameters
+
+T = TypeVar("T")
+HERE = Path(__file__).parent
 
 
 @cache
 def algorithms() -> dict[str, type[DistributedOptimizer]]:
     """All algorithms by the name that specs use, sorted."""
-    found: dict[str, type[DistributedOptimizer]] = {}
-    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        if module.ispkg or module.name in ("registry", "__main__"):
-            continue
-        for _, item in inspect.getmembers(importlib.import_module(f"algorithms.{module.name}"), inspect.isclass):
-            if issubclass(item, DistributedOptimizer) and item.__module__ == f"algorithms.{module.name}":
-                if item.name in found:
-                    raise ValueError(f"two algorithms are named {item.name!r}: {found[item.name]} and {item}")
-                found[item.name] = item
-    return dict(sorted(found.items()))
+    found = _classes("algorithms", HERE, DistributedOptimizer)  # type: ignore[type-abstract]
+    return _by_name([(item.name, item) for item in found])
 
 
 @cache
 def compressors() -> dict[str, type[Compressor]]:
     """All compressors by the name that specs use, sorted."""
-    kinds: list[type[Compressor]] = [*SharedSupport.__subclasses__(), *Gathered.__subclasses__()]
-    return dict(sorted((kind.kind, kind) for kind in kinds))
+    own = _classes("algorithms.compressors", HERE / "compressors", Compressor)  # type: ignore[type-abstract]
+    found: list[type[Compressor]] = [Identity, Zero, *own]
+    return _by_name([(item.kind, item) for item in found])
+
+
+def _classes(package: str, folder: Path, base: type[T]) -> Iterator[type[T]]:
+    """The classes of this base that the package's own modules define."""
+    for module in pkgutil.iter_modules([str(folder)]):
+        if module.ispkg or module.name in ("registry", "__main__"):
+            continue
+        name = f"{package}.{module.name}"
+        for _, item in inspect.getmembers(importlib.import_module(name), inspect.isclass):
+            if issubclass(item, base) and item.__module__ == name:
+                yield item
+
+
+def _by_name(found: Sequence[tuple[str, type[T]]]) -> dict[str, type[T]]:
+    """Raises ValueError where two have the same name."""
+    named: dict[str, type[T]] = {}
+    for name, item in found:
+        if name in named:
+            raise ValueError(f"two classes are named {name!r}: {named[name]} and {item}")
+        named[name] = item
+    return dict(sorted(named.items()))
 
 
 def settings(algorithm: type[DistributedOptimizer]) -> dict[str, tuple[Any, bool]]:

@@ -1,0 +1,65 @@
+"""QSGD: coordinates rounded at random to a few levels of their bucket's norm."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from algorithms.core.bits import pack_bits, unpack_bits
+from algorithms.core.compressors import FLOAT_BITS, Gathered
+from algorithms.core.layout import Layout
+from algorithms.core.randomness import Draw
+
+
+@dataclass(frozen=True)
+class QSGD(Gathered):
+    """QSGD (Alistarh 2017): per bucket, v is rounded at random, without bias, to s = 2^(bits-1) - 1 levels of its norm.
+
+    Args:
+        bits: of one code, sign included: 2, 4 or 8.
+        bucket_size: coordinates that share one 32-bit norm.
+    """
+
+    kind: ClassVar[str] = "qsgd"
+
+    bits: int
+    bucket_size: int = 512
+
+    def __post_init__(self) -> None:
+        if type(self.bits) is not int or self.bits not in (2, 4, 8):
+            raise ValueError(f"QSGD takes codes of 2, 4 or 8 bits, not {self.bits!r}")
+        if type(self.bucket_size) is not int or self.bucket_size < 1:
+            raise ValueError(f"QSGD's bucket_size must be an integer of at least 1, not {self.bucket_size!r}")
+
+    def check(self, layout: Layout) -> None:
+        pass
+
+    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
+        num_buckets = math.ceil(layout.numel / self.bucket_size)
+        return FLOAT_BITS * num_buckets + 8 * math.ceil(layout.numel * self.bits / 8)
+
+    def encode(self, vector: Tensor, draw: Draw, rank: int) -> Tensor:
+        buckets = _buckets(vector, self.bucket_size)
+        norms = buckets.norm(dim=1).to(torch.float32)
+        levels = 2 ** (self.bits - 1) - 1
+        # An all-zero bucket has norm 0; any positive divisor leaves its codes at 0.
+        scaled = buckets / norms.clamp(min=torch.finfo(torch.float32).tiny)[:, None] * levels
+        noise = torch.empty_like(scaled).uniform_(generator=draw.generator(vector.device, rank))
+        codes = (scaled + noise).floor().clamp(-levels, levels) + levels
+        packed = pack_bits(codes.to(torch.uint8).view(-1)[: vector.numel()], self.bits)
+        return torch.cat([norms.view(torch.uint8), packed])
+
+    def decode(self, message: Tensor, numel: int, dtype: torch.dtype) -> Tensor:
+        split = 4 * math.ceil(numel / self.bucket_size)
+        norms = message[:split].clone().view(torch.float32).to(dtype)
+        levels = 2 ** (self.bits - 1) - 1
+        codes = unpack_bits(message[split:], self.bits, numel).to(dtype).sub_(levels).div_(levels)
+        return (_buckets(codes, self.bucket_size) * norms[:, None]).view(-1)[:numel]
+
+
+def _buckets(vector: Tensor, size: int) -> Tensor:
+    return torch.nn.functional.pad(vector, (0, -vector.numel() % size)).view(-1, size)
