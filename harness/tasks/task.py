@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from harness import tasks
 from harness.seeds import generator
 from harness.spec import SpecError, TaskSpec
 
@@ -138,10 +139,10 @@ def find_task(name: str) -> Task:
     Raises:
         SpecError: there is none; the message names those there are.
     """
-    known = sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
+    known = sorted(module.name for module in pkgutil.iter_modules(tasks.__path__))
     found = getattr(importlib.import_module(f"harness.tasks.{name}"), "TASK", None) if name in known else None
     if found is None:
-        tasks = [each for each in known if hasattr(importlib.import_module(f"harness.tasks.{each}"), "TASK")]
-        raise SpecError(f"unknown task {name!r}; the tasks are {', '.join(tasks)}")
+        there = [each for each in known if hasattr(importlib.import_module(f"harness.tasks.{each}"), "TASK")]
+        raise SpecError(f"unknown task {name!r}; the tasks are {', '.join(there)}")
     task: Task = found
     return task
