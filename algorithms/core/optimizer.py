@@ -101,6 +101,7 @@ class DistributedOptimizer(Optimizer):
         self.float_bits = torch.finfo(torch.float32 if self.wire is None else self.wire).bits
         """Bits of a number on the wire, in the closed forms."""
         self._buffers: dict[str, Tensor] = {}
+        self._common: dict[str, Tensor] = {}
         if any(group["momentum"] for group in self.param_groups):
             self.new_buffer("momentum")
         self._replaced = ReplacedParameters(self.flat)
@@ -372,6 +373,7 @@ class DistributedOptimizer(Optimizer):
             "settings": self._plain_settings(),
             **({} if parameters is None else {"parameters": parameters}),
             **buffers,
+            **self._common,
         }
         return state
 
@@ -396,7 +398,7 @@ class DistributedOptimizer(Optimizer):
         self.num_steps, self.seed = flat["num_steps"], flat["seed"]
         if "momentum" in vectors and "momentum" not in self._buffers:
             self.new_buffer("momentum")
-        for key, buffer in self._buffers.items():
+        for key, buffer in {**self._buffers, **self._common}.items():
             buffer.zero_() if key not in vectors else buffer.copy_(vectors[key])
         if parameters is not None:
             self.flat.parameters.copy_(parameters)
@@ -404,13 +406,14 @@ class DistributedOptimizer(Optimizer):
 
     def _check_vectors(self, vectors: dict[str, Tensor]) -> None:
         """Raises ValueError unless the state's vectors are as this optimiser's; momentum is made when it is needed."""
-        shape = tuple(self.flat.parameters.shape)
-        wrong = {key: tuple(value.shape) for key, value in vectors.items() if tuple(value.shape) != shape}
-        different = (vectors.keys() ^ self._buffers.keys()) - {"momentum", "parameters"}
+        shape, held = tuple(self.flat.parameters.shape), {**self._buffers, **self._common}
+        shapes = dict.fromkeys(vectors, shape) | {key: tuple(value.shape) for key, value in self._common.items()}
+        wrong = {key: tuple(value.shape) for key, value in vectors.items() if tuple(value.shape) != shapes[key]}
+        different = (vectors.keys() ^ held.keys()) - {"momentum", "parameters"}
         if wrong or different:
             raise ValueError(
                 f"this state does not fit {self.name}: it holds {wrong or sorted(vectors)}, this has "
-                f"{sorted(self._buffers)} of shape {shape}"
+                f"{sorted(held)} of shape {shape}"
             )
 
     def new_buffer(self, key: str, like: Tensor | None = None) -> Tensor:
@@ -418,9 +421,14 @@ class DistributedOptimizer(Optimizer):
         buffer = self._buffers[key] = self.flat.new_buffer() if like is None else like.clone()
         return buffer
 
-    def memory_in_parameters(self) -> int:
+    def new_common(self, key: str, values: Tensor) -> Tensor:
+        """A copy of `values`, of any shape and the same on all workers, that belongs to the state."""
+        common = self._common[key] = values.to(self.flat.parameters, copy=True)
+        return common
+
+    def memory_in_parameters(self) -> float:
         """State per worker in units of the parameters' own size, these and their gradients left out."""
-        return len(self._buffers)
+        return len(self._buffers) + sum(map(Tensor.numel, self._common.values())) / self.flat.layout.numel
 
     def check_compressors(self, **compressors: Compressor) -> None:
         """Raises ValueError where one of them cannot work on this model; the message names the setting."""
