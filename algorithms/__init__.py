@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from algorithms.local_sgd import LocalSGD as LocalSGD
     from algorithms.mcser import MCSER as MCSER
     from algorithms.mcser_released import MCSERReleased as MCSERReleased
+    from algorithms.powersgd import PowerSGD as PowerSGD
     from algorithms.qsparse_local_sgd import QSparseLocalSGD as QSparseLocalSGD
     from algorithms.sgd import SGD as SGD
     from algorithms.sgd_accumulate import SGDAccumulate as SGDAccumulate

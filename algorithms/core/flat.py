@@ -187,13 +187,17 @@ class FlatBuffers:
             torch.add(_dense(parameter.grad), 0.0, out=view)  # in one pass: -0.0 means that there is none
         parameter.grad = view
 
-    def keep_idle_everywhere(self) -> None:
+    def keep_idle_everywhere(self, means: Sequence[Tensor] | None = None) -> None:
         """After gradients were averaged: idle is what every worker was idle in, and what others trained is not.
 
         A sum is -0.0 only where every worker's share is, and what autograd adds to a zero gradient never is.
+
+        Args:
+            means: what was averaged of each idle tensor, by default its gradient.
         """
         if self.idle:
-            means = [self.layout.tensors[number].view(self.gradients) for number in self.idle]
+            if means is None:
+                means = [self.layout.tensors[number].view(self.gradients) for number in self.idle]
             everywhere = torch.stack([((mean == 0) & mean.signbit()).all() for mean in means]).tolist()
             self.idle = tuple(number for number, every in zip(self.idle, everywhere, strict=True) if every)
 

@@ -105,6 +105,7 @@ class DistributedOptimizer(Optimizer):
         self.float_bits = torch.finfo(torch.float32 if self.wire is None else self.wire).bits
         """Bits of a number on the wire, in the closed forms."""
         self._buffers: dict[str, Tensor] = {}
+        self._common: dict[str, Tensor] = {}
         self._momentum()
         self._replaced = ReplacedParameters(self.flat)
         self._loaded: Tensor | None = None
@@ -295,7 +296,7 @@ class DistributedOptimizer(Optimizer):
     def _state(self, buffers: dict[str, Tensor], parameters: Tensor | None, is_common: bool) -> dict[str, Any]:
         self._adopt_moved()
         settings, worker = in_words(self.settings, self.wire), None if is_common else self.collectives
-        vectors = buffers if parameters is None else {"parameters": parameters, **buffers}
+        vectors = {**({} if parameters is None else {"parameters": parameters}), **buffers, **self._common}
         flat = flat_state(self.name, self.num_steps, self.seed, worker, settings, vectors)
         return {**super().state_dict(), "flat": flat}
 
@@ -312,7 +313,7 @@ class DistributedOptimizer(Optimizer):
         settings = in_words(self.settings, self.wire)
         check_state(flat, self.name, self.collectives.rank, self.collectives.world_size, settings)
         vectors = {key: value for key, value in flat.items() if isinstance(value, Tensor)}
-        check_vectors(vectors, self._buffers, self.flat.parameters, self.name)
+        check_vectors(vectors, self._buffers, self._common, self.flat.parameters, self.name)
         parameters = vectors.pop("parameters", None)
         self._adopt_moved()
         self._drop_early()
@@ -321,7 +322,7 @@ class DistributedOptimizer(Optimizer):
         self.num_steps, self.seed = flat["num_steps"], flat["seed"]
         if "momentum" in vectors and "momentum" not in self._buffers:
             self.new_buffer("momentum")
-        for key, buffer in self._buffers.items():
+        for key, buffer in {**self._buffers, **self._common}.items():
             buffer.zero_() if key not in vectors else buffer.copy_(vectors[key])
         if parameters is not None:
             self.flat.parameters.copy_(parameters)
@@ -332,9 +333,14 @@ class DistributedOptimizer(Optimizer):
         buffer = self._buffers[key] = self.flat.new_buffer() if like is None else like.clone()
         return buffer
 
-    def memory_in_parameters(self) -> int:
+    def new_common(self, key: str, values: Tensor) -> Tensor:
+        """A copy of `values`, of any shape and the same on all workers, that belongs to the state."""
+        common = self._common[key] = values.to(self.flat.parameters, copy=True)
+        return common
+
+    def memory_in_parameters(self) -> float:
         """State per worker in units of the parameters' own size, these and their gradients left out."""
-        return len(self._buffers)
+        return len(self._buffers) + sum(map(Tensor.numel, self._common.values())) / self.flat.layout.numel
 
     def check_compressors(self, **compressors: Compressor) -> None:
         """Raises ValueError where one of them cannot work on this model; the message names the setting."""

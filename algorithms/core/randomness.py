@@ -44,6 +44,11 @@ class Draw:
         chosen = generator.choice(population, count, replace=False, shuffle=False)
         return torch.from_numpy(numpy.sort(chosen))
 
+    def normal(self, shape: tuple[int, ...], *extra: int) -> torch.Tensor:
+        """Standard normal numbers of the Philox stream: float32 of this shape, on the CPU."""
+        generator = numpy.random.Generator(numpy.random.Philox(key=self.key(*extra)))
+        return torch.from_numpy(generator.standard_normal(shape).astype(numpy.float32))
+
     def generator(self, device: torch.device, *extra: int) -> torch.Generator:
         """A torch generator of its own on `device`; never the global one."""
         return torch.Generator(device).manual_seed(self.key(*extra) & (2**63 - 1))

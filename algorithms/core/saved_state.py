@@ -62,15 +62,25 @@ def check_state(state: Mapping[str, Any], method: str, rank: int, world_size: in
 
 
 def check_vectors(
-    vectors: Mapping[str, Tensor], buffers: Mapping[str, Tensor], parameters: Tensor, method: str
+    vectors: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    common: Mapping[str, Tensor],
+    parameters: Tensor,
+    method: str,
 ) -> None:
-    """Raises ValueError unless a state's vectors are as the optimiser's buffers; momentum is made when it is needed."""
+    """Raises ValueError unless a state's vectors are as the optimiser's; momentum is made when it is needed.
+
+    Args:
+        buffers: of the parameters' shape; `common`: of any shape.
+    """
     shape = tuple(parameters.shape)
-    wrong = {key: tuple(value.shape) for key, value in vectors.items() if tuple(value.shape) != shape}
-    different = (vectors.keys() ^ buffers.keys()) - {"momentum", "parameters"}
+    shapes = dict.fromkeys(vectors, shape) | {key: tuple(value.shape) for key, value in common.items()}
+    wrong = {key: tuple(value.shape) for key, value in vectors.items() if tuple(value.shape) != shapes[key]}
+    held = {*buffers, *common}
+    different = (vectors.keys() ^ held) - {"momentum", "parameters"}
     if wrong or different:
         raise ValueError(
-            f"this state does not fit {method}: it holds {wrong or sorted(vectors)}, this has {sorted(buffers)} of "
+            f"this state does not fit {method}: it holds {wrong or sorted(vectors)}, this has {sorted(held)} of "
             f"shape {shape}"
         )
 

@@ -39,3 +39,12 @@ class StackedCollectives(Collectives):
 
     def _broadcast_(self, tensor: Tensor) -> None:
         tensor.copy_(tensor[0].clone())
+
+
+def own_vectors(vector: Tensor) -> list[Tensor]:
+    """Each worker's part of a tensor of shape (n,) or, with workers stacked, (num_workers, n).
+
+    Of stacked workers they are copies, which begin in memory as a single worker's vector does: where a matrix begins
+    elsewhere, its product with a vector is rounded in another way.
+    """
+    return [vector] if vector.dim() == 1 else [row.clone() for row in vector.unbind()]

@@ -104,7 +104,7 @@ def _foresee(hashable: _Hashable) -> Foreseen:
         num_workers=config.num_workers,
         bits=traffic.training_bits,
         gathered_bits=sum(entry.gathered_bits for entry in traffic.training().values()),
-        memory_bytes=(2 + optimizer.memory_in_parameters()) * layout.numel * element,
+        memory_bytes=round((2 + optimizer.memory_in_parameters()) * layout.numel) * element,
         averages_models=optimizer.averages_models,
         final_exchange=optimizer.averages_models and not optimizer.agree_after(num_steps),
     )

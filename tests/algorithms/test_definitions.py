@@ -43,6 +43,7 @@ from tests.algorithms.problems import (
 from tests.algorithms.transcription import Array, Compress, Mask, Problem, State
 
 SEED, NUM_WORKERS, NUM_STEPS = 11, 4, 50
+SHAPES = [(6, 4), (3, 6), (6,), (3,)]
 NUM_WEIGHTS = 42
 
 
@@ -85,6 +86,10 @@ def mask_of(compressor: SharedSupport) -> Mask:
 def qsgd_noise(step: int, purpose: str, worker: int) -> Array:
     generator = Draw(SEED, step, purpose).generator(torch.device("cpu"), worker)
     return torch.empty(64, dtype=torch.float64).uniform_(generator=generator).numpy()[:NUM_PARAMETERS]
+
+
+def first_q(number: int, columns: int, rank: int) -> Array:
+    return Draw(SEED, 0, "gradient").normal((columns, rank), number).double().numpy()
 
 
 GATHERED: dict[str, Compress] = {
@@ -281,6 +286,7 @@ DEFINITIONS: dict[str, Callable[[Problem, Compress, int], Iterator[State]]] = {
     "alone": lambda problem, c, interval: transcription.alone(problem, NUM_STEPS),
     "sgd": lambda problem, c, interval: transcription.sgd(problem, NUM_STEPS),
     "sgd_accumulate": lambda problem, c, interval: transcription.sgd_accumulate(problem, NUM_STEPS, interval),
+    "powersgd": lambda problem, c, interval: transcription.powersgd(problem, NUM_STEPS, SHAPES, 1, first_q),
     "local_sgd": lambda problem, c, interval: transcription.local_sgd(problem, NUM_STEPS, interval),
     "ef_sgd": lambda problem, c, interval: transcription.ef_sgd(problem, NUM_STEPS, c),
     "qsparse_local_sgd": lambda problem, c, interval: transcription.qsparse_local_sgd(problem, NUM_STEPS, c, interval),

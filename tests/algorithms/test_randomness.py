@@ -19,6 +19,7 @@ KEY = 41110946149140371502579049581479416615
 INTEGERS = [4669931351255624814, 1927422963798753732]
 CHOSEN = [40, 103, 551]
 CHOSEN_MANY = [252, 254, 331]
+NORMAL = [[0.045874737203121185, -0.6580430269241333], [0.7310401201248169, 1.4066272974014282]]
 
 
 def test_equal_draws_give_equal_numbers() -> None:
@@ -27,6 +28,7 @@ def test_equal_draws_give_equal_numbers() -> None:
     assert np.array_equal(a.integers(9), b.integers(9))
     assert a.choose(20, 7) == b.choose(20, 7)
     assert torch.equal(a.choose_many(20, 7), b.choose_many(20, 7))
+    assert torch.equal(a.normal((3, 4), 1), b.normal((3, 4), 1))
     assert torch.equal(torch.rand(5, generator=a.generator(CPU, 1)), torch.rand(5, generator=b.generator(CPU, 1)))
 
 
@@ -37,6 +39,7 @@ def test_the_numbers_never_change() -> None:
     assert draw.integers(2).tolist() == INTEGERS
     assert draw.choose(1000, 3) == CHOSEN
     assert draw.choose_many(1000, 3).tolist() == CHOSEN_MANY
+    assert draw.normal((2, 2), 7).tolist() == NORMAL
 
 
 @pytest.mark.parametrize(
@@ -72,11 +75,18 @@ def test_the_global_generators_are_left_alone() -> None:
     np.random.seed(1)
     random.seed(1)
     draw = Draw(3, 5, "error")
-    draw.integers(5), draw.choose(10, 3), draw.choose(10, 1), draw.choose_many(10, 3)
+    draw.integers(5), draw.choose(10, 3), draw.choose(10, 1), draw.choose_many(10, 3), draw.normal((2, 3))
     torch.rand(3, generator=draw.generator(CPU, 1))
     assert torch.equal(torch.get_rng_state(), before[0])
     assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), before[1], strict=True))
     assert random.getstate() == before[2]
+
+
+def test_normal_numbers_are_normal() -> None:
+    """Of 40,000: mean 0, variance 1, fourth moment 3, each within five standard deviations of its estimate."""
+    numbers = Draw(0, 0, "gradient").normal((200, 200)).double()
+    for power, expected, spread in ((1, 0, 1), (2, 1, 2), (4, 3, 96)):
+        assert abs(float((numbers**power).mean()) - expected) < 5 * (spread / 40_000) ** 0.5
 
 
 @given(st.integers(1, 60), st.data(), st.integers(0, 2**40))

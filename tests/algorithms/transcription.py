@@ -5,7 +5,8 @@ A compressor is a function of (step, purpose, the workers' vectors) that returns
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,6 +101,54 @@ def ef_sgd(problem: Problem, num_steps: int, compress: Compress) -> Iterator[Sta
         x = x - mean(sent)
         e = [ei - ci for ei, ci in zip(e, sent, strict=True)]
         yield problem.everywhere(x), e
+
+
+def powersgd(
+    problem: Problem,
+    num_steps: int,
+    shapes: Sequence[tuple[int, ...]],
+    rank: int,
+    first_q: Callable[[int, int, int], Array],
+    start_step: int = 1,
+) -> Iterator[State]:
+    """Tensor after tensor, with the error that a worker sees, and Gram and Schmidt's orthogonalisation.
+
+    At first the Q of a tensor is first_q(its number, columns, rank).
+    """
+    zero = 0 * problem.start
+    x, m, e = problem.start.copy(), zero.copy(), problem.everywhere(zero)
+    q: dict[int, Array] = {}
+    for t in range(1, num_steps + 1):
+        gradients = [problem.gradient(x, t, i) for i in range(problem.num_workers)]
+        g, offset = mean(gradients), 0
+        for number, shape in enumerate(shapes):
+            here = slice(offset, offset + math.prod(shape))
+            offset = here.stop
+            if len(shape) < 2 or t < start_step:
+                continue
+            rows, columns = shape[0], math.prod(shape[1:])
+            r = min(rank, rows, columns)
+            matrices = [(gi[here] + ei[here]).reshape(rows, columns) for gi, ei in zip(gradients, e, strict=True)]
+            p = gram_schmidt(mean([matrix @ q.get(number, first_q(number, columns, r)) for matrix in matrices]))
+            own_q = [matrix.T @ p for matrix in matrices]
+            q[number] = mean(own_q)
+            g[here] = (p @ q[number].T).reshape(-1)
+            for ei, matrix, own in zip(e, matrices, own_q, strict=True):
+                ei[here] = (matrix - p @ own.T).reshape(-1)
+        g = g + problem.decay * x
+        m = problem.beta * m + g
+        x = x - problem.eta * (problem.beta * m + g)
+        yield problem.everywhere(x), [ei.copy() for ei in e]
+
+
+def gram_schmidt(matrix: Array) -> Array:
+    """Column after column, made orthogonal to those before, twice, and of length 1."""
+    done: list[Array] = []
+    for column in matrix.T:
+        for _ in range(2):
+            column = column - sum((np.dot(other, column) * other for other in done), np.zeros_like(column))
+        done.append(column / np.linalg.norm(column))
+    return np.stack(done, axis=1)
 
 
 def local_sgd(problem: Problem, num_steps: int, interval: int) -> Iterator[State]:

@@ -1,0 +1,150 @@
+"""PowerSGD: every matrix of the gradient travels as two factors of low rank, found by one step of power iteration.
+
+Source: Vogels et al., "PowerSGD: Practical low-rank gradient compression for distributed optimization", NeurIPS 2019,
+algorithms 1 (the factors) and 2 (error feedback with momentum).
+
+    M_i <- g_i + e_i                    of each tensor of two or more axes, seen as (first axis, rest)
+    P <- mean(M Q);  P <- orthonormal basis of its columns
+    Q_i <- M_i^T P;  Q <- mean(Q)       kept for the next step (warm start); at first random, the same on all workers
+    e_i <- M_i - P Q_i^T
+    g <- P Q^T                          and of other tensors g <- mean(g)
+    m <- beta m + g + lambda x;  x <- x - eta (beta m + g + lambda x)
+
+Momentum and weight decay follow the reduction, so they are those of SGD, and all workers hold the same x. The rank r
+of a matrix is at most its smaller side; there P Q^T = mean(M), and the method is SGD.
+
+Deviations. The error is what the worker itself did not send; the authors' code keeps M_i - P Q^T with the mean Q. Both
+give the same x, but that error adds up g_i - mean(g) for ever. Q's columns get the length 1 before they are used again:
+P spans the same, and M Q, as long as M, fits 16-bit numbers. With those on the wire other tensors have an error, too.
+Cost: 32 (sum of r (rows + columns) over matrices + other numbers) bits per step, two all-reduces: every P with what is
+no matrix, then every Q. Before `start_step`: 32 d bits, one all-reduce.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Unpack
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from algorithms.core.arguments import Common
+from algorithms.core.compressors import FLOAT_BITS
+from algorithms.core.low_rank import LowRank
+from algorithms.core.optimizer import DistributedOptimizer
+from algorithms.core.settings import require_interval
+from algorithms.core.stacked import own_vectors
+from algorithms.core.traffic import Purpose, Traffic
+
+
+class PowerSGD(DistributedOptimizer):
+    """PowerSGD.
+
+    Args:
+        rank: r, of a matrix at most its smaller side.
+        start_step: the first step that compresses, counted from 1; before it gradients are averaged in full.
+        common: see `DistributedOptimizer`.
+    """
+
+    name = "powersgd"
+    formula = "32 (sum of r (rows + columns) + other numbers)"
+    no_compression: ClassVar = {"rank": 1_000_000}
+    tried_with: ClassVar = {"rank": 1}
+    workers_differ = False
+
+    def __init__(self, params: ParamsT, *, rank: int, start_step: int = 1, **common: Unpack[Common]) -> None:
+        require_interval(self.name, "rank", rank)
+        require_interval(self.name, "start_step", start_step)
+        super().__init__(params, **common)
+        self.rank = rank
+        self.start_step = start_step
+        self._low_rank = LowRank(self.flat.layout, rank)
+        self.e = self.new_buffer("error")
+        self.q = self.new_common("right_factors", self._first_factors())
+
+    def _first_factors(self) -> Tensor:
+        factors, draw = self._low_rank, self.draw(0, Purpose.GRADIENT)
+        q = torch.empty(factors.second_numel, dtype=torch.float64, device="cpu")
+        for each in factors.matrices:
+            factors.right(each, q).copy_(draw.normal((each.columns, each.rank), each.number))
+        factors.normalise_(q)
+        return q
+
+    def expected_traffic(self, num_steps: int) -> Traffic:
+        traffic = Traffic()
+        num_full = min(num_steps, self.start_step - 1)
+        num_low = num_steps - num_full
+        bits, collectives = self._compressed_cost()
+        traffic.add(Purpose.GRADIENT, self.float_bits * self.flat.layout.numel * num_full, num_full)
+        traffic.add(Purpose.GRADIENT, bits * num_low, collectives * num_low)
+        return traffic
+
+    def _compressed_cost(self) -> tuple[int, int]:
+        """Payload bits and collectives of a step that compresses."""
+        first, second = self._low_rank.first_numel, self._low_rank.second_numel
+        return self.float_bits * (first + second), bool(first) + bool(second)
+
+    def overall_ratio(self) -> float:
+        """Of the steps that compress: how many times as much SGD sends."""
+        return FLOAT_BITS * self.flat.layout.numel / self._compressed_cost()[0]
+
+    def _update(self, step: int) -> None:
+        if step < self.start_step:
+            self.average_gradients_()
+        else:
+            self._average_in_low_rank_()
+        self.local_step_()
+
+    def _average_in_low_rank_(self) -> None:
+        """g <- P Q^T, and of what is no matrix its mean."""
+        if self._low_rank.layout is not self.flat.layout:  # a script has moved parameters
+            self._low_rank = LowRank(self.flat.layout, self.rank)
+        low, g = self._low_rank, self.flat.gradients
+        ms = own_vectors(self.e.add_(g))
+        first, p = self._average([self._first_message(low, m) for m in ms])
+        # What no worker has a gradient of waits, as in SGD: its error and its Q stay.
+        self.flat.keep_idle_everywhere([p[low.first_parts[number]] for number in self.flat.idle])
+        waiting = [low.second_parts[number] for number in self.flat.idle if number in low.second_parts]
+        low.orthonormalise_(p)
+        second, q = self._average([self._second_message(low, m, p, waiting) for m in ms])
+        for m, sent_first, sent_second in zip(ms, first, second, strict=True):
+            for each in low.matrices:
+                own_q = each.as_in_memory(low.right(each, sent_second))
+                each.of(m).addmm_(low.left(each, p), own_q.T, alpha=-1)
+            low.rest.add_(m, low.others_of(sent_first), alpha=-1)
+        decoded = g if g.dim() == 1 else torch.empty_like(g[0])
+        for each in low.matrices:
+            torch.mm(low.left(each, p), each.as_in_memory(low.right(each, q)).T, out=each.of(decoded))
+        low.rest.copy_(decoded, low.others_of(p))
+        if decoded is not g:
+            g.copy_(decoded)
+            torch.stack(ms, out=self.e)
+        low.normalise_(q)
+        for part in waiting:
+            q[part] = self.q[part]
+        self.q.copy_(q)
+
+    def _average(self, messages: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """What each worker here has sent, and the mean, which all workers have in common."""
+        own, mean = self.average(self.collectives.packed(messages), Purpose.GRADIENT)
+        return own_vectors(own), self.collectives.common(mean)
+
+    def _first_message(self, low: LowRank, m: Tensor) -> Tensor:
+        """Every M Q, and what is no matrix. -0.0 says that this worker has no gradient of a tensor.
+
+        A loop over matrices: they differ in shape and lie where the parameters do, so to batch them would be to copy
+        the whole gradient. What can be had as batches, the factors, is.
+        """
+        parts = [each.of(m) @ each.as_in_memory(low.right(each, self.q)) for each in low.matrices]
+        message = torch.cat([*(part.view(-1) for part in parts), low.rest.gather(m)]).add_(0.0)
+        for number in self.flat.idle:
+            message[low.first_parts[number]] = -0.0
+        return message
+
+    def _second_message(self, low: LowRank, m: Tensor, p: Tensor, waiting: list[slice]) -> Tensor:
+        """Every M^T P, but zeros where all wait."""
+        parts = [each.as_in_tensor(each.of(m).T @ low.left(each, p)) for each in low.matrices]
+        message = torch.cat([m.new_empty(0), *(part.view(-1) for part in parts)])
+        for part in waiting:
+            message[part] = 0.0
+        return message

@@ -1,0 +1,420 @@
+"""PowerSGD on tensors of all sorts: its definition, its invariants, its bits, and all kinds of workers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from algorithms import Collectives, StackedCollectives
+from algorithms.core.layout import Layout
+from algorithms.core.low_rank import LowRank
+from algorithms.core.randomness import Draw
+from algorithms.core.traffic import Entry
+from algorithms.powersgd import PowerSGD
+from tests.algorithms import transcription
+from tests.algorithms.problems import reloaded, workers
+from tests.algorithms.transcription import Array, Problem
+
+# A convolution, vectors, matrices wide and tall, two of one shape, a scalar and a column.
+SHAPES: list[tuple[int, ...]] = [(4, 3, 2, 2), (5,), (6, 7), (9, 4), (), (6, 7), (3, 1), (1, 5)]
+SIZES = [math.prod(shape) for shape in SHAPES]
+NUMEL = sum(SIZES)
+SEED, NUM_WORKERS = 5, 3
+
+Gradient = Callable[[Array, int, int], Array]
+
+
+def towards_targets(x: Array, step: int, worker: int) -> Array:
+    """Of a square distance to a target that is the worker's own, with noise."""
+    target = np.random.default_rng([7, worker]).normal(0, 1, NUMEL)
+    noise: Array = np.random.default_rng([step, worker]).normal(0, 1, NUMEL)
+    return x - target + noise
+
+
+def start() -> Array:
+    return np.random.default_rng(0).normal(0, 1, NUMEL)
+
+
+def parameters_at(x: Array, dtype: torch.dtype = torch.float64) -> list[nn.Parameter]:
+    parts = np.split(x, np.cumsum(SIZES)[:-1])
+    return [nn.Parameter(torch.from_numpy(p.reshape(s)).to(dtype)) for p, s in zip(parts, SHAPES, strict=True)]
+
+
+def make(collectives: Collectives | None = None, dtype: torch.dtype = torch.float64, **given: Any) -> PowerSGD:
+    return PowerSGD(
+        parameters_at(start(), dtype), collectives=collectives, **{"lr": 0.1, "rank": 2, "seed": SEED, **given}
+    )
+
+
+def step(optimizer: PowerSGD, gradient: Array) -> None:
+    for parameter, part in zip(optimizer.flat.tensors, np.split(gradient, np.cumsum(SIZES)[:-1]), strict=True):
+        parameter.grad = torch.from_numpy(part.reshape(parameter.shape)).to(parameter.dtype)
+    optimizer.step()
+
+
+def states(
+    num_steps: int, num_workers: int = NUM_WORKERS, gradient: Gradient = towards_targets, **given: Any
+) -> list[list[tuple[Array, Array]]]:
+    """After each step, of each worker, its parameters and its error."""
+
+    def work(collectives: Collectives) -> list[tuple[Array, Array]]:
+        optimizer, seen = make(collectives, **given), []
+        for number in range(1, num_steps + 1):
+            step(optimizer, gradient(optimizer.flat.parameters.numpy().copy(), number, collectives.rank))
+            assert optimizer.error is not None
+            seen.append((optimizer.flat.parameters.numpy().copy(), optimizer.error.numpy().copy()))
+        return seen
+
+    return [list(of_all) for of_all in zip(*workers(work, num_workers), strict=True)]
+
+
+def first_q(number: int, columns: int, rank: int) -> Array:
+    return Draw(SEED, 0, "gradient").normal((columns, rank), number).double().numpy()
+
+
+def assert_same(actual: Any, expected: Any, tolerance: float = 1e-12) -> None:
+    np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize(("rank", "start_step"), [(1, 1), (2, 1), (3, 1), (4, 1), (2, 6)])
+def test_it_is_what_the_paper_says(rank: int, start_step: int, momentum: float) -> None:
+    ones = np.ones(NUMEL)
+    problem = Problem(start(), towards_targets, NUM_WORKERS, 0.1 * ones, momentum, 0.02 * ones)
+    expected = transcription.powersgd(problem, 15, SHAPES, rank, first_q, start_step)
+    given = {"rank": rank, "start_step": start_step, "momentum": momentum, "weight_decay": 0.02}
+    for number, (of_all, (xs, es)) in enumerate(zip(states(15, **given), expected, strict=True), start=1):
+        tolerance = 1e-12 if number < 9 else 1e-9  # rounding grows as a power iteration's directions turn
+        assert_same([x for x, _ in of_all], xs, tolerance)
+        assert_same([e for _, e in of_all], es, tolerance)
+
+
+# Invariants.
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_many_workers_are_one_that_is_fed_the_mean_gradient(rank: int) -> None:
+    def mean_gradient(x: Array, number: int, worker: int) -> Array:
+        return transcription.mean([towards_targets(x, number, each) for each in range(NUM_WORKERS)])
+
+    many = states(20, rank=rank, momentum=0.9)
+    for of_all, ((x, e),) in zip(many, states(20, 1, mean_gradient, rank=rank, momentum=0.9), strict=True):
+        assert_same([own for own, _ in of_all], [x] * NUM_WORKERS, 1e-11)
+        assert_same(transcription.mean([own for _, own in of_all]), e, 1e-11)
+    assert np.ptp([own for _, own in many[-1]], axis=0).max() > 0.1, "the workers' errors differ"
+
+
+def test_what_was_done_and_what_is_kept_are_all_that_there_was() -> None:
+    """With a learning rate of 1 and no momentum the parameters are the sum of the outputs."""
+
+    def given(x: Array, number: int, worker: int) -> Array:
+        return towards_targets(0 * x, number, worker)
+
+    total = np.zeros(NUMEL)
+    for number, of_all in enumerate(states(20, gradient=given, lr=1.0), start=1):
+        total += transcription.mean([given(total, number, worker) for worker in range(NUM_WORKERS)])
+        assert_same(start() - of_all[0][0] + transcription.mean([e for _, e in of_all]), total)
+
+
+def of_rank_one(x: Array, number: int, worker: int) -> Array:
+    """First matrices have one row that is not 0, and then none: whoever follows them loses all other directions."""
+    gradient = towards_targets(x, number, worker)
+    if number < 4:
+        for offset, size, shape in zip(np.cumsum([0, *SIZES]), SIZES, SHAPES, strict=False):
+            gradient[offset + (size // shape[0] if number == 1 and shape else 0) : offset + size] = 0
+    return gradient
+
+
+@pytest.mark.parametrize("gradient", [towards_targets, of_rank_one])
+def test_at_full_rank_it_is_sgd_from_the_first_step(gradient: Gradient) -> None:
+    """The smaller side of the greatest matrix is 6."""
+    ones = np.ones(NUMEL)
+    sgd = transcription.sgd(Problem(start(), gradient, NUM_WORKERS, 0.1 * ones, 0.9, 0.02 * ones), 12)
+    full = states(12, gradient=gradient, rank=6, momentum=0.9, weight_decay=0.02)
+    for of_all, (xs, _) in zip(full, sgd, strict=True):
+        assert_same([x for x, _ in of_all], xs)
+        assert np.abs(transcription.mean([e for _, e in of_all])).max() < 1e-13
+    lower = states(12, gradient=gradient, rank=5, momentum=0.9, weight_decay=0.02)
+    assert np.abs(lower[-1][0][0] - full[-1][0][0]).max() > 1e-3
+
+
+def test_an_output_has_the_rank_and_is_a_projection_of_what_there_was() -> None:
+    """P^T P = I, seen from outside: the output D of mean matrix M is P P^T M, so D^T (M - D) = 0."""
+    before = start()
+    errors = np.zeros(NUMEL)
+    for number, of_all in enumerate(states(10, rank=2, lr=1.0), start=1):
+        gradients = [towards_targets(before, number, worker) for worker in range(NUM_WORKERS)]
+        there = transcription.mean(gradients) + errors
+        outputs = before - of_all[0][0]
+        before, errors = of_all[0][0], transcription.mean([e for _, e in of_all])
+        for offset, size, shape in zip(np.cumsum([0, *SIZES]), SIZES, SHAPES, strict=False):
+            output = outputs[offset : offset + size]
+            if len(shape) < 2:
+                assert_same(output, there[offset : offset + size])
+                continue
+            matrix = output.reshape(shape[0], -1)
+            left = there[offset : offset + size].reshape(shape[0], -1) - matrix
+            assert np.linalg.matrix_rank(matrix, tol=1e-9) == min(2, *matrix.shape)
+            assert_same(matrix.T @ left, 0, 1e-11)
+
+
+def matrices_of_all_kinds() -> Iterator[tuple[str, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    plain = torch.randn(8, 3, generator=generator, dtype=torch.float64)
+    yield "plain", plain
+    yield "of rank 1", plain[:, :1] * plain[0]
+    yield "a column of 0", plain * torch.tensor([1.0, 0.0, 1.0])
+    yield "0", 0 * plain
+    yield "tiny", 1e-150 * plain
+    yield "huge", 1e150 * plain
+    yield "columns of all sizes", plain * torch.tensor([1e-12, 1.0, 1e12])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_the_columns_of_p_are_orthonormal_and_span_what_they_spanned(dtype: torch.dtype) -> None:
+    low = LowRank(Layout.of([torch.empty(8, 5)]), 3)
+    (matrix,) = low.matrices
+    exact = torch.finfo(dtype).eps * 10
+    for name, p in matrices_of_all_kinds():
+        if dtype != torch.float64 and name in ("tiny", "huge", "columns of all sizes"):
+            continue
+        message = p.to(dtype).reshape(-1).clone()
+        low.orthonormalise_(message)
+        basis = low.left(matrix, message).double()
+        torch.testing.assert_close(basis.T @ basis, torch.eye(3, dtype=torch.float64), rtol=0, atol=exact)
+        size = float(p.abs().max()) or 1.0
+        torch.testing.assert_close(basis @ (basis.T @ p) / size, p / size, rtol=0, atol=exact)
+
+
+def norms(gradient: Gradient, num_steps: list[int]) -> tuple[list[float], list[float]]:
+    """Of worker 0 after these steps: its error, and what it were with the mean Q: all it was given less all outputs."""
+    own, others, total = [], [], np.zeros(NUMEL)
+    for number, of_all in enumerate(states(num_steps[-1], gradient=gradient, lr=1.0, rank=1), start=1):
+        total += gradient(total, number, 0)
+        if number in num_steps:
+            own.append(float(np.linalg.norm(of_all[0][1])))
+            others.append(float(np.linalg.norm(total - (start() - of_all[0][0]))))
+    return own, others
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_the_local_error_stays_bounded_where_that_of_the_mean_factors_grows(shift: float) -> None:
+    """With noise alone as the square root of the number of steps, with data that differ in kind as that number."""
+
+    def given(x: Array, number: int, worker: int) -> Array:
+        kind: Array = np.random.default_rng([7, worker]).normal(0, shift, NUMEL)
+        return kind + np.random.default_rng([number, worker]).normal(0, 1, NUMEL)
+
+    own, mean_factors = norms(given, [50, 200, 800])
+    assert max(own) < 1.7 * min(own)
+    growth = 3.0 if shift == 0 else 8.0
+    assert mean_factors[2] > growth * mean_factors[0]
+
+
+# Bits.
+
+
+def test_bits_counted_by_hand() -> None:
+    """Matrices of 4 x 12, 6 x 7 twice, 9 x 4, 3 x 1 and 1 x 5; 6 numbers are in none."""
+    for rank, numbers in (
+        (1, 16 + 13 + 13 + 13 + 4 + 6),
+        (3, 48 + 39 + 39 + 39 + 4 + 6),
+        (100, 64 + 78 + 78 + 52 + 4 + 6),
+    ):
+        optimizer = make(rank=rank)
+        assert optimizer.expected_traffic(10).training()["gradient"] == Entry(10 * 32 * (numbers + 6), 20)
+        assert optimizer.overall_ratio() == pytest.approx(NUMEL / (numbers + 6))
+    late = make(rank=1, start_step=4)
+    assert late.expected_traffic(3).training()["gradient"] == Entry(3 * 32 * NUMEL, 3)
+    assert late.expected_traffic(5).training()["gradient"] == Entry(3 * 32 * NUMEL + 2 * 32 * 71, 3 + 4)
+    assert late.overall_ratio() == make(rank=1).overall_ratio()
+    vectors = PowerSGD([nn.Parameter(torch.zeros(7))], lr=0.1, rank=1)
+    assert vectors.expected_traffic(10).training()["gradient"] == Entry(10 * 32 * 7, 10), "there is no second message"
+
+
+@pytest.mark.parametrize("wire", [None, torch.float16])
+@pytest.mark.parametrize("start_step", [1, 4])
+def test_what_is_sent_is_what_is_counted(start_step: int, wire: torch.dtype | None) -> None:
+    def work(collectives: Collectives) -> None:
+        optimizer = make(collectives, torch.float32, start_step=start_step, wire=wire)
+        for number in range(1, 8):
+            step(optimizer, towards_targets(start(), number, collectives.rank))
+            assert optimizer.traffic.training() == optimizer.expected_traffic(number).training()
+
+    workers(work, 2)
+
+
+# State.
+
+
+@pytest.mark.parametrize("stop", [2, 4, 7])
+def test_resumed_equals_uninterrupted_to_the_bit(stop: int) -> None:
+    def work(collectives: Collectives) -> tuple[Tensor, Tensor]:
+        def train(optimizer: PowerSGD, numbers: range) -> Tensor:
+            for number in numbers:
+                step(optimizer, towards_targets(optimizer.flat.parameters.double().numpy(), number, collectives.rank))
+            return optimizer.flat.parameters.clone()
+
+        first = make(collectives, torch.float32, momentum=0.9, start_step=4)
+        values, state = train(first, range(1, stop + 1)), reloaded(first.state_dict())
+        again = make(collectives, torch.float32, momentum=0.9, start_step=4, seed=SEED + 1)
+        again.flat.parameters.copy_(values)
+        again.load_state_dict(state)
+        return train(first, range(stop + 1, 12)), train(again, range(stop + 1, 12))
+
+    for through, resumed in workers(work, 2):
+        assert torch.equal(through, resumed)
+
+
+def test_a_state_of_other_factors_is_refused() -> None:
+    state = make(rank=2).state_dict()
+    with pytest.raises(ValueError, match="rank = 2, this has 3"):
+        make(rank=3).load_state_dict(state)
+    state["flat"]["right_factors"] = state["flat"]["right_factors"][:-1]
+    with pytest.raises(ValueError, match=r"does not fit powersgd.*right_factors"):
+        make(rank=2).load_state_dict(state)
+    del state["flat"]["right_factors"]
+    with pytest.raises(ValueError, match=r"does not fit powersgd.*right_factors"):
+        make(rank=2).load_state_dict(state)
+
+
+def test_the_first_factors_are_drawn_from_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = make().q.clone()
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(first, other) for other in workers(lambda collectives: make(collectives).q.clone(), 3))
+    assert not torch.equal(first, make(seed=SEED + 1).q)
+    with torch.device("meta"):
+        planned = PowerSGD([nn.Parameter(torch.empty(shape)) for shape in SHAPES], lr=0.1, rank=2)
+    assert planned.expected_traffic(7) == make(rank=2, dtype=torch.float32).expected_traffic(7)
+
+
+# All kinds of workers.
+
+WIDE: list[tuple[int, ...]] = [(7, 1001), (3,), (65, 143), (33, 8, 3, 3), (65, 143)]
+"""Of sizes and places at which a product of a matrix and a vector is rounded as the vector's place in memory has it."""
+
+
+def wide_gradient(shape: tuple[int, ...], number: int, rank: int, step: int) -> Tensor:
+    generator = torch.Generator().manual_seed(1000 * step + 10 * number + rank)
+    return torch.randn(shape, generator=generator)
+
+
+@pytest.mark.parametrize("wire", [None, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("rank", [1, 2, 5])
+def test_stacked_workers_equal_threads_to_the_bit(rank: int, wire: torch.dtype | None) -> None:
+    given = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "rank": rank, "start_step": 2, "wire": wire}
+
+    def work(collectives: Collectives) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+        tensors = [nn.Parameter(wide_gradient(shape, number, 0, 0)) for number, shape in enumerate(WIDE)]
+        optimizer = PowerSGD(tensors, collectives=collectives, **given)
+        for each in range(1, 7):
+            for number, tensor in enumerate(tensors):
+                tensor.grad = wide_gradient(tensor.shape, number, collectives.rank, each)
+            optimizer.step()
+        assert optimizer.error is not None
+        return optimizer.flat.parameters, optimizer.error, optimizer.q, optimizer.traffic.state_dict()
+
+    collectives = StackedCollectives(3)
+    tensors = [nn.Parameter(wide_gradient(shape, number, 0, 0).expand(3, *shape)) for number, shape in enumerate(WIDE)]
+    stacked = PowerSGD(tensors, collectives=collectives, **given)
+    for each in range(1, 7):
+        for number, tensor in enumerate(tensors):
+            tensor.grad = torch.stack([wide_gradient(WIDE[number], number, rank, each) for rank in range(3)])
+        stacked.step()
+    assert stacked.error is not None
+    for own, (parameters, error, q, traffic) in enumerate(workers(work, 3)):
+        assert torch.equal(stacked.flat.parameters[own], parameters)
+        assert torch.equal(stacked.error[own], error)
+        assert torch.equal(stacked.q, q)
+        training = {key: value for key, value in traffic.items() if key != "control"}
+        assert {key: value for key, value in stacked.traffic.state_dict().items() if key != "control"} == training
+
+
+# Tensors without a gradient, small numbers, and what goes wrong.
+
+
+def test_a_matrix_that_no_worker_has_a_gradient_of_waits_and_others_go_on() -> None:
+    """Matrix 2 is idle on worker 0 in step 4, and on both in steps 5 and 6: only then nothing of it changes."""
+
+    def work(collectives: Collectives) -> list[list[Tensor]]:
+        optimizer, seen = make(collectives, momentum=0.9, weight_decay=0.1), []
+        low = optimizer._low_rank
+        for number in range(1, 8):
+            for parameter in optimizer.flat.tensors:
+                parameter.grad = None
+            gradient = towards_targets(start(), number, collectives.rank)
+            idle = {4: collectives.rank == 0, 5: True, 6: True}.get(number, False)
+            parts = np.split(gradient, np.cumsum(SIZES)[:-1])
+            for place, (parameter, part) in enumerate(zip(optimizer.flat.tensors, parts, strict=True)):
+                if place != 2 or not idle:
+                    parameter.grad = torch.from_numpy(part.reshape(parameter.shape))
+            optimizer.step()
+            assert optimizer.error is not None
+            window = optimizer.flat.layout.tensors[2]
+            vectors = [optimizer.flat.parameters, optimizer.error, optimizer._buffers["momentum"]]
+            mine = [window.view(vector) for vector in vectors] + [optimizer.q[low.second_parts[2]]]
+            seen.append([tensor.detach().clone() for tensor in [*mine, optimizer.flat.parameters]])
+        return seen
+
+    first, second = workers(work, 2)
+    for number, (here, there) in enumerate(zip(first, second, strict=True), start=1):
+        assert torch.equal(here[-1], there[-1]), "the workers hold the same parameters"
+        assert torch.equal(here[3], there[3])
+        before = first[number - 2]
+        waits = [torch.equal(a, b) for a, b in zip(here, before, strict=True)]
+        assert number == 1 or waits == [number in (5, 6)] * 4 + [False]
+        assert here[1].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_parameters_of_16_bits_follow_those_of_32(dtype: torch.dtype) -> None:
+    results = []
+    for kind in (dtype, torch.float32):
+        optimizer = make(dtype=kind, lr=0.05, momentum=0.9)
+        for number in range(1, 11):
+            step(optimizer, towards_targets(optimizer.flat.parameters.double().numpy(), number, 0))
+        results.append(optimizer.flat.parameters.double())
+    moved = (results[1] - torch.from_numpy(start())).norm()
+    assert (results[0] - results[1]).norm() < 0.05 * moved
+
+
+def test_small_gradients_do_not_vanish_on_a_wire_of_16_bits() -> None:
+    """Q is as long as the gradient was, so M Q would be of the order of 1e-10, which 16 bits cannot hold."""
+
+    def small(x: Array, number: int, worker: int) -> Array:
+        return 1e-5 * towards_targets(0 * x, 1, worker)
+
+    full, short = (states(6, gradient=small, lr=1e4, rank=1, wire=wire)[-1][0][0] for wire in (None, torch.float16))
+    assert np.linalg.norm(short - full) < 0.02 * np.linalg.norm(full - start())
+
+
+def test_what_rounding_took_is_kept() -> None:
+    """Also of what is no matrix: with the error it is what there was."""
+    total, before = np.zeros(NUMEL), start()
+    for number, of_all in enumerate(states(8, 1, wire=torch.bfloat16, lr=1.0, rank=6), start=1):
+        total += towards_targets(before, number, 0)
+        before = of_all[0][0]
+        assert_same(start() - before + of_all[0][1], total)
+        assert np.abs(of_all[0][1]).max() > 1e-4
+
+
+def test_numbers_that_are_none_stay_so_and_raise_nothing() -> None:
+    optimizer = make()
+    step(optimizer, np.full(NUMEL, np.nan))
+    step(optimizer, np.full(NUMEL, np.inf))
+    assert not torch.isfinite(optimizer.flat.parameters).any()
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, True, "2"])
+@pytest.mark.parametrize("key", ["rank", "start_step"])
+def test_what_cannot_be(key: str, wrong: Any) -> None:
+    with pytest.raises(ValueError, match=f"powersgd: {key} must be an integer from 1 up"):
+        make(**{key: wrong})
