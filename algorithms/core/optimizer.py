@@ -64,6 +64,10 @@ class DistributedOptimizer(Optimizer):
     """Whether workers' parameters may differ after a step; then each worker's state holds its own."""
     state_is_common: ClassVar[bool] = False
     """Whether all workers' states are one and the same, and fit any number of workers."""
+    nesterov: ClassVar[bool] = True
+    """Whether the momentum is Nesterov's; if not, it is the heavy ball's with dampening, v <- beta v + (1 - beta) g."""
+    missing_is_zero: ClassVar[bool] = False
+    """Whether a gradient that is missing counts as zero, not as none at all; a frozen parameter stays all the same."""
     _step_supports_amp_scaling = True
     # Set by torch.amp.GradScaler for the time of a step; it multiplies a grad_scale that is there, so none is.
     found_inf: Tensor
@@ -200,10 +204,11 @@ class DistributedOptimizer(Optimizer):
         """Do step number `step`, counted from 1: gradients are in `flat.gradients`, parameters in `flat.parameters`."""
 
     def overall_ratio(self) -> float:
-        """How many times as much SGD sends on average, whose 32 d bits a step are 1; infinite where nothing is sent."""
+        """How many times as much SGD sends in the long run, whose 32 d bits a step are 1; infinite for nothing."""
         intervals = math.prod(value for value in self.settings.values() if type(value) is int)
         num_steps = intervals * math.ceil(100 / intervals)  # whole intervals; where draws differ, about their mean
-        bits = self.expected_traffic(num_steps).training_bits
+        sent = [self.expected_traffic(steps).training_bits for steps in (num_steps, 2 * num_steps)]
+        bits = sent[1] - sent[0]  # without what is sent but once, at the start
         return FLOAT_BITS * self.flat.layout.numel * num_steps / bits if bits else math.inf
 
     def __repr__(self) -> str:
