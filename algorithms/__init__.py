@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from algorithms.cser import CSER as CSER
     from algorithms.cser_pl import CSERPL as CSERPL
     from algorithms.cser_released import CSERReleased as CSERReleased
+    from algorithms.diloco import DiLoCo as DiLoCo
+    from algorithms.ef21_sgdm import EF21SGDM as EF21SGDM
     from algorithms.ef_sgd import EFSGD as EFSGD
     from algorithms.local_sgd import LocalSGD as LocalSGD
     from algorithms.mcser import MCSER as MCSER

@@ -21,10 +21,11 @@ def in_words(settings: Mapping[str, Any], wire: torch.dtype | None) -> dict[str,
 def overall_ratio(
     settings: Mapping[str, Any], num_parameters: int, expected_traffic: Callable[[int], Traffic]
 ) -> float:
-    """How many times as much SGD sends on average, whose 32 d bits a step are 1; infinite where nothing is sent."""
+    """How many times as much SGD sends in the long run (32 d bits a step are 1); infinite where nothing is sent."""
     intervals = math.prod(value for value in settings.values() if type(value) is int)
     num_steps = intervals * math.ceil(100 / intervals)  # whole intervals; where draws differ, about their mean
-    bits = expected_traffic(num_steps).training_bits
+    sent = [expected_traffic(steps).training_bits for steps in (num_steps, 2 * num_steps)]
+    bits = sent[1] - sent[0]  # without what is sent but once, at the start
     return FLOAT_BITS * num_parameters * num_steps / bits if bits else math.inf
 
 

@@ -68,6 +68,10 @@ class DistributedOptimizer(Optimizer):
     """Whether all workers' states are one and the same, and fit any number of workers."""
     without_momentum: ClassVar[str | None] = None
     """What the method is called without momentum, where that is another one: then the momentum must not be 0."""
+    nesterov: ClassVar[bool] = True
+    """Whether the momentum is Nesterov's; if not, it is the heavy ball's with dampening, v <- beta v + (1 - beta) g."""
+    missing_is_zero: ClassVar[bool] = False
+    """Whether a gradient that is missing counts as zero, not as none at all; a frozen parameter stays all the same."""
     _step_supports_amp_scaling = True
     # Set by torch.amp.GradScaler for the time of a step; it multiplies a grad_scale that is there, so none is.
     found_inf: Tensor
@@ -180,7 +184,7 @@ class DistributedOptimizer(Optimizer):
         """Do step number `step`, counted from 1: gradients are in `flat.gradients`, parameters in `flat.parameters`."""
 
     def overall_ratio(self) -> float:
-        """How many times as much SGD sends on average, whose 32 d bits a step are 1; infinite where nothing is sent."""
+        """How many times as much SGD sends in the long run (32 d bits a step are 1); infinite where nothing is sent."""
         return overall_ratio(self.settings, self.flat.layout.numel, self.expected_traffic)
 
     def __repr__(self) -> str:

@@ -27,6 +27,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ef_sgd": {"compressor": {"kind": "block", "ratio": 256}},
     "qsparse_local_sgd": {"compressor": {"kind": "block", "ratio": 32}, "sync_interval": 8},
     "local_sgd": {"sync_interval": 256},
+    "diloco": {"sync_interval": 256},
+    "ef21_sgdm": {"compressor": {"kind": "block", "ratio": 256}},
     "csea": {"error_compressor": {"kind": "block", "ratio": 256}},
     "cser_pl": {"error_compressor": {"kind": "block", "ratio": 16}, "reset_interval": 16},
     "cser": _CSER,

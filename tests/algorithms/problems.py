@@ -89,6 +89,47 @@ def batch_loss(model: nn.Module, step: int, rank: int) -> Tensor:
     return (model(inputs) - targets).square().mean()
 
 
+class HeavyBall(torch.optim.Optimizer):
+    """v <- beta v + (1 - beta) g from v = g on, x <- x - eta v; no gradient is a zero one, a frozen parameter stays."""
+
+    def __init__(self, params: Any, lr: float, momentum: float, weight_decay: float) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        begins = not self.state
+        for group in self.param_groups:
+            beta = 0.0 if begins else group["momentum"]
+            for x in group["params"]:
+                v = self.state[x].setdefault("v", torch.zeros_like(x))
+                g = torch.zeros_like(x) if x.grad is None else x.grad + group["weight_decay"] * x
+                v.copy_(beta * v + (1 - beta) * g)
+                if x.requires_grad:
+                    x.sub_(group["lr"] * v)
+
+
+def torch_sgd(name: str, params: Any, **common: float) -> torch.optim.Optimizer:
+    """What an algorithm is without compression, tensor by tensor."""
+    if algorithms()[name].nesterov:
+        return torch.optim.SGD(params, nesterov=True, **common)
+    return HeavyBall(params, **common)
+
+
+def flat_parameters(model: nn.Module) -> Tensor:
+    return torch.cat([parameter.detach().reshape(-1) for parameter in ordered(model)])
+
+
+def plain_sgd(name: str, world_size: int, num_steps: int) -> Tensor:
+    """The parameters after `torch_sgd` on the average gradient."""
+    model = make_model()
+    optimizer = torch_sgd(name, groups(model), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    for step in range(1, num_steps + 1):
+        optimizer.zero_grad()
+        torch.stack([batch_loss(model, step, rank) for rank in range(world_size)]).mean().backward()
+        optimizer.step()
+    return flat_parameters(model)
+
+
 def own_settings(
     name: str, compressors: Sequence[Compressor] = (Identity(),), interval: int = 1, **overrides: Any
 ) -> dict[str, Any]:
@@ -192,3 +233,41 @@ def reloaded(state: Any) -> Any:
     torch.save(state, file)
     file.seek(0)
     return torch.load(file, weights_only=True)
+
+
+def uninterrupted(name: str, own: dict[str, Any], stops: tuple[int, ...]) -> list[tuple[dict[int, Any], Tensor]]:
+    """Of each worker, checkpoints made on the way, and the parameters after 12 steps."""
+
+    def work(collectives: Collectives) -> tuple[dict[int, Any], Tensor]:
+        model = make_model(torch.float32, seed=collectives.rank)
+        optimizer = make_optimizer(name, model, own, collectives, seed=3)
+        checkpoints = {}
+        for step in range(1, 13):
+            train(optimizer, model, collectives.rank, [step])
+            if step in stops:
+                checkpoints[step] = reloaded({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+        return checkpoints, flat_of(optimizer)
+
+    return workers(work, 2)
+
+
+def resumed(name: str, own: dict[str, Any], checkpoints: list[Any], stop: int) -> list[Tensor]:
+    """The same by optimisers that know no more than the checkpoints."""
+
+    def work(collectives: Collectives) -> Tensor:
+        model = make_model(torch.float32, seed=7)
+        optimizer = make_optimizer(name, model, own, collectives, lr=0.7)
+        model.load_state_dict(checkpoints[collectives.rank]["model"])
+        optimizer.load_state_dict(checkpoints[collectives.rank]["optimizer"])
+        assert optimizer.num_steps == stop
+        train(optimizer, model, collectives.rank, range(stop + 1, 13))
+        return flat_of(optimizer)
+
+    return workers(work, 2)
+
+
+def assert_resumable(name: str, own: dict[str, Any], stops: tuple[int, ...]) -> None:
+    runs = uninterrupted(name, own, stops)
+    for stop in stops:
+        for again, (_, final) in zip(resumed(name, own, [saved[stop] for saved, _ in runs], stop), runs, strict=True):
+            assert torch.equal(again, final), f"after step {stop}"

@@ -31,13 +31,15 @@ PATIENCE = 4
 
 KEYS = ["blocks", "top_k"]
 RUNS = [(name, key) for name in NAMES for key in named_compressors(name, {key: COMPRESSORS[key] for key in KEYS})]
-RUNS.append(("ef_sgd", "qsgd"))
+RUNS += [("ef_sgd", "qsgd"), ("diloco", "fragments")]
+FRAGMENTS = {"sync_interval": 6, "num_fragments": 3}
 
 
 def final_state(collectives: Collectives, name: str, key: str) -> tuple[Tensor, dict[str, Any]]:
     """The parameters after a short training, and what it sent."""
     model = make_model(torch.float32, seed=collectives.rank)
-    optimizer = make_optimizer(name, model, own_settings(name, [COMPRESSORS[key]], 4), collectives)
+    own = FRAGMENTS if key == "fragments" else own_settings(name, [COMPRESSORS[key]], 4)
+    optimizer = make_optimizer(name, model, own, collectives)
     train(optimizer, model, collectives.rank, range(1, NUM_STEPS + 1))
     return flat_of(optimizer), optimizer.traffic.state_dict()
 

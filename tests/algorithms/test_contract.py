@@ -30,7 +30,6 @@ from algorithms.core.compressors import Gathered, SharedSupport
 from algorithms.core.layout import Layout, Support
 from algorithms.core.randomness import Draw
 from algorithms.core.traffic import Entry
-from algorithms.cser import CSER
 from algorithms.local_sgd import LocalSGD
 from algorithms.registry import settings
 from tests.algorithms import problems
@@ -44,41 +43,26 @@ from tests.algorithms.problems import (
     NUM_PARAMETERS,
     SHARED,
     WEIGHT_DECAY,
+    assert_resumable,
     batch_loss,
     every_switch,
     flat_of,
+    flat_parameters,
     groups,
     make_model,
     make_optimizer,
     named_compressors,
-    ordered,
     own_settings,
-    reloaded,
+    plain_sgd,
     switches,
     takes_any,
+    torch_sgd,
     train,
     trained,
     workers,
 )
 
-SGD_WHEN_LOSSLESS = [name for name, algorithm in algorithms().items() if algorithm.no_compression is not None]
-FAMILY = [name for name, algorithm in algorithms().items() if issubclass(algorithm, CSER)]
 PAIRS = [(name, key) for name in NAMES for key in named_compressors(name, COMPRESSORS)]
-
-
-def flat_parameters(model: nn.Module) -> Tensor:
-    return torch.cat([parameter.detach().reshape(-1) for parameter in ordered(model)])
-
-
-def plain_sgd(world_size: int, num_steps: int) -> Tensor:
-    """The parameters after torch.optim.SGD on the average gradient."""
-    model = make_model()
-    optimizer = torch.optim.SGD(groups(model), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True)
-    for step in range(1, num_steps + 1):
-        optimizer.zero_grad()
-        sum(batch_loss(model, step, rank) for rank in range(world_size)).div(world_size).backward()
-        optimizer.step()
-    return flat_parameters(model)
 
 
 def assert_close(actual: Tensor, expected: Tensor, atol: float = 1e-12) -> None:
@@ -128,24 +112,6 @@ def test_only_an_integer_that_is_1_without_compression_is_an_interval(monkeypatc
         own_settings("low_rank")
 
 
-@pytest.mark.parametrize(
-    ("name", "world_size"), [(name, 1) for name in NAMES] + [(name, 4) for name in SGD_WHEN_LOSSLESS]
-)
-def test_without_compression_it_is_sgd(name: str, world_size: int) -> None:
-    expected = plain_sgd(world_size, 15)
-    forms = [{}, {"explicit_error": True}] if "explicit_error" in switches(name) else [{}]
-    for chosen in forms:
-        for parameters in trained(name, own_settings(name, **chosen), world_size, 15):
-            assert_close(parameters, expected)
-
-
-@pytest.mark.parametrize("interval", [1, 3])
-@pytest.mark.parametrize(("name", "key"), [(name, key) for name, key in PAIRS if name in FAMILY])
-def test_one_worker_of_the_cser_family_is_sgd(name: str, key: str, interval: int) -> None:
-    (parameters,) = trained(name, own_settings(name, [COMPRESSORS[key]], interval), 1, 12)
-    assert_close(parameters, plain_sgd(1, 12))
-
-
 # As PyTorch users expect.
 
 SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer], LRScheduler]] = {
@@ -168,7 +134,7 @@ def test_learning_rate_schedulers(name: str, scheduler: str) -> None:
         return flat_parameters(model)
 
     model, plain = make_model(), make_model()
-    reference = torch.optim.SGD(groups(plain), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True)
+    reference = torch_sgd(name, groups(plain), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     assert_close(run(model, make_optimizer(name, model, own_settings(name))), run(plain, reference))
 
 
@@ -189,7 +155,7 @@ def test_any_way_to_clear_gradients(name: str, zeroing: str) -> None:
         ZEROINGS[zeroing](optimizer, model)
         batch_loss(model, step, 0).backward()
         optimizer.step()
-    assert_close(flat_parameters(model), plain_sgd(1, 10))
+    assert_close(flat_parameters(model), plain_sgd(name, 1, 10))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -201,7 +167,7 @@ def test_gradients_that_someone_replaced(name: str) -> None:
         for parameter, gradient in zip(model.parameters(), gradients, strict=True):
             parameter.grad = gradient
         optimizer.step()
-    assert_close(flat_parameters(model), plain_sgd(1, 10))
+    assert_close(flat_parameters(model), plain_sgd(name, 1, 10))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -236,21 +202,28 @@ def test_a_parameter_without_gradient_is_left_as_it_is(name: str) -> None:
         batch_loss(model, step, 0).backward()
         optimizer.step()
     assert_close(idle.detach(), torch.arange(4, dtype=torch.float64), atol=0)
-    assert_close(flat_parameters(model), plain_sgd(1, 10))
+    assert_close(flat_parameters(model), plain_sgd(name, 1, 10))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_gradient_that_stops_is_not_used_again(name: str) -> None:
-    parameter = nn.Parameter(torch.ones(2, dtype=torch.float64))
-    other = nn.Parameter(torch.ones(2, dtype=torch.float64))
-    optimizer = algorithms()[name]([parameter, other], lr=1.0, momentum=0.5, **own_settings(name))
-    (parameter.sum() + other.sum()).backward()
-    optimizer.step()
-    moved = other.detach().clone()
-    parameter.grad, other.grad = None, None
-    parameter.sum().backward()
-    optimizer.step()
-    assert_close(moved, other.detach(), atol=0)
+    def moved_to(make: Callable[[list[nn.Parameter]], torch.optim.Optimizer]) -> list[Tensor]:
+        parameter, other = (nn.Parameter(torch.ones(2, dtype=torch.float64)) for _ in range(2))
+        optimizer = make([parameter, other])
+        (parameter.sum() + other.sum()).backward()
+        places = []
+        for _ in range(2):
+            optimizer.step()
+            places.append(other.detach().clone())
+            parameter.grad, other.grad = None, None
+            parameter.sum().backward()
+        return places
+
+    own = own_settings(name)
+    first, second = moved_to(lambda params: algorithms()[name](params, lr=1.0, momentum=0.5, **own))
+    expected = moved_to(lambda params: torch_sgd(name, params, lr=1.0, momentum=0.5, weight_decay=0.0))
+    assert_close(torch.stack([first, second]), torch.stack(expected), atol=0)
+    assert torch.equal(first, second) != algorithms()[name].missing_is_zero
 
 
 class ConvNet(nn.Module):
@@ -304,44 +277,6 @@ def test_channels_last_changes_nothing_but_the_strides(name: str, compressor: Co
 
 
 # Checkpoints.
-
-
-def uninterrupted(name: str, own: dict[str, Any], stops: tuple[int, ...]) -> list[tuple[dict[int, Any], Tensor]]:
-    """Of each worker, checkpoints made on the way, and the parameters after 12 steps."""
-
-    def work(collectives: Collectives) -> tuple[dict[int, Any], Tensor]:
-        model = make_model(torch.float32, seed=collectives.rank)
-        optimizer = make_optimizer(name, model, own, collectives, seed=3)
-        checkpoints = {}
-        for step in range(1, 13):
-            train(optimizer, model, collectives.rank, [step])
-            if step in stops:
-                checkpoints[step] = reloaded({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
-        return checkpoints, flat_of(optimizer)
-
-    return workers(work, 2)
-
-
-def resumed(name: str, own: dict[str, Any], checkpoints: list[Any], stop: int) -> list[Tensor]:
-    """The same by optimisers that know no more than the checkpoints."""
-
-    def work(collectives: Collectives) -> Tensor:
-        model = make_model(torch.float32, seed=7)
-        optimizer = make_optimizer(name, model, own, collectives, lr=0.7)
-        model.load_state_dict(checkpoints[collectives.rank]["model"])
-        optimizer.load_state_dict(checkpoints[collectives.rank]["optimizer"])
-        assert optimizer.num_steps == stop
-        train(optimizer, model, collectives.rank, range(stop + 1, 13))
-        return flat_of(optimizer)
-
-    return workers(work, 2)
-
-
-def assert_resumable(name: str, own: dict[str, Any], stops: tuple[int, ...]) -> None:
-    runs = uninterrupted(name, own, stops)
-    for stop in stops:
-        for again, (_, final) in zip(resumed(name, own, [saved[stop] for saved, _ in runs], stop), runs, strict=True):
-            assert torch.equal(again, final), f"after step {stop}"
 
 
 @pytest.mark.parametrize(("name", "key"), PAIRS)
@@ -581,8 +516,11 @@ def test_workers_agree_where_the_method_says_so(name: str, key: str, wire: torch
         ("sgd", {}, {0, 1, 2, 3, 4, 5, 6}),
         ("sgd_accumulate", {"accumulation_steps": 3}, {0, 1, 2, 3, 4, 5, 6}),
         ("ef_sgd", {"compressor": TopK(10)}, {0, 1, 2, 3, 4, 5, 6}),
+        ("ef21_sgdm", {"compressor": TopK(10)}, {0, 1, 2, 3, 4, 5, 6}),
         ("alone", {}, {0}),
         ("local_sgd", {"sync_interval": 3}, {0, 3, 6}),
+        ("diloco", {"sync_interval": 3}, {0, 3, 6}),
+        ("diloco", {"sync_interval": 3, "num_fragments": 3}, {0}),
         ("qsparse_local_sgd", {"compressor": TopK(10), "sync_interval": 3}, {0, 3, 6}),
         ("cser_pl", {"error_compressor": BlockSparsifier(1), "reset_interval": 2}, {0, 2, 4, 6}),
         ("csea", {"error_compressor": BlockSparsifier(4)}, {0}),

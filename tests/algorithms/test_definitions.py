@@ -10,16 +10,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from algorithms import Collectives, Compressor, Zero, algorithms
-from algorithms.core.compressors import SharedSupport
-from algorithms.core.layout import Layout
 from algorithms.core.randomness import Draw
 from algorithms.core.threads import ThreadCollectives
 from algorithms.cser import CSER
 from tests.algorithms import transcription
+from tests.algorithms.following import (
+    NUM_STEPS,
+    NUM_WORKERS,
+    SEED,
+    Watched,
+    assert_follows,
+    compress_of,
+    dense,
+    make_problem,
+    mask_of,
+    per_coordinate,
+)
 from tests.algorithms.problems import (
     BIAS_LR,
     BIAS_WEIGHT_DECAY,
@@ -34,102 +43,18 @@ from tests.algorithms.problems import (
     make_model,
     make_optimizer,
     named_compressors,
-    ordered,
     own_settings,
     switches,
     train,
     workers,
 )
-from tests.algorithms.transcription import Array, Compress, Mask, Problem, State
+from tests.algorithms.transcription import Array, Compress, Problem, State
 
-SEED, NUM_WORKERS, NUM_STEPS = 11, 4, 50
 SHAPES = [(6, 4), (3, 6), (6,), (3,)]
-NUM_WEIGHTS = 42
-
-
-def per_coordinate(weights: float, biases: float) -> Array:
-    return np.where(np.arange(NUM_PARAMETERS) < NUM_WEIGHTS, weights, biases)
-
-
-def make_problem(momentum: float = MOMENTUM) -> Problem:
-    model = make_model()
-    parameters = ordered(model)
-
-    def gradient(x: Array, step: int, worker: int) -> Array:
-        torch.nn.utils.vector_to_parameters(torch.from_numpy(x), parameters)
-        gradients = torch.autograd.grad(batch_loss(model, step, worker), parameters)
-        return torch.cat([part.reshape(-1) for part in gradients]).numpy()
-
-    return Problem(
-        start=torch.cat([parameter.detach().reshape(-1) for parameter in parameters]).numpy(),
-        gradient=gradient,
-        num_workers=NUM_WORKERS,
-        eta=per_coordinate(LR, BIAS_LR),
-        beta=momentum,
-        decay=per_coordinate(WEIGHT_DECAY, BIAS_WEIGHT_DECAY),
-    )
-
-
-def mask_of(compressor: SharedSupport) -> Mask:
-    """The coordinates that the compressor draws; that they are drawn rightly is tested with the compressors."""
-    layout = Layout.of(ordered(make_model()))
-
-    def mask(step: int, purpose: str) -> NDArray[np.bool_]:
-        chosen = torch.zeros(NUM_PARAMETERS)
-        support = compressor.support(layout, Draw(SEED, step, purpose))
-        support.add_(chosen, torch.ones(support.payload_numel))
-        return chosen.numpy() > 0
-
-    return mask
-
-
-def qsgd_noise(step: int, purpose: str, worker: int) -> Array:
-    generator = Draw(SEED, step, purpose).generator(torch.device("cpu"), worker)
-    return torch.empty(64, dtype=torch.float64).uniform_(generator=generator).numpy()[:NUM_PARAMETERS]
 
 
 def first_q(number: int, columns: int, rank: int) -> Array:
     return Draw(SEED, 0, "gradient").normal((columns, rank), number).double().numpy()
-
-
-GATHERED: dict[str, Compress] = {
-    "top_k": transcription.top_k(5),  # 51 / 10
-    "sign": transcription.scaled_sign,
-    "qsgd": transcription.qsgd(7, 16, qsgd_noise),
-}
-
-
-def compress_of(key: str) -> Compress:
-    return GATHERED[key] if key in GATHERED else transcription.masked(mask_of(SHARED[key]))
-
-
-def trajectory(name: str, own: dict[str, Any], momentum: float = MOMENTUM) -> list[tuple[list[Array], list[Array]]]:
-    """After each step, the workers' parameters, and their errors where the method holds them."""
-
-    def work(collectives: Collectives) -> list[tuple[Array, Array | None]]:
-        model = make_model()
-        optimizer = make_optimizer(name, model, own, collectives, seed=SEED, momentum=momentum)
-        states = []
-        for step in range(1, NUM_STEPS + 1):
-            train(optimizer, model, collectives.rank, [step])
-            error = None if optimizer.error is None else optimizer.error.numpy().copy()
-            states.append((optimizer.flat.parameters.numpy().copy(), error))
-        return states
-
-    per_worker = workers(work, NUM_WORKERS)
-    return [
-        ([x for x, _ in states], [e for _, e in states if e is not None]) for states in zip(*per_worker, strict=True)
-    ]
-
-
-def assert_follows(
-    name: str, own: dict[str, Any], expected: Iterator[State], momentum: float = MOMENTUM, rtol: float = 1e-9
-) -> None:
-    actual = trajectory(name, own, momentum)
-    for step, ((xs, es), (want_xs, want_es)) in enumerate(zip(actual, expected, strict=True), start=1):
-        np.testing.assert_allclose(xs, want_xs, rtol=rtol, atol=rtol, err_msg=f"parameters after step {step}")
-        if es:
-            np.testing.assert_allclose(es, want_es, rtol=rtol, atol=rtol, err_msg=f"errors after step {step}")
 
 
 def test_the_problem_is_not_convex_and_tells_workers_apart() -> None:
@@ -283,6 +208,8 @@ def test_the_total_weight_of_the_released_decay() -> None:
 
 
 DEFINITIONS: dict[str, Callable[[Problem, Compress, int], Iterator[State]]] = {
+    "diloco": lambda problem, c, interval: transcription.diloco(problem, NUM_STEPS, interval, 0.7, 0.9),
+    "ef21_sgdm": lambda problem, c, interval: transcription.ef21_sgdm(problem, NUM_STEPS, c),
     "alone": lambda problem, c, interval: transcription.alone(problem, NUM_STEPS),
     "sgd": lambda problem, c, interval: transcription.sgd(problem, NUM_STEPS),
     "sgd_accumulate": lambda problem, c, interval: transcription.sgd_accumulate(problem, NUM_STEPS, interval),
@@ -347,31 +274,6 @@ class Step:
     e_after: Array | None
     sent: Array
     """C(v) as it left this worker, 0 where nothing did."""
-
-
-class Watched(ThreadCollectives):
-    """Keeps what was sent last."""
-
-    last: Tensor | None = None
-
-    def _sum_(self, tensor: Tensor) -> None:
-        self.last = tensor.clone()
-        super()._sum_(tensor)
-
-    def _gather(self, tensor: Tensor) -> Tensor:
-        self.last = tensor.clone()
-        return super()._gather(tensor)
-
-
-def dense(message: Tensor | None, compressor: Compressor | None, step: int, purpose: str) -> Array:
-    result = torch.zeros(NUM_PARAMETERS, dtype=torch.float64)
-    if message is None or compressor is None:
-        return result.numpy()
-    if message.dtype == torch.uint8:
-        return compressor.decode(message, NUM_PARAMETERS, torch.float64).numpy()  # type: ignore[attr-defined]
-    assert isinstance(compressor, SharedSupport)
-    compressor.support(Layout.of(ordered(make_model())), Draw(SEED, step, purpose)).add_(result, message)
-    return result.numpy()
 
 
 def watch(

@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 from algorithms import (
-    CSEA, CSER, CSERPL, EFSGD, MCSER, QSGD, SGD, Alone, BlockSparsifier, CSERReleased, LocalSGD, MCSERReleased,
-    ProcessGroupCollectives, QSparseLocalSGD, SGDAccumulate, TopK,
+    CSEA, CSER, CSERPL, EF21SGDM, EFSGD, MCSER, QSGD, SGD, Alone, BlockSparsifier, CSERReleased, DiLoCo, LocalSGD,
+    MCSERReleased, ProcessGroupCollectives, QSparseLocalSGD, SGDAccumulate, TopK,
 )
 
 model = nn.Linear(3, 2)
@@ -33,6 +33,8 @@ EFSGD(params, lr=0.1, compressor=TopK(ratio=8.5))
 LocalSGD(params, lr=0.1, sync_interval=8, collectives=ProcessGroupCollectives())
 SGDAccumulate(params, lr=0.1, accumulation_steps=8)
 QSparseLocalSGD(params, lr=0.1, compressor=QSGD(bits=4), sync_interval=8)
+DiLoCo(params, lr=0.1, sync_interval=8, outer_lr=1, outer_momentum=0.5, num_fragments=4)
+EF21SGDM(params, lr=0.1, momentum=0.9, compressor=TopK(ratio=8))
 CSEA(params, lr=0.1, error_compressor=block)
 CSERPL(params, lr=0.1, error_compressor=block, reset_interval=8)
 optimizer = CSER(params, lr=0.1, gradient_compressor=block, error_compressor=block, reset_interval=8)

@@ -179,6 +179,71 @@ def qsparse_local_sgd(
         yield y, e
 
 
+def diloco(
+    problem: Problem,
+    num_steps: int,
+    interval: int,
+    outer_lr: float,
+    outer_momentum: float,
+    num_fragments: int = 1,
+) -> Iterator[State]:
+    """Fragment f has the coordinates from f d / F to (f + 1) d / F, both rounded down."""
+    zero, d = 0 * problem.start, len(problem.start)
+    theta, velocity = problem.start.copy(), zero.copy()
+    x, m = problem.everywhere(theta), problem.everywhere(zero)
+    turn = 0
+    for t in range(1, num_steps + 1):
+        p = updates(problem, m, x, t)
+        x = [xi - pi for xi, pi in zip(x, p, strict=True)]
+        if t % (interval // num_fragments) == 0:
+            here = slice(turn * d // num_fragments, (turn + 1) * d // num_fragments)
+            gradient = mean([theta[here] - xi[here] for xi in x])
+            velocity[here] = outer_momentum * velocity[here] + gradient
+            theta[here] = theta[here] - outer_lr * (gradient + outer_momentum * velocity[here])
+            for xi in x:
+                xi[here] = theta[here]
+            turn = (turn + 1) % num_fragments
+        yield [xi.copy() for xi in x], []
+
+
+def ef21_sgdm(problem: Problem, num_steps: int, compress: Compress) -> Iterator[State]:
+    """With g_i as h_i and eta as a = 1 - beta; the first v_i is the first gradient, and is sent in full."""
+    a, zero = 1 - problem.beta, 0 * problem.start
+    x, h = problem.start.copy(), zero
+    for t in range(1, num_steps + 1):
+        g = [problem.gradient(x, t, i) + problem.decay * x for i in range(problem.num_workers)]
+        if t == 1:
+            v, own, sent = g, problem.everywhere(zero), everything(t, "gradient", g)
+        else:
+            v = [(1 - a) * vi + a * gi for vi, gi in zip(v, g, strict=True)]
+            sent = compress(t, "gradient", [vi - hi for vi, hi in zip(v, own, strict=True)])
+        own = [hi + ci for hi, ci in zip(own, sent, strict=True)]
+        h = h + mean(sent)
+        x = x - problem.eta * h
+        yield problem.everywhere(x), []
+
+
+def ef21(problem: Problem, num_steps: int, compress: Compress) -> Iterator[State]:
+    """EF21: g_i <- g_i + C(gradient - g_i); x <- x - gamma mean(g). No momentum; the first gradient is sent in full."""
+    x, estimates = problem.start.copy(), problem.everywhere(0 * problem.start)
+    for t in range(1, num_steps + 1):
+        gradients = [problem.gradient(x, t, i) + problem.decay * x for i in range(problem.num_workers)]
+        changes = [new - old for new, old in zip(gradients, estimates, strict=True)]
+        sent = changes if t == 1 else compress(t, "gradient", changes)
+        estimates = [old + change for old, change in zip(estimates, sent, strict=True)]
+        x = x - problem.eta * mean(estimates)
+        yield problem.everywhere(x), []
+
+
+def sparta(problem: Problem, num_steps: int, mask: Mask) -> Iterator[State]:
+    """Sparse parameter averaging: after each local step the parameters that the mask draws become their averages."""
+    x, m = problem.everywhere(problem.start), problem.everywhere(0 * problem.start)
+    for t in range(1, num_steps + 1):
+        x = [xi - pi for xi, pi in zip(x, updates(problem, m, x, t), strict=True)]
+        x = averaged_where(x, mask(t, "error"))
+        yield x, []
+
+
 def cser(problem: Problem, num_steps: int, c2: Compress, c1: Compress, interval: int) -> Iterator[State]:
     zero = 0 * problem.start
     x, m, e = problem.everywhere(problem.start), problem.everywhere(zero), problem.everywhere(zero)

@@ -34,7 +34,7 @@ from algorithms import (
     ProcessGroupCollectives,
     algorithms,
 )
-from tests.algorithms.problems import JOINT, NAMES, own_settings, reloaded, takes_any
+from tests.algorithms.problems import JOINT, NAMES, own_settings, reloaded, takes_any, torch_sgd
 
 ROOT = Path(__file__).parents[2]
 WORLD_SIZE = 4
@@ -110,13 +110,13 @@ def refused(kind: type[Exception], *words: str) -> Iterator[None]:
 
 
 def of_sgd(name: str, work: Callable[[torch.optim.Optimizer, list[Net]], Tensor], **common: Any) -> Tensor:
-    """What torch.optim.SGD makes of it on the mean gradient of all workers (for methods that never talk, this one's).
+    """What `torch_sgd` makes of it on the mean gradient of all workers (for methods that never talk, this one's).
 
     `work` is given a model for each of these workers, of which the first is trained.
     """
     models = [Net() for _ in range(WORLD_SIZE if name in JOINT else 1)]
-    common = {"lr": LR, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY, "nesterov": True} | common
-    return work(torch.optim.SGD(models[0].parameters(), **common), models)
+    common = {"lr": LR, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY} | common
+    return work(torch_sgd(name, models[0].parameters(), **common), models)
 
 
 def torch_step(optimizer: torch.optim.Optimizer, models: list[Net], step: int, **options: Any) -> None:
@@ -217,9 +217,7 @@ def two_optimisers_of_the_same_parameters(name: str) -> None:
     train(second, model, range(5, 7))
 
     def reference(sgd: torch.optim.Optimizer, models: list[Net]) -> Tensor:
-        other = torch.optim.SGD(
-            models[0].parameters(), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True
-        )
+        other = torch_sgd(name, models[0].parameters(), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
         for step in range(1, 7):
             torch_step(sgd if step in (3, 4) else other, models, step)
         return values(models[0])

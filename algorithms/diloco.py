@@ -1,0 +1,141 @@
+"""DiLoCo: workers train alone; what they moved on average is now and then the gradient of an outer optimiser.
+
+Source: Douillard et al., "DiLoCo: Distributed low-communication training of language models", arXiv 2311.08105, 2023,
+algorithm 1 (x is its theta); in fragments, Douillard et al., "Streaming DiLoCo with overlapping communication", arXiv
+2501.18512, 2025.
+
+    x_i <- x_i - p_i                       (inner step; x is the same on all workers, x_i what the worker trains)
+    every H steps:
+        Delta <- mean(x - x_i)
+        v     <- mu v + Delta
+        x     <- x - alpha (Delta + mu v)  (outer step: SGD with Nesterov momentum, as in PyTorch)
+        x_i   <- x
+
+With F fragments the flat vector is cut into F pieces of d / F neighbouring coordinates. Every H / F steps one of them,
+in turn, does these four lines: its share of x and v moves, and no other's. The momentum of p_i is local and is kept;
+weight decay enters p_i.
+
+Deviations: the inner optimiser is SGD, where the source has AdamW. Fragments are equal shares, where it takes layers;
+they arrive at once, where it lets them arrive some steps late and mixes them with what was trained meanwhile; and they
+are not quantised. A tensor without a gradient still moves by what is left of v.
+As x is common, Delta is x - mean(x_i), and x_i is what is sent; so alpha = 1, mu = 0 is local SGD to the bit. With
+shorter numbers on the wire x - x_i is sent, and each worker's x_i keeps what rounding took from it.
+Cost: 32 d / H bits per step on average, an all-reduce of d / F numbers every H / F steps.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Unpack
+
+from torch.optim.optimizer import ParamsT
+
+from algorithms.core.arguments import Common
+from algorithms.core.optimizer import DistributedOptimizer
+from algorithms.core.settings import require_interval
+from algorithms.core.traffic import Purpose, Traffic
+
+
+class DiLoCo(DistributedOptimizer):
+    """DiLoCo.
+
+    `consensus()` shows the average of the x_i, as for any method, and not x. The two are the same right after all was
+    synchronised; later x lacks what the workers have trained since, up to H steps of it.
+
+    Args:
+        sync_interval: H, in steps; a multiple of `num_fragments`.
+        outer_lr: alpha, above 0; no schedule changes it.
+        outer_momentum: mu, in [0, 1).
+        num_fragments: F, at most d.
+        common: see `DistributedOptimizer`.
+    """
+
+    name = "diloco"
+    formula = "32 d / H"
+    no_compression: ClassVar = {"sync_interval": 1, "outer_lr": 1.0, "outer_momentum": 0.0}
+    tried_with: ClassVar = {"outer_lr": 0.7, "outer_momentum": 0.9}
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        sync_interval: int,
+        outer_lr: float = 0.7,
+        outer_momentum: float = 0.9,
+        num_fragments: int = 1,
+        **common: Unpack[Common],
+    ) -> None:
+        _check_settings(sync_interval, outer_lr, outer_momentum, num_fragments)
+        super().__init__(params, **common)
+        if num_fragments > self.flat.layout.numel:
+            raise ValueError(
+                f"diloco: num_fragments = {num_fragments} is more than the model's {self.flat.layout.numel} "
+                "parameters; lower it"
+            )
+        self.sync_interval = sync_interval
+        self.outer_lr = outer_lr
+        self.outer_momentum = outer_momentum
+        self.num_fragments = num_fragments
+        self.fragment_interval = sync_interval // num_fragments
+        self.x = self.new_buffer("anchor", like=self.flat.parameters)
+        self.v = self.new_buffer("outer_momentum") if outer_momentum else None
+
+    def expected_traffic(self, num_steps: int) -> Traffic:
+        traffic = Traffic()
+        num_syncs = num_steps // self.fragment_interval
+        rounds, fragments = divmod(num_syncs, self.num_fragments)
+        numel = rounds * self.flat.layout.numel + self._start(fragments)
+        traffic.add(Purpose.MODEL, self.float_bits * numel, num_syncs)
+        return traffic
+
+    def agree_after(self, num_steps: int) -> bool:
+        together = self.num_fragments == 1 and self.wire is None and num_steps % self.sync_interval == 0
+        return num_steps == 0 or together
+
+    def fragment(self, step: int) -> slice:
+        """The coordinates that are synchronised at this step, which must be one with a synchronisation."""
+        number = (step // self.fragment_interval - 1) % self.num_fragments
+        return slice(self._start(number), self._start(number + 1))
+
+    def _start(self, number: int) -> int:
+        return number * self.flat.layout.numel // self.num_fragments
+
+    def _update(self, step: int) -> None:
+        self.local_step_()
+        if step % self.fragment_interval == 0:
+            self._synchronise(self.fragment(step))
+
+    def _synchronise(self, here: slice) -> None:
+        local, x = self.flat.parameters[..., here], self.x[..., here]
+        unsent = None
+        if self.wire is None:
+            self.average_in_place_(local, Purpose.MODEL)
+        else:
+            unsent = x - local
+            own, mean = self.average(unsent, Purpose.MODEL)
+            unsent.sub_(own)
+            local.copy_(x - mean)
+        # Each product is rounded before it is added, so that no bit depends on where a kernel's vectors begin.
+        delta = x - local
+        x.copy_(local).add_(delta * (1 - self.outer_lr))
+        if self.v is not None:
+            v = self.v[..., here].mul_(self.outer_momentum).add_(delta)
+            x.sub_(v * (self.outer_lr * self.outer_momentum))
+        local.copy_(x)
+        if unsent is not None:
+            local.sub_(unsent)
+
+
+def _check_settings(sync_interval: int, outer_lr: float, outer_momentum: float, num_fragments: int) -> None:
+    """Raises ValueError where the settings of the outer optimiser are out of range or do not fit each other."""
+    require_interval("diloco", "sync_interval", sync_interval)
+    require_interval("diloco", "num_fragments", num_fragments)
+    if sync_interval % num_fragments:
+        raise ValueError(
+            f"diloco: sync_interval = {sync_interval} must be a multiple of num_fragments = {num_fragments}, as one "
+            "fragment is synchronised every sync_interval / num_fragments steps"
+        )
+    if isinstance(outer_lr, bool) or not isinstance(outer_lr, int | float) or not 0 < outer_lr < math.inf:
+        raise ValueError(f"diloco: outer_lr must be a number above 0, not {outer_lr!r}")
+    if isinstance(outer_momentum, bool) or not isinstance(outer_momentum, int | float) or not 0 <= outer_momentum < 1:
+        raise ValueError(f"diloco: outer_momentum must lie in [0, 1), not {outer_momentum!r}")

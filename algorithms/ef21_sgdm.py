@@ -1,0 +1,103 @@
+"""EF21-SGDM: workers send how their averaged gradient has changed, compressed, and all step along the sum of that.
+
+Source: Fatkhullin, Tyurin, Richtarik, "Momentum provably improves error feedback!", NeurIPS 2023, algorithm 1. Its
+eta is a here, its gamma is eta, and its g_i and g are h_i and h. With a = 1 it is EF21 (Richtarik, Sokolov, Fatkhullin,
+"EF21", NeurIPS 2021) on stochastic gradients.
+
+    v_i <- (1 - a) v_i + a g_i
+    c_i <- C(v_i - h_i)
+    h_i <- h_i + c_i                       (what the others know of v_i)
+    h   <- h + mean(c)                     (mean(h_i), held by every worker)
+    x   <- x - eta h
+
+In the first step v_i = g_i, and C is the identity: h_i = v_i is sent in full, and counted. Weight decay is part of g_i.
+a = 1 - momentum, so that one number says in all methods how long a gradient lasts. This momentum is the heavy ball's
+with dampening, and no Nesterov's: with C = identity the method is, on the mean gradient,
+torch.optim.SGD(momentum=beta, dampening=beta, nesterov=False). So a step is about 1 - beta times the other methods' at
+the same learning rate: what they train with at eta, this does at about eta / (1 - beta).
+
+Deviations: the first estimate is of the first batch, where the source has a larger one of its own. A gradient that is
+missing counts as zero, without decay, since x moves along h and no worker knows that all have none; so h runs out as
+momentum does. A frozen parameter stays; all workers must freeze the same.
+Cost: 32 d / R bits per step for a sparsifier of ratio R, one collective; in the first step 32 d.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Unpack
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from algorithms.core.arguments import Common
+from algorithms.core.compressors import Compressor, Identity
+from algorithms.core.local_step import rows_of
+from algorithms.core.optimizer import DistributedOptimizer
+from algorithms.core.traffic import Purpose, Traffic
+
+
+class EF21SGDM(DistributedOptimizer):
+    """EF21-SGDM. State: "momentum", v_i, and "estimate", h_i, are each worker's own; "mean_estimate", h, is common.
+
+    Args:
+        compressor: C, any.
+        common: see `DistributedOptimizer`; of each group, momentum is 1 - a.
+    """
+
+    name = "ef21_sgdm"
+    formula = "32 d / R"
+    no_compression: ClassVar = {"compressor": Identity()}
+    nesterov = False
+    missing_is_zero = True
+    workers_differ = False
+
+    def __init__(self, params: ParamsT, *, compressor: Compressor, **common: Unpack[Common]) -> None:
+        super().__init__(params, **common)
+        self.check_compressors(compressor=compressor)
+        self.compressor = compressor
+        self.h_i = self.new_buffer("estimate")
+        self.h = self.new_buffer("mean_estimate")
+
+    def expected_traffic(self, num_steps: int) -> Traffic:
+        traffic = Traffic()
+        first, later = range(1, min(num_steps, 1) + 1), range(2, num_steps + 1)
+        traffic.add_entry(Purpose.GRADIENT, self.cost(Identity(), Purpose.GRADIENT, first))
+        traffic.add_entry(Purpose.GRADIENT, self.cost(self.compressor, Purpose.GRADIENT, later))
+        return traffic
+
+    def _update(self, step: int) -> None:
+        change = torch.sub(self._averaged_gradient(step), self.h_i, out=self.flat.gradients)
+        sent = self.exchange(change, Identity() if step == 1 else self.compressor, step, Purpose.GRADIENT)
+        sent.support.add_(self.h_i, sent.own)
+        sent.support.add_(self.h, sent.mean)
+        x, idle = self.flat.parameters, zip(self.flat.idle, self.flat.idle_slices(), strict=True)
+        frozen = [(here, x[here].clone()) for number, here in idle if not self.flat.tensors[number].requires_grad]
+        for part, group in zip(self.flat.parts, self.param_groups, strict=True):
+            here = slice(part.start, part.stop)
+            for row, direction in zip(rows_of(x[..., here]), rows_of(self.h[..., here]), strict=True):
+                row.add_(direction, alpha=-group["lr"])
+        for here, values in frozen:
+            x[here] = values
+
+    def _averaged_gradient(self, step: int) -> Tensor:
+        """v_i, which without momentum is g_i; where a schedule switches momentum on, it begins with that step's g_i."""
+        begins = step == 1 or "momentum" not in self._buffers
+        x, g, v = self.flat.parameters, self.flat.gradients, self._momentum()
+        parts = [
+            (group, (..., slice(part.start, part.stop)))
+            for part, group in zip(self.flat.parts, self.param_groups, strict=True)
+        ]
+        for group, here in parts:
+            if group["weight_decay"]:
+                for gradient, parameters in zip(rows_of(g[here]), rows_of(x[here]), strict=True):
+                    gradient.add_(parameters, alpha=group["weight_decay"])
+        for idle in self.flat.idle_slices():
+            g[idle] = 0.0
+        if v is None:
+            return g
+        for group, here in parts:
+            beta = 0.0 if begins else group["momentum"]
+            for average, gradient in zip(rows_of(v[here]), rows_of(g[here]), strict=True):
+                average.mul_(beta).add_(gradient, alpha=1 - beta)
+        return v

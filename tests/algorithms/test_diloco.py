@@ -1,0 +1,187 @@
+"""DiLoCo: its definition with fragments and several outer steps, and what each synchronisation may touch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from algorithms import Collectives, DistributedOptimizer, StackedCollectives, algorithms
+from algorithms.core.traffic import Entry
+from tests.algorithms import transcription
+from tests.algorithms.following import NUM_STEPS, assert_follows, make_problem
+from tests.algorithms.problems import assert_resumable, flat_of, make_model, make_optimizer, train, trained, workers
+
+
+def settings(interval: int, num_fragments: int = 1, outer_lr: float = 0.7, outer_momentum: float = 0.9) -> Any:
+    return {
+        "sync_interval": interval,
+        "num_fragments": num_fragments,
+        "outer_lr": outer_lr,
+        "outer_momentum": outer_momentum,
+    }
+
+
+@pytest.mark.parametrize(
+    "case",
+    [(1, 1, 0.7, 0.9), (7, 1, 0.7, 0.9), (7, 1, 0.4, 0.0), (6, 3, 0.7, 0.9), (4, 4, 1.0, 0.5), (8, 2, 1.3, 0.0)],
+    ids=str,
+)
+def test_it_follows_its_definition(case: tuple[int, int, float, float]) -> None:
+    interval, num_fragments, outer_lr, outer_momentum = case
+    expected = transcription.diloco(make_problem(), NUM_STEPS, interval, outer_lr, outer_momentum, num_fragments)
+    assert_follows("diloco", settings(interval, num_fragments, outer_lr, outer_momentum), expected)
+
+
+def test_what_need_not_be_given_is_as_in_the_source() -> None:
+    expected = transcription.diloco(make_problem(), NUM_STEPS, 5, 0.7, 0.9)
+    assert_follows("diloco", {"sync_interval": 5}, expected)
+
+
+# The coordinates that are synchronised at step 2, 4, 6, ...: three fragments of 51.
+FRAGMENTS = [slice(0, 17), slice(17, 34), slice(34, 51)]
+
+
+def test_a_synchronisation_moves_its_own_fragment_alone() -> None:
+    """One outer optimiser for all fragments would step the others again with gradients that are left over."""
+
+    def work(collectives: Collectives) -> None:
+        model = make_model()
+        optimizer = make_optimizer("diloco", model, settings(6, 3), collectives)
+        for step in range(1, 19):
+            before = common_state(optimizer)
+            train(optimizer, model, collectives.rank, [step])
+            pairs = zip(common_state(optimizer), before, strict=True)
+            moved = [torch.nonzero(new != old).flatten().tolist() for new, old in pairs]
+            here = FRAGMENTS[(step // 2 - 1) % 3]
+            expected = [] if step % 2 else list(range(51))[here]
+            assert moved == [expected, expected], "of x and v"
+            if step % 2 == 0:
+                assert torch.equal(flat_of(optimizer)[here], common_state(optimizer)[0][here])
+
+    workers(work, 2)
+
+
+def common_state(optimizer: DistributedOptimizer) -> tuple[Tensor, Tensor]:
+    """Copies of x and v."""
+    state = optimizer.state_dict()["flat"]
+    return state["anchor"].clone(), state["outer_momentum"].clone()
+
+
+def test_what_all_workers_hold_in_common_is_the_same_to_the_bit() -> None:
+    def work(collectives: Collectives) -> tuple[Tensor, Tensor]:
+        model = make_model(torch.float32, seed=collectives.rank)
+        optimizer = make_optimizer("diloco", model, settings(4, 2), collectives)
+        train(optimizer, model, collectives.rank, range(1, 12))
+        return common_state(optimizer)
+
+    first, *others = workers(work, 3)
+    for other in others:
+        assert torch.equal(other[0], first[0]) and torch.equal(other[1], first[1])
+
+
+def test_the_momentum_of_workers_stays_their_own() -> None:
+    def work(collectives: Collectives) -> Tensor:
+        model = make_model()
+        optimizer = make_optimizer("diloco", model, settings(3), collectives)
+        train(optimizer, model, collectives.rank, range(1, 4))
+        return optimizer.state_dict()["flat"]["momentum"].clone()
+
+    first, second = workers(work, 2)
+    assert (first - second).norm() > 0.01 * first.norm()
+
+
+@pytest.mark.parametrize(
+    ("own", "num_steps", "numbers", "num_syncs"),
+    [
+        (settings(4), 13, 3 * 51, 3),
+        (settings(6, 3), 13, 2 * 51, 6),
+        (settings(6, 3), 5, 17 + 17, 2),
+        (settings(4, 4), 3, 12 + 13 + 13, 3),  # fragments end at 12, 25, 38, 51
+        (settings(4, 4), 13, 3 * 51 + 12, 13),
+        (settings(102, 51), 5, 2, 2),
+    ],
+    ids=str,
+)
+def test_traffic_counted_by_hand(own: Any, num_steps: int, numbers: int, num_syncs: int) -> None:
+    def work(collectives: Collectives) -> None:
+        model = make_model(torch.float32)
+        optimizer = make_optimizer("diloco", model, own, collectives)
+        train(optimizer, model, collectives.rank, range(1, num_steps + 1))
+        expected = {"gradient": Entry(), "error": Entry(), "model": Entry(32 * numbers, num_syncs)}
+        assert optimizer.traffic.training() == expected == optimizer.expected_traffic(num_steps).training()
+
+    workers(work, 2)
+
+
+@pytest.mark.parametrize("own", [settings(6, 3), settings(4, 4, 1.0, 0.0)], ids=str)
+def test_interrupted_equals_uninterrupted_with_fragments(own: Any) -> None:
+    assert_resumable("diloco", own, (3, 4))
+
+
+SHAPES, NUM_WORKERS = [(7, 5), (11,), (33,)], 3
+
+
+def gradient(values: Tensor, step: int, rank: int) -> Tensor:
+    return torch.sin(3 * values + step + rank)
+
+
+def as_threads(own: Any) -> list[Tensor]:
+    def work(collectives: Collectives) -> Tensor:
+        generator = torch.Generator().manual_seed(1)
+        parameters = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
+        optimizer = algorithms()["diloco"](parameters, lr=0.05, momentum=0.9, collectives=collectives, **own)
+        for step in range(1, 14):
+            for parameter in parameters:
+                parameter.grad = gradient(parameter.detach(), step, collectives.rank)
+            optimizer.step()
+        return flat_of(optimizer)
+
+    return workers(work, NUM_WORKERS)
+
+
+def as_rows(own: Any) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    starts = [torch.randn(shape, generator=generator) for shape in SHAPES]
+    parameters = [nn.Parameter(torch.stack([start] * NUM_WORKERS)) for start in starts]
+    stacked = StackedCollectives(NUM_WORKERS)
+    optimizer = algorithms()["diloco"](parameters, lr=0.05, momentum=0.9, collectives=stacked, **own)
+    for step in range(1, 14):
+        for parameter in parameters:
+            rows = [gradient(row, step, rank) for rank, row in enumerate(parameter.detach())]
+            parameter.grad = torch.stack(rows)
+        optimizer.step()
+    return flat_of(optimizer)
+
+
+@pytest.mark.parametrize("own", [settings(3), settings(6, 3), settings(4, 4, 0.3, 0.0)], ids=str)
+def test_workers_in_rows_equal_threads_with_fragments(own: Any) -> None:
+    for row, alone in zip(as_rows(own), as_threads(own), strict=True):
+        assert torch.equal(row, alone)
+
+
+def test_rounding_on_the_wire_is_kept_by_the_worker_whose_number_it_was() -> None:
+    """So with one worker, outer learning rate 1 and no momentum nothing is lost."""
+    for num_fragments in (1, 3):
+        (short,) = trained("diloco", settings(3, num_fragments, 1.0, 0.0), 1, 12, wire=torch.float16)
+        (full,) = trained("alone", {}, 1, 12)
+        torch.testing.assert_close(short, full, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (settings(5, 2), "sync_interval = 5 must be a multiple of num_fragments = 2"),
+        (settings(52, 52), "num_fragments = 52 is more than the model's 51 parameters; lower it"),
+        (settings(2, 0), "num_fragments must be an integer from 1 up, not 0"),
+        *((settings(2, 1, lr), "outer_lr must be a number above 0") for lr in (0, -1.0, float("inf"), float("nan"))),
+        (settings(2, 1, True), "outer_lr must be a number above 0, not True"),
+        *((settings(2, 1, 1, mu), r"outer_momentum must lie in \[0, 1\)") for mu in (1.0, -0.1, float("nan"), True)),
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_be_are_refused_in_a_sentence(wrong: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=f"^diloco: {words}"):
+        make_optimizer("diloco", make_model(), wrong)

@@ -1,0 +1,121 @@
+"""EF21-SGDM: its definition for every compressor, what was sent against what is held, and the direction of a step."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from algorithms import BlockSparsifier, Collectives, Identity, Purpose, TopK, Zero, algorithms
+from algorithms.core.compressors import Gathered
+from algorithms.core.threads import ThreadCollectives
+from algorithms.core.traffic import Entry
+from tests.algorithms import transcription
+from tests.algorithms.following import NUM_STEPS, SEED, Watched, assert_follows, compress_of, dense, make_problem
+from tests.algorithms.problems import COMPRESSORS, make_model, make_optimizer, train, workers
+from tests.algorithms.transcription import Array
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("key", COMPRESSORS)
+def test_it_follows_its_definition(key: str, momentum: float) -> None:
+    expected = transcription.ef21_sgdm(make_problem(momentum), NUM_STEPS, compress_of(key))
+    assert_follows("ef21_sgdm", {"compressor": COMPRESSORS[key]}, expected, momentum)
+
+
+@pytest.mark.parametrize("key", COMPRESSORS)
+def test_what_a_worker_has_sent_adds_up_to_what_the_others_know_of_it(key: str) -> None:
+    """And the direction is the mean of that, the same on all workers."""
+    compressor = COMPRESSORS[key]
+
+    def work(collectives: Collectives) -> list[tuple[Array, Array, Tensor]]:
+        assert isinstance(collectives, ThreadCollectives)
+        watched, model = Watched(collectives.group, collectives.rank), make_model()
+        optimizer = make_optimizer("ef21_sgdm", model, {"compressor": compressor}, watched, seed=SEED)
+        total, seen = np.zeros(51), []
+        for step in range(1, 16):
+            watched.last = None
+            train(optimizer, model, watched.rank, [step])
+            total = total + dense(watched.last, Identity() if step == 1 else compressor, step, "gradient")
+            state = optimizer.state_dict()["flat"]
+            seen.append((total, state["estimate"].numpy().copy(), state["mean_estimate"].clone()))
+        return seen
+
+    for steps in zip(*workers(work, 3), strict=True):
+        for sent, held, direction in steps:
+            np.testing.assert_allclose(sent, held, rtol=0, atol=1e-12)
+            assert torch.equal(direction, steps[0][2])
+        np.testing.assert_allclose(np.mean([held for _, held, _ in steps], axis=0), steps[0][2], rtol=0, atol=1e-12)
+        assert np.ptp([held for _, held, _ in steps], axis=0).max() > 0.1, "each worker has its own"
+
+
+def walk(gradients: list[float], momenta: list[float], compressor: object = None) -> list[float]:
+    """Where one coordinate goes from 0, at learning rate 1, with these gradients and momenta."""
+    parameter = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    optimizer = algorithms()["ef21_sgdm"]([parameter], lr=1.0, momentum=momenta[0], compressor=compressor or Identity())
+    places = []
+    for gradient, momentum in zip(gradients, momenta, strict=True):
+        optimizer.param_groups[0]["momentum"] = momentum
+        parameter.grad = torch.full((1,), gradient, dtype=torch.float64)
+        optimizer.step()
+        places.append(parameter.item())
+    return places
+
+
+@pytest.mark.parametrize("compressor", [Zero(), TopK(1), BlockSparsifier(1), Identity()], ids=str)
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_where_nothing_changes_nothing_is_news_and_yet_all_go_on(momentum: float, compressor: object) -> None:
+    """Whoever steps with what was sent, in place of the sum of it, stands still after the first step."""
+    assert walk([2.0] * 4, [momentum] * 4, compressor) == pytest.approx([-2, -4, -6, -8])
+
+
+def test_the_average_begins_with_the_first_gradient_and_takes_in_a_share_of_each_later_one() -> None:
+    # v = 8, 0.75 * 8 + 0.25 * 4 = 7, 0.75 * 7 = 5.25
+    assert walk([8.0, 4.0, 0.0], [0.75] * 3) == pytest.approx([-8, -15, -20.25])
+
+
+def test_momentum_that_is_switched_on_begins_with_that_steps_gradient() -> None:
+    # v = 1, 2, 8 and then 0.5 * 8 + 0.5 * 4 = 6
+    assert walk([1.0, 2.0, 8.0, 4.0], [0.0, 0.0, 0.5, 0.5]) == pytest.approx([-1, -3, -11, -17])
+
+
+@pytest.mark.parametrize("key", COMPRESSORS)
+def test_the_first_message_is_whole_and_counted(key: str) -> None:
+    optimizer = make_optimizer("ef21_sgdm", make_model(), {"compressor": COMPRESSORS[key]})
+    whole = 32 * 51
+    for num_steps, expected in ((0, Entry()), (1, Entry(whole, 1))):
+        assert optimizer.expected_traffic(num_steps)[Purpose.GRADIENT] == expected
+    if key == "per_tensor":
+        return  # whose messages differ in size
+    plain = make_optimizer("ef_sgd", make_model(), {"compressor": COMPRESSORS[key]}).expected_traffic(12).training()
+    later = plain["gradient"]
+    gathered = later.bits if isinstance(COMPRESSORS[key], Gathered) else 0
+    expected = Entry(whole + later.bits, 1 + later.collectives, gathered)
+    assert optimizer.expected_traffic(13).training() == {"gradient": expected, "error": Entry(), "model": Entry()}
+
+
+def test_the_overall_ratio_is_that_of_a_long_run() -> None:
+    parameter = nn.Parameter(torch.zeros(64, 32))
+    optimizer = algorithms()["ef21_sgdm"]([parameter], lr=0.1, compressor=BlockSparsifier(256))
+    assert optimizer.overall_ratio() == 256
+
+
+@pytest.mark.parametrize("compressor", [Identity(), BlockSparsifier(4), TopK(4)], ids=str)
+def test_a_frozen_parameter_stays_and_one_without_a_gradient_runs_out(compressor: object) -> None:
+    trained, frozen, left_out = (nn.Parameter(torch.ones(8, dtype=torch.float64)) for _ in range(3))
+    optimizer = algorithms()["ef21_sgdm"](
+        [trained, frozen, left_out], lr=0.1, momentum=0.5, weight_decay=0.3, compressor=compressor
+    )
+    (trained.sum() + frozen.sum() + left_out.sum()).backward()
+    optimizer.step()
+    frozen.requires_grad_(False)
+    stays, moves = frozen.detach().clone(), [left_out.detach().clone()]
+    for _ in range(200):
+        optimizer.zero_grad()
+        trained.sum().backward()
+        optimizer.step()
+        moves.append(left_out.detach().clone())
+    assert torch.equal(frozen.detach(), stays)
+    assert (moves[1] < moves[0]).all()
+    torch.testing.assert_close(moves[-1], moves[-2], rtol=0, atol=1e-6)
