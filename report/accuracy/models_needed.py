@@ -117,15 +117,15 @@ def _draws(points: Sequence[Point], share: float, ends: tuple[float, float]) -> 
     return [_log_needed(curve, share, ends) for curve in share_draws(points)]
 
 
-def share_draws(points: Sequence[Point]) -> list[Logistic]:
-    """Curves through a method's rows, over models sent, with the seeds of every length drawn anew."""
+def share_draws(points: Sequence[Point], predictor: str = "models sent", num_draws: int = DRAWS) -> list[Logistic]:
+    """Curves through a method's rows, with the seeds of every length drawn anew."""
     generator = np.random.default_rng(0)
     seeds = {point.length.num_steps: sorted(point.ceiling.accuracy) for point in points}
     lost = []
-    for _ in range(DRAWS):
+    for _ in range(num_draws):
         drawn = {steps: generator.choice(known, len(known)).tolist() for steps, known in seeds.items()}
         lost.append([_lost(point, drawn[point.length.num_steps]) for point in points])
-    return fit_logistics(logs_of(points, "models sent"), np.array(lost))
+    return fit_logistics(logs_of(points, predictor), np.array(lost))
 
 
 def _lost(point: Point, seeds: Sequence[int]) -> float:

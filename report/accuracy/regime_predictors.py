@@ -106,12 +106,12 @@ def _left_out(points: Sequence[Point], logs: Vector, lost: Vector) -> Vector:
     return predicted
 
 
-def left_out_misses(points: Sequence[Point]) -> Vector:
-    """Observed minus predicted share lost, each length from the others by models sent; empty for one length alone."""
+def left_out_misses(points: Sequence[Point], predictor: str) -> Vector:
+    """Observed minus predicted share lost, each length from the others; empty for one length alone."""
     if len({point.length.num_steps for point in points}) < 2:
         return np.empty(0)
     lost = np.array([point.lost for point in points])
-    return np.asarray(lost - _left_out(points, logs_of(points, "models sent"), lost), dtype=np.float64)
+    return np.asarray(lost - _left_out(points, logs_of(points, predictor), lost), dtype=np.float64)
 
 
 def _explained(method: str, predictor: str, groups: Sequence[_Rows]) -> Explained:
@@ -134,6 +134,13 @@ def _explained(method: str, predictor: str, groups: Sequence[_Rows]) -> Explaine
         {steps: float(np.sqrt((values**2).mean())) for steps, values in ordered.items()},
         {steps: float(values.mean()) for steps, values in ordered.items()},
     )
+
+
+def best_predictor(regime: Regime) -> str:
+    """Models sent, or steps and ratio: the one that explains more at lengths that its curves have not seen."""
+    found = {each.predictor: each.left_out for each in explained(regime) if each.method == ALL}
+    known = {name: value for name in ("models sent", "steps and ratio") if (value := found.get(name)) is not None}
+    return max(known, key=known.__getitem__, default="models sent")
 
 
 def noise_share(regime: Regime) -> float | None:

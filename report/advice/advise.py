@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from report.accuracy.records import RowRuns, UsageError
 from report.accuracy.regime import Regime
+from report.accuracy.regime_predictors import best_predictor
 from report.advice.job import Job
 from report.advice.loss import Loss, expected_loss
 from report.advice.steps import ddp_seconds, method_seconds, sent_by
@@ -61,15 +62,16 @@ def advise(job: Job, regime: Regime, rows: Sequence[RowRuns], num_parameters: in
         Advised("DDP, fp32", 1.0, "overlapped", ddp_seconds(job, 4), job.num_steps, Loss(0.0, 0.0, 0.0, 1.0)),
         Advised("DDP, fp16 hook", 2.0, "overlapped", ddp_seconds(job, 2), job.num_steps / 2, Loss(0.0, 0.0, 0.0, 1.0)),
     ]
+    predictor = best_predictor(regime)
     for each in rows:
         sent = sent_by(each)
         if sent is None or each.method not in regime.methods:
             continue
         models = sent.models(job.num_steps)
-        loss = expected_loss(regime, each.method, models)
+        loss = expected_loss(regime, each.method, models, job.num_steps, predictor)
         lines.append(Advised(each.method, each.row.ratio, each.row.settings, method_seconds(job, sent), models, loss))
     lines.sort(key=lambda line: (line.step_seconds, line.method))
-    return Advice(job, gap, tuple(lines), _sentence(job, gap, lines), _where(job, regime, num_parameters))
+    return Advice(job, gap, tuple(lines), _sentence(job, gap, lines), _where(job, regime, num_parameters, predictor))
 
 
 def _sentence(job: Job, gap: float, lines: Sequence[Advised]) -> str:
@@ -102,12 +104,13 @@ def _points(share: float) -> str:
     return points(share).lstrip("+")
 
 
-def _where(job: Job, regime: Regime, num_parameters: int) -> str:
+def _where(job: Job, regime: Regime, num_parameters: int, predictor: str) -> str:
     steps = [length.num_steps for length in regime.telling]
     larger, longer = job.num_parameters / num_parameters, job.num_steps / max(steps)
     return (
         f"The map is of a network of {num_parameters:,} parameters, {len(regime.telling)} lengths from {min(steps):,} "
         f"to {max(steps):,} steps, fixed shards. This job has {amount(larger)} times the parameters, and "
-        f"{amount(longer)} times the steps of the longest. Whether models sent carry over to other networks was not "
-        "tested. Step times are modelled, without encoding. DDP with fp16 is taken to lose nothing."
+        f"{amount(longer)} times the steps of the longest. Losses are predicted from {predictor}, which does best at "
+        "lengths that it was not shown. Whether they carry over to other networks was not tested. Step times are "
+        "modelled, without encoding. DDP with fp16 is taken to lose nothing."
     )

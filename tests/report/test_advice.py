@@ -74,12 +74,18 @@ def test_steps_are_those_of_the_study_where_it_has_them() -> None:
         assert method and ddp_seconds(job, size) == pytest.approx(bench.seconds_at(method, 10e9), rel=0.15)
 
 
-@pytest.mark.parametrize("unseen", [75, 25, 7])
-def test_rows_of_a_length_that_the_map_did_not_see_lie_in_the_interval(unseen: int) -> None:
+@pytest.mark.parametrize(
+    ("unseen", "predictor"), [(75, "models sent"), (25, "models sent"), (7, "models sent"), (25, "steps and ratio")]
+)
+def test_rows_of_a_length_that_the_map_did_not_see_lie_in_the_interval(unseen: int, predictor: str) -> None:
     seeds = {150: (1, 2, 3, 4, 5), 75: (1, 2), 25: (1, 2), 7: (1, 2)}
     points = [p for p in regime(records_of(Map(lost, seeds))).points if p.length.num_steps == unseen * 187]
     known = regime(records_of(Map(lost, {epochs: each for epochs, each in seeds.items() if epochs != unseen})))
-    found = [(expected_loss(known, p.method, p.models), p.lost) for p in points if p.method in known.methods]
+    found = [
+        (expected_loss(known, p.method, p.models, p.length.num_steps, predictor), p.lost)
+        for p in points
+        if p.method in known.methods
+    ]
     inside = [loss.low <= share <= loss.high for loss, share in found if loss and share is not None]
     assert len(inside) >= 20 and sum(inside) >= 0.9 * len(inside)
 
