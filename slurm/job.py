@@ -89,13 +89,15 @@ def _work(task: RunTask, allocation: Allocation, meeting: Meeting, notice: Notic
         recorded_failures(job),
         joined_through(meeting.store, device, job.timeout_seconds, allocation.rank, allocation.world_size),
     ):
-        code = _train(job, allocation.rank, notice)
+        _train(job, allocation.rank, notice)
+        code = 0
     if code and end_of(job.folder, job.attempt.attempt) == "communication":
         time.sleep(GRACE_SECONDS)
     return code
 
 
-def _train(job: Job, rank: int, notice: Notice) -> int:
+def _train(job: Job, rank: int, notice: Notice) -> None:
+    """Ends the process, and leaves the group as it stands, where another attempt has taken the run over."""
     try:
         attempt_in_group(job, ProcessGroupCollectives(), notice.stop_requested)
     except Preempted as error:
@@ -103,8 +105,7 @@ def _train(job: Job, rank: int, notice: Notice) -> int:
             write_failure(job.folder, job.run.run_id, job.attempt.attempt, notice.kind or "preempted", str(error), "")
     except SupersededError as error:
         print(f"{error}; this one stops and writes nothing", flush=True)
-        return 1
-    return 0
+        sys.exit(1)
 
 
 def _job(task: RunTask, allocation: Allocation, attempt: str, device: str) -> Job:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 import harness.cli.progress
 import harness.cli.show
@@ -177,6 +178,7 @@ def test_torchrun_leaves_a_run_that_another_process_owns_alone(
         assert main(words) == 1
     assert capsys.readouterr().err == f"error: another process is at run {run.run_id}\n"
     assert {each.name for each in folder.iterdir()} == {"owner.lock"}
+    dist.destroy_process_group()  # which a process that fails takes along
     assert main(words) == 0
     assert read_run(folder).result is not None
 
