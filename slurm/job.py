@@ -23,7 +23,7 @@ from slurm.facts import facts
 from slurm.notice import Notice
 from slurm.profile import Profile
 from slurm.rendezvous import Meeting, invite, join
-from slurm.starts import end_of
+from slurm.starts import begins, end_of
 from slurm.takeover import NothingToDo, take_over
 
 GRACE_SECONDS = 5.0
@@ -84,6 +84,7 @@ def _meet(task: RunTask, allocation: Allocation, stack: ExitStack) -> Meeting:
 
 def _work(task: RunTask, allocation: Allocation, meeting: Meeting, notice: Notice, device: str) -> int:
     """Train, and record how it ended; returns the process's exit code."""
+    print(begins(meeting.message), flush=True)
     job, code = _job(task, allocation, meeting.message, device), 1
     with (
         recorded_failures(job),

@@ -124,6 +124,29 @@ def test_workers_that_ended_without_a_word_leave_a_record_and_are_tried_again_so
     assert requeued.read_text() == "requeue 8\n" * 2
 
 
+def test_workers_that_nccls_watchdog_ended_have_lost_one_and_are_tried_again(tmp_path: Path, requeued: Path) -> None:
+    waited = "[rank0]:[E] [Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=4, OpType=ALLREDUCE)\n"
+    ended = (
+        "[rank1]:[E] Process group watchdog thread terminated with exception: CUDA error: an illegal memory access\n"
+    )
+    before, now = "attempt a0 begins\n", "attempt now begins\n"
+    logs = {
+        "communication": [before + now + waited, before + ended + now],
+        "bug": [now + waited, now + ended],
+        "node": [before + waited + now, before + ended],
+    }
+    for kind, texts in logs.items():
+        folder = tmp_path / kind / "run"
+        started(folder, "preempted")
+        (folder.parent / "jobs").mkdir()
+        for rank, text in enumerate(texts):
+            (folder.parent / "jobs" / f"7_0_{rank}_log.out").write_text(text)
+        assert aftermath_of(folder, 1, 134) == (1 if kind == "bug" else 0)
+        failure = read_record(folder / "failure.json", Failure)
+        assert failure.kind == kind and "srun with code 134; see" in failure.message
+    assert requeued.read_text() == "requeue 8\n" * 2
+
+
 @pytest.mark.parametrize("kind", ["oom", "data", "disk", "bug"])
 def test_job_with_a_failure_of_its_own_ends(kind: FailureKind, tmp_path: Path, requeued: Path) -> None:
     folder = tmp_path / "run"
