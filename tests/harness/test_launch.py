@@ -39,6 +39,7 @@ from tests.harness.support import (
     comparable,
     environment,
     job_for,
+    kept_checkpoints,
     launch_options,
     only,
     small_config,
@@ -238,6 +239,20 @@ def test_missing_runs_come_seed_by_seed(tmp_path: Path) -> None:
     plan = planned(tmp_path, small_spec())
     order = [(run.row, run.seed) for run in missing_runs(plan, tmp_path / "small")]
     assert order == [(row, seed) for seed in (1, 2) for row in ("sgd", "cser", "ef_sgd")]
+
+
+def test_checkpoints_that_a_killed_process_left_beside_its_result_go(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = only(small_spec(), "sgd")
+    (run,) = planned(tmp_path, spec).runs
+    job = job_for(run.config, tmp_path / "small", experiment="small")
+    with kept_checkpoints():
+        assert attempt_in_threads(job)
+    assert (job.folder / "checkpoint" / "latest").exists()
+    words = ["run", str(write_spec(tmp_path, spec)), "--results", str(tmp_path), "--jobs", "1"]
+    assert main(words) == 0 and "are done" in capsys.readouterr().out
+    assert not (job.folder / "checkpoint").exists()
 
 
 def test_command_with_a_failed_run_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
