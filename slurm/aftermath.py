@@ -13,10 +13,11 @@ from pathlib import Path
 from harness.records import packs, store
 from harness.records.recorder import write_failure
 from harness.records.store import Failure, RecordError
+from harness.workers import watchdog
 from slurm.allocation import Allocation, this_allocation
 from slurm.campaign import Campaign, Submission
 from slurm.policy import goes_on
-from slurm.starts import Start, end_of, ends_of_job, read_starts
+from slurm.starts import Start, begins, end_of, ends_of_job, read_starts
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,9 +94,16 @@ def _recorded_end(folder: Path, start: Start, log: Path, code: int) -> store.Fai
     """How the attempt ended; where it left no word of that, there is a record afterwards all the same."""
     failure = store.read_optional(folder / "failure.json", Failure)
     if failure is None or failure.attempt != start.attempt:
-        message = f"the workers ended without a word, srun with code {code}; see {log}"
-        write_failure(folder, folder.name, start.attempt, "node", message, "")
+        kind, message = _said_by_watchdog(log, start) or ("node", "the workers ended without a word")
+        write_failure(folder, folder.name, start.attempt, kind, f"{message}, srun with code {code}; see {log}", "")
     return end_of(folder, start.attempt)
+
+
+def _said_by_watchdog(log: Path, start: Start) -> tuple[store.FailureKind, str] | None:
+    """What NCCL's watchdog said as the last of this attempt, in any worker's log, before it ended the process."""
+    own, suffix = log.name.rsplit("_0_", 1)
+    texts = [watchdog.tail_of(each) for each in sorted(log.parent.glob(f"{own}_*_{suffix}"))]
+    return watchdog.end_in("\n".join(text.partition(begins(start.attempt))[2] for text in texts))
 
 
 if __name__ == "__main__":

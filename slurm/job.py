@@ -23,7 +23,7 @@ from slurm.facts import facts
 from slurm.notice import Notice
 from slurm.profile import Profile
 from slurm.rendezvous import Meeting, invite, join
-from slurm.starts import end_of
+from slurm.starts import begins, end_of
 from slurm.takeover import NothingToDo, take_over
 
 GRACE_SECONDS = 5.0
@@ -84,18 +84,21 @@ def _meet(task: RunTask, allocation: Allocation, stack: ExitStack) -> Meeting:
 
 def _work(task: RunTask, allocation: Allocation, meeting: Meeting, notice: Notice, device: str) -> int:
     """Train, and record how it ended; returns the process's exit code."""
+    print(begins(meeting.message), flush=True)
     job, code = _job(task, allocation, meeting.message, device), 1
     with (
         recorded_failures(job),
         joined_through(meeting.store, device, job.timeout_seconds, allocation.rank, allocation.world_size),
     ):
-        code = _train(job, allocation.rank, notice)
+        _train(job, allocation.rank, notice)
+        code = 0
     if code and end_of(job.folder, job.attempt.attempt) == "communication":
         time.sleep(GRACE_SECONDS)
     return code
 
 
-def _train(job: Job, rank: int, notice: Notice) -> int:
+def _train(job: Job, rank: int, notice: Notice) -> None:
+    """Ends the process, and leaves the group as it stands, where another attempt has taken the run over."""
     try:
         attempt_in_group(job, ProcessGroupCollectives(), notice.stop_requested)
     except Preempted as error:
@@ -103,8 +106,7 @@ def _train(job: Job, rank: int, notice: Notice) -> int:
             write_failure(job.folder, job.run.run_id, job.attempt.attempt, notice.kind or "preempted", str(error), "")
     except SupersededError as error:
         print(f"{error}; this one stops and writes nothing", flush=True)
-        return 1
-    return 0
+        sys.exit(1)
 
 
 def _job(task: RunTask, allocation: Allocation, attempt: str, device: str) -> Job:

@@ -45,6 +45,11 @@ def end_of(folder: Path, attempt: str) -> FailureKind:
     return failure.kind if failure is not None and failure.attempt == attempt else "node"
 
 
+def begins(attempt: str) -> str:
+    """What every worker of an attempt says first: a job that is requeued goes on in the same logs."""
+    return f"attempt {attempt} begins"
+
+
 def add_start(folder: Path, before: list[Start], start: Start) -> None:
     """Write the next start down."""
     store.write_record(folder / "slurm.json", Starts(version=store.VERSION, starts=[*before, start]))

@@ -42,7 +42,8 @@ def take_over(folder: Path, run_id: str, allocation: Allocation, max_retries: in
     ends = ends_of_job(starts, allocation.job)
     if num_retries(ends) > max_retries:
         message = f"gave up: the attempts of job {allocation.job} ended with {', '.join(ends)}"
-        write_failure(folder, run_id, starts[-1].attempt, starts[-1].ended or "node", message, "")
+        ended = starts[-1].ended or "node"
+        write_failure(folder, run_id, starts[-1].attempt, ended, message, "", is_last_word=True)
         raise NothingToDo(message)
     attempt = uuid.uuid4().hex[:8]
     add_start(folder, starts, Start(job=allocation.job, restart=allocation.restart, attempt=attempt, time=now()))

@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     from harness.cli.progress import make_display
     from harness.records.run_lock import BusyError
     from harness.tasks.task import configured_task
-    from harness.workers.launch import launch, missing_runs, places, write_experiment
+    from harness.workers.launch import discard_leftovers, launch, missing_runs, places, write_experiment
 
     plan = _planned(options)
     launch_options = _launch_options(options, plan)
@@ -79,7 +79,9 @@ def run(options: argparse.Namespace) -> int:
         except BusyError as error:
             return complain(error, FAILURE)
     places(plan, launch_options)  # Too few GPUs are refused before anything is written or fetched.
-    if not missing_runs(plan, write_experiment(plan, options.results)):
+    folder = write_experiment(plan, options.results)
+    discard_leftovers(plan, folder)
+    if not missing_runs(plan, folder):
         print(f"all {len({run.run_id for run in plan.runs})} runs of {plan.experiment.name} are done")
         return 0
     # Before the first run, so that runs side by side do not each fetch it.

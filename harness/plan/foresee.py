@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -24,6 +25,8 @@ class Foreseen:
     bits: int
     gathered_bits: int
     memory_bytes: int
+    checkpoint_bytes: int
+    """Of one generation: the model's state and the optimiser's."""
     averages_models: bool
     """Whether what comes of the run is the workers' average, and not each worker's own model."""
     final_exchange: bool
@@ -58,7 +61,7 @@ class Foreseen:
 def check_task_and_model(task: TaskSpec, model: ModelSpec) -> None:
     """What all rows have in common. Raises SpecError where there is no such task or model, or none with its options."""
     configured_task(task)
-    _tensors_without_memory(model.model_dump_json(), task.name)
+    _model_without_memory(model.model_dump_json(), task.name)
 
 
 def foresee(config: RunConfig) -> Foreseen:
@@ -91,8 +94,8 @@ def _foresee(hashable: _Hashable) -> Foreseen:
     configured_task(config.task)
     per_epoch, num_steps = num_steps_of(config)
     _check_evaluation(config.evaluation, per_epoch, num_steps)
-    tensors = _tensors_without_memory(config.model.model_dump_json(), config.task.name)
-    model = nn.ParameterList(nn.Parameter(tensor) for tensor in tensors)
+    empty = _model_without_memory(config.model.model_dump_json(), config.task.name)
+    model = nn.ParameterList(nn.Parameter(each.detach()) for each in empty.parameters())
     optimizer = build_optimizer(config, model, None, num_steps)
     layout = optimizer.flat.layout
     element = optimizer.flat.parameters.element_size()
@@ -105,6 +108,7 @@ def _foresee(hashable: _Hashable) -> Foreseen:
         bits=traffic.training_bits,
         gathered_bits=sum(entry.gathered_bits for entry in traffic.training().values()),
         memory_bytes=round((2 + optimizer.memory_in_parameters()) * layout.numel) * element,
+        checkpoint_bytes=_bytes_of([*empty.state_dict().values(), *optimizer.state_dict()["flat"].values()]),
         averages_models=optimizer.averages_models,
         final_exchange=optimizer.averages_models and not optimizer.agree_after(num_steps),
     )
@@ -118,8 +122,11 @@ def _check_evaluation(evaluation: EvaluationSpec, per_epoch: int, num_steps: int
         raise SpecError(f"evaluation.per_epoch = {evaluation.per_epoch} is more than the {per_epoch} steps of an epoch")
 
 
+def _bytes_of(state: Iterable[object]) -> int:
+    return sum(each.numel() * each.element_size() for each in state if isinstance(each, Tensor))
+
+
 @cache
-def _tensors_without_memory(model: str, task: str) -> list[Tensor]:
-    """The model's parameters on the meta device, built once for all the rows that it is checked with."""
-    spec = ModelSpec.model_validate_json(model)
-    return [each.detach() for each in build_model(spec, find_task(task), 0, torch.device("meta")).parameters()]
+def _model_without_memory(model: str, task: str) -> nn.Module:
+    """The model on the meta device, built once for all the rows that it is checked with, which leave it as it is."""
+    return build_model(ModelSpec.model_validate_json(model), find_task(task), 0, torch.device("meta"))

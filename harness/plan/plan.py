@@ -39,6 +39,8 @@ class Plan:
     runs: list[PlannedRun]
     memory_bytes: dict[str, int]
     """Per worker and row: parameters, gradients and the optimiser's state; activations are not in it."""
+    checkpoint_bytes: dict[str, int]
+    """Per worker and row: what one generation of a checkpoint takes on the disk."""
     left_out: list[str] = field(default_factory=list)
     """Rows that would be there at other lengths, and why they are not, a sentence each."""
 
@@ -306,7 +308,8 @@ def _choice(spec: Spec, chosen: _Chosen, trial: Trial) -> Choice:
 
 def _plan(experiment: Experiment, rows: list[_Planned], left_out: list[str]) -> Plan:
     memory = {planned.row.row: planned.foreseen.memory_bytes for planned in rows}
-    return Plan(experiment, [run for planned in rows for run in planned.runs], memory, left_out)
+    checkpoints = {planned.row.row: planned.foreseen.checkpoint_bytes for planned in rows}
+    return Plan(experiment, [run for planned in rows for run in planned.runs], memory, checkpoints, left_out)
 
 
 def _experiment(

@@ -85,11 +85,22 @@ class Recorder:
 
 
 def write_failure(
-    folder: Path, run_id: str, attempt: str, kind: FailureKind, message: str, trace: str, step: int | None = None
+    folder: Path,
+    run_id: str,
+    attempt: str,
+    kind: FailureKind,
+    message: str,
+    trace: str,
+    step: int | None = None,
+    is_last_word: bool = False,
 ) -> None:
     """Record why an attempt ended without a result, unless a newer one has begun, whose folder this is then.
 
-    A worker that only lost the others does not hide the failure of the one that caused it.
+    Of the attempt's workers the first one's failure stands, and not what comes of it in the others; but "communication"
+    is no cause, and gives way to any other.
+
+    Args:
+        is_last_word: said by who looks back at the attempt, over whatever its workers said.
     """
     if _is_superseded(folder, attempt):
         return
@@ -104,7 +115,8 @@ def write_failure(
         step=step,
     )
     with _one_at_a_time(folder):
-        if kind == "communication" and _attempt_that_failed(path) == attempt:
+        before = None if is_last_word else _recorded_kind(path, attempt)
+        if before is not None and (kind == "communication" or before != "communication"):
             return
         store.write_record(path, failure)
 
@@ -122,12 +134,13 @@ def _is_superseded(folder: Path, attempt: str) -> bool:
     return run is not None and attempt in [each.attempt for each in run.attempts[:-1]]
 
 
-def _attempt_that_failed(path: Path) -> str | None:
+def _recorded_kind(path: Path, attempt: str) -> FailureKind | None:
+    """How this attempt failed, as far as a worker of it has said so."""
     try:
         failure = store.read_optional(path, Failure)
     except store.RecordError:
         return None
-    return None if failure is None else failure.attempt
+    return None if failure is None or failure.attempt != attempt else failure.kind
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -393,6 +394,18 @@ def write_text_atomically(path: Path, text: str, durable: bool = True) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+    if durable:
+        _make_names_durable(path.parent)
+
+
+def _make_names_durable(folder: Path) -> None:
+    """Have a file's new name survive the machine's end, as its contents do, where the file system can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_record(path: Path, record: Record, durable: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints: every rank's state, two generations, checksummed, the pointer moved last."""
+"""Checkpoints: every rank's state, two generations until there is a result, checksummed, the pointer moved last."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ import torch
 
 from algorithms import Collectives, Purpose
 from harness.records.store import VERSION, write_text_atomically
+
+FOLDER = "checkpoint"
+"""Name of the folder in a run's."""
+GENERATIONS = 2
+"""Kept while a run is on; while one more is written they stay, since what is written may never be whole."""
 
 
 class CheckpointError(ValueError):
@@ -75,12 +80,17 @@ def _publish(folder: Path, temporary: Path, name: str, step: int, digests: list[
     os.replace(temporary, final)
     write_text_atomically(folder / "latest", name + "\n")
     # A later generation is a damaged one, or was never pointed to: the run has gone back behind it.
-    kept = _published(folder)[:2]
+    kept = _published(folder)[:GENERATIONS]
     for old in folder.glob("step-*"):
         if old.name not in kept:
             shutil.rmtree(old, ignore_errors=True)
     for torn in folder.glob(".latest.*"):
         torn.unlink()
+
+
+def discard(folder: Path) -> None:
+    """Delete all checkpoints of a run that has a result; what cannot be deleted stays, since nothing depends on it."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _generations(folder: Path) -> list[Path]:

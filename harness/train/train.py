@@ -316,6 +316,7 @@ class _Run:
         self.clock.switch("compute")
         if self.recorder is not None:
             self.recorder.finish(self._result(self.recorder, digest, own))
+            checkpoint.discard(self.checkpoints.folder)
 
     def _result(self, recorder: Recorder, digest: str, own: list[float]) -> Result:
         score = self.last_score if self.diverged_at is None else None

@@ -23,6 +23,7 @@ from harness.records.store import VERSION, Attempt, FailureKind, RecordError, Ru
 from harness.spec import SpecError
 from harness.tasks.errors import DataError
 from harness.tasks.task import find_task
+from harness.train import checkpoint
 from harness.train.build import build_model
 from harness.train.checkpoint import CheckpointError
 from harness.train.stacked import replicas_of
@@ -66,7 +67,7 @@ class Job:
         return Recorder(self.folder, run, self.attempt)
 
     def checkpoints(self) -> Checkpoints:
-        return Checkpoints(self.folder / "checkpoint", 60 * self.checkpoint_minutes, self.attempt.attempt)
+        return Checkpoints(self.folder / checkpoint.FOLDER, 60 * self.checkpoint_minutes, self.attempt.attempt)
 
 
 def attempt_in_threads(job: Job, stop_requested: StopRequested | None = None) -> bool:

@@ -16,6 +16,7 @@ from harness.records.provenance import new_attempt
 from harness.records.state import is_done
 from harness.records.store import Heartbeat
 from harness.spec import RunConfig, SpecError
+from harness.train import checkpoint
 from harness.workers.attempt import Job, num_cores
 from harness.workers.devices import Workers, device_groups
 from harness.workers.preload import announce
@@ -81,6 +82,14 @@ def missing_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
     unique = {run.run_id: run for run in missing}
     second = {row.row for row in plan.experiment.rows if row.rule == "training_loss"}
     return sorted(unique.values(), key=lambda run: (run.row in second, seeds.get(run.seed, 0), order[run.run_id]))
+
+
+def discard_leftovers(plan: Plan, folder: Path) -> None:
+    """Delete checkpoints of runs that are done, which a process that was killed just after the result has left."""
+    for run in plan.runs:
+        left = folder / run.run_id / checkpoint.FOLDER
+        if left.exists() and is_done(left.parent):
+            checkpoint.discard(left)
 
 
 def write_experiment(plan: Plan, results: Path) -> Path:

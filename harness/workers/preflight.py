@@ -16,10 +16,8 @@ from harness.plan.plan import Plan
 from harness.spec import SpecError
 from harness.tasks.errors import DataError
 from harness.tasks.task import Task, configured_task
+from harness.train.checkpoint import GENERATIONS
 from harness.workers.launch import Options, places
-
-GENERATIONS = 3
-"""Checkpoints that lie side by side for a moment: two whole ones, and one being written."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +59,12 @@ def check_data(task: Task, data: Path | None) -> Iterator[Check]:
 
 
 def check_disk(plan: Plan, results: Path, jobs: int) -> Check:
-    """Whether the checkpoints of the runs that go at once find room."""
+    """Whether the checkpoints of the runs that go at once find room; a run that is done has none.
+
+    Each has its generations, and beside them for a moment the one that is being written.
+    """
     workers = max(run.config.num_workers for run in plan.runs)
-    # Gradients are not saved; parameters are, twice: in the model's state and where a method keeps a copy.
-    needed = GENERATIONS * jobs * workers * max(plan.memory_bytes.values())
+    needed = (GENERATIONS + 1) * min(jobs, len(plan.runs)) * workers * max(plan.checkpoint_bytes.values())
     folder = next(path for path in (results, *results.resolve().parents) if path.exists())
     free = shutil.disk_usage(folder).free
     detail = f"{free / 1e9:.1f} GB free in {folder}, checkpoints need up to {needed / 1e9:.1f} GB"

@@ -19,6 +19,8 @@ def joined(
 ) -> Iterator[None]:
     """Inside, this process is one of the group's workers; `init_method` is PyTorch's, "env://" knows rank and size.
 
+    After an exception the group still stands: see `joined_through`.
+
     Raises:
         SpecError: two ranks have the same GPU.
     """
@@ -30,17 +32,19 @@ def joined(
 
 @contextmanager
 def joined_through(store: Store, device: str, timeout_seconds: float, rank: int, world_size: int) -> Iterator[None]:
-    """As `joined`, where the workers have found each other already, and share `store`."""
+    """As `joined`, where the workers have found each other already, and share `store`.
+
+    The group is destroyed after success alone. NCCL's end waits for collectives that are under way, and the peers of a
+    worker that failed wait in one for that worker: it would hang before it could say why. Its process must end instead.
+    """
     timeout = datetime.timedelta(seconds=timeout_seconds)
     store.set_timeout(timeout)
     # Before the group is made: NCCL on a shared GPU stops with a message that names neither rank nor remedy.
     store.set(f"device of {rank}", devices.identity(device))
     devices.require_own_devices([store.get(f"device of {other}").decode() for other in range(world_size)])
     dist.init_process_group(backend_for(device), store=store, rank=rank, world_size=world_size, timeout=timeout)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    yield
+    dist.destroy_process_group()
 
 
 def backend_for(device: str) -> str:

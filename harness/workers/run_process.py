@@ -20,6 +20,7 @@ from harness.records.recorder import write_failure
 from harness.records.run_lock import BusyError
 from harness.records.state import is_done
 from harness.records.store import Failure, Heartbeat, RecordError
+from harness.workers import watchdog
 from harness.workers.attempt import (
     Job,
     attempt_as_rank,
@@ -37,6 +38,8 @@ EXIT_BUSY, EXIT_ORPHAN, EXIT_DISK = 3, 4, 5
 """Exit codes of a run's process that leave no failure.json."""
 STOPPED = "stopped"
 """What is said of a run first that was asked to stop, and did."""
+LOG = "log.txt"
+"""In the run's folder: what all its processes say."""
 GRACE_SECONDS = 15.0
 """How long the other ranks of a run may go on after one has failed, to say what they know."""
 
@@ -61,6 +64,8 @@ class ActiveRun:
     failed_at: float | None = None
     was_killed: bool = False
     """By someone else: the system's memory guard, or by hand."""
+    log_start: int = 0
+    """Size of the run's log when the attempt began."""
 
     @property
     def name(self) -> str:
@@ -110,7 +115,8 @@ def process_context() -> ForkServerContext:
 def start(job: Job, workers: Workers, place: Place, context: ForkServerContext) -> ActiveRun:
     """Begin an attempt at a run."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    active = ActiveRun(job, place)
+    log = job.folder / LOG
+    active = ActiveRun(job, place, log_start=log.stat().st_size if log.exists() else 0)
     name = job.run.run_id
     if workers != "processes":
         attempt = attempt_stacked if workers == "stacked" else attempt_in_threads
@@ -133,7 +139,7 @@ def _guarded(attempt: Callable[..., bool], job: Job, *rest: object) -> None:
         threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     notice = left_to_the_launcher()
     try:
-        with open(job.folder / "log.txt", "a", buffering=1) as log:
+        with open(job.folder / LOG, "a", buffering=1) as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
             sys.exit(0 if attempt(job, *rest, notice.stop_requested) else 1)
@@ -169,17 +175,24 @@ def close(active: ActiveRun) -> str | None:
             if failure.kind == "preempted":
                 return f"{STOPPED}: {failure.message}"
             return f"{failure.kind}: {failure.message} ({path})"
-    kind, message = _death(next(code for code in codes if code), active.was_killed)
+    kind, message = _death(active, codes)
     with contextlib.suppress(OSError):
-        write_failure(job.folder, job.run.run_id, job.attempt.attempt, kind, message, "")
+        write_failure(job.folder, job.run.run_id, job.attempt.attempt, kind, message, "", is_last_word=True)
     return f"{kind}: {message} ({path})"
 
 
-def _death(code: int, was_killed: bool) -> tuple[store.FailureKind, str]:
+def _death(active: ActiveRun, codes: list[int]) -> tuple[store.FailureKind, str]:
     """Kind and words of a failure of which no worker could tell."""
-    if was_killed:
+    see = f"see {LOG} beside this record"
+    if active.was_killed:
         return "oom", (
             "a process of the run was killed, by the system's memory guard or by hand; if it was the guard, use a "
-            "smaller batch or lower precision, or fewer runs at once; see log.txt beside this record"
+            f"smaller batch or lower precision, or fewer runs at once; {see}"
         )
-    return "bug", f"the run's process ended with code {code}; see log.txt beside this record"
+    if -signal.SIGABRT in codes:
+        found = watchdog.end_in(watchdog.tail_of(active.job.folder / LOG, active.log_start))
+        if found is not None:
+            return found[0], f"{found[1]}; {see}"
+    # Those that were killed were killed here, after one had ended otherwise.
+    code = next((code for code in codes if code not in (0, -signal.SIGKILL)), -signal.SIGKILL)
+    return "bug", f"the run's process ended with code {code}; {see}"

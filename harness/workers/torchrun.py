@@ -19,7 +19,7 @@ from harness.spec import SpecError
 from harness.train.train import Preempted
 from harness.workers.attempt import Job, attempt_in_group, done_meanwhile, failure_kind, prepare_thread, sentence
 from harness.workers.devices import device_groups
-from harness.workers.launch import Options, missing_runs, write_experiment
+from harness.workers.launch import Options, discard_leftovers, missing_runs, write_experiment
 from harness.workers.process_group import joined
 from harness.workers.stops import Interrupted, Notice, noticed
 
@@ -53,7 +53,9 @@ def _agreed_runs(plan: Plan, options: Options) -> list[PlannedRun]:
     """Rank 0 says what is missing: others may see its records later."""
     runs: list[object] = [None]
     if dist.get_rank() == 0:
-        runs = [[run.run_id for run in missing_runs(plan, write_experiment(plan, options.results))]]
+        folder = write_experiment(plan, options.results)
+        discard_leftovers(plan, folder)
+        runs = [[run.run_id for run in missing_runs(plan, folder)]]
     dist.broadcast_object_list(runs)
     by_id = {run.run_id: run for run in plan.runs}
     assert isinstance(runs[0], list)

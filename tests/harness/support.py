@@ -10,10 +10,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -25,6 +27,7 @@ from harness.records.store import read_run
 from harness.spec import RunConfig, TaskSpec, run_id
 from harness.tasks.blobs import Blobs
 from harness.tasks.task import Batch, TensorSamples
+from harness.train import checkpoint
 from harness.workers.attempt import Job
 from harness.workers.launch import Options, Progress, Workers
 
@@ -110,6 +113,14 @@ class DoctoredBlobs(Blobs):
         samples = super().load(data, spec, device)
         tensors = {each.name: getattr(samples, each.name) for each in fields(samples)}
         return DoctoredSamples(**tensors, hook=self.hook)
+
+
+@contextmanager
+def kept_checkpoints() -> Iterator[None]:
+    """Inside, a run that is done keeps its checkpoints, so that a test can look at them, or go on from one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "discard", lambda folder: None)
+        yield
 
 
 def comparable(folder: Path) -> tuple[list[Table], Table]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -156,7 +157,7 @@ def killed_at(moment: int) -> Iterator[list[str]]:
         def wrapper(*arguments: Any, **options: Any) -> Any:
             with lock:
                 if len(done) >= moment:
-                    if name == "fsync":
+                    if name == "fsync" and stat.S_ISREG(os.fstat(arguments[0]).st_mode):
                         os.ftruncate(arguments[0], max(0, os.fstat(arguments[0]).st_size - 10))
                     done.append("killed")
                     raise Killed(f"killed before change {moment}, {name}")

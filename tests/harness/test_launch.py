@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 import harness.cli.progress
 import harness.cli.show
@@ -38,6 +39,7 @@ from tests.harness.support import (
     comparable,
     environment,
     job_for,
+    kept_checkpoints,
     launch_options,
     only,
     small_config,
@@ -177,6 +179,7 @@ def test_torchrun_leaves_a_run_that_another_process_owns_alone(
         assert main(words) == 1
     assert capsys.readouterr().err == f"error: another process is at run {run.run_id}\n"
     assert {each.name for each in folder.iterdir()} == {"owner.lock"}
+    dist.destroy_process_group()  # which a process that fails takes along
     assert main(words) == 0
     assert read_run(folder).result is not None
 
@@ -236,6 +239,20 @@ def test_missing_runs_come_seed_by_seed(tmp_path: Path) -> None:
     plan = planned(tmp_path, small_spec())
     order = [(run.row, run.seed) for run in missing_runs(plan, tmp_path / "small")]
     assert order == [(row, seed) for seed in (1, 2) for row in ("sgd", "cser", "ef_sgd")]
+
+
+def test_checkpoints_that_a_killed_process_left_beside_its_result_go(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = only(small_spec(), "sgd")
+    (run,) = planned(tmp_path, spec).runs
+    job = job_for(run.config, tmp_path / "small", experiment="small")
+    with kept_checkpoints():
+        assert attempt_in_threads(job)
+    assert (job.folder / "checkpoint" / "latest").exists()
+    words = ["run", str(write_spec(tmp_path, spec)), "--results", str(tmp_path), "--jobs", "1"]
+    assert main(words) == 0 and "are done" in capsys.readouterr().out
+    assert not (job.folder / "checkpoint").exists()
 
 
 def test_command_with_a_failed_run_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

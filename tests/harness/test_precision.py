@@ -18,7 +18,16 @@ from harness.records.store import RunRecord, read_run
 from harness.tasks import blobs
 from harness.train.precision import MixedPrecision
 from harness.workers.attempt import attempt_in_threads
-from tests.harness.support import BLOCK, CSER, DoctoredBlobs, comparable, job_for, settings_of, small_config
+from tests.harness.support import (
+    BLOCK,
+    CSER,
+    DoctoredBlobs,
+    comparable,
+    job_for,
+    kept_checkpoints,
+    settings_of,
+    small_config,
+)
 
 Place = tuple[int, int]
 """A worker and one of its steps, counted from 0."""
@@ -131,7 +140,8 @@ def test_each_worker_lowers_its_own_scale_and_the_checkpoint_has_it(
     overflows = Overflows(FORCED)
     overflows.install(monkeypatch)
     job = job_for(small_config(name, settings_of(name, BLOCK), precision="fp16"), tmp_path)
-    assert attempt_in_threads(job)
+    with kept_checkpoints():
+        assert attempt_in_threads(job)
     scales = overflows.scales
     for rank, step in FORCED:
         assert scales[rank, step] == scales[rank, step - 1] / 2
@@ -151,7 +161,7 @@ def test_interrupted_equals_uninterrupted_in_half_precision(
     folders = []
     for place, stops in (("whole", [None]), ("broken", [12, 22, 30, None])):
         for stop in stops:
-            with monkeypatch.context() as patch:
+            with monkeypatch.context() as patch, kept_checkpoints():
                 Overflows(forced, stop_before=stop).install(patch)
                 job = job_for(config, tmp_path / place)
                 assert attempt_in_threads(job) == (stop is None)

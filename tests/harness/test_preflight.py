@@ -6,12 +6,17 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
+from algorithms import SoloCollectives
 from harness.__main__ import main
 from harness.plan.plan import make_plan
 from harness.spec import load_spec
+from harness.tasks.task import find_task
+from harness.train import checkpoint
+from harness.train.build import build_model, build_optimizer
 from harness.workers.preflight import architecture, check_disk, check_gpus
-from tests.harness.support import small_spec, write_spec
+from tests.harness.support import changed, small_spec, write_spec
 
 CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
 CUDA_12_6 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
@@ -42,6 +47,29 @@ def test_a_full_disk_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 10, 0))
     check = check_disk(plan, tmp_path, jobs=1)
     assert not check.passed and "make room" in check.detail
+
+
+def test_disk_that_is_asked_for_is_what_checkpoints_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = changed(small_spec(), "model.options.widths", [32, 128])  # large enough for headers not to matter
+    plan = make_plan(load_spec(write_spec(tmp_path, spec)), tmp_path)
+    taken = {}
+    for run in plan.runs:
+        model = build_model(run.config.model, find_task("blobs"), 1, torch.device("cpu"))
+        state = {"models": [model.state_dict()], "optimizer": build_optimizer(run.config, model, None, 40).state_dict()}
+        folder = tmp_path / run.row
+        for step in range(4):
+            checkpoint.save(folder, step, state, SoloCollectives(), "attempt")
+        taken[run.row] = sum(path.stat().st_size for path in folder.rglob("rank-0.pt")) / checkpoint.GENERATIONS
+    assert plan.checkpoint_bytes.keys() == taken.keys()
+    assert all(1.0 <= taken[row] / each < 1.1 for row, each in plan.checkpoint_bytes.items())
+
+    # Of two runs of two workers at once, with a generation being written beside the two that stay.
+    needed = 2 * 2 * 3 * max(plan.checkpoint_bytes.values())
+    for free, suffices in ((needed, False), (needed + 1, True)):
+        usage = shutil._ntuple_diskusage(free, 0, free)
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder, usage=usage: usage)
+        assert check_disk(plan, tmp_path, jobs=2).passed == suffices
+    assert check_disk(plan, tmp_path, jobs=10**6).detail == check_disk(plan, tmp_path, jobs=len(plan.runs)).detail
 
 
 def test_no_gpu_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ from harness.tasks.errors import DataError
 from harness.train import checkpoint
 from harness.train.checkpoint import CheckpointError
 from harness.workers.attempt import attempt_in_threads, failure_kind
-from tests.harness.support import CSER, DoctoredBlobs, comparable, job_for, small_config
+from tests.harness.support import CSER, DoctoredBlobs, comparable, job_for, kept_checkpoints, small_config
 
 
 def event(step: int, loss: float = 1.5) -> Event:
@@ -100,7 +100,8 @@ def test_repeated_steps_count_once_and_the_later_line_stands(tmp_path: Path) -> 
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that is done."""
     job = job_for(small_config("cser", CSER), tmp_path_factory.mktemp("done"))
-    assert attempt_in_threads(job)
+    with kept_checkpoints():
+        assert attempt_in_threads(job)
     return job.folder
 
 
@@ -281,6 +282,28 @@ def test_run_goes_on_from_the_generation_before_or_starts_anew(done: Path, tmp_p
         assert comparable(job.folder) == comparable(done)
 
 
+def test_run_that_is_done_has_no_checkpoints(tmp_path: Path) -> None:
+    job = job_for(small_config("cser", CSER), tmp_path)
+    assert attempt_in_threads(job)
+    assert {path.name for path in job.folder.iterdir()} == {"run.json", "events.jsonl", "result.json", "owner.lock"}
+
+
+def test_checkpoints_go_only_when_the_result_cannot_be_lost_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, synced, order = job_for(small_config(num_workers=1), tmp_path), os.fsync, list[str]()
+
+    def fsync(descriptor: int) -> None:
+        order.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        synced(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(checkpoint, "discard", lambda folder: order.append(f"{folder.name} discarded"))
+    assert attempt_in_threads(job)
+    contents, name, discarded = order[-3:]
+    assert contents.startswith(".result.json.") and (name, discarded) == (job.folder.name, "checkpoint discarded")
+
+
 def test_run_refuses_a_checkpoint_of_another_world_size(done: Path, tmp_path: Path) -> None:
     job = job_for(small_config("cser", CSER, num_workers=4), tmp_path)
     shutil.copytree(done / "checkpoint", job.folder / "checkpoint")
@@ -389,6 +412,16 @@ def test_a_worker_that_only_lost_the_others_does_not_hide_the_cause(tmp_path: Pa
     assert kind_after(("a", "oom"), ("a", "communication")) == "oom"
     assert kind_after(("a", "communication"), ("a", "oom")) == "oom"
     assert kind_after(("a", "oom"), ("b", "communication")) == "communication"
+
+
+def test_the_first_cause_stands_but_for_who_looks_back(tmp_path: Path) -> None:
+    for kind in ("communication", "oom", "bug"):
+        write_failure(tmp_path, "x", "a", kind, f"the {kind}", "trace")  # type: ignore[arg-type]
+    assert read_record(tmp_path / "failure.json", Failure).message == "the oom"
+    write_failure(tmp_path, "x", "a", "node", "gave up", "", is_last_word=True)
+    assert read_record(tmp_path / "failure.json", Failure).message == "gave up"
+    write_failure(tmp_path, "x", "b", "bug", "another attempt's", "trace")
+    assert read_record(tmp_path / "failure.json", Failure).attempt == "b"
 
 
 def test_cause_stands_however_the_failures_of_two_workers_interleave(

@@ -7,14 +7,17 @@ import os
 import signal
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
 
+import slurm.job
 from harness.records import store
-from harness.records.recorder import write_failure
+from harness.records.recorder import SupersededError, write_failure
 from harness.records.run_lock import owned
 from harness.records.store import Failure, FailureKind, Heartbeat, read_record
 from slurm import aftermath, takeover
@@ -22,6 +25,7 @@ from slurm.aftermath import decide
 from slurm.notice import Notice
 from slurm.policy import goes_on
 from slurm.profile import load_profile
+from slurm.rendezvous import Meeting
 from slurm.starts import Start, add_start, read_starts
 from slurm.takeover import NothingToDo, take_over
 from tests.harness.support import job_for, small_config
@@ -120,6 +124,29 @@ def test_workers_that_ended_without_a_word_leave_a_record_and_are_tried_again_so
     assert requeued.read_text() == "requeue 8\n" * 2
 
 
+def test_workers_that_nccls_watchdog_ended_have_lost_one_and_are_tried_again(tmp_path: Path, requeued: Path) -> None:
+    waited = "[rank0]:[E] [Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=4, OpType=ALLREDUCE)\n"
+    ended = (
+        "[rank1]:[E] Process group watchdog thread terminated with exception: CUDA error: an illegal memory access\n"
+    )
+    before, now = "attempt a0 begins\n", "attempt now begins\n"
+    logs = {
+        "communication": [before + now + waited, before + ended + now],
+        "bug": [now + waited, now + ended],
+        "node": [before + waited + now, before + ended],
+    }
+    for kind, texts in logs.items():
+        folder = tmp_path / kind / "run"
+        started(folder, "preempted")
+        (folder.parent / "jobs").mkdir()
+        for rank, text in enumerate(texts):
+            (folder.parent / "jobs" / f"7_0_{rank}_log.out").write_text(text)
+        assert aftermath_of(folder, 1, 134) == (1 if kind == "bug" else 0)
+        failure = read_record(folder / "failure.json", Failure)
+        assert failure.kind == kind and "srun with code 134; see" in failure.message
+    assert requeued.read_text() == "requeue 8\n" * 2
+
+
 @pytest.mark.parametrize("kind", ["oom", "data", "disk", "bug"])
 def test_job_with_a_failure_of_its_own_ends(kind: FailureKind, tmp_path: Path, requeued: Path) -> None:
     folder = tmp_path / "run"
@@ -197,6 +224,31 @@ def store_campaign(*submissions: object) -> store.Record:
     from slurm.campaign import Campaign
 
     return Campaign(version=store.VERSION, experiment="x", submissions=list(submissions))  # type: ignore[arg-type]
+
+
+# A worker that was replaced
+
+
+def test_replaced_worker_ends_without_waiting_for_its_peers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def replaced(*arguments: object) -> None:
+        raise SupersededError("attempt b has taken the run over")
+
+    monkeypatch.setattr(slurm.job, "attempt_in_group", replaced)
+    monkeypatch.setattr(slurm.job, "ProcessGroupCollectives", lambda: None)
+    monkeypatch.setattr(slurm.job, "joined_through", lambda *arguments: stack_that_must_not_close())
+    meeting = Meeting(store=None, message="a")  # type: ignore[arg-type]
+    task = job_for(small_config(), tmp_path)
+    monkeypatch.setattr(slurm.job, "_job", lambda *arguments: task)
+    with pytest.raises(SystemExit) as ended:
+        slurm.job._work(None, allocation(), meeting, SimpleNamespace(stop_requested=None), "cpu")  # type: ignore[arg-type]
+    assert ended.value.code == 1 and not (task.folder / "failure.json").exists()
+
+
+@contextmanager
+def stack_that_must_not_close() -> Iterator[None]:
+    """As the process group: after an exception it is left as it stands, and the end of its body would hang."""
+    yield
+    pytest.fail("the group was destroyed while others wait in it")
 
 
 # Beginning anew

@@ -1,0 +1,130 @@
+"""What is left of a run of processes when one of them fails: its own words first, and its peers' for what they are."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from harness.records.recorder import write_failure
+from harness.records.store import Failure, read_record
+from harness.tasks import blobs
+from harness.workers import devices
+from harness.workers.attempt import Job, attempt_as_rank
+from harness.workers.process_group import joined_through
+from harness.workers.run_process import ActiveRun, Place, close
+from tests.harness.support import DoctoredBlobs, job_for, small_config
+
+# Who fails says so before its group ends
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """How often the process group was destroyed: with NCCL a worker that does so while others wait for it hangs."""
+    destroy, calls = dist.destroy_process_group, list[str]()
+
+    def counted() -> None:
+        calls.append("destroyed")
+        destroy()
+
+    monkeypatch.setattr(dist, "destroy_process_group", counted)
+    yield calls
+    if dist.is_initialized():
+        destroy()
+
+
+def alone(folder: Path, hook: Callable[[int, int], None], monkeypatch: pytest.MonkeyPatch) -> tuple[Job, bool]:
+    """A run of one process that calls `hook` before each batch, and whether it has a result."""
+    monkeypatch.setattr(blobs, "TASK", DoctoredBlobs(hook=hook))
+    job = job_for(small_config(num_workers=1), folder)
+    return job, attempt_as_rank(job, 0, f"file://{folder}/rendezvous")
+
+
+def test_group_ends_after_success(ended: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert alone(tmp_path, lambda rank, step: None, monkeypatch)[1]
+    assert ended == ["destroyed"]
+
+
+def test_failure_is_recorded_and_the_group_left_as_it_is(
+    ended: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(rank: int, step: int) -> None:
+        raise MemoryError("no room")
+
+    job, done = alone(tmp_path, out_of_memory, monkeypatch)
+    assert not done and ended == []
+    assert read_record(job.folder / "failure.json", Failure).kind == "oom"
+
+
+# Who waits in vain is ended by NCCL's watchdog, by SIGABRT
+
+WAITED = (
+    "[rank1]:[E618 ProcessGroupNCCL.cpp:1] [Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=4, "
+    "OpType=ALLREDUCE, NumelIn=9437184, NumelOut=9437184, Timeout(ms)=9000) ran for 9007 milliseconds before timing "
+    "out.\n[rank1]:[E618 ProcessGroupNCCL.cpp:2] [PG ID 0 PG GUID 0(default_pg) Rank 1] Process group watchdog thread "
+    "terminated with exception: [Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=4)\n"
+    "terminate called after throwing an instance of 'c10::DistBackendError'\n"
+)
+HEARD = "[rank0]:[E618] [PG ID 0 Rank 0] Process group watchdog thread terminated with exception: CUDA error: "
+"""What the watchdog says where it, and not the worker, was the first to hear of a kernel that failed."""
+
+
+def closed(folder: Path, codes: list[int], said: str, before: str = "", kind: str | None = None) -> tuple[str, Failure]:
+    """What is said, and recorded, of a run whose processes ended with these codes and words, as one recorded `kind`."""
+    job = job_for(small_config(), folder)
+    job.folder.mkdir(parents=True)
+    (job.folder / "log.txt").write_text(before + said)
+    if kind is not None:
+        write_failure(job.folder, job.run.run_id, job.attempt.attempt, kind, "its own words", "")  # type: ignore[arg-type]
+    active = ActiveRun(job, Place((), ()), log_start=len(before))
+    active.processes += [SimpleNamespace(exitcode=code) for code in codes]  # type: ignore[misc]
+    sentence = close(active)
+    assert sentence is not None
+    return sentence, read_record(job.folder / "failure.json", Failure)
+
+
+ABORTED, KILLED = -signal.SIGABRT, -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("codes", "said", "kind"),
+    [
+        ([ABORTED, ABORTED], WAITED, "communication"),
+        ([KILLED, ABORTED], WAITED, "communication"),  # which the launcher killed after a time of grace
+        ([ABORTED, ABORTED], WAITED + HEARD + "an illegal memory access was encountered\n", "bug"),
+        ([ABORTED, ABORTED], HEARD + "out of memory\n" + WAITED, "oom"),
+        ([ABORTED, 1], "free(): invalid pointer\n", "bug"),
+        ([-signal.SIGSEGV, ABORTED], "", "bug"),
+    ],
+)
+def test_end_by_the_watchdog_is_told_from_others(codes: list[int], said: str, kind: str, tmp_path: Path) -> None:
+    sentence, failure = closed(tmp_path, codes, said)
+    assert failure.kind == kind and sentence.startswith(f"{kind}: ") and "log.txt" in failure.message
+
+
+def test_an_earlier_attempts_watchdog_says_nothing_of_this_one(tmp_path: Path) -> None:
+    assert closed(tmp_path, [ABORTED], "Fatal Python error: Aborted\n", before=WAITED)[1].kind == "bug"
+
+
+def test_cause_that_a_worker_recorded_is_not_hidden_by_the_watchdogs_of_the_others(tmp_path: Path) -> None:
+    sentence, failure = closed(tmp_path, [1, ABORTED], WAITED, kind="oom")
+    assert failure.message == "its own words" and sentence.startswith("oom: its own words")
+
+
+def test_process_that_the_launcher_killed_is_not_named_for_the_one_that_ended(tmp_path: Path) -> None:
+    assert "ended with code -11" in closed(tmp_path, [KILLED, -signal.SIGSEGV], "")[1].message
+
+
+def test_nccl_waits_as_long_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(devices, "identity", lambda device: device)
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **options: given.update(options, backend=backend))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    with joined_through(dist.HashStore(), "cuda:0", 17.0, 0, 1):
+        assert (given["backend"], given["timeout"]) == ("nccl", timedelta(seconds=17))
