@@ -15,7 +15,7 @@ from harness.records.recorder import write_failure
 from harness.records.store import Failure, RecordError
 from slurm.allocation import Allocation, this_allocation
 from slurm.campaign import Campaign, Submission
-from slurm.policy import goes_on
+from slurm.policy import End, goes_on
 from slurm.starts import Start, end_of, ends_of_job, read_starts
 
 
@@ -55,7 +55,7 @@ def decide(folder: Path, submission: Submission, allocation: Allocation, max_ret
         return 1
     kind = _recorded_end(folder, here[-1], submission.log_of(allocation.job), code)
     ends = ends_of_job(starts[:-1], allocation.job)
-    if not goes_on(kind, ends, max_retries):
+    if not goes_on(End(kind, bool(here[-1].progressed)), ends, max_retries):
         print(f"ended with {kind} after {len(ends)} earlier attempts of this job: not requeued", flush=True)
         return 1
     if _is_being_ended(allocation.number):
@@ -76,8 +76,11 @@ def _is_being_ended(number: str) -> bool:
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return False
-    at_its_limit = time.time() >= float(os.environ.get("SLURM_JOB_END_TIME") or "inf")
-    return "JobState=RUNNING" not in said.split() and not at_its_limit
+    return "JobState=RUNNING" not in said.split() and not _is_at_its_limit()
+
+
+def _is_at_its_limit() -> bool:
+    return time.time() >= float(os.environ.get("SLURM_JOB_END_TIME") or "inf")
 
 
 def _without_a_start(folder: Path, submission: Submission, allocation: Allocation, code: int) -> int:
@@ -93,8 +96,10 @@ def _recorded_end(folder: Path, start: Start, log: Path, code: int) -> store.Fai
     """How the attempt ended; where it left no word of that, there is a record afterwards all the same."""
     failure = store.read_optional(folder / "failure.json", Failure)
     if failure is None or failure.attempt != start.attempt:
+        # As where they did not come to save within warning_seconds.
+        kind: store.FailureKind = "timeout" if _is_at_its_limit() else "node"
         message = f"the workers ended without a word, srun with code {code}; see {log}"
-        write_failure(folder, folder.name, start.attempt, "node", message, "")
+        write_failure(folder, folder.name, start.attempt, kind, message, "")
     return end_of(folder, start.attempt)
 
 
