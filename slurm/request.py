@@ -74,7 +74,7 @@ def find_slurm(cluster: str, profile: Profile) -> None:
 def show(request: Request, num_runs: int) -> None:
     """Print the plan, its cost, and what of it is to be submitted."""
     profile = request.profile
-    show_plan(request.plan)
+    show_plan(request.plan, profile.cpus_per_worker)
     others = len({run.run_id for run in request.plan.runs}) - num_runs
     print(
         f"to submit on {request.cluster}: {num_runs} runs of {profile.nodes} nodes x {profile.tasks_per_node} workers, "

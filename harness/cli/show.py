@@ -10,12 +10,18 @@ from tabulate import tabulate
 from harness.plan.estimate import prices, step_time
 from harness.plan.plan import Plan
 from harness.records.state import Seen, State, judge, look
+from harness.tasks.task import configured_task
 from harness.train.build import num_steps_of
 from harness.workers.attempt import num_cores
+from harness.workers.preflight import reading
 
 
-def show_plan(plan: Plan) -> None:
-    """Runs, settings, bits and memory of each row, and the time that all will take, measured on a dry step."""
+def show_plan(plan: Plan, cores_per_worker: int | None = None) -> None:
+    """Runs, settings, bits and memory of each row, and the time that all will take, measured on a dry step.
+
+    Args:
+        cores_per_worker: of the cluster that is meant; None for this machine.
+    """
     experiment = plan.experiment
     table = [
         [
@@ -55,6 +61,8 @@ def show_plan(plan: Plan) -> None:
     for sentence in plan.left_out:
         print(sentence)
     for line in _effort(plan):
+        print(line)
+    for line in _reading(plan, cores_per_worker):
         print(line)
 
 
@@ -96,6 +104,18 @@ def _effort(plan: Plan) -> list[str]:
         dollars = worker_seconds / 3600 / machine.gpus * machine.dollars_per_hour
         lines.append(f"about {dollars:,.0f} dollars on {machine.name} ({machine.gpus} GPUs; {machine.source})")
     return lines
+
+
+def _reading(plan: Plan, cores_per_worker: int | None) -> list[str]:
+    """Of a task that reads files: how many images a second its readers reach, and how many a GPU takes."""
+    config = plan.runs[0].config
+    expected = getattr(configured_task(config.task), "expected_reading_rate", None)
+    if expected is None:
+        return []
+    cores = cores_per_worker or max(1, num_cores() // config.num_workers)
+    (rate, readers), time = expected(cores), step_time(config)
+    said = reading(rate / readers, readers, config.batch_size / time.seconds)
+    return [f"reading on {cores} cores a worker, if files come as fast: {said} ({time.device})"]
 
 
 STATES: tuple[State, ...] = ("done", "running", "stopped", "stale", "failed", "missing")

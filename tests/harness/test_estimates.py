@@ -66,6 +66,10 @@ def test_without_a_gpu_a_large_model_is_modelled_and_said_to_be(
     images = 80 * 120 * (1_281_167 // 256) * 256
     assert float(hours[1].replace(",", "")) == pytest.approx(images / 1200 / 3600, rel=0.05)
     assert "p3.16xlarge" in output and "AWS" in output
+    show.show_plan(plan, cores_per_worker=1)
+    output = capsys.readouterr().out
+    assert "reading on 1 cores a worker, if files come as fast: 1 readers a worker reach about 833 images/s" in output
+    assert "would wait for them: give a worker more cores (V100)" in output
 
 
 def test_a_price_is_of_the_gpu_that_the_hours_are_of(
