@@ -49,6 +49,7 @@ class Profile(BaseModel):
     checkpoint_minutes: NonNegative = 10.0
     timeout_seconds: Positive = 600.0
     preflight_wait_minutes: Positive = 10.0
+    link_gigabits_per_second: Positive | None = None
     network_interface: str | None = None
     master_address: str | None = None
     launch_prefix: str = ""
@@ -84,6 +85,12 @@ class Profile(BaseModel):
     def tasks_per_node(self) -> int:
         """Workers on a node, each a process."""
         return self.workers_per_node or self.gpus_per_node
+
+    @property
+    def link_bits_per_second(self) -> float | None:
+        """Of a node's link, where workers talk over one and the profile knows it."""
+        known = self.link_gigabits_per_second if self.nodes > 1 else None
+        return None if known is None else 1e9 * known
 
     @property
     def num_workers(self) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.cli.show import show_plan
+from harness.plan.effort import Site
 from harness.plan.plan import Plan, PlannedRun
 from harness.spec import SpecError
 from harness.workers.launch import missing_runs
@@ -74,7 +75,7 @@ def find_slurm(cluster: str, profile: Profile) -> None:
 def show(request: Request, num_runs: int) -> None:
     """Print the plan, its cost, and what of it is to be submitted."""
     profile = request.profile
-    show_plan(request.plan, profile.cpus_per_worker)
+    show_plan(request.plan, Site(profile.cpus_per_worker, profile.link_bits_per_second))
     others = len({run.run_id for run in request.plan.runs}) - num_runs
     print(
         f"to submit on {request.cluster}: {num_runs} runs of {profile.nodes} nodes x {profile.tasks_per_node} workers, "

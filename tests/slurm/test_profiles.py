@@ -160,7 +160,7 @@ def test_dry_run_needs_no_slurm_and_leaves_nothing(tmp_path: Path, capsys: pytes
     text = capsys.readouterr().out
     assert "#SBATCH --array=0-5%2" in text and f"{results}/small/campaign.json 0 --max-retries 3 $?" in text
     assert f"to submit on {profile}: 6 runs of 2 nodes x 1 workers, at most 2 at once" in text
-    assert text.index("hours for forward and backward passes") < text.index("0 others are done, queued or running")
+    assert text.index("CPU core hours for forward") < text.index("0 others are done, queued or running")
     assert text.index("#SBATCH --job-name=small-preflight\n") < text.index("#SBATCH --job-name=small\n")
     assert not results.exists()
     assert main([*words, "--no-preflight"]) == 0
