@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     submit.add_argument("experiment", help="name of a shipped experiment, or a TOML file")
     submit.add_argument("--cluster", required=True, help="a profile of slurm/clusters, NAME or NAME:VARIANT, or a file")
     submit.add_argument("--data", type=Path, help="folder with the data set, as the compute nodes see it")
-    submit.add_argument("--dry-run", action="store_true", help="print what sbatch would get, and submit nothing")
+    submit.add_argument("--dry-run", action="store_true", help="print counts, cost and what sbatch would get, no more")
     resubmit = _add(commands, "resubmit", _resubmit, "submit what is left of a campaign, as it was submitted before")
     resubmit.add_argument("experiment", nargs="?", help="which (default: the only one that was submitted)")
     for sub in (submit, resubmit):
@@ -81,8 +81,8 @@ def _add(
 def _submit(options: argparse.Namespace) -> int:
     from harness.plan.plan import plan_experiment
     from slurm.profile import load_profile
-    from slurm.request import Request, check, confirm, find_slurm, left_to_submit
-    from slurm.submit import sbatch_text, submit
+    from slurm.request import Request, check, confirm, find_slurm, left_to_submit, show
+    from slurm.submit import sbatch_texts, submit
 
     profile = load_profile(options.cluster)
     plan = plan_experiment(options.experiment, options.results, options.tuning)
@@ -100,7 +100,9 @@ def _submit(options: argparse.Namespace) -> int:
         find_slurm(options.cluster, profile)
     left = left_to_submit(request)
     if options.dry_run:
-        print(sbatch_text(request, len(left)) if left else "nothing is left to submit")
+        show(request, len(left))
+        for text in sbatch_texts(request, len(left)) if left else ["nothing is left to submit"]:
+            print(f"\n{text}")
         return 0
     if left and not confirm(request, len(left), options.yes):
         print("nothing was submitted")

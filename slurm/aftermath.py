@@ -16,7 +16,7 @@ from harness.records.store import Failure, RecordError
 from harness.workers import watchdog
 from slurm.allocation import Allocation, this_allocation
 from slurm.campaign import Campaign, Submission
-from slurm.policy import goes_on
+from slurm.policy import End, goes_on
 from slurm.starts import Start, begins, end_of, ends_of_job, read_starts
 
 
@@ -56,7 +56,7 @@ def decide(folder: Path, submission: Submission, allocation: Allocation, max_ret
         return 1
     kind = _recorded_end(folder, here[-1], submission.log_of(allocation.job), code)
     ends = ends_of_job(starts[:-1], allocation.job)
-    if not goes_on(kind, ends, max_retries):
+    if not goes_on(End(kind, bool(here[-1].progressed)), ends, max_retries):
         print(f"ended with {kind} after {len(ends)} earlier attempts of this job: not requeued", flush=True)
         return 1
     if _is_being_ended(allocation.number):
@@ -77,8 +77,11 @@ def _is_being_ended(number: str) -> bool:
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return False
-    at_its_limit = time.time() >= float(os.environ.get("SLURM_JOB_END_TIME") or "inf")
-    return "JobState=RUNNING" not in said.split() and not at_its_limit
+    return "JobState=RUNNING" not in said.split() and not _is_at_its_limit()
+
+
+def _is_at_its_limit() -> bool:
+    return time.time() >= float(os.environ.get("SLURM_JOB_END_TIME") or "inf")
 
 
 def _without_a_start(folder: Path, submission: Submission, allocation: Allocation, code: int) -> int:
@@ -94,7 +97,9 @@ def _recorded_end(folder: Path, start: Start, log: Path, code: int) -> store.Fai
     """How the attempt ended; where it left no word of that, there is a record afterwards all the same."""
     failure = store.read_optional(folder / "failure.json", Failure)
     if failure is None or failure.attempt != start.attempt:
-        kind, message = _said_by_watchdog(log, start) or ("node", "the workers ended without a word")
+        # As where they did not come to save within warning_seconds.
+        kind: store.FailureKind = "timeout" if _is_at_its_limit() else "node"
+        kind, message = _said_by_watchdog(log, start) or (kind, "the workers ended without a word")
         write_failure(folder, folder.name, start.attempt, kind, f"{message}, srun with code {code}; see {log}", "")
     return end_of(folder, start.attempt)
 

@@ -12,8 +12,9 @@ from submitit import SlurmExecutor
 from harness.plan.plan import Plan
 from harness.records import store
 from harness.records.store import Record
+from harness.tasks.image_reading import own_cores
 from harness.tasks.task import configured_task
-from harness.workers.preflight import check_data, check_disk, check_gpus, check_nccl
+from harness.workers.preflight import check_data, check_disk, check_gpus, check_nccl, check_reading
 from slurm.errors import CampaignError
 from slurm.profile import Profile
 from slurm.queue import queued_jobs
@@ -55,9 +56,10 @@ def look(task: Look) -> None:
     """The job itself: writes what it found; ends the process with 1 where a check failed."""
     from slurm.allocation import this_allocation
 
-    profile = task.profile
+    profile, config = task.profile, task.plan.runs[0].config
     checks = [
-        *check_data(configured_task(task.plan.runs[0].config.task), task.data),
+        *check_data(configured_task(config.task), task.data),
+        *check_reading(config, task.data, profile.device, own_cores()),
         check_disk(task.plan, task.results, profile.array_parallelism),
     ]
     if profile.device == "cuda":

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from harness.spec import Count, NonNegative, Positive, SpecError, explain
 
 CLUSTERS = Path(__file__).parent / "clusters"
+TEMPLATE = "template"
+"""To be copied, and no profile itself: what it says of a cluster is made up."""
 
 LOOK_SECONDS = 30
 """Slurm compares jobs with their time limits so often, and warns a job so much earlier than it was asked to."""
@@ -36,6 +38,7 @@ class Profile(BaseModel):
     nodes: Count
     gpus_per_node: Annotated[int, Field(ge=0)] = 0
     gpu_type: str | None = None
+    gpu_request: Literal["gpus-per-node", "gres"] = "gpus-per-node"
     workers_per_node: Count | None = None
     cpus_per_worker: Count
     memory_gb: Positive | None = None
@@ -46,8 +49,11 @@ class Profile(BaseModel):
     checkpoint_minutes: NonNegative = 10.0
     timeout_seconds: Positive = 600.0
     preflight_wait_minutes: Positive = 10.0
+    link_gigabits_per_second: Positive | None = None
     network_interface: str | None = None
     master_address: str | None = None
+    launch_prefix: str = ""
+    python: str | None = None
     setup: list[str] = []
     extra_sbatch: list[Annotated[str, Field(pattern=r"^--[a-z][a-z0-9-]*(=\S.*)?$")]] = []
 
@@ -81,6 +87,12 @@ class Profile(BaseModel):
         return self.workers_per_node or self.gpus_per_node
 
     @property
+    def link_bits_per_second(self) -> float | None:
+        """Of a node's link, where workers talk over one and the profile knows it."""
+        known = self.link_gigabits_per_second if self.nodes > 1 else None
+        return None if known is None else 1e9 * known
+
+    @property
     def num_workers(self) -> int:
         """Workers of a run."""
         return self.nodes * self.tasks_per_node
@@ -93,6 +105,11 @@ def load_profile(name: str) -> Profile:
         SpecError: no such profile or variant, or one that cannot be used, in one sentence.
     """
     stem, _, variant = name.partition(":")
+    if stem == TEMPLATE:
+        raise SpecError(
+            f"{TEMPLATE} is no cluster: copy {CLUSTERS / TEMPLATE}.toml to {CLUSTERS}/NAME.toml, write your cluster "
+            "into it, and give --cluster NAME (make: CLUSTER=NAME)"
+        )
     path = Path(stem) if stem.endswith(".toml") else CLUSTERS / f"{stem}.toml"
     if not path.is_file():
         raise SpecError(f"no cluster profile {stem!r}: give the path of a TOML file or one of {', '.join(known())}")
@@ -116,7 +133,7 @@ def load_profile(name: str) -> Profile:
 def known() -> list[str]:
     """Names of the shipped profiles, and of their variants."""
     names = []
-    for path in sorted(CLUSTERS.glob("*.toml")):
+    for path in sorted(path for path in CLUSTERS.glob("*.toml") if path.stem != TEMPLATE):
         names.append(path.stem)
         names += [f"{path.stem}:{variant}" for variant in tomllib.loads(path.read_text()).get("variants", {})]
     return names

@@ -7,8 +7,9 @@ FIELDS = (
     ("partition", ("partition",)),
     ("qos", ("qos",)),
     ("feature specification", ("constraint",)),
-    ("generic resource", ("gpus_per_node", "gpu_type")),
-    ("gres", ("gpus_per_node", "gpu_type")),
+    ("generic resource", ("gpus_per_node", "gpu_type", "gpu_request")),
+    ("gres", ("gpus_per_node", "gpu_type", "gpu_request")),
+    ("gpus-per-node", ("gpu_request",)),
     ("memory specification", ("memory_gb",)),
     ("time limit", ("time_limit_minutes",)),
     ("node count specification", ("nodes",)),
@@ -39,5 +40,5 @@ def explain_refusal(message: str, cluster: str) -> str:
             return f"sbatch refused: {said}; {advice}"
     for part, fields in FIELDS:
         if part in low and fields:
-            return f"sbatch refused: {said}; look at {' and '.join(fields)} in the profile {cluster}"
+            return f"sbatch refused: {said}; look at {', '.join(fields)} in the profile {cluster}"
     return f"sbatch refused: {said}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.cli.show import show_plan
+from harness.plan.effort import Site
 from harness.plan.plan import Plan, PlannedRun
 from harness.spec import SpecError
 from harness.workers.launch import missing_runs
@@ -71,18 +72,25 @@ def find_slurm(cluster: str, profile: Profile) -> None:
             )
 
 
+def show(request: Request, num_runs: int) -> None:
+    """Print the plan, its cost, and what of it is to be submitted."""
+    profile = request.profile
+    show_plan(request.plan, Site(profile.cpus_per_worker, profile.link_bits_per_second))
+    others = len({run.run_id for run in request.plan.runs}) - num_runs
+    print(
+        f"to submit on {request.cluster}: {num_runs} runs of {profile.nodes} nodes x {profile.tasks_per_node} workers, "
+        f"at most {profile.array_parallelism} at once, {profile.time_limit_minutes} min each before they are requeued; "
+        f"{others} others are done, queued or running"
+    )
+
+
 def confirm(request: Request, num_runs: int, yes: bool) -> bool:
-    """Show the plan and its cost, and ask; True if it may go on.
+    """Show what is to be submitted, and ask; True if it may go on.
 
     Raises:
         SpecError: there is nobody to ask.
     """
-    profile = request.profile
-    show_plan(request.plan)
-    print(
-        f"to submit on {request.cluster}: {num_runs} runs of {profile.nodes} nodes x {profile.tasks_per_node} workers, "
-        f"at most {profile.array_parallelism} at once, {profile.time_limit_minutes} min each before they are requeued"
-    )
+    show(request, num_runs)
     if yes:
         return True
     if not sys.stdin.isatty():

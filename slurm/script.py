@@ -31,6 +31,7 @@ class Place:
 
 def array_parameters(profile: Profile, name: str, place: Place, after: str | None = None) -> dict[str, Any]:
     """submitit's parameters for an array of runs; `after`: the job that must have ended well before."""
+    # Not in a container, which mostly lacks scontrol: by the Python that submits.
     aftermath = [sys.executable, "-m", "slurm.aftermath", str(place.campaign), str(place.submission)]
     extra: dict[str, Any] = {"requeue": True}
     if after is not None:
@@ -60,13 +61,11 @@ def preflight_parameters(profile: Profile, name: str, place: Place) -> dict[str,
 
 
 def _parameters(profile: Profile, code: Path) -> dict[str, Any]:
-    gpus = f"{profile.gpu_type}:{profile.gpus_per_node}" if profile.gpu_type else profile.gpus_per_node
     return {
         "partition": profile.partition,
         "account": profile.account,
         "qos": profile.qos,
         "constraint": profile.constraint,
-        "gpus_per_node": gpus if profile.gpus_per_node else None,
         "cpus_per_task": profile.cpus_per_worker,
         "mem": None if profile.memory_gb is None else f"{round(1024 * profile.memory_gb)}M",
         "wckey": None,
@@ -83,30 +82,46 @@ def _parameters(profile: Profile, code: Path) -> dict[str, Any]:
 
 
 def _exports(profile: Profile, code: Path) -> list[str]:
-    """What a job's processes find in their environment, over what the submitter had."""
+    """What a job's processes find in their environment, over what the submitter had and `setup` has made of it."""
     variables = {
-        "PYTHONPATH": str(code),
         "PYTHONSAFEPATH": "1",  # or the folder in which the command was typed would go before the snapshot
         "OMP_NUM_THREADS": "1",
         "LOCAL_WORLD_SIZE": str(profile.tasks_per_node),
     }
     if profile.network_interface:
         variables |= dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), profile.network_interface)
-    return [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    # Behind the snapshot stays what modules put there.
+    path = f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"
+    return [path, *(f"export {name}={shlex.quote(value)}" for name, value in variables.items())]
 
 
 def _flags(profile: Profile) -> dict[str, Any]:
-    """`extra_sbatch` as submitit wants it."""
+    """GPUs as the site wants them asked for, and `extra_sbatch`, as submitit wants it."""
+    gpus = f"{profile.gpu_type}:{profile.gpus_per_node}" if profile.gpu_type else str(profile.gpus_per_node)
+    asked: dict[str, Any] = {}
+    if profile.gpus_per_node:
+        asked = {"gres": f"gpu:{gpus}"} if profile.gpu_request == "gres" else {"gpus-per-node": gpus}
     pairs = (flag[2:].partition("=") for flag in profile.extra_sbatch)
-    return {name: value if equals else True for name, equals, value in pairs}
+    return asked | {name: value if equals else True for name, equals, value in pairs}
+
+
+def python_of(profile: Profile) -> str:
+    """The words that start Python in a job, as its shell reads them: srun's own words come right before."""
+    python = shlex.quote(profile.python or sys.executable)
+    return f"{profile.launch_prefix} {python}" if profile.launch_prefix else python
 
 
 def array_text(profile: Profile, name: str, place: Place, num_runs: int) -> str:
     """The text that sbatch gets for an array of `num_runs` runs."""
-    command = shlex.join([sys.executable, "-u", "-m", "submitit.core._submit", str(place.jobs)])
-    return _make_sbatch_string(
-        command=command,
-        folder=place.jobs,
-        map_count=num_runs if num_runs > 1 else None,
-        **array_parameters(profile, name, place),
-    )
+    return _text(profile, place, array_parameters(profile, name, place), num_runs)
+
+
+def preflight_text(profile: Profile, name: str, place: Place) -> str:
+    """The text that sbatch gets for the job that looks at data, disk and GPUs."""
+    return _text(profile, place, preflight_parameters(profile, name, place), 1)
+
+
+def _text(profile: Profile, place: Place, parameters: dict[str, Any], num_tasks: int) -> str:
+    command = f"{python_of(profile)} -u -m submitit.core._submit {shlex.quote(str(place.jobs))}"
+    map_count = num_tasks if num_tasks > 1 else None
+    return _make_sbatch_string(command=command, folder=place.jobs, map_count=map_count, **parameters)

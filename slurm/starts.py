@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.records import store
-from harness.records.store import Failure, FailureKind, Record
+from harness.records.state import saved_step
+from harness.records.store import Failure, FailureKind, Record, RunFile
+from slurm.policy import End
 
 
 class Start(Record):
@@ -16,7 +18,8 @@ class Start(Record):
     attempt: str
     time: str
     ended: FailureKind | None = None
-    """Filled in when the next start looks back."""
+    progressed: bool | None = None
+    """Whether it left a later checkpoint than it began from. Both are filled in when the next start looks back."""
 
 
 class Starts(Record):
@@ -36,7 +39,10 @@ def read_starts(folder: Path) -> list[Start]:
     if record is None or not record.starts:
         return []
     *before, last = record.starts
-    return [*before, last if last.ended else last.model_copy(update={"ended": end_of(folder, last.attempt)})]
+    if last.ended:
+        return record.starts
+    found = {"ended": end_of(folder, last.attempt), "progressed": has_progressed(folder, last.attempt)}
+    return [*before, last.model_copy(update=found)]
 
 
 def end_of(folder: Path, attempt: str) -> FailureKind:
@@ -50,11 +56,19 @@ def begins(attempt: str) -> str:
     return f"attempt {attempt} begins"
 
 
+def has_progressed(folder: Path, attempt: str) -> bool:
+    """Whether the newest attempt, if it is this one, has left a later checkpoint than it began from."""
+    run, saved = store.read_optional(folder / "run.json", RunFile), saved_step(folder)
+    if run is None or not run.attempts or run.attempts[-1].attempt != attempt or saved is None:
+        return False
+    return saved > run.attempts[-1].resumed_from_step
+
+
 def add_start(folder: Path, before: list[Start], start: Start) -> None:
     """Write the next start down."""
     store.write_record(folder / "slurm.json", Starts(version=store.VERSION, starts=[*before, start]))
 
 
-def ends_of_job(starts: list[Start], job: str) -> list[FailureKind]:
+def ends_of_job(starts: list[Start], job: str) -> list[End]:
     """How this job's starts ended; another job of the same run begins to count anew."""
-    return [start.ended for start in starts if start.job == job and start.ended]
+    return [End(start.ended, bool(start.progressed)) for start in starts if start.job == job and start.ended]

@@ -21,15 +21,15 @@ from slurm.lock import owner, submit_lock
 from slurm.preflight import Look, submit_preflight, wait_for_preflight
 from slurm.refusals import explain_refusal
 from slurm.request import Request, left_to_submit
-from slurm.script import Place, array_parameters, array_text, preflight_parameters
+from slurm.script import Place, array_parameters, array_text, preflight_parameters, preflight_text, python_of
 from slurm.snapshot import snapshot_path, take_snapshot
 
 
-def sbatch_text(request: Request, num_runs: int) -> str:
-    """What sbatch would get."""
-    return array_text(
-        request.profile, request.plan.experiment.name, _place(request, snapshot_path(request.folder / "code")), num_runs
-    )
+def sbatch_texts(request: Request, num_runs: int) -> list[str]:
+    """What sbatch would get, in this order: the preflight job where there is one, and the array."""
+    name, place = request.plan.experiment.name, _place(request, snapshot_path(request.folder / "code"))
+    first = [preflight_text(request.profile, name, place)] if request.preflight else []
+    return [*first, array_text(request.profile, name, place, num_runs)]
 
 
 def submit(request: Request) -> list[str]:
@@ -67,7 +67,7 @@ def _preflight(request: Request, place: Place) -> str | None:
     place.jobs.mkdir(parents=True, exist_ok=True)
     answer = place.jobs / "preflight.json"
     answer.unlink(missing_ok=True)
-    executor = SlurmExecutor(folder=place.jobs)
+    executor = SlurmExecutor(folder=place.jobs, python=python_of(profile))
     executor.update_parameters(**preflight_parameters(profile, name, place))
     job = submit_preflight(executor, Look(request.plan, request.results, request.data, profile, answer))
     print(f"preflight: job {job} looks at data and disk from a compute node", flush=True)
@@ -97,7 +97,7 @@ def _submit_array(request: Request, place: Place, runs: list[PlannedRun], after:
     )
     number = add_submission(request.folder, name, submission)
     assert number == place.submission, "nobody else submits while the lock is held"
-    executor = SlurmExecutor(folder=place.jobs)
+    executor = SlurmExecutor(folder=place.jobs, python=python_of(request.profile))
     executor.update_parameters(**array_parameters(request.profile, name, place, after))
     try:
         tasks = [_task(request, run, commit, diff) for run in runs]

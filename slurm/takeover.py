@@ -41,7 +41,7 @@ def take_over(folder: Path, run_id: str, allocation: Allocation, max_retries: in
     _check_owner(folder, ours, stack)
     ends = ends_of_job(starts, allocation.job)
     if num_retries(ends) > max_retries:
-        message = f"gave up: the attempts of job {allocation.job} ended with {', '.join(ends)}"
+        message = f"gave up: the attempts of job {allocation.job} ended with {', '.join(end.kind for end in ends)}"
         ended = starts[-1].ended or "node"
         write_failure(folder, run_id, starts[-1].attempt, ended, message, "", is_last_word=True)
         raise NothingToDo(message)

@@ -7,16 +7,26 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from harness.plan.estimate import prices, step_time
+from harness.plan.effort import Effort, Site, effort_of, hours_sentences, price_sentences, row_hours, usual_link
+from harness.plan.estimate import StepTime
 from harness.plan.plan import Plan
 from harness.records.state import Seen, State, judge, look
-from harness.train.build import num_steps_of
+from harness.spec import RunConfig
+from harness.tasks.task import configured_task
 from harness.workers.attempt import num_cores
+from harness.workers.preflight import reading
 
 
-def show_plan(plan: Plan) -> None:
-    """Runs, settings, bits and memory of each row, and the time that all will take, measured on a dry step."""
-    experiment = plan.experiment
+def show_plan(plan: Plan, site: Site | None = None) -> None:
+    """Runs, settings, bits and memory of each row, and what all of them take.
+
+    Args:
+        site: the cluster that is meant; None for workers on this machine's cores, and on the usual links.
+    """
+    experiment, effort = plan.experiment, effort_of(plan)
+    device, num_workers = effort.compute[0][0].device, effort.configs[0].num_workers
+    site = site or Site(max(1, num_cores() // num_workers), usual_link(device))
+    link = None if device == "CPU core" else site.link_bits_per_second
     table = [
         [
             row.row,
@@ -24,6 +34,7 @@ def show_plan(plan: Plan) -> None:
             f"{row.ratio:g}",
             _models(row.models_sent),
             _models(row.link_models),
+            *([f"{row_hours(row, link):,.2f}"] if link else []),
             f"{row.learning_rate:g}",
             len(row.runs),
             row.num_steps,
@@ -39,6 +50,7 @@ def show_plan(plan: Plan) -> None:
         "ratio",
         "models sent",
         "on a link",
+        *([f"hours at {link / 1e9:g} Gb/s"] if link else []),
         "lr",
         "runs",
         "steps",
@@ -54,7 +66,7 @@ def show_plan(plan: Plan) -> None:
     print()
     for sentence in plan.left_out:
         print(sentence)
-    for line in _effort(plan):
+    for line in _sentences(plan, effort, site):
         print(line)
 
 
@@ -63,39 +75,36 @@ def _models(number: float | None) -> str:
     return "-" if number is None else f"{number:,.1f}"
 
 
-def _effort(plan: Plan) -> list[str]:
-    """Runs, and what their arithmetic takes, as sentences."""
-    runs = list({run.run_id: run.config for run in plan.runs}.values())
-    times = {run_id: step_time(config) for run_id, config in enumerate(runs)}
-    worker_seconds = sum(
-        times[number].seconds * num_steps_of(config)[1] * config.num_workers for number, config in enumerate(runs)
-    )
-    known = times[0]
+def _sentences(plan: Plan, effort: Effort, site: Site) -> list[str]:
+    """Runs, memory, and what the runs take."""
+    known, config = effort.compute[0][0], effort.configs[0]
     activations = "without activations (a GPU would measure them)"
     if known.activation_bytes is not None:
         activations = (
-            f"to which activations add {known.activation_bytes / 1e6:,.0f} MB ({known.basis}: {runs[0].batch_size} of "
-            f"them, {runs[0].precision})"
+            f"to which activations add {known.activation_bytes / 1e6:,.0f} MB ({known.basis}: {config.batch_size} of "
+            f"them, {config.precision})"
         )
-    lines = [
-        f"{len(runs)} runs; memory: parameters, gradients and optimiser state, {activations}",
-        f"{worker_seconds / 3600:,.1f} {known.device} hours for forward and backward passes and updates "
-        f"({known.basis}); communication, data and evaluation come on top",
-    ]
+    lines = [f"{len(effort.configs)} runs; memory: parameters, gradients and optimiser state, {activations}"]
     if known.device == "CPU core":
-        return [*lines, f"about {worker_seconds / num_cores() / 60:.0f} min on the {num_cores()} cores of this machine"]
-    workers = runs[0].num_workers
-    hours = worker_seconds / workers / len(runs) / 3600
-    lines.append(
-        f"about {hours:,.1f} hours a run on {workers} GPUs, {hours * len(runs):,.0f} hours one after the other"
-    )
-    priced = [machine for machine in prices() if machine.gpu in known.device]
-    if not priced:
-        lines.append(f"no price: harness/plan/prices.toml has none for {known.device}")
-    for machine in priced:
-        dollars = worker_seconds / 3600 / machine.gpus * machine.dollars_per_hour
-        lines.append(f"about {dollars:,.0f} dollars on {machine.name} ({machine.gpus} GPUs; {machine.source})")
-    return lines
+        hours = effort.low * config.num_workers
+        return [
+            *lines,
+            f"{hours:,.1f} CPU core hours for forward and backward passes and updates ({known.basis}); communication, "
+            "data and evaluation come on top",
+            f"about {60 * hours / num_cores():.0f} min on the {num_cores()} cores of this machine",
+        ]
+    lines += hours_sentences(effort, site.link_bits_per_second)
+    return [*lines, *_reading(config, known, site.cores_per_worker), *price_sentences(effort)]
+
+
+def _reading(config: RunConfig, fastest: StepTime, cores: int) -> list[str]:
+    """Of a task that reads files: how many images a second a worker's readers reach, and how many its GPU takes."""
+    expected = getattr(configured_task(config.task), "expected_reading_rate", None)
+    if expected is None:
+        return []
+    rate, readers = expected(cores)
+    said = reading(rate / readers, readers, config.batch_size / fastest.seconds)
+    return [f"reading on {cores} cores a worker, if files come as fast: {said}"]
 
 
 STATES: tuple[State, ...] = ("done", "running", "stopped", "stale", "failed", "missing")

@@ -1,16 +1,15 @@
-"""What a run's arithmetic takes: measured on dry steps on a GPU or where that is quick, else modelled."""
+"""What a run's arithmetic takes: measured on dry steps on a GPU or where that is quick, else from published rates."""
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.plan.dry_step import dry_steps
+from harness.records.hardware import Training, training_rates
 from harness.spec import RunConfig
 from harness.tasks.task import find_task
 from harness.train.build import build_model
@@ -18,9 +17,6 @@ from harness.train.build import build_model
 DRY_FLOPS = 2e9
 """Up to so much work in a forward pass a CPU is timed; beyond, the answer would take longer than a plan should."""
 MEASURED = "measured on dry steps on random images"
-
-V100_RESNET50_IMAGES_PER_SECOND = {"fp32": 367.0, "fp16": 1200.0, "bf16": 367.0}
-"""ResNet-50 v1.5 training on one V100-16GB; a V100 has no bf16. Source: NVIDIA DeepLearningExamples, PyTorch."""
 
 RESNET50_FORWARD_FLOPS = 8.2e9
 """Per image of 224 x 224: 4.1 G multiply-adds (He et al., CVPR 2016, table 1: 3.8 G, v1.5 a little more)."""
@@ -39,26 +35,17 @@ class StepTime:
     activation_bytes: int | None = None
 
 
-@dataclass(frozen=True)
-class Machine:
-    """One line of prices.toml."""
-
-    name: str
-    gpu: str
-    gpus: int
-    dollars_per_hour: float
-    source: str
+def published_rate(precision: str) -> Training:
+    """What one V100 takes for ResNet-50: "mixed", or "fp32"."""
+    return next(rate for rate in training_rates() if rate.gpus == 1 and rate.precision == precision)
 
 
-def prices() -> list[Machine]:
-    """The price table."""
-    table = tomllib.loads((Path(__file__).parent / "prices.toml").read_text())
-    return [Machine(**machine) for machine in table["machines"]]
+def step_times(config: RunConfig) -> tuple[StepTime, ...]:
+    """One step of one worker, as measured, or by each rate published of eight GPUs together, the fastest first.
 
-
-def step_time(config: RunConfig) -> StepTime:
-    """Estimate for one step of one worker; touches no data, and without a GPU takes at most two seconds."""
-    return _step_time(
+    Touches no data, and without a GPU takes at most two seconds.
+    """
+    return _step_times(
         config.model.model_dump_json(), config.task.name, config.batch_size, config.precision, _Box(config)
     )
 
@@ -77,15 +64,23 @@ class _Box:
 
 
 @cache
-def _step_time(model: str, task: str, batch_size: int, precision: str, box: _Box) -> StepTime:
+def _step_times(model: str, task: str, batch_size: int, precision: str, box: _Box) -> tuple[StepTime, ...]:
     if torch.cuda.is_available():
         measured = dry_steps(box.config, torch.device("cuda", 0))
-        return StepTime(measured.seconds, torch.cuda.get_device_name(0), MEASURED, measured.activation_bytes)
+        return (StepTime(measured.seconds, torch.cuda.get_device_name(0), MEASURED, measured.activation_bytes),)
     flops = forward_flops(box.config)
     if flops <= DRY_FLOPS:
-        return StepTime(dry_steps(box.config, torch.device("cpu")).seconds, "CPU core", MEASURED)
-    per_image = RESNET50_FORWARD_FLOPS * V100_RESNET50_IMAGES_PER_SECOND[precision]
-    return StepTime(flops / per_image, "V100", "modelled: NVIDIA's ResNet-50 figure, scaled by arithmetic")
+        return (StepTime(dry_steps(box.config, torch.device("cpu")).seconds, "CPU core", MEASURED),)
+    wanted = "mixed" if precision == "fp16" else "fp32"  # A V100 has no bf16.
+    rates = [rate for rate in training_rates() if rate.gpus == 8 and rate.precision == wanted]
+    times = [_scaled(flops, rate) for rate in rates]
+    return tuple(sorted(times, key=lambda time: time.seconds))
+
+
+def _scaled(flops: float, rate: Training) -> StepTime:
+    """What so many operations of a forward pass take at the rate published for ResNet-50."""
+    seconds = flops / (RESNET50_FORWARD_FLOPS * rate.images_per_second / rate.gpus)
+    return StepTime(seconds, rate.device, f"scaled by arithmetic from {rate.source}")
 
 
 def forward_flops(config: RunConfig) -> float:

@@ -59,6 +59,14 @@ def is_done(folder: Path) -> bool:
     return packs.read_result(folder) is not None
 
 
+def saved_step(folder: Path) -> int | None:
+    """The step of the newest checkpoint of the run in this folder; None where there is none."""
+    try:
+        return int((folder / "checkpoint" / "latest").read_text().strip().removeprefix("step-"))
+    except (OSError, ValueError):
+        return None
+
+
 def look(folder: Path) -> Seen:
     """Read what there is on the run in this folder.
 

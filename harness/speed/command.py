@@ -25,7 +25,7 @@ MASTER_PORT = "29500"
 def run(name: str, methods: list[str], num_visits: int, steps_per_visit: int, output: Path) -> None:
     """Sweep the network, and time the methods (all if none is named) on the workload; rank 0 writes both records.
 
-    A workload of devices.toml is emulated by waiting, over gloo; any other is trained, on GPUs where there are some.
+    A workload with published times is emulated by waiting, over gloo; others are trained, on GPUs where there are some.
 
     Args:
         output: folder of the records, made a study of; timings of other workloads that are in it stay.

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-import tomllib
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -13,7 +11,7 @@ import torch
 from torch import nn
 
 from harness.bench.methods import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY
-from harness.plan.estimate import RESNET50_FORWARD_FLOPS, forward_flops
+from harness.plan.estimate import RESNET50_FORWARD_FLOPS, forward_flops, published_rate
 from harness.records.timings import Workload
 from harness.spec import EvaluationSpec, ModelSpec, RunConfig, ScheduleSpec, SpecError, TaskSpec
 from harness.tasks.task import find_task
@@ -46,7 +44,9 @@ PROBLEMS = {
     "resnet50_v100": RESNET50,
     "wide_resnet_40_8_v100": WIDE_RESNET,
 }
-"""By the workload's name; those of V100s have their times from devices.toml, the others are measured."""
+"""By the workload's name."""
+EMULATED = {"resnet50_v100": "mixed", "wide_resnet_40_8_v100": "fp32"}
+"""Workloads with the times of a V100, by the precision of what is published of it; the others are measured."""
 
 
 def problem_of(name: str) -> Problem:
@@ -77,41 +77,33 @@ def run_config(name: str, algorithm: str = "sgd", settings: dict[str, Any] | Non
 
 
 def workload(name: str, device: str) -> Workload:
-    """The workload with its times: for a device of devices.toml from there, else measured on `device` now.
+    """The workload with its times: those of a published device where it has one, else measured on `device` now.
 
     Raises:
         SpecError: there is no such workload.
     """
-    problem_of(name)
-    for entry in _devices():
-        if entry["workload"] == name:
-            return _from_table(name, entry)
-    return calibrate(name, device)
+    return _published(name) if is_emulated(name) else calibrate(name, device)
 
 
 def is_emulated(name: str) -> bool:
-    """Whether its times are those of a device of devices.toml.
+    """Whether its times are those of a published device.
 
     Raises:
         SpecError: there is no such workload.
     """
     problem_of(name)
-    return any(entry["workload"] == name for entry in _devices())
+    return name in EMULATED
 
 
-def _devices() -> list[dict[str, Any]]:
-    table: list[dict[str, Any]] = tomllib.loads((Path(__file__).parent / "devices.toml").read_text())["devices"]
-    return table
-
-
-def _from_table(name: str, entry: dict[str, Any]) -> Workload:
-    if "images_per_second" in entry:
-        seconds = problem_of(name).batch_size / entry["images_per_second"]
-    else:
-        seconds = forward_flops(run_config(name)) / (RESNET50_FORWARD_FLOPS * entry["resnet50_images_per_second"])
+def _published(name: str) -> Workload:
+    rate = published_rate(EMULATED[name])
+    source, seconds = rate.source, problem_of(name).batch_size / rate.images_per_second
+    if problem_of(name) is not RESNET50:
+        source = f"modelled: scaled by arithmetic from {source}"
+        seconds = forward_flops(run_config(name)) / (RESNET50_FORWARD_FLOPS * rate.images_per_second)
     forward = FORWARD_SHARE * seconds
-    device = f"{entry['device']}, {entry['precision']}"
-    return _workload(name, device, forward, seconds - forward, f"{entry['source']}; {ASSUMPTION}")
+    device = f"{rate.device}, {rate.precision}"
+    return _workload(name, device, forward, seconds - forward, f"{source}; {ASSUMPTION}")
 
 
 def _workload(name: str, device: str, forward: float, backward: float, source: str) -> Workload:

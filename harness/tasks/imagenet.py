@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,16 @@ from harness.spec import TaskSpec
 from harness.tasks.augment import Draws, draw, normalised, photometric
 from harness.tasks.errors import DataError
 from harness.tasks.image_index import ImageIndex, image_index
-from harness.tasks.image_reading import CropRow, Readers, Reply, Request, new_readers, read
+from harness.tasks.image_reading import (
+    READING_SECONDS,
+    CropRow,
+    Readers,
+    Reply,
+    Request,
+    new_readers,
+    num_readers,
+    read,
+)
 from harness.tasks.task import Batch, held_out_indices
 
 MEAN, STANDARD_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -90,6 +100,31 @@ class ImageNet:
             except DataError as error:
                 lines.append(("ImageNet train and val have the same classes", False, str(error)))
         return lines
+
+    def expected_reading_rate(self, cores: int) -> tuple[float, int]:
+        """Training images a second of a worker's readers on so many cores, if files come as fast, and their number."""
+        readers = self.loader_processes or num_readers(cores)
+        return readers / READING_SECONDS, readers
+
+    def measured_reading_rate(self, data: Path | None, seconds: float) -> tuple[float, int]:
+        """Training images a second that this process's readers deliver now, and the number of readers.
+
+        The images are drawn anew each time, so that few are in a cache. What cannot be decoded counts as read.
+
+        Raises:
+            DataError: the data is missing or incomplete, or a file cannot be read.
+        """
+        index, readers, random = self._index(data, "train"), new_readers(self.loader_processes), np.random.default_rng()
+        rows = _rows(draw(generator(0, "reading rate"), SAMPLED, JITTER, LIGHTING))
+        started = time.monotonic()
+
+        def requests() -> Iterator[Request]:
+            while time.monotonic() < started + seconds:
+                paths = [index.path(int(number)) for number in random.integers(len(index), size=SAMPLED)]
+                yield Request(paths, self.side, self.resize, rows)
+
+        num_images = sum(len(reply.images) for reply in readers.replies(requests()))
+        return num_images / (time.monotonic() - started), readers.number
 
     def _index(self, data: Path | None, split: str) -> ImageIndex:
         """The index of "train" or "val", of the expected size.

@@ -12,12 +12,18 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from harness.plan.dry_step import dry_steps
 from harness.plan.plan import Plan
-from harness.spec import SpecError
+from harness.spec import RunConfig, SpecError
 from harness.tasks.errors import DataError
+from harness.tasks.image_reading import num_readers
 from harness.tasks.task import Task, configured_task
 from harness.train.checkpoint import GENERATIONS
+from harness.workers.attempt import num_cores
 from harness.workers.launch import Options, places
+
+READING_SECONDS = 3.0
+"""How long images are read for their rate."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,10 @@ class Check:
 
 def preflight(plan: Plan, options: Options) -> Iterator[Check]:
     """The checks before a launch with these options, as they are made; touches nothing but a temporary folder."""
-    yield from check_data(configured_task(plan.runs[0].config.task), options.data)
+    config = plan.runs[0].config
+    yield from check_data(configured_task(config.task), options.data)
+    processes = config.num_workers if options.workers == "processes" else 1
+    yield from check_reading(config, options.data, options.device, max(1, num_cores() // processes))
     try:
         jobs, lacking = len(places(plan, options)), None
     except SpecError as error:
@@ -56,6 +65,39 @@ def check_data(task: Task, data: Path | None) -> Iterator[Check]:
         yield Check("data", False, str(error))
     else:
         yield Check("data", True, "found and verified")
+
+
+def check_reading(config: RunConfig, data: Path | None, device: str, cores: int) -> Iterator[Check]:
+    """How many images a second a worker's readers reach on so many cores, measured, and how many its GPU takes.
+
+    Says nothing of a task that reads no files, or whose files cannot be read, which `check_data` says.
+    """
+    task = configured_task(config.task)
+    measure = getattr(task, "measured_reading_rate", None)
+    if measure is None:
+        return
+    try:
+        rate, readers = measure(data, READING_SECONDS)
+    except DataError:
+        return
+    each = rate / readers
+    yield Check("reading", True, reading(each, num_readers(cores), gpu_rate(config, device)))
+
+
+def gpu_rate(config: RunConfig, device: str) -> float | None:
+    """Images a second that training takes on this GPU, by dry steps; None on a CPU, or where there is no GPU."""
+    if device == "cpu" or not torch.cuda.is_available():
+        return None
+    return config.batch_size / dry_steps(config, torch.device("cuda", torch.cuda.current_device())).seconds
+
+
+def reading(each: float, readers: int, taken: float | None) -> str:
+    """In words: images a second of one reader, of a worker's readers, and what its GPU takes (None: there is none)."""
+    text = f"{readers} readers a worker reach about {each * readers:,.0f} images/s, {each:,.0f} each"
+    if taken is None:
+        return text
+    text += f"; its GPU takes {taken:,.0f}"
+    return text if each * readers >= taken else f"{text}, and would wait for them: give a worker more cores"
 
 
 def check_disk(plan: Plan, results: Path, jobs: int) -> Check:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from harness.plan.estimate import DRY_FLOPS, forward_flops, step_time
+from harness.plan.estimate import DRY_FLOPS, forward_flops, step_times
 from harness.plan.plan import PlannedRun
 from harness.records.store import Heartbeat
 from harness.train.build import num_steps_of
@@ -32,7 +32,7 @@ def expected_step_seconds(runs: Sequence[PlannedRun], device: str, workers: Work
     try:
         if forward_flops(runs[0].config) > DRY_FLOPS:
             return {}
-        return {run.row: step_time(run.config).seconds * run.config.num_workers / at_once for run in runs}
+        return {run.row: step_times(run.config)[0].seconds * run.config.num_workers / at_once for run in runs}
     except (RuntimeError, ValueError):  # a model that cannot take a step: the runs fail, and say why
         return {}
 

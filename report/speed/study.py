@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.records.hardware import Memory, memories
 from harness.records.timings import Basis, Fabric, Method, Timing, Workload
 from report.speed.cost_model import Algorithm, Compute, Network, period_seconds
 from report.speed.fitting import Fit, fit_line, fits_of, layout_of, like, network_on, sped_up
@@ -22,9 +23,9 @@ _HERE = Path(__file__).parent
 
 
 @cache
-def table_of(name: str) -> dict[str, Any]:
-    """One of the tables beside this file."""
-    return tomllib.loads((_HERE / name).read_text())
+def _codecs() -> list[dict[str, Any]]:
+    codecs: list[dict[str, Any]] = tomllib.loads((_HERE / "codecs.toml").read_text())["codecs"]
+    return codecs
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,10 @@ class Bench:
         return constant + slope * self.workload.num_parameters
 
     @property
-    def emulated_device(self) -> dict[str, Any] | None:
-        """The line of devices.toml for an emulated workload; None: it was measured, or the table lacks its device."""
-        devices = table_of("devices.toml")["devices"] if self.basis == "emulated" else []
-        return next((device for device in devices if device["part"] in self.workload.device), None)
+    def emulated_device(self) -> Memory | None:
+        """The memory of an emulated workload's device; None: it was measured, or nothing is published of its device."""
+        devices = memories() if self.basis == "emulated" else []
+        return next((memory for memory in devices if memory.device in self.workload.device), None)
 
     def codec_seconds(self, method: Method) -> float:
         """Seconds of encoding, decoding and update that the model takes.
@@ -124,8 +125,8 @@ class Bench:
         device = self.emulated_device
         if device is None:
             return self._measured_codec(method)
-        moved = next(c["bytes"] for c in table_of("devices.toml")["codecs"] if method.name.startswith(c["method"]))
-        return float(moved * self.workload.num_parameters / device["bytes_per_second"])
+        moved = next(codec["bytes"] for codec in _codecs() if method.name.startswith(codec["method"]))
+        return float(moved * self.workload.num_parameters / device.bytes_per_second)
 
     def network(
         self,

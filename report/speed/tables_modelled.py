@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.records.hardware import Machine, machines
 from harness.records.timings import Method, Timing
 from report.kit.document import Cell, Column, Table
 from report.kit.wording import count_of
 from report.speed.cost_model import Algorithm, Network
 from report.speed.headlines import HEADLINES, METHODS, Headline
 from report.speed.speedups import HIGHEST, LOWEST, Span, faster_spans, implied
-from report.speed.study import Bench, SpeedStudy, bits_inside, table_of
+from report.speed.study import Bench, SpeedStudy, bits_inside
 from report.speed.tables_agreement import fabric_name
 from report.speed.units import factor, milliseconds, rate
 
@@ -89,13 +90,13 @@ def layouts_of(num_workers: int) -> list[Layout]:
 def layout_network(bench: Bench, layout: Layout, bits: float = AT) -> Network | None:
     """The modelled network of a layout, with the inside links of the records or else of the price table's device."""
     recorded = [inside for t in bench.timings if (inside := bits_inside(t.fabric)) is not None]
-    priced = [m["inside_bits_per_second"] for m in table_of("prices.toml")["machines"] if _is_on(m, bench)]
+    priced = [machine.inside_bits_per_second for machine in machines() if _is_on(machine, bench)]
     inside = max(priced or recorded, default=0.0)
     return bench.network(bits, (layout.machines, layout.workers), inside or None, layout.algorithm)
 
 
-def _is_on(machine: dict[str, object], bench: Bench) -> bool:
-    return str(machine["device"]) in bench.workload.device and bool(machine["inside_bits_per_second"])
+def _is_on(machine: Machine, bench: Bench) -> bool:
+    return machine.device in bench.workload.device and bool(machine.inside_bits_per_second)
 
 
 def layouts_table(bench: Bench, number: int) -> Table:

@@ -113,8 +113,8 @@ def _codec_share(bench: Bench, method: Method) -> float:
 
 def _codec_notes(study: SpeedStudy) -> tuple[str, ...]:
     sizes = listed([f"{b.workload.name} {whole(b.workload.num_parameters)}" for b in study.benches])
-    devices = {d["part"]: d for bench in study.benches if (d := bench.emulated_device)}
-    sources = [f"{d['part']}: {d['bytes_per_second'] / 1e9:g} GB/s ({d['source']})" for d in devices.values()]
+    devices = {d.device: d for bench in study.benches if (d := bench.emulated_device)}
+    sources = [f"{d.device}: {d.bytes_per_second / 1e9:g} GB/s ({d.source})" for d in devices.values()]
     note = (
         f"Milliseconds a step, mean over a method's period. Parameters: {sizes}. Measured: by the clock of this "
         "machine, of a worker with a core to itself where that was timed, else in the steps. The model takes a line in "

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from harness.records.hardware import machines
 from harness.records.store import RunRecord
 from harness.records.timings import Method
 from report.accuracy.records import Records, RowRuns
 from report.kit.document import Cell, Column, Table
 from report.kit.statistics import mean_of
 from report.kit.wording import NONE, count_of, listed, percent, short, whole
-from report.speed.cost_model import Network
-from report.speed.study import Bench, SpeedStudy, table_of
+from report.speed.cost_model import Algorithm, Network
+from report.speed.study import Bench, SpeedStudy
 from report.speed.tables_agreement import fabric_name
 from report.speed.units import rate
 
@@ -146,18 +147,17 @@ def rentals(bench: Bench) -> list[Rental]:
     """What the price table has for the workload's device, as many machines as the workers need."""
     found = []
     workers = bench.main.fabric.num_workers
-    for machine in table_of("prices.toml")["machines"]:
-        if machine["device"] not in bench.workload.device or workers % machine["gpus"]:
+    for machine in machines():
+        if machine.device not in bench.workload.device or workers % machine.gpus:
             continue
-        count = workers // machine["gpus"]
-        layout = (count, machine["gpus"])
-        algorithm = "hierarchical" if count > 1 and machine["gpus"] > 1 else "ring"
-        inside = machine["inside_bits_per_second"] or None
-        network = bench.network(machine["bits_per_second"], layout, inside, algorithm)  # type: ignore[arg-type]
+        count = workers // machine.gpus
+        algorithm: Algorithm = "hierarchical" if count > 1 and machine.gpus > 1 else "ring"
+        inside = machine.inside_bits_per_second or None
+        network = bench.network(machine.bits_per_second, (count, machine.gpus), inside, algorithm)
         if network:
-            head = f"{count} x {machine['name']}, {rate(machine['bits_per_second'])}"
-            hourly = count * machine["dollars_per_hour"]
-            found.append(Rental(machine["name"], count, hourly, network, machine["source"], head))
+            head = f"{count} x {machine.name}, {rate(machine.bits_per_second)}"
+            hourly = count * machine.dollars_per_hour
+            found.append(Rental(machine.name, count, hourly, network, machine.source, head))
     return found
 
 

@@ -11,12 +11,13 @@ import torch
 from algorithms import SoloCollectives
 from harness.__main__ import main
 from harness.plan.plan import make_plan
-from harness.spec import load_spec
+from harness.spec import TaskSpec, load_spec
 from harness.tasks.task import find_task
 from harness.train import checkpoint
 from harness.train.build import build_model, build_optimizer
-from harness.workers.preflight import architecture, check_disk, check_gpus
-from tests.harness.support import changed, small_spec, write_spec
+from harness.workers import preflight
+from harness.workers.preflight import architecture, check_disk, check_gpus, check_reading
+from tests.harness.support import changed, small_config, small_spec, write_spec
 
 CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
 CUDA_12_6 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
@@ -39,6 +40,30 @@ def test_code_of_the_same_major_version_serves(capability: tuple[int, int], buil
 @pytest.mark.parametrize("capability", [(6, 1), (7, 2), (11, 0)])
 def test_code_of_another_major_version_or_a_higher_minor_one_does_not(capability: tuple[int, int]) -> None:
     assert not architecture("some GPU", capability, CUDA_13, "13.0")[0]
+
+
+@pytest.mark.parametrize(
+    ("taken", "words"),
+    [
+        (None, "4 readers a worker reach about 2,000 images/s, 500 each"),
+        (1200.0, "2,000 images/s, 500 each; its GPU takes 1,200"),
+        (2500.0, "its GPU takes 2,500, and would wait for them: give a worker more cores"),
+    ],
+)
+def test_reading_is_said_beside_what_the_gpu_takes(
+    taken: float | None, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process of eight readers is measured; a worker of the run has four cores."""
+    measured = (4000.0, 8)
+    monkeypatch.setattr("harness.tasks.imagenet.ImageNet.measured_reading_rate", lambda *arguments: measured)
+    monkeypatch.setattr(preflight, "gpu_rate", lambda config, device: taken)
+    config = small_config(task=TaskSpec(name="imagenet"))
+    (check,) = check_reading(config, None, "cuda", cores=4)
+    assert check.passed and check.detail.endswith(words)
+
+
+def test_data_in_memory_is_not_read_for_its_rate() -> None:
+    assert not list(check_reading(small_config(), None, "cpu", cores=4))
 
 
 def test_a_full_disk_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from harness.records.store import Failure, FailureKind, Heartbeat, read_record
 from slurm import aftermath, takeover
 from slurm.aftermath import decide
 from slurm.notice import Notice
-from slurm.policy import goes_on
+from slurm.policy import End, goes_on
 from slurm.profile import load_profile
 from slurm.rendezvous import Meeting
 from slurm.starts import Start, add_start, read_starts
@@ -34,20 +34,39 @@ from tests.slurm.support import allocation, submission
 # Policy
 
 
-def test_preempted_runs_always_go_on() -> None:
-    assert goes_on("preempted", ["preempted"] * 50 + ["node"] * 9, max_retries=0)
+def ends(*kinds: FailureKind, progressed: bool = False) -> list[End]:
+    return [End(kind, progressed) for kind in kinds]
+
+
+@pytest.mark.parametrize("progressed", [False, True])
+def test_preempted_runs_always_go_on(progressed: bool) -> None:
+    assert goes_on(End("preempted", progressed), ends(*["preempted"] * 50, *["node"] * 9), max_retries=0)
 
 
 @pytest.mark.parametrize("kind", ["node", "communication", "timeout"])
 def test_lost_nodes_connections_and_time_limits_are_counted_together(kind: FailureKind) -> None:
-    assert goes_on(kind, ["preempted", "node", "preempted", "timeout"], max_retries=3)
-    assert not goes_on(kind, ["communication", "node", "timeout"], max_retries=3)
-    assert not goes_on(kind, [], max_retries=0)
+    end = End(kind, False)
+    assert goes_on(end, ends("preempted", "node", "preempted", "timeout"), max_retries=3)
+    assert not goes_on(end, ends("communication", "node", "timeout"), max_retries=3)
+    assert not goes_on(end, [], max_retries=0)
+
+
+def test_time_limit_before_which_a_job_got_on_is_no_retry() -> None:
+    many = ends(*["timeout"] * 50, progressed=True)
+    assert goes_on(End("timeout", True), [*many, *ends("node", "timeout")], max_retries=0)
+    assert goes_on(End("node", False), [*many, *ends("node")], max_retries=2)
+    assert not goes_on(End("timeout", False), [*many, *ends("node", "timeout")], max_retries=2)
+
+
+@pytest.mark.parametrize("kind", ["node", "communication"])
+def test_lost_nodes_and_connections_count_however_far_a_job_got(kind: FailureKind) -> None:
+    assert not goes_on(End(kind, True), ends(kind, progressed=True), max_retries=1)
 
 
 @pytest.mark.parametrize("kind", ["oom", "data", "disk", "bug"])
-def test_what_would_come_again_is_not_tried_again(kind: FailureKind) -> None:
-    assert not goes_on(kind, [], max_retries=100)
+@pytest.mark.parametrize("progressed", [False, True])
+def test_what_would_come_again_is_not_tried_again(kind: FailureKind, progressed: bool) -> None:
+    assert not goes_on(End(kind, progressed), [], max_retries=100)
 
 
 def test_every_kind_has_a_policy() -> None:
@@ -108,6 +127,39 @@ def test_preempted_job_is_requeued(tmp_path: Path, requeued: Path) -> None:
     write_failure(folder, "run", "now", "preempted", "asked to stop", "")
     assert aftermath_of(folder, 3, 0) == 0
     assert requeued.read_text() == "requeue 8\n"
+
+
+def saved(folder: Path, step: int) -> None:
+    """The pointer of a checkpoint at this step."""
+    (folder / "checkpoint").mkdir(exist_ok=True)
+    (folder / "checkpoint" / "latest").write_text(f"step-{step:09d}\n")
+
+
+def test_long_run_is_requeued_at_every_time_limit_so_long_as_it_gets_on(tmp_path: Path, requeued: Path) -> None:
+    """Each turn saves 10 steps more, but for the last two, which save none; then a retry is all there is."""
+    folder, turns = tmp_path / "run", [10, 20, 30, 40, 40, 40]
+    codes = []
+    for restart, step in enumerate(turns):
+        attempt = begun(folder, restart=restart)
+        with_attempt(folder, attempt, resumed_from_step=turns[restart - 1] if restart else 0)
+        saved(folder, step)
+        write_failure(folder, "run", attempt, "timeout", "asked to stop", "")
+        codes.append(aftermath_of(folder, restart, 0, max_retries=1))
+    assert codes == [0, 0, 0, 0, 0, 1]
+    assert requeued.read_text() == "requeue 8\n" * 5
+    assert [start.progressed for start in read_starts(folder)] == [True, True, True, True, False, False]
+
+
+def test_workers_that_did_not_come_to_save_before_the_limit_ended_with_it(
+    tmp_path: Path, requeued: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(time.time() - 1))
+    folder = tmp_path / "run"
+    attempt = begun(folder)
+    with_attempt(folder, attempt)
+    saved(folder, 10)
+    assert aftermath_of(folder, 0, 137, max_retries=0) == 0
+    assert read_record(folder / "failure.json", Failure).kind == "timeout"
 
 
 def test_workers_that_ended_without_a_word_leave_a_record_and_are_tried_again_so_often(
@@ -300,14 +352,14 @@ def test_result_that_is_seen_late_is_not_made_twice(tmp_path: Path) -> None:
     assert (job.folder / "result.json").read_bytes() == before
 
 
-def with_attempt(folder: Path, attempt: str) -> None:
+def with_attempt(folder: Path, attempt: str, resumed_from_step: int = 0) -> None:
     """run.json of a run at which this attempt is the newest."""
     job = job_for(small_config(), folder)
     recorder = job.recorder()
     recorder.folder = folder
     folder.mkdir(parents=True, exist_ok=True)
     recorder._attempt = job.attempt.model_copy(update={"attempt": attempt})
-    recorder.begin(0)
+    recorder.begin(resumed_from_step)
 
 
 def test_living_attempt_of_another_job_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

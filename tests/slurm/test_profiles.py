@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ import pytest
 
 from harness.spec import SpecError
 from slurm.__main__ import main
-from slurm.profile import known, load_profile
+from slurm.profile import CLUSTERS, Profile, known, load_profile
 from slurm.refusals import explain_refusal
-from slurm.script import Place, array_parameters, array_text
+from slurm.script import Place, array_parameters, array_text, preflight_text
 from tests.harness.support import small_spec, write_spec
 from tests.slurm.support import small_profile, write_profile
 
@@ -21,16 +22,33 @@ SHARED = Path("/shared/results/imagenet")
 PLACE = Place(SHARED / "jobs" / "000", SHARED / "code" / "0123456789ab", SHARED / "campaign.json", 0)
 
 
-@pytest.mark.parametrize("name", known())
-def test_text_for_sbatch_is_the_stored_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+SHIPPED = [*known(), "template", "template:2x4"]
+
+
+def shipped(name: str, folder: Path) -> Profile:
+    """A shipped profile; of the template a copy, as a user makes one."""
+    copy, (stem, _, variant) = folder / "mine.toml", name.partition(":")
+    copy.write_text((CLUSTERS / f"{stem}.toml").read_text())
+    return load_profile(f"{copy}:{variant}")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_text_for_sbatch_is_the_stored_one(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/opt/python/bin/python")
-    text = array_text(load_profile(name), "imagenet", PLACE, 80)
+    text = array_text(shipped(name, tmp_path), "imagenet", PLACE, 80)
     assert text + "\n" == (STORED / f"{name.replace(':', '-')}.sh").read_text()
 
 
-@pytest.mark.parametrize("name", known())
-def test_every_shipped_shape_has_the_eight_workers_of_the_shipped_experiments(name: str) -> None:
-    assert load_profile(name).num_workers == 8
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_shape_has_the_eight_workers_of_the_shipped_experiments(name: str, tmp_path: Path) -> None:
+    assert shipped(name, tmp_path).num_workers == 8
+
+
+@pytest.mark.parametrize(("name", "offered_gb"), [("v100", 61), ("v100:2x4", 244), ("v100:1x8", 488)])
+def test_aws_nodes_of_the_shape_can_give_the_memory_that_is_asked_for(name: str, offered_gb: int) -> None:
+    """Slurm offers what a node has less what the system and the site keep: 5 % and a GB are usual."""
+    asked = load_profile(name).memory_gb
+    assert asked is not None and asked <= 0.95 * offered_gb - 1
 
 
 def test_variants_go_over_the_profile(tmp_path: Path) -> None:
@@ -46,6 +64,35 @@ def test_fields_for_sbatch_that_shipped_profiles_leave_out(tmp_path: Path) -> No
     for line in ("account=a1", "qos=low", "exclusive", "nice=5", "mem=512M", "array=0-5%2", "time=10", "requeue"):
         assert f"#SBATCH --{line}" in text
     assert text.index("module load cuda") < next(i for i, line in enumerate(text) if line.startswith("srun "))
+
+
+def test_gpus_can_be_asked_for_by_gres(tmp_path: Path) -> None:
+    gpus = {"device": "cuda", "gpus_per_node": 4, "gpu_request": "gres"}
+    for kind, asked in (({}, "gpu:4"), ({"gpu_type": "v100"}, "gpu:v100:4")):
+        table = {key: value for key, value in small_profile(**gpus, **kind).items() if key != "workers_per_node"}
+        text = array_text(load_profile(str(write_profile(tmp_path, table))), "x", PLACE, 6).splitlines()
+        assert f"#SBATCH --gres={asked}" in text and not any("gpus-per-node" in line for line in text)
+
+
+def test_workers_start_in_a_container_and_what_follows_them_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/opt/python/bin/python")
+    fields = {"launch_prefix": "apptainer exec --nv /shared/torch.sif", "python": "python3"}
+    profile = load_profile(str(write_profile(tmp_path, small_profile(**fields))))
+    for text in (array_text(profile, "x", PLACE, 6), preflight_text(profile, "x", PLACE)):
+        (line,) = [line for line in text.splitlines() if line.startswith("srun ")]
+        container = "--open-mode=append apptainer exec --nv /shared/torch.sif python3"
+        assert line.endswith(f"{container} -u -m submitit.core._submit {PLACE.jobs}")
+    assert "\n/opt/python/bin/python -m slurm.aftermath " in array_text(profile, "x", PLACE, 6)
+
+
+def test_what_modules_put_into_pythonpath_stays_behind_the_snapshot() -> None:
+    line = next(line for line in array_text(load_profile("local"), "x", PLACE, 1).splitlines() if "PYTHONPATH" in line)
+    for before, after in (("/opt/modules/lib", f"{PLACE.code}:/opt/modules/lib"), (None, str(PLACE.code))):
+        environment = {} if before is None else {"PYTHONPATH": before}
+        said = subprocess.check_output(["sh", "-c", f"{line}; echo $PYTHONPATH"], env=environment, text=True)
+        assert said == f"{after}\n"
 
 
 def test_array_that_must_wait_for_the_preflight_job_ends_with_it() -> None:
@@ -88,7 +135,7 @@ def test_one_minute_is_enough_for_a_warning_of_ten_seconds(tmp_path: Path) -> No
 
 
 def test_unknown_profile_and_variant_name_those_there_are() -> None:
-    with pytest.raises(SpecError, match=r"no cluster profile 'mine': .*local, template, template:2x4, v100, v100:2x4"):
+    with pytest.raises(SpecError, match=r"no cluster profile 'mine': .*one of local, v100, v100:2x4"):
         load_profile("mine")
     with pytest.raises(SpecError, match=r"no variant '3x3'; it has 2x4, 1x8"):
         load_profile("v100:3x3")
@@ -112,7 +159,20 @@ def test_dry_run_needs_no_slurm_and_leaves_nothing(tmp_path: Path, capsys: pytes
     assert main(words) == 0
     text = capsys.readouterr().out
     assert "#SBATCH --array=0-5%2" in text and f"{results}/small/campaign.json 0 --max-retries 3 $?" in text
+    assert f"to submit on {profile}: 6 runs of 2 nodes x 1 workers, at most 2 at once" in text
+    assert text.index("CPU core hours for forward") < text.index("0 others are done, queued or running")
+    assert text.index("#SBATCH --job-name=small-preflight\n") < text.index("#SBATCH --job-name=small\n")
     assert not results.exists()
+    assert main([*words, "--no-preflight"]) == 0
+    assert "small-preflight" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_slurm")
+@pytest.mark.parametrize("name", ["template", "template:2x4"])
+def test_template_is_no_cluster(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["submit", "fashion_mnist_small", "--cluster", name, "--results", str(tmp_path), "--dry-run"]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: template is no cluster: copy ") and said.err.count("\n") == 1 and not said.out
 
 
 @pytest.mark.usefixtures("no_slurm")
@@ -151,8 +211,9 @@ def test_resubmitting_what_was_never_submitted(tmp_path: Path, capsys: pytest.Ca
     [
         ("sbatch: error: invalid partition specified: gpuu\nsbatch: error: Batch job ...", "look at partition in"),
         ("sbatch: error: Batch job submission failed: Invalid feature specification", "look at constraint in"),
-        ("sbatch: error: Invalid generic resource (gres) specification", "look at gpus_per_node and gpu_type in"),
-        ("Invalid account or account/partition combination specified", "look at account and partition in"),
+        ("Invalid generic resource (gres) specification", "look at gpus_per_node, gpu_type, gpu_request in"),
+        ("sbatch: unrecognized option '--gpus-per-node=v100:1'", "look at gpu_request in"),
+        ("Invalid account or account/partition combination specified", "look at account, partition in"),
         ("sbatch: error: Unable to contact slurm controller (connect failure)", "Slurm is not up"),
         ("sbatch: error: something nobody has heard of", "something nobody has heard of"),
     ],

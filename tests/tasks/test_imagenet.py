@@ -25,7 +25,7 @@ from harness.spec import SpecError, TaskSpec
 from harness.tasks import image_reading
 from harness.tasks.errors import DataError
 from harness.tasks.image_index import image_index
-from harness.tasks.image_reading import CropRow, Request, central_crop, new_readers, random_crop, read
+from harness.tasks.image_reading import CropRow, Request, central_crop, new_readers, own_cores, random_crop, read
 from harness.tasks.imagenet import MEAN, STANDARD_DEVIATION, ImageNet, ImageNetSamples
 from harness.tasks.task import configured_task, find_task
 from harness.train.order import worker_batches
@@ -339,7 +339,9 @@ def test_names_keep_their_bytes(data: Path, tmp_path: Path) -> None:
 def test_the_number_of_readers_comes_from_task_or_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     monkeypatch.delenv("CSER_LOADER_PROCESSES", raising=False)
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
     assert (new_readers(None).processes, new_readers(None).threads) == (0, 8)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert new_readers(None).threads == 3
@@ -348,6 +350,43 @@ def test_the_number_of_readers_comes_from_task_or_environment(monkeypatch: pytes
     monkeypatch.setenv("CSER_LOADER_PROCESSES", "many")
     with pytest.raises(SpecError, match="CSER_LOADER_PROCESSES is 'many'; make it a number"):
         new_readers(None)
+
+
+@pytest.mark.parametrize(
+    ("machine", "usable", "ranks", "per_task", "cores"),
+    [
+        (64, 64, 8, None, 8),  # torchrun, 8 ranks on a machine of 64 cores
+        (64, 8, 8, "8", 8),  # Slurm, 1 x 8: each task is bound to its 8
+        (32, 8, 4, "8", 8),  # 2 x 4
+        (96, 6, 4, "6", 6),  # a part of a machine, each task bound
+        (32, 32, 4, "8", 8),  # Slurm binds no task
+        (96, 64, 8, "8", 8),  # the job has a part of the machine, and no task is bound
+        (96, 16, 4, "4", 4),  # the same where the job's part is less than a task's share would be
+        (96, 96, 8, None, 12),
+        (4, 4, 8, None, 1),  # more ranks than cores
+        (8, 8, 1, None, 8),
+    ],
+)
+def test_a_local_ranks_cores_are_divided_once(
+    machine: int, usable: int, ranks: int, per_task: str | None, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: machine)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(usable)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", per_task or "")
+    monkeypatch.delenv("CSER_LOADER_PROCESSES", raising=False)
+    assert own_cores() == cores
+    assert new_readers(None).threads == min(8, cores)
+
+
+def test_reading_rates_as_a_plan_reckons_them_and_as_they_are(data: Path) -> None:
+    full = ImageNet()
+    assert full.expected_reading_rate(4) == (pytest.approx(4 / 1.2e-3), 4)
+    assert full.expected_reading_rate(20)[1] == 8
+    rate, readers = replace(MINIATURE, loader_processes=None).measured_reading_rate(data, 0.2)
+    assert rate > 0 and readers == new_readers(None).threads
+    with pytest.raises(DataError, match="is not a folder"):
+        MINIATURE.measured_reading_rate(data / "nowhere", 0.2)
 
 
 RANK = """

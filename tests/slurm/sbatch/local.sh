@@ -16,7 +16,7 @@
 #SBATCH --time=60
 
 # setup
-export PYTHONPATH=/shared/results/imagenet/code/0123456789ab
+export PYTHONPATH=/shared/results/imagenet/code/0123456789ab${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONSAFEPATH=1
 export OMP_NUM_THREADS=1
 export LOCAL_WORLD_SIZE=2

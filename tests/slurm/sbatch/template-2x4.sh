@@ -14,7 +14,8 @@
 #SBATCH --time=1440
 
 # setup
-export PYTHONPATH=/shared/results/imagenet/code/0123456789ab
+export NCCL_DEBUG=WARN
+export PYTHONPATH=/shared/results/imagenet/code/0123456789ab${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONSAFEPATH=1
 export OMP_NUM_THREADS=1
 export LOCAL_WORLD_SIZE=4

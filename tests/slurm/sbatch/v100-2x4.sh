@@ -6,7 +6,7 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --gpus-per-node=v100:4
 #SBATCH --job-name=imagenet
-#SBATCH --mem=245760M
+#SBATCH --mem=204800M
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=4
 #SBATCH --open-mode=append
@@ -16,7 +16,7 @@
 #SBATCH --time=1440
 
 # setup
-export PYTHONPATH=/shared/results/imagenet/code/0123456789ab
+export PYTHONPATH=/shared/results/imagenet/code/0123456789ab${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONSAFEPATH=1
 export OMP_NUM_THREADS=1
 export LOCAL_WORLD_SIZE=4

@@ -6,7 +6,7 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --gpus-per-node=v100:1
 #SBATCH --job-name=imagenet
-#SBATCH --mem=61440M
+#SBATCH --mem=51200M
 #SBATCH --nodes=8
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
@@ -16,7 +16,7 @@
 #SBATCH --time=1440
 
 # setup
-export PYTHONPATH=/shared/results/imagenet/code/0123456789ab
+export PYTHONPATH=/shared/results/imagenet/code/0123456789ab${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONSAFEPATH=1
 export OMP_NUM_THREADS=1
 export LOCAL_WORLD_SIZE=1

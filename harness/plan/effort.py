@@ -1,0 +1,109 @@
+"""What a plan's runs take: hours as a range, what a link adds to them, how fast data must be read, and dollars."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.plan.estimate import StepTime, step_times
+from harness.plan.plan import Plan
+from harness.records.hardware import Machine, machines
+from harness.records.store import Row
+from harness.spec import RunConfig
+from harness.train.build import num_steps_of
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where the runs would be: what of it decides how long they take.
+
+    `link_bits_per_second`: of a node's link to the others, in one direction; None where nothing passes one.
+    """
+
+    cores_per_worker: int
+    link_bits_per_second: float | None
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Of all runs of a plan.
+
+    Attributes:
+        configs: of the runs that differ.
+        compute: hours of all runs one after the other, and the step that they come from; least first.
+        link_models: models of 32 d bits that cross a worker's link in all runs.
+        model_bits: 32 d.
+    """
+
+    configs: list[RunConfig]
+    compute: list[tuple[StepTime, float]]
+    link_models: float
+    model_bits: int
+
+    @property
+    def low(self) -> float:
+        """Hours at the fastest that is known, were all communication hidden behind it."""
+        return self.compute[0][1]
+
+    def high(self, link_bits_per_second: float | None) -> float:
+        """Hours at the slowest that is known, were no communication hidden."""
+        return self.compute[-1][1] + _hours_on(self.link_models * self.model_bits, link_bits_per_second)
+
+
+def effort_of(plan: Plan) -> Effort:
+    """Reckon; where there is a GPU or the network is small, by dry steps."""
+    rows = {row.row: row for row in plan.experiment.rows}
+    runs = {run.run_id: run for run in plan.runs}.values()
+    steps = [(step_times(run.config), num_steps_of(run.config)[1]) for run in runs]
+    compute = [
+        (time, sum(times[place].seconds * num_steps for times, num_steps in steps) / 3600)
+        for place, time in enumerate(steps[0][0])
+    ]
+    crossing = sum(rows[run.row].link_models or 0.0 for run in runs)
+    return Effort([run.config for run in runs], compute, crossing, 32 * plan.experiment.rows[0].num_parameters)
+
+
+def row_hours(row: Row, link_bits_per_second: float) -> float:
+    """Hours that what a run of the row sends takes on a worker's link at its full rate, if nothing hides it."""
+    return _hours_on((row.link_models or 0.0) * 32 * row.num_parameters, link_bits_per_second)
+
+
+def _hours_on(bits: float, link_bits_per_second: float | None) -> float:
+    return bits / link_bits_per_second / 3600 if link_bits_per_second else 0.0
+
+
+def usual_link(device: str) -> float | None:
+    """The link of the machine in the price table that has one such GPU."""
+    return next((machine.bits_per_second for machine in _with(device) if machine.gpus == 1), None)
+
+
+def _with(device: str) -> list[Machine]:
+    return [machine for machine in machines() if machine.device in device]
+
+
+def hours_sentences(effort: Effort, link_bits_per_second: float | None) -> list[str]:
+    """Hours of a run and of all, by each figure that is known, and in sum."""
+    num_runs, num_workers = len(effort.configs), effort.configs[0].num_workers
+    lines = [f"hours on {num_workers} GPUs, of a run and of all {num_runs} one after the other:"]
+    names = ["low", *["between"] * (len(effort.compute) - 2), "likely"] if len(effort.compute) > 1 else ["compute"]
+    for name, (time, hours) in zip(names, effort.compute, strict=True):
+        lines.append(f"  {name}: {hours / num_runs:,.1f} and {hours:,.0f} ({time.device}; {time.basis})")
+    if link_bits_per_second:
+        added = effort.high(link_bits_per_second) - effort.compute[-1][1]
+        lines.append(
+            f"  modelled communication at {link_bits_per_second / 1e9:g} Gb/s, at line rate and with nothing hidden: "
+            f"{added / num_runs:,.1f} more on average, {added:,.0f} in all; by row above"
+        )
+    lines.append(f"  so {effort.low:,.0f} to {effort.high(link_bits_per_second):,.0f} in all; evaluation comes on top")
+    return lines
+
+
+def price_sentences(effort: Effort) -> list[str]:
+    """Dollars on each kind of machine in the price table, with its own link between machines."""
+    device, num_workers = effort.compute[0][0].device, effort.configs[0].num_workers
+    lines = []
+    for machine in _with(device):
+        count = -(-num_workers // machine.gpus)
+        link = machine.bits_per_second if count > 1 else None
+        low, high = (hours * count * machine.dollars_per_hour for hours in (effort.low, effort.high(link)))
+        lines.append(f"about {low:,.0f} to {high:,.0f} dollars on {count} x {machine.name} ({machine.source})")
+    return lines or [f"no price: harness/records/hardware.toml has none for {device}"]

@@ -1,0 +1,65 @@
+"""Hardware as others published it: what training on it takes, its memory, its links and its price, with sources."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Training:
+    """Images a second of ResNet-50 training on `gpus` devices together. `precision`: "mixed" is fp16 with fp32."""
+
+    device: str
+    precision: str
+    gpus: int
+    images_per_second: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A device's memory; `device` is a part of its name."""
+
+    device: str
+    bytes_per_second: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine that can be rented, with its links' rates in one direction; inside it 0 where it has one GPU.
+
+    `device` is a part of its GPUs' name as torch gives it.
+    """
+
+    name: str
+    device: str
+    gpus: int
+    dollars_per_hour: float
+    bits_per_second: float
+    inside_bits_per_second: float
+    source: str
+
+
+@cache
+def _table() -> dict[str, list[dict[str, Any]]]:
+    return tomllib.loads((Path(__file__).parent / "hardware.toml").read_text())
+
+
+def training_rates() -> list[Training]:
+    """What training takes."""
+    return [Training(**entry) for entry in _table()["training"]]
+
+
+def memories() -> list[Memory]:
+    """Devices' memories."""
+    return [Memory(**entry) for entry in _table()["memory"]]
+
+
+def machines() -> list[Machine]:
+    """The price table."""
+    return [Machine(**entry) for entry in _table()["machines"]]
