@@ -120,12 +120,17 @@ class Bench:
 
         For an emulated device of the table the bytes that the method moves over the device's memory bandwidth, else the
         line through what was timed here.
+
+        Raises:
+            ValueError: the table does not say what the method moves.
         """
         device = self.emulated_device
         if device is None:
             return self._measured_codec(method)
-        moved = next(c["bytes"] for c in table_of("devices.toml")["codecs"] if method.name.startswith(c["method"]))
-        return float(moved * self.workload.num_parameters / device["bytes_per_second"])
+        moved = table_of("devices.toml")["codec_bytes"]
+        if method.name not in moved:
+            raise ValueError(f"report/speed/devices.toml has no codec_bytes of {method.name}; add what it moves")
+        return float(moved[method.name] * self.workload.num_parameters / device["bytes_per_second"])
 
     def network(
         self,
