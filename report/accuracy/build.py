@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from report.accuracy.exports import write_exports
@@ -80,25 +79,25 @@ def _tuning_records(records: Records, folder: Path | None) -> Records | None:
 
 def document_of(study: Study, tuning: Records | None, tuned: Sequence[Tuned], output: Path) -> Document:
     """The whole report as one object; draws the figures under `output` on the way."""
-    exhibits, pairs = Exhibits(output), pairs_of(study)
+    exhibits, pairs = Exhibits(output, {"baseline": baseline_card(study)}), pairs_of(study)
     experiment = study.records.experiment
     sections = (
-        Section("The baseline", (exhibits.table("baseline", baseline_card(study)),)),
-        Section("Can it tell?", (exhibits.table("assay", *_filled(study, assay_table, exhibits)),)),
+        Section("The baseline", (exhibits.shown["baseline"],)),
+        Section("Can it tell?", (_table(study, exhibits, "assay", assay_table),)),
         Section("Accuracy", _accuracy(study, exhibits)),
         Section("Equal bits", _equal_bits(study, exhibits)),
         *_all_pairs(study, pairs, exhibits),
         *_regime(study, exhibits),
-        Section("Bits", (exhibits.table("bits", *_filled(study, bits_table, exhibits)),)),
+        Section("Bits", (_table(study, exhibits, "bits", bits_table),)),
         Section("Over the steps", _over_steps(study, tuning, exhibits)),
         Section("Training loss and accuracy", (_scatter(study, exhibits),)),
         *_learning_rates(study, tuning, tuned, exhibits),
-        Section("What was published", (published_table(read_claims(), next(exhibits.tables)),)),
+        Section("What was published", (exhibits.table(published_table(read_claims())),)),
     )
     # The verdict comes first in the report and last here, since its answers name the exhibits.
     verdict = Section("Verdict", (verdict_of(study, pairs, exhibits.shown),))
     algorithms = {finding.records.row.algorithm for finding in study.findings}
-    questions = questions_table(_by_question(study, exhibits), experiment.name, algorithms, next(exhibits.tables))
+    questions = exhibits.table(questions_table(_by_question(study, exhibits), experiment.name, algorithms))
     tail = (Section("Questions", (questions,)), how_it_was_run(study.records, tuning))
     subtitle = f"Experiment {experiment.name}: {experiment.task}, {experiment.model}."
     return Document(experiment.title, subtitle, (verdict, *sections, *tail))
@@ -113,26 +112,27 @@ def _by_question(study: Study, exhibits: Exhibits) -> dict[str, Table | Figure]:
     return shown
 
 
-def _filled(study: Study, build: Callable[[Study, int], Table], exhibits: Exhibits) -> tuple[Table, bool]:
-    return build(study, next(exhibits.tables)), study.records.ended > 0
+def _table(study: Study, exhibits: Exhibits, key: str, build: Callable[[Study], Table]) -> Table:
+    return exhibits.table(build(study), key, study.records.ended > 0)
 
 
 def _accuracy(study: Study, exhibits: Exhibits) -> tuple[Block, ...]:
-    table = exhibits.table("accuracy", *_filled(study, accuracy_table, exhibits))
-    return (table, exhibits.table("seeds", *_filled(study, seeds_table, exhibits))) if has_models(study) else (table,)
+    table = _table(study, exhibits, "accuracy", accuracy_table)
+    return (table, _table(study, exhibits, "seeds", seeds_table)) if has_models(study) else (table,)
 
 
 def _all_pairs(study: Study, pairs: Sequence[Pair], exhibits: Exhibits) -> tuple[Section, ...]:
-    tables = [pairs_table(study, pairs, group, next(exhibits.tables)) for group in shown_groups(study)]
-    if not tables:
+    groups = shown_groups(study)
+    if not groups:
         return ()
-    main = next((t for g, t in zip(shown_groups(study), tables, strict=True) if g is study.main_group), tables[0])
-    exhibits.table("pairs", main, study.records.ended > 0)
+    main = next((group for group in groups if group is study.main_group), groups[0])
+    shown = main if study.records.ended else None
+    tables = (exhibits.table(pairs_table(study, pairs, g), "pairs", filled=g is shown) for g in groups)
     return (Section("All pairs", tuple(tables)),)
 
 
 def _equal_bits(study: Study, exhibits: Exhibits) -> tuple[Block, ...]:
-    table = exhibits.table("equal_bits", *_filled(study, equal_bits_table, exhibits))
+    table = _table(study, exhibits, "equal_bits", equal_bits_table)
     return _against_models(study, exhibits) if has_models(study) else _against_bits(study, exhibits), table
 
 
@@ -172,11 +172,14 @@ def _regime(study: Study, exhibits: Exhibits) -> tuple[Section, ...]:
         lambda: found_regime(regime),
         f"{REGIME_NOTE} {PAPER_NOTE}",
     )
-    needed = exhibits.table("needed", needed_table(regime, next(exhibits.tables)))
-    predictors = exhibits.table("predictors", predictors_table(regime, next(exhibits.tables)))
-    residuals = exhibits.table("residuals", residuals_table(regime, next(exhibits.tables)))
-    points = exhibits.table("regime", regime_table(regime, next(exhibits.tables)))
-    return (Section("How many models are enough?", (figure, needed, predictors, residuals, points)),)
+    builders = {
+        "needed": needed_table,
+        "predictors": predictors_table,
+        "residuals": residuals_table,
+        "regime": regime_table,
+    }
+    tables = (exhibits.table(build(regime), key) for key, build in builders.items())
+    return (Section("How many models are enough?", (figure, *tables)),)
 
 
 def _over_steps(study: Study, tuning: Records | None, exhibits: Exhibits) -> tuple[Block, ...]:
@@ -226,10 +229,10 @@ def _learning_rates(
         )
     else:
         sections = _tuning_sections(study, tuned, exhibits)
-    rules = rules_table(study, 0)
+    rules = rules_table(study)
     if rules is None:
         return sections
-    rules = exhibits.table("rules", replace(rules, number=next(exhibits.tables)), study.records.ended > 0)
+    rules = exhibits.table(rules, "rules", study.records.ended > 0)
     return (*sections, Section("Two rules of selection", (rules,)))
 
 
@@ -257,9 +260,9 @@ def _tuning_sections(study: Study, tuned: Sequence[Tuned], exhibits: Exhibits) -
     )
     filled = any(entry.has_results for entry in tuned)
     several = any(entry.num_candidates > 1 for entry in tuned)
-    took = exhibits.table("tuning", tuning_table(study, tuned, next(exhibits.tables)), filled)
-    best = exhibits.table("best_of", best_of_table(study, tuned, next(exhibits.tables)), filled)
-    trials = exhibits.table("splits", points_table(tuned, next(exhibits.tables)), filled and several)
+    took = exhibits.table(tuning_table(study, tuned), "tuning", filled)
+    best = exhibits.table(best_of_table(study, tuned), "best_of", filled)
+    trials = exhibits.table(points_table(tuned), "splits", filled and several)
     return (
         Section("Learning rates", (figure, took)),
         Section("Fewer trials", (best,)),

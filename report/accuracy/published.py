@@ -37,10 +37,10 @@ def read_claims(folder: Path = FOLDER) -> tuple[Claim, ...]:
     return tuple(claims)
 
 
-def published_table(claims: tuple[Claim, ...], number: int) -> Table:
+def published_table(claims: tuple[Claim, ...]) -> Table:
     """The claims as they stand, "not at hand" where nobody has entered them."""
     missing = sum(claim.value == NOT_AT_HAND for claim in claims)
     found = f"Of {len(claims)} published figures {missing} are not at hand; none of them was measured here."
     columns = tuple(Column(head, "left") for head in ("quantity", "published", "source", "place"))
     rows = tuple((Cell(c.quantity), Cell(c.value), Cell(c.source), Cell(c.place)) for c in claims)
-    return Table("What was published", found, columns, rows, number)
+    return Table("What was published", found, columns, rows)

@@ -85,9 +85,7 @@ EXPECTED = {"accuracy", "bits_figure", "scatter", "tuning", "tuning_figure", "dr
 """Exhibits that every experiment has once it has runs; others, as a table of both rules, need rows of their own."""
 
 
-def questions_table(
-    exhibits: Mapping[str, Table | Figure], experiment: str, algorithms: Set[str], number: int
-) -> Table:
+def questions_table(exhibits: Mapping[str, Table | Figure], experiment: str, algorithms: Set[str]) -> Table:
     """The list of questions with the exhibits that are in this report.
 
     Args:
@@ -111,4 +109,4 @@ def questions_table(
         f"This report has exhibits for {answered} of {len(QUESTIONS)} questions, each for this task and model alone; "
         "the last column names what would answer the rest."
     )
-    return Table("Questions and exhibits", found, columns, tuple(rows), number)
+    return Table("Questions and exhibits", found, columns, tuple(rows))

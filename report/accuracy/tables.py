@@ -38,7 +38,7 @@ def baseline_card(study: Study) -> Table:
     return Table("Baseline card", found, (Column("what", "left"), Column("which", "left")), cells)
 
 
-def accuracy_table(study: Study, number: int) -> Table:
+def accuracy_table(study: Study) -> Table:
     """Every row with its mean, spread, paired difference, share of the gap and word. Accuracies in percent."""
     experiment = study.records.experiment
     seeds = () if has_models(study) else _seeds(study)
@@ -54,7 +54,7 @@ def accuracy_table(study: Study, number: int) -> Table:
     )
     rows = tuple(_accuracy_row(study, finding, seeds) for finding in study.findings)
     notes = (*_accuracy_notes(study), BOUNDS, *((SENT,) if has_models(study) else ()), *marks(study.findings))
-    return Table("Accuracy", _accuracy_found(study), columns, rows, number, wide=True, notes=notes)
+    return Table("Accuracy", _accuracy_found(study), columns, rows, wide=True, notes=notes)
 
 
 def _seeds(study: Study) -> Sequence[int]:
@@ -148,7 +148,7 @@ def _accuracy_found(study: Study) -> str:
     return f"{good} of {count_of(len(study.compared), 'compared row')} are non-inferior; {span}"
 
 
-def seeds_table(study: Study, number: int) -> Table:
+def seeds_table(study: Study) -> Table:
     """Accuracy of each seed, and of the single workers' own models at the end, in percent."""
     seeds = _seeds(study)
     columns = (
@@ -165,7 +165,7 @@ def seeds_table(study: Study, number: int) -> Table:
         "workers and seeds, and the least of any worker in any seed.",
         *marks(study.findings),
     )
-    return Table("Accuracy by seed and by worker", _seeds_found(study), columns, rows, number, wide=True, notes=notes)
+    return Table("Accuracy by seed and by worker", _seeds_found(study), columns, rows, wide=True, notes=notes)
 
 
 def _own(finding: Finding) -> list[float]:

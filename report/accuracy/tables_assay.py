@@ -11,7 +11,7 @@ from report.kit.statistics import mean_of
 from report.kit.wording import NONE, amount, count_of, percent, points, short, whole
 
 
-def assay_table(study: Study, number: int) -> Table:
+def assay_table(study: Study) -> Table:
     """Ceiling, floor and the gap between them in margins and in standard deviations, per length."""
     columns = (
         Column("steps"),
@@ -31,7 +31,7 @@ def assay_table(study: Study, number: int) -> Table:
         "seeds (of ceiling or floor, whichever spreads more). Elsewhere no row is called non-inferior.",
         " ".join(filter(None, (margin_of(study), margin_cost(study.assays, margin)))),
     )
-    return Table("Whether the experiment can tell", _found(study), columns, rows, number, notes=notes)
+    return Table("Whether the experiment can tell", _found(study), columns, rows, notes=notes)
 
 
 def _row(assay: Assay, margin: float | None) -> tuple[Cell, ...]:

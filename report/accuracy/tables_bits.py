@@ -13,7 +13,7 @@ from report.kit.document import Cell, Column, Table
 from report.kit.wording import NONE, amount, count_of, listed, percent, points, ratio_name, share, whole
 
 
-def bits_table(study: Study, number: int) -> Table:
+def bits_table(study: Study) -> Table:
     """Bits one worker sent per run: the formula, counted against expected, collectives, evaluation apart."""
     traffic = [(finding, traffic_of(finding.records)) for finding in study.findings]
     columns = (
@@ -37,7 +37,7 @@ def bits_table(study: Study, number: int) -> Table:
         " Formula: bits per step, in the symbols of the method's module.",
         *marks(study.findings),
     )
-    return Table("Bits", found if have else "No finished run yet.", columns, rows, number, wide=True, notes=notes)
+    return Table("Bits", found if have else "No finished run yet.", columns, rows, wide=True, notes=notes)
 
 
 def _bits_row(study: Study, finding: Finding, traffic: RowTraffic | None) -> tuple[Cell, ...]:
@@ -64,7 +64,7 @@ def _span(values: Sequence[int]) -> str:
     return whole(low) if low == high else f"{whole(low)} to {whole(high)}"
 
 
-def equal_bits_table(study: Study, number: int) -> Table:
+def equal_bits_table(study: Study) -> Table:
     """At each ratio all rows by their mean, between the bounds of all ratios: ceiling first, then average and floor."""
     columns = (
         *ratio_columns(study),
@@ -88,7 +88,7 @@ def equal_bits_table(study: Study, number: int) -> Table:
         *marks(study.findings),
     )
     wide = has_models(study)
-    return Table("Equal bits", _equal_found(study), columns, tuple(rows), number, wide=wide, notes=notes)
+    return Table("Equal bits", _equal_found(study), columns, tuple(rows), wide=wide, notes=notes)
 
 
 LINK = "Link models: what one worker's link carries. At equal payload an all-gather (top-k) costs more of it."

@@ -20,7 +20,7 @@ def shown_groups(study: Study) -> list[RatioGroup]:
     return [g for g in study.groups if g.one_row_a_method and 2 <= len(g.findings) <= _MOST_METHODS]
 
 
-def pairs_table(study: Study, pairs: Sequence[Pair], group: RatioGroup, number: int) -> Table:
+def pairs_table(study: Study, pairs: Sequence[Pair], group: RatioGroup) -> Table:
     """Row minus column in percentage points; the bounds of all ratios stand at the right."""
     methods, bounds = group.findings, study.bounds
     columns = (Column("row − column", "left"), *(Column(f.name) for f in (*methods, *bounds)))
@@ -43,7 +43,7 @@ def pairs_table(study: Study, pairs: Sequence[Pair], group: RatioGroup, number: 
         "floor are differences alone, not tested here. Intervals and p in csv/pairs.csv.",
         *marks((*methods, *bounds)),
     )
-    return Table(f"All pairs at ratio {group.ratio:g}{sent}", found, columns, rows, number, wide=True, notes=notes)
+    return Table(f"All pairs at ratio {group.ratio:g}{sent}", found, columns, rows, wide=True, notes=notes)
 
 
 def _cell(by_name: dict[tuple[str, str], Pair], row: Finding, column: Finding) -> Cell:

@@ -12,7 +12,7 @@ _ENOUGH = 0.02
 """A second predictor that explains so little more of the variance is called no gain."""
 
 
-def regime_table(regime: Regime, number: int) -> Table:
+def regime_table(regime: Regime) -> Table:
     """Every row at every length: models sent, difference to SGD, share of the gap closed."""
     columns = (
         Column("method", "left"),
@@ -29,7 +29,7 @@ def regime_table(regime: Regime, number: int) -> Table:
         "Difference to SGD of the same length in points, paired by seed. Gap closed: where a row lies between the "
         "floor (0) and the ceiling (100) of its length; below zero it is worse than a worker alone."
     )
-    return Table("The regime map", found, columns, rows, number, notes=(note,))
+    return Table("The regime map", found, columns, rows, notes=(note,))
 
 
 def _point_row(point: Point) -> tuple[Cell, ...]:
@@ -49,7 +49,7 @@ def _point_row(point: Point) -> tuple[Cell, ...]:
     return tuple(Cell(text, ids) for text in texts)
 
 
-def predictors_table(regime: Regime, number: int) -> Table:
+def predictors_table(regime: Regime) -> Table:
     """How much of the variance over rows each predictor explains, fitted and with each length left out."""
     found = explained(regime)
     columns = (
@@ -72,9 +72,7 @@ def predictors_table(regime: Regime, number: int) -> Table:
         "each length predicted from the other lengths alone; below zero is worse than the mean. Rows below the floor "
         "count as having lost the whole gap."
     )
-    return Table(
-        "What predicts the loss", predictors_found(regime), columns, rows, number, notes=(note, *_noise(regime))
-    )
+    return Table("What predicts the loss", predictors_found(regime), columns, rows, notes=(note, *_noise(regime)))
 
 
 def _noise(regime: Regime) -> tuple[str, ...]:
@@ -119,7 +117,7 @@ def predictors_found(regime: Regime) -> str:
     )
 
 
-def residuals_table(regime: Regime, number: int) -> Table:
+def residuals_table(regime: Regime) -> Table:
     """How far off each length is where it is predicted from the others."""
     found = [entry for entry in explained(regime) if entry.method == ALL]
     columns = (Column("steps"), *(Column(f"{name} {_letters(name)}") for name in PREDICTORS))
@@ -140,7 +138,7 @@ def residuals_table(regime: Regime, number: int) -> Table:
         "Percent of the gap, over all rows of a length, which are predicted from the other lengths: mean of observed "
         "minus predicted loss (above zero: more is lost than predicted) ± root mean square of the same."
     )
-    return Table("Residuals by length", text, columns, rows, number, notes=(note,))
+    return Table("Residuals by length", text, columns, rows, notes=(note,))
 
 
 def _points(value: float) -> str:
@@ -148,7 +146,7 @@ def _points(value: float) -> str:
     return "0" if text in ("+0", "-0") else text.replace("-", MINUS)
 
 
-def needed_table(regime: Regime, number: int) -> Table:
+def needed_table(regime: Regime) -> Table:
     """Models needed per method, the fewest first."""
     needed = needed_of(regime)
     columns = (
@@ -178,4 +176,4 @@ def needed_table(regime: Regime, number: int) -> Table:
         "no row is non-inferior, and the curve loses more. On a link: 2 (n - 1) / n of what is all-reduced, n - 1 "
         "times what is all-gathered."
     )
-    return Table("Models needed for a loss within the margin", best, columns, rows, number, notes=(note,))
+    return Table("Models needed for a loss within the margin", best, columns, rows, notes=(note,))

@@ -14,7 +14,7 @@ from report.kit.statistics import mean_of, median_best_of, pair, summarise
 from report.kit.wording import NONE, bounds, count_of, percent, points, ratio_name, share, short
 
 
-def tuning_table(study: Study, tuned: Sequence[Tuned], number: int) -> Table:
+def tuning_table(study: Study, tuned: Sequence[Tuned]) -> Table:
     """What choosing took per row, and what the other rule would have chosen."""
     heads = ("trials", "runs", "diverged", "selected rate", "by training loss")
     columns = (*head_columns(study), *(Column(head) for head in heads))
@@ -31,7 +31,7 @@ def tuning_table(study: Study, tuned: Sequence[Tuned], number: int) -> Table:
         "chooses.",
         *_marks(tuned),
     )
-    return Table("What tuning took", found, columns, rows, number, notes=notes)
+    return Table("What tuning took", found, columns, rows, notes=notes)
 
 
 def _marks(tuned: Sequence[Tuned]) -> tuple[str, ...]:
@@ -59,7 +59,7 @@ def _ids(tuned: Tuned) -> tuple[str, ...]:
     return tuple(run_id for point in tuned.points for run_id in point.run_ids)
 
 
-def best_of_table(study: Study, tuned: Sequence[Tuned], number: int) -> Table:
+def best_of_table(study: Study, tuned: Sequence[Tuned]) -> Table:
     """What fewer trials would have found, held-out accuracies in percent."""
     most = max(len(entry.points) for entry in tuned)
     columns = (*head_columns(study), *(Column(str(count)) for count in range(1, most + 1)))
@@ -69,7 +69,7 @@ def best_of_table(study: Study, tuned: Sequence[Tuned], number: int) -> Table:
         "trial with a diverged run ranks below every number and shows as div.",
         *_marks(tuned),
     )
-    return Table("Best of k trials", _best_of_found(tuned), columns, rows, number, wide=True, notes=notes)
+    return Table("Best of k trials", _best_of_found(tuned), columns, rows, wide=True, notes=notes)
 
 
 def _best_of(tuned: Tuned, count: int) -> float | None:
@@ -103,7 +103,7 @@ def _best_of_found(tuned: Sequence[Tuned]) -> str:
     )
 
 
-def points_table(tuned: Sequence[Tuned], number: int) -> Table:
+def points_table(tuned: Sequence[Tuned]) -> Table:
     """Every pair of settings and learning rate that was tried, the chosen one in bold."""
     columns = (
         Column("method", "left"),
@@ -124,7 +124,7 @@ def points_table(tuned: Sequence[Tuned], number: int) -> Table:
         "(n). by loss: least training loss chooses it. A trial with a diverged run cannot be chosen.",
         *_marks(tuned),
     )
-    return Table("Every trial", found, columns, rows, number, notes=notes)
+    return Table("Every trial", found, columns, rows, notes=notes)
 
 
 def _trial_rows(entry: Tuned) -> Iterator[tuple[Cell, ...]]:
@@ -159,7 +159,7 @@ def by_loss_rows(study: Study) -> dict[str, RowRuns]:
     return {r.row.base: r for r in chosen if r.row.base is not None and steps.get(r.row.base) == r.row.num_steps}
 
 
-def rules_table(study: Study, number: int) -> Table | None:
+def rules_table(study: Study) -> Table | None:
     """Both rules of selection side by side; None where the plan knows of one rule alone."""
     tuning, other = study.records.experiment.tuning, by_loss_rows(study)
     choices = tuning.choices_by_training_loss if tuning else {}
@@ -183,7 +183,7 @@ def rules_table(study: Study, number: int) -> Table | None:
         *((AT_END,) if any(f.at_end for f in shown) else ()),
     )
     found = _rules_found(study, shown, other)
-    return Table("Both rules of selection", found, columns, rows, number, wide=True, notes=notes)
+    return Table("Both rules of selection", found, columns, rows, wide=True, notes=notes)
 
 
 def _chosen(rows: RowRuns) -> str:

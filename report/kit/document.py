@@ -31,16 +31,16 @@ class Column:
 class Table:
     """A table with the one sentence of what it shows. `wide` asks for a page on its side, where pages exist.
 
-    `number` None is a table without a number (inside a box, or a small list of settings).
+    The list of exhibits gives it its number; None for one that has none (inside a box, or a small list of settings).
     """
 
     title: str
     found: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    number: int | None = None
     wide: bool = False
     notes: tuple[str, ...] = ()
+    number: int | None = None
 
 
 @dataclass(frozen=True)

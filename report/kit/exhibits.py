@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from harness.records.store import write_text_atomically
@@ -23,8 +23,10 @@ class Exhibits:
     tables: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     figures: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
-    def table(self, key: str, table: Table, filled: bool = True) -> Table:
-        if filled:
+    def table(self, table: Table, key: str | None = None, filled: bool = True) -> Table:
+        """The table with its number, kept by its key where it is filled."""
+        table = replace(table, number=next(self.tables))
+        if key and filled:
             self.shown[key] = table
         return table
 

@@ -60,16 +60,16 @@ def speed_document(study: SpeedStudy, accuracy: Sequence[Records], output: Path)
         Section("Verdict", (speed_verdict(study),)),
         Section("Step time against bandwidth", (_step_times(study, exhibits),)),
         Section("The baselines", (cards_table(study),)),
-        _each("Break-even", benches, lambda bench: break_even_table(bench, next(exhibits.tables))),
+        _each("Break-even", benches, break_even_table, exhibits),
         Section("Every method against every other", tuple(_matrix(bench, exhibits) for bench in benches) or _none()),
-        _each("Layouts", benches, lambda bench: layouts_table(bench, next(exhibits.tables))),
-        Section("The published speed-ups", (headlines_table(study, next(exhibits.tables)),) if benches else _none()),
+        _each("Layouts", benches, layouts_table, exhibits),
+        Section("The published speed-ups", (exhibits.table(headlines_table(study)),) if benches else _none()),
         Section("Time and cost to a target", _targets(study, accuracy, exhibits)),
-        Section("Which ratio is needed", (ratios_table(study, next(exhibits.tables)),) if benches else _none()),
-        _each("The model beside the clock", study.benches, lambda b: prediction_table(b, next(exhibits.tables))),
-        _each("What a step is made of", study.benches, lambda bench: split_table(bench, next(exhibits.tables))),
-        Section("Encoding", (codec_table(study, next(exhibits.tables)),) if study.benches else _none()),
-        Section("The networks", (fits_table(study, next(exhibits.tables)), wire_table(study, next(exhibits.tables)))),
+        Section("Which ratio is needed", (exhibits.table(ratios_table(study)),) if benches else _none()),
+        _each("The model beside the clock", study.benches, prediction_table, exhibits),
+        _each("What a step is made of", study.benches, split_table, exhibits),
+        Section("Encoding", (exhibits.table(codec_table(study)),) if study.benches else _none()),
+        Section("The networks", (exhibits.table(fits_table(study)), exhibits.table(wire_table(study)))),
         _how_it_was_timed(study),
     )
     names = listed([f"{bench.workload.name} ({bench.basis})" for bench in study.benches])
@@ -80,8 +80,8 @@ def _none() -> tuple[Block, ...]:
     return (Paragraph(f"No records for this yet: {COMMAND} fills it."),)
 
 
-def _each(title: str, benches: Sequence[Bench], build: Callable[[Bench], Table]) -> Section:
-    return Section(title, tuple(build(bench) for bench in benches) or _none())
+def _each(title: str, benches: Sequence[Bench], build: Callable[[Bench], Table], exhibits: Exhibits) -> Section:
+    return Section(title, tuple(exhibits.table(build(bench)) for bench in benches) or _none())
 
 
 def _step_times(study: SpeedStudy, exhibits: Exhibits) -> Block:
@@ -119,7 +119,7 @@ def _targets(study: SpeedStudy, accuracy: Sequence[Records], exhibits: Exhibits)
             )
             blocks.append(Paragraph(f"The accuracy runs of {name} are not joined: {why}."))
             continue
-        blocks += [time_table(b, records, target, next(exhibits.tables)) for b in benches for target in targets]
+        blocks += [exhibits.table(time_table(b, records, t)) for b in benches for t in targets]
     for bench in study.benches:
         joined = [records for records in accuracy if bench in benches_for(study, records)]
         if not joined:
@@ -128,7 +128,7 @@ def _targets(study: SpeedStudy, accuracy: Sequence[Records], exhibits: Exhibits)
                 Paragraph(f"{name}: no accuracy runs of {bench.workload.model} are at hand (--accuracy FOLDER).")
             )
         if rentals(bench):
-            blocks.append(cost_table(bench, joined, next(exhibits.tables)))
+            blocks.append(exhibits.table(cost_table(bench, joined)))
     return tuple(blocks) or _none()
 
 

@@ -28,7 +28,7 @@ def needed_ratio(compute: Compute, messages: list[Message], network: Network) ->
     return spans[0].low if spans else None
 
 
-def ratios_table(study: SpeedStudy, number: int) -> Table:
+def ratios_table(study: SpeedStudy) -> Table:
     """For each workload: one message after the backward pass, and DDP's buckets during it."""
     columns = (Column("model", "left"), Column("sent", "left"), *(Column(rate(bits)) for bits in RATES))
     rows, needs = [], []
@@ -47,7 +47,7 @@ def ratios_table(study: SpeedStudy, number: int) -> Table:
         f"Modelled: the least ratio at which a step that sends it every time is at most {100 * (NEGLIGIBLE - 1):.0f} % "
         "longer than its compute; 1: none is needed; none suffices: latency alone takes longer. Encoding is left out.",
     )
-    return Table("Ratio that is needed", found if rows else NONE, columns, tuple(rows), number, True, notes)
+    return Table("Ratio that is needed", found if rows else NONE, columns, tuple(rows), True, notes)
 
 
 def _said(ratio: float) -> str:

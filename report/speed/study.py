@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,9 +22,10 @@ _HERE = Path(__file__).parent
 
 
 @cache
-def _codecs() -> list[dict[str, Any]]:
-    codecs: list[dict[str, Any]] = tomllib.loads((_HERE / "codecs.toml").read_text())["codecs"]
-    return codecs
+def codec_bytes() -> dict[str, float]:
+    """Bytes that a method moves per parameter and step, by its name."""
+    table: dict[str, float] = tomllib.loads((_HERE / "codecs.toml").read_text())["codec_bytes"]
+    return table
 
 
 @dataclass(frozen=True)
@@ -121,12 +121,17 @@ class Bench:
 
         For an emulated device of the table the bytes that the method moves over the device's memory bandwidth, else the
         line through what was timed here.
+
+        Raises:
+            ValueError: the table does not say what the method moves.
         """
         device = self.emulated_device
         if device is None:
             return self._measured_codec(method)
-        moved = next(codec["bytes"] for codec in _codecs() if method.name.startswith(codec["method"]))
-        return float(moved * self.workload.num_parameters / device.bytes_per_second)
+        moved = codec_bytes()
+        if method.name not in moved:
+            raise ValueError(f"report/speed/codecs.toml has no codec_bytes of {method.name}; add what it moves")
+        return float(moved[method.name] * self.workload.num_parameters / device.bytes_per_second)
 
     def network(
         self,

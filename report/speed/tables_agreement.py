@@ -50,7 +50,7 @@ _DRAWS = (
 )
 
 
-def prediction_table(bench: Bench, number: int) -> Table:
+def prediction_table(bench: Bench) -> Table:
     """Every method on every fabric of a workload: seconds by the clock, and the model's error."""
     heads = tuple(Column(fabric_name(timing.fabric)) for timing in bench.timings)
     cells = {(id(point.timing), point.method.name): point for point in bench.points}
@@ -66,7 +66,7 @@ def prediction_table(bench: Bench, number: int) -> Table:
     )
     title = f"{bench.workload.name}: {bench.basis} step times and the model's error"
     wide = len(bench.timings) > 4
-    return Table(title, agreement_sentence(bench.points), (Column("method", "left"), *heads), rows, number, wide, notes)
+    return Table(title, agreement_sentence(bench.points), (Column("method", "left"), *heads), rows, wide, notes)
 
 
 def _predicted(point: Point | None) -> Cell:
@@ -76,7 +76,7 @@ def _predicted(point: Point | None) -> Cell:
     return Cell(f"{milliseconds(point.timed.seconds)} ({error})")
 
 
-def fits_table(study: SpeedStudy, number: int) -> Table:
+def fits_table(study: SpeedStudy) -> Table:
     """Alpha and beta of every sweep."""
     heads = ("alpha, µs a hop", "p", "fitted rate", "limit", "reached", "sizes", "worst error")
     columns = (Column("network", "left"), Column("collective", "left"), *(Column(head) for head in heads))
@@ -108,10 +108,10 @@ def fits_table(study: SpeedStudy, number: int) -> Table:
         "p: a hop takes the p-norm of its latency and its sending; 1 is their sum, a large p the longer of the two, as "
         "where one piece is sent while another is handled.",
     )
-    return Table("Alpha, beta and p of the networks", found, columns, tuple(rows), number, notes=notes)
+    return Table("Alpha, beta and p of the networks", found, columns, tuple(rows), notes=notes)
 
 
-def wire_table(study: SpeedStudy, number: int) -> Table:
+def wire_table(study: SpeedStudy) -> Table:
     """Bytes on a machine's link beside the formula's, and what the rest is, for the sizes swept in the lab."""
     heads = ("payload, bytes", "counted on the link", "by the formula", "headers", "other")
     columns = (Column("network", "left"), Column("collective", "left"), *(Column(head) for head in heads))
@@ -127,7 +127,7 @@ def wire_table(study: SpeedStudy, number: int) -> Table:
         f"formula counts payload alone. Headers: {HEADER_BYTES} bytes (Ethernet 14, IP 20, TCP 32) of every frame "
         "counted, those that only acknowledge among them. Other: the backend's own messages and what was sent again.",
     )
-    return Table("Bytes on the wire", _wire_found(study), columns, rows, number, notes=notes)
+    return Table("Bytes on the wire", _wire_found(study), columns, rows, notes=notes)
 
 
 def _wire_found(study: SpeedStudy) -> str:

@@ -26,7 +26,7 @@ STRONGEST = "ddp"
 """The baseline, by name, that layouts are compared with: overlapped buckets in fp32."""
 
 
-def break_even_table(bench: Bench, number: int) -> Table:
+def break_even_table(bench: Bench) -> Table:
     """Below which rate each method is faster than each baseline."""
     columns = (Column("method", "left"), *(Column(baseline.label, "left") for baseline in bench.baselines))
     found_spans = {
@@ -51,7 +51,7 @@ def break_even_table(bench: Bench, number: int) -> Table:
         "csv/break_even.csv.",
     )
     title = f"{bench.workload.name}: rates at which a method is faster than a baseline"
-    return Table(title, found, columns, rows, number, True, notes)
+    return Table(title, found, columns, rows, True, notes)
 
 
 def spans_text(spans: Sequence[Span]) -> str:
@@ -99,7 +99,7 @@ def _is_on(machine: Machine, bench: Bench) -> bool:
     return machine.device in bench.workload.device and bool(machine.inside_bits_per_second)
 
 
-def layouts_table(bench: Bench, number: int) -> Table:
+def layouts_table(bench: Bench) -> Table:
     """The layouts side by side: those that were timed, and all as the model has them."""
     timings = _nearest(bench)
     layouts = layouts_of(bench.main.fabric.num_workers)
@@ -124,9 +124,7 @@ def layouts_table(bench: Bench, number: int) -> Table:
         "the codec.",
     )
     found = _layouts_found(bench, layouts, networks)
-    return Table(
-        f"{bench.workload.name}: layouts side by side", found, tuple(columns), tuple(rows), number, True, notes
-    )
+    return Table(f"{bench.workload.name}: layouts side by side", found, tuple(columns), tuple(rows), True, notes)
 
 
 def _nearest(bench: Bench) -> list[Timing]:
@@ -159,7 +157,7 @@ def headline_bench(study: SpeedStudy, headline: Headline) -> Bench | None:
     return next((b for b in study.benches if b.workload.name == headline.workload and b.is_modelled), None)
 
 
-def headlines_table(study: SpeedStudy, number: int) -> Table:
+def headlines_table(study: SpeedStudy) -> Table:
     """At which rate, and with which compute time, each published speed-up would hold against each baseline."""
     heads = ("holds up to", f"at {rate(AT)} it is", f"at {rate(AT)} it would hold for compute up to, ms")
     texts = ("published", "method", "against")
@@ -188,7 +186,7 @@ def headlines_table(study: SpeedStudy, number: int) -> Table:
         f"At {rate(AT)} and the device's compute time the published factor is reached in {holding} of "
         f"{count_of(len(rows), 'line')}."
     )
-    return Table("What the published speed-ups ask for", found, columns, tuple(rows), number, notes=tuple(notes))
+    return Table("What the published speed-ups ask for", found, columns, tuple(rows), notes=tuple(notes))
 
 
 def _headline_row(bench: Bench, headline: Headline, method: Method, base: Method) -> tuple[bool, tuple[Cell, ...]]:

@@ -41,7 +41,7 @@ def cards_table(study: SpeedStudy) -> Table:
     return Table("Baseline card", found if rows else "Nothing was timed yet.", columns, rows)
 
 
-def split_table(bench: Bench, number: int) -> Table:
+def split_table(bench: Bench) -> Table:
     """Compute, codec, waiting and transfer of every method, on the fabric of the curves and on each other."""
     heads = ("compute", "encode, decode, update", "waiting for others", "transfer not hidden", "steps")
     columns = (Column("method", "left"), Column("network", "left"), *(Column(head) for head in heads))
@@ -74,10 +74,10 @@ def split_table(bench: Bench, number: int) -> Table:
         f"{bench.basis.capitalize()} milliseconds, means over workers, medians over steps{emulated}. Every network is "
         "in csv/step_times.csv.",
     )
-    return Table(f"{bench.workload.name}: what a step is made of", found, columns, rows, number, notes=notes)
+    return Table(f"{bench.workload.name}: what a step is made of", found, columns, rows, notes=notes)
 
 
-def codec_table(study: SpeedStudy, number: int) -> Table:
+def codec_table(study: SpeedStudy) -> Table:
     """Seconds of encoding, decoding and update: timed here, and as the model takes them for an emulated device."""
     columns = [Column("method", "left")]
     for bench in study.benches:
@@ -94,7 +94,7 @@ def codec_table(study: SpeedStudy, number: int) -> Table:
     share, label, name = max(shares)
     found = f"The model's largest is {100 * share:.1f} % of the compute ({label} on {name})."
     wide, notes = len(columns) > 4, _codec_notes(study)
-    return Table("Encoding, decoding and update", found, tuple(columns), tuple(rows), number, wide, notes)
+    return Table("Encoding, decoding and update", found, tuple(columns), tuple(rows), wide, notes)
 
 
 def _codec_cells(bench: Bench, method: Method | None) -> list[Cell]:

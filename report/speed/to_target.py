@@ -81,7 +81,7 @@ def benches_for(study: SpeedStudy, records: Records) -> list[Bench]:
     return [bench for bench in study.benches if bench.workload.model == records.experiment.model]
 
 
-def time_table(bench: Bench, records: Records, target: float, number: int) -> Table:
+def time_table(bench: Bench, records: Records, target: float) -> Table:
     """Seconds to the target on every network that was timed."""
     columns = (
         Column("method", "left"),
@@ -99,7 +99,7 @@ def time_table(bench: Bench, records: Records, target: float, number: int) -> Ta
     found = f"{count_of(reached, 'method')} of {len(rows)} reach {percent(target)} % in the median run."
     notes = (_notes(records), "Seconds: median steps times the timed step; emulated steps are without the codec.")
     title = f"{bench.workload.name}: time to {percent(target)} % test accuracy"
-    return Table(title, found, columns, tuple(rows), number, len(bench.timings) > 4, notes)
+    return Table(title, found, columns, tuple(rows), len(bench.timings) > 4, notes)
 
 
 def _notes(records: Records) -> str:
@@ -161,7 +161,7 @@ def rentals(bench: Bench) -> list[Rental]:
     return found
 
 
-def cost_table(bench: Bench, joined: Sequence[Records], number: int) -> Table:
+def cost_table(bench: Bench, joined: Sequence[Records]) -> Table:
     """Dollars per thousand steps on rented machines, and to the target where accuracy runs are at hand."""
     machines = rentals(bench)
     goals = [(records, target) for records in joined for target in targets_of(records)[:1]]
@@ -184,7 +184,7 @@ def cost_table(bench: Bench, joined: Sequence[Records], number: int) -> Table:
     notes = (f"Modelled. Dollars an hour: {hourly}. {sources}.",) if machines else ()
     title = f"{bench.workload.name}: dollars per thousand steps"
     found = _cost_found(bench, machines)
-    return Table(title, found, (Column("method", "left"), *heads), tuple(rows), number, notes=notes)
+    return Table(title, found, (Column("method", "left"), *heads), tuple(rows), notes=notes)
 
 
 def _dollars(bench: Bench, method: Method, machine: Rental) -> float:

@@ -198,9 +198,9 @@ def test_the_report_holds_the_map(tmp_path: Path) -> None:
 
 def test_tables_know_their_runs() -> None:
     found = regime(by_models)
-    table = regime_table(found, 1)
+    table = regime_table(found)
     assert len(table.rows) == len(found.points) and all(cell.runs for row in table.rows for cell in row)
-    assert len(predictors_table(found, 1).rows) == len(METHODS) + 1
-    assert len(residuals_table(found, 1).rows) == 4 and len(needed_table(found, 1).rows) == len(METHODS)
-    assert all(len(predictors_table(found, 1).columns) == len(row) for row in predictors_table(found, 1).rows)
+    assert len(predictors_table(found).rows) == len(METHODS) + 1
+    assert len(residuals_table(found).rows) == 4 and len(needed_table(found).rows) == len(METHODS)
+    assert all(len(predictors_table(found).columns) == len(row) for row in predictors_table(found).rows)
     assert set(PREDICTORS) == {"models sent", "ratio", "steps", "steps and ratio"}

@@ -56,7 +56,7 @@ def test_both_renderings_hold_every_text(small: Built, tmp_path: Path) -> None:
 
 
 def test_every_number_of_the_accuracy_table_knows_its_runs(small: Built) -> None:
-    table = accuracy_table(study_of(read_records(small.records)), 1)
+    table = accuracy_table(study_of(read_records(small.records)))
     ids = {path.name for path in small.records.iterdir()}
     for row in table.rows:
         for cell in row[4:]:

@@ -155,7 +155,7 @@ def test_tuning_points_know_their_candidate(regime: Built) -> None:
 
 def test_both_rules_side_by_side(regime: Built, small: Built) -> None:
     study = study_of(read_records(regime.records))
-    table = rules_table(study, 1)
+    table = rules_table(study)
     assert table is not None and "The rules choose the same for 37 of 39 rows" in table.found
     rows = {(row[0].text, row[1].text): [cell.text for cell in row] for row in table.rows}
     accuracy = {f.records.row.row: f.records.accuracy for f in study.findings}
@@ -163,7 +163,7 @@ def test_both_rules_side_by_side(regime: Built, small: Built) -> None:
     mean = sum(other.accuracy[s] - accuracy["csea_12"][s] for s in other.accuracy) / len(other.accuracy)
     assert rows["CSEA", "12"][-2] == f"{100 * mean:+.2f}".replace("-", "−")
     assert rows["CSEA", "96"][-5] == "the same choice"
-    assert rules_table(study_of(read_records(small.records)), 1) is None
+    assert rules_table(study_of(read_records(small.records))) is None
 
 
 def test_questions_point_at_rows_that_are_there(regime: Built, small: Built) -> None:

@@ -7,8 +7,9 @@ from statistics import median
 
 import pytest
 
+from harness.speed.methods import METHODS
 from report.speed.records import read_speed_records
-from report.speed.study import SpeedStudy, study_of
+from report.speed.study import SpeedStudy, codec_bytes, study_of
 from report.speed.tables_agreement import AIM, agreement_sentence
 
 HEADER_BYTES = 14 + 20 + 20 + 12
@@ -50,3 +51,10 @@ def test_curves_go_through_what_is_predicted_of_their_points(study: SpeedStudy) 
 
 def test_the_shipped_report_is_of_the_shipped_records(study: SpeedStudy) -> None:
     assert agreement_sentence(study.points) in (SHIPPED / "report.md").read_text()
+
+
+def test_what_every_method_moves_is_stated(study: SpeedStudy) -> None:
+    assert codec_bytes().keys() == METHODS.keys()
+    bench = next(bench for bench in study.benches if bench.emulated_device)
+    with pytest.raises(ValueError, match="no codec_bytes of ddp_of_tomorrow"):
+        bench.codec_seconds(bench.methods[0].model_copy(update={"name": "ddp_of_tomorrow"}))
