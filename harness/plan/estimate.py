@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -58,33 +57,24 @@ def prices() -> list[Machine]:
 
 def step_time(config: RunConfig) -> StepTime:
     """Estimate for one step of one worker; touches no data, and without a GPU takes at most two seconds."""
-    return _step_time(
-        config.model.model_dump_json(), config.task.name, config.batch_size, config.precision, _Box(config)
-    )
+    key = (config.model.model_dump_json(), config.task.name, config.batch_size, config.precision)
+    if key not in _KNOWN:
+        _KNOWN[key] = _step_time(config)
+    return _KNOWN[key]
 
 
-@dataclass(frozen=True)
-class _Box:
-    """Carries a config past the cache's key, which the other arguments are."""
-
-    config: RunConfig
-
-    def __hash__(self) -> int:
-        return 0
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Box)
+_KNOWN: dict[tuple[str, str, int, str], StepTime] = {}
+"""By what a step's time depends on: model, task, batch size and precision."""
 
 
-@cache
-def _step_time(model: str, task: str, batch_size: int, precision: str, box: _Box) -> StepTime:
+def _step_time(config: RunConfig) -> StepTime:
     if torch.cuda.is_available():
-        measured = dry_steps(box.config, torch.device("cuda", 0))
+        measured = dry_steps(config, torch.device("cuda", 0))
         return StepTime(measured.seconds, torch.cuda.get_device_name(0), MEASURED, measured.activation_bytes)
-    flops = forward_flops(box.config)
+    flops = forward_flops(config)
     if flops <= DRY_FLOPS:
-        return StepTime(dry_steps(box.config, torch.device("cpu")).seconds, "CPU core", MEASURED)
-    per_image = RESNET50_FORWARD_FLOPS * V100_RESNET50_IMAGES_PER_SECOND[precision]
+        return StepTime(dry_steps(config, torch.device("cpu")).seconds, "CPU core", MEASURED)
+    per_image = RESNET50_FORWARD_FLOPS * V100_RESNET50_IMAGES_PER_SECOND[config.precision]
     return StepTime(flops / per_image, "V100", "modelled: NVIDIA's ResNet-50 figure, scaled by arithmetic")
 
 
