@@ -70,27 +70,18 @@ def foresee(config: RunConfig) -> Foreseen:
     Raises:
         SpecError: a setting that cannot be used.
     """
-    return _foresee(_Hashable(config))
+    same = {"learning_rate": 1.0, "schedule": ScheduleSpec(kind="constant"), "seed": 0, "repeat": 0}
+    key = run_id(config.model_copy(update=same))
+    if key not in _KNOWN:
+        _KNOWN[key] = _foresee(config)
+    return _KNOWN[key]
 
 
-class _Hashable:
-    """A config as a key of the cache: equal but for learning rates and seeds, equal in all that is checked."""
-
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
-        same = {"learning_rate": 1.0, "schedule": ScheduleSpec(kind="constant"), "seed": 0, "repeat": 0}
-        self.key = run_id(config.model_copy(update=same))
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Hashable) and other.key == self.key
+_KNOWN: dict[str, Foreseen] = {}
+"""By the run id that a config would have with learning rate, schedule and seeds put aside, which change nothing here."""
 
 
-@cache
-def _foresee(hashable: _Hashable) -> Foreseen:
-    config = hashable.config
+def _foresee(config: RunConfig) -> Foreseen:
     configured_task(config.task)
     per_epoch, num_steps = num_steps_of(config)
     _check_evaluation(config.evaluation, per_epoch, num_steps)

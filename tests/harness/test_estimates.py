@@ -39,9 +39,9 @@ def a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda index: "NVIDIA X1")
     monkeypatch.setattr(estimate, "dry_steps", lambda config, device: DrySteps(0.5, 3_000_000))
-    estimate._step_times.cache_clear()
+    estimate._KNOWN.clear()
     yield
-    estimate._step_times.cache_clear()
+    estimate._KNOWN.clear()
 
 
 @pytest.mark.usefixtures("a_gpu")
