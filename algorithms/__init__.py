@@ -19,16 +19,20 @@ from algorithms.core.partial_sync import partial_sync
 from algorithms.core.process_group import ProcessGroupCollectives
 from algorithms.core.stacked import StackedCollectives
 from algorithms.core.threads import ThreadCollectives, ThreadGroup, run_workers
+from algorithms.core.topology import Topology
 from algorithms.core.traffic import Purpose, Traffic
 from algorithms.registry import algorithms
 
 if TYPE_CHECKING:
     # For type checkers alone, which do not look for modules as the registry does.
     from algorithms.alone import Alone as Alone
+    from algorithms.choco_sgd import ChocoSGD as ChocoSGD
     from algorithms.csea import CSEA as CSEA
     from algorithms.cser import CSER as CSER
     from algorithms.cser_pl import CSERPL as CSERPL
     from algorithms.cser_released import CSERReleased as CSERReleased
+    from algorithms.deep_squeeze import DeepSqueeze as DeepSqueeze
+    from algorithms.dpsgd import DPSGD as DPSGD
     from algorithms.ef_sgd import EFSGD as EFSGD
     from algorithms.local_sgd import LocalSGD as LocalSGD
     from algorithms.mcser import MCSER as MCSER
@@ -55,6 +59,7 @@ __all__ = [
     "ThreadCollectives",
     "ThreadGroup",
     "TopK",
+    "Topology",
     "Traffic",
     "Zero",
     "algorithms",

@@ -33,11 +33,15 @@ class Record(BaseModel):
 
 
 class TrafficEntry(Record):
-    """What one worker sent for one purpose over a whole run; `gathered_bits` of the bits went by all-gathers."""
+    """What one worker sent for one purpose over a whole run.
+
+    `gathered_bits` of the bits went by all-gathers, and `neighbour_bits` straight to neighbours.
+    """
 
     bits: int
     collectives: int
     gathered_bits: int = 0
+    neighbour_bits: int = 0
 
 
 class Attempt(Record):

@@ -94,11 +94,11 @@ def test_the_traffic_of_each_collective_is_its_message() -> None:
     numbers = 1 + 7 + 10  # of 32 bits, in three messages
     for results in workers(processes.every_collective, 3):
         assert results["traffic"] == {
-            "gradient": [32 * numbers, 3, 0],
-            "error": [32 * numbers, 3, 0],
-            "model": [32 * numbers, 3, 0],
-            "evaluation": [32 * numbers, 3, 32 * numbers],
-            "control": [2 * 64 + 2 * 8, 2, 2 * 8],
+            "gradient": [32 * numbers, 3, 0, 0],
+            "error": [32 * numbers, 3, 0, 0],
+            "model": [32 * numbers, 3, 0, 0],
+            "evaluation": [32 * numbers, 3, 32 * numbers, 0],
+            "control": [2 * 64 + 2 * 8, 2, 2 * 8, 0],
         }
 
 
@@ -106,7 +106,7 @@ def test_a_group_of_one_is_free_and_yet_counts() -> None:
     results = processes.every_collective(SoloCollectives())
     assert results["(7,)"][0].tolist() == pytest.approx([0.1] * 7)
     assert results["(7,)"][3].shape == (1, 7)
-    assert results["traffic"]["gradient"] == [32 * 18, 3, 0]
+    assert results["traffic"]["gradient"] == [32 * 18, 3, 0, 0]
 
 
 def test_traffic_adds_up_and_survives_a_checkpoint() -> None:
