@@ -65,7 +65,7 @@ class ChocoSGD(DistributedOptimizer):
         super().__init__(params, **common)
         self.check_compressors(compressor=compressor)
         require_gamma(self.name, gamma)
-        self.topology = as_topology(self.name, topology)
+        self.topology: Topology = as_topology(self.name, topology)
         if not self.topology.is_static:
             raise ValueError(
                 f"{self.name}: its sum over the neighbours' estimates needs the same neighbours in each step, and the "

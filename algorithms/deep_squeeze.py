@@ -58,7 +58,7 @@ class DeepSqueeze(DistributedOptimizer):
         super().__init__(params, **common)
         self.check_compressors(compressor=compressor)
         require_gamma(self.name, gamma)
-        self.topology = as_topology(self.name, topology)
+        self.topology: Topology = as_topology(self.name, topology)
         self.rounds = self.topology.rounds(self.collectives.world_size)
         self.compressor, self.gamma = compressor, gamma
         self.e = self.new_buffer("error")

@@ -48,7 +48,7 @@ class DPSGD(DistributedOptimizer):
         super().__init__(params, **common)
         if order not in get_args(Order):
             raise ValueError(f"{self.name}: order must be one of {', '.join(get_args(Order))}, not {order!r}")
-        self.topology = as_topology(self.name, topology)
+        self.topology: Topology = as_topology(self.name, topology)
         self.rounds = self.topology.rounds(self.collectives.world_size)
         self.order = order
 

@@ -28,6 +28,7 @@ from algorithms.core.process_group import ProcessGroupCollectives
 from algorithms.core.randomness import Draw
 from algorithms.core.saved_state import Errors, check_state, consensus_buffers
 from algorithms.core.stacked import StackedCollectives
+from algorithms.core.topology import Topology
 from algorithms.core.traffic import Entry, Purpose, Traffic
 from algorithms.core.watch import ReplacedParameters, refuse_ddp
 
@@ -64,6 +65,8 @@ class DistributedOptimizer(Optimizer):
     """Whether workers' parameters may differ after a step; then each worker's state holds its own."""
     state_is_common: ClassVar[bool] = False
     """Whether all workers' states are one and the same, and fit any number of workers."""
+    topology: Topology | None = None
+    """Who mixes with whom, where workers talk to their neighbours alone."""
     _step_supports_amp_scaling = True
     # Set by torch.amp.GradScaler for the time of a step; it multiplies a grad_scale that is there, so none is.
     found_inf: Tensor

@@ -94,24 +94,28 @@ class Topology:
         if (self.kind == "matrix") != (self.rows is not None):
             raise ValueError("the weights of a topology are given where its kind is matrix, and only there")
         if self.rows is not None:
+            if not all(isinstance(each, list | tuple) for each in (self.rows, *self.rows)):
+                raise ValueError("a mixing matrix is a list of rows, each a list of numbers")
             object.__setattr__(self, "rows", tuple(tuple(map(_number, row)) for row in self.rows))
             _check(self.rows)
 
     @classmethod
-    def from_file(cls, path: str | Path) -> Topology:
-        """The matrix in a file: JSON, a list of rows, or text, a row a line with blanks or commas between its weights.
+    def from_text(cls, text: str) -> Topology:
+        """The matrix in a text: JSON, a list of rows, or a row a line with blanks or commas between its weights.
 
         A weight may be written as a fraction, such as 1/3 (in JSON as a text).
 
         Raises:
-            ValueError: the file cannot be read, or holds no such matrix.
+            ValueError: the text holds no such matrix.
         """
+        rows: Any = json.loads(text) if text.lstrip().startswith("[") else _rows_of(text)
+        return cls("matrix", rows)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Topology:
+        """The matrix in a file, written as in `from_text`. Raises ValueError where there is none that can be used."""
         try:
-            text = Path(path).read_text()
-            rows = json.loads(text) if text.lstrip().startswith("[") else _rows_of(text)
-            if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
-                raise ValueError("a mixing matrix is a list of rows, each a list of numbers")
-            return cls("matrix", tuple(map(tuple, rows)))
+            return cls.from_text(Path(path).read_text())
         except OSError as error:
             raise ValueError(f"{path} cannot be read: {error.strerror}") from None
         except ValueError as error:

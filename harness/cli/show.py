@@ -52,6 +52,8 @@ def show_plan(plan: Plan) -> None:
     print()
     print(tabulate(table, headers, disable_numparse=True))
     print()
+    for name, sentence in plan.mixing.items():
+        print(f"{name}: {sentence}")
     for sentence in plan.left_out:
         print(sentence)
     for line in _effort(plan):

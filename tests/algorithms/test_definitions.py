@@ -44,6 +44,7 @@ from tests.algorithms.transcription import Array, Compress, Mask, Problem, State
 
 SEED, NUM_WORKERS, NUM_STEPS = 11, 4, 50
 NUM_WEIGHTS = 42
+RING = transcription.ring(NUM_WORKERS)
 
 
 def per_coordinate(weights: float, biases: float) -> Array:
@@ -279,6 +280,9 @@ def test_the_total_weight_of_the_released_decay() -> None:
 
 DEFINITIONS: dict[str, Callable[[Problem, Compress, int], Iterator[State]]] = {
     "alone": lambda problem, c, interval: transcription.alone(problem, NUM_STEPS),
+    "dpsgd": lambda problem, c, interval: transcription.dpsgd(problem, NUM_STEPS, lambda t: RING, False),
+    "choco_sgd": lambda problem, c, interval: transcription.choco_sgd(problem, NUM_STEPS, RING, c, 0.3),
+    "deep_squeeze": lambda problem, c, interval: transcription.deep_squeeze(problem, NUM_STEPS, lambda t: RING, c, 0.1),
     "sgd": lambda problem, c, interval: transcription.sgd(problem, NUM_STEPS),
     "sgd_accumulate": lambda problem, c, interval: transcription.sgd_accumulate(problem, NUM_STEPS, interval),
     "local_sgd": lambda problem, c, interval: transcription.local_sgd(problem, NUM_STEPS, interval),
