@@ -9,6 +9,7 @@ from algorithms.core.partial_sync import partial_sync
 from algorithms.core.process_group import ProcessGroupCollectives
 from algorithms.core.stacked import StackedCollectives
 from algorithms.core.threads import ThreadCollectives, ThreadGroup, run_workers
+from algorithms.core.topology import Topology
 from algorithms.core.traffic import Purpose, Traffic
 from algorithms.registry import algorithms
 from algorithms.registry import compressors as _compressors
@@ -16,6 +17,7 @@ from algorithms.registry import compressors as _compressors
 if TYPE_CHECKING:
     # For type checkers alone, which do not look for modules as the registry does.
     from algorithms.alone import Alone as Alone
+    from algorithms.choco_sgd import ChocoSGD as ChocoSGD
     from algorithms.compressors.block import BlockSparsifier as BlockSparsifier
     from algorithms.compressors.per_tensor_block import PerTensorBlockSparsifier as PerTensorBlockSparsifier
     from algorithms.compressors.qsgd import QSGD as QSGD
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
     from algorithms.cser import CSER as CSER
     from algorithms.cser_pl import CSERPL as CSERPL
     from algorithms.cser_released import CSERReleased as CSERReleased
+    from algorithms.deep_squeeze import DeepSqueeze as DeepSqueeze
     from algorithms.diloco import DiLoCo as DiLoCo
+    from algorithms.dpsgd import DPSGD as DPSGD
     from algorithms.ef21_sgdm import EF21SGDM as EF21SGDM
     from algorithms.ef_sgd import EFSGD as EFSGD
     from algorithms.local_sgd import LocalSGD as LocalSGD
@@ -49,6 +53,7 @@ __all__ = [
     "StackedCollectives",
     "ThreadCollectives",
     "ThreadGroup",
+    "Topology",
     "Traffic",
     "Zero",
     "algorithms",

@@ -405,11 +405,32 @@ def load_spec(path: Path) -> Spec:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        data: dict[str, Any] = _with_matrices(path, tomllib.loads(path.read_text()))
+        return data
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SpecError(f"{path} is not valid TOML: {error}") from None
     except OSError as error:
         raise SpecError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _with_matrices(path: Path, data: Any) -> Any:
+    """The data, each topology {kind = "matrix", file = ...} with what the file says in its place.
+
+    So a run's id is the hash of the weights, and nobody needs the file again. Its path is relative to the spec's.
+    """
+    if isinstance(data, list):
+        return [_with_matrices(path, each) for each in data]
+    if not isinstance(data, dict):
+        return data
+    if data.get("kind") == "matrix" and isinstance(data.get("file"), str):
+        file = path.parent / data["file"]
+        try:
+            text = file.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or "it is no text"
+            raise SpecError(f"{path}: the mixing matrix in {file} cannot be read: {why}") from None
+        return {key: value for key, value in data.items() if key != "file"} | {"weights": text}
+    return {key: _with_matrices(path, value) for key, value in data.items()}
 
 
 OWN_IN_BORROWED_TUNING = {"both_rules", "both_rules_seeds"}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from algorithms.core.early_sums import EarlySums
+from algorithms.core.topology import Mixing
 from algorithms.core.traffic import Purpose, Traffic
 
 
@@ -22,7 +23,7 @@ class Collectives(ABC):
 
     Sums are always taken in the order of ranks, so that every kind of group gives the same bits.
     Payload is counted as what this worker contributes: for an all-reduce the message's own size, whatever the fabric
-    makes of it; for an all-gather the message that it sends.
+    makes of it; for an all-gather the message that it sends; for neighbours that message once for each of them.
     """
 
     def __init__(self, rank: int, world_size: int) -> None:
@@ -74,10 +75,33 @@ class Collectives(ABC):
         self._broadcast_(tensor)
         self._count(tensor, purpose, started)
 
+    def exchange_with_neighbours(self, tensor: Tensor, mixing: Mixing, purpose: Purpose) -> dict[int, Tensor]:
+        """Send `tensor` (dense, of one shape and type on all workers) to those who take this worker's messages.
+
+        All workers must call it together, whoever their neighbours are. One call is counted, with the message's bits
+        once for each neighbour; nothing where nobody has any.
+
+        Returns:
+            The messages that workers at this end take, by the sender's rank, each shaped like one worker's `tensor`.
+            Read only: threads share them, and stacked ones are views of `tensor`.
+        """
+        assert mixing.num_workers == self.world_size, "a mixing of another group"
+        if not mixing.num_messages:
+            return {}
+        started = time.perf_counter()
+        received = self._exchange(tensor, mixing)
+        bits = self._message_bits(tensor) * mixing.num_messages
+        self.traffic.add(purpose, bits, neighbour_bits=bits)
+        self.seconds += time.perf_counter() - started
+        return received
+
     def _count(self, tensor: Tensor, purpose: Purpose, started: float, is_gather: bool = False) -> None:
-        bits = 8 * tensor.element_size() * tensor.numel() // len(self.own_ranks)
+        bits = self._message_bits(tensor)
         self.traffic.add(purpose, bits, gathered_bits=bits if is_gather else 0)
         self.seconds += time.perf_counter() - started
+
+    def _message_bits(self, tensor: Tensor) -> int:
+        return 8 * tensor.element_size() * tensor.numel() // len(self.own_ranks)
 
     @abstractmethod
     def _sum_(self, tensor: Tensor) -> None: ...
@@ -87,6 +111,9 @@ class Collectives(ABC):
 
     @abstractmethod
     def _broadcast_(self, tensor: Tensor) -> None: ...
+
+    @abstractmethod
+    def _exchange(self, tensor: Tensor, mixing: Mixing) -> dict[int, Tensor]: ...
 
 
 def sum_in_rank_order(rows: Sequence[Tensor]) -> Tensor:
@@ -111,3 +138,6 @@ class SoloCollectives(Collectives):
 
     def _broadcast_(self, tensor: Tensor) -> None:
         pass
+
+    def _exchange(self, tensor: Tensor, mixing: Mixing) -> dict[int, Tensor]:
+        return {}

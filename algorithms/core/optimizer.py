@@ -30,6 +30,7 @@ from algorithms.core.saved_state import check_state, check_still_loaded, check_v
 from algorithms.core.settings import check_compressors, own_parameters
 from algorithms.core.stacked import StackedCollectives
 from algorithms.core.stages import Stage, equalises, traffic_of
+from algorithms.core.topology import Topology
 from algorithms.core.traffic import Entry, Purpose, Traffic
 from algorithms.core.watch import ReplacedParameters, refuse_ddp
 
@@ -72,6 +73,8 @@ class DistributedOptimizer(Optimizer):
     """Whether the momentum is Nesterov's; if not, it is the heavy ball's with dampening, v <- beta v + (1 - beta) g."""
     missing_is_zero: ClassVar[bool] = False
     """Whether a gradient that is missing counts as zero, not as none at all; a frozen parameter stays all the same."""
+    topology: Topology | None = None
+    """Who mixes with whom, where workers talk to their neighbours alone."""
     _step_supports_amp_scaling = True
     # Set by torch.amp.GradScaler for the time of a step; it multiplies a grad_scale that is there, so none is.
     found_inf: Tensor

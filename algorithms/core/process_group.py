@@ -14,6 +14,7 @@ from torch import Tensor
 
 from algorithms.core.collectives import CollectiveError, Collectives, SoloCollectives, sum_in_rank_order
 from algorithms.core.early_sums import EarlySums
+from algorithms.core.topology import Mixing
 
 # PyTorch 2.13 renamed it and warns of the old name.
 _all_gather: Callable[..., object] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -82,6 +83,21 @@ class ProcessGroupCollectives(Collectives):
     def _broadcast_(self, tensor: Tensor) -> None:
         with _translated_errors(), self._sendable(tensor) as message:
             dist.broadcast(message, group=self.group, group_src=0)
+
+    def _exchange(self, tensor: Tensor, mixing: Mixing) -> dict[int, Tensor]:
+        message = (tensor if self.device is None else tensor.to(self.device)).contiguous()
+        received = {sender: torch.empty_like(message) for sender in mixing.senders[self.rank]}
+        sending = [
+            dist.P2POp(dist.isend, message, group=self.group, group_peer=receiver)
+            for receiver in mixing.receivers[self.rank]
+        ]
+        receiving = [
+            dist.P2POp(dist.irecv, buffer, group=self.group, group_peer=sender) for sender, buffer in received.items()
+        ]
+        with _translated_errors():
+            for work in dist.batch_isend_irecv(sending + receiving):
+                work.wait()
+        return {sender: buffer.to(tensor.device) for sender, buffer in received.items()}
 
 
 def default_collectives(groups: Sequence[Mapping[str, Any]]) -> Collectives:

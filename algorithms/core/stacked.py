@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from algorithms.core.collectives import Collectives, sum_in_rank_order
+from algorithms.core.topology import Mixing
 
 
 class StackedCollectives(Collectives):
@@ -39,6 +40,9 @@ class StackedCollectives(Collectives):
 
     def _broadcast_(self, tensor: Tensor) -> None:
         tensor.copy_(tensor[0].clone())
+
+    def _exchange(self, tensor: Tensor, mixing: Mixing) -> dict[int, Tensor]:
+        return dict(enumerate(tensor.unbind()))
 
 
 def own_vectors(vector: Tensor) -> list[Tensor]:

@@ -13,8 +13,11 @@ import torch
 from torch import Tensor
 
 from algorithms.core.collectives import CollectiveError, Collectives, sum_in_rank_order
+from algorithms.core.topology import Mixing
 
 T = TypeVar("T")
+
+GATHER, EXCHANGE = "gather", "exchange with neighbours"
 
 
 class ThreadGroup:
@@ -111,7 +114,7 @@ class ThreadGroup:
             return
         tensors = [tensor for _, tensor in requests]
         with torch.no_grad():
-            if name == "gather":
+            if name in (GATHER, EXCHANGE):
                 self._gathered = torch.stack(tensors)
                 return
             total = tensors[0] if name == "broadcast" else sum_in_rank_order(tensors)
@@ -131,12 +134,17 @@ class ThreadCollectives(Collectives):
         self.group.exchange(self.rank, "sum", tensor)
 
     def _gather(self, tensor: Tensor) -> Tensor:
-        gathered = self.group.exchange(self.rank, "gather", tensor)
+        gathered = self.group.exchange(self.rank, GATHER, tensor)
         assert gathered is not None
         return gathered
 
     def _broadcast_(self, tensor: Tensor) -> None:
         self.group.exchange(self.rank, "broadcast", tensor)
+
+    def _exchange(self, tensor: Tensor, mixing: Mixing) -> dict[int, Tensor]:
+        gathered = self.group.exchange(self.rank, EXCHANGE, tensor)
+        assert gathered is not None
+        return {sender: gathered[sender] for sender in mixing.senders[self.rank]}
 
 
 def run_workers(

@@ -28,11 +28,13 @@ class Entry:
     """Payload bits that one worker contributed, and the number of collectives it took part in.
 
     `gathered_bits`: those of the bits that went by all-gathers, which cost a link more than all-reduces do.
+    `neighbour_bits`: those that went straight to neighbours, each of which a link carries once.
     """
 
     bits: int = 0
     collectives: int = 0
     gathered_bits: int = 0
+    neighbour_bits: int = 0
 
 
 def _empty() -> dict[Purpose, Entry]:
@@ -45,14 +47,17 @@ class Traffic:
 
     entries: dict[Purpose, Entry] = field(default_factory=_empty)
 
-    def add(self, purpose: Purpose, bits: int, collectives: int = 1, gathered_bits: int = 0) -> None:
-        entry = self.entries[purpose]
-        entry.bits += bits
-        entry.collectives += collectives
-        entry.gathered_bits += gathered_bits
+    def add(
+        self, purpose: Purpose, bits: int, collectives: int = 1, gathered_bits: int = 0, neighbour_bits: int = 0
+    ) -> None:
+        self.add_entry(purpose, Entry(bits, collectives, gathered_bits, neighbour_bits))
 
     def add_entry(self, purpose: Purpose, entry: Entry) -> None:
-        self.add(purpose, entry.bits, entry.collectives, entry.gathered_bits)
+        total = self.entries[purpose]
+        total.bits += entry.bits
+        total.collectives += entry.collectives
+        total.gathered_bits += entry.gathered_bits
+        total.neighbour_bits += entry.neighbour_bits
 
     def __getitem__(self, purpose: Purpose) -> Entry:
         return self.entries[purpose]
@@ -80,7 +85,7 @@ class Traffic:
 
     def state_dict(self) -> dict[str, list[int]]:
         return {
-            purpose.value: [entry.bits, entry.collectives, entry.gathered_bits]
+            purpose.value: [entry.bits, entry.collectives, entry.gathered_bits, entry.neighbour_bits]
             for purpose, entry in self.entries.items()
         }
 

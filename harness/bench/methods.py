@@ -24,6 +24,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sgd": {},
     "sgd_accumulate": {"accumulation_steps": 256},
     "alone": {},
+    # Eight workers in a ring have two neighbours each. D-PSGD has nothing that compresses.
+    "dpsgd": {"topology": "ring", "order": "adapt_then_combine"},
+    "choco_sgd": {"topology": "ring", "compressor": {"kind": "block", "ratio": 512}, "gamma": 0.01},
+    "deep_squeeze": {"topology": "ring", "compressor": {"kind": "block", "ratio": 512}, "gamma": 0.001},
     "ef_sgd": {"compressor": {"kind": "block", "ratio": 256}},
     "qsparse_local_sgd": {"compressor": {"kind": "block", "ratio": 32}, "sync_interval": 8},
     "local_sgd": {"sync_interval": 256},
@@ -36,7 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "cser_released": _CSER,
     "mcser_released": _CSER,
 }
-"""Settings as a spec has them; neither SGD nor workers alone compress anything."""
+"""Settings as a spec has them; SGD, D-PSGD and workers alone compress nothing."""
 
 WITHOUT_MOMENTUM = ("cser", "cser_released")
 """The paper's algorithm 2 has none; with it they are M-CSER."""

@@ -64,6 +64,8 @@ def show_plan(plan: Plan, site: Site | None = None) -> None:
     print()
     print(tabulate(table, headers, disable_numparse=True))
     print()
+    for name, sentence in plan.mixing.items():
+        print(f"{name}: {sentence}")
     for sentence in plan.left_out:
         print(sentence)
     for line in _sentences(plan, effort, site):

@@ -74,12 +74,15 @@ def config_of(algorithm: str, scale: Scale, precision: Precision = "fp32", **own
 
 
 def _required(algorithm: str) -> dict[str, Any]:
-    table: dict[str, Any] = {}
-    for key, (kind, required) in settings(algorithms()[algorithm]).items():
-        if required:
-            is_compressor = isinstance(kind, type) and issubclass(kind, Compressor)
-            number = ACCUMULATION_STEPS if key == "accumulation_steps" else INTERVAL
-            table[key] = {"kind": "block", "ratio": RATIO} if is_compressor else number
+    method = algorithms()[algorithm]
+    # For what is neither a compressor nor an interval, what the method itself says that it is to be tried with.
+    table = {**(method.no_compression or {}), **method.tried_with}
+    table = {key: table.get(key) for key, (_, required) in settings(method).items() if required}
+    for key, (kind, _) in settings(method).items():
+        if key in table and isinstance(kind, type) and issubclass(kind, Compressor):
+            table[key] = {"kind": "block", "ratio": RATIO}
+        elif key in table and kind is int:
+            table[key] = ACCUMULATION_STEPS if key == "accumulation_steps" else INTERVAL
     return table
 
 

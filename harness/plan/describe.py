@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from harness.spec import ScheduleSpec, Spec
@@ -12,7 +13,7 @@ def describe(settings: dict[str, Any], momentum: float, warmup_epochs: float | N
     parts = []
     for key, value in settings.items():
         if isinstance(value, dict):
-            options = ", ".join(f"{k} {v}" for k, v in value.items() if k != "kind")
+            options = ", ".join(f"{k} {_option(v)}" for k, v in value.items() if k != "kind")
             value = f"{value.get('kind')} ({options})" if options else value.get("kind")
         if key != "explicit_error":
             parts.append(f"{key.replace('_', ' ')}: {value}")
@@ -20,6 +21,12 @@ def describe(settings: dict[str, Any], momentum: float, warmup_epochs: float | N
     if warmup_epochs is not None:
         parts.append(f"warm-up {warmup_epochs:g} epochs")
     return "; ".join(parts)
+
+
+def _option(value: Any) -> str:
+    """A number or a name as it is, a matrix by its digest."""
+    text = str(value)
+    return text if isinstance(value, int | float) or len(text) < 20 else hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def fixed_settings(spec: Spec, num_parameters: int, tuning: bool) -> dict[str, str]:

@@ -9,6 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from algorithms import DistributedOptimizer, StackedCollectives
 from harness.spec import EvaluationSpec, ModelSpec, RunConfig, ScheduleSpec, SpecError, TaskSpec, run_id
 from harness.tasks.task import configured_task, find_task
 from harness.train.build import build_model, build_optimizer, num_steps_of
@@ -16,7 +17,10 @@ from harness.train.build import build_model, build_optimizer, num_steps_of
 
 @dataclass(frozen=True)
 class Foreseen:
-    """Of one worker, in a whole run. `gathered_bits` of the payload bits go by all-gathers."""
+    """Of one worker, in a whole run.
+
+    `gathered_bits` of the payload bits go by all-gathers, and `neighbour_bits` straight to neighbours.
+    """
 
     formula: str
     num_parameters: int
@@ -24,6 +28,7 @@ class Foreseen:
     num_workers: int
     bits: int
     gathered_bits: int
+    neighbour_bits: int
     memory_bytes: int
     checkpoint_bytes: int
     """Of one generation: the model's state and the optimiser's."""
@@ -31,6 +36,10 @@ class Foreseen:
     """Whether what comes of the run is the workers' average, and not each worker's own model."""
     final_exchange: bool
     """Whether that average is still to be taken when the run is over."""
+    spectral_gap: float | None
+    """Of the topology, where workers talk to their neighbours alone."""
+    num_rounds: int
+    """Steps after which such a topology begins anew, to which the gap then belongs."""
 
     @property
     def ratio(self) -> float:
@@ -48,10 +57,13 @@ class Foreseen:
 
     @property
     def link_models(self) -> float:
-        """What one worker's link carries for that: of a ring all-reduce 2 (n-1)/n times the payload, else n-1 times."""
+        """What one worker's link carries for that.
+
+        Of a ring all-reduce 2 (n-1)/n times the payload, of an all-gather n-1 times; what goes to neighbours once.
+        """
         n = self.num_workers
-        gathered = self.gathered_bits / self._model_bits
-        return 2 * (n - 1) / n * (self.models_sent - gathered) + (n - 1) * gathered
+        gathered, to_neighbours = self.gathered_bits / self._model_bits, self.neighbour_bits / self._model_bits
+        return 2 * (n - 1) / n * (self.models_sent - gathered - to_neighbours) + (n - 1) * gathered + to_neighbours
 
     @property
     def _model_bits(self) -> int:
@@ -78,7 +90,7 @@ def foresee(config: RunConfig) -> Foreseen:
 
 
 _KNOWN: dict[str, Foreseen] = {}
-"""By the run id that a config would have with learning rate, schedule and seeds put aside, which change nothing here."""
+"""By the run id that a config would have without learning rate, schedule and seeds, which change nothing here."""
 
 
 def _foresee(config: RunConfig) -> Foreseen:
@@ -86,11 +98,13 @@ def _foresee(config: RunConfig) -> Foreseen:
     per_epoch, num_steps = num_steps_of(config)
     _check_evaluation(config.evaluation, per_epoch, num_steps)
     empty = _model_without_memory(config.model.model_dump_json(), config.task.name)
-    model = nn.ParameterList(nn.Parameter(each.detach()) for each in empty.parameters())
-    optimizer = build_optimizer(config, model, None, num_steps)
+    # All workers stacked, since what a worker sends to neighbours depends on how many there are.
+    stacked = (each.detach().expand(config.num_workers, *each.shape) for each in empty.parameters())
+    model = nn.ParameterList(nn.Parameter(tensor) for tensor in stacked)
+    optimizer = build_optimizer(config, model, StackedCollectives(config.num_workers), num_steps)
     layout = optimizer.flat.layout
     element = optimizer.flat.parameters.element_size()
-    traffic = optimizer.expected_traffic(num_steps)
+    traffic, topology = optimizer.expected_traffic(num_steps), optimizer.topology
     return Foreseen(
         formula=optimizer.formula.replace("32 ", f"{optimizer.float_bits} "),
         num_parameters=layout.numel,
@@ -98,10 +112,13 @@ def _foresee(config: RunConfig) -> Foreseen:
         num_workers=config.num_workers,
         bits=traffic.training_bits,
         gathered_bits=sum(entry.gathered_bits for entry in traffic.training().values()),
+        neighbour_bits=sum(entry.neighbour_bits for entry in traffic.training().values()),
         memory_bytes=round((2 + optimizer.memory_in_parameters()) * layout.numel) * element,
-        checkpoint_bytes=_bytes_of([*empty.state_dict().values(), *optimizer.state_dict()["flat"].values()]),
+        checkpoint_bytes=_bytes_of(empty.state_dict().values()) + _worker_bytes(optimizer, config.num_workers),
         averages_models=optimizer.averages_models,
         final_exchange=optimizer.averages_models and not optimizer.agree_after(num_steps),
+        spectral_gap=None if topology is None else topology.spectral_gap(config.num_workers),
+        num_rounds=1 if topology is None else len(topology.rounds(config.num_workers)),
     )
 
 
@@ -111,6 +128,13 @@ def _check_evaluation(evaluation: EvaluationSpec, per_epoch: int, num_steps: int
         raise SpecError(f"evaluation.num_scores = {evaluation.num_scores} is more than the run's {num_steps} steps")
     if evaluation.num_scores is None and evaluation.per_epoch > per_epoch:
         raise SpecError(f"evaluation.per_epoch = {evaluation.per_epoch} is more than the {per_epoch} steps of an epoch")
+
+
+def _worker_bytes(optimizer: DistributedOptimizer, num_workers: int) -> int:
+    """Of the state that one worker saves, where all of them are stacked."""
+    stacked = optimizer.flat.parameters.shape
+    state = [each for each in optimizer.state_dict()["flat"].values() if isinstance(each, Tensor)]
+    return _bytes_of(each[0] if each.shape == stacked else each for each in state)
 
 
 def _bytes_of(state: Iterable[object]) -> int:

@@ -41,6 +41,8 @@ class Plan:
     """Per worker and row: parameters, gradients and the optimiser's state; activations are not in it."""
     checkpoint_bytes: dict[str, int]
     """Per worker and row: what one generation of a checkpoint takes on the disk."""
+    mixing: dict[str, str] = field(default_factory=dict)
+    """By row, of those whose workers talk to their neighbours alone: what that sends and brings, a sentence each."""
     left_out: list[str] = field(default_factory=list)
     """Rows that would be there at other lengths, and why they are not, a sentence each."""
 
@@ -219,6 +221,7 @@ def _plan_row(
         final_exchange=foreseen.final_exchange,
         models_sent=foreseen.models_sent,
         link_models=foreseen.link_models,
+        spectral_gap=foreseen.spectral_gap,
     )
     return _Planned(planned, runs, foreseen)
 
@@ -309,7 +312,17 @@ def _choice(spec: Spec, chosen: _Chosen, trial: Trial) -> Choice:
 def _plan(experiment: Experiment, rows: list[_Planned], left_out: list[str]) -> Plan:
     memory = {planned.row.row: planned.foreseen.memory_bytes for planned in rows}
     checkpoints = {planned.row.row: planned.foreseen.checkpoint_bytes for planned in rows}
-    return Plan(experiment, [run for planned in rows for run in planned.runs], memory, checkpoints, left_out)
+    mixing = {planned.row.row: text for planned in rows if (text := _mixing(planned.foreseen))}
+    return Plan(experiment, [run for planned in rows for run in planned.runs], memory, checkpoints, mixing, left_out)
+
+
+def _mixing(foreseen: Foreseen) -> str | None:
+    """How near the workers come, and what that takes, of a topology."""
+    if foreseen.spectral_gap is None:
+        return None
+    per_step = "" if foreseen.num_rounds == 1 else f" over {foreseen.num_rounds} steps"
+    bits = f"{foreseen.neighbour_bits:,} bits in all from one worker to its neighbours"
+    return f"spectral gap {foreseen.spectral_gap:.3g}{per_step}; {bits}"
 
 
 def _experiment(

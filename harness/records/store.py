@@ -34,11 +34,15 @@ class Record(BaseModel):
 
 
 class TrafficEntry(Record):
-    """What one worker sent for one purpose over a whole run; `gathered_bits` of the bits went by all-gathers."""
+    """What one worker sent for one purpose over a whole run.
+
+    `gathered_bits` of the bits went by all-gathers, and `neighbour_bits` straight to neighbours.
+    """
 
     bits: int
     collectives: int
     gathered_bits: int = 0
+    neighbour_bits: int = 0
 
 
 class Attempt(Record):
@@ -182,7 +186,10 @@ class Row(Record):
     models_sent: float | None = None
     """What one worker sends in a run, in models of 32 d bits, the final exchange included."""
     link_models: float | None = None
-    """What one worker's link carries for that: 2 (n-1)/n of a payload all-reduced in a ring, n-1 of one gathered."""
+    """What one worker's link carries for that: 2 (n-1)/n of a payload all-reduced in a ring, n-1 of one gathered, and
+    once what is sent to a neighbour."""
+    spectral_gap: float | None = None
+    """Of the topology, where workers talk to their neighbours alone."""
 
 
 class Choice(Record):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from algorithms import Collectives, Compressor, DistributedOptimizer
+from algorithms import Collectives, Compressor, DistributedOptimizer, Topology
 from algorithms.registry import algorithms, compressors, settings
 from harness import models
 from harness.seeds import derive_seed
@@ -92,6 +92,8 @@ def _value(algorithm: str, key: str, declared: Any, value: Any, num_steps: int) 
             takes = ", ".join(name for name, each in compressors().items() if issubclass(each, kinds))
             raise SpecError(f"{algorithm}: {key} cannot be {compressor.kind!r}; it takes {takes}")
         return compressor
+    if Topology in choices(declared):
+        return build_topology(f"{algorithm}: {key}", value)
     if value == "end" and key.endswith("_interval"):
         return num_steps
     _check_type(f"{algorithm}: {key}", value, declared)
@@ -113,6 +115,21 @@ def build_compressor(where: str, table: Any) -> Compressor:
     try:
         return kind(**options)
     except (TypeError, ValueError) as error:
+        raise SpecError(f"{where}: {error}") from None
+
+
+def build_topology(where: str, said: Any) -> Topology:
+    """A topology from its name in a spec or its table, {kind = "matrix", weights = ...} with rows or a text.
+
+    Raises:
+        SpecError: unknown kind or key, or weights that no averaging can be done with.
+    """
+    table = said if isinstance(said, dict) else {"kind": said}
+    _check_keys(f"{where}: a topology", table, ["kind", "weights"], ["kind"])
+    kind, weights = table["kind"], table.get("weights")
+    try:
+        return Topology.from_text(weights) if kind == "matrix" and isinstance(weights, str) else Topology(kind, weights)
+    except ValueError as error:
         raise SpecError(f"{where}: {error}") from None
 
 

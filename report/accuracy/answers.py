@@ -106,6 +106,7 @@ def fewest_answer(study: Study, exhibits: Exhibits) -> str:
 
 def _gathering(needed: Sequence[Needed]) -> str:
     """Which of the methods load a link with more than an all-reduce of the same models would."""
+    needed = [n for n in needed if not n.to_neighbours]
     least = min((n.links for n in needed if n.links), default=0.0)
     names = [f"{n.method} {amount(n.links / least)}" for n in needed if n.links and n.links > 1.05 * least]
     return f"; each model loads a link more where it is gathered: times {', '.join(names)}" if names else ""

@@ -44,6 +44,8 @@ class Needed:
     """Rows that are non-inferior."""
     links: float | None
     """Models that a worker's link carries for one model sent, mean over the rows; None where not recorded."""
+    to_neighbours: bool = False
+    """Whether workers send to their neighbours alone, so that a link carries once what they send."""
 
     def said(self) -> str:
         """ "120", "at most 18", "more than 2,338", or "cannot tell"."""
@@ -79,7 +81,8 @@ def _needed(regime: Regime, name: str, all_points: Sequence[Point]) -> Needed:
     links = [point.rows.row.link_models / point.models for point in points if point.rows.row.link_models is not None]
     least, most = min((point.models for point in points), default=0.0), max((p.models for p in points), default=0.0)
     link = mean_of(links) if links else None
-    blank = Needed(name, "cannot tell", None, None, None, least, most, len(points), good, link)
+    mixes = any(point.rows.row.spectral_gap is not None for point in points)
+    blank = Needed(name, "cannot tell", None, None, None, least, most, len(points), good, link, mixes)
     if not points or regime.margin is None:
         return blank
     if good == len(points):

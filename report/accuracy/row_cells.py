@@ -22,10 +22,20 @@ SENT = (
     "worker's link carries for it, 2 (n - 1) / n of what is all-reduced and n - 1 times what is all-gathered."
 )
 
+TO_NEIGHBOURS = "What goes straight to neighbours, a link carries once."
+
 
 def has_models(study: Study) -> bool:
     """Whether the records say what is sent in models."""
     return any(rows.row.models_sent is not None for rows in study.records.main_rows)
+
+
+def sent_notes(study: Study) -> tuple[str, ...]:
+    """What models sent and link models are, where the records have them."""
+    if not has_models(study):
+        return ()
+    mixes = any(rows.row.spectral_gap is not None for rows in study.records.main_rows)
+    return (f"{SENT} {TO_NEIGHBOURS}" if mixes else SENT,)
 
 
 def head_columns(study: Study) -> tuple[Column, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from report.accuracy.findings import Finding, Study
-from report.accuracy.row_cells import BOUNDS, SENT, has_models, head_cells, head_columns, marks
+from report.accuracy.row_cells import BOUNDS, has_models, head_cells, head_columns, marks, sent_notes
 from report.kit.document import Cell, Column, Table
 from report.kit.statistics import INTERVAL, Summary, mean_of
 from report.kit.wording import NONE, count_of, interval, listed, percent, points, ratio_name, share, short
@@ -53,7 +53,7 @@ def accuracy_table(study: Study) -> Table:
         Column("word", "left"),
     )
     rows = tuple(_accuracy_row(study, finding, seeds) for finding in study.findings)
-    notes = (*_accuracy_notes(study), BOUNDS, *((SENT,) if has_models(study) else ()), *marks(study.findings))
+    notes = (*_accuracy_notes(study), BOUNDS, *sent_notes(study), *marks(study.findings))
     return Table("Accuracy", _accuracy_found(study), columns, rows, wide=True, notes=notes)
 
 

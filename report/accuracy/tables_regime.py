@@ -5,6 +5,7 @@ from __future__ import annotations
 from report.accuracy.models_needed import DRAWS, needed_of
 from report.accuracy.regime import Point, Regime
 from report.accuracy.regime_predictors import ALL, PREDICTORS, Explained, explained, noise_share
+from report.accuracy.row_cells import TO_NEIGHBOURS
 from report.kit.document import Cell, Column, Table
 from report.kit.wording import MINUS, NONE, amount, count_of, listed, points, short, whole
 
@@ -176,4 +177,6 @@ def needed_table(regime: Regime) -> Table:
         "no row is non-inferior, and the curve loses more. On a link: 2 (n - 1) / n of what is all-reduced, n - 1 "
         "times what is all-gathered."
     )
+    if any(entry.to_neighbours for entry in needed):
+        note = f"{note} {TO_NEIGHBOURS}"
     return Table("Models needed for a loss within the margin", best, columns, rows, notes=(note,))

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from algorithms import Collectives, ProcessGroupCollectives, Purpose
+from algorithms import Collectives, ProcessGroupCollectives, Purpose, Topology
+from algorithms.core.topology import Mixing, Named
 from tests.algorithms.problems import (
     COMPRESSORS,
     NAMES,
@@ -28,6 +29,9 @@ from tests.algorithms.problems import (
 WORLD_SIZE, NUM_STEPS = 4, 30
 PATIENCE = 4
 """Seconds that a group waits where a collective is missed; it must be enough to make the group on a busy machine."""
+
+MISSED = ("sum", "gather", "exchange with neighbours")
+"""Collectives that one worker is missed in."""
 
 KEYS = ["blocks", "top_k"]
 RUNS = [(name, key) for name in NAMES for key in named_compressors(name, {key: COMPRESSORS[key] for key in KEYS})]
@@ -59,10 +63,25 @@ def every_collective(collectives: Collectives) -> dict[str, Any]:
         collectives.broadcast_(first, Purpose.MODEL)
         gathered = collectives.all_gather(start, Purpose.EVALUATION)
         results[str(shape)] = [total, mean, first, gathered.clone()]
+    for kind, mixing in every_mixing(collectives.world_size):
+        message = torch.full((2, 5), 0.1) * (rank + 1)
+        received = collectives.exchange_with_neighbours(message, mixing, Purpose.MODEL)
+        results[kind] = [torch.tensor(sorted(received)), *(received[sender].clone() for sender in sorted(received))]
     counts = torch.tensor([rank, 1])
     collectives.all_reduce_sum_(counts, Purpose.CONTROL)
     codes = collectives.all_gather(torch.tensor([rank, 255], dtype=torch.uint8), Purpose.CONTROL)
     return {**results, "whole": [counts, codes.clone()], "traffic": collectives.traffic.state_dict()}
+
+
+def every_mixing(num_workers: int) -> list[tuple[str, Mixing]]:
+    """The rounds of each topology that there is of so many workers."""
+    kinds = [kind for kind in get_args(Named) if kind != "one_peer" or num_workers & (num_workers - 1) == 0]
+    rounds = [(kind, number, mixing) for kind in kinds for number, mixing in enumerate(rounds_of(kind, num_workers))]
+    return [(f"{kind} {number}", mixing) for kind, number, mixing in rounds]
+
+
+def rounds_of(kind: Named, num_workers: int) -> tuple[Mixing, ...]:
+    return Topology(kind).rounds(num_workers)
 
 
 def outcome(action: Callable[[], object]) -> dict[str, Any]:
@@ -85,6 +104,10 @@ def missed(collectives: Collectives, kind: str) -> dict[str, Any]:
         "gather": lambda: collectives.all_gather(tensor, Purpose.GRADIENT),
         # Whoever sends a broadcast need not wait for anyone: worker 1 is the source here that never comes.
         "broadcast": lambda: collectives.broadcast_(tensor, Purpose.GRADIENT),
+        # All are neighbours: a worker whose neighbours have come is not held up by others.
+        "exchange with neighbours": lambda: collectives.exchange_with_neighbours(
+            tensor, Topology("complete").rounds(collectives.world_size)[0], Purpose.MODEL
+        ),
     }
     return outcome(action[kind])
 
@@ -95,7 +118,7 @@ def process(rank: int, folder: Path) -> None:
     store = dist.FileStore(str(folder / "store"), WORLD_SIZE)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=WORLD_SIZE, timeout=timedelta(seconds=60))
     pair = dist.new_group([0, 1])
-    impatient = [dist.new_group(timeout=timedelta(seconds=PATIENCE)) for _ in range(2)]
+    impatient = [dist.new_group(timeout=timedelta(seconds=PATIENCE)) for _ in MISSED]
     results: dict[str, Any] = {
         "runs_of_4": every_run(ProcessGroupCollectives),
         "collectives": every_collective(ProcessGroupCollectives()),
@@ -105,7 +128,7 @@ def process(rank: int, folder: Path) -> None:
         results["runs_of_2"] = every_run(lambda: ProcessGroupCollectives(pair))
     dist.barrier()
     ends = [ProcessGroupCollectives(group) for group in impatient]
-    with ThreadPoolExecutor() as pool:  # both at once, each on its own group
-        results["missed_sum"], results["missed_gather"] = pool.map(missed, ends, ("sum", "gather"))
+    with ThreadPoolExecutor() as pool:  # all at once, each on its own group
+        results["missed"] = dict(zip(MISSED, pool.map(missed, ends, MISSED), strict=True))
     dist.barrier()  # worker 1 is alive all the while
     torch.save(results, folder / f"{rank}.pt")

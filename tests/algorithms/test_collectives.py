@@ -64,10 +64,10 @@ def test_each_collective_of_threads_equals_that_of_processes(by_processes: list[
 
 
 @slow_to_start
-@pytest.mark.parametrize("kind", ["sum", "gather"])
+@pytest.mark.parametrize("kind", processes.MISSED)
 def test_a_missed_collective_of_processes_times_out(by_processes: list[dict[str, Any]], kind: str) -> None:
     for rank in (0, 2, 3):
-        missed = by_processes[rank][f"missed_{kind}"]
+        missed = by_processes[rank]["missed"][kind]
         assert missed["error"] == "CollectiveError"
         assert "a collective failed" in missed["message"]
         assert processes.PATIENCE - 1 < missed["seconds"] < 60
@@ -85,6 +85,11 @@ def test_each_collective_does_what_its_name_says(world_size: int) -> None:
             torch.testing.assert_close(first, torch.full(shape, 0.1))
             torch.testing.assert_close(gathered[rank], torch.full(shape, 0.1 * (rank + 1)))
             assert gathered.shape == (world_size, *shape)
+        for kind, mixing in processes.every_mixing(world_size):
+            senders, *messages = results[kind]
+            assert tuple(senders.tolist()) == mixing.senders[rank]
+            for sender, message in zip(senders, messages, strict=True):
+                torch.testing.assert_close(message, torch.full((2, 5), 0.1 * (int(sender) + 1)))
         counts, codes = results["whole"]
         assert counts.tolist() == [sum(range(world_size)), world_size]
         assert codes.tolist() == [[i, 255] for i in range(world_size)]
@@ -92,13 +97,14 @@ def test_each_collective_does_what_its_name_says(world_size: int) -> None:
 
 def test_the_traffic_of_each_collective_is_its_message() -> None:
     numbers = 1 + 7 + 10  # of 32 bits, in three messages
+    to_neighbours = 32 * 10 * (2 + 2 + 2)  # of three workers all are neighbours: by a ring, exponential and complete
     for results in workers(processes.every_collective, 3):
         assert results["traffic"] == {
-            "gradient": [32 * numbers, 3, 0],
-            "error": [32 * numbers, 3, 0],
-            "model": [32 * numbers, 3, 0],
-            "evaluation": [32 * numbers, 3, 32 * numbers],
-            "control": [2 * 64 + 2 * 8, 2, 2 * 8],
+            "gradient": [32 * numbers, 3, 0, 0],
+            "error": [32 * numbers, 3, 0, 0],
+            "model": [32 * numbers + to_neighbours, 6, 0, to_neighbours],
+            "evaluation": [32 * numbers, 3, 32 * numbers, 0],
+            "control": [2 * 64 + 2 * 8, 2, 2 * 8, 0],
         }
 
 
@@ -106,7 +112,7 @@ def test_a_group_of_one_is_free_and_yet_counts() -> None:
     results = processes.every_collective(SoloCollectives())
     assert results["(7,)"][0].tolist() == pytest.approx([0.1] * 7)
     assert results["(7,)"][3].shape == (1, 7)
-    assert results["traffic"]["gradient"] == [32 * 18, 3, 0]
+    assert results["traffic"]["gradient"] == [32 * 18, 3, 0, 0]
 
 
 def test_traffic_adds_up_and_survives_a_checkpoint() -> None:
@@ -154,7 +160,7 @@ def test_time_in_collectives_is_measured() -> None:
 # Failures among threads.
 
 
-@pytest.mark.parametrize("kind", ["sum", "gather", "broadcast"])
+@pytest.mark.parametrize("kind", ["sum", "gather", "broadcast", "exchange with neighbours"])
 def test_a_missed_collective_of_threads_times_out(kind: str) -> None:
     def work(collectives: Collectives) -> dict[str, Any]:
         return processes.missed(collectives, kind)

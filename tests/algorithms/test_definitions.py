@@ -51,6 +51,7 @@ from tests.algorithms.problems import (
 from tests.algorithms.transcription import Array, Compress, Problem, State
 
 SHAPES = [(6, 4), (3, 6), (6,), (3,)]
+RING = transcription.ring(NUM_WORKERS)
 
 
 def first_q(number: int, columns: int, rank: int) -> Array:
@@ -211,6 +212,9 @@ DEFINITIONS: dict[str, Callable[[Problem, Compress, int], Iterator[State]]] = {
     "diloco": lambda problem, c, interval: transcription.diloco(problem, NUM_STEPS, interval, 0.7, 0.9),
     "ef21_sgdm": lambda problem, c, interval: transcription.ef21_sgdm(problem, NUM_STEPS, c),
     "alone": lambda problem, c, interval: transcription.alone(problem, NUM_STEPS),
+    "dpsgd": lambda problem, c, interval: transcription.dpsgd(problem, NUM_STEPS, lambda t: RING, False),
+    "choco_sgd": lambda problem, c, interval: transcription.choco_sgd(problem, NUM_STEPS, RING, c, 0.3),
+    "deep_squeeze": lambda problem, c, interval: transcription.deep_squeeze(problem, NUM_STEPS, lambda t: RING, c, 0.1),
     "sgd": lambda problem, c, interval: transcription.sgd(problem, NUM_STEPS),
     "sgd_accumulate": lambda problem, c, interval: transcription.sgd_accumulate(problem, NUM_STEPS, interval),
     "powersgd": lambda problem, c, interval: transcription.powersgd(problem, NUM_STEPS, SHAPES, 1, first_q),

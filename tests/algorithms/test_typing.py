@@ -19,8 +19,9 @@ import torch
 from torch import nn
 
 from algorithms import (
-    CSEA, CSER, CSERPL, EF21SGDM, EFSGD, MCSER, QSGD, SGD, Alone, BlockSparsifier, CSERReleased, DiLoCo, LocalSGD,
-    MCSERReleased, ProcessGroupCollectives, QSparseLocalSGD, SGDAccumulate, TopK,
+    CSEA, CSER, CSERPL, DPSGD, EF21SGDM, EFSGD, MCSER, QSGD, SGD, Alone, BlockSparsifier, ChocoSGD, CSERReleased,
+    DeepSqueeze, DiLoCo, LocalSGD, MCSERReleased, ProcessGroupCollectives, QSparseLocalSGD, SGDAccumulate, TopK,
+    Topology,
 )
 
 model = nn.Linear(3, 2)
@@ -41,6 +42,9 @@ optimizer = CSER(params, lr=0.1, gradient_compressor=block, error_compressor=blo
 MCSER(params, lr=0.1, gradient_compressor=block, error_compressor=block, reset_interval=8, momentum=0.8)
 CSERReleased(params, lr=0.1, gradient_compressor=block, error_compressor=block, reset_interval=8)
 MCSERReleased(params, lr=0.1, gradient_compressor=block, error_compressor=block, reset_interval=8)
+DPSGD(params, lr=0.1, topology="one_peer", order="adapt_then_combine")
+ChocoSGD(params, lr=0.1, topology=Topology.from_file("w.json"), compressor=TopK(ratio=8), gamma=0.1)
+DeepSqueeze(params, lr=0.1, topology=Topology("ring"), compressor=QSGD(bits=4), gamma=1)
 with optimizer.consensus(model):
     print(optimizer.traffic.training_bits + 1, optimizer.consensus_state_dict(errors="drop"))
 
@@ -56,6 +60,9 @@ CSERReleased(params, lr=0.1, gradient_compressor=TopK(8), error_compressor=block
 MCSER(params, lr=0.1, gradient_compressor=block, error_compressor=block, reset_interval=8, wire=16)  # wrong
 optimizer.consensus_state_dict(errors="keep")  # wrong
 optimizer.no_such_thing  # wrong
+DPSGD(params, lr=0.1, topology="rings", order="adapt_then_combine")  # wrong
+DPSGD(params, lr=0.1, topology="ring", order="adapt")  # wrong
+ChocoSGD(params, lr=0.1, topology="ring", compressor=block)  # wrong
 """
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from algorithms import Collectives, TopK
 from algorithms.core.threads import ThreadCollectives
+from algorithms.core.topology import Mixing
 from algorithms.cser import CSER
 from tests.algorithms.problems import (
     JOINT,
@@ -40,6 +41,10 @@ class Watched(ThreadCollectives):
         self.types = getattr(self, "types", set()) | {tensor.dtype}
         super()._sum_(tensor)
 
+    def _exchange(self, tensor: Tensor, mixing: Mixing) -> dict[int, Tensor]:
+        self.types = getattr(self, "types", set()) | {tensor.dtype}
+        return super()._exchange(tensor, mixing)
+
 
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize(("name", "key"), PAIRS)
@@ -53,7 +58,7 @@ def test_it_sends_half_the_bits(name: str, key: str, wire: torch.dtype) -> None:
         train(optimizer, model, collectives.rank, range(1, 8))
         assert watched.types == {wire}
         assert optimizer.traffic.training() == optimizer.expected_traffic(7).training()
-        full = make_optimizer(name, make_model(torch.float32), own)
+        full = make_optimizer(name, make_model(torch.float32), own, collectives)
         return optimizer.traffic.training_bits, full.expected_traffic(7).training_bits
 
     for short, full in workers(work, 2):

@@ -284,6 +284,93 @@ def cser_released(
         yield x, []
 
 
+def dpsgd(
+    problem: Problem, num_steps: int, weights: Callable[[int], Array], combine_while_adapt: bool
+) -> Iterator[State]:
+    """`weights(t)` is W of step t, counted from 1."""
+    x, m = problem.everywhere(problem.start), problem.everywhere(0 * problem.start)
+    for t in range(1, num_steps + 1):
+        p = updates(problem, m, x, t)
+        if combine_while_adapt:
+            x = [xi - pi for xi, pi in zip(mixed(weights(t), x), p, strict=True)]
+        else:
+            x = mixed(weights(t), [xi - pi for xi, pi in zip(x, p, strict=True)])
+        yield x, []
+
+
+def choco_sgd(
+    problem: Problem,
+    num_steps: int,
+    w: Array,
+    compress: Compress,
+    gamma: float,
+    released_order: bool = False,
+    from_zero: bool = False,
+) -> Iterator[State]:
+    """Each worker holds xhat_j of every neighbour, where the module holds their weighted sum."""
+    x, m = problem.everywhere(problem.start), problem.everywhere(0 * problem.start)
+    xhat = problem.everywhere(0 * problem.start if from_zero else problem.start)
+    for t in range(1, num_steps + 1):
+        half = [xi - pi for xi, pi in zip(x, updates(problem, m, x, t), strict=True)]
+        if released_order:
+            x = consensus_step(w, gamma, half, xhat)
+        sent = compress(t, "model", [xi - hi for xi, hi in zip(x if released_order else half, xhat, strict=True)])
+        xhat = [hi + qi for hi, qi in zip(xhat, sent, strict=True)]
+        if not released_order:
+            x = consensus_step(w, gamma, half, xhat)
+        yield x, []
+
+
+def deep_squeeze(
+    problem: Problem, num_steps: int, weights: Callable[[int], Array], compress: Compress, gamma: float
+) -> Iterator[State]:
+    zero = 0 * problem.start
+    x, m, e = problem.everywhere(problem.start), problem.everywhere(zero), problem.everywhere(zero)
+    for t in range(1, num_steps + 1):
+        half = [xi - pi for xi, pi in zip(x, updates(problem, m, x, t), strict=True)]
+        v = [hi + ei for hi, ei in zip(half, e, strict=True)]
+        sent = compress(t, "model", v)
+        e = [vi - ci for vi, ci in zip(v, sent, strict=True)]
+        x = consensus_step(weights(t), gamma, half, sent)
+        yield x, e
+
+
+def mixed(w: Array, v: Vectors) -> Vectors:
+    """sum_j w_ij v_j."""
+    return [np.sum([w[i, j] * v[j] for j in range(len(v))], axis=0) for i in range(len(v))]
+
+
+def consensus_step(w: Array, gamma: float, x: Vectors, v: Vectors) -> Vectors:
+    """x_i + gamma sum_j (w_ij - delta_ij) v_j."""
+    return [xi + gamma * di for xi, di in zip(x, mixed(w - np.eye(len(v)), v), strict=True)]
+
+
+def ring(n: int) -> Array:
+    w = np.zeros((n, n))
+    for i in range(n):
+        for j in {(i - 1) % n, i, (i + 1) % n}:
+            w[i, j] = 1 / min(n, 3)
+    return w
+
+
+def exponential(n: int) -> Array:
+    """For n a power of two: worker i takes the messages of those at distances 1, 2, 4, ..., n / 2 before it."""
+    rounds = int(np.log2(n))
+    w = np.eye(n)
+    for i in range(n):
+        for k in range(rounds):
+            w[i, i - 2**k] = 1
+    return w / (rounds + 1)
+
+
+def one_peer(n: int, step: int) -> Array:
+    """The distance is 1 in step 1, 2 in step 2, 4 in step 3, and 1 again after n / 2."""
+    w = np.eye(n)
+    for i in range(n):
+        w[i, i - 2 ** ((step - 1) % int(np.log2(n)))] = 1
+    return w / 2
+
+
 def averaged_where(x: Vectors, mask: NDArray[np.bool_]) -> Vectors:
     average = mean(x)
     return [np.where(mask, average, xi) for xi in x]

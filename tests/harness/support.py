@@ -65,12 +65,16 @@ def small_config(algorithm: str = "sgd", table: Table | None = None, **changes: 
 
 
 def settings_of(name: str, compressor: Table) -> Table:
-    """The settings that the method requires: this compressor wherever it takes one, and three steps for intervals."""
-    table: Table = {}
-    for key, (kind, required) in settings(algorithms()[name]).items():
+    """The settings that the method requires: this compressor wherever it takes one, and three steps for intervals.
+
+    All others are what the method itself says that it is to be tried with.
+    """
+    method, table = algorithms()[name], Table()
+    stated = {**(method.no_compression or {}), **method.tried_with}
+    for key, (kind, required) in settings(method).items():
         if required:
             is_compressor = isinstance(kind, type) and issubclass(kind, Compressor)
-            table[key] = dict(compressor) if is_compressor else 3
+            table[key] = dict(compressor) if is_compressor else 3 if kind is int else stated[key]
     return table
 
 

@@ -120,9 +120,9 @@ def test_result_is_the_last_event(tmp_path: Path) -> None:
         sent
         == result["expected_traffic"]
         == {
-            "gradient": {"bits": 40 * 32 * 93, "collectives": 40, "gathered_bits": 0},
-            "error": {"bits": 13 * 32 * 186, "collectives": 13, "gathered_bits": 0},
-            "model": {"bits": 0, "collectives": 0, "gathered_bits": 0},
+            "gradient": {"bits": 40 * 32 * 93, "collectives": 40, "gathered_bits": 0, "neighbour_bits": 0},
+            "error": {"bits": 13 * 32 * 186, "collectives": 13, "gathered_bits": 0, "neighbour_bits": 0},
+            "model": {"bits": 0, "collectives": 0, "gathered_bits": 0, "neighbour_bits": 0},
         }
     )
     assert last["bits_sent"] == 32 * (40 * 93 + 13 * 186)

@@ -1,0 +1,110 @@
+"""CHOCO-SGD: workers send compressed differences to estimates of themselves, and mix the estimates.
+
+Source: Koloskova et al., "Decentralized stochastic optimization and gossip algorithms with compressed communication",
+ICML 2019, the memory-efficient form of CHOCO-SGD; its release, epfml/ChocoSGD.
+
+    x_i <- x_i - p_i
+    q_i = C(x_i - xhat_i), which goes to the neighbours
+    xhat_i <- xhat_i + q_i;   s_i <- s_i + sum_j w_ij q_j
+    x_i <- x_i + gamma (s_i - xhat_i)
+
+xhat_i is what the neighbours know of x_i, and s_i = sum_j w_ij xhat_j what worker i needs of theirs, so the weights
+must be the same in each step. As released (a switch), the last line comes before the second, with the old xhat and s,
+so that a message has until the next step to arrive. xhat begins at x_0, which all workers have, as in the release for
+convex problems; with `estimates_from_zero` at 0, as in the release for deep networks.
+Momentum is local. Weight decay enters p_i. C takes the flat vector, where the release compresses tensor by tensor, and
+the learning rate is as given, where the release scales it with the number of neighbours.
+Cost: 32 d / R bits per step for each neighbour and a sparsifier of ratio R, one exchange.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Unpack
+
+from torch.optim.optimizer import ParamsT
+
+from algorithms.core.arguments import Common
+from algorithms.core.compressors import Compressor, Identity
+from algorithms.core.gossip import mix, neighbour_cost, require_gamma
+from algorithms.core.optimizer import DistributedOptimizer
+from algorithms.core.topology import Named, Topology, as_topology
+from algorithms.core.traffic import Purpose, Traffic
+
+
+class ChocoSGD(DistributedOptimizer):
+    """CHOCO-SGD.
+
+    Args:
+        topology: who mixes with whom, by name or as a `Topology`; one that does not change with the step.
+        compressor: C, any.
+        gamma: the consensus step, in (0, 1]; the more is left out, the smaller it must be.
+        released_order: mix with the estimates that were known before this step.
+        estimates_from_zero: let xhat begin at 0, so that the first messages are of the parameters themselves.
+        common: see `DistributedOptimizer`.
+
+    Raises:
+        ValueError: gamma out of range, or a topology that does not fit, or changes.
+    """
+
+    name = "choco_sgd"
+    formula = "32 d / R neighbours"
+    no_compression: ClassVar = {"topology": "complete", "compressor": Identity(), "gamma": 1.0}
+    tried_with: ClassVar = {"topology": "ring", "gamma": 0.3}
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        topology: Topology | Named,
+        compressor: Compressor,
+        gamma: float,
+        released_order: bool = False,
+        estimates_from_zero: bool = False,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(params, **common)
+        self.check_compressors(compressor=compressor)
+        require_gamma(self.name, gamma)
+        self.topology: Topology = as_topology(self.name, topology)
+        if not self.topology.is_static:
+            raise ValueError(
+                f"{self.name}: its sum over the neighbours' estimates needs the same neighbours in each step, and the "
+                f"topology {self.topology.kind} changes them; take ring, exponential, complete or a matrix"
+            )
+        (self.mixing,) = self.topology.rounds(self.collectives.world_size)
+        self.compressor, self.gamma = compressor, gamma
+        self.released_order = released_order
+        start = None if estimates_from_zero else self.flat.parameters
+        self.xhat = self.new_buffer("estimate", like=start)
+        self.s = self.new_buffer("mixed_estimates", like=start)
+
+    def expected_traffic(self, num_steps: int) -> Traffic:
+        traffic = Traffic()
+        message = self.cost(self.compressor, Purpose.MODEL, range(1, num_steps + 1))
+        traffic.add_entry(Purpose.MODEL, neighbour_cost(message, self.topology, self.collectives.world_size))
+        return traffic
+
+    def agree_after(self, num_steps: int) -> bool:
+        if num_steps == 0 or self.collectives.world_size == 1:
+            return True
+        averages = self.mixing.averages and self.gamma == 1 and not self.released_order
+        return averages and isinstance(self.compressor, Identity) and self.wire is None
+
+    def _update(self, step: int) -> None:
+        self.local_step_()
+        if self.released_order:
+            self._mix_estimates()
+            self._tell_neighbours(step)
+        else:
+            self._tell_neighbours(step)
+            self._mix_estimates()
+
+    def _tell_neighbours(self, step: int) -> None:
+        difference = self.flat.parameters - self.xhat
+        sent = mix(self, difference, self.compressor, self.mixing, step, Purpose.MODEL)
+        sent.support.add_(self.xhat, sent.own)
+        sent.support.add_(self.s, sent.pull.add_(sent.own))
+
+    def _mix_estimates(self) -> None:
+        # In two operations: a fused one is rounded as its kernel likes, and so not alike for stacked workers.
+        self.flat.parameters.add_((self.s - self.xhat).mul_(self.gamma))

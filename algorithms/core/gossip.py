@@ -1,0 +1,108 @@
+"""Mixing with neighbours, the primitive of decentralised methods: x_i <- sum_j w_ij x_j, on what is sent of x."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from algorithms.core.collectives import Collectives
+from algorithms.core.compressors import Compressor, Gathered, SharedSupport
+from algorithms.core.layout import Support, whole
+from algorithms.core.local_step import rows_of
+from algorithms.core.topology import Mixing, Topology
+from algorithms.core.traffic import Entry, Purpose
+
+if TYPE_CHECKING:
+    from algorithms.core.optimizer import DistributedOptimizer
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """What was sent to neighbours, on the coordinates it was sent for.
+
+    `own` is this worker's C(v_i), and `pull` is sum_j w_ij (C(v_j) - C(v_i)), so that own + pull is its row of W C(v);
+    both of shape (support.payload_numel,), or with workers stacked of shape (num_workers, support.payload_numel).
+    """
+
+    support: Support
+    own: Tensor
+    pull: Tensor
+
+
+def mix(
+    optimizer: DistributedOptimizer,
+    vector: Tensor,
+    compressor: Compressor,
+    mixing: Mixing,
+    step: int,
+    purpose: Purpose,
+) -> Mixed:
+    """Send C(vector), of shape (d,), to the neighbours and mix what they send; `vector` is left as it is."""
+    collectives, layout = optimizer.collectives, optimizer.flat.layout
+    draw = optimizer.draw(step, purpose)
+    if isinstance(compressor, SharedSupport):
+        support = compressor.support(layout, draw)
+        return Mixed(support, *mix_dense(support.gather(vector), mixing, purpose, collectives, optimizer.wire))
+    assert isinstance(compressor, Gathered)
+
+    def decode(message: Tensor) -> Tensor:
+        return compressor.decode(message, layout.numel, vector.dtype)
+
+    own_ranks = collectives.own_ranks
+    vectors = zip(own_ranks, vector.view(len(own_ranks), layout.numel), strict=True)
+    encoded = [compressor.encode(own, draw, rank) for rank, own in vectors]
+    received = collectives.exchange_with_neighbours(collectives.packed(encoded), mixing, purpose)
+    own = collectives.packed([decode(message) for message in encoded])
+    return Mixed(whole(layout.numel), own, _pull(own, mixing, collectives, lambda sender: decode(received[sender])))
+
+
+def mix_dense(
+    payload: Tensor, mixing: Mixing, purpose: Purpose, collectives: Collectives, wire: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
+    """What of `payload` was sent, of any length, and its pull, as in `Mixed`; `payload` is left as it is.
+
+    With numbers of the type `wire` on the wire, what was sent is the payload rounded to it; else it is the payload.
+    """
+    message = payload if wire is None else payload.to(wire)
+    own = payload if wire is None else message.to(payload.dtype)
+    if not payload.numel():
+        return own, torch.zeros_like(own)
+    received = collectives.exchange_with_neighbours(message, mixing, purpose)
+    return own, _pull(own, mixing, collectives, lambda sender: received[sender].to(own.dtype))
+
+
+def _pull(own: Tensor, mixing: Mixing, collectives: Collectives, sent_by: Callable[[int], Tensor]) -> Tensor:
+    """sum_j w_ij (m_j - m_i) for the workers at this end, j in the order of ranks; a new tensor.
+
+    Differences rather than the sum itself: rounded weights need not sum to 1, and in many steps a small excess would
+    let the parameters grow. A product and an addition, each on its own, are rounded alike by all kernels, so that all
+    kinds of group give the same bits.
+    """
+    pull, rows, own_ranks = torch.zeros_like(own), rows_of(own), collectives.own_ranks
+    for rank, mine, total in zip(own_ranks, rows, rows_of(pull), strict=True):
+        for sender, weight in mixing.neighbours[rank]:
+            theirs = rows[sender - own_ranks.start] if sender in own_ranks else sent_by(sender)
+            total.add_((theirs - mine).mul_(weight))
+    return pull
+
+
+def mixing_of(rounds: tuple[Mixing, ...], step: int) -> Mixing:
+    """That of step number `step`, counted from 1."""
+    return rounds[(step - 1) % len(rounds)]
+
+
+def neighbour_cost(cost: Entry, topology: Topology, num_workers: int) -> Entry:
+    """The closed form of messages that go to the neighbours, where `cost` is that of one message in each step."""
+    num_messages = topology.rounds(num_workers)[0].num_messages
+    bits = cost.bits * num_messages
+    return Entry(bits, cost.collectives if num_messages else 0, neighbour_bits=bits)
+
+
+def require_gamma(name: str, gamma: float) -> None:
+    """Raises ValueError unless `gamma`, the consensus step, is a number in (0, 1]."""
+    if isinstance(gamma, bool) or not isinstance(gamma, int | float) or not 0 < gamma <= 1:
+        raise ValueError(f"{name}: gamma must be a number above 0 and up to 1, not {gamma!r}")

@@ -1,0 +1,90 @@
+"""DeepSqueeze: workers send their compressed parameters to their neighbours, with error feedback.
+
+Source: Tang et al., "DeepSqueeze: Decentralization meets error-compensated compression", 2019 (arXiv:1907.07346); the
+order of the lines is that of epfml/ChocoSGD, which has it as a baseline.
+
+    x_i <- x_i - p_i
+    v_i = x_i + e_i;   c_i = C(v_i), which goes to the neighbours;   e_i <- v_i - c_i
+    x_i <- x_i + gamma sum_j w_ij (c_j - c_i)
+
+What is compressed is the model itself, so the method is meant for quantisers. A sparsifier of ratio R leaves some R
+models in the error, and sends as much at once; gamma must then be of the order of 1 / R. Momentum is local. Weight
+decay enters p_i. C takes the flat vector, where the release compresses tensor by tensor.
+Cost: 32 d / R bits per step for each neighbour and a sparsifier of ratio R, one exchange.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import ClassVar, Unpack
+
+from torch.optim.optimizer import ParamsT
+
+from algorithms.compressors.top_k import TopK
+from algorithms.core.arguments import Common
+from algorithms.core.compressors import Compressor, Identity
+from algorithms.core.gossip import mix, mixing_of, neighbour_cost, require_gamma
+from algorithms.core.optimizer import DistributedOptimizer
+from algorithms.core.topology import Named, Topology, as_topology
+from algorithms.core.traffic import Purpose, Traffic
+
+
+class DeepSqueeze(DistributedOptimizer):
+    """DeepSqueeze.
+
+    Args:
+        topology: who mixes with whom, by name or as a `Topology`.
+        compressor: C, any; with top-k there is a warning.
+        gamma: the consensus step, in (0, 1].
+        common: see `DistributedOptimizer`.
+
+    Raises:
+        ValueError: gamma out of range, or a topology that there is not for so many workers.
+    """
+
+    name = "deep_squeeze"
+    formula = "32 d / R neighbours"
+    no_compression: ClassVar = {"topology": "complete", "compressor": Identity(), "gamma": 1.0}
+    tried_with: ClassVar = {"topology": "ring", "gamma": 0.1}
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        topology: Topology | Named,
+        compressor: Compressor,
+        gamma: float,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(params, **common)
+        self.check_compressors(compressor=compressor)
+        require_gamma(self.name, gamma)
+        self.topology: Topology = as_topology(self.name, topology)
+        self.rounds = self.topology.rounds(self.collectives.world_size)
+        self.compressor, self.gamma = compressor, gamma
+        self.e = self.new_buffer("error")
+        if isinstance(compressor, TopK):
+            warnings.warn(
+                f"{self.name}: top-k sends the largest of the parameters themselves, which are the same ones again and "
+                "again; take a quantiser, or choco_sgd, which sends differences",
+                stacklevel=2,
+            )
+
+    def expected_traffic(self, num_steps: int) -> Traffic:
+        traffic = Traffic()
+        message = self.cost(self.compressor, Purpose.MODEL, range(1, num_steps + 1))
+        traffic.add_entry(Purpose.MODEL, neighbour_cost(message, self.topology, self.collectives.world_size))
+        return traffic
+
+    def agree_after(self, num_steps: int) -> bool:
+        if num_steps == 0 or self.collectives.world_size == 1:
+            return True
+        averages = mixing_of(self.rounds, num_steps).averages and self.gamma == 1
+        return averages and isinstance(self.compressor, Identity) and self.wire is None
+
+    def _update(self, step: int) -> None:
+        self.local_step_()
+        self.e.add_(self.flat.parameters)
+        sent = mix(self, self.e, self.compressor, mixing_of(self.rounds, step), step, Purpose.MODEL)
+        sent.support.add_(self.e, sent.own, alpha=-1)
+        sent.support.add_(self.flat.parameters, sent.pull.mul_(self.gamma))

@@ -1,0 +1,416 @@
+"""Decentralised methods: against their definitions with explicit matrices, and what must hold for any topology."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from algorithms import Collectives, Compressor, StackedCollectives, Topology, algorithms
+from algorithms.core.compressors import Gathered
+from algorithms.core.traffic import Entry
+from tests.algorithms import transcription
+from tests.algorithms.problems import (
+    COMPRESSORS,
+    batch_loss,
+    flat_of,
+    groups,
+    make_model,
+    make_optimizer,
+    ordered,
+    own_settings,
+    train,
+    trained,
+    workers,
+)
+from tests.algorithms.test_contract import MESSAGES
+from tests.algorithms.test_definitions import (
+    NUM_STEPS,
+    assert_follows,
+    assert_same,
+    compress_of,
+    make_problem,
+    watch,
+    with_updates,
+)
+from tests.algorithms.transcription import Array
+
+GOSSIP = [name for name in algorithms() if "topology" in own_settings(name)]
+ORDERS = ["combine_while_adapt", "adapt_then_combine"]
+DIRECTED = np.array([[0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0], [0.25, 0, 0.5, 0.25], [0.25, 0, 0, 0.75]])
+"""Not symmetric, and workers have different numbers of neighbours."""
+MATRIX = Topology("matrix", tuple(map(tuple, DIRECTED.tolist())))
+
+WEIGHTS: dict[str, tuple[Any, Callable[[int], Array]]] = {
+    "ring": ("ring", lambda step: transcription.ring(4)),
+    "exponential": (Topology("exponential"), lambda step: transcription.exponential(4)),
+    "one_peer": ("one_peer", lambda step: transcription.one_peer(4, step)),
+    "complete": ("complete", lambda step: np.full((4, 4), 1 / 4)),
+    "matrix": (MATRIX, lambda step: DIRECTED),
+}
+STATIC = [key for key in WEIGHTS if key != "one_peer"]
+
+
+def test_these_are_the_methods_with_a_topology() -> None:
+    assert GOSSIP == ["choco_sgd", "deep_squeeze", "dpsgd"]
+
+
+# Definitions.
+
+
+@pytest.mark.parametrize(("key", "momentum"), [("ring", 0.0), *[(key, 0.9) for key in WEIGHTS]])
+@pytest.mark.parametrize("order", ORDERS)
+def test_dpsgd(key: str, order: str, momentum: float) -> None:
+    topology, weights = WEIGHTS[key]
+    expected = transcription.dpsgd(make_problem(momentum), NUM_STEPS, weights, order == "combine_while_adapt")
+    assert_follows("dpsgd", {"topology": topology, "order": order}, expected, momentum)
+
+
+def choco(key: str, compressor: str, gamma: float, *switches: bool) -> None:
+    topology, weights = WEIGHTS[key]
+    expected = transcription.choco_sgd(make_problem(), NUM_STEPS, weights(1), compress_of(compressor), gamma, *switches)
+    own = {"topology": topology, "compressor": COMPRESSORS[compressor], "gamma": gamma}
+    own |= dict(zip(("released_order", "estimates_from_zero"), switches, strict=False))
+    assert_follows("choco_sgd", own, expected)
+
+
+@pytest.mark.parametrize("compressor", COMPRESSORS)
+def test_choco_sgd_with_each_compressor(compressor: str) -> None:
+    choco("ring", compressor, 0.3)
+
+
+@pytest.mark.parametrize("switches", [(False, True), (True, False), (True, True)], ids=str)
+@pytest.mark.parametrize("compressor", ["blocks", "top_k", "sign"])
+def test_choco_sgd_in_the_released_order_and_from_zero(compressor: str, switches: tuple[bool, bool]) -> None:
+    choco("ring", compressor, 0.2, *switches)
+
+
+@pytest.mark.parametrize("key", STATIC)
+def test_choco_sgd_on_each_topology(key: str) -> None:
+    choco(key, "top_k", 0.2)
+
+
+@pytest.mark.parametrize(
+    ("key", "compressor"),
+    [*[("ring", compressor) for compressor in COMPRESSORS], *[(key, "qsgd") for key in WEIGHTS]],
+)
+def test_deep_squeeze(key: str, compressor: str) -> None:
+    topology, weights = WEIGHTS[key]
+    expected = transcription.deep_squeeze(make_problem(), NUM_STEPS, weights, compress_of(compressor), 0.1)
+    own = {"topology": topology, "compressor": COMPRESSORS[compressor], "gamma": 0.1}
+    assert_follows("deep_squeeze", own, expected)
+
+
+# What holds in each step.
+
+CASES: list[tuple[str, dict[str, Any]]] = [
+    *[("dpsgd", {"topology": topology, "order": order}) for topology, _ in WEIGHTS.values() for order in ORDERS],
+    *[
+        ("choco_sgd", {"topology": WEIGHTS[key][0], "compressor": COMPRESSORS[compressor], "gamma": 0.3, **more})
+        for key in STATIC
+        for compressor in ("blocks", "top_k")
+        for more in ({}, {"released_order": True, "estimates_from_zero": True})
+    ],
+    *[
+        ("deep_squeeze", {"topology": topology, "compressor": COMPRESSORS[compressor], "gamma": 0.1})
+        for topology, _ in WEIGHTS.values()
+        for compressor in ("blocks", "qsgd")
+    ],
+]
+
+
+@pytest.mark.parametrize(("name", "own"), CASES, ids=str)
+def test_the_mean_over_workers_moves_by_the_mean_update(name: str, own: dict[str, Any]) -> None:
+    runs = watch(name, own, None, "model", 10)
+    for steps in zip(*map(with_updates, runs), strict=True):
+        moved = transcription.mean([step.x_after - step.x_before for step, _ in steps])
+        assert_same(moved, -transcription.mean([p for _, p in steps]))
+    if own["topology"] != "complete":
+        assert np.ptp([worker[-1].x_after for worker in runs], axis=0).max() > 1e-6, "the workers differ"
+
+
+def without_gradients(own: dict[str, Any], starts: Array, num_steps: int) -> list[Array]:
+    """The workers' parameters, a row each, from `starts` on and after each step of decentralised SGD with rate 0."""
+
+    def work(collectives: Collectives) -> list[Array]:
+        parameter = nn.Parameter(torch.zeros(starts.shape[1], dtype=torch.float64))
+        optimizer = algorithms()["dpsgd"]([parameter], lr=0.0, collectives=collectives, **own)
+        with torch.no_grad():
+            parameter.copy_(torch.from_numpy(starts[collectives.rank]))
+        seen = [parameter.detach().numpy().copy()]
+        for _ in range(num_steps):
+            optimizer.zero_grad()
+            parameter.sum().backward()
+            optimizer.step()
+            seen.append(parameter.detach().numpy().copy())
+        return seen
+
+    return [np.array(rows) for rows in zip(*workers(work, len(starts)), strict=True)]
+
+
+def squared_distance(x: Array) -> float:
+    return float(((x - x.mean(axis=0)) ** 2).sum())
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    ("topology", "n"),
+    [(Topology("ring"), 8), (Topology("exponential"), 8), (Topology("exponential"), 6), (MATRIX, 4)],
+    ids=str,
+)
+def test_without_gradients_workers_come_nearer_by_the_spectral_gap(topology: Topology, n: int, order: str) -> None:
+    contraction = (1 - topology.spectral_gap(n)) ** 2
+    seen = without_gradients({"topology": topology, "order": order}, np.random.default_rng(0).normal(size=(n, 9)), 12)
+    for before, after in pairwise(seen):
+        np.testing.assert_allclose(after.mean(axis=0), seen[0].mean(axis=0), rtol=0, atol=1e-14)
+        assert squared_distance(after) <= contraction * squared_distance(before) * (1 + 1e-9)
+    assert squared_distance(seen[-1]) > 0
+
+
+def test_the_slowest_wave_of_a_ring_decays_by_its_gap() -> None:
+    wave = np.cos(2 * np.pi * np.arange(8) / 8)[:, None]
+    before, after = without_gradients({"topology": "ring", "order": ORDERS[0]}, wave, 1)
+    np.testing.assert_allclose(after, (1 - Topology("ring").spectral_gap(8)) * before, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("n", [2, 4, 8])
+def test_one_peer_averages_exactly_in_log2_n_rounds(n: int) -> None:
+    starts = np.random.default_rng(0).normal(size=(n, 9))
+    rounds = int(np.log2(n))
+    seen = without_gradients({"topology": "one_peer", "order": ORDERS[1]}, starts, rounds)
+    assert all(squared_distance(x) > 1e-3 for x in seen[:-1])
+    np.testing.assert_allclose(seen[rounds], np.tile(starts.mean(axis=0), (n, 1)), rtol=0, atol=1e-15)
+
+
+# What they are without compression.
+
+
+def assert_equal_runs(one: tuple[str, dict[str, Any]], other: tuple[str, dict[str, Any]]) -> None:
+    for a, b in zip(trained(*one, 4, 20), trained(*other, 4, 20), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("key", STATIC)
+@pytest.mark.parametrize(
+    ("name", "more", "order"),
+    [
+        ("choco_sgd", {}, "adapt_then_combine"),
+        ("choco_sgd", {"estimates_from_zero": True}, "adapt_then_combine"),
+        ("choco_sgd", {"released_order": True}, "combine_while_adapt"),
+        ("deep_squeeze", {}, "adapt_then_combine"),
+    ],
+    ids=str,
+)
+def test_with_everything_sent_they_are_decentralised_sgd(name: str, more: dict[str, Any], order: str, key: str) -> None:
+    topology, _ = WEIGHTS[key]
+    own = {"topology": topology, "compressor": COMPRESSORS["identity"], "gamma": 1, **more}
+    assert_equal_runs((name, own), ("dpsgd", {"topology": topology, "order": order}))
+
+
+def test_on_a_complete_graph_adapt_then_combine_is_local_sgd_that_averages_each_step() -> None:
+    own = {"topology": "complete", "order": "adapt_then_combine"}
+    assert_equal_runs(("dpsgd", own), ("local_sgd", {"sync_interval": 1}))
+
+
+@pytest.mark.parametrize("name", GOSSIP)
+def test_when_workers_are_known_to_agree(name: str) -> None:
+    def says(num_workers: int, num_steps: int, **changes: Any) -> bool:
+        model = make_model()
+        stacked = [nn.Parameter(torch.stack([each.detach()] * num_workers)) for each in model.parameters()]
+        collectives = StackedCollectives(num_workers)
+        own = own_settings(name) | {key: value for key, value in changes.items() if key in own_settings(name)}
+        wire = changes.get("wire")
+        return algorithms()[name](stacked, lr=0.1, collectives=collectives, wire=wire, **own).agree_after(num_steps)
+
+    assert says(4, 7) and says(1, 7, topology="ring") and says(4, 0, topology="ring")
+    assert says(3, 7, topology="ring"), "of three all are neighbours"
+    assert not says(4, 7, topology="ring") and not says(4, 7, wire=torch.float16)
+    other: dict[str, Any] = {"gamma": 0.5} if "gamma" in own_settings(name) else {"order": "combine_while_adapt"}
+    assert not says(4, 7, **other)
+
+
+# Groups of all kinds.
+
+
+def by_stacked_workers(name: str, own: dict[str, Any], num_workers: int, num_steps: int) -> tuple[Tensor, Any]:
+    """As `trained` in 32 bits; and what was sent."""
+    models = [make_model(torch.float32) for _ in range(num_workers)]
+    pairs = zip(*(ordered(model) for model in models), strict=True)
+    stacked = {id(own[0]): nn.Parameter(torch.stack([each.detach() for each in own])) for own in pairs}
+    given = [
+        {**group, "params": [stacked[id(parameter)] for parameter in group["params"]]} for group in groups(models[0])
+    ]
+    collectives = StackedCollectives(num_workers)
+    optimizer = algorithms()[name](given, lr=0.1, momentum=0.9, weight_decay=0.01, collectives=collectives, **own)
+    for step in range(1, num_steps + 1):
+        optimizer.zero_grad()
+        for rank, model in enumerate(models):
+            for parameter, first in zip(ordered(model), ordered(models[0]), strict=True):
+                rows = stacked[id(first)]
+                parameter.data, parameter.grad = rows.detach()[rank].clone(), None
+            batch_loss(model, step, rank).backward()
+            for parameter, first in zip(ordered(model), ordered(models[0]), strict=True):
+                stacked[id(first)].grad[rank] = parameter.grad  # type: ignore[index]
+        optimizer.step()
+    return flat_of(optimizer), optimizer.traffic.state_dict()
+
+
+@pytest.mark.parametrize("key", WEIGHTS)
+@pytest.mark.parametrize("compressor", ["blocks", "random_k", "top_k", "qsgd"])
+@pytest.mark.parametrize("name", GOSSIP)
+def test_stacked_workers_equal_threads_to_the_bit(name: str, compressor: str, key: str) -> None:
+    if (name == "choco_sgd" and key == "one_peer") or (name == "dpsgd" and compressor != "blocks"):
+        return
+    for order in ORDERS if name == "dpsgd" else [None]:
+        own = own_settings(name, [COMPRESSORS[compressor]], 4, topology=WEIGHTS[key][0])
+        own |= {} if order is None else {"order": order}
+
+        def work(collectives: Collectives, own: dict[str, Any] = own) -> tuple[Tensor, Any]:
+            model = make_model(torch.float32)
+            optimizer = make_optimizer(name, model, own, collectives)
+            train(optimizer, model, collectives.rank, range(1, 16))
+            return flat_of(optimizer), optimizer.traffic.training()
+
+        rows, traffic = by_stacked_workers(name, own, 4, 15)
+        for row, (parameters, sent) in zip(rows, workers(work, 4), strict=True):
+            assert torch.equal(row, parameters)
+            assert {purpose: list(vars(entry).values()) for purpose, entry in sent.items()} == {
+                purpose: traffic[purpose] for purpose in sent
+            }
+
+
+# What is sent, counted by hand.
+
+NEIGHBOURS = {"ring": 2, "exponential": 3, "one_peer": 1, "complete": 7}
+"""Of each of eight workers."""
+
+
+@pytest.mark.parametrize("kind", NEIGHBOURS)
+@pytest.mark.parametrize("key", MESSAGES)
+def test_the_closed_form_is_what_a_hand_counts(key: str, kind: str) -> None:
+    def work(collectives: Collectives) -> None:
+        for name in GOSSIP:
+            if (name == "dpsgd" and key != "identity") or (name == "choco_sgd" and kind == "one_peer"):
+                continue
+            model = make_model(torch.float32)
+            own = own_settings(name, [COMPRESSORS[key]], 4, topology=kind)
+            before = collectives.traffic.state_dict()["model"]
+            optimizer = make_optimizer(name, model, own, collectives)
+            train(optimizer, model, collectives.rank, range(1, 6))
+            bits = 5 * NEIGHBOURS[kind] * MESSAGES[key]
+            expected = Entry(bits, 5 if bits else 0, 0, bits)
+            assert optimizer.expected_traffic(5).training() == {
+                "gradient": Entry(),
+                "error": Entry(),
+                "model": expected,
+            }
+            after = collectives.traffic.state_dict()["model"]
+            assert [b - a for a, b in zip(before, after, strict=True)] == list(vars(expected).values())
+
+    workers(work, 8)
+
+
+def test_one_worker_has_nobody_to_send_to() -> None:
+    for name in GOSSIP:
+        model = make_model()
+        optimizer = make_optimizer(name, model, own_settings(name))
+        train(optimizer, model, 0, range(1, 4))
+        assert optimizer.traffic.training() == optimizer.expected_traffic(3).training()
+        assert optimizer.traffic.training_bits == 0
+
+
+def test_where_workers_have_different_numbers_of_neighbours_the_most_count() -> None:
+    def work(collectives: Collectives) -> int:
+        model = make_model(torch.float32)
+        optimizer = make_optimizer("dpsgd", model, {"topology": MATRIX, "order": ORDERS[0]}, collectives)
+        train(optimizer, model, collectives.rank, [1])
+        assert optimizer.traffic.training() == optimizer.expected_traffic(1).training()
+        return optimizer.traffic.training_bits
+
+    assert (DIRECTED > 0).sum(axis=0).max() - 1 == 2
+    assert workers(work, 4) == [2 * 32 * 51] * 4
+
+
+# What cannot be.
+
+
+def refusals(name: str, differ: Sequence[dict[str, Any]], world_size: int) -> list[str]:
+    """What each worker is told; worker i has the settings differ[i], the last of them where there are fewer."""
+
+    def work(collectives: Collectives) -> str:
+        own = own_settings(name) | differ[min(collectives.rank, len(differ) - 1)]
+        try:
+            make_optimizer(name, make_model(), own, collectives)
+        except ValueError as error:
+            return str(error)
+        return "nothing"
+
+    return workers(work, world_size)
+
+
+@pytest.mark.parametrize("name", GOSSIP)
+def test_workers_whose_topologies_differ_are_told_so(name: str) -> None:
+    for said in refusals(name, [{"topology": "complete"}, {"topology": "ring"}], 3):
+        assert "topology = 'complete' on rank 0" in said and "topology = 'ring' on ranks 1, 2" in said
+    for said in refusals(name, [{"topology": MATRIX}, {"topology": Topology("matrix", ((0.5, 0.5), (0.5, 0.5)))}], 2):
+        assert "of 4 workers" in said and "of 2 workers" in said
+    assert refusals(name, [{"topology": Topology("ring")}, {"topology": "ring"}], 2) == ["nothing"] * 2
+
+
+@pytest.mark.parametrize("name", GOSSIP)
+def test_a_topology_that_does_not_fit_the_workers_is_refused_on_each_of_them(name: str) -> None:
+    for said in refusals(name, [{"topology": MATRIX}], 3):
+        assert said == "the mixing matrix is for 4 workers, and there are 3"
+    for said in refusals(name, [{"topology": "torus"}], 2):
+        assert said.startswith(f"{name}: unknown topology 'torus'")
+    if name != "choco_sgd":
+        for said in refusals(name, [{"topology": "one_peer"}], 3):
+            assert "one_peer needs a power of two of workers, not 3" in said
+
+
+def test_choco_sgd_takes_no_topology_that_changes() -> None:
+    with pytest.raises(ValueError, match=r"choco_sgd: .* needs the same neighbours in each step, and .* one_peer"):
+        make_optimizer("choco_sgd", make_model(), own_settings("choco_sgd", topology="one_peer"))
+
+
+def test_an_order_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="dpsgd: order must be one of combine_while_adapt, adapt_then_combine"):
+        make_optimizer("dpsgd", make_model(), own_settings("dpsgd", order="adapt"))
+
+
+@pytest.mark.parametrize("gamma", [0, -0.5, 1.5, float("nan"), True, "1", None])
+@pytest.mark.parametrize("name", ["choco_sgd", "deep_squeeze"])
+def test_a_consensus_step_out_of_range_is_refused(name: str, gamma: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name}: gamma must be a number above 0 and up to 1, not "):
+        make_optimizer(name, make_model(), own_settings(name, gamma=gamma))
+
+
+def test_deep_squeeze_warns_of_top_k_alone() -> None:
+    with pytest.warns(UserWarning, match="deep_squeeze: top-k sends the largest of the parameters themselves") as told:
+        make_optimizer("deep_squeeze", make_model(), own_settings("deep_squeeze", [COMPRESSORS["top_k"]]))
+    assert len(told) == 1 and "\n" not in str(told[0].message)
+    for compressor in COMPRESSORS.values():
+        if isinstance(compressor, Gathered) and compressor.kind != "top_k":
+            make_optimizer("deep_squeeze", make_model(), own_settings("deep_squeeze", [compressor]))
+
+
+def test_top_k_sends_the_same_big_weights_of_a_model_again_and_again() -> None:
+    """What the warning says: with nothing to learn, of 51 parameters the five largest go most often."""
+    counts = np.zeros(51)
+    model = make_model()
+    compressor: Compressor = COMPRESSORS["top_k"]
+    optimizer = make_optimizer("deep_squeeze", model, own_settings("deep_squeeze", [compressor]), lr=0.0)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    values = flat_of(optimizer).abs().numpy()
+    for step in range(1, 31):
+        before = optimizer.error.clone() + optimizer.flat.parameters  # type: ignore[union-attr]
+        train(optimizer, model, 0, [step])
+        counts += (before != optimizer.error).numpy()
+    largest = np.argsort(-values)[:5]
+    assert counts[largest].mean() > 2 * counts.mean()

@@ -1,0 +1,204 @@
+"""Topologies: their weights against matrices written by hand, their gaps, and matrices of one's own."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from algorithms import Topology
+from algorithms.core.topology import Mixing, as_topology
+from tests.algorithms import transcription
+
+SIZES = [1, 2, 3, 4, 5, 8, 16]
+LAZY_PATH = ((0.75, 0.25, 0.0), (0.25, 0.5, 0.25), (0.0, 0.25, 0.75))
+"""Three workers in a row; those at the ends have one neighbour, the one between has two."""
+
+
+def only(kind: Any, num_workers: int) -> Mixing:
+    (mixing,) = Topology(kind).rounds(num_workers)
+    return mixing
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_a_ring(n: int) -> None:
+    np.testing.assert_allclose(only("ring", n).matrix, transcription.ring(n), rtol=0, atol=1e-15)
+
+
+def test_a_ring_of_two_has_weights_of_a_half() -> None:
+    assert only("ring", 2).matrix.tolist() == [[0.5, 0.5], [0.5, 0.5]]
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 8, 16])
+def test_an_exponential_graph(n: int) -> None:
+    mixing = only("exponential", n)
+    np.testing.assert_allclose(mixing.matrix, transcription.exponential(n), rtol=0, atol=1e-15)
+    assert mixing.num_messages == int(np.log2(n))
+
+
+@pytest.mark.parametrize("n", [2, 4, 8, 16])
+def test_one_peer_in_turn(n: int) -> None:
+    rounds = Topology("one_peer").rounds(n)
+    assert len(rounds) == int(np.log2(n))
+    for step, mixing in enumerate(rounds, start=1):
+        np.testing.assert_allclose(mixing.matrix, transcription.one_peer(n, step), rtol=0, atol=1e-15)
+        assert mixing.num_messages == 1
+    assert not Topology("one_peer").is_static
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_a_complete_graph(n: int) -> None:
+    mixing = only("complete", n)
+    np.testing.assert_allclose(mixing.matrix, np.full((n, n), 1 / n), rtol=0, atol=1e-15)
+    assert mixing.averages and mixing.num_messages == n - 1
+    assert only("ring", n).averages == (n <= 3)
+
+
+@pytest.mark.parametrize("kind", ["ring", "exponential", "one_peer", "complete"])
+@pytest.mark.parametrize("n", SIZES)
+def test_who_sends_is_who_is_received_from(kind: Any, n: int) -> None:
+    if kind == "one_peer" and n in (3, 5):
+        return
+    for mixing in Topology(kind).rounds(n):
+        sent = {(sender, rank) for rank, senders in enumerate(mixing.senders) for sender in senders}
+        assert sent == {(rank, receiver) for rank, receivers in enumerate(mixing.receivers) for receiver in receivers}
+        assert all(sender != receiver for sender, receiver in sent)
+        assert sent == {(j, i) for i, j in zip(*np.nonzero(mixing.matrix), strict=True) if i != j}
+        assert all(list(row) == sorted(row) for row in (*mixing.senders, *mixing.receivers))
+        np.testing.assert_allclose(mixing.matrix.sum(axis=0), 1, rtol=0, atol=1e-15)
+        np.testing.assert_allclose(mixing.matrix.sum(axis=1), 1, rtol=0, atol=1e-15)
+
+
+# Spectral gaps.
+
+
+@pytest.mark.parametrize("n", [4, 8, 16, 32])
+def test_the_gap_of_a_ring(n: int) -> None:
+    """1/3 + 2/3 cos(2 pi k / n) are its eigenvalues."""
+    values = [1 / 3 + 2 / 3 * math.cos(2 * math.pi * k / n) for k in range(1, n)]
+    assert Topology("ring").spectral_gap(n) == pytest.approx(1 - max(map(abs, values)))
+    assert Topology("ring").spectral_gap(n) == pytest.approx({4: 0.667, 8: 0.195, 16: 0.051, 32: 0.013}[n], abs=5e-4)
+
+
+@pytest.mark.parametrize("n", [2, 4, 8, 16, 32])
+def test_the_gaps_of_exponential_and_complete_graphs(n: int) -> None:
+    assert Topology("exponential").spectral_gap(n) == pytest.approx(2 / (1 + math.log2(n)))
+    assert Topology("complete").spectral_gap(n) == pytest.approx(1)
+    assert Topology("one_peer").spectral_gap(n) == pytest.approx(1), "exact after log2 n rounds"
+
+
+def test_the_gap_of_a_symmetric_matrix_is_that_of_its_eigenvalues() -> None:
+    values = np.sort(abs(np.linalg.eigvalsh(np.array(LAZY_PATH))))
+    assert Topology("matrix", LAZY_PATH).spectral_gap(3) == pytest.approx(1 - values[-2])
+    assert Topology("ring").spectral_gap(1) == 1
+
+
+# A matrix of one's own.
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0.75 0.25 0\n0.25 0.5 0.25\n\n0 0.25 0.75\n",
+        "3/4, 1/4, 0\n1/4, 1/2, 1/4\n0, 1/4, 3/4",
+        "[[0.75, 0.25, 0], [0.25, 0.5, 0.25], [0, 0.25, 0.75]]",
+        ' [["3/4", "1/4", 0], [0.25, 0.5, 0.25], [0, 0.25, 0.75]]\n',
+    ],
+)
+def test_a_matrix_is_read_from_a_file(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "w"
+    file.write_text(text)
+    topology = Topology.from_file(file)
+    assert topology == Topology("matrix", LAZY_PATH) and topology.is_static
+    (mixing,) = topology.rounds(3)
+    assert mixing.matrix.tolist() == [list(row) for row in LAZY_PATH]
+    assert mixing.senders == mixing.receivers == ((1,), (0, 2), (1,))
+    assert mixing.num_messages == 2, "what a step must wait for"
+
+
+def torus_divided_by_five() -> list[list[float]]:
+    """On 2 x 4 workers the neighbours above and below are one, so that a row sums to 0.8."""
+    rows = np.zeros((8, 8))
+    for i in range(8):
+        row, column = divmod(i, 4)
+        for j in {(row + 1) % 2 * 4 + column, row * 4 + (column + 1) % 4, row * 4 + (column - 1) % 4, i}:
+            rows[i, j] = 1 / 5
+    return rows.tolist()
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "torus": (torus_divided_by_five(), "row 0 of the mixing matrix sums to 0.8 and must sum to 1"),
+    "columns": ([[0.5, 0.5], [1, 0]], "column 0 of the mixing matrix sums to 1.5"),
+    "six digits": ([[0.333333] * 3] * 3, "write 1/3"),
+    "negative": ([[1.5, -0.5], [-0.5, 1.5]], "row 0 .* not 0 or more: -0.5"),
+    "not a number": ([[float("nan"), 1], [1, 0]], "row 0 .* not 0 or more"),
+    "apart": ([[1, 0], [0, 1]], "not connected: nothing leads from worker 1 to worker 0"),
+    "two pairs": (np.kron(np.eye(2), np.full((2, 2), 0.5)).tolist(), "from worker 2 to worker 0"),
+    "swap": ([[0, 1], [1, 0]], "never makes the workers agree"),
+    "circle": (np.roll(np.eye(3), 1, axis=0).tolist(), "never makes the workers agree"),
+    "not square": ([[1, 0], [1]], "2 rows, so each must have 2 weights"),
+    "empty": ([], "has 0 rows"),
+    "text": ([["half", "1/2"], [0.5, 0.5]], "a number or a fraction, not 'half'"),
+    "by zero": ([["1/0", 0], [0, 1]], "not '1/0'"),
+    "switch": ([[True]], "not True"),
+    "no rows": ([1, 2], "each a list of numbers"),
+}
+
+
+@pytest.mark.parametrize("key", WRONG)
+def test_a_matrix_that_cannot_average_is_refused(key: str, tmp_path: Path) -> None:
+    rows, words = WRONG[key]
+    file = tmp_path / "w.json"
+    file.write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match=words) as refused:
+        Topology.from_file(file)
+    assert str(refused.value).startswith(str(file)) and "\n" not in str(refused.value)
+
+
+def test_files_that_are_no_matrix_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"none\.json cannot be read: No such file"):
+        Topology.from_file(tmp_path / "none.json")
+    file = tmp_path / "w.json"
+    for text, words in (("[[0.5, 0.5]", "w.json: "), ("0.5 half\n0.5 0.5", "not 'half'"), ("", "has 0 rows")):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=words):
+            Topology.from_file(file)
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"w\.json: "):
+        Topology.from_file(file)
+
+
+# What cannot be.
+
+
+@pytest.mark.parametrize("n", [3, 5, 6, 7, 12])
+def test_one_peer_needs_a_power_of_two(n: int) -> None:
+    with pytest.raises(ValueError, match=f"one_peer needs a power of two of workers, not {n}"):
+        Topology("one_peer").rounds(n)
+
+
+def test_a_matrix_is_for_its_number_of_workers() -> None:
+    with pytest.raises(ValueError, match="for 3 workers, and there are 4"):
+        Topology("matrix", LAZY_PATH).spectral_gap(4)
+
+
+def test_names_that_are_none() -> None:
+    with pytest.raises(ValueError, match="unknown topology 'torus'; it must be one of ring, exponential, one_peer, "):
+        Topology("torus")  # type: ignore[arg-type]
+    for made in (lambda: Topology("matrix"), lambda: Topology("ring", LAZY_PATH)):
+        with pytest.raises(ValueError, match="given where its kind is matrix, and only there"):
+            made()
+    with pytest.raises(ValueError, match="some_method: unknown topology 3"):
+        as_topology("some_method", 3)  # type: ignore[arg-type]
+
+
+def test_what_a_topology_says_of_itself_tells_matrices_apart() -> None:
+    assert repr(Topology("ring")) == repr("ring")
+    other = tuple(tuple(row) for row in np.full((3, 3), 1 / 3).tolist())
+    said = {repr(Topology("matrix", rows)) for rows in (LAZY_PATH, other)}
+    assert len(said) == 2 and all("matrix" in each and "of 3 workers" in each for each in said)
+    assert as_topology("m", "ring") == Topology("ring") and as_topology("m", Topology("ring")).kind == "ring"

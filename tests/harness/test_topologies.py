@@ -1,0 +1,165 @@
+"""Methods whose workers talk to their neighbours, in experiments: what a plan says, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.__main__ import main
+from harness.plan.plan import Plan, make_plan
+from harness.records.store import read_run
+from harness.spec import RunConfig, SpecError, load_spec
+from harness.workers.attempt import attempt_in_threads, attempt_stacked
+from tests.harness.support import BLOCK, Table, comparable, job_for, only, small_config, small_spec, write_spec
+from tests.harness.test_regime_plans import RING, foreseen
+
+PATH_OF_FOUR = "3/4 1/4 0 0\n1/4 1/2 1/4 0\n0 1/4 1/2 1/4\n0 0 1/4 3/4\n"
+"""Workers in a row, of which those between two others have the most neighbours."""
+DPSGD = {"topology": "ring", "order": "adapt_then_combine"}
+SIGN = (8 * 93 + 32) / (32 * 742)
+"""A message of signs, in models."""
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "table", "in_training", "exchange"),
+    [
+        ("dpsgd", DPSGD, 2 * 20, True),
+        ("dpsgd", DPSGD | {"order": "combine_while_adapt"}, 2 * 20, True),
+        ("dpsgd", DPSGD | {"topology": "one_peer"}, 20, True),
+        ("dpsgd", DPSGD | {"topology": "complete"}, 3 * 20, False),
+        ("dpsgd", DPSGD | {"topology": {"kind": "matrix", "weights": PATH_OF_FOUR}}, 2 * 20, True),
+        ("choco_sgd", {"topology": "exponential", "compressor": BLOCK, "gamma": 0.5}, 2 * 20 * 186 / 742, True),
+        ("deep_squeeze", {"topology": "ring", "compressor": {"kind": "sign"}, "gamma": 0.5}, 2 * 20 * SIGN, True),
+    ],
+)
+def test_models_sent_and_what_a_link_carries(algorithm: str, table: Table, in_training: float, exchange: bool) -> None:
+    """Of four workers: a link carries once what goes to neighbours, and the average at the end is all-reduced."""
+    expected = (pytest.approx(in_training + exchange), pytest.approx(in_training + RING * exchange), exchange)
+    assert foreseen(algorithm, table) == expected
+
+
+# Plans.
+
+
+def spec_with(topology: Any, num_workers: int = 4, algorithm: str = "dpsgd", **more: Any) -> Table:
+    """An experiment of one row with this topology; 742 parameters, and 20 steps where there are four workers."""
+    table = {"topology": topology} | ({"order": "adapt_then_combine"} if algorithm == "dpsgd" else {}) | more
+    row = {"row": "mixed", "label": "Mixed", "algorithm": algorithm, "learning_rate": 0.05, "settings": table}
+    spec = only(small_spec() | {"rows": [row]}, "mixed")
+    return spec | {"training": spec["training"] | {"num_workers": num_workers}}
+
+
+def planned(folder: Path, spec: Table) -> Plan:
+    return make_plan(load_spec(write_spec(folder, spec)), folder)
+
+
+@pytest.mark.parametrize(
+    ("topology", "sentence"),
+    [
+        ("ring", f"mixed: spectral gap 0.667; {2 * 20 * 32 * 742:,} bits in all from one worker to its neighbours"),
+        ("one_peer", f"mixed: spectral gap 1 over 2 steps; {20 * 32 * 742:,} bits in all"),
+        ({"kind": "complete"}, f"mixed: spectral gap 1; {3 * 20 * 32 * 742:,} bits in all"),
+        ({"kind": "matrix", "weights": [["1/2", 0, 0, "1/2"], [0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0.5, 0.5]]},
+         f"mixed: spectral gap 0.293; {20 * 32 * 742:,} bits in all"),
+    ],
+)  # fmt: skip
+def test_a_plan_prints_the_gap_and_the_bits(
+    topology: Any, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_spec(tmp_path, spec_with(topology))
+    assert main(["plan", str(path), "--results", str(tmp_path)]) == 0
+    assert sentence in capsys.readouterr().out
+
+
+def test_a_row_without_a_topology_has_no_gap(tmp_path: Path) -> None:
+    plan = planned(tmp_path, small_spec())
+    assert not plan.mixing and {row.spectral_gap for row in plan.experiment.rows} == {None}
+    (row,) = planned(tmp_path, spec_with("ring")).experiment.rows
+    assert row.spectral_gap == pytest.approx(2 / 3)
+
+
+REFUSED: dict[str, tuple[Table, str]] = {
+    "not a power of two": (spec_with("one_peer", 3), "one_peer needs a power of two of workers, not 3"),
+    "another number": (
+        spec_with({"kind": "matrix", "weights": PATH_OF_FOUR}, 5), "the mixing matrix is for 4 workers, and there are 5"
+    ),
+    "unknown": (spec_with("torus"), "dpsgd: topology: unknown topology 'torus'; it must be one of ring, exponential"),
+    "no name": (spec_with(3), "dpsgd: topology: unknown topology 3"),
+    "unknown key": (spec_with({"kind": "ring", "size": 4}), "a topology has no setting 'size'"),
+    "no kind": (spec_with({"weights": PATH_OF_FOUR}), "a topology needs the setting 'kind'"),
+    "no weights": (spec_with({"kind": "matrix"}), "the weights of a topology are given where its kind is matrix"),
+    "weights of a ring": (spec_with({"kind": "ring", "weights": [[1]]}), "where its kind is matrix, and only there"),
+    "sums": (spec_with({"kind": "matrix", "weights": "1/2 1/4\n1/2 1/2"}), "row 0 of the mixing matrix sums to 0.75"),
+    "flat": (spec_with({"kind": "matrix", "weights": [0.5, 0.5]}), "a list of rows, each a list of numbers"),
+    "changes": (
+        spec_with("one_peer", 4, "choco_sgd", compressor=BLOCK, gamma=0.5), "needs the same neighbours in each step"
+    ),
+    "gamma": (spec_with("ring", 4, "choco_sgd", compressor=BLOCK, gamma=2), "gamma must be a number above 0"),
+    "order": (spec_with("ring", order="adapt"), "dpsgd: order must be of type Literal"),
+    "no order": (spec_with("ring", 4, "choco_sgd", gamma=0.5), "choco_sgd needs the setting 'compressor'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_a_topology_that_does_not_fit_is_refused_in_a_sentence(
+    key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec, words = REFUSED[key]
+    assert main(["plan", str(write_spec(tmp_path, spec)), "--results", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "row mixed: " in said and words in said and said.count("\n") == 1
+
+
+# A matrix in a file.
+
+
+def matrix_in(name: str) -> Table:
+    return spec_with({"kind": "matrix", "file": name})
+
+
+def config_in(folder: Path, spec: Table) -> tuple[str, RunConfig]:
+    (run,) = planned(folder, spec).runs
+    return run.run_id, run.config
+
+
+def test_a_runs_id_is_the_hash_of_the_weights_and_not_of_the_files_name(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    for name in ("w.txt", "below/other.txt"):
+        (tmp_path / name).write_text(PATH_OF_FOUR)
+    first, config = config_in(tmp_path, matrix_in("w.txt"))
+    assert config.settings["topology"] == {"kind": "matrix", "weights": PATH_OF_FOUR}
+    assert config_in(tmp_path, matrix_in("below/other.txt"))[0] == first
+    (tmp_path / "w.txt").write_text(PATH_OF_FOUR.replace("3/4 1/4", "1/2 1/2").replace("1/4 1/2 1/4", "1/2 1/4 1/4"))
+    assert config_in(tmp_path, matrix_in("w.txt"))[0] != first
+    (row,) = planned(tmp_path, matrix_in("w.txt")).experiment.rows
+    assert "topology: matrix (weights " in row.settings and len(row.settings) < 100
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"the mixing matrix in .*none\.txt cannot be read: No such file") as refused:
+        planned(tmp_path, matrix_in("none.txt"))
+    (tmp_path / "w.txt").write_bytes(b"\xff")
+    with pytest.raises(SpecError, match=r"w\.txt cannot be read: it is no text"):
+        planned(tmp_path, matrix_in("w.txt"))
+    assert "\n" not in str(refused.value)
+
+
+# Runs.
+
+
+@pytest.mark.parametrize("topology", ["one_peer", "exponential", {"kind": "matrix", "weights": PATH_OF_FOUR}], ids=str)
+def test_stacked_equals_threads(topology: Any, tmp_path: Path) -> None:
+    table = {"topology": topology, "order": "combine_while_adapt"}
+    config = small_config("dpsgd", table, num_workers=4, batch_size=10, partition={"kind": "contiguous"})
+    stacked, threads = job_for(config, tmp_path / "stacked"), job_for(config, tmp_path / "threads")
+    assert attempt_stacked(stacked), (stacked.folder / "failure.json").read_text()
+    assert attempt_in_threads(threads)
+    assert comparable(stacked.folder) == comparable(threads.folder)
+    result = read_run(stacked.folder).result
+    assert result is not None
+    bits = (1 if topology == "one_peer" else 2) * 40 * 32 * 742
+    assert result.traffic["model"].model_dump() == {
+        "bits": bits, "collectives": 40, "gathered_bits": 0, "neighbour_bits": bits,
+    }  # fmt: skip
