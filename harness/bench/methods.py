@@ -25,6 +25,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sgd_accumulate": {"accumulation_steps": 256},
     "alone": {},
     "ef_sgd": {"compressor": {"kind": "block", "ratio": 256}},
+    "powersgd": {"rank": 1},
     "qsparse_local_sgd": {"compressor": {"kind": "block", "ratio": 32}, "sync_interval": 8},
     "local_sgd": {"sync_interval": 256},
     "diloco": {"sync_interval": 256},
