@@ -29,7 +29,6 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from algorithms.core.arguments import Common
-from algorithms.core.compressors import FLOAT_BITS
 from algorithms.core.low_rank import LowRank
 from algorithms.core.optimizer import DistributedOptimizer
 from algorithms.core.settings import require_interval
@@ -74,19 +73,11 @@ class PowerSGD(DistributedOptimizer):
         traffic = Traffic()
         num_full = min(num_steps, self.start_step - 1)
         num_low = num_steps - num_full
-        bits, collectives = self._compressed_cost()
-        traffic.add(Purpose.GRADIENT, self.float_bits * self.flat.layout.numel * num_full, num_full)
-        traffic.add(Purpose.GRADIENT, bits * num_low, collectives * num_low)
-        return traffic
-
-    def _compressed_cost(self) -> tuple[int, int]:
-        """Payload bits and collectives of a step that compresses."""
         first, second = self._low_rank.first_numel, self._low_rank.second_numel
-        return self.float_bits * (first + second), bool(first) + bool(second)
-
-    def overall_ratio(self) -> float:
-        """Of the steps that compress: how many times as much SGD sends."""
-        return FLOAT_BITS * self.flat.layout.numel / self._compressed_cost()[0]
+        messages = bool(first) + bool(second)
+        traffic.add(Purpose.GRADIENT, self.float_bits * self.flat.layout.numel * num_full, num_full)
+        traffic.add(Purpose.GRADIENT, self.float_bits * (first + second) * num_low, messages * num_low)
+        return traffic
 
     def _update(self, step: int) -> None:
         if step < self.start_step:

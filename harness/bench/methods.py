@@ -29,6 +29,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "choco_sgd": {"topology": "ring", "compressor": {"kind": "block", "ratio": 512}, "gamma": 0.01},
     "deep_squeeze": {"topology": "ring", "compressor": {"kind": "block", "ratio": 512}, "gamma": 0.001},
     "ef_sgd": {"compressor": {"kind": "block", "ratio": 256}},
+    "powersgd": {"rank": 1},
     "qsparse_local_sgd": {"compressor": {"kind": "block", "ratio": 32}, "sync_interval": 8},
     "local_sgd": {"sync_interval": 256},
     "diloco": {"sync_interval": 256},
