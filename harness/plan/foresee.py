@@ -78,7 +78,7 @@ def foresee(config: RunConfig) -> Foreseen:
 
 
 _KNOWN: dict[str, Foreseen] = {}
-"""By the run id that a config would have with learning rate, schedule and seeds put aside, which change nothing here."""
+"""By the id of a run without its learning rate, schedule and seeds, which change nothing here."""
 
 
 def _foresee(config: RunConfig) -> Foreseen:
