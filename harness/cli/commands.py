@@ -30,13 +30,13 @@ def plan(options: argparse.Namespace) -> int:
     return 0
 
 
-def _launch_options(options: argparse.Namespace, plan: Plan) -> Options:
+def _launch_options(options: argparse.Namespace, planned: Plan) -> Options:
     import torch
 
     from harness.workers.devices import choose_workers
     from harness.workers.launch import Options
 
-    num_workers = max(run.config.num_workers for run in plan.runs)
+    num_workers = max(run.config.num_workers for run in planned.runs)
     return Options(
         results=options.results,
         data=options.data,
@@ -50,11 +50,11 @@ def _launch_options(options: argparse.Namespace, plan: Plan) -> Options:
 
 def preflight(options: argparse.Namespace) -> int:
     """Say of each thing that a long experiment needs whether it is there; 1 where one is not."""
-    from harness.workers.preflight import preflight
+    from harness.workers.preflight import checks
 
-    plan = _planned(options)
+    planned = _planned(options)
     failed = 0
-    for check in preflight(plan, _launch_options(options, plan)):
+    for check in checks(planned, _launch_options(options, planned)):
         print(f"{'ok  ' if check.passed else 'FAIL'} {check.what}: {check.detail}", flush=True)
         failed += not check.passed
     return FAILURE if failed else 0
@@ -69,30 +69,30 @@ def run(options: argparse.Namespace) -> int:
     from harness.tasks.task import configured_task
     from harness.workers.launch import discard_leftovers, launch, missing_runs, places, write_experiment
 
-    plan = _planned(options)
-    launch_options = _launch_options(options, plan)
+    planned = _planned(options)
+    launch_options = _launch_options(options, planned)
     if "TORCHELASTIC_RUN_ID" in os.environ:
         from harness.workers.torchrun import run_under_torchrun
 
         try:
-            return FAILURE if run_under_torchrun(plan, launch_options) else 0
+            return FAILURE if run_under_torchrun(planned, launch_options) else 0
         except BusyError as error:
             return complain(error, FAILURE)
-    places(plan, launch_options)  # Too few GPUs are refused before anything is written or fetched.
-    folder = write_experiment(plan, options.results)
-    discard_leftovers(plan, folder)
-    if not missing_runs(plan, folder):
-        print(f"all {len({run.run_id for run in plan.runs})} runs of {plan.experiment.name} are done")
+    places(planned, launch_options)  # Too few GPUs are refused before anything is written or fetched.
+    folder = write_experiment(planned, options.results)
+    discard_leftovers(planned, folder)
+    if not missing_runs(planned, folder):
+        print(f"all {len({run.run_id for run in planned.runs})} runs of {planned.experiment.name} are done")
         return 0
     # Before the first run, so that runs side by side do not each fetch it.
-    configured_task(plan.runs[0].config.task).prepare(options.data)
-    while missing_runs(plan, write_experiment(plan, options.results)):
+    configured_task(planned.runs[0].config.task).prepare(options.data)
+    while missing_runs(planned, write_experiment(planned, options.results)):
         with make_display() as display:
-            failures = launch(plan, launch_options, display)
+            failures = launch(planned, launch_options, display)
         if failures:
             why = f"`{program('harness')} status {options.experiment}` says why"
             return complain(f"{failures} runs failed; {why}", FAILURE)
-        plan = _planned(options)  # A tuning's records say what it wants next.
+        planned = _planned(options)  # A tuning's records say what it wants next.
     return 0
 
 
@@ -106,18 +106,18 @@ def status(options: argparse.Namespace) -> int:
 
 def collect(options: argparse.Namespace) -> int:
     """Write all results as one CSV, and print its path."""
-    from harness.records.collect import collect
+    from harness.records.collect import collect_runs
 
     spec = load_spec(find_spec(options.experiment))
-    print(collect(_folder(options, spec.name)))
+    print(collect_runs(_folder(options, spec.name)))
     return 0
 
 
 def pack(options: argparse.Namespace) -> int:
     """Add the finished runs in an experiment's folder to its pack, and say what was done."""
-    from harness.records.packing import pack
+    from harness.records import packing
 
-    done = pack(options.folder, options.remove_folders)
+    done = packing.pack(options.folder, options.remove_folders)
     print(f"{done.path}: {done.num_runs} runs, {done.added} of them new or changed; {done.removed} folders removed")
     if done.left:
         print(f"{done.left} folders of runs that are not done were left as they are")
@@ -126,9 +126,9 @@ def pack(options: argparse.Namespace) -> int:
 
 def unpack(options: argparse.Namespace) -> int:
     """Make folders of the runs in an experiment's pack, and say what was done."""
-    from harness.records.packing import unpack
+    from harness.records import packing
 
-    done = unpack(options.folder)
+    done = packing.unpack(options.folder)
     print(f"{options.folder}: {done.written} folders written, {done.same} were there and are the same")
     for path in done.unfinished:
         print(f"{path} was left as it is, a run that is not done; delete it and unpack again to have the packed one")
@@ -196,18 +196,18 @@ def speedups(options: argparse.Namespace) -> int:
 
 def netlab(options: argparse.Namespace) -> int:
     """Sweep networks of the rates asked for."""
-    from harness.lab.command import run
+    from harness.lab import command
 
-    run(options.workers, options.machines, options.rates, options.output, options.prefix)
+    command.run(options.workers, options.machines, options.rates, options.output, options.prefix)
     return 0
 
 
 def time(options: argparse.Namespace) -> int:
     """Be one of the workers that time steps; 1 where a collective failed."""
-    from harness.speed.command import run
+    from harness.speed import command
 
     try:
-        run(options.workload, options.methods, options.visits, options.steps, options.output)
+        command.run(options.workload, options.methods, options.visits, options.steps, options.output)
     except RuntimeError as error:
         return complain(error, FAILURE)
     return 0

@@ -10,7 +10,7 @@ from harness.records.packs import open_runs
 from harness.records.store import read_experiment
 
 
-def collect(folder: Path) -> Path:
+def collect_runs(folder: Path) -> Path:
     """Write <folder>/runs.csv and return its path.
 
     Raises:

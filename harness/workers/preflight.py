@@ -35,7 +35,7 @@ class Check:
     detail: str
 
 
-def preflight(plan: Plan, options: Options) -> Iterator[Check]:
+def checks(plan: Plan, options: Options) -> Iterator[Check]:
     """The checks before a launch with these options, as they are made; touches nothing but a temporary folder."""
     config = plan.runs[0].config
     yield from check_data(configured_task(config.task), options.data)

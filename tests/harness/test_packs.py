@@ -22,7 +22,7 @@ from harness.cli.show import show_status
 from harness.plan.plan import Plan, make_plan
 from harness.plan.tuning_records import outcome
 from harness.records import packing, packs, store
-from harness.records.collect import collect
+from harness.records.collect import collect_runs
 from harness.records.packing import pack, read_files, unpack
 from harness.records.packs import open_runs, parse, render
 from harness.records.store import RUN_FILES, VERSION, RecordError, read_run
@@ -388,7 +388,7 @@ def test_a_packed_run_is_done_in_every_respect(tmp_path: Path, capsys: pytest.Ca
     def seen() -> tuple[object, ...]:
         show_status(plan, tmp_path)
         campaign = observe(folder, plan.experiment, None, {})
-        return capsys.readouterr().out, collect(folder).read_text(), campaign, missing_runs(plan, folder)
+        return capsys.readouterr().out, collect_runs(folder).read_text(), campaign, missing_runs(plan, folder)
 
     before = seen()
     shutil.rmtree(folder / plan.runs[0].run_id)
