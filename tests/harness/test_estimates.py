@@ -92,7 +92,11 @@ def test_communication_is_the_rings_share_of_the_payload_at_line_rate(
     show.show_plan(imagenet, site)
     header, *lines = (line for line in capsys.readouterr().out.splitlines() if "  " in line.strip())
     column = re.split(r"\s{2,}", header).index(f"hours at {rate} Gb/s")
-    shown = {cells[0]: float(cells[column]) for line in lines if len(cells := re.split(r"\s{2,}", line)) > column}
+    shown = {
+        cells[0]: float(cells[column])
+        for line in lines
+        if (cells := re.split(r"\s{2,}", line))[0].strip("-") and len(cells) > column
+    }
     num_parameters = imagenet.experiment.rows[0].num_parameters
     # fp16 on the wire: each worker's link carries 2 (n - 1) / n of the payload.
     sgd = 2 * 7 / 8 * 16 * num_parameters * STEPS / (rate * 1e9) / 3600

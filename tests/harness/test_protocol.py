@@ -280,7 +280,7 @@ def test_the_plan_of_imagenet_prints_its_80_runs_with_their_settings(
     lines = {words[0]: words for line in output.splitlines() if len(words := line.split()) > 5}
     rates = {row.row: row.learning_rate for row in plan_of("imagenet").experiment.rows}
     for row, rate in rates.items():
-        # row, algorithm, ratio, learning rate, runs, steps
-        assert [float(lines[row][5]), *lines[row][6:8]] == [rate, "5", "600480"]
+        # row, algorithm, ratio, models sent, models on a link, hours of communication, learning rate, runs, steps
+        assert [float(lines[row][6]), *lines[row][7:9]] == [rate, "5", "600480"]
     assert "gradient compressor: block (ratio 64); error compressor: block (ratio 4); reset interval: 16" in output
     assert not list(tmp_path.iterdir())
