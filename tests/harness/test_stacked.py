@@ -68,12 +68,9 @@ def gradients() -> tuple[Tensor, Tensor]:
     for own_inputs, own_labels in batches:
         own = copy.deepcopy(model)
         nn.functional.cross_entropy(own(own_inputs), own_labels).backward()  # type: ignore[no-untyped-call]
-        single.append(
-            torch.cat([parameter.grad.flatten() for parameter in own.parameters() if parameter.grad is not None])
-        )
-    return torch.cat([each.grad.flatten(1) for each in replicas.stacked if each.grad is not None], 1), torch.stack(
-        single
-    )
+        single.append(torch.cat([each.grad.flatten() for each in own.parameters() if each.grad is not None]))
+    together = [each.grad.flatten(1) for each in replicas.stacked if each.grad is not None]
+    return torch.cat(together, 1), torch.stack(single)
 
 
 def test_batched_passes_give_each_workers_gradients_up_to_rounding() -> None:
