@@ -73,7 +73,7 @@ class DeepSqueeze(DistributedOptimizer):
     def expected_traffic(self, num_steps: int) -> Traffic:
         traffic = Traffic()
         message = self.cost(self.compressor, Purpose.MODEL, range(1, num_steps + 1))
-        traffic.add_entry(Purpose.MODEL, neighbour_cost(message, self.topology, self.collectives.world_size))
+        traffic.add_entry(Purpose.MODEL, neighbour_cost(message, self.rounds[0]))
         return traffic
 
     def agree_after(self, num_steps: int) -> bool:

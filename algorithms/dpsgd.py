@@ -55,7 +55,7 @@ class DPSGD(DistributedOptimizer):
     def expected_traffic(self, num_steps: int) -> Traffic:
         traffic = Traffic()
         message = Entry(self.float_bits * self.flat.layout.numel * num_steps, num_steps)
-        traffic.add_entry(Purpose.MODEL, neighbour_cost(message, self.topology, self.collectives.world_size))
+        traffic.add_entry(Purpose.MODEL, neighbour_cost(message, self.rounds[0]))
         return traffic
 
     def agree_after(self, num_steps: int) -> bool:

@@ -13,7 +13,7 @@ from algorithms.core.collectives import Collectives
 from algorithms.core.compressors import Compressor, Gathered, SharedSupport
 from algorithms.core.layout import Support, whole
 from algorithms.core.local_step import rows_of
-from algorithms.core.topology import Mixing, Topology
+from algorithms.core.topology import Mixing
 from algorithms.core.traffic import Entry, Purpose
 
 if TYPE_CHECKING:
@@ -95,11 +95,13 @@ def mixing_of(rounds: tuple[Mixing, ...], step: int) -> Mixing:
     return rounds[(step - 1) % len(rounds)]
 
 
-def neighbour_cost(cost: Entry, topology: Topology, num_workers: int) -> Entry:
-    """The closed form of messages that go to the neighbours, where `cost` is that of one message in each step."""
-    num_messages = topology.rounds(num_workers)[0].num_messages
-    bits = cost.bits * num_messages
-    return Entry(bits, cost.collectives if num_messages else 0, neighbour_bits=bits)
+def neighbour_cost(cost: Entry, mixing: Mixing) -> Entry:
+    """The closed form of messages that go to the neighbours, where `cost` is that of a single one at the same steps.
+
+    `mixing`: any round of the topology, as a worker has equally many neighbours in all of them.
+    """
+    bits = cost.bits * mixing.num_messages
+    return Entry(bits, cost.collectives if mixing.num_messages else 0, neighbour_bits=bits)
 
 
 def require_gamma(name: str, gamma: float) -> None:

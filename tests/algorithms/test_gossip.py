@@ -15,6 +15,7 @@ from algorithms import Collectives, Compressor, StackedCollectives, Topology, al
 from algorithms.core.compressors import Gathered
 from algorithms.core.traffic import Entry
 from tests.algorithms import transcription
+from tests.algorithms.following import NUM_STEPS, assert_follows, compress_of, make_problem
 from tests.algorithms.problems import (
     COMPRESSORS,
     batch_loss,
@@ -25,19 +26,10 @@ from tests.algorithms.problems import (
     ordered,
     own_settings,
     train,
-    trained,
     workers,
 )
 from tests.algorithms.test_contract import MESSAGES
-from tests.algorithms.test_definitions import (
-    NUM_STEPS,
-    assert_follows,
-    assert_same,
-    compress_of,
-    make_problem,
-    watch,
-    with_updates,
-)
+from tests.algorithms.test_definitions import assert_same, watch, with_updates
 from tests.algorithms.transcription import Array
 
 GOSSIP = [name for name in algorithms() if "topology" in own_settings(name)]
@@ -187,34 +179,7 @@ def test_one_peer_averages_exactly_in_log2_n_rounds(n: int) -> None:
     np.testing.assert_allclose(seen[rounds], np.tile(starts.mean(axis=0), (n, 1)), rtol=0, atol=1e-15)
 
 
-# What they are without compression.
-
-
-def assert_equal_runs(one: tuple[str, dict[str, Any]], other: tuple[str, dict[str, Any]]) -> None:
-    for a, b in zip(trained(*one, 4, 20), trained(*other, 4, 20), strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("key", STATIC)
-@pytest.mark.parametrize(
-    ("name", "more", "order"),
-    [
-        ("choco_sgd", {}, "adapt_then_combine"),
-        ("choco_sgd", {"estimates_from_zero": True}, "adapt_then_combine"),
-        ("choco_sgd", {"released_order": True}, "combine_while_adapt"),
-        ("deep_squeeze", {}, "adapt_then_combine"),
-    ],
-    ids=str,
-)
-def test_with_everything_sent_they_are_decentralised_sgd(name: str, more: dict[str, Any], order: str, key: str) -> None:
-    topology, _ = WEIGHTS[key]
-    own = {"topology": topology, "compressor": COMPRESSORS["identity"], "gamma": 1, **more}
-    assert_equal_runs((name, own), ("dpsgd", {"topology": topology, "order": order}))
-
-
-def test_on_a_complete_graph_adapt_then_combine_is_local_sgd_that_averages_each_step() -> None:
-    own = {"topology": "complete", "order": "adapt_then_combine"}
-    assert_equal_runs(("dpsgd", own), ("local_sgd", {"sync_interval": 1}))
+# When workers agree.
 
 
 @pytest.mark.parametrize("name", GOSSIP)

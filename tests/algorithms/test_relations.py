@@ -175,6 +175,17 @@ def one_worker_of_the_cser_family(name: str) -> Relation:
     return same(name, "one worker" + ", all switches off" * ("released" in name), "sgd", ROUNDING, pairs, num_workers=1)
 
 
+def mixed(method: str, setting: str, order: str, forms: list[dict[str, Any]], kinds: list[str]) -> Relation:
+    """A method of neighbours, with everything sent, is decentralised SGD: on four workers, of whom not all are such."""
+    sent = {"compressor": Identity(), "gamma": 1.0}
+    pairs = [
+        ({**sent, **form, "topology": kind}, {"topology": kind, "order": order}) for form in forms for kind in kinds
+    ]
+    words = f" with the same `topology`, `order = '{order}'`"
+    return same(method, setting, "dpsgd", ROUNDING, pairs, words, num_workers=4)
+
+
+EVERYTHING = "`compressor = Identity(), gamma = 1`"
 TOP_K = COMPRESSORS["top_k"]
 BETWEEN: list[Relation] = [
     Relation(
@@ -299,6 +310,21 @@ BETWEEN: list[Relation] = [
         words=" with `momentum = 0`",
         momentum=0.0,
     ),
+    mixed(
+        "choco_sgd",
+        EVERYTHING,
+        "adapt_then_combine",
+        [{}, {"estimates_from_zero": True}],
+        ["ring", "exponential", "complete"],
+    ),
+    mixed(
+        "choco_sgd",
+        "`compressor = Identity(), gamma = 1, released_order = True`",
+        "combine_while_adapt",
+        [{"released_order": True}],
+        ["ring", "exponential"],
+    ),
+    mixed("deep_squeeze", EVERYTHING, "adapt_then_combine", [{}], ["ring", "one_peer"]),
     *(one_worker_of_the_cser_family(name) for name in NAMES if issubclass(algorithms()[name], CSER)),
 ]
 RELATIONS = [*map(without_compression, NAMES), *BETWEEN]
