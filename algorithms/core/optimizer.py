@@ -24,7 +24,7 @@ from algorithms.core.layout import Windows
 from algorithms.core.local_step import LocalStep, nesterov_step_
 from algorithms.core.overlap import EarlyMessage, Reducer, early_messages
 from algorithms.core.partial_sync import Exchanged, average, average_in_place_, exchange
-from algorithms.core.process_group import ProcessGroupCollectives, default_collectives
+from algorithms.core.process_group import default_collectives
 from algorithms.core.randomness import Draw
 from algorithms.core.saved_state import check_state, check_still_loaded, check_vectors, flat_state
 from algorithms.core.settings import check_compressors, own_parameters
@@ -75,10 +75,7 @@ class DistributedOptimizer(Optimizer):
     """Whether a gradient that is missing counts as zero, not as none at all; a frozen parameter stays all the same."""
     topology: Topology | None = None
     """Who mixes with whom, where workers talk to their neighbours alone."""
-    _step_supports_amp_scaling = True
-    # Set by torch.amp.GradScaler for the time of a step; it multiplies a grad_scale that is there, so none is.
-    found_inf: Tensor
-    grad_scale: Tensor | None
+    _step_supports_amp_scaling = True  # a GradScaler then sets found_inf and grad_scale for the time of a step
 
     no_compression: ClassVar[Mapping[str, Any] | None]
     """Settings of its own with which the method is SGD on the mean gradient; None where no settings make it that."""
@@ -107,8 +104,7 @@ class DistributedOptimizer(Optimizer):
         self.num_steps = 0
         stacked = isinstance(collectives, StackedCollectives)
         self.flat = FlatBuffers([group["params"] for group in self.param_groups], stacked)
-        native = self.flat.parameters.dtype
-        self.wire = None if wire == native else wire
+        self.wire = None if wire == self.flat.parameters.dtype else wire
         self.float_bits = torch.finfo(torch.float32 if self.wire is None else self.wire).bits
         """Bits of a number on the wire, in the closed forms."""
         self._buffers: dict[str, Tensor] = {}
@@ -240,8 +236,7 @@ class DistributedOptimizer(Optimizer):
     def _check_first_step(self) -> None:
         loaded, self._loaded = self._loaded, None
         check_still_loaded(loaded, self.flat.parameters)
-        if isinstance(self.collectives, ProcessGroupCollectives) and self.collectives.world_size > 1:
-            refuse_ddp(self.flat)
+        refuse_ddp(self.flat, self.collectives)
         if len(self.flat.idle) == len(self.flat.tensors):
             warnings.warn("no parameter has a gradient at the optimiser's first step", stacklevel=4)
 
