@@ -25,10 +25,11 @@ from torch.optim.optimizer import ParamsT
 
 from algorithms.core.arguments import Common
 from algorithms.core.compressors import Compressor, Identity
-from algorithms.core.gossip import mix, neighbour_cost, require_gamma
+from algorithms.core.gossip import mix, require_gamma
 from algorithms.core.optimizer import DistributedOptimizer
+from algorithms.core.stages import Stage
 from algorithms.core.topology import Named, Topology, as_topology
-from algorithms.core.traffic import Purpose, Traffic
+from algorithms.core.traffic import Purpose
 
 
 class ChocoSGD(DistributedOptimizer):
@@ -78,11 +79,8 @@ class ChocoSGD(DistributedOptimizer):
         self.xhat = self.new_buffer("estimate", like=start)
         self.s = self.new_buffer("mixed_estimates", like=start)
 
-    def expected_traffic(self, num_steps: int) -> Traffic:
-        traffic = Traffic()
-        message = self.cost(self.compressor, Purpose.MODEL, range(1, num_steps + 1))
-        traffic.add_entry(Purpose.MODEL, neighbour_cost(message, self.mixing))
-        return traffic
+    def stages(self) -> list[Stage]:
+        return [Stage(Purpose.MODEL, self.compressor)]
 
     def agree_after(self, num_steps: int) -> bool:
         if num_steps == 0 or self.collectives.world_size == 1:

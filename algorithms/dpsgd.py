@@ -19,10 +19,11 @@ from typing import ClassVar, Literal, Unpack, get_args
 from torch.optim.optimizer import ParamsT
 
 from algorithms.core.arguments import Common
-from algorithms.core.gossip import mix_dense, mixing_of, neighbour_cost
+from algorithms.core.gossip import mix_dense, mixing_of
 from algorithms.core.optimizer import DistributedOptimizer
+from algorithms.core.stages import Stage
 from algorithms.core.topology import Named, Topology, as_topology
-from algorithms.core.traffic import Entry, Purpose, Traffic
+from algorithms.core.traffic import Purpose
 
 Order = Literal["combine_while_adapt", "adapt_then_combine"]
 
@@ -52,11 +53,8 @@ class DPSGD(DistributedOptimizer):
         self.rounds = self.topology.rounds(self.collectives.world_size)
         self.order = order
 
-    def expected_traffic(self, num_steps: int) -> Traffic:
-        traffic = Traffic()
-        message = Entry(self.float_bits * self.flat.layout.numel * num_steps, num_steps)
-        traffic.add_entry(Purpose.MODEL, neighbour_cost(message, self.rounds[0]))
-        return traffic
+    def stages(self) -> list[Stage]:
+        return [Stage(Purpose.MODEL)]
 
     def agree_after(self, num_steps: int) -> bool:
         if num_steps == 0 or self.collectives.world_size == 1:

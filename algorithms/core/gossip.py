@@ -14,7 +14,7 @@ from algorithms.core.compressors import Compressor, Gathered, SharedSupport
 from algorithms.core.layout import Support, whole
 from algorithms.core.local_step import rows_of
 from algorithms.core.topology import Mixing
-from algorithms.core.traffic import Entry, Purpose
+from algorithms.core.traffic import Purpose
 
 if TYPE_CHECKING:
     from algorithms.core.optimizer import DistributedOptimizer
@@ -93,15 +93,6 @@ def _pull(own: Tensor, mixing: Mixing, collectives: Collectives, sent_by: Callab
 def mixing_of(rounds: tuple[Mixing, ...], step: int) -> Mixing:
     """That of step number `step`, counted from 1."""
     return rounds[(step - 1) % len(rounds)]
-
-
-def neighbour_cost(cost: Entry, mixing: Mixing) -> Entry:
-    """The closed form of messages that go to the neighbours, where `cost` is that of a single one at the same steps.
-
-    `mixing`: any round of the topology, as a worker has equally many neighbours in all of them.
-    """
-    bits = cost.bits * mixing.num_messages
-    return Entry(bits, cost.collectives if mixing.num_messages else 0, neighbour_bits=bits)
 
 
 def require_gamma(name: str, gamma: float) -> None:

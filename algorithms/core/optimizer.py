@@ -24,7 +24,7 @@ from algorithms.core.layout import Windows
 from algorithms.core.local_step import LocalStep, nesterov_step_
 from algorithms.core.overlap import EarlyMessage, Reducer, early_messages
 from algorithms.core.partial_sync import Exchanged, average, average_in_place_, exchange
-from algorithms.core.process_group import ProcessGroupCollectives, default_collectives
+from algorithms.core.process_group import default_collectives
 from algorithms.core.randomness import Draw
 from algorithms.core.saved_state import check_state, check_still_loaded, check_vectors, flat_state
 from algorithms.core.settings import check_compressors, own_parameters
@@ -75,10 +75,7 @@ class DistributedOptimizer(Optimizer):
     """Whether a gradient that is missing counts as zero, not as none at all; a frozen parameter stays all the same."""
     topology: Topology | None = None
     """Who mixes with whom, where workers talk to their neighbours alone."""
-    _step_supports_amp_scaling = True
-    # Set by torch.amp.GradScaler for the time of a step; it multiplies a grad_scale that is there, so none is.
-    found_inf: Tensor
-    grad_scale: Tensor | None
+    _step_supports_amp_scaling = True  # a GradScaler then sets found_inf and grad_scale for the time of a step
 
     no_compression: ClassVar[Mapping[str, Any] | None]
     """Settings of its own with which the method is SGD on the mean gradient; None where no settings make it that."""
@@ -103,12 +100,10 @@ class DistributedOptimizer(Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         check_options(self.param_groups)
         self.collectives = collectives = default_collectives(self.param_groups) if collectives is None else collectives
-        self.seed = seed
-        self.num_steps = 0
+        self.seed, self.num_steps = seed, 0
         stacked = isinstance(collectives, StackedCollectives)
         self.flat = FlatBuffers([group["params"] for group in self.param_groups], stacked)
-        native = self.flat.parameters.dtype
-        self.wire = None if wire == native else wire
+        self.wire = None if wire == self.flat.parameters.dtype else wire
         self.float_bits = torch.finfo(torch.float32 if self.wire is None else self.wire).bits
         """Bits of a number on the wire, in the closed forms."""
         self._buffers: dict[str, Tensor] = {}
@@ -156,27 +151,27 @@ class DistributedOptimizer(Optimizer):
     def stages(self) -> Sequence[Stage]:
         """What a step sends, in order; nothing by default.
 
-        From them follow the closed form, when workers agree, and what can be sent early. A method whose messages are
-        not averages over all workers says itself what of that is otherwise: it has its own `expected_traffic`,
-        `agree_after` and `early_messages`.
+        From them follow the closed form, what can be sent early and, where messages are averages over all workers,
+        when these agree. A method of which that is not all says the rest itself: it has its own `expected_traffic`,
+        `early_messages` or `agree_after`.
         """
         return ()
 
     def expected_traffic(self, num_steps: int) -> Traffic:
         """The closed form of what one worker sends in the first `num_steps` steps."""
-        return traffic_of(self.stages(), num_steps, self.cost)
+        return traffic_of(self.stages(), num_steps, self.cost, self.topology, self.collectives.world_size)
 
     def agree_after(self, num_steps: int) -> bool:
         """Whether after that many steps all workers hold the same parameters, up to rounding in a sum.
 
         Where they do not, one full exchange must follow before anyone can use the average. False where it depends on
-        what was drawn or trained; and with shorter numbers on the wire, as each worker keeps what rounding took from
-        its own.
+        what was drawn or trained; with shorter numbers on the wire, as each keeps what rounding took; and by default
+        among neighbours.
         """
         if num_steps == 0 or not self.workers_differ:
             return True
-        layout = self.flat.layout
-        return self.wire is None and any(equalises(stage, num_steps, layout, self.draw) for stage in self.stages())
+        exact = self.wire is None and self.topology is None
+        return exact and any(equalises(stage, num_steps, self.flat.layout, self.draw) for stage in self.stages())
 
     def early_messages(self, step: int) -> list[EarlyMessage]:
         """Messages of step number `step` that need the gradients of some tensors only, as they may be sent early."""
@@ -240,8 +235,7 @@ class DistributedOptimizer(Optimizer):
     def _check_first_step(self) -> None:
         loaded, self._loaded = self._loaded, None
         check_still_loaded(loaded, self.flat.parameters)
-        if isinstance(self.collectives, ProcessGroupCollectives) and self.collectives.world_size > 1:
-            refuse_ddp(self.flat)
+        refuse_ddp(self.flat, self.collectives)
         if len(self.flat.idle) == len(self.flat.tensors):
             warnings.warn("no parameter has a gradient at the optimiser's first step", stacklevel=4)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from algorithms.core.compressors import FLOAT_BITS, Compressor, Identity, SharedSupport
 from algorithms.core.layout import Layout, Windows
 from algorithms.core.randomness import Draw
+from algorithms.core.topology import Topology
 from algorithms.core.traffic import Entry, Purpose, Traffic
 
 EVERYTHING = Identity()
@@ -17,7 +18,7 @@ EVERYTHING = Identity()
 
 @dataclass(frozen=True)
 class Stage:
-    """One message of a step: C(v) of a vector v of shape (d,), averaged over all workers.
+    """One message of a step: C(v) of a vector v of shape (d,), averaged over all workers or mixed with neighbours'.
 
     Args:
         purpose: what v is: the step's gradient or update, the error, or the model. Stages of one step differ in it,
@@ -40,19 +41,35 @@ class Stage:
         return step % self.every == 0 and (self.except_every is None or step % self.except_every != 0)
 
 
-def traffic_of(stages: Iterable[Stage], num_steps: int, cost: Callable[[Compressor, Purpose, range], Entry]) -> Traffic:
+def traffic_of(
+    stages: Iterable[Stage],
+    num_steps: int,
+    cost: Callable[[Compressor, Purpose, range], Entry],
+    topology: Topology | None,
+    num_workers: int,
+) -> Traffic:
     """The closed form of what one worker sends in the first `num_steps` steps; `cost` is that of one message at these.
 
     What falls on the steps left out is taken off again, so that mean costs are rounded once for each.
     """
+
+    def sent(stage: Stage, every: int) -> Entry:
+        entry = cost(stage.compressor, stage.purpose, range(every, num_steps + 1, every))
+        return entry if topology is None else _to_neighbours(entry, topology, num_workers)
+
     traffic = Traffic()
     for stage in stages:
-        purpose, compressor = stage.purpose, stage.compressor
-        traffic.add_entry(purpose, cost(compressor, purpose, range(stage.every, num_steps + 1, stage.every)))
+        traffic.add_entry(stage.purpose, sent(stage, stage.every))
         if stage.except_every is not None:
-            skipped = cost(compressor, purpose, range(stage.except_every, num_steps + 1, stage.except_every))
-            traffic.add(purpose, -skipped.bits, -skipped.collectives, -skipped.gathered_bits)
+            out = sent(stage, stage.except_every)
+            traffic.add(stage.purpose, -out.bits, -out.collectives, -out.gathered_bits, -out.neighbour_bits)
     return traffic
+
+
+def _to_neighbours(cost: Entry, topology: Topology, num_workers: int) -> Entry:
+    num_messages = topology.rounds(num_workers)[0].num_messages
+    bits = cost.bits * num_messages
+    return Entry(bits, cost.collectives if num_messages else 0, neighbour_bits=bits)
 
 
 def equalises(stage: Stage, step: int, layout: Layout, draw: Callable[[int, Purpose], Draw]) -> bool:

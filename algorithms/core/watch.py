@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from torch import nn
 from torch.nn.modules.module import (
@@ -13,8 +13,9 @@ from torch.nn.modules.module import (
 )
 from torch.nn.parallel import DistributedDataParallel
 
-if TYPE_CHECKING:
-    from algorithms.core.flat import FlatBuffers
+from algorithms.core.collectives import Collectives
+from algorithms.core.flat import FlatBuffers
+from algorithms.core.process_group import ProcessGroupCollectives
 
 
 class ReplacedParameters:
@@ -63,8 +64,10 @@ register_module_parameter_registration_hook(ReplacedParameters.registered)
 register_module_module_registration_hook(_note_wrapper)
 
 
-def refuse_ddp(flat: FlatBuffers) -> None:
-    """Raises RuntimeError where a DistributedDataParallel holds one of the parameters."""
+def refuse_ddp(flat: FlatBuffers, collectives: Collectives) -> None:
+    """Raises RuntimeError where workers are processes and a DistributedDataParallel holds one of the parameters."""
+    if not isinstance(collectives, ProcessGroupCollectives) or collectives.world_size == 1:
+        return
     ours = set(map(id, flat.tensors))
     for wrapper in list(_wrappers):
         if any(id(parameter) in ours for parameter in wrapper.parameters()):
