@@ -256,7 +256,8 @@ class _Run:
     def score(self) -> None:
         """Score the workers' average and record it."""
         self.clock.switch("evaluate")
-        score = evaluate(self.config, self.models, self.optimizer, self.samples, self.num_evaluation, self.num_train)
+        sizes = self.num_evaluation, self.num_train
+        score = evaluate(self.config, self.models, self.optimizer, self.precision, self.samples, *sizes)
         self.clock.switch("compute")
         self.losses.zero_()
         if not math.isfinite(score.loss):
@@ -312,7 +313,7 @@ class _Run:
         with self.optimizer.consensus():
             digest = parameters_sha256(self.collectives.common(self.optimizer.flat.parameters))
         self.clock.switch("evaluate")
-        own = worker_accuracies(self.models, self.collectives, self.samples, self.num_evaluation)
+        own = worker_accuracies(self.models, self.precision, self.collectives, self.samples, self.num_evaluation)
         self.clock.switch("compute")
         if self.recorder is not None:
             self.recorder.finish(self._result(self.recorder, digest, own))
