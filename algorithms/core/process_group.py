@@ -14,6 +14,7 @@ from torch import Tensor
 
 from algorithms.core.collectives import CollectiveError, Collectives, SoloCollectives, sum_in_rank_order
 from algorithms.core.early_sums import EarlySums
+from algorithms.core.elapsed import Mark, mark
 from algorithms.core.topology import Mixing
 
 # PyTorch 2.13 renamed it and warns of the old name.
@@ -47,6 +48,9 @@ class ProcessGroupCollectives(Collectives):
         """Where tensors must be to be sent; None if anywhere."""
         if overlap:
             self.early = EarlySums(ProcessGroupCollectives(_twin(group), self.deterministic)._sum_)
+
+    def _mark(self, tensor: Tensor) -> Mark:
+        return mark(self.device or tensor.device)
 
     def _sum_(self, tensor: Tensor) -> None:
         assert tensor.is_contiguous(), "only dense messages are sent"

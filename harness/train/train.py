@@ -134,7 +134,7 @@ class _Run:
         self.save_due = self.stopping = False
         self.ask_every = 1
         """Steps between two questions whether to stop; the first look says how many there may be."""
-        self.clock = Clock(collectives)
+        self.clock = Clock(collectives, device)
         self._resume()
         self.first_step = self.looked_at_step = self.step
         self.started = self.saved = self.looked = time.monotonic()
@@ -149,7 +149,7 @@ class _Run:
             self.losses.copy_(state["losses"])
             self.precision.load_state_dict(state["precision"])
             self.collectives.traffic.load_state_dict(state["traffic"])
-            self.clock = Clock(self.collectives, state["clock_seconds"])
+            self.clock = Clock(self.collectives, self.losses.device, state["clock_seconds"])
         if self.recorder is not None:
             self.recorder.begin(self.step)
 
