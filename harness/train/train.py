@@ -23,6 +23,7 @@ from harness.train import checkpoint
 from harness.train.build import build_optimizer, num_steps_of
 from harness.train.clock import Clock
 from harness.train.evaluate import Score, evaluate, worker_accuracies
+from harness.train.memory_format import check_format, format_of
 from harness.train.order import worker_batches
 from harness.train.partition import class_counts, worker_shards
 from harness.train.precision import MixedPrecision
@@ -143,6 +144,7 @@ class _Run:
         loaded = checkpoint.load(self.checkpoints.folder, self._savers)
         if loaded is not None:
             self.step, state = loaded
+            check_format(state.get("memory_format", "contiguous"), self.models[0], self.checkpoints.folder)
             for model, saved in zip(self.models, state["models"], strict=True):
                 model.load_state_dict(saved)
             self.optimizer.load_state_dict(state["optimizer"])
@@ -155,6 +157,7 @@ class _Run:
 
     def _state(self) -> dict[str, Any]:
         return {
+            "memory_format": format_of(self.models[0]),
             "models": [model.state_dict() for model in self.models],
             "optimizer": self.optimizer.state_dict(),
             "losses": self.losses,

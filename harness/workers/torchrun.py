@@ -73,6 +73,7 @@ def _do(run: PlannedRun, plan: Plan, options: Options, notice: Notice) -> None:
         cores=(),
         checkpoint_minutes=options.checkpoint_minutes,
         timeout_seconds=options.timeout_seconds,
+        memory_format=options.memory_format,
     )
     try:
         attempt_in_group(job, ProcessGroupCollectives(), notice.stop_requested)
