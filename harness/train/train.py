@@ -19,6 +19,7 @@ from harness.records.recorder import Recorder
 from harness.records.store import Event, Heartbeat, Result, TrafficEntry
 from harness.spec import RunConfig
 from harness.tasks.task import Batch, Samples, TensorSamples, find_task, split_sizes
+from harness.tasks.transfer import on_its_way, to_device
 from harness.train import checkpoint
 from harness.train.build import build_optimizer, num_steps_of
 from harness.train.clock import Clock
@@ -27,6 +28,7 @@ from harness.train.memory_format import check_format, format_of
 from harness.train.order import worker_batches
 from harness.train.partition import class_counts, worker_shards
 from harness.train.precision import MixedPrecision
+from harness.train.prefetch import Prefetched
 from harness.train.schedule import learning_rate_factor
 from harness.train.stacked import Replicas, batched_backward
 
@@ -80,6 +82,7 @@ def train(
         run.set_learning_rate()
         run.optimizer.zero_grad()
         losses = run.backward(batch)
+        run.prepare(batches)
         run.precision.step(run.optimizer)
         run.losses += run.precision.tally(losses)
         run.step += 1
@@ -135,6 +138,8 @@ class _Run:
         self.save_due = self.stopping = False
         self.ask_every = 1
         """Steps between two questions whether to stop; the first look says how many there may be."""
+        self.answer: Callable[[], Tensor] | None = None
+        """Of the last such question, on its way from a GPU."""
         self.clock = Clock(collectives, device)
         self._resume()
         self.first_step = self.looked_at_step = self.step
@@ -186,7 +191,16 @@ class _Run:
             self.samples.training_batches(own, config.seed, rank, self.step)
             for rank, own in zip(ranks, indices, strict=True)
         ]
-        return (list(each) for each in zip(*sources, strict=True))
+        batches = (list(each) for each in zip(*sources, strict=True))
+        device = self.losses.device
+        return Prefetched(batches, device) if device.type == "cuda" else batches
+
+    def prepare(self, batches: Iterator[list[Batch]]) -> None:
+        """On a GPU, make the next batches ready beside the backward pass, for which a step with loss scaling waits."""
+        if isinstance(batches, Prefetched):
+            self.clock.switch("data")
+            batches.prepare()
+            self.clock.switch("compute")
 
     def backward(self, batches: list[Batch]) -> Tensor:
         """Forward and backward passes of the workers at this end; their mean losses, packed."""
@@ -209,7 +223,7 @@ class _Run:
         now = time.monotonic()
         wants_checkpoint = self.recorder is not None and now - self.saved >= self.checkpoints.every_seconds
         step_seconds = (now - self.looked) / (self.step - self.looked_at_step)
-        self.looked, self.looked_at_step = now, self.step
+        self.looked, self.looked_at_step, self.answer = now, self.step, None
         totals = self._total([wants_checkpoint, self._wants_stop(), step_seconds], self.losses)
         self.train_loss = (totals[0] / totals[1]).item()
         savers, stoppers, seconds = totals[2:].tolist()
@@ -222,15 +236,24 @@ class _Run:
         self._beat_if_due()
 
     def agree_to_stop(self) -> None:
-        """Between two looks: stop at this step if one of the workers must."""
-        stacked = isinstance(self.collectives, StackedCollectives)
-        self.stopping = self._wants_stop() if stacked else self._total([self._wants_stop()]).item() > 0
+        """Between two looks: stop at this step if one of the workers must.
+
+        What a GPU has answered is read at the next question, so that nobody waits for it.
+        """
+        if isinstance(self.collectives, StackedCollectives):
+            self.stopping = self._wants_stop()
+        else:
+            now = on_its_way(self._total([self._wants_stop()]))
+            before, self.answer = self.answer, now
+            heard = before if self.losses.is_cuda else now
+            self.stopping = heard is not None and heard().item() > 0
         self.save_due = self.stopping and self.step < self.num_steps
         self._beat_if_due()
 
     def _total(self, values: list[float], before: Tensor | None = None) -> Tensor:
         """Sums over all workers of what each has `before`, and of these values, float64."""
-        own = self.losses.new_tensor(values).expand(*self.losses.shape[:-1], -1)
+        sent = to_device(torch.tensor(values, dtype=torch.float64), self.losses.device)
+        own = sent.expand(*self.losses.shape[:-1], -1)
         totals = own.clone() if before is None else torch.cat([before, own], dim=-1)
         self.collectives.all_reduce_sum_(totals, Purpose.CONTROL)
         return self.collectives.common(totals)
