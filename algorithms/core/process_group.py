@@ -54,7 +54,7 @@ class ProcessGroupCollectives(Collectives):
 
     def _sum_(self, tensor: Tensor) -> None:
         assert tensor.is_contiguous(), "only dense messages are sent"
-        with _translated_errors(), self._sendable(tensor) as message:
+        with translated_errors(), self._sendable(tensor) as message:
             if self.deterministic and self.world_size > 1:
                 self._sum_in_rank_order_(message.view(-1))
             else:
@@ -80,12 +80,12 @@ class ProcessGroupCollectives(Collectives):
     def _gather(self, tensor: Tensor) -> Tensor:
         message = tensor if self.device is None else tensor.to(self.device)
         gathered = message.new_empty((self.world_size, *message.shape))
-        with _translated_errors():
+        with translated_errors():
             _all_gather(gathered.view(-1), message.contiguous().view(-1), group=self.group)
         return gathered.to(tensor.device)
 
     def _broadcast_(self, tensor: Tensor) -> None:
-        with _translated_errors(), self._sendable(tensor) as message:
+        with translated_errors(), self._sendable(tensor) as message:
             dist.broadcast(message, group=self.group, group_src=0)
 
     def _exchange(self, tensor: Tensor, mixing: Mixing) -> dict[int, Tensor]:
@@ -98,7 +98,7 @@ class ProcessGroupCollectives(Collectives):
         receiving = [
             dist.P2POp(dist.irecv, buffer, group=self.group, group_peer=sender) for sender, buffer in received.items()
         ]
-        with _translated_errors():
+        with translated_errors():
             for work in dist.batch_isend_irecv(sending + receiving):
                 work.wait()
         return {sender: buffer.to(tensor.device) for sender, buffer in received.items()}
@@ -139,7 +139,7 @@ def _twin(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
     return twin
 
 
-class _translated_errors:
+class translated_errors:
     """The backends raise plain RuntimeErrors; name them for what they are. Too little memory is another matter."""
 
     def __enter__(self) -> None:

@@ -30,7 +30,7 @@ from harness.train.memory_format import MemoryFormat, Wanted, lay_out
 from harness.train.stacked import replicas_of
 from harness.train.train import Checkpoints, Preempted, train
 from harness.workers.preload import load_samples
-from harness.workers.process_group import joined
+from harness.workers.process_group import from_rank_0, joined
 
 ACTIVE_ON_A_GPU = 2
 """Workers as threads on one GPU that are in a step at once: the second keeps it busy while the first waits for data or
@@ -138,9 +138,7 @@ def attempt_as_rank(job: Job, rank: int, init_method: str, stop_requested: StopR
 
 def done_meanwhile(folder: Path, rank: int) -> bool:
     """Whether another command did the run while its lock was waited for: rank 0, which has it, looks for all."""
-    seen: list[object] = [rank == 0 and is_done(folder)]
-    dist.broadcast_object_list(seen)
-    return bool(seen[0])
+    return from_rank_0(rank == 0 and is_done(folder))
 
 
 def attempt_in_group(job: Job, collectives: Collectives, stop_requested: StopRequested | None = None) -> None:
