@@ -133,6 +133,12 @@ def _add_run_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--timeout-seconds", type=_above_0, default=300.0, help="how long a collective waits (default: 300)"
     )
+    sub.add_argument(
+        "--memory-format",
+        choices=("auto", "contiguous", "channels_last"),
+        default="auto",
+        help="in which order kernels and images lie; auto: channels last for convolutions on GPUs (gpu-check times it)",
+    )
 
 
 def _add_netlab(sub: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from harness.records import store
 from harness.records.store import Record
 from harness.tasks.image_reading import own_cores
 from harness.tasks.task import configured_task
-from harness.workers.preflight import check_data, check_disk, check_gpus, check_nccl, check_reading
+from harness.workers.preflight import check_data, check_disk, check_gpus, check_locks, check_nccl, check_reading
 from slurm.errors import CampaignError
 from slurm.profile import Profile
 from slurm.queue import queued_jobs
@@ -61,6 +61,7 @@ def look(task: Look) -> None:
         *check_data(configured_task(config.task), task.data),
         *check_reading(config, task.data, profile.device, own_cores()),
         check_disk(task.plan, task.results, profile.array_parallelism),
+        check_locks(task.results),
     ]
     if profile.device == "cuda":
         # That there are as many as the profile says is Slurm's affair.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from algorithms.core.early_sums import EarlySums
+from algorithms.core.elapsed import Elapsed, Mark, mark
 from algorithms.core.topology import Mixing
 from algorithms.core.traffic import Purpose, Traffic
 
@@ -30,10 +30,16 @@ class Collectives(ABC):
         self.rank = rank
         self.world_size = world_size
         self.traffic = Traffic()
-        self.seconds = 0.0
-        """Wall-clock time spent in collectives, waiting for others included; not what went on beside other work."""
+        self.elapsed, self.account = Elapsed(), ""
+        """Time spent in collectives, waiting for others included, by the account that was set; not what went on beside
+        other work."""
         self.early: EarlySums | None = None
         """Sums that are begun during the backward pass, where the group is asked to overlap."""
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in collectives on all accounts; waits for those that a GPU is still at."""
+        return sum(self.elapsed.seconds().values())
 
     @property
     def own_ranks(self) -> range:
@@ -51,7 +57,7 @@ class Collectives(ABC):
 
     def all_reduce_sum_(self, tensor: Tensor, purpose: Purpose) -> None:
         """Replace `tensor` (dense, any dtype that adds) by its sum over workers, in place."""
-        started = time.perf_counter()
+        started = self._mark(tensor)
         if self.early is None or not self.early.finish_(tensor, purpose):
             self._sum_(tensor)
         self._count(tensor, purpose, started)
@@ -64,14 +70,14 @@ class Collectives(ABC):
 
     def all_gather(self, tensor: Tensor, purpose: Purpose) -> Tensor:
         """All workers' tensors, of shape (world_size, *tensor.shape). Read only: threads share it."""
-        started = time.perf_counter()
+        started = self._mark(tensor)
         gathered = self._gather(tensor)
         self._count(tensor, purpose, started, is_gather=True)
         return gathered
 
     def broadcast_(self, tensor: Tensor, purpose: Purpose) -> None:
         """Replace `tensor` by worker 0's, in place."""
-        started = time.perf_counter()
+        started = self._mark(tensor)
         self._broadcast_(tensor)
         self._count(tensor, purpose, started)
 
@@ -88,17 +94,21 @@ class Collectives(ABC):
         assert mixing.num_workers == self.world_size, "a mixing of another group"
         if not mixing.num_messages:
             return {}
-        started = time.perf_counter()
+        started = self._mark(tensor)
         received = self._exchange(tensor, mixing)
         bits = self._message_bits(tensor) * mixing.num_messages
         self.traffic.add(purpose, bits, neighbour_bits=bits)
-        self.seconds += time.perf_counter() - started
+        self.elapsed.add(self.account, started, self._mark(tensor))
         return received
 
-    def _count(self, tensor: Tensor, purpose: Purpose, started: float, is_gather: bool = False) -> None:
+    def _count(self, tensor: Tensor, purpose: Purpose, started: Mark, is_gather: bool = False) -> None:
         bits = self._message_bits(tensor)
         self.traffic.add(purpose, bits, gathered_bits=bits if is_gather else 0)
-        self.seconds += time.perf_counter() - started
+        self.elapsed.add(self.account, started, self._mark(tensor))
+
+    def _mark(self, tensor: Tensor) -> Mark:
+        """Now, where this tensor's collectives take place."""
+        return mark(tensor.device)
 
     def _message_bits(self, tensor: Tensor) -> int:
         return 8 * tensor.element_size() * tensor.numel() // len(self.own_ranks)

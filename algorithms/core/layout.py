@@ -153,7 +153,9 @@ class Indices:
         flat.index_copy_(-1, self._beside(flat), values)
 
     def _beside(self, flat: Tensor) -> Tensor:
-        """The coordinates on the vector's device: they are drawn on the CPU."""
+        """The coordinates on the vector's device: they are drawn on the CPU, and no one waits until a GPU has them."""
+        if flat.device.type == "cuda" and self.index.device.type == "cpu":
+            return self.index.pin_memory().to(flat.device, non_blocking=True)
         return self.index.to(flat.device)
 
 

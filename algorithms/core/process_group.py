@@ -14,6 +14,7 @@ from torch import Tensor
 
 from algorithms.core.collectives import CollectiveError, Collectives, SoloCollectives, sum_in_rank_order
 from algorithms.core.early_sums import EarlySums
+from algorithms.core.elapsed import Mark, mark
 from algorithms.core.topology import Mixing
 
 # PyTorch 2.13 renamed it and warns of the old name.
@@ -48,9 +49,12 @@ class ProcessGroupCollectives(Collectives):
         if overlap:
             self.early = EarlySums(ProcessGroupCollectives(_twin(group), self.deterministic)._sum_)
 
+    def _mark(self, tensor: Tensor) -> Mark:
+        return mark(self.device or tensor.device)
+
     def _sum_(self, tensor: Tensor) -> None:
         assert tensor.is_contiguous(), "only dense messages are sent"
-        with _translated_errors(), self._sendable(tensor) as message:
+        with translated_errors(), self._sendable(tensor) as message:
             if self.deterministic and self.world_size > 1:
                 self._sum_in_rank_order_(message.view(-1))
             else:
@@ -76,12 +80,12 @@ class ProcessGroupCollectives(Collectives):
     def _gather(self, tensor: Tensor) -> Tensor:
         message = tensor if self.device is None else tensor.to(self.device)
         gathered = message.new_empty((self.world_size, *message.shape))
-        with _translated_errors():
+        with translated_errors():
             _all_gather(gathered.view(-1), message.contiguous().view(-1), group=self.group)
         return gathered.to(tensor.device)
 
     def _broadcast_(self, tensor: Tensor) -> None:
-        with _translated_errors(), self._sendable(tensor) as message:
+        with translated_errors(), self._sendable(tensor) as message:
             dist.broadcast(message, group=self.group, group_src=0)
 
     def _exchange(self, tensor: Tensor, mixing: Mixing) -> dict[int, Tensor]:
@@ -94,7 +98,7 @@ class ProcessGroupCollectives(Collectives):
         receiving = [
             dist.P2POp(dist.irecv, buffer, group=self.group, group_peer=sender) for sender, buffer in received.items()
         ]
-        with _translated_errors():
+        with translated_errors():
             for work in dist.batch_isend_irecv(sending + receiving):
                 work.wait()
         return {sender: buffer.to(tensor.device) for sender, buffer in received.items()}
@@ -135,7 +139,7 @@ def _twin(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
     return twin
 
 
-class _translated_errors:
+class translated_errors:
     """The backends raise plain RuntimeErrors; name them for what they are. Too little memory is another matter."""
 
     def __enter__(self) -> None:

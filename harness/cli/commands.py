@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.exits import FAILURE, complain, program
-from harness.spec import find_spec, load_spec
+from harness.spec import SpecError, find_spec, load_spec
 
 if TYPE_CHECKING:
     from harness.plan.plan import Plan
@@ -36,6 +36,8 @@ def _launch_options(options: argparse.Namespace, planned: Plan) -> Options:
     from harness.workers.devices import choose_workers
     from harness.workers.launch import Options
 
+    if options.device == "cpu" and options.memory_format == "channels_last":
+        raise SpecError("--memory-format channels_last is for GPUs; leave it out, or give --device cuda")
     num_workers = max(run.config.num_workers for run in planned.runs)
     return Options(
         results=options.results,
@@ -45,6 +47,7 @@ def _launch_options(options: argparse.Namespace, planned: Plan) -> Options:
         jobs=options.jobs,
         checkpoint_minutes=options.checkpoint_minutes,
         timeout_seconds=options.timeout_seconds,
+        memory_format=options.memory_format,
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from harness.records import packs
 from harness.records.identity import check_id
 from harness.records.pack_lines import Files
+from harness.records.run_lock import locked
 from harness.records.store import (
     RUN_FILES,
     RecordError,
@@ -172,7 +173,7 @@ def _write_folder(folder: Path, files: Files) -> None:
 def _alone(folder: Path) -> Iterator[None]:
     """Two that pack at once could each leave out what the other took away."""
     with open(folder / "pack.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        locked(lock, fcntl.LOCK_EX)
         for remains in folder.glob(".*"):  # of one that was killed
             if remains.name.endswith((_REMOVING, _UNPACKING)):
                 shutil.rmtree(remains)

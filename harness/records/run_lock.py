@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ PATIENCE_SECONDS = 5.0
 
 NAME = "owner.lock"
 NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
-"""What file systems without locks say; there only the names of attempts tell who began last."""
+"""What file systems without locks say (Lustre mounted without `flock` has ENOSYS); see `has_locks`."""
 
 
 class BusyError(RuntimeError):
@@ -74,4 +75,23 @@ def locked(file: IO[str], how: int) -> bool:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
+    return True
+
+
+def has_locks(folder: Path) -> bool:
+    """Whether the file system of this folder has locks; where not, only the names of attempts tell who began last.
+
+    A file that says who has a run, as for submitting to a cluster, would be no substitute: a process that is killed
+    leaves it behind, and the run could not go on.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            return False
     return True

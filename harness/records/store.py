@@ -64,6 +64,8 @@ class Attempt(Record):
     num_cpus: int
     accelerator: str | None = None
     nccl: str | None = None
+    memory_format: str | None = None
+    """In which order the numbers of images and kernels lay: it decides which ones share a block."""
     slurm: dict[str, str] | None = None
 
 

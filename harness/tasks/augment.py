@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from harness.tasks.transfer import to_device
+
 Channels = tuple[float, float, float]
 """Of red, green and blue."""
 
@@ -29,6 +31,7 @@ CROP_ASPECT = (3 / 4, 4 / 3)
 CROP_ATTEMPTS = 10
 """After so many boxes that do not fit, the largest central box of a permitted shape is taken, as torchvision does."""
 
+CONTRAST, SATURATION = 1, 2
 JITTER_ORDERS = torch.tensor([(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)])
 """The orders in which brightness (0), contrast (1) and saturation (2) are changed."""
 
@@ -47,19 +50,25 @@ def draw_shifts(generator: torch.Generator, batch_size: int, padding: int) -> Sh
     return Shifts(offsets, torch.randint(2, (batch_size,), generator=generator).bool())
 
 
+def moved(index: Tensor, shifts: Shifts, device: torch.device) -> tuple[Tensor, Shifts]:
+    """The images to take, and what was drawn for them, on the device: in one transfer."""
+    packed = to_device(torch.cat([index[:, None], shifts.offsets, shifts.flips[:, None]], dim=1), device)
+    return packed[:, 0], Shifts(packed[:, 1:3], packed[:, 3].bool())
+
+
 def shifted_crops(padded: Tensor, index: Tensor, shifts: Shifts, side: int) -> Tensor:
     """Crops of `side` x `side` out of padded images, mirrored where the draws say so; two gathers for the batch.
 
     Args:
         padded: shape (num_images, channels, height, width), contiguous.
-        index: the images to take, int64 of shape (batch,).
+        index, shifts: the images to take, int64 of shape (batch,), and their draws, on the device of `padded`.
 
     Returns:
         Shape (batch, channels, side, side).
     """
     _, channels, height, width = padded.shape
     along = torch.arange(side, device=padded.device)
-    offsets, flips = shifts.offsets.to(padded.device), shifts.flips.to(padded.device)
+    offsets, flips = shifts.offsets, shifts.flips
     # Whole rows first: they are copied in one go, where single pixels are not.
     planes = index[:, None] * channels + along[:channels]
     rows = planes[:, :, None] * height + (offsets[:, 0, None] + along)[:, None, :]
@@ -184,26 +193,49 @@ def jitter_and_light_(pixels: Tensor, orders: Tensor, factors: Tensor, lighting:
     to 0 to 255 after each, as images of bytes are, but are not rounded.
 
     Args:
-        pixels: of 0 to 255, float32, shape (batch, 3, height, width).
-        orders, factors, lighting: see `Draws`; on the CPU.
+        pixels: of 0 to 255, float32, shape (batch, 3, height, width), on any device.
+        orders, factors, lighting: see `Draws`; on the CPU, from where they go to the device in one transfer.
     """
-    for change in orders.T:
-        _blend_(pixels, change, factors.gather(1, change[:, None])[:, 0])
-    pixels.add_(lighting[:, :, None, None].to(pixels.device)).clamp_(0, 255)
+    amounts = to_device(torch.cat([_amounts(orders, factors), lighting], dim=1), pixels.device)
+    for place, change in enumerate(orders.T):
+        factor, contrast, saturation = amounts[:, 3 * place : 3 * place + 3].unbind(1)
+        _blend_(
+            pixels,
+            factor,
+            contrast if (change == CONTRAST).any() else None,
+            saturation if (change == SATURATION).any() else None,
+        )
+    pixels.add_(amounts[:, 9:, None, None]).clamp_(0, 255)
 
 
-def _blend_(pixels: Tensor, change: Tensor, factors: Tensor) -> None:
-    """One change to every image: which one, and by what factor; both of shape (batch,), on the CPU."""
-    device, rest = pixels.device, 1 - factors
-    contrast, saturation = change == 1, change == 2
+def _amounts(orders: Tensor, factors: Tensor) -> Tensor:
+    """Of each change in its turn the factor and the weights of its two targets, of which one at most counts.
+
+    Shape (batch, 9): the targets are the mean of the grey image, for contrast, and the grey image, for saturation.
+    """
+    factors = factors.gather(1, orders)
+    rest = 1 - factors
+    return torch.stack([factors, rest * (orders == CONTRAST), rest * (orders == SATURATION)], dim=2).flatten(1)
+
+
+def _blend_(pixels: Tensor, factors: Tensor, contrast: Tensor | None, saturation: Tensor | None) -> None:
+    """One change to every image, by its factor and towards its targets; all of shape (batch,).
+
+    `contrast` and `saturation` are the weights of these targets, None where no image has them.
+    """
     targets = []
-    if contrast.any():
-        grey = pixels.mean((2, 3)) @ torch.tensor(GREY, device=device)
-        targets.append((grey * (rest * contrast).to(device))[:, None, None, None])
-    if saturation.any():
+    if contrast is not None:
+        grey = pixels.mean((2, 3)) @ _grey(pixels.device)
+        targets.append((grey * contrast)[:, None, None, None])
+    if saturation is not None:
         greys = (pixels[:, 0] * GREY[0]).add_(pixels[:, 1], alpha=GREY[1]).add_(pixels[:, 2], alpha=GREY[2])
-        targets.append(greys.mul_((rest * saturation).to(device)[:, None, None])[:, None])
-    pixels.mul_(factors.to(device)[:, None, None, None])
+        targets.append(greys.mul_(saturation[:, None, None])[:, None])
+    pixels.mul_(factors[:, None, None, None])
     for target in targets:
         pixels.add_(target)
     pixels.clamp_(0, 255)
+
+
+@functools.cache
+def _grey(device: torch.device) -> Tensor:
+    return torch.tensor(GREY, device=device)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.seeds import generator
 from harness.spec import TaskSpec
-from harness.tasks.augment import draw_shifts, normalised, shifted_crops
+from harness.tasks.augment import draw_shifts, moved, normalised, shifted_crops
 from harness.tasks.cifar100_files import Bytes, Release, default_cache, locate, read_split
 from harness.tasks.errors import DataError
 from harness.tasks.task import Batch, held_out_indices
@@ -90,7 +90,7 @@ class CIFAR100Samples:
     def training_batches(self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int) -> Iterator[Batch]:
         for step, index in enumerate(indices, first_step):
             shifts = draw_shifts(generator(seed, "augmentation", rank, step), len(index), PADDING)
-            index = index.to(self.padded.device)
+            index, shifts = moved(index, shifts, self.padded.device)
             crops = shifted_crops(self.padded, index, shifts, SIDE)
             yield normalised(crops, MEAN, STANDARD_DEVIATION), self.train_labels[index]
 

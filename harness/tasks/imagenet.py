@@ -29,6 +29,7 @@ from harness.tasks.image_reading import (
     read,
 )
 from harness.tasks.task import Batch, held_out_indices
+from harness.tasks.transfer import to_device
 
 MEAN, STANDARD_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Per channel, of pixels scaled to [0, 1]; those of GluonCV and torchvision."""
@@ -256,11 +257,7 @@ class ImageNetSamples:
 
     def _batch(self, reply: Reply, labels: Tensor, draws: Draws | None) -> Batch:
         """Bytes go to the device, where the arithmetic on pixels is done."""
-        images = torch.from_numpy(reply.images)
-        if self.device.type == "cuda":
-            images, labels = images.pin_memory(), labels.pin_memory()
-        images = images.to(self.device, non_blocking=True)
-        labels = labels.to(self.device, non_blocking=True)
+        images, labels = to_device(torch.from_numpy(reply.images), self.device), to_device(labels, self.device)
         if draws is None:
             return normalised(images, MEAN, STANDARD_DEVIATION), labels
         return photometric(images, draws, MEAN, STANDARD_DEVIATION), labels

@@ -16,6 +16,7 @@ from torch import Tensor
 from harness import tasks
 from harness.seeds import generator
 from harness.spec import SpecError, TaskSpec
+from harness.tasks.transfer import to_device
 
 Batch = tuple[Tensor, Tensor]
 """Inputs, float32 of shape (batch, *input_shape), and labels, int64 of shape (batch,)."""
@@ -77,7 +78,7 @@ class TensorSamples:
 
 
 def _chosen(inputs: Tensor, labels: Tensor, index: Tensor) -> Batch:
-    index = index.to(inputs.device)
+    index = to_device(index, inputs.device)
     return inputs.index_select(0, index), labels.index_select(0, index)
 
 

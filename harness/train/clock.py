@@ -1,34 +1,57 @@
-"""Where the time of a run goes: phases that exclude each other and sum to the wall clock."""
+"""Where the time of a run goes: phases that exclude each other and sum to the wall clock.
+
+On a GPU the times are those at which it comes to the work and not those at which it is told to, so a phase in which it
+waits for the CPU has that time. Nobody waits for it: its events are read when they are over.
+"""
 
 from __future__ import annotations
 
-import time
 from typing import Literal
 
+import torch
+
 from algorithms import Collectives
+from algorithms.core.elapsed import Elapsed, mark
 
 Phase = Literal["data", "compute", "communicate", "evaluate", "checkpoint"]
 PHASES: tuple[Phase, ...] = ("data", "compute", "communicate", "evaluate", "checkpoint")
 
 
 class Clock:
-    """Always in one phase; what a phase spends in collectives is "communicate" (waiting for others included)."""
+    """Always in one phase; what a phase spends in collectives is "communicate" (waiting for others included).
 
-    def __init__(self, collectives: Collectives, seconds: dict[str, float] | None = None) -> None:
-        self.seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0) | (seconds or {})
+    Args:
+        device: where the run computes.
+        seconds: of earlier attempts, by phase.
+    """
+
+    def __init__(self, collectives: Collectives, device: torch.device, seconds: dict[str, float] | None = None) -> None:
+        self._before: dict[str, float] = dict.fromkeys(PHASES, 0.0) | (seconds or {})
+        self._device, self._phases = device, Elapsed()
+        self._talks = collectives.elapsed = Elapsed()
         self._collectives = collectives
         self._phase: Phase = "compute"
-        self._mark = time.perf_counter()
-        self._talked = collectives.seconds
+        collectives.account = self._phase
+        self._mark = mark(device)
 
     def switch(self, phase: Phase) -> None:
         """End the present phase and begin another."""
-        now, talked = time.perf_counter(), self._collectives.seconds
-        self.seconds[self._phase] += (now - self._mark) - (talked - self._talked)
-        self.seconds["communicate"] += talked - self._talked
-        self._phase, self._mark, self._talked = phase, now, talked
+        now = mark(self._device)
+        self._phases.add(self._phase, self._mark, now)
+        self._phase, self._mark = phase, now
+        self._collectives.account = phase
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """By phase, of those that have ended, of earlier attempts too; waits until a GPU has ended them."""
+        phases, talks = self._phases.seconds(), self._talks.seconds()
+        seconds = dict(self._before)
+        for phase in PHASES:
+            seconds[phase] += phases.get(phase, 0.0) - talks.get(phase, 0.0)
+        seconds["communicate"] += sum(talks.values())
+        return seconds
 
     @property
     def wall_seconds(self) -> float:
-        """Sum over the phases that have ended, of earlier attempts too."""
+        """Sum over the phases."""
         return sum(self.seconds.values())

@@ -14,6 +14,7 @@ from algorithms.core.local_step import rows_of
 from harness.spec import RunConfig
 from harness.tasks.task import Samples
 from harness.train.order import worker_batches
+from harness.train.precision import MixedPrecision
 
 RECALIBRATION_STEPS = 32
 """Training batches per worker from which "recalibrate" estimates batch-norm statistics."""
@@ -39,11 +40,12 @@ def evaluate(
     config: RunConfig,
     models: Sequence[nn.Module],
     optimizer: DistributedOptimizer,
+    precision: MixedPrecision,
     samples: Samples,
     num_evaluation: int,
     num_train: int,
 ) -> Score:
-    """Score the average model; models, optimiser and generators are afterwards what they were.
+    """Score the average model in the run's precision; models, optimiser and generators are then what they were.
 
     Every sample counts once; with the batch-norm policy "local", and for a method that never averages, whose result is
     each worker's own model, once per worker, so that the score is the mean of the workers' scores.
@@ -60,12 +62,12 @@ def evaluate(
     shares = [every if each_scores_all else every[rank::num_workers] for rank in collectives.own_ranks]
     own = optimizer.flat.parameters.clone()
     scores = []
-    with optimizer.consensus(), _batch_norm(config, models, samples, collectives, num_train):
+    with optimizer.consensus(), _batch_norm(config, models, precision, samples, collectives, num_train):
         squares = _squares(own - optimizer.flat.parameters)
         if averages:
-            scores = [_score(*pair, samples) for pair in zip(models, shares, strict=True)]
+            scores = [_score(*pair, precision, samples) for pair in zip(models, shares, strict=True)]
     if not averages:
-        scores = [_score(*pair, samples) for pair in zip(models, shares, strict=True)]
+        scores = [_score(*pair, precision, samples) for pair in zip(models, shares, strict=True)]
     error = optimizer.error
     errors = [torch.zeros_like(square) for square in squares] if error is None else _squares(error)
     rows = [torch.cat([score, torch.stack(more)]) for score, *more in zip(scores, errors, squares, strict=True)]
@@ -86,11 +88,15 @@ def evaluate(
 
 @torch.no_grad()
 def worker_accuracies(
-    models: Sequence[nn.Module], collectives: Collectives, samples: Samples, num_evaluation: int
+    models: Sequence[nn.Module],
+    precision: MixedPrecision,
+    collectives: Collectives,
+    samples: Samples,
+    num_evaluation: int,
 ) -> list[float]:
     """Accuracy of each worker's own model, with its own batch-norm statistics, on all samples, by rank."""
     every = torch.arange(num_evaluation)
-    correct = collectives.packed([_score(model, every, samples)[:1] for model in models])
+    correct = collectives.packed([_score(model, every, precision, samples)[:1] for model in models])
     return [float(row) / num_evaluation for row in collectives.all_gather(correct, Purpose.CONTROL).view(-1)]
 
 
@@ -99,14 +105,14 @@ def _squares(vectors: Tensor) -> list[Tensor]:
     return [row.double().square().sum() for row in rows_of(vectors)]
 
 
-def _score(model: nn.Module, indices: Tensor, samples: Samples) -> Tensor:
+def _score(model: nn.Module, indices: Tensor, precision: MixedPrecision, samples: Samples) -> Tensor:
     """One model on these samples: correct answers, samples, summed loss; float64, shape (3,)."""
     was_training = model.training
     model.eval()
     # On the model's device throughout, since a look from the CPU would wait for every batch.
     totals = torch.zeros(3, dtype=torch.float64, device=next(model.parameters()).device)
     for inputs, labels in samples.evaluation_batches(indices):
-        outputs = model(inputs)
+        outputs = precision.outputs(model, inputs)
         correct = (outputs.argmax(dim=1) == labels).sum().double()
         loss = nn.functional.cross_entropy(outputs, labels, reduction="sum").double()
         totals += torch.stack([correct, torch.full_like(correct, labels.numel()), loss])
@@ -116,7 +122,12 @@ def _score(model: nn.Module, indices: Tensor, samples: Samples) -> Tensor:
 
 @contextmanager
 def _batch_norm(
-    config: RunConfig, models: Sequence[nn.Module], samples: Samples, collectives: Collectives, num_train: int
+    config: RunConfig,
+    models: Sequence[nn.Module],
+    precision: MixedPrecision,
+    samples: Samples,
+    collectives: Collectives,
+    num_train: int,
 ) -> Iterator[None]:
     """Inside, batch norm's running statistics follow the policy; afterwards they are the worker's own again."""
     layers = [_batch_norm_layers(model) for model in models]
@@ -130,7 +141,7 @@ def _batch_norm(
     kept = [[buffer.clone() for buffer in _buffers(own)] for own in layers]
     if config.evaluation.batch_norm == "recalibrate":
         for rank, model, own in zip(collectives.own_ranks, models, layers, strict=True):
-            _recalibrate(config, model, own, samples, rank, collectives.world_size, num_train)
+            _recalibrate(config, model, own, precision, samples, rank, collectives.world_size, num_train)
     flat = collectives.packed([torch.cat([buffer.view(-1) for buffer in own]) for own in statistics])
     collectives.all_reduce_mean_(flat, Purpose.EVALUATION)
     for own_statistics, mean in zip(statistics, rows_of(flat), strict=True):
@@ -158,6 +169,7 @@ def _recalibrate(
     config: RunConfig,
     model: nn.Module,
     layers: list[nn.modules.batchnorm._BatchNorm],
+    precision: MixedPrecision,
     samples: Samples,
     rank: int,
     num_workers: int,
@@ -166,9 +178,11 @@ def _recalibrate(
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
-        layer.momentum = None
     indices = worker_batches(config.seed, num_train, rank, num_workers, config.batch_size, range(RECALIBRATION_STEPS))
-    for inputs, _ in samples.training_batches(indices, config.seed, rank, 0):
-        model(inputs)
+    for number, (inputs, _) in enumerate(samples.training_batches(indices, config.seed, rank, 0), 1):
+        for layer in layers:
+            # The mean of all batches. PyTorch's momentum of None is the same, but asks the GPU for the number.
+            layer.momentum = 1.0 / number
+        precision.outputs(model, inputs)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum

@@ -25,11 +25,15 @@ class MixedPrecision:
         self._dtype = AUTOCAST.get(precision)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
+    def outputs(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        """The network's, in fp32, in training and evaluation alike."""
+        with torch.autocast(self._device, dtype=self._dtype, enabled=self._dtype is not None):
+            outputs: Tensor = model(inputs)
+        return outputs.float()
+
     def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy, in fp32 from the network's outputs on."""
-        with torch.autocast(self._device, dtype=self._dtype, enabled=self._dtype is not None):
-            outputs = model(inputs)
-        return nn.functional.cross_entropy(outputs.float(), labels)
+        return nn.functional.cross_entropy(self.outputs(model, inputs), labels)
 
     def backward(self, loss: Tensor) -> None:
         """Backward pass, with the loss scaled."""

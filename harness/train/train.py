@@ -19,13 +19,16 @@ from harness.records.recorder import Recorder
 from harness.records.store import Event, Heartbeat, Result, TrafficEntry
 from harness.spec import RunConfig
 from harness.tasks.task import Batch, Samples, TensorSamples, find_task, split_sizes
+from harness.tasks.transfer import on_its_way, to_device
 from harness.train import checkpoint
 from harness.train.build import build_optimizer, num_steps_of
 from harness.train.clock import Clock
 from harness.train.evaluate import Score, evaluate, worker_accuracies
+from harness.train.memory_format import check_format, format_of
 from harness.train.order import worker_batches
 from harness.train.partition import class_counts, worker_shards
 from harness.train.precision import MixedPrecision
+from harness.train.prefetch import Prefetched
 from harness.train.schedule import learning_rate_factor
 from harness.train.stacked import Replicas, batched_backward
 
@@ -79,6 +82,7 @@ def train(
         run.set_learning_rate()
         run.optimizer.zero_grad()
         losses = run.backward(batch)
+        run.prepare(batches)
         run.precision.step(run.optimizer)
         run.losses += run.precision.tally(losses)
         run.step += 1
@@ -134,7 +138,9 @@ class _Run:
         self.save_due = self.stopping = False
         self.ask_every = 1
         """Steps between two questions whether to stop; the first look says how many there may be."""
-        self.clock = Clock(collectives)
+        self.answer: Callable[[], Tensor] | None = None
+        """Of the last such question, on its way from a GPU."""
+        self.clock = Clock(collectives, device)
         self._resume()
         self.first_step = self.looked_at_step = self.step
         self.started = self.saved = self.looked = time.monotonic()
@@ -143,18 +149,20 @@ class _Run:
         loaded = checkpoint.load(self.checkpoints.folder, self._savers)
         if loaded is not None:
             self.step, state = loaded
+            check_format(state.get("memory_format", "contiguous"), self.models[0], self.checkpoints.folder)
             for model, saved in zip(self.models, state["models"], strict=True):
                 model.load_state_dict(saved)
             self.optimizer.load_state_dict(state["optimizer"])
             self.losses.copy_(state["losses"])
             self.precision.load_state_dict(state["precision"])
             self.collectives.traffic.load_state_dict(state["traffic"])
-            self.clock = Clock(self.collectives, state["clock_seconds"])
+            self.clock = Clock(self.collectives, self.losses.device, state["clock_seconds"])
         if self.recorder is not None:
             self.recorder.begin(self.step)
 
     def _state(self) -> dict[str, Any]:
         return {
+            "memory_format": format_of(self.models[0]),
             "models": [model.state_dict() for model in self.models],
             "optimizer": self.optimizer.state_dict(),
             "losses": self.losses,
@@ -183,7 +191,16 @@ class _Run:
             self.samples.training_batches(own, config.seed, rank, self.step)
             for rank, own in zip(ranks, indices, strict=True)
         ]
-        return (list(each) for each in zip(*sources, strict=True))
+        batches = (list(each) for each in zip(*sources, strict=True))
+        device = self.losses.device
+        return Prefetched(batches, device) if device.type == "cuda" else batches
+
+    def prepare(self, batches: Iterator[list[Batch]]) -> None:
+        """On a GPU, make the next batches ready beside the backward pass, for which a step with loss scaling waits."""
+        if isinstance(batches, Prefetched):
+            self.clock.switch("data")
+            batches.prepare()
+            self.clock.switch("compute")
 
     def backward(self, batches: list[Batch]) -> Tensor:
         """Forward and backward passes of the workers at this end; their mean losses, packed."""
@@ -206,7 +223,7 @@ class _Run:
         now = time.monotonic()
         wants_checkpoint = self.recorder is not None and now - self.saved >= self.checkpoints.every_seconds
         step_seconds = (now - self.looked) / (self.step - self.looked_at_step)
-        self.looked, self.looked_at_step = now, self.step
+        self.looked, self.looked_at_step, self.answer = now, self.step, None
         totals = self._total([wants_checkpoint, self._wants_stop(), step_seconds], self.losses)
         self.train_loss = (totals[0] / totals[1]).item()
         savers, stoppers, seconds = totals[2:].tolist()
@@ -219,15 +236,24 @@ class _Run:
         self._beat_if_due()
 
     def agree_to_stop(self) -> None:
-        """Between two looks: stop at this step if one of the workers must."""
-        stacked = isinstance(self.collectives, StackedCollectives)
-        self.stopping = self._wants_stop() if stacked else self._total([self._wants_stop()]).item() > 0
+        """Between two looks: stop at this step if one of the workers must.
+
+        What a GPU has answered is read at the next question, so that nobody waits for it.
+        """
+        if isinstance(self.collectives, StackedCollectives):
+            self.stopping = self._wants_stop()
+        else:
+            now = on_its_way(self._total([self._wants_stop()]))
+            before, self.answer = self.answer, now
+            heard = before if self.losses.is_cuda else now
+            self.stopping = heard is not None and heard().item() > 0
         self.save_due = self.stopping and self.step < self.num_steps
         self._beat_if_due()
 
     def _total(self, values: list[float], before: Tensor | None = None) -> Tensor:
         """Sums over all workers of what each has `before`, and of these values, float64."""
-        own = self.losses.new_tensor(values).expand(*self.losses.shape[:-1], -1)
+        sent = to_device(torch.tensor(values, dtype=torch.float64), self.losses.device)
+        own = sent.expand(*self.losses.shape[:-1], -1)
         totals = own.clone() if before is None else torch.cat([before, own], dim=-1)
         self.collectives.all_reduce_sum_(totals, Purpose.CONTROL)
         return self.collectives.common(totals)
@@ -256,7 +282,8 @@ class _Run:
     def score(self) -> None:
         """Score the workers' average and record it."""
         self.clock.switch("evaluate")
-        score = evaluate(self.config, self.models, self.optimizer, self.samples, self.num_evaluation, self.num_train)
+        sizes = self.num_evaluation, self.num_train
+        score = evaluate(self.config, self.models, self.optimizer, self.precision, self.samples, *sizes)
         self.clock.switch("compute")
         self.losses.zero_()
         if not math.isfinite(score.loss):
@@ -312,7 +339,7 @@ class _Run:
         with self.optimizer.consensus():
             digest = parameters_sha256(self.collectives.common(self.optimizer.flat.parameters))
         self.clock.switch("evaluate")
-        own = worker_accuracies(self.models, self.collectives, self.samples, self.num_evaluation)
+        own = worker_accuracies(self.models, self.precision, self.collectives, self.samples, self.num_evaluation)
         self.clock.switch("compute")
         if self.recorder is not None:
             self.recorder.finish(self._result(self.recorder, digest, own))

@@ -26,10 +26,11 @@ from harness.tasks.task import find_task
 from harness.train import checkpoint
 from harness.train.build import build_model
 from harness.train.checkpoint import CheckpointError
+from harness.train.memory_format import MemoryFormat, Wanted, lay_out
 from harness.train.stacked import replicas_of
 from harness.train.train import Checkpoints, Preempted, train
 from harness.workers.preload import load_samples
-from harness.workers.process_group import joined
+from harness.workers.process_group import from_rank_0, joined
 
 ACTIVE_ON_A_GPU = 2
 """Workers as threads on one GPU that are in a step at once: the second keeps it busy while the first waits for data or
@@ -53,8 +54,10 @@ class Job:
     """Cores that a run of threads keeps to, a worker on each: they would else wander, and leave their caches behind."""
     checkpoint_minutes: float
     timeout_seconds: float
+    memory_format: Wanted = "auto"
 
-    def recorder(self) -> Recorder:
+    def recorder(self, memory_format: MemoryFormat = "contiguous") -> Recorder:
+        """Of this attempt, with its model in that format."""
         run = RunFile(
             version=VERSION,
             run_id=self.run.run_id,
@@ -64,7 +67,7 @@ class Job:
             config=self.run.config.model_dump(mode="json"),
             attempts=[],
         )
-        return Recorder(self.folder, run, self.attempt)
+        return Recorder(self.folder, run, self.attempt.model_copy(update={"memory_format": memory_format}))
 
     def checkpoints(self) -> Checkpoints:
         return Checkpoints(self.folder / checkpoint.FOLDER, 60 * self.checkpoint_minutes, self.attempt.attempt)
@@ -85,7 +88,7 @@ def attempt_in_threads(job: Job, stop_requested: StopRequested | None = None) ->
         task, device = find_task(config.task.name), torch.device(job.device)
         samples = load_samples(config.task, job.data, job.device)
         model = build_model(job.run.config.model, task, job.run.config.seed, device)
-        recorder = job.recorder()
+        recorder = job.recorder(lay_out(model, job.memory_format))
 
         def worker(collectives: Collectives) -> None:
             prepare_thread(job.device)
@@ -135,9 +138,7 @@ def attempt_as_rank(job: Job, rank: int, init_method: str, stop_requested: StopR
 
 def done_meanwhile(folder: Path, rank: int) -> bool:
     """Whether another command did the run while its lock was waited for: rank 0, which has it, looks for all."""
-    seen: list[object] = [rank == 0 and is_done(folder)]
-    dist.broadcast_object_list(seen)
-    return bool(seen[0])
+    return from_rank_0(rank == 0 and is_done(folder))
 
 
 def attempt_in_group(job: Job, collectives: Collectives, stop_requested: StopRequested | None = None) -> None:
@@ -146,7 +147,8 @@ def attempt_in_group(job: Job, collectives: Collectives, stop_requested: StopReq
     task, device = find_task(config.task.name), torch.device(job.device)
     samples = load_samples(config.task, job.data, job.device)
     model = build_model(job.run.config.model, task, job.run.config.seed, device)
-    recorder = job.recorder() if collectives.rank == 0 else None
+    memory_format = lay_out(model, job.memory_format)
+    recorder = job.recorder(memory_format) if collectives.rank == 0 else None
     train(job.run.config, model, samples, collectives, recorder, job.checkpoints(), stop_requested)
 
 
@@ -165,10 +167,14 @@ def prepare_thread(device: str = "cpu") -> None:
 
 
 def use_device(device: str) -> None:
-    """Make a GPU this thread's own, and fp32 on it fp32, where cuDNN would round to 10 bits (TF32)."""
+    """Make a GPU this thread's own, and fp32 on it fp32, where cuDNN would round to 10 bits (TF32).
+
+    Batches of a run are of one shape, so cuDNN may try its algorithms on it once and keep the fastest.
+    """
     if device != "cpu":
         torch.cuda.set_device(device)
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.benchmark = True
 
 
 @contextmanager

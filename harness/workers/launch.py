@@ -17,6 +17,7 @@ from harness.records.state import is_done
 from harness.records.store import Heartbeat
 from harness.spec import RunConfig, SpecError
 from harness.train import checkpoint
+from harness.train.memory_format import Wanted
 from harness.workers.attempt import Job, num_cores
 from harness.workers.devices import Workers, device_groups
 from harness.workers.preload import announce
@@ -32,7 +33,7 @@ HOPELESS = ("disk:", "data:")
 
 @dataclass(frozen=True)
 class Options:
-    """Infrastructure only: nothing here changes a result."""
+    """Infrastructure only: nothing here changes what is asked."""
 
     results: Path
     data: Path | None
@@ -42,6 +43,7 @@ class Options:
     """Runs at once; None for as many as there are cores, or GPUs, for."""
     checkpoint_minutes: float
     timeout_seconds: float
+    memory_format: Wanted = "auto"
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,7 @@ class _Launch:
             cores=place.cores,
             checkpoint_minutes=options.checkpoint_minutes,
             timeout_seconds=options.timeout_seconds,
+            memory_format=options.memory_format,
         )
 
     def _expected(self) -> dict[str, float]:

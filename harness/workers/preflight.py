@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from harness.plan.dry_step import dry_steps
 from harness.plan.plan import Plan
+from harness.records.run_lock import has_locks
 from harness.spec import RunConfig, SpecError
 from harness.tasks.errors import DataError
 from harness.tasks.image_reading import num_readers
@@ -46,6 +47,7 @@ def checks(plan: Plan, options: Options) -> Iterator[Check]:
     except SpecError as error:
         jobs, lacking = 1, str(error)
     yield check_disk(plan, options.results, jobs)
+    yield check_locks(options.results)
     if options.device != "cpu":
         yield from check_gpus()
         each = "run is one process" if options.workers == "threads" else "worker has its own"
@@ -107,10 +109,29 @@ def check_disk(plan: Plan, results: Path, jobs: int) -> Check:
     """
     workers = max(run.config.num_workers for run in plan.runs)
     needed = (GENERATIONS + 1) * min(jobs, len(plan.runs)) * workers * max(plan.checkpoint_bytes.values())
-    folder = next(path for path in (results, *results.resolve().parents) if path.exists())
+    folder = _nearest(results)
     free = shutil.disk_usage(folder).free
     detail = f"{free / 1e9:.1f} GB free in {folder}, checkpoints need up to {needed / 1e9:.1f} GB"
     return Check("disk", free > needed, detail if free > needed else f"{detail}; make room or lower --jobs")
+
+
+def check_locks(results: Path) -> Check:
+    """Whether two commands see each other at a run. Without locks that is no reason not to begin, but to be told."""
+    folder, detail = _nearest(results), "two commands see each other"
+    try:
+        if not has_locks(folder):
+            detail = (
+                f"the file system of {folder} has none, so two commands at the same experiment would do runs twice: "
+                "start one at a time (Lustre has locks where it is mounted with `-o flock`)"
+            )
+    except OSError as error:
+        return Check("locks", False, f"{folder} cannot be written to ({error.strerror}); give another --results")
+    return Check("locks", True, detail)
+
+
+def _nearest(results: Path) -> Path:
+    """The folder, or where it is not there yet the nearest one above it."""
+    return next(path for path in (results, *results.resolve().parents) if path.exists())
 
 
 def check_gpus() -> Iterator[Check]:

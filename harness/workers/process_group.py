@@ -5,12 +5,16 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch.distributed as dist
 from torch.distributed import Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
+from algorithms.core.process_group import translated_errors
 from harness.workers import devices
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -23,9 +27,11 @@ def joined(
 
     Raises:
         SpecError: two ranks have the same GPU.
+        CollectiveError: another worker did not come in time, or went.
     """
     timeout = datetime.timedelta(seconds=timeout_seconds)
-    store, rank, world_size = next(rendezvous(init_method, rank, world_size, timeout=timeout))
+    with translated_errors():
+        store, rank, world_size = next(rendezvous(init_method, rank, world_size, timeout=timeout))
     with joined_through(store, device, timeout_seconds, rank, world_size):
         yield
 
@@ -40,11 +46,24 @@ def joined_through(store: Store, device: str, timeout_seconds: float, rank: int,
     timeout = datetime.timedelta(seconds=timeout_seconds)
     store.set_timeout(timeout)
     # Before the group is made: NCCL on a shared GPU stops with a message that names neither rank nor remedy.
-    store.set(f"device of {rank}", devices.identity(device))
-    devices.require_own_devices([store.get(f"device of {other}").decode() for other in range(world_size)])
-    dist.init_process_group(backend_for(device), store=store, rank=rank, world_size=world_size, timeout=timeout)
+    with translated_errors():
+        store.set(f"device of {rank}", devices.identity(device))
+        devices.require_own_devices([store.get(f"device of {other}").decode() for other in range(world_size)])
+        dist.init_process_group(backend_for(device), store=store, rank=rank, world_size=world_size, timeout=timeout)
     yield
     dist.destroy_process_group()
+
+
+def from_rank_0(value: T) -> T:
+    """Rank 0's value, on every rank of the group.
+
+    Raises:
+        CollectiveError: another worker did not come in time, or went.
+    """
+    box: list[T] = [value]
+    with translated_errors():
+        dist.broadcast_object_list(box)
+    return box[0]
 
 
 def backend_for(device: str) -> str:

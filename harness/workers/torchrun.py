@@ -20,7 +20,7 @@ from harness.train.train import Preempted
 from harness.workers.attempt import Job, attempt_in_group, done_meanwhile, failure_kind, prepare_thread, sentence
 from harness.workers.devices import device_groups
 from harness.workers.launch import Options, discard_leftovers, missing_runs, write_experiment
-from harness.workers.process_group import joined
+from harness.workers.process_group import from_rank_0, joined
 from harness.workers.stops import Interrupted, Notice, noticed
 
 
@@ -51,15 +51,13 @@ def run_under_torchrun(plan: Plan, options: Options) -> int:
 
 def _agreed_runs(plan: Plan, options: Options) -> list[PlannedRun]:
     """Rank 0 says what is missing: others may see its records later."""
-    runs: list[object] = [None]
+    missing: list[str] = []
     if dist.get_rank() == 0:
         folder = write_experiment(plan, options.results)
         discard_leftovers(plan, folder)
-        runs = [[run.run_id for run in missing_runs(plan, folder)]]
-    dist.broadcast_object_list(runs)
+        missing = [run.run_id for run in missing_runs(plan, folder)]
     by_id = {run.run_id: run for run in plan.runs}
-    assert isinstance(runs[0], list)
-    return [by_id[run_id] for run_id in runs[0]]
+    return [by_id[run_id] for run_id in from_rank_0(missing)]
 
 
 def _do(run: PlannedRun, plan: Plan, options: Options, notice: Notice) -> None:
@@ -73,6 +71,7 @@ def _do(run: PlannedRun, plan: Plan, options: Options, notice: Notice) -> None:
         cores=(),
         checkpoint_minutes=options.checkpoint_minutes,
         timeout_seconds=options.timeout_seconds,
+        memory_format=options.memory_format,
     )
     try:
         attempt_in_group(job, ProcessGroupCollectives(), notice.stop_requested)

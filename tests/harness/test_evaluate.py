@@ -11,16 +11,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from algorithms import Collectives, Purpose, run_workers
+from algorithms import Collectives, Purpose, SoloCollectives, run_workers
 from harness.spec import RunConfig, TaskSpec
 from harness.tasks.blobs import TASK
 from harness.tasks.task import Batch, TensorSamples
 from harness.train.build import build_model, build_optimizer
-from harness.train.evaluate import RECALIBRATION_STEPS, Score, evaluate
+from harness.train.evaluate import RECALIBRATION_STEPS, Score, evaluate, worker_accuracies
 from harness.train.order import worker_batches
+from harness.train.precision import MixedPrecision
 from tests.harness.support import CSER, small_config
 
 SAMPLES = TASK.load(None, TaskSpec(name="blobs"), torch.device("cpu"))
+PLAIN = MixedPrecision("fp32", torch.device("cpu"))
 NUM_WORKERS = [1, 3, 4]
 
 
@@ -88,7 +90,7 @@ def evaluated(
             layer.running_var.mul_(1 + collectives.rank)  # type: ignore[union-attr]
         own, before = copy.deepcopy(model), state(model, optimizer)
         error = None if optimizer.error is None else optimizer.error.clone()
-        score = evaluate(config, [model], optimizer, counted, 500, 1600)  # type: ignore[arg-type]
+        score = evaluate(config, [model], optimizer, PLAIN, counted, 500, 1600)  # type: ignore[arg-type]
         return Seen(score, own, error, before, state(model, optimizer), model.training)
 
     return config, run_workers(work, num_workers), counted.scored
@@ -238,7 +240,7 @@ def test_too_few_scored_samples_are_an_error() -> None:
         model = copy.deepcopy(built)
         optimizer = build_optimizer(config, model, collectives, 40)
         lossy: Any = Lossy()
-        evaluate(config, [model], optimizer, lossy, 500, 1600)
+        evaluate(config, [model], optimizer, PLAIN, lossy, 500, 1600)
 
     with pytest.raises(RuntimeError, match=r"498 samples were scored where there .* 500"):
         run_workers(work, 2)
@@ -258,10 +260,28 @@ def test_evaluation_is_no_training_traffic() -> None:
     def work(collectives: Collectives) -> tuple[int, int]:
         model = copy.deepcopy(built)
         optimizer = build_optimizer(config, model, collectives, 40)
-        evaluate(config, [model], optimizer, SAMPLES, 500, 1600)
+        evaluate(config, [model], optimizer, PLAIN, SAMPLES, 500, 1600)
         return collectives.traffic.training_bits, collectives.traffic[Purpose.EVALUATION].bits
 
     for training, evaluation in run_workers(work, 2):
         assert training == 0
         # The parameters once, two statistics of 4 + 8 channels, and five sums of 64 bits.
         assert evaluation == 32 * 742 + 32 * 24 + 64 * 5
+
+
+def test_scores_are_made_in_the_precision_that_was_trained_in() -> None:
+    config = small_config(precision="bf16")
+    model = build_model(config.model, TASK, 1, torch.device("cpu"))
+    optimizer = build_optimizer(config, model, SoloCollectives(), 40)
+    precision = MixedPrecision("bf16", torch.device("cpu"))
+    score = evaluate(config, [model], optimizer, precision, SAMPLES, 500, 1600)
+    (accuracy,) = worker_accuracies([model], precision, SoloCollectives(), SAMPLES, 500)
+    model.eval()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = model(SAMPLES.evaluation_inputs)
+    assert outputs.dtype == torch.bfloat16
+    labels = SAMPLES.evaluation_labels
+    assert score.loss == pytest.approx(nn.functional.cross_entropy(outputs.float(), labels).item(), rel=1e-6)
+    assert accuracy == score.accuracy == (outputs.argmax(1) == labels).double().mean().item()
+    plain = evaluate(config, [model], optimizer, PLAIN, SAMPLES, 500, 1600)
+    assert abs(plain.loss - score.loss) > 1e-5 * score.loss

@@ -62,6 +62,20 @@ def test_failure_is_recorded_and_the_group_left_as_it_is(
     assert read_record(job.folder / "failure.json", Failure).kind == "oom"
 
 
+@pytest.mark.parametrize("call", ["init_process_group", "broadcast_object_list"])
+def test_worker_that_went_before_the_first_step_is_a_lost_connection(
+    call: str, ended: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*arguments: object, **options: object) -> None:
+        raise RuntimeError("Gloo connectFullMesh failed: Connection refused")
+
+    monkeypatch.setattr(dist, call, refused)
+    job, done = alone(tmp_path, lambda rank, step: None, monkeypatch)
+    assert not done and ended == []
+    failure = read_record(job.folder / "failure.json", Failure)
+    assert failure.kind == "communication" and "Connection refused" in failure.message
+
+
 # Who waits in vain is ended by NCCL's watchdog, by SIGABRT
 
 WAITED = (

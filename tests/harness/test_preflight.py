@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import shutil
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from harness.tasks.task import find_task
 from harness.train import checkpoint
 from harness.train.build import build_model, build_optimizer
 from harness.workers import preflight
-from harness.workers.preflight import architecture, check_disk, check_gpus, check_reading
+from harness.workers.preflight import Check, architecture, check_disk, check_gpus, check_locks, check_reading
 from tests.harness.support import changed, small_config, small_spec, write_spec
 
 CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
@@ -97,6 +99,28 @@ def test_disk_that_is_asked_for_is_what_checkpoints_take(tmp_path: Path, monkeyp
     assert check_disk(plan, tmp_path, jobs=10**6).detail == check_disk(plan, tmp_path, jobs=len(plan.runs)).detail
 
 
+def test_a_file_system_without_locks_is_told_and_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert check_locks(tmp_path / "not" / "there") == Check("locks", True, "two commands see each other")
+
+    def flock(*arguments: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    check = check_locks(tmp_path)
+    assert check.passed and str(tmp_path) in check.detail and "one at a time" in check.detail
+
+
+def test_a_results_folder_that_cannot_be_written_to_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def temporary_file(**options: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", temporary_file)
+    check = check_locks(tmp_path)
+    assert not check.passed and "Read-only file system" in check.detail
+
+
 def test_no_gpu_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     (check,) = check_gpus()
@@ -107,4 +131,4 @@ def test_the_command_prints_a_line_per_check(tmp_path: Path, capsys: pytest.Capt
     spec = write_spec(tmp_path, small_spec())
     assert main(["preflight", str(spec), "--results", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["ok   data", "ok   disk"]
+    assert [line.split(":")[0] for line in lines] == ["ok   data", "ok   disk", "ok   locks"]

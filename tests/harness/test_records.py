@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -18,9 +19,9 @@ import torch
 from torch.distributed import DistStoreError
 
 from algorithms import CollectiveError, Collectives, run_workers
-from harness.records import store
+from harness.records import packing, store
 from harness.records.recorder import write_failure
-from harness.records.run_lock import BusyError, owned
+from harness.records.run_lock import BusyError, is_owned, owned
 from harness.records.state import is_done
 from harness.records.store import Event, Failure, RecordError, Result, append_event, read_events, read_record, read_run
 from harness.spec import SpecError
@@ -443,6 +444,23 @@ def test_cause_stands_however_the_failures_of_two_workers_interleave(
             lambda _: other_wrote.set()
         )
     assert read_record(tmp_path / "failure.json", Failure).kind == "bug"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+def test_without_file_locks_everything_goes_on(
+    number: int, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with owned(tmp_path / "run"):
+        assert is_owned(tmp_path / "run") is None
+    write_failure(tmp_path / "run", "x", "a", "oom", "message", "trace")
+    assert read_record(tmp_path / "run" / "failure.json", Failure).kind == "oom"
+    (tmp_path / "pack.lock").touch()
+    with packing._alone(tmp_path):
+        assert run_folder.exists()
 
 
 def test_only_one_may_own_a_run(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from harness.spec import ModelSpec, RunConfig
 from harness.tasks import blobs
 from harness.tasks.task import find_task
 from harness.train.build import build_model
-from harness.train.clock import PHASES, Clock
+from harness.train.clock import PHASES
 from harness.workers.attempt import attempt_in_threads
 from tests.harness.support import BLOCK, CSER, DoctoredBlobs, comparable, job_for, settings_of, small_config
 
@@ -261,31 +261,6 @@ def test_phases_sum_to_the_wall_clock(tmp_path: Path) -> None:
     assert sum(seconds.values()) == pytest.approx(record.result.wall_seconds, rel=1e-9)
     walls = [event.wall_seconds for event in record.events]
     assert walls == sorted(walls) and walls[-1] <= record.result.wall_seconds
-
-
-class FakeCollectives:
-    """What a clock asks of collectives."""
-
-    seconds = 0.0
-
-
-def test_clock_on_made_up_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr("harness.train.clock.time.perf_counter", lambda: now[0])
-    collectives: Any = FakeCollectives()
-    clock = Clock(collectives, {"data": 5.0})
-    for phase, passed, talked in [
-        ("data", 2.0, 0.5),
-        ("compute", 1.0, 0.0),
-        ("evaluate", 4.0, 3.0),
-        ("data", 8.0, 1.0),
-    ]:
-        now[0] += passed
-        collectives.seconds += talked
-        clock.switch(phase)  # type: ignore[arg-type]
-    # Each switch ends the phase before it: compute, data, compute, evaluate.
-    assert clock.seconds == {"data": 6.0, "compute": 2.5, "communicate": 4.5, "evaluate": 7.0, "checkpoint": 0.0}
-    assert clock.wall_seconds == 20.0
 
 
 def test_models_made_by_threads_at_once_are_those_of_their_seeds() -> None:

@@ -1,0 +1,128 @@
+"""Where a run's time is booked: on a CPU by its clock, on a GPU by when that comes to the work, and nobody waits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from algorithms import Purpose, SoloCollectives
+from algorithms.core.elapsed import Elapsed, Mark, mark
+from harness.train.clock import Clock
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+def test_clock_on_made_up_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("algorithms.core.elapsed.time.perf_counter", lambda: now[0])
+    collectives = SoloCollectives()
+    collectives.elapsed.add("", 0.0, 50.0)  # before there was a clock
+    clock = Clock(collectives, CPU, {"data": 5.0})
+    for phase, passed, talked in [
+        ("data", 2.0, 0.5),
+        ("compute", 1.0, 0.0),
+        ("evaluate", 4.0, 3.0),
+        ("data", 8.0, 1.0),
+    ]:
+        now[0] += passed
+        collectives.elapsed.add(collectives.account, 0.0, talked)
+        clock.switch(phase)  # type: ignore[arg-type]
+    # Each switch ends the phase before it: compute, data, compute, evaluate.
+    assert clock.seconds == {"data": 6.0, "compute": 2.5, "communicate": 4.5, "evaluate": 7.0, "checkpoint": 0.0}
+    assert clock.wall_seconds == 20.0
+
+
+class Event:
+    """A CUDA event of a GPU that comes to it when a test says so."""
+
+    recorded: list[Event]
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        assert enable_timing
+        self.at: float | None = None
+
+    def record(self, stream: object) -> None:
+        self.recorded.append(self)
+
+    def query(self) -> bool:
+        return self.at is not None
+
+    def synchronize(self) -> None:
+        assert self.at is not None, "the host waits for the GPU"
+
+    def elapsed_time(self, end: Event) -> float:
+        """Milliseconds."""
+        assert self.at is not None and end.at is not None
+        return 1e3 * (end.at - self.at)
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Event]:
+    """The events in the order in which a made-up GPU was told of them."""
+    events: list[Event] = []
+    monkeypatch.setattr(Event, "recorded", events, raising=False)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    return events
+
+
+class OnGPU(SoloCollectives):
+    """Collectives that a GPU does."""
+
+    def _mark(self, tensor: Tensor) -> Mark:
+        return mark(GPU)
+
+
+def reach(events: list[Event], *times: float) -> None:
+    """The GPU comes to the next events at these times."""
+    waiting = [event for event in events if event.at is None]
+    for event, time in zip(waiting, times, strict=False):
+        event.at = time
+
+
+def told(clock: Clock, collectives: SoloCollectives) -> None:
+    """A step, as the host tells the GPU of it."""
+    clock.switch("data")
+    clock.switch("compute")
+    collectives.all_reduce_sum_(torch.zeros(1), Purpose.GRADIENT)
+
+
+def test_a_gpus_times_are_its_own_and_nobody_waits_for_them(recorded: list[Event]) -> None:
+    collectives = OnGPU()
+    clock = Clock(collectives, GPU, {"communicate": 100.0})
+    told(clock, collectives)
+    told(clock, collectives)
+    clock.switch("evaluate")  # so far the GPU has come to nothing, and no one has asked it
+    assert len(recorded) == 1 + 2 * 4 + 1
+    # It starts at 10 s. In the first step it waits 3 s for data, computes for 1 s, and waits 4 s for the others.
+    reach(recorded, 10.0, 10.0, 13.0, 14.0, 18.0)
+    # In the second none for data, 2 s, 1 s, and half a second for the rest.
+    reach(recorded, 18.0, 18.0, 20.0, 21.0, 21.5)
+    seconds = clock.seconds
+    expected = {"data": 3.0, "compute": 3.5, "communicate": 105.0, "evaluate": 0.0, "checkpoint": 0.0}
+    assert seconds == pytest.approx(expected)
+    assert clock.wall_seconds == pytest.approx(100.0 + 21.5 - 10.0)
+
+
+def test_times_are_read_as_they_come_in_and_do_not_pile_up(recorded: list[Event]) -> None:
+    elapsed = Elapsed()
+    for step in range(100):
+        start, end = mark(GPU), mark(GPU)
+        elapsed.add("work", start, end)
+        reach(recorded[:-2], *[float(step)] * 2)  # the GPU is one step behind
+    assert len(elapsed._on) <= 2
+    reach(recorded, 100.0, 103.0)
+    assert elapsed.seconds()["work"] == pytest.approx(3.0)
+
+
+def test_whoever_asks_for_the_times_waits(recorded: list[Event], monkeypatch: pytest.MonkeyPatch) -> None:
+    def synchronize(event: Any) -> None:
+        reach(recorded, 1.0, 3.0)
+
+    monkeypatch.setattr(Event, "synchronize", synchronize)
+    elapsed = Elapsed()
+    elapsed.add("work", mark(GPU), mark(GPU))
+    assert elapsed.seconds() == {"work": 2.0}
