@@ -15,7 +15,7 @@ from harness.plan.plan import PlannedRun
 from harness.records.provenance import new_attempt
 from harness.records.recorder import SupersededError, write_failure
 from harness.records.store import Attempt
-from harness.train.train import Preempted
+from harness.train.work import Preempted
 from harness.workers.attempt import Job, attempt_in_group, prepare_thread, recorded
 from harness.workers.process_group import backend_for, joined_through
 from slurm.allocation import Allocation, this_allocation

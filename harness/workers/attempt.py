@@ -26,7 +26,8 @@ from harness.train import checkpoint
 from harness.train.build import build_model
 from harness.train.checkpoint import CheckpointError
 from harness.train.stacked import replicas_of
-from harness.train.train import Checkpoints, Preempted, train
+from harness.train.train import train
+from harness.train.work import Checkpoints, Preempted, Work
 from harness.workers.preload import load_samples
 from harness.workers.process_group import joined
 
@@ -70,7 +71,7 @@ class Job:
 
 
 def attempt_in_threads(job: Job, stop_requested: StopRequested | None = None) -> bool:
-    """Do the run with all workers as threads of this process; True if it has a result. `stop_requested`: see `train`.
+    """Do the run with all workers as threads of this process; True if it has a result. `stop_requested`: see `Work`.
 
     Raises:
         BusyError: another process is at this run.
@@ -92,14 +93,14 @@ def _train_threads(job: Job, stop_requested: StopRequested | None) -> None:
     def worker(collectives: Collectives) -> None:
         prepare_thread(job.device)
         own = recorder if collectives.rank == 0 else None
-        train(config, copy.deepcopy(model), samples, collectives, own, job.checkpoints(), stop_requested)
+        train(Work(config, copy.deepcopy(model), samples, collectives, own, job.checkpoints(), stop_requested))
 
     max_active = len(job.cores) if job.device == "cpu" else ACTIVE_ON_A_GPU
     run_workers(worker, config.num_workers, job.timeout_seconds, max_active)
 
 
 def attempt_stacked(job: Job, stop_requested: StopRequested | None = None) -> bool:
-    """Do the run with all workers stacked in this thread; True if it has a result. `stop_requested`: see `train`.
+    """Do the run with all workers stacked in this thread; True if it has a result. `stop_requested`: see `Work`.
 
     Raises:
         BusyError: another process is at this run.
@@ -117,11 +118,11 @@ def _train_stacked(job: Job, stop_requested: StopRequested | None) -> None:
     samples = load_samples(config.task, job.data, job.device)
     model = build_model(config.model, find_task(config.task.name), config.seed, torch.device(job.device))
     replicas, collectives = replicas_of(model, config.num_workers), StackedCollectives(config.num_workers)
-    train(config, replicas, samples, collectives, job.recorder(), job.checkpoints(), stop_requested)
+    train(Work(config, replicas, samples, collectives, job.recorder(), job.checkpoints(), stop_requested))
 
 
 def attempt_as_rank(job: Job, rank: int, init_method: str, stop_requested: StopRequested | None = None) -> bool:
-    """Do the run as worker `rank` of a new process group; True if it has a result. `stop_requested`: see `train`.
+    """Do the run as worker `rank` of a new process group; True if it has a result. `stop_requested`: see `Work`.
 
     Raises:
         BusyError: another process is at this run.
@@ -145,13 +146,13 @@ def done_meanwhile(folder: Path, rank: int) -> bool:
 
 
 def attempt_in_group(job: Job, collectives: Collectives, stop_requested: StopRequested | None = None) -> None:
-    """Train as one worker of a group that stands already. `stop_requested` and what is raised: see `train`."""
+    """Train as one worker of a group that stands already. `stop_requested`: see `Work`; what is raised: see `train`."""
     config = job.run.config
     task, device = find_task(config.task.name), torch.device(job.device)
     samples = load_samples(config.task, job.data, job.device)
     model = build_model(job.run.config.model, task, job.run.config.seed, device)
     recorder = job.recorder() if collectives.rank == 0 else None
-    train(job.run.config, model, samples, collectives, recorder, job.checkpoints(), stop_requested)
+    train(Work(config, model, samples, collectives, recorder, job.checkpoints(), stop_requested))
 
 
 def prepare_processes() -> None:
