@@ -9,16 +9,14 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
+
+from harness.rows import GridSpec, RowSpec, same_name
+from harness.strict import Count, Name, NonNegative, Positive, Seed, Strict
 
 FORMAT = 1
 EXPERIMENTS = Path(__file__).parent / "experiments"
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
-Seed = Annotated[int, Field(ge=0)]
 Precision = Literal["fp32", "fp16", "bf16"]
 """Of the forward and backward pass; parameters and optimiser state are fp32. fp16 goes with loss scaling."""
 Wire = Literal["fp32", "fp16"]
@@ -27,12 +25,6 @@ Wire = Literal["fp32", "fp16"]
 
 class SpecError(ValueError):
     """A spec that cannot be used: the message says where, what is wrong and what to do."""
-
-
-class Strict(BaseModel):
-    """Frozen border type: unknown keys and wrong types are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class TaskSpec(Strict):
@@ -125,102 +117,6 @@ def run_id(config: RunConfig) -> str:
     """Hash of the scientific fields alone; fields at their default are left out, so that new ones change no old id."""
     canonical = json.dumps(config.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
-
-
-class RowSpec(Strict):
-    """A method at one compression; absent fields come from [training] and from the tuning.
-
-    `candidates`: instead of `settings` several tables of them, among which the tuning chooses together with the rate.
-    `learning_rates`: those that the tuning begins with for this row, instead of its grid.
-    """
-
-    row: Name
-    label: str
-    algorithm: Name
-    ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
-    """Overall compression ratio, for tables; by default what the closed form of the bits says."""
-    settings: dict[str, Any] = {}
-    learning_rate: Positive | None = None
-    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
-    warmup_epochs: NonNegative | None = None
-    candidates: list[dict[str, Any]] = []
-    learning_rates: list[Positive] = []
-
-    @property
-    def tables(self) -> list[dict[str, Any]]:
-        """The tables of settings that the tuning tries."""
-        return self.candidates or [self.settings]
-
-    @model_validator(mode="after")
-    def _consistent(self) -> RowSpec:
-        if self.candidates and (self.settings or self.learning_rate is not None):
-            raise ValueError(f"row {self.row!r} has candidates, so it can have neither settings nor a learning_rate")
-        if _same_name(self.learning_rates):
-            raise ValueError(f"row {self.row!r} holds a learning rate twice, to six digits")
-        return self
-
-
-def _same_name(rates: list[float]) -> bool:
-    """Whether two rates are written alike in the names of rows, with six digits."""
-    return len({f"{rate:g}" for rate in rates}) < len(rates)
-
-
-class GridSpec(Strict):
-    """Many rows of one method: every case at every learning rate.
-
-    `columns` names the numbers of a case; where a setting's value is such a name, the case's number is put in.
-    `warmup_product`: the released CIFAR-100 code's rule, max(4, round(p * 5/128 * lr/0.05 * 2)) epochs of warm-up, p
-    being the product of these columns.
-    """
-
-    grid: Name
-    label: str
-    algorithm: Name
-    columns: list[str]
-    cases: Annotated[list[list[float]], Field(min_length=1)]
-    settings: dict[str, Any]
-    learning_rates: Annotated[list[Positive], Field(min_length=1)]
-    warmup_product: list[str] = []
-
-    @model_validator(mode="after")
-    def _consistent(self) -> GridSpec:
-        wrong = [case for case in self.cases if len(case) != len(self.columns)]
-        if wrong:
-            raise ValueError(f"the case {wrong[0]} must have a number for each of the columns {self.columns}")
-        unknown = [column for column in self.warmup_product if column not in self.columns]
-        if unknown:
-            raise ValueError(f"warmup_product names {unknown[0]!r}, which is no column")
-        return self
-
-    def rows(self) -> list[RowSpec]:
-        """The rows that the grid stands for, named by their numbers."""
-        return [self._row(case, rate) for case in self.cases for rate in self.learning_rates]
-
-    def _row(self, case: list[float], rate: float) -> RowSpec:
-        numbers = {key: int(each) if each == int(each) else each for key, each in zip(self.columns, case, strict=True)}
-        parts = [self.grid, *(f"{key}{value:g}".lower() for key, value in numbers.items())]
-        return RowSpec(
-            row="-".join([*parts, f"lr{rate:g}"] if len(self.learning_rates) > 1 else parts),
-            label=self.label,
-            algorithm=self.algorithm,
-            settings=_filled_in(self.settings, numbers),
-            learning_rate=rate,
-            warmup_epochs=self._warmup(numbers, rate) if self.warmup_product else None,
-        )
-
-    def _warmup(self, numbers: dict[str, float], rate: float) -> float:
-        product = math.prod(numbers[column] for column in self.warmup_product)
-        return float(max(4, round(product * 5 / 128 * rate / 0.05 * 2)))
-
-
-def _filled_in(settings: dict[str, Any], numbers: dict[str, float]) -> dict[str, Any]:
-    filled: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            filled[key] = _filled_in(value, numbers)
-        else:
-            filled[key] = numbers.get(value, value) if isinstance(value, str) else value
-    return filled
 
 
 class TrainingSpec(Strict):
@@ -341,7 +237,7 @@ class Spec(Strict):
                 raise ValueError(f"lengths.num_epochs: {twice[0]} epochs are there already; give other lengths")
 
     def _check_warmup(self) -> None:
-        """Not of grids by `warmup_product`: the released rule makes some that no run outlasts."""
+        """Not of grids whose warm-up grows: the released rule makes some that no run outlasts."""
         lengths = {"training.num_epochs": [self.training.num_epochs]}
         lengths |= {"lengths.num_epochs": self.lengths.num_epochs} if self.lengths else {}
         lengths |= {"tuning.num_epochs": [self.tuning.num_epochs]} if self.tuning and self.tuning.num_epochs else {}
@@ -359,7 +255,7 @@ class Spec(Strict):
         tuning = self.tuning
         if tuning is None:
             return
-        if _same_name(tuning.grid):
+        if same_name(tuning.grid):
             raise ValueError("tuning.grid holds a rate twice, to six digits; each must have a name of its own")
         for row in self.all_rows():
             rates = row.learning_rates or tuning.grid

@@ -15,8 +15,8 @@ from harness.plan.plan import PlannedRun
 from harness.records.provenance import new_attempt
 from harness.records.recorder import SupersededError, write_failure
 from harness.records.store import Attempt
-from harness.train.train import Preempted
-from harness.workers.attempt import Job, attempt_in_group, prepare_thread, recorded_failures
+from harness.train.work import Preempted
+from harness.workers.attempt import Job, attempt_in_group, prepare_thread, recorded
 from harness.workers.process_group import backend_for, joined_through
 from slurm.allocation import Allocation, this_allocation
 from slurm.facts import facts
@@ -85,16 +85,17 @@ def _meet(task: RunTask, allocation: Allocation, stack: ExitStack) -> Meeting:
 def _work(task: RunTask, allocation: Allocation, meeting: Meeting, notice: Notice, device: str) -> int:
     """Train, and record how it ended; returns the process's exit code."""
     print(begins(meeting.message), flush=True)
-    job, code = _job(task, allocation, meeting.message, device), 1
-    with (
-        recorded_failures(job),
-        joined_through(meeting.store, device, job.timeout_seconds, allocation.rank, allocation.world_size),
-    ):
-        _train(job, allocation.rank, notice)
-        code = 0
-    if code and end_of(job.folder, job.attempt.attempt) == "communication":
+    job = _job(task, allocation, meeting.message, device)
+
+    def work() -> None:
+        with joined_through(meeting.store, device, job.timeout_seconds, allocation.rank, allocation.world_size):
+            _train(job, allocation.rank, notice)
+
+    if recorded(job, work):
+        return 0
+    if end_of(job.folder, job.attempt.attempt) == "communication":
         time.sleep(GRACE_SECONDS)
-    return code
+    return 1
 
 
 def _train(job: Job, rank: int, notice: Notice) -> None:

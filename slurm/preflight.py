@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from submitit import SlurmExecutor
@@ -66,7 +66,7 @@ def look(task: Look) -> None:
     if profile.device == "cuda":
         # That there are as many as the profile says is Slurm's affair.
         checks += [*check_gpus(), check_nccl()]
-    lines = [Line(**asdict(check)) for check in checks]
+    lines = [Line(**check._asdict()) for check in checks]
     store.write_record(task.answer, Looked(host=this_allocation().first_node, lines=lines))
     sys.exit(0 if all(check.passed for check in checks) else 1)
 

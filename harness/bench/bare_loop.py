@@ -23,6 +23,7 @@ from harness.train.build import build_model
 from harness.train.stacked import replicas_of
 from harness.train.stopwatch import interleave
 from harness.train.train import train
+from harness.train.work import Work
 from harness.workers.attempt import Job
 from harness.workers.preload import load_samples
 
@@ -112,6 +113,6 @@ def _run_seconds(config: RunConfig, samples: Samples) -> float:
             timeout_seconds=60.0,
         )
         replicas, collectives = replicas_of(model, config.num_workers), StackedCollectives(config.num_workers)
-        train(config, replicas, samples, collectives, job.recorder(), job.checkpoints())
+        train(Work(config, replicas, samples, collectives, job.recorder(), job.checkpoints()))
         clocks = read_record(Path(folder) / "result.json", Result).clock_seconds
     return clocks["data"] + clocks["compute"] + clocks["communicate"]

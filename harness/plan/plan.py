@@ -18,7 +18,8 @@ from harness.plan.tuning import Found, Outcome, Trial, rules, search
 from harness.plan.tuning_records import tuning_folder, tuning_name
 from harness.records import store
 from harness.records.store import Choice, Experiment, Row, Tuning
-from harness.spec import RowSpec, RunConfig, Spec, SpecError, explain, find_spec, load_spec, run_id
+from harness.rows import RowSpec
+from harness.spec import RunConfig, Spec, SpecError, explain, find_spec, load_spec, run_id
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
 
-from harness.spec import RowSpec, TuningSpec
+from harness.rows import RowSpec
+from harness.spec import TuningSpec
 
 RULE = (
     "for each row the learning rate of the grid with the highest mean accuracy on held-out training samples over the "

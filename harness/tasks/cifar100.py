@@ -14,7 +14,7 @@ from harness.spec import TaskSpec
 from harness.tasks.augment import draw_shifts, moved, normalised, shifted_crops
 from harness.tasks.cifar100_files import Bytes, Release, default_cache, locate, read_split
 from harness.tasks.errors import DataError
-from harness.tasks.task import Batch, held_out_indices
+from harness.tasks.task import Batch, Check, held_out_indices
 
 MEAN, STANDARD_DEVIATION = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 """Per channel, of pixels scaled to [0, 1]; those of the paper's released scripts."""
@@ -56,20 +56,20 @@ class CIFAR100:
         images, labels = train
         return CIFAR100Samples(padded(images[kept]), labels[kept], images[held_out], labels[held_out])
 
-    def check(self, data: Path | None) -> list[tuple[str, bool, str]]:
-        """What a preflight wants to know: (what, whether it is well, in words) for each split."""
+    def check(self, data: Path | None) -> list[Check]:
+        """What a preflight wants to know, for each split."""
         lines = []
         try:
             place = locate(data, default_cache(), self.release)
         except DataError as error:
-            return [("CIFAR-100 is at hand", False, str(error))]
+            return [Check("CIFAR-100 is at hand", False, str(error))]
         for split in ("train", "test"):
             what = f"CIFAR-100 {split} is complete"
             try:
                 images, _ = read_split(place, split, self.release)
-                lines.append((what, True, f"{len(images):,} images of {self.num_classes} classes in {place.path}"))
+                lines.append(Check(what, True, f"{len(images):,} images of {self.num_classes} classes in {place.path}"))
             except DataError as error:
-                lines.append((what, False, str(error)))
+                lines.append(Check(what, False, str(error)))
         return lines
 
 

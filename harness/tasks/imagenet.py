@@ -28,7 +28,7 @@ from harness.tasks.image_reading import (
     num_readers,
     read,
 )
-from harness.tasks.task import Batch, held_out_indices
+from harness.tasks.task import Batch, Check, held_out_indices
 from harness.tasks.transfer import to_device
 
 MEAN, STANDARD_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -81,25 +81,26 @@ class ImageNet:
             parts = _Part(train, torch.arange(len(train))), _Part(test, torch.arange(len(test)))
         return ImageNetSamples(self, *parts, device, new_readers(self.loader_processes))
 
-    def check(self, data: Path | None) -> list[tuple[str, bool, str]]:
-        """What a preflight wants to know: (what, whether it is well, in words), two lines for each split."""
-        lines: list[tuple[str, bool, str]] = []
+    def check(self, data: Path | None) -> list[Check]:
+        """What a preflight wants to know, two lines for each split."""
+        lines: list[Check] = []
         indices: list[ImageIndex] = []
         for split in ("train", "val"):
             what = f"ImageNet {split} is complete"
             try:
                 index = self._index(data, split)
                 indices.append(index)
-                lines.append((what, True, f"{len(index):,} images of {len(index.classes):,} classes in {index.root}"))
+                seen = f"{len(index):,} images of {len(index.classes):,} classes in {index.root}"
+                lines.append(Check(what, True, seen))
                 what = f"ImageNet {split} decodes"
-                lines.append((what, True, f"{self._sample(index)} images, evenly spaced"))
+                lines.append(Check(what, True, f"{self._sample(index)} images, evenly spaced"))
             except DataError as error:
-                lines.append((what, False, str(error)))
+                lines.append(Check(what, False, str(error)))
         if len(indices) == 2:
             try:
                 _same_classes(*indices)
             except DataError as error:
-                lines.append(("ImageNet train and val have the same classes", False, str(error)))
+                lines.append(Check("ImageNet train and val have the same classes", False, str(error)))
         return lines
 
     def expected_reading_rate(self, cores: int) -> tuple[float, int]:

@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,14 @@ from harness.tasks.transfer import to_device
 
 Batch = tuple[Tensor, Tensor]
 """Inputs, float32 of shape (batch, *input_shape), and labels, int64 of shape (batch,)."""
+
+
+class Check(NamedTuple):
+    """One line of a preflight: what was looked at, whether it is well, and what was seen or is to be done."""
+
+    what: str
+    passed: bool
+    detail: str
 
 
 class Samples(Protocol):

@@ -6,8 +6,7 @@ import copy
 import errno
 import os
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +27,8 @@ from harness.train.build import build_model
 from harness.train.checkpoint import CheckpointError
 from harness.train.memory_format import MemoryFormat, Wanted, lay_out
 from harness.train.stacked import replicas_of
-from harness.train.train import Checkpoints, Preempted, train
+from harness.train.train import train
+from harness.train.work import Checkpoints, Preempted, Work
 from harness.workers.preload import load_samples
 from harness.workers.process_group import from_rank_0, joined
 
@@ -74,66 +74,71 @@ class Job:
 
 
 def attempt_in_threads(job: Job, stop_requested: StopRequested | None = None) -> bool:
-    """Do the run with all workers as threads of this process; True if it has a result. `stop_requested`: see `train`.
+    """Do the run with all workers as threads of this process; True if it has a result. `stop_requested`: see `Work`.
 
     Raises:
         BusyError: another process is at this run.
     """
     os.sched_setaffinity(0, job.cores)
-    with owned(job.folder), recorded_failures(job) as outcome:
-        if is_done(job.folder):  # by another command, while this one waited
-            return True
-        use_device(job.device)
-        config = job.run.config
-        task, device = find_task(config.task.name), torch.device(job.device)
-        samples = load_samples(config.task, job.data, job.device)
-        model = build_model(job.run.config.model, task, job.run.config.seed, device)
-        recorder = job.recorder(lay_out(model, job.memory_format))
+    with owned(job.folder):
+        return recorded(job, lambda: _train_threads(job, stop_requested))
 
-        def worker(collectives: Collectives) -> None:
-            prepare_thread(job.device)
-            own = recorder if collectives.rank == 0 else None
-            train(job.run.config, copy.deepcopy(model), samples, collectives, own, job.checkpoints(), stop_requested)
 
-        max_active = len(job.cores) if job.device == "cpu" else ACTIVE_ON_A_GPU
-        run_workers(worker, job.run.config.num_workers, job.timeout_seconds, max_active)
-        outcome.append(True)
-    return bool(outcome)
+def _train_threads(job: Job, stop_requested: StopRequested | None) -> None:
+    if is_done(job.folder):  # by another command, while this one waited
+        return
+    use_device(job.device)
+    config = job.run.config
+    samples = load_samples(config.task, job.data, job.device)
+    model = build_model(config.model, find_task(config.task.name), config.seed, torch.device(job.device))
+    recorder = job.recorder(lay_out(model, job.memory_format))
+
+    def worker(collectives: Collectives) -> None:
+        prepare_thread(job.device)
+        own = recorder if collectives.rank == 0 else None
+        train(Work(config, copy.deepcopy(model), samples, collectives, own, job.checkpoints(), stop_requested))
+
+    max_active = len(job.cores) if job.device == "cpu" else ACTIVE_ON_A_GPU
+    run_workers(worker, config.num_workers, job.timeout_seconds, max_active)
 
 
 def attempt_stacked(job: Job, stop_requested: StopRequested | None = None) -> bool:
-    """Do the run with all workers stacked in this thread; True if it has a result. `stop_requested`: see `train`.
+    """Do the run with all workers stacked in this thread; True if it has a result. `stop_requested`: see `Work`.
 
     Raises:
         BusyError: another process is at this run.
     """
     os.sched_setaffinity(0, job.cores)
-    with owned(job.folder), recorded_failures(job) as outcome:
-        if is_done(job.folder):
-            return True
-        prepare_thread(job.device)
-        config = job.run.config
-        samples = load_samples(config.task, job.data, job.device)
-        model = build_model(config.model, find_task(config.task.name), config.seed, torch.device(job.device))
-        replicas, collectives = replicas_of(model, config.num_workers), StackedCollectives(config.num_workers)
-        train(config, replicas, samples, collectives, job.recorder(), job.checkpoints(), stop_requested)
-        outcome.append(True)
-    return bool(outcome)
+    with owned(job.folder):
+        return recorded(job, lambda: _train_stacked(job, stop_requested))
+
+
+def _train_stacked(job: Job, stop_requested: StopRequested | None) -> None:
+    if is_done(job.folder):
+        return
+    prepare_thread(job.device)
+    config = job.run.config
+    samples = load_samples(config.task, job.data, job.device)
+    model = build_model(config.model, find_task(config.task.name), config.seed, torch.device(job.device))
+    replicas, collectives = replicas_of(model, config.num_workers), StackedCollectives(config.num_workers)
+    train(Work(config, replicas, samples, collectives, job.recorder(), job.checkpoints(), stop_requested))
 
 
 def attempt_as_rank(job: Job, rank: int, init_method: str, stop_requested: StopRequested | None = None) -> bool:
-    """Do the run as worker `rank` of a new process group; True if it has a result. `stop_requested`: see `train`.
+    """Do the run as worker `rank` of a new process group; True if it has a result. `stop_requested`: see `Work`.
 
     Raises:
         BusyError: another process is at this run.
     """
-    with owned_by_rank_0(job.folder, rank), recorded_failures(job) as outcome:
+
+    def work() -> None:
         prepare_thread(job.device)
         with joined(job.device, job.timeout_seconds, init_method, rank, job.run.config.num_workers):
             if not done_meanwhile(job.folder, rank):
                 attempt_in_group(job, ProcessGroupCollectives(), stop_requested)
-        outcome.append(True)
-    return bool(outcome)
+
+    with owned_by_rank_0(job.folder, rank):
+        return recorded(job, work)
 
 
 def done_meanwhile(folder: Path, rank: int) -> bool:
@@ -142,14 +147,14 @@ def done_meanwhile(folder: Path, rank: int) -> bool:
 
 
 def attempt_in_group(job: Job, collectives: Collectives, stop_requested: StopRequested | None = None) -> None:
-    """Train as one worker of a group that stands already. `stop_requested` and what is raised: see `train`."""
+    """Train as one worker of a group that stands already. `stop_requested`: see `Work`; what is raised: see `train`."""
     config = job.run.config
     task, device = find_task(config.task.name), torch.device(job.device)
     samples = load_samples(config.task, job.data, job.device)
     model = build_model(job.run.config.model, task, job.run.config.seed, device)
     memory_format = lay_out(model, job.memory_format)
     recorder = job.recorder(memory_format) if collectives.rank == 0 else None
-    train(job.run.config, model, samples, collectives, recorder, job.checkpoints(), stop_requested)
+    train(Work(config, model, samples, collectives, recorder, job.checkpoints(), stop_requested))
 
 
 def prepare_processes() -> None:
@@ -177,18 +182,18 @@ def use_device(device: str) -> None:
         torch.backends.cudnn.benchmark = True
 
 
-@contextmanager
-def recorded_failures(job: Job) -> Iterator[list[bool]]:
-    """Turn an exception into failure.json; the body appends to the list when it has succeeded."""
-    outcome: list[bool] = []
+def recorded(job: Job, work: Callable[[], None]) -> bool:
+    """Do the work; an exception becomes failure.json, and False."""
     try:
-        yield outcome
+        work()
+        return True
     except Preempted as stop:
         write_failure(job.folder, job.run.run_id, job.attempt.attempt, "preempted", str(stop), "")
     except Exception as error:
         trace = "".join(traceback.format_exception(error))
         print(trace, flush=True)
         write_failure(job.folder, job.run.run_id, job.attempt.attempt, failure_kind(error), sentence(error), trace)
+    return False
 
 
 NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")

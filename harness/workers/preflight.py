@@ -6,7 +6,6 @@ import datetime
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,22 +17,13 @@ from harness.records.run_lock import has_locks
 from harness.spec import RunConfig, SpecError
 from harness.tasks.errors import DataError
 from harness.tasks.image_reading import num_readers
-from harness.tasks.task import Task, configured_task
+from harness.tasks.task import Check, Task, configured_task
 from harness.train.checkpoint import GENERATIONS
 from harness.workers.attempt import num_cores
 from harness.workers.launch import Options, places
 
 READING_SECONDS = 3.0
 """How long images are read for their rate."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line: what was looked at, whether it is well, and what was seen or is to be done."""
-
-    what: str
-    passed: bool
-    detail: str
 
 
 def checks(plan: Plan, options: Options) -> Iterator[Check]:
@@ -59,7 +49,7 @@ def check_data(task: Task, data: Path | None) -> Iterator[Check]:
     """The task's own checks where it has some (counts per split, samples that decode), else whether it is found."""
     own = getattr(task, "check", None)
     if own is not None:
-        yield from (Check(*line) for line in own(data))
+        yield from own(data)
         return
     try:
         task.prepare(data)

@@ -16,7 +16,7 @@ from report.accuracy.figure_paper import PAPER_NOTE
 from report.accuracy.figure_progress import draw_progress, found_progress
 from report.accuracy.figure_regime import REGIME_NOTE, draw_regime, found_regime
 from report.accuracy.figure_scatter import draw_loss_against_accuracy, found_loss_against_accuracy
-from report.accuracy.figure_tuning import draw_tuning, found_tuning
+from report.accuracy.figure_tuning import draw_tuning, found_tuning, tuning_notes
 from report.accuracy.findings import Study, study_of
 from report.accuracy.pairs import Pair, pairs_of
 from report.accuracy.provenance import how_it_was_run
@@ -255,8 +255,7 @@ def _tuning_sections(study: Study, tuned: Sequence[Tuned], exhibits: Exhibits) -
         "Held-out accuracy over the learning rate",
         lambda path: draw_tuning(tuned, path),
         lambda: found_tuning(tuned),
-        "Means over the tuning seeds on held-out data; a ring marks the selected rate, a cross in the grey strip a "
-        "rate with a diverged run.",
+        *tuning_notes(tuned),
     )
     filled = any(entry.has_results for entry in tuned)
     several = any(entry.num_candidates > 1 for entry in tuned)
@@ -264,7 +263,7 @@ def _tuning_sections(study: Study, tuned: Sequence[Tuned], exhibits: Exhibits) -
     best = exhibits.table(best_of_table(study, tuned), "best_of", filled)
     trials = exhibits.table(points_table(tuned), "splits", filled and several)
     return (
-        Section("Learning rates", (figure, took)),
+        Section("Learning rates", (took, figure)),
         Section("Fewer trials", (best,)),
         Section("Every trial", (trials,)),
     )

@@ -71,7 +71,7 @@ def draw_columns(columns: Sequence[Column], quantities: Sequence[Quantity], path
     drawn = [quantity for quantity in quantities if any(curves[quantity.name])]
     if not drawn:
         return False
-    figure, grid = panels(len(drawn), len(columns), 2.1)
+    figure, grid = panels(len(drawn), len(columns), 1.9)
     entries = [entry for quantity in drawn for cell in curves[quantity.name] for entry in cell]
     last = max(curve.steps[-1] for _, curve in entries)
     for line, quantity in zip(grid, drawn, strict=True):

@@ -1,4 +1,4 @@
-"""Figure: held-out accuracy over the learning rates tried, divergence shown. One panel per method."""
+"""Figure: held-out accuracy over the learning rates tried. A panel per method, a line per table of settings."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FixedLocator, NullLocator
 
 from report.accuracy.tuning import Tuned
 from report.kit.looks import look_of
 from report.kit.plotting import SIZE, accuracy_scale, end_labels, panels, save, settle
-from report.kit.wording import count_of, listed, short
+from report.kit.wording import count_of, listed, ratio_name, short
 
 _COLUMNS = 3
+_ROOM = 0.2
 _STRIP = 0.26
 """Share of a panel's height that is kept for the crosses of diverged runs."""
 
-_MOST_PANELS = 12
+_MOST_PANELS = 18
+_MOST_RATES = 5
+"""With more than this only powers of ten have their numbers on the axis."""
+
 _DASHES: tuple[tuple[float, ...], ...] = ((), (4, 1.5), (1.2, 1.2), (5, 1.5, 1.2, 1.5))
 _MARKERS = ("o", "s", "^", "D")
 
@@ -27,11 +30,11 @@ _MARKERS = ("o", "s", "^", "D")
 def draw_tuning(tuned: Sequence[Tuned], path: Path) -> bool:
     """Draw it; False where no tuning run is done."""
     drawn = [entry for entry in tuned if entry.has_results]
-    names = list(dict.fromkeys(entry.method for entry in drawn))[:_MOST_PANELS]
+    names = _methods(tuned)[:_MOST_PANELS]
     if not names:
         return False
     rows = math.ceil(len(names) / _COLUMNS)
-    figure, grid = panels(rows, _COLUMNS, 2.1, share_x=False)
+    figure, grid = panels(rows, _COLUMNS, 1.4)
     cells = [axes for line in grid for axes in line]
     rates = sorted({point.learning_rate for entry in drawn for point in entry.points})
     numbers = [100 * score for entry in drawn for point in entry.points for score in point.scores.values()]
@@ -43,12 +46,12 @@ def draw_tuning(tuned: Sequence[Tuned], path: Path) -> bool:
         axes.set_visible(False)
     for axes in cells[max(0, len(names) - _COLUMNS) : len(names)]:
         axes.set_xlabel("learning rate (log scale)")
-    for line in grid:
-        line[0].set_ylabel("held-out accuracy, percent")
+        axes.tick_params(labelbottom=True)
+    figure.supylabel("held-out accuracy, percent", fontsize=SIZE)
     settle(figure)
     for axes, name in zip(cells, names, strict=False):
         colour = look_of(name).colour
-        end_labels(axes, _ends([entry for entry in drawn if entry.method == name], colour), room=0.26, below=_STRIP)
+        end_labels(axes, _ends([entry for entry in drawn if entry.method == name], colour), room=_ROOM, below=_STRIP)
     save(figure, path)
     return True
 
@@ -58,18 +61,23 @@ def _panel(axes: Axes, rows: Sequence[Tuned], colour: str, rates: Sequence[float
     if numbers:
         accuracy_scale(axes, numbers, below=_STRIP)
     for index, entry in enumerate(rows):
-        known = [(point.learning_rate, 100 * point.score) for point in entry.points if point.score is not None]
         marker, dashes = _MARKERS[index % len(_MARKERS)], _DASHES[index % len(_DASHES)]
-        xs, ys = [x for x, _ in known], [y for _, y in known]
+        *others, main = _lines(entry) or [{}]
+        for line in others:
+            axes.plot(list(line), list(line.values()), color=colour, dashes=dashes, linewidth=0.5, clip_on=False)
+        xs, ys = list(main), list(main.values())
         axes.plot(xs, ys, color=colour, dashes=dashes, marker=marker, markersize=2.8, clip_on=False)
-        ring = [(x, y) for x, y in known if x == entry.selected]
-        for x, y in ring:
-            axes.plot(x, y, "o", markersize=7.5, mfc="none", color=colour, markeredgewidth=0.9, clip_on=False)
+        if entry.selected in main:
+            place = (entry.selected, main[entry.selected])
+            axes.plot(*place, "o", markersize=7.5, mfc="none", color=colour, markeredgewidth=0.9, clip_on=False)
     _mark_diverged(axes, rows, colour, rates[-1])
-    axes.xaxis.set_major_locator(FixedLocator(rates))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([f"{rate:g}" for rate in rates], rotation=0 if len(rates) < 6 else 35)
-    axes.set_xlim(rates[0] / 1.25, rates[-1] * 1.25 * (max(rates[-1] / rates[0], 4) ** 0.38))
+    decades = [rate for rate in rates if round(math.log10(rate), 6).is_integer()]
+    named = rates if len(rates) <= _MOST_RATES or len(decades) < 2 else decades
+    axes.set_xticks(named, [f"{rate:g}" for rate in named])
+    axes.set_xticks(rates, [""] * len(rates), minor=True)
+    axes.grid(which="minor", axis="x")
+    low, high = rates[0] / 1.25, rates[-1] * 1.25
+    axes.set_xlim(low, low * max(high / low, 4) ** (1 / (1 - _ROOM)))
 
 
 def _mark_diverged(axes: Axes, rows: Sequence[Tuned], colour: str, last: float) -> None:
@@ -85,7 +93,7 @@ def _mark_diverged(axes: Axes, rows: Sequence[Tuned], colour: str, last: float) 
         place = (_STRIP - 0.02) * (1 - (index + 0.5) / len(lost))
         axes.plot(rates, [place] * len(rates), "x", transform=transform, markersize=3.5, color=colour, clip_on=False)
         axes.annotate(
-            f"ratio {entry.ratio:g}",
+            ratio_name(entry.ratio),
             (last, place),
             xycoords=transform,
             xytext=(4, 0),
@@ -99,12 +107,35 @@ def _mark_diverged(axes: Axes, rows: Sequence[Tuned], colour: str, last: float) 
 
 
 def _ends(rows: Sequence[Tuned], colour: str) -> list[tuple[float, float, str, str]]:
-    ends = []
-    for entry in rows:
-        known = [(point.learning_rate, 100 * point.score) for point in entry.points if point.score is not None]
-        if known:
-            ends.append((*known[-1], f"ratio {short(entry.ratio)}", colour))
-    return ends
+    known = [(entry, lines[-1]) for entry in rows if (lines := _lines(entry))]
+    return [(*list(line.items())[-1], ratio_name(entry.ratio), colour) for entry, line in known]
+
+
+def _lines(entry: Tuned) -> list[dict[float, float]]:
+    """Held-out accuracy in percent by rate, for each table of settings that has any; the chosen one's comes last."""
+    lines: dict[int, dict[float, float]] = {}
+    for point in entry.points:
+        if point.score is not None:
+            lines.setdefault(point.candidate, {})[point.learning_rate] = 100 * point.score
+    chosen = entry.selected_point and entry.selected_point.candidate
+    return [lines[candidate] for candidate in sorted(lines, key=lambda candidate: candidate == chosen)]
+
+
+def _methods(tuned: Sequence[Tuned]) -> list[str]:
+    return list(dict.fromkeys(entry.method for entry in tuned if entry.has_results))
+
+
+def tuning_notes(tuned: Sequence[Tuned]) -> tuple[str, ...]:
+    """What the marks are, and whether methods are left out."""
+    several = any(entry.num_candidates > 1 for entry in tuned)
+    lines = " Thin lines: other settings than those chosen." if several else ""
+    marks = (
+        "Means over the tuning seeds on held-out data; a ring marks the selected rate, a cross in the grey strip a "
+        f"rate with a diverged run. Numbers beside them: ratios.{lines}"
+    )
+    count = len(_methods(tuned))
+    left_out = f"Of {count} methods {_MOST_PANELS} are drawn; csv/tuning.csv has all." if count > _MOST_PANELS else ""
+    return marks, left_out
 
 
 def found_tuning(tuned: Sequence[Tuned]) -> str:

@@ -54,7 +54,7 @@ def accuracy_table(study: Study) -> Table:
     )
     rows = tuple(_accuracy_row(study, finding, seeds) for finding in study.findings)
     notes = (*_accuracy_notes(study), BOUNDS, *sent_notes(study), *marks(study.findings))
-    return Table("Accuracy", _accuracy_found(study), columns, rows, wide=True, notes=notes)
+    return Table("Accuracy", _accuracy_found(study), columns, rows, notes=notes)
 
 
 def _seeds(study: Study) -> Sequence[int]:
@@ -165,7 +165,7 @@ def seeds_table(study: Study) -> Table:
         "workers and seeds, and the least of any worker in any seed.",
         *marks(study.findings),
     )
-    return Table("Accuracy by seed and by worker", _seeds_found(study), columns, rows, wide=True, notes=notes)
+    return Table("Accuracy by seed and by worker", _seeds_found(study), columns, rows, notes=notes)
 
 
 def _own(finding: Finding) -> list[float]:

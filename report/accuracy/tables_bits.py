@@ -18,7 +18,7 @@ def bits_table(study: Study) -> Table:
     traffic = [(finding, traffic_of(finding.records)) for finding in study.findings]
     columns = (
         *head_columns(study),
-        Column("settings", "left"),
+        Column("settings", "left", below=True),
         Column("formula", "left"),
         Column("counted bits"),
         Column("expected bits"),
@@ -37,7 +37,7 @@ def bits_table(study: Study) -> Table:
         " Formula: bits per step, in the symbols of the method's module.",
         *marks(study.findings),
     )
-    return Table("Bits", found if have else "No finished run yet.", columns, rows, wide=True, notes=notes)
+    return Table("Bits", found if have else "No finished run yet.", columns, rows, notes=notes)
 
 
 def _bits_row(study: Study, finding: Finding, traffic: RowTraffic | None) -> tuple[Cell, ...]:
@@ -87,8 +87,7 @@ def equal_bits_table(study: Study) -> Table:
         *((LINK,) if has_models(study) else ()),
         *marks(study.findings),
     )
-    wide = has_models(study)
-    return Table("Equal bits", _equal_found(study), columns, tuple(rows), wide=wide, notes=notes)
+    return Table("Equal bits", _equal_found(study), columns, tuple(rows), notes=notes)
 
 
 LINK = "Link models: what one worker's link carries. At equal payload an all-gather (top-k) costs more of it."

@@ -43,7 +43,7 @@ def pairs_table(study: Study, pairs: Sequence[Pair], group: RatioGroup) -> Table
         "floor are differences alone, not tested here. Intervals and p in csv/pairs.csv.",
         *marks((*methods, *bounds)),
     )
-    return Table(f"All pairs at ratio {group.ratio:g}{sent}", found, columns, rows, wide=True, notes=notes)
+    return Table(f"All pairs at ratio {group.ratio:g}{sent}", found, columns, rows, notes=notes)
 
 
 def _cell(by_name: dict[tuple[str, str], Pair], row: Finding, column: Finding) -> Cell:

@@ -69,7 +69,7 @@ def best_of_table(study: Study, tuned: Sequence[Tuned]) -> Table:
         "trial with a diverged run ranks below every number and shows as div.",
         *_marks(tuned),
     )
-    return Table("Best of k trials", _best_of_found(tuned), columns, rows, wide=True, notes=notes)
+    return Table("Best of k trials", _best_of_found(tuned), columns, rows, notes=notes)
 
 
 def _best_of(tuned: Tuned, count: int) -> float | None:
@@ -168,10 +168,10 @@ def rules_table(study: Study) -> Table | None:
         return None
     columns = (
         *head_columns(study),
-        Column("by held-out accuracy", "left"),
-        Column("test accuracy"),
-        Column("by training loss", "left"),
-        Column("test accuracy"),
+        Column("by held-out accuracy", "left", below=True),
+        Column("test accuracy, by held-out"),
+        Column("by training loss", "left", below=True),
+        Column("test accuracy, by loss"),
         Column("n"),
         Column("difference"),
         Column("95 % interval"),
@@ -183,7 +183,7 @@ def rules_table(study: Study) -> Table | None:
         *((AT_END,) if any(f.at_end for f in shown) else ()),
     )
     found = _rules_found(study, shown, other)
-    return Table("Both rules of selection", found, columns, rows, wide=True, notes=notes)
+    return Table("Both rules of selection", found, columns, rows, notes=notes)
 
 
 def _chosen(rows: RowRuns) -> str:

@@ -21,15 +21,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """The head of a column. Text is set left, numbers right."""
+    """The head of a column. Text is set left, numbers right.
+
+    `below`: its texts are long; where pages are narrow they stand under their row, over its whole width.
+    """
 
     head: str
     align: Align = "right"
+    below: bool = False
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table with the one sentence of what it shows. `wide` asks for a page on its side, where pages exist.
+    """A table with the one sentence of what it shows.
 
     The list of exhibits gives it its number; None for one that has none (inside a box, or a small list of settings).
     """
@@ -38,7 +42,6 @@ class Table:
     found: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    wide: bool = False
     notes: tuple[str, ...] = ()
     number: int | None = None
 

@@ -47,7 +47,7 @@ def ratios_table(study: SpeedStudy) -> Table:
         f"Modelled: the least ratio at which a step that sends it every time is at most {100 * (NEGLIGIBLE - 1):.0f} % "
         "longer than its compute; 1: none is needed; none suffices: latency alone takes longer. Encoding is left out.",
     )
-    return Table("Ratio that is needed", found if rows else NONE, columns, tuple(rows), True, notes)
+    return Table("Ratio that is needed", found if rows else NONE, columns, tuple(rows), notes)
 
 
 def _said(ratio: float) -> str:

@@ -65,8 +65,7 @@ def prediction_table(bench: Bench) -> Table:
         *(_DRAWS,) * any(message.ready_draws for method in bench.methods for message in method.messages),
     )
     title = f"{bench.workload.name}: {bench.basis} step times and the model's error"
-    wide = len(bench.timings) > 4
-    return Table(title, agreement_sentence(bench.points), (Column("method", "left"), *heads), rows, wide, notes)
+    return Table(title, agreement_sentence(bench.points), (Column("method", "left"), *heads), rows, notes)
 
 
 def _predicted(point: Point | None) -> Cell:

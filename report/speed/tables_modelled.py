@@ -51,7 +51,7 @@ def break_even_table(bench: Bench) -> Table:
         "csv/break_even.csv.",
     )
     title = f"{bench.workload.name}: rates at which a method is faster than a baseline"
-    return Table(title, found, columns, rows, True, notes)
+    return Table(title, found, columns, rows, notes)
 
 
 def spans_text(spans: Sequence[Span]) -> str:
@@ -124,7 +124,7 @@ def layouts_table(bench: Bench) -> Table:
         "the codec.",
     )
     found = _layouts_found(bench, layouts, networks)
-    return Table(f"{bench.workload.name}: layouts side by side", found, tuple(columns), tuple(rows), True, notes)
+    return Table(f"{bench.workload.name}: layouts side by side", found, tuple(columns), tuple(rows), notes)
 
 
 def _nearest(bench: Bench) -> list[Timing]:

@@ -15,7 +15,11 @@ from report.speed.units import milliseconds
 def cards_table(study: SpeedStudy) -> Table:
     """Every baseline and method as it was timed."""
     heads = ("method", "role", "overlapped", "settings", "backend")
-    columns = (*(Column(head, "left") for head in heads[:3]), Column("ratio"), *(Column(h, "left") for h in heads[3:]))
+    columns = (
+        *(Column(head, "left", head == "settings") for head in heads[:3]),
+        Column("ratio"),
+        *(Column(h, "left", h == "settings") for h in heads[3:]),
+    )
     methods: dict[str, tuple[Method, str]] = {}
     for bench in study.benches:
         for method in bench.methods:
@@ -93,8 +97,8 @@ def codec_table(study: SpeedStudy) -> Table:
         shares += [(_codec_share(bench, method), label, bench.workload.name) for bench, method in methods if method]
     share, label, name = max(shares)
     found = f"The model's largest is {100 * share:.1f} % of the compute ({label} on {name})."
-    wide, notes = len(columns) > 4, _codec_notes(study)
-    return Table("Encoding, decoding and update", found, tuple(columns), tuple(rows), wide, notes)
+    notes = _codec_notes(study)
+    return Table("Encoding, decoding and update", found, tuple(columns), tuple(rows), notes)
 
 
 def _codec_cells(bench: Bench, method: Method | None) -> list[Cell]:

@@ -99,7 +99,7 @@ def time_table(bench: Bench, records: Records, target: float) -> Table:
     found = f"{count_of(reached, 'method')} of {len(rows)} reach {percent(target)} % in the median run."
     notes = (_notes(records), "Seconds: median steps times the timed step; emulated steps are without the codec.")
     title = f"{bench.workload.name}: time to {percent(target)} % test accuracy"
-    return Table(title, found, columns, tuple(rows), len(bench.timings) > 4, notes)
+    return Table(title, found, columns, tuple(rows), notes)
 
 
 def _notes(records: Records) -> str:

@@ -17,7 +17,8 @@ from algorithms import DistributedOptimizer
 from harness.plan.plan import PlannedRun, make_plan
 from harness.records.provenance import new_attempt
 from harness.records.store import Row, read_run
-from harness.spec import EXPERIMENTS, ModelSpec, RowSpec, Spec, load_spec
+from harness.rows import RowSpec
+from harness.spec import EXPERIMENTS, ModelSpec, Spec, load_spec
 from harness.tasks import cifar100, fashion_mnist, imagenet
 from harness.tasks.cifar100 import CIFAR100
 from harness.tasks.fashion_mnist import FashionMNIST

@@ -20,7 +20,8 @@ from harness.tasks.task import held_out_indices
 from harness.train.build import build_model, build_optimizer
 from harness.train.order import steps_per_epoch, worker_batches
 from harness.train.schedule import learning_rate_factor
-from harness.train.train import evaluation_steps, parameters_sha256
+from harness.train.summary import parameters_sha256
+from harness.train.train import evaluation_steps
 from tests.harness.support import BLOCK, settings_of, small_config
 
 

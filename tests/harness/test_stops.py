@@ -12,8 +12,8 @@ import torch
 from algorithms import Collectives, run_workers
 from harness.records.recorder import SupersededError, write_failure
 from harness.records.store import Event, Failure, Heartbeat, read_record, read_run
-from harness.train import checkpoint, train
-from harness.train.train import Preempted
+from harness.train import checkpoint, monitor
+from harness.train.work import Preempted
 from harness.workers.attempt import Job, attempt_in_group, attempt_in_threads, failure_kind, prepare_thread
 from tests.harness.support import CSER, comparable, job_for, small_config
 
@@ -65,7 +65,7 @@ def test_all_workers_stop_at_the_step_at_which_one_is_asked_to(
 
 def test_quick_steps_are_not_interrupted_by_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the look at step 20 the next is at 25, and the one after at the end, 40, where there is nothing to stop."""
-    monkeypatch.setattr(train, "STOP_SECONDS", 60.0)
+    monkeypatch.setattr(monitor, "STOP_SECONDS", 60.0)
     job = job_for(CONFIG, tmp_path, checkpoint_minutes=60.0)
     assert attempt_until(job, 0, 21) == ["asked to stop; saved at step 25 of 40"] * 2
     again = job_for(CONFIG, tmp_path / "end", checkpoint_minutes=60.0)
@@ -73,7 +73,7 @@ def test_quick_steps_are_not_interrupted_by_questions(tmp_path: Path, monkeypatc
 
 
 def test_slow_steps_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "STOP_SECONDS", 0.0)
+    monkeypatch.setattr(monitor, "STOP_SECONDS", 0.0)
     job = job_for(CONFIG, tmp_path, checkpoint_minutes=60.0)
     assert attempt_until(job, 1, 33) == ["asked to stop; saved at step 33 of 40"] * 2
 
@@ -81,7 +81,7 @@ def test_slow_steps_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_run_that_is_stopped_again_and_again_has_an_attempt_for_each_and_one_result(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "STOP_SECONDS", 60.0)
+    monkeypatch.setattr(monitor, "STOP_SECONDS", 60.0)
     for call in (9, 9, 3, 9):
         assert attempt_until(job_for(CONFIG, tmp_path, checkpoint_minutes=60.0), 0, call)[0].startswith("asked")
     job = job_for(CONFIG, tmp_path)

@@ -11,7 +11,8 @@ import pytest
 from harness.plan.plan import Plan, make_plan
 from harness.plan.tuning import Found, Outcome, Trial, next_rate, rules, search
 from harness.records.store import Experiment, RecordError, Result, RunFile, read_record, write_record
-from harness.spec import RowSpec, SpecError, TuningSpec, load_spec
+from harness.rows import RowSpec
+from harness.spec import SpecError, TuningSpec, load_spec
 from tests.harness.support import Table, changed, small_spec, write_spec
 
 Score = float | tuple[float, float] | None

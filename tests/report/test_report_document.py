@@ -65,7 +65,7 @@ def test_every_number_of_the_accuracy_table_knows_its_runs(small: Built) -> None
 
 def test_text_is_never_markup() -> None:
     nasty = 'a_b *c* #set page() "q" \\ $x$ [l](u) <b> | `code` _d_ // ~s~'
-    table = Table(nasty, nasty, (Column(nasty, "left"),), ((Cell(nasty),),), 1)
+    table = Table(nasty, nasty, (Column(nasty, "left"),), ((Cell(nasty),),), number=1)
     document = Document(nasty, nasty, (Section(nasty, (Paragraph(nasty), table)),))
     assert render_pdf(document, Path(".")).startswith(b"%PDF")
     assert "\\*c\\*" in render_markdown(document) and "a_b" in render_markdown(document)

@@ -1,0 +1,112 @@
+"""The rows of an experiment: written out one by one, or many of a method by a grid."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from harness.strict import Name, NonNegative, Positive, Strict
+
+
+class RowSpec(Strict):
+    """A method at one compression; absent fields come from [training] and from the tuning.
+
+    `candidates`: instead of `settings` several tables of them, among which the tuning chooses together with the rate.
+    `learning_rates`: those that the tuning begins with for this row, instead of its grid.
+    """
+
+    row: Name
+    label: str
+    algorithm: Name
+    ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
+    """Overall compression ratio, for tables; by default what the closed form of the bits says."""
+    settings: dict[str, Any] = {}
+    learning_rate: Positive | None = None
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    warmup_epochs: NonNegative | None = None
+    candidates: list[dict[str, Any]] = []
+    learning_rates: list[Positive] = []
+
+    @property
+    def tables(self) -> list[dict[str, Any]]:
+        """The tables of settings that the tuning tries."""
+        return self.candidates or [self.settings]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RowSpec:
+        if self.candidates and (self.settings or self.learning_rate is not None):
+            raise ValueError(f"row {self.row!r} has candidates, so it can have neither settings nor a learning_rate")
+        if same_name(self.learning_rates):
+            raise ValueError(f"row {self.row!r} holds a learning rate twice, to six digits")
+        return self
+
+
+def same_name(rates: list[float]) -> bool:
+    """Whether two rates are written alike in the names of rows, with six digits."""
+    return len({f"{rate:g}" for rate in rates}) < len(rates)
+
+
+class GrowingWarmup(Strict):
+    """A warm-up of `epochs` times the product of these columns and the rate, rounded, and of `least` at the least."""
+
+    columns: Annotated[list[str], Field(min_length=1)]
+    epochs: Positive
+    least: NonNegative = 0.0
+
+    def num_epochs(self, numbers: dict[str, float], rate: float) -> float:
+        """Of the case with these numbers."""
+        return float(max(self.least, round(self.epochs * math.prod(numbers[column] for column in self.columns) * rate)))
+
+
+class GridSpec(Strict):
+    """Many rows of one method: every case at every learning rate.
+
+    `columns` names the numbers of a case; where a setting's value is such a name, the case's number is put in.
+    """
+
+    grid: Name
+    label: str
+    algorithm: Name
+    columns: list[str]
+    cases: Annotated[list[list[float]], Field(min_length=1)]
+    settings: dict[str, Any]
+    learning_rates: Annotated[list[Positive], Field(min_length=1)]
+    warmup: GrowingWarmup | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> GridSpec:
+        wrong = [case for case in self.cases if len(case) != len(self.columns)]
+        if wrong:
+            raise ValueError(f"the case {wrong[0]} must have a number for each of the columns {self.columns}")
+        unknown = [column for column in (self.warmup.columns if self.warmup else ()) if column not in self.columns]
+        if unknown:
+            raise ValueError(f"warmup.columns names {unknown[0]!r}, which is no column")
+        return self
+
+    def rows(self) -> list[RowSpec]:
+        """The rows that the grid stands for, named by their numbers."""
+        return [self._row(case, rate) for case in self.cases for rate in self.learning_rates]
+
+    def _row(self, case: list[float], rate: float) -> RowSpec:
+        numbers = {key: int(each) if each == int(each) else each for key, each in zip(self.columns, case, strict=True)}
+        parts = [self.grid, *(f"{key}{value:g}".lower() for key, value in numbers.items())]
+        return RowSpec(
+            row="-".join([*parts, f"lr{rate:g}"] if len(self.learning_rates) > 1 else parts),
+            label=self.label,
+            algorithm=self.algorithm,
+            settings=_filled_in(self.settings, numbers),
+            learning_rate=rate,
+            warmup_epochs=self.warmup.num_epochs(numbers, rate) if self.warmup else None,
+        )
+
+
+def _filled_in(settings: dict[str, Any], numbers: dict[str, float]) -> dict[str, Any]:
+    filled: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            filled[key] = _filled_in(value, numbers)
+        else:
+            filled[key] = numbers.get(value, value) if isinstance(value, str) else value
+    return filled

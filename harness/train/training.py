@@ -1,0 +1,150 @@
+"""One worker's training: what changes from step to step, how a step is taken, and how all of it is saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from algorithms import Collectives, DistributedOptimizer, SoloCollectives, StackedCollectives
+from harness.tasks.task import Batch, TensorSamples, find_task, split_sizes
+from harness.train import checkpoint
+from harness.train.build import build_optimizer, num_steps_of
+from harness.train.clock import Clock
+from harness.train.evaluate import Score
+from harness.train.memory_format import check_format, format_of
+from harness.train.order import worker_batches
+from harness.train.partition import class_counts, worker_shards
+from harness.train.precision import MixedPrecision
+from harness.train.prefetch import Prefetched
+from harness.train.schedule import learning_rate_factor
+from harness.train.stacked import Replicas, batched_backward
+from harness.train.work import Work
+
+
+@dataclass
+class Found:
+    """What is known of a run so far: its last mean loss and score, and the step at which it diverged."""
+
+    train_loss: float | None = None
+    score: Score | None = None
+    diverged_at: int | None = None
+
+
+class Training:
+    """The state of one worker's training, resumed from the newest checkpoint if there is one."""
+
+    def __init__(self, work: Work) -> None:
+        self.work, self.models, self.found = work, work.models, Found()
+        config, model, samples, collectives = work.config, work.model, work.samples, work.collectives
+        self.num_train, self.num_evaluation = split_sizes(find_task(config.task.name), config.task)
+        self.per_epoch, self.num_steps = num_steps_of(config)
+        trained = nn.ParameterList(model.stacked) if isinstance(model, Replicas) else model
+        self.optimizer: DistributedOptimizer = build_optimizer(config, trained, collectives, self.num_steps)
+        if isinstance(model, Replicas):
+            model.attach()
+        stacks = isinstance(model, Replicas) and config.precision == "fp32" and isinstance(samples, TensorSamples)
+        self._batched = batched_backward(model) if stacks and isinstance(model, Replicas) else None
+        self.step = 0
+        device = self.optimizer.flat.parameters.device
+        self.precision = MixedPrecision(config.precision, device)
+        zero = torch.zeros(2, dtype=torch.float64, device=device)
+        self.losses = collectives.packed([zero] * len(self.models))
+        """Sum and number of each worker's losses since the last evaluation."""
+        shards = worker_shards(config.partition, samples.train_labels, config.num_workers, config.seed)
+        self._shards = None if shards is None else [shards[rank] for rank in collectives.own_ranks]
+        num_classes = find_task(config.task.name).num_classes
+        self.class_counts = None if shards is None else class_counts(shards, samples.train_labels, num_classes)
+        self.clock = Clock(collectives, device)
+        self._resume()
+        for each in self.models:
+            each.train()
+
+    def _resume(self) -> None:
+        loaded = checkpoint.load(self.work.checkpoints.folder, self._savers)
+        if loaded is not None:
+            self.step, state = loaded
+            check_format(state.get("memory_format", "contiguous"), self.models[0], self.work.checkpoints.folder)
+            for model, saved in zip(self.models, state["models"], strict=True):
+                model.load_state_dict(saved)
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.losses.copy_(state["losses"])
+            self.precision.load_state_dict(state["precision"])
+            self.work.collectives.traffic.load_state_dict(state["traffic"])
+            self.clock = Clock(self.work.collectives, self.losses.device, state["clock_seconds"])
+
+    def save(self, allowed: Callable[[], None]) -> None:
+        """Write a checkpoint; see `checkpoint.save`."""
+        folder, attempt = self.work.checkpoints.folder, self.work.checkpoints.attempt
+        checkpoint.save(folder, self.step, self._state(), self._savers, attempt, allowed)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "memory_format": format_of(self.models[0]),
+            "models": [model.state_dict() for model in self.models],
+            "optimizer": self.optimizer.state_dict(),
+            "losses": self.losses,
+            "precision": self.precision.state_dict(),
+            "traffic": self.work.collectives.traffic.state_dict(),
+            "clock_seconds": self.clock.seconds,
+        }
+
+    @property
+    def _savers(self) -> Collectives:
+        """Who writes checkpoints together: workers that are stacked are one process, and write one file."""
+        collectives = self.work.collectives
+        return SoloCollectives() if isinstance(collectives, StackedCollectives) else collectives
+
+    def batches(self) -> Iterator[list[Batch]]:
+        """The batches of the workers at this end, step by step; a joint one where they go through all at once."""
+        config, samples, ranks = self.work.config, self.work.samples, self.work.collectives.own_ranks
+        steps = range(self.step, self.num_steps)
+        shards: Sequence[Tensor | None] = self._shards or [None] * len(ranks)
+        indices = [
+            worker_batches(config.seed, self.num_train, rank, config.num_workers, config.batch_size, steps, shard)
+            for rank, shard in zip(ranks, shards, strict=True)
+        ]
+        if self._batched is not None:
+            joined = (torch.cat(each) for each in zip(*indices, strict=True))
+            return ([batch] for batch in samples.training_batches(joined, config.seed, 0, self.step))
+        sources = [
+            samples.training_batches(own, config.seed, rank, self.step)
+            for rank, own in zip(ranks, indices, strict=True)
+        ]
+        batches = (list(each) for each in zip(*sources, strict=True))
+        device = self.losses.device
+        return Prefetched(batches, device) if device.type == "cuda" else batches
+
+    def take_step(self, batch: list[Batch], batches: Iterator[list[Batch]]) -> None:
+        """One step of the workers at this end; `batches` is where the next ones come from."""
+        config = self.work.config
+        factor = learning_rate_factor(config.schedule, self.step, self.per_epoch, config.num_epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * factor
+        self.optimizer.zero_grad()
+        losses = self._backward(batch)
+        self._prepare(batches)
+        self.precision.step(self.optimizer)
+        self.losses += self.precision.tally(losses)
+        self.step += 1
+
+    def _prepare(self, batches: Iterator[list[Batch]]) -> None:
+        """On a GPU, make the next batches ready beside the backward pass, for which a step with loss scaling waits."""
+        if isinstance(batches, Prefetched):
+            self.clock.switch("data")
+            batches.prepare()
+            self.clock.switch("compute")
+
+    def _backward(self, batches: list[Batch]) -> Tensor:
+        """Forward and backward passes of the workers at this end; their mean losses, packed."""
+        if self._batched is not None:
+            return self._batched(*batches[0])
+        losses = []
+        for model, (inputs, labels) in zip(self.models, batches, strict=True):
+            loss = self.precision.loss(model, inputs, labels)
+            self.precision.backward(loss)
+            losses.append(loss.detach())
+        return self.work.collectives.packed(losses)
