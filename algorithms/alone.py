@@ -11,8 +11,9 @@ Cost: 0 bits.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from algorithms.core.layout import Layout
 from algorithms.core.optimizer import DistributedOptimizer
 
 
@@ -21,6 +22,10 @@ class Alone(DistributedOptimizer):
     formula = "0"
     no_compression: ClassVar = None
     averages_models = False
+
+    @classmethod
+    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
+        raise ValueError("alone sends nothing, so it has no ratio; take a method that communicates")
 
     def _update(self, step: int) -> None:
         self.local_step_()

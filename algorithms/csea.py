@@ -10,12 +10,14 @@ Cost: 32 d / R1 bits per step for a sparsifier of ratio R1, one collective.
 
 from __future__ import annotations
 
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar, Unpack
 
 from torch.optim.optimizer import ParamsT
 
+from algorithms.compressors.block import BlockSparsifier
 from algorithms.core.arguments import Common
 from algorithms.core.compressors import Compressor, Identity, Zero
+from algorithms.core.layout import Layout
 from algorithms.cser import CSER
 
 
@@ -37,3 +39,7 @@ class CSEA(CSER):
             explicit_error=explicit_error,
             **common,
         )
+
+    @classmethod
+    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
+        return {"error_compressor": BlockSparsifier(ratio)}

@@ -19,16 +19,17 @@ and one more every H steps, none for a compressor that sends nothing.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar, Unpack
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from algorithms.compressors.block import BlockSparsifier
 from algorithms.core.arguments import Common
 from algorithms.core.compressors import Compressor, Identity, SharedSupport, Zero
-from algorithms.core.layout import Support, Windows
+from algorithms.core.layout import Layout, Support, Windows
 from algorithms.core.optimizer import DistributedOptimizer
-from algorithms.core.settings import require_interval
+from algorithms.core.settings import nearest_factors, require_interval
 from algorithms.core.stages import Stage
 from algorithms.core.traffic import Purpose
 
@@ -66,6 +67,16 @@ class CSER(DistributedOptimizer):
         self.reset_interval = reset_interval
         shared = isinstance(gradient_compressor, SharedSupport) and isinstance(error_compressor, SharedSupport)
         self.e = self.new_buffer("error") if explicit_error or not shared else None
+
+    @classmethod
+    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
+        """Half of what is sent for each stage. R1 is at most H, and at 32 and 1024 as the paper has it."""
+        error_ratio = {32: 4, 1024: 8}.get(ratio, nearest_factors(2 * ratio)[0])
+        return {
+            "gradient_compressor": BlockSparsifier(2 * ratio),
+            "error_compressor": BlockSparsifier(error_ratio),
+            "reset_interval": 2 * ratio // error_ratio,
+        }
 
     def stages(self) -> list[Stage]:
         stages = [

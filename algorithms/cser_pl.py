@@ -11,12 +11,15 @@ Cost: 32 d / (R1 H) bits per step on average for a sparsifier of ratio R1, one c
 
 from __future__ import annotations
 
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar, Unpack
 
 from torch.optim.optimizer import ParamsT
 
+from algorithms.compressors.block import BlockSparsifier
 from algorithms.core.arguments import Common
 from algorithms.core.compressors import Compressor, Identity, Zero
+from algorithms.core.layout import Layout
+from algorithms.core.settings import nearest_factors
 from algorithms.cser import CSER
 
 
@@ -45,3 +48,9 @@ class CSERPL(CSER):
             explicit_error=explicit_error,
             **common,
         )
+
+    @classmethod
+    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
+        """R1 H = R with H at most R1 and near it, as in the paper's experiments."""
+        reset_interval, error_ratio = nearest_factors(ratio)
+        return {"error_compressor": BlockSparsifier(error_ratio), "reset_interval": reset_interval}

@@ -26,11 +26,12 @@ Cost: 32 d / H bits per step on average, an all-reduce of d / F numbers every H 
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar, Unpack
 
 from torch.optim.optimizer import ParamsT
 
 from algorithms.core.arguments import Common
+from algorithms.core.layout import Layout
 from algorithms.core.optimizer import DistributedOptimizer
 from algorithms.core.settings import require_interval
 from algorithms.core.traffic import Purpose, Traffic
@@ -79,6 +80,10 @@ class DiLoCo(DistributedOptimizer):
         self.fragment_interval = sync_interval // num_fragments
         self.x = self.new_buffer("anchor", like=self.flat.parameters)
         self.v = self.new_buffer("outer_momentum") if outer_momentum else None
+
+    @classmethod
+    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
+        return {"sync_interval": ratio}
 
     def expected_traffic(self, num_steps: int) -> Traffic:
         traffic = Traffic()

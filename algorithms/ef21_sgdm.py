@@ -24,14 +24,16 @@ Cost: 32 d / R bits per step for a sparsifier of ratio R, one collective; in the
 
 from __future__ import annotations
 
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from algorithms.compressors.block import BlockSparsifier
 from algorithms.core.arguments import Common
 from algorithms.core.compressors import Compressor, Identity
+from algorithms.core.layout import Layout
 from algorithms.core.local_step import rows_of
 from algorithms.core.optimizer import DistributedOptimizer
 from algorithms.core.traffic import Purpose, Traffic
@@ -58,6 +60,10 @@ class EF21SGDM(DistributedOptimizer):
         self.compressor = compressor
         self.h_i = self.new_buffer("estimate")
         self.h = self.new_buffer("mean_estimate")
+
+    @classmethod
+    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
+        return {"compressor": BlockSparsifier(ratio)}
 
     def expected_traffic(self, num_steps: int) -> Traffic:
         traffic = Traffic()

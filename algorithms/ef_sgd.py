@@ -15,12 +15,14 @@ Cost: 32 d / R bits per step for a sparsifier of ratio R, one collective.
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar, Unpack
 
 from torch.optim.optimizer import ParamsT
 
+from algorithms.compressors.block import BlockSparsifier
 from algorithms.core.arguments import Common
 from algorithms.core.compressors import Compressor, Identity
+from algorithms.core.layout import Layout
 from algorithms.core.optimizer import DistributedOptimizer
 from algorithms.core.stages import Stage
 from algorithms.core.traffic import Purpose
@@ -39,6 +41,10 @@ class EFSGD(DistributedOptimizer):
         self.check_compressors(compressor=compressor)
         self.compressor = compressor
         self.e = self.new_buffer("error")
+
+    @classmethod
+    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
+        return {"compressor": BlockSparsifier(ratio)}
 
     def stages(self) -> list[Stage]:
         error_after_step = partial(self.after_local_step, target=self.e, sign=+1)

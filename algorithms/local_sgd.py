@@ -11,11 +11,12 @@ Cost: 32 d / H bits per step on average, an all-reduce every H steps.
 
 from __future__ import annotations
 
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar, Unpack
 
 from torch.optim.optimizer import ParamsT
 
 from algorithms.core.arguments import Common
+from algorithms.core.layout import Layout
 from algorithms.core.optimizer import DistributedOptimizer
 from algorithms.core.settings import require_interval
 from algorithms.core.stages import Stage
@@ -33,6 +34,10 @@ class LocalSGD(DistributedOptimizer):
         require_interval(self.name, "sync_interval", sync_interval)
         super().__init__(params, **common)
         self.sync_interval = sync_interval
+
+    @classmethod
+    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
+        return {"sync_interval": ratio}
 
     def stages(self) -> list[Stage]:
         return [Stage(Purpose.MODEL, every=self.sync_interval)]

@@ -22,14 +22,15 @@ no matrix, then every Q. Before `start_step`: 32 d bits, one all-reduce.
 
 from __future__ import annotations
 
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from algorithms.core.arguments import Common
-from algorithms.core.low_rank import LowRank
+from algorithms.core.layout import Layout
+from algorithms.core.low_rank import LowRank, greatest_rank
 from algorithms.core.optimizer import DistributedOptimizer
 from algorithms.core.settings import require_interval
 from algorithms.core.stacked import own_vectors
@@ -60,6 +61,17 @@ class PowerSGD(DistributedOptimizer):
         self._low_rank = LowRank(self.flat.layout, rank)
         self.e = self.new_buffer("error")
         self.q = self.new_common("right_factors", self._first_factors())
+
+    @classmethod
+    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
+        """The greatest rank that sends no more."""
+        if layout is None:
+            raise ValueError("powersgd: ratios depend on the model's shapes; give at_ratio its parameters as well")
+        rank = greatest_rank(layout, layout.numel // ratio)
+        if rank == 0:
+            most = layout.numel / LowRank(layout, 1).numel
+            raise ValueError(f"powersgd: at rank 1 the ratio of this model is {most:.4g}, less than {ratio}; lower it")
+        return {"rank": rank}
 
     def _first_factors(self) -> Tensor:
         factors, draw = self._low_rank, self.draw(0, Purpose.GRADIENT)

@@ -15,14 +15,16 @@ Cost: 32 d / (R1 H) bits per step on average for a sparsifier of ratio R1, one c
 
 from __future__ import annotations
 
-from typing import ClassVar, Unpack
+import math
+from typing import Any, ClassVar, Unpack
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from algorithms.compressors.block import BlockSparsifier
 from algorithms.core.arguments import Common
 from algorithms.core.compressors import Compressor, Identity
-from algorithms.core.layout import Windows
+from algorithms.core.layout import Layout, Windows
 from algorithms.core.optimizer import DistributedOptimizer
 from algorithms.core.settings import require_interval
 from algorithms.core.stages import Stage
@@ -61,6 +63,12 @@ class QSparseLocalSGD(DistributedOptimizer):
         self.keep_master = keep_master
         self.e = self.new_buffer("error")
         self.x = self.new_buffer("anchor", like=self.flat.parameters)
+
+    @classmethod
+    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
+        """R1 H = R, with H = 8 as in the CSER paper's experiments, or the greatest power of 2 below that divides R."""
+        sync_interval = math.gcd(ratio, 8)
+        return {"compressor": BlockSparsifier(ratio // sync_interval), "sync_interval": sync_interval}
 
     def stages(self) -> list[Stage]:
         return [Stage(Purpose.MODEL, self.compressor, every=self.sync_interval, early=self._error_after_step)]

@@ -10,8 +10,9 @@ Cost: 32 d bits per step, one all-reduce.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from algorithms.core.layout import Layout
 from algorithms.core.optimizer import DistributedOptimizer
 from algorithms.core.stages import Stage
 from algorithms.core.traffic import Purpose
@@ -23,6 +24,12 @@ class SGD(DistributedOptimizer):
     no_compression: ClassVar = {}
     workers_differ = False
     state_is_common = True
+
+    @classmethod
+    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
+        if ratio > 1:
+            raise ValueError(f"sgd sends everything, so its ratio is 1 and not {ratio}; take a method that compresses")
+        return {}
 
     def stages(self) -> list[Stage]:
         return [Stage(Purpose.GRADIENT)]

@@ -13,11 +13,12 @@ Cost: 32 d / A bits per step on average, an all-reduce every A steps.
 
 from __future__ import annotations
 
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar, Unpack
 
 from torch.optim.optimizer import ParamsT
 
 from algorithms.core.arguments import Common
+from algorithms.core.layout import Layout
 from algorithms.core.optimizer import DistributedOptimizer
 from algorithms.core.settings import require_interval
 from algorithms.core.stages import Stage
@@ -38,6 +39,10 @@ class SGDAccumulate(DistributedOptimizer):
         self.accumulation_steps = accumulation_steps
         # Sums of nothing are -0.0, as the gradients of tensors that no backward pass reached.
         self.a = self.new_buffer("accumulated").fill_(-0.0)
+
+    @classmethod
+    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
+        return {"accumulation_steps": ratio}
 
     def stages(self) -> list[Stage]:
         return [Stage(Purpose.GRADIENT, every=self.accumulation_steps)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -106,6 +107,11 @@ class LowRank:
         """Numbers of the second message."""
         return sum(part.stop - part.start for part in self.second_parts.values())
 
+    @property
+    def numel(self) -> int:
+        """Numbers of both messages."""
+        return self.first_numel + self.second_numel
+
     def left(self, each: Matrix, first: Tensor) -> Tensor:
         """Its P in a first message: a view of shape (rows, rank)."""
         return first[self.first_parts[each.number]].view(each.rows, each.rank)
@@ -146,6 +152,13 @@ class LowRank:
     def _groups(self) -> Iterator[list[Matrix]]:
         """The matrices of one shape."""
         return (list(group) for _, group in groupby(self.matrices, _shape))
+
+
+def greatest_rank(layout: Layout, numel: int) -> int:
+    """The greatest rank whose messages have at most so many numbers together; 0 if there is none."""
+    sides = [min(each.rows, each.columns) for each in LowRank(layout, 1).matrices]
+    ranks = range(1, max(sides, default=1) + 1)
+    return bisect_right(ranks, numel, key=lambda rank: LowRank(layout, rank).numel)
 
 
 def _shape(matrix: Matrix) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Self
 
@@ -20,14 +20,14 @@ from algorithms.core.consensus import Errors, averaged, consensus_buffers
 from algorithms.core.description import described, in_words, overall_ratio
 from algorithms.core.flat import FlatBuffers
 from algorithms.core.grad_scaler import overflowed
-from algorithms.core.layout import Windows
+from algorithms.core.layout import Layout, Windows
 from algorithms.core.local_step import LocalStep, nesterov_step_
 from algorithms.core.overlap import EarlyMessage, Reducer, early_messages
 from algorithms.core.partial_sync import Exchanged, average, average_in_place_, exchange
 from algorithms.core.process_group import default_collectives
 from algorithms.core.randomness import Draw
 from algorithms.core.saved_state import check_state, check_still_loaded, check_vectors, flat_state
-from algorithms.core.settings import check_compressors, own_parameters
+from algorithms.core.settings import check_compressors, own_parameters, require_interval
 from algorithms.core.stacked import StackedCollectives
 from algorithms.core.stages import Stage, equalises, traffic_of
 from algorithms.core.topology import Topology
@@ -176,6 +176,24 @@ class DistributedOptimizer(Optimizer):
     def early_messages(self, step: int) -> list[EarlyMessage]:
         """Messages of step number `step` that need the gradients of some tensors only, as they may be sent early."""
         return early_messages(self.stages(), step, self.flat, self.draw, self.float_bits)
+
+    @classmethod
+    def at_ratio(cls, ratio: int, params: Iterable[Tensor] | None = None) -> dict[str, Any]:
+        """The method's own settings, for its constructor, at which SGD sends `ratio` times as much in the long run.
+
+        Args:
+            params: the model's parameters; needed where what is sent depends on their shapes.
+
+        Raises:
+            ValueError: no settings reach that ratio.
+        """
+        require_interval(cls.name, "ratio", ratio)
+        return cls._at_ratio(ratio, None if params is None else Layout.of(params))
+
+    @classmethod
+    @abstractmethod
+    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
+        """As `at_ratio`, of a ratio from 1 up; every method says it of itself."""
 
     @abstractmethod
     def _update(self, step: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 
 import torch
@@ -26,6 +27,12 @@ def require_interval(name: str, key: str, interval: int) -> None:
     """Raises ValueError unless `interval` is an integer from 1 up."""
     if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
         raise ValueError(f"{name}: {key} must be an integer from 1 up, not {interval!r}")
+
+
+def nearest_factors(product: int) -> tuple[int, int]:
+    """The two integers of this product that are nearest to each other, the smaller one first."""
+    smaller = next(each for each in range(math.isqrt(product), 0, -1) if product % each == 0)
+    return smaller, product // smaller
 
 
 def require_shared_support(name: str, **compressors: Compressor) -> None:
