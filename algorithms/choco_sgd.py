@@ -19,13 +19,15 @@ Cost: 32 d / R bits per step for each neighbour and a sparsifier of ratio R, one
 
 from __future__ import annotations
 
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar, Unpack
 
 from torch.optim.optimizer import ParamsT
 
+from algorithms.compressors.block import BlockSparsifier
 from algorithms.core.arguments import Common
 from algorithms.core.compressors import Compressor, Identity
 from algorithms.core.gossip import mix, require_gamma
+from algorithms.core.layout import Layout
 from algorithms.core.optimizer import DistributedOptimizer
 from algorithms.core.stages import Stage
 from algorithms.core.topology import Named, Topology, as_topology
@@ -78,6 +80,11 @@ class ChocoSGD(DistributedOptimizer):
         start = None if estimates_from_zero else self.flat.parameters
         self.xhat = self.new_buffer("estimate", like=start)
         self.s = self.new_buffer("mixed_estimates", like=start)
+
+    @classmethod
+    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
+        """In a ring of three workers or more, with a consensus step that shrinks as what is kept does."""
+        return {"topology": "ring", "compressor": BlockSparsifier(2 * ratio), "gamma": min(1.0, 2.56 / ratio)}
 
     def stages(self) -> list[Stage]:
         return [Stage(Purpose.MODEL, self.compressor)]

@@ -14,12 +14,13 @@ Cost: 32 d bits per step for each neighbour (ring 2, exponential log2 n, one_pee
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Unpack, get_args
+from typing import Any, ClassVar, Literal, Unpack, get_args
 
 from torch.optim.optimizer import ParamsT
 
 from algorithms.core.arguments import Common
 from algorithms.core.gossip import mix_dense, mixing_of
+from algorithms.core.layout import Layout
 from algorithms.core.optimizer import DistributedOptimizer
 from algorithms.core.stages import Stage
 from algorithms.core.topology import Named, Topology, as_topology
@@ -52,6 +53,13 @@ class DPSGD(DistributedOptimizer):
         self.topology: Topology = as_topology(self.name, topology)
         self.rounds = self.topology.rounds(self.collectives.world_size)
         self.order = order
+
+    @classmethod
+    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
+        """Each neighbour is sent the whole model, and to have one of them is the least."""
+        if ratio > 1:
+            raise ValueError(f"dpsgd: nothing is compressed, so its ratio is at most 1, not {ratio}; take choco_sgd")
+        return {"topology": "one_peer", "order": "adapt_then_combine"}
 
     def stages(self) -> list[Stage]:
         return [Stage(Purpose.MODEL)]

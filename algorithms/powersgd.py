@@ -74,21 +74,22 @@ class PowerSGD(DistributedOptimizer):
         return {"rank": rank}
 
     def _first_factors(self) -> Tensor:
-        factors, draw = self._low_rank, self.draw(0, Purpose.GRADIENT)
-        q = torch.empty(factors.second_numel, dtype=torch.float64, device="cpu")
-        for each in factors.matrices:
-            factors.right(each, q).copy_(draw.normal((each.columns, each.rank), each.number))
-        factors.normalise_(q)
+        low, draw = self._low_rank, self.draw(0, Purpose.GRADIENT)
+        q = torch.empty(low.second_numel, dtype=torch.float64, device="cpu")
+        for each in low.matrices:
+            low.right(each, q).copy_(draw.normal((each.columns, each.rank), each.number))
+        low.normalise_(q)
         return q
 
     def expected_traffic(self, num_steps: int) -> Traffic:
         traffic = Traffic()
         num_full = min(num_steps, self.start_step - 1)
-        num_low = num_steps - num_full
-        first, second = self._low_rank.first_numel, self._low_rank.second_numel
-        messages = bool(first) + bool(second)
-        traffic.add(Purpose.GRADIENT, self.float_bits * self.flat.layout.numel * num_full, num_full)
-        traffic.add(Purpose.GRADIENT, self.float_bits * (first + second) * num_low, messages * num_low)
+        for numel, count in (
+            (self.flat.layout.numel, num_full),
+            (self._low_rank.first_numel, num_steps - num_full),
+            (self._low_rank.second_numel, num_steps - num_full),
+        ):
+            traffic.add(Purpose.GRADIENT, self.float_bits * numel * count, count if numel else 0)
         return traffic
 
     def _update(self, step: int) -> None:
@@ -133,11 +134,9 @@ class PowerSGD(DistributedOptimizer):
         return own_vectors(own), self.collectives.common(mean)
 
     def _first_message(self, low: LowRank, m: Tensor) -> Tensor:
-        """Every M Q, and what is no matrix. -0.0 says that this worker has no gradient of a tensor.
-
-        A loop over matrices: they differ in shape and lie where the parameters do, so to batch them would be to copy
-        the whole gradient. What can be had as batches, the factors, is.
-        """
+        """Every M Q, and what is no matrix. -0.0 says that this worker has no gradient of a tensor."""
+        # A loop: matrices differ in shape and lie where the parameters do, so to batch them would be to copy them all.
+        # Their factors are batches where that costs nothing.
         parts = [each.of(m) @ each.as_in_memory(low.right(each, self.q)) for each in low.matrices]
         message = torch.cat([*(part.view(-1) for part in parts), low.rest.gather(m)]).add_(0.0)
         for number in self.flat.idle:

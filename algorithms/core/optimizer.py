@@ -191,9 +191,9 @@ class DistributedOptimizer(Optimizer):
         return cls._at_ratio(ratio, None if params is None else Layout.of(params))
 
     @classmethod
-    @abstractmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        """As `at_ratio`, of a ratio from 1 up; every method says it of itself."""
+        """As `at_ratio`, for a ratio from 1 up."""
+        raise ValueError(f"{cls.name} does not say how it reaches a ratio; give its settings themselves")
 
     @abstractmethod
     def _update(self, step: int) -> None:

@@ -19,7 +19,7 @@ from harness.records.provenance import new_attempt
 from harness.records.store import Result, read_record
 from harness.spec import ModelSpec, PartitionSpec, RunConfig, run_id
 from harness.tasks.task import Samples, find_task
-from harness.train.build import build_model
+from harness.train.build import build_model, table_at_ratio
 from harness.train.stacked import replicas_of
 from harness.train.stopwatch import interleave
 from harness.train.train import train
@@ -33,15 +33,11 @@ MODELS = {
     "small_cnn, workers in turn": ModelSpec(name="small_cnn", options={"widths": [16, 64]}),
     "mlp, workers at once": ModelSpec(name="mlp", options={"hidden": 32}),
 }
-SETTINGS = {
-    "gradient_compressor": {"kind": "block", "ratio": 128},
-    "error_compressor": {"kind": "block", "ratio": 8},
-    "reset_interval": 16,
-}
+RATIO = 64
 
 
 def measure(results: Path) -> list[Figure]:
-    """Per network: seconds of a bare loop of eight replicas, over those of an epoch with M-CSER at ratio 64."""
+    """Per network: seconds of a bare loop of eight replicas, over those of an epoch with M-CSER at `RATIO`."""
     figures = []
     for name, model in MODELS.items():
         config = _config(model)
@@ -55,7 +51,7 @@ def measure(results: Path) -> list[Figure]:
             ratio(
                 f"share of the bare loop: {name}",
                 "an epoch of Fashion-MNIST, 8 workers x 16, one thread: forward and backward passes of eight replicas "
-                "in turn and nothing else, over a run with M-CSER at ratio 64, evaluation left out",
+                f"in turn and nothing else, over a run with M-CSER at ratio {RATIO}, evaluation left out",
                 timings,
                 BARE,
                 RUN,
@@ -73,7 +69,8 @@ def _own_seconds(work: Callable[[], object]) -> float:
 
 
 def _config(model: ModelSpec) -> RunConfig:
-    changes = {"model": model, "settings": SETTINGS, "partition": PartitionSpec(kind="contiguous")}
+    settings = table_at_ratio("mcser", RATIO)
+    changes = {"model": model, "settings": settings, "partition": PartitionSpec(kind="contiguous")}
     return config_of("mcser").model_copy(update=changes)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from harness.bench.methods import SETTINGS
+from harness.train.build import table_at_ratio
 
 BUCKET_MEGABYTES = 25
 """DDP's default for all buckets but the first, which is of 1 MB."""
@@ -64,8 +64,8 @@ def _ddp(label: str, hook: Hook, overlap: bool, words: str, rank: int = 0) -> Co
     return Contestant(label, Ddp(hook, rank), baseline=True, overlap=overlap, settings=words)
 
 
-def _own(label: str, algorithm: str, settings: Mapping[str, Any] | None = None, overlap: bool = False) -> Contestant:
-    settings = SETTINGS[algorithm] if settings is None else settings
+def _own(label: str, algorithm: str, ratio: int = 256, overlap: bool = False) -> Contestant:
+    settings = table_at_ratio(algorithm, ratio)
     how = "begun in the backward pass" if overlap else "after the backward pass"
     words = f"block sparsifiers, {_in_words(settings)}; fp32; one all-reduce for each message, {how}"
     return Contestant(label, Own(algorithm, settings), overlap=overlap, settings=words)
@@ -76,14 +76,6 @@ def _in_words(settings: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{names[key]} = {value['ratio']}" if key in names else f"H = {value}" for key, value in settings.items()
     )
-
-
-def _mcser(gradient: int, error: int, interval: int) -> dict[str, Any]:
-    return {
-        "gradient_compressor": {"kind": "block", "ratio": gradient},
-        "error_compressor": {"kind": "block", "ratio": error},
-        "reset_interval": interval,
-    }
 
 
 METHODS: dict[str, Contestant] = {
@@ -106,8 +98,8 @@ METHODS: dict[str, Contestant] = {
     "csea": _own("CSEA", "csea"),
     "cser_pl": _own("CSER-PL", "cser_pl"),
     "mcser": _own("M-CSER", "mcser"),
-    "mcser_32": _own("M-CSER, ratio 32", "mcser", _mcser(64, 4, 16)),
-    "mcser_1024": _own("M-CSER, ratio 1024", "mcser", _mcser(2048, 8, 256)),
+    "mcser_32": _own("M-CSER, ratio 32", "mcser", 32),
+    "mcser_1024": _own("M-CSER, ratio 1024", "mcser", 1024),
     "ef_sgd_overlap": _own("EF-SGD, overlapped", "ef_sgd", overlap=True),
     "csea_overlap": _own("CSEA, overlapped", "csea", overlap=True),
     "mcser_overlap": _own("M-CSER, overlapped", "mcser", overlap=True),

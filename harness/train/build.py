@@ -8,12 +8,12 @@ import pkgutil
 import threading
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from algorithms import Collectives, Compressor, DistributedOptimizer, Topology
 from algorithms.registry import algorithms, compressors, settings
@@ -116,6 +116,18 @@ def build_compressor(where: str, table: Any) -> Compressor:
         return kind(**options)
     except (TypeError, ValueError) as error:
         raise SpecError(f"{where}: {error}") from None
+
+
+def table_at_ratio(algorithm: str, ratio: int, params: Iterable[Tensor] | None = None) -> dict[str, Any]:
+    """A method's settings at an overall ratio, as a spec has them; see `DistributedOptimizer.at_ratio`."""
+    own = algorithms()[algorithm].at_ratio(ratio, params)
+    return {key: _table(value) if isinstance(value, Compressor) else value for key, value in own.items()}
+
+
+def _table(compressor: Compressor) -> dict[str, Any]:
+    """What `build_compressor` makes this compressor of, defaults left out."""
+    given = [(each, getattr(compressor, each.name)) for each in inspect.signature(type(compressor)).parameters.values()]
+    return {"kind": compressor.kind} | {each.name: value for each, value in given if value != each.default}
 
 
 def build_topology(where: str, said: Any) -> Topology:

@@ -40,6 +40,12 @@ def test_without_compression_it_is_sgd(name: str) -> None:
         torch.testing.assert_close(ours, plain, rtol=0, atol=1e-12)
 
 
+def test_its_settings_reach_a_ratio(name: str) -> None:
+    own = algorithms()[name].at_ratio(4)
+    assert own == {"compressor": BlockSparsifier(4)}
+    assert make_optimizer(name, make_model(), own).overall_ratio() == pytest.approx(51 / 13)
+
+
 def test_it_sends_what_its_stages_say_and_the_workers_agree(name: str) -> None:
     def work(collectives: Collectives) -> torch.Tensor:
         model = make_model(torch.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,3 +98,31 @@ def test_every_algorithm_has_settings() -> None:
 
     assert set(methods.SETTINGS) == set(algorithms())
     assert all(methods.config_of(name).algorithm == name for name in methods.SETTINGS)
+
+
+def block(ratio: int) -> dict[str, Any]:
+    return {"kind": "block", "ratio": ratio}
+
+
+def test_what_is_measured_stays_comparable_with_what_was() -> None:
+    """Settings of records that were made before, as a spec has them."""
+    cser = {"gradient_compressor": block(512), "error_compressor": block(16), "reset_interval": 32}
+    expected = {
+        "sgd": {},
+        "sgd_accumulate": {"accumulation_steps": 256},
+        "alone": {},
+        "dpsgd": {"topology": "ring", "order": "adapt_then_combine"},
+        "choco_sgd": {"topology": "ring", "compressor": block(512), "gamma": 0.01},
+        "deep_squeeze": {"topology": "ring", "compressor": block(512), "gamma": 0.001},
+        "ef_sgd": {"compressor": block(256)},
+        "powersgd": {"rank": 1},
+        "qsparse_local_sgd": {"compressor": block(32), "sync_interval": 8},
+        "local_sgd": {"sync_interval": 256},
+        "diloco": {"sync_interval": 256},
+        "ef21_sgdm": {"compressor": block(256)},
+        "csea": {"error_compressor": block(256)},
+        "cser_pl": {"error_compressor": block(16), "reset_interval": 16},
+        **dict.fromkeys(("cser", "mcser", "cser_released", "mcser_released"), cser),
+    }
+    assert {name: methods.SETTINGS[name] for name in expected} == expected
+    assert methods.RESET_INTERVAL == 32

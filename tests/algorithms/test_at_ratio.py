@@ -1,0 +1,110 @@
+"""Settings by ratio: each method says them itself, they reach it, and are the published ones where there are such."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from algorithms import BlockSparsifier, DistributedOptimizer, StackedCollectives, algorithms
+from algorithms.powersgd import PowerSGD
+from tests.algorithms.problems import NAMES
+
+NUM_WORKERS, NUMEL = 4, 6144
+"""Of a vector that all blocks divide."""
+RATIOS = [1, 2, 12, 32, 64, 96, 256, 1024]
+SHAPES = [(64, 48), (64,), (32, 16, 3, 3), (10, 64), (10,)]
+ONLY_1 = ("sgd", "dpsgd")
+"""Methods that compress nothing."""
+
+
+def made(name: str, own: dict[str, Any]) -> DistributedOptimizer:
+    parameters = [nn.Parameter(torch.zeros(NUM_WORKERS, NUMEL))]
+    return algorithms()[name](parameters, lr=0.1, momentum=0.9, collectives=StackedCollectives(NUM_WORKERS), **own)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method_says_its_settings_itself(name: str) -> None:
+    said = [each for each in algorithms()[name].__mro__ if "_at_ratio" in vars(each)]
+    assert said[0] is not DistributedOptimizer, f"{name}: define _at_ratio"
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("alone", "powersgd")])
+def test_the_settings_reach_the_ratio(name: str, ratio: int) -> None:
+    if name in ONLY_1 and ratio > 1:
+        with pytest.raises(ValueError, match=rf"^{name}.* not {ratio}; take"):
+            algorithms()[name].at_ratio(ratio)
+        return
+    own = algorithms()[name].at_ratio(ratio)
+    expected: float = ratio
+    if "released" in name:  # it has no gradient stage at a reset, and so sends less than the formula says
+        gradient, error = own["gradient_compressor"].ratio, own["error_compressor"].ratio
+        expected = 1 / ((1 - 1 / own["reset_interval"]) / gradient + 1 / (error * own["reset_interval"]))
+        assert expected >= ratio
+    assert made(name, own).overall_ratio() == pytest.approx(expected)
+
+
+def test_the_published_settings_and_those_of_the_benchmarks() -> None:
+    """The CSER paper's at 32, 256 and 1024, as its authors' scripts have them."""
+    for ratio, r2, r1, interval in ((32, 64, 4, 16), (64, 128, 8, 16), (256, 512, 16, 32), (1024, 2048, 8, 256)):
+        for name in ("cser", "mcser", "cser_released", "mcser_released"):
+            assert algorithms()[name].at_ratio(ratio) == {
+                "gradient_compressor": BlockSparsifier(r2),
+                "error_compressor": BlockSparsifier(r1),
+                "reset_interval": interval,
+            }
+    for ratio, r1, interval in ((32, 8, 4), (64, 8, 8), (256, 16, 16), (1024, 32, 32), (96, 12, 8)):
+        own = {"error_compressor": BlockSparsifier(r1), "reset_interval": interval}
+        assert algorithms()["cser_pl"].at_ratio(ratio) == own
+    for ratio, r1 in ((32, 4), (64, 8), (256, 32), (1024, 128)):
+        own = {"compressor": BlockSparsifier(r1), "sync_interval": 8}
+        assert algorithms()["qsparse_local_sgd"].at_ratio(ratio) == own
+    assert algorithms()["ef_sgd"].at_ratio(256) == {"compressor": BlockSparsifier(256)}
+    assert algorithms()["csea"].at_ratio(256) == {"error_compressor": BlockSparsifier(256)}
+    assert algorithms()["local_sgd"].at_ratio(256) == {"sync_interval": 256}
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 3, 5, 10, 19])
+def test_powersgd_takes_the_greatest_rank_that_sends_so_little(ratio: int) -> None:
+    def reached(rank: int) -> float:
+        return PowerSGD([nn.Parameter(torch.zeros(shape)) for shape in SHAPES], lr=0.1, rank=rank).overall_ratio()
+
+    rank = PowerSGD.at_ratio(ratio, [torch.zeros(shape, device="meta") for shape in SHAPES])["rank"]
+    assert reached(rank) >= ratio > reached(rank + 1)
+
+
+def test_powersgd_needs_the_shapes_and_cannot_reach_every_ratio() -> None:
+    shapes = [torch.zeros(shape) for shape in SHAPES]
+    sent = (64 + 48) + 64 + (32 + 144) + (10 + 64) + 10
+    most = sum(map(torch.numel, shapes)) / sent
+    with pytest.raises(ValueError, match=rf"at rank 1 the ratio of this model is {most:.4g}, less than 256"):
+        PowerSGD.at_ratio(256, shapes)
+    assert PowerSGD.at_ratio(math.floor(most), shapes) == {"rank": 1}
+    with pytest.raises(ValueError, match="depend on the model's shapes; give at_ratio its parameters"):
+        PowerSGD.at_ratio(4)
+    assert PowerSGD.at_ratio(1, [torch.zeros(7)]) == {"rank": 1}, "where nothing is a matrix, a rank changes nothing"
+
+
+def test_workers_alone_have_no_ratio() -> None:
+    for ratio in RATIOS:
+        with pytest.raises(ValueError, match="sends nothing"):
+            algorithms()["alone"].at_ratio(ratio)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, True, "256", None])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_ratio_is_an_integer_from_1_up(name: str, wrong: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name}: ratio must be an integer from 1 up"):
+        algorithms()[name].at_ratio(wrong)
+
+
+def test_a_method_that_says_nothing_of_ratios_is_named() -> None:
+    class Silent(DistributedOptimizer):
+        name = "silent"
+
+    with pytest.raises(ValueError, match="silent does not say how it reaches a ratio"):
+        Silent.at_ratio(256)
