@@ -172,14 +172,11 @@ def _regime(study: Study, exhibits: Exhibits) -> tuple[Section, ...]:
         lambda: found_regime(regime),
         f"{REGIME_NOTE} {PAPER_NOTE}",
     )
-    builders = {
-        "needed": needed_table,
-        "predictors": predictors_table,
-        "residuals": residuals_table,
-        "regime": regime_table,
-    }
-    tables = (exhibits.table(build(regime), key) for key, build in builders.items())
-    return (Section("How many models are enough?", (figure, *tables)),)
+    needed = exhibits.table(needed_table(regime), "needed")
+    predictors = exhibits.table(predictors_table(regime), "predictors")
+    residuals = exhibits.table(residuals_table(regime), "residuals")
+    points = exhibits.table(regime_table(regime), "regime")
+    return (Section("How many models are enough?", (needed, predictors, figure, residuals, points)),)
 
 
 def _over_steps(study: Study, tuning: Records | None, exhibits: Exhibits) -> tuple[Block, ...]:
