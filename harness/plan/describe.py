@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from algorithms import algorithms
 from harness.spec import ScheduleSpec, Spec
 
 
-def describe(settings: dict[str, Any], momentum: float, warmup_epochs: float | None = None) -> str:
+def describe(algorithm: str, settings: dict[str, Any], momentum: float, warmup_epochs: float | None = None) -> str:
     """A row's settings in words, for tables; `warmup_epochs` where it has its own."""
     parts = []
     for key, value in settings.items():
@@ -17,7 +18,8 @@ def describe(settings: dict[str, Any], momentum: float, warmup_epochs: float | N
             value = f"{value.get('kind')} ({options})" if options else value.get("kind")
         if key != "explicit_error":
             parts.append(f"{key.replace('_', ' ')}: {value}")
-    parts.append(f"momentum {momentum:g}")
+    is_heavy_ball = momentum > 0 and not algorithms()[algorithm].nesterov
+    parts.append(f"momentum {momentum:g}{' (heavy ball with dampening)' * is_heavy_ball}")
     if warmup_epochs is not None:
         parts.append(f"warm-up {warmup_epochs:g} epochs")
     return "; ".join(parts)

@@ -213,7 +213,7 @@ def _plan_row(
         algorithm=row.algorithm,
         ratio=row.ratio or float(f"{foreseen.ratio:.4g}"),
         learning_rate=configs[0].learning_rate,
-        settings=describe(row.settings, configs[0].momentum, row.warmup_epochs),
+        settings=describe(row.algorithm, row.settings, configs[0].momentum, row.warmup_epochs),
         formula=foreseen.formula,
         num_steps=foreseen.num_steps,
         num_parameters=foreseen.num_parameters,
@@ -304,7 +304,7 @@ def _choice(spec: Spec, chosen: _Chosen, trial: Trial) -> Choice:
     return Choice(
         learning_rate=trial.learning_rate,
         candidate=trial.candidate,
-        settings=describe(row.tables[trial.candidate], _momentum(spec, row), row.warmup_epochs),
+        settings=describe(row.algorithm, row.tables[trial.candidate], _momentum(spec, row), row.warmup_epochs),
         num_trials=len(found.wanted),
         at_end=found.at_end(trial),
     )
