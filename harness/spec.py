@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from harness.rows import GridSpec, RowSpec, same_name
-from harness.strict import Count, Name, NonNegative, Positive, Seed, Strict
+from harness.strict import Betas, Count, LocalStep, Name, NonNegative, Positive, Seed, Strict
 
 FORMAT = 1
 EXPERIMENTS = Path(__file__).parent / "experiments"
@@ -111,6 +111,9 @@ class RunConfig(Strict):
     seed: Seed
     repeat: int = 0
     """Tells apart runs that share their seed."""
+    local_step: LocalStep = "sgd"
+    betas: Betas = [0.9, 0.999]
+    eps: Positive = 1e-8
 
 
 def run_id(config: RunConfig) -> str:
@@ -127,6 +130,9 @@ class TrainingSpec(Strict):
     weight_decay: NonNegative
     precision: Precision = "fp32"
     wire: Wire = "fp32"
+    local_step: LocalStep = "sgd"
+    betas: Betas = [0.9, 0.999]
+    eps: Positive = 1e-8
 
 
 class StatisticsSpec(Strict):

@@ -19,7 +19,7 @@ class Common(TypedDict, total=False):
     """As in `DistributedOptimizer`."""
 
     lr: Required[float]
-    momentum: float
+    momentum: float | None
     weight_decay: float
     collectives: Collectives | None
     seed: int
