@@ -17,6 +17,7 @@ from slurm.campaign import read_campaign
 from slurm.local.cluster import default_folder, is_running
 from slurm.profile import Profile
 from slurm.queue import queued_jobs
+from slurm.staging import is_archive
 from slurm.status import observe
 
 
@@ -39,7 +40,7 @@ class Request:
 
 
 def check(request: Request) -> None:
-    """Raises SpecError where the profile's shape does not fit the experiment."""
+    """Raises SpecError where the profile does not fit the experiment or its data."""
     profile = request.profile
     for run in request.plan.runs:
         if run.config.num_workers != profile.num_workers:
@@ -48,6 +49,11 @@ def check(request: Request) -> None:
                 f"{profile.num_workers} workers, {request.plan.experiment.name} has {run.config.num_workers}; change "
                 "nodes, gpus_per_node or workers_per_node in it, or take another profile or variant"
             )
+    if is_archive(request.data) and not profile.scratch:
+        raise SpecError(
+            f"{request.data} is an archive, and the profile {request.cluster} has no scratch, a folder on each "
+            "node's own disk to extract it to; add it, or give the folder with the data"
+        )
 
 
 def left_to_submit(request: Request) -> list[PlannedRun]:
