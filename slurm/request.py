@@ -17,6 +17,7 @@ from slurm.campaign import read_campaign
 from slurm.local.cluster import default_folder, is_running
 from slurm.profile import Profile
 from slurm.queue import queued_jobs
+from slurm.script import preflight_minutes
 from slurm.staging import is_archive
 from slurm.status import observe
 
@@ -79,10 +80,12 @@ def find_slurm(cluster: str, profile: Profile) -> None:
 
 
 def show(request: Request, num_runs: int) -> None:
-    """Print the plan, its cost, and what of it is to be submitted."""
+    """Print the plan, its cost, and what of it is to be submitted, in the order in which it would be."""
     profile = request.profile
     show_plan(request.plan, Site(profile.cpus_per_worker, profile.link_bits_per_second))
     others = len({run.run_id for run in request.plan.runs}) - num_runs
+    if request.preflight and num_runs:
+        print(f"first a job in the shape of a run looks, for {preflight_minutes(profile)} min at most")
     print(
         f"to submit on {request.cluster}: {num_runs} runs of {profile.nodes} nodes x {profile.tasks_per_node} workers, "
         f"at most {profile.array_parallelism} at once, {profile.time_limit_minutes} min each before they are requeued; "

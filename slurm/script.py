@@ -48,11 +48,16 @@ def array_parameters(profile: Profile, name: str, place: Place, after: str | Non
     }
 
 
+def preflight_minutes(profile: Profile) -> int:
+    """The time limit of the job that looks."""
+    return min(PREFLIGHT_MINUTES, profile.time_limit_minutes)
+
+
 def preflight_parameters(profile: Profile, name: str, place: Place) -> dict[str, Any]:
     """submitit's parameters for the job that looks at nodes, network and data in a run's own shape."""
     return _parameters(profile, place.code) | {
         "job_name": f"{name}-preflight",
-        "time": min(PREFLIGHT_MINUTES, profile.time_limit_minutes),
+        "time": preflight_minutes(profile),
         "additional_parameters": _flags(profile),
     }
 
