@@ -15,6 +15,9 @@ from harness.tasks.task import Check
 STAGING_SECONDS = 3600.0
 """How long a worker waits until all nodes have their copy."""
 
+END_BYTES = 1024
+"""Zeros at the end of every tar file: one without them was cut off, as by a copy that was not waited for."""
+
 
 def is_archive(data: Path | None) -> TypeGuard[Path]:
     """Whether the data is a tar file that nodes extract."""
@@ -61,11 +64,17 @@ def _no_room(archive: Path, folder: Path) -> str | None:
     return None if free > needed else f"{room}; make room, or name another scratch in the profile"
 
 
+def _ends_well(archive: Path) -> bool:
+    with open(archive, "rb") as file:
+        file.seek(max(0, archive.stat().st_size - END_BYTES))
+        return file.read() == bytes(END_BYTES)
+
+
 def check_archive(archive: Path, scratch: str) -> Check:
-    """Whether this node can read the archive, and has room for what is in it, or has it already."""
+    """Whether this node can read the archive to its end, and has room for what is in it, or has it already."""
     try:
-        with open(archive, "rb") as file:
-            file.read(1)
+        if not _ends_well(archive):
+            return Check("archive", False, f"{archive} ends early, as no tar file does; copy or make it again")
         folder = Path(os.path.expandvars(scratch))
         folder.mkdir(parents=True, exist_ok=True)
         copies = folder.glob(f"{archive.stem}-{archive.stat().st_size}-{archive.stat().st_mtime_ns}/.whole")

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 
 from harness.plan.plan import Plan, make_plan
 from harness.records.store import read_record
 from harness.spec import load_spec
 from harness.tasks.task import Check
-from slurm import submit
+from harness.workers import devices
+from slurm import look, submit
 from slurm.campaign import read_campaign
 from slurm.errors import CampaignError
 from slurm.fabric import Place, in_words, no_way
@@ -26,7 +28,7 @@ from slurm.request import Request
 from slurm.script import Place as Files
 from slurm.script import array_parameters, preflight_parameters
 from tests.harness.support import ROOT, changed, small_spec, write_spec
-from tests.slurm.support import small_profile, write_profile
+from tests.slurm.support import allocation, small_profile, write_profile
 from tests.tasks.miniatures import imagenet_tree
 
 FILES = Files(Path("/shared/jobs"), Path("/shared/code"), Path("/shared/campaign.json"), 0)
@@ -80,6 +82,21 @@ def test_network_that_only_reaches_loopback_is_refused_in_one_sentence(tmp_path:
     said = lines["network"].detail
     assert "only reaches loopback: node node1 would have the others call 127.0.1.1" in said
     assert "set network_interface in the profile" in said and "\n" not in said
+
+
+def test_one_gpu_that_several_ranks_see_is_refused_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "identity", lambda device: "GPU 7f of node1")
+    monkeypatch.setattr(look, "prepare_thread", lambda device: None)
+    profile = load_profile(str(write_profile(tmp_path, small_profile())))
+    task, store = Look(plan_of(tmp_path), tmp_path, None, profile, tmp_path / "preflight.json"), dist.HashStore()
+    store.set("device of 0", "GPU 7f of node1")
+    here = look._Here(task, allocation(rank=1, world_size=2), "cuda:0", store)
+    (check,) = look._network_checks(here, num_nodes=1)
+    assert not check.passed and "\n" not in check.detail
+    assert check.detail.startswith("ranks 0 and 1 both have GPU 7f of node1, and each needs a GPU of its own; ")
+    assert check.detail.endswith("; in the profile look at gpus_per_node and gpu_request")
 
 
 @pytest.mark.timeout(600)

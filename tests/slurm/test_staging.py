@@ -95,6 +95,7 @@ def test_no_room_a_damaged_archive_and_none_at_all_are_one_sentence(
         patch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 10, 0))
         assert check_archive(archive, str(staged_before)).passed  # it is there already
     archive.write_bytes(archive.read_bytes()[:700])
+    assert check_archive(archive, disk).detail == f"{archive} ends early, as no tar file does; copy or make it again"
     with pytest.raises(DataError, match=r"tar cannot extract .*images\.v1\.tar"):
         staged(archive, disk)
     archive.unlink()
