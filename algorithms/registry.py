@@ -1,4 +1,4 @@
-"""Finds the algorithms and the compressors: each is a module that defines its class. Nothing lists them."""
+"""Finds the algorithms, the baselines and the compressors: each is a module that defines its class. Nothing lists them."""
 
 from __future__ import annotations
 
@@ -24,6 +24,18 @@ def algorithms() -> dict[str, type[DistributedOptimizer]]:
     """All algorithms by the name that specs use, sorted."""
     found = _classes("algorithms", HERE, DistributedOptimizer)  # type: ignore[type-abstract]
     return _by_name([(item.name, item) for item in found])
+
+
+@cache
+def baselines() -> dict[str, type[DistributedOptimizer]]:
+    """All baselines, whose workers must be processes, by the name that specs use, sorted."""
+    found = _classes("algorithms.baselines", HERE / "baselines", DistributedOptimizer)  # type: ignore[type-abstract]
+    return _by_name([(item.name, item) for item in found])
+
+
+def methods() -> dict[str, type[DistributedOptimizer]]:
+    """Algorithms and baselines: all that a spec, a benchmark or a timing can name."""
+    return _by_name([*algorithms().items(), *baselines().items()])
 
 
 @cache

@@ -64,6 +64,11 @@ register_module_parameter_registration_hook(ReplacedParameters.registered)
 register_module_module_registration_hook(_note_wrapper)
 
 
+def allow_ddp(wrapper: DistributedDataParallel) -> None:
+    """This one is an optimiser's own way to average."""
+    _wrappers.discard(wrapper)
+
+
 def refuse_ddp(flat: FlatBuffers, collectives: Collectives) -> None:
     """Raises RuntimeError where workers are processes and a DistributedDataParallel holds one of the parameters."""
     if not isinstance(collectives, ProcessGroupCollectives) or collectives.world_size == 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from algorithms import algorithms
+from algorithms.registry import methods
 from harness.spec import ScheduleSpec, Spec
 
 
@@ -18,7 +18,7 @@ def describe(algorithm: str, settings: dict[str, Any], momentum: float, warmup_e
             value = f"{value.get('kind')} ({options})" if options else value.get("kind")
         if key != "explicit_error":
             parts.append(f"{key.replace('_', ' ')}: {value}")
-    is_heavy_ball = momentum > 0 and not algorithms()[algorithm].nesterov
+    is_heavy_ball = momentum > 0 and not methods()[algorithm].nesterov
     parts.append(f"momentum {momentum:g}{' (heavy ball with dampening)' * is_heavy_ball}")
     if warmup_epochs is not None:
         parts.append(f"warm-up {warmup_epochs:g} epochs")
