@@ -1,4 +1,4 @@
-"""Finds the algorithms, the baselines and the compressors: each is a module that defines its class. Nothing lists them."""
+"""Finds algorithms, baselines and compressors: each is a module that defines its class. Nothing lists them."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ Cost: 16 d bits per step, in DDP's buckets, which are counted as one collective.
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from torch.distributed import ProcessGroup  # type: ignore[attr-defined]
+from torch.distributed import ProcessGroup
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
 
 from algorithms.baselines.ddp import DDP

@@ -19,14 +19,14 @@ from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
-from torch.distributed import ProcessGroup  # type: ignore[attr-defined]
+from torch.distributed import ProcessGroup
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 from torch.optim.optimizer import ParamsT
 
 from algorithms.baselines.ddp import DDP
 from algorithms.core.arguments import Common
 from algorithms.core.ddp_wrapper import Hook
-from algorithms.core.layout import Layout
+from algorithms.core.layout import Layout, Window
 from algorithms.core.settings import require_interval
 from algorithms.core.traffic import Purpose, Traffic
 
@@ -60,10 +60,7 @@ class DDPPowerSGD(DDP):
                 f"{self.name}: PyTorch's hook compresses from step {EARLIEST} on; give no start_step below"
             )
         super().__init__(params, **common)
-        if not all(
-            each.shape and own.is_contiguous()
-            for each, own in zip(self.flat.layout.tensors, self.flat.tensors, strict=True)
-        ):
+        if not all(each.shape and _is_contiguous(each) for each in self.flat.layout.tensors):
             raise ValueError(
                 f"{self.name}: PyTorch's hook takes parameters of one axis or more that are contiguous; make the model "
                 "so (--memory-format contiguous), or take powersgd"
@@ -110,7 +107,7 @@ class DDPPowerSGD(DDP):
         return traffic
 
     def state_dict(self) -> dict[str, Any]:
-        """See `DistributedOptimizer`; what the hook keeps is under "hook". Q is drawn once, so no generator is saved."""
+        """See `DistributedOptimizer`; "hook" is what the hook keeps. Q is drawn once, so no generator is saved."""
         held = {key: dict(getattr(self.hook_state, name)) for key, name in BY_BUCKET.items()}
         return {**super().state_dict(), "hook": {"steps": self.hook_state.iter, **held}}
 
@@ -128,6 +125,10 @@ class DDPPowerSGD(DDP):
         for key, name in BY_BUCKET.items():
             own = {bucket: value.to(self.flat.parameters, copy=True) for bucket, value in held[key].items()}
             setattr(self.hook_state, name, own)
+
+
+def _is_contiguous(window: Window) -> bool:
+    return torch.empty_strided(window.shape, window.strides, device="meta").is_contiguous()
 
 
 def sent_numel(shape: tuple[int, ...], rank: int) -> int:

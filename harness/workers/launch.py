@@ -271,7 +271,7 @@ def _shares(cores: list[int], jobs: int) -> list[tuple[int, ...]]:
 
 
 def workers_of(config: RunConfig, options: Options) -> Workers:
-    """How the run's workers go: a baseline's are processes; with fp16 each has a loss scale, and none can be stacked."""
+    """How the run's workers go: a baseline's as processes; with fp16 each has a loss scale, so none are stacked."""
     if config.algorithm in baselines():
         return "processes"
     return "threads" if options.workers == "stacked" and config.precision == "fp16" else options.workers

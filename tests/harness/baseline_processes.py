@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -39,10 +40,8 @@ def process(rank: int, rendezvous: Path, whole: list[Job], broken: list[list[Job
         for *stopped, last in broken:
             for job, stop in zip(stopped, STOPS[last.run.config.algorithm], strict=True):
                 blobs.TASK = DoctoredBlobs(hook=partial(_end, stop))
-                try:
+                with suppress(Stopped):
                     attempt_in_group(job, ProcessGroupCollectives())
-                except Stopped:
-                    pass
             blobs.TASK = plain
             attempt_in_group(last, ProcessGroupCollectives())
 
