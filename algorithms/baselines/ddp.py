@@ -62,7 +62,7 @@ class DDP(SGD):
 
     @classmethod
     def hook(cls, group: ProcessGroup | None, settings: Mapping[str, Any]) -> tuple[Any, Hook]:
-        """PyTorch's hook with a new state, for this group or, where it is None, the world; `settings` are the method's."""
+        """PyTorch's hook with a new state, for this group or (None) the world; `settings` are the method's."""
         return group, allreduce_hook
 
     @classmethod
