@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+import torch.distributed as dist
 
 from algorithms import Collectives, ProcessGroupCollectives, algorithms, run_workers
 from algorithms.registry import baselines
@@ -38,11 +39,15 @@ def as_threads(work: Work) -> list[list[float]]:
 
 def as_a_process(device: torch.device, work: Work) -> list[list[float]]:
     """The losses of this process, a group of one."""
-    with (
-        tempfile.TemporaryDirectory(prefix="cser-bench-") as scratch,
-        joined(str(device), WAIT_SECONDS, f"file://{scratch}/rendezvous", 0, 1),
-    ):
-        return [work(ProcessGroupCollectives())]
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="cser-bench-") as scratch,
+            joined(str(device), WAIT_SECONDS, f"file://{scratch}/rendezvous", 0, 1),
+        ):
+            return [work(ProcessGroupCollectives())]
+    finally:  # after a failure too, so that the next check can have a group
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def learns(

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from algorithms import ProcessGroupCollectives, Purpose
+from algorithms import CollectiveError, ProcessGroupCollectives, Purpose
 from algorithms.baselines.ddp import DDP
 from algorithms.core.ddp_wrapper import all_reduces
 from algorithms.registry import baselines
@@ -154,6 +154,18 @@ def test_a_forward_pass_beside_ddp_is_noticed(group: None) -> None:
     trainee.precision.loss(trainee.model, inputs, labels).backward()  # type: ignore[no-untyped-call]
     with pytest.raises(RuntimeError, match="let forward passes go through"):
         trainee.optimizer.step()
+
+
+def test_a_lost_worker_is_told_from_a_bug(group: None) -> None:
+    trainee = trainee_of("ddp")
+    assert isinstance(trainee.optimizer, DDP)
+
+    def lost(*arguments: Any) -> Any:
+        raise RuntimeError("Connection closed by peer")
+
+    trainee.optimizer._hook = lost
+    with pytest.raises(CollectiveError, match="a collective failed: Connection closed"):
+        trainee.step()
 
 
 def test_a_state_without_the_hooks_is_refused(group: None) -> None:
