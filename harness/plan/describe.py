@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from algorithms import algorithms
+from algorithms.registry import methods
 from harness.rows import RowSpec
 from harness.spec import ScheduleSpec, Spec, SpecError, TrainingSpec
 from harness.strict import LocalStep
@@ -54,7 +54,7 @@ def describe(algorithm: str, settings: dict[str, Any], stepping: Stepping, warmu
             value = f"{value.get('kind')} ({options})" if options else value.get("kind")
         if key != "explicit_error":
             parts.append(f"{key.replace('_', ' ')}: {value}")
-    is_heavy_ball = stepping.momentum > 0 and not algorithms()[algorithm].nesterov
+    is_heavy_ball = stepping.momentum > 0 and not methods()[algorithm].nesterov
     parts.append(f"{stepping}{' (heavy ball with dampening)' * is_heavy_ball}")
     if warmup_epochs is not None:
         parts.append(f"warm-up {warmup_epochs:g} epochs")

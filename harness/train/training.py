@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from algorithms import Collectives, DistributedOptimizer, SoloCollectives, StackedCollectives
 from harness.tasks.task import Batch, TensorSamples, find_task, split_sizes
 from harness.train import checkpoint
-from harness.train.build import build_optimizer, num_steps_of
+from harness.train.build import build_optimizer, module_to_train, num_steps_of
 from harness.train.clock import Clock
 from harness.train.evaluate import Score
 from harness.train.memory_format import check_format, format_of
@@ -46,6 +46,7 @@ class Training:
         self.optimizer: DistributedOptimizer = build_optimizer(config, trained, collectives, self.num_steps)
         if isinstance(model, Replicas):
             model.attach()
+        self._trained = [module_to_train(self.optimizer, each) for each in self.models]
         stacks = isinstance(model, Replicas) and config.precision == "fp32" and isinstance(samples, TensorSamples)
         self._batched = batched_backward(model) if stacks and isinstance(model, Replicas) else None
         self.step = 0
@@ -143,7 +144,7 @@ class Training:
         if self._batched is not None:
             return self._batched(*batches[0])
         losses = []
-        for model, (inputs, labels) in zip(self.models, batches, strict=True):
+        for model, (inputs, labels) in zip(self._trained, batches, strict=True):
             loss = self.precision.loss(model, inputs, labels)
             self.precision.backward(loss)
             losses.append(loss.detach())

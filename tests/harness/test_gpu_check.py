@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from algorithms import DistributedOptimizer, ThreadCollectives, algorithms
+from algorithms.registry import baselines
 from harness import gpu_check
 from harness.__main__ import main
 from harness.gpu_check import memory, memory_format, mixed_precision, nccl, training, workers
@@ -48,6 +49,7 @@ def test_every_method_is_trained_timed_and_weighed(records: list[Record]) -> Non
     assert len(set(names)) == len(names)
     for name in algorithms():
         assert {f"training: {name}", f"memory: {name}"} <= set(names)
+    assert {f"training: {name}" for name in baselines()} <= set(names)
     (times,) = [each.measured for each in records if each.name == "step time"]
     assert set(times) == {"torch fused", "torch fused, no momentum", *algorithms()}
     for name in algorithms():
