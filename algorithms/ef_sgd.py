@@ -9,6 +9,8 @@ Source: Karimireddy et al., "Error feedback fixes SignSGD", ICML 2019; with seve
 
 The learning rate is inside the error; weight decay enters p_i, so it is compressed with the rest. All workers hold
 the same x; the error is sent late.
+With `drop_rest` what is not sent is lost, e_i <- 0: compression without a memory, as in QSGD (Alistarh et al., NeurIPS
+2017), here of the update with its momentum. It is what error feedback is to be compared with.
 Cost: 32 d / R bits per step for a sparsifier of ratio R, one collective.
 """
 
@@ -29,17 +31,20 @@ from algorithms.core.traffic import Purpose
 
 
 class EFSGD(DistributedOptimizer):
-    """Args: compressor: C, any; the rest as in `DistributedOptimizer`."""
+    """Args: compressor: C, any; drop_rest: forget what is not sent; the rest as in `DistributedOptimizer`."""
 
     name = "ef_sgd"
     formula = "32 d / R"
     no_compression: ClassVar = {"compressor": Identity()}
     workers_differ = False
 
-    def __init__(self, params: ParamsT, *, compressor: Compressor, **common: Unpack[Common]) -> None:
+    def __init__(
+        self, params: ParamsT, *, compressor: Compressor, drop_rest: bool = False, **common: Unpack[Common]
+    ) -> None:
         super().__init__(params, **common)
         self.check_compressors(compressor=compressor)
         self.compressor = compressor
+        self.drop_rest = drop_rest
         self.e = self.new_buffer("error")
 
     @classmethod
@@ -54,4 +59,7 @@ class EFSGD(DistributedOptimizer):
         self.local_step_(self.e, sign=+1)
         sent = self.exchange(self.e, self.compressor, step, Purpose.GRADIENT)
         sent.support.add_(self.flat.parameters, sent.mean, alpha=-1)
-        sent.support.add_(self.e, sent.own, alpha=-1)
+        if self.drop_rest:
+            self.e.zero_()
+        else:
+            sent.support.add_(self.e, sent.own, alpha=-1)
