@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from harness.rows import GridSpec, RowSpec, same_name
 from harness.strict import Betas, Count, LocalStep, Name, NonNegative, Positive, Seed, Strict
+from harness.variations import varied
 
 FORMAT = 1
 EXPERIMENTS = Path(__file__).parent / "experiments"
@@ -288,7 +289,7 @@ def find_spec(name_or_path: str) -> Path:
     for candidate in (path, shipped):
         if candidate.is_file():
             return candidate
-    known = ", ".join(sorted(file.stem for file in EXPERIMENTS.glob("*.toml")))
+    known = ", ".join(sorted(file.relative_to(EXPERIMENTS).as_posix()[:-5] for file in EXPERIMENTS.rglob("*.toml")))
     raise SpecError(f"no experiment {name_or_path!r}: give the path of a TOML file or one of {known}")
 
 
@@ -306,6 +307,17 @@ def load_spec(path: Path) -> Spec:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """A file's data; where it is like another experiment, with what that one says."""
+    data = _parse(path)
+    if "like" not in data:
+        return data
+    try:
+        return varied(_parse(find_spec(str(data["like"]))), data)
+    except ValueError as error:
+        raise SpecError(f"{path}: {error}") from None
+
+
+def _parse(path: Path) -> dict[str, Any]:
     try:
         data: dict[str, Any] = _with_matrices(path, tomllib.loads(path.read_text()))
         return data

@@ -14,7 +14,7 @@ Cost: 32 d bits per step, in DDP's buckets, which are counted as one collective.
 
 # No "from __future__ import annotations": DDP looks at the hooks' annotations, which must be types.
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, Unpack
 
 import torch
@@ -112,11 +112,11 @@ class DDP(SGD):
         self._book(Purpose.GRADIENT)
         self.local_step_()
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """As `DistributedOptimizer.step`; what a step sent that was then skipped trained nothing."""
-        loss = super().step(closure)
-        self._book(Purpose.CONTROL)
-        return loss
+    def _overflowed(self) -> bool:
+        overflowed = super()._overflowed()
+        if overflowed:
+            self._book(Purpose.CONTROL)
+        return overflowed
 
     def _drop_early(self) -> None:
         super()._drop_early()

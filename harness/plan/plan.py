@@ -86,7 +86,7 @@ def make_plan(spec: Spec, results: Path, tuning: bool = False, given_as: str | N
     if tuning:
         _check_own_tuning(spec)
         folder = results / tuning_name(spec)
-        rows = [planned for row in spec.all_rows() for planned in _trials(spec, row, folder)]
+        rows = [planned for row in _open_rows(spec) for planned in _trials(spec, row, folder)]
         return _plan(_experiment(spec, rows, given_as, {}, tuning), rows, [])
     chosen = _choices(spec, results)
     shorter, left_out = _other_lengths(spec, chosen)
@@ -102,6 +102,11 @@ def _check_own_tuning(spec: Spec) -> None:
             f"{spec.name} takes its choices from the tuning of {spec.tuning.records}; run that instead "
             f"(`python -m harness run {spec.tuning.records} --tuning`)"
         )
+    if not _open_rows(spec):
+        raise SpecError(
+            f"all rows of {spec.name} have a learning_rate, so there is nothing to tune; remove one, or run "
+            "it without --tuning"
+        )
 
 
 @dataclass(frozen=True)
@@ -114,9 +119,14 @@ class _Chosen:
     by_training_loss: Trial | None
 
 
+def _open_rows(spec: Spec) -> list[RowSpec]:
+    """Those that leave their learning rate to the tuning."""
+    return [row for row in spec.all_rows() if row.learning_rate is None]
+
+
 def _choices(spec: Spec, results: Path) -> dict[str, _Chosen]:
     """By row, for those that leave it to the tuning."""
-    open_rows = [row for row in spec.all_rows() if row.learning_rate is None]
+    open_rows = _open_rows(spec)
     if open_rows and spec.tuning is None:
         raise SpecError(f"row {open_rows[0].row!r} has no learning_rate; give it one, or the spec a [tuning] section")
     folder = tuning_folder(spec, results)
