@@ -6,10 +6,17 @@ import hashlib
 from typing import Any
 
 from algorithms import algorithms
+from harness.rows import RestartSpec
 from harness.spec import ScheduleSpec, Spec
 
 
-def describe(algorithm: str, settings: dict[str, Any], momentum: float, warmup_epochs: float | None = None) -> str:
+def describe(
+    algorithm: str,
+    settings: dict[str, Any],
+    momentum: float,
+    warmup_epochs: float | None = None,
+    restart: RestartSpec | None = None,
+) -> str:
     """A row's settings in words, for tables; `warmup_epochs` where it has its own."""
     parts = []
     for key, value in settings.items():
@@ -22,6 +29,8 @@ def describe(algorithm: str, settings: dict[str, Any], momentum: float, warmup_e
     parts.append(f"momentum {momentum:g}{' (heavy ball with dampening)' * is_heavy_ball}")
     if warmup_epochs is not None:
         parts.append(f"warm-up {warmup_epochs:g} epochs")
+    if restart is not None:
+        parts.append(restart.words)
     return "; ".join(parts)
 
 

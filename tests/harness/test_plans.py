@@ -54,6 +54,7 @@ OTHER_SCIENCE: dict[str, Any] = {
     "task.num_train": 800,
     "repeat": 1,
     "seed": 2,
+    "restart": {"without": ["error"]},
 }
 
 
@@ -113,6 +114,7 @@ def test_run_id_does_not_depend_on_the_order_of_keys(data: st.DataObject) -> Non
         "precision",
         "wire",
         "repeat",
+        "restart",
         "schedule.staircase_warmup",
     ],
 )
