@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from algorithms.registry import methods
-from harness.rows import RowSpec
+from harness.rows import RestartSpec, RowSpec
 from harness.spec import ScheduleSpec, Spec, SpecError, TrainingSpec
 from harness.strict import LocalStep
 
@@ -45,7 +45,13 @@ def stepping_of(spec: Spec, row: RowSpec) -> Stepping:
     return Stepping(local_step, 0.0, row.betas or training.betas, row.eps or training.eps)
 
 
-def describe(algorithm: str, settings: dict[str, Any], stepping: Stepping, warmup_epochs: float | None = None) -> str:
+def describe(
+    algorithm: str,
+    settings: dict[str, Any],
+    stepping: Stepping,
+    warmup_epochs: float | None = None,
+    restart: RestartSpec | None = None,
+) -> str:
     """A row's settings in words, for tables; `warmup_epochs` where it has its own."""
     parts = []
     for key, value in settings.items():
@@ -58,6 +64,8 @@ def describe(algorithm: str, settings: dict[str, Any], stepping: Stepping, warmu
     parts.append(f"{stepping}{' (heavy ball with dampening)' * is_heavy_ball}")
     if warmup_epochs is not None:
         parts.append(f"warm-up {warmup_epochs:g} epochs")
+    if restart is not None:
+        parts.append(restart.words)
     return "; ".join(parts)
 
 

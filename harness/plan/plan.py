@@ -90,7 +90,7 @@ def make_plan(spec: Spec, results: Path, tuning: bool = False, given_as: str | N
         return _plan(_experiment(spec, rows, given_as, {}, tuning), rows, [])
     chosen = _choices(spec, results)
     shorter, left_out = _other_lengths(spec, chosen)
-    rows = [*_main_rows(spec, chosen), *shorter]
+    rows = [*_main_rows(spec, chosen), *_restarted_rows(spec, chosen), *shorter]
     return _plan(_experiment(spec, rows, given_as, chosen, tuning), rows, left_out)
 
 
@@ -186,6 +186,14 @@ def _main_rows(spec: Spec, chosen: dict[str, _Chosen]) -> Iterator[_Planned]:
             yield _plan_row(spec, _settled(choice.row, choice.by_training_loss), seeds, own)
 
 
+def _restarted_rows(spec: Spec, chosen: dict[str, _Chosen]) -> Iterator[_Planned]:
+    """Rows once more, whose workers lose a part of their state."""
+    settled = {row.row: row for row in _settled_rows(spec, chosen)}
+    for restart in spec.restarts:
+        row = settled[restart.row].restarted(restart)
+        yield _plan_row(spec, row, spec.statistics.seeds, {"row": row.row})
+
+
 def _settled_rows(spec: Spec, chosen: dict[str, _Chosen]) -> list[RowSpec]:
     return [_settled(row, chosen[row.row].trial) if row.row in chosen else row for row in spec.all_rows()]
 
@@ -223,7 +231,7 @@ def _plan_row(
         algorithm=row.algorithm,
         ratio=row.ratio or float(f"{foreseen.ratio:.4g}"),
         learning_rate=configs[0].learning_rate,
-        settings=describe(row.algorithm, row.settings, stepping_of(spec, row), row.warmup_epochs),
+        settings=describe(row.algorithm, row.settings, stepping_of(spec, row), row.warmup_epochs, row.restart),
         formula=foreseen.formula,
         num_steps=foreseen.num_steps,
         num_parameters=foreseen.num_parameters,
@@ -282,6 +290,7 @@ def _config(spec: Spec, row: RowSpec, seed: int, num_epochs: int | None = None, 
             wire=training.wire,
             seed=seed if same_seed is None else same_seed,
             repeat=0 if same_seed is None else seed,
+            restart=row.restart,
         )
     except ValidationError as error:
         raise SpecError(f"row {row.row}: {explain(error)}") from None

@@ -20,6 +20,7 @@ from harness.train.order import worker_batches
 from harness.train.partition import class_counts, worker_shards
 from harness.train.precision import MixedPrecision
 from harness.train.prefetch import Prefetched
+from harness.train.restart import restart_if_due
 from harness.train.schedule import learning_rate_factor
 from harness.train.stacked import Replicas, batched_backward
 from harness.train.work import Work
@@ -122,6 +123,7 @@ class Training:
     def take_step(self, batch: list[Batch], batches: Iterator[list[Batch]]) -> None:
         """One step of the workers at this end; `batches` is where the next ones come from."""
         config = self.work.config
+        restart_if_due(config, self.optimizer, self.step, self.num_steps)
         factor = learning_rate_factor(config.schedule, self.step, self.per_epoch, config.num_epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * factor
