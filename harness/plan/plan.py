@@ -270,6 +270,7 @@ def _config(spec: Spec, row: RowSpec, seed: int, num_epochs: int | None = None, 
             partition=spec.partition,
             precision=training.precision,
             wire=training.wire,
+            label_smoothing=training.label_smoothing,
             seed=seed if same_seed is None else same_seed,
             repeat=0 if same_seed is None else seed,
         )
