@@ -51,11 +51,13 @@ class ModelSpec(Strict):
 class ScheduleSpec(Strict):
     """Learning rate over time, in epochs: linear warm-up from 0, then cosine to 0 or steps at milestones.
 
+    "inverse_sqrt" falls with the root of the step from the warm-up's end on (Vaswani et al., NeurIPS 2017).
+
     `staircase_warmup`, as released for CIFAR-100: the warm-up rises once an epoch, to (epoch + 1) / warmup_epochs.
     `warmup_share`: so much of the run is added to `warmup_epochs`, in proportion for runs of other lengths.
     """
 
-    kind: Literal["constant", "cosine", "milestones"]
+    kind: Literal["constant", "cosine", "milestones", "inverse_sqrt"]
     warmup_epochs: NonNegative = 0.0
     staircase_warmup: bool = False
     milestones: list[Positive] = []
@@ -66,6 +68,8 @@ class ScheduleSpec(Strict):
     def _consistent(self) -> ScheduleSpec:
         if self.kind == "milestones" and not self.milestones:
             raise ValueError("kind 'milestones' needs the list `milestones`, the epochs at which the rate falls")
+        if self.kind == "inverse_sqrt" and not self.warmup_epochs and not self.warmup_share:
+            raise ValueError("kind 'inverse_sqrt' needs a warm-up, from whose end on the rate falls")
         return self
 
 
@@ -75,11 +79,13 @@ class EvaluationSpec(Strict):
     `batch_norm`: the running statistics that the workers' average model is scored with. "average": the workers' mean;
     "recalibrate": estimated anew by the average model on training batches; "local", as released: every worker's own,
     each worker scoring all samples, and the scores averaged.
+    `beam`: how many beams a text task's sentences are decoded with; 1 is greedy.
     """
 
     per_epoch: Count = 1
     batch_norm: Literal["average", "recalibrate", "local"] = "average"
     num_scores: Count | None = None
+    beam: Annotated[int, Field(ge=1, le=64)] = 1
 
 
 class PartitionSpec(Strict):
@@ -109,6 +115,8 @@ class RunConfig(Strict):
     partition: PartitionSpec = PartitionSpec()
     precision: Precision = "fp32"
     wire: Wire = "fp32"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """In the training loss alone."""
     seed: Seed
     repeat: int = 0
     """Tells apart runs that share their seed."""
@@ -136,6 +144,7 @@ class TrainingSpec(Strict):
     local_step: LocalStep = "sgd"
     betas: Betas = [0.9, 0.999]
     eps: Positive = 1e-8
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class StatisticsSpec(Strict):
