@@ -22,7 +22,7 @@ from harness.workers.attempt import Job, num_cores
 from harness.workers.devices import Workers, device_groups
 from harness.workers.preload import announce
 from harness.workers.process_group import backend_for
-from harness.workers.run_process import ActiveRun, Place, close, process_context, start
+from harness.workers.run_process import ActiveRun, Place, close, start
 from harness.workers.stops import Notice, noticed
 from harness.workers.time_left import TimeLeft, expected_step_seconds
 
@@ -164,13 +164,12 @@ class _Launch:
 
     def go(self) -> int:
         """Start runs where there is room, until all have ended; returns how many failed."""
-        context = process_context()
         try:
             while self.pending or self.active:
                 while self.pending and self.free:
                     run, place = self.pending.pop(0), self.free.pop(0)
                     workers = workers_of(run.config, self.options)
-                    self.active.append(start(self._job(run, workers, place), workers, place, context))
+                    self.active.append(start(self._job(run, workers, place), workers, place))
                 if self.time_left.expected is None:  # while the first processes load what they need
                     self._show()
                     self.time_left.expected = self._expected()
@@ -181,7 +180,7 @@ class _Launch:
                     self._ask_to_stop()
         finally:
             for each in self.active:
-                each.kill()
+                each.workers.kill()
         self._show()
         return self.failures
 
@@ -234,7 +233,7 @@ class _Launch:
         self.asked = True
         self.pending.clear()
         for each in self.active:
-            each.ask_to_stop()
+            each.workers.ask_to_stop()
 
 
 def places(plan: Plan, options: Options) -> list[Place]:
