@@ -12,6 +12,7 @@ import torch
 
 from harness.plan.plan import Plan, PlannedRun
 from harness.records import packs, store
+from harness.records.experiment import Experiment
 from harness.records.provenance import new_attempt
 from harness.records.state import is_done
 from harness.records.store import Heartbeat
@@ -104,7 +105,7 @@ def write_experiment(plan: Plan, results: Path) -> Path:
     """
     folder = results / plan.experiment.name
     path = folder / "experiment.json"
-    written = store.read_optional(path, store.Experiment)
+    written = store.read_optional(path, Experiment)
     if written is not None and _is_of_another_spec(written, plan.experiment):
         raise SpecError(
             f"{folder} holds the experiment {plan.experiment.name!r} of another spec (`{written.commands[0]}`); give "
@@ -115,7 +116,7 @@ def write_experiment(plan: Plan, results: Path) -> Path:
     return folder
 
 
-def _is_of_another_spec(written: store.Experiment, planned: store.Experiment) -> bool:
+def _is_of_another_spec(written: Experiment, planned: Experiment) -> bool:
     """Whether it was planned from another file and has other runs: a spec may change, or be found by two names."""
     runs = [[row.runs for row in each.rows] for each in (written, planned)]
     return bool(written.commands) and written.commands[0] != planned.commands[0] and runs[0] != runs[1]
