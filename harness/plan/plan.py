@@ -17,7 +17,7 @@ from harness.plan.foresee import Foreseen, check_task_and_model, foresee
 from harness.plan.tuning import Found, Outcome, Trial, rules, search
 from harness.plan.tuning_records import tuning_folder, tuning_name
 from harness.records import store
-from harness.records.store import Choice, Experiment, Row, Tuning
+from harness.records.experiment import Choice, Experiment, Row, Tuning
 from harness.rows import RowSpec
 from harness.spec import RunConfig, Spec, SpecError, explain, find_spec, load_spec, run_id
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from report.accuracy.findings import Finding, Study
 from report.accuracy.pairs import pairs_of
 from report.answers.answer import Answer, Number, apart, known, mean, nothing, number_cells, regime_of, table
-from report.answers.evidence import LONG, Evidence, finding, progress
+from report.answers.evidence import LONG, Evidence, progress
 from report.kit.document import Cell, Table
 from report.kit.wording import amount, count_of, interval, listed, percent, points
 
