@@ -1,7 +1,7 @@
 """WMT 2014 English to German as Stanford's NMT group prepared it: 4,468,840 pairs, and newstest2014 to score.
 
-The text is tokenised there; it is free for research (statmt.org/wmt14). Pairs of which one side is empty must be removed
-from both files first; then say how many are left in `num_train`.
+The text is tokenised there; it is free for research (statmt.org/wmt14). Pairs of which one side is empty must be
+removed from both files first; then say how many are left in `num_train`.
 """
 
 from __future__ import annotations
