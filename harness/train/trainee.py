@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from algorithms import Collectives
 from harness.spec import RunConfig
 from harness.tasks.task import Task, find_task
-from harness.train.build import build_optimizer
+from harness.train.build import build_optimizer, module_to_train
 from harness.train.precision import MixedPrecision
 
 
@@ -38,6 +38,7 @@ class Trainee:
     def __init__(self, config: RunConfig, model: nn.Module, collectives: Collectives, num_batches: int = 1) -> None:
         self.model = model
         self.optimizer = build_optimizer(config, model, collectives, num_steps=0)
+        self._trained = module_to_train(self.optimizer, model)
         like = self.optimizer.flat.parameters
         self.precision = MixedPrecision(config.precision, like.device, config.label_smoothing)
         task, generator = find_task(config.task.name), torch.Generator().manual_seed(collectives.rank)
@@ -49,7 +50,7 @@ class Trainee:
         inputs, labels = self.batches[self._next]
         self._next = (self._next + 1) % len(self.batches)
         self.optimizer.zero_grad()
-        loss = self.precision.loss(self.model, inputs, labels)
+        loss = self.precision.loss(self._trained, inputs, labels)
         self.precision.backward(loss)
         self.precision.step(self.optimizer)
         return loss.detach()

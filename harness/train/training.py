@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from algorithms import Collectives, DistributedOptimizer, SoloCollectives, StackedCollectives
 from harness.tasks.task import Batch, TensorSamples, find_task, split_sizes
 from harness.train import checkpoint
-from harness.train.build import build_optimizer, num_steps_of
+from harness.train.build import build_optimizer, module_to_train, num_steps_of
 from harness.train.clock import Clock
 from harness.train.evaluate import Score
 from harness.train.memory_format import check_format, format_of
@@ -20,6 +20,7 @@ from harness.train.order import worker_batches
 from harness.train.partition import class_counts, worker_shards
 from harness.train.precision import MixedPrecision
 from harness.train.prefetch import Prefetched
+from harness.train.restart import restart_if_due
 from harness.train.schedule import learning_rate_factor
 from harness.train.stacked import Replicas, batched_backward
 from harness.train.tokens import token_weights
@@ -47,6 +48,7 @@ class Training:
         self.optimizer: DistributedOptimizer = build_optimizer(config, trained, collectives, self.num_steps)
         if isinstance(model, Replicas):
             model.attach()
+        self._trained = [module_to_train(self.optimizer, each) for each in self.models]
         plain = config.precision == "fp32" and not config.label_smoothing
         stacks = isinstance(model, Replicas) and plain and isinstance(samples, TensorSamples)
         self._batched = batched_backward(model) if stacks and isinstance(model, Replicas) else None
@@ -131,6 +133,7 @@ class Training:
     def take_step(self, batch: list[Batch], batches: Iterator[list[Batch]]) -> None:
         """One step of the workers at this end; `batches` is where the next ones come from."""
         config = self.work.config
+        restart_if_due(config, self.optimizer, self.step, self.num_steps)
         factor = learning_rate_factor(config.schedule, self.step, self.per_epoch, config.num_epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * factor
@@ -153,7 +156,7 @@ class Training:
         if self._batched is not None:
             return self._batched(*batches[0])
         losses, weights = [], [1.0] * len(batches) if self._weights is None else next(self._weights)
-        for model, (inputs, labels), weight in zip(self.models, batches, weights, strict=True):
+        for model, (inputs, labels), weight in zip(self._trained, batches, weights, strict=True):
             loss = self.precision.loss(model, inputs, labels)
             loss = loss if self._weights is None else weight * loss
             self.precision.backward(loss)
