@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from algorithms.core.process_group import ProcessGroupCollectives
+from algorithms.core.topology import Topology
 from algorithms.core.traffic import Purpose
 
 TIMEOUT_SECONDS = 60.0
@@ -77,6 +78,7 @@ def obey(orders: IO[str], answers: IO[str], collectives: ProcessGroupCollectives
     All processes of a machine read the same monotonic clock, so an agreed moment is a barrier that sends nothing.
     """
     message = torch.zeros(0)
+    [ring] = Topology("ring").rounds(collectives.world_size)
     for line in orders:
         collective, payload_bytes, start = json.loads(line)
         if message.numel() * 4 != payload_bytes:
@@ -85,6 +87,8 @@ def obey(orders: IO[str], answers: IO[str], collectives: ProcessGroupCollectives
         began = time.monotonic()
         if collective == "all_reduce":
             collectives.all_reduce_sum_(message, Purpose.CONTROL)
+        elif collective == "exchange":
+            collectives.exchange_with_neighbours(message[: message.numel() // ring.num_messages], ring, Purpose.CONTROL)
         else:
             collectives.all_gather(message, Purpose.CONTROL)
         _answer(answers, began, time.monotonic())
