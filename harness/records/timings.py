@@ -176,7 +176,7 @@ def formula_bytes(collective: Collective, payload_bytes: int, fabric: Fabric) ->
 def ring_bytes(collective: Collective, payload_bytes: int, num_workers: int) -> float:
     """What one worker sends in a ring: 2(n-1)/n of its payload in an all-reduce, n-1 payloads in an all-gather.
 
-    In an exchange its payload: the two messages that leave a machine of a ring are those that its only worker would send.
+    In an exchange its payload: two messages leave a machine of a ring, however many of its workers are in it.
     """
     if collective == "exchange":
         return payload_bytes

@@ -133,9 +133,7 @@ METHODS: dict[str, Contestant] = {
     "ef21_sgdm": _own("EF21-SGDM", "ef21_sgdm"),
     # Its ratio depends on the model; the rank is that of the hook which it stands beside.
     "powersgd": _with("PowerSGD rank 2, two messages", "powersgd", {"rank": 2}),
-    "sparta": _with(
-        "SPARTA", "cser_pl", {"error_compressor": {"kind": "random_k", "ratio": 256}, "reset_interval": 1}
-    ),
+    "sparta": _with("SPARTA", "cser_pl", {"error_compressor": {"kind": "random_k", "ratio": 256}, "reset_interval": 1}),
 }
 """By name, in the order of tables.
 

@@ -115,9 +115,7 @@ def _exchanged(network: Network, payload_bytes: float, distances: Sequence[int])
     links, inside = network.links["exchange"], network.workers_per_machine
     if not distances:
         return 0.0
-    leaving = sum(
-        (rank + distance) % network.num_workers >= inside for rank in range(inside) for distance in distances
-    )
+    leaving = sum((rank + distance) % network.num_workers >= inside for rank in range(inside) for distance in distances)
     between = links.between.hop(payload_bytes / len(distances) * leaving) if leaving else 0.0
     return max(between, links.inside.hop(payload_bytes) if inside > 1 else 0.0)
 

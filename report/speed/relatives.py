@@ -56,9 +56,7 @@ def _message(collective: Collective, payload_bytes: int, every: int, rounds: Rou
     return Message(collective=collective, payload_bytes=payload_bytes, every=every, ready=1.0, rounds=rounds)
 
 
-def _method(
-    name: str, label: str, ratio: float, messages: Sequence[Message], algorithm: str | None = None
-) -> Method:
+def _method(name: str, label: str, ratio: float, messages: Sequence[Message], algorithm: str | None = None) -> Method:
     return Method(
         name=name,
         label=label,

@@ -20,6 +20,9 @@ from report.speed.steps import Timed, timed
 
 _HERE = Path(__file__).parent
 
+_NOTHING = 1e-6
+"""A smaller share of a step is no time at all."""
+
 
 @cache
 def codec_bytes() -> dict[str, float]:
@@ -55,9 +58,14 @@ class Point:
         """Of the communication time, predicted over timed, less one; infinite where the clock had none."""
         if self.predicted_communication is None:
             return None
-        if self.communication <= 0:
-            return 0.0 if self.predicted_communication <= 0 else math.inf
+        if not self.communicates:
+            return 0.0 if self.predicted_communication <= _NOTHING * self.timed.seconds else math.inf
         return self.predicted_communication / self.communication - 1
+
+    @property
+    def communicates(self) -> bool:
+        """Whether the clock had any communication that was not hidden."""
+        return self.communication > _NOTHING * self.timed.seconds
 
     @property
     def null_error(self) -> float:

@@ -64,7 +64,11 @@ def published_links_table() -> Table:
     [from_point] = [p for p in points if (p.bits_per_second, p.sync_interval) == tuple(file["solved_from"].values())]
     errors = _errors(from_point, points, syncs)
     step = compute_seconds(from_point, syncs[from_point.bits_per_second])
-    columns = (Column("link", "left"), Column("one all-reduce, s"), *(Column(f"H = {h}") for h in file["sync_intervals"]))
+    columns = (
+        Column("link", "left"),
+        Column("one all-reduce, s"),
+        *(Column(f"H = {h}") for h in file["sync_intervals"]),
+    )
     rows = [
         (
             Cell(rate(bits)),
@@ -79,7 +83,9 @@ def published_links_table() -> Table:
         f"within {100 * NEAR:g} % of what the model says from the one other; the median error is "
         f"{100 * median(predicted):.0f} %, the worst {signed_percent(max(errors.values(), key=abs))}."
     )
-    return Table("A published measurement beside the model", found, columns, tuple(rows), _notes(file, points, syncs, step))
+    return Table(
+        "A published measurement beside the model", found, columns, tuple(rows), _notes(file, points, syncs, step)
+    )
 
 
 def _at(points: list[Measured], bits_per_second: float) -> list[Measured]:
@@ -100,9 +106,7 @@ def _cell(point: Measured, modelled: float, is_known: bool) -> Cell:
     return Cell(f"{100 * point.utilisation:g} ({said})")
 
 
-def _notes(
-    file: dict[str, Any], points: list[Measured], syncs: dict[float, float], step: float
-) -> tuple[str, ...]:
+def _notes(file: dict[str, Any], points: list[Measured], syncs: dict[float, float], step: float) -> tuple[str, ...]:
     worst = [max(map(abs, _errors(known, points, syncs).values())) for known in points]
     return (
         f"Source: {file['source']}. Not our measurement, and nothing here was run at these numbers. In brackets the "

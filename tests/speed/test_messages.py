@@ -185,7 +185,10 @@ def test_closed_forms_of_the_report_are_what_the_optimisers_send(alone: Groups) 
         assert [(m.collective, m.every, m.ready, m.rounds) for m in found] == [
             (m.collective, m.every, m.ready, m.rounds) for m in own.messages
         ], own.name
-        assert [m.payload_bytes for m in found] == [m.payload_bytes for m in own.messages], own.name
+        # Random-k rounds its count, and a block is rounded up: a number of four bytes apart at the most.
+        assert [m.payload_bytes for m in found] == pytest.approx([m.payload_bytes for m in own.messages], abs=4), (
+            own.name
+        )
         contestant = METHODS[own.name]
         assert (own.label, own.algorithm, own.period) == (contestant.label, contestant.algorithm, contestant.period)
     assert {own.name for own in closed_forms(NUMEL, 8)} | {"powersgd"} == set(RELATIVES)
