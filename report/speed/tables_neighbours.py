@@ -49,9 +49,9 @@ def neighbours_table() -> Table:
     least_peer, most_peer = min(gain for _, gain in gains), max(gain for _, gain in gains)
     found = (
         f"A gossip ring saves latency, not bytes: it waits for one hop where an all-reduce waits for "
-        f"{2 * (NUM_WORKERS - 1)}, and puts 2 messages on a link where that puts {short(sent)}. So an exchange on a ring "
-        f"is {factor(least)} to {factor(most)} as fast as an all-reduce of the same message, and one with a single peer "
-        f"{factor(least_peer)} to {factor(most_peer)}."
+        f"{2 * (NUM_WORKERS - 1)}, and puts 2 messages on a link where that puts {short(sent)}. So an exchange on a "
+        f"ring is {factor(least)} to {factor(most)} as fast as an all-reduce of the same message, one with a "
+        f"single peer {factor(least_peer)} to {factor(most_peer)}."
     )
     notes = (
         f"Modelled, {NUM_WORKERS} workers in machines of their own, ResNet-50's {NUM_PARAMETERS:,} parameters in fp32, "
