@@ -103,7 +103,7 @@ def _step_times(study: SpeedStudy, exhibits: Exhibits, everything: bool = False)
         lambda: found_step_times(study),
         step_times_note(study),
     )
-    return replace(figure, floats=True) if isinstance(figure, Figure) and everything else figure
+    return replace(figure, floats=True) if isinstance(figure, Figure) else figure
 
 
 def _matrix(bench: Bench, exhibits: Exhibits, everything: bool = False) -> Block:

@@ -33,7 +33,7 @@ def draw_step_times(study: SpeedStudy, path: Path, everything: bool = False) -> 
     shown = [bench for bench in study.benches if bench.is_modelled or any(_spots(bench, m) for m in bench.methods)]
     if not shown:
         return False
-    figure, grid = panels(len(shown), 1, 2.9 if everything else 1.8, share_x=False)
+    figure, grid = panels(len(shown), 1, 2.9 if everything else 1.6, share_x=False)
     labels = [
         _panel(axes, bench, bench.methods if everything else few_of(bench))
         for [axes], bench in zip(grid, shown, strict=True)
