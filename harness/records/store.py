@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 VERSION = 1
 """Version of the records format; a folder of another version is refused, never guessed at."""
@@ -31,6 +31,13 @@ class Record(BaseModel):
     """Strict, frozen border type: an unknown or missing key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=True)
+    unwritten_if_none: ClassVar[frozenset[str]] = frozenset()
+    """Fields that most records have no value for, and do not name."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        return {key: value for key, value in fields.items() if value is not None or key not in self.unwritten_if_none}
 
 
 class TrafficEntry(Record):
@@ -101,6 +108,18 @@ class Event(Record):
     error_norm: float | None
     worker_distance: float
     wall_seconds: float
+    metrics: dict[str, float] | None = None
+    """What else a text task's sentences were scored by, as shares, by name."""
+
+    unwritten_if_none: ClassVar[frozenset[str]] = frozenset({"metrics"})
+
+
+class Translation(Record):
+    """One sentence of the evaluated split, and what the workers' average made of it."""
+
+    source: str
+    expected: str
+    said: str
 
 
 class Result(Record):
@@ -132,6 +151,14 @@ class Result(Record):
     """Training samples of each class that each worker held, where workers have shards of their own."""
     worker_accuracy: list[float] | None = None
     """Accuracy of each worker's own model at the end, by rank, on the same samples as the average's."""
+    metrics: dict[str, float] | None = None
+    """As an event's."""
+    translations: list[Translation] | None = None
+    """The same sentences for all runs of a task."""
+    data_sha256: str | None = None
+    """Of a text task's data, both splits."""
+
+    unwritten_if_none: ClassVar[frozenset[str]] = frozenset({"metrics", "translations", "data_sha256"})
 
 
 class Failure(Record):

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import torch
 
+from algorithms.registry import baselines
 from harness.plan.plan import Plan, PlannedRun
 from harness.records import packs, store
 from harness.records.provenance import new_attempt
@@ -243,11 +244,25 @@ def places(plan: Plan, options: Options) -> list[Place]:
     Raises:
         SpecError: the machine has too few GPUs for one run.
     """
-    num_processes = 1 if options.workers != "processes" else max(run.config.num_workers for run in plan.runs)
+    num_processes = 1
+    for run in plan.runs:
+        if workers_of(run.config, options) == "processes":
+            num_processes = max(num_processes, run.config.num_workers)
+            _check_gpus(run, options.device)
     groups = device_groups(options.device, num_processes, torch.cuda.device_count())
     jobs = options.jobs or (num_cores() if options.device == "cpu" else len(groups))
     shares = _shares(sorted(os.sched_getaffinity(0)), jobs)
     return [Place(cores, groups[number % len(groups)]) for number, cores in enumerate(shares)]
+
+
+def _check_gpus(run: PlannedRun, device: str) -> None:
+    """A baseline cannot share GPUs, as threads would."""
+    num_gpus, num_workers = torch.cuda.device_count(), run.config.num_workers
+    if run.config.algorithm in baselines() and device != "cpu" and (":" in device or num_gpus < num_workers):
+        raise SpecError(
+            f"row {run.row}: the {num_workers} workers of {run.config.algorithm} are processes, which need a GPU each; "
+            f"torch sees {num_gpus}. Take {num_workers} GPUs (torchrun, Slurm), --device cpu, or the row out"
+        )
 
 
 def _shares(cores: list[int], jobs: int) -> list[tuple[int, ...]]:
@@ -256,5 +271,7 @@ def _shares(cores: list[int], jobs: int) -> list[tuple[int, ...]]:
 
 
 def workers_of(config: RunConfig, options: Options) -> Workers:
-    """How the run's workers go; with fp16 each has a loss scale of its own, so they cannot be stacked."""
+    """How the run's workers go: a baseline's as processes; with fp16 each has a loss scale, so none are stacked."""
+    if config.algorithm in baselines():
+        return "processes"
     return "threads" if options.workers == "stacked" and config.precision == "fp16" else options.workers
