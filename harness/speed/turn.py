@@ -47,7 +47,8 @@ class Setting:
     def turn(self, name: str) -> Turn:
         """A new model and a new optimiser of the method of that name."""
         trainee = self.trainee()
-        contender = build_contender(METHODS[name], self.request.workload.name, trainee, self.groups, self.visible)
+        workload, num_workers = self.request.workload.name, self.request.fabric.num_workers
+        contender = build_contender(METHODS[name], workload, trainee, self.groups, self.visible, num_workers)
         return Turn(trainee, contender, self.layers, self.device)
 
 
@@ -68,7 +69,7 @@ class Turn:
         self.trainee.waits = True
 
     def timed_step(self) -> tuple[RankStep, list[Recorded]]:
-        """Take a step; its times on this worker, and its all-reduces."""
+        """Take a step; its times on this worker, and what it sent."""
         now, watch = now_on(self.device), self.trainee.watch
         with recorded(lambda: watch.share_done, now) as seen:
             began = now()
