@@ -19,6 +19,9 @@ be on gradients (a switch), before the moments, which then are the same on all w
 There weight decay is not compressed, and a learning rate that changes is that of the day when an error arrives. A step
 does not know whose gradients an error is made of, so one that is missing counts as zero, and the tensor still decays; a
 frozen parameter stays, and all workers must freeze the same.
+
+With `drop_rest` what is not sent is lost, e_i <- 0: compression without a memory, as in QSGD (Alistarh et al., NeurIPS
+2017), here of the update with its momentum. It is what error feedback is to be compared with.
 Cost: 32 d / R bits per step for a sparsifier of ratio R, one collective.
 """
 
@@ -47,6 +50,7 @@ class EFSGD(DistributedOptimizer):
     Args:
         compressor: C, any.
         error_feedback_on: "updates", after momentum or moments, or "gradients", before them.
+        drop_rest: forget what is not sent.
         common: see `DistributedOptimizer`.
 
     Raises:
@@ -64,6 +68,7 @@ class EFSGD(DistributedOptimizer):
         *,
         compressor: Compressor,
         error_feedback_on: FedBack = "updates",
+        drop_rest: bool = False,
         **common: Unpack[Common],
     ) -> None:
         if error_feedback_on not in get_args(FedBack):
@@ -75,6 +80,7 @@ class EFSGD(DistributedOptimizer):
         self.check_compressors(compressor=compressor)
         self.compressor = compressor
         self.on_gradients = error_feedback_on == "gradients"
+        self.drop_rest = drop_rest
         self.e = self.new_buffer("error")
 
     @classmethod
@@ -95,7 +101,10 @@ class EFSGD(DistributedOptimizer):
         else:
             self.local_step_(self.e, sign=+1)
         sent = self.exchange(self.e, self.compressor, step, Purpose.GRADIENT)
-        sent.support.add_(self.e, sent.own, alpha=-1)
+        if self.drop_rest:
+            self.e.zero_()
+        else:
+            sent.support.add_(self.e, sent.own, alpha=-1)
         if self.on_gradients:
             sent.support.copy_(g.zero_(), sent.mean)
             self.flat.keep_idle_where_frozen()

@@ -248,13 +248,16 @@ class DistributedOptimizer(Optimizer):
         if self.num_steps == 0 or self._loaded is not None:
             loaded, self._loaded = self._loaded, None
             check_first_step(loaded, self.flat, self.collectives)
-        if not overflowed(self, self.flat.gradients, self.collectives, self._reducer):
+        if not self._overflowed():
             if self._reducer is not None:
                 self._reducer.begin_rest()
             self._update(self.num_steps + 1)
             self.num_steps += 1
         self.flat.idle = ()
         return loss
+
+    def _overflowed(self) -> bool:
+        return overflowed(self, self.flat.gradients, self.collectives, self._reducer)
 
     def _adopt_moved(self) -> None:
         """Take back parameters that someone moved, or raise RuntimeError where that cannot be."""

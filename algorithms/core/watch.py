@@ -78,6 +78,11 @@ def check_first_step(loaded: Tensor | None, flat: FlatBuffers, collectives: Coll
         warnings.warn("no parameter has a gradient at the optimiser's first step", stacklevel=4)
 
 
+def allow_ddp(wrapper: DistributedDataParallel) -> None:
+    """This one is an optimiser's own way to average."""
+    _wrappers.discard(wrapper)
+
+
 def refuse_ddp(flat: FlatBuffers, collectives: Collectives) -> None:
     """Raises RuntimeError where workers are processes and a DistributedDataParallel holds one of the parameters."""
     if not isinstance(collectives, ProcessGroupCollectives) or collectives.world_size == 1:

@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from algorithms import algorithms
-from harness.rows import RowSpec
+from algorithms.registry import methods
+from harness.rows import RestartSpec, RowSpec
 from harness.spec import ScheduleSpec, Spec, SpecError, TrainingSpec
 from harness.strict import LocalStep
 
@@ -45,7 +45,13 @@ def stepping_of(spec: Spec, row: RowSpec) -> Stepping:
     return Stepping(local_step, 0.0, row.betas or training.betas, row.eps or training.eps)
 
 
-def describe(algorithm: str, settings: dict[str, Any], stepping: Stepping, warmup_epochs: float | None = None) -> str:
+def describe(
+    algorithm: str,
+    settings: dict[str, Any],
+    stepping: Stepping,
+    warmup_epochs: float | None = None,
+    restart: RestartSpec | None = None,
+) -> str:
     """A row's settings in words, for tables; `warmup_epochs` where it has its own."""
     parts = []
     for key, value in settings.items():
@@ -54,10 +60,12 @@ def describe(algorithm: str, settings: dict[str, Any], stepping: Stepping, warmu
             value = f"{value.get('kind')} ({options})" if options else value.get("kind")
         if key != "explicit_error":
             parts.append(f"{key.replace('_', ' ')}: {value}")
-    is_heavy_ball = stepping.momentum > 0 and not algorithms()[algorithm].nesterov
+    is_heavy_ball = stepping.momentum > 0 and not methods()[algorithm].nesterov
     parts.append(f"{stepping}{' (heavy ball with dampening)' * is_heavy_ball}")
     if warmup_epochs is not None:
         parts.append(f"warm-up {warmup_epochs:g} epochs")
+    if restart is not None:
+        parts.append(restart.words)
     return "; ".join(parts)
 
 

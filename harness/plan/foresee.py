@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from algorithms import DistributedOptimizer, StackedCollectives
+from algorithms.baselines.ddp import DDP
 from harness.spec import EvaluationSpec, ModelSpec, RunConfig, ScheduleSpec, SpecError, TaskSpec, run_id
 from harness.tasks.task import configured_task, find_task
 from harness.train.build import build_model, build_optimizer, num_steps_of
+from harness.train.restart import check_restart
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ def _foresee(config: RunConfig) -> Foreseen:
     optimizer = build_optimizer(config, model, StackedCollectives(config.num_workers), num_steps)
     layout = optimizer.flat.layout
     element = optimizer.flat.parameters.element_size()
+    if config.restart is not None:
+        check_restart(config.restart, optimizer, num_steps, config.num_workers)
     traffic, topology = optimizer.expected_traffic(num_steps), optimizer.topology
     return Foreseen(
         formula=optimizer.formula.replace("32 ", f"{optimizer.float_bits} "),
@@ -134,7 +138,8 @@ def _worker_bytes(optimizer: DistributedOptimizer, num_workers: int) -> int:
     """Of the state that one worker saves, where all of them are stacked."""
     stacked = optimizer.flat.parameters.shape
     state = [each for each in optimizer.state_dict()["flat"].values() if isinstance(each, Tensor)]
-    return _bytes_of(each[0] if each.shape == stacked else each for each in state)
+    in_hook = optimizer.hook_numel if isinstance(optimizer, DDP) else 0
+    return _bytes_of(each[0] if each.shape == stacked else each for each in state) + 4 * in_hook
 
 
 def _bytes_of(state: Iterable[object]) -> int:

@@ -57,6 +57,7 @@ OTHER_SCIENCE: dict[str, Any] = {
     "local_step": "adamw",
     "betas": [0.8, 0.999],
     "eps": 1e-7,
+    "restart": {"without": ["error"]},
 }
 
 
@@ -116,6 +117,7 @@ def test_run_id_does_not_depend_on_the_order_of_keys(data: st.DataObject) -> Non
         "precision",
         "wire",
         "repeat",
+        "restart",
         "schedule.staircase_warmup",
         "local_step",
         "betas",
