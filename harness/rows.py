@@ -7,7 +7,44 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from harness.strict import Name, NonNegative, Positive, Strict
+from harness.strict import Betas, LocalStep, Name, NonNegative, Positive, Strict
+
+
+class RestartSpec(Strict):
+    """At a share of the run, workers go on without a part of their state, as from a checkpoint that lacks it.
+
+    `without`: names of the method's own vectors, or "parameters", in whose place worker 0's are taken; what they hold
+    next is what an optimiser holds that is made anew. `at`: the share of the run's steps after which this is so.
+    `worker`: the rank of the only one who loses it; None for all workers.
+    """
+
+    without: Annotated[list[Name], Field(min_length=1)]
+    at: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    worker: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RestartSpec:
+        if len(set(self.without)) < len(self.without):
+            raise ValueError("`without` names a part of the state twice")
+        return self
+
+    @property
+    def name(self) -> str:
+        """For the name of a row: what is lost, and by whom and when where that is not all and half of the run."""
+        worker = "" if self.worker is None else f"-worker{self.worker}"
+        return "+".join(self.without) + worker + ("" if self.at == 0.5 else f"-at{self.at:g}")
+
+    @property
+    def words(self) -> str:
+        """For tables."""
+        who = "all workers" if self.worker is None else f"worker {self.worker}"
+        return f"at {100 * self.at:g} % of the run {who} lost: {' and '.join(self.without).replace('_', ' ')}"
+
+
+class RestartOf(RestartSpec):
+    """A restart of a row: the row once more, with the settings and the rate that it has."""
+
+    row: Name
 
 
 class RowSpec(Strict):
@@ -15,6 +52,7 @@ class RowSpec(Strict):
 
     `candidates`: instead of `settings` several tables of them, among which the tuning chooses together with the rate.
     `learning_rates`: those that the tuning begins with for this row, instead of its grid.
+    `restart`: what its workers lose in the middle of a run.
     """
 
     row: Name
@@ -25,9 +63,20 @@ class RowSpec(Strict):
     settings: dict[str, Any] = {}
     learning_rate: Positive | None = None
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    local_step: LocalStep | None = None
+    betas: Betas | None = None
+    eps: Positive | None = None
     warmup_epochs: NonNegative | None = None
     candidates: list[dict[str, Any]] = []
     learning_rates: list[Positive] = []
+    restart: RestartSpec | None = None
+
+    def restarted(self, restart: RestartOf) -> RowSpec:
+        """The row once more, under another name, with this restart."""
+        own = RestartSpec(**restart.model_dump(exclude={"row"}))
+        label = f"{self.label} without {' and '.join(own.without).replace('_', ' ')}"
+        label += "" if own.worker is None else f" of worker {own.worker}"
+        return self.model_copy(update={"row": f"{self.row}~{own.name}", "label": label, "restart": own})
 
     @property
     def tables(self) -> list[dict[str, Any]]:

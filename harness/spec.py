@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from harness.rows import GridSpec, RowSpec, same_name
-from harness.strict import Count, Name, NonNegative, Positive, Seed, Strict
+from harness.rows import GridSpec, RestartOf, RestartSpec, RowSpec, same_name
+from harness.strict import Betas, Count, LocalStep, Name, NonNegative, Positive, Seed, Strict
+from harness.variations import varied
 
 FORMAT = 1
 EXPERIMENTS = Path(__file__).parent / "experiments"
@@ -50,11 +51,13 @@ class ModelSpec(Strict):
 class ScheduleSpec(Strict):
     """Learning rate over time, in epochs: linear warm-up from 0, then cosine to 0 or steps at milestones.
 
+    "inverse_sqrt" falls with the root of the step from the warm-up's end on (Vaswani et al., NeurIPS 2017).
+
     `staircase_warmup`, as released for CIFAR-100: the warm-up rises once an epoch, to (epoch + 1) / warmup_epochs.
     `warmup_share`: so much of the run is added to `warmup_epochs`, in proportion for runs of other lengths.
     """
 
-    kind: Literal["constant", "cosine", "milestones"]
+    kind: Literal["constant", "cosine", "milestones", "inverse_sqrt"]
     warmup_epochs: NonNegative = 0.0
     staircase_warmup: bool = False
     milestones: list[Positive] = []
@@ -65,6 +68,8 @@ class ScheduleSpec(Strict):
     def _consistent(self) -> ScheduleSpec:
         if self.kind == "milestones" and not self.milestones:
             raise ValueError("kind 'milestones' needs the list `milestones`, the epochs at which the rate falls")
+        if self.kind == "inverse_sqrt" and not self.warmup_epochs and not self.warmup_share:
+            raise ValueError("kind 'inverse_sqrt' needs a warm-up, from whose end on the rate falls")
         return self
 
 
@@ -74,11 +79,13 @@ class EvaluationSpec(Strict):
     `batch_norm`: the running statistics that the workers' average model is scored with. "average": the workers' mean;
     "recalibrate": estimated anew by the average model on training batches; "local", as released: every worker's own,
     each worker scoring all samples, and the scores averaged.
+    `beam`: how many beams a text task's sentences are decoded with; 1 is greedy.
     """
 
     per_epoch: Count = 1
     batch_norm: Literal["average", "recalibrate", "local"] = "average"
     num_scores: Count | None = None
+    beam: Annotated[int, Field(ge=1, le=64)] = 1
 
 
 class PartitionSpec(Strict):
@@ -108,9 +115,16 @@ class RunConfig(Strict):
     partition: PartitionSpec = PartitionSpec()
     precision: Precision = "fp32"
     wire: Wire = "fp32"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """In the training loss alone."""
     seed: Seed
     repeat: int = 0
     """Tells apart runs that share their seed."""
+    local_step: LocalStep = "sgd"
+    betas: Betas = [0.9, 0.999]
+    eps: Positive = 1e-8
+    restart: RestartSpec | None = None
+    """What workers lose in the middle of the run, so that it can be seen what that costs."""
 
 
 def run_id(config: RunConfig) -> str:
@@ -127,6 +141,10 @@ class TrainingSpec(Strict):
     weight_decay: NonNegative
     precision: Precision = "fp32"
     wire: Wire = "fp32"
+    local_step: LocalStep = "sgd"
+    betas: Betas = [0.9, 0.999]
+    eps: Positive = 1e-8
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class StatisticsSpec(Strict):
@@ -178,7 +196,7 @@ class LengthsSpec(Strict):
 
 
 class Spec(Strict):
-    """A whole experiment file."""
+    """A whole experiment file; `restarts`: some of its rows once more, whose workers lose a part of their state."""
 
     format: Literal[1]
     name: Name
@@ -195,6 +213,7 @@ class Spec(Strict):
     lengths: LengthsSpec | None = None
     rows: list[RowSpec] = []
     grids: list[GridSpec] = []
+    restarts: list[RestartOf] = []
 
     def all_rows(self) -> list[RowSpec]:
         """The rows written out, then those that grids stand for."""
@@ -202,15 +221,17 @@ class Spec(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Spec:
-        names = [row.row for row in self.all_rows()]
-        if not names:
+        rows = [row.row for row in self.all_rows()]
+        if not rows:
             raise ValueError("the experiment has no rows; give [[rows]] or [[grids]]")
+        names = rows + [f"{restart.row}~{restart.name}" for restart in self.restarts]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two rows are named {twice[0]!r}; give each row a name of its own")
-        for what, name in (("baseline", self.statistics.baseline), ("floor", self.statistics.floor)):
-            if name is not None and name not in names:
-                raise ValueError(f"the {what} {name!r} is no row; the rows are {', '.join(names)}")
+        restarted = [("row to restart", restart.row) for restart in self.restarts]
+        for what, name in (("baseline", self.statistics.baseline), ("floor", self.statistics.floor), *restarted):
+            if name is not None and name not in rows:
+                raise ValueError(f"the {what} {name!r} is no row; the rows are {', '.join(rows)}")
         self._check_seeds()
         self._check_lengths()
         self._check_warmup()
@@ -258,6 +279,8 @@ class Spec(Strict):
         if same_name(tuning.grid):
             raise ValueError("tuning.grid holds a rate twice, to six digits; each must have a name of its own")
         for row in self.all_rows():
+            if tuning.records and row.learning_rate is not None:
+                continue
             rates = row.learning_rates or tuning.grid
             count = len(row.tables) * len(rates)
             if tuning.num_trials not in (None, count):
@@ -282,7 +305,7 @@ def find_spec(name_or_path: str) -> Path:
     for candidate in (path, shipped):
         if candidate.is_file():
             return candidate
-    known = ", ".join(sorted(file.stem for file in EXPERIMENTS.glob("*.toml")))
+    known = ", ".join(sorted(file.relative_to(EXPERIMENTS).as_posix()[:-5] for file in EXPERIMENTS.rglob("*.toml")))
     raise SpecError(f"no experiment {name_or_path!r}: give the path of a TOML file or one of {known}")
 
 
@@ -300,6 +323,17 @@ def load_spec(path: Path) -> Spec:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """A file's data; where it is like another experiment, with what that one says."""
+    data = _parse(path)
+    if "like" not in data:
+        return data
+    try:
+        return varied(_parse(find_spec(str(data["like"]))), data)
+    except ValueError as error:
+        raise SpecError(f"{path}: {error}") from None
+
+
+def _parse(path: Path) -> dict[str, Any]:
     try:
         data: dict[str, Any] = _with_matrices(path, tomllib.loads(path.read_text()))
         return data
@@ -335,6 +369,8 @@ OWN_IN_BORROWED_TUNING = {"both_rules", "both_rules_seeds"}
 def _with_borrowed(path: Path, data: dict[str, Any]) -> dict[str, Any]:
     """The file's data with what `tuning.records` stands for: another experiment's rows and its tuning of them.
 
+    Rows of its own may follow, whose learning rates are given.
+
     Raises:
         SpecError: no such experiment or row there, or something that is borrowed is also given.
     """
@@ -342,12 +378,14 @@ def _with_borrowed(path: Path, data: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(tuning, dict) or "records" not in tuning:
         return data
     names = tuning.get("rows")
-    beside = sorted(set(tuning) - {"records", "rows"} - OWN_IN_BORROWED_TUNING)
-    if beside or "rows" in data or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        what = f"tuning.{beside[0]}" if beside else "[[rows]]"
+    beside = [f"tuning.{key}" for key in sorted(set(tuning) - {"records", "rows"} - OWN_IN_BORROWED_TUNING)]
+    own_rows = data.get("rows", [])
+    if not isinstance(own_rows, list) or not all(isinstance(row, dict) and "learning_rate" in row for row in own_rows):
+        beside.append("[[rows]] without a learning_rate")
+    if beside or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise SpecError(
             f"{path}: a tuning with records takes its settings and rows from another experiment; give tuning.rows, the "
-            f"names of the rows to take, and no {what}"
+            f"names of the rows to take, and no {(beside or ['other [[rows]]'])[0]}"
         )
     lender = path.parent / f"{tuning['records']}.toml"
     lender = lender if lender.is_file() else find_spec(str(tuning["records"]))
@@ -363,7 +401,7 @@ def _with_borrowed(path: Path, data: dict[str, Any]) -> dict[str, Any]:
         )
     shared = {key: value for key, value in lent["tuning"].items() if key not in OWN_IN_BORROWED_TUNING}
     own = {key: value for key, value in tuning.items() if key != "rows"}
-    return data | {"tuning": shared | own, "rows": [rows[name] for name in names]}
+    return data | {"tuning": shared | own, "rows": [*(rows[name] for name in names), *own_rows]}
 
 
 def _of_row(error: ValidationError, data: dict[str, Any]) -> str:

@@ -67,4 +67,4 @@ def learns(
         losses = [sum(each) / len(each) for each in zip(*run(work), strict=True)]
     passed = all(map(math.isfinite, losses)) and losses[-1] < losses[0] / 2
     measured = {"first loss": losses[0], "last loss": losses[-1], "peak bytes": peak.bytes}
-    return Outcome(passed, measured, "" if passed else "expected finite losses, the last less than half the first")
+    return Outcome(passed, "finite losses, the last less than half the first", measured)

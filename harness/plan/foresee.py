@@ -14,6 +14,7 @@ from algorithms.baselines.ddp import DDP
 from harness.spec import EvaluationSpec, ModelSpec, RunConfig, ScheduleSpec, SpecError, TaskSpec, run_id
 from harness.tasks.task import configured_task, find_task
 from harness.train.build import build_model, build_optimizer, num_steps_of
+from harness.train.restart import check_restart
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ def _foresee(config: RunConfig) -> Foreseen:
     optimizer = build_optimizer(config, model, StackedCollectives(config.num_workers), num_steps)
     layout = optimizer.flat.layout
     element = optimizer.flat.parameters.element_size()
+    if config.restart is not None:
+        check_restart(config.restart, optimizer, num_steps, config.num_workers)
     traffic, topology = optimizer.expected_traffic(num_steps), optimizer.topology
     return Foreseen(
         formula=optimizer.formula.replace("32 ", f"{optimizer.float_bits} "),

@@ -63,13 +63,15 @@ def build_optimizer(
         raise SpecError(f"unknown algorithm {config.algorithm!r}; the algorithms are {', '.join(known)}")
     algorithm = known[config.algorithm]
     given = _settings(algorithm, config.settings, num_steps)
+    if config.local_step == "adamw":
+        given |= {"local_step": "adamw", "betas": tuple(config.betas), "eps": config.eps}
     if config.precision == "fp16" and issubclass(algorithm, DDP) and not algorithm.survives_overflow:
         raise SpecError(f"{config.algorithm}: an overflow would spoil the hook's state for ever; take fp32 or bf16")
     try:
         return algorithm(
             model.parameters(),
             lr=config.learning_rate,
-            momentum=config.momentum,
+            momentum=config.momentum if config.local_step == "sgd" else config.momentum or None,
             weight_decay=config.weight_decay,
             collectives=collectives,
             seed=derive_seed(config.seed, "compression"),

@@ -1,0 +1,236 @@
+"""Restarts without a part of the state: what is put in its place, that nothing else changes, and what is refused."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from algorithms import DistributedOptimizer, StackedCollectives
+from algorithms.registry import algorithms
+from harness.plan.plan import make_plan
+from harness.spec import RunConfig, SpecError, load_spec, run_id
+from harness.train.build import build_optimizer
+from harness.train.restart import restart_if_due
+from harness.workers.attempt import attempt_in_threads, attempt_stacked
+from tests.harness.support import BLOCK, CSER, Table, comparable, job_for, settings_of, small_config, small_spec
+from tests.harness.support import write_spec as written
+from tests.harness.test_training import train_through_stops
+
+NUM_WORKERS, NUM_STEPS, NUM_TAKEN = 3, 16, 8
+"""With intervals of 3 the middle of a run is none of the steps at which workers synchronise."""
+TOP_K = {"kind": "top_k", "ratio": 4}
+
+BEGINS = {
+    "momentum": "zeros",
+    "error": "zeros",
+    "accumulated": "zeros",
+    "outer_momentum": "zeros",
+    "mean_estimate": "zeros",
+    "anchor": "worker 0's parameters",
+    "mixed_estimates": "worker 0's parameters",
+    "parameters": "worker 0's parameters",
+    "right_factors": "as drawn",
+}
+"""What an optimiser that is made anew holds; but see `begins`."""
+
+
+def begins(method: str, state: str) -> str:
+    if state == "estimate":  # of gradients in EF21, of parameters in CHOCO-SGD
+        return {"ef21_sgdm": "zeros", "choco_sgd": "worker 0's parameters"}[method]
+    return BEGINS[state]
+
+
+def config_of(method: str, **restart: Any) -> RunConfig:
+    kind = "block" if "released" in method else "top_k"
+    table = settings_of(method, {"top_k": TOP_K, "block": BLOCK}[kind])
+    return small_config(method, table, num_workers=NUM_WORKERS, restart=restart or None)
+
+
+def stacked(config: RunConfig) -> DistributedOptimizer:
+    """Of a model of a matrix and a vector, whose workers have the same values to begin with."""
+    draw = torch.Generator().manual_seed(3)
+    tensors = [torch.randn(shape, generator=draw).expand(NUM_WORKERS, *shape).clone() for shape in [(6, 5), (7,)]]
+    model = nn.ParameterList(map(nn.Parameter, tensors))
+    return build_optimizer(config, model, StackedCollectives(NUM_WORKERS), NUM_STEPS)
+
+
+def train(optimizer: DistributedOptimizer, first: int, last: int) -> None:
+    for step in range(first, last):
+        optimizer.zero_grad()
+        draw = torch.Generator().manual_seed(step)
+        optimizer.flat.gradients.copy_(torch.randn(optimizer.flat.gradients.shape, generator=draw))
+        optimizer.step()
+
+
+def held(optimizer: DistributedOptimizer) -> dict[str, Tensor]:
+    """A copy of all that a checkpoint holds, and of the parameters."""
+    saved = {"parameters": optimizer.flat.parameters, **optimizer.state_dict()["flat"]}
+    return {name: value.clone() for name, value in saved.items() if isinstance(value, Tensor)}
+
+
+@cache
+def parts() -> list[tuple[str, str]]:
+    """Every part of every method's state."""
+    return [(method, name) for method in algorithms() for name in held(stacked(config_of(method)))]
+
+
+def test_all_parts_are_known() -> None:
+    assert {name for _, name in parts()} == {*BEGINS, "estimate"}
+
+
+@pytest.mark.parametrize(("method", "lost"), parts())
+def test_what_is_lost_begins_anew_and_nothing_else_changes(method: str, lost: str) -> None:
+    config = config_of(method, without=[lost])
+    optimizer = stacked(config)
+    first_factors = held(optimizer).get("right_factors")
+    train(optimizer, 0, NUM_TAKEN)
+    before, steps = held(optimizer), optimizer.num_steps
+    for other in (NUM_TAKEN - 1, NUM_TAKEN + 1):
+        restart_if_due(config, optimizer, other, NUM_STEPS)
+    assert all(torch.equal(value, before[name]) for name, value in held(optimizer).items())
+    restart_if_due(config, optimizer, NUM_TAKEN, NUM_STEPS)
+    after = held(optimizer)
+    expected = {
+        "zeros": torch.zeros_like(before[lost]),
+        "worker 0's parameters": before["parameters"][0].expand_as(before["parameters"]),
+        "as drawn": first_factors,
+    }[begins(method, lost)]
+    assert expected is not None and torch.equal(after[lost], expected)
+    assert all(torch.equal(after[name], value) for name, value in before.items() if name != lost)
+    assert optimizer.num_steps == steps
+    train(optimizer, NUM_TAKEN, NUM_STEPS)
+    assert optimizer.flat.parameters.isfinite().all()
+
+
+@pytest.mark.parametrize(("method", "lost"), [part for part in parts() if part[1] != "right_factors"])
+def test_one_worker_alone(method: str, lost: str) -> None:
+    config = config_of(method, without=[lost], worker=2)
+    optimizer = stacked(config)
+    train(optimizer, 0, NUM_TAKEN)
+    before = held(optimizer)[lost]
+    everybody = stacked(config)
+    everybody.load_state_dict(optimizer.state_dict() | {"flat": optimizer.state_dict()["flat"] | held(optimizer)})
+    restart_if_due(config, optimizer, NUM_TAKEN, NUM_STEPS)
+    restart_if_due(config_of(method, without=[lost]), everybody, NUM_TAKEN, NUM_STEPS)
+    after = held(optimizer)[lost]
+    assert torch.equal(after[:2], before[:2]) and torch.equal(after[2], held(everybody)[lost][2])
+
+
+@pytest.mark.parametrize("method", ["qsparse_local_sgd", "diloco"])
+def test_right_after_a_synchronisation_an_anchor_is_nothing_to_lose(method: str) -> None:
+    config, at_sync = config_of(method, without=["anchor"], at=9 / NUM_STEPS), 9
+    whole, restarted = stacked(config_of(method)), stacked(config)
+    for optimizer in (whole, restarted):
+        train(optimizer, 0, at_sync)
+    restart_if_due(config, restarted, at_sync, NUM_STEPS)
+    for optimizer in (whole, restarted):
+        train(optimizer, at_sync, NUM_STEPS)
+    assert torch.equal(whole.flat.parameters, restarted.flat.parameters)
+
+
+# Whole runs.
+
+CASES: list[tuple[str, Table]] = [
+    ("ef_sgd", {"without": ["error"]}),
+    ("choco_sgd", {"without": ["estimate", "mixed_estimates"], "worker": 1}),
+    ("powersgd", {"without": ["right_factors", "error"]}),
+    ("diloco", {"without": ["anchor", "parameters"]}),
+]
+
+
+@pytest.mark.parametrize(("method", "restart"), CASES)
+def test_stacked_equals_threads(method: str, restart: Table, tmp_path: Path) -> None:
+    config = config_of(method, **restart)
+    jobs = [job_for(config, tmp_path / kind) for kind in ("stacked", "threads", "whole")]
+    assert attempt_stacked(jobs[0]) and attempt_in_threads(jobs[1])
+    assert comparable(jobs[0].folder) == comparable(jobs[1].folder)
+    whole = job_for(config_of(method), tmp_path / "whole")
+    assert attempt_stacked(whole)
+    (first, _), (_, result), (_, other) = *[comparable(whole.folder)] * 2, comparable(jobs[0].folder)
+    assert result["traffic"] == other["traffic"] and result["parameters_sha256"] != other["parameters_sha256"]
+    assert first
+
+
+@pytest.mark.parametrize(("method", "restart"), CASES)
+def test_interrupted_equals_uninterrupted(
+    method: str, restart: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores, and so checkpoints, lie at the end of each of the 20 steps' halves; the restart is at the first."""
+    config = small_config(method, settings_of(method, BLOCK), restart=restart)
+    whole = train_through_stops(config, tmp_path / "whole", [], monkeypatch)
+    broken = train_through_stops(config, tmp_path / "broken", [12, 22, 30], monkeypatch)
+    assert comparable(broken) == comparable(whole)
+
+
+# Specs.
+
+
+def spec_with(*restarts: Table) -> Table:
+    return small_spec() | {"restarts": list(restarts)}
+
+
+def test_a_restart_is_a_row_of_its_own_with_its_rows_settings(tmp_path: Path) -> None:
+    error = {"row": "ef_sgd", "without": ["error"]}
+    late = {"row": "cser", "without": ["error", "parameters"], "worker": 1, "at": 0.75}
+    plan = make_plan(load_spec(written(tmp_path, spec_with(error, late))), tmp_path)
+    rows = {row.row: row for row in plan.experiment.rows}
+    assert list(rows) == ["sgd", "cser", "ef_sgd", "ef_sgd~error", "cser~error+parameters-worker1-at0.75"]
+    assert rows["ef_sgd~error"].label == "EF-SGD without error"
+    assert rows["ef_sgd~error"].settings == rows["ef_sgd"].settings + "; at 50 % of the run all workers lost: error"
+    configs = {run.row: run.config for run in plan.runs}
+    assert configs["ef_sgd~error"].model_copy(update={"restart": None}) == configs["ef_sgd"]
+    assert run_id(configs["ef_sgd"]) == run_id(configs["ef_sgd"].model_copy(update={"restart": None}))
+    assert len({run.run_id for run in plan.runs}) == len(plan.runs) == 10
+
+
+def test_a_row_may_say_it_itself(tmp_path: Path) -> None:
+    spec = small_spec()
+    spec["rows"][2]["restart"] = {"without": ["momentum"]}
+    plan = make_plan(load_spec(written(tmp_path, spec)), tmp_path)
+    assert [run.config.restart is not None for run in plan.runs] == [False] * 4 + [True] * 2
+
+
+REFUSED: dict[str, tuple[Table, str]] = {
+    "no such state": (
+        {"row": "ef_sgd", "without": ["residual"]},
+        "ef_sgd: there is no state 'residual' to restart without; it has parameters, momentum, error",
+    ),
+    "no momentum": ({"row": "cser", "without": ["momentum"]}, "it has parameters, error"),
+    "no such row": ({"row": "ef", "without": ["error"]}, "the row to restart 'ef' is no row"),
+    "nothing": ({"row": "ef_sgd", "without": []}, "restarts.0.without"),
+    "twice": ({"row": "ef_sgd", "without": ["error", "error"]}, "names a part of the state twice"),
+    "at the start": ({"row": "ef_sgd", "without": ["error"], "at": 0.0}, "restarts.0.at"),
+    "too soon": ({"row": "ef_sgd", "without": ["error"], "at": 0.001}, "is at an end of the run"),
+    "no such worker": ({"row": "ef_sgd", "without": ["error"], "worker": 2}, "ranks go from 0 to 1"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_restarts_that_cannot_be_are_refused_in_a_sentence(name: str, tmp_path: Path) -> None:
+    restart, words = REFUSED[name]
+    with pytest.raises(SpecError) as refused:
+        make_plan(load_spec(written(tmp_path, spec_with(restart))), tmp_path)
+    assert words in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_the_same_restart_twice_is_refused(tmp_path: Path) -> None:
+    error = {"row": "ef_sgd", "without": ["error"]}
+    with pytest.raises(SpecError, match="two rows are named 'ef_sgd~error'"):
+        load_spec(written(tmp_path, spec_with(error, error)))
+
+
+def test_what_all_hold_in_common_is_not_lost_by_one(tmp_path: Path) -> None:
+    spec = small_spec()
+    spec["rows"][2] |= {"algorithm": "powersgd", "settings": {"rank": 1}}
+    spec["restarts"] = [{"row": "ef_sgd", "without": ["right_factors"], "worker": 0}]
+    with pytest.raises(SpecError, match="all workers hold 'right_factors' in common, so none can lose it alone"):
+        make_plan(load_spec(written(tmp_path, spec)), tmp_path)
+
+
+def test_the_small_experiment_keeps_its_ids() -> None:
+    assert "restart" not in small_config("cser", CSER).model_dump(exclude_defaults=True)
