@@ -192,6 +192,10 @@ def recorded(job: Job, work: Callable[[], None]) -> bool:
 NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """What torch and the libraries under it say in plain RuntimeErrors."""
 
+NO_PEER = "gloo/transport/"
+"""In every error of gloo's connections, whatever it says. Most arise in a collective, which names them; those of an
+all-reduce that DistributedDataParallel makes by itself come out of a backward pass."""
+
 
 def failure_kind(error: BaseException) -> FailureKind:
     """What kind of failure an exception is, for records and for the decision to try again."""
@@ -199,7 +203,8 @@ def failure_kind(error: BaseException) -> FailureKind:
         return "oom"
     if isinstance(error, Preempted):
         return "preempted"
-    if isinstance(error, CollectiveError | dist.DistError):
+    from_gloo = isinstance(error, RuntimeError) and NO_PEER in str(error)
+    if from_gloo or isinstance(error, CollectiveError | dist.DistError):
         return "communication"
     if isinstance(error, DataError | CheckpointError | RecordError | SpecError):
         return "data"
