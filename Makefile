@@ -28,7 +28,7 @@ export PYTHON VENV
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup reproduce reproduce-long tune plan status report bench test check clean
+.PHONY: help setup reproduce reproduce-long tune studies answers plan status report bench test check clean
 .PHONY: plan-cifar100 plan-imagenet reproduce-small reproduce-cifar100 reproduce-imagenet resubmit gpu-check netlab speedups
 
 help: ## print this list
@@ -53,6 +53,22 @@ reproduce reproduce-long: $(VENV)/.installed
 tune: $(VENV)/.installed ## run the search that both experiments' settings and learning rates come from
 	@echo "tune: running the search"
 	@$(HARNESS) run fashion_mnist_long --tuning $(RUN_OPTIONS) $(RESULTS_OPTION)
+
+# In order of what they tell for their runs; those of STUDIES are done, and of these what is missing.
+STUDIES ?= two_level rules skew_class_shards skew_dirichlet_0.1 momentum workers_16 width_128 width_8 workers_2 \
+    skew_dirichlet_1 workers_4 skew_dirichlet_10 released relatives network_cnn
+TUNED_STUDIES := rules relatives
+
+studies: $(VENV)/.installed ## run what is missing of the studies that answer single questions (STUDIES= names some), and report
+	@for study in $(STUDIES); do \
+	    case " $(TUNED_STUDIES) " in *" $$study "*) \
+	        $(HARNESS) run "studies/$$study" --tuning $(RUN_OPTIONS) $(RESULTS_OPTION) || exit 1;; esac; \
+	    $(HARNESS) run "studies/$$study" $(RUN_OPTIONS) $(RESULTS_OPTION) || exit 1; \
+	    $(HARNESS) report "studies/$$study" $(RESULTS_OPTION) || exit 1; \
+	done
+
+answers: $(VENV)/.installed ## answer the paper's readers' questions from the records there are; trains nothing
+	@$(RUN) -m report.answers --results "$(RESULTS)"
 
 plan: $(VENV)/.installed ## say what reproduce would run, and what it would cost; runs nothing
 	@$(HARNESS) plan $(or $(EXPERIMENT),fashion_mnist_regime) $(RESULTS_OPTION)

@@ -16,14 +16,15 @@ Cost: 32 (1 - 1/H) d / R2 + 32 d / (R1 H) bits per step on average, one collecti
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar, Unpack
+from typing import ClassVar, Unpack
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from algorithms.core.arguments import Common
 from algorithms.core.compressors import Compressor, SharedSupport
-from algorithms.core.local_step import rows_of
+from algorithms.core.local_step import Group, rows_of
+from algorithms.core.nesterov import Nesterov, nesterov_step_
 from algorithms.core.settings import require_shared_support
 from algorithms.core.stages import Stage, sends_all
 from algorithms.core.traffic import Purpose
@@ -46,6 +47,7 @@ class CSERReleased(CSER):
     """
 
     name = "cser_released"
+    sgd_alone = "it is what was released, which steps by SGD"
     formula = "32 (1 - 1/H) d / R2 + 32 d / (R1 H)"
     no_compression: ClassVar = {
         **CSER.no_compression,
@@ -81,6 +83,8 @@ class CSERReleased(CSER):
         self.skip_gradient_at_reset = skip_gradient_at_reset
         self.decay_in_momentum_only = decay_in_momentum_only
         self.overwrite_master = overwrite_master
+        if decay_in_momentum_only:
+            self.local = Nesterov(self.flat, self._buffers, _decay_in_momentum_only_)
 
     def stages(self) -> list[Stage]:
         gradient, error = super().stages()
@@ -116,11 +120,13 @@ class CSERReleased(CSER):
         sent = self.exchange(self.flat.parameters, compressor, step, purpose)
         sent.support.copy_(self.flat.parameters, sent.mean)
 
-    def step_slice_(
-        self, group: dict[str, Any], x: Tensor, g: Tensor, m: Tensor | None, target: Tensor | None, sign: int
-    ) -> None:
-        if not self.decay_in_momentum_only or m is None:
-            return super().step_slice_(group, x, g, m, target, sign)
-        for own_x, own_g, own_m in zip(rows_of(x), rows_of(g), rows_of(m), strict=True):
-            own_m.mul_(group["momentum"]).add_(own_g).add_(own_x, alpha=group["weight_decay"])
-            own_x.add_(own_g, alpha=-group["lr"]).add_(own_m, alpha=-group["lr"] * group["momentum"])
+
+def _decay_in_momentum_only_(
+    group: Group, x: Tensor, g: Tensor, m: Tensor | None, target: Tensor | None, sign: int
+) -> None:
+    """As `nesterov_step_` from x, but for the direct term, which has no decay."""
+    if m is None:
+        return nesterov_step_(group, x, g, m, target, sign)
+    for own_x, own_g, own_m in zip(rows_of(x), rows_of(g), rows_of(m), strict=True):
+        own_m.mul_(group["momentum"]).add_(own_g).add_(own_x, alpha=group["weight_decay"])
+        own_x.add_(own_g, alpha=-group["lr"]).add_(own_m, alpha=-group["lr"] * group["momentum"])

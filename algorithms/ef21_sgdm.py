@@ -50,6 +50,7 @@ class EF21SGDM(DistributedOptimizer):
     name = "ef21_sgdm"
     formula = "32 d / R"
     no_compression: ClassVar = {"compressor": Identity()}
+    sgd_alone = "its momentum is part of what it sends"
     nesterov = False
     missing_is_zero = True
     workers_differ = False
@@ -77,8 +78,9 @@ class EF21SGDM(DistributedOptimizer):
         sent = self.exchange(change, Identity() if step == 1 else self.compressor, step, Purpose.GRADIENT)
         sent.support.add_(self.h_i, sent.own)
         sent.support.add_(self.h, sent.mean)
-        x, idle = self.flat.parameters, zip(self.flat.idle, self.flat.idle_slices(), strict=True)
-        frozen = [(here, x[here].clone()) for number, here in idle if not self.flat.tensors[number].requires_grad]
+        self.flat.keep_idle_where_frozen()
+        x = self.flat.parameters
+        frozen = [(here, x[here].clone()) for here in self.flat.idle_slices()]
         for part, group in zip(self.flat.parts, self.param_groups, strict=True):
             here = slice(part.start, part.stop)
             for row, direction in zip(rows_of(x[..., here]), rows_of(self.h[..., here]), strict=True):
@@ -89,7 +91,7 @@ class EF21SGDM(DistributedOptimizer):
     def _averaged_gradient(self, step: int) -> Tensor:
         """v_i, which without momentum is g_i; where a schedule switches momentum on, it begins with that step's g_i."""
         begins = step == 1 or "momentum" not in self._buffers
-        x, g, v = self.flat.parameters, self.flat.gradients, self._momentum()
+        x, g, averages = self.flat.parameters, self.flat.gradients, self.local.buffers(self.param_groups)
         parts = [
             (group, (..., slice(part.start, part.stop)))
             for part, group in zip(self.flat.parts, self.param_groups, strict=True)
@@ -100,8 +102,9 @@ class EF21SGDM(DistributedOptimizer):
                     gradient.add_(parameters, alpha=group["weight_decay"])
         for idle in self.flat.idle_slices():
             g[idle] = 0.0
-        if v is None:
+        if not averages:
             return g
+        (v,) = averages
         for group, here in parts:
             beta = 0.0 if begins else group["momentum"]
             for average, gradient in zip(rows_of(v[here]), rows_of(g[here]), strict=True):

@@ -8,38 +8,79 @@ Source: Karimireddy et al., "Error feedback fixes SignSGD", ICML 2019; with seve
     e_i <- e_i - C(e_i)
 
 The learning rate is inside the error; weight decay enters p_i, so it is compressed with the rest. All workers hold
-the same x; the error is sent late.
+the same x; the error is sent late. Momentum, or AdamW's moments, are local and never averaged. Error feedback can also
+be on gradients (a switch), before the moments, which then are the same on all workers:
+
+    e_i <- e_i + g_i
+    g   <- mean(C(e))
+    e_i <- e_i - C(e_i)
+    x   <- x - p of g
+
+There weight decay is not compressed, and a learning rate that changes is that of the day when an error arrives. A step
+does not know whose gradients an error is made of, so one that is missing counts as zero, and the tensor still decays; a
+frozen parameter stays, and all workers must freeze the same.
+
+With `drop_rest` what is not sent is lost, e_i <- 0: compression without a memory, as in QSGD (Alistarh et al., NeurIPS
+2017), here of the update with its momentum. It is what error feedback is to be compared with.
 Cost: 32 d / R bits per step for a sparsifier of ratio R, one collective.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar, Literal, Unpack, get_args
 
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from algorithms.compressors.block import BlockSparsifier
 from algorithms.core.arguments import Common
 from algorithms.core.compressors import Compressor, Identity
-from algorithms.core.layout import Layout
+from algorithms.core.layout import Layout, Windows
 from algorithms.core.optimizer import DistributedOptimizer
 from algorithms.core.stages import Stage
 from algorithms.core.traffic import Purpose
 
+FedBack = Literal["updates", "gradients"]
+
 
 class EFSGD(DistributedOptimizer):
-    """Args: compressor: C, any; the rest as in `DistributedOptimizer`."""
+    """EF-SGD.
+
+    Args:
+        compressor: C, any.
+        error_feedback_on: "updates", after momentum or moments, or "gradients", before them.
+        drop_rest: forget what is not sent.
+        common: see `DistributedOptimizer`.
+
+    Raises:
+        ValueError: error feedback on something else.
+    """
 
     name = "ef_sgd"
     formula = "32 d / R"
     no_compression: ClassVar = {"compressor": Identity()}
     workers_differ = False
 
-    def __init__(self, params: ParamsT, *, compressor: Compressor, **common: Unpack[Common]) -> None:
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        compressor: Compressor,
+        error_feedback_on: FedBack = "updates",
+        drop_rest: bool = False,
+        **common: Unpack[Common],
+    ) -> None:
+        if error_feedback_on not in get_args(FedBack):
+            raise ValueError(
+                f"{self.name}: error_feedback_on must be one of {', '.join(get_args(FedBack))}, not "
+                f"{error_feedback_on!r}"
+            )
         super().__init__(params, **common)
         self.check_compressors(compressor=compressor)
         self.compressor = compressor
+        self.on_gradients = error_feedback_on == "gradients"
+        self.drop_rest = drop_rest
         self.e = self.new_buffer("error")
 
     @classmethod
@@ -48,10 +89,25 @@ class EFSGD(DistributedOptimizer):
 
     def stages(self) -> list[Stage]:
         error_after_step = partial(self.after_local_step, target=self.e, sign=+1)
-        return [Stage(Purpose.GRADIENT, self.compressor, early=error_after_step)]
+        return [Stage(Purpose.GRADIENT, self.compressor, early=self._sum if self.on_gradients else error_after_step)]
+
+    def _sum(self, support: Windows) -> Tensor:
+        return support.gather(self.e).add_(support.gather(self.flat.gradients))
 
     def _update(self, step: int) -> None:
-        self.local_step_(self.e, sign=+1)
+        g = self.flat.gradients
+        if self.on_gradients:
+            self.e.add_(g)
+        else:
+            self.local_step_(self.e, sign=+1)
         sent = self.exchange(self.e, self.compressor, step, Purpose.GRADIENT)
-        sent.support.add_(self.flat.parameters, sent.mean, alpha=-1)
-        sent.support.add_(self.e, sent.own, alpha=-1)
+        if self.drop_rest:
+            self.e.zero_()
+        else:
+            sent.support.add_(self.e, sent.own, alpha=-1)
+        if self.on_gradients:
+            sent.support.copy_(g.zero_(), sent.mean)
+            self.flat.keep_idle_where_frozen()
+            self.local_step_()
+        else:
+            sent.support.add_(self.flat.parameters, sent.mean, alpha=-1)

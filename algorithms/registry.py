@@ -1,4 +1,4 @@
-"""Finds the algorithms and the compressors: each is a module that defines its class. Nothing lists them."""
+"""Finds algorithms, baselines and compressors: each is a module that defines its class. Nothing lists them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import pkgutil
 import typing
 from collections.abc import Iterator, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 from algorithms.core.compressors import Compressor, Identity, Zero
@@ -16,27 +15,38 @@ from algorithms.core.optimizer import DistributedOptimizer
 from algorithms.core.settings import own_parameters
 
 T = TypeVar("T")
-HERE = Path(__file__).parent
 
 
 @cache
 def algorithms() -> dict[str, type[DistributedOptimizer]]:
     """All algorithms by the name that specs use, sorted."""
-    found = _classes("algorithms", HERE, DistributedOptimizer)  # type: ignore[type-abstract]
+    found = _classes("algorithms", DistributedOptimizer)  # type: ignore[type-abstract]
     return _by_name([(item.name, item) for item in found])
+
+
+@cache
+def baselines() -> dict[str, type[DistributedOptimizer]]:
+    """All baselines, whose workers must be processes, by the name that specs use, sorted."""
+    found = _classes("algorithms.baselines", DistributedOptimizer)  # type: ignore[type-abstract]
+    return _by_name([(item.name, item) for item in found])
+
+
+def methods() -> dict[str, type[DistributedOptimizer]]:
+    """Algorithms and baselines: all that a spec, a benchmark or a timing can name."""
+    return _by_name([*algorithms().items(), *baselines().items()])
 
 
 @cache
 def compressors() -> dict[str, type[Compressor]]:
     """All compressors by the name that specs use, sorted."""
-    own = _classes("algorithms.compressors", HERE / "compressors", Compressor)  # type: ignore[type-abstract]
+    own = _classes("algorithms.compressors", Compressor)  # type: ignore[type-abstract]
     found: list[type[Compressor]] = [Identity, Zero, *own]
     return _by_name([(item.kind, item) for item in found])
 
 
-def _classes(package: str, folder: Path, base: type[T]) -> Iterator[type[T]]:
+def _classes(package: str, base: type[T]) -> Iterator[type[T]]:
     """The classes of this base that the package's own modules define."""
-    for module in pkgutil.iter_modules([str(folder)]):
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
         if module.ispkg or module.name in ("registry", "__main__"):
             continue
         name = f"{package}.{module.name}"

@@ -10,6 +10,7 @@ Cost: 32 d bits per step, one all-reduce.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from algorithms.core.layout import Layout
@@ -21,7 +22,7 @@ from algorithms.core.traffic import Purpose
 class SGD(DistributedOptimizer):
     name = "sgd"
     formula = "32 d"
-    no_compression: ClassVar = {}
+    no_compression: ClassVar[Mapping[str, Any] | None] = {}
     workers_differ = False
     state_is_common = True
 

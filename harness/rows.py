@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from harness.strict import Name, NonNegative, Positive, Strict
+from harness.strict import Betas, LocalStep, Name, NonNegative, Positive, Strict
 
 
 class RestartSpec(Strict):
@@ -63,6 +63,9 @@ class RowSpec(Strict):
     settings: dict[str, Any] = {}
     learning_rate: Positive | None = None
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    local_step: LocalStep | None = None
+    betas: Betas | None = None
+    eps: Positive | None = None
     warmup_epochs: NonNegative | None = None
     candidates: list[dict[str, Any]] = []
     learning_rates: list[Positive] = []

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from harness.rows import GridSpec, RestartOf, RestartSpec, RowSpec, same_name
-from harness.strict import Count, Name, NonNegative, Positive, Seed, Strict
+from harness.strict import Betas, Count, LocalStep, Name, NonNegative, Positive, Seed, Strict
+from harness.variations import varied
 
 FORMAT = 1
 EXPERIMENTS = Path(__file__).parent / "experiments"
@@ -50,11 +51,13 @@ class ModelSpec(Strict):
 class ScheduleSpec(Strict):
     """Learning rate over time, in epochs: linear warm-up from 0, then cosine to 0 or steps at milestones.
 
+    "inverse_sqrt" falls with the root of the step from the warm-up's end on (Vaswani et al., NeurIPS 2017).
+
     `staircase_warmup`, as released for CIFAR-100: the warm-up rises once an epoch, to (epoch + 1) / warmup_epochs.
     `warmup_share`: so much of the run is added to `warmup_epochs`, in proportion for runs of other lengths.
     """
 
-    kind: Literal["constant", "cosine", "milestones"]
+    kind: Literal["constant", "cosine", "milestones", "inverse_sqrt"]
     warmup_epochs: NonNegative = 0.0
     staircase_warmup: bool = False
     milestones: list[Positive] = []
@@ -65,6 +68,8 @@ class ScheduleSpec(Strict):
     def _consistent(self) -> ScheduleSpec:
         if self.kind == "milestones" and not self.milestones:
             raise ValueError("kind 'milestones' needs the list `milestones`, the epochs at which the rate falls")
+        if self.kind == "inverse_sqrt" and not self.warmup_epochs and not self.warmup_share:
+            raise ValueError("kind 'inverse_sqrt' needs a warm-up, from whose end on the rate falls")
         return self
 
 
@@ -74,11 +79,13 @@ class EvaluationSpec(Strict):
     `batch_norm`: the running statistics that the workers' average model is scored with. "average": the workers' mean;
     "recalibrate": estimated anew by the average model on training batches; "local", as released: every worker's own,
     each worker scoring all samples, and the scores averaged.
+    `beam`: how many beams a text task's sentences are decoded with; 1 is greedy.
     """
 
     per_epoch: Count = 1
     batch_norm: Literal["average", "recalibrate", "local"] = "average"
     num_scores: Count | None = None
+    beam: Annotated[int, Field(ge=1, le=64)] = 1
 
 
 class PartitionSpec(Strict):
@@ -108,9 +115,14 @@ class RunConfig(Strict):
     partition: PartitionSpec = PartitionSpec()
     precision: Precision = "fp32"
     wire: Wire = "fp32"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """In the training loss alone."""
     seed: Seed
     repeat: int = 0
     """Tells apart runs that share their seed."""
+    local_step: LocalStep = "sgd"
+    betas: Betas = [0.9, 0.999]
+    eps: Positive = 1e-8
     restart: RestartSpec | None = None
     """What workers lose in the middle of the run, so that it can be seen what that costs."""
 
@@ -129,6 +141,10 @@ class TrainingSpec(Strict):
     weight_decay: NonNegative
     precision: Precision = "fp32"
     wire: Wire = "fp32"
+    local_step: LocalStep = "sgd"
+    betas: Betas = [0.9, 0.999]
+    eps: Positive = 1e-8
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class StatisticsSpec(Strict):
@@ -289,7 +305,7 @@ def find_spec(name_or_path: str) -> Path:
     for candidate in (path, shipped):
         if candidate.is_file():
             return candidate
-    known = ", ".join(sorted(file.stem for file in EXPERIMENTS.glob("*.toml")))
+    known = ", ".join(sorted(file.relative_to(EXPERIMENTS).as_posix()[:-5] for file in EXPERIMENTS.rglob("*.toml")))
     raise SpecError(f"no experiment {name_or_path!r}: give the path of a TOML file or one of {known}")
 
 
@@ -307,6 +323,17 @@ def load_spec(path: Path) -> Spec:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """A file's data; where it is like another experiment, with what that one says."""
+    data = _parse(path)
+    if "like" not in data:
+        return data
+    try:
+        return varied(_parse(find_spec(str(data["like"]))), data)
+    except ValueError as error:
+        raise SpecError(f"{path}: {error}") from None
+
+
+def _parse(path: Path) -> dict[str, Any]:
     try:
         data: dict[str, Any] = _with_matrices(path, tomllib.loads(path.read_text()))
         return data

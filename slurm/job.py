@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from slurm.facts import facts
 from slurm.notice import Notice
 from slurm.profile import Profile
 from slurm.rendezvous import Meeting, invite, join
+from slurm.staging import STAGING_SECONDS, is_archive, staged
 from slurm.starts import begins, end_of
 from slurm.takeover import NothingToDo, take_over
 
@@ -88,14 +90,26 @@ def _work(task: RunTask, allocation: Allocation, meeting: Meeting, notice: Notic
     job = _job(task, allocation, meeting.message, device)
 
     def work() -> None:
+        here = replace(job, data=_data(task, allocation, meeting))
         with joined_through(meeting.store, device, job.timeout_seconds, allocation.rank, allocation.world_size):
-            _train(job, allocation.rank, notice)
+            _train(here, allocation.rank, notice)
 
     if recorded(job, work):
         return 0
     if end_of(job.folder, job.attempt.attempt) == "communication":
         time.sleep(GRACE_SECONDS)
     return 1
+
+
+def _data(task: RunTask, allocation: Allocation, meeting: Meeting) -> Path | None:
+    """Where this node has the data; returns when all nodes have it."""
+    if not is_archive(task.data) or task.profile.scratch is None:
+        return task.data
+    folder = staged(task.data, task.profile.scratch)
+    meeting.store.set(f"data of {allocation.rank}", "")
+    names = [f"data of {rank}" for rank in range(allocation.world_size)]
+    meeting.store.wait(names, datetime.timedelta(seconds=STAGING_SECONDS))
+    return folder
 
 
 def _train(job: Job, rank: int, notice: Notice) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 FIELDS = (
+    ("accounting/qos policy", ("qos", "account", "nodes", "time_limit_minutes")),
+    ("qosmaxwall", ("time_limit_minutes", "qos")),
     ("account", ("account", "partition")),
     ("partition", ("partition",)),
     ("qos", ("qos",)),

@@ -17,6 +17,8 @@ from slurm.campaign import read_campaign
 from slurm.local.cluster import default_folder, is_running
 from slurm.profile import Profile
 from slurm.queue import queued_jobs
+from slurm.script import preflight_minutes
+from slurm.staging import is_archive
 from slurm.status import observe
 
 
@@ -39,7 +41,7 @@ class Request:
 
 
 def check(request: Request) -> None:
-    """Raises SpecError where the profile's shape does not fit the experiment."""
+    """Raises SpecError where the profile does not fit the experiment or its data."""
     profile = request.profile
     for run in request.plan.runs:
         if run.config.num_workers != profile.num_workers:
@@ -48,6 +50,11 @@ def check(request: Request) -> None:
                 f"{profile.num_workers} workers, {request.plan.experiment.name} has {run.config.num_workers}; change "
                 "nodes, gpus_per_node or workers_per_node in it, or take another profile or variant"
             )
+    if is_archive(request.data) and not profile.scratch:
+        raise SpecError(
+            f"{request.data} is an archive, and the profile {request.cluster} has no scratch, a folder on each "
+            "node's own disk to extract it to; add it, or give the folder with the data"
+        )
 
 
 def left_to_submit(request: Request) -> list[PlannedRun]:
@@ -73,10 +80,12 @@ def find_slurm(cluster: str, profile: Profile) -> None:
 
 
 def show(request: Request, num_runs: int) -> None:
-    """Print the plan, its cost, and what of it is to be submitted."""
+    """Print the plan, its cost, and what of it is to be submitted, in the order in which it would be."""
     profile = request.profile
     show_plan(request.plan, Site(profile.cpus_per_worker, profile.link_bits_per_second))
     others = len({run.run_id for run in request.plan.runs}) - num_runs
+    if request.preflight and num_runs:
+        print(f"first a job in the shape of a run looks, for {preflight_minutes(profile)} min at most")
     print(
         f"to submit on {request.cluster}: {num_runs} runs of {profile.nodes} nodes x {profile.tasks_per_node} workers, "
         f"at most {profile.array_parallelism} at once, {profile.time_limit_minutes} min each before they are requeued; "

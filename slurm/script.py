@@ -12,7 +12,8 @@ from submitit.slurm.slurm import _make_sbatch_string  # the public way to the te
 
 from slurm.profile import Profile
 
-PREFLIGHT_MINUTES = 5
+PREFLIGHT_MINUTES = 20
+"""Most of it is for a first look through ImageNet's folders on a slow file system."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,6 @@ def array_parameters(profile: Profile, name: str, place: Place, after: str | Non
         extra |= {"dependency": f"afterok:{after}", "kill-on-invalid-dep": "yes"}
     return _parameters(profile, place.code) | {
         "job_name": name,
-        "nodes": profile.nodes,
-        "ntasks_per_node": profile.tasks_per_node,
         "time": profile.time_limit_minutes,
         "signal_delay_s": profile.warning_seconds,
         "array_parallelism": profile.array_parallelism,
@@ -49,13 +48,16 @@ def array_parameters(profile: Profile, name: str, place: Place, after: str | Non
     }
 
 
+def preflight_minutes(profile: Profile) -> int:
+    """The time limit of the job that looks."""
+    return min(PREFLIGHT_MINUTES, profile.time_limit_minutes)
+
+
 def preflight_parameters(profile: Profile, name: str, place: Place) -> dict[str, Any]:
-    """submitit's parameters for the job that looks at data, disk and GPUs from a compute node."""
+    """submitit's parameters for the job that looks at nodes, network and data in a run's own shape."""
     return _parameters(profile, place.code) | {
         "job_name": f"{name}-preflight",
-        "nodes": 1,
-        "ntasks_per_node": 1,
-        "time": PREFLIGHT_MINUTES,
+        "time": preflight_minutes(profile),
         "additional_parameters": _flags(profile),
     }
 
@@ -66,6 +68,8 @@ def _parameters(profile: Profile, code: Path) -> dict[str, Any]:
         "account": profile.account,
         "qos": profile.qos,
         "constraint": profile.constraint,
+        "nodes": profile.nodes,
+        "ntasks_per_node": profile.tasks_per_node,
         "cpus_per_task": profile.cpus_per_worker,
         "mem": None if profile.memory_gb is None else f"{round(1024 * profile.memory_gb)}M",
         "wckey": None,
@@ -117,7 +121,7 @@ def array_text(profile: Profile, name: str, place: Place, num_runs: int) -> str:
 
 
 def preflight_text(profile: Profile, name: str, place: Place) -> str:
-    """The text that sbatch gets for the job that looks at data, disk and GPUs."""
+    """The text that sbatch gets for the job that looks before the runs."""
     return _text(profile, place, preflight_parameters(profile, name, place), 1)
 
 

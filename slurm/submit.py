@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import tempfile
 from contextlib import redirect_stderr
 from pathlib import Path
 
@@ -18,7 +20,8 @@ from slurm.campaign import Submission, add_submission, campaign_path, now, read_
 from slurm.errors import CampaignError
 from slurm.job import RunTask, do_run
 from slurm.lock import owner, submit_lock
-from slurm.preflight import Look, submit_preflight, wait_for_preflight
+from slurm.look import Look
+from slurm.preflight import submit_preflight, wait_for_preflight
 from slurm.refusals import explain_refusal
 from slurm.request import Request, left_to_submit
 from slurm.script import Place, array_parameters, array_text, preflight_parameters, preflight_text, python_of
@@ -49,6 +52,8 @@ def submit(request: Request) -> list[str]:
         place = _place(request, take_snapshot(request.folder / "code"))
         try:
             with redirect_stderr(io.StringIO()):  # submitit repeats there what sbatch says
+                if request.preflight:
+                    _ask_whether_refused(request, place, len(left))
                 after = _preflight(request, place) if request.preflight else None
                 return _submit_array(request, place, left, after)
         except (FailedJobError, FailedSubmissionError) as error:
@@ -61,8 +66,19 @@ def _place(request: Request, code: Path) -> Place:
     return Place(request.folder / "jobs" / f"{number:03d}", code, campaign_path(request.folder), number)
 
 
+def _ask_whether_refused(request: Request, place: Place, num_runs: int) -> None:
+    """Have sbatch judge the array, without submitting it, before time goes into the look. Raises FailedJobError."""
+    text = array_text(request.profile, request.plan.experiment.name, place, num_runs)
+    with tempfile.NamedTemporaryFile("w", suffix=".sh") as script:
+        script.write(text)
+        script.flush()
+        done = subprocess.run(["sbatch", "--test-only", script.name], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise FailedJobError(done.stderr)
+
+
 def _preflight(request: Request, place: Place) -> str | None:
-    """Look from a compute node; returns the job to wait for where it has not begun yet."""
+    """Look from the compute nodes; returns the job to wait for where it has not ended in time."""
     name, profile = request.plan.experiment.name, request.profile
     place.jobs.mkdir(parents=True, exist_ok=True)
     answer = place.jobs / "preflight.json"
@@ -70,7 +86,7 @@ def _preflight(request: Request, place: Place) -> str | None:
     executor = SlurmExecutor(folder=place.jobs, python=python_of(profile))
     executor.update_parameters(**preflight_parameters(profile, name, place))
     job = submit_preflight(executor, Look(request.plan, request.results, request.data, profile, answer))
-    print(f"preflight: job {job} looks at data and disk from a compute node", flush=True)
+    print(f"preflight: job {job} looks at nodes, network and data in the shape of a run", flush=True)
     if wait_for_preflight(job, answer, place.jobs / f"{job}_0_log.out", profile.preflight_wait_minutes):
         print("preflight: all well", flush=True)
         return None

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from algorithms.core.arguments import NUMBERS, LocalStepName
 from algorithms.core.collectives import Collectives
 from algorithms.core.flat import FlatBuffers
 from algorithms.core.traffic import Purpose
@@ -44,20 +45,29 @@ def check_agreement(collectives: Collectives, fields: Mapping[str, object]) -> N
 
 
 def to_agree_on(
-    method: str, seed: int, flat: FlatBuffers, groups: Sequence[Mapping[str, Any]], collectives: Collectives
+    method: str,
+    seed: int,
+    flat: FlatBuffers,
+    groups: Sequence[Mapping[str, Any]],
+    local_step: LocalStepName,
+    collectives: Collectives,
 ) -> dict[str, object]:
     """What workers must have in common beside the method's settings: what is trained, with which numbers, and how."""
     tensors = flat.layout.tensors
     shapes = "; ".join(f"{each.shape} strides {each.strides}" for each in tensors)
     kind = f"{str(flat.parameters.dtype).removeprefix('torch.')} on {flat.parameters.device.type}"
-    hyper = [tuple(float(group[key]) for key in ("lr", "momentum", "weight_decay")) for group in groups]
+    numbers = NUMBERS[local_step]
     return {
         "method": method,
         "seed": seed,
         "parameters": f"{flat.layout.numel:,} in {len(tensors)} tensors, {kind}: {shapes}",
-        "lr, momentum, weight_decay of each group": hyper,
+        f"{', '.join(numbers)} of each group": [tuple(_plain(group[key]) for key in numbers) for group in groups],
         "overlap": collectives.early is not None,
     }
+
+
+def _plain(number: Any) -> float | tuple[float, ...]:
+    return tuple(map(float, number)) if isinstance(number, tuple | list) else float(number)
 
 
 def _gathered(collectives: Collectives, message: bytes) -> list[bytes]:
@@ -66,9 +76,12 @@ def _gathered(collectives: Collectives, message: bytes) -> list[bytes]:
 
 
 @torch.no_grad()
-def broadcast_rest(collectives: Collectives, model: nn.Module, trained: Sequence[Tensor]) -> None:
-    """Send worker 0's values of what else the model has: frozen parameters and buffers."""
-    known = set(map(id, trained))
+def make_equal_(collectives: Collectives, flat: FlatBuffers, model: nn.Module | None) -> None:
+    """Send worker 0's parameters, and of what else the model has, if given: frozen parameters and buffers."""
+    collectives.broadcast_(flat.parameters, Purpose.CONTROL)
+    if model is None:
+        return
+    known = set(map(id, flat.tensors))
     for tensor in [*model.parameters(), *model.buffers()]:
         if id(tensor) not in known:
             message = tensor.detach().contiguous()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -54,4 +54,17 @@ def consensus_buffers(buffers: Mapping[str, Tensor], errors: Errors, collectives
             common[key].zero_()
         else:
             collectives.all_reduce_mean_(common[key], Purpose.CONTROL)
+    return common
+
+
+def consensus_counts(
+    counts: Mapping[str, Sequence[int]], parameters: Tensor, collectives: Collectives
+) -> dict[str, list[int]]:
+    """The workers' averages, rounded; `parameters` say where workers have theirs."""
+    common = {}
+    for key in sorted(counts):
+        own = torch.tensor(counts[key], dtype=torch.float64, device=parameters.device)
+        mean = own.expand(*parameters.shape[:-1], len(own)).clone()
+        collectives.all_reduce_mean_(mean, Purpose.CONTROL)
+        common[key] = [round(each) for each in mean.view(-1, len(own))[0].tolist()]
     return common

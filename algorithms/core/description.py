@@ -8,14 +8,16 @@ from typing import Any
 
 import torch
 
+from algorithms.core.arguments import NUMBERS, LocalStepName
 from algorithms.core.collectives import Collectives
 from algorithms.core.compressors import FLOAT_BITS
 from algorithms.core.traffic import Traffic
 
 
-def in_words(settings: Mapping[str, Any], wire: torch.dtype | None) -> dict[str, str]:
-    """The settings, and the wire's type, as states and workers compare them."""
-    return {key: repr(value) for key, value in {**settings, "wire": wire}.items()}
+def in_words(settings: Mapping[str, Any], wire: torch.dtype | None, local_step: str) -> dict[str, str]:
+    """The settings, the wire's type and a local step other than SGD's, as states and workers compare them."""
+    stepping = {} if local_step == "sgd" else {"local_step": local_step}
+    return {key: repr(value) for key, value in {**settings, "wire": wire, **stepping}.items()}
 
 
 def overall_ratio(
@@ -32,13 +34,15 @@ def overall_ratio(
 def described(
     name: str,
     settings: Mapping[str, Any],
+    local_step: LocalStepName,
     groups: Sequence[Mapping[str, Any]],
     num_parameters: int,
     ratio: float,
     collectives: Collectives,
 ) -> str:
     """The class, its settings, the numbers of each group, d, the overall ratio and the workers."""
-    numbers = [{key: group[key] for key in ("lr", "momentum", "weight_decay")} for group in groups]
+    numbers = [{key: group[key] for key in NUMBERS[local_step]} for group in groups]
+    settings = settings if local_step == "sgd" else {**settings, "local_step": local_step}
     own = ", ".join(f"{key}={value!r}" for key, value in {**settings, **numbers[0]}.items())
     others = "".join(f", group {number}: {each}" for number, each in enumerate(numbers[1:], 1))
     sent = "nothing is sent" if ratio == math.inf else f"overall ratio {ratio:,.4g}"

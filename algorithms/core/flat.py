@@ -201,6 +201,10 @@ class FlatBuffers:
             everywhere = torch.stack([((mean == 0) & mean.signbit()).all() for mean in means]).tolist()
             self.idle = tuple(number for number, every in zip(self.idle, everywhere, strict=True) if every)
 
+    def keep_idle_where_frozen(self) -> None:
+        """Gradients that are missing count as zero from now on; what is frozen stays as it is."""
+        self.idle = tuple(number for number in self.idle if not self.tensors[number].requires_grad)
+
     def idle_slices(self) -> list[slice]:
         """Where idle tensors lie."""
         windows = [self.layout.tensors[number] for number in self.idle]

@@ -1,51 +1,97 @@
-"""The local step of SGD with Nesterov momentum: in one pass over the flat vectors, or on a slice of them beforehand."""
+"""A local step on the flat vectors: in one pass over them, or on a slice of them beforehand."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.optim.sgd import sgd as torch_sgd
 
 from algorithms.core.flat import FlatBuffers
 from algorithms.core.layout import Window, Windows
 
 VECTOR_BYTES = 128
-"""Slices begin and end at multiples of this, counted from where their parameter group begins."""
+"""Slices begin and end at multiples of this, counted from where their span begins."""
+
+Group = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A share of the flat vector that is stepped in one go: of one parameter group, whose numbers it has.
+
+    `num_done`: local steps that its tensors have done, where the local optimiser asks for that.
+    """
+
+    start: int
+    stop: int
+    group: Group
+    num_done: int = 0
+
+
+class LocalOptimizer(Protocol):
+    """What a worker would do on its own: p_i is what it would subtract from its parameters x.
+
+    It has buffers beside the parameters, each worker its own, which belong to the optimiser's state.
+    """
+
+    def buffers(self, groups: Sequence[Group]) -> list[Tensor]:
+        """All of shape (d,), or (num_workers, d) where stacked; made when they are first needed."""
+
+    def spans(self, groups: Sequence[Group]) -> list[Span]:
+        """The flat vector, in order, in shares that may be stepped in one go."""
+
+    def step_(
+        self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None, sign: int
+    ) -> None:
+        """target <- target + sign p, coordinate by coordinate; the target is x if None. g may be used up.
+
+        All of one shape, (n,) or, with workers stacked, (num_workers, n): a span's vectors, or a slice of them.
+        """
+
+    def count(self) -> None:
+        """A step is done, of all tensors but idle ones."""
+
+    def counts(self) -> dict[str, list[int]]:
+        """What the state must hold beside the buffers, by name."""
+
+    def restore(self, counts: dict[str, list[int]]) -> None:
+        """Go on from there."""
 
 
 @dataclass(frozen=True)
 class LocalStep:
-    """What a local step does, coordinate by coordinate, to vectors of shape (d,), or (num_workers, d) where stacked.
+    """What a local step does to vectors of shape (d,), or (num_workers, d) where stacked.
 
     Args:
         flat: the parameters and gradients.
         groups: with the numbers of each part.
-        momentum: None where no group has any.
+        local: whose step it is.
         target: what is changed, the parameters if None.
         sign: -1 to take the update off, +1 to add it.
-        arithmetic_: `nesterov_step_` or another, of one group's vectors or a slice of them.
     """
 
     flat: FlatBuffers
-    groups: Sequence[dict[str, Any]]
-    momentum: Tensor | None
+    groups: Sequence[Group]
+    local: LocalOptimizer
     target: Tensor | None
     sign: int
-    arithmetic_: Callable[[dict[str, Any], Tensor, Tensor, Tensor | None, Tensor | None, int], None]
 
     def do_(self) -> None:
-        """The step; what tensors without a gradient have stays as it is, and so does their momentum."""
-        changed = [self.flat.parameters if self.target is None else self.target]
-        changed += [] if self.momentum is None else [self.momentum]
+        """The step; what tensors without a gradient have stays as it is, and so do their buffers."""
+        buffers = self.local.buffers(self.groups)
+        changed = [self.flat.parameters if self.target is None else self.target, *buffers]
         kept = [(vector, here, vector[here].clone()) for here in self.flat.idle_slices() for vector in changed]
-        for part, group in zip(self.flat.parts, self.groups, strict=True):
-            self.arithmetic_(group, *self._vectors(slice(part.start, part.stop)), self.sign)
-        for vector, here, values in kept:
-            vector[here] = values
+        for span in self.local.spans(self.groups):
+            here = (..., slice(span.start, span.stop))
+            target = None if self.target is None else self.target[here]
+            own = [buffer[here] for buffer in buffers]
+            self.local.step_(span, self.flat.parameters[here], self.flat.gradients[here], own, target, self.sign)
+        for vector, idle, values in kept:
+            vector[idle] = values
+        self.local.count()
 
     def after(self, support: Windows) -> Tensor:
         """`support.gather` of what is changed, as it will be after the step, to the bit; nothing is changed now."""
@@ -57,64 +103,29 @@ class LocalStep:
 
     def _slice_after(self, start: int, stop: int) -> Tensor:
         # A kernel may round what its vectors do not cover in another way (a fused multiply-add is rounded once). So
-        # slices are widened to where the whole group's vectors begin and end; what they hold beyond is not used.
+        # slices are widened to where the whole span's vectors begin and end; what they hold beyond is not used.
         unit = VECTOR_BYTES // self.flat.parameters.element_size()
-        pieces = []
-        for part, group in zip(self.flat.parts, self.groups, strict=True):
-            low, high = max(start, part.start), min(stop, part.stop)
+        buffers, pieces = self.local.buffers(self.groups), []
+        for span in self.local.spans(self.groups):
+            low, high = max(start, span.start), min(stop, span.stop)
             if low < high:
-                first = low - (low - part.start) % unit
-                last = min(high + (part.start - high) % unit, part.stop)
-                x, g, m, target = self._vectors(slice(first, last), copied=True)
+                first = low - (low - span.start) % unit
+                last = min(high + (span.start - high) % unit, span.stop)
+                x, g, *own = (
+                    vector[first:last].clone() for vector in (self.flat.parameters, self.flat.gradients, *buffers)
+                )
+                target = None if self.target is None else self.target[first:last].clone()
                 changed = x if target is None else target
                 before = changed.clone() if self.flat.idle else changed
-                self.arithmetic_(group, x, g, m, target, self.sign)
+                self.local.step_(span, x, g, own, target, self.sign)
                 for idle in self.flat.idle_slices():
                     here = slice(max(idle.start - first, 0), max(idle.stop - first, 0))
                     changed[here] = before[here]
                 pieces.append(changed[low - first : high - first])
         return torch.cat(pieces)
 
-    def _vectors(self, here: slice, copied: bool = False) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """A part of x, g, m and the target, where there are these two."""
 
-        def part(vector: Tensor) -> Tensor:
-            return vector[..., here].clone() if copied else vector[..., here]
-
-        m, target = (None if vector is None else part(vector) for vector in (self.momentum, self.target))
-        return part(self.flat.parameters), part(self.flat.gradients), m, target
-
-
-def nesterov_step_(
-    group: dict[str, Any], x: Tensor, g: Tensor, m: Tensor | None, target: Tensor | None, sign: int
-) -> None:
-    """target <- target + sign eta u, with m <- beta m + g and then u = beta m + g; the target is x if None.
-
-    All of one shape, (n,) or, with workers stacked, (num_workers, n). For another target than x the weight decay is
-    first added to the gradients, since it is x's own. Rows go one by one: a kernel's rounding depends on where its
-    vectors begin, and a worker's bits must not depend on its neighbours.
-    """
-    decay = group["weight_decay"]
-    if target is not None and decay:
-        for gradient, parameters in zip(rows_of(g), rows_of(x), strict=True):
-            gradient.add_(parameters, alpha=decay)
-    momenta: list[Tensor | None] = [*rows_of(m)] if m is not None and group["momentum"] else [None] * len(rows_of(g))
-    torch_sgd(
-        rows_of(x if target is None else target),
-        rows_of(g),
-        momenta,
-        foreach=False,
-        fused=_fused_is_right(x),
-        weight_decay=decay if target is None else 0.0,
-        momentum=group["momentum"],
-        lr=-sign * group["lr"],
-        dampening=0.0,
-        nesterov=group["momentum"] > 0,
-        maximize=False,
-    )
-
-
-def _fused_is_right(x: Tensor) -> bool:
+def fused_is_right(x: Tensor) -> bool:
     """On the CPU torch's fused kernel leaves whole vectors of 16-bit numbers unwritten."""
     return x.device.type == "cuda" or (x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64))
 

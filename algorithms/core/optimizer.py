@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,31 +11,33 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from algorithms.core.agreement import broadcast_rest, check_agreement, to_agree_on
-from algorithms.core.arguments import check_numbers, check_options, chosen_momentum
+from algorithms.core.adamw import AdamW
+from algorithms.core.agreement import check_agreement, make_equal_, to_agree_on
+from algorithms.core.arguments import LocalStepName, check_numbers, check_options, group_defaults
 from algorithms.core.collectives import Collectives
 from algorithms.core.compressors import Compressor
-from algorithms.core.consensus import Errors, averaged, consensus_buffers
+from algorithms.core.consensus import Errors, averaged, consensus_buffers, consensus_counts
 from algorithms.core.description import described, in_words, overall_ratio
 from algorithms.core.flat import FlatBuffers
 from algorithms.core.grad_scaler import overflowed
 from algorithms.core.layout import Layout, Windows
-from algorithms.core.local_step import LocalStep, nesterov_step_
+from algorithms.core.local_step import LocalOptimizer, LocalStep
+from algorithms.core.nesterov import Nesterov
 from algorithms.core.overlap import EarlyMessage, Reducer, early_messages
 from algorithms.core.partial_sync import Exchanged, average, average_in_place_, exchange
 from algorithms.core.process_group import default_collectives
 from algorithms.core.randomness import Draw
-from algorithms.core.saved_state import check_state, check_still_loaded, check_vectors, flat_state
-from algorithms.core.settings import check_compressors, own_parameters, require_interval
+from algorithms.core.saved_state import check_state, check_vectors, counts_of, flat_state
+from algorithms.core.settings import check_compressors, own_defaults, own_parameters, require_interval
 from algorithms.core.stacked import StackedCollectives
 from algorithms.core.stages import Stage, equalises, traffic_of
 from algorithms.core.topology import Topology
 from algorithms.core.traffic import Entry, Purpose, Traffic
-from algorithms.core.watch import ReplacedParameters, refuse_ddp
+from algorithms.core.watch import ReplacedParameters, check_first_step
 
 
 class DistributedOptimizer(Optimizer):
-    """SGD with Nesterov momentum on flat buffers, and a place for each method's communication.
+    """SGD with Nesterov momentum, or AdamW, on flat buffers, and a place for each method's communication.
 
     Args:
         params: trainable parameters or groups of them, real, of one type and on one device; worker 0's values are sent
@@ -50,6 +51,9 @@ class DistributedOptimizer(Optimizer):
             compressor leaves out is.
         model: what the parameters are of, where the rest of it, frozen parameters and buffers, is to be sent from
             worker 0 to all as well.
+        local_step: "sgd" or "adamw": by whose rule a worker steps. Its momentum or moments are state of its own.
+        betas: of AdamW, per group; by default (0.9, 0.999).
+        eps: of AdamW, per group; by default 1e-8.
 
     Raises:
         ValueError: values out of range, a compressor that the method or the model cannot take, or workers that differ
@@ -69,6 +73,8 @@ class DistributedOptimizer(Optimizer):
     """Whether all workers' states are one and the same, and fit any number of workers."""
     without_momentum: ClassVar[str | None] = None
     """What the method is called without momentum, where that is another one: then the momentum must not be 0."""
+    sgd_alone: ClassVar[str | None] = None
+    """Why the method has no local step but SGD's, as the end of a sentence; None where it has others."""
     nesterov: ClassVar[bool] = True
     """Whether the momentum is Nesterov's; if not, it is the heavy ball's with dampening, v <- beta v + (1 - beta) g."""
     missing_is_zero: ClassVar[bool] = False
@@ -95,12 +101,15 @@ class DistributedOptimizer(Optimizer):
         seed: int = 0,
         wire: torch.dtype | None = None,
         model: nn.Module | None = None,
+        local_step: LocalStepName = "sgd",
+        betas: tuple[float, float] | None = None,
+        eps: float | None = None,
     ) -> None:
-        momentum = chosen_momentum(momentum, self.name, self.without_momentum)
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        check_options(self.param_groups)
+        given = {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, group_defaults(self.name, local_step, given, self.without_momentum, self.sgd_alone))
+        check_options(self.param_groups, local_step)
         self.collectives = collectives = default_collectives(self.param_groups) if collectives is None else collectives
-        self.seed, self.num_steps = seed, 0
+        self.seed, self.num_steps, self.local_step = seed, 0, local_step
         stacked = isinstance(collectives, StackedCollectives)
         self.flat = FlatBuffers([group["params"] for group in self.param_groups], stacked)
         self.wire = None if wire == self.flat.parameters.dtype else wire
@@ -108,17 +117,16 @@ class DistributedOptimizer(Optimizer):
         """Bits of a number on the wire, in the closed forms."""
         self._buffers: dict[str, Tensor] = {}
         self._common: dict[str, Tensor] = {}
-        self._momentum()
+        self.local: LocalOptimizer = (AdamW if local_step == "adamw" else Nesterov)(self.flat, self._buffers)
+        self.local.buffers(self.param_groups)
         self._replaced = ReplacedParameters(self.flat)
         self._loaded: Tensor | None = None
         """Parameters that `load_state_dict` put there, until the next step."""
         if collectives.world_size > 1:
             if not stacked:
-                fields = to_agree_on(self.name, seed, self.flat, self.param_groups, collectives)
-                check_agreement(collectives, {**fields, **in_words(self.settings, self.wire)})
-            collectives.broadcast_(self.flat.parameters, Purpose.CONTROL)
-            if model is not None:
-                broadcast_rest(collectives, model, self.flat.tensors)
+                fields = to_agree_on(self.name, seed, self.flat, self.param_groups, local_step, collectives)
+                check_agreement(collectives, {**fields, **self._said()})
+            make_equal_(collectives, self.flat, model)
         self._reducer: Reducer | None = None
         if collectives.early is not None:
             self._reducer = Reducer(
@@ -137,6 +145,10 @@ class DistributedOptimizer(Optimizer):
     def settings(self) -> dict[str, Any]:
         """The method's own settings, as they were given or by default."""
         return {key: self._given.get(key, parameter.default) for key, parameter in own_parameters(type(self)).items()}
+
+    def _said(self) -> dict[str, str]:
+        """Settings in words, as workers and states compare them."""
+        return in_words(self.settings, self.wire, self.local_step)
 
     @property
     def traffic(self) -> Traffic:
@@ -206,8 +218,8 @@ class DistributedOptimizer(Optimizer):
     def __repr__(self) -> str:
         """The method, its settings, the numbers of each group, d, the overall ratio and the workers, in one line."""
         given = {**self.settings, **({} if self.wire is None else {"wire": self.wire})}
-        name, numel = type(self).__name__, self.flat.layout.numel
-        return described(name, given, self.param_groups, numel, self.overall_ratio(), self.collectives)
+        what = (type(self).__name__, given, self.local_step, self.param_groups, self.flat.layout.numel)
+        return described(*what, self.overall_ratio(), self.collectives)
 
     def no_sync(self) -> AbstractContextManager[None]:
         """Wrap all but the last of several backward passes of a step in it, so that overlap sends nothing in vain."""
@@ -234,7 +246,8 @@ class DistributedOptimizer(Optimizer):
         self._adopt_moved()
         self.flat.collect_gradients()
         if self.num_steps == 0 or self._loaded is not None:
-            self._check_first_step()
+            loaded, self._loaded = self._loaded, None
+            check_first_step(loaded, self.flat, self.collectives)
         if not self._overflowed():
             if self._reducer is not None:
                 self._reducer.begin_rest()
@@ -243,28 +256,15 @@ class DistributedOptimizer(Optimizer):
         self.flat.idle = ()
         return loss
 
+    def _overflowed(self) -> bool:
+        return overflowed(self, self.flat.gradients, self.collectives, self._reducer)
+
     def _adopt_moved(self) -> None:
         """Take back parameters that someone moved, or raise RuntimeError where that cannot be."""
         self._replaced.check()
         if self.flat.moved():
             self._drop_early()
             self.flat.adopt(self._buffers.values())
-
-    def _check_first_step(self) -> None:
-        loaded, self._loaded = self._loaded, None
-        check_still_loaded(loaded, self.flat.parameters)
-        refuse_ddp(self.flat, self.collectives)
-        if len(self.flat.idle) == len(self.flat.tensors):
-            warnings.warn("no parameter has a gradient at the optimiser's first step", stacklevel=4)
-
-    def _overflowed(self) -> bool:
-        """Whether, under a `GradScaler`, any worker's gradients are not finite; if not, take the scale out of them."""
-        found_inf: Tensor | None = getattr(self, "found_inf", None)
-        if found_inf is None:
-            return False
-        if self._reducer is not None:
-            self._reducer.stop("a GradScaler takes the scale out of the gradients in step()")
-        return overflowed(found_inf, getattr(self, "grad_scale", None), self.flat.gradients, self.collectives)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear all gradients. They stay views of one vector, and read as zeros, whatever `set_to_none` says."""
@@ -296,12 +296,13 @@ class DistributedOptimizer(Optimizer):
 
         Where workers' parameters may differ, it holds this worker's, and `load_state_dict` puts them back.
         """
-        return self._state(self._buffers, self.flat.parameters if self.workers_differ else None, self.state_is_common)
+        parameters = {"parameters": self.flat.parameters} if self.workers_differ else {}
+        return self._state({**parameters, **self._buffers}, self.local.counts(), self.state_is_common)
 
     def consensus_state_dict(self, errors: Errors) -> dict[str, Any]:
         """A state that fits any worker and any number of workers. All workers must call it together.
 
-        It holds the workers' average parameters and momentum.
+        It holds the workers' average parameters and momentum or moments.
 
         Args:
             errors: what becomes of what workers have not sent yet: "average" sends the same in all from now on, "drop"
@@ -310,13 +311,13 @@ class DistributedOptimizer(Optimizer):
         self._adopt_moved()
         with torch.no_grad():
             buffers = consensus_buffers({**self._buffers, "parameters": self.flat.parameters}, errors, self.collectives)
-        return self._state(buffers, buffers.pop("parameters"), is_common=True)
+        counts = consensus_counts(self.local.counts(), self.flat.parameters, self.collectives)
+        return self._state({"parameters": buffers.pop("parameters"), **buffers}, counts, is_common=True)
 
-    def _state(self, buffers: dict[str, Tensor], parameters: Tensor | None, is_common: bool) -> dict[str, Any]:
+    def _state(self, vectors: dict[str, Tensor], counts: dict[str, list[int]], is_common: bool) -> dict[str, Any]:
         self._adopt_moved()
-        settings, worker = in_words(self.settings, self.wire), None if is_common else self.collectives
-        vectors = {**({} if parameters is None else {"parameters": parameters}), **buffers, **self._common}
-        flat = flat_state(self.name, self.num_steps, self.seed, worker, settings, vectors)
+        worker, vectors = None if is_common else self.collectives, {**vectors, **self._common}
+        flat = flat_state(self.name, self.num_steps, self.seed, worker, self._said(), vectors, counts)
         return {**super().state_dict(), "flat": flat}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -327,18 +328,18 @@ class DistributedOptimizer(Optimizer):
         Raises:
             ValueError: the state is another method's, model's or worker's, or of other settings.
         """
-        plain = {key: value for key, value in state_dict.items() if key != "flat"}
         flat = dict(state_dict.get("flat", {}))
-        settings = in_words(self.settings, self.wire)
-        check_state(flat, self.name, self.collectives.rank, self.collectives.world_size, settings)
+        check_state(flat, self.name, self.collectives, self._said(), own_defaults(type(self)))
         vectors = {key: value for key, value in flat.items() if isinstance(value, Tensor)}
         check_vectors(vectors, self._buffers, self._common, self.flat.parameters, self.name)
+        counts = counts_of(flat, self.local.counts(), self.name)
         parameters = vectors.pop("parameters", None)
         self._adopt_moved()
         self._drop_early()
-        super().load_state_dict(plain)
-        check_options(self.param_groups)
+        super().load_state_dict({key: value for key, value in state_dict.items() if key != "flat"})
+        check_options(self.param_groups, self.local_step)
         self.num_steps, self.seed = flat["num_steps"], flat["seed"]
+        self.local.restore(counts)
         if "momentum" in vectors and "momentum" not in self._buffers:
             self.new_buffer("momentum")
         for key, buffer in {**self._buffers, **self._common}.items():
@@ -366,27 +367,12 @@ class DistributedOptimizer(Optimizer):
         check_compressors(self.name, self.flat.layout, self.wire, compressors)
 
     def local_step_(self, target: Tensor | None = None, sign: int = -1) -> None:
-        """target <- target + sign eta u, with m <- beta m + g and then u = beta m + g; the target is x by default."""
-        self._local_step(target, sign).do_()
+        """target <- target + sign p, p being what the local optimiser would subtract; the target is x by default."""
+        LocalStep(self.flat, self.param_groups, self.local, target, sign).do_()
 
     def after_local_step(self, support: Windows, target: Tensor | None = None, sign: int = -1) -> Tensor:
         """`support.gather(target)` as it will be after `local_step_(target, sign)`, to the bit; nothing is changed."""
-        return self._local_step(target, sign).after(support)
-
-    def _local_step(self, target: Tensor | None, sign: int) -> LocalStep:
-        return LocalStep(self.flat, self.param_groups, self._momentum(), target, sign, self.step_slice_)
-
-    def step_slice_(
-        self, group: dict[str, Any], x: Tensor, g: Tensor, m: Tensor | None, target: Tensor | None, sign: int
-    ) -> None:
-        """The arithmetic of `local_step_`, coordinate by coordinate, on one group's vectors or a slice of them."""
-        nesterov_step_(group, x, g, m, target, sign)
-
-    def _momentum(self) -> Tensor | None:
-        """It is made when it is first needed, which may be when a schedule switches it on."""
-        if "momentum" not in self._buffers and any(group["momentum"] for group in self.param_groups):
-            self.new_buffer("momentum")
-        return self._buffers.get("momentum")
+        return LocalStep(self.flat, self.param_groups, self.local, target, sign).after(support)
 
     def average_gradients_(self) -> None:
         """g <- mean(g), for methods whose workers all take the same step."""

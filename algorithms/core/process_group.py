@@ -129,22 +129,27 @@ def _twin(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
     parent, backend = group or dist.group.WORLD, dist.get_backend(group)
     assert parent is not None
     end = parent._get_backend(torch.device("cuda" if backend == "nccl" else "cpu"))
-    twin = dist.new_group(
-        dist.get_process_group_ranks(parent),
-        timeout=getattr(getattr(end, "options", None), "_timeout", None),
-        backend=backend,
-        use_local_synchronization=group is not None,
-    )
+    with translated_errors():
+        twin = dist.new_group(
+            dist.get_process_group_ranks(parent),
+            timeout=getattr(getattr(end, "options", None), "_timeout", None),
+            backend=backend,
+            use_local_synchronization=group is not None,
+        )
     assert isinstance(twin, dist.ProcessGroup)
     return twin
 
 
 class translated_errors:
-    """The backends raise plain RuntimeErrors; name them for what they are. Too little memory is another matter."""
+    """What backends raise where a worker is lost or late, named for what it is, whatever its words: a collective's
+    failure is told by where it arises. Too little memory is another matter.
+    """
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, RuntimeError) and not isinstance(error, CollectiveError | torch.OutOfMemoryError):
-            raise CollectiveError(f"a collective failed: {error}") from error
+        # Backends raise plain RuntimeErrors; Python's own sockets and pipes, under a store, have errors of their own.
+        lost = isinstance(error, RuntimeError | ConnectionError | TimeoutError | EOFError)
+        if lost and not isinstance(error, CollectiveError | torch.OutOfMemoryError):
+            raise CollectiveError(f"a collective failed: {str(error) or type(error).__name__}") from error

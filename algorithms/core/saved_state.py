@@ -19,6 +19,7 @@ def flat_state(
     worker: Collectives | None,
     settings: Mapping[str, str],
     vectors: Mapping[str, Tensor],
+    counts: Mapping[str, list[int]],
 ) -> dict[str, Any]:
     """The part "flat" of a state: of one worker, or None where it fits any and any number of them."""
     return {
@@ -29,11 +30,21 @@ def flat_state(
         "world_size": None if worker is None else worker.world_size,
         "settings": settings,
         **vectors,
+        **counts,
     }
 
 
-def check_state(state: Mapping[str, Any], method: str, rank: int, world_size: int, settings: Mapping[str, Any]) -> None:
-    """Raises ValueError where `state`, the part "flat" of a state, is not for this worker of this method."""
+def check_state(
+    state: Mapping[str, Any],
+    method: str,
+    worker: Collectives,
+    settings: Mapping[str, str],
+    defaults: Mapping[str, Any],
+) -> None:
+    """Raises ValueError where `state`, the part "flat" of a state, is not for this worker of this method.
+
+    A setting that a state does not know was at its default when it was saved: the method did not have it yet.
+    """
     refused = f"this state does not fit {method}"
     if state.get("method") != method:
         raise ValueError(f"{refused}: its method is {state.get('method')!r}")
@@ -43,7 +54,8 @@ def check_state(state: Mapping[str, Any], method: str, rank: int, world_size: in
             stacklevel=4,
         )
         return
-    saved = state["settings"]
+    saved = {**{key: repr(value) for key, value in defaults.items()}, **state["settings"]}
+    rank, world_size = worker.rank, worker.world_size
     for key in sorted(saved.keys() | settings.keys()):
         if saved.get(key) != settings.get(key):
             raise ValueError(f"{refused}: it was saved with {key} = {saved.get(key)}, this has {settings.get(key)}")
@@ -83,6 +95,15 @@ def check_vectors(
             f"this state does not fit {method}: it holds {wrong or sorted(vectors)}, this has {sorted(held)} of "
             f"shape {shape}"
         )
+
+
+def counts_of(state: Mapping[str, Any], own: Mapping[str, list[int]], method: str) -> dict[str, list[int]]:
+    """What the local optimiser counted. Raises ValueError where a state does not have that of so many tensors."""
+    for key, counts in own.items():
+        saved = state.get(key)
+        if not isinstance(saved, list) or len(saved) != len(counts):
+            raise ValueError(f"this state does not fit {method}: its {key} is {saved}, not {len(counts)} numbers")
+    return {key: list(state[key]) for key in own}
 
 
 def check_still_loaded(loaded: Tensor | None, parameters: Tensor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch.optim.optimizer import Optimizer
@@ -21,6 +22,12 @@ def own_parameters(algorithm: type[Optimizer]) -> dict[str, inspect.Parameter]:
         for key, parameter in inspect.signature(algorithm.__init__).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and key not in Common.__annotations__
     }
+
+
+def own_defaults(algorithm: type[Optimizer]) -> dict[str, Any]:
+    """Those of its settings that need not be given."""
+    parameters = own_parameters(algorithm).items()
+    return {key: each.default for key, each in parameters if each.default is not inspect.Parameter.empty}
 
 
 def require_interval(name: str, key: str, interval: int) -> None:

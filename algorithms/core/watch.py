@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gc
+import warnings
 import weakref
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import (
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
@@ -16,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from algorithms.core.collectives import Collectives
 from algorithms.core.flat import FlatBuffers
 from algorithms.core.process_group import ProcessGroupCollectives
+from algorithms.core.saved_state import check_still_loaded
 
 
 class ReplacedParameters:
@@ -62,6 +64,23 @@ def _note_wrapper(module: nn.Module, name: str, inner: nn.Module | None) -> None
 
 register_module_parameter_registration_hook(ReplacedParameters.registered)
 register_module_module_registration_hook(_note_wrapper)
+
+
+def check_first_step(loaded: Tensor | None, flat: FlatBuffers, collectives: Collectives) -> None:
+    """Before the first step, or the first after `loaded` were put in the parameters' place, if they were.
+
+    Raises:
+        RuntimeError: as `check_still_loaded` and `refuse_ddp`.
+    """
+    check_still_loaded(loaded, flat.parameters)
+    refuse_ddp(flat, collectives)
+    if len(flat.idle) == len(flat.tensors):
+        warnings.warn("no parameter has a gradient at the optimiser's first step", stacklevel=4)
+
+
+def allow_ddp(wrapper: DistributedDataParallel) -> None:
+    """This one is an optimiser's own way to average."""
+    _wrappers.discard(wrapper)
 
 
 def refuse_ddp(flat: FlatBuffers, collectives: Collectives) -> None:

@@ -186,8 +186,8 @@ def speedups(options: argparse.Namespace) -> int:
     """Do the study of speed-ups and build its report; 1 where a worker failed, else the report's exit code."""
     import subprocess
 
-    from harness.speed.spawn import WorkerError
     from harness.speed.study import run_study
+    from harness.workers.processes import WorkerError
 
     try:
         run_study(options.output, options.minutes)
@@ -198,10 +198,14 @@ def speedups(options: argparse.Namespace) -> int:
 
 
 def netlab(options: argparse.Namespace) -> int:
-    """Sweep networks of the rates asked for."""
+    """Sweep networks of the rates asked for; 1 where a worker failed."""
     from harness.lab import command
+    from harness.workers.processes import WorkerError
 
-    command.run(options.workers, options.machines, options.rates, options.output, options.prefix)
+    try:
+        command.run(options.workers, options.machines, options.rates, options.output, options.prefix)
+    except WorkerError as error:
+        return complain(error, FAILURE)
     return 0
 
 

@@ -7,14 +7,22 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from harness.plan.effort import Effort, Site, effort_of, hours_sentences, price_sentences, row_hours, usual_link
+from harness.plan.effort import (
+    Effort,
+    Site,
+    effort_of,
+    hours_sentences,
+    price_sentences,
+    reading,
+    row_hours,
+    usual_link,
+)
 from harness.plan.estimate import StepTime
 from harness.plan.plan import Plan
 from harness.records.state import Seen, State, judge, look
 from harness.spec import RunConfig
 from harness.tasks.task import configured_task
 from harness.workers.attempt import num_cores
-from harness.workers.preflight import reading
 
 
 def show_plan(plan: Plan, site: Site | None = None) -> None:

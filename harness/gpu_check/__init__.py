@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tabulate import tabulate
 
 from harness.gpu_check.problem import Scale
-from harness.gpu_check.record import Checks, Record, record, show
+from harness.gpu_check.record import Checks, Record, as_table, record
 from harness.records.provenance import new_attempt
 from harness.records.store import write_text_atomically
 from harness.workers.attempt import prepare_thread
 from harness.workers.preflight import check_gpus
 
-VERSION = 1
+VERSION = 2
 SUBJECTS = ("nccl", "mixed_precision", "memory_format", "host_waits", "workers", "training", "memory", "step_time")
 """Modules of this package, each with a function `checks`, in the order of the table."""
 
@@ -38,8 +37,7 @@ def run_checks(output: Path) -> int:
         records.append(each)
     path = output / "gpu_check.json"
     write_text_atomically(path, document(records, machine(device)))
-    print(tabulate(map(show, records), ["check", "", "measured", "seconds", "reason"], disable_numparse=True))
-    print(f"\nall of this is in {path}")
+    print(f"{as_table(records)}; all of this is in {path}")
     return sum(not each.passed for each in records)
 
 
@@ -47,7 +45,7 @@ def make_checks(device: torch.device, scale: Scale) -> Iterator[Record]:
     """The records of all checks, one after the other; a subject that cannot begin is a record of its own."""
     if device.type == "cuda":
         for found in check_gpus():
-            yield Record(found.what, found.passed, {}, 0.0, found.detail)
+            yield Record(found.what, found.passed, "a torch with code for it", {}, 0.0, found.detail)
     for subject in SUBJECTS:
         checks: Checks = importlib.import_module(f"harness.gpu_check.{subject}").checks(device, scale)
         for name, check in checks:

@@ -54,6 +54,7 @@ def step_memory(device: torch.device, scale: Scale, algorithm: str) -> Outcome:
             optimizer.step()
     unit = 4 * methods.numel_of(parameters)
     counted = 2 + optimizer.memory_in_parameters()
+    expected = f"a peak of at most {TEMPORARY:g} more than is counted"
     measured = {"peak / parameters": None if peak.bytes is None else peak.bytes / unit, "counted / parameters": counted}
     passed = peak.bytes is None or peak.bytes / unit <= counted + TEMPORARY
-    return Outcome(passed, measured, "" if passed else f"expected at most {TEMPORARY:g} more than is counted")
+    return Outcome(passed, expected, measured)

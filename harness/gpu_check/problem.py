@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from algorithms import Collectives, Compressor
-from algorithms.registry import algorithms, settings
-from harness.bench import methods
+from algorithms.registry import methods, settings
+from harness.bench.methods import random_parameters, resnet50_parameters
 from harness.spec import EvaluationSpec, ModelSpec, Precision, RunConfig, ScheduleSpec, TaskSpec
 from harness.tasks.task import find_task
 from harness.train.build import build_model
@@ -49,8 +49,8 @@ class Scale:
     def parameters(self, device: torch.device) -> nn.ParameterList:
         """Small numbers of these shapes on the device."""
         if self.shapes is None:
-            return methods.resnet50_parameters(device)
-        return methods.random_parameters(self.shapes, device)
+            return resnet50_parameters(device)
+        return random_parameters(self.shapes, device)
 
 
 def config_of(algorithm: str, scale: Scale, precision: Precision = "fp32", **own: Any) -> RunConfig:
@@ -64,7 +64,7 @@ def config_of(algorithm: str, scale: Scale, precision: Precision = "fp32", **own
         algorithm=algorithm,
         settings=_required(algorithm) | own,
         # A dampened momentum steps 1 - 0.9 times as far.
-        learning_rate=0.05 if algorithms()[algorithm].nesterov else 0.5,
+        learning_rate=0.05 if methods()[algorithm].nesterov else 0.5,
         momentum=0.9,
         weight_decay=5e-4,
         schedule=ScheduleSpec(kind="constant"),
@@ -75,7 +75,7 @@ def config_of(algorithm: str, scale: Scale, precision: Precision = "fp32", **own
 
 
 def _required(algorithm: str) -> dict[str, Any]:
-    method = algorithms()[algorithm]
+    method = methods()[algorithm]
     # For what is neither a compressor nor an interval, what the method itself says that it is to be tried with.
     table = {**(method.no_compression or {}), **method.tried_with}
     table = {key: table.get(key) for key, (_, required) in settings(method).items() if required}

@@ -1,21 +1,27 @@
-"""A check's outcome, and its record: what was looked at, whether it is well, what was measured, and why not."""
+"""A check's outcome and its record: what was looked at, what was expected, what was found, whether that is well."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from tabulate import tabulate
+
+MOST_SECONDS = 600.0
+"""What all checks together are meant to take at most."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a check found. `measured` is plain data; `reason` says what was expected where that was not met."""
+    """What a check expected and found. `measured` is plain data; `remark` is what else is to be said of it."""
 
     passed: bool
+    expected: str
     measured: Mapping[str, Any]
-    reason: str = ""
+    remark: str = ""
 
 
 Checks = Iterator[tuple[str, Callable[[], Outcome]]]
@@ -28,9 +34,10 @@ class Record:
 
     name: str
     passed: bool
+    expected: str
     measured: Mapping[str, Any]
     seconds: float
-    reason: str
+    remark: str
 
 
 def record(name: str, check: Callable[[], Outcome]) -> Record:
@@ -39,15 +46,30 @@ def record(name: str, check: Callable[[], Outcome]) -> Record:
     try:
         outcome = check()
     except Exception as error:
-        outcome = Outcome(False, {}, f"{type(error).__name__}: {error}")
+        outcome = Outcome(False, "an end without an error", {}, f"{type(error).__name__}: {error}")
     measured = {key: _plain(value) for key, value in outcome.measured.items()}
-    return Record(name, outcome.passed, measured, time.perf_counter() - started, outcome.reason)
+    return Record(name, outcome.passed, outcome.expected, measured, time.perf_counter() - started, outcome.remark)
 
 
-def show(record: Record) -> list[str]:
-    """The record's cells in the table."""
-    lines = "\n".join(f"{key}: {_words(value)}" for key, value in record.measured.items())
-    return [record.name, "ok" if record.passed else "FAIL", lines, f"{record.seconds:.1f}", record.reason]
+def as_table(records: Sequence[Record]) -> str:
+    """All records in one table, and a line with their sum."""
+    table = [[each.name, each.expected, _found(each), _verdict(each), f"{each.seconds:.1f}"] for each in records]
+    num_well, seconds = sum(each.passed for each in records), sum(each.seconds for each in records)
+    late = f", more than the {MOST_SECONDS / 60:g} that it is meant to take" if seconds > MOST_SECONDS else ""
+    headers = ["what", "expected", "found", "", "seconds"]
+    return (
+        f"{tabulate(table, headers, disable_numparse=True)}\n\n"
+        f"{num_well} of {len(records)} checks are well, in {seconds / 60:.1f} min{late}"
+    )
+
+
+def _found(record: Record) -> str:
+    measured = [f"{key}: {_words(value)}" for key, value in record.measured.items()]
+    return "\n".join([*measured, *([record.remark] if record.remark else [])])
+
+
+def _verdict(record: Record) -> str:
+    return "ok" if record.passed else "FAIL"
 
 
 def _plain(value: Any) -> Any:

@@ -30,7 +30,7 @@ def same_parameters(device: torch.device, algorithm: str) -> Outcome:
         name: max(_distance(a, b) for a, b in zip(together, workers, strict=True)) for name, workers in ways.items()
     }
     passed = all(distance <= TOLERANCE for distance in measured.values())
-    return Outcome(passed, measured, "" if passed else f"expected relative distances of at most {TOLERANCE:g}")
+    return Outcome(passed, f"relative distances of at most {TOLERANCE:g}", measured)
 
 
 def _trained(device: torch.device, algorithm: str, max_active: int) -> list[tuple[Tensor, Tensor]]:

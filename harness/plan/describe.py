@@ -3,17 +3,52 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import Any
 
-from algorithms import algorithms
-from harness.rows import RestartSpec
-from harness.spec import ScheduleSpec, Spec
+from algorithms.registry import methods
+from harness.rows import RestartSpec, RowSpec
+from harness.spec import ScheduleSpec, Spec, SpecError, TrainingSpec
+from harness.strict import LocalStep
+
+
+@dataclass(frozen=True)
+class Stepping:
+    """By whose rule a row's workers step, and with which numbers; those of another rule are at their defaults."""
+
+    local_step: LocalStep
+    momentum: float
+    betas: list[float]
+    eps: float
+
+    def __str__(self) -> str:
+        if self.local_step == "sgd":
+            return f"momentum {self.momentum:g}"
+        return f"AdamW with betas {self.betas[0]:g} and {self.betas[1]:g}, eps {self.eps:g}"
+
+
+def stepping_of(spec: Spec, row: RowSpec) -> Stepping:
+    """What a row says of its local step, and where it says nothing [training].
+
+    Raises:
+        SpecError: it gives a number that its local step does not have.
+    """
+    training = spec.training
+    local_step = row.local_step or training.local_step
+    foreign = {"sgd": ("betas", "eps"), "adamw": ("momentum",)}[local_step]
+    given = [key for key in foreign if getattr(row, key) is not None]
+    if given:
+        raise SpecError(f"row {row.row}: its local step is {local_step}, which has no {given[0]}; leave {given[0]} out")
+    if local_step == "sgd":
+        momentum = training.momentum if row.momentum is None else row.momentum
+        return Stepping(local_step, momentum, [0.9, 0.999], 1e-8)
+    return Stepping(local_step, 0.0, row.betas or training.betas, row.eps or training.eps)
 
 
 def describe(
     algorithm: str,
     settings: dict[str, Any],
-    momentum: float,
+    stepping: Stepping,
     warmup_epochs: float | None = None,
     restart: RestartSpec | None = None,
 ) -> str:
@@ -25,8 +60,8 @@ def describe(
             value = f"{value.get('kind')} ({options})" if options else value.get("kind")
         if key != "explicit_error":
             parts.append(f"{key.replace('_', ' ')}: {value}")
-    is_heavy_ball = momentum > 0 and not algorithms()[algorithm].nesterov
-    parts.append(f"momentum {momentum:g}{' (heavy ball with dampening)' * is_heavy_ball}")
+    is_heavy_ball = stepping.momentum > 0 and not methods()[algorithm].nesterov
+    parts.append(f"{stepping}{' (heavy ball with dampening)' * is_heavy_ball}")
     if warmup_epochs is not None:
         parts.append(f"warm-up {warmup_epochs:g} epochs")
     if restart is not None:
@@ -57,7 +92,7 @@ def fixed_settings(spec: Spec, num_parameters: int, tuning: bool) -> dict[str, s
         "workers": str(training.num_workers),
         "batch": f"{training.batch_size} samples per worker and step",
         "epochs": str(num_epochs),
-        "momentum": f"Nesterov {training.momentum:g}, local to each worker, unless a row says otherwise",
+        **_local_step(training),
         "weight decay": f"{training.weight_decay:g} on all parameters",
         "schedule": _schedule(spec.schedule),
         "batch norm": f"{evaluation.batch_norm}: {_BATCH_NORM[evaluation.batch_norm]}",
@@ -65,6 +100,13 @@ def fixed_settings(spec: Spec, num_parameters: int, tuning: bool) -> dict[str, s
         "precision": f"{training.precision}, on the wire {training.wire}",
         "data": _PARTITION[spec.partition.kind].format(spec.partition),
     }
+
+
+def _local_step(training: TrainingSpec) -> dict[str, str]:
+    if training.local_step == "sgd":
+        return {"momentum": f"Nesterov {training.momentum:g}, local to each worker, unless a row says otherwise"}
+    stepping = Stepping(training.local_step, 0.0, training.betas, training.eps)
+    return {"local step": f"{stepping}, moments local to each worker, unless a row says otherwise"}
 
 
 def _schedule(schedule: ScheduleSpec) -> str:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from harness.plan.estimate import StepTime, step_times
 from harness.plan.plan import Plan
+from harness.records.experiment import Row
 from harness.records.hardware import Machine, machines
-from harness.records.store import Row
 from harness.spec import RunConfig
 from harness.train.build import num_steps_of
 
@@ -107,3 +107,12 @@ def price_sentences(effort: Effort) -> list[str]:
         low, high = (hours * count * machine.dollars_per_hour for hours in (effort.low, effort.high(link)))
         lines.append(f"about {low:,.0f} to {high:,.0f} dollars on {count} x {machine.name} ({machine.source})")
     return lines or [f"no price: harness/records/hardware.toml has none for {device}"]
+
+
+def reading(each: float, readers: int, taken: float | None) -> str:
+    """In words: images a second of one reader, of a worker's readers, and what its GPU takes (None: there is none)."""
+    text = f"{readers} readers a worker reach about {each * readers:,.0f} images/s, {each:,.0f} each"
+    if taken is None:
+        return text
+    text += f"; its GPU takes {taken:,.0f}"
+    return text if each * readers >= taken else f"{text}, and would wait for them: give a worker more cores"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from algorithms import DistributedOptimizer, StackedCollectives
+from algorithms.baselines.ddp import DDP
 from harness.spec import EvaluationSpec, ModelSpec, RunConfig, ScheduleSpec, SpecError, TaskSpec, run_id
 from harness.tasks.task import configured_task, find_task
 from harness.train.build import build_model, build_optimizer, num_steps_of
@@ -137,7 +138,8 @@ def _worker_bytes(optimizer: DistributedOptimizer, num_workers: int) -> int:
     """Of the state that one worker saves, where all of them are stacked."""
     stacked = optimizer.flat.parameters.shape
     state = [each for each in optimizer.state_dict()["flat"].values() if isinstance(each, Tensor)]
-    return _bytes_of(each[0] if each.shape == stacked else each for each in state)
+    in_hook = optimizer.hook_numel if isinstance(optimizer, DDP) else 0
+    return _bytes_of(each[0] if each.shape == stacked else each for each in state) + 4 * in_hook
 
 
 def _bytes_of(state: Iterable[object]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness.plan import tuning_records
-from harness.plan.describe import describe, fixed_settings
+from harness.plan.describe import describe, fixed_settings, stepping_of
 from harness.plan.foresee import Foreseen, check_task_and_model, foresee
 from harness.plan.tuning import Found, Outcome, Trial, rules, search
 from harness.plan.tuning_records import tuning_folder, tuning_name
 from harness.records import store
-from harness.records.store import Choice, Experiment, Row, Tuning
+from harness.records.experiment import Choice, Experiment, Row, Tuning
 from harness.rows import RowSpec
 from harness.spec import RunConfig, Spec, SpecError, explain, find_spec, load_spec, run_id
 
@@ -86,7 +86,7 @@ def make_plan(spec: Spec, results: Path, tuning: bool = False, given_as: str | N
     if tuning:
         _check_own_tuning(spec)
         folder = results / tuning_name(spec)
-        rows = [planned for row in spec.all_rows() for planned in _trials(spec, row, folder)]
+        rows = [planned for row in _open_rows(spec) for planned in _trials(spec, row, folder)]
         return _plan(_experiment(spec, rows, given_as, {}, tuning), rows, [])
     chosen = _choices(spec, results)
     shorter, left_out = _other_lengths(spec, chosen)
@@ -102,6 +102,11 @@ def _check_own_tuning(spec: Spec) -> None:
             f"{spec.name} takes its choices from the tuning of {spec.tuning.records}; run that instead "
             f"(`python -m harness run {spec.tuning.records} --tuning`)"
         )
+    if not _open_rows(spec):
+        raise SpecError(
+            f"all rows of {spec.name} have a learning_rate, so there is nothing to tune; remove one, or run "
+            "it without --tuning"
+        )
 
 
 @dataclass(frozen=True)
@@ -114,9 +119,14 @@ class _Chosen:
     by_training_loss: Trial | None
 
 
+def _open_rows(spec: Spec) -> list[RowSpec]:
+    """Those that leave their learning rate to the tuning."""
+    return [row for row in spec.all_rows() if row.learning_rate is None]
+
+
 def _choices(spec: Spec, results: Path) -> dict[str, _Chosen]:
     """By row, for those that leave it to the tuning."""
-    open_rows = [row for row in spec.all_rows() if row.learning_rate is None]
+    open_rows = _open_rows(spec)
     if open_rows and spec.tuning is None:
         raise SpecError(f"row {open_rows[0].row!r} has no learning_rate; give it one, or the spec a [tuning] section")
     folder = tuning_folder(spec, results)
@@ -221,7 +231,7 @@ def _plan_row(
         algorithm=row.algorithm,
         ratio=row.ratio or float(f"{foreseen.ratio:.4g}"),
         learning_rate=configs[0].learning_rate,
-        settings=describe(row.algorithm, row.settings, configs[0].momentum, row.warmup_epochs, row.restart),
+        settings=describe(row.algorithm, row.settings, stepping_of(spec, row), row.warmup_epochs, row.restart),
         formula=foreseen.formula,
         num_steps=foreseen.num_steps,
         num_parameters=foreseen.num_parameters,
@@ -271,23 +281,20 @@ def _config(spec: Spec, row: RowSpec, seed: int, num_epochs: int | None = None, 
             algorithm=row.algorithm,
             settings=row.settings,
             learning_rate=row.learning_rate,
-            momentum=_momentum(spec, row),
+            **asdict(stepping_of(spec, row)),
             weight_decay=training.weight_decay,
             schedule=schedule,
             evaluation=spec.evaluation,
             partition=spec.partition,
             precision=training.precision,
             wire=training.wire,
+            label_smoothing=training.label_smoothing,
             seed=seed if same_seed is None else same_seed,
             repeat=0 if same_seed is None else seed,
             restart=row.restart,
         )
     except ValidationError as error:
         raise SpecError(f"row {row.row}: {explain(error)}") from None
-
-
-def _momentum(spec: Spec, row: RowSpec) -> float:
-    return spec.training.momentum if row.momentum is None else row.momentum
 
 
 def _tuning(spec: Spec, chosen: dict[str, _Chosen]) -> Tuning | None:
@@ -313,7 +320,7 @@ def _choice(spec: Spec, chosen: _Chosen, trial: Trial) -> Choice:
     return Choice(
         learning_rate=trial.learning_rate,
         candidate=trial.candidate,
-        settings=describe(row.algorithm, row.tables[trial.candidate], _momentum(spec, row), row.warmup_epochs),
+        settings=describe(row.algorithm, row.tables[trial.candidate], stepping_of(spec, row), row.warmup_epochs),
         num_trials=len(found.wanted),
         at_end=found.at_end(trial),
     )

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed import ProcessGroup
-from torch.nn.parallel import DistributedDataParallel
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState
 from torch.optim import Optimizer
 
 from algorithms import ProcessGroupCollectives
+from algorithms.baselines.ddp import DDP
+from algorithms.core.ddp_wrapper import wrapped
+from algorithms.registry import baselines
 from harness.bench.methods import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY
 from harness.speed.groups import Groups
-from harness.speed.hooks import PLAIN, held_back, one_by_one, powersgd
-from harness.speed.methods import Contestant, Ddp, Own
+from harness.speed.hooks import by_bucket, held_back, one_by_one
+from harness.speed.methods import Contestant
 from harness.speed.trainee import Trainee
 from harness.speed.workloads import run_config
 from harness.train.build import build_optimizer
@@ -46,9 +49,11 @@ def build_contender(
     contestant: Contestant, workload: str, trainee: Trainee, groups: Groups, visible: bool
 ) -> Contender:
     """`visible`: do what DDP does in C++ by its equal in Python, so that it is seen, and bucket by bucket."""
-    if isinstance(contestant.how, Own):
-        return _own(contestant.how, contestant, workload, trainee, groups.main)
-    return _ddp(contestant.how, contestant.overlap, trainee, groups, visible)
+    baseline = baselines().get(contestant.algorithm)
+    if baseline is None:
+        return _own(contestant, workload, trainee, groups.main)
+    assert issubclass(baseline, DDP)
+    return _ddp(baseline, contestant, trainee, groups, visible)
 
 
 class _EqualFromTheStart(ProcessGroupCollectives):
@@ -58,10 +63,10 @@ class _EqualFromTheStart(ProcessGroupCollectives):
         pass
 
 
-def _own(how: Own, contestant: Contestant, workload: str, trainee: Trainee, group: ProcessGroup | None) -> Contender:
+def _own(contestant: Contestant, workload: str, trainee: Trainee, group: ProcessGroup | None) -> Contender:
     # The backend's own all-reduce, as it is with NCCL.
     collectives = _EqualFromTheStart(group, deterministic=False, overlap=contestant.overlap)
-    config = run_config(workload, how.algorithm, dict(how.settings))
+    config = run_config(workload, contestant.algorithm, dict(contestant.settings))
     optimizer = build_optimizer(config, trainee.module, collectives, num_steps=0)
 
     def step() -> None:
@@ -75,27 +80,17 @@ def _own(how: Own, contestant: Contestant, workload: str, trainee: Trainee, grou
     return Contender(optimizer, step, go_to, hides_collectives=False)
 
 
-def _wrapped(module: nn.Module, group: ProcessGroup | None) -> DistributedDataParallel:
-    with warnings.catch_warnings():
-        # Newer releases have another name for broadcast_buffers.
-        warnings.simplefilter("ignore", FutureWarning)
-        return DistributedDataParallel(
-            module,
-            process_group=group,
-            bucket_cap_mb=BUCKET_CAP,
-            gradient_as_bucket_view=True,
-            broadcast_buffers=False,
-            init_sync=False,
-        )
-
-
-def _ddp(how: Ddp, overlap: bool, trainee: Trainee, groups: Groups, visible: bool) -> Contender:
-    model = _wrapped(trainee.module, groups.main)
-    hides = how.hook == "none" and overlap and not visible
+def _ddp(baseline: type[DDP], contestant: Contestant, trainee: Trainee, groups: Groups, visible: bool) -> Contender:
+    """As fast as DDP can be: buckets in the order of gradients, which are views of them, and torch's fused SGD."""
+    model = wrapped(trainee.module, groups.main, fixed_buckets=False, bucket_cap_mb=BUCKET_CAP)
+    state, hook = baseline.hook(groups.main, contestant.settings)
+    # Without a hook DDP does by itself what this one does.
+    hides = hook is allreduce_hook and contestant.overlap and not visible
     if not hides:
-        hook = powersgd(how.rank, groups.buckets) if how.hook == "powersgd" else PLAIN[how.hook]
+        if isinstance(state, PowerSGDState):
+            hook = by_bucket([baseline.hook(group, contestant.settings) for group in groups.buckets])
         hook = one_by_one(hook) if visible else hook
-        model.register_comm_hook(groups.main, hook if overlap else held_back(hook))
+        model.register_comm_hook(state, hook if contestant.overlap else held_back(hook))
     optimizer = torch.optim.SGD(
         trainee.module.parameters(), LEARNING_RATE, MOMENTUM, 0.0, WEIGHT_DECAY, nesterov=True, fused=True
     )

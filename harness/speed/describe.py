@@ -44,7 +44,7 @@ def _described(setting: Setting, name: str, bare_seconds: float) -> Method:
         label=contestant.label,
         baseline=contestant.baseline,
         ratio=FLOAT_BYTES * numel / bytes_per_step,
-        settings=contestant.settings,
+        settings=contestant.card,
         overlap=contestant.overlap,
         period=contestant.period,
         messages=messages,

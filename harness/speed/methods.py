@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from harness.train.build import table_at_ratio
 
 BUCKET_MEGABYTES = 25
 """DDP's default for all buckets but the first, which is of 1 MB."""
 
-Hook = Literal["none", "fp16", "powersgd"]
 DDP_CARD = (
     f"DistributedDataParallel, buckets of {BUCKET_MEGABYTES} MB (the first 1 MB) that are views of the gradients, "
     "fused torch SGD with Nesterov momentum"
@@ -20,55 +19,37 @@ NO_OVERLAP = "all-reduces begin when the backward pass is done"
 
 
 @dataclass(frozen=True)
-class Own:
-    """A method of this project: `algorithm` with `settings`, as a spec has them."""
-
-    algorithm: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Ddp:
-    """DistributedDataParallel with a communication hook; without overlap buckets are held back."""
-
-    hook: Hook = "none"
-    rank: int = 0
-    """PowerSGD's."""
-
-
-@dataclass(frozen=True)
 class Contestant:
-    """One line of the table: how it is built, and what a card says of it."""
+    """One line of the table.
+
+    `algorithm` and `settings` are as a spec has them; `card` says in words how it is built. DDP without overlap holds
+    its buckets back.
+    """
 
     label: str
-    how: Own | Ddp
+    algorithm: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
     baseline: bool = False
     overlap: bool = False
-    settings: str = ""
+    card: str = ""
 
     @property
     def period(self) -> int:
         """Steps after which its pattern of messages repeats."""
-        settings = self.how.settings if isinstance(self.how, Own) else {}
-        period: int = settings.get("reset_interval", settings.get("sync_interval", 1))
+        period: int = self.settings.get("reset_interval", self.settings.get("sync_interval", 1))
         return period
 
-    @property
-    def algorithm(self) -> str | None:
-        """Its name in accuracy experiments."""
-        return self.how.algorithm if isinstance(self.how, Own) else None
 
-
-def _ddp(label: str, hook: Hook, overlap: bool, words: str, rank: int = 0) -> Contestant:
-    words = f"{DDP_CARD}; {words}; {'overlapped' if overlap else NO_OVERLAP}"
-    return Contestant(label, Ddp(hook, rank), baseline=True, overlap=overlap, settings=words)
+def _ddp(label: str, algorithm: str, overlap: bool, words: str, **settings: int) -> Contestant:
+    card = f"{DDP_CARD}; {words}; {'overlapped' if overlap else NO_OVERLAP}"
+    return Contestant(label, algorithm, settings, baseline=True, overlap=overlap, card=card)
 
 
 def _own(label: str, algorithm: str, ratio: int = 256, overlap: bool = False) -> Contestant:
     settings = table_at_ratio(algorithm, ratio)
     how = "begun in the backward pass" if overlap else "after the backward pass"
-    words = f"block sparsifiers, {_in_words(settings)}; fp32; one all-reduce for each message, {how}"
-    return Contestant(label, Own(algorithm, settings), overlap=overlap, settings=words)
+    card = f"block sparsifiers, {_in_words(settings)}; fp32; one all-reduce for each message, {how}"
+    return Contestant(label, algorithm, settings, overlap=overlap, card=card)
 
 
 def _in_words(settings: Mapping[str, Any]) -> str:
@@ -81,17 +62,17 @@ def _in_words(settings: Mapping[str, Any]) -> str:
 METHODS: dict[str, Contestant] = {
     "all_reduce": Contestant(
         "SGD, one all-reduce",
-        Own("sgd"),
+        "sgd",
         baseline=True,
-        settings="one flat fp32 all-reduce of all gradients after the backward pass; fused SGD with Nesterov momentum",
+        card="one flat fp32 all-reduce of all gradients after the backward pass; fused SGD with Nesterov momentum",
     ),
-    "ddp": _ddp("DDP", "none", True, "fp32"),
-    "ddp_no_overlap": _ddp("DDP, no overlap", "none", False, "fp32"),
-    "ddp_fp16": _ddp("DDP, fp16", "fp16", True, "fp16_compress_hook"),
-    "ddp_fp16_no_overlap": _ddp("DDP, fp16, no overlap", "fp16", False, "fp16_compress_hook"),
-    "powersgd_1": _ddp("DDP, PowerSGD rank 1", "powersgd", True, "powerSGD_hook, rank 1, error feedback", 1),
-    "powersgd_2": _ddp("DDP, PowerSGD rank 2", "powersgd", True, "powerSGD_hook, rank 2, error feedback", 2),
-    "powersgd_4": _ddp("DDP, PowerSGD rank 4", "powersgd", True, "powerSGD_hook, rank 4, error feedback", 4),
+    "ddp": _ddp("DDP", "ddp", True, "fp32"),
+    "ddp_no_overlap": _ddp("DDP, no overlap", "ddp", False, "fp32"),
+    "ddp_fp16": _ddp("DDP, fp16", "ddp_fp16", True, "fp16_compress_hook"),
+    "ddp_fp16_no_overlap": _ddp("DDP, fp16, no overlap", "ddp_fp16", False, "fp16_compress_hook"),
+    "powersgd_1": _ddp("DDP, PowerSGD rank 1", "ddp_powersgd", True, "powerSGD_hook, rank 1, error feedback", rank=1),
+    "powersgd_2": _ddp("DDP, PowerSGD rank 2", "ddp_powersgd", True, "powerSGD_hook, rank 2, error feedback", rank=2),
+    "powersgd_4": _ddp("DDP, PowerSGD rank 4", "ddp_powersgd", True, "powerSGD_hook, rank 4, error feedback", rank=4),
     "ef_sgd": _own("EF-SGD", "ef_sgd"),
     "qsparse_local_sgd": _own("QSparse-local-SGD", "qsparse_local_sgd"),
     "local_sgd": _own("local SGD", "local_sgd"),

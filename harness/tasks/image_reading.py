@@ -187,11 +187,7 @@ def read(request: Request) -> Reply:
     images, failures = np.zeros((len(request.paths), 3, side, side), dtype=np.uint8), {}
     pixels = torch.from_numpy(images)
     for position, path in enumerate(request.paths):
-        try:
-            with open(path, "rb") as file:
-                raw = file.read()
-        except OSError as error:
-            raise DataError(f"{path} cannot be read ({error.strerror}); put it back, or make it readable") from None
+        raw = read_file(path)
         try:
             if request.crops is None:
                 pixels[position] = central_crop(raw, side, request.resize)
@@ -200,6 +196,15 @@ def read(request: Request) -> Reply:
         except UNDECODABLE as error:
             failures[position] = str(error) or type(error).__name__
     return Reply(images, failures)
+
+
+def read_file(path: str) -> bytes:
+    """Its contents. Raises DataError where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); put it back, or make it readable") from None
 
 
 def random_crop(raw: bytes, side: int, row: CropRow) -> Tensor:

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from harness.tasks.image_reading import (
     new_readers,
     num_readers,
     read,
+    read_file,
 )
 from harness.tasks.task import Batch, Check, held_out_indices
 from harness.tasks.transfer import to_device
@@ -127,6 +129,25 @@ class ImageNet:
 
         num_images = sum(len(reply.images) for reply in readers.replies(requests()))
         return num_images / (time.monotonic() - started), readers.number
+
+    def measured_opening_rate(self, data: Path | None, seconds: float) -> float:
+        """Training files a second that this process opens and reads with as many threads as it would read images with.
+
+        Raises:
+            DataError: the data is missing or incomplete, or a file cannot be read.
+        """
+        index, threads = self._index(data, "train"), new_readers(self.loader_processes).number
+        ends = time.monotonic() + seconds
+
+        def opened(random: np.random.Generator) -> int:
+            count = 0
+            while time.monotonic() < ends:
+                read_file(index.path(int(random.integers(len(index)))))
+                count += 1
+            return count
+
+        with ThreadPoolExecutor(threads) as pool:
+            return sum(pool.map(opened, np.random.default_rng().spawn(threads))) / seconds
 
     def _index(self, data: Path | None, split: str) -> ImageIndex:
         """The index of "train" or "val", of the expected size.

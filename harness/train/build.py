@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from algorithms import Collectives, Compressor, DistributedOptimizer, Topology
-from algorithms.registry import algorithms, compressors, settings
+from algorithms.baselines.ddp import DDP
+from algorithms.registry import compressors, methods, settings
 from harness import models
 from harness.seeds import derive_seed
 from harness.spec import ModelSpec, RunConfig, SpecError
@@ -57,22 +58,38 @@ def build_optimizer(
     Raises:
         SpecError: unknown algorithm, setting or compressor, or values that it cannot take.
     """
-    known = algorithms()
+    known = methods()
     if config.algorithm not in known:
         raise SpecError(f"unknown algorithm {config.algorithm!r}; the algorithms are {', '.join(known)}")
     algorithm = known[config.algorithm]
     given = _settings(algorithm, config.settings, num_steps)
+    if config.local_step == "adamw":
+        given |= {"local_step": "adamw", "betas": tuple(config.betas), "eps": config.eps}
+    if config.precision == "fp16" and issubclass(algorithm, DDP) and not algorithm.survives_overflow:
+        raise SpecError(f"{config.algorithm}: an overflow would spoil the hook's state for ever; take fp32 or bf16")
     try:
         return algorithm(
             model.parameters(),
             lr=config.learning_rate,
-            momentum=config.momentum,
+            momentum=config.momentum if config.local_step == "sgd" else config.momentum or None,
             weight_decay=config.weight_decay,
             collectives=collectives,
             seed=derive_seed(config.seed, "compression"),
             wire=torch.float16 if config.wire == "fp16" else None,
             **given,
         )
+    except ValueError as error:
+        raise SpecError(str(error)) from None
+
+
+def module_to_train(optimizer: DistributedOptimizer, model: nn.Module) -> nn.Module:
+    """What forward passes in training go through: the model, or what a baseline puts around it.
+
+    Raises:
+        SpecError: the workers are not such as the baseline needs.
+    """
+    try:
+        return optimizer.through(model) if isinstance(optimizer, DDP) else model
     except ValueError as error:
         raise SpecError(str(error)) from None
 
@@ -120,7 +137,7 @@ def build_compressor(where: str, table: Any) -> Compressor:
 
 def table_at_ratio(algorithm: str, ratio: int, params: Iterable[Tensor] | None = None) -> dict[str, Any]:
     """A method's settings at an overall ratio, as a spec has them; see `DistributedOptimizer.at_ratio`."""
-    own = algorithms()[algorithm].at_ratio(ratio, params)
+    own = methods()[algorithm].at_ratio(ratio, params)
     return {key: _table(value) if isinstance(value, Compressor) else value for key, value in own.items()}
 
 

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from algorithms import Collectives, DistributedOptimizer, Purpose
 from algorithms.core.local_step import rows_of
 from harness.spec import RunConfig
+from harness.tasks.pairs import PairSamples
 from harness.tasks.task import Samples
 from harness.train.order import worker_batches
 from harness.train.precision import MixedPrecision
+from harness.train.translate import translation_sums
 
 RECALIBRATION_STEPS = 32
 """Training batches per worker from which "recalibrate" estimates batch-norm statistics."""
@@ -22,13 +24,18 @@ RECALIBRATION_STEPS = 32
 
 @dataclass(frozen=True)
 class Score:
-    """`loss` is the mean over samples. The two norms are roots of means over workers of squared 2-norms."""
+    """`loss` is the mean over samples, of text over tokens.
+
+    The two norms are roots of means over workers of squared 2-norms.
+    """
 
     correct: int
     count: int
     loss: float
     error_norm: float | None
     worker_distance: float
+    metrics: dict[str, float] | None = None
+    """What else a text task's sentences are scored by, as shares."""
 
     @property
     def accuracy(self) -> float:
@@ -65,29 +72,31 @@ def evaluate(
     with optimizer.consensus(), _batch_norm(config, models, precision, samples, collectives, num_train):
         squares = _squares(own - optimizer.flat.parameters)
         if averages:
-            scores = [_score(*pair, precision, samples) for pair in zip(models, shares, strict=True)]
+            scores = [_score(config, *pair, precision, samples) for pair in zip(models, shares, strict=True)]
     if not averages:
-        scores = [_score(*pair, precision, samples) for pair in zip(models, shares, strict=True)]
+        scores = [_score(config, *pair, precision, samples) for pair in zip(models, shares, strict=True)]
     error = optimizer.error
     errors = [torch.zeros_like(square) for square in squares] if error is None else _squares(error)
     rows = [torch.cat([score, torch.stack(more)]) for score, *more in zip(scores, errors, squares, strict=True)]
     totals = collectives.packed(rows)
     collectives.all_reduce_sum_(totals, Purpose.EVALUATION)
-    correct, count, loss, error_square, distance_square = collectives.common(totals).tolist()
+    correct, count, loss, *sums, error_square, distance_square = collectives.common(totals).tolist()
     expected = num_evaluation * (num_workers if each_scores_all else 1)
     if int(count) != expected:
         raise RuntimeError(f"{int(count)} samples were scored where there should be {expected}")
     return Score(
         correct=int(correct),
         count=int(count),
-        loss=loss / count,
+        loss=loss / (sums[0] if sums else count),
         error_norm=None if error is None else (error_square / num_workers) ** 0.5,
         worker_distance=(distance_square / num_workers) ** 0.5,
+        metrics=samples.measure.metrics(sums[1:]) if isinstance(samples, PairSamples) else None,
     )
 
 
 @torch.no_grad()
 def worker_accuracies(
+    config: RunConfig,
     models: Sequence[nn.Module],
     precision: MixedPrecision,
     collectives: Collectives,
@@ -96,7 +105,7 @@ def worker_accuracies(
 ) -> list[float]:
     """Accuracy of each worker's own model, with its own batch-norm statistics, on all samples, by rank."""
     every = torch.arange(num_evaluation)
-    correct = collectives.packed([_score(model, every, precision, samples)[:1] for model in models])
+    correct = collectives.packed([_score(config, model, every, precision, samples)[:1] for model in models])
     return [float(row) / num_evaluation for row in collectives.all_gather(correct, Purpose.CONTROL).view(-1)]
 
 
@@ -105,8 +114,10 @@ def _squares(vectors: Tensor) -> list[Tensor]:
     return [row.double().square().sum() for row in rows_of(vectors)]
 
 
-def _score(model: nn.Module, indices: Tensor, precision: MixedPrecision, samples: Samples) -> Tensor:
-    """One model on these samples: correct answers, samples, summed loss; float64, shape (3,)."""
+def _score(config: RunConfig, model: nn.Module, indices: Tensor, precision: MixedPrecision, samples: Samples) -> Tensor:
+    """One model on these samples: correct answers, samples, summed loss, and of text more; float64, one dimension."""
+    if isinstance(samples, PairSamples):
+        return translation_sums(model, indices, precision, samples, config.evaluation.beam)
     was_training = model.training
     model.eval()
     # On the model's device throughout, since a look from the CPU would wait for every batch.

@@ -23,14 +23,16 @@ def worker_batches(
     batch_size: int,
     steps: range,
     shard: Tensor | None = None,
+    lengths: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """The int64 indices, of shape (batch_size,), that worker `rank` trains on at each of `steps`, counted from 0.
 
     Every epoch is shuffled anew: over all samples, which are dealt out to the workers batch by batch, or, where the
-    worker has a `shard` of its own, over that.
+    worker has a `shard` of its own, over that. Where samples have `lengths`, those of a step are of like length, and
+    steps come in an order of their own, which all workers have in common.
     """
     if shard is not None:
-        yield from _shard_batches(seed, rank, batch_size, steps, shard)
+        yield from _shard_batches(seed, rank, batch_size, steps, shard, lengths)
         return
     per_epoch = steps_per_epoch(num_train, num_workers, batch_size)
     order, shuffled = torch.empty(0, dtype=torch.int64), -1
@@ -38,11 +40,26 @@ def worker_batches(
         epoch, within = divmod(step, per_epoch)
         if epoch != shuffled:
             order, shuffled = torch.randperm(num_train, generator=generator(seed, "order", epoch)), epoch
+            if lengths is not None:
+                order = by_length(order, lengths, num_workers * batch_size, generator(seed, "lengths", epoch))
         start = (within * num_workers + rank) * batch_size
         yield order[start : start + batch_size]
 
 
-def _shard_batches(seed: int, rank: int, batch_size: int, steps: range, shard: Tensor) -> Iterator[Tensor]:
+def by_length(order: Tensor, lengths: Tensor, batch_size: int, random: torch.Generator) -> Tensor:
+    """The full batches of an order, made anew of samples of like length, and the batches shuffled.
+
+    Which samples are left out is the order's affair, as is the order within a batch.
+    """
+    num_batches = len(order) // batch_size
+    order = order[: num_batches * batch_size]
+    places = torch.argsort(lengths[order], stable=True).view(num_batches, batch_size)
+    return order[places.sort(dim=1).values[torch.randperm(num_batches, generator=random)].view(-1)]
+
+
+def _shard_batches(
+    seed: int, rank: int, batch_size: int, steps: range, shard: Tensor, lengths: Tensor | None
+) -> Iterator[Tensor]:
     per_epoch = len(shard) // batch_size
     order, shuffled = shard, -1
     for step in steps:
@@ -50,4 +67,6 @@ def _shard_batches(seed: int, rank: int, batch_size: int, steps: range, shard: T
         if epoch != shuffled:
             permutation = torch.randperm(len(shard), generator=generator(seed, "order", rank, epoch))
             order, shuffled = shard[permutation], epoch
+            if lengths is not None:
+                order = by_length(order, lengths, batch_size, generator(seed, "lengths", epoch))
         yield order[within * batch_size : (within + 1) * batch_size]

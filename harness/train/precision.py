@@ -20,20 +20,25 @@ class MixedPrecision:
     by all workers together, in the optimiser, which then changes nothing of its state.
     """
 
-    def __init__(self, precision: Precision, device: torch.device) -> None:
-        self._device = device.type
+    def __init__(self, precision: Precision, device: torch.device, label_smoothing: float = 0.0) -> None:
+        self._device, self._label_smoothing = device.type, label_smoothing
         self._dtype = AUTOCAST.get(precision)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
+    def autocast(self) -> torch.autocast:
+        """Inside, a network computes in the run's precision."""
+        return torch.autocast(self._device, dtype=self._dtype, enabled=self._dtype is not None)
+
     def outputs(self, model: nn.Module, inputs: Tensor) -> Tensor:
         """The network's, in fp32, in training and evaluation alike."""
-        with torch.autocast(self._device, dtype=self._dtype, enabled=self._dtype is not None):
+        with self.autocast():
             outputs: Tensor = model(inputs)
         return outputs.float()
 
     def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy, in fp32 from the network's outputs on."""
-        return nn.functional.cross_entropy(self.outputs(model, inputs), labels)
+        """Mean cross-entropy over the labels that count, in fp32 from the network's outputs on."""
+        outputs = self.outputs(model, inputs)
+        return nn.functional.cross_entropy(outputs, labels, label_smoothing=self._label_smoothing)
 
     def backward(self, loss: Tensor) -> None:
         """Backward pass, with the loss scaled."""

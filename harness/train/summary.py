@@ -10,10 +10,11 @@ from torch import Tensor
 
 from harness.records import store
 from harness.records.recorder import Recorder
-from harness.records.store import Event, Result, TrafficEntry
+from harness.records.store import Event, Result, TrafficEntry, Translation
 from harness.train import checkpoint
 from harness.train.evaluate import Score, evaluate, worker_accuracies
 from harness.train.training import Training
+from harness.train.translate import example_translations
 
 
 def record_score(training: Training) -> None:
@@ -47,6 +48,7 @@ def _event(training: Training, score: Score) -> Event:
         error_norm=score.error_norm,
         worker_distance=score.worker_distance,
         wall_seconds=training.clock.wall_seconds,
+        metrics=score.metrics,
     )
 
 
@@ -64,15 +66,20 @@ def record_result(training: Training) -> None:
         )
     with optimizer.consensus():
         digest = parameters_sha256(collectives.common(optimizer.flat.parameters))
+        said = example_translations(training.models[0], training.precision, work.samples, work.config.evaluation.beam)
     training.clock.switch("evaluate")
-    own = worker_accuracies(training.models, training.precision, collectives, work.samples, training.num_evaluation)
+    own = worker_accuracies(
+        work.config, training.models, training.precision, collectives, work.samples, training.num_evaluation
+    )
     training.clock.switch("compute")
     if work.recorder is not None:
-        work.recorder.finish(_result(training, work.recorder, digest, own))
+        work.recorder.finish(_result(training, work.recorder, digest, own, said))
         checkpoint.discard(work.checkpoints.folder)
 
 
-def _result(training: Training, recorder: Recorder, digest: str, own: list[float]) -> Result:
+def _result(
+    training: Training, recorder: Recorder, digest: str, own: list[float], said: list[Translation] | None
+) -> Result:
     score = training.found.score if training.found.diverged_at is None else None
     traffic, optimizer = training.work.collectives.traffic, training.optimizer
     expected = optimizer.expected_traffic(optimizer.num_steps)
@@ -99,6 +106,9 @@ def _result(training: Training, recorder: Recorder, digest: str, own: list[float
         parameters_sha256=digest,
         class_counts=training.class_counts,
         worker_accuracy=own if score else None,
+        metrics=score.metrics if score else None,
+        translations=said if score else None,
+        data_sha256=getattr(training.work.samples, "sha256", None),
     )
 
 

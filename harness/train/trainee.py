@@ -8,15 +8,19 @@ from torch import Tensor, nn
 from algorithms import Collectives
 from harness.spec import RunConfig
 from harness.tasks.task import Task, find_task
-from harness.train.build import build_optimizer
+from harness.train.build import build_optimizer, module_to_train
 from harness.train.precision import MixedPrecision
 
 
 def random_batch(task: Task, batch_size: int, generator: torch.Generator, like: Tensor) -> tuple[Tensor, Tensor]:
     """Standard normal images of the task's shape, of the type and on the device of `like`, and labels for them.
 
-    They are drawn on the CPU, so they are the same on every device.
+    They are drawn on the CPU, so they are the same on every device. Of a text task they are pairs of full length.
     """
+    own = getattr(task, "random_batch", None)
+    if own is not None:
+        inputs, labels = own(batch_size, generator)
+        return inputs.to(like.device), labels.to(like.device)
     inputs = torch.randn((batch_size, *task.input_shape), generator=generator).to(like)
     labels = torch.randint(task.num_classes, (batch_size,), generator=generator).to(like.device)
     return inputs, labels
@@ -34,8 +38,9 @@ class Trainee:
     def __init__(self, config: RunConfig, model: nn.Module, collectives: Collectives, num_batches: int = 1) -> None:
         self.model = model
         self.optimizer = build_optimizer(config, model, collectives, num_steps=0)
+        self._trained = module_to_train(self.optimizer, model)
         like = self.optimizer.flat.parameters
-        self.precision = MixedPrecision(config.precision, like.device)
+        self.precision = MixedPrecision(config.precision, like.device, config.label_smoothing)
         task, generator = find_task(config.task.name), torch.Generator().manual_seed(collectives.rank)
         self.batches = [random_batch(task, config.batch_size, generator, like) for _ in range(num_batches)]
         self._next = 0
@@ -45,7 +50,7 @@ class Trainee:
         inputs, labels = self.batches[self._next]
         self._next = (self._next + 1) % len(self.batches)
         self.optimizer.zero_grad()
-        loss = self.precision.loss(self.model, inputs, labels)
+        loss = self.precision.loss(self._trained, inputs, labels)
         self.precision.backward(loss)
         self.precision.step(self.optimizer)
         return loss.detach()

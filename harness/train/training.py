@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from algorithms import Collectives, DistributedOptimizer, SoloCollectives, StackedCollectives
 from harness.tasks.task import Batch, TensorSamples, find_task, split_sizes
 from harness.train import checkpoint
-from harness.train.build import build_optimizer, num_steps_of
+from harness.train.build import build_optimizer, module_to_train, num_steps_of
 from harness.train.clock import Clock
 from harness.train.evaluate import Score
 from harness.train.memory_format import check_format, format_of
@@ -23,6 +23,7 @@ from harness.train.prefetch import Prefetched
 from harness.train.restart import restart_if_due
 from harness.train.schedule import learning_rate_factor
 from harness.train.stacked import Replicas, batched_backward
+from harness.train.tokens import token_weights
 from harness.train.work import Work
 
 
@@ -47,17 +48,21 @@ class Training:
         self.optimizer: DistributedOptimizer = build_optimizer(config, trained, collectives, self.num_steps)
         if isinstance(model, Replicas):
             model.attach()
-        stacks = isinstance(model, Replicas) and config.precision == "fp32" and isinstance(samples, TensorSamples)
+        self._trained = [module_to_train(self.optimizer, each) for each in self.models]
+        plain = config.precision == "fp32" and not config.label_smoothing
+        stacks = isinstance(model, Replicas) and plain and isinstance(samples, TensorSamples)
         self._batched = batched_backward(model) if stacks and isinstance(model, Replicas) else None
         self.step = 0
         device = self.optimizer.flat.parameters.device
-        self.precision = MixedPrecision(config.precision, device)
+        self.precision = MixedPrecision(config.precision, device, config.label_smoothing)
         zero = torch.zeros(2, dtype=torch.float64, device=device)
         self.losses = collectives.packed([zero] * len(self.models))
         """Sum and number of each worker's losses since the last evaluation."""
         shards = worker_shards(config.partition, samples.train_labels, config.num_workers, config.seed)
-        self._shards = None if shards is None else [shards[rank] for rank in collectives.own_ranks]
-        num_classes = find_task(config.task.name).num_classes
+        self._shards = shards
+        self._weights: Iterator[list[float]] | None = None
+        """By step, of samples whose losses are means over tokens; see `token_weights`."""
+        num_classes = getattr(samples, "num_groups", find_task(config.task.name).num_classes)
         self.class_counts = None if shards is None else class_counts(shards, samples.train_labels, num_classes)
         self.clock = Clock(collectives, device)
         self._resume()
@@ -102,12 +107,11 @@ class Training:
     def batches(self) -> Iterator[list[Batch]]:
         """The batches of the workers at this end, step by step; a joint one where they go through all at once."""
         config, samples, ranks = self.work.config, self.work.samples, self.work.collectives.own_ranks
-        steps = range(self.step, self.num_steps)
-        shards: Sequence[Tensor | None] = self._shards or [None] * len(ranks)
-        indices = [
-            worker_batches(config.seed, self.num_train, rank, config.num_workers, config.batch_size, steps, shard)
-            for rank, shard in zip(ranks, shards, strict=True)
-        ]
+        indices = [self._indices(rank) for rank in ranks]
+        num_tokens: Tensor | None = getattr(samples, "num_tokens", None)
+        if num_tokens is not None:
+            everyone = [self._indices(rank) for rank in range(config.num_workers)]
+            self._weights = token_weights(num_tokens, everyone, ranks)
         if self._batched is not None:
             joined = (torch.cat(each) for each in zip(*indices, strict=True))
             return ([batch] for batch in samples.training_batches(joined, config.seed, 0, self.step))
@@ -118,6 +122,13 @@ class Training:
         batches = (list(each) for each in zip(*sources, strict=True))
         device = self.losses.device
         return Prefetched(batches, device) if device.type == "cuda" else batches
+
+    def _indices(self, rank: int) -> Iterator[Tensor]:
+        """What a worker trains on from this step on."""
+        config, lengths = self.work.config, getattr(self.work.samples, "lengths", None)
+        steps, shard = range(self.step, self.num_steps), None if self._shards is None else self._shards[rank]
+        sizes = config.num_workers, config.batch_size
+        return worker_batches(config.seed, self.num_train, rank, *sizes, steps, shard, lengths)
 
     def take_step(self, batch: list[Batch], batches: Iterator[list[Batch]]) -> None:
         """One step of the workers at this end; `batches` is where the next ones come from."""
@@ -144,9 +155,10 @@ class Training:
         """Forward and backward passes of the workers at this end; their mean losses, packed."""
         if self._batched is not None:
             return self._batched(*batches[0])
-        losses = []
-        for model, (inputs, labels) in zip(self.models, batches, strict=True):
+        losses, weights = [], [1.0] * len(batches) if self._weights is None else next(self._weights)
+        for model, (inputs, labels), weight in zip(self._trained, batches, weights, strict=True):
             loss = self.precision.loss(model, inputs, labels)
+            loss = loss if self._weights is None else weight * loss
             self.precision.backward(loss)
             losses.append(loss.detach())
         return self.work.collectives.packed(losses)

@@ -157,13 +157,6 @@ def attempt_in_group(job: Job, collectives: Collectives, stop_requested: StopReq
     train(Work(config, model, samples, collectives, recorder, job.checkpoints(), stop_requested))
 
 
-def prepare_processes() -> None:
-    """Set, where the user has not, what the processes that will be started must find in their environment."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # One arena for all threads: workers then hand each other memory that is still in the core's cache.
-    os.environ.setdefault("MALLOC_ARENA_MAX", "1")
-
-
 def prepare_thread(device: str = "cpu") -> None:
     """One thread of arithmetic per worker, so that sums do not depend on the number of cores; no denormal numbers."""
     torch.set_num_threads(1)

@@ -10,8 +10,10 @@ from typing import Protocol
 
 import torch
 
+from algorithms.registry import baselines
 from harness.plan.plan import Plan, PlannedRun
 from harness.records import packs, store
+from harness.records.experiment import Experiment
 from harness.records.provenance import new_attempt
 from harness.records.state import is_done
 from harness.records.store import Heartbeat
@@ -22,7 +24,7 @@ from harness.workers.attempt import Job, num_cores
 from harness.workers.devices import Workers, device_groups
 from harness.workers.preload import announce
 from harness.workers.process_group import backend_for
-from harness.workers.run_process import ActiveRun, Place, close, process_context, start
+from harness.workers.run_process import ActiveRun, Place, close, start
 from harness.workers.stops import Notice, noticed
 from harness.workers.time_left import TimeLeft, expected_step_seconds
 
@@ -104,7 +106,7 @@ def write_experiment(plan: Plan, results: Path) -> Path:
     """
     folder = results / plan.experiment.name
     path = folder / "experiment.json"
-    written = store.read_optional(path, store.Experiment)
+    written = store.read_optional(path, Experiment)
     if written is not None and _is_of_another_spec(written, plan.experiment):
         raise SpecError(
             f"{folder} holds the experiment {plan.experiment.name!r} of another spec (`{written.commands[0]}`); give "
@@ -115,7 +117,7 @@ def write_experiment(plan: Plan, results: Path) -> Path:
     return folder
 
 
-def _is_of_another_spec(written: store.Experiment, planned: store.Experiment) -> bool:
+def _is_of_another_spec(written: Experiment, planned: Experiment) -> bool:
     """Whether it was planned from another file and has other runs: a spec may change, or be found by two names."""
     runs = [[row.runs for row in each.rows] for each in (written, planned)]
     return bool(written.commands) and written.commands[0] != planned.commands[0] and runs[0] != runs[1]
@@ -164,13 +166,12 @@ class _Launch:
 
     def go(self) -> int:
         """Start runs where there is room, until all have ended; returns how many failed."""
-        context = process_context()
         try:
             while self.pending or self.active:
                 while self.pending and self.free:
                     run, place = self.pending.pop(0), self.free.pop(0)
                     workers = workers_of(run.config, self.options)
-                    self.active.append(start(self._job(run, workers, place), workers, place, context))
+                    self.active.append(start(self._job(run, workers, place), workers, place))
                 if self.time_left.expected is None:  # while the first processes load what they need
                     self._show()
                     self.time_left.expected = self._expected()
@@ -181,7 +182,7 @@ class _Launch:
                     self._ask_to_stop()
         finally:
             for each in self.active:
-                each.kill()
+                each.workers.kill()
         self._show()
         return self.failures
 
@@ -234,7 +235,7 @@ class _Launch:
         self.asked = True
         self.pending.clear()
         for each in self.active:
-            each.ask_to_stop()
+            each.workers.ask_to_stop()
 
 
 def places(plan: Plan, options: Options) -> list[Place]:
@@ -243,11 +244,25 @@ def places(plan: Plan, options: Options) -> list[Place]:
     Raises:
         SpecError: the machine has too few GPUs for one run.
     """
-    num_processes = 1 if options.workers != "processes" else max(run.config.num_workers for run in plan.runs)
+    num_processes = 1
+    for run in plan.runs:
+        if workers_of(run.config, options) == "processes":
+            num_processes = max(num_processes, run.config.num_workers)
+            _check_gpus(run, options.device)
     groups = device_groups(options.device, num_processes, torch.cuda.device_count())
     jobs = options.jobs or (num_cores() if options.device == "cpu" else len(groups))
     shares = _shares(sorted(os.sched_getaffinity(0)), jobs)
     return [Place(cores, groups[number % len(groups)]) for number, cores in enumerate(shares)]
+
+
+def _check_gpus(run: PlannedRun, device: str) -> None:
+    """A baseline cannot share GPUs, as threads would."""
+    num_gpus, num_workers = torch.cuda.device_count(), run.config.num_workers
+    if run.config.algorithm in baselines() and device != "cpu" and (":" in device or num_gpus < num_workers):
+        raise SpecError(
+            f"row {run.row}: the {num_workers} workers of {run.config.algorithm} are processes, which need a GPU each; "
+            f"torch sees {num_gpus}. Take {num_workers} GPUs (torchrun, Slurm), --device cpu, or the row out"
+        )
 
 
 def _shares(cores: list[int], jobs: int) -> list[tuple[int, ...]]:
@@ -256,5 +271,7 @@ def _shares(cores: list[int], jobs: int) -> list[tuple[int, ...]]:
 
 
 def workers_of(config: RunConfig, options: Options) -> Workers:
-    """How the run's workers go; with fp16 each has a loss scale of its own, so they cannot be stacked."""
+    """How the run's workers go: a baseline's as processes; with fp16 each has a loss scale, so none are stacked."""
+    if config.algorithm in baselines():
+        return "processes"
     return "threads" if options.workers == "stacked" and config.precision == "fp16" else options.workers

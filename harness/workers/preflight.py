@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import datetime
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from harness.plan.dry_step import dry_steps
+from harness.plan.effort import reading
 from harness.plan.plan import Plan
 from harness.records.run_lock import has_locks
 from harness.spec import RunConfig, SpecError
 from harness.tasks.errors import DataError
-from harness.tasks.image_reading import num_readers
 from harness.tasks.task import Check, Task, configured_task
 from harness.train.checkpoint import GENERATIONS
 from harness.workers.attempt import num_cores
 from harness.workers.launch import Options, places
+
+PROBE_BYTES = 1_000_000
+"""Written to a disk to see that it can be: more than what a full one may still take beside a file's name."""
 
 READING_SECONDS = 3.0
 """How long images are read for their rate."""
@@ -36,8 +41,7 @@ def checks(plan: Plan, options: Options) -> Iterator[Check]:
         jobs, lacking = len(places(plan, options)), None
     except SpecError as error:
         jobs, lacking = 1, str(error)
-    yield check_disk(plan, options.results, jobs)
-    yield check_locks(options.results)
+    yield from check_results(plan, options.results, jobs)
     if options.device != "cpu":
         yield from check_gpus()
         each = "run is one process" if options.workers == "threads" else "worker has its own"
@@ -64,32 +68,58 @@ def check_reading(config: RunConfig, data: Path | None, device: str, cores: int)
 
     Says nothing of a task that reads no files, or whose files cannot be read, which `check_data` says.
     """
-    task = configured_task(config.task)
-    measure = getattr(task, "measured_reading_rate", None)
-    if measure is None:
+    task: Any = configured_task(config.task)
+    if not hasattr(task, "measured_reading_rate"):
         return
     try:
-        rate, readers = measure(data, READING_SECONDS)
+        rate, readers = task.measured_reading_rate(data, READING_SECONDS)
+        taken = gpu_rate(config, device)
     except DataError:
         return
-    each = rate / readers
-    yield Check("reading", True, reading(each, num_readers(cores), gpu_rate(config, device)))
+    except RuntimeError as error:
+        yield failed_step(error)
+        return
+    yield Check("reading", True, reading(rate / readers, task.expected_reading_rate(cores)[1], taken))
+
+
+def failed_step(error: RuntimeError) -> Check:
+    """Of a dry step that raised this."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return Check("a training step", False, f"{first}; if memory is short, use a smaller batch or lower precision")
 
 
 def gpu_rate(config: RunConfig, device: str) -> float | None:
-    """Images a second that training takes on this GPU, by dry steps; None on a CPU, or where there is no GPU."""
+    """Images a second that training takes on this GPU, by dry steps; None on a CPU, or where there is no GPU.
+
+    Raises:
+        RuntimeError: the GPU cannot take such a step.
+    """
     if device == "cpu" or not torch.cuda.is_available():
         return None
     return config.batch_size / dry_steps(config, torch.device("cuda", torch.cuda.current_device())).seconds
 
 
-def reading(each: float, readers: int, taken: float | None) -> str:
-    """In words: images a second of one reader, of a worker's readers, and what its GPU takes (None: there is none)."""
-    text = f"{readers} readers a worker reach about {each * readers:,.0f} images/s, {each:,.0f} each"
-    if taken is None:
-        return text
-    text += f"; its GPU takes {taken:,.0f}"
-    return text if each * readers >= taken else f"{text}, and would wait for them: give a worker more cores"
+def check_writable(what: str, folder: Path) -> Check:
+    """Whether a file can be written where the folder is or would be made."""
+    folder = _nearest(folder)
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".preflight-") as file:
+            file.write(bytes(PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return Check(what, False, f"{folder} cannot be written to ({error.strerror}); make room or give permission")
+    return Check(what, True, f"{folder} can be written to")
+
+
+def check_results(plan: Plan, results: Path, jobs: int) -> Iterator[Check]:
+    """Of the folder of results: whether it can be written to; if so, its room for checkpoints, and its locks."""
+    writable = check_writable("disk", results)
+    if not writable.passed:
+        yield writable
+        return
+    yield check_disk(plan, results, jobs)
+    yield check_locks(results)
 
 
 def check_disk(plan: Plan, results: Path, jobs: int) -> Check:
@@ -115,13 +145,13 @@ def check_locks(results: Path) -> Check:
                 "start one at a time (Lustre has locks where it is mounted with `-o flock`)"
             )
     except OSError as error:
-        return Check("locks", False, f"{folder} cannot be written to ({error.strerror}); give another --results")
+        return Check("locks", False, f"no file in {folder} can be locked ({error.strerror}); give another --results")
     return Check("locks", True, detail)
 
 
-def _nearest(results: Path) -> Path:
+def _nearest(folder: Path) -> Path:
     """The folder, or where it is not there yet the nearest one above it."""
-    return next(path for path in (results, *results.resolve().parents) if path.exists())
+    return next(path for path in (folder, *folder.resolve().parents) if path.exists())
 
 
 def check_gpus() -> Iterator[Check]:
@@ -140,10 +170,11 @@ def architecture(name: str, capability: tuple[int, int], built_for: list[str], c
     wanted = f"sm_{capability[0]}{capability[1]}"
     # Binary code runs on GPUs of the same major version and an equal or higher minor one.
     same_major = [int(each[3:]) for each in built_for if each.startswith("sm_") and each[3:].isdigit()]
+    built = f"this torch (CUDA {cuda}) is built for {', '.join(built_for) or 'none'}"
     if any(each // 10 == capability[0] and each % 10 <= capability[1] for each in same_major):
-        return True, f"{name} ({wanted}), supported by this torch (CUDA {cuda})"
-    advice = "a build for CUDA 12.6 (cu126) has it" if capability < (7, 5) else "install a newer torch"
-    return False, f"{name} is {wanted}, this torch (CUDA {cuda}) is built for {', '.join(built_for)}; {advice}"
+        return True, f"{name} is {wanted}, {built}"
+    advice = "install one that was built for CUDA 12.6 (cu126)" if capability < (7, 5) else "install a newer one"
+    return False, f"{name} is {wanted}, {built}, which does not run on it; {advice}, as docs/slurm.md says"
 
 
 def check_nccl() -> Check:

@@ -47,15 +47,15 @@ class Exhibits:
         return figure
 
 
-def write_document(document: Document, output: Path) -> Path:
-    """Write report.pdf and report.md into `output`; returns the path of report.md.
+def write_document(document: Document, output: Path, name: str = "report") -> Path:
+    """Write `name`.pdf and `name`.md into `output`; returns the path of the latter.
 
     Raises:
         OSError: the folder cannot be written.
     """
     pdf = render_pdf(document, output)
-    temporary = output / ".report.pdf.part"
+    temporary = output / f".{name}.pdf.part"
     temporary.write_bytes(pdf)
-    temporary.replace(output / "report.pdf")
-    write_text_atomically(output / "report.md", render_markdown(document), durable=False)
-    return output / "report.md"
+    temporary.replace(output / f"{name}.pdf")
+    write_text_atomically(output / f"{name}.md", render_markdown(document), durable=False)
+    return output / f"{name}.md"

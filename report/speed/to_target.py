@@ -66,11 +66,11 @@ def targets_of(records: Records) -> list[float]:
 def rows_for(records: Records, method: Method) -> RowRuns | None:
     """The accuracy row of a timed method: the nearest in ratio of the same algorithm.
 
-    A baseline without an algorithm that sends all of the gradient, as DDP does, computes what the experiment's does.
+    A baseline without such rows that sends all of the gradient, as DDP does, computes what the experiment's does.
     """
-    if method.algorithm is None and method.baseline and abs(method.ratio - 1) < 0.01:
-        return next((rows for rows in records.rows if rows.row.row == records.experiment.baseline), None)
     rows = [rows for rows in records.main_rows if rows.row.algorithm == method.algorithm and rows.row.tunes is None]
+    if not rows and method.baseline and abs(method.ratio - 1) < 0.01:
+        return next((rows for rows in records.rows if rows.row.row == records.experiment.baseline), None)
     best = min(rows, key=lambda r: abs(math.log(r.row.ratio / method.ratio)), default=None)
     near = best is not None and max(best.row.ratio / method.ratio, method.ratio / best.row.ratio) < SAME_RATIO
     return best if near else None

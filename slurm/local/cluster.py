@@ -132,11 +132,13 @@ def start(
     num_nodes: int | None = None,
     gpus_per_node: int | Sequence[int] | None = None,
     accounting: bool | None = None,
+    bind_cores: bool | None = None,
 ) -> LocalCluster:
     """Start the cluster of a folder, or what of it does not run; returns when all its nodes answer.
 
     `gpus_per_node` is one number for all or one for each node. What is left out is as before in this folder, else
-    4 nodes with 1 GPU each and no accounting (sacct).
+    4 nodes with 1 GPU each, no accounting (sacct), and tasks on whatever core is free: where `bind_cores`, all nodes
+    have the machine's own cores, and a task has its own among its node's.
 
     Raises:
         ValueError: a folder or a number that will not do; or the cluster runs, with other settings.
@@ -147,7 +149,7 @@ def start(
     folder = _usable(folder or default_folder())
     with _locked(folder):
         earlier = read_settings(folder)
-        settings = choose_settings(earlier, num_nodes, gpus_per_node, accounting)
+        settings = choose_settings(earlier, num_nodes, gpus_per_node, accounting, bind_cores)
         require_packages(accounting=settings.accounting)
         if earlier is None or not _running(folder, earlier):
             settings = replace(settings, namespaces=have_namespaces())
@@ -260,6 +262,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--nodes", type=int, help=f"how many (default: {DEFAULT_NODES}, or as before)")
     parser.add_argument("--gpus-per-node", type=_numbers, help="one number for all nodes, or one for each: 1,1,1,4")
     parser.add_argument("--accounting", action=argparse.BooleanOptionalAction, help="with sacct, which needs MariaDB")
+    parser.add_argument("--bind-cores", action=argparse.BooleanOptionalAction, help="give each task cores of its own")
     return parser
 
 
@@ -273,7 +276,7 @@ def _numbers(text: str) -> int | tuple[int, ...]:
 
 def _start(options: argparse.Namespace) -> int:
     ran = is_running(options.folder)
-    cluster = start(options.folder, options.nodes, options.gpus_per_node, options.accounting)
+    cluster = start(options.folder, options.nodes, options.gpus_per_node, options.accounting, options.bind_cores)
     print(f"# {'already runs' if ran else 'runs'}: {len(cluster.node_names)} nodes, in {cluster.folder}")
     for name, value in cluster.environment.items():
         print(f"export {name}={value}")

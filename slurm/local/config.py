@@ -40,6 +40,8 @@ class Settings:
     """Whether each node has a host name and process ids of its own."""
     first_port: int
     first_job_id: int
+    bind_cores: bool = False
+    """Whether each task is bound to cores of its own; nodes then have the machine's cores, and no more."""
 
     @property
     def node_names(self) -> list[str]:
@@ -75,6 +77,7 @@ def choose_settings(
     num_nodes: int | None,
     gpus_per_node: int | Sequence[int] | None,
     accounting: bool | None,
+    bind_cores: bool | None,
 ) -> Settings:
     """The settings asked for, and for the rest the earlier ones. Raises ValueError."""
     base = earlier or Settings(
@@ -93,7 +96,12 @@ def choose_settings(
     gpus = tuple(gpus_per_node)
     if len(gpus) not in NUM_NODES or num_nodes not in (None, len(gpus)) or not all(1 <= number <= 8 for number in gpus):
         raise ValueError(f"a cluster has {NUM_NODES.start} to {NUM_NODES[-1]} nodes, and each node 1 to 8 GPUs")
-    return replace(base, gpus_per_node=gpus, accounting=base.accounting if accounting is None else accounting)
+    return replace(
+        base,
+        gpus_per_node=gpus,
+        accounting=base.accounting if accounting is None else accounting,
+        bind_cores=base.bind_cores if bind_cores is None else bind_cores,
+    )
 
 
 def free_ports() -> int:
@@ -175,7 +183,7 @@ CredType=cred/munge
 AuthInfo=socket={folder}/munge/munge.socket,cred_expire={CREDENTIAL_SECONDS}
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+TaskPlugin=task/{"affinity" if settings.bind_cores else "none"}
 JobAcctGatherType=jobacct_gather/none
 MailProg=/bin/true
 StateSaveLocation={folder}/state
@@ -213,9 +221,11 @@ def _node_lines(settings: Settings) -> Iterator[str]:
     memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
     for node, num_gpus in zip(settings.node_names, settings.gpus_per_node, strict=True):
         host = node if settings.namespaces else "localhost"
+        # Cores that are not there can be promised, but nothing can be bound to them.
+        cpus = len(os.sched_getaffinity(0)) if settings.bind_cores else CPUS_PER_GPU * num_gpus
         yield (
             f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={settings.node_port(node)} "
-            f"CPUs={CPUS_PER_GPU * num_gpus} RealMemory={memory_mb} Gres=gpu:v100:{num_gpus} Feature=v100 State=UNKNOWN"
+            f"CPUs={cpus} RealMemory={memory_mb} Gres=gpu:v100:{num_gpus} Feature=v100 State=UNKNOWN"
         )
     yield f"PartitionName=DEFAULT Nodes={','.join(settings.node_names)} MaxTime=INFINITE State=UP"
     yield f"PartitionName=main Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime={GRACE_SECONDS}"

@@ -96,6 +96,12 @@ def test_ef_sgd(key: str) -> None:
 
 
 @pytest.mark.parametrize("key", COMPRESSORS)
+def test_ef_sgd_that_drops_the_rest(key: str) -> None:
+    expected = transcription.ef_sgd(make_problem(), NUM_STEPS, compress_of(key), drop_rest=True)
+    assert_follows("ef_sgd", {"compressor": COMPRESSORS[key], "drop_rest": True}, expected)
+
+
+@pytest.mark.parametrize("key", COMPRESSORS)
 def test_qsparse_local_sgd(key: str) -> None:
     expected = transcription.qsparse_local_sgd(make_problem(), NUM_STEPS, compress_of(key), 4)
     assert_follows("qsparse_local_sgd", {"compressor": COMPRESSORS[key], "sync_interval": 4}, expected)

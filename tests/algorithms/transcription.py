@@ -91,7 +91,7 @@ def alone(problem: Problem, num_steps: int) -> Iterator[State]:
         yield x, []
 
 
-def ef_sgd(problem: Problem, num_steps: int, compress: Compress) -> Iterator[State]:
+def ef_sgd(problem: Problem, num_steps: int, compress: Compress, drop_rest: bool = False) -> Iterator[State]:
     zero = 0 * problem.start
     x, m, e = problem.start.copy(), problem.everywhere(zero), problem.everywhere(zero)
     for t in range(1, num_steps + 1):
@@ -99,7 +99,7 @@ def ef_sgd(problem: Problem, num_steps: int, compress: Compress) -> Iterator[Sta
         e = [ei + pi for ei, pi in zip(e, p, strict=True)]
         sent = compress(t, "gradient", e)
         x = x - mean(sent)
-        e = [ei - ci for ei, ci in zip(e, sent, strict=True)]
+        e = problem.everywhere(zero) if drop_rest else [ei - ci for ei, ci in zip(e, sent, strict=True)]
         yield problem.everywhere(x), e
 
 

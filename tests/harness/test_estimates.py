@@ -90,7 +90,7 @@ def test_communication_is_the_rings_share_of_the_payload_at_line_rate(
     site: Site | None, rate: int, imagenet: Plan, capsys: pytest.CaptureFixture[str]
 ) -> None:
     show.show_plan(imagenet, site)
-    header, *lines = (line for line in capsys.readouterr().out.splitlines() if "  " in line.strip())
+    header, _, *lines = (line for line in capsys.readouterr().out.splitlines() if "  " in line.strip())
     column = re.split(r"\s{2,}", header).index(f"hours at {rate} Gb/s")
     shown = {
         cells[0]: float(cells[column])

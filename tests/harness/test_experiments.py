@@ -15,8 +15,9 @@ import torch
 
 from algorithms import DistributedOptimizer
 from harness.plan.plan import PlannedRun, make_plan
+from harness.records.experiment import Row
 from harness.records.provenance import new_attempt
-from harness.records.store import Row, read_run
+from harness.records.store import read_run
 from harness.rows import RowSpec
 from harness.spec import EXPERIMENTS, ModelSpec, Spec, load_spec
 from harness.tasks import cifar100, fashion_mnist, imagenet

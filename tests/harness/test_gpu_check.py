@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +12,12 @@ import torch
 from torch import nn
 
 from algorithms import DistributedOptimizer, ThreadCollectives, algorithms
+from algorithms.registry import baselines
 from harness import gpu_check
 from harness.__main__ import main
 from harness.gpu_check import memory, memory_format, mixed_precision, nccl, training, workers
 from harness.gpu_check.problem import SMALL, Scale
-from harness.gpu_check.record import Outcome, Record, record, show
+from harness.gpu_check.record import Outcome, Record, as_table, record
 
 pytestmark = pytest.mark.timeout(400)  # All checks at once take their time on a busy machine.
 
@@ -37,8 +40,8 @@ def records() -> list[Record]:
 
 
 def test_every_check_passes_on_a_cpu(records: list[Record]) -> None:
-    assert [(each.name, each.reason) for each in records if not each.passed] == []
-    assert all(each.seconds > 0 for each in records)
+    assert [(each.name, each.remark) for each in records if not each.passed] == []
+    assert all(each.seconds > 0 and each.expected for each in records)
 
 
 def test_every_method_is_trained_timed_and_weighed(records: list[Record]) -> None:
@@ -46,6 +49,7 @@ def test_every_method_is_trained_timed_and_weighed(records: list[Record]) -> Non
     assert len(set(names)) == len(names)
     for name in algorithms():
         assert {f"training: {name}", f"memory: {name}"} <= set(names)
+    assert {f"training: {name}" for name in baselines()} <= set(names)
     (times,) = [each.measured for each in records if each.name == "step time"]
     assert set(times) == {"torch fused", "torch fused, no momentum", *algorithms()}
     for name in algorithms():
@@ -57,7 +61,7 @@ def test_the_document_is_plain_json_with_the_machine(records: list[Record]) -> N
     machine = gpu_check.machine(CPU) | {"gpus": ["a", "b"]}
     written = json.loads(gpu_check.document(records, machine), parse_constant=pytest.fail)
     assert [check["name"] for check in written["checks"]] == [each.name for each in records]
-    assert set(written["checks"][0]) == {"name", "passed", "measured", "seconds", "reason"}
+    assert set(written["checks"][0]) == {"name", "passed", "expected", "measured", "seconds", "remark"}
     assert {"packages", "cuda", "driver", "gpus", "host", "git_commit"} <= set(written["machine"])
 
 
@@ -78,7 +82,7 @@ def test_a_worker_that_skips_alone_is_found(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(mixed_precision, "WAIT_SECONDS", 2.0)
     monkeypatch.setattr(DistributedOptimizer, "_overflowed", alone)
     found = record("fp16", lambda: mixed_precision.overflow_is_skipped(CPU, TINY, "mcser"))
-    assert not found.passed and found.reason
+    assert not found.passed and found.remark
 
 
 def test_a_skipped_step_that_leaves_a_trace_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,13 +96,13 @@ def test_a_skipped_step_that_leaves_a_trace_is_found(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(DistributedOptimizer, "_overflowed", tracing)
     outcome = mixed_precision.overflow_is_skipped(CPU, TINY, "mcser")
-    assert not outcome.passed and "no change" in outcome.reason
+    assert not outcome.passed and "no change" in outcome.expected
 
 
 def test_a_method_that_learns_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DistributedOptimizer, "local_step_", lambda self, *target, **options: None)
     outcome = training.learns(CPU, TINY, "sgd")
-    assert not outcome.passed and "less than half" in outcome.reason
+    assert not outcome.passed and "less than half" in outcome.expected
 
 
 def test_workers_that_disagree_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +115,7 @@ def test_workers_that_disagree_are_found(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(ThreadCollectives, "_sum_", drifting)
     outcome = workers.same_parameters(CPU, "ef_sgd")
-    assert not outcome.passed and "1e-08" in outcome.reason
+    assert not outcome.passed and "1e-08" in outcome.expected
 
 
 def test_a_format_that_is_lost_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,27 +166,62 @@ def test_an_exception_is_a_record_and_numbers_that_json_lacks_are_words() -> Non
         raise RuntimeError("no kernel image is available")
 
     failed = record("one", fails)
-    assert not failed.passed and failed.reason == "RuntimeError: no kernel image is available"
-    odd = record("two", lambda: Outcome(True, {"loss": float("nan"), "all": [1.0, float("inf")], "in": {"x": 2.0}}))
+    assert not failed.passed and failed.remark == "RuntimeError: no kernel image is available"
+    odd = record("two", lambda: Outcome(True, "", {"loss": float("nan"), "all": [1.0, float("inf")], "in": {"x": 2.0}}))
     assert odd.measured == {"loss": "nan", "all": [1.0, "inf"], "in": {"x": 2.0}}
-    cells = show(odd)
-    assert cells[:3] == ["two", "ok", "loss: nan\nall: 1 inf\nin: x 2"]
+
+
+FOUND = [
+    Record("memory: sgd", True, "at most 4", {"peak": 3.21987, "counted": 3}, 12.3, ""),
+    Record("bf16", True, "6 steps", {}, 0.04, "this GPU has no bf16; use fp16"),
+    Record("nccl group of 8", False, "an end without an error", {}, 120.0, "RuntimeError: NCCL error"),
+]
+
+
+def test_one_table_says_what_was_expected_and_what_was_found() -> None:
+    lines = as_table(FOUND).splitlines()
+    assert [re.split("  +", line.strip()) for line in lines] == [
+        ["what", "expected", "found", "seconds"],
+        ["-" * 15, "-" * 23, "-" * 30, "-" * 4, "-" * 9],
+        ["memory: sgd", "at most 4", "peak: 3.22", "ok", "12.3"],
+        ["counted: 3"],
+        ["bf16", "6 steps", "this GPU has no bf16; use fp16", "ok", "0.0"],
+        ["nccl group of 8", "an end without an error", "RuntimeError: NCCL error", "FAIL", "120.0"],
+        [""],
+        ["2 of 3 checks are well, in 2.2 min"],
+    ]
+    assert lines[3].index("counted") == lines[2].index("peak")
+
+
+def test_more_than_ten_minutes_are_said_to_be_too_many() -> None:
+    slow = [replace(each, seconds=250.0) for each in FOUND]
+    assert as_table(slow).endswith("in 12.5 min, more than the 10 that it is meant to take")
 
 
 def test_a_failed_check_is_the_commands_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    failed = Record("one", False, {"x": 1.5}, 0.25, "expected 2")
+    failed = Record("one", False, "x of 2", {"x": 1.5}, 0.25, "it is less")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr(gpu_check, "prepare_thread", lambda device: None)
     monkeypatch.setattr(gpu_check, "make_checks", lambda device, scale: iter([failed]))
     monkeypatch.setattr(gpu_check, "machine", lambda device: {"cuda": "12.6"})
     assert main(["gpu-check", "--output", str(tmp_path / "gpu")]) == 1
-    assert "expected 2" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.startswith("gpu-check: one: FAIL\nwhat ") and said.endswith(
+        f"all of this is in {tmp_path}/gpu/gpu_check.json\n"
+    )
     written = json.loads((tmp_path / "gpu" / "gpu_check.json").read_text())
     assert written["machine"] == {"cuda": "12.6"}
     assert written["checks"] == [
-        {"name": "one", "passed": False, "measured": {"x": 1.5}, "seconds": 0.25, "reason": "expected 2"}
+        {
+            "name": "one",
+            "passed": False,
+            "expected": "x of 2",
+            "measured": {"x": 1.5},
+            "seconds": 0.25,
+            "remark": "it is less",
+        }
     ]
 
 

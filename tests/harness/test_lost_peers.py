@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
+import os
 import signal
 from collections.abc import Callable
 from datetime import timedelta
@@ -10,14 +13,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 
+from algorithms import ProcessGroupCollectives, Purpose, Topology
+from algorithms.core.process_group import translated_errors
 from harness.records.recorder import write_failure
 from harness.records.store import Failure, read_record
 from harness.tasks import blobs
 from harness.workers import devices
-from harness.workers.attempt import Job, attempt_as_rank
+from harness.workers.attempt import Job, attempt_as_rank, failure_kind
 from harness.workers.process_group import joined_through
+from harness.workers.processes import WorkerProcesses
 from harness.workers.run_process import ActiveRun, Place, close
 from tests.harness.support import DoctoredBlobs, job_for, small_config
 
@@ -76,6 +83,85 @@ def test_worker_that_went_before_the_first_step_is_a_lost_connection(
     assert failure.kind == "communication" and "Connection refused" in failure.message
 
 
+# Whatever a backend says of a lost worker is communication
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:544] Connection closed by peer [127.0.0.1]:7"),
+        RuntimeError("[pair.cc:534] Read error [127.0.0.1]:7: Connection reset by peer"),
+        RuntimeError("writev [127.0.0.1]:7: Broken pipe"),
+        RuntimeError("[unbound_buffer.cc:81] Timed out waiting 1000ms for recv operation to complete"),
+        RuntimeError("Socket closed"),
+        RuntimeError("Application timeout caused pair closure"),
+        dist.DistNetworkError("The client socket has timed out after 1000ms"),
+        ConnectionResetError(104, "Connection reset by peer"),
+        BrokenPipeError(32, "Broken pipe"),
+        TimeoutError("timed out"),
+        EOFError(),
+    ],
+)
+def test_what_a_collective_says_of_a_lost_worker_is_communication(error: Exception) -> None:
+    with pytest.raises(RuntimeError) as caught, translated_errors():
+        raise error
+    assert failure_kind(caught.value) == "communication"
+    assert str(error) in str(caught.value) and not str(caught.value).endswith(": ")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [(torch.OutOfMemoryError("CUDA out of memory"), "oom"), (TypeError("no tensor"), "bug")]
+)
+def test_what_is_wrong_with_a_worker_itself_is_not(error: Exception, kind: str) -> None:
+    with pytest.raises(type(error)) as caught, translated_errors():
+        raise error
+    assert failure_kind(caught.value) == kind
+
+
+LOST, NUM_WORKERS, NUMEL, PATIENCE = 1, 3, 4_000_000, timedelta(seconds=60)
+"""The worker that is killed, amid messages too large for the buffers between two."""
+
+
+def neighbour(folder: str, rank: int) -> None:
+    """A worker of three, of which one dies while it sends: writes what each collective from then on says."""
+    dist.init_process_group("gloo", f"file://{folder}/rendezvous", PATIENCE, NUM_WORKERS, rank)
+    collectives, mixing = ProcessGroupCollectives(), Topology("complete").rounds(NUM_WORKERS)[0]
+    message = torch.zeros(NUMEL)
+
+    def exchange() -> None:
+        collectives.exchange_with_neighbours(message, mixing, Purpose.MODEL)
+
+    exchange()
+    if rank == LOST:
+        for receiver in mixing.receivers[rank]:
+            dist.isend(message, receiver)
+        os.kill(os.getpid(), signal.SIGKILL)
+    kinds = []
+    for call in (exchange, exchange, lambda: collectives.all_reduce_sum_(message, Purpose.MODEL), exchange):
+        try:
+            call()
+        except Exception as error:
+            kinds.append((failure_kind(error), str(error)))
+    Path(folder, f"{rank}.json").write_text(json.dumps(kinds))
+    os._exit(0)  # as the group stands, its end would wait
+
+
+@pytest.mark.timeout(400)
+def test_a_worker_killed_amid_an_exchange_with_neighbours_is_a_lost_connection_to_them(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "torch._dynamo"])
+    processes = [context.Process(target=neighbour, args=(str(tmp_path), rank)) for rank in range(NUM_WORKERS)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, -signal.SIGKILL, 0]
+    for rank in (0, 2):
+        said = json.loads((tmp_path / f"{rank}.json").read_text())
+        # The whole message may have come before its sender's end; what comes after it cannot.
+        assert len(said) >= 3 and {kind for kind, _ in said} == {"communication"}, said
+
+
 # Who waits in vain is ended by NCCL's watchdog, by SIGABRT
 
 WAITED = (
@@ -96,9 +182,8 @@ def closed(folder: Path, codes: list[int], said: str, before: str = "", kind: st
     (job.folder / "log.txt").write_text(before + said)
     if kind is not None:
         write_failure(job.folder, job.run.run_id, job.attempt.attempt, kind, "its own words", "")  # type: ignore[arg-type]
-    active = ActiveRun(job, Place((), ()), log_start=len(before))
-    active.processes += [SimpleNamespace(exitcode=code) for code in codes]  # type: ignore[misc]
-    sentence = close(active)
+    ended: list[Any] = [SimpleNamespace(exitcode=code) for code in codes]
+    sentence = close(ActiveRun(job, Place((), ()), WorkerProcesses(ended, [], None), log_start=len(before)))
     assert sentence is not None
     return sentence, read_record(job.folder / "failure.json", Failure)
 

@@ -54,6 +54,9 @@ OTHER_SCIENCE: dict[str, Any] = {
     "task.num_train": 800,
     "repeat": 1,
     "seed": 2,
+    "local_step": "adamw",
+    "betas": [0.8, 0.999],
+    "eps": 1e-7,
     "restart": {"without": ["error"]},
 }
 
@@ -116,6 +119,9 @@ def test_run_id_does_not_depend_on_the_order_of_keys(data: st.DataObject) -> Non
         "repeat",
         "restart",
         "schedule.staircase_warmup",
+        "local_step",
+        "betas",
+        "eps",
     ],
 )
 def test_a_field_at_its_default_leaves_the_run_id_unchanged(path: str) -> None:

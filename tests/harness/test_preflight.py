@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import shutil
 from pathlib import Path
 
@@ -18,7 +19,16 @@ from harness.tasks.task import find_task
 from harness.train import checkpoint
 from harness.train.build import build_model, build_optimizer
 from harness.workers import preflight
-from harness.workers.preflight import Check, architecture, check_disk, check_gpus, check_locks, check_reading
+from harness.workers.preflight import (
+    Check,
+    architecture,
+    check_disk,
+    check_gpus,
+    check_locks,
+    check_reading,
+    check_results,
+    check_writable,
+)
 from tests.harness.support import changed, small_config, small_spec, write_spec
 
 CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
@@ -112,13 +122,44 @@ def test_a_file_system_without_locks_is_told_and_is_no_obstacle(
     assert check.passed and str(tmp_path) in check.detail and "one at a time" in check.detail
 
 
-def test_a_results_folder_that_cannot_be_written_to_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def temporary_file(**options: object) -> None:
-        raise OSError(errno.EROFS, "Read-only file system")
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EACCES])
+def test_a_disk_that_cannot_be_written_to_is_one_sentence(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert check_writable("scratch", tmp_path / "not" / "there").passed and not list(tmp_path.iterdir())
 
-    monkeypatch.setattr("tempfile.TemporaryFile", temporary_file)
+    def refuse(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    plan = make_plan(load_spec(write_spec(tmp_path, small_spec())), tmp_path)
+    for check in (check_writable("scratch", tmp_path), *check_results(plan, tmp_path, jobs=1)):
+        assert not check.passed and os.strerror(number) in check.detail and str(tmp_path) in check.detail
+        assert "make room or give permission" in check.detail and "\n" not in check.detail
+
+
+def test_a_folder_that_can_be_written_to_is_looked_at_for_room_and_locks(tmp_path: Path) -> None:
+    plan = make_plan(load_spec(write_spec(tmp_path, small_spec())), tmp_path)
+    assert [check.what for check in check_results(plan, tmp_path, jobs=1)] == ["disk", "locks"]
+
+
+def test_locks_that_break_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*arguments: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
     check = check_locks(tmp_path)
-    assert not check.passed and "Read-only file system" in check.detail
+    assert not check.passed and "can be locked (Input/output error); give another --results" in check.detail
+
+
+def test_a_step_that_the_gpu_cannot_take_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(config: object, device: object) -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+
+    monkeypatch.setattr("harness.tasks.imagenet.ImageNet.measured_reading_rate", lambda *arguments: (4000.0, 8))
+    monkeypatch.setattr(preflight, "gpu_rate", fail)
+    (check,) = check_reading(small_config(task=TaskSpec(name="imagenet")), None, "cuda", cores=4)
+    assert not check.passed and "CUDA out of memory.; if memory is short" in check.detail
 
 
 def test_no_gpu_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ from harness.__main__ import main
 from harness.plan.foresee import foresee
 from harness.plan.plan import Plan, make_plan
 from harness.plan.tuning import Outcome
-from harness.records.store import read_experiment, write_record
+from harness.records.experiment import read_experiment
+from harness.records.store import write_record
 from harness.spec import EXPERIMENTS, PartitionSpec, RunConfig, ScheduleSpec, SpecError, TaskSpec, load_spec
 from harness.tasks.blobs import TASK as BLOBS
 from harness.tasks.task import find_task, held_out_indices, split_sizes

@@ -74,7 +74,7 @@ def slurm_command(*words: str | Path, checkout: Path = ROOT) -> subprocess.Compl
         env=environment,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=400,  # a look from every node among it
     )
 
 

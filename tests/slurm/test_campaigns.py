@@ -270,7 +270,7 @@ def test_data_that_compute_nodes_do_not_see_is_said_before_the_array_is_submitte
     made = trial(tmp_path, changed(one_run("sgd"), "task.name", "fashion_mnist"), small_profile())
     done = slurm_command("submit", *made.words, "--data", tmp_path / "nowhere", "--yes")
     assert done.returncode == 1
-    assert "from the compute node node1, preflight fails: data: " in done.stderr and "nowhere" in done.stderr
+    assert "on the compute nodes node[1-2], preflight fails: data: " in done.stderr and "nowhere" in done.stderr
     assert not (made.records / "campaign.json").exists()
 
 

@@ -161,10 +161,23 @@ def test_dry_run_needs_no_slurm_and_leaves_nothing(tmp_path: Path, capsys: pytes
     assert "#SBATCH --array=0-5%2" in text and f"{results}/small/campaign.json 0 --max-retries 3 $?" in text
     assert f"to submit on {profile}: 6 runs of 2 nodes x 1 workers, at most 2 at once" in text
     assert text.index("CPU core hours for forward") < text.index("0 others are done, queued or running")
+    assert "first a job in the shape of a run looks, for 10 min at most" in text
     assert text.index("#SBATCH --job-name=small-preflight\n") < text.index("#SBATCH --job-name=small\n")
     assert not results.exists()
     assert main([*words, "--no-preflight"]) == 0
-    assert "small-preflight" not in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "small-preflight" not in text and "first a job" not in text
+
+
+@pytest.mark.usefixtures("no_slurm")
+def test_dry_run_on_gpus_shows_hours_and_dollars_before_what_sbatch_would_get(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", "imagenet", "--cluster", "v100", "--results", str(tmp_path / "results"), "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    said = ["hours on 8 GPUs", "dollars on 8 x p3.2xlarge", "for 20 min at most", "runs of 8 nodes x 1 workers"]
+    said += ["#SBATCH --job-name=imagenet-preflight\n", "#SBATCH --job-name=imagenet\n"]
+    assert [text.index(words) for words in said] == sorted(text.index(words) for words in said)
 
 
 @pytest.mark.usefixtures("no_slurm")

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
-from algorithms import DistributedOptimizer
+from algorithms import DistributedOptimizer, SoloCollectives, algorithms
+from algorithms.registry import baselines
 from harness.records.timings import Message, Method
 from harness.speed import contender
 from harness.speed.describe import described
@@ -16,7 +19,7 @@ from harness.speed.methods import METHODS
 from harness.speed.workloads import calibrate
 from tests.speed.conftest import LAYERS, NUMEL, request_of, setting_of
 
-OWN = [name for name, contestant in METHODS.items() if contestant.algorithm is not None]
+OWN = [name for name, contestant in METHODS.items() if contestant.algorithm in algorithms()]
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +83,16 @@ def test_overall_ratios_are_what_names_say(name: str, ratio: float, methods: dic
 def test_ddps_buckets_are_the_parameters(name: str, bytes_each: int, methods: dict[str, Method]) -> None:
     assert sum(message.payload_bytes for message in methods[name].messages) == bytes_each * NUMEL
     assert methods[name].ratio == 4 / bytes_each
+
+
+@pytest.mark.parametrize("name", [name for name, contestant in METHODS.items() if contestant.algorithm in baselines()])
+def test_a_baseline_sends_what_its_closed_form_says_where_it_is_trained(name: str, methods: dict[str, Method]) -> None:
+    parameters = [nn.Parameter(torch.zeros(shape)) for shape in LAYERS.shapes]
+    optimizer = baselines()[METHODS[name].algorithm](
+        parameters, lr=0.1, collectives=SoloCollectives(), **METHODS[name].settings
+    )
+    bits = [optimizer.expected_traffic(num_steps).training_bits for num_steps in (10, 11)]
+    assert sum(8 * message.payload_bytes for message in methods[name].messages) == bits[1] - bits[0]
 
 
 @pytest.mark.parametrize("rank", [1, 2, 4])

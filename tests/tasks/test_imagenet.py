@@ -385,8 +385,14 @@ def test_reading_rates_as_a_plan_reckons_them_and_as_they_are(data: Path) -> Non
     assert full.expected_reading_rate(20)[1] == 8
     rate, readers = replace(MINIATURE, loader_processes=None).measured_reading_rate(data, 0.2)
     assert rate > 0 and readers == new_readers(None).threads
-    with pytest.raises(DataError, match="is not a folder"):
-        MINIATURE.measured_reading_rate(data / "nowhere", 0.2)
+    assert MINIATURE.measured_opening_rate(data, 0.2) > 0
+    for measure in (MINIATURE.measured_reading_rate, MINIATURE.measured_opening_rate):
+        with pytest.raises(DataError, match="is not a folder"):
+            measure(data / "nowhere", 0.2)
+    for path in data.rglob("*.JPEG"):
+        os.replace(path, path.with_suffix(".gone"))
+    with pytest.raises(DataError, match="holds 0 images"):
+        MINIATURE.measured_opening_rate(data, 0.2)
 
 
 RANK = """

@@ -1,0 +1,1 @@
+"""What people use today, to compare with: DistributedDataParallel and its hooks. A module each; nothing lists them."""

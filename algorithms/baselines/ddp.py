@@ -1,0 +1,127 @@
+"""DDP: SGD whose gradients DistributedDataParallel averages, bucket by bucket, while the backward pass is at work.
+
+Source: Li et al., "PyTorch distributed: Experiences on accelerating data parallel training", VLDB 2020; PyTorch's own
+code does it.
+
+    x <- x - mean(p)
+
+The update is `SGD`'s, and so are the numbers, but for the order in which the backend adds. Workers are processes.
+Deviations: buckets stay those of the start (`find_unused_parameters`), so that a resumed run goes on with the same
+additions; buffers, such as BatchNorm's, are each worker's own, as with all other methods. With gloo a bucket is through
+before the backward pass goes on, so that all workers' messages have one order.
+Cost: 32 d bits per step, in DDP's buckets, which are counted as one collective.
+"""
+
+# No "from __future__ import annotations": DDP looks at the hooks' annotations, which must be types.
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Unpack
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed import GradBucket, ProcessGroup  # type: ignore[attr-defined]
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.optimizer import ParamsT
+
+from algorithms.core.arguments import Common
+from algorithms.core.ddp_wrapper import Hook, all_reduces, wrapped
+from algorithms.core.layout import Layout
+from algorithms.core.process_group import ProcessGroupCollectives, translated_errors
+from algorithms.core.traffic import Purpose
+from algorithms.core.watch import allow_ddp
+from algorithms.sgd import SGD
+
+
+class DDP(SGD):
+    """DDP with its plain hook; a subclass has another one. Forward passes must go through `through(model)`.
+
+    Raises:
+        ValueError: see `DistributedOptimizer`; and other numbers on the wire than the hook's.
+    """
+
+    name = "ddp"
+    bits_per_number: ClassVar[int] = 32
+    """Bits of a number on the wire."""
+    survives_overflow: ClassVar[bool] = True
+    """Whether the hook's state is as before after a step whose gradients were not finite, as loss scaling has them."""
+    hook_numel: int = 0
+    """Numbers that the hook keeps from step to step, and that a state holds."""
+
+    def __init__(self, params: ParamsT, **common: Unpack[Common]) -> None:
+        super().__init__(params, **common)
+        if self.wire is not None:
+            raise ValueError(f"{self.name}: its hook says what is on the wire; leave wire at fp32, or take ddp_fp16")
+        self.float_bits = self.bits_per_number
+        ours = self.collectives
+        self._group = ours.group if isinstance(ours, ProcessGroupCollectives) else None
+        self.hook_state, self._hook = self.hook(self._group, self.settings)
+        self._bits = self._calls = 0
+        """Sent since the last step."""
+
+    @classmethod
+    def hook(cls, group: ProcessGroup | None, settings: Mapping[str, Any]) -> tuple[Any, Hook]:
+        """PyTorch's hook with a new state, for this group or (None) the world; `settings` are the method's."""
+        return group, allreduce_hook
+
+    @classmethod
+    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
+        own = 32 // cls.bits_per_number
+        if ratio != own:
+            raise ValueError(
+                f"{cls.name} sends every number, so its ratio is {own} and not {ratio}; take another method"
+            )
+        return {}
+
+    def through(self, model: nn.Module) -> DistributedDataParallel:
+        """What forward passes in training go through: the model, whose parameters are ours, in DDP with the hook.
+
+        Raises:
+            ValueError: workers are no processes.
+        """
+        if not isinstance(self.collectives, ProcessGroupCollectives):
+            raise ValueError(
+                f"{self.name}: DistributedDataParallel averages over processes, and these workers are none; start them "
+                "as processes (--workers processes, torchrun, Slurm), or take sgd"
+            )
+        wrapper = wrapped(model, self._group, fixed_buckets=True)
+        allow_ddp(wrapper)
+        wrapper.register_comm_hook(None, self._communicate)
+        return wrapper
+
+    def _communicate(self, state: object, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+        """The hook, with what it sends counted; NCCL lets it go on by itself."""
+        with all_reduces() as bits, translated_errors():
+            result = self._hook(self.hook_state, bucket)
+            if dist.get_backend(self._group) == "gloo":
+                result.wait()
+        self._bits += sum(bits)
+        self._calls += len(bits) if bucket.is_last() else 0
+        return result
+
+    def _book(self, purpose: Purpose) -> None:
+        """What was sent since the last step was for this."""
+        if self._calls:
+            self.traffic.add(purpose, self._bits, self._calls)
+        self._bits = self._calls = 0
+
+    def _update(self, step: int) -> None:
+        if not self._calls:
+            raise RuntimeError(f"{self.name}: no gradient was averaged; let forward passes go through `through(model)`")
+        self._book(Purpose.GRADIENT)
+        self.local_step_()
+
+    def _overflowed(self) -> bool:
+        overflowed = super()._overflowed()
+        if overflowed:
+            self._book(Purpose.CONTROL)
+        return overflowed
+
+    def _drop_early(self) -> None:
+        super()._drop_early()
+        self._book(Purpose.CONTROL)
+
+    def memory_in_parameters(self) -> float:
+        """DDP's buckets are as large as the gradients."""
+        return super().memory_in_parameters() + 1 + self.hook_numel / self.flat.layout.numel

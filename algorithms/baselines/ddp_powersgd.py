@@ -1,0 +1,139 @@
+"""DDP with PyTorch's PowerSGD hook, as people have it; `powersgd` is the paper's.
+
+Source: PyTorch's `powerSGD_hook`, after Vogels et al., "PowerSGD", NeurIPS 2019, algorithms 1 and 2.
+
+    M_i <- g_i + e_i                    of each tensor, seen as (first axis, rest), that is worth it
+    P <- mean(M Q);  P <- orthonormal basis of its columns
+    Q_i <- M_i^T P;  Q <- mean(Q)       kept for the next step, then made orthonormal
+    g <- P Q^T;  e_i <- M_i - P Q^T     and of other tensors g <- mean(g)
+
+A tensor is worth it where 2 r (rows + columns) < rows x columns, r being at most the smaller side. The error, which is
+taken with the mean Q, adds up each worker's distance to the mean gradient. The first two steps send everything, and
+more do where `start_step` says so. A gradient that is not finite spoils the error for ever, so loss scaling is refused.
+Cost: 32 (sum of r (rows + columns) over such tensors + other numbers) bits per step, three all-reduces of each of DDP's
+buckets, which are counted as three in all. Before `start_step`: 32 d bits, one all-reduce.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Unpack
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
+from torch.optim.optimizer import ParamsT
+
+from algorithms.baselines.ddp import DDP
+from algorithms.core.arguments import Common
+from algorithms.core.ddp_wrapper import Hook
+from algorithms.core.layout import Layout, Window
+from algorithms.core.settings import require_interval
+from algorithms.core.traffic import Purpose, Traffic
+
+EARLIEST = 3
+"""The first step that the hook can compress: it was made for buckets that change after the first one."""
+BY_BUCKET = {"errors": "error_dict", "left_factors": "p_memory_dict", "right_factors": "q_memory_dict"}
+"""What a state holds of the hook's by bucket, and what the hook calls it."""
+
+
+class DDPPowerSGD(DDP):
+    """PyTorch's PowerSGD hook.
+
+    Args:
+        rank: r, of a matrix at most its smaller side.
+        start_step: the first step that compresses, counted from 1; PyTorch's own default is 1001.
+        common: see `DistributedOptimizer`.
+    """
+
+    name = "ddp_powersgd"
+    formula = "32 (sum of r (rows + columns) + other numbers)"
+    no_compression: ClassVar = None
+    tried_with: ClassVar = {"rank": 1}
+    state_is_common = False
+    survives_overflow = False
+
+    def __init__(self, params: ParamsT, *, rank: int, start_step: int = EARLIEST, **common: Unpack[Common]) -> None:
+        require_interval(self.name, "rank", rank)
+        require_interval(self.name, "start_step", start_step)
+        if start_step < EARLIEST:
+            raise ValueError(
+                f"{self.name}: PyTorch's hook compresses from step {EARLIEST} on; give no start_step below"
+            )
+        super().__init__(params, **common)
+        if not all(each.shape and _is_contiguous(each) for each in self.flat.layout.tensors):
+            raise ValueError(
+                f"{self.name}: PyTorch's hook takes parameters of one axis or more that are contiguous; make the model "
+                "so (--memory-format contiguous), or take powersgd"
+            )
+        self.start_step = start_step
+        self._sent_numel = sum(sent_numel(each.shape, rank) for each in self.flat.layout.tensors)
+        compressed = [each for each in self.flat.layout.tensors if sent_numel(each.shape, rank) < each.numel]
+        self.hook_numel = self.flat.layout.numel + sum(sent_numel(each.shape, rank) for each in compressed)
+
+    @classmethod
+    def hook(cls, group: ProcessGroup | None, settings: Mapping[str, Any]) -> tuple[Any, Hook]:
+        first = settings.get("start_step", EARLIEST)
+        # The hook counts steps from 0.
+        return PowerSGDState(group, settings["rank"], start_powerSGD_iter=first - 1), powerSGD_hook
+
+    @classmethod
+    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
+        """The greatest rank that sends no more."""
+        if layout is None:
+            raise ValueError(f"{cls.name}: ratios depend on the model's shapes; give at_ratio its parameters as well")
+
+        def numel(rank: int) -> int:
+            return sum(sent_numel(each.shape, rank) for each in layout.tensors)
+
+        ranks = range(1, 1 + max(min(each.shape[0], each.numel // each.shape[0]) for each in layout.tensors))
+        fitting = [rank for rank in ranks if numel(rank) * ratio <= layout.numel]
+        if not fitting:
+            raise ValueError(
+                f"{cls.name}: at rank 1 the ratio of this model is {layout.numel / numel(1):.4g}, less than {ratio}; "
+                "lower it"
+            )
+        return {"rank": fitting[-1]}
+
+    @property
+    def error(self) -> Tensor | None:
+        """This worker's error, of shape (d,), in the order of buckets; None before it compresses."""
+        errors: dict[int, Tensor] = self.hook_state.error_dict
+        return torch.cat([errors[bucket] for bucket in sorted(errors)]) if errors else None
+
+    def expected_traffic(self, num_steps: int) -> Traffic:
+        traffic, num_full = Traffic(), min(num_steps, self.start_step - 1)
+        traffic.add(Purpose.GRADIENT, 32 * self.flat.layout.numel * num_full, num_full)
+        traffic.add(Purpose.GRADIENT, 32 * self._sent_numel * (num_steps - num_full), 3 * (num_steps - num_full))
+        return traffic
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `DistributedOptimizer`; "hook" is what the hook keeps. Q is drawn once, so no generator is saved."""
+        held = {key: dict(getattr(self.hook_state, name)) for key, name in BY_BUCKET.items()}
+        return {**super().state_dict(), "hook": {"steps": self.hook_state.iter, **held}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See `DistributedOptimizer`.
+
+        Raises:
+            ValueError: see there; and a state without the hook's, as `consensus_state_dict` gives.
+        """
+        if "hook" not in state_dict:
+            raise ValueError(f"this state does not fit {self.name}: it holds nothing of the hook's errors and factors")
+        super().load_state_dict({key: value for key, value in state_dict.items() if key != "hook"})
+        held = state_dict["hook"]
+        self.hook_state.iter = held["steps"]
+        for key, name in BY_BUCKET.items():
+            own = {bucket: value.to(self.flat.parameters, copy=True) for bucket, value in held[key].items()}
+            setattr(self.hook_state, name, own)
+
+
+def _is_contiguous(window: Window) -> bool:
+    return torch.empty_strided(window.shape, window.strides, device="meta").is_contiguous()
+
+
+def sent_numel(shape: tuple[int, ...], rank: int) -> int:
+    """Numbers that the hook sends of a gradient of this shape."""
+    rows = shape[0]
+    columns = torch.Size(shape[1:]).numel()
+    factors = min(rows, columns, rank) * (rows + columns)
+    return factors if 2 * factors < rows * columns else rows * columns

@@ -1,0 +1,199 @@
+"""A Transformer that translates: encoder and decoder (Vaswani et al., NeurIPS 2017), with layer norm before each part.
+
+Norms come first, as in Xiong et al. (ICML 2020), so that training needs no long warm-up. Positions are the fixed sines
+of section 3.5. There is no dropout: its masks would have to come from a generator of each worker and step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from harness.tokens import PAD
+
+Past = tuple[Tensor, Tensor]
+"""Keys and values of the positions so far, each of shape (batch, heads, positions, width / heads)."""
+
+
+def build(
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    width: int,
+    num_heads: int,
+    num_layers: int,
+    feedforward: int,
+    tied: bool = True,
+) -> nn.Module:
+    """Encoder and decoder of `num_layers` each.
+
+    Args:
+        input_shape: (2, most tokens of a sentence).
+        num_classes: tokens, of source and target together.
+        width: of an embedding.
+        feedforward: hidden width of the part that looks at one position alone.
+        tied: one matrix for the embeddings of source and target and, transposed, for the output.
+    """
+    if len(input_shape) != 2 or input_shape[0] != 2:
+        raise ValueError(f"transformer takes pairs of sentences, not samples of shape {input_shape}; give a text task")
+    if min(width, num_heads, num_layers, feedforward) < 1 or width % (2 * num_heads):
+        raise ValueError(
+            f"transformer takes a width that is a multiple of 2 num_heads, and sizes of at least 1, not width {width}, "
+            f"num_heads {num_heads}, num_layers {num_layers}, feedforward {feedforward}"
+        )
+    return Transformer(input_shape[1], num_classes, width, num_heads, num_layers, feedforward, tied)
+
+
+@dataclass(frozen=True)
+class DecoderState:
+    """What decoding has seen of a batch: the source, and the target so far.
+
+    Attributes:
+        memory: of each layer, keys and values of the source.
+        visible: bool of shape (batch, 1, 1, source), False where the source is filled up.
+        past: of each layer, keys and values of the target.
+    """
+
+    memory: tuple[Past, ...]
+    visible: Tensor
+    past: tuple[Past, ...]
+
+    def of(self, rows: Tensor) -> DecoderState:
+        """The state of these rows of the batch, in this order: for beams, of which some go on and some end."""
+        memory, past = (tuple((keys[rows], values[rows]) for keys, values in each) for each in (self.memory, self.past))
+        return DecoderState(memory, self.visible[rows], past)
+
+
+class Transformer(nn.Module):
+    """Scores of the next token at each position of the target."""
+
+    positions: Tensor
+
+    def __init__(
+        self, length: int, num_tokens: int, width: int, num_heads: int, num_layers: int, feedforward: int, tied: bool
+    ) -> None:
+        super().__init__()
+        self.source_embedding = nn.Embedding(num_tokens, width)
+        self.target_embedding = self.source_embedding if tied else nn.Embedding(num_tokens, width)
+        self.encoder = nn.ModuleList(EncoderLayer(width, num_heads, feedforward) for _ in range(num_layers))
+        self.encoder_norm = nn.LayerNorm(width)
+        self.decoder = nn.ModuleList(DecoderLayer(width, num_heads, feedforward) for _ in range(num_layers))
+        self.decoder_norm = nn.LayerNorm(width)
+        self.output = nn.Linear(width, num_tokens, bias=False)
+        for embedding in {self.source_embedding, self.target_embedding}:
+            nn.init.normal_(embedding.weight, std=width**-0.5)
+        if tied:
+            self.output.weight = self.target_embedding.weight
+        self.register_buffer("positions", sines(length, width), persistent=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Scores, of shape (batch, num_tokens, length), of inputs of shape (batch, 2, length): source and target."""
+        source, target = inputs.long().unbind(1)
+        memory, visible = self._encode(source)
+        hidden = self._embedded(self.target_embedding, target, 0)
+        for layer, seen in zip(self.decoder, memory, strict=True):
+            hidden, _ = layer(hidden, seen, visible, None)
+        scores: Tensor = self.output(self.decoder_norm(hidden))
+        return scores.transpose(1, 2)
+
+    def begin(self, source: Tensor) -> DecoderState:
+        """Read sources of shape (batch, length)."""
+        memory, visible = self._encode(source)
+        empty = memory[0][0].new_zeros(*memory[0][0].shape[:2], 0, memory[0][0].shape[3])
+        return DecoderState(memory, visible, ((empty, empty),) * len(memory))
+
+    def next_scores(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """Scores, of shape (batch, num_tokens), of what follows the newest tokens of the target, of shape (batch,)."""
+        hidden = self._embedded(self.target_embedding, tokens.unsqueeze(1), state.past[0][0].shape[2])
+        pasts = []
+        for layer, seen, past in zip(self.decoder, state.memory, state.past, strict=True):
+            hidden, own = layer(hidden, seen, state.visible, past)
+            pasts.append(own)
+        scores: Tensor = self.output(self.decoder_norm(hidden.squeeze(1)))
+        return scores, DecoderState(state.memory, state.visible, tuple(pasts))
+
+    def _encode(self, source: Tensor) -> tuple[tuple[Past, ...], Tensor]:
+        visible = (source != PAD)[:, None, None, :]
+        hidden = self._embedded(self.source_embedding, source, 0)
+        for layer in self.encoder:
+            hidden = layer(hidden, visible)
+        hidden = self.encoder_norm(hidden)
+        return tuple(layer.cross.keys_and_values(hidden) for layer in self.decoder), visible  # type: ignore[operator, union-attr]
+
+    def _embedded(self, embedding: nn.Embedding, tokens: Tensor, first: int) -> Tensor:
+        scaled = embedding(tokens) * math.sqrt(embedding.embedding_dim)
+        return scaled + self.positions[first : first + tokens.shape[1]]  # type: ignore[no-any-return]
+
+
+class EncoderLayer(nn.Module):
+    """Each position looks at all of the source, then at itself."""
+
+    def __init__(self, width: int, num_heads: int, feedforward: int) -> None:
+        super().__init__()
+        self.attention = Attention(width, num_heads)
+        self.attention_norm = nn.LayerNorm(width)
+        self.feedforward = _feedforward(width, feedforward)
+
+    def forward(self, hidden: Tensor, visible: Tensor) -> Tensor:
+        normed = self.attention_norm(hidden)
+        hidden = hidden + self.attention(normed, self.attention.keys_and_values(normed), visible)
+        return hidden + self.feedforward(hidden)  # type: ignore[no-any-return]
+
+
+class DecoderLayer(nn.Module):
+    """Each position looks at the target up to itself, then at the source, then at itself."""
+
+    def __init__(self, width: int, num_heads: int, feedforward: int) -> None:
+        super().__init__()
+        self.attention = Attention(width, num_heads)
+        self.attention_norm = nn.LayerNorm(width)
+        self.cross = Attention(width, num_heads)
+        self.cross_norm = nn.LayerNorm(width)
+        self.feedforward = _feedforward(width, feedforward)
+
+    def forward(self, hidden: Tensor, memory: Past, visible: Tensor, past: Past | None) -> tuple[Tensor, Past]:
+        """`past`: None where `hidden` is a whole target, else what was before the one position that it is."""
+        normed = self.attention_norm(hidden)
+        seen = self.attention.keys_and_values(normed)
+        if past is not None:
+            seen = torch.cat([past[0], seen[0]], 2), torch.cat([past[1], seen[1]], 2)
+        hidden = hidden + self.attention(normed, seen, None, is_causal=past is None)
+        hidden = hidden + self.cross(self.cross_norm(hidden), memory, visible)
+        return hidden + self.feedforward(hidden), seen
+
+
+class Attention(nn.Module):
+    """Of several heads; queries come from one place, keys and values from another, or from the same."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query, self.output = nn.Linear(width, width), nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+
+    def keys_and_values(self, hidden: Tensor) -> Past:
+        keys, values = self.key_value(hidden).chunk(2, dim=-1)
+        return self._heads(keys), self._heads(values)
+
+    def forward(self, hidden: Tensor, seen: Past, visible: Tensor | None, is_causal: bool = False) -> Tensor:
+        queries = self._heads(self.query(hidden))
+        mixed = functional.scaled_dot_product_attention(queries, *seen, attn_mask=visible, is_causal=is_causal)
+        result: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
+        return result
+
+    def _heads(self, hidden: Tensor) -> Tensor:
+        return hidden.view(*hidden.shape[:2], self.num_heads, -1).transpose(1, 2)
+
+
+def _feedforward(width: int, hidden: int) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, width))
+
+
+def sines(length: int, width: int) -> Tensor:
+    """Section 3.5: of each position sines, then cosines, of wavelengths from 2 pi to 10000 * 2 pi."""
+    rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000) / width))
+    angles = torch.arange(length).unsqueeze(1) * rates
+    return torch.cat([angles.sin(), angles.cos()], 1)

@@ -1,0 +1,201 @@
+"""Text as a task: pairs of a source and a target, each a sequence of tokens, and the batches made of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy
+import torch
+from torch import Tensor
+
+from harness.spec import TaskSpec
+from harness.tasks.measures import Measure
+from harness.tasks.task import Batch, held_out_indices
+from harness.tasks.transfer import to_device
+from harness.tokens import BEGIN, END, IGNORED, NUM_SPECIAL, PAD
+
+EVALUATION_BATCH = 500
+"""Sentences that are decoded at once: each step of that is small, so many of them share its overhead."""
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """Sequences of tokens, END included, one after the other.
+
+    Attributes:
+        tokens: int32 of shape (sum of lengths + 1,), on the device; the last is PAD.
+        starts: int64 of shape (number of sentences,), on the device.
+        lengths: int64 of the same shape, on the CPU, where batches are planned.
+    """
+
+    tokens: Tensor
+    starts: Tensor
+    lengths: Tensor
+
+    @classmethod
+    def of(cls, sequences: Sequence[Sequence[int]], device: torch.device, begin: bool = False) -> Sentences:
+        """END is put after each sequence, and BEGIN before it if asked for."""
+        first = [BEGIN] if begin else []
+        flat = [token for each in sequences for token in (*first, *each, END)]
+        lengths = torch.tensor([len(each) + 1 + begin for each in sequences], dtype=torch.int64)
+        starts = lengths.cumsum(0) - lengths
+        return cls(torch.tensor([*flat, PAD], dtype=torch.int32).to(device), starts.to(device), lengths)
+
+    def padded(self, index: Tensor, width: int) -> Tensor:
+        """Sentences `index`, on the CPU, as int64 of shape (len(index), width), filled up with PAD."""
+        device = self.tokens.device
+        lengths, index = to_device(self.lengths[index], device), to_device(index, device)
+        places = torch.arange(width, device=device)
+        inside = places < lengths.unsqueeze(1)
+        where = torch.where(inside, self.starts[index].unsqueeze(1) + places, len(self.tokens) - 1)
+        return self.tokens[where].long()
+
+    def sequences(self, index: Tensor) -> list[list[int]]:
+        """The tokens of sentences `index`, without BEGIN and END."""
+        width = int(self.lengths[index].max())
+        return [plain(row) for row in self.padded(index, width).tolist()]
+
+
+def plain(tokens: Iterable[int]) -> list[int]:
+    """What stands before the first END, without BEGIN."""
+    own: list[int] = []
+    for token in tokens:
+        if token == END:
+            break
+        if token != BEGIN:
+            own.append(token)
+    return own
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Sources and targets, and to which group each pair belongs (for shards by group), int64."""
+
+    source: Sentences
+    target: Sentences
+    groups: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        sources: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
+        groups: Sequence[int],
+        device: torch.device,
+    ) -> Pairs:
+        return cls(
+            Sentences.of(sources, device), Sentences.of(targets, device, begin=True), torch.tensor(groups).long()
+        )
+
+    @property
+    def lengths(self) -> Tensor:
+        """Positions that each pair takes in a batch."""
+        return torch.maximum(self.source.lengths, self.target.lengths - 1)
+
+    @property
+    def num_tokens(self) -> Tensor:
+        """Tokens that a model is to predict of each pair: those of the target, and END."""
+        return self.target.lengths - 1
+
+    def batch(self, index: Tensor) -> Batch:
+        """Inputs, int64 of shape (batch, 2, length): the source, and the target with BEGIN before it.
+
+        Labels, int64 of shape (batch, length), are the target with END after it, and IGNORED beyond.
+        """
+        width = int(self.lengths[index].max())
+        source, target = self.source.padded(index, width), self.target.padded(index, width + 1)
+        following = target[:, 1:]
+        return torch.stack([source, target[:, :-1]], 1), following.masked_fill(following == PAD, IGNORED)
+
+
+@dataclass(frozen=True)
+class PairSamples:
+    """A text task's data, held on the device.
+
+    Attributes:
+        train, evaluation: the two splits.
+        measure: what is made of decoded sentences.
+        text: a sentence of tokens as people read it; source first, then target.
+        max_length: tokens, END included, that a model may answer with.
+        sha256: of all pairs of both splits, in their order: runs with the same digest saw the same data.
+    """
+
+    train: Pairs
+    evaluation: Pairs
+    measure: Measure
+    text: tuple[Callable[[list[int]], str], Callable[[list[int]], str]]
+    max_length: int
+    sha256: str
+
+    @property
+    def train_labels(self) -> Tensor:
+        return self.train.groups
+
+    @property
+    def num_groups(self) -> int:
+        """Groups that shards may be made of."""
+        return int(self.train.groups.max()) + 1
+
+    @property
+    def lengths(self) -> Tensor:
+        """By which batches are made of sentences of like length."""
+        return self.train.lengths
+
+    @property
+    def num_tokens(self) -> Tensor:
+        """Tokens of each pair over which the loss is a mean."""
+        return self.train.num_tokens
+
+    def training_batches(self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int) -> Iterator[Batch]:
+        for index in indices:
+            yield self.train.batch(index)
+
+    def evaluation_batches(self, indices: Tensor) -> Iterator[Batch]:
+        for index in torch.split(indices, EVALUATION_BATCH):
+            yield self.evaluation.batch(index)
+
+
+Encoded = tuple[list[list[int]], list[list[int]], list[int]]
+"""Sources, targets and groups."""
+
+
+def chosen_pairs(train: Encoded, test: Encoded, spec: TaskSpec, device: torch.device) -> tuple[Pairs, Pairs]:
+    """The pairs to train on, and those to score: the test set or those held out, shortest first.
+
+    So batches that are scored hold sentences of like length, and fewer positions are filled up.
+    """
+    if not spec.num_train and not spec.held_out:
+        return _pairs(train, range(len(train[0])), device), _by_length(test, range(len(test[0])), device)
+    kept, held_out = held_out_indices(len(train[0]), spec.held_out, spec.num_train)
+    scored = _by_length(train, held_out.tolist(), device) if spec.held_out else None
+    return _pairs(train, kept.tolist(), device), scored or _by_length(test, range(len(test[0])), device)
+
+
+def _by_length(encoded: Encoded, index: Iterable[int], device: torch.device) -> Pairs:
+    sources, targets, _ = encoded
+    return _pairs(encoded, sorted(index, key=lambda each: (len(targets[each]), len(sources[each]))), device)
+
+
+def _pairs(encoded: Encoded, index: Iterable[int], device: torch.device) -> Pairs:
+    own = list(index)
+    sources, targets, groups = ([part[each] for each in own] for part in encoded)
+    return Pairs.of(sources, targets, groups, device)  # type: ignore[arg-type]
+
+
+def digest(texts: Iterable[str]) -> str:
+    """Of lines in their order."""
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+def random_pairs(input_shape: tuple[int, ...], num_classes: int, batch_size: int, generator: torch.Generator) -> Batch:
+    """Made-up pairs of full length, for timings: inputs and labels as `Pairs.batch` gives them, on the CPU."""
+    width = input_shape[-1]
+    tokens = torch.randint(NUM_SPECIAL, num_classes, (batch_size, 2, width + 1), generator=generator)
+    return tokens[:, :, :-1], tokens[:, 1, 1:]
+
+
+def shuffled(count: int, seed: int) -> list[int]:
+    """An order of `count` things that depends on the seed alone, whatever the version of the libraries."""
+    return list(numpy.random.Generator(numpy.random.Philox(key=seed)).permutation(count).tolist())

@@ -1,0 +1,53 @@
+"""A made-up text task for trying things and for tests: words to be spelt backwards; it needs no data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from harness.seeds import generator
+from harness.spec import TaskSpec
+from harness.tasks.measures import PhoneErrors
+from harness.tasks.pairs import Encoded, PairSamples, chosen_pairs, digest, random_pairs
+from harness.tasks.task import Batch
+from harness.tokens import NUM_SPECIAL
+
+ALPHABET = "abcdefgh"
+SHORTEST, LONGEST = 2, 7
+
+
+@dataclass(frozen=True)
+class Reversal:
+    num_train: int = 1_600
+    num_test: int = 100
+    num_classes: int = NUM_SPECIAL + len(ALPHABET)
+    input_shape: tuple[int, ...] = (2, LONGEST + 1)
+    trains_on_fewer: bool = True
+
+    def prepare(self, data: Path | None) -> None:
+        pass
+
+    def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> PairSamples:
+        train, test = self._made_up("train", self.num_train), self._made_up("test", self.num_test)
+        sha256 = digest(_text(source) for source in (*test[0], *train[0]))
+        pairs = chosen_pairs(train, test, spec, device)
+        return PairSamples(*pairs, PhoneErrors(), (_text, _text), self.input_shape[1], sha256)
+
+    def random_batch(self, batch_size: int, generator: torch.Generator) -> Batch:
+        return random_pairs(self.input_shape, self.num_classes, batch_size, generator)
+
+    def _made_up(self, split: str, count: int) -> Encoded:
+        random = generator("reversal", split)
+        lengths = torch.randint(SHORTEST, LONGEST + 1, (count,), generator=random).tolist()
+        letters = torch.randint(NUM_SPECIAL, self.num_classes, (count, LONGEST), generator=random).tolist()
+        sources = [own[:length] for own, length in zip(letters, lengths, strict=True)]
+        return sources, [source[::-1] for source in sources], [source[0] - NUM_SPECIAL for source in sources]
+
+
+def _text(tokens: list[int]) -> str:
+    return "".join(ALPHABET[token - NUM_SPECIAL] for token in tokens)
+
+
+TASK = Reversal()

@@ -1,0 +1,137 @@
+"""From records to answers.md and answers.pdf: the first page, then every question, then how it was run."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+from harness.records.store import write_text_atomically
+from report.accuracy.findings import Study
+from report.answers.answer import Answer
+from report.answers.evidence import Evidence, evidence_of
+from report.answers.questions import ASKED, FIRST, Asked
+from report.kit.document import Block, Bullets, Cell, Code, Column, Document, Paragraph, Section, Table, Verdict
+from report.kit.exhibits import Exhibits, write_document
+from report.kit.wording import count_of, listed
+
+NAME = "answers"
+
+
+def build_answers(results: Path, output: Path | None = None) -> Path:
+    """Write answers.md, answers.pdf and csv/numbers.csv; the same records give the same bytes. Returns answers.md.
+
+    Args:
+        results: folder of one's own records; what is not there is taken from those that ship.
+        output: where to write; None is the folder "answers" in `results`.
+
+    Raises:
+        RecordError: a record is damaged or of another version; the message names the file.
+        UsageError: `results` is no folder.
+        OSError: the output cannot be written.
+    """
+    evidence = evidence_of(results)
+    answers = {asked.question.number: asked.answer(evidence) for asked in ASKED}
+    output = output or results / NAME
+    output.mkdir(parents=True, exist_ok=True)
+    write_numbers(output / "csv" / "numbers.csv", answers)
+    return write_document(document_of(evidence, answers, output), output, NAME)
+
+
+def document_of(evidence: Evidence, answers: dict[int, Answer], output: Path) -> Document:
+    """The whole document as one object."""
+    exhibits = Exhibits(output)
+    states = [answer.state for answer in answers.values()]
+    counts = listed([f"{states.count(state)} {state}" for state in ("answered", "in part", "open") if state in states])
+    subtitle = f"{len(ASKED)} questions: {counts}. Every sentence is made from the records named under it."
+    sections = tuple(_section(asked, answers[asked.question.number], exhibits) for asked in ASKED)
+    return Document(
+        "Answers",
+        subtitle,
+        (
+            _first_page(answers),
+            Section("All questions", (_overview(answers),)),
+            *sections,
+            _how_it_was_run(evidence, answers),
+        ),
+    )
+
+
+def _first_page(answers: dict[int, Answer]) -> Section:
+    words = {asked.question.number: asked.question.asked for asked in ASKED}
+    items = tuple(f"{words[n]} {' '.join(answers[n].said) or answers[n].open} (Question {n})" for n in FIRST)
+    return Section("The five that matter most", (Verdict("In short", (Bullets(items),)),))
+
+
+def _overview(answers: dict[int, Answer]) -> Table:
+    rows = []
+    for asked in ASKED:
+        question, answer = asked.question, answers[asked.question.number]
+        rows.append((Cell(str(question.number)), Cell(question.asked), Cell(answer.state)))
+    columns = (Column("no."), Column("question", "left"), Column("state", "left"))
+    found = "In part and open: runs are missing, and the command that makes them stands under the question."
+    return Table("All questions", found, columns, tuple(rows))
+
+
+def _section(asked: Asked, answer: Answer, exhibits: Exhibits) -> Section:
+    question = asked.question
+    blocks: list[Block] = [Paragraph(" ".join(answer.said))] if answer.said else []
+    if answer.open:
+        blocks.append(Paragraph(f"{answer.open} This fills it: {question.command}"))
+    if answer.exhibit:
+        blocks.append(exhibits.table(answer.exhibit))
+    if answer.said:
+        blocks.append(Bullets((f"Seen in: {answer.regime}", f"What would change it: {question.changes}")))
+    return Section(f"{question.number}. {question.asked}", tuple(blocks))
+
+
+def _how_it_was_run(evidence: Evidence, answers: dict[int, Answer]) -> Section:
+    studies = [study for study in evidence.read.values() if study]
+    rows = [_experiment_row(study) for study in studies]
+    columns = (
+        Column("experiment", "left"),
+        Column("runs"),
+        Column("diverged"),
+        Column("left out"),
+        Column("commits", "left"),
+    )
+    commands = sorted({asked.question.command for asked in ASKED if answers[asked.question.number].state != "answered"})
+    text = (
+        "Intervals are t intervals of 95 % of means, or of means of differences paired by seed; Holm's correction "
+        "where it "
+        "is named. The experiments' own reports hold every seed, all pairs and all trials: "
+        "results/reference/*/report.md, "
+        "results/study_*/report.md and results/speedups/report.md. All numbers of this document: csv/numbers.csv."
+    )
+    found = (
+        f"{count_of(len(rows), 'experiment')} and the study of step times."
+        if evidence.speed
+        else f"{len(rows)} experiments."
+    )
+    blocks: list[Block] = [Paragraph(text), Table("Records", found, columns, tuple(rows))]
+    blocks += [Paragraph("What is missing would be made by:"), Code("\n".join(commands))] if commands else []
+    return Section("How it was run", tuple(blocks))
+
+
+def _experiment_row(study: Study) -> tuple[Cell, ...]:
+    records = study.records
+    runs = [run for rows in records.rows for run in rows.runs.values() if run]
+    commits = sorted({(attempt.git_commit or "none")[:12] for run in runs for attempt in run.run.attempts})
+    diverged = sum(len(rows.diverged) for rows in records.rows)
+    done = f"{records.ended} of {records.planned}"
+    return tuple(
+        Cell(x) for x in (records.experiment.name, done, str(diverged), str(records.unplanned), listed(commits))
+    )
+
+
+def write_numbers(path: Path, answers: dict[int, Answer]) -> None:
+    """Every number of every answer, unrounded: question, key, value, low, high, count."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("question", "key", "value", "low", "high", "count"))
+    for number, answer in answers.items():
+        for each in answer.numbers:
+            values = (repr(each.value), *("" if x is None else repr(x) for x in (each.low, each.high, each.count)))
+            writer.writerow((number, each.key, *values))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(path, text.getvalue(), durable=False)

@@ -1,0 +1,162 @@
+"""Answers on what becomes of what is not sent: dropped, fed back or reset, by which compressor, and how large it is."""
+
+from __future__ import annotations
+
+from statistics import median
+
+from report.accuracy.findings import Finding, Study
+from report.answers.answer import Answer, Number, apart, nothing, number_cells, regime_of, share, table
+from report.answers.evidence import LONG, SPLITS, Evidence, finding, progress
+from report.kit.document import Cell, Table
+from report.kit.statistics import mean_of
+from report.kit.wording import amount, count_of, listed, points, short
+
+RULES = "study_rules"
+KINDS = {"block": "blocks", "random_k": "random-k", "top_k": "top-k", "qsgd": "QSGD", "sign": "sign"}
+IN_LONG = {"blocks": ("ef_block-96", "csea_block-96"), "top-k": ("ef_topk-96", "csea-96")}
+"""Rows of the long experiment with error feedback and error reset by the same compressor."""
+
+
+def _pairs(evidence: Evidence) -> tuple[Study | None, dict[str, tuple[Finding | None, ...]]]:
+    """By compressor: the rows that drop, feed back and reset; of the long experiment the last two."""
+    study = evidence.study(RULES)
+    if study is not None:
+        rules = ("drop", "feedback", "reset")
+        return study, {name: tuple(finding(study, f"{key}-{r}") for r in rules) for key, name in KINDS.items()}
+    study = evidence.study(LONG)
+    return study, {name: (None, *(finding(study, row) for row in rows)) for name, rows in IN_LONG.items()}
+
+
+def why_error_reset_helps(evidence: Evidence) -> Answer:
+    """Question 15: reset minus feedback, one compressor at a time."""
+    study, found = _pairs(evidence)
+    numbers = {name: n for name, (_, ef, er) in found.items() if (n := apart(f"reset − feedback, {name}", er, ef))}
+    if study is None or not numbers:
+        return nothing("No compressor has runs with both error feedback and error reset yet.")
+    said = [f"by {name} {n.points()}" for name, n in numbers.items()]
+    better = [name for name, n in numbers.items() if n.told == "better"]
+    first = f"With only the rule changed, error reset less error feedback is {listed(said)}{progress(study)}."
+    rates = [f"{_rate(ef)} and {_rate(er)} with {name}" for name, (_, ef, er) in found.items() if name in numbers]
+    not_shown = [name for name in numbers if name not in better]
+    helps = f"It is shown to help with {listed(better) or 'none'}"
+    helps += f", and not with {listed(not_shown)}" if not_shown else ""
+    second = f"{helps}; the learning rates of feedback and of reset are {listed(rates)}."
+    missing = "" if study.records.experiment.name == RULES else "Dropping, random-k and quantisers were not run yet."
+    return Answer((first, second), _regime(study, found), _rules_table(study, found), tuple(numbers.values()), missing)
+
+
+def _rate(found: Finding | None) -> str:
+    return short(found.records.row.learning_rate if found else None)
+
+
+def _regime(study: Study, found: dict[str, tuple[Finding | None, ...]]) -> str:
+    models = [f.models for rows in found.values() for f in rows if f]
+    return regime_of(study, models[0] if models else None)
+
+
+def _rules_table(study: Study, found: dict[str, tuple[Finding | None, ...]]) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    for name, line in found.items():
+        sent = next((f.models for f in line if f), None)
+        cells: list[Cell] = [Cell(name), Cell(amount(sent))]
+        for f in line:
+            number = apart("", f, study.baseline)
+            text = f.said() if f and f.records.diverged else points(number.value) if number else "not run"
+            cells.append(Cell(text, f.pair_ids if f else ()))
+        rows.append(tuple(cells))
+    heads = ("compressor", "models sent", "dropped", "error feedback", "error reset")
+    found_text = "Differences to SGD in points; a rule is error feedback (EF-SGD) or error reset (CSEA) or none."
+    return table("One compressor, three rules", found_text, heads, rows)
+
+
+def do_other_compressors_work(evidence: Evidence) -> Answer:
+    """Question 17: the best and the worst compressor under each rule."""
+    study, found = _pairs(evidence)
+    if study is None:
+        return nothing("No experiment over compressors has runs yet.")
+    said, numbers = [], []
+    for place, rule in enumerate(("no memory", "error feedback", "error reset")):
+        known_rows = [
+            (n, name) for name, line in found.items() if (n := apart(f"{rule}, {name}", line[place], study.baseline))
+        ]
+        if not known_rows:
+            continue
+        numbers += [n for n, _ in known_rows]
+        best, last = max(known_rows, key=lambda k: k[0].value), min(known_rows, key=lambda k: k[0].value)
+        said.append(f"with {rule} from {last[1]} {points(last[0].value)} to {best[1]} {points(best[0].value)}")
+    if not said:
+        return nothing("No experiment over compressors has runs yet.")
+    every = [f for line in found.values() for f in line if f and f.comparison]
+    lost = sum(f.word == "inferior" for f in every)
+    text = (
+        f"Differences to SGD in points run {'; '.join(said)}; {lost} of {len(every)} pairs of compressor and rule are "
+        f"shown to lose more than {points(study.records.experiment.margin).lstrip('+')} points{progress(study)}."
+    )
+    missing = "" if study.records.experiment.name == RULES else "Random-k, QSGD, sign and dropping were not run yet."
+    exhibit = _compressor_table(study, found)
+    return Answer((text,), _regime(study, found), exhibit, tuple(numbers), missing)
+
+
+def _compressor_table(study: Study, found: dict[str, tuple[Finding | None, ...]]) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    for name, line in found.items():
+        for rule, f in zip(("dropped", "error feedback", "error reset"), line, strict=True):
+            if f is not None:
+                link = amount(f.records.row.link_models)
+                cells = number_cells(apart("", f, study.baseline), f, study.baseline)
+                rows.append((Cell(f"{name}, {rule}"), Cell(amount(f.models)), Cell(link), *cells))
+    heads = ("compressor and rule", "models sent", "models on a link", "difference to SGD, points", "95 % interval")
+    return table(
+        "Method by compressor", "What is all-gathered loads a link more than what is all-reduced.", heads, rows
+    )
+
+
+def is_the_error_ever_zero(evidence: Evidence) -> Answer:
+    """Question 16: the workers' distance over a run; x_i - e_i is alike on all workers, so it is the error's spread."""
+    study = evidence.study(SPLITS) or evidence.study(LONG)
+    group = study.main_group.findings if study and study.main_group else ()
+    rows = [f for f in group if f.records.row.algorithm in ("cser", "mcser", "csea", "cser_pl") and _distances(f)]
+    if study is None or not rows:
+        return nothing("No run has recorded the distance between workers yet.")
+    zero = [f for f in rows if min(_distances(f)) == 0]
+    middle = {f.records.row.row: mean_of(_distances(f)) for f in rows}
+    low, high = min(rows, key=lambda f: middle[f.records.row.row]), max(rows, key=lambda f: middle[f.records.row.row])
+    falls = [_last(f) / max(_distances(f)) for f in rows]
+    said = (
+        f"Of {count_of(len(rows), 'row')} of the family the error was exactly zero at a score in {len(zero) or 'none'}"
+        f"{progress(study)}; "
+        f"its mean over a run goes from {short(middle[low.records.row.row], 3)} ({low.method}) to "
+        f"{short(middle[high.records.row.row], 3)} ({high.method}).",
+        f"At the last score, at a learning rate near zero, it is {share(median(falls))} of its largest in the median "
+        "row "
+        f"({share(min(falls))} to {share(max(falls))}).",
+    )
+    numbers = (
+        Number("rows with a zero error", len(zero)),
+        Number("rows", len(rows)),
+        *(Number(f"mean distance, {name}", value) for name, value in middle.items()),
+        Number("last over largest, median", median(falls)),
+    )
+    table_rows = [
+        (Cell(f.method, f.records.run_ids), *(Cell(short(x, 3), f.records.run_ids) for x in _profile(f)))
+        for f in sorted(rows, key=lambda f: middle[f.records.row.row])
+    ]
+    heads = ("method", "mean over the run", "largest", "least", "at the end")
+    note = "Root of the mean over workers of the squared distance to their mean, at every score of all seeds."
+    exhibit = table("The error over a run", f"{count_of(len(rows), 'row')}.", heads, table_rows, note)
+    return Answer(said, regime_of(study), exhibit, numbers)
+
+
+def _distances(found: Finding) -> list[float]:
+    """At the scores of all runs of a row, but for a first one before any step, where all workers begin alike."""
+    events = [event for run in found.records.finished.values() for event in run.events if event.step]
+    return [event.worker_distance for event in events if event.worker_distance is not None]
+
+
+def _last(found: Finding) -> float:
+    return mean_of([run.events[-1].worker_distance for run in found.records.finished.values() if run.events])
+
+
+def _profile(found: Finding) -> tuple[float, float, float, float]:
+    distances = _distances(found)
+    return mean_of(distances), max(distances), min(distances), _last(found)

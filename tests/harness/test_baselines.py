@@ -1,0 +1,250 @@
+"""DDP and its hooks as rows of an experiment: the same as SGD or less exact, counted, resumed, and refused in words."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from algorithms import CollectiveError, ProcessGroupCollectives, Purpose
+from algorithms.baselines.ddp import DDP
+from algorithms.core.ddp_wrapper import all_reduces
+from algorithms.registry import baselines
+from harness.plan.foresee import foresee
+from harness.plan.plan import make_plan
+from harness.records.store import Failure, read_record, read_run
+from harness.spec import Spec, SpecError
+from harness.tasks.task import find_task
+from harness.train.build import build_model
+from harness.train.trainee import Trainee
+from harness.workers.attempt import attempt_in_threads, attempt_stacked
+from harness.workers.launch import launch, places
+from harness.workers.process_group import joined
+from tests.harness import baseline_processes
+from tests.harness.baseline_processes import CASES, STOPS, WORLD_SIZE
+from tests.harness.support import (
+    Quiet,
+    Table,
+    comparable,
+    job_for,
+    launch_options,
+    small_config,
+    small_spec,
+)
+
+NUM_STEPS, NUMEL = 26, 742
+"""Of a run of three workers x 20 of 1,600 samples, and of the small network."""
+FACTORS = (4 + 25) + (8 + 36) + (10 + 32)
+"""Of two kernels and a matrix at rank 1; they are 4 x 25, 8 x 36 and 10 x 32, and factors of all are less than half."""
+OTHERS = 2 * 4 + 2 * 8 + 10
+"""Numbers of two batch norms and a bias."""
+
+Results = dict[str, tuple[list[Table], Table]]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Results]:
+    """Events and result of each case, done at once, and stopped and resumed, by three processes started once."""
+    folder: Path = tmp_path_factory.mktemp("baselines")
+    configs = {name: small_config(name, table, num_workers=WORLD_SIZE) for name, table in CASES.items()}
+    whole = [job_for(config, folder / "whole") for config in configs.values()]
+    broken = [[job_for(configs[name], folder / "broken") for _ in range(len(STOPS[name]) + 1)] for name in STOPS]
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "torch._dynamo"])
+    arguments = (folder / "rendezvous", whole, broken)
+    mp.start_processes(baseline_processes.process, arguments, nprocs=WORLD_SIZE, start_method="forkserver")
+    for *_, last in broken:
+        attempts = [attempt.resumed_from_step for attempt in read_run(last.folder).run.attempts]
+        assert attempts == {"ddp": [0, 0, 13]}.get(last.run.config.algorithm, [0, 13])
+    return (
+        {job.run.config.algorithm: comparable(job.folder) for job in whole},
+        {last.run.config.algorithm: comparable(last.folder) for *_, last in broken},
+    )
+
+
+def test_ddp_is_sgd_up_to_rounding(results: tuple[Results, Results]) -> None:
+    (ours, plain), (sgd, sgd_result) = results[0]["ddp"], results[0]["sgd"]
+    assert len(ours) == len(sgd) == 2
+    for event, other in zip(ours, sgd, strict=True):
+        for key in ("train_loss", "test_loss"):
+            assert event[key] == pytest.approx(other[key], rel=1e-5)
+        assert event["bits_sent"] == other["bits_sent"]
+        assert event["worker_distance"] < 1e-6
+    assert plain["test_correct"] == sgd_result["test_correct"]
+
+
+def test_a_rounded_or_compressed_gradient_is_another(results: tuple[Results, Results]) -> None:
+    """The fp16 hook's is near, as it must be; the error of PowerSGD's is recorded."""
+    sgd, fp16, powersgd = (results[0][name][0] for name in ("sgd", "ddp_fp16", "ddp_powersgd"))
+    for event, rounded, compressed in zip(sgd, fp16, powersgd, strict=True):
+        assert 0 < abs(rounded["train_loss"] - event["train_loss"]) < 1e-3
+        assert abs(compressed["train_loss"] - event["train_loss"]) > 1e-3
+        assert event["error_norm"] is None and rounded["error_norm"] is None
+        assert compressed["error_norm"] > 0 and compressed["worker_distance"] < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "bits", "num_collectives"),
+    [
+        ("ddp", 32 * NUMEL * NUM_STEPS, NUM_STEPS),
+        ("ddp_fp16", 16 * NUMEL * NUM_STEPS, NUM_STEPS),
+        ("ddp_powersgd", 32 * (2 * NUMEL + (NUM_STEPS - 2) * (FACTORS + OTHERS)), 2 + 3 * (NUM_STEPS - 2)),
+    ],
+)
+def test_what_is_sent_is_what_was_foretold(
+    name: str, bits: int, num_collectives: int, results: tuple[Results, Results]
+) -> None:
+    result = results[0][name][1]
+    entry = {"bits": bits, "collectives": num_collectives, "gathered_bits": 0, "neighbour_bits": 0}
+    assert result["traffic"]["gradient"] == result["expected_traffic"]["gradient"] == entry
+    assert result["num_steps"] == NUM_STEPS and result["num_parameters"] == NUMEL
+    foreseen = foresee(small_config(name, CASES[name], num_workers=WORLD_SIZE))
+    assert (foreseen.bits, foreseen.final_exchange) == (bits, False)
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_resumed_equals_uninterrupted_to_the_bit(name: str, results: tuple[Results, Results]) -> None:
+    assert results[1][name] == results[0][name]
+
+
+# One worker that is alone in its group
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[None]:
+    with joined("cpu", 60.0, f"file://{tmp_path}/rendezvous", 0, 1):
+        yield
+
+
+def trainee_of(name: str, table: Table | None = None, **changes: Any) -> Trainee:
+    config = small_config(name, table, num_workers=1, **changes)
+    model = build_model(config.model, find_task("blobs"), 1, torch.device("cpu"))
+    return Trainee(config, model, ProcessGroupCollectives())
+
+
+@pytest.mark.parametrize("name", baselines())
+def test_the_count_is_what_torch_distributed_is_given(name: str, group: None) -> None:
+    trainee = trainee_of(name, {"rank": 2} if name == "ddp_powersgd" else None)
+    with all_reduces() as bits:
+        for _ in range(5):
+            trainee.step()
+    assert trainee.optimizer.traffic[Purpose.GRADIENT].bits == sum(bits) > 0
+    assert trainee.optimizer.traffic.training() == trainee.optimizer.expected_traffic(5).training()
+
+
+def test_a_step_that_is_skipped_is_none_of_the_methods_cost(group: None) -> None:
+    trainee = trainee_of("ddp", precision="fp16")
+    trainee.precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    trainee.step()
+    trainee.precision.scaler.update(2.0**120)
+    before = trainee.optimizer.traffic[Purpose.CONTROL].bits
+    trainee.step()
+    assert trainee.optimizer.num_steps == 1
+    assert trainee.optimizer.traffic.training() == trainee.optimizer.expected_traffic(1).training()
+    assert trainee.optimizer.traffic[Purpose.CONTROL].bits >= before + 32 * NUMEL
+
+
+def test_a_forward_pass_beside_ddp_is_noticed(group: None) -> None:
+    trainee = trainee_of("ddp")
+    inputs, labels = trainee.batches[0]
+    trainee.precision.loss(trainee.model, inputs, labels).backward()  # type: ignore[no-untyped-call]
+    with pytest.raises(RuntimeError, match="let forward passes go through"):
+        trainee.optimizer.step()
+
+
+def test_a_lost_worker_is_told_from_a_bug(group: None) -> None:
+    trainee = trainee_of("ddp")
+    assert isinstance(trainee.optimizer, DDP)
+
+    def lost(*arguments: Any) -> Any:
+        raise RuntimeError("Connection closed by peer")
+
+    trainee.optimizer._hook = lost
+    with pytest.raises(CollectiveError, match="a collective failed: Connection closed"):
+        trainee.step()
+
+
+def test_a_state_without_the_hooks_is_refused(group: None) -> None:
+    optimizer = trainee_of("ddp_powersgd", {"rank": 1}).optimizer
+    with pytest.raises(ValueError, match="nothing of the hook's errors"):
+        optimizer.load_state_dict(optimizer.consensus_state_dict("drop"))
+
+
+# From a spec
+
+
+def spec_with(algorithm: str, table: Table, **training: Any) -> Spec:
+    """SGD and one baseline."""
+    spec = small_spec()
+    row = {"row": "other", "label": "Other", "algorithm": algorithm, "ratio": 1, "learning_rate": 0.05}
+    spec["rows"] = [spec["rows"][0], row | {"settings": table}]
+    spec["statistics"]["seeds"] = [1]
+    return Spec.model_validate(spec | {"training": spec["training"] | training})
+
+
+def test_a_launch_starts_processes_for_a_baseline_alone(tmp_path: Path) -> None:
+    display = Quiet()
+    plan = make_plan(spec_with("ddp", {}), tmp_path)
+    assert launch(plan, launch_options(tmp_path, "stacked", jobs=1), display) == 0
+    assert display.ends == {"sgd 1": None, "other 1": None}
+    launched = {run.row: read_run(tmp_path / "small" / run.run_id).run.attempts[0].launch for run in plan.runs}
+    assert launched == {"sgd": "stacked", "other": "processes"}
+
+
+def test_without_a_gpu_for_each_worker_a_baseline_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan(spec_with("ddp", {}), tmp_path)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for device in ("cuda", "cuda:0"):
+        with pytest.raises(SpecError, match=r"row other: the 2 workers of ddp .* need a GPU each; torch sees 1"):
+            places(plan, launch_options(tmp_path, "threads", device=device))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert places(plan, launch_options(tmp_path, "threads", device="cuda"))[0].devices == ("cuda:0", "cuda:1")
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "table", "training", "words"),
+    [
+        ("ddp", {}, {"wire": "fp16"}, "ddp: its hook says what is on the wire"),
+        ("ddp", {"rank": 1}, {}, "has no setting 'rank'"),
+        ("ddp_powersgd", {}, {}, "needs the setting 'rank'"),
+        ("ddp_powersgd", {"rank": 0}, {}, "rank must be an integer from 1 up"),
+        ("ddp_powersgd", {"rank": 1, "start_step": 2}, {}, "compresses from step 3 on"),
+        ("ddp_powersgd", {"rank": 1}, {"precision": "fp16"}, "spoil the hook's state"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_planning(
+    algorithm: str, table: Table, training: Table, words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SpecError, match=f"row other: .*{words}"):
+        make_plan(spec_with(algorithm, table, **training), tmp_path)
+
+
+@pytest.mark.parametrize("attempt", [attempt_in_threads, attempt_stacked])
+def test_other_workers_than_processes_are_refused_in_a_sentence(attempt: Any, tmp_path: Path) -> None:
+    job = job_for(small_config("ddp"), tmp_path)
+    assert not attempt(job)
+    failure = read_record(job.folder / "failure.json", Failure)
+    assert failure.kind == "data" and "start them as processes" in failure.message
+
+
+def test_the_settings_by_ratio() -> None:
+    shapes = [torch.zeros(shape) for shape in ((4, 1, 5, 5), (8, 4, 3, 3), (10, 32), (34,))]
+    powersgd = baselines()["ddp_powersgd"]
+    assert baselines()["ddp"].at_ratio(1) == baselines()["ddp_fp16"].at_ratio(2) == {}
+    # At rank 2 the first is not worth it and is sent whole: 100 + 88 + 84 + 34 of 742 numbers.
+    assert powersgd.at_ratio(2, shapes) == {"rank": 2} and powersgd.at_ratio(4, shapes) == {"rank": 1}
+    for name, ratio, words in (("ddp", 2, "ratio is 1 and not 2"), ("ddp_fp16", 1, "ratio is 2 and not 1")):
+        with pytest.raises(ValueError, match=words):
+            baselines()[name].at_ratio(ratio)
+    with pytest.raises(ValueError, match=r"at rank 1 the ratio of this model is 4\.98, less than 5"):
+        powersgd.at_ratio(5, shapes)
+
+
+def test_every_baseline_is_a_ddp_with_a_hook_of_its_own() -> None:
+    assert {"ddp", "ddp_fp16", "ddp_powersgd"} <= baselines().keys()
+    for name, baseline in baselines().items():
+        assert issubclass(baseline, DDP) and (baseline is DDP or "hook" in vars(baseline)), name

@@ -1,0 +1,131 @@
+"""The studies: what they take from where, what they hold equal, and experiments that are like another one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.plan.foresee import foresee
+from harness.plan.plan import Plan, plan_experiment
+from harness.records.experiment import read_experiment
+from harness.records.packs import open_runs
+from harness.spec import EXPERIMENTS, SpecError, load_spec
+
+TUNING = Path(__file__).parents[2] / "results" / "fashion_mnist_long_tuning"
+STUDIES = sorted(path.stem for path in (EXPERIMENTS / "studies").glob("*.toml"))
+FIXED = [
+    name for name in STUDIES if all(row.learning_rate for row in load_spec(EXPERIMENTS / f"studies/{name}.toml").rows)
+]
+
+LENDERS = {
+    "sgd": "sgd",
+    "alone": "alone",
+    "local_sgd": "local_sgd-96",
+    "mcser": "mcser_block-96",
+    "mcser_released": "mcser_block-96",
+    "cser": "cser-96",
+    "qsparse_local_sgd": "qsparse-96",
+}
+"""By algorithm, the row of fashion_mnist_long whose learning rate a study's row has."""
+
+
+def lender_of(algorithm: str, settings: str, momentum_0: bool) -> str:
+    if algorithm == "ef_sgd":
+        return "ef_topk-96" if "top_k" in settings else "ef_block-96"
+    if algorithm in ("cser_pl", "csea"):
+        return "cser-96" if momentum_0 else "cser_pl-96" if algorithm == "cser_pl" else "csea-96"
+    return LENDERS[algorithm]
+
+
+def best_of_tuning(row: str) -> float:
+    """The rate with the best mean accuracy over the tuning seeds, recomputed from the packed runs of the search."""
+    experiment, runs = read_experiment(TUNING), open_runs(TUNING)
+    scores: dict[float, list[float]] = {}
+    for each in experiment.rows:
+        if each.tunes == row and len(each.runs) == len(experiment.seeds):
+            found = [runs[run_id].result for run_id in each.runs.values()]
+            scores.setdefault(each.learning_rate, [])
+            mean = sum(result.test_accuracy or 0 for result in found if result) / len(found)
+            scores[each.learning_rate].append(mean)
+    return max(scores, key=lambda rate: max(scores[rate]))
+
+
+def planned(name: str) -> Plan:
+    return plan_experiment(f"studies/{name}", Path("no records"))
+
+
+@pytest.mark.parametrize("name", [name for name in STUDIES if name != "momentum"])
+def test_rates_are_those_of_the_tuning_of_the_same_length(name: str) -> None:
+    lent: dict[str, float] = {}
+    for row in load_spec(EXPERIMENTS / f"studies/{name}.toml").rows:
+        if row.learning_rate is None:
+            continue
+        lender = lender_of(row.algorithm, str(row.settings), row.momentum == 0)
+        lent.setdefault(lender, best_of_tuning(lender))
+        assert row.learning_rate == lent[lender], row.row
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_a_study_has_floor_ceiling_three_seeds_and_one_budget(name: str) -> None:
+    plan = planned(name)
+    rows = {row.row: row for row in plan.experiment.rows}
+    assert plan.experiment.floor == "alone" and plan.experiment.baseline == "sgd" and {"sgd", "alone"} <= rows.keys()
+    assert {row.num_steps for row in rows.values()} == {4675} and all(len(row.runs) == 3 for row in rows.values())
+    sent = [foresee(run.config).models_sent for run in plan.runs if rows[run.row].ratio == 96]
+    assert sent and all(48 < each < 51 for each in sent)
+
+
+def test_the_map_has_fifteen_points_of_equal_bits() -> None:
+    rows = [row for row in planned("two_level").experiment.rows if row.label.startswith(("M-CSER", "local"))]
+    assert len(rows) >= 15 and len({row.settings for row in rows}) == len(rows)
+
+
+def test_only_what_is_not_sent_differs_between_the_rules() -> None:
+    rows = load_spec(EXPERIMENTS / "studies/rules.toml").rows
+    kinds = {row.row.split("-")[0] for row in rows if "-" in row.row}
+    assert len(kinds) == 5
+    for kind in kinds:
+        drop, feedback, reset = (
+            next(r for r in rows if r.row == f"{kind}-{rule}") for rule in ("drop", "feedback", "reset")
+        )
+        assert drop.settings == feedback.settings | {"drop_rest": True}
+        assert reset.algorithm == "csea" and reset.settings["error_compressor"] == feedback.settings["compressor"]
+
+
+def test_a_row_with_a_learning_rate_is_not_tuned() -> None:
+    plan = plan_experiment("studies/rules", Path("no records"), tuning=True)
+    tuned = {row.tunes for row in plan.experiment.rows}
+    open_rows = {r.row for r in load_spec(EXPERIMENTS / "studies/rules.toml").rows if r.learning_rate is None}
+    assert tuned == open_rows and len(plan.runs) == 3 * len(open_rows)
+
+
+def like(folder: Path, text: str) -> Path:
+    path = folder / "own.toml"
+    path.write_text(f'format = 1\nname = "own"\ntitle = "own"\n{text}')
+    return path
+
+
+def test_what_is_not_said_is_as_in_the_other_experiment(tmp_path: Path) -> None:
+    base = load_spec(EXPERIMENTS / "studies/two_level.toml")
+    spec = load_spec(
+        like(tmp_path, 'like = "studies/two_level"\nrows = ["sgd", "alone"]\n[training]\nnum_workers = 2\n')
+    )
+    assert spec.training == base.training.model_copy(update={"num_workers": 2})
+    assert [row.row for row in spec.rows] == ["sgd", "alone"] and spec.rows[0] == base.rows[0]
+    assert spec.model_copy(update={"name": base.name, "title": base.title, "training": base.training}) == (
+        base.model_copy(update={"rows": spec.rows})
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ('like = "studies/two_level"\nrows = ["sgd", "alone", "adam"]\n', "'adam'"),
+        ('like = "studies/workers_2"\n', "name that instead"),
+        ('like = "nowhere"\n', "no experiment 'nowhere'"),
+    ],
+)
+def test_what_cannot_be_like_another_is_refused_in_a_sentence(tmp_path: Path, text: str, part: str) -> None:
+    with pytest.raises(SpecError, match=part):
+        load_spec(like(tmp_path, text))

@@ -1,0 +1,219 @@
+"""Training on pairs of sentences: batches by length, a loss over all tokens, and runs that are one to the bit."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from harness.plan.plan import make_plan
+from harness.records.store import read_run
+from harness.seeds import generator
+from harness.spec import RunConfig, Spec, SpecError, TaskSpec, run_id
+from harness.tasks.pairs import PairSamples
+from harness.tasks.reversal import TASK
+from harness.train.build import build_model
+from harness.train.order import by_length, worker_batches
+from harness.train.precision import MixedPrecision
+from harness.train.tokens import token_weights
+from harness.train.translate import translation_sums
+from harness.workers.attempt import attempt_in_threads, attempt_stacked
+from harness.workers.launch import launch
+from tests.harness.support import (
+    CSER,
+    Quiet,
+    closed_form_bits,
+    comparable,
+    job_for,
+    kept_checkpoints,
+    launch_options,
+    small_config,
+    small_spec,
+)
+
+CPU = torch.device("cpu")
+PLAIN = MixedPrecision("fp32", CPU)
+MODEL = {"name": "transformer", "options": {"width": 16, "num_heads": 2, "num_layers": 1, "feedforward": 16}}
+FILE = Path(__file__).with_name("golden_translation.json")
+
+
+def samples(**spec: Any) -> PairSamples:
+    return TASK.load(None, TaskSpec(name="reversal", **spec), CPU)
+
+
+def config(algorithm: str = "sgd", table: dict[str, Any] | None = None, **changes: Any) -> RunConfig:
+    """A run of 40 steps on words of a fixed shard each."""
+    own = {"task": {"name": "reversal"}, "model": MODEL, "partition": {"kind": "contiguous"}}
+    return small_config(algorithm, table, **(own | changes))
+
+
+@pytest.mark.parametrize("shard", [None, torch.arange(100, 225)])
+@pytest.mark.parametrize("rank", [0, 2])
+def test_batches_of_like_length_hold_what_the_epoch_holds_and_go_on_from_any_step(
+    shard: torch.Tensor | None, rank: int
+) -> None:
+    lengths = torch.randint(1, 30, (500,), generator=generator("lengths"))
+    own = {"rank": rank, "num_workers": 4, "batch_size": 5, "shard": shard}
+    batches = list(worker_batches(1, 500, steps=range(50), lengths=lengths, **own))
+    assert [each.tolist() for each in worker_batches(1, 500, steps=range(31, 50), lengths=lengths, **own)] == [
+        each.tolist() for each in batches[31:]
+    ]
+    epoch = torch.cat(batches[:25])
+    assert len(set(epoch.tolist())) == 125
+    assert {len(each) for each in batches} == {5}
+    if shard is not None:
+        assert set(epoch.tolist()) == set(shard.tolist())
+    else:
+        everyone = [list(worker_batches(1, 500, each, 4, 5, range(25), None, lengths)) for each in range(4)]
+        assert sorted(torch.cat([torch.cat(each) for each in everyone]).tolist()) == list(range(500))
+    spread = [int(lengths[each].max() - lengths[each].min()) for each in batches]
+    unsorted = [
+        int(lengths[each].max() - lengths[each].min()) for each in worker_batches(1, 500, steps=range(50), **own)
+    ]
+    assert sum(spread) < sum(unsorted) / 5
+    means = torch.tensor([lengths[each].double().mean() for each in batches[:25]])
+    assert (means.diff() < 0).any() and (means.diff() > 0).any(), "steps go from short to long"
+
+
+def test_which_samples_an_epoch_leaves_out_is_not_a_matter_of_their_length() -> None:
+    order = torch.randperm(103, generator=generator(0))
+    kept = by_length(order, torch.arange(103), 10, generator(1))
+    assert set(kept.tolist()) == set(order[:100].tolist())
+
+
+def test_the_loss_is_the_mean_over_the_tokens_of_all_workers() -> None:
+    own = samples()
+    model = build_model(config().model, TASK, 0, CPU)
+    indices = [torch.arange(start, start + 20) for start in (0, 20, 40)]
+    assert len({int(own.num_tokens[each].sum()) for each in indices}) > 1
+    everything = own.train.batch(torch.arange(60))
+    expected = nn.functional.cross_entropy(model(everything[0]), everything[1])
+    parts = [token_weights(own.num_tokens, [iter([each]) for each in indices], [rank]) for rank in range(3)]
+    losses = [
+        next(weights)[0] * PLAIN.loss(model, *own.train.batch(index))
+        for weights, index in zip(parts, indices, strict=True)
+    ]
+    torch.testing.assert_close(torch.stack(losses).mean(), expected)
+
+
+def test_a_step_of_two_workers_is_the_step_of_one_with_all_their_tokens(tmp_path: Path) -> None:
+    """Their batches have other numbers of tokens; a mean of means would not do."""
+    ends = []
+    for num_workers in (1, 2):
+        own = config(num_workers=num_workers, batch_size=40 // num_workers, partition={"kind": "reshuffled"})
+        assert attempt_stacked(job_for(own, tmp_path))
+        ends.append(read_run(tmp_path / run_id(own)).result)
+    one, two = ends
+    assert one is not None and two is not None
+    assert one.num_steps == two.num_steps == 40
+    assert two.test_loss == pytest.approx(one.test_loss, rel=1e-4)
+    assert two.train_loss == pytest.approx(one.train_loss, rel=1e-4)
+
+
+def test_label_smoothing_is_in_the_training_loss_alone() -> None:
+    own = samples()
+    model = build_model(config().model, TASK, 0, CPU)
+    inputs, labels = own.train.batch(torch.arange(10))
+    smooth = MixedPrecision("fp32", CPU, label_smoothing=0.1).loss(model, inputs, labels)
+    scores = torch.log_softmax(model(inputs), 1)
+    counts = labels >= 0
+    plain = -scores.gather(1, labels.clamp(min=0).unsqueeze(1)).squeeze(1)[counts].mean()
+    expected = 0.9 * plain - 0.1 * scores.mean(1)[counts].mean()
+    torch.testing.assert_close(smooth, expected)
+    sums = [
+        translation_sums(model, torch.arange(50), each, own, 1) for each in (PLAIN, MixedPrecision("fp32", CPU, 0.1))
+    ]
+    torch.testing.assert_close(*sums, rtol=0, atol=0)
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "sgd": {},
+    "cser": CSER,
+    "local_sgd": {"sync_interval": 3},
+    "ef_sgd": {"compressor": {"kind": "top_k", "ratio": 8}},
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_stacked_workers_and_threads_end_alike_and_send_the_closed_form(name: str, tmp_path: Path) -> None:
+    own = config(name, METHODS[name])
+    assert attempt_stacked(job_for(own, tmp_path / "stacked"))
+    assert attempt_in_threads(job_for(own, tmp_path / "threads"))
+    stacked, threads = (comparable(tmp_path / each / run_id(own)) for each in ("stacked", "threads"))
+    assert stacked == threads
+    result = stacked[1]
+    sent = sum(each["bits"] for each in result["expected_traffic"].values())
+    assert sent == closed_form_bits(name, METHODS[name], result["num_parameters"], 40)
+    assert result["class_counts"] and all(sum(each) == 800 for each in result["class_counts"])
+    assert set(result["metrics"]) == {"phone_error_rate"} and len(result["translations"]) == 3
+    assert result["data_sha256"] == samples().sha256
+
+
+def test_processes_end_as_threads_do(tmp_path: Path) -> None:
+    table = small_spec() | {"task": {"name": "reversal"}, "model": MODEL}
+    table = table | {"rows": table["rows"][1:2]}
+    table["statistics"] = table["statistics"] | {"baseline": "cser", "seeds": [1]}
+    del table["tuning"]
+    plan = make_plan(Spec.model_validate(table), tmp_path)
+    ends = []
+    for workers in ("processes", "threads"):
+        assert launch(plan, launch_options(tmp_path / workers, workers), Quiet()) == 0  # type: ignore[arg-type]
+        ends.append(comparable(tmp_path / workers / "small" / plan.runs[0].run_id))
+    assert ends[0] == ends[1]
+
+
+def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    own = config("cser", CSER)
+    with kept_checkpoints():
+        assert attempt_stacked(job_for(own, tmp_path / "whole"))
+    folder = tmp_path / "whole" / run_id(own)
+    generations = sorted((folder / "checkpoint").glob("step-*"))
+    earlier = generations[0]
+    assert 0 < int(earlier.name.removeprefix("step-")) < 40
+    resumed = tmp_path / "resumed" / run_id(own)
+    (resumed / "checkpoint").mkdir(parents=True)
+    earlier.rename(resumed / "checkpoint" / earlier.name)
+    assert attempt_stacked(job_for(own, tmp_path / "resumed"))
+    assert read_run(resumed).run.attempts[-1].resumed_from_step > 0
+    assert comparable(resumed)[1] == comparable(folder)[1]
+
+
+def test_losses_are_those_that_were_last_looked_at(tmp_path: Path) -> None:
+    """After a change that is meant, run with UPDATE_GOLDEN=1 and read the diff."""
+    found = {}
+    for name, table in METHODS.items():
+        own = config(name, table)
+        assert attempt_stacked(job_for(own, tmp_path))
+        found[name] = [event.test_loss for event in read_run(tmp_path / run_id(own)).events]
+    if os.environ.get("UPDATE_GOLDEN") == "1":
+        FILE.write_text(json.dumps(found, indent=1) + "\n")
+    assert found == {name: pytest.approx(losses, rel=1e-3) for name, losses in json.loads(FILE.read_text()).items()}
+
+
+def test_fifty_pairs_are_learnt_by_heart() -> None:
+    own = samples(num_train=50)
+    model = build_model(
+        config(model={"name": "transformer", "options": MODEL["options"] | {"width": 32}}).model, TASK, 0, CPU
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    batch = own.train.batch(torch.arange(50))
+    by_heart = PairSamples(own.train, own.train, own.measure, own.text, own.max_length, own.sha256)
+    for _ in range(600):
+        optimizer.zero_grad()
+        PLAIN.loss(model, *batch).backward()
+        optimizer.step()
+    with torch.no_grad():
+        correct, count, *_, errors, phones = translation_sums(model, torch.arange(50), PLAIN, by_heart, 1).tolist()
+    assert (correct, count, errors) == (50, 50, 0) and phones == int(own.num_tokens.sum()) - 50
+
+
+def test_an_image_model_and_a_text_model_are_refused_the_other_s_task() -> None:
+    from harness.tasks.task import find_task
+
+    with pytest.raises(SpecError, match="give a text task"):
+        build_model(config().model, find_task("blobs"), 0, CPU)
