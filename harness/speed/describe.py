@@ -56,7 +56,7 @@ def _described(setting: Setting, name: str, bare_seconds: float) -> Method:
 def messages_of(turn: Turn, contestant: Contestant) -> list[Message]:
     """What a worker sends in a period: in every step, and what the synchronising step sends besides."""
     messages = _messages_once(turn, contestant.period)
-    optimizer = turn.contender.optimizer
+    optimizer = turn.method.optimizer
     if not contestant.overlap or not isinstance(optimizer, DistributedOptimizer):
         return messages
     steps = range(contestant.period, (NUM_DRAWS + 1) * contestant.period, contestant.period)
@@ -80,9 +80,9 @@ def _early_begins(messages: Sequence[EarlyMessage], ready: Sequence[float]) -> d
 def _messages_once(turn: Turn, period: int) -> list[Message]:
     ordinary: list[Recorded] = []
     if period > 1:
-        turn.contender.go_to(0, False)
+        turn.method.go_to(0, False)
         ordinary = turn.timed_step()[1]
-    turn.contender.go_to(0, True)
+    turn.method.go_to(0, True)
     synchronising = turn.timed_step()[1]
     often = [each.payload_bytes for each in ordinary]
     messages = []
@@ -114,10 +114,10 @@ def _codec_seconds(turn: Turn, contestant: Contestant, bare_seconds: float) -> f
 
 
 def _timed(turn: Turn, synchronises: bool) -> float:
-    turn.contender.go_to(0, synchronises)
+    turn.method.go_to(0, synchronises)
     _finish(turn.device)
     started = time.perf_counter()
-    turn.contender.step()
+    turn.method.step()
     _finish(turn.device)
     return time.perf_counter() - started
 

@@ -29,7 +29,7 @@ BUCKET_CAP: int | None = None
 
 
 @dataclass(frozen=True)
-class Contender:
+class BuiltMethod:
     """A method that is ready to train.
 
     Attributes:
@@ -45,9 +45,7 @@ class Contender:
     hides_collectives: bool
 
 
-def build_contender(
-    contestant: Contestant, workload: str, trainee: Trainee, groups: Groups, visible: bool
-) -> Contender:
+def build_method(contestant: Contestant, workload: str, trainee: Trainee, groups: Groups, visible: bool) -> BuiltMethod:
     """`visible`: do what DDP does in C++ by its equal in Python, so that it is seen, and bucket by bucket."""
     baseline = baselines().get(contestant.algorithm)
     if baseline is None:
@@ -63,7 +61,7 @@ class _EqualFromTheStart(ProcessGroupCollectives):
         pass
 
 
-def _own(contestant: Contestant, workload: str, trainee: Trainee, group: ProcessGroup | None) -> Contender:
+def _own(contestant: Contestant, workload: str, trainee: Trainee, group: ProcessGroup | None) -> BuiltMethod:
     # The backend's own all-reduce, as it is with NCCL.
     collectives = _EqualFromTheStart(group, deterministic=False, overlap=contestant.overlap)
     config = run_config(workload, contestant.algorithm, dict(contestant.settings))
@@ -77,10 +75,10 @@ def _own(contestant: Contestant, workload: str, trainee: Trainee, group: Process
     def go_to(period: int, synchronises: bool) -> None:
         optimizer.num_steps = contestant.period * (period + 1) - (1 if synchronises else 2)
 
-    return Contender(optimizer, step, go_to, hides_collectives=False)
+    return BuiltMethod(optimizer, step, go_to, hides_collectives=False)
 
 
-def _ddp(baseline: type[DDP], contestant: Contestant, trainee: Trainee, groups: Groups, visible: bool) -> Contender:
+def _ddp(baseline: type[DDP], contestant: Contestant, trainee: Trainee, groups: Groups, visible: bool) -> BuiltMethod:
     """As fast as DDP can be: buckets in the order of gradients, which are views of them, and torch's fused SGD."""
     model = wrapped(trainee.module, groups.main, fixed_buckets=False, bucket_cap_mb=BUCKET_CAP)
     state, hook = baseline.hook(groups.main, contestant.settings)
@@ -100,4 +98,4 @@ def _ddp(baseline: type[DDP], contestant: Contestant, trainee: Trainee, groups: 
         trainee.passes(model)
         optimizer.step()
 
-    return Contender(optimizer, step, lambda period, synchronises: None, hides)
+    return BuiltMethod(optimizer, step, lambda period, synchronises: None, hides)
