@@ -18,6 +18,7 @@ from harness.plan.tuning import Found, Outcome, Trial, rules, search
 from harness.plan.tuning_records import tuning_folder, tuning_name
 from harness.records import store
 from harness.records.experiment import Choice, Experiment, Row, Tuning
+from harness.records.metrics import metric_of
 from harness.rows import RowSpec
 from harness.spec import RunConfig, Spec, SpecError, explain, find_spec, load_spec, run_id
 
@@ -148,7 +149,8 @@ def _choose(spec: Spec, row: RowSpec, folder: Path) -> _Chosen:
 def _search(spec: Spec, row: RowSpec, folder: Path) -> Found:
     @cache
     def outcomes(trial: Trial, seed: int) -> Outcome | None:
-        return tuning_records.outcome(folder, run_id(_config(spec, _settled(row, trial), seed, tuning=True)))
+        run = run_id(_config(spec, _settled(row, trial), seed, tuning=True))
+        return tuning_records.outcome(folder, run, metric_of(spec.statistics.metric))
 
     assert spec.tuning is not None
     return search(spec.tuning, row, outcomes)
@@ -304,7 +306,7 @@ def _tuning(spec: Spec, chosen: dict[str, _Chosen]) -> Tuning | None:
     by_loss = {name: choice.by_training_loss for name, choice in chosen.items()}
     return Tuning(
         experiment=tuning_name(spec),
-        rule=rules(spec.tuning),
+        rule=rules(spec.tuning, metric_of(spec.statistics.metric).score_label),
         grid=spec.tuning.grid,
         seeds=spec.tuning.seeds,
         selected={name: choice.trial.learning_rate for name, choice in chosen.items()},
@@ -365,4 +367,5 @@ def _experiment(
         floor=None if tuning else statistics.floor,
         margin_reason=None if tuning else statistics.margin_reason,
         main_ratio=None if tuning else statistics.main_ratio,
+        metric=None if statistics.metric == "accuracy" else statistics.metric,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.resources
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,8 +110,8 @@ def read_words(text: str, path: str, longest: int) -> Words:
 
 
 def _encoded(words: Words) -> Encoded:
-    sources = [[LETTER_IDS[letter] for letter in word] for word, _ in words]
-    targets = [[PHONE_IDS[phone] for phone in phones] for _, phones in words]
+    sources: list[Sequence[int]] = [[LETTER_IDS[letter] for letter in word] for word, _ in words]
+    targets: list[Sequence[int]] = [[PHONE_IDS[phone] for phone in phones] for _, phones in words]
     return sources, targets, [source[0] - NUM_SPECIAL for source in sources]
 
 

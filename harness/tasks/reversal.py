@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,11 +43,11 @@ class Reversal:
         random = generator("reversal", split)
         lengths = torch.randint(SHORTEST, LONGEST + 1, (count,), generator=random).tolist()
         letters = torch.randint(NUM_SPECIAL, self.num_classes, (count, LONGEST), generator=random).tolist()
-        sources = [own[:length] for own, length in zip(letters, lengths, strict=True)]
+        sources: list[Sequence[int]] = [own[:length] for own, length in zip(letters, lengths, strict=True)]
         return sources, [source[::-1] for source in sources], [source[0] - NUM_SPECIAL for source in sources]
 
 
-def _text(tokens: list[int]) -> str:
+def _text(tokens: Sequence[int]) -> str:
     return "".join(ALPHABET[token - NUM_SPECIAL] for token in tokens)
 
 

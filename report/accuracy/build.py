@@ -28,6 +28,7 @@ from report.accuracy.sections import found_sections
 from report.accuracy.tables import accuracy_table, baseline_card, seeds_table
 from report.accuracy.tables_assay import assay_table
 from report.accuracy.tables_bits import bits_table, equal_bits_table
+from report.accuracy.tables_metrics import metrics_of, metrics_table, translations_table
 from report.accuracy.tables_pairs import pairs_table, shown_groups
 from report.accuracy.tables_regime import needed_table, predictors_table, regime_table, residuals_table
 from report.accuracy.tables_tuning import best_of_table, points_table, rules_table, tuning_table
@@ -118,7 +119,13 @@ def _table(study: Study, exhibits: Exhibits, key: str, build: Callable[[Study], 
 
 def _accuracy(study: Study, exhibits: Exhibits) -> tuple[Block, ...]:
     table = _table(study, exhibits, "accuracy", accuracy_table)
-    return (table, _table(study, exhibits, "seeds", seeds_table)) if has_models(study) else (table,)
+    blocks: tuple[Block, ...] = (
+        (table, _table(study, exhibits, "seeds", seeds_table)) if has_models(study) else (table,)
+    )
+    if metrics_of(study):
+        blocks = (*blocks, exhibits.table(metrics_table(study), "metrics"))
+    said = translations_table(study)
+    return blocks if said is None else (*blocks, exhibits.table(said, "translations"))
 
 
 def _all_pairs(study: Study, pairs: Sequence[Pair], exhibits: Exhibits) -> tuple[Section, ...]:
@@ -250,7 +257,7 @@ def _tuning_sections(study: Study, tuned: Sequence[Tuned], exhibits: Exhibits) -
         "tuning_figure",
         "tuning.png",
         "Held-out accuracy over the learning rate",
-        lambda path: draw_tuning(tuned, path),
+        lambda path: draw_tuning(tuned, path, study.records.metric.score_label),
         lambda: found_tuning(tuned),
         *tuning_notes(tuned),
     )

@@ -16,7 +16,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m report.answers",
         description="Answer the questions of the paper's readers from the records there are; nothing is trained.",
-        epilog="exit status: 0 written; 1 a record is damaged or a file cannot be written; 2 it cannot be used as given",
+        epilog="exit status: 0 written; 1 a record is damaged or a file cannot be written; 2 it cannot be used so",
     )
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="your own records; the rest is taken from those that ship"

@@ -112,7 +112,7 @@ def test_what_is_measured_stays_comparable_with_what_was() -> None:
         "sgd_accumulate": {"accumulation_steps": 256},
         "alone": {},
         "dpsgd": {"topology": "ring", "order": "adapt_then_combine"},
-        "choco_sgd": {"topology": "ring", "compressor": block(512), "gamma": 0.01},
+        "choco_sgd": {"topology": "ring", "compressor": block(512), "gamma": 0.5 / 256},
         "deep_squeeze": {"topology": "ring", "compressor": block(512), "gamma": 0.001},
         "ef_sgd": {"compressor": block(256)},
         "powersgd": {"rank": 1},

@@ -23,6 +23,7 @@ LENDERS = {
     "alone": "alone",
     "local_sgd": "local_sgd-96",
     "mcser": "mcser_block-96",
+    "mcser_released": "mcser_block-96",
     "cser": "cser-96",
     "qsparse_local_sgd": "qsparse-96",
 }
