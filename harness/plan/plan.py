@@ -1,4 +1,4 @@
-"""Expands a spec into runs with ids, every setting checked, and foretells bits and memory."""
+"""Expands a spec into runs with ids, every setting checked, with their expected bits and memory."""
 
 from __future__ import annotations
 

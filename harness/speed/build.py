@@ -30,7 +30,7 @@ BUCKET_CAP: int | None = None
 
 
 @dataclass(frozen=True)
-class Contender:
+class BuiltMethod:
     """A method that is ready to train.
 
     Attributes:
@@ -47,6 +47,7 @@ class Contender:
     hides_collectives: bool
 
 
+<<<<<<< HEAD:harness/speed/contender.py
 def build_contender(
     contestant: Contestant, workload: str, trainee: Trainee, groups: Groups, visible: bool, num_workers: int
 ) -> Contender:
@@ -56,6 +57,10 @@ def build_contender(
         visible: do what DDP does in C++ by its equal in Python, so that it is seen, and bucket by bucket.
         num_workers: of the session; where the group is of one, it stands for so many that have neighbours.
     """
+=======
+def build_method(contestant: Contestant, workload: str, trainee: Trainee, groups: Groups, visible: bool) -> BuiltMethod:
+    """`visible`: do what DDP does in C++ by its equal in Python, so that it is seen, and bucket by bucket."""
+>>>>>>> ccb05268bb499f0ed07d6545ee200b73dad3320a:harness/speed/build.py
     baseline = baselines().get(contestant.algorithm)
     if baseline is None:
         return _own(contestant, workload, trainee, groups.main, num_workers)
@@ -70,6 +75,7 @@ class _EqualFromTheStart(ProcessGroupCollectives):
         pass
 
 
+<<<<<<< HEAD:harness/speed/contender.py
 class _OneOfMany(_EqualFromTheStart):
     """A worker that is alone, as one of so many who all send what it does: to see what it sends to its neighbours."""
 
@@ -87,6 +93,9 @@ class _OneOfMany(_EqualFromTheStart):
 def _own(
     contestant: Contestant, workload: str, trainee: Trainee, group: ProcessGroup | None, num_workers: int
 ) -> Contender:
+=======
+def _own(contestant: Contestant, workload: str, trainee: Trainee, group: ProcessGroup | None) -> BuiltMethod:
+>>>>>>> ccb05268bb499f0ed07d6545ee200b73dad3320a:harness/speed/build.py
     # The backend's own all-reduce, as it is with NCCL.
     collectives = _EqualFromTheStart(group, deterministic=False, overlap=contestant.overlap)
     if contestant.topology and collectives.world_size < num_workers:
@@ -102,10 +111,10 @@ def _own(
     def go_to(period: int, synchronises: bool) -> None:
         optimizer.num_steps = contestant.period * (period + 2) - (1 if synchronises else 2)
 
-    return Contender(optimizer, step, go_to, hides_collectives=False)
+    return BuiltMethod(optimizer, step, go_to, hides_collectives=False)
 
 
-def _ddp(baseline: type[DDP], contestant: Contestant, trainee: Trainee, groups: Groups, visible: bool) -> Contender:
+def _ddp(baseline: type[DDP], contestant: Contestant, trainee: Trainee, groups: Groups, visible: bool) -> BuiltMethod:
     """As fast as DDP can be: buckets in the order of gradients, which are views of them, and torch's fused SGD."""
     model = wrapped(trainee.module, groups.main, fixed_buckets=False, bucket_cap_mb=BUCKET_CAP)
     state, hook = baseline.hook(groups.main, contestant.settings)
@@ -125,4 +134,4 @@ def _ddp(baseline: type[DDP], contestant: Contestant, trainee: Trainee, groups: 
         trainee.passes(model)
         optimizer.step()
 
-    return Contender(optimizer, step, lambda period, synchronises: None, hides)
+    return BuiltMethod(optimizer, step, lambda period, synchronises: None, hides)
