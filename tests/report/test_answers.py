@@ -14,6 +14,7 @@ import pytest
 from scipy import stats
 
 from harness.records.packing import unpack
+from report.answers import evidence
 from report.answers.__main__ import main
 from report.answers.build import build_answers
 from report.answers.questions import ASKED
@@ -178,11 +179,22 @@ def test_speed_ups_lie_between_those_of_the_exported_steps(rebuilt: Path) -> Non
 
 
 @pytest.fixture
-def studies(tmp_path: Path) -> Path:
-    results = tmp_path / "results"
+def only_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing ships, so that what is read is what a test has written."""
+    monkeypatch.setattr(evidence, "SHIPPED", tmp_path / "nothing")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("written")
     for name in ("two_level", "skew_class_shards", "workers_16", "momentum", "released"):
         write_study(results, name)
     return results
+
+
+@pytest.fixture
+def studies(written: Path, only_own: None, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(written, tmp_path / "results"))
 
 
 def test_studies_fill_their_questions(studies: Path, tmp_path: Path) -> None:
@@ -218,7 +230,7 @@ def test_other_records_give_other_sentences(studies: Path, tmp_path: Path) -> No
     assert {"11", "12"} <= changed and "2" not in changed
 
 
-def test_partial_records_are_said_to_be_partial(tmp_path: Path) -> None:
+def test_partial_records_are_said_to_be_partial(only_own: None, tmp_path: Path) -> None:
     results = tmp_path / "results"
     write_study(results, "two_level", lambda row, seed: made_up_accuracy(row, seed) if seed < 3 else None)
     build_answers(results, tmp_path / "out")
