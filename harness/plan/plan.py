@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from harness.plan import tuning_records
 from harness.plan.describe import describe, fixed_settings, stepping_of
-from harness.plan.foresee import Foreseen, check_task_and_model, foresee
+from harness.plan.foresee import Foreseen, check_scoring, check_task_and_model, foresee
 from harness.plan.tuning import Found, Outcome, Trial, rules, search
 from harness.plan.tuning_records import tuning_folder, tuning_name
 from harness.records import store
@@ -84,6 +84,7 @@ def make_plan(spec: Spec, results: Path, tuning: bool = False, given_as: str | N
         RecordError: a record of the tuning is damaged.
     """
     check_task_and_model(spec.task, spec.model)
+    check_scoring(spec.task, spec.evaluation, spec.statistics.metric)
     if tuning:
         _check_own_tuning(spec)
         folder = results / tuning_name(spec)

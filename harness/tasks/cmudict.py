@@ -42,6 +42,7 @@ class CMUDict:
     input_shape: tuple[int, ...] = (2, 24)
     trains_on_fewer: bool = True
     survives_fork: bool = True
+    metrics: tuple[str, ...] = ("phone_error_rate",)
     sha256: str | None = "1f9fb57eea8813edc9b39148841800188d981b0d5d0a5c27c180a9ddfa5c7543"
     """Of the split, test words first."""
 

@@ -39,6 +39,7 @@ class KJVSpanish:
     max_ratio: float = 2.0
     num_test_chapters: int = 89
     trains_on_fewer: bool = True
+    metrics: tuple[str, ...] = ("bleu", "chrf")
     modules: tuple[Module, Module] = (ENGLISH, SPANISH)
     sha256: str | None = "6916bd8abc115215fdd29009a57566b2c97c62e6793fbd839200c006204a65a6"
     """Of all pairs, those to score first."""

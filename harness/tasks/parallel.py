@@ -49,6 +49,7 @@ class ParallelText:
     """Where the files are from, for people who lack them."""
     max_cut: float = 0.01
     trains_on_fewer: bool = True
+    metrics: tuple[str, ...] = ("bleu", "chrf")
 
     @property
     def num_classes(self) -> int:

@@ -26,6 +26,7 @@ class Reversal:
     num_classes: int = NUM_SPECIAL + len(ALPHABET)
     input_shape: tuple[int, ...] = (2, LONGEST + 1)
     trains_on_fewer: bool = True
+    metrics: tuple[str, ...] = ("phone_error_rate",)
 
     def prepare(self, data: Path | None) -> None:
         pass
