@@ -53,11 +53,11 @@ def golden_settings(name: str, compressor: Compressor) -> dict[str, object]:
 
 def losses(name: str, key: str, more: dict[str, Any]) -> list[float]:
     """The workers' mean loss before each step."""
-    own = golden_settings(name, COMPRESSORS[key]) | more
+    own = golden_settings(name, COMPRESSORS[key])
 
     def work(collectives: Collectives) -> list[float]:
         model = make_model(torch.float64)
-        optimizer = make_optimizer(name, model, own, collectives, seed=1)
+        optimizer = make_optimizer(name, model, own, collectives, seed=1, **more)
         sequence = []
         for step in range(1, NUM_STEPS + 1):
             optimizer.zero_grad()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.records.packs import NAME, open_runs
-from harness.records.store import Row, read_experiment
+from harness.records.experiment import Row, read_experiment
 from report.kit.statistics import mean_of, pair
 
 ROOT = Path(__file__).parents[2]
