@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas
 
+from harness.records.experiment import read_experiment
 from harness.records.packs import open_runs
-from harness.records.store import read_experiment
 
 
 def collect_runs(folder: Path) -> Path:
@@ -29,7 +29,9 @@ def collect_runs(folder: Path) -> Path:
                     line |= (
                         {f"{key}_{name}": v for name, v in value.items()} if isinstance(value, dict) else {key: value}
                     )
-            del result["expected_traffic"]
+            line |= result.pop("metrics", None) or {}
+            for several in ("expected_traffic", "translations", "signatures"):
+                result.pop(several, None)
             line |= result
         lines.append(line)
     target = folder / "runs.csv"

@@ -60,7 +60,7 @@ def messages_of(turn: Turn, contestant: Contestant, num_workers: int) -> list[Me
     if contestant.topology:
         rounds = _rounds(contestant, num_workers)
         messages = [message.model_copy(update={"rounds": rounds}) for message in messages]
-    optimizer = turn.contender.optimizer
+    optimizer = turn.method.optimizer
     if not contestant.overlap or not isinstance(optimizer, DistributedOptimizer):
         return messages
     steps = range(contestant.period, (NUM_DRAWS + 1) * contestant.period, contestant.period)
@@ -90,9 +90,9 @@ def _early_begins(messages: Sequence[EarlyMessage], ready: Sequence[float]) -> d
 def _messages_once(turn: Turn, period: int) -> list[Message]:
     ordinary: list[Recorded] = []
     if period > 1:
-        turn.contender.go_to(0, False)
+        turn.method.go_to(0, False)
         ordinary = turn.timed_step()[1]
-    turn.contender.go_to(0, True)
+    turn.method.go_to(0, True)
     synchronising = turn.timed_step()[1]
     often = [each.payload_bytes for each in ordinary]
     messages = []
@@ -126,10 +126,10 @@ def _codec_seconds(turn: Turn, contestant: Contestant, bare_seconds: float) -> f
 
 
 def _timed(turn: Turn, synchronises: bool) -> float:
-    turn.contender.go_to(0, synchronises)
+    turn.method.go_to(0, synchronises)
     _finish(turn.device)
     started = time.perf_counter()
-    turn.contender.step()
+    turn.method.step()
     _finish(turn.device)
     return time.perf_counter() - started
 

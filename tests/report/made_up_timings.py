@@ -36,7 +36,7 @@ METHODS = (
     Made("all_reduce", True, [(1.0, 1, 1.0)], algorithm="sgd"),
     Made("ddp", True, _BUCKETS),
     Made("ddp_fp16", True, [(share / 2, every, ready) for share, every, ready in _BUCKETS], ratio=2.0),
-    Made("ddp_no_overlap", True, [(share, every, 1.0) for share, every, _ in _BUCKETS], algorithm="sgd"),
+    Made("ddp_no_overlap", True, [(share, every, 1.0) for share, every, _ in _BUCKETS], algorithm="ddp"),
     Made("powersgd_4", True, [(1 / 60, 1, 0.5), (1 / 60, 1, 0.5), (1 / 60, 1, 1.0), (1 / 60, 1, 1.0)], ratio=15.0),
     Made("ef_sgd", False, [(1 / 256, 1, 1.0)], algorithm="ef_sgd", ratio=256.0),
     Made("csea", False, [(1 / 256, 1, 1.0)], algorithm="csea", ratio=256.0),

@@ -162,7 +162,10 @@ def _recomputed(folder: Path, row_name: str) -> tuple[float, dict[str, float]]:
     return target, {seed: _first_step(path, target) for seed, path in runs.items()}
 
 
-@pytest.mark.parametrize(("method", "row"), [("ddp", "sgd"), ("ef_sgd", "ef_sgd_256"), ("csea_overlap", "csea_256")])
+@pytest.mark.parametrize(
+    ("method", "row"),
+    [("ddp", "sgd"), ("ddp_no_overlap", "sgd"), ("ef_sgd", "ef_sgd_256"), ("csea_overlap", "csea_256")],
+)
 def test_steps_to_the_target_are_those_of_the_runs(made: Made, method: str, row: str) -> None:
     target, expected = _recomputed(made.accuracy, row)
     lines = [line for line in made.csv("steps_to_target") if line["method"] == method]

@@ -11,7 +11,7 @@ from torch import nn
 from algorithms import DistributedOptimizer, SoloCollectives, algorithms
 from algorithms.registry import baselines
 from harness.records.timings import Message, Method
-from harness.speed import contender
+from harness.speed import build
 from harness.speed.describe import described
 from harness.speed.groups import Groups
 from harness.speed.layers import layers_of
@@ -66,10 +66,10 @@ def test_messages_of_a_period_are_what_the_ledgers_closed_form_says(
     name: str, methods: dict[str, Method], alone: Groups
 ) -> None:
     turn = setting_of(request_of([name], Path("unused"), fabric=EIGHT), alone).turn(name)
-    assert isinstance(turn.contender.optimizer, DistributedOptimizer)
+    assert isinstance(turn.method.optimizer, DistributedOptimizer)
     period = METHODS[name].period
     # Of the second period: in its first step a method may send more.
-    once, twice = (turn.contender.optimizer.expected_traffic(count * period) for count in (1, 2))
+    once, twice = (turn.method.optimizer.expected_traffic(count * period) for count in (1, 2))
     messages = methods[name].messages
     sent = sum(8 * message.payload_bytes * period // message.every for message in messages)
     assert sent == twice.training_bits - once.training_bits
@@ -112,7 +112,7 @@ def test_powersgd_sends_what_is_not_a_matrix_and_two_factors_of_the_rank(rank: i
 @pytest.fixture
 def small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
     """DDP's buckets are full at 16 kB: in the small layers with the last's 48 kB, then with the others' 26.4 kB."""
-    monkeypatch.setattr(contender, "BUCKET_CAP", 16 / 1024)
+    monkeypatch.setattr(build, "BUCKET_CAP", 16 / 1024)
 
 
 def messages_of(name: str, groups: Groups, **changed: object) -> list[Message]:
@@ -134,7 +134,7 @@ def test_a_bucket_is_ready_when_its_last_gradient_is(small_buckets: None, alone:
 def test_a_trainee_that_waits_has_the_real_models_buckets_and_messages(
     name: str, monkeypatch: pytest.MonkeyPatch, alone: Groups
 ) -> None:
-    monkeypatch.setattr(contender, "BUCKET_CAP", 1 / 1024)
+    monkeypatch.setattr(build, "BUCKET_CAP", 1 / 1024)
     layers = layers_of("fashion_mnist")
     common = {"workload": calibrate("fashion_mnist", "cpu"), "layers": layers}
     waiting = messages_of(name, alone, trainee="waiting", **common)
@@ -165,12 +165,12 @@ def test_one_of_the_two_kinds_of_steps_synchronises_and_each_period_has_blocks_o
     name: str, alone: Groups
 ) -> None:
     turn = setting_of(request_of([name], Path("unused")), alone).turn(name)
-    optimizer, period = turn.contender.optimizer, METHODS[name].period
+    optimizer, period = turn.method.optimizer, METHODS[name].period
     assert isinstance(optimizer, DistributedOptimizer)
     steps = []
     for number in range(3):
         for synchronises in [False, True] if period > 1 else [True]:
-            turn.contender.go_to(number, synchronises)
+            turn.method.go_to(number, synchronises)
             steps.append(optimizer.num_steps + 1)
             assert (steps[-1] % period == 0) == synchronises
     assert len(set(steps)) == len(steps)

@@ -30,7 +30,7 @@ BUCKET_CAP: int | None = None
 
 
 @dataclass(frozen=True)
-class Contender:
+class BuiltMethod:
     """A method that is ready to train.
 
     Attributes:
@@ -47,9 +47,9 @@ class Contender:
     hides_collectives: bool
 
 
-def build_contender(
+def build_method(
     contestant: Contestant, workload: str, trainee: Trainee, groups: Groups, visible: bool, num_workers: int
-) -> Contender:
+) -> BuiltMethod:
     """Build it.
 
     Args:
@@ -86,7 +86,7 @@ class _OneOfMany(_EqualFromTheStart):
 
 def _own(
     contestant: Contestant, workload: str, trainee: Trainee, group: ProcessGroup | None, num_workers: int
-) -> Contender:
+) -> BuiltMethod:
     # The backend's own all-reduce, as it is with NCCL.
     collectives = _EqualFromTheStart(group, deterministic=False, overlap=contestant.overlap)
     if contestant.topology and collectives.world_size < num_workers:
@@ -102,10 +102,10 @@ def _own(
     def go_to(period: int, synchronises: bool) -> None:
         optimizer.num_steps = contestant.period * (period + 2) - (1 if synchronises else 2)
 
-    return Contender(optimizer, step, go_to, hides_collectives=False)
+    return BuiltMethod(optimizer, step, go_to, hides_collectives=False)
 
 
-def _ddp(baseline: type[DDP], contestant: Contestant, trainee: Trainee, groups: Groups, visible: bool) -> Contender:
+def _ddp(baseline: type[DDP], contestant: Contestant, trainee: Trainee, groups: Groups, visible: bool) -> BuiltMethod:
     """As fast as DDP can be: buckets in the order of gradients, which are views of them, and torch's fused SGD."""
     model = wrapped(trainee.module, groups.main, fixed_buckets=False, bucket_cap_mb=BUCKET_CAP)
     state, hook = baseline.hook(groups.main, contestant.settings)
@@ -125,4 +125,4 @@ def _ddp(baseline: type[DDP], contestant: Contestant, trainee: Trainee, groups: 
         trainee.passes(model)
         optimizer.step()
 
-    return Contender(optimizer, step, lambda period, synchronises: None, hides)
+    return BuiltMethod(optimizer, step, lambda period, synchronises: None, hides)
