@@ -50,8 +50,8 @@ def neighbours_table() -> Table:
     found = (
         f"A gossip ring saves latency, not bytes: it waits for one hop where an all-reduce waits for "
         f"{2 * (NUM_WORKERS - 1)}, and puts 2 messages on a link where that puts {short(sent)}. So an exchange on a "
-        f"ring is {factor(least)} to {factor(most)} as fast as an all-reduce of the same message, one with a "
-        f"single peer {factor(least_peer)} to {factor(most_peer)}."
+        f"ring is {factor(least)} to {factor(most)} as fast as an all-reduce of the same message, and one "
+        f"with a single peer {factor(least_peer)} to {factor(most_peer)}."
     )
     notes = (
         f"Modelled, {NUM_WORKERS} workers in machines of their own, ResNet-50's {NUM_PARAMETERS:,} parameters in fp32, "

@@ -91,14 +91,19 @@ def codec_note(bench: Bench) -> str:
     in_steps = [p.timed.codec for p in bench.points if p.method.name == EXAMPLE and p.timing is bench.main]
     method = next((each for each in bench.main.methods if each.name == EXAMPLE), None)
     device = bench.emulated_device
-    if not in_steps or method is None or method.codec_alone_seconds is None or device is None:
+    alone = [
+        each.codec_alone_seconds
+        for timing in bench.timings
+        for each in timing.methods
+        if each.name == EXAMPLE and each.codec_alone_seconds is not None
+    ]
+    if not in_steps or method is None or not alone or device is None:
         return ""
     workers, cores = bench.main.fabric.num_workers, bench.main.attempt.num_cpus
-    alone = method.codec_alone_seconds
     return (
         f"The codec is told three times. {method.label}'s is {milliseconds(in_steps[0])} ms in these steps, in which "
         f"{count_of(workers, 'worker')} share {count_of(cores, 'core')} and their memory, and each waits for the last "
-        f"to be through; {milliseconds(alone)} ms for a worker with a core to itself; and "
+        f"to be through; {milliseconds(median(alone))} ms for a worker with a core to itself; and "
         f"{milliseconds(bench.codec_seconds(method))} ms in the model, for a {device.device} moves the same bytes at "
         f"{device.bytes_per_second / 1e9:g} GB/s. Emulated steps are shown without it, modelled ones with the last."
     )

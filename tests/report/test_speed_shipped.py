@@ -112,11 +112,10 @@ def test_what_every_method_moves_is_stated(study: SpeedStudy) -> None:
 
 def test_the_codecs_three_times_are_those_of_the_records(study: SpeedStudy) -> None:
     bench = study.benches[0]
-    [method] = [each for each in bench.main.methods if each.name == "mcser"]
+    alone = [each.codec_alone_seconds or 0.0 for t in bench.timings for each in t.methods if each.name == "mcser"]
     [in_steps] = [p.timed.codec for p in bench.points if p.timing is bench.main and p.method.name == "mcser"]
-    assert method.codec_alone_seconds is not None
     modelled = 20 * bench.workload.num_parameters / 900e9
     note = codec_note(bench)
-    for seconds in (in_steps, method.codec_alone_seconds, modelled):
+    for seconds in (in_steps, median(alone), modelled):
         assert f"{milliseconds(seconds)} ms" in note
     assert "8 workers share 2 cores" in note and note in (SHIPPED / "report.md").read_text()
