@@ -49,8 +49,8 @@ def _misses(study: SpeedStudy | None) -> str:
     if not many:
         return ""
     return (
-        f" Where communication takes over {100 * LARGE:g} % of the compute, the model of it is within {100 * AIM:g} % of the "
-        f"clock in {near} of {many} timed steps."
+        f" Where communication takes over {100 * LARGE:g} % of the compute, the model of it is within {100 * AIM:g} % "
+        f"of the clock in {near} of {many} timed steps."
     )
 
 
