@@ -14,7 +14,7 @@ from report.kit.wording import amount, bounds, listed, percent, points, whole
 METHODS = ("mcser-h16-r1_12-r2_192", "local_sgd-96", "ef_topk-96")
 """Rows of the studies that are in every set-up, as far as they have them."""
 
-RELATIVES = ("powersgd", "choco_sgd", "deep_squeeze", "dpsgd", "diloco", "ef21_sgdm")
+RELATIVES = ("powersgd", "ddp_powersgd", "choco_sgd", "deep_squeeze", "dpsgd", "diloco", "ef21_sgdm")
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ def over_workers(evidence: Evidence) -> Answer:
 
 
 def _over(evidence: Evidence, settings: Sequence[Setting], word: str, but: tuple[str, ...]) -> Answer | None:
-    """None where fewer than two set-ups have runs that may be set side by side."""
+    """None where fewer than two set-ups have runs; why, where they may not be set side by side."""
     shown, refused = _side_by_side(evidence, settings, but)
     if len(shown) < 2:
-        return None
+        return nothing(" ".join(refused)) if refused else None
     numbers: list[Number] = []
     rows: list[tuple[Cell, ...]] = []
     for each, study in shown:
