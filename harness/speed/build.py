@@ -47,20 +47,15 @@ class BuiltMethod:
     hides_collectives: bool
 
 
-<<<<<<< HEAD:harness/speed/contender.py
-def build_contender(
+def build_method(
     contestant: Contestant, workload: str, trainee: Trainee, groups: Groups, visible: bool, num_workers: int
-) -> Contender:
+) -> BuiltMethod:
     """Build it.
 
     Args:
         visible: do what DDP does in C++ by its equal in Python, so that it is seen, and bucket by bucket.
         num_workers: of the session; where the group is of one, it stands for so many that have neighbours.
     """
-=======
-def build_method(contestant: Contestant, workload: str, trainee: Trainee, groups: Groups, visible: bool) -> BuiltMethod:
-    """`visible`: do what DDP does in C++ by its equal in Python, so that it is seen, and bucket by bucket."""
->>>>>>> ccb05268bb499f0ed07d6545ee200b73dad3320a:harness/speed/build.py
     baseline = baselines().get(contestant.algorithm)
     if baseline is None:
         return _own(contestant, workload, trainee, groups.main, num_workers)
@@ -75,7 +70,6 @@ class _EqualFromTheStart(ProcessGroupCollectives):
         pass
 
 
-<<<<<<< HEAD:harness/speed/contender.py
 class _OneOfMany(_EqualFromTheStart):
     """A worker that is alone, as one of so many who all send what it does: to see what it sends to its neighbours."""
 
@@ -92,10 +86,7 @@ class _OneOfMany(_EqualFromTheStart):
 
 def _own(
     contestant: Contestant, workload: str, trainee: Trainee, group: ProcessGroup | None, num_workers: int
-) -> Contender:
-=======
-def _own(contestant: Contestant, workload: str, trainee: Trainee, group: ProcessGroup | None) -> BuiltMethod:
->>>>>>> ccb05268bb499f0ed07d6545ee200b73dad3320a:harness/speed/build.py
+) -> BuiltMethod:
     # The backend's own all-reduce, as it is with NCCL.
     collectives = _EqualFromTheStart(group, deterministic=False, overlap=contestant.overlap)
     if contestant.topology and collectives.world_size < num_workers:
