@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from report.accuracy.findings import Finding, Study
 from report.answers.answer import Answer, Number, apart, known, mean, nothing, number_cells, regime_of, table
-from report.answers.evidence import LONG, SPLITS, Evidence, finding, other_settings, progress
+from report.answers.evidence import LONG, SPLITS, Evidence, finding, other_settings, progress, some_missing
 from report.kit.document import Cell
 from report.kit.wording import amount, bounds, listed, percent, points, whole
 
@@ -205,5 +205,9 @@ def released(evidence: Evidence) -> Answer:
     heads = ("variant", "difference to the written, points", "95 % interval")
     models = rows[0].models if rows else None
     return Answer(
-        said, regime_of(study, models), table("Released and written", "", heads, table_rows), tuple(numbers.values())
+        said,
+        regime_of(study, models),
+        table("Released and written", "", heads, table_rows),
+        tuple(numbers.values()),
+        some_missing(study),
     )
