@@ -6,6 +6,7 @@ Source: textbook.
 
 What comes of a run is the single workers' own models. Their average would be another method, local SGD with one average
 at the end.
+Momentum, or AdamW's moments, are local: each worker's own, and never averaged.
 Cost: 0 bits.
 """
 

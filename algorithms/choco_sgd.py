@@ -12,7 +12,8 @@ xhat_i is what the neighbours know of x_i, and s_i = sum_j w_ij xhat_j what work
 must be the same in each step. As released (a switch), the last line comes before the second, with the old xhat and s,
 so that a message has until the next step to arrive. xhat begins at x_0, which all workers have, as in the release for
 convex problems; with `estimates_from_zero` at 0, as in the release for deep networks.
-Momentum is local. Weight decay enters p_i. C takes the flat vector, where the release compresses tensor by tensor, and
+Momentum, or AdamW's moments, are local.
+Weight decay enters p_i. C takes the flat vector, where the release compresses tensor by tensor, and
 the learning rate is as given, where the release scales it with the number of neighbours.
 Cost: 32 d / R bits per step for each neighbour and a sparsifier of ratio R, one exchange.
 """

@@ -5,6 +5,7 @@ Source: Xie et al., "CSER", NeurIPS 2020: CSER with H = 1 and C2 = zero.
     x_i <- x_i - p_i;   e_i <- e_i - p_i
     e'_i, s_i = PSync(e_i, C1);   x_i <- x_i - e_i + e'_i;   e_i <- s_i
 
+Momentum, or AdamW's moments, are local: each worker's own, and never averaged.
 Cost: 32 d / R1 bits per step for a sparsifier of ratio R1, one collective.
 """
 

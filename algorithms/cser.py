@@ -12,6 +12,7 @@ needed: x_i - e_i is the same on all workers, so on the blocks that C1 chose the
 update that a worker sends is then what its local step really took off the parameters, (x before) - (x after).
 
 With momentum the method is the paper's M-CSER (`mcser.py`). Weight decay enters p_i.
+Momentum, or AdamW's moments, are local: each worker's own, and never averaged.
 Cost: 32 d / R2 + 32 d / (R1 H) bits per step on average for sparsifiers of ratios R1 and R2; a collective per step
 and one more every H steps, none for a compressor that sends nothing.
 """

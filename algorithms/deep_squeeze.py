@@ -8,8 +8,8 @@ order of the lines is that of epfml/ChocoSGD, which has it as a baseline.
     x_i <- x_i + gamma sum_j w_ij (c_j - c_i)
 
 What is compressed is the model itself, so the method is meant for quantisers. A sparsifier of ratio R leaves some R
-models in the error, and sends as much at once; gamma must then be of the order of 1 / R. Momentum is local. Weight
-decay enters p_i. C takes the flat vector, where the release compresses tensor by tensor.
+models in the error, and sends as much at once; gamma must then be of the order of 1 / R. Momentum, or AdamW's
+moments, are local. Weight decay enters p_i. C takes the flat vector, where the release compresses tensor by tensor.
 Cost: 32 d / R bits per step for each neighbour and a sparsifier of ratio R, one exchange.
 """
 

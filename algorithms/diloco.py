@@ -15,7 +15,9 @@ With F fragments the flat vector is cut into F pieces of d / F neighbouring coor
 in turn, does these four lines: its share of x and v moves, and no other's. The momentum of p_i is local and is kept;
 weight decay enters p_i.
 
-Deviations: the inner optimiser is SGD, where the source has AdamW. Fragments are equal shares, where it takes layers;
+The source's inner optimiser is local_step = "adamw", by default it is SGD; its moments are local and are kept.
+
+Deviations: fragments are equal shares, where it takes layers;
 they arrive at once, where it lets them arrive some steps late and mixes them with what was trained meanwhile; and they
 are not quantised. A tensor without a gradient still moves by what is left of v.
 As x is common, Delta is x - mean(x_i), and x_i is what is sent; so alpha = 1, mu = 0 is local SGD to the bit. With

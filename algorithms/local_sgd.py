@@ -5,7 +5,8 @@ Source: Stich, "Local SGD converges fast and communicates little", ICLR 2019; CS
     x_i <- x_i - p_i
     every H steps:  x_i <- mean(x)
 
-With H the number of all steps this is a single final average.
+With H the number of all steps this is a single final average. Momentum, or AdamW's moments, are local and
+never averaged.
 Cost: 32 d / H bits per step on average, an all-reduce every H steps.
 """
 

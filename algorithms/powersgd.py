@@ -10,7 +10,7 @@ algorithms 1 (the factors) and 2 (error feedback with momentum).
     g <- P Q^T                          and of other tensors g <- mean(g)
     m <- beta m + g + lambda x;  x <- x - eta (beta m + g + lambda x)
 
-Momentum and weight decay follow the reduction, so they are those of SGD, and all workers hold the same x. The rank r
+Momentum, or AdamW's moments, and weight decay follow the reduction, as in SGD: all workers hold the same x. The rank r
 of a matrix is at most its smaller side; there P Q^T = mean(M), and the method is SGD.
 
 Deviations. The error is what the worker itself did not send; the authors' code keeps M_i - P Q^T with the mean Q. Both

@@ -9,7 +9,7 @@ Source: Basu et al., "Qsparse-local-SGD", NeurIPS 2019, algorithm 1 (synchronous
         e_i <- e_i - C(e_i)
         y_i <- x
 
-Weight decay enters p_i and acts on y_i.
+Weight decay enters p_i and acts on y_i. Momentum, or AdamW's moments, are local and never averaged.
 Cost: 32 d / (R1 H) bits per step on average for a sparsifier of ratio R1, one collective every H steps.
 """
 

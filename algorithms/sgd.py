@@ -4,7 +4,9 @@ Source: textbook; Nesterov momentum as in PyTorch.
 
     x <- x - mean(p)
 
-p is linear in g and all workers hold the same x and m, so averaging the gradient is averaging p.
+Gradients are averaged before the momentum, as DDP does. p is linear in g and all workers hold the same x and m, so this
+is averaging p. With AdamW it is not: the moments are of the mean gradient and the same on all workers, so the method is
+torch.optim.AdamW under DDP.
 Cost: 32 d bits per step, one all-reduce.
 """
 

@@ -6,8 +6,9 @@ Source: textbook; what a practitioner does where the network is slow.
     every A steps:  x <- x - p of the gradient mean(a) / A;  a_i <- 0
 
 Between, nothing moves: all A gradients are taken at the same x, so this is SGD with batches A times as large and a step
-in A, at the learning rate of the A-th. Weight decay enters with the mean, once. Gradients that are left over at the
-end, where A does not divide the number of steps, are dropped.
+in A, at the learning rate of the A-th. Momentum, or AdamW's moments, are of that mean, and the same on all workers.
+Weight decay enters with the mean, once. Gradients that are left over at the end, where A does not divide the number of
+steps, are dropped.
 Cost: 32 d / A bits per step on average, an all-reduce every A steps.
 """
 

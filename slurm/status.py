@@ -9,8 +9,9 @@ from statistics import fmean
 from typing import get_args
 
 from harness.records import packs, store
+from harness.records.experiment import Experiment, read_experiment
 from harness.records.state import State, Submitted, judge, look
-from harness.records.store import Experiment, RunFile
+from harness.records.store import RunFile
 from slurm.campaign import Campaign, read_campaign
 from slurm.queue import ended_jobs, queued_jobs
 from slurm.state import submitted
@@ -68,7 +69,7 @@ def campaign_status(folder: Path) -> CampaignStatus:
     Raises:
         RecordError: no experiment there, or a damaged record.
     """
-    experiment, campaign = store.read_experiment(folder), read_campaign(folder)
+    experiment, campaign = read_experiment(folder), read_campaign(folder)
     return observe(folder, experiment, campaign, queued_jobs(slurm_conf_of(campaign)))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 
 from harness.bench.figure import Figure, not_measured
-from harness.records import store
+from harness.records.experiment import read_experiment
 from harness.records.packs import open_runs
 from harness.records.store import RecordError, Result
 from harness.train.clock import PHASES
@@ -34,7 +34,7 @@ def finished(results: Path) -> Iterator[Result]:
     """Results of the runs on the task; what cannot be read is the status command's business."""
     for path in sorted(results.glob("*/experiment.json")):
         with contextlib.suppress(RecordError):
-            if store.read_experiment(path.parent).task != TASK:
+            if read_experiment(path.parent).task != TASK:
                 continue
             for run in open_runs(path.parent).values():
                 if run.result is not None and run.result.wall_seconds > 0:

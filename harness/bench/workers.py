@@ -7,9 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from harness.bench.figure import Aim, Figure, not_measured, ratio
-from harness.bench.training import Kind, TrainingRun
+from harness.bench.training import WAIT_SECONDS, Kind, start_training
 from harness.train.stopwatch import interleave
 from harness.workers.attempt import num_cores
+from harness.workers.processes import WorkerProcesses
 
 REPETITIONS = 7
 NUM_STEPS = 60
@@ -25,33 +26,31 @@ def measure(results: Path) -> list[Figure]:
         return [not_measured("workers", SETTING, "needs two cores")]
     with ExitStack() as stack:
 
-        def start(kind: Kind, max_active: int = 1) -> TrainingRun:
-            run = TrainingRun(kind, max_active)
-            stack.callback(run.close)
-            return run
+        def start(kind: Kind, max_active: int = 1) -> WorkerProcesses:
+            return stack.enter_context(start_training(kind, max_active))
 
         threads, one_thread, processes = start("threads", cores), start("one thread"), start("processes")
         pair = [start("threads"), start("threads")]
-        contenders: dict[str, Callable[[], object]] = {
+        calls: dict[str, Callable[[], object]] = {
             THREADS: lambda: together([threads]),
             ONE_THREAD: lambda: together([one_thread]),
             PROCESSES: lambda: together([processes]),
             TOGETHER: lambda: together(pair),
             IN_TURN: lambda: in_turn(pair),
         }
-        timings = interleave(contenders, REPETITIONS)
+        timings = interleave(calls, REPETITIONS)
     return figures_of(timings, cores)
 
 
-def together(runs: list[TrainingRun]) -> None:
+def together(runs: list[WorkerProcesses]) -> None:
     """All these runs take their steps at once."""
     for run in runs:
-        run.begin(NUM_STEPS)
+        run.tell(0, NUM_STEPS)
     for run in runs:
-        run.wait()
+        run.hear(0, WAIT_SECONDS)
 
 
-def in_turn(runs: list[TrainingRun]) -> None:
+def in_turn(runs: list[WorkerProcesses]) -> None:
     """One of these runs after the other takes its steps."""
     for run in runs:
         together([run])

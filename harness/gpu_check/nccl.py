@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 import torch
@@ -12,9 +9,10 @@ import torch
 from algorithms import ProcessGroupCollectives, Purpose
 from harness.gpu_check.problem import WAIT_SECONDS, Scale
 from harness.gpu_check.record import Checks, Outcome
-from harness.workers.attempt import prepare_processes, prepare_thread
+from harness.workers.attempt import prepare_thread
 from harness.workers.devices import device_groups
 from harness.workers.process_group import backend_for, joined
+from harness.workers.processes import Worker, start_workers
 
 NUMEL = 1_000_003
 
@@ -28,25 +26,17 @@ def checks(device: torch.device, scale: Scale) -> Checks:
 
 def group_answers(device: str, world_size: int) -> Outcome:
     """Start the group's processes and hear what each found wrong."""
-    prepare_processes()
     devices = device_groups(device, world_size, torch.cuda.device_count())[0]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["harness.gpu_check.nccl"])
-    with (
-        tempfile.TemporaryDirectory(prefix="cser-bench-") as scratch,
-        ProcessPoolExecutor(world_size, mp_context=context) as pool,
-    ):
-        init = f"file://{scratch}/rendezvous"
-        ranks = [pool.submit(_wrong_answers, own, init, rank, world_size) for rank, own in enumerate(devices)]
-        wrong = [f"rank {rank}: {what}" for rank, future in enumerate(ranks) for what in future.result()]
+    with start_workers(_wrong_answers, [(own,) for own in devices]) as workers:
+        wrong = [f"rank {rank}: {what}" for rank, each in enumerate(workers.hear_all()) for what in each]
     expected = "sums, means, broadcasts and gathers that are right"
     return Outcome(not wrong, expected, {"devices": list(devices)}, "; ".join(wrong))
 
 
-def _wrong_answers(device: str, init_method: str, rank: int, world_size: int) -> list[str]:
-    """As worker `rank`: the collectives whose results are not what ranks and sizes say."""
+def _wrong_answers(worker: Worker, device: str) -> list[str]:
+    """As one of the workers: the collectives whose results are not what ranks and sizes say."""
     prepare_thread(device)
-    with joined(device, WAIT_SECONDS, init_method, rank, world_size):
+    with joined(device, WAIT_SECONDS, worker.init_method, worker.rank, worker.world_size):
         wrong = []
         for deterministic in (False, True):
             collectives = ProcessGroupCollectives(deterministic=deterministic)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from harness.lab.lab import PREFIX, Topology, lab
-from harness.lab.sweep import Workers, workers
+from harness.lab.sweep import Connected, connected
 from harness.lab.topology import LabError, rate_text
 
 BUSY = 0.9
@@ -49,7 +49,7 @@ def ceiling_bits_per_second(num_workers: int, prefix: str = PREFIX) -> float:
         LabError: no lab is possible here, or no rate is reached.
     """
     topology = Topology(num_workers, 1, BEYOND_BITS_PER_SECOND)
-    with lab(topology, prefix=prefix) as network, workers(network) as among:
+    with lab(topology, prefix=prefix) as network, connected(network) as among:
         rate = reached(among)
         for _ in range(MOST_STEPS):
             network.set_rate(rate)
@@ -59,7 +59,7 @@ def ceiling_bits_per_second(num_workers: int, prefix: str = PREFIX) -> float:
     raise LabError(f"this machine reaches 90 % of no rate that was tried, down to {rate_text(rate)} a worker")
 
 
-def reached(among: Workers) -> float:
+def reached(among: Connected) -> float:
     """Bits a second that a machine's link sends during a large all-reduce, headers included; mean over machines.
 
     The better of two tries: a pause of the machine's is not its ceiling.

@@ -9,7 +9,7 @@ from tabulate import tabulate
 
 from harness.lab.ceiling import CeilingError, require_emulatable
 from harness.lab.lab import PREFIX, LabError, Topology, lab, why_not
-from harness.lab.sweep import sweep, workers
+from harness.lab.sweep import connected, sweep
 from harness.lab.topology import rate_text
 from harness.records.store import write_record
 from harness.records.timings import Sweep, SweepPoint
@@ -47,7 +47,7 @@ def run(num_workers: int, num_machines: int | None, rates: list[float], output: 
     if not possible:
         raise LabError("none of the rates can be emulated on this machine: ask for lower ones")
     rows = []
-    with lab(possible[0], prefix=prefix) as network, workers(network) as among:
+    with lab(possible[0], prefix=prefix) as network, connected(network) as among:
         for topology in possible:
             network.set_rate(topology.bits_per_second)
             print(f"netlab: {topology}", flush=True)

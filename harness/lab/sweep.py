@@ -1,46 +1,40 @@
-"""Sweeps: how long all-reduce and all-gather over gloo take in a lab, by size, and what its links sent for it."""
+"""Sweeps: how long collectives over gloo take in a lab, by size, and what its links sent for it."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import signal
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import IO
+from contextlib import contextmanager
 
 import torch
 
-from harness.lab.lab import Lab, LabError
+from harness.lab.inside import start_inside
+from harness.lab.lab import Lab
 from harness.lab.layout import burst_bytes
+from harness.lab.sweep_worker import obey
 from harness.records.provenance import new_attempt
 from harness.records.store import VERSION
 from harness.records.timings import Collective, Fabric, Sweep, SweepPoint, formula_bytes, ring_bytes
+from harness.workers.processes import WorkerProcesses
 
 SIZES: dict[Collective, tuple[int, ...]] = {
     "all_reduce": (1_000, 4_000, 16_000, 64_000, 250_000, 1_000_000, 2_500_000, 10_000_000),
     "all_gather": (1_000, 4_000, 16_000, 64_000, 250_000, 1_000_000),
+    "exchange": (1_000, 4_000, 16_000, 64_000, 250_000, 1_000_000, 2_500_000, 10_000_000),
 }
-"""Payload of one worker, in bytes."""
+"""Payload of one worker, in bytes; of an exchange on a ring, both messages together."""
 POINT_SECONDS, LONGEST_POINT_SECONDS = 0.5, 8.0
 MOST_REPETITIONS, LEAST_REPETITIONS = 20, 3
 LEAD_SECONDS = 3e-3
 """From an order to the moment at which all workers start; it must have reached them all by then."""
 
 
-class Workers:
-    """The processes of a sweep, one a rank, in a lab's namespaces. They are told what to do through pipes, which are
-    no part of the lab's network."""
+class Connected:
+    """The workers of a sweep, one a rank, in a lab's namespaces, and connected."""
 
-    def __init__(self, lab: Lab, pipes: Sequence[tuple[IO[str], IO[str]]]) -> None:
+    def __init__(self, lab: Lab, processes: WorkerProcesses) -> None:
         self.lab = lab
-        self._pipes = pipes
+        self._processes = processes
 
     def seconds(self, collective: Collective, payload_bytes: int) -> float:
         """One collective of all workers, begun at an agreed moment: from when the last has until the last is done.
@@ -49,69 +43,29 @@ class Workers:
         give at the start, as they have in training after a backward pass.
 
         Raises:
-            LabError: a worker ended.
+            WorkerError: a worker failed.
         """
         rate = self.lab.topology.bits_per_second
         start = time.monotonic() + max(LEAD_SECONDS, 8 * burst_bytes(rate) / rate)
-        for orders, _ in self._pipes:
-            with contextlib.suppress(BrokenPipeError):  # That it ended is said below.
-                orders.write(json.dumps([collective, payload_bytes, start]) + "\n")
-                orders.flush()
-        began, done = zip(*self.answers(), strict=True)
+        for rank in range(self.lab.topology.num_workers):
+            self._processes.tell(rank, (collective, payload_bytes, start))
+        began, done = zip(*self._processes.hear_all(), strict=True)
         return float(max(done) - max(began))
-
-    def answers(self) -> list[list[float]]:
-        """What every worker says next."""
-        lines = [answers.readline() for _, answers in self._pipes]
-        if "" in lines:
-            raise LabError(f"worker {lines.index('')} of the sweep ended early: its message is above")
-        return [json.loads(line) for line in lines]
 
 
 @contextmanager
-def workers(lab: Lab) -> Iterator[Workers]:
+def connected(lab: Lab) -> Iterator[Connected]:
     """Inside, the lab has gloo workers that are connected. Their processes start here and end here.
 
     Raises:
-        LabError: a worker ended before it was connected.
+        WorkerError: a worker failed before it was connected.
     """
-    with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cserlab-"))
-        pipes, places = [], []
-        for rank in range(lab.topology.num_workers):
-            (their_orders, orders), (answers, their_answers) = os.pipe(), os.pipe()
-            pipes.append((stack.enter_context(os.fdopen(orders, "w")), stack.enter_context(os.fdopen(answers))))
-            places.append((str(lab.namespace(rank)), their_orders, their_answers))
-        stack.callback(_end, _start(lab, Path(folder) / "meeting", places))
-        found = Workers(lab, pipes)
-        found.answers()
-        yield found
+    with start_inside(lab, obey, [()] * lab.topology.num_workers) as processes:
+        processes.hear_all()
+        yield Connected(lab, processes)
 
 
-def _start(lab: Lab, meeting_file: Path, places: list[tuple[str, int, int]]) -> subprocess.Popen[bytes]:
-    path = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "PYTHONPATH": path, "GLOO_SOCKET_IFNAME": lab.interface, "OMP_NUM_THREADS": "1"}
-    theirs = [descriptor for _, *pair in places for descriptor in pair]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "harness.lab.sweep_worker", str(meeting_file), json.dumps(places)],
-        stdin=subprocess.DEVNULL,
-        stdout=2,  # gloo prints there
-        env=environment,
-        pass_fds=theirs,
-        process_group=0,
-    )
-    for descriptor in theirs:
-        os.close(descriptor)
-    return process
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def sweep(lab: Lab, sizes: Mapping[Collective, Sequence[int]] = SIZES, among: Workers | None = None) -> Sweep:
+def sweep(lab: Lab, sizes: Mapping[Collective, Sequence[int]] = SIZES, among: Connected | None = None) -> Sweep:
     """Time each collective at each size (payload of one worker, bytes), small ones first.
 
     Each point repeats for about half a second. A size that would take more than some seconds is left out, and so are
@@ -123,10 +77,10 @@ def sweep(lab: Lab, sizes: Mapping[Collective, Sequence[int]] = SIZES, among: Wo
         among: workers that are up in this lab already; by default they are started and ended.
 
     Raises:
-        LabError: a worker ended.
+        WorkerError: a worker failed.
     """
     if among is None:
-        with workers(lab) as started:
+        with connected(lab) as started:
             return sweep(lab, sizes, started)
     points = [point for collective, payloads in sizes.items() for point in _points(among, collective, payloads)]
     attempt = new_attempt("netlab", "gloo", torch.device("cpu"))
@@ -147,7 +101,7 @@ def fabric(lab: Lab, dilation: float = 1.0) -> Fabric:
     )
 
 
-def _points(among: Workers, collective: Collective, payloads: Sequence[int]) -> Iterator[SweepPoint]:
+def _points(among: Connected, collective: Collective, payloads: Sequence[int]) -> Iterator[SweepPoint]:
     topology = among.lab.topology
     pace = topology.ring_bits_per_second / topology.num_workers
     sent, expected = 0.0, 0.0
@@ -160,11 +114,11 @@ def _points(among: Workers, collective: Collective, payloads: Sequence[int]) -> 
         sent, expected = sent + more, min(point.seconds)
 
 
-def measure(among: Workers, collective: Collective, payload_bytes: int) -> SweepPoint:
+def measure(among: Connected, collective: Collective, payload_bytes: int) -> SweepPoint:
     """One point: a repetition that is left out, then as many as fit into POINT_SECONDS.
 
     Raises:
-        LabError: a worker ended.
+        WorkerError: a worker failed.
     """
     first = among.seconds(collective, payload_bytes)
     repetitions = min(MOST_REPETITIONS, max(LEAST_REPETITIONS, round(POINT_SECONDS / first)))

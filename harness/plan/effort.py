@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from harness.plan.estimate import StepTime, step_times
 from harness.plan.plan import Plan
+from harness.records.experiment import Row
 from harness.records.hardware import Machine, machines
-from harness.records.store import Row
 from harness.spec import RunConfig
 from harness.train.build import num_steps_of
 

@@ -1,4 +1,4 @@
-"""Expands a spec into runs with ids, every setting checked, and foretells bits and memory."""
+"""Expands a spec into runs with ids, every setting checked, with their expected bits and memory."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from harness.plan.foresee import Foreseen, check_scoring, check_task_and_model, 
 from harness.plan.tuning import Found, Outcome, Trial, rules, search
 from harness.plan.tuning_records import tuning_folder, tuning_name
 from harness.records import store
+from harness.records.experiment import Choice, Experiment, Row, Tuning
 from harness.records.metrics import metric_of
-from harness.records.store import Choice, Experiment, Row, Tuning
 from harness.rows import RowSpec
 from harness.spec import RunConfig, Spec, SpecError, explain, find_spec, load_spec, run_id
 

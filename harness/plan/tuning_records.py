@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.plan.tuning import Outcome
+from harness.records.experiment import read_experiment
 from harness.records.metrics import ACCURACY, Metric, score_in
 from harness.records.packs import read_result
-from harness.records.store import read_experiment
 from harness.spec import Spec, SpecError
 
 SHIPPED = Path(__file__).parents[1] / "shipped"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas
 
+from harness.records.experiment import read_experiment
 from harness.records.packs import open_runs
-from harness.records.store import read_experiment
 
 
 def collect_runs(folder: Path) -> Path:

@@ -11,17 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.records import packs
+from harness.records.experiment import read_experiment
 from harness.records.identity import check_id
 from harness.records.pack_lines import Files
 from harness.records.run_lock import locked
-from harness.records.store import (
-    RUN_FILES,
-    RecordError,
-    parse_run,
-    read_experiment,
-    run_folders,
-    write_text_atomically,
-)
+from harness.records.store import RUN_FILES, RecordError, parse_run, run_folders, write_text_atomically
 
 _REMOVING, _UNPACKING = ".removing", ".unpacking"
 """Endings of hidden folders that are no runs: on their way out, or not whole yet."""

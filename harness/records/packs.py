@@ -19,11 +19,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness.records import pack_lines
+from harness.records.experiment import Experiment
 from harness.records.identity import check_id
 from harness.records.pack_lines import Files
 from harness.records.store import (
     RUN_FILES,
-    Experiment,
     Record,
     RecordError,
     Result,

@@ -194,97 +194,6 @@ class Heartbeat(Record):
     seconds_left: float | None
 
 
-class Row(Record):
-    """One line of the accuracy table: a method at a ratio and a learning rate, with a run per seed."""
-
-    row: str
-    label: str
-    algorithm: str
-    ratio: float
-    learning_rate: float
-    tunes: str | None = None
-    settings: str
-    formula: str
-    num_steps: int
-    num_parameters: int
-    expected_bits: int
-    runs: dict[str, str]
-    """Run id per seed (the seed as a string, as JSON has it)."""
-    base: str | None = None
-    """The row that this one repeats, at another length or under another rule of selection; None for one of its own."""
-    rule: Literal["held_out", "training_loss"] = "held_out"
-    """How its settings and learning rate were chosen."""
-    candidate: int | None = None
-    """Of a tuning row: which of the row's tables of settings, counted from 0."""
-    final_exchange: bool = False
-    """Whether the workers' models differ at the end, so that one full exchange must follow before anyone can use it."""
-    models_sent: float | None = None
-    """What one worker sends in a run, in models of 32 d bits, the final exchange included."""
-    link_models: float | None = None
-    """What one worker's link carries for that: 2 (n-1)/n of a payload all-reduced in a ring, n-1 of one gathered, and
-    once what is sent to a neighbour."""
-    spectral_gap: float | None = None
-    """Of the topology, where workers talk to their neighbours alone."""
-
-
-class Choice(Record):
-    """What the tuning chose for a row, and how."""
-
-    learning_rate: float
-    candidate: int
-    settings: str
-    num_trials: int
-    """Pairs of settings and learning rate that were tried for the row, extensions of the grid among them."""
-    at_end: bool
-    """Whether the rate is the smallest or largest tried with these settings: a better one may lie outside."""
-
-
-class Tuning(Record):
-    """Where settings and learning rates came from. `selected` holds the chosen learning rate per row."""
-
-    experiment: str
-    rule: str
-    grid: list[float]
-    seeds: list[int]
-    selected: dict[str, float]
-    choices: dict[str, Choice] = {}
-    """By row, under the rule that the report's rows follow."""
-    choices_by_training_loss: dict[str, Choice] = {}
-    """By row, under the paper's rule, least training loss."""
-
-
-class Experiment(Record):
-    """experiment.json: the resolved plan, so that a report knows what is missing."""
-
-    version: int
-    name: str
-    title: str
-    kind: Literal["accuracy", "timing"]
-    task: str
-    model: str
-    baseline: str | None
-    """Row that the others are compared with."""
-    margin: float | None
-    """Non-inferiority margin, in accuracy (0.01 is one percentage point)."""
-    confidence: float
-    seeds: list[int]
-    rows: list[Row]
-    tuning: Tuning | None
-    settings: dict[str, str]
-    """What else was fixed, in words, for the page on how it was run (workers, batch, schedule, batch norm...)."""
-    commands: list[str]
-    floor: str | None = None
-    """Row that sends nothing: a worker alone on its shard. What lies between it and the baseline can be lost."""
-    margin_reason: str | None = None
-    """Why the margin is what it is, in a sentence."""
-    main_ratio: float | None = None
-    """The ratio at which the report's first answers are given."""
-    metric: str | None = None
-    """Name of the metric that rows are compared by, see `harness.records.metrics`; None is accuracy."""
-
-    unwritten_if_none: ClassVar[frozenset[str]] = frozenset({"metric"})
-
-
 @dataclass(frozen=True)
 class RunRecord:
     """All that is known of one run. `result` None means it is not done."""
@@ -403,15 +312,6 @@ def parse_run(files: Mapping[str, bytes], folder: Path) -> RunRecord:
             f"{folder / 'result.json'} belongs to run {record.result.run_id}, not {run.run_id}; delete it"
         )
     return record
-
-
-def read_experiment(folder: Path) -> Experiment:
-    """Read results/<experiment>/experiment.json.
-
-    Raises:
-        RecordError: absent, damaged or of another version.
-    """
-    return read_record(folder / "experiment.json", Experiment)
 
 
 def run_folders(folder: Path) -> Iterator[Path]:

@@ -1,25 +1,33 @@
-"""What rank 0 asks of whoever started the workers, a line on its output for a line of JSON on its input."""
+"""What rank 0 asks of whoever started the workers."""
 
 from __future__ import annotations
 
-import json
-import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch.distributed as dist
 
+from harness.workers.process_group import from_rank_0
+from harness.workers.processes import Worker
+
 NEXT = "next request?"
-"""The file of the next request, when the network is ready for it, or null."""
+"""The next request, when the network is ready for it, or None."""
 LIFT, LIMIT = "lift the limits?", "limit again?"
 """Nothing; the links are then as fast as can be, or as the request has them."""
 
+Ask = Callable[[str], Any]
 
-def ask(question: str) -> Any:
-    """The answer, on all workers; all must call."""
-    answer = [None]
+
+def asking(worker: Worker) -> Ask:
+    """Gives the answer to a question, on all workers; all must call."""
+    return partial(_ask, worker)
+
+
+def _ask(worker: Worker, question: str) -> Any:
     dist.barrier()
-    if dist.get_rank() == 0:
-        print(question, flush=True)
-        answer = [json.loads(sys.stdin.readline())]
-    dist.broadcast_object_list(answer)
-    return answer[0]
+    answer = None
+    if worker.rank == 0:
+        worker.pipe.send(question)
+        answer = worker.pipe.recv()
+    return from_rank_0(answer)

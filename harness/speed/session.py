@@ -14,20 +14,24 @@ from harness.speed.describe import described
 from harness.speed.groups import make_groups, max_buckets
 from harness.speed.methods import METHODS
 from harness.speed.parts import RankStep, parts_of
-from harness.speed.questions import LIFT, LIMIT, ask
+from harness.speed.questions import LIFT, LIMIT, Ask
 from harness.speed.request import TimingRequest
 from harness.speed.turn import Setting, Turn
 from harness.train.stopwatch import there_and_back
 
 
-def time_methods(request: TimingRequest, device: torch.device, launch: str) -> None:
-    """Go through the session as one worker of the group that stands; rank 0 writes the record."""
+def time_methods(request: TimingRequest, device: torch.device, launch: str, ask: Ask | None) -> None:
+    """Go through the session as one worker of the group that stands; rank 0 writes the record.
+
+    Args:
+        ask: has the links limited or not, where the request wants that; None: nobody answers.
+    """
     attempt = new_attempt(launch, dist.get_backend(), device)
     together, alone = make_groups(max_buckets(4 * request.workload.num_parameters))
     setting = Setting(request, device, together)
     steps: list[Step] = []
     for visit, name in there_and_back(request.methods, request.num_visits):
-        steps += _visit(setting, visit, name)
+        steps += _visit(setting, visit, name, ask)
     methods = described(Setting(request, device, alone)) if dist.get_rank() == 0 else []
     dist.barrier()
     if dist.get_rank() == 0:
@@ -44,15 +48,15 @@ def time_methods(request: TimingRequest, device: torch.device, launch: str) -> N
         write_record(request.output, record)
 
 
-def _visit(setting: Setting, visit: int, name: str) -> list[Step]:
+def _visit(setting: Setting, visit: int, name: str, ask: Ask | None) -> list[Step]:
     """One turn of a method; the steps on rank 0, nothing on the others."""
     turn = setting.turn(name)
-    _warm_up(turn, setting.request)
+    _warm_up(turn, setting.request, ask)
     gc.collect()
     steps = []
     kinds = kinds_of_steps(METHODS[name].period, setting.request.steps_per_visit)
     for number, synchronises in enumerate(kinds, start=visit * len(kinds)):
-        turn.contender.go_to(number, synchronises)
+        turn.method.go_to(number, synchronises)
         dist.barrier()
         own, _ = turn.timed_step()
         workers: list[RankStep] = [own] * dist.get_world_size()
@@ -73,13 +77,14 @@ def _visit(setting: Setting, visit: int, name: str) -> list[Step]:
     return steps
 
 
-def _warm_up(turn: Turn, request: TimingRequest) -> None:
+def _warm_up(turn: Turn, request: TimingRequest, ask: Ask | None) -> None:
     """On a slow network most of a session would be this."""
-    if request.lifts_limits:
-        ask(LIFT)
+    lifts = ask if request.lifts_limits else None
+    if lifts is not None:
+        lifts(LIFT)
     turn.warm_up(request.num_warmup_steps)
-    if request.lifts_limits:
-        ask(LIMIT)
+    if lifts is not None:
+        lifts(LIMIT)
 
 
 def kinds_of_steps(period: int, steps_per_visit: int) -> list[bool]:

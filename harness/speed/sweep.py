@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
-from algorithms import ProcessGroupCollectives, Purpose
+from harness.lab.sweep_worker import prepared
 from harness.records.provenance import new_attempt
 from harness.records.store import VERSION, write_record
 from harness.records.timings import Collective, Sweep, SweepPoint, formula_bytes
@@ -27,17 +27,7 @@ def sweep(request: SweepRequest, device: torch.device, launch: str) -> None:
 
 
 def _point(request: SweepRequest, collective: Collective, payload_bytes: int, device: torch.device) -> SweepPoint:
-    payload = torch.ones(payload_bytes, dtype=torch.uint8, device=device)
-    if payload_bytes % 4 == 0:
-        payload = payload.view(torch.float32)
-    collectives = ProcessGroupCollectives(deterministic=False)
-
-    def once() -> object:
-        if collective == "all_gather":
-            return collectives.all_gather(payload, Purpose.EVALUATION)
-        collectives.all_reduce_sum_(payload, Purpose.EVALUATION)
-        return payload
-
+    once = prepared(collective, payload_bytes, device)
     once()
     return SweepPoint(
         collective=collective,

@@ -13,6 +13,7 @@ import torch
 from algorithms.registry import baselines
 from harness.plan.plan import Plan, PlannedRun
 from harness.records import packs, store
+from harness.records.experiment import Experiment
 from harness.records.provenance import new_attempt
 from harness.records.state import is_done
 from harness.records.store import Heartbeat
@@ -23,7 +24,7 @@ from harness.workers.attempt import Job, num_cores
 from harness.workers.devices import Workers, device_groups
 from harness.workers.preload import announce
 from harness.workers.process_group import backend_for
-from harness.workers.run_process import ActiveRun, Place, close, process_context, start
+from harness.workers.run_process import ActiveRun, Place, close, start
 from harness.workers.stops import Notice, noticed
 from harness.workers.time_left import TimeLeft, expected_step_seconds
 
@@ -105,7 +106,7 @@ def write_experiment(plan: Plan, results: Path) -> Path:
     """
     folder = results / plan.experiment.name
     path = folder / "experiment.json"
-    written = store.read_optional(path, store.Experiment)
+    written = store.read_optional(path, Experiment)
     if written is not None and _is_of_another_spec(written, plan.experiment):
         raise SpecError(
             f"{folder} holds the experiment {plan.experiment.name!r} of another spec (`{written.commands[0]}`); give "
@@ -116,7 +117,7 @@ def write_experiment(plan: Plan, results: Path) -> Path:
     return folder
 
 
-def _is_of_another_spec(written: store.Experiment, planned: store.Experiment) -> bool:
+def _is_of_another_spec(written: Experiment, planned: Experiment) -> bool:
     """Whether it was planned from another file and has other runs: a spec may change, or be found by two names."""
     runs = [[row.runs for row in each.rows] for each in (written, planned)]
     return bool(written.commands) and written.commands[0] != planned.commands[0] and runs[0] != runs[1]
@@ -165,13 +166,12 @@ class _Launch:
 
     def go(self) -> int:
         """Start runs where there is room, until all have ended; returns how many failed."""
-        context = process_context()
         try:
             while self.pending or self.active:
                 while self.pending and self.free:
                     run, place = self.pending.pop(0), self.free.pop(0)
                     workers = workers_of(run.config, self.options)
-                    self.active.append(start(self._job(run, workers, place), workers, place, context))
+                    self.active.append(start(self._job(run, workers, place), workers, place))
                 if self.time_left.expected is None:  # while the first processes load what they need
                     self._show()
                     self.time_left.expected = self._expected()
@@ -182,7 +182,7 @@ class _Launch:
                     self._ask_to_stop()
         finally:
             for each in self.active:
-                each.kill()
+                each.workers.kill()
         self._show()
         return self.failures
 
@@ -235,7 +235,7 @@ class _Launch:
         self.asked = True
         self.pending.clear()
         for each in self.active:
-            each.ask_to_stop()
+            each.workers.ask_to_stop()
 
 
 def places(plan: Plan, options: Options) -> list[Place]:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import sys
-import tempfile
-import threading
 import time
-from collections.abc import Callable
+import traceback
 from dataclasses import dataclass, field, replace
-from multiprocessing.context import ForkServerContext
-from multiprocessing.process import BaseProcess
+from typing import Any
 
 from harness.records import store
 from harness.records.recorder import write_failure
@@ -27,14 +23,11 @@ from harness.workers.attempt import (
     attempt_in_threads,
     attempt_stacked,
     failure_kind,
-    prepare_processes,
 )
 from harness.workers.devices import Workers
-from harness.workers.stops import left_to_the_launcher
+from harness.workers.processes import Worker, WorkerProcesses, start_workers
 
-PRELOADED = ("harness.workers.attempt", "harness.workers.run_process", "harness.workers.preload", "torch._dynamo")
-"""What a run's process needs; the last PyTorch would import, for a second, when it makes its first optimiser."""
-EXIT_BUSY, EXIT_ORPHAN, EXIT_DISK = 3, 4, 5
+EXIT_BUSY, EXIT_DISK = 3, 5
 """Exit codes of a run's process that leave no failure.json."""
 STOPPED = "stopped"
 """What is said of a run first that was asked to stop, and did."""
@@ -58,8 +51,7 @@ class ActiveRun:
 
     job: Job
     place: Place
-    processes: list[BaseProcess] = field(default_factory=list)
-    scratch: tempfile.TemporaryDirectory[str] | None = None
+    workers: WorkerProcesses
     started: float = field(default_factory=time.monotonic)
     failed_at: float | None = None
     was_killed: bool = False
@@ -78,88 +70,58 @@ class ActiveRun:
             return beat if beat is not None and beat.attempt == self.job.attempt.attempt else None
         return None
 
-    def ask_to_stop(self) -> None:
-        """Again and again, since a process that has just been made does not hear yet."""
-        for process in self.processes:
-            if process.exitcode is None:
-                process.terminate()
-
-    def kill(self) -> None:
-        for process in self.processes:
-            process.kill()
-        for process in self.processes:
-            process.join()
-
     def has_ended(self) -> bool:
         """Whether all of its processes have; when one fails the others get a time of grace."""
-        codes = [process.exitcode for process in self.processes]
+        codes = self.workers.exit_codes()
         self.was_killed |= -signal.SIGKILL in codes
         if all(code is not None for code in codes):
             return True
         if any(codes):
             self.failed_at = self.failed_at or time.monotonic()
             if time.monotonic() - self.failed_at > GRACE_SECONDS:
-                self.kill()
+                self.workers.kill()
                 return True
         return False
 
 
-def process_context() -> ForkServerContext:
-    """Processes forked from one that has torch loaded: each run is isolated, and starts at once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["harness.workers.fork_server", *PRELOADED])
-    prepare_processes()
-    return context
-
-
-def start(job: Job, workers: Workers, place: Place, context: ForkServerContext) -> ActiveRun:
+def start(job: Job, workers: Workers, place: Place) -> ActiveRun:
     """Begin an attempt at a run."""
     job.folder.mkdir(parents=True, exist_ok=True)
     log = job.folder / LOG
-    active = ActiveRun(job, place, log_start=log.stat().st_size if log.exists() else 0)
-    name = job.run.run_id
-    if workers != "processes":
-        attempt = attempt_stacked if workers == "stacked" else attempt_in_threads
-        active.processes.append(context.Process(target=_guarded, args=(attempt, job), name=name))
-    else:
-        active.scratch = tempfile.TemporaryDirectory(prefix="cser-bench-")
-        init = f"file://{active.scratch.name}/rendezvous"
-        for rank, device in zip(range(job.run.config.num_workers), place.devices, strict=False):
-            arguments = (attempt_as_rank, replace(job, device=device), rank, init)
-            active.processes.append(context.Process(target=_guarded, args=arguments, name=f"{name}-{rank}"))
-    for process in active.processes:
-        process.start()
-    return active
+    log_start = log.stat().st_size if log.exists() else 0
+    arguments: list[tuple[Any, ...]] = [(job, workers)]
+    if workers == "processes":
+        devices = place.devices[: job.run.config.num_workers]
+        arguments = [(replace(job, device=device), workers) for device in devices]
+    return ActiveRun(job, place, start_workers(_attempt, arguments), log_start=log_start)
 
 
-def _guarded(attempt: Callable[..., bool], job: Job, *rest: object) -> None:
-    """What a run's process does: everything it prints goes to the run's log, and it dies with the launcher."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
-    notice = left_to_the_launcher()
+def _attempt(worker: Worker, job: Job, workers: Workers) -> None:
+    """What a run's process does; everything it prints goes to the run's log."""
     try:
         with open(job.folder / LOG, "a", buffering=1) as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
-            sys.exit(0 if attempt(job, *rest, notice.stop_requested) else 1)
+            if workers == "processes":
+                has_result = attempt_as_rank(job, worker.rank, worker.init_method, worker.stop_requested)
+            else:
+                attempt = attempt_stacked if workers == "stacked" else attempt_in_threads
+                has_result = attempt(job, worker.stop_requested)
+            sys.exit(0 if has_result else 1)
     except BusyError:
         sys.exit(EXIT_BUSY)
     except OSError as error:
         # Not even the failure could be recorded: only the exit code can say it.
         sys.exit(EXIT_DISK if failure_kind(error) == "disk" else 1)
-
-
-def _die_with(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(EXIT_ORPHAN)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
 
 
 def close(active: ActiveRun) -> str | None:
     """Why the run failed, in a sentence, or None. A process that died without a word gets a record too."""
-    if active.scratch is not None:
-        active.scratch.cleanup()
-    codes, job = [process.exitcode or 0 for process in active.processes], active.job
+    active.workers.close()
+    codes, job = [code or 0 for code in active.workers.exit_codes()], active.job
     if not any(codes) or is_done(job.folder):
         return None
     if EXIT_BUSY in codes:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.records.store import Experiment
+from harness.records.experiment import Experiment
 from report.accuracy.bounds import Role, role_of
 from report.accuracy.records import Records, RowRuns
 from report.kit.statistics import deviation_of, mean_of

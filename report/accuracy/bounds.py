@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from harness.records.store import Experiment, Row
+from harness.records.experiment import Experiment, Row
 
 Role = Literal["ceiling", "floor", "bound"]
 """The ceiling is the baseline, which sends everything; the floor sends nothing; other bounds anyone could reach."""

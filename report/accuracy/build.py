@@ -20,11 +20,11 @@ from report.accuracy.figure_tuning import draw_tuning, found_tuning, tuning_note
 from report.accuracy.findings import Study, study_of
 from report.accuracy.pairs import Pair, pairs_of
 from report.accuracy.provenance import how_it_was_run
-from report.accuracy.published import published_table, read_claims
 from report.accuracy.questions import questions_table
 from report.accuracy.records import Records, UsageError, read_records
 from report.accuracy.regime import regime_of
 from report.accuracy.row_cells import has_models
+from report.accuracy.sections import found_sections
 from report.accuracy.tables import accuracy_table, baseline_card, seeds_table
 from report.accuracy.tables_assay import assay_table
 from report.accuracy.tables_bits import bits_table, equal_bits_table
@@ -93,7 +93,7 @@ def document_of(study: Study, tuning: Records | None, tuned: Sequence[Tuned], ou
         Section("Over the steps", _over_steps(study, tuning, exhibits)),
         Section("Training loss and accuracy", (_scatter(study, exhibits),)),
         *_learning_rates(study, tuning, tuned, exhibits),
-        Section("What was published", (exhibits.table(published_table(read_claims())),)),
+        *found_sections(study, exhibits),
     )
     # The verdict comes first in the report and last here, since its answers name the exhibits.
     verdict = Section("Verdict", (verdict_of(study, pairs, exhibits.shown),))

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.records.experiment import Experiment, Row, read_experiment
 from harness.records.metrics import ACCURACY, Metric, metric_of, score_in
 from harness.records.packs import open_runs
-from harness.records.store import Experiment, RecordError, Row, RunRecord, read_experiment
+from harness.records.store import RecordError, RunRecord
 
 
 class UsageError(ValueError):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from harness.records.store import Experiment
+from harness.records.experiment import Experiment
 from report.accuracy.assay import Assay
 from report.accuracy.bounds import role_of
 from report.accuracy.findings import Study

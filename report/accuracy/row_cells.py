@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from harness.records.store import Row
+from harness.records.experiment import Row
 from report.accuracy.findings import Finding, Study
 from report.kit.document import Cell, Column
 from report.kit.wording import amount, ratio_name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from harness.records.store import Choice
+from harness.records.experiment import Choice
 from report.accuracy.findings import Finding, Study
 from report.accuracy.records import RowRuns
 from report.accuracy.row_cells import AT_END, head_cells, head_columns, ratio_cells

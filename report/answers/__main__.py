@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.records.store import RecordError
 from report.accuracy.records import UsageError
+from report.kit.ends import end_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -16,7 +16,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m report.answers",
         description="Answer the questions of the paper's readers from the records there are; nothing is trained.",
-        epilog="exit status: 0 written; 1 a record is damaged or a file cannot be written; 2 it cannot be used as given",
+        epilog="exit status: 0 written; 1 a record is damaged or a file cannot be written; 2 it cannot be used so",
     )
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="your own records; the rest is taken from those that ship"
@@ -30,20 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     from report.answers.build import build_answers
 
-    try:
-        path = build_answers(options.results, options.output)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (RecordError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        print(f"error: cannot read or write {what}; check the folder or choose another --output", file=sys.stderr)
-        return 1
-    print(f"wrote {path} and answers.pdf beside it")
-    return 0
+    def write() -> str:
+        return f"wrote {build_answers(options.results, options.output)} and answers.pdf beside it"
+
+    return end_of(write, UsageError)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from report.accuracy.findings import Finding, Study
-from report.accuracy.records import RowRuns
+from report.accuracy.records import Records, RowRuns
 from report.kit.document import Cell, Column, Table
 from report.kit.statistics import pair, summarise
 from report.kit.wording import amount, bounds, count_of, points, whole
@@ -13,7 +14,7 @@ from report.kit.wording import amount, bounds, count_of, points, whole
 
 @dataclass(frozen=True)
 class Number:
-    """A number of an answer, by a key of its own. `low` and `high` bound it at 95 %; `count` is of runs, or of pairs."""
+    """A number of an answer, by a key of its own. `low` and `high` bound it at 95 %; `count`: of runs, or of pairs."""
 
     key: str
     value: float
@@ -23,7 +24,7 @@ class Number:
 
     @property
     def told(self) -> str:
-        """ "more", "less", or "not told apart from 0", by the interval."""
+        """ "better", "worse" or "not told apart", by the interval."""
         if self.low is None or self.high is None:
             return "too few runs to tell"
         return "better" if self.low > 0 else "worse" if self.high < 0 else "not told apart"
@@ -112,7 +113,20 @@ def regime_of(study: Study, models: float | None = None) -> str:
     return f"{', '.join(parts)} ({study.records.experiment.name})."
 
 
-def table(title: str, found: str, heads: tuple[str, ...], rows: list[tuple[Cell, ...]], *notes: str) -> Table:
+def search_regime(records: Records) -> str:
+    """Where a search for settings was made, in a sentence."""
+    steps = max((rows.row.num_steps for rows in records.rows), default=0)
+    task = records.experiment.settings.get("task", records.experiment.task)
+    runs = count_of(records.ended, "run")
+    return f"{task}, {whole(steps)} steps, {runs} ({records.experiment.name})."
+
+
+def share(value: float) -> str:
+    """A share in whole percent: "3 %", "under 1 %"."""
+    return "under 1 %" if 0 < value < 0.005 else f"{100 * value:.0f} %"
+
+
+def table(title: str, found: str, heads: tuple[str, ...], rows: Sequence[tuple[Cell, ...]], *notes: str) -> Table:
     """A small table whose first column is text."""
     columns = tuple(Column(head, "left" if place == 0 else "right") for place, head in enumerate(heads))
     return Table(title, found, columns, tuple(rows), notes=tuple(note for note in notes if note))

@@ -45,23 +45,32 @@ def document_of(evidence: Evidence, answers: dict[int, Answer], output: Path) ->
     counts = listed([f"{states.count(state)} {state}" for state in ("answered", "in part", "open") if state in states])
     subtitle = f"{len(ASKED)} questions: {counts}. Every sentence is made from the records named under it."
     sections = tuple(_section(asked, answers[asked.question.number], exhibits) for asked in ASKED)
-    return Document("Answers", subtitle, (_first_page(answers), *sections, _how_it_was_run(evidence, answers)))
+    return Document(
+        "Answers",
+        subtitle,
+        (
+            _first_page(answers),
+            Section("All questions", (_overview(answers),)),
+            *sections,
+            _how_it_was_run(evidence, answers),
+        ),
+    )
 
 
 def _first_page(answers: dict[int, Answer]) -> Section:
     words = {asked.question.number: asked.question.asked for asked in ASKED}
     items = tuple(f"{words[n]} {' '.join(answers[n].said) or answers[n].open} (Question {n})" for n in FIRST)
-    return Section("The five that matter most", (Verdict("In short", (Bullets(items), _overview(answers))),))
+    return Section("The five that matter most", (Verdict("In short", (Bullets(items),)),))
 
 
 def _overview(answers: dict[int, Answer]) -> Table:
     rows = []
     for asked in ASKED:
         question, answer = asked.question, answers[asked.question.number]
-        fills = "" if answer.state == "answered" else question.command
-        rows.append((Cell(str(question.number)), Cell(question.asked), Cell(answer.state), Cell(fills)))
-    columns = (Column("no."), Column("question", "left"), Column("state", "left"), Column("filled by", "left"))
-    return Table("All questions", "", columns, tuple(rows))
+        rows.append((Cell(str(question.number)), Cell(question.asked), Cell(answer.state)))
+    columns = (Column("no."), Column("question", "left"), Column("state", "left"))
+    found = "In part and open: runs are missing, and the command that makes them stands under the question."
+    return Table("All questions", found, columns, tuple(rows))
 
 
 def _section(asked: Asked, answer: Answer, exhibits: Exhibits) -> Section:
@@ -88,8 +97,10 @@ def _how_it_was_run(evidence: Evidence, answers: dict[int, Answer]) -> Section:
     )
     commands = sorted({asked.question.command for asked in ASKED if answers[asked.question.number].state != "answered"})
     text = (
-        "Intervals are t intervals of 95 % of means, or of means of differences paired by seed; Holm's correction where it "
-        "is named. The experiments' own reports hold every seed, all pairs and all trials: results/reference/*/report.md, "
+        "Intervals are t intervals of 95 % of means, or of means of differences paired by seed; Holm's correction "
+        "where it "
+        "is named. The experiments' own reports hold every seed, all pairs and all trials: "
+        "results/reference/*/report.md, "
         "results/study_*/report.md and results/speedups/report.md. All numbers of this document: csv/numbers.csv."
     )
     found = (

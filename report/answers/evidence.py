@@ -1,10 +1,12 @@
-"""What there is to answer from: experiments and the study of step times, one's own where they were run, else shipped."""
+"""What there is to answer from: experiments and step times, one's own where they were run, else those that ship."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.records.identity import check_id
+from harness.records.store import RecordError
 from report.accuracy.findings import Finding, Study, study_of
 from report.accuracy.records import Records, UsageError, read_records
 from report.accuracy.tuning import Tuned, tuned_alone, tuned_rows
@@ -27,6 +29,7 @@ class Evidence:
 
     places: tuple[Path, ...]
     read: dict[str, Study | None] = field(default_factory=dict)
+    searches: dict[str, Records | None] = field(default_factory=dict)
     speeds: list[SpeedStudy | None] = field(default_factory=list)
 
     def study(self, name: str) -> Study | None:
@@ -37,30 +40,29 @@ class Evidence:
         """
         if name not in self.read:
             folders = [place / part / name for place in self.places for part in ("", "reference")]
-            found = (study_of(read_records(folder)) for folder in folders if (folder / "experiment.json").exists())
+            found = (study_of(_read(folder)) for folder in folders if (folder / "experiment.json").exists())
             self.read[name] = next((study for study in found if study.records.ended), None)
         return self.read[name]
 
     def tuned(self, name: str) -> tuple[Tuned, ...]:
         """Everything that was tried for an experiment's rows; empty where its search is not at hand."""
         study = self.study(name)
-        records = self._tuning(f"{name}_tuning")
+        records = self.search(name)
         if records is None:
             return ()
         return tuned_rows(study.records, records) if study else tuned_alone(records)
 
-    def _tuning(self, name: str) -> Records | None:
-        folders = [place / name for place in self.places]
-        found = (read_records(folder) for folder in folders if (folder / "experiment.json").exists())
-        return next((records for records in found if records.ended), None)
+    def search(self, name: str) -> Records | None:
+        """The records of an experiment's search for settings; None where none of its runs has a result anywhere.
 
-    def search_seconds(self, name: str) -> dict[str, float]:
-        """Wall seconds of all runs of an experiment's search, by the row that they tune."""
-        records, seconds = self._tuning(f"{name}_tuning"), dict[str, float]()
-        for rows in records.rows if records else ():
-            walls = [run.result.wall_seconds for run in rows.runs.values() if run and run.result]
-            seconds[rows.row.tunes or ""] = seconds.get(rows.row.tunes or "", 0.0) + sum(walls)
-        return seconds
+        Raises:
+            RecordError: a record is damaged or of another version.
+        """
+        if name not in self.searches:
+            folders = [place / f"{name}_tuning" for place in self.places]
+            found = (_read(folder) for folder in folders if (folder / "experiment.json").exists())
+            self.searches[name] = next((records for records in found if records.ended), None)
+        return self.searches[name]
 
     @property
     def speed(self) -> SpeedStudy | None:
@@ -70,6 +72,24 @@ class Evidence:
             studies = (speed_study_of(read_speed_records(folder)) for folder in folders)
             self.speeds.append(next((study for study in studies if study.benches), None))
         return self.speeds[0]
+
+
+def _read(folder: Path) -> Records:
+    """An experiment's records, held to be its own and unchanged.
+
+    Raises:
+        RecordError: they are another experiment's, or a run's settings are not those that its id stands for.
+    """
+    records = read_records(folder)
+    if records.experiment.name != folder.name:
+        raise RecordError(
+            f"{folder} holds the records of {records.experiment.name}; move them to a folder of that name, since they "
+            "were made with other settings"
+        )
+    for run in (run for rows in records.rows for run in rows.runs.values() if run):
+        if (run.folder / "run.json").exists():  # A pack has been held to its ids where it was read.
+            check_id(run.run, run.folder / "run.json")
+    return records
 
 
 def evidence_of(results: Path) -> Evidence:
@@ -94,9 +114,10 @@ def missing_runs(study: Study) -> int:
 
 
 def progress(study: Study) -> str:
-    """ " (from 12 of 15 runs)" where some are missing, else nothing."""
+    """ " (from 12 of 15 runs of study_rules)" where some are missing, else nothing."""
     records = study.records
-    return f" (from {records.ended} of {count_of(records.planned, 'run')})" if missing_runs(study) else ""
+    of = f"{count_of(records.planned, 'run')} of {records.experiment.name}"
+    return f" (from {records.ended} of {of})" if missing_runs(study) else ""
 
 
 def other_settings(study: Study, base: Study, but: tuple[str, ...] = ()) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from report.accuracy.findings import Finding, Study
 from report.accuracy.pairs import pairs_of
 from report.answers.answer import Answer, Number, apart, known, mean, nothing, number_cells, regime_of, table
-from report.answers.evidence import LONG, Evidence, finding, progress
+from report.answers.evidence import LONG, Evidence, progress
 from report.kit.document import Cell, Table
 from report.kit.wording import amount, count_of, interval, listed, percent, points
 
@@ -30,7 +30,8 @@ def is_there_a_loss(evidence: Evidence) -> Answer:
         f"{margin} points of the {percent(top.mean)} % (95 %: {interval(top.low, top.high)}) that SGD reaches"
         f"{_names(good)}, and {len(bad)} to lose more{_names(bad)}{progress(study)}."
     )
-    holm = f"Each of these is judged alone at 95 %; after Holm's correction over all rows {stands or 'none'} of them holds."
+    kept = f"{stands or 'none'} of them {'holds' if stands < 2 else 'hold'}"
+    holm = f"Each of these is judged alone at 95 %; after Holm's correction over all rows {kept}."
     where = "" if imagenet else "ResNet-50 on ImageNet was not run here, so of its accuracies nothing can be said."
     numbers = known(
         mean("sgd", study.baseline),
@@ -88,9 +89,11 @@ def what_anyone_could_do(evidence: Evidence) -> Answer:
     better, worse, total = _after_holm(study)
     parts = [f"{f.method} is {n.told} by {n.points()}" for f, n in against if n]
     first = f"At {amount(main.models)} models sent, against local SGD, {listed(parts) or 'nothing is known'}"
-    first += f"; over all ratios and both methods of two levels, corrected for all pairs, they are better in {better} and worse in {worse} of {total}."
+    first += "; over all ratios, corrected for all pairs, two levels are "
+    first += f"better in {better} and worse in {worse} of {total}."
     last = apart("final_average", final, study.baseline)
-    second = f"One average at the end does not do: it differs from SGD by {last.points()}." if last else ""
+    word = "does not do" if final and final.word == "inferior" else "is not shown to lose more than the margin"
+    second = f"One average at the end {word}: it differs from SGD by {last.points()}." if last else ""
     numbers = known(
         last, *(n for _, n in against), Number("better", better), Number("worse", worse), Number("pairs", total)
     )

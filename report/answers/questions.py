@@ -1,4 +1,4 @@
-"""The twenty-five questions, each with what answers it, what would change the answer, and what fills it where runs lack."""
+"""The twenty-five questions, each with what answers it, what would change that, and what fills it where runs lack."""
 
 from __future__ import annotations
 

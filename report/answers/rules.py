@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 
 from report.accuracy.findings import Finding, Study
-from report.answers.answer import Answer, Number, apart, nothing, number_cells, regime_of, table
+from report.answers.answer import Answer, Number, apart, nothing, number_cells, regime_of, share, table
 from report.answers.evidence import LONG, SPLITS, Evidence, finding, progress
 from report.kit.document import Cell, Table
 from report.kit.statistics import mean_of
@@ -35,11 +35,18 @@ def why_error_reset_helps(evidence: Evidence) -> Answer:
         return nothing("No compressor has runs with both error feedback and error reset yet.")
     said = [f"by {name} {n.points()}" for name, n in numbers.items()]
     better = [name for name, n in numbers.items() if n.told == "better"]
-    first = f"With one compressor and only the rule changed, error reset less error feedback is {listed(said)}{progress(study)}."
-    second = f"So it is shown to help with {listed(better)} alone." if better else "So it is not shown to help."
-    second = second.replace(" alone", "") if len(better) == len(numbers) else second
+    first = f"With only the rule changed, error reset less error feedback is {listed(said)}{progress(study)}."
+    rates = [f"{_rate(ef)} and {_rate(er)} with {name}" for name, (_, ef, er) in found.items() if name in numbers]
+    not_shown = [name for name in numbers if name not in better]
+    helps = f"It is shown to help with {listed(better) or 'none'}"
+    helps += f", and not with {listed(not_shown)}" if not_shown else ""
+    second = f"{helps}; the learning rates of feedback and of reset are {listed(rates)}."
     missing = "" if study.records.experiment.name == RULES else "Dropping, random-k and quantisers were not run yet."
     return Answer((first, second), _regime(study, found), _rules_table(study, found), tuple(numbers.values()), missing)
+
+
+def _rate(found: Finding | None) -> str:
+    return short(found.records.row.learning_rate if found else None)
 
 
 def _regime(study: Study, found: dict[str, tuple[Finding | None, ...]]) -> str:
@@ -79,7 +86,12 @@ def do_other_compressors_work(evidence: Evidence) -> Answer:
         said.append(f"with {rule} from {last[1]} {points(last[0].value)} to {best[1]} {points(best[0].value)}")
     if not said:
         return nothing("No experiment over compressors has runs yet.")
-    text = f"Yes and no, by the rule: differences to SGD in points run {'; '.join(said)}{progress(study)}."
+    every = [f for line in found.values() for f in line if f and f.comparison]
+    lost = sum(f.word == "inferior" for f in every)
+    text = (
+        f"Differences to SGD in points run {'; '.join(said)}; {lost} of {len(every)} pairs of compressor and rule are "
+        f"shown to lose more than {points(study.records.experiment.margin).lstrip('+')} points{progress(study)}."
+    )
     missing = "" if study.records.experiment.name == RULES else "Random-k, QSGD, sign and dropping were not run yet."
     exhibit = _compressor_table(study, found)
     return Answer((text,), _regime(study, found), exhibit, tuple(numbers), missing)
@@ -100,12 +112,10 @@ def _compressor_table(study: Study, found: dict[str, tuple[Finding | None, ...]]
 
 
 def is_the_error_ever_zero(evidence: Evidence) -> Answer:
-    """Question 16: the workers' distance over a run; x_i - e_i is the same on all workers, so it is the error's spread."""
+    """Question 16: the workers' distance over a run; x_i - e_i is alike on all workers, so it is the error's spread."""
     study = evidence.study(SPLITS) or evidence.study(LONG)
-    rows = (
-        [f for f in study.compared if f.records.row.algorithm in ("cser", "mcser", "csea", "cser_pl")] if study else []
-    )
-    rows = [f for f in rows if _distances(f)]
+    group = study.main_group.findings if study and study.main_group else ()
+    rows = [f for f in group if f.records.row.algorithm in ("cser", "mcser", "csea", "cser_pl") and _distances(f)]
     if study is None or not rows:
         return nothing("No run has recorded the distance between workers yet.")
     zero = [f for f in rows if min(_distances(f)) == 0]
@@ -113,11 +123,13 @@ def is_the_error_ever_zero(evidence: Evidence) -> Answer:
     low, high = min(rows, key=lambda f: middle[f.records.row.row]), max(rows, key=lambda f: middle[f.records.row.row])
     falls = [_last(f) / max(_distances(f)) for f in rows]
     said = (
-        f"Of {count_of(len(rows), 'row')} of the family the error was exactly zero at a score in {len(zero) or 'none'}; "
+        f"Of {count_of(len(rows), 'row')} of the family the error was exactly zero at a score in {len(zero) or 'none'}"
+        f"{progress(study)}; "
         f"its mean over a run goes from {short(middle[low.records.row.row], 3)} ({low.method}) to "
         f"{short(middle[high.records.row.row], 3)} ({high.method}).",
-        f"At the last score it is {100 * median(falls):.0f} % of its largest in the median row "
-        f"({100 * min(falls):.0f} % to {100 * max(falls):.0f} %), since the learning rate has fallen by then.",
+        f"At the last score, at a learning rate near zero, it is {share(median(falls))} of its largest in the median "
+        "row "
+        f"({share(min(falls))} to {share(max(falls))}).",
     )
     numbers = (
         Number("rows with a zero error", len(zero)),
@@ -127,16 +139,16 @@ def is_the_error_ever_zero(evidence: Evidence) -> Answer:
     )
     table_rows = [
         (Cell(f.method, f.records.run_ids), *(Cell(short(x, 3), f.records.run_ids) for x in _profile(f)))
-        for f in sorted(rows, key=lambda f: middle[f.records.row.row])[:: max(len(rows) // 14, 1)]
+        for f in sorted(rows, key=lambda f: middle[f.records.row.row])
     ]
     heads = ("method", "mean over the run", "largest", "least", "at the end")
     note = "Root of the mean over workers of the squared distance to their mean, at every score of all seeds."
-    exhibit = table("The error over a run", f"{len(table_rows)} of {len(rows)} rows.", heads, table_rows, note)
+    exhibit = table("The error over a run", f"{count_of(len(rows), 'row')}.", heads, table_rows, note)
     return Answer(said, regime_of(study), exhibit, numbers)
 
 
 def _distances(found: Finding) -> list[float]:
-    """At the scores of all runs of a row, but for the first, where all workers begin alike, and those after an average."""
+    """At the scores of all runs of a row, but for a first one before any step, where all workers begin alike."""
     events = [event for run in found.records.finished.values() for event in run.events if event.step]
     return [event.worker_distance for event in events if event.worker_distance is not None]
 

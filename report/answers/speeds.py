@@ -18,7 +18,7 @@ from report.speed.speedups import HIGHEST, LOWEST, faster_spans, implied, speedu
 from report.speed.study import Bench, SpeedStudy
 from report.speed.tables_modelled import headline_bench, layout_network, layouts_of, spans_text
 from report.speed.to_target import rentals
-from report.speed.units import factor, milliseconds, rate
+from report.speed.units import factor, milliseconds, rate, signed_percent
 from report.speed.verdict import CLEARLY, PROPOSED, RIVALS
 
 AT = 10e9
@@ -36,15 +36,23 @@ def bench_of(evidence: Evidence) -> Bench | None:
 def regime(bench: Bench, study: SpeedStudy | None) -> str:
     """The set-up, and how far the model's predictions lie from the clock."""
     work, fabric = bench.workload, bench.main.fabric
-    errors = sorted(abs(p.error) for p in study.points if p.error is not None) if study else []
-    near = (
-        f" Of {len(errors)} predictions of a step half lie within {100 * median(errors):.1f} % of the clock and nine in ten within {100 * errors[int(0.9 * (len(errors) - 1))]:.0f} %, compute being imposed."
-        if errors
-        else ""
-    )
     return (
-        f"Modelled with encoding and update, from steps that were {bench.basis}: {work.name}, {whole(work.num_parameters)} "
-        f"parameters, {work.device}, {fabric.num_machines} x {fabric.workers_per_machine} workers.{near}"
+        f"Modelled with encoding and update, from steps that were {bench.basis}: {work.name}, "
+        f"{whole(work.num_parameters)} parameters, {work.device}, {fabric.num_machines} x {fabric.workers_per_machine} "
+        f"workers.{_misses(study)}"
+    )
+
+
+def _misses(study: SpeedStudy | None) -> str:
+    """How far predictions lie from the clock."""
+    errors = sorted(abs(p.error) for p in study.points if p.error is not None) if study else []
+    if not errors:
+        return ""
+    most = errors[int(0.9 * (len(errors) - 1))]
+    return (
+        f" Of {len(errors)} predictions of a step half lie within {100 * median(errors):.1f} % of the clock and nine "
+        "in ten "
+        f"within {100 * most:.0f} %, compute being imposed."
     )
 
 
@@ -61,11 +69,14 @@ def what_is_the_baseline(evidence: Evidence) -> Answer:
     assert proposed
     gains = {base.label: speedup(bench, proposed, base, AT) for base in bench.baselines}
     timed = {p.method.name: p for p in bench.points if p.timing is bench.main}
+    over = [f"{factor(gains[r.label])} over {r.label}" for r in _rivals(bench)]
     said = (
-        f"It decides everything: at {rate(AT)} {proposed.label} at ratio {proposed.ratio:g} is "
-        f"{listed([f'{factor(gains[r.label])} over {r.label}' for r in _rivals(bench)])}.",
-        "Here DDP overlaps its buckets with the backward pass, sends by gloo, and is timed in fp32, with its fp16 hook and "
-        "with its PowerSGD hook; what the paper's baseline overlapped is not known.",
+        f"At {rate(AT)} one method, {proposed.label} at ratio {amount(proposed.ratio)}, is {listed(over)}: by the "
+        "baseline "
+        f"alone the factor differs up to {factor(max(gains.values()) / min(gains.values()))}.",
+        f"Here {sum(b.overlap for b in bench.baselines)} of {len(bench.baselines)} baselines overlap with the "
+        "backward pass "
+        f"({bench.main.fabric.backend}); what the paper's baseline overlapped is not known.",
     )
     rows = []
     for base in bench.baselines:
@@ -86,27 +97,37 @@ def other_topologies(evidence: Evidence) -> Answer:
     base = bench.method("ddp") if bench else None
     if bench is None or base is None:
         return nothing(NO_STUDY)
-    rows, best = [], {}
-    for layout in layouts_of(bench.main.fabric.num_workers):
-        network = layout_network(bench, layout)
-        if network is None:
-            continue
-        own = bench.seconds(base, network)
-        gain, label = max((own / bench.seconds(m, network), m.label) for m in bench.compared)
+    shapes = dict.fromkeys((each.machines, each.workers) for each in layouts_of(bench.main.fabric.num_workers))
+    best, rows = {}, []
+    for shape in shapes:
+        own, mine = _fastest(bench, base, shape), {m.label: _fastest(bench, m, shape) for m in bench.compared}
+        known = [(own / seconds, label) for label, seconds in mine.items() if own and seconds]
         proposed = bench.method(PROPOSED)
-        mine = own / bench.seconds(proposed, network) if proposed else 0.0
-        name = f"{layout.machines} x {layout.workers}, {layout.algorithm}"
+        if not own or not known or proposed is None:
+            continue
+        gain, label = max(known)
+        name = f"{shape[0]} x {shape[1]}"
         best[name] = gain
-        rows.append((Cell(name), Cell(milliseconds(own)), Cell(factor(mine)), Cell(f"{factor(gain)} ({label})")))
-    parts = [f"{factor(gain)} on {name}" for name, gain in best.items()]
+        seconds = mine[proposed.label] or own
+        cells = (milliseconds(own), factor(own / seconds), f"{factor(gain)} ({label})")
+        rows.append((Cell(name), *(Cell(text) for text in cells)))
+    parts = [f"{factor(gain)} with {name}" for name, gain in best.items()]
     said = (
-        f"Because machines of one GPU are where it pays: the most that any method gains over overlapped DDP at {rate(AT)} "
-        f"between machines is {listed(parts)} (machines x workers).",
+        f"The most that any method gains over overlapped DDP at {rate(AT)} between machines is {listed(parts)} "
+        "(machines x "
+        "GPUs), each with the faster of the algorithms that are modelled.",
     )
-    heads = ("layout", "DDP's step, ms", "M-CSER over it", "best over it")
+    heads = ("layout", "DDP's step, ms", f"{PROPOSED} over it".replace("mcser", "M-CSER"), "best over it")
     numbers = tuple(Number(f"best over DDP, {name}", gain) for name, gain in best.items())
-    exhibit = table("Layouts", f"{rate(AT)} between machines, NVLink inside.", heads, rows)
+    exhibit = table("Layouts", f"{rate(AT)} between machines; inside, the device's fastest link.", heads, rows)
     return Answer(said, regime(bench, evidence.speed), exhibit, numbers)
+
+
+def _fastest(bench: Bench, method: Method, shape: tuple[int, int]) -> float | None:
+    """Seconds of a step on so many machines of so many workers, by the fastest algorithm; None: not modelled."""
+    layouts = [each for each in layouts_of(bench.main.fabric.num_workers) if (each.machines, each.workers) == shape]
+    networks = [network for each in layouts if (network := layout_network(bench, each))]
+    return min((bench.seconds(method, network) for network in networks), default=None)
 
 
 def when_it_pays(evidence: Evidence) -> Answer:
@@ -121,16 +142,20 @@ def when_it_pays(evidence: Evidence) -> Answer:
     base = bench.method("ddp")
     gains = {m.label: speedup(bench, m, base, AT) for m in plain} if base else {}
     said = [
-        f"{proposed.label} at ratio {proposed.ratio:g} is over {100 * (CLEARLY - 1):.0f} % faster than "
+        f"{proposed.label} at ratio {amount(proposed.ratio)} is over {100 * (CLEARLY - 1):.0f} % faster than "
         f"{listed([f'{name} {spans_text(each)}' for name, each in spans.items()])}."
     ]
     if gains:
+        low, high = min(gains.values()), max(gains.values())
+        alike = high / low < CLEARLY
+        word = "the older methods do as well, so choose by accuracy" if alike else "the methods differ"
         said.append(
-            f"The older methods do as well: at {rate(AT)} every one of ratio 64 and more is {factor(min(gains.values()))} to "
-            f"{factor(max(gains.values()))} over DDP, so choose among them by accuracy."
+            f"At {rate(AT)} every method of ratio 64 and more that does not overlap is {factor(low)} to "
+            f"{factor(high)} over "
+            f"DDP: {word}."
         )
     rows = [
-        (Cell(m.label), Cell(f"{m.ratio:g}"), *(Cell(spans_text(faster_spans(bench, m, r, CLEARLY))) for r in rivals))
+        (Cell(m.label), Cell(amount(m.ratio)), *(Cell(spans_text(faster_spans(bench, m, r, CLEARLY))) for r in rivals))
         for m in plain
     ]
     heads = ("method", "ratio", *(f"faster than {r.label}" for r in rivals))
@@ -148,8 +173,11 @@ def over_older_methods(evidence: Evidence) -> Answer:
         return nothing(NO_STUDY)
     olders = [m for name in ("qsparse", "qsparse_local_sgd", "ef_sgd", "local_sgd") if (m := bench.method(name))]
     gains = {m.label: {r: speedup(bench, proposed, m, r) for r in (1e9, AT, 100e9)} for m in olders}
+    by = [f"{factor(g[AT])} that of {n}" for n, g in gains.items()]
+    faster = sum(g[AT] > CLEARLY for g in gains.values())
     said = [
-        f"At equal ratio and {rate(AT)} {proposed.label}'s step is {listed([f'{factor(g[AT])} over {n}' for n, g in gains.items()])}: none."
+        f"At equal ratio and {rate(AT)} the speed of {proposed.label} is {listed(by)}: it is over "
+        f"{100 * (CLEARLY - 1):.0f} % faster than {faster or 'none'} of them."
     ]
     found = map_of(study) if study else None
     needed = {n.method: n for n in needed_of(found) if n.kind in ("between", "at most")} if found else {}
@@ -185,12 +213,13 @@ def what_the_headlines_ask(evidence: Evidence) -> Answer:
             up_to = rate(found.bits_per_second) if found.bits_per_second else "never"
             parts.append(f"{'never' if up_to == 'never' else 'up to ' + up_to} over {base.label}")
             compute = milliseconds(found.compute_seconds) if found.compute_seconds else "never"
-            cells = (base.label, f"{method.ratio:g}", up_to, factor(found.at_rate), compute)
+            cells = (base.label, amount(method.ratio), up_to, factor(found.at_rate), compute)
             rows.append((Cell(headline.words), *(Cell(text) for text in cells)))
             numbers.append(Number(f"{headline.words} over {base.label}, b/s", found.bits_per_second or 0.0))
         compute = milliseconds(bench.workload.forward_seconds + bench.workload.backward_seconds)
         said.append(
-            f"{headline.words} would hold, with {compute} ms of compute, {listed(parts)}, at the ratio that is best for it."
+            f'"{headline.words}" would hold, with {compute} ms of compute a step, {listed(parts)}, '
+            "at the best of its ratios."
         )
     bench = bench_of(evidence)
     if not said or bench is None:
@@ -221,13 +250,14 @@ def does_it_save_money(evidence: Evidence) -> Answer:
         ((dollars(m, p), m, machine) for p, machine in enumerate(machines) for m in (base, proposed)),
         key=lambda c: c[0],
     )
-    spread = min(range(len(machines)), key=lambda p: dollars(base, p))
+    where = min(range(len(machines)), key=lambda place: dollars(base, place))
+    change = dollars(proposed, where) / dollars(base, where) - 1
     said = (
-        f"The cheaper of DDP and {proposed.label} is {cheapest[1].label} on {cheapest[2].head}, {cheapest[0]:.3f} dollars a "
-        f"thousand steps; DDP's cheapest is {dollars(base, spread):.3f} on {machines[spread].head}, where {proposed.label} "
-        f"changes the bill by {100 * (dollars(proposed, spread) / dollars(base, spread) - 1):+.1f} %.".replace(
-            "-", "−"
-        ),
+        f"The cheapest step of the two is {cheapest[1].label}'s on {cheapest[2].head}, {cheapest[0]:.3f} dollars a "
+        "thousand; "
+        f"overlapped DDP's cheapest is {dollars(base, where):.3f} on {machines[where].head}, where {proposed.label} "
+        "changes "
+        f"the bill by {signed_percent(change)}.",
     )
     heads = ("machines", "dollars an hour", "DDP, $ per 1,000 steps", f"{proposed.label}, $ per 1,000 steps")
     note = "; ".join(dict.fromkeys(f"{m.name}: {m.source}" for m in machines))
@@ -257,7 +287,8 @@ def which_ratio_is_needed(evidence: Evidence) -> Answer:
         else "No ratio of 256 is needed"
     )
     second = (
-        f"; at {rate(AT)} a ratio of {amount(at)} brings communication that is sent at every step under a tenth of the compute"
+        f"; at {rate(AT)} a ratio of {amount(at)} brings communication that is sent at every step under a tenth of "
+        "the compute"
         if at
         else ""
     )

@@ -9,7 +9,7 @@ from report.answers.answer import Answer, Number, apart, known, nothing, number_
 from report.answers.evidence import LONG, SPLITS, Evidence, finding, progress
 from report.kit.document import Cell, Table
 from report.kit.statistics import holm, pair
-from report.kit.wording import amount, count_of, listed, points
+from report.kit.wording import amount, bounds, count_of, listed, points
 
 BOTH = "mcser-h16-r1_12-r2_192"
 WITHOUT = {
@@ -58,12 +58,11 @@ def _against_both(study: Study, lines: list[tuple[str, str, str]], missing: str)
         rows.append((Cell(name), *cells, Cell(number.told if number else "no runs yet")))
     if not numbers:
         return nothing("No pair of rows with and without a level has runs yet.")
-    worse = [f"{name} ({points(n.value)})" for name, n in numbers.items() if n.told == "worse"]
-    better = [f"{name} ({points(n.value)})" for name, n in numbers.items() if n.told == "better"]
-    rest = len(numbers) - len(worse) - len(better)
+    told = {word: _said(numbers, word) for word in ("worse", "better")}
+    rest = sum(n.told not in told for n in numbers.values())
     said = (
-        f"Against both levels, in points and each judged alone at 95 %, worse is {listed(worse) or 'nothing'}, better "
-        f"is {listed(better) or 'nothing'}, and {rest} of {len(numbers)} cannot be told apart{progress(study)}."
+        f"Beside both levels, in points and each judged alone at 95 %, worse is {told['worse']}, better is "
+        f"{told['better']}, and {rest} of {len(numbers)} cannot be told apart{progress(study)}."
     )
     models = [f.models for f in study.compared if f.records.row.row in {both for _, _, both in lines}]
     heads = ("without", "difference to both, points", "95 % interval", "word")
@@ -72,6 +71,11 @@ def _against_both(study: Study, lines: list[tuple[str, str, str]], missing: str)
         (said,), regime_of(study, models[0] if models else None), table("Without a level", found, heads, rows),
         tuple(numbers.values()), missing,
     )  # fmt: skip
+
+
+def _said(numbers: dict[str, Number], word: str) -> str:
+    told = {name: n for name, n in numbers.items() if n.told == word}
+    return listed([f"{name} by {points(n.value)} ({bounds(n.low, n.high)})" for name, n in told.items()]) or "nothing"
 
 
 def splits_of(study: Study) -> list[tuple[Finding, int, int, float]]:

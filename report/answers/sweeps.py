@@ -9,7 +9,7 @@ from report.accuracy.findings import Finding, Study
 from report.answers.answer import Answer, Number, apart, known, mean, nothing, number_cells, regime_of, table
 from report.answers.evidence import LONG, SPLITS, Evidence, finding, other_settings, progress
 from report.kit.document import Cell
-from report.kit.wording import amount, listed, percent, points, whole
+from report.kit.wording import amount, bounds, listed, percent, points, whole
 
 METHODS = ("mcser-h16-r1_12-r2_192", "local_sgd-96", "ef_topk-96")
 """Rows of the studies that are in every set-up, as far as they have them."""
@@ -69,39 +69,59 @@ def over_workers(evidence: Evidence) -> Answer:
 
 def _over(evidence: Evidence, settings: Sequence[Setting], word: str, but: tuple[str, ...]) -> Answer | None:
     """None where fewer than two set-ups have runs that may be set side by side."""
-    base = evidence.study(SPLITS)
-    there = [(each, study) for each in settings if (study := evidence.study(each.experiment))]
-    refused = [why for _, study in there if base and (why := other_settings(study, base, but))]
-    shown = [(each, study) for each, study in there if not base or not other_settings(study, base, but)]
-    shown = [(each, study) for each, study in shown if _lines(study)]
+    shown, refused = _side_by_side(evidence, settings, but)
     if len(shown) < 2:
         return None
-    numbers, rows, said = [], [], []
+    numbers: list[Number] = []
+    rows: list[tuple[Cell, ...]] = []
     for each, study in shown:
-        lines = _lines(study)
         top, floor = mean(f"SGD, {each.words}", study.baseline), mean(f"alone, {each.words}", study.floor)
         numbers += known(top, floor)
-        for f in lines:
+        bounds_ = (Cell(percent(top.value if top else None)), Cell(percent(floor.value if floor else None)))
+        for f in _lines(study):
             number = apart(f"{f.records.row.row}, {each.words}", f, study.baseline)
             numbers += known(number)
-            cells = number_cells(number, f, study.baseline)
-            rows.append((Cell(each.words), Cell(f.method), Cell(percent(top.value if top else None)),
-                         Cell(percent(floor.value if floor else None)), *cells))  # fmt: skip
-    for row in METHODS:
-        found = [(each.words, n) for each, study in shown if (n := apart("", finding(study, row), study.baseline))]
-        if len(found) > 1:
-            name = next(f.method for _, study in shown if (f := finding(study, row)))
-            said.append(f"{name} {', '.join(f'{points(n.value)} ({words})' for words, n in found)}")
-    missing = [each.words for each in settings if each not in [setting for setting, _ in shown]]
+            rows.append((Cell(each.words), Cell(f.method), *bounds_, *number_cells(number, f, study.baseline)))
     partly = "".join(dict.fromkeys(progress(study) for _, study in shown if progress(study)))
-    text = f"Differences to SGD of the same set-up, in points: {'; '.join(said)}{partly}."
+    text = f"Difference to SGD of the same set-up, in points (95 %): {'; '.join(_said(shown))}{partly}."
     heads = (word, "method", "SGD, %", "a worker alone, %", "difference to SGD, points", "95 % interval")
     exhibit = table(f"The same over {word}", "Paired by seed within each set-up.", heads, rows)
-    gone = f"Not run yet: {listed(missing)}." if missing else ""
+    there = {each.experiment for each, _ in shown}
+    missing = [each.words for each in settings if each.experiment not in there]
+    gone = [f"Not run yet: {listed(missing)}."] if missing and not refused else []
+    partial = ["Some of its runs are missing."] if partly else []
     models = next((f.models for _, study in shown for f in _lines(study)), None)
-    return Answer(
-        (text,), regime_of(shown[0][1], models), exhibit, tuple(numbers), " ".join(filter(None, (*refused, gone)))
-    )
+    is_open = " ".join([*refused, *gone, *partial])
+    return Answer((text,), regime_of(shown[0][1], models), exhibit, tuple(numbers), is_open)
+
+
+def _side_by_side(
+    evidence: Evidence, settings: Sequence[Setting], but: tuple[str, ...]
+) -> tuple[list[tuple[Setting, Study]], list[str]]:
+    """The set-ups that differ from the common one in nothing but `but`, and why others are left out."""
+    base, shown, refused = evidence.study(SPLITS), [], []
+    for each in settings:
+        study = evidence.study(each.experiment)
+        if study is None or not _lines(study):
+            continue
+        why = other_settings(study, base, but) if base else ""
+        if why:
+            refused.append(why)
+        else:
+            shown.append((each, study))
+    return shown, refused
+
+
+def _said(shown: Sequence[tuple[Setting, Study]]) -> list[str]:
+    """By method: its difference in every set-up."""
+    said = []
+    for row in METHODS:
+        lines = [(each.words, f, study.baseline) for each, study in shown if (f := finding(study, row))]
+        found = [(words, n) for words, f, top in lines if (n := apart("", f, top))]
+        if len(found) > 1:
+            parts = [f"{points(n.value)} ({bounds(n.low, n.high)}) with {words}" for words, n in found]
+            said.append(f"{lines[0][1].method} {', '.join(parts)}")
+    return said
 
 
 def _lines(study: Study) -> list[Finding]:
@@ -114,9 +134,9 @@ def _by_bits(evidence: Evidence) -> Answer:
     study = evidence.study(LONG)
     if study is None or not study.groups or study.baseline is None or study.baseline.summary is None:
         return nothing("No experiment has runs at several ratios yet.")
-    row = study.baseline.records.row
-    samples = "24,000" if "24000" in str(study.records.experiment.settings) else "its"
-    numbers, rows = [], []
+    row, samples = study.baseline.records.row, _training_samples(study)
+    numbers: list[Number] = []
+    rows: list[tuple[Cell, ...]] = []
     for method in study.methods:
         found = [next((f for f in group.findings if f.method == method), None) for group in study.groups]
         if not all(found):
@@ -129,14 +149,23 @@ def _by_bits(evidence: Evidence) -> Answer:
         rows.append((Cell(method), *cells))
     sent = [amount(group.findings[0].models) for group in study.groups]
     within = [sum(f.word == "non-inferior" for f in group.findings) for group in study.groups]
+    counts = zip(within, study.groups, sent, strict=True)
+    each = [f"{k} of {len(group.findings)} rows at {m} models" for k, group, m in counts]
+    per_sample = f", {row.num_parameters / samples:.2g} for each training sample" if samples else ""
     said = (
-        f"On a network of {whole(row.num_parameters)} parameters with {samples} training samples, so hardly over-parametrised, "
-        f"{listed([f'{k} of {len(group.findings)} rows at {m} models' for k, m, group in zip(within, sent, study.groups, strict=True)])} "
-        f"are shown to lose less than {points(study.records.experiment.margin).lstrip('+')} points{progress(study)}."
+        f"With {whole(row.num_parameters)} parameters{per_sample}, {listed(each)} sent are shown to lose less than "
+        f"{points(study.records.experiment.margin).lstrip('+')} points{progress(study)}."
     )
     numbers += [Number(f"within the margin at {m} models", k) for k, m in zip(within, sent, strict=True)]
     exhibit = table("Difference to SGD by models sent", "Points.", ("method", *(f"{m} models" for m in sent)), rows)
     return Answer((said,), regime_of(study), exhibit, tuple(numbers), "Other widths were not run yet.")
+
+
+def _training_samples(study: Study) -> int | None:
+    """By the classes that the workers' shards hold; None where no run recorded them."""
+    results = (run.result for f in study.findings for run in f.records.finished.values())
+    counts = next((result.class_counts for result in results if result and result.class_counts), None)
+    return sum(map(sum, counts)) if counts else None
 
 
 def relatives(evidence: Evidence) -> Answer:
@@ -147,10 +176,11 @@ def relatives(evidence: Evidence) -> Answer:
         if study is not None and rows:
             ranked = sorted(rows, key=lambda f: -(f.comparison.difference if f.comparison else -1.0))
             numbers = known(*(apart(f.records.row.row, f, study.baseline) for f in ranked))
-            text = f"Differences to SGD: {'; '.join(f'{f.method} ({amount(f.models)} models) {n.points()}' for f, n in zip(ranked, numbers, strict=True))}{progress(study)}."
+            both = list(zip(ranked, numbers, strict=True))
+            parts = [f"{f.method} ({amount(f.models)} models) {n.points()}" for f, n in both]
+            text = f"Differences to SGD: {'; '.join(parts)}{progress(study)}."
             table_rows = [
-                (Cell(f.method), Cell(amount(f.models)), *number_cells(n, f, study.baseline))
-                for f, n in zip(ranked, numbers, strict=True)
+                (Cell(f.method), Cell(amount(f.models)), *number_cells(n, f, study.baseline)) for f, n in both
             ]
             heads = ("method", "models sent", "difference to SGD, points", "95 % interval")
             return Answer((text,), regime_of(study), table("The relatives", "", heads, table_rows), numbers)

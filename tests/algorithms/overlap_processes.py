@@ -65,6 +65,7 @@ HABITS = (
 WASTEFUL = ("accumulate", "skip", "scaler", "reload")
 """Habits in which something is sent that no step asks for."""
 HABITS = (*WASTEFUL, "to_none", "no_sync", "forget", "branch", "other_branch", "harmless")
+ADAMW: dict[str, Any] = {"local_step": "adamw", "momentum": None, "lr": 0.01}
 CASES = {
     **{f"{name}-{block}": Case(name, (block, "block")) for name in OVERLAPPING for block in BLOCKS},
     **{f"{name}-released": Case(name, own=dict.fromkeys(switches(name), True)) for name in OVERLAPPING[-2:]},
@@ -72,6 +73,9 @@ CASES = {
     **{f"{name}-{habit}": Case(name, habit=habit) for name in ("ef_sgd", "mcser") for habit in HABITS},
     **{f"{name}-own": Case(name, deterministic=False) for name in ("ef_sgd", "csea", "mcser")},
     **{f"{name}-plain": Case(name, common={"momentum": 0.0, "weight_decay": 0.0}) for name in ("ef_sgd", "cser")},
+    **{f"{name}-adamw": Case(name, common=ADAMW) for name in ("ef_sgd", "mcser")},
+    "ef_sgd-branch-adamw": Case("ef_sgd", common=ADAMW, habit="branch"),
+    "ef_sgd-gradients": Case("ef_sgd", own={"error_feedback_on": "gradients"}, common=ADAMW),
     "ef_sgd-double": Case("ef_sgd", dtype=torch.float64),
     "qsparse-keep": Case("qsparse_local_sgd", own={"keep_master": True}),
     "sgd": Case("sgd"),

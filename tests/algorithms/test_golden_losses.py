@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +31,17 @@ FILE = Path(__file__).with_name("golden_losses.json")
 UPDATE = os.environ.get("UPDATE_GOLDEN") == "1"
 NUM_STEPS, INTERVAL, WORLD_SIZE = 20, 4, 3
 KEYS = ["blocks", "per_tensor", "top_k", "qsgd"]
+ADAMW: dict[str, Any] = {"local_step": "adamw", "momentum": None, "lr": 0.02}
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "cser_pl, adamw": ("cser_pl", ADAMW),
+    "diloco, adamw": ("diloco", ADAMW),
+    "ef_sgd on gradients": ("ef_sgd", {"error_feedback_on": "gradients"}),
+    "ef_sgd on gradients, adamw": ("ef_sgd", {"error_feedback_on": "gradients", **ADAMW}),
+    "ef_sgd, adamw": ("ef_sgd", ADAMW),
+    "mcser, adamw": ("mcser", ADAMW),
+    "sgd, adamw": ("sgd", ADAMW),
+}
+"""Combinations that are no method's defaults: the method, and what else is given to it."""
 GOLDEN: dict[str, dict[str, list[float]]] = json.loads(FILE.read_text()) if FILE.exists() else {}
 
 
@@ -39,9 +51,9 @@ def golden_settings(name: str, compressor: Compressor) -> dict[str, object]:
     return {key: value for key, value in own.items() if key not in switches(name)}
 
 
-def losses(name: str, key: str) -> list[float]:
+def losses(name: str, key: str, more: dict[str, Any]) -> list[float]:
     """The workers' mean loss before each step."""
-    own = golden_settings(name, COMPRESSORS[key])
+    own = golden_settings(name, COMPRESSORS[key]) | more
 
     def work(collectives: Collectives) -> list[float]:
         model = make_model(torch.float64)
@@ -58,11 +70,12 @@ def losses(name: str, key: str) -> list[float]:
     return [sum(column) / WORLD_SIZE for column in zip(*workers(work, WORLD_SIZE), strict=True)]
 
 
-def all_losses(name: str) -> dict[str, list[float]]:
-    return {key: losses(name, key) for key in named_compressors(name, {key: COMPRESSORS[key] for key in KEYS})}
+def all_losses(named: str) -> dict[str, list[float]]:
+    name, more = OTHERS.get(named, (named, {}))
+    return {key: losses(name, key, more) for key in named_compressors(name, {key: COMPRESSORS[key] for key in KEYS})}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *OTHERS])
 def test_losses_are_what_they_were(name: str) -> None:
     now = all_losses(name)
     if UPDATE:
@@ -76,7 +89,7 @@ def test_losses_are_what_they_were(name: str) -> None:
 
 
 def test_no_losses_of_algorithms_that_are_gone() -> None:
-    assert set(GOLDEN) <= set(algorithms())
+    assert set(GOLDEN) <= {*algorithms(), *OTHERS}
 
 
 def test_the_losses_tell_settings_apart() -> None:

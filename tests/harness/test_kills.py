@@ -65,7 +65,7 @@ class Killer:
 
     def start(self, *arguments: Any) -> Any:
         active = launch_start(*arguments)
-        victim = active.processes[self.rank]
+        victim = active.workers.processes[self.rank]
         timer = threading.Timer(self.delay_seconds, victim.kill)
         timer.daemon = True
         timer.start()

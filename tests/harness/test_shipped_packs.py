@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.records.experiment import read_experiment
 from harness.records.packing import pack, unpack
 from harness.records.packs import NAME, open_runs, read_pack, render
-from harness.records.store import read_experiment
 from tests.harness.support import ROOT
 
 SHIPPED = sorted(path.parent for path in (ROOT / "results").rglob(NAME))

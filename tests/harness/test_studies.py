@@ -8,8 +8,8 @@ import pytest
 
 from harness.plan.foresee import foresee
 from harness.plan.plan import Plan, plan_experiment
+from harness.records.experiment import read_experiment
 from harness.records.packs import open_runs
-from harness.records.store import read_experiment
 from harness.spec import EXPERIMENTS, SpecError, load_spec
 
 TUNING = Path(__file__).parents[2] / "results" / "fashion_mnist_long_tuning"
@@ -23,6 +23,7 @@ LENDERS = {
     "alone": "alone",
     "local_sgd": "local_sgd-96",
     "mcser": "mcser_block-96",
+    "mcser_released": "mcser_block-96",
     "cser": "cser-96",
     "qsparse_local_sgd": "qsparse-96",
 }

@@ -10,7 +10,8 @@ import pytest
 
 from harness.plan.plan import Plan, make_plan
 from harness.plan.tuning import Found, Outcome, Trial, next_rate, rules, search
-from harness.records.store import Experiment, RecordError, Result, RunFile, read_record, write_record
+from harness.records.experiment import Experiment
+from harness.records.store import RecordError, Result, RunFile, read_record, write_record
 from harness.rows import RowSpec
 from harness.spec import SpecError, TuningSpec, load_spec
 from tests.harness.support import Table, changed, small_spec, write_spec

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import time
-from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,9 +12,10 @@ from harness.__main__ import main
 from harness.lab import ceiling, command
 from harness.lab import sweep as sweeps
 from harness.lab.ceiling import CeilingError
-from harness.lab.lab import LabError, Topology, lab
+from harness.lab.lab import Topology, lab
 from harness.records.store import read_record
 from harness.records.timings import Sweep
+from harness.workers.processes import WorkerError
 from tests.lab.support import namespaces, needs_lab
 
 MEGABYTE = 1_000_000
@@ -55,14 +54,15 @@ def test_small_messages_come_first_and_long_ones_are_left_out(prefix: str, monke
 
 @pytest.mark.parametrize(("bits_per_second", "least_pause"), [(0.3e6, 8 * 2 * 1514 / 0.3e6), (1e9, 3e-3)])
 def test_a_time_is_from_the_last_beginning_and_links_are_rested(bits_per_second: float, least_pause: float) -> None:
+    told: list[tuple[str, int, float]] = []
     # Done at 5 and 4, of which the later one began at 3.
-    orders, answers = [StringIO(), StringIO()], [StringIO("[1.0, 5.0]\n"), StringIO("[3.0, 4.0]\n")]
+    processes = SimpleNamespace(tell=lambda rank, order: told.append(order), hear_all=lambda: [(1.0, 5.0), (3.0, 4.0)])
     network = SimpleNamespace(topology=Topology(2, 1, bits_per_second))
     now = time.monotonic()
-    assert sweeps.Workers(network, list(zip(orders, answers, strict=True))).seconds("all_reduce", 8) == 2.0
-    for order in orders:
+    assert sweeps.Connected(network, processes).seconds("all_reduce", 8) == 2.0  # type: ignore[arg-type]
+    assert len(told) == 2
+    for collective, payload, start in told:
         # Two frames of 1514 bytes are what a slow link can give at once; it needs as long to have them again.
-        collective, payload, start = json.loads(order.getvalue())
         assert (collective, payload) == ("all_reduce", 8) and start - now >= least_pause
 
 
@@ -70,8 +70,8 @@ def test_a_time_is_from_the_last_beginning_and_links_are_rested(bits_per_second:
 def test_a_worker_that_dies_is_said(prefix: str) -> None:
     with (
         lab(Topology(2, 1, 1e9), prefix=prefix) as network,
-        sweeps.workers(network) as among,
-        pytest.raises(LabError, match="of the sweep ended early"),
+        sweeps.connected(network) as among,
+        pytest.raises(WorkerError, match=r"worker 0 failed: .*non-negative"),
     ):
         among.seconds("all_reduce", -4)  # No tensor has such a size.
 

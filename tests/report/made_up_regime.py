@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.records.store import VERSION, Attempt, Event, Experiment, Result, Row, RunFile, RunRecord, TrafficEntry
+from harness.records.experiment import Experiment, Row
+from harness.records.store import VERSION, Attempt, Event, Result, RunFile, RunRecord, TrafficEntry
 from harness.records.store import write_record as write
 from report.accuracy.records import Records, RowRuns
 

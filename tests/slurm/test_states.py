@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from harness.records import store
+from harness.records.experiment import read_experiment
 from harness.records.state import Seen, judge
 from harness.records.store import Failure, Heartbeat, Result
 from report.synthetic import make_experiment
@@ -132,7 +133,7 @@ def folder(tmp_path: Path) -> Path:
     """Records of 40 made-up runs: 37 ended (2 of them diverged), 2 were never started, 1 failed; all submitted."""
     folder = tmp_path / "results" / "small"
     make_experiment(folder, DESIGN)
-    runs = [run_id for row in store.read_experiment(folder).rows for run_id in row.runs.values()]
+    runs = [run_id for row in read_experiment(folder).rows for run_id in row.runs.values()]
     assert len(runs) == len(set(runs))
     add_submission(folder, "small", submission(folder, *runs, submitted_at=now()))
     return folder
@@ -148,7 +149,7 @@ def missing_run(folder: Path) -> tuple[str, str]:
 
 
 def test_totals_and_hours(folder: Path) -> None:
-    experiment, campaign = store.read_experiment(folder), read_campaign(folder)
+    experiment, campaign = read_experiment(folder), read_campaign(folder)
     run, job = missing_run(folder)
     status = observe(folder, experiment, campaign, {job: "PENDING"})
     results = [store.read_record(path, Result) for path in folder.glob("*/result.json")]
@@ -166,7 +167,7 @@ def test_totals_and_hours(folder: Path) -> None:
 def test_running_run_shows_epoch_rate_and_time_left(folder: Path) -> None:
     run, job = missing_run(folder)
     store.write_record(folder / run / "heartbeat.json", beat(0, time=time.time()))
-    status = observe(folder, store.read_experiment(folder), read_campaign(folder), {job: "RUNNING"})
+    status = observe(folder, read_experiment(folder), read_campaign(folder), {job: "RUNNING"})
     (shown,) = [each for each in status.runs if each.run_id == run]
     assert (shown.state, shown.epoch, shown.images_per_second, shown.seconds_left) == ("running", 1.5, 640.0, 120.0)
     assert shown.log == str(folder / "jobs" / f"{job}_0_log.out")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -12,28 +10,26 @@ import pytest
 
 from harness.records.store import read_record
 from harness.records.timings import Sweep, Timing, formula_bytes
+from harness.speed import spawn
 from harness.speed.layers import layers_of
 from harness.speed.methods import METHODS
 from harness.speed.questions import LIFT, LIMIT
 from harness.speed.request import Request, SweepRequest, TimingRequest
-from harness.speed.spawn import Answers, WorkerError, run_in_lab
+from harness.speed.spawn import Answers, run_in_lab
 from harness.speed.workloads import workload
+from harness.workers.processes import WorkerError
 from tests.speed.conftest import fabric, request_of
 
 TIMED = ["all_reduce", "ddp", "powersgd_2", "mcser", "mcser_overlap"]
 
 
-class FakeLab:
-    """Loopback, but for the commands of some ranks."""
+class Loopback:
+    """A network of this machine, on which workers have no namespaces of their own."""
 
     interface = "lo"
 
-    def __init__(self, num_workers: int, programs: dict[int, str] | None = None) -> None:
-        self.addresses = ("127.0.0.1",) * num_workers
-        self.programs = programs or {}
-
-    def command(self, rank: int, argv: Sequence[str]) -> list[str]:
-        return [sys.executable, "-c", self.programs[rank]] if rank in self.programs else list(argv)
+    def namespace(self, rank: int) -> None:
+        return None
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +61,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> tuple[TimingRequest, Ti
             yield request
 
     answers: Answers = {question: partial(taken.append, question) for question in (LIFT, LIMIT)}
-    run_in_lab(requests(), FakeLab(2), answers)
+    run_in_lab(requests(), Loopback(), answers)
     return timing, read_record(timing.output, Timing), read_record(sweep.output, Sweep), taken
 
 
@@ -128,30 +124,13 @@ def test_formulas_of_rings() -> None:
     assert formula_bytes("all_reduce", 800, fabric(8)) == 0
 
 
-def test_no_request_starts_nobody() -> None:
-    run_in_lab([], FakeLab(2, {0: "raise SystemExit(1)", 1: "raise SystemExit(1)"}))
+def test_no_request_starts_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spawn, "start_inside", lambda *arguments: pytest.fail("workers were started"))
+    run_in_lab([], Loopback())
 
 
-SLEEP = "import time; time.sleep(600)"
-
-
-def test_a_failed_worker_is_named_with_its_last_words_and_the_others_are_ended(tmp_path: Path) -> None:
-    failing = "import sys; print('once\\nerror: no such luck', file=sys.stderr); sys.exit(3)"
-    lost = "import sys; print('error: a collective failed: Connection closed by peer', file=sys.stderr); sys.exit(1)"
-    started = time.monotonic()
-    with pytest.raises(WorkerError, match=r"^worker 2 failed: no such luck$"):
-        run_in_lab([request_of(["ddp"], tmp_path / "out.json")], FakeLab(3, {0: SLEEP, 1: lost, 2: failing}))
-    assert time.monotonic() - started < 100, "the sleeping worker was waited for"
+def test_a_request_that_cannot_be_done_ends_all_and_is_said(tmp_path: Path) -> None:
+    request = request_of(["ddp", "no such method"], tmp_path / "out.json")
+    with pytest.raises(WorkerError, match=r"^worker 0 failed: KeyError: 'no such method'$"):
+        run_in_lab([request], Loopback())
     assert not (tmp_path / "out.json").exists()
-
-
-def test_a_worker_that_dies_without_a_word_is_named(tmp_path: Path) -> None:
-    dying = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    with pytest.raises(WorkerError, match=r"^worker 1 failed: it ended with exit code -9$"):
-        run_in_lab([request_of(["ddp"], tmp_path / "out.json")], FakeLab(2, {0: SLEEP, 1: dying}))
-
-
-def test_too_many_processes_are_refused_by_the_workers_themselves(tmp_path: Path) -> None:
-    request = request_of(["ddp"], tmp_path / "out.json", fabric=fabric(2))
-    with pytest.raises(WorkerError, match=r"^worker 0 failed: 1 processes were started for 2 workers$"):
-        run_in_lab([request], FakeLab(1))

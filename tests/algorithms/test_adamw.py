@@ -1,0 +1,503 @@
+"""AdamW as the local step: against torch.optim.AdamW, against NumPy, stacked, resumed, and where it cannot be."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
+
+from algorithms import (
+    BlockSparsifier,
+    Collectives,
+    DistributedOptimizer,
+    Identity,
+    RandomK,
+    StackedCollectives,
+    TopK,
+    algorithms,
+)
+from algorithms.core.adamw import adamw_step_
+from algorithms.core.layout import Window, Windows
+from tests.algorithms.following import (
+    NUM_STEPS,
+    NUM_WORKERS,
+    SEED,
+    compress_of,
+    make_problem,
+)
+from tests.algorithms.problems import (
+    COMPRESSORS,
+    NAMES,
+    NUM_PARAMETERS,
+    batch_loss,
+    flat_of,
+    flat_parameters,
+    groups,
+    make_model,
+    make_optimizer,
+    own_settings,
+    reloaded,
+    train,
+    workers,
+)
+from tests.algorithms.transcription import Array, Compress, Problem, State, Vectors, mean, psync
+
+NUMBERS: dict[str, Any] = {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.05}
+ADAMW: dict[str, Any] = {**NUMBERS, "momentum": None, "local_step": "adamw"}
+TAKING = [name for name in NAMES if algorithms()[name].sgd_alone is None]
+ON_GRADIENTS = {"error_feedback_on": "gradients"}
+CASES = [*((name, {}) for name in TAKING), ("ef_sgd", ON_GRADIENTS)]
+LOCAL = [name for name in TAKING if name not in ("sgd", "sgd_accumulate", "powersgd")]
+"""Methods whose moments are each worker's own."""
+
+
+def assert_close(actual: Tensor, expected: Tensor, atol: float = 1e-12) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=atol)
+
+
+def adamw(model: nn.Module, **options: Any) -> torch.optim.AdamW:
+    return torch.optim.AdamW(groups(model), **NUMBERS, **options)
+
+
+def plain_adamw(world_size: int, num_steps: int, **options: Any) -> Tensor:
+    """The parameters after torch.optim.AdamW on the average gradient."""
+    model = make_model()
+    optimizer = adamw(model, **options)
+    for step in range(1, num_steps + 1):
+        optimizer.zero_grad()
+        torch.stack([batch_loss(model, step, rank) for rank in range(world_size)]).mean().backward()
+        optimizer.step()
+    return flat_parameters(model)
+
+
+def trained(name: str, own: dict[str, Any], world_size: int, steps: int, dtype: torch.dtype = torch.float64) -> Any:
+    def work(collectives: Collectives) -> Tensor:
+        model = make_model(dtype, seed=collectives.rank)
+        optimizer = make_optimizer(name, model, own, collectives, seed=SEED, **ADAMW)
+        train(optimizer, model, collectives.rank, range(1, steps + 1))
+        return flat_of(optimizer)
+
+    return workers(work, world_size)
+
+
+# What it is.
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(("name", "more"), CASES, ids=str)
+def test_one_worker_without_compression_is_torchs_adamw(name: str, more: dict[str, Any], fused: bool) -> None:
+    (alone,) = trained(name, own_settings(name) | more, 1, 12)
+    assert_close(alone, plain_adamw(1, 12, fused=fused))
+
+
+@pytest.mark.parametrize(
+    ("name", "more"), [("sgd", {}), ("sgd_accumulate", {}), ("powersgd", {}), ("ef_sgd", ON_GRADIENTS)], ids=str
+)
+def test_with_common_moments_it_is_torchs_adamw_on_the_mean_gradient(name: str, more: dict[str, Any]) -> None:
+    expected = plain_adamw(3, 12)
+    for actual in trained(name, own_settings(name) | more, 3, 12):
+        assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("name", [name for name in LOCAL if name != "alone"])
+def test_with_local_moments_it_is_another_method(name: str) -> None:
+    """The mean of what workers' own moments say is not what the mean gradient's moments say."""
+    average = torch.stack(trained(name, own_settings(name), 3, 12)).mean(0)
+    assert (average - plain_adamw(3, 12)).norm() > 1e-3
+
+
+def test_m_cser_is_cser_to_the_bit() -> None:
+    own = own_settings("cser", [RandomK(5), BlockSparsifier(4)], 3)
+    assert all(map(torch.equal, trained("cser", own, 2, 12), trained("mcser", own, 2, 12)))
+
+
+# From the definition.
+
+
+class Moments:
+    """Of each worker m and v, and t steps; returns p_i = eta lambda x_i + eta mhat / (sqrt(vhat) + eps)."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.m, self.v = (problem.everywhere(0 * problem.start) for _ in range(2))
+        self.t = 0
+        self.problem = problem
+
+    def updates(self, gradients: Vectors, xs: Vectors) -> Vectors:
+        (b1, b2), eps, result = NUMBERS["betas"], NUMBERS["eps"], []
+        self.t += 1
+        for i, (g, x) in enumerate(zip(gradients, xs, strict=True)):
+            self.m[i] = b1 * self.m[i] + (1 - b1) * g
+            self.v[i] = b2 * self.v[i] + (1 - b2) * g**2
+            m_hat, v_hat = self.m[i] / (1 - b1**self.t), self.v[i] / (1 - b2**self.t)
+            result.append(self.problem.eta * (self.problem.decay * x + m_hat / (np.sqrt(v_hat) + eps)))
+        return result
+
+
+def gradients_at(problem: Problem, xs: Vectors, t: int) -> Vectors:
+    return [problem.gradient(x, t, i) for i, x in enumerate(xs)]
+
+
+def cser(problem: Problem, c2: Compress, c1: Compress, interval: int) -> Iterator[State]:
+    x, e, moments = problem.everywhere(problem.start), problem.everywhere(0 * problem.start), Moments(problem)
+    for t in range(1, NUM_STEPS + 1):
+        p, r = psync(moments.updates(gradients_at(problem, x, t), x), c2, t, "gradient")
+        x = [xi - pi for xi, pi in zip(x, p, strict=True)]
+        e = [ei - ri for ei, ri in zip(e, r, strict=True)]
+        if t % interval == 0:
+            synchronised, s = psync(e, c1, t, "error")
+            x = [xi - ei + ni for xi, ei, ni in zip(x, e, synchronised, strict=True)]
+            e = s
+        yield x, e
+
+
+def ef_on_updates(problem: Problem, compress: Compress) -> Iterator[State]:
+    x, e, moments = problem.start.copy(), problem.everywhere(0 * problem.start), Moments(problem)
+    for t in range(1, NUM_STEPS + 1):
+        everywhere = problem.everywhere(x)
+        p = moments.updates(gradients_at(problem, everywhere, t), everywhere)
+        e = [ei + pi for ei, pi in zip(e, p, strict=True)]
+        sent = compress(t, "gradient", e)
+        x = x - mean(sent)
+        e = [ei - ci for ei, ci in zip(e, sent, strict=True)]
+        yield problem.everywhere(x), e
+
+
+def ef_on_gradients(problem: Problem, compress: Compress) -> Iterator[State]:
+    x, e, moments = problem.start.copy(), problem.everywhere(0 * problem.start), Moments(problem)
+    for t in range(1, NUM_STEPS + 1):
+        e = [ei + gi for ei, gi in zip(e, gradients_at(problem, problem.everywhere(x), t), strict=True)]
+        sent = compress(t, "gradient", e)
+        e = [ei - ci for ei, ci in zip(e, sent, strict=True)]
+        x = x - moments.updates([mean(sent)], [x])[0]
+        yield problem.everywhere(x), e
+
+
+def assert_follows(name: str, own: dict[str, Any], expected: Iterator[State]) -> None:
+    def work(collectives: Collectives) -> list[tuple[Array, Array | None]]:
+        model = make_model()
+        optimizer = make_optimizer(name, model, own, collectives, seed=SEED, **ADAMW)
+        states = []
+        for step in range(1, NUM_STEPS + 1):
+            train(optimizer, model, collectives.rank, [step])
+            error = None if optimizer.error is None else optimizer.error.numpy().copy()
+            states.append((optimizer.flat.parameters.numpy().copy(), error))
+        return states
+
+    actual = zip(*workers(work, NUM_WORKERS), strict=True)
+    for step, (states, (xs, es)) in enumerate(zip(actual, expected, strict=True)):
+        for (x, e), want_x, want_e in zip(states, xs, es, strict=True):
+            np.testing.assert_allclose(x, want_x, rtol=1e-8, atol=1e-8, err_msg=f"parameters after step {step + 1}")
+            if e is not None:
+                np.testing.assert_allclose(e, want_e, rtol=1e-8, atol=1e-8, err_msg=f"error after step {step + 1}")
+
+
+def problem() -> Problem:
+    made = make_problem(0.0)
+    is_weight = made.eta == made.eta[0]
+    made.eta = np.where(is_weight, NUMBERS["lr"], made.eta)
+    made.decay = np.where(is_weight, NUMBERS["weight_decay"], made.decay)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("c2", "c1", "explicit"), [("block", "blocks", False), ("blocks", "block", True), ("top_k", "random_k", True)]
+)
+def test_m_cser(c2: str, c1: str, explicit: bool) -> None:
+    own = own_settings("mcser", [COMPRESSORS[c2], COMPRESSORS[c1]], 3, explicit_error=explicit)
+    assert own["gradient_compressor"] is COMPRESSORS[c2], "settings are in the order of the constructor"
+    assert_follows("mcser", own, cser(problem(), compress_of(c2), compress_of(c1), 3))
+
+
+@pytest.mark.parametrize("key", ["blocks", "random_k", "top_k"])
+def test_ef_sgd_on_updates_and_on_gradients(key: str) -> None:
+    own = {"compressor": COMPRESSORS[key]}
+    assert_follows("ef_sgd", own, ef_on_updates(problem(), compress_of(key)))
+    assert_follows("ef_sgd", own | ON_GRADIENTS, ef_on_gradients(problem(), compress_of(key)))
+
+
+# As PyTorch users expect.
+
+
+def test_schedules_of_rate_and_beta() -> None:
+    def run(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
+        schedule = OneCycleLR(optimizer, max_lr=[0.2, 0.1], total_steps=20)
+        for step in range(1, 16):
+            optimizer.zero_grad()
+            batch_loss(model, step, 0).backward()
+            optimizer.step()
+            schedule.step()
+        return flat_parameters(model)
+
+    model, plain = make_model(), make_model()
+    assert_close(run(model, make_optimizer("sgd", model, {}, **ADAMW)), run(plain, adamw(plain)))
+
+
+@pytest.mark.parametrize("name", TAKING)
+def test_a_tensor_without_a_gradient_waits_and_its_bias_is_corrected_by_its_own_steps(name: str) -> None:
+    """In steps 3 to 6 the first layer has no gradient."""
+
+    def run(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
+        for step in range(1, 11):
+            optimizer.zero_grad()
+            batch_loss(model, step, 0).backward()
+            if 3 <= step <= 6:
+                for parameter in model[0].parameters():
+                    parameter.grad = None
+            optimizer.step()
+        return flat_parameters(model)
+
+    model, plain = make_model(), make_model()
+    assert_close(run(model, make_optimizer(name, model, own_settings(name), **ADAMW)), run(plain, adamw(plain)))
+
+
+def test_gradients_that_are_missing_count_as_zero_where_errors_are_of_gradients() -> None:
+    first, second = (nn.Parameter(torch.ones(2, dtype=torch.float64)) for _ in range(2))
+    own = {"compressor": Identity()} | ON_GRADIENTS
+    optimizer = algorithms()["ef_sgd"]([first, second], lr=0.1, weight_decay=0.5, local_step="adamw", **own)
+    first.sum().backward()
+    optimizer.step()
+    assert torch.equal(second.detach(), torch.full((2,), 0.95, dtype=torch.float64))
+    second.requires_grad_(False)
+    optimizer.zero_grad()
+    first.sum().backward()
+    optimizer.step()
+    assert torch.equal(second.detach(), torch.full((2,), 0.95, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_a_step_is_right_for_every_type_and_size(dtype: torch.dtype) -> None:
+    for size in (1, 7, 16, 33, 100, 1025):
+        for separate in (False, True):
+            generator = torch.Generator().manual_seed(size)
+            x, g, m, v, target = (torch.randn(size, generator=generator).to(dtype) for _ in range(5))
+            v = v.abs() + 0.1
+            before = [vector.double().clone() for vector in (x, g, m, v, target)]
+            after_m = 0.8 * before[2] + 0.2 * before[1]
+            after_v = 0.95 * before[3] + 0.05 * before[1] ** 2
+            direction = after_m / (1 - 0.8**3) / ((after_v / (1 - 0.95**3)).sqrt() + 1e-6)
+            adamw_step_(NUMBERS, 2, x, g, m, v, target if separate else None, +1 if separate else -1)
+            update = 0.02 * (0.05 * before[0] + direction)
+            moved, expected = (target, before[4] + update) if separate else (x, before[0] - update)
+            rounding = 8 * torch.finfo(dtype).eps
+            for actual, wanted in ((moved, expected), (m, after_m), (v, after_v)):
+                torch.testing.assert_close(actual.double(), wanted, rtol=rounding, atol=rounding)
+
+
+# To the bit.
+
+
+def test_a_slice_is_known_beforehand_to_the_bit() -> None:
+    parameter, late = (
+        nn.Parameter(torch.randn(700, generator=torch.Generator().manual_seed(1))),
+        nn.Parameter(torch.ones(50)),
+    )
+    optimizer = algorithms()["alone"]([parameter, late], local_step="adamw", **NUMBERS)
+    for step in range(1, 5):
+        optimizer.zero_grad()
+        (parameter.sin().sum() + (late.square().sum() if step > 2 else 0.0)).backward()
+        support = Windows((Window(13, (101,), (1,)), Window(600, (149,), (1,))))
+        optimizer.flat.collect_gradients()
+        for target in (None, torch.linspace(0, 1, 750)):
+            before = {key: value.clone() for key, value in optimizer._buffers.items()}
+            early = optimizer.after_local_step(support, target, -1 if target is None else +1)
+            assert all(torch.equal(value, before[key]) for key, value in optimizer._buffers.items())
+            if target is not None:
+                own = copy.deepcopy(optimizer.local.counts()), {key: value.clone() for key, value in before.items()}
+                kept = flat_of(optimizer)
+                optimizer.local_step_(target, +1)
+                assert torch.equal(support.gather(target), early)
+                assert torch.equal(flat_of(optimizer), kept)
+                optimizer.local.restore(own[0])
+                for key, value in own[1].items():
+                    optimizer._buffers[key].copy_(value)
+        early = optimizer.after_local_step(support)
+        optimizer.step()
+        assert torch.equal(support.gather(optimizer.flat.parameters), early)
+
+
+def stacked(name: str, own: dict[str, Any], num_workers: int, num_steps: int) -> list[Tensor]:
+    """Every worker's parameters, all trained as rows of one optimiser."""
+    models = [make_model(torch.float32) for _ in range(num_workers)]
+    pairs = {
+        id(same[0]): nn.Parameter(torch.stack([each.detach() for each in same]))
+        for same in zip(*(model.parameters() for model in models), strict=True)
+    }
+    of_groups = [{**group, "params": [pairs[id(each)] for each in group["params"]]} for group in groups(models[0])]
+    optimizer = algorithms()[name](of_groups, collectives=StackedCollectives(num_workers), seed=SEED, **ADAMW, **own)
+    for step in range(1, num_steps + 1):
+        optimizer.zero_grad()
+        for rank, model in enumerate(models):
+            for each, first in zip(model.parameters(), models[0].parameters(), strict=True):
+                each.data = pairs[id(first)].data[rank].clone()
+        for rank, model in enumerate(models):
+            gradients = torch.autograd.grad(batch_loss(model, step, rank), list(model.parameters()))
+            for gradient, first in zip(gradients, models[0].parameters(), strict=True):
+                pairs[id(first)].grad[rank] = gradient  # type: ignore[index]
+        optimizer.step()
+    return list(optimizer.flat.parameters.unbind())
+
+
+@pytest.mark.parametrize("key", ["blocks", "top_k"])
+@pytest.mark.parametrize(("name", "more"), CASES, ids=str)
+def test_stacked_workers_equal_threads_to_the_bit(name: str, more: dict[str, Any], key: str) -> None:
+    def work(collectives: Collectives) -> Tensor:
+        model = make_model(torch.float32)
+        optimizer = make_optimizer(name, model, own, collectives, seed=SEED, **ADAMW)
+        train(optimizer, model, collectives.rank, range(1, 9))
+        return flat_of(optimizer)
+
+    own = own_settings(name, [COMPRESSORS[key]], 3) | more
+    assert all(map(torch.equal, stacked(name, own, 3, 8), workers(work, 3)))
+
+
+# Checkpoints.
+
+
+@pytest.mark.parametrize(("name", "more"), CASES, ids=str)
+def test_interrupted_equals_uninterrupted_to_the_bit(name: str, more: dict[str, Any]) -> None:
+    own = own_settings(name, [BlockSparsifier(4)], 4) | more
+
+    def continued(stop: int | None) -> Callable[[Collectives], Tensor]:
+        def work(collectives: Collectives) -> Tensor:
+            model = make_model(torch.float32)
+            optimizer = make_optimizer(name, model, own, collectives, **ADAMW)
+            for step in range(1, 13):
+                if step == stop:
+                    saved = reloaded({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+                    model = make_model(torch.float32, seed=5)
+                    optimizer = make_optimizer(name, model, own, collectives, **ADAMW | {"lr": 0.5})
+                    model.load_state_dict(saved["model"])
+                    optimizer.load_state_dict(saved["optimizer"])
+                optimizer.zero_grad()
+                batch_loss(model, step, collectives.rank).backward()
+                if step in (2, 3):
+                    model[0].bias.grad = None  # type: ignore[union-attr]
+                optimizer.step()
+            return flat_of(optimizer)
+
+        return work
+
+    assert all(map(torch.equal, workers(continued(6), 2), workers(continued(None), 2)))
+
+
+def test_a_state_for_any_worker_has_the_average_moments_and_steps() -> None:
+    def work(collectives: Collectives) -> tuple[dict[str, Any], dict[str, Any]]:
+        model = make_model()
+        optimizer = make_optimizer("local_sgd", model, {"sync_interval": 10}, collectives, **ADAMW)
+        for step in range(1, 6):
+            optimizer.zero_grad()
+            batch_loss(model, step, collectives.rank).backward()
+            if collectives.rank == 0 and step <= 2:
+                model[0].bias.grad = None  # type: ignore[union-attr]
+            optimizer.step()
+        return copy.deepcopy(optimizer.state_dict()["flat"]), optimizer.consensus_state_dict("drop")["flat"]
+
+    (own, common), (other, same) = workers(work, 2)
+    assert own["tensor_steps"] == [5, 5, 3, 5] and other["tensor_steps"] == [5, 5, 5, 5]
+    assert common["tensor_steps"] == same["tensor_steps"] == [5, 5, 4, 5]
+    for key in ("exp_avg", "exp_avg_sq"):
+        assert_close(common[key], (own[key] + other[key]) / 2)
+
+
+@pytest.mark.parametrize("name", TAKING)
+def test_memory_is_the_state_that_a_checkpoint_holds(name: str) -> None:
+    own = own_settings(name, [BlockSparsifier(4)], 2)
+    by_sgd, by_adamw = (make_optimizer(name, make_model(), own, **each) for each in ({}, ADAMW))
+    assert by_adamw.memory_in_parameters() == by_sgd.memory_in_parameters() + 1
+    state = by_adamw.state_dict()["flat"]
+    numel = sum(each.numel() for key, each in state.items() if isinstance(each, Tensor) and key != "parameters")
+    assert by_adamw.memory_in_parameters() == pytest.approx(numel / NUM_PARAMETERS, rel=1e-12)
+
+
+def test_states_of_another_local_step_or_of_other_tensors_are_refused() -> None:
+    def make(**more: Any) -> DistributedOptimizer:
+        return make_optimizer("ef_sgd", make_model(), {"compressor": TopK(10)}, **more)
+
+    with pytest.raises(ValueError, match="saved with local_step = None, this has 'adamw'"):
+        make(**ADAMW).load_state_dict(make().state_dict())
+    with pytest.raises(ValueError, match="saved with local_step = 'adamw', this has None"):
+        make().load_state_dict(make(**ADAMW).state_dict())
+    state = make(**ADAMW).state_dict()
+    state["flat"]["tensor_steps"] = [1]
+    with pytest.raises(ValueError, match=r"tensor_steps is \[1\], not 4 numbers"):
+        make(**ADAMW).load_state_dict(state)
+
+
+def test_a_state_from_before_a_method_had_a_setting_has_that_at_its_default() -> None:
+    own = {"compressor": TopK(10)}
+    state = make_optimizer("ef_sgd", make_model(), own).state_dict()
+    del state["flat"]["settings"]["error_feedback_on"]
+    make_optimizer("ef_sgd", make_model(), own).load_state_dict(copy.deepcopy(state))
+    with pytest.raises(ValueError, match="saved with error_feedback_on = 'updates', this has 'gradients'"):
+        make_optimizer("ef_sgd", make_model(), own | ON_GRADIENTS).load_state_dict(state)
+
+
+# What cannot be.
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in TAKING])
+def test_methods_that_step_by_sgd_alone_say_why(name: str) -> None:
+    own = own_settings(name, [BlockSparsifier(4)])
+    with pytest.raises(ValueError, match=f"^{name}: local_step = 'adamw' cannot be, since .*; leave local_step out$"):
+        make_optimizer(name, make_model(), own, **ADAMW)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"local_step": "adam"}, "sgd: local_step must be one of sgd, adamw, not 'adam'"),
+        (
+            {"momentum": 0.9},
+            "sgd: momentum belongs to local_step = 'sgd', and local_step is 'adamw'; leave",
+        ),
+        ({"local_step": "sgd"}, "sgd: betas belongs to local_step = 'adamw', and local_step is 'sgd'"),
+        ({"betas": (0.9, 1.0)}, r"betas must lie in \[0, 1\), not \(0.9, 1.0\)"),
+        ({"betas": 0.9}, "group 0: betas must be two numbers, not 0.9"),
+        ({"betas": (0.9, True)}, "group 0: betas must be a plain number, not True"),
+        ({"eps": 0}, "eps must be a number above 0, not 0"),
+        ({"eps": -1e-8}, "eps must be a number above 0"),
+        ({"lr": float("nan")}, "learning rate"),
+    ],
+    ids=str,
+)
+def test_numbers_that_do_not_fit_are_refused(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make_optimizer("sgd", make_model(), {}, **ADAMW | given)
+
+
+@pytest.mark.parametrize(
+    ("group", "words"),
+    [
+        ({"momentum": 0.9}, "group 0: momentum belongs to local_step = 'sgd'"),
+        ({"amsgrad": True}, "group 0: amsgrad = True"),
+    ],
+    ids=str,
+)
+def test_what_a_group_says_is_done_or_refused(group: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        algorithms()["sgd"]([{"params": make_model().parameters(), **group}], local_step="adamw", **NUMBERS)
+
+
+def test_numbers_that_a_schedule_puts_out_of_range_are_refused_at_the_step() -> None:
+    optimizer = make_optimizer("sgd", make_model(), {}, **ADAMW)
+    optimizer.param_groups[1]["betas"] = (1.5, 0.9)
+    with pytest.raises(ValueError, match="betas must lie in"):
+        optimizer.step()
+
+
+def test_error_feedback_is_on_one_of_the_two() -> None:
+    with pytest.raises(ValueError, match="error_feedback_on must be one of updates, gradients, not 'both'"):
+        make_optimizer("ef_sgd", make_model(), {"compressor": TopK(10), "error_feedback_on": "both"})
+
+
+def test_it_prints_its_numbers() -> None:
+    said = repr(make_optimizer("sgd", make_model(), {}, **ADAMW))
+    assert said.startswith(
+        "SGD(local_step='adamw', lr=0.02, betas=(0.8, 0.95), eps=1e-06, weight_decay=0.05, group 1: "
+    )
