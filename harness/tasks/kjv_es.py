@@ -17,7 +17,7 @@ import torch
 from harness.spec import TaskSpec
 from harness.tasks.errors import DataError
 from harness.tasks.pairs import PairSamples, digest, random_pairs, shuffled
-from harness.tasks.parallel import TextPair, translated
+from harness.tasks.parallel import TextPair, check_packages, translated
 from harness.tasks.sword import Module, read_module
 from harness.tasks.task import Batch
 
@@ -53,6 +53,7 @@ class KJVSpanish:
         return (2, self.positions)
 
     def prepare(self, data: Path | None) -> None:
+        check_packages()
         self._splits(data)
 
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> PairSamples:

