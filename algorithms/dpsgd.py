@@ -6,16 +6,9 @@ Source: Lian et al., "Can decentralized algorithms outperform centralized algori
     combine_while_adapt:  x_i <- sum_j w_ij x_j - p_i
     adapt_then_combine:   x_i <- sum_j w_ij (x_j - p_j)
 
-<<<<<<< HEAD
-w_ij are the topology's weights of this step. Momentum, or AdamW's moments, are local and not mixed.
-Weight decay enters p_i, with worker i's own x_i. Workers' parameters differ; what comes of a run is their mean, which
-moves by -mean(p) in each step. With shorter numbers on the wire, x_i + sum_j w_ij (r_j - r_i) stands for the sum, r
-being what was sent.
-=======
 w_ij are the topology's weights of this step. Momentum, or AdamW's moments, are local and not mixed. Weight decay enters
 p_i, with worker i's own x_i. Workers' parameters differ; what comes of a run is their mean, which moves by -mean(p) in
 each step. With shorter numbers on the wire, x_i + sum_j w_ij (r_j - r_i) stands for the sum, r being what was sent.
->>>>>>> ab0faa093c708b11db90bd2bbdcea422aa5787c5
 Cost: 32 d bits per step for each neighbour (ring 2, exponential log2 n, one_peer 1, complete n - 1), one exchange.
 """
 
