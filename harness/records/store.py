@@ -30,7 +30,7 @@ class RecordError(ValueError):
 class Record(BaseModel):
     """Strict, frozen border type: an unknown or missing key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=True, ser_json_inf_nan="constants")
     unwritten_if_none: ClassVar[frozenset[str]] = frozenset()
     """Fields that most records have no value for, and do not name."""
 

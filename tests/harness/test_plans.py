@@ -191,8 +191,13 @@ def test_a_row_may_have_a_warm_up_of_its_own(tmp_path: Path) -> None:
     assert {run.config.schedule.kind for run in plan.runs} == {"cosine"}
 
 
+def without_rates(spec: Table) -> Table:
+    """The spec with all learning rates left to its tuning."""
+    return spec | {"rows": [{key: row[key] for key in row if key != "learning_rate"} for row in spec["rows"]]}
+
+
 def test_tuning_plan_holds_out_and_tries_every_rate(tmp_path: Path) -> None:
-    plan = plan_of(small_spec(), tmp_path, tuning=True)
+    plan = plan_of(without_rates(small_spec()), tmp_path, tuning=True)
     tried = {(row.tunes, row.learning_rate) for row in plan.experiment.rows}
     assert tried == {(row, rate) for row in ("sgd", "cser", "ef_sgd") for rate in (0.01, 0.1)}
     assert {run.config.task.held_out for run in plan.runs} == {400}
@@ -206,6 +211,7 @@ def test_the_reports_commands_name_the_spec_as_it_was_given(tmp_path: Path) -> N
     for given_as, argument in ((None, "small"), ("small", "small"), (str(path), f"'{path}'")):
         plan = make_plan(load_spec(path), tmp_path, given_as=given_as)
         assert plan.experiment.commands == [f"python -m harness {what} {argument}" for what in ("run", "report")]
+    path = write_spec(tmp_path, without_rates(small_spec()))
     tuning = make_plan(load_spec(path), tmp_path, tuning=True, given_as="small")
     assert tuning.experiment.commands[0] == "python -m harness run small --tuning"
 
@@ -240,7 +246,8 @@ def test_shipped_experiments_plan(name: str, tmp_path: Path, monkeypatch: pytest
     spec = load_spec(EXPERIMENTS / f"{name}.toml")
     assert spec.name == name
     # A few steps are enough here: some bits can only be counted draw by draw.
-    batch_size = find_task(spec.task.name).num_train // spec.training.num_workers // 4
+    num_train = spec.task.num_train or find_task(spec.task.name).num_train
+    batch_size = num_train // spec.training.num_workers // 4
     shorter = {"num_epochs": 1, "batch_size": batch_size}
     training = spec.training.model_copy(update=shorter)
     evaluation = spec.evaluation.model_copy(update={"num_scores": None})

@@ -197,7 +197,7 @@ def test_setting_that_may_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
             super().__init__(params, **common)
             self.given = rank, compressor
 
-    monkeypatch.setattr("harness.train.build.algorithms", lambda: {"own": Own})
+    monkeypatch.setattr("harness.train.build.methods", lambda: {"own": Own})
     for table, held in (({}, (None, None)), ({"rank": 3}, (3, None)), ({"compressor": BLOCK}, (None, 4))):
         made: Any = build_optimizer(small_config("own", table), nn.Linear(2, 2), SoloCollectives(), 10)
         assert (made.given[0], getattr(made.given[1], "ratio", None)) == held
