@@ -10,7 +10,7 @@ from report.accuracy.pairs import Pair
 from report.accuracy.row_cells import marks
 from report.accuracy.traffic import traffic_of
 from report.kit.document import Bullets, Cell, Column, Paragraph, Table, Verdict
-from report.kit.wording import NONE, count_of, percent, points, whole
+from report.kit.wording import NONE, count_of, percent, points, ratio_name, whole
 
 
 def verdict_of(study: Study, pairs: Sequence[Pair], exhibits: Exhibits) -> Verdict:
@@ -69,7 +69,9 @@ def progress_of(study: Study) -> str:
 
 def _matrix(study: Study) -> Table:
     heads = [ratio_in_words(study, group).replace(" sent)", ")") for group in study.groups]
-    columns = (Column("method", "left"), *(Column(head, "left") for head in heads))
+    apart = [finding for finding in study.others if finding.role is None]
+    columns = [Column("method", "left"), *(Column(head, "left") for head in heads)]
+    columns += [Column("at a ratio of its own", "left")] if apart else []
     grouped = {finding.method for group in study.groups for finding in group.findings}
     rows = [_bound_row(study, study.baseline)] if study.baseline else []
     for method in (method for method in study.methods if method in grouped):
@@ -77,9 +79,12 @@ def _matrix(study: Study) -> Table:
         role = next((f.role for f in found if f), None)
         name = Cell(f"{method}{f' ({role})' if role else ''}", strong=role is not None)
         rows.append((name, *(Cell(NONE) if f is None else Cell(_brief(f), f.pair_ids) for f in found)))
-    rows += [_bound_row(study, finding) for finding in (*study.others, *((study.floor,) if study.floor else ()))]
+    bounds = [finding for finding in study.others if finding.role] + ([study.floor] if study.floor else [])
+    rows += [_bound_row(study, finding) for finding in bounds]
+    rows = [(*row, *([Cell(NONE)] if apart else [])) for row in rows]
+    rows += [_apart_row(study, finding) for finding in apart]
     title = "Word and mean difference to the baseline in percentage points"
-    return Table(title, "", columns, tuple(rows), notes=marks(study.findings))
+    return Table(title, "", tuple(columns), tuple(rows), notes=marks(study.findings))
 
 
 def _bound_row(study: Study, finding: Finding) -> tuple[Cell, ...]:
@@ -90,6 +95,12 @@ def _bound_row(study: Study, finding: Finding) -> tuple[Cell, ...]:
     cell = Cell(text, finding.pair_ids or finding.records.run_ids)
     name = Cell(finding.name, finding.records.run_ids, strong=finding.role is not None)
     return (name, *(cell for _ in study.groups))
+
+
+def _apart_row(study: Study, finding: Finding) -> tuple[Cell, ...]:
+    """A row that is alone at its ratio."""
+    text = f"{_brief(finding)} (ratio {ratio_name(finding.ratio)})"
+    return (Cell(finding.method), *(Cell(NONE) for _ in study.groups), Cell(text, finding.pair_ids))
 
 
 def _brief(finding: Finding) -> str:
