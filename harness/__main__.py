@@ -15,6 +15,7 @@ from harness.cli import commands, exits
 from harness.cli.safe_path import leave_out_current_folder
 from harness.records.store import RecordError
 from harness.tasks.errors import DataError
+from harness.workers.processes import WorkerError
 
 
 def command_line() -> int:
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kept = "what was recorded is kept"
     return exits.end_of(
         command,
-        (RecordError, DataError),
+        (RecordError, DataError, WorkerError),
         f"{kept}; mend this and call again",
         f"{kept}; the same command goes on from here",
     )

@@ -148,13 +148,14 @@ class TrainingSpec(Strict):
 
 
 class StatisticsSpec(Strict):
-    """`margin`: non-inferiority margin in accuracy; `confidence` of intervals and one-sided bounds.
+    """`margin`: non-inferiority margin in accuracy or the metric; `confidence` of intervals and one-sided bounds.
 
     `floor`: the row that sends nothing, a worker alone on its shard. `margin_reason`: why the margin is what it is.
-    `main_ratio`: the ratio at which a report gives its first answers.
+    `main_ratio`: the ratio at which a report gives its first answers. `metric`: what rows are compared and tuned by.
     """
 
     baseline: Name
+    metric: Literal["accuracy", "phone_error_rate", "bleu", "chrf"] = "accuracy"
     margin: Positive
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     seeds: Annotated[list[Seed], Field(min_length=1)]

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.records.store import RecordError
 from report.accuracy.records import UsageError
+from report.kit.ends import end_of
 
 _DESCRIPTION = """\
 Build the report of an experiment, or of a study of step times, from its records: report.md, report.pdf, figures/ and
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from report.accuracy.build import build_report
     from report.speed.build import build_speed_report, is_speed_study
 
-    try:
+    def write() -> str:
         if is_speed_study(options.folder):
             if options.tuning:
                 raise UsageError(
@@ -65,18 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.accuracy:
                 raise UsageError("--accuracy belongs to a study and the folder holds no study.json; leave it out")
             path = build_report(options.folder, options.tuning, options.output)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (RecordError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        print(f"error: cannot read or write {what}; check the folder or choose another --output", file=sys.stderr)
-        return 1
-    print(f"wrote {path} and report.pdf, figures/ and csv/ beside it")
-    return 0
+        return f"wrote {path} and report.pdf, figures/ and csv/ beside it"
+
+    return end_of(write, UsageError)
 
 
 if __name__ == "__main__":

@@ -20,13 +20,13 @@ from harness.train.work import Preempted
 from harness.workers.attempt import Job, attempt_in_group, prepare_thread, recorded
 from harness.workers.process_group import backend_for, joined_through
 from slurm.allocation import Allocation, this_allocation
+from slurm.begin import NothingToDo, begin_attempt
 from slurm.facts import facts
 from slurm.notice import Notice
 from slurm.profile import Profile
 from slurm.rendezvous import Meeting, invite, join
 from slurm.staging import STAGING_SECONDS, is_archive, staged
 from slurm.starts import begins, end_of
-from slurm.takeover import NothingToDo, take_over
 
 GRACE_SECONDS = 5.0
 """How long a worker that lost the others stays, so that the one that caused it can say why before Slurm ends all."""
@@ -77,7 +77,7 @@ def _meet(task: RunTask, allocation: Allocation, stack: ExitStack) -> Meeting:
     if allocation.rank:
         return join(allocation.key, address, timeout)
     try:
-        message = take_over(task.folder, task.run.run_id, allocation, task.profile.max_retries, stack)
+        message = begin_attempt(task.folder, task.run.run_id, allocation, task.profile.max_retries, stack)
     except NothingToDo as error:
         print(error, flush=True)
         message = NOTHING

@@ -33,7 +33,7 @@ class Place:
 def array_parameters(profile: Profile, name: str, place: Place, after: str | None = None) -> dict[str, Any]:
     """submitit's parameters for an array of runs; `after`: the job that must have ended well before."""
     # Not in a container, which mostly lacks scontrol: by the Python that submits.
-    aftermath = [sys.executable, "-m", "slurm.aftermath", str(place.campaign), str(place.submission)]
+    requeue = [sys.executable, "-m", "slurm.requeue", str(place.campaign), str(place.submission)]
     extra: dict[str, Any] = {"requeue": True}
     if after is not None:
         extra |= {"dependency": f"afterok:{after}", "kill-on-invalid-dep": "yes"}
@@ -42,8 +42,8 @@ def array_parameters(profile: Profile, name: str, place: Place, after: str | Non
         "time": profile.time_limit_minutes,
         "signal_delay_s": profile.warning_seconds,
         "array_parallelism": profile.array_parallelism,
-        # What srun returned decides what comes next; see slurm/aftermath.py.
-        "teardown": [f"{shlex.join(aftermath)} --max-retries {profile.max_retries} $?"],
+        # What srun returned decides what comes next; see slurm/requeue.py.
+        "teardown": [f"{shlex.join(requeue)} --max-retries {profile.max_retries} $?"],
         "additional_parameters": extra | _flags(profile),
     }
 

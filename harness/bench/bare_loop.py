@@ -42,11 +42,11 @@ def measure(results: Path) -> list[Figure]:
     for name, model in MODELS.items():
         config = _config(model)
         samples = load_samples(config.task, None, "cpu")
-        contenders: dict[str, Callable[[], float]] = {
+        calls: dict[str, Callable[[], float]] = {
             BARE: _bare_loop(config, samples),
             RUN: lambda config=config, samples=samples: _run_seconds(config, samples),  # type: ignore[misc]
         }
-        timings = interleave(contenders, REPETITIONS, _own_seconds)
+        timings = interleave(calls, REPETITIONS, _own_seconds)
         figures.append(
             ratio(
                 f"share of the bare loop: {name}",

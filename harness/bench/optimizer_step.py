@@ -28,13 +28,13 @@ FUSED, PLAIN, FOREACH = "torch fused", "torch fused, no momentum", "torch foreac
 
 def measure(results: Path) -> list[Figure]:
     """The time of a step of each algorithm over PyTorch's fused step, and M-CSER's also over the foreach step."""
-    contenders: dict[str, Callable[[], object]] = {
+    calls: dict[str, Callable[[], object]] = {
         FUSED: torch_step(methods.resnet50_parameters(), methods.MOMENTUM, fused=True),
         PLAIN: torch_step(methods.resnet50_parameters(), 0.0, fused=True),
         FOREACH: torch_step(methods.resnet50_parameters(), methods.MOMENTUM, fused=False),
     }
-    contenders.update({algorithm: own_step(methods.resnet50_parameters(), algorithm) for algorithm in LABELS})
-    steps = interleave(contenders, INTERVALS * methods.RESET_INTERVAL)
+    calls.update({algorithm: own_step(methods.resnet50_parameters(), algorithm) for algorithm in LABELS})
+    steps = interleave(calls, INTERVALS * methods.RESET_INTERVAL)
     timings = {name: sums(seconds, methods.RESET_INTERVAL) for name, seconds in steps.items()}
     what = f"{methods.RESET_INTERVAL} steps at 25.6 M parameters on one thread"
     figures = [

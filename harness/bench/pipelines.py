@@ -50,11 +50,11 @@ def imagenet_pipeline() -> list[Figure]:
         (train / "n0" / "held_out.JPEG").write_bytes(made_up_jpeg(count))
         samples = task.load(Path(temporary), TaskSpec(name="imagenet", held_out=1), torch.device("cpu"))
         order = torch.split(torch.arange(count), IMAGENET_BATCH)
-        contenders: dict[str, Callable[[], object]] = {
+        calls: dict[str, Callable[[], object]] = {
             "torchvision": lambda: _collated(ImageFolder(str(train), _imagenet_transforms()), order),
             "ours": lambda: [images for images, _ in samples.training_batches(order, 1, 0, 0)],
         }
-        return _figures("ImageNet", "ImageFolder with PIL transforms", contenders, count, IMAGENET_AIM)
+        return _figures("ImageNet", "ImageFolder with PIL transforms", calls, count, IMAGENET_AIM)
 
 
 def cifar_pipeline() -> list[Figure]:
@@ -65,17 +65,15 @@ def cifar_pipeline() -> list[Figure]:
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     order = torch.split(torch.randperm(len(pixels), generator=torch.Generator().manual_seed(1))[:count], CIFAR_BATCH)
     samples = cifar100.CIFAR100Samples(cifar100.padded(images), labels, images[:1], labels[:1])
-    contenders: dict[str, Callable[[], object]] = {
+    calls: dict[str, Callable[[], object]] = {
         "torchvision": lambda: _collated(_InMemory(pixels), order),
         "ours": lambda: [images for images, _ in samples.training_batches(order, 1, 0, 0)],
     }
-    return _figures("CIFAR-100", "torchvision transforms per sample", contenders, count, CIFAR_AIM)
+    return _figures("CIFAR-100", "torchvision transforms per sample", calls, count, CIFAR_AIM)
 
 
-def _figures(
-    name: str, baseline: str, contenders: Mapping[str, Callable[[], object]], count: int, aim: Aim
-) -> list[Figure]:
-    seconds = _cpu_seconds(contenders)
+def _figures(name: str, baseline: str, calls: Mapping[str, Callable[[], object]], count: int, aim: Aim) -> list[Figure]:
+    seconds = _cpu_seconds(calls)
     rates = [count / each for each in seconds["ours"]]
     compared = f"{count} training images, processor time, interleaved; against {baseline}"
     return [
@@ -151,12 +149,12 @@ def _collated(samples: Any, order: tuple[Tensor, ...]) -> list[Tensor]:
     return [torch.stack([samples[number][0] for number in index.tolist()]) for index in order]
 
 
-def _cpu_seconds(contenders: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
+def _cpu_seconds(calls: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
     """As `timing.interleave`, but of processor time over all threads, so that readers on other cores count as well."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
     for repetition in range(REPETITIONS + 1):
-        for name in list(contenders) if repetition % 2 else reversed(list(contenders)):
+        for name in list(calls) if repetition % 2 else reversed(list(calls)):
             started = time.process_time()
-            contenders[name]()
+            calls[name]()
             seconds[name].append(time.process_time() - started)
     return {name: each[1:] for name, each in seconds.items()}

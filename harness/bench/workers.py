@@ -31,14 +31,14 @@ def measure(results: Path) -> list[Figure]:
 
         threads, one_thread, processes = start("threads", cores), start("one thread"), start("processes")
         pair = [start("threads"), start("threads")]
-        contenders: dict[str, Callable[[], object]] = {
+        calls: dict[str, Callable[[], object]] = {
             THREADS: lambda: together([threads]),
             ONE_THREAD: lambda: together([one_thread]),
             PROCESSES: lambda: together([processes]),
             TOGETHER: lambda: together(pair),
             IN_TURN: lambda: in_turn(pair),
         }
-        timings = interleave(contenders, REPETITIONS)
+        timings = interleave(calls, REPETITIONS)
     return figures_of(timings, cores)
 
 

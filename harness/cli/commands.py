@@ -187,12 +187,8 @@ def speedups(options: argparse.Namespace) -> int:
     import subprocess
 
     from harness.speed.study import run_study
-    from harness.workers.processes import WorkerError
 
-    try:
-        run_study(options.output, options.minutes)
-    except WorkerError as error:
-        return complain(error, FAILURE)
+    run_study(options.output, options.minutes)
     accuracy = [word for folder in options.accuracy for word in ("--accuracy", str(folder))]
     return subprocess.run([sys.executable, "-m", "report", str(options.output), *accuracy], check=False).returncode
 
@@ -200,12 +196,8 @@ def speedups(options: argparse.Namespace) -> int:
 def netlab(options: argparse.Namespace) -> int:
     """Sweep networks of the rates asked for; 1 where a worker failed."""
     from harness.lab import command
-    from harness.workers.processes import WorkerError
 
-    try:
-        command.run(options.workers, options.machines, options.rates, options.output, options.prefix)
-    except WorkerError as error:
-        return complain(error, FAILURE)
+    command.run(options.workers, options.machines, options.rates, options.output, options.prefix)
     return 0
 
 

@@ -27,13 +27,13 @@ def step_times(device: torch.device, scale: Scale) -> Outcome:
 
     Each repetition is a whole reset interval, so that resets weigh what they do in training.
     """
-    contenders: dict[str, Callable[[], object]] = {
+    calls: dict[str, Callable[[], object]] = {
         FUSED: torch_step(scale.parameters(device), methods.MOMENTUM, fused=True),
         PLAIN: torch_step(scale.parameters(device), 0.0, fused=True),
     }
     for name in methods.SETTINGS:
-        contenders[name] = own_step(scale.parameters(device), name)
-    steps = interleave(contenders, scale.num_intervals * methods.RESET_INTERVAL, seconds_on(device))
+        calls[name] = own_step(scale.parameters(device), name)
+    steps = interleave(calls, scale.num_intervals * methods.RESET_INTERVAL, seconds_on(device))
     timings = {name: sums(seconds, methods.RESET_INTERVAL) for name, seconds in steps.items()}
     measured: dict[str, dict[str, object]] = {}
     for name, seconds in timings.items():

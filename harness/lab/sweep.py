@@ -1,4 +1,4 @@
-"""Sweeps: how long all-reduce and all-gather over gloo take in a lab, by size, and what its links sent for it."""
+"""Sweeps: how long collectives over gloo take in a lab, by size, and what its links sent for it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from harness.workers.processes import WorkerProcesses
 SIZES: dict[Collective, tuple[int, ...]] = {
     "all_reduce": (1_000, 4_000, 16_000, 64_000, 250_000, 1_000_000, 2_500_000, 10_000_000),
     "all_gather": (1_000, 4_000, 16_000, 64_000, 250_000, 1_000_000),
+    "exchange": (1_000, 4_000, 16_000, 64_000, 250_000, 1_000_000, 2_500_000, 10_000_000),
 }
-"""Payload of one worker, in bytes."""
+"""Payload of one worker, in bytes; of an exchange on a ring, both messages together."""
 POINT_SECONDS, LONGEST_POINT_SECONDS = 0.5, 8.0
 MOST_REPETITIONS, LEAST_REPETITIONS = 20, 3
 LEAD_SECONDS = 3e-3

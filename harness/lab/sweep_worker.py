@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable
 
 import torch
+import torch.distributed as dist
 
 from algorithms import ProcessGroupCollectives, Purpose
+from algorithms.core.topology import Topology
 from harness.records.timings import Collective
 from harness.workers.attempt import prepare_thread
 from harness.workers.process_group import joined
@@ -45,4 +47,8 @@ def prepared(collective: Collective, payload_bytes: int, device: torch.device) -
     collectives = ProcessGroupCollectives(deterministic=False)
     if collective == "all_gather":
         return lambda: collectives.all_gather(payload, Purpose.EVALUATION)
+    if collective == "exchange":
+        [ring] = Topology("ring").rounds(dist.get_world_size())
+        message = payload[: payload.numel() // ring.num_messages]
+        return lambda: collectives.exchange_with_neighbours(message, ring, Purpose.EVALUATION)
     return lambda: collectives.all_reduce_sum_(payload, Purpose.EVALUATION)

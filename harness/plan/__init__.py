@@ -1,1 +1,1 @@
-"""From a spec to runs: settings checked, bits, memory and time foretold, and the search for settings."""
+"""From a spec to runs: settings checked, bits, expected memory and time, and the search for settings."""

@@ -78,6 +78,18 @@ def check_task_and_model(task: TaskSpec, model: ModelSpec) -> None:
     _model_without_memory(model.model_dump_json(), task.name)
 
 
+def check_scoring(task: TaskSpec, evaluation: EvaluationSpec, metric: str) -> None:
+    """Raises SpecError where a task's samples have no such metric, or are no sentences to be decoded."""
+    known = getattr(configured_task(task), "metrics", ())
+    if metric not in ("accuracy", *known):
+        raise SpecError(
+            f"statistics.metric: task {task.name} is not scored by {metric!r}; give one of "
+            f"{', '.join(('accuracy', *known))}"
+        )
+    if evaluation.beam > 1 and not known:
+        raise SpecError(f"evaluation.beam: task {task.name} has no sentences to decode; remove it")
+
+
 def foresee(config: RunConfig) -> Foreseen:
     """Check the settings and count.
 

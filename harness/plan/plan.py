@@ -1,4 +1,4 @@
-"""Expands a spec into runs with ids, every setting checked, and foretells bits and memory."""
+"""Expands a spec into runs with ids, every setting checked, with their expected bits and memory."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from pydantic import ValidationError
 
 from harness.plan import tuning_records
 from harness.plan.describe import describe, fixed_settings, stepping_of
-from harness.plan.foresee import Foreseen, check_task_and_model, foresee
+from harness.plan.foresee import Foreseen, check_scoring, check_task_and_model, foresee
 from harness.plan.tuning import Found, Outcome, Trial, rules, search
 from harness.plan.tuning_records import tuning_folder, tuning_name
 from harness.records import store
 from harness.records.experiment import Choice, Experiment, Row, Tuning
+from harness.records.metrics import metric_of
 from harness.rows import RowSpec
 from harness.spec import RunConfig, Spec, SpecError, explain, find_spec, load_spec, run_id
 
@@ -83,6 +84,7 @@ def make_plan(spec: Spec, results: Path, tuning: bool = False, given_as: str | N
         RecordError: a record of the tuning is damaged.
     """
     check_task_and_model(spec.task, spec.model)
+    check_scoring(spec.task, spec.evaluation, spec.statistics.metric)
     if tuning:
         _check_own_tuning(spec)
         folder = results / tuning_name(spec)
@@ -148,7 +150,8 @@ def _choose(spec: Spec, row: RowSpec, folder: Path) -> _Chosen:
 def _search(spec: Spec, row: RowSpec, folder: Path) -> Found:
     @cache
     def outcomes(trial: Trial, seed: int) -> Outcome | None:
-        return tuning_records.outcome(folder, run_id(_config(spec, _settled(row, trial), seed, tuning=True)))
+        run = run_id(_config(spec, _settled(row, trial), seed, tuning=True))
+        return tuning_records.outcome(folder, run, metric_of(spec.statistics.metric))
 
     assert spec.tuning is not None
     return search(spec.tuning, row, outcomes)
@@ -304,7 +307,7 @@ def _tuning(spec: Spec, chosen: dict[str, _Chosen]) -> Tuning | None:
     by_loss = {name: choice.by_training_loss for name, choice in chosen.items()}
     return Tuning(
         experiment=tuning_name(spec),
-        rule=rules(spec.tuning),
+        rule=rules(spec.tuning, metric_of(spec.statistics.metric).score_label),
         grid=spec.tuning.grid,
         seeds=spec.tuning.seeds,
         selected={name: choice.trial.learning_rate for name, choice in chosen.items()},
@@ -365,4 +368,5 @@ def _experiment(
         floor=None if tuning else statistics.floor,
         margin_reason=None if tuning else statistics.margin_reason,
         main_ratio=None if tuning else statistics.main_ratio,
+        metric=None if statistics.metric == "accuracy" else statistics.metric,
     )

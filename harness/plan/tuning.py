@@ -159,8 +159,8 @@ def next_rate(rates: list[float]) -> float:
     return float(f"{rate:.6g}")
 
 
-def rules(tuning: TuningSpec) -> str:
-    """What the search of each row does, in words."""
+def rules(tuning: TuningSpec, score: str = "accuracy") -> str:
+    """What the search of each row does, in words; `score` is what it goes by."""
     text = RULE
     if tuning.finalists is not None or tuning.lowest is not None or tuning.highest is not None:
         text = (
@@ -174,7 +174,7 @@ def rules(tuning: TuningSpec) -> str:
             f". By training loss: of all trials the one with the least training loss at {where}; a trial with a "
             "diverged run is not eligible; of equals the smaller rate"
         )
-    return text
+    return text.replace("accuracy", score)
 
 
 def _rounds(tuning: TuningSpec) -> str:

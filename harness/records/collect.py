@@ -29,7 +29,9 @@ def collect_runs(folder: Path) -> Path:
                     line |= (
                         {f"{key}_{name}": v for name, v in value.items()} if isinstance(value, dict) else {key: value}
                     )
-            del result["expected_traffic"]
+            line |= result.pop("metrics", None) or {}
+            for several in ("expected_traffic", "translations", "signatures"):
+                result.pop(several, None)
             line |= result
         lines.append(line)
     target = folder / "runs.csv"

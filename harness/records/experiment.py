@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -95,6 +95,10 @@ class Experiment(Record):
     """Why the margin is what it is, in a sentence."""
     main_ratio: float | None = None
     """The ratio at which the report's first answers are given."""
+    metric: str | None = None
+    """Name of the metric that rows are compared by, see `harness.records.metrics`; None is accuracy."""
+
+    unwritten_if_none: ClassVar[frozenset[str]] = frozenset({"metric"})
 
 
 def read_experiment(folder: Path) -> Experiment:

@@ -157,8 +157,14 @@ class Result(Record):
     """The same sentences for all runs of a task."""
     data_sha256: str | None = None
     """Of a text task's data, both splits."""
+    vocabulary_sha256: str | None = None
+    """Of its subwords, learnt from the training split."""
+    signatures: dict[str, str] | None = None
+    """By metric: how sacreBLEU computed it."""
 
-    unwritten_if_none: ClassVar[frozenset[str]] = frozenset({"metrics", "translations", "data_sha256"})
+    unwritten_if_none: ClassVar[frozenset[str]] = frozenset(
+        {"metrics", "translations", "data_sha256", "vocabulary_sha256", "signatures"}
+    )
 
 
 class Failure(Record):

@@ -9,7 +9,12 @@ from harness.records.store import Attempt, Record
 Basis = Literal["measured", "emulated"]
 """`emulated`: compute was a wait of known length, or the clock was dilated; the network is real in both."""
 
-Collective = Literal["all_reduce", "all_gather"]
+Collective = Literal["all_reduce", "all_gather", "exchange"]
+"""`exchange`: each worker sends one message to each of its neighbours, straight; in a sweep they are a ring's."""
+
+Rounds = tuple[tuple[int, ...], ...]
+"""To whom a worker sends in an exchange: by how many ranks they are further on, round the circle; a tuple for each step
+until it begins anew."""
 
 
 class Fabric(Record):
@@ -56,13 +61,15 @@ class Message(Record):
 
     collective: Collective
     payload_bytes: int
-    """What one worker contributes."""
+    """What one worker contributes; in an exchange its message once for each neighbour."""
     every: int
     """Steps from one to the next."""
     ready: float
     """Share of the backward pass that is done when it may start, on average; 1: only after it."""
     ready_draws: tuple[float, ...] = ()
     """The same in single steps, where it depends on the step's draw of blocks; all messages' are of the same steps."""
+    rounds: Rounds = ()
+    """Of an exchange; empty for other collectives."""
 
 
 class Method(Record):
@@ -167,6 +174,11 @@ def formula_bytes(collective: Collective, payload_bytes: int, fabric: Fabric) ->
 
 
 def ring_bytes(collective: Collective, payload_bytes: int, num_workers: int) -> float:
-    """What one worker sends in a ring: 2(n-1)/n of its payload in an all-reduce, n-1 payloads in an all-gather."""
+    """What one worker sends in a ring: 2(n-1)/n of its payload in an all-reduce, n-1 payloads in an all-gather.
+
+    In an exchange its payload: two messages leave a machine of a ring, however many of its workers are in it.
+    """
+    if collective == "exchange":
+        return payload_bytes
     others = num_workers - 1
     return (2 * others / num_workers if collective == "all_reduce" else others) * payload_bytes

@@ -11,10 +11,11 @@ import torch
 
 from algorithms import DistributedOptimizer
 from algorithms.core.overlap import EarlyMessage
-from harness.records.timings import Message, Method
+from harness.records.timings import Message, Method, Rounds
 from harness.speed.methods import METHODS, Contestant
 from harness.speed.recorder import Recorded
 from harness.speed.turn import Setting, Turn
+from harness.train.build import build_topology
 
 NUM_DRAWS = 1000
 """Steps of an overlapped method over which it is averaged when its blocks' layers are done."""
@@ -36,7 +37,7 @@ def _described(setting: Setting, name: str, bare_seconds: float) -> Method:
     turn = setting.turn(name)
     turn.warm_up(setting.request.num_warmup_steps)
     turn.trainee.waits = False
-    messages = messages_of(turn, contestant)
+    messages = messages_of(turn, contestant, setting.request.fabric.num_workers)
     numel = setting.request.workload.num_parameters
     bytes_per_step = sum(message.payload_bytes / message.every for message in messages)
     return Method(
@@ -53,15 +54,24 @@ def _described(setting: Setting, name: str, bare_seconds: float) -> Method:
     )
 
 
-def messages_of(turn: Turn, contestant: Contestant) -> list[Message]:
+def messages_of(turn: Turn, contestant: Contestant, num_workers: int) -> list[Message]:
     """What a worker sends in a period: in every step, and what the synchronising step sends besides."""
     messages = _messages_once(turn, contestant.period)
-    optimizer = turn.contender.optimizer
+    if contestant.topology:
+        rounds = _rounds(contestant, num_workers)
+        messages = [message.model_copy(update={"rounds": rounds}) for message in messages]
+    optimizer = turn.method.optimizer
     if not contestant.overlap or not isinstance(optimizer, DistributedOptimizer):
         return messages
     steps = range(contestant.period, (NUM_DRAWS + 1) * contestant.period, contestant.period)
     draws = [_early_begins(optimizer.early_messages(step), turn.layers.ready()) for step in steps]
     return [_drawn(message, [draw.get(8 * message.payload_bytes, 1.0) for draw in draws]) for message in messages]
+
+
+def _rounds(contestant: Contestant, num_workers: int) -> Rounds:
+    """Those of worker 0; each other worker's neighbours are as many ranks further on."""
+    topology = build_topology(contestant.label, contestant.topology)
+    return tuple(mixing.receivers[0] for mixing in topology.rounds(num_workers))
 
 
 def _drawn(message: Message, ready: Sequence[float]) -> Message:
@@ -80,9 +90,9 @@ def _early_begins(messages: Sequence[EarlyMessage], ready: Sequence[float]) -> d
 def _messages_once(turn: Turn, period: int) -> list[Message]:
     ordinary: list[Recorded] = []
     if period > 1:
-        turn.contender.go_to(0, False)
+        turn.method.go_to(0, False)
         ordinary = turn.timed_step()[1]
-    turn.contender.go_to(0, True)
+    turn.method.go_to(0, True)
     synchronising = turn.timed_step()[1]
     often = [each.payload_bytes for each in ordinary]
     messages = []
@@ -98,7 +108,9 @@ def _messages_once(turn: Turn, period: int) -> list[Message]:
 
 
 def _message(recorded: Recorded, every: int) -> Message:
-    return Message(collective="all_reduce", payload_bytes=recorded.payload_bytes, every=every, ready=recorded.ready)
+    return Message(
+        collective=recorded.collective, payload_bytes=recorded.payload_bytes, every=every, ready=recorded.ready
+    )
 
 
 def _codec_seconds(turn: Turn, contestant: Contestant, bare_seconds: float) -> float:
@@ -114,10 +126,10 @@ def _codec_seconds(turn: Turn, contestant: Contestant, bare_seconds: float) -> f
 
 
 def _timed(turn: Turn, synchronises: bool) -> float:
-    turn.contender.go_to(0, synchronises)
+    turn.method.go_to(0, synchronises)
     _finish(turn.device)
     started = time.perf_counter()
-    turn.contender.step()
+    turn.method.step()
     _finish(turn.device)
     return time.perf_counter() - started
 

@@ -1,4 +1,4 @@
-"""The table of what is timed: baselines, the family at three overall ratios, and its overlapped variants."""
+"""The table of what is timed: baselines, the family at three overall ratios, its overlapped variants and relatives."""
 
 from __future__ import annotations
 
@@ -39,6 +39,12 @@ class Contestant:
         period: int = self.settings.get("reset_interval", self.settings.get("sync_interval", 1))
         return period
 
+    @property
+    def topology(self) -> str | None:
+        """Who a worker's neighbours are, where it talks to them alone."""
+        topology: str | None = self.settings.get("topology")
+        return topology
+
 
 def _ddp(label: str, algorithm: str, overlap: bool, words: str, **settings: int) -> Contestant:
     card = f"{DDP_CARD}; {words}; {'overlapped' if overlap else NO_OVERLAP}"
@@ -46,17 +52,33 @@ def _ddp(label: str, algorithm: str, overlap: bool, words: str, **settings: int)
 
 
 def _own(label: str, algorithm: str, ratio: int = 256, overlap: bool = False) -> Contestant:
-    settings = table_at_ratio(algorithm, ratio)
+    return _with(label, algorithm, table_at_ratio(algorithm, ratio), overlap)
+
+
+def _with(label: str, algorithm: str, settings: Mapping[str, Any], overlap: bool = False) -> Contestant:
     how = "begun in the backward pass" if overlap else "after the backward pass"
-    card = f"block sparsifiers, {_in_words(settings)}; fp32; one all-reduce for each message, {how}"
+    sent = "one message to each neighbour" if "topology" in settings else "one all-reduce for each message"
+    card = f"{_in_words(settings)}; fp32; {sent}, {how}"
     return Contestant(label, algorithm, settings, overlap=overlap, card=card)
 
 
+_NAMES = {
+    "compressor": "R",
+    "gradient_compressor": "R2",
+    "error_compressor": "R1",
+    "reset_interval": "H",
+    "sync_interval": "H",
+}
+_KINDS = {"block": "block sparsifiers", "random_k": "random-k"}
+
+
 def _in_words(settings: Mapping[str, Any]) -> str:
-    names = {"compressor": "R", "gradient_compressor": "R2", "error_compressor": "R1"}
-    return ", ".join(
-        f"{names[key]} = {value['ratio']}" if key in names else f"H = {value}" for key, value in settings.items()
-    )
+    kinds = dict.fromkeys(_KINDS[value["kind"]] for value in settings.values() if isinstance(value, dict))
+    said = [
+        f"{_NAMES.get(key, key)} = {value['ratio'] if isinstance(value, dict) else value}"
+        for key, value in settings.items()
+    ]
+    return ", ".join([*kinds, *said])
 
 
 METHODS: dict[str, Contestant] = {
@@ -84,5 +106,18 @@ METHODS: dict[str, Contestant] = {
     "ef_sgd_overlap": _own("EF-SGD, overlapped", "ef_sgd", overlap=True),
     "csea_overlap": _own("CSEA, overlapped", "csea", overlap=True),
     "mcser_overlap": _own("M-CSER, overlapped", "mcser", overlap=True),
+    "dpsgd": _own("D-PSGD, one peer", "dpsgd", 1),
+    "dpsgd_ring": _with("D-PSGD, ring", "dpsgd", table_at_ratio("dpsgd", 1) | {"topology": "ring"}),
+    "choco_sgd": _own("CHOCO-SGD", "choco_sgd"),
+    "deep_squeeze": _own("DeepSqueeze", "deep_squeeze"),
+    "diloco": _own("DiLoCo", "diloco"),
+    "ef21_sgdm": _own("EF21-SGDM", "ef21_sgdm"),
+    # Its ratio depends on the model; the rank is that of the hook which it stands beside.
+    "powersgd": _with("PowerSGD rank 2, two messages", "powersgd", {"rank": 2}),
+    "sparta": _with("SPARTA", "cser_pl", {"error_compressor": {"kind": "random_k", "ratio": 256}, "reset_interval": 1}),
 }
-"""By name, in the order of tables. Those of the family without a ratio in their label have an overall one of 256."""
+"""By name, in the order of tables.
+
+Those of the family without a ratio in their label have an overall one of 256, and so have their relatives; but D-PSGD
+compresses nothing.
+"""

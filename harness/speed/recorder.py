@@ -10,12 +10,15 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
+from algorithms import Collectives, Purpose
+from algorithms.core.topology import Mixing
+from harness.records.timings import Collective
 from harness.speed.clock import Mark, Now
 
 
 @dataclass
 class Recorded:
-    """One all-reduce of this worker.
+    """One all-reduce of this worker, or one exchange with its neighbours.
 
     Attributes:
         key: group and number in it, by which workers know it from others.
@@ -28,12 +31,16 @@ class Recorded:
     ready: float
     began: Mark
     ended: Mark | None = None
+    collective: Collective = "all_reduce"
 
 
 @contextmanager
 def recorded(share_done: Callable[[], float], now: Now) -> Iterator[list[Recorded]]:
-    """Inside, all-reduces of torch.distributed add to the list; those that DDP does by itself, in C++, do not."""
-    original = dist.all_reduce
+    """Inside, all-reduces of torch.distributed and exchanges with neighbours add to the list.
+
+    Those that DDP does by itself, in C++, do not.
+    """
+    original, original_exchange = dist.all_reduce, Collectives.exchange_with_neighbours
     seen: list[Recorded] = []
 
     def all_reduce(tensor: Tensor, op: Any = dist.ReduceOp.SUM, group: Any = None, async_op: bool = False) -> Any:
@@ -48,8 +55,21 @@ def recorded(share_done: Callable[[], float], now: Now) -> Iterator[list[Recorde
             work.get_future().add_done_callback(lambda _: setattr(here, "ended", now()))
         return work
 
-    dist.all_reduce = all_reduce
+    def exchange(self: Collectives, tensor: Tensor, mixing: Mixing, purpose: Purpose) -> dict[int, Tensor]:
+        if not mixing.num_messages:
+            return original_exchange(self, tensor, mixing, purpose)
+        number = sum(other.collective == "exchange" for other in seen)
+        size = mixing.num_messages * tensor.numel() * tensor.element_size()
+        here = Recorded(("neighbours", number), size, share_done(), now(), collective="exchange")
+        seen.append(here)
+        received = original_exchange(self, tensor, mixing, purpose)
+        if not tensor.is_cuda:
+            here.ended = now()
+        return received
+
+    dist.all_reduce, Collectives.exchange_with_neighbours = all_reduce, exchange  # type: ignore[method-assign]
     try:
         yield seen
     finally:
         dist.all_reduce = original
+        Collectives.exchange_with_neighbours = original_exchange  # type: ignore[method-assign]

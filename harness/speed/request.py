@@ -19,6 +19,7 @@ Count = Annotated[int, Field(ge=1)]
 SWEPT_BYTES: dict[Collective, list[int]] = {
     "all_reduce": [4**power for power in range(6, 14)],
     "all_gather": [4**power for power in range(6, 12)],
+    "exchange": [4**power for power in range(6, 14)],
 }
 """From 4 KiB to 64 MiB, and to 4 MiB: in an all-gather of eight workers seven messages go over every link."""
 

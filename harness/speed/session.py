@@ -56,7 +56,7 @@ def _visit(setting: Setting, visit: int, name: str, ask: Ask | None) -> list[Ste
     steps = []
     kinds = kinds_of_steps(METHODS[name].period, setting.request.steps_per_visit)
     for number, synchronises in enumerate(kinds, start=visit * len(kinds)):
-        turn.contender.go_to(number, synchronises)
+        turn.method.go_to(number, synchronises)
         dist.barrier()
         own, _ = turn.timed_step()
         workers: list[RankStep] = [own] * dist.get_world_size()

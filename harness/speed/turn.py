@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from harness.speed.build import BuiltMethod, build_method
 from harness.speed.clock import Mark, clock_name, now_on, seconds_at
-from harness.speed.contender import Contender, build_contender
 from harness.speed.groups import Groups
 from harness.speed.layers import Layers, layers_of
 from harness.speed.methods import METHODS
@@ -47,8 +47,9 @@ class Setting:
     def turn(self, name: str) -> Turn:
         """A new model and a new optimiser of the method of that name."""
         trainee = self.trainee()
-        contender = build_contender(METHODS[name], self.request.workload.name, trainee, self.groups, self.visible)
-        return Turn(trainee, contender, self.layers, self.device)
+        workload, num_workers = self.request.workload.name, self.request.fabric.num_workers
+        method = build_method(METHODS[name], workload, trainee, self.groups, self.visible, num_workers)
+        return Turn(trainee, method, self.layers, self.device)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Turn:
     """A method that is ready to train, and what it trains."""
 
     trainee: Trainee
-    contender: Contender
+    method: BuiltMethod
     layers: Layers
     device: torch.device
 
@@ -64,20 +65,20 @@ class Turn:
         """Steps that nobody times; those of a waiting trainee do not wait."""
         self.trainee.waits = False
         for _ in range(num_steps):
-            self.contender.step()
+            self.method.step()
         self.trainee.waits = True
 
     def timed_step(self) -> tuple[RankStep, list[Recorded]]:
-        """Take a step; its times on this worker, and its all-reduces."""
+        """Take a step; its times on this worker, and what it sent."""
         now, watch = now_on(self.device), self.trainee.watch
         with recorded(lambda: watch.share_done, now) as seen:
             began = now()
-            self.contender.step()
+            self.method.step()
             ended = now()
         while self.device.type == "cpu" and any(each.ended is None for each in seen):
             time.sleep(1e-3)  # DDP can go on before the end of its all-reduce is noted.
         intervals = {each.key: (each.began, each.ended) for each in seen if each.ended is not None}
-        if self.contender.hides_collectives or len(intervals) < len(seen):
+        if self.method.hides_collectives or len(intervals) < len(seen):
             intervals = {("backward", 0): (watch.last_gradient, watch.returned)}
 
         def at(mark: Mark) -> float:

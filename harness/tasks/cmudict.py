@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.resources
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,7 @@ class CMUDict:
     input_shape: tuple[int, ...] = (2, 24)
     trains_on_fewer: bool = True
     survives_fork: bool = True
+    metrics: tuple[str, ...] = ("phone_error_rate",)
     sha256: str | None = "1f9fb57eea8813edc9b39148841800188d981b0d5d0a5c27c180a9ddfa5c7543"
     """Of the split, test words first."""
 
@@ -109,8 +111,8 @@ def read_words(text: str, path: str, longest: int) -> Words:
 
 
 def _encoded(words: Words) -> Encoded:
-    sources = [[LETTER_IDS[letter] for letter in word] for word, _ in words]
-    targets = [[PHONE_IDS[phone] for phone in phones] for _, phones in words]
+    sources: list[Sequence[int]] = [[LETTER_IDS[letter] for letter in word] for word, _ in words]
+    targets: list[Sequence[int]] = [[PHONE_IDS[phone] for phone in phones] for _, phones in words]
     return sources, targets, [source[0] - NUM_SPECIAL for source in sources]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy
 import torch
@@ -16,8 +17,8 @@ from harness.tasks.task import Batch, held_out_indices
 from harness.tasks.transfer import to_device
 from harness.tokens import BEGIN, END, IGNORED, NUM_SPECIAL, PAD
 
-EVALUATION_BATCH = 500
-"""Sentences that are decoded at once: each step of that is small, so many of them share its overhead."""
+EVALUATION_POSITIONS = 12_000
+"""Positions that are scored at once: each step of decoding is small, so many sentences share its overhead."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,11 @@ class Sentences:
     def of(cls, sequences: Sequence[Sequence[int]], device: torch.device, begin: bool = False) -> Sentences:
         """END is put after each sequence, and BEGIN before it if asked for."""
         first = [BEGIN] if begin else []
-        flat = [token for each in sequences for token in (*first, *each, END)]
+        tokens = (token for each in sequences for token in (*first, *each, END))
         lengths = torch.tensor([len(each) + 1 + begin for each in sequences], dtype=torch.int64)
         starts = lengths.cumsum(0) - lengths
-        return cls(torch.tensor([*flat, PAD], dtype=torch.int32).to(device), starts.to(device), lengths)
+        flat = numpy.fromiter(chain(tokens, [PAD]), dtype=numpy.int32, count=int(lengths.sum()) + 1)
+        return cls(torch.from_numpy(flat).to(device), starts.to(device), lengths)
 
     def padded(self, index: Tensor, width: int) -> Tensor:
         """Sentences `index`, on the CPU, as int64 of shape (len(index), width), filled up with PAD."""
@@ -120,6 +122,7 @@ class PairSamples:
         text: a sentence of tokens as people read it; source first, then target.
         max_length: tokens, END included, that a model may answer with.
         sha256: of all pairs of both splits, in their order: runs with the same digest saw the same data.
+        vocabulary_sha256: of the subwords, where the tokens are such.
     """
 
     train: Pairs
@@ -128,6 +131,7 @@ class PairSamples:
     text: tuple[Callable[[list[int]], str], Callable[[list[int]], str]]
     max_length: int
     sha256: str
+    vocabulary_sha256: str | None = None
 
     @property
     def train_labels(self) -> Tensor:
@@ -153,11 +157,15 @@ class PairSamples:
             yield self.train.batch(index)
 
     def evaluation_batches(self, indices: Tensor) -> Iterator[Batch]:
-        for index in torch.split(indices, EVALUATION_BATCH):
+        for index in self.parts(indices):
             yield self.evaluation.batch(index)
 
+    def parts(self, indices: Tensor) -> tuple[Tensor, ...]:
+        """The indices by batches that are scored at once."""
+        return torch.split(indices, max(1, EVALUATION_POSITIONS // self.max_length)) if len(indices) else ()
 
-Encoded = tuple[list[list[int]], list[list[int]], list[int]]
+
+Encoded = tuple[list[Sequence[int]], list[Sequence[int]], list[int]]
 """Sources, targets and groups."""
 
 
@@ -180,8 +188,8 @@ def _by_length(encoded: Encoded, index: Iterable[int], device: torch.device) -> 
 
 def _pairs(encoded: Encoded, index: Iterable[int], device: torch.device) -> Pairs:
     own = list(index)
-    sources, targets, groups = ([part[each] for each in own] for part in encoded)
-    return Pairs.of(sources, targets, groups, device)  # type: ignore[arg-type]
+    sources, targets, groups = encoded
+    return Pairs.of([sources[i] for i in own], [targets[i] for i in own], [groups[i] for i in own], device)
 
 
 def digest(texts: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ class Reversal:
     num_classes: int = NUM_SPECIAL + len(ALPHABET)
     input_shape: tuple[int, ...] = (2, LONGEST + 1)
     trains_on_fewer: bool = True
+    metrics: tuple[str, ...] = ("phone_error_rate",)
 
     def prepare(self, data: Path | None) -> None:
         pass
@@ -42,11 +44,11 @@ class Reversal:
         random = generator("reversal", split)
         lengths = torch.randint(SHORTEST, LONGEST + 1, (count,), generator=random).tolist()
         letters = torch.randint(NUM_SPECIAL, self.num_classes, (count, LONGEST), generator=random).tolist()
-        sources = [own[:length] for own, length in zip(letters, lengths, strict=True)]
+        sources: list[Sequence[int]] = [own[:length] for own, length in zip(letters, lengths, strict=True)]
         return sources, [source[::-1] for source in sources], [source[0] - NUM_SPECIAL for source in sources]
 
 
-def _text(tokens: list[int]) -> str:
+def _text(tokens: Sequence[int]) -> str:
     return "".join(ALPHABET[token - NUM_SPECIAL] for token in tokens)
 
 

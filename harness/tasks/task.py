@@ -19,7 +19,7 @@ from harness.spec import SpecError, TaskSpec
 from harness.tasks.transfer import to_device
 
 Batch = tuple[Tensor, Tensor]
-"""Inputs, float32 of shape (batch, *input_shape), and labels, int64 of shape (batch,)."""
+"""Inputs, float32 of shape (batch, *input_shape), and labels, int64 of shape (batch,); of text see `Pairs.batch`."""
 
 
 class Check(NamedTuple):

@@ -72,9 +72,13 @@ def evaluate(
     with optimizer.consensus(), _batch_norm(config, models, precision, samples, collectives, num_train):
         squares = _squares(own - optimizer.flat.parameters)
         if averages:
-            scores = [_score(config, *pair, precision, samples) for pair in zip(models, shares, strict=True)]
+            scores = [
+                _score(*pair, precision, samples, config.evaluation.beam) for pair in zip(models, shares, strict=True)
+            ]
     if not averages:
-        scores = [_score(config, *pair, precision, samples) for pair in zip(models, shares, strict=True)]
+        scores = [
+            _score(*pair, precision, samples, config.evaluation.beam) for pair in zip(models, shares, strict=True)
+        ]
     error = optimizer.error
     errors = [torch.zeros_like(square) for square in squares] if error is None else _squares(error)
     rows = [torch.cat([score, torch.stack(more)]) for score, *more in zip(scores, errors, squares, strict=True)]
@@ -96,16 +100,18 @@ def evaluate(
 
 @torch.no_grad()
 def worker_accuracies(
-    config: RunConfig,
     models: Sequence[nn.Module],
     precision: MixedPrecision,
     collectives: Collectives,
     samples: Samples,
     num_evaluation: int,
 ) -> list[float]:
-    """Accuracy of each worker's own model, with its own batch-norm statistics, on all samples, by rank."""
+    """Accuracy of each worker's own model, with its own batch-norm statistics, on all samples, by rank.
+
+    Sentences are decoded greedily here, whatever the number of beams.
+    """
     every = torch.arange(num_evaluation)
-    correct = collectives.packed([_score(config, model, every, precision, samples)[:1] for model in models])
+    correct = collectives.packed([_score(model, every, precision, samples)[:1] for model in models])
     return [float(row) / num_evaluation for row in collectives.all_gather(correct, Purpose.CONTROL).view(-1)]
 
 
@@ -114,10 +120,12 @@ def _squares(vectors: Tensor) -> list[Tensor]:
     return [row.double().square().sum() for row in rows_of(vectors)]
 
 
-def _score(config: RunConfig, model: nn.Module, indices: Tensor, precision: MixedPrecision, samples: Samples) -> Tensor:
+def _score(
+    model: nn.Module, indices: Tensor, precision: MixedPrecision, samples: Samples, num_beams: int = 1
+) -> Tensor:
     """One model on these samples: correct answers, samples, summed loss, and of text more; float64, one dimension."""
     if isinstance(samples, PairSamples):
-        return translation_sums(model, indices, precision, samples, config.evaluation.beam)
+        return translation_sums(model, indices, precision, samples, num_beams)
     was_training = model.training
     model.eval()
     # On the model's device throughout, since a look from the CPU would wait for every batch.

@@ -1,4 +1,4 @@
-"""Timing on any device: by the clock on a CPU, by events or to the end of the work on a GPU; contenders take turns."""
+"""Timing on any device: by the clock on a CPU, by events or to the end of the work on a GPU; calls take turns."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ def event_seconds(work: Callable[[], object]) -> float:
 
 
 def interleave(
-    contenders: Mapping[str, Callable[[], object]],
+    calls: Mapping[str, Callable[[], object]],
     repetitions: int,
     seconds_of: Callable[[Callable[[], object]], float] = wall_seconds,
 ) -> dict[str, list[float]]:
-    """Seconds of each contender in each repetition, there and back again, after a turn that is not counted."""
-    for contender in contenders.values():
-        contender()
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _, name in there_and_back(list(contenders), repetitions):
-        seconds[name].append(seconds_of(contenders[name]))
+    """Seconds of each call in each repetition, there and back again, after a turn that is not counted."""
+    for call in calls.values():
+        call()
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _, name in there_and_back(list(calls), repetitions):
+        seconds[name].append(seconds_of(calls[name]))
     return seconds
 
 

@@ -11,6 +11,8 @@ from torch import Tensor
 from harness.records import store
 from harness.records.recorder import Recorder
 from harness.records.store import Event, Result, TrafficEntry, Translation
+from harness.tasks.pairs import PairSamples
+from harness.tasks.task import Samples
 from harness.train import checkpoint
 from harness.train.evaluate import Score, evaluate, worker_accuracies
 from harness.train.training import Training
@@ -68,9 +70,7 @@ def record_result(training: Training) -> None:
         digest = parameters_sha256(collectives.common(optimizer.flat.parameters))
         said = example_translations(training.models[0], training.precision, work.samples, work.config.evaluation.beam)
     training.clock.switch("evaluate")
-    own = worker_accuracies(
-        work.config, training.models, training.precision, collectives, work.samples, training.num_evaluation
-    )
+    own = worker_accuracies(training.models, training.precision, collectives, work.samples, training.num_evaluation)
     training.clock.switch("compute")
     if work.recorder is not None:
         work.recorder.finish(_result(training, work.recorder, digest, own, said))
@@ -109,7 +109,14 @@ def _result(
         metrics=score.metrics if score else None,
         translations=said if score else None,
         data_sha256=getattr(training.work.samples, "sha256", None),
+        vocabulary_sha256=getattr(training.work.samples, "vocabulary_sha256", None),
+        signatures=_signatures(training.work.samples),
     )
+
+
+def _signatures(samples: Samples) -> dict[str, str] | None:
+    """How a text task's metrics were computed, where they have a standard form."""
+    return (samples.measure.signatures() or None) if isinstance(samples, PairSamples) else None
 
 
 def parameters_sha256(parameters: Tensor) -> str:

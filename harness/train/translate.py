@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.records.store import Translation
-from harness.tasks.pairs import EVALUATION_BATCH, PairSamples, plain
+from harness.tasks.pairs import PairSamples, plain
 from harness.tasks.task import Samples
 from harness.train.decoding import decode
 from harness.train.precision import MixedPrecision
@@ -25,7 +25,7 @@ def translation_sums(
     was_training = model.training
     model.eval()
     totals = torch.zeros(4 + samples.measure.num_sums, dtype=torch.float64)
-    for index in torch.split(indices, EVALUATION_BATCH):
+    for index in samples.parts(indices):
         inputs, labels = samples.evaluation.batch(index)
         outputs = precision.outputs(model, inputs)
         loss = nn.functional.cross_entropy(outputs, labels, reduction="sum").item()
@@ -33,7 +33,8 @@ def translation_sums(
         expected = samples.evaluation.target.sequences(index)
         correct = sum(map(list.__eq__, said, expected))
         tokens = int(samples.evaluation.num_tokens[index].sum())
-        totals += torch.tensor([correct, len(said), loss, tokens, *samples.measure.sums(said, expected)]).double()
+        sums = [correct, len(said), loss, tokens, *samples.measure.sums(said, expected)]
+        totals += torch.tensor(sums, dtype=torch.float64)
     model.train(was_training)
     return totals.to(next(model.parameters()).device)
 

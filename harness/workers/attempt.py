@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from algorithms import CollectiveError, Collectives, ProcessGroupCollectives, StackedCollectives, run_workers
 from harness.plan.plan import PlannedRun
@@ -21,7 +22,7 @@ from harness.records.state import is_done
 from harness.records.store import VERSION, Attempt, FailureKind, RecordError, RunFile
 from harness.spec import SpecError
 from harness.tasks.errors import DataError
-from harness.tasks.task import find_task
+from harness.tasks.task import Samples, find_task
 from harness.train import checkpoint
 from harness.train.build import build_model
 from harness.train.checkpoint import CheckpointError
@@ -79,19 +80,37 @@ def attempt_in_threads(job: Job, stop_requested: StopRequested | None = None) ->
     Raises:
         BusyError: another process is at this run.
     """
+    return _attempt_here(job, stop_requested, _train_threads)
+
+
+def attempt_stacked(job: Job, stop_requested: StopRequested | None = None) -> bool:
+    """Do the run with all workers stacked in this thread; True if it has a result. `stop_requested`: see `Work`.
+
+    Raises:
+        BusyError: another process is at this run.
+    """
+    return _attempt_here(job, stop_requested, _train_stacked)
+
+
+def _attempt_here(job: Job, stop_requested: StopRequested | None, train_all: Callable[..., None]) -> bool:
+    def work() -> None:
+        if not is_done(job.folder):  # by another command, while this one waited
+            prepare_thread(job.device)
+            train_all(job, *_samples_and_model(job), stop_requested)
+
     os.sched_setaffinity(0, job.cores)
     with owned(job.folder):
-        return recorded(job, lambda: _train_threads(job, stop_requested))
+        return recorded(job, work)
 
 
-def _train_threads(job: Job, stop_requested: StopRequested | None) -> None:
-    if is_done(job.folder):  # by another command, while this one waited
-        return
-    use_device(job.device)
+def _samples_and_model(job: Job) -> tuple[Samples, nn.Module]:
     config = job.run.config
     samples = load_samples(config.task, job.data, job.device)
-    model = build_model(config.model, find_task(config.task.name), config.seed, torch.device(job.device))
-    recorder = job.recorder(lay_out(model, job.memory_format))
+    return samples, build_model(config.model, find_task(config.task.name), config.seed, torch.device(job.device))
+
+
+def _train_threads(job: Job, samples: Samples, model: nn.Module, stop_requested: StopRequested | None) -> None:
+    config, recorder = job.run.config, job.recorder(lay_out(model, job.memory_format))
 
     def worker(collectives: Collectives) -> None:
         prepare_thread(job.device)
@@ -102,24 +121,8 @@ def _train_threads(job: Job, stop_requested: StopRequested | None) -> None:
     run_workers(worker, config.num_workers, job.timeout_seconds, max_active)
 
 
-def attempt_stacked(job: Job, stop_requested: StopRequested | None = None) -> bool:
-    """Do the run with all workers stacked in this thread; True if it has a result. `stop_requested`: see `Work`.
-
-    Raises:
-        BusyError: another process is at this run.
-    """
-    os.sched_setaffinity(0, job.cores)
-    with owned(job.folder):
-        return recorded(job, lambda: _train_stacked(job, stop_requested))
-
-
-def _train_stacked(job: Job, stop_requested: StopRequested | None) -> None:
-    if is_done(job.folder):
-        return
-    prepare_thread(job.device)
+def _train_stacked(job: Job, samples: Samples, model: nn.Module, stop_requested: StopRequested | None) -> None:
     config = job.run.config
-    samples = load_samples(config.task, job.data, job.device)
-    model = build_model(config.model, find_task(config.task.name), config.seed, torch.device(job.device))
     replicas, collectives = replicas_of(model, config.num_workers), StackedCollectives(config.num_workers)
     train(Work(config, replicas, samples, collectives, job.recorder(), job.checkpoints(), stop_requested))
 
@@ -148,13 +151,10 @@ def done_meanwhile(folder: Path, rank: int) -> bool:
 
 def attempt_in_group(job: Job, collectives: Collectives, stop_requested: StopRequested | None = None) -> None:
     """Train as one worker of a group that stands already. `stop_requested`: see `Work`; what is raised: see `train`."""
-    config = job.run.config
-    task, device = find_task(config.task.name), torch.device(job.device)
-    samples = load_samples(config.task, job.data, job.device)
-    model = build_model(job.run.config.model, task, job.run.config.seed, device)
+    samples, model = _samples_and_model(job)
     memory_format = lay_out(model, job.memory_format)
     recorder = job.recorder(memory_format) if collectives.rank == 0 else None
-    train(Work(config, model, samples, collectives, recorder, job.checkpoints(), stop_requested))
+    train(Work(job.run.config, model, samples, collectives, recorder, job.checkpoints(), stop_requested))
 
 
 def prepare_thread(device: str = "cpu") -> None:
@@ -192,6 +192,10 @@ def recorded(job: Job, work: Callable[[], None]) -> bool:
 NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """What torch and the libraries under it say in plain RuntimeErrors."""
 
+NO_PEER = "gloo/transport/"
+"""In every error of gloo's connections, whatever it says. Most arise in a collective, which names them; those of an
+all-reduce that DistributedDataParallel makes by itself come out of a backward pass."""
+
 
 def failure_kind(error: BaseException) -> FailureKind:
     """What kind of failure an exception is, for records and for the decision to try again."""
@@ -199,7 +203,8 @@ def failure_kind(error: BaseException) -> FailureKind:
         return "oom"
     if isinstance(error, Preempted):
         return "preempted"
-    if isinstance(error, CollectiveError | dist.DistError):
+    from_gloo = isinstance(error, RuntimeError) and NO_PEER in str(error)
+    if from_gloo or isinstance(error, CollectiveError | dist.DistError):
         return "communication"
     if isinstance(error, DataError | CheckpointError | RecordError | SpecError):
         return "data"

@@ -1,4 +1,4 @@
-"""How long a launch still takes: foretold from dry steps, then corrected by what the runs' own steps take."""
+"""How long a launch still takes: expected from dry steps, then corrected by what the runs' own steps take."""
 
 from __future__ import annotations
 

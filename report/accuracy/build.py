@@ -20,14 +20,15 @@ from report.accuracy.figure_tuning import draw_tuning, found_tuning, tuning_note
 from report.accuracy.findings import Study, study_of
 from report.accuracy.pairs import Pair, pairs_of
 from report.accuracy.provenance import how_it_was_run
-from report.accuracy.published import published_table, read_claims
 from report.accuracy.questions import questions_table
 from report.accuracy.records import Records, UsageError, read_records
 from report.accuracy.regime import regime_of
 from report.accuracy.row_cells import has_models
+from report.accuracy.sections import found_sections
 from report.accuracy.tables import accuracy_table, baseline_card, seeds_table
 from report.accuracy.tables_assay import assay_table
 from report.accuracy.tables_bits import bits_table, equal_bits_table
+from report.accuracy.tables_metrics import metrics_of, metrics_table, translations_table
 from report.accuracy.tables_pairs import pairs_table, shown_groups
 from report.accuracy.tables_regime import needed_table, predictors_table, regime_table, residuals_table
 from report.accuracy.tables_tuning import best_of_table, points_table, rules_table, tuning_table
@@ -92,7 +93,7 @@ def document_of(study: Study, tuning: Records | None, tuned: Sequence[Tuned], ou
         Section("Over the steps", _over_steps(study, tuning, exhibits)),
         Section("Training loss and accuracy", (_scatter(study, exhibits),)),
         *_learning_rates(study, tuning, tuned, exhibits),
-        Section("What was published", (exhibits.table(published_table(read_claims())),)),
+        *found_sections(study, exhibits),
     )
     # The verdict comes first in the report and last here, since its answers name the exhibits.
     verdict = Section("Verdict", (verdict_of(study, pairs, exhibits.shown),))
@@ -118,7 +119,13 @@ def _table(study: Study, exhibits: Exhibits, key: str, build: Callable[[Study], 
 
 def _accuracy(study: Study, exhibits: Exhibits) -> tuple[Block, ...]:
     table = _table(study, exhibits, "accuracy", accuracy_table)
-    return (table, _table(study, exhibits, "seeds", seeds_table)) if has_models(study) else (table,)
+    blocks: tuple[Block, ...] = (
+        (table, _table(study, exhibits, "seeds", seeds_table)) if has_models(study) else (table,)
+    )
+    if metrics_of(study):
+        blocks = (*blocks, exhibits.table(metrics_table(study), "metrics"))
+    said = translations_table(study)
+    return blocks if said is None else (*blocks, exhibits.table(said, "translations"))
 
 
 def _all_pairs(study: Study, pairs: Sequence[Pair], exhibits: Exhibits) -> tuple[Section, ...]:
@@ -250,7 +257,7 @@ def _tuning_sections(study: Study, tuned: Sequence[Tuned], exhibits: Exhibits) -
         "tuning_figure",
         "tuning.png",
         "Held-out accuracy over the learning rate",
-        lambda path: draw_tuning(tuned, path),
+        lambda path: draw_tuning(tuned, path, study.records.metric.score_label),
         lambda: found_tuning(tuned),
         *tuning_notes(tuned),
     )

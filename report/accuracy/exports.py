@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from harness.records.metrics import ACCURACY, Metric, score_in
 from harness.records.store import RunRecord, write_text_atomically
 from report.accuracy.findings import Finding, Study
 from report.accuracy.records import Records, RowRuns, best_training_loss
@@ -108,15 +109,15 @@ def _per_seed(study: Study) -> Iterable[Sequence[Value]]:
         row, accuracy = rows.row, reference.get(rows.row.num_steps, {})
         head = (row.row, rows.method, row.algorithm, row.ratio, row.base, row.rule, row.num_steps)
         for seed, run in rows.runs.items():
-            yield (*head, seed, row.runs[str(seed)], *_run_values(run, accuracy.get(seed)))
+            yield (*head, seed, row.runs[str(seed)], *_run_values(run, accuracy.get(seed), rows.metric))
 
 
-def _run_values(run: RunRecord | None, baseline: float | None) -> tuple[Value, ...]:
+def _run_values(run: RunRecord | None, baseline: float | None, metric: Metric) -> tuple[Value, ...]:
     if run is None or run.result is None:
         status = "not started" if run is None else "failed" if run.failure else "not done"
         return (status, *(None,) * 9, baseline, None, None)
     result = run.result
-    accuracy = result.test_accuracy
+    accuracy, own = score_in(result, metric), result.worker_accuracy if metric is ACCURACY else None
     difference = None if accuracy is None or baseline is None else accuracy - baseline
     return (
         result.status,
@@ -127,8 +128,8 @@ def _run_values(run: RunRecord | None, baseline: float | None) -> tuple[Value, .
         result.train_loss,
         best_training_loss(run),
         result.diverged_at_step,
-        mean_of(result.worker_accuracy) if result.worker_accuracy else None,
-        min(result.worker_accuracy) if result.worker_accuracy else None,
+        mean_of(own) if own else None,
+        min(own) if own else None,
         baseline,
         difference,
         result.parameters_sha256,
@@ -183,7 +184,7 @@ def _curves(study: Study) -> Iterable[Sequence[Value]]:
                     event.learning_rate,
                     event.train_loss,
                     event.test_loss,
-                    event.test_accuracy,
+                    score_in(event, finding.records.metric),
                     event.bits_sent,
                     event.error_norm,
                     event.worker_distance,

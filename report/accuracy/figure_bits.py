@@ -38,7 +38,7 @@ def draw_accuracy_against_bits(study: Study, path: Path) -> bool:
     axes.set_xlim(least / 1.6, most * (most / least * 4) ** 0.28)
     plain_log_ticks(axes.xaxis, most=12)
     axes.set_xlabel("megabits sent by one worker in a run (log scale)")
-    axes.set_ylabel("test accuracy, percent")
+    axes.set_ylabel(f"test {study.records.metric.score_label}, percent")
     settle(figure)
     end_labels(axes, labels, room=0.17)
     save(figure, path)

@@ -51,7 +51,7 @@ def draw_accuracy_against_models(study: Study, path: Path) -> bool:
     draw_paper(strip)
     decades(strip.xaxis)
     _megabits(axes, study)
-    axes.set_ylabel("test accuracy, percent")
+    axes.set_ylabel(f"test {study.records.metric.score_label}, percent")
     strip.set_xlabel("models sent by one worker in a run (log scale)")
     settle(figure)
     end_labels(axes, labels, room=_ROOM)

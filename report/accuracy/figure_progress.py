@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from harness.records.metrics import score_in
+from harness.records.store import Event
 from report.accuracy.figure_curves import Column, Quantity, at_ratios, draw_columns, shown_groups
 from report.accuracy.findings import Study
 
-_ACCURACY = Quantity("test accuracy, percent", lambda event: 100 * event.test_accuracy, log=False)
 _LOSS = Quantity("training loss", lambda event: event.train_loss, log=True)
 
 
 def draw_progress(study: Study, path: Path) -> bool:
     """The baseline is in every panel; False where no run has an evaluation."""
-    return draw_columns(_columns(study), (_ACCURACY, _LOSS), path)
+    return draw_columns(_columns(study), (_score(study), _LOSS), path)
+
+
+def _score(study: Study) -> Quantity:
+    metric = study.records.metric
+
+    def value(event: Event) -> float | None:
+        score = score_in(event, metric)
+        return None if score is None else 100 * score
+
+    return Quantity(f"test {metric.score_label}, percent", value, log=False)
 
 
 def _columns(study: Study) -> list[Column]:
@@ -29,6 +40,6 @@ def found_progress(study: Study) -> str:
     best = [
         (column.ratio, max(last, key=lambda pair: pair[0])[1])
         for column in _columns(study)
-        if (last := column.last(_ACCURACY))
+        if (last := column.last(_score(study)))
     ]
     return f"The best last accuracy: {at_ratios(best)}." if best else "No evaluation is recorded yet."

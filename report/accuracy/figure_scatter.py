@@ -39,7 +39,7 @@ def draw_loss_against_accuracy(study: Study, path: Path) -> bool:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("best training loss of a run (log scale)")
-    axes.set_ylabel("test accuracy, percent")
+    axes.set_ylabel(f"test {study.records.metric.score_label}, percent")
     legend(figure, list(dict.fromkeys(finding.method for finding, _ in drawn)))
     save(figure, path)
     return True

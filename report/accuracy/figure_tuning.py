@@ -29,8 +29,8 @@ _DASHES: tuple[tuple[float, ...], ...] = ((), (4, 1.5), (1.2, 1.2), (5, 1.5, 1.2
 _MARKERS = ("o", "s", "^", "D")
 
 
-def draw_tuning(tuned: Sequence[Tuned], path: Path) -> bool:
-    """Draw it; False where no tuning run is done."""
+def draw_tuning(tuned: Sequence[Tuned], path: Path, score: str = "accuracy") -> bool:
+    """Draw it; False where no tuning run is done. `score` is what trials are told apart by."""
     drawn = [entry for entry in tuned if entry.has_results]
     names = _methods(tuned)[:_MOST_PANELS]
     if not names:
@@ -49,7 +49,7 @@ def draw_tuning(tuned: Sequence[Tuned], path: Path) -> bool:
     for axes in cells[max(0, len(names) - _COLUMNS) : len(names)]:
         axes.set_xlabel("learning rate (log scale)")
         axes.tick_params(labelbottom=True)
-    figure.supylabel("held-out accuracy, percent", fontsize=SIZE)
+    figure.supylabel(f"held-out {score}, percent", fontsize=SIZE)
     settle(figure)
     for axes, name in zip(cells, names, strict=False):
         colour = look_of(name).colour

@@ -42,7 +42,7 @@ QUESTIONS = (
         "the same over model widths",
     ),
     Question(9, "other networks", (), "an accuracy experiment over models"),
-    Question(10, "another task", (), "an accuracy experiment on translation"),
+    Question(10, "another task", ("metrics", "translations"), "an accuracy experiment on translation"),
     Question(
         11,
         "does the two-level scheme earn its keep (CSEA: H = 1, C2 = 0; CSER-PL: C2 = 0; local SGD: C1 all, C2 = 0)",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.records.experiment import Experiment, Row, read_experiment
+from harness.records.metrics import ACCURACY, Metric, metric_of, score_in
 from harness.records.packs import open_runs
 from harness.records.store import RecordError, RunRecord
 
@@ -22,6 +23,8 @@ class RowRuns:
 
     row: Row
     runs: dict[int, RunRecord | None]
+    metric: Metric = ACCURACY
+    """What the experiment compares by."""
 
     @property
     def method(self) -> str:
@@ -40,12 +43,17 @@ class RowRuns:
 
     @property
     def accuracy(self) -> dict[int, float]:
-        """Accuracy (a share) of the finished runs by seed."""
-        return {seed: score_of(run) for seed, run in self.finished.items()}
+        """Accuracy (a share), or what else the experiment compares by, of the finished runs by seed."""
+        return {seed: score_of(run, self.metric) for seed, run in self.finished.items()}
 
     @property
     def workers_accuracy(self) -> dict[int, list[float]]:
-        """Accuracy of each worker's own model at the end, by seed, of the finished runs that recorded it."""
+        """Accuracy of each worker's own model at the end, by seed, of the finished runs that recorded it.
+
+        Of other metrics it was not.
+        """
+        if self.metric is not ACCURACY:
+            return {}
         own = {seed: run.result.worker_accuracy for seed, run in self.finished.items() if run.result}
         return {seed: accuracy for seed, accuracy in own.items() if accuracy}
 
@@ -75,6 +83,11 @@ class Records:
     unplanned: int
 
     @property
+    def metric(self) -> Metric:
+        """What rows are compared by; everywhere it is called accuracy, and the report says once what that is."""
+        return metric_of(self.experiment.metric)
+
+    @property
     def main_rows(self) -> tuple[RowRuns, ...]:
         """Rows of their own: not those that repeat one at another length or under another rule of selection."""
         return tuple(rows for rows in self.rows if rows.row.base is None)
@@ -97,16 +110,16 @@ class Records:
         )
 
 
-def score_of(run: RunRecord) -> float:
-    """Accuracy of a finished run.
+def score_of(run: RunRecord, metric: Metric = ACCURACY) -> float:
+    """Accuracy of a finished run, or of another metric the score of which more is better.
 
     Raises:
         RecordError: the result says "done" and has no finite accuracy.
     """
-    accuracy = run.result.test_accuracy if run.result else None
+    accuracy = score_in(run.result, metric) if run.result else None
     if accuracy is None or not math.isfinite(accuracy):
         path = run.folder / "result.json"
-        raise RecordError(f"{path} says the run is done and has no accuracy; delete the file and run again")
+        raise RecordError(f"{path} says the run is done and has no {metric.label}; delete the file and run again")
     return accuracy
 
 
@@ -131,12 +144,12 @@ def read_records(folder: Path) -> Records:
         raise UsageError(f"{folder} holds no experiment.json; give the folder that an experiment was run into")
     experiment = read_experiment(folder)
     found = open_runs(folder)
-    rows = tuple(_read_row(folder, row, found) for row in experiment.rows)
+    rows = tuple(_read_row(folder, row, found, metric_of(experiment.metric)) for row in experiment.rows)
     named = {run_id for row in experiment.rows for run_id in row.runs.values()}
     return Records(folder, experiment, rows, len(found.keys() - named))
 
 
-def _read_row(folder: Path, row: Row, found: Mapping[str, RunRecord]) -> RowRuns:
+def _read_row(folder: Path, row: Row, found: Mapping[str, RunRecord], metric: Metric) -> RowRuns:
     runs: dict[int, RunRecord | None] = {}
     for seed, run_id in sorted(row.runs.items(), key=lambda item: _seed(folder, row, item[0])):
         run = found.get(run_id)
@@ -145,7 +158,7 @@ def _read_row(folder: Path, row: Row, found: Mapping[str, RunRecord]) -> RowRuns
                 f"{folder / run_id / 'run.json'} belongs to run {run.run.run_id}; delete the folder and run again"
             )
         runs[int(seed)] = run
-    return RowRuns(row, runs)
+    return RowRuns(row, runs, metric)
 
 
 def _seed(folder: Path, row: Row, text: str) -> int:

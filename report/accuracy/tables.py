@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.records.metrics import ACCURACY
 from report.accuracy.findings import Finding, Study
 from report.accuracy.row_cells import BOUNDS, has_models, head_cells, head_columns, marks, sent_notes
 from report.kit.document import Cell, Column, Table
@@ -54,7 +55,20 @@ def accuracy_table(study: Study) -> Table:
     )
     rows = tuple(_accuracy_row(study, finding, seeds) for finding in study.findings)
     notes = (*_accuracy_notes(study), BOUNDS, *sent_notes(study), *marks(study.findings))
-    return Table("Accuracy", _accuracy_found(study), columns, rows, notes=notes)
+    return Table(_title(study), _accuracy_found(study), columns, rows, notes=notes)
+
+
+def _title(study: Study) -> str:
+    label = study.records.metric.score_label
+    return label[:1].upper() + label[1:]
+
+
+def other_metric(study: Study) -> tuple[str, ...]:
+    """What accuracy stands for, where rows are compared by something else."""
+    metric = study.records.metric
+    if metric is ACCURACY:
+        return ()
+    return (f"Accuracy here and in all that follows is {metric.score_label}, and its points are those of it.",)
 
 
 def _seeds(study: Study) -> Sequence[int]:
@@ -74,6 +88,7 @@ def margin_of(study: Study) -> str:
 def _accuracy_notes(study: Study) -> tuple[str, ...]:
     holm, total = sum(finding.holm for finding in study.compared), len(study.compared)
     notes: tuple[str, ...] = (
+        *other_metric(study),
         f"{margin_of(study)} Confidence of each one-sided bound: {100 * study.records.experiment.confidence:g} %. "
         "Accuracies in percent, differences in percentage points. s.d. is the sample's; the interval of the mean is "
         "Student's t.",

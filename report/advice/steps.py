@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from harness.records.timings import Message
+from harness.records.timings import Collective, Message
 from report.accuracy.records import RowRuns
 from report.advice.job import Job
 from report.speed.cost_model import Compute, Link, Links, Network, step_seconds
@@ -66,8 +66,8 @@ def network_of(job: Job) -> Network:
     inside = Link(0.0, 8 / job.inside_bits_per_second if job.inside_bits_per_second else 0.0)
     both = job.num_machines > 1 and job.workers_per_machine > 1
     links = Links(between, inside)
-    names = {"all_reduce": links, "all_gather": links}
-    return Network(job.num_machines, job.workers_per_machine, names, "hierarchical" if both else "ring")  # type: ignore[arg-type]
+    names: dict[Collective, Links] = {"all_reduce": links, "all_gather": links, "exchange": links}
+    return Network(job.num_machines, job.workers_per_machine, names, "hierarchical" if both else "ring")
 
 
 def compute_of(job: Job) -> Compute:

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.records.store import RecordError
 from report.accuracy.records import UsageError
+from report.kit.ends import end_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,20 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     from report.answers.build import build_answers
 
-    try:
-        path = build_answers(options.results, options.output)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (RecordError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        print(f"error: cannot read or write {what}; check the folder or choose another --output", file=sys.stderr)
-        return 1
-    print(f"wrote {path} and answers.pdf beside it")
-    return 0
+    def write() -> str:
+        return f"wrote {build_answers(options.results, options.output)} and answers.pdf beside it"
+
+    return end_of(write, UsageError)
 
 
 if __name__ == "__main__":

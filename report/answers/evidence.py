@@ -120,6 +120,11 @@ def progress(study: Study) -> str:
     return f" (from {records.ended} of {of})" if missing_runs(study) else ""
 
 
+def some_missing(study: Study) -> str:
+    """What an answer from partial records says besides."""
+    return f"Runs of {study.records.experiment.name} are missing." if missing_runs(study) else ""
+
+
 def other_settings(study: Study, base: Study, but: tuple[str, ...] = ()) -> str:
     """Why the two may not be set beside each other, in a sentence; empty where only `but` of their settings differ."""
     own, theirs = study.records.experiment.settings, base.records.experiment.settings

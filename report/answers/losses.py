@@ -9,7 +9,7 @@ from report.answers.evidence import LONG, Evidence, progress
 from report.kit.document import Cell, Table
 from report.kit.wording import amount, count_of, interval, listed, percent, points
 
-TASKS = ("cmudict",)
+TASKS = ("kjv_es", "cmudict")
 """Experiments on other tasks than images."""
 
 
@@ -70,7 +70,7 @@ def _losses(study: Study, methods: list[Finding]) -> Table:
             )
         )
     best = rows[0][0].text if rows else "none"
-    heads = ("method", "accuracy, %", "difference, points", "95 % interval", "word")
+    heads = ("method", f"{study.records.metric.score_label}, %", "difference, points", "95 % interval", "word")
     return table(f"Losses at {amount(methods[0].models)} models sent", f"{best} loses the least.", heads, rows)
 
 
@@ -142,7 +142,7 @@ def another_task(evidence: Evidence) -> Answer:
         return nothing(f"{study.records.experiment.name} has no pairs of runs yet.")
     said = (
         f"On {study.records.experiment.task} at {amount(ranked[0].models)} models sent {ranked[0].method} loses the "
-        f"least, {best.points()}, and {ranked[-1].method} the most, {last.points()}; SGD reaches "
-        f"{percent(study.baseline.summary.mean)} %{progress(study)}."
+        f"least, {best.points()}, and {ranked[-1].method} the most, {last.points()}; {study.baseline.method} reaches "
+        f"{percent(study.baseline.summary.mean)} % by {study.records.metric.score_label}{progress(study)}."
     )
     return Answer((said,), regime_of(study, ranked[0].models), _losses(study, methods), known(best, last))

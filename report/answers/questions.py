@@ -99,7 +99,7 @@ ASKED = (
         "And another task, as translation by a Transformer?",
         losses.another_task,
         "A task whose gradients are sparse or whose optimiser is not SGD.",
-        "python -m harness run cmudict",
+        "python -m harness run cmudict --tuning; python -m harness run cmudict",
     ),
     _asked(
         11,

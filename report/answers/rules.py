@@ -6,7 +6,7 @@ from statistics import median
 
 from report.accuracy.findings import Finding, Study
 from report.answers.answer import Answer, Number, apart, nothing, number_cells, regime_of, share, table
-from report.answers.evidence import LONG, SPLITS, Evidence, finding, progress
+from report.answers.evidence import LONG, SPLITS, Evidence, finding, progress, some_missing
 from report.kit.document import Cell, Table
 from report.kit.statistics import mean_of
 from report.kit.wording import amount, count_of, listed, points, short
@@ -41,7 +41,11 @@ def why_error_reset_helps(evidence: Evidence) -> Answer:
     helps = f"It is shown to help with {listed(better) or 'none'}"
     helps += f", and not with {listed(not_shown)}" if not_shown else ""
     second = f"{helps}; the learning rates of feedback and of reset are {listed(rates)}."
-    missing = "" if study.records.experiment.name == RULES else "Dropping, random-k and quantisers were not run yet."
+    missing = (
+        some_missing(study)
+        if study.records.experiment.name == RULES
+        else "Dropping, random-k and quantisers were not run yet."
+    )
     return Answer((first, second), _regime(study, found), _rules_table(study, found), tuple(numbers.values()), missing)
 
 
@@ -92,7 +96,11 @@ def do_other_compressors_work(evidence: Evidence) -> Answer:
         f"Differences to SGD in points run {'; '.join(said)}; {lost} of {len(every)} pairs of compressor and rule are "
         f"shown to lose more than {points(study.records.experiment.margin).lstrip('+')} points{progress(study)}."
     )
-    missing = "" if study.records.experiment.name == RULES else "Random-k, QSGD, sign and dropping were not run yet."
+    missing = (
+        some_missing(study)
+        if study.records.experiment.name == RULES
+        else "Random-k, QSGD, sign and dropping were not run yet."
+    )
     exhibit = _compressor_table(study, found)
     return Answer((text,), _regime(study, found), exhibit, tuple(numbers), missing)
 

@@ -9,7 +9,7 @@ from report.accuracy.findings import Finding, Study
 from report.accuracy.records import best_training_loss
 from report.accuracy.tuning import GridPoint, Tuned
 from report.answers.answer import Answer, Number, apart, known, nothing, number_cells, regime_of, search_regime, table
-from report.answers.evidence import LONG, Evidence, finding, progress
+from report.answers.evidence import LONG, Evidence, finding, progress, some_missing
 from report.kit.document import Cell, Table
 from report.kit.statistics import mean_of, median_best_of, rank_correlation, summarise
 from report.kit.wording import amount, count_of, percent, points, ratio_name, short
@@ -232,7 +232,13 @@ def does_momentum_help(evidence: Evidence) -> Answer:
         (Cell(name), Cell(amount(f.models)), *number_cells(numbers.get(name), f, base)) for name, f, base in lines
     ]
     heads = ("M-CSER", "models sent", "difference to CSER, points", "95 % interval")
-    return Answer(said, regime_of(study), table("Momentum", "", heads, table_rows), tuple(numbers.values()), missing)
+    return Answer(
+        said,
+        regime_of(study),
+        table("Momentum", "", heads, table_rows),
+        tuple(numbers.values()),
+        missing or some_missing(study),
+    )
 
 
 def _at_each_ratio(study: Study | None) -> list[tuple[str, Finding, Finding | None]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import median
-
 from harness.records.timings import Method
 from report.accuracy.models_needed import needed_of
 from report.accuracy.regime import regime_of as map_of
@@ -16,6 +14,7 @@ from report.speed.headlines import HEADLINES, METHODS
 from report.speed.ratios import needed_ratio
 from report.speed.speedups import HIGHEST, LOWEST, faster_spans, implied, speedup
 from report.speed.study import Bench, SpeedStudy
+from report.speed.tables_agreement import AIM, LARGE, agreement
 from report.speed.tables_modelled import headline_bench, layout_network, layouts_of, spans_text
 from report.speed.to_target import rentals
 from report.speed.units import factor, milliseconds, rate, signed_percent
@@ -44,15 +43,14 @@ def regime(bench: Bench, study: SpeedStudy | None) -> str:
 
 
 def _misses(study: SpeedStudy | None) -> str:
-    """How far predictions lie from the clock."""
-    errors = sorted(abs(p.error) for p in study.points if p.error is not None) if study else []
-    if not errors:
+    """How near the model's communication time is to the clock's, where there is much of it."""
+    points = [point for point in study.points if point.communication > LARGE * point.timed.compute] if study else []
+    near, _, many = agreement(points)
+    if not many:
         return ""
-    most = errors[int(0.9 * (len(errors) - 1))]
     return (
-        f" Of {len(errors)} predictions of a step half lie within {100 * median(errors):.1f} % of the clock and nine "
-        "in ten "
-        f"within {100 * most:.0f} %, compute being imposed."
+        f" Where communication takes over {100 * LARGE:g} % of the compute, the model of it is within {100 * AIM:g} % "
+        f"of the clock in {near} of {many} timed steps."
     )
 
 

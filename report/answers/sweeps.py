@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from report.accuracy.findings import Finding, Study
 from report.answers.answer import Answer, Number, apart, known, mean, nothing, number_cells, regime_of, table
-from report.answers.evidence import LONG, SPLITS, Evidence, finding, other_settings, progress
+from report.answers.evidence import LONG, SPLITS, Evidence, finding, other_settings, progress, some_missing
 from report.kit.document import Cell
 from report.kit.wording import amount, bounds, listed, percent, points, whole
 
 METHODS = ("mcser-h16-r1_12-r2_192", "local_sgd-96", "ef_topk-96")
 """Rows of the studies that are in every set-up, as far as they have them."""
 
-RELATIVES = ("powersgd", "choco_sgd", "deep_squeeze", "dpsgd", "diloco", "ef21_sgdm")
+RELATIVES = ("powersgd", "ddp_powersgd", "choco_sgd", "deep_squeeze", "dpsgd", "diloco", "ef21_sgdm")
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ def over_workers(evidence: Evidence) -> Answer:
 
 
 def _over(evidence: Evidence, settings: Sequence[Setting], word: str, but: tuple[str, ...]) -> Answer | None:
-    """None where fewer than two set-ups have runs that may be set side by side."""
+    """None where fewer than two set-ups have runs; why, where they may not be set side by side."""
     shown, refused = _side_by_side(evidence, settings, but)
     if len(shown) < 2:
-        return None
+        return nothing(" ".join(refused)) if refused else None
     numbers: list[Number] = []
     rows: list[tuple[Cell, ...]] = []
     for each, study in shown:
@@ -205,5 +205,9 @@ def released(evidence: Evidence) -> Answer:
     heads = ("variant", "difference to the written, points", "95 % interval")
     models = rows[0].models if rows else None
     return Answer(
-        said, regime_of(study, models), table("Released and written", "", heads, table_rows), tuple(numbers.values())
+        said,
+        regime_of(study, models),
+        table("Released and written", "", heads, table_rows),
+        tuple(numbers.values()),
+        some_missing(study),
     )

@@ -55,6 +55,8 @@ class Figure:
     path: PurePosixPath
     number: int
     notes: tuple[str, ...] = ()
+    floats: bool = False
+    """Whether on paper what follows may come before it, so that no page is left half empty for its sake."""
 
     @property
     def vector(self) -> PurePosixPath:

@@ -173,7 +173,8 @@ def _width(column: Column, longest: int) -> str:
 
 def _figure(figure: Figure) -> str:
     picture = f"#block(above: 1.2em, below: 0.4em)[#image({quote('/' + str(figure.vector))}, width: 100%)]"
-    return _together([picture, _caption(figure), *(f"#note({quote(note)})" for note in figure.notes)])
+    together = _together([picture, _caption(figure), *(f"#note({quote(note)})" for note in figure.notes)])
+    return f"#place(auto, float: true, clearance: 1.2em)[\n{together}\n]" if figure.floats else together
 
 
 def _is_flipped(block: Block) -> bool:

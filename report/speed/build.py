@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from report.accuracy.records import Records, UsageError, read_records
-from report.kit.document import Block, Bullets, Cell, Column, Document, Paragraph, Section, Table
+from report.kit.document import Block, Bullets, Cell, Column, Document, Figure, Paragraph, Section, Table
 from report.kit.exhibits import Exhibits, write_document
 from report.kit.wording import listed
 from report.speed.exports import write_speed_exports
-from report.speed.figure_bandwidth import draw_step_times, found_step_times, step_times_note
+from report.speed.figure_bandwidth import draw_step_times, few_of, found_step_times, leaves_out, step_times_note
 from report.speed.figure_matrix import draw_matrix, found_matrix
 from report.speed.ratios import ratios_table
 from report.speed.records import STUDY, read_speed_records
 from report.speed.study import Bench, SpeedStudy, study_of
 from report.speed.tables_agreement import fits_table, prediction_table, wire_table
 from report.speed.tables_modelled import break_even_table, headlines_table, layouts_table
+from report.speed.tables_neighbours import neighbours_table, relatives_table
+from report.speed.tables_published import published_links_table
 from report.speed.tables_timed import cards_table, codec_table, split_table
 from report.speed.to_target import benches_for, cost_table, rentals, targets_of, time_table
 from report.speed.units import milliseconds
@@ -60,13 +63,16 @@ def speed_document(study: SpeedStudy, accuracy: Sequence[Records], output: Path)
         Section("Verdict", (speed_verdict(study),)),
         Section("Step time against bandwidth", (_step_times(study, exhibits),)),
         Section("The baselines", (cards_table(study),)),
+        Section("Methods against one another", tuple(_matrix(bench, exhibits) for bench in benches) or _none()),
         _each("Break-even", benches, break_even_table, exhibits),
-        Section("Every method against every other", tuple(_matrix(bench, exhibits) for bench in benches) or _none()),
         _each("Layouts", benches, layouts_table, exhibits),
         Section("The published speed-ups", (exhibits.table(headlines_table(study)),) if benches else _none()),
         Section("Time and cost to a target", _targets(study, accuracy, exhibits)),
         Section("Which ratio is needed", (exhibits.table(ratios_table(study)),) if benches else _none()),
+        Section("Neighbours and relatives", _relatives(benches, exhibits)),
+        Section("A published measurement", (exhibits.table(published_links_table()),)),
         _each("The model beside the clock", study.benches, prediction_table, exhibits),
+        Section("All methods", _all_methods(study, benches, exhibits)),
         _each("What a step is made of", study.benches, split_table, exhibits),
         Section("Encoding", (exhibits.table(codec_table(study)),) if study.benches else _none()),
         Section("The networks", (exhibits.table(fits_table(study)), exhibits.table(wire_table(study)))),
@@ -84,26 +90,44 @@ def _each(title: str, benches: Sequence[Bench], build: Callable[[Bench], Table],
     return Section(title, tuple(exhibits.table(build(bench)) for bench in benches) or _none())
 
 
-def _step_times(study: SpeedStudy, exhibits: Exhibits) -> Block:
-    return exhibits.figure(
-        "step_times",
-        "step_time_against_bandwidth.png",
-        "Step time against bandwidth",
-        lambda path: draw_step_times(study, path),
+def _relatives(benches: Sequence[Bench], exhibits: Exhibits) -> tuple[Block, ...]:
+    return (exhibits.table(neighbours_table()), *(exhibits.table(relatives_table(bench)) for bench in benches))
+
+
+def _step_times(study: SpeedStudy, exhibits: Exhibits, everything: bool = False) -> Block:
+    figure = exhibits.figure(
+        "step_times_of_all" if everything else "step_times",
+        f"step_time_against_bandwidth{_ALL * everything}.png",
+        "Step time against bandwidth" + ", all methods" * everything,
+        lambda path: draw_step_times(study, path, everything),
         lambda: found_step_times(study),
         step_times_note(study),
     )
+    return replace(figure, floats=True) if isinstance(figure, Figure) else figure
 
 
-def _matrix(bench: Bench, exhibits: Exhibits) -> Block:
-    return exhibits.figure(
-        f"matrix_{bench.workload.name}",
-        f"speedups_{bench.workload.name}_{bench.basis}.png",
-        f"{bench.workload.name}: speed-up of every method over every other",
-        lambda path: draw_matrix(bench, path),
+def _matrix(bench: Bench, exhibits: Exhibits, everything: bool = False) -> Block:
+    figure = exhibits.figure(
+        f"matrix_{bench.workload.name}{_ALL * everything}",
+        f"speedups_{bench.workload.name}_{bench.basis}{_ALL * everything}.png",
+        f"{bench.workload.name}: speed-up of methods over one another" + ", all methods" * everything,
+        lambda path: draw_matrix(bench, bench.methods if everything else few_of(bench), path),
         lambda: found_matrix(bench),
         "Modelled. Above 1 the row's method is the faster; orange is slower, purple faster.",
     )
+    return replace(figure, floats=True) if isinstance(figure, Figure) and everything else figure
+
+
+_ALL = "_all"
+"""At the end of the name of a picture with all methods."""
+
+
+def _all_methods(study: SpeedStudy, benches: Sequence[Bench], exhibits: Exhibits) -> tuple[Block, ...]:
+    """The figures that show few methods by default, with all of them."""
+    if not leaves_out(study):
+        return (Paragraph("The figures above show all methods that were timed."),)
+    more = [bench for bench in benches if len(few_of(bench)) < len(bench.methods)]
+    return (_step_times(study, exhibits, True), *(_matrix(bench, exhibits, True) for bench in more))
 
 
 def _targets(study: SpeedStudy, accuracy: Sequence[Records], exhibits: Exhibits) -> tuple[Block, ...]:

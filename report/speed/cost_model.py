@@ -6,12 +6,14 @@ of the two, with p fitted (p = 1 is the sum, and a large p the longer of the two
 
     flat ring     all-reduce   2 (n-1) h(b/n)                   all-gather   (n-1) h(b)
     tree          all-reduce   2 ceil(log2 m) h(b) inside + 2 ceil(log2 M) h(b) between
+    neighbours    exchange     h(k b), a worker's k messages at once; a machine's link carries those that leave it
     hierarchical  all-reduce   inside, a pipelined chain up and one down, 2 ((m-1) alpha + b beta), and a ring of the
                                machines between, 2 (M-1) h(b/M)
                   all-gather   (m-1) h(b) inside, (M-1) h(m b) between, (m-1) alpha + n b beta inside
 
 The flat ring's workers are contiguous in their machines, so that each link, a machine's or a worker's, carries the same
-bytes; all hops go on at once, and the slowest link sets the pace. An all-gather by tree goes round the ring.
+bytes; all hops go on at once, and the slowest link sets the pace. An all-gather by tree goes round the ring. In an
+exchange b is one message, of the worker's k; it has one hop, whatever n is, and takes the same way in every algorithm.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean as mean
 from typing import Literal
 
-from harness.records.timings import Collective, Message
+from harness.records.timings import Collective, Message, Rounds
 
 Algorithm = Literal["ring", "tree", "hierarchical"]
 
@@ -98,8 +100,30 @@ def collective_seconds(network: Network, collective: Collective, payload_bytes: 
     return hops * max(link.hop(hop_bytes) for link in used)
 
 
+def exchange_seconds(network: Network, payload_bytes: float, rounds: Rounds) -> float:
+    """Seconds of an exchange with neighbours that nothing else delays, the mean over its rounds.
+
+    Args:
+        payload_bytes: of one worker, its message once for each neighbour.
+        rounds: as in `Message`.
+    """
+    return mean(_exchanged(network, payload_bytes, distances) for distances in rounds)
+
+
+def _exchanged(network: Network, payload_bytes: float, distances: Sequence[int]) -> float:
+    """Of one round. All machines are alike, so the first one's workers say how many messages leave any of them."""
+    links, inside = network.links["exchange"], network.workers_per_machine
+    if not distances:
+        return 0.0
+    leaving = sum((rank + distance) % network.num_workers >= inside for rank in range(inside) for distance in distances)
+    between = links.between.hop(payload_bytes / len(distances) * leaving) if leaving else 0.0
+    return max(between, links.inside.hop(payload_bytes) if inside > 1 else 0.0)
+
+
 def ring_hops(num_workers: int, collective: Collective, payload_bytes: float) -> tuple[int, float]:
-    """Hops of a flat ring, and the bytes of each."""
+    """Hops of a flat ring, and the bytes of each; of an exchange on a ring its one hop."""
+    if collective == "exchange":
+        return 1, payload_bytes
     if collective == "all_reduce":
         return 2 * (num_workers - 1), payload_bytes / num_workers
     return num_workers - 1, payload_bytes
@@ -124,8 +148,14 @@ def step_seconds(compute: Compute, messages: Sequence[Message], network: Network
     """
     num_draws = min((len(message.ready_draws) for message in messages if message.ready_draws), default=0)
     draws = [[m.ready_draws[draw] if m.ready_draws else m.ready for m in messages] for draw in range(num_draws)]
-    sending = [collective_seconds(network, message.collective, message.payload_bytes) for message in messages]
+    sending = [_message_seconds(network, message) for message in messages]
     return mean(_queued(compute, ready, sending) for ready in draws or [[message.ready for message in messages]])
+
+
+def _message_seconds(network: Network, message: Message) -> float:
+    if message.collective == "exchange":
+        return exchange_seconds(network, message.payload_bytes, message.rounds)
+    return collective_seconds(network, message.collective, message.payload_bytes)
 
 
 def _queued(compute: Compute, ready: Sequence[float], sending: Sequence[float]) -> float:

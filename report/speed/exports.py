@@ -36,6 +36,7 @@ def write_speed_exports(folder: Path, study: SpeedStudy, accuracy: Sequence[Reco
 _STEP_TIMES = (
     *("workload", "basis", *_FABRIC, "method", "seconds", "low", "high", "predicted_seconds", "relative_error"),
     *("compute_seconds", "codec_seconds", "waiting_seconds", "transfer_seconds", "steps"),
+    *("communication_seconds", "predicted_communication_seconds"),
 )
 
 
@@ -61,6 +62,8 @@ def _step_times(study: SpeedStudy) -> Iterable[Sequence[Value]]:
             numbers.waiting,
             numbers.transfer,
             numbers.num_steps,
+            point.communication,
+            point.predicted_communication,
         )
 
 

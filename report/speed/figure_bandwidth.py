@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -17,16 +18,26 @@ from report.speed.study import Bench, SpeedStudy
 from report.speed.tables_agreement import agreement_sentence
 from report.speed.units import milliseconds
 
+FEW = ("ddp", "ddp_fp16", "powersgd_2", "mcser_32", "mcser", "mcser_1024", "diloco")
+"""Methods, by name, that figures show by default: the baselines to beat, and the proposed one at its ratios."""
+
 _ROOM = 0.22
 
 
-def draw_step_times(study: SpeedStudy, path: Path) -> bool:
-    """Lines where something was swept, markers where something was timed; False where there are neither."""
+def draw_step_times(study: SpeedStudy, path: Path, everything: bool = False) -> bool:
+    """Lines where something was swept, markers where something was timed; False where there are neither.
+
+    Args:
+        everything: a line for every method, and not for few of them.
+    """
     shown = [bench for bench in study.benches if bench.is_modelled or any(_spots(bench, m) for m in bench.methods)]
     if not shown:
         return False
-    figure, grid = panels(len(shown), 1, 2.9, share_x=False)
-    labels = [_panel(axes, bench) for [axes], bench in zip(grid, shown, strict=True)]
+    figure, grid = panels(len(shown), 1, 2.9 if everything else 1.6, share_x=False)
+    labels = [
+        _panel(axes, bench, bench.methods if everything else few_of(bench))
+        for [axes], bench in zip(grid, shown, strict=True)
+    ]
     settle(figure)
     for [axes], names in zip(grid, labels, strict=True):
         end_labels(axes, names, room=_ROOM, left=True)
@@ -34,13 +45,23 @@ def draw_step_times(study: SpeedStudy, path: Path) -> bool:
     return True
 
 
-def _panel(axes: Axes, bench: Bench) -> list[tuple[float, float, str, str]]:
+def few_of(bench: Bench) -> tuple[Method, ...]:
+    """Those that a figure shows by default; all of a workload that has none of them."""
+    return tuple(method for method in bench.methods if method.name in FEW) or bench.methods
+
+
+def leaves_out(study: SpeedStudy) -> bool:
+    """Whether figures by default show less than there is."""
+    return any(len(few_of(bench)) < len(bench.methods) for bench in study.benches)
+
+
+def _panel(axes: Axes, bench: Bench, methods: Sequence[Method]) -> list[tuple[float, float, str, str]]:
     axes.set_xscale("log")
     axes.set_yscale("log")
     labels = []
     rates = log_grid(LOWEST, HIGHEST)
     swept = bench.is_modelled
-    for method in bench.methods:
+    for method in methods:
         look, spots = look_of(method.label), _spots(bench, method)
         ends = list(spots)
         if swept:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 
+from harness.records.timings import Method
 from report.kit.plotting import SIZE, panels, save
 from report.kit.wording import listed
 from report.speed.speedups import speedup
@@ -15,22 +17,27 @@ from report.speed.units import factor, rate
 
 RATES = (1e9, 10e9, 100e9)
 
+_BESIDE = 8
+"""Of so few methods the panels stand beside one another."""
 
-def draw_matrix(bench: Bench, path: Path) -> bool:
+
+def draw_matrix(bench: Bench, methods: Sequence[Method], path: Path) -> bool:
     """Row over column: above 1 the row's method is the faster; False where nothing can be modelled."""
     if not bench.is_modelled:
         return False
     # Two lines of type and a title over as many lines as there are methods.
-    height = (len(bench.methods) + 3) * 1.27 * SIZE / 72
-    figure, grid = panels(len(RATES), 1, height, share_x=False)
-    for [axes], bits in zip(grid, RATES, strict=True):
-        _panel(axes, bench, bits)
+    height = (len(methods) + 3) * 1.27 * SIZE / 72
+    beside = len(methods) <= _BESIDE
+    figure, grid = panels(1 if beside else len(RATES), len(RATES) if beside else 1, height, share_x=False)
+    for number, (axes, bits) in enumerate(zip((axes for line in grid for axes in line), RATES, strict=True)):
+        _panel(axes, bench, methods, bits)
+        if beside and number:
+            axes.set_yticks(range(len(methods)), [str(each) for each in range(1, len(methods) + 1)])
     save(figure, path)
     return True
 
 
-def _panel(axes: Axes, bench: Bench, bits: float) -> None:
-    methods = bench.methods
+def _panel(axes: Axes, bench: Bench, methods: Sequence[Method], bits: float) -> None:
     values = np.array([[speedup(bench, row, column, bits) for column in methods] for row in methods])
     axes.imshow(np.log2(values), cmap="PuOr", vmin=-4, vmax=4, aspect="auto")
     for (i, j), value in np.ndenumerate(values):
@@ -44,7 +51,7 @@ def _panel(axes: Axes, bench: Bench, bits: float) -> None:
     )
     axes.tick_params(length=0, top=True, bottom=False, labeltop=True, labelbottom=False)
     axes.grid(False)
-    axes.set_title(f"{rate(bits)}: row's speed-up over column", loc="left")
+    axes.set_title(f"{rate(bits)}: row over column", loc="left")
 
 
 def found_matrix(bench: Bench) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from harness.records.timings import Collective, Fabric, Sweep
 from report.speed.cost_model import Algorithm, Link, Links, Network, ring_hops
 
-COLLECTIVES: tuple[Collective, ...] = ("all_reduce", "all_gather")
+COLLECTIVES: tuple[Collective, ...] = ("all_reduce", "all_gather", "exchange")
 POWERS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Of the norm that joins latency and sending: those that are tried."""
 _STEPS = 60
@@ -112,15 +112,17 @@ def network_on(fabric: Fabric, fits: Sequence[Fit], algorithm: Algorithm = "ring
 
     Alpha, the share of the limit that is reached and p are the fitted ones; between two swept limits they are
     interpolated over the logarithm of the limit, alpha by its own, and beyond the last they stay; a sweep without a
-    limit gives alpha and p alone to a fabric with one. A collective that was not swept takes the other's.
+    limit gives alpha and p alone to a fabric with one. A collective that was not swept takes the all-reduce's, or
+    another's where that was not swept either.
     """
     alike = like(fabric, fits)
     if not alike:
         return None
     links: dict[Collective, Links] = {}
     for collective in COLLECTIVES:
-        own = [fit for fit in alike if fit.collective == collective] or alike
-        links[collective] = _links(fabric, own)
+        own = [fit for fit in alike if fit.collective == collective]
+        summed = [fit for fit in alike if fit.collective == "all_reduce"]
+        links[collective] = _links(fabric, own or summed or alike)
     return Network(fabric.num_machines, fabric.workers_per_machine, links, algorithm)
 
 

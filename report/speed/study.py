@@ -20,6 +20,9 @@ from report.speed.steps import Timed, timed
 
 _HERE = Path(__file__).parent
 
+_NOTHING = 1e-6
+"""A smaller share of a step is no time at all."""
+
 
 @cache
 def codec_bytes() -> dict[str, float]:
@@ -36,11 +39,38 @@ class Point:
     method: Method
     timed: Timed
     predicted: float | None
+    predicted_communication: float | None
+    """Of the predicted step, what is neither passes nor codec."""
 
     @property
     def error(self) -> float | None:
-        """Predicted over timed, less one."""
+        """Of the whole step, predicted over timed, less one."""
         return None if self.predicted is None else self.predicted / self.timed.seconds - 1
+
+    @property
+    def communication(self) -> float:
+        """Seconds of the timed step in which nothing is computed: waiting, and transfer that was not hidden."""
+        codec = self.timed.codec if self.timing.basis == "measured" else 0.0
+        return self.timed.seconds - self.timed.compute - codec
+
+    @property
+    def communication_error(self) -> float | None:
+        """Of the communication time, predicted over timed, less one; infinite where the clock had none."""
+        if self.predicted_communication is None:
+            return None
+        if not self.communicates:
+            return 0.0 if self.predicted_communication <= _NOTHING * self.timed.seconds else math.inf
+        return self.predicted_communication / self.communication - 1
+
+    @property
+    def communicates(self) -> bool:
+        """Whether the clock had any communication that was not hidden."""
+        return self.communication > _NOTHING * self.timed.seconds
+
+    @property
+    def null_error(self) -> float:
+        """Of the whole step, by a model that predicts no communication."""
+        return -max(self.communication, 0.0) / self.timed.seconds
 
 
 @dataclass(frozen=True)
@@ -88,20 +118,24 @@ class Bench:
     def points(self) -> tuple[Point, ...]:
         """Every method of every timing that has its steps, in the order of the records."""
         return tuple(
-            Point(timing, method, numbers, self._predicted(timing, method))
+            Point(timing, method, numbers, *self._predicted(timing, method))
             for timing in self.timings
             for method in timing.methods
             if (numbers := timed(timing, method))
         )
 
-    def _predicted(self, timing: Timing, method: Method) -> float | None:
+    def _predicted(self, timing: Timing, method: Method) -> tuple[float | None, float | None]:
+        """Of a step, and of its communication."""
         network = network_on(timing.fabric, self.fits)
         if network is None:
-            return None
+            return None, None
         codec = self._measured_codec(method) if timing.basis == "measured" else 0.0
-        return period_seconds(
-            self._compute(codec), method.messages, method.period, sped_up(network, timing.fabric.dilation)
-        )
+        step = self.network_seconds(method, sped_up(network, timing.fabric.dilation))
+        return step + codec, step - self.workload.forward_seconds - self.workload.backward_seconds
+
+    def network_seconds(self, method: Method, network: Network) -> float:
+        """Modelled seconds of a step without its codec."""
+        return period_seconds(self._compute(0.0), method.messages, method.period, network)
 
     def _compute(self, codec: float) -> Compute:
         return Compute(self.workload.forward_seconds, self.workload.backward_seconds, codec)

@@ -12,7 +12,10 @@ from report.speed.study import Bench, Point, SpeedStudy
 from report.speed.units import milliseconds, rate, signed_percent
 
 AIM = 0.10
-"""Relative error of a step time that the model should stay within."""
+"""Relative error of a communication time that the model should stay within."""
+
+LARGE = 0.10
+"""Communication is called large where it takes more than this share of a step's compute."""
 
 WIRE_AIM = 0.03
 MEGABYTE = 1_000_000
@@ -25,22 +28,50 @@ def fabric_name(fabric: Fabric) -> str:
     return f"{fabric.num_machines} x {fabric.workers_per_machine}, {rate(limit and limit * fabric.dilation)}"
 
 
-def agreement(points: Sequence[Point]) -> tuple[int, int, Point | None]:
-    """How many of the points that have a prediction are within the aim, of how many, and the worst."""
-    errors = [(abs(point.error), index) for index, point in enumerate(points) if point.error is not None]
-    within = sum(error <= AIM for error, _ in errors)
-    return within, len(errors), points[max(errors)[1]] if errors else None
+def agreement(points: Sequence[Point]) -> tuple[int, int, int]:
+    """Of the points with a prediction: whose communication time is within the aim, whose it is when none is predicted
+    (the null model), and how many there are."""
+    judged = [point for point in points if point.communication_error is not None]
+    return sum(map(is_near, judged)), sum(not point.communicates for point in judged), len(judged)
+
+
+def is_near(point: Point) -> bool:
+    """Whether the predicted communication time is within the aim."""
+    return point.communication_error is not None and abs(point.communication_error) <= AIM
 
 
 def agreement_sentence(points: Sequence[Point]) -> str:
-    """The same in words."""
-    within, count, worst = agreement(points)
-    if worst is None:
+    """The same in words, and of those whose communication is large."""
+    within, null, count = agreement(points)
+    if not count:
         return "No timed step has a sweep of its network beside it, so nothing was predicted."
+    text = (
+        f"The model's communication time is within {100 * AIM:g} % of the clock's in {within} of "
+        f"{count_of(count, 'timed step')}, that of a null model that predicts none in {null}"
+    )
+    large = [p for p in points if p.communication > LARGE * p.timed.compute and p.communication_error is not None]
+    if not large:
+        return f"{text}."
+    near, nothing, many = agreement(large)
+    worst = max(large, key=lambda point: abs(point.communication_error or 0.0))
     return (
-        f"{within} of {count_of(count, 'predicted step time')} are within {100 * AIM:g} % of the clock's; the worst is "
-        f"{signed_percent(worst.error)} ({worst.method.label}, {worst.timing.workload.name}, "
-        f"{fabric_name(worst.timing.fabric)})."
+        f"{text}; where it takes over {100 * LARGE:g} % of the compute, in {near} of {many} against {nothing}, and the "
+        f"worst of these is {signed_percent(worst.communication_error)} ({worst.method.label}, "
+        f"{worst.timing.workload.name}, {fabric_name(worst.timing.fabric)})."
+    )
+
+
+def _of_whole_steps(points: Sequence[Point]) -> str:
+    judged = [point for point in points if point.error is not None]
+    if not judged:
+        return ""
+    own, null = (
+        sum(abs(error) <= AIM for error in errors)
+        for errors in ([p.error or 0.0 for p in judged], [p.null_error for p in judged])
+    )
+    return (
+        f"Of whole steps, most of whose compute is imposed, {own} of {len(judged)} would be within {100 * AIM:g} %, "
+        f"and {null} by the null model: that says little of a model of communication."
     )
 
 
@@ -51,28 +82,31 @@ _DRAWS = (
 
 
 def prediction_table(bench: Bench) -> Table:
-    """Every method on every fabric of a workload: seconds by the clock, and the model's error."""
+    """Every method on every fabric of a workload: its communication by the clock, and the model's error."""
     heads = tuple(Column(fabric_name(timing.fabric)) for timing in bench.timings)
     cells = {(id(point.timing), point.method.name): point for point in bench.points}
     rows = tuple(
         (Cell(method.label), *(_predicted(cells.get((id(timing), method.name))) for timing in bench.timings))
         for method in bench.methods
     )
-    codec = "without encoding, decoding and update" if bench.basis == "emulated" else "all of the step"
     notes = (
-        f"{bench.basis.capitalize()} milliseconds a step ({codec}; medians, mean over a method's period), and by how "
-        "much the modelled step is longer. Intervals are in csv/step_times.csv.",
+        f"{bench.basis.capitalize()} milliseconds of a step in which nothing is computed, encoded or updated (medians, "
+        "mean over a method's period), and by how much the modelled ones are longer. Whole steps and their intervals "
+        "are in csv/step_times.csv.",
+        *filter(None, [_of_whole_steps(bench.points)]),
         *(_DRAWS,) * any(message.ready_draws for method in bench.methods for message in method.messages),
     )
-    title = f"{bench.workload.name}: {bench.basis} step times and the model's error"
+    title = f"{bench.workload.name}: {bench.basis} communication time of a step and the model's error"
     return Table(title, agreement_sentence(bench.points), (Column("method", "left"), *heads), rows, notes)
 
 
 def _predicted(point: Point | None) -> Cell:
     if point is None:
         return Cell("not timed")
-    error = "no sweep" if point.error is None else signed_percent(point.error)
-    return Cell(f"{milliseconds(point.timed.seconds)} ({error})")
+    if not point.communicates:
+        return Cell(f"none ({milliseconds(point.predicted_communication)})")
+    error = point.communication_error
+    return Cell(f"{milliseconds(point.communication)} ({'no sweep' if error is None else signed_percent(error)})")
 
 
 def fits_table(study: SpeedStudy) -> Table:

@@ -77,8 +77,36 @@ def split_table(bench: Bench) -> Table:
     notes = (
         f"{bench.basis.capitalize()} milliseconds, means over workers, medians over steps{emulated}. Every network is "
         "in csv/step_times.csv.",
+        *filter(None, [codec_note(bench)]),
     )
     return Table(f"{bench.workload.name}: what a step is made of", found, columns, rows, notes=notes)
+
+
+EXAMPLE = "mcser"
+"""The method, by name, on which the different times of a codec are explained."""
+
+
+def codec_note(bench: Bench) -> str:
+    """Why the codec of a step is not that of a worker alone, nor that of the model; "" where one is missing."""
+    in_steps = [p.timed.codec for p in bench.points if p.method.name == EXAMPLE and p.timing is bench.main]
+    method = next((each for each in bench.main.methods if each.name == EXAMPLE), None)
+    device = bench.emulated_device
+    alone = [
+        each.codec_alone_seconds
+        for timing in bench.timings
+        for each in timing.methods
+        if each.name == EXAMPLE and each.codec_alone_seconds is not None
+    ]
+    if not in_steps or method is None or not alone or device is None:
+        return ""
+    workers, cores = bench.main.fabric.num_workers, bench.main.attempt.num_cpus
+    return (
+        f"The codec is told three times. {method.label}'s is {milliseconds(in_steps[0])} ms in these steps, in which "
+        f"{count_of(workers, 'worker')} share {count_of(cores, 'core')} and their memory, and each waits for the last "
+        f"to be through; {milliseconds(median(alone))} ms for a worker with a core to itself; and "
+        f"{milliseconds(bench.codec_seconds(method))} ms in the model, for a {device.device} moves the same bytes at "
+        f"{device.bytes_per_second / 1e9:g} GB/s. Emulated steps are shown without it, modelled ones with the last."
+    )
 
 
 def codec_table(study: SpeedStudy) -> Table:
@@ -126,4 +154,6 @@ def _codec_notes(study: SpeedStudy) -> tuple[str, ...]:
         "orthogonalisation and kernel launches left out, which favours PowerSGD; else the line through what was "
         "measured here."
     )
-    return (note, f"Memory bandwidth: {listed(sources)}.") if sources else (note,)
+    explained = next((said for bench in study.benches if (said := codec_note(bench))), "")
+    explained = explained.replace("in these steps", "in the timed steps")
+    return (*filter(None, [explained]), note, *([f"Memory bandwidth: {listed(sources)}."] if sources else []))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -19,8 +20,8 @@ from report.speed.study import Bench, SpeedStudy
 from report.speed.tables_agreement import fabric_name
 from report.speed.units import rate
 
-SAME_RATIO = 1.1
-"""An accuracy row is a timed method's if the algorithm is the same and the ratios differ by less than this factor."""
+SAME_RATIO = 1.02
+"""Ratios are the same if they differ by less than this factor, by which blocks of few parameters are rounded."""
 
 MARGINS_BELOW = (1, 5)
 """The targets: the baseline's mean final accuracy less so many of the experiment's margins."""
@@ -64,21 +65,33 @@ def targets_of(records: Records) -> list[float]:
 
 
 def rows_for(records: Records, method: Method) -> RowRuns | None:
-    """The accuracy row of a timed method: the nearest in ratio of the same algorithm.
+    """The accuracy row of a timed method: of the same algorithm, kinds of compressors and ratio.
 
     A baseline without such rows that sends all of the gradient, as DDP does, computes what the experiment's does.
     """
-    rows = [rows for rows in records.main_rows if rows.row.algorithm == method.algorithm and rows.row.tunes is None]
-    if not rows and method.baseline and abs(method.ratio - 1) < 0.01:
+    own = [rows for rows in records.main_rows if rows.row.algorithm == method.algorithm and rows.row.tunes is None]
+    if not own and method.baseline and abs(method.ratio - 1) < 0.01:
         return next((rows for rows in records.rows if rows.row.row == records.experiment.baseline), None)
+    rows = [each for each in own if _compresses_alike(each, method)]
     best = min(rows, key=lambda r: abs(math.log(r.row.ratio / method.ratio)), default=None)
     near = best is not None and max(best.row.ratio / method.ratio, method.ratio / best.row.ratio) < SAME_RATIO
     return best if near else None
 
 
+def _compresses_alike(rows: RowRuns, method: Method) -> bool:
+    """Whether no compressor of the row is of a kind that the timed method's settings, in words, do not name."""
+    kinds = {kind.replace("_", "-") for kind in re.findall(r"compressor: (\w+)", rows.row.settings)}
+    return all(kind in method.settings for kind in kinds)
+
+
 def benches_for(study: SpeedStudy, records: Records) -> list[Bench]:
-    """The workloads that are of the experiment's model."""
-    return [bench for bench in study.benches if bench.workload.model == records.experiment.model]
+    """The workloads that are of the experiment's model, and of its size."""
+    sizes = {rows.row.num_parameters for rows in records.rows}
+    return [
+        bench
+        for bench in study.benches
+        if bench.workload.model == records.experiment.model and sizes == {bench.workload.num_parameters}
+    ]
 
 
 def time_table(bench: Bench, records: Records, target: float) -> Table:
@@ -90,16 +103,31 @@ def time_table(bench: Bench, records: Records, target: float) -> Table:
     )
     seconds = {(id(point.timing), point.method.name): point.timed.seconds for point in bench.points}
     rows, reached = [], 0
-    for method in bench.methods:
+    joined = [method for method in bench.methods if rows_for(records, method)]
+    for method in joined:
         steps, said = _steps_cell(records, method, target)
         reached += steps is not None and math.isfinite(steps)
         per_step = [seconds.get((id(timing), method.name)) for timing in bench.timings]
         times = (_time_text(steps, each) for each in per_step)
         rows.append((Cell(method.label), said, *(Cell(text, said.runs) for text in times)))
-    found = f"{count_of(reached, 'method')} of {len(rows)} reach {percent(target)} % in the median run."
-    notes = (_notes(records), "Seconds: median steps times the timed step; emulated steps are without the codec.")
+    found = (
+        f"{count_of(reached, 'method')} of the {len(rows)} that were also run for accuracy reach {percent(target)} % "
+        "in the median run."
+    )
+    notes = (
+        _notes(records),
+        "Seconds: median steps times the timed step; emulated steps are without the codec.",
+        *_unjoined(records, bench),
+    )
     title = f"{bench.workload.name}: time to {percent(target)} % test accuracy"
     return Table(title, found, columns, tuple(rows), notes)
+
+
+def _unjoined(records: Records, bench: Bench) -> list[str]:
+    """Which timed methods are in no row, since nothing was run of the same method and ratio."""
+    missing = [f"{m.label} ({short(m.ratio, 3)})" for m in bench.methods if rows_for(records, m) is None]
+    joined = "Steps and times are joined where method, compressor and ratio are the same"
+    return [f"{joined}; no accuracy runs at the ratio of {listed(missing)}." if missing else f"{joined}."]
 
 
 def _notes(records: Records) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from harness.records.timings import Method
 from report.kit.document import Bullets, Cell, Column, Paragraph, Table, Verdict
@@ -26,6 +26,9 @@ OVERLAPPED = "mcser_overlap"
 CLEARLY = 1.05
 """A method is said to beat a baseline where it is more than so many times as fast."""
 
+LARGE_RATIO = 64
+"""From which on methods are asked whether they differ among themselves at all."""
+
 _SHOWN = (10e9,)
 
 
@@ -36,10 +39,11 @@ def speed_verdict(study: SpeedStudy) -> Verdict:
         return Verdict("What was found", (Paragraph(text),))
     blocks: list[Paragraph | Bullets | Table] = [Paragraph(agreement_sentence(study.points))]
     timed = [sentence for bench in study.benches if (sentence := _timed(bench))]
+    timed += [sentence for bench in study.benches if (sentence := alike_sentence(bench))]
     blocks += [Bullets(tuple(timed))] if timed else []
     blocks += [_table(bench) for bench in study.benches if bench.is_modelled and bench.compared]
     if any(bench.is_modelled for bench in study.benches):
-        blocks.append(Bullets(tuple(_headline(study, headline) for headline in HEADLINES)))
+        blocks.append(Bullets(tuple(said for headline in HEADLINES for said in _headline(study, headline))))
     else:
         blocks.append(
             Paragraph(
@@ -94,25 +98,54 @@ def _against(bench: Bench, method: Method, rivals: Sequence[Method]) -> list[Cel
     return cells
 
 
-def _headline(study: SpeedStudy, headline: Headline) -> str:
+def alike_sentence(bench: Bench) -> str:
+    """How much the methods of a large ratio gain over DDP by the clock, and how much over one another; "" if too few
+    were timed."""
+    layout = (bench.main.fabric.num_machines, bench.main.fabric.workers_per_machine)
+    seconds = {
+        point.method.name: point.timed.seconds
+        for point in bench.points
+        if (point.timing.fabric.num_machines, point.timing.fabric.workers_per_machine) == layout
+        and point.timing.fabric.stands_for_bits_per_second == AT
+    }
+    large = [method for method in bench.methods if method.ratio >= LARGE_RATIO and method.name in seconds]
+    if len(large) < 3 or "ddp" not in seconds:
+        return ""
+    times = [seconds[method.name] for method in large]
+    said = (
+        f"{bench.workload.name} at {rate(AT)}: all {len(large)} methods of ratio {LARGE_RATIO:g} and more are "
+        f"{factor(seconds['ddp'] / max(times))} to {factor(seconds['ddp'] / min(times))} as fast as DDP in fp32, and "
+        f"the fastest of them is {factor(max(times) / min(times))} as fast as the slowest"
+    )
+    base = bench.method("ddp")
+    if bench.is_modelled and base:
+        gains = [speedup(bench, method, base, AT) for method in large]
+        said += f" (modelled, with encoding: {factor(min(gains))} to {factor(max(gains))})"
+    return f"{said}. So choose among them by accuracy."
+
+
+def _headline(study: SpeedStudy, headline: Headline) -> list[str]:
+    """A sentence for each ratio of the proposed method: where it would reach the published factor."""
     bench = headline_bench(study, headline)
     found = [method for name in METHODS if bench and (method := bench.method(name))]
     if bench is None or not found:
-        return f"{headline.words}: no step of {headline.workload} is modelled yet, {COMMAND} fills this in."
-    parts = []
-    for baseline in (base for name in (*RIVALS, "all_reduce") if (base := bench.method(name))):
-        asked = {method.label: implied(bench, method, baseline, headline.target, AT) for method in found}
-        rates = [(each.bits_per_second, label) for label, each in asked.items() if each.bits_per_second]
-        if not rates:
-            parts.append(f"over {baseline.label} never")
-            continue
-        bits, label = max(rates)
-        compute = asked[label].compute_seconds
-        part = f"over {baseline.label} up to {rate(bits)} ({label})"
-        limit = "" if compute is None else f", at {rate(AT)} for at most {milliseconds(compute)} ms of compute"
-        parts.append(part + limit)
+        return [f"{headline.words}: no step of {headline.workload} is modelled yet, {COMMAND} fills this in."]
     now = bench.workload.forward_seconds + bench.workload.backward_seconds
-    return (
-        f"{headline.words}: with {milliseconds(now)} ms of compute a step ({bench.workload.device}) M-CSER would reach "
-        f"it (modelled) {'; '.join(parts)}."
-    )
+    given = f"{milliseconds(now)} ms of compute a step ({bench.workload.device})"
+    return [
+        f"{headline.words}, ratio {method.ratio:.0f}: with {given} M-CSER would reach it (modelled) "
+        f"{'; '.join(_reached(bench, method, headline.target))}."
+        for method in found
+    ]
+
+
+def _reached(bench: Bench, method: Method, target: float) -> Iterator[str]:
+    for baseline in (base for name in (*RIVALS, "all_reduce") if (base := bench.method(name))):
+        asked = implied(bench, method, baseline, target, AT)
+        over = f"over {baseline.label}"
+        if asked.bits_per_second is None:
+            yield f"{over} never"
+            continue
+        compute = asked.compute_seconds
+        limit = "" if compute is None else f", at {rate(AT)} for at most {milliseconds(compute)} ms of compute"
+        yield f"{over} up to {rate(asked.bits_per_second)}{limit}"

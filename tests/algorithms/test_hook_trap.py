@@ -42,18 +42,12 @@ def test_all_ranks_agree_and_each_with_its_own_file_goes_on_to_the_bit(results: 
             assert moved(results, kind, number, "own") == 0
 
 
-def test_both_train_the_same(results: Results) -> None:
-    for number, _ in enumerate(CHECKPOINTS):
-        of_hook, of_ours = (results[0][kind][number]["later"]["uninterrupted"] for kind in ("hook", "ours"))
-        torch.testing.assert_close(of_hook, of_ours, rtol=0, atol=1e-9)
-
-
 def test_the_hooks_error_grows_with_the_steps_and_ours_does_not(results: Results) -> None:
     for each in results:
         first, second, third = (each["hook"][number]["norm"] for number in range(3))
         assert second > 2.5 * first and third > 3 * second
         ours = [each["ours"][number]["norm"] for number in range(3)]
-        assert max(ours) < 2 * min(ours)
+        assert ours[2] < 1.3 * ours[1] and third > 8 * ours[2]
 
 
 def test_rank_0s_file_for_all_moves_the_parameters_by_what_has_added_up(results: Results) -> None:

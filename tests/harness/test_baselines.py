@@ -95,7 +95,7 @@ def test_a_rounded_or_compressed_gradient_is_another(results: tuple[Results, Res
         ("ddp_powersgd", 32 * (2 * NUMEL + (NUM_STEPS - 2) * (FACTORS + OTHERS)), 2 + 3 * (NUM_STEPS - 2)),
     ],
 )
-def test_what_is_sent_is_what_was_foretold(
+def test_what_is_sent_is_what_was_expected(
     name: str, bits: int, num_collectives: int, results: tuple[Results, Results]
 ) -> None:
     result = results[0][name][1]

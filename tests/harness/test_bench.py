@@ -31,7 +31,7 @@ def test_an_aim_is_met_or_not(aim: Aim | None, met: bool | None) -> None:
     assert Figure("name", "what", 1.0, "x", aim).met is met
 
 
-def test_contenders_go_there_and_back_again() -> None:
+def test_calls_go_there_and_back_again() -> None:
     order: list[str] = []
     seconds = interleave({name: lambda name=name: order.append(name) for name in "ABC"}, repetitions=3)  # type: ignore[misc]
     assert "".join(order) == "ABC" + "ABC" + "CBA" + "ABC"

@@ -44,6 +44,8 @@ OTHER_SCIENCE: dict[str, Any] = {
     "evaluation.per_epoch": 3,
     "evaluation.batch_norm": "recalibrate",
     "evaluation.num_scores": 5,
+    "evaluation.beam": 2,
+    "label_smoothing": 0.1,
     "partition.kind": "contiguous",
     "partition.alpha": 0.5,
     "partition.shards_per_worker": 3,

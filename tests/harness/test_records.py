@@ -335,6 +335,11 @@ FAILURES: list[tuple[BaseException, str]] = [
     (RuntimeError("CUDA error: out of memory"), "oom"),
     (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "oom"),
     (CollectiveError("worker 0 waited 1 s in vain"), "communication"),
+    (
+        RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:5] Connection closed by peer"),
+        "communication",
+    ),
+    (RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:8] Timed out"), "communication"),
     (DistStoreError("wait timeout after 1000ms, keys: /device of 1"), "communication"),
     (DataError("train-images is damaged"), "data"),
     (CheckpointError("of another world size"), "data"),

@@ -306,6 +306,21 @@ def test_a_borrowed_tuning_gives_rows_settings_and_rates(tuned: Path) -> None:
     assert plan.experiment.tuning is not None and plan.experiment.tuning.experiment == "small_tuning"
 
 
+def test_a_borrower_may_have_rows_of_its_own_with_rates_and_restart_any(tuned: Path) -> None:
+    path = write_borrower(tuned)
+    own = {"row": "own", "label": "Own", "algorithm": "ef_sgd", "learning_rate": 0.2, "settings": {"compressor": BLOCK}}
+    restarts = [{"row": row, "without": ["momentum"]} for row in ("own", "csea-4")]
+    spec = borrower() | {"rows": [own], "restarts": restarts}
+    write_spec(path.parent, spec)
+    configs = {run.row: run.config for run in make_plan(load_spec(path), tuned).runs}
+    assert list(configs) == ["sgd", "alone", "csea-4", "own", "own~momentum", "csea-4~momentum"]
+    assert configs["own~momentum"].learning_rate == 0.2
+    assert configs["csea-4~momentum"].settings == configs["csea-4"].settings
+    write_spec(path.parent, spec | {"rows": [{key: own[key] for key in own if key != "learning_rate"}]})
+    with pytest.raises(SpecError, match=r"give tuning.rows.* and no \[\[rows\]\] without a learning_rate"):
+        load_spec(path)
+
+
 def test_a_borrower_says_which_command_makes_its_tuning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(write_borrower(tmp_path))
     for options in ([], ["--tuning"]):

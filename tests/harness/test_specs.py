@@ -127,6 +127,9 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
     "unknown compressor": ("rows.2.settings.compressor.kind", "magic", ["magic", *compressors()]),
     "unknown model": ("model.name", "gpt", ["'gpt'", "small_cnn"]),
     "unknown task": ("task.name", "mnist", ["'mnist'", "blobs", "fashion_mnist"]),
+    "metric of another task": ("statistics.metric", "bleu", ["blobs", "'bleu'", "accuracy"]),
+    "beams without sentences": ("evaluation.beam", 4, ["evaluation.beam", "blobs"]),
+    "rate that falls from no warm-up": ("schedule", {"kind": "inverse_sqrt"}, ["inverse_sqrt", "warm-up"]),
 }
 
 

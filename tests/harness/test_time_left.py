@@ -89,7 +89,7 @@ def test_a_fall_and_small_rises_go_without_a_word_but_not_their_sum(clock: Clock
     assert [bool(each) for each in said] == [False, False, False, True, False]
 
 
-def test_where_nothing_is_foretold_the_first_steps_say(clock: Clock) -> None:
+def test_where_nothing_is_expected_the_first_steps_say(clock: Clock) -> None:
     left = launch_of({})
     left.update([run("b")], [(run("a"), None)])
     assert left.seconds is None
@@ -106,7 +106,7 @@ def test_runs_that_ended_count_with_all_that_they_took(clock: Clock) -> None:
     assert left.seconds == 3.0 * STEPS
 
 
-def test_dry_steps_foretell_rows(tmp_path: Path) -> None:
+def test_dry_steps_give_what_is_expected_of_rows(tmp_path: Path) -> None:
     runs = make_plan(load_spec(write_spec(tmp_path, small_spec())), tmp_path).runs
     expected = expected_step_seconds(runs, "cpu", "stacked", 1)
     assert set(expected) == {"sgd", "cser", "ef_sgd"} and all(0 < each < 1 for each in expected.values())

@@ -1,4 +1,4 @@
-"""Training: interrupted equals uninterrupted, divergence is a result, what is sent is what was foretold."""
+"""Training: interrupted equals uninterrupted, divergence is a result, what is sent is what was expected."""
 
 from __future__ import annotations
 

@@ -11,13 +11,15 @@ import pytest
 import torch
 from torch import nn
 
+from algorithms import SoloCollectives
 from harness.plan.plan import make_plan
 from harness.records.store import read_run
 from harness.seeds import generator
 from harness.spec import RunConfig, Spec, SpecError, TaskSpec, run_id
 from harness.tasks.pairs import PairSamples
 from harness.tasks.reversal import TASK
-from harness.train.build import build_model
+from harness.tasks.task import find_task
+from harness.train.build import build_model, build_optimizer
 from harness.train.order import by_length, worker_batches
 from harness.train.precision import MixedPrecision
 from harness.train.tokens import token_weights
@@ -195,12 +197,14 @@ def test_losses_are_those_that_were_last_looked_at(tmp_path: Path) -> None:
     assert found == {name: pytest.approx(losses, rel=1e-3) for name, losses in json.loads(FILE.read_text()).items()}
 
 
-def test_fifty_pairs_are_learnt_by_heart() -> None:
+@pytest.mark.parametrize(("local_step", "rate", "momentum"), [("sgd", 0.1, 0.9), ("adamw", 0.003, 0.0)])
+def test_fifty_pairs_are_learnt_by_heart(local_step: str, rate: float, momentum: float) -> None:
     own = samples(num_train=50)
-    model = build_model(
-        config(model={"name": "transformer", "options": MODEL["options"] | {"width": 32}}).model, TASK, 0, CPU
-    )
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    wider = {"name": "transformer", "options": MODEL["options"] | {"width": 32}}
+    steps = {"local_step": local_step, "learning_rate": rate, "momentum": momentum, "weight_decay": 0.0}
+    whole = config(model=wider, **steps)
+    model = build_model(whole.model, TASK, 0, CPU)
+    optimizer = build_optimizer(whole, model, SoloCollectives(), num_steps=0)
     batch = own.train.batch(torch.arange(50))
     by_heart = PairSamples(own.train, own.train, own.measure, own.text, own.max_length, own.sha256)
     for _ in range(600):
@@ -213,7 +217,5 @@ def test_fifty_pairs_are_learnt_by_heart() -> None:
 
 
 def test_an_image_model_and_a_text_model_are_refused_the_other_s_task() -> None:
-    from harness.tasks.task import find_task
-
     with pytest.raises(SpecError, match="give a text task"):
         build_model(config().model, find_task("blobs"), 0, CPU)

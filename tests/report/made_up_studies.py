@@ -29,7 +29,7 @@ def write_study(results: Path, name: str, accuracy: Accuracy = made_up_accuracy,
     plan = plan_experiment(f"studies/{name}", results, tuning)
     folder = results / plan.experiment.name
     folder.mkdir(parents=True)
-    (folder / "experiment.json").write_text(plan.experiment.model_dump_json())
+    (folder / "experiment.json").write_text(json.dumps(plan.experiment.model_dump()))  # An infinite ratio stays one.
     template = next(iter(open_runs(LONG).values()))
     assert template.result
     for run in plan.runs:

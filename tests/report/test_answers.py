@@ -14,6 +14,7 @@ import pytest
 from scipy import stats
 
 from harness.records.packing import unpack
+from report.answers import evidence
 from report.answers.__main__ import main
 from report.answers.build import build_answers
 from report.answers.questions import ASKED
@@ -156,12 +157,14 @@ def test_trials_needed_by_trying_all_choices(rebuilt: Path, raw: Path) -> None:
         assert near(count) > 0.47 and (count == 1 or near(count - 1) < 0.53), row
 
 
-def test_speed_ups_are_the_ratios_of_the_exported_steps(rebuilt: Path) -> None:
-    numbers = numbers_of(rebuilt)
+def test_speed_ups_lie_between_those_of_the_exported_steps(rebuilt: Path) -> None:
+    """The export has rates on either side of the one that is spoken of."""
+    numbers, text = numbers_of(rebuilt), (rebuilt / "answers.md").read_text()
     modelled = pd.read_csv(RESULTS / "speedups/csv/modelled.csv")
-    lines = modelled[(modelled.workload == "resnet50_v100") & np.isclose(modelled.bits_per_second, 10e9)]
-    assert not lines.empty
-    seconds = lines.set_index("method").seconds
+    table = modelled[modelled.workload == "resnet50_v100"].pivot(
+        index="bits_per_second", columns="method", values="seconds"
+    )
+    around = table.loc[[table.index[table.index < 10e9].max(), table.index[table.index > 10e9].min()]]
     labels = {
         "ddp": "DDP",
         "ddp_fp16": "DDP, fp16",
@@ -169,17 +172,29 @@ def test_speed_ups_are_the_ratios_of_the_exported_steps(rebuilt: Path) -> None:
         "all_reduce": "SGD, one all-reduce",
     }
     for name, label in labels.items():
-        expected = seconds[name] / seconds["mcser"]
-        assert numbers[2, f"speed-up over {label}"]["value"] == pytest.approx(expected, rel=1e-6)
-        assert f"{expected:.2f}x over {label}" in (rebuilt / "answers.md").read_text()
+        ends = around[name] / around["mcser"]
+        value = numbers[2, f"speed-up over {label}"]["value"]
+        assert ends.min() * 0.999 <= value <= ends.max() * 1.001, name
+        assert f"{value:.2f}x over {label}" in text
 
 
 @pytest.fixture
-def studies(tmp_path: Path) -> Path:
-    results = tmp_path / "results"
+def only_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing ships, so that what is read is what a test has written."""
+    monkeypatch.setattr(evidence, "SHIPPED", tmp_path / "nothing")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("written")
     for name in ("two_level", "skew_class_shards", "workers_16", "momentum", "released"):
         write_study(results, name)
     return results
+
+
+@pytest.fixture
+def studies(written: Path, only_own: None, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(written, tmp_path / "results"))
 
 
 def test_studies_fill_their_questions(studies: Path, tmp_path: Path) -> None:
@@ -215,7 +230,7 @@ def test_other_records_give_other_sentences(studies: Path, tmp_path: Path) -> No
     assert {"11", "12"} <= changed and "2" not in changed
 
 
-def test_partial_records_are_said_to_be_partial(tmp_path: Path) -> None:
+def test_partial_records_are_said_to_be_partial(only_own: None, tmp_path: Path) -> None:
     results = tmp_path / "results"
     write_study(results, "two_level", lambda row, seed: made_up_accuracy(row, seed) if seed < 3 else None)
     build_answers(results, tmp_path / "out")
@@ -232,8 +247,8 @@ def test_a_study_of_other_settings_is_left_out_in_a_sentence(studies: Path, tmp_
     edit(studies / "study_workers_16" / "experiment.json", other)
     build_answers(studies, tmp_path / "out")
     part = next(p for p in (tmp_path / "out" / "answers.md").read_text().split("\n## ") if p.startswith("19. "))
-    assert "study_workers_16 is left out: its weight decay is" in part or "No other number of workers" in part
-    assert "16 workers |" not in part
+    assert "study_workers_16 is left out: its weight decay is '0.1 on all parameters'" in part
+    assert "16 workers" not in part.split("\n", 1)[1].split("This fills it")[0].replace("study_workers_16", "")
 
 
 def _renamed(results: Path) -> None:

@@ -12,6 +12,7 @@ from report.speed.cost_model import (
     Links,
     Network,
     collective_seconds,
+    exchange_seconds,
     period_seconds,
     step_seconds,
 )
@@ -23,7 +24,7 @@ COMPUTE = Compute(10e-3, 30e-3)
 
 def _network(machines: int, workers: int, algorithm: Algorithm = "ring", inside: Link = INSIDE) -> Network:
     links = Links(BETWEEN, inside)
-    return Network(machines, workers, {"all_reduce": links, "all_gather": links}, algorithm)
+    return Network(machines, workers, {"all_reduce": links, "all_gather": links, "exchange": links}, algorithm)
 
 
 def _message(num_bytes: int, ready: float, every: int = 1, collective: Collective = "all_reduce") -> Message:
@@ -100,3 +101,28 @@ def test_a_period_has_one_step_that_sends_what_is_not_sent_in_each() -> None:
     # Three steps of 40 + 28, one of 40 + 28 + 63: (3 x 68 + 131) / 4.
     messages = [_message(8000, 1.0), _message(8000, 1.0, every=4, collective="all_gather")]
     assert period_seconds(COMPUTE, messages, 4, _network(8, 1)) == pytest.approx(83.75e-3)
+
+
+RING, PEERS = ((1, 7),), ((1,), (2,), (4,))
+
+
+@pytest.mark.parametrize(
+    ("network", "payload_bytes", "rounds", "milliseconds"),
+    [
+        (_network(8, 1), 16000, RING, 17.0),  # two messages of 8 kB at once: 1 + 16, whatever the number of workers
+        (_network(8, 1), 8000, PEERS, 9.0),  # one, of whatever distance: 1 + 8
+        (_network(2, 4), 16000, RING, 17.0),  # two edges of the ring leave a machine, one message each
+        (_network(1, 8), 16000, RING, 1.7),  # all of it inside: 0.1 + 1.6
+        # At distance 1 one of a machine's four messages leaves it, at 2 two, at 4 all: 1 + 8, 1 + 16, 1 + 32.
+        (_network(2, 4), 8000, PEERS, 59 / 3),
+        # Hardly anything leaves: a link inside then sets the pace, 2 + 3 x 8 for one message.
+        (_network(2, 4, inside=Link(2e-3, 3e-6)), 8000, ((1,),), 26.0),
+        (_network(8, 1, "tree"), 16000, RING, 17.0),  # neighbours have no tree
+    ],
+)
+def test_an_exchange_with_neighbours(
+    network: Network, payload_bytes: int, rounds: tuple[tuple[int, ...], ...], milliseconds: float
+) -> None:
+    assert exchange_seconds(network, payload_bytes, rounds) == pytest.approx(1e-3 * milliseconds, rel=1e-12)
+    message = _message(payload_bytes, 1.0, collective="exchange").model_copy(update={"rounds": rounds})
+    assert step_seconds(COMPUTE, [message], network) == pytest.approx(40e-3 + 1e-3 * milliseconds, rel=1e-12)

@@ -20,14 +20,14 @@ from harness.records import store
 from harness.records.recorder import SupersededError, write_failure
 from harness.records.run_lock import owned
 from harness.records.store import Failure, FailureKind, Heartbeat, read_record
-from slurm import aftermath, takeover
-from slurm.aftermath import decide
+from slurm import begin, requeue
+from slurm.begin import NothingToDo, begin_attempt
 from slurm.notice import Notice
 from slurm.policy import End, goes_on
 from slurm.profile import load_profile
 from slurm.rendezvous import Meeting
+from slurm.requeue import decide
 from slurm.starts import Start, add_start, read_starts
-from slurm.takeover import NothingToDo, take_over
 from tests.harness.support import job_for, small_config
 from tests.slurm.support import allocation, submission
 
@@ -117,7 +117,7 @@ def started(folder: Path, *ends: FailureKind) -> None:
     add_start(folder, starts, Start(job="7_0", restart=len(ends), attempt="now", time=""))
 
 
-def aftermath_of(folder: Path, restart: int, code: int, max_retries: int = 2) -> int:
+def requeue_of(folder: Path, restart: int, code: int, max_retries: int = 2) -> int:
     return decide(folder, submission(folder.parent, folder.name), allocation(restart=restart), max_retries, code)
 
 
@@ -125,7 +125,7 @@ def test_preempted_job_is_requeued(tmp_path: Path, requeued: Path) -> None:
     folder = tmp_path / "run"
     started(folder, "node", "preempted", "timeout")
     write_failure(folder, "run", "now", "preempted", "asked to stop", "")
-    assert aftermath_of(folder, 3, 0) == 0
+    assert requeue_of(folder, 3, 0) == 0
     assert requeued.read_text() == "requeue 8\n"
 
 
@@ -144,7 +144,7 @@ def test_long_run_is_requeued_at_every_time_limit_so_long_as_it_gets_on(tmp_path
         with_attempt(folder, attempt, resumed_from_step=turns[restart - 1] if restart else 0)
         saved(folder, step)
         write_failure(folder, "run", attempt, "timeout", "asked to stop", "")
-        codes.append(aftermath_of(folder, restart, 0, max_retries=1))
+        codes.append(requeue_of(folder, restart, 0, max_retries=1))
     assert codes == [0, 0, 0, 0, 0, 1]
     assert requeued.read_text() == "requeue 8\n" * 5
     assert [start.progressed for start in read_starts(folder)] == [True, True, True, True, False, False]
@@ -158,7 +158,7 @@ def test_workers_that_did_not_come_to_save_before_the_limit_ended_with_it(
     attempt = begun(folder)
     with_attempt(folder, attempt)
     saved(folder, 10)
-    assert aftermath_of(folder, 0, 137, max_retries=0) == 0
+    assert requeue_of(folder, 0, 137, max_retries=0) == 0
     assert read_record(folder / "failure.json", Failure).kind == "timeout"
 
 
@@ -169,7 +169,7 @@ def test_workers_that_ended_without_a_word_leave_a_record_and_are_tried_again_so
         folder = tmp_path / f"run{number}"
         started(folder, *ends)  # type: ignore[arg-type]
         goes_on = number < 2
-        assert aftermath_of(folder, len(ends), 137) == (0 if goes_on else 1)
+        assert requeue_of(folder, len(ends), 137) == (0 if goes_on else 1)
         failure = read_record(folder / "failure.json", Failure)
         assert (failure.kind, failure.attempt) == ("node", "now")
         assert "code 137" in failure.message and "jobs/7_0_0_log.out" in failure.message
@@ -193,7 +193,7 @@ def test_workers_that_nccls_watchdog_ended_have_lost_one_and_are_tried_again(tmp
         (folder.parent / "jobs").mkdir()
         for rank, text in enumerate(texts):
             (folder.parent / "jobs" / f"7_0_{rank}_log.out").write_text(text)
-        assert aftermath_of(folder, 1, 134) == (1 if kind == "bug" else 0)
+        assert requeue_of(folder, 1, 134) == (1 if kind == "bug" else 0)
         failure = read_record(folder / "failure.json", Failure)
         assert failure.kind == kind and "srun with code 134; see" in failure.message
     assert requeued.read_text() == "requeue 8\n" * 2
@@ -204,7 +204,7 @@ def test_job_with_a_failure_of_its_own_ends(kind: FailureKind, tmp_path: Path, r
     folder = tmp_path / "run"
     started(folder)
     write_failure(folder, "run", "now", kind, "message", "trace")
-    assert aftermath_of(folder, 0, 1) == 1
+    assert requeue_of(folder, 0, 1) == 1
     assert not requeued.exists()
     assert read_record(folder / "failure.json", Failure).message == "message"
 
@@ -213,13 +213,13 @@ def test_failure_of_an_earlier_attempt_is_not_that_of_this_one(tmp_path: Path, r
     folder = tmp_path / "run"
     started(folder, "preempted")
     write_failure(folder, "run", "a0", "preempted", "asked to stop", "")
-    assert aftermath_of(folder, 1, 143, max_retries=0) == 1
+    assert requeue_of(folder, 1, 143, max_retries=0) == 1
     assert read_record(folder / "failure.json", Failure).kind == "node"
     assert not requeued.exists()
 
 
 def test_job_that_did_not_begin_says_where_to_look(tmp_path: Path, requeued: Path) -> None:
-    assert aftermath_of(tmp_path / "run", 0, 1) == 1
+    assert requeue_of(tmp_path / "run", 0, 1) == 1
     failure = read_record(tmp_path / "run" / "failure.json", Failure)
     assert failure.kind == "bug" and "before they began; see" in failure.message
     assert not requeued.exists()
@@ -227,7 +227,7 @@ def test_job_that_did_not_begin_says_where_to_look(tmp_path: Path, requeued: Pat
 
 def test_job_that_had_nothing_to_do_leaves_nothing(tmp_path: Path, requeued: Path) -> None:
     (tmp_path / "run").mkdir()
-    assert aftermath_of(tmp_path / "run", 0, 0) == 0
+    assert requeue_of(tmp_path / "run", 0, 0) == 0
     assert not list((tmp_path / "run").iterdir()) and not requeued.exists()
 
 
@@ -240,14 +240,14 @@ def test_job_that_is_being_ended_comes_back_only_at_its_time_limit(
     folder = tmp_path / "run"
     started(folder)
     write_failure(folder, "run", "now", "preempted", "asked to stop", "")
-    assert aftermath_of(folder, 0, 0) == (0 if comes_back else 1)
+    assert requeue_of(folder, 0, 0) == (0 if comes_back else 1)
     assert requeued.exists() == comes_back
 
 
 def test_orphan_does_not_requeue_the_start_that_replaced_it(tmp_path: Path, requeued: Path) -> None:
     folder = tmp_path / "run"
     started(folder, "preempted", "node")
-    assert aftermath_of(folder, 1, 1) == 1
+    assert requeue_of(folder, 1, 1) == 1
     assert not requeued.exists() and not (folder / "failure.json").exists()
 
 
@@ -267,7 +267,7 @@ def test_full_disk_requeues_nothing(
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
     monkeypatch.setattr(store, "write_record", no_space)
-    assert aftermath.main([str(tmp_path / "campaign.json"), "0", "--max-retries", "3", "1"]) == 1
+    assert requeue.main([str(tmp_path / "campaign.json"), "0", "--max-retries", "3", "1"]) == 1
     assert "not requeued: " in (said := capsys.readouterr().out) and "quota" in said
     assert not requeued.exists()
 
@@ -308,7 +308,7 @@ def stack_that_must_not_close() -> Iterator[None]:
 
 def begun(folder: Path, **changes: int) -> str:
     with ExitStack() as stack:
-        return take_over(folder, folder.name, allocation(**changes), 2, stack)
+        return begin_attempt(folder, folder.name, allocation(**changes), 2, stack)
 
 
 def beat(folder: Path, attempt: str, step: int = 1) -> None:
@@ -338,7 +338,7 @@ def test_job_whose_workers_vanish_again_and_again_is_given_up(tmp_path: Path) ->
         begun(folder, restart=3)
     assert read_record(folder / "failure.json", Failure).kind == "node"
     with ExitStack() as stack:  # a job that was submitted anew counts anew
-        take_over(folder, "run", allocation(job="9_0"), 2, stack)
+        begin_attempt(folder, "run", allocation(job="9_0"), 2, stack)
 
 
 def test_result_that_is_seen_late_is_not_made_twice(tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ def with_attempt(folder: Path, attempt: str, resumed_from_step: int = 0) -> None
 
 
 def test_living_attempt_of_another_job_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(takeover, "LISTEN_SECONDS", 5.0)
+    monkeypatch.setattr(begin, "LISTEN_SECONDS", 5.0)
     folder = tmp_path / "run"
     with_attempt(folder, "theirs")
     beat(folder, "theirs")
@@ -376,7 +376,7 @@ def test_living_attempt_of_another_job_is_left_alone(tmp_path: Path, monkeypatch
 
 
 def test_silent_attempt_of_another_job_makes_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(takeover, "LISTEN_SECONDS", 0.2)
+    monkeypatch.setattr(begin, "LISTEN_SECONDS", 0.2)
     folder = tmp_path / "run"
     with_attempt(folder, "theirs")
     beat(folder, "theirs")
@@ -404,4 +404,4 @@ def test_orphan_of_the_same_job_does_not_keep_its_successor_out(
     with owned(folder):  # which the orphan still holds
         assert begun(folder, restart=1) != orphan
         with pytest.raises(NothingToDo), ExitStack() as stack:
-            take_over(folder, "run", allocation(job="9_0"), 2, stack)
+            begin_attempt(folder, "run", allocation(job="9_0"), 2, stack)

@@ -84,7 +84,7 @@ def test_workers_start_in_a_container_and_what_follows_them_does_not(
         (line,) = [line for line in text.splitlines() if line.startswith("srun ")]
         container = "--open-mode=append apptainer exec --nv /shared/torch.sif python3"
         assert line.endswith(f"{container} -u -m submitit.core._submit {PLACE.jobs}")
-    assert "\n/opt/python/bin/python -m slurm.aftermath " in array_text(profile, "x", PLACE, 6)
+    assert "\n/opt/python/bin/python -m slurm.requeue " in array_text(profile, "x", PLACE, 6)
 
 
 def test_what_modules_put_into_pythonpath_stays_behind_the_snapshot() -> None:

@@ -11,21 +11,25 @@ from torch import nn
 from algorithms import DistributedOptimizer, SoloCollectives, algorithms
 from algorithms.registry import baselines
 from harness.records.timings import Message, Method
-from harness.speed import contender
+from harness.speed import build
 from harness.speed.describe import described
 from harness.speed.groups import Groups
 from harness.speed.layers import layers_of
 from harness.speed.methods import METHODS
+from harness.speed.study import LABS, RELATIVES
 from harness.speed.workloads import calibrate
-from tests.speed.conftest import LAYERS, NUMEL, request_of, setting_of
+from report.speed.relatives import closed_forms
+from tests.speed.conftest import LAYERS, NUMEL, fabric, request_of, setting_of
 
 OWN = [name for name, contestant in METHODS.items() if contestant.algorithm in algorithms()]
+EIGHT = fabric(8, workers_per_machine=1)
+NOT_OF_256 = {"all_reduce": 1, "mcser_32": 32, "mcser_1024": 1024, "dpsgd": 1, "dpsgd_ring": 0.5}
 
 
 @pytest.fixture(scope="module")
 def methods(alone: Groups) -> dict[str, Method]:
     """All of the table on the small layers, by name, as a record has them."""
-    request = request_of(list(METHODS), Path("unused"))
+    request = request_of(list(METHODS), Path("unused"), fabric=EIGHT)
     return {method.name: method for method in described(setting_of(request, alone))}
 
 
@@ -53,6 +57,7 @@ def test_all_baselines_and_methods_are_there(methods: dict[str, Method]) -> None
         "ef_sgd_overlap",
         "csea_overlap",
         "mcser_overlap",
+        *RELATIVES,
     }
 
 
@@ -60,20 +65,21 @@ def test_all_baselines_and_methods_are_there(methods: dict[str, Method]) -> None
 def test_messages_of_a_period_are_what_the_ledgers_closed_form_says(
     name: str, methods: dict[str, Method], alone: Groups
 ) -> None:
-    turn = setting_of(request_of([name], Path("unused")), alone).turn(name)
-    assert isinstance(turn.contender.optimizer, DistributedOptimizer)
+    turn = setting_of(request_of([name], Path("unused"), fabric=EIGHT), alone).turn(name)
+    assert isinstance(turn.method.optimizer, DistributedOptimizer)
     period = METHODS[name].period
-    expected = turn.contender.optimizer.expected_traffic(period)
+    # Of the second period: in its first step a method may send more.
+    once, twice = (turn.method.optimizer.expected_traffic(count * period) for count in (1, 2))
     messages = methods[name].messages
-    assert sum(8 * message.payload_bytes * period // message.every for message in messages) == expected.training_bits
-    num_collectives = sum(entry.collectives for entry in expected.training().values())
-    assert sum(period // message.every for message in messages) == num_collectives
+    sent = sum(8 * message.payload_bytes * period // message.every for message in messages)
+    assert sent == twice.training_bits - once.training_bits
+    num_collectives = [sum(entry.collectives for entry in each.training().values()) for each in (once, twice)]
+    assert sum(period // message.every for message in messages) == num_collectives[1] - num_collectives[0]
 
 
 @pytest.mark.parametrize(
     ("name", "ratio"),
-    [(name, 256) for name in OWN if name not in ("all_reduce", "mcser_32", "mcser_1024")]
-    + [("mcser_32", 32), ("mcser_1024", 1024), ("all_reduce", 1)],
+    [(name, NOT_OF_256.get(name, 256)) for name in OWN if name != "powersgd"],
 )
 def test_overall_ratios_are_what_names_say(name: str, ratio: float, methods: dict[str, Method]) -> None:
     assert methods[name].ratio == pytest.approx(ratio, rel=0.05)  # Blocks of few parameters are rounded up.
@@ -106,7 +112,7 @@ def test_powersgd_sends_what_is_not_a_matrix_and_two_factors_of_the_rank(rank: i
 @pytest.fixture
 def small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
     """DDP's buckets are full at 16 kB: in the small layers with the last's 48 kB, then with the others' 26.4 kB."""
-    monkeypatch.setattr(contender, "BUCKET_CAP", 16 / 1024)
+    monkeypatch.setattr(build, "BUCKET_CAP", 16 / 1024)
 
 
 def messages_of(name: str, groups: Groups, **changed: object) -> list[Message]:
@@ -128,7 +134,7 @@ def test_a_bucket_is_ready_when_its_last_gradient_is(small_buckets: None, alone:
 def test_a_trainee_that_waits_has_the_real_models_buckets_and_messages(
     name: str, monkeypatch: pytest.MonkeyPatch, alone: Groups
 ) -> None:
-    monkeypatch.setattr(contender, "BUCKET_CAP", 1 / 1024)
+    monkeypatch.setattr(build, "BUCKET_CAP", 1 / 1024)
     layers = layers_of("fashion_mnist")
     common = {"workload": calibrate("fashion_mnist", "cpu"), "layers": layers}
     waiting = messages_of(name, alone, trainee="waiting", **common)
@@ -159,12 +165,53 @@ def test_one_of_the_two_kinds_of_steps_synchronises_and_each_period_has_blocks_o
     name: str, alone: Groups
 ) -> None:
     turn = setting_of(request_of([name], Path("unused")), alone).turn(name)
-    optimizer, period = turn.contender.optimizer, METHODS[name].period
+    optimizer, period = turn.method.optimizer, METHODS[name].period
     assert isinstance(optimizer, DistributedOptimizer)
     steps = []
     for number in range(3):
         for synchronises in [False, True] if period > 1 else [True]:
-            turn.contender.go_to(number, synchronises)
+            turn.method.go_to(number, synchronises)
             steps.append(optimizer.num_steps + 1)
             assert (steps[-1] % period == 0) == synchronises
     assert len(set(steps)) == len(steps)
+
+
+def test_what_neighbours_are_sent_and_who_they_are(alone: Groups) -> None:
+    """On eight workers: a ring's two neighbours in each step, or the one at distance 1, 2 and 4 in turn."""
+    ring, peers = ((1, 7),), ((1,), (2,), (4,))
+    half = 4 * -(-NUMEL // 512)
+    expected = {
+        "dpsgd": (4 * NUMEL, peers),
+        "dpsgd_ring": (2 * 4 * NUMEL, ring),
+        "choco_sgd": (2 * half, ring),
+        "deep_squeeze": (2 * half, ring),
+    }
+    for name, (payload_bytes, rounds) in expected.items():
+        [message] = messages_of(name, alone, fabric=EIGHT)
+        assert (message.collective, message.payload_bytes, message.every) == ("exchange", payload_bytes, 1)
+        assert message.rounds == rounds
+
+
+def test_closed_forms_of_the_report_are_what_the_optimisers_send(alone: Groups) -> None:
+    for own in closed_forms(NUMEL, 8):
+        found = messages_of(own.name, alone, fabric=EIGHT)
+        assert [(m.collective, m.every, m.ready, m.rounds) for m in found] == [
+            (m.collective, m.every, m.ready, m.rounds) for m in own.messages
+        ], own.name
+        # Random-k rounds its count, and a block is rounded up: a number of four bytes apart at the most.
+        assert [m.payload_bytes for m in found] == pytest.approx([m.payload_bytes for m in own.messages], abs=4), (
+            own.name
+        )
+        contestant = METHODS[own.name]
+        assert (own.label, own.algorithm, own.period) == (contestant.label, contestant.algorithm, contestant.period)
+    assert {own.name for own in closed_forms(NUMEL, 8)} | {"powersgd"} == set(RELATIVES)
+
+
+def test_all_relatives_are_timed_on_two_layouts_and_where_latency_rules() -> None:
+    for name in RELATIVES:
+        assert {(j.num_machines, j.workers_per_machine) for jobs in LABS for j in jobs if name in j.methods} >= {
+            (8, 1),
+            (2, 4),
+        }
+    rates = [j.bits_per_second for jobs in LABS for j in jobs if j.workload == "fashion_mnist" and "dpsgd" in j.methods]
+    assert max(rates) == 10e9

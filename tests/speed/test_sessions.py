@@ -20,7 +20,7 @@ from harness.speed.workloads import workload
 from harness.workers.processes import WorkerError
 from tests.speed.conftest import fabric, request_of
 
-TIMED = ["all_reduce", "ddp", "powersgd_2", "mcser", "mcser_overlap"]
+TIMED = ["all_reduce", "ddp", "powersgd_2", "mcser", "mcser_overlap", "dpsgd_ring"]
 
 
 class Loopback:
@@ -49,7 +49,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> tuple[TimingRequest, Ti
     )
     sweep = SweepRequest(
         fabric=fabric(2, workers_per_machine=1),
-        sizes={"all_reduce": [7, 4096], "all_gather": [7]},
+        sizes={"all_reduce": [7, 4096], "all_gather": [7], "exchange": [4096]},
         repetitions=2,
         output=folder / "sweep-small.json",
     )
@@ -104,16 +104,29 @@ def test_every_step_waits_as_scheduled_and_its_parts_are_within_it(session: Sess
         assert 0 < parts <= step.seconds + 1e-9
 
 
+def test_what_goes_to_neighbours_is_seen_and_timed(session: Session) -> None:
+    record = session[1]
+    [method] = [each for each in record.methods if each.name == "dpsgd_ring"]
+    # Two workers in a ring have one neighbour each.
+    assert [(m.collective, m.payload_bytes, m.rounds) for m in method.messages] == [
+        ("exchange", 4 * record.workload.num_parameters, ((1,),))
+    ]
+    steps = [step for step in record.steps if step.method == "dpsgd_ring"]
+    assert len(steps) == 4
+    assert all(step.transfer_seconds + (step.waiting_seconds or 0.0) > 0 for step in steps)
+
+
 def test_a_sweep_has_every_size(session: Session) -> None:
     points = session[2].points
     assert [(point.collective, point.payload_bytes) for point in points] == [
         ("all_reduce", 7),
         ("all_reduce", 4096),
         ("all_gather", 7),
+        ("exchange", 4096),
     ]
     assert all(len(point.seconds) == 2 and min(point.seconds) > 0 for point in points)
     # Both workers are on a machine of their own: each sends half of it twice, or all of it once.
-    assert [point.formula_bytes for point in points] == [7, 4096, 7]
+    assert [point.formula_bytes for point in points] == [7, 4096, 7, 4096]
 
 
 def test_formulas_of_rings() -> None:
@@ -122,6 +135,9 @@ def test_formulas_of_rings() -> None:
     assert formula_bytes("all_reduce", 800, fabric(8, workers_per_machine=4)) == 2 * 7 * 100
     assert formula_bytes("all_gather", 800, fabric(8, workers_per_machine=4)) == 7 * 800
     assert formula_bytes("all_reduce", 800, fabric(8)) == 0
+    # Two messages of 400 leave each worker, or each of two machines.
+    assert formula_bytes("exchange", 800, fabric(8, workers_per_machine=1)) == 800
+    assert formula_bytes("exchange", 800, fabric(8, workers_per_machine=4)) == 800
 
 
 def test_no_request_starts_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Miniature data sets in the real on-disk formats: CIFAR-100, ImageNet and Fashion-MNIST."""
+"""Miniature data sets in the real on-disk formats: images, words, Bibles and parallel texts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import io
 import pickle
 import struct
 import tarfile
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -158,3 +159,71 @@ def fashion_mnist_files(folder: Path, num_train: int, num_test: int) -> dict[str
     contents = dict(zip(FILES, map(idx, arrays), strict=True))
     write(folder, {name: gzip.compress(raw) for name, raw in contents.items()})
     return {name: Expected(len(raw), hashlib.sha256(raw).hexdigest()) for name, raw in contents.items()}
+
+
+def made_up_words(seed: int, count: int) -> list[str]:
+    """Different words of three to eight letters."""
+    random = np.random.default_rng(seed)
+    words: dict[str, None] = {}
+    while len(words) < count:
+        words["".join(random.choice(list("abcdefghij"), random.integers(3, 9)))] = None
+    return list(words)
+
+
+def cmudict_file(folder: Path, num_words: int) -> Path:
+    """A cmudict.dict in alphabetical order: every third word has a second pronunciation, and a comment."""
+    lines = []
+    for number, word in enumerate(sorted(made_up_words(4, num_words))):
+        phones = " ".join(["AH0", "B", "EH1", "T"][: 1 + len(word) % 4])
+        lines.append(f"{word} {phones}")
+        if number % 3 == 0:
+            lines.append(f"{word}(2) {phones} S # as a noun")
+    write(folder, {"cmudict.dict": "\n".join(lines).encode() + b"\n"})
+    return folder / "cmudict.dict"
+
+
+def verses(seed: int, count: int) -> list[str]:
+    """Sentences of three to six of some words."""
+    random, words = np.random.default_rng(seed), made_up_words(seed, 60)
+    return [" ".join(random.choice(words, random.integers(3, 7))).capitalize() + "." for _ in range(count)]
+
+
+def testament(folder: Path, name: str, slots: list[str], per_block: int = 7) -> None:
+    """The three files of a SWORD text, in blocks of so many slots."""
+    blocks, places, packed = b"", b"", b""
+    for first in range(0, len(slots), per_block):
+        texts = [slot.encode() for slot in slots[first : first + per_block]]
+        start = 0
+        for text in texts:
+            places += struct.pack("<IIH", first // per_block, start, len(text))
+            start += len(text)
+        block = zlib.compress(b"".join(texts))
+        blocks += struct.pack("<III", len(packed), len(block), start)
+        packed += block
+    write(folder, {f"{name}.bzs": blocks, f"{name}.bzv": places, f"{name}.bzz": packed})
+
+
+def bible(share: Path, name: str, seed: int, chapters: tuple[int, ...] = (4, 4), per_chapter: int = 5) -> int:
+    """A Bible of one book per testament, with these many chapters, as SWORD keeps it; its number of slots."""
+    texts, total = iter(verses(seed, sum(chapters) * per_chapter)), 0
+    for testament_name, count in zip(("ot", "nt"), chapters, strict=True):
+        slots = ["", '<milestone type="x-importer"/>', '<div type="book"/><title>The book</title>']
+        for chapter in range(count):
+            slots.append(f'<chapter osisID="{chapter}"/>')
+            for number in range(per_chapter):
+                first, *rest = next(texts).split()
+                note = "<note placement='foot'>of the <i>word</i></note>" if number == 1 else ""
+                slots.append(f'<div sID="x"/>¶ <w lemma="strong:H1">{first}</w> {" ".join(rest)}{note} ')
+        testament(share / "modules/texts/ztext" / name, testament_name, slots)
+        total += len(slots)
+    return total
+
+
+def parallel_files(folder: Path, num_train: int, num_test: int, names: tuple[str, ...]) -> Path:
+    """Files of as many lines: two to train on, two to score."""
+    counts = (num_train, num_train, num_test, num_test)
+    texts = {
+        name: "\n".join(verses(seed, count)) + "\n"
+        for seed, (name, count) in enumerate(zip(names, counts, strict=True))
+    }
+    return write(folder, {name: text.encode() for name, text in texts.items()})

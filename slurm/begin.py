@@ -28,7 +28,7 @@ class NothingToDo(RuntimeError):
     """The job ends here; the message says why."""
 
 
-def take_over(folder: Path, run_id: str, allocation: Allocation, max_retries: int, stack: ExitStack) -> str:
+def begin_attempt(folder: Path, run_id: str, allocation: Allocation, max_retries: int, stack: ExitStack) -> str:
     """Begin a new attempt, over any that this job left, and return its name; the lock is held until `stack` ends.
 
     Raises:

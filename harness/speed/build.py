@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from algorithms import ProcessGroupCollectives
 from algorithms.baselines.ddp import DDP
 from algorithms.core.ddp_wrapper import wrapped
+from algorithms.core.topology import Mixing
 from algorithms.registry import baselines
 from harness.bench.methods import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY
 from harness.speed.groups import Groups
@@ -29,13 +30,14 @@ BUCKET_CAP: int | None = None
 
 
 @dataclass(frozen=True)
-class Contender:
+class BuiltMethod:
     """A method that is ready to train.
 
     Attributes:
         step: zeroes gradients, takes both passes and updates.
         go_to: lets the next step be the last of the period of this number, which synchronises, or the one before it.
-            Blocks are drawn by the step's number, so another period has others.
+            Blocks are drawn by the step's number, so another period has others. Step 1 is left out, in which methods
+            may send more than ever after.
         hides_collectives: its all-reduces are done by DDP in C++, unseen, from the backward pass's end on or before.
     """
 
@@ -45,13 +47,18 @@ class Contender:
     hides_collectives: bool
 
 
-def build_contender(
-    contestant: Contestant, workload: str, trainee: Trainee, groups: Groups, visible: bool
-) -> Contender:
-    """`visible`: do what DDP does in C++ by its equal in Python, so that it is seen, and bucket by bucket."""
+def build_method(
+    contestant: Contestant, workload: str, trainee: Trainee, groups: Groups, visible: bool, num_workers: int
+) -> BuiltMethod:
+    """Build it.
+
+    Args:
+        visible: do what DDP does in C++ by its equal in Python, so that it is seen, and bucket by bucket.
+        num_workers: of the session; where the group is of one, it stands for so many that have neighbours.
+    """
     baseline = baselines().get(contestant.algorithm)
     if baseline is None:
-        return _own(contestant, workload, trainee, groups.main)
+        return _own(contestant, workload, trainee, groups.main, num_workers)
     assert issubclass(baseline, DDP)
     return _ddp(baseline, contestant, trainee, groups, visible)
 
@@ -63,9 +70,27 @@ class _EqualFromTheStart(ProcessGroupCollectives):
         pass
 
 
-def _own(contestant: Contestant, workload: str, trainee: Trainee, group: ProcessGroup | None) -> Contender:
+class _OneOfMany(_EqualFromTheStart):
+    """A worker that is alone, as one of so many who all send what it does: to see what it sends to its neighbours."""
+
+    def __init__(self, group: ProcessGroup | None, num_workers: int) -> None:
+        super().__init__(group, deterministic=False)
+        self.world_size = num_workers
+
+    def _gather(self, tensor: Tensor) -> Tensor:
+        return tensor.expand(self.world_size, *tensor.shape)
+
+    def _exchange(self, tensor: Tensor, mixing: Mixing) -> dict[int, Tensor]:
+        return dict.fromkeys(mixing.senders[self.rank], tensor)
+
+
+def _own(
+    contestant: Contestant, workload: str, trainee: Trainee, group: ProcessGroup | None, num_workers: int
+) -> BuiltMethod:
     # The backend's own all-reduce, as it is with NCCL.
     collectives = _EqualFromTheStart(group, deterministic=False, overlap=contestant.overlap)
+    if contestant.topology and collectives.world_size < num_workers:
+        collectives = _OneOfMany(group, num_workers)
     config = run_config(workload, contestant.algorithm, dict(contestant.settings))
     optimizer = build_optimizer(config, trainee.module, collectives, num_steps=0)
 
@@ -75,12 +100,12 @@ def _own(contestant: Contestant, workload: str, trainee: Trainee, group: Process
         optimizer.step()
 
     def go_to(period: int, synchronises: bool) -> None:
-        optimizer.num_steps = contestant.period * (period + 1) - (1 if synchronises else 2)
+        optimizer.num_steps = contestant.period * (period + 2) - (1 if synchronises else 2)
 
-    return Contender(optimizer, step, go_to, hides_collectives=False)
+    return BuiltMethod(optimizer, step, go_to, hides_collectives=False)
 
 
-def _ddp(baseline: type[DDP], contestant: Contestant, trainee: Trainee, groups: Groups, visible: bool) -> Contender:
+def _ddp(baseline: type[DDP], contestant: Contestant, trainee: Trainee, groups: Groups, visible: bool) -> BuiltMethod:
     """As fast as DDP can be: buckets in the order of gradients, which are views of them, and torch's fused SGD."""
     model = wrapped(trainee.module, groups.main, fixed_buckets=False, bucket_cap_mb=BUCKET_CAP)
     state, hook = baseline.hook(groups.main, contestant.settings)
@@ -100,4 +125,4 @@ def _ddp(baseline: type[DDP], contestant: Contestant, trainee: Trainee, groups: 
         trainee.passes(model)
         optimizer.step()
 
-    return Contender(optimizer, step, lambda period, synchronises: None, hides)
+    return BuiltMethod(optimizer, step, lambda period, synchronises: None, hides)

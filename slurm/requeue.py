@@ -22,7 +22,7 @@ from slurm.starts import Start, begins, end_of, ends_of_job, read_starts
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Decide on this job after srun has returned; the exit code is the job's."""
-    parser = argparse.ArgumentParser(prog="slurm.aftermath", description=__doc__)
+    parser = argparse.ArgumentParser(prog="slurm.requeue", description=__doc__)
     parser.add_argument("campaign", type=Path)
     parser.add_argument("submission", type=int)
     parser.add_argument("--max-retries", type=int, required=True)

@@ -1,0 +1,64 @@
+"""The metrics that runs are scored by: what they are called, in which unit, and which way is better (no torch here)."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from harness.records.store import Event, Result
+
+
+class Metric(NamedTuple):
+    """`is_share`: recorded as a share of 1 and shown in percent, or for BLEU and chrF in points of 100."""
+
+    name: str
+    label: str
+    unit: str
+    higher_is_better: bool
+    is_share: bool = True
+
+    @property
+    def score_label(self) -> str:
+        """What `score_in` gives."""
+        return self.label if self.higher_is_better else f"100 % less {self.label}"
+
+    @property
+    def arrow(self) -> str:
+        """Which way is better."""
+        return "↑" if self.higher_is_better else "↓"
+
+
+ACCURACY = Metric("accuracy", "accuracy", "percent", True)
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        ACCURACY,
+        Metric("phone_error_rate", "phone error rate", "percent", False),
+        Metric("bleu", "BLEU", "points", True),
+        Metric("chrf", "chrF", "points", True),
+        Metric("loss", "test loss", "nats", False, is_share=False),
+        Metric("perplexity", "perplexity", "", False, is_share=False),
+    )
+}
+
+
+def metric_of(name: str | None) -> Metric:
+    """By its name in a record; None is accuracy."""
+    return ACCURACY if name is None else METRICS[name]
+
+
+def value_in(record: Event | Result, metric: Metric) -> float | None:
+    """The metric as recorded; None where it was not, or the run diverged."""
+    if metric.name == "accuracy":
+        return record.test_accuracy
+    if metric.name in ("loss", "perplexity"):
+        loss = record.test_loss
+        return math.exp(min(loss, 700.0)) if metric.name == "perplexity" and loss is not None else loss
+    return (record.metrics or {}).get(metric.name)
+
+
+def score_in(record: Event | Result, metric: Metric) -> float | None:
+    """The metric such that more is better: of an error rate, 1 less it."""
+    value = value_in(record, metric)
+    return value if value is None or metric.higher_is_better else 1 - value

@@ -1,0 +1,167 @@
+"""The Transformer: what a position may see, decoding step by step and at once, greedily and by beams, its sizes."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness.models.transformer import build, sines
+from harness.tokens import BEGIN, END, PAD
+from harness.train.decoding import LENGTH_POWER, beam, greedy
+
+NUM_TOKENS, LENGTH = 11, 9
+SIZES = {"width": 16, "num_heads": 2, "num_layers": 2, "feedforward": 24}
+
+
+def small(tied: bool = True, **sizes: int) -> nn.Module:
+    torch.manual_seed(0)
+    return build((2, LENGTH), NUM_TOKENS, **(SIZES | sizes), tied=tied).eval()
+
+
+def pairs(batch: int = 3, length: int = 7) -> Tensor:
+    return torch.randint(END + 1, NUM_TOKENS, (batch, 2, length), generator=torch.Generator().manual_seed(1))
+
+
+def test_a_position_sees_the_source_and_the_target_up_to_itself() -> None:
+    model, inputs = small(), pairs()
+    scores = model(inputs)
+    assert scores.shape == (3, NUM_TOKENS, 7)
+    later = inputs.clone()
+    later[:, 1, 4] = (later[:, 1, 4] - END) % (NUM_TOKENS - END - 1) + END + 1
+    changed = (model(later) - scores).abs().amax((0, 1))
+    assert (changed[:4] < 1e-6).all() and (changed[4:] > 1e-4).all()
+    source = inputs.clone()
+    source[:, 0, 6] = (source[:, 0, 6] - END) % (NUM_TOKENS - END - 1) + END + 1
+    assert ((model(source) - scores).abs().amax((0, 1)) > 1e-4).all()
+
+
+def test_what_fills_a_batch_up_changes_nothing() -> None:
+    model, inputs = small(), pairs()
+    wider = torch.full((3, 2, LENGTH), PAD)
+    wider[:, :, :7] = inputs
+    torch.testing.assert_close(model(wider)[:, :, :7], model(inputs), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_decoding_step_by_step_scores_as_the_whole_does(tied: bool) -> None:
+    model, inputs = small(tied), pairs()
+    whole, state = model(inputs), model.begin(inputs[:, 0])
+    for place in range(inputs.shape[2]):
+        scores, state = model.next_scores(inputs[:, 1, place], state)
+        torch.testing.assert_close(scores, whole[:, :, place], atol=1e-5, rtol=1e-5)
+
+
+def test_a_state_can_be_taken_apart_by_rows() -> None:
+    model, inputs = small(), pairs()
+    _, state = model.next_scores(inputs[:, 1, 0], model.begin(inputs[:, 0]))
+    rows = torch.tensor([2, 0, 2])
+    scores, _ = model.next_scores(inputs[rows, 1, 1], state.of(rows))
+    expected, _ = model.next_scores(inputs[:, 1, 1], state)
+    torch.testing.assert_close(scores, expected[rows])
+
+
+@torch.no_grad()
+def test_greedy_takes_the_likeliest_token_each_time() -> None:
+    model, source = small(), pairs()[:, 0]
+    found = greedy(model, source, LENGTH)  # type: ignore[arg-type]
+    for row, own in zip(source, found.tolist(), strict=True):
+        said = [BEGIN]
+        while len(said) <= len(own) and said[-1] != END:
+            width = max(len(row), len(said))
+            pair = torch.full((1, 2, width), PAD)
+            pair[0, 0, : len(row)], pair[0, 1, : len(said)] = row, torch.tensor(said)
+            scores = model(pair)[0, :, len(said) - 1]
+            scores[:END] = -torch.inf
+            said.append(int(scores.argmax()))
+        assert own == (said[1:] + [PAD] * len(own))[: len(own)]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Scores that depend on the last two tokens alone."""
+
+    scores: Tensor
+
+    def begin(self, source: Tensor) -> TableState:
+        return TableState(torch.full_like(source[:, 0], BEGIN))
+
+    def next_scores(self, tokens: Tensor, state: TableState) -> tuple[Tensor, TableState]:
+        return self.scores[state.before, tokens].clone(), TableState(tokens)
+
+
+@dataclass(frozen=True)
+class TableState:
+    before: Tensor
+
+    def of(self, rows: Tensor) -> TableState:
+        return TableState(self.before[rows])
+
+
+def best_of_all(scores: Tensor, longest: int) -> list[int]:
+    """By trying every sentence: the best mean log-probability, of those that end, or are as long as may be."""
+    likely = scores.clone()
+    likely[:, :, :END] = -torch.inf
+    likely = torch.log_softmax(likely, -1)
+    tokens = range(END, scores.shape[0])
+    best: tuple[float, list[int]] = (-torch.inf, [])
+    for length in range(1, longest + 1):
+        for said in itertools.product(tokens, repeat=length):
+            ends = said[-1] == END or length == longest
+            if END in said[:-1] or not ends:
+                continue
+            whole = [BEGIN, BEGIN, *said]
+            total = sum(float(likely[a, b, c]) for a, b, c in zip(whole, whole[1:], said, strict=False))
+            best = max(best, (total / length**LENGTH_POWER, list(said)))
+    return best[1]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_beams_enough_find_the_best_sentence_and_one_is_greedy(seed: int) -> None:
+    scores = 2 * torch.randn((6, 6, 6), generator=torch.Generator().manual_seed(seed))
+    model, source = Table(scores), torch.full((2, 3), END)
+    expected = best_of_all(scores, 4)
+    with torch.no_grad():
+        found = beam(model, source, 4, num_beams=200 if seed % 2 else 256)
+        assert [[token for token in row if token != PAD] for row in found.tolist()] == [expected, expected]
+        assert beam(model, source, 4, num_beams=1).tolist() == greedy(model, source, 4).tolist()
+
+
+def test_sizes_go_from_small_to_base() -> None:
+    def count(num_tokens: int, tied: bool, **sizes: int) -> int:
+        with torch.device("meta"):
+            return sum(each.numel() for each in build((2, 64), num_tokens, tied=tied, **sizes).parameters())
+
+    base = {"width": 512, "num_heads": 8, "num_layers": 6, "feedforward": 2048}
+    # Vaswani et al. count 65 million with 37,000 tokens.
+    assert count(37_000, True, **base) == pytest.approx(63e6, rel=0.05)
+    assert count(37_000, False, **base) - count(37_000, True, **base) == 2 * 37_000 * 512
+    assert count(71, True, width=64, num_heads=4, num_layers=2, feedforward=128) == 172_224
+
+
+def test_gradients_are_dense_and_reach_every_parameter() -> None:
+    model = small(tied=False).train()
+    model(pairs()).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and not parameter.grad.is_sparse and parameter.grad.abs().sum() > 0, name
+
+
+def test_positions_are_the_sines_of_the_paper() -> None:
+    found = sines(5, 6)
+    for place, index in itertools.product(range(5), range(3)):
+        angle = torch.tensor(place / 10_000 ** (2 * index / 6))
+        torch.testing.assert_close(found[place, [index, index + 3]], torch.stack([angle.sin(), angle.cos()]))
+
+
+@pytest.mark.parametrize("sizes", [{"width": 18}, {"num_heads": 0}, {"num_layers": 0}])
+def test_sizes_that_do_not_fit_are_refused(sizes: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="transformer takes a width"):
+        small(**sizes)
+
+
+def test_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="give a text task"):
+        build((3, 32, 32), 10, **SIZES)

@@ -1,0 +1,49 @@
+"""The page on lost state says what the shipped runs say: each restart against the same row without one, by seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.records.packs import NAME, open_runs
+from harness.records.experiment import Row, read_experiment
+from report.kit.statistics import mean_of, pair
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "lost-state.md").read_text()
+SHIPPED = ROOT / "results" / "reference" / "lost_state"
+ROW = "| {label} | {whole:.2f} % | {lost:.2f} % | {difference:+.2f} ({low:+.2f} to {high:+.2f}) |"
+
+
+def accuracies(row: Row) -> dict[int, float]:
+    """In percent, by seed."""
+    runs = open_runs(SHIPPED)
+    found = {}
+    for seed, run in row.runs.items():
+        result = runs[run].result
+        assert result is not None and result.test_accuracy is not None, f"{row.row} at seed {seed} diverged"
+        found[int(seed)] = 100 * result.test_accuracy
+    return found
+
+
+def lines() -> list[str]:
+    """The page's table, from the records."""
+    rows = {row.row: row for row in read_experiment(SHIPPED).rows}
+    found = []
+    for name, row in rows.items():
+        if "~" in name:
+            lost, whole = accuracies(row), accuracies(rows[name.split("~")[0]])
+            paired = pair(lost, whole)
+            assert paired is not None and paired.low is not None and paired.high is not None
+            means = {"whole": mean_of(list(whole.values())), "lost": mean_of(list(lost.values()))}
+            bounds = {"difference": paired.difference, "low": paired.low, "high": paired.high}
+            found.append(ROW.format(label=row.label, **means, **bounds).replace("-", "−"))
+    return found
+
+
+def test_the_page_says_what_the_runs_say() -> None:
+    if not (SHIPPED / NAME).exists():
+        pytest.skip("the runs of lost_state are not in results/reference yet")
+    expected = "\n".join(lines())
+    assert expected and expected in PAGE, f"docs/lost-state.md should have these lines:\n{expected}"

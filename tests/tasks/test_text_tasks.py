@@ -1,0 +1,291 @@
+"""Words, Bibles and parallel texts: miniatures in their real formats are read and split, and bad ones refused."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.spec import TaskSpec
+from harness.tasks.cmudict import CMUDict
+from harness.tasks.errors import DataError
+from harness.tasks.kjv_es import ENGLISH, SPANISH, KJVSpanish
+from harness.tasks.measures import BleuAndChrf, edit_distance
+from harness.tasks.pairs import PairSamples, Sentences, plain
+from harness.tasks.parallel import ParallelText
+from harness.tasks.subwords import Subwords
+from harness.tasks.sword import plain_text, read_module
+from harness.tokens import BEGIN, END, IGNORED, PAD
+from tests.tasks.miniatures import bible, cmudict_file, parallel_files, verses
+
+CPU = torch.device("cpu")
+FILES = ("train.en", "train.de", "test.en", "test.de")
+WORDS = CMUDict(num_train=25, num_test=15, sha256=None)
+TEXT = ParallelText(25, 15, FILES[:2], FILES[2:], vocabulary=300, positions=64, where="made up")
+
+
+def kjv(share: Path) -> KJVSpanish:
+    """Eight chapters of five verses in both languages, three of which are scored."""
+    num_slots = [bible(share, module.name, seed) for seed, module in ((1, ENGLISH), (2, SPANISH))]
+    modules = tuple(replace(module, num_slots=num_slots[0]) for module in (ENGLISH, SPANISH))
+    return KJVSpanish(25, 15, 300, 64, num_test_chapters=3, modules=modules, sha256=None)  # type: ignore[arg-type]
+
+
+def load(task: CMUDict | KJVSpanish | ParallelText, folder: Path, **spec: int) -> PairSamples:
+    return task.load(folder, TaskSpec(name="any", **spec), CPU)
+
+
+def texts(samples: PairSamples, split: str) -> list[tuple[str, str]]:
+    pairs = getattr(samples, split)
+    every = torch.arange(len(pairs.groups))
+    sources, targets = pairs.source.sequences(every), pairs.target.sequences(every)
+    return [(samples.text[0](source), samples.text[1](target)) for source, target in zip(sources, targets, strict=True)]
+
+
+@pytest.fixture(params=["words", "bibles", "files"])
+def task_and_folder(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[CMUDict | KJVSpanish | ParallelText, Path]:
+    if request.param == "words":
+        return WORDS, cmudict_file(tmp_path, 40).parent
+    if request.param == "bibles":
+        return kjv(tmp_path), tmp_path
+    return TEXT, parallel_files(tmp_path, 25, 15, FILES)
+
+
+def test_splits_share_nothing_and_are_the_same_each_time(
+    task_and_folder: tuple[CMUDict | KJVSpanish | ParallelText, Path],
+) -> None:
+    task, folder = task_and_folder
+    samples = load(task, folder)
+    train, test = texts(samples, "train"), texts(samples, "evaluation")
+    assert (len(train), len(test)) == (25, 15) and not set(train) & set(test)
+    again = load(task, folder)
+    assert again.sha256 == samples.sha256 and again.vocabulary_sha256 == samples.vocabulary_sha256
+    assert texts(again, "train") == train
+    held = load(task, folder, held_out=5, num_train=10)
+    kept, scored = texts(held, "train"), texts(held, "evaluation")
+    assert (len(kept), len(scored)) == (10, 5) and not set(kept) & set(scored)
+    assert set(kept) | set(scored) <= set(train)
+    lengths = samples.evaluation.target.lengths
+    assert bool((lengths.diff() >= 0).all())
+
+
+def test_a_batch_is_the_source_the_target_so_far_and_what_follows() -> None:
+    source, target = Sentences.of([[7, 8, 9], [5]], CPU), Sentences.of([[4], [6, 7]], CPU, begin=True)
+    samples = load_pairs(source, target)
+    inputs, labels = samples
+    assert inputs.tolist() == [
+        [[7, 8, 9, END], [BEGIN, 4, END, PAD]],
+        [[5, END, PAD, PAD], [BEGIN, 6, 7, END]],
+    ]
+    assert labels.tolist() == [[4, END, IGNORED, IGNORED], [6, 7, END, IGNORED]]
+    assert (inputs.dtype, labels.dtype) == (torch.int64, torch.int64)
+
+
+def load_pairs(source: Sentences, target: Sentences) -> tuple[torch.Tensor, torch.Tensor]:
+    from harness.tasks.pairs import Pairs
+
+    pairs = Pairs(source, target, torch.zeros(2, dtype=torch.int64))
+    assert pairs.num_tokens.tolist() == [2, 3] and pairs.lengths.tolist() == [4, 3]
+    return pairs.batch(torch.arange(2))
+
+
+def test_what_comes_after_the_end_is_no_part_of_a_sentence() -> None:
+    assert plain([BEGIN, 5, 6, END, 7]) == [5, 6] and plain([END]) == [] and plain([4, 5]) == [4, 5]
+
+
+def test_the_first_pronunciation_counts_without_stress(tmp_path: Path) -> None:
+    folder = cmudict_file(tmp_path, 40).parent
+    for word, phones in texts(load(WORDS, folder), "train"):
+        assert phones == " ".join(["AH", "B", "EH", "T"][: 1 + len(word) % 4])
+    groups = load(WORDS, folder).train.groups
+    assert groups.tolist() == [ord(word[0]) - ord("a") for word, _ in texts(load(WORDS, folder), "train")]
+
+
+def test_verses_are_pairs_by_their_place_and_chapters_stay_whole(tmp_path: Path) -> None:
+    task = kjv(tmp_path)
+    english, spanish = verses(1, 40), verses(2, 40)
+    place = {pair: number for number, pair in enumerate(zip(english, spanish, strict=True))}
+    samples = load(task, tmp_path)
+    both = [[place[pair] for pair in texts(samples, split)] for split in ("train", "evaluation")]
+    chapters = [{number // 5 for number in numbers} for numbers in both]
+    assert [len(each) for each in chapters] == [5, 3] and not chapters[0] & chapters[1]
+    assert samples.train.groups.tolist() == [int(number >= 20) for number in both[0]]
+
+
+def test_verses_that_are_long_empty_or_of_odd_length_are_left_out() -> None:
+    task = KJVSpanish()
+    pairs = {"a b": "a", "a b c": "a", "": "a", "a ": "", " ".join("a" * 26): " ".join("a" * 20)}
+    from harness.tasks.parallel import TextPair
+
+    assert task._kept([TextPair(*pair) for pair in pairs.items()]) == [("a b", "a", 0)]
+
+
+def test_notes_titles_and_tags_are_no_words() -> None:
+    osis = '<title type="x">A title</title><w lemma="x">In the</w> be<i>gin</i>ning<note n="1">or <i>x</i></note>'
+    osis += "<div/>was ¶ it"
+    assert plain_text(osis) == "In the beginning was it"
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (lambda path: path.with_suffix(".bzs").unlink(), "apt-get install sword-text-kjv"),
+    "cut verses": (lambda path: shorten(path.with_suffix(".bzv"), 3), "no whole records of 10"),
+    "cut text": (lambda path: shorten(path.with_suffix(".bzz"), 20), "is damaged"),
+    "fewer verses": (lambda path: shorten(path.with_suffix(".bzv"), 10), "another versification"),
+    "wild verse": (lambda path: overwrite(path.with_suffix(".bzv"), -10, b"\xff" * 10), "outside of its block"),
+}
+
+
+def shorten(path: Path, count: int) -> None:
+    path.write_bytes(path.read_bytes()[:-count])
+
+
+def overwrite(path: Path, start: int, content: bytes) -> None:
+    path.write_bytes(path.read_bytes()[:start] + content)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_bibles_are_refused_in_a_sentence(damage: str, tmp_path: Path) -> None:
+    module = replace(ENGLISH, num_slots=bible(tmp_path, ENGLISH.name, 1))
+    read_module(module, tmp_path)
+    harm, words = DAMAGE[damage]
+    harm(tmp_path / module.folder / "nt.bzs")
+    with pytest.raises(DataError, match=words) as error:
+        read_module(module, tmp_path)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"), [("abc", "no word with phones"), ("abc ZZ", "line 1"), ("äbc AH0", "'äbc AH0'")]
+)
+def test_bad_words_are_refused(line: str, words: str, tmp_path: Path) -> None:
+    path = cmudict_file(tmp_path, 40)
+    path.write_text(f"{line}\n{path.read_text()}")
+    with pytest.raises(DataError, match=words):
+        load(WORDS, tmp_path)
+
+
+def test_another_dictionary_is_refused(tmp_path: Path) -> None:
+    cmudict_file(tmp_path, 41)
+    with pytest.raises(DataError, match=r"41 words .* should be 40"):
+        load(WORDS, tmp_path)
+    with pytest.raises(DataError, match="other pronunciations"):
+        load(CMUDict(26, 15), tmp_path)
+    with pytest.raises(DataError, match="missing"):
+        load(WORDS, tmp_path / "elsewhere")
+
+
+def test_one_file_with_tabs_is_as_two_files(tmp_path: Path) -> None:
+    parallel_files(tmp_path, 25, 15, FILES)
+    for split in ("train", "test"):
+        lines = zip(*((tmp_path / f"{split}.{end}").read_text().splitlines() for end in ("en", "de")), strict=True)
+        (tmp_path / f"{split}.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in lines))
+    tabs = replace(TEXT, train=("train.tsv",), test=("test.tsv",))
+    assert load(tabs, tmp_path).sha256 == load(TEXT, tmp_path).sha256
+
+
+BAD_TEXT: dict[str, tuple[str, Callable[[list[str]], list[str]], str]] = {
+    "of another length": ("train.de", lambda lines: lines[:-1], "25 lines and .* 24"),
+    "with an empty line": ("train.en", lambda lines: [*lines[:3], " ", *lines[4:]], "line 4: one side .* is empty"),
+    "with fewer pairs": ("test", lambda lines: lines[:-1], "14 lines where there should be 15"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_TEXT)
+def test_bad_parallel_files_are_refused(bad: str, tmp_path: Path) -> None:
+    parallel_files(tmp_path, 25, 15, FILES)
+    name, change, words = BAD_TEXT[bad]
+    for path in tmp_path.glob(f"{name}*"):
+        path.write_text("".join(f"{line}\n" for line in change(path.read_text().splitlines())))
+    with pytest.raises(DataError, match=words):
+        load(TEXT, tmp_path)
+
+
+def test_bytes_that_are_no_text_missing_files_and_lines_without_a_tab_are_refused(tmp_path: Path) -> None:
+    parallel_files(tmp_path, 25, 15, FILES)
+    with pytest.raises(DataError, match="not a source, a tab and a target"):
+        load(replace(TEXT, train=("train.en",)), tmp_path)
+    (tmp_path / "train.en").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="no text in UTF-8"):
+        load(TEXT, tmp_path)
+    (tmp_path / "train.en").unlink()
+    with pytest.raises(DataError, match=r"train\.en is missing"):
+        load(TEXT, tmp_path)
+    with pytest.raises(DataError, match="give it as DATA"):
+        TEXT.prepare(None)
+
+
+def test_sentences_beyond_the_model_s_positions_are_cut_and_above_a_share_refused(tmp_path: Path) -> None:
+    parallel_files(tmp_path, 25, 15, FILES)
+    with pytest.raises(DataError, match=r"of 80 sentences are longer than the 9 subwords"):
+        load(replace(TEXT, positions=10), tmp_path)
+    samples = load(replace(TEXT, positions=10, max_cut=1.0), tmp_path)
+    assert int(samples.train.lengths.max()) == 10
+
+
+@pytest.mark.parametrize("name", ["tokenizers", "sacrebleu", "cmudict"])
+def test_a_missing_package_is_named_with_what_installs_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(DataError, match=f"pip install {name}"):
+        CMUDict().prepare(None) if name == "cmudict" else KJVSpanish().prepare(None)
+
+
+def test_a_vocabulary_larger_than_the_text_allows_is_refused() -> None:
+    with pytest.raises(DataError, match="larger than the training texts allow"):
+        Subwords(["a few words"], 5_000)
+    with pytest.raises(DataError, match="no room"):
+        Subwords(["a few words"], 100)
+
+
+def test_subwords_give_the_text_back_and_are_learnt_from_the_training_split_alone(tmp_path: Path) -> None:
+    subwords = Subwords(verses(1, 30), 300)
+    odd = ["¿Dónde está, señor?", "日本", "a  b"]
+    assert [subwords.decode(tokens) for tokens in subwords.encode(odd)] == odd  # type: ignore[arg-type]
+    assert all(min(tokens) > END for tokens in subwords.encode(odd))
+    assert "\ufffd" in subwords.decode(list(subwords.encode(["é"])[0])[:-1]), "bytes that are no text"
+    parallel_files(tmp_path, 25, 15, FILES)
+    before = load(TEXT, tmp_path)
+    path = tmp_path / "test.en"
+    path.write_text(path.read_text().upper())
+    after = load(TEXT, tmp_path)
+    assert after.vocabulary_sha256 == before.vocabulary_sha256 and after.sha256 != before.sha256
+
+
+def test_edit_distance_is_the_least_number_of_edits() -> None:
+    """Against a search over all edits: of short words over two letters."""
+    words = [word for length in range(4) for word in itertools.product((0, 1), repeat=length)]
+
+    def neighbours(word: tuple[int, ...]) -> set[tuple[int, ...]]:
+        cut = {word[:i] + word[i + 1 :] for i in range(len(word))}
+        changed = {(*word[:i], letter, *word[i + 1 :]) for i in range(len(word)) for letter in (0, 1)}
+        return cut | changed | {(*word[:i], letter, *word[i:]) for i in range(len(word) + 1) for letter in (0, 1)}
+
+    for start in words:
+        distance, seen, frontier = 0, {start}, {start}
+        while frontier and distance < 4:
+            for word in frontier & set(words):
+                assert edit_distance(start, word) == distance
+            frontier = {each for word in frontier for each in neighbours(word) if len(each) < 5} - seen
+            seen |= frontier
+            distance += 1
+
+
+def test_bleu_and_chrf_of_parts_are_those_of_the_whole_by_sacrebleu() -> None:
+    sacrebleu = pytest.importorskip("sacrebleu")
+    said, expected = (
+        verses(1, 30),
+        [a if n % 3 else b for n, (a, b) in enumerate(zip(verses(1, 30), verses(5, 30), strict=True))],
+    )
+    vocabulary = dict(enumerate(dict.fromkeys([*said, *expected])))
+    number = {text: key for key, text in vocabulary.items()}
+    measure = BleuAndChrf(lambda tokens: vocabulary[tokens[0]])
+    tokens = [[[number[text]] for text in side] for side in (said, expected)]
+    parts = [measure.sums(tokens[0][start::4], tokens[1][start::4]) for start in range(4)]
+    found = measure.metrics([sum(column) for column in zip(*parts, strict=True)])
+    assert found["bleu"] == pytest.approx(sacrebleu.corpus_bleu(said, [expected]).score / 100)
+    assert found["chrf"] == pytest.approx(sacrebleu.corpus_chrf(said, [expected]).score / 100)
+    assert 0 < found["bleu"] < 1 and set(measure.signatures()) == {"bleu", "chrf"}
