@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.records.packs import NAME, open_runs
 from harness.records.experiment import Row, read_experiment
+from harness.records.packs import NAME, open_runs
 from report.kit.statistics import mean_of, pair
 
 ROOT = Path(__file__).parents[2]
