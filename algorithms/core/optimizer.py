@@ -120,8 +120,7 @@ class DistributedOptimizer(Optimizer):
         self.local: LocalOptimizer = (AdamW if local_step == "adamw" else Nesterov)(self.flat, self._buffers)
         self.local.buffers(self.param_groups)
         self._replaced = ReplacedParameters(self.flat)
-        self._loaded: Tensor | None = None
-        """Parameters that `load_state_dict` put there, until the next step."""
+        self._loaded: Tensor | None = None  # parameters that `load_state_dict` put there, until the next step
         if collectives.world_size > 1:
             if not stacked:
                 fields = to_agree_on(self.name, seed, self.flat, self.param_groups, local_step, collectives)
@@ -129,9 +128,8 @@ class DistributedOptimizer(Optimizer):
             make_equal_(collectives, self.flat, model)
         self._reducer: Reducer | None = None
         if collectives.early is not None:
-            self._reducer = Reducer(
-                self.flat, collectives, collectives.early, lambda: self.early_messages(self.num_steps + 1), self.wire
-            )
+            messages = lambda: self.early_messages(self.num_steps + 1)  # noqa: E731
+            self._reducer = Reducer(self.flat, collectives, collectives.early, messages, self.wire)
 
     _given: dict[str, Any]
 
@@ -147,7 +145,6 @@ class DistributedOptimizer(Optimizer):
         return {key: self._given.get(key, parameter.default) for key, parameter in own_parameters(type(self)).items()}
 
     def _said(self) -> dict[str, str]:
-        """Settings in words, as workers and states compare them."""
         return in_words(self.settings, self.wire, self.local_step)
 
     @property
