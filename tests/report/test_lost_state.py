@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-<<<<<<< HEAD
 from harness.records.experiment import Row, read_experiment
 from harness.records.packs import open_runs
-=======
-import pytest
-
-from harness.records.experiment import Row, read_experiment
-from harness.records.packs import NAME, open_runs
->>>>>>> d96f0d99d494d21324c311cb2aa96f1cdacb7b58
 from report.kit.statistics import mean_of, pair
 
 ROOT = Path(__file__).parents[2]
