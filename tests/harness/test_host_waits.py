@@ -23,9 +23,12 @@ from harness.tasks.image_reading import Reply
 from harness.tasks.imagenet import ImageNetSamples
 from harness.tasks.task import TensorSamples
 from harness.train import checkpoint, train
-from harness.train.build import build_optimizer
+from harness.train.build import build_optimizer, num_steps_of
 from harness.train.evaluate import _batch_norm_layers, _recalibrate
+from harness.train.monitor import Monitor
 from harness.train.precision import MixedPrecision
+from harness.train.training import Training
+from harness.train.work import Checkpoints, Work
 from tests.harness.fake_gpu import host_waits, missing, on_gpu
 from tests.harness.support import BLOCK, settings_of, small_config
 
@@ -124,34 +127,39 @@ def test_training_waits_at_no_step_but_those_that_look(
 ) -> None:
     """The loop itself, but for what torch's fake GPU cannot do: gradients are made up."""
     monkeypatch.setattr(checkpoint, "load", lambda folder, collectives: None)
-    for name in ("check", "score", "finish"):  # none of them at every step
-        monkeypatch.setattr(train._Run, name, lambda run: None)
-    began = train._Run.set_learning_rate
+    for name in ("record_score", "record_result"):  # none of them at every step
+        monkeypatch.setattr(train, name, lambda training: None)
+    monkeypatch.setattr(Monitor, "_look", lambda monitor: None)
+    took, watched = Training.take_step, Monitor.after_step
 
-    def begin(run: train._Run) -> None:
-        waits.append(f"step {run.step}")
-        run.ask_every = 3
-        began(run)
-        if precision == "fp16" and not run.precision.scaler.is_enabled():
-            scaler_of(run.precision, monkeypatch)
+    def take_step(training: Training, *arguments: Any) -> None:
+        waits.append(f"step {training.step}")
+        if precision == "fp16" and not training.precision.scaler.is_enabled():
+            scaler_of(training.precision, monkeypatch)
+        took(training, *arguments)
 
-    def backward(run: train._Run, batches: list[tuple[Tensor, Tensor]]) -> Tensor:
+    def after_step(monitor: Monitor, scored: bool) -> None:
+        monitor._ask_every = 3
+        watched(monitor, scored)
+
+    def backward(training: Training, batches: list[tuple[Tensor, Tensor]]) -> Tensor:
         with torch.no_grad():
-            loss = run.precision.loss(run.models[0], *batches[0])
-        run.precision.scaler.scale(loss)
-        for parameter in run.optimizer.flat.tensors:
+            loss = training.precision.loss(training.models[0], *batches[0])
+        training.precision.scaler.scale(loss)
+        for parameter in training.optimizer.flat.tensors:
             parameter.grad.add_(1.0)  # type: ignore[union-attr]
         return loss
 
-    monkeypatch.setattr(train._Run, "set_learning_rate", begin)
-    monkeypatch.setattr(train._Run, "backward", backward)
+    monkeypatch.setattr(Training, "take_step", take_step)
+    monkeypatch.setattr(Training, "_backward", backward)
+    monkeypatch.setattr(Monitor, "after_step", after_step)
     config = small_config("mcser", settings_of("mcser", BLOCK), num_workers=1, precision=precision)
     samples = on_device(TASK.load(None, TaskSpec(name="blobs"), torch.device("cpu")))
     model = on_gpu(small_cnn.build(TASK.input_shape, 10, widths=[4, 8]))
-    checkpoints = train.Checkpoints(tmp_path, 60.0, "attempt")
-    train.train(config, model, samples, SoloCollectives(), None, checkpoints, lambda: False)
+    checkpoints = Checkpoints(tmp_path, 60.0, "attempt")
+    train.train(Work(config, model, samples, SoloCollectives(), None, checkpoints, lambda: False))
     steps = [line.strip().split("\n") for line in "\n".join(waits).split("step ")[1:]]
-    assert len(steps) == train.num_steps_of(config)[1]
+    assert len(steps) == num_steps_of(config)[1]
     overflow = ["aten._local_scalar_dense.default"]
     # The first step makes the scale.
     assert all(rest == (overflow if precision == "fp16" else []) for _, *rest in steps[1:]), steps
