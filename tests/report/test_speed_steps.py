@@ -127,6 +127,6 @@ def test_the_needed_ratio_is_what_the_closed_form_has(bench: Bench) -> None:
     assert network is not None
     ratio = 1.75 * whole * 8 / (EFFICIENCY * rate) / (0.1 * (FORWARD + BACKWARD) - 14 * ALPHA)
     assert needed_ratio(Compute(FORWARD, BACKWARD), [message], network) == pytest.approx(ratio, rel=1e-4)
-    assert needed_ratio(Compute(1.0, 1.0), [message], network) == 1
+    assert needed_ratio(Compute(5.0, 5.0), [message], network) == 1
     # 14 hops of 0.1 ms are more than a tenth of 10 ms.
     assert needed_ratio(Compute(5e-3, 5e-3), [message], network) is None
