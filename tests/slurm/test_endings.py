@@ -291,6 +291,7 @@ def test_replaced_worker_ends_without_waiting_for_its_peers(tmp_path: Path, monk
     meeting = Meeting(store=None, message="a")  # type: ignore[arg-type]
     task = job_for(small_config(), tmp_path)
     monkeypatch.setattr(slurm.job, "_job", lambda *arguments: task)
+    monkeypatch.setattr(slurm.job, "_data", lambda *arguments: None)
     with pytest.raises(SystemExit) as ended:
         slurm.job._work(None, allocation(), meeting, SimpleNamespace(stop_requested=None), "cpu")  # type: ignore[arg-type]
     assert ended.value.code == 1 and not (task.folder / "failure.json").exists()
