@@ -138,7 +138,9 @@ def comparable(folder: Path) -> tuple[list[Table], Table]:
 
 
 def closed_form_bits(algorithm: str, table: Table, num_parameters: int, num_steps: int, float_bits: int = 32) -> int:
-    """What one worker sends in a run: a block's length in numbers, at each step or each H-th."""
+    """What one worker of two sends in a run: a block's length in numbers, at each step or each H-th; each is the other's
+    only neighbour.
+    """
 
     def block(key: str) -> int:
         kind, ratio = table[key]["kind"], table[key]["ratio"]
@@ -158,6 +160,11 @@ def closed_form_bits(algorithm: str, table: Table, num_parameters: int, num_step
         "local_sgd": lambda: times * num_parameters,
         "csea": lambda: num_steps * block("error_compressor"),
         "cser_pl": lambda: times * block("error_compressor"),
+        "diloco": lambda: times * num_parameters,
+        "ef21_sgdm": lambda: num_parameters + (num_steps - 1) * block("compressor"),
+        "dpsgd": lambda: num_steps * num_parameters,
+        "choco_sgd": lambda: num_steps * block("compressor"),
+        "deep_squeeze": lambda: num_steps * block("compressor"),
         "cser": lambda: num_steps * block("gradient_compressor") + times * block("error_compressor"),
     }
     return float_bits * numbers["cser" if algorithm == "mcser" else algorithm]()
