@@ -27,7 +27,7 @@ def stride(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[SharedSuppor
     (package / "__init__.py").touch()
     (package / "stride.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
-    (found,) = _classes("shown_compressors", package, SharedSupport)  # type: ignore[type-abstract]
+    (found,) = _classes("shown_compressors", SharedSupport)  # type: ignore[type-abstract]
     assert _by_name([(found.kind, found), *compressors().items()])["stride"] is found  # type: ignore[list-item]
     return found
 

@@ -138,9 +138,7 @@ def comparable(folder: Path) -> tuple[list[Table], Table]:
 
 
 def closed_form_bits(algorithm: str, table: Table, num_parameters: int, num_steps: int, float_bits: int = 32) -> int:
-    """What one worker of two sends in a run: a block's length in numbers, at each step or each H-th; each is the other's
-    only neighbour.
-    """
+    """What one worker of two, who are neighbours, sends in a run: a block's length, at each step or each H-th."""
 
     def block(key: str) -> int:
         kind, ratio = table[key]["kind"], table[key]["ratio"]

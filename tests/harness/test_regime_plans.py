@@ -428,6 +428,7 @@ def test_the_command_tunes_in_rounds_until_nothing_is_missing(
 RATIOS = (12, 96, 384, 1536)
 METHODS: tuple[str, ...] = ("sgd_accumulate", "ef_block", "ef_topk", "qsparse", "csea", "cser_pl", "cser", "mcser")
 METHODS += ("csea_block", "mcser_block", "local_sgd")
+RELATIVES = ("choco-96", "deep_squeeze-96", "diloco-96", "ef21-96", "sparta-96", "dpsgd", "powersgd_rank_1")
 TOP_K_TOO_COARSE = {("ef_topk-1536", 0), ("csea-1536", 2)}
 
 
@@ -459,7 +460,8 @@ def candidates_of(name: str, num_epochs: int) -> list[tuple[str, int, RunConfig,
 def test_the_long_experiment_is_in_the_papers_regime() -> None:
     spec = load_spec(EXPERIMENTS / "fashion_mnist_long.toml")
     names = [row.row for row in spec.rows]
-    assert names == ["sgd", "alone", "final_average", *(f"{method}-{r}" for method in METHODS for r in RATIOS)]
+    expected = ["sgd", "alone", "final_average", *(f"{method}-{r}" for method in METHODS for r in RATIOS), *RELATIVES]
+    assert names == expected
     paper = {12: 2_438, 96: 305, 384: 76}
     for row, number, config, ratio in candidates_of("fashion_mnist_long", 150):
         seen = foresee(config)
@@ -476,7 +478,7 @@ def test_the_short_one_borrows_its_tuning_and_sends_two_hundred_models_at_its_ma
     long = load_spec(EXPERIMENTS / "fashion_mnist_long.toml")
     names, main_ratio = {row.row for row in spec.rows}, spec.statistics.main_ratio
     assert names <= {row.row for row in long.rows}
-    assert names >= {row.row for row in long.rows if row.ratio in (1, None, main_ratio)}
+    assert names >= {row.row for row in long.rows if row.ratio in (1, None, main_ratio)} - set(RELATIVES)
     for row, _, config, ratio in candidates_of("fashion_mnist_regime", 105):
         if ratio == spec.statistics.main_ratio:
             assert foresee(config).models_sent >= 200, row
@@ -484,5 +486,6 @@ def test_the_short_one_borrows_its_tuning_and_sends_two_hundred_models_at_its_ma
         assert getattr(spec, field) == getattr(long, field), field
     assert spec.training.model_copy(update={"num_epochs": 150}) == long.training
     assert spec.tuning is not None and long.tuning is not None
-    assert spec.tuning.model_copy(update={"records": None}) == long.tuning
+    both_rules = {key: getattr(long.tuning, key) for key in ("both_rules", "both_rules_seeds")}
+    assert spec.tuning.model_copy(update={"records": None, **both_rules}) == long.tuning
     assert find_task(spec.task.name).num_train >= 24_000 + long.tuning.held_out

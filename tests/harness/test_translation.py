@@ -78,7 +78,7 @@ def test_batches_of_like_length_hold_what_the_epoch_holds_and_go_on_from_any_ste
         int(lengths[each].max() - lengths[each].min()) for each in worker_batches(1, 500, steps=range(50), **own)
     ]
     assert sum(spread) < sum(unsorted) / 5
-    means = torch.tensor([lengths[each].double().mean() for each in batches[:25]])
+    means = torch.stack([lengths[each].double().mean() for each in batches[:25]])
     assert (means.diff() < 0).any() and (means.diff() > 0).any(), "steps go from short to long"
 
 

@@ -104,7 +104,7 @@ def test_the_command_records_what_can_be_emulated(
     assert [path.name for path in tmp_path.iterdir()] == ["sweep-2x1-20mbps.json"]
     found = read_record(tmp_path / "sweep-2x1-20mbps.json", Sweep)
     assert found.fabric.bits_per_second == 20e6
-    assert {point.collective for point in found.points} == {"all_reduce", "all_gather"}
+    assert {point.collective for point in found.points} == {"all_reduce", "all_gather", "exchange"}
     assert not namespaces(f"{prefix}-")
 
 

@@ -25,6 +25,7 @@ def test_periods_are_those_of_the_settings() -> None:
     assert periods == {
         "qsparse_local_sgd": 8,
         "local_sgd": 256,
+        "diloco": 256,
         "cser_pl": 16,
         "mcser": 32,
         "mcser_32": 16,
