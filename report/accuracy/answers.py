@@ -191,7 +191,12 @@ def _after_holm(pairs: Sequence[Pair]) -> str:
 
 def is_top_k(finding: Finding) -> bool:
     """Error feedback with top-k."""
-    return finding.records.row.algorithm == "ef_sgd" and "top_k" in finding.records.row.settings
+    return feeds_back(finding) and "top_k" in finding.records.row.settings
+
+
+def feeds_back(finding: Finding) -> bool:
+    """EF-SGD, but for its form that drops what is not sent."""
+    return finding.records.row.algorithm == "ef_sgd" and "drop rest: True" not in finding.records.row.settings
 
 
 def top_k_answer(study: Study, group: RatioGroup, exhibits: Exhibits) -> str:
@@ -207,7 +212,7 @@ def top_k_answer(study: Study, group: RatioGroup, exhibits: Exhibits) -> str:
         f"At ratio {group.ratio:g} {named(row)} reaches {percent(row.summary.mean)} %, {_difference(row)} points from "
         f"the baseline ({row.said()}), place {ordered.index(row) + 1} of {len(ordered)} at equal payload"
     )
-    blocks = next((f for f in group.findings if f.records.row.algorithm == "ef_sgd" and f is not row), None)
+    blocks = next((f for f in group.findings if feeds_back(f) and f is not row), None)
     if blocks and blocks.comparison:
         text += f", where with blocks it is {_difference(blocks)} points"
     costs = [cost for f in group.findings if (cost := link_cost(f))]
