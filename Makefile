@@ -129,9 +129,12 @@ gpu-check: $(VENV)/.installed ## try and time on GPUs what experiments rely on t
 # One thread per worker of the tests: they already run on all cores.
 PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -q -n "$(TEST_JOBS)" --maxprocesses 8 tests
 
-test: $(VENV)/.installed-dev ## run the tests
-	@echo "test: running the tests"
-	@$(PYTEST)
+# What takes longest: jobs on a Slurm cluster of this machine's own, emulated networks, processes killed at any moment.
+LONGEST = tests/slurm tests/lab tests/harness/test_kills.py tests/report/test_shipped_reports.py
+
+test: $(VENV)/.installed-dev ## run the tests, but for the longest, which check runs too
+	@echo "test: running the tests, without $(LONGEST)"
+	@$(PYTEST) $(LONGEST:%=--ignore %)
 
 check: $(VENV)/.installed-dev ## check style, types and layers, then run the tests
 	@echo "check: style"
