@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness.plan.plan import make_plan
-from harness.spec import load_spec
+from harness.spec import find_spec, load_spec
 from tests.harness.support import ROOT, call, changed, command, only, small_spec, write_spec
 
 PACKAGES = ("algorithms", "harness", "slurm", "report")
@@ -73,9 +73,10 @@ def test_shipped_experiments_plan_from_an_empty_folder(installed: Installed, tmp
     assert "fashion_mnist" in shipped
     borrowers = {"fashion_mnist_regime"} if "fashion_mnist_long" in shipped else set()
     for name in sorted(shipped | borrowers):
+        name = name.replace("study_", "studies/")
         done = installed.call("cser-harness", "plan", name, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith("Fashion-MNIST")
+        assert done.stdout.startswith(load_spec(find_spec(name)).title)
     assert list(tmp_path.iterdir()) == []
 
 

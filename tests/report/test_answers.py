@@ -14,6 +14,7 @@ import pytest
 from scipy import stats
 
 from harness.records.packing import unpack
+from harness.spec import find_spec, load_spec
 from report.answers import evidence
 from report.answers.__main__ import main
 from report.answers.build import build_answers
@@ -235,7 +236,8 @@ def test_partial_records_are_said_to_be_partial(only_own: None, tmp_path: Path) 
     write_study(results, "two_level", lambda row, seed: made_up_accuracy(row, seed) if seed < 3 else None)
     build_answers(results, tmp_path / "out")
     text = (tmp_path / "out" / "answers.md").read_text()
-    assert "(from 54 of 81 runs of study_two_level)" in text
+    num_rows = len(load_spec(find_spec("studies/two_level")).rows)
+    assert f"(from {2 * num_rows} of {3 * num_rows} runs of study_two_level)" in text
     part = next(p for p in text.split("\n## ") if p.startswith("12. "))
     assert "Its study is not complete" in part and "This fills it: make studies" in part
 
