@@ -33,12 +33,13 @@ def draw_accuracy_against_models(study: Study, path: Path) -> bool:
     values += _bound(axes, study.floor, "sends nothing", above=False)
     axes.set_xscale("log")
     labels, most = [], max(finding.models for finding in drawn)
+    shown = [finding for finding in drawn if finding not in failing]
     for method in dict.fromkeys(finding.method for finding in drawn):
         rows = sorted((f for f in drawn if f.method == method and f not in failing), key=lambda f: f.models)
         if rows:
             values += _line(axes, method, rows)
             label = (rows[-1].models, _mean(rows[-1]), method, look_of(method).colour)
-            if len(rows) > 1 or 2 * rows[-1].models > most:
+            if len(rows) > 1 or 2 * rows[-1].models > most or _is_crowded(rows[-1], shown):
                 labels.append(label)
             else:
                 _name_beside(axes, *label)
@@ -107,6 +108,14 @@ def _line(axes: Axes, method: str, rows: Sequence[Finding]) -> list[float]:
             axes.plot([x, x], ends, color=look.colour, linewidth=0.9, alpha=0.7, zorder=2)
             values += ends
     return values
+
+
+def _is_crowded(finding: Finding, drawn: Sequence[Finding]) -> bool:
+    """Whether others lie near to its right at about its height, where its name would be written over their lines."""
+    means = [_mean(other) for other in drawn]
+    close = 0.1 * (max(means) - min(means))
+    right = (other for other in drawn if 1.2 < other.models / finding.models < 15)
+    return any(abs(_mean(other) - _mean(finding)) < close for other in right)
 
 
 def _name_beside(axes: Axes, x: float, y: float, name: str, colour: str) -> None:
