@@ -20,6 +20,9 @@ from report.kit.wording import amount, count_of, whole
 from report.kit.wording import points as in_points
 
 _COLUMNS = 3
+_MOST_HEIGHT = 7.2
+"""Of all rows, in inches: with strip, axis and caption a page holds no more."""
+
 _COLOURS = ("#440154", "#31688E", "#35B779", "#E3B505", "#B5179E", "#7F7F7F")
 """From the longest run to the shortest: steps of a scale whose lightness rises."""
 
@@ -40,7 +43,8 @@ def draw_regime(regime: Regime, path: Path) -> bool:
     if not regime.methods:
         return False
     methods = list(regime.methods)
-    figure, grid, strip = grid_over_strip(math.ceil(len(methods) / _COLUMNS), _COLUMNS, 1.75)
+    rows = math.ceil(len(methods) / _COLUMNS)
+    figure, grid, strip = grid_over_strip(rows, _COLUMNS, min(1.75, _MOST_HEIGHT / rows))
     cells = [axes for line in grid for axes in line]
     low, high = _limits(regime)
     lowest = _lowest(regime)
@@ -57,7 +61,7 @@ def draw_regime(regime: Regime, path: Path) -> bool:
         axes.set_xlabel("models sent (log scale)")
         decades(axes.xaxis)
     for line in grid:
-        line[0].set_ylabel("difference to SGD, points")
+        line[0].set_ylabel("difference to SGD, points" if rows * 1.75 <= _MOST_HEIGHT else "points to SGD")
     _legend(figure, regime)
     save(figure, path)
     return True

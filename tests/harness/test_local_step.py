@@ -1,4 +1,4 @@
-"""AdamW in experiments: what a spec says of it, what a plan makes of that, and a run that is interrupted."""
+"""AdamW in experiments: what a spec says of it, and what a plan makes of that."""
 
 from __future__ import annotations
 
