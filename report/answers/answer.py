@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from report.accuracy.findings import Finding, Study
 from report.accuracy.records import Records, RowRuns
@@ -47,14 +48,28 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A figure that shows an answer: its title, what is seen in it, and what draws it (False: there is nothing)."""
+
+    title: str
+    found: str
+    draw: Callable[[Path], bool]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Answer:
-    """What is said: one or two sentences made from the numbers; `open` says what is missing, empty where nothing is."""
+    """What is said: one or two sentences made from the numbers; `open` says what is missing, empty where nothing is.
+
+    `brief`: the answer in one short sentence, for the first page and the README; empty where no page asks for it.
+    """
 
     said: tuple[str, ...]
     regime: str
-    exhibit: Table | None = None
+    exhibit: Table | Picture | None = None
     numbers: tuple[Number, ...] = ()
     open: str = ""
+    brief: str = ""
 
     @property
     def state(self) -> str:

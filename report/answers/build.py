@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.records.store import write_text_atomically
 from report.accuracy.findings import Study
-from report.answers.answer import Answer
+from report.answers.answer import Answer, Picture
 from report.answers.evidence import Evidence, evidence_of
 from report.answers.questions import ASKED, FIRST, Asked
 from report.kit.document import Block, Bullets, Cell, Code, Column, Document, Paragraph, Section, Table, Verdict
@@ -78,11 +78,22 @@ def _section(asked: Asked, answer: Answer, exhibits: Exhibits) -> Section:
     blocks: list[Block] = [Paragraph(" ".join(answer.said))] if answer.said else []
     if answer.open:
         blocks.append(Paragraph(f"{answer.open} This fills it: {question.command}"))
-    if answer.exhibit:
-        blocks.append(exhibits.table(answer.exhibit))
+    if block := _exhibit(question.number, answer.exhibit, exhibits):
+        blocks.append(block)
     if answer.said:
         blocks.append(Bullets((f"Seen in: {answer.regime}", f"What would change it: {question.changes}")))
     return Section(f"{question.number}. {question.asked}", tuple(blocks))
+
+
+def _exhibit(number: int, exhibit: Table | Picture | None, exhibits: Exhibits) -> Block | None:
+    """The table, or the figure by its question's name; an older picture of that name is removed where none is drawn."""
+    name = f"question_{number}.png"
+    if isinstance(exhibit, Picture):
+        picture = exhibit
+        return exhibits.figure(name, name, picture.title, picture.draw, lambda: picture.found, *picture.notes)
+    for suffix in (".png", ".pdf"):
+        (exhibits.output / "figures" / name).with_suffix(suffix).unlink(missing_ok=True)
+    return exhibits.table(exhibit) if exhibit else None
 
 
 def _how_it_was_run(evidence: Evidence, answers: dict[int, Answer]) -> Section:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from report.answers import losses, rules, settings, speeds, splits, sweeps
+from report.answers import beside, losses, rules, set_ups, settings, speeds, splits
 from report.answers.answer import Answer, Question
 from report.answers.evidence import Evidence
 
@@ -83,14 +83,14 @@ ASKED = (
     _asked(
         8,
         "What accuracy does a bit buy where the network is not over-parametrised?",
-        sweeps.over_widths,
+        set_ups.over_widths,
         "Rates tuned at each width, which these are not.",
         _study("two_level", "width_8", "width_128"),
     ),
     _asked(
         9,
         "Do other kinds of network, as DenseNet and ShuffleNet, behave alike?",
-        sweeps.over_networks,
+        set_ups.over_networks,
         "Depth and batch norm, which a perceptron does not have.",
         _study("two_level", "network_cnn"),
     ),
@@ -153,14 +153,14 @@ ASKED = (
     _asked(
         18,
         "What if workers hold different kinds of data?",
-        sweeps.over_skews,
+        set_ups.over_skews,
         "Rates tuned under skew, which these are not.",
         _study("two_level", "skew_class_shards", "skew_dirichlet_0.1", "skew_dirichlet_1", "skew_dirichlet_10"),
     ),
     _asked(
         19,
         "How many workers does it stand?",
-        sweeps.over_workers,
+        set_ups.over_workers,
         "A fixed batch per worker, where more workers mean fewer steps.",
         _study("two_level", "workers_2", "workers_4", "workers_16"),
     ),
@@ -188,14 +188,14 @@ ASKED = (
     _asked(
         23,
         "How do PowerSGD, CHOCO-SGD, DeepSqueeze, decentralised SGD and other relatives compare?",
-        sweeps.relatives,
+        beside.relatives,
         "Topologies with a larger spectral gap.",
         _study("relatives"),
     ),
     _asked(
         24,
         "Is the method as it was released the method as it is written?",
-        sweeps.released,
+        beside.released,
         "Longer runs, where its extra averages count for more.",
         _study("released"),
     ),

@@ -5,11 +5,12 @@ from __future__ import annotations
 from statistics import median
 
 from report.accuracy.findings import Finding, Study
-from report.answers.answer import Answer, Number, apart, nothing, number_cells, regime_of, share, table
+from report.answers.answer import Answer, Number, Picture, apart, nothing, number_cells, regime_of, share, table
 from report.answers.evidence import LONG, SPLITS, Evidence, finding, progress, some_missing
+from report.answers.figures import Line, Panel, draw_lines
 from report.kit.document import Cell, Table
 from report.kit.statistics import mean_of
-from report.kit.wording import amount, count_of, listed, points, short
+from report.kit.wording import amount, count_of, listed, points, short, whole
 
 RULES = "study_rules"
 KINDS = {"block": "blocks", "random_k": "random-k", "top_k": "top-k", "qsgd": "QSGD", "sign": "sign"}
@@ -145,14 +146,44 @@ def is_the_error_ever_zero(evidence: Evidence) -> Answer:
         *(Number(f"mean distance, {name}", value) for name, value in middle.items()),
         Number("last over largest, median", median(falls)),
     )
-    table_rows = [
-        (Cell(f.method, f.records.run_ids), *(Cell(short(x, 3), f.records.run_ids) for x in _profile(f)))
-        for f in sorted(rows, key=lambda f: middle[f.records.row.row])
-    ]
-    heads = ("method", "mean over the run", "largest", "least", "at the end")
-    note = "Root of the mean over workers of the squared distance to their mean, at every score of all seeds."
-    exhibit = table("The error over a run", f"{count_of(len(rows), 'row')}.", heads, table_rows, note)
+    exhibit = _over_time(study, rows)
     return Answer(said, regime_of(study), exhibit, numbers)
+
+
+IN_FIGURE = {
+    "mcser-c1_zero": "C1 = 0",
+    "mcser-h1-r1_192-r2_192": "H = 1, R1 = 192",
+    "mcser-h16-r1_12-r2_192": "H = 16, R1 = 12",
+    "mcser-h192-r1_1-r2_192": "H = 192, R1 = 1",
+}
+"""M-CSER without a reset, and with R2 = 192 by resets from the smallest to whole ones."""
+
+
+def _over_time(study: Study, rows: list[Finding]) -> Picture:
+    """The mean over the seeds, at every score."""
+    named = {f.records.row.row: f for f in rows}
+    shown = [(name, named[row]) for row, name in IN_FIGURE.items() if row in named] or [(f.method, f) for f in rows[:4]]
+    lines = tuple(_line(name, *curve) for name, f in shown if (curve := _curve(f)))
+    last = max((line.x[-1] for line in lines), default=0.0)
+    ticks = tuple((last * part / 4, whole(round(last * part / 4))) for part in range(5))
+    panel = Panel("step", "distance from the mean", lines, ticks, levels=((0.0, ""),), room=0.2, names_left=True)
+    rates = sorted({f.records.row.learning_rate for _, f in shown})
+    found = f"M-CSER at a learning rate of {listed([short(rate) for rate in rates])} that falls to zero by a cosine."
+    note = "Root of the mean over workers of the squared distance to their mean, the mean over seeds at every score."
+    return Picture("The error over a run", found, lambda path: draw_lines((panel,), path), (note,))
+
+
+def _curve(found: Finding) -> tuple[list[int], list[float]]:
+    by_step: dict[int, list[float]] = {}
+    for run in found.records.finished.values():
+        for event in run.events:
+            by_step.setdefault(event.step, []).append(event.worker_distance)
+    return list(by_step), [mean_of(values) for values in by_step.values()]
+
+
+def _line(name: str, steps: list[int], distances: list[float]) -> Line:
+    looks = {"C1 = 0": "alone", "H = 1, R1 = 192": "CSEA", "H = 16, R1 = 12": "M-CSER", "H = 192, R1 = 1": "CSER-PL"}
+    return Line(name, looks.get(name, name), tuple(float(step) for step in steps), tuple(distances))
 
 
 def _distances(found: Finding) -> list[float]:
@@ -163,8 +194,3 @@ def _distances(found: Finding) -> list[float]:
 
 def _last(found: Finding) -> float:
     return mean_of([run.events[-1].worker_distance for run in found.records.finished.values() if run.events])
-
-
-def _profile(found: Finding) -> tuple[float, float, float, float]:
-    distances = _distances(found)
-    return mean_of(distances), max(distances), min(distances), _last(found)

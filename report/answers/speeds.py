@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from harness.records.timings import Method
 from report.accuracy.models_needed import needed_of
 from report.accuracy.regime import regime_of as map_of
-from report.answers.answer import Answer, Number, nothing, table
+from report.answers.answer import Answer, Number, Picture, nothing, table
 from report.answers.evidence import LONG, Evidence
 from report.kit.document import Cell
 from report.kit.wording import amount, listed, whole
 from report.speed.cost_model import Compute
+from report.speed.figure_bandwidth import draw_step_times, step_times_note
 from report.speed.headlines import HEADLINES, METHODS
 from report.speed.ratios import needed_ratio
 from report.speed.speedups import HIGHEST, LOWEST, faster_spans, implied, speedup
@@ -152,15 +155,21 @@ def when_it_pays(evidence: Evidence) -> Answer:
             f"{factor(high)} over "
             f"DDP: {word}."
         )
-    rows = [
-        (Cell(m.label), Cell(amount(m.ratio)), *(Cell(spans_text(faster_spans(bench, m, r, CLEARLY))) for r in rivals))
-        for m in plain
-    ]
-    heads = ("method", "ratio", *(f"faster than {r.label}" for r in rivals))
     numbers = [Number(f"up to, over {name}, b/s", max(s.high for s in each)) for name, each in spans.items() if each]
     numbers += [Number(f"over DDP, {name}", gain) for name, gain in gains.items()]
-    exhibit = table("Where it pays", f"From {rate(LOWEST)} to {rate(HIGHEST)}.", heads, rows)
+    exhibit = _step_times(evidence.speed, bench)
     return Answer(tuple(said), regime(bench, evidence.speed), exhibit, tuple(numbers))
+
+
+def _step_times(study: SpeedStudy | None, bench: Bench) -> Picture | None:
+    """The report of speed-ups' own figure, of this workload alone."""
+    if study is None:
+        return None
+    alone = replace(study, benches=(bench,))
+    found = f"{bench.basis.capitalize()} points on modelled lines, from {rate(LOWEST)} to {rate(HIGHEST)}."
+    return Picture(
+        "Step time against bandwidth", found, lambda path: draw_step_times(alone, path), (step_times_note(alone),)
+    )
 
 
 def over_older_methods(evidence: Evidence) -> Answer:
