@@ -61,7 +61,8 @@ class Picture:
 class Answer:
     """What is said: one or two sentences made from the numbers; `open` says what is missing, empty where nothing is.
 
-    `brief`: the answer in one short sentence, for the first page and the README; empty where no page asks for it.
+    `brief`: the answer in short, for the first page and the README; empty where neither asks for it. `command`: what
+    fills it, where that is not the question's own.
     """
 
     said: tuple[str, ...]
@@ -70,6 +71,7 @@ class Answer:
     numbers: tuple[Number, ...] = ()
     open: str = ""
     brief: str = ""
+    command: str = ""
 
     @property
     def state(self) -> str:
@@ -77,9 +79,9 @@ class Answer:
         return "open" if not self.said else "in part" if self.open else "answered"
 
 
-def nothing(what: str) -> Answer:
+def nothing(what: str, command: str = "") -> Answer:
     """The answer where no run speaks to the question."""
-    return Answer((), "none yet", open=what)
+    return Answer((), "none yet", open=what, command=command)
 
 
 def apart(key: str, left: RowRuns | Finding | None, right: RowRuns | Finding | None) -> Number | None:

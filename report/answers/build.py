@@ -59,7 +59,7 @@ def document_of(evidence: Evidence, answers: dict[int, Answer], output: Path) ->
 
 def _first_page(answers: dict[int, Answer]) -> Section:
     words = {asked.question.number: asked.question.asked for asked in ASKED}
-    items = tuple(f"{words[n]} {' '.join(answers[n].said) or answers[n].open} (Question {n})" for n in FIRST)
+    items = tuple(f"{words[n]} {answers[n].brief or answers[n].open} (Question {n})" for n in FIRST)
     return Section("The five that matter most", (Verdict("In short", (Bullets(items),)),))
 
 
@@ -77,7 +77,7 @@ def _section(asked: Asked, answer: Answer, exhibits: Exhibits) -> Section:
     question = asked.question
     blocks: list[Block] = [Paragraph(" ".join(answer.said))] if answer.said else []
     if answer.open:
-        blocks.append(Paragraph(f"{answer.open} This fills it: {question.command}"))
+        blocks.append(Paragraph(f"{answer.open} This fills it: {answer.command or question.command}"))
     if block := _exhibit(question.number, answer.exhibit, exhibits):
         blocks.append(block)
     if answer.said:
@@ -106,7 +106,8 @@ def _how_it_was_run(evidence: Evidence, answers: dict[int, Answer]) -> Section:
         Column("left out"),
         Column("commits", "left"),
     )
-    commands = sorted({asked.question.command for asked in ASKED if answers[asked.question.number].state != "answered"})
+    lacking = [(asked.question, answers[asked.question.number]) for asked in ASKED]
+    commands = sorted({a.command or question.command for question, a in lacking if a.state != "answered"})
     text = (
         "Intervals are t intervals of 95 % of means, or of means of differences paired by seed; Holm's correction "
         "where it "

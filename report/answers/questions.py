@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from report.answers import beside, losses, rules, set_ups, settings, speeds, splits
+from report.answers import beside, losses, rules, set_ups, settings, speeds, splits, tasks
 from report.answers.answer import Answer, Question
 from report.answers.evidence import Evidence
 
@@ -92,14 +92,14 @@ ASKED = (
         "Do other kinds of network, as DenseNet and ShuffleNet, behave alike?",
         set_ups.over_networks,
         "Depth and batch norm, which a perceptron does not have.",
-        _study("two_level", "network_cnn"),
+        _study("two_level", "network_cnn", "network_densenet", "network_shufflenet"),
     ),
     _asked(
         10,
         "And another task, as translation by a Transformer?",
-        losses.another_task,
+        tasks.another_task,
         "A task whose gradients are sparse or whose optimiser is not SGD.",
-        "python -m harness run cmudict --tuning; python -m harness run cmudict",
+        tasks.command_of(tasks.TASKS),
     ),
     _asked(
         11,
@@ -196,7 +196,7 @@ ASKED = (
         24,
         "Is the method as it was released the method as it is written?",
         beside.released,
-        "Longer runs, where its extra averages count for more.",
+        "Longer runs, or its compressor, which draws a block in each tensor and was not switched here.",
         _study("released"),
     ),
     _asked(

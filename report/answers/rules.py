@@ -10,7 +10,7 @@ from report.answers.evidence import LONG, SPLITS, Evidence, finding, progress, s
 from report.answers.figures import Line, Panel, draw_lines
 from report.kit.document import Cell, Table
 from report.kit.statistics import mean_of
-from report.kit.wording import amount, count_of, listed, points, short, whole
+from report.kit.wording import amount, bounds, count_of, listed, points, short, whole
 
 RULES = "study_rules"
 KINDS = {"block": "blocks", "random_k": "random-k", "top_k": "top-k", "qsgd": "QSGD", "sign": "sign"}
@@ -47,7 +47,15 @@ def why_error_reset_helps(evidence: Evidence) -> Answer:
         if study.records.experiment.name == RULES
         else "Dropping, random-k and quantisers were not run yet."
     )
-    return Answer((first, second), _regime(study, found), _rules_table(study, found), tuple(numbers.values()), missing)
+    shown = [
+        f"{name} ({points(n.value)} points, 95 %: {bounds(n.low, n.high)})"
+        for name, n in numbers.items()
+        if name in better
+    ]
+    brief = f"With only the rule changed, it is shown to help with {listed(shown) or 'none'}"
+    brief += f", and not with {listed(not_shown)}." if not_shown else "."
+    exhibit = _rules_table(study, found)
+    return Answer((first, second), _regime(study, found), exhibit, tuple(numbers.values()), missing, brief)
 
 
 def _rate(found: Finding | None) -> str:

@@ -157,8 +157,9 @@ def when_it_pays(evidence: Evidence) -> Answer:
         )
     numbers = [Number(f"up to, over {name}, b/s", max(s.high for s in each)) for name, each in spans.items() if each]
     numbers += [Number(f"over DDP, {name}", gain) for name, gain in gains.items()]
+    brief = " ".join(said)
     exhibit = _step_times(evidence.speed, bench)
-    return Answer(tuple(said), regime(bench, evidence.speed), exhibit, tuple(numbers))
+    return Answer(tuple(said), regime(bench, evidence.speed), exhibit, tuple(numbers), brief=brief)
 
 
 def _step_times(study: SpeedStudy | None, bench: Bench) -> Picture | None:
@@ -233,7 +234,7 @@ def what_the_headlines_ask(evidence: Evidence) -> Answer:
         return nothing(NO_STUDY)
     heads = ("published", "over", "ratio", "holds up to", f"at {rate(AT)}", f"compute at {rate(AT)}, ms, up to")
     exhibit = table("What the published factors ask for", "Modelled.", heads, rows)
-    return Answer(tuple(said), regime(bench, study), exhibit, tuple(numbers))
+    return Answer(tuple(said), regime(bench, study), exhibit, tuple(numbers), brief=" ".join(said))
 
 
 def does_it_save_money(evidence: Evidence) -> Answer:
