@@ -6,7 +6,7 @@ import math
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from harness.speed.clock import Mark, Now
 from harness.speed.layers import Layers
