@@ -4,55 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 
 from report.accuracy.findings import Finding
 from report.accuracy.tuning import Tuned
 from report.answers.figures import Line, Panel, draw_lines
 from report.kit.wording import short
 
-SHOWN = ("sgd", "mcser-96", "local_sgd-96", "ef_topk-96", "ef_block-96")
-"""Rows that figures over settings show by name."""
+BEST_OF = ("sgd", "mcser-96", "local_sgd-96", "ef_topk-96")
+"""Rows that are shown by name."""
 
-FAR = "ef_block-96"
-"""Whose first trial is so far off that it would press the others together in the figure of trials."""
+RATES = (*BEST_OF, "ef_block-96")
+"""The same over the rate; its first trial is so far off that it would press the others together where trials count."""
 
-_MEDIAN = "DDP"
-"""The median row is drawn as this one, in black."""
+MEDIAN = "DDP"
+"""As what the median row is drawn: in black."""
 
 
-def draw_best_of(curves: dict[str, tuple[str, list[float | None]]], near: float, path: Path) -> bool:
-    """How far the best of k trials is behind the best of all: of the median row, and of those that are shown by name.
+def draw_best_of(curves: Sequence[Line], near: float, path: Path) -> bool:
+    """How far the best of k trials is behind the best of all.
 
     Args:
-        curves: by row its method, and points behind for k = 1, 2 and so on; None where it diverged.
         near: in points, marked by a line.
     """
-    most = min((len(curve) for _, curve in curves.values()), default=0)
-    middle = [
-        median(values)
-        for k in range(most)
-        if (values := [behind for _, curve in curves.values() if (behind := curve[k]) is not None])
-    ]
-    named = {method: curve for row, (method, curve) in curves.items() if row in SHOWN and row != FAR}
-    lines = [_curve(f"median of {len(curves)} rows", _MEDIAN, middle, most)]
-    lines += [_curve(method, method, curve, most) for method, curve in named.items()]
-    ticks = tuple((float(k), str(k)) for k in range(1, most + 1))
+    last = max((line.x[-1] for line in curves if line.x), default=0.0)
+    ticks = tuple((float(k), str(k)) for k in range(1, round(last) + 1))
     panel = Panel(
-        "k, trials drawn at random among those tried", "points behind the best tried", tuple(lines), ticks,
+        "k, trials drawn at random among those tried", "points behind the best tried", tuple(curves), ticks,
         levels=((near, f"{near:g} points"),), room=0.2, names_left=True,
     )  # fmt: skip
     return draw_lines((panel,), path)
 
 
-def _curve(name: str, look: str, behind: Sequence[float | None], most: int) -> Line:
-    there = [(float(k), value) for k, value in enumerate(behind, 1) if value is not None and k <= most]
-    return Line(name, look, tuple(k for k, _ in there), tuple(value for _, value in there))
+def best_of_line(name: str, look: str, behind: Sequence[float | None]) -> Line:
+    """After 1, 2 and so on trials; None where the best of them diverged."""
+    there = [(float(k), far) for k, far in enumerate(behind, 1) if far is not None]
+    return Line(name, look, tuple(k for k, _ in there), tuple(far for _, far in there))
 
 
 def draw_rates(tuned: Sequence[Tuned], path: Path) -> bool:
     """Held-out accuracy over the rate, the best of a row's settings at each; a cross at the foot where all diverged."""
-    shown = [entry for entry in tuned if entry.row in SHOWN]
+    shown = [entry for entry in tuned if entry.row in RATES]
     rates = sorted({point.learning_rate for entry in shown for point in entry.points})
     lines = [_rates(entry) for entry in shown]
     lost = tuple((entry.method, rate) for entry in shown for rate in rates if _diverged(entry, rate))

@@ -32,8 +32,8 @@ def is_there_a_loss(evidence: Evidence) -> Answer:
     where = "" if imagenet else "ResNet-50 on ImageNet was not run here, so of its accuracies nothing can be said."
     ours = [f for f in good if f.records.row.algorithm in ("cser", "mcser")]
     brief = (
-        f"At {sent} models sent {count_of(len(good), 'method')} of {len(methods)} {_are(good)} shown to lose less than "
-        f"{margin} points of SGD's {percent(top.mean)} %{_names(ours)}, each judged alone at 95 %{progress(study)}. "
+        f"On {study.records.experiment.task}, at {sent} models sent, {count_of(len(good), 'method')} of {len(methods)} "
+        f"{_are(good)} shown to lose less than {margin} points of SGD's {percent(top.mean)} %{_names(ours)}, each judged alone at 95 %{progress(study)}. "
         f"{where}"
     )
     numbers = known(

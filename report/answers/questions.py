@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from report.answers import beside, losses, rules, set_ups, settings, speeds, splits, tasks
+from report.answers import beside, error, losses, rules, set_ups, settings, speeds, splits, tasks
 from report.answers.answer import Answer, Question
 from report.answers.evidence import Evidence
 
@@ -139,7 +139,7 @@ ASKED = (
     _asked(
         16,
         "Is the error ever reset to zero, or only slowly averaged?",
-        rules.is_the_error_ever_zero,
+        error.is_the_error_ever_zero,
         "R1 = 1, where every reset is a whole average.",
         _study("two_level"),
     ),
@@ -207,6 +207,3 @@ ASKED = (
         LONG,
     ),
 )
-
-FIRST = (1, 4, 15, 25, 6)
-"""The questions whose answers matter most, in the order of the first page."""

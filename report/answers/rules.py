@@ -1,16 +1,12 @@
-"""Answers on what becomes of what is not sent: dropped, fed back or reset, by which compressor, and how large it is."""
+"""Answers on what becomes of what is not sent: dropped, fed back or reset, and by which compressor."""
 
 from __future__ import annotations
 
-from statistics import median
-
 from report.accuracy.findings import Finding, Study
-from report.answers.answer import Answer, Number, Picture, apart, nothing, number_cells, regime_of, share, table
-from report.answers.evidence import LONG, SPLITS, Evidence, finding, progress, some_missing
-from report.answers.figures import Line, Panel, draw_lines
+from report.answers.answer import Answer, Number, apart, nothing, number_cells, regime_of, table
+from report.answers.evidence import LONG, Evidence, finding, progress, some_missing
 from report.kit.document import Cell, Table
-from report.kit.statistics import mean_of
-from report.kit.wording import amount, bounds, count_of, listed, points, short, whole
+from report.kit.wording import amount, bounds, listed, points, short
 
 RULES = "study_rules"
 KINDS = {"block": "blocks", "random_k": "random-k", "top_k": "top-k", "qsgd": "QSGD", "sign": "sign"}
@@ -126,79 +122,3 @@ def _compressor_table(study: Study, found: dict[str, tuple[Finding | None, ...]]
     return table(
         "Method by compressor", "What is all-gathered loads a link more than what is all-reduced.", heads, rows
     )
-
-
-def is_the_error_ever_zero(evidence: Evidence) -> Answer:
-    """Question 16: the workers' distance over a run; x_i - e_i is alike on all workers, so it is the error's spread."""
-    study = evidence.study(SPLITS) or evidence.study(LONG)
-    group = study.main_group.findings if study and study.main_group else ()
-    rows = [f for f in group if f.records.row.algorithm in ("cser", "mcser", "csea", "cser_pl") and _distances(f)]
-    if study is None or not rows:
-        return nothing("No run has recorded the distance between workers yet.")
-    zero = [f for f in rows if min(_distances(f)) == 0]
-    middle = {f.records.row.row: mean_of(_distances(f)) for f in rows}
-    low, high = min(rows, key=lambda f: middle[f.records.row.row]), max(rows, key=lambda f: middle[f.records.row.row])
-    falls = [_last(f) / max(_distances(f)) for f in rows]
-    said = (
-        f"Of {count_of(len(rows), 'row')} of the family the error was exactly zero at a score in {len(zero) or 'none'}"
-        f"{progress(study)}; "
-        f"its mean over a run goes from {short(middle[low.records.row.row], 3)} ({low.method}) to "
-        f"{short(middle[high.records.row.row], 3)} ({high.method}).",
-        f"At the last score, at a learning rate near zero, it is {share(median(falls))} of its largest in the median "
-        "row "
-        f"({share(min(falls))} to {share(max(falls))}).",
-    )
-    numbers = (
-        Number("rows with a zero error", len(zero)),
-        Number("rows", len(rows)),
-        *(Number(f"mean distance, {name}", value) for name, value in middle.items()),
-        Number("last over largest, median", median(falls)),
-    )
-    exhibit = _over_time(study, rows)
-    return Answer(said, regime_of(study), exhibit, numbers)
-
-
-IN_FIGURE = {
-    "mcser-c1_zero": "C1 = 0",
-    "mcser-h1-r1_192-r2_192": "H = 1, R1 = 192",
-    "mcser-h16-r1_12-r2_192": "H = 16, R1 = 12",
-    "mcser-h192-r1_1-r2_192": "H = 192, R1 = 1",
-}
-"""M-CSER without a reset, and with R2 = 192 by resets from the smallest to whole ones."""
-
-
-def _over_time(study: Study, rows: list[Finding]) -> Picture:
-    """The mean over the seeds, at every score."""
-    named = {f.records.row.row: f for f in rows}
-    shown = [(name, named[row]) for row, name in IN_FIGURE.items() if row in named] or [(f.method, f) for f in rows[:4]]
-    lines = tuple(_line(name, *curve) for name, f in shown if (curve := _curve(f)))
-    last = max((line.x[-1] for line in lines), default=0.0)
-    ticks = tuple((last * part / 4, whole(round(last * part / 4))) for part in range(5))
-    panel = Panel("step", "distance from the mean", lines, ticks, levels=((0.0, ""),), room=0.2, names_left=True)
-    rates = sorted({f.records.row.learning_rate for _, f in shown})
-    found = f"M-CSER at a learning rate of {listed([short(rate) for rate in rates])} that falls to zero by a cosine."
-    note = "Root of the mean over workers of the squared distance to their mean, the mean over seeds at every score."
-    return Picture("The error over a run", found, lambda path: draw_lines((panel,), path), (note,))
-
-
-def _curve(found: Finding) -> tuple[list[int], list[float]]:
-    by_step: dict[int, list[float]] = {}
-    for run in found.records.finished.values():
-        for event in run.events:
-            by_step.setdefault(event.step, []).append(event.worker_distance)
-    return list(by_step), [mean_of(values) for values in by_step.values()]
-
-
-def _line(name: str, steps: list[int], distances: list[float]) -> Line:
-    looks = {"C1 = 0": "alone", "H = 1, R1 = 192": "CSEA", "H = 16, R1 = 12": "M-CSER", "H = 192, R1 = 1": "CSER-PL"}
-    return Line(name, looks.get(name, name), tuple(float(step) for step in steps), tuple(distances))
-
-
-def _distances(found: Finding) -> list[float]:
-    """At the scores of all runs of a row, but for a first one before any step, where all workers begin alike."""
-    events = [event for run in found.records.finished.values() for event in run.events if event.step]
-    return [event.worker_distance for event in events if event.worker_distance is not None]
-
-
-def _last(found: Finding) -> float:
-    return mean_of([run.events[-1].worker_distance for run in found.records.finished.values() if run.events])

@@ -242,7 +242,8 @@ def _score_line(name: str, look: str, found: Sequence[tuple[SetUp, Finding | Non
 
 def _difference_line(row: str, shown: Shown) -> Line:
     there = [(each.at, n) for each, study in shown if (n := _number(study, row))]
-    bars = tuple((100 * (n.low or n.value), 100 * (n.high or n.value)) for _, n in there)
+    ends = [(n.value if n.low is None else n.low, n.value if n.high is None else n.high) for _, n in there]
+    bars = tuple((100 * low, 100 * high) for low, high in ends)
     return Line(METHODS[row], METHODS[row], tuple(at for at, _ in there), tuple(100 * n.value for _, n in there), bars)
 
 

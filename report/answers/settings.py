@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import median
 
 from report.accuracy.findings import Finding, Study
@@ -10,7 +11,8 @@ from report.accuracy.records import best_training_loss
 from report.accuracy.tuning import GridPoint, Tuned
 from report.answers.answer import Answer, Number, Picture, apart, known, nothing, regime_of, search_regime, table
 from report.answers.evidence import LONG, Evidence, finding, progress, some_missing
-from report.answers.figure_settings import draw_best_of, draw_momenta, draw_rates
+from report.answers.figure_settings import BEST_OF, MEDIAN, best_of_line, draw_best_of, draw_momenta, draw_rates
+from report.answers.figures import Line
 from report.kit.document import Cell, Table
 from report.kit.statistics import mean_of, median_best_of, rank_correlation, summarise
 from report.kit.wording import amount, count_of, listed, percent, points, ratio_name, short
@@ -129,9 +131,9 @@ def what_tuning_costs(evidence: Evidence) -> Answer:
         f"The search for all {count_of(len(tuned), 'row')} tried {trials:,} pairs of settings and rate and took "
         f"{hours:.1f} hours of one core.",
     )
-    curves = {t.row: (t.method, curve) for t in tuned if (curve := _behind(t))}
+    curves = _best_of_curves(tuned)
     numbers = (
-        *(Number(f"behind after {k}, {row}", b) for row, (_, c) in curves.items() for k, b in enumerate(c, 1) if b),
+        *(Number(f"behind after {k:g}, {row}", y) for row, line in curves.items() for k, y in zip(line.x, line.y, strict=True)),
         Number("trials needed, median", float(median(needed.values())), count=len(needed)),
         *(Number(f"trials needed, {row}", count) for row, count in needed.items()),
         Number("trials", trials),
@@ -141,9 +143,21 @@ def what_tuning_costs(evidence: Evidence) -> Answer:
     exhibit = Picture(
         "The best of k trials against k",
         f"By the median over all choices of k; {count_of(middle, 'trial')} of the median row are near the best.",
-        lambda path: draw_best_of(curves, near, path),
+        lambda path: draw_best_of(tuple(curves.values()), near, path),
     )
     return Answer(said, search_regime(search), exhibit, numbers)
+
+
+def _best_of_curves(tuned: Sequence[Tuned]) -> dict[str, Line]:
+    """By row, of some rows and of the median one: points behind the best after 1, 2 and so on trials."""
+    behind = {t.row: curve for t in tuned if (curve := _behind(t))}
+    most = min(map(len, behind.values()), default=0)
+    known = [[far for curve in behind.values() if (far := curve[k]) is not None] for k in range(most)]
+    curves = {"median": best_of_line(f"median of {len(behind)} rows", MEDIAN, [median(each) for each in known])}
+    names = {t.row: t.method for t in tuned}
+    for row in (row for row in BEST_OF if row in behind):
+        curves[row] = best_of_line(names[row], names[row], behind[row][:most])
+    return curves
 
 
 def _behind(tuned: Tuned) -> list[float | None]:
