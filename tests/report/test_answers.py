@@ -195,7 +195,7 @@ def only_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = tmp_path_factory.mktemp("written")
-    for name in ("two_level", "skew_class_shards", "workers_16", "momentum", "released"):
+    for name in ("two_level", "skew_class_shards", "workers_16", "network_cnn", "momentum", "released"):
         write_study(results, name)
     return results
 
@@ -220,10 +220,34 @@ def test_studies_fill_their_questions(studies: Path, tmp_path: Path) -> None:
     assert_apart(numbers[18, "local_sgd-96, two classes a worker"], skew, "local_sgd-96", "sgd")
     assert_apart(numbers[18, "local_sgd-96, equal shares"], scores, "local_sgd-96", "sgd")
     assert_apart(numbers[19, f"{both}, 16 workers"], scores_of(studies / "study_workers_16"), both, "sgd")
+    cnn = scores_of(studies / "study_network_cnn")
+    assert_apart(numbers[9, f"{both}, CNN"], cnn, both, "sgd")
+    assert_apart(numbers[9, f"{both} − ef_topk-96, CNN"], cnn, both, "ef_topk-96")
     assert_apart(numbers[24, "released − written"], scores_of(studies / "study_released"), "released", "written")
     momentum = scores_of(studies / "study_momentum")
     assert_apart(numbers[21, "M-CSER, momentum 0.9 − CSER"], momentum, "mcser-m0.9", "cser-m0")
     assert "Not run yet: 2 workers and 4 workers." in text
+
+
+def test_methods_of_another_task_stand_against_their_own_optimisers_baseline(studies: Path, tmp_path: Path) -> None:
+    """Records of a study under the names of a task's rows."""
+    names = {"written": "adamw", "released": "adamw_cser-8", "released-average_parameters": "cser-8"}
+
+    def rename(data: Any) -> None:
+        data["name"] = "cmudict"
+        for row in data["rows"]:
+            row["row"] = names.get(row["row"], row["row"])
+            row["algorithm"] = "sgd" if row["row"] == "adamw" else row["algorithm"]
+
+    (studies / "study_released").rename(studies / "cmudict")
+    edit(studies / "cmudict" / "experiment.json", rename)
+    build_answers(studies, tmp_path / "out")
+    numbers, scores = numbers_of(tmp_path / "out"), scores_of(studies / "cmudict")
+    assert_apart(numbers[10, "cmudict: adamw_cser-8 − adamw"], scores, "adamw_cser-8", "adamw")
+    assert_apart(numbers[10, "cmudict: cser-8 − sgd"], scores, "cser-8", "sgd")
+    part = next(p for p in (tmp_path / "out" / "answers.md").read_text().split("\n## ") if p.startswith("10. "))
+    assert "Not run yet: English to Spanish. This fills it: python -m harness run kjv_es --tuning; " in part
+    assert "run cmudict" not in part
 
 
 def test_other_records_give_other_sentences(studies: Path, tmp_path: Path) -> None:
