@@ -99,16 +99,15 @@ def over_workers(evidence: Evidence) -> Answer:
 def _over(evidence: Evidence, sweep: Sweep, more: str = "", counts: Sequence[Number] = ()) -> Answer | None:
     """None where fewer than two set-ups have runs; why, where they may not be set side by side."""
     shown, refused = _side_by_side(evidence, sweep.set_ups, sweep.but)
-    rows = _rows_in(shown)
+    rows = [row for row in METHODS if shown and all(_number(study, row) for _, study in (shown[0], shown[-1]))]
     if len(shown) < 2 or not rows:
         return nothing(" ".join(refused)) if refused else None
     changes = {row: n for row in rows if (n := _change(row, shown))}
     numbers = [*_bounds(shown), *_differences(shown, rows), *changes.values(), *counts]
     said = tuple(filter(None, (_from_to(shown, rows), _changed(shown, changes), more)))
     missing = [*refused, *([] if refused else _not_run(sweep.set_ups, shown)), *_partly(shown)]
-    return Answer(
-        said, _regime(shown, sweep.but), _picture(sweep, shown, rows), tuple(numbers), " ".join(missing)
-    )  # fmt: skip
+    exhibit = _picture(sweep, shown, rows)
+    return Answer(said, _regime(shown, sweep.but), exhibit, tuple(numbers), " ".join(missing))
 
 
 def _side_by_side(evidence: Evidence, set_ups: Sequence[SetUp], but: Sequence[str]) -> tuple[Shown, list[str]]:
@@ -131,20 +130,9 @@ def _number(study: Study, row: str, key: str = "") -> Number | None:
     return apart(key, finding(study, row), study.baseline)
 
 
-def _rows_in(shown: Shown) -> list[str]:
-    """Methods that two set-ups or more have."""
-    return [row for row in METHODS if sum(_number(study, row) is not None for _, study in shown) > 1]
-
-
-def _ends(row: str, shown: Shown) -> Shown:
-    """The first and the last set-up that have it."""
-    have = [(each, study) for each, study in shown if _number(study, row)]
-    return [have[0], have[-1]]
-
-
 def _change(row: str, shown: Shown) -> Number | None:
     """How much more is lost in the last set-up than in the first, paired by seed."""
-    (first, one), (last, other) = _ends(row, shown)
+    (first, one), (last, other) = shown[0], shown[-1]
     found = pair(_by_seed(other, row), _by_seed(one, row))
     key = f"{row}, {last.words} − {first.words}"
     return None if found is None else Number(key, found.difference, found.low, found.high, len(found.seeds))
@@ -171,7 +159,7 @@ def _differences(shown: Shown, rows: Sequence[str]) -> list[Number]:
 def _from_to(shown: Shown, rows: Sequence[str]) -> str:
     parts = []
     for row in rows:
-        found = [n for _, study in _ends(row, shown) if (n := _number(study, row))]
+        found = [n for _, study in (shown[0], shown[-1]) if (n := _number(study, row))]
         one, other = (f"{points(n.value)} ({bounds(n.low, n.high)})" for n in found)
         parts.append(f"from {one} to {other} with {METHODS[row]}")
     alone = [percent(n.value) for _, study in (shown[0], shown[-1]) if (n := mean("", study.floor))]
@@ -188,7 +176,7 @@ def _changed(shown: Shown, changes: dict[str, Number]) -> str:
         for word in ("worse", "better")
     }
     first, last = shown[0][0].words, shown[-1][0].words
-    least = max((n.value, METHODS[row]) for row in changes if (n := _number(_ends(row, shown)[1][1], row)))[1]
+    least = max((n.value, METHODS[row]) for row in changes if (n := _number(shown[-1][1], row)))[1]
     less = f", and less {told['better']}" if told["better"] else ""
     return (
         f"Paired by seed, shown to lose more with {last} than with {first} is {told['worse'] or 'none'}{less}; "
@@ -253,7 +241,7 @@ def over_networks(evidence: Evidence) -> Answer:
     set_ups = [SetUp("perceptron", SPLITS)]
     set_ups += [SetUp(NETWORKS.get(name, name.removeprefix("study_network_")), name) for name in names]
     shown, refused = _side_by_side(evidence, set_ups, ("model", "batch norm"))
-    rows = _rows_in(shown)
+    rows = [row for row in METHODS if sum(_number(study, row) is not None for _, study in shown) > 1]
     if len(shown) < 2 or not rows:
         return nothing(" ".join(refused) or "No other kind of network was run.")
     pairs = _each_pair(shown, rows)
@@ -280,9 +268,8 @@ def _each_pair(shown: Shown, rows: Sequence[str]) -> tuple[Number, ...]:
     if len(rows) < 2:
         return ()
     left, right = rows[0], rows[-1]
-    return known(
-        *(apart(f"{left} − {right}, {e.words}", finding(s, left), finding(s, right)) for e, s in shown)
-    )  # fmt: skip
+    key = f"{left} − {right}"
+    return known(*(apart(f"{key}, {each.words}", finding(s, left), finding(s, right)) for each, s in shown))
 
 
 def _networks(shown: Shown, rows: Sequence[str]) -> Table:
