@@ -84,7 +84,7 @@ ASKED = (
         8,
         "What accuracy does a bit buy where the network is not over-parametrised?",
         set_ups.over_widths,
-        "Rates tuned at each width, which these are not.",
+        "More models sent, where less is lost at every width.",
         _study("two_level", "width_8", "width_128"),
     ),
     _asked(
@@ -154,7 +154,7 @@ ASKED = (
         18,
         "What if workers hold different kinds of data?",
         set_ups.over_skews,
-        "Rates tuned under skew, which these are not.",
+        "More models sent: workers that meet more often drift less apart.",
         _study("two_level", "skew_class_shards", "skew_dirichlet_0.1", "skew_dirichlet_1", "skew_dirichlet_10"),
     ),
     _asked(
@@ -162,7 +162,7 @@ ASKED = (
         "How many workers does it stand?",
         set_ups.over_workers,
         "A fixed batch per worker, where more workers mean fewer steps.",
-        _study("two_level", "workers_2", "workers_4", "workers_16"),
+        _study("two_level", "workers_2", "workers_4", "workers_16", "workers_32"),
     ),
     _asked(
         20,
@@ -175,7 +175,7 @@ ASKED = (
         21,
         "Does momentum help M-CSER beyond CSER?",
         settings.does_momentum_help,
-        "A rate tuned at each momentum.",
+        "A finer search for rates, or another ratio.",
         _study("momentum"),
     ),
     _asked(

@@ -66,7 +66,7 @@ WORKERS = Sweep(
     "workers (log scale), at one batch over all",
     tuple(
         SetUp(f"{count} workers", SPLITS if count == 8 else f"study_workers_{count}", count, str(count))
-        for count in (2, 4, 8, 16)
+        for count in (2, 4, 8, 16, 32)
     ),
     ("workers", "batch", "data"),
     log_x=True,
@@ -200,7 +200,9 @@ def _regime(shown: Shown, but: Sequence[str]) -> str:
     models = next((f.models for row in METHODS if (f := finding(study, row))), None)
     settings = [study.records.experiment.settings for _, study in shown]
     differ = [key for key in but if len({each.get(key) for each in settings}) > 1]
-    return f"{regime_of(study, models)} The others differ from it in {listed(differ) or 'nothing'} alone."
+    rates = {each.experiment: bool(other.records.experiment.tuning) for each, other in shown if other is not study}
+    chosen = "their learning rates were chosen anew" if all(rates.values()) else "learning rates are those of it"
+    return f"{regime_of(study, models)} The others differ from it in {listed(differ) or 'nothing'}; {chosen}."
 
 
 def _picture(sweep: Sweep, shown: Shown, rows: Sequence[str]) -> Picture:

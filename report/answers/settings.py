@@ -243,7 +243,7 @@ def _momenta(study: Study | None, rows: list[Finding], base: Finding | None) -> 
         return None
     swept = [(0.0, base), *((float(f.records.row.row.rpartition("-m")[2]), f) for f in rows)]
     note = "; ".join(f"{f.method}: learning rate {short(f.records.row.learning_rate)}" for _, f in swept)
-    found = "Means, each dot a seed; the rates keep lr / (1 − momentum) near what was chosen at 0 and at 0.9."
+    found = "Means, each dot a seed, each momentum at a learning rate of its own."
     return Picture("Accuracy over momentum", found, lambda path: draw_momenta(swept, study.baseline, path), (note,))
 
 

@@ -226,7 +226,7 @@ def test_studies_fill_their_questions(studies: Path, tmp_path: Path) -> None:
     assert_apart(numbers[24, "released − written"], scores_of(studies / "study_released"), "released", "written")
     momentum = scores_of(studies / "study_momentum")
     assert_apart(numbers[21, "M-CSER, momentum 0.9 − CSER"], momentum, "mcser-m0.9", "cser-m0")
-    assert "Not run yet: 2 workers and 4 workers." in text
+    assert "Not run yet: 2 workers, 4 workers and 32 workers." in text
 
 
 def test_methods_of_another_task_stand_against_their_own_optimisers_baseline(studies: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ SET_UPS = {
     "Dirichlet 10": "study_skew_dirichlet_10", "Dirichlet 1": "study_skew_dirichlet_1",
     "Dirichlet 0.1": "study_skew_dirichlet_0.1",
     "2 workers": "study_workers_2", "4 workers": "study_workers_4", "8 workers": TWO_LEVEL,
-    "16 workers": "study_workers_16",
+    "16 workers": "study_workers_16", "32 workers": "study_workers_32",
     "perceptron": TWO_LEVEL, "CNN": "study_network_cnn", "DenseNet-like": "study_network_densenet",
     "ShuffleNet-like": "study_network_shufflenet",
 }  # fmt: skip
