@@ -104,7 +104,7 @@ def _over(evidence: Evidence, sweep: Sweep, more: str = "", counts: Sequence[Num
         return nothing(" ".join(refused)) if refused else None
     changes = {row: n for row in rows if (n := _change(row, shown))}
     numbers = [*_bounds(shown), *_differences(shown, rows), *changes.values(), *counts]
-    said = tuple(filter(None, (_from_to(shown, rows), _changed(shown, changes), more)))
+    said = tuple(filter(None, (_from_to(shown, rows), _changed(shown, rows, changes), _diverged(shown), more)))
     missing = [*refused, *([] if refused else _not_run(sweep.set_ups, shown)), *_partly(shown)]
     exhibit = _picture(sweep, shown, rows)
     return Answer(said, _regime(shown, sweep.but), exhibit, tuple(numbers), " ".join(missing))
@@ -169,19 +169,26 @@ def _from_to(shown: Shown, rows: Sequence[str]) -> str:
     return f"{ends} the difference to SGD goes, in points (95 %), {listed(parts)}{floor}{partly}."
 
 
-def _changed(shown: Shown, changes: dict[str, Number]) -> str:
+def _changed(shown: Shown, rows: Sequence[str], changes: dict[str, Number]) -> str:
     """Who is shown to lose more at the end, and who loses the least there."""
     told = {
         word: listed([f"{METHODS[row]} by {n.points()}" for row, n in changes.items() if n.told == word])
         for word in ("worse", "better")
     }
     first, last = shown[0][0].words, shown[-1][0].words
-    least = max((n.value, METHODS[row]) for row in changes if (n := _number(shown[-1][1], row)))[1]
+    least = max((n.value, METHODS[row]) for row in rows if (n := _number(shown[-1][1], row)))[1]
     less = f", and less {told['better']}" if told["better"] else ""
     return (
         f"Paired by seed, shown to lose more with {last} than with {first} is {told['worse'] or 'none'}{less}; "
         f"with {last} the least is lost by {least}."
     )
+
+
+def _diverged(shown: Shown) -> str:
+    """Runs that are in no mean, since they diverged; empty where there are none."""
+    lost = [(each, f) for each, study in shown for row in METHODS if (f := finding(study, row)) and f.records.diverged]
+    parts = [f"{METHODS[f.records.row.row]} {f.said()} with {each.words}" for each, f in lost]
+    return f"Left out: {listed(parts)}." if parts else ""
 
 
 def _not_run(set_ups: Sequence[SetUp], shown: Shown) -> list[str]:
@@ -260,6 +267,7 @@ def over_networks(evidence: Evidence) -> Answer:
             f"{METHODS[rows[0]]} is shown to be behind {METHODS[rows[-1]]} in {words.count('worse')} of "
             f"{len(words)} networks, and ahead in {words.count('better')}."
         )
+    said += filter(None, (_diverged(shown),))
     numbers = (*_bounds(shown), *_differences(shown, rows), *pairs)
     missing = " ".join([*refused, *([] if refused else _not_run(set_ups, shown)), *_partly(shown)])
     return Answer(tuple(said), _regime(shown, ("model", "batch norm")), _networks(shown, rows), numbers, missing)
