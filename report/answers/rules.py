@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from report.accuracy.findings import Finding, Study
-from report.answers.answer import Answer, Number, apart, nothing, number_cells, regime_of, table
+from report.answers.answer import Answer, apart, nothing, number_cells, regime_of, table
 from report.answers.evidence import LONG, Evidence, finding, progress, some_missing
 from report.kit.document import Cell, Table
 from report.kit.wording import amount, bounds, listed, points, short

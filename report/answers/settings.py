@@ -133,7 +133,11 @@ def what_tuning_costs(evidence: Evidence) -> Answer:
     )
     curves = _best_of_curves(tuned)
     numbers = (
-        *(Number(f"behind after {k:g}, {row}", y) for row, line in curves.items() for k, y in zip(line.x, line.y, strict=True)),
+        *(
+            Number(f"behind after {k:g}, {row}", y)
+            for row, line in curves.items()
+            for k, y in zip(line.x, line.y, strict=True)
+        ),
         Number("trials needed, median", float(median(needed.values())), count=len(needed)),
         *(Number(f"trials needed, {row}", count) for row, count in needed.items()),
         Number("trials", trials),

@@ -1,4 +1,4 @@
-"""The answers: the shipped document and its part of the README rebuilt, made-up studies, and records that do not fit."""
+"""The answers: the shipped document and its part of the README rebuilt, made-up studies, records that do not fit."""
 
 from __future__ import annotations
 
@@ -98,7 +98,9 @@ def rebuilt(tmp_path_factory: pytest.TempPathFactory, crowded: list[str]) -> Pat
 
 def _wrong_texts(figure: Drawing) -> list[str]:
     """Names, numbers and labels that touch one another, leave the picture, or are too small."""
-    texts = [t for axes in figure.axes for t in (*axes.texts, *axes.get_xticklabels(), axes.xaxis.label, axes.yaxis.label)]
+    texts = [
+        t for axes in figure.axes for t in (*axes.texts, *axes.get_xticklabels(), axes.xaxis.label, axes.yaxis.label)
+    ]
     boxes = [(t.get_text(), Text.get_window_extent(t)) for t in texts if t.get_text()]
     wrong = [f"{t.get_text()!r} is small" for t in texts if t.get_text() and t.get_fontsize() < SIZE]
     wrong += [f"{a!r} on {b!r}" for (a, one), (b, other) in itertools.combinations(boxes, 2) if one.overlaps(other)]
@@ -157,7 +159,11 @@ def test_sentences_say_the_numbers(rebuilt: Path) -> None:
     parts = (rebuilt / "answers.md").read_text().split("\n## ")
     said = 0
     for (number, key), each in numbers_of(rebuilt).items():
-        if number in (15, 24) or (number == 21 and "momentum" in key) or key in ("final_average", "mcser-96 − local_sgd-96"):
+        if (
+            number in (15, 24)
+            or (number == 21 and "momentum" in key)
+            or key in ("final_average", "mcser-96 − local_sgd-96")
+        ):
             low, value, high = (f"{100 * each[k]:+.2f}".replace("-", "−") for k in ("low", "value", "high"))
             part = next(p for p in parts if p.startswith(f"{number}. "))
             assert value in part and f"{low} to {high}" in part, key
