@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from harness.bench.figure import Aim, Figure, not_measured, ratio
+from harness.bench.measurement import Aim, Measurement, not_measured, ratio
 from harness.bench.training import WAIT_SECONDS, Kind, start_training
 from harness.train.stopwatch import interleave
 from harness.workers.attempt import num_cores
@@ -19,7 +19,7 @@ THREADS, ONE_THREAD, PROCESSES = "threads", "one thread", "gloo processes"
 TOGETHER, IN_TURN = "two runs side by side", "two runs in turn"
 
 
-def measure(results: Path) -> list[Figure]:
+def measure(results: Path) -> list[Measurement]:
     """Speed-ups of the whole step (forward, backward, M-CSER), the start of processes left out."""
     cores = num_cores()
     if cores < 2:
@@ -56,7 +56,7 @@ def in_turn(runs: list[WorkerProcesses]) -> None:
         together([run])
 
 
-def figures_of(timings: dict[str, list[float]], cores: int) -> list[Figure]:
+def figures_of(timings: dict[str, list[float]], cores: int) -> list[Measurement]:
     """The speed-ups that the timings give."""
     timings = {**timings, "two runs in threads in turn": [2 * seconds for seconds in timings[THREADS]]}
     return [

@@ -9,7 +9,7 @@ from statistics import median
 import torch
 
 from harness.bench import methods
-from harness.bench.figure import ratio
+from harness.bench.measurement import ratio
 from harness.bench.optimizer_step import own_step, torch_step
 from harness.gpu_check.problem import Scale
 from harness.gpu_check.record import Checks, Outcome

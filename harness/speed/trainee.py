@@ -16,7 +16,7 @@ from harness.train.build import build_model
 from harness.train.trainee import random_batch
 
 
-class Trainee(Protocol):
+class TimedTrainee(Protocol):
     """What takes forward and backward passes.
 
     Attributes:

@@ -10,7 +10,7 @@ import pytest
 
 from harness import bench
 from harness.bench import memory, methods, run_shares, workers
-from harness.bench.figure import Aim, Figure, not_measured, ratio, show
+from harness.bench.measurement import Aim, Measurement, not_measured, ratio, show
 from harness.spec import SpecError
 from harness.train.stopwatch import interleave, sums
 
@@ -28,7 +28,7 @@ def test_a_ratio_is_the_median_of_ratios_within_repetitions() -> None:
     [(Aim("at most", 1.0), True), (Aim("at most", 0.9), False), (Aim("at least", 1.1), False), (None, None)],
 )
 def test_an_aim_is_met_or_not(aim: Aim | None, met: bool | None) -> None:
-    assert Figure("name", "what", 1.0, "x", aim).met is met
+    assert Measurement("name", "what", 1.0, "x", aim).met is met
 
 
 def test_calls_go_there_and_back_again() -> None:
@@ -56,12 +56,12 @@ def test_speed_ups_are_the_slower_over_the_faster() -> None:
 def test_a_benchmark_that_fails_says_so_and_spares_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(results: Path) -> list[Figure]:
+    def broken(results: Path) -> list[Measurement]:
         raise RuntimeError("no such luck")
 
-    def works(results: Path) -> list[Figure]:
+    def works(results: Path) -> list[Measurement]:
         assert results == tmp_path
-        return [Figure("one", "this with that", 1.25, "x", Aim("at most", 1.0), [1.0, 1.5], {"this": [1.0, 3.0]})]
+        return [Measurement("one", "this with that", 1.25, "x", Aim("at most", 1.0), [1.0, 1.5], {"this": [1.0, 3.0]})]
 
     monkeypatch.setattr(bench, "SUBJECTS", ("memory", "run_shares"))
     monkeypatch.setattr(memory, "measure", broken)
