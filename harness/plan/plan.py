@@ -20,7 +20,8 @@ from harness.records import store
 from harness.records.experiment import Choice, Experiment, Row, Tuning
 from harness.records.metrics import metric_of
 from harness.rows import RowSpec
-from harness.spec import RunConfig, Spec, SpecError, explain, find_spec, load_spec, run_id
+from harness.spec import RunConfig, Spec, SpecError, explain, run_id
+from harness.spec_file import find_spec, load_spec
 
 
 @dataclass(frozen=True)

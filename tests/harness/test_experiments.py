@@ -19,7 +19,8 @@ from harness.records.experiment import Row
 from harness.records.provenance import new_attempt
 from harness.records.store import read_run
 from harness.rows import RowSpec
-from harness.spec import EXPERIMENTS, ModelSpec, Spec, load_spec
+from harness.spec import ModelSpec, Spec
+from harness.spec_file import EXPERIMENTS, load_spec
 from harness.tasks import cifar100, cmudict, fashion_mnist, imagenet, kjv_es, wmt_en_de
 from harness.tasks.cifar100 import CIFAR100
 from harness.tasks.cmudict import CMUDict

@@ -15,7 +15,8 @@ from harness.plan.plan import Plan, make_plan
 from harness.plan.tuning import TrialOutcome
 from harness.records.experiment import read_experiment
 from harness.records.store import write_record
-from harness.spec import EXPERIMENTS, PartitionSpec, RunConfig, ScheduleSpec, SpecError, TaskSpec, load_spec
+from harness.spec import PartitionSpec, RunConfig, ScheduleSpec, SpecError, TaskSpec
+from harness.spec_file import EXPERIMENTS, load_spec
 from harness.tasks.blobs import TASK as BLOBS
 from harness.tasks.task import find_task, held_out_indices, split_sizes
 from harness.train.order import worker_batches

@@ -13,7 +13,8 @@ from harness.plan.tuning import SearchState, Trial, TrialOutcome, next_rate, rul
 from harness.records.experiment import Experiment
 from harness.records.store import RecordError, Result, RunFile, read_record, write_record
 from harness.rows import RowSpec
-from harness.spec import SpecError, TuningSpec, load_spec
+from harness.spec import SpecError, TuningSpec
+from harness.spec_file import load_spec
 from tests.harness.support import Table, changed, small_spec, write_spec
 
 Score = float | tuple[float, float] | None

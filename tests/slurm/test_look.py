@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from harness.plan.plan import Plan, make_plan
 from harness.records.store import read_record
-from harness.spec import load_spec
+from harness.spec_file import load_spec
 from harness.tasks.task import Check
 from harness.workers import devices
 from slurm import look, submit
