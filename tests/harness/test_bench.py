@@ -47,10 +47,11 @@ def test_speed_ups_are_the_slower_over_the_faster() -> None:
         workers.THREADS: [1.0],
         workers.ONE_THREAD: [1.5],
         workers.PROCESSES: [3.0],
+        workers.DDP: [4.5],
         workers.TOGETHER: [0.8],
         workers.IN_TURN: [1.6],
     }
-    assert [figure.measured for figure in workers.figures_of(timings, cores=2)] == [1.5, 2.0, 3.0, 2.5]
+    assert [figure.measured for figure in workers.figures_of(timings, cores=2)] == [1.5, 2.0, 3.0, 2.5, 1.5]
 
 
 def test_a_benchmark_that_fails_says_so_and_spares_the_rest(
@@ -93,10 +94,10 @@ def test_shares_without_records_give_the_reason(tmp_path: Path) -> None:
     assert figure.measured is None and str(tmp_path) in (figure.reason or "")
 
 
-def test_every_algorithm_has_settings() -> None:
-    from algorithms import algorithms
+def test_every_method_has_settings() -> None:
+    from algorithms.registry import methods as known
 
-    assert set(methods.SETTINGS) == set(algorithms())
+    assert set(methods.SETTINGS) == set(known())
     assert all(methods.config_of(name).algorithm == name for name in methods.SETTINGS)
 
 
