@@ -14,7 +14,7 @@ import pytest
 from scipy import stats
 
 from harness.records.packing import unpack
-from harness.spec import find_spec, load_spec
+from harness.spec_file import find_spec, load_spec
 from report.answers import evidence
 from report.answers.__main__ import main
 from report.answers.build import build_answers
