@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from algorithms import StackedCollectives
-from harness.bench.figure import Aim, Figure, ratio
+from harness.bench.measurement import Aim, Measurement, ratio
 from harness.bench.methods import config_of
 from harness.plan.plan import PlannedRun
 from harness.records.provenance import new_attempt
@@ -36,7 +36,7 @@ MODELS = {
 RATIO = 64
 
 
-def measure(results: Path) -> list[Figure]:
+def measure(results: Path) -> list[Measurement]:
     """Per network: seconds of a bare loop of eight replicas, over those of an epoch with M-CSER at `RATIO`."""
     figures = []
     for name, model in MODELS.items():

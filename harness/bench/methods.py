@@ -1,4 +1,4 @@
-"""What benchmarks compare: every algorithm, at an overall ratio of 256 if it reaches that; ResNet-50's parameters."""
+"""What benchmarks compare: every method, at an overall ratio of 256 if it reaches that; ResNet-50's parameters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from algorithms import Collectives, DistributedOptimizer, algorithms
+from algorithms import Collectives, DistributedOptimizer
+from algorithms.registry import methods
 from harness.spec import EvaluationSpec, ModelSpec, RunConfig, ScheduleSpec, TaskSpec
 from harness.train.build import build_optimizer, table_at_ratio
 
@@ -20,13 +21,16 @@ WITHOUT_RATIO: dict[str, dict[str, Any]] = {
     "alone": {},
     "dpsgd": {"topology": "ring", "order": "adapt_then_combine"},
     "powersgd": {"rank": 1},
+    "ddp": {},
+    "ddp_fp16": {},
+    "ddp_powersgd": {"rank": 1},
 }
 """Methods that do not reach it, or not on these models, with what is measured instead."""
 
 
 def _settings() -> dict[str, dict[str, Any]]:
     found = dict(WITHOUT_RATIO)
-    for name in algorithms():
+    for name in methods():
         with suppress(ValueError):
             found.setdefault(name, table_at_ratio(name, RATIO))
     return found

@@ -54,7 +54,7 @@ class Release:
 
 
 @dataclass(frozen=True)
-class Layout:
+class ReleaseForm:
     """One of the two official forms: the folder, its archive, and the file of a split."""
 
     folder: str
@@ -68,15 +68,15 @@ class Layout:
         return split + self.suffix
 
 
-PICKLED, BINARY = Layout("cifar-100-python", ""), Layout("cifar-100-binary", ".bin")
+PICKLED, BINARY = ReleaseForm("cifar-100-python", ""), ReleaseForm("cifar-100-binary", ".bin")
 
 
 @dataclass(frozen=True)
-class Place:
+class ReleasePath:
     """Where a release lies: an extracted folder, or an archive."""
 
     path: Path
-    layout: Layout
+    layout: ReleaseForm
 
 
 Fetch = Callable[[Path], None]
@@ -89,7 +89,7 @@ def default_cache() -> Path:
     return Path(home) / "cser-bench" / "cifar100"
 
 
-def locate(data: Path | None, cache: Path, release: Release, fetch: Fetch | None = None) -> Place:
+def locate(data: Path | None, cache: Path, release: Release, fetch: Fetch | None = None) -> ReleasePath:
     """A place that holds the release; its contents are verified by `read_split`.
 
     `data`, where given, is the only place looked at: the extracted folder, the archive, or a folder that holds either.
@@ -124,7 +124,7 @@ def locate(data: Path | None, cache: Path, release: Release, fetch: Fetch | None
     raise DataError(_nowhere(tried, cache))
 
 
-def read_split(place: Place, split: str, release: Release) -> tuple[Bytes, npt.NDArray[np.int64]]:
+def read_split(place: ReleasePath, split: str, release: Release) -> tuple[Bytes, npt.NDArray[np.int64]]:
     """The images of "train" or "test", shape (n, 3, 32, 32), and their fine labels, shape (n,).
 
     Raises:
@@ -147,14 +147,14 @@ def read_split(place: Place, split: str, release: Release) -> tuple[Bytes, npt.N
     return images, labels
 
 
-def _place_in(path: Path) -> Place | None:
+def _place_in(path: Path) -> ReleasePath | None:
     """The release at this path or in this folder; extracted before packed, pickled before binary."""
     for layout in (PICKLED, BINARY):
         for candidate in (path / layout.folder, path, path / layout.archive):
             is_folder = any((candidate / layout.file(split)).is_file() for split in ("train", "test"))
             is_archive = candidate.is_file() and layout.folder in candidate.name
             if is_folder or is_archive:
-                return Place(candidate, layout)
+                return ReleasePath(candidate, layout)
     return None
 
 
@@ -162,7 +162,7 @@ def _wanted() -> str:
     return ", ".join(name for layout in (PICKLED, BINARY) for name in (f"{layout.folder}/", layout.archive))
 
 
-def _contents(place: Place, split: str, release: Release) -> bytes:
+def _contents(place: ReleasePath, split: str, release: Release) -> bytes:
     """The bytes of one split's file, verified where a sum is known.
 
     Raises:
@@ -223,7 +223,7 @@ def _unpacked(raw: bytes, where: str) -> tuple[Bytes, npt.NDArray[np.int64]]:
     return records[:, 2:].reshape(-1, 3, 32, 32), records[:, 1].astype(np.int64)
 
 
-def _fetched(cache: Path, release: Release, fetch: Fetch) -> Place:
+def _fetched(cache: Path, release: Release, fetch: Fetch) -> ReleasePath:
     """Fetch the archive, verify it, and extract its two files into the cache, each by one rename.
 
     Raises:
@@ -237,11 +237,11 @@ def _fetched(cache: Path, release: Release, fetch: Fetch) -> Place:
         fetch(archive)
         _check_md5(archive.read_bytes(), release.archive_md5, Path(archive.name))
         for split in ("train", "test"):
-            raw = _contents(Place(archive, PICKLED), split, release)
+            raw = _contents(ReleasePath(archive, PICKLED), split, release)
             part = Path(temporary) / split
             part.write_bytes(raw)
             os.replace(part, folder / split)
-    return Place(folder, PICKLED)
+    return ReleasePath(folder, PICKLED)
 
 
 def _download(path: Path) -> None:

@@ -24,8 +24,8 @@ from harness.workers.attempt import Job, num_cores
 from harness.workers.devices import Workers, device_groups
 from harness.workers.preload import announce
 from harness.workers.process_group import backend_for
-from harness.workers.run_process import ActiveRun, Place, close, start
-from harness.workers.stops import Notice, noticed
+from harness.workers.run_process import ActiveRun, Resources, close, start
+from harness.workers.stops import StopFlag, noticed
 from harness.workers.time_left import TimeLeft, expected_step_seconds
 
 POLL_SECONDS = 0.1
@@ -152,9 +152,9 @@ class _Launch:
         options: Options,
         folder: Path,
         pending: list[PlannedRun],
-        free: list[Place],
+        free: list[Resources],
         display: Display,
-        notice: Notice,
+        notice: StopFlag,
     ) -> None:
         self.plan, self.options, self.folder = plan, options, folder
         self.pending, self.free, self.active = pending, free, list[ActiveRun]()
@@ -186,7 +186,7 @@ class _Launch:
         self._show()
         return self.failures
 
-    def _job(self, run: PlannedRun, workers: Workers, place: Place) -> Job:
+    def _job(self, run: PlannedRun, workers: Workers, place: Resources) -> Job:
         options = self.options
         backend = backend_for(options.device) if workers == "processes" else workers
         return Job(
@@ -238,7 +238,7 @@ class _Launch:
             each.workers.ask_to_stop()
 
 
-def places(plan: Plan, options: Options) -> list[Place]:
+def places(plan: Plan, options: Options) -> list[Resources]:
     """A place for each of the runs that go at once; GPUs are shared only where the user wants more runs than they give.
 
     Raises:
@@ -252,7 +252,7 @@ def places(plan: Plan, options: Options) -> list[Place]:
     groups = device_groups(options.device, num_processes, torch.cuda.device_count())
     jobs = options.jobs or (num_cores() if options.device == "cpu" else len(groups))
     shares = _shares(sorted(os.sched_getaffinity(0)), jobs)
-    return [Place(cores, groups[number % len(groups)]) for number, cores in enumerate(shares)]
+    return [Resources(cores, groups[number % len(groups)]) for number, cores in enumerate(shares)]
 
 
 def _check_gpus(run: PlannedRun, device: str) -> None:

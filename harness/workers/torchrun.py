@@ -21,7 +21,7 @@ from harness.workers.attempt import Job, attempt_in_group, done_meanwhile, failu
 from harness.workers.devices import device_groups
 from harness.workers.launch import Options, discard_leftovers, missing_runs, write_experiment
 from harness.workers.process_group import from_rank_0, joined
-from harness.workers.stops import Interrupted, Notice, noticed
+from harness.workers.stops import Interrupted, StopFlag, noticed
 
 
 def run_under_torchrun(plan: Plan, options: Options) -> int:
@@ -60,7 +60,7 @@ def _agreed_runs(plan: Plan, options: Options) -> list[PlannedRun]:
     return [by_id[run_id] for run_id in from_rank_0(missing)]
 
 
-def _do(run: PlannedRun, plan: Plan, options: Options, notice: Notice) -> None:
+def _do(run: PlannedRun, plan: Plan, options: Options, notice: StopFlag) -> None:
     job = Job(
         experiment=plan.experiment.name,
         folder=options.results / plan.experiment.name / run.run_id,

@@ -14,7 +14,7 @@ from report.accuracy.findings import study_of
 from report.accuracy.records import UsageError, read_records
 from report.accuracy.regime import regime_of
 from report.advice.advise import Advice, advise
-from report.advice.job import Job, layout, quantity
+from report.advice.job import TrainingJob, layout, quantity
 from report.kit.wording import NONE, amount, points, ratio_name, short
 from report.speed.units import milliseconds
 
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def job_of(options: argparse.Namespace) -> Job:
+def job_of(options: argparse.Namespace) -> TrainingJob:
     """The job that the options tell.
 
     Raises:
@@ -74,7 +74,7 @@ def job_of(options: argparse.Namespace) -> Job:
         raise UsageError(f"--workers {workers} and --layout {options.layout} disagree; leave one out")
     if machines * each < 2:
         raise UsageError("one worker sends nothing; give two workers or more")
-    return Job(
+    return TrainingJob(
         num_parameters=round(quantity(options.parameters)),
         num_steps=round(quantity(options.steps)),
         num_machines=machines,

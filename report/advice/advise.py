@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from report.accuracy.records import RowRuns, UsageError
 from report.accuracy.regime import Regime
 from report.accuracy.regime_predictors import best_predictor
-from report.advice.job import Job
+from report.advice.job import TrainingJob
 from report.advice.loss import Loss, expected_loss
 from report.advice.steps import ddp_seconds, method_seconds, sent_by
 from report.kit.wording import amount, points, ratio_name, short
@@ -37,7 +37,7 @@ class Advised:
 class Advice:
     """All lines, the fastest first, with the gap that turns a share lost into points, and what is recommended."""
 
-    job: Job
+    job: TrainingJob
     gap: float
     lines: tuple[Advised, ...]
     sentence: str
@@ -45,7 +45,7 @@ class Advice:
     """What the map was made of, and how far the job is from that."""
 
 
-def advise(job: Job, regime: Regime, rows: Sequence[RowRuns], num_parameters: int) -> Advice:
+def advise(job: TrainingJob, regime: Regime, rows: Sequence[RowRuns], num_parameters: int) -> Advice:
     """Advice from an experiment's regime map and the traffic of its rows at the main length.
 
     Args:
@@ -74,7 +74,7 @@ def advise(job: Job, regime: Regime, rows: Sequence[RowRuns], num_parameters: in
     return Advice(job, gap, tuple(lines), _sentence(job, gap, lines), _where(job, regime, num_parameters, predictor))
 
 
-def _sentence(job: Job, gap: float, lines: Sequence[Advised]) -> str:
+def _sentence(job: TrainingJob, gap: float, lines: Sequence[Advised]) -> str:
     base = min((line for line in lines if line.method.startswith("DDP")), key=lambda line: line.step_seconds)
     safe = [line for line in lines if line.loss and gap * line.loss.high <= job.margin]
     best = min(safe, key=lambda line: (line.step_seconds, -line.models))
@@ -104,7 +104,7 @@ def _points(share: float) -> str:
     return points(share).lstrip("+")
 
 
-def _where(job: Job, regime: Regime, num_parameters: int, predictor: str) -> str:
+def _where(job: TrainingJob, regime: Regime, num_parameters: int, predictor: str) -> str:
     steps = [length.num_steps for length in regime.telling]
     larger, longer = job.num_parameters / num_parameters, job.num_steps / max(steps)
     return (

@@ -12,7 +12,7 @@ _PREFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """A training job as far as advice needs to know it.
 
     Attributes:

@@ -10,7 +10,7 @@ from report.kit.wording import short
 from report.speed.cost_model import Link, Links, Network, collective_seconds, exchange_seconds
 from report.speed.relatives import relatives_of
 from report.speed.study import Bench
-from report.speed.tables_modelled import AT, Layout, layout_network
+from report.speed.tables_modelled import AT, MachineLayout, layout_network
 from report.speed.units import factor, milliseconds, rate
 
 NUM_PARAMETERS = 25_557_032
@@ -87,7 +87,7 @@ def relatives_table(bench: Bench) -> Table:
     """Every relative of the family: what it sends, what the clock said where it was timed, and what the model says."""
     beside = [method for name in BESIDE if (method := bench.method(name))]
     relatives = relatives_of(bench)
-    two = Layout(2, bench.main.fabric.num_workers // 2, "ring")
+    two = MachineLayout(2, bench.main.fabric.num_workers // 2, "ring")
     heads = ("ratio", "on a link, MB a step", "hops a step", f"clock, {rate(AT)}")
     modelled = [*(f"{rate(bits)}, modelled" for bits in SHOWN_RATES), f"2 x {two.workers}, {rate(AT)}, modelled"]
     columns = (Column("method", "left"), *(Column(head) for head in (*heads, *modelled)))

@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.plan.plan import make_plan
 from harness.records.packs import open_runs
 from harness.records.store import VERSION
-from harness.spec import find_spec, load_spec
+from harness.spec_file import find_spec, load_spec
 
 LONG = Path(__file__).parents[2] / "results" / "reference" / "fashion_mnist_long"
 Accuracy = Callable[[str, int], float | None]

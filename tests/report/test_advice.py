@@ -11,7 +11,7 @@ from report.accuracy.records import Records
 from report.accuracy.regime import Regime, regime_of
 from report.advice.__main__ import main
 from report.advice.advise import Advice, advise
-from report.advice.job import Job
+from report.advice.job import TrainingJob
 from report.advice.loss import expected_loss
 from report.advice.steps import Sending, Sent, ddp_seconds, method_seconds, sent_by
 from report.speed.records import read_speed_records
@@ -19,7 +19,7 @@ from report.speed.study import study_of as speed_study_of
 from tests.report.made_up_regime import PARAMETERS, Map, records_of, write_records
 
 SPEEDUPS = Path(__file__).parents[2] / "results/speedups"
-RESNET50 = Job(25_600_000, 450_000, 8, 1, 27e-3, 10e9)
+RESNET50 = TrainingJob(25_600_000, 450_000, 8, 1, 27e-3, 10e9)
 GOOD = "CSEA"
 
 
@@ -39,12 +39,12 @@ def regime(records: Records) -> Regime:
     return found
 
 
-def advice(records: Records, job: Job) -> Advice:
+def advice(records: Records, job: TrainingJob) -> Advice:
     return advise(job, regime(records), records.main_rows, PARAMETERS)
 
 
 def test_a_step_is_the_passes_and_the_messages_by_hand() -> None:
-    job = Job(1_000_000, 100, 4, 1, 30e-3, 1e9, latency_seconds=1e-3)
+    job = TrainingJob(1_000_000, 100, 4, 1, 30e-3, 1e9, latency_seconds=1e-3)
     in_ring = 2 * 3 * (1e-3 + 4e6 / 4 * 8 / 1e9)
     gathered = 3 * (1e-3 + 0.5 * 4e6 * 8 / 1e9)
     every_fourth = Sent((Sending(1.0, 0.25, gathered=False),), at_end=0)
@@ -68,7 +68,7 @@ def test_steps_are_those_of_the_study_where_it_has_them() -> None:
         if bench.workload.name == "resnet50_v100"
     )
     compute = bench.workload.forward_seconds + bench.workload.backward_seconds
-    job = Job(bench.workload.num_parameters, 1, 8, 1, compute, 10e9)
+    job = TrainingJob(bench.workload.num_parameters, 1, 8, 1, compute, 10e9)
     for name, size in (("ddp", 4), ("ddp_fp16", 2)):
         method = bench.method(name)
         assert method and ddp_seconds(job, size) == pytest.approx(bench.seconds_at(method, 10e9), rel=0.15)
@@ -98,12 +98,12 @@ def test_a_slow_link_asks_for_the_method_that_loses_little(records: Records) -> 
 
 
 def test_a_fast_link_asks_for_ddp(records: Records) -> None:
-    said = advice(records, Job(25_600_000, 450_000, 8, 1, 27e-3, 400e9, latency_seconds=5e-6))
+    said = advice(records, TrainingJob(25_600_000, 450_000, 8, 1, 27e-3, 400e9, latency_seconds=5e-6))
     assert said.sentence.startswith("Use plain DDP")
 
 
 def test_a_job_far_beyond_the_runs_is_marked(records: Records) -> None:
-    said = advice(records, Job(25_600_000, 100_000_000, 8, 1, 27e-3, 10e9))
+    said = advice(records, TrainingJob(25_600_000, 100_000_000, 8, 1, 27e-3, 10e9))
     assert all(line.loss is None or line.loss.beyond > 3 for line in said.lines if line.method == GOOD)
     assert "times beyond what was run" in said.sentence
 

@@ -19,7 +19,7 @@ from matplotlib.transforms import BboxBase
 from scipy import stats
 
 from harness.records.packs import open_runs
-from harness.spec import find_spec, load_spec
+from harness.spec_file import find_spec, load_spec
 from report.answers import evidence
 from report.answers.__main__ import main
 from report.answers.build import build_answers
@@ -88,7 +88,7 @@ def rebuilt(tmp_path_factory: pytest.TempPathFactory, crowded: list[str]) -> Pat
 
     def watched(figure: Drawing, path: Path, **options: Any) -> None:
         save(figure, path, **options)
-        if path.suffix == ".png":
+        if path.suffix == ".pdf":  # The last one; drawing once more might move what is drawn.
             crowded.extend(f"{path.name}: {wrong}" for wrong in _wrong_texts(figure))
 
     with pytest.MonkeyPatch.context() as patch:
@@ -99,6 +99,7 @@ def rebuilt(tmp_path_factory: pytest.TempPathFactory, crowded: list[str]) -> Pat
 
 def _wrong_texts(figure: Drawing) -> list[str]:
     """Names, numbers and labels that touch one another, leave the picture, or are too small."""
+    figure.draw_without_rendering()  # Labels stand where the last drawing, of another resolution, has put them.
     texts = [
         t for axes in figure.axes for t in (*axes.texts, *axes.get_xticklabels(), axes.xaxis.label, axes.yaxis.label)
     ]

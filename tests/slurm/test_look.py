@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from harness.plan.plan import Plan, make_plan
 from harness.records.store import read_record
-from harness.spec import load_spec
+from harness.spec_file import load_spec
 from harness.tasks.task import Check
 from harness.workers import devices
 from slurm import look, submit
@@ -25,7 +25,7 @@ from slurm.fabric import Place, in_words, no_way
 from slurm.look import Line, Look, Looked, merged
 from slurm.profile import load_profile
 from slurm.request import Request
-from slurm.script import Place as Files
+from slurm.script import SubmissionPaths as Files
 from slurm.script import array_parameters, preflight_parameters
 from tests.harness.support import ROOT, changed, small_spec, write_spec
 from tests.slurm.support import allocation, small_profile, write_profile

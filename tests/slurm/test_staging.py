@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from harness.plan.plan import make_plan
-from harness.spec import SpecError, load_spec
+from harness.spec import SpecError
+from harness.spec_file import load_spec
 from harness.tasks.errors import DataError
 from slurm import request, staging
 from slurm.profile import load_profile
