@@ -25,7 +25,7 @@ class Compressor(ABC):
     kind: ClassVar[str]
     """What a spec calls it."""
 
-    def check(self, layout: Layout) -> None:
+    def check(self, layout: Layout) -> None:  # noqa: B027 (most work on any)
         """Raises ValueError, in one sentence, where this compressor cannot work on such a vector."""
 
     @abstractmethod

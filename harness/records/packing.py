@@ -89,8 +89,6 @@ def _finished(folder: Path) -> dict[str, Files]:
     return found
 
 
-
-
 def _check_holds(pack: packs.Pack, runs: Mapping[str, Files]) -> None:
     """Raises RuntimeError where the pack would not give these files back: a mistake of this program."""
     for run_id, files in runs.items():
@@ -110,8 +108,6 @@ def _remove(folder: Path, run_ids: list[str]) -> int:
         os.replace(folder / run_id, part)  # gone at once: half a folder would be half a run
         shutil.rmtree(part)
     return len(run_ids)
-
-
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from harness.seeds import generator
 from harness.spec import TaskSpec
 from harness.tasks.augment import draw_shifts, moved, normalised, shifted_crops
 from harness.tasks.cifar100_files import Bytes, Release, locate, read_split
-from harness.tasks.fetching import cache_folder
 from harness.tasks.errors import DataError
+from harness.tasks.fetching import cache_folder
 from harness.tasks.task import Batch, Check, held_out_indices
 
 MEAN, STANDARD_DEVIATION = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)

@@ -6,11 +6,9 @@ import hashlib
 import http.client
 import os
 import pickle
-
 import sys
 import tarfile
 import tempfile
-
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,8 +77,6 @@ class ReleasePath:
 
 Fetch = Callable[[Path], None]
 """Puts the pickled release's archive at a path. Raises OSError, ValueError or HTTPException."""
-
-
 
 
 def locate(data: Path | None, cache: Path, release: Release, fetch: Fetch | None = None) -> ReleasePath:

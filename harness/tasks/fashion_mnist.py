@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from harness.spec import TaskSpec
-from harness.tasks.fetching import cache_folder
 from harness.tasks.fashion_mnist_files import locate, read_idx
+from harness.tasks.fetching import cache_folder
 from harness.tasks.task import TensorSamples, subset
 
 MEAN, STANDARD_DEVIATION = 0.2860, 0.3530

@@ -12,7 +12,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -57,8 +56,6 @@ FILES: Mapping[str, Expected] = {
     "t10k-labels-idx1-ubyte.gz": Expected(10_008, "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
 }
 """File name -> what it must hold."""
-
-
 
 
 def locate(
@@ -332,8 +329,6 @@ def _fetch_mirror(mirror: str, folder: Path, files: Mapping[str, Expected]) -> P
             raise DataError(f"{name}: {error}") from None
         _verify_fetched(folder / name, expected)
     return folder
-
-
 
 
 def _nowhere(tried: Sequence[str], cache: Path, files: Mapping[str, Expected]) -> str:

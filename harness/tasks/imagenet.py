@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -284,8 +283,6 @@ class ImageNetSamples:
         if draws is None:
             return normalised(images, MEAN, STANDARD_DEVIATION), labels
         return photometric(images, draws, MEAN, STANDARD_DEVIATION), labels
-
-
 
 
 def _same_classes(train: ImageIndex, test: ImageIndex) -> None:

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from harness.spec import TaskSpec
+from harness.tasks import kjv_es
 from harness.tasks.cmudict import CMUDict
 from harness.tasks.errors import DataError
-from harness.tasks import kjv_es
 from harness.tasks.kjv_es import ENGLISH, SPANISH, Bibles
 from harness.tasks.measures import BleuAndChrf, edit_distance
 from harness.tasks.pairs import PairSamples, Sentences, plain
