@@ -19,7 +19,7 @@ SHOWN = {
     "mcser-h16-r1_12-r2_192": ("H = 16, R1 = 12", "M-CSER"),
     "mcser-h192-r1_1-r2_192": ("H = 192, R1 = 1", "CSER-PL"),
 }
-"""M-CSER without a reset, and with R2 = 192 by resets from the smallest to whole ones: names, and as what they are drawn."""
+"""M-CSER without a reset, and with R2 = 192 by resets from the smallest to whole ones: names, and looks."""
 
 
 def is_the_error_ever_zero(evidence: Evidence) -> Answer:

@@ -31,11 +31,11 @@ def is_there_a_loss(evidence: Evidence) -> Answer:
     holm = f"Each of these is judged alone at 95 %; after Holm's correction over all rows {kept}."
     where = "" if imagenet else "ResNet-50 on ImageNet was not run here, so of its accuracies nothing can be said."
     ours = [f for f in good if f.records.row.algorithm in ("cser", "mcser")]
-    brief = (
+    shown = (
         f"On {study.records.experiment.task}, at {sent} models sent, {count_of(len(good), 'method')} of {len(methods)} "
-        f"{_are(good)} shown to lose less than {margin} points of SGD's {percent(top.mean)} %{_names(ours)}, each judged alone at 95 %{progress(study)}. "
-        f"{where}"
+        f"{_are(good)} shown to lose less than {margin} points of SGD's {percent(top.mean)} %{_names(ours)}"
     )
+    brief = f"{shown}, each judged alone at 95 %{progress(study)}. {where}"
     numbers = known(
         mean("sgd", study.baseline),
         *(_difference(f, study) for f in methods),

@@ -82,8 +82,11 @@ Shown = list[tuple[SetUp, Study]]
 
 def over_widths(evidence: Evidence) -> Answer:
     """Question 8: the same over the width of the network, and by models sent on the network of the long experiment."""
-    by_bits, numbers = _by_bits(evidence.study(LONG))
-    return _over(evidence, WIDTHS, by_bits, numbers) or nothing("No other width of the network was run.")
+    long, missing = evidence.study(LONG), "No other width of the network was run."
+    by_bits, numbers = _by_bits(long)
+    if found := _over(evidence, WIDTHS, by_bits, numbers):
+        return found
+    return Answer((by_bits,), regime_of(long), numbers=tuple(numbers), open=missing) if long else nothing(missing)
 
 
 def over_skews(evidence: Evidence) -> Answer:

@@ -1,4 +1,4 @@
-"""The answers: the shipped document and its part of the README rebuilt, made-up studies, and records that do not fit."""
+"""The answers: the shipped document and its part of the README rebuilt, made-up studies, records that do not fit."""
 
 from __future__ import annotations
 

@@ -310,7 +310,9 @@ def test_every_number_is_that_of_the_records(question: int) -> None:
     assert lines
     for line in lines:
         given = tuple(float(line[name]) for name in ("value", "low", "high", "count") if line[name])
-        drawn = "models needed" in line["key"]
+        drawn = (
+            "models needed" in line["key"]
+        )  # There the curves' search ends on a grid, and seeds are drawn otherwise.
         found = QUESTIONS[question](line["key"])
-        assert given[0] == pytest.approx(found[0], rel=0.02 if drawn else 2e-3), line["key"]
-        assert given[1:] == pytest.approx(found[1:], rel=0.2), line["key"]  # Seeds are drawn otherwise here.
+        assert given[0] == pytest.approx(found[0], rel=0.05 if drawn else 2e-3), line["key"]
+        assert given[1:] == pytest.approx(found[1:], rel=0.2), line["key"]
