@@ -46,6 +46,8 @@ class Options:
     checkpoint_minutes: float
     timeout_seconds: float
     memory_format: Wanted = "auto"
+    cuda_graphs: bool = False
+    """Of stacked workers' passes on a GPU; see `harness/train/graphs.py`."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,7 @@ class _Launch:
             checkpoint_minutes=options.checkpoint_minutes,
             timeout_seconds=options.timeout_seconds,
             memory_format=options.memory_format,
+            cuda_graphs=options.cuda_graphs,
         )
 
     def _expected(self) -> dict[str, float]:
