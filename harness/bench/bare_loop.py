@@ -13,7 +13,7 @@ from torch import nn
 
 from algorithms import StackedCollectives
 from harness.bench.measurement import Aim, Measurement, ratio
-from harness.bench.methods import config_of
+from harness.bench.methods import SMALL_CNN, config_of
 from harness.plan.plan import PlannedRun
 from harness.records.provenance import new_attempt
 from harness.records.store import Result, read_record
@@ -30,7 +30,7 @@ from harness.workers.preload import load_samples
 REPETITIONS = 5
 BARE, RUN = "bare loop", "run"
 MODELS = {
-    "small_cnn, workers in turn": ModelSpec(name="small_cnn", options={"widths": [16, 64]}),
+    "small_cnn, workers in turn": SMALL_CNN,
     "mlp, workers at once": ModelSpec(name="mlp", options={"hidden": 32}),
 }
 RATIO = 64

@@ -15,6 +15,7 @@ from harness.spec import EvaluationSpec, ModelSpec, RunConfig, ScheduleSpec, Tas
 from harness.train.build import build_optimizer, table_at_ratio
 
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 1e-3, 0.9, 5e-4
+SMALL_CNN = ModelSpec(name="small_cnn", options={"widths": [16, 64]})
 RATIO = 256
 WITHOUT_RATIO: dict[str, dict[str, Any]] = {
     "sgd": {},
@@ -46,20 +47,26 @@ WITHOUT_MOMENTUM = ("cser", "cser_released")
 
 def config_of(algorithm: str) -> RunConfig:
     """A run of eight workers on the Fashion-MNIST network with this algorithm."""
+    momentum = 0.0 if algorithm in WITHOUT_MOMENTUM else MOMENTUM
+    return short_run("fashion_mnist", SMALL_CNN, 16, algorithm, SETTINGS[algorithm], num_workers=8, momentum=momentum)
+
+
+def short_run(
+    task: str, model: ModelSpec, batch_size: int, algorithm: str, settings: dict[str, Any], **more: Any
+) -> RunConfig:
+    """A run for its steps alone: what a plan would say of data and epochs does not matter; `more` are other fields."""
+    usual = {"num_workers": 1, "learning_rate": LEARNING_RATE, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY}
     return RunConfig(
-        task=TaskSpec(name="fashion_mnist"),
-        model=ModelSpec(name="small_cnn", options={"widths": [16, 64]}),
-        num_workers=8,
-        batch_size=16,
+        task=TaskSpec(name=task),
+        model=model,
+        batch_size=batch_size,
         num_epochs=1,
         algorithm=algorithm,
-        settings=SETTINGS[algorithm],
-        learning_rate=LEARNING_RATE,
-        momentum=0.0 if algorithm in WITHOUT_MOMENTUM else MOMENTUM,
-        weight_decay=WEIGHT_DECAY,
+        settings=settings,
         schedule=ScheduleSpec(kind="constant"),
         evaluation=EvaluationSpec(),
         seed=1,
+        **usual | more,
     )
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import mean, median
 
@@ -16,6 +15,7 @@ from harness.speed.methods import METHODS, TimedMethod
 from harness.speed.recorder import Recorded
 from harness.speed.turn import Turn, TurnContext
 from harness.train.build import build_topology
+from harness.train.stopwatch import seconds_to_idle
 
 NUM_DRAWS = 1000
 """Steps of an overlapped method over which it is averaged when its blocks' layers are done."""
@@ -127,31 +127,13 @@ def _codec_seconds(turn: Turn, timed: TimedMethod, bare_seconds: float) -> float
 
 def _timed(turn: Turn, synchronises: bool) -> float:
     turn.method.go_to(0, synchronises)
-    _finish(turn.device)
-    started = time.perf_counter()
-    turn.method.step()
-    _finish(turn.device)
-    return time.perf_counter() - started
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    return seconds_to_idle(turn.method.step, turn.device)
 
 
 def _bare_seconds(setting: TurnContext) -> float:
     """Of the passes alone; gradients are added to what is there, as they are where a method has flat buffers."""
-    return median(list(_bare_steps(setting))[1:])
-
-
-def _bare_steps(setting: TurnContext) -> Iterator[float]:
     trainee = setting.trainee()
     trainee.waits = False
     for parameter in trainee.module.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    for _ in range(1 + NUM_CODEC_STEPS):
-        _finish(setting.device)
-        started = time.perf_counter()
-        trainee.passes()
-        _finish(setting.device)
-        yield time.perf_counter() - started
+    return median([seconds_to_idle(trainee.passes, setting.device) for _ in range(1 + NUM_CODEC_STEPS)][1:])

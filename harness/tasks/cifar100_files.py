@@ -6,11 +6,9 @@ import hashlib
 import http.client
 import os
 import pickle
-import shutil
 import sys
 import tarfile
 import tempfile
-import urllib.request
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,14 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.tasks.errors import DataError
+from harness.tasks.fetching import download
 
 Bytes = npt.NDArray[np.uint8]
 
 ADDRESS = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
 """Where the release is published; torchvision's is taken where this one is out of date."""
-
-NETWORK_TIMEOUT = 20.0
-"""Seconds without an answer after which the server is given up."""
 
 PIXELS = 3 * 32 * 32
 """Bytes of an image: red, green and blue planes of 32 rows of 32."""
@@ -81,12 +77,6 @@ class ReleasePath:
 
 Fetch = Callable[[Path], None]
 """Puts the pickled release's archive at a path. Raises OSError, ValueError or HTTPException."""
-
-
-def default_cache() -> Path:
-    """The per-user folder for fetched files: $XDG_CACHE_HOME/cser-bench/cifar100, or the same in ~/.cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(home) / "cser-bench" / "cifar100"
 
 
 def locate(data: Path | None, cache: Path, release: Release, fetch: Fetch | None = None) -> ReleasePath:
@@ -245,8 +235,7 @@ def _fetched(cache: Path, release: Release, fetch: Fetch) -> ReleasePath:
 
 
 def _download(path: Path) -> None:
-    with urllib.request.urlopen(_address(), timeout=NETWORK_TIMEOUT) as answer, path.open("wb") as file:
-        shutil.copyfileobj(answer, file, 1 << 20)
+    download(_address(), path)
 
 
 def _address() -> str:

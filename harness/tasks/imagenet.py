@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from harness.seeds import generator
 from harness.spec import TaskSpec
 from harness.tasks.augment import Draws, draw, normalised, photometric
 from harness.tasks.errors import DataError
+from harness.tasks.fetching import cache_folder
 from harness.tasks.image_index import ImageIndex, image_index
 from harness.tasks.image_reading import (
     READING_SECONDS,
@@ -155,14 +155,14 @@ class ImageNet:
         Raises:
             DataError: missing or incomplete.
         """
-        root = (default_folder() if data is None else data.expanduser()) / split
+        root = (cache_folder("imagenet") if data is None else data.expanduser()) / split
         if not root.is_dir():
             raise DataError(
                 f"ImageNet is not at hand: {root} is not a folder; ILSVRC-2012 may not be fetched by programs, so get "
                 "it from image-net.org, extract it to train/ and val/ of class folders, and name their folder with "
                 "DATA=FOLDER"
             )
-        index = image_index(root, default_folder().parent / "imagenet-scans")
+        index = image_index(root, cache_folder("imagenet-scans"))
         expected = self.num_train if split == "train" else self.num_test
         if len(index.classes) != self.num_classes:
             raise DataError(
@@ -283,12 +283,6 @@ class ImageNetSamples:
         if draws is None:
             return normalised(images, MEAN, STANDARD_DEVIATION), labels
         return photometric(images, draws, MEAN, STANDARD_DEVIATION), labels
-
-
-def default_folder() -> Path:
-    """Where ImageNet is looked for when nobody says where: $XDG_CACHE_HOME/cser-bench/imagenet, or in ~/.cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(home) / "cser-bench" / "imagenet"
 
 
 def _same_classes(train: ImageIndex, test: ImageIndex) -> None:
