@@ -10,15 +10,14 @@ from report.answers.evidence import LONG, Evidence
 from report.kit.document import Cell
 from report.kit.wording import amount, listed, whole
 from report.speed.cost_model import Compute
-from report.speed.headlines import HEADLINES, METHODS
+from report.speed.headlines import HEADLINES, METHODS, PROPOSED, RIVALS
 from report.speed.ratios import needed_ratio
-from report.speed.speedups import HIGHEST, LOWEST, faster_spans, implied, speedup
+from report.speed.speedups import CLEARLY, HIGHEST, LOWEST, faster_spans, implied, speedup
 from report.speed.study import Bench, SpeedStudy
 from report.speed.tables_agreement import AIM, LARGE, agreement
 from report.speed.tables_modelled import headline_bench, layout_network, layouts_of, spans_text
 from report.speed.to_target import rentals
 from report.speed.units import factor, milliseconds, rate, signed_percent
-from report.speed.verdict import CLEARLY, PROPOSED, RIVALS
 
 AT = 10e9
 """Bits per second at which single numbers are given."""

@@ -1,4 +1,4 @@
-"""The two published speed-ups, and the workload that each is about."""
+"""The two published speed-ups, the workload that each is about, and the methods and baselines they are asked of."""
 
 from __future__ import annotations
 
@@ -21,3 +21,9 @@ HEADLINES = (
 
 METHODS = ("mcser_32", "mcser", "mcser_1024")
 """Methods, by name, that the published speed-ups may have been of: the proposed one at each of its ratios."""
+
+PROPOSED = "mcser"
+"""The method, by name, of which single sentences are."""
+
+RIVALS = ("ddp", "ddp_fp16", "powersgd_2")
+"""Baselines, by name, that sentences are about: overlapped DDP in fp32, with its fp16 hook, and with its PowerSGD."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 
-from harness.records.timings import Fabric, SweepPoint
+from harness.records.timings import SweepPoint
 from report.kit.document import Cell, Column, Table
 from report.kit.wording import NONE, count_of, whole
 from report.speed.fitting import slowest_limit
-from report.speed.study import Bench, Point, SpeedStudy
+from report.speed.study import Bench, Point, SpeedStudy, fabric_name
 from report.speed.units import milliseconds, rate, signed_percent
 
 AIM = 0.10
@@ -22,26 +23,37 @@ MEGABYTE = 1_000_000
 HEADER_BYTES = 66
 
 
-def fabric_name(fabric: Fabric) -> str:
-    """ "8 x 1, 200 Mb/s": machines, workers a machine, and the rate that the slowest link stands for."""
-    limit = slowest_limit(fabric)
-    return f"{fabric.num_machines} x {fabric.workers_per_machine}, {rate(limit and limit * fabric.dilation)}"
-
-
 def agreement(points: Sequence[Point]) -> tuple[int, int, int]:
     """Of the points with a prediction: whose communication time is within the aim, whose it is when none is predicted
     (the null model), and how many there are."""
     judged = [point for point in points if point.communication_error is not None]
-    return sum(map(is_near, judged)), sum(not point.communicates for point in judged), len(judged)
+    return sum(map(is_within, judged)), sum(not point.communicates for point in judged), len(judged)
 
 
-def is_near(point: Point) -> bool:
+def is_within(point: Point) -> bool:
     """Whether the predicted communication time is within the aim."""
     return point.communication_error is not None and abs(point.communication_error) <= AIM
 
 
+def is_large(point: Point) -> bool:
+    """Whether its communication is called large."""
+    return point.communication > LARGE * point.timed.compute and point.communication_error is not None
+
+
+def verdict_sentence(points: Sequence[Point]) -> str:
+    """How near the model is where there is much communication, the null model beside it; "" if there is none."""
+    near, null, many = agreement([point for point in points if is_large(point)])
+    if not many:
+        return ""
+    return (
+        f"The modelled communication time is within {100 * AIM:g} % of the clock's in {near} of "
+        f"{count_of(many, 'timed step')} in which it takes over {100 * LARGE:g} % of the compute, and that of a null "
+        f"model, which predicts none, in {null}."
+    )
+
+
 def agreement_sentence(points: Sequence[Point]) -> str:
-    """The same in words, and of those whose communication is large."""
+    """The same of all steps, and of those whose communication is large, with the worst of these."""
     within, null, count = agreement(points)
     if not count:
         return "No timed step has a sweep of its network beside it, so nothing was predicted."
@@ -49,7 +61,7 @@ def agreement_sentence(points: Sequence[Point]) -> str:
         f"The model's communication time is within {100 * AIM:g} % of the clock's in {within} of "
         f"{count_of(count, 'timed step')}, that of a null model that predicts none in {null}"
     )
-    large = [p for p in points if p.communication > LARGE * p.timed.compute and p.communication_error is not None]
+    large = [point for point in points if is_large(point)]
     if not large:
         return f"{text}."
     near, nothing, many = agreement(large)
@@ -59,6 +71,42 @@ def agreement_sentence(points: Sequence[Point]) -> str:
         f"worst of these is {signed_percent(worst.communication_error)} ({worst.method.label}, "
         f"{worst.timing.workload.name}, {fabric_name(worst.timing.fabric)})."
     )
+
+
+def agreement_table(study: SpeedStudy) -> Table:
+    """Network by network: in how many steps the model, and the null model, are near the clock's communication time."""
+    heads = (
+        "steps",
+        "model near",
+        "null near",
+        "large",
+        "model near of large",
+        "null near of large",
+        "median error",
+        "worst",
+    )
+    columns = (Column("workload", "left"), Column("network", "left"), *(Column(head) for head in heads))
+    rows = []
+    for bench in study.benches:
+        for timing in bench.timings:
+            points = [point for point in bench.points if point.timing is timing]
+            near, null, count = agreement(points)
+            if not count:
+                continue
+            large = [point for point in points if is_large(point)]
+            errors = [point.communication_error or 0.0 for point in large]
+            of_large = [str(number) for number in agreement(large)]
+            middle = signed_percent(median(map(abs, errors))).lstrip("+") if errors else NONE
+            worst = signed_percent(max(errors, key=abs)) if errors else NONE
+            texts = (str(count), str(near), str(null), of_large[2], *of_large[:2], middle, worst)
+            rows.append(tuple(Cell(text) for text in (bench.workload.name, bench.name_of(timing), *texts)))
+    notes = (
+        f"Near: modelled communication time within {100 * AIM:g} % of the clock's (emulated or measured). The null "
+        f"model predicts none. Large: it takes over {100 * LARGE:g} % of the compute; median error and worst are of "
+        "these steps.",
+        *filter(None, [_of_whole_steps(study.points)]),
+    )
+    return Table("The model, network by network", agreement_sentence(study.points), columns, tuple(rows), notes)
 
 
 def _of_whole_steps(points: Sequence[Point]) -> str:
@@ -83,7 +131,7 @@ _DRAWS = (
 
 def prediction_table(bench: Bench) -> Table:
     """Every method on every fabric of a workload: its communication by the clock, and the model's error."""
-    heads = tuple(Column(fabric_name(timing.fabric)) for timing in bench.timings)
+    heads = tuple(Column(bench.name_of(timing)) for timing in bench.timings)
     cells = {(id(point.timing), point.method.name): point for point in bench.points}
     rows = tuple(
         (Cell(method.label), *(_predicted(cells.get((id(timing), method.name))) for timing in bench.timings))

@@ -14,7 +14,7 @@ from harness.speed.methods import METHODS
 from report.speed.records import read_speed_records
 from report.speed.study import SpeedStudy, codec_bytes, study_of
 from report.speed.tables_agreement import agreement_sentence
-from report.speed.tables_timed import codec_note
+from report.speed.tables_codecs import codec_note
 from report.speed.units import milliseconds
 
 HEADER_BYTES = 14 + 20 + 20 + 12

@@ -1,0 +1,120 @@
+"""What a gossip ring saves, by the clock: the waiting of an all-reduce's many hops, and none of its bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.records.timings import Timing, ring_bytes
+from report.kit.document import Cell, Column, Table
+from report.speed.fitting import network_on, sped_up
+from report.speed.study import Bench, Point, SpeedStudy
+from report.speed.units import factor, milliseconds
+
+SUM, RING, PEER = "all_reduce", "dpsgd_ring", "dpsgd"
+"""By name: one all-reduce of all gradients, and one exchange of all parameters on a ring, and with one peer."""
+
+RULES = 2.0
+"""Latency or bytes are said to rule where they take so many times as long as the other in the all-reduce, or more."""
+
+
+@dataclass(frozen=True)
+class Gossip:
+    """A timing of both: an all-reduce's communication, and the exchanges', by the clock and by the model."""
+
+    bench: Bench
+    timing: Timing
+    summed: Point
+    ring: Point
+    peer: Point | None
+
+    @property
+    def gain(self) -> float:
+        """How many times as fast the ring's exchange is as the all-reduce."""
+        return self.summed.communication / self.ring.communication
+
+    @property
+    def latency_over_bytes(self) -> float | None:
+        """Of the all-reduce, by the fitted model; None without a sweep."""
+        network = network_on(self.timing.fabric, self.bench.fits)
+        if network is None:
+            return None
+        link = sped_up(network, self.timing.fabric.dilation).links["all_reduce"].between
+        workers, payload = network.num_workers, 4 * self.bench.workload.num_parameters
+        return 2 * (workers - 1) * link.alpha / (ring_bytes("all_reduce", payload, workers) * link.beta)
+
+    @property
+    def rules(self) -> str:
+        """What the all-reduce mostly waits for."""
+        share = self.latency_over_bytes
+        if share is None:
+            return "not swept"
+        return "latency" if share >= RULES else "bytes" if share <= 1 / RULES else "neither"
+
+
+def gossips(study: SpeedStudy) -> list[Gossip]:
+    """Every timing that has both, in the order of the records."""
+    found = []
+    for bench in study.benches:
+        for timing in bench.timings:
+            summed, ring = bench.point(timing, SUM), bench.point(timing, RING)
+            if summed and ring and summed.communicates and ring.communicates:
+                found.append(Gossip(bench, timing, summed, ring, bench.point(timing, PEER)))
+    return found
+
+
+def gossip_sentence(study: SpeedStudy) -> str:
+    """One network where latency rules beside one where bytes do; "" where either was not timed."""
+    found = gossips(study)
+    quick = max((g for g in found if g.rules == "latency"), key=lambda g: g.latency_over_bytes or 0.0, default=None)
+    sent = min((g for g in found if g.rules == "bytes"), key=lambda g: g.latency_over_bytes or 0.0, default=None)
+    if quick is None or sent is None:
+        return ""
+    says = "saves latency, not bytes" if quick.gain > 1 >= sent.gain else "does not do here as the model says"
+    return (
+        f"A gossip ring {says}: its exchange is {factor(quick.gain)} as fast as an all-reduce of as many numbers where "
+        f"latency rules ({_where(quick)}), and {factor(sent.gain)} where bytes do ({_where(sent)})."
+    )
+
+
+def _where(gossip: Gossip) -> str:
+    return f"{gossip.bench.workload.name}, {gossip.bench.name_of(gossip.timing)}"
+
+
+def gossip_table(study: SpeedStudy) -> Table:
+    """Communication of an all-reduce, of an exchange on a ring and of one with a peer, network by network."""
+    heads = ("latency over bytes", "all-reduce, ms", "on a ring, ms", "it is", "modelled", "with one peer, ms", "it is")
+    columns = (
+        *(Column(head, "left") for head in ("workload", "network", "what rules")),
+        *(Column(head) for head in heads),
+        Column("modelled"),
+    )
+    rows = []
+    for gossip in gossips(study):
+        share = gossip.latency_over_bytes
+        texts = (
+            gossip.bench.workload.name,
+            gossip.bench.name_of(gossip.timing),
+            gossip.rules,
+            "–" if share is None else f"{share:.2g}",
+            milliseconds(gossip.summed.communication),
+            *_beside(gossip.summed, gossip.ring),
+            *_beside(gossip.summed, gossip.peer),
+        )
+        rows.append(tuple(Cell(text) for text in texts))
+    found = gossip_sentence(study) or "No two networks were timed of which latency rules one, and bytes the other."
+    notes = (
+        "Emulated or measured milliseconds of a step in which nothing is computed; how many times as fast as the "
+        "all-reduce, by the clock and modelled. Both send a model of fp32 at every step; a ring has two messages of it "
+        "to two neighbours, and an all-reduce puts 2 (n - 1) / n on each link. Latency over bytes: of the all-reduce, "
+        f"by the fitted model; what rules is {RULES:g} times the other or more. One exchange is not one average: after "
+        "it workers differ.",
+    )
+    return Table("What neighbours save, by the clock", found, columns, tuple(rows), notes)
+
+
+def _beside(summed: Point, exchanged: Point | None) -> tuple[str, str, str]:
+    if exchanged is None or not exchanged.communicates:
+        return "not timed", "–", "–"
+    own, base = exchanged.predicted_communication, summed.predicted_communication
+    modelled = factor(base / own) if base and own else "–"
+    return milliseconds(exchanged.communication), factor(summed.communication / exchanged.communication), modelled
