@@ -25,5 +25,11 @@ METHODS = ("mcser_32", "mcser", "mcser_1024")
 PROPOSED = "mcser"
 """The method, by name, of which single sentences are."""
 
-RIVALS = ("ddp", "ddp_fp16", "powersgd_2")
-"""Baselines, by name, that sentences are about: overlapped DDP in fp32, with its fp16 hook, and with its PowerSGD."""
+RIVAL_WORDS = {
+    "ddp": "DDP in fp32",
+    "ddp_fp16": "DDP with its fp16 hook",
+    "powersgd_2": "DDP with its PowerSGD hook of rank 2",
+}
+"""Baselines, by name, that sentences are about, all overlapped, and how they are called there."""
+
+RIVALS = tuple(RIVAL_WORDS)

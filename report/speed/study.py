@@ -110,6 +110,20 @@ class Bench:
         return next((t for t in self.curve if is_near(t.fabric.stands_for_bits_per_second, bits_per_second)), None)
 
     @cached_property
+    def ordered(self) -> tuple[Timing, ...]:
+        """As tables have them: most machines first, then slow links to fast, then long latencies to short."""
+        return tuple(
+            sorted(
+                self.timings,
+                key=lambda t: (
+                    -t.fabric.num_machines,
+                    round(t.fabric.stands_for_bits_per_second or 0.0),
+                    t.fabric.dilation,
+                ),
+            )
+        )
+
+    @cached_property
     def latencies(self) -> tuple[tuple[Timing, Timing], ...]:
         """Pairs of timings of the same links at another latency: one of the curve, and one that is not."""
         layout, found = layout_of(self.main.fabric), list[tuple[Timing, Timing]]()

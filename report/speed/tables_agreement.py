@@ -43,12 +43,13 @@ def is_large(point: Point) -> bool:
 def verdict_sentence(points: Sequence[Point]) -> str:
     """How near the model is where there is much communication, the null model beside it; "" if there is none."""
     near, null, many = agreement([point for point in points if is_large(point)])
+    within, _, count = agreement(points)
     if not many:
         return ""
     return (
         f"The modelled communication time is within {100 * AIM:g} % of the clock's in {near} of "
         f"{count_of(many, 'timed step')} in which it takes over {100 * LARGE:g} % of the compute, and that of a null "
-        f"model, which predicts none, in {null}."
+        f"model, which predicts none, in {null}; of all {count} it is in {within}."
     )
 
 
@@ -88,7 +89,7 @@ def agreement_table(study: SpeedStudy) -> Table:
     columns = (Column("workload", "left"), Column("network", "left"), *(Column(head) for head in heads))
     rows = []
     for bench in study.benches:
-        for timing in bench.timings:
+        for timing in bench.ordered:
             points = [point for point in bench.points if point.timing is timing]
             near, null, count = agreement(points)
             if not count:
@@ -131,10 +132,10 @@ _DRAWS = (
 
 def prediction_table(bench: Bench) -> Table:
     """Every method on every fabric of a workload: its communication by the clock, and the model's error."""
-    heads = tuple(Column(bench.name_of(timing)) for timing in bench.timings)
+    heads = tuple(Column(bench.name_of(timing)) for timing in bench.ordered)
     cells = {(id(point.timing), point.method.name): point for point in bench.points}
     rows = tuple(
-        (Cell(method.label), *(_predicted(cells.get((id(timing), method.name))) for timing in bench.timings))
+        (Cell(method.label), *(_predicted(cells.get((id(timing), method.name))) for timing in bench.ordered))
         for method in bench.methods
     )
     notes = (

@@ -13,9 +13,6 @@ from report.speed.units import factor, milliseconds
 SUM, RING, PEER = "all_reduce", "dpsgd_ring", "dpsgd"
 """By name: one all-reduce of all gradients, and one exchange of all parameters on a ring, and with one peer."""
 
-RULES = 2.0
-"""Latency or bytes are said to rule where they take so many times as long as the other in the all-reduce, or more."""
-
 
 @dataclass(frozen=True)
 class Gossip:
@@ -48,14 +45,14 @@ class Gossip:
         share = self.latency_over_bytes
         if share is None:
             return "not swept"
-        return "latency" if share >= RULES else "bytes" if share <= 1 / RULES else "neither"
+        return "latency" if share > 1 else "bytes"
 
 
 def gossips(study: SpeedStudy) -> list[Gossip]:
     """Every timing that has both, in the order of the records."""
     found = []
     for bench in study.benches:
-        for timing in bench.timings:
+        for timing in bench.ordered:
             summed, ring = bench.point(timing, SUM), bench.point(timing, RING)
             if summed and ring and summed.communicates and ring.communicates:
                 found.append(Gossip(bench, timing, summed, ring, bench.point(timing, PEER)))
@@ -106,8 +103,7 @@ def gossip_table(study: SpeedStudy) -> Table:
         "Emulated or measured milliseconds of a step in which nothing is computed; how many times as fast as the "
         "all-reduce, by the clock and modelled. Both send a model of fp32 at every step; a ring has two messages of it "
         "to two neighbours, and an all-reduce puts 2 (n - 1) / n on each link. Latency over bytes: of the all-reduce, "
-        f"by the fitted model; what rules is {RULES:g} times the other or more. One exchange is not one average: after "
-        "it workers differ.",
+        "by the fitted model; the longer of the two rules. One exchange is not one average: after it workers differ.",
     )
     return Table("What neighbours save, by the clock", found, columns, tuple(rows), notes)
 

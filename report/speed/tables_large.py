@@ -54,7 +54,7 @@ def large_table(bench: Bench) -> Table:
         Column("over DDP with encoding, modelled"),
     )
     rows, alike = [], 0
-    for timing in bench.timings:
+    for timing in bench.ordered:
         base, large = bench.point(timing, _BASE), large_of(bench, timing)
         if base is None or len(large) < _FEWEST:
             continue

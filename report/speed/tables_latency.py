@@ -23,7 +23,7 @@ def latency_sentence(bench: Bench) -> str:
             (own, change), (base, other) = changes.items()
             bits = rate(low.fabric.stands_for_bits_per_second)
             return (
-                f"{bench.workload.name} at {bits}: with {_hop(bench, high)} instead of {_hop(bench, low)} "
+                f"{bench.workload.name} at {bits}: with {_hop(bench, high)} instead of {_hop(bench, low)}, "
                 f"{own}'s step changes by {signed_percent(change)}, and {base}'s by {signed_percent(other)}."
             )
     return ""

@@ -11,7 +11,6 @@ from report.speed.cost_model import Link, Links, Network, collective_seconds, ex
 from report.speed.relatives import relatives_of
 from report.speed.study import Bench, Point, is_near
 from report.speed.tables_agreement import AIM
-from report.speed.tables_gossip import RULES
 from report.speed.tables_modelled import AT
 from report.speed.units import factor, milliseconds, rate
 
@@ -23,6 +22,9 @@ ONE_PEER: Rounds = ((1,), (2,), (4,))
 LATENCIES = (10e-6, 100e-6, 1e-3)
 """Seconds a hop: of a good network in a rack, of TCP in a data centre, of a link between cities."""
 RATES = (100e6, 10e9, 100e9)
+RULES = 2.0
+"""Latency or bytes are said to rule where they take so many times as long as the other in the all-reduce, or more."""
+
 BESIDE = ("all_reduce", "ddp", "ddp_fp16", "mcser")
 """Timed methods, by name, that the relatives stand beside."""
 SHOWN_RATES = (100e6, 1e9, 10e9)
@@ -109,10 +111,9 @@ def relatives_table(bench: Bench) -> Table:
 
 
 def relatives_timings(bench: Bench) -> list[Timing]:
-    """Those in which any relative was timed, slow to fast links, the layout of the curves first."""
+    """Those in which any relative was timed, in the order of tables."""
     names = {method.name for method in relatives_of(bench)}
-    found = [t for t in bench.timings if any(bench.point(t, name) for name in names)]
-    return sorted(found, key=lambda t: (-t.fabric.num_machines, t.fabric.stands_for_bits_per_second or 0.0))
+    return [t for t in bench.ordered if any(bench.point(t, name) for name in names)]
 
 
 def _is_at(timing: Timing, bits_per_second: float) -> bool:

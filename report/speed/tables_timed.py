@@ -45,12 +45,12 @@ def cards_table(study: SpeedStudy) -> Table:
 
 def steps_table(bench: Bench) -> Table:
     """Every method's step by the clock on every network, with its speed-up over overlapped DDP."""
-    columns = (Column("method", "left"), Column("ratio"), *(Column(bench.name_of(t)) for t in bench.timings))
-    bases = [bench.point(timing, "ddp") for timing in bench.timings]
+    columns = (Column("method", "left"), Column("ratio"), *(Column(bench.name_of(t)) for t in bench.ordered))
+    bases = [bench.point(timing, "ddp") for timing in bench.ordered]
     rows, most = [], list[tuple[float, str, str]]()
     for method in bench.methods:
         cells = []
-        for timing, base in zip(bench.timings, bases, strict=True):
+        for timing, base in zip(bench.ordered, bases, strict=True):
             point = bench.point(timing, method.name)
             gain = base.timed.seconds / point.timed.seconds if base and point else None
             over = f" ({factor(gain)})" if gain else ""
@@ -67,15 +67,13 @@ def steps_table(bench: Bench) -> Table:
 
 
 def split_table(bench: Bench) -> Table:
-    """Compute, codec, waiting and transfer of every method, on the fabric of the curves and on each other."""
+    """Compute, codec, waiting and transfer of every method, on one network of the curves."""
     heads = ("compute", "encode, decode, update", "waiting for others", "transfer not hidden", "steps")
-    columns = (Column("method", "left"), Column("network", "left"), *(Column(head) for head in heads))
-    slowest = min(bench.timings, key=lambda t: t.fabric.stands_for_bits_per_second or float("inf"))
-    shown = [point for point in bench.points if point.timing is bench.main or point.timing is slowest]
+    columns = (Column("method", "left"), *(Column(head) for head in heads))
+    shown = [point for point in bench.points if point.timing is bench.main]
     rows = tuple(
         (
             Cell(point.method.label),
-            Cell(bench.name_of(point.timing)),
             Cell(milliseconds(point.timed.compute)),
             Cell(milliseconds(point.timed.codec)),
             Cell("in transfer" if point.timed.waiting is None else milliseconds(point.timed.waiting)),

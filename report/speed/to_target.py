@@ -98,7 +98,7 @@ def time_table(bench: Bench, records: Records, target: float) -> Table:
     columns = (
         Column("method", "left"),
         Column("steps"),
-        *(Column(f"{bench.name_of(timing)}, {timing.basis}") for timing in bench.timings),
+        *(Column(f"{bench.name_of(timing)}, {timing.basis}") for timing in bench.ordered),
     )
     seconds = {(id(point.timing), point.method.name): point.timed.seconds for point in bench.points}
     rows, reached = [], 0
@@ -106,7 +106,7 @@ def time_table(bench: Bench, records: Records, target: float) -> Table:
     for method in joined:
         steps, said = _steps_cell(records, method, target)
         reached += steps is not None and math.isfinite(steps)
-        per_step = [seconds.get((id(timing), method.name)) for timing in bench.timings]
+        per_step = [seconds.get((id(timing), method.name)) for timing in bench.ordered]
         times = (_time_text(steps, each) for each in per_step)
         rows.append((Cell(method.label), said, *(Cell(text, said.runs) for text in times)))
     found = (

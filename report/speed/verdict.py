@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from report.kit.document import Bullets, Paragraph, Verdict
 from report.kit.wording import amount, listed
-from report.speed.headlines import HEADLINES, PROPOSED, RIVALS, Headline
+from report.speed.headlines import HEADLINES, PROPOSED, RIVAL_WORDS, RIVALS, Headline
 from report.speed.speedups import implied
 from report.speed.study import Bench, SpeedStudy
 from report.speed.tables_agreement import verdict_sentence
@@ -47,13 +47,12 @@ def _timed(bench: Bench) -> Iterator[str]:
     if proposed is None:
         return
     without = ", without encoding and update" if bench.basis == "emulated" else ""
-    head = f"{bench.workload.name} by the clock ({bench.basis}{without}): {proposed.label}, ratio "
-    head += f"{amount(proposed.ratio)}, is"
-    for rival in (each for name in RIVALS if (each := bench.method(name))):
-        gains = _gains(bench, rival.name)
-        if gains:
-            yield f"{head} {gains} as fast as {rival.label}{' in fp32' * (rival.name == 'ddp')}."
-            head = f"{proposed.label} is"
+    head = f"{bench.workload.name} by the clock ({bench.basis}{without}): {proposed.label}'s speed-up at ratio "
+    head += f"{amount(proposed.ratio)} is"
+    for name in RIVALS:
+        if gains := _gains(bench, name):
+            yield f"{head} {gains} over {RIVAL_WORDS[name]}."
+            head = "It is"
 
 
 def _gains(bench: Bench, baseline: str) -> str:
@@ -63,7 +62,7 @@ def _gains(bench: Bench, baseline: str) -> str:
         own, base = bench.point(timing, PROPOSED), bench.point(timing, baseline)
         if own and base:
             bits = rate(timing.fabric.stands_for_bits_per_second)
-            gains.append(f"at {bits} {factor(base.timed.seconds / own.timed.seconds)}")
+            gains.append(f"{factor(base.timed.seconds / own.timed.seconds)} at {bits}")
     return listed(gains)
 
 
@@ -71,7 +70,7 @@ def _over_ddp(bench: Bench) -> str:
     gains, proposed = _gains(bench, RIVALS[0]), bench.method(PROPOSED)
     if not gains or proposed is None:
         return ""
-    return f"{bench.workload.name} ({bench.basis}): {proposed.label} is {gains} as fast as DDP in fp32."
+    return f"{bench.workload.name} ({bench.basis}): {proposed.label}'s speed-up is {gains} over {RIVAL_WORDS[RIVALS[0]]}."
 
 
 def _headline(study: SpeedStudy, headline: Headline) -> str:
@@ -81,8 +80,8 @@ def _headline(study: SpeedStudy, headline: Headline) -> str:
     if bench is None or proposed is None:
         return f"{headline.words}: no step of {headline.workload} is modelled yet, {COMMAND} fills this in."
     parts = []
-    for rival in (each for name in RIVALS if (each := bench.method(name))):
+    for name, rival in ((name, each) for name in RIVALS if (each := bench.method(name))):
         bits = implied(bench, proposed, rival, headline.target, AT).bits_per_second
         where = "at no rate" if bits is None else f"up to {rate(bits)}"
-        parts.append(f"{where} over {rival.label}")
+        parts.append(f"{where} over {RIVAL_WORDS[name]}")
     return f"{headline.words} at ratio {amount(proposed.ratio)} would hold (modelled, with encoding) {listed(parts)}."
