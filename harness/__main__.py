@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     speedups.add_argument(
         "--accuracy", type=Path, action="append", default=[], metavar="FOLDER", help="of accuracy runs"
     )
-    speedups.add_argument("--minutes", type=_above_0, default=25.0, help="after which no timing is begun (default: 25)")
+    speedups.add_argument("--minutes", type=_above_0, default=50.0, help="after which no timing is begun (default: 50)")
     speedups.set_defaults(command=commands.speedups)
     _add_netlab(subparsers.add_parser("netlab", help="time collectives on an emulated network of this machine's own"))
     _add_time(

@@ -8,7 +8,8 @@ from typing import Any
 def varied(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """The data of `base` with that of `own` in its place, key by key within a table.
 
-    `rows` may be the names of those rows of the base that the variation has; tables of its own replace them all.
+    `rows` may be the names of those rows of the base that the variation has; tables of its own replace them all. With
+    a tuning of its own a variation leaves the learning rates of rows that it names to that.
 
     Raises:
         ValueError: `rows` names one that the base has not, or the base is itself like another.
@@ -21,7 +22,8 @@ def varied(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
         unknown = [name for name in rows if name not in known]
         if unknown:
             raise ValueError(f"rows names {unknown[0]!r}, which is not among the [[rows]] of {own['like']}")
-        rows = [known[name] for name in rows]
+        left = {"learning_rate"} if "tuning" in own else set()
+        rows = [{key: value for key, value in known[name].items() if key not in left} for name in rows]
     tables = {
         key: base[key] | value if isinstance(value, dict) and isinstance(base.get(key), dict) else value
         for key, value in own.items()

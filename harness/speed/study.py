@@ -59,27 +59,36 @@ class Job:
 
 LABS = (
     (
-        Job("resnet50_v100", 8, 1, 10e9, 64),
+        Job("resnet50_v100", 8, 1, 10e9, 64, steps_per_visit=1),
         *(Job("fashion_mnist", 8, 1, rate, dilation) for rate, dilation in ((1e9, 128), (100e6, 64), (10e6, 16))),
         Job("fashion_mnist", 8, 1, 10e9, 128, methods=(*FEW, *RELATIVES)),
+        Job("cmudict", 8, 1, 1e9, 64, methods=(*FEW, *RELATIVES)),
     ),
-    (Job("resnet50_v100", 2, 4, 10e9, 64, methods=(*FEW, *RELATIVES)),),
+    (Job("resnet50_v100", 2, 4, 10e9, 64, methods=(*FEW, *RELATIVES), steps_per_visit=1),),
     (Job("resnet50_v100", 1, 8, 10e9, 64, NVLINK_BITS_PER_SECOND, FEW),),
     (
+        Job("resnet50_v100", 8, 1, 25e9, 64, methods=FEW, steps_per_visit=1),
+        Job("resnet50_v100", 8, 1, 10e9, 32, methods=FEW, steps_per_visit=1),
+        Job("resnet50_v100", 8, 1, 1e9, 16, methods=FEW, steps_per_visit=1),
+        Job("resnet50_v100", 8, 1, 100e9, 256, methods=FEW, steps_per_visit=1),
         Job("wide_resnet_40_8_v100", 8, 1, 10e9, 40, methods=OF_RATIOS),
-        Job("resnet50_v100", 8, 1, 25e9, 64, methods=FEW),
     ),
 )
 """Jobs of the same layout that workers do one after the other. What a slow machine has no time for is at the end.
 
 At 10 Gb/s latency rules on Fashion-MNIST: a model of 103 kB takes less to send than the hops of a ring to wait for.
+A message's latency is this machine's, which the dilation divides: at 10 Gb/s ResNet-50 is timed at two dilations, so at
+two latencies, one twice the other.
 """
 SWEEPS = (
     *(Topology(8, 1, rate / dilation) for rate, dilation in ((10e6, 16), (100e6, 64), (1e9, 128), (10e9, 128))),
-    *(Topology(8, 1, rate / 64) for rate in (10e9, 25e9)),
+    *(Topology(8, 1, rate / dilation) for rate, dilation in ((1e9, 64), (1e9, 16), (10e9, 64), (10e9, 32), (25e9, 64))),
     Topology(2, 4, 10e9 / 64),
 )
-"""What the cost model is fitted to: the jobs' links but the Wide ResNet's, whose 250 Mb/s lie between two others."""
+"""What the cost model is fitted to: the jobs' links but the Wide ResNet's, whose 250 Mb/s lie between two others.
+
+100 Gb/s slowed down 256 times and 25 Gb/s slowed down 64 times are the same links.
+"""
 
 
 def run_study(output: Path, minutes: float) -> Study:
@@ -132,7 +141,7 @@ def _timings(output: Path, ceiling: float, ends: float, leave_out: Callable[[Lef
             print(f"speedups: {what}, slowed down {dilation:.4g} times", flush=True)
             answers[LIMIT] = partial(network.set_rate, topology.bits_per_second)
             answers[LIMIT]()
-            names.append(f"timing-{job.workload}-{_shape(topology)}-{_mega(job.bits_per_second)}.json")
+            names.append(_record_name(job, names))
             yield _request(job, load, fabric(network, dilation), output / names[-1])
 
     for jobs in LABS:
@@ -140,6 +149,11 @@ def _timings(output: Path, ceiling: float, ends: float, leave_out: Callable[[Lef
             answers: Answers = {LIFT: partial(network.set_rate, ceiling / network.topology.num_workers)}
             run_in_lab(requests(network, jobs, answers), network, answers)
     return names
+
+
+def _record_name(job: Job, taken: list[str]) -> str:
+    name = f"timing-{job.workload}-{job.num_machines}x{job.workers_per_machine}-{_mega(job.bits_per_second)}"
+    return f"{name}.json" if f"{name}.json" not in taken else f"{name}-slowed-{job.dilation:g}.json"
 
 
 def _why_not(load: Workload, dilation: float, ends: float) -> str | None:

@@ -6,13 +6,14 @@ import math
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from harness.speed.clock import Mark, Now
 from harness.speed.layers import Layers
 from harness.speed.workloads import problem_of
 from harness.tasks.task import find_task
 from harness.train.build import build_model
+from harness.train.precision import MixedPrecision
 from harness.train.trainee import random_batch
 
 
@@ -62,7 +63,7 @@ class Watch:
 
 
 class RealTrainee:
-    """The workload's model on random images of its task's shape, in fp32."""
+    """The workload's model on random images or sentences of its task's shape, in fp32."""
 
     def __init__(self, workload: str, layers: Layers, device: torch.device, rank: int, now: Now) -> None:
         problem = problem_of(workload)
@@ -71,12 +72,12 @@ class RealTrainee:
         self.scheduled_seconds = math.inf
         self.waits = False
         self.watch = Watch(self.module, layers, now)
+        self._precision = MixedPrecision("fp32", device)
         generator = torch.Generator().manual_seed(rank)
         like = torch.empty(0, device=device)
         self._inputs, self._labels = random_batch(task, problem.batch_size, generator, like)
 
     def passes(self, wrapped: nn.Module | None = None) -> None:
         self.watch.begin()
-        loss: Tensor = nn.functional.cross_entropy((wrapped or self.module)(self._inputs), self._labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        self._precision.backward(self._precision.loss(wrapped or self.module, self._inputs, self._labels))
         self.watch.end()

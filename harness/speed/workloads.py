@@ -8,7 +8,6 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import nn
 
 from harness.bench.methods import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY
 from harness.plan.estimate import RESNET50_FORWARD_FLOPS, forward_flops, published_rate
@@ -16,6 +15,7 @@ from harness.records.timings import Workload
 from harness.spec import EvaluationSpec, ModelSpec, RunConfig, ScheduleSpec, SpecError, TaskSpec
 from harness.tasks.task import find_task
 from harness.train.build import build_model
+from harness.train.precision import MixedPrecision
 from harness.train.stopwatch import seconds_to_idle
 from harness.train.trainee import random_batch
 
@@ -27,7 +27,7 @@ MIN_STEPS, MAX_STEPS, MAX_SECONDS = 5, 200, 3.0
 
 @dataclass(frozen=True)
 class Problem:
-    """A model, the task whose images it takes, and the images of one worker in a step."""
+    """A model, the task whose images or sentences it takes, and how many of them one worker has in a step."""
 
     task: str
     model: ModelSpec
@@ -37,8 +37,11 @@ class Problem:
 FASHION_MNIST = Problem("fashion_mnist", ModelSpec(name="small_cnn", options={"widths": [16, 64]}), 16)
 RESNET50 = Problem("imagenet", ModelSpec(name="resnet50"), 32)
 WIDE_RESNET = Problem("cifar100", ModelSpec(name="wide_resnet", options={"depth": 40, "width": 8}), 16)
+TRANSFORMER = {"width": 64, "num_heads": 4, "num_layers": 1, "feedforward": 128}
+CMUDICT = Problem("cmudict", ModelSpec(name="transformer", options=TRANSFORMER), 32)
 PROBLEMS = {
     "fashion_mnist": FASHION_MNIST,
+    "cmudict": CMUDICT,
     "resnet50": RESNET50,
     "wide_resnet_40_8": WIDE_RESNET,
     "resnet50_v100": RESNET50,
@@ -133,11 +136,11 @@ def calibrate(name: str, device: str) -> Workload:
     model = build_model(problem.model, task, 0, place)
     generator = torch.Generator().manual_seed(0)
     inputs, labels = random_batch(task, problem.batch_size, generator, torch.empty(0, device=place))
-    loss = torch.zeros(())
+    precision, loss = MixedPrecision("fp32", place), torch.zeros(())
 
     def forward_pass() -> None:
         nonlocal loss
-        loss = nn.functional.cross_entropy(model(inputs), labels)
+        loss = precision.loss(model, inputs, labels)
 
     def backward_pass() -> None:
         loss.backward()  # type: ignore[no-untyped-call]
