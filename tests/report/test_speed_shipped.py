@@ -54,13 +54,18 @@ def test_communication_is_predicted_as_well_as_the_report_says(study: SpeedStudy
     assert median(large) < 0.1 and near_of_large > 0.65 * len(large)
 
 
+def _is_first_at_10_gigabit(line: dict[str, str]) -> bool:
+    dilation = float(line["dilation"])
+    return dilation == 64 and float(line["bits_per_second"]) * dilation == 10e9
+
+
 def test_what_is_said_of_large_ratios_is_what_was_timed() -> None:
     timing = json.loads((SHIPPED / "timing-resnet50_v100-8x1-10000mbps.json").read_text())
     large = [method["name"] for method in timing["methods"] if method["ratio"] >= 64]
     seconds = {
         line["method"]: float(line["seconds"])
         for line in _lines()
-        if line["workload"] == "resnet50_v100" and line["machines"] == "8"
+        if line["workload"] == "resnet50_v100" and line["machines"] == "8" and _is_first_at_10_gigabit(line)
     }
     times = [seconds[name] for name in large]
     gains = [seconds["ddp"] / time for time in (max(times), min(times))]
@@ -95,10 +100,10 @@ def test_counters_agree_with_the_formula_but_for_headers(study: SpeedStudy) -> N
 def test_curves_go_through_what_is_predicted_of_their_points(study: SpeedStudy) -> None:
     for bench in study.benches:
         for point in bench.points:
-            fabric = point.timing.fabric
-            if fabric.num_machines == bench.main.fabric.num_machines:
-                assert fabric.stands_for_bits_per_second
-                on_curve = bench.clock_seconds(point.method, fabric.stands_for_bits_per_second)
+            bits = point.timing.fabric.stands_for_bits_per_second
+            if any(point.timing is timing for timing in bench.curve):
+                assert bits
+                on_curve = bench.clock_seconds(point.method, bits)
                 assert on_curve == pytest.approx(point.predicted, rel=1e-6)
 
 
