@@ -21,6 +21,11 @@ from report.speed.units import rate
 
 _HERE = Path(__file__).parent
 
+_CROWDED = 0.15
+"""Share of the slowed passes beyond which a codec that hides behind them no longer fits, on these cores."""
+_ENCODES = 2.5
+"""Baselines of a larger ratio encode behind the backward pass; an fp16 hook's ratio is 2."""
+
 _NOTHING = 1e-6
 """A smaller share of a step is no time at all."""
 
@@ -53,6 +58,13 @@ class Point:
         """Seconds of the timed step in which nothing is computed: waiting, and transfer that was not hidden."""
         codec = self.timed.codec if self.timing.basis == "measured" else 0.0
         return self.timed.seconds - self.timed.compute - codec
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether the clock is slowed too little for codecs that should hide behind the passes: they are in the step."""
+        slowed = self.timing.fabric.dilation * self.timed.compute
+        encodes = self.method.baseline and self.method.ratio > _ENCODES
+        return self.timing.basis == "emulated" and encodes and self.timed.codec > _CROWDED * slowed
 
     @property
     def communication_error(self) -> float | None:

@@ -10,16 +10,17 @@ from report.speed.fitting import network_on, sped_up
 from report.speed.study import Bench, Point, SpeedStudy
 from report.speed.units import factor, milliseconds
 
-SUM, RING, PEER = "all_reduce", "dpsgd_ring", "dpsgd"
-"""By name: one all-reduce of all gradients, and one exchange of all parameters on a ring, and with one peer."""
+PAIRS = (("a model", "all_reduce", "dpsgd_ring", "dpsgd"), ("1/256 of it", "csea", "choco_sgd", None))
+"""What a step sends, and by name the methods that send it: in an all-reduce, on a ring, and to one peer."""
 
 
 @dataclass(frozen=True)
 class Gossip:
-    """A timing of both: an all-reduce's communication, and the exchanges', by the clock and by the model."""
+    """A timing of both: an all-reduce's communication, and the exchanges' of as many bytes, by clock and model."""
 
     bench: Bench
     timing: Timing
+    words: str
     summed: Point
     ring: Point
     peer: Point | None
@@ -36,31 +37,31 @@ class Gossip:
         if network is None:
             return None
         link = sped_up(network, self.timing.fabric.dilation).links["all_reduce"].between
-        workers, payload = network.num_workers, 4 * self.bench.workload.num_parameters
+        workers, payload = network.num_workers, sum(message.payload_bytes for message in self.summed.method.messages)
         return 2 * (workers - 1) * link.alpha / (ring_bytes("all_reduce", payload, workers) * link.beta)
 
     @property
     def rules(self) -> str:
         """What the all-reduce mostly waits for."""
         share = self.latency_over_bytes
-        if share is None:
-            return "not swept"
-        return "latency" if share > 1 else "bytes"
+        return "not swept" if share is None else "latency" if share > 1 else "bytes"
 
 
 def gossips(study: SpeedStudy) -> list[Gossip]:
-    """Every timing that has both, in the order of the records."""
+    """Every timing that has both, workload by workload."""
     found = []
     for bench in study.benches:
-        for timing in bench.ordered:
-            summed, ring = bench.point(timing, SUM), bench.point(timing, RING)
-            if summed and ring and summed.communicates and ring.communicates:
-                found.append(Gossip(bench, timing, summed, ring, bench.point(timing, PEER)))
+        for words, summed_name, ring_name, peer_name in PAIRS:
+            for timing in bench.ordered:
+                summed, ring = bench.point(timing, summed_name), bench.point(timing, ring_name)
+                if summed and ring and summed.communicates and ring.communicates:
+                    peer = bench.point(timing, peer_name) if peer_name else None
+                    found.append(Gossip(bench, timing, words, summed, ring, peer))
     return found
 
 
 def gossip_sentence(study: SpeedStudy) -> str:
-    """One network where latency rules beside one where bytes do; "" where either was not timed."""
+    """The network where latency rules most beside the one where bytes do; "" where either was not timed."""
     found = gossips(study)
     quick = max((g for g in found if g.rules == "latency"), key=lambda g: g.latency_over_bytes or 0.0, default=None)
     sent = min((g for g in found if g.rules == "bytes"), key=lambda g: g.latency_over_bytes or 0.0, default=None)
@@ -74,14 +75,14 @@ def gossip_sentence(study: SpeedStudy) -> str:
 
 
 def _where(gossip: Gossip) -> str:
-    return f"{gossip.bench.workload.name}, {gossip.bench.name_of(gossip.timing)}"
+    return f"{gossip.words}, {gossip.bench.workload.name}, {gossip.bench.name_of(gossip.timing)}"
 
 
 def gossip_table(study: SpeedStudy) -> Table:
     """Communication of an all-reduce, of an exchange on a ring and of one with a peer, network by network."""
     heads = ("latency over bytes", "all-reduce, ms", "on a ring, ms", "it is", "modelled", "with one peer, ms", "it is")
     columns = (
-        *(Column(head, "left") for head in ("workload", "network", "what rules")),
+        *(Column(head, "left") for head in ("workload", "network", "sent", "what rules")),
         *(Column(head) for head in heads),
         Column("modelled"),
     )
@@ -91,6 +92,7 @@ def gossip_table(study: SpeedStudy) -> Table:
         texts = (
             gossip.bench.workload.name,
             gossip.bench.name_of(gossip.timing),
+            gossip.words,
             gossip.rules,
             "–" if share is None else f"{share:.2g}",
             milliseconds(gossip.summed.communication),
@@ -101,16 +103,31 @@ def gossip_table(study: SpeedStudy) -> Table:
     found = gossip_sentence(study) or "No two networks were timed of which latency rules one, and bytes the other."
     notes = (
         "Emulated or measured milliseconds of a step in which nothing is computed; how many times as fast as the "
-        "all-reduce, by the clock and modelled. Both send a model of fp32 at every step; a ring has two messages of it "
-        "to two neighbours, and an all-reduce puts 2 (n - 1) / n on each link. Latency over bytes: of the all-reduce, "
-        "by the fitted model; the longer of the two rules. One exchange is not one average: after it workers differ.",
+        "all-reduce, by the clock and modelled. A model: SGD's all-reduce beside D-PSGD; 1/256: CSEA's beside CHOCO-SGD, "
+        "which sends 1/512 to each of two. Latency over bytes: of the all-reduce, by the fitted model; the longer of "
+        f"the two rules.{_reached(study)} One exchange is not one average: after it workers differ.",
     )
     return Table("What neighbours save, by the clock", found, columns, tuple(rows), notes)
 
 
+def _reached(study: SpeedStudy) -> str:
+    """How much of a link the swept exchanges reach, and all-reduces."""
+    shares = {
+        name: [fit.efficiency for fit in study.fits if fit.collective == name and fit.efficiency is not None]
+        for name in ("exchange", "all_reduce")
+    }
+    if not all(shares.values()):
+        return ""
+    said = {name: f"{100 * min(each):.0f} to {100 * max(each):.0f} %" for name, each in shares.items()}
+    return (
+        f" By the sweeps an exchange reaches {said['exchange']} of a link here, and an all-reduce {said['all_reduce']}: "
+        "a ring's bytes take longer than they must, for the backend's messages from point to point often take turns."
+    )
+
+
 def _beside(summed: Point, exchanged: Point | None) -> tuple[str, str, str]:
     if exchanged is None or not exchanged.communicates:
-        return "not timed", "–", "–"
+        return "–", "–", "–"
     own, base = exchanged.predicted_communication, summed.predicted_communication
     modelled = factor(base / own) if base and own else "–"
     return milliseconds(exchanged.communication), factor(summed.communication / exchanged.communication), modelled

@@ -70,7 +70,9 @@ def _over_ddp(bench: Bench) -> str:
     gains, proposed = _gains(bench, RIVALS[0]), bench.method(PROPOSED)
     if not gains or proposed is None:
         return ""
-    return f"{bench.workload.name} ({bench.basis}): {proposed.label}'s speed-up is {gains} over {RIVAL_WORDS[RIVALS[0]]}."
+    return (
+        f"{bench.workload.name} ({bench.basis}): {proposed.label}'s speed-up is {gains} over {RIVAL_WORDS[RIVALS[0]]}."
+    )
 
 
 def _headline(study: SpeedStudy, headline: Headline) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from report.accuracy.findings import study_of
 from harness.records.timings import Message
+from report.accuracy.findings import study_of
 from report.accuracy.records import Records, read_records
 from report.accuracy.regime import Regime, regime_of
 from report.accuracy.regime_predictors import best_predictor
@@ -89,7 +89,9 @@ def test_steps_are_those_of_the_study_by_the_clock() -> None:
         machines, each = layout_of(fabric)
         job = Job(size, 1, machines, each, compute, bits, inside or 0.0, latency)
         own = Sent(tuple(sending_of(message, size) for message in method.messages), 0)
-        seconds = ddp_seconds(job, 2 if method.name == "ddp_fp16" else 4) if method.overlap else method_seconds(job, own)
+        seconds = (
+            ddp_seconds(job, 2 if method.name == "ddp_fp16" else 4) if method.overlap else method_seconds(job, own)
+        )
         # The study's flat ring: by hierarchy, as the advice has it, machines of several workers are faster.
         if each == 1:
             errors[bench.name_of(point.timing), method.name] = abs(seconds / point.timed.seconds - 1)

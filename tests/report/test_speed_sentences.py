@@ -108,7 +108,7 @@ def test_two_latencies_stand_beside_each_other(tmp_path: Path) -> None:
     known = next(p for p in bench.points if p.timing is bench.main and p.method.name == "all_reduce")
     assert known.predicted
     change = 14 * 2.5e-6 / (known.predicted - 14 * 2.5e-6)
-    assert row[4].text == f"+{100 * change:.1f} %" or change < 0.0005 and row[4].text == "0.0 %"
+    assert row[4].text == f"+{100 * change:.1f} %" or (change < 0.0005 and row[4].text == "0.0 %")
 
 
 def test_one_latency_has_no_table(tmp_path: Path) -> None:
