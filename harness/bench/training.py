@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -10,36 +11,39 @@ from algorithms import Collectives, ProcessGroupCollectives, Purpose, SoloCollec
 from harness.bench import methods
 from harness.tasks.task import find_task
 from harness.train.build import build_model
-from harness.train.trainee import Trainee
+from harness.train.trainee import StackedTrainee, Trainee
 from harness.workers.attempt import prepare_thread
 from harness.workers.process_group import joined
 from harness.workers.processes import Worker, WorkerProcesses, start_workers
 
-Kind = Literal["threads", "processes", "one thread"]
+Kind = Literal["threads", "processes", "stacked", "one thread"]
 NUM_WORKERS = 8
 NUM_BATCHES = 16
 WAIT_SECONDS = 120.0
 
 
-def replica(collectives: Collectives) -> Trainee:
-    """One worker: the Fashion-MNIST network with M-CSER at ratio 256, and random data of its own."""
-    config = methods.config_of("mcser")
+def replica(collectives: Collectives, algorithm: str = "mcser") -> Trainee:
+    """One worker: the Fashion-MNIST network, by default with M-CSER at ratio 256, and random data of its own."""
+    config = methods.config_of(algorithm)
     model = build_model(config.model, find_task(config.task.name), config.seed, torch.device("cpu"))
     return Trainee(config, model, collectives, NUM_BATCHES)
 
 
-def start_training(kind: Kind, max_active: int = 1) -> WorkerProcesses:
+def start_training(kind: Kind, max_active: int = 1, algorithm: str = "mcser") -> WorkerProcesses:
     """Eight workers; told a number of steps, process 0 says None when they are done.
 
     Args:
-        kind: workers as threads of one process, as processes over gloo, or their replicas one after the other in one
-            thread. The last leaves out the averaging, which is little, and in its favour.
+        kind: workers as threads of one process, as processes over gloo, stacked in one thread, or their replicas one
+            after the other in one thread. The last leaves out the averaging, which is little, and in its favour.
         max_active: of threads, how many compute at once.
+        algorithm: of processes, the method.
     """
     if kind == "processes":
-        return start_workers(_as_rank, [()] * NUM_WORKERS)
+        return start_workers(_as_rank, [(algorithm,)] * NUM_WORKERS)
     if kind == "threads":
         return start_workers(_in_threads, [(max_active,)])
+    if kind == "stacked":
+        return start_workers(_stacked, [()])
     return start_workers(_in_one_thread, [()])
 
 
@@ -51,11 +55,11 @@ def _in_threads(process: Worker, max_active: int) -> None:
     run_workers(worker, NUM_WORKERS, max_active=max_active)
 
 
-def _as_rank(worker: Worker) -> None:
+def _as_rank(worker: Worker, algorithm: str) -> None:
     prepare_thread()
     with joined("cpu", WAIT_SECONDS, worker.init_method, worker.rank, NUM_WORKERS):
         collectives = ProcessGroupCollectives()
-        _obey([replica(collectives)], collectives, worker)
+        _obey([replica(collectives, algorithm)], collectives, worker)
 
 
 def _in_one_thread(process: Worker) -> None:
@@ -63,7 +67,14 @@ def _in_one_thread(process: Worker) -> None:
     _obey([replica(SoloCollectives()) for _ in range(NUM_WORKERS)], SoloCollectives(), process)
 
 
-def _obey(replicas: list[Trainee], collectives: Collectives, process: Worker) -> None:
+def _stacked(process: Worker) -> None:
+    prepare_thread()
+    config = methods.config_of("mcser")
+    model = build_model(config.model, find_task(config.task.name), config.seed, torch.device("cpu"))
+    _obey([StackedTrainee(config, model, NUM_BATCHES)], SoloCollectives(), process)
+
+
+def _obey(replicas: Sequence[Trainee | StackedTrainee], collectives: Collectives, process: Worker) -> None:
     """Take the steps that worker 0 is told to, until the process is ended."""
     num_steps = torch.zeros(1, dtype=torch.int64)
     while True:

@@ -10,13 +10,14 @@ import torch
 
 from harness.records.provenance import command_line
 from harness.records.store import VERSION, read_record, write_record
-from harness.records.timings import Fabric, Study
+from harness.records.timings import Fabric, TimingStudy
 from harness.spec import SpecError
 from harness.speed.layers import layers_of
 from harness.speed.methods import METHODS
 from harness.speed.request import SweepRequest, TimingRequest
 from harness.speed.worker import work
 from harness.speed.workloads import is_emulated, workload
+from harness.workers.devices import own_gpu
 
 OF_SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 MASTER_PORT = "29500"
@@ -47,7 +48,7 @@ def run(name: str, methods: list[str], num_visits: int, steps_per_visit: int, ou
     timing = TimingRequest(
         fabric=network,
         basis="emulated" if emulated else "measured",
-        workload=workload(name, f"cuda:{os.environ['LOCAL_RANK']}" if cuda else "cpu"),
+        workload=workload(name, own_gpu(int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()) if cuda else "cpu"),
         trainee="waiting" if emulated else "real",
         methods=methods or list(METHODS),
         num_visits=num_visits,
@@ -64,9 +65,9 @@ def run(name: str, methods: list[str], num_visits: int, steps_per_visit: int, ou
 
 def _add_to_study(folder: Path, sweep: str, timing: str) -> None:
     file = folder / "study.json"
-    timings = read_record(file, Study).timings if file.exists() else []
+    timings = read_record(file, TimingStudy).timings if file.exists() else []
     timings = list(dict.fromkeys([*timings, timing]))
-    write_record(file, Study(version=VERSION, sweeps=[sweep], timings=timings, left_out=[]))
+    write_record(file, TimingStudy(version=VERSION, sweeps=[sweep], timings=timings, left_out=[]))
 
 
 def _environment() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from report.accuracy.models_needed import DRAWS, needed_of
-from report.accuracy.regime import Point, Regime
+from report.accuracy.regime import Regime, RegimePoint
 from report.accuracy.regime_predictors import ALL, PREDICTORS, Explained, explained, noise_share
 from report.accuracy.row_cells import TO_NEIGHBOURS
 from report.kit.document import Cell, Column, Table
@@ -33,7 +33,7 @@ def regime_table(regime: Regime) -> Table:
     return Table("The regime map", found, columns, rows, notes=(note,))
 
 
-def _point_row(point: Point) -> tuple[Cell, ...]:
+def _point_row(point: RegimePoint) -> tuple[Cell, ...]:
     row, comparison = point.rows.row, point.comparison
     ids = point.rows.run_ids + point.ceiling.run_ids
     texts = (

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from harness.records.store import RecordError
 from report.accuracy.findings import study_of
 from report.accuracy.records import UsageError, read_records
 from report.accuracy.regime import regime_of
 from report.advice.advise import Advice, advise
-from report.advice.job import Cluster, Job, cluster, count, layout, quantity
+from report.advice.job import Cluster, TrainingJob, cluster, count, layout, quantity
+from report.kit.ends import end_of
 from report.kit.wording import NONE, amount, points, ratio_name, short
 from report.speed.units import milliseconds
 
@@ -52,7 +52,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table and the recommendation; returns the exit status."""
     options = parser().parse_args(arguments)
-    try:
+
+    def advice() -> str:
         job = job_of(options)
         study = study_of(read_records(options.map))
         regime = regime_of(study)
@@ -61,17 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = [rows for rows in study.records.main_rows if rows.row.tunes is None]
         workers = study.records.experiment.settings.get("workers", "")
         known = int(workers) if workers.isdigit() else None
-        print(as_text(advise(job, regime, rows, rows[0].row.num_parameters, known)))
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RecordError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        return as_text(advise(job, regime, rows, rows[0].row.num_parameters, known))
+
+    return end_of(advice, UsageError)
 
 
-def job_of(options: argparse.Namespace) -> Job:
+def job_of(options: argparse.Namespace) -> TrainingJob:
     """The job that the options tell.
 
     Raises:
@@ -92,7 +88,7 @@ def job_of(options: argparse.Namespace) -> Job:
         if value is None:
             raise UsageError(f"{what} is missing; give it, as {what} {example}")
     assert bandwidth is not None
-    return Job(
+    return TrainingJob(
         num_parameters=count(options.parameters, "parameters"),
         num_steps=count(options.steps, "steps"),
         num_machines=machines,

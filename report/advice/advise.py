@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from report.accuracy.records import RowRuns, UsageError
 from report.accuracy.regime import Regime
 from report.accuracy.regime_predictors import best_predictor
-from report.advice.job import Job
+from report.advice.job import TrainingJob
 from report.advice.loss import Loss, expected_loss
 from report.advice.steps import ddp_seconds, method_seconds, sent_by
 from report.kit.wording import amount, points, ratio_name, short
@@ -34,7 +34,7 @@ class Advised:
 class Advice:
     """All lines, the fastest first, with the gap that turns a share lost into points, and what is recommended."""
 
-    job: Job
+    job: TrainingJob
     gap: float
     lines: tuple[Advised, ...]
     sentence: str
@@ -43,7 +43,7 @@ class Advice:
 
 
 def advise(
-    job: Job, regime: Regime, rows: Sequence[RowRuns], num_parameters: int, num_workers: int | None = None
+    job: TrainingJob, regime: Regime, rows: Sequence[RowRuns], num_parameters: int, num_workers: int | None = None
 ) -> Advice:
     """Advice from an experiment's regime map and the traffic of its rows at the main length.
 
@@ -74,7 +74,7 @@ def advise(
     return Advice(job, gap, tuple(lines), _sentence(job, gap, lines), where)
 
 
-def _sentence(job: Job, gap: float, lines: Sequence[Advised]) -> str:
+def _sentence(job: TrainingJob, gap: float, lines: Sequence[Advised]) -> str:
     base = min((line for line in lines if line.method.startswith("DDP")), key=lambda line: line.step_seconds)
     safe = [line for line in lines if line.loss and gap * line.loss.high <= job.margin]
     best = min(safe, key=lambda line: (line.step_seconds, -line.models))
@@ -104,7 +104,7 @@ def _points(share: float) -> str:
     return points(share).lstrip("+")
 
 
-def _where(job: Job, regime: Regime, size: tuple[int, int | None], predictor: str) -> str:
+def _where(job: TrainingJob, regime: Regime, size: tuple[int, int | None], predictor: str) -> str:
     num_parameters, num_workers = size
     steps = [length.num_steps for length in regime.telling]
     larger, longer = job.num_parameters / num_parameters, job.num_steps / max(steps)
@@ -113,6 +113,6 @@ def _where(job: Job, regime: Regime, size: tuple[int, int | None], predictor: st
         f"The map is of a network of {num_parameters:,} parameters, {len(regime.telling)} lengths from {min(steps):,} "
         f"to {max(steps):,} steps, fixed shards. This job has {amount(larger)} times the parameters, and "
         f"{amount(longer)} times the steps of the longest{workers}. Losses are predicted from {predictor}, which does "
-        "best at lengths that it was not shown. Whether they carry over to other networks was not tested. Step times are "
-        "modelled, without encoding. DDP with fp16 is taken to lose nothing."
+        "best at lengths that it was not shown. Whether they carry over to other networks was not tested. Step "
+        "times are modelled, without encoding. DDP with fp16 is taken to lose nothing."
     )

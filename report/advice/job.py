@@ -18,7 +18,7 @@ CLUSTERS = Path(__file__).parents[2] / "slurm/clusters"
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """A training job as far as advice needs to know it.
 
     Attributes:
@@ -119,5 +119,4 @@ def cluster(name: str) -> Cluster:
     if not isinstance(machines, int) or not isinstance(each, int) or min(machines, each) < 1:
         raise UsageError(f"{path} does not say how many workers there are; give it nodes and gpus_per_node")
     link = table.get("link_gigabits_per_second")
-    known = isinstance(link, int | float) and link > 0
-    return Cluster(machines, each, 1e9 * link if known else None)
+    return Cluster(machines, each, 1e9 * link if isinstance(link, int | float) and link > 0 else None)

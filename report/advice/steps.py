@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from harness.records.store import TrafficEntry
 from harness.records.timings import Collective, Message, Rounds
 from report.accuracy.records import RowRuns
-from report.advice.job import Job
+from report.advice.job import TrainingJob
 from report.speed.cost_model import Compute, Link, Links, Network, step_seconds
 
 BUCKET_BYTES = 25 * 2**20
@@ -72,7 +72,7 @@ def _way(entry: TrafficEntry) -> Collective:
     return "all_gather" if 2 * entry.gathered_bits > entry.bits else "all_reduce"
 
 
-def network_of(job: Job) -> Network:
+def network_of(job: TrainingJob) -> Network:
     """The job's network, its collectives by hierarchy where machines hold several workers."""
     between = Link(job.latency_seconds, 8 / job.bits_per_second)
     inside = Link(0.0, 8 / job.inside_bits_per_second if job.inside_bits_per_second else 0.0)
@@ -82,7 +82,7 @@ def network_of(job: Job) -> Network:
     return Network(job.num_machines, job.workers_per_machine, names, "hierarchical" if both else "ring")
 
 
-def compute_of(job: Job) -> Compute:
+def compute_of(job: TrainingJob) -> Compute:
     forward = FORWARD_SHARE * job.compute_seconds
     return Compute(forward, job.compute_seconds - forward)
 
@@ -96,7 +96,7 @@ def rounds_of(sending: Sending, num_workers: int) -> Rounds:
     return (tuple(dict.fromkeys((1, num_workers - 1))),)
 
 
-def method_seconds(job: Job, sent: Sent) -> float:
+def method_seconds(job: TrainingJob, sent: Sent) -> float:
     """Mean seconds of a step: messages follow the backward pass; one that is not in every step is spread over all."""
     alone = step_seconds(compute_of(job), [], network_of(job))
     extra = 0.0
@@ -108,7 +108,7 @@ def method_seconds(job: Job, sent: Sent) -> float:
     return alone + extra
 
 
-def ddp_seconds(job: Job, bytes_per_number: int) -> float:
+def ddp_seconds(job: TrainingJob, bytes_per_number: int) -> float:
     """Seconds of a step of DDP: buckets that are sent as the backward pass fills them."""
     num_buckets = max(1, math.ceil(4 * job.num_parameters / BUCKET_BYTES))
     size = math.ceil(bytes_per_number * job.num_parameters / num_buckets)

@@ -61,7 +61,7 @@ class Point:
 
     @property
     def is_crowded(self) -> bool:
-        """Whether the clock is slowed too little for codecs that should hide behind the passes: they are in the step."""
+        """Whether the clock is slowed too little for codecs that should hide behind the passes, so that they do not."""
         slowed = self.timing.fabric.dilation * self.timed.compute
         encodes = self.method.baseline and self.method.ratio > _ENCODES
         return self.timing.basis == "emulated" and encodes and self.timed.codec > _CROWDED * slowed

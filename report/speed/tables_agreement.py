@@ -7,7 +7,7 @@ from statistics import median
 
 from harness.records.timings import SweepPoint
 from report.kit.document import Cell, Column, Table
-from report.kit.wording import NONE, count_of, whole
+from report.kit.wording import NONE, count_of, listed, whole
 from report.speed.fitting import slowest_limit
 from report.speed.study import Bench, Point, SpeedStudy, fabric_name
 from report.speed.units import milliseconds, rate, signed_percent
@@ -179,18 +179,24 @@ def fits_table(study: SpeedStudy) -> Table:
             signed_percent(fit.worst).lstrip("+"),
         )
         rows.append(tuple(Cell(text) for text in cells))
-    worst = max((fit.worst for fit in study.fits), default=None)
-    found = (
-        "No sweep is at hand, so nothing is modelled: run make speedups."
-        if worst is None
-        else f"The fitted hops are within {100 * worst:.0f} % of every swept time."
-    )
+    found = _fits_found(study)
     notes = (
         "Measured on the network as it is, by its own clock, and fitted as a flat ring by least squares of logarithms. "
         "p: a hop takes the p-norm of its latency and its sending; 1 is their sum, a large p the longer of the two, as "
         "where one piece is sent while another is handled.",
     )
     return Table("Alpha, beta and p of the networks", found, columns, tuple(rows), notes=notes)
+
+
+def _fits_found(study: SpeedStudy) -> str:
+    worst: dict[str, float] = {}
+    for fit in study.fits:
+        name = fit.collective.replace("_", "-")
+        worst[name] = max(worst.get(name, 0.0), fit.worst)
+    if not worst:
+        return "No sweep is at hand, so nothing is modelled: run make speedups."
+    parts = [f"{100 * error:.0f} % of every swept {name}" for name, error in worst.items()]
+    return f"The fitted times are within {listed(parts)}."
 
 
 def wire_table(study: SpeedStudy) -> Table:

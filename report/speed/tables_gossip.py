@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import median
 
 from harness.records.timings import Timing, ring_bytes
 from report.kit.document import Cell, Column, Table
@@ -10,7 +11,7 @@ from report.speed.fitting import network_on, sped_up
 from report.speed.study import Bench, Point, SpeedStudy
 from report.speed.units import factor, milliseconds
 
-PAIRS = (("a model", "all_reduce", "dpsgd_ring", "dpsgd"), ("1/256 of it", "csea", "choco_sgd", None))
+PAIRS = (("a model", "all_reduce", "dpsgd_ring", "dpsgd"), ("1/256 of one", "csea", "choco_sgd", None))
 """What a step sends, and by name the methods that send it: in an all-reduce, on a ring, and to one peer."""
 
 
@@ -103,9 +104,9 @@ def gossip_table(study: SpeedStudy) -> Table:
     found = gossip_sentence(study) or "No two networks were timed of which latency rules one, and bytes the other."
     notes = (
         "Emulated or measured milliseconds of a step in which nothing is computed; how many times as fast as the "
-        "all-reduce, by the clock and modelled. A model: SGD's all-reduce beside D-PSGD; 1/256: CSEA's beside CHOCO-SGD, "
-        "which sends 1/512 to each of two. Latency over bytes: of the all-reduce, by the fitted model; the longer of "
-        f"the two rules.{_reached(study)} One exchange is not one average: after it workers differ.",
+        "all-reduce, by the clock and modelled. A model: SGD's all-reduce beside D-PSGD; 1/256: CSEA's beside "
+        "CHOCO-SGD, which sends 1/512 to each of two. Latency over bytes: of the all-reduce, by the fitted model; "
+        f"the longer of the two rules.{_reached(study)} One exchange is not one average: after it workers differ.",
     )
     return Table("What neighbours save, by the clock", found, columns, tuple(rows), notes)
 
@@ -113,15 +114,15 @@ def gossip_table(study: SpeedStudy) -> Table:
 def _reached(study: SpeedStudy) -> str:
     """How much of a link the swept exchanges reach, and all-reduces."""
     shares = {
-        name: [fit.efficiency for fit in study.fits if fit.collective == name and fit.efficiency is not None]
+        name: [min(fit.efficiency, 1.0) for fit in study.fits if fit.collective == name and fit.efficiency is not None]
         for name in ("exchange", "all_reduce")
     }
     if not all(shares.values()):
         return ""
-    said = {name: f"{100 * min(each):.0f} to {100 * max(each):.0f} %" for name, each in shares.items()}
+    said = {name: f"{100 * median(each):.0f} %" for name, each in shares.items()}
     return (
-        f" By the sweeps an exchange reaches {said['exchange']} of a link here, and an all-reduce {said['all_reduce']}: "
-        "a ring's bytes take longer than they must, for the backend's messages from point to point often take turns."
+        f" In the median sweep a ring's exchange reaches {said['exchange']} of a link, and an all-reduce "
+        f"{said['all_reduce']}: messages from point to point take longer here than their bytes need."
     )
 
 

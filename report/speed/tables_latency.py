@@ -8,6 +8,7 @@ from harness.records.timings import Timing
 from report.kit.document import Cell, Column, Table
 from report.speed.headlines import PROPOSED
 from report.speed.study import Bench
+from report.speed.tables_timed import CROWDED
 from report.speed.units import milliseconds, rate, signed_percent
 
 
@@ -42,9 +43,12 @@ def latencies_table(bench: Bench) -> Table:
             if one is None or two is None:
                 continue
             changes.append(two.timed.seconds / one.timed.seconds - 1)
+            mark = " *" if one.is_crowded or two.is_crowded else ""
             modelled = two.predicted / one.predicted - 1 if one.predicted and two.predicted else None
             texts = (milliseconds(one.timed.seconds), milliseconds(two.timed.seconds), signed_percent(changes[-1]))
-            rows.setdefault(method.label, []).extend(Cell(text) for text in (*texts, signed_percent(modelled)))
+            rows.setdefault(f"{method.label}{mark}", []).extend(
+                Cell(text) for text in (*texts, signed_percent(modelled))
+            )
     full = [(Cell(label), *cells) for label, cells in rows.items() if len(cells) == len(columns) - 1]
     found = latency_sentence(bench)
     if changes:
@@ -53,7 +57,13 @@ def latencies_table(bench: Bench) -> Table:
         f"{bench.basis.capitalize()} milliseconds of a step without encoding and update. The latency of a hop is this "
         "machine's over the slowing of the clock, so a clock that is slowed down more stands for a shorter one."
     )
-    return Table(f"{bench.workload.name}: two latencies beside each other", found, tuple(columns), tuple(full), (note,))
+    return Table(
+        f"{bench.workload.name}: two latencies beside each other",
+        found,
+        tuple(columns),
+        tuple(full),
+        (note, *(CROWDED,) * any(label.endswith("*") for label in rows)),
+    )
 
 
 def _pairs(bench: Bench) -> list[tuple[Timing, Timing]]:

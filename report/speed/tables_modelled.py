@@ -11,7 +11,7 @@ from report.kit.document import Cell, Column, Table
 from report.kit.wording import count_of
 from report.speed.cost_model import Algorithm, Network
 from report.speed.headlines import HEADLINES, METHODS, RIVALS, Headline
-from report.speed.speedups import CLEARLY, HIGHEST, LOWEST, Span, faster_spans, implied, speedup
+from report.speed.speedups import CLEARLY, HIGHEST, LOWEST, RateRange, faster_spans, implied, speedup
 from report.speed.study import Bench, SpeedStudy, bits_inside
 from report.speed.units import factor, milliseconds, rate
 
@@ -37,7 +37,7 @@ def break_even_table(bench: Bench) -> Table:
             cells += [Cell(spans_text(spans[method.name, rival.name])), Cell(factor(gain))]
         rows.append(tuple(cells))
     never = sum(not each for each in spans.values())
-    always = sum(each == [Span(LOWEST, HIGHEST)] for each in spans.values())
+    always = sum(each == [RateRange(LOWEST, HIGHEST)] for each in spans.values())
     found = (
         f"Of {count_of(len(spans), 'pair')} of method and baseline the method is over {100 * (CLEARLY - 1):.0f} % "
         f"faster at every rate in {always}, at none in {never}, and up to some rate or between two in the rest."
@@ -52,13 +52,13 @@ def break_even_table(bench: Bench) -> Table:
     return Table(title, found, tuple(columns), tuple(rows), notes)
 
 
-def spans_text(spans: Sequence[Span]) -> str:
+def spans_text(spans: Sequence[RateRange]) -> str:
     """ "below 3.2 Gb/s", "always", "never"."""
     return " and ".join(_span_text(span) for span in spans) or "never"
 
 
-def _span_text(span: Span) -> str:
-    if span == Span(LOWEST, HIGHEST):
+def _span_text(span: RateRange) -> str:
+    if span == RateRange(LOWEST, HIGHEST):
         return "always"
     if span.low == LOWEST:
         return f"below {rate(span.high)}"
@@ -66,7 +66,7 @@ def _span_text(span: Span) -> str:
 
 
 @dataclass(frozen=True)
-class Layout:
+class MachineLayout:
     """Machines and workers a machine, with the way that a collective takes through them."""
 
     machines: int
@@ -78,14 +78,14 @@ class Layout:
         return f"{self.machines} x {self.workers}, {self.algorithm}"
 
 
-def layouts_of(num_workers: int) -> list[Layout]:
+def layouts_of(num_workers: int) -> list[MachineLayout]:
     """Every worker in a machine of its own, two machines, and all in one."""
-    alone = [Layout(num_workers, 1, "ring"), Layout(num_workers, 1, "tree")]
-    two = [Layout(2, num_workers // 2, "ring"), Layout(2, num_workers // 2, "hierarchical")]
-    return [*alone, *(two if num_workers % 2 == 0 and num_workers > 2 else []), Layout(1, num_workers, "ring")]
+    alone = [MachineLayout(num_workers, 1, "ring"), MachineLayout(num_workers, 1, "tree")]
+    two = [MachineLayout(2, num_workers // 2, "ring"), MachineLayout(2, num_workers // 2, "hierarchical")]
+    return [*alone, *(two if num_workers % 2 == 0 and num_workers > 2 else []), MachineLayout(1, num_workers, "ring")]
 
 
-def layout_network(bench: Bench, layout: Layout, bits: float = AT) -> Network | None:
+def layout_network(bench: Bench, layout: MachineLayout, bits: float = AT) -> Network | None:
     """The modelled network of a layout, with the inside links of the records or else of the price table's device."""
     recorded = [inside for t in bench.timings if (inside := bits_inside(t.fabric)) is not None]
     priced = [machine.inside_bits_per_second for machine in machines() if _is_on(machine, bench)]
@@ -139,7 +139,7 @@ def _against(seconds: float | None, baseline: float | None) -> str:
     return milliseconds(seconds) if baseline is None else f"{milliseconds(seconds)} ({factor(baseline / seconds)})"
 
 
-def _layouts_found(bench: Bench, layouts: Sequence[Layout], networks: Sequence[Network | None]) -> str:
+def _layouts_found(bench: Bench, layouts: Sequence[MachineLayout], networks: Sequence[Network | None]) -> str:
     base = bench.method(STRONGEST)
     parts = []
     for layout, network in zip(layouts, networks, strict=True):

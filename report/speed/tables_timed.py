@@ -43,18 +43,26 @@ def cards_table(study: SpeedStudy) -> Table:
     return Table("Baseline card", found if rows else "Nothing was timed yet.", columns, rows)
 
 
+CROWDED = (
+    "*: too long. The clock was slowed so little that this machine's encoding, which is not slowed, did not fit behind "
+    "the passes, as it would on the device."
+)
+
+
 def steps_table(bench: Bench) -> Table:
     """Every method's step by the clock on every network, with its speed-up over overlapped DDP."""
     columns = (Column("method", "left"), Column("ratio"), *(Column(bench.name_of(t)) for t in bench.ordered))
     bases = [bench.point(timing, "ddp") for timing in bench.ordered]
-    rows, most = [], list[tuple[float, str, str]]()
+    rows, most, crowded = [], list[tuple[float, str, str]](), False
     for method in bench.methods:
         cells = []
         for timing, base in zip(bench.ordered, bases, strict=True):
             point = bench.point(timing, method.name)
             gain = base.timed.seconds / point.timed.seconds if base and point else None
             over = f" ({factor(gain)})" if gain else ""
-            cells.append(f"{milliseconds(point.timed.seconds)}{over}" if point else NONE)
+            mark = " *" if point and point.is_crowded else ""
+            crowded |= bool(mark)
+            cells.append(f"{milliseconds(point.timed.seconds)}{over}{mark}" if point else NONE)
             most += [(gain, method.label, bench.name_of(timing))] if gain else []
         rows.append(tuple(Cell(text) for text in (method.label, short(method.ratio), *cells)))
     found = "The most over DDP in fp32: {1} on {2}, {0}.".format(factor(max(most)[0]), *max(most)[1:]) if most else ""
@@ -62,6 +70,7 @@ def steps_table(bench: Bench) -> Table:
     notes = (
         f"{bench.basis.capitalize()} milliseconds a step{without}, in brackets the speed-up over overlapped DDP in "
         "fp32 on the same network. Intervals and whole steps: csv/step_times.csv.",
+        *(CROWDED,) * crowded,
     )
     return Table(f"{bench.workload.name}: steps by the clock", found, columns, tuple(rows), notes)
 

@@ -51,7 +51,7 @@ def _timed(bench: Bench) -> Iterator[str]:
     head += f"{amount(proposed.ratio)} is"
     for name in RIVALS:
         if gains := _gains(bench, name):
-            yield f"{head} {gains} over {RIVAL_WORDS[name]}."
+            yield f"{head} {gains} over {RIVAL_WORDS[name]}{_crowded(bench, name)}."
             head = "It is"
 
 
@@ -60,19 +60,25 @@ def _gains(bench: Bench, baseline: str) -> str:
     gains = []
     for timing in bench.curve:
         own, base = bench.point(timing, PROPOSED), bench.point(timing, baseline)
-        if own and base:
+        if own and base and not base.is_crowded:
             bits = rate(timing.fabric.stands_for_bits_per_second)
             gains.append(f"{factor(base.timed.seconds / own.timed.seconds)} at {bits}")
     return listed(gains)
+
+
+def _crowded(bench: Bench, baseline: str) -> str:
+    """At which rates no factor over a baseline is given, since its encoding did not fit behind the slowed passes."""
+    points = [point for timing in bench.curve if (point := bench.point(timing, baseline)) and point.is_crowded]
+    rates = [rate(point.timing.fabric.stands_for_bits_per_second) for point in points]
+    return f"; at {listed(rates)} this machine's encoding is in that one's emulated step" if rates else ""
 
 
 def _over_ddp(bench: Bench) -> str:
     gains, proposed = _gains(bench, RIVALS[0]), bench.method(PROPOSED)
     if not gains or proposed is None:
         return ""
-    return (
-        f"{bench.workload.name} ({bench.basis}): {proposed.label}'s speed-up is {gains} over {RIVAL_WORDS[RIVALS[0]]}."
-    )
+    head = f"{bench.workload.name} ({bench.basis}): {proposed.label}'s speed-up is"
+    return f"{head} {gains} over {RIVAL_WORDS[RIVALS[0]]}."
 
 
 def _headline(study: SpeedStudy, headline: Headline) -> str:

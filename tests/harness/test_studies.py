@@ -10,7 +10,8 @@ from harness.plan.foresee import foresee
 from harness.plan.plan import Plan, plan_experiment
 from harness.records.experiment import read_experiment
 from harness.records.packs import open_runs
-from harness.spec import EXPERIMENTS, SpecError, load_spec
+from harness.spec import SpecError
+from harness.spec_file import EXPERIMENTS, load_spec
 
 RESULTS = Path(__file__).parents[2] / "results"
 TUNING = RESULTS / "fashion_mnist_long_tuning"

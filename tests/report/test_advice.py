@@ -13,7 +13,7 @@ from report.accuracy.regime import Regime, regime_of
 from report.accuracy.regime_predictors import best_predictor
 from report.advice.__main__ import MAP, main
 from report.advice.advise import Advice, advise
-from report.advice.job import Job
+from report.advice.job import TrainingJob
 from report.advice.loss import expected_loss
 from report.advice.steps import Sending, Sent, ddp_seconds, method_seconds, sent_by
 from report.speed.fitting import layout_of
@@ -23,7 +23,7 @@ from report.speed.study import study_of as speed_study_of
 from tests.report.made_up_regime import PARAMETERS, Map, records_of, write_records
 
 SPEEDUPS = Path(__file__).parents[2] / "results/speedups"
-RESNET50 = Job(25_600_000, 450_000, 8, 1, 27e-3, 10e9)
+RESNET50 = TrainingJob(25_600_000, 450_000, 8, 1, 27e-3, 10e9)
 GOOD = "CSEA"
 
 
@@ -43,12 +43,12 @@ def regime(records: Records) -> Regime:
     return found
 
 
-def advice(records: Records, job: Job) -> Advice:
+def advice(records: Records, job: TrainingJob) -> Advice:
     return advise(job, regime(records), records.main_rows, PARAMETERS)
 
 
 def test_a_step_is_the_passes_and_the_messages_by_hand() -> None:
-    job = Job(1_000_000, 100, 4, 1, 30e-3, 1e9, latency_seconds=1e-3)
+    job = TrainingJob(1_000_000, 100, 4, 1, 30e-3, 1e9, latency_seconds=1e-3)
     in_ring = 2 * 3 * (1e-3 + 4e6 / 4 * 8 / 1e9)
     gathered = 3 * (1e-3 + 0.5 * 4e6 * 8 / 1e9)
     every_fourth = Sent((Sending(1.0, 0.25, "all_reduce"),), at_end=0)
@@ -87,7 +87,7 @@ def test_steps_are_those_of_the_study_by_the_clock() -> None:
             continue
         latency = bench.hop_seconds(point.timing) or 0.0
         machines, each = layout_of(fabric)
-        job = Job(size, 1, machines, each, compute, bits, inside or 0.0, latency)
+        job = TrainingJob(size, 1, machines, each, compute, bits, inside or 0.0, latency)
         own = Sent(tuple(sending_of(message, size) for message in method.messages), 0)
         seconds = (
             ddp_seconds(job, 2 if method.name == "ddp_fp16" else 4) if method.overlap else method_seconds(job, own)
@@ -146,12 +146,12 @@ def test_a_slow_link_asks_for_the_method_that_loses_little(records: Records) -> 
 
 
 def test_a_fast_link_asks_for_ddp(records: Records) -> None:
-    said = advice(records, Job(25_600_000, 450_000, 8, 1, 27e-3, 400e9, latency_seconds=5e-6))
+    said = advice(records, TrainingJob(25_600_000, 450_000, 8, 1, 27e-3, 400e9, latency_seconds=5e-6))
     assert said.sentence.startswith("Use plain DDP")
 
 
 def test_a_job_far_beyond_the_runs_is_marked(records: Records) -> None:
-    said = advice(records, Job(25_600_000, 100_000_000, 8, 1, 27e-3, 10e9))
+    said = advice(records, TrainingJob(25_600_000, 100_000_000, 8, 1, 27e-3, 10e9))
     assert all(line.loss is None or line.loss.beyond > 3 for line in said.lines if line.method == GOOD)
     assert "times beyond what was run" in said.sentence
 

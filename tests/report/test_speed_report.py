@@ -17,7 +17,7 @@ import pytest
 from harness.records.timings import Timing
 from report.__main__ import main
 from report.accuracy.records import read_records
-from report.kit.document import Table, blocks_of
+from report.kit.document import Table
 from report.speed.build import speed_document
 from report.speed.records import read_speed_records
 from report.speed.study import study_of
@@ -38,6 +38,7 @@ from tests.report.made_up_timings import (
     write_full,
     write_study,
 )
+from tests.report.reading import blocks_of
 
 DESIGN = Design(
     methods=(ROWS[0], ROWS[2]),

@@ -53,8 +53,8 @@ def test_communication_is_predicted_as_well_as_the_report_says(study: SpeedStudy
             large.append(abs(error))
     near, near_of_large = (sum(error <= 0.1 for error in each) for each in (errors, large))
     said = (
-        f"in {near} of {len(errors)} timed steps, that of a null model that predicts none in {without}; where it takes over "
-        f"10 % of the compute, in {near_of_large} of {len(large)} against 0"
+        f"in {near} of {len(errors)} timed steps, that of a null model that predicts none in {without}; where it takes "
+        f"over 10 % of the compute, in {near_of_large} of {len(large)} against 0"
     )
     assert said in (SHIPPED / "report.md").read_text()
     assert median(large) < 0.1 and near_of_large > 0.65 * len(large)
