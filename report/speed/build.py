@@ -29,7 +29,7 @@ from report.speed.tables_gossip import gossip_table
 from report.speed.tables_large import large_table
 from report.speed.tables_latency import latencies_table
 from report.speed.tables_modelled import break_even_table, headlines_table, layouts_table, main_bench
-from report.speed.tables_neighbours import neighbours_table, relatives_table
+from report.speed.tables_neighbours import neighbours_table, relatives_table, relatives_timings
 from report.speed.tables_published import published_links_table
 from report.speed.tables_timed import cards_table, split_table, steps_table
 from report.speed.to_target import benches_for, cost_table, rentals, targets_of, time_table
@@ -158,7 +158,7 @@ def _other_workloads(rest: Sequence[Bench], exhibits: Exhibits) -> list[Section]
         Section("Appendix: their methods against one another", tuple(_matrix(bench, exhibits) for bench in modelled)),
         _each("Appendix: their break-even", modelled, break_even_table, exhibits),
         _each("Appendix: their layouts", modelled, layouts_table, exhibits),
-        _each("Appendix: their relatives", modelled, relatives_table, exhibits),
+        _each("Appendix: their relatives", [b for b in modelled if relatives_timings(b)], relatives_table, exhibits),
     ]
 
 

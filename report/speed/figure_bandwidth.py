@@ -35,7 +35,7 @@ def draw_step_times(bench: Bench, path: Path) -> bool:
     """
     if not _shows(bench):
         return False
-    figure, [[axes]] = panels(1, 1, 3.0)
+    figure, [[axes]] = panels(1, 1, 2.5)
     labels = _panel(axes, bench, few_of(bench), _lowest(bench), 0.2)
     settle(figure)
     end_labels(axes, labels, room=0.2, left=True)

@@ -20,6 +20,7 @@ LARGE = 0.10
 
 WIRE_AIM = 0.03
 MEGABYTE = 1_000_000
+SHOWN_BYTES = 64_000
 HEADER_BYTES = 66
 
 
@@ -208,10 +209,11 @@ def wire_table(study: SpeedStudy) -> Table:
         (Cell(fabric_name(sweep.fabric)), *_wire_cells(point))
         for sweep in shown.values()
         for point in sweep.points
-        if point.wire_bytes is not None
+        if point.wire_bytes is not None and point.payload_bytes >= SHOWN_BYTES
     )
     notes = (
-        "Measured, one machine's link, one way, a repetition; one sweep of each layout, all are in csv/sweeps.csv. The "
+        "Measured, one machine's link, one way, a repetition; one sweep of each layout and messages of "
+        f"{SHOWN_BYTES // 1000} kB and more, all are in csv/sweeps.csv. The "
         f"formula counts payload alone. Headers: {HEADER_BYTES} bytes (Ethernet 14, IP 20, TCP 32) of every frame "
         "counted, those that only acknowledge among them. Other: the backend's own messages and what was sent again.",
     )

@@ -11,7 +11,7 @@ from report.speed.fitting import network_on, sped_up
 from report.speed.study import Bench, Point, SpeedStudy
 from report.speed.units import factor, milliseconds
 
-PAIRS = (("a model", "all_reduce", "dpsgd_ring", "dpsgd"), ("1/256 of one", "csea", "choco_sgd", None))
+PAIRS = (("a model", "all_reduce", "dpsgd_ring", "dpsgd"), ("1/256 of a model", "csea", "choco_sgd", None))
 """What a step sends, and by name the methods that send it: in an all-reduce, on a ring, and to one peer."""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from harness.records.timings import ring_bytes
+from harness.records.timings import Step, Timing, ring_bytes
 from report.kit.document import Cell, Column, Table
 from report.kit.wording import count_of, listed
 from report.speed.cost_model import Link, Links, Network, collective_seconds
@@ -156,14 +156,22 @@ def _notes(
     return tuple(notes)
 
 
+def _steps(timing: Timing, synchronises: bool) -> list[Step]:
+    return [step for step in timing.steps if step.method == "diloco" and step.synchronises == synchronises]
+
+
 def diloco_shares(bench: Bench) -> dict[float, float]:
     """By rate, the time that the bytes of DiLoCo's synchronisation need over the time that it took by the clock."""
     found = {}
     for timing in bench.curve:
         point, bits = bench.point(timing, "diloco"), timing.fabric.stands_for_bits_per_second
-        if point is None or bits is None or not point.communicates or timing.fabric.workers_per_machine != 1:
+        if point is None or bits is None or timing.fabric.workers_per_machine != 1:
             continue
+        ordinary, synchronising = (
+            median(step.seconds - step.codec_seconds for step in _steps(timing, synchronises))
+            for synchronises in (False, True)
+        )
         payload = sum(message.payload_bytes for message in point.method.messages)
         needed = 8 * ring_bytes("all_reduce", payload, timing.fabric.num_workers) / bits
-        found[bits] = needed / (point.communication * point.method.period)
+        found[bits] = needed / ((synchronising - ordinary) / timing.fabric.dilation)
     return found
