@@ -106,9 +106,29 @@ def agreement_table(study: SpeedStudy) -> Table:
         f"Near: modelled communication time within {100 * AIM:g} % of the clock's (emulated or measured). The null "
         f"model predicts none. Large: it takes over {100 * LARGE:g} % of the compute; median error and worst are of "
         "these steps.",
-        *filter(None, [_of_whole_steps(study.points)]),
+        *filter(None, [_by_kind(study.points), _of_whole_steps(study.points)]),
     )
     return Table("The model, network by network", agreement_sentence(study.points), columns, tuple(rows), notes)
+
+
+def by_kind(points: Sequence[Point]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Of points with large communication, those near and all of them: by all-reduces alone, and with exchanges."""
+    kinds: tuple[list[Point], list[Point]] = ([], [])
+    for point in points:
+        if is_large(point):
+            kinds[any(m.collective == "exchange" for m in point.method.messages)].append(point)
+    summed, exchanged = ((sum(map(is_within, kind)), len(kind)) for kind in kinds)
+    return summed, exchanged
+
+
+def _by_kind(points: Sequence[Point]) -> str:
+    summed, exchanged = by_kind(points)
+    if not exchanged[1]:
+        return ""
+    return (
+        f"Of large communication the model is near in {summed[0]} of {summed[1]} steps by all-reduces alone, and in "
+        f"{exchanged[0]} of {exchanged[1]} by messages to neighbours."
+    )
 
 
 def _of_whole_steps(points: Sequence[Point]) -> str:
