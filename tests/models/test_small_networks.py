@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from harness.models import small_densenet, small_shufflenet
-from harness.spec import ModelSpec, SpecError, find_spec, load_spec
+from harness.spec import ModelSpec, SpecError
+from harness.spec_file import find_spec, load_spec
 from harness.tasks.task import find_task
 from harness.train.build import build_model
 
