@@ -140,6 +140,8 @@ def _add_run_options(sub: argparse.ArgumentParser) -> None:
         default="auto",
         help="in which order kernels and images lie; auto: channels last for convolutions on GPUs (gpu-check times it)",
     )
+    what = "with --workers stacked on a GPU: each worker's passes as one CUDA graph (gpu-check says if it is faster)"
+    sub.add_argument("--cuda-graphs", action="store_true", help=what)
 
 
 def _add_netlab(sub: argparse.ArgumentParser) -> None:

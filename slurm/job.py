@@ -18,6 +18,7 @@ from harness.records.recorder import SupersededError, write_failure
 from harness.records.store import Attempt
 from harness.train.work import Preempted
 from harness.workers.attempt import Job, attempt_in_group, prepare_thread, recorded
+from harness.workers.devices import own_gpu
 from harness.workers.process_group import backend_for, joined_through
 from slurm.allocation import Allocation, this_allocation
 from slurm.begin import NothingToDo, begin_attempt
@@ -64,10 +65,8 @@ def do_run(task: RunTask) -> None:
 
 
 def own_device(profile: Profile, allocation: Allocation) -> str:
-    """The worker's device. Slurm may show each task its own GPU only, or all those of the node."""
-    if profile.device == "cpu":
-        return "cpu"
-    return f"cuda:{allocation.local_rank % max(1, torch.cuda.device_count())}"
+    """The worker's device."""
+    return "cpu" if profile.device == "cpu" else own_gpu(allocation.local_rank, torch.cuda.device_count())
 
 
 def _meet(task: RunTask, allocation: Allocation, stack: ExitStack) -> Meeting:
@@ -135,6 +134,7 @@ def _job(task: RunTask, allocation: Allocation, attempt: str, device: str) -> Jo
         cores=(),
         checkpoint_minutes=task.profile.checkpoint_minutes,
         timeout_seconds=task.profile.timeout_seconds,
+        memory_format=task.profile.memory_format,
     )
 
 

@@ -9,8 +9,16 @@ import pytest
 TOGETHER = (
     "tests/slurm/",
     "tests/report/",
+    "tests/harness/test_baselines.py",
     "tests/harness/test_command_line.py",
+    "tests/harness/test_estimates.py",
+    "tests/harness/test_gpu_check.py",
+    "tests/harness/test_installed.py",
+    "tests/harness/test_kills.py",
+    "tests/speed/test_messages.py",
+    "tests/speed/test_sessions.py",
     "tests/algorithms/test_collectives.py",
+    "tests/algorithms/test_hook_trap.py",
     "tests/algorithms/test_overlap.py",
     "tests/algorithms/test_user_scripts.py",
 )

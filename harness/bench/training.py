@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -10,12 +11,12 @@ from algorithms import Collectives, ProcessGroupCollectives, Purpose, SoloCollec
 from harness.bench import methods
 from harness.tasks.task import find_task
 from harness.train.build import build_model
-from harness.train.trainee import Trainee
+from harness.train.trainee import StackedTrainee, Trainee
 from harness.workers.attempt import prepare_thread
 from harness.workers.process_group import joined
 from harness.workers.processes import Worker, WorkerProcesses, start_workers
 
-Kind = Literal["threads", "processes", "one thread"]
+Kind = Literal["threads", "processes", "stacked", "one thread"]
 NUM_WORKERS = 8
 NUM_BATCHES = 16
 WAIT_SECONDS = 120.0
@@ -32,8 +33,8 @@ def start_training(kind: Kind, max_active: int = 1, algorithm: str = "mcser") ->
     """Eight workers; told a number of steps, process 0 says None when they are done.
 
     Args:
-        kind: workers as threads of one process, as processes over gloo, or their replicas one after the other in one
-            thread. The last leaves out the averaging, which is little, and in its favour.
+        kind: workers as threads of one process, as processes over gloo, stacked in one thread, or their replicas one
+            after the other in one thread. The last leaves out the averaging, which is little, and in its favour.
         max_active: of threads, how many compute at once.
         algorithm: of processes, the method.
     """
@@ -41,6 +42,8 @@ def start_training(kind: Kind, max_active: int = 1, algorithm: str = "mcser") ->
         return start_workers(_as_rank, [(algorithm,)] * NUM_WORKERS)
     if kind == "threads":
         return start_workers(_in_threads, [(max_active,)])
+    if kind == "stacked":
+        return start_workers(_stacked, [()])
     return start_workers(_in_one_thread, [()])
 
 
@@ -64,7 +67,14 @@ def _in_one_thread(process: Worker) -> None:
     _obey([replica(SoloCollectives()) for _ in range(NUM_WORKERS)], SoloCollectives(), process)
 
 
-def _obey(replicas: list[Trainee], collectives: Collectives, process: Worker) -> None:
+def _stacked(process: Worker) -> None:
+    prepare_thread()
+    config = methods.config_of("mcser")
+    model = build_model(config.model, find_task(config.task.name), config.seed, torch.device("cpu"))
+    _obey([StackedTrainee(config, model, NUM_BATCHES)], SoloCollectives(), process)
+
+
+def _obey(replicas: Sequence[Trainee | StackedTrainee], collectives: Collectives, process: Worker) -> None:
     """Take the steps that worker 0 is told to, until the process is ended."""
     num_steps = torch.zeros(1, dtype=torch.int64)
     while True:

@@ -1,4 +1,4 @@
-"""Benchmark: eight workers as threads of one process, against one thread, processes, DDP, and runs side by side."""
+"""Benchmark: eight workers as threads of one process, against one thread, processes, DDP, stacked, and side by side."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from harness.workers.processes import WorkerProcesses
 REPETITIONS = 7
 NUM_STEPS = 60
 SETTING = f"{NUM_STEPS} steps of 8 workers x 16 random images, Fashion-MNIST network, M-CSER at ratio 256"
-THREADS, ONE_THREAD, PROCESSES, DDP = "threads", "one thread", "gloo processes", "gloo processes with DDP"
+THREADS, ONE_THREAD, PROCESSES = "threads", "one thread", "gloo processes"
+DDP, STACKED = "gloo processes with DDP", "stacked"
 TOGETHER, IN_TURN = "two runs side by side", "two runs in turn"
 
 
@@ -30,12 +31,14 @@ def measure(results: Path) -> list[Measurement]:
             return stack.enter_context(start_training(kind, max_active, algorithm))
 
         threads, one_thread, processes = start("threads", cores), start("one thread"), start("processes")
-        ddp, pair = start("processes", algorithm="ddp"), [start("threads"), start("threads")]
+        ddp, stacked = start("processes", algorithm="ddp"), start("stacked")
+        pair = [start("threads"), start("threads")]
         calls: dict[str, Callable[[], object]] = {
             THREADS: lambda: together([threads]),
             ONE_THREAD: lambda: together([one_thread]),
             PROCESSES: lambda: together([processes]),
             DDP: lambda: together([ddp]),
+            STACKED: lambda: together([stacked]),
             TOGETHER: lambda: together(pair),
             IN_TURN: lambda: in_turn(pair),
         }
@@ -59,7 +62,11 @@ def in_turn(runs: list[WorkerProcesses]) -> None:
 
 def figures_of(timings: dict[str, list[float]], cores: int) -> list[Measurement]:
     """The speed-ups that the timings give."""
-    timings = {**timings, "two runs in threads in turn": [2 * seconds for seconds in timings[THREADS]]}
+    timings = {
+        **timings,
+        "two runs in threads in turn": [2 * seconds for seconds in timings[THREADS]],
+        "two stacked runs in turn": [2 * seconds for seconds in timings[STACKED]],
+    }
     return [
         ratio(
             "speed-up: threads over one thread",
@@ -98,5 +105,12 @@ def figures_of(timings: dict[str, list[float]], cores: int) -> list[Measurement]
             timings,
             DDP,
             PROCESSES,
+        ),
+        ratio(
+            "speed-up: stacked over threads",
+            f"{SETTING}: workers stacked in one thread, against threads of which one is active, so on a core both",
+            timings,
+            IN_TURN,
+            "two stacked runs in turn",
         ),
     ]

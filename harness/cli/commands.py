@@ -39,6 +39,8 @@ def _launch_options(options: argparse.Namespace, planned: Plan) -> Options:
 
     if options.device == "cpu" and options.memory_format == "channels_last":
         raise SpecError("--memory-format channels_last is for GPUs; leave it out, or give --device cuda")
+    if options.cuda_graphs and (options.device == "cpu" or options.workers != "stacked"):
+        raise SpecError("--cuda-graphs is for --workers stacked on a GPU; leave it out, or give these two")
     num_workers = max(run.config.num_workers for run in planned.runs)
     return Options(
         results=options.results,
@@ -49,6 +51,7 @@ def _launch_options(options: argparse.Namespace, planned: Plan) -> Options:
         checkpoint_minutes=options.checkpoint_minutes,
         timeout_seconds=options.timeout_seconds,
         memory_format=options.memory_format,
+        cuda_graphs=options.cuda_graphs,
     )
 
 

@@ -1,4 +1,4 @@
-"""Check: workers as threads on one device end where they end one at a time, and on the CPU."""
+"""Check: workers as threads on one device end where they end one at a time, stacked, and on the CPU."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from algorithms import Collectives, run_workers
 from harness.gpu_check.problem import SMALL, Scale, config_of, initial_model, trainee_of
 from harness.gpu_check.record import Checks, Outcome
+from harness.train.trainee import StackedTrainee
 from harness.workers.attempt import prepare_thread
 
 NUM_WORKERS, NUM_STEPS = 4, 5
@@ -23,9 +24,13 @@ def checks(device: torch.device, scale: Scale) -> Checks:
 
 
 def same_parameters(device: torch.device, algorithm: str) -> Outcome:
-    """The largest relative distance between workers of the three ways."""
+    """The largest relative distance between workers of these ways."""
     together = _trained(device, algorithm, NUM_WORKERS)
-    ways = {"one at a time": _trained(device, algorithm, 1), "on the CPU": _trained(torch.device("cpu"), algorithm, 1)}
+    ways = {
+        "one at a time": _trained(device, algorithm, 1),
+        "stacked": _stacked(device, algorithm),
+        "on the CPU": _trained(torch.device("cpu"), algorithm, 1),
+    }
     measured = {
         name: max(_distance(a, b) for a, b in zip(together, workers, strict=True)) for name, workers in ways.items()
     }
@@ -52,6 +57,17 @@ def _trained(device: torch.device, algorithm: str, max_active: int) -> list[tupl
         return before, parameters.cpu()
 
     return run_workers(work, NUM_WORKERS, max_active=max_active)
+
+
+def _stacked(device: torch.device, algorithm: str) -> list[tuple[Tensor, Tensor]]:
+    """The same of workers that are rows of the same tensors."""
+    config = config_of(algorithm, Scale(model=SMALL, batch_size=8)).model_copy(update={"num_workers": NUM_WORKERS})
+    trainee = StackedTrainee(config, initial_model(config, device).double())
+    parameters = trainee.optimizer.flat.parameters
+    before = parameters.cpu().clone()
+    for _ in range(NUM_STEPS):
+        trainee.step()
+    return list(zip(before, parameters.cpu(), strict=True))
 
 
 def _distance(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:

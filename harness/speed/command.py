@@ -17,6 +17,7 @@ from harness.speed.methods import METHODS
 from harness.speed.request import SweepRequest, TimingRequest
 from harness.speed.worker import work
 from harness.speed.workloads import is_emulated, workload
+from harness.workers.devices import own_gpu
 
 OF_SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 MASTER_PORT = "29500"
@@ -47,7 +48,7 @@ def run(name: str, methods: list[str], num_visits: int, steps_per_visit: int, ou
     timing = TimingRequest(
         fabric=network,
         basis="emulated" if emulated else "measured",
-        workload=workload(name, f"cuda:{os.environ['LOCAL_RANK']}" if cuda else "cpu"),
+        workload=workload(name, own_gpu(int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()) if cuda else "cpu"),
         trainee="waiting" if emulated else "real",
         methods=methods or list(METHODS),
         num_visits=num_visits,

@@ -10,9 +10,10 @@ from torch import nn
 
 from harness.speed.clock import Mark, Now
 from harness.speed.layers import Layers
-from harness.speed.workloads import problem_of
+from harness.speed.workloads import computes_in, problem_of
 from harness.tasks.task import find_task
 from harness.train.build import build_model
+from harness.train.memory_format import lay_out
 from harness.train.precision import MixedPrecision
 from harness.train.trainee import random_batch
 
@@ -63,16 +64,17 @@ class Watch:
 
 
 class RealTrainee:
-    """The workload's model on random images or sentences of its task's shape, in fp32."""
+    """The workload's model on random images or sentences of its task's shape, as `computes_in` says."""
 
     def __init__(self, workload: str, layers: Layers, device: torch.device, rank: int, now: Now) -> None:
         problem = problem_of(workload)
         task = find_task(problem.task)
         self.module = build_model(problem.model, task, 0, device)
+        lay_out(self.module, "auto")
         self.scheduled_seconds = math.inf
         self.waits = False
         self.watch = Watch(self.module, layers, now)
-        self._precision = MixedPrecision("fp32", device)
+        self._precision = MixedPrecision(computes_in(workload, device), device, scales=False)
         generator = torch.Generator().manual_seed(rank)
         like = torch.empty(0, device=device)
         self._inputs, self._labels = random_batch(task, problem.batch_size, generator, like)

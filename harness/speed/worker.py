@@ -12,7 +12,7 @@ from harness.speed.request import Request, TimingRequest
 from harness.speed.session import time_methods
 from harness.speed.sweep import sweep
 from harness.workers.attempt import prepare_thread
-from harness.workers.devices import device_groups
+from harness.workers.devices import own_gpu
 from harness.workers.process_group import joined
 from harness.workers.processes import Worker
 
@@ -21,13 +21,12 @@ def work(requests: Sequence[Request], launch: str) -> None:
     """As one of the workers that the environment speaks of (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT).
 
     Raises:
-        SpecError: more workers on this host than it has GPUs.
+        SpecError: two workers have the same GPU.
         RuntimeError: a collective failed.
     """
     first, device = requests[0], "cpu"
     if first.device == "cuda":
-        local_size = int(os.environ.get("LOCAL_WORLD_SIZE", first.fabric.workers_per_machine))
-        device = device_groups("cuda", local_size, torch.cuda.device_count())[0][int(os.environ["LOCAL_RANK"])]
+        device = own_gpu(int(os.environ["LOCAL_RANK"]), torch.cuda.device_count())
     prepare_thread(device)
     with joined(device, first.timeout_seconds, "env://"):
         for request in requests:

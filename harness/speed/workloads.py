@@ -12,9 +12,10 @@ import torch
 from harness.bench.methods import SMALL_CNN, short_run
 from harness.plan.estimate import RESNET50_FORWARD_FLOPS, forward_flops, published_rate
 from harness.records.timings import Workload
-from harness.spec import ModelSpec, RunConfig, SpecError
+from harness.spec import ModelSpec, Precision, RunConfig, SpecError
 from harness.tasks.task import find_task
 from harness.train.build import build_model
+from harness.train.memory_format import lay_out
 from harness.train.precision import MixedPrecision
 from harness.train.stopwatch import seconds_to_idle
 from harness.train.trainee import random_batch
@@ -32,10 +33,12 @@ class Problem:
     task: str
     model: ModelSpec
     batch_size: int
+    precision: Precision = "fp32"
+    """That its experiment trains in on GPUs."""
 
 
 FASHION_MNIST = Problem("fashion_mnist", SMALL_CNN, 16)
-RESNET50 = Problem("imagenet", ModelSpec(name="resnet50"), 32)
+RESNET50 = Problem("imagenet", ModelSpec(name="resnet50"), 32, "fp16")
 WIDE_RESNET = Problem("cifar100", ModelSpec(name="wide_resnet", options={"depth": 40, "width": 8}), 16)
 TRANSFORMER = {"width": 64, "num_heads": 4, "num_layers": 1, "feedforward": 128}
 CMUDICT = Problem("cmudict", ModelSpec(name="transformer", options=TRANSFORMER), 32)
@@ -57,6 +60,14 @@ def problem_of(name: str) -> Problem:
     if name not in PROBLEMS:
         raise SpecError(f"unknown workload {name!r}; the workloads are {', '.join(PROBLEMS)}")
     return PROBLEMS[name]
+
+
+def computes_in(name: str, device: torch.device) -> Precision:
+    """The precision of a workload's passes: its experiment's on a GPU, fp32 on a CPU.
+
+    Losses are not scaled: what is timed is the passes, and an overflow would leave a step out.
+    """
+    return problem_of(name).precision if device.type == "cuda" else "fp32"
 
 
 def run_config(name: str, algorithm: str = "sgd", settings: dict[str, Any] | None = None) -> RunConfig:
@@ -120,9 +131,10 @@ def calibrate(name: str, device: str) -> Workload:
     torch.set_num_threads(1)
     task = find_task(problem.task)
     model = build_model(problem.model, task, 0, place)
+    lay_out(model, "auto")
     generator = torch.Generator().manual_seed(0)
     inputs, labels = random_batch(task, problem.batch_size, generator, torch.empty(0, device=place))
-    precision, loss = MixedPrecision("fp32", place), torch.zeros(())
+    precision, loss = MixedPrecision(computes_in(name, place), place, scales=False), torch.zeros(())
 
     def forward_pass() -> None:
         nonlocal loss
@@ -139,5 +151,6 @@ def calibrate(name: str, device: str) -> Workload:
         forward.append(seconds_to_idle(forward_pass, place))
         backward.append(seconds_to_idle(backward_pass, place))
     where = torch.cuda.get_device_name(place) if place.type == "cuda" else "CPU core"
-    source = f"measured here: medians of {len(forward) - 1} steps of one worker alone, on random images, fp32"
+    source = f"measured here: medians of {len(forward) - 1} steps of one worker alone, on random images, "
+    source += computes_in(name, place)
     return _workload(name, where, median(forward[1:]), median(backward[1:]), source)

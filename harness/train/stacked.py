@@ -33,11 +33,16 @@ class Replicas:
 
 def replicas_of(model: nn.Module, num_workers: int) -> Replicas:
     """The model once for each worker, each with buffers of its own."""
-    stacked = [
-        nn.Parameter(parameter.detach().expand(num_workers, *parameter.shape).clone())
-        for parameter in model.parameters()
-    ]
+    stacked = [nn.Parameter(_rows_of(parameter.detach(), num_workers)) for parameter in model.parameters()]
     return Replicas([copy.deepcopy(model) for _ in range(num_workers)], stacked)
+
+
+def _rows_of(tensor: Tensor, num_rows: int) -> Tensor:
+    """As many copies along a new first axis, each in the tensor's own order in memory."""
+    rows = torch.empty_strided(
+        (num_rows, *tensor.shape), (tensor.numel(), *tensor.stride()), dtype=tensor.dtype, device=tensor.device
+    )
+    return rows.copy_(tensor)
 
 
 def batched_backward(replicas: Replicas) -> Callable[[Tensor, Tensor], Tensor] | None:

@@ -1,15 +1,16 @@
-"""A worker that trains on random images: what is timed, estimated and checked where no data set is wanted."""
+"""Workers that train on random images: what is timed, estimated and checked where no data set is wanted."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from algorithms import Collectives
+from algorithms import Collectives, StackedCollectives
 from harness.spec import RunConfig
 from harness.tasks.task import Task, find_task
 from harness.train.build import build_optimizer, module_to_train
 from harness.train.precision import MixedPrecision
+from harness.train.stacked import replicas_of
 
 
 def random_batch(task: Task, batch_size: int, generator: torch.Generator, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,3 +55,34 @@ class Trainee:
         self.precision.backward(loss)
         self.precision.step(self.optimizer)
         return loss.detach()
+
+
+class StackedTrainee:
+    """All workers of a run at once, in fp32 or whatever the model is of: what each `Trainee` of so many does.
+
+    Args:
+        config, model: as a trainee's; the model is copied.
+        num_batches: of each worker, that steps go through in turn.
+    """
+
+    def __init__(self, config: RunConfig, model: nn.Module, num_batches: int = 1) -> None:
+        replicas, collectives = replicas_of(model, config.num_workers), StackedCollectives(config.num_workers)
+        self.models = replicas.models
+        self.optimizer = build_optimizer(config, nn.ParameterList(replicas.stacked), collectives, num_steps=0)
+        replicas.attach()
+        task, like = find_task(config.task.name), self.optimizer.flat.parameters
+        generators = [torch.Generator().manual_seed(rank) for rank in collectives.own_ranks]
+        self._batches = [
+            [random_batch(task, config.batch_size, generator, like) for generator in generators]
+            for _ in range(num_batches)
+        ]
+        self._next = 0
+
+    def step(self) -> None:
+        """Train once, each worker on its next batch."""
+        batches = self._batches[self._next]
+        self._next = (self._next + 1) % len(self._batches)
+        self.optimizer.zero_grad()
+        for model, (inputs, labels) in zip(self.models, batches, strict=True):
+            nn.functional.cross_entropy(model(inputs), labels).backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from harness.train import checkpoint
 from harness.train.build import build_optimizer, module_to_train, num_steps_of
 from harness.train.clock import Clock
 from harness.train.evaluate import Score
+from harness.train.graphs import NoGraphsError, Passes, captured, check_possible
 from harness.train.memory_format import check_format, format_of
 from harness.train.order import worker_batches
 from harness.train.partition import class_counts, worker_shards
@@ -48,7 +50,8 @@ class Training:
         self.optimizer: DistributedOptimizer = build_optimizer(config, trained, collectives, self.num_steps)
         if isinstance(model, Replicas):
             model.attach()
-        self._trained = [module_to_train(self.optimizer, each) for each in self.models]
+        passes = [partial(self._pass, module_to_train(self.optimizer, each)) for each in self.models]
+        self._passes: list[Passes] = list(passes)
         plain = config.precision == "fp32" and not config.label_smoothing
         stacks = isinstance(model, Replicas) and plain and isinstance(samples, TensorSamples)
         self._batched = batched_backward(model) if stacks and isinstance(model, Replicas) else None
@@ -65,6 +68,9 @@ class Training:
         num_classes = getattr(samples, "num_groups", find_task(config.task.name).num_classes)
         self.class_counts = None if shards is None else class_counts(shards, samples.train_labels, num_classes)
         self.clock = Clock(collectives, device)
+        self._wants_graphs = work.cuda_graphs
+        self.without_graphs: str | None = None
+        """Why passes are no CUDA graphs, where they were to be."""
         self._resume()
         for each in self.models:
             each.train()
@@ -153,12 +159,30 @@ class Training:
 
     def _backward(self, batches: list[Batch]) -> Tensor:
         """Forward and backward passes of the workers at this end; their mean losses, packed."""
+        if self._wants_graphs:
+            self._capture(batches)
         if self._batched is not None:
             return self._batched(*batches[0])
-        losses, weights = [], [1.0] * len(batches) if self._weights is None else next(self._weights)
-        for model, (inputs, labels), weight in zip(self._trained, batches, weights, strict=True):
-            loss = self.precision.loss(model, inputs, labels)
-            loss = loss if self._weights is None else weight * loss
-            self.precision.backward(loss)
-            losses.append(loss.detach())
-        return self.work.collectives.packed(losses)
+        arguments: list[tuple[Any, ...]] = list(batches)
+        if self._weights is not None:
+            arguments = [(*batch, weight) for batch, weight in zip(batches, next(self._weights), strict=True)]
+        return self.work.collectives.packed([own(*each) for own, each in zip(self._passes, arguments, strict=True)])
+
+    def _pass(self, model: nn.Module, inputs: Tensor, labels: Tensor, weight: float | None = None) -> Tensor:
+        """Of one worker: adds to its gradients; its mean loss."""
+        loss = self.precision.loss(model, inputs, labels)
+        loss = loss if weight is None else weight * loss
+        self.precision.backward(loss)
+        return loss.detach()
+
+    def _capture(self, batches: list[Batch]) -> None:
+        """Make the workers' passes CUDA graphs for batches like these, or say why not."""
+        self._wants_graphs, stacked = False, isinstance(self.work.collectives, StackedCollectives)
+        scaled, varying = self.precision.scaler.is_enabled(), self._weights is not None
+        try:
+            check_possible(self.losses.device, stacked, self._batched is not None, scaled, varying)
+            self._passes = captured(self._passes, self.models, batches)
+        except NoGraphsError as error:
+            self.without_graphs = str(error)
+            if self.work.recorder is not None:
+                print(f"no CUDA graphs: {error}", flush=True)

@@ -56,6 +56,7 @@ class Job:
     checkpoint_minutes: float
     timeout_seconds: float
     memory_format: Wanted = "auto"
+    cuda_graphs: bool = False
 
     def recorder(self, memory_format: MemoryFormat = "contiguous") -> Recorder:
         """Of this attempt, with its model in that format."""
@@ -115,16 +116,18 @@ def _train_threads(job: Job, samples: Samples, model: nn.Module, stop_requested:
     def worker(collectives: Collectives) -> None:
         prepare_thread(job.device)
         own = recorder if collectives.rank == 0 else None
-        train(Work(config, copy.deepcopy(model), samples, collectives, own, job.checkpoints(), stop_requested))
+        own_model, checkpoints = copy.deepcopy(model), job.checkpoints()
+        train(Work(config, own_model, samples, collectives, own, checkpoints, stop_requested, job.cuda_graphs))
 
     max_active = len(job.cores) if job.device == "cpu" else ACTIVE_ON_A_GPU
     run_workers(worker, config.num_workers, job.timeout_seconds, max_active)
 
 
 def _train_stacked(job: Job, samples: Samples, model: nn.Module, stop_requested: StopRequested | None) -> None:
-    config = job.run.config
+    config, recorder = job.run.config, job.recorder(lay_out(model, job.memory_format))
     replicas, collectives = replicas_of(model, config.num_workers), StackedCollectives(config.num_workers)
-    train(Work(config, replicas, samples, collectives, job.recorder(), job.checkpoints(), stop_requested))
+    work = Work(config, replicas, samples, collectives, recorder, job.checkpoints(), stop_requested, job.cuda_graphs)
+    train(work)
 
 
 def attempt_as_rank(job: Job, rank: int, init_method: str, stop_requested: StopRequested | None = None) -> bool:

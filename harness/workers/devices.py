@@ -56,6 +56,14 @@ def device_groups(device: str, num_processes: int, num_gpus: int) -> list[tuple[
     return [tuple(f"cuda:{start + rank}" for rank in range(num_processes)) for start in starts]
 
 
+def own_gpu(local_rank: int, num_gpus: int) -> str:
+    """The GPU of a process that something else has started, as torchrun or Slurm.
+
+    They show a process all of its host's GPUs, or its own alone. That two have the same one is told by `joined`.
+    """
+    return f"cuda:{local_rank % max(1, num_gpus)}"
+
+
 def identity(device: str) -> str:
     """What this process must have to itself, told from all others on any host: its GPU, or else the process."""
     if device == "cpu":

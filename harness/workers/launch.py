@@ -46,6 +46,8 @@ class Options:
     checkpoint_minutes: float
     timeout_seconds: float
     memory_format: Wanted = "auto"
+    cuda_graphs: bool = False
+    """Of stacked workers' passes on a GPU; see `harness/train/graphs.py`."""
 
     def job(self, plan: Plan, run: PlannedRun, attempt: Attempt, device: str, cores: tuple[int, ...] = ()) -> Job:
         """An attempt at a run with these options."""
@@ -60,6 +62,7 @@ class Options:
             checkpoint_minutes=self.checkpoint_minutes,
             timeout_seconds=self.timeout_seconds,
             memory_format=self.memory_format,
+            cuda_graphs=self.cuda_graphs,
         )
 
 

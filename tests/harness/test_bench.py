@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
+from algorithms import Collectives, run_workers
 from harness import bench
-from harness.bench import memory, methods, run_shares, workers
+from harness.bench import memory, methods, run_shares, training, workers
 from harness.bench.measurement import Aim, Measurement, not_measured, ratio, show
 from harness.spec import SpecError
+from harness.tasks.task import find_task
+from harness.train.build import build_model
 from harness.train.stopwatch import interleave, sums
+from harness.train.trainee import StackedTrainee, Trainee
 
 
 def test_a_ratio_is_the_median_of_ratios_within_repetitions() -> None:
@@ -50,8 +57,31 @@ def test_speed_ups_are_the_slower_over_the_faster() -> None:
         workers.DDP: [4.5],
         workers.TOGETHER: [0.8],
         workers.IN_TURN: [1.6],
+        workers.STACKED: [0.5],
     }
-    assert [figure.measured for figure in workers.figures_of(timings, cores=2)] == [1.5, 2.0, 3.0, 2.5, 1.5]
+    assert [figure.measured for figure in workers.figures_of(timings, cores=2)] == [1.5, 2.0, 3.0, 2.5, 1.5, 1.6]
+
+
+def test_stacked_workers_of_a_benchmark_do_what_its_threads_do() -> None:
+    config = methods.config_of("mcser")
+    model = build_model(config.model, find_task(config.task.name), config.seed, torch.device("cpu"))
+    stacked = StackedTrainee(config, model, num_batches=2)
+
+    def work(collectives: Collectives) -> Tensor:
+        trainee = Trainee(config, copy.deepcopy(model), collectives, num_batches=2)
+        for _ in range(3):
+            trainee.step()
+        return trainee.optimizer.flat.parameters
+
+    for _ in range(3):
+        stacked.step()
+    assert torch.equal(stacked.optimizer.flat.parameters, torch.stack(run_workers(work, config.num_workers)))
+
+
+@pytest.mark.timeout(300)
+def test_stacked_workers_are_started_and_obey() -> None:
+    with training.start_training("stacked") as run:
+        workers.together([run])
 
 
 def test_a_benchmark_that_fails_says_so_and_spares_the_rest(

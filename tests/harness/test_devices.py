@@ -18,7 +18,7 @@ from harness.spec import SpecError
 from harness.train.build import build_optimizer
 from harness.workers import devices
 from harness.workers.attempt import prepare_thread
-from harness.workers.devices import choose_workers, device_groups, require_own_devices
+from harness.workers.devices import choose_workers, device_groups, own_gpu, require_own_devices
 from harness.workers.process_group import joined
 from tests.harness.support import Table, settings_of, small_config, small_spec, write_spec
 
@@ -58,6 +58,16 @@ def test_a_gpu_that_two_ranks_have_is_named_with_both() -> None:
     require_own_devices(["GPU a of x", "GPU a of y", "GPU b of x"])
     with pytest.raises(SpecError, match="ranks 1 and 3 both have GPU b of x"):
         require_own_devices(["GPU a of x", "GPU b of x", "GPU c of x", "GPU b of x"])
+
+
+@pytest.mark.parametrize(("num_gpus", "gpus"), [
+    (4, ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]),  # each sees all of its host
+    (1, ["cuda:0"] * 4),  # each sees its own alone, as with Slurm's --gpus-per-task
+    (2, ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]),  # too few, which `joined` refuses
+    (0, ["cuda:0"] * 4),
+])  # fmt: skip
+def test_what_a_process_of_another_launcher_has(num_gpus: int, gpus: list[str]) -> None:
+    assert [own_gpu(local_rank, num_gpus) for local_rank in range(4)] == gpus
 
 
 def test_auto_is_processes_where_there_is_a_gpu_for_each_worker() -> None:

@@ -11,13 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from algorithms import DistributedOptimizer, ThreadCollectives, algorithms
+from algorithms import DistributedOptimizer, StackedCollectives, ThreadCollectives, algorithms
 from algorithms.registry import baselines
 from harness import gpu_check
 from harness.__main__ import main
-from harness.gpu_check import memory, memory_format, mixed_precision, nccl, training, workers
+from harness.gpu_check import graphs, memory, memory_format, mixed_precision, nccl, training, workers
 from harness.gpu_check.problem import SMALL, Scale
 from harness.gpu_check.record import CheckResult, Outcome, as_table, record
+from harness.tasks.task import Batch
+from harness.train.training import Training
 
 pytestmark = pytest.mark.timeout(400)  # All checks at once take their time on a busy machine.
 
@@ -116,6 +118,35 @@ def test_workers_that_disagree_are_found(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(ThreadCollectives, "_sum_", drifting)
     outcome = workers.same_parameters(CPU, "ef_sgd")
     assert not outcome.passed and "1e-08" in outcome.expected
+
+
+def test_stacked_workers_that_go_elsewhere_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = StackedCollectives._sum_
+
+    def drifting(self: StackedCollectives, tensor: torch.Tensor) -> None:
+        plain(self, tensor)
+        tensor[1].mul_(1 + 1e-6)
+
+    monkeypatch.setattr(StackedCollectives, "_sum_", drifting)
+    outcome = workers.same_parameters(CPU, "ef_sgd")
+    distances = outcome.measured
+    assert not outcome.passed and distances["stacked"] > workers.TOLERANCE > distances["one at a time"]
+
+
+def test_graphs_that_give_other_losses_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def doubling(self: Training, batches: list[Batch]) -> None:
+        one = self._passes[0]
+        self._passes[0] = lambda inputs, labels: 2 * one(inputs, labels)
+        self._wants_graphs = False
+
+    monkeypatch.setattr(Training, "_capture", doubling)
+    outcome = graphs.same_losses(CPU, TINY)
+    assert not outcome.passed and outcome.measured["relative difference of losses"] == pytest.approx(1.0)
+
+
+def test_graphs_that_are_not_made_are_said(records: list[CheckResult]) -> None:
+    (found,) = [each for each in records if each.name == "CUDA graphs"]
+    assert found.remark == "none were made: torch has no GPU here" and found.measured["step, eager / graphs"] > 0
 
 
 def test_a_format_that_is_lost_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

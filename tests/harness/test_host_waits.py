@@ -33,7 +33,8 @@ from tests.harness.fake_gpu import host_waits, missing, on_gpu
 from tests.harness.support import BLOCK, settings_of, small_config
 
 GPU = torch.device("cuda")
-pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+WHY_NOT = missing()
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
 
 @pytest.fixture

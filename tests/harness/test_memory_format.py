@@ -16,8 +16,8 @@ from harness.tasks import blobs
 from harness.train import memory_format
 from harness.train.build import build_optimizer
 from harness.train.memory_format import choose_format, format_of, lay_out
-from harness.workers.attempt import attempt_in_threads, use_device
-from tests.harness.support import CSER, DoctoredBlobs, job_for, small_config
+from harness.workers.attempt import attempt_in_threads, attempt_stacked, use_device
+from tests.harness.support import CSER, DoctoredBlobs, comparable, job_for, small_config
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -91,6 +91,16 @@ def test_a_run_says_its_format_and_goes_on_in_no_other(tmp_path: Path, monkeypat
         ("channels_last", 0),
         ("channels_last", 25),
     ]
+
+
+@pytest.mark.usefixtures("on_cpu_as_on_gpu")
+def test_stacked_workers_have_the_format_too_and_do_the_same(tmp_path: Path) -> None:
+    config = small_config("mcser", CSER)
+    stacked, threads = job_for(config, tmp_path / "stacked"), job_for(config, tmp_path / "threads")
+    assert attempt_stacked(stacked) and attempt_in_threads(threads)
+    (attempt,) = read_run(stacked.folder).run.attempts
+    assert attempt.memory_format == "channels_last"
+    assert comparable(stacked.folder) == comparable(threads.folder)
 
 
 def test_channels_last_on_a_cpu_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

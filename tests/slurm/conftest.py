@@ -22,11 +22,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    """Eight idle nodes: six with one GPU, two with four. Tests leave it as they found it."""
+    """Eight idle nodes: six with one GPU, two with four. Tests leave it as they found it.
+
+    CSER_TEST_BIND_CORES=1 has each task bound to cores of its own, which takes the tests longer: nodes share the cores.
+    """
     require_slurm()
     folder = tmp_path_factory.mktemp("slurm")
+    binds = os.environ.get("CSER_TEST_BIND_CORES") == "1"
     try:
-        yield start(folder, gpus_per_node=(1, 1, 1, 1, 1, 1, 4, 4))
+        yield start(folder, gpus_per_node=(1, 1, 1, 1, 1, 1, 4, 4), bind_cores=binds)
     finally:
         stop(folder)
 

@@ -29,7 +29,7 @@ from slurm.rendezvous import Meeting
 from slurm.requeue import decide
 from slurm.starts import Start, add_start, read_starts
 from tests.harness.support import job_for, small_config
-from tests.slurm.support import allocation, submission
+from tests.slurm.support import allocation, small_profile, submission, write_profile
 
 # Policy
 
@@ -295,6 +295,14 @@ def test_replaced_worker_ends_without_waiting_for_its_peers(tmp_path: Path, monk
     with pytest.raises(SystemExit) as ended:
         slurm.job._work(None, allocation(), meeting, SimpleNamespace(stop_requested=None), "cpu")  # type: ignore[arg-type]
     assert ended.value.code == 1 and not (task.folder / "failure.json").exists()
+
+
+def test_a_run_has_the_profiles_memory_format(tmp_path: Path) -> None:
+    run = job_for(small_config(), tmp_path).run
+    for wanted in ("auto", "contiguous"):
+        profile = load_profile(str(write_profile(tmp_path, small_profile(memory_format=wanted))))
+        task = slurm.job.RunTask("small", tmp_path, run, profile, None, "command", None, None)
+        assert slurm.job._job(task, allocation(rank=1), "a", "cpu").memory_format == wanted
 
 
 @contextmanager

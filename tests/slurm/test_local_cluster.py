@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -146,24 +147,6 @@ def test_an_urgent_job_takes_the_place_of_another_which_is_warned_and_goes_on_la
     cluster.call("scancel", low)  # Slurm may do as the trap says once more
 
 
-def test_a_dead_node_is_noticed_and_its_job_goes_on_elsewhere(cluster: LocalCluster, tmp_path: Path) -> None:
-    script = 'sleep 1000 & echo "$SLURMD_NODENAME"; [ "$SLURM_RESTART_COUNT" ] || wait'
-    victim = submit(cluster, tmp_path, script)
-    eventually(lambda: printed(tmp_path) != "")
-    node = printed(tmp_path).strip()
-    tasks = processes_naming(f"SLURM_JOB_ID={victim}")
-    assert len(tasks) >= 2
-    cluster.kill_node(node)
-    assert not processes_naming(f"SLURM_JOB_ID={victim}")
-    eventually(lambda: cluster.node_states()[node].startswith("down"), seconds=60)
-    cluster.start_now(victim)
-    eventually(lambda: job(cluster, victim)["JobState"] == "COMPLETED")
-    assert job(cluster, victim)["NodeList"] != node
-    cluster.start_node(node)
-    assert cluster.node_states()[node] == "idle"
-    assert run_job(cluster, tmp_path, 'echo "$SLURMD_NODENAME"', f"--nodelist={node}").strip() == node
-
-
 def test_a_dead_node_that_is_told_of_is_down_now(cluster: LocalCluster) -> None:
     cluster.kill_node("node4", noticed=True)
     assert cluster.node_states()["node4"].startswith("down")
@@ -200,6 +183,31 @@ def test_two_clusters_live_side_by_side_and_a_second_start_is_harmless(
     # The other one's nodes may still be at the end of an earlier test's job.
     assert set(cluster.node_states().values()) <= {"idle", "completing"}
     assert len(cluster.node_states()) == 8
+
+
+@dataclass(frozen=True)
+class Crash:
+    """A node that died under a job."""
+
+    node: str
+    victim: str
+
+
+@pytest.fixture(scope="module")
+def crash(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Crash:
+    """Slurm takes half a minute to notice: made before the tests of other clusters, and looked at after them."""
+    folder = tmp_path_factory.mktemp("crash")
+    script = 'sleep 1000 & echo "$SLURMD_NODENAME"; [ "$SLURM_RESTART_COUNT" ] || wait'
+    victim = submit(cluster, folder, script)
+    eventually(lambda: printed(folder) != "")
+    node = printed(folder).strip()
+    assert len(processes_naming(f"SLURM_JOB_ID={victim}")) >= 2
+    cluster.kill_node(node)
+    return Crash(node, victim)
+
+
+def test_a_node_that_dies_takes_its_jobs_processes_along(crash: Crash) -> None:
+    assert not processes_naming(f"SLURM_JOB_ID={crash.victim}")
 
 
 @pytest.mark.parametrize("namespaces", [True, False])
@@ -292,6 +300,19 @@ def test_a_user_without_rights_can_have_a_cluster() -> None:
             stopped = call(*script, "stop", *where)
     assert sorted(done.stdout.split()) == sorted([str(NOBODY), "CapEff:", "0" * 16] * 2), done.stderr
     assert stopped.stdout.startswith("stopped")
+
+
+def test_a_dead_node_is_noticed_and_its_job_goes_on_elsewhere(
+    cluster: LocalCluster, crash: Crash, tmp_path: Path
+) -> None:
+    node, victim = crash.node, crash.victim
+    eventually(lambda: cluster.node_states()[node].startswith("down"), seconds=60)
+    cluster.start_now(victim)
+    eventually(lambda: job(cluster, victim)["JobState"] == "COMPLETED")
+    assert job(cluster, victim)["NodeList"] != node
+    cluster.start_node(node)
+    assert cluster.node_states()[node] == "idle"
+    assert run_job(cluster, tmp_path, 'echo "$SLURMD_NODENAME"', f"--nodelist={node}").strip() == node
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from harness.plan.plan import Plan, make_plan
@@ -76,12 +78,16 @@ def test_all_ranks_reduce_through_the_network_and_say_its_rate_beside_the_profil
 
 
 @pytest.mark.timeout(600)
-def test_network_that_only_reaches_loopback_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    lines = looked(tmp_path, plan_of(tmp_path), LOOK_MACHINE=("a", "b"), LOOK_ADDRESS=("10.0.0.1", "127.0.1.1"))
-    assert not lines["network"].passed and lines["data"].passed
-    said = lines["network"].detail
-    assert "only reaches loopback: node node1 would have the others call 127.0.1.1" in said
-    assert "set network_interface in the profile" in said and "\n" not in said
+def test_network_that_only_reaches_loopback_and_data_that_no_node_sees_are_one_sentence_each(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, task={"name": "cifar100"}, model={"name": "small_cnn", "options": {"widths": [4, 8]}})
+    elsewhere = {"LOOK_MACHINE": ("a", "b"), "LOOK_ADDRESS": ("10.0.0.1", "127.0.1.1")}
+    lines = looked(tmp_path, plan, tmp_path / "nowhere", **elsewhere)
+    said = lines.pop("network")
+    assert not said.passed and "\n" not in said.detail
+    assert "only reaches loopback: node node1 would have the others call 127.0.1.1" in said.detail
+    assert "set network_interface in the profile" in said.detail
+    (bad,) = [line.detail for line in lines.values() if not line.passed]
+    assert "nowhere" in bad and "(on " not in bad and "\n" not in bad
 
 
 def test_one_gpu_that_several_ranks_see_is_refused_in_one_sentence(
@@ -99,6 +105,55 @@ def test_one_gpu_that_several_ranks_see_is_refused_in_one_sentence(
     assert check.detail.endswith("; in the profile look at gpus_per_node and gpu_request")
 
 
+def test_each_process_looks_at_its_gpus_and_one_of_a_node_at_its_disks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A torch without the GPU's architecture, and disks that cannot be written to: one sentence each."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80", "sm_90"])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Tesla V100-SXM2-16GB")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 0))
+    monkeypatch.setenv("NODE_DISK", str(tmp_path / "disk"))
+    profile = load_profile(str(write_profile(tmp_path, small_profile(scratch="$NODE_DISK/mine"))))
+    task = Look(plan_of(tmp_path), tmp_path, None, profile, tmp_path / "preflight.json")
+
+    def found(local_rank: int) -> dict[str, Check]:
+        here = look._Here(task, allocation(rank=local_rank, local_rank=local_rank), "cuda:0", dist.HashStore())
+        return {check.what: check for check in look._node_checks(here)}
+
+    def read_only(descriptor: int) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    assert {what: check.passed for what, check in found(0).items()} == {
+        "GPU 0": False,
+        "temporary files": True,
+        "scratch": True,
+    }
+    assert list(found(1)) == ["GPU 0"]
+    monkeypatch.setattr(os, "fsync", read_only)
+    said = found(0)
+    assert not any(check.passed for check in said.values())
+    assert not any("\n" in check.detail for check in said.values())
+    assert "sm_70" in said["GPU 0"].detail and "built for CUDA 12.6 (cu126)" in said["GPU 0"].detail
+    assert str(tmp_path) in said["scratch"].detail and "Read-only file system" in said["scratch"].detail
+
+
+def test_an_archive_that_ends_early_is_one_sentence_on_each_node(tmp_path: Path) -> None:
+    archive = tmp_path / "images.tar"
+    archive.write_bytes(bytes(2000) + b"cut off here")
+    profile = load_profile(str(write_profile(tmp_path, small_profile(scratch=str(tmp_path / "disk")))))
+    task = Look(plan_of(tmp_path), tmp_path, archive, profile, tmp_path / "preflight.json")
+
+    def found(rank: int, local_rank: int) -> list[Check]:
+        place = allocation(rank=rank, local_rank=local_rank)
+        return list(look._data_checks(look._Here(task, place, "cpu", dist.HashStore())))
+
+    early = Check("archive", False, f"{archive} ends early, as no tar file does; copy or make it again")
+    assert [check.what for check in found(0, 0)] == ["disk", "locks", "archive"]
+    assert found(2, 0) == [early] == found(0, 0)[2:] and not found(1, 1)
+
+
 @pytest.mark.timeout(600)
 def test_files_are_opened_and_read_by_all_ranks_together(tmp_path: Path) -> None:
     data = imagenet_tree(tmp_path / "data", 24, 12)
@@ -107,14 +162,6 @@ def test_files_are_opened_and_read_by_all_ranks_together(tmp_path: Path) -> None
     assert all(line.passed for line in lines.values())
     assert lines["opening files"].detail.startswith("2 workers at once open and read ")
     assert "readers a worker reach about" in lines["reading"].detail and "GPU" not in lines["reading"].detail
-
-
-@pytest.mark.timeout(600)
-def test_data_that_no_node_sees_is_said_once(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, task={"name": "cifar100"}, model={"name": "small_cnn", "options": {"widths": [4, 8]}})
-    lines = looked(tmp_path, plan, tmp_path / "nowhere")
-    (bad,) = [line.detail for line in lines.values() if not line.passed]
-    assert "nowhere" in bad and "(on " not in bad
 
 
 def test_findings_alike_are_said_once_and_failures_with_their_nodes() -> None:

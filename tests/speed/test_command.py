@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from harness.__main__ import main
 from harness.records.store import read_record
 from harness.records.timings import TimingStudy
+from harness.speed import worker
 from harness.speed.command import _add_to_study, _environment, _fabric
+from harness.speed.request import SweepRequest
 from report.speed.records import read_speed_records
 from report.speed.study import study_of
+from tests.speed.conftest import fabric
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_NTASKS")
 
@@ -49,6 +55,25 @@ def test_srun_says_what_torchrun_would(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _environment() == "srun"
     layout = _fabric("gloo")
     assert (layout.num_machines, layout.workers_per_machine) == (2, 4)
+
+
+def test_a_worker_that_sees_its_own_gpu_alone_has_that(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As with srun --gpus-per-task=1: four on a host, each with one that it calls cuda:0."""
+    devices: list[str] = []
+
+    @contextmanager
+    def joined(device: str, *arguments: object) -> Iterator[None]:
+        devices.append(device)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(worker, "prepare_thread", devices.append)
+    monkeypatch.setattr(worker, "joined", joined)
+    monkeypatch.setattr(worker, "_do", lambda request, device, launch: devices.append(device))
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    worker.work([SweepRequest(fabric=fabric(4), device="cuda", output=tmp_path)], "srun")
+    assert devices == ["cuda:0"] * 3
 
 
 def test_torchrun_makes_a_study_that_can_be_reported(tmp_path: Path) -> None:

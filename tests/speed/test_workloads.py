@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from harness.plan.estimate import RESNET50_FORWARD_FLOPS
-from harness.spec import SpecError
-from harness.speed.workloads import calibrate, workload
+from harness.spec import SpecError, find_spec, load_spec
+from harness.speed import trainee
+from harness.speed.layers import layers_of
+from harness.speed.workloads import calibrate, computes_in, problem_of, workload
+
+CPU = torch.device("cpu")
 
 
 def test_resnet50_takes_what_the_source_says() -> None:
@@ -30,6 +35,30 @@ def test_others_are_measured_and_say_so() -> None:
     small = calibrate("fashion_mnist", "cpu")
     assert small.num_parameters == 25_786 and small.batch_size == 16
     assert min(small.forward_seconds, small.backward_seconds) > 0 and "measured here" in small.source
+    assert small.source.endswith("on random images, fp32")
+
+
+@pytest.mark.parametrize(("name", "on_gpu"), [("resnet50", "fp16"), ("wide_resnet_40_8", "fp32"), ("cmudict", "fp32")])
+def test_passes_are_in_the_experiments_precision_on_gpus_and_in_fp32_on_cpus(name: str, on_gpu: str) -> None:
+    assert computes_in(name, torch.device("cuda", 1)) == on_gpu
+    assert computes_in(name, torch.device("cpu")) == "fp32"
+    task = problem_of(name).task
+    if task in ("imagenet", "cifar100"):
+        assert load_spec(find_spec(task)).training.precision == on_gpu
+
+
+def test_passes_in_half_precision_have_gradients_that_nothing_has_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU's autocast, which stands for the GPU's."""
+    gradients = []
+    for precision in ("fp32", "fp16"):
+        monkeypatch.setattr(trainee, "computes_in", lambda name, device, precision=precision: precision)
+        made = trainee.RealTrainee("fashion_mnist", layers_of("fashion_mnist"), CPU, 0, lambda: 0.0)
+        made.passes()
+        gradients.append([parameter.grad for parameter in made.module.parameters()])
+    for exact, half in zip(*gradients, strict=True):
+        assert exact is not None and half is not None and half.dtype == torch.float32
+        assert not torch.equal(exact, half)
+        assert (exact - half).norm() < 0.1 * exact.norm()
 
 
 def test_an_unknown_workload_is_refused_with_those_there_are() -> None:
