@@ -20,7 +20,17 @@ from harness.workers.attempt import prepare_thread
 from harness.workers.preflight import check_gpus
 
 VERSION = 2
-SUBJECTS = ("nccl", "mixed_precision", "memory_format", "host_waits", "workers", "graphs", "training", "memory", "step_time")
+SUBJECTS = (
+    "nccl",
+    "mixed_precision",
+    "memory_format",
+    "host_waits",
+    "workers",
+    "graphs",
+    "training",
+    "memory",
+    "step_time",
+)
 """Modules of this package, each with a function `checks`, in the order of the table."""
 
 
