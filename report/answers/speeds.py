@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from harness.records.timings import Method
 from report.accuracy.models_needed import needed_of
 from report.accuracy.regime import regime_of as map_of
@@ -13,15 +11,15 @@ from report.kit.document import Cell
 from report.kit.wording import amount, listed, whole
 from report.speed.cost_model import Compute
 from report.speed.figure_bandwidth import draw_step_times, step_times_note
-from report.speed.headlines import HEADLINES, METHODS
+from report.speed.headlines import HEADLINES, METHODS, PROPOSED, RIVALS
 from report.speed.ratios import needed_ratio
-from report.speed.speedups import HIGHEST, LOWEST, faster_spans, implied, speedup
+from report.speed.speedups import CLEARLY, faster_spans, implied, speedup
 from report.speed.study import Bench, SpeedStudy
 from report.speed.tables_agreement import AIM, LARGE, agreement
+from report.speed.tables_large import ALIKE
 from report.speed.tables_modelled import headline_bench, layout_network, layouts_of, spans_text
 from report.speed.to_target import rentals
 from report.speed.units import factor, milliseconds, rate, signed_percent
-from report.speed.verdict import CLEARLY, PROPOSED, RIVALS
 
 AT = 10e9
 """Bits per second at which single numbers are given."""
@@ -153,7 +151,7 @@ def when_it_pays(evidence: Evidence) -> Answer:
     ]
     if gains:
         low, high = min(gains.values()), max(gains.values())
-        alike = high / low < CLEARLY
+        alike = high / low <= ALIKE
         word = "the older methods do as well, so choose by accuracy" if alike else "the methods differ"
         said.append(
             f"At {rate(AT)} every method of ratio 64 and more that does not overlap is {factor(low)} to "
@@ -171,11 +169,9 @@ def _step_times(study: SpeedStudy | None, bench: Bench) -> Picture | None:
     """The report of speed-ups' own figure, of this workload alone."""
     if study is None:
         return None
-    alone = replace(study, benches=(bench,))
-    found = f"{bench.basis.capitalize()} points on modelled lines, from {rate(LOWEST)} to {rate(HIGHEST)}."
-    return Picture(
-        "Step time against bandwidth", found, lambda path: draw_step_times(alone, path), (step_times_note(alone),)
-    )
+    found = f"{bench.basis.capitalize()} points on modelled lines, of {bench.workload.name}."
+    note = step_times_note([bench])
+    return Picture("Step time against bandwidth", found, lambda path: draw_step_times(bench, path), (note,))
 
 
 def over_older_methods(evidence: Evidence) -> Answer:

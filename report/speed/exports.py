@@ -11,11 +11,9 @@ from harness.records.timings import Fabric
 from report.accuracy.exports import Value, write_csv
 from report.accuracy.records import Records
 from report.speed.fitting import slowest_limit
-from report.speed.speedups import HIGHEST, LOWEST, faster_spans, log_grid
+from report.speed.speedups import CLEARLY, EVEN, HIGHEST, LOWEST, faster_spans, log_grid
 from report.speed.study import Bench, SpeedStudy
-from report.speed.tables_modelled import EVEN
 from report.speed.to_target import benches_for, row_steps, rows_for, targets_of
-from report.speed.verdict import CLEARLY
 
 _FABRIC = ("machines", "workers_per_machine", "bits_per_second", "inside_bits_per_second", "dilation")
 

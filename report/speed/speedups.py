@@ -12,6 +12,9 @@ from report.speed.study import Bench
 LOWEST, HIGHEST = 1e6, 400e9
 """Bits per second: the range over which everything is modelled."""
 
+CLEARLY, EVEN = 1.05, 1.01
+"""A method is said to beat a baseline where it is more than so many times as fast, and to be even up to the second."""
+
 _STEPS_PER_DECADE = 20
 
 
