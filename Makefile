@@ -56,13 +56,13 @@ tune: $(VENV)/.installed ## run the search that both experiments' settings and l
 
 # In order of what they tell for their runs; those of STUDIES are done, and of these what is missing.
 STUDIES ?= two_level rules skew_class_shards skew_dirichlet_0.1 momentum workers_16 width_128 width_8 workers_2 \
-    skew_dirichlet_1 workers_4 skew_dirichlet_10 released relatives network_cnn
-TUNED_STUDIES := rules relatives
+    skew_dirichlet_1 workers_4 workers_32 skew_dirichlet_10 released relatives network_cnn network_shufflenet \
+    network_densenet
 
 studies: $(VENV)/.installed ## run what is missing of the studies that answer single questions (STUDIES= names some), and report
 	@for study in $(STUDIES); do \
-	    case " $(TUNED_STUDIES) " in *" $$study "*) \
-	        $(HARNESS) run "studies/$$study" --tuning $(RUN_OPTIONS) $(RESULTS_OPTION) || exit 1;; esac; \
+	    if grep -qs '^\[tuning\]' "harness/experiments/studies/$$study.toml"; then \
+	        $(HARNESS) run "studies/$$study" --tuning $(RUN_OPTIONS) $(RESULTS_OPTION) || exit 1; fi; \
 	    $(HARNESS) run "studies/$$study" $(RUN_OPTIONS) $(RESULTS_OPTION) || exit 1; \
 	    $(HARNESS) report "studies/$$study" $(RESULTS_OPTION) || exit 1; \
 	done
@@ -126,8 +126,9 @@ speedups: $(VENV)/.installed ## time every method and baseline on such a network
 gpu-check: $(VENV)/.installed ## try and time on GPUs what experiments rely on there; skipped where there is none
 	@$(HARNESS) gpu-check --output "$(RESULTS)/gpu"
 
-# One thread per worker of the tests: they already run on all cores.
-PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -q -n "$(TEST_JOBS)" --maxprocesses 8 tests
+# One thread per worker of the tests: they already run on all cores. Neighbours in a file stay together (worksteal), so that what
+# a file's tests share is made once.
+PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -q -n "$(TEST_JOBS)" --maxprocesses 8 --dist worksteal tests
 
 # What takes longest: jobs on a Slurm cluster of this machine's own, emulated networks, processes killed at any moment.
 LONGEST = tests/slurm tests/lab tests/harness/test_kills.py tests/report/test_shipped_reports.py

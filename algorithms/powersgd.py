@@ -56,8 +56,7 @@ class PowerSGD(DistributedOptimizer):
         require_interval(self.name, "rank", rank)
         require_interval(self.name, "start_step", start_step)
         super().__init__(params, **common)
-        self.rank = rank
-        self.start_step = start_step
+        self.rank, self.start_step = rank, start_step
         self._low_rank = LowRank(self.flat.layout, rank)
         self.e = self.new_buffer("error")
         self.q = self.new_common("right_factors", self._first_factors())
@@ -67,8 +66,7 @@ class PowerSGD(DistributedOptimizer):
         """The greatest rank that sends no more."""
         if layout is None:
             raise ValueError("powersgd: ratios depend on the model's shapes; give at_ratio its parameters as well")
-        rank = greatest_rank(layout, layout.numel // ratio)
-        if rank == 0:
+        if (rank := greatest_rank(layout, layout.numel // ratio)) == 0:
             most = layout.numel / LowRank(layout, 1).numel
             raise ValueError(f"powersgd: at rank 1 the ratio of this model is {most:.4g}, less than {ratio}; lower it")
         return {"rank": rank}

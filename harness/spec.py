@@ -1,22 +1,18 @@
-"""Experiment specs: TOML, validated strictly. Science lives here; flags are for infrastructure only."""
+"""What an experiment says, validated strictly. Science lives here; flags are for infrastructure only."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-import tomllib
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from harness.rows import GridSpec, RestartOf, RestartSpec, RowSpec, same_name
 from harness.strict import Betas, Count, LocalStep, Name, NonNegative, Positive, Seed, Strict
-from harness.variations import varied
 
 FORMAT = 1
-EXPERIMENTS = Path(__file__).parent / "experiments"
 
 Precision = Literal["fp32", "fp16", "bf16"]
 """Of the forward and backward pass; parameters and optimiser state are fp32. fp16 goes with loss scaling."""
@@ -293,126 +289,6 @@ class Spec(Strict):
             outside = [rate for rate in rates if not (tuning.lowest or 0) <= rate <= (tuning.highest or math.inf)]
             if outside:
                 raise ValueError(f"row {row.row!r}: the rate {outside[0]:g} lies outside tuning.lowest and highest")
-
-
-def find_spec(name_or_path: str) -> Path:
-    """The file of a shipped experiment by its name, or of any other by its path.
-
-    Raises:
-        SpecError: there is no such file; the message names the shipped experiments.
-    """
-    path = Path(name_or_path)
-    shipped = EXPERIMENTS / f"{name_or_path}.toml"
-    for candidate in (path, shipped):
-        if candidate.is_file():
-            return candidate
-    known = ", ".join(sorted(file.relative_to(EXPERIMENTS).as_posix()[:-5] for file in EXPERIMENTS.rglob("*.toml")))
-    raise SpecError(f"no experiment {name_or_path!r}: give the path of a TOML file or one of {known}")
-
-
-def load_spec(path: Path) -> Spec:
-    """Read and validate an experiment file.
-
-    Raises:
-        SpecError: not TOML, unknown keys, wrong types or impossible values, in one sentence.
-    """
-    data = _with_borrowed(path, _read(path))
-    try:
-        return Spec.model_validate(data)
-    except ValidationError as error:
-        raise SpecError(f"{path}: {_of_row(error, data)}{explain(error)}") from None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A file's data; where it is like another experiment, with what that one says."""
-    data = _parse(path)
-    if "like" not in data:
-        return data
-    try:
-        return varied(_parse(find_spec(str(data["like"]))), data)
-    except ValueError as error:
-        raise SpecError(f"{path}: {error}") from None
-
-
-def _parse(path: Path) -> dict[str, Any]:
-    try:
-        data: dict[str, Any] = _with_matrices(path, tomllib.loads(path.read_text()))
-        return data
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path} is not valid TOML: {error}") from None
-    except OSError as error:
-        raise SpecError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _with_matrices(path: Path, data: Any) -> Any:
-    """The data, each topology {kind = "matrix", file = ...} with what the file says in its place.
-
-    So a run's id is the hash of the weights, and nobody needs the file again. Its path is relative to the spec's.
-    """
-    if isinstance(data, list):
-        return [_with_matrices(path, each) for each in data]
-    if not isinstance(data, dict):
-        return data
-    if data.get("kind") == "matrix" and isinstance(data.get("file"), str):
-        file = path.parent / data["file"]
-        try:
-            text = file.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            why = getattr(error, "strerror", None) or "it is no text"
-            raise SpecError(f"{path}: the mixing matrix in {file} cannot be read: {why}") from None
-        return {key: value for key, value in data.items() if key != "file"} | {"weights": text}
-    return {key: _with_matrices(path, value) for key, value in data.items()}
-
-
-OWN_IN_BORROWED_TUNING = {"both_rules", "both_rules_seeds"}
-
-
-def _with_borrowed(path: Path, data: dict[str, Any]) -> dict[str, Any]:
-    """The file's data with what `tuning.records` stands for: another experiment's rows and its tuning of them.
-
-    Rows of its own may follow, whose learning rates are given.
-
-    Raises:
-        SpecError: no such experiment or row there, or something that is borrowed is also given.
-    """
-    tuning = data.get("tuning")
-    if not isinstance(tuning, dict) or "records" not in tuning:
-        return data
-    names = tuning.get("rows")
-    beside = [f"tuning.{key}" for key in sorted(set(tuning) - {"records", "rows"} - OWN_IN_BORROWED_TUNING)]
-    own_rows = data.get("rows", [])
-    if not isinstance(own_rows, list) or not all(isinstance(row, dict) and "learning_rate" in row for row in own_rows):
-        beside.append("[[rows]] without a learning_rate")
-    if beside or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise SpecError(
-            f"{path}: a tuning with records takes its settings and rows from another experiment; give tuning.rows, the "
-            f"names of the rows to take, and no {(beside or ['other [[rows]]'])[0]}"
-        )
-    lender = path.parent / f"{tuning['records']}.toml"
-    lender = lender if lender.is_file() else find_spec(str(tuning["records"]))
-    lent = _read(lender)
-    if "records" in lent.get("tuning", {"records": None}):
-        raise SpecError(f"{path}: {tuning['records']} has no [tuning] of its own to take from; name one that has")
-    load_spec(lender)
-    rows = {row["row"]: row for row in lent.get("rows", [])}
-    unknown = [name for name in names if name not in rows]
-    if unknown:
-        raise SpecError(
-            f"{path}: tuning.rows names {unknown[0]!r}, which {tuning['records']} has not among its [[rows]]"
-        )
-    shared = {key: value for key, value in lent["tuning"].items() if key not in OWN_IN_BORROWED_TUNING}
-    own = {key: value for key, value in tuning.items() if key != "rows"}
-    return data | {"tuning": shared | own, "rows": [*(rows[name] for name in names), *own_rows]}
-
-
-def _of_row(error: ValidationError, data: dict[str, Any]) -> str:
-    """Whose mistake it is, where it is one in a row or a grid: these have names, and pydantic counts them from 0."""
-    match error.errors()[0]["loc"]:
-        case ("rows" | "grids" as many, int(number), *_):
-            kind = many.removesuffix("s")
-            name = data[many][number].get(kind) if isinstance(data[many][number], dict) else None
-            return f"{kind} {name if isinstance(name, str) else number + 1}: "
-    return ""
 
 
 def explain(error: ValidationError) -> str:

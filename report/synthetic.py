@@ -18,7 +18,7 @@ WORKERS = 8
 
 
 @dataclass(frozen=True)
-class Method:
+class MadeUpMethod:
     """A made-up method: accuracy lost per tenfold ratio, whether it keeps an error, and what it compresses with."""
 
     algorithm: str
@@ -34,19 +34,19 @@ class Method:
 
 
 METHODS = (
-    Method("ef_sgd", "EF-SGD", 0.012, True),
-    Method("qsparse_local_sgd", "QSparse-local-SGD", 0.010, True),
-    Method("csea", "CSEA", 0.006, True),
-    Method("cser_pl", "CSER-PL", 0.003, True),
-    Method("cser", "CSER", 0.001, True),
-    Method("mcser", "M-CSER", 0.0005, True),
-    Method("local_sgd", "Local SGD", 0.008, False),
+    MadeUpMethod("ef_sgd", "EF-SGD", 0.012, True),
+    MadeUpMethod("qsparse_local_sgd", "QSparse-local-SGD", 0.010, True),
+    MadeUpMethod("csea", "CSEA", 0.006, True),
+    MadeUpMethod("cser_pl", "CSER-PL", 0.003, True),
+    MadeUpMethod("cser", "CSER", 0.001, True),
+    MadeUpMethod("mcser", "M-CSER", 0.0005, True),
+    MadeUpMethod("local_sgd", "Local SGD", 0.008, False),
 )
-SGD = Method("sgd", "SGD", 0.0, False)
-TOP_K = Method("ef_sgd", "EF-SGD top-k", 0.002, True, "top_k")
-ACCUMULATE = Method("sgd_accumulate", "SGD accumulate", 0.02, False)
-ALONE = Method("alone", "alone", 0.0, False)
-FINAL_AVERAGE = Method("local_sgd", "Final average", 0.015, False)
+SGD = MadeUpMethod("sgd", "SGD", 0.0, False)
+TOP_K = MadeUpMethod("ef_sgd", "EF-SGD top-k", 0.002, True, "top_k")
+ACCUMULATE = MadeUpMethod("sgd_accumulate", "SGD accumulate", 0.02, False)
+ALONE = MadeUpMethod("alone", "alone", 0.0, False)
+FINAL_AVERAGE = MadeUpMethod("local_sgd", "Final average", 0.015, False)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Design:
     """
 
     name: str = "made_up"
-    methods: tuple[Method, ...] = METHODS
+    methods: tuple[MadeUpMethod, ...] = METHODS
     ratios: tuple[float, ...] = (64, 256, 1024)
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
     evaluations: int = 12
@@ -84,7 +84,7 @@ class Design:
 @dataclass(frozen=True)
 class _Line:
     row: str
-    method: Method
+    method: MadeUpMethod
     ratio: float
     rate: float
     steps: int
@@ -169,7 +169,7 @@ def make_tuning(folder: Path, design: Design) -> None:
 
 
 def _main_lines(design: Design) -> list[_Line]:
-    def line(row: str, method: Method, ratio: float, rate: float = 0.1) -> _Line:
+    def line(row: str, method: MadeUpMethod, ratio: float, rate: float = 0.1) -> _Line:
         return _Line(row, method, ratio, rate, design.steps, design.seeds)
 
     methods = (*design.methods, ACCUMULATE) if design.regime else design.methods

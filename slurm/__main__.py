@@ -161,7 +161,7 @@ def _only_one(results: Path) -> str:
 
 def _name(experiment: str) -> str:
     """Of an experiment that is given by its name or as a file."""
-    from harness.spec import find_spec, load_spec
+    from harness.spec_file import find_spec, load_spec
 
     return load_spec(find_spec(experiment)).name if experiment.endswith(".toml") else experiment
 

@@ -17,7 +17,7 @@ PREFLIGHT_MINUTES = 20
 
 
 @dataclass(frozen=True)
-class Place:
+class SubmissionPaths:
     """Where a submission's files are: absolute paths that every node sees."""
 
     jobs: Path
@@ -30,7 +30,7 @@ class Place:
     """Number of the submission in it."""
 
 
-def array_parameters(profile: Profile, name: str, place: Place, after: str | None = None) -> dict[str, Any]:
+def array_parameters(profile: Profile, name: str, place: SubmissionPaths, after: str | None = None) -> dict[str, Any]:
     """submitit's parameters for an array of runs; `after`: the job that must have ended well before."""
     # Not in a container, which mostly lacks scontrol: by the Python that submits.
     requeue = [sys.executable, "-m", "slurm.requeue", str(place.campaign), str(place.submission)]
@@ -53,7 +53,7 @@ def preflight_minutes(profile: Profile) -> int:
     return min(PREFLIGHT_MINUTES, profile.time_limit_minutes)
 
 
-def preflight_parameters(profile: Profile, name: str, place: Place) -> dict[str, Any]:
+def preflight_parameters(profile: Profile, name: str, place: SubmissionPaths) -> dict[str, Any]:
     """submitit's parameters for the job that looks at nodes, network and data in a run's own shape."""
     return _parameters(profile, place.code) | {
         "job_name": f"{name}-preflight",
@@ -115,17 +115,17 @@ def python_of(profile: Profile) -> str:
     return f"{profile.launch_prefix} {python}" if profile.launch_prefix else python
 
 
-def array_text(profile: Profile, name: str, place: Place, num_runs: int) -> str:
+def array_text(profile: Profile, name: str, place: SubmissionPaths, num_runs: int) -> str:
     """The text that sbatch gets for an array of `num_runs` runs."""
     return _text(profile, place, array_parameters(profile, name, place), num_runs)
 
 
-def preflight_text(profile: Profile, name: str, place: Place) -> str:
+def preflight_text(profile: Profile, name: str, place: SubmissionPaths) -> str:
     """The text that sbatch gets for the job that looks before the runs."""
     return _text(profile, place, preflight_parameters(profile, name, place), 1)
 
 
-def _text(profile: Profile, place: Place, parameters: dict[str, Any], num_tasks: int) -> str:
+def _text(profile: Profile, place: SubmissionPaths, parameters: dict[str, Any], num_tasks: int) -> str:
     command = f"{python_of(profile)} -u -m submitit.core._submit {shlex.quote(str(place.jobs))}"
     map_count = num_tasks if num_tasks > 1 else None
     return _make_sbatch_string(command=command, folder=place.jobs, map_count=map_count, **parameters)

@@ -24,7 +24,7 @@ from slurm.look import Look
 from slurm.preflight import submit_preflight, wait_for_preflight
 from slurm.refusals import explain_refusal
 from slurm.request import Request, left_to_submit
-from slurm.script import Place, array_parameters, array_text, preflight_parameters, preflight_text, python_of
+from slurm.script import SubmissionPaths, array_parameters, array_text, preflight_parameters, preflight_text, python_of
 from slurm.snapshot import snapshot_path, take_snapshot
 
 
@@ -60,13 +60,13 @@ def submit(request: Request) -> list[str]:
             raise CampaignError(explain_refusal(str(error), request.cluster)) from None
 
 
-def _place(request: Request, code: Path) -> Place:
+def _place(request: Request, code: Path) -> SubmissionPaths:
     campaign = read_campaign(request.folder)
     number = len(campaign.submissions) if campaign else 0
-    return Place(request.folder / "jobs" / f"{number:03d}", code, campaign_path(request.folder), number)
+    return SubmissionPaths(request.folder / "jobs" / f"{number:03d}", code, campaign_path(request.folder), number)
 
 
-def _ask_whether_refused(request: Request, place: Place, num_runs: int) -> None:
+def _ask_whether_refused(request: Request, place: SubmissionPaths, num_runs: int) -> None:
     """Have sbatch judge the array, without submitting it, before time goes into the look. Raises FailedJobError."""
     text = array_text(request.profile, request.plan.experiment.name, place, num_runs)
     with tempfile.NamedTemporaryFile("w", suffix=".sh") as script:
@@ -77,7 +77,7 @@ def _ask_whether_refused(request: Request, place: Place, num_runs: int) -> None:
         raise FailedJobError(done.stderr)
 
 
-def _preflight(request: Request, place: Place) -> str | None:
+def _preflight(request: Request, place: SubmissionPaths) -> str | None:
     """Look from the compute nodes; returns the job to wait for where it has not ended in time."""
     name, profile = request.plan.experiment.name, request.profile
     place.jobs.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def _preflight(request: Request, place: Place) -> str | None:
     return job
 
 
-def _submit_array(request: Request, place: Place, runs: list[PlannedRun], after: str | None) -> list[str]:
+def _submit_array(request: Request, place: SubmissionPaths, runs: list[PlannedRun], after: str | None) -> list[str]:
     name, (commit, diff) = request.plan.experiment.name, code_version()
     submission = Submission(
         submitted_at=now(),

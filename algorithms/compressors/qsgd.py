@@ -35,9 +35,6 @@ class QSGD(Gathered):
         if type(self.bucket_size) is not int or self.bucket_size < 1:
             raise ValueError(f"QSGD's bucket_size must be an integer of at least 1, not {self.bucket_size!r}")
 
-    def check(self, layout: Layout) -> None:
-        pass
-
     def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
         num_buckets = math.ceil(layout.numel / self.bucket_size)
         return FLOAT_BITS * num_buckets + 8 * math.ceil(layout.numel * self.bits / 8)

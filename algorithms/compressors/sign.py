@@ -21,9 +21,6 @@ class ScaledSign(Gathered):
 
     kind: ClassVar[str] = "sign"
 
-    def check(self, layout: Layout) -> None:
-        pass
-
     def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
         return 8 * math.ceil(layout.numel / 8) + FLOAT_BITS
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from harness.bench.figure import Figure, not_measured, show
+from harness.bench.measurement import Measurement, not_measured, show
 from harness.records.provenance import new_attempt
 from harness.records.store import write_text_atomically
 from harness.spec import SpecError
@@ -38,7 +38,7 @@ def run_benchmarks(output: Path, only: str | None = None) -> None:
         raise SpecError(f"no benchmark {only!r}; the benchmarks are {', '.join(SUBJECTS)}")
     prepare_thread()
     machine = _machine()
-    figures: list[Figure] = []
+    figures: list[Measurement] = []
     for name in SUBJECTS if only is None else (only,):
         print(f"bench: {name}", flush=True)
         figures += _measured(name, output.parent)
@@ -51,15 +51,15 @@ def run_benchmarks(output: Path, only: str | None = None) -> None:
     print(f"\nevery timing is in {path}")
 
 
-def _measured(name: str, results: Path) -> list[Figure]:
+def _measured(name: str, results: Path) -> list[Measurement]:
     try:
-        measure: Callable[[Path], list[Figure]] = importlib.import_module(f"harness.bench.{name}").measure
+        measure: Callable[[Path], list[Measurement]] = importlib.import_module(f"harness.bench.{name}").measure
         return measure(results)
     except Exception as error:
         return [not_measured(name, "", f"{type(error).__name__}: {error}")]
 
 
-def table(figures: Sequence[Figure]) -> str:
+def table(figures: Sequence[Measurement]) -> str:
     """The figures for people."""
     headers = ["figure", "measured", "aim", "met", "what was compared"]
     return tabulate(
@@ -67,7 +67,7 @@ def table(figures: Sequence[Figure]) -> str:
     )
 
 
-def document(figures: Sequence[Figure], machine: dict[str, Any]) -> dict[str, Any]:
+def document(figures: Sequence[Measurement], machine: dict[str, Any]) -> dict[str, Any]:
     """The figures with the machine and the code that they belong to, as JSON has it."""
     return {"version": VERSION, "machine": machine, "figures": [figure.as_json() for figure in figures]}
 

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from algorithms import StackedCollectives
-from harness.bench.figure import Aim, Figure, ratio
-from harness.bench.methods import config_of
+from harness.bench.measurement import Aim, Measurement, ratio
+from harness.bench.methods import SMALL_CNN, config_of
 from harness.plan.plan import PlannedRun
 from harness.records.provenance import new_attempt
 from harness.records.store import Result, read_record
@@ -30,13 +30,13 @@ from harness.workers.preload import load_samples
 REPETITIONS = 5
 BARE, RUN = "bare loop", "run"
 MODELS = {
-    "small_cnn, workers in turn": ModelSpec(name="small_cnn", options={"widths": [16, 64]}),
+    "small_cnn, workers in turn": SMALL_CNN,
     "mlp, workers at once": ModelSpec(name="mlp", options={"hidden": 32}),
 }
 RATIO = 64
 
 
-def measure(results: Path) -> list[Figure]:
+def measure(results: Path) -> list[Measurement]:
     """Per network: seconds of a bare loop of eight replicas, over those of an epoch with M-CSER at `RATIO`."""
     figures = []
     for name, model in MODELS.items():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from algorithms import DistributedOptimizer, SoloCollectives
 from algorithms import algorithms as known_algorithms
 from harness.bench import methods
-from harness.bench.figure import Aim, Figure, not_measured
+from harness.bench.measurement import Aim, Measurement, not_measured
 from harness.workers.attempt import prepare_thread
 
 TORCH = "torch_sgd"
@@ -22,7 +22,7 @@ TORCH = "torch_sgd"
 NUM_STEPS = 3
 
 
-def measure(results: Path) -> list[Figure]:
+def measure(results: Path) -> list[Measurement]:
     """For each algorithm at ratio 256: parameters, gradients and state, as measured and as counted."""
     figures = []
     for name in (TORCH, *known_algorithms()):
@@ -34,17 +34,17 @@ def measure(results: Path) -> list[Figure]:
     return figures
 
 
-def _figures(name: str, sizes: dict[str, float]) -> list[Figure]:
+def _figures(name: str, sizes: dict[str, float]) -> list[Measurement]:
     compared = (
         f"resident memory of a fresh process in {NUM_STEPS} steps with a reset, at its peak, d = 25.6 M numbers; "
         f"counted from tensors: {sizes['counted']:g} d; peak of construction: {sizes['construction']:.2f} d"
         + (f", of an average to evaluate: {sizes['consensus']:.2f} d" if "consensus" in sizes else "")
     )
     raw = {key: [value] for key, value in sizes.items()}
-    figures = [Figure(f"memory: {name}", compared, sizes["steps"], "d", raw=raw)]
+    figures = [Measurement(f"memory: {name}", compared, sizes["steps"], "d", raw=raw)]
     if name == "mcser":
         state = "the momentum and nothing else, counted from tensors"
-        figures.append(Figure("memory: mcser, state alone", state, sizes["state"], "d", Aim("at most", 1.0)))
+        figures.append(Measurement("memory: mcser, state alone", state, sizes["state"], "d", Aim("at most", 1.0)))
     return figures
 
 

@@ -1,4 +1,4 @@
-"""What benchmarks compare: every algorithm, at an overall ratio of 256 if it reaches that; ResNet-50's parameters."""
+"""What benchmarks compare: every method, at an overall ratio of 256 if it reaches that; ResNet-50's parameters."""
 
 from __future__ import annotations
 
@@ -9,24 +9,29 @@ from typing import Any
 import torch
 from torch import nn
 
-from algorithms import Collectives, DistributedOptimizer, algorithms
+from algorithms import Collectives, DistributedOptimizer
+from algorithms.registry import methods
 from harness.spec import EvaluationSpec, ModelSpec, RunConfig, ScheduleSpec, TaskSpec
 from harness.train.build import build_optimizer, table_at_ratio
 
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 1e-3, 0.9, 5e-4
+SMALL_CNN = ModelSpec(name="small_cnn", options={"widths": [16, 64]})
 RATIO = 256
 WITHOUT_RATIO: dict[str, dict[str, Any]] = {
     "sgd": {},
     "alone": {},
     "dpsgd": {"topology": "ring", "order": "adapt_then_combine"},
     "powersgd": {"rank": 1},
+    "ddp": {},
+    "ddp_fp16": {},
+    "ddp_powersgd": {"rank": 1},
 }
 """Methods that do not reach it, or not on these models, with what is measured instead."""
 
 
 def _settings() -> dict[str, dict[str, Any]]:
     found = dict(WITHOUT_RATIO)
-    for name in algorithms():
+    for name in methods():
         with suppress(ValueError):
             found.setdefault(name, table_at_ratio(name, RATIO))
     return found
@@ -42,20 +47,26 @@ WITHOUT_MOMENTUM = ("cser", "cser_released")
 
 def config_of(algorithm: str) -> RunConfig:
     """A run of eight workers on the Fashion-MNIST network with this algorithm."""
+    momentum = 0.0 if algorithm in WITHOUT_MOMENTUM else MOMENTUM
+    return short_run("fashion_mnist", SMALL_CNN, 16, algorithm, SETTINGS[algorithm], num_workers=8, momentum=momentum)
+
+
+def short_run(
+    task: str, model: ModelSpec, batch_size: int, algorithm: str, settings: dict[str, Any], **more: Any
+) -> RunConfig:
+    """A run for its steps alone: what a plan would say of data and epochs does not matter; `more` are other fields."""
+    usual = {"num_workers": 1, "learning_rate": LEARNING_RATE, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY}
     return RunConfig(
-        task=TaskSpec(name="fashion_mnist"),
-        model=ModelSpec(name="small_cnn", options={"widths": [16, 64]}),
-        num_workers=8,
-        batch_size=16,
+        task=TaskSpec(name=task),
+        model=model,
+        batch_size=batch_size,
         num_epochs=1,
         algorithm=algorithm,
-        settings=SETTINGS[algorithm],
-        learning_rate=LEARNING_RATE,
-        momentum=0.0 if algorithm in WITHOUT_MOMENTUM else MOMENTUM,
-        weight_decay=WEIGHT_DECAY,
+        settings=settings,
         schedule=ScheduleSpec(kind="constant"),
         evaluation=EvaluationSpec(),
         seed=1,
+        **usual | more,
     )
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from algorithms import SoloCollectives
 from harness.bench import methods
-from harness.bench.figure import Aim, Figure, ratio
+from harness.bench.measurement import Aim, Measurement, ratio
 from harness.train.stopwatch import interleave, sums
 
 INTERVALS = 5
@@ -26,7 +26,7 @@ LABELS = {
 FUSED, PLAIN, FOREACH = "torch fused", "torch fused, no momentum", "torch foreach"
 
 
-def measure(results: Path) -> list[Figure]:
+def measure(results: Path) -> list[Measurement]:
     """The time of a step of each algorithm over PyTorch's fused step, and M-CSER's also over the foreach step."""
     calls: dict[str, Callable[[], object]] = {
         FUSED: torch_step(methods.resnet50_parameters(), methods.MOMENTUM, fused=True),

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from harness.bench.figure import Aim, Figure, ratio
+from harness.bench.measurement import Aim, Measurement, ratio
 from harness.spec import TaskSpec
 from harness.tasks import cifar100, imagenet
 from harness.tasks.augment import LIGHTING_EIGENVALUES, LIGHTING_EIGENVECTORS
@@ -31,12 +31,12 @@ SIZES = ((500, 375), (500, 375), (375, 500), (500, 333))
 """Widths and heights: most of ILSVRC's images have a longer side of 500."""
 
 
-def measure(results: Path) -> list[Figure]:
+def measure(results: Path) -> list[Measurement]:
     """Both pipelines."""
     return [*imagenet_pipeline(), *cifar_pipeline()]
 
 
-def imagenet_pipeline() -> list[Figure]:
+def imagenet_pipeline() -> list[Measurement]:
     """From JPEG files to normalised batches: decode, crop, flip, jitter, lighting."""
     count = IMAGENET_BATCH * IMAGENET_BATCHES
     with tempfile.TemporaryDirectory(prefix="cser-bench-") as temporary:
@@ -57,7 +57,7 @@ def imagenet_pipeline() -> list[Figure]:
         return _figures("ImageNet", "ImageFolder with PIL transforms", calls, count, IMAGENET_AIM)
 
 
-def cifar_pipeline() -> list[Figure]:
+def cifar_pipeline() -> list[Measurement]:
     """From images in memory to normalised batches: padded crop and flip."""
     count = CIFAR_BATCH * CIFAR_BATCHES
     pixels = np.random.default_rng(1).integers(0, 256, (50_000, 32, 32, 3), dtype=np.uint8)
@@ -72,12 +72,14 @@ def cifar_pipeline() -> list[Figure]:
     return _figures("CIFAR-100", "torchvision transforms per sample", calls, count, CIFAR_AIM)
 
 
-def _figures(name: str, baseline: str, calls: Mapping[str, Callable[[], object]], count: int, aim: Aim) -> list[Figure]:
+def _figures(
+    name: str, baseline: str, calls: Mapping[str, Callable[[], object]], count: int, aim: Aim
+) -> list[Measurement]:
     seconds = _cpu_seconds(calls)
     rates = [count / each for each in seconds["ours"]]
     compared = f"{count} training images, processor time, interleaved; against {baseline}"
     return [
-        Figure(
+        Measurement(
             f"{name} pipeline",
             "training images per second of processor time",
             median(rates),
@@ -90,7 +92,7 @@ def _figures(name: str, baseline: str, calls: Mapping[str, Callable[[], object]]
     ]
 
 
-def made_up_jpeg(seed: int, quality: int = 88) -> bytes:
+def made_up_jpeg(seed: int) -> bytes:
     """Noise with the falling spectrum of photographs, some 90 kB: about an ILSVRC image's size and so its decoding."""
     random = np.random.default_rng(seed)
     width, height = SIZES[seed % len(SIZES)]
@@ -103,7 +105,7 @@ def made_up_jpeg(seed: int, quality: int = 88) -> bytes:
             pixels[:, :, channel] += np.asarray(plane) / cells**0.35
     pixels += random.standard_normal((height, width, 1)) * 12
     file = io.BytesIO()
-    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=quality)
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=88)
     return file.getvalue()
 
 

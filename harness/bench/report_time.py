@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from harness.bench.figure import Aim, Figure, not_measured
+from harness.bench.measurement import Aim, Measurement, not_measured
 
 NUM_RUNS = 10_000
 NAME = f"report of {NUM_RUNS:,} runs"
@@ -16,7 +16,7 @@ AIM = Aim("at most", 20.0)
 ROOT = Path(__file__).parents[2]
 
 
-def measure(results: Path) -> list[Figure]:
+def measure(results: Path) -> list[Measurement]:
     """Seconds from records to report.md and report.pdf, by the report's own benchmark."""
     # A process of its own: the harness does not know the report.
     if not (ROOT / "report/bench.py").is_file():
@@ -32,6 +32,6 @@ def measure(results: Path) -> list[Figure]:
     compared = f"records of {numbers['runs']:.0f} made-up runs to report.md and report.pdf, built twice: first"
     raw = {key: [value] for key, value in numbers.items()}
     return [
-        Figure(NAME, compared, numbers["report_seconds"], "s", AIM, raw=raw),
-        Figure(f"{NAME}, again", compared.replace(": first", ": second"), numbers["rebuild_seconds"], "s", AIM),
+        Measurement(NAME, compared, numbers["report_seconds"], "s", AIM, raw=raw),
+        Measurement(f"{NAME}, again", compared.replace(": first", ": second"), numbers["rebuild_seconds"], "s", AIM),
     ]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
-from harness.bench.figure import Figure, not_measured
+from harness.bench.measurement import Measurement, not_measured
 from harness.records.experiment import read_experiment
 from harness.records.packs import open_runs
 from harness.records.store import RecordError, Result
@@ -16,7 +16,7 @@ from harness.train.clock import PHASES
 TASK = "fashion_mnist"
 
 
-def measure(results: Path) -> list[Figure]:
+def measure(results: Path) -> list[Measurement]:
     """One figure for each phase of worker 0's clock, over all finished runs under `results`."""
     done = list(finished(results))
     if not done:
@@ -26,7 +26,7 @@ def measure(results: Path) -> list[Figure]:
         shares = [share(result, phase) for result in done]
         of = "wall clock" if phase == "communicate" else "own time"
         compared = f"worker 0's clock in {len(done)} {TASK} runs; own time is the wall clock without communication"
-        figures.append(Figure(f"share of {of}: {phase}", compared, median(shares), "%", None, shares))
+        figures.append(Measurement(f"share of {of}: {phase}", compared, median(shares), "%", None, shares))
     return figures
 
 

@@ -22,23 +22,24 @@ NUM_BATCHES = 16
 WAIT_SECONDS = 120.0
 
 
-def replica(collectives: Collectives) -> Trainee:
-    """One worker: the Fashion-MNIST network with M-CSER at ratio 256, and random data of its own."""
-    config = methods.config_of("mcser")
+def replica(collectives: Collectives, algorithm: str = "mcser") -> Trainee:
+    """One worker: the Fashion-MNIST network, by default with M-CSER at ratio 256, and random data of its own."""
+    config = methods.config_of(algorithm)
     model = build_model(config.model, find_task(config.task.name), config.seed, torch.device("cpu"))
     return Trainee(config, model, collectives, NUM_BATCHES)
 
 
-def start_training(kind: Kind, max_active: int = 1) -> WorkerProcesses:
+def start_training(kind: Kind, max_active: int = 1, algorithm: str = "mcser") -> WorkerProcesses:
     """Eight workers; told a number of steps, process 0 says None when they are done.
 
     Args:
         kind: workers as threads of one process, as processes over gloo, stacked in one thread, or their replicas one
             after the other in one thread. The last leaves out the averaging, which is little, and in its favour.
         max_active: of threads, how many compute at once.
+        algorithm: of processes, the method.
     """
     if kind == "processes":
-        return start_workers(_as_rank, [()] * NUM_WORKERS)
+        return start_workers(_as_rank, [(algorithm,)] * NUM_WORKERS)
     if kind == "threads":
         return start_workers(_in_threads, [(max_active,)])
     if kind == "stacked":
@@ -54,11 +55,11 @@ def _in_threads(process: Worker, max_active: int) -> None:
     run_workers(worker, NUM_WORKERS, max_active=max_active)
 
 
-def _as_rank(worker: Worker) -> None:
+def _as_rank(worker: Worker, algorithm: str) -> None:
     prepare_thread()
     with joined("cpu", WAIT_SECONDS, worker.init_method, worker.rank, NUM_WORKERS):
         collectives = ProcessGroupCollectives()
-        _obey([replica(collectives)], collectives, worker)
+        _obey([replica(collectives, algorithm)], collectives, worker)
 
 
 def _in_one_thread(process: Worker) -> None:

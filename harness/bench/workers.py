@@ -1,4 +1,4 @@
-"""Benchmark: eight workers as threads of one process, against one thread, processes, stacked, and runs side by side."""
+"""Benchmark: eight workers as threads of one process, against one thread, processes, DDP, stacked, and side by side."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from harness.bench.figure import Aim, Figure, not_measured, ratio
+from harness.bench.measurement import Aim, Measurement, not_measured, ratio
 from harness.bench.training import WAIT_SECONDS, Kind, start_training
 from harness.train.stopwatch import interleave
 from harness.workers.attempt import num_cores
@@ -15,26 +15,29 @@ from harness.workers.processes import WorkerProcesses
 REPETITIONS = 7
 NUM_STEPS = 60
 SETTING = f"{NUM_STEPS} steps of 8 workers x 16 random images, Fashion-MNIST network, M-CSER at ratio 256"
-THREADS, ONE_THREAD, PROCESSES, STACKED = "threads", "one thread", "gloo processes", "stacked"
+THREADS, ONE_THREAD, PROCESSES = "threads", "one thread", "gloo processes"
+DDP, STACKED = "gloo processes with DDP", "stacked"
 TOGETHER, IN_TURN = "two runs side by side", "two runs in turn"
 
 
-def measure(results: Path) -> list[Figure]:
+def measure(results: Path) -> list[Measurement]:
     """Speed-ups of the whole step (forward, backward, M-CSER), the start of processes left out."""
     cores = num_cores()
     if cores < 2:
         return [not_measured("workers", SETTING, "needs two cores")]
     with ExitStack() as stack:
 
-        def start(kind: Kind, max_active: int = 1) -> WorkerProcesses:
-            return stack.enter_context(start_training(kind, max_active))
+        def start(kind: Kind, max_active: int = 1, algorithm: str = "mcser") -> WorkerProcesses:
+            return stack.enter_context(start_training(kind, max_active, algorithm))
 
         threads, one_thread, processes = start("threads", cores), start("one thread"), start("processes")
-        stacked, pair = start("stacked"), [start("threads"), start("threads")]
+        ddp, stacked = start("processes", algorithm="ddp"), start("stacked")
+        pair = [start("threads"), start("threads")]
         calls: dict[str, Callable[[], object]] = {
             THREADS: lambda: together([threads]),
             ONE_THREAD: lambda: together([one_thread]),
             PROCESSES: lambda: together([processes]),
+            DDP: lambda: together([ddp]),
             STACKED: lambda: together([stacked]),
             TOGETHER: lambda: together(pair),
             IN_TURN: lambda: in_turn(pair),
@@ -57,7 +60,7 @@ def in_turn(runs: list[WorkerProcesses]) -> None:
         together([run])
 
 
-def figures_of(timings: dict[str, list[float]], cores: int) -> list[Figure]:
+def figures_of(timings: dict[str, list[float]], cores: int) -> list[Measurement]:
     """The speed-ups that the timings give."""
     timings = {
         **timings,
@@ -95,6 +98,13 @@ def figures_of(timings: dict[str, list[float]], cores: int) -> list[Figure]:
             timings,
             "two runs in threads in turn",
             TOGETHER,
+        ),
+        ratio(
+            "speed-up: M-CSER over DDP",
+            f"{SETTING}: eight processes over gloo, against DDP as accuracy runs have it, in as many",
+            timings,
+            DDP,
+            PROCESSES,
         ),
         ratio(
             "speed-up: stacked over threads",

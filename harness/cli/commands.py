@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.exits import FAILURE, complain, program
-from harness.spec import SpecError, find_spec, load_spec
+from harness.spec import SpecError
+from harness.spec_file import find_spec, load_spec
 
 if TYPE_CHECKING:
     from harness.plan.plan import Plan
@@ -164,10 +165,15 @@ def report(options: argparse.Namespace) -> int:
 
 
 def advise(options: argparse.Namespace) -> int:
-    """Advice for a job; the options are the report's, and so is the exit code."""
+    """Advice for a job; the options are the report's but for two files, and so is the exit code."""
     import subprocess
 
-    return subprocess.run([sys.executable, "-m", "report.advice", *options.words], check=False).returncode
+    from harness.cli.advice import filled
+
+    words, said = filled(options.words)
+    if said:
+        print(said, flush=True)
+    return subprocess.run([sys.executable, "-m", "report.advice", *words], check=False).returncode
 
 
 def bench(options: argparse.Namespace) -> int:

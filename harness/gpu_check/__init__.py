@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from harness.gpu_check.problem import Scale
-from harness.gpu_check.record import Checks, Record, as_table, record
+from harness.gpu_check.record import CheckResult, Checks, as_table, record
 from harness.records.provenance import new_attempt
 from harness.records.store import write_text_atomically
 from harness.workers.attempt import prepare_thread
@@ -51,11 +51,11 @@ def run_checks(output: Path) -> int:
     return sum(not each.passed for each in records)
 
 
-def make_checks(device: torch.device, scale: Scale) -> Iterator[Record]:
+def make_checks(device: torch.device, scale: Scale) -> Iterator[CheckResult]:
     """The records of all checks, one after the other; a subject that cannot begin is a record of its own."""
     if device.type == "cuda":
         for found in check_gpus():
-            yield Record(found.what, found.passed, "a torch with code for it", {}, 0.0, found.detail)
+            yield CheckResult(found.what, found.passed, "a torch with code for it", {}, 0.0, found.detail)
     for subject in SUBJECTS:
         checks: Checks = importlib.import_module(f"harness.gpu_check.{subject}").checks(device, scale)
         for name, check in checks:
@@ -64,7 +64,7 @@ def make_checks(device: torch.device, scale: Scale) -> Iterator[Record]:
                 torch.cuda.empty_cache()
 
 
-def document(records: list[Record], machine: dict[str, Any]) -> str:
+def document(records: list[CheckResult], machine: dict[str, Any]) -> str:
     """What is kept, as JSON."""
     whole = {"version": VERSION, "machine": machine, "checks": [dataclasses.asdict(each) for each in records]}
     return json.dumps(whole, indent=1, allow_nan=False) + "\n"

@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from algorithms import SoloCollectives
+from algorithms import SoloCollectives, algorithms
 from harness.bench import methods
 from harness.gpu_check.problem import Scale
 from harness.gpu_check.record import Checks, Outcome
@@ -39,7 +39,7 @@ def peak_bytes(device: torch.device) -> Iterator[Peak]:
 
 
 def checks(device: torch.device, scale: Scale) -> Checks:
-    for name in methods.SETTINGS:
+    for name in algorithms():
         yield f"memory: {name}", partial(step_memory, device, scale, name)
 
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from algorithms import Collectives, Compressor
 from algorithms.registry import methods, settings
-from harness.bench.methods import random_parameters, resnet50_parameters
-from harness.spec import EvaluationSpec, ModelSpec, Precision, RunConfig, ScheduleSpec, TaskSpec
+from harness.bench.methods import random_parameters, resnet50_parameters, short_run
+from harness.spec import ModelSpec, Precision, RunConfig
 from harness.tasks.task import find_task
 from harness.train.build import build_model
 from harness.train.trainee import Trainee
@@ -55,23 +55,10 @@ class Scale:
 
 def config_of(algorithm: str, scale: Scale, precision: Precision = "fp32", **own: Any) -> RunConfig:
     """A run of two workers with this algorithm; `own` are settings besides those that it requires."""
-    return RunConfig(
-        task=TaskSpec(name=TASK),
-        model=scale.model,
-        num_workers=2,
-        batch_size=scale.batch_size,
-        num_epochs=1,
-        algorithm=algorithm,
-        settings=_required(algorithm) | own,
-        # A dampened momentum steps 1 - 0.9 times as far.
-        learning_rate=0.05 if methods()[algorithm].nesterov else 0.5,
-        momentum=0.9,
-        weight_decay=5e-4,
-        schedule=ScheduleSpec(kind="constant"),
-        evaluation=EvaluationSpec(),
-        precision=precision,
-        seed=1,
-    )
+    # A dampened momentum steps 1 - 0.9 times as far.
+    rate = 0.05 if methods()[algorithm].nesterov else 0.5
+    more = {"num_workers": 2, "learning_rate": rate, "precision": precision}
+    return short_run(TASK, scale.model, scale.batch_size, algorithm, _required(algorithm) | own, **more)
 
 
 def _required(algorithm: str) -> dict[str, Any]:

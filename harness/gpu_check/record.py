@@ -29,7 +29,7 @@ Checks = Iterator[tuple[str, Callable[[], Outcome]]]
 
 
 @dataclass(frozen=True)
-class Record:
+class CheckResult:
     """One line of the table and of the JSON."""
 
     name: str
@@ -40,7 +40,7 @@ class Record:
     remark: str
 
 
-def record(name: str, check: Callable[[], Outcome]) -> Record:
+def record(name: str, check: Callable[[], Outcome]) -> CheckResult:
     """Make the check; an exception is an outcome too, so that it spares the others."""
     started = time.perf_counter()
     try:
@@ -48,10 +48,10 @@ def record(name: str, check: Callable[[], Outcome]) -> Record:
     except Exception as error:
         outcome = Outcome(False, "an end without an error", {}, f"{type(error).__name__}: {error}")
     measured = {key: _plain(value) for key, value in outcome.measured.items()}
-    return Record(name, outcome.passed, outcome.expected, measured, time.perf_counter() - started, outcome.remark)
+    return CheckResult(name, outcome.passed, outcome.expected, measured, time.perf_counter() - started, outcome.remark)
 
 
-def as_table(records: Sequence[Record]) -> str:
+def as_table(records: Sequence[CheckResult]) -> str:
     """All records in one table, and a line with their sum."""
     table = [[each.name, each.expected, _found(each), _verdict(each), f"{each.seconds:.1f}"] for each in records]
     num_well, seconds = sum(each.passed for each in records), sum(each.seconds for each in records)
@@ -63,12 +63,12 @@ def as_table(records: Sequence[Record]) -> str:
     )
 
 
-def _found(record: Record) -> str:
+def _found(record: CheckResult) -> str:
     measured = [f"{key}: {_words(value)}" for key, value in record.measured.items()]
     return "\n".join([*measured, *([record.remark] if record.remark else [])])
 
 
-def _verdict(record: Record) -> str:
+def _verdict(record: CheckResult) -> str:
     return "ok" if record.passed else "FAIL"
 
 

@@ -8,8 +8,9 @@ from statistics import median
 
 import torch
 
+from algorithms import algorithms
 from harness.bench import methods
-from harness.bench.figure import ratio
+from harness.bench.measurement import ratio
 from harness.bench.optimizer_step import own_step, torch_step
 from harness.gpu_check.problem import Scale
 from harness.gpu_check.record import Checks, Outcome
@@ -31,14 +32,14 @@ def step_times(device: torch.device, scale: Scale) -> Outcome:
         FUSED: torch_step(scale.parameters(device), methods.MOMENTUM, fused=True),
         PLAIN: torch_step(scale.parameters(device), 0.0, fused=True),
     }
-    for name in methods.SETTINGS:
+    for name in algorithms():
         calls[name] = own_step(scale.parameters(device), name)
     steps = interleave(calls, scale.num_intervals * methods.RESET_INTERVAL, seconds_on(device))
     timings = {name: sums(seconds, methods.RESET_INTERVAL) for name, seconds in steps.items()}
     measured: dict[str, dict[str, object]] = {}
     for name, seconds in timings.items():
         measured[name] = {"ms": 1e3 * median(seconds) / methods.RESET_INTERVAL}
-        if name in methods.SETTINGS:
+        if name in algorithms():
             below = PLAIN if name in methods.WITHOUT_MOMENTUM else FUSED
             figure = ratio(name, below, timings, name, below)
             measured[name] |= {"ratio": figure.measured, "quartiles": figure.quartiles}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from harness.lab.lab import PREFIX, Topology, lab
+from harness.lab.lab import PREFIX, LabTopology, lab
 from harness.lab.sweep import Connected, connected
 from harness.lab.topology import LabError, rate_text
 
@@ -20,7 +20,7 @@ class CeilingError(LabError):
     """A rate is beyond what this machine can emulate: the point is to be left out, not faked."""
 
 
-def require_emulatable(topology: Topology, prefix: str = PREFIX) -> None:
+def require_emulatable(topology: LabTopology, prefix: str = PREFIX) -> None:
     """Refuse a topology whose links this machine cannot keep busy. The ceiling is measured once in a process.
 
     Raises:
@@ -48,7 +48,7 @@ def ceiling_bits_per_second(num_workers: int, prefix: str = PREFIX) -> float:
     Raises:
         LabError: no lab is possible here, or no rate is reached.
     """
-    topology = Topology(num_workers, 1, BEYOND_BITS_PER_SECOND)
+    topology = LabTopology(num_workers, 1, BEYOND_BITS_PER_SECOND)
     with lab(topology, prefix=prefix) as network, connected(network) as among:
         rate = reached(among)
         for _ in range(MOST_STEPS):

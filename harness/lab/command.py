@@ -8,7 +8,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from harness.lab.ceiling import CeilingError, require_emulatable
-from harness.lab.lab import PREFIX, LabError, Topology, lab, why_not
+from harness.lab.lab import PREFIX, LabError, LabTopology, lab, why_not
 from harness.lab.sweep import connected, sweep
 from harness.lab.topology import rate_text
 from harness.records.store import write_record
@@ -42,7 +42,7 @@ def run(num_workers: int, num_machines: int | None, rates: list[float], output: 
     num_machines = num_machines or num_workers
     if num_machines < 2 or num_workers % num_machines:
         raise LabError(f"{num_workers} workers are not as many on each of {num_machines} machines, two at the least")
-    topologies = [Topology(num_machines, num_workers // num_machines, rate) for rate in sorted(rates, reverse=True)]
+    topologies = [LabTopology(num_machines, num_workers // num_machines, rate) for rate in sorted(rates, reverse=True)]
     possible = [topology for topology in topologies if _emulatable(topology, prefix)]
     if not possible:
         raise LabError("none of the rates can be emulated on this machine: ask for lower ones")
@@ -63,7 +63,7 @@ def run(num_workers: int, num_machines: int | None, rates: list[float], output: 
     )
 
 
-def _emulatable(topology: Topology, prefix: str) -> bool:
+def _emulatable(topology: LabTopology, prefix: str) -> bool:
     try:
         require_emulatable(topology, prefix)
     except CeilingError as error:
@@ -72,7 +72,7 @@ def _emulatable(topology: Topology, prefix: str) -> bool:
     return True
 
 
-def record_name(topology: Topology) -> str:
+def record_name(topology: LabTopology) -> str:
     """Of a sweep's file."""
     shape = f"{topology.num_machines}x{topology.workers_per_machine}"
     return f"sweep-{shape}-{topology.bits_per_second / 1e6:g}mbps.json"

@@ -13,7 +13,7 @@ from harness.workers.processes import Worker, WorkerProcesses, start_workers
 CLONE_NEWNET = 0x40000000
 
 
-class Network(Protocol):
+class Namespaces(Protocol):
     """What is needed of a lab; see `harness.lab.lab.Lab`."""
 
     interface: str
@@ -23,7 +23,7 @@ class Network(Protocol):
 
 
 def start_inside(
-    network: Network, work: Callable[..., object], arguments: Sequence[tuple[Any, ...]]
+    network: Namespaces, work: Callable[..., object], arguments: Sequence[tuple[Any, ...]]
 ) -> WorkerProcesses:
     """As `start_workers`, inside the network. Pipes are no part of it, and so is the file by which workers meet."""
     places = [(network.namespace(rank), network.interface, work) for rank in range(len(arguments))]

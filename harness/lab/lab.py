@@ -16,11 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from harness.lab.layout import Layout, creating_lines, inside_lines, limiting_lines, train_lines
+from harness.lab.layout import LabLayout, creating_lines, inside_lines, limiting_lines, train_lines
 from harness.lab.remains import NAMESPACES, claim, release
-from harness.lab.topology import LabError, Topology
+from harness.lab.topology import LabError, LabTopology
 
-__all__ = ["PREFIX", "Lab", "LabError", "Topology", "lab", "why_not"]
+__all__ = ["PREFIX", "Lab", "LabError", "LabTopology", "lab", "why_not"]
 
 PREFIX = "cserlab"
 CAPABILITIES = {12: "CAP_NET_ADMIN", 21: "CAP_SYS_ADMIN"}
@@ -43,7 +43,7 @@ def why_not() -> str | None:
 class Lab:
     """A lab that is up; made by `lab`."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: LabLayout) -> None:
         self._layout = layout
         self.addresses = tuple(layout.address(rank) for rank in range(layout.topology.num_workers))
         """Per rank."""
@@ -51,7 +51,7 @@ class Lab:
         """The same name in every worker's namespace: for GLOO_SOCKET_IFNAME."""
 
     @property
-    def topology(self) -> Topology:
+    def topology(self) -> LabTopology:
         """As it is now: `set_rate` changes it."""
         return self._layout.topology
 
@@ -87,7 +87,7 @@ class Lab:
 
 
 @contextmanager
-def lab(topology: Topology, *, prefix: str = PREFIX) -> Iterator[Lab]:
+def lab(topology: LabTopology, *, prefix: str = PREFIX) -> Iterator[Lab]:
     """Inside, the lab is up. At the end, also by an exception, SIGINT, SIGTERM or SIGHUP, all of it is gone, and so is
     every process in its namespaces; what a lab that was killed has left, the next one of the same prefix removes.
 
@@ -103,7 +103,7 @@ def lab(topology: Topology, *, prefix: str = PREFIX) -> Iterator[Lab]:
         reason = f"a lab's prefix is 1 to 8 small letters and digits, not {prefix!r}"
     if reason:
         raise LabError(reason)
-    layout = Layout(prefix, topology)
+    layout = LabLayout(prefix, topology)
     with _signals_as_exceptions():
         claim(prefix, layout.namespaces())
         try:
@@ -113,7 +113,7 @@ def lab(topology: Topology, *, prefix: str = PREFIX) -> Iterator[Lab]:
             release(prefix)
 
 
-def _build(layout: Layout) -> None:
+def _build(layout: LabLayout) -> None:
     _batch("ip", creating_lines(layout))
     _in_namespaces("ip", inside_lines(layout))
     _in_namespaces("ip", train_lines(layout))

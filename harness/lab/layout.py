@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from harness.lab.topology import Topology
+from harness.lab.topology import LabTopology
 
 FRAME_BYTES = 1514
 """An Ethernet frame of the usual 1500 bytes, as the kernel counts it: without preamble, checksum and gap."""
@@ -21,7 +21,7 @@ QUEUE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Link:
+class VethPair:
     """One veth pair: an interface in a worker's or machine's namespace, and a port of a bridge."""
 
     namespace: str
@@ -35,11 +35,11 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Layout:
+class LabLayout:
     """All names of a lab begin with its prefix and a hyphen; none of its interfaces is outside of its namespaces."""
 
     prefix: str
-    topology: Topology
+    topology: LabTopology
 
     @property
     def interface(self) -> str:
@@ -65,24 +65,26 @@ class Layout:
         machine, place = divmod(rank, self.topology.workers_per_machine)
         return f"10.83.{machine}.{place + 1}"  # In NETWORK.
 
-    def uplinks(self) -> list[Link]:
+    def uplinks(self) -> list[VethPair]:
         """The machines' links to the switch, in order."""
         alone = self.topology.workers_per_machine == 1
         interface = self.interface if alone else f"{self.prefix}-up"
         rate = self.topology.bits_per_second
         return [
-            Link(self.machine(index), interface, self.switch, f"{self.prefix}-m{index}", rate)
+            VethPair(self.machine(index), interface, self.switch, f"{self.prefix}-m{index}", rate)
             for index in range(self.topology.num_machines)
         ]
 
-    def inside_links(self) -> list[Link]:
+    def inside_links(self) -> list[VethPair]:
         """The workers' links to their machine's bridge, by rank; none where a machine has one worker."""
         per_machine = self.topology.workers_per_machine
         if per_machine == 1:
             return []
         rate = self.topology.inside_bits_per_second
         return [
-            Link(self.worker(rank), self.interface, self.machine(rank // per_machine), f"{self.prefix}-w{rank}", rate)
+            VethPair(
+                self.worker(rank), self.interface, self.machine(rank // per_machine), f"{self.prefix}-w{rank}", rate
+            )
             for rank in range(self.topology.num_workers)
         ]
 
@@ -102,7 +104,7 @@ class Layout:
         return [*self.bridge_ports(), *workers]
 
 
-def creating_lines(layout: Layout) -> Iterator[str]:
+def creating_lines(layout: LabLayout) -> Iterator[str]:
     """For `ip` outside: the namespaces, and the links between them."""
     for namespace in layout.namespaces():
         yield f"netns add {namespace}"
@@ -111,7 +113,7 @@ def creating_lines(layout: Layout) -> Iterator[str]:
         yield f"link add {near} type veth peer {far}"
 
 
-def inside_lines(layout: Layout) -> dict[str, list[str]]:
+def inside_lines(layout: LabLayout) -> dict[str, list[str]]:
     """For `ip` inside each namespace. IPv6 stays off and bridges do not chat, so that nothing but workers send."""
     ports = layout.bridge_ports()
     lines = {namespace: ["link set lo up"] for namespace in layout.namespaces()}
@@ -132,7 +134,7 @@ def inside_lines(layout: Layout) -> dict[str, list[str]]:
     return lines
 
 
-def limiting_lines(links: list[Link], verb: str) -> dict[str, list[str]]:
+def limiting_lines(links: list[VethPair], verb: str) -> dict[str, list[str]]:
     """For `tc` inside each namespace: both ends of each link that has a limit; `verb` is add or change."""
     lines: dict[str, list[str]] = {}
     for link in links:
@@ -153,7 +155,7 @@ def burst_bytes(bits_per_second: float) -> int:
     return max(2 * FRAME_BYTES, round(bits_per_second * BURST_SECONDS / 8))
 
 
-def train_lines(layout: Layout) -> dict[str, list[str]]:
+def train_lines(layout: LabLayout) -> dict[str, list[str]]:
     """For `ip` inside each worker's namespace: how many frames TCP may hand down in one piece.
 
     A piece larger than the burst would be cut into frames by the limit, one by one, which takes much more CPU.

@@ -17,7 +17,7 @@ class LabError(SpecError):
 
 
 @dataclass(frozen=True)
-class Topology:
+class LabTopology:
     """Machines on one switch, each with as many workers.
 
     Args:

@@ -16,6 +16,7 @@ Deviations: `width` is an addition, and the precision (the authors': float16 wit
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -40,16 +41,12 @@ def build(input_shape: tuple[int, ...], num_classes: int, width: int = 64) -> nn
     in_channels = width
     for number, num_blocks in enumerate(BLOCKS):
         channels = EXPANSION * width * 2**number
-        stages.append(_stage(in_channels, channels, num_blocks, stride=1 if number == 0 else 2))
+        stages.append(stage(PreActivationBottleneck, in_channels, channels, num_blocks, stride=1 if number == 0 else 2))
         in_channels = channels
     model = nn.Sequential(
         *_stem(input_shape, width),
         *stages,
-        nn.BatchNorm2d(in_channels),
-        nn.ReLU(inplace=True),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(in_channels, num_classes),
+        *head(in_channels, num_classes),
     )
     model.apply(_initialise)
     return model
@@ -94,9 +91,18 @@ def _stem(input_shape: tuple[int, ...], width: int) -> list[nn.Module]:
     ]
 
 
-def _stage(in_channels: int, channels: int, num_blocks: int, stride: int) -> nn.Sequential:
-    first = PreActivationBottleneck(in_channels, channels, stride)
-    return nn.Sequential(first, *(PreActivationBottleneck(channels, channels, 1) for _ in range(num_blocks - 1)))
+def stage(
+    block: Callable[[int, int, int], nn.Module], in_channels: int, channels: int, num_blocks: int, stride: int
+) -> nn.Sequential:
+    """So many blocks, which are made from channels in, channels out, and stride; the first one has the stride."""
+    first = block(in_channels, channels, stride)
+    return nn.Sequential(first, *(block(channels, channels, 1) for _ in range(num_blocks - 1)))
+
+
+def head(channels: int, num_classes: int) -> list[nn.Module]:
+    """What follows the last stage of a network with pre-activation."""
+    normalise = nn.BatchNorm2d(channels)
+    return [normalise, nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes)]
 
 
 def _initialise(module: nn.Module) -> None:

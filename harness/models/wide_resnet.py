@@ -21,6 +21,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.models.resnet50_v2 import head, stage
+
 
 def build(input_shape: tuple[int, ...], num_classes: int, depth: int, width: int) -> nn.Module:
     """Three stages of n blocks, the second and third at half the resolution of the one before.
@@ -41,14 +43,10 @@ def build(input_shape: tuple[int, ...], num_classes: int, depth: int, width: int
         nn.BatchNorm2d(input_shape[0], affine=False),
         nn.Conv2d(input_shape[0], 16, 3, padding=1, bias=False),
         nn.BatchNorm2d(16),
-        _stage(16, 16 * width, num_blocks, stride=1),
-        _stage(16 * width, 32 * width, num_blocks, stride=2),
-        _stage(32 * width, last, num_blocks, stride=2),
-        nn.BatchNorm2d(last),
-        nn.ReLU(inplace=True),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(last, num_classes),
+        stage(PreActivationBlock, 16, 16 * width, num_blocks, stride=1),
+        stage(PreActivationBlock, 16 * width, 32 * width, num_blocks, stride=2),
+        stage(PreActivationBlock, 32 * width, last, num_blocks, stride=2),
+        *head(last, num_classes),
     )
     model.apply(_initialise)
     return model
@@ -73,11 +71,6 @@ class PreActivationBlock(nn.Module):
         branch: Tensor = self.conv1(activated)
         branch = self.conv2(F.relu(self.bn2(branch), inplace=True))
         return branch + shortcut
-
-
-def _stage(in_channels: int, channels: int, num_blocks: int, stride: int) -> nn.Sequential:
-    first = PreActivationBlock(in_channels, channels, stride)
-    return nn.Sequential(first, *(PreActivationBlock(channels, channels, 1) for _ in range(num_blocks - 1)))
 
 
 def _initialise(module: nn.Module) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.plan.dry_step import dry_steps
-from harness.records.hardware import Training, training_rates
+from harness.records.hardware import TrainingRate, training_rates
 from harness.spec import RunConfig
 from harness.tasks.task import find_task
 from harness.train.build import build_model
@@ -34,7 +34,7 @@ class StepTime:
     activation_bytes: int | None = None
 
 
-def published_rate(precision: str) -> Training:
+def published_rate(precision: str) -> TrainingRate:
     """What one V100 takes for ResNet-50: "mixed", or "fp32"."""
     return next(rate for rate in training_rates() if rate.gpus == 1 and rate.precision == precision)
 
@@ -67,7 +67,7 @@ def _step_times(config: RunConfig) -> tuple[StepTime, ...]:
     return tuple(sorted(times, key=lambda time: time.seconds))
 
 
-def _scaled(flops: float, rate: Training) -> StepTime:
+def _scaled(flops: float, rate: TrainingRate) -> StepTime:
     """What so many operations of a forward pass take at the rate published for ResNet-50."""
     seconds = flops / (RESNET50_FORWARD_FLOPS * rate.images_per_second / rate.gpus)
     return StepTime(seconds, rate.device, f"scaled by arithmetic from {rate.source}")

@@ -14,13 +14,14 @@ from pydantic import ValidationError
 from harness.plan import tuning_records
 from harness.plan.describe import describe, fixed_settings, stepping_of
 from harness.plan.foresee import Foreseen, check_scoring, check_task_and_model, foresee
-from harness.plan.tuning import Found, Outcome, Trial, rules, search
+from harness.plan.tuning import SearchState, Trial, TrialOutcome, rules, search
 from harness.plan.tuning_records import tuning_folder, tuning_name
 from harness.records import store
 from harness.records.experiment import Choice, Experiment, Row, Tuning
 from harness.records.metrics import metric_of
 from harness.rows import RowSpec
-from harness.spec import RunConfig, Spec, SpecError, explain, find_spec, load_spec, run_id
+from harness.spec import RunConfig, Spec, SpecError, explain, run_id
+from harness.spec_file import find_spec, load_spec
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class _Chosen:
     """What the tuning found for a row."""
 
     row: RowSpec
-    found: Found
+    found: SearchState
     trial: Trial
     by_training_loss: Trial | None
 
@@ -147,9 +148,9 @@ def _choose(spec: Spec, row: RowSpec, folder: Path) -> _Chosen:
     return _Chosen(row, found, found.by_accuracy, found.by_training_loss)
 
 
-def _search(spec: Spec, row: RowSpec, folder: Path) -> Found:
+def _search(spec: Spec, row: RowSpec, folder: Path) -> SearchState:
     @cache
-    def outcomes(trial: Trial, seed: int) -> Outcome | None:
+    def outcomes(trial: Trial, seed: int) -> TrialOutcome | None:
         run = run_id(_config(spec, _settled(row, trial), seed, tuning=True))
         return tuning_records.outcome(folder, run, metric_of(spec.statistics.metric))
 

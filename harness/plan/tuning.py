@@ -27,19 +27,19 @@ class Trial(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialOutcome:
     """How a tuning run ended: accuracy on held-out samples and training loss, None where it diverged."""
 
     accuracy: float | None
     train_loss: float | None
 
 
-Outcomes = Callable[[Trial, int], Outcome | None]
+Outcomes = Callable[[Trial, int], TrialOutcome | None]
 """By trial and tuning seed; None where the run has no result yet."""
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchState:
     """Where a search stands.
 
     `wanted`: the seeds of each trial that is to be run, as far as can be said yet. The choices are None before the
@@ -57,7 +57,7 @@ class Found:
         return trial.learning_rate in (min(rates), max(rates))
 
 
-def search(tuning: TuningSpec, row: RowSpec, outcomes: Outcomes) -> Found:
+def search(tuning: TuningSpec, row: RowSpec, outcomes: Outcomes) -> SearchState:
     """Where the row's search stands; `rules` says in words what it does."""
     rates = [list(row.learning_rates or tuning.grid) for _ in row.tables]
     screening = tuning.seeds if tuning.finalists is None else tuning.seeds[:1]
@@ -86,8 +86,8 @@ def search(tuning: TuningSpec, row: RowSpec, outcomes: Outcomes) -> Found:
         best = _ranking(list(finalists), tuning.seeds, outcomes)[:1]
         if not any([_extend(rates[trial.candidate], trial, tuning) for trial in best]):
             by_loss = _least_loss(tried_at, screening, outcomes)
-            return Found(_in_order(tried_at), [], best[0] if best else None, by_loss)
-    return Found(_in_order(tried_at), missing())
+            return SearchState(_in_order(tried_at), [], best[0] if best else None, by_loss)
+    return SearchState(_in_order(tried_at), missing())
 
 
 def _in_order(tried_at: dict[Trial, list[int]]) -> dict[Trial, list[int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.plan.tuning import Outcome
+from harness.plan.tuning import TrialOutcome
 from harness.records.experiment import read_experiment
 from harness.records.metrics import ACCURACY, Metric, score_in
 from harness.records.packs import read_result
@@ -26,14 +26,14 @@ def tuning_folder(spec: Spec, results: Path) -> Path:
     return shipped if not has_own and (shipped / "experiment.json").exists() else own
 
 
-def outcome(folder: Path, run_id: str, metric: Metric = ACCURACY) -> Outcome | None:
+def outcome(folder: Path, run_id: str, metric: Metric = ACCURACY) -> TrialOutcome | None:
     """How a run of the tuning in `folder` ended, by this metric; None where it has not.
 
     Raises:
         RecordError: one of its records is damaged.
     """
     result = read_result(folder / run_id)
-    return None if result is None else Outcome(score_in(result, metric), result.train_loss)
+    return None if result is None else TrialOutcome(score_in(result, metric), result.train_loss)
 
 
 def incomplete(folder: Path, row: str, trial: str, seed: int, run_id: str, command: str) -> SpecError:

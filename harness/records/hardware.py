@@ -10,7 +10,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingRate:
     """Images a second of ResNet-50 training on `gpus` devices together. `precision`: "mixed" is fp16 with fp32."""
 
     device: str
@@ -50,9 +50,9 @@ def _table() -> dict[str, list[dict[str, Any]]]:
     return tomllib.loads((Path(__file__).parent / "hardware.toml").read_text())
 
 
-def training_rates() -> list[Training]:
+def training_rates() -> list[TrainingRate]:
     """What training takes."""
-    return [Training(**entry) for entry in _table()["training"]]
+    return [TrainingRate(**entry) for entry in _table()["training"]]
 
 
 def memories() -> list[Memory]:

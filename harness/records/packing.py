@@ -15,7 +15,14 @@ from harness.records.experiment import read_experiment
 from harness.records.identity import check_id
 from harness.records.pack_lines import Files
 from harness.records.run_lock import locked
-from harness.records.store import RUN_FILES, RecordError, parse_run, run_folders, write_text_atomically
+from harness.records.store import (
+    RecordError,
+    make_names_durable,
+    parse_run,
+    read_files,
+    run_folders,
+    write_text_atomically,
+)
 
 _REMOVING, _UNPACKING = ".removing", ".unpacking"
 """Endings of hidden folders that are no runs: on their way out, or not whole yet."""
@@ -82,11 +89,6 @@ def _finished(folder: Path) -> dict[str, Files]:
     return found
 
 
-def read_files(folder: Path) -> Files:
-    """What is kept of the run in this folder."""
-    return {path.name: path.read_bytes() for path in map(folder.joinpath, RUN_FILES) if path.exists()}
-
-
 def _check_holds(pack: packs.Pack, runs: Mapping[str, Files]) -> None:
     """Raises RuntimeError where the pack would not give these files back: a mistake of this program."""
     for run_id, files in runs.items():
@@ -100,21 +102,12 @@ def _remove(folder: Path, run_ids: list[str]) -> int:
     for run_id in run_ids:
         if pack.files(run_id) != read_files(folder / run_id):
             raise RecordError(f"{folder / run_id} was changed while it was packed; pack again")
-    _sync(folder)
+    make_names_durable(folder)
     for run_id in run_ids:
         part = folder / f".{run_id}{_REMOVING}"
         os.replace(folder / run_id, part)  # gone at once: half a folder would be half a run
         shutil.rmtree(part)
     return len(run_ids)
-
-
-def _sync(folder: Path) -> None:
-    """Have the disk know of the new pack before folders go."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @dataclass(frozen=True)

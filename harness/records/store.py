@@ -284,9 +284,13 @@ def read_run(folder: Path) -> RunRecord:
     Raises:
         RecordError: a record in it is damaged or of another version.
     """
-    files = {path.name: path.read_bytes() for path in map(folder.joinpath, RUN_FILES) if path.exists()}
-    heartbeat = read_optional(folder / "heartbeat.json", Heartbeat)
-    return replace(parse_run(files, folder), heartbeat=heartbeat)
+    record = parse_run(read_files(folder), folder)
+    return replace(record, heartbeat=read_optional(folder / "heartbeat.json", Heartbeat))
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    """What is kept of the run in this folder."""
+    return {path.name: path.read_bytes() for path in map(folder.joinpath, RUN_FILES) if path.exists()}
 
 
 def parse_run(files: Mapping[str, bytes], folder: Path) -> RunRecord:
@@ -341,10 +345,10 @@ def write_text_atomically(path: Path, text: str, durable: bool = True) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     if durable:
-        _make_names_durable(path.parent)
+        make_names_durable(path.parent)
 
 
-def _make_names_durable(folder: Path) -> None:
+def make_names_durable(folder: Path) -> None:
     """Have a file's new name survive the machine's end, as its contents do, where the file system can."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)

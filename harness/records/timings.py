@@ -156,7 +156,7 @@ class LeftOut(Record):
     why: str
 
 
-class Study(Record):
+class TimingStudy(Record):
     """study.json: what belongs together in one report, by file name. All of it is from one machine."""
 
     version: int

@@ -20,8 +20,8 @@ from algorithms.registry import baselines
 from harness.bench.methods import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY
 from harness.speed.groups import Groups
 from harness.speed.hooks import by_bucket, held_back, one_by_one
-from harness.speed.methods import Contestant
-from harness.speed.trainee import Trainee
+from harness.speed.methods import TimedMethod
+from harness.speed.trainee import TimedTrainee
 from harness.speed.workloads import run_config
 from harness.train.build import build_optimizer
 
@@ -48,7 +48,7 @@ class BuiltMethod:
 
 
 def build_method(
-    contestant: Contestant, workload: str, trainee: Trainee, groups: Groups, visible: bool, num_workers: int
+    timed: TimedMethod, workload: str, trainee: TimedTrainee, groups: Groups, visible: bool, num_workers: int
 ) -> BuiltMethod:
     """Build it.
 
@@ -56,11 +56,11 @@ def build_method(
         visible: do what DDP does in C++ by its equal in Python, so that it is seen, and bucket by bucket.
         num_workers: of the session; where the group is of one, it stands for so many that have neighbours.
     """
-    baseline = baselines().get(contestant.algorithm)
+    baseline = baselines().get(timed.algorithm)
     if baseline is None:
-        return _own(contestant, workload, trainee, groups.main, num_workers)
+        return _own(timed, workload, trainee, groups.main, num_workers)
     assert issubclass(baseline, DDP)
-    return _ddp(baseline, contestant, trainee, groups, visible)
+    return _ddp(baseline, timed, trainee, groups, visible)
 
 
 class _EqualFromTheStart(ProcessGroupCollectives):
@@ -85,13 +85,13 @@ class _OneOfMany(_EqualFromTheStart):
 
 
 def _own(
-    contestant: Contestant, workload: str, trainee: Trainee, group: ProcessGroup | None, num_workers: int
+    timed: TimedMethod, workload: str, trainee: TimedTrainee, group: ProcessGroup | None, num_workers: int
 ) -> BuiltMethod:
     # The backend's own all-reduce, as it is with NCCL.
-    collectives = _EqualFromTheStart(group, deterministic=False, overlap=contestant.overlap)
-    if contestant.topology and collectives.world_size < num_workers:
+    collectives = _EqualFromTheStart(group, deterministic=False, overlap=timed.overlap)
+    if timed.topology and collectives.world_size < num_workers:
         collectives = _OneOfMany(group, num_workers)
-    config = run_config(workload, contestant.algorithm, dict(contestant.settings))
+    config = run_config(workload, timed.algorithm, dict(timed.settings))
     optimizer = build_optimizer(config, trainee.module, collectives, num_steps=0)
 
     def step() -> None:
@@ -100,22 +100,22 @@ def _own(
         optimizer.step()
 
     def go_to(period: int, synchronises: bool) -> None:
-        optimizer.num_steps = contestant.period * (period + 2) - (1 if synchronises else 2)
+        optimizer.num_steps = timed.period * (period + 2) - (1 if synchronises else 2)
 
     return BuiltMethod(optimizer, step, go_to, hides_collectives=False)
 
 
-def _ddp(baseline: type[DDP], contestant: Contestant, trainee: Trainee, groups: Groups, visible: bool) -> BuiltMethod:
+def _ddp(baseline: type[DDP], timed: TimedMethod, trainee: TimedTrainee, groups: Groups, visible: bool) -> BuiltMethod:
     """As fast as DDP can be: buckets in the order of gradients, which are views of them, and torch's fused SGD."""
     model = wrapped(trainee.module, groups.main, fixed_buckets=False, bucket_cap_mb=BUCKET_CAP)
-    state, hook = baseline.hook(groups.main, contestant.settings)
+    state, hook = baseline.hook(groups.main, timed.settings)
     # Without a hook DDP does by itself what this one does.
-    hides = hook is allreduce_hook and contestant.overlap and not visible
+    hides = hook is allreduce_hook and timed.overlap and not visible
     if not hides:
         if isinstance(state, PowerSGDState):
-            hook = by_bucket([baseline.hook(group, contestant.settings) for group in groups.buckets])
+            hook = by_bucket([baseline.hook(group, timed.settings) for group in groups.buckets])
         hook = one_by_one(hook) if visible else hook
-        model.register_comm_hook(state, hook if contestant.overlap else held_back(hook))
+        model.register_comm_hook(state, hook if timed.overlap else held_back(hook))
     optimizer = torch.optim.SGD(
         trainee.module.parameters(), LEARNING_RATE, MOMENTUM, 0.0, WEIGHT_DECAY, nesterov=True, fused=True
     )

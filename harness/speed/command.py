@@ -10,7 +10,7 @@ import torch
 
 from harness.records.provenance import command_line
 from harness.records.store import VERSION, read_record, write_record
-from harness.records.timings import Fabric, Study
+from harness.records.timings import Fabric, TimingStudy
 from harness.spec import SpecError
 from harness.speed.layers import layers_of
 from harness.speed.methods import METHODS
@@ -65,9 +65,9 @@ def run(name: str, methods: list[str], num_visits: int, steps_per_visit: int, ou
 
 def _add_to_study(folder: Path, sweep: str, timing: str) -> None:
     file = folder / "study.json"
-    timings = read_record(file, Study).timings if file.exists() else []
+    timings = read_record(file, TimingStudy).timings if file.exists() else []
     timings = list(dict.fromkeys([*timings, timing]))
-    write_record(file, Study(version=VERSION, sweeps=[sweep], timings=timings, left_out=[]))
+    write_record(file, TimingStudy(version=VERSION, sweeps=[sweep], timings=timings, left_out=[]))
 
 
 def _environment() -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import mean, median
 
@@ -12,10 +11,11 @@ import torch
 from algorithms import DistributedOptimizer
 from algorithms.core.overlap import EarlyMessage
 from harness.records.timings import Message, Method, Rounds
-from harness.speed.methods import METHODS, Contestant
+from harness.speed.methods import METHODS, TimedMethod
 from harness.speed.recorder import Recorded
-from harness.speed.turn import Setting, Turn
+from harness.speed.turn import Turn, TurnContext
 from harness.train.build import build_topology
+from harness.train.stopwatch import seconds_to_idle
 
 NUM_DRAWS = 1000
 """Steps of an overlapped method over which it is averaged when its blocks' layers are done."""
@@ -25,52 +25,52 @@ NUM_CODEC_STEPS = 3
 FLOAT_BYTES = 4
 
 
-def described(setting: Setting) -> list[Method]:
+def described(setting: TurnContext) -> list[Method]:
     """The request's methods as the record has them; `setting` must be of a group of one."""
     setting = replace(setting, visible=True)
     bare = _bare_seconds(setting)
     return [_described(setting, name, bare) for name in setting.request.methods]
 
 
-def _described(setting: Setting, name: str, bare_seconds: float) -> Method:
-    contestant = METHODS[name]
+def _described(setting: TurnContext, name: str, bare_seconds: float) -> Method:
+    timed = METHODS[name]
     turn = setting.turn(name)
     turn.warm_up(setting.request.num_warmup_steps)
     turn.trainee.waits = False
-    messages = messages_of(turn, contestant, setting.request.fabric.num_workers)
+    messages = messages_of(turn, timed, setting.request.fabric.num_workers)
     numel = setting.request.workload.num_parameters
     bytes_per_step = sum(message.payload_bytes / message.every for message in messages)
     return Method(
         name=name,
-        label=contestant.label,
-        baseline=contestant.baseline,
+        label=timed.label,
+        baseline=timed.baseline,
         ratio=FLOAT_BYTES * numel / bytes_per_step,
-        settings=contestant.card,
-        overlap=contestant.overlap,
-        period=contestant.period,
+        settings=timed.card,
+        overlap=timed.overlap,
+        period=timed.period,
         messages=messages,
-        algorithm=contestant.algorithm,
-        codec_alone_seconds=_codec_seconds(turn, contestant, bare_seconds) if setting.request.times_codec else None,
+        algorithm=timed.algorithm,
+        codec_alone_seconds=_codec_seconds(turn, timed, bare_seconds) if setting.request.times_codec else None,
     )
 
 
-def messages_of(turn: Turn, contestant: Contestant, num_workers: int) -> list[Message]:
+def messages_of(turn: Turn, timed: TimedMethod, num_workers: int) -> list[Message]:
     """What a worker sends in a period: in every step, and what the synchronising step sends besides."""
-    messages = _messages_once(turn, contestant.period)
-    if contestant.topology:
-        rounds = _rounds(contestant, num_workers)
+    messages = _messages_once(turn, timed.period)
+    if timed.topology:
+        rounds = _rounds(timed, num_workers)
         messages = [message.model_copy(update={"rounds": rounds}) for message in messages]
     optimizer = turn.method.optimizer
-    if not contestant.overlap or not isinstance(optimizer, DistributedOptimizer):
+    if not timed.overlap or not isinstance(optimizer, DistributedOptimizer):
         return messages
-    steps = range(contestant.period, (NUM_DRAWS + 1) * contestant.period, contestant.period)
+    steps = range(timed.period, (NUM_DRAWS + 1) * timed.period, timed.period)
     draws = [_early_begins(optimizer.early_messages(step), turn.layers.ready()) for step in steps]
     return [_drawn(message, [draw.get(8 * message.payload_bytes, 1.0) for draw in draws]) for message in messages]
 
 
-def _rounds(contestant: Contestant, num_workers: int) -> Rounds:
+def _rounds(timed: TimedMethod, num_workers: int) -> Rounds:
     """Those of worker 0; each other worker's neighbours are as many ranks further on."""
-    topology = build_topology(contestant.label, contestant.topology)
+    topology = build_topology(timed.label, timed.topology)
     return tuple(mixing.receivers[0] for mixing in topology.rounds(num_workers))
 
 
@@ -113,45 +113,27 @@ def _message(recorded: Recorded, every: int) -> Message:
     )
 
 
-def _codec_seconds(turn: Turn, contestant: Contestant, bare_seconds: float) -> float:
+def _codec_seconds(turn: Turn, timed: TimedMethod, bare_seconds: float) -> float:
     """Of a step, mean over the period of its kinds' medians: what is not taken by passes without a method."""
 
     def seconds(synchronises: bool) -> float:
         return median(_timed(turn, synchronises) for _ in range(NUM_CODEC_STEPS))
 
     over_period = seconds(True)
-    if contestant.period > 1:
-        over_period = (seconds(False) * (contestant.period - 1) + over_period) / contestant.period
+    if timed.period > 1:
+        over_period = (seconds(False) * (timed.period - 1) + over_period) / timed.period
     return max(0.0, over_period - bare_seconds)
 
 
 def _timed(turn: Turn, synchronises: bool) -> float:
     turn.method.go_to(0, synchronises)
-    _finish(turn.device)
-    started = time.perf_counter()
-    turn.method.step()
-    _finish(turn.device)
-    return time.perf_counter() - started
+    return seconds_to_idle(turn.method.step, turn.device)
 
 
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _bare_seconds(setting: Setting) -> float:
+def _bare_seconds(setting: TurnContext) -> float:
     """Of the passes alone; gradients are added to what is there, as they are where a method has flat buffers."""
-    return median(list(_bare_steps(setting))[1:])
-
-
-def _bare_steps(setting: Setting) -> Iterator[float]:
     trainee = setting.trainee()
     trainee.waits = False
     for parameter in trainee.module.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    for _ in range(1 + NUM_CODEC_STEPS):
-        _finish(setting.device)
-        started = time.perf_counter()
-        trainee.passes()
-        _finish(setting.device)
-        yield time.perf_counter() - started
+    return median([seconds_to_idle(trainee.passes, setting.device) for _ in range(1 + NUM_CODEC_STEPS)][1:])

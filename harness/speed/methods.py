@@ -19,7 +19,7 @@ NO_OVERLAP = "all-reduces begin when the backward pass is done"
 
 
 @dataclass(frozen=True)
-class Contestant:
+class TimedMethod:
     """One line of the table.
 
     `algorithm` and `settings` are as a spec has them; `card` says in words how it is built. DDP without overlap holds
@@ -46,20 +46,20 @@ class Contestant:
         return topology
 
 
-def _ddp(label: str, algorithm: str, overlap: bool, words: str, **settings: int) -> Contestant:
+def _ddp(label: str, algorithm: str, overlap: bool, words: str, **settings: int) -> TimedMethod:
     card = f"{DDP_CARD}; {words}; {'overlapped' if overlap else NO_OVERLAP}"
-    return Contestant(label, algorithm, settings, baseline=True, overlap=overlap, card=card)
+    return TimedMethod(label, algorithm, settings, baseline=True, overlap=overlap, card=card)
 
 
-def _own(label: str, algorithm: str, ratio: int = 256, overlap: bool = False) -> Contestant:
+def _own(label: str, algorithm: str, ratio: int = 256, overlap: bool = False) -> TimedMethod:
     return _with(label, algorithm, table_at_ratio(algorithm, ratio), overlap)
 
 
-def _with(label: str, algorithm: str, settings: Mapping[str, Any], overlap: bool = False) -> Contestant:
+def _with(label: str, algorithm: str, settings: Mapping[str, Any], overlap: bool = False) -> TimedMethod:
     how = "begun in the backward pass" if overlap else "after the backward pass"
     sent = "one message to each neighbour" if "topology" in settings else "one all-reduce for each message"
     card = f"{_in_words(settings)}; fp32; {sent}, {how}"
-    return Contestant(label, algorithm, settings, overlap=overlap, card=card)
+    return TimedMethod(label, algorithm, settings, overlap=overlap, card=card)
 
 
 _NAMES = {
@@ -81,8 +81,8 @@ def _in_words(settings: Mapping[str, Any]) -> str:
     return ", ".join([*kinds, *said])
 
 
-METHODS: dict[str, Contestant] = {
-    "all_reduce": Contestant(
+METHODS: dict[str, TimedMethod] = {
+    "all_reduce": TimedMethod(
         "SGD, one all-reduce",
         "sgd",
         baseline=True,

@@ -16,7 +16,7 @@ from harness.speed.methods import METHODS
 from harness.speed.parts import RankStep, parts_of
 from harness.speed.questions import LIFT, LIMIT, Ask
 from harness.speed.request import TimingRequest
-from harness.speed.turn import Setting, Turn
+from harness.speed.turn import Turn, TurnContext
 from harness.train.stopwatch import there_and_back
 
 
@@ -28,11 +28,11 @@ def time_methods(request: TimingRequest, device: torch.device, launch: str, ask:
     """
     attempt = new_attempt(launch, dist.get_backend(), device)
     together, alone = make_groups(max_buckets(4 * request.workload.num_parameters))
-    setting = Setting(request, device, together)
+    setting = TurnContext(request, device, together)
     steps: list[Step] = []
     for visit, name in there_and_back(request.methods, request.num_visits):
         steps += _visit(setting, visit, name, ask)
-    methods = described(Setting(request, device, alone)) if dist.get_rank() == 0 else []
+    methods = described(TurnContext(request, device, alone)) if dist.get_rank() == 0 else []
     dist.barrier()
     if dist.get_rank() == 0:
         record = Timing(
@@ -48,7 +48,7 @@ def time_methods(request: TimingRequest, device: torch.device, launch: str, ask:
         write_record(request.output, record)
 
 
-def _visit(setting: Setting, visit: int, name: str, ask: Ask | None) -> list[Step]:
+def _visit(setting: TurnContext, visit: int, name: str, ask: Ask | None) -> list[Step]:
     """One turn of a method; the steps on rank 0, nothing on the others."""
     turn = setting.turn(name)
     _warm_up(turn, setting.request, ask)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Callable, Iterable
 
-from harness.lab.inside import Network, start_inside
+from harness.lab.inside import Namespaces, start_inside
 from harness.speed.layers import layers_of
 from harness.speed.questions import NEXT
 from harness.speed.request import Request, TimingRequest
@@ -14,7 +14,7 @@ from harness.speed.worker import work_in_lab
 Answers = dict[str, Callable[[], object]]
 
 
-def run_in_lab(requests: Iterable[Request], network: Network, answers: Answers | None = None) -> None:
+def run_in_lab(requests: Iterable[Request], network: Namespaces, answers: Answers | None = None) -> None:
     """Do the requests one after the other with the same workers, since to start eight takes a while.
 
     Each is taken from the iterator when the one before it is done, so a generator can change the lab in between.

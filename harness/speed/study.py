@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 
 from harness.lab.ceiling import ceiling_bits_per_second
-from harness.lab.lab import Lab, Topology, lab
+from harness.lab.lab import Lab, LabTopology, lab
 from harness.lab.sweep import fabric, sweep
 from harness.lab.topology import rate_text
 from harness.records.provenance import command_line
 from harness.records.store import VERSION, write_record
-from harness.records.timings import Fabric, LeftOut, Study, Workload
+from harness.records.timings import Fabric, LeftOut, TimingStudy, Workload
 from harness.speed.methods import METHODS
 from harness.speed.questions import LIFT, LIMIT
 from harness.speed.request import TimingRequest
@@ -37,7 +37,7 @@ OF_RATIOS = (*(name for name in FEW if name not in ("csea", "cser_pl")), "mcser_
 
 
 @dataclass(frozen=True)
-class Job:
+class TimingJob:
     """A timing: a workload on machines whose links stand for such a rate, slowed down `dilation` times.
 
     The cores here do the codecs of all workers, at their own speed. Where the passes are slow enough, those of a method
@@ -59,19 +59,19 @@ class Job:
 
 LABS = (
     (
-        Job("resnet50_v100", 8, 1, 10e9, 64, steps_per_visit=1),
-        *(Job("fashion_mnist", 8, 1, rate, dilation) for rate, dilation in ((1e9, 128), (100e6, 64), (10e6, 16))),
-        Job("fashion_mnist", 8, 1, 10e9, 128, methods=(*FEW, *RELATIVES)),
-        Job("cmudict", 8, 1, 1e9, 64, methods=(*FEW, *RELATIVES)),
+        TimingJob("resnet50_v100", 8, 1, 10e9, 64, steps_per_visit=1),
+        *(TimingJob("fashion_mnist", 8, 1, rate, dilation) for rate, dilation in ((1e9, 128), (100e6, 64), (10e6, 16))),
+        TimingJob("fashion_mnist", 8, 1, 10e9, 128, methods=(*FEW, *RELATIVES)),
+        TimingJob("cmudict", 8, 1, 1e9, 64, methods=(*FEW, *RELATIVES)),
     ),
-    (Job("resnet50_v100", 2, 4, 10e9, 64, methods=(*FEW, *RELATIVES), steps_per_visit=1),),
-    (Job("resnet50_v100", 1, 8, 10e9, 64, NVLINK_BITS_PER_SECOND, FEW),),
+    (TimingJob("resnet50_v100", 2, 4, 10e9, 64, methods=(*FEW, *RELATIVES), steps_per_visit=1),),
+    (TimingJob("resnet50_v100", 1, 8, 10e9, 64, NVLINK_BITS_PER_SECOND, FEW),),
     (
-        Job("resnet50_v100", 8, 1, 25e9, 64, methods=FEW, steps_per_visit=1),
-        Job("resnet50_v100", 8, 1, 10e9, 32, methods=FEW, steps_per_visit=1),
-        Job("resnet50_v100", 8, 1, 1e9, 16, methods=FEW, steps_per_visit=1),
-        Job("resnet50_v100", 8, 1, 100e9, 256, methods=FEW, steps_per_visit=1),
-        Job("wide_resnet_40_8_v100", 8, 1, 10e9, 40, methods=OF_RATIOS),
+        TimingJob("resnet50_v100", 8, 1, 25e9, 64, methods=FEW, steps_per_visit=1),
+        TimingJob("resnet50_v100", 8, 1, 10e9, 32, methods=FEW, steps_per_visit=1),
+        TimingJob("resnet50_v100", 8, 1, 1e9, 16, methods=FEW, steps_per_visit=1),
+        TimingJob("resnet50_v100", 8, 1, 100e9, 256, methods=FEW, steps_per_visit=1),
+        TimingJob("wide_resnet_40_8_v100", 8, 1, 10e9, 40, methods=OF_RATIOS),
     ),
 )
 """Jobs of the same layout that workers do one after the other. What a slow machine has no time for is at the end.
@@ -81,9 +81,12 @@ A message's latency is this machine's, which the dilation divides: at 10 Gb/s Re
 two latencies, one twice the other.
 """
 SWEEPS = (
-    *(Topology(8, 1, rate / dilation) for rate, dilation in ((10e6, 16), (100e6, 64), (1e9, 128), (10e9, 128))),
-    *(Topology(8, 1, rate / dilation) for rate, dilation in ((1e9, 64), (1e9, 16), (10e9, 64), (10e9, 32), (25e9, 64))),
-    Topology(2, 4, 10e9 / 64),
+    *(LabTopology(8, 1, rate / dilation) for rate, dilation in ((10e6, 16), (100e6, 64), (1e9, 128), (10e9, 128))),
+    *(
+        LabTopology(8, 1, rate / dilation)
+        for rate, dilation in ((1e9, 64), (1e9, 16), (10e9, 64), (10e9, 32), (25e9, 64))
+    ),
+    LabTopology(2, 4, 10e9 / 64),
 )
 """What the cost model is fitted to: the jobs' links but the Wide ResNet's, whose 250 Mb/s lie between two others.
 
@@ -91,7 +94,7 @@ SWEEPS = (
 """
 
 
-def run_study(output: Path, minutes: float) -> Study:
+def run_study(output: Path, minutes: float) -> TimingStudy:
     """Sweeps, then timings; writes their records and study.json into `output`.
 
     Args:
@@ -109,7 +112,7 @@ def run_study(output: Path, minutes: float) -> Study:
     left_out: list[LeftOut] = []
     sweeps = list(_sweeps(output, most, left_out.append))
     timings = _timings(output, ceiling, ends, left_out.append)
-    study = Study(version=VERSION, sweeps=sweeps, timings=timings, left_out=left_out)
+    study = TimingStudy(version=VERSION, sweeps=sweeps, timings=timings, left_out=left_out)
     write_record(output / "study.json", study)
     return study
 
@@ -131,7 +134,7 @@ def _timings(output: Path, ceiling: float, ends: float, leave_out: Callable[[Lef
     loads = {name: workload(name, "cpu") for name in dict.fromkeys(job.workload for jobs in LABS for job in jobs)}
     most, names = SHARE_OF_CEILING * ceiling, list[str]()
 
-    def requests(network: Lab, jobs: Iterable[Job], answers: Answers) -> Iterator[TimingRequest]:
+    def requests(network: Lab, jobs: Iterable[TimingJob], answers: Answers) -> Iterator[TimingRequest]:
         for job in jobs:
             load, (topology, dilation) = loads[job.workload], emulated(job, most)
             what = f"{job.workload} on {_shape(topology)} workers at {rate_text(job.bits_per_second)}"
@@ -151,7 +154,7 @@ def _timings(output: Path, ceiling: float, ends: float, leave_out: Callable[[Lef
     return names
 
 
-def _record_name(job: Job, taken: list[str]) -> str:
+def _record_name(job: TimingJob, taken: list[str]) -> str:
     name = f"timing-{job.workload}-{job.num_machines}x{job.workers_per_machine}-{_mega(job.bits_per_second)}"
     return f"{name}.json" if f"{name}.json" not in taken else f"{name}-slowed-{job.dilation:g}.json"
 
@@ -163,7 +166,7 @@ def _why_not(load: Workload, dilation: float, ends: float) -> str | None:
     return "the minutes given to the study were over" if time.monotonic() > ends else None
 
 
-def _request(job: Job, load: Workload, network: Fabric, output: Path) -> TimingRequest:
+def _request(job: TimingJob, load: Workload, network: Fabric, output: Path) -> TimingRequest:
     return TimingRequest(
         fabric=network,
         basis="emulated",
@@ -178,22 +181,22 @@ def _request(job: Job, load: Workload, network: Fabric, output: Path) -> TimingR
     )
 
 
-def emulated(job: Job, most_bits_per_second: float) -> tuple[Topology, float]:
+def emulated(job: TimingJob, most_bits_per_second: float) -> tuple[LabTopology, float]:
     """The lab that stands for the job's network, and how many times slower all is in it.
 
     Args:
         most_bits_per_second: of all workers' links together.
     """
 
-    def slowed(times: float) -> Topology:
+    def slowed(times: float) -> LabTopology:
         inside = None if job.inside_bits_per_second is None else job.inside_bits_per_second / times
-        return Topology(job.num_machines, job.workers_per_machine, job.bits_per_second / times, inside)
+        return LabTopology(job.num_machines, job.workers_per_machine, job.bits_per_second / times, inside)
 
     dilation = max(job.dilation, slowed(1.0).ring_bits_per_second / most_bits_per_second)
     return slowed(dilation), dilation
 
 
-def _shape(topology: Topology) -> str:
+def _shape(topology: LabTopology) -> str:
     return f"{topology.num_machines}x{topology.workers_per_machine}"
 
 

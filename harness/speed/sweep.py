@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import torch
@@ -13,6 +12,7 @@ from harness.records.provenance import new_attempt
 from harness.records.store import VERSION, write_record
 from harness.records.timings import Collective, Sweep, SweepPoint, formula_bytes
 from harness.speed.request import SweepRequest
+from harness.train.stopwatch import seconds_to_idle
 
 
 def sweep(request: SweepRequest, device: torch.device, launch: str) -> None:
@@ -40,10 +40,6 @@ def _point(request: SweepRequest, collective: Collective, payload_bytes: int, de
 
 def _slowest(once: Callable[[], object], device: torch.device) -> float:
     dist.barrier()
-    started = time.perf_counter()
-    once()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    seconds = torch.tensor([time.perf_counter() - started], dtype=torch.float64, device=device)
+    seconds = torch.tensor([seconds_to_idle(once, device)], dtype=torch.float64, device=device)
     dist.all_reduce(seconds, op=dist.ReduceOp.MAX)
     return float(seconds)

@@ -18,7 +18,7 @@ from harness.train.precision import MixedPrecision
 from harness.train.trainee import random_batch
 
 
-class Trainee(Protocol):
+class TimedTrainee(Protocol):
     """What takes forward and backward passes.
 
     Attributes:

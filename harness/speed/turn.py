@@ -16,12 +16,12 @@ from harness.speed.methods import METHODS
 from harness.speed.parts import RankStep
 from harness.speed.recorder import Recorded, recorded
 from harness.speed.request import TimingRequest
-from harness.speed.trainee import RealTrainee, Trainee
+from harness.speed.trainee import RealTrainee, TimedTrainee
 from harness.speed.waiting import WaitingTrainee
 
 
 @dataclass(frozen=True)
-class Setting:
+class TurnContext:
     """What all turns of one worker share.
 
     Attributes:
@@ -37,7 +37,7 @@ class Setting:
     def layers(self) -> Layers:
         return self.request.layers or layers_of(self.request.workload.name)
 
-    def trainee(self) -> Trainee:
+    def trainee(self) -> TimedTrainee:
         """A new model, with the same parameters on every worker."""
         workload, now = self.request.workload, now_on(self.device)
         if self.request.trainee == "real":
@@ -56,7 +56,7 @@ class Setting:
 class Turn:
     """A method that is ready to train, and what it trains."""
 
-    trainee: Trainee
+    trainee: TimedTrainee
     method: BuiltMethod
     layers: Layers
     device: torch.device

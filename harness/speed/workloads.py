@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from harness.bench.methods import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY
+from harness.bench.methods import SMALL_CNN, short_run
 from harness.plan.estimate import RESNET50_FORWARD_FLOPS, forward_flops, published_rate
 from harness.records.timings import Workload
-from harness.spec import EvaluationSpec, ModelSpec, Precision, RunConfig, ScheduleSpec, SpecError, TaskSpec
+from harness.spec import ModelSpec, Precision, RunConfig, SpecError
 from harness.tasks.task import find_task
 from harness.train.build import build_model
 from harness.train.memory_format import lay_out
@@ -37,7 +37,7 @@ class Problem:
     """That its experiment trains in on GPUs."""
 
 
-FASHION_MNIST = Problem("fashion_mnist", ModelSpec(name="small_cnn", options={"widths": [16, 64]}), 16)
+FASHION_MNIST = Problem("fashion_mnist", SMALL_CNN, 16)
 RESNET50 = Problem("imagenet", ModelSpec(name="resnet50"), 32, "fp16")
 WIDE_RESNET = Problem("cifar100", ModelSpec(name="wide_resnet", options={"depth": 40, "width": 8}), 16)
 TRANSFORMER = {"width": 64, "num_heads": 4, "num_layers": 1, "feedforward": 128}
@@ -71,23 +71,9 @@ def computes_in(name: str, device: torch.device) -> Precision:
 
 
 def run_config(name: str, algorithm: str = "sgd", settings: dict[str, Any] | None = None) -> RunConfig:
-    """The workload as a run of one method; what a plan would say of data and epochs does not matter here."""
+    """The workload as a run of one method."""
     problem = problem_of(name)
-    return RunConfig(
-        task=TaskSpec(name=problem.task),
-        model=problem.model,
-        num_workers=1,
-        batch_size=problem.batch_size,
-        num_epochs=1,
-        algorithm=algorithm,
-        settings=settings or {},
-        learning_rate=LEARNING_RATE,
-        momentum=MOMENTUM,
-        weight_decay=WEIGHT_DECAY,
-        schedule=ScheduleSpec(kind="constant"),
-        evaluation=EvaluationSpec(),
-        seed=1,
-    )
+    return short_run(problem.task, problem.model, problem.batch_size, algorithm, settings or {})
 
 
 def workload(name: str, device: str) -> Workload:

@@ -12,8 +12,9 @@ from torch import Tensor
 from harness.seeds import generator
 from harness.spec import TaskSpec
 from harness.tasks.augment import draw_shifts, moved, normalised, shifted_crops
-from harness.tasks.cifar100_files import Bytes, Release, default_cache, locate, read_split
+from harness.tasks.cifar100_files import Bytes, Release, locate, read_split
 from harness.tasks.errors import DataError
+from harness.tasks.fetching import cache_folder
 from harness.tasks.task import Batch, Check, held_out_indices
 
 MEAN, STANDARD_DEVIATION = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -42,12 +43,12 @@ class CIFAR100:
         return self.release.num_classes
 
     def prepare(self, data: Path | None) -> None:
-        place = locate(data, default_cache(), self.release)
+        place = locate(data, cache_folder("cifar100"), self.release)
         for split in ("train", "test"):
             read_split(place, split, self.release)
 
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> CIFAR100Samples:
-        place = locate(data, default_cache(), self.release)
+        place = locate(data, cache_folder("cifar100"), self.release)
         train = _on_device(*read_split(place, "train", self.release), device)
         if not spec.held_out:
             evaluation = _on_device(*read_split(place, "test", self.release), device)
@@ -60,7 +61,7 @@ class CIFAR100:
         """What a preflight wants to know, for each split."""
         lines = []
         try:
-            place = locate(data, default_cache(), self.release)
+            place = locate(data, cache_folder("cifar100"), self.release)
         except DataError as error:
             return [Check("CIFAR-100 is at hand", False, str(error))]
         for split in ("train", "test"):

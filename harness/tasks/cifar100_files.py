@@ -6,11 +6,9 @@ import hashlib
 import http.client
 import os
 import pickle
-import shutil
 import sys
 import tarfile
 import tempfile
-import urllib.request
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,14 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.tasks.errors import DataError
+from harness.tasks.fetching import download
 
 Bytes = npt.NDArray[np.uint8]
 
 ADDRESS = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
 """Where the release is published; torchvision's is taken where this one is out of date."""
-
-NETWORK_TIMEOUT = 20.0
-"""Seconds without an answer after which the server is given up."""
 
 PIXELS = 3 * 32 * 32
 """Bytes of an image: red, green and blue planes of 32 rows of 32."""
@@ -54,7 +50,7 @@ class Release:
 
 
 @dataclass(frozen=True)
-class Layout:
+class ReleaseForm:
     """One of the two official forms: the folder, its archive, and the file of a split."""
 
     folder: str
@@ -68,28 +64,22 @@ class Layout:
         return split + self.suffix
 
 
-PICKLED, BINARY = Layout("cifar-100-python", ""), Layout("cifar-100-binary", ".bin")
+PICKLED, BINARY = ReleaseForm("cifar-100-python", ""), ReleaseForm("cifar-100-binary", ".bin")
 
 
 @dataclass(frozen=True)
-class Place:
+class ReleasePath:
     """Where a release lies: an extracted folder, or an archive."""
 
     path: Path
-    layout: Layout
+    layout: ReleaseForm
 
 
 Fetch = Callable[[Path], None]
 """Puts the pickled release's archive at a path. Raises OSError, ValueError or HTTPException."""
 
 
-def default_cache() -> Path:
-    """The per-user folder for fetched files: $XDG_CACHE_HOME/cser-bench/cifar100, or the same in ~/.cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(home) / "cser-bench" / "cifar100"
-
-
-def locate(data: Path | None, cache: Path, release: Release, fetch: Fetch | None = None) -> Place:
+def locate(data: Path | None, cache: Path, release: Release, fetch: Fetch | None = None) -> ReleasePath:
     """A place that holds the release; its contents are verified by `read_split`.
 
     `data`, where given, is the only place looked at: the extracted folder, the archive, or a folder that holds either.
@@ -124,7 +114,7 @@ def locate(data: Path | None, cache: Path, release: Release, fetch: Fetch | None
     raise DataError(_nowhere(tried, cache))
 
 
-def read_split(place: Place, split: str, release: Release) -> tuple[Bytes, npt.NDArray[np.int64]]:
+def read_split(place: ReleasePath, split: str, release: Release) -> tuple[Bytes, npt.NDArray[np.int64]]:
     """The images of "train" or "test", shape (n, 3, 32, 32), and their fine labels, shape (n,).
 
     Raises:
@@ -147,14 +137,14 @@ def read_split(place: Place, split: str, release: Release) -> tuple[Bytes, npt.N
     return images, labels
 
 
-def _place_in(path: Path) -> Place | None:
+def _place_in(path: Path) -> ReleasePath | None:
     """The release at this path or in this folder; extracted before packed, pickled before binary."""
     for layout in (PICKLED, BINARY):
         for candidate in (path / layout.folder, path, path / layout.archive):
             is_folder = any((candidate / layout.file(split)).is_file() for split in ("train", "test"))
             is_archive = candidate.is_file() and layout.folder in candidate.name
             if is_folder or is_archive:
-                return Place(candidate, layout)
+                return ReleasePath(candidate, layout)
     return None
 
 
@@ -162,7 +152,7 @@ def _wanted() -> str:
     return ", ".join(name for layout in (PICKLED, BINARY) for name in (f"{layout.folder}/", layout.archive))
 
 
-def _contents(place: Place, split: str, release: Release) -> bytes:
+def _contents(place: ReleasePath, split: str, release: Release) -> bytes:
     """The bytes of one split's file, verified where a sum is known.
 
     Raises:
@@ -223,7 +213,7 @@ def _unpacked(raw: bytes, where: str) -> tuple[Bytes, npt.NDArray[np.int64]]:
     return records[:, 2:].reshape(-1, 3, 32, 32), records[:, 1].astype(np.int64)
 
 
-def _fetched(cache: Path, release: Release, fetch: Fetch) -> Place:
+def _fetched(cache: Path, release: Release, fetch: Fetch) -> ReleasePath:
     """Fetch the archive, verify it, and extract its two files into the cache, each by one rename.
 
     Raises:
@@ -237,16 +227,15 @@ def _fetched(cache: Path, release: Release, fetch: Fetch) -> Place:
         fetch(archive)
         _check_md5(archive.read_bytes(), release.archive_md5, Path(archive.name))
         for split in ("train", "test"):
-            raw = _contents(Place(archive, PICKLED), split, release)
+            raw = _contents(ReleasePath(archive, PICKLED), split, release)
             part = Path(temporary) / split
             part.write_bytes(raw)
             os.replace(part, folder / split)
-    return Place(folder, PICKLED)
+    return ReleasePath(folder, PICKLED)
 
 
 def _download(path: Path) -> None:
-    with urllib.request.urlopen(_address(), timeout=NETWORK_TIMEOUT) as answer, path.open("wb") as file:
-        shutil.copyfileobj(answer, file, 1 << 20)
+    download(_address(), path)
 
 
 def _address() -> str:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from harness.spec import TaskSpec
-from harness.tasks.fashion_mnist_files import default_cache, locate, read_idx
+from harness.tasks.fashion_mnist_files import locate, read_idx
+from harness.tasks.fetching import cache_folder
 from harness.tasks.task import TensorSamples, subset
 
 MEAN, STANDARD_DEVIATION = 0.2860, 0.3530
@@ -26,10 +27,10 @@ class FashionMNIST:
     trains_on_fewer: bool = True
 
     def prepare(self, data: Path | None) -> None:
-        locate(data, default_cache())
+        locate(data, cache_folder("fashion-mnist"))
 
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> TensorSamples:
-        folder = locate(data, default_cache())
+        folder = locate(data, cache_folder("fashion-mnist"))
         train = _read(folder, "train", device)
         return subset(train, spec) if spec.held_out else subset(train, spec, _read(folder, "t10k", device))
 

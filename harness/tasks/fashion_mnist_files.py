@@ -12,7 +12,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-import urllib.request
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.tasks.errors import DataError
+from harness.tasks.fetching import CHUNK, TIMEOUT_SECONDS, download
 
 PACKAGE = "dataset-fashion-mnist"
 """Debian's and Ubuntu's package of the four files."""
@@ -29,14 +29,8 @@ PACKAGE = "dataset-fashion-mnist"
 PACKAGE_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 """Where that package puts them."""
 
-NETWORK_TIMEOUT = 20.0
-"""Seconds without an answer after which a server is given up."""
-
 APT_TIMEOUT = 600.0
 """Seconds after which a whole apt-get command is given up."""
-
-CHUNK = 1 << 20
-"""Bytes read at a time."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +56,6 @@ FILES: Mapping[str, Expected] = {
     "t10k-labels-idx1-ubyte.gz": Expected(10_008, "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
 }
 """File name -> what it must hold."""
-
-
-def default_cache() -> Path:
-    """The per-user folder for fetched files: $XDG_CACHE_HOME/cser-bench/fashion-mnist, or the same in ~/.cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(home) / "cser-bench" / "fashion-mnist"
 
 
 def locate(
@@ -266,7 +254,7 @@ def _download_package(folder: Path) -> None:
     Raises:
         DataError: apt-get failed, in its own words.
     """
-    options = [f"-oAcquire::http::Timeout={NETWORK_TIMEOUT:.0f}", "-oAcquire::Retries=1"]
+    options = [f"-oAcquire::http::Timeout={TIMEOUT_SECONDS:.0f}", "-oAcquire::Retries=1"]
     if _command(["apt-get", *options, "download", PACKAGE], folder) is None:
         return
     # The machine's lists are absent or old, and only root may renew them.
@@ -336,27 +324,11 @@ def _fetch_mirror(mirror: str, folder: Path, files: Mapping[str, Expected]) -> P
     _say(f"fetching from the mirror {mirror} (30 MB)")
     for name, expected in files.items():
         try:
-            _download(f"{mirror.rstrip('/')}/{name}", folder / name, expected.num_bytes + CHUNK)
+            download(f"{mirror.rstrip('/')}/{name}", folder / name, expected.num_bytes + CHUNK)
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise DataError(f"{name}: {error}") from None
         _verify_fetched(folder / name, expected)
     return folder
-
-
-def _download(address: str, path: Path, limit: int) -> None:
-    """Save what is at `address`, at most `limit` bytes (a .gz is never much longer than its contents).
-
-    Raises:
-        OSError, http.client.HTTPException: the server or the network failed.
-        ValueError: not an address, or longer than `limit`.
-    """
-    with urllib.request.urlopen(address, timeout=NETWORK_TIMEOUT) as answer, path.open("wb") as file:
-        num_bytes = 0
-        while chunk := answer.read(CHUNK):
-            num_bytes += len(chunk)
-            if num_bytes > limit:
-                raise ValueError(f"longer than {limit} bytes")
-            file.write(chunk)
 
 
 def _nowhere(tried: Sequence[str], cache: Path, files: Mapping[str, Expected]) -> str:

@@ -46,7 +46,7 @@ class CropRow:
 
 
 @dataclass(frozen=True)
-class Request:
+class ReadRequest:
     """A batch to read: training crops where `crops` is given, else central crops of `side` after resizing."""
 
     paths: Sequence[str]
@@ -79,7 +79,7 @@ class Readers:
     def number(self) -> int:
         return self.processes or self.threads
 
-    def replies(self, requests: Iterable[Request]) -> Iterator[Reply]:
+    def replies(self, requests: Iterable[ReadRequest]) -> Iterator[Reply]:
         """The replies in the order of the requests, read ahead so that every reader has work.
 
         Raises:
@@ -177,7 +177,7 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def read(request: Request) -> Reply:
+def read(request: ReadRequest) -> Reply:
     """Read one batch.
 
     Raises:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,13 +17,14 @@ from harness.seeds import generator
 from harness.spec import TaskSpec
 from harness.tasks.augment import Draws, draw, normalised, photometric
 from harness.tasks.errors import DataError
+from harness.tasks.fetching import cache_folder
 from harness.tasks.image_index import ImageIndex, image_index
 from harness.tasks.image_reading import (
     READING_SECONDS,
     CropRow,
     Readers,
+    ReadRequest,
     Reply,
-    Request,
     new_readers,
     num_readers,
     read,
@@ -122,10 +122,10 @@ class ImageNet:
         rows = _rows(draw(generator(0, "reading rate"), SAMPLED, JITTER, LIGHTING))
         started = time.monotonic()
 
-        def requests() -> Iterator[Request]:
+        def requests() -> Iterator[ReadRequest]:
             while time.monotonic() < started + seconds:
                 paths = [index.path(int(number)) for number in random.integers(len(index), size=SAMPLED)]
-                yield Request(paths, self.side, self.resize, rows)
+                yield ReadRequest(paths, self.side, self.resize, rows)
 
         num_images = sum(len(reply.images) for reply in readers.replies(requests()))
         return num_images / (time.monotonic() - started), readers.number
@@ -155,14 +155,14 @@ class ImageNet:
         Raises:
             DataError: missing or incomplete.
         """
-        root = (default_folder() if data is None else data.expanduser()) / split
+        root = (cache_folder("imagenet") if data is None else data.expanduser()) / split
         if not root.is_dir():
             raise DataError(
                 f"ImageNet is not at hand: {root} is not a folder; ILSVRC-2012 may not be fetched by programs, so get "
                 "it from image-net.org, extract it to train/ and val/ of class folders, and name their folder with "
                 "DATA=FOLDER"
             )
-        index = image_index(root, default_folder().parent / "imagenet-scans")
+        index = image_index(root, cache_folder("imagenet-scans"))
         expected = self.num_train if split == "train" else self.num_test
         if len(index.classes) != self.num_classes:
             raise DataError(
@@ -185,7 +185,7 @@ class ImageNet:
         """
         chosen = np.linspace(0, len(index) - 1, min(SAMPLED, len(index)), dtype=np.int64)
         paths = [index.path(number) for number in chosen]
-        reply = read(Request(paths, self.side, self.resize))
+        reply = read(ReadRequest(paths, self.side, self.resize))
         if len(reply.failures) > self.max_undecodable:
             position, reason = next(iter(reply.failures.items()))
             raise _undecodable(paths[position], reason)
@@ -228,11 +228,11 @@ class ImageNetSamples:
     def training_batches(self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int) -> Iterator[Batch]:
         pending: list[tuple[Tensor, Draws]] = []
 
-        def requests() -> Iterator[Request]:
+        def requests() -> Iterator[ReadRequest]:
             for step, places in enumerate(indices, first_step):
                 draws = draw(generator(seed, "augmentation", rank, step), len(places), JITTER, LIGHTING)
                 pending.append((places, draws))
-                yield Request(self.train.paths(places), self.task.side, self.task.resize, _rows(draws))
+                yield ReadRequest(self.train.paths(places), self.task.side, self.task.resize, _rows(draws))
 
         for reply in self.readers.replies(requests()):
             places, draws = pending.pop(0)
@@ -242,7 +242,7 @@ class ImageNetSamples:
     def evaluation_batches(self, indices: Tensor) -> Iterator[Batch]:
         batches = [places for places in torch.split(indices.cpu(), EVALUATION_BATCH) if len(places)]
         paths = map(self.evaluated.paths, batches)
-        requests = (Request(each, self.task.side, self.task.resize) for each in paths)
+        requests = (ReadRequest(each, self.task.side, self.task.resize) for each in paths)
         for places, reply in zip(batches, self.readers.replies(requests), strict=True):
             for position, reason in reply.failures.items():
                 raise _undecodable(self.evaluated.path(int(places[position])), reason)
@@ -262,7 +262,7 @@ class ImageNetSamples:
                 self._count(path, reason)
                 places[position] = (places[position] + 1) % len(self.train.numbers)
                 path = self.train.path(int(places[position]))
-                again = read(Request([path], self.task.side, self.task.resize, [row]))
+                again = read(ReadRequest([path], self.task.side, self.task.resize, [row]))
                 reply.images[position] = again.images[0]
                 reason = again.failures.get(0, "")
         return places
@@ -283,12 +283,6 @@ class ImageNetSamples:
         if draws is None:
             return normalised(images, MEAN, STANDARD_DEVIATION), labels
         return photometric(images, draws, MEAN, STANDARD_DEVIATION), labels
-
-
-def default_folder() -> Path:
-    """Where ImageNet is looked for when nobody says where: $XDG_CACHE_HOME/cser-bench/imagenet, or in ~/.cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(home) / "cser-bench" / "imagenet"
 
 
 def _same_classes(train: ImageIndex, test: ImageIndex) -> None:

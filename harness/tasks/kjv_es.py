@@ -12,14 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from harness.spec import TaskSpec
 from harness.tasks.errors import DataError
-from harness.tasks.pairs import PairSamples, digest, random_pairs, shuffled
-from harness.tasks.parallel import TextPair, check_packages, translated
+from harness.tasks.pairs import digest, shuffled
+from harness.tasks.parallel import ParallelText, Splits, TextPair
 from harness.tasks.sword import Module, read_module
-from harness.tasks.task import Batch
 
 SHARE = Path("/usr/share/sword")
 NUM_SLOTS = 32_361
@@ -30,52 +26,25 @@ Chapter = list[TextPair]
 
 
 @dataclass(frozen=True)
-class KJVSpanish:
-    num_train: int = 15_870
-    num_test: int = 1_203
-    vocabulary: int = 2_000
-    positions: int = 96
+class Bibles:
     max_words: int = 25
     max_ratio: float = 2.0
     num_test_chapters: int = 89
-    trains_on_fewer: bool = True
-    metrics: tuple[str, ...] = ("bleu", "chrf")
     modules: tuple[Module, Module] = (ENGLISH, SPANISH)
     sha256: str | None = "6916bd8abc115215fdd29009a57566b2c97c62e6793fbd839200c006204a65a6"
     """Of all pairs, those to score first."""
 
-    @property
-    def num_classes(self) -> int:
-        return self.vocabulary
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        return (2, self.positions)
-
-    def prepare(self, data: Path | None) -> None:
-        check_packages()
-        self._splits(data)
-
-    def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> PairSamples:
-        train, test = self._splits(data)
-        return translated(train, test, spec, device, self.vocabulary, self.positions, max_cut=0.01)
-
-    def random_batch(self, batch_size: int, generator: torch.Generator) -> Batch:
-        return random_pairs(self.input_shape, self.num_classes, batch_size, generator)
-
-    def _splits(self, data: Path | None) -> tuple[list[TextPair], list[TextPair]]:
-        """To train on, and to score."""
+    def read(self, data: Path | None, num_train: int, num_test: int) -> Splits:
         share = data or SHARE
         english, spanish = (read_module(module, share) for module in self.modules)
-        chapters = [self._kept(chapter) for chapter in chapters_of(english, spanish)]
+        chapters = [self.kept(chapter) for chapter in chapters_of(english, spanish)]
         order = shuffled(len(chapters), seed=0)
         parts = order[self.num_test_chapters :], order[: self.num_test_chapters]
         train, test = ([pair for number in part for pair in chapters[number]] for part in parts)
-        counts = (len(train), len(test))
-        if counts != (self.num_train, self.num_test):
+        if (len(train), len(test)) != (num_train, num_test):
             raise DataError(
-                f"the Bibles in {share} have {counts[0]:,} pairs to train on and {counts[1]:,} to score where there "
-                f"should be {self.num_train:,} and {self.num_test:,}; install the packages of Debian 13"
+                f"the Bibles in {share} have {len(train):,} pairs to train on and {len(test):,} to score where there "
+                f"should be {num_train:,} and {num_test:,}; install the packages of Debian 13"
             )
         if self.sha256 not in (None, digest(f"{pair.source}\t{pair.target}" for pair in (*test, *train))):
             raise DataError(
@@ -83,7 +52,8 @@ class KJVSpanish:
             )
         return train, test
 
-    def _kept(self, chapter: Chapter) -> Chapter:
+    def kept(self, chapter: Chapter) -> Chapter:
+        """Without verses that are empty, long, or of odd length."""
         counted = ((pair, len(pair.source.split()), len(pair.target.split())) for pair in chapter)
         return [
             pair
@@ -109,4 +79,4 @@ def chapters_of(english: list[str], spanish: list[str]) -> list[Chapter]:
     return chapters
 
 
-TASK = KJVSpanish()
+TASK = ParallelText(num_train=15_870, num_test=1_203, source=Bibles(), vocabulary=2_000, positions=96)

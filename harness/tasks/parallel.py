@@ -9,7 +9,7 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -29,12 +29,51 @@ class TextPair(NamedTuple):
     group: int = 0
 
 
+Splits = tuple[list[TextPair], list[TextPair]]
+"""To train on, and to score."""
+
+
+class Source(Protocol):
+    """Where pairs are read from."""
+
+    def read(self, data: Path | None, num_train: int, num_test: int) -> Splits:
+        """So many pairs, from the folder `data` or from where they are known to lie.
+
+        Raises:
+            DataError: they are missing or damaged, or there are more or fewer.
+        """
+
+
 @dataclass(frozen=True)
-class ParallelText:
-    """A task of these files in the folder that the user names.
+class TextFiles:
+    """Files in the folder that the user names.
 
     Attributes:
         train, test: names of two files with as many lines, or of one whose lines are source, tab, target.
+        where: where the files are from, for people who lack them.
+    """
+
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    where: str
+
+    def read(self, data: Path | None, num_train: int, num_test: int) -> Splits:
+        return self._pairs(data, self.train, num_train), self._pairs(data, self.test, num_test)
+
+    def _pairs(self, data: Path | None, names: Sequence[str], count: int) -> list[TextPair]:
+        if data is None:
+            raise DataError(f"the folder with {' and '.join(names)} is not known; give it as DATA ({self.where})")
+        pairs = read_parallel([data / name for name in names])
+        if len(pairs) != count:
+            raise DataError(f"{data / names[0]} has {len(pairs):,} lines where there should be {count:,}; {self.where}")
+        return pairs
+
+
+@dataclass(frozen=True)
+class ParallelText:
+    """A task of pairs of sentences, in subwords that are learnt from those to train on.
+
+    Attributes:
         vocabulary: subwords of both languages together.
         positions: most subwords of a sentence, END included; longer ones are cut.
         max_cut: a larger share of sentences to cut is refused.
@@ -42,12 +81,9 @@ class ParallelText:
 
     num_train: int
     num_test: int
-    train: tuple[str, ...]
-    test: tuple[str, ...]
+    source: Source
     vocabulary: int
     positions: int
-    where: str
-    """Where the files are from, for people who lack them."""
     max_cut: float = 0.01
     trains_on_fewer: bool = True
     metrics: tuple[str, ...] = ("bleu", "chrf")
@@ -62,12 +98,19 @@ class ParallelText:
 
     def prepare(self, data: Path | None) -> None:
         check_packages()
-        self._pairs(data, self.train, self.num_train)
-        self._pairs(data, self.test, self.num_test)
+        self.source.read(data, self.num_train, self.num_test)
 
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> PairSamples:
-        train, test = self._pairs(data, self.train, self.num_train), self._pairs(data, self.test, self.num_test)
-        return translated(train, test, spec, device, self.vocabulary, self.positions, self.max_cut)
+        """Raises DataError as `prepare`, or where the vocabulary or `positions` do not fit the texts."""
+        train, test = self.source.read(data, self.num_train, self.num_test)
+        check_packages()
+        subwords = Subwords([text for pair in train for text in pair[:2]], self.vocabulary)
+        encoded_train, encoded_test = _encoded(train, subwords), _encoded(test, subwords)
+        _cut([encoded_train, encoded_test], self.positions - 1, self.max_cut)
+        pairs = chosen_pairs(encoded_train, encoded_test, spec, device)
+        sha256 = digest(f"{pair.source}\t{pair.target}" for pair in (*test, *train))
+        texts = (subwords.decode, subwords.decode)
+        return PairSamples(*pairs, BleuAndChrf(subwords.decode), texts, self.positions, sha256, subwords.sha256)
 
     def check(self, data: Path | None) -> list[Check]:
         try:
@@ -78,14 +121,6 @@ class ParallelText:
 
     def random_batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         return random_pairs(self.input_shape, self.num_classes, batch_size, generator)
-
-    def _pairs(self, data: Path | None, names: Sequence[str], count: int) -> list[TextPair]:
-        if data is None:
-            raise DataError(f"the folder with {' and '.join(names)} is not known; give it as DATA ({self.where})")
-        pairs = read_parallel([data / name for name in names])
-        if len(pairs) != count:
-            raise DataError(f"{data / names[0]} has {len(pairs):,} lines where there should be {count:,}; {self.where}")
-        return pairs
 
 
 def check_packages() -> None:
@@ -130,30 +165,6 @@ def _lines(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is no text in UTF-8 (byte {error.start}); convert it") from None
     return lines[:-1] if lines[-1] == "" else lines
-
-
-def translated(
-    train: Sequence[TextPair],
-    test: Sequence[TextPair],
-    spec: TaskSpec,
-    device: torch.device,
-    vocabulary: int,
-    positions: int,
-    max_cut: float,
-) -> PairSamples:
-    """The samples of two splits, in subwords that are learnt from the training split.
-
-    Raises:
-        DataError: the vocabulary is larger than the texts allow, or too many sentences are longer than `positions`.
-    """
-    check_packages()
-    subwords = Subwords([text for pair in train for text in pair[:2]], vocabulary)
-    encoded_train, encoded_test = _encoded(train, subwords), _encoded(test, subwords)
-    _cut([encoded_train, encoded_test], positions - 1, max_cut)
-    pairs = chosen_pairs(encoded_train, encoded_test, spec, device)
-    sha256 = digest(f"{pair.source}\t{pair.target}" for pair in (*test, *train))
-    texts = (subwords.decode, subwords.decode)
-    return PairSamples(*pairs, BleuAndChrf(subwords.decode), texts, positions, sha256, subwords.sha256)
 
 
 def _encoded(pairs: Sequence[TextPair], subwords: Subwords) -> Encoded:

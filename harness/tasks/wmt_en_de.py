@@ -6,14 +6,16 @@ removed from both files first; then say how many are left in `num_train`.
 
 from __future__ import annotations
 
-from harness.tasks.parallel import ParallelText
+from harness.tasks.parallel import ParallelText, TextFiles
 
 TASK = ParallelText(
     num_train=4_468_840,
     num_test=2_737,
-    train=("train.en", "train.de"),
-    test=("newstest2014.en", "newstest2014.de"),
+    source=TextFiles(
+        train=("train.en", "train.de"),
+        test=("newstest2014.en", "newstest2014.de"),
+        where="the files are at nlp.stanford.edu/projects/nmt",
+    ),
     vocabulary=37_000,
     positions=128,
-    where="the files are at nlp.stanford.edu/projects/nmt",
 )

@@ -16,7 +16,7 @@ from harness.records import packs, store
 from harness.records.experiment import Experiment
 from harness.records.provenance import new_attempt
 from harness.records.state import is_done
-from harness.records.store import Heartbeat
+from harness.records.store import Attempt, Heartbeat
 from harness.spec import RunConfig, SpecError
 from harness.train import checkpoint
 from harness.train.memory_format import Wanted
@@ -24,8 +24,8 @@ from harness.workers.attempt import Job, num_cores
 from harness.workers.devices import Workers, device_groups
 from harness.workers.preload import announce
 from harness.workers.process_group import backend_for
-from harness.workers.run_process import ActiveRun, Place, close, start
-from harness.workers.stops import Notice, noticed
+from harness.workers.run_process import ActiveRun, Resources, close, start
+from harness.workers.stops import StopFlag, noticed
 from harness.workers.time_left import TimeLeft, expected_step_seconds
 
 POLL_SECONDS = 0.1
@@ -48,6 +48,22 @@ class Options:
     memory_format: Wanted = "auto"
     cuda_graphs: bool = False
     """Of stacked workers' passes on a GPU; see `harness/train/graphs.py`."""
+
+    def job(self, plan: Plan, run: PlannedRun, attempt: Attempt, device: str, cores: tuple[int, ...] = ()) -> Job:
+        """An attempt at a run with these options."""
+        return Job(
+            experiment=plan.experiment.name,
+            folder=self.results / plan.experiment.name / run.run_id,
+            run=run,
+            attempt=attempt,
+            data=self.data,
+            device=device,
+            cores=cores,
+            checkpoint_minutes=self.checkpoint_minutes,
+            timeout_seconds=self.timeout_seconds,
+            memory_format=self.memory_format,
+            cuda_graphs=self.cuda_graphs,
+        )
 
 
 @dataclass(frozen=True)
@@ -140,7 +156,7 @@ def launch(plan: Plan, options: Options, display: Display) -> int:
     if pending:
         announce(pending[0].config.task, options.data, options.device)
     with noticed() as notice:
-        failures = _Launch(plan, options, folder, pending, free, display, notice).go()
+        failures = _Launch(plan, options, pending, free, display, notice).go()
         notice.raise_if_asked()
     return failures
 
@@ -152,13 +168,12 @@ class _Launch:
         self,
         plan: Plan,
         options: Options,
-        folder: Path,
         pending: list[PlannedRun],
-        free: list[Place],
+        free: list[Resources],
         display: Display,
-        notice: Notice,
+        notice: StopFlag,
     ) -> None:
-        self.plan, self.options, self.folder = plan, options, folder
+        self.plan, self.options = plan, options
         self.pending, self.free, self.active = pending, free, list[ActiveRun]()
         self.display, self.notice = display, notice
         self.total = len({run.run_id for run in plan.runs})
@@ -188,22 +203,10 @@ class _Launch:
         self._show()
         return self.failures
 
-    def _job(self, run: PlannedRun, workers: Workers, place: Place) -> Job:
-        options = self.options
-        backend = backend_for(options.device) if workers == "processes" else workers
-        return Job(
-            experiment=self.plan.experiment.name,
-            folder=self.folder / run.run_id,
-            run=run,
-            attempt=new_attempt(workers, backend, torch.device(place.devices[0])),
-            data=options.data,
-            device=place.devices[0],
-            cores=place.cores,
-            checkpoint_minutes=options.checkpoint_minutes,
-            timeout_seconds=options.timeout_seconds,
-            memory_format=options.memory_format,
-            cuda_graphs=options.cuda_graphs,
-        )
+    def _job(self, run: PlannedRun, workers: Workers, place: Resources) -> Job:
+        backend = backend_for(self.options.device) if workers == "processes" else workers
+        attempt = new_attempt(workers, backend, torch.device(place.devices[0]))
+        return self.options.job(self.plan, run, attempt, place.devices[0], place.cores)
 
     def _expected(self) -> dict[str, float]:
         runs, cores = [*self.pending, *(each.job.run for each in self.active)], len(self.active[0].place.cores)
@@ -241,7 +244,7 @@ class _Launch:
             each.workers.ask_to_stop()
 
 
-def places(plan: Plan, options: Options) -> list[Place]:
+def places(plan: Plan, options: Options) -> list[Resources]:
     """A place for each of the runs that go at once; GPUs are shared only where the user wants more runs than they give.
 
     Raises:
@@ -255,7 +258,7 @@ def places(plan: Plan, options: Options) -> list[Place]:
     groups = device_groups(options.device, num_processes, torch.cuda.device_count())
     jobs = options.jobs or (num_cores() if options.device == "cpu" else len(groups))
     shares = _shares(sorted(os.sched_getaffinity(0)), jobs)
-    return [Place(cores, groups[number % len(groups)]) for number, cores in enumerate(shares)]
+    return [Resources(cores, groups[number % len(groups)]) for number, cores in enumerate(shares)]
 
 
 def _check_gpus(run: PlannedRun, device: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import shutil
 import tempfile
@@ -23,6 +22,7 @@ from harness.tasks.task import Check, Task, configured_task
 from harness.train.checkpoint import GENERATIONS
 from harness.workers.attempt import num_cores
 from harness.workers.launch import Options, places
+from harness.workers.process_group import joined
 
 PROBE_BYTES = 1_000_000
 """Written to a disk to see that it can be: more than what a full one may still take beside a file's name."""
@@ -181,20 +181,12 @@ def check_nccl() -> Check:
     """Whether NCCL sums a number in a group of one."""
     if not torch.cuda.is_available() or not dist.is_nccl_available():
         return Check("NCCL", False, "needs a GPU and a torch with NCCL")
+    device = f"cuda:{torch.cuda.current_device()}"
     with tempfile.TemporaryDirectory() as folder:
         try:
-            dist.init_process_group(
-                "nccl",
-                init_method=f"file://{folder}/rendezvous",
-                rank=0,
-                world_size=1,
-                timeout=datetime.timedelta(seconds=30),
-            )
-            one = torch.ones(1, device="cuda")
-            dist.all_reduce(one)
-            return Check("NCCL", one.item() == 1.0, "answers")
+            with joined(device, 30.0, f"file://{folder}/rendezvous", rank=0, world_size=1):
+                one = torch.ones(1, device=device)
+                dist.all_reduce(one)
+                return Check("NCCL", one.item() == 1.0, "answers")
         except RuntimeError as error:
             return Check("NCCL", False, f"does not answer: {error}")
-        finally:
-            if dist.is_initialized():
-                dist.destroy_process_group()

@@ -38,7 +38,7 @@ GRACE_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
-class Place:
+class Resources:
     """What a run has while it is on: its cores, and a device for each of its processes."""
 
     cores: tuple[int, ...]
@@ -50,7 +50,7 @@ class ActiveRun:
     """A run that is on, in processes of its own."""
 
     job: Job
-    place: Place
+    place: Resources
     workers: WorkerProcesses
     started: float = field(default_factory=time.monotonic)
     failed_at: float | None = None
@@ -84,7 +84,7 @@ class ActiveRun:
         return False
 
 
-def start(job: Job, workers: Workers, place: Place) -> ActiveRun:
+def start(job: Job, workers: Workers, place: Resources) -> ActiveRun:
     """Begin an attempt at a run."""
     job.folder.mkdir(parents=True, exist_ok=True)
     log = job.folder / LOG

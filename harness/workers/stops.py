@@ -21,7 +21,7 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = 128 + number
 
 
-class Notice:
+class StopFlag:
     """Whether a signal to stop has come. `echoes`: whether the same one may come twice at the same time."""
 
     def __init__(self, echoes: bool) -> None:
@@ -46,9 +46,9 @@ class Notice:
 
 
 @contextmanager
-def noticed(echoes: bool = False) -> Iterator[Notice]:
+def noticed(echoes: bool = False) -> Iterator[StopFlag]:
     """Inside, the first Ctrl-C or SIGTERM is only noted; the next raises Interrupted. Of the main thread alone."""
-    notice, before = Notice(echoes), {}
+    notice, before = StopFlag(echoes), {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) != signal.SIG_IGN:  # as where a shell put the command into the background
@@ -60,9 +60,9 @@ def noticed(echoes: bool = False) -> Iterator[Notice]:
             signal.signal(number, handler)
 
 
-def left_to_the_launcher() -> Notice:
+def left_to_the_launcher() -> StopFlag:
     """For a run's process: SIGTERM, from its launcher or another, asks it to stop; Ctrl-C is the launcher's affair."""
-    notice = Notice(echoes=False)
+    notice = StopFlag(echoes=False)
 
     def note(number: int, frame: FrameType | None) -> None:
         notice.number = number

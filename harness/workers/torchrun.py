@@ -17,11 +17,11 @@ from harness.records.recorder import write_failure
 from harness.records.run_lock import owned_by_rank_0
 from harness.spec import SpecError
 from harness.train.work import Preempted
-from harness.workers.attempt import Job, attempt_in_group, done_meanwhile, failure_kind, prepare_thread, sentence
+from harness.workers.attempt import attempt_in_group, done_meanwhile, failure_kind, prepare_thread, sentence
 from harness.workers.devices import device_groups
 from harness.workers.launch import Options, discard_leftovers, missing_runs, write_experiment
 from harness.workers.process_group import from_rank_0, joined
-from harness.workers.stops import Interrupted, Notice, noticed
+from harness.workers.stops import Interrupted, StopFlag, noticed
 
 
 def run_under_torchrun(plan: Plan, options: Options) -> int:
@@ -60,19 +60,9 @@ def _agreed_runs(plan: Plan, options: Options) -> list[PlannedRun]:
     return [by_id[run_id] for run_id in from_rank_0(missing)]
 
 
-def _do(run: PlannedRun, plan: Plan, options: Options, notice: Notice) -> None:
-    job = Job(
-        experiment=plan.experiment.name,
-        folder=options.results / plan.experiment.name / run.run_id,
-        run=run,
-        attempt=new_attempt("torchrun", dist.get_backend(), torch.device(options.device)),
-        data=options.data,
-        device=options.device,
-        cores=(),
-        checkpoint_minutes=options.checkpoint_minutes,
-        timeout_seconds=options.timeout_seconds,
-        memory_format=options.memory_format,
-    )
+def _do(run: PlannedRun, plan: Plan, options: Options, notice: StopFlag) -> None:
+    attempt = new_attempt("torchrun", dist.get_backend(), torch.device(options.device))
+    job = options.job(plan, run, attempt, options.device)
     try:
         attempt_in_group(job, ProcessGroupCollectives(), notice.stop_requested)
     except Preempted as stop:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from harness.records.metrics import ACCURACY, Metric, score_in
-from harness.records.store import RunRecord, write_text_atomically
+from harness.records.store import Record, RunRecord, write_text_atomically
 from report.accuracy.findings import Finding, Study
 from report.accuracy.records import Records, RowRuns, best_training_loss
 from report.accuracy.traffic import EVALUATION, TRAINING, bookkeeping_bits, traffic_of
@@ -164,10 +164,9 @@ def _bits(study: Study) -> Iterable[Sequence[Value]]:
                 )
 
 
-_CURVES = names(
-    "row method algorithm ratio seed run_id step epoch learning_rate train_loss test_loss test_accuracy "
-    "bits_sent error_norm worker_distance"
-)
+_EVENT = names("step epoch learning_rate train_loss test_loss")
+_EVENT_SENT = names("bits_sent error_norm worker_distance")
+_CURVES = (*names("row method algorithm ratio seed run_id"), *_EVENT, "test_accuracy", *_EVENT_SENT)
 
 
 def _curves(study: Study) -> Iterable[Sequence[Value]]:
@@ -175,20 +174,12 @@ def _curves(study: Study) -> Iterable[Sequence[Value]]:
         head = _head(finding)
         for seed, run in finding.records.runs.items():
             for event in run.events if run else ():
-                yield (
-                    *head,
-                    seed,
-                    run.run.run_id if run else "",
-                    event.step,
-                    event.epoch,
-                    event.learning_rate,
-                    event.train_loss,
-                    event.test_loss,
-                    score_in(event, finding.records.metric),
-                    event.bits_sent,
-                    event.error_norm,
-                    event.worker_distance,
-                )
+                score, run_id = score_in(event, finding.records.metric), run.run.run_id if run else ""
+                yield (*head, seed, run_id, *_of(event, _EVENT), score, *_of(event, _EVENT_SENT))
+
+
+def _of(record: Record, fields: Sequence[str]) -> tuple[Value, ...]:
+    return tuple(getattr(record, name) for name in fields)
 
 
 _TUNING = names(
@@ -218,10 +209,8 @@ def _tuning(tuned: Sequence[Tuned]) -> Iterable[Sequence[Value]]:
             )
 
 
-_ATTEMPTS = names(
-    "experiment row seed run_id attempt started_at resumed_from_step host command launch backend device "
-    "git_commit git_diff_sha256 wall_seconds bookkeeping_bits"
-)
+_ATTEMPT = names("attempt started_at resumed_from_step host command launch backend device git_commit git_diff_sha256")
+_ATTEMPTS = (*names("experiment row seed run_id"), *_ATTEMPT, *names("wall_seconds bookkeeping_bits"))
 
 
 def _attempts(all_records: Sequence[Records]) -> Iterable[Sequence[Value]]:
@@ -235,16 +224,7 @@ def _attempts(all_records: Sequence[Records]) -> Iterable[Sequence[Value]]:
                         rows.row.row,
                         seed,
                         run.run.run_id if run else "",
-                        attempt.attempt,
-                        attempt.started_at,
-                        attempt.resumed_from_step,
-                        attempt.host,
-                        attempt.command,
-                        attempt.launch,
-                        attempt.backend,
-                        attempt.device,
-                        attempt.git_commit,
-                        attempt.git_diff_sha256,
+                        *_of(attempt, _ATTEMPT),
                         last.wall_seconds if last else None,
                         bookkeeping_bits(last.traffic) if last else None,
                     )

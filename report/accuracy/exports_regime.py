@@ -8,7 +8,7 @@ from pathlib import Path
 from report.accuracy.exports import Value, names, write_csv
 from report.accuracy.findings import Study
 from report.accuracy.models_needed import Needed, needed_of
-from report.accuracy.regime import Point, regime_of
+from report.accuracy.regime import RegimePoint, regime_of
 from report.accuracy.regime_predictors import Explained, explained
 
 _POINTS = names(
@@ -36,7 +36,7 @@ def write_regime(folder: Path, study: Study) -> None:
     write_csv(folder / "regime_needed.csv", _NEEDED, map(_needed, needed_of(regime)))
 
 
-def _point(point: Point) -> Sequence[Value]:
+def _point(point: RegimePoint) -> Sequence[Value]:
     row, compared = point.rows.row, point.comparison
     return (
         row.row,

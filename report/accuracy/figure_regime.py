@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from report.accuracy.figure_paper import draw_paper
-from report.accuracy.regime import Point, Regime
+from report.accuracy.regime import Regime, RegimePoint
 from report.accuracy.regime_predictors import curve_of_method
 from report.kit.plotting import SIZE, decades, grid_over_strip, save
 from report.kit.wording import amount, count_of, whole
@@ -79,7 +79,7 @@ def _lowest(regime: Regime) -> float:
     return -_BELOW * max(gaps) if gaps else 1.05 * min([*drops, -1.0])
 
 
-def _panel(axes: Axes, regime: Regime, points: Sequence[Point], lowest: float) -> None:
+def _panel(axes: Axes, regime: Regime, points: Sequence[RegimePoint], lowest: float) -> None:
     axes.axhline(0, color="#999999", linewidth=0.8, zorder=1)
     if regime.margin is not None:
         axes.axhline(-100 * regime.margin, color="#C0392B", linewidth=0.8, dashes=(4, 2), zorder=1)
@@ -103,7 +103,7 @@ def _panel(axes: Axes, regime: Regime, points: Sequence[Point], lowest: float) -
         axes.text(0.98, 0.1, text, transform=axes.transAxes, ha="right", fontsize=SIZE, zorder=5)
 
 
-def _curve(axes: Axes, regime: Regime, points: Sequence[Point]) -> None:
+def _curve(axes: Axes, regime: Regime, points: Sequence[RegimePoint]) -> None:
     """The fitted share lost, at the gap of the longest run."""
     curve = curve_of_method(points)
     if curve is None or not regime.telling:

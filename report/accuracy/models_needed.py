@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from report.accuracy.assay import Assay
-from report.accuracy.regime import Point, Regime
+from report.accuracy.regime import Regime, RegimePoint
 from report.accuracy.regime_predictors import curve_of_method, logs_of
 from report.kit.logistic import Logistic, fit_logistics
 from report.kit.statistics import mean_of
@@ -75,7 +75,7 @@ def needed_of(regime: Regime) -> tuple[Needed, ...]:
     return tuple(sorted(known, key=lambda needed: (order[needed.kind], needed.models or 0.0)))
 
 
-def _needed(regime: Regime, name: str, all_points: Sequence[Point]) -> Needed:
+def _needed(regime: Regime, name: str, all_points: Sequence[RegimePoint]) -> Needed:
     points = [point for point in all_points if point.fits]
     good = sum(point.word == "non-inferior" for point in points)
     links = [point.rows.row.link_models / point.models for point in points if point.rows.row.link_models is not None]
@@ -115,12 +115,14 @@ def _margin_share(length: Assay, margin: float) -> float:
     return margin / (length.gap or math.inf)
 
 
-def _draws(points: Sequence[Point], share: float, ends: tuple[float, float]) -> list[float]:
+def _draws(points: Sequence[RegimePoint], share: float, ends: tuple[float, float]) -> list[float]:
     """The logarithm of the models needed in each draw."""
     return [_log_needed(curve, share, ends) for curve in share_draws(points)]
 
 
-def share_draws(points: Sequence[Point], predictor: str = "models sent", num_draws: int = DRAWS) -> list[Logistic]:
+def share_draws(
+    points: Sequence[RegimePoint], predictor: str = "models sent", num_draws: int = DRAWS
+) -> list[Logistic]:
     """Curves through a method's rows, with the seeds of every length drawn anew."""
     generator = np.random.default_rng(0)
     seeds = {point.length.num_steps: sorted(point.ceiling.accuracy) for point in points}
@@ -131,7 +133,7 @@ def share_draws(points: Sequence[Point], predictor: str = "models sent", num_dra
     return fit_logistics(logs_of(points, predictor), np.array(lost))
 
 
-def _lost(point: Point, seeds: Sequence[int]) -> float:
+def _lost(point: RegimePoint, seeds: Sequence[int]) -> float:
     """The share lost over drawn seeds; of a row that has none of them, over its own."""
     known = point.differences
     values = [known[seed] for seed in seeds if seed in known] or list(known.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
-from report.kit.document import Cell, Column, Figure, Table, exhibit_name
+from report.kit.document import Cell, Figure, Table, exhibit_name, numbers, texts
 from report.kit.wording import listed
 
 SPEEDUPS = "the report results/speedups"
@@ -13,7 +13,7 @@ SPEEDUPS = "the report results/speedups"
 
 
 @dataclass(frozen=True)
-class Question:
+class ReaderQuestion:
     """A question by its number, the keys of the exhibits of this report that answer it (on this experiment's task),
 
     and the experiment, or the other report, that would answer it, or the rest of it. `algorithms` are those whose rows
@@ -28,56 +28,60 @@ class Question:
 
 
 QUESTIONS = (
-    Question(1, "exact accuracies, and is there a loss", ("accuracy", "assay"), "the same on ResNet-50 and ImageNet"),
-    Question(2, "what the baseline is", ("baseline",), SPEEDUPS),
-    Question(3, "other topologies", (), SPEEDUPS),
-    Question(4, "at which bandwidth it pays", (), SPEEDUPS),
-    Question(5, "speed-up over the other methods", (), SPEEDUPS),
-    Question(6, "what the published speed-ups imply", (), SPEEDUPS),
-    Question(7, "does it save money", (), SPEEDUPS),
-    Question(
+    ReaderQuestion(
+        1, "exact accuracies, and is there a loss", ("accuracy", "assay"), "the same on ResNet-50 and ImageNet"
+    ),
+    ReaderQuestion(2, "what the baseline is", ("baseline",), SPEEDUPS),
+    ReaderQuestion(3, "other topologies", (), SPEEDUPS),
+    ReaderQuestion(4, "at which bandwidth it pays", (), SPEEDUPS),
+    ReaderQuestion(5, "speed-up over the other methods", (), SPEEDUPS),
+    ReaderQuestion(6, "what the published speed-ups imply", (), SPEEDUPS),
+    ReaderQuestion(7, "does it save money", (), SPEEDUPS),
+    ReaderQuestion(
         8,
         "accuracy per bit on smaller models",
         ("bits_figure", "equal_bits"),
         "the same over model widths",
     ),
-    Question(9, "other networks", (), "an accuracy experiment over models"),
-    Question(10, "another task", ("metrics", "translations"), "an accuracy experiment on translation"),
-    Question(
+    ReaderQuestion(9, "other networks", (), "an accuracy experiment over models"),
+    ReaderQuestion(10, "another task", ("metrics", "translations"), "an accuracy experiment on translation"),
+    ReaderQuestion(
         11,
         "does the two-level scheme earn its keep (CSEA: H = 1, C2 = 0; CSER-PL: C2 = 0; local SGD: C1 all, C2 = 0)",
         ("equal_bits", "pairs"),
         "C1 = 0",
         frozenset({"cser", "csea", "cser_pl", "local_sgd"}),
     ),
-    Question(
+    ReaderQuestion(
         12, "how H, R1 and R2 share a budget", ("splits",), "an accuracy experiment over (H, R1, R2) at equal bits"
     ),
-    Question(13, "is best training loss best accuracy", ("scatter", "rules", "tuning"), ""),
-    Question(14, "what tuning costs", ("tuning", "best_of"), "a timing experiment, for hours of accelerators"),
-    Question(
+    ReaderQuestion(13, "is best training loss best accuracy", ("scatter", "rules", "tuning"), ""),
+    ReaderQuestion(14, "what tuning costs", ("tuning", "best_of"), "a timing experiment, for hours of accelerators"),
+    ReaderQuestion(
         15,
         "why error reset helps",
         ("drift", "progress", "pairs"),
         "one compressor with only the rule changed",
         frozenset({"ef_sgd", "csea"}),
     ),
-    Question(16, "is the error ever zero", ("drift",), "an accuracy experiment over R1 and H"),
-    Question(17, "other compressors", ("compressors",), "an accuracy experiment over compressors"),
-    Question(18, "data that differ between workers", (), "an accuracy experiment over label skew"),
-    Question(19, "how many workers", (), "an accuracy experiment over the number of workers"),
-    Question(20, "which learning rate", ("tuning_figure",), ""),
-    Question(
+    ReaderQuestion(16, "is the error ever zero", ("drift",), "an accuracy experiment over R1 and H"),
+    ReaderQuestion(17, "other compressors", ("compressors",), "an accuracy experiment over compressors"),
+    ReaderQuestion(18, "data that differ between workers", (), "an accuracy experiment over label skew"),
+    ReaderQuestion(19, "how many workers", (), "an accuracy experiment over the number of workers"),
+    ReaderQuestion(20, "which learning rate", ("tuning_figure",), ""),
+    ReaderQuestion(
         21,
         "does momentum help M-CSER beyond CSER",
         ("equal_bits", "pairs"),
         "an accuracy experiment over momentum",
         frozenset({"cser", "mcser"}),
     ),
-    Question(22, "when are ratios of 256 to 1024 needed", (), SPEEDUPS),
-    Question(23, "other methods", (), "an accuracy and a timing experiment with their rows"),
-    Question(24, "is the released method the written one", (), "an accuracy experiment, switch by switch"),
-    Question(25, "would local SGD or one final average do", ("equal_bits", "pairs"), "", frozenset({"local_sgd"})),
+    ReaderQuestion(22, "when are ratios of 256 to 1024 needed", (), SPEEDUPS),
+    ReaderQuestion(23, "other methods", (), "an accuracy and a timing experiment with their rows"),
+    ReaderQuestion(24, "is the released method the written one", (), "an accuracy experiment, switch by switch"),
+    ReaderQuestion(
+        25, "would local SGD or one final average do", ("equal_bits", "pairs"), "", frozenset({"local_sgd"})
+    ),
 )
 
 
@@ -104,7 +108,7 @@ def questions_table(exhibits: Mapping[str, Table | Figure], experiment: str, alg
         rows.append(
             (Cell(str(question.number)), Cell(question.words), Cell(here), Cell(question.experiment or "none needed"))
         )
-    columns = (Column("no."), Column("question", "left"), Column("answered by", "left"), Column("what else", "left"))
+    columns = (*numbers("no."), *texts("question", "answered by", "what else"))
     found = (
         f"This report has exhibits for {answered} of {len(QUESTIONS)} questions, each for this task and model alone; "
         "the last column names what would answer the rest."

@@ -15,7 +15,7 @@ from report.kit.statistics import Comparison, Word, compare, judge
 
 
 @dataclass(frozen=True)
-class Point:
+class RegimePoint:
     """One row at one length, against SGD of the same length, paired by seed."""
 
     rows: RowRuns
@@ -65,11 +65,11 @@ class Regime:
     """All points, from the longest run to the shortest."""
 
     lengths: tuple[Assay, ...]
-    points: tuple[Point, ...]
+    points: tuple[RegimePoint, ...]
     margin: float | None
 
     @cached_property
-    def methods(self) -> dict[str, tuple[Point, ...]]:
+    def methods(self) -> dict[str, tuple[RegimePoint, ...]]:
         """Points by method, of methods that are there with more than one number of models sent."""
         names = dict.fromkeys(point.method for point in self.points)
         groups = {name: tuple(point for point in self.points if point.method == name) for name in names}
@@ -103,10 +103,10 @@ def _point(
     ceilings: Mapping[int, RowRuns],
     experiment: Experiment,
     is_bound: bool,
-) -> Point:
+) -> RegimePoint:
     steps = rows.row.num_steps
     comparison = compare(rows.accuracy, ceilings[steps].accuracy, experiment.margin, experiment.confidence)
     word = judge(comparison, experiment.margin, len(rows.diverged))
     if word == "non-inferior" and lengths[steps].reason is not None:
         word = "cannot tell"
-    return Point(rows, lengths[steps], ceilings[steps], rows.row.models_sent or 0.0, comparison, word, is_bound)
+    return RegimePoint(rows, lengths[steps], ceilings[steps], rows.row.models_sent or 0.0, comparison, word, is_bound)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from report.accuracy.regime import Point, Regime
+from report.accuracy.regime import Regime, RegimePoint
 from report.kit.logistic import Logistic, Vector, fit_logistic
 
 PREDICTORS = {"models sent": "M", "ratio": "R", "steps": "T", "steps and ratio": "TR"}
@@ -40,7 +40,7 @@ class Explained:
 
 @dataclass(frozen=True)
 class _Rows:
-    points: tuple[Point, ...]
+    points: tuple[RegimePoint, ...]
     fitted: Vector
     left_out: Vector
 
@@ -53,7 +53,7 @@ class _Rows:
         return float(((self.lost - self.lost.mean()) ** 2).sum())
 
 
-def logs_of(points: Sequence[Point], predictor: str) -> Vector:
+def logs_of(points: Sequence[RegimePoint], predictor: str) -> Vector:
     """Natural logarithms of a predictor, of shape (rows, 1) or, for two, (rows, 2)."""
     values = {"M": lambda p: p.models, "R": lambda p: p.ratio, "T": lambda p: p.length.num_steps}
     letters = PREDICTORS[predictor]
@@ -61,7 +61,7 @@ def logs_of(points: Sequence[Point], predictor: str) -> Vector:
     return np.asarray(np.log(numbers), dtype=np.float64)
 
 
-def curve_of_method(points: Sequence[Point], predictor: str = "models sent") -> Logistic | None:
+def curve_of_method(points: Sequence[RegimePoint], predictor: str = "models sent") -> Logistic | None:
     """The curve through a method's rows; None where there are too few or they do not differ in the predictor."""
     known = [point for point in points if point.fits]
     if len(known) < 3 or len({point.models for point in known}) < 2:
@@ -69,7 +69,7 @@ def curve_of_method(points: Sequence[Point], predictor: str = "models sent") -> 
     return fit_logistic(logs_of(known, predictor), np.array([point.lost for point in known]))
 
 
-def fitted_methods(regime: Regime) -> dict[str, tuple[Point, ...]]:
+def fitted_methods(regime: Regime) -> dict[str, tuple[RegimePoint, ...]]:
     """Methods with enough rows, at two lengths or more, and the rows that count."""
     groups = {name: tuple(p for p in points if p.fits) for name, points in regime.methods.items()}
     return {
@@ -90,13 +90,13 @@ def explained(regime: Regime) -> list[Explained]:
     return found
 
 
-def _rows(points: tuple[Point, ...], predictor: str) -> _Rows:
+def _rows(points: tuple[RegimePoint, ...], predictor: str) -> _Rows:
     logs = logs_of(points, predictor)
     lost = np.array([point.lost for point in points])
     return _Rows(points, fit_logistic(logs, lost).at(logs), _left_out(points, logs, lost))
 
 
-def _left_out(points: Sequence[Point], logs: Vector, lost: Vector) -> Vector:
+def _left_out(points: Sequence[RegimePoint], logs: Vector, lost: Vector) -> Vector:
     """Each row's share lost as the rows of the other lengths predict it."""
     steps = np.array([point.length.num_steps for point in points])
     predicted = np.empty(len(points))
@@ -106,7 +106,7 @@ def _left_out(points: Sequence[Point], logs: Vector, lost: Vector) -> Vector:
     return predicted
 
 
-def left_out_misses(points: Sequence[Point], predictor: str) -> Vector:
+def left_out_misses(points: Sequence[RegimePoint], predictor: str) -> Vector:
     """Observed minus predicted share lost, each length from the others; empty for one length alone."""
     if len({point.length.num_steps for point in points}) < 2:
         return np.empty(0)

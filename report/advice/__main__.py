@@ -9,28 +9,37 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from harness.records.store import RecordError
 from report.accuracy.findings import study_of
 from report.accuracy.records import UsageError, read_records
 from report.accuracy.regime import regime_of
 from report.advice.advise import Advice, advise
-from report.advice.job import Job, layout, quantity
+from report.advice.job import Cluster, TrainingJob, cluster, count, layout, quantity
+from report.kit.ends import end_of
 from report.kit.wording import NONE, amount, points, ratio_name, short
 from report.speed.units import milliseconds
 
 MAP = Path(__file__).parents[2] / "results/reference/fashion_mnist_long"
 """The experiment whose regime map predicts losses."""
 
+_MORE = (
+    "`python -m harness advise` also takes --spec NAME_OR_FILE, an experiment whose baseline says the parameters, "
+    "steps, workers and compute, and --model FILE, a saved state_dict whose parameters are counted; what is given "
+    "beside them counts more."
+)
+
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(prog="python -m harness advise", description="Advice for one's own job.")
-    parser.add_argument("--parameters", required=True, help="of the network, as 25.6M")
-    parser.add_argument("--steps", required=True, help="of the whole job, as 450000")
+    parser = argparse.ArgumentParser(
+        prog="python -m harness advise", description="Advice for one's own job.", epilog=_MORE
+    )
+    parser.add_argument("--parameters", help="of the network, as 25.6M")
+    parser.add_argument("--steps", help="of the whole job, as 450000")
     parser.add_argument("--workers", help="one a machine; or give --layout")
     parser.add_argument("--layout", help="machines x workers a machine, as 2x4")
-    parser.add_argument("--compute-ms", required=True, help="forward and backward pass of one worker's batch")
-    parser.add_argument("--bandwidth", required=True, help="of a machine's link, each way, as 10Gb/s")
+    parser.add_argument("--compute-ms", help="forward and backward pass of one worker's batch")
+    parser.add_argument("--bandwidth", help="of a machine's link, each way, as 10Gb/s")
+    parser.add_argument("--cluster", help="a profile of python -m slurm, for layout and bandwidth: NAME or FILE.toml")
     parser.add_argument("--inside", help="of a worker's link inside its machine, as 1200Gb/s (default: no limit)")
     parser.add_argument("--latency-us", default="50", help="of a hop (default: 50)")
     parser.add_argument("--margin", default="0.5", help="loss that counts as none, in points (default: 0.5)")
@@ -43,50 +52,72 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table and the recommendation; returns the exit status."""
     options = parser().parse_args(arguments)
-    try:
+
+    def advice() -> str:
         job = job_of(options)
         study = study_of(read_records(options.map))
         regime = regime_of(study)
         if regime is None:
             raise UsageError(f"{options.map} has runs of one length alone, so it has no regime map; give another --map")
         rows = [rows for rows in study.records.main_rows if rows.row.tunes is None]
-        print(as_text(advise(job, regime, rows, rows[0].row.num_parameters)))
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RecordError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        workers = study.records.experiment.settings.get("workers", "")
+        known = int(workers) if workers.isdigit() else None
+        return as_text(advise(job, regime, rows, rows[0].row.num_parameters, known))
+
+    return end_of(advice, UsageError)
 
 
-def job_of(options: argparse.Namespace) -> Job:
+def job_of(options: argparse.Namespace) -> TrainingJob:
     """The job that the options tell.
 
     Raises:
-        UsageError: a number that cannot be read, or workers and layout that disagree.
+        UsageError: a number that is missing or cannot be read, or workers and layout that disagree.
     """
-    if not options.workers and not options.layout:
-        raise UsageError("how many workers? give --workers 8, or --layout 2x4")
-    workers = round(quantity(options.workers)) if options.workers else None
-    machines, each = layout(options.layout) if options.layout else (workers or 1, 1)
-    if workers is not None and workers != machines * each:
-        raise UsageError(f"--workers {workers} and --layout {options.layout} disagree; leave one out")
+    profile = cluster(options.cluster) if options.cluster else None
+    machines, each = _shape(options, profile)
     if machines * each < 2:
         raise UsageError("one worker sends nothing; give two workers or more")
-    return Job(
-        num_parameters=round(quantity(options.parameters)),
-        num_steps=round(quantity(options.steps)),
+    given = options.bandwidth
+    bandwidth = quantity(given, "b/s") if given else profile.bits_per_second if profile else None
+    for what, value, example in (
+        ("--parameters", options.parameters, "25.6M"),
+        ("--steps", options.steps, "450000"),
+        ("--compute-ms", options.compute_ms, "27"),
+        ("--bandwidth", bandwidth, "10Gb/s"),
+    ):
+        if value is None:
+            raise UsageError(f"{what} is missing; give it, as {what} {example}")
+    assert bandwidth is not None
+    return TrainingJob(
+        num_parameters=count(options.parameters, "parameters"),
+        num_steps=count(options.steps, "steps"),
         num_machines=machines,
         workers_per_machine=each,
         compute_seconds=quantity(options.compute_ms) / 1e3,
-        bits_per_second=quantity(options.bandwidth, "b/s"),
+        bits_per_second=bandwidth,
         inside_bits_per_second=quantity(options.inside, "b/s") if options.inside else 0.0,
         latency_seconds=quantity(options.latency_us) / 1e6,
         margin=quantity(options.margin) / 100,
         gap=quantity(options.gap) / 100 if options.gap else None,
         dollars_per_hour=quantity(options.dollars_per_hour) if options.dollars_per_hour else None,
     )
+
+
+def _shape(options: argparse.Namespace, profile: Cluster | None) -> tuple[int, int]:
+    """Machines and workers a machine: of the layout, or the profile, or as many machines as workers."""
+    workers = count(options.workers, "workers") if options.workers else None
+    if options.layout:
+        machines, each = layout(options.layout)
+    elif profile is not None:
+        machines, each = profile.num_machines, profile.workers_per_machine
+    elif workers is not None:
+        return workers, 1
+    else:
+        raise UsageError("how many workers? give --workers 8, or --layout 2x4")
+    if workers is not None and workers != machines * each:
+        where = f"--layout {options.layout}" if options.layout else f"--cluster {options.cluster} ({machines}x{each})"
+        raise UsageError(f"--workers {workers} and {where} disagree; leave one out")
+    return machines, each
 
 
 def as_text(advice: Advice) -> str:

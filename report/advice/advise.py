@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from report.accuracy.records import RowRuns, UsageError
 from report.accuracy.regime import Regime
 from report.accuracy.regime_predictors import best_predictor
-from report.advice.job import Job
+from report.advice.job import TrainingJob
 from report.advice.loss import Loss, expected_loss
 from report.advice.steps import ddp_seconds, method_seconds, sent_by
 from report.kit.wording import amount, points, ratio_name, short
@@ -16,9 +16,6 @@ from report.speed.units import factor, milliseconds
 
 WORTH = 1.05
 """A method is recommended over DDP where its step is so many times as fast, or more."""
-
-FAR = 3.0
-"""From so many times the most models that were sent, or so many times fewer than the least, a sentence says so."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class Advised:
 class Advice:
     """All lines, the fastest first, with the gap that turns a share lost into points, and what is recommended."""
 
-    job: Job
+    job: TrainingJob
     gap: float
     lines: tuple[Advised, ...]
     sentence: str
@@ -45,12 +42,14 @@ class Advice:
     """What the map was made of, and how far the job is from that."""
 
 
-def advise(job: Job, regime: Regime, rows: Sequence[RowRuns], num_parameters: int) -> Advice:
+def advise(
+    job: TrainingJob, regime: Regime, rows: Sequence[RowRuns], num_parameters: int, num_workers: int | None = None
+) -> Advice:
     """Advice from an experiment's regime map and the traffic of its rows at the main length.
 
     Args:
         rows: of the experiment's own length.
-        num_parameters: of the experiment's network.
+        num_parameters, num_workers: of the experiment; None where it is not known.
 
     Raises:
         UsageError: the map has no length that can tell a loss.
@@ -71,10 +70,11 @@ def advise(job: Job, regime: Regime, rows: Sequence[RowRuns], num_parameters: in
         loss = expected_loss(regime, each.method, models, job.num_steps, predictor)
         lines.append(Advised(each.method, each.row.ratio, each.row.settings, method_seconds(job, sent), models, loss))
     lines.sort(key=lambda line: (line.step_seconds, line.method))
-    return Advice(job, gap, tuple(lines), _sentence(job, gap, lines), _where(job, regime, num_parameters, predictor))
+    where = _where(job, regime, (num_parameters, num_workers), predictor)
+    return Advice(job, gap, tuple(lines), _sentence(job, gap, lines), where)
 
 
-def _sentence(job: Job, gap: float, lines: Sequence[Advised]) -> str:
+def _sentence(job: TrainingJob, gap: float, lines: Sequence[Advised]) -> str:
     base = min((line for line in lines if line.method.startswith("DDP")), key=lambda line: line.step_seconds)
     safe = [line for line in lines if line.loss and gap * line.loss.high <= job.margin]
     best = min(safe, key=lambda line: (line.step_seconds, -line.models))
@@ -87,7 +87,7 @@ def _sentence(job: Job, gap: float, lines: Sequence[Advised]) -> str:
             f"expected to lose at most {_points(job.margin)} points is more than {100 * (WORTH - 1):.0f} % faster."
         )
     assert best.loss
-    gain, far = base.step_seconds / best.step_seconds, f"; {_far(best.loss)}" if best.loss.beyond >= FAR else ""
+    gain, far = base.step_seconds / best.step_seconds, f"; {_far(best.loss)}" if best.loss.beyond > 1 else ""
     return (
         f"Use {best.method} at ratio {ratio_name(best.ratio or 1)}: a modelled step of "
         f"{milliseconds(best.step_seconds)} ms is {factor(gain)} as fast as {base.method} "
@@ -104,13 +104,15 @@ def _points(share: float) -> str:
     return points(share).lstrip("+")
 
 
-def _where(job: Job, regime: Regime, num_parameters: int, predictor: str) -> str:
+def _where(job: TrainingJob, regime: Regime, size: tuple[int, int | None], predictor: str) -> str:
+    num_parameters, num_workers = size
     steps = [length.num_steps for length in regime.telling]
     larger, longer = job.num_parameters / num_parameters, job.num_steps / max(steps)
+    workers = f", and {job.num_workers} workers where that had {num_workers}" if num_workers else ""
     return (
         f"The map is of a network of {num_parameters:,} parameters, {len(regime.telling)} lengths from {min(steps):,} "
         f"to {max(steps):,} steps, fixed shards. This job has {amount(larger)} times the parameters, and "
-        f"{amount(longer)} times the steps of the longest. Losses are predicted from {predictor}, which does best at "
-        "lengths that it was not shown. Whether they carry over to other networks was not tested. Step times are "
-        "modelled, without encoding. DDP with fp16 is taken to lose nothing."
+        f"{amount(longer)} times the steps of the longest{workers}. Losses are predicted from {predictor}, which does "
+        "best at lengths that it was not shown. Whether they carry over to other networks was not tested. Step "
+        "times are modelled, without encoding. DDP with fp16 is taken to lose nothing."
     )

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 import re
+import tomllib
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from report.accuracy.records import UsageError
 
 _PREFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
 
+CLUSTERS = Path(__file__).parents[2] / "slurm/clusters"
+"""Where a cluster's profile is looked for by its name."""
+
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """A training job as far as advice needs to know it.
 
     Attributes:
@@ -58,6 +64,18 @@ def quantity(text: str, unit: str = "") -> float:
     return value
 
 
+def count(text: str, what: str) -> int:
+    """A whole number, as of parameters, steps or workers.
+
+    Raises:
+        UsageError: anything else, or below 1.
+    """
+    value = quantity(text)
+    if abs(value - round(value)) > 1e-6 * value:
+        raise UsageError(f"{text} {what}: that is no whole number")
+    return round(value)
+
+
 def layout(text: str) -> tuple[int, int]:
     """Machines and workers a machine, of "2x4".
 
@@ -68,3 +86,37 @@ def layout(text: str) -> tuple[int, int]:
     if not match:
         raise UsageError(f"{text!r} is no layout; write machines x workers a machine, as 2x4")
     return int(match[1]), int(match[2])
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What advice takes from a cluster's profile; None where it does not say."""
+
+    num_machines: int
+    workers_per_machine: int
+    bits_per_second: float | None
+
+
+def cluster(name: str) -> Cluster:
+    """Machines, workers and links of a profile of `python -m slurm`: NAME, NAME:VARIANT, or a TOML file.
+
+    Raises:
+        UsageError: there is no such profile or variant, or it does not say how many workers there are.
+    """
+    stem, _, variant = name.partition(":")
+    path = Path(stem) if stem.endswith(".toml") else CLUSTERS / f"{stem}.toml"
+    try:
+        table: dict[str, Any] = tomllib.loads(path.read_text())
+    except OSError:
+        raise UsageError(f"there is no cluster profile {path}; give the path of a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}") from None
+    variants = table.get("variants", {})
+    if variant and variant not in variants:
+        raise UsageError(f"{path} has no variant {variant!r}; it has {', '.join(variants) or 'none'}")
+    table |= variants.get(variant, {})
+    machines, each = table.get("nodes"), table.get("workers_per_node") or table.get("gpus_per_node")
+    if not isinstance(machines, int) or not isinstance(each, int) or min(machines, each) < 1:
+        raise UsageError(f"{path} does not say how many workers there are; give it nodes and gpus_per_node")
+    link = table.get("link_gigabits_per_second")
+    return Cluster(machines, each, 1e9 * link if isinstance(link, int | float) and link > 0 else None)

@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
         "--results", type=Path, default=Path("results"), help="your own records; the rest is taken from those that ship"
     )
     parser.add_argument("--output", type=Path, help="folder to write into (default: answers/ in the results)")
+    parser.add_argument("--readme", type=Path, help="file that gets the first page in short, between its marks")
     return parser
 
 
@@ -31,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from report.answers.build import build_answers
 
     def write() -> str:
-        return f"wrote {build_answers(options.results, options.output)} and answers.pdf beside it"
+        written = build_answers(options.results, options.output, options.readme)
+        return f"wrote {written} and answers.pdf beside it"
 
     return end_of(write, UsageError)
 

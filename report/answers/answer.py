@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from report.accuracy.findings import Finding, Study
 from report.accuracy.records import Records, RowRuns
@@ -47,14 +48,30 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A figure that shows an answer: its title, what is seen in it, and what draws it (False: there is nothing)."""
+
+    title: str
+    found: str
+    draw: Callable[[Path], bool]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Answer:
-    """What is said: one or two sentences made from the numbers; `open` says what is missing, empty where nothing is."""
+    """What is said: one or two sentences made from the numbers; `open` says what is missing, empty where nothing is.
+
+    `brief`: the answer in short, for the first page and the README; empty where neither asks for it. `command`: what
+    fills it, where that is not the question's own.
+    """
 
     said: tuple[str, ...]
     regime: str
-    exhibit: Table | None = None
+    exhibit: Table | Picture | None = None
     numbers: tuple[Number, ...] = ()
     open: str = ""
+    brief: str = ""
+    command: str = ""
 
     @property
     def state(self) -> str:
@@ -62,9 +79,9 @@ class Answer:
         return "open" if not self.said else "in part" if self.open else "answered"
 
 
-def nothing(what: str) -> Answer:
+def nothing(what: str, command: str = "") -> Answer:
     """The answer where no run speaks to the question."""
-    return Answer((), "none yet", open=what)
+    return Answer((), "none yet", open=what, command=command)
 
 
 def apart(key: str, left: RowRuns | Finding | None, right: RowRuns | Finding | None) -> Number | None:

@@ -8,26 +8,29 @@ from pathlib import Path
 
 from harness.records.store import write_text_atomically
 from report.accuracy.findings import Study
-from report.answers.answer import Answer
+from report.answers.answer import Answer, Picture
 from report.answers.evidence import Evidence, evidence_of
-from report.answers.questions import ASKED, FIRST, Asked
-from report.kit.document import Block, Bullets, Cell, Code, Column, Document, Paragraph, Section, Table, Verdict
+from report.answers.first_page import first_page, put_into
+from report.answers.questions import ASKED, Asked
+from report.kit.document import Block, Bullets, Cell, Code, Column, Document, Paragraph, Section, Table
 from report.kit.exhibits import Exhibits, write_document
 from report.kit.wording import count_of, listed
 
 NAME = "answers"
 
 
-def build_answers(results: Path, output: Path | None = None) -> Path:
-    """Write answers.md, answers.pdf and csv/numbers.csv; the same records give the same bytes. Returns answers.md.
+def build_answers(results: Path, output: Path | None = None, readme: Path | None = None) -> Path:
+    """Write answers.md, answers.pdf, figures/ and csv/; the same records give the same bytes. Returns answers.md.
 
     Args:
         results: folder of one's own records; what is not there is taken from those that ship.
         output: where to write; None is the folder "answers" in `results`.
+        readme: a file with marks between which the first page goes in short; None for none.
 
     Raises:
         RecordError: a record is damaged or of another version; the message names the file.
         UsageError: `results` is no folder.
+        ValueError: the readme has no marks.
         OSError: the output cannot be written.
     """
     evidence = evidence_of(results)
@@ -35,6 +38,8 @@ def build_answers(results: Path, output: Path | None = None) -> Path:
     output = output or results / NAME
     output.mkdir(parents=True, exist_ok=True)
     write_numbers(output / "csv" / "numbers.csv", answers)
+    if readme:
+        put_into(readme, answers)
     return write_document(document_of(evidence, answers, output), output, NAME)
 
 
@@ -49,18 +54,12 @@ def document_of(evidence: Evidence, answers: dict[int, Answer], output: Path) ->
         "Answers",
         subtitle,
         (
-            _first_page(answers),
+            first_page(answers),
             Section("All questions", (_overview(answers),)),
             *sections,
             _how_it_was_run(evidence, answers),
         ),
     )
-
-
-def _first_page(answers: dict[int, Answer]) -> Section:
-    words = {asked.question.number: asked.question.asked for asked in ASKED}
-    items = tuple(f"{words[n]} {' '.join(answers[n].said) or answers[n].open} (Question {n})" for n in FIRST)
-    return Section("The five that matter most", (Verdict("In short", (Bullets(items),)),))
 
 
 def _overview(answers: dict[int, Answer]) -> Table:
@@ -77,12 +76,23 @@ def _section(asked: Asked, answer: Answer, exhibits: Exhibits) -> Section:
     question = asked.question
     blocks: list[Block] = [Paragraph(" ".join(answer.said))] if answer.said else []
     if answer.open:
-        blocks.append(Paragraph(f"{answer.open} This fills it: {question.command}"))
-    if answer.exhibit:
-        blocks.append(exhibits.table(answer.exhibit))
+        blocks.append(Paragraph(f"{answer.open} This fills it: {answer.command or question.command}"))
+    if block := _exhibit(question.number, answer.exhibit, exhibits):
+        blocks.append(block)
     if answer.said:
         blocks.append(Bullets((f"Seen in: {answer.regime}", f"What would change it: {question.changes}")))
     return Section(f"{question.number}. {question.asked}", tuple(blocks))
+
+
+def _exhibit(number: int, exhibit: Table | Picture | None, exhibits: Exhibits) -> Block | None:
+    """The table, or the figure by its question's name; an older picture of that name is removed where none is drawn."""
+    name = f"question_{number}.png"
+    if isinstance(exhibit, Picture):
+        picture = exhibit
+        return exhibits.figure(name, name, picture.title, picture.draw, lambda: picture.found, *picture.notes)
+    for suffix in (".png", ".pdf"):
+        (exhibits.output / "figures" / name).with_suffix(suffix).unlink(missing_ok=True)
+    return exhibits.table(exhibit) if exhibit else None
 
 
 def _how_it_was_run(evidence: Evidence, answers: dict[int, Answer]) -> Section:
@@ -95,7 +105,8 @@ def _how_it_was_run(evidence: Evidence, answers: dict[int, Answer]) -> Section:
         Column("left out"),
         Column("commits", "left"),
     )
-    commands = sorted({asked.question.command for asked in ASKED if answers[asked.question.number].state != "answered"})
+    lacking = [(asked.question, answers[asked.question.number]) for asked in ASKED]
+    commands = sorted({a.command or question.command for question, a in lacking if a.state != "answered"})
     text = (
         "Intervals are t intervals of 95 % of means, or of means of differences paired by seed; Holm's correction "
         "where it "

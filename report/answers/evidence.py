@@ -44,6 +44,13 @@ class Evidence:
             self.read[name] = next((study for study in found if study.records.ended), None)
         return self.read[name]
 
+    def named(self, start: str) -> list[str]:
+        """Names of the experiments at hand that begin so, searches left out."""
+        folders = [
+            path for place in self.places for path in place.glob(f"{start}*") if (path / "experiment.json").exists()
+        ]
+        return sorted({path.name for path in folders if not path.name.endswith("_tuning")})
+
     def tuned(self, name: str) -> tuple[Tuned, ...]:
         """Everything that was tried for an experiment's rows; empty where its search is not at hand."""
         study = self.study(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from report.answers import losses, rules, settings, speeds, splits, sweeps
+from report.answers import beside, error, losses, rules, set_ups, settings, speeds, splits, tasks
 from report.answers.answer import Answer, Question
 from report.answers.evidence import Evidence
 
@@ -83,23 +83,23 @@ ASKED = (
     _asked(
         8,
         "What accuracy does a bit buy where the network is not over-parametrised?",
-        sweeps.over_widths,
-        "Rates tuned at each width, which these are not.",
+        set_ups.over_widths,
+        "More models sent, where less is lost at every width.",
         _study("two_level", "width_8", "width_128"),
     ),
     _asked(
         9,
         "Do other kinds of network, as DenseNet and ShuffleNet, behave alike?",
-        sweeps.over_networks,
+        set_ups.over_networks,
         "Depth and batch norm, which a perceptron does not have.",
-        _study("two_level", "network_cnn"),
+        _study("two_level", "network_cnn", "network_densenet", "network_shufflenet"),
     ),
     _asked(
         10,
         "And another task, as translation by a Transformer?",
-        losses.another_task,
+        tasks.another_task,
         "A task whose gradients are sparse or whose optimiser is not SGD.",
-        "python -m harness run cmudict --tuning; python -m harness run cmudict",
+        tasks.command_of(tasks.TASKS),
     ),
     _asked(
         11,
@@ -139,7 +139,7 @@ ASKED = (
     _asked(
         16,
         "Is the error ever reset to zero, or only slowly averaged?",
-        rules.is_the_error_ever_zero,
+        error.is_the_error_ever_zero,
         "R1 = 1, where every reset is a whole average.",
         _study("two_level"),
     ),
@@ -153,16 +153,16 @@ ASKED = (
     _asked(
         18,
         "What if workers hold different kinds of data?",
-        sweeps.over_skews,
-        "Rates tuned under skew, which these are not.",
+        set_ups.over_skews,
+        "More models sent: workers that meet more often drift less apart.",
         _study("two_level", "skew_class_shards", "skew_dirichlet_0.1", "skew_dirichlet_1", "skew_dirichlet_10"),
     ),
     _asked(
         19,
         "How many workers does it stand?",
-        sweeps.over_workers,
+        set_ups.over_workers,
         "A fixed batch per worker, where more workers mean fewer steps.",
-        _study("two_level", "workers_2", "workers_4", "workers_16"),
+        _study("two_level", "workers_2", "workers_4", "workers_16", "workers_32"),
     ),
     _asked(
         20,
@@ -175,7 +175,7 @@ ASKED = (
         21,
         "Does momentum help M-CSER beyond CSER?",
         settings.does_momentum_help,
-        "A rate tuned at each momentum.",
+        "A finer search for rates, or another ratio.",
         _study("momentum"),
     ),
     _asked(
@@ -188,15 +188,15 @@ ASKED = (
     _asked(
         23,
         "How do PowerSGD, CHOCO-SGD, DeepSqueeze, decentralised SGD and other relatives compare?",
-        sweeps.relatives,
+        beside.relatives,
         "Topologies with a larger spectral gap.",
         _study("relatives"),
     ),
     _asked(
         24,
         "Is the method as it was released the method as it is written?",
-        sweeps.released,
-        "Longer runs, where its extra averages count for more.",
+        beside.released,
+        "Longer runs, or its compressor, which draws a block in each tensor and was not switched here.",
         _study("released"),
     ),
     _asked(
@@ -207,6 +207,3 @@ ASKED = (
         LONG,
     ),
 )
-
-FIRST = (1, 4, 15, 25, 6)
-"""The questions whose answers matter most, in the order of the first page."""

@@ -1,15 +1,12 @@
-"""Answers on what becomes of what is not sent: dropped, fed back or reset, by which compressor, and how large it is."""
+"""Answers on what becomes of what is not sent: dropped, fed back or reset, and by which compressor."""
 
 from __future__ import annotations
 
-from statistics import median
-
 from report.accuracy.findings import Finding, Study
-from report.answers.answer import Answer, Number, apart, nothing, number_cells, regime_of, share, table
-from report.answers.evidence import LONG, SPLITS, Evidence, finding, progress, some_missing
+from report.answers.answer import Answer, apart, nothing, number_cells, regime_of, table
+from report.answers.evidence import LONG, Evidence, finding, progress, some_missing
 from report.kit.document import Cell, Table
-from report.kit.statistics import mean_of
-from report.kit.wording import amount, count_of, listed, points, short
+from report.kit.wording import amount, bounds, listed, points, short
 
 RULES = "study_rules"
 KINDS = {"block": "blocks", "random_k": "random-k", "top_k": "top-k", "qsgd": "QSGD", "sign": "sign"}
@@ -46,7 +43,15 @@ def why_error_reset_helps(evidence: Evidence) -> Answer:
         if study.records.experiment.name == RULES
         else "Dropping, random-k and quantisers were not run yet."
     )
-    return Answer((first, second), _regime(study, found), _rules_table(study, found), tuple(numbers.values()), missing)
+    shown = [
+        f"{name} ({points(n.value)} points, 95 %: {bounds(n.low, n.high)})"
+        for name, n in numbers.items()
+        if name in better
+    ]
+    brief = f"With only the rule changed, it is shown to help with {listed(shown) or 'none'}"
+    brief += f", and not with {listed(not_shown)}." if not_shown else "."
+    exhibit = _rules_table(study, found)
+    return Answer((first, second), _regime(study, found), exhibit, tuple(numbers.values()), missing, brief)
 
 
 def _rate(found: Finding | None) -> str:
@@ -117,54 +122,3 @@ def _compressor_table(study: Study, found: dict[str, tuple[Finding | None, ...]]
     return table(
         "Method by compressor", "What is all-gathered loads a link more than what is all-reduced.", heads, rows
     )
-
-
-def is_the_error_ever_zero(evidence: Evidence) -> Answer:
-    """Question 16: the workers' distance over a run; x_i - e_i is alike on all workers, so it is the error's spread."""
-    study = evidence.study(SPLITS) or evidence.study(LONG)
-    group = study.main_group.findings if study and study.main_group else ()
-    rows = [f for f in group if f.records.row.algorithm in ("cser", "mcser", "csea", "cser_pl") and _distances(f)]
-    if study is None or not rows:
-        return nothing("No run has recorded the distance between workers yet.")
-    zero = [f for f in rows if min(_distances(f)) == 0]
-    middle = {f.records.row.row: mean_of(_distances(f)) for f in rows}
-    low, high = min(rows, key=lambda f: middle[f.records.row.row]), max(rows, key=lambda f: middle[f.records.row.row])
-    falls = [_last(f) / max(_distances(f)) for f in rows]
-    said = (
-        f"Of {count_of(len(rows), 'row')} of the family the error was exactly zero at a score in {len(zero) or 'none'}"
-        f"{progress(study)}; "
-        f"its mean over a run goes from {short(middle[low.records.row.row], 3)} ({low.method}) to "
-        f"{short(middle[high.records.row.row], 3)} ({high.method}).",
-        f"At the last score, at a learning rate near zero, it is {share(median(falls))} of its largest in the median "
-        "row "
-        f"({share(min(falls))} to {share(max(falls))}).",
-    )
-    numbers = (
-        Number("rows with a zero error", len(zero)),
-        Number("rows", len(rows)),
-        *(Number(f"mean distance, {name}", value) for name, value in middle.items()),
-        Number("last over largest, median", median(falls)),
-    )
-    table_rows = [
-        (Cell(f.method, f.records.run_ids), *(Cell(short(x, 3), f.records.run_ids) for x in _profile(f)))
-        for f in sorted(rows, key=lambda f: middle[f.records.row.row])
-    ]
-    heads = ("method", "mean over the run", "largest", "least", "at the end")
-    note = "Root of the mean over workers of the squared distance to their mean, at every score of all seeds."
-    exhibit = table("The error over a run", f"{count_of(len(rows), 'row')}.", heads, table_rows, note)
-    return Answer(said, regime_of(study), exhibit, numbers)
-
-
-def _distances(found: Finding) -> list[float]:
-    """At the scores of all runs of a row, but for a first one before any step, where all workers begin alike."""
-    events = [event for run in found.records.finished.values() for event in run.events if event.step]
-    return [event.worker_distance for event in events if event.worker_distance is not None]
-
-
-def _last(found: Finding) -> float:
-    return mean_of([run.events[-1].worker_distance for run in found.records.finished.values() if run.events])
-
-
-def _profile(found: Finding) -> tuple[float, float, float, float]:
-    distances = _distances(found)
-    return mean_of(distances), max(distances), min(distances), _last(found)

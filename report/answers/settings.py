@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import median
 
 from report.accuracy.findings import Finding, Study
 from report.accuracy.records import best_training_loss
 from report.accuracy.tuning import GridPoint, Tuned
-from report.answers.answer import Answer, Number, apart, known, nothing, number_cells, regime_of, search_regime, table
+from report.answers.answer import Answer, Number, Picture, apart, known, nothing, regime_of, search_regime, table
 from report.answers.evidence import LONG, Evidence, finding, progress, some_missing
+from report.answers.figure_settings import BEST_OF, MEDIAN, best_of_line, draw_best_of, draw_momenta, draw_rates
+from report.answers.figures import Line
 from report.kit.document import Cell, Table
 from report.kit.statistics import mean_of, median_best_of, rank_correlation, summarise
-from report.kit.wording import amount, count_of, percent, points, ratio_name, short
+from report.kit.wording import amount, count_of, listed, percent, points, ratio_name, short
 
 NEAR = 0.002
 """A choice is as good as the best where its held-out accuracy is no further behind."""
@@ -128,43 +131,57 @@ def what_tuning_costs(evidence: Evidence) -> Answer:
         f"The search for all {count_of(len(tuned), 'row')} tried {trials:,} pairs of settings and rate and took "
         f"{hours:.1f} hours of one core.",
     )
+    curves = _best_of_curves(tuned)
     numbers = (
+        *(
+            Number(f"behind after {k:g}, {row}", y)
+            for row, line in curves.items()
+            for k, y in zip(line.x, line.y, strict=True)
+        ),
         Number("trials needed, median", float(median(needed.values())), count=len(needed)),
         *(Number(f"trials needed, {row}", count) for row, count in needed.items()),
         Number("trials", trials),
         Number("hours", hours),
     )
-    return Answer(said, search_regime(search), _cost_table(tuned, needed, walls), numbers)
+    near = 100 * NEAR
+    exhibit = Picture(
+        "The best of k trials against k",
+        f"By the median over all choices of k; {count_of(middle, 'trial')} of the median row are near the best.",
+        lambda path: draw_best_of(tuple(curves.values()), near, path),
+    )
+    return Answer(said, search_regime(search), exhibit, numbers)
+
+
+def _best_of_curves(tuned: Sequence[Tuned]) -> dict[str, Line]:
+    """By row, of some rows and of the median one: points behind the best after 1, 2 and so on trials."""
+    behind = {t.row: curve for t in tuned if (curve := _behind(t))}
+    most = min(map(len, behind.values()), default=0)
+    known = [[far for curve in behind.values() if (far := curve[k]) is not None] for k in range(most)]
+    curves = {"median": best_of_line(f"median of {len(behind)} rows", MEDIAN, [median(each) for each in known])}
+    names = {t.row: t.method for t in tuned}
+    for row in (row for row in BEST_OF if row in behind):
+        curves[row] = best_of_line(names[row], names[row], behind[row][:most])
+    return curves
+
+
+def _behind(tuned: Tuned) -> list[float | None]:
+    """How far the best of 1, 2 and so on trials is, in the median choice, behind the best of all, in points.
+
+    None where that one diverged; empty where no trial is finished.
+    """
+    scores = [_screened(point) for point in tuned.points]
+    best = max((score for score in scores if score is not None), default=None)
+    if best is None:
+        return []
+    reached = [median_best_of(scores, count) for count in range(1, len(scores) + 1)]
+    return [None if score is None else 100 * (best - score) for score in reached]
 
 
 def _trials_needed(tuned: Tuned) -> int | None:
     """The fewest trials of which the best is, in the median choice, near the best of all."""
-    scores = [_screened(point) for point in tuned.points]
-    finished = [score for score in scores if score is not None]
-    if not finished:
-        return None
-    near = max(finished) - NEAR
-    best_of = {count: median_best_of(scores, count) for count in range(1, len(scores) + 1)}
-    return next(count for count, score in best_of.items() if score is not None and score >= near)
-
-
-def _cost_table(tuned: tuple[Tuned, ...], needed: dict[str, int], walls: dict[str, float]) -> Table:
-    groups: dict[str, list[Tuned]] = {}
-    for t in tuned:
-        groups.setdefault(t.method, []).append(t)
-    rows = []
-    for method, entries in groups.items():
-        counts = [needed[t.row] for t in entries if t.row in needed]
-        ids = {run for t in entries for point in t.points for run in point.run_ids}
-        cells = (
-            str(len(entries)),
-            str(sum(len(t.points) for t in entries)),
-            f"{min(counts)} to {max(counts)}" if counts else "–",
-            f"{sum(walls[run] for run in ids) / _HOUR:.2f}",
-        )
-        rows.append((Cell(method), *(Cell(text) for text in cells)))
-    heads = ("method", "rows", "trials", "trials needed", "core hours")
-    return table("What tuning costs", "By method, over all its ratios.", heads, rows)
+    behind = _behind(tuned)
+    near = 100 * NEAR + 1e-9  # What is just so far behind is near.
+    return next((count for count, far in enumerate(behind, 1) if far is not None and far <= near), None)
 
 
 def which_learning_rate(evidence: Evidence) -> Answer:
@@ -189,56 +206,49 @@ def which_learning_rate(evidence: Evidence) -> Answer:
         Number("diverged", len(diverged)),
         Number("rows best at a lower rate than SGD's", lower),
     )
-    return Answer(said, search_regime(search), _rates_table(tuned), numbers)
-
-
-def _rates_table(tuned: tuple[Tuned, ...]) -> Table:
-    ratios = sorted({t.ratio for t in tuned if math.isfinite(t.ratio) and 1 < t.ratio < 10_000})
-    methods: dict[str, dict[float, Tuned]] = {}
-    for t in tuned:
-        methods.setdefault(t.method, {})[t.ratio] = t
-    rows = []
-    for method, by_ratio in methods.items():
-        cells = [Cell(short(by_ratio[r].selected) if r in by_ratio else "–") for r in ratios]
-        only = next(iter(by_ratio.values()))
-        cells = cells if set(by_ratio) & set(ratios) else [Cell(short(only.selected)), *(Cell("") for _ in ratios[1:])]
-        rates = [p.learning_rate for t in by_ratio.values() for p in t.points if p.diverged]
-        rows.append((Cell(method), *cells, Cell(short(min(rates)) if rates else "none")))
-    heads = ("method", *(f"rate at ratio {ratio_name(r)}" for r in ratios), "least that diverged")
-    return table("Learning rates", "Chosen on held-out samples.", heads, rows, "A row without a ratio has one rate.")
+    exhibit = Picture(
+        "Held-out accuracy over the learning rate",
+        "Each row at the best of its settings, at one tuning seed; a cross: all diverged.",
+        lambda path: draw_rates(tuned, path),
+    )
+    return Answer(said, search_regime(search), exhibit, numbers)
 
 
 def does_momentum_help(evidence: Evidence) -> Answer:
-    """Question 21: M-CSER over momenta, or M-CSER less CSER at each ratio."""
-    study = evidence.study(MOMENTUM)
+    """Question 21: M-CSER over momenta at one ratio, and M-CSER less CSER at each ratio of the long experiment."""
+    study, long = evidence.study(MOMENTUM), evidence.study(LONG)
     base = finding(study, "cser-m0")
     rows = [f for f in study.compared if f.records.row.algorithm == "mcser"] if study else []
-    lines: list[tuple[str, Finding, Finding | None]] = [(f.method, f, base) for f in rows if base]
-    missing = ""
-    if study is None or not any(apart("", f, base) for _, f, base in lines):
-        study, missing = evidence.study(LONG), "The sweep over momenta was not run yet."
-        lines = _at_each_ratio(study)
-    numbers = {name: n for name, f, base in lines if (n := apart(f"{name} − CSER", f, base))}
-    if study is None or not numbers:
+    swept = {f.method: n for f in rows if (n := apart(f"{f.method} − CSER", f, base))}
+    ratios = {name: n for name, f, plain in _at_each_ratio(long) if (n := apart(f"{name} − CSER", f, plain))}
+    if not swept and not ratios:
         return nothing("No experiment has runs of both CSER and M-CSER yet.")
-    told = {word: [name for name, n in numbers.items() if n.told == word] for word in ("better", "worse")}
-    parts = [f"{name} {n.points()}" for name, n in numbers.items()]
-    said = (
-        f"M-CSER less CSER at equal bits: {'; '.join(parts)}{progress(study)}.",
-        f"Each judged alone at 95 %, momentum is shown to help in {len(told['better'])} of {len(numbers)} and to harm "
-        f"in {len(told['worse'])}.",
-    )
-    table_rows = [
-        (Cell(name), Cell(amount(f.models)), *number_cells(numbers.get(name), f, base)) for name, f, base in lines
-    ]
-    heads = ("M-CSER", "models sent", "difference to CSER, points", "95 % interval")
-    return Answer(
-        said,
-        regime_of(study),
-        table("Momentum", "", heads, table_rows),
-        tuple(numbers.values()),
-        missing or some_missing(study),
-    )
+    said = []
+    if study and swept:
+        parts = [f"{n.points()} with {name.removeprefix('M-CSER, ')}" for name, n in swept.items()]
+        said.append(f"At {amount(rows[0].models)} models sent M-CSER less CSER is {listed(parts)}{progress(study)}.")
+    if long and ratios:
+        told = [n.told for n in ratios.values()]
+        parts = [f"{points(n.value)} {name}" for name, n in ratios.items()]
+        said.append(
+            f"In {long.records.experiment.name}, each at a rate of its own, it is {listed(parts)}{progress(long)}: "
+            f"shown to help in {told.count('better')} of {len(told)} and to harm in {told.count('worse')}."
+        )
+    missing = some_missing(study) if study and swept else "The sweep over momenta was not run yet."
+    shown = study if study and swept else long
+    assert shown
+    numbers = (*swept.values(), *ratios.values())
+    models = rows[0].models if swept else None
+    return Answer(tuple(said), regime_of(shown, models), _momenta(study, rows, base), numbers, missing)
+
+
+def _momenta(study: Study | None, rows: list[Finding], base: Finding | None) -> Picture | None:
+    if study is None or base is None:
+        return None
+    swept = [(0.0, base), *((float(f.records.row.row.rpartition("-m")[2]), f) for f in rows)]
+    note = "; ".join(f"{f.method}: learning rate {short(f.records.row.learning_rate)}" for _, f in swept)
+    found = "Means, each dot a seed, each momentum at a learning rate of its own."
+    return Picture("Accuracy over momentum", found, lambda path: draw_momenta(swept, study.baseline, path), (note,))
 
 
 def _at_each_ratio(study: Study | None) -> list[tuple[str, Finding, Finding | None]]:

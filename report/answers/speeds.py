@@ -5,20 +5,21 @@ from __future__ import annotations
 from harness.records.timings import Method
 from report.accuracy.models_needed import needed_of
 from report.accuracy.regime import regime_of as map_of
-from report.answers.answer import Answer, Number, nothing, table
+from report.answers.answer import Answer, Number, Picture, nothing, table
 from report.answers.evidence import LONG, Evidence
 from report.kit.document import Cell
 from report.kit.wording import amount, listed, whole
 from report.speed.cost_model import Compute
-from report.speed.headlines import HEADLINES, METHODS
+from report.speed.figure_bandwidth import draw_step_times, step_times_note
+from report.speed.headlines import HEADLINES, METHODS, PROPOSED, RIVALS
 from report.speed.ratios import needed_ratio
-from report.speed.speedups import HIGHEST, LOWEST, faster_spans, implied, speedup
+from report.speed.speedups import CLEARLY, faster_spans, implied, speedup
 from report.speed.study import Bench, SpeedStudy
 from report.speed.tables_agreement import AIM, LARGE, agreement
+from report.speed.tables_large import ALIKE
 from report.speed.tables_modelled import headline_bench, layout_network, layouts_of, spans_text
 from report.speed.to_target import rentals
 from report.speed.units import factor, milliseconds, rate, signed_percent
-from report.speed.verdict import CLEARLY, PROPOSED, RIVALS
 
 AT = 10e9
 """Bits per second at which single numbers are given."""
@@ -58,6 +59,11 @@ def _rivals(bench: Bench) -> list[Method]:
     return [rival for name in (*RIVALS, "all_reduce") if (rival := bench.method(name))]
 
 
+def _plain(method: Method) -> str:
+    """Its label as it stands in a list: DDP with fp16."""
+    return method.label.replace(", ", " with ", 1)
+
+
 def what_is_the_baseline(evidence: Evidence) -> Answer:
     """Question 2: the speed-up of the same method over each baseline, at one rate."""
     bench = bench_of(evidence)
@@ -67,7 +73,7 @@ def what_is_the_baseline(evidence: Evidence) -> Answer:
     assert proposed
     gains = {base.label: speedup(bench, proposed, base, AT) for base in bench.baselines}
     timed = {p.method.name: p for p in bench.points if p.timing is bench.main}
-    over = [f"{factor(gains[r.label])} over {r.label}" for r in _rivals(bench)]
+    over = [f"{factor(gains[r.label])} over {_plain(r)}" for r in _rivals(bench)]
     said = (
         f"At {rate(AT)} one method, {proposed.label} at ratio {amount(proposed.ratio)}, is {listed(over)}: by the "
         "baseline "
@@ -135,7 +141,7 @@ def when_it_pays(evidence: Evidence) -> Answer:
         return nothing(NO_STUDY)
     proposed, rivals = bench.method(PROPOSED), [r for n in RIVALS if (r := bench.method(n))]
     assert proposed
-    spans = {r.label: faster_spans(bench, proposed, r, CLEARLY) for r in rivals}
+    spans = {_plain(r): faster_spans(bench, proposed, r, CLEARLY) for r in rivals}
     plain = [m for m in bench.compared if m.ratio >= 64 and not m.overlap]
     base = bench.method("ddp")
     gains = {m.label: speedup(bench, m, base, AT) for m in plain} if base else {}
@@ -145,22 +151,27 @@ def when_it_pays(evidence: Evidence) -> Answer:
     ]
     if gains:
         low, high = min(gains.values()), max(gains.values())
-        alike = high / low < CLEARLY
+        alike = high / low <= ALIKE
         word = "the older methods do as well, so choose by accuracy" if alike else "the methods differ"
         said.append(
             f"At {rate(AT)} every method of ratio 64 and more that does not overlap is {factor(low)} to "
             f"{factor(high)} over "
             f"DDP: {word}."
         )
-    rows = [
-        (Cell(m.label), Cell(amount(m.ratio)), *(Cell(spans_text(faster_spans(bench, m, r, CLEARLY))) for r in rivals))
-        for m in plain
-    ]
-    heads = ("method", "ratio", *(f"faster than {r.label}" for r in rivals))
     numbers = [Number(f"up to, over {name}, b/s", max(s.high for s in each)) for name, each in spans.items() if each]
     numbers += [Number(f"over DDP, {name}", gain) for name, gain in gains.items()]
-    exhibit = table("Where it pays", f"From {rate(LOWEST)} to {rate(HIGHEST)}.", heads, rows)
-    return Answer(tuple(said), regime(bench, evidence.speed), exhibit, tuple(numbers))
+    brief = f"Modelled: {' '.join(said)}"
+    exhibit = _step_times(evidence.speed, bench)
+    return Answer(tuple(said), regime(bench, evidence.speed), exhibit, tuple(numbers), brief=brief)
+
+
+def _step_times(study: SpeedStudy | None, bench: Bench) -> Picture | None:
+    """The report of speed-ups' own figure, of this workload alone."""
+    if study is None:
+        return None
+    found = f"{bench.basis.capitalize()} points on modelled lines, of {bench.workload.name}."
+    note = step_times_note([bench])
+    return Picture("Step time against bandwidth", found, lambda path: draw_step_times(bench, path), (note,))
 
 
 def over_older_methods(evidence: Evidence) -> Answer:
@@ -199,7 +210,7 @@ def over_older_methods(evidence: Evidence) -> Answer:
 def what_the_headlines_ask(evidence: Evidence) -> Answer:
     """Question 6: rate and compute time at which the published factors would hold."""
     study = evidence.speed
-    said, rows, numbers = [], [], []
+    said, rows, numbers, short = [], [], [], []
     for headline in HEADLINES:
         bench = headline_bench(study, headline) if study else None
         if bench is None:
@@ -209,12 +220,13 @@ def what_the_headlines_ask(evidence: Evidence) -> Answer:
             asked = [(implied(bench, m, base, headline.target, AT), m) for name in METHODS if (m := bench.method(name))]
             found, method = max(asked, key=lambda pair: pair[0].bits_per_second or 0.0)
             up_to = rate(found.bits_per_second) if found.bits_per_second else "never"
-            parts.append(f"{'never' if up_to == 'never' else 'up to ' + up_to} over {base.label}")
+            parts.append(f"{'never' if up_to == 'never' else 'up to ' + up_to} over {_plain(base)}")
             compute = milliseconds(found.compute_seconds) if found.compute_seconds else "never"
             cells = (base.label, amount(method.ratio), up_to, factor(found.at_rate), compute)
             rows.append((Cell(headline.words), *(Cell(text) for text in cells)))
             numbers.append(Number(f"{headline.words} over {base.label}, b/s", found.bits_per_second or 0.0))
         compute = milliseconds(bench.workload.forward_seconds + bench.workload.backward_seconds)
+        short.append(f'"{headline.words}" holds {listed(parts)}')
         said.append(
             f'"{headline.words}" would hold, with {compute} ms of compute a step, {listed(parts)}, '
             "at the best of its ratios."
@@ -224,7 +236,7 @@ def what_the_headlines_ask(evidence: Evidence) -> Answer:
         return nothing(NO_STUDY)
     heads = ("published", "over", "ratio", "holds up to", f"at {rate(AT)}", f"compute at {rate(AT)}, ms, up to")
     exhibit = table("What the published factors ask for", "Modelled.", heads, rows)
-    return Answer(tuple(said), regime(bench, study), exhibit, tuple(numbers))
+    return Answer(tuple(said), regime(bench, study), exhibit, tuple(numbers), brief=f"Modelled: {'; '.join(short)}.")
 
 
 def does_it_save_money(evidence: Evidence) -> Answer:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 from report.accuracy.findings import Finding, Study
-from report.answers.answer import Answer, Number, apart, known, nothing, number_cells, regime_of, table
+from report.answers.answer import Answer, Number, Picture, apart, known, nothing, number_cells, regime_of, table
 from report.answers.evidence import LONG, SPLITS, Evidence, finding, progress
-from report.kit.document import Cell, Table
+from report.answers.figure_map import Tile, draw_map
+from report.kit.document import Cell
 from report.kit.statistics import holm, pair
 from report.kit.wording import amount, bounds, count_of, listed, points
 
@@ -115,7 +116,8 @@ def how_a_budget_is_shared(evidence: Evidence) -> Answer:
         f"After Holm's correction {behind} of the other {len(splits) - 1} are shown to be behind the best, which was "
         "picked as such and so is flattered.",
     )
-    numbers = (*gaps, Number("splits", len(splits)), Number("shown to be behind", behind))
+    every = known(*(apart(split[0].records.row.row, split[0], study.baseline) for split in ranked))
+    numbers = (*every, Number("splits", len(splits)), Number("shown to be behind", behind))
     missing = f"Its study is not complete{progress(study)}." if progress(study) else ""
     return Answer(said, regime_of(study, best[0].models), _map(study, splits), numbers, missing)
 
@@ -133,11 +135,14 @@ def _named(split: tuple[Finding, int, int, float]) -> str:
     return f"H = {interval}, R1 = {ratio}, {100 * share:.0f} % of the budget for C2"
 
 
-def _map(study: Study, splits: list[tuple[Finding, int, int, float]]) -> Table:
-    rows = []
-    for f, interval, ratio, share in sorted(splits, key=lambda split: (-split[3], split[1])):
-        cells = number_cells(apart("", f, study.baseline), f, study.baseline)
-        steps = (str(interval), str(ratio)) if interval else ("–", "–")
-        rows.append((Cell(f"{100 * share:.0f} %"), *(Cell(text) for text in steps), *cells))
-    heads = ("budget of C2", "H", "R1", "difference to SGD, points", "95 % interval")
-    return table("Splits of one budget", "All points of M-CSER, not the best alone.", heads, rows)
+def _map(study: Study, splits: list[tuple[Finding, int, int, float]]) -> Picture:
+    """Every point of M-CSER, not the best alone."""
+    tiles = [
+        Tile(interval or None, share, f"R1 = {ratio}" if interval else "C1 = 0", 100 * number.value)
+        for f, interval, ratio, share in splits
+        if (number := apart("", f, study.baseline))
+    ]
+    found = (
+        f"All {count_of(len(tiles), 'point')}: the difference to SGD in points, by H and by what C2 has of the budget."
+    )
+    return Picture("Splits of one budget", found, lambda path: draw_map(tiles, path))

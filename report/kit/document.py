@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
@@ -29,6 +28,16 @@ class Column:
     head: str
     align: Align = "right"
     below: bool = False
+
+
+def texts(*heads: str) -> tuple[Column, ...]:
+    """Columns of short texts."""
+    return tuple(Column(head, "left") for head in heads)
+
+
+def numbers(*heads: str) -> tuple[Column, ...]:
+    """Columns of numbers."""
+    return tuple(Column(head) for head in heads)
 
 
 @dataclass(frozen=True)
@@ -119,47 +128,6 @@ class Document:
     title: str
     subtitle: str
     sections: tuple[Section, ...]
-
-
-def blocks_of(document: Document) -> Iterator[Block]:
-    """Every block in reading order, those inside boxes too."""
-    for section in document.sections:
-        for block in section.blocks:
-            yield block
-            if isinstance(block, Verdict | Delimited):
-                yield from block.blocks
-
-
-def texts_of(document: Document) -> Iterator[str]:
-    """Every piece of text in reading order: what a rendering has to show, whatever its format."""
-    yield document.title
-    yield document.subtitle
-    for section in document.sections:
-        yield section.title
-        for block in section.blocks:
-            yield from _block_texts(block)
-
-
-def _block_texts(block: Block) -> Iterator[str]:
-    match block:
-        case Paragraph(text) | Code(text):
-            yield text
-        case Bullets(items):
-            yield from items
-        case Table():
-            yield from (block.title, block.found, *block.notes)
-            yield from (column.head for column in block.columns)
-            yield from (cell.text for row in block.rows for cell in row)
-        case Figure():
-            yield from (block.title, block.found, *block.notes)
-        case Verdict(title, blocks):
-            yield title
-            for inner in blocks:
-                yield from _block_texts(inner)
-        case Delimited(name, blocks):
-            yield name
-            for inner in blocks:
-                yield from _block_texts(inner)
 
 
 def exhibit_name(exhibit: Table | Figure) -> str:

@@ -14,7 +14,7 @@ BASELINE = "#555555"
 
 
 @dataclass(frozen=True)
-class Look:
+class LineStyle:
     """How one method is drawn."""
 
     colour: str
@@ -29,22 +29,22 @@ _MIXED: Dashes = (5, 1.5, 1.2, 1.5)
 
 LOOKS = {
     # Bounds are greys and baselines of speed too, so that colour means a method that is judged.
-    "SGD": Look(BASELINE, "o", _SOLID),
-    "SGD accumulate": Look("#777777", "s", _DASHED),
-    "final average": Look("#8a8a8a", "D", _DOTTED),
-    "alone": Look("#a0a0a0", "v", _MIXED),
-    "DDP": Look("#000000", "o", _SOLID),
-    "DDP, fp16": Look("#8c8c8c", "^", _SOLID),
+    "SGD": LineStyle(BASELINE, "o", _SOLID),
+    "SGD accumulate": LineStyle("#777777", "s", _DASHED),
+    "final average": LineStyle("#8a8a8a", "D", _DOTTED),
+    "alone": LineStyle("#a0a0a0", "v", _MIXED),
+    "DDP": LineStyle("#000000", "o", _SOLID),
+    "DDP, fp16": LineStyle("#8c8c8c", "^", _SOLID),
     # Found by a search: each two at least 22 apart in Lab, to the usual eye and to three kinds of colour-blind ones.
-    "EF-SGD": Look("#A62C06", "s", _MIXED),
-    "EF-SGD top-k": Look("#E061BA", "v", _MIXED),
-    "PowerSGD": Look("#F84D00", "p", _MIXED),
-    "QSparse-local-SGD": Look("#700C99", "D", _DASHED),
-    "local SGD": Look("#BC9B83", "X", _DASHED),
-    "CSEA": Look("#1484FA", "^", _SOLID),
-    "CSER-PL": Look("#023617", "P", _SOLID),
-    "CSER": Look("#4FBD48", "h", _SOLID),
-    "M-CSER": Look("#1A28FC", "o", _SOLID),
+    "EF-SGD": LineStyle("#A62C06", "s", _MIXED),
+    "EF-SGD top-k": LineStyle("#E061BA", "v", _MIXED),
+    "PowerSGD": LineStyle("#F84D00", "p", _MIXED),
+    "QSparse-local-SGD": LineStyle("#700C99", "D", _DASHED),
+    "local SGD": LineStyle("#BC9B83", "X", _DASHED),
+    "CSEA": LineStyle("#1484FA", "^", _SOLID),
+    "CSER-PL": LineStyle("#023617", "P", _SOLID),
+    "CSER": LineStyle("#4FBD48", "h", _SOLID),
+    "M-CSER": LineStyle("#1A28FC", "o", _SOLID),
 }
 """By method. A label that goes on after a name, as "EF-SGD, overlapped", is a variant: the same but for its dashes."""
 
@@ -73,7 +73,7 @@ _OTHER_COLOURS = ("#7B4B2A", "#B5179E", "#5F7A00", "#006D77")
 _OTHER_MARKERS = ("<", ">", "d", "*", "8", "H")
 
 
-def look_of(label: str) -> Look:
+def look_of(label: str) -> LineStyle:
     """The look of a method by its label; one that is not in the table gets one of its own by its name."""
     known = {_words(name): look for name, look in LOOKS.items()}
     known |= {_words(alias): LOOKS[name] for alias, name in _ALIASES.items()}
@@ -83,12 +83,12 @@ def look_of(label: str) -> Look:
             rest = " ".join(words[count:])
             return replace(look, dashes=_variant(rest)) if rest else look
     number = _number(" ".join(words))
-    return Look(
+    return LineStyle(
         _OTHER_COLOURS[number % 4], _OTHER_MARKERS[number // 4 % 6], _OTHER_DASHES[number // 24 % len(_OTHER_DASHES)]
     )
 
 
-def looks_of(labels: Sequence[str]) -> dict[str, Look]:
+def looks_of(labels: Sequence[str]) -> dict[str, LineStyle]:
     """A look per label."""
     return {label: look_of(label) for label in labels}
 

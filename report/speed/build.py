@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from report.accuracy.records import Records, UsageError, read_records
-from report.kit.document import Block, Bullets, Cell, Column, Document, Figure, Paragraph, Section, Table
+from report.kit.document import Block, Bullets, Cell, Column, Document, Paragraph, Section, Table
 from report.kit.exhibits import Exhibits, write_document
 from report.kit.wording import listed
 from report.speed.exports import write_speed_exports
-from report.speed.figure_bandwidth import draw_step_times, few_of, found_step_times, leaves_out, step_times_note
+from report.speed.figure_bandwidth import (
+    draw_groups,
+    draw_others,
+    draw_step_times,
+    few_of,
+    found_step_times,
+    step_times_note,
+)
 from report.speed.figure_matrix import draw_matrix, found_matrix
 from report.speed.ratios import ratios_table
 from report.speed.records import STUDY, read_speed_records
 from report.speed.study import Bench, SpeedStudy, study_of
-from report.speed.tables_agreement import fits_table, prediction_table, wire_table
-from report.speed.tables_modelled import break_even_table, headlines_table, layouts_table
-from report.speed.tables_neighbours import neighbours_table, relatives_table
+from report.speed.tables_agreement import agreement_table, fits_table, prediction_table, wire_table
+from report.speed.tables_codecs import codec_table
+from report.speed.tables_gossip import gossip_table
+from report.speed.tables_large import large_table
+from report.speed.tables_latency import latencies_table
+from report.speed.tables_modelled import break_even_table, headlines_table, layouts_table, main_bench
+from report.speed.tables_neighbours import neighbours_table, relatives_table, relatives_timings
 from report.speed.tables_published import published_links_table
-from report.speed.tables_timed import cards_table, codec_table, split_table
+from report.speed.tables_timed import cards_table, split_table, steps_table
 from report.speed.to_target import benches_for, cost_table, rentals, targets_of, time_table
 from report.speed.units import milliseconds
 from report.speed.verdict import COMMAND, speed_verdict
@@ -58,28 +69,37 @@ def build_speed_report(folder: Path, accuracy: Sequence[Path] = (), output: Path
 def speed_document(study: SpeedStudy, accuracy: Sequence[Records], output: Path) -> Document:
     """The whole report as one object; draws the figures under `output` on the way."""
     exhibits = Exhibits(output)
-    benches = [bench for bench in study.benches if bench.is_modelled]
+    modelled = [bench for bench in study.benches if bench.is_modelled]
+    main = main_bench(study)
+    first = [bench for bench in study.benches if bench is main]
+    rest = [bench for bench in study.benches if bench is not main]
     sections = (
         Section("Verdict", (speed_verdict(study),)),
-        Section("Step time against bandwidth", (_step_times(study, exhibits),)),
-        Section("The baselines", (cards_table(study),)),
-        Section("Methods against one another", tuple(_matrix(bench, exhibits) for bench in benches) or _none()),
-        _each("Break-even", benches, break_even_table, exhibits),
-        _each("Layouts", benches, layouts_table, exhibits),
-        Section("The published speed-ups", (exhibits.table(headlines_table(study)),) if benches else _none()),
-        Section("Time and cost to a target", _targets(study, accuracy, exhibits)),
-        Section("Which ratio is needed", (exhibits.table(ratios_table(study)),) if benches else _none()),
-        Section("Neighbours and relatives", _relatives(benches, exhibits)),
-        Section("A published measurement", (exhibits.table(published_links_table()),)),
-        _each("The model beside the clock", study.benches, prediction_table, exhibits),
-        Section("All methods", _all_methods(study, benches, exhibits)),
-        _each("What a step is made of", study.benches, split_table, exhibits),
+        Section("Step time against bandwidth", _step_times(first, exhibits)),
+        _each("Two latencies", [bench for bench in first if bench.latencies], latencies_table, exhibits),
+        _each("Large ratios beside one another", study.benches, large_table, exhibits),
+        Section("Methods against one another", tuple(_matrix(b, exhibits) for b in first if b in modelled) or _none()),
+        _each("Break-even", [bench for bench in first if bench in modelled], break_even_table, exhibits),
+        _each("Layouts", [bench for bench in first if bench in modelled], layouts_table, exhibits),
+        Section("The published speed-ups", (exhibits.table(headlines_table(study)),) if modelled else _none()),
+        Section("Neighbours", (exhibits.table(gossip_table(study)), exhibits.table(neighbours_table()))),
+        _each("Relatives", [bench for bench in first if bench in modelled], relatives_table, exhibits),
+        Section("A published measurement", (exhibits.table(published_links_table(main)),)),
         Section("Encoding", (exhibits.table(codec_table(study)),) if study.benches else _none()),
-        Section("The networks", (exhibits.table(fits_table(study)), exhibits.table(wire_table(study)))),
+        Section("Time and cost to a target", _targets(study, accuracy, exhibits)),
+        Section("Which ratio is needed", (exhibits.table(ratios_table(study)),) if modelled else _none()),
+        Section("The model beside the clock", (exhibits.table(agreement_table(study)),)),
         _how_it_was_timed(study),
+        *_other_workloads(rest, exhibits),
+        *_all_methods(study, first, exhibits),
+        Section("Appendix: the networks", (exhibits.table(fits_table(study)), exhibits.table(wire_table(study)))),
     )
     names = listed([f"{bench.workload.name} ({bench.basis})" for bench in study.benches])
-    return Document("Step times and speed-ups", f"Workloads: {names or 'none yet'}.", sections)
+    return Document(
+        "Step times and speed-ups",
+        f"Workloads: {names or 'none yet'}.",
+        tuple(each for each in sections if each.blocks),
+    )
 
 
 def _none() -> tuple[Block, ...]:
@@ -87,47 +107,79 @@ def _none() -> tuple[Block, ...]:
 
 
 def _each(title: str, benches: Sequence[Bench], build: Callable[[Bench], Table], exhibits: Exhibits) -> Section:
-    return Section(title, tuple(exhibits.table(build(bench)) for bench in benches) or _none())
+    """A table of each workload that has lines for it."""
+    tables = [table for bench in benches if (table := build(bench)).rows]
+    return Section(title, tuple(exhibits.table(table) for table in tables))
 
 
-def _relatives(benches: Sequence[Bench], exhibits: Exhibits) -> tuple[Block, ...]:
-    return (exhibits.table(neighbours_table()), *(exhibits.table(relatives_table(bench)) for bench in benches))
-
-
-def _step_times(study: SpeedStudy, exhibits: Exhibits, everything: bool = False) -> Block:
+def _step_times(first: Sequence[Bench], exhibits: Exhibits) -> tuple[Block, ...]:
+    """The figure of the first workload, and all of its timed steps."""
+    if not first:
+        return _none()
+    [bench] = first
     figure = exhibits.figure(
-        "step_times_of_all" if everything else "step_times",
-        f"step_time_against_bandwidth{_ALL * everything}.png",
-        "Step time against bandwidth" + ", all methods" * everything,
-        lambda path: draw_step_times(study, path, everything),
-        lambda: found_step_times(study),
-        step_times_note(study),
+        "step_times",
+        "step_time_against_bandwidth.png",
+        f"{bench.workload.name}: step time against bandwidth",
+        lambda path: draw_step_times(bench, path),
+        lambda: found_step_times(first),
+        step_times_note(first),
     )
-    return replace(figure, floats=True) if isinstance(figure, Figure) else figure
+    return figure, exhibits.table(steps_table(bench))
 
 
-def _matrix(bench: Bench, exhibits: Exhibits, everything: bool = False) -> Block:
-    figure = exhibits.figure(
-        f"matrix_{bench.workload.name}{_ALL * everything}",
-        f"speedups_{bench.workload.name}_{bench.basis}{_ALL * everything}.png",
-        f"{bench.workload.name}: speed-up of methods over one another" + ", all methods" * everything,
-        lambda path: draw_matrix(bench, bench.methods if everything else few_of(bench), path),
+def _matrix(bench: Bench, exhibits: Exhibits) -> Block:
+    return exhibits.figure(
+        f"matrix_{bench.workload.name}",
+        f"speedups_{bench.workload.name}_{bench.basis}.png",
+        f"{bench.workload.name}: speed-up of methods over one another",
+        lambda path: draw_matrix(bench, few_of(bench), path),
         lambda: found_matrix(bench),
-        "Modelled. Above 1 the row's method is the faster; orange is slower, purple faster.",
+        "Modelled with encoding. Above 1 the row's method is the faster; orange is slower, purple faster. Of all "
+        "methods: csv/modelled.csv.",
     )
-    return replace(figure, floats=True) if isinstance(figure, Figure) and everything else figure
 
 
-_ALL = "_all"
-"""At the end of the name of a picture with all methods."""
+def _other_workloads(rest: Sequence[Bench], exhibits: Exhibits) -> list[Section]:
+    """What the first workload has in the report's body, of the others."""
+    if not rest:
+        return []
+    modelled = [bench for bench in rest if bench.is_modelled]
+    figure = exhibits.figure(
+        "step_times_of_others",
+        "step_time_of_others.png",
+        "Other workloads: step time against bandwidth",
+        lambda path: draw_others(rest, path),
+        lambda: found_step_times(rest),
+        step_times_note(rest),
+    )
+    return [
+        Section("Appendix: other workloads", (figure, *_each("", rest, steps_table, exhibits).blocks)),
+        Section("Appendix: their methods against one another", tuple(_matrix(bench, exhibits) for bench in modelled)),
+        _each("Appendix: their break-even", modelled, break_even_table, exhibits),
+        _each("Appendix: their layouts", modelled, layouts_table, exhibits),
+        _each("Appendix: their relatives", [b for b in modelled if relatives_timings(b)], relatives_table, exhibits),
+    ]
 
 
-def _all_methods(study: SpeedStudy, benches: Sequence[Bench], exhibits: Exhibits) -> tuple[Block, ...]:
-    """The figures that show few methods by default, with all of them."""
-    if not leaves_out(study):
-        return (Paragraph("The figures above show all methods that were timed."),)
-    more = [bench for bench in benches if len(few_of(bench)) < len(bench.methods)]
-    return (_step_times(study, exhibits, True), *(_matrix(bench, exhibits, True) for bench in more))
+def _all_methods(study: SpeedStudy, first: Sequence[Bench], exhibits: Exhibits) -> list[Section]:
+    """Every line of the first workload, what every method is, and of what its steps are made."""
+    figures = [
+        exhibits.figure(
+            "step_times_of_all",
+            "step_time_against_bandwidth_all.png",
+            f"{bench.workload.name}: step time against bandwidth, all methods",
+            partial(draw_groups, bench),
+            lambda: found_step_times(first),
+            step_times_note(first),
+        )
+        for bench in first
+    ]
+    return [
+        Section("Appendix: all methods", (*figures, exhibits.table(cards_table(study)))),
+        _each("Appendix: the model beside the clock, method by method", study.benches, prediction_table, exhibits),
+        _each("Appendix: what a step is made of", study.benches, split_table, exhibits),
+    ]
 
 
 def _targets(study: SpeedStudy, accuracy: Sequence[Records], exhibits: Exhibits) -> tuple[Block, ...]:

@@ -7,14 +7,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
 
+from harness.records.timings import Fabric
 from report.accuracy.exports import Value, write_csv
 from report.accuracy.records import Records
 from report.speed.fitting import slowest_limit
-from report.speed.speedups import HIGHEST, LOWEST, faster_spans, log_grid
+from report.speed.speedups import CLEARLY, EVEN, HIGHEST, LOWEST, faster_spans, log_grid
 from report.speed.study import Bench, SpeedStudy
-from report.speed.tables_modelled import EVEN
 from report.speed.to_target import benches_for, row_steps, rows_for, targets_of
-from report.speed.verdict import CLEARLY
 
 _FABRIC = ("machines", "workers_per_machine", "bits_per_second", "inside_bits_per_second", "dilation")
 
@@ -46,69 +45,38 @@ def _step_times(study: SpeedStudy) -> Iterable[Sequence[Value]]:
         yield (
             point.timing.workload.name,
             point.timing.basis,
-            fabric.num_machines,
-            fabric.workers_per_machine,
-            fabric.bits_per_second,
-            fabric.inside_bits_per_second,
-            fabric.dilation,
+            *_of(fabric),
             point.method.name,
-            numbers.seconds,
-            numbers.low,
-            numbers.high,
-            point.predicted,
-            point.error,
-            numbers.compute,
-            numbers.codec,
-            numbers.waiting,
-            numbers.transfer,
-            numbers.num_steps,
-            point.communication,
-            point.predicted_communication,
+            *(numbers.seconds, numbers.low, numbers.high, point.predicted, point.error),
+            *(numbers.compute, numbers.codec, numbers.waiting, numbers.transfer, numbers.num_steps),
+            *(point.communication, point.predicted_communication),
         )
 
 
+def _of(fabric: Fabric) -> tuple[Value, ...]:
+    place = (fabric.num_machines, fabric.workers_per_machine, fabric.bits_per_second)
+    return (*place, fabric.inside_bits_per_second, fabric.dilation)
+
+
 _SWEEPS = (
-    *_FABRIC,
-    "collective",
-    "payload_bytes",
-    "median_seconds",
-    "repetitions",
-    "wire_bytes",
-    "formula_bytes",
-    "wire_frames",
+    *(*_FABRIC, "collective", "payload_bytes", "median_seconds", "repetitions"),
+    *("wire_bytes", "formula_bytes", "wire_frames"),
 )
 
 
 def _sweeps(study: SpeedStudy) -> Iterable[Sequence[Value]]:
     for sweep in study.records.sweeps:
-        fabric = sweep.fabric
         for point in sweep.points:
             yield (
-                fabric.num_machines,
-                fabric.workers_per_machine,
-                fabric.bits_per_second,
-                fabric.inside_bits_per_second,
-                fabric.dilation,
-                point.collective,
-                point.payload_bytes,
-                median(point.seconds),
-                len(point.seconds),
-                point.wire_bytes,
-                point.formula_bytes,
-                point.wire_frames,
+                *_of(sweep.fabric),
+                *(point.collective, point.payload_bytes, median(point.seconds), len(point.seconds)),
+                *(point.wire_bytes, point.formula_bytes, point.wire_frames),
             )
 
 
 _FITS = (
-    *(
-        "machines",
-        "workers_per_machine",
-        "limit_bits_per_second",
-        "collective",
-        "alpha_seconds",
-        "beta_seconds_per_byte",
-    ),
-    *("efficiency", "worst_relative_error"),
+    *("machines", "workers_per_machine", "limit_bits_per_second", "collective", "alpha_seconds"),
+    *("beta_seconds_per_byte", "efficiency", "worst_relative_error"),
 )
 
 

@@ -1,4 +1,4 @@
-"""The two published speed-ups, and the workload that each is about."""
+"""The two published speed-ups, the workload that each is about, and the methods and baselines they are asked of."""
 
 from __future__ import annotations
 
@@ -21,3 +21,15 @@ HEADLINES = (
 
 METHODS = ("mcser_32", "mcser", "mcser_1024")
 """Methods, by name, that the published speed-ups may have been of: the proposed one at each of its ratios."""
+
+PROPOSED = "mcser"
+"""The method, by name, of which single sentences are."""
+
+RIVAL_WORDS = {
+    "ddp": "DDP in fp32",
+    "ddp_fp16": "DDP with its fp16 hook",
+    "powersgd_2": "DDP with its PowerSGD hook of rank 2",
+}
+"""Baselines, by name, that sentences are about, all overlapped, and how they are called there."""
+
+RIVALS = tuple(RIVAL_WORDS)

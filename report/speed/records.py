@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.records.store import Attempt, RecordError, read_record
-from harness.records.timings import Study, Sweep, Timing
+from harness.records.timings import Sweep, Timing, TimingStudy
 from report.accuracy.records import UsageError
 
 STUDY = "study.json"
@@ -18,7 +18,7 @@ class SpeedRecords:
     """Everything read of one study, in the order of its lists."""
 
     folder: Path
-    study: Study
+    study: TimingStudy
     sweeps: tuple[Sweep, ...]
     timings: tuple[Timing, ...]
 
@@ -37,7 +37,7 @@ def read_speed_records(folder: Path) -> SpeedRecords:
     """
     if not (folder / STUDY).exists():
         raise UsageError(f"{folder} holds no {STUDY}; give the folder of a study, as results/speedups")
-    study = read_record(folder / STUDY, Study)
+    study = read_record(folder / STUDY, TimingStudy)
     sweeps = tuple(read_record(folder / name, Sweep) for name in study.sweeps)
     timings = tuple(read_record(folder / name, Timing) for name in study.timings)
     records = SpeedRecords(folder, study, sweeps, timings)

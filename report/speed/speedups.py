@@ -12,11 +12,14 @@ from report.speed.study import Bench
 LOWEST, HIGHEST = 1e6, 400e9
 """Bits per second: the range over which everything is modelled."""
 
+CLEARLY, EVEN = 1.05, 1.01
+"""A method is said to beat a baseline where it is more than so many times as fast, and to be even up to the second."""
+
 _STEPS_PER_DECADE = 20
 
 
 @dataclass(frozen=True)
-class Span:
+class RateRange:
     """Rates at which something holds, in bits per second."""
 
     low: float
@@ -29,11 +32,11 @@ def log_grid(low: float, high: float) -> list[float]:
     return [low * (high / low) ** (index / count) for index in range(count)] + [high]
 
 
-def spans_where(holds: Callable[[float], bool], low: float, high: float) -> list[Span]:
+def spans_where(holds: Callable[[float], bool], low: float, high: float) -> list[RateRange]:
     """Where a condition holds between two positive ends; its edges by bisection to 1e-6 of their values."""
     grid = log_grid(low, high)
     states = [holds(x) for x in grid]
-    spans: list[Span] = []
+    spans: list[RateRange] = []
     start = low if states[0] else None
     for before, after, was, now in zip(grid, grid[1:], states, states[1:], strict=False):
         if was == now:
@@ -42,9 +45,9 @@ def spans_where(holds: Callable[[float], bool], low: float, high: float) -> list
         if now:
             start = edge
         elif start is not None:
-            spans.append(Span(start, edge))
+            spans.append(RateRange(start, edge))
             start = None
-    return spans if start is None else [*spans, Span(start, high)]
+    return spans if start is None else [*spans, RateRange(start, high)]
 
 
 def _bisect(is_before: Callable[[float], bool], low: float, high: float) -> float:
@@ -63,7 +66,7 @@ def speedup(bench: Bench, method: Method, baseline: Method, bits_per_second: flo
     return bench.seconds_at(baseline, bits_per_second) / bench.seconds_at(method, bits_per_second)
 
 
-def faster_spans(bench: Bench, method: Method, baseline: Method, by: float = 1.0) -> list[Span]:
+def faster_spans(bench: Bench, method: Method, baseline: Method, by: float = 1.0) -> list[RateRange]:
     """Rates at which the method is more than `by` times as fast as the baseline."""
     return spans_where(lambda bits: speedup(bench, method, baseline, bits) > by, LOWEST, HIGHEST)
 

@@ -14,11 +14,17 @@ import numpy as np
 from harness.records.hardware import Memory, memories
 from harness.records.timings import Basis, Fabric, Method, Timing, Workload
 from report.speed.cost_model import Algorithm, Compute, Network, period_seconds
-from report.speed.fitting import Fit, fit_line, fits_of, layout_of, like, network_on, sped_up
+from report.speed.fitting import Fit, fit_line, fits_of, layout_of, like, network_on, slowest_limit, sped_up
 from report.speed.records import SpeedRecords
 from report.speed.steps import Timed, timed
+from report.speed.units import rate
 
 _HERE = Path(__file__).parent
+
+_CROWDED = 0.15
+"""Share of the slowed passes beyond which a codec that hides behind them no longer fits, on these cores."""
+_ENCODES = 2.5
+"""Baselines of a larger ratio encode behind the backward pass; an fp16 hook's ratio is 2."""
 
 _NOTHING = 1e-6
 """A smaller share of a step is no time at all."""
@@ -52,6 +58,13 @@ class Point:
         """Seconds of the timed step in which nothing is computed: waiting, and transfer that was not hidden."""
         codec = self.timed.codec if self.timing.basis == "measured" else 0.0
         return self.timed.seconds - self.timed.compute - codec
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether the clock is slowed too little for codecs that should hide behind the passes, so that they do not."""
+        slowed = self.timing.fabric.dilation * self.timed.compute
+        encodes = self.method.baseline and self.method.ratio > _ENCODES
+        return self.timing.basis == "emulated" and encodes and self.timed.codec > _CROWDED * slowed
 
     @property
     def communication_error(self) -> float | None:
@@ -95,6 +108,58 @@ class Bench:
         return max(self.timings, key=lambda t: (t.fabric.workers_per_machine == 1, len(t.methods)))
 
     @cached_property
+    def curve(self) -> tuple[Timing, ...]:
+        """Timings of the curves' layout, one of each rate, slow to fast; of several that with the most methods."""
+        layout, found = layout_of(self.main.fabric), dict[float, Timing]()
+        for timing in sorted(self.timings, key=lambda t: -len(t.methods)):
+            bits = timing.fabric.stands_for_bits_per_second
+            if bits and layout_of(timing.fabric) == layout:
+                found.setdefault(round(bits), timing)
+        return tuple(found[bits] for bits in sorted(found))
+
+    def timing_at(self, bits_per_second: float) -> Timing | None:
+        """The curve's timing at this rate, if there is one."""
+        return next((t for t in self.curve if is_near(t.fabric.stands_for_bits_per_second, bits_per_second)), None)
+
+    @cached_property
+    def ordered(self) -> tuple[Timing, ...]:
+        """As tables have them: most machines first, then slow links to fast, then long latencies to short."""
+        return tuple(
+            sorted(
+                self.timings,
+                key=lambda t: (
+                    -t.fabric.num_machines,
+                    round(t.fabric.stands_for_bits_per_second or 0.0),
+                    t.fabric.dilation,
+                ),
+            )
+        )
+
+    @cached_property
+    def latencies(self) -> tuple[tuple[Timing, Timing], ...]:
+        """Pairs of timings of the same links at another latency: one of the curve, and one that is not."""
+        layout, found = layout_of(self.main.fabric), list[tuple[Timing, Timing]]()
+        for timing in self.timings:
+            bits = timing.fabric.stands_for_bits_per_second
+            if bits is None or layout_of(timing.fabric) != layout or any(timing is each for each in self.curve):
+                continue
+            found += [(each, timing) for each in self.curve if is_near(each.fabric.stands_for_bits_per_second, bits)]
+        return tuple(found)
+
+    def hop_seconds(self, timing: Timing) -> float | None:
+        """Latency of a hop of an all-reduce, on the device's clock; None where no network like it was swept."""
+        network = network_on(timing.fabric, self.fits)
+        return network.links["all_reduce"].between.alpha / timing.fabric.dilation if network else None
+
+    def name_of(self, timing: Timing) -> str:
+        """ "8 x 1, 10 Gb/s": its fabric's, with the latency where another timing of the workload is called so."""
+        name, hop = fabric_name(timing.fabric), self.hop_seconds(timing)
+        if sum(fabric_name(each.fabric) == name for each in self.timings) < 2:
+            return name
+        slowed = f"slowed {timing.fabric.dilation:.4g} times"
+        return f"{name}, {slowed if hop is None else f'{1e6 * hop:.3g} µs a hop'}"
+
+    @cached_property
     def methods(self) -> tuple[Method, ...]:
         """Every method timed on the layout of the curves and then any other: baselines first, else in their order."""
         ordered = [self.main, *self.timings]
@@ -124,6 +189,14 @@ class Bench:
             if (numbers := timed(timing, method))
         )
 
+    def point(self, timing: Timing, name: str) -> Point | None:
+        """The method of that name in a timing, if its steps are there."""
+        return self._by_name.get((id(timing), name))
+
+    @cached_property
+    def _by_name(self) -> dict[tuple[int, str], Point]:
+        return {(id(point.timing), point.method.name): point for point in self.points}
+
     def _predicted(self, timing: Timing, method: Method) -> tuple[float | None, float | None]:
         """Of a step, and of its communication."""
         network = network_on(timing.fabric, self.fits)
@@ -132,6 +205,10 @@ class Bench:
         codec = self._measured_codec(method) if timing.basis == "measured" else 0.0
         step = self.network_seconds(method, sped_up(network, timing.fabric.dilation))
         return step + codec, step - self.workload.forward_seconds - self.workload.backward_seconds
+
+    def predicted(self, timing: Timing, method: Method) -> float | None:
+        """Modelled seconds of a step on a timing's network, as they compare with the clock; None without a sweep."""
+        return self._predicted(timing, method)[0]
 
     def network_seconds(self, method: Method, network: Network) -> float:
         """Modelled seconds of a step without its codec."""
@@ -202,10 +279,9 @@ class Bench:
         It decides the latency, which is the lab's over the dilation; so curves go through what is predicted of points.
         """
         found = {
-            math.log(rate): math.log(timing.fabric.dilation)
-            for timing in self.timings
-            if (rate := timing.fabric.stands_for_bits_per_second)
-            and layout_of(timing.fabric) == layout_of(self.main.fabric)
+            math.log(bits): math.log(timing.fabric.dilation)
+            for timing in self.curve
+            if (bits := timing.fabric.stands_for_bits_per_second)
         }
         if not found:
             return self.main.fabric.dilation
@@ -243,6 +319,17 @@ class Bench:
         """Modelled seconds of a step, the codec among them, on a device so many times slower."""
         compute = self._compute(self.codec_seconds(method)).scaled(slower)
         return period_seconds(compute, method.messages, method.period, network)
+
+
+def fabric_name(fabric: Fabric) -> str:
+    """ "8 x 1, 200 Mb/s": machines, workers a machine, and the rate that the slowest link stands for."""
+    limit = slowest_limit(fabric)
+    return f"{fabric.num_machines} x {fabric.workers_per_machine}, {rate(limit and limit * fabric.dilation)}"
+
+
+def is_near(bits_per_second: float | None, wanted: float) -> bool:
+    """Whether two rates are the same but for rounding."""
+    return bits_per_second is not None and abs(bits_per_second / wanted - 1) < 0.01
 
 
 def bits_inside(fabric: Fabric) -> float | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 
-from harness.records.timings import Fabric, SweepPoint
+from harness.records.timings import SweepPoint
 from report.kit.document import Cell, Column, Table
-from report.kit.wording import NONE, count_of, whole
+from report.kit.wording import NONE, count_of, listed, whole
 from report.speed.fitting import slowest_limit
-from report.speed.study import Bench, Point, SpeedStudy
+from report.speed.study import Bench, Point, SpeedStudy, fabric_name
 from report.speed.units import milliseconds, rate, signed_percent
 
 AIM = 0.10
@@ -19,29 +20,42 @@ LARGE = 0.10
 
 WIRE_AIM = 0.03
 MEGABYTE = 1_000_000
+SHOWN_BYTES = 64_000
 HEADER_BYTES = 66
-
-
-def fabric_name(fabric: Fabric) -> str:
-    """ "8 x 1, 200 Mb/s": machines, workers a machine, and the rate that the slowest link stands for."""
-    limit = slowest_limit(fabric)
-    return f"{fabric.num_machines} x {fabric.workers_per_machine}, {rate(limit and limit * fabric.dilation)}"
 
 
 def agreement(points: Sequence[Point]) -> tuple[int, int, int]:
     """Of the points with a prediction: whose communication time is within the aim, whose it is when none is predicted
     (the null model), and how many there are."""
     judged = [point for point in points if point.communication_error is not None]
-    return sum(map(is_near, judged)), sum(not point.communicates for point in judged), len(judged)
+    return sum(map(is_within, judged)), sum(not point.communicates for point in judged), len(judged)
 
 
-def is_near(point: Point) -> bool:
+def is_within(point: Point) -> bool:
     """Whether the predicted communication time is within the aim."""
     return point.communication_error is not None and abs(point.communication_error) <= AIM
 
 
+def is_large(point: Point) -> bool:
+    """Whether its communication is called large."""
+    return point.communication > LARGE * point.timed.compute and point.communication_error is not None
+
+
+def verdict_sentence(points: Sequence[Point]) -> str:
+    """How near the model is where there is much communication, the null model beside it; "" if there is none."""
+    near, null, many = agreement([point for point in points if is_large(point)])
+    within, _, count = agreement(points)
+    if not many:
+        return ""
+    return (
+        f"The modelled communication time is within {100 * AIM:g} % of the clock's in {near} of "
+        f"{count_of(many, 'timed step')} in which it takes over {100 * LARGE:g} % of the compute, and that of a null "
+        f"model, which predicts none, in {null}; of all {count} it is in {within}."
+    )
+
+
 def agreement_sentence(points: Sequence[Point]) -> str:
-    """The same in words, and of those whose communication is large."""
+    """The same of all steps, and of those whose communication is large, with the worst of these."""
     within, null, count = agreement(points)
     if not count:
         return "No timed step has a sweep of its network beside it, so nothing was predicted."
@@ -49,7 +63,7 @@ def agreement_sentence(points: Sequence[Point]) -> str:
         f"The model's communication time is within {100 * AIM:g} % of the clock's in {within} of "
         f"{count_of(count, 'timed step')}, that of a null model that predicts none in {null}"
     )
-    large = [p for p in points if p.communication > LARGE * p.timed.compute and p.communication_error is not None]
+    large = [point for point in points if is_large(point)]
     if not large:
         return f"{text}."
     near, nothing, many = agreement(large)
@@ -58,6 +72,62 @@ def agreement_sentence(points: Sequence[Point]) -> str:
         f"{text}; where it takes over {100 * LARGE:g} % of the compute, in {near} of {many} against {nothing}, and the "
         f"worst of these is {signed_percent(worst.communication_error)} ({worst.method.label}, "
         f"{worst.timing.workload.name}, {fabric_name(worst.timing.fabric)})."
+    )
+
+
+def agreement_table(study: SpeedStudy) -> Table:
+    """Network by network: in how many steps the model, and the null model, are near the clock's communication time."""
+    heads = (
+        "steps",
+        "model near",
+        "null near",
+        "large",
+        "model near of large",
+        "null near of large",
+        "median error",
+        "worst",
+    )
+    columns = (Column("workload", "left"), Column("network", "left"), *(Column(head) for head in heads))
+    rows = []
+    for bench in study.benches:
+        for timing in bench.ordered:
+            points = [point for point in bench.points if point.timing is timing]
+            near, null, count = agreement(points)
+            if not count:
+                continue
+            large = [point for point in points if is_large(point)]
+            errors = [point.communication_error or 0.0 for point in large]
+            of_large = [str(number) for number in agreement(large)]
+            middle = signed_percent(median(map(abs, errors))).lstrip("+") if errors else NONE
+            worst = signed_percent(max(errors, key=abs)) if errors else NONE
+            texts = (str(count), str(near), str(null), of_large[2], *of_large[:2], middle, worst)
+            rows.append(tuple(Cell(text) for text in (bench.workload.name, bench.name_of(timing), *texts)))
+    notes = (
+        f"Near: modelled communication time within {100 * AIM:g} % of the clock's (emulated or measured). The null "
+        f"model predicts none. Large: it takes over {100 * LARGE:g} % of the compute; median error and worst are of "
+        "these steps.",
+        *filter(None, [_by_kind(study.points), _of_whole_steps(study.points)]),
+    )
+    return Table("The model, network by network", agreement_sentence(study.points), columns, tuple(rows), notes)
+
+
+def by_kind(points: Sequence[Point]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Of points with large communication, those near and all of them: by all-reduces alone, and with exchanges."""
+    kinds: tuple[list[Point], list[Point]] = ([], [])
+    for point in points:
+        if is_large(point):
+            kinds[any(m.collective == "exchange" for m in point.method.messages)].append(point)
+    summed, exchanged = ((sum(map(is_within, kind)), len(kind)) for kind in kinds)
+    return summed, exchanged
+
+
+def _by_kind(points: Sequence[Point]) -> str:
+    summed, exchanged = by_kind(points)
+    if not exchanged[1]:
+        return ""
+    return (
+        f"Of large communication the model is near in {summed[0]} of {summed[1]} steps by all-reduces alone, and in "
+        f"{exchanged[0]} of {exchanged[1]} by messages to neighbours."
     )
 
 
@@ -83,10 +153,10 @@ _DRAWS = (
 
 def prediction_table(bench: Bench) -> Table:
     """Every method on every fabric of a workload: its communication by the clock, and the model's error."""
-    heads = tuple(Column(fabric_name(timing.fabric)) for timing in bench.timings)
+    heads = tuple(Column(bench.name_of(timing)) for timing in bench.ordered)
     cells = {(id(point.timing), point.method.name): point for point in bench.points}
     rows = tuple(
-        (Cell(method.label), *(_predicted(cells.get((id(timing), method.name))) for timing in bench.timings))
+        (Cell(method.label), *(_predicted(cells.get((id(timing), method.name))) for timing in bench.ordered))
         for method in bench.methods
     )
     notes = (
@@ -130,18 +200,24 @@ def fits_table(study: SpeedStudy) -> Table:
             signed_percent(fit.worst).lstrip("+"),
         )
         rows.append(tuple(Cell(text) for text in cells))
-    worst = max((fit.worst for fit in study.fits), default=None)
-    found = (
-        "No sweep is at hand, so nothing is modelled: run make speedups."
-        if worst is None
-        else f"The fitted hops are within {100 * worst:.0f} % of every swept time."
-    )
+    found = _fits_found(study)
     notes = (
         "Measured on the network as it is, by its own clock, and fitted as a flat ring by least squares of logarithms. "
         "p: a hop takes the p-norm of its latency and its sending; 1 is their sum, a large p the longer of the two, as "
         "where one piece is sent while another is handled.",
     )
     return Table("Alpha, beta and p of the networks", found, columns, tuple(rows), notes=notes)
+
+
+def _fits_found(study: SpeedStudy) -> str:
+    worst: dict[str, float] = {}
+    for fit in study.fits:
+        name = fit.collective.replace("_", "-")
+        worst[name] = max(worst.get(name, 0.0), fit.worst)
+    if not worst:
+        return "No sweep is at hand, so nothing is modelled: run make speedups."
+    parts = [f"{100 * error:.0f} % of every swept {name}" for name, error in worst.items()]
+    return f"The fitted times are within {listed(parts)}."
 
 
 def wire_table(study: SpeedStudy) -> Table:
@@ -153,10 +229,11 @@ def wire_table(study: SpeedStudy) -> Table:
         (Cell(fabric_name(sweep.fabric)), *_wire_cells(point))
         for sweep in shown.values()
         for point in sweep.points
-        if point.wire_bytes is not None
+        if point.wire_bytes is not None and point.payload_bytes >= SHOWN_BYTES
     )
     notes = (
-        "Measured, one machine's link, one way, a repetition; one sweep of each layout, all are in csv/sweeps.csv. The "
+        "Measured, one machine's link, one way, a repetition; one sweep of each layout and messages of "
+        f"{SHOWN_BYTES // 1000} kB and more, all are in csv/sweeps.csv. The "
         f"formula counts payload alone. Headers: {HEADER_BYTES} bytes (Ethernet 14, IP 20, TCP 32) of every frame "
         "counted, those that only acknowledge among them. Other: the backend's own messages and what was sent again.",
     )

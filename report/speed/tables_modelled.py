@@ -10,57 +10,55 @@ from harness.records.timings import Method, Timing
 from report.kit.document import Cell, Column, Table
 from report.kit.wording import count_of
 from report.speed.cost_model import Algorithm, Network
-from report.speed.headlines import HEADLINES, METHODS, Headline
-from report.speed.speedups import HIGHEST, LOWEST, Span, faster_spans, implied
+from report.speed.headlines import HEADLINES, METHODS, RIVALS, Headline
+from report.speed.speedups import CLEARLY, HIGHEST, LOWEST, RateRange, faster_spans, implied, speedup
 from report.speed.study import Bench, SpeedStudy, bits_inside
-from report.speed.tables_agreement import fabric_name
 from report.speed.units import factor, milliseconds, rate
 
 AT = 10e9
 """Bits per second at which layouts are compared and the headlines' compute time is sought."""
-
-EVEN = 1.01
-"""A method is even with a baseline where it is no more than so many times as fast."""
 
 STRONGEST = "ddp"
 """The baseline, by name, that layouts are compared with: overlapped buckets in fp32."""
 
 
 def break_even_table(bench: Bench) -> Table:
-    """Below which rate each method is faster than each baseline."""
-    columns = (Column("method", "left"), *(Column(baseline.label, "left") for baseline in bench.baselines))
-    found_spans = {
-        (method.name, baseline.name): faster_spans(bench, method, baseline, EVEN)
-        for method in bench.compared
-        for baseline in bench.baselines
-    }
-    rows = tuple(
-        (Cell(method.label), *(Cell(spans_text(found_spans[method.name, base.name])) for base in bench.baselines))
-        for method in bench.compared
-    )
-    never = sum(not spans for spans in found_spans.values())
-    always = sum(spans == [Span(LOWEST, HIGHEST)] for spans in found_spans.values())
+    """At which rates each method is clearly faster than each of the strong baselines, and how much at one rate."""
+    rivals = [rival for name in RIVALS if (rival := bench.method(name))]
+    columns = [Column("method", "left")]
+    for rival in rivals:
+        columns += [Column(f"faster than {rival.label}", "left"), Column(f"at {rate(AT)}")]
+    spans = {(m.name, rival.name): faster_spans(bench, m, rival, CLEARLY) for m in bench.compared for rival in rivals}
+    rows = []
+    for method in bench.compared:
+        cells = [Cell(method.label)]
+        for rival in rivals:
+            gain = speedup(bench, method, rival, AT)
+            cells += [Cell(spans_text(spans[method.name, rival.name])), Cell(factor(gain))]
+        rows.append(tuple(cells))
+    never = sum(not each for each in spans.values())
+    always = sum(each == [RateRange(LOWEST, HIGHEST)] for each in spans.values())
     found = (
-        f"Of {count_of(len(found_spans), 'pair')} of method and baseline the method is faster at every rate in "
-        f"{always}, at none in {never}, and up to some rate or between two in the rest."
+        f"Of {count_of(len(spans), 'pair')} of method and baseline the method is over {100 * (CLEARLY - 1):.0f} % "
+        f"faster at every rate in {always}, at none in {never}, and up to some rate or between two in the rest."
     )
     notes = (
-        f"Modelled, from {rate(LOWEST)} to {rate(HIGHEST)} of each machine's link, layout "
-        f"{fabric_name(bench.main.fabric).split(',')[0]}. A step that is "
-        f"shorter by {100 * (EVEN - 1):.0f} % or less is called even. Where it is shorter by however little is in "
+        f"Modelled with encoding, from {rate(LOWEST)} to {rate(HIGHEST)} of each machine's link, "
+        f"{bench.main.fabric.num_machines} x {bench.main.fabric.workers_per_machine} workers, "
+        f"{bench.workload.device}. All baselines, and where a step is shorter by 1 % or by however little, are in "
         "csv/break_even.csv.",
     )
-    title = f"{bench.workload.name}: rates at which a method is faster than a baseline"
-    return Table(title, found, columns, rows, notes)
+    title = f"{bench.workload.name}: rates at which a method is faster than a baseline, and by how much"
+    return Table(title, found, tuple(columns), tuple(rows), notes)
 
 
-def spans_text(spans: Sequence[Span]) -> str:
+def spans_text(spans: Sequence[RateRange]) -> str:
     """ "below 3.2 Gb/s", "always", "never"."""
     return " and ".join(_span_text(span) for span in spans) or "never"
 
 
-def _span_text(span: Span) -> str:
-    if span == Span(LOWEST, HIGHEST):
+def _span_text(span: RateRange) -> str:
+    if span == RateRange(LOWEST, HIGHEST):
         return "always"
     if span.low == LOWEST:
         return f"below {rate(span.high)}"
@@ -68,7 +66,7 @@ def _span_text(span: Span) -> str:
 
 
 @dataclass(frozen=True)
-class Layout:
+class MachineLayout:
     """Machines and workers a machine, with the way that a collective takes through them."""
 
     machines: int
@@ -80,14 +78,14 @@ class Layout:
         return f"{self.machines} x {self.workers}, {self.algorithm}"
 
 
-def layouts_of(num_workers: int) -> list[Layout]:
+def layouts_of(num_workers: int) -> list[MachineLayout]:
     """Every worker in a machine of its own, two machines, and all in one."""
-    alone = [Layout(num_workers, 1, "ring"), Layout(num_workers, 1, "tree")]
-    two = [Layout(2, num_workers // 2, "ring"), Layout(2, num_workers // 2, "hierarchical")]
-    return [*alone, *(two if num_workers % 2 == 0 and num_workers > 2 else []), Layout(1, num_workers, "ring")]
+    alone = [MachineLayout(num_workers, 1, "ring"), MachineLayout(num_workers, 1, "tree")]
+    two = [MachineLayout(2, num_workers // 2, "ring"), MachineLayout(2, num_workers // 2, "hierarchical")]
+    return [*alone, *(two if num_workers % 2 == 0 and num_workers > 2 else []), MachineLayout(1, num_workers, "ring")]
 
 
-def layout_network(bench: Bench, layout: Layout, bits: float = AT) -> Network | None:
+def layout_network(bench: Bench, layout: MachineLayout, bits: float = AT) -> Network | None:
     """The modelled network of a layout, with the inside links of the records or else of the price table's device."""
     recorded = [inside for t in bench.timings if (inside := bits_inside(t.fabric)) is not None]
     priced = [machine.inside_bits_per_second for machine in machines() if _is_on(machine, bench)]
@@ -104,7 +102,7 @@ def layouts_table(bench: Bench) -> Table:
     timings = _nearest(bench)
     layouts = layouts_of(bench.main.fabric.num_workers)
     columns = [Column("method", "left")]
-    columns += [Column(f"{fabric_name(timing.fabric)}, {timing.basis}") for timing in timings]
+    columns += [Column(f"{bench.name_of(timing)}, {timing.basis}") for timing in timings]
     columns += [Column(f"{layout.head}, modelled") for layout in layouts]
     points = {(id(point.timing), point.method.name): point.timed.seconds for point in bench.points}
     networks = [layout_network(bench, layout) for layout in layouts]
@@ -141,7 +139,7 @@ def _against(seconds: float | None, baseline: float | None) -> str:
     return milliseconds(seconds) if baseline is None else f"{milliseconds(seconds)} ({factor(baseline / seconds)})"
 
 
-def _layouts_found(bench: Bench, layouts: Sequence[Layout], networks: Sequence[Network | None]) -> str:
+def _layouts_found(bench: Bench, layouts: Sequence[MachineLayout], networks: Sequence[Network | None]) -> str:
     base = bench.method(STRONGEST)
     parts = []
     for layout, network in zip(layouts, networks, strict=True):
@@ -155,6 +153,11 @@ def _layouts_found(bench: Bench, layouts: Sequence[Layout], networks: Sequence[N
 def headline_bench(study: SpeedStudy, headline: Headline) -> Bench | None:
     """The workload that a headline is about, if it was timed and can be modelled."""
     return next((b for b in study.benches if b.workload.name == headline.workload and b.is_modelled), None)
+
+
+def main_bench(study: SpeedStudy) -> Bench | None:
+    """The workload that stands first: that of the first headline, or else the first that was timed."""
+    return headline_bench(study, HEADLINES[0]) or next(iter(study.benches), None)
 
 
 def headlines_table(study: SpeedStudy) -> Table:
@@ -179,7 +182,8 @@ def headlines_table(study: SpeedStudy) -> Table:
             f"{bench.workload.device} ({bench.workload.source})."
         )
         for method in (each for name in METHODS if (each := bench.method(name))):
-            lines = [_headline_row(bench, headline, method, baseline) for baseline in bench.baselines]
+            rivals = (each for name in (*RIVALS, "all_reduce") if (each := bench.method(name)))
+            lines = [_headline_row(bench, headline, method, baseline) for baseline in rivals]
             holding += sum(held for held, _ in lines)
             rows += [row for _, row in lines]
     found = (

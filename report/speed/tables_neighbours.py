@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.records.timings import Message, Method, Rounds, ring_bytes
+from harness.records.timings import Message, Method, Rounds, Timing, ring_bytes
 from report.kit.document import Cell, Column, Table
-from report.kit.wording import short
+from report.kit.wording import count_of, short
 from report.speed.cost_model import Link, Links, Network, collective_seconds, exchange_seconds
 from report.speed.relatives import relatives_of
-from report.speed.study import Bench
-from report.speed.tables_modelled import AT, Layout, layout_network
+from report.speed.study import Bench, Point, is_near
+from report.speed.tables_agreement import AIM
+from report.speed.tables_modelled import AT
 from report.speed.units import factor, milliseconds, rate
 
 NUM_PARAMETERS = 25_557_032
@@ -84,54 +85,86 @@ def _beside(seconds: Sequence[float]) -> tuple[Cell, ...]:
 
 
 def relatives_table(bench: Bench) -> Table:
-    """Every relative of the family: what it sends, what the clock said where it was timed, and what the model says."""
+    """Every relative of the family: what it sends, and its step by the clock with the model's beside it."""
     beside = [method for name in BESIDE if (method := bench.method(name))]
     relatives = relatives_of(bench)
-    two = Layout(2, bench.main.fabric.num_workers // 2, "ring")
-    heads = ("ratio", "on a link, MB a step", "hops a step", f"clock, {rate(AT)}")
-    modelled = [*(f"{rate(bits)}, modelled" for bits in SHOWN_RATES), f"2 x {two.workers}, {rate(AT)}, modelled"]
-    columns = (Column("method", "left"), *(Column(head) for head in (*heads, *modelled)))
-    networks = [*(bench.network(bits) for bits in SHOWN_RATES), layout_network(bench, two)]
+    timings = relatives_timings(bench)
+    heads = ["ratio", "on a link, MB a step", "hops a step", *(f"{bench.name_of(timing)}" for timing in timings)]
+    others = [bits for bits in SHOWN_RATES if not any(_is_at(timing, bits) for timing in timings)]
+    heads += [f"{rate(bits)}, modelled" for bits in others]
     rows = []
     for method in (*beside, *relatives):
         sent = (short(method.ratio), f"{_link_bytes(bench, method) / 1e6:,.3g}", f"{_hops(bench, method):,.3g}")
+        clock = [_clock(bench, timing, method) for timing in timings]
+        networks = [bench.network(bits) for bits in others]
         times = [milliseconds(bench.network_seconds(method, network)) if network else "–" for network in networks]
-        rows.append(tuple(Cell(text) for text in (method.label, *sent, _clock(bench, method), *times)))
+        rows.append(tuple(Cell(text) for text in (method.label, *sent, *clock, *times)))
     notes = (
-        "Milliseconds a step without encoding, decoding and update. Not timed: make speedups times it; until then "
-        "its messages are by closed form, and PowerSGD's are its hook's bytes in two messages. Messages follow the "
-        "backward pass, but DDP's. A hop of an exchange is taken to cost what a hop of the swept all-reduce costs, "
-        "where no exchange was swept.",
+        f"{bench.basis.capitalize()} milliseconds a step, in brackets the modelled ones; without encoding, decoding "
+        "and update. Messages of what was not timed are by closed form, and PowerSGD's are its hook's bytes in two "
+        "messages. Messages follow the backward pass, but DDP's. A hop of an exchange is taken to cost what a hop of "
+        "the swept all-reduce costs, where no exchange was swept.",
     )
+    columns = (Column("method", "left"), *(Column(head) for head in heads))
     title = f"{bench.workload.name}: relatives of the family"
     return Table(title, _relatives_found(bench, relatives), columns, tuple(rows), notes)
 
 
-def _clock(bench: Bench, method: Method) -> str:
-    layout = (bench.main.fabric.num_machines, bench.main.fabric.workers_per_machine)
-    for point in bench.points:
-        fabric = point.timing.fabric
-        here = (fabric.num_machines, fabric.workers_per_machine) == layout
-        if here and point.method.name == method.name and _near(fabric.stands_for_bits_per_second, AT):
-            return milliseconds(point.timed.seconds)
-    return "not timed"
+def relatives_timings(bench: Bench) -> list[Timing]:
+    """Those in which any relative was timed, in the order of tables."""
+    names = {method.name for method in relatives_of(bench)}
+    return [t for t in bench.ordered if any(bench.point(t, name) for name in names)]
 
 
-def _near(bits: float | None, wanted: float) -> bool:
-    return bits is not None and abs(bits / wanted - 1) < 0.01
+def _is_at(timing: Timing, bits_per_second: float) -> bool:
+    return timing.fabric.workers_per_machine == 1 and is_near(timing.fabric.stands_for_bits_per_second, bits_per_second)
+
+
+def _clock(bench: Bench, timing: Timing, method: Method) -> str:
+    point = bench.point(timing, method.name)
+    if point is not None:
+        modelled = f" ({milliseconds(point.predicted)})" if point.predicted is not None else ""
+        return f"{milliseconds(point.timed.seconds)}{modelled}"
+    predicted = bench.predicted(timing, method)
+    return "not timed" if predicted is None else f"({milliseconds(predicted)})"
+
+
+def relatives_sentence(bench: Bench) -> str:
+    """The fastest and the slowest relative by the clock at one rate; "" if none was timed there."""
+    timing = bench.timing_at(AT)
+    base = bench.point(timing, "ddp") if timing else None
+    names = [method.name for method in relatives_of(bench)]
+    points = [point for name in names if timing and (point := bench.point(timing, name))]
+    if base is None or not points:
+        return ""
+    fastest, slowest = (pick(points, key=lambda p: p.timed.seconds) for pick in (min, max))
+    return (
+        f"{bench.workload.name} at {rate(AT)}: of {count_of(len(points), 'relative')} of the family "
+        f"{_over(base, fastest)} as fast as DDP in fp32, the most, and {_over(base, slowest)}, the least."
+    )
+
+
+def _over(base: Point, point: Point) -> str:
+    return f"{point.method.label} is {factor(base.timed.seconds / point.timed.seconds)}"
 
 
 def _relatives_found(bench: Bench, relatives: Sequence[Method]) -> str:
-    timed = [method for method in relatives if bench.method(method.name)]
+    timed = [point for point in bench.points if any(point.method.name == method.name for method in relatives)]
+    named = {point.method.name for point in timed}
+    text = f"{len(named)} of {len(relatives)} were timed"
+    errors = [abs(point.error) for point in timed if point.error is not None]
+    if errors:
+        within = sum(error <= AIM for error in errors)
+        return f"{text}; the modelled step is within {100 * AIM:g} % of the clock's in {within} of {len(errors)} steps."
     network, base = bench.network(AT), bench.method("ddp")
     if network is None or base is None:
-        return f"{len(timed)} of {len(relatives)} were timed."
+        return f"{text}."
     seconds = bench.network_seconds(base, network)
     gains = [(seconds / bench.network_seconds(method, network), method.label) for method in relatives]
     (least, slowest), (most, fastest) = min(gains), max(gains)
     return (
-        f"{len(timed)} of {len(relatives)} were timed; modelled at {rate(AT)} they are {factor(least)} ({slowest}) to "
-        f"{factor(most)} ({fastest}) as fast as overlapped DDP in fp32."
+        f"{text}; modelled at {rate(AT)} they are {factor(least)} ({slowest}) to {factor(most)} ({fastest}) as fast as "
+        "overlapped DDP in fp32."
     )
 
 

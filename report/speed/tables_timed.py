@@ -1,15 +1,13 @@
-"""Tables of what the clock said: the methods' cards, the split of a step, and the codecs."""
+"""Tables of what the clock said: the methods' cards, and the split of a step."""
 
 from __future__ import annotations
 
-from statistics import median
-
 from harness.records.timings import Method
 from report.kit.document import Cell, Column, Table
-from report.kit.wording import NONE, count_of, listed, short, whole
+from report.kit.wording import NONE, count_of, short
 from report.speed.study import Bench, SpeedStudy
-from report.speed.tables_agreement import fabric_name
-from report.speed.units import milliseconds
+from report.speed.tables_codecs import codec_note
+from report.speed.units import factor, milliseconds
 
 
 def cards_table(study: SpeedStudy) -> Table:
@@ -45,16 +43,46 @@ def cards_table(study: SpeedStudy) -> Table:
     return Table("Baseline card", found if rows else "Nothing was timed yet.", columns, rows)
 
 
+CROWDED = (
+    "*: too long. The clock was slowed so little that this machine's encoding, which is not slowed, did not fit behind "
+    "the passes, as it would on the device."
+)
+
+
+def steps_table(bench: Bench) -> Table:
+    """Every method's step by the clock on every network, with its speed-up over overlapped DDP."""
+    columns = (Column("method", "left"), Column("ratio"), *(Column(bench.name_of(t)) for t in bench.ordered))
+    bases = [bench.point(timing, "ddp") for timing in bench.ordered]
+    rows, most, crowded = [], list[tuple[float, str, str]](), False
+    for method in bench.methods:
+        cells = []
+        for timing, base in zip(bench.ordered, bases, strict=True):
+            point = bench.point(timing, method.name)
+            gain = base.timed.seconds / point.timed.seconds if base and point else None
+            over = f" ({factor(gain)})" if gain else ""
+            mark = " *" if point and point.is_crowded else ""
+            crowded |= bool(mark)
+            cells.append(f"{milliseconds(point.timed.seconds)}{over}{mark}" if point else NONE)
+            most += [(gain, method.label, bench.name_of(timing))] if gain else []
+        rows.append(tuple(Cell(text) for text in (method.label, short(method.ratio), *cells)))
+    found = "The most over DDP in fp32: {1} on {2}, {0}.".format(factor(max(most)[0]), *max(most)[1:]) if most else ""
+    without = ", without encoding and update" if bench.basis == "emulated" else ""
+    notes = (
+        f"{bench.basis.capitalize()} milliseconds a step{without}, in brackets the speed-up over overlapped DDP in "
+        "fp32 on the same network. Intervals and whole steps: csv/step_times.csv.",
+        *(CROWDED,) * crowded,
+    )
+    return Table(f"{bench.workload.name}: steps by the clock", found, columns, tuple(rows), notes)
+
+
 def split_table(bench: Bench) -> Table:
-    """Compute, codec, waiting and transfer of every method, on the fabric of the curves and on each other."""
+    """Compute, codec, waiting and transfer of every method, on one network of the curves."""
     heads = ("compute", "encode, decode, update", "waiting for others", "transfer not hidden", "steps")
-    columns = (Column("method", "left"), Column("network", "left"), *(Column(head) for head in heads))
-    slowest = min(bench.timings, key=lambda t: t.fabric.stands_for_bits_per_second or float("inf"))
-    shown = [point for point in bench.points if point.timing is bench.main or point.timing is slowest]
+    columns = (Column("method", "left"), *(Column(head) for head in heads))
+    shown = [point for point in bench.points if point.timing is bench.main]
     rows = tuple(
         (
             Cell(point.method.label),
-            Cell(fabric_name(point.timing.fabric)),
             Cell(milliseconds(point.timed.compute)),
             Cell(milliseconds(point.timed.codec)),
             Cell("in transfer" if point.timed.waiting is None else milliseconds(point.timed.waiting)),
@@ -68,7 +96,7 @@ def split_table(bench: Bench) -> Table:
     if share is not None:
         part = share.timed.transfer / share.timed.seconds
         found = (
-            f"Transfer is the largest part for {share.method.label} on {fabric_name(share.timing.fabric)}: "
+            f"Transfer is the largest part for {share.method.label} on {bench.name_of(share.timing)}: "
             f"{100 * part:.0f} % of its step."
         )
     emulated = (
@@ -80,80 +108,3 @@ def split_table(bench: Bench) -> Table:
         *filter(None, [codec_note(bench)]),
     )
     return Table(f"{bench.workload.name}: what a step is made of", found, columns, rows, notes=notes)
-
-
-EXAMPLE = "mcser"
-"""The method, by name, on which the different times of a codec are explained."""
-
-
-def codec_note(bench: Bench) -> str:
-    """Why the codec of a step is not that of a worker alone, nor that of the model; "" where one is missing."""
-    in_steps = [p.timed.codec for p in bench.points if p.method.name == EXAMPLE and p.timing is bench.main]
-    method = next((each for each in bench.main.methods if each.name == EXAMPLE), None)
-    device = bench.emulated_device
-    alone = [
-        each.codec_alone_seconds
-        for timing in bench.timings
-        for each in timing.methods
-        if each.name == EXAMPLE and each.codec_alone_seconds is not None
-    ]
-    if not in_steps or method is None or not alone or device is None:
-        return ""
-    workers, cores = bench.main.fabric.num_workers, bench.main.attempt.num_cpus
-    return (
-        f"The codec is told three times. {method.label}'s is {milliseconds(in_steps[0])} ms in these steps, in which "
-        f"{count_of(workers, 'worker')} share {count_of(cores, 'core')} and their memory, and each waits for the last "
-        f"to be through; {milliseconds(median(alone))} ms for a worker with a core to itself; and "
-        f"{milliseconds(bench.codec_seconds(method))} ms in the model, for a {device.device} moves the same bytes at "
-        f"{device.bytes_per_second / 1e9:g} GB/s. Emulated steps are shown without it, modelled ones with the last."
-    )
-
-
-def codec_table(study: SpeedStudy) -> Table:
-    """Seconds of encoding, decoding and update: timed here, and as the model takes them for an emulated device."""
-    columns = [Column("method", "left")]
-    for bench in study.benches:
-        columns.append(Column(f"{bench.workload.name}, measured here"))
-        if bench.emulated_device:
-            columns.append(Column(f"{bench.workload.device}, modelled"))
-    names = dict.fromkeys(method.name for bench in study.benches for method in bench.methods)
-    rows, shares = [], []
-    for name in names:
-        methods = [(bench, bench.method(name)) for bench in study.benches]
-        label = next(method.label for _, method in methods if method)
-        rows.append((Cell(label), *(cell for bench, method in methods for cell in _codec_cells(bench, method))))
-        shares += [(_codec_share(bench, method), label, bench.workload.name) for bench, method in methods if method]
-    share, label, name = max(shares)
-    found = f"The model's largest is {100 * share:.1f} % of the compute ({label} on {name})."
-    notes = _codec_notes(study)
-    return Table("Encoding, decoding and update", found, tuple(columns), tuple(rows), notes)
-
-
-def _codec_cells(bench: Bench, method: Method | None) -> list[Cell]:
-    timed = [point.timed.codec for point in bench.points if method and point.method.name == method.name]
-    alone = [m.codec_alone_seconds for t in bench.timings for m in t.methods if method and m.name == method.name]
-    known = [seconds for seconds in alone if seconds is not None] or timed
-    cells = [Cell(milliseconds(median(known)) if known else NONE)]
-    if bench.emulated_device:
-        cells.append(Cell(milliseconds(bench.codec_seconds(method)) if method else NONE))
-    return cells
-
-
-def _codec_share(bench: Bench, method: Method) -> float:
-    return bench.codec_seconds(method) / (bench.workload.forward_seconds + bench.workload.backward_seconds)
-
-
-def _codec_notes(study: SpeedStudy) -> tuple[str, ...]:
-    sizes = listed([f"{b.workload.name} {whole(b.workload.num_parameters)}" for b in study.benches])
-    devices = {d.device: d for bench in study.benches if (d := bench.emulated_device)}
-    sources = [f"{d.device}: {d.bytes_per_second / 1e9:g} GB/s ({d.source})" for d in devices.values()]
-    note = (
-        f"Milliseconds a step, mean over a method's period. Parameters: {sizes}. Measured: by the clock of this "
-        "machine, of a worker with a core to itself where that was timed, else in the steps. The model takes a line in "
-        "the number of parameters: for an emulated device of the table the bytes moved over its memory bandwidth, "
-        "orthogonalisation and kernel launches left out, which favours PowerSGD; else the line through what was "
-        "measured here."
-    )
-    explained = next((said for bench in study.benches if (said := codec_note(bench))), "")
-    explained = explained.replace("in these steps", "in the timed steps")
-    return (*filter(None, [explained]), note, *([f"Memory bandwidth: {listed(sources)}."] if sources else []))

@@ -17,7 +17,6 @@ from report.kit.statistics import mean_of
 from report.kit.wording import NONE, count_of, listed, percent, short, whole
 from report.speed.cost_model import Algorithm, Network
 from report.speed.study import Bench, SpeedStudy
-from report.speed.tables_agreement import fabric_name
 from report.speed.units import rate
 
 SAME_RATIO = 1.02
@@ -99,7 +98,7 @@ def time_table(bench: Bench, records: Records, target: float) -> Table:
     columns = (
         Column("method", "left"),
         Column("steps"),
-        *(Column(f"{fabric_name(timing.fabric)}, {timing.basis}") for timing in bench.timings),
+        *(Column(f"{bench.name_of(timing)}, {timing.basis}") for timing in bench.ordered),
     )
     seconds = {(id(point.timing), point.method.name): point.timed.seconds for point in bench.points}
     rows, reached = [], 0
@@ -107,7 +106,7 @@ def time_table(bench: Bench, records: Records, target: float) -> Table:
     for method in joined:
         steps, said = _steps_cell(records, method, target)
         reached += steps is not None and math.isfinite(steps)
-        per_step = [seconds.get((id(timing), method.name)) for timing in bench.timings]
+        per_step = [seconds.get((id(timing), method.name)) for timing in bench.ordered]
         times = (_time_text(steps, each) for each in per_step)
         rows.append((Cell(method.label), said, *(Cell(text, said.runs) for text in times)))
     found = (

@@ -1,50 +1,38 @@
-"""The verdict: where each method beats overlapped DDP and by how much, and what the headlines ask for."""
+"""The verdict: what the clock and the model say, a sentence each, made from the numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from harness.records.timings import Method
-from report.kit.document import Bullets, Cell, Column, Paragraph, Table, Verdict
-from report.kit.wording import listed
-from report.speed.headlines import HEADLINES, METHODS, Headline
-from report.speed.speedups import faster_spans, implied, speedup
+from report.kit.document import Bullets, Paragraph, Verdict
+from report.kit.wording import amount, listed
+from report.speed.headlines import HEADLINES, PROPOSED, RIVAL_WORDS, RIVALS, Headline
+from report.speed.speedups import implied
 from report.speed.study import Bench, SpeedStudy
-from report.speed.tables_agreement import agreement_sentence
-from report.speed.tables_modelled import AT, headline_bench, spans_text
-from report.speed.units import factor, milliseconds, rate, signed_percent
+from report.speed.tables_agreement import verdict_sentence
+from report.speed.tables_codecs import largest_sentence
+from report.speed.tables_gossip import gossip_sentence
+from report.speed.tables_large import alike_sentence
+from report.speed.tables_latency import latency_sentence
+from report.speed.tables_modelled import AT, headline_bench, main_bench
+from report.speed.tables_neighbours import relatives_sentence
+from report.speed.units import factor, rate
 
 COMMAND = "make speedups"
-RIVALS = ("ddp", "ddp_fp16", "powersgd_2")
-"""Baselines, by name, that the verdict is about: overlapped DDP in fp32, with its fp16 hook, and with its PowerSGD."""
-
-PROPOSED = "mcser"
-"""The method, by name, whose timed speed-ups the verdict lists."""
-OVERLAPPED = "mcser_overlap"
-"""The same, its messages begun in the backward pass."""
-
-CLEARLY = 1.05
-"""A method is said to beat a baseline where it is more than so many times as fast."""
-
-LARGE_RATIO = 64
-"""From which on methods are asked whether they differ among themselves at all."""
-
-_SHOWN = (10e9,)
 
 
 def speed_verdict(study: SpeedStudy) -> Verdict:
     """The box; it names the command where nothing was timed or swept yet."""
-    if not study.benches:
+    bench = main_bench(study)
+    if bench is None:
         text = f"Nothing is timed yet: {COMMAND} fills this report."
         return Verdict("What was found", (Paragraph(text),))
-    blocks: list[Paragraph | Bullets | Table] = [Paragraph(agreement_sentence(study.points))]
-    timed = [sentence for bench in study.benches if (sentence := _timed(bench))]
-    timed += [sentence for bench in study.benches if (sentence := alike_sentence(bench))]
-    blocks += [Bullets(tuple(timed))] if timed else []
-    blocks += [_table(bench) for bench in study.benches if bench.is_modelled and bench.compared]
-    if any(bench.is_modelled for bench in study.benches):
-        blocks.append(Bullets(tuple(said for headline in HEADLINES for said in _headline(study, headline))))
-    else:
+    said = [*_timed(bench), alike_sentence(bench)]
+    said += [_over_ddp(other) for other in study.benches if other is not bench]
+    said += [_headline(study, headline) for headline in HEADLINES]
+    said += [latency_sentence(bench), relatives_sentence(bench), gossip_sentence(study), largest_sentence(study)]
+    blocks: list[Paragraph | Bullets] = [Bullets(tuple(filter(None, [*said, verdict_sentence(study.points)])))]
+    if not any(each.is_modelled for each in study.benches):
         blocks.append(
             Paragraph(
                 f"No network of the kind that they ran on was swept, so nothing is modelled: {COMMAND} sweeps it."
@@ -53,99 +41,55 @@ def speed_verdict(study: SpeedStudy) -> Verdict:
     return Verdict("What was found", tuple(blocks))
 
 
-def _timed(bench: Bench) -> str:
-    """What the clock said of the proposed method, on every network of the curves' layout."""
-    layout = (bench.main.fabric.num_machines, bench.main.fabric.workers_per_machine)
-    seconds: dict[float, dict[str, float]] = {}
-    for point in bench.points:
-        fabric = point.timing.fabric
-        if fabric.stands_for_bits_per_second and (fabric.num_machines, fabric.workers_per_machine) == layout:
-            seconds.setdefault(fabric.stands_for_bits_per_second, {})[point.method.name] = point.timed.seconds
+def _timed(bench: Bench) -> Iterator[str]:
+    """What the clock said of the proposed method over each of the strong baselines, at every rate."""
     proposed = bench.method(PROPOSED)
-    rivals = [rival for name in RIVALS if (rival := bench.method(name))]
-    gains, hidden = [], []
-    for bits, found in sorted(seconds.items()):
-        own, overlapped = found.get(PROPOSED), found.get(OVERLAPPED)
-        if own is None:
-            continue
-        over = [f"{factor(found[each.name] / own)} (over {each.label})" for each in rivals if each.name in found]
-        gains += [f"at {rate(bits)} {listed(over)}"] if over else []
-        hidden += [f"{signed_percent(overlapped / own - 1)} at {rate(bits)}"] if overlapped else []
-    if proposed is None or not gains:
+    if proposed is None:
+        return
+    without = ", without encoding and update" if bench.basis == "emulated" else ""
+    head = f"{bench.workload.name} by the clock ({bench.basis}{without}): {proposed.label}'s speed-up at ratio "
+    head += f"{amount(proposed.ratio)} is"
+    for name in RIVALS:
+        if gains := _gains(bench, name):
+            yield f"{head} {gains} over {RIVAL_WORDS[name]}{_crowded(bench, name)}."
+            head = "It is"
+
+
+def _gains(bench: Bench, baseline: str) -> str:
+    """Timed speed-ups of the proposed method over a baseline, slow links to fast; "" where both were never timed."""
+    gains = []
+    for timing in bench.curve:
+        own, base = bench.point(timing, PROPOSED), bench.point(timing, baseline)
+        if own and base and not base.is_crowded:
+            bits = rate(timing.fabric.stands_for_bits_per_second)
+            gains.append(f"{factor(base.timed.seconds / own.timed.seconds)} at {bits}")
+    return listed(gains)
+
+
+def _crowded(bench: Bench, baseline: str) -> str:
+    """At which rates no factor over a baseline is given, since its encoding did not fit behind the slowed passes."""
+    points = [point for timing in bench.curve if (point := bench.point(timing, baseline)) and point.is_crowded]
+    rates = [rate(point.timing.fabric.stands_for_bits_per_second) for point in points]
+    return f"; at {listed(rates)} this machine's encoding is in that one's emulated step" if rates else ""
+
+
+def _over_ddp(bench: Bench) -> str:
+    gains, proposed = _gains(bench, RIVALS[0]), bench.method(PROPOSED)
+    if not gains or proposed is None:
         return ""
-    without = " without encoding and update" if bench.basis == "emulated" else ""
-    overlap = f" Overlapping it changes its step by {listed(hidden)}." if hidden else ""
-    return f"{bench.workload.name}, {bench.basis}{without}: {proposed.label}'s speed-up is {'; '.join(gains)}.{overlap}"
+    head = f"{bench.workload.name} ({bench.basis}): {proposed.label}'s speed-up is"
+    return f"{head} {gains} over {RIVAL_WORDS[RIVALS[0]]}."
 
 
-def _table(bench: Bench) -> Table:
-    rivals = [rival for name in RIVALS if (rival := bench.method(name))]
-    columns = [Column("method", "left")]
-    for rival in rivals:
-        columns.append(Column(f"beats {rival.label}", "left"))
-        columns += [Column(f"at {rate(bits)}") for bits in _SHOWN]
-    rows = tuple((Cell(method.label), *_against(bench, method, rivals)) for method in bench.compared)
-    device = f"{bench.main.fabric.num_workers} workers, {bench.workload.device}"
-    title = f"{bench.workload.name}, {device}: where a step is over {100 * (CLEARLY - 1):.0f} % faster, and by how much"
-    return Table(f"{title} (modelled)", "", tuple(columns), rows)
-
-
-def _against(bench: Bench, method: Method, rivals: Sequence[Method]) -> list[Cell]:
-    cells = []
-    for rival in rivals:
-        cells.append(Cell(spans_text(faster_spans(bench, method, rival, CLEARLY))))
-        cells += [Cell(factor(speedup(bench, method, rival, bits))) for bits in _SHOWN]
-    return cells
-
-
-def alike_sentence(bench: Bench) -> str:
-    """How much the methods of a large ratio gain over DDP by the clock, and how much over one another; "" if too few
-    were timed."""
-    layout = (bench.main.fabric.num_machines, bench.main.fabric.workers_per_machine)
-    seconds = {
-        point.method.name: point.timed.seconds
-        for point in bench.points
-        if (point.timing.fabric.num_machines, point.timing.fabric.workers_per_machine) == layout
-        and point.timing.fabric.stands_for_bits_per_second == AT
-    }
-    large = [method for method in bench.methods if method.ratio >= LARGE_RATIO and method.name in seconds]
-    if len(large) < 3 or "ddp" not in seconds:
-        return ""
-    times = [seconds[method.name] for method in large]
-    said = (
-        f"{bench.workload.name} at {rate(AT)}: all {len(large)} methods of ratio {LARGE_RATIO:g} and more are "
-        f"{factor(seconds['ddp'] / max(times))} to {factor(seconds['ddp'] / min(times))} as fast as DDP in fp32, and "
-        f"the fastest of them is {factor(max(times) / min(times))} as fast as the slowest"
-    )
-    base = bench.method("ddp")
-    if bench.is_modelled and base:
-        gains = [speedup(bench, method, base, AT) for method in large]
-        said += f" (modelled, with encoding: {factor(min(gains))} to {factor(max(gains))})"
-    return f"{said}. So choose among them by accuracy."
-
-
-def _headline(study: SpeedStudy, headline: Headline) -> list[str]:
-    """A sentence for each ratio of the proposed method: where it would reach the published factor."""
+def _headline(study: SpeedStudy, headline: Headline) -> str:
+    """Up to which rate the proposed method would reach a published factor over each of the strong baselines."""
     bench = headline_bench(study, headline)
-    found = [method for name in METHODS if bench and (method := bench.method(name))]
-    if bench is None or not found:
-        return [f"{headline.words}: no step of {headline.workload} is modelled yet, {COMMAND} fills this in."]
-    now = bench.workload.forward_seconds + bench.workload.backward_seconds
-    given = f"{milliseconds(now)} ms of compute a step ({bench.workload.device})"
-    return [
-        f"{headline.words}, ratio {method.ratio:.0f}: with {given} M-CSER would reach it (modelled) "
-        f"{'; '.join(_reached(bench, method, headline.target))}."
-        for method in found
-    ]
-
-
-def _reached(bench: Bench, method: Method, target: float) -> Iterator[str]:
-    for baseline in (base for name in (*RIVALS, "all_reduce") if (base := bench.method(name))):
-        asked = implied(bench, method, baseline, target, AT)
-        over = f"over {baseline.label}"
-        if asked.bits_per_second is None:
-            yield f"{over} never"
-            continue
-        compute = asked.compute_seconds
-        limit = "" if compute is None else f", at {rate(AT)} for at most {milliseconds(compute)} ms of compute"
-        yield f"{over} up to {rate(asked.bits_per_second)}{limit}"
+    proposed = bench.method(PROPOSED) if bench else None
+    if bench is None or proposed is None:
+        return f"{headline.words}: no step of {headline.workload} is modelled yet, {COMMAND} fills this in."
+    parts = []
+    for name, rival in ((name, each) for name in RIVALS if (each := bench.method(name))):
+        bits = implied(bench, proposed, rival, headline.target, AT).bits_per_second
+        where = "at no rate" if bits is None else f"up to {rate(bits)}"
+        parts.append(f"{where} over {RIVAL_WORDS[name]}")
+    return f"{headline.words} at ratio {amount(proposed.ratio)} would hold (modelled, with encoding) {listed(parts)}."

@@ -89,12 +89,12 @@ def compress_of(key: str) -> Compress:
     return GATHERED[key] if key in GATHERED else transcription.masked(mask_of(SHARED[key]))
 
 
-def trajectory(name: str, own: dict[str, Any], momentum: float = MOMENTUM) -> list[tuple[list[Array], list[Array]]]:
+def trajectory(name: str, own: dict[str, Any], **numbers: Any) -> list[tuple[list[Array], list[Array]]]:
     """After each step, the workers' parameters, and their errors where the method holds them."""
 
     def work(collectives: Collectives) -> list[tuple[Array, Array | None]]:
         model = make_model()
-        optimizer = make_optimizer(name, model, own, collectives, seed=SEED, momentum=momentum)
+        optimizer = make_optimizer(name, model, own, collectives, seed=SEED, **numbers)
         states = []
         for step in range(1, NUM_STEPS + 1):
             train(optimizer, model, collectives.rank, [step])
@@ -109,9 +109,14 @@ def trajectory(name: str, own: dict[str, Any], momentum: float = MOMENTUM) -> li
 
 
 def assert_follows(
-    name: str, own: dict[str, Any], expected: Iterator[State], momentum: float = MOMENTUM, rtol: float = 1e-9
+    name: str,
+    own: dict[str, Any],
+    expected: Iterator[State],
+    momentum: float | None = MOMENTUM,
+    rtol: float = 1e-9,
+    **numbers: Any,
 ) -> None:
-    actual = trajectory(name, own, momentum)
+    actual = trajectory(name, own, momentum=momentum, **numbers)
     for step, ((xs, es), (want_xs, want_es)) in enumerate(zip(actual, expected, strict=True), start=1):
         np.testing.assert_allclose(xs, want_xs, rtol=rtol, atol=rtol, err_msg=f"parameters after step {step}")
         if es:

@@ -24,13 +24,8 @@ from algorithms import (
 )
 from algorithms.core.adamw import adamw_step_
 from algorithms.core.layout import Window, Windows
-from tests.algorithms.following import (
-    NUM_STEPS,
-    NUM_WORKERS,
-    SEED,
-    compress_of,
-    make_problem,
-)
+from tests.algorithms import transcription
+from tests.algorithms.following import NUM_STEPS, SEED, assert_follows, compress_of, make_problem
 from tests.algorithms.problems import (
     COMPRESSORS,
     NAMES,
@@ -46,7 +41,7 @@ from tests.algorithms.problems import (
     train,
     workers,
 )
-from tests.algorithms.transcription import Array, Compress, Problem, State, Vectors, mean, psync
+from tests.algorithms.transcription import Compress, Problem, State, Vectors, mean
 
 NUMBERS: dict[str, Any] = {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.05}
 ADAMW: dict[str, Any] = {**NUMBERS, "momentum": None, "local_step": "adamw"}
@@ -139,62 +134,15 @@ class Moments:
         return result
 
 
-def gradients_at(problem: Problem, xs: Vectors, t: int) -> Vectors:
-    return [problem.gradient(x, t, i) for i, x in enumerate(xs)]
-
-
-def cser(problem: Problem, c2: Compress, c1: Compress, interval: int) -> Iterator[State]:
-    x, e, moments = problem.everywhere(problem.start), problem.everywhere(0 * problem.start), Moments(problem)
-    for t in range(1, NUM_STEPS + 1):
-        p, r = psync(moments.updates(gradients_at(problem, x, t), x), c2, t, "gradient")
-        x = [xi - pi for xi, pi in zip(x, p, strict=True)]
-        e = [ei - ri for ei, ri in zip(e, r, strict=True)]
-        if t % interval == 0:
-            synchronised, s = psync(e, c1, t, "error")
-            x = [xi - ei + ni for xi, ei, ni in zip(x, e, synchronised, strict=True)]
-            e = s
-        yield x, e
-
-
-def ef_on_updates(problem: Problem, compress: Compress) -> Iterator[State]:
-    x, e, moments = problem.start.copy(), problem.everywhere(0 * problem.start), Moments(problem)
-    for t in range(1, NUM_STEPS + 1):
-        everywhere = problem.everywhere(x)
-        p = moments.updates(gradients_at(problem, everywhere, t), everywhere)
-        e = [ei + pi for ei, pi in zip(e, p, strict=True)]
-        sent = compress(t, "gradient", e)
-        x = x - mean(sent)
-        e = [ei - ci for ei, ci in zip(e, sent, strict=True)]
-        yield problem.everywhere(x), e
-
-
 def ef_on_gradients(problem: Problem, compress: Compress) -> Iterator[State]:
     x, e, moments = problem.start.copy(), problem.everywhere(0 * problem.start), Moments(problem)
     for t in range(1, NUM_STEPS + 1):
-        e = [ei + gi for ei, gi in zip(e, gradients_at(problem, problem.everywhere(x), t), strict=True)]
+        gradients = [problem.gradient(x, t, i) for i in range(problem.num_workers)]
+        e = [ei + gi for ei, gi in zip(e, gradients, strict=True)]
         sent = compress(t, "gradient", e)
         e = [ei - ci for ei, ci in zip(e, sent, strict=True)]
         x = x - moments.updates([mean(sent)], [x])[0]
         yield problem.everywhere(x), e
-
-
-def assert_follows(name: str, own: dict[str, Any], expected: Iterator[State]) -> None:
-    def work(collectives: Collectives) -> list[tuple[Array, Array | None]]:
-        model = make_model()
-        optimizer = make_optimizer(name, model, own, collectives, seed=SEED, **ADAMW)
-        states = []
-        for step in range(1, NUM_STEPS + 1):
-            train(optimizer, model, collectives.rank, [step])
-            error = None if optimizer.error is None else optimizer.error.numpy().copy()
-            states.append((optimizer.flat.parameters.numpy().copy(), error))
-        return states
-
-    actual = zip(*workers(work, NUM_WORKERS), strict=True)
-    for step, (states, (xs, es)) in enumerate(zip(actual, expected, strict=True)):
-        for (x, e), want_x, want_e in zip(states, xs, es, strict=True):
-            np.testing.assert_allclose(x, want_x, rtol=1e-8, atol=1e-8, err_msg=f"parameters after step {step + 1}")
-            if e is not None:
-                np.testing.assert_allclose(e, want_e, rtol=1e-8, atol=1e-8, err_msg=f"error after step {step + 1}")
 
 
 def problem() -> Problem:
@@ -202,6 +150,7 @@ def problem() -> Problem:
     is_weight = made.eta == made.eta[0]
     made.eta = np.where(is_weight, NUMBERS["lr"], made.eta)
     made.decay = np.where(is_weight, NUMBERS["weight_decay"], made.decay)
+    made.rule = Moments(made).updates
     return made
 
 
@@ -211,14 +160,17 @@ def problem() -> Problem:
 def test_m_cser(c2: str, c1: str, explicit: bool) -> None:
     own = own_settings("mcser", [COMPRESSORS[c2], COMPRESSORS[c1]], 3, explicit_error=explicit)
     assert own["gradient_compressor"] is COMPRESSORS[c2], "settings are in the order of the constructor"
-    assert_follows("mcser", own, cser(problem(), compress_of(c2), compress_of(c1), 3))
+    expected = transcription.cser(problem(), NUM_STEPS, compress_of(c2), compress_of(c1), 3)
+    assert_follows("mcser", own, expected, rtol=1e-8, **ADAMW)
 
 
 @pytest.mark.parametrize("key", ["blocks", "random_k", "top_k"])
 def test_ef_sgd_on_updates_and_on_gradients(key: str) -> None:
     own = {"compressor": COMPRESSORS[key]}
-    assert_follows("ef_sgd", own, ef_on_updates(problem(), compress_of(key)))
-    assert_follows("ef_sgd", own | ON_GRADIENTS, ef_on_gradients(problem(), compress_of(key)))
+    on_updates = transcription.ef_sgd(problem(), NUM_STEPS, compress_of(key))
+    assert_follows("ef_sgd", own, on_updates, rtol=1e-8, **ADAMW)
+    on_gradients = ef_on_gradients(problem(), compress_of(key))
+    assert_follows("ef_sgd", own | ON_GRADIENTS, on_gradients, rtol=1e-8, **ADAMW)
 
 
 # As PyTorch users expect.

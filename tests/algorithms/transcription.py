@@ -29,6 +29,8 @@ class Problem:
     eta: Array
     beta: float
     decay: Array
+    rule: Callable[[Vectors, Vectors], Vectors] | None = None
+    """Another local step than Nesterov's: the workers' updates from their gradients and their x."""
 
     def everywhere(self, value: Array) -> Vectors:
         return [value.copy() for _ in range(self.num_workers)]
@@ -40,6 +42,8 @@ def mean(vectors: Vectors) -> Array:
 
 def updates(problem: Problem, momenta: Vectors, xs: Vectors, step: int) -> Vectors:
     """g <- g + lambda x;  m <- beta m + g;  p = eta (beta m + g), for each worker."""
+    if problem.rule is not None:
+        return problem.rule([problem.gradient(x, step, i) for i, x in enumerate(xs)], xs)
     result = []
     for i, x in enumerate(xs):
         g = problem.gradient(x, step, i) + problem.decay * x

@@ -14,7 +14,7 @@ from torch import Tensor
 from algorithms import Collectives, run_workers
 from harness import bench
 from harness.bench import memory, methods, run_shares, training, workers
-from harness.bench.figure import Aim, Figure, not_measured, ratio, show
+from harness.bench.measurement import Aim, Measurement, not_measured, ratio, show
 from harness.spec import SpecError
 from harness.tasks.task import find_task
 from harness.train.build import build_model
@@ -35,7 +35,7 @@ def test_a_ratio_is_the_median_of_ratios_within_repetitions() -> None:
     [(Aim("at most", 1.0), True), (Aim("at most", 0.9), False), (Aim("at least", 1.1), False), (None, None)],
 )
 def test_an_aim_is_met_or_not(aim: Aim | None, met: bool | None) -> None:
-    assert Figure("name", "what", 1.0, "x", aim).met is met
+    assert Measurement("name", "what", 1.0, "x", aim).met is met
 
 
 def test_calls_go_there_and_back_again() -> None:
@@ -54,11 +54,12 @@ def test_speed_ups_are_the_slower_over_the_faster() -> None:
         workers.THREADS: [1.0],
         workers.ONE_THREAD: [1.5],
         workers.PROCESSES: [3.0],
+        workers.DDP: [4.5],
         workers.TOGETHER: [0.8],
         workers.IN_TURN: [1.6],
         workers.STACKED: [0.5],
     }
-    assert [figure.measured for figure in workers.figures_of(timings, cores=2)] == [1.5, 2.0, 3.0, 2.5, 1.6]
+    assert [figure.measured for figure in workers.figures_of(timings, cores=2)] == [1.5, 2.0, 3.0, 2.5, 1.5, 1.6]
 
 
 def test_stacked_workers_of_a_benchmark_do_what_its_threads_do() -> None:
@@ -86,12 +87,12 @@ def test_stacked_workers_are_started_and_obey() -> None:
 def test_a_benchmark_that_fails_says_so_and_spares_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(results: Path) -> list[Figure]:
+    def broken(results: Path) -> list[Measurement]:
         raise RuntimeError("no such luck")
 
-    def works(results: Path) -> list[Figure]:
+    def works(results: Path) -> list[Measurement]:
         assert results == tmp_path
-        return [Figure("one", "this with that", 1.25, "x", Aim("at most", 1.0), [1.0, 1.5], {"this": [1.0, 3.0]})]
+        return [Measurement("one", "this with that", 1.25, "x", Aim("at most", 1.0), [1.0, 1.5], {"this": [1.0, 3.0]})]
 
     monkeypatch.setattr(bench, "SUBJECTS", ("memory", "run_shares"))
     monkeypatch.setattr(memory, "measure", broken)
@@ -123,10 +124,10 @@ def test_shares_without_records_give_the_reason(tmp_path: Path) -> None:
     assert figure.measured is None and str(tmp_path) in (figure.reason or "")
 
 
-def test_every_algorithm_has_settings() -> None:
-    from algorithms import algorithms
+def test_every_method_has_settings() -> None:
+    from algorithms.registry import methods as known
 
-    assert set(methods.SETTINGS) == set(algorithms())
+    assert set(methods.SETTINGS) == set(known())
     assert all(methods.config_of(name).algorithm == name for name in methods.SETTINGS)
 
 

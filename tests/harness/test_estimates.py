@@ -14,7 +14,7 @@ from harness.plan.dry_step import DrySteps, dry_steps
 from harness.plan.effort import Site
 from harness.plan.estimate import StepTime
 from harness.plan.plan import Plan, make_plan
-from harness.spec import EXPERIMENTS, load_spec
+from harness.spec_file import EXPERIMENTS, load_spec
 from tests.harness.support import CSER, small_config, small_spec, write_spec
 
 

@@ -19,14 +19,16 @@ from harness.records.experiment import Row
 from harness.records.provenance import new_attempt
 from harness.records.store import read_run
 from harness.rows import RowSpec
-from harness.spec import EXPERIMENTS, ModelSpec, Spec, load_spec
+from harness.spec import ModelSpec, Spec
+from harness.spec_file import EXPERIMENTS, load_spec
 from harness.tasks import cifar100, cmudict, fashion_mnist, imagenet, kjv_es, wmt_en_de
 from harness.tasks.cifar100 import CIFAR100
 from harness.tasks.cmudict import CMUDict
 from harness.tasks.fashion_mnist import FashionMNIST
 from harness.tasks.fashion_mnist_files import locate
 from harness.tasks.imagenet import ImageNet
-from harness.tasks.kjv_es import ENGLISH, SPANISH, KJVSpanish
+from harness.tasks.kjv_es import ENGLISH, SPANISH, Bibles
+from harness.tasks.parallel import TextFiles
 from harness.tasks.task import find_task
 from harness.train.build import build_model
 from harness.train.precision import MixedPrecision
@@ -134,14 +136,15 @@ def miniature_cmudict(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def miniature_kjv_es(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slots = [bible(folder, module.name, seed) for seed, module in ((1, ENGLISH), (2, SPANISH))]
     english, spanish = (replace(module, num_slots=slots[0]) for module in (ENGLISH, SPANISH))
-    sizes = {"vocabulary": 300, "positions": 64, "num_test_chapters": 3}
-    task = KJVSpanish(NUM_TRAIN, NUM_TEST, modules=(english, spanish), sha256=None, **sizes)
+    source = Bibles(num_test_chapters=3, modules=(english, spanish), sha256=None)
+    task = replace(kjv_es.TASK, num_train=NUM_TRAIN, num_test=NUM_TEST, source=source, vocabulary=300, positions=64)
     monkeypatch.setattr(kjv_es, "TASK", task)
 
 
 def miniature_wmt_en_de(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = replace(wmt_en_de.TASK, num_train=NUM_TRAIN, num_test=NUM_TEST, vocabulary=300, positions=64)
-    parallel_files(folder, NUM_TRAIN, NUM_TEST, (*own.train, *own.test))
+    assert isinstance(own.source, TextFiles)
+    parallel_files(folder, NUM_TRAIN, NUM_TEST, (*own.source.train, *own.source.test))
     monkeypatch.setattr(wmt_en_de, "TASK", own)
 
 

@@ -17,7 +17,7 @@ from harness import gpu_check
 from harness.__main__ import main
 from harness.gpu_check import graphs, memory, memory_format, mixed_precision, nccl, training, workers
 from harness.gpu_check.problem import SMALL, Scale
-from harness.gpu_check.record import Outcome, Record, as_table, record
+from harness.gpu_check.record import CheckResult, Outcome, as_table, record
 from harness.tasks.task import Batch
 from harness.train.training import Training
 
@@ -37,16 +37,16 @@ def test_without_a_gpu_it_is_skipped_in_a_sentence(
 
 
 @pytest.fixture(scope="module")
-def records() -> list[Record]:
+def records() -> list[CheckResult]:
     return list(gpu_check.make_checks(CPU, TINY))
 
 
-def test_every_check_passes_on_a_cpu(records: list[Record]) -> None:
+def test_every_check_passes_on_a_cpu(records: list[CheckResult]) -> None:
     assert [(each.name, each.remark) for each in records if not each.passed] == []
     assert all(each.seconds > 0 and each.expected for each in records)
 
 
-def test_every_method_is_trained_timed_and_weighed(records: list[Record]) -> None:
+def test_every_method_is_trained_timed_and_weighed(records: list[CheckResult]) -> None:
     names = [each.name for each in records]
     assert len(set(names)) == len(names)
     for name in algorithms():
@@ -59,7 +59,7 @@ def test_every_method_is_trained_timed_and_weighed(records: list[Record]) -> Non
         assert times[name]["ms"] > 0 and low <= times[name]["ratio"] <= high
 
 
-def test_the_document_is_plain_json_with_the_machine(records: list[Record]) -> None:
+def test_the_document_is_plain_json_with_the_machine(records: list[CheckResult]) -> None:
     machine = gpu_check.machine(CPU) | {"gpus": ["a", "b"]}
     written = json.loads(gpu_check.document(records, machine), parse_constant=pytest.fail)
     assert [check["name"] for check in written["checks"]] == [each.name for each in records]
@@ -146,7 +146,7 @@ def test_graphs_that_give_other_losses_are_found(monkeypatch: pytest.MonkeyPatch
     assert not outcome.passed and outcome.measured["relative difference of losses"] == pytest.approx(1.0)
 
 
-def test_graphs_that_are_not_made_are_said(records: list[Record]) -> None:
+def test_graphs_that_are_not_made_are_said(records: list[CheckResult]) -> None:
     (found,) = [each for each in records if each.name == "CUDA graphs"]
     assert found.remark == "none were made: torch has no GPU here" and found.measured["step, eager / graphs"] > 0
 
@@ -205,9 +205,9 @@ def test_an_exception_is_a_record_and_numbers_that_json_lacks_are_words() -> Non
 
 
 FOUND = [
-    Record("memory: sgd", True, "at most 4", {"peak": 3.21987, "counted": 3}, 12.3, ""),
-    Record("bf16", True, "6 steps", {}, 0.04, "this GPU has no bf16; use fp16"),
-    Record("nccl group of 8", False, "an end without an error", {}, 120.0, "RuntimeError: NCCL error"),
+    CheckResult("memory: sgd", True, "at most 4", {"peak": 3.21987, "counted": 3}, 12.3, ""),
+    CheckResult("bf16", True, "6 steps", {}, 0.04, "this GPU has no bf16; use fp16"),
+    CheckResult("nccl group of 8", False, "an end without an error", {}, 120.0, "RuntimeError: NCCL error"),
 ]
 
 
@@ -234,7 +234,7 @@ def test_more_than_ten_minutes_are_said_to_be_too_many() -> None:
 def test_a_failed_check_is_the_commands_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    failed = Record("one", False, "x of 2", {"x": 1.5}, 0.25, "it is less")
+    failed = CheckResult("one", False, "x of 2", {"x": 1.5}, 0.25, "it is less")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr(gpu_check, "prepare_thread", lambda device: None)
     monkeypatch.setattr(gpu_check, "make_checks", lambda device, scale: iter([failed]))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness.plan.plan import make_plan
-from harness.spec import find_spec, load_spec
+from harness.spec_file import find_spec, load_spec
 from tests.harness.support import ROOT, call, changed, command, only, small_spec, write_spec
 
 PACKAGES = ("algorithms", "harness", "slurm", "report")

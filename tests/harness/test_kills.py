@@ -22,7 +22,7 @@ from algorithms.registry import algorithms
 from harness.plan.plan import Plan, make_plan
 from harness.records.state import is_done
 from harness.records.store import Failure, read_record, read_run
-from harness.spec import load_spec
+from harness.spec_file import load_spec
 from harness.train import checkpoint
 from harness.workers import launch, run_process
 from harness.workers.attempt import attempt_in_threads, attempt_stacked

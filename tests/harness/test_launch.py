@@ -24,7 +24,7 @@ from harness.__main__ import main
 from harness.plan.plan import Plan, make_plan
 from harness.records.run_lock import owned
 from harness.records.store import Failure, read_record, read_run
-from harness.spec import load_spec
+from harness.spec_file import load_spec
 from harness.tasks import blobs
 from harness.workers.attempt import attempt_in_threads
 from harness.workers.launch import Progress, launch, missing_runs

@@ -12,7 +12,8 @@ from algorithms import StackedCollectives
 from harness.plan.describe import fixed_settings
 from harness.plan.foresee import foresee
 from harness.plan.plan import make_plan
-from harness.spec import SpecError, load_spec
+from harness.spec import SpecError
+from harness.spec_file import load_spec
 from harness.train.build import build_optimizer
 from tests.harness.support import changed, small_config, small_spec, write_spec
 

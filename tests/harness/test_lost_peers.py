@@ -25,7 +25,7 @@ from harness.workers import devices
 from harness.workers.attempt import Job, attempt_as_rank, failure_kind
 from harness.workers.process_group import joined_through
 from harness.workers.processes import WorkerProcesses
-from harness.workers.run_process import ActiveRun, Place, close
+from harness.workers.run_process import ActiveRun, Resources, close
 from tests.harness.support import DoctoredBlobs, job_for, small_config
 
 # Who fails says so before its group ends
@@ -183,7 +183,7 @@ def closed(folder: Path, codes: list[int], said: str, before: str = "", kind: st
     if kind is not None:
         write_failure(job.folder, job.run.run_id, job.attempt.attempt, kind, "its own words", "")  # type: ignore[arg-type]
     ended: list[Any] = [SimpleNamespace(exitcode=code) for code in codes]
-    sentence = close(ActiveRun(job, Place((), ()), WorkerProcesses(ended, [], None), log_start=len(before)))
+    sentence = close(ActiveRun(job, Resources((), ()), WorkerProcesses(ended, [], None), log_start=len(before)))
     assert sentence is not None
     return sentence, read_record(job.folder / "failure.json", Failure)
 

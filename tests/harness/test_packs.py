@@ -23,10 +23,11 @@ from harness.plan.plan import Plan, make_plan
 from harness.plan.tuning_records import outcome
 from harness.records import packing, packs, store
 from harness.records.collect import collect_runs
-from harness.records.packing import pack, read_files, unpack
+from harness.records.packing import pack, unpack
 from harness.records.packs import open_runs, parse, render
-from harness.records.store import RUN_FILES, VERSION, RecordError, read_run
-from harness.spec import RunConfig, load_spec, run_id
+from harness.records.store import RUN_FILES, VERSION, RecordError, read_files, read_run
+from harness.spec import RunConfig, run_id
+from harness.spec_file import load_spec
 from harness.workers.launch import launch, missing_runs, write_experiment
 from slurm.status import observe
 from tests.harness.support import CSER, Quiet, launch_options, small_config, small_spec, write_spec

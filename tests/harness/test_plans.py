@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from harness.plan.plan import Plan, make_plan
 from harness.rows import RowSpec
-from harness.spec import EXPERIMENTS, RunConfig, Spec, load_spec, run_id
+from harness.spec import RunConfig, Spec, run_id
+from harness.spec_file import EXPERIMENTS, load_spec
 from harness.tasks.task import find_task
 from harness.train.build import num_steps_of
 from tests.harness.support import CSER, ROOT, Table, changed, closed_form_bits, small_config, small_spec, write_spec

@@ -14,7 +14,8 @@ import torch
 from algorithms import SoloCollectives
 from harness.__main__ import main
 from harness.plan.plan import make_plan
-from harness.spec import TaskSpec, load_spec
+from harness.spec import TaskSpec
+from harness.spec_file import load_spec
 from harness.tasks.task import find_task
 from harness.train import checkpoint
 from harness.train.build import build_model, build_optimizer

@@ -12,7 +12,8 @@ import torch
 
 from harness.__main__ import main
 from harness.plan.plan import Plan, make_plan
-from harness.spec import EXPERIMENTS, RunConfig, TaskSpec, load_spec
+from harness.spec import RunConfig, TaskSpec
+from harness.spec_file import EXPERIMENTS, load_spec
 from harness.tasks import augment, cifar100, imagenet
 from harness.tasks.task import find_task
 from harness.train.build import build_model

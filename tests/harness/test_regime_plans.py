@@ -12,10 +12,11 @@ import torch
 from harness.__main__ import main
 from harness.plan.foresee import foresee
 from harness.plan.plan import Plan, make_plan
-from harness.plan.tuning import Outcome
+from harness.plan.tuning import TrialOutcome
 from harness.records.experiment import read_experiment
 from harness.records.store import write_record
-from harness.spec import EXPERIMENTS, PartitionSpec, RunConfig, ScheduleSpec, SpecError, TaskSpec, load_spec
+from harness.spec import PartitionSpec, RunConfig, ScheduleSpec, SpecError, TaskSpec
+from harness.spec_file import EXPERIMENTS, load_spec
 from harness.tasks.blobs import TASK as BLOBS
 from harness.tasks.task import find_task, held_out_indices, split_sizes
 from harness.train.order import worker_batches
@@ -68,7 +69,7 @@ def regime_spec() -> Table:
     return spec
 
 
-Scores = Callable[[str, int, float, int], Outcome]
+Scores = Callable[[str, int, float, int], TrialOutcome]
 """By row, candidate, learning rate and seed."""
 
 
@@ -90,9 +91,9 @@ def tune(spec: Table, folder: Path, scores: Scores) -> Plan:
             return plan
 
 
-def second_wins(row: str, candidate: int, rate: float, seed: int) -> Outcome:
+def second_wins(row: str, candidate: int, rate: float, seed: int) -> TrialOutcome:
     """The second settings and the rate in the middle score best; the third have the least training loss."""
-    return Outcome(0.8 + 0.1 * (candidate == 1) - abs(rate - 0.02), 1.0 - 0.1 * candidate + abs(rate - 0.02))
+    return TrialOutcome(0.8 + 0.1 * (candidate == 1) - abs(rate - 0.02), 1.0 - 0.1 * candidate + abs(rate - 0.02))
 
 
 @pytest.fixture

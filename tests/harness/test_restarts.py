@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from algorithms import DistributedOptimizer, StackedCollectives
 from algorithms.registry import algorithms
 from harness.plan.plan import make_plan
-from harness.spec import RunConfig, SpecError, load_spec, run_id
+from harness.spec import RunConfig, SpecError, run_id
+from harness.spec_file import load_spec
 from harness.train.build import build_optimizer
 from harness.train.restart import restart_if_due
 from harness.workers.attempt import attempt_in_threads, attempt_stacked

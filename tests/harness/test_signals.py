@@ -17,7 +17,7 @@ from harness.records import run_lock
 from harness.records.run_lock import owned
 from harness.records.state import judge, look
 from harness.records.store import Heartbeat, read_run, write_record
-from harness.spec import load_spec
+from harness.spec_file import load_spec
 from harness.workers import stops
 from harness.workers.attempt import attempt_in_threads, attempt_stacked
 from harness.workers.launch import Progress, launch

@@ -16,7 +16,8 @@ from algorithms import SGD, Compressor, SoloCollectives
 from algorithms.registry import algorithms, compressors
 from harness.__main__ import main
 from harness.plan.plan import make_plan
-from harness.spec import EXPERIMENTS, Spec, SpecError, find_spec, load_spec
+from harness.spec import Spec, SpecError
+from harness.spec_file import EXPERIMENTS, find_spec, load_spec
 from harness.train.build import build_optimizer, fits
 from tests.harness.support import (
     BLOCK,

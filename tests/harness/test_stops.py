@@ -15,7 +15,7 @@ from harness.records.store import Event, Failure, Heartbeat, read_record, read_r
 from harness.train import checkpoint, monitor
 from harness.train.work import Preempted
 from harness.workers.attempt import Job, attempt_in_group, attempt_in_threads, failure_kind, prepare_thread
-from tests.harness.support import CSER, comparable, job_for, small_config
+from tests.harness.support import CSER, Table, comparable, job_for, small_config
 
 CONFIG = small_config("cser", CSER)
 
@@ -61,6 +61,18 @@ def test_all_workers_stop_at_the_step_at_which_one_is_asked_to(
     assert attempt_in_threads(job_for(CONFIG, tmp_path))
     assert read_run(job.folder).run.attempts[-1].resumed_from_step == step
     assert comparable(job.folder) == comparable(whole)
+
+
+@pytest.mark.parametrize(("algorithm", "settings"), [("sgd", {}), ("cser", CSER)])
+def test_the_moments_of_adamw_go_on_to_the_bit(algorithm: str, settings: Table, tmp_path: Path) -> None:
+    config = small_config(algorithm, settings, local_step="adamw", momentum=0.0, learning_rate=0.003)
+    undisturbed = job_for(config, tmp_path / "undisturbed")
+    assert attempt_in_threads(undisturbed)
+    stopped = job_for(config, tmp_path / "stopped", checkpoint_minutes=60.0)
+    assert attempt_until(stopped, 1, 13) == ["asked to stop; saved at step 13 of 40"] * 2
+    assert attempt_in_threads(job_for(config, tmp_path / "stopped"))
+    assert read_run(stopped.folder).run.attempts[-1].resumed_from_step == 13
+    assert comparable(stopped.folder) == comparable(undisturbed.folder)
 
 
 def test_quick_steps_are_not_interrupted_by_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,16 @@ from harness.plan.foresee import foresee
 from harness.plan.plan import Plan, plan_experiment
 from harness.records.experiment import read_experiment
 from harness.records.packs import open_runs
-from harness.spec import EXPERIMENTS, SpecError, load_spec
+from harness.spec import SpecError
+from harness.spec_file import EXPERIMENTS, load_spec
 
-TUNING = Path(__file__).parents[2] / "results" / "fashion_mnist_long_tuning"
+RESULTS = Path(__file__).parents[2] / "results"
+TUNING = RESULTS / "fashion_mnist_long_tuning"
 STUDIES = sorted(path.stem for path in (EXPERIMENTS / "studies").glob("*.toml"))
 FIXED = [
     name for name in STUDIES if all(row.learning_rate for row in load_spec(EXPERIMENTS / f"studies/{name}.toml").rows)
 ]
+SHIPPED = [name for name in STUDIES if (RESULTS / f"study_{name}_tuning").is_dir()]
 
 LENDERS = {
     "sgd": "sgd",
@@ -52,11 +55,11 @@ def best_of_tuning(row: str) -> float:
 
 
 def planned(name: str) -> Plan:
-    return plan_experiment(f"studies/{name}", Path("no records"))
+    return plan_experiment(f"studies/{name}", RESULTS)
 
 
-@pytest.mark.parametrize("name", [name for name in STUDIES if name != "momentum"])
-def test_rates_are_those_of_the_tuning_of_the_same_length(name: str) -> None:
+@pytest.mark.parametrize("name", STUDIES)
+def test_rates_that_are_given_are_those_of_the_tuning_of_the_same_length(name: str) -> None:
     lent: dict[str, float] = {}
     for row in load_spec(EXPERIMENTS / f"studies/{name}.toml").rows:
         if row.learning_rate is None:
@@ -66,7 +69,7 @@ def test_rates_are_those_of_the_tuning_of_the_same_length(name: str) -> None:
         assert row.learning_rate == lent[lender], row.row
 
 
-@pytest.mark.parametrize("name", FIXED)
+@pytest.mark.parametrize("name", [*FIXED, *SHIPPED])
 def test_a_study_has_floor_ceiling_three_seeds_and_one_budget(name: str) -> None:
     plan = planned(name)
     rows = {row.row: row for row in plan.experiment.rows}
@@ -116,6 +119,16 @@ def test_what_is_not_said_is_as_in_the_other_experiment(tmp_path: Path) -> None:
     assert spec.model_copy(update={"name": base.name, "title": base.title, "training": base.training}) == (
         base.model_copy(update={"rows": spec.rows})
     )
+
+
+def test_rows_taken_by_name_are_tuned_where_the_variation_has_a_tuning(tmp_path: Path) -> None:
+    tuning = "[tuning]\ngrid = [0.1, 0.3]\nseeds = [101]\nheld_out = 1000\n"
+    rows = load_spec(like(tmp_path, f'like = "studies/two_level"\nrows = ["sgd", "alone"]\n{tuning}')).rows
+    assert [row.learning_rate for row in rows] == [None, None]
+    own = '[[rows]]\nrow = "sgd"\nlabel = "SGD"\nalgorithm = "sgd"\nratio = 1\nlearning_rate = 0.2\n'
+    alone = own.replace('"sgd"', '"alone"').replace("ratio = 1\n", "")
+    rows = load_spec(like(tmp_path, f'like = "studies/two_level"\n{tuning}{own}{alone}')).rows
+    assert [row.learning_rate for row in rows] == [0.2, 0.2]
 
 
 @pytest.mark.parametrize(

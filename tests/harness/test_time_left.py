@@ -12,7 +12,7 @@ import pytest
 from harness.cli.progress import PlainDisplay
 from harness.plan.plan import PlannedRun, make_plan
 from harness.records.store import Heartbeat
-from harness.spec import load_spec
+from harness.spec_file import load_spec
 from harness.workers import time_left
 from harness.workers.launch import Progress
 from harness.workers.time_left import TimeLeft, expected_step_seconds

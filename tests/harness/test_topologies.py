@@ -10,7 +10,8 @@ import pytest
 from harness.__main__ import main
 from harness.plan.plan import Plan, make_plan
 from harness.records.store import read_run
-from harness.spec import RunConfig, SpecError, load_spec
+from harness.spec import RunConfig, SpecError
+from harness.spec_file import load_spec
 from harness.workers.attempt import attempt_in_threads, attempt_stacked
 from tests.harness.support import BLOCK, Table, comparable, job_for, only, small_config, small_spec, write_spec
 from tests.harness.test_regime_plans import RING, foreseen

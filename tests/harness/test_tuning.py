@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from harness.plan.plan import Plan, make_plan
-from harness.plan.tuning import Found, Outcome, Trial, next_rate, rules, search
+from harness.plan.tuning import SearchState, Trial, TrialOutcome, next_rate, rules, search
 from harness.records.experiment import Experiment
 from harness.records.store import RecordError, Result, RunFile, read_record, write_record
 from harness.rows import RowSpec
-from harness.spec import SpecError, TuningSpec, load_spec
+from harness.spec import SpecError, TuningSpec
+from harness.spec_file import load_spec
 from tests.harness.support import Table, changed, small_spec, write_spec
 
 Score = float | tuple[float, float] | None
@@ -33,14 +34,14 @@ def row_of(num_candidates: int = 1, **changes: Any) -> RowSpec:
     return RowSpec(row="r", label="R", algorithm="sgd", candidates=candidates, **changes)
 
 
-def outcome_of(score: Score) -> Outcome:
+def outcome_of(score: Score) -> TrialOutcome:
     accuracy, loss = score if isinstance(score, tuple) else (score, None if score is None else 1 - score)
-    return Outcome(accuracy, loss)
+    return TrialOutcome(accuracy, loss)
 
 
-def all_rounds(tuning: TuningSpec, row: RowSpec, scores: Scores) -> tuple[list[set[tuple[Trial, int]]], Found]:
+def all_rounds(tuning: TuningSpec, row: RowSpec, scores: Scores) -> tuple[list[set[tuple[Trial, int]]], SearchState]:
     """What each round runs, and where the search stands when nothing is missing."""
-    done: dict[tuple[Trial, int], Outcome] = {}
+    done: dict[tuple[Trial, int], TrialOutcome] = {}
     rounds: list[set[tuple[Trial, int]]] = []
     while True:
         found = search(tuning, row, lambda trial, seed: done.get((trial, seed)))
@@ -194,7 +195,7 @@ def tuning_spec(grid: list[float]) -> Table:
     return spec
 
 
-def write_run(folder: Path, run_id: str, row: str, seed: int, outcome: Outcome) -> None:
+def write_run(folder: Path, run_id: str, row: str, seed: int, outcome: TrialOutcome) -> None:
     run = RunFile(version=1, run_id=run_id, experiment="small_tuning", row=row, seed=seed, config={}, attempts=[])
     write_record(folder / "run.json", run)
     score = outcome.accuracy

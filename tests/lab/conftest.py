@@ -18,8 +18,8 @@ from harness.lab.remains import release
 ROOT = Path(__file__).parents[2]
 OWNER = """
 import subprocess, sys, time
-from harness.lab.lab import Topology, lab
-with lab(Topology(2, 2, 1e8), prefix=sys.argv[1]) as network:
+from harness.lab.lab import LabTopology, lab
+with lab(LabTopology(2, 2, 1e8), prefix=sys.argv[1]) as network:
     print(subprocess.Popen(network.command(3, ["sleep", "600"])).pid, flush=True)
     time.sleep(600)
 """

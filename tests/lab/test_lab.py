@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.lab.lab import LabError, Topology, lab
+from harness.lab.lab import LabError, LabTopology, lab
 from tests.lab.support import limits, namespaces, needs_lab, output
 
 pytestmark = needs_lab
@@ -35,7 +35,7 @@ print(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).strip
 
 
 def test_workers_of_all_machines_reach_each_other(prefix: str) -> None:
-    with lab(Topology(2, 2, 1e8), prefix=prefix) as network:
+    with lab(LabTopology(2, 2, 1e8), prefix=prefix) as network:
         assert len(set(network.addresses)) == 4
         listening = network.command(1, [sys.executable, "-c", LISTEN])
         with subprocess.Popen(listening, stdout=subprocess.PIPE, text=True) as server:
@@ -49,7 +49,7 @@ def test_workers_of_all_machines_reach_each_other(prefix: str) -> None:
 
 def test_nothing_is_left_and_nothing_is_outside(prefix: str) -> None:
     before = output("ip", "-brief", "link")
-    with lab(Topology(2, 2, 1e8), prefix=prefix):
+    with lab(LabTopology(2, 2, 1e8), prefix=prefix):
         assert len(namespaces(f"{prefix}-")) == 7, "four workers, two machines and a switch"
         assert output("ip", "-brief", "link") == before
     assert not namespaces(f"{prefix}-")
@@ -57,7 +57,7 @@ def test_nothing_is_left_and_nothing_is_outside(prefix: str) -> None:
 
 
 def test_an_exception_ends_the_lab_and_the_processes_in_it(prefix: str) -> None:
-    with pytest.raises(ZeroDivisionError), lab(Topology(2, 1, 1e8), prefix=prefix) as network:
+    with pytest.raises(ZeroDivisionError), lab(LabTopology(2, 1, 1e8), prefix=prefix) as network:
         inside = subprocess.Popen(network.command(1, ["sleep", "600"]))
         _until(lambda: _namespace_of(inside.pid) != _namespace_of(os.getpid()))
         raise ZeroDivisionError
@@ -83,7 +83,7 @@ def test_what_a_killed_lab_left_is_removed_by_the_next_and_nothing_else_is(prefi
         owner.kill()
         owner.wait()
         assert len(namespaces(f"{prefix}-")) == 7 and _lives(inside), "kill -9 leaves all"
-        with lab(Topology(2, 1, 1e8), prefix=prefix):
+        with lab(LabTopology(2, 1, 1e8), prefix=prefix):
             assert len(namespaces(f"{prefix}-")) == 3, "two workers and a switch"
             assert not _lives(inside)
         assert not namespaces(f"{prefix}-")
@@ -96,7 +96,7 @@ def test_what_a_killed_lab_left_is_removed_by_the_next_and_nothing_else_is(prefi
 
 def test_a_lab_in_use_is_left_alone(prefix: str, start_owner: Owner) -> None:
     owner, inside = start_owner()
-    with pytest.raises(LabError, match=f"in use by pid {owner.pid}:"), lab(Topology(2, 1, 1e8), prefix=prefix):
+    with pytest.raises(LabError, match=f"in use by pid {owner.pid}:"), lab(LabTopology(2, 1, 1e8), prefix=prefix):
         pass
     assert len(namespaces(f"{prefix}-")) == 7 and _lives(inside)
 
@@ -105,7 +105,7 @@ def test_a_dead_owner_s_pid_that_came_back_is_no_owner(prefix: str) -> None:
     mark = Path(f"/run/cserlab/{prefix}.json")
     mark.parent.mkdir(exist_ok=True)
     mark.write_text(json.dumps({"owner": [os.getpid(), 1], "namespaces": []}))  # The start time is another's.
-    with lab(Topology(2, 1, 1e8), prefix=prefix):
+    with lab(LabTopology(2, 1, 1e8), prefix=prefix):
         assert len(namespaces(f"{prefix}-")) == 3
 
 
@@ -114,7 +114,7 @@ def test_a_namespace_of_something_else_is_refused_and_left_alone(prefix: str, na
     output("ip", "netns", "add", f"{prefix}-{name}")
     try:
         wanted = f"the namespace {prefix}-{name} was not made by a lab"
-        with pytest.raises(LabError, match=wanted), lab(Topology(2, 1, 1e8), prefix=prefix):
+        with pytest.raises(LabError, match=wanted), lab(LabTopology(2, 1, 1e8), prefix=prefix):
             pass
         assert namespaces(f"{prefix}-") == {f"{prefix}-{name}"}
     finally:
@@ -125,7 +125,7 @@ def test_an_interface_of_something_else_is_refused(prefix: str) -> None:
     output("ip", "link", "add", f"{prefix}-br", "type", "bridge")
     try:
         wanted = f"the interface {prefix}-br was not made by a lab"
-        with pytest.raises(LabError, match=wanted), lab(Topology(2, 1, 1e8), prefix=prefix):
+        with pytest.raises(LabError, match=wanted), lab(LabTopology(2, 1, 1e8), prefix=prefix):
             pass
         assert f"{prefix}-br" in output("ip", "-brief", "link")
     finally:
@@ -133,18 +133,18 @@ def test_an_interface_of_something_else_is_refused(prefix: str) -> None:
 
 
 def test_links_are_limited_at_both_ends(prefix: str) -> None:
-    with lab(Topology(2, 1, 3e6), prefix=prefix) as network:
+    with lab(LabTopology(2, 1, 3e6), prefix=prefix) as network:
         assert limits(f"{prefix}-w1") == {network.interface: 3e6}
         assert limits(f"{prefix}-switch") == {f"{prefix}-m0": 3e6, f"{prefix}-m1": 3e6}
         network.set_rate(5e6)
-        assert network.topology == Topology(2, 1, 5e6)
+        assert network.topology == LabTopology(2, 1, 5e6)
         assert limits(f"{prefix}-w0") == {network.interface: 5e6}
         assert limits(f"{prefix}-switch") == {f"{prefix}-m0": 5e6, f"{prefix}-m1": 5e6}
 
 
 @pytest.mark.parametrize("inside", [None, 7e6])
 def test_links_inside_a_machine_have_a_limit_of_their_own(prefix: str, inside: float | None) -> None:
-    with lab(Topology(2, 2, 3e6, inside), prefix=prefix) as network:
+    with lab(LabTopology(2, 2, 3e6, inside), prefix=prefix) as network:
         network.set_rate(5e6)
         inside_limits = {} if inside is None else {f"{prefix}-w2": inside, f"{prefix}-w3": inside}
         assert limits(f"{prefix}-m1") == {f"{prefix}-up": 5e6, **inside_limits}

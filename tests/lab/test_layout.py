@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from harness.lab.layout import Layout, burst_bytes, creating_lines, limiting_lines, train_lines
-from harness.lab.topology import LabError, Topology, rate_text
+from harness.lab.layout import LabLayout, burst_bytes, creating_lines, limiting_lines, train_lines
+from harness.lab.topology import LabError, LabTopology, rate_text
 
 
-@pytest.mark.parametrize("topology", [Topology(250, 1, 1e8), Topology(2, 250, 1e8, 1e9), Topology(1, 8, 1e8)])
-def test_names_fit_into_the_kernel_s_limit_and_addresses_are_distinct(topology: Topology) -> None:
-    layout = Layout("8letters", topology)
+@pytest.mark.parametrize("topology", [LabTopology(250, 1, 1e8), LabTopology(2, 250, 1e8, 1e9), LabTopology(1, 8, 1e8)])
+def test_names_fit_into_the_kernel_s_limit_and_addresses_are_distinct(topology: LabTopology) -> None:
+    layout = LabLayout("8letters", topology)
     ends = [end for link in [*layout.uplinks(), *layout.inside_links()] for end in link.ends()]
     assert all(len(interface) <= 15 for _, interface in ends)
     assert len(set(ends)) == len(ends), "no interface is in two links"
@@ -20,26 +20,26 @@ def test_names_fit_into_the_kernel_s_limit_and_addresses_are_distinct(topology: 
 
 
 def test_ranks_are_contiguous_within_machines() -> None:
-    layout = Layout("x", Topology(2, 4, 1e8))
+    layout = LabLayout("x", LabTopology(2, 4, 1e8))
     machines = [link.bridge_namespace for link in layout.inside_links()]
     assert machines == ["x-m0"] * 4 + ["x-m1"] * 4
 
 
 def test_a_namespace_exists_before_a_link_into_it() -> None:
-    lines = list(creating_lines(Layout("x", Topology(2, 2, 1e8))))
+    lines = list(creating_lines(LabLayout("x", LabTopology(2, 2, 1e8))))
     assert [line.split()[0] for line in lines] == ["netns"] * 7 + ["link"] * 6
 
 
 @pytest.mark.parametrize("rate", [1e5, 1e7, 125e6, 1e9, 1e12])
 def test_a_burst_is_short_and_no_piece_of_tcp_s_is_larger(rate: float) -> None:
     assert burst_bytes(rate) <= max(2 * 1514, rate / 8 / 1000), "two frames or a millisecond"
-    for lines in train_lines(Layout("x", Topology(2, 2, rate, 1e9))).values():
+    for lines in train_lines(LabLayout("x", LabTopology(2, 2, rate, 1e9))).values():
         frames = int(lines[0].split()[-1])
         assert 1514 <= 1514 * frames <= min(burst_bytes(rate), burst_bytes(1e9))
 
 
 def test_a_limit_is_in_bits_a_second() -> None:
-    lines = limiting_lines(Layout("x", Topology(2, 1, 2.5e6)).uplinks(), "add")
+    lines = limiting_lines(LabLayout("x", LabTopology(2, 1, 2.5e6)).uplinks(), "add")
     assert set(lines) == {"x-w0", "x-w1", "x-switch"} and len(lines["x-switch"]) == 2
     assert lines["x-w1"][0].startswith("qdisc add dev x-eth root tbf rate 2500000bit burst 3028 ")
 
@@ -56,19 +56,19 @@ def test_a_limit_is_in_bits_a_second() -> None:
 )
 def test_numbers_that_no_lab_can_have(numbers: tuple[int, int, float], sentence: str) -> None:
     with pytest.raises(LabError) as caught:
-        Topology(*numbers)
+        LabTopology(*numbers)
     assert str(caught.value) == sentence
 
 
 def test_the_slowest_link_is_a_ring_s_pace() -> None:
-    assert Topology(8, 1, 1e9, 1e6).ring_bits_per_second == 8e9, "one worker a machine has no link inside"
-    assert Topology(2, 4, 1e8).ring_bits_per_second == 8e8
-    assert Topology(2, 4, 1e9, 1e8).ring_bits_per_second == 8e8
-    assert Topology(1, 8, 1e8, 1e9).ring_bits_per_second == 8e9, "nothing passes the machine's link"
-    assert Topology(1, 8, 1e8).ring_bits_per_second == 0
+    assert LabTopology(8, 1, 1e9, 1e6).ring_bits_per_second == 8e9, "one worker a machine has no link inside"
+    assert LabTopology(2, 4, 1e8).ring_bits_per_second == 8e8
+    assert LabTopology(2, 4, 1e9, 1e8).ring_bits_per_second == 8e8
+    assert LabTopology(1, 8, 1e8, 1e9).ring_bits_per_second == 8e9, "nothing passes the machine's link"
+    assert LabTopology(1, 8, 1e8).ring_bits_per_second == 0
 
 
 def test_texts() -> None:
-    assert str(Topology(8, 1, 1e9)) == "8 x 1 Gb/s"
-    assert str(Topology(2, 4, 250e6)) == "2 x 4 x 250 Mb/s"
+    assert str(LabTopology(8, 1, 1e9)) == "8 x 1 Gb/s"
+    assert str(LabTopology(2, 4, 250e6)) == "2 x 4 x 250 Mb/s"
     assert [rate_text(rate) for rate in (2.4e9, 12.5e6, 5e4)] == ["2.4 Gb/s", "12.5 Mb/s", "50 kb/s"]

@@ -8,7 +8,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from harness.lab.lab import Topology, lab
+from harness.lab.lab import LabTopology, lab
 from tests.lab.support import needs_lab
 
 NUM_WORKERS = 3
@@ -38,7 +38,7 @@ for word in sys.stdin:
 @needs_lab
 def test_links_carry_the_counted_payload_and_headers(prefix: str, tmp_path: Path) -> None:
     with ExitStack() as stack:
-        network = stack.enter_context(lab(Topology(NUM_WORKERS, 1, 1e9), prefix=prefix))
+        network = stack.enter_context(lab(LabTopology(NUM_WORKERS, 1, 1e9), prefix=prefix))
         environment = os.environ | {
             "GLOO_SOCKET_IFNAME": network.interface,
             "PYTHONPATH": str(Path(__file__).parents[2]),

@@ -12,7 +12,7 @@ from harness.__main__ import main
 from harness.lab import ceiling, command
 from harness.lab import sweep as sweeps
 from harness.lab.ceiling import CeilingError
-from harness.lab.lab import Topology, lab
+from harness.lab.lab import LabTopology, lab
 from harness.records.store import read_record
 from harness.records.timings import Sweep
 from harness.workers.processes import WorkerError
@@ -27,7 +27,7 @@ HEADER_BYTES = 14 + 20 + 20 + 12
 @pytest.mark.parametrize(("num_machines", "workers_per_machine"), [(3, 1), (2, 2)])
 def test_a_machine_s_link_sends_what_a_ring_says(prefix: str, num_machines: int, workers_per_machine: int) -> None:
     num_workers = num_machines * workers_per_machine
-    topology = Topology(num_machines, workers_per_machine, 1e9)
+    topology = LabTopology(num_machines, workers_per_machine, 1e9)
     with lab(topology, prefix=prefix) as network:
         found = sweeps.sweep(network, {"all_reduce": [MEGABYTE], "all_gather": [MEGABYTE]})
     # A reduce-scatter and an all-gather of n chunks, n - 1 steps each; an all-gather of whole payloads.
@@ -47,7 +47,7 @@ def test_a_machine_s_link_sends_what_a_ring_says(prefix: str, num_machines: int,
 @needs_lab
 def test_small_messages_come_first_and_long_ones_are_left_out(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeps, "POINT_SECONDS", 0.01)
-    with lab(Topology(2, 1, 1e6), prefix=prefix) as network:  # A payload of 10 MB takes at least 80 s.
+    with lab(LabTopology(2, 1, 1e6), prefix=prefix) as network:  # A payload of 10 MB takes at least 80 s.
         found = sweeps.sweep(network, {"all_reduce": [10 * MEGABYTE, 1000, 100]})
     assert [point.payload_bytes for point in found.points] == [100, 1000]
 
@@ -57,7 +57,7 @@ def test_a_time_is_from_the_last_beginning_and_links_are_rested(bits_per_second:
     told: list[tuple[str, int, float]] = []
     # Done at 5 and 4, of which the later one began at 3.
     processes = SimpleNamespace(tell=lambda rank, order: told.append(order), hear_all=lambda: [(1.0, 5.0), (3.0, 4.0)])
-    network = SimpleNamespace(topology=Topology(2, 1, bits_per_second))
+    network = SimpleNamespace(topology=LabTopology(2, 1, bits_per_second))
     now = time.monotonic()
     assert sweeps.Connected(network, processes).seconds("all_reduce", 8) == 2.0  # type: ignore[arg-type]
     assert len(told) == 2
@@ -69,7 +69,7 @@ def test_a_time_is_from_the_last_beginning_and_links_are_rested(bits_per_second:
 @needs_lab
 def test_a_worker_that_dies_is_said(prefix: str) -> None:
     with (
-        lab(Topology(2, 1, 1e9), prefix=prefix) as network,
+        lab(LabTopology(2, 1, 1e9), prefix=prefix) as network,
         sweeps.connected(network) as among,
         pytest.raises(WorkerError, match=r"worker 0 failed: .*non-negative"),
     ):
@@ -78,17 +78,17 @@ def test_a_worker_that_dies_is_said(prefix: str) -> None:
 
 def test_rates_beyond_the_ceiling_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ceiling, "ceiling_bits_per_second", lambda num_workers, prefix: 2.4e9)
-    ceiling.require_emulatable(Topology(8, 1, 0.3e9))
-    ceiling.require_emulatable(Topology(2, 4, 10e9, 0.3e9))  # A ring is as slow as its slowest link.
-    ceiling.require_emulatable(Topology(1, 8, 10e9))  # No worker's link has a limit.
+    ceiling.require_emulatable(LabTopology(8, 1, 0.3e9))
+    ceiling.require_emulatable(LabTopology(2, 4, 10e9, 0.3e9))  # A ring is as slow as its slowest link.
+    ceiling.require_emulatable(LabTopology(1, 8, 10e9))  # No worker's link has a limit.
     with pytest.raises(
         CeilingError, match=r"cannot emulate 8 x 1 Gb/s: .* reach 2\.4 Gb/s in all, as measured, of 8 Gb/s"
     ):
-        ceiling.require_emulatable(Topology(8, 1, 1e9))
+        ceiling.require_emulatable(LabTopology(8, 1, 1e9))
     with pytest.raises(CeilingError, match="cannot emulate 2 x 4 x 1 Gb/s: "):
-        ceiling.require_emulatable(Topology(2, 4, 1e9))
+        ceiling.require_emulatable(LabTopology(2, 4, 1e9))
     with pytest.raises(CeilingError, match="the point is left out"):
-        ceiling.require_emulatable(Topology(1, 8, 1e9, 0.5e9))
+        ceiling.require_emulatable(LabTopology(1, 8, 1e9, 0.5e9))
 
 
 @needs_lab

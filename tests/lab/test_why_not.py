@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.__main__ import main
-from harness.lab.lab import LabError, Topology, lab, why_not
+from harness.lab.lab import LabError, LabTopology, lab, why_not
 from tests.lab.support import needs_lab
 
 ROOT = Path(__file__).parents[2]
@@ -51,5 +51,5 @@ def test_without_root(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     assert capsys.readouterr().err == (
         "error: a network lab needs root, to make network namespaces: call it with sudo\n"
     )
-    with pytest.raises(LabError, match="needs root"), lab(Topology(2, 1, 1e8)):
+    with pytest.raises(LabError, match="needs root"), lab(LabTopology(2, 1, 1e8)):
         pass

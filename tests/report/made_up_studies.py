@@ -7,9 +7,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.plan.plan import plan_experiment
+from harness.plan.plan import make_plan
 from harness.records.packs import open_runs
 from harness.records.store import VERSION
+from harness.spec_file import find_spec, load_spec
 
 LONG = Path(__file__).parents[2] / "results" / "reference" / "fashion_mnist_long"
 Accuracy = Callable[[str, int], float | None]
@@ -25,8 +26,10 @@ def made_up_accuracy(row: str, seed: int) -> float | None:
 
 
 def write_study(results: Path, name: str, accuracy: Accuracy = made_up_accuracy, tuning: bool = False) -> Path:
-    """Write the records of the study studies/`name`; returns its folder."""
-    plan = plan_experiment(f"studies/{name}", results, tuning)
+    """Write the records of the study studies/`name`, at a rate that no tuning chose; returns its folder."""
+    spec = load_spec(find_spec(f"studies/{name}"))
+    rows = [row.model_copy(update={"learning_rate": row.learning_rate or 0.03}) for row in spec.rows]
+    plan = make_plan(spec if tuning else spec.model_copy(update={"rows": rows, "tuning": None}), results, tuning)
     folder = results / plan.experiment.name
     folder.mkdir(parents=True)
     (folder / "experiment.json").write_text(json.dumps(plan.experiment.model_dump()))  # An infinite ratio stays one.

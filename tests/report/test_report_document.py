@@ -13,10 +13,11 @@ from report.accuracy.findings import study_of
 from report.accuracy.records import read_records
 from report.accuracy.tables import accuracy_table
 from report.accuracy.tuning import tuned_rows
-from report.kit.document import Cell, Column, Document, Figure, Paragraph, Section, Table, blocks_of, texts_of
+from report.kit.document import Cell, Column, Document, Figure, Paragraph, Section, Table
 from report.kit.markdown import escape, render_markdown
 from report.kit.pdf import quote, render_pdf, render_typst
 from tests.report.made_up import Built
+from tests.report.reading import blocks_of, texts_of
 
 
 def _files(folder: Path) -> dict[str, bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from pathlib import Path
 from statistics import median
@@ -13,8 +14,10 @@ import pytest
 from harness.speed.methods import METHODS
 from report.speed.records import read_speed_records
 from report.speed.study import SpeedStudy, codec_bytes, study_of
-from report.speed.tables_agreement import agreement_sentence
-from report.speed.tables_timed import codec_note
+from report.speed.tables_agreement import agreement_sentence, by_kind
+from report.speed.tables_codecs import codec_note
+from report.speed.tables_gossip import gossip_sentence
+from report.speed.tables_modelled import headlines_table
 from report.speed.units import milliseconds
 
 HEADER_BYTES = 14 + 20 + 20 + 12
@@ -38,20 +41,30 @@ def test_communication_is_predicted_as_well_as_the_report_says(study: SpeedStudy
         for path in SHIPPED.glob("timing-*.json")
         for each in [json.loads(path.read_text())["workload"]]
     }
-    errors, large = [], []
+    errors, large, without = [], [], 0
     for line in _lines():
         own = float(line["seconds"]) - float(line["compute_seconds"])
-        error = (float(line["predicted_seconds"]) - passes[line["workload"]]) / own - 1
+        predicted = float(line["predicted_seconds"]) - passes[line["workload"]]
+        if own <= 1e-6 * float(line["seconds"]):  # The clock had no communication, so that the null model is right.
+            without += 1
+            errors.append(0.0 if predicted <= 1e-6 * float(line["seconds"]) else math.inf)
+            continue
+        error = predicted / own - 1
         errors.append(abs(error))
         if own > 0.1 * float(line["compute_seconds"]):
             large.append(abs(error))
     near, near_of_large = (sum(error <= 0.1 for error in each) for each in (errors, large))
     said = (
-        f"in {near} of {len(errors)} timed steps, that of a null model that predicts none in 0; where it takes over "
-        f"10 % of the compute, in {near_of_large} of {len(large)} against 0"
+        f"in {near} of {len(errors)} timed steps, that of a null model that predicts none in {without}; where it takes "
+        f"over 10 % of the compute, in {near_of_large} of {len(large)} against 0"
     )
     assert said in (SHIPPED / "report.md").read_text()
-    assert median(large) < 0.1 and near_of_large > 0.65 * len(large)
+    assert median(large) < 0.1 and near_of_large > 0.5 * len(large)
+
+
+def _is_first_at_10_gigabit(line: dict[str, str]) -> bool:
+    dilation = float(line["dilation"])
+    return dilation == 64 and float(line["bits_per_second"]) * dilation == 10e9
 
 
 def test_what_is_said_of_large_ratios_is_what_was_timed() -> None:
@@ -60,7 +73,7 @@ def test_what_is_said_of_large_ratios_is_what_was_timed() -> None:
     seconds = {
         line["method"]: float(line["seconds"])
         for line in _lines()
-        if line["workload"] == "resnet50_v100" and line["machines"] == "8"
+        if line["workload"] == "resnet50_v100" and line["machines"] == "8" and _is_first_at_10_gigabit(line)
     }
     times = [seconds[name] for name in large]
     gains = [seconds["ddp"] / time for time in (max(times), min(times))]
@@ -72,10 +85,13 @@ def test_what_is_said_of_large_ratios_is_what_was_timed() -> None:
     assert said in (SHIPPED / "report.md").read_text()
 
 
-def test_each_sentence_on_a_published_speed_up_is_of_one_ratio() -> None:
-    lines = [line for line in (SHIPPED / "report.md").read_text().splitlines() if "M-CSER would reach it" in line]
-    ratios = [re.findall(r"ratio (\d+)", line) for line in lines]
-    assert ratios == [["32"], ["256"], ["1024"]] * 2
+def test_the_verdict_is_of_short_sentences_of_one_ratio_each() -> None:
+    verdict = (SHIPPED / "report.md").read_text().split("## Verdict")[1].split("\n## ")[0]
+    bullets = [line.removeprefix("> - ") for line in verdict.splitlines() if line.startswith("> - ")]
+    assert 8 <= len(bullets) <= 16 and "|" not in verdict
+    for said in bullets:
+        assert len(re.findall(r"[.] [A-Z]", said)) == 0 and len(set(re.findall(r"ratio (\d+)", said))) <= 1, said
+        assert len(said) < 330, said
 
 
 def test_counters_agree_with_the_formula_but_for_headers(study: SpeedStudy) -> None:
@@ -92,10 +108,10 @@ def test_counters_agree_with_the_formula_but_for_headers(study: SpeedStudy) -> N
 def test_curves_go_through_what_is_predicted_of_their_points(study: SpeedStudy) -> None:
     for bench in study.benches:
         for point in bench.points:
-            fabric = point.timing.fabric
-            if fabric.num_machines == bench.main.fabric.num_machines:
-                assert fabric.stands_for_bits_per_second
-                on_curve = bench.clock_seconds(point.method, fabric.stands_for_bits_per_second)
+            bits = point.timing.fabric.stands_for_bits_per_second
+            if any(point.timing is timing for timing in bench.curve):
+                assert bits
+                on_curve = bench.clock_seconds(point.method, bits)
                 assert on_curve == pytest.approx(point.predicted, rel=1e-6)
 
 
@@ -119,3 +135,39 @@ def test_the_codecs_three_times_are_those_of_the_records(study: SpeedStudy) -> N
     for seconds in (in_steps, median(alone), modelled):
         assert f"{milliseconds(seconds)} ms" in note
     assert "8 workers share 2 cores" in note and note in (SHIPPED / "report.md").read_text()
+
+
+def test_the_readme_says_what_the_records_say(study: SpeedStudy) -> None:
+    readme = " ".join((SHIPPED.parents[1] / "README.md").read_text().split())
+    bench = study.benches[0]
+    seconds = {
+        (round((p.timing.fabric.stands_for_bits_per_second or 0) / 1e9), p.method.name): p.timed.seconds
+        for p in bench.points
+        if any(p.timing is timing for timing in bench.curve)
+    }
+    gains = {key: seconds[key[0], "ddp"] / own for key, own in seconds.items()}
+    over = [seconds[10, name] / seconds[10, "mcser"] for name in ("ddp", "ddp_fp16", "powersgd_2")]
+    large = [seconds[10, method.name] for method in bench.methods if method.ratio >= 64]
+    (near_sums, sums), (near_exchanges, exchanges) = by_kind(study.points)
+    for said in (
+        f"is {over[0]:.2f} times as fast as that of overlapped DDP in fp32, "
+        f"{over[1]:.2f} times as with DDP's fp16 hook, "
+        f"and {over[2]:.2f} times as with its PowerSGD hook of rank 2",
+        f"it is {gains[1, 'mcser']:.1f}x at 1 Gb/s, {gains[25, 'mcser']:.2f}x at 25 Gb/s and "
+        f"{gains[100, 'mcser']:.2f}x at 100 Gb/s",
+        f"all {len(large)} methods of ratio 64 and more are {seconds[10, 'ddp'] / max(large):.2f}x to "
+        f"{seconds[10, 'ddp'] / min(large):.2f}x as fast as DDP in fp32, and the fastest of them is "
+        f"{max(large) / min(large):.2f}x as fast as the slowest",
+        f"D-PSGD on a ring is {gains[10, 'dpsgd_ring']:.2f}x as fast as DDP in fp32",
+        f"in {near_sums + near_exchanges} of {sums + exchanges} timed steps",
+        f"that is {near_sums} of {sums}, and by messages to neighbours {near_exchanges} of {exchanges}",
+    ):
+        assert said in readme, said
+    quick, sent = re.findall(r"([0-9.]+x) as fast as an all-reduce .*?, and ([0-9.]+x) where", gossip_sentence(study))[
+        0
+    ]
+    assert f"its exchange is {quick} as fast as an all-reduce" in readme and f"and {sent} where bytes do" in readme
+    rows = [[cell.text for cell in row] for row in headlines_table(study).rows if row[0].text.startswith("4.5x")]
+    up_to = {row[2]: row[3] for row in rows if row[1] == "M-CSER"}
+    assert f"over fp32 DDP holds up to {up_to['DDP']}, over DDP with fp16 up to {up_to['DDP, fp16']}, and" in readme
+    assert up_to["DDP, PowerSGD rank 2"] == "never"

@@ -10,7 +10,7 @@ from harness.records.timings import Message, Timing
 from report.speed.cost_model import Compute
 from report.speed.ratios import needed_ratio
 from report.speed.records import read_speed_records
-from report.speed.speedups import HIGHEST, LOWEST, Span, faster_spans, implied, spans_where
+from report.speed.speedups import HIGHEST, LOWEST, RateRange, faster_spans, implied, spans_where
 from report.speed.steps import median_interval, timed
 from report.speed.study import Bench, study_of
 from tests.report.made_up_timings import (
@@ -76,7 +76,7 @@ def test_spans_have_their_edges_found() -> None:
         (pytest.approx(30, rel=1e-5), pytest.approx(400, rel=1e-5)),
         (pytest.approx(7000, rel=1e-5), 10_000),
     ]
-    assert spans_where(lambda _: True, 1, 10) == [Span(1, 10)] and spans_where(lambda _: False, 1, 10) == []
+    assert spans_where(lambda _: True, 1, 10) == [RateRange(1, 10)] and spans_where(lambda _: False, 1, 10) == []
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.plan.plan import make_plan
-from harness.spec import load_spec
+from harness.spec_file import load_spec
 from harness.workers.attempt import attempt_in_threads
 from slurm.local.cluster import LocalCluster, start, stop
 from slurm.status import campaign_status

@@ -11,7 +11,7 @@ import pytest
 
 from harness.plan.plan import Plan, PlannedRun, make_plan
 from harness.records.store import Failure, Heartbeat, RecordError, read_optional, read_record, read_run
-from harness.spec import load_spec
+from harness.spec_file import load_spec
 from harness.workers.attempt import attempt_in_threads
 from report.accuracy.build import build_report
 from slurm.local.cluster import LocalCluster

@@ -17,17 +17,17 @@ import torch.distributed as dist
 
 from harness.plan.plan import Plan, make_plan
 from harness.records.store import read_record
-from harness.spec import load_spec
+from harness.spec_file import load_spec
 from harness.tasks.task import Check
 from harness.workers import devices
 from slurm import look, submit
 from slurm.campaign import read_campaign
 from slurm.errors import CampaignError
 from slurm.fabric import Place, in_words, no_way
-from slurm.look import Line, Look, Looked, merged
+from slurm.look import CheckLine, Look, Looked, merged
 from slurm.profile import load_profile
 from slurm.request import Request
-from slurm.script import Place as Files
+from slurm.script import SubmissionPaths as Files
 from slurm.script import array_parameters, preflight_parameters
 from tests.harness.support import ROOT, changed, small_spec, write_spec
 from tests.slurm.support import allocation, small_profile, write_profile
@@ -43,7 +43,9 @@ def plan_of(folder: Path, **changes: Any) -> Plan:
     return make_plan(load_spec(write_spec(folder, spec)), folder)
 
 
-def looked(folder: Path, plan: Plan, data: Path | None = None, **environment: tuple[str, str] | str) -> dict[str, Line]:
+def looked(
+    folder: Path, plan: Plan, data: Path | None = None, **environment: tuple[str, str] | str
+) -> dict[str, CheckLine]:
     """The answer of two processes on two nodes by what it looks at; a pair of values is one for each process."""
     profile = load_profile(str(write_profile(folder, small_profile(link_gigabits_per_second=10.0))))
     task = Look(plan, folder / "results", data, profile, folder / "preflight.json")

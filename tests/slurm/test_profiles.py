@@ -13,13 +13,13 @@ from harness.spec import SpecError
 from slurm.__main__ import main
 from slurm.profile import CLUSTERS, Profile, known, load_profile
 from slurm.refusals import explain_refusal
-from slurm.script import Place, array_parameters, array_text, preflight_text
+from slurm.script import SubmissionPaths, array_parameters, array_text, preflight_text
 from tests.harness.support import small_spec, write_spec
 from tests.slurm.support import small_profile, write_profile
 
 STORED = Path(__file__).parent / "sbatch"
 SHARED = Path("/shared/results/imagenet")
-PLACE = Place(SHARED / "jobs" / "000", SHARED / "code" / "0123456789ab", SHARED / "campaign.json", 0)
+PLACE = SubmissionPaths(SHARED / "jobs" / "000", SHARED / "code" / "0123456789ab", SHARED / "campaign.json", 0)
 
 
 SHIPPED = [*known(), "template", "template:2x4"]

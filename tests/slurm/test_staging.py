@@ -15,7 +15,8 @@ import pytest
 import torch.distributed as dist
 
 from harness.plan.plan import make_plan
-from harness.spec import SpecError, load_spec
+from harness.spec import SpecError
+from harness.spec_file import load_spec
 from harness.tasks.errors import DataError
 from slurm import request, staging
 from slurm.job import RunTask, _data

@@ -14,7 +14,7 @@ from harness.records.timings import Fabric, Workload
 from harness.speed.groups import Groups
 from harness.speed.layers import Layer, Layers
 from harness.speed.request import TimingRequest
-from harness.speed.turn import Setting
+from harness.speed.turn import TurnContext
 
 torch.set_num_threads(1)
 
@@ -76,5 +76,5 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Groups]:
     dist.destroy_process_group()
 
 
-def setting_of(request: TimingRequest, groups: Groups) -> Setting:
-    return Setting(request, torch.device("cpu"), groups, visible=True)
+def setting_of(request: TimingRequest, groups: Groups) -> TurnContext:
+    return TurnContext(request, torch.device("cpu"), groups, visible=True)

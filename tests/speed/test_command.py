@@ -13,7 +13,7 @@ import torch
 
 from harness.__main__ import main
 from harness.records.store import read_record
-from harness.records.timings import Study
+from harness.records.timings import TimingStudy
 from harness.speed import worker
 from harness.speed.command import _add_to_study, _environment, _fabric
 from harness.speed.request import SweepRequest
@@ -95,5 +95,5 @@ def test_another_workload_joins_the_study(tmp_path: Path) -> None:
     _add_to_study(tmp_path, "sweep.json", "timing-a.json")
     _add_to_study(tmp_path, "sweep.json", "timing-b.json")
     _add_to_study(tmp_path, "sweep.json", "timing-a.json")
-    study = read_record(tmp_path / "study.json", Study)
+    study = read_record(tmp_path / "study.json", TimingStudy)
     assert study.sweeps == ["sweep.json"] and study.timings == ["timing-a.json", "timing-b.json"]

@@ -21,7 +21,7 @@ def test_a_method_with_a_period_takes_steps_of_both_kinds_on_every_visit() -> No
 
 
 def test_periods_are_those_of_the_settings() -> None:
-    periods = {name: contestant.period for name, contestant in METHODS.items() if contestant.period > 1}
+    periods = {name: timed.period for name, timed in METHODS.items() if timed.period > 1}
     assert periods == {
         "qsparse_local_sgd": 8,
         "local_sgd": 256,

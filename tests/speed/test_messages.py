@@ -21,7 +21,7 @@ from harness.speed.workloads import calibrate
 from report.speed.relatives import closed_forms
 from tests.speed.conftest import LAYERS, NUMEL, fabric, request_of, setting_of
 
-OWN = [name for name, contestant in METHODS.items() if contestant.algorithm in algorithms()]
+OWN = [name for name, timed in METHODS.items() if timed.algorithm in algorithms()]
 EIGHT = fabric(8, workers_per_machine=1)
 NOT_OF_256 = {"all_reduce": 1, "mcser_32": 32, "mcser_1024": 1024, "dpsgd": 1, "dpsgd_ring": 0.5}
 
@@ -91,7 +91,7 @@ def test_ddps_buckets_are_the_parameters(name: str, bytes_each: int, methods: di
     assert methods[name].ratio == 4 / bytes_each
 
 
-@pytest.mark.parametrize("name", [name for name, contestant in METHODS.items() if contestant.algorithm in baselines()])
+@pytest.mark.parametrize("name", [name for name, timed in METHODS.items() if timed.algorithm in baselines()])
 def test_a_baseline_sends_what_its_closed_form_says_where_it_is_trained(name: str, methods: dict[str, Method]) -> None:
     parameters = [nn.Parameter(torch.zeros(shape)) for shape in LAYERS.shapes]
     optimizer = baselines()[METHODS[name].algorithm](
@@ -202,8 +202,8 @@ def test_closed_forms_of_the_report_are_what_the_optimisers_send(alone: Groups) 
         assert [m.payload_bytes for m in found] == pytest.approx([m.payload_bytes for m in own.messages], abs=4), (
             own.name
         )
-        contestant = METHODS[own.name]
-        assert (own.label, own.algorithm, own.period) == (contestant.label, contestant.algorithm, contestant.period)
+        timed = METHODS[own.name]
+        assert (own.label, own.algorithm, own.period) == (timed.label, timed.algorithm, timed.period)
     assert {own.name for own in closed_forms(NUMEL, 8)} | {"powersgd"} == set(RELATIVES)
 
 

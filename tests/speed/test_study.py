@@ -10,30 +10,30 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.lab.lab import Topology
+from harness.lab.lab import LabTopology
 from harness.speed import study
 from harness.speed.questions import LIFT, LIMIT
 from harness.speed.request import TimingRequest
-from harness.speed.study import Job, emulated, run_study
+from harness.speed.study import TimingJob, emulated, run_study
 
 
 def test_a_rate_within_reach_is_real_time() -> None:
-    assert emulated(Job("fashion_mnist", 8, 1, 100e6, 1), 2e9) == (Topology(8, 1, 100e6), 1.0)
+    assert emulated(TimingJob("fashion_mnist", 8, 1, 100e6, 1), 2e9) == (LabTopology(8, 1, 100e6), 1.0)
 
 
 def test_a_rate_beyond_is_slowed_down_to_what_is_reached() -> None:
     # Eight links of 10 Gb/s are 80 Gb/s in all, forty times the 2 Gb/s that there are.
-    topology, dilation = emulated(Job("resnet50_v100", 8, 1, 10e9, 1), 2e9)
-    assert (topology, dilation) == (Topology(8, 1, 250e6), 40.0)
+    topology, dilation = emulated(TimingJob("resnet50_v100", 8, 1, 10e9, 1), 2e9)
+    assert (topology, dilation) == (LabTopology(8, 1, 250e6), 40.0)
 
 
 def test_a_job_is_slowed_down_as_much_as_it_asks_for() -> None:
-    assert emulated(Job("resnet50_v100", 8, 1, 10e9, 64), 2e9) == (Topology(8, 1, 156.25e6), 64.0)
+    assert emulated(TimingJob("resnet50_v100", 8, 1, 10e9, 64), 2e9) == (LabTopology(8, 1, 156.25e6), 64.0)
 
 
 def test_links_inside_a_machine_are_slowed_down_with_the_others() -> None:
     # Nothing leaves the one machine, so its workers' links decide: 8 x 1.2 Tb/s.
-    topology, dilation = emulated(Job("resnet50_v100", 1, 8, 10e9, 1, 1.2e12), 2e9)
+    topology, dilation = emulated(TimingJob("resnet50_v100", 1, 8, 10e9, 1, 1.2e12), 2e9)
     assert dilation == pytest.approx(4800.0)
     assert topology.inside_bits_per_second == pytest.approx(250e6)
     assert topology.bits_per_second * dilation == pytest.approx(10e9)
@@ -42,7 +42,7 @@ def test_links_inside_a_machine_are_slowed_down_with_the_others() -> None:
 class FakeLab:
     """A lab of which nothing is there but its rates."""
 
-    def __init__(self, topology: Topology) -> None:
+    def __init__(self, topology: LabTopology) -> None:
         self.topology = topology
 
     def set_rate(self, bits_per_second: float) -> None:
@@ -66,7 +66,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Seen:
     seen = Seen([])
 
     @contextmanager
-    def lab(topology: Topology) -> Iterator[FakeLab]:
+    def lab(topology: LabTopology) -> Iterator[FakeLab]:
         yield FakeLab(topology)
 
     def run_in_lab(
@@ -88,10 +88,10 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Seen:
     monkeypatch.setattr(study, "sweep", lambda network: SimpleNamespace(topology=network.topology))
     monkeypatch.setattr(study, "run_in_lab", run_in_lab)
     monkeypatch.setattr(study, "write_record", lambda path, record: None)
-    monkeypatch.setattr(study, "SWEEPS", (Topology(8, 1, 10e6), Topology(8, 1, 1e9)))
+    monkeypatch.setattr(study, "SWEEPS", (LabTopology(8, 1, 10e6), LabTopology(8, 1, 1e9)))
     labs = (
-        (Job("resnet50_v100", 8, 1, 10e9, 1), Job("resnet50_v100", 8, 1, 1e9, 16)),
-        (Job("resnet50_v100", 1, 8, 10e9, 1, 1.2e12),),
+        (TimingJob("resnet50_v100", 8, 1, 10e9, 1), TimingJob("resnet50_v100", 8, 1, 1e9, 16)),
+        (TimingJob("resnet50_v100", 1, 8, 10e9, 1, 1.2e12),),
     )
     monkeypatch.setattr(study, "LABS", labs)
     return seen

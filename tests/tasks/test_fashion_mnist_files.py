@@ -22,6 +22,7 @@ import pytest
 from harness.tasks import fashion_mnist_files as fm
 from harness.tasks.errors import DataError
 from harness.tasks.fashion_mnist_files import Expected
+from harness.tasks.fetching import cache_folder
 
 
 def idx(shape: tuple[int, ...]) -> bytes:
@@ -292,12 +293,12 @@ def test_interrupted_fetch_is_never_taken_for_done(places: Places, monkeypatch: 
     assert places.calls == ["download", "download"]
 
 
-def test_default_cache_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert fm.default_cache() == Path("/somewhere/cser-bench/fashion-mnist")
+    assert cache_folder("fashion-mnist") == Path("/somewhere/cser-bench/fashion-mnist")
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setenv("HOME", "/me")
-    assert fm.default_cache() == Path("/me/.cache/cser-bench/fashion-mnist")
+    assert cache_folder("fashion-mnist") == Path("/me/.cache/cser-bench/fashion-mnist")
 
 
 def test_read_idx(tmp_path: Path) -> None:

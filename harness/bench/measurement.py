@@ -21,7 +21,7 @@ class Aim:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Measurement:
     """One line of the table. `measured` is None where it could not be measured; `reason` then says why.
 
     `samples` are the repetitions' values, of which `measured` is the median; `raw` holds the timings behind them.
@@ -59,22 +59,22 @@ def ratio(
     above: str,
     below: str,
     aim: Aim | None = None,
-) -> Figure:
+) -> Measurement:
     """The median over repetitions of timings[above] / timings[below], each taken within one repetition.
 
     Neighbours in time share the machine's mood, so their ratio varies less than either.
     """
     samples = [a / b for a, b in zip(timings[above], timings[below], strict=True)]
     raw = {above: timings[above], below: timings[below]}
-    return Figure(name, compared, median(samples), "x", aim, samples, raw)
+    return Measurement(name, compared, median(samples), "x", aim, samples, raw)
 
 
-def not_measured(name: str, compared: str, reason: str, aim: Aim | None = None) -> Figure:
+def not_measured(name: str, compared: str, reason: str, aim: Aim | None = None) -> Measurement:
     """A figure that this machine or this checkout cannot give now."""
-    return Figure(name, compared, None, "", aim, reason=reason)
+    return Measurement(name, compared, None, "", aim, reason=reason)
 
 
-def show(figure: Figure) -> list[str]:
+def show(figure: Measurement) -> list[str]:
     """The figure's cells in the table."""
     if figure.measured is None:
         return [figure.name, "not measured", _aim(figure.aim), "", figure.reason or ""]
