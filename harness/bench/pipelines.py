@@ -92,7 +92,7 @@ def _figures(
     ]
 
 
-def made_up_jpeg(seed: int, quality: int = 88) -> bytes:
+def made_up_jpeg(seed: int) -> bytes:
     """Noise with the falling spectrum of photographs, some 90 kB: about an ILSVRC image's size and so its decoding."""
     random = np.random.default_rng(seed)
     width, height = SIZES[seed % len(SIZES)]
@@ -105,7 +105,7 @@ def made_up_jpeg(seed: int, quality: int = 88) -> bytes:
             pixels[:, :, channel] += np.asarray(plane) / cells**0.35
     pixels += random.standard_normal((height, width, 1)) * 12
     file = io.BytesIO()
-    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=quality)
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=88)
     return file.getvalue()
 
 

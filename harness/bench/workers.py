@@ -101,7 +101,7 @@ def figures_of(timings: dict[str, list[float]], cores: int) -> list[Measurement]
         ),
         ratio(
             "speed-up: M-CSER over DDP",
-            f"{SETTING}: eight processes over gloo, against DistributedDataParallel in as many",
+            f"{SETTING}: eight processes over gloo, against DDP as accuracy runs have it, in as many",
             timings,
             DDP,
             PROCESSES,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from harness.records.store import Attempt, RunRecord
 from report.accuracy.records import Records
 from report.accuracy.tuning import is_tuning
-from report.kit.document import Block, Bullets, Cell, Code, Column, Delimited, Paragraph, Section, Table
+from report.kit.document import Block, Bullets, Cell, Code, Delimited, Paragraph, Section, Table, numbers, texts
 from report.kit.wording import count_of, listed, short
 
 TIMED = "Attempts and times"
@@ -27,7 +27,7 @@ def how_it_was_run(records: Records, tuning: Records | None) -> Section:
 
 def _pairs(title: str, entries: Iterable[tuple[str, str]], found: str = "") -> Table:
     cells = tuple((Cell(name), Cell(text)) for name, text in entries)
-    return Table(title, found, (Column("what", "left"), Column("which", "left")), cells)
+    return Table(title, found, texts("what", "which"), cells)
 
 
 def _settings(records: Records) -> Table:
@@ -68,7 +68,7 @@ def _code(both: Sequence[Records]) -> Table:
     for run in _runs(both):
         seen.update({_place(attempt): 1 for attempt in run.run.attempts})
     heads = ("commit", "difference to it", "device", "launch", "backend", "CPU", "accelerator", "Python")
-    columns = (*(Column(head, "left") for head in heads), Column("runs"))
+    columns = (*texts(*heads), *numbers("runs"))
     rows = tuple((*(Cell(text) for text in place), Cell(str(count))) for place, count in sorted(seen.items()))
     found = f"{count_of(len({place[:2] for place in seen}), 'state')} of the code on {count_of(len(seen), 'set-up')}."
     return Table("Code and machines", found if rows else "No run was started yet.", columns, rows)
@@ -105,7 +105,7 @@ def _failures(both: Sequence[Records]) -> list[Block]:
         blocks.append(Paragraph(f"{count_of(unplanned, 'run folder')} that no row names are left out of this report."))
     if not failed:
         return [*blocks, Paragraph("Failures: none among the runs that have no result.")]
-    columns = (Column("run", "left"), Column("row", "left"), Column("kind", "left"), Column("message", "left"))
+    columns = texts("run", "row", "kind", "message")
     rows = tuple(
         (
             Cell(f"{records.experiment.name}/{run.run.run_id}", (run.run.run_id,)),
@@ -140,7 +140,7 @@ def _timed(both: Sequence[Records]) -> Delimited:
 
 def _times(both: Sequence[Records]) -> Table:
     heads = ("runs", "attempts", "resumed runs", "wall hours", "seconds per run")
-    columns = (Column("experiment", "left"), Column("row", "left"), *(Column(h) for h in heads), Column("from", "left"))
+    columns = (*texts("experiment", "row"), *numbers(*heads), *texts("from"))
     rows = []
     for records in both:
         by_row = [(row.row.row, [run for run in row.runs.values() if run]) for row in records.rows]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
-from report.kit.document import Cell, Column, Figure, Table, exhibit_name
+from report.kit.document import Cell, Figure, Table, exhibit_name, numbers, texts
 from report.kit.wording import listed
 
 SPEEDUPS = "the report results/speedups"
@@ -108,7 +108,7 @@ def questions_table(exhibits: Mapping[str, Table | Figure], experiment: str, alg
         rows.append(
             (Cell(str(question.number)), Cell(question.words), Cell(here), Cell(question.experiment or "none needed"))
         )
-    columns = (Column("no."), Column("question", "left"), Column("answered by", "left"), Column("what else", "left"))
+    columns = (*numbers("no."), *texts("question", "answered by", "what else"))
     found = (
         f"This report has exhibits for {answered} of {len(QUESTIONS)} questions, each for this task and model alone; "
         "the last column names what would answer the rest."

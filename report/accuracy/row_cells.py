@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from harness.records.experiment import Row
 from report.accuracy.findings import Finding, Study
-from report.kit.document import Cell, Column
+from report.kit.document import Cell, Column, numbers, texts
 from report.kit.wording import amount, ratio_name
 
 AT_END = (
@@ -40,13 +40,13 @@ def sent_notes(study: Study) -> tuple[str, ...]:
 
 def head_columns(study: Study) -> tuple[Column, ...]:
     """Method, ratio, and where the records have it what is sent."""
-    return (Column("method", "left"), *ratio_columns(study))
+    return (*texts("method"), *ratio_columns(study))
 
 
 def ratio_columns(study: Study) -> tuple[Column, ...]:
     """As `head_columns` without the method."""
     sent = ("models sent", "true ratio", "link models") if has_models(study) else ()
-    return tuple(Column(head) for head in ("ratio", *sent))
+    return numbers("ratio", *sent)
 
 
 def head_cells(study: Study, finding: Finding) -> tuple[Cell, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from harness.records.metrics import ACCURACY
 from report.accuracy.findings import Finding, Study
 from report.accuracy.row_cells import BOUNDS, has_models, head_cells, head_columns, marks, sent_notes
-from report.kit.document import Cell, Column, Table
+from report.kit.document import Cell, Table, numbers, texts
 from report.kit.statistics import INTERVAL, Summary, mean_of
 from report.kit.wording import NONE, count_of, interval, listed, percent, points, ratio_name, share, short
 
@@ -36,7 +36,7 @@ def baseline_card(study: Study) -> Table:
     }
     found = "What every difference in this report is a difference to." if study.baseline else "No baseline is named."
     cells = tuple((Cell(name), Cell(text, rows.run_ids)) for name, text in entries.items())
-    return Table("Baseline card", found, (Column("what", "left"), Column("which", "left")), cells)
+    return Table("Baseline card", found, texts("what", "which"), cells)
 
 
 def accuracy_table(study: Study) -> Table:
@@ -46,12 +46,10 @@ def accuracy_table(study: Study) -> Table:
     heads = ("learning rate", "n", "mean", "s.d.", f"{100 * INTERVAL:g} % interval")
     columns = (
         *head_columns(study),
-        *(Column(head) for head in heads),
-        *(Column(f"seed {seed}") for seed in seeds),
-        Column("difference"),
-        Column(f"lower {100 * experiment.confidence:g} % bound"),
-        *((Column("share of the gap, %"),) if study.floor else ()),
-        Column("word", "left"),
+        *numbers(*heads, *(f"seed {seed}" for seed in seeds)),
+        *numbers("difference", f"lower {100 * experiment.confidence:g} % bound"),
+        *numbers(*(("share of the gap, %",) if study.floor else ())),
+        *texts("word"),
     )
     rows = tuple(_accuracy_row(study, finding, seeds) for finding in study.findings)
     notes = (*_accuracy_notes(study), BOUNDS, *sent_notes(study), *marks(study.findings))
@@ -168,10 +166,8 @@ def seeds_table(study: Study) -> Table:
     seeds = _seeds(study)
     columns = (
         *head_columns(study),
-        *(Column(f"seed {seed}") for seed in seeds),
-        Column("workers' average"),
-        Column("workers' own, mean"),
-        Column("workers' own, least"),
+        *numbers(*(f"seed {seed}" for seed in seeds)),
+        *numbers("workers' average", "workers' own, mean", "workers' own, least"),
     )
     rows = tuple(_seeds_row(study, finding, seeds) for finding in study.findings)
     notes = (

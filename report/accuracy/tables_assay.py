@@ -6,24 +6,15 @@ from report.accuracy.assay import DEVIATIONS, MARGINS, Assay, epochs_of, margin_
 from report.accuracy.findings import Study
 from report.accuracy.records import RowRuns
 from report.accuracy.tables import margin_of
-from report.kit.document import Cell, Column, Table
+from report.kit.document import Cell, Table, numbers, texts
 from report.kit.statistics import mean_of
 from report.kit.wording import NONE, amount, count_of, percent, points, short, whole
 
 
 def assay_table(study: Study) -> Table:
     """Ceiling, floor and the gap between them in margins and in standard deviations, per length."""
-    columns = (
-        Column("steps"),
-        Column("epochs"),
-        Column("ceiling"),
-        Column("floor"),
-        Column("gap, points"),
-        Column("in margins"),
-        Column("s.d. between seeds"),
-        Column("in s.d."),
-        Column("can tell", "left"),
-    )
+    heads = ("steps", "epochs", "ceiling", "floor", "gap, points", "in margins", "s.d. between seeds", "in s.d.")
+    columns = (*numbers(*heads), *texts("can tell"))
     margin = study.records.experiment.margin
     rows = tuple(_row(assay, margin) for assay in study.assays)
     notes = (

@@ -9,7 +9,7 @@ from report.accuracy.findings import Finding, RatioGroup, Study
 from report.accuracy.row_cells import has_models, head_cells, head_columns, marks, ratio_columns
 from report.accuracy.tables import share_text
 from report.accuracy.traffic import RowTraffic, traffic_of
-from report.kit.document import Cell, Column, Table
+from report.kit.document import Cell, Column, Table, numbers, texts
 from report.kit.wording import NONE, amount, count_of, listed, percent, points, ratio_name, share, whole
 
 
@@ -19,13 +19,10 @@ def bits_table(study: Study) -> Table:
     columns = (
         *head_columns(study),
         Column("settings", "left", below=True),
-        Column("formula", "left"),
-        Column("counted bits"),
-        Column("expected bits"),
-        Column("equal", "left"),
-        Column("collectives", "left"),
-        Column("counted ratio"),
-        Column("evaluation bits"),
+        *texts("formula"),
+        *numbers("counted bits", "expected bits"),
+        *texts("equal", "collectives"),
+        *numbers("counted ratio", "evaluation bits"),
     )
     rows = tuple(_bits_row(study, finding, entry) for finding, entry in traffic)
     have = [entry for _, entry in traffic if entry]
@@ -68,14 +65,10 @@ def equal_bits_table(study: Study) -> Table:
     """At each ratio all rows by their mean, between the bounds of all ratios: ceiling first, then average and floor."""
     columns = (
         *ratio_columns(study),
-        Column("place"),
-        Column("method", "left"),
-        Column("payload bits"),
-        Column("n"),
-        Column("mean"),
-        Column("difference"),
-        *((Column("share of the gap, %"),) if study.floor else ()),
-        Column("word", "left"),
+        *numbers("place"),
+        *texts("method"),
+        *numbers("payload bits", "n", "mean", "difference", *(("share of the gap, %",) if study.floor else ())),
+        *texts("word"),
     )
     rows = [_equal_row(study, NONE, study.baseline)] if study.baseline else []
     for group in study.groups:

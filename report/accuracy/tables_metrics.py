@@ -8,7 +8,7 @@ from harness.records.metrics import METRICS, Metric, value_in
 from harness.records.store import RunRecord
 from report.accuracy.findings import Finding, Study
 from report.accuracy.row_cells import head_cells, head_columns
-from report.kit.document import Cell, Column, Table
+from report.kit.document import Cell, Table, numbers, texts
 from report.kit.statistics import mean_of, pair, summarise
 from report.kit.wording import MINUS, NONE, count_of, short
 
@@ -33,7 +33,7 @@ def metrics_table(study: Study) -> Table:
     """Every row with each metric: mean, standard deviation, and difference to the baseline paired by seed."""
     metrics = metrics_of(study)
     heads = [f"{metric.label}{f', {metric.unit}' if metric.unit else ''} {metric.arrow}" for metric in metrics]
-    columns = (*head_columns(study), *(Column(head) for head in heads))
+    columns = (*head_columns(study), *numbers(*heads))
     rows = tuple(
         (*head_cells(study, finding), *(_cell(study, finding, metric) for metric in metrics))
         for finding in study.findings
@@ -103,7 +103,7 @@ def translations_table(study: Study) -> Table | None:
     wrong = [f for f, _, own in said if any(each.said != each.expected for each in own)]
     sentences = count_of(len(examples), "sentence")
     found = f"{len(wrong)} of {count_of(len(said), 'row')} differ from what was expected in one of {sentences}."
-    columns = (Column("row", "left"), *(Column(f"sentence {n}", "left") for n in range(1, len(examples) + 1)))
+    columns = texts("row", *(f"sentence {n}" for n in range(1, len(examples) + 1)))
     notes = (
         "Of the scored sentences in the order of their length, those at equal distances; the workers' average, at the "
         "first seed.",

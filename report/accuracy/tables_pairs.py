@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from report.accuracy.findings import Finding, RatioGroup, Study
 from report.accuracy.pairs import Pair
 from report.accuracy.row_cells import has_models, marks
-from report.kit.document import Cell, Column, Table
+from report.kit.document import Cell, Table, numbers, texts
 from report.kit.statistics import pair
 from report.kit.wording import NONE, amount, points
 
@@ -23,7 +23,7 @@ def shown_groups(study: Study) -> list[RatioGroup]:
 def pairs_table(study: Study, pairs: Sequence[Pair], group: RatioGroup) -> Table:
     """Row minus column in percentage points; the bounds of all ratios stand at the right."""
     methods, bounds = group.findings, study.bounds
-    columns = (Column("row − column", "left"), *(Column(f.name) for f in (*methods, *bounds)))
+    columns = (*texts("row − column"), *numbers(*(f.name for f in (*methods, *bounds))))
     by_name = {(p.left.method, p.right.method): p for p in pairs if p.group is group}
     rows = tuple(
         (

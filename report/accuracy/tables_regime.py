@@ -6,7 +6,7 @@ from report.accuracy.models_needed import DRAWS, needed_of
 from report.accuracy.regime import Regime, RegimePoint
 from report.accuracy.regime_predictors import ALL, PREDICTORS, Explained, explained, noise_share
 from report.accuracy.row_cells import TO_NEIGHBOURS
-from report.kit.document import Cell, Column, Table
+from report.kit.document import Cell, Table, numbers, texts
 from report.kit.wording import MINUS, NONE, amount, count_of, listed, points, short, whole
 
 _ENOUGH = 0.02
@@ -15,12 +15,8 @@ _ENOUGH = 0.02
 
 def regime_table(regime: Regime) -> Table:
     """Every row at every length: models sent, difference to SGD, share of the gap closed."""
-    columns = (
-        Column("method", "left"),
-        *(Column(head) for head in ("steps T", "models M", "ratio T/M", "link models", "seeds", "difference")),
-        Column("gap closed, %"),
-        Column("word", "left"),
-    )
+    heads = ("steps T", "models M", "ratio T/M", "link models", "seeds", "difference", "gap closed, %")
+    columns = (*texts("method"), *numbers(*heads), *texts("word"))
     ordered = sorted(regime.points, key=lambda point: point.length.num_steps, reverse=True)
     names = list(dict.fromkeys(point.method for point in ordered))
     rows = tuple(_point_row(point) for name in names for point in ordered if point.method == name)
@@ -53,11 +49,7 @@ def _point_row(point: RegimePoint) -> tuple[Cell, ...]:
 def predictors_table(regime: Regime) -> Table:
     """How much of the variance over rows each predictor explains, fitted and with each length left out."""
     found = explained(regime)
-    columns = (
-        Column("method", "left"),
-        Column("rows"),
-        *(Column(f"{name} {_letters(name)}") for name in PREDICTORS),
-    )
+    columns = (*texts("method"), *numbers("rows", *(f"{name} {_letters(name)}" for name in PREDICTORS)))
     methods = list(dict.fromkeys(entry.method for entry in found))
     rows = tuple(
         (
@@ -121,7 +113,7 @@ def predictors_found(regime: Regime) -> str:
 def residuals_table(regime: Regime) -> Table:
     """How far off each length is where it is predicted from the others."""
     found = [entry for entry in explained(regime) if entry.method == ALL]
-    columns = (Column("steps"), *(Column(f"{name} {_letters(name)}") for name in PREDICTORS))
+    columns = numbers("steps", *(f"{name} {_letters(name)}" for name in PREDICTORS))
     lengths = list(found[0].residuals) if found else []
     rows = tuple(
         (Cell(whole(steps)), *(Cell(f"{_points(e.biases[steps])} ± {_share(e.residuals[steps])}") for e in found))
@@ -150,13 +142,8 @@ def _points(value: float) -> str:
 def needed_table(regime: Regime) -> Table:
     """Models needed per method, the fewest first."""
     needed = needed_of(regime)
-    columns = (
-        Column("method", "left"),
-        Column("models needed"),
-        Column("95 % interval"),
-        Column("on a link, per model sent"),
-        Column("non-inferior rows"),
-    )
+    heads = ("models needed", "95 % interval", "on a link, per model sent", "non-inferior rows")
+    columns = (*texts("method"), *numbers(*heads))
     rows = tuple(
         (
             Cell(entry.method),

@@ -9,7 +9,7 @@ from report.accuracy.findings import Finding, Study
 from report.accuracy.records import RowRuns
 from report.accuracy.row_cells import AT_END, head_cells, head_columns, ratio_cells
 from report.accuracy.tuning import GridPoint, Tuned
-from report.kit.document import Cell, Column, Table
+from report.kit.document import Cell, Column, Table, numbers, texts
 from report.kit.statistics import mean_of, median_best_of, pair, summarise
 from report.kit.wording import NONE, bounds, count_of, percent, points, ratio_name, share, short
 
@@ -17,7 +17,7 @@ from report.kit.wording import NONE, bounds, count_of, percent, points, ratio_na
 def tuning_table(study: Study, tuned: Sequence[Tuned]) -> Table:
     """What choosing took per row, and what the other rule would have chosen."""
     heads = ("trials", "runs", "diverged", "selected rate", "by training loss")
-    columns = (*head_columns(study), *(Column(head) for head in heads))
+    columns = (*head_columns(study), *numbers(*heads))
     rows = tuple(_tuning_row(study, entry) for entry in tuned)
     known = [entry for entry in tuned if entry.by_loss is not None]
     same = sum(entry.selected_point == entry.by_loss for entry in known)
@@ -62,7 +62,7 @@ def _ids(tuned: Tuned) -> tuple[str, ...]:
 def best_of_table(study: Study, tuned: Sequence[Tuned]) -> Table:
     """What fewer trials would have found, held-out accuracies in percent."""
     most = max(len(entry.points) for entry in tuned)
-    columns = (*head_columns(study), *(Column(str(count)) for count in range(1, most + 1)))
+    columns = (*head_columns(study), *numbers(*map(str, range(1, most + 1))))
     rows = tuple((*_head(study, entry), *_best_of_cells(entry, most)) for entry in tuned)
     notes = (
         "Held-out accuracy in percent: the median, over all choices of k of the trials, of the best one among them. A "
@@ -105,16 +105,8 @@ def _best_of_found(tuned: Sequence[Tuned]) -> str:
 
 def points_table(tuned: Sequence[Tuned]) -> Table:
     """Every pair of settings and learning rate that was tried, the chosen one in bold."""
-    columns = (
-        Column("method", "left"),
-        Column("ratio"),
-        Column("settings", "left"),
-        Column("rate"),
-        Column("n"),
-        Column("held-out"),
-        Column("training loss"),
-        Column("", "left"),
-    )
+    first = (*texts("method"), *numbers("ratio"), *texts("settings"))
+    columns = (*first, *numbers("rate", "n", "held-out", "training loss"), *texts(""))
     rows = tuple(row for entry in tuned for row in _trial_rows(entry))
     several = [entry for entry in tuned if entry.num_candidates > 1]
     found = f"{count_of(len(rows), 'trial')} of {count_of(len(tuned), 'row')}"
@@ -172,9 +164,7 @@ def rules_table(study: Study) -> Table | None:
         Column("test accuracy, by held-out"),
         Column("by training loss", "left", below=True),
         Column("test accuracy, by loss"),
-        Column("n"),
-        Column("difference"),
-        Column("95 % interval"),
+        *numbers("n", "difference", "95 % interval"),
     )
     rows = tuple(_rules_row(study, f, other.get(f.records.row.row), choices.get(f.records.row.row)) for f in shown)
     notes = (

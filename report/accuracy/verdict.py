@@ -9,7 +9,7 @@ from report.accuracy.findings import Finding, Study
 from report.accuracy.pairs import Pair
 from report.accuracy.row_cells import marks
 from report.accuracy.traffic import traffic_of
-from report.kit.document import Bullets, Cell, Column, Paragraph, Table, Verdict
+from report.kit.document import Bullets, Cell, Paragraph, Table, Verdict, texts
 from report.kit.wording import NONE, count_of, percent, points, ratio_name, whole
 
 
@@ -70,8 +70,7 @@ def progress_of(study: Study) -> str:
 def _matrix(study: Study) -> Table:
     heads = [ratio_in_words(study, group).replace(" sent)", ")") for group in study.groups]
     apart = [finding for finding in study.others if finding.role is None]
-    columns = [Column("method", "left"), *(Column(head, "left") for head in heads)]
-    columns += [Column("at a ratio of its own", "left")] if apart else []
+    columns = texts("method", *heads, *(["at a ratio of its own"] if apart else []))
     grouped = {finding.method for group in study.groups for finding in group.findings}
     rows = [_bound_row(study, study.baseline)] if study.baseline else []
     for method in (method for method in study.methods if method in grouped):
@@ -84,7 +83,7 @@ def _matrix(study: Study) -> Table:
     rows = [(*row, *([Cell(NONE)] if apart else [])) for row in rows]
     rows += [_apart_row(study, finding) for finding in apart]
     title = "Word and mean difference to the baseline in percentage points"
-    return Table(title, "", tuple(columns), tuple(rows), notes=marks(study.findings))
+    return Table(title, "", columns, tuple(rows), notes=marks(study.findings))
 
 
 def _bound_row(study: Study, finding: Finding) -> tuple[Cell, ...]:

@@ -30,6 +30,16 @@ class Column:
     below: bool = False
 
 
+def texts(*heads: str) -> tuple[Column, ...]:
+    """Columns of short texts."""
+    return tuple(Column(head, "left") for head in heads)
+
+
+def numbers(*heads: str) -> tuple[Column, ...]:
+    """Columns of numbers."""
+    return tuple(Column(head) for head in heads)
+
+
 @dataclass(frozen=True)
 class Table:
     """A table with the one sentence of what it shows.

@@ -69,15 +69,9 @@ def panels(rows: int, columns: int, height: float, share_x: bool = True) -> tupl
     return figure, [list(line) for line in axes]
 
 
-def grid_over_strip(
-    rows: int, columns: int, height: float, strip: float = 0.42
-) -> tuple[Figure, list[list[Axes]], list[Axes]]:
-    """As `panels`, all sharing their axes, with a low strip under each column.
-
-    Args:
-        height: of one row, in inches.
-        strip: height of the strip, in inches.
-    """
+def grid_over_strip(rows: int, columns: int, height: float) -> tuple[Figure, list[list[Axes]], list[Axes]]:
+    """As `panels`, all sharing their axes, with a low strip under each column; rows are `height` inches high."""
+    strip = 0.42
     figure = Figure(figsize=(WIDTH, height * rows + strip + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     ratios = [height] * rows + [strip]
@@ -115,14 +109,14 @@ def save(figure: Figure, path: Path) -> None:
     figure.savefig(path.with_suffix(".pdf"), format="pdf", metadata=nobody)
 
 
-def legend(figure: Figure, labels: Sequence[str], columns: int = 5) -> None:
+def legend(figure: Figure, labels: Sequence[str]) -> None:
     """Name the methods under the panels, each with its colour, marker and dashes. To be called before `settle`."""
     looks = looks_of(labels)
     lines = [
         Line2D([], [], color=look.colour, marker=look.marker, dashes=look.dashes, markersize=4)
         for look in looks.values()
     ]
-    figure.legend(lines, list(looks), loc="outside lower center", ncols=columns, handlelength=3.2)
+    figure.legend(lines, list(looks), loc="outside lower center", ncols=5, handlelength=3.2)
 
 
 def settle(figure: Figure) -> None:

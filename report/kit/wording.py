@@ -55,9 +55,9 @@ def whole(value: int | None) -> str:
     return NONE if value is None else f"{value:,}"
 
 
-def count_of(count: int, noun: str, plural: str | None = None) -> str:
+def count_of(count: int, noun: str) -> str:
     """ "1 run", "2 runs"."""
-    return f"{whole(count)} {noun if count == 1 else plural or noun + 's'}"
+    return f"{whole(count)} {noun if count == 1 else noun + 's'}"
 
 
 def listed(items: Sequence[str]) -> str:

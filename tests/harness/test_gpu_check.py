@@ -127,6 +127,8 @@ def test_stacked_workers_that_go_elsewhere_are_found(monkeypatch: pytest.MonkeyP
         plain(self, tensor)
         tensor[1].mul_(1 + 1e-6)
 
+    threads = workers._trained(CPU, "ef_sgd", 1)
+    monkeypatch.setattr(workers, "_trained", lambda *way: threads)
     monkeypatch.setattr(StackedCollectives, "_sum_", drifting)
     outcome = workers.same_parameters(CPU, "ef_sgd")
     distances = outcome.measured
