@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from report.accuracy.records import Records, UsageError, read_records
-from report.kit.document import Block, Bullets, Cell, Column, Document, Paragraph, Section, Table
+from report.kit.document import Block, Bullets, Cell, Column, Document, Figure, Paragraph, Section, Table
 from report.kit.exhibits import Exhibits, write_document
 from report.kit.wording import listed
 from report.speed.exports import write_speed_exports
@@ -175,8 +176,9 @@ def _all_methods(study: SpeedStudy, first: Sequence[Bench], exhibits: Exhibits) 
         )
         for bench in first
     ]
+    floating = [replace(each, floats=True) if isinstance(each, Figure) else each for each in figures]
     return [
-        Section("Appendix: all methods", (*figures, exhibits.table(cards_table(study)))),
+        Section("Appendix: all methods", (*floating, exhibits.table(cards_table(study)))),
         _each("Appendix: the model beside the clock, method by method", study.benches, prediction_table, exhibits),
         _each("Appendix: what a step is made of", study.benches, split_table, exhibits),
     ]

@@ -95,7 +95,7 @@ def _draw_panels(shown: Sequence[tuple[Bench, Sequence[Method], str]], path: Pat
     if not shown:
         return False
     columns = 1 if len(shown) == 1 else 2
-    room = 0.2 if columns == 1 else 0.42
+    room = 0.2 if columns == 1 else 0.52
     figure, grid = panels(math.ceil(len(shown) / columns), columns, 2.3, share_x=False)
     places = [axes for line in grid for axes in line]
     for axes in places[len(shown) :]:
@@ -142,7 +142,7 @@ def _panel(
 
 def _scales(axes: Axes, low: float, high: float, room: float) -> None:
     axes.set_xlim(low / (high / low) ** (room / (1 - room)), high)
-    step = 1 if room < 0.3 or high / low < 1e5 else 2
+    step = 1 if room < 0.3 else 2
     powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1, step)
     axes.set_xticks([10.0**power for power in powers])
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} Mb/s" if value < 1e3 else f"{value / 1e3:g} Gb/s")

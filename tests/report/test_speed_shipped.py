@@ -150,9 +150,8 @@ def test_the_readme_says_what_the_records_say(study: SpeedStudy) -> None:
     large = [seconds[10, method.name] for method in bench.methods if method.ratio >= 64]
     (near_sums, sums), (near_exchanges, exchanges) = by_kind(study.points)
     for said in (
-        f"is {over[0]:.2f} times as fast as that of overlapped DDP in fp32, "
-        f"{over[1]:.2f} times as with DDP's fp16 hook, "
-        f"and {over[2]:.2f} times as with its PowerSGD hook of rank 2",
+        f"is {over[0]:.2f} times as fast as that of overlapped DDP in fp32, {over[1]:.2f} times as with DDP's fp16 "
+        f"hook, and {over[2]:.2f} times as with its PowerSGD hook of rank 2",
         f"it is {gains[1, 'mcser']:.1f}x at 1 Gb/s, {gains[25, 'mcser']:.2f}x at 25 Gb/s and "
         f"{gains[100, 'mcser']:.2f}x at 100 Gb/s",
         f"all {len(large)} methods of ratio 64 and more are {seconds[10, 'ddp'] / max(large):.2f}x to "
