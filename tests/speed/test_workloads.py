@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from harness.plan.estimate import RESNET50_FORWARD_FLOPS
-from harness.spec import SpecError, find_spec, load_spec
+from harness.spec import SpecError
+from harness.spec_file import find_spec, load_spec
 from harness.speed import trainee
 from harness.speed.layers import layers_of
 from harness.speed.workloads import calibrate, computes_in, problem_of, workload
