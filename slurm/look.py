@@ -58,7 +58,7 @@ class Look:
     answer: Path
 
 
-class Line(Record):
+class CheckLine(Record):
     """One check."""
 
     what: str
@@ -70,7 +70,7 @@ class Looked(Record):
     """preflight.json beside the job's log; `nodes` as Slurm writes them."""
 
     nodes: str
-    lines: list[Line]
+    lines: list[CheckLine]
 
 
 def look(task: Look) -> None:
@@ -101,7 +101,7 @@ def _meet(profile: Profile, allocation: Allocation) -> Meeting:
 
 
 def _answer(task: Look, checks: Iterable[Check]) -> None:
-    lines = [Line(**check._asdict()) for check in checks]
+    lines = [CheckLine(**check._asdict()) for check in checks]
     store.write_record(task.answer, Looked(nodes=os.environ.get("SLURM_JOB_NODELIST", ""), lines=lines))
 
 

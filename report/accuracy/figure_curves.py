@@ -33,7 +33,7 @@ class Quantity:
 
 
 @dataclass(frozen=True)
-class Panel:
+class RatioPanel:
     """The rows of one ratio, each with its method's name."""
 
     ratio: float
@@ -65,7 +65,7 @@ def panels_note(study: Study) -> str:
     return f"Of {len(study.groups)} ratios {len(shown)} are drawn; csv/curves.csv has all."
 
 
-def draw_columns(columns: Sequence[Panel], quantities: Sequence[Quantity], path: Path) -> bool:
+def draw_columns(columns: Sequence[RatioPanel], quantities: Sequence[Quantity], path: Path) -> bool:
     """Draw what there is; False where no run has any of the quantities."""
     curves = {quantity.name: [column.curves(quantity) for column in columns] for quantity in quantities}
     drawn = [quantity for quantity in quantities if any(curves[quantity.name])]

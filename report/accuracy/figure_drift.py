@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.records.store import Event
-from report.accuracy.figure_curves import Panel, Quantity, at_ratios, draw_columns, shown_groups
+from report.accuracy.figure_curves import Quantity, RatioPanel, at_ratios, draw_columns, shown_groups
 from report.accuracy.findings import Study
 from report.accuracy.records import Records, RowRuns
 from report.kit.wording import listed, short
@@ -27,7 +27,7 @@ _DISTANCE = Quantity("distance of a worker\nfrom the average", _distance, log=Tr
 class Drift:
     """What is drawn. `learning_rate` None: each row at its own; `missing`: rows without a run at the common one."""
 
-    columns: tuple[Panel, ...]
+    columns: tuple[RatioPanel, ...]
     learning_rate: float | None
     from_tuning: bool
     missing: tuple[str, ...]
@@ -69,9 +69,9 @@ def _tried(study: Study, tuning: Records) -> dict[tuple[str, float], RowRuns]:
     return found
 
 
-def _columns(rows: list[tuple[float, str, RowRuns]]) -> tuple[Panel, ...]:
+def _columns(rows: list[tuple[float, str, RowRuns]]) -> tuple[RatioPanel, ...]:
     ratios = dict.fromkeys(ratio for ratio, _, _ in rows)
-    return tuple(Panel(ratio, tuple((n, r) for other, n, r in rows if other == ratio)) for ratio in ratios)
+    return tuple(RatioPanel(ratio, tuple((n, r) for other, n, r in rows if other == ratio)) for ratio in ratios)
 
 
 def draw_drift(drift: Drift, path: Path) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from harness.records.metrics import score_in
 from harness.records.store import Event
-from report.accuracy.figure_curves import Panel, Quantity, at_ratios, draw_columns, shown_groups
+from report.accuracy.figure_curves import Quantity, RatioPanel, at_ratios, draw_columns, shown_groups
 from report.accuracy.findings import Study
 
 _LOSS = Quantity("training loss", lambda event: event.train_loss, log=True)
@@ -27,10 +27,10 @@ def _score(study: Study) -> Quantity:
     return Quantity(f"test {metric.score_label}, percent", value, log=False)
 
 
-def _columns(study: Study) -> list[Panel]:
+def _columns(study: Study) -> list[RatioPanel]:
     findings = [study.baseline] if study.baseline else []
     return [
-        Panel(group.ratio, tuple((f.method, f.records) for f in (*findings, *group.findings)))
+        RatioPanel(group.ratio, tuple((f.method, f.records) for f in (*findings, *group.findings)))
         for group in shown_groups(study)
     ]
 

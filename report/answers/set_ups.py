@@ -28,7 +28,7 @@ class SetUp:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class SetUpAxis:
     """Set-ups in the order of one axis, which differ from the common one in the settings `but` alone."""
 
     title: str
@@ -38,7 +38,7 @@ class Sweep:
     log_x: bool = False
 
 
-WIDTHS = Sweep(
+WIDTHS = SetUpAxis(
     "The same over the width of the network",
     "parameters (log scale)",
     (
@@ -49,7 +49,7 @@ WIDTHS = Sweep(
     ("model",),
     log_x=True,
 )
-SKEWS = Sweep(
+SKEWS = SetUpAxis(
     "The same over label skew",
     "classes of a worker's shard: Dirichlet's parameter",
     (
@@ -61,7 +61,7 @@ SKEWS = Sweep(
     ),
     ("data",),
 )
-WORKERS = Sweep(
+WORKERS = SetUpAxis(
     "The same over the number of workers",
     "workers (log scale), at one batch over all",
     tuple(
@@ -99,7 +99,7 @@ def over_workers(evidence: Evidence) -> Answer:
     return _over(evidence, WORKERS) or nothing("No other number of workers was run.")
 
 
-def _over(evidence: Evidence, sweep: Sweep, more: str = "", counts: Sequence[Number] = ()) -> Answer | None:
+def _over(evidence: Evidence, sweep: SetUpAxis, more: str = "", counts: Sequence[Number] = ()) -> Answer | None:
     """None where fewer than two set-ups have runs; why, where they may not be set side by side."""
     shown, refused = _side_by_side(evidence, sweep.set_ups, sweep.but)
     rows = [row for row in METHODS if shown and all(_number(study, row) for _, study in (shown[0], shown[-1]))]
@@ -215,7 +215,7 @@ def _regime(shown: Shown, but: Sequence[str]) -> str:
     return f"{regime_of(study, models)} The others differ from it in {listed(differ) or 'nothing'}; {chosen}."
 
 
-def _picture(sweep: Sweep, shown: Shown, rows: Sequence[str]) -> Picture:
+def _picture(sweep: SetUpAxis, shown: Shown, rows: Sequence[str]) -> Picture:
     ticks = tuple((each.at, each.tick) for each, _ in shown)
     scores = [("SGD", "SGD", [(each, study.baseline) for each, study in shown])]
     scores += [(METHODS[row], METHODS[row], [(each, finding(study, row)) for each, study in shown]) for row in rows]

@@ -73,8 +73,9 @@ def _with_baseline(top: Finding, rows: Sequence[Finding], name: str) -> tuple[st
     parts = [f"{f.method} at {amount(f.models)} models sent, {numbers[f.records.row.row].points()}" for f in ends]
     words = ("the least is lost by", "and the most by")
     said = ", ".join(f"{word} {part}" for word, part in zip(words, parts, strict=False))
-    score = top.records.metric.score_label
-    return f"{top.method} reaches {percent(level.value)} ({score}), {said}", known(level, *numbers.values())
+    metric = top.records.metric
+    reached = f"{percent(level.value)}{' %' if metric.unit == 'percent' else ''} {metric.score_label}"
+    return f"{top.method} reaches {reached}, {said}", known(level, *numbers.values())
 
 
 def _key(found: Finding) -> str:

@@ -25,6 +25,7 @@ from report.answers.__main__ import main
 from report.answers.build import build_answers
 from report.answers.first_page import put_into
 from report.answers.questions import ASKED
+from report.kit import exhibits
 from report.kit.plotting import SIZE
 from tests.report.made_up_studies import edit, made_up_accuracy, write_study
 
@@ -196,8 +197,10 @@ def test_speed_ups_lie_between_those_of_the_exported_steps(rebuilt: Path) -> Non
 
 @pytest.fixture
 def only_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing ships, so that what is read is what a test has written."""
+    """Nothing ships, so that what is read is what a test has written; nothing is drawn, which takes the most time."""
     monkeypatch.setattr(evidence, "SHIPPED", tmp_path / "nothing")
+    monkeypatch.setattr(Drawing, "savefig", lambda *_, **__: None)
+    monkeypatch.setattr(exhibits, "render_pdf", lambda *_: b"")
 
 
 @pytest.fixture(scope="module")

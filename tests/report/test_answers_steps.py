@@ -266,7 +266,8 @@ def models_needed(method: str) -> Found:
     }
     lost = [{seed: -gap / gaps[s] for seed, gap in less(scores(LONG, n), bounds[s][0]).items()} for s, _, n in points]
     share, logs = MARGIN / gaps[max(gaps)], np.array([log for _, log, _ in points])
-    middle = _crossing(logs, np.array([min(np.mean(list(each.values())), 1.0) for each in lost]), share)
+    means = np.array([min(np.mean(list(each.values())), 1.0) for each in lost])
+    middle, curve = _crossing(logs, means, share, [(a, b) for a in (-4.0, -1.0) for b in (-2.0, -0.5)])
     random, drawn = np.random.default_rng(7), []
     for _ in range(120):
         seeds = {steps: random.choice(list(top), len(top)) for steps, (top, _) in bounds.items()}
@@ -274,7 +275,7 @@ def models_needed(method: str) -> Found:
             np.mean([e[s] for s in seeds[p[0]] if s in e] or list(e.values()))
             for e, p in zip(lost, points, strict=True)
         ]
-        drawn.append(_crossing(logs, np.minimum(shares, 1.0), share))
+        drawn.append(_crossing(logs, np.minimum(shares, 1.0), share, [curve])[0])
     return (middle, *np.quantile(drawn, (0.025, 0.975)).tolist())
 
 
@@ -287,15 +288,15 @@ def _bounds(steps: int) -> tuple[dict[int, float], dict[int, float]]:
     return found[0], found[1]
 
 
-def _crossing(logs: Any, lost: Any, share: float) -> float:
+def _crossing(logs: Any, lost: Any, share: float, starts: list[Any]) -> tuple[float, Any]:
     centre = logs.mean()
 
     def misses(curve: Any) -> Any:
         return 1 / (1 + np.exp(-(curve[0] + curve[1] * (logs - centre)))) - lost
 
-    tried = [least_squares(misses, [a, b]) for a in (-4.0, -1.0) for b in (-2.0, -0.5)]
-    intercept, slope = min(tried, key=lambda found: found.cost).x
-    return math.exp(centre + (math.log(share / (1 - share)) - intercept) / slope)
+    tried = [least_squares(misses, [a, b]) for a, b in starts]
+    best = min(tried, key=lambda found: found.cost).x
+    return math.exp(centre + (math.log(share / (1 - share)) - best[0]) / best[1]), best
 
 
 QUESTIONS: dict[int, Callable[[str], Found]] = {

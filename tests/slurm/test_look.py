@@ -24,7 +24,7 @@ from slurm import look, submit
 from slurm.campaign import read_campaign
 from slurm.errors import CampaignError
 from slurm.fabric import Place, in_words, no_way
-from slurm.look import Line, Look, Looked, merged
+from slurm.look import CheckLine, Look, Looked, merged
 from slurm.profile import load_profile
 from slurm.request import Request
 from slurm.script import SubmissionPaths as Files
@@ -43,7 +43,9 @@ def plan_of(folder: Path, **changes: Any) -> Plan:
     return make_plan(load_spec(write_spec(folder, spec)), folder)
 
 
-def looked(folder: Path, plan: Plan, data: Path | None = None, **environment: tuple[str, str] | str) -> dict[str, Line]:
+def looked(
+    folder: Path, plan: Plan, data: Path | None = None, **environment: tuple[str, str] | str
+) -> dict[str, CheckLine]:
     """The answer of two processes on two nodes by what it looks at; a pair of values is one for each process."""
     profile = load_profile(str(write_profile(folder, small_profile(link_gigabits_per_second=10.0))))
     task = Look(plan, folder / "results", data, profile, folder / "preflight.json")
