@@ -9,7 +9,7 @@ RESULTS ?= results
 EXPERIMENT ?=
 CLUSTER ?=
 YES ?=
-TEST_JOBS ?= auto
+TEST_JOBS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) < 8 ? $$(getconf _NPROCESSORS_ONLN) + 1 : 8 )))
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -126,9 +126,9 @@ speedups: $(VENV)/.installed ## time every method and baseline on such a network
 gpu-check: $(VENV)/.installed ## try and time on GPUs what experiments rely on there; skipped where there is none
 	@$(HARNESS) gpu-check --output "$(RESULTS)/gpu"
 
-# One thread per worker of the tests: they already run on all cores. Neighbours in a file stay together (worksteal), so that what
-# a file's tests share is made once.
-PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -q -n "$(TEST_JOBS)" --maxprocesses 8 --dist worksteal tests
+# One thread per worker of the tests: they already run on all cores. One worker more than cores, since tests of clusters and
+# networks wait for most of their time.
+PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -q -n "$(TEST_JOBS)" --durations 25 tests
 
 # What takes longest: jobs on a Slurm cluster of this machine's own, emulated networks, processes killed at any moment.
 LONGEST = tests/slurm tests/lab tests/harness/test_kills.py tests/report/test_shipped_reports.py
