@@ -129,7 +129,7 @@ def overtime(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def array(cluster: LocalCluster, overtime: Trial, tmp_path_factory: pytest.TempPathFactory) -> Trial:
-    """Four runs of two workers on two nodes, one after the other, of which the last cannot save; submitted, and twice."""
+    """Four runs of two workers on two nodes, in turn, of which the last cannot save; submitted, and twice."""
     spec = small_spec()
     made = trial(
         tmp_path_factory.mktemp("array"), spec | {"rows": spec["rows"][:2]}, small_profile(array_parallelism=1)
