@@ -18,9 +18,15 @@ BEGIN, END = "<!-- begin: answers -->", "<!-- end: answers -->"
 
 
 def _in_short(answers: dict[int, Answer]) -> list[tuple[str, str]]:
-    """Each question with its answer in short, or with what is missing."""
+    """Each question with its answer in short and where that was seen, or with what is missing."""
     words = {asked.question.number: asked.question.asked for asked in ASKED}
-    return [(words[number], answers[number].brief or answers[number].open) for number in FIRST]
+    found = {number: answers[number] for number in FIRST}
+    return [(words[n], f"{a.brief} Regime: {_where(a)}" if a.brief else a.open) for n, a in found.items()]
+
+
+def _where(answer: Answer) -> str:
+    """The first sentence of the regime; how far a model can be trusted follows it in the document."""
+    return answer.regime.split(". ")[0].removesuffix(".") + "."
 
 
 def first_page(answers: dict[int, Answer]) -> Section:
@@ -32,7 +38,7 @@ def first_page(answers: dict[int, Answer]) -> Section:
 
 def readme_block(answers: dict[int, Answer]) -> str:
     """The same as a list in Markdown, of lines that fit the README."""
-    items = [f"- **{escape(asked)}** {escape(said)}" for asked, said in _in_short(answers)]
+    items = [f"- **{escape(asked.removesuffix('?'))}**? {escape(said)}" for asked, said in _in_short(answers)]
     lines = [textwrap.fill(each, 120, subsequent_indent="  ", break_on_hyphens=False) for each in items]
     return "\n".join((BEGIN, *lines, END))
 

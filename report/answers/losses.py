@@ -31,11 +31,14 @@ def is_there_a_loss(evidence: Evidence) -> Answer:
     holm = f"Each of these is judged alone at 95 %; after Holm's correction over all rows {kept}."
     where = "" if imagenet else "ResNet-50 on ImageNet was not run here, so of its accuracies nothing can be said."
     ours = [f for f in good if f.records.row.algorithm in ("cser", "mcser")]
-    shown = (
-        f"On {study.records.experiment.task}, at {sent} models sent, {count_of(len(good), 'method')} of {len(methods)} "
-        f"{_are(good)} shown to lose less than {margin} points of SGD's {percent(top.mean)} %{_names(ours)}"
+    floor = mean("alone", study.floor)
+    alone = f", and a worker alone {percent(floor.value)} %" if floor else ""
+    brief = (
+        f"On {study.records.experiment.task} SGD reaches {percent(top.mean)} %{alone}. "
+        f"At {sent} models sent {count_of(len(good), 'method')} of {len(methods)} {_are(good)} shown to lose less than "
+        f"{margin} points{_names(ours)}, each judged alone at 95 %{progress(study)}. "
+        f"After Holm's correction over all rows {kept}. {where}"
     )
-    brief = f"{shown}, each judged alone at 95 %{progress(study)}. {where}"
     numbers = known(
         mean("sgd", study.baseline),
         *(_difference(f, study) for f in methods),
@@ -97,7 +100,11 @@ def what_anyone_could_do(evidence: Evidence) -> Answer:
     first += f"better in {better} and worse in {worse} of {total}."
     last = apart("final_average", final, study.baseline)
     word = "does not do" if final and final.word == "inferior" else "is not shown to lose more than the margin"
-    second = f"One average at the end {word}: it differs from SGD by {last.points()}." if last else ""
+    second = (
+        f"One average at the end, which sends one model in all, {word}: it differs from SGD by {last.points()}."
+        if last
+        else ""
+    )
     numbers = known(
         last, *(n for _, n in against), Number("better", better), Number("worse", worse), Number("pairs", total)
     )
@@ -105,7 +112,8 @@ def what_anyone_could_do(evidence: Evidence) -> Answer:
     said = tuple(filter(None, (first, second)))
     ahead = "As far as can be told, yes for local SGD" if not better else "Not always"
     brief = (
-        f"{ahead}: CSER and M-CSER are better at equal bits in {better} and worse in {worse} of {total} pairs. {second}"
+        f"{ahead}: at equal bits CSER and M-CSER are shown to be better in {better} of {total} pairs and worse in "
+        f"{worse}, after Holm's correction. {second}"
     )
     return Answer(said, regime_of(study, main.models), exhibit, numbers, brief=brief.strip())
 

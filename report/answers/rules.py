@@ -48,8 +48,8 @@ def why_error_reset_helps(evidence: Evidence) -> Answer:
         for name, n in numbers.items()
         if name in better
     ]
-    brief = f"With only the rule changed, it is shown to help with {listed(shown) or 'none'}"
-    brief += f", and not with {listed(not_shown)}." if not_shown else "."
+    brief = f"With only the rule changed, it is shown to help with {listed(shown) or 'none'}."
+    brief += f" It is not shown to with {listed(not_shown)}." if not_shown else ""
     exhibit = _rules_table(study, found)
     return Answer((first, second), _regime(study, found), exhibit, tuple(numbers.values()), missing, brief)
 

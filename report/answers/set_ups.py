@@ -15,6 +15,11 @@ from report.kit.wording import amount, bounds, listed, percent, points, whole
 
 METHODS = {"mcser-h16-r1_12-r2_192": "M-CSER", "local_sgd-96": "local SGD", "ef_topk-96": "EF-SGD top-k"}
 """Rows of the studies that are in every set-up, as far as they have them, with the names that are used here."""
+LINK = (
+    "M-CSER is by blocks alone, at one split of its budget. EF-SGD's top-k is all-gathered: among n workers it puts "
+    "n / 2 times as much on a link as the others, which are all-reduced."
+)
+"""What must be known of these rows where they stand side by side."""
 
 
 @dataclass(frozen=True)
@@ -164,12 +169,12 @@ def _from_to(shown: Shown, rows: Sequence[str]) -> str:
     for row in rows:
         found = [n for _, study in (shown[0], shown[-1]) if (n := _number(study, row))]
         one, other = (f"{points(n.value)} ({bounds(n.low, n.high)})" for n in found)
-        parts.append(f"from {one} to {other} with {METHODS[row]}")
+        parts.append(f"With {METHODS[row]} it goes from {one} to {other}.")
     alone = [percent(n.value) for _, study in (shown[0], shown[-1]) if (n := mean("", study.floor))]
-    floor = f"; a worker alone reaches {' % and '.join(alone)} %" if len(alone) > 1 else ""
+    floor = f" A worker alone reaches {' % and '.join(alone)} %." if len(alone) > 1 else ""
     partly = "".join(dict.fromkeys(progress(study) for _, study in shown if progress(study)))
     ends = f"From {shown[0][0].words} to {shown[-1][0].words}"
-    return f"{ends} the difference to SGD goes, in points (95 %), {listed(parts)}{floor}{partly}."
+    return f"{ends} the difference to SGD changes as follows, in points (95 %){partly}. {' '.join(parts)}{floor}"
 
 
 def _changed(shown: Shown, rows: Sequence[str], changes: dict[str, Number]) -> str:
@@ -182,8 +187,8 @@ def _changed(shown: Shown, rows: Sequence[str], changes: dict[str, Number]) -> s
     least = max((n.value, METHODS[row]) for row in rows if (n := _number(shown[-1][1], row)))[1]
     less = f", and less {told['better']}" if told["better"] else ""
     return (
-        f"Paired by seed, shown to lose more with {last} than with {first} is {told['worse'] or 'none'}{less}; "
-        f"with {last} the least is lost by {least}."
+        f"Paired by seed, shown to lose more with {last} than with {first} is {told['worse'] or 'none'}{less}. "
+        f"With {last} the least is lost by {least}."
     )
 
 
@@ -230,7 +235,7 @@ def _picture(sweep: SetUpAxis, shown: Shown, rows: Sequence[str]) -> Picture:
     labels = [f.method for row in rows if (f := next((f for _, s in shown if (f := finding(s, row))), None))]
     found = "Left: means, each dot a seed. Right: differences to SGD of the same set-up with their 95 % intervals."
     note = f"The methods' settings: {'; '.join(labels)}."
-    return Picture(sweep.title, found, lambda path: draw_lines((accuracy, apart_), path), (note,))
+    return Picture(sweep.title, found, lambda path: draw_lines((accuracy, apart_), path), (note, LINK))
 
 
 def _score_line(name: str, look: str, found: Sequence[tuple[SetUp, Finding | None]]) -> Line:

@@ -160,7 +160,9 @@ def when_it_pays(evidence: Evidence) -> Answer:
         )
     numbers = [Number(f"up to, over {name}, b/s", max(s.high for s in each)) for name, each in spans.items() if each]
     numbers += [Number(f"over DDP, {name}", gain) for name, gain in gains.items()]
-    brief = f"Modelled: {' '.join(said)}"
+    ends = [f"Over {name}: {spans_text(each)}." for name, each in spans.items()]
+    head = f"Modelled, {proposed.label} at ratio {amount(proposed.ratio)} is over {100 * (CLEARLY - 1):.0f} % faster"
+    brief = f"{head} at these rates of a link. {' '.join([*ends, *said[1:]])}"
     exhibit = _step_times(evidence.speed, bench)
     return Answer(tuple(said), regime(bench, evidence.speed), exhibit, tuple(numbers), brief=brief)
 
@@ -226,7 +228,7 @@ def what_the_headlines_ask(evidence: Evidence) -> Answer:
             rows.append((Cell(headline.words), *(Cell(text) for text in cells)))
             numbers.append(Number(f"{headline.words} over {base.label}, b/s", found.bits_per_second or 0.0))
         compute = milliseconds(bench.workload.forward_seconds + bench.workload.backward_seconds)
-        short.append(f'"{headline.words}" holds {listed(parts)}')
+        short.append(f'"{headline.words}" holds {listed(parts)}.')
         said.append(
             f'"{headline.words}" would hold, with {compute} ms of compute a step, {listed(parts)}, '
             "at the best of its ratios."
@@ -236,7 +238,8 @@ def what_the_headlines_ask(evidence: Evidence) -> Answer:
         return nothing(NO_STUDY)
     heads = ("published", "over", "ratio", "holds up to", f"at {rate(AT)}", f"compute at {rate(AT)}, ms, up to")
     exhibit = table("What the published factors ask for", "Modelled.", heads, rows)
-    return Answer(tuple(said), regime(bench, study), exhibit, tuple(numbers), brief=f"Modelled: {'; '.join(short)}.")
+    brief = f"Modelled, at the best of its ratios: {' '.join(short)}"
+    return Answer(tuple(said), regime(bench, study), exhibit, tuple(numbers), brief=brief)
 
 
 def does_it_save_money(evidence: Evidence) -> Answer:
