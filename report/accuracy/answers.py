@@ -212,7 +212,7 @@ def top_k_answer(study: Study, group: RatioGroup, exhibits: Exhibits) -> str:
         f"At ratio {group.ratio:g} {named(row)} reaches {percent(row.summary.mean)} %, {_difference(row)} points from "
         f"the baseline ({row.said()}), place {ordered.index(row) + 1} of {len(ordered)} at equal payload"
     )
-    blocks = next((f for f in group.findings if feeds_back(f) and f is not row), None)
+    blocks = next((f for f in group.findings if feeds_back(f) and "block" in f.records.row.settings), None)
     if blocks and blocks.comparison:
         text += f", where with blocks it is {_difference(blocks)} points"
     costs = [cost for f in group.findings if (cost := link_cost(f))]

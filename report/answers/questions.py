@@ -98,7 +98,7 @@ ASKED = (
         10,
         "And another task, as translation by a Transformer?",
         tasks.another_task,
-        "A task whose gradients are sparse or whose optimiser is not SGD.",
+        "A larger network, or more training: here scores are far from the best known.",
         tasks.command_of(tasks.TASKS),
     ),
     _asked(

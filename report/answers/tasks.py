@@ -1,4 +1,4 @@
-"""The answer on other tasks than images: letters to phones, and translation, by Transformers."""
+"""The answer on other tasks than images: letters to phones by two optimisers, and translation, by Transformers."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from collections.abc import Iterable, Sequence
 
 from report.accuracy.findings import Finding, Study
 from report.answers.answer import Answer, Number, apart, known, mean, nothing, number_cells, regime_of, table
-from report.answers.evidence import Evidence, finding, progress
+from report.answers.evidence import Evidence, progress
 from report.kit.document import Cell, Table
 from report.kit.wording import amount, listed, percent
 
-TASKS = {"cmudict": "letters to phones", "kjv_es": "English to Spanish"}
+TASKS = {
+    "cmudict": "letters to phones by SGD",
+    "cmudict_adamw": "letters to phones by AdamW",
+    "kjv_es": "English to Spanish by AdamW",
+}
 """Experiments on other tasks than images, with what they do."""
 
 
@@ -20,16 +24,16 @@ def command_of(names: Iterable[str]) -> str:
 
 
 def another_task(evidence: Evidence) -> Answer:
-    """Question 10: on each task the methods that lose least and most, each against its own baseline."""
+    """Question 10: on each task the methods that lose least and most."""
     found = {name: study for name in TASKS if (study := evidence.study(name)) and _compared(study)}
     missing = [name for name in TASKS if name not in found]
     if not found:
         return nothing("No experiment on another task than images has runs to compare yet.")
-    said, numbers = [], []
+    said, numbers = [], list[Number]()
     for name, study in found.items():
-        parts = [_with_baseline(top, rows, name) for top, rows in _by_baseline(study)]
-        said.append(f"{TASKS[name].capitalize()}: {'; '.join(text for text, _ in parts)}{progress(study)}.")
-        numbers += [number for _, each in parts for number in each]
+        text, own = _ends(study, name)
+        said.append(text)
+        numbers += own
     left = [TASKS[name] for name in missing]
     partly = [name for name, study in found.items() if progress(study)]
     is_open = [f"Not run yet: {listed(left)}."] if left else []
@@ -44,38 +48,29 @@ def _models(study: Study) -> float | None:
 
 
 def _compared(study: Study) -> list[Finding]:
-    """Methods that have runs of the seeds of their baseline."""
-    rows = [f for f in study.compared if f.role is None and f.records.row.algorithm != "sgd"]
-    return [f for f in rows if apart("", f, baseline_of(study, f))]
+    """Methods that have runs of the seeds of the baseline."""
+    return [f for f in study.compared if f.role is None and apart("", f, study.baseline)]
 
 
-def baseline_of(study: Study, found: Finding) -> Finding | None:
-    """The row that sends everything by the same optimiser: of adamw_local-8 it is adamw, else the experiment's."""
-    other = finding(study, found.records.row.row.partition("_")[0])
-    return other if other and other.records.row.algorithm == "sgd" else study.baseline
-
-
-def _by_baseline(study: Study) -> list[tuple[Finding, list[Finding]]]:
-    groups: dict[str, tuple[Finding, list[Finding]]] = {}
-    for f in _compared(study):
-        if top := baseline_of(study, f):
-            groups.setdefault(top.records.row.row, (top, []))[1].append(f)
-    return list(groups.values())
-
-
-def _with_baseline(top: Finding, rows: Sequence[Finding], name: str) -> tuple[str, tuple[Number, ...]]:
-    """What is lost least and most, in words, and every number of the group."""
-    numbers = {f.records.row.row: n for f in rows if (n := apart(f"{name}: {_key(f)} − {_key(top)}", f, top))}
-    ranked = sorted((f for f in rows if f.records.row.row in numbers), key=lambda f: -numbers[f.records.row.row].value)
+def _ends(study: Study, name: str) -> tuple[str, Sequence[Number]]:
+    """What is lost least and most, in words, and every number of the task."""
+    top = study.baseline
+    assert top
     level = mean(f"{name}: {_key(top)}", top)
-    assert level and ranked
+    floor = mean(f"{name}: {_key(study.floor)}", study.floor) if study.floor else None
+    assert level
+    numbers = [(f, n) for f in _compared(study) if (n := apart(f"{name}: {_key(f)} − {_key(top)}", f, top))]
+    ranked = sorted(numbers, key=lambda each: -each[1].value)
     ends = [ranked[0]] if len(ranked) == 1 else [ranked[0], ranked[-1]]
-    parts = [f"{f.method} at {amount(f.models)} models sent, {numbers[f.records.row.row].points()}" for f in ends]
-    words = ("the least is lost by", "and the most by")
-    said = ", ".join(f"{word} {part}" for word, part in zip(words, parts, strict=False))
+    parts = [f"{f.method} at {amount(f.models)} models sent, {n.points()}" for f, n in ends]
+    words = ("The least is lost by", "The most is lost by")
     metric = top.records.metric
-    reached = f"{percent(level.value)}{' %' if metric.unit == 'percent' else ''} {metric.score_label}"
-    return f"{top.method} reaches {reached}, {said}", known(level, *numbers.values())
+    unit = " %" if metric.unit == "percent" else ""
+    alone = f", and a worker alone {percent(floor.value)}{unit}" if floor else ""
+    head = f"{TASKS[name][0].upper()}{TASKS[name][1:]}: what sends everything reaches "
+    reached = f"{percent(level.value)}{unit} {metric.score_label}{alone}{progress(study)}."
+    lost = " ".join(f"{word} {part}." for word, part in zip(words, parts, strict=False))
+    return f"{head}{reached} {lost}", known(level, floor, *(n for _, n in numbers))
 
 
 def _key(found: Finding) -> str:
@@ -85,12 +80,13 @@ def _key(found: Finding) -> str:
 def _table(found: dict[str, Study]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for name, study in found.items():
-        for top, methods in _by_baseline(study):
-            for f in (top, *methods):
-                score = mean("", f)
-                number = None if f is top else apart("", f, top)
-                cells = (Cell("–"), Cell("–")) if f is top else number_cells(number, f, top)
-                shown = Cell(percent(score.value if score else None), f.records.run_ids)
-                rows.append((Cell(TASKS[name]), Cell(f.method), Cell(amount(f.models)), shown, *cells))
+        bounds = [f for f in (study.baseline, study.floor) if f]
+        for f in (*bounds[:1], *_compared(study), *bounds[1:]):
+            score = mean("", f)
+            top = f is study.baseline
+            cells = (Cell("–"), Cell("–")) if top else number_cells(apart("", f, study.baseline), f, study.baseline)
+            shown = Cell(percent(score.value if score else None), f.records.run_ids)
+            rows.append((Cell(TASKS[name]), Cell(f.method), Cell(amount(f.models)), shown, *cells))
     heads = ("task", "method", "models sent", "score, % or points of 100", "difference, points", "95 % interval")
-    return table("Other tasks", "Each method against what sends everything by the same optimiser.", heads, rows)
+    found_ = "Each method between what sends everything by the same optimiser and a worker alone."
+    return table("Other tasks", found_, heads, rows)

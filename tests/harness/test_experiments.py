@@ -60,6 +60,7 @@ SHRUNKEN: dict[str, Table] = {
     "fashion_mnist": {"widths": [4, 8]},
     "fashion_mnist_long": {"hidden": 4},
     "cmudict": TRANSFORMER,
+    "cmudict_adamw": TRANSFORMER,
     "kjv_es": TRANSFORMER,
     "wmt_en_de": TRANSFORMER,
 }

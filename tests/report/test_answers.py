@@ -240,25 +240,24 @@ def test_studies_fill_their_questions(studies: Path, tmp_path: Path) -> None:
     assert "Not run yet: 2 workers, 4 workers and 32 workers." in text
 
 
-def test_methods_of_another_task_stand_against_their_own_optimisers_baseline(studies: Path, tmp_path: Path) -> None:
-    """Records of a study under the names of a task's rows."""
-    names = {"written": "adamw", "released": "adamw_cser-8", "released-average_parameters": "cser-8"}
+def test_methods_of_another_task_stand_between_its_bounds(studies: Path, tmp_path: Path) -> None:
+    """Records of a study under the name of a task's experiment."""
 
     def rename(data: Any) -> None:
         data["name"] = "cmudict"
-        for row in data["rows"]:
-            row["row"] = names.get(row["row"], row["row"])
-            row["algorithm"] = "sgd" if row["row"] == "adamw" else row["algorithm"]
 
     (studies / "study_released").rename(studies / "cmudict")
     edit(studies / "cmudict" / "experiment.json", rename)
     build_answers(studies, tmp_path / "out")
     numbers, scores = numbers_of(tmp_path / "out"), scores_of(studies / "cmudict")
-    assert_apart(numbers[10, "cmudict: adamw_cser-8 − adamw"], scores, "adamw_cser-8", "adamw")
-    assert_apart(numbers[10, "cmudict: cser-8 − sgd"], scores, "cser-8", "sgd")
+    assert_apart(numbers[10, "cmudict: written − sgd"], scores, "written", "sgd")
+    floor = scores[scores.row == "alone"].accuracy.mean()
+    assert numbers[10, "cmudict: alone"]["value"] == pytest.approx(floor)
     part = next(p for p in (tmp_path / "out" / "answers.md").read_text().split("\n## ") if p.startswith("10. "))
-    assert "Not run yet: English to Spanish. This fills it: python -m harness run kjv_es --tuning; " in part
-    assert "run cmudict" not in part
+    names = [line.split("|")[2].strip() for line in part.splitlines() if line.startswith("| letters to phones by SGD")]
+    assert names[0] == "SGD" and names[-1] == "alone" and len(names) > 2
+    assert "Not run yet: letters to phones by AdamW and English to Spanish by AdamW. This fills it: " in part
+    assert "run cmudict_adamw" in part and "run cmudict " not in part
 
 
 def test_other_records_give_other_sentences(studies: Path, tmp_path: Path) -> None:

@@ -122,3 +122,18 @@ def test_what_there_is_no_time_for_is_left_out_and_said(timed: Seen, tmp_path: P
     found = run_study(tmp_path, 0)
     assert found.timings == timed.names == []
     assert "minutes given to the study were over" in found.left_out[1].why
+
+
+def test_the_same_links_slowed_down_twice_have_a_record_each(
+    timed: Seen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same = (TimingJob("resnet50_v100", 8, 1, 10e9, 64), TimingJob("resnet50_v100", 8, 1, 10e9, 128))
+    monkeypatch.setattr(study, "LABS", (same,))
+    assert len(set(run_study(tmp_path, 60).timings)) == 2
+    assert [request.output.name for request, _ in timed.labs[0]] == timed.names
+
+
+def test_resnet_is_timed_at_three_rates_and_two_latencies() -> None:
+    jobs = [job for lab in study.LABS for job in lab if job.workload == "resnet50_v100" and job.num_machines == 8]
+    assert len({job.bits_per_second for job in jobs}) >= 3
+    assert len({job.dilation for job in jobs if job.bits_per_second == 10e9}) >= 2
