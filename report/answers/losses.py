@@ -47,7 +47,9 @@ def is_there_a_loss(evidence: Evidence) -> Answer:
         Number("hold after Holm", stands),
     )
     exhibit = _losses(study, methods)
-    return Answer((head, holm), regime_of(study, methods[0].models), exhibit, numbers, where, brief.strip())
+    return Answer(
+        (head, holm), regime_of(study, study.main_group.findings[0].models), exhibit, numbers, where, brief.strip()
+    )
 
 
 def _are(findings: list[Finding]) -> str:

@@ -35,11 +35,14 @@ def bench_of(evidence: Evidence) -> Bench | None:
 
 def regime(bench: Bench, study: SpeedStudy | None) -> str:
     """The set-up, and how far the model's predictions lie from the clock."""
+    return f"Modelled with encoding and update, from steps that were {bench.basis}: {_set_up(bench)}.{_misses(study)}"
+
+
+def _set_up(bench: Bench) -> str:
     work, fabric = bench.workload, bench.main.fabric
     return (
-        f"Modelled with encoding and update, from steps that were {bench.basis}: {work.name}, "
-        f"{whole(work.num_parameters)} parameters, {work.device}, {fabric.num_machines} x {fabric.workers_per_machine} "
-        f"workers.{_misses(study)}"
+        f"{work.name}, {whole(work.num_parameters)} parameters, {work.device}, {fabric.num_machines} x "
+        f"{fabric.workers_per_machine} workers"
     )
 
 
@@ -213,10 +216,12 @@ def what_the_headlines_ask(evidence: Evidence) -> Answer:
     """Question 6: rate and compute time at which the published factors would hold."""
     study = evidence.speed
     said, rows, numbers, short = [], [], [], []
+    seen: dict[str, str] = {}
     for headline in HEADLINES:
         bench = headline_bench(study, headline) if study else None
         if bench is None:
             continue
+        seen[bench.workload.name] = f"{_set_up(bench)} ({bench.basis})"
         parts = []
         for base in _rivals(bench)[:3]:
             asked = [(implied(bench, m, base, headline.target, AT), m) for name in METHODS if (m := bench.method(name))]
@@ -233,13 +238,13 @@ def what_the_headlines_ask(evidence: Evidence) -> Answer:
             f'"{headline.words}" would hold, with {compute} ms of compute a step, {listed(parts)}, '
             "at the best of its ratios."
         )
-    bench = bench_of(evidence)
-    if not said or bench is None:
+    if not said:
         return nothing(NO_STUDY)
+    where = f"Modelled with encoding and update, from steps of {'; '.join(seen.values())}."
     heads = ("published", "over", "ratio", "holds up to", f"at {rate(AT)}", f"compute at {rate(AT)}, ms, up to")
     exhibit = table("What the published factors ask for", "Modelled.", heads, rows)
     brief = f"Modelled, at the best of its ratios: {' '.join(short)}"
-    return Answer(tuple(said), regime(bench, study), exhibit, tuple(numbers), brief=brief)
+    return Answer(tuple(said), f"{where}{_misses(study)}", exhibit, tuple(numbers), brief=brief)
 
 
 def does_it_save_money(evidence: Evidence) -> Answer:
