@@ -203,7 +203,7 @@ ASKED = (
         25,
         "Would plain local SGD, or one average at the end, do as well for the same bits?",
         losses.what_anyone_could_do,
-        "Fewer models sent than one or two per epoch.",
+        "Fewer models sent than one or two per epoch, or AdamW as the local step (question 10).",
         LONG,
     ),
 )
