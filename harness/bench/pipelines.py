@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from itertools import accumulate
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,6 +24,7 @@ from harness.bench.measurement import Aim, Measurement, ratio
 from harness.spec import TaskSpec
 from harness.tasks import cifar100, imagenet
 from harness.tasks.augment import LIGHTING_EIGENVALUES, LIGHTING_EIGENVECTORS
+from harness.tasks.image_reading import CropRow, random_crop, read_file
 
 REPETITIONS = 9
 IMAGENET_AIM, CIFAR_AIM = Aim("at least", 1.5), Aim("at least", 10.0)
@@ -32,8 +35,8 @@ SIZES = ((500, 375), (500, 375), (375, 500), (500, 333))
 
 
 def measure(results: Path) -> list[Measurement]:
-    """Both pipelines."""
-    return [*imagenet_pipeline(), *cifar_pipeline()]
+    """Both pipelines, and what it would bring to read images from one file."""
+    return [*imagenet_pipeline(), *cifar_pipeline(), packed_shard()]
 
 
 def imagenet_pipeline() -> list[Measurement]:
@@ -70,6 +73,33 @@ def cifar_pipeline() -> list[Measurement]:
         "ours": lambda: [images for images, _ in samples.training_batches(order, 1, 0, 0)],
     }
     return _figures("CIFAR-100", "torchvision transforms per sample", calls, count, CIFAR_AIM)
+
+
+def packed_shard() -> Measurement:
+    """From JPEGs to crops: a file for each image, as the task reads them, against one file with an index."""
+    count = IMAGENET_BATCH * IMAGENET_BATCHES
+    jpegs = [made_up_jpeg(number) for number in range(count)]
+    ends = list(accumulate(map(len, jpegs)))
+    with tempfile.TemporaryDirectory(prefix="cser-bench-") as temporary:
+        files = [f"{temporary}/{number}.JPEG" for number in range(count)]
+        for file, jpeg in zip(files, jpegs, strict=True):
+            Path(file).write_bytes(jpeg)
+        shard = Path(temporary) / "shard"
+        shard.write_bytes(b"".join(jpegs))
+        rows = [CropRow([[0.5, 0.5]], [0.5, 0.5], False)] * count
+
+        def from_shard() -> None:
+            with shard.open("rb") as opened:
+                for jpeg, end, row in zip(jpegs, ends, rows, strict=True):
+                    random_crop(os.pread(opened.fileno(), len(jpeg), end - len(jpeg)), 224, row)
+
+        calls: dict[str, Callable[[], object]] = {
+            "files": lambda: [random_crop(read_file(file), 224, row) for file, row in zip(files, rows, strict=True)],
+            "shard": from_shard,
+        }
+        seconds = _cpu_seconds(calls)
+    compared = f"{count} ImageNet-like images from one packed file, against a file each; in memory, processor time"
+    return ratio("packed shard speed-up", compared, seconds, "files", "shard")
 
 
 def _figures(
