@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from report.answers import beside, error, losses, rules, set_ups, settings, speeds, splits, tasks
+from report.answers import beside, error, losses, networks, rules, set_ups, settings, speeds, splits, tasks
 from report.answers.answer import Answer, Question
 from report.answers.evidence import Evidence
 
@@ -90,7 +90,7 @@ ASKED = (
     _asked(
         9,
         "Do other kinds of network, as DenseNet and ShuffleNet, behave alike?",
-        set_ups.over_networks,
+        networks.over_networks,
         "Depth and batch norm, which a perceptron does not have.",
         _study("two_level", "network_cnn", "network_densenet", "network_shufflenet"),
     ),
@@ -161,8 +161,8 @@ ASKED = (
         19,
         "How many workers does it stand?",
         set_ups.over_workers,
-        "A fixed batch per worker, where more workers mean fewer steps.",
-        _study("two_level", "workers_2", "workers_4", "workers_16", "workers_32"),
+        "More samples for each worker, or more steps between meetings.",
+        _study("two_level", *(f"workers_{n}" for n in (2, 4, 16, 32)), *(f"weak_scaling_{n}" for n in (2, 4, 16))),
     ),
     _asked(
         20,

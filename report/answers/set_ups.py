@@ -1,4 +1,4 @@
-"""Answers from the same few methods in several set-ups: other networks, data that differ, other numbers of workers."""
+"""Answers from the same few methods in several set-ups: other widths, data that differ, other numbers of workers."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from report.accuracy.findings import Finding, Study
-from report.answers.answer import Answer, Number, Picture, apart, known, mean, nothing, number_cells, regime_of, table
+from report.answers.answer import Answer, Number, Picture, apart, known, mean, nothing, regime_of
 from report.answers.evidence import LONG, SPLITS, Evidence, finding, other_settings, progress
 from report.answers.figures import Line, Panel, draw_lines
-from report.kit.document import Cell, Table
 from report.kit.statistics import pair
 from report.kit.wording import amount, bounds, listed, percent, points, whole
 
 METHODS = {"mcser-h16-r1_12-r2_192": "M-CSER", "local_sgd-96": "local SGD", "ef_topk-96": "EF-SGD top-k"}
 """Rows of the studies that are in every set-up, as far as they have them, with the names that are used here."""
+MORE_SENT = {"mcser-h16-r1_3-r2_48": "M-CSER", "local_sgd-24": "local SGD", "ef_topk-24": "EF-SGD top-k"}
+"""The same methods at four times as many models sent."""
 LINK = (
     "M-CSER is by blocks alone, at one split of its budget. EF-SGD's top-k is all-gathered: among n workers it puts "
     "n / 2 times as much on a link as the others, which are all-reduced."
@@ -76,11 +77,16 @@ WORKERS = SetUpAxis(
     ("workers", "batch", "data"),
     log_x=True,
 )
-NETWORKS = {
-    "study_network_cnn": "CNN",
-    "study_network_densenet": "DenseNet-like",
-    "study_network_shufflenet": "ShuffleNet-like",
-}
+WEAK_SCALING = SetUpAxis(
+    "The same over the number of workers",
+    "workers (log scale), at one batch and as many samples for each",
+    tuple(
+        SetUp(f"{count} workers of 16 images", SPLITS if count == 8 else f"study_weak_scaling_{count}", count)
+        for count in (2, 4, 8, 16)
+    ),
+    ("workers", "task"),
+    log_x=True,
+)
 
 Shown = list[tuple[SetUp, Study]]
 
@@ -101,29 +107,32 @@ def over_skews(evidence: Evidence) -> Answer:
 
 def over_workers(evidence: Evidence) -> Answer:
     """Question 19: other numbers of workers at the same batch over all."""
-    return _over(evidence, WORKERS) or nothing("No other number of workers was run.")
+    fixed, numbers = _in_short(evidence, WEAK_SCALING, "With 16 images a step and 3,000 samples for each worker")
+    return _over(evidence, WORKERS, fixed, numbers) or nothing("No other number of workers was run.")
 
 
 def _over(evidence: Evidence, sweep: SetUpAxis, more: str = "", counts: Sequence[Number] = ()) -> Answer | None:
     """None where fewer than two set-ups have runs; why, where they may not be set side by side."""
-    shown, refused = _side_by_side(evidence, sweep.set_ups, sweep.but)
-    rows = [row for row in METHODS if shown and all(_number(study, row) for _, study in (shown[0], shown[-1]))]
+    shown, refused = side_by_side(evidence, sweep.set_ups, sweep.but)
+    rows = [row for row in METHODS if shown and all(difference(study, row) for _, study in (shown[0], shown[-1]))]
     if len(shown) < 2 or not rows:
         return nothing(" ".join(refused)) if refused else None
     changes = {row: n for row in rows if (n := _change(row, shown))}
-    numbers = [*_bounds(shown), *_differences(shown, rows), *changes.values(), *counts]
-    said = tuple(filter(None, (_from_to(shown, rows), _changed(shown, rows, changes), _diverged(shown), more)))
-    missing = [*refused, *([] if refused else _not_run(sweep.set_ups, shown)), *_partly(shown)]
+    more_sent, its_numbers = _more_sent(shown)
+    numbers = [*both_bounds(shown), *differences(shown, rows), *changes.values(), *its_numbers, *counts]
+    changed = _changed(shown, rows, changes)
+    said = tuple(filter(None, (_from_to(shown, rows), changed, more_sent, diverged(shown), more)))
+    missing = [*refused, *([] if refused else not_run(sweep.set_ups, shown)), *partly(shown)]
     exhibit = _picture(sweep, shown, rows)
-    return Answer(said, _regime(shown, sweep.but), exhibit, tuple(numbers), " ".join(missing))
+    return Answer(said, regime(shown, sweep.but), exhibit, tuple(numbers), " ".join(missing))
 
 
-def _side_by_side(evidence: Evidence, set_ups: Sequence[SetUp], but: Sequence[str]) -> tuple[Shown, list[str]]:
+def side_by_side(evidence: Evidence, set_ups: Sequence[SetUp], but: Sequence[str]) -> tuple[Shown, list[str]]:
     """The set-ups that differ from the common one in nothing but `but`, and why others are left out."""
     base, shown, refused = evidence.study(SPLITS), [], []
     for each in set_ups:
         study = evidence.study(each.experiment)
-        if study is None or not any(_number(study, row) for row in METHODS):
+        if study is None or not any(difference(study, row) for row in METHODS):
             continue
         why = other_settings(study, base, tuple(but)) if base else ""
         if why:
@@ -133,7 +142,7 @@ def _side_by_side(evidence: Evidence, set_ups: Sequence[SetUp], but: Sequence[st
     return shown, refused
 
 
-def _number(study: Study, row: str, key: str = "") -> Number | None:
+def difference(study: Study, row: str, key: str = "") -> Number | None:
     """The row's difference to SGD of the same set-up."""
     return apart(key, finding(study, row), study.baseline)
 
@@ -152,7 +161,7 @@ def _by_seed(study: Study, row: str) -> dict[int, float]:
     return {seed: score - own[seed] for seed, score in scores.items() if seed in own}
 
 
-def _bounds(shown: Shown) -> list[Number]:
+def both_bounds(shown: Shown) -> list[Number]:
     return [
         number
         for each, study in shown
@@ -160,21 +169,48 @@ def _bounds(shown: Shown) -> list[Number]:
     ]
 
 
-def _differences(shown: Shown, rows: Sequence[str]) -> list[Number]:
-    return [n for each, study in shown for row in rows if (n := _number(study, row, f"{row}, {each.words}"))]
+def differences(shown: Shown, rows: Sequence[str]) -> list[Number]:
+    return [n for each, study in shown for row in rows if (n := difference(study, row, f"{row}, {each.words}"))]
 
 
 def _from_to(shown: Shown, rows: Sequence[str]) -> str:
-    parts = []
-    for row in rows:
-        found = [n for _, study in (shown[0], shown[-1]) if (n := _number(study, row))]
-        one, other = (f"{points(n.value)} ({bounds(n.low, n.high)})" for n in found)
-        parts.append(f"With {METHODS[row]} it goes from {one} to {other}.")
+    parts = [f"{each}." for each in _ends(shown, rows)]
     alone = [percent(n.value) for _, study in (shown[0], shown[-1]) if (n := mean("", study.floor))]
     floor = f" A worker alone reaches {' % and '.join(alone)} %." if len(alone) > 1 else ""
     partly = "".join(dict.fromkeys(progress(study) for _, study in shown if progress(study)))
     ends = f"From {shown[0][0].words} to {shown[-1][0].words}"
     return f"{ends} the difference to SGD changes as follows, in points (95 %){partly}. {' '.join(parts)}{floor}"
+
+
+def _more_sent(shown: Shown) -> tuple[str, list[Number]]:
+    """The differences at both ends once more, where more models are sent."""
+    rows = [row for row in MORE_SENT if all(difference(study, row) for _, study in (shown[0], shown[-1]))]
+    if not rows:
+        return "", []
+    first = finding(shown[0][1], rows[0])
+    models = amount(first.models if first else None)
+    return f"At {models} models sent {listed(_ends(shown, rows))}.", differences(shown, rows)
+
+
+def _ends(shown: Shown, rows: Sequence[str]) -> list[str]:
+    """Each row's difference in the first set-up and in the last."""
+    ends = [(row, [n for _, study in (shown[0], shown[-1]) if (n := difference(study, row))]) for row in rows]
+    named = METHODS | MORE_SENT
+    return [
+        f"{named[row]} goes from {' to '.join(f'{points(n.value)} ({bounds(n.low, n.high)})' for n in found)}"
+        for row, found in ends
+    ]
+
+
+def _in_short(evidence: Evidence, sweep: SetUpAxis, where: str) -> tuple[str, list[Number]]:
+    """Another axis in a sentence, with its numbers; nothing where it has fewer than two set-ups."""
+    shown, refused = side_by_side(evidence, sweep.set_ups, sweep.but)
+    rows = [row for row in METHODS if shown and all(difference(study, row) for _, study in (shown[0], shown[-1]))]
+    if len(shown) < 2 or not rows:
+        return " ".join(refused), []
+    more, rest = _more_sent(shown)
+    said = f"{where}, from {shown[0][0].words} to {shown[-1][0].words}, {listed(_ends(shown, rows))}."
+    return f"{said} {more}".strip(), [*both_bounds(shown), *differences(shown, rows), *rest]
 
 
 def _changed(shown: Shown, rows: Sequence[str], changes: dict[str, Number]) -> str:
@@ -184,7 +220,7 @@ def _changed(shown: Shown, rows: Sequence[str], changes: dict[str, Number]) -> s
         for word in ("worse", "better")
     }
     first, last = shown[0][0].words, shown[-1][0].words
-    least = max((n.value, METHODS[row]) for row in rows if (n := _number(shown[-1][1], row)))[1]
+    least = max((n.value, METHODS[row]) for row in rows if (n := difference(shown[-1][1], row)))[1]
     less = f", and less {told['better']}" if told["better"] else ""
     return (
         f"Paired by seed, shown to lose more with {last} than with {first} is {told['worse'] or 'none'}{less}. "
@@ -192,24 +228,24 @@ def _changed(shown: Shown, rows: Sequence[str], changes: dict[str, Number]) -> s
     )
 
 
-def _diverged(shown: Shown) -> str:
+def diverged(shown: Shown) -> str:
     """Runs that are in no mean, since they diverged; empty where there are none."""
     lost = [(each, f) for each, study in shown for row in METHODS if (f := finding(study, row)) and f.records.diverged]
     parts = [f"{METHODS[f.records.row.row]} {f.said()} with {each.words}" for each, f in lost]
     return f"Left out: {listed(parts)}." if parts else ""
 
 
-def _not_run(set_ups: Sequence[SetUp], shown: Shown) -> list[str]:
+def not_run(set_ups: Sequence[SetUp], shown: Shown) -> list[str]:
     there = {each.experiment for each, _ in shown}
     missing = [each.words for each in set_ups if each.experiment not in there]
     return [f"Not run yet: {listed(missing)}."] if missing else []
 
 
-def _partly(shown: Shown) -> list[str]:
+def partly(shown: Shown) -> list[str]:
     return ["Some of its runs are missing."] if any(progress(study) for _, study in shown) else []
 
 
-def _regime(shown: Shown, but: Sequence[str]) -> str:
+def regime(shown: Shown, but: Sequence[str]) -> str:
     """That of the common set-up where it is shown, and in which settings the others differ from it."""
     study = next((study for each, study in shown if each.experiment == SPLITS), shown[0][1])
     models = next((f.models for row in METHODS if (f := finding(study, row))), None)
@@ -230,12 +266,20 @@ def _picture(sweep: SetUpAxis, shown: Shown, rows: Sequence[str]) -> Picture:
         sweep.axis, f"{metric}, percent", tuple(_score_line(*line) for line in scores), ticks,
         log_x=sweep.log_x, scale="accuracy", room=0.3,
     )  # fmt: skip
-    lines = tuple(_difference_line(row, shown) for row in rows)
-    apart_ = Panel(sweep.axis, "difference to SGD, points", lines, ticks, levels=((0.0, ""),), log_x=sweep.log_x)
-    labels = [f.method for row in rows if (f := next((f for _, s in shown if (f := finding(s, row))), None))]
+    more = [row for row in MORE_SENT if sum(difference(study, row) is not None for _, study in shown) > 1]
+    panels = [accuracy, *(_differences_panel(sweep, shown, of) for of in (rows, more) if of)]
+    each = (next((f for _, study in shown if (f := finding(study, row))), None) for row in (*rows, *more))
     found = "Left: means, each dot a seed. Right: differences to SGD of the same set-up with their 95 % intervals."
-    note = f"The methods' settings: {'; '.join(labels)}."
-    return Picture(sweep.title, found, lambda path: draw_lines((accuracy, apart_), path), (note, LINK))
+    note = f"The methods' settings: {'; '.join(dict.fromkeys(f.method for f in each if f))}."
+    return Picture(sweep.title, found, lambda path: draw_lines(panels, path), (note, LINK))
+
+
+def _differences_panel(sweep: SetUpAxis, shown: Shown, rows: Sequence[str]) -> Panel:
+    first = next(f for _, study in shown if (f := finding(study, rows[0])))
+    label = f"difference to SGD, points, {amount(first.models)} models"
+    ticks = tuple((each.at, each.tick) for each, _ in shown)
+    lines = tuple(_difference_line(row, shown) for row in rows)
+    return Panel(sweep.axis, label, lines, ticks, levels=((0.0, ""),), log_x=sweep.log_x)
 
 
 def _score_line(name: str, look: str, found: Sequence[tuple[SetUp, Finding | None]]) -> Line:
@@ -246,62 +290,11 @@ def _score_line(name: str, look: str, found: Sequence[tuple[SetUp, Finding | Non
 
 
 def _difference_line(row: str, shown: Shown) -> Line:
-    there = [(each.at, n) for each, study in shown if (n := _number(study, row))]
+    there = [(each.at, n) for each, study in shown if (n := difference(study, row))]
     ends = [(n.value if n.low is None else n.low, n.value if n.high is None else n.high) for _, n in there]
     bars = tuple((100 * low, 100 * high) for low, high in ends)
-    return Line(METHODS[row], METHODS[row], tuple(at for at, _ in there), tuple(100 * n.value for _, n in there), bars)
-
-
-def over_networks(evidence: Evidence) -> Answer:
-    """Question 9: every other kind of network that was run."""
-    names = sorted({*NETWORKS, *evidence.named("study_network_")})
-    set_ups = [SetUp("perceptron", SPLITS)]
-    set_ups += [SetUp(NETWORKS.get(name, name.removeprefix("study_network_")), name) for name in names]
-    shown, refused = _side_by_side(evidence, set_ups, ("model", "batch norm"))
-    rows = [row for row in METHODS if sum(_number(study, row) is not None for _, study in shown) > 1]
-    if len(shown) < 2 or not rows:
-        return nothing(" ".join(refused) or "No other kind of network was run.")
-    pairs = _each_pair(shown, rows)
-    parts = []
-    for each, study in shown:
-        found = {METHODS[row]: n for row in rows if (n := _number(study, row))}
-        of_each = [f"{name} {points(n.value)} ({bounds(n.low, n.high)})" for name, n in found.items()]
-        parts.append(f"{each.words} {listed(of_each)}")
-    partly = "".join(dict.fromkeys(progress(study) for _, study in shown if progress(study)))
-    said = [f"Differences to SGD of the same network, in points (95 %): {'; '.join(parts)}{partly}."]
-    if pairs:
-        words = [n.told for n in pairs]
-        said.append(
-            f"{METHODS[rows[0]]} is shown to be behind {METHODS[rows[-1]]} in {words.count('worse')} of "
-            f"{len(words)} networks, and ahead in {words.count('better')}."
-        )
-    said += filter(None, (_diverged(shown),))
-    numbers = (*_bounds(shown), *_differences(shown, rows), *pairs)
-    missing = " ".join([*refused, *([] if refused else _not_run(set_ups, shown)), *_partly(shown)])
-    return Answer(tuple(said), _regime(shown, ("model", "batch norm")), _networks(shown, rows), numbers, missing)
-
-
-def _each_pair(shown: Shown, rows: Sequence[str]) -> tuple[Number, ...]:
-    """In every network the first method less the last one."""
-    if len(rows) < 2:
-        return ()
-    left, right = rows[0], rows[-1]
-    key = f"{left} − {right}"
-    return known(*(apart(f"{key}, {each.words}", finding(s, left), finding(s, right)) for each, s in shown))
-
-
-def _networks(shown: Shown, rows: Sequence[str]) -> Table:
-    lines: list[tuple[Cell, ...]] = []
-    for each, study in shown:
-        size = whole(study.findings[0].records.row.num_parameters)
-        top, floor = mean("", study.baseline), mean("", study.floor)
-        ends = [Cell(percent(n.value if n else None)) for n in (top, floor)]
-        for row in rows:
-            f = finding(study, row)
-            cells = number_cells(_number(study, row), f, study.baseline)
-            lines.append((Cell(each.words), Cell(size), *ends, Cell(METHODS[row]), *cells))
-    heads = ("network", "parameters", "SGD, %", "a worker alone, %", "method", "difference to SGD, points")
-    return table("Kinds of network", "Paired by seed within each.", (*heads, "95 % interval"), lines)
+    name = (METHODS | MORE_SENT)[row]
+    return Line(name, name, tuple(at for at, _ in there), tuple(100 * n.value for _, n in there), bars)
 
 
 def _by_bits(study: Study | None) -> tuple[str, list[Number]]:

@@ -82,7 +82,7 @@ def _said(numbers: dict[str, Number], word: str) -> str:
 def splits_of(study: Study) -> list[tuple[Finding, int, int, float]]:
     """M-CSER's points of the map: H, R1, and the share of the budget that C2 has."""
     found = []
-    for f in study.compared:
+    for f in study.main_group.findings if study.main_group else ():
         row, sent = f.records.row.row, f.records.row.ratio
         if match := re.fullmatch(r"mcser-h(\d+)-r1_(\d+)-r2_(\d+)", row):
             found.append((f, int(match[1]), int(match[2]), sent / int(match[3])))

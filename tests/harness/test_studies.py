@@ -75,12 +75,14 @@ def test_a_study_has_floor_ceiling_three_seeds_and_one_budget(name: str) -> None
     rows = {row.row: row for row in plan.experiment.rows}
     assert plan.experiment.floor == "alone" and plan.experiment.baseline == "sgd" and {"sgd", "alone"} <= rows.keys()
     assert {row.num_steps for row in rows.values()} == {4675} and all(len(row.runs) == 3 for row in rows.values())
-    sent = [foresee(run.config).models_sent for run in plan.runs if rows[run.row].ratio == 96]
-    assert sent and all(48 < each < 51 for each in sent)
+    sent = [(rows[run.row].ratio, foresee(run.config).models_sent) for run in plan.runs]
+    assert 96 in dict(sent) and all(48 < each < 51 for ratio, each in sent if ratio == 96)
+    assert all(193 < each < 200 for ratio, each in sent if ratio == 24)
 
 
 def test_the_map_has_fifteen_points_of_equal_bits() -> None:
-    rows = [row for row in planned("two_level").experiment.rows if row.label.startswith(("M-CSER", "local"))]
+    rows = [row for row in planned("two_level").experiment.rows if row.ratio == 96]
+    rows = [row for row in rows if row.label.startswith(("M-CSER", "local"))]
     assert len(rows) >= 15 and len({row.settings for row in rows}) == len(rows)
 
 

@@ -33,6 +33,8 @@ SET_UPS = {
     "Dirichlet 0.1": "study_skew_dirichlet_0.1",
     "2 workers": "study_workers_2", "4 workers": "study_workers_4", "8 workers": TWO_LEVEL,
     "16 workers": "study_workers_16", "32 workers": "study_workers_32",
+    "2 workers of 16 images": "study_weak_scaling_2", "4 workers of 16 images": "study_weak_scaling_4",
+    "8 workers of 16 images": TWO_LEVEL, "16 workers of 16 images": "study_weak_scaling_16",
     "perceptron": TWO_LEVEL, "CNN": "study_network_cnn", "DenseNet-like": "study_network_densenet",
     "ShuffleNet-like": "study_network_shufflenet",
 }  # fmt: skip
@@ -180,7 +182,7 @@ def tasks(key: str) -> Found:
 
 
 def splits(key: str) -> Found:
-    labels = {row: plan["label"] for row, plan in rows_of(TWO_LEVEL).items()}
+    labels = {row: plan["label"] for row, plan in rows_of(TWO_LEVEL).items() if plan["ratio"] == 96}
     family = [row for row, label in labels.items() if label.startswith(("M-CSER", "local SGD"))]
     if key == "splits":
         return (len(family),)
@@ -267,7 +269,7 @@ def compressors(key: str) -> Found:
 def errors(key: str) -> Found:
     found = {}
     for row, plan in rows_of(TWO_LEVEL).items():
-        if plan["algorithm"] in FAMILY:
+        if plan["algorithm"] in FAMILY and plan["ratio"] == 96:
             runs = [events_of(TWO_LEVEL, run) for run in finished(TWO_LEVEL, row).values()]
             distances = [event["worker_distance"] for events in runs for event in events if event["step"]]
             last = float(np.mean([events[-1]["worker_distance"] for events in runs]))
