@@ -16,6 +16,8 @@ METHODS = {"mcser-h16-r1_12-r2_192": "M-CSER", "local_sgd-96": "local SGD", "ef_
 """Rows of the studies that are in every set-up, as far as they have them, with the names that are used here."""
 MORE_SENT = {"mcser-h16-r1_3-r2_48": "M-CSER", "local_sgd-24": "local SGD", "ef_topk-24": "EF-SGD top-k"}
 """The same methods at four times as many models sent."""
+LEAST_RANK = "powersgd-1"
+"""PowerSGD's row that sends the least, which is more or less with the network."""
 LINK = (
     "M-CSER is by blocks alone, at one split of its budget. EF-SGD's top-k is all-gathered: among n workers it puts "
     "n / 2 times as much on a link as the others, which are all-reduced."
@@ -95,9 +97,23 @@ def over_widths(evidence: Evidence) -> Answer:
     """Question 8: the same over the width of the network, and by models sent on the network of the long experiment."""
     long, missing = evidence.study(LONG), "No other width of the network was run."
     by_bits, numbers = _by_bits(long)
-    if found := _over(evidence, WIDTHS, by_bits, numbers):
+    low_rank, its_numbers = _low_rank(evidence)
+    if found := _over(evidence, WIDTHS, f"{low_rank} {by_bits}".strip(), [*its_numbers, *numbers]):
         return found
     return Answer((by_bits,), regime_of(long), numbers=tuple(numbers), open=missing) if long else nothing(missing)
+
+
+def _low_rank(evidence: Evidence) -> tuple[str, list[Number]]:
+    """PowerSGD of rank 1 at every width, which sends other shares of them."""
+    shown, _ = side_by_side(evidence, WIDTHS.set_ups, WIDTHS.but)
+    there = [(each, study) for each, study in shown if difference(study, LEAST_RANK)]
+    parts = [
+        f"{n.points()} with {each.words} and {amount(f.models)} models sent"
+        for each, study in there
+        if (n := difference(study, LEAST_RANK)) and (f := finding(study, LEAST_RANK))
+    ]
+    said = f"PowerSGD of rank 1 differs from SGD by {listed(parts)}." if parts else ""
+    return said, differences(there, [LEAST_RANK])
 
 
 def over_skews(evidence: Evidence) -> Answer:
