@@ -35,7 +35,7 @@ def _progress(run: RunStatus) -> str:
     if run.epoch is None:
         return ""
     left = "?" if run.seconds_left is None else f"{run.seconds_left / 60:,.0f} min"
-    return f"epoch {run.epoch:.2f}, {run.images_per_second:,.0f} images/s, {left} left"
+    return f"epoch {run.epoch:.2f}, {run.images_per_second:,.0f} samples/s, {left} left"
 
 
 def _why(run: RunStatus) -> str:

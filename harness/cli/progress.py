@@ -30,7 +30,7 @@ def _cells(beat: Heartbeat) -> list[str]:
     ]
 
 
-COLUMNS = ["epoch", "loss", "accuracy", "images/s", "MB sent per worker", "time left"]
+COLUMNS = ["epoch", "loss", "accuracy", "samples/s", "MB sent per worker", "time left"]
 
 
 def _verdict(failure: str | None) -> str:

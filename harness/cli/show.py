@@ -146,7 +146,7 @@ def _place(seen: Seen, state: State) -> str:
     place = f"step {beat.step} of {beat.num_steps}"
     if state == "stale":
         return place
-    return f"{place}, {beat.images_per_second:,.0f} images/s, {beat.seconds_left or 0:.0f} s left"
+    return f"{place}, {beat.images_per_second:,.0f} samples/s, {beat.seconds_left or 0:.0f} s left"
 
 
 def _advice(state: State, folder: Path) -> str:
