@@ -92,13 +92,15 @@ WEAK_SCALING = SetUpAxis(
 
 Shown = list[tuple[SetUp, Study]]
 
+NOTHING_MORE = nothing("")
+
 
 def over_widths(evidence: Evidence) -> Answer:
     """Question 8: the same over the width of the network, and by models sent on the network of the long experiment."""
     long, missing = evidence.study(LONG), "No other width of the network was run."
     by_bits, numbers = _by_bits(long)
     low_rank, its_numbers = _low_rank(evidence)
-    if found := _over(evidence, WIDTHS, f"{low_rank} {by_bits}".strip(), [*its_numbers, *numbers]):
+    if found := _over(evidence, WIDTHS, Answer((low_rank, by_bits), "", numbers=(*its_numbers, *numbers))):
         return found
     return Answer((by_bits,), regime_of(long), numbers=tuple(numbers), open=missing) if long else nothing(missing)
 
@@ -123,24 +125,28 @@ def over_skews(evidence: Evidence) -> Answer:
 
 def over_workers(evidence: Evidence) -> Answer:
     """Question 19: other numbers of workers at the same batch over all."""
-    fixed, numbers = _in_short(evidence, WEAK_SCALING, "With 16 images a step and 3,000 samples for each worker")
-    return _over(evidence, WORKERS, fixed, numbers) or nothing("No other number of workers was run.")
+    fixed = _in_short(evidence, WEAK_SCALING, "With 16 images a step and 3,000 samples for each worker")
+    return _over(evidence, WORKERS, fixed) or nothing("No other number of workers was run.")
 
 
-def _over(evidence: Evidence, sweep: SetUpAxis, more: str = "", counts: Sequence[Number] = ()) -> Answer | None:
-    """None where fewer than two set-ups have runs; why, where they may not be set side by side."""
+def _over(evidence: Evidence, sweep: SetUpAxis, more: Answer = NOTHING_MORE) -> Answer | None:
+    """None where fewer than two set-ups have runs; why, where they may not be set side by side. `more` is said too."""
     shown, refused = side_by_side(evidence, sweep.set_ups, sweep.but)
     rows = [row for row in METHODS if shown and all(difference(study, row) for _, study in (shown[0], shown[-1]))]
     if len(shown) < 2 or not rows:
         return nothing(" ".join(refused)) if refused else None
     changes = {row: n for row in rows if (n := _change(row, shown))}
     more_sent, its_numbers = _more_sent(shown)
-    numbers = [*both_bounds(shown), *differences(shown, rows), *changes.values(), *its_numbers, *counts]
+    numbers = [*both_bounds(shown), *differences(shown, rows), *changes.values(), *its_numbers, *more.numbers]
     changed = _changed(shown, rows, changes)
-    said = tuple(filter(None, (_from_to(shown, rows), changed, more_sent, diverged(shown), more)))
-    missing = [*refused, *([] if refused else not_run(sweep.set_ups, shown)), *partly(shown)]
+    said = tuple(filter(None, (_from_to(shown, rows), changed, more_sent, diverged(shown), *more.said)))
+    missing = filter(None, (*_missing(sweep, shown, refused), more.open))
     exhibit = _picture(sweep, shown, rows)
     return Answer(said, regime(shown, sweep.but), exhibit, tuple(numbers), " ".join(missing))
+
+
+def _missing(sweep: SetUpAxis, shown: Shown, refused: Sequence[str]) -> list[str]:
+    return [*refused, *([] if refused else not_run(sweep.set_ups, shown)), *partly(shown)]
 
 
 def side_by_side(evidence: Evidence, set_ups: Sequence[SetUp], but: Sequence[str]) -> tuple[Shown, list[str]]:
@@ -193,9 +199,9 @@ def _from_to(shown: Shown, rows: Sequence[str]) -> str:
     parts = [f"{each}." for each in _ends(shown, rows)]
     alone = [percent(n.value) for _, study in (shown[0], shown[-1]) if (n := mean("", study.floor))]
     floor = f" A worker alone reaches {' % and '.join(alone)} %." if len(alone) > 1 else ""
-    partly = "".join(dict.fromkeys(progress(study) for _, study in shown if progress(study)))
+    few = "".join(dict.fromkeys(progress(study) for _, study in shown if progress(study)))
     ends = f"From {shown[0][0].words} to {shown[-1][0].words}"
-    return f"{ends} the difference to SGD changes as follows, in points (95 %){partly}. {' '.join(parts)}{floor}"
+    return f"{ends} the difference to SGD changes as follows, in points (95 %){few}. {' '.join(parts)}{floor}"
 
 
 def _more_sent(shown: Shown) -> tuple[str, list[Number]]:
@@ -218,15 +224,16 @@ def _ends(shown: Shown, rows: Sequence[str]) -> list[str]:
     ]
 
 
-def _in_short(evidence: Evidence, sweep: SetUpAxis, where: str) -> tuple[str, list[Number]]:
-    """Another axis in a sentence, with its numbers; nothing where it has fewer than two set-ups."""
+def _in_short(evidence: Evidence, sweep: SetUpAxis, where: str) -> Answer:
+    """Another axis in a sentence, with its numbers; what is missing alone where it has fewer than two set-ups."""
     shown, refused = side_by_side(evidence, sweep.set_ups, sweep.but)
+    missing = " ".join(_missing(sweep, shown, refused))
     rows = [row for row in METHODS if shown and all(difference(study, row) for _, study in (shown[0], shown[-1]))]
     if len(shown) < 2 or not rows:
-        return " ".join(refused), []
+        return nothing(missing)
     more, rest = _more_sent(shown)
     said = f"{where}, from {shown[0][0].words} to {shown[-1][0].words}, {listed(_ends(shown, rows))}."
-    return f"{said} {more}".strip(), [*both_bounds(shown), *differences(shown, rows), *rest]
+    return Answer((said, more), "", numbers=(*both_bounds(shown), *differences(shown, rows), *rest), open=missing)
 
 
 def _changed(shown: Shown, rows: Sequence[str], changes: dict[str, Number]) -> str:
