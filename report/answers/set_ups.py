@@ -299,7 +299,7 @@ def _picture(sweep: SetUpAxis, shown: Shown, rows: Sequence[str]) -> Picture:
 
 def _differences_panel(sweep: SetUpAxis, shown: Shown, rows: Sequence[str]) -> Panel:
     first = next(f for _, study in shown if (f := finding(study, rows[0])))
-    label = f"difference to SGD, points, {amount(first.models)} models"
+    label = f"points to SGD, {amount(first.models)} models"
     ticks = tuple((each.at, each.tick) for each, _ in shown)
     lines = tuple(_difference_line(row, shown) for row in rows)
     return Panel(sweep.axis, label, lines, ticks, levels=((0.0, ""),), log_x=sweep.log_x)

@@ -124,7 +124,7 @@ def test_what_is_not_said_is_as_in_the_other_experiment(tmp_path: Path) -> None:
 
 
 def test_rows_taken_by_name_are_tuned_where_the_variation_has_a_tuning(tmp_path: Path) -> None:
-    tuning = "[tuning]\ngrid = [0.1, 0.3]\nseeds = [101]\nheld_out = 1000\n"
+    tuning = "[tuning]\ngrid = [0.1, 0.3, 1.0]\nseeds = [101]\nheld_out = 1000\n"
     rows = load_spec(like(tmp_path, f'like = "studies/two_level"\nrows = ["sgd", "alone"]\n{tuning}')).rows
     assert [row.learning_rate for row in rows] == [None, None]
     own = '[[rows]]\nrow = "sgd"\nlabel = "SGD"\nalgorithm = "sgd"\nratio = 1\nlearning_rate = 0.2\n'
