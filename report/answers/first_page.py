@@ -38,7 +38,7 @@ def first_page(answers: dict[int, Answer]) -> Section:
 
 def readme_block(answers: dict[int, Answer]) -> str:
     """The same as a list in Markdown, of lines that fit the README."""
-    items = [f"- **{escape(asked.removesuffix('?'))}**? {escape(said)}" for asked, said in _in_short(answers)]
+    items = [f"- **{escape(asked)}** {escape(said)}" for asked, said in _in_short(answers)]
     lines = [textwrap.fill(each, 120, subsequent_indent="  ", break_on_hyphens=False) for each in items]
     return "\n".join((BEGIN, *lines, END))
 
