@@ -40,9 +40,9 @@ help: ## print this list
 setup: $(VENV)/.installed ## make .venv and install the project in it (once)
 	@echo "setup: $(VENV) is ready"
 
-reproduce: ## run what is missing of the Fashion-MNIST experiment in the paper's regime, then write its report
+reproduce: ## run what is missing of the experiment in the paper's regime (EXPERIMENT= names another), then write its report
 reproduce-long: ## the same at 28,050 steps, four ratios and other lengths besides: hours; it can be stopped and goes on
-reproduce: NAME = fashion_mnist_regime
+reproduce: NAME = $(or $(EXPERIMENT),fashion_mnist_regime)
 reproduce-long: NAME = fashion_mnist_long
 reproduce reproduce-long: $(VENV)/.installed
 	@echo "$@: running the experiment"
