@@ -91,7 +91,7 @@ def make_plan(spec: Spec, results: Path, tuning: bool = False, given_as: str | N
         folder = results / tuning_name(spec)
         rows = [planned for row in _open_rows(spec) for planned in _trials(spec, row, folder)]
         return _plan(_experiment(spec, rows, given_as, {}, tuning), rows, [])
-    chosen = _choices(spec, results)
+    chosen = _choices(spec, results, given_as)
     shorter, left_out = _other_lengths(spec, chosen)
     rows = [*_main_rows(spec, chosen), *_restarted_rows(spec, chosen), *shorter]
     return _plan(_experiment(spec, rows, given_as, chosen, tuning), rows, left_out)
@@ -127,21 +127,22 @@ def _open_rows(spec: Spec) -> list[RowSpec]:
     return [row for row in spec.all_rows() if row.learning_rate is None]
 
 
-def _choices(spec: Spec, results: Path) -> dict[str, _Chosen]:
-    """By row, for those that leave it to the tuning."""
+def _choices(spec: Spec, results: Path, given_as: str | None) -> dict[str, _Chosen]:
+    """By row, for those that leave it to the tuning. `given_as`: what the spec was found by."""
     open_rows = _open_rows(spec)
     if open_rows and spec.tuning is None:
         raise SpecError(f"row {open_rows[0].row!r} has no learning_rate; give it one, or the spec a [tuning] section")
     folder = tuning_folder(spec, results)
-    return {row.row: _choose(spec, row, folder) for row in open_rows}
+    borrowed = spec.tuning.records if spec.tuning else None
+    command = f"python -m harness run {borrowed or given_as or spec.name} --tuning"
+    return {row.row: _choose(spec, row, folder, command) for row in open_rows}
 
 
-def _choose(spec: Spec, row: RowSpec, folder: Path) -> _Chosen:
+def _choose(spec: Spec, row: RowSpec, folder: Path, command: str) -> _Chosen:
     found = _search(spec, row, folder)
     if found.missing:
         trial, seed = found.missing[0]
         missing = run_id(_config(spec, _settled(row, trial), seed, tuning=True))
-        command = f"python -m harness run {tuning_name(spec).removesuffix('_tuning')} --tuning"
         raise tuning_records.incomplete(folder, row.row, _trial_name(row, trial), seed, missing, command)
     if found.by_accuracy is None:
         raise SpecError(f"row {row.row!r} diverged at every learning rate of the grid in {folder}; widen the grid")

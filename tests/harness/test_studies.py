@@ -105,6 +105,11 @@ def test_a_row_with_a_learning_rate_is_not_tuned() -> None:
     assert tuned == open_rows and len(plan.runs) == 3 * len(open_rows)
 
 
+def test_a_study_without_its_tuning_names_the_command_that_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="`python -m harness run studies/width_8 --tuning`"):
+        plan_experiment("studies/width_8", tmp_path)
+
+
 def like(folder: Path, text: str) -> Path:
     path = folder / "own.toml"
     path.write_text(f'format = 1\nname = "own"\ntitle = "own"\n{text}')
