@@ -206,7 +206,15 @@ def only_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = tmp_path_factory.mktemp("written")
-    for name in ("two_level", "skew_class_shards", "workers_16", "weak_scaling_16", "network_cnn", "momentum", "released"):
+    for name in (
+        "two_level",
+        "skew_class_shards",
+        "workers_16",
+        "weak_scaling_16",
+        "network_cnn",
+        "momentum",
+        "released",
+    ):
         write_study(results, name)
     return results
 
