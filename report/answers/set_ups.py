@@ -125,7 +125,7 @@ def over_skews(evidence: Evidence) -> Answer:
 
 def over_workers(evidence: Evidence) -> Answer:
     """Question 19: other numbers of workers at the same batch over all."""
-    fixed = _in_short(evidence, WEAK_SCALING, "With 16 images a step and 3,000 samples for each worker")
+    fixed = _in_short(evidence, WEAK_SCALING, "With 3,000 samples for each worker")
     return _over(evidence, WORKERS, fixed) or nothing("No other number of workers was run.")
 
 
@@ -196,12 +196,11 @@ def differences(shown: Shown, rows: Sequence[str]) -> list[Number]:
 
 
 def _from_to(shown: Shown, rows: Sequence[str]) -> str:
-    parts = [f"{each}." for each in _ends(shown, rows)]
     alone = [percent(n.value) for _, study in (shown[0], shown[-1]) if (n := mean("", study.floor))]
     floor = f" A worker alone reaches {' % and '.join(alone)} %." if len(alone) > 1 else ""
     few = "".join(dict.fromkeys(progress(study) for _, study in shown if progress(study)))
     ends = f"From {shown[0][0].words} to {shown[-1][0].words}"
-    return f"{ends} the difference to SGD changes as follows, in points (95 %){few}. {' '.join(parts)}{floor}"
+    return f"{ends} the difference to SGD changes as follows, in points (95 %){few}: {'; '.join(_ends(shown, rows))}.{floor}"
 
 
 def _more_sent(shown: Shown) -> tuple[str, list[Number]]:
@@ -211,7 +210,7 @@ def _more_sent(shown: Shown) -> tuple[str, list[Number]]:
         return "", []
     first = finding(shown[0][1], rows[0])
     models = amount(first.models if first else None)
-    return f"At {models} models sent {listed(_ends(shown, rows))}.", differences(shown, rows)
+    return f"At {models} models sent: {'; '.join(_ends(shown, rows))}.", differences(shown, rows)
 
 
 def _ends(shown: Shown, rows: Sequence[str]) -> list[str]:
@@ -219,7 +218,7 @@ def _ends(shown: Shown, rows: Sequence[str]) -> list[str]:
     ends = [(row, [n for _, study in (shown[0], shown[-1]) if (n := difference(study, row))]) for row in rows]
     named = METHODS | MORE_SENT
     return [
-        f"{named[row]} goes from {' to '.join(f'{points(n.value)} ({bounds(n.low, n.high)})' for n in found)}"
+        f"{named[row]} from {' to '.join(f'{points(n.value)} ({bounds(n.low, n.high)})' for n in found)}"
         for row, found in ends
     ]
 
@@ -232,7 +231,7 @@ def _in_short(evidence: Evidence, sweep: SetUpAxis, where: str) -> Answer:
     if len(shown) < 2 or not rows:
         return nothing(missing)
     more, rest = _more_sent(shown)
-    said = f"{where}, from {shown[0][0].words} to {shown[-1][0].words}, {listed(_ends(shown, rows))}."
+    said = f"{where}, from {shown[0][0].words} to {shown[-1][0].words}: {'; '.join(_ends(shown, rows))}."
     return Answer((said, more), "", numbers=(*both_bounds(shown), *differences(shown, rows), *rest), open=missing)
 
 
