@@ -199,8 +199,8 @@ def _from_to(shown: Shown, rows: Sequence[str]) -> str:
     alone = [percent(n.value) for _, study in (shown[0], shown[-1]) if (n := mean("", study.floor))]
     floor = f" A worker alone reaches {' % and '.join(alone)} %." if len(alone) > 1 else ""
     few = "".join(dict.fromkeys(progress(study) for _, study in shown if progress(study)))
-    ends = f"From {shown[0][0].words} to {shown[-1][0].words}"
-    return f"{ends} the difference to SGD changes as follows, in points (95 %){few}: {'; '.join(_ends(shown, rows))}.{floor}"
+    ends = f"From {shown[0][0].words} to {shown[-1][0].words} the difference to SGD changes as follows"
+    return f"{ends}, in points (95 %){few}: {'; '.join(_ends(shown, rows))}.{floor}"
 
 
 def _more_sent(shown: Shown) -> tuple[str, list[Number]]:
