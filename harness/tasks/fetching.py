@@ -26,8 +26,12 @@ def fetch(address: str, path: Path, md5: str) -> None:
     """
     import pooch  # Takes half a second, and hardly any run fetches.
 
+    # The file as it lies there: some servers call a .gz an encoding, which would be undone on the way.
+    hook = {"response": lambda answer, **_: answer.raw.headers.discard("Content-Encoding")}
+    as_it_lies = {"headers": {"Accept-Encoding": "identity"}, "hooks": hook}
+
     def download(address: str, temporary: str, keeper: pooch.Pooch) -> None:
-        pooch.HTTPDownloader(timeout=TIMEOUT_SECONDS)(address, temporary, keeper)
+        pooch.HTTPDownloader(timeout=TIMEOUT_SECONDS, **as_it_lies)(address, temporary, keeper)
         os.chmod(temporary, 0o644)  # Temporary files are their owner's alone, and a cache may be shared.
 
     pooch.get_logger().setLevel("WARNING")

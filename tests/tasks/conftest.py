@@ -21,6 +21,11 @@ def serve(tmp_path: Path) -> Iterator[Callable[[], str]]:
     servers: list[http.server.ThreadingHTTPServer] = []
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
+        def end_headers(self) -> None:
+            if self.path.endswith(".gz"):  # as some servers have it
+                self.send_header("Content-Encoding", "x-gzip")
+            super().end_headers()
+
         def log_message(self, format: str, *args: object) -> None:
             pass
 
