@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 
 from harness.gpu_check.problem import Scale
 from harness.gpu_check.record import CheckResult, Checks, as_table, record
-from harness.records.provenance import new_attempt
+from harness.records.provenance import new_attempt, output_of
 from harness.records.store import write_text_atomically
 from harness.workers.attempt import prepare_thread
 from harness.workers.preflight import check_gpus
@@ -80,9 +79,5 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 def driver_version() -> str | None:
     """Of the NVIDIA driver; None where nvidia-smi does not say."""
-    try:
-        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.split("\n")[0].strip()
+    said = output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    return None if said is None else said.split("\n")[0]

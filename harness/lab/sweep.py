@@ -1,11 +1,13 @@
-"""Sweeps: how long collectives over gloo take in a lab, by size, and what its links sent for it."""
+"""Sweeps: how long collectives take on a network, by size, and what its links sent for it; and those of a lab."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 
+import numpy as np
 import torch
 
 from harness.lab.inside import start_inside
@@ -13,7 +15,7 @@ from harness.lab.lab import Lab
 from harness.lab.layout import burst_bytes
 from harness.lab.sweep_worker import obey
 from harness.records.provenance import new_attempt
-from harness.records.store import VERSION
+from harness.records.store import VERSION, Attempt
 from harness.records.timings import Collective, Fabric, Sweep, SweepPoint, formula_bytes, ring_bytes
 from harness.workers.processes import WorkerProcesses
 
@@ -29,12 +31,32 @@ LEAD_SECONDS = 3e-3
 """From an order to the moment at which all workers start; it must have reached them all by then."""
 
 
+@dataclass(frozen=True)
+class Network:
+    """What a sweep needs of workers that are connected, however they were started."""
+
+    attempt: Attempt
+    fabric: Fabric
+    seconds: Callable[[Collective, int], float]
+    """One collective of all workers with so many bytes of each, until the last is done."""
+    sent: Callable[[], Sequence[tuple[int, int]]] = tuple
+    """Bytes and frames that each machine's link has sent so far; empty where nobody counts."""
+    pace: float = 0.0
+    """Bits a second of a ring's slowest link, by which long points are foreseen; 0: unknown, or nothing limits it."""
+
+
 class Connected:
     """The workers of a sweep, one a rank, in a lab's namespaces, and connected."""
 
     def __init__(self, lab: Lab, processes: WorkerProcesses) -> None:
         self.lab = lab
         self._processes = processes
+
+    def network(self) -> Network:
+        """For a sweep that begins now, at the rate that the links now have."""
+        attempt, topology = new_attempt("netlab", "gloo", torch.device("cpu")), self.lab.topology
+        pace = topology.ring_bits_per_second / topology.num_workers
+        return Network(attempt, fabric(self.lab), self.seconds, self.lab.sent, pace)
 
     def seconds(self, collective: Collective, payload_bytes: int) -> float:
         """One collective of all workers, begun at an agreed moment: from when the last has until the last is done.
@@ -65,74 +87,52 @@ def connected(lab: Lab) -> Iterator[Connected]:
         yield Connected(lab, processes)
 
 
-def sweep(lab: Lab, sizes: Mapping[Collective, Sequence[int]] = SIZES, among: Connected | None = None) -> Sweep:
+def sweep(network: Network, sizes: Mapping[Collective, Sequence[int]] = SIZES, repetitions: int | None = None) -> Sweep:
     """Time each collective at each size (payload of one worker, bytes), small ones first.
 
-    Each point repeats for about half a second. A size that would take more than some seconds is left out, and so are
-    larger ones.
-
     Args:
-        lab: the network.
+        network: the workers and what is between them.
         sizes: by collective.
-        among: workers that are up in this lab already; by default they are started and ended.
+        repetitions: of each point. None: as many as take about half a second; a size that would take more than some
+            seconds is then left out, and so are larger ones.
 
     Raises:
-        WorkerError: a worker failed.
+        WorkerError: a worker of a lab failed.
     """
-    if among is None:
-        with connected(lab) as started:
-            return sweep(lab, sizes, started)
-    points = [point for collective, payloads in sizes.items() for point in _points(among, collective, payloads)]
-    attempt = new_attempt("netlab", "gloo", torch.device("cpu"))
-    return Sweep(version=VERSION, attempt=attempt, fabric=fabric(lab), points=points)
+    points = [point for each, payloads in sizes.items() for point in _points(network, each, payloads, repetitions)]
+    return Sweep(version=VERSION, attempt=network.attempt, fabric=network.fabric, points=points)
 
 
 def fabric(lab: Lab, dilation: float = 1.0) -> Fabric:
     """The lab as records know it."""
-    topology = lab.topology
-    return Fabric(
-        kind="netlab",
-        backend="gloo",
-        num_machines=topology.num_machines,
-        workers_per_machine=topology.workers_per_machine,
-        bits_per_second=topology.bits_per_second,
-        inside_bits_per_second=topology.inside_bits_per_second,
-        dilation=dilation,
-    )
+    return Fabric(kind="netlab", backend="gloo", dilation=dilation, **asdict(lab.topology))
 
 
-def _points(among: Connected, collective: Collective, payloads: Sequence[int]) -> Iterator[SweepPoint]:
-    topology = among.lab.topology
-    pace = topology.ring_bits_per_second / topology.num_workers
+def _points(
+    network: Network, collective: Collective, payloads: Sequence[int], repetitions: int | None
+) -> Iterator[SweepPoint]:
     sent, expected = 0.0, 0.0
     for payload in sorted(payloads):
-        more = ring_bytes(collective, payload, topology.num_workers) - sent
-        expected += 8 * more / pace if pace else 0.0
-        if (1 + LEAST_REPETITIONS) * expected > LONGEST_POINT_SECONDS:
+        more = ring_bytes(collective, payload, network.fabric.num_workers) - sent
+        expected += 8 * more / network.pace if network.pace else 0.0
+        if repetitions is None and (1 + LEAST_REPETITIONS) * expected > LONGEST_POINT_SECONDS:
             return
-        yield (point := measure(among, collective, payload))
+        yield (point := _point(network, collective, payload, repetitions))
         sent, expected = sent + more, min(point.seconds)
 
 
-def measure(among: Connected, collective: Collective, payload_bytes: int) -> SweepPoint:
-    """One point: a repetition that is left out, then as many as fit into POINT_SECONDS.
-
-    Raises:
-        WorkerError: a worker failed.
-    """
-    first = among.seconds(collective, payload_bytes)
-    repetitions = min(MOST_REPETITIONS, max(LEAST_REPETITIONS, round(POINT_SECONDS / first)))
-    before = among.lab.sent()
-    seconds = [among.seconds(collective, payload_bytes) for _ in range(repetitions)]
-    sent = [
-        [now - then for now, then in zip(*pair, strict=True)] for pair in zip(among.lab.sent(), before, strict=True)
-    ]
-    num_bytes, frames = (sum(column) / len(sent) / repetitions for column in zip(*sent, strict=True))
+def _point(network: Network, collective: Collective, payload_bytes: int, repetitions: int | None) -> SweepPoint:
+    """A repetition that is left out, then those that were asked for, or as many as fit into POINT_SECONDS."""
+    first = network.seconds(collective, payload_bytes)
+    repetitions = repetitions or min(MOST_REPETITIONS, max(LEAST_REPETITIONS, round(POINT_SECONDS / first)))
+    before = network.sent()
+    seconds = [network.seconds(collective, payload_bytes) for _ in range(repetitions)]
+    wire = (np.subtract(network.sent(), before).mean(axis=0) / repetitions).tolist() if before else (None, None)
     return SweepPoint(
         collective=collective,
         payload_bytes=payload_bytes,
         seconds=seconds,
-        wire_bytes=num_bytes,
-        wire_frames=frames,
-        formula_bytes=formula_bytes(collective, payload_bytes, fabric(among.lab)),
+        wire_bytes=wire[0],
+        wire_frames=wire[1],
+        formula_bytes=formula_bytes(collective, payload_bytes, network.fabric),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ from harness.records import packs
 from harness.records.experiment import read_experiment
 from harness.records.identity import check_id
 from harness.records.pack_lines import Files
-from harness.records.run_lock import locked
+from harness.records.run_lock import alone
 from harness.records.store import (
     RecordError,
     make_names_durable,
@@ -159,8 +158,7 @@ def _write_folder(folder: Path, files: Files) -> None:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Two that pack at once could each leave out what the other took away."""
-    with open(folder / "pack.lock", "w") as lock:
-        locked(lock, fcntl.LOCK_EX)
+    with alone(folder / "pack.lock"):
         for remains in folder.glob(".*"):  # of one that was killed
             if remains.name.endswith((_REMOVING, _UNPACKING)):
                 shutil.rmtree(remains)

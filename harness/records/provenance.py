@@ -74,15 +74,18 @@ def _packages() -> dict[str, str]:
     return found
 
 
-@cache
-def _git(*arguments: str) -> str | None:
+def output_of(*command: str, cwd: Path | None = None) -> str | None:
+    """What a command says; None where it fails, is not there, or takes too long."""
     try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=20, check=True
-        )
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+@cache
+def _git(*arguments: str) -> str | None:
+    return output_of("git", *arguments, cwd=Path(__file__).parent)
 
 
 @cache

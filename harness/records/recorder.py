@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from harness.records import store
-from harness.records.run_lock import locked
+from harness.records.run_lock import alone
 from harness.records.store import Attempt, Event, Failure, FailureKind, Heartbeat, Result, RunFile
 
 HEARTBEAT_SECONDS = 0.5
@@ -91,7 +88,6 @@ def write_failure(
     kind: FailureKind,
     message: str,
     trace: str,
-    step: int | None = None,
     is_last_word: bool = False,
 ) -> None:
     """Record why an attempt ended without a result, unless a newer one has begun, whose folder this is then.
@@ -112,9 +108,10 @@ def write_failure(
         kind=kind,
         message=message,
         traceback=trace,
-        step=step,
+        step=None,
     )
-    with _one_at_a_time(folder):
+    # Workers that are processes may fail together, and must not write between each other's look and write.
+    with alone(folder / "failure.lock"):
         before = None if is_last_word else _recorded_kind(path, attempt)
         if before is not None and (kind == "communication" or before != "communication"):
             return
@@ -141,12 +138,3 @@ def _recorded_kind(path: Path, attempt: str) -> FailureKind | None:
     except store.RecordError:
         return None
     return None if failure is None or failure.attempt != attempt else failure.kind
-
-
-@contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Workers that are processes may fail together, and must not write between each other's look and write."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "failure.lock", "w") as lock:
-        locked(lock, fcntl.LOCK_EX)
-        yield

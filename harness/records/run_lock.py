@@ -78,6 +78,15 @@ def locked(file: IO[str], how: int) -> bool:
     return True
 
 
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold the lock of this file, after whoever holds it now."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as lock:
+        locked(lock, fcntl.LOCK_EX)
+        yield
+
+
 def has_locks(folder: Path) -> bool:
     """Whether the file system of this folder has locks; where not, only the names of attempts tell who began last.
 

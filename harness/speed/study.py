@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.lab.ceiling import ceiling_bits_per_second
 from harness.lab.lab import Lab, LabTopology, lab
-from harness.lab.sweep import fabric, sweep
+from harness.lab.sweep import connected, fabric, sweep
 from harness.lab.topology import rate_text
 from harness.records.provenance import command_line
 from harness.records.store import VERSION, write_record
@@ -125,8 +125,8 @@ def _sweeps(output: Path, most: float, leave_out: Callable[[LeftOut], None]) -> 
             continue
         print(f"speedups: {what}", flush=True)
         name = f"sweep-{_shape(topology)}-{_mega(topology.bits_per_second)}.json"
-        with lab(topology) as network:
-            write_record(output / name, sweep(network))
+        with lab(topology) as network, connected(network) as among:
+            write_record(output / name, sweep(among.network()))
         yield name
 
 

@@ -10,7 +10,7 @@ import torch
 from harness.speed.questions import NEXT, Ask, asking
 from harness.speed.request import Request, TimingRequest
 from harness.speed.session import time_methods
-from harness.speed.sweep import sweep
+from harness.speed.sweep import sweep_group
 from harness.workers.attempt import prepare_thread
 from harness.workers.devices import own_gpu
 from harness.workers.process_group import joined
@@ -48,4 +48,4 @@ def _do(request: Request, device: str, launch: str, ask: Ask | None = None) -> N
     if isinstance(request, TimingRequest):
         time_methods(request, torch.device(device), launch, ask)
     else:
-        sweep(request, torch.device(device), launch)
+        sweep_group(request, torch.device(device), launch)

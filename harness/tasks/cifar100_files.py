@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import os
 import pickle
 import sys
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.tasks.errors import DataError
-from harness.tasks.fetching import download
+from harness.tasks.fetching import fetch, nowhere
 
 Bytes = npt.NDArray[np.uint8]
 
 ADDRESS = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
-"""Where the release is published; torchvision's is taken where this one is out of date."""
+"""Where the release is published."""
 
 PIXELS = 3 * 32 * 32
 """Bytes of an image: red, green and blue planes of 32 rows of 32."""
@@ -75,11 +73,7 @@ class ReleasePath:
     layout: ReleaseForm
 
 
-Fetch = Callable[[Path], None]
-"""Puts the pickled release's archive at a path. Raises OSError, ValueError or HTTPException."""
-
-
-def locate(data: Path | None, cache: Path, release: Release, fetch: Fetch | None = None) -> ReleasePath:
+def locate(data: Path | None, cache: Path, release: Release) -> ReleasePath:
     """A place that holds the release; its contents are verified by `read_split`.
 
     `data`, where given, is the only place looked at: the extracted folder, the archive, or a folder that holds either.
@@ -108,10 +102,11 @@ def locate(data: Path | None, cache: Path, release: Release, fetch: Fetch | None
         except DataError as error:
             tried.append(str(error))
     try:
-        return _fetched(cache, release, fetch or _download)
-    except (OSError, ValueError, http.client.HTTPException) as error:
+        return _fetched(cache, release)
+    except (OSError, ValueError) as error:
         tried.append(f"{ADDRESS}: {error}")
-    raise DataError(_nowhere(tried, cache))
+    remedy = f"put {PICKLED.archive} from {ADDRESS} in {cache}, or name the folder that holds it"
+    raise nowhere("CIFAR-100 is", tried, remedy)
 
 
 def read_split(place: ReleasePath, split: str, release: Release) -> tuple[Bytes, npt.NDArray[np.int64]]:
@@ -213,44 +208,21 @@ def _unpacked(raw: bytes, where: str) -> tuple[Bytes, npt.NDArray[np.int64]]:
     return records[:, 2:].reshape(-1, 3, 32, 32), records[:, 1].astype(np.int64)
 
 
-def _fetched(cache: Path, release: Release, fetch: Fetch) -> ReleasePath:
-    """Fetch the archive, verify it, and extract its two files into the cache, each by one rename.
+def _fetched(cache: Path, release: Release) -> ReleasePath:
+    """Fetch the archive and extract its two files into the cache, each by one rename.
 
     Raises:
-        OSError, ValueError, HTTPException: no answer, the cache cannot be written, or another sum.
+        OSError, ValueError: no answer, the cache cannot be written, or another sum.
     """
     folder = cache / PICKLED.folder
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache, ignore_cleanup_errors=True) as temporary:
         archive = Path(temporary) / PICKLED.archive
         print(f"cifar100: fetching {ADDRESS} (161 MiB)", file=sys.stderr, flush=True)
-        fetch(archive)
-        _check_md5(archive.read_bytes(), release.archive_md5, Path(archive.name))
+        fetch(ADDRESS, archive, release.archive_md5)
         for split in ("train", "test"):
             raw = _contents(ReleasePath(archive, PICKLED), split, release)
             part = Path(temporary) / split
             part.write_bytes(raw)
             os.replace(part, folder / split)
     return ReleasePath(folder, PICKLED)
-
-
-def _download(path: Path) -> None:
-    download(_address(), path)
-
-
-def _address() -> str:
-    """torchvision's address, which moves when the publisher does; imported here because it loads torch."""
-    try:
-        from torchvision.datasets import CIFAR100
-
-        return str(CIFAR100.url)
-    except (ImportError, AttributeError):
-        return ADDRESS
-
-
-def _nowhere(tried: list[str], cache: Path) -> str:
-    places = "".join(f"\n  - {reason}" for reason in tried)
-    return (
-        f"CIFAR-100 is nowhere to be found; tried:{places}\n"
-        f"put {PICKLED.archive} from {ADDRESS} in {cache}, or name the folder that holds it with DATA=FOLDER"
-    )

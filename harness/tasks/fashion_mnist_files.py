@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import http.client
 import math
 import os
 import shutil
@@ -13,15 +12,16 @@ import subprocess
 import sys
 import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from harness.tasks.errors import DataError
-from harness.tasks.fetching import CHUNK, TIMEOUT_SECONDS, download
+from harness.tasks.fetching import TIMEOUT_SECONDS, fetch, nowhere
 
 PACKAGE = "dataset-fashion-mnist"
 """Debian's and Ubuntu's package of the four files."""
@@ -29,33 +29,40 @@ PACKAGE = "dataset-fashion-mnist"
 PACKAGE_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 """Where that package puts them."""
 
+MIRRORS = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",)
+"""Where the authors publish them."""
+
 APT_TIMEOUT = 600.0
 """Seconds after which a whole apt-get command is given up."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What one file holds once gunzipped: its length in bytes and its sha256.
+    """What one file is known by: the sha256 of what it holds once gunzipped, and the md5 of the authors' own .gz.
 
     The contents count, not the .gz around them: Debian leaves the name and the time out of the gzip header, so its
     files and those of the original authors differ in their first bytes and agree in all that matters.
     """
 
-    num_bytes: int
     sha256: str
+    gz_md5: str
 
 
 FILES: Mapping[str, Expected] = {
     "train-images-idx3-ubyte.gz": Expected(
-        47_040_016, "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"
+        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888", "8d4fb7e6c68d591d4c3dfef9ec88bf0d"
     ),
-    "train-labels-idx1-ubyte.gz": Expected(60_008, "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
+    "train-labels-idx1-ubyte.gz": Expected(
+        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9", "25c81989df183df01b3e8a0aad5dffbe"
+    ),
     "t10k-images-idx3-ubyte.gz": Expected(
-        7_840_016, "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"
+        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b", "bef4ecab320f06d8554ea6380940ec79"
     ),
-    "t10k-labels-idx1-ubyte.gz": Expected(10_008, "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
+    "t10k-labels-idx1-ubyte.gz": Expected(
+        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34", "bb300cfdad3c16e7a12a480ee83cd310"
+    ),
 }
-"""File name -> what it must hold."""
+"""File name -> what it must be."""
 
 
 def locate(
@@ -64,12 +71,12 @@ def locate(
     *,
     files: Mapping[str, Expected] = FILES,
     package_folder: Path = PACKAGE_FOLDER,
-    mirrors: Sequence[str] | None = None,
+    mirrors: Sequence[str] = MIRRORS,
 ) -> Path:
     """A folder that holds the four verified files.
 
     `data`, where given, is the only place looked at. Otherwise, in this order: the folder of Debian's package, the
-    cache, Debian's package fetched into the cache, and torchvision's mirrors (or `mirrors`) fetched into the cache.
+    cache, and then Debian's package and the mirrors, from which the cache is filled.
 
     Raises:
         DataError: `data` lacks a file or holds a damaged one; or no place had the files.
@@ -86,11 +93,12 @@ def locate(
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache, ignore_cleanup_errors=True) as temporary:
-            if _fetch(Path(temporary), cache, files, mirrors, tried):
+            if _fill(cache, Path(temporary), files, mirrors, tried):
                 return cache
     except OSError as error:
         tried.append(f"cannot write to the cache {cache} ({error})")
-    raise DataError(_nowhere(tried, cache, files))
+    remedy = f"install the package {PACKAGE} (Debian, Ubuntu), or put {', '.join(files)} in {cache}, or name the folder"
+    raise nowhere("the Fashion-MNIST files are", tried, f"{remedy} that holds them")
 
 
 def verify(folder: Path, files: Mapping[str, Expected] = FILES) -> None:
@@ -102,7 +110,18 @@ def verify(folder: Path, files: Mapping[str, Expected] = FILES) -> None:
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder")
     for name, expected in files.items():
-        _verify_file(folder / name, expected)
+        path = folder / name
+        try:
+            with gzip.open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            raise DataError(f"{path} is missing") from None
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{path} is damaged or unreadable ({error})") from None
+        if digest != expected.sha256:
+            raise DataError(
+                f"{path} is damaged (the sha256 of its unpacked contents is {digest}, expected {expected.sha256})"
+            )
 
 
 def read_idx(path: Path) -> npt.NDArray[np.uint8]:
@@ -147,93 +166,37 @@ def _given(data: Path, files: Mapping[str, Expected]) -> Path:
     return folder
 
 
-def _verify_file(path: Path, expected: Expected) -> None:
-    """Check one file.
-
-    Raises:
-        DataError: missing, not a whole gzip file, or of other contents.
-    """
-    digest, num_bytes = hashlib.sha256(), 0
-    try:
-        with gzip.open(path, "rb") as file:
-            # One byte too many is enough to know, so that a hostile file cannot keep us unpacking.
-            while num_bytes <= expected.num_bytes and (chunk := file.read(CHUNK)):
-                digest.update(chunk)
-                num_bytes += len(chunk)
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is damaged or unreadable ({error})") from None
-    if num_bytes != expected.num_bytes:
-        more = "more than that" if num_bytes > expected.num_bytes else str(num_bytes)
-        raise DataError(f"{path} is damaged (unpacked it must have {expected.num_bytes} bytes and has {more})")
-    if digest.hexdigest() != expected.sha256:
-        raise DataError(
-            f"{path} is damaged (the sha256 of its unpacked contents is {digest.hexdigest()}, "
-            f"expected {expected.sha256})"
-        )
-
-
-def _verify_fetched(path: Path, expected: Expected) -> None:
-    """As `_verify_file`, naming the file alone: its temporary folder will be gone when the message is read.
-
-    Raises:
-        DataError: missing or damaged.
-    """
-    try:
-        _verify_file(path, expected)
-    except DataError as error:
-        raise DataError(str(error).replace(str(path), path.name)) from None
-
-
-def _fetch(
-    temporary: Path, cache: Path, files: Mapping[str, Expected], mirrors: Sequence[str] | None, tried: list[str]
+def _fill(
+    cache: Path, temporary: Path, files: Mapping[str, Expected], mirrors: Sequence[str], tried: list[str]
 ) -> bool:
-    """Fetch the files into `temporary`, verify them there, move them to the cache; on failure add why to `tried`.
-
-    Raises:
-        OSError: the cache cannot be written.
-    """
-    try:
-        _place(_fetch_package(temporary / "package", files), cache, files)
-        return True
-    except DataError as error:
-        tried.append(f"Debian's package {PACKAGE}: {error}")
-    try:
-        addresses = _torchvision_mirrors() if mirrors is None else mirrors
-    except DataError as error:
-        tried.append(f"torchvision's mirrors: {error}")
-        addresses = ()
-    for number, mirror in enumerate(addresses):
-        try:
-            _place(_fetch_mirror(mirror, temporary / f"mirror{number}", files), cache, files)
-            return True
-        except DataError as error:
-            tried.append(f"mirror {mirror}: {error}")
-    return False
-
-
-def _place(folder: Path, cache: Path, files: Mapping[str, Expected]) -> None:
-    """Move verified files into the cache, each by one rename: a reader sees a whole file or none.
+    """Put the files into the cache, each by one rename; where no source has all of them, add to `tried` why.
 
     A set placed in part is no danger: every use of the cache verifies all four.
     """
-    for name in files:
-        (folder / name).chmod(0o644)
-        os.replace(folder / name, cache / name)
-    _say(f"placed in {cache}")
+    sources: dict[str, Callable[[], None]] = {
+        f"Debian's package {PACKAGE}": partial(_fetch_package, temporary, cache, files),
+        **{f"mirror {mirror}": partial(_fetch_mirror, mirror, cache, files) for mirror in mirrors},
+    }
+    for name, fetch_all in sources.items():
+        try:
+            fetch_all()
+            _say(f"placed in {cache}")
+            return True
+        except (DataError, OSError, ValueError) as error:
+            tried.append(f"{name}: {error}")
+    return False
 
 
-def _fetch_package(temporary: Path, files: Mapping[str, Expected]) -> Path:
-    """Download Debian's package with apt-get, unpack it and verify it; none of that needs root.
+def _fetch_package(temporary: Path, cache: Path, files: Mapping[str, Expected]) -> None:
+    """Download Debian's package with apt-get, unpack and verify it, and place its files; none of that needs root.
 
     Raises:
         DataError: no apt-get here, no package, no network, or files that are not the expected ones.
+        OSError: the cache cannot be written.
     """
     for tool in ("apt-get", "dpkg-deb"):
         if shutil.which(tool) is None:
             raise DataError(f"{tool} is not on this machine")
-    temporary.mkdir()
     _say(f"fetching Debian's package {PACKAGE} (30 MB)")
     _download_package(temporary)
     packages = sorted(temporary.glob("*.deb"))
@@ -243,9 +206,24 @@ def _fetch_package(temporary: Path, files: Mapping[str, Expected]) -> Path:
     if failure is not None:
         raise DataError(failure)
     folder = temporary / "root" / PACKAGE_FOLDER.relative_to("/")
+    try:
+        verify(folder, files)
+    except DataError as error:
+        raise DataError(str(error).replace(f"{folder}{os.sep}", "")) from None
+    for name in files:
+        (folder / name).chmod(0o644)
+        os.replace(folder / name, cache / name)
+
+
+def _fetch_mirror(mirror: str, cache: Path, files: Mapping[str, Expected]) -> None:
+    """Place the files of one mirror.
+
+    Raises:
+        OSError, ValueError: no answer, or a file that is not the expected one.
+    """
+    _say(f"fetching from the mirror {mirror} (30 MB)")
     for name, expected in files.items():
-        _verify_fetched(folder / name, expected)
-    return folder
+        fetch(f"{mirror.rstrip('/')}/{name}", cache / name, expected.gz_md5)
 
 
 def _download_package(folder: Path) -> None:
@@ -259,23 +237,18 @@ def _download_package(folder: Path) -> None:
         return
     # The machine's lists are absent or old, and only root may renew them.
     _say("renewing package lists, in a private folder")
-    options += _private_lists(folder)
+    for private in ("state/lists/partial", "cache/archives/partial"):
+        (folder / private).mkdir(parents=True)
+    options += [
+        f"-oDir::State={folder / 'state'}",
+        "-oDir::State::status=/var/lib/dpkg/status",
+        f"-oDir::Cache={folder / 'cache'}",
+    ]
     update = _command(["apt-get", *options, "update"], folder)
     failure = _command(["apt-get", *options, "download", PACKAGE], folder)
     # An update may end in an error (a hook that needs root) and still have renewed the lists: the download decides.
     if failure is not None:
         raise DataError(failure if update is None else f"{failure}; {update}")
-
-
-def _private_lists(temporary: Path) -> list[str]:
-    """apt-get options that keep its lists in `temporary`, where no root is needed."""
-    for folder in ("state/lists/partial", "cache/archives/partial"):
-        (temporary / folder).mkdir(parents=True)
-    return [
-        f"-oDir::State={temporary / 'state'}",
-        "-oDir::State::status=/var/lib/dpkg/status",
-        f"-oDir::Cache={temporary / 'cache'}",
-    ]
 
 
 def _command(command: Sequence[str], folder: Path) -> str | None:
@@ -298,47 +271,6 @@ def _command(command: Sequence[str], folder: Path) -> str | None:
         return None
     words = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
     return f"{name} failed ({words[-1]})"
-
-
-def _torchvision_mirrors() -> Sequence[str]:
-    """torchvision's addresses of the files; imported here because it loads torch.
-
-    Raises:
-        DataError: no torchvision, or one without such a list.
-    """
-    try:
-        from torchvision.datasets import FashionMNIST
-
-        return [str(mirror) for mirror in FashionMNIST.mirrors]
-    except (ImportError, AttributeError) as error:
-        raise DataError(f"this torchvision gives none ({error})") from None
-
-
-def _fetch_mirror(mirror: str, folder: Path, files: Mapping[str, Expected]) -> Path:
-    """Download and verify the files from one mirror.
-
-    Raises:
-        DataError: no answer, or a file that is not the expected one.
-    """
-    folder.mkdir()
-    _say(f"fetching from the mirror {mirror} (30 MB)")
-    for name, expected in files.items():
-        try:
-            download(f"{mirror.rstrip('/')}/{name}", folder / name, expected.num_bytes + CHUNK)
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            raise DataError(f"{name}: {error}") from None
-        _verify_fetched(folder / name, expected)
-    return folder
-
-
-def _nowhere(tried: Sequence[str], cache: Path, files: Mapping[str, Expected]) -> str:
-    """The message when every place failed."""
-    places = "".join(f"\n  - {reason}" for reason in tried)
-    return (
-        f"the Fashion-MNIST files are nowhere to be found; tried:{places}\n"
-        f"install the package {PACKAGE} (Debian, Ubuntu), or put {', '.join(files)} in {cache}, "
-        "or name the folder that holds them with DATA=FOLDER"
-    )
 
 
 def _say(line: str) -> None:

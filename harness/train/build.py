@@ -8,12 +8,12 @@ import pkgutil
 import threading
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from algorithms import Collectives, Compressor, DistributedOptimizer, Topology
 from algorithms.baselines.ddp import DDP
@@ -135,9 +135,9 @@ def build_compressor(where: str, table: Any) -> Compressor:
         raise SpecError(f"{where}: {error}") from None
 
 
-def table_at_ratio(algorithm: str, ratio: int, params: Iterable[Tensor] | None = None) -> dict[str, Any]:
+def table_at_ratio(algorithm: str, ratio: int) -> dict[str, Any]:
     """A method's settings at an overall ratio, as a spec has them; see `DistributedOptimizer.at_ratio`."""
-    own = methods()[algorithm].at_ratio(ratio, params)
+    own = methods()[algorithm].at_ratio(ratio)
     return {key: _table(value) if isinstance(value, Compressor) else value for key, value in own.items()}
 
 

@@ -31,18 +31,17 @@ def worker_batches(
     worker has a `shard` of its own, over that. Where samples have `lengths`, those of a step are of like length, and
     steps come in an order of their own, which all workers have in common.
     """
-    if shard is not None:
-        yield from _shard_batches(seed, rank, batch_size, steps, shard, lengths)
-        return
-    per_epoch = steps_per_epoch(num_train, num_workers, batch_size)
+    samples, of_worker = (num_train, ()) if shard is None else (len(shard), (rank,))
+    size, first = (num_workers * batch_size, rank * batch_size) if shard is None else (batch_size, 0)
     order, shuffled = torch.empty(0, dtype=torch.int64), -1
     for step in steps:
-        epoch, within = divmod(step, per_epoch)
+        epoch, within = divmod(step, samples // size)
         if epoch != shuffled:
-            order, shuffled = torch.randperm(num_train, generator=generator(seed, "order", epoch)), epoch
+            order, shuffled = torch.randperm(samples, generator=generator(seed, "order", *of_worker, epoch)), epoch
+            order = order if shard is None else shard[order]
             if lengths is not None:
-                order = by_length(order, lengths, num_workers * batch_size, generator(seed, "lengths", epoch))
-        start = (within * num_workers + rank) * batch_size
+                order = by_length(order, lengths, size, generator(seed, "lengths", epoch))
+        start = within * size + first
         yield order[start : start + batch_size]
 
 
@@ -55,18 +54,3 @@ def by_length(order: Tensor, lengths: Tensor, batch_size: int, random: torch.Gen
     order = order[: num_batches * batch_size]
     places = torch.argsort(lengths[order], stable=True).view(num_batches, batch_size)
     return order[places.sort(dim=1).values[torch.randperm(num_batches, generator=random)].view(-1)]
-
-
-def _shard_batches(
-    seed: int, rank: int, batch_size: int, steps: range, shard: Tensor, lengths: Tensor | None
-) -> Iterator[Tensor]:
-    per_epoch = len(shard) // batch_size
-    order, shuffled = shard, -1
-    for step in steps:
-        epoch, within = divmod(step, per_epoch)
-        if epoch != shuffled:
-            permutation = torch.randperm(len(shard), generator=generator(seed, "order", rank, epoch))
-            order, shuffled = shard[permutation], epoch
-            if lengths is not None:
-                order = by_length(order, lengths, batch_size, generator(seed, "lengths", epoch))
-        yield order[within * batch_size : (within + 1) * batch_size]

@@ -170,17 +170,22 @@ def _link_load(scheme: Finding, plain: Finding) -> str:
     return f", with {amount(own / other)} times as much on a link"
 
 
-def _after_holm(pairs: Sequence[Pair]) -> str:
-    """What all ratios say, once corrected for all the pairs that are looked at."""
+def two_level_pairs(pairs: Sequence[Pair]) -> tuple[int, int, int]:
+    """Pairs of the two-level scheme with local SGD in which it is shown to be better, to be worse, and all of them."""
     better = worse = total = 0
     for each in pairs:
         names = (each.left.records.row.algorithm, each.right.records.row.algorithm)
-        if "local_sgd" not in names or not set(names) & set(TWO_LEVEL):
-            continue
-        total += 1
-        if each.differs and each.paired:
-            ahead = (each.paired.difference > 0) == (names[0] in TWO_LEVEL)
-            better, worse = better + ahead, worse + (not ahead)
+        if "local_sgd" in names and set(names) & set(TWO_LEVEL):
+            total += 1
+            if each.differs and each.paired:
+                ahead = (each.paired.difference > 0) == (names[0] in TWO_LEVEL)
+                better, worse = better + ahead, worse + (not ahead)
+    return better, worse, total
+
+
+def _after_holm(pairs: Sequence[Pair]) -> str:
+    """What all ratios say, once corrected for all the pairs that are looked at."""
+    better, worse, total = two_level_pairs(pairs)
     if not total:
         return ""
     return (

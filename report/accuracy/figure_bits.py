@@ -6,9 +6,10 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
+from report.accuracy.figure_models import level
 from report.accuracy.findings import Finding, Study
 from report.kit.looks import BASELINE, looks_of
-from report.kit.plotting import SIZE, accuracy_scale, end_labels, panels, plain_log_ticks, save, settle
+from report.kit.plotting import accuracy_scale, end_labels, panels, plain_log_ticks, save, settle
 from report.kit.wording import listed, points, short
 
 
@@ -49,16 +50,7 @@ def _baseline_band(study: Study, axes: Axes) -> list[float]:
     baseline = study.baseline
     if baseline is None or baseline.summary is None:
         return []
-    summary = baseline.summary
-    axes.axhline(100 * summary.mean, color=BASELINE, linewidth=0.9, zorder=1)
-    if summary.low is not None and summary.high is not None:
-        axes.axhspan(100 * summary.low, 100 * summary.high, color=BASELINE, alpha=0.13, linewidth=0, zorder=0)
-    text = f"{baseline.method}, ratio {short(baseline.ratio)}"
-    axes.annotate(
-        text, (0.005, 100 * summary.mean), xycoords=("axes fraction", "data"), xytext=(0, 2),
-        textcoords="offset points", fontsize=SIZE, color=BASELINE, va="bottom",
-    )  # fmt: skip
-    return [100 * v for v in (summary.mean, summary.low, summary.high) if v is not None]
+    return level(axes, baseline.summary, f"{baseline.method}, ratio {short(baseline.ratio)}", BASELINE, 0.13, BASELINE)
 
 
 def _spread_of(axes: Axes, x: float, finding: Finding, colour: str) -> list[float]:

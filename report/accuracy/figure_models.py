@@ -13,6 +13,7 @@ from report.accuracy.figure_paper import draw_paper
 from report.accuracy.findings import Finding, Study
 from report.kit.looks import look_of
 from report.kit.plotting import SIZE, accuracy_scale, decades, end_labels, save, settle, stacked
+from report.kit.statistics import Summary
 from report.kit.wording import amount, count_of, percent, points
 
 _FAILING = 0.25
@@ -79,17 +80,23 @@ def _fails(study: Study, finding: Finding) -> bool:
 
 
 def _bound(axes: Axes, bound: Finding | None, what: str, above: bool) -> list[float]:
-    """A line over the whole width with its interval as a band and its name; returns what the y axis must hold."""
+    """The bound as a level with its name; returns what the y axis must hold."""
     if bound is None or bound.summary is None:
         return []
-    summary, colour = bound.summary, look_of(bound.method).colour
+    text = f"{bound.method}, {what}: {percent(bound.summary.mean)} %"
+    return level(axes, bound.summary, text, look_of(bound.method).colour, 0.18, "#444444", above)
+
+
+def level(
+    axes: Axes, summary: Summary, text: str, colour: str, opacity: float, text_colour: str, above: bool = True
+) -> list[float]:
+    """A line over the whole width with its interval as a band and a text; returns what the y axis must hold."""
     axes.axhline(100 * summary.mean, color=colour, linewidth=0.9, zorder=1)
     if summary.low is not None and summary.high is not None:
-        axes.axhspan(100 * summary.low, 100 * summary.high, color=colour, alpha=0.18, linewidth=0, zorder=0)
+        axes.axhspan(100 * summary.low, 100 * summary.high, color=colour, alpha=opacity, linewidth=0, zorder=0)
     axes.annotate(
-        f"{bound.method}, {what}: {percent(summary.mean)} %", (0.005, 100 * summary.mean),
-        xycoords=("axes fraction", "data"), xytext=(0, 2 if above else -2),
-        textcoords="offset points", fontsize=SIZE, color="#444444", va="bottom" if above else "top",
+        text, (0.005, 100 * summary.mean), xycoords=("axes fraction", "data"), xytext=(0, 2 if above else -2),
+        textcoords="offset points", fontsize=SIZE, color=text_colour, va="bottom" if above else "top",
     )  # fmt: skip
     return [100 * v for v in (summary.mean, summary.low, summary.high) if v is not None]
 

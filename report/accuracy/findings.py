@@ -122,6 +122,12 @@ class Study:
         return tuple(dict.fromkeys(finding.method for finding in self.compared))
 
     @property
+    def class_counts(self) -> list[list[int]] | None:
+        """Samples of each class in each worker's own shard; None where workers have none, or no run is done."""
+        results = (run.result for finding in self.findings for run in finding.records.finished.values())
+        return next((result.class_counts for result in results if result and result.class_counts), None)
+
+    @property
     def bounds(self) -> tuple[Finding, ...]:
         """Ceiling, final average and floor: the bounds that belong to every ratio."""
         averages = (f for f in self.compared if is_final_average(f.records.row))

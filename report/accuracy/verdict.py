@@ -39,18 +39,10 @@ def regime_of_runs(study: Study) -> str:
     parts = [f"{whole(row.num_steps)} steps"]
     parts += [f"{settings['workers']} workers"] if "workers" in settings else []
     parts += [settings[key] for key in ("batch", "data") if key in settings]
-    shard = _shard_size(study)
-    parts += [f"{whole(shard)} samples each"] if shard else []
+    parts += [f"{whole(sum(study.class_counts[0]))} samples each"] if study.class_counts else []
     parts.append(f"a network of {whole(row.num_parameters)} parameters ({study.records.experiment.model})")
     main = f"; the main ratio is {ratio_in_words(study, group).removeprefix('ratio ')}" if group else ""
     return f"Seen in this regime alone: {', '.join(parts)}{main}."
-
-
-def _shard_size(study: Study) -> int | None:
-    """Samples of the first worker's own shard; None where workers have none, or no run is done."""
-    finished = (run.result for finding in study.findings for run in finding.records.finished.values())
-    counts = next((result.class_counts for result in finished if result and result.class_counts), None)
-    return sum(counts[0]) if counts else None
 
 
 def progress_of(study: Study) -> str:

@@ -79,9 +79,9 @@ class Answer:
         return "open" if not self.said else "in part" if self.open else "answered"
 
 
-def nothing(what: str, command: str = "") -> Answer:
+def nothing(what: str) -> Answer:
     """The answer where no run speaks to the question."""
-    return Answer((), "none yet", open=what, command=command)
+    return Answer((), "none yet", open=what)
 
 
 def apart(key: str, left: RowRuns | Finding | None, right: RowRuns | Finding | None) -> Number | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from report.accuracy.answers import two_level_pairs
 from report.accuracy.findings import Finding, Study
 from report.accuracy.pairs import pairs_of
 from report.answers.answer import Answer, Number, apart, known, mean, nothing, number_cells, regime_of, table
@@ -95,7 +96,7 @@ def what_anyone_could_do(evidence: Evidence) -> Answer:
     schemes = [f for f in (study.main_group.findings if study.main_group else ()) if f.records.row.algorithm == "mcser"]
     final = next((f for f in study.others if f.role == "bound"), None)
     against = [(f, apart(f"{f.records.row.row} − {main.records.row.row}", f, main)) for f in schemes]
-    better, worse, total = _after_holm(study)
+    better, worse, total = two_level_pairs(pairs_of(study))
     parts = [f"{f.method} is {n.told} by {n.points()}" for f, n in against if n]
     first = f"At {amount(main.models)} models sent, against local SGD, {listed(parts) or 'nothing is known'}"
     first += "; over all ratios, corrected for all pairs, two levels are "
@@ -118,19 +119,6 @@ def what_anyone_could_do(evidence: Evidence) -> Answer:
         f"{worse}, after Holm's correction. {second}"
     )
     return Answer(said, regime_of(study, main.models), exhibit, numbers, brief=brief.strip())
-
-
-def _after_holm(study: Study) -> tuple[int, int, int]:
-    """Pairs of CSER or M-CSER with local SGD, over all ratios: better, worse, all."""
-    better = worse = total = 0
-    for each in pairs_of(study):
-        names = (each.left.records.row.algorithm, each.right.records.row.algorithm)
-        if "local_sgd" in names and set(names) & {"cser", "mcser"}:
-            total += 1
-            if each.differs and each.paired:
-                ahead = (each.paired.difference > 0) == (names[0] != "local_sgd")
-                better, worse = better + ahead, worse + (not ahead)
-    return better, worse, total
 
 
 def _plain_table(study: Study, plain: list[Finding], final: Finding | None) -> Table:

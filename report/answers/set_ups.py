@@ -323,7 +323,7 @@ def _by_bits(study: Study | None) -> tuple[str, list[Number]]:
     """By models sent, how many rows of the long experiment are shown to lose less than the margin."""
     if study is None or not study.groups or study.baseline is None or study.baseline.summary is None:
         return "", []
-    row, samples = study.baseline.records.row, _training_samples(study)
+    row, samples = study.baseline.records.row, sum(map(sum, study.class_counts or ()))
     sent = [amount(group.findings[0].models) for group in study.groups]
     within = [sum(f.word == "non-inferior" for f in group.findings) for group in study.groups]
     counts = zip(within, study.groups, sent, strict=True)
@@ -335,10 +335,3 @@ def _by_bits(study: Study | None) -> tuple[str, list[Number]]:
         f"{progress(study)}."
     )
     return text, [Number(f"within the margin at {m} models", k) for k, m in zip(within, sent, strict=True)]
-
-
-def _training_samples(study: Study) -> int | None:
-    """By the classes that the workers' shards hold; None where no run recorded them."""
-    results = (run.result for f in study.findings for run in f.records.finished.values())
-    counts = next((result.class_counts for result in results if result and result.class_counts), None)
-    return sum(map(sum, counts)) if counts else None

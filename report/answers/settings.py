@@ -22,9 +22,6 @@ NEAR = 0.002
 
 MOMENTUM = "study_momentum"
 _HOUR = 3600.0
-_FLATTERED = (
-    "At the one seed that all trials have; the best held out is the best of many, so the cost is flattered upwards."
-)
 
 
 def is_least_loss_best(evidence: Evidence) -> Answer:

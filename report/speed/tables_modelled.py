@@ -85,12 +85,12 @@ def layouts_of(num_workers: int) -> list[MachineLayout]:
     return [*alone, *(two if num_workers % 2 == 0 and num_workers > 2 else []), MachineLayout(1, num_workers, "ring")]
 
 
-def layout_network(bench: Bench, layout: MachineLayout, bits: float = AT) -> Network | None:
+def layout_network(bench: Bench, layout: MachineLayout) -> Network | None:
     """The modelled network of a layout, with the inside links of the records or else of the price table's device."""
     recorded = [inside for t in bench.timings if (inside := bits_inside(t.fabric)) is not None]
     priced = [machine.inside_bits_per_second for machine in machines() if _is_on(machine, bench)]
     inside = max(priced or recorded, default=0.0)
-    return bench.network(bits, (layout.machines, layout.workers), inside or None, layout.algorithm)
+    return bench.network(AT, (layout.machines, layout.workers), inside or None, layout.algorithm)
 
 
 def _is_on(machine: Machine, bench: Bench) -> bool:

@@ -42,9 +42,9 @@ def signed_percent(value: float | None) -> str:
     return "0.0 %" if abs(value) < 0.0005 else f"{100 * value:+.1f} %".replace("-", "−")
 
 
-def _digits(value: float, digits: int = 3) -> str:
+def _digits(value: float) -> str:
     if abs(value) < 1e-9 or not math.isfinite(value):
         return "infinite" if math.isinf(value) else "0"
-    decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
+    decimals = max(2 - math.floor(math.log10(abs(value))), 0)
     text = f"{value:,.{decimals}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text

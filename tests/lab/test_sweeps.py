@@ -28,8 +28,8 @@ HEADER_BYTES = 14 + 20 + 20 + 12
 def test_a_machine_s_link_sends_what_a_ring_says(prefix: str, num_machines: int, workers_per_machine: int) -> None:
     num_workers = num_machines * workers_per_machine
     topology = LabTopology(num_machines, workers_per_machine, 1e9)
-    with lab(topology, prefix=prefix) as network:
-        found = sweeps.sweep(network, {"all_reduce": [MEGABYTE], "all_gather": [MEGABYTE]})
+    with lab(topology, prefix=prefix) as network, sweeps.connected(network) as among:
+        found = sweeps.sweep(among.network(), {"all_reduce": [MEGABYTE], "all_gather": [MEGABYTE]})
     # A reduce-scatter and an all-gather of n chunks, n - 1 steps each; an all-gather of whole payloads.
     steps = num_workers - 1
     expected = {"all_reduce": 2 * steps * MEGABYTE / num_workers, "all_gather": steps * MEGABYTE}
@@ -47,8 +47,9 @@ def test_a_machine_s_link_sends_what_a_ring_says(prefix: str, num_machines: int,
 @needs_lab
 def test_small_messages_come_first_and_long_ones_are_left_out(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeps, "POINT_SECONDS", 0.01)
-    with lab(LabTopology(2, 1, 1e6), prefix=prefix) as network:  # A payload of 10 MB takes at least 80 s.
-        found = sweeps.sweep(network, {"all_reduce": [10 * MEGABYTE, 1000, 100]})
+    # A payload of 10 MB takes at least 80 s.
+    with lab(LabTopology(2, 1, 1e6), prefix=prefix) as network, sweeps.connected(network) as among:
+        found = sweeps.sweep(among.network(), {"all_reduce": [10 * MEGABYTE, 1000, 100]})
     assert [point.payload_bytes for point in found.points] == [100, 1000]
 
 
@@ -57,7 +58,7 @@ def test_a_time_is_from_the_last_beginning_and_links_are_rested(bits_per_second:
     told: list[tuple[str, int, float]] = []
     # Done at 5 and 4, of which the later one began at 3.
     processes = SimpleNamespace(tell=lambda rank, order: told.append(order), hear_all=lambda: [(1.0, 5.0), (3.0, 4.0)])
-    network = SimpleNamespace(topology=LabTopology(2, 1, bits_per_second))
+    network = SimpleNamespace(topology=LabTopology(2, 1, bits_per_second), sent=list)
     now = time.monotonic()
     assert sweeps.Connected(network, processes).seconds("all_reduce", 8) == 2.0  # type: ignore[arg-type]
     assert len(told) == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,6 +85,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Seen:
 
     monkeypatch.setattr(study, "ceiling_bits_per_second", lambda _: 2e9 / study.SHARE_OF_CEILING)
     monkeypatch.setattr(study, "lab", lab)
+    monkeypatch.setattr(study, "connected", lambda lab: nullcontext(SimpleNamespace(network=lambda: lab)))
     monkeypatch.setattr(study, "sweep", lambda network: SimpleNamespace(topology=network.topology))
     monkeypatch.setattr(study, "run_in_lab", run_in_lab)
     monkeypatch.setattr(study, "write_record", lambda path, record: None)

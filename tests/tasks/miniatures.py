@@ -157,8 +157,9 @@ def fashion_mnist_files(folder: Path, num_train: int, num_test: int) -> dict[str
         arrays.append(random.integers(0, 256, (count, 28, 28), dtype=np.uint8))
         arrays.append(np.arange(count, dtype=np.uint8) % 10)
     contents = dict(zip(FILES, map(idx, arrays), strict=True))
-    write(folder, {name: gzip.compress(raw) for name, raw in contents.items()})
-    return {name: Expected(len(raw), hashlib.sha256(raw).hexdigest()) for name, raw in contents.items()}
+    packed = {name: gzip.compress(raw) for name, raw in contents.items()}
+    write(folder, packed)
+    return {name: Expected(hashlib.sha256(raw).hexdigest(), md5(packed[name])) for name, raw in contents.items()}
 
 
 def made_up_words(seed: int, count: int) -> list[str]:

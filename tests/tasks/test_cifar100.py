@@ -30,22 +30,22 @@ PICKLED, BINARY = MINIATURE.pickled, MINIATURE.binary
 PICKLED_ARCHIVE, BINARY_ARCHIVE = MINIATURE.pickled_archive, MINIATURE.binary_archive
 
 
-def fetching(raw: bytes) -> Callable[[Path], None]:
-    def fetch(path: Path) -> None:
-        path.write_bytes(raw)
-
-    return fetch
+@pytest.fixture
+def publish(tmp_path: Path, serve: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], object]:
+    """Puts an archive where the release is published."""
+    monkeypatch.setattr(cifar100_files, "ADDRESS", serve() + "release.tar.gz")
+    return lambda raw: write(tmp_path / "mirror", {"release.tar.gz": raw})
 
 
 @pytest.fixture
 def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CIFAR100:
     """A task whose cache is empty and which has no network."""
 
-    def no_network(path: Path) -> None:
+    def no_network(address: str, path: Path, md5: str) -> None:
         raise OSError("no network in tests")
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setattr(cifar100_files, "_download", no_network)
+    monkeypatch.setattr(cifar100_files, "fetch", no_network)
     return CIFAR100(RELEASE)
 
 
@@ -149,30 +149,33 @@ def test_a_pickle_of_other_contents_is_refused(tmp_path: Path) -> None:
         read_split(place, "train", Release(train_md5=md5(raw)))
 
 
-def test_it_is_fetched_into_the_cache_once(tmp_path: Path) -> None:
-    calls: list[Path] = []
-
-    def fetch(path: Path) -> None:
-        calls.append(path)
-        path.write_bytes(PICKLED_ARCHIVE)
-
-    for _ in range(2):
-        place = locate(None, tmp_path / "cache", RELEASE, fetch)
+def test_it_is_fetched_into_the_cache_once(tmp_path: Path, publish: Callable[[bytes], object]) -> None:
+    for raw in (PICKLED_ARCHIVE, b"gone"):
+        publish(raw)
+        place = locate(None, tmp_path / "cache", RELEASE)
         assert np.array_equal(read_split(place, "test", RELEASE)[1], LABELS["test"])
-    assert len(calls) == 1
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["cifar-100-python"]
 
 
-def test_a_damaged_cache_is_fetched_anew(tmp_path: Path) -> None:
+def test_a_damaged_cache_is_fetched_anew(tmp_path: Path, publish: Callable[[bytes], object]) -> None:
     cut(write(tmp_path / "cifar-100-python", PICKLED), "train", 100)
-    place = locate(None, tmp_path, RELEASE, fetching(PICKLED_ARCHIVE))
+    publish(PICKLED_ARCHIVE)
+    place = locate(None, tmp_path, RELEASE)
     assert len(read_split(place, "train", RELEASE)[1]) == TRAIN
 
 
-def test_a_failed_fetch_names_every_place_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_fetch_names_every_place_and_leaves_nothing(
+    tmp_path: Path, publish: Callable[[bytes], object]
+) -> None:
+    publish(PICKLED_ARCHIVE[:-9])
     with pytest.raises(DataError) as error:
-        locate(None, tmp_path / "cache", RELEASE, fetching(PICKLED_ARCHIVE[:-9]))
-    for words in (str(tmp_path / "cache"), cifar100_files.ADDRESS, "expected " + RELEASE.archive_md5, "DATA=FOLDER"):
+        locate(None, tmp_path / "cache", RELEASE)
+    for words in (
+        str(tmp_path / "cache"),
+        cifar100_files.ADDRESS,
+        "expected md5:" + RELEASE.archive_md5,
+        "DATA=FOLDER",
+    ):
         assert words in str(error.value)
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
