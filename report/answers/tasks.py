@@ -60,7 +60,8 @@ def _ends(study: Study, name: str) -> tuple[str, Sequence[Number]]:
     floor = mean(f"{name}: {_key(study.floor)}", study.floor) if study.floor else None
     assert level
     numbers = [(f, n) for f in _compared(study) if (n := apart(f"{name}: {_key(f)} − {_key(top)}", f, top))]
-    ranked = sorted(numbers, key=lambda each: -each[1].value)
+    main = study.main_group.findings if study.main_group else ()
+    ranked = sorted((each for each in numbers if each[0] in main), key=lambda each: -each[1].value) or numbers
     ends = [ranked[0]] if len(ranked) == 1 else [ranked[0], ranked[-1]]
     parts = [f"{f.method} at {amount(f.models)} models sent, {n.points()}" for f, n in ends]
     words = ("The least is lost by", "The most is lost by")
