@@ -50,28 +50,28 @@ WIDTHS = SetUpAxis(
     "The same over the width of the network",
     "parameters (log scale)",
     (
-        SetUp("6,370 parameters", "study_width_8", 6370, "6,370"),
-        SetUp("25,450 parameters", SPLITS, 25450, "25,450"),
-        SetUp("101,770 parameters", "study_width_128", 101770, "101,770"),
+        SetUp("6,370 parameters", "study_width_8", 6370, "6.4k"),
+        SetUp("25,450 parameters", SPLITS, 25450, "25k"),
+        SetUp("101,770 parameters", "study_width_128", 101770, "102k"),
     ),
     ("model",),
     log_x=True,
 )
 SKEWS = SetUpAxis(
     "The same over label skew",
-    "classes of a worker's shard: Dirichlet's parameter",
+    "classes: Dirichlet's parameter, or two",
     (
-        SetUp("equal shares", SPLITS, 0, "equal"),
+        SetUp("equal shares", SPLITS, 0, "∞"),
         SetUp("Dirichlet 10", "study_skew_dirichlet_10", 1, "10"),
         SetUp("Dirichlet 1", "study_skew_dirichlet_1", 2, "1"),
         SetUp("Dirichlet 0.1", "study_skew_dirichlet_0.1", 3, "0.1"),
-        SetUp("two classes a worker", "study_skew_class_shards", 4, "two\nclasses"),
+        SetUp("two classes a worker", "study_skew_class_shards", 4, "two"),
     ),
     ("data",),
 )
 WORKERS = SetUpAxis(
     "The same over the number of workers",
-    "workers (log scale), at one batch over all",
+    "workers (log scale)",
     tuple(
         SetUp(f"{count} workers", SPLITS if count == 8 else f"study_workers_{count}", count, str(count))
         for count in (2, 4, 8, 16, 32)
@@ -81,7 +81,7 @@ WORKERS = SetUpAxis(
 )
 WEAK_SCALING = SetUpAxis(
     "The same over the number of workers",
-    "workers (log scale), at one batch and as many samples for each",
+    "workers (log scale)",
     tuple(
         SetUp(f"{count} workers of 16 images", SPLITS if count == 8 else f"study_weak_scaling_{count}", count)
         for count in (2, 4, 8, 16)
@@ -93,6 +93,9 @@ WEAK_SCALING = SetUpAxis(
 Shown = list[tuple[SetUp, Study]]
 
 NOTHING_MORE = nothing("")
+
+_ROOM = 0.45
+"""Share of a panel for the names of its lines, as up to three stand side by side."""
 
 
 def over_widths(evidence: Evidence) -> Answer:
@@ -286,12 +289,12 @@ def _picture(sweep: SetUpAxis, shown: Shown, rows: Sequence[str]) -> Picture:
     metric = shown[0][1].records.metric.score_label
     accuracy = Panel(
         sweep.axis, f"{metric}, percent", tuple(_score_line(*line) for line in scores), ticks,
-        log_x=sweep.log_x, scale="accuracy", room=0.3,
+        log_x=sweep.log_x, scale="accuracy", room=_ROOM,
     )  # fmt: skip
     more = [row for row in MORE_SENT if sum(difference(study, row) is not None for _, study in shown) > 1]
     panels = [accuracy, *(_differences_panel(sweep, shown, of) for of in (rows, more) if of)]
     each = (next((f for _, study in shown if (f := finding(study, row))), None) for row in (*rows, *more))
-    found = "Left: means, each dot a seed. Right: differences to SGD of the same set-up with their 95 % intervals."
+    found = "Left: means, each dot a seed. Beside it: differences to SGD of the same set-up with 95 % intervals."
     note = f"The methods' settings: {'; '.join(dict.fromkeys(f.method for f in each if f))}."
     return Picture(sweep.title, found, lambda path: draw_lines(panels, path), (note, LINK))
 
@@ -301,7 +304,7 @@ def _differences_panel(sweep: SetUpAxis, shown: Shown, rows: Sequence[str]) -> P
     label = f"points to SGD, {amount(first.models)} models"
     ticks = tuple((each.at, each.tick) for each, _ in shown)
     lines = tuple(_difference_line(row, shown) for row in rows)
-    return Panel(sweep.axis, label, lines, ticks, levels=((0.0, ""),), log_x=sweep.log_x)
+    return Panel(sweep.axis, label, lines, ticks, levels=((0.0, ""),), log_x=sweep.log_x, room=_ROOM)
 
 
 def _score_line(name: str, look: str, found: Sequence[tuple[SetUp, Finding | None]]) -> Line:

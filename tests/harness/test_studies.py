@@ -105,15 +105,17 @@ def test_a_row_with_a_learning_rate_is_not_tuned() -> None:
     assert tuned == open_rows and len(plan.runs) == 3 * len(open_rows)
 
 
-def test_a_study_without_its_tuning_names_the_command_that_makes_it(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="`python -m harness run studies/width_8 --tuning`"):
-        plan_experiment("studies/width_8", tmp_path)
-
-
 def like(folder: Path, text: str) -> Path:
     path = folder / "own.toml"
     path.write_text(f'format = 1\nname = "own"\ntitle = "own"\n{text}')
     return path
+
+
+def test_a_variation_without_its_tuning_names_the_command_that_makes_it(tmp_path: Path) -> None:
+    tuning = "[tuning]\ngrid = [0.1, 0.3, 1.0]\nseeds = [101]\nheld_out = 1000\n"
+    path = like(tmp_path, f'like = "studies/two_level"\nrows = ["sgd", "alone"]\n{tuning}')
+    with pytest.raises(SpecError, match=rf"`python -m harness run {path} --tuning`"):
+        plan_experiment(str(path), tmp_path)
 
 
 def test_what_is_not_said_is_as_in_the_other_experiment(tmp_path: Path) -> None:
