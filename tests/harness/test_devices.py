@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from algorithms import ProcessGroupCollectives, SoloCollectives
@@ -82,6 +83,7 @@ def join(rank: int, init_method: str, own: str) -> str:
     devices.identity = lambda device: own
     try:
         with joined("cpu", 60.0, init_method, rank, 2):
+            dist.barrier()  # One that went at once would close what the other is still connecting.
             return f"rank {ProcessGroupCollectives().rank}"
     except SpecError as error:
         return str(error)
