@@ -255,8 +255,9 @@ def _changed(shown: Shown, rows: Sequence[str], changes: dict[str, Number]) -> s
 
 def diverged(shown: Shown) -> str:
     """Runs that are in no mean, since they diverged; empty where there are none."""
-    lost = [(each, f) for each, study in shown for row in METHODS if (f := finding(study, row)) and f.records.diverged]
-    parts = [f"{METHODS[f.records.row.row]} {f.said()} with {each.words}" for each, f in lost]
+    named = METHODS | MORE_SENT
+    lost = [(each, f) for each, study in shown for row in named if (f := finding(study, row)) and f.records.diverged]
+    parts = [f"{named[f.records.row.row]} {f.said()} with {each.words}" for each, f in lost]
     return f"Left out: {listed(parts)}." if parts else ""
 
 
