@@ -51,7 +51,7 @@ def run(num_workers: int, num_machines: int | None, rates: list[float], output: 
         for topology in possible:
             network.set_rate(topology.bits_per_second)
             print(f"netlab: {topology}", flush=True)
-            found = sweep(among.network())
+            found = sweep(among.group())
             write_record(output / record_name(topology), found)
             rows += table_rows(found)
     print(tabulate(rows, COLUMNS, floatfmt=("", "", ".1f", "", ",.0f", ".2f", ",.1f", ".3f", ",.1f", ",.1f", ",.1f")))

@@ -32,7 +32,7 @@ LEAD_SECONDS = 3e-3
 
 
 @dataclass(frozen=True)
-class Network:
+class SweptGroup:
     """What a sweep needs of workers that are connected, however they were started."""
 
     attempt: Attempt
@@ -52,11 +52,11 @@ class Connected:
         self.lab = lab
         self._processes = processes
 
-    def network(self) -> Network:
+    def group(self) -> SweptGroup:
         """For a sweep that begins now, at the rate that the links now have."""
         attempt, topology = new_attempt("netlab", "gloo", torch.device("cpu")), self.lab.topology
         pace = topology.ring_bits_per_second / topology.num_workers
-        return Network(attempt, fabric(self.lab), self.seconds, self.lab.sent, pace)
+        return SweptGroup(attempt, fabric(self.lab), self.seconds, self.lab.sent, pace)
 
     def seconds(self, collective: Collective, payload_bytes: int) -> float:
         """One collective of all workers, begun at an agreed moment: from when the last has until the last is done.
@@ -87,11 +87,13 @@ def connected(lab: Lab) -> Iterator[Connected]:
         yield Connected(lab, processes)
 
 
-def sweep(network: Network, sizes: Mapping[Collective, Sequence[int]] = SIZES, repetitions: int | None = None) -> Sweep:
+def sweep(
+    group: SweptGroup, sizes: Mapping[Collective, Sequence[int]] = SIZES, repetitions: int | None = None
+) -> Sweep:
     """Time each collective at each size (payload of one worker, bytes), small ones first.
 
     Args:
-        network: the workers and what is between them.
+        group: the workers and what is between them.
         sizes: by collective.
         repetitions: of each point. None: as many as take about half a second; a size that would take more than some
             seconds is then left out, and so are larger ones.
@@ -99,8 +101,8 @@ def sweep(network: Network, sizes: Mapping[Collective, Sequence[int]] = SIZES, r
     Raises:
         WorkerError: a worker of a lab failed.
     """
-    points = [point for each, payloads in sizes.items() for point in _points(network, each, payloads, repetitions)]
-    return Sweep(version=VERSION, attempt=network.attempt, fabric=network.fabric, points=points)
+    points = [point for each, payloads in sizes.items() for point in _points(group, each, payloads, repetitions)]
+    return Sweep(version=VERSION, attempt=group.attempt, fabric=group.fabric, points=points)
 
 
 def fabric(lab: Lab, dilation: float = 1.0) -> Fabric:
@@ -109,30 +111,30 @@ def fabric(lab: Lab, dilation: float = 1.0) -> Fabric:
 
 
 def _points(
-    network: Network, collective: Collective, payloads: Sequence[int], repetitions: int | None
+    group: SweptGroup, collective: Collective, payloads: Sequence[int], repetitions: int | None
 ) -> Iterator[SweepPoint]:
     sent, expected = 0.0, 0.0
     for payload in sorted(payloads):
-        more = ring_bytes(collective, payload, network.fabric.num_workers) - sent
-        expected += 8 * more / network.pace if network.pace else 0.0
+        more = ring_bytes(collective, payload, group.fabric.num_workers) - sent
+        expected += 8 * more / group.pace if group.pace else 0.0
         if repetitions is None and (1 + LEAST_REPETITIONS) * expected > LONGEST_POINT_SECONDS:
             return
-        yield (point := _point(network, collective, payload, repetitions))
+        yield (point := _point(group, collective, payload, repetitions))
         sent, expected = sent + more, min(point.seconds)
 
 
-def _point(network: Network, collective: Collective, payload_bytes: int, repetitions: int | None) -> SweepPoint:
+def _point(group: SweptGroup, collective: Collective, payload_bytes: int, repetitions: int | None) -> SweepPoint:
     """A repetition that is left out, then those that were asked for, or as many as fit into POINT_SECONDS."""
-    first = network.seconds(collective, payload_bytes)
+    first = group.seconds(collective, payload_bytes)
     repetitions = repetitions or min(MOST_REPETITIONS, max(LEAST_REPETITIONS, round(POINT_SECONDS / first)))
-    before = network.sent()
-    seconds = [network.seconds(collective, payload_bytes) for _ in range(repetitions)]
-    wire = (np.subtract(network.sent(), before).mean(axis=0) / repetitions).tolist() if before else (None, None)
+    before = group.sent()
+    seconds = [group.seconds(collective, payload_bytes) for _ in range(repetitions)]
+    wire = (np.subtract(group.sent(), before).mean(axis=0) / repetitions).tolist() if before else (None, None)
     return SweepPoint(
         collective=collective,
         payload_bytes=payload_bytes,
         seconds=seconds,
         wire_bytes=wire[0],
         wire_frames=wire[1],
-        formula_bytes=formula_bytes(collective, payload_bytes, network.fabric),
+        formula_bytes=formula_bytes(collective, payload_bytes, group.fabric),
     )

@@ -126,7 +126,7 @@ def _sweeps(output: Path, most: float, leave_out: Callable[[LeftOut], None]) -> 
         print(f"speedups: {what}", flush=True)
         name = f"sweep-{_shape(topology)}-{_mega(topology.bits_per_second)}.json"
         with lab(topology) as network, connected(network) as among:
-            write_record(output / name, sweep(among.network()))
+            write_record(output / name, sweep(among.group()))
         yield name
 
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 import torch.distributed as dist
 
-from harness.lab.sweep import Network, sweep
+from harness.lab.sweep import SweptGroup, sweep
 from harness.lab.sweep_worker import prepared
 from harness.records.provenance import new_attempt
 from harness.records.store import write_record
@@ -29,6 +29,6 @@ def sweep_group(request: SweepRequest, device: torch.device, launch: str) -> Non
 
     attempt = new_attempt(launch, dist.get_backend(), device)
     attempt = attempt.model_copy(update={"command": request.command or attempt.command})
-    found = sweep(Network(attempt, request.fabric, slowest), request.sizes, request.repetitions)
+    found = sweep(SweptGroup(attempt, request.fabric, slowest), request.sizes, request.repetitions)
     if dist.get_rank() == 0:
         write_record(request.output, found)

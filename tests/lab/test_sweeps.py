@@ -29,7 +29,7 @@ def test_a_machine_s_link_sends_what_a_ring_says(prefix: str, num_machines: int,
     num_workers = num_machines * workers_per_machine
     topology = LabTopology(num_machines, workers_per_machine, 1e9)
     with lab(topology, prefix=prefix) as network, sweeps.connected(network) as among:
-        found = sweeps.sweep(among.network(), {"all_reduce": [MEGABYTE], "all_gather": [MEGABYTE]})
+        found = sweeps.sweep(among.group(), {"all_reduce": [MEGABYTE], "all_gather": [MEGABYTE]})
     # A reduce-scatter and an all-gather of n chunks, n - 1 steps each; an all-gather of whole payloads.
     steps = num_workers - 1
     expected = {"all_reduce": 2 * steps * MEGABYTE / num_workers, "all_gather": steps * MEGABYTE}
@@ -49,7 +49,7 @@ def test_small_messages_come_first_and_long_ones_are_left_out(prefix: str, monke
     monkeypatch.setattr(sweeps, "POINT_SECONDS", 0.01)
     # A payload of 10 MB takes at least 80 s.
     with lab(LabTopology(2, 1, 1e6), prefix=prefix) as network, sweeps.connected(network) as among:
-        found = sweeps.sweep(among.network(), {"all_reduce": [10 * MEGABYTE, 1000, 100]})
+        found = sweeps.sweep(among.group(), {"all_reduce": [10 * MEGABYTE, 1000, 100]})
     assert [point.payload_bytes for point in found.points] == [100, 1000]
 
 

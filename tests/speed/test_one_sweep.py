@@ -38,7 +38,7 @@ def test_both_ways_make_their_points_in_one_function(
         topology=LabTopology(2, 1, 1e9), sent=lambda: [(30 * look, 2 * look) for look in [next(looks)] * 2]
     )
     processes = SimpleNamespace(tell=lambda rank, order: None, hear_all=lambda: [(1.0, 1.1), (1.0, 1.1)])
-    in_lab = sweeps.sweep(sweeps.Connected(network, processes).network(), SIZES)  # type: ignore[arg-type]
+    in_lab = sweeps.sweep(sweeps.Connected(network, processes).group(), SIZES)  # type: ignore[arg-type]
     assert in_lab.points == made
     assert [(len(point.seconds), point.wire_bytes, point.wire_frames) for point in made] == [(5, 6.0, 0.4)] * 3
 
