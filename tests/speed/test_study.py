@@ -85,8 +85,8 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Seen:
 
     monkeypatch.setattr(study, "ceiling_bits_per_second", lambda _: 2e9 / study.SHARE_OF_CEILING)
     monkeypatch.setattr(study, "lab", lab)
-    monkeypatch.setattr(study, "connected", lambda lab: nullcontext(SimpleNamespace(network=lambda: lab)))
-    monkeypatch.setattr(study, "sweep", lambda network: SimpleNamespace(topology=network.topology))
+    monkeypatch.setattr(study, "connected", lambda lab: nullcontext(SimpleNamespace(group=lambda: lab)))
+    monkeypatch.setattr(study, "sweep", lambda group: SimpleNamespace(topology=group.topology))
     monkeypatch.setattr(study, "run_in_lab", run_in_lab)
     monkeypatch.setattr(study, "write_record", lambda path, record: None)
     monkeypatch.setattr(study, "SWEEPS", (LabTopology(8, 1, 10e6), LabTopology(8, 1, 1e9)))
