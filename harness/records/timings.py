@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from scipy import stats
 
 from harness.records.store import Attempt, Record
 
@@ -163,6 +167,104 @@ class TimingStudy(Record):
     sweeps: list[str]
     timings: list[str]
     left_out: list[LeftOut]
+
+
+class ScoredMethod(Record):
+    """A method as a row of an accuracy experiment has it, so that speed and accuracy are joined by equal settings.
+
+    A run is of this method where its `algorithm`, `settings` and `momentum` equal these three.
+    """
+
+    name: str
+    """The row's, or a baseline's; its own in a session."""
+    label: str
+    algorithm: str
+    settings: dict[str, Any]
+    momentum: float
+    rows: list[str]
+    """"experiment/row" of each row that is so; of DDP, which computes what SGD does, SGD's; of other baselines none."""
+    overlap: bool
+    """Whether collectives begin during the backward pass."""
+    period: int
+    """Steps after which the pattern of its messages repeats."""
+    messages: list[Message]
+    codec_alone_seconds: float | None
+    """Encoding, decoding and update of a step, mean over the period, of one worker with a core to itself; None where
+    the session did not time it."""
+
+
+StepKind = Literal["every", "ordinary", "synchronising"]
+"""`every`: all steps of the method are alike; else the last of a period synchronises, others are ordinary."""
+
+
+class ScoredCell(Record):
+    """Timed steps of one kind, of one method, on links of one rate; all lists are by step, in the order of timing.
+
+    `seconds` are the emulated network's: the dilation is undone, and the codec is left out, since it runs on this
+    host's cores. They are the slowest worker's; `waiting_seconds` and `transfer_seconds` are means over workers, of the same
+    time. `codec_seconds` are as this host took them, with all workers on its cores at once.
+    """
+
+    method: str
+    kind: StepKind
+    share: float
+    """Of the method's steps that are of this kind; those of its cells on one link sum to 1."""
+    bits_per_second: float | None
+    """Of the links that are emulated; None: steps of this kind send nothing, so they are the same on every link."""
+    dilation: float
+    """How many times slower all was. It is chosen by cell: large where messages are small, since it divides latency."""
+    visits: list[int]
+    """Number of the method's turn in which the step was taken."""
+    seconds: list[float]
+    codec_seconds: list[float]
+    waiting_seconds: list[float]
+    transfer_seconds: list[float]
+
+
+class ScoredSession(Record):
+    """scored-*.json: steps of scored methods on emulated links, timed by turns in one session.
+
+    A method's mean step on a link is the sum of share times mean over its cells there (`mean_step`). Sessions of the
+    same commit and machine are repetitions: cells of equal method settings, kind and rate can be compared.
+    """
+
+    version: int
+    attempt: Attempt
+    workload: Workload
+    num_workers: int
+    """Each on a machine of its own."""
+    methods: list[ScoredMethod]
+    cells: list[ScoredCell]
+    left_out: list[LeftOut]
+
+    def cells_of(self, method: str, bits_per_second: float) -> list[ScoredCell]:
+        """The method's cells on links of this rate, with those that send nothing."""
+        return [
+            cell for cell in self.cells if cell.method == method and cell.bits_per_second in (bits_per_second, None)
+        ]
+
+
+def mean_step(cells: Sequence[ScoredCell], confidence: float = 0.95) -> tuple[float, float, float]:
+    """Mean seconds of a method's step on one link, over its period, and a confidence interval of that mean.
+
+    The kinds' means are mixed by their exact shares, and so are the variances of these means; Student's t has the
+    degrees of freedom of Satterthwaite. Steps count as independent, so the interval says what this session's steps say of this
+    session: how much sessions differ is another question.
+
+    Args:
+        cells: `ScoredSession.cells_of` one method and link; at least two steps each.
+    """
+    assert math.isclose(sum(cell.share for cell in cells), 1.0), "shares of a method's cells on one link sum to 1"
+    mean, variance, spread = 0.0, 0.0, 0.0
+    for cell in cells:
+        own = cell.share**2 * float(stats.sem(cell.seconds)) ** 2
+        mean += cell.share * math.fsum(cell.seconds) / len(cell.seconds)
+        variance += own
+        spread += own**2 / (len(cell.seconds) - 1)
+    if not variance:
+        return mean, mean, mean
+    half = float(stats.t.ppf((1 + confidence) / 2, variance**2 / spread)) * math.sqrt(variance)
+    return mean, mean - half, mean + half
 
 
 def formula_bytes(collective: Collective, payload_bytes: int, fabric: Fabric) -> float:
