@@ -95,7 +95,13 @@ class _Line:
     rule: str = "held_out"
 
     @property
-    def settings(self) -> str:
+    def settings(self) -> dict[str, Any]:
+        if self.method is FINAL_AVERAGE:
+            return {"sync_interval": "end"}
+        return {"compressor": {"kind": self.method.compressor, "ratio": self.ratio}}
+
+    @property
+    def words(self) -> str:
         if self.method is FINAL_AVERAGE:
             return "sync interval: end"
         split = f"; split {self.candidate}" if self.candidate else ""
@@ -201,6 +207,7 @@ def _write_experiment(folder: Path, design: Design, lines: list[_Line], baseline
         "seeds": list(design.seeds if baseline else design.tuning_seeds),
         "rows": rows,
         "tuning": _tuning(design, lines) if baseline else None,
+        "config": {"num_workers": WORKERS, "precision": "fp32"},
         "settings": {"workers": str(WORKERS), "precision": "fp32", "batch norm": "none in the model"},
         "commands": [f"python -m harness run {design.name}"],
     }
@@ -231,7 +238,7 @@ def _tuning(design: Design, lines: list[_Line]) -> dict[str, Any]:
 
 def _choice(design: Design, line: _Line, rate: float) -> dict[str, Any]:
     same = {"candidate": 0, "num_trials": 3 * len(design.grid), "at_end": line.row in design.at_end}
-    return {"learning_rate": rate, "settings": line.settings} | same
+    return {"learning_rate": rate, "settings": line.settings, "words": line.words} | same
 
 
 def _run_id(design: Design, line: _Line, seed: int) -> str:
@@ -247,6 +254,14 @@ def _row(design: Design, line: _Line) -> dict[str, Any]:
         "learning_rate": line.rate,
         "tunes": line.tunes,
         "settings": line.settings,
+        "words": line.words,
+        "local_step": "sgd",
+        "momentum": 0.9,
+        "nesterov": True,
+        "betas": [0.9, 0.999],
+        "eps": 1e-8,
+        "weight_decay": 0.0005,
+        "num_epochs": 3,
         "formula": "32 d" if line.ratio == 1 else "32 d / R",
         "num_steps": line.steps,
         "num_parameters": PARAMETERS,

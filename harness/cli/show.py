@@ -48,7 +48,7 @@ def show_plan(plan: Plan, site: Site | None = None) -> None:
             row.num_steps,
             f"{row.expected_bits / 8e6:.3f}",
             f"{plan.memory_bytes[row.row] / 1e6:.2f}",
-            row.settings,
+            row.words,
         ]
         for row in experiment.rows
     ]

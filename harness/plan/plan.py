@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from algorithms.registry import methods
 from harness.plan import tuning_records
 from harness.plan.describe import describe, fixed_settings, stepping_of
 from harness.plan.foresee import Foreseen, check_scoring, check_task_and_model, foresee
@@ -22,6 +23,12 @@ from harness.records.metrics import metric_of
 from harness.rows import RowSpec
 from harness.spec import RunConfig, Spec, SpecError, explain, run_id
 from harness.spec_file import find_spec, load_spec
+
+COMMON = {
+    *("task", "model", "num_workers", "batch_size", "schedule", "evaluation", "partition", "precision", "wire"),
+    "label_smoothing",
+}
+"""The fields of a run's config that all rows have in common, but for a row's own warm-up."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +243,14 @@ def _plan_row(
         algorithm=row.algorithm,
         ratio=row.ratio or float(f"{foreseen.ratio:.4g}"),
         learning_rate=configs[0].learning_rate,
-        settings=describe(row.algorithm, row.settings, stepping_of(spec, row), row.warmup_epochs, row.restart),
+        settings=row.settings,
+        **asdict(stepping_of(spec, row)),
+        nesterov=methods()[row.algorithm].nesterov,
+        weight_decay=configs[0].weight_decay,
+        num_epochs=configs[0].num_epochs,
+        warmup_epochs=row.warmup_epochs,
+        restart=None if row.restart is None else row.restart.model_dump(),
+        words=describe(row.algorithm, row.settings, stepping_of(spec, row), row.warmup_epochs, row.restart),
         formula=foreseen.formula,
         num_steps=foreseen.num_steps,
         num_parameters=foreseen.num_parameters,
@@ -325,7 +339,8 @@ def _choice(spec: Spec, chosen: _Chosen, trial: Trial) -> Choice:
     return Choice(
         learning_rate=trial.learning_rate,
         candidate=trial.candidate,
-        settings=describe(row.algorithm, row.tables[trial.candidate], stepping_of(spec, row), row.warmup_epochs),
+        settings=row.tables[trial.candidate],
+        words=describe(row.algorithm, row.tables[trial.candidate], stepping_of(spec, row), row.warmup_epochs),
         num_trials=len(found.wanted),
         at_end=found.at_end(trial),
     )
@@ -365,6 +380,8 @@ def _experiment(
         seeds=spec.tuning.seeds if tuning and spec.tuning else statistics.seeds,
         rows=[planned.row for planned in rows],
         tuning=None if tuning else _tuning(spec, chosen),
+        config=rows[0].runs[0].config.model_dump(mode="json", include=COMMON)
+        | {"schedule": spec.schedule.model_dump(mode="json")},
         settings=fixed_settings(spec, rows[0].row.num_parameters, tuning),
         commands=[f"python -m harness run {argument}", f"python -m harness report {argument}"],
         floor=None if tuning else statistics.floor,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,7 +19,24 @@ class Row(Record):
     ratio: float
     learning_rate: float
     tunes: str | None = None
-    settings: str
+    settings: dict[str, Any]
+    """The method's own settings as its spec has them: compressors as tables with `kind` and `ratio`, intervals,
+    topology; those left at their defaults are absent."""
+    local_step: Literal["sgd", "adamw"]
+    momentum: float
+    """Of SGD; 0 where the local step is AdamW's, which `betas` and `eps` belong to."""
+    nesterov: bool
+    """Whether the momentum is Nesterov's; else the method has heavy ball with dampening."""
+    betas: list[float]
+    eps: float
+    weight_decay: float
+    num_epochs: int
+    warmup_epochs: float | None = None
+    """The row's own warm-up; None where it has the experiment's."""
+    restart: dict[str, Any] | None = None
+    """What workers lose in the middle of a run: `without` (parts of the state), `at` (share of the run), `worker`."""
+    words: str
+    """Settings in words. For the old report alone: it goes when that goes."""
     formula: str
     num_steps: int
     num_parameters: int
@@ -48,7 +65,9 @@ class Choice(Record):
 
     learning_rate: float
     candidate: int
-    settings: str
+    settings: dict[str, Any]
+    words: str
+    """Settings in words. For the old report alone: it goes when that goes."""
     num_trials: int
     """Pairs of settings and learning rate that were tried for the row, extensions of the grid among them."""
     at_end: bool
@@ -86,8 +105,11 @@ class Experiment(Record):
     seeds: list[int]
     rows: list[Row]
     tuning: Tuning | None
+    config: dict[str, Any]
+    """What all rows have in common, named as in a run's config: task, model, num_workers, batch_size, schedule,
+    evaluation, partition, precision, wire, label_smoothing."""
     settings: dict[str, str]
-    """What else was fixed, in words, for the page on how it was run (workers, batch, schedule, batch norm...)."""
+    """What was fixed, in words. For the old report alone: it goes when that goes."""
     commands: list[str]
     floor: str | None = None
     """Row that sends nothing: a worker alone on its shard. What lies between it and the baseline can be lost."""

@@ -196,12 +196,12 @@ def _after_holm(pairs: Sequence[Pair]) -> str:
 
 def is_top_k(finding: Finding) -> bool:
     """Error feedback with top-k."""
-    return feeds_back(finding) and "top_k" in finding.records.row.settings
+    return feeds_back(finding) and "top_k" in finding.records.row.words
 
 
 def feeds_back(finding: Finding) -> bool:
     """EF-SGD, but for its form that drops what is not sent."""
-    return finding.records.row.algorithm == "ef_sgd" and "drop rest: True" not in finding.records.row.settings
+    return finding.records.row.algorithm == "ef_sgd" and "drop rest: True" not in finding.records.row.words
 
 
 def top_k_answer(study: Study, group: RatioGroup, exhibits: Exhibits) -> str:
@@ -217,7 +217,7 @@ def top_k_answer(study: Study, group: RatioGroup, exhibits: Exhibits) -> str:
         f"At ratio {group.ratio:g} {named(row)} reaches {percent(row.summary.mean)} %, {_difference(row)} points from "
         f"the baseline ({row.said()}), place {ordered.index(row) + 1} of {len(ordered)} at equal payload"
     )
-    blocks = next((f for f in group.findings if feeds_back(f) and "block" in f.records.row.settings), None)
+    blocks = next((f for f in group.findings if feeds_back(f) and "block" in f.records.row.words), None)
     if blocks and blocks.comparison:
         text += f", where with blocks it is {_difference(blocks)} points"
     costs = [cost for f in group.findings if (cost := link_cost(f))]

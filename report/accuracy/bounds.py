@@ -22,7 +22,7 @@ def role_of(row: Row, experiment: Experiment) -> Role | None:
 
 def is_final_average(row: Row) -> bool:
     """Whether the workers meet once, at the very end."""
-    return row.algorithm == "local_sgd" and "sync interval: end" in row.settings
+    return row.algorithm == "local_sgd" and "sync interval: end" in row.words
 
 
 def at_end_of_grid(row: Row, experiment: Experiment) -> bool:

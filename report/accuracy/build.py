@@ -107,7 +107,7 @@ def document_of(study: Study, tuning: Records | None, tuned: Sequence[Tuned], ou
 def _by_question(study: Study, exhibits: Exhibits) -> dict[str, Table | Figure]:
     """The exhibits, and those that answer one more question where the rows are of several compressors."""
     shown = dict(exhibits.shown)
-    kinds = {kind for f in study.compared for kind in ("block", "top_k") if f": {kind}" in f.records.row.settings}
+    kinds = {kind for f in study.compared for kind in ("block", "top_k") if f": {kind}" in f.records.row.words}
     if "equal_bits" in shown and len(kinds) > 1:
         shown["compressors"] = shown["equal_bits"]
     return shown

@@ -104,9 +104,9 @@ def _rules(study: Study) -> Iterable[Sequence[Value]]:
             continue
         paired, summary = pair(loss.accuracy, held.accuracy), summarise(list(loss.accuracy.values()))
         yield (
-            *(held.row.row, finding.method, held.row.settings, held.row.learning_rate),
+            *(held.row.row, finding.method, held.row.words, held.row.learning_rate),
             finding.summary.mean if finding.summary else None,
-            *(loss.row.row, loss.row.settings, loss.row.learning_rate),
+            *(loss.row.row, loss.row.words, loss.row.learning_rate),
             summary.mean if summary else None,
             len(paired.seeds) if paired else 0,
             *((paired.difference, paired.low, paired.high) if paired else (None,) * 3),

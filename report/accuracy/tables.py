@@ -26,7 +26,7 @@ def baseline_card(study: Study) -> Table:
     bits = rows.row.expected_bits / (rows.row.num_parameters * rows.row.num_steps)
     launch = sorted({f"{a.launch}, {a.backend} backend, {a.device}" for a in attempts})
     entries = {
-        "algorithm": f"{rows.row.label} ({rows.row.algorithm}; {rows.row.settings})",
+        "algorithm": f"{rows.row.label} ({rows.row.algorithm}; {rows.row.words})",
         "learning rate": short(rows.row.learning_rate),
         "precision": settings.get("precision") or str(config.get("precision") or "not recorded"),
         "bits sent per parameter and step": short(bits),

@@ -39,7 +39,7 @@ def bits_table(study: Study) -> Table:
 
 def _bits_row(study: Study, finding: Finding, traffic: RowTraffic | None) -> tuple[Cell, ...]:
     row = finding.records.row
-    head = (*head_cells(study, finding), Cell(row.settings), Cell(row.formula))
+    head = (*head_cells(study, finding), Cell(row.words), Cell(row.formula))
     if traffic is None:
         return (*head, Cell(NONE), Cell(whole(row.expected_bits)), *(Cell(NONE) for _ in range(4)))
     ids = traffic.run_ids

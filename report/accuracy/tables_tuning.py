@@ -177,7 +177,7 @@ def rules_table(study: Study) -> Table | None:
 
 
 def _chosen(rows: RowRuns) -> str:
-    return f"{rows.row.settings}; rate {short(rows.row.learning_rate)}"
+    return f"{rows.row.words}; rate {short(rows.row.learning_rate)}"
 
 
 def _same(study: Study, finding: Finding, choice: Choice) -> bool:
@@ -195,7 +195,7 @@ def _rules_row(study: Study, finding: Finding, other: RowRuns | None, choice: Ch
         Cell(percent(finding.summary.mean if finding.summary else None), ids),
     )
     if other is None:
-        text = f"{choice.settings}; rate {short(choice.learning_rate)}: not run" if choice else NONE
+        text = f"{choice.words}; rate {short(choice.learning_rate)}: not run" if choice else NONE
         same = choice is None or _same(study, finding, choice)
         return (*head, Cell("the same choice" if same else text), *(Cell(NONE) for _ in range(4)))
     paired, summary = pair(other.accuracy, finding.records.accuracy), summarise(list(other.accuracy.values()))

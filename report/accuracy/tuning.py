@@ -162,7 +162,7 @@ def _point(rows: RowRuns) -> GridPoint:
     return GridPoint(
         learning_rate=rows.row.learning_rate,
         candidate=rows.row.candidate or 0,
-        settings=rows.row.settings,
+        settings=rows.row.words,
         planned=len(rows.runs),
         scores=rows.accuracy,
         losses={seed: loss for seed, loss in losses.items() if loss is not None and math.isfinite(loss)},

@@ -68,7 +68,7 @@ def advise(
             continue
         models = sent.models(job.num_steps)
         loss = expected_loss(regime, each.method, models, job.num_steps, predictor)
-        lines.append(Advised(each.method, each.row.ratio, each.row.settings, method_seconds(job, sent), models, loss))
+        lines.append(Advised(each.method, each.row.ratio, each.row.words, method_seconds(job, sent), models, loss))
     lines.sort(key=lambda line: (line.step_seconds, line.method))
     where = _where(job, regime, (num_parameters, num_workers), predictor)
     return Advice(job, gap, tuple(lines), _sentence(job, gap, lines), where)

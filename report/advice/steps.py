@@ -61,7 +61,7 @@ def sent_by(rows: RowRuns) -> Sent | None:
         if entry and entry.bits:
             models = entry.bits / entry.collectives / (32 * result.num_parameters)
             share = entry.collectives / result.num_steps
-            messages.append(Sending(models, share, _way(entry), "one_peer" in rows.row.settings))
+            messages.append(Sending(models, share, _way(entry), "one_peer" in rows.row.words))
     return Sent(tuple(messages), int(bool(rows.row.final_exchange))) if messages else None
 
 

@@ -79,7 +79,7 @@ def rows_for(records: Records, method: Method) -> RowRuns | None:
 
 def _compresses_alike(rows: RowRuns, method: Method) -> bool:
     """Whether no compressor of the row is of a kind that the timed method's settings, in words, do not name."""
-    kinds = {kind.replace("_", "-") for kind in re.findall(r"compressor: (\w+)", rows.row.settings)}
+    kinds = {kind.replace("_", "-") for kind in re.findall(r"compressor: (\w+)", rows.row.words)}
     return all(kind in method.settings for kind in kinds)
 
 

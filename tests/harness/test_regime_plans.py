@@ -204,7 +204,7 @@ def test_rows_take_settings_and_rate_from_the_tuning(tuned: Path) -> None:
     assert tuning is not None
     choice = tuning.choices["csea-4"]
     assert (choice.candidate, choice.num_trials, choice.at_end) == (1, 3, True)  # one rate has no neighbours
-    assert "num_blocks 8" in choice.settings
+    assert "num_blocks 8" in choice.words
     assert not tuning.choices["sgd"].at_end and tuning.choices_by_training_loss["csea-4"].candidate == 2
     assert tuning.selected == {row.row: row.learning_rate for row in plan.experiment.rows if row.base is None}
     experiment = plan.experiment
@@ -276,7 +276,7 @@ def test_the_other_rules_choices_are_rows_of_their_own_where_they_differ(tuned: 
     plan = planned(tuned, spec)
     (row,) = [row for row in plan.experiment.rows if row.rule == "training_loss"]
     assert (row.row, row.base, list(row.runs)) == ("csea-4~loss", "csea-4", ["1", "2"])
-    assert "top_k" in row.settings and row.num_steps == 80
+    assert "top_k" in row.words and row.num_steps == 80
     spec["tuning"]["both_rules_seeds"] = [2]
     (row,) = [row for row in planned(tuned, spec).experiment.rows if row.rule == "training_loss"]
     assert list(row.runs) == ["2"]

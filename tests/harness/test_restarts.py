@@ -182,7 +182,7 @@ def test_a_restart_is_a_row_of_its_own_with_its_rows_settings(tmp_path: Path) ->
     rows = {row.row: row for row in plan.experiment.rows}
     assert list(rows) == ["sgd", "cser", "ef_sgd", "ef_sgd~error", "cser~error+parameters-worker1-at0.75"]
     assert rows["ef_sgd~error"].label == "EF-SGD without error"
-    assert rows["ef_sgd~error"].settings == rows["ef_sgd"].settings + "; at 50 % of the run all workers lost: error"
+    assert rows["ef_sgd~error"].words == rows["ef_sgd"].words + "; at 50 % of the run all workers lost: error"
     configs = {run.row: run.config for run in plan.runs}
     assert configs["ef_sgd~error"].model_copy(update={"restart": None}) == configs["ef_sgd"]
     assert run_id(configs["ef_sgd"]) == run_id(configs["ef_sgd"].model_copy(update={"restart": None}))

@@ -135,7 +135,7 @@ def test_a_runs_id_is_the_hash_of_the_weights_and_not_of_the_files_name(tmp_path
     (tmp_path / "w.txt").write_text(PATH_OF_FOUR.replace("3/4 1/4", "1/2 1/2").replace("1/4 1/2 1/4", "1/2 1/4 1/4", 1))
     assert config_in(tmp_path, matrix_in("w.txt"))[0] != first
     (row,) = planned(tmp_path, matrix_in("w.txt")).experiment.rows
-    assert "topology: matrix (weights " in row.settings and len(row.settings) < 100
+    assert "topology: matrix (weights " in row.words and len(row.words) < 100
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -65,8 +65,8 @@ def records_of(made: Map, folder: Path = Path("made_up")) -> Records:
     experiment = Experiment(
         version=VERSION, name="made_up_regime", title="A made-up experiment of four lengths", kind="accuracy",
         task="made up", model="made up", baseline="sgd", margin=0.005, confidence=0.95, seeds=list(made.seeds[main]),
-        rows=rows, tuning=None, settings={"workers": "8"}, commands=["none"], floor="alone" if made.floor else None,
-        main_ratio=96,
+        rows=rows, tuning=None, config={"num_workers": 8}, settings={"workers": "8"}, commands=["none"],
+        floor="alone" if made.floor else None, main_ratio=96,
     )  # fmt: skip
     runs = (
         RowRuns(row, {seed: _run(made, line, row, seed, folder) for seed in made.seeds[line.epochs]})
@@ -129,7 +129,9 @@ def _row(line: _Line, seeds: Sequence[int]) -> Row:
     ring = 2 * (WORKERS - 1) / WORKERS
     return Row(
         row=line.row, label=line.label, algorithm=ALGORITHMS.get(name, name), ratio=line.ratio, learning_rate=0.01,
-        settings=SETTINGS.get(name, "made up"), formula="32 d / R", num_steps=line.steps, num_parameters=PARAMETERS,
+        settings={}, words=SETTINGS.get(name, "made up"), local_step="sgd", momentum=0.9, nesterov=True,
+        betas=[0.9, 0.999], eps=1e-8, weight_decay=0.0005, num_epochs=line.epochs, formula="32 d / R",
+        num_steps=line.steps, num_parameters=PARAMETERS,
         expected_bits=round(32 * PARAMETERS * line.models), runs=ids, base=None if line.main else line.name,
         models_sent=line.models, link_models=line.models * (WORKERS - 1 if line.gathers else ring),
     )  # fmt: skip

@@ -82,7 +82,7 @@ def test_equal_bits_and_link(regime: Built) -> None:
         payload = sent.bits / (32 * sent.parameters)
         own_end = row["algorithm"] not in ("sgd", "ef_sgd", "sgd_accumulate", "alone") and row["row"] != "final_average"
         ring = 2 * (NUM_WORKERS - 1) / NUM_WORKERS
-        each = NUM_WORKERS - 1 if "top_k" in row["settings"] else ring
+        each = NUM_WORKERS - 1 if "top_k" in row["words"] else ring
         assert line.models_sent == pytest.approx(payload + own_end, rel=1e-6)
         assert line.link_models == pytest.approx(each * payload + ring * own_end, rel=1e-6)
         if payload:
