@@ -139,7 +139,7 @@ def test_the_readme_says_the_first_page(rebuilt: Path) -> None:
 
 def test_a_readme_without_marks_is_refused_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("nothing of the kind")
-    with pytest.raises(ValueError, match="has no lines <!-- begin: answers -->"):
+    with pytest.raises(ValueError, match="has no lines <!-- begin: cards -->"):
         put_into(tmp_path / "README.md", {})
 
 

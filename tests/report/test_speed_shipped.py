@@ -14,10 +14,8 @@ import pytest
 from harness.speed.methods import METHODS
 from report.speed.records import read_speed_records
 from report.speed.study import SpeedStudy, codec_bytes, study_of
-from report.speed.tables_agreement import agreement_sentence, by_kind
+from report.speed.tables_agreement import agreement_sentence
 from report.speed.tables_codecs import codec_note
-from report.speed.tables_gossip import gossip_sentence
-from report.speed.tables_modelled import headlines_table
 from report.speed.units import milliseconds
 
 HEADER_BYTES = 14 + 20 + 20 + 12
@@ -135,38 +133,3 @@ def test_the_codecs_three_times_are_those_of_the_records(study: SpeedStudy) -> N
     for seconds in (in_steps, median(alone), modelled):
         assert f"{milliseconds(seconds)} ms" in note
     assert "8 workers share 2 cores" in note and note in (SHIPPED / "report.md").read_text()
-
-
-def test_the_readme_says_what_the_records_say(study: SpeedStudy) -> None:
-    readme = " ".join((SHIPPED.parents[1] / "README.md").read_text().split())
-    bench = study.benches[0]
-    seconds = {
-        (round((p.timing.fabric.stands_for_bits_per_second or 0) / 1e9), p.method.name): p.timed.seconds
-        for p in bench.points
-        if any(p.timing is timing for timing in bench.curve)
-    }
-    gains = {key: seconds[key[0], "ddp"] / own for key, own in seconds.items()}
-    over = [seconds[10, name] / seconds[10, "mcser"] for name in ("ddp", "ddp_fp16", "powersgd_2")]
-    large = [seconds[10, method.name] for method in bench.methods if method.ratio >= 64]
-    (near_sums, sums), (near_exchanges, exchanges) = by_kind(study.points)
-    for said in (
-        f"is {over[0]:.2f} times as fast as that of overlapped DDP in fp32, {over[1]:.2f} times as with DDP's fp16 "
-        f"hook, and {over[2]:.2f} times as with its PowerSGD hook of rank 2",
-        f"it is {gains[1, 'mcser']:.1f}x at 1 Gb/s, {gains[25, 'mcser']:.2f}x at 25 Gb/s and "
-        f"{gains[100, 'mcser']:.2f}x at 100 Gb/s",
-        f"all {len(large)} methods of ratio 64 and more are {seconds[10, 'ddp'] / max(large):.2f}x to "
-        f"{seconds[10, 'ddp'] / min(large):.2f}x as fast as DDP in fp32, and the fastest of them is "
-        f"{max(large) / min(large):.2f}x as fast as the slowest",
-        f"D-PSGD on a ring is {gains[10, 'dpsgd_ring']:.2f}x as fast as DDP in fp32",
-        f"in {near_sums + near_exchanges} of {sums + exchanges} timed steps",
-        f"that is {near_sums} of {sums}, and by messages to neighbours {near_exchanges} of {exchanges}",
-    ):
-        assert said in readme, said
-    quick, sent = re.findall(r"([0-9.]+x) as fast as an all-reduce .*?, and ([0-9.]+x) where", gossip_sentence(study))[
-        0
-    ]
-    assert f"its exchange is {quick} as fast as an all-reduce" in readme and f"and {sent} where bytes do" in readme
-    rows = [[cell.text for cell in row] for row in headlines_table(study).rows if row[0].text.startswith("4.5x")]
-    up_to = {row[2]: row[3] for row in rows if row[1] == "M-CSER"}
-    assert f"over fp32 DDP holds up to {up_to['DDP']}, over DDP with fp16 up to {up_to['DDP, fp16']}, and" in readme
-    assert up_to["DDP, PowerSGD rank 2"] == "never"
