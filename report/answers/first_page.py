@@ -52,7 +52,7 @@ def readme_block(answers: dict[int, Answer]) -> str:
     if money := numbers.get((7, f"M-CSER, {place}")):
         change = 100 * (money.value / numbers[7, f"DDP, {place}"].value - 1)
         lines.append(
-            "| **Money** | On one machine with eight GPUs, the cheapest of three layouts, M-CSER saves nothing over DDP. "
+            "| **Money** | On one machine with eight GPUs, the cheapest of three layouts, M-CSER saves nothing. "
             f"| {change:+.1f} % of the bill | *modelled* from emulated steps and list prices of 2023 |"
         )
     return "\n".join((BEGIN, *lines, END))
