@@ -82,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
         "--accuracy", type=Path, action="append", default=[], metavar="FOLDER", help="of accuracy runs"
     )
     speedups.add_argument("--minutes", type=_above_0, default=50.0, help="after which no timing is begun (default: 50)")
+    speedups.add_argument("--scored", type=Path, metavar="FILE", help="time only what accuracy runs score, into FILE")
+    speedups.add_argument("--methods", nargs="*", default=[], help="of --scored, by name (default: all)")
+    speedups.add_argument("--no-codec", action="store_true", help="of --scored: do not time codecs alone as well")
     speedups.set_defaults(command=commands.speedups)
     _add_netlab(subparsers.add_parser("netlab", help="time collectives on an emulated network of this machine's own"))
     _add_time(

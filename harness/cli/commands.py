@@ -195,8 +195,12 @@ def speedups(options: argparse.Namespace) -> int:
     """Do the study of speed-ups and build its report; 1 where a worker failed, else the report's exit code."""
     import subprocess
 
+    from harness.speed.scored import run_scored
     from harness.speed.study import run_study
 
+    if options.scored is not None:
+        run_scored(options.scored, Path("results"), options.methods, options.minutes, not options.no_codec)
+        return 0
     run_study(options.output, options.minutes)
     accuracy = [word for folder in options.accuracy for word in ("--accuracy", str(folder))]
     return subprocess.run([sys.executable, "-m", "report", str(options.output), *accuracy], check=False).returncode

@@ -201,8 +201,8 @@ class ScoredCell(Record):
     """Timed steps of one kind, of one method, on links of one rate; all lists are by step, in the order of timing.
 
     `seconds` are the emulated network's: the dilation is undone, and the codec is left out, since it runs on this
-    host's cores. They are the slowest worker's; `waiting_seconds` and `transfer_seconds` are means over workers, of the same
-    time. `codec_seconds` are as this host took them, with all workers on its cores at once.
+    host's cores. They are the slowest worker's; `waiting_seconds` and `transfer_seconds` are means over workers, of
+    the same time. `codec_seconds` are as this host took them, with all workers on its cores at once.
     """
 
     method: str
@@ -248,8 +248,8 @@ def mean_step(cells: Sequence[ScoredCell], confidence: float = 0.95) -> tuple[fl
     """Mean seconds of a method's step on one link, over its period, and a confidence interval of that mean.
 
     The kinds' means are mixed by their exact shares, and so are the variances of these means; Student's t has the
-    degrees of freedom of Satterthwaite. Steps count as independent, so the interval says what this session's steps say of this
-    session: how much sessions differ is another question.
+    degrees of freedom of Satterthwaite. Steps count as independent, so the interval is of this session alone: how much
+    sessions differ is another question.
 
     Args:
         cells: `ScoredSession.cells_of` one method and link; at least two steps each.

@@ -91,8 +91,8 @@ def _own(
     collectives = _EqualFromTheStart(group, deterministic=False, overlap=timed.overlap)
     if timed.topology and collectives.world_size < num_workers:
         collectives = _OneOfMany(group, num_workers)
-    config = run_config(workload, timed.algorithm, dict(timed.settings))
-    optimizer = build_optimizer(config, trainee.module, collectives, num_steps=0)
+    config = run_config(workload, timed.algorithm, dict(timed.settings), timed.momentum)
+    optimizer = build_optimizer(config, trainee.module, collectives, timed.num_steps)
 
     def step() -> None:
         optimizer.zero_grad()

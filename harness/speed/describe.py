@@ -25,16 +25,16 @@ NUM_CODEC_STEPS = 3
 FLOAT_BYTES = 4
 
 
-def described(setting: TurnContext) -> list[Method]:
-    """The request's methods as the record has them; `setting` must be of a group of one."""
+def described(setting: TurnContext, names: Sequence[str]) -> list[Method]:
+    """The methods of these names as the record has them; `setting` must be of a group of one."""
     setting = replace(setting, visible=True)
-    bare = _bare_seconds(setting)
-    return [_described(setting, name, bare) for name in setting.request.methods]
+    bare = bare_seconds(setting)
+    return [_described(setting, name, bare) for name in names]
 
 
-def _described(setting: TurnContext, name: str, bare_seconds: float) -> Method:
+def _described(setting: TurnContext, name: str, bare: float) -> Method:
     timed = METHODS[name]
-    turn = setting.turn(name)
+    turn = setting.turn(timed)
     turn.warm_up(setting.request.num_warmup_steps)
     turn.trainee.waits = False
     messages = messages_of(turn, timed, setting.request.fabric.num_workers)
@@ -50,7 +50,7 @@ def _described(setting: TurnContext, name: str, bare_seconds: float) -> Method:
         period=timed.period,
         messages=messages,
         algorithm=timed.algorithm,
-        codec_alone_seconds=_codec_seconds(turn, timed, bare_seconds) if setting.request.times_codec else None,
+        codec_alone_seconds=codec_seconds(turn, timed, bare) if setting.request.times_codec else None,
     )
 
 
@@ -113,7 +113,7 @@ def _message(recorded: Recorded, every: int) -> Message:
     )
 
 
-def _codec_seconds(turn: Turn, timed: TimedMethod, bare_seconds: float) -> float:
+def codec_seconds(turn: Turn, timed: TimedMethod, bare: float) -> float:
     """Of a step, mean over the period of its kinds' medians: what is not taken by passes without a method."""
 
     def seconds(synchronises: bool) -> float:
@@ -122,7 +122,7 @@ def _codec_seconds(turn: Turn, timed: TimedMethod, bare_seconds: float) -> float
     over_period = seconds(True)
     if timed.period > 1:
         over_period = (seconds(False) * (timed.period - 1) + over_period) / timed.period
-    return max(0.0, over_period - bare_seconds)
+    return max(0.0, over_period - bare)
 
 
 def _timed(turn: Turn, synchronises: bool) -> float:
@@ -130,7 +130,7 @@ def _timed(turn: Turn, synchronises: bool) -> float:
     return seconds_to_idle(turn.method.step, turn.device)
 
 
-def _bare_seconds(setting: TurnContext) -> float:
+def bare_seconds(setting: TurnContext) -> float:
     """Of the passes alone; gradients are added to what is there, as they are where a method has flat buffers."""
     trainee = setting.trainee()
     trainee.waits = False

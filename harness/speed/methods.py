@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.bench.methods import MOMENTUM
 from harness.train.build import table_at_ratio
 
 BUCKET_MEGABYTES = 25
@@ -32,12 +33,16 @@ class TimedMethod:
     baseline: bool = False
     overlap: bool = False
     card: str = ""
+    momentum: float = MOMENTUM
+    num_steps: int = 0
+    """Of the run that it is of, where a setting is said as the run's end."""
 
     @property
     def period(self) -> int:
         """Steps after which its pattern of messages repeats."""
-        period: int = self.settings.get("reset_interval", self.settings.get("sync_interval", 1))
-        return period
+        intervals = (self.settings.get(key) for key in ("reset_interval", "sync_interval", "accumulation_steps"))
+        period = next((each for each in intervals if each is not None), 1)
+        return self.num_steps if period == "end" else int(period)
 
     @property
     def topology(self) -> str | None:

@@ -16,7 +16,7 @@ NEXT = "next request?"
 LIFT, LIMIT = "lift the limits?", "limit again?"
 """Nothing; the links are then as fast as can be, or as the request has them."""
 
-Ask = Callable[[str], Any]
+Ask = Callable[[Any], Any]
 
 
 def asking(worker: Worker) -> Ask:
@@ -24,7 +24,7 @@ def asking(worker: Worker) -> Ask:
     return partial(_ask, worker)
 
 
-def _ask(worker: Worker, question: str) -> Any:
+def _ask(worker: Worker, question: Any) -> Any:
     dist.barrier()
     answer = None
     if worker.rank == 0:

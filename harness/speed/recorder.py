@@ -18,7 +18,7 @@ from harness.speed.clock import Mark, Now
 
 @dataclass
 class Recorded:
-    """One all-reduce of this worker, or one exchange with its neighbours.
+    """One all-reduce or all-gather of this worker, or one exchange with its neighbours.
 
     Attributes:
         key: group and number in it, by which workers know it from others.
@@ -36,11 +36,12 @@ class Recorded:
 
 @contextmanager
 def recorded(share_done: Callable[[], float], now: Now) -> Iterator[list[Recorded]]:
-    """Inside, all-reduces of torch.distributed and exchanges with neighbours add to the list.
+    """Inside, all-reduces of torch.distributed, all-gathers and exchanges with neighbours add to the list.
 
     Those that DDP does by itself, in C++, do not.
     """
     original, original_exchange = dist.all_reduce, Collectives.exchange_with_neighbours
+    original_gather = Collectives.all_gather
     seen: list[Recorded] = []
 
     def all_reduce(tensor: Tensor, op: Any = dist.ReduceOp.SUM, group: Any = None, async_op: bool = False) -> Any:
@@ -67,9 +68,21 @@ def recorded(share_done: Callable[[], float], now: Now) -> Iterator[list[Recorde
             here.ended = now()
         return received
 
+    def all_gather(self: Collectives, tensor: Tensor, purpose: Purpose) -> Tensor:
+        number = sum(other.collective == "all_gather" for other in seen)
+        size = tensor.numel() * tensor.element_size()
+        here = Recorded(("gathered", number), size, share_done(), now(), collective="all_gather")
+        seen.append(here)
+        gathered = original_gather(self, tensor, purpose)
+        if not tensor.is_cuda:
+            here.ended = now()
+        return gathered
+
     dist.all_reduce, Collectives.exchange_with_neighbours = all_reduce, exchange  # type: ignore[method-assign]
+    Collectives.all_gather = all_gather  # type: ignore[method-assign]
     try:
         yield seen
     finally:
         dist.all_reduce = original
         Collectives.exchange_with_neighbours = original_exchange  # type: ignore[method-assign]
+        Collectives.all_gather = original_gather  # type: ignore[method-assign]

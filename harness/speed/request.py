@@ -55,6 +55,19 @@ class TimingRequest(Record):
     """Of the workload's model; None: every worker finds out by itself, which takes a while."""
 
 
+class ScoredRequest(Record):
+    """What turns of a session of scored methods share; see `harness.speed.scored`."""
+
+    fabric: Fabric
+    """Its rate is what links have while methods warm up."""
+    workload: Workload
+    trainee: Literal["waiting"]
+    num_warmup_steps: Annotated[int, Field(ge=MIN_WARMUP_STEPS)] = MIN_WARMUP_STEPS
+    times_codec: bool = True
+    timeout_seconds: float = 300.0
+    layers: Layers | None = None
+
+
 class SweepRequest(Record):
     """Time collectives, each at payloads of so many bytes a worker, and write a `Sweep` record."""
 

@@ -31,8 +31,8 @@ def time_methods(request: TimingRequest, device: torch.device, launch: str, ask:
     setting = TurnContext(request, device, together)
     steps: list[Step] = []
     for visit, name in there_and_back(request.methods, request.num_visits):
-        steps += _visit(setting, visit, name, ask)
-    methods = described(TurnContext(request, device, alone)) if dist.get_rank() == 0 else []
+        steps += _visit(setting, request, visit, name, ask)
+    methods = described(TurnContext(request, device, alone), request.methods) if dist.get_rank() == 0 else []
     dist.barrier()
     if dist.get_rank() == 0:
         record = Timing(
@@ -48,13 +48,13 @@ def time_methods(request: TimingRequest, device: torch.device, launch: str, ask:
         write_record(request.output, record)
 
 
-def _visit(setting: TurnContext, visit: int, name: str, ask: Ask | None) -> list[Step]:
+def _visit(setting: TurnContext, request: TimingRequest, visit: int, name: str, ask: Ask | None) -> list[Step]:
     """One turn of a method; the steps on rank 0, nothing on the others."""
-    turn = setting.turn(name)
-    _warm_up(turn, setting.request, ask)
+    turn = setting.turn(METHODS[name])
+    _warm_up(turn, request, ask)
     gc.collect()
     steps = []
-    kinds = kinds_of_steps(METHODS[name].period, setting.request.steps_per_visit)
+    kinds = kinds_of_steps(METHODS[name].period, request.steps_per_visit)
     for number, synchronises in enumerate(kinds, start=visit * len(kinds)):
         turn.method.go_to(number, synchronises)
         dist.barrier()

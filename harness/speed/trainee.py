@@ -33,6 +33,9 @@ class TimedTrainee(Protocol):
     watch: Watch
     waits: bool
 
+    def slow_down(self, dilation: float) -> None:
+        """Let passes that are waits take so many times the device's time from now on; others take what they take."""
+
     def passes(self, wrapped: nn.Module | None = None) -> None:
         """The forward pass through `wrapped`, which contains `module` (or through that), and the backward pass."""
 
@@ -78,6 +81,9 @@ class RealTrainee:
         generator = torch.Generator().manual_seed(rank)
         like = torch.empty(0, device=device)
         self._inputs, self._labels = random_batch(task, problem.batch_size, generator, like)
+
+    def slow_down(self, dilation: float) -> None:
+        pass
 
     def passes(self, wrapped: nn.Module | None = None) -> None:
         self.watch.begin()

@@ -12,10 +12,10 @@ from harness.speed.build import BuiltMethod, build_method
 from harness.speed.clock import Mark, clock_name, now_on, seconds_at
 from harness.speed.groups import Groups
 from harness.speed.layers import Layers, layers_of
-from harness.speed.methods import METHODS
+from harness.speed.methods import TimedMethod
 from harness.speed.parts import RankStep
 from harness.speed.recorder import Recorded, recorded
-from harness.speed.request import TimingRequest
+from harness.speed.request import ScoredRequest, TimingRequest
 from harness.speed.trainee import RealTrainee, TimedTrainee
 from harness.speed.waiting import WaitingTrainee
 
@@ -28,7 +28,7 @@ class TurnContext:
         visible: DDP's all-reduces are seen one by one, as they are in no timed step.
     """
 
-    request: TimingRequest
+    request: TimingRequest | ScoredRequest
     device: torch.device
     groups: Groups
     visible: bool = False
@@ -44,11 +44,11 @@ class TurnContext:
             return RealTrainee(workload.name, self.layers, self.device, dist.get_rank(), now)
         return WaitingTrainee(self.layers, workload, self.request.fabric.dilation, now)
 
-    def turn(self, name: str) -> Turn:
-        """A new model and a new optimiser of the method of that name."""
+    def turn(self, timed: TimedMethod) -> Turn:
+        """A new model and a new optimiser of the method."""
         trainee = self.trainee()
         workload, num_workers = self.request.workload.name, self.request.fabric.num_workers
-        method = build_method(METHODS[name], workload, trainee, self.groups, self.visible, num_workers)
+        method = build_method(timed, workload, trainee, self.groups, self.visible, num_workers)
         return Turn(trainee, method, self.layers, self.device)
 
 

@@ -36,17 +36,22 @@ class WaitingTrainee:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        forward, backward = dilation * workload.forward_seconds, dilation * workload.backward_seconds
+        self._workload = workload
+        self._shares = [layer.share for layer in layers.in_order]
         self.module: nn.Module = _WaitingModel(layers, self.wait_until)
-        self.scheduled_seconds = forward + backward
         self.watch = Watch(self.module, layers, now)
         self._clock, self._sleep = clock, sleep
         self._start = 0.0
-        shares = [layer.share for layer in layers.in_order]
-        self._forward_ends = [forward * done for done in accumulate(shares)]
-        self._backward_ends = [forward + backward * done for done in accumulate(reversed(shares))][::-1]
+        self.slow_down(dilation)
         self.waits = True
         """False lets steps pass without waiting, which is enough to warm up."""
+
+    def slow_down(self, dilation: float) -> None:
+        """Let passes take so many times the device's time from now on."""
+        forward, backward = dilation * self._workload.forward_seconds, dilation * self._workload.backward_seconds
+        self.scheduled_seconds = forward + backward
+        self._forward_ends = [forward * done for done in accumulate(self._shares)]
+        self._backward_ends = [forward + backward * done for done in accumulate(reversed(self._shares))][::-1]
 
     def wait_until(self, layer: int, backward: bool) -> None:
         """Until the layer's pass is over by the schedule; not at all if that is past."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from harness.bench.methods import SMALL_CNN, short_run
+from harness.bench.methods import MOMENTUM, SMALL_CNN, short_run
 from harness.plan.estimate import RESNET50_FORWARD_FLOPS, forward_flops, published_rate
 from harness.records.timings import Workload
 from harness.spec import ModelSpec, Precision, RunConfig, SpecError
@@ -70,10 +70,12 @@ def computes_in(name: str, device: torch.device) -> Precision:
     return problem_of(name).precision if device.type == "cuda" else "fp32"
 
 
-def run_config(name: str, algorithm: str = "sgd", settings: dict[str, Any] | None = None) -> RunConfig:
+def run_config(
+    name: str, algorithm: str = "sgd", settings: dict[str, Any] | None = None, momentum: float = MOMENTUM
+) -> RunConfig:
     """The workload as a run of one method."""
     problem = problem_of(name)
-    return short_run(problem.task, problem.model, problem.batch_size, algorithm, settings or {})
+    return short_run(problem.task, problem.model, problem.batch_size, algorithm, settings or {}, momentum=momentum)
 
 
 def workload(name: str, device: str) -> Workload:

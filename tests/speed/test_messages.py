@@ -30,7 +30,7 @@ NOT_OF_256 = {"all_reduce": 1, "mcser_32": 32, "mcser_1024": 1024, "dpsgd": 1, "
 def methods(alone: Groups) -> dict[str, Method]:
     """All of the table on the small layers, by name, as a record has them."""
     request = request_of(list(METHODS), Path("unused"), fabric=EIGHT)
-    return {method.name: method for method in described(setting_of(request, alone))}
+    return {method.name: method for method in described(setting_of(request, alone), request.methods)}
 
 
 def test_all_baselines_and_methods_are_there(methods: dict[str, Method]) -> None:
@@ -65,7 +65,7 @@ def test_all_baselines_and_methods_are_there(methods: dict[str, Method]) -> None
 def test_messages_of_a_period_are_what_the_ledgers_closed_form_says(
     name: str, methods: dict[str, Method], alone: Groups
 ) -> None:
-    turn = setting_of(request_of([name], Path("unused"), fabric=EIGHT), alone).turn(name)
+    turn = setting_of(request_of([name], Path("unused"), fabric=EIGHT), alone).turn(METHODS[name])
     assert isinstance(turn.method.optimizer, DistributedOptimizer)
     period = METHODS[name].period
     # Of the second period: in its first step a method may send more.
@@ -116,7 +116,7 @@ def small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def messages_of(name: str, groups: Groups, **changed: object) -> list[Message]:
-    return described(setting_of(request_of([name], Path("unused"), **changed), groups))[0].messages
+    return described(setting_of(request_of([name], Path("unused"), **changed), groups), [name])[0].messages
 
 
 def test_a_bucket_is_ready_when_its_last_gradient_is(small_buckets: None, alone: Groups) -> None:
@@ -164,7 +164,7 @@ def test_overlapped_messages_may_begin_when_their_blocks_layers_are_done(methods
 def test_one_of_the_two_kinds_of_steps_synchronises_and_each_period_has_blocks_of_its_own(
     name: str, alone: Groups
 ) -> None:
-    turn = setting_of(request_of([name], Path("unused")), alone).turn(name)
+    turn = setting_of(request_of([name], Path("unused")), alone).turn(METHODS[name])
     optimizer, period = turn.method.optimizer, METHODS[name].period
     assert isinstance(optimizer, DistributedOptimizer)
     steps = []
