@@ -1,0 +1,249 @@
+"""Frames: the folder of an experiment as tidy pandas tables, from which everything else in a report starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from harness.records.experiment import Contrast, Experiment, Row, read_experiment
+from harness.records.metrics import Metric, metric_of, score_in
+from harness.records.packs import open_runs
+from harness.records.store import RecordError, Result, RunRecord
+
+Status = Literal["done", "diverged", "failed", "missing"]
+
+DIVERGED_FACTOR = 1000.0
+"""A loss beyond so many times that of a constant guess counts as diverged, whatever the run's own record says."""
+
+MOST_CLASSES = 50_000
+"""Stands for the number of classes where a record does not count them, as of text."""
+
+TRAINING = ("gradient", "error", "model")
+"""Purposes of traffic that are a method's cost; evaluation and control are not."""
+
+_RUN = ["row", "seed", "run_id", "status", "score", "train_loss", "test_loss", "bits", "wall_seconds"]
+_SCORE = ["row", "seed", "run_id", "step", "epoch", "learning_rate", "score", "train_loss", "test_loss", "bits_sent"]
+_SCORE += ["error_norm", "worker_distance", "wall_seconds"]
+_TUNING = ["row", "trial", "candidate", "learning_rate", "seed", "run_id", "score", "train_loss", "status"]
+_ATTEMPT = ["run_id", "row", "attempt", "started_at", "resumed_from_step", "host", "command", "launch", "backend"]
+_ATTEMPT += ["device", "git_commit", "git_diff_sha256", "python", "cpu", "num_cpus", "accelerator", "nccl"]
+
+
+class UsageError(ValueError):
+    """The command was given something that cannot be used; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """An experiment and its runs. Scores are shares (0.8738 is 87.38 %); more is better, also of an error rate.
+
+    rows: one line a planned row. Its settings are columns named by their path (`compressor.kind`, `reset_interval`).
+    runs: one line a planned run; `score` is NaN unless it is done. `bits` are one worker's training payload.
+    scores: one line an evaluation of a run.
+    tuning: one line a trial's run of the search that chose the rows' settings and rates; empty where none is at hand.
+    attempts: one line an attempt at a run: who, where, with what code.
+    unplanned: runs in the folder that no row names.
+    """
+
+    folder: Path
+    experiment: Experiment
+    rows: pd.DataFrame
+    runs: pd.DataFrame
+    scores: pd.DataFrame
+    tuning: pd.DataFrame
+    attempts: pd.DataFrame
+    unplanned: int = 0
+
+    @property
+    def metric(self) -> Metric:
+        """What rows are compared by."""
+        return metric_of(self.experiment.metric)
+
+    @property
+    def contrasts(self) -> list[Contrast]:
+        """The declared comparisons; none in an experiment that declares none."""
+        return list(self.experiment.contrasts or [])
+
+    @cached_property
+    def by_row(self) -> pd.DataFrame:
+        """`rows`, to be looked up by the row's name."""
+        return self.rows.set_index("row", drop=False)
+
+    @cached_property
+    def _done(self) -> dict[str, pd.Series[float]]:
+        done = self.runs[self.runs["status"] == "done"].sort_values("seed")
+        return {str(name): group.set_index("seed")["score"] for name, group in done.groupby("row", sort=False)}
+
+    def done(self, row: str) -> pd.Series[float]:
+        """Scores of a row's finished runs, by seed."""
+        return self._done.get(row, pd.Series(dtype=float))
+
+    def count(self, row: str, status: Status) -> int:
+        """How many of a row's planned runs are so."""
+        return int(((self.runs["row"] == row) & (self.runs["status"] == status)).sum())
+
+
+def read_frames(folder: Path, tuning: Path | None = None) -> Frames:
+    """Read an experiment's folder.
+
+    Args:
+        folder: of the experiment, with experiment.json in it.
+        tuning: folder of its tuning; None looks beside the experiment's folder and one above.
+
+    Raises:
+        UsageError: there is no such folder, or no experiment in it.
+        RecordError: a record is damaged or of another version; the message names the file.
+    """
+    experiment, found, planned = _read(folder)
+    metric = metric_of(experiment.metric)
+    rows = pd.DataFrame([_row_line(row) for row in experiment.rows])
+    runs = pd.DataFrame([_run_line(folder, row.row, seed, run, metric) for row, seed, run in planned])
+    known = [(row.row, run) for row, _, run in planned if run[1] is not None]
+    scores = [line for row, (_, run) in known if run for line in _score_lines(row, run, metric)]
+    attempts = [line for row, (_, run) in known if run for line in _attempt_lines(row, run)]
+    return Frames(
+        folder,
+        experiment,
+        rows,
+        runs if len(runs) else pd.DataFrame(columns=_RUN),
+        pd.DataFrame(scores, columns=None if scores else _SCORE),
+        _tuning_frame(experiment, planned, folder, tuning),
+        # Two rows may share a run, whose attempts count once.
+        pd.DataFrame(attempts, columns=None if attempts else _ATTEMPT).drop_duplicates(["run_id", "attempt"]),
+        len(set(found) - {run_id for row in experiment.rows for run_id in row.runs.values()}),
+    )
+
+
+_Run = tuple[str, RunRecord | None]
+_Planned = list[tuple[Row, int, _Run]]
+
+
+def _read(folder: Path) -> tuple[Experiment, Mapping[str, RunRecord], _Planned]:
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}; give the folder of an experiment, as results/fashion_mnist")
+    if not (folder / "experiment.json").exists():
+        raise UsageError(f"{folder} holds no experiment.json; give the folder that an experiment was run into")
+    experiment = read_experiment(folder)
+    if not experiment.rows:
+        raise UsageError(f"{folder / 'experiment.json'} plans no rows; plan the experiment again")
+    found = dict(open_runs(folder))
+    planned = []
+    for row in experiment.rows:
+        for seed, run_id in sorted(row.runs.items(), key=lambda item: _seed(folder, row, item[0])):
+            run = found.get(run_id)
+            if run is not None and run.run.run_id != run_id:
+                where = folder / run_id / "run.json"
+                raise RecordError(f"{where} belongs to run {run.run.run_id}; delete the folder and run again")
+            planned.append((row, int(seed), (run_id, run)))
+    return experiment, found, planned
+
+
+def _seed(folder: Path, row: Row, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        path = folder / "experiment.json"
+        message = f"{path} names a seed {text!r} in row {row.row!r} that is no whole number; plan again"
+        raise RecordError(message) from None
+
+
+def _row_line(row: Row) -> dict[str, Any]:
+    line: dict[str, Any] = row.model_dump(exclude={"settings", "restart", "betas", "runs", "words"})
+    lost = {} if row.restart is None else {"restart": row.restart}
+    return line | dict(_paths(row.settings)) | dict(_paths(lost))
+
+
+def _paths(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings by path; a list, as the matrix of a topology, as the text of it."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _paths(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", str(value) if isinstance(value, list) else value
+
+
+def _run_line(folder: Path, row: str, seed: int, planned: _Run, metric: Metric) -> dict[str, Any]:
+    run_id, run = planned
+    line: dict[str, Any] = dict.fromkeys(_RUN) | {"row": row, "seed": seed, "run_id": run_id, "score": math.nan}
+    if run is None or run.result is None:
+        return line | {"status": "failed" if run is not None and run.failure else "missing"}
+    result = run.result
+    status = status_of(result)
+    line |= {"status": status, "train_loss": result.train_loss, "test_loss": result.test_loss}
+    line |= {"bits": sum(result.traffic[purpose].bits for purpose in TRAINING if purpose in result.traffic)}
+    line |= {"wall_seconds": result.wall_seconds, "diverged_at_step": result.diverged_at_step}
+    line |= {f"metrics.{name}": value for name, value in (result.metrics or {}).items()}
+    if result.worker_accuracy:
+        line["worker_accuracy"] = math.fsum(result.worker_accuracy) / len(result.worker_accuracy)
+    for purpose, entry in result.traffic.items():
+        line |= {f"{purpose}.{key}": value for key, value in entry.model_dump().items()}
+    if status == "done":
+        line["score"] = _score(folder / run_id / "result.json", result, metric)
+    return line
+
+
+def _score(path: Path, result: Result, metric: Metric) -> float:
+    score = score_in(result, metric)
+    if score is None or not math.isfinite(score):
+        raise RecordError(f"{path} says the run is done and has no {metric.label}; delete the file and run again")
+    return score
+
+
+def status_of(result: Result) -> Literal["done", "diverged"]:
+    """Diverged also where a loss at the end is not finite, or beyond 1,000 times that of a constant guess."""
+    num_classes = len(result.class_counts[0]) if result.class_counts else MOST_CLASSES
+    limit = DIVERGED_FACTOR * math.log(max(num_classes, 2))
+    losses = [loss for loss in (result.train_loss, result.test_loss) if loss is not None]
+    is_beyond = any(not math.isfinite(loss) or loss > limit for loss in losses)
+    return "diverged" if result.status == "diverged" or is_beyond else "done"
+
+
+def _score_lines(row: str, run: RunRecord, metric: Metric) -> Iterator[dict[str, Any]]:
+    first = {"row": row, "seed": run.run.seed, "run_id": run.run.run_id}
+    for event in run.events:
+        line = {key: getattr(event, key) for key in _SCORE if key not in first and key != "score"}
+        yield {**first, "score": score_in(event, metric), **line}
+
+
+def _attempt_lines(row: str, run: RunRecord) -> Iterator[dict[str, Any]]:
+    for attempt in run.run.attempts:
+        packages = " ".join(f"{name} {version}" for name, version in attempt.packages.items())
+        plain = {key: value for key, value in attempt.model_dump(exclude={"slurm", "packages"}).items()}
+        yield {"run_id": run.run.run_id, "row": row, **plain, "packages": packages}
+
+
+def _tuning_frame(experiment: Experiment, planned: _Planned, folder: Path, tuning: Path | None) -> pd.DataFrame:
+    """Of the tuning's folder, or where the experiment is a tuning itself, of its own runs."""
+    metric = metric_of(experiment.metric)
+    if any(row.tunes for row in experiment.rows):
+        return _trials(planned, metric)
+    if tuning is None and experiment.tuning is not None:
+        places = [place / experiment.tuning.experiment for place in (folder.parent, folder.parent.parent)]
+        tuning = next((place for place in places if (place / "experiment.json").exists()), None)
+    return pd.DataFrame(columns=_TUNING) if tuning is None else _trials(_read(tuning)[2], metric)
+
+
+def _trials(planned: _Planned, metric: Metric) -> pd.DataFrame:
+    lines = []
+    for row, seed, (run_id, run) in planned:
+        result = run.result if run is not None else None
+        status: Status = status_of(result) if result else "failed" if run is not None and run.failure else "missing"
+        line = {"row": row.tunes, "trial": row.row, "candidate": row.candidate, "learning_rate": row.learning_rate}
+        line |= {"seed": seed, "run_id": run_id, "status": status, "train_loss": best_training_loss(run)}
+        done = result is not None and status == "done"
+        lines.append(line | {"score": score_in(result, metric) if result and done else math.nan})
+    return pd.DataFrame(lines, columns=_TUNING)
+
+
+def best_training_loss(run: RunRecord | None) -> float | None:
+    """Lowest finite training loss of a run's evaluations and its result; None where there is none."""
+    losses = [event.train_loss for event in run.events] if run is not None else []
+    if run is not None and run.result is not None and run.result.train_loss is not None:
+        losses.append(run.result.train_loss)
+    return min((loss for loss in losses if math.isfinite(loss)), default=None)

@@ -1,0 +1,111 @@
+"""From numbers to pages: jinja2 templates make Markdown, and the same Markdown makes the PDF."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from harness.records.store import write_text_atomically
+from report import wording
+from report.plotting import save
+from report.typesetting import pdf_of
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+_SPECIAL = re.compile(r"([\\`*<\[\]~|$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
+
+
+def escape(value: Any) -> str:
+    """Text that Markdown shows as it is."""
+    return _SPECIAL.sub(r"\\\1", " ".join(str(value).split()))
+
+
+def table(frame: pd.DataFrame, columns: Mapping[str, tuple[str, str]], strong: str | None = None) -> str:
+    """A Markdown table of some of a frame's columns; for templates, a filter.
+
+    Args:
+        columns: by the frame's column: its head, and the name of a format of `report.wording.FORMATS`.
+        strong: a column of booleans; its true rows are set in bold.
+    """
+    heads = [escape(head) for head, _ in columns.values()]
+    is_text = [name in ("text", "code") for _, name in columns.values()]
+    lines = [heads, ["---" if left else "---:" for left in is_text]]
+    for number in range(len(frame)):
+        cells = [_cell(frame[column].iloc[number], name) for column, (_, name) in columns.items()]
+        is_strong = strong is not None and bool(frame[strong].iloc[number])
+        lines.append([f"**{cell}**" if is_strong else cell for cell in cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: Any, name: str) -> str:
+    said = wording.FORMATS[name](value)
+    return said if name == "code" else escape(said)
+
+
+@lru_cache(maxsize=1)
+def environment() -> Environment:
+    """Templates with the formats of `report.wording`, `listed`, `counted`, `escape` and `table` as filters."""
+    loader = FileSystemLoader(TEMPLATES)
+    made = Environment(  # Markdown, not HTML: `escape` is its escaping
+        loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    made.filters |= wording.FORMATS
+    made.filters |= {"listed": wording.listed, "counted": wording.counted, "escape": escape, "table": table}
+    return made
+
+
+def markdown_of(template: str, context: Mapping[str, Any]) -> str:
+    """A template of report/templates with what it names put in; never more than one empty line in a row.
+
+    Raises:
+        jinja2.UndefinedError: the template names what the context lacks.
+    """
+    text = environment().get_template(template).render(context)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def write_report(
+    output: Path,
+    name: str,
+    template: str,
+    context: Mapping[str, Any],
+    frames: Mapping[str, pd.DataFrame],
+    figures: Mapping[str, Figure],
+    with_pdf: bool = True,
+) -> Path:
+    """Write NAME.md, NAME.pdf, csv/ and figures/; the same numbers give the same bytes of Markdown and CSV.
+
+    Args:
+        output: a folder; made if it is not there.
+        template: file in report/templates, which shows a figure as `![What it shows.](figures/KEY.png)`.
+        context: what the template names.
+        frames: by name of the CSV file; whole and unrounded.
+        figures: by key, each made inside `report.plotting.style()`.
+        with_pdf: whether to set the PDF too.
+
+    Returns:
+        The path of the Markdown.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "csv").mkdir(exist_ok=True)
+    for key, frame in frames.items():
+        frame.to_csv(output / "csv" / f"{key}.csv", index=False, lineterminator="\n")
+    for key, figure in figures.items():
+        save(figure, output / "figures" / f"{key}.png")
+    text = markdown_of(template, context)
+    if with_pdf:
+        temporary = output / f".{name}.pdf.part"
+        temporary.write_bytes(pdf_of(text, output))
+        temporary.replace(output / f"{name}.pdf")
+    write_text_atomically(output / f"{name}.md", text, durable=False)
+    return output / f"{name}.md"

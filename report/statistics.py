@@ -1,0 +1,215 @@
+"""Statistics: means, differences of rows, and the declared contrasts; scipy and statsmodels do the arithmetic.
+
+Runs of two rows are not paired by seed: at the same seed their scores hardly correlate, so pairing would buy nothing.
+The rows that contrasts name, all but the baseline, share one residual variance where a Brown-Forsythe test does not
+object; the baseline has its own. Degrees of freedom are Satterthwaite's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from harness.records.experiment import Contrast
+from report.frame import Frames
+
+HOMOGENEITY_LEVEL = 0.05
+"""Of the Brown-Forsythe test: below it every row keeps its own variance."""
+
+COVERAGE = 0.95
+"""Of all two-sided intervals."""
+
+LESS, MORE = "loses less than the margin", "loses more than the margin"
+BETTER, WORSE, EQUAL = "better", "worse", "equal within the margin"
+NOT_TOLD, DIVERGED, NO_RUNS = "not told apart", "diverged", "not enough runs"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The rows that share one residual variance; `variance` is None where none do.
+
+    `p_value` is the Brown-Forsythe test's, NaN where fewer than two rows can be tested.
+    """
+
+    rows: frozenset[str]
+    variance: float | None
+    degrees: int
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of a row minus mean of another, in shares. NaN: too few runs for an error."""
+
+    estimate: float
+    standard_error: float
+    degrees: float
+
+    def p_above(self, bound: float) -> float:
+        """One-sided p of "the difference is at most `bound`"."""
+        return self._tail(self.estimate - bound)
+
+    def p_below(self, bound: float) -> float:
+        """One-sided p of "the difference is at least `bound`"."""
+        return self._tail(bound - self.estimate)
+
+    def interval(self, coverage: float = COVERAGE) -> tuple[float, float]:
+        """Two-sided."""
+        half = float(stats.t.ppf((1 + coverage) / 2, self.degrees)) * self.standard_error
+        return self.estimate - half, self.estimate + half
+
+    def _tail(self, distance: float) -> float:
+        if self.standard_error == 0:
+            return 0.0 if distance > 0 else 1.0
+        return float(stats.t.sf(distance / self.standard_error, self.degrees))
+
+
+def summary_frame(frames: Frames) -> pd.DataFrame:
+    """One line a row with a finished run: row, num_runs, mean, deviation, low, high (two-sided 95 % t interval)."""
+    lines = []
+    for row in frames.rows["row"]:
+        scores = frames.done(row).to_numpy(dtype=float)
+        if not len(scores):
+            continue
+        # One rounding at the end, so that the order of the seeds does not matter.
+        mean = math.fsum(scores) / len(scores)
+        deviation = float(scores.std(ddof=1)) if len(scores) > 1 else math.nan
+        half = float(stats.t.ppf((1 + COVERAGE) / 2, max(len(scores) - 1, 1))) * deviation / math.sqrt(len(scores))
+        lines.append((row, len(scores), mean, deviation, mean - half, mean + half))
+    return pd.DataFrame(lines, columns=["row", "num_runs", "mean", "deviation", "low", "high"])
+
+
+def pool_of(frames: Frames) -> Pool:
+    """The methods' common variance, over the rows that contrasts name without the baseline."""
+    named = {name for contrast in frames.contrasts for name in (contrast.row, contrast.reference)}
+    rows = sorted(named - {frames.experiment.baseline})
+    groups = {row: frames.done(row).to_numpy(dtype=float) for row in rows if len(frames.done(row)) > 1}
+    if len(groups) < 2:
+        return Pool(frozenset(), None, 0, math.nan)
+    p_value = float(stats.levene(*groups.values(), center="median").pvalue)
+    if p_value < HOMOGENEITY_LEVEL:
+        return Pool(frozenset(), None, 0, p_value)
+    degrees = sum(len(scores) - 1 for scores in groups.values())
+    squares = sum(float(((scores - scores.mean()) ** 2).sum()) for scores in groups.values())
+    return Pool(frozenset(groups), squares / degrees, degrees, p_value)
+
+
+def difference(frames: Frames, row: str, reference: str, pool: Pool) -> Difference | None:
+    """Row minus reference, unpaired, with Satterthwaite's degrees of freedom; None where one has no finished run."""
+    mine, theirs = frames.done(row).to_numpy(dtype=float), frames.done(reference).to_numpy(dtype=float)
+    if not len(mine) or not len(theirs):
+        return None
+    estimate = math.fsum(mine) / len(mine) - math.fsum(theirs) / len(theirs)
+    parts = [_part(row, mine, pool), _part(reference, theirs, pool)]
+    if pool.variance is not None and {row, reference} <= pool.rows:
+        # Both parts rest on one estimate of the variance, so its degrees are theirs together.
+        return Difference(estimate, math.sqrt(sum(error for error, _ in parts)), pool.degrees)
+    total = sum(error for error, _ in parts)
+    below = sum(error**2 / degrees for error, degrees in parts)
+    return Difference(estimate, math.sqrt(total), total**2 / below if below else math.inf)
+
+
+def _part(row: str, scores: np.ndarray, pool: Pool) -> tuple[float, int]:
+    """Squared error of a row's mean, and the degrees of freedom of the variance in it; NaN for a single run."""
+    if pool.variance is not None and row in pool.rows:
+        return pool.variance / len(scores), pool.degrees
+    if len(scores) < 2:
+        return math.nan, 1
+    return float(scores.var(ddof=1)) / len(scores), len(scores) - 1
+
+
+def against_baseline(frames: Frames) -> pd.DataFrame:
+    """Every row's difference to the baseline of its own length, with its interval and no word of verdict.
+
+    Columns: row, reference, estimate, standard_error, degrees, low, high (two-sided 95 %), low_one_sided and
+    high_one_sided (each a bound of 95 % alone).
+    """
+    pool = pool_of(frames)
+    references = _baselines(frames)
+    lines = []
+    for row, steps in zip(frames.rows["row"], frames.rows["num_steps"], strict=True):
+        reference = references.get(steps)
+        found = difference(frames, row, reference, pool) if reference not in (None, row) else None
+        if reference is not None and found is not None:
+            ends = (*found.interval(), *found.interval(2 * COVERAGE - 1))
+            lines.append((row, reference, found.estimate, found.standard_error, found.degrees, *ends))
+    columns = ["row", "reference", "estimate", "standard_error", "degrees", "low", "high"]
+    return pd.DataFrame(lines, columns=[*columns, "low_one_sided", "high_one_sided"])
+
+
+def _baselines(frames: Frames) -> dict[int, str]:
+    """The baseline's row by number of steps."""
+    name, rows = frames.experiment.baseline, frames.rows
+    mine = rows[((rows["row"] == name) | (rows["base"] == name)) & (rows["rule"] == "held_out")]
+    return {int(steps): str(row) for row, steps in zip(mine["row"], mine["num_steps"], strict=True)}
+
+
+def contrasts_frame(frames: Frames) -> pd.DataFrame:
+    """The declared contrasts and their verdicts, one line each, in the order of their declaration.
+
+    Columns: row, reference, kind, question, margin, estimate, standard_error, degrees, low, high (two-sided 95 %), p,
+    p_holm, p_more, p_more_holm, verdict. `p` is one-sided for non-inferiority, two-sided for superiority, and for
+    equivalence the larger of the two one-sided ones. `p_more` asks of a non-inferiority contrast the reverse, whether
+    more than the margin is lost; these have a Holm family of their own. A contrast whose runs are not there, or of
+    which a row has a run that diverged, counts in its family with a p of 1.
+    """
+    pool = pool_of(frames)
+    found = [difference(frames, contrast.row, contrast.reference, pool) for contrast in frames.contrasts]
+    lines = []
+    for contrast, each in zip(frames.contrasts, found, strict=True):
+        known = each if each is not None else Difference(math.nan, math.nan, math.nan)
+        low, high = known.interval()
+        numbers = (known.estimate, known.standard_error, known.degrees, low, high)
+        lines.append((*contrast.model_dump().values(), *numbers, *_p_values(frames, contrast, known)))
+    columns = [*Contrast.model_fields, "estimate", "standard_error", "degrees", "low", "high", "p", "p_more"]
+    frame = pd.DataFrame(lines, columns=columns)
+    frame["p_holm"] = holm(frame["p"].to_numpy(dtype=float))
+    reverse = frame["kind"] == "non-inferiority"
+    frame["p_more_holm"] = math.nan
+    frame.loc[reverse, "p_more_holm"] = holm(frame.loc[reverse, "p_more"].to_numpy(dtype=float))
+    level = 1 - frames.experiment.confidence
+    frame["verdict"] = [_verdict(frames, line, level) for _, line in frame.iterrows()]
+    return frame[[*columns[:-1], "p_holm", "p_more", "p_more_holm", "verdict"]]
+
+
+def _p_values(frames: Frames, contrast: Contrast, found: Difference) -> tuple[float, float]:
+    """The contrast's p and, of non-inferiority, that of the reverse; 1 where nothing can be said."""
+    if math.isnan(found.standard_error) or _num_diverged(frames, contrast.row, contrast.reference):
+        return 1.0, 1.0 if contrast.kind == "non-inferiority" else math.nan
+    margin = contrast.margin
+    if contrast.kind == "non-inferiority":
+        return found.p_above(-margin), found.p_below(-margin)
+    if contrast.kind == "equivalence":
+        return max(found.p_above(-margin), found.p_below(margin)), math.nan
+    return min(1.0, 2 * min(found.p_above(0.0), found.p_below(0.0))), math.nan
+
+
+def _num_diverged(frames: Frames, row: str, reference: str) -> int:
+    return frames.count(row, "diverged") + frames.count(reference, "diverged")
+
+
+def _verdict(frames: Frames, line: pd.Series, level: float) -> str:
+    if _num_diverged(frames, line["row"], line["reference"]):
+        return DIVERGED
+    if math.isnan(line["standard_error"]):
+        return NO_RUNS
+    is_shown = line["p_holm"] <= level
+    if line["kind"] == "non-inferiority":
+        return LESS if is_shown else MORE if line["p_more_holm"] <= level else NOT_TOLD
+    if not is_shown:
+        return NOT_TOLD
+    return EQUAL if line["kind"] == "equivalence" else BETTER if line["estimate"] > 0 else WORSE
+
+
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """p values adjusted by Holm's step-down procedure, in the order given."""
+    if not len(p_values):
+        return np.array([], dtype=float)
+    from statsmodels.stats.multitest import multipletests  # half a second to import, so only where it is needed
+
+    return np.asarray(multipletests(p_values, method="holm")[1], dtype=float)

@@ -1,0 +1,123 @@
+"""The declared contrasts: estimates, intervals, p, Holm's correction and words, against scipy and statsmodels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
+
+from harness.records.experiment import Contrast
+from report.frame import Frames, read_frames
+from report.statistics import contrasts_frame, difference, pool_of, summary_frame
+
+SHIPPED = Path(__file__).parents[2] / "results" / "reference"
+SGD = [0.874, 0.877, 0.875, 0.876, 0.8745, 0.8765, 0.8752, 0.8758]
+A, B, C = [0.873, 0.874, 0.875], [0.871, 0.8722, 0.8735], [0.840, 0.8412, 0.8425]
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Frames:
+    return read_frames(SHIPPED / "fashion_mnist_regime")
+
+
+def made_up(shipped: Frames, scores: dict[str, list[float]], *contrasts: tuple[str, str, str]) -> Frames:
+    """Frames of these scores; NaN is a run that diverged."""
+    declared = [Contrast(row=a, reference=b, kind=kind, question="?", margin=0.005) for a, b, kind in contrasts]  # type: ignore[arg-type]
+    experiment = shipped.experiment.model_copy(update={"baseline": "sgd", "contrasts": declared, "confidence": 0.95})
+    lines = [
+        {"row": row, "seed": seed, "run_id": f"{row}{seed}", "score": score}
+        | {"status": "diverged" if math.isnan(score) else "done"}
+        for row, values in scores.items()
+        for seed, score in enumerate(values)
+    ]
+    return replace(shipped, experiment=experiment, runs=pd.DataFrame(lines))
+
+
+def test_one_variance_of_the_methods_and_the_baselines_own(shipped: Frames) -> None:
+    """By hand: methods' residuals over their degrees, the baseline's own, Satterthwaite's formula."""
+    frames = made_up(shipped, {"sgd": SGD, "a": A, "b": B}, ("a", "sgd", "non-inferiority"), ("a", "b", "superiority"))
+    pool = pool_of(frames)
+    assert pool.rows == {"a", "b"} and pool.degrees == 4
+    assert pool.p_value == pytest.approx(stats.levene(A, B, center="median").pvalue)
+    line, other = (line for _, line in contrasts_frame(frames).iterrows())
+    pooled = (np.var(A, ddof=1) * 2 + np.var(B, ddof=1) * 2) / 4
+    mine, theirs = pooled / 3, np.var(SGD, ddof=1) / 8
+    assert line["standard_error"] == pytest.approx(math.sqrt(mine + theirs), rel=1e-12)
+    assert line["degrees"] == pytest.approx((mine + theirs) ** 2 / (mine**2 / 4 + theirs**2 / 7), rel=1e-12)
+    # Two methods of one pool: Student's test with equal variances, which statsmodels has.
+    student = CompareMeans(DescrStatsW(A), DescrStatsW(B))
+    assert other["p"] == pytest.approx(student.ttest_ind(usevar="pooled")[1], rel=1e-9)
+    assert (other["low"], other["high"]) == pytest.approx(student.tconfint_diff(usevar="pooled"), rel=1e-9)
+
+
+def test_unlike_variances_are_not_pooled(shipped: Frames) -> None:
+    wild, calm = [0.80, 0.95, 0.70, 0.99, 0.60, 0.9], [0.8701, 0.8702, 0.8703, 0.8701, 0.8702, 0.87]
+    frames = made_up(
+        shipped, {"sgd": SGD, "a": wild, "b": calm}, ("a", "sgd", "superiority"), ("b", "a", "equivalence")
+    )
+    assert pool_of(frames).variance is None and pool_of(frames).p_value < 0.05
+    first, second = (line for _, line in contrasts_frame(frames).iterrows())
+    welch = stats.ttest_ind(wild, SGD, equal_var=False)
+    assert (first["p"], first["degrees"]) == pytest.approx((welch.pvalue, welch.df), rel=1e-9)
+    assert (first["low"], first["high"]) == pytest.approx(tuple(welch.confidence_interval(0.95)), rel=1e-9)
+    both = CompareMeans(DescrStatsW(calm), DescrStatsW(wild)).ttost_ind(-0.005, 0.005, usevar="unequal")
+    assert second["p"] == pytest.approx(both[0], rel=1e-9)
+
+
+def test_holm_and_the_family_of_the_reverse(shipped: Frames) -> None:
+    scores = {"sgd": SGD, "a": A, "b": B, "c": C}
+    kinds = [("a", "sgd"), ("b", "sgd"), ("c", "sgd")]
+    frames = made_up(shipped, scores, *((*pair, "non-inferiority") for pair in kinds), ("a", "b", "equivalence"))
+    found = contrasts_frame(frames)
+    assert found["p_holm"].to_list() == pytest.approx(multipletests(found["p"], method="holm")[1].tolist())
+    reverse = found["p_more_holm"].dropna()
+    assert reverse.to_list() == pytest.approx(multipletests(1 - found["p"][:3], method="holm")[1].tolist())
+    assert found["verdict"].to_list()[2] == "loses more than the margin"
+    assert found["verdict"].to_list()[0] == "loses less than the margin"
+
+
+@pytest.mark.parametrize(
+    ("kind", "scores", "word"),
+    [
+        ("superiority", [0.9, 0.901, 0.902], "better"),
+        ("superiority", [0.8, 0.801, 0.802], "worse"),
+        ("superiority", [0.8752, 0.8758, 0.8755], "not told apart"),
+        ("equivalence", [0.8752, 0.8758, 0.8755], "equal within the margin"),
+        ("equivalence", [0.85, 0.89, 0.88], "not told apart"),
+        ("non-inferiority", [0.8752, math.nan, 0.8755], "diverged"),
+        ("non-inferiority", [0.8752], "not enough runs"),
+        ("non-inferiority", [], "not enough runs"),
+    ],
+)
+def test_words(shipped: Frames, kind: str, scores: list[float], word: str) -> None:
+    frames = made_up(shipped, {"sgd": SGD, "a": scores}, ("a", "sgd", kind))
+    assert contrasts_frame(frames)["verdict"].to_list() == [word]
+
+
+def test_what_cannot_be_said_stays_in_its_family(shipped: Frames) -> None:
+    """Else a run that diverges would make the other contrasts easier to show."""
+    two = (("a", "sgd", "non-inferiority"), ("b", "sgd", "non-inferiority"))
+    broken = contrasts_frame(made_up(shipped, {"sgd": SGD, "a": A, "b": [math.nan, *B]}, *two))
+    assert broken["p"][1] == 1 and broken["p_holm"][0] == pytest.approx(2 * broken["p"][0])
+
+
+def test_order_of_seeds_does_not_matter(shipped: Frames) -> None:
+    means = [summary_frame(made_up(shipped, {"sgd": SGD[::order]}))["mean"] for order in (1, -1)]
+    assert summary_frame(shipped).shape[0] and means[0].equals(means[1])
+
+
+def test_equal_scores_leave_no_doubt(shipped: Frames) -> None:
+    frames = made_up(shipped, {"sgd": [0.5, 0.5], "a": [0.5, 0.5]}, ("a", "sgd", "non-inferiority"))
+    found = difference(frames, "a", "sgd", pool_of(frames))
+    assert found is not None and found.p_above(-0.005) == 0 and found.p_below(-0.005) == 1
+
+
+def test_nothing_is_declared(shipped: Frames) -> None:
+    assert contrasts_frame(made_up(shipped, {"sgd": SGD})).empty
