@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 import time
@@ -18,7 +19,8 @@ from harness.cli.safe_path import leave_out_current_folder
 from harness.records.store import RecordError
 from harness.spec import SpecError
 from harness.tasks.errors import DataError
-from slurm.errors import CampaignError
+from slurm.campaign import CampaignError, campaign_path, read_campaign
+from slurm.status import as_json, as_text, campaign_status
 
 WAIT_SECONDS = 5.0
 
@@ -45,49 +47,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=exits.program("slurm"), description=__doc__)
+    parser = argparse.ArgumentParser(prog=exits.program("slurm"), description=__doc__, allow_abbrev=False)
     shtab.add_argument_to(parser, "--print-completion")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    submit = _add(commands, "submit", _submit, "submit what is missing of an experiment, and return at once")
+
+    def add(name: str, command: Callable[[argparse.Namespace], int], what: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=what, description=what, allow_abbrev=False)
+        sub.set_defaults(command=command)
+        sub.add_argument("--results", type=Path, default=Path("results"), help="folder of records (default: results)")
+        return sub
+
+    submit = add("submit", _submit, "submit what is missing of an experiment, and return at once")
     submit.add_argument("experiment", help="name of a shipped experiment, or a TOML file")
     submit.add_argument("--cluster", required=True, help="a profile of slurm/clusters, NAME or NAME:VARIANT, or a file")
     submit.add_argument("--data", type=Path, help="folder with the data set, as the compute nodes see it")
     submit.add_argument("--dry-run", action="store_true", help="print counts, cost and what sbatch would get, no more")
-    resubmit = _add(commands, "resubmit", _resubmit, "submit what is left of a campaign, as it was submitted before")
+    resubmit = add("resubmit", _resubmit, "submit what is left of a campaign, as it was submitted before")
     resubmit.add_argument("experiment", nargs="?", help="which (default: the only one that was submitted)")
     for sub in (submit, resubmit):
         sub.add_argument("--tuning", action="store_true", help="the experiment's tuning instead of itself")
         sub.add_argument("--yes", action="store_true", help="do not ask before submitting")
-        sub.add_argument("--no-preflight", action="store_true", help="do not look from a compute node first")
+        sub.add_argument("--no-preflight", action="store_true", help="do not check from compute nodes first")
         sub.add_argument("--wait", action="store_true", help="stay until nothing is queued or running any more")
-    status = _add(commands, "status", _status, "say how far campaigns are")
+    status = add("status", _status, "say how far campaigns are")
     status.add_argument("experiment", nargs="*", help="names of experiments (default: all that were submitted)")
     status.add_argument("--json", action="store_true", help="for machines")
     return parser
 
 
-def _add(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    name: str,
-    command: Callable[[argparse.Namespace], int],
-    what: str,
-) -> argparse.ArgumentParser:
-    sub = commands.add_parser(name, help=what, description=what)
-    sub.set_defaults(command=command)
-    sub.add_argument("--results", type=Path, default=Path("results"), help="folder of records (default: results)")
-    return sub
-
-
 def _submit(options: argparse.Namespace) -> int:
     from harness.plan.plan import plan_experiment
     from slurm.profile import load_profile
-    from slurm.request import Request, check, confirm, find_slurm, left_to_submit, show
-    from slurm.submit import sbatch_texts, submit
+    from slurm.submit import Request, check, confirm, find_slurm, left_to_submit, sbatch_texts, show, submit
 
     profile = load_profile(options.cluster)
-    plan = plan_experiment(options.experiment, options.results, options.tuning)
     request = Request(
-        plan=plan,
+        plan=plan_experiment(options.experiment, options.results, options.tuning),
         results=options.results.absolute(),
         data=options.data.absolute() if options.data else None,
         cluster=options.cluster,
@@ -97,36 +92,31 @@ def _submit(options: argparse.Namespace) -> int:
     )
     check(request)
     if not options.dry_run:
-        find_slurm(options.cluster, profile)
+        find_slurm()
     left = left_to_submit(request)
     if options.dry_run:
         show(request, len(left))
-        for text in sbatch_texts(request, len(left)) if left else ["nothing is left to submit"]:
-            print(f"\n{text}")
+        print("", *sbatch_texts(request, len(left)) if left else ["nothing is left to submit"], sep="\n\n")
         return 0
     if left and not confirm(request, len(left), options.yes):
         print("nothing was submitted")
         return 0
     jobs = submit(request) if left else []
-    print(f"submitted {len(jobs)} runs as job {jobs[0].split('_')[0]}" if jobs else _nothing_left(request.folder))
+    if jobs:
+        arrays = dict.fromkeys(job.split("_")[0] for job in jobs)
+        print(f"submitted {len(jobs)} runs as job {', '.join(arrays)}")
+    else:
+        totals = campaign_status(request.folder).totals
+        in_hand = totals["queued"] + totals["running"]
+        print(f"nothing to submit: {totals['done']} runs done, {in_hand} queued or running")
     if options.wait:
         return _wait(request.folder)
-    print(f"`{exits.program('slurm')} status {plan.experiment.name}` (make status) shows how far they are")
+    print(f"`{exits.program('slurm')} status {request.name}` (make status) shows how far they are")
     return 0
-
-
-def _nothing_left(folder: Path) -> str:
-    from slurm.status import campaign_status
-
-    totals = campaign_status(folder).totals
-    return f"nothing to submit: {totals['done']} runs done, {totals['queued'] + totals['running']} queued or running"
 
 
 def _wait(folder: Path) -> int:
     """Until nothing is queued or running; 1 where runs are left then."""
-    from slurm.show import as_text
-    from slurm.status import campaign_status
-
     said = None
     while (status := campaign_status(folder)).in_hand():
         if status.totals != said:
@@ -138,39 +128,31 @@ def _wait(folder: Path) -> int:
 
 
 def _resubmit(options: argparse.Namespace) -> int:
-    from slurm.campaign import read_campaign
-
-    options.experiment = options.experiment or _only_one(options.results)
-    name = _name(options.experiment) + ("_tuning" if options.tuning else "")
-    campaign = read_campaign(options.results / name)
+    names = [path.parent.name for path in sorted(options.results.glob("*/campaign.json"))]
+    if options.experiment is None and len(names) != 1:
+        raise SpecError(
+            f"say which experiment (make: EXPERIMENT=); {options.results} holds {', '.join(names) or 'no campaigns'}"
+        )
+    options.experiment = options.experiment or names[0]
+    folder = options.results / (_name(options.experiment) + ("_tuning" if options.tuning else ""))
+    campaign = read_campaign(folder)
     if campaign is None or not campaign.submissions:
-        raise SpecError(f"{options.results / name} holds no campaign; submit it first")
+        raise SpecError(f"{folder} holds no campaign; submit it first")
     last = campaign.submissions[-1]
+    if last.slurm_conf:
+        os.environ.setdefault("SLURM_CONF", last.slurm_conf)
     options.cluster, options.data, options.dry_run = last.cluster, Path(last.data) if last.data else None, False
     return _submit(options)
 
 
-def _only_one(results: Path) -> str:
-    names = [path.parent.name for path in sorted(results.glob("*/campaign.json"))]
-    if len(names) != 1:
-        raise SpecError(
-            f"say which experiment (make: EXPERIMENT=); {results} holds {', '.join(names) or 'no campaigns'}"
-        )
-    return names[0]
-
-
 def _name(experiment: str) -> str:
-    """Of an experiment that is given by its name or as a file."""
+    """The name of an experiment that is given by it or as a file."""
     from harness.spec_file import find_spec, load_spec
 
     return load_spec(find_spec(experiment)).name if experiment.endswith(".toml") else experiment
 
 
 def _status(options: argparse.Namespace) -> int:
-    from slurm.campaign import campaign_path
-    from slurm.show import as_json, as_text
-    from slurm.status import campaign_status
-
     found = sorted(path.parent for path in options.results.glob("*/campaign.json"))
     folders = [options.results / _name(each) for each in options.experiment] or found
     for folder in folders:

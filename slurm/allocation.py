@@ -1,9 +1,22 @@
-"""What Slurm tells a job of itself: its ids, its nodes, and this process's place among the workers."""
+"""What Slurm tells a job: its ids, this process's place among the workers, and when to stop. It needs no torch."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import signal
+import time
 from dataclasses import dataclass
+from types import FrameType
+from typing import Literal
+
+import submitit
+from submitit.helpers import TorchDistributedEnvironment
+
+from slurm.profile import LOOK_SECONDS, Profile
+
+PORTS = range(20_000, 32_000)
+"""Below the ephemeral ports of Linux, from which others' connections take theirs (32768 and up by default)."""
 
 
 @dataclass(frozen=True)
@@ -28,28 +41,50 @@ class Allocation:
         """Names this start of this job, among all of this cluster's."""
         return f"{os.environ.get('SLURM_CLUSTER_NAME', '')}/{self.number}/{self.restart}"
 
+    @property
+    def port(self) -> int:
+        """Where the workers of this start meet; another start, or another job, has another."""
+        return PORTS[int.from_bytes(hashlib.sha256(self.key.encode()).digest()[:8], "big") % len(PORTS)]
+
 
 def this_allocation() -> Allocation:
-    """The place of this process; the batch script's own counts as rank 0."""
-    read = os.environ.get
-    array, task, number = read("SLURM_ARRAY_JOB_ID"), read("SLURM_ARRAY_TASK_ID"), os.environ["SLURM_JOB_ID"]
+    """The place of this process, as submitit reads it; the batch script's own counts as rank 0."""
+    job, place = submitit.JobEnvironment(), TorchDistributedEnvironment()
     return Allocation(
-        job=f"{array}_{task}" if array else number,
-        number=number,
-        restart=int(read("SLURM_RESTART_COUNT", "0")),
-        task=int(task or 0),
-        rank=int(read("SLURM_PROCID", "0")),
-        local_rank=int(read("SLURM_LOCALID", "0")),
-        world_size=int(read("SLURM_NTASKS", "1")),
-        first_node=_first(read("SLURM_JOB_NODELIST", "")),
+        job=job.job_id,
+        number=job.raw_job_id,
+        restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+        task=int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")),
+        rank=place.rank,
+        local_rank=place.local_rank,
+        world_size=place.world_size,
+        first_node=place.master_addr,
     )
 
 
-def _first(nodes: str) -> str:
-    """The first of the nodes in Slurm's short form: gpu[07-09,12],cpu3 gives gpu07."""
-    prefix, bracket, rest = nodes.partition("[")
-    if not bracket or "," in prefix:
-        return prefix.split(",")[0]
-    inner, _, after = rest.partition("]")
-    suffix = after.split(",")[0].partition("[")[0]
-    return prefix + inner.replace("-", ",").split(",")[0] + suffix
+class StopNotice:
+    """Slurm's word to a worker that it must stop, as a flag that the training loop asks for between steps.
+
+    Listens for USR2, which comes before the time limit or by hand, and TERM, which comes before a job is ended. Until
+    the first question nothing is worth saving, and TERM ends the process at once, so that what `slurm.requeue` has to
+    say of it comes before Slurm's KILL. submitit's own handler for USR2 takes every warning within ten minutes of the
+    limit for a time-out, and requeues before workers agree on a step; so this one replaces it.
+    """
+
+    def __init__(self, profile: Profile) -> None:
+        self._ends = float(os.environ.get("SLURM_JOB_END_TIME") or time.time() + 60 * profile.time_limit_minutes)
+        self._warning_seconds = profile.warning_seconds
+        self.kind: Literal["preempted", "timeout"] | None = None
+        signal.signal(signal.SIGUSR2, self._note)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        # Slurm looks at the clock now and then, and warns early rather than late.
+        near_the_end = time.time() > self._ends - self._warning_seconds - 2 * LOOK_SECONDS
+        self.kind = self.kind or ("timeout" if near_the_end else "preempted")
+
+    def stop_requested(self) -> bool:
+        """Whether the worker must stop at the next occasion."""
+        if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, self._note)
+        return self.kind is not None

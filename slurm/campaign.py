@@ -1,12 +1,23 @@
-"""The record of a campaign, `results/<experiment>/campaign.json`: what was submitted, when, how, and as which jobs."""
+"""The record of a campaign, `campaign.json` in its folder: what was submitted, how, and as which jobs; and its lock."""
 
 from __future__ import annotations
 
 import datetime
+import getpass
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from harness.records import store
 from harness.records.store import Record
+
+
+class CampaignError(RuntimeError):
+    """The command cannot go on, through no mistake in how it was called; the message is one sentence for the user."""
 
 
 class Submission(Record):
@@ -49,8 +60,7 @@ class Campaign(Record):
         """The last submission of a run, and its job; None where it was never submitted."""
         for submission in reversed(self.submissions):
             if run_id in submission.runs:
-                place = submission.runs.index(run_id)
-                return submission, submission.jobs[place] if submission.jobs else None
+                return submission, submission.jobs[submission.runs.index(run_id)] if submission.jobs else None
         return None
 
 
@@ -68,12 +78,11 @@ def read_campaign(folder: Path) -> Campaign | None:
     return store.read_optional(campaign_path(folder), Campaign)
 
 
-def add_submission(folder: Path, experiment: str, submission: Submission) -> int:
-    """Write a submission down, before sbatch is asked; returns its number."""
+def add_submission(folder: Path, experiment: str, submission: Submission) -> None:
+    """Write a submission down, before sbatch is asked."""
     campaign = read_campaign(folder) or Campaign(version=store.VERSION, experiment=experiment, submissions=[])
     submissions = [*campaign.submissions, submission]
     store.write_record(campaign_path(folder), campaign.model_copy(update={"submissions": submissions}))
-    return len(submissions) - 1
 
 
 def set_jobs(folder: Path, jobs: list[str]) -> None:
@@ -87,3 +96,45 @@ def set_jobs(folder: Path, jobs: list[str]) -> None:
 def now() -> str:
     """The present moment as records have it."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def owner() -> str:
+    """The user's name, or number where there is none."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return str(os.getuid())
+
+
+@contextmanager
+def submit_lock(folder: Path) -> Iterator[None]:
+    """Hold the experiment's lock. It works on network file systems too, where locks of files may not.
+
+    Raises:
+        CampaignError: somebody has it. It is never taken from them, since on another machine they may be alive.
+    """
+    path = folder / "submit.lock"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        raise CampaignError(_whose(path)) from None
+    with os.fdopen(descriptor, "w") as file:
+        json.dump({"owner": owner(), "host": socket.gethostname(), "process": os.getpid(), "time": time.time()}, file)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _whose(path: Path) -> str:
+    """Who has the lock, and what to do, in a sentence."""
+    try:
+        said = json.loads(path.read_text())
+        who, host, process, age = said["owner"], said["host"], int(said["process"]), time.time() - said["time"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return f"another submitter holds {path}, which does not say who; delete it if nobody is submitting"
+    text = f"{who} on {host} (process {process}) has been submitting for {max(0, age):.0f} s and holds {path}"
+    if host == socket.gethostname() and not Path(f"/proc/{process}").exists():
+        return f"{text}; that process has ended: delete the file and call again"
+    return f"{text}; wait, or delete the file if that process is gone"

@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import datetime
+import os
 import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import submitit
 import torch
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from algorithms import CollectiveError, ProcessGroupCollectives
+from algorithms.core.process_group import translated_errors
 from harness.plan.plan import PlannedRun
-from harness.records.provenance import new_attempt
+from harness.records.provenance import new_attempt, output_of
 from harness.records.recorder import SupersededError, write_failure
 from harness.records.store import Attempt
 from harness.train.work import Preempted
 from harness.workers.attempt import Job, attempt_in_group, prepare_thread, recorded
 from harness.workers.devices import own_gpu
 from harness.workers.process_group import backend_for, joined_through
-from slurm.allocation import Allocation, this_allocation
-from slurm.begin import NothingToDo, begin_attempt
-from slurm.facts import facts
-from slurm.notice import Notice
+from slurm.allocation import Allocation, StopNotice, this_allocation
 from slurm.profile import Profile
-from slurm.rendezvous import Meeting, invite, join
 from slurm.staging import STAGING_SECONDS, is_archive, staged
-from slurm.starts import begins, end_of
+from slurm.starts import NothingToDo, begin_attempt, begins, recorded_end
 
 GRACE_SECONDS = 5.0
 """How long a worker that lost the others stays, so that the one that caused it can say why before Slurm ends all."""
-
-NOTHING = "nothing to do"
 
 
 @dataclass(frozen=True)
@@ -51,17 +49,26 @@ class RunTask:
 
 def do_run(task: RunTask) -> None:
     """Be one worker of the run. Ends the process: with 0 after a result, a notice, or where there is nothing to do."""
-    notice, allocation = Notice(task.profile), this_allocation()
+    notice, allocation, attempt = StopNotice(task.profile), this_allocation(), ""
     device = own_device(task.profile, allocation)
     prepare_thread(device)
     with ExitStack() as stack:
+        if allocation.rank == 0:
+            try:
+                attempt = begin_attempt(task.folder, task.run.run_id, allocation, task.profile.max_retries, stack)
+            except NothingToDo as error:
+                print(error, flush=True)
         try:
-            meeting = _meet(task, allocation, stack)
+            store = meet(allocation, task.profile, task.profile.timeout_seconds)
+            store.set("attempt", attempt) if allocation.rank == 0 else None
+            attempt = store.get("attempt").decode()
         except CollectiveError as error:
             print(f"rank {allocation.rank}: {error}", flush=True)
+            if allocation.rank == 0 and attempt:
+                write_failure(task.folder, task.run.run_id, attempt, "communication", str(error), "")
             time.sleep(GRACE_SECONDS)
             sys.exit(1)
-        sys.exit(0 if meeting.message == NOTHING else _work(task, allocation, meeting, notice, device))
+        sys.exit(_train(task, allocation, store, notice, _job(task, allocation, attempt, device)) if attempt else 0)
 
 
 def own_device(profile: Profile, allocation: Allocation) -> str:
@@ -69,49 +76,55 @@ def own_device(profile: Profile, allocation: Allocation) -> str:
     return "cpu" if profile.device == "cpu" else own_gpu(allocation.local_rank, torch.cuda.device_count())
 
 
-def _meet(task: RunTask, allocation: Allocation, stack: ExitStack) -> Meeting:
-    """Find the other workers, and hear the attempt's name from rank 0."""
-    address = task.profile.master_address or allocation.first_node
-    timeout = task.profile.timeout_seconds
-    if allocation.rank:
-        return join(allocation.key, address, timeout)
+def meet(allocation: Allocation, profile: Profile, timeout_seconds: float) -> TCPStore:
+    """A store that all workers of this start share; returns when all have come.
+
+    Raises:
+        CollectiveError: they have not in time, or another job has the port.
+    """
+    address, port = profile.master_address or allocation.first_node, allocation.port
+    timeout = datetime.timedelta(seconds=timeout_seconds)
     try:
-        message = begin_attempt(task.folder, task.run.run_id, allocation, task.profile.max_retries, stack)
-    except NothingToDo as error:
-        print(error, flush=True)
-        message = NOTHING
-    return invite(allocation.key, address, message, allocation.world_size, timeout)
+        with translated_errors():
+            store = TCPStore(address, port, allocation.world_size, allocation.rank == 0, timeout)
+            if allocation.rank == 0:
+                store.set("key", allocation.key)
+            found = store.get("key").decode()
+    except CollectiveError as error:
+        raise CollectiveError(f"the workers do not meet at {address}:{port}: {error}") from None
+    if found != allocation.key:
+        raise CollectiveError(f"the workers do not meet at {address}:{port}: the job {found} has that port")
+    return store
 
 
-def _work(task: RunTask, allocation: Allocation, meeting: Meeting, notice: Notice, device: str) -> int:
+def _train(task: RunTask, allocation: Allocation, store: TCPStore, notice: StopNotice, job: Job) -> int:
     """Train, and record how it ended; returns the process's exit code."""
-    print(begins(meeting.message), flush=True)
-    job = _job(task, allocation, meeting.message, device)
+    print(begins(job.attempt.attempt), flush=True)
 
     def work() -> None:
-        here = replace(job, data=_data(task, allocation, meeting))
-        with joined_through(meeting.store, device, job.timeout_seconds, allocation.rank, allocation.world_size):
-            _train(here, allocation.rank, notice)
+        here = replace(job, data=_data(task, allocation, store))
+        with joined_through(store, job.device, job.timeout_seconds, allocation.rank, allocation.world_size):
+            _train_in_group(here, allocation.rank, notice)
 
     if recorded(job, work):
         return 0
-    if end_of(job.folder, job.attempt.attempt) == "communication":
+    if recorded_end(job.folder, job.attempt.attempt) == "communication":
         time.sleep(GRACE_SECONDS)
     return 1
 
 
-def _data(task: RunTask, allocation: Allocation, meeting: Meeting) -> Path | None:
+def _data(task: RunTask, allocation: Allocation, store: TCPStore) -> Path | None:
     """Where this node has the data; returns when all nodes have it."""
     if not is_archive(task.data) or task.profile.scratch is None:
         return task.data
     folder = staged(task.data, task.profile.scratch)
-    meeting.store.set(f"data of {allocation.rank}", "")
+    store.set(f"data of {allocation.rank}", "")
     names = [f"data of {rank}" for rank in range(allocation.world_size)]
-    meeting.store.wait(names, datetime.timedelta(seconds=STAGING_SECONDS))
+    store.wait(names, datetime.timedelta(seconds=STAGING_SECONDS))
     return folder
 
 
-def _train(job: Job, rank: int, notice: Notice) -> None:
+def _train_in_group(job: Job, rank: int, notice: StopNotice) -> None:
     """Ends the process, and leaves the group as it stands, where another attempt has taken the run over."""
     try:
         attempt_in_group(job, ProcessGroupCollectives(), notice.stop_requested)
@@ -123,12 +136,22 @@ def _train(job: Job, rank: int, notice: Notice) -> None:
         sys.exit(1)
 
 
-def _job(task: RunTask, allocation: Allocation, attempt: str, device: str) -> Job:
+def _job(task: RunTask, allocation: Allocation, name: str, device: str) -> Job:
+    """The attempt. Its commit is that of the snapshot, and not of the checkout around it, which goes on."""
+    attempt: Attempt = new_attempt("slurm", backend_for(device), torch.device(device)).model_copy(
+        update={
+            "attempt": name,
+            "command": task.command,
+            "git_commit": task.git_commit,
+            "git_diff_sha256": task.git_diff_sha256,
+            "slurm": facts(allocation) if allocation.rank == 0 else None,
+        }
+    )
     return Job(
         experiment=task.experiment,
         folder=task.folder,
         run=task.run,
-        attempt=_attempt(task, allocation, attempt, device),
+        attempt=attempt,
         data=task.data,
         device=device,
         cores=(),
@@ -138,15 +161,12 @@ def _job(task: RunTask, allocation: Allocation, attempt: str, device: str) -> Jo
     )
 
 
-def _attempt(task: RunTask, allocation: Allocation, name: str, device: str) -> Attempt:
-    """The attempt's record. Its commit is that of the snapshot, and not of the checkout around it, which goes on."""
-    made = new_attempt("slurm", backend_for(device), torch.device(device))
-    return made.model_copy(
-        update={
-            "attempt": name,
-            "command": task.command,
-            "git_commit": task.git_commit,
-            "git_diff_sha256": task.git_diff_sha256,
-            "slurm": facts(allocation) if allocation.rank == 0 else None,
-        }
-    )
+def facts(allocation: Allocation) -> dict[str, str]:
+    """What an attempt's record says of the allocation: Slurm's variables, nodes, GPUs, driver, topology."""
+    kept = ("SLURM_CLUSTER_NAME", "SLURM_JOB_", "SLURM_ARRAY_", "SLURM_RESTART", "SLURM_NTASKS", "SLURM_CPUS_PER_TASK",
+            "SLURM_GPUS_ON_NODE", "CUDA_VISIBLE_DEVICES")  # fmt: skip
+    found = {name: text for name, text in os.environ.items() if name.startswith(kept)}
+    found |= {"job": allocation.job, "nodes": ",".join(submitit.JobEnvironment().hostnames)}
+    found["gpus"] = output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader") or ""
+    found["topology"] = output_of("nvidia-smi", "topo", "-m") or ""
+    return {name: text for name, text in found.items() if text}

@@ -30,7 +30,6 @@ class Profile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    local: bool = False
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -39,7 +38,7 @@ class Profile(BaseModel):
     nodes: Count
     gpus_per_node: Annotated[int, Field(ge=0)] = 0
     gpu_type: str | None = None
-    gpu_request: Literal["gpus-per-node", "gres"] = "gpus-per-node"
+    gpu_request: Literal["gpus-per-node", "gres", "none"] = "gpus-per-node"
     workers_per_node: Count | None = None
     cpus_per_worker: Count
     memory_gb: Positive | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,12 +13,11 @@ from pathlib import Path
 
 from harness.records import packs, store
 from harness.records.recorder import write_failure
-from harness.records.store import Failure, RecordError
+from harness.records.store import Failure, FailureKind, RecordError
 from harness.workers import watchdog
 from slurm.allocation import Allocation, this_allocation
 from slurm.campaign import Campaign, Submission
-from slurm.policy import End, goes_on
-from slurm.starts import Start, begins, end_of, ends_of_job, read_starts
+from slurm.starts import ALWAYS, COUNTED, End, Start, begins, ends_of_job, read_starts, recorded_end
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,6 +38,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def goes_on(end: End, before: Sequence[End], max_retries: int) -> bool:
+    """Whether a job whose attempt ended in this way is requeued.
+
+    Args:
+        before: how the job's earlier attempts ended.
+        max_retries: how many times a job goes on after an end that counts.
+    """
+    if end.counts:
+        return sum(each.counts for each in before) < max_retries
+    return end.kind in (*ALWAYS, *COUNTED)
+
+
 def decide(folder: Path, submission: Submission, allocation: Allocation, max_retries: int, code: int) -> int:
     """Requeue the job where its run has no result and may go on; returns the job's exit code.
 
@@ -48,63 +60,71 @@ def decide(folder: Path, submission: Submission, allocation: Allocation, max_ret
         return 0
     starts = read_starts(folder)
     here = [start for start in starts if (start.job, start.restart) == (allocation.job, allocation.restart)]
-    if not here:
-        return _without_a_start(folder, submission, allocation, code)
-    if here[-1] is not starts[-1]:
+    if here and here[-1] is not starts[-1]:
         # Slurm believed this job dead and started it anew: requeuing it now would end that other start.
         print("a later start has taken the run over: nothing follows from this one", flush=True)
         return 1
-    kind = _recorded_end(folder, here[-1], submission.log_of(allocation.job), code)
+    by_slurm = _ended_by_slurm(allocation)
+    if not here:
+        return _without_a_start(folder, submission.log_of(allocation.job), by_slurm, code)
+    _record_end(folder, here[-1], submission.log_of(allocation.job), by_slurm, code)
+    kind = recorded_end(folder, here[-1].attempt)
     ends = ends_of_job(starts[:-1], allocation.job)
     if not goes_on(End(kind, bool(here[-1].progressed)), ends, max_retries):
         print(f"ended with {kind} after {len(ends)} earlier attempts of this job: not requeued", flush=True)
         return 1
-    if _is_being_ended(allocation.number):
+    if by_slurm is not None:
         print(f"ended with {kind}: Slurm ends the job, and requeues it or not", flush=True)
         return 1
     print(f"ended with {kind}: requeued", flush=True)
     return subprocess.run(["scontrol", "requeue", allocation.number], check=False).returncode
 
 
-def _is_being_ended(number: str) -> bool:
-    """Whether the job was cancelled, or requeued by others: a cancelled one would come back if it were requeued here.
+def _ended_by_slurm(allocation: Allocation) -> tuple[FailureKind, str] | None:
+    """How Slurm itself ends this job: a cancelled one would come back if it were requeued here. None where it does not.
 
     At its time limit a job is being ended too, and comes back only if it is requeued here.
     """
     try:
-        said = subprocess.run(
-            ["scontrol", "show", "job", "--oneliner", number], capture_output=True, text=True, timeout=60, check=True
-        ).stdout
+        command = ["scontrol", "show", "job", "--oneliner", allocation.number]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     except (OSError, subprocess.SubprocessError):
-        return False
-    return "JobState=RUNNING" not in said.split() and not _is_at_its_limit()
+        return None
+    if "JobState=RUNNING" in said.split() or _is_at_its_limit():
+        return None
+    if lost := re.search(r"\bFailedNode=(\S+)", said):
+        return "node", f"the node {lost[1]} was lost"
+    restarts = re.search(r"\bRestarts=(\d+)", said)
+    if restarts and int(restarts[1]) > allocation.restart:
+        return "preempted", "the job was requeued by Slurm"
+    return "preempted", "the job was cancelled; `resubmit` takes it up again"
 
 
 def _is_at_its_limit() -> bool:
     return time.time() >= float(os.environ.get("SLURM_JOB_END_TIME") or "inf")
 
 
-def _without_a_start(folder: Path, submission: Submission, allocation: Allocation, code: int) -> int:
+def _without_a_start(folder: Path, log: Path, by_slurm: tuple[FailureKind, str] | None, code: int) -> int:
     """The workers had nothing to do, or did not come so far as to say which attempt they are."""
     if code:
-        log = submission.log_of(allocation.job)
-        message = f"the job's processes ended with code {code} before they began; see {log}"
-        write_failure(folder, folder.name, "none", "bug", message, "")
+        kind, why = by_slurm or ("bug", f"the job's processes ended with code {code}")
+        write_failure(folder, folder.name, "none", kind, f"{why}, before a worker began; see {log}", "")
     return code
 
 
-def _recorded_end(folder: Path, start: Start, log: Path, code: int) -> store.FailureKind:
-    """How the attempt ended; where it left no word of that, there is a record afterwards all the same."""
+def _record_end(folder: Path, start: Start, log: Path, by_slurm: tuple[FailureKind, str] | None, code: int) -> None:
+    """See to it that there is a record of how the attempt ended, where it left no word of that."""
     failure = store.read_optional(folder / "failure.json", Failure)
-    if failure is None or failure.attempt != start.attempt:
-        # As where they did not come to save within warning_seconds.
-        kind: store.FailureKind = "timeout" if _is_at_its_limit() else "node"
-        kind, message = _said_by_watchdog(log, start) or (kind, "the workers ended without a word")
-        write_failure(folder, folder.name, start.attempt, kind, f"{message}, srun with code {code}; see {log}", "")
-    return end_of(folder, start.attempt)
+    if by_slurm is None and failure is not None and failure.attempt == start.attempt:
+        return
+    # At its limit: the workers did not come to save within warning_seconds.
+    usual: tuple[FailureKind, str] = ("timeout" if _is_at_its_limit() else "node", "the workers ended without a word")
+    kind, message = by_slurm or _said_by_watchdog(log, start) or usual
+    # What a worker has said stands, but for "communication", which is no cause.
+    write_failure(folder, folder.name, start.attempt, kind, f"{message}, srun with code {code}; see {log}", "")
 
 
-def _said_by_watchdog(log: Path, start: Start) -> tuple[store.FailureKind, str] | None:
+def _said_by_watchdog(log: Path, start: Start) -> tuple[FailureKind, str] | None:
     """What NCCL's watchdog said as the last of this attempt, in any worker's log, before it ended the process."""
     own, suffix = log.name.rsplit("_0_", 1)
     texts = [watchdog.tail_of(each) for each in sorted(log.parent.glob(f"{own}_*_{suffix}"))]

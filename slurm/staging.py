@@ -1,22 +1,70 @@
-"""Data on each node's own disk: one stream from an archive on the shared one, and no open there for each file."""
+"""Copies that jobs work from: the code as it was submitted, and an archive's data on each node's own disk."""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import importlib
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import TypeGuard
 
 from harness.tasks.errors import DataError
 from harness.tasks.task import Check
 
+PACKAGES = ("algorithms", "harness", "report", "slurm")
+
 STAGING_SECONDS = 3600.0
-"""How long a worker waits until all nodes have their copy."""
+"""How long a worker waits until all nodes have their copy of the data."""
 
 END_BYTES = 1024
 """Zeros at the end of every tar file: one without them was cut off, as by a copy that was not waited for."""
+
+
+def snapshot_path(folder: Path) -> Path:
+    """Where a snapshot of the code as it is now lies, or would: below `folder`, by a digest of what is in it."""
+    digest = hashlib.sha256()
+    for name, path in _sources().items():
+        digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return folder / digest.hexdigest()[:12]
+
+
+def take_snapshot(folder: Path) -> Path:
+    """Copy the packages to `snapshot_path`, unless they are there, and return it: what a queued job will run.
+
+    Raises:
+        OSError: no space, no permission.
+    """
+    target = snapshot_path(folder)
+    if target.exists():
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".snapshot-", dir=folder))
+    try:
+        for name, path in _sources().items():
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, temporary / name)
+        temporary.chmod(0o755)
+        os.rename(temporary, target)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not target.exists():  # else another submitter was quicker
+            raise
+    return target
+
+
+def _sources() -> dict[str, Path]:
+    """All sources and data files of the packages, by their names in a snapshot."""
+    roots = {package: Path(str(importlib.import_module(package).__file__)).parent for package in PACKAGES}
+    return {
+        str(Path(package) / path.relative_to(root)): path
+        for package, root in roots.items()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts
+    }
 
 
 def is_archive(data: Path | None) -> TypeGuard[Path]:
@@ -34,8 +82,7 @@ def staged(archive: Path, scratch: str) -> Path:
         DataError: the archive cannot be read or extracted, or there is no room.
     """
     try:
-        seen = archive.stat()
-        folder = Path(os.path.expandvars(scratch)) / f"{archive.stem}-{seen.st_size}-{seen.st_mtime_ns}"
+        folder = _folder_of(archive, scratch)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with open(f"{folder}.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -46,10 +93,29 @@ def staged(archive: Path, scratch: str) -> Path:
     return folder
 
 
+def check_archive(archive: Path, scratch: str) -> Check:
+    """Whether this node can read the archive to its end, and has room for what is in it, or has it already."""
+    try:
+        with open(archive, "rb") as file:
+            file.seek(max(0, archive.stat().st_size - END_BYTES))
+            if file.read() != bytes(END_BYTES):
+                return Check("archive", False, f"{archive} ends early, as no tar file does; copy or make it again")
+        folder = _folder_of(archive, scratch)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        refused = None if (folder / ".whole").exists() else _no_room(archive, folder.parent)
+    except OSError as error:
+        refused = f"{error}; give --data an archive that all nodes see, and scratch a folder that they can write to"
+    return Check("archive", refused is None, refused or f"{archive} has room in {scratch}")
+
+
+def _folder_of(archive: Path, scratch: str) -> Path:
+    seen = archive.stat()
+    return Path(os.path.expandvars(scratch)) / f"{archive.stem}-{seen.st_size}-{seen.st_mtime_ns}"
+
+
 def _extract(archive: Path, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    refused = _no_room(archive, folder.parent)
-    if refused:
+    if refused := _no_room(archive, folder.parent):
         raise DataError(refused)
     folder.mkdir()
     done = subprocess.run(["tar", "-xf", archive, "-C", folder], capture_output=True, text=True, check=False)
@@ -62,23 +128,3 @@ def _no_room(archive: Path, folder: Path) -> str | None:
     needed, free = archive.stat().st_size, shutil.disk_usage(folder).free
     room = f"{folder} has {free / 1e9:.1f} GB free, {archive} needs {needed / 1e9:.1f}"
     return None if free > needed else f"{room}; make room, or name another scratch in the profile"
-
-
-def _ends_well(archive: Path) -> bool:
-    with open(archive, "rb") as file:
-        file.seek(max(0, archive.stat().st_size - END_BYTES))
-        return file.read() == bytes(END_BYTES)
-
-
-def check_archive(archive: Path, scratch: str) -> Check:
-    """Whether this node can read the archive to its end, and has room for what is in it, or has it already."""
-    try:
-        if not _ends_well(archive):
-            return Check("archive", False, f"{archive} ends early, as no tar file does; copy or make it again")
-        folder = Path(os.path.expandvars(scratch))
-        folder.mkdir(parents=True, exist_ok=True)
-        copies = folder.glob(f"{archive.stem}-{archive.stat().st_size}-{archive.stat().st_mtime_ns}/.whole")
-        refused = None if any(copies) else _no_room(archive, folder)
-    except OSError as error:
-        refused = f"{error}; give --data an archive that all nodes see, and scratch a folder that they can write to"
-    return Check("archive", refused is None, refused or f"{archive} has room in {folder}")

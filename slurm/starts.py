@@ -1,13 +1,43 @@
-"""Which jobs have started a run, and how each start ended: `slurm.json` in the run's folder, written by rank 0."""
+"""Which jobs have started a run and how each start ended: `slurm.json` in its folder; and which start may begin."""
 
 from __future__ import annotations
 
+import time
+import uuid
+from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 from harness.records import store
-from harness.records.state import saved_step
-from harness.records.store import Failure, FailureKind, Record, RunFile
-from slurm.policy import End
+from harness.records.recorder import write_failure
+from harness.records.run_lock import BusyError, owned
+from harness.records.state import is_done, saved_step
+from harness.records.store import Failure, FailureKind, Heartbeat, Record, RunFile
+from slurm.allocation import Allocation
+from slurm.campaign import now
+
+LISTEN_SECONDS = 60.0
+"""How long the heartbeat of another job's attempt may stand still before that attempt counts as dead."""
+
+LONG_DEAD_SECONDS = 1800.0
+"""A heartbeat older than this is not listened to, however much the clocks of two machines differ."""
+
+ALWAYS: tuple[FailureKind, ...] = ("preempted",)
+COUNTED: tuple[FailureKind, ...] = ("node", "communication", "timeout")
+"""Ends after which a job goes on: always, or `max_retries` times. All others - oom, disk, data, bug - would come again;
+a run that diverged has a result, and is done."""
+
+
+class End(NamedTuple):
+    """How an attempt ended. `progressed`: whether it left a later checkpoint than it began from."""
+
+    kind: FailureKind
+    progressed: bool
+
+    @property
+    def counts(self) -> bool:
+        """Whether going on after it is a retry: a long run meets its time limit again and again, and gets on."""
+        return self.kind in COUNTED and not (self.kind == "timeout" and self.progressed)
 
 
 class Start(Record):
@@ -19,7 +49,7 @@ class Start(Record):
     time: str
     ended: FailureKind | None = None
     progressed: bool | None = None
-    """Whether it left a later checkpoint than it began from. Both are filled in when the next start looks back."""
+    """As in `End`. Both are filled in when the next start looks back."""
 
 
 class Starts(Record):
@@ -27,6 +57,10 @@ class Starts(Record):
 
     version: int
     starts: list[Start]
+
+
+class NothingToDo(RuntimeError):
+    """The job ends here; the message says why."""
 
 
 def read_starts(folder: Path) -> list[Start]:
@@ -41,27 +75,8 @@ def read_starts(folder: Path) -> list[Start]:
     *before, last = record.starts
     if last.ended:
         return record.starts
-    found = {"ended": end_of(folder, last.attempt), "progressed": has_progressed(folder, last.attempt)}
+    found = {"ended": recorded_end(folder, last.attempt), "progressed": _has_progressed(folder, last.attempt)}
     return [*before, last.model_copy(update=found)]
-
-
-def end_of(folder: Path, attempt: str) -> FailureKind:
-    """How an attempt that left no result ended."""
-    failure = store.read_optional(folder / "failure.json", Failure)
-    return failure.kind if failure is not None and failure.attempt == attempt else "node"
-
-
-def begins(attempt: str) -> str:
-    """What every worker of an attempt says first: a job that is requeued goes on in the same logs."""
-    return f"attempt {attempt} begins"
-
-
-def has_progressed(folder: Path, attempt: str) -> bool:
-    """Whether the newest attempt, if it is this one, has left a later checkpoint than it began from."""
-    run, saved = store.read_optional(folder / "run.json", RunFile), saved_step(folder)
-    if run is None or not run.attempts or run.attempts[-1].attempt != attempt or saved is None:
-        return False
-    return saved > run.attempts[-1].resumed_from_step
 
 
 def add_start(folder: Path, before: list[Start], start: Start) -> None:
@@ -69,6 +84,78 @@ def add_start(folder: Path, before: list[Start], start: Start) -> None:
     store.write_record(folder / "slurm.json", Starts(version=store.VERSION, starts=[*before, start]))
 
 
+def recorded_end(folder: Path, attempt: str) -> FailureKind:
+    """How an attempt that left no result ended."""
+    failure = store.read_optional(folder / "failure.json", Failure)
+    return failure.kind if failure is not None and failure.attempt == attempt else "node"
+
+
 def ends_of_job(starts: list[Start], job: str) -> list[End]:
     """How this job's starts ended; another job of the same run begins to count anew."""
     return [End(start.ended, bool(start.progressed)) for start in starts if start.job == job and start.ended]
+
+
+def begins(attempt: str) -> str:
+    """What every worker of an attempt says first: a job that is requeued goes on in the same logs."""
+    return f"attempt {attempt} begins"
+
+
+def begin_attempt(folder: Path, run_id: str, allocation: Allocation, max_retries: int, stack: ExitStack) -> str:
+    """Begin a new attempt, over any that this job left, and return its name; the lock is held until `stack` ends.
+
+    Raises:
+        NothingToDo: the run is done, another process is at it, or its processes ended without a word too often.
+        RecordError: a record is damaged.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    starts = read_starts(folder)
+    _check_owner(folder, {start.attempt for start in starts if start.job == allocation.job}, stack)
+    ends = ends_of_job(starts, allocation.job)
+    if sum(end.counts for end in ends) > max_retries:
+        message = f"gave up: the attempts of job {allocation.job} ended with {', '.join(end.kind for end in ends)}"
+        ended = starts[-1].ended or "node"
+        write_failure(folder, run_id, starts[-1].attempt, ended, message, "", is_last_word=True)
+        raise NothingToDo(message)
+    attempt = uuid.uuid4().hex[:8]
+    add_start(folder, starts, Start(job=allocation.job, restart=allocation.restart, attempt=attempt, time=now()))
+    # Only now: having written to the folder, this node sees what others wrote to it before.
+    if is_done(folder):
+        raise NothingToDo(f"run {run_id} is done")
+    return attempt
+
+
+def _check_owner(folder: Path, ours: set[str], stack: ExitStack) -> None:
+    """Take the run's lock; raises NothingToDo where an attempt of another job is alive, for ours makes way."""
+    run = store.read_optional(folder / "run.json", RunFile)
+    newest = run.attempts[-1].attempt if run is not None and run.attempts else None
+    foreign = newest not in ours if newest else not ours
+    try:
+        stack.enter_context(owned(folder))
+    except BusyError as error:
+        if foreign:
+            raise NothingToDo(str(error)) from None
+        # An orphan of this job has the lock, and will find out that it was replaced.
+    if foreign and newest and _is_alive(folder, newest):  # on another machine, where the lock is not seen
+        raise NothingToDo(f"attempt {newest}, which is not of this job, is at the run")
+
+
+def _is_alive(folder: Path, attempt: str) -> bool:
+    """Whether the attempt's heartbeat goes on: seen to, since two machines' clocks may differ."""
+    failure = store.read_optional(folder / "failure.json", Failure)
+    first = store.read_optional(folder / "heartbeat.json", Heartbeat)
+    if first is None or first.attempt != attempt or (failure is not None and failure.attempt == attempt):
+        return False
+    ends = time.monotonic() + LISTEN_SECONDS
+    while time.monotonic() < ends and time.time() - first.time < LONG_DEAD_SECONDS:
+        if store.read_optional(folder / "heartbeat.json", Heartbeat) != first:
+            return True
+        time.sleep(0.5)
+    return False
+
+
+def _has_progressed(folder: Path, attempt: str) -> bool:
+    """Whether the newest attempt, if it is this one, has left a later checkpoint than it began from."""
+    run, saved = store.read_optional(folder / "run.json", RunFile), saved_step(folder)
+    if run is None or not run.attempts or run.attempts[-1].attempt != attempt or saved is None:
+        return False
+    return saved > run.attempts[-1].resumed_from_step

@@ -1,20 +1,28 @@
-"""How far a campaign is: the state of every run, totals, and GPU-hours spent and left."""
+"""How far a campaign is: the state of every run, totals, GPU-hours spent and left; what squeue and sacct say."""
 
 from __future__ import annotations
 
+import datetime
+import os
+import subprocess
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import get_args
+from typing import Any, get_args
+
+from tabulate import tabulate
 
 from harness.records import packs, store
 from harness.records.experiment import Experiment, read_experiment
 from harness.records.state import State, Submitted, judge, look
 from harness.records.store import RunFile
-from slurm.campaign import Campaign, read_campaign
-from slurm.queue import ended_jobs, queued_jobs
-from slurm.state import submitted
+from slurm.campaign import Campaign, Submission, read_campaign
+from slurm.starts import ALWAYS, COUNTED
+
+ANSWER_SECONDS = 20
+WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 
 
 @dataclass(frozen=True)
@@ -156,3 +164,80 @@ def _seconds_left(runs: list[RunStatus]) -> float | None:
         return None if left else 0.0
     whole = fmean(known)
     return sum(max(0.0, whole - run.seconds_spent) if run.seconds_left is None else run.seconds_left for run in left)
+
+
+def queued_jobs(slurm_conf: str | None = None) -> dict[str, str] | None:
+    """State (PENDING, RUNNING, ...) of each of the user's jobs in the queue by its id, such as 12_0.
+
+    None where squeue does not answer, which is not the same as an empty queue. `slurm_conf` says which Slurm is meant
+    where the environment does not.
+    """
+    lines = _ask(slurm_conf, "squeue", "--me", "--array", "--noheader", "--format=%i|%T")
+    return None if lines is None else dict(line.split("|", 1) for line in lines if "|" in line)
+
+
+def ended_jobs(jobs: Sequence[str], slurm_conf: str | None = None) -> dict[str, str]:
+    """State (FAILED, OUT_OF_MEMORY, NODE_FAIL, ...) of jobs that have left the queue, so far as sacct knows them."""
+    if not jobs:
+        return {}
+    options = ("-X", "--noheader", "--parsable2", "--format=JobID,State", f"--jobs={','.join(jobs)}")
+    lines = _ask(slurm_conf, "sacct", *options)
+    return dict(line.split("|", 1) for line in lines or () if "|" in line)
+
+
+def _ask(slurm_conf: str | None, *command: str) -> list[str] | None:
+    environment = ({"SLURM_CONF": slurm_conf} if slurm_conf else {}) | os.environ
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.splitlines()
+
+
+def submitted(submission: Submission | None, job: str | None, queue: dict[str, str] | None) -> Submitted | None:
+    """Of a run that was submitted as `job`; None where it never was.
+
+    Args:
+        queue: states by job, as squeue says them, or None where it does not answer.
+    """
+    if submission is None:
+        return None
+    at = datetime.datetime.fromisoformat(submission.submitted_at).timestamp()
+    said = None if queue is None else queue.get(job or "")
+    on = "waits" if said in WAITING else "runs" if said else "gone"
+    return Submitted(None if queue is None else on, at, (*ALWAYS, *COUNTED))  # type: ignore[arg-type]
+
+
+def as_json(status: CampaignStatus) -> dict[str, Any]:
+    """For machines."""
+    return asdict(status) | {"totals": status.totals}
+
+
+def as_text(status: CampaignStatus) -> str:
+    """For people: a line per run that is not simply done or missing, and totals."""
+    lines = [status.title]
+    shown = [run for run in status.runs if run.state not in ("done", "missing") or run.detail]
+    table = [[run.row, run.seed, run.state, run.job, _progress(run), _why(run)] for run in shown]
+    if table:
+        lines.append(tabulate(table, ["row", "seed", "state", "job", "progress", ""], disable_numparse=True))
+    totals = ", ".join(f"{count} {state}" for state, count in status.totals.items() if count)
+    unit = "GPU" if status.device == "cuda" else "worker"
+    left = "unknown" if status.worker_hours_left is None else f"about {status.worker_hours_left:,.1f}"
+    lines.append(f"{totals}; {unit}-hours: {status.worker_hours_spent:,.1f} spent, {left} left")
+    if not status.queue_answers:
+        lines.append("squeue does not answer: states are what the records say")
+    return "\n".join(lines)
+
+
+def _progress(run: RunStatus) -> str:
+    if run.epoch is None:
+        return ""
+    left = "?" if run.seconds_left is None else f"{run.seconds_left / 60:,.0f} min"
+    return f"epoch {run.epoch:.2f}, {run.images_per_second:,.0f} samples/s, {left} left"
+
+
+def _why(run: RunStatus) -> str:
+    log = f" ({run.log})" if run.log and run.state in ("failed", "stale") else ""
+    return f"{run.detail}{log}"

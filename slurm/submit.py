@@ -1,42 +1,160 @@
-"""Submitting: what is missing of an experiment and not in hand already goes to Slurm as a job array, once."""
+"""Submitting: what is missing of an experiment and not in hand already goes to Slurm as job arrays, once."""
 
 from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
+import sys
 import tempfile
 from contextlib import redirect_stderr
+from dataclasses import dataclass
 from pathlib import Path
 
 from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-from harness.plan.plan import PlannedRun
+from harness.cli.show import show_plan
+from harness.plan.effort import Site
+from harness.plan.plan import Plan, PlannedRun
 from harness.records.provenance import code_version
+from harness.spec import SpecError
 from harness.tasks.task import find_task
-from harness.workers.launch import write_experiment
-from slurm.campaign import Submission, add_submission, campaign_path, now, read_campaign, set_jobs
-from slurm.errors import CampaignError
+from harness.workers.launch import missing_runs, write_experiment
+from slurm.campaign import (
+    CampaignError,
+    Submission,
+    add_submission,
+    campaign_path,
+    now,
+    owner,
+    read_campaign,
+    set_jobs,
+    submit_lock,
+)
 from slurm.job import RunTask, do_run
-from slurm.lock import owner, submit_lock
-from slurm.look import Look
-from slurm.preflight import submit_preflight, wait_for_preflight
-from slurm.refusals import explain_refusal
-from slurm.request import Request, left_to_submit
-from slurm.script import SubmissionPaths, array_parameters, array_text, preflight_parameters, preflight_text, python_of
-from slurm.snapshot import snapshot_path, take_snapshot
+from slurm.preflight import PreflightTask, preflight, wait_for_preflight
+from slurm.profile import Profile
+from slurm.sbatch import (
+    SubmissionPaths,
+    array_parameters,
+    array_sizes,
+    explain_refusal,
+    preflight_minutes,
+    preflight_parameters,
+    python_of,
+    sbatch_text,
+)
+from slurm.staging import is_archive, snapshot_path, take_snapshot
+from slurm.status import observe, queued_jobs
+
+
+@dataclass(frozen=True)
+class Request:
+    """The runs of a plan on a cluster. Paths are absolute, since jobs start elsewhere."""
+
+    plan: Plan
+    results: Path
+    data: Path | None
+    cluster: str
+    profile: Profile
+    command: str
+    preflight: bool
+
+    @property
+    def name(self) -> str:
+        """The experiment's."""
+        return self.plan.experiment.name
+
+    @property
+    def folder(self) -> Path:
+        """The experiment's."""
+        return self.results / self.name
+
+    def place(self, code: Path) -> SubmissionPaths:
+        """Where the files of the next submission will be."""
+        campaign = read_campaign(self.folder)
+        number = len(campaign.submissions) if campaign else 0
+        return SubmissionPaths(self.folder / "jobs" / f"{number:03d}", code, campaign_path(self.folder), number)
+
+
+def check(request: Request) -> None:
+    """Raises SpecError where the profile does not fit the experiment or its data."""
+    profile = request.profile
+    for run in request.plan.runs:
+        if run.config.num_workers != profile.num_workers:
+            raise SpecError(
+                f"the profile {request.cluster} gives {profile.nodes} nodes x {profile.tasks_per_node} = "
+                f"{profile.num_workers} workers, {request.name} has {run.config.num_workers}; change nodes, "
+                "gpus_per_node or workers_per_node in it, or take another profile or variant"
+            )
+    if is_archive(request.data) and not profile.scratch:
+        raise SpecError(
+            f"{request.data} is an archive, and the profile {request.cluster} has no scratch, a folder on each "
+            "node's own disk to extract it to; add it, or give the folder with the data"
+        )
+
+
+def find_slurm() -> None:
+    """Raises SpecError where Slurm's commands are not here."""
+    for command in ("sbatch", "srun"):
+        if shutil.which(command) is None:
+            raise SpecError(
+                f"{command} is not on the path: call this on a login node of the cluster, or load its Slurm module "
+                "(--dry-run needs none)"
+            )
+
+
+def left_to_submit(request: Request) -> list[PlannedRun]:
+    """The runs that are neither done nor queued or running."""
+    missing = missing_runs(request.plan, request.folder)
+    status = observe(request.folder, request.plan.experiment, read_campaign(request.folder), queued_jobs())
+    in_hand = status.in_hand()
+    return [run for run in missing if run.run_id not in in_hand]
+
+
+def show(request: Request, num_runs: int) -> None:
+    """Print the plan, its cost, and what of it is to be submitted, in the order in which it would be."""
+    profile = request.profile
+    show_plan(request.plan, Site(profile.cpus_per_worker, profile.link_bits_per_second))
+    others = len({run.run_id for run in request.plan.runs}) - num_runs
+    if request.preflight and num_runs:
+        print(f"first preflight, a job in the shape of a run, for {preflight_minutes(profile)} min at most")
+    print(
+        f"to submit on {request.cluster}: {num_runs} runs of {profile.nodes} nodes x {profile.tasks_per_node} workers, "
+        f"at most {profile.array_parallelism} at once, {profile.time_limit_minutes} min each before they are requeued; "
+        f"{others} others are done, queued or running"
+    )
+
+
+def confirm(request: Request, num_runs: int, yes: bool) -> bool:
+    """Show what is to be submitted, and ask; True if it may go on.
+
+    Raises:
+        SpecError: there is nobody to ask.
+    """
+    show(request, num_runs)
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise SpecError("nobody is here to confirm: give --yes (make: YES=1)")
+    return input("submit? [y/N] ").strip().lower() in ("y", "yes")
 
 
 def sbatch_texts(request: Request, num_runs: int) -> list[str]:
-    """What sbatch would get, in this order: the preflight job where there is one, and the array."""
-    name, place = request.plan.experiment.name, _place(request, snapshot_path(request.folder / "code"))
-    first = [preflight_text(request.profile, name, place)] if request.preflight else []
-    return [*first, array_text(request.profile, name, place, num_runs)]
+    """What sbatch would get, in this order: the preflight job where there is one, and the arrays."""
+    profile, name, place = request.profile, request.name, request.place(snapshot_path(request.folder / "code"))
+    first = [sbatch_text(profile, place, preflight_parameters(profile, name, place))] if request.preflight else []
+    array = array_parameters(profile, name, place)
+    return [*first, *(sbatch_text(profile, place, array, size) for size in array_sizes(num_runs))]
 
 
 def submit(request: Request) -> list[str]:
     """Submit what is left and return the jobs' ids; nothing is kept here that the records do not hold.
+
+    Where the cluster takes no array of so many tasks there are several, each of which waits for the one before, so
+    that no more runs are on at once than the profile says.
 
     Raises:
         CampaignError: another submitter is at it, a compute node lacks what runs need, or sbatch refused.
@@ -49,44 +167,40 @@ def submit(request: Request) -> list[str]:
         if request.data is None:
             # Here, where there may be a network, so that jobs need not fetch it.
             find_task(request.plan.experiment.task).prepare(None)
-        place = _place(request, take_snapshot(request.folder / "code"))
+        code, jobs = take_snapshot(request.folder / "code"), list[str]()
         try:
             with redirect_stderr(io.StringIO()):  # submitit repeats there what sbatch says
-                if request.preflight:
-                    _ask_whether_refused(request, place, len(left))
-                after = _preflight(request, place) if request.preflight else None
-                return _submit_array(request, place, left, after)
+                after = _preflight(request, code, array_sizes(len(left))[0]) if request.preflight else None
+                conditions = [f"afterok:{after}"] if after else []
+                for size in array_sizes(len(left)):
+                    before = [f"afterany:{jobs[-1].split('_')[0]}"] if jobs else []
+                    runs, left = left[:size], left[size:]
+                    jobs += _submit_array(request, code, runs, *conditions, *before)
         except (FailedJobError, FailedSubmissionError) as error:
             raise CampaignError(explain_refusal(str(error), request.cluster)) from None
+        return jobs
 
 
-def _place(request: Request, code: Path) -> SubmissionPaths:
-    campaign = read_campaign(request.folder)
-    number = len(campaign.submissions) if campaign else 0
-    return SubmissionPaths(request.folder / "jobs" / f"{number:03d}", code, campaign_path(request.folder), number)
+def _preflight(request: Request, code: Path, num_runs: int) -> str | None:
+    """Check from the compute nodes; returns the job to wait for where it has not ended in time.
 
-
-def _ask_whether_refused(request: Request, place: SubmissionPaths, num_runs: int) -> None:
-    """Have sbatch judge the array, without submitting it, before time goes into the look. Raises FailedJobError."""
-    text = array_text(request.profile, request.plan.experiment.name, place, num_runs)
+    First sbatch judges the array, without submitting it, before time goes into the rest.
+    """
+    profile, place = request.profile, request.place(code)
     with tempfile.NamedTemporaryFile("w", suffix=".sh") as script:
-        script.write(text)
+        script.write(sbatch_text(profile, place, array_parameters(profile, request.name, place), num_runs))
         script.flush()
         done = subprocess.run(["sbatch", "--test-only", script.name], capture_output=True, text=True, check=False)
     if done.returncode:
         raise FailedJobError(done.stderr)
-
-
-def _preflight(request: Request, place: SubmissionPaths) -> str | None:
-    """Look from the compute nodes; returns the job to wait for where it has not ended in time."""
-    name, profile = request.plan.experiment.name, request.profile
     place.jobs.mkdir(parents=True, exist_ok=True)
     answer = place.jobs / "preflight.json"
     answer.unlink(missing_ok=True)
     executor = SlurmExecutor(folder=place.jobs, python=python_of(profile))
-    executor.update_parameters(**preflight_parameters(profile, name, place))
-    job = submit_preflight(executor, Look(request.plan, request.results, request.data, profile, answer))
-    print(f"preflight: job {job} looks at nodes, network and data in the shape of a run", flush=True)
+    executor.update_parameters(**preflight_parameters(profile, request.name, place))
+    task = PreflightTask(request.plan, request.results, request.data, profile, answer)
+    job = str(executor.submit(preflight, task).job_id)
+    print(f"preflight: job {job} checks nodes, network and data in the shape of a run", flush=True)
     if wait_for_preflight(job, answer, place.jobs / f"{job}_0_log.out", profile.preflight_wait_minutes):
         print("preflight: all well", flush=True)
         return None
@@ -94,45 +208,34 @@ def _preflight(request: Request, place: SubmissionPaths) -> str | None:
     return job
 
 
-def _submit_array(request: Request, place: SubmissionPaths, runs: list[PlannedRun], after: str | None) -> list[str]:
-    name, (commit, diff) = request.plan.experiment.name, code_version()
+def _submit_array(request: Request, code: Path, runs: list[PlannedRun], *after: str) -> list[str]:
+    profile, place, (commit, diff) = request.profile, request.place(code), code_version()
     submission = Submission(
         submitted_at=now(),
         by=owner(),
         cluster=request.cluster,
         slurm_conf=os.environ.get("SLURM_CONF"),
-        num_workers=request.profile.num_workers,
-        device=request.profile.device,
+        num_workers=profile.num_workers,
+        device=profile.device,
         data=None if request.data is None else str(request.data),
-        code=str(place.code),
+        code=str(code),
         git_commit=commit,
         git_diff_sha256=diff,
         jobs_folder=str(place.jobs),
         runs=[run.run_id for run in runs],
         jobs=[],
     )
-    number = add_submission(request.folder, name, submission)
-    assert number == place.submission, "nobody else submits while the lock is held"
-    executor = SlurmExecutor(folder=place.jobs, python=python_of(request.profile))
-    executor.update_parameters(**array_parameters(request.profile, name, place, after))
+    add_submission(request.folder, request.name, submission)
+    executor = SlurmExecutor(folder=place.jobs, python=python_of(profile))
+    executor.update_parameters(**array_parameters(profile, request.name, place, *after))
+    tasks = [
+        RunTask(request.name, request.folder / run.run_id, run, profile, request.data, request.command, commit, diff)
+        for run in runs
+    ]
     try:
-        tasks = [_task(request, run, commit, diff) for run in runs]
         jobs = [str(job.job_id) for job in executor.map_array(do_run, tasks)]
     except (FailedJobError, FailedSubmissionError):
         set_jobs(request.folder, [])
         raise
     set_jobs(request.folder, jobs)
     return jobs
-
-
-def _task(request: Request, run: PlannedRun, commit: str | None, diff: str | None) -> RunTask:
-    return RunTask(
-        experiment=request.plan.experiment.name,
-        folder=request.folder / run.run_id,
-        run=run,
-        profile=request.profile,
-        data=request.data,
-        command=request.command,
-        git_commit=commit,
-        git_diff_sha256=diff,
-    )

@@ -99,6 +99,9 @@ def run(options: argparse.Namespace) -> int:
         if failures:
             why = f"`{program('harness')} status {options.experiment}` says why"
             return complain(f"{failures} runs failed; {why}", FAILURE)
+        if skipped := len(missing_runs(planned, folder)):
+            print(f"{skipped} runs were skipped, as another command is at them; call again when it has ended")
+            return 0
         planned = _planned(options)  # A tuning's records say what it wants next.
     return 0
 

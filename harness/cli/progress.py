@@ -13,7 +13,7 @@ from rich.table import Table
 
 from harness.records.store import Heartbeat
 from harness.workers.launch import Progress
-from harness.workers.run_process import STOPPED
+from harness.workers.run_process import SKIPPED, STOPPED
 from harness.workers.time_left import in_words
 
 PLAIN_LINE_SECONDS = 10.0
@@ -36,7 +36,7 @@ COLUMNS = ["epoch", "loss", "accuracy", "samples/s", "MB sent per worker", "time
 def _verdict(failure: str | None) -> str:
     if failure is None:
         return "done"
-    return failure if failure.startswith(STOPPED) else f"FAILED, {failure}"
+    return failure if failure.startswith((SKIPPED, STOPPED)) else f"FAILED, {failure}"
 
 
 class PlainDisplay:

@@ -24,7 +24,7 @@ from harness.workers.attempt import Job, num_cores
 from harness.workers.devices import Workers, device_groups
 from harness.workers.preload import announce
 from harness.workers.process_group import backend_for
-from harness.workers.run_process import ActiveRun, Resources, close, start
+from harness.workers.run_process import SKIPPED, ActiveRun, Resources, close, start
 from harness.workers.stops import StopFlag, noticed
 from harness.workers.time_left import TimeLeft, expected_step_seconds
 
@@ -142,7 +142,7 @@ def _is_of_another_spec(written: Experiment, planned: Experiment) -> bool:
 
 
 def launch(plan: Plan, options: Options, display: Display) -> int:
-    """Do what is missing; return how many runs failed in this launch.
+    """Do what is missing; return how many runs failed in this launch. Runs that another command is at are skipped.
 
     An interrupted launch leaves every run done, or ready to go on from its checkpoint.
 
@@ -228,7 +228,7 @@ class _Launch:
             if failure is None:
                 self.done += 1
                 self.time_left.ended(each.job.run, time.monotonic() - each.started)
-            self.failures += failure is not None
+            self.failures += failure is not None and not failure.startswith(SKIPPED)
             self.display.ended(each.name, failure)
             # What is wrong with a run's own folder is no other run's affair.
             own = failure is not None and failure.startswith(f"data: {each.job.folder}")

@@ -29,6 +29,8 @@ from harness.workers.processes import Worker, WorkerProcesses, start_workers
 
 EXIT_BUSY, EXIT_DISK = 3, 5
 """Exit codes of a run's process that leave no failure.json."""
+SKIPPED = "skipped"
+"""What is said first of a run that another command is at: it fails nothing."""
 STOPPED = "stopped"
 """What is said of a run first that was asked to stop, and did."""
 LOG = "log.txt"
@@ -125,7 +127,7 @@ def close(active: ActiveRun) -> str | None:
     if not any(codes) or is_done(job.folder):
         return None
     if EXIT_BUSY in codes:
-        return "another process is at this run; call again when it has ended"
+        return f"{SKIPPED}: another process is at this run; call again when it has ended"
     if EXIT_DISK in codes:
         return f"disk: {job.folder} cannot be written to; make room or give permission, and call again"
     path = job.folder / "failure.json"

@@ -276,14 +276,18 @@ def test_failure_of_one_process_ends_the_run(tmp_path: Path) -> None:
     assert "Is a directory" in str(display.ends["sgd 1"])
 
 
-def test_run_that_another_process_owns_is_left_alone(tmp_path: Path) -> None:
+def test_runs_that_another_command_is_at_are_skipped_with_a_word_and_fail_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     plan = planned(tmp_path, only(small_spec(), "sgd"))
     (run,) = plan.runs
     folder = tmp_path / "small" / run.run_id
     display = Quiet()
     with owned(folder):
-        assert launch(plan, launch_options(tmp_path), display) == 1
-    assert "another process is at this run" in str(display.ends["sgd 1"])
+        assert main(["run", str(write_spec(tmp_path, only(small_spec(), "sgd"))), "--results", str(tmp_path)]) == 0
+        said = capsys.readouterr()
+        assert "sgd seed 1: skipped: another process is at this run" in said.out and not said.err
+        assert "1 runs were skipped, as another command is at them" in said.out
     assert {path.name for path in folder.iterdir()} == {"owner.lock", "log.txt"}
     assert launch(plan, launch_options(tmp_path), display) == 0
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from slurm.local.cluster import LocalCluster, start, stop
-from slurm.local.daemons import MissingPackagesError, require_packages
+from tests.slurm.local_cluster import LocalCluster, start, stop
+from tests.slurm.local_processes import MissingPackagesError, require_packages
 
 CLUSTER_FIXTURES = {"cluster", "cluster_folder"}
 
@@ -22,15 +22,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    """Eight idle nodes: six with one GPU, two with four. Tests leave it as they found it.
-
-    CSER_TEST_BIND_CORES=1 has each task bound to cores of its own, which takes the tests longer: nodes share the cores.
-    """
-    require_slurm()
+    """Six idle nodes, the last with four GPUs; it takes arrays of three tasks. Tests leave it as they found it."""
+    _require_slurm()
     folder = tmp_path_factory.mktemp("slurm")
-    binds = os.environ.get("CSER_TEST_BIND_CORES") == "1"
     try:
-        yield start(folder, gpus_per_node=(1, 1, 1, 1, 1, 1, 4, 4), bind_cores=binds)
+        yield start(folder, gpus_per_node=(1, 1, 1, 1, 1, 4), max_array_size=3)
     finally:
         stop(folder)
 
@@ -45,16 +41,16 @@ def slurm_conf(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def cluster_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An empty folder for a cluster of the test's own; what runs there at the end is stopped."""
-    require_slurm()
+    _require_slurm()
     folder = tmp_path_factory.mktemp("own")
     yield folder
     stop(folder)
 
 
-def require_slurm(*, accounting: bool = False) -> None:
+def _require_slurm() -> None:
     """Skip the test where Slurm is not installed; fail it where CI_REQUIRES_SLURM=1 says that it must be."""
     try:
-        require_packages(accounting=accounting)
+        require_packages()
     except MissingPackagesError as error:
         if os.environ.get("CI_REQUIRES_SLURM") == "1":
             pytest.fail(str(error), pytrace=False)

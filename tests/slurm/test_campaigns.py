@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,10 @@ from harness.records.store import Failure, Heartbeat, RecordError, read_optional
 from harness.spec_file import load_spec
 from harness.workers.attempt import attempt_in_threads
 from report.accuracy.build import build_report
-from slurm.local.cluster import LocalCluster
-from slurm.queue import queued_jobs
 from slurm.starts import read_starts
-from slurm.status import campaign_status
-from tests.harness.support import Table, changed, comparable, job_for, small_spec, write_spec
+from slurm.status import campaign_status, queued_jobs
+from tests.harness.support import ROOT, Table, changed, comparable, job_for, small_spec, write_spec
+from tests.slurm.local_cluster import LocalCluster
 from tests.slurm.support import (
     campaign,
     one_run,
@@ -129,7 +129,10 @@ def overtime(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def array(cluster: LocalCluster, overtime: Trial, tmp_path_factory: pytest.TempPathFactory) -> Trial:
-    """Four runs of two workers on two nodes, in turn, of which the last cannot save; submitted, and twice."""
+    """Four runs of two workers on two nodes, in turn, of which the last cannot save; submitted, and twice.
+
+    As where sbatch exports nothing, and by two arrays, since the cluster takes none of more than three tasks.
+    """
     spec = small_spec()
     made = trial(
         tmp_path_factory.mktemp("array"), spec | {"rows": spec["rows"][:2]}, small_profile(array_parallelism=1)
@@ -141,8 +144,9 @@ def array(cluster: LocalCluster, overtime: Trial, tmp_path_factory: pytest.TempP
     with pytest.MonkeyPatch.context() as patch:
         for name, value in cluster.environment.items():
             patch.setenv(name, value)
+        patch.setenv("SBATCH_EXPORT", "NONE")
         said = submitted(*made.words)
-        assert "preflight: all well" in said and "submitted 4 runs as job" in said
+        assert "preflight: all well" in said and re.search(r"submitted 4 runs as job \d+, \d+\n", said)
         assert "nothing to submit: " in submitted(*made.words)
         wait_until(lambda: left_the_queue(made.records), "the array has ended", 400.0)
     return made
@@ -157,7 +161,7 @@ def test_siblings_of_a_run_that_raises_go_on_and_status_says_where_to_look(array
             assert run.log and "NotADirectoryError" in Path(run.log).read_text()
             (start,) = read_starts(array.records / run.run_id)
             assert start.ended == "bug"  # and was not tried again
-    assert len(campaign(array.records).submissions) == 1
+    assert [len(submission.jobs) for submission in campaign(array.records).submissions] == [3, 1]
 
 
 def test_report_of_what_is_there_says_3_of_4(array: Trial, tmp_path: Path) -> None:
@@ -243,17 +247,37 @@ def test_run_whose_node_dies_goes_on_from_its_checkpoint(cluster: LocalCluster, 
     assert comparable(made.only_run) == as_if_local(made.plan.runs[0], tmp_path / "local")
 
 
-def test_cancelled_job_stays_cancelled(cluster: LocalCluster, checkout: Path, tmp_path: Path) -> None:
-    """It saves if Slurm gives it the time, which a busy machine may lack; but it does not come back."""
-    made = trial(tmp_path, one_run("sgd", num_epochs=3), small_profile(checkpoint_minutes=60.0))
+def test_job_requeued_at_its_start_loses_no_retry_and_a_cancelled_one_stays_so_until_it_is_resubmitted(
+    cluster: LocalCluster, checkout: Path, tmp_path: Path
+) -> None:
+    made = trial(tmp_path, one_run("sgd", num_epochs=2), small_profile(checkpoint_minutes=60.0, max_retries=0))
     job = made.submit(checkout=checkout)
-    wait_until(lambda: made.step() > 5, "it trains")
+    for seen, what in ((lambda: read_starts(made.only_run), "it starts"), (lambda: made.step() > 5, "it trains")):
+        wait_until(lambda seen=seen: bool(seen()), what)  # type: ignore[misc]
+        if what == "it starts":
+            cluster.call("scontrol", "requeue", job)
+            wait_until(lambda: pending(job), "the job is requeued")
+            assert (
+                made.step() == 0 and "requeued by Slurm" in read_record(made.only_run / "failure.json", Failure).message
+            )
+            cluster.start_now(job)
+    cluster.call("scancel", job)
+    wait_until(lambda: left_the_queue(made.records), "the job has ended")
+    assert [start.ended for start in read_starts(made.only_run)] == ["preempted", "preempted"]
+    (run,) = campaign_status(made.records).runs
+    assert (run.state, run.failure) == ("stopped", "preempted")
+    done = slurm_command("resubmit", made.spec, "--results", made.results, "--yes", "--no-preflight", "--wait")
+    assert done.returncode == 0 and comparable(made.only_run) == as_if_local(made.plan.runs[0], tmp_path / "local")
+
+
+def test_job_cancelled_before_a_worker_begins_is_called_so(cluster: LocalCluster, tmp_path: Path) -> None:
+    made = trial(tmp_path, one_run("sgd"), small_profile(setup=["sleep 2", f"touch {tmp_path}/on"]))
+    job = made.submit(checkout=ROOT)
+    wait_until((tmp_path / "on").exists, "its workers start")
     cluster.call("scancel", job)
     wait_until(lambda: left_the_queue(made.records), "the job has ended")
     (run,) = campaign_status(made.records).runs
-    assert run.state in ("failed", "stale", "stopped") and run.failure in ("preempted", None)
-    assert run.failure is None or (made.only_run / "checkpoint" / "latest").exists()
-    assert not (made.only_run / "result.json").exists()
+    assert (run.state, run.failure) == ("stopped", "preempted") and "the job was cancelled" in run.detail
 
 
 # Refused, or looked at and found wanting

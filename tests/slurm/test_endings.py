@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import get_args
 
 import pytest
 
@@ -20,15 +21,12 @@ from harness.records import store
 from harness.records.recorder import SupersededError, write_failure
 from harness.records.run_lock import owned
 from harness.records.store import Failure, FailureKind, Heartbeat, read_record
-from slurm import begin, requeue
-from slurm.begin import NothingToDo, begin_attempt
-from slurm.notice import Notice
-from slurm.policy import End, goes_on
+from slurm import requeue, starts
+from slurm.allocation import StopNotice
 from slurm.profile import load_profile
-from slurm.rendezvous import Meeting
-from slurm.requeue import decide
-from slurm.starts import Start, add_start, read_starts
-from tests.harness.support import job_for, small_config
+from slurm.requeue import decide, goes_on
+from slurm.starts import End, NothingToDo, Start, add_start, begin_attempt, ends_of_job, read_starts
+from tests.harness.support import ROOT, job_for, small_config
 from tests.slurm.support import allocation, small_profile, submission, write_profile
 
 # Policy
@@ -69,10 +67,6 @@ def test_what_would_come_again_is_not_tried_again(kind: FailureKind, progressed:
     assert not goes_on(End(kind, progressed), [], max_retries=100)
 
 
-def test_every_kind_has_a_policy() -> None:
-    assert {"preempted", "node", "communication", "timeout", "oom", "data", "disk", "bug"} == set(get_args(FailureKind))
-
-
 # Notice
 
 
@@ -87,7 +81,7 @@ def test_notice_tells_a_time_limit_from_a_preemption(
     before = {each: signal.getsignal(each) for each in (signal.SIGUSR2, signal.SIGTERM)}
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time() + left)))
     try:
-        notice = Notice(load_profile("local"))
+        notice = StopNotice(load_profile("local"))
         assert not notice.stop_requested()
         os.kill(os.getpid(), number)
         assert notice.stop_requested() and notice.kind == kind
@@ -104,7 +98,7 @@ def requeued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that a made-up scontrol writes its words to."""
     said, program = tmp_path / "said", tmp_path / "bin" / "scontrol"
     program.parent.mkdir()
-    show = 'if [ "$1" = show ]; then echo "JobId=$4 JobState=${STATE:-RUNNING} Reason=None"'
+    show = 'if [ "$1" = show ]; then echo "JobId=$4 JobState=${STATE:-RUNNING} Reason=None ${MORE}"'
     program.write_text(f'#!/bin/sh\n{show}; else echo "$@" >>{said}; fi\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
@@ -244,6 +238,52 @@ def test_job_that_is_being_ended_comes_back_only_at_its_time_limit(
     assert requeued.exists() == comes_back
 
 
+BY_SLURM: list[tuple[str, FailureKind, str]] = [
+    ("Restarts=0", "preempted", "the job was cancelled; `resubmit` takes it up again"),
+    ("Restarts=1", "preempted", "the job was requeued by Slurm"),
+    ("FailedNode=node7 Restarts=1", "node", "the node node7 was lost"),
+]
+
+
+@pytest.mark.parametrize(("said", "kind", "words"), BY_SLURM, ids=[said for said, *_ in BY_SLURM])
+@pytest.mark.parametrize("before", ["no worker began", "no word", "communication"])
+def test_job_that_slurm_ends_is_said_to_be_cancelled_requeued_or_to_have_lost_a_node(
+    said: str,
+    kind: FailureKind,
+    words: str,
+    before: str,
+    tmp_path: Path,
+    requeued: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its processes were killed at their start, or had lost each other: only a lost node counts as a retry."""
+    monkeypatch.setenv("STATE", "COMPLETING")
+    monkeypatch.setenv("MORE", said)
+    folder = tmp_path / "run"
+    if before != "no worker began":
+        started(folder)
+    if before == "communication":
+        write_failure(folder, "run", "now", "communication", "lost rank 1", "")
+    assert requeue_of(folder, 0, 143) != 0
+    failure = read_record(folder / "failure.json", Failure)
+    assert failure.kind == kind and failure.message.startswith(words) and not requeued.exists()
+    assert sum(end.counts for end in ends_of_job(read_starts(folder), "7_0")) == (
+        kind == "node" and before != "no worker began"
+    )
+
+
+def test_a_signal_before_training_ends_a_worker_at_once(tmp_path: Path) -> None:
+    """So that the last line of the script has its turn before Slurm's KILL; once it trains, it stops between steps."""
+    script = (
+        "import os, signal, sys; from slurm.allocation import StopNotice; from slurm.profile import load_profile;"
+        "notice = StopNotice(load_profile('local'));"
+        "trains = sys.argv[1] == 'trains' and not notice.stop_requested();"
+        "os.kill(os.getpid(), signal.SIGTERM); sys.exit(7 if notice.stop_requested() else 8)"
+    )
+    for phase, code in (("starts", -signal.SIGTERM), ("trains", 7)):
+        assert subprocess.run([sys.executable, "-c", script, phase], cwd=ROOT).returncode == code
+
+
 def test_orphan_does_not_requeue_the_start_that_replaced_it(tmp_path: Path, requeued: Path) -> None:
     folder = tmp_path / "run"
     started(folder, "preempted", "node")
@@ -260,7 +300,12 @@ def test_full_disk_requeues_nothing(
         tmp_path / "campaign.json",
         store_campaign(submission(tmp_path, "run")),
     )
-    for name, value in {"SLURM_JOB_ID": "8", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}.items():
+    for name, value in {
+        "SLURM_JOB_ID": "8",
+        "SLURM_ARRAY_JOB_ID": "7",
+        "SLURM_ARRAY_TASK_ID": "0",
+        "SUBMITIT_EXECUTOR": "slurm",
+    }.items():
         monkeypatch.setenv(name, value)
 
     def no_space(*arguments: object) -> None:
@@ -288,12 +333,10 @@ def test_replaced_worker_ends_without_waiting_for_its_peers(tmp_path: Path, monk
     monkeypatch.setattr(slurm.job, "attempt_in_group", replaced)
     monkeypatch.setattr(slurm.job, "ProcessGroupCollectives", lambda: None)
     monkeypatch.setattr(slurm.job, "joined_through", lambda *arguments: stack_that_must_not_close())
-    meeting = Meeting(store=None, message="a")  # type: ignore[arg-type]
     task = job_for(small_config(), tmp_path)
-    monkeypatch.setattr(slurm.job, "_job", lambda *arguments: task)
     monkeypatch.setattr(slurm.job, "_data", lambda *arguments: None)
     with pytest.raises(SystemExit) as ended:
-        slurm.job._work(None, allocation(), meeting, SimpleNamespace(stop_requested=None), "cpu")  # type: ignore[arg-type]
+        slurm.job._train(None, allocation(), None, SimpleNamespace(stop_requested=None), task)  # type: ignore[arg-type]
     assert ended.value.code == 1 and not (task.folder / "failure.json").exists()
 
 
@@ -372,7 +415,7 @@ def with_attempt(folder: Path, attempt: str, resumed_from_step: int = 0) -> None
 
 
 def test_living_attempt_of_another_job_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(begin, "LISTEN_SECONDS", 5.0)
+    monkeypatch.setattr(starts, "LISTEN_SECONDS", 5.0)
     folder = tmp_path / "run"
     with_attempt(folder, "theirs")
     beat(folder, "theirs")
@@ -385,7 +428,7 @@ def test_living_attempt_of_another_job_is_left_alone(tmp_path: Path, monkeypatch
 
 
 def test_silent_attempt_of_another_job_makes_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(begin, "LISTEN_SECONDS", 0.2)
+    monkeypatch.setattr(starts, "LISTEN_SECONDS", 0.2)
     folder = tmp_path / "run"
     with_attempt(folder, "theirs")
     beat(folder, "theirs")

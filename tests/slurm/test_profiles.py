@@ -12,14 +12,24 @@ import pytest
 from harness.spec import SpecError
 from slurm.__main__ import main
 from slurm.profile import CLUSTERS, Profile, known, load_profile
-from slurm.refusals import explain_refusal
-from slurm.script import SubmissionPaths, array_parameters, array_text, preflight_text
+from slurm.sbatch import (
+    SubmissionPaths,
+    array_parameters,
+    array_sizes,
+    explain_refusal,
+    preflight_parameters,
+    sbatch_text,
+)
 from tests.harness.support import small_spec, write_spec
 from tests.slurm.support import small_profile, write_profile
 
 STORED = Path(__file__).parent / "sbatch"
 SHARED = Path("/shared/results/imagenet")
 PLACE = SubmissionPaths(SHARED / "jobs" / "000", SHARED / "code" / "0123456789ab", SHARED / "campaign.json", 0)
+
+
+def array_text(profile: Profile, name: str, place: SubmissionPaths, num_runs: int) -> str:
+    return sbatch_text(profile, place, array_parameters(profile, name, place), num_runs)
 
 
 SHIPPED = [*known(), "template", "template:2x4"]
@@ -66,12 +76,19 @@ def test_fields_for_sbatch_that_shipped_profiles_leave_out(tmp_path: Path) -> No
     assert text.index("module load cuda") < next(i for i, line in enumerate(text) if line.startswith("srun "))
 
 
-def test_gpus_can_be_asked_for_by_gres(tmp_path: Path) -> None:
-    gpus = {"device": "cuda", "gpus_per_node": 4, "gpu_request": "gres"}
-    for kind, asked in (({}, "gpu:4"), ({"gpu_type": "v100"}, "gpu:v100:4")):
-        table = {key: value for key, value in small_profile(**gpus, **kind).items() if key != "workers_per_node"}
+def test_gpus_are_asked_for_as_the_site_wants(tmp_path: Path) -> None:
+    gpus = {"device": "cuda", "gpus_per_node": 4}
+    wanted: list[tuple[dict[str, str], list[str]]] = [
+        ({}, ["#SBATCH --gpus-per-node=4"]),
+        ({"gpu_request": "gres"}, ["#SBATCH --gres=gpu:4"]),
+        ({"gpu_request": "gres", "gpu_type": "v100"}, ["#SBATCH --gres=gpu:v100:4"]),
+        ({"gpu_request": "none"}, []),
+    ]
+    for changes, asked in wanted:
+        table = {key: value for key, value in small_profile(**gpus, **changes).items() if key != "workers_per_node"}
         text = array_text(load_profile(str(write_profile(tmp_path, table))), "x", PLACE, 6).splitlines()
-        assert f"#SBATCH --gres={asked}" in text and not any("gpus-per-node" in line for line in text)
+        assert [line for line in text if "gpu" in line] == asked
+        assert "#SBATCH --ntasks-per-node=4" in text
 
 
 def test_workers_start_in_a_container_and_what_follows_them_does_not(
@@ -80,9 +97,12 @@ def test_workers_start_in_a_container_and_what_follows_them_does_not(
     monkeypatch.setattr(sys, "executable", "/opt/python/bin/python")
     fields = {"launch_prefix": "apptainer exec --nv /shared/torch.sif", "python": "python3"}
     profile = load_profile(str(write_profile(tmp_path, small_profile(**fields))))
-    for text in (array_text(profile, "x", PLACE, 6), preflight_text(profile, "x", PLACE)):
+    for text in (
+        array_text(profile, "x", PLACE, 6),
+        sbatch_text(profile, PLACE, preflight_parameters(profile, "x", PLACE)),
+    ):
         (line,) = [line for line in text.splitlines() if line.startswith("srun ")]
-        container = "--open-mode=append apptainer exec --nv /shared/torch.sif python3"
+        container = " --open-mode=append apptainer exec --nv /shared/torch.sif python3"
         assert line.endswith(f"{container} -u -m submitit.core._submit {PLACE.jobs}")
     assert "\n/opt/python/bin/python -m slurm.requeue " in array_text(profile, "x", PLACE, 6)
 
@@ -96,8 +116,8 @@ def test_what_modules_put_into_pythonpath_stays_behind_the_snapshot() -> None:
 
 
 def test_array_that_must_wait_for_the_preflight_job_ends_with_it() -> None:
-    extra = array_parameters(load_profile("local"), "x", PLACE, after="12")["additional_parameters"]
-    assert extra["dependency"] == "afterok:12" and extra["kill-on-invalid-dep"] == "yes"
+    extra = array_parameters(load_profile("local"), "x", PLACE, "afterok:12", "afterany:11")["additional_parameters"]
+    assert extra["dependency"] == "afterok:12,afterany:11" and extra["kill-on-invalid-dep"] == "yes"
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
@@ -162,12 +182,12 @@ def test_dry_run_needs_no_slurm_and_leaves_nothing(tmp_path: Path, capsys: pytes
     assert "#SBATCH --array=0-5%2" in text and f"{results}/small/campaign.json 0 --max-retries 3 $?" in text
     assert f"to submit on {profile}: 6 runs of 2 nodes x 1 workers, at most 2 at once" in text
     assert text.index("CPU core hours for forward") < text.index("0 others are done, queued or running")
-    assert "first a job in the shape of a run looks, for 10 min at most" in text
+    assert "first preflight, a job in the shape of a run, for 10 min at most" in text
     assert text.index("#SBATCH --job-name=small-preflight\n") < text.index("#SBATCH --job-name=small\n")
     assert not results.exists()
     assert main([*words, "--no-preflight"]) == 0
     text = capsys.readouterr().out
-    assert "small-preflight" not in text and "first a job" not in text
+    assert "small-preflight" not in text and "first preflight" not in text
 
 
 @pytest.mark.usefixtures("no_slurm")
@@ -179,6 +199,21 @@ def test_dry_run_on_gpus_shows_hours_and_dollars_before_what_sbatch_would_get(
     said = ["hours on 8 GPUs", "dollars on 8 x p3.2xlarge", "for 20 min at most", "runs of 8 nodes x 1 workers"]
     said += ["#SBATCH --job-name=imagenet-preflight\n", "#SBATCH --job-name=imagenet\n"]
     assert [text.index(words) for words in said] == sorted(text.index(words) for words in said)
+
+
+@pytest.mark.usefixtures("no_slurm")
+def test_more_runs_than_an_array_may_have_are_several_arrays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stock Slurm has MaxArraySize 1001; a site's own is asked for."""
+    words = ["submit", "cifar100", "--cluster", "v100", "--results", str(tmp_path / "results"), "--dry-run"]
+    assert main(words) == 0
+    arrays = [line for line in capsys.readouterr().out.splitlines() if line.startswith("#SBATCH --array=")]
+    assert arrays == ["#SBATCH --array=0-1000%4", "#SBATCH --array=0-638%4"]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "scontrol").write_text("#!/bin/sh\necho 'MaxArraySize            = 4001'\n")
+    (tmp_path / "empty" / "scontrol").chmod(0o755)
+    assert array_sizes(1640) == [1640]
 
 
 @pytest.mark.usefixtures("no_slurm")
@@ -194,7 +229,6 @@ def test_template_is_no_cluster(name: str, tmp_path: Path, capsys: pytest.Captur
     ("changes", "words", "error"),
     [
         ({}, [], "sbatch is not on the path"),
-        ({"local": True}, [], "python slurm/local/cluster.py start"),
         ({"nodes": 3}, ["--dry-run"], "gives 3 nodes x 1 = 3 workers, small has 2"),
     ],
 )

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from harness.plan.plan import make_plan
 from harness.spec import SpecError
 from harness.spec_file import load_spec
 from harness.tasks.errors import DataError
-from slurm import request, staging
+from slurm import staging, submit
 from slurm.job import RunTask, _data
 from slurm.profile import load_profile
-from slurm.rendezvous import Meeting
 from slurm.staging import check_archive, is_archive, staged
 from tests.harness.support import small_spec, write_spec
 from tests.slurm.support import allocation, small_profile, write_profile
@@ -114,14 +114,14 @@ def test_no_worker_goes_on_before_all_nodes_have_the_data(archive: Path, tmp_pat
     run = make_plan(load_spec(write_spec(tmp_path, small_spec())), tmp_path).runs[0]
     profile = load_profile(str(write_profile(tmp_path, small_profile(scratch=str(tmp_path / "disk")))))
     task = RunTask("small", tmp_path, run, profile, archive, "command", None, None)
-    meeting = Meeting(dist.HashStore(), "a")  # type: ignore[arg-type]
+    shared: TCPStore = dist.HashStore()  # type: ignore[assignment]
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(_data, task, allocation(rank=0, world_size=2), meeting)
+        first = pool.submit(_data, task, allocation(rank=0, world_size=2), shared)
         time.sleep(0.5)
         assert not first.done()
-        folder = _data(task, allocation(rank=1, world_size=2), meeting)
+        folder = _data(task, allocation(rank=1, world_size=2), shared)
         assert first.result() == folder == staged(archive, str(tmp_path / "disk"))
-    assert _data(replace(task, data=tmp_path), allocation(), meeting) == tmp_path
+    assert _data(replace(task, data=tmp_path), allocation(), shared) == tmp_path
 
 
 def test_an_archive_needs_a_scratch_in_the_profile(tmp_path: Path) -> None:
@@ -129,9 +129,9 @@ def test_an_archive_needs_a_scratch_in_the_profile(tmp_path: Path) -> None:
     plan = make_plan(load_spec(write_spec(tmp_path, small_spec())), tmp_path)
     for scratch in ({}, {"scratch": "/local"}):
         profile = load_profile(str(write_profile(tmp_path, small_profile(**scratch))))
-        asked = request.Request(plan, tmp_path, Path("/data/imagenet.tar"), "mine", profile, "command", True)
+        asked = submit.Request(plan, tmp_path, Path("/data/imagenet.tar"), "mine", profile, "command", True)
         if scratch:
-            request.check(asked)
+            submit.check(asked)
         else:
             with pytest.raises(SpecError, match="the profile mine has no scratch"):
-                request.check(asked)
+                submit.check(asked)

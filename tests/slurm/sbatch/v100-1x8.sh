@@ -24,7 +24,7 @@ set +e; trap : TERM USR2
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /shared/results/imagenet/jobs/000/%A_%a_%t_log.out --cpus-per-task=8 --kill-on-bad-exit=1 --open-mode=append /opt/python/bin/python -u -m submitit.core._submit /shared/results/imagenet/jobs/000
+srun --unbuffered --output /shared/results/imagenet/jobs/000/%A_%a_%t_log.out --cpus-per-task=8 --export=ALL --kill-on-bad-exit=1 --open-mode=append /opt/python/bin/python -u -m submitit.core._submit /shared/results/imagenet/jobs/000
 
 
 # teardown

@@ -20,15 +20,13 @@ from harness.records.store import read_record
 from harness.spec_file import load_spec
 from harness.tasks.task import Check
 from harness.workers import devices
-from slurm import look, submit
-from slurm.campaign import read_campaign
-from slurm.errors import CampaignError
-from slurm.fabric import Place, in_words, no_way
-from slurm.look import CheckLine, Look, Looked, merged
+from slurm import preflight, submit
+from slurm.campaign import CampaignError, read_campaign
+from slurm.preflight import Answer, CheckLine, PreflightTask, merged, rate_in_words
 from slurm.profile import load_profile
-from slurm.request import Request
-from slurm.script import SubmissionPaths as Files
-from slurm.script import array_parameters, preflight_parameters
+from slurm.sbatch import SubmissionPaths as Files
+from slurm.sbatch import array_parameters, preflight_parameters
+from slurm.submit import Request
 from tests.harness.support import ROOT, changed, small_spec, write_spec
 from tests.slurm.support import allocation, small_profile, write_profile
 from tests.tasks.miniatures import imagenet_tree
@@ -43,36 +41,34 @@ def plan_of(folder: Path, **changes: Any) -> Plan:
     return make_plan(load_spec(write_spec(folder, spec)), folder)
 
 
-def looked(
-    folder: Path, plan: Plan, data: Path | None = None, **environment: tuple[str, str] | str
-) -> dict[str, CheckLine]:
-    """The answer of two processes on two nodes by what it looks at; a pair of values is one for each process."""
+def checked(folder: Path, plan: Plan, data: Path | None = None, **environment: str) -> dict[str, CheckLine]:
+    """The answer of two processes on two nodes, by what is checked."""
     profile = load_profile(str(write_profile(folder, small_profile(link_gigabits_per_second=10.0))))
-    task = Look(plan, folder / "results", data, profile, folder / "preflight.json")
+    task = PreflightTask(plan, folder / "results", data, profile, folder / "preflight.json")
     (folder / "task.pickle").write_bytes(pickle.dumps(task))
     with ExitStack() as stack:
         processes = [stack.enter_context(_process(folder, rank, environment)) for rank in (0, 1)]
         stack.callback(lambda: [process.kill() for process in processes])
-        codes = [process.wait() for process in processes]
-    answer = read_record(folder / "preflight.json", Looked)
+        code = processes[0].wait()
+    answer = read_record(folder / "preflight.json", Answer)
     assert answer.nodes == "node[0-1]"
-    assert codes == [0 if all(line.passed for line in answer.lines) else 1, 0]
+    assert code == (0 if all(line.passed for line in answer.lines) else 1)
     return {line.what: line for line in answer.lines}
 
 
-def _process(folder: Path, rank: int, environment: dict[str, tuple[str, str] | str]) -> subprocess.Popen[bytes]:
+def _process(folder: Path, rank: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     """One of the two, with what Slurm would tell it."""
-    own = {name: value if isinstance(value, str) else value[rank] for name, value in environment.items()}
     slurm = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_PROCID": str(rank), "SLURM_LOCALID": "0"}
-    slurm |= {"SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "node[0-1]", "GLOO_SOCKET_IFNAME": "lo"}
-    given = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | slurm | own
-    command = [sys.executable, "-m", "tests.slurm.look_processes", str(folder / "task.pickle")]
+    slurm |= {"SLURM_NTASKS": "2", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "node[0-1]"}
+    slurm |= {"SUBMITIT_EXECUTOR": "slurm", "SLURMD_NODENAME": f"node{rank}", "GLOO_SOCKET_IFNAME": "lo"}
+    given = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | slurm | environment
+    command = [sys.executable, "-m", "tests.slurm.preflight_process", str(folder / "task.pickle")]
     return subprocess.Popen(command, env=given, cwd=ROOT)
 
 
 @pytest.mark.timeout(600)
 def test_all_ranks_reduce_through_the_network_and_say_its_rate_beside_the_profiles(tmp_path: Path) -> None:
-    lines = looked(tmp_path, plan_of(tmp_path))
+    lines = checked(tmp_path, plan_of(tmp_path))
     assert set(lines) == {"temporary files", "network", "disk", "locks", "data"}
     assert all(line.passed for line in lines.values())
     said = lines["network"].detail
@@ -80,28 +76,35 @@ def test_all_ranks_reduce_through_the_network_and_say_its_rate_beside_the_profil
 
 
 @pytest.mark.timeout(600)
-def test_network_that_only_reaches_loopback_and_data_that_no_node_sees_are_one_sentence_each(tmp_path: Path) -> None:
+def test_an_interface_that_is_not_there_and_data_that_no_node_sees_are_one_sentence_each(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, task={"name": "cifar100"}, model={"name": "small_cnn", "options": {"widths": [4, 8]}})
-    elsewhere = {"LOOK_MACHINE": ("a", "b"), "LOOK_ADDRESS": ("10.0.0.1", "127.0.1.1")}
-    lines = looked(tmp_path, plan, tmp_path / "nowhere", **elsewhere)
+    lines = checked(tmp_path, plan, tmp_path / "nowhere", GLOO_SOCKET_IFNAME="ib7")
     said = lines.pop("network")
-    assert not said.passed and "\n" not in said.detail
-    assert "only reaches loopback: node node1 would have the others call 127.0.1.1" in said.detail
-    assert "set network_interface in the profile" in said.detail
+    assert not said.passed and "\n" not in said.detail and said.detail.startswith("an all-reduce fails: ")
+    assert "look at network_interface in the profile, of which there are lo" in said.detail
     (bad,) = [line.detail for line in lines.values() if not line.passed]
     assert "nowhere" in bad and "(on " not in bad and "\n" not in bad
+
+
+@pytest.mark.timeout(600)
+def test_an_all_reduce_that_does_not_end_is_given_up_by_rank_0_with_a_word(tmp_path: Path) -> None:
+    lines = checked(tmp_path, plan_of(tmp_path), TEST_NETWORK_SECONDS="0")
+    assert lines["network"].detail.startswith("an all-reduce did not end within 0 s; look at network_interface in the")
 
 
 def test_one_gpu_that_several_ranks_see_is_refused_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(devices, "identity", lambda device: "GPU 7f of node1")
-    monkeypatch.setattr(look, "prepare_thread", lambda device: None)
+    monkeypatch.setattr(preflight, "prepare_thread", lambda device: None)
     profile = load_profile(str(write_profile(tmp_path, small_profile())))
-    task, store = Look(plan_of(tmp_path), tmp_path, None, profile, tmp_path / "preflight.json"), dist.HashStore()
+    task, store = (
+        PreflightTask(plan_of(tmp_path), tmp_path, None, profile, tmp_path / "preflight.json"),
+        dist.HashStore(),
+    )
     store.set("device of 0", "GPU 7f of node1")
-    here = look._Here(task, allocation(rank=1, world_size=2), "cuda:0", store)
-    (check,) = look._network_checks(here, num_nodes=1)
+    here = preflight._Here(task, allocation(rank=1, world_size=2), "cuda:0", store)
+    (check,) = preflight._network_checks(here, num_nodes=1)
     assert not check.passed and "\n" not in check.detail
     assert check.detail.startswith("ranks 0 and 1 both have GPU 7f of node1, and each needs a GPU of its own; ")
     assert check.detail.endswith("; in the profile look at gpus_per_node and gpu_request")
@@ -118,11 +121,11 @@ def test_each_process_looks_at_its_gpus_and_one_of_a_node_at_its_disks(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 0))
     monkeypatch.setenv("NODE_DISK", str(tmp_path / "disk"))
     profile = load_profile(str(write_profile(tmp_path, small_profile(scratch="$NODE_DISK/mine"))))
-    task = Look(plan_of(tmp_path), tmp_path, None, profile, tmp_path / "preflight.json")
+    task = PreflightTask(plan_of(tmp_path), tmp_path, None, profile, tmp_path / "preflight.json")
 
     def found(local_rank: int) -> dict[str, Check]:
-        here = look._Here(task, allocation(rank=local_rank, local_rank=local_rank), "cuda:0", dist.HashStore())
-        return {check.what: check for check in look._node_checks(here)}
+        here = preflight._Here(task, allocation(rank=local_rank, local_rank=local_rank), "cuda:0", dist.HashStore())
+        return {check.what: check for check in preflight._node_checks(here)}
 
     def read_only(descriptor: int) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
@@ -145,11 +148,11 @@ def test_an_archive_that_ends_early_is_one_sentence_on_each_node(tmp_path: Path)
     archive = tmp_path / "images.tar"
     archive.write_bytes(bytes(2000) + b"cut off here")
     profile = load_profile(str(write_profile(tmp_path, small_profile(scratch=str(tmp_path / "disk")))))
-    task = Look(plan_of(tmp_path), tmp_path, archive, profile, tmp_path / "preflight.json")
+    task = PreflightTask(plan_of(tmp_path), tmp_path, archive, profile, tmp_path / "preflight.json")
 
     def found(rank: int, local_rank: int) -> list[Check]:
         place = allocation(rank=rank, local_rank=local_rank)
-        return list(look._data_checks(look._Here(task, place, "cpu", dist.HashStore())))
+        return list(preflight._data_checks(preflight._Here(task, place, "cpu", dist.HashStore())))
 
     early = Check("archive", False, f"{archive} ends early, as no tar file does; copy or make it again")
     assert [check.what for check in found(0, 0)] == ["disk", "locks", "archive"]
@@ -160,7 +163,7 @@ def test_an_archive_that_ends_early_is_one_sentence_on_each_node(tmp_path: Path)
 def test_files_are_opened_and_read_by_all_ranks_together(tmp_path: Path) -> None:
     data = imagenet_tree(tmp_path / "data", 24, 12)
     plan = plan_of(tmp_path, task={"name": "imagenet"}, model={"name": "resnet50"})
-    lines = looked(tmp_path, plan, data, LOOK_MINIATURE="1", XDG_CACHE_HOME=str(tmp_path / "cache"))
+    lines = checked(tmp_path, plan, data, TEST_MINIATURE="1", XDG_CACHE_HOME=str(tmp_path / "cache"))
     assert all(line.passed for line in lines.values())
     assert lines["opening files"].detail.startswith("2 workers at once open and read ")
     assert "readers a worker reach about" in lines["reading"].detail and "GPU" not in lines["reading"].detail
@@ -178,32 +181,10 @@ def test_findings_alike_are_said_once_and_failures_with_their_nodes() -> None:
     assert merged([[], [bad], [bad], []], hosts) == [bad._replace(detail="full (on n1, n2)")]
 
 
-def place(**changes: Any) -> Place:
-    given = {"host": "n1", "machine": "a", "interface": "", "address": "10.0.0.1", "interfaces": ("lo", "eth0", "ib0")}
-    return Place(**(given | changes))
-
-
-@pytest.mark.parametrize(
-    ("places", "words"),
-    [
-        ([place(), place(host="n2", machine="b", address="10.0.0.2")], None),
-        ([place(address="127.0.0.1", interface="lo"), place(host="n2", address="127.0.0.1", interface="lo")], None),
-        ([place(), place(host="n2", machine="b", address="127.0.1.1")], "n2 would have the others call 127.0.1.1, the"),
-        ([place(interface="lo", address="127.0.0.1"), place(machine="b")], "127.0.0.1, its interface lo, which leads"),
-        ([place(interface="ib1")], "node n1 has no network interface ib1, but lo, eth0, ib0; set network_interface"),
-        ([place(interface="eth"), place(interface="^lo,docker", machine="b")], None),  # as NCCL takes them too
-        ([place(), place(machine="b", address="")], None),  # which cannot be told
-    ],
-)
-def test_ways_that_lead_nowhere(places: list[Place], words: str | None) -> None:
-    said = no_way(places)
-    assert said is None if words is None else (said is not None and words in said)
-
-
 def test_a_link_that_carries_less_than_half_is_pointed_out() -> None:
-    assert in_words(9.1e9, None, 8, 8) == "an all-reduce among 8 workers on 8 nodes gets 9.1 Gb/s through a link"
-    assert in_words(9.1e9, 10e9, 8, 8).endswith("gets 9.1 Gb/s through a link; the profile says 10")
-    assert in_words(0.94e9, 10e9, 8, 2).endswith("0.94 Gb/s through a link; the profile says 10, so look at "
+    assert rate_in_words(9.1e9, None, 8, 8) == "an all-reduce among 8 workers on 8 nodes gets 9.1 Gb/s a link"
+    assert rate_in_words(9.1e9, 10e9, 8, 8).endswith("gets 9.1 Gb/s a link; the profile says 10")
+    assert rate_in_words(0.94e9, 10e9, 8, 2).endswith("0.94 Gb/s a link; the profile says 10, so look at "
                                                  "network_interface, or ask the site")  # fmt: skip
 
 

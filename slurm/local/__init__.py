@@ -1,1 +1,0 @@
-"""A real Slurm cluster with virtual nodes on this machine, for tests and for trying."""
