@@ -215,7 +215,7 @@ def test_failure_of_an_earlier_attempt_is_not_that_of_this_one(tmp_path: Path, r
 def test_job_that_did_not_begin_says_where_to_look(tmp_path: Path, requeued: Path) -> None:
     assert requeue_of(tmp_path / "run", 0, 1) == 1
     failure = read_record(tmp_path / "run" / "failure.json", Failure)
-    assert failure.kind == "bug" and "before they began; see" in failure.message
+    assert failure.kind == "bug" and "before a worker began; see" in failure.message
     assert not requeued.exists()
 
 
