@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import least_squares, nnls
+from scipy.special import expit
 
 from harness.records.timings import Collective, Fabric, Sweep
 from report.speed.cost_model import Algorithm, Link, Links, Network, ring_hops
@@ -15,8 +18,8 @@ from report.speed.cost_model import Algorithm, Link, Links, Network, ring_hops
 COLLECTIVES: tuple[Collective, ...] = ("all_reduce", "all_gather", "exchange")
 POWERS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Of the norm that joins latency and sending: those that are tried."""
-_STEPS = 60
-"""Of Gauss and Newton; each changes alpha and beta by a factor of e at most."""
+LEAST_ALPHA = 1e-10
+"""Seconds a hop; of a latency that hides wholly behind sending the sweep says nothing, and the fit would go to 0."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,8 @@ def slowest_limit(fabric: Fabric) -> float | None:
 
 def fit_line(xs: Sequence[float], ys: Sequence[float], times: Sequence[float]) -> tuple[float, float]:
     """The a, b >= 0 that make a x + b y nearest to the times, by the sum of squared relative errors."""
-    scaled = np.array([xs, ys], dtype=np.float64) / np.array(times, dtype=np.float64)
-    a, b = np.linalg.lstsq(scaled.T, np.ones(len(times)), rcond=None)[0]
-    if a >= 0 and b >= 0:
-        return float(a), float(b)
-    kept = scaled[1] if a < 0 else scaled[0]
-    alone = float(kept.sum() / (kept @ kept))
-    return (0.0, alone) if a < 0 else (alone, 0.0)
+    (a, b), _ = nnls((np.array([xs, ys]) / np.array(times)).T, np.ones(len(times)))
+    return float(a), float(b)
 
 
 def fits_of(sweep: Sweep) -> list[Fit]:
@@ -71,21 +69,25 @@ def fits_of(sweep: Sweep) -> list[Fit]:
 
 
 def _link(hops: Sequence[tuple[int, float]], times: Sequence[float], power: float) -> Link:
-    """The alpha and beta whose times are nearest, by the sum of squared logarithms of the ratios (Gauss-Newton).
+    """The alpha and beta whose times are nearest, by the sum of squared logarithms of the ratios.
 
     A logarithm takes half for as bad as double, so noise of small messages does not bend what large ones say.
     """
     counts, sent = np.array([(count, count * size) for count, size in hops], dtype=np.float64).T
     wanted = np.log(np.array(times, dtype=np.float64))
-    logs = np.array([wanted[counts.argmin()] - np.log(counts.min()), wanted[sent.argmax()] - np.log(sent.max())])
-    for _ in range(_STEPS):
-        latency, sending = power * (logs[0] + np.log(counts)), power * (logs[1] + np.log(sent))
-        both = np.logaddexp(latency, sending)
-        slopes = np.exp([latency - both, sending - both]).T
-        step = np.linalg.lstsq(slopes, wanted - both / power, rcond=None)[0]
-        logs = logs + np.clip(step, -1, 1)
-    alpha, beta = np.exp(logs)
-    return Link(float(alpha), float(beta), power)
+
+    def misses(logs: NDArray[np.float64]) -> NDArray[np.float64]:
+        both = np.logaddexp(power * (logs[0] + np.log(counts)), power * (logs[1] + np.log(sent)))
+        return np.asarray(both / power - wanted)
+
+    def slopes(logs: NDArray[np.float64]) -> NDArray[np.float64]:
+        shares = expit(power * (logs[0] + np.log(counts) - logs[1] - np.log(sent)))
+        return np.stack([shares, 1 - shares], axis=1)
+
+    start = [wanted[counts.argmin()] - np.log(counts.min()), wanted[sent.argmax()] - np.log(sent.max())]
+    found = least_squares(misses, start, slopes, xtol=1e-14, ftol=1e-14, gtol=1e-14)
+    alpha, beta = np.exp(found.x)
+    return Link(max(float(alpha), LEAST_ALPHA), float(beta), power)
 
 
 def _errors(link: Link, hops: Sequence[tuple[int, float]], times: Sequence[float]) -> list[float]:

@@ -1,0 +1,168 @@
+"""A study's records, and every cell of them, a method's step on a network as the clock had it, as a line of a frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pandas as pd
+
+from harness.records.store import Attempt, RecordError, read_record
+from harness.records.timings import (
+    Method,
+    ScoredCell,
+    ScoredSession,
+    Step,
+    Sweep,
+    Timing,
+    TimingStudy,
+    mean_step,
+)
+from report.speed.cost_model import over_period
+
+STUDY = "study.json"
+ENOUGH = 10
+"""Steps of each kind from which on a cell has a t interval of its mean; of fewer, medians and their range."""
+CROWDED = 0.15
+"""Share of the slowed passes beyond which a codec that hides behind them no longer fits, on the host's cores."""
+_ENCODES = 2.5
+"""Baselines of a larger ratio encode behind the backward pass; an fp16 hook's ratio is 2."""
+
+
+@dataclass(frozen=True)
+class SpeedRecords:
+    """Everything read of one study, in the order of its lists; `sessions` are of scored methods."""
+
+    folder: Path
+    study: TimingStudy
+    sweeps: tuple[Sweep, ...]
+    timings: tuple[Timing, ...]
+    sessions: tuple[ScoredSession, ...]
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """Of the sweeps, then of the timings, then of the sessions."""
+        sweeps, timings = (sweep.attempt for sweep in self.sweeps), (timing.attempt for timing in self.timings)
+        return (*sweeps, *timings, *(session.attempt for session in self.sessions))
+
+
+def read_speed_records(folder: Path) -> SpeedRecords:
+    """Read a study's folder.
+
+    Raises:
+        ValueError: no such folder, or no study in it.
+        RecordError: a record is missing or damaged, or two are from different machines; the message names the file.
+    """
+    if not (folder / STUDY).exists():
+        raise ValueError(f"{folder} holds no {STUDY}; give the folder of a study, as results/speedups")
+    study = read_record(folder / STUDY, TimingStudy)
+    sessions = sorted(path.name for path in folder.glob("scored-*.json"))
+    records = SpeedRecords(
+        folder,
+        study,
+        tuple(read_record(folder / name, Sweep) for name in study.sweeps),
+        tuple(read_record(folder / name, Timing) for name in study.timings),
+        tuple(read_record(folder / name, ScoredSession) for name in sessions),
+    )
+    names = [*study.sweeps, *study.timings, *sessions]
+    for name, attempt in zip(names, records.attempts, strict=True):
+        for what, ours, theirs in zip(
+            ("host", "CPU", "torch"), _machine(records.attempts[0]), _machine(attempt), strict=True
+        ):
+            if ours != theirs:
+                raise RecordError(
+                    f"{folder / name} was timed on another machine than {names[0]} ({what} {theirs}, not {ours}); "
+                    "keep each machine's records in a study of their own"
+                )
+    return records
+
+
+def _machine(attempt: Attempt) -> tuple[str, str, str]:
+    return attempt.host, attempt.cpu, attempt.packages.get("torch", "unknown")
+
+
+def cells_frame(timings: Sequence[Timing]) -> pd.DataFrame:
+    """One line a timing and method whose kinds of step were all timed, in the order of the records.
+
+    `seconds` is the mean step over the method's period, in the device's time: a slowed clock is undone. It has the
+    codec in it where it was measured, and not where it was emulated, since the codec was not slowed. `low` and `high`
+    bound it, and `interval` says how: "t" is 95 % of the mean of ten steps or more of each kind; "range" is lowest to
+    highest of fewer, whose `seconds` are medians. `codec_seconds` is as on the clock, and `communication_seconds` is
+    neither passes nor codec.
+    """
+    lines = []
+    for number, timing in enumerate(timings):
+        fabric = timing.fabric
+        for method in timing.methods:
+            numbers = _numbers(timing, method)
+            if numbers is None:
+                continue
+            slowed = fabric.dilation * numbers["compute_seconds"]
+            measured = 0.0 if timing.basis == "emulated" else numbers["codec_seconds"]
+            lines.append(
+                {
+                    "timing": number,
+                    "workload": timing.workload.name,
+                    "basis": timing.basis,
+                    "machines": fabric.num_machines,
+                    "workers_per_machine": fabric.workers_per_machine,
+                    "bits_per_second": fabric.stands_for_bits_per_second,
+                    "dilation": fabric.dilation,
+                    "method": method.name,
+                    "label": method.label,
+                    "baseline": method.baseline,
+                    "ratio": method.ratio,
+                    **numbers,
+                    "communication_seconds": numbers["seconds"] - numbers["compute_seconds"] - measured,
+                    "crowded": timing.basis == "emulated"
+                    and method.baseline
+                    and method.ratio > _ENCODES
+                    and numbers["codec_seconds"] > CROWDED * slowed,
+                }
+            )
+    return pd.DataFrame(lines)
+
+
+def _numbers(timing: Timing, method: Method) -> dict[str, Any] | None:
+    """Of one cell; None where a kind of step that the method's period has was not timed."""
+    steps = [step for step in timing.steps if step.method == method.name]
+    kinds = [[step for step in steps if step.synchronises == kind] for kind in (False, True)]
+    if method.period == 1:
+        kinds = [steps, steps]
+    if not all(kinds):
+        return None
+    dilation, emulated = timing.fabric.dilation, timing.basis == "emulated"
+
+    def whole(step: Step) -> float:
+        return (step.seconds - step.codec_seconds) / dilation if emulated else step.seconds
+
+    def middle(name: str) -> float:
+        ordinary, synchronising = (median(getattr(step, name) or 0.0 for step in kind) for kind in kinds)
+        return over_period(ordinary, synchronising, method.period)
+
+    wholes = [[whole(step) for step in kind] for kind in kinds]
+    seconds, low, high = (over_period(of(wholes[0]), of(wholes[1]), method.period) for of in (median, min, max))
+    enough = min(map(len, kinds)) >= ENOUGH
+    if enough:
+        shares = [1.0] if method.period == 1 else [1 - 1 / method.period, 1 / method.period]
+        seconds, low, high = mean_step([_cell(share, own) for share, own in zip(shares, wholes, strict=False)])
+    return {
+        "seconds": seconds,
+        "low": low,
+        "high": high,
+        "interval": "t" if enough else "range",
+        "num_steps": len(steps),
+        "compute_seconds": middle("compute_seconds") / dilation,
+        "codec_seconds": middle("codec_seconds"),
+        "waiting_seconds": middle("waiting_seconds") / dilation,
+        "transfer_seconds": middle("transfer_seconds") / dilation,
+    }
+
+
+def _cell(share: float, seconds: list[float]) -> ScoredCell:
+    """What `mean_step` asks of a cell."""
+    nothing: dict[str, Any] = dict.fromkeys(ScoredCell.model_fields)
+    return ScoredCell.model_construct(**nothing | {"share": share, "seconds": seconds})
