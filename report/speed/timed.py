@@ -21,6 +21,7 @@ from harness.records.timings import (
     TimingStudy,
     mean_step,
 )
+from report.frame import UsageError
 from report.speed.cost_model import over_period
 
 STUDY = "study.json"
@@ -53,11 +54,11 @@ def read_speed_records(folder: Path) -> SpeedRecords:
     """Read a study's folder.
 
     Raises:
-        ValueError: no such folder, or no study in it.
+        UsageError: no such folder, or no study in it.
         RecordError: a record is missing or damaged, or two are from different machines; the message names the file.
     """
     if not (folder / STUDY).exists():
-        raise ValueError(f"{folder} holds no {STUDY}; give the folder of a study, as results/speedups")
+        raise UsageError(f"{folder} holds no {STUDY}; give the folder of a study, as results/speedups")
     study = read_record(folder / STUDY, TimingStudy)
     sessions = sorted(path.name for path in folder.glob("scored-*.json"))
     records = SpeedRecords(

@@ -217,7 +217,7 @@ def read_study(folder: Path) -> SpeedStudy:
     """Read a study, fit its sweeps and set the model beside the clock.
 
     Raises:
-        ValueError: no such folder, or no study in it.
+        UsageError: no such folder, or no study in it.
         RecordError: a record is damaged, or two are from different machines; the message names the file.
     """
     records = read_speed_records(folder)
