@@ -17,11 +17,11 @@ weight decay enters p_i.
 
 The source's inner optimiser is local_step = "adamw", by default it is SGD; its moments are local and are kept.
 
-Deviations: fragments are equal shares, where it takes layers; they arrive at once, where it lets them arrive some steps
-late and mixes them with what was trained meanwhile; and they are not quantised. As x is common, Delta is x - mean(x_i), and x_i is what is sent; so alpha = 1, mu = 0 is local SGD to the bit. With
-shorter numbers on the wire x - x_i is sent, and each worker's x_i keeps what rounding took from it.
+Deviations: fragments are equal shares, where it takes layers; they arrive at once, where it mixes late ones with what
+was trained meanwhile; they are not quantised. As x is common, Delta is x - mean(x_i), and x_i is sent: alpha = 1 and
+mu = 0 are local SGD to the bit. With shorter numbers x - x_i is sent, and each x_i keeps what rounding took.
 With send_gradients the inner step is of the mean gradient: nothing is saved, and what the outer step does is seen.
-Cost: 32 d / H bits per step on average, an all-reduce of d / F numbers every H / F steps; 32 d more with send_gradients.
+Cost: 32 d / H bits per step on average, an all-reduce of d / F every H / F steps; send_gradients: 32 d more.
 """
 
 from __future__ import annotations

@@ -192,7 +192,7 @@ class TuningSpec(Strict):
 
 
 class ContrastSpec(Strict):
-    """A comparison of two rows that was decided on before the runs that it is made from; Holm's correction is over these.
+    """A comparison of two rows that was decided on before its runs; Holm's correction is over these alone.
 
     `kind` names what is to be shown of row minus reference. "non-inferiority": it is above minus the margin.
     "superiority": it is not 0, in either direction. "equivalence": it lies within the margin on both sides.
@@ -273,10 +273,14 @@ class Spec(Strict):
                     raise ValueError(f"a contrast names {name!r}, which is no row; correct its name or leave it out")
             key = (contrast.row, contrast.reference, contrast.kind)
             if contrast.row == contrast.reference or key in seen:
-                raise ValueError(f"the contrast of {contrast.row!r} with {contrast.reference!r} is no new one; remove it")
+                raise ValueError(
+                    f"the contrast of {contrast.row!r} with {contrast.reference!r} is no new one; remove it"
+                )
             seen.add(key)
         if self.contrasts and self.statistics.declared is None:
-            raise ValueError("contrasts need statistics.declared, which says what had been seen when they were declared")
+            raise ValueError(
+                "contrasts need statistics.declared, which says what had been seen when they were declared"
+            )
 
     def _check_seeds(self) -> None:
         tuning, lengths = self.tuning, self.lengths

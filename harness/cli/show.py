@@ -19,6 +19,7 @@ from harness.plan.effort import (
 )
 from harness.plan.estimate import StepTime
 from harness.plan.plan import Plan
+from harness.plan.power import powers
 from harness.records.state import Seen, State, judge, look
 from harness.spec import RunConfig
 from harness.tasks.task import configured_task
@@ -76,8 +77,31 @@ def show_plan(plan: Plan, site: Site | None = None) -> None:
         print(f"{name}: {sentence}")
     for sentence in plan.left_out:
         print(sentence)
+    if experiment.contrasts:
+        _show_power(plan)
     for line in _sentences(plan, effort, site):
         print(line)
+
+
+def _show_power(plan: Plan) -> None:
+    """What the declared contrasts can show, where the spec says by how much scores of a row differ between seeds."""
+    if plan.seed_deviation is None:
+        print("declared contrasts: give statistics.seed_deviation to have their power\n")
+        return
+    table = [
+        [
+            p.contrast.row,
+            p.contrast.kind,
+            p.contrast.reference,
+            f"{p.contrast.margin:g}",
+            f"{p.alone:.2f}",
+            f"{p.first:.2f}",
+        ]
+        for p in powers(plan.experiment, plan.seed_deviation)
+    ]
+    print(tabulate(table, ["row", "contrast", "reference", "margin", "power", "power at Holm's first step"]))
+    said = f"power: with a standard deviation of {plan.seed_deviation:g} between seeds"
+    print(f"{said}; of rows that are equal, or for superiority the margin apart\n")
 
 
 def _models(number: float | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,8 @@ class Plan:
     """By row, of those whose workers talk to their neighbours alone: what that sends and brings, a sentence each."""
     left_out: list[str] = field(default_factory=list)
     """Rows that would be there at other lengths, and why they are not, a sentence each."""
+    seed_deviation: float | None = None
+    """Standard deviation of a row's scores between seeds, as the spec expects it."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ def make_plan(spec: Spec, results: Path, tuning: bool = False, given_as: str | N
     chosen = _choices(spec, results, given_as)
     shorter, left_out = _other_lengths(spec, chosen)
     rows = [*_main_rows(spec, chosen), *_restarted_rows(spec, chosen), *_other_rates(spec, chosen), *shorter]
-    return _plan(_experiment(spec, rows, given_as, chosen, tuning), rows, left_out)
+    plan = _plan(_experiment(spec, rows, given_as, chosen, tuning), rows, left_out)
+    return replace(plan, seed_deviation=spec.statistics.seed_deviation)
 
 
 def _check_own_tuning(spec: Spec) -> None:

@@ -160,9 +160,10 @@ def next_rate(rates: list[float]) -> float:
 
 
 def neighbouring_rates(rate: float) -> tuple[float, float]:
-    """The rates below and above in a row of 1, 3, 10, 30 and so on; a third and three times of one that is not in it."""
+    """The rates below and above in the row 1, 3, 10, 30, ...; of one that is not in it a third and three times."""
     leading = f"{rate:e}"[0]
-    return float(f"{rate * (0.3 if leading == '1' else 1 / 3):.6g}"), float(f"{rate * (10 / 3 if leading == '3' else 3):.6g}")
+    below, above = rate * (0.3 if leading == "1" else 1 / 3), rate * (10 / 3 if leading == "3" else 3)
+    return float(f"{below:.6g}"), float(f"{above:.6g}")
 
 
 def rules(tuning: TuningSpec, score: str = "accuracy") -> str:

@@ -182,7 +182,7 @@ def test_every_shipped_experiment_is_here() -> None:
         "imagenet": 16,
         "fashion_mnist": 23,
     }
-    assert (counts["cifar100_released"], counts["imagenet_released"], counts["fashion_mnist_long"]) == (82, 16, 108)
+    assert (counts["cifar100_released"], counts["imagenet_released"], counts["fashion_mnist_long"]) == (82, 16, 111)
 
 
 # Their rows are another's, all or some.

@@ -429,7 +429,16 @@ def test_the_command_tunes_in_rounds_until_nothing_is_missing(
 RATIOS = (12, 96, 384, 1536)
 METHODS: tuple[str, ...] = ("sgd_accumulate", "ef_block", "ef_topk", "qsparse", "csea", "cser_pl", "cser", "mcser")
 METHODS += ("csea_block", "mcser_block", "local_sgd")
-RELATIVES = ("choco-96", "deep_squeeze-96", "diloco-96", "ef21-96", "sparta-96", "dpsgd", "powersgd_rank_1")
+RELATIVES = (
+    "choco-96",
+    "deep_squeeze-96",
+    "diloco-96",
+    "sgd_outer",
+    "ef21-96",
+    "sparta-96",
+    "dpsgd",
+    "powersgd_rank_1",
+)
 TOP_K_TOO_COARSE = {("ef_topk-1536", 0), ("csea-1536", 2)}
 
 
@@ -467,7 +476,7 @@ def test_the_long_experiment_is_in_the_papers_regime() -> None:
     for row, number, config, ratio in candidates_of("fashion_mnist_long", 150):
         seen = foresee(config)
         assert (seen.num_steps, seen.num_parameters) == (28_050, 25_450)
-        if ratio is not None:
+        if ratio is not None and row != "sgd_outer":  # it sends the model besides, at every outer step
             off = 0.04 if (row, number) in TOP_K_TOO_COARSE else 0.03
             assert abs(seen.ratio / ratio - 1) < off, (row, number)
             if ratio in paper and not seen.gathered_bits:

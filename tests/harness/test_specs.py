@@ -33,6 +33,7 @@ from tests.harness.support import (
 )
 
 ABSENT = object()
+CONTRAST = {"row": "cser", "reference": "sgd", "kind": "non-inferiority", "question": "Is anything lost?"}
 
 MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
     # name: (path, value or ABSENT, what the sentence must contain)
@@ -93,6 +94,12 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
     "a tuning seed twice": ("tuning.seeds", [101, 101], ["tuning.seeds", "twice"]),
     "no grid": ("tuning.grid", [], ["tuning.grid", "at least 1"]),
     "a rate of the grid twice": ("tuning.grid", [0.1, 0.1], ["tuning.grid", "twice"]),
+    "a contrast of no row": ("contrasts", [CONTRAST | {"reference": "adam"}], ["contrast", "'adam'", "no row"]),
+    "a contrast twice": ("contrasts", [CONTRAST, CONTRAST], ["contrast", "no new one"]),
+    "a contrast with itself": ("contrasts", [CONTRAST | {"reference": "cser"}], ["contrast", "no new one"]),
+    "a contrast of another kind": ("contrasts", [CONTRAST | {"kind": "better"}], ["contrasts.0.kind", "equivalence"]),
+    "contrasts without what was seen": ("contrasts", [CONTRAST], ["statistics.declared"]),
+    "a baseline's seed twice": ("statistics.baseline_seeds", [1, 1], ["statistics.baseline_seeds", "twice"]),
     "no rows": ("rows", [], ["no rows", "[[rows]]"]),
     "a row twice": ("rows.1.row", "sgd", ["'sgd'", "two rows"]),
     "no such baseline": ("statistics.baseline", "adam", ["'adam'", "sgd, cser, ef_sgd"]),
