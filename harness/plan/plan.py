@@ -191,8 +191,8 @@ def _trials(spec: Spec, row: RowSpec, folder: Path) -> Iterator[_Planned]:
 def _main_rows(spec: Spec, chosen: dict[str, _Chosen]) -> Iterator[_Planned]:
     """The rows themselves, then those of the other rule's choices where these differ."""
     for row in _settled_rows(spec, chosen):
-        own = spec.statistics.baseline_seeds if row.row == spec.statistics.baseline else []
-        yield _plan_row(spec, row, own or spec.statistics.seeds, {"row": row.row})
+        seeds = spec.statistics.baseline_seeds if row.row == spec.statistics.baseline else []
+        yield _plan_row(spec, row, seeds or spec.statistics.seeds, {"row": row.row})
     if spec.tuning is None or not spec.tuning.both_rules:
         return
     seeds = spec.tuning.both_rules_seeds or spec.statistics.seeds

@@ -258,7 +258,11 @@ def test_shipped_experiments_plan(name: str, tmp_path: Path, monkeypatch: pytest
     plan = make_plan(with_rates(spec), tmp_path)
     per_row = len(spec.statistics.seeds)
     per_row += len(spec.lengths.num_epochs) * len(spec.lengths.seeds) if spec.lengths else 0
-    assert len({run.run_id for run in plan.runs}) == len(spec.all_rows()) * per_row
+    expected = len(spec.all_rows()) * per_row
+    expected += max(0, len(spec.statistics.baseline_seeds) - len(spec.statistics.seeds))
+    at_main_ratio = [row for row in spec.all_rows() if row.ratio in (None, 1, spec.statistics.main_ratio)]
+    expected += 2 * len(at_main_ratio) * len(spec.sensitivity.seeds) if spec.sensitivity else 0
+    assert len({run.run_id for run in plan.runs}) == expected
     if spec.tuning is not None and spec.tuning.records is None:
         tuning = make_plan(spec, tmp_path, tuning=True)
         trials = sum(len(row.tables) * len(row.learning_rates or spec.tuning.grid) for row in spec.all_rows())
