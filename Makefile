@@ -33,7 +33,7 @@ export PYTHON VENV
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
-	@echo "Variables: PYTHON=$(PYTHON) JOBS=$(or $(JOBS),(number of cores)) WORKERS=$(or $(WORKERS),threads) (or processes)" \
+	@echo "Variables: PYTHON=$(PYTHON) JOBS=$(or $(JOBS),(number of cores)) WORKERS=$(or $(WORKERS),stacked) (or processes)" \
 	    "DATA=$(or $(DATA),(found or fetched)) DEVICE=$(DEVICE) (of reproduce-cifar100 and -imagenet) RESULTS=$(RESULTS)" \
 	    "CLUSTER=$(or $(CLUSTER),(none: this machine)) YES=$(YES)"
 

@@ -8,7 +8,6 @@ from algorithms.core.optimizer import DistributedOptimizer
 from algorithms.core.partial_sync import partial_sync
 from algorithms.core.process_group import ProcessGroupCollectives
 from algorithms.core.stacked import StackedCollectives
-from algorithms.core.threads import ThreadCollectives, ThreadGroup, run_workers
 from algorithms.core.topology import Topology
 from algorithms.core.traffic import Purpose, Traffic
 from algorithms.registry import algorithms
@@ -51,14 +50,11 @@ __all__ = [
     "Purpose",
     "SoloCollectives",
     "StackedCollectives",
-    "ThreadCollectives",
-    "ThreadGroup",
     "Topology",
     "Traffic",
     "Zero",
     "algorithms",
     "partial_sync",
-    "run_workers",
 ]
 
 

@@ -120,10 +120,10 @@ def _add_run_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--jobs", type=_positive, help="runs at once (default: the cores, or what there are GPUs for)")
     sub.add_argument(
         "--workers",
-        choices=("stacked", "threads", "processes", "auto"),
+        choices=("stacked", "processes", "auto"),
         default="auto",
-        help="what a worker is; auto: on the CPU a row of stacked tensors, on GPUs a process, or a thread where there "
-        "are too few",
+        help="what a worker is: a row of stacked tensors, or a process; auto: a process where each can have a "
+        "GPU, else a row",
     )
     sub.add_argument(
         "--device",
@@ -137,14 +137,6 @@ def _add_run_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--timeout-seconds", type=_above_0, default=300.0, help="how long a collective waits (default: 300)"
     )
-    sub.add_argument(
-        "--memory-format",
-        choices=("auto", "contiguous", "channels_last"),
-        default="auto",
-        help="in which order kernels and images lie; auto: channels last for convolutions on GPUs (gpu-check times it)",
-    )
-    what = "with --workers stacked on a GPU: each worker's passes as one CUDA graph (gpu-check says if it is faster)"
-    sub.add_argument("--cuda-graphs", action="store_true", help=what)
 
 
 def _add_netlab(sub: argparse.ArgumentParser) -> None:

@@ -157,7 +157,6 @@ def _job(task: RunTask, allocation: Allocation, name: str, device: str) -> Job:
         cores=(),
         checkpoint_minutes=task.profile.checkpoint_minutes,
         timeout_seconds=task.profile.timeout_seconds,
-        memory_format=task.profile.memory_format,
     )
 
 

@@ -53,7 +53,6 @@ class Profile(BaseModel):
     network_interface: str | None = None
     master_address: str | None = None
     scratch: str | None = None
-    memory_format: Literal["auto", "contiguous"] = "auto"
     launch_prefix: str = ""
     python: str | None = None
     setup: list[str] = []

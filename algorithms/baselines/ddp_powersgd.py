@@ -50,6 +50,7 @@ class DDPPowerSGD(DDP):
     no_compression: ClassVar = None
     tried_with: ClassVar = {"rank": 1}
     state_is_common = False
+    needs_contiguous = True
     survives_overflow = False
 
     def __init__(self, params: ParamsT, *, rank: int, start_step: int = EARLIEST, **common: Unpack[Common]) -> None:
@@ -63,7 +64,7 @@ class DDPPowerSGD(DDP):
         if not all(each.shape and _is_contiguous(each) for each in self.flat.layout.tensors):
             raise ValueError(
                 f"{self.name}: PyTorch's hook takes parameters of one axis or more that are contiguous; make the model "
-                "so (--memory-format contiguous), or take powersgd"
+                "so, or take powersgd"
             )
         self.start_step = start_step
         self._sent_numel = sum(sent_numel(each.shape, rank) for each in self.flat.layout.tensors)

@@ -21,7 +21,6 @@ class CollectiveError(RuntimeError):
 class Collectives(ABC):
     """One worker's end of the group.
 
-    Sums are always taken in the order of ranks, so that every kind of group gives the same bits.
     Payload is counted as what this worker contributes: for an all-reduce the message's own size, whatever the fabric
     makes of it; for an all-gather the message that it sends; for neighbours that message once for each of them.
     """
@@ -69,7 +68,7 @@ class Collectives(ABC):
             tensor.div_(self.world_size)
 
     def all_gather(self, tensor: Tensor, purpose: Purpose) -> Tensor:
-        """All workers' tensors, of shape (world_size, *tensor.shape). Read only: threads share it."""
+        """All workers' tensors, of shape (world_size, *tensor.shape). Read only."""
         started = self._mark(tensor)
         gathered = self._gather(tensor)
         self._count(tensor, purpose, started, is_gather=True)
@@ -89,7 +88,7 @@ class Collectives(ABC):
 
         Returns:
             The messages that workers at this end take, by the sender's rank, each shaped like one worker's `tensor`.
-            Read only: threads share them, and stacked ones are views of `tensor`.
+            Read only: stacked ones are views of `tensor`.
         """
         assert mixing.num_workers == self.world_size, "a mixing of another group"
         if not mixing.num_messages:

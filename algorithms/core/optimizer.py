@@ -75,6 +75,8 @@ class DistributedOptimizer(Optimizer):
     """What the method is called without momentum, where that is another one: then the momentum must not be 0."""
     sgd_alone: ClassVar[str | None] = None
     """Why the method has no local step but SGD's, as the end of a sentence; None where it has others."""
+    needs_contiguous: ClassVar[bool] = False
+    """Whether parameters must be contiguous; if not, images may lie channels last."""
     nesterov: ClassVar[bool] = True
     """Whether the momentum is Nesterov's; if not, it is the heavy ball's with dampening, v <- beta v + (1 - beta) g."""
     missing_is_zero: ClassVar[bool] = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from algorithms.core.collectives import CollectiveError, Collectives, SoloCollectives, sum_in_rank_order
+from algorithms.core.collectives import CollectiveError, Collectives, SoloCollectives
 from algorithms.core.early_sums import EarlySums
 from algorithms.core.elapsed import Mark, mark
 from algorithms.core.topology import Mixing
@@ -22,13 +21,10 @@ _all_gather: Callable[..., object] = getattr(dist, "all_gather_single", None) or
 
 
 class ProcessGroupCollectives(Collectives):
-    """One process's end of a process group that is already initialised.
+    """One process's end of a process group that is already initialised. In which order it adds is the backend's affair.
 
     Args:
         group: the group, by default the world.
-        deterministic: sum in the order of ranks (a reduce-scatter by all-to-all, then an all-gather: the traffic of a
-            ring all-reduce), so that the bits equal those of workers as threads. Otherwise the backend's own
-            all-reduce, whose order of additions is its affair. By default as the backend: gloo yes, NCCL no.
         overlap: reduce messages that depend on a few tensors' gradients while the backward pass is still at work; same
             results. Nothing may change gradients, parameters or learning rates between backward() and step(). It makes
             a second process group of the same workers, so all must ask for it.
@@ -37,17 +33,14 @@ class ProcessGroupCollectives(Collectives):
         CollectiveError: from any collective that the backend could not do within the group's time-out.
     """
 
-    def __init__(
-        self, group: dist.ProcessGroup | None = None, deterministic: bool | None = None, overlap: bool = False
-    ) -> None:
+    def __init__(self, group: dist.ProcessGroup | None = None, overlap: bool = False) -> None:
         super().__init__(dist.get_rank(group), dist.get_world_size(group))
         self.group = group
         backend = dist.get_backend(group)
-        self.deterministic = backend == "gloo" if deterministic is None else deterministic
         self.device = torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else None
         """Where tensors must be to be sent; None if anywhere."""
         if overlap:
-            self.early = EarlySums(ProcessGroupCollectives(_twin(group), self.deterministic)._sum_)
+            self.early = EarlySums(ProcessGroupCollectives(_twin(group))._sum_)
 
     def _mark(self, tensor: Tensor) -> Mark:
         return mark(self.device or tensor.device)
@@ -55,10 +48,7 @@ class ProcessGroupCollectives(Collectives):
     def _sum_(self, tensor: Tensor) -> None:
         assert tensor.is_contiguous(), "only dense messages are sent"
         with translated_errors(), self._sendable(tensor) as message:
-            if self.deterministic and self.world_size > 1:
-                self._sum_in_rank_order_(message.view(-1))
-            else:
-                dist.all_reduce(message, group=self.group)
+            dist.all_reduce(message, group=self.group)
 
     @contextmanager
     def _sendable(self, tensor: Tensor) -> Iterator[Tensor]:
@@ -67,15 +57,6 @@ class ProcessGroupCollectives(Collectives):
         yield message
         if message is not tensor:
             tensor.copy_(message)
-
-    def _sum_in_rank_order_(self, flat: Tensor) -> None:
-        chunk = math.ceil(flat.numel() / self.world_size)
-        mine = torch.nn.functional.pad(flat, (0, chunk * self.world_size - flat.numel()))
-        theirs = torch.empty_like(mine)
-        dist.all_to_all_single(theirs, mine, group=self.group)
-        total = sum_in_rank_order(list(theirs.view(self.world_size, chunk)))
-        _all_gather(theirs, total, group=self.group)
-        flat.copy_(theirs[: flat.numel()])
 
     def _gather(self, tensor: Tensor) -> Tensor:
         message = tensor if self.device is None else tensor.to(self.device)

@@ -56,7 +56,7 @@ class Draw:
 
 @functools.lru_cache(maxsize=8)
 def _raw_integers(draw: Draw, count: int, extra: tuple[int, ...]) -> Integers:
-    # Kept for a moment: workers that are threads of one process ask for the same numbers one after the other.
+    # Kept for a moment: a payload's size and its support are asked for one after the other.
     raw: Integers = numpy.random.Philox(key=draw.key(*extra)).random_raw(count)
     raw.flags.writeable = False
     return raw

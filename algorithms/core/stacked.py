@@ -15,7 +15,8 @@ class StackedCollectives(Collectives):
     """A group whose workers are the rows of one process's tensors; traffic and bits are as each of them alone.
 
     Every tensor that takes part in a collective has a first axis of `world_size` rows, and parameters that an optimiser
-    is made with have it too. The results equal those of threads and processes to the bit.
+    is made with have it too. Results equal those of processes but for the order in which
+    a backend adds.
     """
 
     def __init__(self, world_size: int) -> None:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property, reduce
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy
@@ -94,32 +91,7 @@ class Topology:
         if (self.kind == "matrix") != (self.rows is not None):
             raise ValueError("the weights of a topology are given where its kind is matrix, and only there")
         if self.rows is not None:
-            if not all(isinstance(each, list | tuple) for each in (self.rows, *self.rows)):
-                raise ValueError("a mixing matrix is a list of rows, each a list of numbers")
-            object.__setattr__(self, "rows", tuple(tuple(map(_number, row)) for row in self.rows))
-            _check(self.rows)
-
-    @classmethod
-    def from_text(cls, text: str) -> Topology:
-        """The matrix in a text: JSON, a list of rows, or a row a line with blanks or commas between its weights.
-
-        A weight may be written as a fraction, such as 1/3 (in JSON as a text).
-
-        Raises:
-            ValueError: the text holds no such matrix.
-        """
-        rows: Any = json.loads(text) if text.lstrip().startswith("[") else _rows_of(text)
-        return cls("matrix", rows)
-
-    @classmethod
-    def from_file(cls, path: str | Path) -> Topology:
-        """The matrix in a file, written as in `from_text`. Raises ValueError where there is none that can be used."""
-        try:
-            return cls.from_text(Path(path).read_text())
-        except OSError as error:
-            raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+            object.__setattr__(self, "rows", _checked(self.rows))
 
     def __repr__(self) -> str:
         """As a setting is written; a matrix by its digest, so that workers and saved states can be compared."""
@@ -190,45 +162,23 @@ def _links(rank: int, row: Sequence[float]) -> tuple[tuple[int, float], ...]:
     return tuple((sender, weight) for sender, weight in enumerate(row) if weight > 0 and sender != rank)
 
 
-def _rows_of(text: str) -> list[list[str]]:
-    return [words for line in text.splitlines() if (words := line.replace(",", " ").split())]
-
-
-def _number(value: Any) -> float:
+def _checked(rows: Any) -> Rows:
+    """The matrix as tuples. Raises ValueError unless workers that mix so keep their mean and come to agree."""
     try:
-        if isinstance(value, int | float | str) and not isinstance(value, bool):
-            return float(value) if isinstance(value, float) else float(Fraction(value))
-    except (ValueError, ZeroDivisionError):
-        pass
-    raise ValueError(f"a weight of the mixing matrix must be a number or a fraction, not {value!r}")
-
-
-def _check(rows: Rows) -> None:
-    """Raises ValueError unless workers that mix so keep their mean and come to agree."""
-    n = len(rows)
-    if not n or any(len(row) != n for row in rows):
-        raise ValueError(f"the mixing matrix has {n} rows, so each must have {n} weights, and has not")
-    for rank, row in enumerate(rows):
-        if not all(weight >= 0 for weight in row):
-            raise ValueError(f"row {rank} of the mixing matrix has a weight that is not 0 or more: {min(row)}")
-    _check_sums("row", rows)
-    _check_sums("column", zip(*rows, strict=True))
-    reached, last = {0}, {0}
-    while last:
-        last = {sender for rank in last for sender, _ in _links(rank, rows[rank])} - reached
-        reached |= last
-    if len(reached) < n:
-        apart = min(set(range(n)) - reached)
-        raise ValueError(f"the mixing matrix is not connected: nothing leads from worker {apart} to worker 0")
-    # Workers that only swap are connected and never agree.
-    if (abs(numpy.linalg.eigvals(numpy.array(rows))) > 1 - TOLERANCE).sum() > 1:
-        raise ValueError("the mixing matrix never makes the workers agree: two of its eigenvalues have modulus 1")
-
-
-def _check_sums(what: str, lines: Iterable[Sequence[float]]) -> None:
-    for number, line in enumerate(lines):
-        if not abs(sum(line) - 1) <= TOLERANCE:
-            raise ValueError(
-                f"{what} {number} of the mixing matrix sums to {sum(line):.10g} and must sum to 1 (write 1/3 where "
-                "digits do not suffice)"
-            )
+        matrix = numpy.array(rows, dtype=numpy.float64)
+    except (TypeError, ValueError):
+        matrix = numpy.empty(0)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
+        raise ValueError("a mixing matrix has as many rows as columns, all of numbers")
+    if not (matrix >= 0).all():
+        raise ValueError(f"the weights of a mixing matrix are 0 or more, not {matrix.min()}")
+    for what, sums in (("row", matrix.sum(1)), ("column", matrix.sum(0))):
+        worst = int(abs(sums - 1).argmax())
+        if abs(sums[worst] - 1) > TOLERANCE:
+            raise ValueError(f"{what} {worst} of the mixing matrix sums to {sums[worst]:.10g} and must sum to 1")
+    if (abs(numpy.linalg.eigvals(matrix)) > 1 - TOLERANCE).sum() > 1:
+        raise ValueError(
+            "the mixing matrix never makes all workers agree: two of its eigenvalues have modulus 1, as where some are "
+            "not connected with the others, or only swap"
+        )
+    return tuple(map(tuple, matrix.tolist()))

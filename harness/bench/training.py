@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from algorithms import Collectives, ProcessGroupCollectives, Purpose, SoloCollectives, run_workers
+from algorithms import Collectives, ProcessGroupCollectives, Purpose, SoloCollectives
 from harness.bench import methods
 from harness.tasks.task import find_task
 from harness.train.build import build_model
@@ -16,7 +16,7 @@ from harness.workers.attempt import prepare_thread
 from harness.workers.process_group import joined
 from harness.workers.processes import Worker, WorkerProcesses, start_workers
 
-Kind = Literal["threads", "processes", "stacked", "one thread"]
+Kind = Literal["processes", "stacked", "one thread"]
 NUM_WORKERS = 8
 NUM_BATCHES = 16
 WAIT_SECONDS = 120.0
@@ -29,30 +29,19 @@ def replica(collectives: Collectives, algorithm: str = "mcser") -> Trainee:
     return Trainee(config, model, collectives, NUM_BATCHES)
 
 
-def start_training(kind: Kind, max_active: int = 1, algorithm: str = "mcser") -> WorkerProcesses:
+def start_training(kind: Kind, algorithm: str = "mcser") -> WorkerProcesses:
     """Eight workers; told a number of steps, process 0 says None when they are done.
 
     Args:
-        kind: workers as threads of one process, as processes over gloo, stacked in one thread, or their replicas one
-            after the other in one thread. The last leaves out the averaging, which is little, and in its favour.
-        max_active: of threads, how many compute at once.
+        kind: workers as processes over gloo, stacked in one thread, or their replicas one after the other in one
+            thread. The last leaves out the averaging, which is little, and in its favour.
         algorithm: of processes, the method.
     """
     if kind == "processes":
         return start_workers(_as_rank, [(algorithm,)] * NUM_WORKERS)
-    if kind == "threads":
-        return start_workers(_in_threads, [(max_active,)])
     if kind == "stacked":
         return start_workers(_stacked, [()])
     return start_workers(_in_one_thread, [()])
-
-
-def _in_threads(process: Worker, max_active: int) -> None:
-    def worker(collectives: Collectives) -> None:
-        prepare_thread()
-        _obey([replica(collectives)], collectives, process)
-
-    run_workers(worker, NUM_WORKERS, max_active=max_active)
 
 
 def _as_rank(worker: Worker, algorithm: str) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.exits import FAILURE, complain, program
-from harness.spec import SpecError
 from harness.spec_file import find_spec, load_spec
 
 if TYPE_CHECKING:
@@ -37,10 +36,6 @@ def _launch_options(options: argparse.Namespace, planned: Plan) -> Options:
     from harness.workers.devices import choose_workers
     from harness.workers.launch import Options
 
-    if options.device == "cpu" and options.memory_format == "channels_last":
-        raise SpecError("--memory-format channels_last is for GPUs; leave it out, or give --device cuda")
-    if options.cuda_graphs and (options.device == "cpu" or options.workers != "stacked"):
-        raise SpecError("--cuda-graphs is for --workers stacked on a GPU; leave it out, or give these two")
     num_workers = max(run.config.num_workers for run in planned.runs)
     return Options(
         results=options.results,
@@ -50,8 +45,6 @@ def _launch_options(options: argparse.Namespace, planned: Plan) -> Options:
         jobs=options.jobs,
         checkpoint_minutes=options.checkpoint_minutes,
         timeout_seconds=options.timeout_seconds,
-        memory_format=options.memory_format,
-        cuda_graphs=options.cuda_graphs,
     )
 
 

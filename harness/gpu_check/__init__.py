@@ -25,7 +25,6 @@ SUBJECTS = (
     "memory_format",
     "host_waits",
     "workers",
-    "graphs",
     "training",
     "memory",
     "step_time",

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from algorithms import Collectives, run_workers
-from harness.gpu_check.problem import WAIT_SECONDS, Scale, config_of, initial_model, trainee_of
+from algorithms import SoloCollectives
+from harness.gpu_check.problem import Scale, config_of, initial_model, trainee_of
 from harness.gpu_check.record import Checks, Outcome
 from harness.train.trainee import Trainee
 from harness.workers.attempt import prepare_thread
@@ -25,36 +25,32 @@ METHODS: dict[str, dict[str, Any]] = {"mcser": {"explicit_error": True}, "qspars
 def checks(device: torch.device, scale: Scale) -> Checks:
     """fp16 for each of the methods, then bf16."""
     for name in METHODS:
-        yield f"fp16, overflow of one worker: {name}", partial(overflow_is_skipped, device, scale, name)
+        yield f"fp16, overflow: {name}", partial(overflow_is_skipped, device, scale, name)
     yield "bf16", partial(bf16_trains, device, scale)
 
 
 def overflow_is_skipped(device: torch.device, scale: Scale, algorithm: str) -> Outcome:
-    """Worker 1 alone overflows, once."""
+    """The gradients overflow once."""
     config = config_of(algorithm, scale, "fp16", **METHODS[algorithm])
     model = initial_model(config, device)
 
-    def work(collectives: Collectives) -> tuple[bool, int, list[float]]:
-        prepare_thread(str(device))
-        trainee = trainee_of(config, model, collectives)
-        trainee.precision.scaler = torch.amp.GradScaler(device.type, init_scale=SAFE_SCALE)
-        unchanged, losses = False, []
-        for number in range(NUM_STEPS):
-            before = _state(trainee)
-            if number == OVERFLOWS_AT and collectives.rank == 1:
-                trainee.precision.scaler.update(TOO_LARGE)
-            losses.append(trainee.step())
-            if number == OVERFLOWS_AT:
-                after = _state(trainee)
-                unchanged = all(torch.equal(before[key], after[key]) for key in before)
-                trainee.precision.scaler.update(SAFE_SCALE)
-        return unchanged, trainee.optimizer.num_steps, torch.stack(losses).tolist()
-
-    unchanged, steps, losses = zip(*run_workers(work, 2, WAIT_SECONDS), strict=True)
-    passed = all(unchanged) and set(steps) == {NUM_STEPS - 1} and _finite(losses)
-    expected = f"{NUM_STEPS - 1} of {NUM_STEPS} steps on both workers, finite losses, and no change at the overflow"
-    measured = {"steps": list(steps), "state unchanged": list(unchanged), "last losses": [each[-1] for each in losses]}
-    return Outcome(passed, expected, measured)
+    prepare_thread(str(device))
+    trainee = trainee_of(config, model, SoloCollectives())
+    trainee.precision.scaler = torch.amp.GradScaler(device.type, init_scale=SAFE_SCALE)
+    unchanged, seen = False, list[Tensor]()
+    for number in range(NUM_STEPS):
+        before = _state(trainee)
+        if number == OVERFLOWS_AT:
+            trainee.precision.scaler.update(TOO_LARGE)
+        seen.append(trainee.step())
+        if number == OVERFLOWS_AT:
+            after = _state(trainee)
+            unchanged = all(torch.equal(before[key], after[key]) for key in before)
+            trainee.precision.scaler.update(SAFE_SCALE)
+    steps, losses = trainee.optimizer.num_steps, torch.stack(seen).tolist()
+    passed = unchanged and steps == NUM_STEPS - 1 and _finite(losses)
+    expected = f"{NUM_STEPS - 1} of {NUM_STEPS} steps, finite losses, and no change at the overflow"
+    return Outcome(passed, expected, {"steps": steps, "state unchanged": unchanged, "last loss": losses[-1]})
 
 
 def bf16_trains(device: torch.device, scale: Scale) -> Outcome:
@@ -65,17 +61,12 @@ def bf16_trains(device: torch.device, scale: Scale) -> Outcome:
     config = config_of("mcser", scale, "bf16")
     model = initial_model(config, device)
 
-    def work(collectives: Collectives) -> tuple[int, bool, list[float]]:
-        prepare_thread(str(device))
-        trainee = trainee_of(config, model, collectives)
-        losses = [trainee.step() for _ in range(NUM_STEPS)]
-        is_fp32 = trainee.optimizer.flat.parameters.dtype == torch.float32
-        return trainee.optimizer.num_steps, is_fp32, torch.stack(losses).tolist()
-
-    steps, is_fp32, losses = zip(*run_workers(work, 2, WAIT_SECONDS), strict=True)
-    passed = set(steps) == {NUM_STEPS} and all(is_fp32) and _finite(losses)
-    measured = {"steps": list(steps), "last losses": [each[-1] for each in losses]}
-    return Outcome(passed, expected, measured)
+    prepare_thread(str(device))
+    trainee = trainee_of(config, model, SoloCollectives())
+    losses = torch.stack([trainee.step() for _ in range(NUM_STEPS)]).tolist()
+    is_fp32 = trainee.optimizer.flat.parameters.dtype == torch.float32
+    passed = trainee.optimizer.num_steps == NUM_STEPS and is_fp32 and _finite(losses)
+    return Outcome(passed, expected, {"steps": trainee.optimizer.num_steps, "last loss": losses[-1]})
 
 
 def _state(trainee: Trainee) -> dict[str, Tensor]:
@@ -85,5 +76,5 @@ def _state(trainee: Trainee) -> dict[str, Tensor]:
     return {key: value.clone() for key, value in (tensors | {"x": trainee.optimizer.flat.parameters}).items()}
 
 
-def _finite(losses: tuple[list[float], ...]) -> bool:
-    return all(math.isfinite(loss) for each in losses for loss in each)
+def _finite(losses: list[float]) -> bool:
+    return all(map(math.isfinite, losses))

@@ -43,7 +43,7 @@ def prepared(collective: Collective, payload_bytes: int, device: torch.device) -
     payload = torch.zeros(payload_bytes, dtype=torch.uint8, device=device)
     if payload_bytes % 4 == 0:
         payload = payload.view(torch.float32)
-    collectives = ProcessGroupCollectives(deterministic=False)
+    collectives = ProcessGroupCollectives()
     if collective == "all_gather":
         return lambda: collectives.all_gather(payload, Purpose.EVALUATION)
     if collective == "exchange":

@@ -74,7 +74,7 @@ class _OneOfMany(_EqualFromTheStart):
     """A worker that is alone, as one of so many who all send what it does: to see what it sends to its neighbours."""
 
     def __init__(self, group: ProcessGroup | None, num_workers: int) -> None:
-        super().__init__(group, deterministic=False)
+        super().__init__(group)
         self.world_size = num_workers
 
     def _gather(self, tensor: Tensor) -> Tensor:
@@ -87,8 +87,7 @@ class _OneOfMany(_EqualFromTheStart):
 def _own(
     timed: TimedMethod, workload: str, trainee: TimedTrainee, group: ProcessGroup | None, num_workers: int
 ) -> BuiltMethod:
-    # The backend's own all-reduce, as it is with NCCL.
-    collectives = _EqualFromTheStart(group, deterministic=False, overlap=timed.overlap)
+    collectives = _EqualFromTheStart(group, overlap=timed.overlap)
     if timed.topology and collectives.world_size < num_workers:
         collectives = _OneOfMany(group, num_workers)
     config = run_config(workload, timed.algorithm, dict(timed.settings), timed.momentum)

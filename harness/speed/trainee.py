@@ -12,8 +12,7 @@ from harness.speed.clock import Mark, Now
 from harness.speed.layers import Layers
 from harness.speed.workloads import computes_in, problem_of
 from harness.tasks.task import find_task
-from harness.train.build import build_model
-from harness.train.memory_format import lay_out
+from harness.train.build import build_model, lay_out
 from harness.train.precision import MixedPrecision
 from harness.train.trainee import random_batch
 
@@ -73,7 +72,7 @@ class RealTrainee:
         problem = problem_of(workload)
         task = find_task(problem.task)
         self.module = build_model(problem.model, task, 0, device)
-        lay_out(self.module, "auto")
+        lay_out(self.module)
         self.scheduled_seconds = math.inf
         self.waits = False
         self.watch = Watch(self.module, layers, now)

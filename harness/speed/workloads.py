@@ -14,8 +14,7 @@ from harness.plan.estimate import RESNET50_FORWARD_FLOPS, forward_flops, publish
 from harness.records.timings import Workload
 from harness.spec import ModelSpec, Precision, RunConfig, SpecError
 from harness.tasks.task import find_task
-from harness.train.build import build_model
-from harness.train.memory_format import lay_out
+from harness.train.build import build_model, lay_out
 from harness.train.precision import MixedPrecision
 from harness.train.stopwatch import seconds_to_idle
 from harness.train.trainee import random_batch
@@ -133,7 +132,7 @@ def calibrate(name: str, device: str) -> Workload:
     torch.set_num_threads(1)
     task = find_task(problem.task)
     model = build_model(problem.model, task, 0, place)
-    lay_out(model, "auto")
+    lay_out(model)
     generator = torch.Generator().manual_seed(0)
     inputs, labels = random_batch(task, problem.batch_size, generator, torch.empty(0, device=place))
     precision, loss = MixedPrecision(computes_in(name, place), place, scales=False), torch.zeros(())

@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-import threading
 import types
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -23,9 +22,6 @@ from harness.seeds import derive_seed
 from harness.spec import ModelSpec, RunConfig, SpecError
 from harness.tasks.task import Task, configured_task, split_sizes
 from harness.train.partition import shard_size
-
-_GLOBAL_GENERATOR = threading.Lock()
-"""Whoever seeds the global generator holds it: workers that are threads have one between them."""
 
 
 def build_model(spec: ModelSpec, task: Task, seed: int, device: torch.device) -> nn.Module:
@@ -41,13 +37,33 @@ def build_model(spec: ModelSpec, task: Task, seed: int, device: torch.device) ->
     _check_options(f"model {spec.name}", spec.options, build)
     # nn.Module draws initial values from the global generator and offers no other.
     place = torch.device("cpu" if device.type != "meta" else "meta")
-    with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]), place:
+    with torch.random.fork_rng(devices=[]), place:
         torch.manual_seed(derive_seed(seed, "init"))
         try:
             model: nn.Module = build(task.input_shape, task.num_classes, **spec.options)
         except (TypeError, ValueError, RuntimeError) as error:
             raise SpecError(f"model {spec.name}: {error}") from None
     return model.to(device)
+
+
+MemoryFormat = Literal["contiguous", "channels_last"]
+
+
+def lay_out(model: nn.Module, keep_contiguous: bool = False) -> None:
+    """Bring a model with convolutions of images that is on a GPU into the order channels last, as tensor cores want it.
+
+    Call it before an optimiser is made of the model. Layers' inputs come along by themselves, since a convolution
+    computes in the format of its weights.
+    """
+    convolves = any(isinstance(module, nn.Conv2d) for module in model.modules())
+    if convolves and next(model.parameters()).is_cuda and not keep_contiguous:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def format_of(model: nn.Module) -> MemoryFormat:
+    """The format that a model is in."""
+    images = [parameter for parameter in model.parameters() if parameter.dim() == 4]
+    return "contiguous" if all(parameter.is_contiguous() for parameter in images) else "channels_last"
 
 
 def build_optimizer(
@@ -147,17 +163,10 @@ def _table(compressor: Compressor) -> dict[str, Any]:
     return {"kind": compressor.kind} | {each.name: value for each, value in given if value != each.default}
 
 
-def build_topology(where: str, said: Any) -> Topology:
-    """A topology from its name in a spec or its table, {kind = "matrix", weights = ...} with rows or a text.
-
-    Raises:
-        SpecError: unknown kind or key, or weights that no averaging can be done with.
-    """
-    table = said if isinstance(said, dict) else {"kind": said}
-    _check_keys(f"{where}: a topology", table, ["kind", "weights"], ["kind"])
-    kind, weights = table["kind"], table.get("weights")
+def build_topology(where: str, name: Any) -> Topology:
+    """A topology from its name in a spec. Raises SpecError where there is none of that name."""
     try:
-        return Topology.from_text(weights) if kind == "matrix" and isinstance(weights, str) else Topology(kind, weights)
+        return Topology(name)
     except ValueError as error:
         raise SpecError(f"{where}: {error}") from None
 

@@ -1,4 +1,4 @@
-"""The training loop: the same for stacked workers, threads, processes and Slurm tasks."""
+"""The training loop: the same for stacked workers, processes and Slurm tasks."""
 
 from __future__ import annotations
 

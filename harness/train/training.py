@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from algorithms import Collectives, DistributedOptimizer, SoloCollectives, StackedCollectives
 from harness.tasks.task import Batch, TensorSamples, find_task, split_sizes
 from harness.train import checkpoint
-from harness.train.build import build_optimizer, module_to_train, num_steps_of
+from harness.train.build import build_optimizer, format_of, module_to_train, num_steps_of
+from harness.train.checkpoint import CheckpointError
 from harness.train.clock import Clock
 from harness.train.evaluate import Score
-from harness.train.graphs import NoGraphsError, Passes, captured, check_possible
-from harness.train.memory_format import check_format, format_of
 from harness.train.order import worker_batches
 from harness.train.partition import class_counts, worker_shards
 from harness.train.precision import MixedPrecision
@@ -50,8 +49,7 @@ class Training:
         self.optimizer: DistributedOptimizer = build_optimizer(config, trained, collectives, self.num_steps)
         if isinstance(model, Replicas):
             model.attach()
-        passes = [partial(self._pass, module_to_train(self.optimizer, each)) for each in self.models]
-        self._passes: list[Passes] = list(passes)
+        self._passes = [partial(self._pass, module_to_train(self.optimizer, each)) for each in self.models]
         plain = config.precision == "fp32" and not config.label_smoothing
         stacks = isinstance(model, Replicas) and plain and isinstance(samples, TensorSamples)
         self._batched = batched_backward(model) if stacks and isinstance(model, Replicas) else None
@@ -68,9 +66,6 @@ class Training:
         num_classes = getattr(samples, "num_groups", find_task(config.task.name).num_classes)
         self.class_counts = None if shards is None else class_counts(shards, samples.train_labels, num_classes)
         self.clock = Clock(collectives, device)
-        self._wants_graphs = work.cuda_graphs
-        self.without_graphs: str | None = None
-        """Why passes are no CUDA graphs, where they were to be."""
         self._resume()
         for each in self.models:
             each.train()
@@ -79,7 +74,7 @@ class Training:
         loaded = checkpoint.load(self.work.checkpoints.folder, self._savers)
         if loaded is not None:
             self.step, state = loaded
-            check_format(state.get("memory_format", "contiguous"), self.models[0], self.work.checkpoints.folder)
+            self._check_format(state.get("memory_format", "contiguous"))
             for model, saved in zip(self.models, state["models"], strict=True):
                 model.load_state_dict(saved)
             self.optimizer.load_state_dict(state["optimizer"])
@@ -87,6 +82,15 @@ class Training:
             self.precision.load_state_dict(state["precision"])
             self.work.collectives.traffic.load_state_dict(state["traffic"])
             self.clock = Clock(self.work.collectives, self.losses.device, state["clock_seconds"])
+
+    def _check_format(self, saved: str) -> None:
+        """Raises CheckpointError where vectors that were saved in one order would be taken for those of another."""
+        own = format_of(self.models[0])
+        if saved != own:
+            raise CheckpointError(
+                f"the checkpoint in {self.work.checkpoints.folder} has its numbers in the memory format {saved}, and "
+                f"here they are {own}: images lie channels last on GPUs; go on where it began, or delete it"
+            )
 
     def save(self, allowed: Callable[[], None]) -> None:
         """Write a checkpoint; see `checkpoint.save`."""
@@ -159,8 +163,6 @@ class Training:
 
     def _backward(self, batches: list[Batch]) -> Tensor:
         """Forward and backward passes of the workers at this end; their mean losses, packed."""
-        if self._wants_graphs:
-            self._capture(batches)
         if self._batched is not None:
             return self._batched(*batches[0])
         arguments: list[tuple[Any, ...]] = list(batches)
@@ -174,15 +176,3 @@ class Training:
         loss = loss if weight is None else weight * loss
         self.precision.backward(loss)
         return loss.detach()
-
-    def _capture(self, batches: list[Batch]) -> None:
-        """Make the workers' passes CUDA graphs for batches like these, or say why not."""
-        self._wants_graphs, stacked = False, isinstance(self.work.collectives, StackedCollectives)
-        scaled, varying = self.precision.scaler.is_enabled(), self._weights is not None
-        try:
-            check_possible(self.losses.device, stacked, self._batched is not None, scaled, varying)
-            self._passes = captured(self._passes, self.models, batches)
-        except NoGraphsError as error:
-            self.without_graphs = str(error)
-            if self.work.recorder is not None:
-                print(f"no CUDA graphs: {error}", flush=True)

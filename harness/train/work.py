@@ -34,7 +34,6 @@ class Work:
 
     `model` is the worker's, or all workers' replicas, which go with `StackedCollectives`. `recorder` is None but for
     one worker. `stop_requested` is asked between steps, by all workers or by none; where it is true for one, all stop.
-    `cuda_graphs`: see `train/graphs.py`.
     """
 
     config: RunConfig
@@ -44,7 +43,6 @@ class Work:
     recorder: Recorder | None
     checkpoints: Checkpoints
     stop_requested: Callable[[], bool] | None = None
-    cuda_graphs: bool = False
 
     @property
     def models(self) -> list[nn.Module]:

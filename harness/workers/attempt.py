@@ -1,8 +1,7 @@
-"""One attempt at one run: stacked in one thread, by threads of this process, or as one rank of a process group."""
+"""One attempt at one run: with all workers stacked in this process, or as one rank of a process group."""
 
 from __future__ import annotations
 
-import copy
 import errno
 import os
 import traceback
@@ -14,7 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from algorithms import CollectiveError, Collectives, ProcessGroupCollectives, StackedCollectives, run_workers
+from algorithms import CollectiveError, Collectives, ProcessGroupCollectives, StackedCollectives
+from algorithms.registry import methods
 from harness.plan.plan import PlannedRun
 from harness.records.recorder import Recorder, write_failure
 from harness.records.run_lock import owned, owned_by_rank_0
@@ -24,18 +24,13 @@ from harness.spec import SpecError
 from harness.tasks.errors import DataError
 from harness.tasks.task import Samples, find_task
 from harness.train import checkpoint
-from harness.train.build import build_model
+from harness.train.build import MemoryFormat, build_model, format_of, lay_out
 from harness.train.checkpoint import CheckpointError
-from harness.train.memory_format import MemoryFormat, Wanted, lay_out
 from harness.train.stacked import replicas_of
 from harness.train.train import train
 from harness.train.work import Checkpoints, Preempted, Work
 from harness.workers.preload import load_samples
 from harness.workers.process_group import from_rank_0, joined
-
-ACTIVE_ON_A_GPU = 2
-"""Workers as threads on one GPU that are in a step at once: the second keeps it busy while the first waits for data or
-looks at a result, and more would only hold more activations."""
 
 StopRequested = Callable[[], bool]
 
@@ -52,11 +47,9 @@ class Job:
     device: str
     """"cpu", or the GPU of this process: "cuda:0"."""
     cores: tuple[int, ...]
-    """Cores that a run of threads keeps to, a worker on each: they would else wander, and leave their caches behind."""
+    """Cores that a run of stacked workers keeps to; it would else wander, and leave its caches behind."""
     checkpoint_minutes: float
     timeout_seconds: float
-    memory_format: Wanted = "auto"
-    cuda_graphs: bool = False
 
     def recorder(self, memory_format: MemoryFormat = "contiguous") -> Recorder:
         """Of this attempt, with its model in that format."""
@@ -75,29 +68,22 @@ class Job:
         return Checkpoints(self.folder / checkpoint.FOLDER, 60 * self.checkpoint_minutes, self.attempt.attempt)
 
 
-def attempt_in_threads(job: Job, stop_requested: StopRequested | None = None) -> bool:
-    """Do the run with all workers as threads of this process; True if it has a result. `stop_requested`: see `Work`.
-
-    Raises:
-        BusyError: another process is at this run.
-    """
-    return _attempt_here(job, stop_requested, _train_threads)
-
-
 def attempt_stacked(job: Job, stop_requested: StopRequested | None = None) -> bool:
     """Do the run with all workers stacked in this thread; True if it has a result. `stop_requested`: see `Work`.
 
     Raises:
         BusyError: another process is at this run.
     """
-    return _attempt_here(job, stop_requested, _train_stacked)
 
-
-def _attempt_here(job: Job, stop_requested: StopRequested | None, train_all: Callable[..., None]) -> bool:
     def work() -> None:
-        if not is_done(job.folder):  # by another command, while this one waited
-            prepare_thread(job.device)
-            train_all(job, *_samples_and_model(job), stop_requested)
+        if is_done(job.folder):  # by another command, while this one waited
+            return
+        prepare_thread(job.device)
+        samples, model = _samples_and_model(job)
+        num_workers = job.run.config.num_workers
+        replicas, collectives = replicas_of(model, num_workers), StackedCollectives(num_workers)
+        recorder = job.recorder(format_of(model))
+        train(Work(job.run.config, replicas, samples, collectives, recorder, job.checkpoints(), stop_requested))
 
     os.sched_setaffinity(0, job.cores)
     with owned(job.folder):
@@ -107,27 +93,9 @@ def _attempt_here(job: Job, stop_requested: StopRequested | None, train_all: Cal
 def _samples_and_model(job: Job) -> tuple[Samples, nn.Module]:
     config = job.run.config
     samples = load_samples(config.task, job.data, job.device)
-    return samples, build_model(config.model, find_task(config.task.name), config.seed, torch.device(job.device))
-
-
-def _train_threads(job: Job, samples: Samples, model: nn.Module, stop_requested: StopRequested | None) -> None:
-    config, recorder = job.run.config, job.recorder(lay_out(model, job.memory_format))
-
-    def worker(collectives: Collectives) -> None:
-        prepare_thread(job.device)
-        own = recorder if collectives.rank == 0 else None
-        own_model, checkpoints = copy.deepcopy(model), job.checkpoints()
-        train(Work(config, own_model, samples, collectives, own, checkpoints, stop_requested, job.cuda_graphs))
-
-    max_active = len(job.cores) if job.device == "cpu" else ACTIVE_ON_A_GPU
-    run_workers(worker, config.num_workers, job.timeout_seconds, max_active)
-
-
-def _train_stacked(job: Job, samples: Samples, model: nn.Module, stop_requested: StopRequested | None) -> None:
-    config, recorder = job.run.config, job.recorder(lay_out(model, job.memory_format))
-    replicas, collectives = replicas_of(model, config.num_workers), StackedCollectives(config.num_workers)
-    work = Work(config, replicas, samples, collectives, recorder, job.checkpoints(), stop_requested, job.cuda_graphs)
-    train(work)
+    model = build_model(config.model, find_task(config.task.name), config.seed, torch.device(job.device))
+    lay_out(model, methods()[config.algorithm].needs_contiguous)
+    return samples, model
 
 
 def attempt_as_rank(job: Job, rank: int, init_method: str, stop_requested: StopRequested | None = None) -> bool:
@@ -155,8 +123,7 @@ def done_meanwhile(folder: Path, rank: int) -> bool:
 def attempt_in_group(job: Job, collectives: Collectives, stop_requested: StopRequested | None = None) -> None:
     """Train as one worker of a group that stands already. `stop_requested`: see `Work`; what is raised: see `train`."""
     samples, model = _samples_and_model(job)
-    memory_format = lay_out(model, job.memory_format)
-    recorder = job.recorder(memory_format) if collectives.rank == 0 else None
+    recorder = job.recorder(format_of(model)) if collectives.rank == 0 else None
     train(Work(job.run.config, model, samples, collectives, recorder, job.checkpoints(), stop_requested))
 
 

@@ -11,15 +11,15 @@ import torch
 
 from harness.spec import SpecError
 
-Workers = Literal["stacked", "threads", "processes"]
+Workers = Literal["stacked", "processes"]
 
 
 def choose_workers(wanted: str, device: str, num_workers: int, num_gpus: int) -> Workers:
-    """What "auto" means: stacked on the CPU; on GPUs processes if each can have one, else threads."""
+    """What "auto" means: stacked on the CPU; on GPUs processes if each can have one, else stacked."""
     if wanted == "auto":
         if device == "cpu":
             return "stacked"
-        return "processes" if device == "cuda" and num_gpus >= num_workers else "threads"
+        return "processes" if device == "cuda" and num_gpus >= num_workers else "stacked"
     assert wanted in get_args(Workers)
     return wanted  # type: ignore[return-value]
 
@@ -27,7 +27,7 @@ def choose_workers(wanted: str, device: str, num_workers: int, num_gpus: int) ->
 def device_groups(device: str, num_processes: int, num_gpus: int) -> list[tuple[str, ...]]:
     """For each run that the machine has GPUs for at the same time, its processes' devices, by local rank.
 
-    A run whose workers are threads is one process; "cpu" is one group, which any number of runs may share.
+    A run whose workers are stacked is one process; "cpu" is one group, which any number of runs may share.
 
     Raises:
         SpecError: there are too few GPUs.
@@ -43,14 +43,14 @@ def device_groups(device: str, num_processes: int, num_gpus: int) -> list[tuple[
     if ":" in device and num_processes > 1:
         raise SpecError(
             f"--device {device} is one GPU for {num_processes} processes, which need one each; give --device cuda, or "
-            "share it with --workers threads"
+            "share it with --workers stacked"
         )
     if ":" in device:
         return [(device,)]
     if num_processes > num_gpus:
         raise SpecError(
             f"{num_processes} processes on this machine need a GPU each, torch sees {num_gpus}; start fewer of them "
-            "here (torchrun on several machines), or share a GPU with --workers threads"
+            "here (torchrun on several machines), or share a GPU with --workers stacked"
         )
     starts = range(0, num_gpus - num_processes + 1, num_processes)
     return [tuple(f"cuda:{start + rank}" for rank in range(num_processes)) for start in starts]
@@ -78,5 +78,5 @@ def require_own_devices(identities: Sequence[str]) -> None:
         if first < rank:
             raise SpecError(
                 f"ranks {first} and {rank} both have {own}, and each needs a GPU of its own; start at most as many "
-                "processes on a host as it has GPUs, or share a GPU with --workers threads"
+                "processes on a host as it has GPUs, or share a GPU with --workers stacked"
             )

@@ -19,7 +19,6 @@ from harness.records.state import is_done
 from harness.records.store import Attempt, Heartbeat
 from harness.spec import RunConfig, SpecError
 from harness.train import checkpoint
-from harness.train.memory_format import Wanted
 from harness.workers.attempt import Job, num_cores
 from harness.workers.devices import Workers, device_groups
 from harness.workers.preload import announce
@@ -45,9 +44,6 @@ class Options:
     """Runs at once; None for as many as there are cores, or GPUs, for."""
     checkpoint_minutes: float
     timeout_seconds: float
-    memory_format: Wanted = "auto"
-    cuda_graphs: bool = False
-    """Of stacked workers' passes on a GPU; see `harness/train/graphs.py`."""
 
     def job(self, plan: Plan, run: PlannedRun, attempt: Attempt, device: str, cores: tuple[int, ...] = ()) -> Job:
         """An attempt at a run with these options."""
@@ -61,8 +57,6 @@ class Options:
             cores=cores,
             checkpoint_minutes=self.checkpoint_minutes,
             timeout_seconds=self.timeout_seconds,
-            memory_format=self.memory_format,
-            cuda_graphs=self.cuda_graphs,
         )
 
 
@@ -262,7 +256,7 @@ def places(plan: Plan, options: Options) -> list[Resources]:
 
 
 def _check_gpus(run: PlannedRun, device: str) -> None:
-    """A baseline cannot share GPUs, as threads would."""
+    """A baseline cannot share a GPU, as stacked workers do."""
     num_gpus, num_workers = torch.cuda.device_count(), run.config.num_workers
     if run.config.algorithm in baselines() and device != "cpu" and (":" in device or num_gpus < num_workers):
         raise SpecError(
@@ -277,7 +271,5 @@ def _shares(cores: list[int], jobs: int) -> list[tuple[int, ...]]:
 
 
 def workers_of(config: RunConfig, options: Options) -> Workers:
-    """How the run's workers go: a baseline's as processes; with fp16 each has a loss scale, so none are stacked."""
-    if config.algorithm in baselines():
-        return "processes"
-    return "threads" if options.workers == "stacked" and config.precision == "fp16" else options.workers
+    """How the run's workers go: a baseline's always as processes."""
+    return "processes" if config.algorithm in baselines() else options.workers

@@ -44,7 +44,7 @@ def checks(plan: Plan, options: Options) -> Iterator[Check]:
     yield from check_results(plan, options.results, jobs)
     if options.device != "cpu":
         yield from check_gpus()
-        each = "run is one process" if options.workers == "threads" else "worker has its own"
+        each = "run is one process" if options.workers == "stacked" else "worker has its own"
         yield Check("GPUs suffice", lacking is None, lacking or f"each {each}, {jobs} runs at once")
         yield check_nccl()
 

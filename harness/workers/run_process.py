@@ -20,7 +20,6 @@ from harness.workers import watchdog
 from harness.workers.attempt import (
     Job,
     attempt_as_rank,
-    attempt_in_threads,
     attempt_stacked,
     failure_kind,
 )
@@ -107,8 +106,7 @@ def _attempt(worker: Worker, job: Job, workers: Workers) -> None:
             if workers == "processes":
                 has_result = attempt_as_rank(job, worker.rank, worker.init_method, worker.stop_requested)
             else:
-                attempt = attempt_stacked if workers == "stacked" else attempt_in_threads
-                has_result = attempt(job, worker.stop_requested)
+                has_result = attempt_stacked(job, worker.stop_requested)
             sys.exit(0 if has_result else 1)
     except BusyError:
         sys.exit(EXIT_BUSY)

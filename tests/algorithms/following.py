@@ -14,7 +14,6 @@ from algorithms import Collectives, Compressor
 from algorithms.core.compressors import SharedSupport
 from algorithms.core.layout import Layout
 from algorithms.core.randomness import Draw
-from algorithms.core.threads import ThreadCollectives
 from tests.algorithms import transcription
 from tests.algorithms.problems import (
     BIAS_LR,
@@ -32,6 +31,7 @@ from tests.algorithms.problems import (
     workers,
 )
 from tests.algorithms.transcription import Array, Compress, Mask, Problem, State
+from tests.threads import ThreadCollectives
 
 SEED, NUM_WORKERS, NUM_STEPS = 11, 4, 50
 NUM_WEIGHTS = 42

@@ -44,7 +44,6 @@ class Case:
     blocks: tuple[str, ...] = ("blocks", "block")
     own: dict[str, Any] = field(default_factory=dict)
     common: dict[str, Any] = field(default_factory=dict)
-    deterministic: bool = True
     dtype: torch.dtype = torch.float32
     habit: str = "plain"
     """How the training script goes about a step: see `one_step`."""
@@ -71,7 +70,6 @@ CASES = {
     **{f"{name}-released": Case(name, own=dict.fromkeys(switches(name), True)) for name in OVERLAPPING[-2:]},
     **{f"{name}-wire": Case(name, common={"wire": torch.bfloat16}) for name in ("ef_sgd", "csea", "mcser")},
     **{f"{name}-{habit}": Case(name, habit=habit) for name in ("ef_sgd", "mcser") for habit in HABITS},
-    **{f"{name}-own": Case(name, deterministic=False) for name in ("ef_sgd", "csea", "mcser")},
     **{f"{name}-plain": Case(name, common={"momentum": 0.0, "weight_decay": 0.0}) for name in ("ef_sgd", "cser")},
     **{f"{name}-adamw": Case(name, common=ADAMW) for name in ("ef_sgd", "mcser")},
     "ef_sgd-branch-adamw": Case("ef_sgd", common=ADAMW, habit="branch"),
@@ -146,7 +144,7 @@ def one_step(habit: str, optimizer: DistributedOptimizer, model: Net, step: int,
 
 def outcome(case: Case, overlap: bool, group: dist.ProcessGroup | None = None) -> dict[str, Any]:
     """Parameters, state and traffic after a training, and how many sums were begun before their step."""
-    collectives = ProcessGroupCollectives(group, case.deterministic, overlap)
+    collectives = ProcessGroupCollectives(group, overlap)
     model = Net(collectives.rank, case.dtype)
     optimizer = make(case, collectives, model)
     schedule = StepLR(optimizer, 2, gamma=0.7)

@@ -26,10 +26,10 @@ from algorithms import (
     TopK,
     Zero,
     algorithms,
-    run_workers,
 )
 from algorithms.core.compressors import SharedSupport
 from algorithms.registry import settings
+from tests.threads import run_workers
 
 T = TypeVar("T")
 
@@ -205,7 +205,7 @@ def flat_of(optimizer: DistributedOptimizer) -> Tensor:
 
 def workers(work: Callable[[Collectives], T], world_size: int) -> list[T]:
     """`run_workers` with a time-out that a test can bear."""
-    return run_workers(work, world_size, timeout_seconds=60, max_active=1)
+    return run_workers(work, world_size, timeout_seconds=60)
 
 
 def trained(

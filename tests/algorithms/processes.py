@@ -122,7 +122,6 @@ def process(rank: int, folder: Path) -> None:
     results: dict[str, Any] = {
         "runs_of_4": every_run(ProcessGroupCollectives),
         "collectives": every_collective(ProcessGroupCollectives()),
-        "own_all_reduce": every_collective(ProcessGroupCollectives(deterministic=False)),
     }
     if rank < 2:
         results["runs_of_2"] = every_run(lambda: ProcessGroupCollectives(pair))

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from algorithms import Collectives, Compressor, Zero, algorithms
 from algorithms.core.randomness import Draw
-from algorithms.core.threads import ThreadCollectives
 from algorithms.cser import CSER
 from tests.algorithms import transcription
 from tests.algorithms.following import (
@@ -49,6 +48,7 @@ from tests.algorithms.problems import (
     workers,
 )
 from tests.algorithms.transcription import Array, Compress, Problem, State
+from tests.threads import ThreadCollectives
 
 SHAPES = [(6, 4), (3, 6), (6,), (3,)]
 RING = transcription.ring(NUM_WORKERS)

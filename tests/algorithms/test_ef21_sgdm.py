@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from algorithms import BlockSparsifier, Collectives, Identity, Purpose, TopK, Zero, algorithms
 from algorithms.core.compressors import Gathered
-from algorithms.core.threads import ThreadCollectives
 from algorithms.core.traffic import Entry
 from tests.algorithms import transcription
 from tests.algorithms.following import NUM_STEPS, SEED, Watched, assert_follows, compress_of, dense, make_problem
 from tests.algorithms.problems import COMPRESSORS, make_model, make_optimizer, train, workers
 from tests.algorithms.transcription import Array
+from tests.threads import ThreadCollectives
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

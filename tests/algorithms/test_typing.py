@@ -43,7 +43,7 @@ MCSER(params, lr=0.1, gradient_compressor=block, error_compressor=block, reset_i
 CSERReleased(params, lr=0.1, gradient_compressor=block, error_compressor=block, reset_interval=8)
 MCSERReleased(params, lr=0.1, gradient_compressor=block, error_compressor=block, reset_interval=8)
 DPSGD(params, lr=0.1, topology="one_peer", order="adapt_then_combine")
-ChocoSGD(params, lr=0.1, topology=Topology.from_file("w.json"), compressor=TopK(ratio=8), gamma=0.1)
+ChocoSGD(params, lr=0.1, topology="ring", compressor=TopK(ratio=8), gamma=0.1)
 DeepSqueeze(params, lr=0.1, topology=Topology("ring"), compressor=QSGD(bits=4), gamma=1)
 with optimizer.consensus(model):
     print(optimizer.traffic.training_bits + 1, optimizer.consensus_state_dict(errors="drop"))

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from algorithms import Collectives, TopK
-from algorithms.core.threads import ThreadCollectives
 from algorithms.core.topology import Mixing
 from algorithms.cser import CSER
 from tests.algorithms.problems import (
@@ -25,6 +24,7 @@ from tests.algorithms.problems import (
     trained,
     workers,
 )
+from tests.threads import ThreadCollectives
 
 WIRES = [torch.float16, torch.bfloat16]
 EPSILON = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7}

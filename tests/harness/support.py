@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from algorithms import Compressor
+from algorithms import Collectives, Compressor
 from algorithms.registry import algorithms, settings
 from harness.plan.plan import PlannedRun
 from harness.records.provenance import new_attempt
@@ -28,8 +28,11 @@ from harness.spec import RunConfig, TaskSpec, run_id
 from harness.tasks.blobs import Blobs
 from harness.tasks.task import Batch, TensorSamples
 from harness.train import checkpoint
-from harness.workers.attempt import Job
+from harness.train.train import train
+from harness.train.work import Work
+from harness.workers.attempt import Job, _samples_and_model, prepare_thread, recorded
 from harness.workers.launch import Options, Progress, Workers
+from tests.threads import run_workers
 
 ROOT = Path(__file__).parents[2]
 Table = dict[str, Any]
@@ -85,7 +88,7 @@ def job_for(config: RunConfig, results: Path, **changes: Any) -> Job:
         "experiment": "small",
         "folder": results / identity,
         "run": PlannedRun(identity, config.algorithm, config.seed, config),
-        "attempt": new_attempt("threads", "threads", torch.device("cpu")),
+        "attempt": new_attempt("stacked", "stacked", torch.device("cpu")),
         "data": None,
         "device": "cpu",
         "cores": tuple(sorted(os.sched_getaffinity(0))),
@@ -93,6 +96,22 @@ def job_for(config: RunConfig, results: Path, **changes: Any) -> Job:
         "timeout_seconds": 60.0,
     }
     return Job(**(given | changes))
+
+
+def attempt_in_threads(job: Job) -> bool:
+    """As a group of processes does the run, by threads of this process; True if it has a result."""
+
+    def work() -> None:
+        prepare_thread()
+        samples, model = _samples_and_model(job)
+
+        def worker(collectives: Collectives) -> None:
+            recorder = job.recorder() if collectives.rank == 0 else None
+            train(Work(job.run.config, copy.deepcopy(model), samples, collectives, recorder, job.checkpoints()))
+
+        run_workers(worker, job.run.config.num_workers)
+
+    return recorded(job, work)
 
 
 @dataclass(frozen=True)
@@ -282,7 +301,7 @@ class Quiet:
         pass
 
 
-def launch_options(results: Path, workers: Workers = "threads", **changes: Any) -> Options:
+def launch_options(results: Path, workers: Workers = "stacked", **changes: Any) -> Options:
     """As the command's defaults, for two runs at once."""
     fields: Table = {
         "results": results,

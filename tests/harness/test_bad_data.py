@@ -11,7 +11,7 @@ from harness.__main__ import main
 from harness.records.store import Failure, read_record, read_run
 from harness.tasks import imagenet
 from harness.tasks.imagenet import ImageNet
-from harness.workers.attempt import attempt_in_threads
+from harness.workers.attempt import attempt_stacked
 from tests.harness.support import Table, changed, job_for, small_config, small_spec, write_spec
 from tests.tasks.miniatures import MiniatureCIFAR100, imagenet_tree, write
 
@@ -84,7 +84,7 @@ CONFIG: Table = {"task": {"name": "imagenet"}, "batch_size": 4, "evaluation": {"
 
 def test_an_undecodable_image_stops_the_run_by_name(images: Path, tmp_path: Path) -> None:
     job = job_for(small_config(**CONFIG), tmp_path, data=tmp_path / "data")
-    assert not attempt_in_threads(job)
+    assert not attempt_stacked(job)
     failure = read_record(job.folder / "failure.json", Failure)
     assert failure.kind == "data" and failure.message.startswith(f"{images} is no image that can be decoded")
     assert read_run(job.folder).result is None
@@ -95,7 +95,7 @@ def test_the_spec_may_allow_a_number_of_undecodable_images(
 ) -> None:
     allowing = small_config(**CONFIG | {"task": {"name": "imagenet", "max_undecodable": 1}})
     job = job_for(allowing, tmp_path, data=tmp_path / "data")
-    assert attempt_in_threads(job)
+    assert attempt_stacked(job)
     assert read_run(job.folder).result is not None
     # It is named, once, in the run's log.
     assert capsys.readouterr().out.count(f"{images} is no image that can be decoded") == 1
@@ -104,7 +104,7 @@ def test_the_spec_may_allow_a_number_of_undecodable_images(
         kept = path.read_bytes()
         path.write_bytes(kept[:200])
         job = job_for(allowing, tmp_path / split, data=tmp_path / "data")
-        assert not attempt_in_threads(job)
+        assert not attempt_stacked(job)
         message = read_record(job.folder / "failure.json", Failure).message
         # One more than allowed, whichever is met last; and of those that are scored none may be missing.
         assert "no image that can be decoded" in message and (str(path) in message or split == "train")

@@ -22,7 +22,7 @@ from harness.spec import Spec, SpecError
 from harness.tasks.task import find_task
 from harness.train.build import build_model
 from harness.train.trainee import Trainee
-from harness.workers.attempt import attempt_in_threads, attempt_stacked
+from harness.workers.attempt import attempt_stacked
 from harness.workers.launch import launch, places
 from harness.workers.process_group import joined
 from tests.harness import baseline_processes
@@ -223,7 +223,7 @@ def test_what_cannot_be_is_refused_at_planning(
         make_plan(spec_with(algorithm, table, **training), tmp_path)
 
 
-@pytest.mark.parametrize("attempt", [attempt_in_threads, attempt_stacked])
+@pytest.mark.parametrize("attempt", [attempt_stacked])
 def test_other_workers_than_processes_are_refused_in_a_sentence(attempt: Any, tmp_path: Path) -> None:
     job = job_for(small_config("ddp"), tmp_path)
     assert not attempt(job)

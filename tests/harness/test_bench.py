@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from algorithms import Collectives, run_workers
+from algorithms import Collectives
 from harness import bench
 from harness.bench import memory, methods, run_shares, training, workers
 from harness.bench.measurement import Aim, Measurement, not_measured, ratio, show
@@ -20,6 +20,7 @@ from harness.tasks.task import find_task
 from harness.train.build import build_model
 from harness.train.stopwatch import interleave, sums
 from harness.train.trainee import StackedTrainee, Trainee
+from tests.threads import run_workers
 
 
 def test_a_ratio_is_the_median_of_ratios_within_repetitions() -> None:
@@ -51,7 +52,6 @@ def test_sums_leave_out_a_shorter_rest() -> None:
 
 def test_speed_ups_are_the_slower_over_the_faster() -> None:
     timings = {
-        workers.THREADS: [1.0],
         workers.ONE_THREAD: [1.5],
         workers.PROCESSES: [3.0],
         workers.DDP: [4.5],
@@ -59,10 +59,10 @@ def test_speed_ups_are_the_slower_over_the_faster() -> None:
         workers.IN_TURN: [1.6],
         workers.STACKED: [0.5],
     }
-    assert [figure.measured for figure in workers.figures_of(timings, cores=2)] == [1.5, 2.0, 3.0, 2.5, 1.5, 1.6]
+    assert [figure.measured for figure in workers.figures_of(timings)] == [3.0, 2.0, 6.0, 1.5]
 
 
-def test_stacked_workers_of_a_benchmark_do_what_its_threads_do() -> None:
+def test_stacked_workers_of_a_benchmark_do_what_each_alone_does() -> None:
     config = methods.config_of("mcser")
     model = build_model(config.model, find_task(config.task.name), config.seed, torch.device("cpu"))
     stacked = StackedTrainee(config, model, num_batches=2)

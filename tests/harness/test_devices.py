@@ -42,8 +42,8 @@ def test_processes_may_share_a_cpu() -> None:
     ("device", "num_processes", "num_gpus", "parts"),
     [
         ("cuda", 1, 0, ["0 GPUs", "--device cpu"]),
-        ("cuda", 8, 4, ["8 processes", "4", "--workers threads"]),
-        ("cuda:1", 2, 4, ["cuda:1", "2 processes", "--workers threads"]),
+        ("cuda", 8, 4, ["8 processes", "4", "--workers stacked"]),
+        ("cuda:1", 2, 4, ["cuda:1", "2 processes", "--workers stacked"]),
         ("cuda:4", 1, 4, ["cuda:4", "4 GPUs"]),
     ],
 )
@@ -74,7 +74,7 @@ def test_what_a_process_of_another_launcher_has(num_gpus: int, gpus: list[str]) 
 def test_auto_is_processes_where_there_is_a_gpu_for_each_worker() -> None:
     machines = [("cuda", 8, 8), ("cuda", 8, 7), ("cuda:0", 1, 1), ("cpu", 1, 8)]
     chosen = [choose_workers("auto", *machine) for machine in machines]
-    assert chosen == ["processes", "threads", "threads", "stacked"]
+    assert chosen == ["processes", "stacked", "stacked", "stacked"]
     assert choose_workers("processes", "cuda", 8, 1) == "processes"
 
 
@@ -106,7 +106,7 @@ needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machin
 
 
 @needs_no_gpu
-@pytest.mark.parametrize("workers", ["threads", "processes", "auto"])
+@pytest.mark.parametrize("workers", ["stacked", "processes", "auto"])
 def test_a_run_without_the_gpus_it_needs_is_refused_before_anything_is_written(
     workers: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,7 +161,7 @@ class OnMeta(ProcessGroupCollectives):
     """A backend that takes tensors of the meta device alone, and so cannot give them back to a CPU."""
 
     def __init__(self) -> None:
-        self.rank, self.world_size, self.group, self.deterministic = 0, 2, None, False
+        self.rank, self.world_size, self.group = 0, 2, None
         self.device = torch.device("meta")
         self.seen: list[torch.Tensor] = []
 

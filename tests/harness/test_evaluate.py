@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from algorithms import Collectives, Purpose, SoloCollectives, run_workers
+from algorithms import Collectives, Purpose, SoloCollectives
 from harness.spec import RunConfig, TaskSpec
 from harness.tasks.blobs import TASK
 from harness.tasks.task import Batch, TensorSamples
@@ -20,6 +20,7 @@ from harness.train.evaluate import RECALIBRATION_STEPS, Score, evaluate, worker_
 from harness.train.order import worker_batches
 from harness.train.precision import MixedPrecision
 from tests.harness.support import CSER, small_config
+from tests.threads import run_workers
 
 SAMPLES = TASK.load(None, TaskSpec(name="blobs"), torch.device("cpu"))
 PLAIN = MixedPrecision("fp32", torch.device("cpu"))

@@ -32,7 +32,7 @@ from harness.tasks.parallel import TextFiles
 from harness.tasks.task import find_task
 from harness.train.build import build_model
 from harness.train.precision import MixedPrecision
-from harness.workers.attempt import attempt_in_threads
+from harness.workers.attempt import attempt_stacked
 from tests.harness.support import Table, closed_form_bits, job_for
 from tests.tasks.miniatures import (
     MiniatureCIFAR100,
@@ -204,7 +204,7 @@ def test_each_setting_trains_to_a_valid_result_with_the_bits_of_its_formula(
     rows = {row.row: row for row in plan.experiment.rows}
     for run in plan.runs:
         job = job_for(run.config, tmp_path, data=tmp_path / "data", attempt=attempt, checkpoint_minutes=5.0)
-        assert attempt_in_threads(replace(job, run=run)), (job.folder / "failure.json").read_text()
+        assert attempt_stacked(replace(job, run=run)), (job.folder / "failure.json").read_text()
         assert job.run.run_id == run.run_id
         assert len(steps_taken) == NUM_WORKERS * rows[run.row].num_steps
         check_result(run, rows[run.row], job.folder, max(steps_taken))

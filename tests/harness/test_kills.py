@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from algorithms import Collectives, run_workers
+from algorithms import Collectives
 from algorithms.registry import algorithms
 from harness.plan.plan import Plan, make_plan
 from harness.records.state import is_done
@@ -25,7 +25,7 @@ from harness.records.store import Failure, read_record, read_run
 from harness.spec_file import load_spec
 from harness.train import checkpoint
 from harness.workers import launch, run_process
-from harness.workers.attempt import attempt_in_threads, attempt_stacked
+from harness.workers.attempt import attempt_stacked
 from tests.harness.support import (
     BLOCK,
     CSER,
@@ -40,6 +40,7 @@ from tests.harness.support import (
     small_spec,
     write_spec,
 )
+from tests.threads import run_workers
 
 # Worker processes
 
@@ -229,15 +230,15 @@ def test_attempt_killed_at_any_moment_goes_on_as_if_nothing_had_been(tmp_path: P
     config = small_config("cser", CSER, batch_size=26, evaluation={"per_epoch": 3})
     whole = job_for(config, tmp_path / "whole")
     with killed_at(10**9) as changes:
-        assert attempt_in_threads(whole)
+        assert attempt_stacked(whole)
     # A heartbeat more or less makes the number differ a little from attempt to attempt.
     last = len(changes) - 1
     for moment in [*random.Random(SEED).sample(range(last), 16), last - 2, last - 1, last]:
         broken = job_for(config, tmp_path / str(moment))
         with killed_at(moment), suppress(Killed):
-            attempt_in_threads(broken)
+            attempt_stacked(broken)
         if not is_done(broken.folder):
-            assert attempt_in_threads(job_for(config, tmp_path / str(moment)))
+            assert attempt_stacked(job_for(config, tmp_path / str(moment)))
         assert comparable(broken.folder) == comparable(whole.folder), (moment, changes[moment])
         assert not [path.name for path in broken.folder.rglob(".*")]
         shutil.rmtree(broken.folder)

@@ -26,7 +26,7 @@ from harness.records.run_lock import owned
 from harness.records.store import Failure, read_record, read_run
 from harness.spec_file import load_spec
 from harness.tasks import blobs
-from harness.workers.attempt import attempt_in_threads
+from harness.workers.attempt import attempt_stacked
 from harness.workers.launch import Progress, launch, missing_runs
 from tests.harness.support import (
     CSER,
@@ -97,7 +97,7 @@ def test_killed_and_called_again_gives_the_same_as_undisturbed(tmp_path: Path) -
     record = read_run(folder)
     assert record.run.attempts[-1].resumed_from_step >= 20
     undisturbed = job_for(run.config, tmp_path / "undisturbed", experiment="small", checkpoint_minutes=5.0)
-    assert attempt_in_threads(undisturbed)
+    assert attempt_stacked(undisturbed)
     assert comparable(folder) == comparable(undisturbed.folder)
 
     before = snapshot(tmp_path / "results")
@@ -115,7 +115,7 @@ def test_processes_equal_threads(num_workers: int, tmp_path: Path) -> None:
     (run,) = plan.runs
     assert launch(plan, launch_options(tmp_path / "processes", "processes"), Quiet()) == 0
     threads = job_for(run.config, tmp_path / "threads")
-    assert attempt_in_threads(threads)
+    assert attempt_stacked(threads)
     folder = tmp_path / "processes" / "small" / run.run_id
     assert comparable(folder) == comparable(threads.folder)
     (attempt,) = read_run(folder).run.attempts
@@ -138,7 +138,7 @@ def test_torchrun_equals_threads(tmp_path: Path) -> None:
     ]
     for run in planned(tmp_path, spec).runs:
         threads = job_for(run.config, tmp_path / "threads")
-        assert attempt_in_threads(threads)
+        assert attempt_stacked(threads)
         folder = tmp_path / "torchrun" / "small" / run.run_id
         assert comparable(folder) == comparable(threads.folder)
         (attempt,) = read_run(folder).run.attempts
@@ -248,7 +248,7 @@ def test_checkpoints_that_a_killed_process_left_beside_its_result_go(
     (run,) = planned(tmp_path, spec).runs
     job = job_for(run.config, tmp_path / "small", experiment="small")
     with kept_checkpoints():
-        assert attempt_in_threads(job)
+        assert attempt_stacked(job)
     assert (job.folder / "checkpoint" / "latest").exists()
     words = ["run", str(write_spec(tmp_path, spec)), "--results", str(tmp_path), "--jobs", "1"]
     assert main(words) == 0 and "are done" in capsys.readouterr().out
@@ -394,7 +394,7 @@ def test_all_workers_compute_on_one_thread_each(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(blobs, "TASK", hook)
     torch.set_num_threads(2)
     try:
-        assert attempt_in_threads(job_for(small_config("cser", CSER), tmp_path))
+        assert attempt_stacked(job_for(small_config("cser", CSER), tmp_path))
     finally:
         torch.set_num_threads(1)
     assert threads == [1] * 80

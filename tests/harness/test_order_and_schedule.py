@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from algorithms import Collectives, run_workers
+from algorithms import Collectives
 from algorithms.registry import algorithms
 from harness.seeds import derive_seed
 from harness.spec import ScheduleSpec
@@ -23,6 +23,7 @@ from harness.train.schedule import learning_rate_factor
 from harness.train.summary import parameters_sha256
 from harness.train.train import evaluation_steps
 from tests.harness.support import BLOCK, settings_of, small_config
+from tests.threads import run_workers
 
 
 def factors(schedule: ScheduleSpec, per_epoch: int, num_epochs: int) -> list[float]:

@@ -23,7 +23,7 @@ from harness.tasks.task import Batch, TensorSamples
 from harness.train.build import num_steps_of
 from harness.train.order import worker_batches
 from harness.train.partition import class_counts, worker_shards
-from harness.workers.attempt import attempt_in_threads
+from harness.workers.attempt import attempt_stacked
 from tests.harness.support import Table, job_for, small_config
 
 FIXED: dict[str, Table] = {
@@ -193,7 +193,7 @@ def test_recorded_class_counts_are_those_of_what_each_worker_trained_on(
     task = WatchedBlobs()
     monkeypatch.setattr(blobs, "TASK", task)
     job = job_for(small_config(num_workers=4, partition=FIXED[kind], num_epochs=2), tmp_path)
-    assert attempt_in_threads(job)
+    assert attempt_stacked(job)
     result = read_run(job.folder).result
     assert result is not None and result.class_counts is not None
     for rank, recorded in enumerate(result.class_counts):
@@ -208,7 +208,7 @@ def test_reshuffled_workers_see_other_samples_each_epoch(tmp_path: Path, monkeyp
     task = WatchedBlobs()
     monkeypatch.setattr(blobs, "TASK", task)
     job = job_for(small_config(num_workers=4, num_epochs=2), tmp_path)
-    assert attempt_in_threads(job)
+    assert attempt_stacked(job)
     result = read_run(job.folder).result
     assert result is not None and result.class_counts is None
     for epoch in (slice(0, 400), slice(400, 800)):

@@ -17,11 +17,11 @@ from algorithms.registry import algorithms
 from harness.records.store import RunRecord, read_run
 from harness.tasks import blobs
 from harness.train.precision import MixedPrecision
-from harness.workers.attempt import attempt_in_threads
 from tests.harness.support import (
     BLOCK,
     CSER,
     DoctoredBlobs,
+    attempt_in_threads,
     comparable,
     job_for,
     kept_checkpoints,

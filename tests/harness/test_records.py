@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch.distributed import DistStoreError
 
-from algorithms import CollectiveError, Collectives, run_workers
+from algorithms import CollectiveError, Collectives
 from harness.records import packing, store
 from harness.records.recorder import write_failure
 from harness.records.run_lock import BusyError, is_owned, owned
@@ -29,8 +29,9 @@ from harness.tasks import blobs
 from harness.tasks.errors import DataError
 from harness.train import checkpoint
 from harness.train.checkpoint import CheckpointError
-from harness.workers.attempt import attempt_in_threads, failure_kind
+from harness.workers.attempt import attempt_stacked, failure_kind
 from tests.harness.support import CSER, DoctoredBlobs, comparable, job_for, kept_checkpoints, small_config
+from tests.threads import run_workers
 
 
 def event(step: int, loss: float = 1.5) -> Event:
@@ -102,7 +103,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that is done."""
     job = job_for(small_config("cser", CSER), tmp_path_factory.mktemp("done"))
     with kept_checkpoints():
-        assert attempt_in_threads(job)
+        assert attempt_stacked(job)
     return job.folder
 
 
@@ -278,14 +279,14 @@ def test_run_goes_on_from_the_generation_before_or_starts_anew(done: Path, tmp_p
         (job.folder / "result.json").unlink()
         for name in spoilt:
             flip(job.folder / "checkpoint" / name / "rank-0.pt")
-        assert attempt_in_threads(job)
+        assert attempt_stacked(job)
         assert read_run(job.folder).run.attempts[-1].resumed_from_step == resumed
         assert comparable(job.folder) == comparable(done)
 
 
 def test_run_that_is_done_has_no_checkpoints(tmp_path: Path) -> None:
     job = job_for(small_config("cser", CSER), tmp_path)
-    assert attempt_in_threads(job)
+    assert attempt_stacked(job)
     assert {path.name for path in job.folder.iterdir()} == {"run.json", "events.jsonl", "result.json", "owner.lock"}
 
 
@@ -300,7 +301,7 @@ def test_checkpoints_go_only_when_the_result_cannot_be_lost_any_more(
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(checkpoint, "discard", lambda folder: order.append(f"{folder.name} discarded"))
-    assert attempt_in_threads(job)
+    assert attempt_stacked(job)
     contents, name, discarded = order[-3:]
     assert contents.startswith(".result.json.") and (name, discarded) == (job.folder.name, "checkpoint discarded")
 
@@ -308,7 +309,7 @@ def test_checkpoints_go_only_when_the_result_cannot_be_lost_any_more(
 def test_run_refuses_a_checkpoint_of_another_world_size(done: Path, tmp_path: Path) -> None:
     job = job_for(small_config("cser", CSER, num_workers=4), tmp_path)
     shutil.copytree(done / "checkpoint", job.folder / "checkpoint")
-    assert not attempt_in_threads(job)
+    assert not attempt_stacked(job)
     failure = read_record(job.folder / "failure.json", Failure)
     assert failure.kind == "data" and "written by 2 workers" in failure.message
 
@@ -361,7 +362,7 @@ def test_failure_of_one_worker_releases_the_others_and_is_recorded_with_its_kind
     monkeypatch.setattr(blobs, "TASK", DoctoredBlobs(hook=raising(error)))
     # Worker 0 waits for worker 1 in a collective; it would wait for longer than a test may take.
     job = job_for(small_config(num_workers=3), tmp_path, timeout_seconds=1000.0)
-    assert not attempt_in_threads(job)
+    assert not attempt_stacked(job)
     failure = read_record(job.folder / "failure.json", Failure)
     assert (failure.kind, failure.attempt, failure.run_id) == (kind, job.attempt.attempt, job.run.run_id)
     assert str(error) in failure.message and type(error).__name__ in failure.traceback
@@ -373,7 +374,7 @@ def test_failure_of_one_worker_releases_the_others_and_is_recorded_with_its_kind
 def test_error_without_words_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blobs, "TASK", DoctoredBlobs(hook=raising(MemoryError())))
     job = job_for(small_config(), tmp_path)
-    assert not attempt_in_threads(job)
+    assert not attempt_stacked(job)
     assert read_record(job.folder / "failure.json", Failure).message.startswith("MemoryError; use a smaller batch")
 
 
@@ -388,11 +389,11 @@ def test_full_disk_is_recorded_and_the_next_call_goes_on(
 
     monkeypatch.setattr(store, "append_event", no_space)
     job = job_for(small_config("cser", CSER), tmp_path)
-    assert not attempt_in_threads(job)
+    assert not attempt_stacked(job)
     failure = read_record(job.folder / "failure.json", Failure)
     assert failure.kind == "disk" and "events.jsonl" in failure.message
     monkeypatch.undo()
-    assert attempt_in_threads(job_for(small_config("cser", CSER), tmp_path))
+    assert attempt_stacked(job_for(small_config("cser", CSER), tmp_path))
     assert comparable(job.folder) == comparable(done)
 
 
@@ -402,7 +403,7 @@ def test_attempt_at_a_damaged_folder_fails_with_advice(name: str, run_folder: Pa
         path = run_folder / each
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     (run_folder / name).write_text("{}\n{}\n{}\n")
-    assert not attempt_in_threads(job_for(small_config("cser", CSER), tmp_path))
+    assert not attempt_stacked(job_for(small_config("cser", CSER), tmp_path))
     failure = read_record(run_folder / "failure.json", Failure)
     assert failure.kind == "data" and "run again" in failure.message
 
@@ -471,6 +472,6 @@ def test_without_file_locks_everything_goes_on(
 def test_only_one_may_own_a_run(tmp_path: Path) -> None:
     job = job_for(small_config(), tmp_path)
     with owned(job.folder), pytest.raises(BusyError, match=f"another process is at run {job.folder.name}"):
-        attempt_in_threads(job)
+        attempt_stacked(job)
     assert {path.name for path in job.folder.iterdir()} == {"owner.lock"}
-    assert attempt_in_threads(job)
+    assert attempt_stacked(job)

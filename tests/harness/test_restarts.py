@@ -17,8 +17,18 @@ from harness.spec import RunConfig, SpecError, run_id
 from harness.spec_file import load_spec
 from harness.train.build import build_optimizer
 from harness.train.restart import restart_if_due
-from harness.workers.attempt import attempt_in_threads, attempt_stacked
-from tests.harness.support import BLOCK, CSER, Table, comparable, job_for, settings_of, small_config, small_spec
+from harness.workers.attempt import attempt_stacked
+from tests.harness.support import (
+    BLOCK,
+    CSER,
+    Table,
+    attempt_in_threads,
+    comparable,
+    job_for,
+    settings_of,
+    small_config,
+    small_spec,
+)
 from tests.harness.support import write_spec as written
 from tests.harness.test_training import train_through_stops
 

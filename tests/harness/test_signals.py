@@ -19,7 +19,7 @@ from harness.records.state import judge, look
 from harness.records.store import Heartbeat, read_run, write_record
 from harness.spec_file import load_spec
 from harness.workers import stops
-from harness.workers.attempt import attempt_in_threads, attempt_stacked
+from harness.workers.attempt import attempt_stacked
 from harness.workers.launch import Progress, launch
 from harness.workers.stops import Interrupted, noticed
 from tests.harness.support import (
@@ -76,10 +76,10 @@ class Stopper(Quiet):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("workers", ["stacked", "threads", "processes"])
+@pytest.mark.parametrize("workers", ["stacked", "processes"])
 def test_stop_saves_within_a_step_and_the_next_command_goes_on_from_there(workers: str, tmp_path: Path) -> None:
     plan, folder = planned(tmp_path)
-    number = signal.SIGTERM if workers == "threads" else signal.SIGINT
+    number = signal.SIGTERM if workers == "stacked" else signal.SIGINT
     display = Stopper(number)
     options = launch_options(tmp_path / "results", workers, jobs=1, checkpoint_minutes=60.0)  # type: ignore[arg-type]
     with pytest.raises(Interrupted) as caught:
@@ -103,7 +103,7 @@ def test_stop_saves_within_a_step_and_the_next_command_goes_on_from_there(worker
 def test_stopped_and_called_again_gives_the_same_as_undisturbed(tmp_path: Path) -> None:
     config = small_config("cser", CSER, num_epochs=3)
     whole = job_for(config, tmp_path / "whole", checkpoint_minutes=60.0)
-    assert attempt_in_threads(whole)
+    assert attempt_stacked(whole)
     for steps in (1, 33, 60):  # Stacked workers stop at the very step at which they are asked to.
         asked = iter(range(steps - 1))
         job = job_for(config, tmp_path / "stopped", checkpoint_minutes=60.0)
@@ -165,13 +165,13 @@ def test_an_echo_is_no_second_signal(monkeypatch: pytest.MonkeyPatch) -> None:
 # Two commands on one folder
 
 
-@pytest.mark.parametrize("attempt", [attempt_in_threads, attempt_stacked])
+@pytest.mark.parametrize("attempt", [attempt_stacked])
 def test_run_that_another_command_did_while_its_lock_was_waited_for_is_not_done_again(
     attempt: object, tmp_path: Path
 ) -> None:
     first, second = job_for(small_config(), tmp_path), job_for(small_config(), tmp_path)
     ended: list[bool] = []
-    assert attempt_in_threads(first)
+    assert attempt_stacked(first)
     result = (first.folder / "result.json").read_bytes()
     with owned(first.folder):
         waiting = threading.Thread(target=lambda: ended.append(attempt(second)))  # type: ignore[operator]
@@ -187,7 +187,7 @@ def test_worker_processes_look_again_too(tmp_path: Path, monkeypatch: pytest.Mon
     plan = make_plan(load_spec(write_spec(tmp_path, only(small_spec(), "sgd"))), tmp_path)
     (run,) = plan.runs
     done = job_for(run.config, tmp_path / "small", experiment="small")
-    assert attempt_in_threads(done)
+    assert attempt_stacked(done)
     # The command had looked before the other one finished the run.
     monkeypatch.setattr("harness.workers.launch.missing_runs", lambda plan, folder: list(plan.runs))
     display = Quiet()

@@ -1,4 +1,4 @@
-"""Workers stacked in one thread do what workers that are threads do, to the bit."""
+"""Workers stacked in one process do what workers that each have a process of their own do."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from harness.tasks.task import find_task
 from harness.train.build import build_model
 from harness.train.stacked import batched_backward, replicas_of
 from harness.train.trainee import random_batch
-from harness.workers.attempt import attempt_in_threads, attempt_stacked
-from tests.harness.support import comparable, job_for, settings_of, small_config
+from harness.workers.attempt import attempt_stacked
+from tests.harness.support import attempt_in_threads, comparable, job_for, settings_of, small_config
 
 NUM_WORKERS = 4
 MODELS: dict[str, dict[str, Any]] = {

@@ -10,10 +10,19 @@ import pytest
 from harness.__main__ import main
 from harness.plan.plan import Plan, make_plan
 from harness.records.store import read_run
-from harness.spec import RunConfig, SpecError
 from harness.spec_file import load_spec
-from harness.workers.attempt import attempt_in_threads, attempt_stacked
-from tests.harness.support import BLOCK, Table, comparable, job_for, only, small_config, small_spec, write_spec
+from harness.workers.attempt import attempt_stacked
+from tests.harness.support import (
+    BLOCK,
+    Table,
+    attempt_in_threads,
+    comparable,
+    job_for,
+    only,
+    small_config,
+    small_spec,
+    write_spec,
+)
 from tests.harness.test_regime_plans import RING, foreseen
 
 PATH_OF_FOUR = "3/4 1/4 0 0\n1/4 1/2 1/4 0\n0 1/4 1/2 1/4\n0 0 1/4 3/4\n"
@@ -30,7 +39,6 @@ SIGN = (8 * 93 + 32) / (32 * 742)
         ("dpsgd", DPSGD | {"order": "combine_while_adapt"}, 2 * 20, True),
         ("dpsgd", DPSGD | {"topology": "one_peer"}, 20, True),
         ("dpsgd", DPSGD | {"topology": "complete"}, 3 * 20, False),
-        ("dpsgd", DPSGD | {"topology": {"kind": "matrix", "weights": PATH_OF_FOUR}}, 2 * 20, True),
         ("choco_sgd", {"topology": "exponential", "compressor": BLOCK, "gamma": 0.5}, 2 * 20 * 186 / 742, True),
         ("deep_squeeze", {"topology": "ring", "compressor": {"kind": "sign"}, "gamma": 0.5}, 2 * 20 * SIGN, True),
     ],
@@ -61,9 +69,7 @@ def planned(folder: Path, spec: Table) -> Plan:
     [
         ("ring", f"mixed: spectral gap 0.667; {2 * 20 * 32 * 742:,} bits in all from one worker to its neighbours"),
         ("one_peer", f"mixed: spectral gap 1 over 2 steps; {20 * 32 * 742:,} bits in all"),
-        ({"kind": "complete"}, f"mixed: spectral gap 1; {3 * 20 * 32 * 742:,} bits in all"),
-        ({"kind": "matrix", "weights": [["1/2", 0, 0, "1/2"], [0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0.5, 0.5]]},
-         f"mixed: spectral gap 0.293; {20 * 32 * 742:,} bits in all"),
+        ("complete", f"mixed: spectral gap 1; {3 * 20 * 32 * 742:,} bits in all"),
     ],
 )  # fmt: skip
 def test_a_plan_prints_the_gap_and_the_bits(
@@ -83,17 +89,8 @@ def test_a_row_without_a_topology_has_no_gap(tmp_path: Path) -> None:
 
 REFUSED: dict[str, tuple[Table, str]] = {
     "not a power of two": (spec_with("one_peer", 3), "one_peer needs a power of two of workers, not 3"),
-    "another number": (
-        spec_with({"kind": "matrix", "weights": PATH_OF_FOUR}, 5), "the mixing matrix is for 4 workers, and there are 5"
-    ),
     "unknown": (spec_with("torus"), "dpsgd: topology: unknown topology 'torus'; it must be one of ring, exponential"),
     "no name": (spec_with(3), "dpsgd: topology: unknown topology 3"),
-    "unknown key": (spec_with({"kind": "ring", "size": 4}), "a topology has no setting 'size'"),
-    "no kind": (spec_with({"weights": PATH_OF_FOUR}), "a topology needs the setting 'kind'"),
-    "no weights": (spec_with({"kind": "matrix"}), "the weights of a topology are given where its kind is matrix"),
-    "weights of a ring": (spec_with({"kind": "ring", "weights": [[1]]}), "where its kind is matrix, and only there"),
-    "sums": (spec_with({"kind": "matrix", "weights": "1/2 1/4\n1/2 1/2"}), "row 0 of the mixing matrix sums to 0.75"),
-    "flat": (spec_with({"kind": "matrix", "weights": [0.5, 0.5]}), "a list of rows, each a list of numbers"),
     "changes": (
         spec_with("one_peer", 4, "choco_sgd", compressor=BLOCK, gamma=0.5), "needs the same neighbours in each step"
     ),
@@ -113,44 +110,10 @@ def test_a_topology_that_does_not_fit_is_refused_in_a_sentence(
     assert "row mixed: " in said and words in said and said.count("\n") == 1
 
 
-# A matrix in a file.
-
-
-def matrix_in(name: str) -> Table:
-    return spec_with({"kind": "matrix", "file": name})
-
-
-def config_in(folder: Path, spec: Table) -> tuple[str, RunConfig]:
-    (run,) = planned(folder, spec).runs
-    return run.run_id, run.config
-
-
-def test_a_runs_id_is_the_hash_of_the_weights_and_not_of_the_files_name(tmp_path: Path) -> None:
-    (tmp_path / "below").mkdir()
-    for name in ("w.txt", "below/other.txt"):
-        (tmp_path / name).write_text(PATH_OF_FOUR)
-    first, config = config_in(tmp_path, matrix_in("w.txt"))
-    assert config.settings["topology"] == {"kind": "matrix", "weights": PATH_OF_FOUR}
-    assert config_in(tmp_path, matrix_in("below/other.txt"))[0] == first
-    (tmp_path / "w.txt").write_text(PATH_OF_FOUR.replace("3/4 1/4", "1/2 1/2").replace("1/4 1/2 1/4", "1/2 1/4 1/4", 1))
-    assert config_in(tmp_path, matrix_in("w.txt"))[0] != first
-    (row,) = planned(tmp_path, matrix_in("w.txt")).experiment.rows
-    assert "topology: matrix (weights " in row.words and len(row.words) < 100
-
-
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"the mixing matrix in .*none\.txt cannot be read: No such file") as refused:
-        planned(tmp_path, matrix_in("none.txt"))
-    (tmp_path / "w.txt").write_bytes(b"\xff")
-    with pytest.raises(SpecError, match=r"w\.txt cannot be read: it is no text"):
-        planned(tmp_path, matrix_in("w.txt"))
-    assert "\n" not in str(refused.value)
-
-
 # Runs.
 
 
-@pytest.mark.parametrize("topology", ["one_peer", "exponential", {"kind": "matrix", "weights": PATH_OF_FOUR}], ids=str)
+@pytest.mark.parametrize("topology", ["one_peer", "exponential"])
 def test_stacked_equals_threads(topology: Any, tmp_path: Path) -> None:
     table = {"topology": topology, "order": "combine_while_adapt"}
     config = small_config("dpsgd", table, num_workers=4, batch_size=10, partition={"kind": "contiguous"})

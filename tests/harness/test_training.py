@@ -21,7 +21,7 @@ from harness.tasks import blobs
 from harness.tasks.task import find_task
 from harness.train.build import build_model
 from harness.train.clock import PHASES
-from harness.workers.attempt import attempt_in_threads
+from harness.workers.attempt import attempt_stacked
 from tests.harness.support import BLOCK, CSER, DoctoredBlobs, comparable, job_for, settings_of, small_config
 
 GATHERED = {"qsgd": {"kind": "qsgd", "bits": 4}, "top_k": {"kind": "top_k", "ratio": 4}}
@@ -46,10 +46,10 @@ def train_through_stops(config: RunConfig, results: Path, stops: list[int], monk
     job = job_for(config, results)
     for last in stops:
         monkeypatch.setattr(blobs, "TASK", DoctoredBlobs(hook=stop_at(last)))
-        assert not attempt_in_threads(job_for(config, results))
+        assert not attempt_stacked(job_for(config, results))
         assert not (job.folder / "result.json").exists()
     monkeypatch.undo()
-    assert attempt_in_threads(job_for(config, results))
+    assert attempt_stacked(job_for(config, results))
     return job.folder
 
 
@@ -87,16 +87,16 @@ def test_interrupted_after_the_checkpoint_but_before_the_score(
         raise Stopped("stopped while the score was written")
 
     monkeypatch.setattr(Event, "model_dump", fail_once)
-    assert not attempt_in_threads(job_for(config, tmp_path / "broken"))
+    assert not attempt_stacked(job_for(config, tmp_path / "broken"))
     monkeypatch.setattr(Event, "model_dump", write)
     broken = job_for(config, tmp_path / "broken")
-    assert attempt_in_threads(broken)
+    assert attempt_stacked(broken)
     assert comparable(broken.folder) == comparable(whole)
 
 
 def test_training_learns(tmp_path: Path) -> None:
     job = job_for(small_config(num_epochs=3), tmp_path)
-    assert attempt_in_threads(job)
+    assert attempt_stacked(job)
     record = read_run(job.folder)
     assert [event.step for event in record.events] == [20, 40, 60, 80, 100, 120]
     assert record.events[-1].train_loss < record.events[0].train_loss
@@ -107,7 +107,7 @@ def test_training_learns(tmp_path: Path) -> None:
 
 def test_result_is_the_last_event(tmp_path: Path) -> None:
     job = job_for(small_config("cser", CSER), tmp_path)
-    assert attempt_in_threads(job)
+    assert attempt_stacked(job)
     record = read_run(job.folder)
     assert record.result is not None
     last, result = record.events[-1].model_dump(), record.result.model_dump()
@@ -144,7 +144,7 @@ def test_training_loss_is_the_mean_over_workers_and_steps_since_the_last_score(
 
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", spy)
     job = job_for(small_config(), tmp_path)
-    assert attempt_in_threads(job)
+    assert attempt_stacked(job)
     assert len(losses) == 80
     # Workers do not overtake each other by more than a step, so halves are exact.
     means = [math.fsum(losses[:40]) / 40, math.fsum(losses[40:]) / 40]
@@ -153,7 +153,7 @@ def test_training_loss_is_the_mean_over_workers_and_steps_since_the_last_score(
 
 def test_recorded_learning_rate_is_the_schedules_at_the_last_step(tmp_path: Path) -> None:
     job = job_for(small_config(learning_rate=0.08, schedule={"kind": "cosine", "warmup_epochs": 0.75}), tmp_path)
-    assert attempt_in_threads(job)
+    assert attempt_stacked(job)
     # Of 40 steps 30 are warm-up; number 20 of them, then number 10 of the 10 that fall from 1 to 0.
     expected = [0.08 * 20 / 30, 0.08 * (1 + math.cos(0.9 * math.pi)) / 2]
     assert [event.learning_rate for event in read_run(job.folder).events] == pytest.approx(expected)
@@ -161,7 +161,7 @@ def test_recorded_learning_rate_is_the_schedules_at_the_last_step(tmp_path: Path
 
 def diverging(tmp_path: Path, **changes: Any) -> RunRecord:
     job = job_for(small_config("cser", CSER, **changes), tmp_path)
-    assert attempt_in_threads(job)
+    assert attempt_stacked(job)
     return read_run(job.folder)
 
 
@@ -244,7 +244,7 @@ def test_a_method_that_sends_other_than_its_closed_form_fails_the_run(
 ) -> None:
     monkeypatch.setitem(algorithms(), method.name, method)
     job = job_for(small_config(method.name), tmp_path)
-    assert not attempt_in_threads(job)
+    assert not attempt_stacked(job)
     assert not (job.folder / "result.json").exists()
     failure = read_record(job.folder / "failure.json", Failure)
     assert failure.kind == "bug" and "closed form" in failure.message and method.name in failure.message
@@ -252,7 +252,7 @@ def test_a_method_that_sends_other_than_its_closed_form_fails_the_run(
 
 def test_phases_sum_to_the_wall_clock(tmp_path: Path) -> None:
     job = job_for(small_config("cser", CSER), tmp_path)
-    assert attempt_in_threads(job)
+    assert attempt_stacked(job)
     record = read_run(job.folder)
     assert record.result is not None
     seconds = record.result.clock_seconds

@@ -24,11 +24,12 @@ from harness.train.order import by_length, worker_batches
 from harness.train.precision import MixedPrecision
 from harness.train.tokens import token_weights
 from harness.train.translate import translation_sums
-from harness.workers.attempt import attempt_in_threads, attempt_stacked
+from harness.workers.attempt import attempt_stacked
 from harness.workers.launch import launch
 from tests.harness.support import (
     CSER,
     Quiet,
+    attempt_in_threads,
     closed_form_bits,
     comparable,
     job_for,

@@ -24,7 +24,7 @@ dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=int(sy
 parameter = torch.nn.Parameter(torch.zeros(4_000_000))
 optimizer = MCSER([parameter], lr=0.1, momentum=0.9, weight_decay=0.0, gradient_compressor=BlockSparsifier(ratio=8),
                   error_compressor=BlockSparsifier(ratio=4), reset_interval=2,
-                  collectives=ProcessGroupCollectives(deterministic=False))
+                  collectives=ProcessGroupCollectives())
 for word in sys.stdin:
     dist.barrier()
     if word.strip() == "train":

@@ -13,7 +13,7 @@ import pytest
 from harness.plan.plan import Plan, PlannedRun, make_plan
 from harness.records.store import Failure, Heartbeat, RecordError, read_optional, read_record, read_run
 from harness.spec_file import load_spec
-from harness.workers.attempt import attempt_in_threads
+from harness.workers.attempt import attempt_stacked
 from report.accuracy.build import build_report
 from slurm.starts import read_starts
 from slurm.status import campaign_status, queued_jobs
@@ -84,7 +84,7 @@ def trial(folder: Path, spec: Table, profile: Table) -> Trial:
 def as_if_local(run: PlannedRun, folder: Path) -> object:
     """What the run gives as threads of one process."""
     job = job_for(run.config, folder, checkpoint_minutes=60.0)
-    assert attempt_in_threads(job)
+    assert attempt_stacked(job)
     return comparable(job.folder)
 
 

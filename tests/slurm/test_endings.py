@@ -27,7 +27,7 @@ from slurm.profile import load_profile
 from slurm.requeue import decide, goes_on
 from slurm.starts import End, NothingToDo, Start, add_start, begin_attempt, ends_of_job, read_starts
 from tests.harness.support import ROOT, job_for, small_config
-from tests.slurm.support import allocation, small_profile, submission, write_profile
+from tests.slurm.support import allocation, submission
 
 # Policy
 
@@ -340,14 +340,6 @@ def test_replaced_worker_ends_without_waiting_for_its_peers(tmp_path: Path, monk
     assert ended.value.code == 1 and not (task.folder / "failure.json").exists()
 
 
-def test_a_run_has_the_profiles_memory_format(tmp_path: Path) -> None:
-    run = job_for(small_config(), tmp_path).run
-    for wanted in ("auto", "contiguous"):
-        profile = load_profile(str(write_profile(tmp_path, small_profile(memory_format=wanted))))
-        task = slurm.job.RunTask("small", tmp_path, run, profile, None, "command", None, None)
-        assert slurm.job._job(task, allocation(rank=1), "a", "cpu").memory_format == wanted
-
-
 @contextmanager
 def stack_that_must_not_close() -> Iterator[None]:
     """As the process group: after an exception it is left as it stands, and the end of its body would hang."""
@@ -394,10 +386,10 @@ def test_job_whose_workers_vanish_again_and_again_is_given_up(tmp_path: Path) ->
 
 
 def test_result_that_is_seen_late_is_not_made_twice(tmp_path: Path) -> None:
-    from harness.workers.attempt import attempt_in_threads
+    from harness.workers.attempt import attempt_stacked
 
     job = job_for(small_config(), tmp_path)
-    assert attempt_in_threads(job)
+    assert attempt_stacked(job)
     before = (job.folder / "result.json").read_bytes()
     with pytest.raises(NothingToDo, match="is done"):
         begun(job.folder)

@@ -126,7 +126,6 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"nodes": 0}, "nodes: "),
     ({"memory_gb": -1}, "memory_gb: "),
     ({"device": "gpu"}, "device: "),
-    ({"memory_format": "channels_last"}, "memory_format: "),
     ({"device": "cuda"}, "gpus_per_node is 0"),
     ({"device": "cuda", "gpus_per_node": 4}, "leave workers_per_node out"),
     ({"workers_per_node": None}, "workers_per_node is missing"),

@@ -1,0 +1,90 @@
+"""Workers as threads of the test's own process: a process group's stand-in, which starts at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from algorithms import CollectiveError, Collectives
+from algorithms.core.collectives import sum_in_rank_order
+from algorithms.core.topology import Mixing
+
+T = TypeVar("T")
+
+
+class ThreadGroup:
+    """Where the workers meet: the last to arrive does the collective for all of them."""
+
+    def __init__(self, world_size: int, timeout_seconds: float) -> None:
+        self.world_size = world_size
+        self._tensors: dict[int, tuple[str, Tensor]] = {}
+        self._result = torch.empty(0)
+        self.barrier = threading.Barrier(world_size, self._perform, timeout_seconds)
+
+    def exchange(self, rank: int, name: str, tensor: Tensor) -> Tensor:
+        """What the collective `name` gives; every worker must ask for the same one, for tensors of one shape."""
+        self._tensors[rank] = name, tensor
+        try:
+            self.barrier.wait()
+        except threading.BrokenBarrierError:
+            raise CollectiveError(f"worker {rank} waited in vain for the others to {name}") from None
+        return self._result
+
+    @torch.no_grad()
+    def _perform(self) -> None:
+        names, tensors = zip(*(self._tensors[rank] for rank in range(self.world_size)), strict=True)
+        if len({(name, tensor.shape, tensor.dtype) for name, tensor in zip(names, tensors, strict=True)}) > 1:
+            raise CollectiveError(f"workers ask for different collectives: {names}")
+        if names[0] == "sum":
+            self._result = sum_in_rank_order(tensors)
+        else:
+            self._result = tensors[0].clone() if names[0] == "broadcast" else torch.stack(tensors)
+
+
+class ThreadCollectives(Collectives):
+    """One thread's end of a `ThreadGroup`."""
+
+    def __init__(self, group: ThreadGroup, rank: int) -> None:
+        super().__init__(rank, group.world_size)
+        self.group = group
+
+    def _sum_(self, tensor: Tensor) -> None:
+        tensor.copy_(self.group.exchange(self.rank, "sum", tensor))
+
+    def _gather(self, tensor: Tensor) -> Tensor:
+        return self.group.exchange(self.rank, "gather", tensor)
+
+    def _broadcast_(self, tensor: Tensor) -> None:
+        tensor.copy_(self.group.exchange(self.rank, "broadcast", tensor))
+
+    def _exchange(self, tensor: Tensor, mixing: Mixing) -> dict[int, Tensor]:
+        gathered = self.group.exchange(self.rank, "exchange with neighbours", tensor)
+        return {sender: gathered[sender] for sender in mixing.senders[self.rank]}
+
+
+def run_workers(work: Callable[[Collectives], T], world_size: int, timeout_seconds: float = 60.0) -> list[T]:
+    """Call `work(collectives)` in `world_size` threads; the results by rank.
+
+    Raises:
+        Exception: what the first failing worker raised; the others are released with `CollectiveError`.
+    """
+    group, failures = ThreadGroup(world_size, timeout_seconds), list[BaseException]()
+
+    def worker(rank: int) -> T:
+        try:
+            return work(ThreadCollectives(group, rank))
+        except BaseException as error:
+            failures.append(error)
+            group.barrier.abort()
+            raise
+
+    with ThreadPoolExecutor(world_size) as pool:
+        futures = [pool.submit(worker, rank) for rank in range(world_size)]
+    if failures:
+        raise next((each for each in failures if not isinstance(each, CollectiveError)), failures[0])
+    return [future.result() for future in futures]
