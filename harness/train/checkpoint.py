@@ -132,6 +132,14 @@ def _agreed(names: list[str], collectives: Collectives) -> list[str]:
     return [f"step-{step:09d}" for step in steps.tolist() if step >= 0]
 
 
+def of_others(path: Path, num_saved: int, num_workers: int) -> str:
+    """Why a checkpoint of another number of workers, at each end, is not continued from."""
+    return (
+        f"{path} was written by {num_saved} workers and cannot be continued by {num_workers}: error, momentum and "
+        "order belong to a worker; use as many workers, started in the same way, or delete the folder to start anew"
+    )
+
+
 def _load_generation(path: Path, collectives: Collectives) -> dict[str, Any] | None:
     """This rank's state, or None where the generation is damaged."""
     try:
@@ -146,10 +154,7 @@ def _load_generation(path: Path, collectives: Collectives) -> dict[str, Any] | N
             f"{path} is of version {version!r}, this program writes {VERSION}; delete it to start anew"
         )
     if world_size != collectives.world_size:
-        raise CheckpointError(
-            f"{path} was written by {world_size} workers and cannot be continued by {collectives.world_size}: error, "
-            "momentum and order belong to a worker; use as many workers, or delete the folder to start anew"
-        )
+        raise CheckpointError(of_others(path, world_size, collectives.world_size))
     if hashlib.sha256(content).hexdigest() != digest:
         return None
     # To the CPU, since the GPU that it was saved from may be another's now; whoever takes it over copies it to its own.

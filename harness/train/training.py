@@ -74,7 +74,7 @@ class Training:
         loaded = checkpoint.load(self.work.checkpoints.folder, self._savers)
         if loaded is not None:
             self.step, state = loaded
-            self._check_format(state.get("memory_format", "contiguous"))
+            self._check_state(state)
             for model, saved in zip(self.models, state["models"], strict=True):
                 model.load_state_dict(saved)
             self.optimizer.load_state_dict(state["optimizer"])
@@ -83,13 +83,16 @@ class Training:
             self.work.collectives.traffic.load_state_dict(state["traffic"])
             self.clock = Clock(self.work.collectives, self.losses.device, state["clock_seconds"])
 
-    def _check_format(self, saved: str) -> None:
-        """Raises CheckpointError where vectors that were saved in one order would be taken for those of another."""
-        own = format_of(self.models[0])
+    def _check_state(self, state: dict[str, Any]) -> None:
+        """Raises CheckpointError for a state of other workers, or with its numbers in another order."""
+        folder, own, saved = self.work.checkpoints.folder, len(self.models), len(state["models"])
         if saved != own:
+            raise CheckpointError(checkpoint.of_others(folder, saved, own))
+        order, saved_order = format_of(self.models[0]), state.get("memory_format", "contiguous")
+        if saved_order != order:
             raise CheckpointError(
-                f"the checkpoint in {self.work.checkpoints.folder} has its numbers in the memory format {saved}, and "
-                f"here they are {own}: images lie channels last on GPUs; go on where it began, or delete it"
+                f"the checkpoint in {folder} has its numbers in the memory format {saved_order}, and here they are "
+                f"{order}: images lie channels last on GPUs; go on where it began, or delete it"
             )
 
     def save(self, allowed: Callable[[], None]) -> None:

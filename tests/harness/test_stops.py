@@ -14,8 +14,8 @@ from harness.records.recorder import SupersededError, write_failure
 from harness.records.store import Event, Failure, Heartbeat, read_record, read_run
 from harness.train import checkpoint, monitor
 from harness.train.work import Preempted
-from harness.workers.attempt import Job, attempt_in_group, attempt_stacked, failure_kind, prepare_thread
-from tests.harness.support import CSER, Table, comparable, job_for, small_config
+from harness.workers.attempt import Job, attempt_in_group, failure_kind, prepare_thread
+from tests.harness.support import CSER, Table, attempt_in_threads, comparable, job_for, small_config
 from tests.threads import run_workers
 
 CONFIG = small_config("cser", CSER)
@@ -47,7 +47,7 @@ def attempt_until(job: Job, rank: int, call: int) -> list[str]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an undisturbed run."""
     job = job_for(CONFIG, tmp_path_factory.mktemp("whole"))
-    assert attempt_stacked(job)
+    assert attempt_in_threads(job)
     return job.folder
 
 
@@ -59,7 +59,7 @@ def test_all_workers_stop_at_the_step_at_which_one_is_asked_to(
     job = job_for(CONFIG, tmp_path, checkpoint_minutes=60.0)
     assert attempt_until(job, 1, call) == [f"asked to stop; saved at step {step} of 40"] * 2
     assert not (job.folder / "result.json").exists()
-    assert attempt_stacked(job_for(CONFIG, tmp_path))
+    assert attempt_in_threads(job_for(CONFIG, tmp_path))
     assert read_run(job.folder).run.attempts[-1].resumed_from_step == step
     assert comparable(job.folder) == comparable(whole)
 
@@ -68,10 +68,10 @@ def test_all_workers_stop_at_the_step_at_which_one_is_asked_to(
 def test_the_moments_of_adamw_go_on_to_the_bit(algorithm: str, settings: Table, tmp_path: Path) -> None:
     config = small_config(algorithm, settings, local_step="adamw", momentum=0.0, learning_rate=0.003)
     undisturbed = job_for(config, tmp_path / "undisturbed")
-    assert attempt_stacked(undisturbed)
+    assert attempt_in_threads(undisturbed)
     stopped = job_for(config, tmp_path / "stopped", checkpoint_minutes=60.0)
     assert attempt_until(stopped, 1, 13) == ["asked to stop; saved at step 13 of 40"] * 2
-    assert attempt_stacked(job_for(config, tmp_path / "stopped"))
+    assert attempt_in_threads(job_for(config, tmp_path / "stopped"))
     assert read_run(stopped.folder).run.attempts[-1].resumed_from_step == 13
     assert comparable(stopped.folder) == comparable(undisturbed.folder)
 
@@ -98,7 +98,7 @@ def test_run_that_is_stopped_again_and_again_has_an_attempt_for_each_and_one_res
     for call in (9, 9, 3, 9):
         assert attempt_until(job_for(CONFIG, tmp_path, checkpoint_minutes=60.0), 0, call)[0].startswith("asked")
     job = job_for(CONFIG, tmp_path)
-    assert attempt_stacked(job)
+    assert attempt_in_threads(job)
     assert [each.resumed_from_step for each in read_run(job.folder).run.attempts] == [0, 9, 18, 25, 34]
     assert comparable(job.folder) == comparable(whole)
 
@@ -188,7 +188,7 @@ def test_attempt_that_is_replaced_in_the_middle_stops_and_the_new_one_is_whole(w
     with pytest.raises(SupersededError):
         replace_at(10)
     assert not (old.folder / "result.json").exists() and not (old.folder / "events.jsonl").exists()
-    assert attempt_stacked(new)
+    assert attempt_in_threads(new)
     assert comparable(new.folder) == comparable(whole)
 
 
