@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +15,6 @@ from pathlib import Path
 import shtab
 
 from harness.cli import exits
-from harness.cli.exits import FAILURE
 from harness.cli.safe_path import leave_out_current_folder
 from harness.records.store import RecordError
 from harness.spec import SpecError
@@ -38,12 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
         return int(options.command(options))
 
-    return exits.end_of(
-        command,
-        (RecordError, DataError, CampaignError),
-        "mend this and call again",
-        f"what was submitted goes on; `{exits.program('slurm')} status` shows it",
-    )
+    interrupted = f"what was submitted goes on; `{exits.program('slurm')} status` shows it"
+    return exits.end_of(command, (RecordError, DataError, CampaignError), "mend this and call again", interrupted)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -78,33 +74,34 @@ def _parser() -> argparse.ArgumentParser:
 def _submit(options: argparse.Namespace) -> int:
     from harness.plan.plan import plan_experiment
     from slurm.profile import load_profile
-    from slurm.submit import Request, check, confirm, find_slurm, left_to_submit, sbatch_texts, show, submit
+    from slurm.submit import Request, check, left_to_submit, sbatch_texts, show, submit
 
-    profile = load_profile(options.cluster)
     request = Request(
         plan=plan_experiment(options.experiment, options.results, options.tuning),
         results=options.results.absolute(),
         data=options.data.absolute() if options.data else None,
         cluster=options.cluster,
-        profile=profile,
+        profile=load_profile(options.cluster),
         command=shlex.join(["python", "-m", "slurm", *sys.argv[1:]]),
         preflight=not options.no_preflight,
     )
     check(request)
-    if not options.dry_run:
-        find_slurm()
+    if not options.dry_run and not (shutil.which("sbatch") and shutil.which("srun")):
+        raise SpecError(
+            "sbatch is not on the path: call this on a login node of the cluster, or load its Slurm module (--dry-run "
+            "needs none)"
+        )
     left = left_to_submit(request)
-    if options.dry_run:
+    if options.dry_run or left:
         show(request, len(left))
+    if options.dry_run:
         print("", *sbatch_texts(request, len(left)) if left else ["nothing is left to submit"], sep="\n\n")
         return 0
-    if left and not confirm(request, len(left), options.yes):
+    if left and not options.yes and not _is_confirmed():
         print("nothing was submitted")
         return 0
-    jobs = submit(request) if left else []
-    if jobs:
-        arrays = dict.fromkeys(job.split("_")[0] for job in jobs)
-        print(f"submitted {len(jobs)} runs as job {', '.join(arrays)}")
+    if jobs := submit(request) if left else []:
+        print(f"submitted {len(jobs)} runs as job {', '.join(dict.fromkeys(job.split('_')[0] for job in jobs))}")
     else:
         totals = campaign_status(request.folder).totals
         in_hand = totals["queued"] + totals["running"]
@@ -113,6 +110,13 @@ def _submit(options: argparse.Namespace) -> int:
         return _wait(request.folder)
     print(f"`{exits.program('slurm')} status {request.name}` (make status) shows how far they are")
     return 0
+
+
+def _is_confirmed() -> bool:
+    """Ask whether to submit. Raises SpecError where nobody is there to answer."""
+    if not sys.stdin.isatty():
+        raise SpecError("nobody is here to confirm: give --yes (make: YES=1)")
+    return input("submit? [y/N] ").strip().lower() in ("y", "yes")
 
 
 def _wait(folder: Path) -> int:
@@ -124,16 +128,15 @@ def _wait(folder: Path) -> int:
             print(", ".join(f"{count} {state}" for state, count in said.items() if count), flush=True)
         time.sleep(WAIT_SECONDS)
     print(as_text(status))
-    return 0 if status.totals["done"] == len(status.runs) else FAILURE
+    return 0 if status.totals["done"] == len(status.runs) else exits.FAILURE
 
 
 def _resubmit(options: argparse.Namespace) -> int:
-    names = [path.parent.name for path in sorted(options.results.glob("*/campaign.json"))]
-    if options.experiment is None and len(names) != 1:
-        raise SpecError(
-            f"say which experiment (make: EXPERIMENT=); {options.results} holds {', '.join(names) or 'no campaigns'}"
-        )
-    options.experiment = options.experiment or names[0]
+    there = [path.parent.name for path in sorted(options.results.glob("*/campaign.json"))]
+    if options.experiment is None and len(there) != 1:
+        names = ", ".join(there) or "no campaigns"
+        raise SpecError(f"say which experiment (make: EXPERIMENT=); {options.results} holds {names}")
+    options.experiment = options.experiment or there[0]
     folder = options.results / (_name(options.experiment) + ("_tuning" if options.tuning else ""))
     campaign = read_campaign(folder)
     if campaign is None or not campaign.submissions:
@@ -153,11 +156,11 @@ def _name(experiment: str) -> str:
 
 
 def _status(options: argparse.Namespace) -> int:
-    found = sorted(path.parent for path in options.results.glob("*/campaign.json"))
-    folders = [options.results / _name(each) for each in options.experiment] or found
+    there = sorted(path.parent for path in options.results.glob("*/campaign.json"))
+    folders = [options.results / _name(each) for each in options.experiment] or there
     for folder in folders:
         if not campaign_path(folder).exists():
-            raise SpecError(f"{folder} holds no campaign; those there are: {', '.join(each.name for each in found)}")
+            raise SpecError(f"{folder} holds no campaign; those there are: {', '.join(each.name for each in there)}")
     states = [campaign_status(folder) for folder in folders]
     if options.json:
         print(json.dumps([as_json(status) for status in states], indent=1))

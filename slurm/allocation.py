@@ -1,10 +1,11 @@
-"""What Slurm tells a job: its ids, this process's place among the workers, and when to stop. It needs no torch."""
+"""What Slurm says: in answer to a command, of a job and a worker's place in it, and when to stop. It needs no torch."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import signal
+import subprocess
 import time
 from dataclasses import dataclass
 from types import FrameType
@@ -19,18 +20,32 @@ PORTS = range(20_000, 32_000)
 """Below the ephemeral ports of Linux, from which others' connections take theirs (32768 and up by default)."""
 
 
+def ask_slurm(*command: str, slurm_conf: str | None = None) -> str | None:
+    """What one of Slurm's commands says; None where it does not answer, which is not the same as an empty answer.
+
+    Args:
+        slurm_conf: which Slurm is meant, where the environment does not say so.
+    """
+    environment = ({"SLURM_CONF": slurm_conf} if slurm_conf else {}) | os.environ
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
+
+
 @dataclass(frozen=True)
 class Allocation:
-    """One start of one job, as one of its processes sees it."""
+    """One start of one job, as one of its processes sees it.
+
+    `job` is as the campaign's record has it, `number` what `scontrol requeue` wants, which each task of an array has
+    of its own. `restart` counts requeues before, `task` is the index in the array, 0 where there is none.
+    """
 
     job: str
-    """As the campaign's record has it: 12_0 for a task of an array, else 12."""
     number: str
-    """The id that `scontrol requeue` wants: each task of an array has one of its own."""
     restart: int
-    """How often the job was requeued before."""
     task: int
-    """Index in the array, 0 where there is none."""
     rank: int
     local_rank: int
     world_size: int

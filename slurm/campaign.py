@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import fcntl
 import getpass
-import json
 import os
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from harness.records import store
+from harness.records.run_lock import locked
 from harness.records.store import Record
 
 
@@ -21,28 +21,26 @@ class CampaignError(RuntimeError):
 
 
 class Submission(Record):
-    """One job array."""
+    """One job array: when (ISO 8601, UTC) and by whom it was submitted, and how.
+
+    `cluster` is the profile with its variant, `slurm_conf` what SLURM_CONF said, where it did, `code` the snapshot,
+    `jobs_folder` where logs and pickles are. Of each task, `runs` has the run's id, and `jobs` the job's as Slurm
+    writes it: 12_0, or 12 where there is one task only; it is empty until sbatch answers.
+    """
 
     submitted_at: str
-    """ISO 8601, UTC."""
     by: str
     cluster: str
-    """Name of the profile, with its variant."""
     slurm_conf: str | None
-    """What SLURM_CONF said, where it said anything: which Slurm was meant."""
     num_workers: int
     device: str
     data: str | None
     code: str
-    """The snapshot."""
     git_commit: str | None
     git_diff_sha256: str | None
     jobs_folder: str
-    """Where logs and pickles are."""
     runs: list[str]
-    """Run id of each task of the array."""
     jobs: list[str]
-    """Job id of each task, as Slurm writes it: 12_0, or 12 where there is one task only. Empty until sbatch answers."""
 
     def log_of(self, job: str) -> Path:
         """Where rank 0 of this job writes what it says."""
@@ -78,19 +76,12 @@ def read_campaign(folder: Path) -> Campaign | None:
     return store.read_optional(campaign_path(folder), Campaign)
 
 
-def add_submission(folder: Path, experiment: str, submission: Submission) -> None:
-    """Write a submission down, before sbatch is asked."""
-    campaign = read_campaign(folder) or Campaign(version=store.VERSION, experiment=experiment, submissions=[])
-    submissions = [*campaign.submissions, submission]
-    store.write_record(campaign_path(folder), campaign.model_copy(update={"submissions": submissions}))
-
-
-def set_jobs(folder: Path, jobs: list[str]) -> None:
-    """Write down what sbatch answered to the last submission; where it refused, so without jobs, that is taken back."""
-    campaign = store.read_record(campaign_path(folder), Campaign)
-    *before, last = campaign.submissions
-    submissions = [*before, last.model_copy(update={"jobs": jobs})] if jobs else before
-    store.write_record(campaign_path(folder), campaign.model_copy(update={"submissions": submissions}))
+def put_submission(folder: Path, experiment: str, number: int, submission: Submission | None) -> None:
+    """Write the last submission, which has this number, down; None takes it back, as where sbatch refused."""
+    campaign = read_campaign(folder)
+    submissions = [*(campaign.submissions[:number] if campaign else []), *([submission] if submission else [])]
+    record = Campaign(version=store.VERSION, experiment=experiment, submissions=submissions)
+    store.write_record(campaign_path(folder), record)
 
 
 def now() -> str:
@@ -108,33 +99,18 @@ def owner() -> str:
 
 @contextmanager
 def submit_lock(folder: Path) -> Iterator[None]:
-    """Hold the experiment's lock. It works on network file systems too, where locks of files may not.
+    """Hold the experiment's lock, which the system takes back from a process that is killed.
 
     Raises:
-        CampaignError: somebody has it. It is never taken from them, since on another machine they may be alive.
+        CampaignError: somebody else has it.
     """
-    path = folder / "submit.lock"
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-    except FileExistsError:
-        raise CampaignError(_whose(path)) from None
-    with os.fdopen(descriptor, "w") as file:
-        json.dump({"owner": owner(), "host": socket.gethostname(), "process": os.getpid(), "time": time.time()}, file)
-    try:
+    with open(folder / "submit.lock", "a+") as file:
+        if not locked(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            file.seek(0)
+            raise CampaignError(f"{file.read() or 'somebody'} is submitting, and holds {file.name}; wait")
+        file.truncate(0)
+        file.write(f"{owner()} on {socket.gethostname()} (process {os.getpid()}, since {now()})")
+        file.flush()
         yield
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _whose(path: Path) -> str:
-    """Who has the lock, and what to do, in a sentence."""
-    try:
-        said = json.loads(path.read_text())
-        who, host, process, age = said["owner"], said["host"], int(said["process"]), time.time() - said["time"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return f"another submitter holds {path}, which does not say who; delete it if nobody is submitting"
-    text = f"{who} on {host} (process {process}) has been submitting for {max(0, age):.0f} s and holds {path}"
-    if host == socket.gethostname() and not Path(f"/proc/{process}").exists():
-        return f"{text}; that process has ended: delete the file and call again"
-    return f"{text}; wait, or delete the file if that process is gone"
+        file.truncate(0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import platform
 import socket
@@ -11,9 +10,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,39 +21,27 @@ import torch.distributed as dist
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 from algorithms import CollectiveError
-from harness.plan.effort import reading
 from harness.plan.plan import Plan
 from harness.records import store
 from harness.records.store import Record
 from harness.spec import SpecError
 from harness.tasks.errors import DataError
 from harness.tasks.task import Check, configured_task
+from harness.workers import preflight as on_one_machine
 from harness.workers.attempt import prepare_thread
-from harness.workers.preflight import (
-    READING_SECONDS,
-    check_data,
-    check_gpus,
-    check_results,
-    check_writable,
-    failed_step,
-    gpu_rate,
-)
 from harness.workers.process_group import joined_through
 from slurm.allocation import Allocation, this_allocation
 from slurm.campaign import CampaignError
-from slurm.job import meet, own_device
+from slurm.job import GRACE_SECONDS, meet, own_device
 from slurm.profile import Profile
 from slurm.staging import check_archive, is_archive
 from slurm.status import queued_jobs
 
-PATIENCE_SECONDS = 120.0
-"""How long the processes wait for each other, and for their first all-reduce."""
+PATIENCE_SECONDS, SCAN_SECONDS = 120.0, 900.0
+"""How long the processes wait for each other, and for rank 0 to look through the data."""
 
 NETWORK_SECONDS = 100.0
-"""When rank 0 gives that all-reduce up: before NCCL, which ends its process at PATIENCE_SECONDS without a word."""
-
-SCAN_SECONDS = 900.0
-"""How long the others wait for rank 0 to look through the data."""
+"""When rank 0 gives the all-reduce up: before NCCL, which ends its process at PATIENCE_SECONDS without a word."""
 
 PROBE_BYTES, REPEATS = {"cuda": 64_000_000, "cpu": 8_000_000}, 5
 """What is reduced, by kind of device: enough that latency hardly counts."""
@@ -66,13 +53,13 @@ job an answer may arrive, over a network file system."""
 
 @dataclass(frozen=True)
 class PreflightTask:
-    """What the job needs."""
+    """What the job needs. Each of its processes leaves its answer in the folder `answers`."""
 
     plan: Plan
     results: Path
     data: Path | None
     profile: Profile
-    answer: Path
+    answers: Path
 
 
 class CheckLine(Record):
@@ -84,154 +71,118 @@ class CheckLine(Record):
 
 
 class Answer(Record):
-    """preflight.json beside the job's log; `nodes` as Slurm writes them."""
+    """What one process found, in a file named by its rank; `host`: its node."""
 
-    nodes: str
+    host: str
     lines: list[CheckLine]
 
 
-def wait_for_preflight(job: str, answer: Path, log: Path, wait_minutes: float) -> bool:
+def wait_for_preflight(job: str, task: PreflightTask, log: Path) -> bool:
     """Whether the job found all well; False where it has not begun in time, which is no bad sign.
 
     Raises:
         CampaignError: a check failed, or the job ended without an answer.
     """
-    ends = time.monotonic() + 60 * wait_minutes
-    asked = seen = time.monotonic()
-    while not answer.exists():
-        now = time.monotonic()
+    files = [task.answers / f"{rank}.json" for rank in range(task.profile.num_workers)]
+    asked = seen = now = time.monotonic()
+    ends = now + 60 * task.profile.preflight_wait_minutes
+    while not all(file.exists() for file in files) and now - seen < LATE_SECONDS:
         if now > ends:
             return False
+        time.sleep(POLL_SECONDS)
+        now = time.monotonic()
         if now - asked > ASK_SECONDS:
             asked, queue = now, queued_jobs()
             seen = now if queue is None or job in queue else seen
-        if now - seen > LATE_SECONDS:
-            raise CampaignError(
-                f"the preflight job {job} ended without an answer; if {log} is missing too, compute nodes do not see "
-                f"{answer.parent}: give --results a folder on a shared file system"
-            )
-        time.sleep(POLL_SECONDS)
-    found = store.read_record(answer, Answer)
-    failed = [f"{line.what}: {line.detail}" for line in found.lines if not line.passed]
-    if failed:
-        raise CampaignError(f"on the compute nodes {found.nodes}, preflight fails: {'; '.join(failed)}")
-    for line in found.lines:
-        print(f"ok   {line.what}: {line.detail}", flush=True)
+    answers = [store.read_record(file, Answer) for file in files if file.exists()]
+    found = merged(answers)
+    if failed := [f"{check.what}: {check.detail}" for check in found if not check.passed]:
+        raise CampaignError(f"preflight fails on the compute nodes: {'; '.join(failed)} (see {log})")
+    if len(answers) < len(files):
+        raise CampaignError(
+            f"the preflight job {job} ended without an answer; if {log} is missing too, compute nodes do not see "
+            f"{task.answers}: give --results a folder on a shared file system"
+        )
+    print(*(f"ok   {check.what}: {check.detail}" for check in found), sep="\n", flush=True)
     return True
 
 
+def merged(answers: Sequence[Answer]) -> list[Check]:
+    """The checks of all processes: of those that passed the lowest rank's; failures alike once, with their nodes."""
+    passed: dict[str, Check] = {}
+    failed: dict[Check, list[str]] = {}
+    for answer in answers:
+        for line in answer.lines:
+            check = Check(line.what, line.passed, line.detail)
+            if check.passed:
+                passed.setdefault(check.what, check)
+            else:
+                failed.setdefault(check, []).append(answer.host)
+    everywhere = {answer.host for answer in answers}
+    for check, hosts in failed.items():
+        where = "" if set(hosts) == everywhere else f" (on {', '.join(dict.fromkeys(hosts))})"
+        passed[str(check)] = check._replace(detail=check.detail + where)
+    return list(passed.values())
+
+
 def preflight(task: PreflightTask) -> None:
-    """What each process of the job does. Ends it; rank 0 writes the answer, and ends with 1 where a check failed."""
-    allocation = this_allocation()
+    """What each process of the job does. Ends it, rank 0's with 1 where a check failed anywhere."""
+    here = _Here(task, this_allocation())
     try:
-        shared = meet(allocation, task.profile, PATIENCE_SECONDS)
-        here = _Here(task, allocation, own_device(task.profile, allocation), shared)
-        checks = _checks(here)
-        here.leave()
+        here.store = meet(here.allocation, task.profile, PATIENCE_SECONDS)
+        here.checks += _node_checks(here)
+        if here.all_well("node"):
+            timer = threading.Timer(NETWORK_SECONDS, _give_up, (here,))  # a backend may end its process without a word
+            timer.start()
+            here.checks += _network_checks(here)
+            timer.cancel()
+        here.store.set_timeout(datetime.timedelta(seconds=SCAN_SECONDS))
+        here.checks += _data_checks(here)
+        if here.all_well("data") and _reads_files(here):
+            here.checks += _rates(here)
+        here.answer()
+        well = here.all_well("end")
     except (CollectiveError, dist.DistError) as error:
-        checks = [Check("meeting", False, f"{error}; look at network_interface and master_address")]
-        if allocation.rank:
-            print(f"rank {allocation.rank}: {error}", flush=True)
-            time.sleep(PATIENCE_SECONDS)  # As long as rank 0 may take to say so: the first that ends in bad ends all.
-            sys.exit(1)
-    if allocation.rank:
-        sys.exit(0)
-    _answer(task, checks)
-    sys.exit(0 if _well(checks) else 1)
+        here.checks.append(Check("meeting", False, f"{error}; look at network_interface and master_address"))
+        here.answer()
+        time.sleep(GRACE_SECONDS)  # the first that ends in bad ends all
+        well = False
+    if here.allocation.rank == 0:
+        time.sleep(GRACE_SECONDS)  # whose store it is leaves last
+    sys.exit(0 if well or here.allocation.rank else 1)
 
 
-def _answer(task: PreflightTask, checks: Iterable[Check]) -> None:
-    lines = [CheckLine(**check._asdict()) for check in checks]
-    store.write_record(task.answer, Answer(nodes=os.environ.get("SLURM_JOB_NODELIST", ""), lines=lines))
-
-
-@dataclass(frozen=True)
+@dataclass
 class _Here:
-    """One of the job's processes. `store` is shared by all."""
+    """One of the job's processes, and what it found so far. `store` is shared by all who have met."""
 
     task: PreflightTask
     allocation: Allocation
-    device: str
-    store: Store
+    store: Store = field(default_factory=dist.HashStore)
+    checks: list[Check] = field(default_factory=list)
 
-    def everyone(self, what: str, value: Any) -> list[Any]:
-        """What each process says, plain data in the order of ranks; all must ask."""
-        self.store.set(f"{what} of {self.allocation.rank}", json.dumps(value))
-        return [json.loads(self.store.get(f"{what} of {rank}")) for rank in range(self.allocation.world_size)]
+    @property
+    def device(self) -> str:
+        return own_device(self.task.profile, self.allocation)
 
-    def leave(self) -> None:
-        """Rank 0, whose store it is, leaves last."""
-        if self.allocation.rank:
-            self.store.set(f"left {self.allocation.rank}", "")
-        else:
-            self.store.wait([f"left {rank}" for rank in range(1, self.allocation.world_size)])
+    def all_well(self, when: str) -> bool:
+        """Whether no process has a failed check so far; waits until all have asked."""
+        self.store.set(f"{when} {self.allocation.rank}", "well" if all(each.passed for each in self.checks) else "bad")
+        return all(self.store.get(f"{when} {rank}") == b"well" for rank in range(self.allocation.world_size))
 
-    def checked(self, what: str, hosts: Sequence[str], checks: Iterable[Check]) -> list[Check]:
-        """The checks of all processes together; all must ask."""
-        said = self.everyone(what, list(checks))
-        return merged([[Check(*each) for each in found] for found in said], hosts)
+    def answer(self) -> None:
+        """Write down what was found."""
+        host = os.environ.get("SLURMD_NODENAME") or platform.node()
+        answer = Answer(host=host, lines=[CheckLine(**check._asdict()) for check in self.checks])
+        store.write_record(self.task.answers / f"{self.allocation.rank}.json", answer)
 
 
-def merged(found: Sequence[Sequence[Check]], hosts: Sequence[str]) -> list[Check]:
-    """The checks of all processes, by which `hosts` are in order: those alike once, and failures with their nodes."""
-    seen: dict[Check, list[str]] = {}
-    for checks, host in zip(found, hosts, strict=True):
-        for check in checks:
-            seen.setdefault(check, []).append(host)
-    return [
-        check
-        if check.passed or set(nodes) == set(hosts)
-        else Check(check.what, False, f"{check.detail} (on {', '.join(dict.fromkeys(nodes))})")
-        for check, nodes in seen.items()
-    ]
-
-
-def _well(checks: Iterable[Check]) -> bool:
-    return all(check.passed for check in checks)
-
-
-def _checks(here: _Here) -> list[Check]:
-    """All that is found, the same in each process; what they do together comes in the same order in all."""
-    here.store.set_timeout(datetime.timedelta(seconds=PATIENCE_SECONDS))
-    hosts = here.everyone("host", os.environ.get("SLURMD_NODENAME") or platform.node())
-    checks = here.checked("node", hosts, _node_checks(here))
-    if _well(checks):
-        with _given_up_in_time(here, checks):
-            checks += here.checked("network", hosts, _network_checks(here, len(set(hosts))))
-    here.store.set_timeout(datetime.timedelta(seconds=SCAN_SECONDS))
-    checks += here.checked("data", hosts, _data_checks(here))
-    if _well(checks) and _reads_files(here):
-        checks += _rates(here, hosts)
-    return checks
-
-
-def _node_checks(here: _Here) -> Iterator[Check]:
-    """Each process of its GPUs, and one of a node of its disks."""
-    scratch = here.task.profile.scratch
-    if here.device != "cpu":
-        yield from check_gpus()
-    if here.allocation.local_rank == 0:
-        yield check_writable("temporary files", Path(tempfile.gettempdir()))
-        if scratch:
-            yield check_writable("scratch", Path(os.path.expandvars(scratch)))
-
-
-def _network_checks(here: _Here, num_nodes: int) -> Iterator[Check]:
-    """An all-reduce of all, through NCCL or gloo as in training."""
-    rank, world_size = here.allocation.rank, here.allocation.world_size
-    try:
-        prepare_thread(here.device)
-        with joined_through(here.store, here.device, PATIENCE_SECONDS, rank, world_size):
-            measured = _all_reduce_bits_per_second(here.device)
-    except SpecError as error:
-        yield Check("a GPU for each worker", False, f"{error}; in the profile look at gpus_per_node and gpu_request")
-    except (RuntimeError, OSError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        yield Check("network", False, f"an all-reduce fails: {first}; {_interfaces()}")
-    else:
-        if rank == 0:
-            promised = here.task.profile.link_bits_per_second
-            yield Check("network", True, rate_in_words(measured, promised, world_size, num_nodes))
+def _give_up(here: _Here) -> None:
+    said = f"an all-reduce did not end within {NETWORK_SECONDS:g} s; {_interfaces()}"
+    here.checks.append(Check("network", False, said))
+    here.answer()
+    time.sleep(GRACE_SECONDS)
+    os._exit(1)
 
 
 def _interfaces() -> str:
@@ -239,22 +190,31 @@ def _interfaces() -> str:
     return f"look at network_interface in the profile, of which there are {names}; `lo` leads no node to another"
 
 
-@contextmanager
-def _given_up_in_time(here: _Here, before: Sequence[Check]) -> Iterator[None]:
-    """Inside, rank 0 answers and ends the job if it takes too long: a backend that waits may end without a word."""
+def _node_checks(here: _Here) -> Iterator[Check]:
+    """Each process of its GPUs, and one of a node of its disks."""
+    scratch = here.task.profile.scratch
+    if here.device != "cpu":
+        yield from on_one_machine.check_gpus()
+    if here.allocation.local_rank == 0:
+        yield on_one_machine.check_writable("temporary files", Path(tempfile.gettempdir()))
+        if scratch:
+            yield on_one_machine.check_writable("scratch", Path(os.path.expandvars(scratch)))
 
-    def give_up() -> None:
-        said = f"an all-reduce did not end within {NETWORK_SECONDS:g} s; {_interfaces()}"
-        _answer(here.task, [*before, Check("network", False, said)])
-        os._exit(1)
 
-    timer = threading.Timer(NETWORK_SECONDS, give_up)
-    if here.allocation.rank == 0:
-        timer.start()
+def _network_checks(here: _Here) -> Iterator[Check]:
+    """An all-reduce of all, through NCCL or gloo as in training."""
+    world_size, promised = here.allocation.world_size, here.task.profile.link_bits_per_second
     try:
-        yield
-    finally:
-        timer.cancel()
+        prepare_thread(here.device)
+        with joined_through(here.store, here.device, PATIENCE_SECONDS, here.allocation.rank, world_size):
+            measured = _all_reduce_bits_per_second(here.device)
+    except SpecError as error:
+        yield Check("a GPU for each worker", False, f"{error}; in the profile look at gpus_per_node and gpu_request")
+    except (RuntimeError, OSError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        yield Check("network", False, f"an all-reduce fails: {first}; {_interfaces()}")
+    else:
+        yield Check("network", True, rate_in_words(measured, promised, world_size, here.task.profile.nodes))
 
 
 def _all_reduce_bits_per_second(device: str) -> float:
@@ -266,8 +226,8 @@ def _all_reduce_bits_per_second(device: str) -> float:
         CollectiveError: the sum is wrong.
         RuntimeError: a backend's error, as where the others cannot be reached.
     """
-    world_size, kind = dist.get_world_size(), torch.device(device).type
-    numbers = torch.ones(PROBE_BYTES[kind] // 4, device=device)
+    world_size, num_bytes = dist.get_world_size(), PROBE_BYTES[torch.device(device).type]
+    numbers = torch.ones(num_bytes // 4, device=device)
     dist.all_reduce(numbers)
     if not bool((numbers == world_size).all()):
         raise CollectiveError(f"{world_size} ones sum up to {numbers.min().item():g} to {numbers.max().item():g}")
@@ -276,7 +236,7 @@ def _all_reduce_bits_per_second(device: str) -> float:
         dist.all_reduce(numbers)
     numbers[0].item()  # waits for a GPU
     seconds += time.perf_counter()
-    return 2 * (world_size - 1) / world_size * 8 * PROBE_BYTES[kind] * REPEATS / seconds
+    return 2 * (world_size - 1) / world_size * 8 * num_bytes * REPEATS / seconds
 
 
 def rate_in_words(measured: float, promised: float | None, num_workers: int, num_nodes: int) -> str:
@@ -284,8 +244,8 @@ def rate_in_words(measured: float, promised: float | None, num_workers: int, num
     text = f"an all-reduce among {num_workers} workers on {num_nodes} nodes gets {measured / 1e9:.3g} Gb/s a link"
     if promised is None:
         return text
-    text += f"; the profile says {promised / 1e9:g}"
-    return f"{text}, so look at network_interface, or ask the site" if measured < promised / 2 else text
+    advice = ", so look at network_interface, or ask the site" if measured < promised / 2 else ""
+    return f"{text}; the profile says {promised / 1e9:g}{advice}"
 
 
 def _reads_files(here: _Here) -> bool:
@@ -298,37 +258,21 @@ def _data_checks(here: _Here) -> Iterator[Check]:
     """Rank 0 for all, and one of each node where that is quick: folders of files are looked through once."""
     task, data, rank = here.task, here.task.data, here.allocation.rank
     if rank == 0:
-        yield from check_results(task.plan, task.results, task.profile.array_parallelism)
+        yield from on_one_machine.check_results(task.plan, task.results, task.profile.array_parallelism)
     if here.allocation.local_rank or (rank and _reads_files(here)):
         return
     if is_archive(data):
         yield check_archive(data, task.profile.scratch or "")
     else:
-        yield from check_data(configured_task(task.plan.runs[0].config.task), data)
+        yield from on_one_machine.check_data(configured_task(task.plan.runs[0].config.task), data)
 
 
-def _rates(here: _Here, hosts: Sequence[str]) -> list[Check]:
-    """How fast all together open the data's files, and each reads images, beside what its GPU takes."""
-    config, data = here.task.plan.runs[0].config, here.task.data
+def _rates(here: _Here) -> Iterator[Check]:
+    """How fast this process opens the data's files, and reads images beside what its GPU takes, while all do."""
+    config, data, cores, opened = here.task.plan.runs[0].config, here.task.data, here.task.profile.cpus_per_worker, 0.0
     task: Any = configured_task(config.task)
-    opened, rate, readers, taken, failed = 0.0, 0.0, 1, None, []
-    try:
-        taken = gpu_rate(config, here.device)
-    except RuntimeError as error:
-        failed.append(failed_step(error))
-    here.everyone("ready to read", None)
-    try:
-        opened = task.measured_opening_rate(data, READING_SECONDS)
-        rate, readers = task.measured_reading_rate(data, READING_SECONDS)
-    except DataError as error:
-        failed.append(Check("data", False, str(error)))
-    if failed := here.checked("reading", hosts, failed):
-        return failed
-    said = here.everyone("rates", [opened, rate, readers, taken])
-    _, rate, readers, taken = min(said, key=lambda each: float(each[1]))
-    wanted = f"; their GPUs take {sum(each[3] for each in said):,.0f} images/s" if taken else ""
-    opened = sum(each[0] for each in said)
-    return [
-        Check("opening files", True, f"{len(said)} workers at once open and read {opened:,.0f} files/s{wanted}"),
-        Check("reading", True, reading(rate / readers, readers, taken)),
-    ]
+    with suppress(DataError):  # which the check says, too
+        opened = task.measured_opening_rate(data, on_one_machine.READING_SECONDS)
+    num_workers = here.allocation.world_size
+    yield Check("opening files", True, f"{num_workers} workers at once open about {num_workers * opened:,.0f} files/s")
+    yield from on_one_machine.check_reading(config, data, here.device, cores)

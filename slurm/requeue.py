@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import subprocess
@@ -13,26 +12,25 @@ from pathlib import Path
 
 from harness.records import packs, store
 from harness.records.recorder import write_failure
-from harness.records.store import Failure, FailureKind, RecordError
+from harness.records.store import FailureKind, RecordError
 from harness.workers import watchdog
-from slurm.allocation import Allocation, this_allocation
+from slurm.allocation import Allocation, ask_slurm, this_allocation
 from slurm.campaign import Campaign, Submission
-from slurm.starts import ALWAYS, COUNTED, End, Start, begins, ends_of_job, read_starts, recorded_end
+from slurm.starts import ALWAYS, COUNTED, End, Start, begins, ends_of_job, read_failure, read_starts, recorded_end
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Decide on this job after srun has returned; the exit code is the job's."""
-    parser = argparse.ArgumentParser(prog="slurm.requeue", description=__doc__)
-    parser.add_argument("campaign", type=Path)
-    parser.add_argument("submission", type=int)
-    parser.add_argument("--max-retries", type=int, required=True)
-    parser.add_argument("code", type=int, help="what srun returned")
-    options = parser.parse_args(arguments)
+    """Decide on this job; the exit code is its own.
+
+    Args:
+        arguments: campaign.json, the submission's number in it, the retries a job may have, and what srun returned.
+    """
+    campaign, number, max_retries, code = sys.argv[1:] if arguments is None else arguments
     allocation = this_allocation()
     try:
-        submission = store.read_record(options.campaign, Campaign).submissions[options.submission]
-        folder = options.campaign.parent / submission.runs[allocation.task]
-        return decide(folder, submission, allocation, options.max_retries, options.code)
+        submission = store.read_record(Path(campaign), Campaign).submissions[int(number)]
+        folder = Path(campaign).parent / submission.runs[allocation.task]
+        return decide(folder, submission, allocation, int(max_retries), int(code))
     except (RecordError, OSError) as error:
         print(f"the job is not requeued: {error}", flush=True)
         return 1
@@ -85,12 +83,8 @@ def _ended_by_slurm(allocation: Allocation) -> tuple[FailureKind, str] | None:
 
     At its time limit a job is being ended too, and comes back only if it is requeued here.
     """
-    try:
-        command = ["scontrol", "show", "job", "--oneliner", allocation.number]
-        said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-    if "JobState=RUNNING" in said.split() or _is_at_its_limit():
+    said = ask_slurm("scontrol", "show", "job", "--oneliner", allocation.number)
+    if said is None or "JobState=RUNNING" in said.split() or _is_at_its_limit():
         return None
     if lost := re.search(r"\bFailedNode=(\S+)", said):
         return "node", f"the node {lost[1]} was lost"
@@ -114,8 +108,7 @@ def _without_a_start(folder: Path, log: Path, by_slurm: tuple[FailureKind, str] 
 
 def _record_end(folder: Path, start: Start, log: Path, by_slurm: tuple[FailureKind, str] | None, code: int) -> None:
     """See to it that there is a record of how the attempt ended, where it left no word of that."""
-    failure = store.read_optional(folder / "failure.json", Failure)
-    if by_slurm is None and failure is not None and failure.attempt == start.attempt:
+    if by_slurm is None and read_failure(folder, start.attempt) is not None:
         return
     # At its limit: the workers did not come to save within warning_seconds.
     usual: tuple[FailureKind, str] = ("timeout" if _is_at_its_limit() else "node", "the workers ended without a word")

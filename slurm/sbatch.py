@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from submitit.slurm.slurm import _make_sbatch_string  # the public way to the text needs srun on the path
 
+from slurm.allocation import ask_slurm
 from slurm.profile import Profile
 
 PREFLIGHT_MINUTES = 20
@@ -23,25 +23,19 @@ MAX_ARRAY_SIZE = 1001
 
 @dataclass(frozen=True)
 class SubmissionPaths:
-    """Where a submission's files are: absolute paths that every node sees."""
+    """Where a submission's files are, as every node sees them: `jobs` has submitit's pickles and logs, `code` the
+    snapshot, and `campaign` is the experiment's campaign.json, in which the submission has the number `submission`.
+    """
 
     jobs: Path
-    """Folder of submitit's pickles and of the logs."""
     code: Path
-    """The snapshot."""
     campaign: Path
-    """The experiment's campaign.json."""
     submission: int
-    """Number of the submission in it."""
 
 
 def array_sizes(num_runs: int) -> list[int]:
     """The sizes of the arrays that so many runs need, as a cluster takes no array of more than MaxArraySize tasks."""
-    try:
-        said = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, timeout=20).stdout
-    except (OSError, subprocess.SubprocessError):
-        said = ""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", said, re.MULTILINE)
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask_slurm("scontrol", "show", "config") or "", re.MULTILINE)
     largest = max(1, int(found[1]) if found else MAX_ARRAY_SIZE)
     return [min(largest, num_runs - start) for start in range(0, num_runs, largest)]
 
@@ -59,7 +53,7 @@ def array_parameters(profile: Profile, name: str, place: SubmissionPaths, *after
         "signal_delay_s": profile.warning_seconds,
         "array_parallelism": profile.array_parallelism,
         # What srun returned decides what comes next; see slurm/requeue.py.
-        "teardown": [f"{shlex.join(requeue)} --max-retries {profile.max_retries} $?"],
+        "teardown": [f"{shlex.join(requeue)} {profile.max_retries} $?"],
         "additional_parameters": extra | _flags(profile),
     }
 
@@ -145,31 +139,29 @@ def _flags(profile: Profile) -> dict[str, Any]:
 
 
 REFUSALS = (
-    ("unable to contact slurm controller", "Slurm is not up, or SLURM_CONF does not say where it is"),
     ("accounting/qos policy", "qos, account, nodes, time_limit_minutes"),
     ("qosmaxwall", "time_limit_minutes, qos"),
     ("account", "account, partition"),
     ("partition", "partition"),
     ("qos", "qos"),
     ("feature specification", "constraint"),
+    ("gpus-per-node", "gpu_request"),
     ("generic resource", "gpus_per_node, gpu_type, gpu_request"),
     ("gres", "gpus_per_node, gpu_type, gpu_request"),
-    ("gpus-per-node", "gpu_request"),
     ("memory specification", "memory_gb"),
     ("time limit", "time_limit_minutes"),
-    ("node count specification", "nodes"),
-    ("more processors requested", "cpus_per_worker, workers_per_node"),
-    ("cpu count", "cpus_per_worker, workers_per_node"),
     ("node configuration is not available", "nodes, gpus_per_node, cpus_per_worker, memory_gb, constraint"),
     ("option", "extra_sbatch"),
 )
-"""Part of what sbatch says, and the profile's fields that bring it about; the first is no matter of the profile."""
+"""Part of what sbatch says, and the profile's fields that bring it about."""
 
 
 def explain_refusal(message: str, cluster: str) -> str:
     """sbatch's message, and where it can be told the fields of the profile to look at."""
     said = " ".join(line.removeprefix("sbatch: ").removeprefix("error: ") for line in message.splitlines() if line)
-    means = next((means for part, means in REFUSALS if part in said.lower()), "")
-    if means and means != REFUSALS[0][1]:
-        means = f"look at {means} in the profile {cluster}"
-    return f"sbatch refused: {said}" + (f"; {means}" if means else "")
+    if "unable to contact slurm controller" in said.lower():
+        return f"sbatch refused: {said}; Slurm is not up, or SLURM_CONF does not say where it is"
+    fields = next(
+        (f"; look at {fields} in the profile {cluster}" for part, fields in REFUSALS if part in said.lower()), ""
+    )
+    return f"sbatch refused: {said}{fields}"

@@ -8,7 +8,6 @@ import importlib
 import os
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import TypeGuard
 
@@ -27,8 +26,11 @@ END_BYTES = 1024
 def snapshot_path(folder: Path) -> Path:
     """Where a snapshot of the code as it is now lies, or would: below `folder`, by a digest of what is in it."""
     digest = hashlib.sha256()
-    for name, path in _sources().items():
-        digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    for package, root in _packages().items():
+        for path in sorted(root.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                content = hashlib.sha256(path.read_bytes()).hexdigest()
+                digest.update(f"{package / path.relative_to(root)}\0{content}\n".encode())
     return folder / digest.hexdigest()[:12]
 
 
@@ -38,33 +40,18 @@ def take_snapshot(folder: Path) -> Path:
     Raises:
         OSError: no space, no permission.
     """
-    target = snapshot_path(folder)
-    if target.exists():
-        return target
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".snapshot-", dir=folder))
-    try:
-        for name, path in _sources().items():
-            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, temporary / name)
-        temporary.chmod(0o755)
-        os.rename(temporary, target)
-    except OSError:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if not target.exists():  # else another submitter was quicker
-            raise
+    target, unfinished = snapshot_path(folder), folder / ".unfinished"
+    if not target.exists():
+        shutil.rmtree(unfinished, ignore_errors=True)
+        for package, root in _packages().items():
+            # harness/shipped is a link to the results, which jobs do not need.
+            shutil.copytree(root, unfinished / package, ignore=shutil.ignore_patterns("__pycache__", "shipped"))
+        unfinished.rename(target)
     return target
 
 
-def _sources() -> dict[str, Path]:
-    """All sources and data files of the packages, by their names in a snapshot."""
-    roots = {package: Path(str(importlib.import_module(package).__file__)).parent for package in PACKAGES}
-    return {
-        str(Path(package) / path.relative_to(root)): path
-        for package, root in roots.items()
-        for path in sorted(root.rglob("*"))
-        if path.is_file() and "__pycache__" not in path.parts
-    }
+def _packages() -> dict[Path, Path]:
+    return {Path(name): Path(str(importlib.import_module(name).__file__)).parent for name in PACKAGES}
 
 
 def is_archive(data: Path | None) -> TypeGuard[Path]:

@@ -84,10 +84,16 @@ def add_start(folder: Path, before: list[Start], start: Start) -> None:
     store.write_record(folder / "slurm.json", Starts(version=store.VERSION, starts=[*before, start]))
 
 
+def read_failure(folder: Path, attempt: str) -> Failure | None:
+    """What there is on how this attempt failed."""
+    failure = store.read_optional(folder / "failure.json", Failure)
+    return failure if failure is not None and failure.attempt == attempt else None
+
+
 def recorded_end(folder: Path, attempt: str) -> FailureKind:
     """How an attempt that left no result ended."""
-    failure = store.read_optional(folder / "failure.json", Failure)
-    return failure.kind if failure is not None and failure.attempt == attempt else "node"
+    failure = read_failure(folder, attempt)
+    return failure.kind if failure else "node"
 
 
 def ends_of_job(starts: list[Start], job: str) -> list[End]:
@@ -127,7 +133,7 @@ def begin_attempt(folder: Path, run_id: str, allocation: Allocation, max_retries
 def _check_owner(folder: Path, ours: set[str], stack: ExitStack) -> None:
     """Take the run's lock; raises NothingToDo where an attempt of another job is alive, for ours makes way."""
     run = store.read_optional(folder / "run.json", RunFile)
-    newest = run.attempts[-1].attempt if run is not None and run.attempts else None
+    newest = run.attempts[-1].attempt if run and run.attempts else None
     foreign = newest not in ours if newest else not ours
     try:
         stack.enter_context(owned(folder))
@@ -141,12 +147,13 @@ def _check_owner(folder: Path, ours: set[str], stack: ExitStack) -> None:
 
 def _is_alive(folder: Path, attempt: str) -> bool:
     """Whether the attempt's heartbeat goes on: seen to, since two machines' clocks may differ."""
-    failure = store.read_optional(folder / "failure.json", Failure)
-    first = store.read_optional(folder / "heartbeat.json", Heartbeat)
-    if first is None or first.attempt != attempt or (failure is not None and failure.attempt == attempt):
+    if read_failure(folder, attempt) is not None:
         return False
+    first = store.read_optional(folder / "heartbeat.json", Heartbeat)
     ends = time.monotonic() + LISTEN_SECONDS
-    while time.monotonic() < ends and time.time() - first.time < LONG_DEAD_SECONDS:
+    while (
+        first and first.attempt == attempt and time.monotonic() < ends and time.time() - first.time < LONG_DEAD_SECONDS
+    ):
         if store.read_optional(folder / "heartbeat.json", Heartbeat) != first:
             return True
         time.sleep(0.5)
@@ -156,6 +163,5 @@ def _is_alive(folder: Path, attempt: str) -> bool:
 def _has_progressed(folder: Path, attempt: str) -> bool:
     """Whether the newest attempt, if it is this one, has left a later checkpoint than it began from."""
     run, saved = store.read_optional(folder / "run.json", RunFile), saved_step(folder)
-    if run is None or not run.attempts or run.attempts[-1].attempt != attempt or saved is None:
-        return False
-    return saved > run.attempts[-1].resumed_from_step
+    newest = run.attempts[-1] if run and run.attempts else None
+    return bool(newest and newest.attempt == attempt and saved is not None and saved > newest.resumed_from_step)

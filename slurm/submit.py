@@ -6,7 +6,6 @@ import io
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -25,12 +24,11 @@ from harness.workers.launch import missing_runs, write_experiment
 from slurm.campaign import (
     CampaignError,
     Submission,
-    add_submission,
     campaign_path,
     now,
     owner,
+    put_submission,
     read_campaign,
-    set_jobs,
     submit_lock,
 )
 from slurm.job import RunTask, do_run
@@ -96,16 +94,6 @@ def check(request: Request) -> None:
         )
 
 
-def find_slurm() -> None:
-    """Raises SpecError where Slurm's commands are not here."""
-    for command in ("sbatch", "srun"):
-        if shutil.which(command) is None:
-            raise SpecError(
-                f"{command} is not on the path: call this on a login node of the cluster, or load its Slurm module "
-                "(--dry-run needs none)"
-            )
-
-
 def left_to_submit(request: Request) -> list[PlannedRun]:
     """The runs that are neither done nor queued or running."""
     missing = missing_runs(request.plan, request.folder)
@@ -128,20 +116,6 @@ def show(request: Request, num_runs: int) -> None:
     )
 
 
-def confirm(request: Request, num_runs: int, yes: bool) -> bool:
-    """Show what is to be submitted, and ask; True if it may go on.
-
-    Raises:
-        SpecError: there is nobody to ask.
-    """
-    show(request, num_runs)
-    if yes:
-        return True
-    if not sys.stdin.isatty():
-        raise SpecError("nobody is here to confirm: give --yes (make: YES=1)")
-    return input("submit? [y/N] ").strip().lower() in ("y", "yes")
-
-
 def sbatch_texts(request: Request, num_runs: int) -> list[str]:
     """What sbatch would get, in this order: the preflight job where there is one, and the arrays."""
     profile, name, place = request.profile, request.name, request.place(snapshot_path(request.folder / "code"))
@@ -160,29 +134,28 @@ def submit(request: Request) -> list[str]:
         CampaignError: another submitter is at it, a compute node lacks what runs need, or sbatch refused.
     """
     with submit_lock(request.folder):
-        left = left_to_submit(request)
+        left, jobs = left_to_submit(request), list[str]()
         if not left:
             return []
         write_experiment(request.plan, request.results)
         if request.data is None:
             # Here, where there may be a network, so that jobs need not fetch it.
             find_task(request.plan.experiment.task).prepare(None)
-        code, jobs = take_snapshot(request.folder / "code"), list[str]()
+        code, sizes = take_snapshot(request.folder / "code"), array_sizes(len(left))
         try:
             with redirect_stderr(io.StringIO()):  # submitit repeats there what sbatch says
-                after = _preflight(request, code, array_sizes(len(left))[0]) if request.preflight else None
-                conditions = [f"afterok:{after}"] if after else []
-                for size in array_sizes(len(left)):
+                after = _preflight(request, code, sizes[0]) if request.preflight else []
+                for size in sizes:
                     before = [f"afterany:{jobs[-1].split('_')[0]}"] if jobs else []
                     runs, left = left[:size], left[size:]
-                    jobs += _submit_array(request, code, runs, *conditions, *before)
+                    jobs += _submit_array(request, code, runs, *after, *before)
         except (FailedJobError, FailedSubmissionError) as error:
             raise CampaignError(explain_refusal(str(error), request.cluster)) from None
         return jobs
 
 
-def _preflight(request: Request, code: Path, num_runs: int) -> str | None:
-    """Check from the compute nodes; returns the job to wait for where it has not ended in time.
+def _preflight(request: Request, code: Path, num_runs: int) -> list[str]:
+    """Check from the compute nodes; returns what the array must wait for where that has not ended in time.
 
     First sbatch judges the array, without submitting it, before time goes into the rest.
     """
@@ -193,19 +166,19 @@ def _preflight(request: Request, code: Path, num_runs: int) -> str | None:
         done = subprocess.run(["sbatch", "--test-only", script.name], capture_output=True, text=True, check=False)
     if done.returncode:
         raise FailedJobError(done.stderr)
-    place.jobs.mkdir(parents=True, exist_ok=True)
-    answer = place.jobs / "preflight.json"
-    answer.unlink(missing_ok=True)
+    answers = place.jobs / "preflight"
+    shutil.rmtree(answers, ignore_errors=True)
+    answers.mkdir(parents=True)
     executor = SlurmExecutor(folder=place.jobs, python=python_of(profile))
     executor.update_parameters(**preflight_parameters(profile, request.name, place))
-    task = PreflightTask(request.plan, request.results, request.data, profile, answer)
+    task = PreflightTask(request.plan, request.results, request.data, profile, answers)
     job = str(executor.submit(preflight, task).job_id)
     print(f"preflight: job {job} checks nodes, network and data in the shape of a run", flush=True)
-    if wait_for_preflight(job, answer, place.jobs / f"{job}_0_log.out", profile.preflight_wait_minutes):
+    if wait_for_preflight(job, task, place.jobs / f"{job}_0_log.out"):
         print("preflight: all well", flush=True)
-        return None
+        return []
     print(f"preflight: job {job} still waits; the array is submitted to start after it, if all is well", flush=True)
-    return job
+    return [f"afterok:{job}"]
 
 
 def _submit_array(request: Request, code: Path, runs: list[PlannedRun], *after: str) -> list[str]:
@@ -225,17 +198,17 @@ def _submit_array(request: Request, code: Path, runs: list[PlannedRun], *after: 
         runs=[run.run_id for run in runs],
         jobs=[],
     )
-    add_submission(request.folder, request.name, submission)
     executor = SlurmExecutor(folder=place.jobs, python=python_of(profile))
     executor.update_parameters(**array_parameters(profile, request.name, place, *after))
     tasks = [
         RunTask(request.name, request.folder / run.run_id, run, profile, request.data, request.command, commit, diff)
         for run in runs
     ]
+    put_submission(request.folder, request.name, place.submission, submission)  # jobs may start before sbatch returns
+    jobs: list[str] = []
     try:
         jobs = [str(job.job_id) for job in executor.map_array(do_run, tasks)]
-    except (FailedJobError, FailedSubmissionError):
-        set_jobs(request.folder, [])
-        raise
-    set_jobs(request.folder, jobs)
+    finally:
+        submitted = submission.model_copy(update={"jobs": jobs}) if jobs else None
+        put_submission(request.folder, request.name, place.submission, submitted)
     return jobs

@@ -57,7 +57,7 @@ def one_run(row: str, **training: Any) -> Table:
 def slow_checkout(folder: Path, seconds: float) -> Path:
     """A copy of the sources in which the task `blobs` sleeps before each batch, which changes no result."""
     for package in PACKAGES:
-        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "shipped"))
     path = folder / "harness" / "tasks" / "task.py"
     text, batch = path.read_text(), "        for index in indices:\n"
     assert text.count(batch) == 1

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 
@@ -25,7 +26,7 @@ from slurm import requeue, starts
 from slurm.allocation import StopNotice
 from slurm.profile import load_profile
 from slurm.requeue import decide, goes_on
-from slurm.starts import End, NothingToDo, Start, add_start, begin_attempt, ends_of_job, read_starts
+from slurm.starts import ALWAYS, COUNTED, End, NothingToDo, Start, add_start, begin_attempt, ends_of_job, read_starts
 from tests.harness.support import ROOT, job_for, small_config
 from tests.slurm.support import allocation, submission
 
@@ -36,35 +37,27 @@ def ends(*kinds: FailureKind, progressed: bool = False) -> list[End]:
     return [End(kind, progressed) for kind in kinds]
 
 
-@pytest.mark.parametrize("progressed", [False, True])
-def test_preempted_runs_always_go_on(progressed: bool) -> None:
-    assert goes_on(End("preempted", progressed), ends(*["preempted"] * 50, *["node"] * 9), max_retries=0)
+GOT_ON = ends(*["timeout"] * 50, progressed=True)
+FOLLOWS: list[tuple[End, list[End], int, bool]] = [
+    (End("preempted", False), ends(*["preempted"] * 50, *["node"] * 9), 0, True),
+    (End("preempted", True), [], 0, True),
+    # A time limit before which the job got on is no retry; all else that was lost is, together.
+    (End("timeout", True), [*GOT_ON, *ends("node", "timeout")], 0, True),
+    (End("timeout", False), [*GOT_ON, *ends("node", "timeout")], 2, False),
+    (End("node", False), [*GOT_ON, *ends("node")], 2, True),
+    *((End(kind, False), ends("preempted", "node", "preempted", "timeout"), 3, True) for kind in COUNTED),
+    *((End(kind, False), ends("communication", "node", "timeout"), 3, False) for kind in COUNTED),
+    *((End(kind, False), [], 0, False) for kind in COUNTED),
+    (End("node", True), ends("node", progressed=True), 1, False),
+    (End("communication", True), ends("communication", progressed=True), 1, False),
+    # What would come again is not tried again.
+    *((End(kind, True), [], 100, False) for kind in get_args(FailureKind) if kind not in (*ALWAYS, *COUNTED)),
+]
 
 
-@pytest.mark.parametrize("kind", ["node", "communication", "timeout"])
-def test_lost_nodes_connections_and_time_limits_are_counted_together(kind: FailureKind) -> None:
-    end = End(kind, False)
-    assert goes_on(end, ends("preempted", "node", "preempted", "timeout"), max_retries=3)
-    assert not goes_on(end, ends("communication", "node", "timeout"), max_retries=3)
-    assert not goes_on(end, [], max_retries=0)
-
-
-def test_time_limit_before_which_a_job_got_on_is_no_retry() -> None:
-    many = ends(*["timeout"] * 50, progressed=True)
-    assert goes_on(End("timeout", True), [*many, *ends("node", "timeout")], max_retries=0)
-    assert goes_on(End("node", False), [*many, *ends("node")], max_retries=2)
-    assert not goes_on(End("timeout", False), [*many, *ends("node", "timeout")], max_retries=2)
-
-
-@pytest.mark.parametrize("kind", ["node", "communication"])
-def test_lost_nodes_and_connections_count_however_far_a_job_got(kind: FailureKind) -> None:
-    assert not goes_on(End(kind, True), ends(kind, progressed=True), max_retries=1)
-
-
-@pytest.mark.parametrize("kind", ["oom", "data", "disk", "bug"])
-@pytest.mark.parametrize("progressed", [False, True])
-def test_what_would_come_again_is_not_tried_again(kind: FailureKind, progressed: bool) -> None:
-    assert not goes_on(End(kind, progressed), [], max_retries=100)
+@pytest.mark.parametrize(("end", "before", "max_retries", "goes"), FOLLOWS)
+def test_what_follows_an_end(end: End, before: list[End], max_retries: int, goes: bool) -> None:
+    assert goes_on(end, before, max_retries) is goes
 
 
 # Notice
@@ -312,7 +305,7 @@ def test_full_disk_requeues_nothing(
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
     monkeypatch.setattr(store, "write_record", no_space)
-    assert requeue.main([str(tmp_path / "campaign.json"), "0", "--max-retries", "3", "1"]) == 1
+    assert requeue.main([str(tmp_path / "campaign.json"), "0", "3", "1"]) == 1
     assert "not requeued: " in (said := capsys.readouterr().out) and "quota" in said
     assert not requeued.exists()
 

@@ -178,7 +178,7 @@ def test_dry_run_needs_no_slurm_and_leaves_nothing(tmp_path: Path, capsys: pytes
     words = ["submit", str(spec), "--cluster", str(profile), "--results", str(results), "--dry-run"]
     assert main(words) == 0
     text = capsys.readouterr().out
-    assert "#SBATCH --array=0-5%2" in text and f"{results}/small/campaign.json 0 --max-retries 3 $?" in text
+    assert "#SBATCH --array=0-5%2" in text and f"{results}/small/campaign.json 0 3 $?" in text
     assert f"to submit on {profile}: 6 runs of 2 nodes x 1 workers, at most 2 at once" in text
     assert text.index("CPU core hours for forward") < text.index("0 others are done, queued or running")
     assert "first preflight, a job in the shape of a run, for 10 min at most" in text

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +20,9 @@ from harness.records.state import Seen, judge
 from harness.records.store import Failure, Heartbeat, Result
 from report.synthetic import make_experiment
 from slurm.__main__ import main
-from slurm.campaign import Campaign, CampaignError, add_submission, now, read_campaign, set_jobs, submit_lock
+from slurm.campaign import Campaign, CampaignError, now, put_submission, read_campaign, submit_lock
 from slurm.status import observe, submitted
+from tests.harness.support import ROOT
 from tests.report.made_up import DESIGN
 from tests.slurm.support import submission
 
@@ -132,7 +135,7 @@ def folder(tmp_path: Path) -> Path:
     make_experiment(folder, DESIGN)
     runs = [run_id for row in read_experiment(folder).rows for run_id in row.runs.values()]
     assert len(runs) == len(set(runs))
-    add_submission(folder, "small", submission(folder, *runs, submitted_at=now()))
+    put_submission(folder, "small", 0, submission(folder, *runs, submitted_at=now()))
     return folder
 
 
@@ -213,43 +216,27 @@ def test_damaged_campaign_is_one_line(folder: Path, capsys: pytest.CaptureFixtur
 
 
 def test_submission_that_sbatch_refused_is_taken_back(tmp_path: Path) -> None:
-    add_submission(tmp_path, "x", submission(tmp_path, "r1", "r2"))
-    add_submission(tmp_path, "x", submission(tmp_path, "r2", jobs=[]))
+    put_submission(tmp_path, "x", 0, submission(tmp_path, "r1", "r2"))
+    put_submission(tmp_path, "x", 1, submission(tmp_path, "r2", jobs=[]))
     pending = read_campaign(tmp_path)
     assert pending is not None and pending.latest("r2") == (pending.submissions[1], None)
-    set_jobs(tmp_path, [])
+    put_submission(tmp_path, "x", 1, None)
     campaign = read_campaign(tmp_path)
     assert campaign is not None and len(campaign.submissions) == 1
     assert campaign.latest("r2") == (campaign.submissions[0], "7_1") and campaign.latest("r3") is None
 
 
-def test_second_submitter_is_told_who_the_first_is(tmp_path: Path) -> None:
-    with submit_lock(tmp_path):
-        with pytest.raises(CampaignError) as caught, submit_lock(tmp_path):
-            pass
-        said = str(caught.value)
-        assert f"on {socket.gethostname()} (process {os.getpid()}) has been submitting for 0 s" in said
-        assert str(tmp_path / "submit.lock") in said
+def test_second_submitter_is_told_who_the_first_is_and_a_killed_one_keeps_nobody_out(tmp_path: Path) -> None:
+    with submit_lock(tmp_path), pytest.raises(CampaignError) as caught, submit_lock(tmp_path):
+        pass
+    said = str(caught.value)
+    assert f"on {socket.gethostname()} (process {os.getpid()}, since " in said and str(tmp_path / "submit.lock") in said
+    script = "import os, pathlib, sys; from slurm.campaign import submit_lock as lock;"
+    script += "lock(pathlib.Path(sys.argv[1])).__enter__(); os.kill(os.getpid(), 9)"
+    killed = subprocess.run([sys.executable, "-c", script, tmp_path], cwd=ROOT)
+    assert killed.returncode == -9
     with submit_lock(tmp_path):
         pass
-    assert not (tmp_path / "submit.lock").exists()
-
-
-def test_lock_of_a_process_that_is_gone_may_be_deleted(tmp_path: Path) -> None:
-    path = tmp_path / "submit.lock"
-    who = {"owner": "someone", "host": socket.gethostname(), "process": 2**22 + 1, "time": time.time() - 7200}
-    path.write_text(json.dumps(who))
-    with pytest.raises(CampaignError, match=r"someone on .* for 7200 s .*that process has ended: delete the file"):
-        submit_lock(tmp_path).__enter__()
-    path.write_text("")
-    with pytest.raises(CampaignError, match="does not say who"):
-        submit_lock(tmp_path).__enter__()
-
-
-def test_lock_goes_when_submitting_fails(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), submit_lock(tmp_path):
-        raise ZeroDivisionError
-    assert not (tmp_path / "submit.lock").exists()
 
 
 def test_campaign_of_another_version_is_refused(tmp_path: Path) -> None:

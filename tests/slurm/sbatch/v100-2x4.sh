@@ -28,4 +28,4 @@ srun --unbuffered --output /shared/results/imagenet/jobs/000/%A_%a_%t_log.out --
 
 
 # teardown
-/opt/python/bin/python -m slurm.requeue /shared/results/imagenet/campaign.json 0 --max-retries 3 $?
+/opt/python/bin/python -m slurm.requeue /shared/results/imagenet/campaign.json 0 3 $?
