@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed import Store  # type: ignore[attr-defined]
+from torch.distributed import HashStore, Store  # type: ignore[attr-defined]
 
 from algorithms import CollectiveError
 from harness.plan.plan import Plan
@@ -158,7 +158,7 @@ class _Here:
 
     task: PreflightTask
     allocation: Allocation
-    store: Store = field(default_factory=dist.HashStore)
+    store: Store = field(default_factory=HashStore)
     checks: list[Check] = field(default_factory=list)
 
     @property
