@@ -1,0 +1,305 @@
+"""The explorer in a real browser: what a reader clicks, types and slides, against the records' own numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from report.explorer.page import experiment_tables, explorer_page
+from report.explorer.steps import step_models, timings_table
+from report.frame import Frames, read_frames
+from report.speed.workload_model import SpeedStudy, read_study
+
+selenium = pytest.importorskip("selenium")
+
+from selenium import webdriver  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+
+RESULTS = Path(__file__).parents[2] / "results"
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
+WIDTHS = (380, 900, 1600)
+MOST_BYTES = 1_500_000
+
+
+@pytest.fixture(scope="module")
+def frames() -> Frames:
+    return read_frames(RESULTS / "reference" / "fashion_mnist_regime")
+
+
+@pytest.fixture(scope="module")
+def study() -> SpeedStudy:
+    return read_study(RESULTS / "speedups")
+
+
+@pytest.fixture(scope="module")
+def page(frames: Frames, study: SpeedStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("explorer") / "report.html"
+    path.write_text(explorer_page(frames, step_models(study), timings_table(study)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and chromedriver):
+        assert not os.environ.get("CI_REQUIRES_BROWSER"), "chromium and chromedriver must be installed here"
+        pytest.skip("there is no chromium with its chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def opened(browser: webdriver.Chrome, page: Path) -> webdriver.Chrome:
+    look(browser, 1600, dark=False)
+    browser.get(page.as_uri())
+    return browser
+
+
+def look(browser: webdriver.Chrome, width: int, dark: bool) -> None:
+    size = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+
+
+def find(browser: webdriver.Chrome, css: str) -> Any:
+    return browser.find_element(By.CSS_SELECTOR, css)
+
+
+def details(browser: webdriver.Chrome) -> str:
+    return str(find(browser, "dialog[open]").text)
+
+
+def test_the_same_records_give_the_same_bytes(frames: Frames, study: SpeedStudy, page: Path) -> None:
+    assert explorer_page(frames, step_models(study), timings_table(study)) == page.read_text()
+    assert len(page.read_bytes()) < MOST_BYTES
+
+
+def test_nothing_is_loaded(opened: webdriver.Chrome) -> None:
+    logged = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
+    asked = [each["params"]["request"]["url"] for each in logged if each["method"] == "Network.requestWillBeSent"]
+    assert asked and not [url for url in asked if re.match("(http|ws)s?:", url)]
+    assert opened.execute_script("return performance.getEntriesByType('resource').length") == 0
+    assert not opened.get_log("browser"), "the console says nothing"
+
+
+def test_a_point_opens_the_runs_behind_it(opened: webdriver.Chrome, frames: Frames) -> None:
+    """With the mouse; closing gives the focus back to where it was."""
+    find(opened, "#methods [data-all=true]").click()
+    mark = find(opened, "[data-chart=loss] .mark[aria-label^='M-CSER,']")
+    mark.find_element(By.CSS_SELECTOR, ".halo").click()
+    said = details(opened)
+    for run in frames.runs[frames.runs["row"] == "mcser-96"].itertuples():
+        assert str(run.run_id) in said and repr(run.score) in said and repr(run.train_loss) in said
+    assert "python -m harness run fashion_mnist_regime" in said and "reset interval\n24" in said
+    opened.switch_to.active_element.send_keys(Keys.ESCAPE)
+    assert not opened.find_elements(By.CSS_SELECTOR, "dialog[open]")
+
+
+def test_keys_alone_reach_points_and_tables(opened: webdriver.Chrome) -> None:
+    def focused() -> dict[str, Any]:
+        script = "const e = document.activeElement; return {...e.dataset, id: e.id, text: e.ariaLabel ?? e.textContent}"
+        found: dict[str, Any] = opened.execute_script(script)
+        return found
+
+    seen = []
+    for _ in range(80):
+        opened.switch_to.active_element.send_keys(Keys.TAB)
+        seen.append(focused())
+        if "mark" in seen[-1]:
+            break
+    assert seen[0]["text"] == "Skip to the figures"
+    first = seen[-1]
+    opened.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
+    second = focused()
+    assert second["mark"] != first["mark"] and find(opened, "#loss .hint").text == second["text"]
+    opened.switch_to.active_element.send_keys(Keys.ENTER)
+    assert focused()["id"] == "close"
+    opened.switch_to.active_element.send_keys(Keys.ENTER)
+    assert focused()["mark"] == second["mark"]
+
+
+def test_everything_that_takes_the_focus_has_a_name(opened: webdriver.Chrome) -> None:
+    nodes = opened.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    for node in nodes:
+        of = {each["name"]: each["value"].get("value") for each in node.get("properties", [])}
+        if of.get("focusable") and node["role"]["value"] not in ("RootWebArea", "generic", "main", "tabpanel"):
+            assert node["name"]["value"].strip(), (node["role"]["value"], node["backendDOMNodeId"])
+    heads = [int(e.tag_name[1]) for e in opened.find_elements(By.CSS_SELECTOR, "h1, main h2, main h3")]
+    assert heads[0] == 1 and all(after - before <= 1 for before, after in pairwise(heads))
+
+
+def test_tables_hold_every_line_with_the_same_digits(opened: webdriver.Chrome, frames: Frames) -> None:
+    """What the page would save as CSV, of every table, is the frame's own."""
+    tables = experiment_tables(frames)
+    assert {"rows", "runs", "tuning", "scores", "pairs"} <= {name for name, table in tables.items() if len(table)}
+    for name, table in tables.items():
+        if not len(table):
+            continue
+        text = opened.execute_script(f"return csvOf(TABLES.{name}, Object.keys(TABLES.{name}[0]))")
+        saved = list(csv.DictReader(io.StringIO(text)))
+        assert len(saved) == len(table)
+        for column in saved[0]:
+            for cell, value in zip([line[column] for line in saved], table[column], strict=True):
+                known = None if value is None or value is pd.NA or value != value else value
+                if known is None:
+                    assert cell == ""
+                elif isinstance(known, float | int) and not isinstance(known, bool):
+                    assert float(cell) == float(known)
+                else:
+                    assert cell == (str(known).lower() if isinstance(known, bool) else str(known))
+
+
+def test_tables_are_sorted_and_filtered(opened: webdriver.Chrome, frames: Frames) -> None:
+    find(opened, "#tab-runs").click()
+    find(opened, "#filter").send_keys("mcser seed=2")
+    wanted = frames.runs[frames.runs["row"].str.contains("mcser") & (frames.runs["seed"] == 2)]
+    ids = [row.text.split()[2] for row in opened.find_elements(By.CSS_SELECTOR, "#table tbody tr")]
+    assert ids == wanted["run_id"].to_list()
+    assert f"{len(wanted)} of {len(frames.runs)} lines" in find(opened, "#count").text
+    find(opened, "#filter").clear()
+    find(opened, "#filter").send_keys("score>0.5")
+    for order in (True, False):
+        find(opened, "#table [data-sort=score]").click()
+        cells = opened.find_elements(By.CSS_SELECTOR, "#table td:nth-child(5)")
+        shown = [float(cell.get_attribute("textContent") or "") for cell in cells]
+        assert shown == sorted(shown, reverse=not order) and len(shown) > 10
+    assert find(opened, "#table [aria-sort=descending]").text.startswith("score")
+
+
+def test_a_method_is_switched_off_and_on(opened: webdriver.Chrome) -> None:
+    def marks() -> set[str]:
+        found = opened.find_elements(By.CSS_SELECTOR, "[data-chart=loss] .mark")
+        return {re.split(", ratio", mark.get_attribute("aria-label"))[0] for mark in found}
+
+    find(opened, "#methods [data-all=true]").click()
+    everything = marks()
+    find(opened, "#methods input[value='local SGD']").click()
+    assert everything - marks() == {"local SGD"}
+    find(opened, "#methods [data-all='']").click()
+    assert not marks() and "Nothing is switched on" in find(opened, "[data-chart=loss]").text
+
+
+def test_a_plot_is_relative_or_absolute(opened: webdriver.Chrome, frames: Frames) -> None:
+    find(opened, "#methods [data-all=true]").click()
+    means = frames.runs.groupby("row")["score"].mean()
+    gap = 100 * (means["mcser-96"] - means["sgd"])
+    label = find(opened, "[data-chart=loss] .mark[aria-label^='M-CSER,']").get_attribute("aria-label")
+    assert f"{gap:.2f} points against SGD" in label and f": {100 * means['mcser-96']:.2f} %" in label
+    axis = "[data-chart=loss] text.axis:nth-of-type(1n+2)"
+    before = [each.text for each in opened.find_elements(By.CSS_SELECTOR, axis)]
+    find(opened, "#relative option[value=absolute]").click()
+    assert [each.text for each in opened.find_elements(By.CSS_SELECTOR, axis)] != before
+    assert "the margin, 0.50 points" in find(opened, "[data-chart=loss]").text
+
+
+def test_step_times_are_the_models(opened: webdriver.Chrome, study: SpeedStudy) -> None:
+    """Of every method of every workload, at rates off the grid and three compute times, within 1 %."""
+    rates, slower = [3.3e7, 4.7e8, 1e9, 7.7e9, 1e10, 2.9e10, 1e11], [0.5, 1.0, 3.0]
+    script = """
+        const [rates, slower] = arguments;
+        return DATA.models.map((model) => model.methods.map((method) => rates.map((rate) => slower.map((factor) =>
+            stepSeconds(model, method, rate, factor * (model.forward_seconds + model.backward_seconds))))));"""
+    shown = opened.execute_script(script, rates, slower)
+    models = [model for model in study.models.values() if model.is_modelled]
+    assert len(shown) == len(models) > 2
+    for model, methods in zip(models, shown, strict=True):
+        for method, by_rate in zip(model.methods.values(), methods, strict=True):
+            for rate, by_factor in zip(rates, by_rate, strict=True):
+                wanted = [model.seconds_at(method, rate, factor) for factor in slower]
+                assert by_factor == pytest.approx(wanted, rel=0.01), (model.workload.name, method.name, rate)
+
+
+def test_sliders_move_step_times(opened: webdriver.Chrome) -> None:
+    def slide(name: str, place: float) -> dict[str, tuple[float, float]]:
+        """Milliseconds and speed-up of each method shown, with a slider at a place between 0 and 1."""
+        slider = "const e = document.getElementById(arguments[0]); e.value = arguments[1];"
+        opened.execute_script(slider + "e.dispatchEvent(new Event('input'))", name, place)
+        found = {}
+        for line in opened.find_elements(By.CSS_SELECTOR, "#speed-table tbody tr"):
+            cells = [cell.text.replace(",", "") for cell in line.find_elements(By.CSS_SELECTOR, "th, td")]
+            found[cells[0]] = (float(cells[1]), float(cells[2]))
+        return found
+
+    slow, fast = slide("rate", 0.45), slide("rate", 0.95)
+    assert slow["DDP"][0] > 2 * fast["DDP"][0] and slow["DDP"][1] < fast["DDP"][1]
+    assert find(opened, "#rate").get_attribute("aria-valuetext") == find(opened, "#rate-text").text
+    assert slide("compute", 0.9)["DDP"][0] > 2 * fast["DDP"][0]
+    find(opened, "#speed-baseline option[value=ddp]").click()
+    assert slide("rate", 0.6)["DDP"][1] == 1
+
+
+LABELS = """
+const boxOf = (text) => {
+    const box = text.getBoundingClientRect(), around = text.closest("figure").getBoundingClientRect();
+    const inside = box.left >= around.left && box.right <= around.right + 1;
+    return [box.left, box.top + 2, box.right, box.bottom - 2, inside, text.textContent];
+};
+return [...document.querySelectorAll("figure")].map((each) => [...each.querySelectorAll(".tag, .note")].map(boxOf));
+"""
+
+COLOURS = """
+const draw = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+const rgb = (colour) => {
+    draw.fillStyle = colour; draw.fillRect(0, 0, 1, 1);
+    return [...draw.getImageData(0, 0, 1, 1).data];
+};
+const all = (css, name) => [...document.querySelectorAll(css)].map((each) => rgb(getComputedStyle(each)[name]));
+const texts = [...all("h1, #about, .hint, tbody button", "color"), ...all("figure text", "fill")];
+return [...all("body", "backgroundColor"), ...texts];
+"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_it_is_readable_at_every_width(browser: webdriver.Chrome, page: Path, width: int, dark: bool) -> None:
+    """Nothing runs out of the page, labels lie apart, and text stands out from its ground (WCAG's 4.5 to 1)."""
+    look(browser, width, dark)
+    browser.get(page.as_uri())
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    for chart in browser.execute_script(LABELS):
+        for place, (left, top, right, bottom, inside, text) in enumerate(chart):
+            assert inside, text
+            for other in chart[:place]:
+                assert left >= other[2] or other[0] >= right or top >= other[3] or other[1] >= bottom, (text, other[5])
+    ground, *texts = browser.execute_script(COLOURS)
+    assert (sum(ground[:3]) < 150) == dark and len(texts) > 50
+    assert min(contrast(ground, text) for text in texts) >= 4.5
+
+
+def contrast(one: list[int], other: list[int]) -> float:
+    def luminance(colour: list[int]) -> float:
+        shares = [value / 255 for value in colour[:3]]
+        red, green, blue = (s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    low, high = sorted([luminance(one), luminance(other)])
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_the_switch_turns_dark_into_light(opened: webdriver.Chrome) -> None:
+    script = "return getComputedStyle(document.body).backgroundColor"
+    before = opened.execute_script(script)
+    find(opened, "#theme").click()
+    assert opened.execute_script(script) != before
