@@ -72,7 +72,61 @@ def code(value: Any) -> str:
     return f"`{value}`" if _known(value) else NONE
 
 
+def rate(bits_per_second: float | None) -> str:
+    """A rate in three digits: "1 Mb/s", "2.5 Gb/s"; a dash for none."""
+    if bits_per_second is None or not _known(bits_per_second):
+        return NONE
+    power, unit = next(
+        pair for pair in ((9, "Gb/s"), (6, "Mb/s"), (3, "kb/s")) if bits_per_second >= 0.9995 * 10 ** pair[0]
+    )
+    return f"{_digits(bits_per_second / 10**power)} {unit}"
+
+
+def milliseconds(seconds: float | None) -> str:
+    """Seconds as milliseconds in three digits, without the unit."""
+    return _digits(1e3 * seconds) if seconds is not None and _known(seconds) else NONE
+
+
+def factor(value: float | None) -> str:
+    """A speed-up: "1.25x", "12.3x", "123x"."""
+    if value is None or not _known(value):
+        return NONE
+    return f"{value:.2f}x" if value < 9.95 else f"{value:.1f}x" if value < 99.5 else f"{value:,.0f}x"
+
+
+def share(value: float | None) -> str:
+    """A share in percent in three digits, without the sign, as of a relative error: 0.0416 is "4.2"."""
+    return f"{100 * value:.1f}".replace("-", MINUS) if value is not None and _known(value) else NONE
+
+
+def dollars(value: float | None) -> str:
+    """An amount of money below a hundred: "0.190"."""
+    return f"{value:.3f}" if value is not None and _known(value) else NONE
+
+
+def _digits(value: float) -> str:
+    """Three digits, without zeros at the end: 1.5, 0.00687, 1,527."""
+    decimals = max(2 - math.floor(math.log10(abs(value))), 0) if value else 0
+    text = f"{value:,.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 FORMATS: dict[str, Callable[[Any], str]] = {
-    each.__name__: each for each in (percent, points, amount, short, count, probability, text, code)
+    each.__name__: each
+    for each in (
+        percent,
+        points,
+        amount,
+        short,
+        count,
+        probability,
+        text,
+        code,
+        rate,
+        milliseconds,
+        factor,
+        share,
+        dollars,
+    )
 }
 """Ways to write a cell of a table, by name; all but `text` and `code` are for numbers."""

@@ -1,0 +1,124 @@
+"""Step times joined to accuracy: by settings as data, with intervals that say what they are."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from harness.records.timings import ScoredSession
+from report.frame import Frames, read_frames
+from report.plotting import faults_of
+from report.speed.figures import draw_loss_and_step
+from report.speed.scored import joined_frame, scored_steps_frame
+from report.speed.timed import cells_frame, read_speed_records
+
+ROOT = Path(__file__).parents[2]
+LINKS = (1e9, 10e9)
+ROWS = ("sgd", "local_sgd-96", "mcser-96", "ef_topk-96")
+
+
+@pytest.fixture(scope="module")
+def frames() -> Frames:
+    return read_frames(ROOT / "results/reference/fashion_mnist_long")
+
+
+def method(frames: Frames, row: str, **changes: Any) -> dict[str, Any]:
+    """As a session has it: the row's own settings."""
+    [found] = [each for each in frames.experiment.rows if each.row == row]
+    plain = {"name": row, "label": row, "algorithm": found.algorithm, "settings": found.settings, "overlap": False}
+    more = {"momentum": found.momentum, "rows": [], "period": 1, "messages": [], "codec_alone_seconds": 0.5}
+    return plain | more | changes
+
+
+def cell(
+    name: str, seconds: list[float], bits: float | None, kind: str = "every", share: float = 1.0
+) -> dict[str, Any]:
+    plain = {"method": name, "kind": kind, "share": share, "bits_per_second": bits, "dilation": 4.0}
+    lists = dict.fromkeys(("codec_seconds", "waiting_seconds", "transfer_seconds"), [0.0] * len(seconds))
+    return plain | {"visits": [0] * len(seconds), "seconds": seconds} | lists
+
+
+def session(methods: list[dict[str, Any]], cells: list[dict[str, Any]]) -> ScoredSession:
+    timing = json.loads((ROOT / "results/speedups/timing-resnet50_v100-8x1-10000mbps.json").read_text())
+    plain = {"version": 1, "attempt": timing["attempt"], "workload": timing["workload"], "num_workers": 8}
+    return ScoredSession.model_validate(plain | {"methods": methods, "cells": cells, "left_out": []})
+
+
+def steps(base: float, count: int = 12) -> list[float]:
+    return [base * (1 + 0.01 * (number % 3)) for number in range(count)]
+
+
+def made(frames: Frames, slower: float = 1.0) -> ScoredSession:
+    """SGD by itself and by DDP, and rows of which the last sends most of its steps nothing."""
+    methods = [method(frames, row) for row in ROWS]
+    methods.append(method(frames, "sgd", name="ddp", label="DDP", algorithm="ddp", rows=["fashion_mnist_long/sgd"]))
+    seconds = {"sgd": 0.2, "mcser-96": 0.03, "ef_topk-96": 0.05, "ddp": 0.15}
+    cells = [cell(name, steps(slower * own * 1e9 / bits), bits) for bits in LINKS for name, own in seconds.items()]
+    cells += [cell("local_sgd-96", steps(0.9), bits, "synchronising", 0.25) for bits in LINKS]
+    return session(methods, [*cells, cell("local_sgd-96", steps(0.02), None, "ordinary", 0.75)])
+
+
+def test_rows_are_joined_by_settings_and_not_by_names(frames: Frames) -> None:
+    methods = [method(frames, "mcser-96", name="a name", label="another"), method(frames, "mcser-384", momentum=0.5)]
+    cells = [cell("a name", steps(0.1), 1e9), cell("mcser-384", steps(1.0), 1e9)]
+    found = joined_frame(frames, [session(methods, cells)])
+    timed = found.dropna(subset=["seconds"])
+    assert timed["row"].to_list() == ["mcser-96"] and timed["method"].to_list() == ["a name"]
+    # Rows that were not timed are there, without a time.
+    assert {"mcser-384", "ef_topk-96", "alone"} <= set(found["row"]) and found["row"].is_unique
+
+
+def test_ddp_stands_for_sgd_which_loses_nothing_to_itself(frames: Frames) -> None:
+    found = joined_frame(frames, [made(frames)])
+    own = found[(found["row"] == "sgd") & (found["bits_per_second"] == 1e9)].set_index("method")
+    assert set(own.index) == {"sgd", "ddp"} and set(own["estimate"]) == {0.0}
+    assert own.loc["ddp", "seconds"] < own.loc["sgd", "seconds"]
+    scores = {row: frames.done(row).mean() for row in ("sgd", "mcser-96")}
+    line = found[(found["row"] == "mcser-96")].iloc[0]
+    assert line["estimate"] == pytest.approx(scores["mcser-96"] - scores["sgd"], abs=1e-12)
+
+
+def test_no_line_of_the_frontier_is_beaten(frames: Frames) -> None:
+    found = joined_frame(frames, [made(frames)]).dropna(subset=["seconds", "estimate"])
+    for _, group in found.groupby("bits_per_second"):
+        for line in group.itertuples():
+            better = (group["seconds"] <= line.seconds) & (group["estimate"] >= line.estimate)
+            strictly = better & ((group["seconds"] < line.seconds) | (group["estimate"] > line.estimate))
+            assert line.frontier == (not strictly.any()), line
+
+
+def test_an_interval_is_called_what_it_is(frames: Frames) -> None:
+    one = scored_steps_frame([made(frames)]).set_index(["method", "bits_per_second"])
+    line, seconds = one.loc[("mcser-96", 1e9)], steps(0.03)
+    expected = stats.ttest_1samp(seconds, 0.0).confidence_interval(0.95)
+    assert line["interval"] == "t" and (line["low"], line["high"]) == pytest.approx((expected.low, expected.high))
+    assert one.loc[("local_sgd-96", 1e9), "seconds"] == pytest.approx(0.75 * 0.0202 + 0.25 * 0.909)
+    two = scored_steps_frame([made(frames), made(frames, 1.1)]).set_index(["method", "bits_per_second"])
+    line = two.loc[("mcser-96", 1e9)]
+    assert (line["interval"], line["num_sessions"], line["num_steps"]) == ("sessions", 2, 24)
+    assert (line["low"], line["high"]) == pytest.approx((0.0303, 1.1 * 0.0303))
+    few = session([method(frames, "mcser-96")], [cell("mcser-96", [0.1, 0.3], 1e9)])
+    line = scored_steps_frame([few]).iloc[0]
+    assert (line["interval"], line["seconds"], line["low"], line["high"]) == ("range", pytest.approx(0.2), 0.1, 0.3)
+
+
+def test_cells_of_few_steps_have_ranges_and_of_many_t_intervals() -> None:
+    [timing] = read_speed_records(ROOT / "results/speedups").timings[-1:]
+    few = cells_frame([timing]).set_index("method").loc["ddp"]
+    own = [step for step in timing.steps if step.method == "ddp"]
+    seconds = sorted((step.seconds - step.codec_seconds) / timing.fabric.dilation for step in own)
+    assert (few["interval"], few["low"], few["high"]) == ("range", seconds[0], seconds[-1])
+    many = timing.model_copy(update={"steps": own * 3})
+    line = cells_frame([many]).iloc[0]
+    expected = stats.ttest_1samp(seconds * 3, 0.0).confidence_interval(0.95)
+    assert line["interval"] == "t" and (line["low"], line["high"]) == pytest.approx((expected.low, expected.high))
+    assert line["seconds"] == pytest.approx(math.fsum(seconds) / len(seconds))
+
+
+def test_the_figure_can_be_read(frames: Frames) -> None:
+    assert faults_of(draw_loss_and_step(joined_frame(frames, [made(frames)]), 0.005)) == []
