@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +10,8 @@ import torch
 import torch.multiprocessing as mp
 
 from tests.algorithms import hook_trap
-from tests.algorithms.hook_trap import CHECKPOINTS, COLUMNS, LATER, RANK, ROWS, WORLD_SIZE
+from tests.algorithms.hook_trap import CHECKPOINTS, COLUMNS, RANK, ROWS, WORLD_SIZE
 
-PAGE = (Path(__file__).parents[2] / "docs" / "lost-state.md").read_text()
 NUMEL = ROWS * COLUMNS + ROWS
 Results = list[dict[str, Any]]
 
@@ -28,7 +26,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 
 def moved(results: Results, kind: str, number: int, loaded: str) -> float:
-    """How far from the uninterrupted run the parameters are, `LATER` steps after the checkpoint."""
+    """How far from the uninterrupted run the parameters are, some steps after the checkpoint."""
     later = results[0][kind][number]["later"]
     return float((later[loaded] - later["uninterrupted"]).norm())
 
@@ -64,15 +62,10 @@ def test_ours_refuses_it_in_a_sentence(results: Results) -> None:
         assert f"it is worker 0's, this is worker {rank}" in refusal and "\n" not in refusal
 
 
-def test_the_page_says_these_numbers(results: Results) -> None:
-    def line(number: int) -> str:
-        norms = [results[0][kind][number]["norm"] for kind in ("hook", "ours")]
-        moves = [moved(results, kind, number, of) for of in ("rank 0's", "none") for kind in ("hook", "ours")]
-        return f"| {CHECKPOINTS[number]} | " + " | ".join(f"{value:.2f}" for value in (*norms, *moves)) + " |"
-
-    lines = "\n".join(line(number) for number in range(3))
-    assert lines in PAGE, f"docs/lost-state.md should have these lines:\n{lines}"
-    assert f"{LATER} steps later" in PAGE
+def test_it_is_better_to_drop_the_errors_than_to_load_one_ranks(results: Results) -> None:
+    """As docs/lost-state.md says, and the more so the longer the run was."""
+    by_hook = [moved(results, "hook", n, "rank 0's") / moved(results, "hook", n, "none") for n in range(3)]
+    assert 1 < by_hook[0] < by_hook[1] < by_hook[2]
 
 
 def test_what_both_hold_in_memory(results: Results) -> None:

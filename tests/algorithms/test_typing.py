@@ -9,7 +9,6 @@ import tomllib
 from pathlib import Path
 
 import pytest
-
 from tests.algorithms.test_documented_example import shown
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,95 @@
+"""From records to answers.md and answers.pdf, and to README's cards and figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness.records.store import write_text_atomically
+from report.plotting import style
+from report.questions.asked import QUESTIONS, Question
+from report.questions.evidence import LONG, Answer, Evidence, evidence_of
+from report.questions.losses import loss_at_one_link
+from report.questions.speed import AT, SCORED, gain
+from report.render import environment, write_report
+from report.speed.comparisons import DDP
+
+NAME = "answers"
+RIVAL = "powersgd_rank_1"
+"""Of the scored methods that are no kin of CSER's, the one that README's card sets beside it."""
+
+BEGIN, END = "<!-- begin: cards -->", "<!-- end: cards -->"
+
+
+def build_answers(results: Path, output: Path | None = None, readme: Path | None = None) -> Path:
+    """Write answers.md, answers.pdf, figures/ and csv/; the same records give the same bytes. Returns answers.md.
+
+    Args:
+        results: folder of one's own records; what is not there is taken from those that ship.
+        output: where to write; None is the folder "answers" in `results`.
+        readme: a file with marks between which the three cards go; None for none.
+
+    Raises:
+        RecordError: a record is damaged or of another version; the message names the file.
+        UsageError: `results` is no folder.
+        ValueError: the readme has no marks.
+        OSError: the output cannot be written.
+    """
+    evidence = evidence_of(results)
+    with style():
+        found = [(question, question.answer(evidence)) for question in QUESTIONS]
+        answers = {question.number: answer for question, answer in found if answer}
+        figures = {f"question_{number}": each.figure for number, each in answers.items() if each.figure}
+        frames = {f"question_{number}": each.frame for number, each in answers.items()}
+        if long := evidence.experiment(LONG):
+            frames["loss_at_one_link"], figures["loss_at_one_link"] = loss_at_one_link(long)
+    output = output or results / NAME
+    said = [{"number": q.number, "asked": q.asked, "command": q.command, "text": _said(q, a)} for q, a in found]
+    names = sorted(each.frames.experiment.name for each in evidence.known.values() if each)
+    context = {"questions": said, "num_answered": len(answers), "names": names}
+    path = write_report(output, NAME, "answers.md.j2", context, frames, figures)
+    if readme:
+        put_into(readme, environment().get_template("cards.md.j2").render(cards_of(evidence, answers)).strip())
+    return path
+
+
+def _said(question: Question, answer: Answer | None) -> str:
+    """What the question's template says; empty where nothing was run."""
+    if answer is None:
+        return ""
+    template = environment().get_template(f"questions/{question.number}.md.j2")
+    return template.render(answer.numbers, rows=answer.rows, figure=f"figures/question_{question.number}.png").strip()
+
+
+def cards_of(evidence: Evidence, answers: dict[int, Answer]) -> dict[str, Any]:
+    """The numbers of the three cards; None for a card whose runs are missing."""
+    long = evidence.experiment(LONG)
+    has_accuracy = long is not None and long.has("mcser-96", long.baseline)
+    steps = answers[5].frame if 5 in answers else pd.DataFrame(columns=["method", "gbits"])
+    cells = steps[steps["gbits"] == AT / 1e9].set_index("method")
+    has_speed = {SCORED, DDP, RIVAL} <= set(cells.index)
+    return {
+        "accuracy": long.contrast("mcser-96", long.baseline) if long and has_accuracy else None,
+        "seeds": long.regime["seeds"] if long else [],
+        "over_best": gain(cells, SCORED, RIVAL) if has_speed else None,
+        "over_ddp": gain(cells, SCORED, DDP) if has_speed else None,
+        "gbits": AT / 1e9,
+        "money": answers[7].numbers if 7 in answers else None,
+    }
+
+
+def put_into(readme: Path, cards: str) -> None:
+    """Write the cards between the marks of a README.
+
+    Raises:
+        ValueError: it has no such marks.
+        OSError: it cannot be read or written.
+    """
+    text = readme.read_text()
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{readme} has no lines {BEGIN} and {END}; put them where the cards belong")
+    write_text_atomically(readme, f"{before}{BEGIN}\n{cards}\n{END}{after}", durable=False)

@@ -1,0 +1,148 @@
+"""What there is to answer from: experiments and step times, one's own where they were run, else those that ship."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from harness.records.store import read_record
+from harness.records.timings import ScoredSession
+from report.frame import Frames, UsageError, read_frames
+from report.speed.timed import STUDY
+from report.speed.workload_model import SpeedStudy, read_study
+from report.statistics import Pool, contrasts_frame, difference, pool_of
+from report.wording import points
+
+SHIPPED = Path(__file__).parents[2] / "results"
+"""Records that come with the project."""
+
+LONG = "fashion_mnist_long"
+TWO_LEVEL = "study_two_level"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a question's template is given.
+
+    frame: all that was found, for the CSV file. rows: what the template's table shows of it, with texts added.
+    """
+
+    frame: pd.DataFrame
+    numbers: Mapping[str, Any]
+    figure: Figure | None = None
+    rows: pd.DataFrame | None = None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """An experiment's frames, the pool of its variances and its declared contrasts."""
+
+    frames: Frames
+
+    @cached_property
+    def pool(self) -> Pool:
+        return pool_of(self.frames)
+
+    @cached_property
+    def contrasts(self) -> pd.DataFrame:
+        return contrasts_frame(self.frames)
+
+    @property
+    def baseline(self) -> str:
+        return self.frames.experiment.baseline or ""
+
+    def contrast(self, row: str, reference: str) -> dict[str, Any]:
+        """The declared contrast of two rows; where none was declared, their difference, and None for a verdict."""
+        own = self.contrasts
+        found = own[(own["row"] == row) & (own["reference"] == reference)]
+        return dict(found.iloc[0]) if len(found) else self.less(row, reference) | {"kind": None, "verdict": None}
+
+    def less(self, row: str, reference: str) -> dict[str, Any]:
+        """Row minus reference as a line, with what the row is, and estimate, low and high; NaN without runs."""
+        found = difference(self.frames, row, reference, self.pool)
+        low, high = found.interval() if found else (float("nan"),) * 2
+        line = self.frames.by_row.loc[row]
+        own = {key: line[key] for key in ("row", "label", "ratio", "learning_rate", "models_sent", "link_models")}
+        return own | {
+            "reference": reference,
+            "estimate": found.estimate if found else float("nan"),
+            "low": low,
+            "high": high,
+        }
+
+    def has(self, *rows: str) -> bool:
+        """Whether all these rows have a finished run."""
+        return all(row in self.frames.by_row.index and len(self.frames.done(row)) for row in rows)
+
+    @property
+    def regime(self) -> dict[str, Any]:
+        """Where its numbers were seen, for the templates."""
+        experiment, rows = self.frames.experiment, self.frames.rows
+        seeds = [len(self.frames.done(row)) for row in rows["row"][rows["base"].isna()]]
+        return {
+            "name": experiment.name,
+            "task": experiment.task,
+            "workers": experiment.settings.get("workers"),
+            "num_steps": int(rows["num_steps"].max()),
+            "num_parameters": int(rows["num_parameters"].iloc[0]),
+            "seeds": sorted({min(seeds), max(seeds)}),
+        }
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Reads an experiment when it is first asked for. `places`: folders of results, one's own before those shipped."""
+
+    places: tuple[Path, ...]
+    known: dict[str, Compared | None] = field(default_factory=dict)
+
+    def experiment(self, name: str) -> Compared | None:
+        """An experiment; None where none of its runs has a result anywhere.
+
+        Raises:
+            RecordError: a record is damaged or of another version.
+        """
+        if name not in self.known:
+            folders = [place / part / name for place in self.places for part in ("", "reference")]
+            found = (read_frames(folder) for folder in folders if (folder / "experiment.json").exists())
+            self.known[name] = next((Compared(each) for each in found if (each.runs["status"] == "done").any()), None)
+        return self.known[name]
+
+    @cached_property
+    def speed(self) -> SpeedStudy | None:
+        """The study of step times; None where there is none.
+
+        Raises:
+            RecordError: a record is damaged.
+        """
+        folder = next((place / "speedups" for place in self.places if (place / "speedups" / STUDY).exists()), None)
+        return read_study(folder) if folder else None
+
+    @cached_property
+    def scored(self) -> list[ScoredSession]:
+        """Sessions that timed exactly the settings that accuracy runs score."""
+        found = [path for place in self.places for path in sorted(place.glob("*speedups/scored-*.json"))]
+        return [read_record(path, ScoredSession) for path in found]
+
+
+def evidence_of(results: Path) -> Evidence:
+    """One's own results first.
+
+    Raises:
+        UsageError: there is no such folder.
+    """
+    if not results.is_dir():
+        raise UsageError(f"there is no folder {results}; give the folder of results, as --results results")
+    return Evidence(tuple(dict.fromkeys((results.resolve(), SHIPPED.resolve()))))
+
+
+def with_intervals(frame: pd.DataFrame) -> pd.DataFrame:
+    """With `interval` as a text, of differences or scores in points."""
+    texts = [f"{points(low)} to {points(high)}" for low, high in zip(frame["low"], frame["high"], strict=True)]
+    return frame.assign(interval=texts)

@@ -1,0 +1,187 @@
+"""The five examples of docs/adding.md are found where their files would lie, and keep what they promise."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from algorithms import BlockSparsifier, Collectives, DistributedOptimizer, Identity, algorithms, registry
+from algorithms import baselines as baselines_package
+from algorithms.core.compressors import SharedSupport
+from algorithms.core.layout import Layout
+from algorithms.core.randomness import Draw
+from algorithms.registry import _by_name, _classes, compressors
+from harness import tasks
+from harness.plan.foresee import foresee
+from harness.records.store import Result, read_record, read_run
+from harness.spec import TaskSpec
+from harness.tasks.parallel import ParallelText
+from harness.tasks.task import TensorSamples, find_task
+from harness.workers.attempt import attempt_as_rank, attempt_stacked
+from report.questions.evidence import LONG, evidence_of
+from report.render import environment
+from tests.algorithms.problems import make_model, make_optimizer, own_settings, train, trained, workers
+from tests.harness.support import job_for, small_config
+
+PAGE = Path(__file__).parents[1] / "docs" / "adding.md"
+METHOD, COMPRESSOR, BASELINE, TASK, TEXT, QUESTION = range(6)
+
+
+def shown(number: int, language: str = "python") -> str:
+    """One of the page's pieces of code."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)[number]
+
+
+def run(number: int, **names: Any) -> dict[str, Any]:
+    """What a piece defines."""
+    module = ModuleType("shown")
+    module.__dict__.update(names)
+    sys.modules["shown"] = module
+    exec(compile(shown(number), str(PAGE), "exec"), module.__dict__)
+    return module.__dict__
+
+
+# A method.
+
+
+@pytest.fixture
+def method(monkeypatch: pytest.MonkeyPatch) -> str:
+    kinds = [each for each in run(METHOD).values() if isinstance(each, type) and issubclass(each, DistributedOptimizer)]
+    (own,) = (each for each in kinds if each is not DistributedOptimizer)
+    monkeypatch.setitem(algorithms(), own.name, own)
+    return own.name
+
+
+def test_the_method_is_sgd_without_compression_and_reaches_a_ratio(method: str) -> None:
+    for ours, plain in zip(trained(method, {"compressor": Identity()}, 3, 9), trained("sgd", {}, 3, 9), strict=True):
+        torch.testing.assert_close(ours, plain, rtol=0, atol=1e-12)
+    assert algorithms()[method].at_ratio(4) == {"compressor": BlockSparsifier(4)}
+
+
+def test_the_method_sends_what_its_stages_say_and_its_workers_agree(method: str) -> None:
+    def work(collectives: Collectives) -> torch.Tensor:
+        model = make_model(torch.float32)
+        optimizer = make_optimizer(method, model, own_settings(method, [BlockSparsifier(4)]), collectives)
+        train(optimizer, model, collectives.rank, range(1, 8))
+        assert optimizer.traffic.training() == optimizer.expected_traffic(7).training()
+        assert optimizer.traffic.training_bits == 7 * 32 * 13
+        assert optimizer.agree_after(7) and len(optimizer.early_messages(8)) == 1
+        return optimizer.flat.parameters
+
+    first, second = workers(work, 2)
+    assert torch.equal(first, second)
+
+
+# A compressor.
+
+
+@pytest.fixture
+def stride(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """As the registry finds it: a file beside others, imported by its name."""
+    package = tmp_path / "shown_compressors"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "stride.py").write_text(shown(COMPRESSOR))
+    monkeypatch.syspath_prepend(tmp_path)
+    (found,) = _classes("shown_compressors", SharedSupport)  # type: ignore[type-abstract]
+    assert _by_name([(found.kind, found), *compressors().items()])["stride"] is found  # type: ignore[list-item]
+    return found
+
+
+def test_the_compressor_keeps_every_rth_coordinate_and_a_method_sends_them(stride: Any) -> None:
+    layout = Layout.of([torch.empty(100)])
+    kept = [stride(8).support(layout, Draw(0, step, "gradient")).gather(torch.arange(100.0)) for step in range(64)]
+    assert {int(each[0]) for each in kept} == set(range(8))
+    assert all((each.diff() == 8).all() and len(each) == 12 for each in kept)
+
+    def work(collectives: Collectives) -> torch.Tensor:
+        model = make_model(torch.float32)
+        settings = {"gradient_compressor": stride(8), "error_compressor": stride(2), "reset_interval": 2}
+        optimizer = make_optimizer("cser", model, settings, collectives)
+        train(optimizer, model, collectives.rank, range(1, 5))
+        numel = optimizer.flat.layout.numel
+        assert optimizer.traffic.training() == optimizer.expected_traffic(4).training()
+        assert optimizer.traffic.training_bits == 32 * (4 * (numel // 8) + 2 * (numel // 2))
+        return optimizer.flat.parameters
+
+    assert all(torch.isfinite(each).all() for each in workers(work, 2))
+
+
+def test_two_of_one_name_are_refused(stride: Any) -> None:
+    with pytest.raises(ValueError, match="two classes are named 'stride'"):
+        _by_name([("stride", stride), ("stride", stride)])
+
+
+# A baseline.
+
+
+@pytest.fixture
+def baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    (tmp_path / "ddp_bf16.py").write_text(shown(BASELINE))
+    monkeypatch.setattr(baselines_package, "__path__", [*baselines_package.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "algorithms.baselines.ddp_bf16", raising=False)
+    registry.baselines.cache_clear()
+    yield "ddp_bf16"
+    registry.baselines.cache_clear()
+
+
+def test_the_baseline_is_trained_and_sends_half(baseline: str, tmp_path: Path) -> None:
+    config = small_config(baseline, num_workers=1)
+    job = job_for(config, tmp_path / "results")
+    assert attempt_as_rank(job, 0, f"file://{tmp_path}/rendezvous")
+    result = read_run(job.folder).result
+    assert result is not None and result.test_accuracy is not None and result.test_accuracy > 0.3
+    assert result.traffic["gradient"].bits == 16 * 742 * 80 == foresee(config).bits
+    assert registry.methods()[baseline].at_ratio(2) == {} and baseline not in registry.algorithms()
+
+
+# A task.
+
+
+@pytest.fixture
+def letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "letters.py").write_text(shown(TASK))
+    monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "harness.tasks.letters", raising=False)
+    return "letters"
+
+
+def test_the_task_is_found_counted_and_learnt(letters: str, tmp_path: Path) -> None:
+    task = find_task(letters)
+    samples = task.load(None, TaskSpec(name=letters), torch.device("cpu"))
+    assert isinstance(samples, TensorSamples) and len(samples.train_labels) == task.num_train
+    held_out = task.load(None, TaskSpec(name=letters, held_out=64, num_train=520), torch.device("cpu"))
+    assert len(held_out.train_labels) == 520
+    config = small_config(task={"name": letters}, model={"name": "mlp", "options": {"hidden": 16}}, num_epochs=4)
+    job = job_for(config, tmp_path / "results")
+    attempt_stacked(job)
+    accuracy = read_record(job.folder / "result.json", Result).test_accuracy
+    assert accuracy is not None and accuracy > 5 / 26
+
+
+def test_the_text_task_has_what_plans_ask_for() -> None:
+    from harness.tasks.parallel import TextFiles
+
+    task = run(TEXT, ParallelText=ParallelText, TextFiles=TextFiles)["TASK"]
+    assert task.num_train == 4_468_840 and task.num_classes == 37_000 and task.input_shape == (2, 128)
+
+
+# A question.
+
+
+def test_the_question_is_answered_and_said() -> None:
+    evidence = evidence_of(PAGE.parents[1] / "results")
+    answer = run(QUESTION)["the_worst_seed"](evidence)
+    long = evidence.experiment(LONG)
+    assert long
+    text = environment().from_string(shown(0, "jinja")).render(answer.numbers, rows=answer.rows)
+    lowest = min(long.frames.done(row).min() for row in long.frames.rows["row"] if len(long.frames.done(row)))
+    assert f"**{100 * lowest:.2f} %** is the lowest" in text and "`measured` " in text
+    assert len(answer.frame) == sum(len(long.frames.done(row)) > 0 for row in long.frames.rows["row"])
