@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         ("preflight", commands.preflight, "look at data, disk and GPUs before a long experiment"),
         ("run", commands.run, "do the runs that are missing"),
         ("status", commands.status, "say how far each row is"),
-        ("collect", commands.collect, "write all results of an experiment as one CSV"),
+        ("collect", commands.collect, "write an experiment's rows, runs, scores and trials as CSV"),
         ("report", commands.report, "make report.md and report.pdf from the records"),
     ):
         sub = subparsers.add_parser(name, help=what, description=what)

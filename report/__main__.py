@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from report.accuracy.records import UsageError
-from report.kit.ends import end_of
+from report.ends import end_of
+from report.frame import UsageError
 
 _DESCRIPTION = """\
 Build the report of an experiment, or of a study of step times, from its records: report.md, report.pdf, figures/ and
 csv/. It can be built at any moment, with runs missing or none done, and the same records give the same files to the
-byte."""
+byte. With --frames, the records alone as tables: rows, runs, scores, tuning and attempts, in frames/."""
 _EPILOG = """\
 examples:
   python -m report results/fashion_mnist
@@ -43,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="of a study: folder of an accuracy experiment to join with the step times; may be given several times",
     )
+    parser.add_argument("--frames", action="store_true", help="of an experiment: write its tables as CSV and no report")
     parser.add_argument("--output", type=Path, help="folder to write into (default: the experiment's)")
     return parser
 
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Build a report; returns the exit status."""
     options = parser().parse_args(arguments)
     # Here and not above, so that --help does not wait for the plotting library.
-    from report.accuracy.build import build_report
+    from report.accuracy_report import build_report, write_frames
     from report.speed.build import build_speed_report, is_speed_study
 
     def write() -> str:
@@ -60,10 +61,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise UsageError(
                     "--tuning belongs to an accuracy experiment and the folder holds a study; leave it out"
                 )
+            if options.frames:
+                raise UsageError(
+                    "--frames belongs to an accuracy experiment and the folder holds a study; leave it out"
+                )
             path = build_speed_report(options.folder, options.accuracy, options.output)
         else:
             if options.accuracy:
                 raise UsageError("--accuracy belongs to a study and the folder holds no study.json; leave it out")
+            if options.frames:
+                return f"wrote {write_frames(options.folder, options.tuning, options.output)}"
             path = build_report(options.folder, options.tuning, options.output)
         return f"wrote {path} and report.pdf, figures/ and csv/ beside it"
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from report.accuracy.build import build_report
+from report.accuracy_report import build_report
 from report.synthetic import METHODS, Design, make_experiment
 
 

@@ -30,7 +30,8 @@ TRAINING = ("gradient", "error", "model")
 _RUN = ["row", "seed", "run_id", "status", "score", "train_loss", "test_loss", "bits", "wall_seconds"]
 _SCORE = ["row", "seed", "run_id", "step", "epoch", "learning_rate", "score", "train_loss", "test_loss", "bits_sent"]
 _SCORE += ["error_norm", "worker_distance", "wall_seconds"]
-_TUNING = ["row", "trial", "candidate", "learning_rate", "seed", "run_id", "score", "train_loss", "status"]
+_TUNING = ["row", "label", "trial", "candidate", "learning_rate", "num_epochs", "seed", "run_id", "status", "score"]
+_TUNING += ["train_loss"]
 _ATTEMPT = ["run_id", "row", "attempt", "started_at", "resumed_from_step", "host", "command", "launch", "backend"]
 _ATTEMPT += ["device", "git_commit", "git_diff_sha256", "python", "cpu", "num_cpus", "accelerator", "nccl"]
 
@@ -70,10 +71,19 @@ class Frames:
         """The declared comparisons; none in an experiment that declares none."""
         return list(self.experiment.contrasts or [])
 
+    @property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The frames by name."""
+        return {name: getattr(self, name) for name in ("rows", "runs", "scores", "tuning", "attempts")}
+
     @cached_property
     def by_row(self) -> pd.DataFrame:
         """`rows`, to be looked up by the row's name."""
         return self.rows.set_index("row", drop=False)
+
+    def row(self, name: str) -> dict[str, Any]:
+        """A row's line, as plain values."""
+        return {str(key): value for key, value in self.by_row.loc[name].items()}
 
     @cached_property
     def _done(self) -> dict[str, pd.Series[float]]:
@@ -234,8 +244,15 @@ def _trials(planned: _Planned, metric: Metric) -> pd.DataFrame:
     for row, seed, (run_id, run) in planned:
         result = run.result if run is not None else None
         status: Status = status_of(result) if result else "failed" if run is not None and run.failure else "missing"
-        line = {"row": row.tunes, "trial": row.row, "candidate": row.candidate, "learning_rate": row.learning_rate}
-        line |= {"seed": seed, "run_id": run_id, "status": status, "train_loss": best_training_loss(run)}
+        line: dict[str, Any] = {"row": row.tunes, "label": row.label, "trial": row.row, "candidate": row.candidate}
+        line |= {
+            "learning_rate": row.learning_rate,
+            "num_epochs": row.num_epochs,
+            "seed": seed,
+            "run_id": run_id,
+            "status": status,
+            "train_loss": best_training_loss(run),
+        }
         done = result is not None and status == "done"
         lines.append(line | {"score": score_in(result, metric) if result and done else math.nan})
     return pd.DataFrame(lines, columns=_TUNING)

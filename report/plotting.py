@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.typing import RcKeyType
@@ -27,7 +29,7 @@ LEAST_SIZE = 7.0
 
 FAMILIES: dict[str, tuple[str, str]] = {
     "all sent": ("#555555", "sgd"),
-    "bounds": ("#999999", "alone sgd_accumulate"),
+    "bounds": ("#777777", "alone sgd_accumulate"),
     "error reset": ("#1A5FD0", "csea cser cser_pl mcser"),
     "error feedback": ("#C23B00", "ef_sgd qsparse_local_sgd ef21_sgdm powersgd"),
     "local steps": ("#1C8C4B", "local_sgd diloco sparta"),
@@ -81,12 +83,17 @@ def colour_of(algorithm: str) -> str:
     return FAMILIES[family][0] if family in FAMILIES else OTHER
 
 
-def new_figure(height: float, columns: int = 1, share_y: bool = False) -> tuple[Figure, list[Axes]]:
-    """A figure of page width with axes side by side; `height` in inches. No global state, so figures do not touch."""
+def new_figure(height: float, columns: int = 1, rows: int = 1, shared: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure of page width with a grid of axes, row by row. No global state, so that figures do not touch.
+
+    Args:
+        height: of the whole, in inches.
+        shared: whether all axes have the same limits.
+    """
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, columns, squeeze=False, sharey=share_y)
-    return figure, list(axes[0])
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared)
+    return figure, [each for line in axes for each in line]
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -102,33 +109,73 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(path.with_suffix(".pdf"), format="pdf", metadata=nobody)
 
 
-def plain_log_ticks(axis: Axis, most: int) -> None:
-    """Ticks of a log axis as plain numbers, about `most` of them."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=most))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+def decades(axis: Axis) -> None:
+    """Ticks of a log axis at powers of ten, with "k" for thousands."""
+    axis.set_major_locator(LogLocator(numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:,g}k" if value >= 1000 else f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
 
+def headline(figure: Figure, title: str) -> None:
+    """The finding, over the whole width, in as many lines as it needs."""
+    figure.suptitle(textwrap.fill(title, 84), fontsize=9.5, fontweight="bold", x=0.012, ha="left")
+
+
+def names_beside(axes: Axes, named: list[tuple[str, Line2D]]) -> None:
+    """Names right of the axes with the marker and colour of their lines, in the order given, which no line crosses."""
+    lines = [line for _, line in named]
+    legend = axes.legend(
+        lines, [name for name, _ in named], loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=1.4,
+        borderaxespad=0.3, handletextpad=0.5, labelspacing=0.35,
+    )  # fmt: skip
+    for text, line in zip(legend.get_texts(), lines, strict=True):
+        text.set_color(line.get_color())
+
+
 def end_labels(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
-    """Names right of the ends of lines (x, y, name, colour), moved apart so that none touches another."""
+    """Names right of the ends of lines (x, y, name, colour), moved apart so that none touches another.
+
+    The figure must have its final limits: names are placed by where the axes then are.
+    """
     figure = axes.get_figure(root=True)
     assert figure is not None, "axes are made with their figure"
     figure.draw_without_rendering()
-    height = 1.25 * SIZE * figure.dpi / 72
-    placed = sorted(ends, key=lambda end: axes.transData.transform((end[0], end[1]))[1])
-    below = -float("inf")
-    for x, y, name, colour in placed:
-        up = float(axes.transData.transform((x, y))[1])
-        below = max(up, below + height)
-        offset = (5, (below - up) * 72 / figure.dpi)
-        axes.annotate(name, (x, y), xytext=offset, textcoords="offset points", va="center", color=colour)
+    height = 1.3 * SIZE * figure.dpi / 72
+    box = axes.get_window_extent()
+    heights = [float(axes.transData.transform((end[0], end[1]))[1]) for end in ends]
+    order = sorted(range(len(ends)), key=lambda number: heights[number])
+    places = spread([heights[number] for number in order], height, box.y0 + height / 2, box.y1 - height / 2)
+    for number, place in zip(order, places, strict=True):
+        x, y, name, colour = ends[number]
+        offset = (6, (place - heights[number]) * 72 / figure.dpi)
+        text = axes.annotate(name, (x, y), xytext=offset, textcoords="offset points", va="center", color=colour)
+        text.set_in_layout(False)
+
+
+def spread(places: list[float], gap: float, low: float, high: float) -> list[float]:
+    """Sorted places moved apart to at least `gap`, upwards and then, where they pass `high`, down again."""
+    moved: list[float] = []
+    for place in places:
+        moved.append(max(place, moved[-1] + gap if moved else low))
+    top = high
+    for number in range(len(moved) - 1, -1, -1):
+        moved[number] = min(moved[number], top)
+        top = moved[number] - gap
+    return moved
 
 
 def texts_of(figure: Figure) -> Iterator[Text]:
-    """All texts that are seen."""
+    """All texts that are seen; ticks beyond an axis's ends are made and never drawn."""
+    hidden: set[Text] = set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+                if not axes.get_visible() or not low <= tick.get_loc() <= high:
+                    hidden |= {tick.label1, tick.label2}
     for found in figure.findobj(Text):
         assert isinstance(found, Text)
-        if found.get_visible() and found.get_text().strip():
+        if found.get_visible() and found.get_text().strip() and found not in hidden:
             yield found
 
 

@@ -32,7 +32,7 @@ _PREAMBLE = """\
 #let picture(path, body) = block(above: 1.1em, below: 1.1em, breakable: false)[
   #image(path, width: 100%) #block(above: 0.5em)[#text(8.5pt, fill: luma(60), body)]]
 #let grid-table(columns, align, count, head, ..cells) = block(width: 100%, above: 0.8em, below: 1.1em,
-  breakable: count > 14, layout(page => {{
+  breakable: count > 20, layout(page => {{
     let drawn(size, columns) = {{
       set text(size, number-width: "tabular")
       set par(leading: 0.42em, justify: false)

@@ -67,6 +67,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun if number == 1 else noun + 's'}"
 
 
+def number(value: Any) -> str:
+    """A number that is text already."""
+    return text(value)
+
+
 def code(value: Any) -> str:
     """A name, as a row's or a run's, in type of a fixed width."""
     return f"`{value}`" if _known(value) else NONE
@@ -120,6 +125,7 @@ FORMATS: dict[str, Callable[[Any], str]] = {
         short,
         count,
         probability,
+        number,
         text,
         code,
         rate,

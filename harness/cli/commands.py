@@ -108,12 +108,8 @@ def status(options: argparse.Namespace) -> int:
 
 
 def collect(options: argparse.Namespace) -> int:
-    """Write all results as one CSV, and print its path."""
-    from harness.records.collect import collect_runs
-
-    spec = load_spec(find_spec(options.experiment))
-    print(collect_runs(_folder(options, spec.name)))
-    return 0
+    """Write the experiment's tables as CSV, and say where."""
+    return _report(options, "--frames")
 
 
 def pack(options: argparse.Namespace) -> int:
@@ -147,17 +143,21 @@ def _folder(options: argparse.Namespace, name: str) -> Path:
 
 def report(options: argparse.Namespace) -> int:
     """Build the report; the exit code is the report's."""
+    return _report(options)
+
+
+def _report(options: argparse.Namespace, *words: str) -> int:
     import subprocess
 
     from harness.plan.tuning_records import tuning_folder
 
     spec = load_spec(find_spec(options.experiment))
-    words = [sys.executable, "-m", "report", str(_folder(options, spec.name))]
+    command = [sys.executable, "-m", "report", str(_folder(options, spec.name)), *words]
     searched = tuning_folder(spec, options.results)
     if searched.parent != options.results:
-        words += ["--tuning", str(searched)]
+        command += ["--tuning", str(searched)]
     # A process of its own: the report knows the records alone, and the harness does not know the report.
-    return subprocess.run(words, check=False).returncode
+    return subprocess.run(command, check=False).returncode
 
 
 def advise(options: argparse.Namespace) -> int:

@@ -11,10 +11,7 @@ from harness.records.experiment import Experiment, Row, read_experiment
 from harness.records.metrics import ACCURACY, Metric, metric_of, score_in
 from harness.records.packs import open_runs
 from harness.records.store import RecordError, RunRecord
-
-
-class UsageError(ValueError):
-    """The command was given something that cannot be used; the message is one sentence for the user."""
+from report.frame import UsageError as UsageError
 
 
 @dataclass(frozen=True)

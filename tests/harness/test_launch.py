@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import harness.records.collect
 import pytest
 import torch
 import torch.distributed as dist
 
 import harness.cli.progress
 import harness.cli.show
-import harness.records.collect
 from harness.__main__ import main
 from harness.plan.plan import Plan, make_plan
 from harness.records.run_lock import owned

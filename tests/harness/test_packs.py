@@ -22,13 +22,13 @@ from harness.cli.show import show_status
 from harness.plan.plan import Plan, make_plan
 from harness.plan.tuning_records import outcome
 from harness.records import packing, packs, store
-from harness.records.collect import collect_runs
 from harness.records.packing import pack, unpack
 from harness.records.packs import open_runs, parse, render
 from harness.records.store import RUN_FILES, VERSION, RecordError, read_files, read_run
 from harness.spec import RunConfig, run_id
 from harness.spec_file import load_spec
 from harness.workers.launch import launch, missing_runs, write_experiment
+from report.frame import read_frames
 from slurm.status import observe
 from tests.harness.support import CSER, Quiet, launch_options, small_config, small_spec, write_spec
 
@@ -389,7 +389,7 @@ def test_a_packed_run_is_done_in_every_respect(tmp_path: Path, capsys: pytest.Ca
     def seen() -> tuple[object, ...]:
         show_status(plan, tmp_path)
         campaign = observe(folder, plan.experiment, None, {})
-        return capsys.readouterr().out, collect_runs(folder).read_text(), campaign, missing_runs(plan, folder)
+        return capsys.readouterr().out, read_frames(folder).runs.to_csv(), campaign, missing_runs(plan, folder)
 
     before = seen()
     shutil.rmtree(folder / plan.runs[0].run_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from report.accuracy.build import build_report
+from report.accuracy_report import build_report
 from report.synthetic import METHODS, TOP_K, Design, make_experiment, make_tuning
 
 DESIGN = Design(

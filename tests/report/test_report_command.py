@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from report.__main__ import main
-from report.accuracy.findings import study_of
-from report.accuracy.records import read_records
 from report.bench import design_of
+from report.frame import read_frames
 from report.synthetic import make_experiment
 from tests.report.made_up import DESIGN
 
@@ -88,7 +87,7 @@ def test_output_is_a_file(capsys: pytest.CaptureFixture[str], records: Path) -> 
 def test_a_torn_last_event_is_dropped(records: Path) -> None:
     path = _first_run(records) / "events.jsonl"
     path.write_text(path.read_text() + '{"step": 12')
-    assert study_of(read_records(records)).compared
+    assert len(read_frames(records).scores)
 
 
 def test_unplanned_folders_are_counted(records: Path) -> None:
@@ -96,12 +95,12 @@ def test_unplanned_folders_are_counted(records: Path) -> None:
     stray = records / "stray"
     stray.mkdir()
     (stray / "run.json").write_text((run / "run.json").read_text())
-    assert read_records(records).unplanned == 1
+    assert read_frames(records).unplanned == 1
 
 
 def test_help_and_no_torch() -> None:
     """Building a report loads nothing of torch; --help names the exit statuses."""
-    code = "import sys, report.accuracy.build, report.__main__; sys.exit('torch' in sys.modules)"
+    code = "import sys, report.accuracy_report, report.__main__; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     done = subprocess.run([sys.executable, "-m", "report", "--help"], capture_output=True, text=True, check=True)
     assert "exit status" in done.stdout and "--tuning" in done.stdout
@@ -119,4 +118,4 @@ def test_a_methods_name_is_its_label(records: Path) -> None:
     plan = json.loads(path.read_text())
     plan["rows"][1] |= {"label": "CSER 64", "ratio": 64}
     path.write_text(json.dumps(plan))
-    assert read_records(records).rows[1].method == "CSER 64"
+    assert read_frames(records).rows["label"][1] == "CSER 64"

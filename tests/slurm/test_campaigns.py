@@ -14,7 +14,7 @@ from harness.plan.plan import Plan, PlannedRun, make_plan
 from harness.records.store import Failure, Heartbeat, RecordError, read_optional, read_record, read_run
 from harness.spec_file import load_spec
 from harness.workers.attempt import attempt_stacked
-from report.accuracy.build import build_report
+from report.accuracy_report import build_report
 from slurm.starts import read_starts
 from slurm.status import campaign_status, queued_jobs
 from tests.harness.support import ROOT, Table, changed, comparable, job_for, small_spec, write_spec

@@ -1,0 +1,221 @@
+"""The regime: whether an experiment can tell a loss, how many models a method needs, what predicts what it loses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+from scipy.special import expit
+
+from report.frame import Frames
+from report.statistics import against_baseline
+
+MARGINS, DEVIATIONS = 3, 10
+"""An experiment can tell if its gap from floor to ceiling holds so many margins, and so many standard deviations."""
+
+PREDICTORS = {
+    "models sent": ("models_sent",),
+    "ratio": ("ratio_sent",),
+    "steps": ("num_steps",),
+    "steps and ratio": ("num_steps", "ratio_sent"),
+}
+"""By name: the columns whose logarithms a curve is fitted in. `ratio_sent` is steps over models sent."""
+
+_LEAST_ROWS = 5
+"""Rows that a method needs for its curves."""
+
+_LIMITS = (10.0, 4.0)
+"""Bounds of a curve's middle value and of its slopes, either way."""
+
+Vector = NDArray[np.float64]
+
+
+def assay_frame(frames: Frames) -> pd.DataFrame:
+    """The gap between everything sent and a worker alone, at every length, longest first.
+
+    Columns: num_steps, ceiling, floor, gap (shares), deviation (between seeds, of the bound that spreads more), reason
+    (why a loss could not be told; None where it could).
+    """
+    experiment, rows = frames.experiment, frames.rows
+    lines = []
+    lengths = rows.loc[(rows["rule"] == "held_out") & rows["tunes"].isna(), "num_steps"].unique()
+    for steps in sorted((int(each) for each in lengths), reverse=True):
+        ceiling, floor = (_bound(frames, name, steps) for name in (experiment.baseline, experiment.floor))
+        high, low = ceiling.mean(), floor.mean()
+        deviation = max(ceiling.std(ddof=1), floor.std(ddof=1)) if min(len(ceiling), len(floor)) > 1 else math.nan
+        reason = _reason(experiment.margin, high - low, deviation)
+        lines.append((steps, high, low, high - low, deviation, reason))
+    return pd.DataFrame(lines, columns=["num_steps", "ceiling", "floor", "gap", "deviation", "reason"])
+
+
+def _bound(frames: Frames, name: str | None, num_steps: int) -> pd.Series[float]:
+    rows = frames.rows
+    is_it = ((rows["row"] == name) | (rows["base"] == name)) & (rows["rule"] == "held_out")
+    found = rows.loc[is_it & (rows["num_steps"] == num_steps), "row"].to_list()
+    return frames.done(found[0]) if name is not None and found else pd.Series(dtype=float)
+
+
+def _reason(margin: float | None, gap: float, deviation: float) -> str | None:
+    if margin is None:
+        return "it sets no margin"
+    if math.isnan(gap):
+        return "it has no finished runs of a worker alone and of all sent, so what could be lost is unknown"
+    if gap < MARGINS * margin:
+        return f"what can be lost is {gap / margin:.2g} margins, where {MARGINS} are needed"
+    if math.isnan(deviation) or gap < DEVIATIONS * deviation:
+        return f"what can be lost is less than {DEVIATIONS} standard deviations between seeds"
+    return None
+
+
+def needs_frame(frames: Frames) -> pd.DataFrame:
+    """What a method needs, at the experiment's own length alone: one line a method with a row that sends anything.
+
+    Each row is judged alone, by a one-sided bound of 95 % and without a correction. Columns: label, algorithm,
+    num_tried, fewest_tried, most_tried (models sent by one worker), shown_more (the most models at which it is shown to
+    lose more than the margin), shown_less (the fewest above those at which it is shown to lose less) with the rows, and
+    `crossing`: the models at which a line between two neighbouring measured points, by the logarithm of models, crosses
+    the margin; it exists only between such points. NaN where there is none.
+    """
+    experiment = frames.experiment
+    if experiment.margin is None or experiment.baseline is None:
+        return pd.DataFrame()
+    known = against_baseline(frames).merge(frames.rows, on="row")
+    own = known["base"].isna() & (known["rule"] == "held_out") & (known["reference"] == experiment.baseline)
+    known = known[own & (known["models_sent"].fillna(0) > 0)]
+    lines = [
+        {
+            "label": label,
+            "algorithm": group["algorithm"].iloc[0],
+            **_need(group.sort_values("models_sent"), experiment.margin),
+        }
+        for label, group in known.groupby("label", sort=False)
+    ]
+    return pd.DataFrame(lines)
+
+
+def _need(tried: pd.DataFrame, margin: float) -> dict[str, object]:
+    models = tried["models_sent"].to_numpy(dtype=float)
+    estimates = tried["estimate"].to_numpy(dtype=float)
+    more = np.flatnonzero(tried["high_one_sided"].to_numpy(dtype=float) < -margin)
+    less = np.flatnonzero(tried["low_one_sided"].to_numpy(dtype=float) > -margin)
+    last = int(more[-1]) if len(more) else None
+    first = next((int(index) for index in less if last is None or index > last), None)
+    start, end = 0 if last is None else last, len(models) - 1 if first is None else first
+    ups = [n for n in range(start, end) if estimates[n] < -margin <= estimates[n + 1]]
+    return {
+        "num_tried": len(tried),
+        "fewest_tried": models[0],
+        "most_tried": models[-1],
+        "shown_more": math.nan if last is None else models[last],
+        "shown_more_row": None if last is None else tried["row"].iloc[last],
+        "shown_less": math.nan if first is None else models[first],
+        "shown_less_row": None if first is None else tried["row"].iloc[first],
+        "shown_less_link": math.nan if first is None else tried["link_models"].iloc[first],
+        "crossing": _crossing(models[ups[-1] : ups[-1] + 2], estimates[ups[-1] : ups[-1] + 2], margin)
+        if ups
+        else math.nan,
+    }
+
+
+def _crossing(models: Vector, estimates: Vector, margin: float) -> float:
+    share = (-margin - estimates[0]) / (estimates[1] - estimates[0])
+    return float(math.exp(math.log(models[0]) + share * (math.log(models[1]) - math.log(models[0]))))
+
+
+def lost_frame(frames: Frames) -> pd.DataFrame:
+    """The share of the gap that each row of each length loses: 0 is as good as all sent, 1 as a worker alone.
+
+    What loses more than all counts as 1, seed by seed and in the mean, so that both can be compared. Columns: row,
+    label, num_steps, models_sent, ratio_sent, lost, noise (variance of `lost` between seeds, the ceiling's with it).
+    Rows of methods with runs at two lengths or more and at least five rows; lengths that cannot tell are left out.
+    """
+    telling = _telling(frames)
+    bounds = {frames.experiment.baseline, frames.experiment.floor}
+    lines = []
+    for row in frames.rows.to_dict("records"):
+        steps, scores = int(row["num_steps"]), frames.done(row["row"]).to_numpy(dtype=float)
+        is_bound = bool({row["row"], row["base"]} & bounds)
+        if row["rule"] != "held_out" or is_bound or not row["models_sent"] or steps not in telling or not len(scores):
+            continue
+        ceiling, ceiling_noise, gap = telling[steps]
+        shares = np.minimum((ceiling - scores) / gap, 1.0)
+        lost, noise = float(shares.mean()), float(shares.var(ddof=1)) / len(shares) if len(shares) > 1 else math.nan
+        noise += ceiling_noise if lost < 1 else 0.0
+        models = float(row["models_sent"])
+        lines.append((row["row"], row["label"], steps, models, steps / models, lost, noise))
+    columns = ["row", "label", "num_steps", "models_sent", "ratio_sent", "lost", "noise"]
+    frame = pd.DataFrame(lines, columns=columns)
+    groups = frame.groupby("label", sort=False)
+    enough = (groups["row"].transform("size") >= _LEAST_ROWS) & (groups["num_steps"].transform("nunique") > 1)
+    return frame[enough].reset_index(drop=True)
+
+
+def _telling(frames: Frames) -> dict[int, tuple[float, float, float]]:
+    """By a length that can tell: the ceiling's mean, the variance of that mean in shares of the gap, the gap."""
+    found = {}
+    for line in assay_frame(frames).to_dict("records"):
+        if line["reason"] is None:
+            scores = _bound(frames, frames.experiment.baseline, line["num_steps"]).to_numpy(dtype=float)
+            noise = float(scores.var(ddof=1)) / len(scores) / line["gap"] ** 2
+            found[int(line["num_steps"])] = (line["ceiling"], noise, line["gap"])
+    return found
+
+
+def predictors_frame(lost: pd.DataFrame) -> pd.DataFrame:
+    """How much of the variance of `lost_frame`, about each method's mean, a curve a method explains.
+
+    Columns: predictor, num_rows, fitted (by curves through all rows), left_out (each length from the other lengths
+    alone; below 0 is worse than the method's mean). To six digits, as fits differ beyond them between machines.
+    """
+    if lost.empty:
+        return pd.DataFrame(columns=["predictor", "num_rows", "fitted", "left_out"])
+    groups = [group for _, group in lost.groupby("label", sort=False)]
+    total = sum(float(((group["lost"] - group["lost"].mean()) ** 2).sum()) for group in groups)
+    lines = []
+    for name, columns in PREDICTORS.items():
+        misses = np.array([_misses(group, columns) for group in groups]).sum(axis=0)
+        fitted, left_out = (round(float(1 - miss / total), 6) if total else math.nan for miss in misses)
+        lines.append((name, len(lost), fitted, left_out))
+    return pd.DataFrame(lines, columns=["predictor", "num_rows", "fitted", "left_out"])
+
+
+def noise_share(lost: pd.DataFrame) -> float:
+    """Share of the variance that predictors are held against which is the seeds' own, capped as the shares lost are."""
+    known = lost.dropna(subset="noise")
+    total = float(((known["lost"] - known.groupby("label")["lost"].transform("mean")) ** 2).sum())
+    return float(known["noise"].sum()) / total if total else math.nan
+
+
+def _misses(group: pd.DataFrame, columns: Sequence[str]) -> tuple[float, float]:
+    """Squared misses of the curve through all of a method's rows, and of those that have not seen a row's length."""
+    logs, lost = np.log(group[list(columns)].to_numpy(dtype=float)), group["lost"].to_numpy(dtype=float)
+    steps = group["num_steps"].to_numpy()
+    fitted = _fit(logs, lost, logs)
+    left_out = np.empty(len(lost))
+    for length in np.unique(steps):
+        there = steps == length
+        left_out[there] = _fit(logs[~there], lost[~there], logs[there])
+    return float(((lost - fitted) ** 2).sum()), float(((lost - left_out) ** 2).sum())
+
+
+def _fit(logs: Vector, lost: Vector, at: Vector) -> Vector:
+    """Values at `at` of the logistic curve that is nearest to `lost` by least squares."""
+    centre = logs.mean(axis=0)
+    design, wanted = (np.hstack([np.ones((len(each), 1)), each - centre]) for each in (logs, at))
+    limits = np.array([_LIMITS[0], *[_LIMITS[1]] * logs.shape[1]])
+
+    def misses(parameters: Vector) -> Vector:
+        return np.asarray(expit(design @ parameters) - lost, dtype=np.float64)
+
+    def slopes(parameters: Vector) -> Vector:
+        values = expit(design @ parameters)
+        return np.asarray((values * (1 - values))[:, None] * design, dtype=np.float64)
+
+    mean = float(np.clip(lost.mean(), 0.01, 0.99))
+    start = np.array([math.log(mean / (1 - mean)), *[-0.5] * logs.shape[1]])
+    found = least_squares(misses, start, jac=slopes, bounds=(-limits, limits), method="dogbox")
+    return np.asarray(expit(wanted @ found.x), dtype=np.float64)

@@ -1,0 +1,162 @@
+"""The report of an accuracy experiment: made-up ones with holes in them, and those that ship."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import typst
+
+from harness.records.packs import open_runs
+from report.__main__ import main
+from report.accuracy_figures import at_link_load, drawn_methods, link_figure, loss_figure
+from report.accuracy_report import accuracy_frame, build_report, main_load
+from report.frame import Frames, read_frames
+from report.plotting import faults_of
+from report.regime import lost_frame, needs_frame, noise_share, predictors_frame
+from report.statistics import contrasts_frame
+from report.typesetting import typst_of
+from tests.report.made_up import Built
+
+RESULTS = Path(__file__).parents[2] / "results"
+REPORTED = sorted(path.parent for path in RESULTS.rglob("report.md") if (path.parent / "experiment.json").exists())
+LONG = RESULTS / "reference" / "fashion_mnist_long"
+PART = re.compile(r"<!-- begin: Attempts and times -->.*<!-- end: Attempts and times -->", re.S)
+
+
+@pytest.fixture(scope="module")
+def long() -> Frames:
+    return read_frames(LONG)
+
+
+def _files(folder: Path, *patterns: str) -> dict[str, bytes]:
+    found = (path for pattern in patterns for path in folder.glob(pattern))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(found)}
+
+
+@pytest.mark.parametrize("folder", REPORTED, ids=lambda folder: folder.name)
+def test_a_shipped_report_is_rebuilt_to_the_byte(folder: Path, tmp_path: Path) -> None:
+    build_report(folder, output=tmp_path, with_pdf=False)
+    assert _files(tmp_path, "report.md", "csv/*.csv") == _files(folder, "report.md", "csv/*.csv")
+
+
+@pytest.mark.parametrize("folder", REPORTED, ids=lambda folder: folder.name)
+def test_a_shipped_report_is_short(folder: Path) -> None:
+    """At most eight pages, of which the first has the verdict."""
+    text = (folder / "report.md").read_text()
+    pages = typst.compile(typst_of(text, folder).encode(), root=str(folder), format="png", ppi=8.0)
+    assert isinstance(pages, bytes) or len(pages) <= 8
+
+
+@pytest.mark.parametrize("folder", REPORTED, ids=lambda folder: folder.name)
+def test_verdicts_are_sentences_that_one_can_read(folder: Path) -> None:
+    quoted = [line[1:].strip() for line in (folder / "report.md").read_text().splitlines() if line.startswith(">")]
+    said = " ".join(line for line in quoted if not line.startswith("|")).replace("*", "")
+    for sentence in re.split(r"(?<=[.?!])\s", said):
+        assert len(sentence.split()) <= 30 and len(re.findall(r"\d[\d,.]*", sentence)) <= 4, sentence
+
+
+def test_means_and_differences_are_the_packs(long: Frames) -> None:
+    """Worked out again from the packed runs, by names of rows alone."""
+    scores = pd.Series({run_id: run.result.test_accuracy for run_id, run in open_runs(LONG).items() if run.result})
+    plan = {
+        row["row"]: list(row["runs"].values()) for row in json.loads((LONG / "experiment.json").read_text())["rows"]
+    }
+    shown = accuracy_frame(long).set_index("row")
+    for row in ("sgd", "mcser-96", "ef_topk-1536", "local_sgd-12"):
+        assert shown.loc[row, "mean"] == pytest.approx(scores[plan[row]].mean(), abs=1e-12)
+        if row != "sgd":
+            difference = scores[plan[row]].mean() - scores[plan["sgd"]].mean()
+            assert shown.loc[row, "difference"] == pytest.approx(difference, abs=1e-12)
+
+
+def test_no_cell_of_what_a_method_needs_contradicts_another(long: Frames) -> None:
+    needs = needs_frame(long)
+    accuracy = accuracy_frame(long).set_index("row")
+    assert needs["shown_less"].notna().sum() > 5
+    for line in needs.itertuples():
+        known = [value for value in (line.shown_more, line.crossing, line.shown_less) if not math.isnan(value)]
+        assert known == sorted(set(known)), f"{line.label}: {known}"
+        assert all(line.fewest_tried <= value <= line.most_tried for value in known)
+        if isinstance(line.shown_less_row, str):
+            assert accuracy.loc[line.shown_less_row, "difference"] > -0.005
+        if isinstance(line.shown_more_row, str):
+            assert accuracy.loc[line.shown_more_row, "difference"] < -0.005
+
+
+def test_a_declared_verdict_is_never_denied_by_what_a_method_needs(long: Frames) -> None:
+    """A row shown to lose less after Holm's correction is shown so alone, and its method needs no more models."""
+    needs, models = needs_frame(long).set_index("label"), long.by_row["models_sent"]
+    for line in contrasts_frame(long).itertuples():
+        if line.verdict == "loses less than the margin":
+            assert needs.loc[long.by_row.loc[line.row, "label"], "shown_less"] <= models[line.row]
+
+
+def test_steps_and_ratio_predict_the_loss_and_the_seeds_noise_is_capped_alike(long: Frames) -> None:
+    lost = lost_frame(long)
+    assert lost["lost"].max() == 1 and (lost.loc[lost["lost"] == 1, "noise"] == 0).all()
+    found = predictors_frame(lost).set_index("predictor")
+    assert (found["left_out"] <= found["fitted"] + 1e-6).all()
+    assert found["left_out"].idxmax() == "steps and ratio" and 0 < noise_share(lost) < 1 - found["fitted"].max() + 0.02
+
+
+def test_figures_can_be_read(long: Frames) -> None:
+    accuracy = accuracy_frame(long)
+    own = accuracy[accuracy["is_own"] & accuracy["difference"].notna() & (accuracy["row"] != "sgd")]
+    shown = at_link_load(own, main_load(long))
+    assert shown["label"].is_unique and (shown["link_models"] <= 1.05 * main_load(long)).all()
+    assert faults_of(loss_figure(shown, 0.005, "A title of the figure that says what was found " * 2)) == []
+    assert drawn_methods(own)["label"].nunique() > 10
+    assert faults_of(link_figure(own, 0.005, "Loss against what a link carries")) == []
+
+
+def test_holes_are_said(small: Built) -> None:
+    counts = read_frames(small.records).runs["status"].value_counts()
+    assert (counts["diverged"], counts["missing"], counts["failed"]) == (2, 2, 1)
+    assert "47 of 50 runs are done, 2 diverged" in small.markdown
+    assert "3 of 5, 2 diverged" in small.markdown and "Runs without a result: 1 failed and 2 missing" in small.markdown
+
+
+def test_a_resumed_run_changes_its_own_part_alone(small: Built, resumed: Built) -> None:
+    assert PART.search(small.markdown) and small.markdown != resumed.markdown
+    assert PART.sub("", small.markdown) == PART.sub("", resumed.markdown)
+    ours, theirs = (_files(built.output, "csv/*.csv", "figures/*") for built in (small, resumed))
+    assert [name for name in ours if ours[name] != theirs[name]] == ["csv/attempts.csv"]
+
+
+def test_a_rebuild_gives_the_same_bytes(small: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(small.records), "--output", str(tmp_path)]) == 0
+    assert "report.md" in capsys.readouterr().out
+    assert _files(tmp_path, "**/*.*") == _files(small.output, "**/*.*")
+
+
+def test_no_runs_and_a_tuning_have_reports_too(empty: Built, small: Built, tmp_path: Path) -> None:
+    assert "No row can be compared with the baseline yet." in empty.markdown
+    assert "0 of 50 runs are done" in empty.markdown and not (empty.output / "figures").exists()
+    text = build_report(small.records.parent / "small_tuning", output=tmp_path).read_text()
+    assert "A search for settings and learning rates." in text and "learning rate" in text
+
+
+def test_frames_are_written_as_tables(small: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(small.records), "--frames", "--output", str(tmp_path)]) == 0
+    names = {"attempts.csv", "rows.csv", "runs.csv", "scores.csv", "tuning.csv"}
+    assert {path.name for path in (tmp_path / "frames").iterdir()} == names
+    assert len(pd.read_csv(tmp_path / "frames" / "runs.csv")) == 50
+
+
+def test_the_regimes_report(regime: Built) -> None:
+    """Several lengths, both rules, candidates: the sections that only such an experiment has."""
+    for heading in _headings(regime.markdown):
+        assert regime.markdown.count(f"\n{heading}\n") == 1
+    assert {"## What a method needs", "## What predicts the loss", "## What the tuning cost"} <= set(
+        _headings(regime.markdown)
+    )
+
+
+def _headings(markdown: str) -> Iterator[str]:
+    return (line for line in markdown.splitlines() if line.startswith("## "))

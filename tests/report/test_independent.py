@@ -1,0 +1,127 @@
+"""The declared contrasts worked out again from the packs alone, by pandas, scipy and statsmodels and no code of ours.
+
+It is written from the rule. Runs are not paired. A row whose training loss or test loss at the end is not finite, or
+beyond 1,000 times that of a constant guess, has diverged. The rows that contrasts name, without the baseline, share
+their residual variance where a Brown-Forsythe test at 5 % does not object; else each has its own. The baseline always
+has its own. Degrees of freedom are Satterthwaite's. Holm's correction is over an experiment's declared contrasts; that
+of "loses more than the margin" over its non-inferiority contrasts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
+
+RESULTS = Path(__file__).parents[2] / "results"
+PLANS = {path.parent: json.loads(path.read_text()) for path in sorted(RESULTS.rglob("experiment.json"))}
+DECLARED = {folder: plan for folder, plan in PLANS.items() if plan.get("contrasts") and (folder / "csv").exists()}
+
+
+def scores_of(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
+    """Row, score and whether it diverged, a line a run of the pack that the plan names."""
+    header, *lines = (folder / "runs.jsonl").read_text().splitlines()
+    if json.loads(header)["format"] < 2:
+        pytest.skip("the pack is of the older format, which is no plain JSON")
+    results = {run["run_id"]: run["result"] for run in map(json.loads, lines)}
+    metric = plan.get("metric") or "accuracy"
+    found = []
+    for row in plan["rows"]:
+        for run_id in row["runs"].values():
+            if run_id in results:
+                result = results[run_id]
+                classes = len(result["class_counts"][0]) if result.get("class_counts") else 50_000
+                losses = [result[key] for key in ("train_loss", "test_loss") if result[key] is not None]
+                lost = [not math.isfinite(loss) or loss > 1000 * math.log(classes) for loss in losses]
+                value = result["test_accuracy"] if metric == "accuracy" else (result["metrics"] or {}).get(metric)
+                value = 1 - value if metric == "phone_error_rate" else value
+                found.append((row["row"], value, result["status"] == "diverged" or any(lost)))
+    return pd.DataFrame(found, columns=["row", "score", "diverged"])
+
+
+def worked_out(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
+    """Estimate, interval, p, adjusted p and word of every contrast."""
+    runs = scores_of(folder, plan)
+    scores = {row: group["score"].to_numpy() for row, group in runs[~runs["diverged"]].groupby("row")}
+    lost = set(runs[runs["diverged"]]["row"])
+    contrasts = plan["contrasts"]
+    pooled = sorted({c[key] for c in contrasts for key in ("row", "reference")} - {plan["baseline"]})
+    pooled = [row for row in pooled if len(scores.get(row, ())) > 1]
+    is_pooled = len(pooled) > 1 and stats.levene(*(scores[row] for row in pooled), center="median").pvalue >= 0.05
+    residuals = np.concatenate([scores[row] - scores[row].mean() for row in pooled]) if pooled else np.array([])
+    freedom = len(residuals) - len(pooled)
+
+    def part(row: str) -> tuple[float, int]:
+        if is_pooled and row in pooled:
+            return (residuals**2).sum() / freedom / len(scores[row]), freedom
+        return stats.sem(scores[row]) ** 2, len(scores[row]) - 1
+
+    lines = []
+    for contrast in contrasts:
+        row, reference, margin = contrast["row"], contrast["reference"], contrast["margin"]
+        if min(len(scores.get(row, ())), len(scores.get(reference, ()))) < 2 or {row, reference} & lost:
+            lines.append(
+                {"p": 1.0, "p_more": 1.0, "word": "diverged" if {row, reference} & lost else "not enough runs"}
+            )
+            continue
+        (mine, own), (theirs, other) = part(row), part(reference)
+        error = math.sqrt(mine + theirs)
+        degrees = (
+            own if is_pooled and {row, reference} <= set(pooled) else error**4 / (mine**2 / own + theirs**2 / other)
+        )
+        estimate = scores[row].mean() - scores[reference].mean()
+        low, high = stats.t.interval(0.95, degrees, loc=estimate, scale=error)
+        below, above = (
+            stats.t.sf((estimate + margin) / error, degrees),
+            stats.t.cdf((estimate - margin) / error, degrees),
+        )
+        p = {"non-inferiority": below, "equivalence": max(below, above)}.get(contrast["kind"])
+        p = 2 * stats.t.sf(abs(estimate) / error, degrees) if p is None else p
+        lines.append({"estimate": estimate, "low": low, "high": high, "p": p, "p_more": 1 - below})
+    frame = pd.DataFrame(lines, columns=["estimate", "low", "high", "p", "p_more", "word"])
+    frame["kind"] = [contrast["kind"] for contrast in contrasts]
+    frame["p_holm"] = multipletests(frame["p"], method="holm")[1]
+    asked = frame["kind"] == "non-inferiority"
+    frame.loc[asked, "p_more_holm"] = multipletests(frame.loc[asked, "p_more"], method="holm")[1] if asked.any() else []
+    level = 1 - plan["confidence"]
+    frame["word"] = [line.word if isinstance(line.word, str) else word(line, level) for line in frame.itertuples()]
+    return frame
+
+
+def word(line: Any, level: float) -> str:
+    """What a contrast has shown."""
+    shown = line.p_holm <= level
+    if line.kind == "non-inferiority":
+        more = "loses more than the margin" if line.p_more_holm <= level else "not told apart"
+        return "loses less than the margin" if shown else more
+    if line.kind == "equivalence":
+        return "equal within the margin" if shown else "not told apart"
+    return ("better" if line.estimate > 0 else "worse") if shown else "not told apart"
+
+
+@pytest.mark.parametrize("folder", DECLARED, ids=lambda folder: folder.name)
+def test_the_reports_contrasts(folder: Path) -> None:
+    reported, found = pd.read_csv(folder / "csv" / "contrasts.csv"), worked_out(folder, DECLARED[folder])
+    assert reported["verdict"].tolist() == found["word"].tolist()
+    for column in ("estimate", "low", "high", "p", "p_holm", "p_more_holm"):
+        np.testing.assert_allclose(reported[column], found[column].astype(float), rtol=0, atol=1e-9, err_msg=column)
+
+
+def test_the_formula_is_that_of_statsmodels() -> None:
+    """Two rows of unlike variance: Welch's test and both one-sided ones, as statsmodels has them."""
+    one, two = np.array([0.1, 0.4, 0.2, 0.9]), np.array([0.30, 0.31, 0.32])
+    error = math.sqrt(stats.sem(one) ** 2 + stats.sem(two) ** 2)
+    degrees = error**4 / (stats.sem(one) ** 4 / 3 + stats.sem(two) ** 4 / 2)
+    ready = CompareMeans(DescrStatsW(one), DescrStatsW(two))
+    t, p, freedom = ready.ttest_ind(usevar="unequal")
+    assert (degrees, 2 * stats.t.sf(abs(t), degrees)) == pytest.approx((freedom, p))
+    both = max(stats.t.sf((t * error + 0.5) / error, degrees), stats.t.cdf((t * error - 0.5) / error, degrees))
+    assert both == pytest.approx(ready.ttost_ind(-0.5, 0.5, usevar="unequal")[0])
