@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
@@ -18,6 +21,7 @@ from typing import get_args
 import pytest
 
 import slurm.job
+from algorithms import CollectiveError
 from harness.records import store
 from harness.records.recorder import SupersededError, write_failure
 from harness.records.run_lock import owned
@@ -28,7 +32,7 @@ from slurm.profile import load_profile
 from slurm.requeue import decide, goes_on
 from slurm.starts import ALWAYS, COUNTED, End, NothingToDo, Start, add_start, begin_attempt, ends_of_job, read_starts
 from tests.harness.support import ROOT, job_for, small_config
-from tests.slurm.support import allocation, submission
+from tests.slurm.support import allocation, small_profile, submission, write_profile
 
 # Policy
 
@@ -314,6 +318,29 @@ def store_campaign(*submissions: object) -> store.Record:
     from slurm.campaign import Campaign
 
     return Campaign(version=store.VERSION, experiment="x", submissions=list(submissions))  # type: ignore[arg-type]
+
+
+# Meeting
+
+
+def test_workers_of_a_start_meet_and_nobody_elses_do(tmp_path: Path) -> None:
+    """Of two jobs that have the same port by chance, the one that came late is told so."""
+    profile = load_profile(str(write_profile(tmp_path, small_profile())))
+    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    starts = [allocation(number=str(os.getpid()), restart=restart, world_size=3) for restart in range(200)]
+    assert all(1024 < start.port < low for start in starts) and len({start.port for start in starts}) > 190
+    ranks = [replace(starts[0], rank=rank) for rank in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        stores = list(pool.map(lambda rank: slurm.job.meet(rank, profile, 60.0), ranks))
+    stores[2].set("word", "said")
+    assert stores[1].get("word") == b"said"
+    other = next(start for n in range(10**6) if (start := allocation(number=f"x{n}")).port == starts[0].port)
+    with pytest.raises(CollectiveError, match=rf"the job {re.escape(starts[0].key)} has that port"):
+        slurm.job.meet(replace(other, rank=1), profile, 10.0)
+    with pytest.raises(CollectiveError, match=rf"the workers do not meet at 127.0.0.1:{other.port}: "):
+        slurm.job.meet(other, profile, 10.0)
+    with pytest.raises(CollectiveError, match=r"the workers do not meet at 127\.0\.0\.1:"):
+        slurm.job.meet(replace(starts[1], rank=1), profile, 0.5)
 
 
 # A worker that was replaced
