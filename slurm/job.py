@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import submitit
@@ -16,10 +16,8 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from algorithms import CollectiveError, ProcessGroupCollectives
 from algorithms.core.process_group import translated_errors
-from harness.plan.plan import PlannedRun
 from harness.records.provenance import new_attempt, output_of
 from harness.records.recorder import SupersededError, write_failure
-from harness.records.store import Attempt
 from harness.train.work import Preempted
 from harness.workers.attempt import Job, attempt_in_group, prepare_thread, recorded
 from harness.workers.devices import own_gpu
@@ -33,42 +31,29 @@ GRACE_SECONDS = 5.0
 """How long a worker that lost the others stays, so that the one that caused it can say why before Slurm ends all."""
 
 
-@dataclass(frozen=True)
-class RunTask:
-    """A task of the array: all that its job needs, as it was when it was submitted."""
-
-    experiment: str
-    folder: Path
-    run: PlannedRun
-    profile: Profile
-    data: Path | None
-    command: str
-    git_commit: str | None
-    git_diff_sha256: str | None
-
-
-def do_run(task: RunTask) -> None:
+def do_run(job: Job, profile: Profile) -> None:
     """Be one worker of the run. Ends the process: with 0 after a result, a notice, or where there is nothing to do."""
-    notice, allocation, attempt = StopNotice(task.profile), this_allocation(), ""
-    device = own_device(task.profile, allocation)
+    notice, allocation, attempt = StopNotice(profile), this_allocation(), ""
+    device = own_device(profile, allocation)
     prepare_thread(device)
     with ExitStack() as stack:
         if allocation.rank == 0:
             try:
-                attempt = begin_attempt(task.folder, task.run.run_id, allocation, task.profile.max_retries, stack)
+                attempt = begin_attempt(job.folder, job.run.run_id, allocation, profile.max_retries, stack)
             except NothingToDo as error:
                 print(error, flush=True)
         try:
-            store = meet(allocation, task.profile, task.profile.timeout_seconds)
-            store.set("attempt", attempt) if allocation.rank == 0 else None
+            store = meet(allocation, profile, job.timeout_seconds)
+            if allocation.rank == 0:
+                store.set("attempt", attempt)
             attempt = store.get("attempt").decode()
         except CollectiveError as error:
             print(f"rank {allocation.rank}: {error}", flush=True)
-            if allocation.rank == 0 and attempt:
-                write_failure(task.folder, task.run.run_id, attempt, "communication", str(error), "")
+            if attempt:
+                write_failure(job.folder, job.run.run_id, attempt, "communication", str(error), "")
             time.sleep(GRACE_SECONDS)
             sys.exit(1)
-        sys.exit(_train(task, allocation, store, notice, _job(task, allocation, attempt, device)) if attempt else 0)
+        sys.exit(_train(_here(job, allocation, attempt, device), profile, allocation, store, notice) if attempt else 0)
 
 
 def own_device(profile: Profile, allocation: Allocation) -> str:
@@ -97,12 +82,20 @@ def meet(allocation: Allocation, profile: Profile, timeout_seconds: float) -> TC
     return store
 
 
-def _train(task: RunTask, allocation: Allocation, store: TCPStore, notice: StopNotice, job: Job) -> int:
+def _here(job: Job, allocation: Allocation, attempt: str, device: str) -> Job:
+    """The job as this process does it. Its commit stays the snapshot's: the checkout around that goes on."""
+    kept = job.attempt.model_dump(include={"command", "git_commit", "git_diff_sha256"})
+    kept |= {"attempt": attempt, "slurm": facts(allocation) if allocation.rank == 0 else None}
+    made = new_attempt("slurm", backend_for(device), torch.device(device))
+    return replace(job, device=device, attempt=made.model_copy(update=kept))
+
+
+def _train(job: Job, profile: Profile, allocation: Allocation, store: TCPStore, notice: StopNotice) -> int:
     """Train, and record how it ended; returns the process's exit code."""
     print(begins(job.attempt.attempt), flush=True)
 
     def work() -> None:
-        here = replace(job, data=_data(task, allocation, store))
+        here = replace(job, data=_data(job.data, profile, allocation, store))
         with joined_through(store, job.device, job.timeout_seconds, allocation.rank, allocation.world_size):
             _train_in_group(here, allocation.rank, notice)
 
@@ -113,11 +106,11 @@ def _train(task: RunTask, allocation: Allocation, store: TCPStore, notice: StopN
     return 1
 
 
-def _data(task: RunTask, allocation: Allocation, store: TCPStore) -> Path | None:
+def _data(data: Path | None, profile: Profile, allocation: Allocation, store: TCPStore) -> Path | None:
     """Where this node has the data; returns when all nodes have it."""
-    if not is_archive(task.data) or task.profile.scratch is None:
-        return task.data
-    folder = staged(task.data, task.profile.scratch)
+    if not is_archive(data) or profile.scratch is None:
+        return data
+    folder = staged(data, profile.scratch)
     store.set(f"data of {allocation.rank}", "")
     names = [f"data of {rank}" for rank in range(allocation.world_size)]
     store.wait(names, datetime.timedelta(seconds=STAGING_SECONDS))
@@ -134,30 +127,6 @@ def _train_in_group(job: Job, rank: int, notice: StopNotice) -> None:
     except SupersededError as error:
         print(f"{error}; this one stops and writes nothing", flush=True)
         sys.exit(1)
-
-
-def _job(task: RunTask, allocation: Allocation, name: str, device: str) -> Job:
-    """The attempt. Its commit is that of the snapshot, and not of the checkout around it, which goes on."""
-    attempt: Attempt = new_attempt("slurm", backend_for(device), torch.device(device)).model_copy(
-        update={
-            "attempt": name,
-            "command": task.command,
-            "git_commit": task.git_commit,
-            "git_diff_sha256": task.git_diff_sha256,
-            "slurm": facts(allocation) if allocation.rank == 0 else None,
-        }
-    )
-    return Job(
-        experiment=task.experiment,
-        folder=task.folder,
-        run=task.run,
-        attempt=attempt,
-        data=task.data,
-        device=device,
-        cores=(),
-        checkpoint_minutes=task.profile.checkpoint_minutes,
-        timeout_seconds=task.profile.timeout_seconds,
-    )
 
 
 def facts(allocation: Allocation) -> dict[str, str]:

@@ -15,6 +15,8 @@ CLUSTERS = Path(__file__).parent / "clusters"
 TEMPLATE = "template"
 """To be copied, and no profile itself: what it says of a cluster is made up."""
 
+SHIPPED = sorted(path.stem for path in CLUSTERS.glob("*.toml") if path.stem != TEMPLATE)
+
 LOOK_SECONDS = 30
 """Slurm compares jobs with their time limits so often, and warns a job so much earlier than it was asked to."""
 
@@ -113,7 +115,7 @@ def load_profile(name: str) -> Profile:
         )
     path = Path(stem) if stem.endswith(".toml") else CLUSTERS / f"{stem}.toml"
     if not path.is_file():
-        raise SpecError(f"no cluster profile {stem!r}: give the path of a TOML file or one of {', '.join(known())}")
+        raise SpecError(f"no cluster profile {stem!r}: give the path of a TOML file or one of {', '.join(SHIPPED)}")
     try:
         table = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -129,12 +131,3 @@ def load_profile(name: str) -> Profile:
         return Profile.model_validate(table | variants.get(variant, {}))
     except ValidationError as error:
         raise SpecError(f"{path}: {explain(error)}") from None
-
-
-def known() -> list[str]:
-    """Names of the shipped profiles, and of their variants."""
-    names = []
-    for path in sorted(path for path in CLUSTERS.glob("*.toml") if path.stem != TEMPLATE):
-        names.append(path.stem)
-        names += [f"{path.stem}:{variant}" for variant in tomllib.loads(path.read_text()).get("variants", {})]
-    return names

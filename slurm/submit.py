@@ -11,15 +11,17 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from harness.cli.show import show_plan
 from harness.plan.effort import Site
 from harness.plan.plan import Plan, PlannedRun
-from harness.records.provenance import code_version
+from harness.records.provenance import new_attempt
 from harness.spec import SpecError
 from harness.tasks.task import find_task
+from harness.workers.attempt import Job
 from harness.workers.launch import missing_runs, write_experiment
 from slurm.campaign import (
     CampaignError,
@@ -31,7 +33,7 @@ from slurm.campaign import (
     read_campaign,
     submit_lock,
 )
-from slurm.job import RunTask, do_run
+from slurm.job import do_run
 from slurm.preflight import PreflightTask, preflight, wait_for_preflight
 from slurm.profile import Profile
 from slurm.sbatch import (
@@ -182,7 +184,8 @@ def _preflight(request: Request, code: Path, num_runs: int) -> list[str]:
 
 
 def _submit_array(request: Request, code: Path, runs: list[PlannedRun], *after: str) -> list[str]:
-    profile, place, (commit, diff) = request.profile, request.place(code), code_version()
+    profile, place = request.profile, request.place(code)
+    attempt = new_attempt("slurm", "", torch.device("cpu")).model_copy(update={"command": request.command})
     submission = Submission(
         submitted_at=now(),
         by=owner(),
@@ -192,22 +195,23 @@ def _submit_array(request: Request, code: Path, runs: list[PlannedRun], *after: 
         device=profile.device,
         data=None if request.data is None else str(request.data),
         code=str(code),
-        git_commit=commit,
-        git_diff_sha256=diff,
+        git_commit=attempt.git_commit,
+        git_diff_sha256=attempt.git_diff_sha256,
         jobs_folder=str(place.jobs),
         runs=[run.run_id for run in runs],
         jobs=[],
     )
-    executor = SlurmExecutor(folder=place.jobs, python=python_of(profile))
-    executor.update_parameters(**array_parameters(profile, request.name, place, *after))
-    tasks = [
-        RunTask(request.name, request.folder / run.run_id, run, profile, request.data, request.command, commit, diff)
+    limits = {"checkpoint_minutes": profile.checkpoint_minutes, "timeout_seconds": profile.timeout_seconds}
+    given = [
+        Job(request.name, request.folder / run.run_id, run, attempt, request.data, profile.device, (), **limits)
         for run in runs
     ]
+    executor = SlurmExecutor(folder=place.jobs, python=python_of(profile))
+    executor.update_parameters(**array_parameters(profile, request.name, place, *after))
     put_submission(request.folder, request.name, place.submission, submission)  # jobs may start before sbatch returns
     jobs: list[str] = []
     try:
-        jobs = [str(job.job_id) for job in executor.map_array(do_run, tasks)]
+        jobs = [str(job.job_id) for job in executor.map_array(do_run, given, [profile] * len(given))]
     finally:
         submitted = submission.model_copy(update={"jobs": jobs}) if jobs else None
         put_submission(request.folder, request.name, place.submission, submitted)

@@ -356,7 +356,7 @@ def test_replaced_worker_ends_without_waiting_for_its_peers(tmp_path: Path, monk
     task = job_for(small_config(), tmp_path)
     monkeypatch.setattr(slurm.job, "_data", lambda *arguments: None)
     with pytest.raises(SystemExit) as ended:
-        slurm.job._train(None, allocation(), None, SimpleNamespace(stop_requested=None), task)  # type: ignore[arg-type]
+        slurm.job._train(task, None, allocation(), None, SimpleNamespace(stop_requested=None))  # type: ignore[arg-type]
     assert ended.value.code == 1 and not (task.folder / "failure.json").exists()
 
 

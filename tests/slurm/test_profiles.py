@@ -11,7 +11,7 @@ import pytest
 
 from harness.spec import SpecError
 from slurm.__main__ import main
-from slurm.profile import CLUSTERS, Profile, known, load_profile
+from slurm.profile import CLUSTERS, Profile, load_profile
 from slurm.sbatch import (
     SubmissionPaths,
     array_parameters,
@@ -32,7 +32,7 @@ def array_text(profile: Profile, name: str, place: SubmissionPaths, num_runs: in
     return sbatch_text(profile, place, array_parameters(profile, name, place), num_runs)
 
 
-SHIPPED = [*known(), "template", "template:2x4"]
+SHIPPED = ["local", "v100", "v100:2x4", "v100:1x8", "template", "template:2x4"]
 
 
 def shipped(name: str, folder: Path) -> Profile:
@@ -155,7 +155,7 @@ def test_one_minute_is_enough_for_a_warning_of_ten_seconds(tmp_path: Path) -> No
 
 
 def test_unknown_profile_and_variant_name_those_there_are() -> None:
-    with pytest.raises(SpecError, match=r"no cluster profile 'mine': .*one of local, v100, v100:2x4"):
+    with pytest.raises(SpecError, match=r"no cluster profile 'mine': .*one of local, v100$"):
         load_profile("mine")
     with pytest.raises(SpecError, match=r"no variant '3x3'; it has 2x4, 1x8"):
         load_profile("v100:3x3")

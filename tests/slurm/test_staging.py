@@ -8,7 +8,6 @@ import tarfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from harness.spec import SpecError
 from harness.spec_file import load_spec
 from harness.tasks.errors import DataError
 from slurm import staging, submit
-from slurm.job import RunTask, _data
+from slurm.job import _data
 from slurm.profile import load_profile
 from slurm.staging import check_archive, is_archive, staged
 from tests.harness.support import small_spec, write_spec
@@ -111,17 +110,15 @@ def test_no_room_a_damaged_archive_and_none_at_all_are_one_sentence(
 
 
 def test_no_worker_goes_on_before_all_nodes_have_the_data(archive: Path, tmp_path: Path) -> None:
-    run = make_plan(load_spec(write_spec(tmp_path, small_spec())), tmp_path).runs[0]
     profile = load_profile(str(write_profile(tmp_path, small_profile(scratch=str(tmp_path / "disk")))))
-    task = RunTask("small", tmp_path, run, profile, archive, "command", None, None)
     shared: TCPStore = dist.HashStore()  # type: ignore[assignment]
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(_data, task, allocation(rank=0, world_size=2), shared)
+        first = pool.submit(_data, archive, profile, allocation(rank=0, world_size=2), shared)
         time.sleep(0.5)
         assert not first.done()
-        folder = _data(task, allocation(rank=1, world_size=2), shared)
+        folder = _data(archive, profile, allocation(rank=1, world_size=2), shared)
         assert first.result() == folder == staged(archive, str(tmp_path / "disk"))
-    assert _data(replace(task, data=tmp_path), allocation(), shared) == tmp_path
+    assert _data(tmp_path, profile, allocation(), shared) == tmp_path
 
 
 def test_an_archive_needs_a_scratch_in_the_profile(tmp_path: Path) -> None:
