@@ -62,19 +62,11 @@ class PreflightTask:
     answers: Path
 
 
-class CheckLine(Record):
-    """One check."""
-
-    what: str
-    passed: bool
-    detail: str
-
-
 class Answer(Record):
     """What one process found, in a file named by its rank; `host`: its node."""
 
     host: str
-    lines: list[CheckLine]
+    checks: list[Check]
 
 
 def wait_for_preflight(job: str, task: PreflightTask, log: Path) -> bool:
@@ -112,8 +104,7 @@ def merged(answers: Sequence[Answer]) -> list[Check]:
     passed: dict[str, Check] = {}
     failed: dict[Check, list[str]] = {}
     for answer in answers:
-        for line in answer.lines:
-            check = Check(line.what, line.passed, line.detail)
+        for check in answer.checks:
             if check.passed:
                 passed.setdefault(check.what, check)
             else:
@@ -173,8 +164,7 @@ class _Here:
     def answer(self) -> None:
         """Write down what was found."""
         host = os.environ.get("SLURMD_NODENAME") or platform.node()
-        answer = Answer(host=host, lines=[CheckLine(**check._asdict()) for check in self.checks])
-        store.write_record(self.task.answers / f"{self.allocation.rank}.json", answer)
+        store.write_record(self.task.answers / f"{self.allocation.rank}.json", Answer(host=host, checks=self.checks))
 
 
 def _give_up(here: _Here) -> None:

@@ -12,7 +12,7 @@ from typing import Any, get_args
 from tabulate import tabulate
 
 from harness.records import packs, store
-from harness.records.experiment import Experiment, read_experiment
+from harness.records.experiment import Experiment, Row, read_experiment
 from harness.records.state import State, Submitted, judge, look
 from harness.records.store import RunFile
 from slurm.allocation import ask_slurm
@@ -84,9 +84,7 @@ def observe(
     found: dict[str, RunStatus] = {}
     for row in experiment.rows:
         for seed, run_id in row.runs.items():
-            submission, job = (campaign.latest(run_id) if campaign else None) or (None, None)
-            status = _run_status(folder / run_id, row.row, int(seed), row.num_steps, submission, job, queue)
-            found.setdefault(run_id, status)
+            found.setdefault(run_id, _run_status(folder / run_id, row, int(seed), campaign, queue))
     last = campaign.submissions[-1] if campaign and campaign.submissions else None
     num_workers, runs = last.num_workers if last else 1, list(found.values())
     if last and (lost := [run.job for run in runs if run.state == "stale" and run.job]):
@@ -107,14 +105,9 @@ def observe(
 
 
 def _run_status(
-    folder: Path,
-    row: str,
-    seed: int,
-    num_steps: int,
-    submission: Submission | None,
-    job: str | None,
-    queue: dict[str, str] | None,
+    folder: Path, row: Row, seed: int, campaign: Campaign | None, queue: dict[str, str] | None
 ) -> RunStatus:
+    submission, job = (campaign.latest(folder.name) if campaign else None) or (None, None)
     seen = look(folder)
     state, detail = judge(seen, submitted(submission, job, queue))
     run = store.read_optional(folder / "run.json", RunFile)
@@ -123,7 +116,7 @@ def _run_status(
     beat = seen.heartbeat if state == "running" else None
     return RunStatus(
         run_id=folder.name,
-        row=row,
+        row=row.row,
         seed=seed,
         state=state,
         detail=detail,
@@ -132,7 +125,7 @@ def _run_status(
         log=str(submission.log_of(job)) if submission and job else None,
         failure=seen.failure.kind if seen.failure and not seen.result else None,
         step=beat.step if beat else None,
-        num_steps=num_steps,
+        num_steps=row.num_steps,
         epoch=beat.epoch if beat else None,
         images_per_second=beat.images_per_second if beat else None,
         seconds_left=beat.seconds_left if beat else None,

@@ -20,7 +20,7 @@ from harness.tasks.task import Check
 from harness.workers import devices
 from slurm import preflight, submit
 from slurm.campaign import CampaignError, read_campaign
-from slurm.preflight import Answer, CheckLine, PreflightTask, merged, rate_in_words, wait_for_preflight
+from slurm.preflight import Answer, PreflightTask, merged, rate_in_words, wait_for_preflight
 from slurm.profile import load_profile
 from slurm.sbatch import SubmissionPaths, array_parameters, preflight_parameters
 from tests.harness.support import ROOT, changed, small_spec, write_spec
@@ -155,14 +155,11 @@ def test_an_archive_that_ends_early_is_one_sentence_on_each_node(tmp_path: Path)
 
 
 def test_findings_alike_are_said_once_and_failures_with_their_nodes() -> None:
-    well, bad = (
-        CheckLine(what="scratch", passed=True, detail="a"),
-        CheckLine(what="scratch", passed=False, detail="full"),
-    )
+    well, bad = Check("scratch", True, "a"), Check("scratch", False, "full")
 
-    def of(*lines: list[CheckLine]) -> list[Check]:
+    def of(*found: list[Check]) -> list[Check]:
         hosts = ("n1", "n1", "n2", "n3")
-        return merged([Answer(host=host, lines=each) for host, each in zip(hosts, lines, strict=True)])
+        return merged([Answer(host=host, checks=each) for host, each in zip(hosts, found, strict=True)])
 
     assert of([well], [], [well], [bad]) == [Check("scratch", True, "a"), Check("scratch", False, "full (on n3)")]
     assert of([bad], [bad], [bad], [bad]) == [Check("scratch", False, "full")]
