@@ -159,7 +159,7 @@ REFUSALS = (
 def explain_refusal(message: str, cluster: str) -> str:
     """sbatch's message, and where it can be told the fields of the profile to look at."""
     said = " ".join(line.removeprefix("sbatch: ").removeprefix("error: ") for line in message.splitlines() if line)
-    if "unable to contact slurm controller" in said.lower():
+    if re.search("contact slurm controller|configuration source", said.lower()):
         return f"sbatch refused: {said}; Slurm is not up, or SLURM_CONF does not say where it is"
     fields = next(
         (f"; look at {fields} in the profile {cluster}" for part, fields in REFUSALS if part in said.lower()), ""

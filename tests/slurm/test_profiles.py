@@ -252,6 +252,7 @@ def test_resubmitting_what_was_never_submitted(tmp_path: Path, capsys: pytest.Ca
         ("sbatch: unrecognized option '--gpus-per-node=v100:1'", "look at gpu_request in"),
         ("Invalid account or account/partition combination specified", "look at account, partition in"),
         ("sbatch: error: Unable to contact slurm controller (connect failure)", "Slurm is not up"),
+        ("sbatch: fatal: Could not establish a configuration source", "Slurm is not up, or SLURM_CONF does not say"),
         ("sbatch: error: something nobody has heard of", "something nobody has heard of"),
     ],
 )
