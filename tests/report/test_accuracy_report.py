@@ -15,7 +15,8 @@ import typst
 from harness.records.packs import open_runs
 from report.__main__ import main
 from report.accuracy_figures import at_link_load, drawn_methods, link_figure, loss_figure
-from report.accuracy_report import accuracy_frame, build_report, main_load
+from report.accuracy_report import build_report
+from report.accuracy_tables import accuracy_frame, main_load
 from report.frame import Frames, read_frames
 from report.plotting import faults_of
 from report.regime import lost_frame, needs_frame, noise_share, predictors_frame
