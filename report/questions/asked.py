@@ -23,7 +23,7 @@ class Question:
 
 
 _ASKED = """\
-Which accuracies are reached, on ResNet-50 and ImageNet above all, and is anything lost?
+Which accuracies are reached, on ResNet-50 above all, and is anything lost?
 Faster than what: is the baseline overlapped, and in which precision?
 Why eight machines with a GPU each, and not two with four or one with eight?
 Below which bandwidth does it pay, and do older methods not do as well there?
@@ -45,7 +45,7 @@ How many workers does it stand?
 Which learning rate, as the theory asks for small ones?
 Does momentum help M-CSER beyond CSER?
 When are ratios of 256 to 1024 needed at all?
-How do PowerSGD, CHOCO-SGD, DeepSqueeze, decentralised SGD and DiLoCo compare?
+How do PowerSGD, CHOCO-SGD, DeepSqueeze, D-PSGD and DiLoCo compare?
 Is the method as it was released the method as it is written?
 Would plain local SGD, or one average at the end, do as well for the same bits?"""
 

@@ -79,9 +79,8 @@ def _dots(found: pd.DataFrame, margin: float) -> Figure:
         axes.plot([100 * line["low"], 100 * line["high"]], [place, place], color=colour)
         axes.plot([value], [place], "o", color=colour)
     near = int((found["estimate"] > -margin).sum())
-    said = (
-        f"With no more than {LINK_MODELS:.0f} models on a link {near} of {len(found)} methods lose under half a point"
-    )
+    said = f"With at most {LINK_MODELS:.0f} models on a link, {near} of {len(found)} methods lose under half a point"
+    said += " in the mean"
     figure.suptitle(said, x=0.01, ha="left", fontsize=9, fontweight="bold")
     families = dict.fromkeys(family_of(name) for name in found["algorithm"][::-1])
     handles = [axes.plot([], [], "o", color=FAMILIES[name][0], label=name)[0] for name in families if name in FAMILIES]

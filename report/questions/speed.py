@@ -122,7 +122,7 @@ def which_bandwidth(evidence: Evidence) -> Answer | None:
 
 
 def _bandwidth(grid: pd.DataFrame) -> Figure:
-    figure, panels = new_figure(1.6, 2)
+    figure, panels = new_figure(1.45, 2)
     shown = {PROPOSED: "#1A5FD0", "local_sgd": "#1C8C4B", "ef_sgd": "#C23B00"}
     for axes, column, title in zip(
         panels, ("over_ddp", "over_best"), ("DDP in fp32", "the best baseline"), strict=True
@@ -134,6 +134,8 @@ def _bandwidth(grid: pd.DataFrame) -> Figure:
         axes.axhline(1, color="#555555", linewidth=0.8)
         axes.set_title(f"over {title}", fontsize=7.5)
         axes.set_xlabel("link, Gb/s")
+        axes.set_xlim(0, 102)
+        axes.set_xticks([1, 25, 50, 75, 100])
     panels[0].set_ylim(0, 12)
     panels[1].set_ylim(0.9, 1.15)
     panels[0].set_ylabel("times as fast")

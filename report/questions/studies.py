@@ -65,7 +65,7 @@ def how_to_share_a_budget(evidence: Evidence) -> Answer | None:
 
 
 def _splits(frame: pd.DataFrame) -> Figure:
-    figure, (axes,) = new_figure(1.6)
+    figure, (axes,) = new_figure(1.4)
     colours = ["#1A5FD0", "#C23B00", "#1C8C4B", "#8A3FA0"]
     names = {0.0: "nothing", 0.25: "a quarter", 0.5: "half", 0.75: "three quarters"}
     for colour, (share, group) in zip(colours, frame.groupby("update_share"), strict=False):
@@ -136,12 +136,13 @@ def is_the_error_ever_zero(evidence: Evidence) -> Answer | None:
 
 
 def _distances(means: pd.DataFrame, names: dict[str, str]) -> Figure:
-    figure, (axes,) = new_figure(1.5)
+    figure, (axes,) = new_figure(1.35)
     colours = ["#999999", "#C23B00", "#1A5FD0", "#1C8C4B"]
     for colour, (row, name) in zip(colours, names.items(), strict=True):
         own = means[means["row"] == row].sort_values("step")
         axes.plot(own["step"], own["worker_distance"], color=colour, label=name)
     axes.set_xlabel("step")
+    axes.set_ylim(0, None)
     axes.set_ylabel("distance")
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
@@ -255,7 +256,7 @@ AXES = {
 
 
 def _set_ups(frame: pd.DataFrame, changed: tuple[str, ...]) -> Figure:
-    figure, panels = new_figure(1.6, len(changed), share_y=True)
+    figure, panels = new_figure(1.45, len(changed), share_y=True)
     for axes, what in zip(panels, changed, strict=True):
         names, ends = list(SET_UPS[what]), []
         axes.set_xticks(range(len(names)), names)

@@ -135,7 +135,7 @@ def which_learning_rate(evidence: Evidence) -> Answer | None:
 
 
 def _rates(trials: pd.DataFrame) -> Figure:
-    figure, (axes,) = new_figure(1.6)
+    figure, (axes,) = new_figure(1.45)
     for row, (name, colour) in SHOWN.items():
         own = trials[trials["row"] == row].groupby("learning_rate")["score"].max()
         axes.plot(own.index, 100 * own, "o-", color=colour, label=name)
