@@ -256,7 +256,9 @@ AXES = {
 
 
 def _set_ups(frame: pd.DataFrame, changed: tuple[str, ...]) -> Figure:
-    figure, panels = new_figure(1.45, len(changed), share_y=True)
+    figure, panels = new_figure(1.45, len(changed))
+    for axes in panels[1:]:
+        axes.sharey(panels[0])
     for axes, what in zip(panels, changed, strict=True):
         names, ends = list(SET_UPS[what]), []
         axes.set_xticks(range(len(names)), names)
