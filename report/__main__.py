@@ -12,8 +12,9 @@ from report.frame import UsageError
 
 _DESCRIPTION = """\
 Build the report of an experiment, or of a study of step times, from its records: report.md, report.pdf, figures/ and
-csv/. It can be built at any moment, with runs missing or none done, and the same records give the same files to the
-byte. With --frames, the records alone as tables: rows, runs, scores, tuning and attempts, in frames/."""
+csv/, and report.html, one page to explore that works offline. It can be built at any moment, with runs missing or none
+done, and the same records give the same files to the byte. With --frames, the records alone as tables: rows, runs,
+scores, tuning and attempts, in frames/."""
 _EPILOG = """\
 examples:
   python -m report results/fashion_mnist
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     # Here and not above, so that --help does not wait for the plotting library.
     from report.accuracy_report import build_report, write_frames
+    from report.explorer.write import write_experiment_page, write_study_page
     from report.speed.build import build_speed_report, is_speed_study
 
     def write() -> str:
@@ -66,13 +68,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     "--frames belongs to an accuracy experiment and the folder holds a study; leave it out"
                 )
             path = build_speed_report(options.folder, options.accuracy, options.output)
+            write_study_page(path.with_suffix(".html"), options.folder, options.accuracy)
         else:
             if options.accuracy:
                 raise UsageError("--accuracy belongs to a study and the folder holds no study.json; leave it out")
             if options.frames:
                 return f"wrote {write_frames(options.folder, options.tuning, options.output)}"
             path = build_report(options.folder, options.tuning, options.output)
-        return f"wrote {path} and report.pdf, figures/ and csv/ beside it"
+            write_experiment_page(path.with_suffix(".html"), options.folder, options.tuning)
+        return f"wrote {path} and report.pdf, report.html, figures/ and csv/ beside it"
 
     return end_of(write, UsageError)
 

@@ -106,14 +106,13 @@ function markSvg(mark, index, order, { px, py, kept, box }) {
 function tagsSvg(lines, { px, kept, box, height, gutter, labels }) {
   const tagged = lines.filter((line) => line.tag).map((line) => ({ line, ends: line.points.filter((p) => Number.isFinite(p[1]))
     .map((p) => [px(p[0]), kept(p[1])]).reverse() })).filter(({ ends }) => ends.length);
-  const found = [];
-  let below = box.top - 20;
-  for (const { line, ends } of gutter ? tagged.sort((a, b) => a.ends[0][1] - b.ends[0][1]) : tagged) {
-    if (gutter) below = Math.max(ends[0][1] - 7, below + 14);
-    const spot = gutter ? { x: box.right + 7, y: below } : labels.take(ends.flatMap((end) => labels.around(line.tag, end)));
-    if (spot && spot.y + 14 <= height) found.push(tagSvg(line.tag, spot, line.colour));
-  }
-  return found;
+  if (!gutter) return tagged.map(({ line, ends }) => [line, labels.take(ends.flatMap((end) => labels.around(line.tag, end)))])
+    .filter(([, spot]) => spot).map(([line, spot]) => tagSvg(line.tag, spot, line.colour));
+  tagged.sort((a, b) => a.ends[0][1] - b.ends[0][1]);
+  const tops = tagged.map(({ ends }) => ends[0][1] - 7);
+  for (let i = 1; i < tops.length; i += 1) tops[i] = Math.max(tops[i], tops[i - 1] + 14);
+  for (let i = tops.length - 1, most = height - 14; i >= 0 && tops[i] > most; i -= 1, most -= 14) tops[i] = most;
+  return tagged.map(({ line }, i) => tagSvg(line.tag, { x: box.right + 7, y: tops[i] }, line.colour));
 }
 
 /**

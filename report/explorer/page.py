@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import colorsys
 import json
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,27 +12,18 @@ from typing import Any
 import pandas as pd
 
 from report.frame import Frames
-from report.plotting import colour_of, family_of
 from report.statistics import against_baseline, contrasts_frame, difference, pool_of, summary_frame
 
 HERE = Path(__file__).parent
-SCRIPTS = ("charts.js", "tables.js", "speed.js", "explorer.js")
+SCRIPTS = ("charts.js", "tables.js", "state.js", "accuracy.js", "speed.js", "explorer.js")
 
 MOST_ON = 6
 """Methods that are switched on at first, beside the baseline and the floor."""
 
-_SCORES = [
-    "row",
-    "seed",
-    "run_id",
-    "step",
-    "epoch",
-    "score",
-    "train_loss",
-    "bits_sent",
-    "error_norm",
-    "worker_distance",
-]
+_PALETTE = ("#1a6fd6", "#c5221f", "#188038", "#8430ce", "#a85a00", "#00797f", "#b8185a", "#5f6b00", "#5d4037")
+_GREY = "#5f6670"
+_CONTRAST = ["row", "reference", "kind", "verdict", "estimate", "low", "high", "p_holm"]
+_NO_SCORE = ["learning_rate", "test_loss", "wall_seconds"]
 _DIFFERENCE = ["row", "reference", "estimate", "standard_error", "degrees", "low", "high"]
 
 Table = pd.DataFrame
@@ -44,7 +33,8 @@ def explorer_page(
     frames: Frames | None,
     models: Sequence[Mapping[str, Any]] = (),
     timings: Table | None = None,
-    whole: bool = True,
+    title: str | None = None,
+    without: Collection[str] = (),
 ) -> str:
     """The HTML of an experiment, of a study of step times, or of both; the same records give the same bytes.
 
@@ -52,11 +42,11 @@ def explorer_page(
         frames: of the experiment; None for a study by itself.
         models: `report.explorer.steps.step_models`; none leaves the section on speed out.
         timings: `report.explorer.steps.timings_table`, the timed steps behind the models.
-        whole: whether the experiment's scores by step, trials and pairs are there too.
+        title: of the page; None is the experiment's.
+        without: tables of the experiment that are left out.
     """
     tables = experiment_tables(frames) if frames else {}
-    if not whole:
-        tables = {name: table for name, table in tables.items() if name not in ("scores", "tuning", "pairs")}
+    tables = {name: table for name, table in tables.items() if name not in without}
     if timings is not None:
         tables["timings"] = timings
     payload = {
@@ -68,7 +58,7 @@ def explorer_page(
         "models": models,
     }
     parts = {
-        "title": frames.experiment.title if frames and whole else "Step times and speed-ups",
+        "title": title or (frames.experiment.title if frames else ""),
         "style": (HERE / "style.css").read_text(),
         "payload": json.dumps(payload, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
         "script": "\n".join((HERE / name).read_text() for name in SCRIPTS),
@@ -82,8 +72,11 @@ def explorer_page(
 def _about(frames: Frames | None, models: Sequence[Mapping[str, Any]]) -> str:
     parts = []
     if frames:
-        done = int((frames.runs["status"] == "done").sum())
-        parts.append(f"{done} of {len(frames.runs)} planned runs are finished, of {len(frames.rows)} rows.")
+        counts = frames.runs["status"].value_counts()
+        told = ", ".join(
+            f"{counts[status]:,} {status}" for status in ("done", "diverged", "failed", "missing") if status in counts
+        )
+        parts.append(f"{len(frames.rows)} rows, {len(frames.runs):,} planned runs: {told}.")
     if models:
         parts.append("Step times are modelled.")
     return " ".join([*parts, "Every number and point opens the runs behind it."])
@@ -97,49 +90,42 @@ def _experiment(frames: Frames) -> dict[str, Any]:
 
 
 def _methods(frames: Frames | None, models: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A colour and shape for every label; on at first are few, those that contrasts name if there are any."""
-    algorithms: dict[str, str] = {}
-    always: set[str] = set()
-    wanted: list[str] = []
+    """A colour and shape for every label, grey for what others are compared with.
+
+    On at first are few, those that contrasts name if there are any; each of them has a colour of its own.
+    """
+    labels: dict[str, None] = {}
+    grey: dict[str, None] = {}
+    named: dict[str, None] = {}
     if frames:
         label_of = dict(zip(frames.rows["row"], frames.rows["label"], strict=True))
-        algorithms = dict(zip(frames.rows["label"], frames.rows["algorithm"], strict=True))
-        always = {label_of[row] for row in (frames.experiment.baseline, frames.experiment.floor) if row in label_of}
-        named = [name for contrast in frames.contrasts for name in (contrast.row, contrast.reference)]
-        wanted = [label_of[name] for name in named if name in label_of]
-    for method in [method for model in models for method in model["methods"] if not method["rows"]]:
-        algorithms.setdefault(method["label"], "sgd" if method["baseline"] else method["algorithm"])
-        always |= {method["label"]} if method["baseline"] else set()
-    on = always | set([label for label in dict.fromkeys(wanted or algorithms) if label not in always][:MOST_ON])
-    order = sorted(algorithms, key=lambda label: label not in always)
-    found, seen = [], Counter[str]()
-    for label in order:
-        family = family_of(algorithms[label])
-        look = {"colour": _colour(algorithms[label], seen[family]), "shape": seen[family] % 6}
-        found.append({"label": label, **look, "on": label in on})
-        seen[family] += 1
-    return found
-
-
-def _colour(algorithm: str, place: int) -> str:
-    """The family's colour, or for a later method of the family a neighbour of it."""
-    colour = colour_of(algorithm)
-    hue, lightness, saturation = colorsys.rgb_to_hls(*(int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)))
-    turned = (hue + (0, 0.055, -0.055, 0.08, -0.1, 0.025)[place % 6]) % 1
-    channels = colorsys.hls_to_rgb(turned, min(lightness, 0.32) * (0.85 if place else 1), saturation)
-    return "#" + "".join(f"{round(255 * channel):02x}" for channel in channels)
+        labels = dict.fromkeys(label_of.values())
+        ends = (frames.experiment.baseline, frames.experiment.floor)
+        grey = dict.fromkeys(label_of[row] for row in ends if row in label_of)
+        pairs = [name for contrast in frames.contrasts for name in (contrast.row, contrast.reference)]
+        named = dict.fromkeys(label_of[name] for name in pairs if name in label_of)
+    timed = [method for model in models for method in model["methods"]]
+    grey |= dict.fromkeys(method["label"] for method in timed if method["baseline"])
+    labels |= dict.fromkeys(method["label"] for method in timed)
+    others = [label for label in named if label not in grey]
+    others += [label for label in labels if label not in grey and label not in named]
+    return [{"label": label, "colour": _GREY, "shape": at % 6, "on": True} for at, label in enumerate(grey)] + [
+        {"label": label, "colour": _PALETTE[at % 9], "shape": (at + at // 9) % 6, "on": at < MOST_ON}
+        for at, label in enumerate(others)
+    ]
 
 
 def experiment_tables(frames: Frames) -> dict[str, Table]:
     """The tables of an experiment's page by name: rows, contrasts, runs, tuning, pairs and scores."""
+    contrasts = contrasts_frame(frames)
     commands = frames.attempts.groupby("run_id")["command"].last().rename("command")
     return {
         "rows": _rows(frames),
-        "contrasts": contrasts_frame(frames),
+        "contrasts": contrasts[[*_CONTRAST, *contrasts.columns.drop(_CONTRAST)]],
         "runs": frames.runs.merge(commands, how="left", left_on="run_id", right_index=True),
         "tuning": frames.tuning,
         "pairs": pairs_frame(frames),
-        "scores": frames.scores.reindex(columns=_SCORES),
+        "scores": frames.scores.drop(columns=_NO_SCORE, errors="ignore"),
     }
 
 

@@ -18,7 +18,8 @@ function queuedSeconds(messages, rates, rate, forward, backward, codec) {
   const draws = drawn.length ? Math.min(...drawn) : 1;
   let sum = 0;
   for (let draw = 0; draw < draws; draw += 1) {
-    const queue = messages.map((m, i) => [m.ready.length > 1 ? m.ready[draw] : m.ready[0], sending[i]]).sort((a, b) => a[0] - b[0]);
+    const ready = messages.map((m) => (m.ready.length > 1 ? m.ready[draw] : m.ready[0]));
+    const queue = ready.map((share, i) => [share, sending[i]]).sort((a, b) => a[0] - b[0]);
     let free = 0;
     for (const [share, seconds] of queue) free = Math.max(free, forward + share * backward) + seconds;
     sum += Math.max(forward + backward, free) + codec;
@@ -29,82 +30,115 @@ function queuedSeconds(messages, rates, rate, forward, backward, codec) {
 /** Mean seconds of a method's step over its period, on links of `rate` bits a second, with passes of `compute` seconds. */
 function stepSeconds(model, method, rate, compute) {
   const share = model.forward_seconds / (model.forward_seconds + model.backward_seconds);
-  const of = (messages) => queuedSeconds(messages, model.rates, rate, share * compute, (1 - share) * compute, method.codec_seconds);
+  const passes = [share * compute, (1 - share) * compute];
+  const of = (messages) => queuedSeconds(messages, model.rates, rate, ...passes, method.codec_seconds);
   return ((method.period - 1) * of(method.messages.filter((m) => m.every === 1)) + of(method.messages)) / method.period;
 }
 
-const rateText = (bits) => (bits >= 1e9 ? `${digits(Number((bits / 1e9).toPrecision(3)))} Gb/s` : `${digits(Number((bits / 1e6).toPrecision(3)))} Mb/s`);
-const secondsText = (s) => (s >= 1 ? `${digits(Number(s.toPrecision(3)))} s` : `${digits(Number((1e3 * s).toPrecision(3)))} ms`);
+const short = (value) => digits(Number(value.toPrecision(3)));
+const rateText = (bits) => (bits >= 1e9 ? `${short(bits / 1e9)} Gb/s` : `${short(bits / 1e6)} Mb/s`);
+const secondsText = (s) => (s >= 1 ? `${short(s)} s` : `${short(1e3 * s)} ms`);
 
-/** The section on speed; `rowOf` finds the scored row of a method, `look` its colour and shape. Returns what draws it. */
-function speedSection(models, element, { rowOf, look, isOn, open, relative, scoreOf, baselineName }) {
-  const section = element("speed");
-  section.hidden = models.length === 0;
+const COMPUTES = [1e-3, 1]; // ends of the slider, in seconds
+const SHOWN = [1e9, 100e9]; // ends of the speed-ups' axis, in bits a second
+const fromShare = ([low, high], share) => Number((low * (high / low) ** share).toPrecision(3));
+const toShare = ([low, high], value) => Math.log(value / low) / Math.log(high / low);
+
+/** Points that no faster one equals or beats. */
+function frontierOf(places) {
+  const best = [];
+  for (const p of sorted(places, "x", false)) if (!best.length || p.y > best.at(-1).y) best.push(p);
+  return best;
+}
+
+function drawSpeedups(lines, baseSeconds, picked, { model, rate, compute }) {
+  const rates = Array.from({ length: 49 }, (_, i) => SHOWN[0] * (SHOWN[1] / SHOWN[0]) ** (i / 48)), bases = rates.map(baseSeconds);
+  const curve = (method) => rates.map((r, i) => [r, bases[i] / stepSeconds(model, method, r, compute)]);
+  const isSeen = rate >= SHOWN[0] && rate <= SHOWN[1];
+  drawChart(document.querySelector("[data-chart=speedup]"), {
+    label: `Speed-up over ${picked} against the links' rate`, y: { label: "speed-up" }, tagsRight: true,
+    x: { label: "rate of each link (Gb/s)", log: true, format: (v) => digits(v / 1e9) },
+    lines: lines.map((l) => ({ points: curve(l.method), colour: l.colour, tag: l.method.label })),
+    marks: isSeen ? lines.map((l) => ({ ...l, x: rate, y: l.speedup,
+      name: `${l.method.label}: ${short(l.speedup)} times as fast as ${picked}, ${secondsText(l.seconds)} a step` })) : [],
+    references: [{ axis: "y", at: 1, label: "as fast as the baseline" }, ...(isSeen ? [{ axis: "x", at: rate }] : [])],
+  });
+}
+
+/** Draw score against step time; returns the methods on the frontier. */
+function drawFrontier(scored) {
+  if (!scored.length) return [];
+  const best = frontierOf(scored), axis = scoreAxis();
+  drawChart(document.querySelector("[data-chart=frontier]"), {
+    label: "Score against step time", x: { label: "modelled step (ms)", log: true, format: (v) => digits(1e3 * v) },
+    y: { label: relative() ? `points against ${baselineName}` : `score (${EXPERIMENT.unit})`, domain: axis.domain },
+    marks: scored.map((l) => ({ ...l, tag: l.method.label, strong: best.includes(l) })), references: axis.references,
+    lines: [{ points: best.map((p) => [p.x, p.y]), colour: "var(--text)", dash: "5 3", kind: "frontier" }],
+  });
+  return best.map((each) => each.method);
+}
+
+function drawStepTable(lines, best, caption) {
+  const hasScores = lines.some((l) => known(l.score));
+  const columns = ["method", "step (ms)", "speed-up", ...(hasScores ? ["score", "on the frontier"] : [])];
+  const ordered = sorted(lines, "seconds", false), cells = ordered.map((l) => ({
+    method: l.method.label, "step (ms)": Number((1e3 * l.seconds).toPrecision(4)), "speed-up": Number(l.speedup.toPrecision(4)),
+    score: l.score, "on the frontier": best.includes(l.method) ? "yes" : "",
+  }));
+  element("speed-table").innerHTML = tableHtml(cells, columns, { caption, opens: true });
+  element("speed-table").onclick = (event) => {
+    const line = event.target.closest("[data-line]");
+    if (line) ordered[Number(line.dataset.line)].open();
+  };
+}
+
+/** The section on speed; returns what draws it. */
+function speedSection(models) {
+  element("speed").hidden = models.length === 0;
   if (!models.length) return () => {};
-  const computes = [1e-3, 1], now = { model: models[0], rate: 10e9, compute: 0, baseline: null };
-  const onLog = ([low, high], share) => Number((low * (high / low) ** share).toPrecision(3));
-  const offLog = ([low, high], value) => Math.log(value / low) / Math.log(high / low);
+  const now = { model: models[0], rate: 10e9, compute: 0 };
   const ends = () => [now.model.rates[0], now.model.rates.at(-1)];
-  element("workload").innerHTML = models.map((m, i) => `<option value="${i}">${escaped(m.name)}</option>`).join("");
+  const option = (value, text) => `<option value="${escaped(value)}">${escaped(text)}</option>`;
   const choose = (index) => {
     now.model = models[index];
     now.compute = now.model.forward_seconds + now.model.backward_seconds;
-    const baselines = now.model.methods.filter((m) => m.baseline);
-    element("speed-baseline").innerHTML = [...(baselines.length ? [["best", "the best baseline"]] : []), ...now.model.methods.map((m) => [m.name, m.label])]
-      .map(([value, text]) => `<option value="${escaped(value)}">${escaped(text)}</option>`).join("");
-    element("rate").value = offLog(ends(), now.rate);
-    element("compute").value = offLog(computes, now.compute);
-  };
-  const baseSeconds = (rate) => {
-    const wanted = element("speed-baseline").value;
-    const among = now.model.methods.filter((m) => (wanted === "best" ? m.baseline : m.name === wanted));
-    return Math.min(...among.map((m) => stepSeconds(now.model, m, rate, now.compute)));
-  };
-  const frontierOf = (points) => {
-    const best = [];
-    for (const p of sorted(points, "x", false)) if (!best.length || p.y > best.at(-1).y) best.push(p);
-    return best;
+    const best = now.model.methods.some((m) => m.baseline) ? option("best", "the best baseline") : "";
+    element("speed-baseline").innerHTML = best + now.model.methods.map((m) => option(m.name, m.label)).join("");
+    element("rate").value = toShare(ends(), now.rate);
+    element("compute").value = toShare(COMPUTES, now.compute);
   };
   const draw = () => {
-    const { model, rate, compute } = now, shown = model.methods.filter((m) => m.baseline || isOn(m)), base = baseSeconds(rate);
+    const { model, rate, compute } = now, wanted = element("speed-baseline").value;
     const picked = element("speed-baseline").selectedOptions[0].text;
-    element("rate-text").textContent = rateText(rate);
-    element("compute-text").textContent = secondsText(compute);
-    for (const [id, text] of [["rate", rateText(rate)], ["compute", secondsText(compute)]]) element(id).setAttribute("aria-valuetext", text);
+    const compared = model.methods.filter((m) => (wanted === "best" ? m.baseline : m.name === wanted));
+    const baseSeconds = (at) => Math.min(...compared.map((m) => stepSeconds(model, m, at, compute)));
+    const base = baseSeconds(rate), isShown = (m) => !LOOKS.has(m.label) || chosen.has(m.label);
+    for (const [id, text] of [["rate", rateText(rate)], ["compute", secondsText(compute)]]) {
+      element(`${id}-text`).textContent = text;
+      element(id).setAttribute("aria-valuetext", text);
+    }
     element("speed-badge").textContent = `Modelled: ${model.badge}`;
-    const lines = shown.map((method) => ({ method, ...look(method), seconds: stepSeconds(model, method, rate, compute), row: rowOf(method) }))
-      .map((l) => ({ ...l, speedup: base / l.seconds, open: () => open(l.method, model) }));
-    const rates = Array.from({ length: 49 }, (_, i) => 1e9 * 100 ** (i / 48)), bases = rates.map(baseSeconds);
-    const few = lines.filter((l) => !l.method.baseline || l.method.name === element("speed-baseline").value);
-    drawChart(section.querySelector("[data-chart=speedup]"), {
-      label: `Speed-up over ${picked} against the links' rate`, x: { label: "rate of each link (Gb/s)", log: true, format: (v) => digits(v / 1e9) },
-      y: { label: "speed-up" },
-      lines: few.map((l) => ({ points: rates.map((r, i) => [r, bases[i] / stepSeconds(model, l.method, r, compute)]), colour: l.colour, tag: l.method.label })), tagsRight: true,
-      marks: few.map((l) => ({ x: rate, y: l.speedup, colour: l.colour, shape: l.shape, open: l.open,
-        name: `${l.method.label}: ${digits(Number(l.speedup.toPrecision(3)))} times as fast as ${picked}, ${secondsText(l.seconds)} a step` })).filter((m) => m.x >= 1e9 && m.x <= 100e9),
-      references: [{ axis: "y", at: 1, label: "as fast as the baseline" }, { axis: "x", at: Math.min(Math.max(rate, 1e9), 100e9) }],
+    const lines = model.methods.filter(isShown).map((method) => {
+      const seconds = stepSeconds(model, method, rate, compute), row = rowsOfMethod(method)[0];
+      return { ...look(method.label), ...(row ? scoreOf(row) : {}), method, seconds, row, speedup: base / seconds,
+        open: () => openTiming(method, model) };
     });
-    const scored = lines.filter((l) => l.row && Number.isFinite(scoreOf(l.row).y))
-      .map((l) => ({ ...l, ...scoreOf(l.row), x: l.seconds, name: `${l.method.label}: ${scoreOf(l.row).text}, ${secondsText(l.seconds)} a step` }));
-    const best = frontierOf(scored);
+    const scored = lines.filter((l) => l.row && Number.isFinite(l.y)).map((l) => ({ ...l, x: l.seconds,
+      name: `${l.method.label}: ${l.text}, ${secondsText(l.seconds)} a step` }));
     element("frontier-title").parentElement.hidden = !scored.length;
-    if (scored.length) drawChart(section.querySelector("[data-chart=frontier]"), {
-      label: "Score against step time", x: { label: "modelled step (ms)", log: true, format: (v) => digits(1e3 * v) },
-      y: { label: relative() ? `points less than ${baselineName}` : "score", domain: scored[0].domain },
-      marks: scored.map((l) => ({ ...l, tag: l.method.label, strong: best.includes(l) })),
-      lines: [{ points: best.map((p) => [p.x, p.y]), colour: "var(--text)", dash: "5 3", kind: "frontier" }], references: scored[0].references,
-    });
-    const columns = ["method", "step (ms)", "speed-up", ...(scored.length ? ["score", "on the frontier"] : [])];
-    const table = sorted(lines, "seconds", false).map((l) => ({ method: l.method.label, "step (ms)": Number((1e3 * l.seconds).toPrecision(4)),
-      "speed-up": Number(l.speedup.toPrecision(4)), score: l.row ? scoreOf(l.row).score : null,
-      "on the frontier": best.some((b) => b.method === l.method) ? "yes" : "", open: l.open }));
-    element("speed-table").innerHTML = tableHtml(table, columns, { caption: `At ${rateText(rate)} and ${secondsText(compute)} of passes, over ${picked}`, opens: true });
-    element("speed-table").onclick = (event) => { const line = event.target.closest("[data-line]"); if (line) table[Number(line.dataset.line)].open(); };
+    drawSpeedups(lines.filter((l) => !l.method.baseline || l.method.name === wanted), baseSeconds, picked, now);
+    const best = drawFrontier(scored);
+    drawStepTable(lines, best, `At ${rateText(rate)} and ${secondsText(compute)} of passes, over ${picked}`);
   };
+  element("workload").innerHTML = models.map((m, i) => option(i, m.name)).join("");
   element("workload").addEventListener("change", (event) => { choose(Number(event.target.value)); draw(); });
   element("speed-baseline").addEventListener("change", draw);
-  element("rate").addEventListener("input", (event) => { now.rate = onLog(ends(), Number(event.target.value)); draw(); });
-  element("compute").addEventListener("input", (event) => { now.compute = onLog(computes, Number(event.target.value)); draw(); });
+  const slide = (id, limits) => element(id).addEventListener("input", (event) => {
+    now[id] = fromShare(limits(), Number(event.target.value));
+    draw();
+  });
+  slide("rate", ends);
+  slide("compute", () => COMPUTES);
   choose(0);
   return draw;
 }

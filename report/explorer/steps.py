@@ -7,18 +7,31 @@ from typing import Any
 
 import pandas as pd
 
-from harness.records.timings import Message
+from harness.records.timings import Message, ScoredMethod, ScoredSession
+from report.frame import Frames
 from report.speed.cost_model import Compute, Network, step_seconds
+from report.speed.scored import joined_frame, scored_steps_frame
 from report.speed.workload_model import SpeedStudy, WorkloadModel
 
 RATES = tuple(float(f"{10 ** (7 + step / 12):.6g}") for step in range(56))
 """Bits per second, 10 Mb/s to 383 Gb/s; between them the page goes straight in logarithms."""
 
+BASELINES = ("ddp", "ddp_fp16", "ddp_powersgd")
+"""Algorithms that scored methods are compared with."""
+
 
 def timings_table(study: SpeedStudy, workloads: Collection[str] | None = None) -> pd.DataFrame:
-    """Every timed cell of a study with what the model says of it; of some workloads alone if they are named."""
-    cells = study.cells.drop(columns="timing")
-    table = cells[cells["workload"].isin(workloads)] if workloads is not None else cells
+    """Every timed cell of a study with what the model says of it, then those of scored methods; of some workloads alone
+    if they are named."""
+    table = study.cells.drop(columns="timing", errors="ignore")
+    scored = scored_steps_frame(study.records.sessions)
+    if len(scored):
+        works = {method.name: work for work, methods in _sessions(study).items() for method in methods}
+        scored["workload"], scored["basis"] = [scored_name(works[name]) for name in scored["method"]], "emulated"
+        table = pd.concat([table, scored])
+    if table.empty:
+        return table
+    table = table[table["workload"].isin(workloads)] if workloads is not None else table
     return table[["label", *table.columns.drop("label")]]
 
 
@@ -29,6 +42,7 @@ def step_models(study: SpeedStudy) -> list[dict[str, Any]]:
             model,
             model.workload.name,
             "",
+            [timing.attempt.command for timing in model.timings],
             [
                 {
                     "name": method.name,
@@ -48,7 +62,54 @@ def step_models(study: SpeedStudy) -> list[dict[str, Any]]:
     ]
 
 
-def _model(model: WorkloadModel, name: str, without: str, methods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def scored_models(study: SpeedStudy, frames: Frames) -> list[dict[str, Any]]:
+    """The same of the methods that an experiment scores and of their baselines, without encoding and update."""
+    joined = joined_frame(frames, study.records.sessions)
+    rows: dict[str, list[str]] = {}
+    for row, name in zip(joined["row"], joined["method"], strict=True):
+        if isinstance(name, str) and row not in rows.setdefault(name, []):
+            rows[name].append(str(row))
+    found = []
+    for work, methods in _sessions(study).items():
+        wanted = [each for each in methods if each.name in rows or each.algorithm in BASELINES]
+        if work in study.models and study.models[work].is_modelled and any(each.name in rows for each in wanted):
+            told = [_scored(each, rows.get(each.name, [])) for each in wanted]
+            commands = [session.attempt.command for session in study.records.sessions if session.workload.name == work]
+            found.append(_model(study.models[work], scored_name(work), "without encoding and update; ", commands, told))
+    return found
+
+
+def scored_name(workload: str) -> str:
+    """What the page calls a workload where scored methods are timed on it."""
+    return f"{workload}, as scored"
+
+
+def _sessions(study: SpeedStudy) -> dict[str, list[ScoredMethod]]:
+    """The methods of all sessions, each once, by workload."""
+    found: dict[str, dict[str, ScoredMethod]] = {}
+    session: ScoredSession
+    for session in study.records.sessions:
+        for method in session.methods:
+            found.setdefault(session.workload.name, {}).setdefault(method.name, method)
+    return {work: list(methods.values()) for work, methods in found.items()}
+
+
+def _scored(method: ScoredMethod, rows: Sequence[str]) -> dict[str, Any]:
+    return {
+        "name": method.name,
+        "label": method.label,
+        "algorithm": method.algorithm,
+        "baseline": method.algorithm in BASELINES,
+        "period": method.period,
+        "codec_seconds": 0.0,
+        "messages": method.messages,
+        "rows": rows,
+    }
+
+
+def _model(
+    model: WorkloadModel, name: str, without: str, commands: Sequence[str], methods: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     work, networks = model.workload, [network for rate in RATES if (network := model.network(rate))]
     return {
         "name": name,
@@ -56,7 +117,7 @@ def _model(model: WorkloadModel, name: str, without: str, methods: Sequence[Mapp
         "forward_seconds": work.forward_seconds,
         "backward_seconds": work.backward_seconds,
         "rates": RATES,
-        "commands": list(dict.fromkeys(timing.attempt.command for timing in model.timings)),
+        "commands": list(dict.fromkeys(commands)),
         "methods": [{**method, "messages": _messages(method["messages"], networks)} for method in methods],
     }
 

@@ -5,11 +5,13 @@
 function objectsOf(table) {
   const columns = Object.entries(table.columns).map(([name, column]) =>
     [name, Array.isArray(column) ? column : column.codes.map((code) => (code < 0 ? null : column.words[code]))]);
-  return Array.from({ length: table.length }, (_, line) => Object.fromEntries(columns.map(([name, values]) => [name, values[line]])));
+  const lineOf = (at) => Object.fromEntries(columns.map(([name, values]) => [name, values[at]]));
+  return Array.from({ length: table.length }, (_, at) => lineOf(at));
 }
 
 const COMPARE = {
-  "=": (a, b) => (typeof a === "number" ? a === Number(b) : String(a ?? "").toLowerCase() === b), "!=": (a, b) => !COMPARE["="](a, b),
+  "=": (a, b) => (typeof a === "number" ? a === Number(b) : String(a ?? "").toLowerCase() === b),
+  "!=": (a, b) => !COMPARE["="](a, b),
   ">": (a, b) => a !== null && a > Number(b), "<": (a, b) => a !== null && a < Number(b),
   ">=": (a, b) => a !== null && a >= Number(b), "<=": (a, b) => a !== null && a <= Number(b),
 };
@@ -27,7 +29,8 @@ function testOf(filter, columns) {
 
 /** Lines by a column, up or down; what is not known comes last either way. */
 function sorted(lines, column, down) {
-  const order = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true }));
+  const compare = new Intl.Collator("en", { numeric: true }).compare;
+  const order = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : compare(String(a), String(b)));
   return [...lines].sort((a, b) => {
     const [left, right] = [a[column] ?? null, b[column] ?? null];
     if (left === null || right === null) return (left === null) - (right === null);
@@ -37,52 +40,66 @@ function sorted(lines, column, down) {
 
 function csvOf(lines, columns) {
   const cell = (value) => (/[",\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
-  return [columns, ...lines.map((line) => columns.map((name) => digits(line[name], true)))].map((row) => row.map(cell).join(",")).join("\n") + "\n";
+  const rows = [columns, ...lines.map((line) => columns.map((name) => digits(line[name], true)))];
+  return rows.map((row) => `${row.map(cell).join(",")}\n`).join("");
 }
 
 /** A table's HTML: `sort` is {column, down}; the first cell of each line is a button if `opens`. */
-function tableHtml(lines, columns, { caption, all = false, sort = null, opens = false, heads = {} }) {
+function tableHtml(lines, columns, { caption, all = false, sort = null, opens = false }) {
   const numeric = new Set(columns.filter((name) => lines.some((line) => typeof line[name] === "number")));
   const head = columns.map((name) => {
-    const text = escaped(heads[name] ?? name.replaceAll("_", " "));
+    const text = escaped(name.replaceAll("_", " "));
     const state = sort?.column === name ? ` aria-sort="${sort.down ? "descending" : "ascending"}"` : "";
     const shown = sort ? `<button type="button" data-sort="${escaped(name)}">${text}</button>` : text;
     return `<th scope="col" class="${numeric.has(name) ? "number" : ""}"${state}>${shown}</th>`;
   });
   const body = lines.map((line, place) => `<tr data-line="${place}">${columns.map((name, order) => {
     const text = escaped(digits(line[name], all)), full = escaped(digits(line[name], true));
-    if (order === 0) return `<th scope="row">${opens ? `<button type="button" data-open="${place}">${text}</button>` : text}</th>`;
+    const first = opens ? `<button type="button" data-open="${place}">${text}</button>` : text;
+    if (order === 0) return `<th scope="row">${first}</th>`;
     return `<td class="${numeric.has(name) ? "number" : ""}"${full !== text ? ` title="${full}"` : ""}>${text}</td>`;
   }).join("")}</tr>`);
-  return `<table><caption><span>${escaped(caption)}</span></caption><thead><tr>${head.join("")}</tr></thead><tbody>${body.join("")}</tbody></table>`;
+  return `<table><caption><span>${escaped(caption)}</span></caption>
+    <thead><tr>${head.join("")}</tr></thead><tbody>${body.join("")}</tbody></table>`;
 }
 
 const PAGE = 50;
 
 /** The tabs of tables. `tables` are {name, title, lines, columns, open(line), shown(line)}. */
-function tablePanel(tables, element) {
+function tablePanel(tables) {
   const view = { at: 0, sort: {}, filter: "", pages: 1, all: false, only: false };
   const tabs = element("tables").querySelector(".tabs");
-  tabs.innerHTML = tables.map((table, at) => `<button type="button" role="tab" id="tab-${table.name}" aria-controls="table-panel" data-at="${at}">${
-    escaped(table.title)} <span>${table.lines.length}</span></button>`).join("");
+  tabs.innerHTML = tables.map((table, at) => `<button type="button" role="tab" id="tab-${table.name}" data-at="${at}"
+    aria-controls="table-panel">${escaped(table.title)} <span>${table.lines.length}</span></button>`).join("");
   let found = [];
   const draw = () => {
-    const table = tables[view.at], test = testOf(view.filter, table.columns), sort = view.sort[table.name] ?? { column: null, down: false };
+    const table = tables[view.at], test = testOf(view.filter, table.columns);
+    const sort = view.sort[table.name] ?? { column: null, down: false };
     found = table.lines.filter((line) => test(line) && (!view.only || table.shown(line)));
     if (sort.column) found = sorted(found, sort.column, sort.down);
-    [...tabs.children].forEach((tab, at) => { tab.setAttribute("aria-selected", at === view.at); tab.tabIndex = at === view.at ? 0 : -1; });
+    [...tabs.children].forEach((tab, at) => {
+      tab.setAttribute("aria-selected", at === view.at);
+      tab.tabIndex = at === view.at ? 0 : -1;
+    });
     element("table-panel").setAttribute("aria-labelledby", `tab-${table.name}`);
     element("count").textContent = `${found.length} of ${table.lines.length} lines. Any line opens the runs behind it.`;
-    element("table").innerHTML = tableHtml(found.slice(0, view.pages * PAGE), table.columns, { caption: table.title, all: view.all, sort, opens: true });
+    const how = { caption: table.title, all: view.all, sort, opens: true };
+    element("table").innerHTML = tableHtml(found.slice(0, view.pages * PAGE), table.columns, how);
     element("more").hidden = found.length <= view.pages * PAGE;
   };
   const choose = (at) => { Object.assign(view, { at, pages: 1 }); draw(); };
-  tabs.addEventListener("click", (event) => { const tab = event.target.closest("[role=tab]"); if (tab) choose(Number(tab.dataset.at)); });
+  tabs.addEventListener("click", (event) => {
+    const tab = event.target.closest("[role=tab]");
+    if (tab) choose(Number(tab.dataset.at));
+  });
   tabs.addEventListener("keydown", (event) => {
     const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (by) { choose((view.at + by + tables.length) % tables.length); tabs.children[view.at].focus(); }
   });
-  element("filter").addEventListener("input", (event) => { Object.assign(view, { filter: event.target.value, pages: 1 }); draw(); });
+  element("filter").addEventListener("input", (event) => {
+    Object.assign(view, { filter: event.target.value, pages: 1 });
+    draw();
+  });
   element("all-digits").addEventListener("change", (event) => { view.all = event.target.checked; draw(); });
   element("only-shown").addEventListener("change", (event) => { view.only = event.target.checked; draw(); });
   element("more").addEventListener("click", () => { view.pages += 4; draw(); });

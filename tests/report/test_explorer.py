@@ -17,8 +17,9 @@ import pandas as pd
 import pytest
 
 from report.explorer.page import experiment_tables, explorer_page
-from report.explorer.steps import step_models, timings_table
+from report.explorer.steps import scored_models, scored_name, step_models, timings_table
 from report.frame import Frames, read_frames
+from report.speed.cost_model import Compute, period_seconds
 from report.speed.workload_model import SpeedStudy, read_study
 
 selenium = pytest.importorskip("selenium")
@@ -42,14 +43,23 @@ def frames() -> Frames:
 
 
 @pytest.fixture(scope="module")
-def study() -> SpeedStudy:
-    return read_study(RESULTS / "speedups")
+def study(tmp_path_factory: pytest.TempPathFactory) -> SpeedStudy:
+    """The shipped study, with the shipped sessions of scored methods."""
+    folder = tmp_path_factory.mktemp("study")
+    for path in (*RESULTS.glob("speedups/*.json"), *RESULTS.glob("*/scored-*.json")):
+        shutil.copy(path, folder)
+    return read_study(folder)
+
+
+def html_of(frames: Frames, study: SpeedStudy) -> str:
+    models = [*scored_models(study, frames), *step_models(study)]
+    return explorer_page(frames, models, timings_table(study))
 
 
 @pytest.fixture(scope="module")
 def page(frames: Frames, study: SpeedStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("explorer") / "report.html"
-    path.write_text(explorer_page(frames, step_models(study), timings_table(study)))
+    path.write_text(html_of(frames, study))
     return path
 
 
@@ -92,7 +102,7 @@ def details(browser: webdriver.Chrome) -> str:
 
 
 def test_the_same_records_give_the_same_bytes(frames: Frames, study: SpeedStudy, page: Path) -> None:
-    assert explorer_page(frames, step_models(study), timings_table(study)) == page.read_text()
+    assert html_of(frames, study) == page.read_text()
     assert len(page.read_bytes()) < MOST_BYTES
 
 
@@ -214,21 +224,42 @@ def test_a_plot_is_relative_or_absolute(opened: webdriver.Chrome, frames: Frames
     assert "the margin, 0.50 points" in find(opened, "[data-chart=loss]").text
 
 
+MODELLED = """
+const [rates, slower] = arguments, seconds = (model, method, rate, factor) =>
+    stepSeconds(model, method, rate, factor * (model.forward_seconds + model.backward_seconds));
+const lines = (model) => model.methods.flatMap((method) => rates.flatMap((rate) => slower.map((factor) =>
+    [model.name, method.name, rate, factor, seconds(model, method, rate, factor)])));
+return DATA.models.flatMap(lines);"""
+
+
 def test_step_times_are_the_models(opened: webdriver.Chrome, study: SpeedStudy) -> None:
     """Of every method of every workload, at rates off the grid and three compute times, within 1 %."""
-    rates, slower = [3.3e7, 4.7e8, 1e9, 7.7e9, 1e10, 2.9e10, 1e11], [0.5, 1.0, 3.0]
-    script = """
-        const [rates, slower] = arguments;
-        return DATA.models.map((model) => model.methods.map((method) => rates.map((rate) => slower.map((factor) =>
-            stepSeconds(model, method, rate, factor * (model.forward_seconds + model.backward_seconds))))));"""
-    shown = opened.execute_script(script, rates, slower)
-    models = [model for model in study.models.values() if model.is_modelled]
-    assert len(shown) == len(models) > 2
-    for model, methods in zip(models, shown, strict=True):
-        for method, by_rate in zip(model.methods.values(), methods, strict=True):
-            for rate, by_factor in zip(rates, by_rate, strict=True):
-                wanted = [model.seconds_at(method, rate, factor) for factor in slower]
-                assert by_factor == pytest.approx(wanted, rel=0.01), (model.workload.name, method.name, rate)
+    rates, slower = [3.3e7, 4.7e8, 1e9, 7.7e9, 1e10, 2.5e10, 1e11], [0.5, 1.0, 3.0]
+    shown = opened.execute_script(MODELLED, rates, slower)
+    for work, model in study.models.items():
+        scored = {each.name: each for session in study.records.sessions for each in session.methods}
+        for name, method, rate, factor, seconds in shown:
+            network = model.network(rate)
+            assert network is not None
+            if name == work:
+                assert seconds == pytest.approx(model.seconds_at(model.methods[method], rate, factor), rel=0.01)
+            elif name == scored_name(work):
+                compute = Compute(factor * model.workload.forward_seconds, factor * model.workload.backward_seconds)
+                wanted = period_seconds(compute, scored[method].messages, scored[method].period, network)
+                assert seconds == pytest.approx(wanted, rel=0.01)
+    names = {name for name, *_ in shown}
+    assert names == {*study.models, scored_name("resnet50_v100")} and len(shown) > 1_500
+
+
+def test_a_point_of_the_frontier_opens_scores_and_steps(opened: webdriver.Chrome, frames: Frames) -> None:
+    find(opened, "#methods [data-all=true]").click()
+    mark = find(opened, "[data-chart=frontier] .mark[aria-label^='M-CSER:']")
+    assert mark.get_attribute("aria-label").endswith("ms a step")
+    opened.execute_script("arguments[0].focus()", mark)
+    opened.switch_to.active_element.send_keys(Keys.ENTER)
+    said = details(opened)
+    assert all(run_id in said for run_id in frames.runs[frames.runs["row"] == "mcser-96"]["run_id"])
+    assert "how its step is modelled" in said.lower() and "10,000,000,000" in said
 
 
 def test_sliders_move_step_times(opened: webdriver.Chrome) -> None:
