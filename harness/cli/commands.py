@@ -114,9 +114,9 @@ def collect(options: argparse.Namespace) -> int:
 
 def pack(options: argparse.Namespace) -> int:
     """Add the finished runs in an experiment's folder to its pack, and say what was done."""
-    from harness.records import packing
+    from harness.records.packs import pack_runs
 
-    done = packing.pack(options.folder, options.remove_folders)
+    done = pack_runs(options.folder, options.remove_folders)
     print(f"{done.path}: {done.num_runs} runs, {done.added} of them new or changed; {done.removed} folders removed")
     if done.left:
         print(f"{done.left} folders of runs that are not done were left as they are")
@@ -125,14 +125,9 @@ def pack(options: argparse.Namespace) -> int:
 
 def unpack(options: argparse.Namespace) -> int:
     """Make folders of the runs in an experiment's pack, and say what was done."""
-    from harness.records import packing
+    from harness.records.packs import unpack_runs
 
-    done = packing.unpack(options.folder)
-    print(f"{options.folder}: {done.written} folders written, {done.same} were there and are the same")
-    for path in done.unfinished:
-        print(f"{path} was left as it is, a run that is not done; delete it and unpack again to have the packed one")
-    for path in done.other:
-        print(f"{path} was left as it is, and differs from the packed one; it is the one that is read")
+    print(f"{options.folder}: {unpack_runs(options.folder)} folders written; those that were there stay as they are")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -43,7 +44,7 @@ class Recorder:
         before = store.read_record(path, RunFile).attempts if path.exists() else []
         attempt = self._attempt.model_copy(update={"resumed_from_step": resumed_from_step})
         store.write_record(path, self._run.model_copy(update={"attempts": [*before, attempt]}))
-        store.truncate_events(self.folder / "events.jsonl", resumed_from_step)
+        truncate_events(self.folder / "events.jsonl", resumed_from_step)
 
     def check_is_newest(self) -> None:
         """Raises SupersededError where run.json names a newer attempt."""
@@ -54,7 +55,7 @@ class Recorder:
 
     def event(self, event: Event) -> None:
         self.check_is_newest()
-        store.append_event(self.folder / "events.jsonl", event)
+        append_event(self.folder / "events.jsonl", event)
 
     def heartbeat_is_due(self) -> bool:
         return time.monotonic() - self._beaten >= HEARTBEAT_SECONDS
@@ -138,3 +139,28 @@ def _recorded_kind(path: Path, attempt: str) -> FailureKind | None:
     except store.RecordError:
         return None
     return None if failure is None or failure.attempt != attempt else failure.kind
+
+
+def truncate_events(path: Path, last_step: int) -> None:
+    """Keep the events up to `last_step`: a resumed run repeats the rest.
+
+    Raises:
+        RecordError: a damaged line that is not the last.
+    """
+    if path.exists():
+        kept = [event for event in store.read_events(path) if event.step <= last_step]
+        store.write_text_atomically(path, "".join(store.event_line(event.model_dump(mode="json")) for event in kept))
+
+
+def append_event(path: Path, event: Event) -> None:
+    """Add one line to events.jsonl; a torn line that a killed attempt left is closed first."""
+    with open(path, "ab+") as file:
+        if file.tell() > 0:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.seek(0)
+                whole = file.read().rpartition(b"\n")[0]
+                file.truncate(len(whole) + 1 if whole else 0)
+        file.write(store.event_line(event.model_dump(mode="json")).encode())
+        file.flush()
+        os.fsync(file.fileno())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -215,27 +215,28 @@ def read_record(path: Path, kind: type[R]) -> R:
     Raises:
         RecordError: absent, torn, of another version or of another shape.
     """
+    return parse_record(_read_json(path), path, kind)
+
+
+def _read_json(path: Path) -> Any:
     try:
-        data = path.read_bytes()
+        return json.loads(path.read_bytes().decode())
     except FileNotFoundError:
         raise _missing(path) from None
-    return parse_record(data, path, kind)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path} is damaged ({error}); delete the file and run again") from None
 
 
 def _missing(path: Path) -> RecordError:
     return RecordError(f"{path} is missing: the folder is not a record folder, or it was not written yet")
 
 
-def parse_record(data: bytes, path: Path, kind: type[R]) -> R:
-    """The JSON record in a file's contents.
+def parse_record(fields: object, path: Path, kind: type[R]) -> R:
+    """The record in a file's JSON.
 
     Raises:
-        RecordError: torn, of another version or of another shape.
+        RecordError: of another version or of another shape.
     """
-    try:
-        fields = json.loads(data.decode())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path} is damaged ({error}); delete the file and run again") from None
     if isinstance(fields, dict) and "version" in kind.model_fields and fields.get("version") != VERSION:
         raise RecordError(
             f"{path} is of records version {fields.get('version')!r}, this program reads version {VERSION}; "
@@ -260,22 +261,35 @@ def read_events(path: Path) -> list[Event]:
     Raises:
         RecordError: a damaged line that is not the last.
     """
-    return parse_events(path.read_bytes(), path) if path.exists() else []
+    return _parse_events(_read_lines(path), path) if path.exists() else []
 
 
-def parse_events(data: bytes, path: Path) -> list[Event]:
-    """As `read_events`, of a file's contents."""
+def _read_lines(path: Path) -> list[Any]:
+    """The JSON of each line, without a torn last one."""
+    found: list[Any] = []
+    lines = path.read_bytes().decode(errors="replace").splitlines()
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            if len(found) < len(lines) - 1:
+                raise _damaged_line(path, len(found) + 1) from None
+    return found
+
+
+def _parse_events(lines: Iterable[object], path: Path) -> list[Event]:
     by_step: dict[int, Event] = {}
-    lines = data.decode(errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
         try:
-            event = Event.model_validate(json.loads(line))
-        except (json.JSONDecodeError, ValidationError):
-            if number == len(lines):
-                break
-            raise RecordError(f"{path}, line {number}, is damaged; delete the run's folder and run again") from None
+            event = Event.model_validate(line)
+        except ValidationError:
+            raise _damaged_line(path, number) from None
         by_step[event.step] = event
     return [by_step[step] for step in sorted(by_step)]
+
+
+def _damaged_line(path: Path, number: int) -> RecordError:
+    return RecordError(f"{path}, line {number}, is damaged; delete the run's folder and run again")
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -284,29 +298,43 @@ def read_run(folder: Path) -> RunRecord:
     Raises:
         RecordError: a record in it is damaged or of another version.
     """
-    record = parse_run(read_files(folder), folder)
+    record = parse_run(read_run_files(folder), folder)
     return replace(record, heartbeat=read_optional(folder / "heartbeat.json", Heartbeat))
 
 
-def read_files(folder: Path) -> dict[str, bytes]:
-    """What is kept of the run in this folder."""
-    return {path.name: path.read_bytes() for path in map(folder.joinpath, RUN_FILES) if path.exists()}
+def read_run_files(folder: Path) -> dict[str, Any]:
+    """The JSON of what is kept of the run in this folder, by the names of its files without their endings.
+
+    Raises:
+        RecordError: a file is damaged.
+    """
+    paths = [path for path in map(folder.joinpath, RUN_FILES) if path.exists()]
+    return {path.stem: _read_lines(path) if path.suffix == ".jsonl" else _read_json(path) for path in paths}
 
 
-def parse_run(files: Mapping[str, bytes], folder: Path) -> RunRecord:
-    """The run in the contents of its `RUN_FILES`, as far as it has them; `folder` is where they are, or would be.
+def write_run_files(folder: Path, files: Mapping[str, Any]) -> None:
+    """Make a run's folder of what `read_run_files` gives."""
+    folder.mkdir()
+    for path in map(folder.joinpath, RUN_FILES):
+        if path.stem in files:
+            fields = files[path.stem]
+            path.write_text("".join(map(event_line, fields)) if path.suffix == ".jsonl" else record_text(fields))
+
+
+def parse_run(files: Mapping[str, Any], folder: Path) -> RunRecord:
+    """The run in the JSON of its files, by their names without endings; `folder` is where they are, or would be.
 
     Raises:
         RecordError: a record is damaged, of another version or of another run.
     """
-    if "run.json" not in files:
+    if "run" not in files:
         raise _missing(folder / "run.json")
-    run = parse_record(files["run.json"], folder / "run.json", RunFile)
-    result, failure = files.get("result.json"), files.get("failure.json")
+    run = parse_record(files["run"], folder / "run.json", RunFile)
+    result, failure = files.get("result"), files.get("failure")
     record = RunRecord(
         folder=folder,
         run=run,
-        events=parse_events(files.get("events.jsonl", b""), folder / "events.jsonl"),
+        events=_parse_events(files.get("events", []), folder / "events.jsonl"),
         result=None if result is None else parse_record(result, folder / "result.json", Result),
         failure=None if failure is None else parse_record(failure, folder / "failure.json", Failure),
         heartbeat=None,
@@ -360,34 +388,12 @@ def make_names_durable(folder: Path) -> None:
 
 def write_record(path: Path, record: Record, durable: bool = True) -> None:
     """Write one JSON record atomically, keys in the order of their fields, so that git shows small differences."""
-    text = json.dumps(record.model_dump(mode="json"), indent=1, allow_nan=True)
-    write_text_atomically(path, text + "\n", durable)
+    write_text_atomically(path, record_text(record.model_dump(mode="json")), durable)
 
 
-def truncate_events(path: Path, last_step: int) -> None:
-    """Keep the events up to `last_step`: a resumed run repeats the rest.
-
-    Raises:
-        RecordError: a damaged line that is not the last.
-    """
-    if path.exists():
-        kept = [event for event in read_events(path) if event.step <= last_step]
-        write_text_atomically(path, "".join(map(_event_line, kept)))
+def record_text(fields: object) -> str:
+    return json.dumps(fields, indent=1) + "\n"
 
 
-def _event_line(event: Event) -> str:
-    return json.dumps(event.model_dump(mode="json"), allow_nan=True) + "\n"
-
-
-def append_event(path: Path, event: Event) -> None:
-    """Add one line to events.jsonl; a torn line that a killed attempt left is closed first."""
-    with open(path, "ab+") as file:
-        if file.tell() > 0:
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.seek(0)
-                whole = file.read().rpartition(b"\n")[0]
-                file.truncate(len(whole) + 1 if whole else 0)
-        file.write(_event_line(event).encode())
-        file.flush()
-        os.fsync(file.fileno())
+def event_line(fields: object) -> str:
+    return json.dumps(fields) + "\n"

@@ -19,11 +19,11 @@ import torch
 from torch.distributed import DistStoreError
 
 from algorithms import CollectiveError, Collectives
-from harness.records import packing, store
-from harness.records.recorder import write_failure
+from harness.records import packs, recorder, store
+from harness.records.recorder import append_event, write_failure
 from harness.records.run_lock import BusyError, is_owned, owned
 from harness.records.state import is_done
-from harness.records.store import Event, Failure, RecordError, Result, append_event, read_events, read_record, read_run
+from harness.records.store import Event, Failure, RecordError, Result, read_events, read_record, read_run
 from harness.spec import SpecError
 from harness.tasks import blobs
 from harness.tasks.errors import DataError
@@ -387,7 +387,7 @@ def test_full_disk_is_recorded_and_the_next_call_goes_on(
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         append_event(path, each)
 
-    monkeypatch.setattr(store, "append_event", no_space)
+    monkeypatch.setattr(recorder, "append_event", no_space)
     job = job_for(small_config("cser", CSER), tmp_path)
     assert not attempt_stacked(job)
     failure = read_record(job.folder / "failure.json", Failure)
@@ -465,7 +465,7 @@ def test_without_file_locks_everything_goes_on(
     write_failure(tmp_path / "run", "x", "a", "oom", "message", "trace")
     assert read_record(tmp_path / "run" / "failure.json", Failure).kind == "oom"
     (tmp_path / "pack.lock").touch()
-    with packing._alone(tmp_path):
+    with packs._alone(tmp_path):
         assert run_folder.exists()
 
 
