@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +55,7 @@ def describe(
     parts = []
     for key, value in settings.items():
         if isinstance(value, dict):
-            options = ", ".join(f"{k} {_option(v)}" for k, v in value.items() if k != "kind")
+            options = ", ".join(f"{k} {v}" for k, v in value.items() if k != "kind")
             value = f"{value.get('kind')} ({options})" if options else value.get("kind")
         if key != "explicit_error":
             parts.append(f"{key.replace('_', ' ')}: {value}")
@@ -67,12 +66,6 @@ def describe(
     if restart is not None:
         parts.append(restart.words)
     return "; ".join(parts)
-
-
-def _option(value: Any) -> str:
-    """A number or a name as it is, a matrix by its digest."""
-    text = str(value)
-    return text if isinstance(value, int | float) or len(text) < 20 else hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def fixed_settings(spec: Spec, num_parameters: int, tuning: bool) -> dict[str, str]:

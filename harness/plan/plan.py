@@ -113,7 +113,7 @@ def _check_own_tuning(spec: Spec) -> None:
     if spec.tuning.records:
         raise SpecError(
             f"{spec.name} takes its choices from the tuning of {spec.tuning.records}; run that instead "
-            f"(`python -m harness run {spec.tuning.records} --tuning`)"
+            f"(`python -m harness run {spec.tuning.records} --tuning`), or give it a [tuning] with a grid of its own"
         )
     if not _open_rows(spec):
         raise SpecError(

@@ -59,6 +59,6 @@ def incomplete(folder: Path, row: str, trial: str, seed: int, run_id: str, comma
     if recorded.get(trial, run_id) != run_id:
         return SpecError(
             f"the tuning records in {folder} were made with other settings of {trial} than the spec has; run the "
-            f"tuning again (`{command}`)"
+            f"tuning again (`{command}`), or give the spec a [tuning] of its own if these are another experiment's"
         )
     return SpecError(f"the tuning in {folder} is not complete (run {run_id} of {trial} is missing); {advice}")

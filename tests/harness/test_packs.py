@@ -240,7 +240,7 @@ def changed(folder: Path, change: Callable[[dict[str, Any]], object]) -> list[st
     """The pack's lines after a change to its last run by one who knows how digests are made."""
     runs = finished(folder)
     change(runs[max(runs)])
-    return render_pack(NAME, runs).splitlines(keepends=True)
+    return render_pack(json.loads(lines_of(folder)[0])["experiment"], runs).splitlines(keepends=True)
 
 
 def edited(lines: list[str], number: int, old: str, new: str) -> list[str]:

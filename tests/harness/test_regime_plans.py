@@ -286,16 +286,14 @@ def test_the_other_rules_choices_are_rows_of_their_own_where_they_differ(tuned: 
 # A tuning that two experiments share.
 
 
-def borrower(**tuning: Any) -> Table:
-    spec = regime_spec() | {"name": "other"}
-    del spec["rows"], spec["lengths"]
-    spec["training"] |= {"num_epochs": 3}
-    return spec | {"tuning": {"records": "small", "rows": ["sgd", "alone", "csea-4"]} | tuning}
+def borrower(**changes: Any) -> Table:
+    same: Table = {"format": 1, "like": "small", "name": "other", "title": "Another", "training": {"num_epochs": 3}}
+    return same | {"rows": ["sgd", "alone", "csea-4"]} | changes
 
 
-def write_borrower(folder: Path, **tuning: Any) -> Path:
+def write_borrower(folder: Path, **changes: Any) -> Path:
     write_spec(folder, regime_spec()).rename(folder / "small.toml")
-    return write_spec(folder, borrower(**tuning))
+    return write_spec(folder, borrower(**changes))
 
 
 def test_a_borrowed_tuning_gives_rows_settings_and_rates(tuned: Path) -> None:
@@ -311,14 +309,13 @@ def test_a_borrower_may_have_rows_of_its_own_with_rates_and_restart_any(tuned: P
     path = write_borrower(tuned)
     own = {"row": "own", "label": "Own", "algorithm": "ef_sgd", "learning_rate": 0.2, "settings": {"compressor": BLOCK}}
     restarts = [{"row": row, "without": ["momentum"]} for row in ("own", "csea-4")]
-    spec = borrower() | {"rows": [own], "restarts": restarts}
-    write_spec(path.parent, spec)
+    write_spec(path.parent, borrower(rows=["sgd", "alone", "csea-4", own], restarts=restarts))
     configs = {run.row: run.config for run in make_plan(load_spec(path), tuned).runs}
     assert list(configs) == ["sgd", "alone", "csea-4", "own", "own~momentum", "csea-4~momentum"]
     assert configs["own~momentum"].learning_rate == 0.2
     assert configs["csea-4~momentum"].settings == configs["csea-4"].settings
-    write_spec(path.parent, spec | {"rows": [{key: own[key] for key in own if key != "learning_rate"}]})
-    with pytest.raises(SpecError, match=r"give tuning.rows.* and no \[\[rows\]\] without a learning_rate"):
+    write_spec(path.parent, borrower(rows=["sgd", {key: own[key] for key in own if key != "learning_rate"}]))
+    with pytest.raises(SpecError, match="row 'own' begins with 3 trials"):
         load_spec(path)
 
 
@@ -331,8 +328,7 @@ def test_a_borrower_says_which_command_makes_its_tuning(tmp_path: Path, capsys: 
 
 
 def test_records_of_another_tuning_are_refused(tuned: Path) -> None:
-    path = write_borrower(tuned)
-    path.write_text(path.read_text().replace("0.001", "0.25"))  # another weight decay
+    path = write_borrower(tuned, training={"weight_decay": 0.25})
     with pytest.raises(SpecError, match=r"made with other settings of sgd_lr0.01 than the spec has"):
         make_plan(load_spec(path), tuned)
 
@@ -340,12 +336,11 @@ def test_records_of_another_tuning_are_refused(tuned: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"grid": [0.1]}, "give tuning.rows.* and no tuning.grid"),
-        ({"rows": ["sgd", "adam"]}, "tuning.rows names 'adam', which small has not"),
-        ({"rows": [["sgd"]]}, "give tuning.rows"),
-        ({"records": "nothing"}, "no experiment 'nothing'"),
-        ({"records": "spec"}, "has no .tuning. of its own"),
-        ({"both_rules": 3}, "tuning.both_rules"),
+        ({"tuning": {"records": "small"}}, "name the experiment whose tuning this shares in `like`"),
+        ({"rows": ["sgd", "adam"]}, "rows names 'adam', which is not among the ..rows.. of small"),
+        ({"rows": [["sgd"]]}, "row 1: "),
+        ({"like": "nothing"}, "no experiment 'nothing'"),
+        ({"tuning": {"both_rules": 3}}, "tuning.both_rules"),
     ],
 )
 def test_borrowings_that_cannot_be_are_refused(changes: Table, words: str, tmp_path: Path) -> None:

@@ -125,9 +125,9 @@ def test_what_is_not_said_is_as_in_the_other_experiment(tmp_path: Path) -> None:
     )
     assert spec.training == base.training.model_copy(update={"num_workers": 2})
     assert [row.row for row in spec.rows] == ["sgd", "alone"] and spec.rows[0] == base.rows[0]
-    assert spec.model_copy(update={"name": base.name, "title": base.title, "training": base.training}) == (
-        base.model_copy(update={"rows": spec.rows})
-    )
+    same = {"name": base.name, "title": base.title, "training": base.training, "tuning": base.tuning}
+    assert spec.model_copy(update=same) == base.model_copy(update={"rows": spec.rows})
+    assert spec.tuning is not None and spec.tuning.records == "study_two_level"  # whose choices it takes
 
 
 def test_rows_taken_by_name_are_tuned_where_the_variation_has_a_tuning(tmp_path: Path) -> None:
