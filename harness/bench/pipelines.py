@@ -21,10 +21,11 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from harness.bench.measurement import Aim, Measurement, ratio
+from harness.seeds import generator
 from harness.spec import TaskSpec
 from harness.tasks import cifar100, imagenet
-from harness.tasks.augment import LIGHTING_EIGENVALUES, LIGHTING_EIGENVECTORS
-from harness.tasks.image_reading import CropRow, random_crop, read_file
+from harness.tasks.augment import LIGHTING_EIGENVALUES, LIGHTING_EIGENVECTORS, draw
+from harness.tasks.image_files import decoded, random_crop, read_file
 
 REPETITIONS = 9
 IMAGENET_AIM, CIFAR_AIM = Aim("at least", 1.5), Aim("at least", 10.0)
@@ -49,7 +50,7 @@ def imagenet_pipeline() -> list[Measurement]:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(made_up_jpeg(number))
         # One sample is held out, so that no validation set is asked for.
-        task = imagenet.ImageNet(num_train=count + 1, num_classes=2, loader_processes=0)
+        task = imagenet.ImageNet(num_train=count + 1, num_classes=2)
         (train / "n0" / "held_out.JPEG").write_bytes(made_up_jpeg(count))
         samples = task.load(Path(temporary), TaskSpec(name="imagenet", held_out=1), torch.device("cpu"))
         order = torch.split(torch.arange(count), IMAGENET_BATCH)
@@ -86,17 +87,19 @@ def packed_shard() -> Measurement:
             Path(file).write_bytes(jpeg)
         shard = Path(temporary) / "shard"
         shard.write_bytes(b"".join(jpegs))
-        rows = [CropRow([[0.5, 0.5]], [0.5, 0.5], False)] * count
+        draws = draw(generator("bench"), count, 0.0, 0.0)
 
         def from_shard() -> list[Tensor]:
             with shard.open("rb") as opened:
                 return [
-                    random_crop(os.pread(opened.fileno(), len(jpeg), end - len(jpeg)), 224, row)
-                    for jpeg, end, row in zip(jpegs, ends, rows, strict=True)
+                    random_crop(decoded(os.pread(opened.fileno(), len(jpeg), end - len(jpeg))), 224, draws, number)
+                    for number, (jpeg, end) in enumerate(zip(jpegs, ends, strict=True))
                 ]
 
         calls: dict[str, Callable[[], list[Tensor]]] = {
-            "files": lambda: [random_crop(read_file(file), 224, row) for file, row in zip(files, rows, strict=True)],
+            "files": lambda: [
+                random_crop(decoded(read_file(file)), 224, draws, number) for number, file in enumerate(files)
+            ],
             "shard": from_shard,
         }
         assert all(map(torch.equal, *(call() for call in calls.values())))

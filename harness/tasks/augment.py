@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.tasks.transfer import to_device
+from harness.tasks.task import to_device
 
 Channels = tuple[float, float, float]
 """Of red, green and blue."""
@@ -120,6 +120,10 @@ class Draws:
     orders: Tensor
     factors: Tensor
     lighting: Tensor
+
+    def row(self, number: int) -> Draws:
+        """The draws of one image, as a batch of one."""
+        return Draws(*(each[number : number + 1] for each in vars(self).values()))
 
 
 def draw(generator: torch.Generator, batch_size: int, jitter: float, lighting: float) -> Draws:

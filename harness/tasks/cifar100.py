@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torchvision import datasets
 
 from harness.seeds import generator
 from harness.spec import TaskSpec
 from harness.tasks.augment import draw_shifts, moved, normalised, shifted_crops
-from harness.tasks.cifar100_files import Bytes, Release, locate, read_split
 from harness.tasks.errors import DataError
-from harness.tasks.fetching import cache_folder
-from harness.tasks.task import Batch, Check, held_out_indices
+from harness.tasks.task import Batch, Check, cache_folder, held_out_indices
 
 MEAN, STANDARD_DEVIATION = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 """Per channel, of pixels scaled to [0, 1]; those of the paper's released scripts."""
@@ -25,53 +24,52 @@ SIDE, PADDING = 32, 4
 
 @dataclass(frozen=True)
 class CIFAR100:
-    """The official release; `release` is another one in tests alone."""
+    """The official release, as torchvision reads and verifies it; `release` is another one in tests alone."""
 
-    release: Release = field(default_factory=Release)
+    num_train: int = 50_000
+    num_test: int = 10_000
+    num_classes: int = 100
     input_shape: tuple[int, ...] = (3, SIDE, SIDE)
-
-    @property
-    def num_train(self) -> int:
-        return self.release.num_train
-
-    @property
-    def num_test(self) -> int:
-        return self.release.num_test
-
-    @property
-    def num_classes(self) -> int:
-        return self.release.num_classes
+    release: type[datasets.CIFAR100] = datasets.CIFAR100
 
     def prepare(self, data: Path | None) -> None:
-        place = locate(data, cache_folder("cifar100"), self.release)
-        for split in ("train", "test"):
-            read_split(place, split, self.release)
+        self._read(data, "train")
 
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> CIFAR100Samples:
-        place = locate(data, cache_folder("cifar100"), self.release)
-        train = _on_device(*read_split(place, "train", self.release), device)
+        images, labels = (each.to(device) for each in self._read(data, "train"))
         if not spec.held_out:
-            evaluation = _on_device(*read_split(place, "test", self.release), device)
-            return CIFAR100Samples(padded(train[0]), train[1], *evaluation)
+            return CIFAR100Samples(padded(images), labels, *(each.to(device) for each in self._read(data, "test")))
         kept, held_out = (index.to(device) for index in held_out_indices(self.num_train, spec.held_out))
-        images, labels = train
         return CIFAR100Samples(padded(images[kept]), labels[kept], images[held_out], labels[held_out])
 
     def check(self, data: Path | None) -> list[Check]:
-        """What a preflight wants to know, for each split."""
-        lines = []
+        """What a preflight wants to know."""
         try:
-            place = locate(data, cache_folder("cifar100"), self.release)
+            self.prepare(data)
         except DataError as error:
-            return [Check("CIFAR-100 is at hand", False, str(error))]
-        for split in ("train", "test"):
-            what = f"CIFAR-100 {split} is complete"
-            try:
-                images, _ = read_split(place, split, self.release)
-                lines.append(Check(what, True, f"{len(images):,} images of {self.num_classes} classes in {place.path}"))
-            except DataError as error:
-                lines.append(Check(what, False, str(error)))
-        return lines
+            return [Check("CIFAR-100 is complete", False, str(error))]
+        found = f"{self.num_train:,} + {self.num_test:,} images of {self.num_classes} classes, by their sums"
+        return [Check("CIFAR-100 is complete", True, found)]
+
+    def _read(self, data: Path | None, split: str) -> tuple[Tensor, Tensor]:
+        """Images, bytes of shape (n, 3, 32, 32), and labels; fetched into the user's cache where no folder is given.
+
+        Raises:
+            DataError: missing, damaged, or not to be fetched.
+        """
+        root = cache_folder("cifar100") if data is None else data.expanduser()
+        names = f"the folder {self.release.base_folder}/ or {self.release.filename}"
+        try:
+            # Into the user's own folder nothing is fetched, but an archive that lies there is extracted.
+            fetch = data is None or (root / self.release.filename).is_file()
+            dataset = self.release(str(root), train=split == "train", download=fetch)
+        except (RuntimeError, OSError, EOFError) as error:
+            raise DataError(
+                f"CIFAR-100 is not at hand: {root} holds no undamaged release ({error}); put {names} from "
+                f"{self.release.url} there, or name the folder that has it with DATA=FOLDER"
+            ) from None
+        images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
+        return images, torch.tensor(dataset.targets)
 
 
 @dataclass(frozen=True)
@@ -102,15 +100,9 @@ class CIFAR100Samples:
                 yield normalised(images, MEAN, STANDARD_DEVIATION), self.evaluation_labels[index]
 
 
-def _on_device(images: Bytes, labels: object, device: torch.device) -> tuple[Tensor, Tensor]:
-    # Copied because an array over the file's bytes is read-only, which torch warns about.
-    return torch.from_numpy(images.copy()).to(device), torch.as_tensor(labels, device=device)
-
-
 def padded(images: Tensor) -> Tensor:
     """Images of shape (n, 3, 32, 32) as `CIFAR100Samples.padded` wants them."""
     return torch.nn.functional.pad(images.contiguous(), [PADDING] * 4)
 
 
 TASK = CIFAR100()
-check = TASK.check

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +17,17 @@ from harness.seeds import generator
 from harness.spec import TaskSpec
 from harness.tasks.augment import Draws, draw, normalised, photometric
 from harness.tasks.errors import DataError
-from harness.tasks.fetching import cache_folder
-from harness.tasks.image_index import ImageIndex, image_index
-from harness.tasks.image_reading import (
+from harness.tasks.image_files import (
     READING_SECONDS,
-    CropRow,
-    Readers,
-    ReadRequest,
-    Reply,
-    new_readers,
+    ImageIndex,
+    image_index,
+    in_order,
     num_readers,
-    read,
+    own_cores,
     read_file,
+    read_images,
 )
-from harness.tasks.task import Batch, Check, held_out_indices
-from harness.tasks.transfer import to_device
+from harness.tasks.task import Batch, Check, cache_folder, held_out_indices, to_device
 
 MEAN, STANDARD_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Per channel, of pixels scaled to [0, 1]; those of GluonCV and torchvision."""
@@ -42,6 +38,9 @@ EVALUATION_BATCH = 100
 SAMPLED = 32
 """Images of each split that `prepare` and `check` decode."""
 
+Read = tuple[Tensor, dict[int, str]]
+"""See `image_files.read_images`."""
+
 
 @dataclass(frozen=True)
 class ImageNet:
@@ -51,7 +50,6 @@ class ImageNet:
         side: of the crops; the shorter side is resized to `resize` before a central crop.
         max_undecodable: so many training images may be undecodable; the next one of the index stands in for such an
             image. An undecodable image among those evaluated is always an error, since each must be scored once.
-        loader_processes: see `image_reading.new_readers`.
     """
 
     num_train: int = 1_281_167
@@ -60,7 +58,6 @@ class ImageNet:
     side: int = 224
     resize: int = 256
     max_undecodable: int = 0
-    loader_processes: int | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -81,7 +78,7 @@ class ImageNet:
             test = self._index(data, "val")
             _same_classes(train, test)
             parts = _Part(train, torch.arange(len(train))), _Part(test, torch.arange(len(test)))
-        return ImageNetSamples(self, *parts, device, new_readers(self.loader_processes))
+        return ImageNetSamples(self, *parts, device)
 
     def check(self, data: Path | None) -> list[Check]:
         """What a preflight wants to know, two lines for each split."""
@@ -107,8 +104,7 @@ class ImageNet:
 
     def expected_reading_rate(self, cores: int) -> tuple[float, int]:
         """Training images a second of a worker's readers on so many cores, if files come as fast, and their number."""
-        readers = self.loader_processes or num_readers(cores)
-        return readers / READING_SECONDS, readers
+        return num_readers(cores) / READING_SECONDS, num_readers(cores)
 
     def measured_reading_rate(self, data: Path | None, seconds: float) -> tuple[float, int]:
         """Training images a second that this process's readers deliver now, and the number of readers.
@@ -118,36 +114,27 @@ class ImageNet:
         Raises:
             DataError: the data is missing or incomplete, or a file cannot be read.
         """
-        index, readers, random = self._index(data, "train"), new_readers(self.loader_processes), np.random.default_rng()
-        rows = _rows(draw(generator(0, "reading rate"), SAMPLED, JITTER, LIGHTING))
-        started = time.monotonic()
-
-        def requests() -> Iterator[ReadRequest]:
-            while time.monotonic() < started + seconds:
-                paths = [index.path(int(number)) for number in random.integers(len(index), size=SAMPLED)]
-                yield ReadRequest(paths, self.side, self.resize, rows)
-
-        num_images = sum(len(reply.images) for reply in readers.replies(requests()))
-        return num_images / (time.monotonic() - started), readers.number
+        draws = draw(generator(0, "reading rate"), SAMPLED, JITTER, LIGHTING)
+        batches = self._files_a_second(data, seconds, lambda paths: read_images(paths, self.side, self.resize, draws))
+        return batches, num_readers(own_cores())
 
     def measured_opening_rate(self, data: Path | None, seconds: float) -> float:
-        """Training files a second that this process opens and reads with as many threads as it would read images with.
+        """Training files a second that this process opens and reads with as many threads as it reads images with.
 
         Raises:
             DataError: the data is missing or incomplete, or a file cannot be read.
         """
-        index, threads = self._index(data, "train"), new_readers(self.loader_processes).number
-        ends = time.monotonic() + seconds
+        return self._files_a_second(data, seconds, lambda paths: [read_file(path) for path in paths])
 
-        def opened(random: np.random.Generator) -> int:
-            count = 0
-            while time.monotonic() < ends:
-                read_file(index.path(int(random.integers(len(index)))))
-                count += 1
-            return count
+    def _files_a_second(self, data: Path | None, seconds: float, take: Callable[[list[str]], object]) -> float:
+        index, random = self._index(data, "train"), np.random.default_rng()
+        started = time.monotonic()
 
-        with ThreadPoolExecutor(threads) as pool:
-            return sum(pool.map(opened, np.random.default_rng().spawn(threads))) / seconds
+        def calls() -> Iterator[Callable[[], object]]:
+            while time.monotonic() < started + seconds:
+                yield partial(take, [index.path(int(number)) for number in random.integers(len(index), size=SAMPLED)])
+
+        return SAMPLED * sum(1 for _ in in_order(calls())) / (time.monotonic() - started)
 
     def _index(self, data: Path | None, split: str) -> ImageIndex:
         """The index of "train" or "val", of the expected size.
@@ -162,7 +149,7 @@ class ImageNet:
                 "it from image-net.org, extract it to train/ and val/ of class folders, and name their folder with "
                 "DATA=FOLDER"
             )
-        index = image_index(root, cache_folder("imagenet-scans"))
+        index = image_index(root)
         expected = self.num_train if split == "train" else self.num_test
         if len(index.classes) != self.num_classes:
             raise DataError(
@@ -185,9 +172,9 @@ class ImageNet:
         """
         chosen = np.linspace(0, len(index) - 1, min(SAMPLED, len(index)), dtype=np.int64)
         paths = [index.path(number) for number in chosen]
-        reply = read(ReadRequest(paths, self.side, self.resize))
-        if len(reply.failures) > self.max_undecodable:
-            position, reason = next(iter(reply.failures.items()))
+        _, failures = read_images(paths, self.side, self.resize)
+        if len(failures) > self.max_undecodable:
+            position, reason = next(iter(failures.items()))
             raise _undecodable(paths[position], reason)
         return len(paths)
 
@@ -211,13 +198,12 @@ class _Part:
 
 @dataclass(frozen=True)
 class ImageNetSamples:
-    """Indices of files, and the readers of this process; `undecodable` are those training images met so far."""
+    """Indices of files; `undecodable` are those training images met so far."""
 
     task: ImageNet
     train: _Part
     evaluated: _Part
     device: torch.device
-    readers: Readers
     undecodable: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -228,43 +214,41 @@ class ImageNetSamples:
     def training_batches(self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int) -> Iterator[Batch]:
         pending: list[tuple[Tensor, Draws]] = []
 
-        def requests() -> Iterator[ReadRequest]:
+        def calls() -> Iterator[Callable[[], Read]]:
             for step, places in enumerate(indices, first_step):
                 draws = draw(generator(seed, "augmentation", rank, step), len(places), JITTER, LIGHTING)
                 pending.append((places, draws))
-                yield ReadRequest(self.train.paths(places), self.task.side, self.task.resize, _rows(draws))
+                yield partial(read_images, self.train.paths(places), self.task.side, self.task.resize, draws)
 
-        for reply in self.readers.replies(requests()):
+        for images, failures in in_order(calls()):
             places, draws = pending.pop(0)
-            places = self._replaced(reply, places, draws)
-            yield self._batch(reply, self.train.labels(places), draws)
+            places = self._replaced(images, failures, places, draws)
+            yield self._batch(images, self.train.labels(places), draws)
 
     def evaluation_batches(self, indices: Tensor) -> Iterator[Batch]:
         batches = [places for places in torch.split(indices.cpu(), EVALUATION_BATCH) if len(places)]
         paths = map(self.evaluated.paths, batches)
-        requests = (ReadRequest(each, self.task.side, self.task.resize) for each in paths)
-        for places, reply in zip(batches, self.readers.replies(requests), strict=True):
-            for position, reason in reply.failures.items():
+        calls = (partial(read_images, each, self.task.side, self.task.resize) for each in paths)
+        for places, (images, failures) in zip(batches, in_order(calls), strict=True):
+            for position, reason in failures.items():
                 raise _undecodable(self.evaluated.path(int(places[position])), reason)
-            yield self._batch(reply, self.evaluated.labels(places), None)
+            yield self._batch(images, self.evaluated.labels(places), None)
 
-    def _replaced(self, reply: Reply, places: Tensor, draws: Draws) -> Tensor:
+    def _replaced(self, images: Tensor, failures: dict[int, str], places: Tensor, draws: Draws) -> Tensor:
         """Fill what could not be decoded with the next image that can be, under the same draws; the places then shown.
 
         Raises:
             DataError: more than `max_undecodable` images could not be decoded.
         """
         places = places.clone()
-        for position, failure in reply.failures.items():
-            row, reason = _rows(draws)[position], failure
+        for position, failure in failures.items():
+            reason, own = failure, draws.row(position)
             while reason:
-                path = self.train.path(int(places[position]))
-                self._count(path, reason)
+                self._count(self.train.path(int(places[position])), reason)
                 places[position] = (places[position] + 1) % len(self.train.numbers)
                 path = self.train.path(int(places[position]))
-                again = read(ReadRequest([path], self.task.side, self.task.resize, [row]))
-                reply.images[position] = again.images[0]
-                reason = again.failures.get(0, "")
+                again, failed = read_images([path], self.task.side, self.task.resize, own)
+                images[position], reason = again[0], failed.get(0, "")
         return places
 
     def _count(self, path: str, reason: str) -> None:
@@ -277,9 +261,9 @@ class ImageNetSamples:
             if not known:
                 print(f"{path} is no image that can be decoded ({reason}); the next one stands in for it", flush=True)
 
-    def _batch(self, reply: Reply, labels: Tensor, draws: Draws | None) -> Batch:
+    def _batch(self, images: Tensor, labels: Tensor, draws: Draws | None) -> Batch:
         """Bytes go to the device, where the arithmetic on pixels is done."""
-        images, labels = to_device(torch.from_numpy(reply.images), self.device), to_device(labels, self.device)
+        images, labels = to_device(images, self.device), to_device(labels, self.device)
         if draws is None:
             return normalised(images, MEAN, STANDARD_DEVIATION), labels
         return photometric(images, draws, MEAN, STANDARD_DEVIATION), labels
@@ -296,11 +280,6 @@ def _same_classes(train: ImageIndex, test: ImageIndex) -> None:
         raise DataError(f"class {odd} is in only one of {train.root} and {test.root}; extract both again")
 
 
-def _rows(draws: Draws) -> Sequence[CropRow]:
-    columns = zip(draws.attempts.tolist(), draws.places.tolist(), draws.flips.tolist(), strict=True)
-    return [CropRow(*each) for each in columns]
-
-
 def _undecodable(path: str, reason: str, otherwise: str = "") -> DataError:
     return DataError(
         f"{path} is no image that can be decoded ({reason}); put an undamaged copy in its place{otherwise}"
@@ -308,4 +287,3 @@ def _undecodable(path: str, reason: str, otherwise: str = "") -> DataError:
 
 
 TASK = ImageNet()
-check = TASK.check

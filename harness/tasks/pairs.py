@@ -13,8 +13,7 @@ from torch import Tensor
 
 from harness.spec import TaskSpec
 from harness.tasks.measures import Measure
-from harness.tasks.task import Batch, held_out_indices
-from harness.tasks.transfer import to_device
+from harness.tasks.task import Batch, held_out_indices, to_device
 from harness.tokens import BEGIN, END, IGNORED, NUM_SPECIAL, PAD
 
 EVALUATION_POSITIONS = 12_000

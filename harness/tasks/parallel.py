@@ -1,24 +1,34 @@
-"""Any parallel text as a task: two files with a sentence on each line, or one with tabs, for each split.
+"""Any parallel text as a task, in subwords: two files with a sentence on each line, or one with tabs, for each split.
 
 To use one's own, write a module as `wmt_en_de.py` is one. Counts are fields, so that plans need no data.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import numpy
 import torch
 
 from harness.spec import TaskSpec
 from harness.tasks.errors import DataError
 from harness.tasks.measures import BleuAndChrf
 from harness.tasks.pairs import Encoded, PairSamples, chosen_pairs, digest, random_pairs
-from harness.tasks.subwords import Subwords
 from harness.tasks.task import Batch, Check
+from harness.tokens import NUM_SPECIAL
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+SPECIAL = ["<pad>", "<begin>", "<end>"]
+LEAST = NUM_SPECIAL + 256
+"""Any text is made of bytes, so no token is ever unknown."""
 
 
 class TextPair(NamedTuple):
@@ -186,3 +196,46 @@ def _cut(encoded: Sequence[Encoded], longest: int, max_cut: float) -> None:
         )
     for side in sides:
         side[:] = [own[:longest] for own in side]
+
+
+class Subwords:
+    """One vocabulary for both languages, by byte-pair encoding (Sennrich et al., ACL 2016), as `tokenizers` learns it.
+
+    Args:
+        texts: to learn from, of both languages.
+        size: of the vocabulary; the first tokens are those of `harness.tokens`.
+
+    Raises:
+        DataError: the texts do not have so many subwords.
+    """
+
+    def __init__(self, texts: Sequence[str], size: int) -> None:
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+        if size < LEAST:
+            raise DataError(f"a vocabulary of {size} has no room for the {LEAST} bytes and marks; give a larger one")
+        self._tokenizer: Tokenizer = Tokenizer(models.BPE())
+        self._tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        self._tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=size,
+            special_tokens=SPECIAL,
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        )
+        self._tokenizer.train_from_iterator(texts, trainer)
+        found = self._tokenizer.get_vocab_size()
+        if found != size:
+            raise DataError(
+                f"a vocabulary of {size:,} is larger than the training texts allow, which have {found:,} subwords; "
+                "lower it"
+            )
+        self.sha256 = hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
+
+    def encode(self, texts: Sequence[str]) -> list[Sequence[int]]:
+        """Tokens of each text, int32."""
+        return [numpy.array(each.ids, dtype=numpy.int32) for each in self._tokenizer.encode_batch(list(texts))]  # type: ignore[misc]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text; bytes that are none become a question mark in a diamond."""
+        return self._tokenizer.decode([int(token) for token in tokens]).strip()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 import pkgutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -16,7 +17,6 @@ from torch import Tensor
 from harness import tasks
 from harness.seeds import generator
 from harness.spec import SpecError, TaskSpec
-from harness.tasks.transfer import to_device
 
 Batch = tuple[Tensor, Tensor]
 """Inputs, float32 of shape (batch, *input_shape), and labels, int64 of shape (batch,); of text see `Pairs.batch`."""
@@ -125,6 +125,11 @@ def subset(train: Batch, spec: TaskSpec, test: Batch | None = None) -> TensorSam
     return TensorSamples(inputs[kept], labels[kept], *(test or (inputs[held_out], labels[held_out])))
 
 
+def cache_folder(name: str) -> Path:
+    """Where data lies that nobody named a place for: $XDG_CACHE_HOME/cser-bench/`name`, or the same in ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "cser-bench" / name
+
+
 def configured_task(spec: TaskSpec) -> Task:
     """The task with what the spec says of its files.
 
@@ -155,3 +160,25 @@ def find_task(name: str) -> Task:
         raise SpecError(f"unknown task {name!r}; the tasks are {', '.join(there)}")
     task: Task = found
     return task
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device. The host waits for no GPU: what it does there next comes after the transfer."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def on_its_way(tensor: Tensor) -> Callable[[], Tensor]:
+    """A function that gives the tensor on the CPU. A GPU's is sent now, and waited for only when it is asked for."""
+    if tensor.device.type != "cuda":
+        return lambda: tensor
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype).pin_memory()
+    copy.copy_(tensor, non_blocking=True)
+    sent = torch.cuda.current_stream(tensor.device).record_event()
+
+    def arrived() -> Tensor:
+        sent.synchronize()
+        return copy
+
+    return arrived

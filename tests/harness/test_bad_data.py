@@ -72,7 +72,7 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A miniature ImageNet, known to the harness, with an image for training that is cut short; its path."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     imagenet_tree(tmp_path / "data", 24, 12)
-    task = ImageNet(24, 12, num_classes=3, side=16, resize=20, loader_processes=0)
+    task = ImageNet(24, 12, num_classes=3, side=16, resize=20)
     monkeypatch.setattr(imagenet, "TASK", task)
     bad = tmp_path / "data" / "train" / "n02" / "n02_13.JPEG"
     bad.write_bytes(bad.read_bytes()[:200])

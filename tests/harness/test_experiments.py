@@ -22,10 +22,8 @@ from harness.rows import RowSpec
 from harness.spec import ModelSpec, Spec
 from harness.spec_file import EXPERIMENTS, load_spec
 from harness.tasks import cifar100, cmudict, fashion_mnist, imagenet, kjv_es, wmt_en_de
-from harness.tasks.cifar100 import CIFAR100
 from harness.tasks.cmudict import CMUDict
-from harness.tasks.fashion_mnist import FashionMNIST
-from harness.tasks.fashion_mnist_files import locate
+from harness.tasks.fashion_mnist import FashionMNIST, locate
 from harness.tasks.imagenet import ImageNet
 from harness.tasks.kjv_es import ENGLISH, SPANISH, Bibles
 from harness.tasks.parallel import TextFiles
@@ -113,13 +111,13 @@ def shrunken(name: str, label: str) -> Spec:
 
 def miniature_cifar100(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release = MiniatureCIFAR100(NUM_TRAIN, NUM_TEST, num_classes=5)
-    write(folder / "cifar-100-binary", release.binary)
-    monkeypatch.setattr(cifar100, "TASK", CIFAR100(release.release))
+    write(folder / "cifar-100-python", release.pickled)
+    monkeypatch.setattr(cifar100, "TASK", release.task)
 
 
 def miniature_imagenet(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     imagenet_tree(folder, NUM_TRAIN, NUM_TEST)
-    task = ImageNet(NUM_TRAIN, NUM_TEST, num_classes=3, side=16, resize=20, loader_processes=0)
+    task = ImageNet(NUM_TRAIN, NUM_TEST, num_classes=3, side=16, resize=20)
     monkeypatch.setattr(imagenet, "TASK", task)
 
 

@@ -19,7 +19,6 @@ from harness.spec import TaskSpec
 from harness.tasks import augment
 from harness.tasks.blobs import TASK
 from harness.tasks.cifar100 import CIFAR100Samples, padded
-from harness.tasks.image_reading import Reply
 from harness.tasks.imagenet import ImageNetSamples
 from harness.tasks.task import TensorSamples
 from harness.train import checkpoint, train
@@ -72,12 +71,12 @@ def test_images_of_memory_are_augmented_without_a_wait(waits: list[str]) -> None
 
 
 def test_images_of_files_are_augmented_without_a_wait(waits: list[str]) -> None:
-    reply = Reply(torch.zeros(4, 3, 16, 16, dtype=torch.uint8).numpy(), {})
+    images = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
     draws = augment.draw(generator("tests"), 4, 0.4, 0.1)
     for _ in range(2):
         waits.clear()
         where: Any = SimpleNamespace(device=GPU)
-        inputs, _ = ImageNetSamples._batch(where, reply, torch.arange(4), draws)
+        inputs, _ = ImageNetSamples._batch(where, images, torch.arange(4), draws)
     assert inputs.device.type == "cuda" and inputs.shape == (4, 3, 16, 16)
     assert waits == []
 

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
+from torchvision.datasets import CIFAR100
 
-from harness.tasks.cifar100_files import Release
-from harness.tasks.fashion_mnist_files import FILES, Expected
+from harness.tasks import cifar100
+from harness.tasks.fashion_mnist import FILES
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -46,7 +47,7 @@ def archive(folder: str, files: dict[str, bytes]) -> bytes:
 
 @dataclass(frozen=True)
 class MiniatureCIFAR100:
-    """A release of random images, equally many of each class, in both official forms."""
+    """A release of random images, equally many of each class, as torchvision reads it."""
 
     num_train: int
     num_test: int
@@ -70,7 +71,8 @@ class MiniatureCIFAR100:
     @cached_property
     def pickled(self) -> dict[str, bytes]:
         """The files of cifar-100-python, as Python 2 wrote them."""
-        return {split: self._pickled(split) for split in self.images}
+        names = {"fine_label_names": [str(label) for label in range(self.num_classes)]}
+        return {split: self._pickled(split) for split in self.images} | {"meta": pickle.dumps(names, protocol=2)}
 
     def _pickled(self, split: str) -> bytes:
         labels = self.labels[split].tolist()
@@ -82,34 +84,20 @@ class MiniatureCIFAR100:
         return pickle.dumps(entry, protocol=2)
 
     @cached_property
-    def binary(self) -> dict[str, bytes]:
-        """The files of cifar-100-binary."""
-        return {f"{split}.bin": self._binary(split) for split in self.images}
-
-    def _binary(self, split: str) -> bytes:
-        labels = self.labels[split].astype(np.uint8)[:, None]
-        return np.concatenate([labels // 5, labels, self.images[split]], axis=1).tobytes()
-
-    @cached_property
-    def pickled_archive(self) -> bytes:
+    def archive(self) -> bytes:
         return archive("cifar-100-python", self.pickled)
 
     @cached_property
-    def binary_archive(self) -> bytes:
-        return archive("cifar-100-binary", self.binary)
+    def release(self) -> type[CIFAR100]:
+        """torchvision's data set, which knows these files by their sums."""
+        sums = {name: [[name, md5(self.pickled[name])]] for name in ("train", "test")}
+        meta = {"filename": "meta", "key": "fine_label_names", "md5": md5(self.pickled["meta"])}
+        lists = {"train_list": sums["train"], "test_list": sums["test"], "meta": meta, "tgz_md5": md5(self.archive)}
+        return type("Miniature", (CIFAR100,), lists)
 
-    @cached_property
-    def release(self) -> Release:
-        """By what the task knows these files."""
-        return Release(
-            md5(self.pickled["train"]),
-            md5(self.pickled["test"]),
-            md5(self.pickled_archive),
-            md5(self.binary_archive),
-            self.num_train,
-            self.num_test,
-            self.num_classes,
-        )
+    @property
+    def task(self) -> cifar100.CIFAR100:
+        return cifar100.CIFAR100(self.num_train, self.num_test, self.num_classes, release=self.release)
 
 
 CLASSES = ("n01", "n02", "n03")
@@ -149,7 +137,7 @@ def idx(values: Bytes) -> bytes:
     return struct.pack(f">4B{len(shape)}I", 0, 0, 8, len(shape), *shape) + values.tobytes()
 
 
-def fashion_mnist_files(folder: Path, num_train: int, num_test: int) -> dict[str, Expected]:
+def fashion_mnist_files(folder: Path, num_train: int, num_test: int) -> dict[str, str]:
     """Write the four files, of random images and labels that take turns; what each is known by."""
     random = np.random.default_rng(3)
     arrays = []
@@ -157,9 +145,8 @@ def fashion_mnist_files(folder: Path, num_train: int, num_test: int) -> dict[str
         arrays.append(random.integers(0, 256, (count, 28, 28), dtype=np.uint8))
         arrays.append(np.arange(count, dtype=np.uint8) % 10)
     contents = dict(zip(FILES, map(idx, arrays), strict=True))
-    packed = {name: gzip.compress(raw) for name, raw in contents.items()}
-    write(folder, packed)
-    return {name: Expected(hashlib.sha256(raw).hexdigest(), md5(packed[name])) for name, raw in contents.items()}
+    write(folder, {name: gzip.compress(raw) for name, raw in contents.items()})
+    return {name: hashlib.sha256(raw).hexdigest() for name, raw in contents.items()}
 
 
 def made_up_words(seed: int, count: int) -> list[str]:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import io
-import multiprocessing
 import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,11 +17,11 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
-from harness.spec import SpecError, TaskSpec
-from harness.tasks import image_reading
+from harness.spec import TaskSpec
+from harness.tasks import imagenet
+from harness.tasks.augment import Draws
 from harness.tasks.errors import DataError
-from harness.tasks.image_index import image_index
-from harness.tasks.image_reading import CropRow, ReadRequest, central_crop, new_readers, own_cores, random_crop, read
+from harness.tasks.image_files import decoded, image_index, num_readers, own_cores, random_crop, read_images
 from harness.tasks.imagenet import MEAN, STANDARD_DEVIATION, ImageNet, ImageNetSamples
 from harness.tasks.task import configured_task, find_task
 from harness.train.order import worker_batches
@@ -34,7 +30,7 @@ from tests.tasks.miniatures import CLASSES, imagenet_tree, jpeg, photo
 
 CPU = torch.device("cpu")
 TRAIN, TEST = 24, 12
-MINIATURE = ImageNet(num_train=TRAIN, num_test=TEST, num_classes=3, side=16, resize=20, loader_processes=0)
+MINIATURE = ImageNet(num_train=TRAIN, num_test=TEST, num_classes=3, side=16, resize=20)
 SPEC = TaskSpec(name="imagenet")
 
 
@@ -70,7 +66,7 @@ def test_the_task_is_known_without_data() -> None:
 
 
 def test_labels_follow_sorted_class_folders_and_order_sorted_names(data: Path) -> None:
-    index = image_index(data / "train", data / "cache")
+    index = image_index(data / "train")
     assert index.classes == CLASSES and len(index) == TRAIN
     assert [index.path(number) for number in range(TRAIN)] == sorted(map(str, (data / "train").rglob("*.JPEG")))
     samples = MINIATURE.load(data, SPEC, CPU)
@@ -101,29 +97,17 @@ def test_augmentation_depends_on_seed_rank_and_step_alone(data: Path) -> None:
     assert all(same(ranks[rank], batches(samples, range(4), rank=rank)) for rank in range(3))
 
 
-def test_readers_change_neither_batches_nor_scores(data: Path) -> None:
-    threads = MINIATURE.load(data, SPEC, CPU)
-    everything = torch.arange(TEST)
-    for processes in (1, 2):
-        samples = replace(MINIATURE, loader_processes=processes).load(data, SPEC, CPU)
-        assert same(batches(threads, range(5)), batches(samples, range(5)))
-        for workers in (1, 3):
-            for rank in range(workers):
-                mine = everything[rank::workers]
-                assert same(list(threads.evaluation_batches(mine)), list(samples.evaluation_batches(mine)))
-
-
 @pytest.mark.parametrize("workers", [1, 2, 3, 4])
 def test_every_test_image_is_scored_once(data: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.tasks.imagenet.EVALUATION_BATCH", 2)
     samples = MINIATURE.load(data, SPEC, CPU)
     read_paths: list[str] = []
 
-    def reading(request: ReadRequest) -> image_reading.Reply:
-        read_paths.extend(request.paths)
-        return read(request)
+    def reading(paths: list[str], *arguments: Any) -> imagenet.Read:
+        read_paths.extend(paths)
+        return read_images(paths, *arguments)
 
-    monkeypatch.setattr(image_reading, "read", reading)
+    monkeypatch.setattr(imagenet, "read_images", reading)
     labels = torch.full((TEST,), -1)
     for rank in range(workers):
         mine = torch.arange(rank, TEST, workers)
@@ -145,7 +129,7 @@ def test_reading_stops_with_the_consumer(data: Path) -> None:
 
     for _, _ in zip(range(3), samples.training_batches(endless(), 1, 0, 0), strict=False):
         pass
-    assert 3 <= asked <= 4 + samples.readers.number
+    assert 3 <= asked <= 4 + num_readers(own_cores())
 
 
 def test_held_out_images_are_scored_and_not_trained_on(data: Path) -> None:
@@ -158,45 +142,41 @@ def test_held_out_images_are_scored_and_not_trained_on(data: Path) -> None:
     assert torch.equal(inputs, again)
 
 
+def central_crop(folder: Path, image: Image.Image, side: int, resize: int, kind: str = "JPEG") -> Tensor:
+    (folder / "image").write_bytes(jpeg(image, kind))
+    (pixels,), failures = read_images([str(folder / "image")], side, resize)
+    assert not failures
+    return pixels
+
+
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (300, 300), (233, 601)])
-def test_central_crops_are_torchvisions_on_pil(size: tuple[int, int]) -> None:
-    raw = jpeg(photo(1, *size))
-    expected = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])(Image.open(io.BytesIO(raw)))
-    difference = central_crop(raw, 224, 256).int() - torch.from_numpy(np.array(expected)).permute(2, 0, 1).int()
-    assert difference.abs().max() <= 1
-
-
-def expected_crop(image: Image.Image, box: tuple[int, int, int, int], side: int) -> Tensor:
-    resized = image.crop(box).resize((side, side), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).int()
+def test_central_crops_are_torchvisions_on_pil(size: tuple[int, int], tmp_path: Path) -> None:
+    image = photo(1, *size)
+    crop = central_crop(tmp_path, image, 224, 256)
+    resized = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
+    expected = resized(Image.open(io.BytesIO(jpeg(image))))
+    assert (crop.int() - torch.from_numpy(np.array(expected)).permute(2, 0, 1).int()).abs().max() <= 1
 
 
 def test_a_training_crop_is_pils_and_mirrored_where_drawn() -> None:
     raw = jpeg(photo(2, 500, 375))
-    row = CropRow([[0.5, 0.5]], [0.0, 1.0 - 1e-9], False)  # 54 % of the area, square, at the top right
-    expected = expected_crop(Image.open(io.BytesIO(raw)), (182, 0, 500, 318), 224)
-    assert (random_crop(raw, 224, row).int() - expected).abs().max() <= 1
-    assert (random_crop(raw, 224, replace(row, flip=True)).int() - expected.flip(-1)).abs().max() <= 1
-
-
-@pytest.mark.parametrize("side", [100, 50, 26])
-def test_decoding_at_a_smaller_scale_hardly_changes_the_pixels(side: int) -> None:
-    """The crop is 318 pixels wide, so it is decoded at 1/2, 1/4 and 1/8; a shift by one pixel would cost far more."""
-    raw = jpeg(photo(3, 500, 375))
-    row = CropRow([[0.5, 0.5]], [0.37, 0.61], True)
-    left, top = int(183 * 0.61), int(58 * 0.37)
-    expected = expected_crop(Image.open(io.BytesIO(raw)), (left, top, left + 318, top + 318), side).flip(-1)
-    crop = random_crop(raw, side, row).int()
-    error = (crop - expected).abs().float().mean()
-    shifted = (expected[:, :, 1:] - expected[:, :, :-1]).abs().float().mean()
-    assert error < 1.5 and error < shifted / 3
+    draws = Draws(
+        attempts=torch.tensor([[[0.5, 0.5]]] * 2, dtype=torch.float64),  # 54 % of the area, square
+        places=torch.tensor([[0.0, 1.0 - 1e-9]] * 2, dtype=torch.float64),  # at the top right
+        flips=torch.tensor([False, True]),
+        orders=torch.zeros(2, 3), factors=torch.zeros(2, 3), lighting=torch.zeros(2, 3),
+    )  # fmt: skip
+    cropped = Image.open(io.BytesIO(raw)).crop((182, 0, 500, 318)).resize((224, 224), Image.Resampling.BILINEAR)
+    expected = torch.from_numpy(np.array(cropped)).permute(2, 0, 1).int()
+    assert (random_crop(decoded(raw), 224, draws, 0).int() - expected).abs().max() <= 1
+    assert (random_crop(decoded(raw), 224, draws, 1).int() - expected.flip(-1)).abs().max() <= 1
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
-def test_grey_and_cmyk_become_rgb(mode: str) -> None:
+def test_grey_and_cmyk_become_rgb(mode: str, tmp_path: Path) -> None:
     image = photo(4).convert(mode)
-    pixels = central_crop(jpeg(image), 16, 20)
-    expected = central_crop(jpeg(image.convert("RGB"), "PNG"), 16, 20)
+    pixels = central_crop(tmp_path, image, 16, 20)
+    expected = central_crop(tmp_path, image.convert("RGB"), 16, 20, "PNG")
     assert pixels.shape == (3, 16, 16) and (pixels.int() - expected.int()).abs().float().mean() < 4
     assert mode != "L" or torch.equal(pixels[0], pixels[2])
 
@@ -274,8 +254,8 @@ def flatten(split: Path) -> None:
 
 BAD_TREES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no val": (lambda p: (p / "val").rename(p / "validation"), "val is not a folder; ILSVRC-2012 may not be fetched"),
-    "flat val": (lambda p: flatten(p / "val"), "val holds no class folders but 12 images; it must hold one folder per"),
-    "a class too many": (lambda p: (p / "train" / "n04").mkdir(), "holds 4 class folders where 3 are expected"),
+    "flat val": (lambda p: flatten(p / "val"), "Couldn't find any class folder in"),
+    "a class too many": (lambda p: (p / "train" / "n04").mkdir(), "Found no valid file for the classes n04"),
     "an image missing": (
         lambda p: (p / "train" / "n02" / "n02_01.JPEG").unlink(),
         "holds 23 images where 24 are expected (the fewest, 7, in n02)",
@@ -309,47 +289,10 @@ def test_a_preflight_counts_and_decodes(data: Path) -> None:
     assert "24 images, evenly spaced" in lines[1][2]
 
 
-def test_a_scan_is_kept_until_a_class_folder_changes(data: Path, tmp_path: Path) -> None:
-    root, cache = data / "train", tmp_path / "scans"
-
-    def scan() -> int:
-        return len(image_index(root, cache, keep_from=1))
-
-    assert scan() == TRAIN
-    times = os.stat(root / "n01")
-    (root / "n01" / "new.JPEG").write_bytes(b"")
-    os.utime(root / "n01", ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert scan() == TRAIN  # the kept scan, since nothing seems to have changed
-    os.utime(root / "n01")
-    assert scan() == TRAIN + 1
-    (kept,) = cache.iterdir()
-    for damaged in (b"", kept.read_bytes()[:200], b"PK\3\4"):
-        kept.write_bytes(damaged)
-        assert scan() == TRAIN + 1
-    cache.joinpath("file").write_bytes(b"")
-    assert len(image_index(root, cache / "file", keep_from=1)) == TRAIN + 1  # a cache that cannot be written
-
-
-def test_names_keep_their_bytes(data: Path, tmp_path: Path) -> None:
+def test_names_keep_their_bytes(data: Path) -> None:
     (data / "train" / "n01" / "zoë (1).jpg").write_bytes(jpeg(photo(5)))
-    index = image_index(data / "train", tmp_path / "scans")
+    index = image_index(data / "train")
     assert index.path(8).endswith("zoë (1).jpg") and Path(index.path(8)).is_file()
-
-
-def test_the_number_of_readers_comes_from_task_or_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    monkeypatch.delenv("CSER_LOADER_PROCESSES", raising=False)
-    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
-    monkeypatch.setattr(os, "cpu_count", lambda: 12)
-    assert (new_readers(None).processes, new_readers(None).threads) == (0, 8)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert new_readers(None).threads == 3
-    monkeypatch.setenv("CSER_LOADER_PROCESSES", "5")
-    assert new_readers(None).number == 5 and new_readers(2).number == 2
-    monkeypatch.setenv("CSER_LOADER_PROCESSES", "many")
-    with pytest.raises(SpecError, match="CSER_LOADER_PROCESSES is 'many'; make it a number"):
-        new_readers(None)
 
 
 @pytest.mark.parametrize(
@@ -374,74 +317,21 @@ def test_a_local_ranks_cores_are_divided_once(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(usable)))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", per_task or "")
-    monkeypatch.delenv("CSER_LOADER_PROCESSES", raising=False)
     assert own_cores() == cores
-    assert new_readers(None).threads == min(8, cores)
+    assert num_readers(cores) == min(8, cores)
 
 
 def test_reading_rates_as_a_plan_reckons_them_and_as_they_are(data: Path) -> None:
     full = ImageNet()
     assert full.expected_reading_rate(4) == (pytest.approx(4 / 1.2e-3), 4)
     assert full.expected_reading_rate(20)[1] == 8
-    rate, readers = replace(MINIATURE, loader_processes=None).measured_reading_rate(data, 0.2)
-    assert rate > 0 and readers == new_readers(None).threads
+    rate, readers = MINIATURE.measured_reading_rate(data, 0.2)
+    assert rate > 0 and readers == num_readers(own_cores())
     assert MINIATURE.measured_opening_rate(data, 0.2) > 0
     for measure in (MINIATURE.measured_reading_rate, MINIATURE.measured_opening_rate):
         with pytest.raises(DataError, match="is not a folder"):
             measure(data / "nowhere", 0.2)
     for path in data.rglob("*.JPEG"):
         os.replace(path, path.with_suffix(".gone"))
-    with pytest.raises(DataError, match="holds 0 images"):
+    with pytest.raises(DataError, match="Found no valid file"):
         MINIATURE.measured_opening_rate(data, 0.2)
-
-
-RANK = """
-import multiprocessing, os, signal, sys, torch
-from pathlib import Path
-from harness.spec import TaskSpec
-from harness.tasks.imagenet import ImageNet
-
-def rank(killed):
-    global samples  # alive until the end
-    task = ImageNet(num_train=24, num_test=12, num_classes=3, side=16, resize=20, loader_processes=1)
-    samples = task.load(Path(sys.argv[1]), TaskSpec(name="imagenet"), torch.device("cpu"))
-    assert sum(len(labels) for _, labels in samples.evaluation_batches(torch.arange(12))) == 12
-    (reader,) = multiprocessing.active_children()
-    print(reader.pid, flush=True)
-    if killed:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-ranks = [multiprocessing.get_context("fork").Process(target=rank, args=(killed,)) for killed in (False, True)]
-for process in ranks:
-    process.start()
-for process in ranks:
-    process.join()
-print(*(process.exitcode for process in ranks))
-"""
-
-
-@pytest.mark.timeout(300)
-def test_reader_processes_end_with_the_process_that_trains(data: Path) -> None:
-    """One of the two ranks ends as it should, the other is killed."""
-    root = str(Path(image_reading.__file__).parents[2])
-    command = [sys.executable, "-c", RANK, str(data)]
-    done = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, text=True, timeout=240, check=True)
-    *readers, returned, killed = done.stdout.split()
-    assert (int(returned), int(killed)) == (0, -signal.SIGKILL) and len(readers) == 2
-    for _ in range(300):
-        if not any(Path(f"/proc/{reader}").exists() for reader in readers):
-            return
-        time.sleep(0.1)
-    pytest.fail("a reader process outlived the process that trains")
-
-
-def test_a_dead_reader_process_is_told(data: Path) -> None:
-    samples = replace(MINIATURE, loader_processes=1).load(data, SPEC, CPU)
-    stream = samples.training_batches((torch.tensor([0]) for _ in range(1000)), 1, 0, 0)
-    before = set(multiprocessing.active_children())
-    next(stream)
-    (reader,) = set(multiprocessing.active_children()) - before
-    assert reader.pid is not None
-    os.kill(reader.pid, signal.SIGKILL)
-    with pytest.raises(RuntimeError, match=r"a loader process died, .*CSER_LOADER_PROCESSES"):
-        list(stream)

@@ -15,12 +15,10 @@ from harness.spec import TaskSpec
 from harness.tasks import kjv_es
 from harness.tasks.cmudict import CMUDict
 from harness.tasks.errors import DataError
-from harness.tasks.kjv_es import ENGLISH, SPANISH, Bibles
+from harness.tasks.kjv_es import ENGLISH, SPANISH, Bibles, plain_text, read_module
 from harness.tasks.measures import BleuAndChrf, edit_distance
 from harness.tasks.pairs import PairSamples, Sentences, plain
-from harness.tasks.parallel import ParallelText, TextFiles, TextPair
-from harness.tasks.subwords import Subwords
-from harness.tasks.sword import plain_text, read_module
+from harness.tasks.parallel import ParallelText, Subwords, TextFiles, TextPair
 from harness.tokens import BEGIN, END, IGNORED, PAD
 from tests.tasks.miniatures import bible, cmudict_file, parallel_files, verses
 

@@ -1,0 +1,169 @@
+"""Finding, fetching, verifying and reading the Fashion-MNIST files: no network, small made files."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+
+from harness.spec import TaskSpec
+from harness.tasks import fashion_mnist
+from harness.tasks.errors import DataError
+from harness.tasks.fashion_mnist import MEAN, PACKAGE_FOLDER, STANDARD_DEVIATION, FashionMNIST, locate, verified
+from harness.tasks.task import find_task
+from tests.tasks.miniatures import fashion_mnist_files
+
+IMAGES, LABELS = list(fashion_mnist.FILES)[:2]
+NO_SERVER = "http://127.0.0.1:1"
+
+
+class Places:
+    """The places that `locate` looks at, all empty to begin with, and what it is run with."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.package, self.cache = root, root / "package", root / "xdg" / "cser-bench" / "fashion-mnist"
+        self.published, self.files = NO_SERVER, fashion_mnist_files(root / "good", 5, 3)
+
+    def fill(self, folder: Path) -> Path:
+        """Write the four good files."""
+        fashion_mnist_files(folder, 5, 3)
+        return folder
+
+    def locate(self, data: Path | None = None) -> Path:
+        return locate(data, self.files, self.published)
+
+    def fake_apt(self, download: str) -> None:
+        """An apt-get that does this, and a dpkg-deb that takes a folder beside it for the package's contents."""
+        folder = f"$3{PACKAGE_FOLDER}"
+        for name, script in {
+            "apt-get": f"for word; do case $word in -*) ;; *) echo $word >> {self.root}/calls; break;; esac; done\n"
+            f"case $word in download) {download};; esac",
+            "dpkg-deb": f'test -f "$2" || exit 2\nmkdir -p {folder}\ncp {self.root}/contents/* {folder}',
+        }.items():
+            path = self.root / "bin" / name
+            path.write_text(f"#!/bin/sh\nPATH=/usr/bin:/bin\n{script}\n")
+            path.chmod(0o755)
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))  # this folder and nothing else
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setattr(fashion_mnist, "PACKAGE_FOLDER", tmp_path / "package")
+    return Places(tmp_path)
+
+
+def flip(path: Path) -> None:
+    """Change the last of the unpacked bytes."""
+    raw = bytearray(gzip.decompress(path.read_bytes()))
+    raw[-1] ^= 1
+    path.write_bytes(gzip.compress(raw))
+
+
+def test_the_files_are_torchvisions_and_the_task_is_known_without_data() -> None:
+    theirs = torchvision.datasets.FashionMNIST
+    assert fashion_mnist.PUBLISHED in [mirror.rstrip("/") for mirror in theirs.mirrors]
+    assert [name for name, _ in theirs.resources] == list(fashion_mnist.FILES)
+    found = find_task("fashion_mnist")
+    assert (found.num_train, found.num_test, found.num_classes, found.input_shape) == (60_000, 10_000, 10, (1, 28, 28))
+
+
+def test_a_given_folder_is_used_in_torchvisions_layout_too(places: Places) -> None:
+    places.fill(places.package)
+    mine = places.fill(places.root / "mine")
+    assert places.locate(mine) == mine
+    raw = places.fill(places.root / "theirs" / "FashionMNIST" / "raw")
+    assert places.locate(places.root / "theirs") == raw
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (Path.unlink, "is missing"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-9]), "damaged or unreadable"),
+        (flip, "is damaged: its contents have sha256 [0-9a-f]{64}, expected [0-9a-f]{64}"),
+        (lambda path: path.write_text("<html>Please log in</html>"), "damaged or unreadable"),
+    ],
+)
+@pytest.mark.parametrize("name", [IMAGES, LABELS])
+def test_a_damaged_given_folder_is_an_error_and_no_other_place_is_used(
+    places: Places, damage: Callable[[Path], object], words: str, name: str
+) -> None:
+    places.fill(places.package)
+    mine = places.fill(places.root / "mine")
+    damage(mine / name)
+    with pytest.raises(DataError, match=rf"{mine / name} {words}"):
+        places.locate(mine)
+
+
+def test_the_order_is_package_cache_server_and_the_package_from_debian(
+    places: Places, serve: Callable[[], str]
+) -> None:
+    """All places are good; the first in the order goes bad, one after the other."""
+    for name in ("package", "contents", "mirror"):
+        places.fill(places.root / name)
+    places.fill(places.cache)
+    places.fake_apt("touch it.deb")
+    places.published = serve().rstrip("/")
+    assert places.locate() == places.package
+    (places.package / LABELS).unlink()
+    assert places.locate() == places.cache
+    flip(places.cache / LABELS)
+    assert places.locate() == places.cache and verified(places.cache, places.files)
+    assert not (places.root / "calls").exists()
+    for bad in (places.cache, places.root / "mirror"):
+        flip(bad / LABELS)
+    assert places.locate() == places.cache and verified(places.cache, places.files)
+    assert (places.root / "calls").read_text().split() == ["update", "download"]
+    assert sorted(os.listdir(places.cache)) == sorted(places.files)
+
+
+def test_where_all_fail_each_place_is_named_with_its_reason(places: Places) -> None:
+    places.fake_apt('echo "E: Unable to locate package" >&2; exit 100')
+    with pytest.raises(DataError) as caught:
+        places.locate()
+    said = str(caught.value)
+    for words in ("package/train-", "fashion-mnist/train-", "refused", "E: Unable to locate package", "DATA=FOLDER"):
+        assert words in said
+    assert "\n" not in said and os.listdir(places.cache) == []
+    (places.root / "bin" / "apt-get").unlink()
+    with pytest.raises(DataError, match="No such file or directory: 'apt-get'"):
+        places.locate()
+
+
+def test_an_interrupted_fetch_is_never_taken_for_done(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped between the renames of two files: the next call sees an incomplete cache and fetches again."""
+    places.fill(places.root / "contents")
+    places.fake_apt("touch it.deb")
+    replace, done = os.replace, []
+
+    def stop_at_the_third(source: Path, target: Path) -> None:
+        done.append(target)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", stop_at_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            places.locate()
+    assert len(os.listdir(places.cache)) == 2
+    assert places.locate() == places.cache
+
+
+def test_samples_are_the_files_bytes_normalised(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fashion_mnist, "locate", partial(locate, files=places.files))
+    samples = FashionMNIST(5, 3).load(places.root / "good", TaskSpec(name="fashion_mnist"), torch.device("cpu"))
+    raw = gzip.decompress((places.root / "good" / IMAGES).read_bytes())
+    assert hashlib.sha256(raw).hexdigest() == places.files[IMAGES]
+    pixels = torch.tensor(list(raw[16:]), dtype=torch.float32).view(5, 1, 28, 28)
+    assert torch.allclose(samples.train_inputs, (pixels / 255 - MEAN) / STANDARD_DEVIATION, atol=1e-6)
+    assert samples.train_labels.tolist() == [0, 1, 2, 3, 4] and samples.evaluation_labels.tolist() == [0, 1, 2]
