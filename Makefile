@@ -68,7 +68,7 @@ studies: $(VENV)/.installed ## run what is missing of the studies that answer si
 	done
 
 answers: $(VENV)/.installed ## answer the paper's readers' questions from the records there are; trains nothing
-	@$(RUN) -m report.questions --results "$(RESULTS)"
+	@$(RUN) -m harness answers --results "$(RESULTS)"
 
 plan: $(VENV)/.installed ## say what reproduce would run, and what it would cost; runs nothing
 	@$(HARNESS) plan $(or $(EXPERIMENT),fashion_mnist_regime) $(RESULTS_OPTION)

@@ -12,7 +12,6 @@ from pathlib import Path
 import shtab
 
 from harness.cli import commands, exits
-from harness.cli.safe_path import leave_out_current_folder
 from harness.records.store import RecordError
 from harness.tasks.errors import DataError
 from harness.workers.processes import WorkerError
@@ -20,7 +19,7 @@ from harness.workers.processes import WorkerError
 
 def command_line() -> int:
     """What `python -m harness` and the installed command do."""
-    leave_out_current_folder()
+    exits.leave_out_current_folder()
     return main()
 
 
@@ -41,10 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=exits.program("harness"), description=__doc__)
+    parser = exits.Command(prog=exits.program("harness"), description=__doc__)
     parser.add_argument("--version", action="version", version=_version())
     shtab.add_argument_to(parser, "--print-completion")
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=exits.Command)
     for name, command, what in (
         ("plan", commands.plan, "print the runs of an experiment with bits, memory and time; touches no data"),
         ("preflight", commands.preflight, "look at data, disk and GPUs before a long experiment"),
@@ -61,11 +60,14 @@ def _parser() -> argparse.ArgumentParser:
         if name in ("run", "preflight"):
             _add_run_options(sub)
     _add_packing(subparsers)
-    what = "say what each method would take and lose in a job of yours"
-    # Its options are the report's, and go there as they are: no character begins an option here.
-    advise = subparsers.add_parser("advise", help=what, add_help=False, prefix_chars="\0")
-    advise.set_defaults(command=commands.advise)
-    advise.add_argument("words", nargs="*", metavar="OPTION", help="see `advise --help`")
+    for name, command, what in (
+        ("advise", commands.advise, "say what each method would take and lose in a job of yours"),
+        ("answers", commands.answers, "answer the readers' questions from records"),
+    ):
+        # The options are the report's, and go there as they are: no character begins an option here.
+        sub = subparsers.add_parser(name, help=what, add_help=False, prefix_chars="\0")
+        sub.set_defaults(command=command)
+        sub.add_argument("words", nargs="*", metavar="OPTION", help=f"see `{name} --help`")
     bench = subparsers.add_parser("bench", help="measure ratios of speed and memory")
     bench.add_argument("--output", type=Path, default=Path("results/bench"))
     bench.add_argument("--only", metavar="NAME", help="one benchmark by its name")
@@ -93,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_packing(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_packing(subparsers: argparse._SubParsersAction[exits.Command]) -> None:
     for name, command, what in (
         ("pack", commands.pack, "put the finished runs of an experiment into one file, runs.jsonl in its folder"),
         ("unpack", commands.unpack, "make folders of the runs in an experiment's runs.jsonl"),

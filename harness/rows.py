@@ -1,13 +1,27 @@
-"""The rows of an experiment: written out one by one, or many of a method by a grid."""
+"""What specs are made of, strict tables of numbers and names; and the rows of an experiment, alone or by a grid."""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from harness.strict import Betas, LocalStep, Name, NonNegative, Positive, Strict
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Seed = Annotated[int, Field(ge=0)]
+
+LocalStep = Literal["sgd", "adamw"]
+"""By whose rule a worker steps: Nesterov SGD's, or AdamW's with `betas` and `eps`, which has no momentum."""
+Betas = Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
+
+
+class Strict(BaseModel):
+    """Frozen border type: unknown keys and wrong types are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class RestartSpec(Strict):

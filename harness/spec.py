@@ -9,8 +9,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from harness.rows import GridSpec, RestartOf, RestartSpec, RowSpec, same_name
-from harness.strict import Betas, Count, LocalStep, Name, NonNegative, Positive, Seed, Strict
+from harness.rows import (
+    Betas,
+    Count,
+    GridSpec,
+    LocalStep,
+    Name,
+    NonNegative,
+    Positive,
+    RestartOf,
+    RestartSpec,
+    RowSpec,
+    Seed,
+    Strict,
+    same_name,
+)
 
 FORMAT = 1
 

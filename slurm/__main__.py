@@ -15,7 +15,6 @@ from pathlib import Path
 import shtab
 
 from harness.cli import exits
-from harness.cli.safe_path import leave_out_current_folder
 from harness.records.store import RecordError
 from harness.spec import SpecError
 from harness.tasks.errors import DataError
@@ -27,7 +26,7 @@ WAIT_SECONDS = 5.0
 
 def command_line() -> int:
     """What `python -m slurm` and the installed command do."""
-    leave_out_current_folder()
+    exits.leave_out_current_folder()
     return main()
 
 

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from harness.rows import Count, NonNegative, Positive
 from harness.spec import SpecError, explain
-from harness.strict import Count, NonNegative, Positive
 
 CLUSTERS = Path(__file__).parent / "clusters"
 TEMPLATE = "template"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -141,30 +141,33 @@ def report(options: argparse.Namespace) -> int:
     return _report(options)
 
 
-def _report(options: argparse.Namespace, *words: str) -> int:
-    import subprocess
-
-    from harness.plan.tuning_records import tuning_folder
+def _report(options: argparse.Namespace, *own: str) -> int:
+    from harness.plan.tuning import tuning_folder
+    from report.__main__ import main as build
 
     spec = load_spec(find_spec(options.experiment))
-    command = [sys.executable, "-m", "report", str(_folder(options, spec.name)), *words]
+    words = [str(_folder(options, spec.name)), *own]
     searched = tuning_folder(spec, options.results)
     if searched.parent != options.results:
-        command += ["--tuning", str(searched)]
-    # A process of its own: the report knows the records alone, and the harness does not know the report.
-    return subprocess.run(command, check=False).returncode
+        words += ["--tuning", str(searched)]
+    return build(words)
 
 
 def advise(options: argparse.Namespace) -> int:
     """Advice for a job; the options are the report's but for two files, and so is the exit code."""
-    import subprocess
-
-    from harness.cli.advice import filled
+    from report.advice.__main__ import main as advice
 
     words, said = filled(options.words)
     if said:
         print(said, flush=True)
-    return subprocess.run([sys.executable, "-m", "report.advice", *words], check=False).returncode
+    return advice(words)
+
+
+def answers(options: argparse.Namespace) -> int:
+    """Answer the readers' questions from records; the options and the exit code are the report's."""
+    from report.questions.__main__ import main as answer
+
+    return answer(options.words)
 
 
 def bench(options: argparse.Namespace) -> int:
@@ -184,17 +187,16 @@ def gpu_check(options: argparse.Namespace) -> int:
 
 def speedups(options: argparse.Namespace) -> int:
     """Do the study of speed-ups and build its report; 1 where a worker failed, else the report's exit code."""
-    import subprocess
-
     from harness.speed.scored import run_scored
     from harness.speed.study import run_study
+    from report.__main__ import main as build
 
     if options.scored is not None:
         run_scored(options.scored, Path("results"), options.methods, options.minutes, not options.no_codec)
         return 0
     run_study(options.output, options.minutes)
     accuracy = [word for folder in options.accuracy for word in ("--accuracy", str(folder))]
-    return subprocess.run([sys.executable, "-m", "report", str(options.output), *accuracy], check=False).returncode
+    return build([str(options.output), *accuracy])
 
 
 def netlab(options: argparse.Namespace) -> int:
@@ -214,3 +216,83 @@ def time(options: argparse.Namespace) -> int:
     except RuntimeError as error:
         return complain(error, FAILURE)
     return 0
+
+
+def filled(words: Sequence[str]) -> tuple[list[str], str]:
+    """The words for the report's command, and a sentence on what was filled in; "" where nothing was.
+
+    Words that are given count more than what the files say.
+
+    Raises:
+        SpecError: a file that is not there or cannot be read, or an experiment that cannot be planned.
+    """
+    own = argparse.ArgumentParser(prog=f"{program('harness')} advise", add_help=False, allow_abbrev=False)
+    own.add_argument("--spec")
+    own.add_argument("--model", type=Path)
+    own.add_argument("--results", type=Path, default=Path("results"))
+    if not any(word.split("=")[0] in ("--spec", "--model") for word in words):
+        return list(words), ""
+    options, rest = own.parse_known_args(words)
+    found, said = _job_of_spec(options.spec, options.results) if options.spec else ({}, "")
+    if options.model:
+        found["--parameters"] = str(num_parameters_of(options.model))
+        said = " ".join(filter(None, [said, f"{options.model} holds {int(found['--parameters']):,} parameters."]))
+    given = {word.split("=")[0] for word in rest}
+    if given & {"--layout", "--cluster"}:
+        given.add("--workers")
+    return [*rest, *(word for option, value in found.items() if option not in given for word in (option, value))], said
+
+
+def _job_of_spec(name: str, results: Path) -> tuple[dict[str, str], str]:
+    """Options by the experiment's baseline, or else its first row, and a sentence on them."""
+    from harness.plan.plan import plan_experiment
+    from harness.plan.step_time import step_times
+
+    planned = plan_experiment(name, results)
+    rows = planned.experiment.rows
+    row = next((row for row in rows if row.row == planned.experiment.baseline), rows[0])
+    config = next(run.config for run in planned.runs if run.row == row.row)
+    passes = step_times(config)[0]
+    said = (
+        f"{name}: {row.num_parameters:,} parameters, {row.num_steps:,} steps, {config.num_workers} workers, "
+        f"{1e3 * passes.seconds:.3g} ms of compute ({passes.device}, {passes.basis})."
+    )
+    found = {
+        "--parameters": str(row.num_parameters),
+        "--steps": str(row.num_steps),
+        "--workers": str(config.num_workers),
+        "--compute-ms": f"{1e3 * passes.seconds:.6g}",
+    }
+    return found, said
+
+
+def num_parameters_of(path: Path) -> int:
+    """Numbers in the real tensors of a saved state_dict of a model, buffers among them.
+
+    Raises:
+        SpecError: the file is not there, or holds no tensors that can be read without running code.
+    """
+    import pickle
+
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise SpecError(f"there is no file {path}; give --model a saved state_dict, or --parameters") from None
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError):
+        raise SpecError(f"{path} is no state_dict that torch.save wrote; give --parameters instead") from None
+    total = _numbers(state)
+    if total == 0:
+        raise SpecError(f"{path} holds no real tensors; give --parameters instead")
+    return total
+
+
+def _numbers(state: object) -> int:
+    import torch
+
+    if isinstance(state, torch.Tensor):
+        return state.numel() if state.is_floating_point() else 0
+    if isinstance(state, dict):
+        return sum(map(_numbers, state.values()))
+    return sum(map(_numbers, state)) if isinstance(state, list | tuple) else 0

@@ -1,15 +1,27 @@
-"""How a command ends: its exit code, and what went wrong as one sentence on standard error."""
+"""How a command begins, away from the current folder, and ends: its exit code, and what went wrong in one sentence."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from harness.spec import SpecError
 
+OURS = Path(__file__).resolve().parents[2]
+"""The folder that our packages lie in."""
+
 USAGE, FAILURE, BROKEN_PIPE, INTERRUPTED = 2, 1, 141, 130
+
+
+class Command(argparse.ArgumentParser):
+    """A slip such as --job must not be taken for an option that begins so."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
 
 
 def complain(error: object, code: int) -> int:
@@ -49,3 +61,14 @@ def program(module: str) -> str:
     """What was typed to start this command: the installed one's name, or else `python -m` and the module's."""
     name = Path(sys.argv[0]).name
     return name if name.startswith("cser-") else f"python -m {module}"
+
+
+def leave_out_current_folder() -> None:
+    """Take the current folder off the path, unless our packages lie there; those that we start never look there."""
+    if sys.path and sys.path[0] and Path(sys.path[0]).resolve() == Path.cwd():  # put there by `python -m`
+        if Path.cwd() == OURS:
+            before = os.environ.get("PYTHONPATH")
+            os.environ["PYTHONPATH"] = f"{OURS}{os.pathsep}{before}" if before else str(OURS)
+        else:
+            del sys.path[0]
+    os.environ["PYTHONSAFEPATH"] = "1"

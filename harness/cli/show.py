@@ -17,9 +17,9 @@ from harness.plan.effort import (
     row_hours,
     usual_link,
 )
-from harness.plan.estimate import StepTime
 from harness.plan.plan import Plan
 from harness.plan.power import powers
+from harness.plan.step_time import StepTime
 from harness.records.state import Seen, State, judge, look
 from harness.spec import RunConfig
 from harness.tasks.task import configured_task

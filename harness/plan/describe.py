@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from algorithms.registry import methods
-from harness.rows import RestartSpec, RowSpec
+from harness.rows import LocalStep, RestartSpec, RowSpec
 from harness.spec import ScheduleSpec, Spec, SpecError, TrainingSpec
-from harness.strict import LocalStep
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.plan.estimate import StepTime, step_times
 from harness.plan.plan import Plan
+from harness.plan.step_time import StepTime, step_times
 from harness.records.experiment import Row
 from harness.records.hardware import Machine, machines
 from harness.spec import RunConfig

@@ -12,11 +12,20 @@ from typing import Any
 from pydantic import ValidationError
 
 from algorithms.registry import methods
-from harness.plan import tuning_records
 from harness.plan.describe import describe, fixed_settings, stepping_of
 from harness.plan.foresee import Foreseen, check_scoring, check_task_and_model, foresee
-from harness.plan.tuning import SearchState, Trial, TrialOutcome, neighbouring_rates, rules, search
-from harness.plan.tuning_records import tuning_folder, tuning_name
+from harness.plan.tuning import (
+    SearchState,
+    Trial,
+    TrialOutcome,
+    incomplete,
+    neighbouring_rates,
+    outcome,
+    rules,
+    search,
+    tuning_folder,
+    tuning_name,
+)
 from harness.records import store
 from harness.records.experiment import Choice, Contrast, Experiment, Row, Tuning
 from harness.records.metrics import metric_of
@@ -153,7 +162,7 @@ def _choose(spec: Spec, row: RowSpec, folder: Path, command: str) -> _Chosen:
     if found.missing:
         trial, seed = found.missing[0]
         missing = run_id(_config(spec, _settled(row, trial), seed, tuning=True))
-        raise tuning_records.incomplete(folder, row.row, _trial_name(row, trial), seed, missing, command)
+        raise incomplete(folder, row.row, _trial_name(row, trial), seed, missing, command)
     if found.by_accuracy is None:
         raise SpecError(f"row {row.row!r} diverged at every learning rate of the grid in {folder}; widen the grid")
     return _Chosen(row, found, found.by_accuracy, found.by_training_loss)
@@ -163,7 +172,7 @@ def _search(spec: Spec, row: RowSpec, folder: Path) -> SearchState:
     @cache
     def outcomes(trial: Trial, seed: int) -> TrialOutcome | None:
         run = run_id(_config(spec, _settled(row, trial), seed, tuning=True))
-        return tuning_records.outcome(folder, run, metric_of(spec.statistics.metric))
+        return outcome(folder, run, metric_of(spec.statistics.metric))
 
     assert spec.tuning is not None
     return search(spec.tuning, row, outcomes)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from harness.bench.methods import MOMENTUM, SMALL_CNN, short_run
-from harness.plan.estimate import RESNET50_FORWARD_FLOPS, forward_flops, published_rate
+from harness.plan.step_time import RESNET50_FORWARD_FLOPS, forward_flops, published_rate
 from harness.records.timings import Workload
 from harness.spec import ModelSpec, Precision, RunConfig, SpecError
 from harness.tasks.task import find_task

@@ -12,7 +12,7 @@ from torch import Tensor
 from algorithms import Purpose, StackedCollectives
 from harness.records.recorder import Recorder
 from harness.records.store import Heartbeat
-from harness.tasks.transfer import on_its_way, to_device
+from harness.tasks.task import on_its_way, to_device
 from harness.train.training import Training
 from harness.train.work import Preempted
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from harness.plan.dry_step import dry_steps
 from harness.plan.effort import reading
 from harness.plan.plan import Plan
+from harness.plan.step_time import dry_steps
 from harness.records.run_lock import has_locks
 from harness.spec import RunConfig, SpecError
 from harness.tasks.errors import DataError

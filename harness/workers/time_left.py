@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import torch
 
-from harness.plan.estimate import DRY_FLOPS, forward_flops, step_times
 from harness.plan.plan import PlannedRun
+from harness.plan.step_time import DRY_FLOPS, forward_flops, step_times
 from harness.records.store import Heartbeat
 from harness.train.build import num_steps_of
 from harness.workers.devices import Workers

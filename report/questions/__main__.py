@@ -14,7 +14,7 @@ from report.kit.ends import end_of
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     parser = argparse.ArgumentParser(
-        prog="python -m report.questions",
+        prog="python -m harness answers",
         description="Answer the questions of the paper's readers from the records there are; nothing is trained.",
         epilog="exit status: 0 written; 1 a record is damaged or a file cannot be written; 2 it cannot be used so",
     )

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from harness.__main__ import main
-from harness.cli.advice import filled
+from harness.cli.commands import filled
 from harness.plan.plan import plan_experiment
 from tests.harness.support import small_spec, write_spec
 

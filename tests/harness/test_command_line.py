@@ -245,6 +245,7 @@ def test_commands_that_need_records_say_where_there_are_none(name: str, tmp_path
         (["run", "x", "--jobs", "x"], "whole number of at least 1, not 'x'"),
         (["run", "x", "--workers", "bees"], "invalid choice"),
         (["plan", "x", "--lr", "1"], "unrecognized"),
+        (["run", "x", "--job", "2"], "unrecognized arguments: --job 2"),
         *((["run", "x", "--timeout-seconds", bad], "number above 0") for bad in ("0", "-5", "nan", "inf", "x")),
         *((["run", "x", "--checkpoint-minutes", bad], "at least 0") for bad in ("-1", "nan", "inf", "x")),
         *((["speedups", "--minutes", bad], "number above 0") for bad in ("-1", "0", "nan", "x")),

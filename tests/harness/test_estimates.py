@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from harness.cli import show
-from harness.plan import effort, estimate
-from harness.plan.dry_step import DrySteps, dry_steps
+from harness.plan import effort, step_time
 from harness.plan.effort import Site
-from harness.plan.estimate import StepTime
 from harness.plan.plan import Plan, make_plan
+from harness.plan.step_time import DrySteps, StepTime, dry_steps
 from harness.spec_file import EXPERIMENTS, load_spec
 from tests.harness.support import CSER, small_config, small_spec, write_spec
 
@@ -38,10 +37,10 @@ def a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with a GPU on which a step takes half a second and 3 MB."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda index: "NVIDIA X1")
-    monkeypatch.setattr(estimate, "dry_steps", lambda config, device: DrySteps(0.5, 3_000_000))
-    estimate._KNOWN.clear()
+    monkeypatch.setattr(step_time, "dry_steps", lambda config, device: DrySteps(0.5, 3_000_000))
+    step_time._KNOWN.clear()
     yield
-    estimate._KNOWN.clear()
+    step_time._KNOWN.clear()
 
 
 @pytest.mark.usefixtures("a_gpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import fcntl
 import itertools
 import json
@@ -17,7 +18,7 @@ import pytest
 from harness.__main__ import main
 from harness.cli.show import show_status
 from harness.plan.plan import Plan, make_plan
-from harness.plan.tuning_records import outcome
+from harness.plan.tuning import outcome
 from harness.records import packs, store
 from harness.records.experiment import read_experiment
 from harness.records.packs import NAME as PACK
@@ -31,70 +32,31 @@ from slurm.status import observe
 from tests.harness.support import CSER, ROOT, Quiet, launch_options, small_config, small_spec, write_spec
 
 NAME = "made_up"
+TEMPLATE = read_pack(ROOT / "results" / "fashion_mnist_tuning")
+assert TEMPLATE is not None
+RUN = TEMPLATE.files(min(TEMPLATE.lines))
+"""The files of a run that was done once."""
 
 
 def made_up_run(config: RunConfig, status: str = "done") -> dict[str, bytes]:
-    """The files of a run that was never done; its numbers are random."""
-    identity = run_id(config)
+    """The files of a run that was never done, after one that was; some of its numbers are random."""
+    identity, files = run_id(config), copy.deepcopy(RUN)
     noise = random.Random(identity)
-    run = {
-        "version": VERSION,
-        "run_id": identity,
-        "experiment": NAME,
-        "row": config.algorithm,
-        "seed": config.seed,
-        "config": config.model_dump(mode="json"),
-        "attempts": [{"attempt": f"{noise.getrandbits(32):08x}", **ATTEMPT} for _ in range(noise.choice([1, 1, 2]))],
-    }
-    events = [
-        {"step": step, "epoch": step / 40, "learning_rate": config.learning_rate, "train_loss": noise.random() ** 9}
-        | {"test_loss": noise.choice([noise.random(), float("inf"), float("nan")]), "test_correct": step}
-        | {
-            "test_count": 400,
-            "test_accuracy": step / 400,
-            "bits_sent": 32 * step,
-            "error_norm": noise.choice([None, 0.1]),
-        }
-        | {"worker_distance": 0.0, "wall_seconds": noise.random()}
-        for step in (20, 40)
-    ]
-    score = noise.random() if status == "done" else None
-    traffic = {
-        "gradient": {"bits": 1280, "collectives": 40},
-        "evaluation": {"bits": noise.randrange(99), "collectives": 2},
-    }
-    result = {"version": VERSION, "run_id": identity, "attempt": run["attempts"][-1]["attempt"], "status": status}
-    result |= {"diverged_at_step": None if score else 3, "num_steps": 40, "num_parameters": 1, "world_size": 2}
-    result |= dict.fromkeys(("train_loss", "test_loss", "test_accuracy"), score)
-    result |= {"test_correct": 7 if score else None, "test_count": 400 if score else None, "traffic": traffic}
-    result |= {
-        "expected_traffic": {"gradient": traffic["gradient"]},
-        "overall_ratio": 1.0,
-        "wall_seconds": noise.random(),
-    }
-    result |= {"clock_seconds": {"compute": noise.random()}, "parameters_sha256": f"{noise.getrandbits(256):064x}"}
+    names = {"run_id": identity, "experiment": NAME, "row": config.algorithm, "seed": config.seed}
+    files["run"] |= names | {"config": config.model_dump(mode="json")}
+    files["run"]["attempts"] *= noise.choice([1, 2])
+    files["run"]["attempts"][0]["cpu"] = "ein Prozessor für Umlaute"
+    for event in files["events"]:
+        event |= {"train_loss": noise.random() ** 9, "test_loss": noise.choice([0.5, float("inf"), float("nan")])}
+    files["result"] |= {"run_id": identity, "status": status, "wall_seconds": noise.random()}
+    if status == "diverged":
+        files["result"] |= dict.fromkeys(("train_loss", "test_loss", "test_correct", "test_accuracy"))
     return {
-        "run.json": (json.dumps(run, indent=1) + "\n").encode(),
-        "events.jsonl": "".join(json.dumps(event) + "\n" for event in events).encode(),
-        "result.json": (json.dumps(result, indent=1) + "\n").encode(),
+        "run.json": store.record_text(files["run"]).encode(),
+        "events.jsonl": "".join(map(store.event_line, files["events"])).encode(),
+        "result.json": store.record_text(files["result"]).encode(),
     }
 
-
-ATTEMPT: dict[str, Any] = {
-    "started_at": "2030-01-01T00:00:00Z",
-    "resumed_from_step": 0,
-    "host": "a host with a name that is long enough to be shared",
-    "command": "python -m harness run made_up",
-    "launch": "threads",
-    "backend": "threads",
-    "device": "cpu",
-    "git_commit": "0" * 40,
-    "git_diff_sha256": None,
-    "python": "3.12.0",
-    "packages": {"torch": "0.0", "numpy": "0.0"},
-    "cpu": "ein Prozessor für Umlaute",
-    "num_cpus": 2,
-}
 
 CONFIGS = [
     small_config(algorithm, table, learning_rate=rate, seed=seed)
@@ -133,23 +95,7 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-EXPERIMENT = {
-    "version": VERSION,
-    "name": NAME,
-    "title": "Made up",
-    "kind": "accuracy",
-    "task": "blobs",
-    "model": "small_cnn",
-    "baseline": "sgd",
-    "margin": 0.01,
-    "confidence": 0.95,
-    "seeds": [1, 2, 3],
-    "rows": [],
-    "tuning": None,
-    "settings": {},
-    "config": {},
-    "commands": [],
-}
+EXPERIMENT = json.loads((TEMPLATE.path.parent / "experiment.json").read_text()) | {"name": NAME, "rows": []}
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -256,9 +202,9 @@ def resealed(line: str) -> str:
 
 BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "damaged line": (lambda f: [*lines_of(f)[:3], "\0\0\0\n", *lines_of(f)[4:]], "line 4, is damaged or was edited"),
-    "edited line": (lambda f: edited(lines_of(f), 2, '"done"', '"dome"'), "line 3, is damaged or was edited"),
+    "edited line": (lambda f: edited(lines_of(f), 2, '"attempts"', '"attempt"'), "line 3, is damaged or was edited"),
     "exchanged line": (
-        lambda f: [*lines_of(f)[:2], resealed(edited(lines_of(f), 2, '"done"', '"dome"')[2]), *lines_of(f)[3:]],
+        lambda f: [*lines_of(f)[:2], resealed(edited(lines_of(f), 2, '"attempts"', '"attempt"')[2]), *lines_of(f)[3:]],
         "line 1, is damaged, or lines were exchanged",
     ),
     "edited header": (lambda f: edited(lines_of(f), 0, NAME, "mad_up"), "line 1, is damaged"),

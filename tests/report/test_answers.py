@@ -108,7 +108,7 @@ def pack_of(name: str) -> Pack:
 
 @cache
 def result_of(name: str, run_id: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(pack_of(name).files(run_id, ("result.json",))["result.json"])
+    found: dict[str, Any] = pack_of(name).files(run_id)["result"]
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.plan.estimate import RESNET50_FORWARD_FLOPS
+from harness.plan.step_time import RESNET50_FORWARD_FLOPS
 from harness.spec import SpecError
 from harness.spec_file import find_spec, load_spec
 from harness.speed import trainee

@@ -1,17 +1,26 @@
-"""What a run's arithmetic takes: measured on dry steps on a GPU or where that is quick, else from published rates."""
+"""What a step's arithmetic takes: measured on dry steps on a GPU or where that is quick, else from published rates.
+
+In a dry step one worker trains on random images, alone and without data.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.plan.dry_step import dry_steps
+from algorithms import SoloCollectives
 from harness.records.hardware import TrainingRate, training_rates
 from harness.spec import RunConfig
 from harness.tasks.task import find_task
 from harness.train.build import build_model
+from harness.train.stopwatch import seconds_to_idle
+from harness.train.trainee import Trainee
+
+MAX_STEPS, MAX_SECONDS = 20, 1.0
+"""Dry steps at the most."""
 
 DRY_FLOPS = 2e9
 """Up to so much work in a forward pass a CPU is timed; beyond, the answer would take longer than a plan should."""
@@ -81,3 +90,35 @@ def forward_flops(config: RunConfig) -> float:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(inputs)
     return float(counter.get_total_flops())
+
+
+@dataclass(frozen=True)
+class DrySteps:
+    """What was measured.
+
+    Attributes:
+        seconds: of a step, forward and backward pass and update; the median.
+        activation_bytes: the most memory beyond parameters, gradients, momentum and batch; None on a CPU, where it is
+            not counted.
+    """
+
+    seconds: float
+    activation_bytes: int | None
+
+
+def dry_steps(config: RunConfig, device: torch.device) -> DrySteps:
+    """Take steps of the config's model, batch and precision, with plain SGD."""
+    torch.set_num_threads(1)
+    cuda = device.type == "cuda"
+    plain = config.model_copy(update={"algorithm": "sgd", "settings": {}})
+    model = build_model(config.model, find_task(config.task.name), 0, device)
+    trainee = Trainee(plain, model, SoloCollectives())
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+    held = torch.cuda.memory_allocated(device) if cuda else 0
+    trainee.step()  # The first one sets things up.
+    times = [seconds_to_idle(trainee.step, device)]
+    while len(times) < MAX_STEPS and sum(times) < MAX_SECONDS:
+        times.append(seconds_to_idle(trainee.step, device))
+    peak = torch.cuda.max_memory_allocated(device) - held if cuda else None
+    return DrySteps(median(times), peak)
