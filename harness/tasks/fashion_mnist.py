@@ -134,13 +134,15 @@ def _fetch_published(folder: Path, files: Mapping[str, str], address: str) -> Pa
 
 
 def _fetch_package(folder: Path) -> Path:
-    """Debian's package, downloaded and unpacked without root: with package lists of our own, which may be renewed."""
-    for private in ("lists/partial", "archives/partial"):
-        (folder / private).mkdir(parents=True)
-    private_options = [f"-oDir::State={folder}", f"-oDir::Cache={folder}", "-oDir::State::status=/var/lib/dpkg/status"]
-    apt = ["apt-get", "-q", "-oAcquire::http::Timeout=20", *private_options]
-    _run([*apt, "update"], folder, check=False)  # may fail in a hook that needs root and yet renew the lists
-    _run([*apt, "download", PACKAGE], folder)
+    """Debian's package, downloaded and unpacked without root; with lists of our own where the machine's do not do."""
+    apt = ["apt-get", "-q", "-oAcquire::http::Timeout=20"]
+    _run([*apt, "download", PACKAGE], folder, check=False)
+    if not list(folder.glob("*.deb")):
+        for private in ("lists/partial", "archives/partial"):
+            (folder / private).mkdir(parents=True)
+        apt += [f"-oDir::State={folder}", f"-oDir::Cache={folder}", "-oDir::State::status=/var/lib/dpkg/status"]
+        _run([*apt, "update"], folder, check=False)  # may fail in a hook that needs root and yet renew the lists
+        _run([*apt, "download", PACKAGE], folder)
     _run(["dpkg-deb", "-x", *(path.name for path in folder.glob("*.deb")), "root"], folder)
     return folder / "root" / PACKAGE_FOLDER.relative_to("/")
 
