@@ -46,7 +46,7 @@ def load_spec(path: Path) -> Spec:
     """
     data = _parse(path)
     try:
-        if "records" in data.get("tuning", {}):
+        if "records" in _table(data, "tuning"):
             raise SpecError(
                 "tuning.records is no key; name the experiment whose tuning this shares in `like`, and give no grid"
             )
@@ -81,7 +81,7 @@ def _varied(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     like = own["like"]
     if "like" in base:
         raise SpecError(f"like = {like!r}, which is itself like {base['like']!r}; name that instead")
-    tunes_itself = not own.get("tuning", {}).keys() <= OWN_IN_SHARED_TUNING
+    tunes_itself = not _table(own, "tuning").keys() <= OWN_IN_SHARED_TUNING
     tables = {
         key: base[key] | value if isinstance(value, dict) and isinstance(base.get(key), dict) else value
         for key, value in own.items()
@@ -91,14 +91,30 @@ def _varied(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
         if key not in own:
             data.pop(key, None)
     known = {row.get("row"): row for row in base.get("rows", [])}
-    data["rows"] = [_named_row(row, known, like, tunes_itself) for row in data.get("rows", [])]
+    if isinstance(data.get("rows"), list):
+        data["rows"] = [_named_row(row, known, like, tunes_itself) for row in data["rows"]]
+    rows = [row for row in data.get("rows", []) if isinstance(row, dict)]
     if not tunes_itself and "tuning" in base:
+        strange = [row.get("row") for row in rows if row.get("row") not in known and "learning_rate" not in row]
+        if strange:
+            raise SpecError(
+                f"row {strange[0]!r} has no learning_rate, and {like} no tuning of it; give it one, or the experiment "
+                "a [tuning] of its own"
+            )
         shared = {key: value for key, value in base["tuning"].items() if key not in OWN_IN_SHARED_TUNING}
-        data["tuning"] = shared | own.get("tuning", {}) | {"records": base.get("name")}
-    statistics, names = data.get("statistics", {}), [row.get("row") for row in data["rows"] if isinstance(row, dict)]
-    left = {*NOT_INHERITED_STATISTICS, *(["floor"] if statistics.get("floor") not in names else [])}
-    left -= own.get("statistics", {}).keys()
-    return data | {"statistics": {key: value for key, value in statistics.items() if key not in left}}
+        data["tuning"] = shared | _table(own, "tuning") | {"records": base.get("name")}
+    statistics = _table(data, "statistics")
+    floor = [] if statistics.get("floor") in [row.get("row") for row in rows] else ["floor"]
+    left = {*NOT_INHERITED_STATISTICS, *floor} - _table(own, "statistics").keys()
+    if statistics:
+        data["statistics"] = {key: value for key, value in statistics.items() if key not in left}
+    return data
+
+
+def _table(data: dict[str, Any], key: str) -> dict[str, Any]:
+    """The table of that name; empty where there is none, or it is none."""
+    found = data.get(key)
+    return found if isinstance(found, dict) else {}
 
 
 def _named_row(row: Any, known: dict[str, dict[str, Any]], like: str, tunes_itself: bool) -> Any:

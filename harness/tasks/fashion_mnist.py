@@ -76,7 +76,10 @@ def locate(data: Path | None, files: Mapping[str, str] = FILES, published: str =
     """
     if data is not None:
         layout = data.expanduser() / "FashionMNIST" / "raw"  # torchvision's
-        return verified(layout if layout.is_dir() else data.expanduser(), files)
+        try:
+            return verified(layout if layout.is_dir() else data.expanduser(), files)
+        except DataError as error:
+            raise DataError(f"{error}; put an undamaged copy there, or name another folder with DATA=FOLDER") from None
     cache, tried = cache_folder("fashion-mnist"), []
     for folder in (PACKAGE_FOLDER, cache):
         try:
@@ -123,7 +126,7 @@ def _unpacked(path: Path) -> bytes:
     except FileNotFoundError:
         raise DataError(f"{path} is missing") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is damaged or unreadable ({error}); put an undamaged copy there") from None
+        raise DataError(f"{path} is damaged or unreadable ({error})") from None
 
 
 def _fetch_published(folder: Path, files: Mapping[str, str], address: str) -> Path:

@@ -19,21 +19,16 @@ CIFAR = MiniatureCIFAR100(25, 15, num_classes=5)
 
 BAD: dict[str, tuple[str, Callable[[Path], object], list[str]]] = {
     # name: (task, what is done with an empty folder, what the sentence must contain)
-    "missing archive": ("cifar100", lambda folder: None, ["holds no CIFAR-100", "cifar-100-python.tar.gz", "put one"]),
+    "missing archive": ("cifar100", lambda folder: None, ["holds no undamaged release", "cifar-100-python.tar.gz"]),
     "partial archive": (
         "cifar100",
-        lambda folder: write(folder, {"cifar-100-python.tar.gz": CIFAR.pickled_archive[:9_000]}),
-        ["cifar-100-python.tar.gz is damaged or cut short", "put an undamaged copy"],
+        lambda folder: write(folder, {"cifar-100-python.tar.gz": CIFAR.archive[:9_000]}),
+        ["holds no undamaged release", "put the folder cifar-100-python/"],
     ),
     "wrong checksum": (
         "cifar100",
         lambda folder: write(folder / "cifar-100-python", CIFAR.pickled),
-        ["cifar-100-python/train is damaged (its md5 is", "expected 16019d7e3df5f24257cddd939b257f8d"],
-    ),
-    "too few images": (
-        "cifar100",
-        lambda folder: write(folder / "cifar-100-binary", CIFAR.binary),
-        ["train.bin", "holds 25 images where 50000 are expected"],
+        ["holds no undamaged release", "put the folder cifar-100-python/"],
     ),
     "no folder of images": ("imagenet", lambda folder: None, ["train is not a folder", "DATA=FOLDER"]),
     "too few classes": (
@@ -41,7 +36,7 @@ BAD: dict[str, tuple[str, Callable[[Path], object], list[str]]] = {
         lambda folder: imagenet_tree(folder, 9, 9),
         ["train holds 3 class folders where 1,000 are expected", "extract"],
     ),
-    "no files": ("fashion_mnist", lambda folder: None, ["train-images-idx3-ubyte.gz is missing", "DATA"]),
+    "no files": ("fashion_mnist", lambda folder: None, ["train-images-idx3-ubyte.gz is missing", "DATA=FOLDER"]),
 }
 
 

@@ -315,7 +315,7 @@ def test_a_borrower_may_have_rows_of_its_own_with_rates_and_restart_any(tuned: P
     assert configs["own~momentum"].learning_rate == 0.2
     assert configs["csea-4~momentum"].settings == configs["csea-4"].settings
     write_spec(path.parent, borrower(rows=["sgd", {key: own[key] for key in own if key != "learning_rate"}]))
-    with pytest.raises(SpecError, match="row 'own' begins with 3 trials"):
+    with pytest.raises(SpecError, match="row 'own' has no learning_rate, and small no tuning of it"):
         load_spec(path)
 
 

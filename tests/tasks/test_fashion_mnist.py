@@ -16,7 +16,7 @@ import torchvision
 from harness.spec import TaskSpec
 from harness.tasks import fashion_mnist
 from harness.tasks.errors import DataError
-from harness.tasks.fashion_mnist import MEAN, PACKAGE_FOLDER, STANDARD_DEVIATION, FashionMNIST, locate, verified
+from harness.tasks.fashion_mnist import MEAN, STANDARD_DEVIATION, FashionMNIST, locate, verified
 from harness.tasks.task import find_task
 from tests.tasks.miniatures import fashion_mnist_files
 
@@ -41,7 +41,7 @@ class Places:
 
     def fake_apt(self, download: str) -> None:
         """An apt-get that does this, and a dpkg-deb that takes a folder beside it for the package's contents."""
-        folder = f"$3{PACKAGE_FOLDER}"
+        folder = f"$3{self.package}"
         for name, script in {
             "apt-get": f"for word; do case $word in -*) ;; *) echo $word >> {self.root}/calls; break;; esac; done\n"
             f"case $word in download) {download};; esac",
@@ -88,9 +88,9 @@ def test_a_given_folder_is_used_in_torchvisions_layout_too(places: Places) -> No
     ("damage", "words"),
     [
         (Path.unlink, "is missing"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-9]), "damaged or unreadable"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-9]), "is damaged or unreadable"),
         (flip, "is damaged: its contents have sha256 [0-9a-f]{64}, expected [0-9a-f]{64}"),
-        (lambda path: path.write_text("<html>Please log in</html>"), "damaged or unreadable"),
+        (lambda path: path.write_text("<html>Please log in</html>"), "is damaged or unreadable"),
     ],
 )
 @pytest.mark.parametrize("name", [IMAGES, LABELS])
