@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.exits import FAILURE, complain, program
+from harness.spec import SpecError
 from harness.spec_file import find_spec, load_spec
 
 if TYPE_CHECKING:
