@@ -262,7 +262,7 @@ def _set_ups(frame: pd.DataFrame, changed: tuple[str, ...]) -> Figure:
     for axes, what in zip(panels, changed, strict=True):
         names, ends = list(SET_UPS[what]), []
         axes.set_xticks(range(len(names)), names)
-        axes.set_xlim(-0.3, (len(names) - 1) * (1.32 if axes is panels[-1] else 1) + 0.3)
+        axes.set_xlim(-0.3, len(names) * (1.3 if axes is panels[-1] else 1) - 0.7)
         for number, (row, name) in enumerate(FOLLOWED.items()):
             own = frame[(frame["row"] == row) & (frame["what"] == what)]
             if len(own):
