@@ -36,7 +36,7 @@ METHOD, COMPRESSOR, BASELINE, TASK, TEXT, QUESTION = range(6)
 
 def shown(number: int, language: str = "python") -> str:
     """One of the page's pieces of code."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)[number]
+    return str(re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)[number])
 
 
 def run(number: int, **names: Any) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def stride(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     (package / "stride.py").write_text(shown(COMPRESSOR))
     monkeypatch.syspath_prepend(tmp_path)
     (found,) = _classes("shown_compressors", SharedSupport)  # type: ignore[type-abstract]
-    assert _by_name([(found.kind, found), *compressors().items()])["stride"] is found  # type: ignore[list-item]
+    assert _by_name([(found.kind, found), *compressors().items()])["stride"] is found
     return found
 
 
