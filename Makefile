@@ -29,7 +29,7 @@ export PYTHON VENV
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup reproduce reproduce-long tune studies answers plan status report bench test check clean
-.PHONY: plan-cifar100 plan-imagenet reproduce-small reproduce-cifar100 reproduce-imagenet resubmit gpu-check netlab speedups
+.PHONY: plan-cifar100 plan-imagenet reproduce-small reproduce-cifar100 reproduce-imagenet resubmit gpu-check netlab speedups speedups-scored
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -111,8 +111,11 @@ status: $(VENV)/.installed ## say which runs are done, on, failed or missing, he
 report: $(VENV)/.installed ## write the report from the records there are (EXPERIMENT=fashion_mnist_regime)
 	@$(HARNESS) report $(or $(EXPERIMENT),fashion_mnist_regime) $(RESULTS_OPTION)
 
-bench: $(VENV)/.installed ## time the optimisers' own arithmetic on this machine
-	@$(HARNESS) bench --output "$(RESULTS)/bench"
+# One process, so that nothing that is timed runs beside anything else.
+MEASURE = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -q tests/measured
+
+bench: $(VENV)/.installed-dev ## time the optimisers' own arithmetic on this machine
+	@$(MEASURE) -m bench --table "$(RESULTS)/bench/bench.jsonl"
 
 netlab: $(VENV)/.installed ## time collectives on an emulated network of this machine's own (Linux, root)
 	@$(HARNESS) netlab --output "$(RESULTS)/netlab"
@@ -123,15 +126,21 @@ ACCURACY = $(firstword $(wildcard $(RESULTS)/fashion_mnist results/reference/fas
 speedups: $(VENV)/.installed ## time every method and baseline on such a network, then write the report of speed-ups
 	@$(HARNESS) speedups --output "$(RESULTS)/speedups" $(if $(ACCURACY),--accuracy "$(ACCURACY)")
 
-gpu-check: $(VENV)/.installed ## try and time on GPUs what experiments rely on there; skipped where there is none
-	@$(HARNESS) gpu-check --output "$(RESULTS)/gpu"
+SESSION ?= 1
+
+speedups-scored: $(VENV)/.installed ## time exactly what accuracy runs score, at 1, 10 and 25 Gb/s (SESSION=2: once more)
+	@$(HARNESS) speedups --scored "$(RESULTS)/scored_speedups/scored-$(SESSION).json"
+
+gpu-check: $(VENV)/.installed-dev ## try and time on GPUs what experiments rely on there; skipped where there is none
+	@$(MEASURE) -m gpu --table "$(RESULTS)/gpu/gpu_check.jsonl"
 
 # One thread per worker of the tests: they already run on all cores. One worker more than cores, since tests of clusters and
 # networks wait for most of their time.
 PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -q -n "$(TEST_JOBS)" --durations 25 tests
 
 # What takes longest: jobs on a Slurm cluster of this machine's own, emulated networks, processes killed at any moment.
-LONGEST = tests/slurm tests/lab tests/harness/test_kills.py tests/report/test_accuracy_report.py
+LONGEST = tests/slurm tests/timing/test_lab.py tests/timing/test_sweeps.py tests/timing/test_ledger.py tests/harness/test_kills.py \
+    tests/report/test_accuracy_report.py
 
 test: $(VENV)/.installed-dev ## run the tests, but for the longest, which check runs too
 	@echo "test: running the tests, without $(LONGEST)"

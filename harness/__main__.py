@@ -68,14 +68,6 @@ def _parser() -> argparse.ArgumentParser:
         sub = subparsers.add_parser(name, help=what, add_help=False, prefix_chars="\0")
         sub.set_defaults(command=command)
         sub.add_argument("words", nargs="*", metavar="OPTION", help=f"see `{name} --help`")
-    bench = subparsers.add_parser("bench", help="measure ratios of speed and memory")
-    bench.add_argument("--output", type=Path, default=Path("results/bench"))
-    bench.add_argument("--only", metavar="NAME", help="one benchmark by its name")
-    bench.set_defaults(command=commands.bench)
-    what = "try on this machine's GPUs what experiments rely on, and time it; skipped where there is none"
-    gpu_check = subparsers.add_parser("gpu-check", help=what, description=what)
-    gpu_check.add_argument("--output", type=Path, default=Path("results/gpu"))
-    gpu_check.set_defaults(command=commands.gpu_check)
     speedups = subparsers.add_parser(
         "speedups", help="time methods and baselines on an emulated network, and report it"
     )
@@ -83,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     speedups.add_argument(
         "--accuracy", type=Path, action="append", default=[], metavar="FOLDER", help="of accuracy runs"
     )
-    speedups.add_argument("--minutes", type=_above_0, default=50.0, help="after which no timing is begun (default: 50)")
+    speedups.add_argument("--minutes", type=_above_0, default=90.0, help="after which nothing is begun (default: 90)")
     speedups.add_argument("--scored", type=Path, metavar="FILE", help="time only what accuracy runs score, into FILE")
     speedups.add_argument("--methods", nargs="*", default=[], help="of --scored, by name (default: all)")
     speedups.add_argument("--no-codec", action="store_true", help="of --scored: do not time codecs alone as well")

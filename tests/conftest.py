@@ -12,17 +12,22 @@ TOGETHER = (
     "tests/harness/test_baselines.py",
     "tests/harness/test_command_line.py",
     "tests/harness/test_estimates.py",
-    "tests/harness/test_gpu_check.py",
+    "tests/measured/",
     "tests/harness/test_installed.py",
     "tests/harness/test_kills.py",
-    "tests/speed/test_messages.py",
-    "tests/speed/test_sessions.py",
+    "tests/timing/test_messages.py",
+    "tests/timing/test_scored.py",
+    "tests/timing/test_sessions.py",
     "tests/algorithms/test_collectives.py",
     "tests/algorithms/test_hook_trap.py",
     "tests/algorithms/test_overlap.py",
     "tests/algorithms/test_user_scripts.py",
 )
 """Beginnings of tests' ids: those with the same one share a cluster or a slow fixture, and so run on one worker."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--table", metavar="FILE", help="of checks of GPUs and benchmarks: a row of each, as it is done")
 
 
 @pytest.hookimpl(optionalhook=True)

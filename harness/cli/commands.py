@@ -171,25 +171,10 @@ def answers(options: argparse.Namespace) -> int:
     return answer(options.words)
 
 
-def bench(options: argparse.Namespace) -> int:
-    """Measure the ratios of speed and memory, or one of them."""
-    from harness.bench import run_benchmarks
-
-    run_benchmarks(options.output, options.only)
-    return 0
-
-
-def gpu_check(options: argparse.Namespace) -> int:
-    """Try the GPUs; 1 where a check failed."""
-    from harness.gpu_check import run_checks
-
-    return FAILURE if run_checks(options.output) else 0
-
-
 def speedups(options: argparse.Namespace) -> int:
     """Do the study of speed-ups and build its report; 1 where a worker failed, else the report's exit code."""
-    from harness.speed.scored import run_scored
-    from harness.speed.study import run_study
+    from harness.timing.scored import run_scored
+    from harness.timing.study import run_study
     from report.__main__ import main as build
 
     if options.scored is not None:
@@ -202,18 +187,18 @@ def speedups(options: argparse.Namespace) -> int:
 
 def netlab(options: argparse.Namespace) -> int:
     """Sweep networks of the rates asked for; 1 where a worker failed."""
-    from harness.lab import command
+    from harness.timing import netlab
 
-    command.run(options.workers, options.machines, options.rates, options.output, options.prefix)
+    netlab.run(options.workers, options.machines, options.rates, options.output, options.prefix)
     return 0
 
 
 def time(options: argparse.Namespace) -> int:
     """Be one of the workers that time steps; 1 where a collective failed."""
-    from harness.speed import command
+    from harness.timing import launched
 
     try:
-        command.run(options.workload, options.methods, options.visits, options.steps, options.output)
+        launched.run(options.workload, options.methods, options.visits, options.steps, options.output)
     except RuntimeError as error:
         return complain(error, FAILURE)
     return 0

@@ -17,7 +17,7 @@ from harness.spec import RunConfig
 from harness.tasks.task import find_task
 from harness.train.build import build_model
 from harness.train.stopwatch import seconds_to_idle
-from harness.train.trainee import Trainee
+from harness.train.trainee import Trainee, trainable
 
 MAX_STEPS, MAX_SECONDS = 20, 1.0
 """Dry steps at the most."""
@@ -107,12 +107,11 @@ class DrySteps:
 
 
 def dry_steps(config: RunConfig, device: torch.device) -> DrySteps:
-    """Take steps of the config's model, batch and precision, with plain SGD."""
+    """Take steps of the config's model, batch and precision, with plain SGD, as training takes them on the device."""
     torch.set_num_threads(1)
     cuda = device.type == "cuda"
     plain = config.model_copy(update={"algorithm": "sgd", "settings": {}})
-    model = build_model(config.model, find_task(config.task.name), 0, device)
-    trainee = Trainee(plain, model, SoloCollectives())
+    trainee = Trainee(plain, trainable(plain, device), SoloCollectives())
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)
     held = torch.cuda.memory_allocated(device) if cuda else 0

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from algorithms import Collectives, StackedCollectives
+from algorithms.registry import methods
 from harness.spec import RunConfig
 from harness.tasks.task import Task, find_task
-from harness.train.build import build_optimizer, module_to_train
+from harness.train.build import build_model, build_optimizer, lay_out, module_to_train
 from harness.train.precision import MixedPrecision
 from harness.train.stacked import replicas_of
 
@@ -25,6 +26,29 @@ def random_batch(task: Task, batch_size: int, generator: torch.Generator, like: 
     inputs = torch.randn((batch_size, *task.input_shape), generator=generator).to(like)
     labels = torch.randint(task.num_classes, (batch_size,), generator=generator).to(like.device)
     return inputs, labels
+
+
+def use_device(device: str) -> None:
+    """Make a GPU this thread's own, and fp32 on it fp32, where cuDNN would round to 10 bits (TF32).
+
+    Batches of a run are of one shape, so cuDNN may try its algorithms on it once and keep the fastest.
+    """
+    if device != "cpu":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.benchmark = True
+
+
+def trainable(config: RunConfig, device: torch.device) -> nn.Module:
+    """The run's model as training has it on the device: its numbers in the format that is chosen there.
+
+    Raises:
+        SpecError: unknown model or options.
+    """
+    use_device(str(device))
+    model = build_model(config.model, find_task(config.task.name), config.seed, device)
+    lay_out(model, methods()[config.algorithm].needs_contiguous)
+    return model
 
 
 class Trainee:

@@ -28,6 +28,7 @@ from harness.train.build import MemoryFormat, build_model, format_of, lay_out
 from harness.train.checkpoint import CheckpointError
 from harness.train.stacked import replicas_of
 from harness.train.train import train
+from harness.train.trainee import use_device
 from harness.train.work import Checkpoints, Preempted, Work
 from harness.workers.preload import load_samples
 from harness.workers.process_group import from_rank_0, joined
@@ -132,17 +133,6 @@ def prepare_thread(device: str = "cpu") -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     use_device(device)
-
-
-def use_device(device: str) -> None:
-    """Make a GPU this thread's own, and fp32 on it fp32, where cuDNN would round to 10 bits (TF32).
-
-    Batches of a run are of one shape, so cuDNN may try its algorithms on it once and keep the fastest.
-    """
-    if device != "cpu":
-        torch.cuda.set_device(device)
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.benchmark = True
 
 
 def recorded(job: Job, work: Callable[[], None]) -> bool:

@@ -26,7 +26,7 @@ def relatives_of(bench: Bench) -> tuple[Method, ...]:
 
 
 def closed_forms(num_parameters: int, num_workers: int) -> list[Method]:
-    """Those whose bytes depend on the number of parameters alone, in the order of `harness.speed.methods.METHODS`."""
+    """Those whose bytes depend on the number of parameters alone, in the order of `harness.timing.methods.METHODS`."""
     whole, part = 4 * num_parameters, 4 * math.ceil(num_parameters / RATIO)
     half = 4 * math.ceil(num_parameters / (2 * RATIO))
     ring: Rounds = (tuple(dict.fromkeys((1, num_workers - 1))),)

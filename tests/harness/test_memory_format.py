@@ -13,8 +13,9 @@ from algorithms import SoloCollectives
 from harness.records.store import Failure, read_record, read_run
 from harness.tasks import blobs
 from harness.train.build import build_optimizer, format_of, lay_out
+from harness.train.trainee import use_device
 from harness.workers import attempt
-from harness.workers.attempt import attempt_stacked, use_device
+from harness.workers.attempt import attempt_stacked
 from tests.harness.support import CSER, DoctoredBlobs, attempt_in_threads, comparable, job_for, small_config
 
 

@@ -11,7 +11,7 @@ from statistics import median
 
 import pytest
 
-from harness.speed.methods import METHODS
+from harness.timing.methods import METHODS
 from report.speed.records import read_speed_records
 from report.speed.study import SpeedStudy, codec_bytes, study_of
 from report.speed.tables_agreement import agreement_sentence

@@ -1,1 +1,0 @@
-"""Timing: whole training steps of every method and baseline, by turns, on a network at hand, in their parts."""

@@ -1,0 +1,114 @@
+"""`harness time`: sweeps the network at hand and times methods on it, as one of the processes of torchrun or srun."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from harness.records.provenance import command_line, new_attempt
+from harness.records.store import VERSION, read_record, write_record
+from harness.records.timings import Collective, Fabric, TimingStudy
+from harness.spec import SpecError
+from harness.timing.methods import METHODS
+from harness.timing.passes import workload
+from harness.timing.session import Session, on_one_link, time_methods
+from harness.timing.study import timing_of
+from harness.timing.sweep import own_group, sweep
+from harness.timing.workloads import is_emulated
+from harness.workers.attempt import prepare_thread
+from harness.workers.devices import own_gpu
+from harness.workers.process_group import joined
+
+OF_SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
+MASTER_PORT = "29500"
+SWEPT_BYTES: dict[Collective, list[int]] = {
+    "all_reduce": [4**power for power in range(6, 14)],
+    "all_gather": [4**power for power in range(6, 12)],
+    "exchange": [4**power for power in range(6, 14)],
+}
+"""From 4 KiB to 64 MiB, and to 4 MiB: in an all-gather of eight workers seven messages go over every link."""
+REPETITIONS = 5
+
+
+def run(name: str, methods: list[str], num_visits: int, steps_per_visit: int, output: Path) -> None:
+    """Sweep the network, and time the methods (all if none is named) on the workload; rank 0 writes both records.
+
+    A workload with published times is emulated by waiting, over gloo; others are trained, on GPUs where there are some.
+
+    Args:
+        output: folder of the records, made a study of; timings of other workloads that are in it stay.
+
+    Raises:
+        SpecError: started by neither torchrun nor srun, an unknown workload or method, or two workers have one GPU.
+        RecordError: the folder holds a damaged study.
+        RuntimeError: a collective failed.
+    """
+    launch = environment()
+    if unknown := [method for method in methods if method not in METHODS]:
+        raise SpecError(f"unknown method {unknown[0]!r}; the methods are {', '.join(METHODS)}")
+    emulated = is_emulated(name)
+    cuda = torch.cuda.is_available() and not emulated
+    network = fabric_here("nccl" if cuda else "gloo")
+    device = own_gpu(int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()) if cuda else "cpu"
+    prepare_thread(device)
+    session = Session(
+        workload=workload(name, device),
+        num_workers=network.num_workers,
+        methods={each: METHODS[each] for each in methods or METHODS},
+        cells_of=partial(on_one_link, None, 1.0),
+        trains=not emulated,
+        num_visits=num_visits,
+        steps_per_visit=steps_per_visit,
+    )
+    with joined(device, session.timeout_seconds, "env://"):
+        place, rank = torch.device(device), dist.get_rank()
+        attempt = new_attempt(launch, dist.get_backend(), place).model_copy(update={"command": command_line()})
+        swept = sweep(own_group(network, attempt, place), SWEPT_BYTES, REPETITIONS)
+        found = time_methods(session, place)
+    if rank == 0:
+        write_record(output / "sweep.json", swept)
+        timing = timing_of(session, found, attempt, "emulated" if emulated else "measured", network)
+        write_record(output / f"timing-{name}.json", timing)
+        add_to_study(output, "sweep.json", f"timing-{name}.json")
+
+
+def add_to_study(folder: Path, sweep: str, timing: str) -> None:
+    """Make the folder a study of this sweep, with this timing beside those that it has."""
+    file = folder / "study.json"
+    timings = read_record(file, TimingStudy).timings if file.exists() else []
+    timings = list(dict.fromkeys([*timings, timing]))
+    write_record(file, TimingStudy(version=VERSION, sweeps=[sweep], timings=timings, left_out=[]))
+
+
+def environment() -> str:
+    """Which of the two started this process; what srun says is put as torchrun does."""
+    if "RANK" in os.environ:
+        return "torchrun"
+    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
+        os.environ.update({key: os.environ[theirs] for key, theirs in OF_SLURM.items()})
+        # "4(x2)": four on each of two nodes.
+        os.environ.setdefault("LOCAL_WORLD_SIZE", os.environ["SLURM_STEP_TASKS_PER_NODE"].partition("(")[0])
+        os.environ.setdefault("MASTER_ADDR", os.environ["SLURM_LAUNCH_NODE_IPADDR"])
+        os.environ.setdefault("MASTER_PORT", MASTER_PORT)
+        return "srun"
+    raise SpecError("timing needs several workers: start it with torchrun, or with srun from a batch script")
+
+
+def fabric_here(backend: str) -> Fabric:
+    """The network between the workers that the environment speaks of; nobody knows its rates."""
+    world_size, local = int(os.environ["WORLD_SIZE"]), os.environ["LOCAL_WORLD_SIZE"]
+    if not local.isdigit() or world_size % int(local):
+        raise SpecError(f"{world_size} workers, {local} of them on a host: start equally many on every host")
+    return Fabric(
+        kind="host",
+        backend=backend,
+        num_machines=world_size // int(local),
+        workers_per_machine=int(local),
+        bits_per_second=None,
+        inside_bits_per_second=None,
+        dilation=1.0,
+    )

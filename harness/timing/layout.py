@@ -1,0 +1,217 @@
+"""What a lab looks like: machines, workers and rates, and the lines for `ip` and `tc` that make it so."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from harness.spec import SpecError
+
+MOST = 250
+"""Machines, and workers of a machine: both are a byte of an address."""
+LOWEST_RATE = 1e4
+
+FRAME_BYTES = 1514
+"""An Ethernet frame of the usual 1500 bytes, as the kernel counts it: without preamble, checksum and gap."""
+BURST_SECONDS = 1e-3
+"""A link may be ahead of its rate by this much: more than this kernel's timers are late, less than a message takes."""
+NETWORK = "10.83.0.0/16"
+CONGESTION_CONTROL = "cubic"
+"""Linux's usual one, whatever the host is set to: BBR, for one, stops every ten seconds to look for a shorter way."""
+MOST_FRAMES = 65535
+"""In one piece, by the kernel's own bound."""
+QUEUE_BYTES = 1 << 20
+"""What waits at each end of a link before frames are dropped, as in a switch with a deep buffer."""
+
+
+class LabError(SpecError):
+    """There can be no such lab here: one sentence says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class LabTopology:
+    """Machines on one switch, each with as many workers. Links inside a machine are as fast as they can be.
+
+    Args:
+        num_machines, workers_per_machine: their product is the world size; ranks are contiguous within a machine.
+        bits_per_second: what each machine's link to the switch carries, each way, headers included.
+
+    Raises:
+        LabError: a number or rate that no lab can have.
+    """
+
+    num_machines: int
+    workers_per_machine: int
+    bits_per_second: float
+
+    def __post_init__(self) -> None:
+        for what, count in (("machines", self.num_machines), ("workers a machine", self.workers_per_machine)):
+            if not 1 <= count <= MOST:
+                raise LabError(f"a lab has 1 to {MOST} {what}, not {count}")
+        if not (math.isfinite(self.bits_per_second) and self.bits_per_second >= LOWEST_RATE):
+            raise LabError(f"a link's rate is at least {rate_text(LOWEST_RATE)}, not {self.bits_per_second:g} bit/s")
+
+    @property
+    def num_workers(self) -> int:
+        return self.num_machines * self.workers_per_machine
+
+    @property
+    def ring_bits_per_second(self) -> float:
+        """What all workers' links carry together when a ring of all workers keeps the machines' links busy.
+
+        In a ring all workers send at the same pace, so a limit of some is a limit of all.
+        """
+        return self.num_workers * self.bits_per_second
+
+    def __str__(self) -> str:
+        machines = f"{self.num_machines} x "
+        return (
+            machines
+            + (f"{self.workers_per_machine} x " * (self.workers_per_machine > 1))
+            + rate_text(self.bits_per_second)
+        )
+
+
+def rate_text(bits_per_second: float) -> str:
+    """A rate for people: 200 Mb/s, 2.5 Gb/s."""
+    for unit, size in (("Gb/s", 1e9), ("Mb/s", 1e6)):
+        if bits_per_second >= size:
+            return f"{bits_per_second / size:.4g} {unit}"
+    return f"{bits_per_second / 1e3:.4g} kb/s"
+
+
+@dataclass(frozen=True)
+class VethPair:
+    """One veth pair: an interface in a worker's or machine's namespace, and a port of a bridge."""
+
+    namespace: str
+    interface: str
+    bridge_namespace: str
+    port: str
+
+    def ends(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        return (self.namespace, self.interface), (self.bridge_namespace, self.port)
+
+
+@dataclass(frozen=True)
+class LabLayout:
+    """All names of a lab begin with its prefix and a hyphen; none of its interfaces is outside of its namespaces."""
+
+    prefix: str
+    topology: LabTopology
+
+    @property
+    def interface(self) -> str:
+        """The worker's, in its namespace."""
+        return f"{self.prefix}-eth"
+
+    @property
+    def bridge(self) -> str:
+        return f"{self.prefix}-br"
+
+    @property
+    def switch(self) -> str:
+        return f"{self.prefix}-switch"
+
+    def worker(self, rank: int) -> str:
+        return f"{self.prefix}-w{rank}"
+
+    def machine(self, index: int) -> str:
+        """The namespace at the machine's end of its link: of its one worker, or of its bridge."""
+        return self.worker(index) if self.topology.workers_per_machine == 1 else f"{self.prefix}-m{index}"
+
+    def address(self, rank: int) -> str:
+        machine, place = divmod(rank, self.topology.workers_per_machine)
+        return f"10.83.{machine}.{place + 1}"  # In NETWORK.
+
+    def uplinks(self) -> list[VethPair]:
+        """The machines' links to the switch, in order."""
+        alone = self.topology.workers_per_machine == 1
+        interface = self.interface if alone else f"{self.prefix}-up"
+        return [
+            VethPair(self.machine(index), interface, self.switch, f"{self.prefix}-m{index}")
+            for index in range(self.topology.num_machines)
+        ]
+
+    def inside_links(self) -> list[VethPair]:
+        """The workers' links to their machine's bridge, by rank; none where a machine has one worker."""
+        per_machine = self.topology.workers_per_machine
+        if per_machine == 1:
+            return []
+        return [
+            VethPair(self.worker(rank), self.interface, self.machine(rank // per_machine), f"{self.prefix}-w{rank}")
+            for rank in range(self.topology.num_workers)
+        ]
+
+    def bridge_ports(self) -> dict[str, list[str]]:
+        """The interfaces on the bridge of each namespace that has one."""
+        ports: dict[str, list[str]] = {self.switch: []}
+        for link in self.uplinks():
+            ports[self.switch].append(link.port)
+            if self.topology.workers_per_machine > 1:
+                ports[link.namespace] = [link.interface]
+        for link in self.inside_links():
+            ports[link.bridge_namespace].append(link.port)
+        return ports
+
+    def namespaces(self) -> list[str]:
+        workers = [self.worker(rank) for rank in range(self.topology.num_workers)]
+        return [*self.bridge_ports(), *workers]
+
+
+def creating_lines(layout: LabLayout) -> Iterator[str]:
+    """For `ip` outside: the namespaces, and the links between them."""
+    for namespace in layout.namespaces():
+        yield f"netns add {namespace}"
+    for link in [*layout.uplinks(), *layout.inside_links()]:
+        near, far = (f"name {interface} netns {namespace}" for namespace, interface in link.ends())
+        yield f"link add {near} type veth peer {far}"
+
+
+def inside_lines(layout: LabLayout) -> dict[str, list[str]]:
+    """For `ip` inside each namespace. IPv6 stays off and bridges do not chat, so that nothing but workers send."""
+    ports = layout.bridge_ports()
+    lines = {namespace: ["link set lo up"] for namespace in layout.namespaces()}
+    for namespace in ports:
+        lines[namespace].append(f"link add {layout.bridge} type bridge stp_state 0 mcast_snooping 0")
+        lines[namespace].append(f"link set {layout.bridge} addrgenmode none")
+        lines[namespace].append(f"link set {layout.bridge} up")
+    for link in [*layout.uplinks(), *layout.inside_links()]:
+        for namespace, interface in link.ends():
+            master = f"master {layout.bridge} " if interface in ports.get(namespace, ()) else ""
+            lines[namespace].append(f"link set {interface} {master}addrgenmode none")
+            lines[namespace].append(f"link set {interface} up")
+    for rank in range(layout.topology.num_workers):
+        lines[layout.worker(rank)] += [
+            f"addr add {layout.address(rank)}/16 dev {layout.interface} noprefixroute",
+            f"route add {NETWORK} dev {layout.interface} src {layout.address(rank)} congctl {CONGESTION_CONTROL}",
+        ]
+    return lines
+
+
+def limiting_lines(layout: LabLayout, verb: str) -> dict[str, list[str]]:
+    """For `tc` inside each namespace: a token bucket at both ends of each machine's link; `verb` is add or change."""
+    lines: dict[str, list[str]] = {}
+    rate = layout.topology.bits_per_second
+    limit = f"tbf rate {round(rate)}bit burst {burst_bytes(rate)} limit {QUEUE_BYTES}"
+    for link in layout.uplinks():
+        for namespace, interface in link.ends():
+            lines.setdefault(namespace, []).append(f"qdisc {verb} dev {interface} root {limit}")
+    return lines
+
+
+def burst_bytes(bits_per_second: float) -> int:
+    """Two frames, or what the rate carries in BURST_SECONDS: no small message gets through on an idle time's tokens."""
+    return max(2 * FRAME_BYTES, round(bits_per_second * BURST_SECONDS / 8))
+
+
+def train_lines(layout: LabLayout) -> dict[str, list[str]]:
+    """For `ip` inside each worker's namespace: how many frames TCP may hand down in one piece.
+
+    A piece larger than the burst would be cut into frames by the limit, one by one, which takes much more CPU.
+    Sockets look the number up with their route, so that is forgotten: those that are open would keep the old one.
+    """
+    frames = burst_bytes(layout.topology.bits_per_second) // FRAME_BYTES
+    lines = [f"link set {layout.interface} gso_max_segs {min(frames, MOST_FRAMES)}", "route flush cache"]
+    return {layout.worker(rank): lines for rank in range(layout.topology.num_workers)}

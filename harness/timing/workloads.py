@@ -1,0 +1,209 @@
+"""What one worker computes in a step: its model's layers, and how long a device takes, as published or as measured."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from harness.plan.step_time import RESNET50_FORWARD_FLOPS, forward_flops, published_rate
+from harness.records.timings import Workload
+from harness.spec import EvaluationSpec, ModelSpec, Precision, RunConfig, ScheduleSpec, SpecError, TaskSpec
+from harness.tasks.task import find_task
+from harness.train.build import build_model
+
+LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 1e-3, 0.9, 5e-4
+SMALL_CNN = ModelSpec(name="small_cnn", options={"widths": [16, 64]})
+FORWARD_SHARE = 1 / 3
+"""Of the two passes' time: an assumption, since a backward pass has twice the forward pass's arithmetic."""
+ASSUMPTION = "forward to backward as 1 to 2 (an assumption)"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A model, the task whose images or sentences it takes, and how many of them one worker has in a step."""
+
+    task: str
+    model: ModelSpec
+    batch_size: int
+    precision: Precision = "fp32"
+    """That its experiment trains in on GPUs."""
+
+
+FASHION_MNIST = Problem("fashion_mnist", SMALL_CNN, 16)
+RESNET50 = Problem("imagenet", ModelSpec(name="resnet50"), 32, "fp16")
+WIDE_RESNET = Problem("cifar100", ModelSpec(name="wide_resnet", options={"depth": 40, "width": 8}), 16)
+TRANSFORMER = {"width": 64, "num_heads": 4, "num_layers": 1, "feedforward": 128}
+CMUDICT = Problem("cmudict", ModelSpec(name="transformer", options=TRANSFORMER), 32)
+PROBLEMS = {
+    "fashion_mnist": FASHION_MNIST,
+    "cmudict": CMUDICT,
+    "resnet50": RESNET50,
+    "wide_resnet_40_8": WIDE_RESNET,
+    "resnet50_v100": RESNET50,
+    "wide_resnet_40_8_v100": WIDE_RESNET,
+}
+"""By the workload's name."""
+EMULATED = {"resnet50_v100": "mixed", "wide_resnet_40_8_v100": "fp32"}
+"""Workloads with the times of a V100, by the precision of what is published of it; the others are measured."""
+
+
+def problem_of(name: str) -> Problem:
+    """Raises SpecError where there is no such workload; the message names those there are."""
+    if name not in PROBLEMS:
+        raise SpecError(f"unknown workload {name!r}; the workloads are {', '.join(PROBLEMS)}")
+    return PROBLEMS[name]
+
+
+def computes_in(name: str, device: torch.device) -> Precision:
+    """The precision of a workload's passes: its experiment's on a GPU, fp32 on a CPU.
+
+    Losses are not scaled: what is timed is the passes, and an overflow would leave a step out.
+    """
+    return problem_of(name).precision if device.type == "cuda" else "fp32"
+
+
+def run_config(
+    name: str, algorithm: str = "sgd", settings: dict[str, Any] | None = None, momentum: float = MOMENTUM
+) -> RunConfig:
+    """The workload as a run of one method."""
+    return short_run(problem_of(name), algorithm, settings or {}, momentum=momentum)
+
+
+def short_run(problem: Problem, algorithm: str, settings: dict[str, Any], **more: Any) -> RunConfig:
+    """A run for its steps alone: what a plan would say of data and epochs does not matter; `more` are other fields."""
+    usual = {"num_workers": 1, "learning_rate": LEARNING_RATE, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY}
+    return RunConfig(
+        task=TaskSpec(name=problem.task),
+        model=problem.model,
+        batch_size=problem.batch_size,
+        num_epochs=1,
+        algorithm=algorithm,
+        settings=settings,
+        schedule=ScheduleSpec(kind="constant"),
+        evaluation=EvaluationSpec(),
+        seed=1,
+        **usual | more,
+    )
+
+
+def is_emulated(name: str) -> bool:
+    """Whether its times are those of a published device.
+
+    Raises:
+        SpecError: there is no such workload.
+    """
+    problem_of(name)
+    return name in EMULATED
+
+
+def published(name: str) -> Workload:
+    """The workload with the times of a published device; it must be one that is emulated."""
+    rate = published_rate(EMULATED[name])
+    source, seconds = rate.source, problem_of(name).batch_size / rate.images_per_second
+    if problem_of(name) is not RESNET50:
+        source = f"modelled: scaled by arithmetic from {source}"
+        seconds = forward_flops(run_config(name)) / (RESNET50_FORWARD_FLOPS * rate.images_per_second)
+    return workload_of(name, f"{rate.device}, {rate.precision}", seconds, source)
+
+
+def workload_of(name: str, device: str, seconds: float, source: str) -> Workload:
+    """The workload whose two passes take so many seconds on the device."""
+    problem = problem_of(name)
+    model = build_model(problem.model, find_task(problem.task), 0, torch.device("meta"))
+    return Workload(
+        name=name,
+        model=problem.model.name,
+        batch_size=problem.batch_size,
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        device=device,
+        forward_seconds=FORWARD_SHARE * seconds,
+        backward_seconds=(1 - FORWARD_SHARE) * seconds,
+        source=f"{source}; {ASSUMPTION}",
+    )
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One module with parameters of its own.
+
+    Attributes:
+        parameters: by their numbers in `model.parameters()`, in the order in which they get their gradients.
+        share: of the arithmetic (floating-point operations of the forward pass) of all layers.
+    """
+
+    name: str
+    parameters: tuple[int, ...]
+    share: float
+
+
+@dataclass(frozen=True)
+class Layers:
+    """All that an emulation needs of a model: layers, the last to get its gradients first, and parameters' shapes."""
+
+    in_order: tuple[Layer, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    def parameter_shares(self) -> list[float]:
+        """By parameter: the share of the arithmetic that is done with its gradient; a layer's is split by numel."""
+        shares = [0.0] * len(self.shapes)
+        for layer in self.in_order:
+            numel = sum(math.prod(self.shapes[number]) for number in layer.parameters)
+            for number in layer.parameters:
+                shares[number] = layer.share * math.prod(self.shapes[number]) / numel
+        return shares
+
+    def ready(self) -> list[float]:
+        """By parameter: the share of the backward pass that is done when its gradient is there."""
+        ready = [0.0] * len(self.shapes)
+        backwards = self.in_order[::-1]
+        for layer, done in zip(backwards, accumulate(layer.share for layer in backwards), strict=True):
+            for number in layer.parameters:
+                ready[number] = min(1.0, done)
+        return ready
+
+
+@cache
+def layers_of(workload: str) -> Layers:
+    """Those of the workload's model, which is run once without memory.
+
+    Raises:
+        SpecError: there is no such workload.
+    """
+    problem = problem_of(workload)
+    task = find_task(problem.task)
+    model = build_model(problem.model, task, 0, torch.device("meta"))
+    return layers_of_model(model, (2, *task.input_shape))
+
+
+def layers_of_model(model: nn.Module, input_shape: tuple[int, ...]) -> Layers:
+    """The layers of a model on the device "meta"; those whose arithmetic is not counted have none (batch norm)."""
+    inputs = torch.zeros(input_shape, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(inputs)
+    counts, root = counter.get_flop_counts(), type(model).__name__
+    arrivals = _arrivals(model, inputs)
+    numbers = {parameter: number for number, parameter in enumerate(model.parameters())}
+    owned = {
+        name: sorted((numbers[parameter] for parameter in module.parameters(recurse=False)), key=arrivals.index)
+        for name, module in model.named_modules()
+    }
+    order = sorted((name for name in owned if owned[name]), key=lambda name: -arrivals.index(owned[name][-1]))
+    flops = [float(sum(counts.get(f"{root}.{name}" if name else root, {}).values())) for name in order]
+    layers = (Layer(name, tuple(owned[name]), each / sum(flops)) for name, each in zip(order, flops, strict=True))
+    return Layers(tuple(layers), tuple(tuple(parameter.shape) for parameter in model.parameters()))
+
+
+def _arrivals(model: nn.Module, inputs: Tensor) -> list[int]:
+    """The parameters' numbers in the order in which a backward pass gives them gradients."""
+    arrivals: list[int] = []
+    for number, parameter in enumerate(model.parameters()):
+        parameter.register_hook(lambda _, number=number: arrivals.append(number))  # type: ignore[no-untyped-call]
+    model(inputs).sum().backward()
+    return arrivals

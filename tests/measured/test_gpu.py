@@ -1,0 +1,304 @@
+"""What experiments rely on on a GPU, tried and measured; on a CPU the same checks, tiny, so that they are known to run.
+
+`make gpu-check` runs them on a GPU at full size and ends in one table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from statistics import median
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from algorithms import ProcessGroupCollectives, Purpose, SoloCollectives, algorithms
+from algorithms.core.topology import Topology
+from algorithms.registry import baselines
+from harness.plan.step_time import dry_steps
+from harness.spec import Precision
+from harness.spec_file import find_spec, load_spec
+from harness.tasks.cifar100 import CIFAR100Samples, padded
+from harness.tasks.task import Batch
+from harness.timing.workloads import Problem, short_run
+from harness.train.prefetch import Prefetched
+from harness.train.stopwatch import seconds_on, seconds_to_idle, sums
+from harness.train.trainee import StackedTrainee, Trainee, trainable
+from tests.measured import methods
+from tests.measured.scale import TINY, Scale, config_of, on_processes
+
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(400)]
+
+Record = Callable[[str, object], None]
+LARGE_BYTES = 100_000_000
+"""Of the all-reduce whose bandwidth is measured: about ResNet-50's gradients."""
+OVERFLOWS_AT, NUM_STEPS = 3, 6
+SAFE_SCALE, TOO_LARGE = 2.0**10, 2.0**120
+"""Of the loss: the second keeps it finite in fp32, but no gradient in fp16."""
+WARM_UP, WATCHED = 3, 8
+"""Steps in which constants are made and libraries begin, and steps that are watched, a reset among them."""
+TEMPORARY, ROUNDED = 2.0, 0.05
+"""Memory allowed beside parameters, gradients and state, in units of the parameters' size: for a message, its sum, and
+the allocator's rounding."""
+
+
+# Processes
+
+
+@pytest.mark.parametrize("most", [1, 2, 8])
+def test_collectives_of_a_group_give_what_they_should(device: torch.device, most: int, record_property: Record) -> None:
+    found = on_processes(_collectives, device, 1000 if device.type == "cpu" else LARGE_BYTES // 4, most=most)
+    wrong = [f"rank {rank}: {what}" for rank, (each, _) in enumerate(found) for what in each]
+    record_property("processes", len(found))
+    record_property("GB/s of a large all-reduce", found[0][1])
+    assert not wrong
+
+
+def _collectives(device: torch.device, numel: int) -> tuple[list[str], float]:
+    """What is wrong, and the bandwidth (payload over time) of an all-reduce in GB/s."""
+    collectives, wrong = ProcessGroupCollectives(overlap=True), []
+    rank, size = collectives.rank, collectives.world_size
+    # Messages of the harness itself, on a CPU, must travel by the same group.
+    for place in {device, torch.device("cpu")}:
+        for dtype in (torch.float32, torch.float16):
+            total = torch.full((1003,), float(rank + 1), device=place, dtype=dtype)
+            mean, first = total.clone(), total.clone()
+            collectives.all_reduce_sum_(total, Purpose.CONTROL)
+            collectives.all_reduce_mean_(mean, Purpose.CONTROL)
+            collectives.broadcast_(first, Purpose.CONTROL)
+            right = {"sum": size * (size + 1) / 2, "mean": (size + 1) / 2, "broadcast": 1.0}
+            found = {"sum": total, "mean": mean, "broadcast": first}
+            wrong += [f"{key} of {dtype} on {place}" for key in right if not bool((found[key] == right[key]).all())]
+        codes = collectives.all_gather(torch.full((3,), rank, dtype=torch.uint8, device=place), Purpose.CONTROL)
+        if not torch.equal(codes.cpu(), torch.arange(size, dtype=torch.uint8)[:, None].expand(-1, 3)):
+            wrong.append(f"gather on {place}")
+        [ring] = Topology("ring").rounds(size)
+        received = collectives.exchange_with_neighbours(torch.full((5,), rank, device=place), ring, Purpose.CONTROL)
+        if any(bool((message != sender).any()) for sender, message in received.items()):
+            wrong.append(f"neighbours on {place}")
+    large = torch.zeros(numel, device=device)
+    dist.all_reduce(large)
+    seconds = median(seconds_to_idle(lambda: dist.all_reduce(large), device) for _ in range(5))
+    return wrong, 4e-9 * numel / seconds
+
+
+@pytest.mark.parametrize(("name", "own"), [("mcser", {"explicit_error": True}), ("qsparse_local_sgd", {})])
+def test_an_overflow_of_one_worker_is_skipped_by_all_without_a_trace(
+    device: torch.device, scale: Scale, name: str, own: dict[str, object], record_property: Record
+) -> None:
+    unchanged, steps, losses = zip(*on_processes(_overflowing, device, scale, name, own), strict=True)
+    record_property("processes", len(steps))
+    record_property("last losses", [each[-1] for each in losses])
+    assert all(unchanged) and set(steps) == {NUM_STEPS - 1}
+    assert all(math.isfinite(loss) for each in losses for loss in each)
+
+
+def _overflowing(
+    device: torch.device, scale: Scale, name: str, own: dict[str, object]
+) -> tuple[bool, int, list[float]]:
+    """Whether the state is as before after a step in which the last worker overflows; steps that counted; losses."""
+    config, collectives = config_of(name, scale, "fp16", **own), ProcessGroupCollectives()
+    trainee = Trainee(config, trainable(config, device), collectives)
+    losses, unchanged = [], True
+    for step in range(NUM_STEPS):
+        overflows, before = step == OVERFLOWS_AT, _state(trainee)
+        alone = overflows and collectives.rank == collectives.world_size - 1
+        if step:  # before the first loss there is no scale to change
+            trainee.precision.scaler.update(TOO_LARGE if alone else SAFE_SCALE)
+        losses.append(float(trainee.step()))
+        if overflows:
+            after = _state(trainee)
+            unchanged = all(torch.equal(before[key], after[key]) for key in before)
+    return unchanged, trainee.optimizer.num_steps, losses
+
+
+def _state(trainee: Trainee) -> dict[str, Tensor]:
+    """Parameters, momentum, error and anchor, as copies."""
+    flat = trainee.optimizer.state_dict()["flat"]
+    tensors = {key: value for key, value in flat.items() if isinstance(value, Tensor)}
+    return {key: value.clone() for key, value in (tensors | {"x": trainee.optimizer.flat.parameters}).items()}
+
+
+@pytest.mark.parametrize("name", sorted(baselines()))
+def test_a_baseline_learns(device: torch.device, scale: Scale, name: str, record_property: Record) -> None:
+    for losses in on_processes(_learn, device, scale, name):
+        record_property("first and last loss", [losses[0], losses[-1]])
+        assert losses[-1] < losses[0] / 2
+
+
+def _learn(device: torch.device, scale: Scale, name: str) -> list[float]:
+    config = config_of(name, scale)
+    trainee = Trainee(config, trainable(config, device), ProcessGroupCollectives())
+    return [float(trainee.step()) for _ in range(scale.num_steps)]
+
+
+# One process
+
+
+@pytest.mark.parametrize("name", algorithms())
+def test_a_method_learns_with_stacked_workers(
+    device: torch.device, scale: Scale, name: str, record_property: Record
+) -> None:
+    config = config_of(name, scale)
+    trainee = StackedTrainee(config, trainable(config, device))
+    num_steps = scale.num_steps * config.settings.get("accumulation_steps", 1)
+    losses = [float(trainee.step().mean()) for _ in range(num_steps)]
+    record_property("first and last loss", [losses[0], losses[-1]])
+    assert all(map(math.isfinite, losses)) and losses[-1] < losses[0] / 2
+
+
+@pytest.mark.parametrize("name", ["mcser", "ef_sgd"])
+def test_stacked_workers_on_a_gpu_end_where_they_end_on_a_cpu(
+    device: torch.device, name: str, record_property: Record
+) -> None:
+    """In float64, relative to the way that training took them: only the order of additions may differ."""
+    (before, there), (_, here) = (_ways(place, name) for place in (device, torch.device("cpu")))
+    distance = float(((there - here).norm(dim=1) / (here - before).norm(dim=1)).max())
+    record_property("relative distance", distance)
+    assert distance <= 1e-8
+
+
+def _ways(device: torch.device, name: str) -> tuple[Tensor, Tensor]:
+    """All workers' parameters before and after, on the CPU."""
+    config = config_of(name, TINY).model_copy(update={"num_workers": 4})
+    trainee = StackedTrainee(config, trainable(config, device).double())
+    parameters = trainee.optimizer.flat.parameters
+    before = parameters.cpu().clone()
+    for _ in range(5):
+        trainee.step()
+    return before, parameters.cpu()
+
+
+def test_bf16_trains_and_parameters_stay_fp32(device: torch.device, scale: Scale, record_property: Record) -> None:
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+        pytest.skip("this GPU has no bf16; use fp16")
+    config = config_of("mcser", scale, "bf16")
+    trainee = Trainee(config, trainable(config, device), SoloCollectives())
+    losses = [float(trainee.step()) for _ in range(NUM_STEPS)]
+    record_property("last loss", losses[-1])
+    assert all(map(math.isfinite, losses)) and trainee.optimizer.num_steps == NUM_STEPS
+    assert trainee.optimizer.flat.parameters.dtype == torch.float32
+
+
+def test_channels_last_keeps_its_format_and_the_losses(
+    device: torch.device, scale: Scale, record_property: Record
+) -> None:
+    """Losses in fp32 after few steps, to a thousandth: the formats add in different orders."""
+    orders = (torch.contiguous_format, torch.channels_last)
+    usual, last = (_in_format(device, scale, "fp32", order) for order in orders)
+    pairs = [(float(usual.step()), float(last.step())) for _ in range(3)]
+    kernels = [parameter for parameter in last.model.parameters() if parameter.dim() == 4]
+    precision: Precision = "fp16" if device.type == "cuda" else "fp32"
+    trainees = [_in_format(device, scale, precision, order) for order in orders]
+    seconds = [sum(seconds_on(device)(each.step) for _ in range(5)) for each in trainees]
+    record_property("step, usual / channels last", seconds[0] / seconds[1])
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+    assert max(abs(a - b) / abs(a) for a, b in pairs) <= 1e-3
+
+
+def _in_format(device: torch.device, scale: Scale, precision: Precision, order: torch.memory_format) -> Trainee:
+    config = config_of("mcser", scale, precision)
+    model = trainable(config, device).to(memory_format=order)  # type: ignore[call-overload]
+    return Trainee(config, model, SoloCollectives())
+
+
+def test_the_host_never_waits_for_the_gpu_in_a_step(device: torch.device, scale: Scale) -> None:
+    """Training on images in memory, augmented; a wait is an error of torch's, which says for what."""
+    config = config_of("mcser", scale)
+    trainee = Trainee(config, trainable(config, device), SoloCollectives())
+    images = torch.randint(256, (256, 3, 32, 32), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    labels = torch.zeros(256, dtype=torch.int64, device=device)
+    samples = CIFAR100Samples(padded(images).to(device), labels, images.to(device), labels)
+    indices = (torch.arange(config.batch_size) for _ in range(WARM_UP + WATCHED))
+    batches: Iterator[list[Batch]] = ([batch] for batch in samples.training_batches(indices, 1, 0, 0))
+    if device.type == "cuda":
+        batches = Prefetched(batches, device)
+    for step, own in enumerate(batches):
+        trainee.batches = own
+        with _watched(device.type == "cuda" and step >= WARM_UP):
+            trainee.step()
+            if isinstance(batches, Prefetched):
+                batches.prepare()
+    assert trainee.optimizer.num_steps == WARM_UP + WATCHED
+
+
+@contextmanager
+def _watched(watch: bool) -> Iterator[None]:
+    if not watch:
+        yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("name", algorithms())
+def test_a_step_takes_the_memory_that_plans_count(
+    device: torch.device, scale: Scale, name: str, record_property: Record
+) -> None:
+    cuda = device.type == "cuda"
+    held = 0
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+        held = torch.cuda.memory_allocated(device)
+    parameters = methods.random_parameters(scale.shapes, device)
+    optimizer = methods.build(name, parameters, SoloCollectives())
+    methods.skip_to_reset(optimizer)
+    for _ in range(3):
+        methods.touch_gradients(parameters)
+        optimizer.step()
+    unit = 4 * sum(parameter.numel() for parameter in parameters)
+    counted = 2 + optimizer.memory_in_parameters()
+    record_property("counted / parameters", counted)
+    if cuda:
+        peak = (torch.cuda.max_memory_allocated(device) - held) / unit
+        record_property("peak / parameters", peak)
+        assert peak <= counted + TEMPORARY + ROUNDED
+    assert (
+        optimizer.num_steps
+        == methods.SETTINGS[name].get("reset_interval", methods.SETTINGS[name].get("sync_interval", 2)) + 1
+    )
+
+
+def test_times_of_a_step_of_every_method(device: torch.device, scale: Scale, record_property: Record) -> None:
+    """At ResNet-50's size, and over PyTorch's fused step; a repetition is a whole reset interval."""
+    steppers = {
+        "torch fused": methods.torch_stepper(0.9, methods.random_parameters(scale.shapes, device)),
+        **{name: methods.own_stepper(name, methods.random_parameters(scale.shapes, device)) for name in algorithms()},
+    }
+    num_steps = scale.num_intervals * methods.RESET_INTERVAL
+    steps = methods.interleaved_steps(steppers, num_steps, seconds_on(device))
+    intervals = {name: sums(seconds, methods.RESET_INTERVAL) for name, seconds in steps.items()}
+    for name, seconds in intervals.items():
+        ratio = median(own / fused for own, fused in zip(seconds, intervals["torch fused"], strict=True))
+        record_property(name, {"ms": 1e3 * median(seconds) / methods.RESET_INTERVAL, "over torch": ratio})
+        assert min(seconds) > 0
+
+
+@pytest.mark.parametrize("experiment", ["cifar100", "imagenet"])
+def test_images_per_second_of_the_real_experiments(
+    device: torch.device, experiment: str, record_property: Record
+) -> None:
+    """By the dry steps that plans measure: one worker, random images, plain SGD."""
+    spec = load_spec(find_spec(experiment))
+    problem = Problem(spec.task.name, spec.model, spec.training.batch_size)
+    if device.type == "cpu":
+        problem = Problem("cifar100", TINY.model, TINY.batch_size)
+    precision: Precision = spec.training.precision if device.type == "cuda" else "fp32"
+    measured = dry_steps(short_run(problem, "sgd", {}, precision=precision), device)
+    record_property("images/s", problem.batch_size / measured.seconds)
+    assert measured.seconds > 0
+
+
+def test_the_checked_step_is_laid_out_as_in_training(device: torch.device) -> None:
+    """A plan's dry step, like training, has convolutions channels last on a GPU, and cuDNN free to choose."""
+    model = trainable(config_of("sgd", TINY), device)
+    kernel = next(each for each in model.parameters() if each.dim() == 4 and each.shape[1] > 1)
+    assert isinstance(model, nn.Module)
+    assert kernel.is_contiguous(memory_format=torch.channels_last) == (device.type == "cuda")
+    assert torch.backends.cudnn.benchmark or device.type == "cpu"

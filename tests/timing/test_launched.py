@@ -1,0 +1,74 @@
+"""Tests of `harness time`: what it refuses, what it reads of srun, and the study that it makes under torchrun."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.__main__ import main
+from harness.records.store import read_record
+from harness.records.timings import TimingStudy
+from harness.timing.launched import add_to_study, environment, fabric_here
+from report.speed.records import read_speed_records
+from report.speed.study import study_of
+
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_NTASKS")
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "")  # so that what is set in a test is undone after it
+        monkeypatch.delenv(name)
+
+
+def test_a_single_process_is_told_how_to_start_several(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["time"]) == 2
+    assert "torchrun" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["--methods", "sdg"], "unknown method 'sdg'"), (["--workload", "resnet"], "unknown workload 'resnet'")],
+)
+def test_unknown_names_are_refused(
+    arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    assert main(["time", *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_srun_says_what_torchrun_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"PROCID": "5", "NTASKS": "8", "LOCALID": "1", "STEP_TASKS_PER_NODE": "4(x2)", "LAUNCH_NODE_IPADDR": "::1"}
+    for name, value in said.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert environment() == "srun"
+    layout = fabric_here("gloo")
+    assert (layout.num_machines, layout.workers_per_machine) == (2, 4)
+
+
+def test_torchrun_makes_a_study_that_can_be_reported(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    time = ["-m", "harness", "time", "--workload", "fashion_mnist", "--visits", "1", "--steps", "1"]
+    methods = ["--methods", "ddp", "mcser", "--output", str(folder)]
+    done = subprocess.run([sys.executable, *start, *time, *methods], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    records = read_speed_records(folder)
+    assert [method.name for method in records.timings[0].methods] == ["ddp", "mcser"]
+    assert records.timings[0].basis == "measured"
+    [bench] = study_of(records).benches
+    # The network was swept, so every timed step has a prediction of the model beside it.
+    assert bench.points and all(point.predicted is not None for point in bench.points)
+
+
+def test_another_workload_joins_the_study(tmp_path: Path) -> None:
+    add_to_study(tmp_path, "sweep.json", "timing-a.json")
+    add_to_study(tmp_path, "sweep.json", "timing-b.json")
+    add_to_study(tmp_path, "sweep.json", "timing-a.json")
+    study = read_record(tmp_path / "study.json", TimingStudy)
+    assert study.sweeps == ["sweep.json"] and study.timings == ["timing-a.json", "timing-b.json"]
