@@ -23,7 +23,7 @@ from torch.optim.optimizer import ParamsT
 
 from algorithms.core.arguments import Common
 from algorithms.core.compressors import Compressor, SharedSupport
-from algorithms.core.local_step import Group, rows_of
+from algorithms.core.local_step import Group
 from algorithms.core.nesterov import Nesterov, nesterov_step_
 from algorithms.core.settings import require_shared_support
 from algorithms.core.stages import Stage, sends_all
@@ -127,6 +127,6 @@ def _decay_in_momentum_only_(
     """As `nesterov_step_` from x, but for the direct term, which has no decay."""
     if m is None:
         return nesterov_step_(group, x, g, m, target, sign)
-    for own_x, own_g, own_m in zip(rows_of(x), rows_of(g), rows_of(m), strict=True):
+    for own_x, own_g, own_m in zip(x, g, m, strict=True):
         own_m.mul_(group["momentum"]).add_(own_g).add_(own_x, alpha=group["weight_decay"])
         own_x.add_(own_g, alpha=-group["lr"]).add_(own_m, alpha=-group["lr"] * group["momentum"])

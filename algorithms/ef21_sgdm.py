@@ -16,9 +16,8 @@ with dampening, and no Nesterov's: with C = identity the method is, on the mean 
 torch.optim.SGD(momentum=beta, dampening=beta, nesterov=False). So a step is about 1 - beta times the other methods' at
 the same learning rate: what they train with at eta, this does at about eta / (1 - beta).
 
-Deviations: the first estimate is of the first batch, where the source has a larger one of its own. A gradient that is
-missing counts as zero, without decay, since x moves along h and no worker knows that all have none; so h runs out as
-momentum does. A frozen parameter stays; all workers must freeze the same.
+Deviations: the first estimate is of the first batch, where the source has a larger one of its own. A frozen parameter
+stays; all workers must freeze the same.
 Cost: 32 d / R bits per step for a sparsifier of ratio R, one collective; in the first step 32 d.
 """
 
@@ -34,7 +33,6 @@ from algorithms.compressors.block import BlockSparsifier
 from algorithms.core.arguments import Common
 from algorithms.core.compressors import Compressor, Identity
 from algorithms.core.layout import Layout
-from algorithms.core.local_step import rows_of
 from algorithms.core.optimizer import DistributedOptimizer
 from algorithms.core.traffic import Purpose, Traffic
 
@@ -52,7 +50,6 @@ class EF21SGDM(DistributedOptimizer):
     no_compression: ClassVar = {"compressor": Identity()}
     sgd_alone = "its momentum is part of what it sends"
     nesterov = False
-    missing_is_zero = True
     workers_differ = False
 
     def __init__(self, params: ParamsT, *, compressor: Compressor, **common: Unpack[Common]) -> None:
@@ -78,35 +75,34 @@ class EF21SGDM(DistributedOptimizer):
         sent = self.exchange(change, Identity() if step == 1 else self.compressor, step, Purpose.GRADIENT)
         sent.support.add_(self.h_i, sent.own)
         sent.support.add_(self.h, sent.mean)
-        self.flat.keep_idle_where_frozen()
         x = self.flat.parameters
-        frozen = [(here, x[here].clone()) for here in self.flat.idle_slices()]
+        frozen = [(here, x[:, here].clone()) for here in self.flat.frozen_slices()]
         for part, group in zip(self.flat.parts, self.param_groups, strict=True):
             here = slice(part.start, part.stop)
-            for row, direction in zip(rows_of(x[..., here]), rows_of(self.h[..., here]), strict=True):
+            for row, direction in zip(x[:, here], self.h[:, here], strict=True):
                 row.add_(direction, alpha=-group["lr"])
         for here, values in frozen:
-            x[here] = values
+            x[:, here] = values
 
     def _averaged_gradient(self, step: int) -> Tensor:
         """v_i, which without momentum is g_i; where a schedule switches momentum on, it begins with that step's g_i."""
         begins = step == 1 or "momentum" not in self._buffers
         x, g, averages = self.flat.parameters, self.flat.gradients, self.local.buffers(self.param_groups)
         parts = [
-            (group, (..., slice(part.start, part.stop)))
+            (group, (slice(None), slice(part.start, part.stop)))
             for part, group in zip(self.flat.parts, self.param_groups, strict=True)
         ]
         for group, here in parts:
             if group["weight_decay"]:
-                for gradient, parameters in zip(rows_of(g[here]), rows_of(x[here]), strict=True):
+                for gradient, parameters in zip(g[here], x[here], strict=True):
                     gradient.add_(parameters, alpha=group["weight_decay"])
-        for idle in self.flat.idle_slices():
-            g[idle] = 0.0
+        for frozen in self.flat.frozen_slices():
+            g[:, frozen] = 0.0
         if not averages:
             return g
         (v,) = averages
         for group, here in parts:
             beta = 0.0 if begins else group["momentum"]
-            for average, gradient in zip(rows_of(v[here]), rows_of(g[here]), strict=True):
+            for average, gradient in zip(v[here], g[here], strict=True):
                 average.mul_(beta).add_(gradient, alpha=1 - beta)
         return v

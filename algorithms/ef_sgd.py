@@ -16,8 +16,7 @@ be on gradients (a switch), before the moments, which then are the same on all w
     e_i <- e_i - C(e_i)
     x   <- x - p of g
 
-There weight decay is not compressed, and a learning rate that changes is that of the day when an error arrives. A step
-does not know whose gradients an error is made of, so one that is missing counts as zero, and the tensor still decays; a
+There weight decay is not compressed, and a learning rate that changes is that of the day when an error arrives. A
 frozen parameter stays, and all workers must freeze the same.
 
 With `drop_rest` what is not sent is lost, e_i <- 0: compression without a memory, as in QSGD (Alistarh et al., NeurIPS
@@ -107,7 +106,6 @@ class EFSGD(DistributedOptimizer):
             sent.support.add_(self.e, sent.own, alpha=-1)
         if self.on_gradients:
             sent.support.copy_(g.zero_(), sent.mean)
-            self.flat.keep_idle_where_frozen()
             self.local_step_()
         else:
             sent.support.add_(self.flat.parameters, sent.mean, alpha=-1)

@@ -22,6 +22,7 @@ no matrix, then every Q. Before `start_step`: 32 d bits, one all-reduce.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Unpack
 
 import torch
@@ -33,7 +34,6 @@ from algorithms.core.layout import Layout
 from algorithms.core.low_rank import LowRank, greatest_rank
 from algorithms.core.optimizer import DistributedOptimizer
 from algorithms.core.settings import require_interval
-from algorithms.core.stacked import own_vectors
 from algorithms.core.traffic import Purpose, Traffic
 
 
@@ -102,49 +102,40 @@ class PowerSGD(DistributedOptimizer):
         if self._low_rank.layout is not self.flat.layout:  # a script has moved parameters
             self._low_rank = LowRank(self.flat.layout, self.rank)
         low, g = self._low_rank, self.flat.gradients
-        ms = own_vectors(self.e.add_(g))
+        # A product with a matrix that begins elsewhere in memory is rounded in another way: each begins as if alone.
+        rows = self.e.add_(g).unbind()
+        ms = [row.clone() for row in rows] if len(rows) > 1 else list(rows)
         first, p = self._average([self._first_message(low, m) for m in ms])
-        # What no worker has a gradient of waits, as in SGD: its error and its Q stay.
-        self.flat.keep_idle_everywhere([p[low.first_parts[number]] for number in self.flat.idle])
-        waiting = [low.second_parts[number] for number in self.flat.idle if number in low.second_parts]
         low.orthonormalise_(p)
-        second, q = self._average([self._second_message(low, m, p, waiting) for m in ms])
+        second, q = self._average([self._second_message(low, m, p) for m in ms])
         for m, sent_first, sent_second in zip(ms, first, second, strict=True):
             for each in low.matrices:
                 own_q = each.as_in_memory(low.right(each, sent_second))
                 each.of(m).addmm_(low.left(each, p), own_q.T, alpha=-1)
             low.rest.add_(m, low.others_of(sent_first), alpha=-1)
-        decoded = g if g.dim() == 1 else torch.empty_like(g[0])
+        decoded = g[0]
         for each in low.matrices:
             torch.mm(low.left(each, p), each.as_in_memory(low.right(each, q)).T, out=each.of(decoded))
         low.rest.copy_(decoded, low.others_of(p))
-        if decoded is not g:
-            g.copy_(decoded)
+        if len(rows) > 1:
+            g[1:].copy_(decoded)
             torch.stack(ms, out=self.e)
         low.normalise_(q)
-        for part in waiting:
-            q[part] = self.q[part]
         self.q.copy_(q)
 
-    def _average(self, messages: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    def _average(self, messages: list[Tensor]) -> tuple[Sequence[Tensor], Tensor]:
         """What each worker here has sent, and the mean, which all workers have in common."""
-        own, mean = self.average(self.collectives.packed(messages), Purpose.GRADIENT)
-        return own_vectors(own), self.collectives.common(mean)
+        own, mean = self.average(torch.stack(messages), Purpose.GRADIENT)
+        return [row.clone() for row in own] if len(own) > 1 else own.unbind(), mean[0]
 
     def _first_message(self, low: LowRank, m: Tensor) -> Tensor:
-        """Every M Q, and what is no matrix. -0.0 says that this worker has no gradient of a tensor."""
+        """Every M Q, and what is no matrix."""
         # A loop: matrices differ in shape and lie where the parameters do, so to batch them would be to copy them all.
         # Their factors are batches where that costs nothing.
         parts = [each.of(m) @ each.as_in_memory(low.right(each, self.q)) for each in low.matrices]
-        message = torch.cat([*(part.view(-1) for part in parts), low.rest.gather(m)]).add_(0.0)
-        for number in self.flat.idle:
-            message[low.first_parts[number]] = -0.0
-        return message
+        return torch.cat([*(part.view(-1) for part in parts), low.rest.gather(m)])
 
-    def _second_message(self, low: LowRank, m: Tensor, p: Tensor, waiting: list[slice]) -> Tensor:
-        """Every M^T P, but zeros where all wait."""
+    def _second_message(self, low: LowRank, m: Tensor, p: Tensor) -> Tensor:
+        """Every M^T P."""
         parts = [each.as_in_tensor(each.of(m).T @ low.left(each, p)) for each in low.matrices]
-        message = torch.cat([m.new_empty(0), *(part.view(-1) for part in parts)])
-        for part in waiting:
-            message[part] = 0.0
-        return message
+        return torch.cat([m.new_empty(0), *(part.view(-1) for part in parts)])

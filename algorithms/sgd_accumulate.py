@@ -38,8 +38,7 @@ class SGDAccumulate(DistributedOptimizer):
         require_interval(self.name, "accumulation_steps", accumulation_steps)
         super().__init__(params, **common)
         self.accumulation_steps = accumulation_steps
-        # Sums of nothing are -0.0, as the gradients of tensors that no backward pass reached.
-        self.a = self.new_buffer("accumulated").fill_(-0.0)
+        self.a = self.new_buffer("accumulated")
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
@@ -53,6 +52,6 @@ class SGDAccumulate(DistributedOptimizer):
         if step % self.accumulation_steps:
             return
         self.flat.gradients.copy_(self.a).div_(self.accumulation_steps)
-        self.a.fill_(-0.0)
+        self.a.zero_()
         self.average_gradients_()
         self.local_step_()

@@ -43,7 +43,7 @@ class ThreadGroup:
         if names[0] == "sum":
             self._result = sum_in_rank_order(tensors)
         else:
-            self._result = tensors[0].clone() if names[0] == "broadcast" else torch.stack(tensors)
+            self._result = tensors[0].clone() if names[0] == "broadcast" else torch.cat(tensors)
 
 
 class ThreadCollectives(Collectives):

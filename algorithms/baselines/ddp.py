@@ -26,11 +26,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import ParamsT
 
 from algorithms.core.arguments import Common
-from algorithms.core.ddp_wrapper import Hook, all_reduces, wrapped
+from algorithms.core.ddp_wrapper import Hook, wrapped
 from algorithms.core.layout import Layout
 from algorithms.core.process_group import ProcessGroupCollectives, translated_errors
 from algorithms.core.traffic import Purpose
-from algorithms.core.watch import allow_ddp
 from algorithms.sgd import SGD
 
 
@@ -42,6 +41,7 @@ class DDP(SGD):
     """
 
     name = "ddp"
+    averages_in_backward = True
     bits_per_number: ClassVar[int] = 32
     """Bits of a number on the wire."""
     survives_overflow: ClassVar[bool] = True
@@ -86,19 +86,23 @@ class DDP(SGD):
                 "as processes (--workers processes, torchrun, Slurm), or take sgd"
             )
         wrapper = wrapped(model, self._group, fixed_buckets=True)
-        allow_ddp(wrapper)
         wrapper.register_comm_hook(None, self._communicate)
         return wrapper
 
     def _communicate(self, state: object, bucket: GradBucket) -> torch.futures.Future[Tensor]:
         """The hook, with what it sends counted; NCCL lets it go on by itself."""
-        with all_reduces() as bits, translated_errors():
+        with translated_errors():
             result = self._hook(self.hook_state, bucket)
             if dist.get_backend(self._group) == "gloo":
                 result.wait()
-        self._bits += sum(bits)
-        self._calls += len(bits) if bucket.is_last() else 0
+        numel, calls = self._handed_on(bucket)
+        self._bits += self.bits_per_number * numel
+        self._calls += calls if bucket.is_last() else 0
         return result
+
+    def _handed_on(self, bucket: GradBucket) -> tuple[int, int]:
+        """Numbers that the hook handed to all-reduces for this bucket, and in how many."""
+        return bucket.buffer().numel(), 1
 
     def _book(self, purpose: Purpose) -> None:
         """What was sent since the last step was for this."""

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
-from torch.distributed import ProcessGroup
+from torch.distributed import GradBucket, ProcessGroup  # type: ignore[attr-defined]
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 from torch.optim.optimizer import ParamsT
 
@@ -67,6 +67,7 @@ class DDPPowerSGD(DDP):
                 "so, or take powersgd"
             )
         self.start_step = start_step
+        self._counted = 0
         self._sent_numel = sum(sent_numel(each.shape, rank) for each in self.flat.layout.tensors)
         compressed = [each for each in self.flat.layout.tensors if sent_numel(each.shape, rank) < each.numel]
         self.hook_numel = self.flat.layout.numel + sum(sent_numel(each.shape, rank) for each in compressed)
@@ -95,11 +96,16 @@ class DDPPowerSGD(DDP):
             )
         return {"rank": fitting[-1]}
 
+    def _handed_on(self, bucket: GradBucket) -> tuple[int, int]:
+        """By PyTorch's own count in the hook's state, which adds up what is left after compression."""
+        before, self._counted = self._counted, self.hook_state.total_numel_after_compression
+        return (self._counted - before, 3) if self._counted > before else super()._handed_on(bucket)
+
     @property
     def error(self) -> Tensor | None:
-        """This worker's error, of shape (d,), in the order of buckets; None before it compresses."""
+        """This worker's error, of shape (1, d), in the order of buckets; None before it compresses."""
         errors: dict[int, Tensor] = self.hook_state.error_dict
-        return torch.cat([errors[bucket] for bucket in sorted(errors)]) if errors else None
+        return torch.cat([errors[bucket] for bucket in sorted(errors)]).unsqueeze(0) if errors else None
 
     def expected_traffic(self, num_steps: int) -> Traffic:
         traffic, num_full = Traffic(), min(num_steps, self.start_step - 1)

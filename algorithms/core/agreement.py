@@ -71,7 +71,7 @@ def _plain(number: Any) -> float | tuple[float, ...]:
 
 
 def _gathered(collectives: Collectives, message: bytes) -> list[bytes]:
-    own: Tensor = torch.frombuffer(bytearray(message), dtype=torch.uint8)
+    own: Tensor = torch.frombuffer(bytearray(message), dtype=torch.uint8).unsqueeze(0)
     return [bytes(row) for row in collectives.all_gather(own, Purpose.CONTROL).tolist()]
 
 
@@ -84,6 +84,6 @@ def make_equal_(collectives: Collectives, flat: FlatBuffers, model: nn.Module | 
     known = set(map(id, flat.tensors))
     for tensor in [*model.parameters(), *model.buffers()]:
         if id(tensor) not in known:
-            message = tensor.detach().contiguous()
+            message = tensor.detach().contiguous().unsqueeze(0)
             collectives.broadcast_(message, Purpose.CONTROL)
-            tensor.copy_(message)
+            tensor.copy_(message[0])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from algorithms.core.early_sums import EarlySums
@@ -19,7 +18,9 @@ class CollectiveError(RuntimeError):
 
 
 class Collectives(ABC):
-    """One worker's end of the group.
+    """One end of the group, at which one worker is, or all of them are.
+
+    The first axis of every tensor is over the workers at this end: a process sends tensors of shape (1, ...).
 
     Payload is counted as what this worker contributes: for an all-reduce the message's own size, whatever the fabric
     makes of it; for an all-gather the message that it sends; for neighbours that message once for each of them.
@@ -45,15 +46,6 @@ class Collectives(ABC):
         """The workers at this end: this one."""
         return range(self.rank, self.rank + 1)
 
-    def packed(self, tensors: Sequence[Tensor]) -> Tensor:
-        """The tensors of `own_ranks` in the form that collectives take: the one there is."""
-        (tensor,) = tensors
-        return tensor
-
-    def common(self, tensor: Tensor) -> Tensor:
-        """Any one worker's tensor, of a packed one that is the same for all."""
-        return tensor
-
     def all_reduce_sum_(self, tensor: Tensor, purpose: Purpose) -> None:
         """Replace `tensor` (dense, any dtype that adds) by its sum over workers, in place."""
         started = self._mark(tensor)
@@ -68,7 +60,7 @@ class Collectives(ABC):
             tensor.div_(self.world_size)
 
     def all_gather(self, tensor: Tensor, purpose: Purpose) -> Tensor:
-        """All workers' tensors, of shape (world_size, *tensor.shape). Read only."""
+        """All workers' tensors: of shape (world_size, *tensor.shape[1:]). Read only."""
         started = self._mark(tensor)
         gathered = self._gather(tensor)
         self._count(tensor, purpose, started, is_gather=True)
@@ -87,7 +79,7 @@ class Collectives(ABC):
         once for each neighbour; nothing where nobody has any.
 
         Returns:
-            The messages that workers at this end take, by the sender's rank, each shaped like one worker's `tensor`.
+            The messages that workers at this end take, by the sender's rank, each of shape `tensor.shape[1:]`.
             Read only: stacked ones are views of `tensor`.
         """
         assert mixing.num_workers == self.world_size, "a mixing of another group"
@@ -143,7 +135,7 @@ class SoloCollectives(Collectives):
         pass
 
     def _gather(self, tensor: Tensor) -> Tensor:
-        return torch.stack([tensor])
+        return tensor
 
     def _broadcast_(self, tensor: Tensor) -> None:
         pass

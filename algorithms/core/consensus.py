@@ -24,7 +24,8 @@ def averaged(parameters: Tensor, model: nn.Module | None, collectives: Collectiv
 
     All workers must enter.
     """
-    tensors = [parameters, *([] if model is None else filter(Tensor.is_floating_point, model.buffers()))]
+    buffers = [] if model is None else filter(Tensor.is_floating_point, model.buffers())
+    tensors = [parameters, *(buffer.unsqueeze(0) for buffer in buffers)]
     own = [tensor.clone() for tensor in tensors]
     try:
         with torch.no_grad():
@@ -64,7 +65,7 @@ def consensus_counts(
     common = {}
     for key in sorted(counts):
         own = torch.tensor(counts[key], dtype=torch.float64, device=parameters.device)
-        mean = own.expand(*parameters.shape[:-1], len(own)).clone()
+        mean = own.repeat(len(parameters), 1)
         collectives.all_reduce_mean_(mean, Purpose.CONTROL)
-        common[key] = [round(each) for each in mean.view(-1, len(own))[0].tolist()]
+        common[key] = [round(each) for each in mean[0].tolist()]
     return common

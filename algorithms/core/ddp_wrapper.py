@@ -1,14 +1,12 @@
-"""PyTorch's DistributedDataParallel around a model: how it is made, and what its hooks hand to all-reduces."""
+"""PyTorch's DistributedDataParallel around a model: how it is made."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import GradBucket, ProcessGroup  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
@@ -39,19 +37,3 @@ def wrapped(
             broadcast_buffers=False,
             init_sync=False,
         )
-
-
-@contextmanager
-def all_reduces() -> Iterator[list[int]]:
-    """Inside, every call of torch.distributed.all_reduce, by any thread, adds its message's bits to the list."""
-    original, bits = dist.all_reduce, list[int]()
-
-    def all_reduce(tensor: Tensor, *rest: Any, **options: Any) -> Any:
-        bits.append(8 * tensor.numel() * tensor.element_size())
-        return original(tensor, *rest, **options)
-
-    dist.all_reduce = all_reduce
-    try:
-        yield bits
-    finally:
-        dist.all_reduce = original

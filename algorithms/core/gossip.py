@@ -12,7 +12,6 @@ from torch import Tensor
 from algorithms.core.collectives import Collectives
 from algorithms.core.compressors import Compressor, Gathered, SharedSupport
 from algorithms.core.layout import Support, whole
-from algorithms.core.local_step import rows_of
 from algorithms.core.topology import Mixing
 from algorithms.core.traffic import Purpose
 
@@ -25,7 +24,7 @@ class Mixed:
     """What was sent to neighbours, on the coordinates it was sent for.
 
     `own` is this worker's C(v_i), and `pull` is sum_j w_ij (C(v_j) - C(v_i)), so that own + pull is its row of W C(v);
-    both of shape (support.payload_numel,), or with workers stacked of shape (num_workers, support.payload_numel).
+    both of shape (local workers, support.payload_numel).
     """
 
     support: Support
@@ -41,7 +40,7 @@ def mix(
     step: int,
     purpose: Purpose,
 ) -> Mixed:
-    """Send C(vector), of shape (d,), to the neighbours and mix what they send; `vector` is left as it is."""
+    """Send C(vector), of shape (local workers, d), to the neighbours and mix what these send; `vector` stays."""
     collectives, layout = optimizer.collectives, optimizer.flat.layout
     draw = optimizer.draw(step, purpose)
     if isinstance(compressor, SharedSupport):
@@ -52,11 +51,9 @@ def mix(
     def decode(message: Tensor) -> Tensor:
         return compressor.decode(message, layout.numel, vector.dtype)
 
-    own_ranks = collectives.own_ranks
-    vectors = zip(own_ranks, vector.view(len(own_ranks), layout.numel), strict=True)
-    encoded = [compressor.encode(own, draw, rank) for rank, own in vectors]
-    received = collectives.exchange_with_neighbours(collectives.packed(encoded), mixing, purpose)
-    own = collectives.packed([decode(message) for message in encoded])
+    encoded = [compressor.encode(own, draw, rank) for rank, own in zip(collectives.own_ranks, vector, strict=True)]
+    received = collectives.exchange_with_neighbours(torch.stack(encoded), mixing, purpose)
+    own = torch.stack([decode(message) for message in encoded])
     return Mixed(whole(layout.numel), own, _pull(own, mixing, collectives, lambda sender: decode(received[sender])))
 
 
@@ -82,8 +79,8 @@ def _pull(own: Tensor, mixing: Mixing, collectives: Collectives, sent_by: Callab
     let the parameters grow. A product and an addition, each on its own, are rounded alike by all kernels, so that all
     kinds of group give the same bits.
     """
-    pull, rows, own_ranks = torch.zeros_like(own), rows_of(own), collectives.own_ranks
-    for rank, mine, total in zip(own_ranks, rows, rows_of(pull), strict=True):
+    pull, rows, own_ranks = torch.zeros_like(own), own.unbind(), collectives.own_ranks
+    for rank, mine, total in zip(own_ranks, rows, pull, strict=True):
         for sender, weight in mixing.neighbours[rank]:
             theirs = rows[sender - own_ranks.start] if sender in own_ranks else sent_by(sender)
             total.add_((theirs - mine).mul_(weight))

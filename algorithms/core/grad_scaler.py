@@ -25,9 +25,9 @@ def overflowed(optimizer: Optimizer, gradients: Tensor, collectives: Collectives
         return False
     if reducer is not None:
         reducer.stop("a GradScaler takes the scale out of the gradients in step()")
-    found = found_inf.detach().float().reshape(1).clone()
+    found = found_inf.detach().float().reshape(1, 1).repeat(len(gradients), 1)
     collectives.all_reduce_sum_(found, Purpose.CONTROL)
-    if found.item() > 0:
+    if found[0].item() > 0:
         return True
     grad_scale: Tensor | None = getattr(optimizer, "grad_scale", None)
     if grad_scale is not None:

@@ -38,7 +38,7 @@ class LocalOptimizer(Protocol):
     """
 
     def buffers(self, groups: Sequence[Group]) -> list[Tensor]:
-        """All of shape (d,), or (num_workers, d) where stacked; made when they are first needed."""
+        """All of shape (local workers, d); made when they are first needed."""
 
     def spans(self, groups: Sequence[Group]) -> list[Span]:
         """The flat vector, in order, in shares that may be stepped in one go."""
@@ -48,11 +48,11 @@ class LocalOptimizer(Protocol):
     ) -> None:
         """target <- target + sign p, coordinate by coordinate; the target is x if None. g may be used up.
 
-        All of one shape, (n,) or, with workers stacked, (num_workers, n): a span's vectors, or a slice of them.
+        All of shape (local workers, n): a span's coordinates, or a slice of them.
         """
 
     def count(self) -> None:
-        """A step is done, of all tensors but idle ones."""
+        """A step is done, of all tensors but frozen ones."""
 
     def counts(self) -> dict[str, list[int]]:
         """What the state must hold beside the buffers, by name."""
@@ -63,7 +63,7 @@ class LocalOptimizer(Protocol):
 
 @dataclass(frozen=True)
 class LocalStep:
-    """What a local step does to vectors of shape (d,), or (num_workers, d) where stacked.
+    """What a local step does to tensors of shape (local workers, d).
 
     Args:
         flat: the parameters and gradients.
@@ -80,26 +80,26 @@ class LocalStep:
     sign: int
 
     def do_(self) -> None:
-        """The step; what tensors without a gradient have stays as it is, and so do their buffers."""
+        """The step; frozen tensors stay as they are, and so do their buffers."""
         buffers = self.local.buffers(self.groups)
         changed = [self.flat.parameters if self.target is None else self.target, *buffers]
-        kept = [(vector, here, vector[here].clone()) for here in self.flat.idle_slices() for vector in changed]
+        kept = [(vector, here, vector[:, here].clone()) for here in self.flat.frozen_slices() for vector in changed]
         for span in self.local.spans(self.groups):
-            here = (..., slice(span.start, span.stop))
+            here = (slice(None), slice(span.start, span.stop))
             target = None if self.target is None else self.target[here]
             own = [buffer[here] for buffer in buffers]
             self.local.step_(span, self.flat.parameters[here], self.flat.gradients[here], own, target, self.sign)
-        for vector, idle, values in kept:
-            vector[idle] = values
+        for vector, frozen, values in kept:
+            vector[:, frozen] = values
         self.local.count()
 
     def after(self, support: Windows) -> Tensor:
         """`support.gather` of what is changed, as it will be after the step, to the bit; nothing is changed now."""
-        parts = []
+        parts, num_rows = [], len(self.flat.parameters)
         for window in support.windows:
             near = self._slice_after(*window.span)
-            parts.append(Window(0, window.shape, window.strides).view(near).reshape(-1))
-        return torch.cat([*parts, self.flat.parameters.new_zeros(support.padding)])
+            parts.append(Window(0, window.shape, window.strides).view(near).reshape(num_rows, -1))
+        return torch.cat([*parts, self.flat.parameters.new_zeros(num_rows, support.padding)], dim=-1)
 
     def _slice_after(self, start: int, stop: int) -> Tensor:
         # A kernel may round what its vectors do not cover in another way (a fused multiply-add is rounded once). So
@@ -112,24 +112,19 @@ class LocalStep:
                 first = low - (low - span.start) % unit
                 last = min(high + (span.start - high) % unit, span.stop)
                 x, g, *own = (
-                    vector[first:last].clone() for vector in (self.flat.parameters, self.flat.gradients, *buffers)
+                    vector[:, first:last].clone() for vector in (self.flat.parameters, self.flat.gradients, *buffers)
                 )
-                target = None if self.target is None else self.target[first:last].clone()
+                target = None if self.target is None else self.target[:, first:last].clone()
                 changed = x if target is None else target
-                before = changed.clone() if self.flat.idle else changed
+                before = changed.clone() if self.flat.frozen else changed
                 self.local.step_(span, x, g, own, target, self.sign)
-                for idle in self.flat.idle_slices():
-                    here = slice(max(idle.start - first, 0), max(idle.stop - first, 0))
-                    changed[here] = before[here]
-                pieces.append(changed[low - first : high - first])
-        return torch.cat(pieces)
+                for frozen in self.flat.frozen_slices():
+                    here = slice(max(frozen.start - first, 0), max(frozen.stop - first, 0))
+                    changed[:, here] = before[:, here]
+                pieces.append(changed[:, low - first : high - first])
+        return torch.cat(pieces, dim=-1)
 
 
 def fused_is_right(x: Tensor) -> bool:
     """On the CPU torch's fused kernel leaves whole vectors of 16-bit numbers unwritten."""
     return x.device.type == "cuda" or (x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64))
-
-
-def rows_of(vector: Tensor) -> list[Tensor]:
-    """The flat vectors of the workers that are stacked in a tensor of shape (num_workers, n); of shape (n,): itself."""
-    return [vector] if vector.dim() == 1 else list(vector.unbind())

@@ -9,24 +9,24 @@ from torch import Tensor
 from torch.optim.sgd import sgd as torch_sgd
 
 from algorithms.core.flat import FlatBuffers
-from algorithms.core.local_step import Group, Span, fused_is_right, rows_of
+from algorithms.core.local_step import Group, Span, fused_is_right
 
 
 def nesterov_step_(group: Group, x: Tensor, g: Tensor, m: Tensor | None, target: Tensor | None, sign: int) -> None:
     """target <- target + sign eta u, with m <- beta m + g and then u = beta m + g; the target is x if None.
 
-    All of one shape, (n,) or, with workers stacked, (num_workers, n). For another target than x the weight decay is
+    All of shape (local workers, n). For another target than x the weight decay is
     first added to the gradients, since it is x's own. Rows go one by one: a kernel's rounding depends on where its
     vectors begin, and a worker's bits must not depend on its neighbours.
     """
     decay = group["weight_decay"]
     if target is not None and decay:
-        for gradient, parameters in zip(rows_of(g), rows_of(x), strict=True):
+        for gradient, parameters in zip(g, x, strict=True):
             gradient.add_(parameters, alpha=decay)
-    momenta: list[Tensor | None] = [*rows_of(m)] if m is not None and group["momentum"] else [None] * len(rows_of(g))
+    momenta: list[Tensor | None] = [*m.unbind()] if m is not None and group["momentum"] else [None] * len(g)
     torch_sgd(
-        rows_of(x if target is None else target),
-        rows_of(g),
+        list((x if target is None else target).unbind()),
+        list(g.unbind()),
         momenta,
         foreach=False,
         fused=fused_is_right(x),

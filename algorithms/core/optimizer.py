@@ -18,6 +18,7 @@ from algorithms.core.collectives import Collectives
 from algorithms.core.compressors import Compressor
 from algorithms.core.consensus import Errors, averaged, consensus_buffers, consensus_counts
 from algorithms.core.description import described, in_words, overall_ratio
+from algorithms.core.first_step import FirstStep, check_parameters
 from algorithms.core.flat import FlatBuffers
 from algorithms.core.grad_scaler import overflowed
 from algorithms.core.layout import Layout, Windows
@@ -27,13 +28,12 @@ from algorithms.core.overlap import EarlyMessage, Reducer, early_messages
 from algorithms.core.partial_sync import Exchanged, average, average_in_place_, exchange
 from algorithms.core.process_group import default_collectives
 from algorithms.core.randomness import Draw
-from algorithms.core.saved_state import check_state, check_vectors, counts_of, flat_state
+from algorithms.core.saved_state import check_state, check_still_loaded, check_vectors, counts_of, flat_state
 from algorithms.core.settings import check_compressors, own_defaults, own_parameters, require_interval
 from algorithms.core.stacked import StackedCollectives
 from algorithms.core.stages import Stage, equalises, traffic_of
 from algorithms.core.topology import Topology
 from algorithms.core.traffic import Entry, Purpose, Traffic
-from algorithms.core.watch import ReplacedParameters, check_first_step
 
 
 class DistributedOptimizer(Optimizer):
@@ -49,8 +49,8 @@ class DistributedOptimizer(Optimizer):
         seed: of the randomness that the workers share.
         wire: type of the numbers that are sent, by default the parameters' own. What rounding loses is kept as what a
             compressor leaves out is.
-        model: what the parameters are of, where the rest of it, frozen parameters and buffers, is to be sent from
-            worker 0 to all as well.
+        model: what the parameters are of. Then the rest of it, frozen parameters and buffers, is sent from worker 0 to
+            all as well, and a parameter that is replaced later is noticed.
         local_step: "sgd" or "adamw": by whose rule a worker steps. Its momentum or moments are state of its own.
         betas: of AdamW, per group; by default (0.9, 0.999).
         eps: of AdamW, per group; by default 1e-8.
@@ -67,6 +67,8 @@ class DistributedOptimizer(Optimizer):
     """What a spec calls the method."""
     averages_models: ClassVar[bool] = True
     """Whether the method's result is the workers' average; if not, it is each worker's own model."""
+    averages_in_backward: ClassVar[bool] = False
+    """Whether gradients are averaged already when a step begins."""
     workers_differ: ClassVar[bool] = True
     """Whether workers' parameters may differ after a step; then each worker's state holds its own."""
     state_is_common: ClassVar[bool] = False
@@ -79,8 +81,6 @@ class DistributedOptimizer(Optimizer):
     """Whether parameters must be contiguous; if not, images may lie channels last."""
     nesterov: ClassVar[bool] = True
     """Whether the momentum is Nesterov's; if not, it is the heavy ball's with dampening, v <- beta v + (1 - beta) g."""
-    missing_is_zero: ClassVar[bool] = False
-    """Whether a gradient that is missing counts as zero, not as none at all; a frozen parameter stays all the same."""
     topology: Topology | None = None
     """Who mixes with whom, where workers talk to their neighbours alone."""
     _step_supports_amp_scaling = True  # a GradScaler then sets found_inf and grad_scale for the time of a step
@@ -121,7 +121,8 @@ class DistributedOptimizer(Optimizer):
         self._common: dict[str, Tensor] = {}
         self.local: LocalOptimizer = (AdamW if local_step == "adamw" else Nesterov)(self.flat, self._buffers)
         self.local.buffers(self.param_groups)
-        self._replaced = ReplacedParameters(self.flat)
+        self._model = model
+        self._first_step: FirstStep | None = FirstStep(self.flat, collectives, self.averages_in_backward)
         self._loaded: Tensor | None = None  # parameters that `load_state_dict` put there, until the next step
         if collectives.world_size > 1:
             if not stacked:
@@ -156,7 +157,7 @@ class DistributedOptimizer(Optimizer):
 
     @property
     def error(self) -> Tensor | None:
-        """This worker's error, of shape (d,), where the method keeps one."""
+        """The error of the workers at this end, of shape (local workers, d), where the method keeps one."""
         return self._buffers.get("error")
 
     def stages(self) -> Sequence[Stage]:
@@ -228,8 +229,8 @@ class DistributedOptimizer(Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step. All workers must call it equally often.
 
-        A parameter that no backward pass reached since gradients were cleared, or that was frozen, is left as it is: no
-        update, no decay, no momentum. What other workers send of it arrives all the same.
+        A gradient that is missing is zero: weight decay and momentum go on. A frozen parameter (`requires_grad` False,
+        which all workers must say of the same) is left as it is: no update, no decay, no momentum.
 
         Raises:
             CollectiveError: another worker failed or did not come.
@@ -244,15 +245,17 @@ class DistributedOptimizer(Optimizer):
         check_numbers(self.param_groups)
         self._adopt_moved()
         self.flat.collect_gradients()
-        if self.num_steps == 0 or self._loaded is not None:
+        if self._first_step is not None:
+            first_step, self._first_step = self._first_step, None
+            first_step.check(self._model)
+        if self._loaded is not None:
             loaded, self._loaded = self._loaded, None
-            check_first_step(loaded, self.flat, self.collectives)
+            check_still_loaded(loaded, self.flat.parameters)
         if not self._overflowed():
             if self._reducer is not None:
                 self._reducer.begin_rest()
             self._update(self.num_steps + 1)
             self.num_steps += 1
-        self.flat.idle = ()
         return loss
 
     def _overflowed(self) -> bool:
@@ -260,10 +263,14 @@ class DistributedOptimizer(Optimizer):
 
     def _adopt_moved(self) -> None:
         """Take back parameters that someone moved, or raise RuntimeError where that cannot be."""
-        self._replaced.check()
         if self.flat.moved():
             self._drop_early()
             self.flat.adopt(self._buffers.values())
+
+    def _check_model(self) -> None:
+        """Raises RuntimeError where what would be read is not the model's any more."""
+        check_parameters(self._model, self.flat)
+        self._adopt_moved()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear all gradients. They stay views of one vector, and read as zeros, whatever `set_to_none` says."""
@@ -287,7 +294,7 @@ class DistributedOptimizer(Optimizer):
             model: whose floating-point buffers, such as BatchNorm's running statistics, are averaged likewise; without
                 it each worker keeps its own.
         """
-        self._adopt_moved()
+        self._check_model()
         return averaged(self.flat.parameters, model, self.collectives)
 
     def state_dict(self) -> dict[str, Any]:
@@ -307,14 +314,14 @@ class DistributedOptimizer(Optimizer):
             errors: what becomes of what workers have not sent yet: "average" sends the same in all from now on, "drop"
                 forgets it.
         """
-        self._adopt_moved()
+        self._check_model()
         with torch.no_grad():
             buffers = consensus_buffers({**self._buffers, "parameters": self.flat.parameters}, errors, self.collectives)
         counts = consensus_counts(self.local.counts(), self.flat.parameters, self.collectives)
         return self._state({"parameters": buffers.pop("parameters"), **buffers}, counts, is_common=True)
 
     def _state(self, vectors: dict[str, Tensor], counts: dict[str, list[int]], is_common: bool) -> dict[str, Any]:
-        self._adopt_moved()
+        self._check_model()
         worker, vectors = None if is_common else self.collectives, {**vectors, **self._common}
         flat = flat_state(self.name, self.num_steps, self.seed, worker, self._said(), vectors, counts)
         return {**super().state_dict(), "flat": flat}
@@ -330,6 +337,9 @@ class DistributedOptimizer(Optimizer):
         flat = dict(state_dict.get("flat", {}))
         check_state(flat, self.name, self.collectives, self._said(), own_defaults(type(self)))
         vectors = {key: value for key, value in flat.items() if isinstance(value, Tensor)}
+        # States that were saved when a process had vectors without a first axis.
+        flat_shape = self.flat.parameters[0].shape
+        vectors |= {key: value.unsqueeze(0) for key, value in vectors.items() if value.shape == flat_shape}
         check_vectors(vectors, self._buffers, self._common, self.flat.parameters, self.name)
         counts = counts_of(flat, self.local.counts(), self.name)
         parameters = vectors.pop("parameters", None)
@@ -348,7 +358,7 @@ class DistributedOptimizer(Optimizer):
             self._loaded = self.flat.parameters.clone()
 
     def new_buffer(self, key: str, like: Tensor | None = None) -> Tensor:
-        """A vector of shape (d,), zero or a copy of `like`, that belongs to the state."""
+        """Zeros of shape (local workers, d), or a copy of `like`, that belong to the state."""
         buffer = self._buffers[key] = self.flat.new_buffer() if like is None else like.clone()
         return buffer
 
@@ -376,7 +386,6 @@ class DistributedOptimizer(Optimizer):
     def average_gradients_(self) -> None:
         """g <- mean(g), for methods whose workers all take the same step."""
         self.average_in_place_(self.flat.gradients, Purpose.GRADIENT)
-        self.flat.keep_idle_everywhere()
 
     def exchange(self, vector: Tensor, compressor: Compressor, step: int, purpose: Purpose) -> Exchanged:
         """Send C(vector) and average it; see `partial_sync.exchange`."""

@@ -18,8 +18,8 @@ from algorithms.core.traffic import Purpose
 class Exchanged:
     """What was sent, on the coordinates it was sent for.
 
-    `own` is this worker's C(v), `mean` the workers' average of it; both of shape (support.payload_numel,), or with
-    workers stacked of shape (num_workers, support.payload_numel).
+    `own` is each worker's C(v), `mean` the average of it over all workers; both of shape (local workers,
+    support.payload_numel).
     """
 
     support: Support
@@ -60,14 +60,13 @@ def exchange(
     collectives: Collectives,
     wire: torch.dtype | None = None,
 ) -> Exchanged:
-    """Send C(vector), of shape (d,), and average it; `vector` is left as it is. For `wire` see `average`."""
+    """Send C(vector), of shape (local workers, d), and average it; `vector` stays. For `wire` see `average`."""
     if isinstance(compressor, SharedSupport):
         support = compressor.support(layout, draw)
         return Exchanged(support, *average(support.gather(vector), purpose, collectives, wire))
     assert isinstance(compressor, Gathered)
     own_ranks = collectives.own_ranks
-    vectors = zip(own_ranks, vector.view(len(own_ranks), layout.numel), strict=True)
-    encoded = collectives.packed([compressor.encode(own, draw, rank) for rank, own in vectors])
+    encoded = torch.stack([compressor.encode(own, draw, rank) for rank, own in zip(own_ranks, vector, strict=True)])
     own, mean = [], vector.new_zeros(layout.numel)
     for rank, message in enumerate(collectives.all_gather(encoded, purpose)):
         decoded = compressor.decode(message, layout.numel, vector.dtype)
@@ -75,13 +74,13 @@ def exchange(
         if rank in own_ranks:
             own.append(decoded)
     mean.div_(collectives.world_size)
-    return Exchanged(whole(layout.numel), collectives.packed(own), mean.expand_as(vector))
+    return Exchanged(whole(layout.numel), torch.stack(own), mean.expand_as(vector))
 
 
 def partial_sync(
     vector: Tensor, compressor: Compressor, layout: Layout, draw: Draw, purpose: Purpose, collectives: Collectives
 ) -> tuple[Tensor, Tensor]:
-    """PSync(v_i, C): returns mean(C(v)) + r_i and r_i = v_i - C(v_i), new tensors of shape (d,).
+    """PSync(v_i, C): returns mean(C(v)) + r_i and r_i = v_i - C(v_i), new tensors of shape (local workers, d).
 
     It keeps the workers' mean. The optimisers inline these two lines to save the copies.
     """

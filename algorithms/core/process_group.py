@@ -60,7 +60,7 @@ class ProcessGroupCollectives(Collectives):
 
     def _gather(self, tensor: Tensor) -> Tensor:
         message = tensor if self.device is None else tensor.to(self.device)
-        gathered = message.new_empty((self.world_size, *message.shape))
+        gathered = message.new_empty((self.world_size, *message.shape[1:]))
         with translated_errors():
             _all_gather(gathered.view(-1), message.contiguous().view(-1), group=self.group)
         return gathered.to(tensor.device)
@@ -70,7 +70,7 @@ class ProcessGroupCollectives(Collectives):
             dist.broadcast(message, group=self.group, group_src=0)
 
     def _exchange(self, tensor: Tensor, mixing: Mixing) -> dict[int, Tensor]:
-        message = (tensor if self.device is None else tensor.to(self.device)).contiguous()
+        message = (tensor if self.device is None else tensor.to(self.device))[0].contiguous()
         received = {sender: torch.empty_like(message) for sender in mixing.senders[self.rank]}
         sending = [
             dist.P2POp(dist.isend, message, group=self.group, group_peer=receiver)

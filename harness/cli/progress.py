@@ -13,7 +13,7 @@ from rich.table import Table
 
 from harness.records.store import Heartbeat
 from harness.workers.launch import Progress
-from harness.workers.run_process import SKIPPED, STOPPED
+from harness.workers.run_process import Unfinished
 from harness.workers.time_left import in_words
 
 PLAIN_LINE_SECONDS = 10.0
@@ -33,10 +33,10 @@ def _cells(beat: Heartbeat) -> list[str]:
 COLUMNS = ["epoch", "loss", "accuracy", "samples/s", "MB sent per worker", "time left"]
 
 
-def _verdict(failure: str | None) -> str:
-    if failure is None:
+def _verdict(unfinished: Unfinished | None) -> str:
+    if unfinished is None:
         return "done"
-    return failure if failure.startswith((SKIPPED, STOPPED)) else f"FAILED, {failure}"
+    return f"FAILED, {unfinished}" if unfinished.is_failure else str(unfinished)
 
 
 class PlainDisplay:
@@ -58,9 +58,9 @@ class PlainDisplay:
             parts.append(f"{name}: {named or 'starting'}")
         print("; ".join(parts), flush=True)
 
-    def ended(self, name: str, failure: str | None) -> None:
-        self._done += failure is None
-        print(f"[{self._done}/{self._total}] {name}: {_verdict(failure)}", flush=True)
+    def ended(self, name: str, unfinished: Unfinished | None) -> None:
+        self._done += unfinished is None
+        print(f"[{self._done}/{self._total}] {name}: {_verdict(unfinished)}", flush=True)
 
     def say(self, sentence: str) -> None:
         print(sentence, flush=True)
@@ -90,9 +90,9 @@ class LiveDisplay:
             table.add_row(name, *(_cells(beat) if beat is not None else ["starting"]))
         self._live.update(Group(self._bar, table))
 
-    def ended(self, name: str, failure: str | None) -> None:
-        if failure is not None:
-            self._live.console.print(f"{name}: {_verdict(failure)}", style="red", markup=False, highlight=False)
+    def ended(self, name: str, unfinished: Unfinished | None) -> None:
+        if unfinished is not None:
+            self._live.console.print(f"{name}: {_verdict(unfinished)}", style="red", markup=False, highlight=False)
 
     def say(self, sentence: str) -> None:
         self._live.console.print(sentence, markup=False, highlight=False)

@@ -76,10 +76,10 @@ class _OneOfMany(_EqualFromTheStart):
         self.world_size = num_workers
 
     def _gather(self, tensor: Tensor) -> Tensor:
-        return tensor.expand(self.world_size, *tensor.shape)
+        return tensor.expand(self.world_size, *tensor.shape[1:])
 
     def _exchange(self, tensor: Tensor, mixing: Mixing) -> dict[int, Tensor]:
-        return dict.fromkeys(mixing.senders[self.rank], tensor)
+        return dict.fromkeys(mixing.senders[self.rank], tensor[0])
 
 
 def _own(

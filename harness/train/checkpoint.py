@@ -50,7 +50,7 @@ def save(
     torch.save(state, buffer)
     content = buffer.getvalue()
     _write(temporary / f"rank-{collectives.rank}.pt", content)
-    digest = torch.frombuffer(bytearray(hashlib.sha256(content).digest()), dtype=torch.uint8)
+    digest = torch.frombuffer(bytearray(hashlib.sha256(content).digest()), dtype=torch.uint8).unsqueeze(0)
     digests = collectives.all_gather(digest, Purpose.CONTROL)
     if collectives.rank == 0:
         check_is_newest()
@@ -116,7 +116,7 @@ def load(folder: Path, collectives: Collectives) -> tuple[int, dict[str, Any]] |
     """
     for name in _agreed(_published(folder), collectives):
         state = _load_generation(folder / name, collectives)
-        intact = torch.tensor(float(state is not None), dtype=torch.float64)
+        intact = torch.tensor([float(state is not None)], dtype=torch.float64)
         collectives.all_reduce_sum_(intact, Purpose.CONTROL)
         if intact.item() == collectives.world_size and state is not None:
             return int(name.removeprefix("step-")), state
@@ -125,11 +125,11 @@ def load(folder: Path, collectives: Collectives) -> tuple[int, dict[str, Any]] |
 
 def _agreed(names: list[str], collectives: Collectives) -> list[str]:
     """Rank 0's list of generations: on a network file system others may see them later."""
-    steps = torch.full((4,), -1, dtype=torch.int64)
+    steps = torch.full((1, 4), -1, dtype=torch.int64)
     for place, name in enumerate(names[:4]):
-        steps[place] = int(name.removeprefix("step-"))
+        steps[0, place] = int(name.removeprefix("step-"))
     collectives.broadcast_(steps, Purpose.CONTROL)
-    return [f"step-{step:09d}" for step in steps.tolist() if step >= 0]
+    return [f"step-{step:09d}" for step in steps[0].tolist() if step >= 0]
 
 
 def of_others(path: Path, num_saved: int, num_workers: int) -> str:

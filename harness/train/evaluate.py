@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from algorithms import Collectives, DistributedOptimizer, Purpose
-from algorithms.core.local_step import rows_of
 from harness.spec import RunConfig
 from harness.tasks.pairs import PairSamples
 from harness.tasks.task import Samples
@@ -82,9 +81,9 @@ def evaluate(
     error = optimizer.error
     errors = [torch.zeros_like(square) for square in squares] if error is None else _squares(error)
     rows = [torch.cat([score, torch.stack(more)]) for score, *more in zip(scores, errors, squares, strict=True)]
-    totals = collectives.packed(rows)
+    totals = torch.stack(rows)
     collectives.all_reduce_sum_(totals, Purpose.EVALUATION)
-    correct, count, loss, *sums, error_square, distance_square = collectives.common(totals).tolist()
+    correct, count, loss, *sums, error_square, distance_square = totals[0].tolist()
     expected = num_evaluation * (num_workers if each_scores_all else 1)
     if int(count) != expected:
         raise RuntimeError(f"{int(count)} samples were scored where there should be {expected}")
@@ -111,13 +110,13 @@ def worker_accuracies(
     Sentences are decoded greedily here, whatever the number of beams.
     """
     every = torch.arange(num_evaluation)
-    correct = collectives.packed([_score(model, every, precision, samples)[:1] for model in models])
+    correct = torch.stack([_score(model, every, precision, samples)[:1] for model in models])
     return [float(row) / num_evaluation for row in collectives.all_gather(correct, Purpose.CONTROL).view(-1)]
 
 
 def _squares(vectors: Tensor) -> list[Tensor]:
     """Squared 2-norm of each worker's vector at this end, float64."""
-    return [row.double().square().sum() for row in rows_of(vectors)]
+    return [row.double().square().sum() for row in vectors]
 
 
 def _score(
@@ -161,9 +160,9 @@ def _batch_norm(
     if config.evaluation.batch_norm == "recalibrate":
         for rank, model, own in zip(collectives.own_ranks, models, layers, strict=True):
             _recalibrate(config, model, own, precision, samples, rank, collectives.world_size, num_train)
-    flat = collectives.packed([torch.cat([buffer.view(-1) for buffer in own]) for own in statistics])
+    flat = torch.stack([torch.cat([buffer.view(-1) for buffer in own]) for own in statistics])
     collectives.all_reduce_mean_(flat, Purpose.EVALUATION)
-    for own_statistics, mean in zip(statistics, rows_of(flat), strict=True):
+    for own_statistics, mean in zip(statistics, flat, strict=True):
         parts = torch.split(mean, [buffer.numel() for buffer in own_statistics])
         for buffer, part in zip(own_statistics, parts, strict=True):
             buffer.copy_(part.view_as(buffer))

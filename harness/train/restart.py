@@ -61,7 +61,6 @@ def restart_if_due(config: RunConfig, optimizer: DistributedOptimizer, step: int
 
 
 def _of_worker(rank: int, optimizer: DistributedOptimizer, held: Tensor, new: Tensor) -> Tensor:
-    """What this worker's new vector is where only one has lost it; of stacked workers, theirs."""
+    """What the workers' new vectors are where only one has lost its own."""
     own_ranks = torch.tensor(optimizer.collectives.own_ranks, device=held.device)
-    is_lost = own_ranks == rank
-    return torch.where(is_lost.unsqueeze(1) if held.dim() == 2 else is_lost, new, held)
+    return torch.where((own_ranks == rank).unsqueeze(1), new, held)

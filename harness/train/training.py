@@ -57,7 +57,7 @@ class Training:
         device = self.optimizer.flat.parameters.device
         self.precision = MixedPrecision(config.precision, device, config.label_smoothing)
         zero = torch.zeros(2, dtype=torch.float64, device=device)
-        self.losses = collectives.packed([zero] * len(self.models))
+        self.losses = torch.stack([zero] * len(self.models))
         """Sum and number of each worker's losses since the last evaluation."""
         shards = worker_shards(config.partition, samples.train_labels, config.num_workers, config.seed)
         self._shards = shards
@@ -165,13 +165,13 @@ class Training:
             self.clock.switch("compute")
 
     def _backward(self, batches: list[Batch]) -> Tensor:
-        """Forward and backward passes of the workers at this end; their mean losses, packed."""
+        """Forward and backward passes of the workers at this end; their mean losses, of shape (local workers,)."""
         if self._batched is not None:
             return self._batched(*batches[0])
         arguments: list[tuple[Any, ...]] = list(batches)
         if self._weights is not None:
             arguments = [(*batch, weight) for batch, weight in zip(batches, next(self._weights), strict=True)]
-        return self.work.collectives.packed([own(*each) for own, each in zip(self._passes, arguments, strict=True)])
+        return torch.stack([own(*each) for own, each in zip(self._passes, arguments, strict=True)])
 
     def _pass(self, model: nn.Module, inputs: Tensor, labels: Tensor, weight: float | None = None) -> Tensor:
         """Of one worker: adds to its gradients; its mean loss."""

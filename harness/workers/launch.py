@@ -23,13 +23,11 @@ from harness.workers.attempt import Job, num_cores
 from harness.workers.devices import Workers, device_groups
 from harness.workers.preload import announce
 from harness.workers.process_group import backend_for
-from harness.workers.run_process import SKIPPED, ActiveRun, Resources, close, start
+from harness.workers.run_process import ActiveRun, Resources, Unfinished, close, start
 from harness.workers.stops import StopFlag, noticed
 from harness.workers.time_left import TimeLeft, expected_step_seconds
 
 POLL_SECONDS = 0.1
-HOPELESS = ("disk:", "data:")
-"""Failures that every other run would meet too: nothing more is started."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +74,8 @@ class Display(Protocol):
 
     def update(self, progress: Progress) -> None: ...
 
-    def ended(self, name: str, failure: str | None) -> None:
-        """A run has ended; `failure` says why it has no result, None if it has one."""
+    def ended(self, name: str, unfinished: Unfinished | None) -> None:
+        """A run has ended; `unfinished` says why it has no result, None if it has one."""
 
     def say(self, sentence: str) -> None:
         """Something that concerns all runs."""
@@ -218,16 +216,15 @@ class _Launch:
         for each in [each for each in self.active if each.has_ended()]:
             self.active.remove(each)
             self.free.append(each.place)
-            failure = close(each)
-            if failure is None:
+            unfinished = close(each)
+            if unfinished is None:
                 self.done += 1
                 self.time_left.ended(each.job.run, time.monotonic() - each.started)
-            self.failures += failure is not None and not failure.startswith(SKIPPED)
-            self.display.ended(each.name, failure)
-            # What is wrong with a run's own folder is no other run's affair.
-            own = failure is not None and failure.startswith(f"data: {each.job.folder}")
-            if failure is not None and failure.startswith(HOPELESS) and not own:
-                self.pending.clear()
+            else:
+                self.failures += unfinished.kind != "skipped"
+                if unfinished.concerns_all:
+                    self.pending.clear()
+            self.display.ended(each.name, unfinished)
 
     def _ask_to_stop(self) -> None:
         if not self.asked:

@@ -9,13 +9,13 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from harness.records import store
 from harness.records.recorder import write_failure
 from harness.records.run_lock import BusyError
 from harness.records.state import is_done
-from harness.records.store import Failure, Heartbeat, RecordError
+from harness.records.store import Failure, FailureKind, Heartbeat, RecordError
 from harness.workers import watchdog
 from harness.workers.attempt import (
     Job,
@@ -28,10 +28,6 @@ from harness.workers.processes import Worker, WorkerProcesses, start_workers
 
 EXIT_BUSY, EXIT_DISK = 3, 5
 """Exit codes of a run's process that leave no failure.json."""
-SKIPPED = "skipped"
-"""What is said first of a run that another command is at: it fails nothing."""
-STOPPED = "stopped"
-"""What is said of a run first that was asked to stop, and did."""
 LOG = "log.txt"
 """In the run's folder: what all its processes say."""
 GRACE_SECONDS = 15.0
@@ -44,6 +40,26 @@ class Resources:
 
     cores: tuple[int, ...]
     devices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """Why a run that was on has no result.
+
+    `stopped`: it was asked to, and saved its state. `skipped`: another command is at it. `concerns_all`: every other
+    run would meet the same.
+    """
+
+    kind: FailureKind | Literal["stopped", "skipped"]
+    message: str
+    concerns_all: bool = False
+
+    @property
+    def is_failure(self) -> bool:
+        return self.kind not in ("stopped", "skipped")
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}"
 
 
 @dataclass
@@ -118,16 +134,18 @@ def _attempt(worker: Worker, job: Job, workers: Workers) -> None:
         sys.exit(1)
 
 
-def close(active: ActiveRun) -> str | None:
-    """Why the run failed, in a sentence, or None. A process that died without a word gets a record too."""
+def close(active: ActiveRun) -> Unfinished | None:
+    """Why the run has no result, or None. A process that died without a word gets a record too."""
     active.workers.close()
     codes, job = [code or 0 for code in active.workers.exit_codes()], active.job
     if not any(codes) or is_done(job.folder):
         return None
     if EXIT_BUSY in codes:
-        return f"{SKIPPED}: another process is at this run; call again when it has ended"
+        return Unfinished("skipped", "another process is at this run; call again when it has ended")
     if EXIT_DISK in codes:
-        return f"disk: {job.folder} cannot be written to; make room or give permission, and call again"
+        return Unfinished(
+            "disk", f"{job.folder} cannot be written to; make room or give permission, and call again", True
+        )
     path = job.folder / "failure.json"
     with contextlib.suppress(RecordError):
         failure = store.read_optional(path, Failure)
@@ -135,15 +153,17 @@ def close(active: ActiveRun) -> str | None:
         # Workers that lost the one that was killed know of no more than that.
         if failure is not None and own and not (active.was_killed and failure.kind == "communication"):
             if failure.kind == "preempted":
-                return f"{STOPPED}: {failure.message}"
-            return f"{failure.kind}: {failure.message} ({path})"
+                return Unfinished("stopped", failure.message)
+            # What is wrong with a run's own folder is no other run's affair.
+            of_all = failure.kind == "disk" or (failure.kind == "data" and str(job.folder) not in failure.message)
+            return Unfinished(failure.kind, f"{failure.message} ({path})", of_all)
     kind, message = _death(active, codes)
     with contextlib.suppress(OSError):
         write_failure(job.folder, job.run.run_id, job.attempt.attempt, kind, message, "", is_last_word=True)
-    return f"{kind}: {message} ({path})"
+    return Unfinished(kind, f"{message} ({path})")
 
 
-def _death(active: ActiveRun, codes: list[int]) -> tuple[store.FailureKind, str]:
+def _death(active: ActiveRun, codes: list[int]) -> tuple[FailureKind, str]:
     """Kind and words of a failure of which no worker could tell."""
     see = f"see {LOG} beside this record"
     if active.was_killed:

@@ -98,8 +98,8 @@ def trajectory(name: str, own: dict[str, Any], **numbers: Any) -> list[tuple[lis
         states = []
         for step in range(1, NUM_STEPS + 1):
             train(optimizer, model, collectives.rank, [step])
-            error = None if optimizer.error is None else optimizer.error.numpy().copy()
-            states.append((optimizer.flat.parameters.numpy().copy(), error))
+            error = None if optimizer.error is None else optimizer.error[0].numpy().copy()
+            states.append((optimizer.flat.parameters[0].numpy().copy(), error))
         return states
 
     per_worker = workers(work, NUM_WORKERS)

@@ -200,7 +200,7 @@ def train(optimizer: DistributedOptimizer, model: nn.Module, rank: int, steps: S
 
 def flat_of(optimizer: DistributedOptimizer) -> Tensor:
     """A copy of this worker's parameters."""
-    return optimizer.flat.parameters.detach().clone()
+    return optimizer.flat.parameters[0].detach().clone()
 
 
 def workers(work: Callable[[Collectives], T], world_size: int) -> list[T]:

@@ -56,21 +56,21 @@ def every_collective(collectives: Collectives) -> dict[str, Any]:
     """The results of each collective, for odd sizes, empty shares and several dimensions, and the traffic."""
     rank, results = collectives.rank, {}
     for shape in [(1,), (7,), (2, 5)]:
-        start = torch.full(shape, 0.1) * (rank + 1)
+        start = torch.full((1, *shape), 0.1) * (rank + 1)
         total, mean, first = start.clone(), start.clone(), start.clone()
         collectives.all_reduce_sum_(total, Purpose.GRADIENT)
         collectives.all_reduce_mean_(mean, Purpose.ERROR)
         collectives.broadcast_(first, Purpose.MODEL)
         gathered = collectives.all_gather(start, Purpose.EVALUATION)
-        results[str(shape)] = [total, mean, first, gathered.clone()]
+        results[str(shape)] = [total[0], mean[0], first[0], gathered.clone()]
     for kind, mixing in every_mixing(collectives.world_size):
-        message = torch.full((2, 5), 0.1) * (rank + 1)
+        message = torch.full((1, 2, 5), 0.1) * (rank + 1)
         received = collectives.exchange_with_neighbours(message, mixing, Purpose.MODEL)
         results[kind] = [torch.tensor(sorted(received)), *(received[sender].clone() for sender in sorted(received))]
-    counts = torch.tensor([rank, 1])
+    counts = torch.tensor([[rank, 1]])
     collectives.all_reduce_sum_(counts, Purpose.CONTROL)
-    codes = collectives.all_gather(torch.tensor([rank, 255], dtype=torch.uint8), Purpose.CONTROL)
-    return {**results, "whole": [counts, codes.clone()], "traffic": collectives.traffic.state_dict()}
+    codes = collectives.all_gather(torch.tensor([[rank, 255]], dtype=torch.uint8), Purpose.CONTROL)
+    return {**results, "whole": [counts[0], codes.clone()], "traffic": collectives.traffic.state_dict()}
 
 
 def every_mixing(num_workers: int) -> list[tuple[str, Mixing]]:
@@ -98,7 +98,7 @@ def missed(collectives: Collectives, kind: str) -> dict[str, Any]:
     """All but worker 1 take part in a collective."""
     if collectives.rank == 1:
         return {}
-    tensor = torch.ones(5)
+    tensor = torch.ones(1, 5)
     action: dict[str, Callable[[], object]] = {
         "sum": lambda: collectives.all_reduce_sum_(tensor, Purpose.GRADIENT),
         "gather": lambda: collectives.all_gather(tensor, Purpose.GRADIENT),

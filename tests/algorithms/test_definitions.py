@@ -263,7 +263,7 @@ def test_cser_without_an_error_buffer_equals_the_explicit_form(
             optimizer = make_optimizer("cser", model, own, collectives)
             assert (optimizer.error is not None) == explicit
             train(optimizer, model, collectives.rank, range(1, 17))
-            results.append(optimizer.flat.parameters.detach())
+            results.append(optimizer.flat.parameters[0].detach())
         return results[0], results[1]
 
     for free, held in workers(work, 2):
@@ -303,10 +303,17 @@ def watch(
         for step in range(1, num_steps + 1):
             optimizer.zero_grad()
             batch_loss(model, step, watched.rank).backward()
-            x, e, g = copied(optimizer.flat.parameters), copied(optimizer.error), copied(optimizer.flat.gradients)
+            x, e, g = (
+                copied(optimizer.flat.parameters[0]),
+                copied(None if optimizer.error is None else optimizer.error[0]),
+                copied(optimizer.flat.gradients[0]),
+            )
             watched.last = None
             optimizer.step()
-            x_after, e_after = copied(optimizer.flat.parameters), copied(optimizer.error)
+            x_after, e_after = (
+                copied(optimizer.flat.parameters[0]),
+                copied(None if optimizer.error is None else optimizer.error[0]),
+            )
             assert x is not None and g is not None and x_after is not None
             steps.append(Step(x, g, e, x_after, e_after, dense(watched.last, compressor, step, purpose)))
         return steps

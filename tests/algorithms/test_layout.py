@@ -109,7 +109,7 @@ def test_parameters_keep_their_values_and_become_views() -> None:
     before = [parameter.detach().clone() for parameter in model.parameters()]
     flat = FlatBuffers([list(model.parameters())])
     expected = torch.cat([parameter.reshape(-1) for parameter in before])
-    assert torch.equal(flat.parameters, expected)
+    assert torch.equal(flat.parameters, expected.unsqueeze(0))
     flat.parameters.mul_(2)
     for parameter, value in zip(model.parameters(), before, strict=True):
         assert torch.equal(parameter.detach(), 2 * value)
@@ -128,6 +128,6 @@ def test_gradients_are_collected_from_wherever_they_are(missing: int) -> None:
     parameters[1 - missing].grad = torch.full_like(parameters[1 - missing], 5)
     flat.collect_gradients()
     expected = [0.0] * 2 + [5.0] * 3 if missing == 0 else [5.0] * 2 + [0.0] * 3
-    assert flat.gradients.tolist() == expected
+    assert flat.gradients.tolist() == [expected]
     flat.gradients.fill_(3)
     assert all(p.grad is not None and p.grad.unique().tolist() == [3] for p in parameters), "they are views again"

@@ -24,10 +24,10 @@ def synchronised(compressor: Compressor, world_size: int = 4) -> list[tuple[Tens
     """v' and r of each worker."""
 
     def work(collectives: Collectives) -> tuple[Tensor, Tensor]:
-        vector = vector_of(collectives.rank)
-        result = partial_sync(vector, compressor, LAYOUT, DRAW, Purpose.GRADIENT, collectives)
-        assert torch.equal(vector, vector_of(collectives.rank)), "the vector is left as it is"
-        return result
+        vector = vector_of(collectives.rank).unsqueeze(0)
+        after, residual = partial_sync(vector, compressor, LAYOUT, DRAW, Purpose.GRADIENT, collectives)
+        assert torch.equal(vector[0], vector_of(collectives.rank)), "the vector is left as it is"
+        return after[0], residual[0]
 
     return workers(work, world_size)
 

@@ -66,9 +66,9 @@ def states(
     def work(collectives: Collectives) -> list[tuple[Array, Array]]:
         optimizer, seen = make(collectives, **given), []
         for number in range(1, num_steps + 1):
-            step(optimizer, gradient(optimizer.flat.parameters.numpy().copy(), number, collectives.rank))
+            step(optimizer, gradient(optimizer.flat.parameters[0].numpy().copy(), number, collectives.rank))
             assert optimizer.error is not None
-            seen.append((optimizer.flat.parameters.numpy().copy(), optimizer.error.numpy().copy()))
+            seen.append((optimizer.flat.parameters[0].numpy().copy(), optimizer.error[0].numpy().copy()))
         return seen
 
     return [list(of_all) for of_all in zip(*workers(work, num_workers), strict=True)]
@@ -258,13 +258,15 @@ def test_resumed_equals_uninterrupted_to_the_bit(stop: int) -> None:
     def work(collectives: Collectives) -> tuple[Tensor, Tensor]:
         def train(optimizer: PowerSGD, numbers: range) -> Tensor:
             for number in numbers:
-                step(optimizer, towards_targets(optimizer.flat.parameters.double().numpy(), number, collectives.rank))
-            return optimizer.flat.parameters.clone()
+                step(
+                    optimizer, towards_targets(optimizer.flat.parameters[0].double().numpy(), number, collectives.rank)
+                )
+            return optimizer.flat.parameters[0].clone()
 
         first = make(collectives, torch.float32, momentum=0.9, start_step=4)
         values, state = train(first, range(1, stop + 1)), reloaded(first.state_dict())
         again = make(collectives, torch.float32, momentum=0.9, start_step=4, seed=SEED + 1)
-        again.flat.parameters.copy_(values)
+        again.flat.parameters[0].copy_(values)
         again.load_state_dict(state)
         return train(first, range(stop + 1, 12)), train(again, range(stop + 1, 12))
 
@@ -320,7 +322,7 @@ def test_stacked_workers_equal_threads_to_the_bit(rank: int, wire: torch.dtype |
                 tensor.grad = wide_gradient(tensor.shape, number, collectives.rank, each)
             optimizer.step()
         assert optimizer.error is not None
-        return optimizer.flat.parameters, optimizer.error, optimizer.q, optimizer.traffic.state_dict()
+        return optimizer.flat.parameters[0], optimizer.error[0], optimizer.q, optimizer.traffic.state_dict()
 
     collectives = StackedCollectives(3)
     tensors = [nn.Parameter(wide_gradient(shape, number, 0, 0).expand(3, *shape)) for number, shape in enumerate(WIDE)]
@@ -338,50 +340,14 @@ def test_stacked_workers_equal_threads_to_the_bit(rank: int, wire: torch.dtype |
         assert {key: value for key, value in stacked.traffic.state_dict().items() if key != "control"} == training
 
 
-# Tensors without a gradient, small numbers, and what goes wrong.
-
-
-def test_a_matrix_that_no_worker_has_a_gradient_of_waits_and_others_go_on() -> None:
-    """Matrix 2 is idle on worker 0 in step 4, and on both in steps 5 and 6: only then nothing of it changes."""
-
-    def work(collectives: Collectives) -> list[list[Tensor]]:
-        optimizer, seen = make(collectives, momentum=0.9, weight_decay=0.1), []
-        low = optimizer._low_rank
-        for number in range(1, 8):
-            for parameter in optimizer.flat.tensors:
-                parameter.grad = None
-            gradient = towards_targets(start(), number, collectives.rank)
-            idle = {4: collectives.rank == 0, 5: True, 6: True}.get(number, False)
-            parts = np.split(gradient, np.cumsum(SIZES)[:-1])
-            for place, (parameter, part) in enumerate(zip(optimizer.flat.tensors, parts, strict=True)):
-                if place != 2 or not idle:
-                    parameter.grad = torch.from_numpy(part.reshape(parameter.shape))
-            optimizer.step()
-            assert optimizer.error is not None
-            window = optimizer.flat.layout.tensors[2]
-            vectors = [optimizer.flat.parameters, optimizer.error, optimizer._buffers["momentum"]]
-            mine = [window.view(vector) for vector in vectors] + [optimizer.q[low.second_parts[2]]]
-            seen.append([tensor.detach().clone() for tensor in [*mine, optimizer.flat.parameters]])
-        return seen
-
-    first, second = workers(work, 2)
-    for number, (here, there) in enumerate(zip(first, second, strict=True), start=1):
-        assert torch.equal(here[-1], there[-1]), "the workers hold the same parameters"
-        assert torch.equal(here[3], there[3])
-        before = first[number - 2]
-        waits = [torch.equal(a, b) for a, b in zip(here, before, strict=True)]
-        assert number == 1 or waits == [number in (5, 6)] * 4 + [False]
-        assert here[1].abs().max() > 1e-3
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_parameters_of_16_bits_follow_those_of_32(dtype: torch.dtype) -> None:
     results = []
     for kind in (dtype, torch.float32):
         optimizer = make(dtype=kind, lr=0.05, momentum=0.9)
         for number in range(1, 11):
-            step(optimizer, towards_targets(optimizer.flat.parameters.double().numpy(), number, 0))
-        results.append(optimizer.flat.parameters.double())
+            step(optimizer, towards_targets(optimizer.flat.parameters[0].double().numpy(), number, 0))
+        results.append(optimizer.flat.parameters[0].double())
     moved = (results[1] - torch.from_numpy(start())).norm()
     assert (results[0] - results[1]).norm() < 0.05 * moved
 
@@ -410,7 +376,7 @@ def test_numbers_that_are_none_stay_so_and_raise_nothing() -> None:
     optimizer = make()
     step(optimizer, np.full(NUMEL, np.nan))
     step(optimizer, np.full(NUMEL, np.inf))
-    assert not torch.isfinite(optimizer.flat.parameters).any()
+    assert not torch.isfinite(optimizer.flat.parameters[0]).any()
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, True, "2"])

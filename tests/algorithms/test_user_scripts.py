@@ -85,7 +85,8 @@ def test_a_step_is_right_for_every_type_and_size(dtype: torch.dtype, momentum: f
             after = momentum * exact[2] + gradient
             update = 0.1 * (momentum * after + gradient)
             here = [vector.clone().to(device) for vector in (x, g, m, target)]
-            nesterov_step_(group, here[0], here[1], here[2] if momentum else None, here[3] if separate else None, -1)
+            rows = [vector.unsqueeze(0) for vector in here]
+            nesterov_step_(group, rows[0], rows[1], rows[2] if momentum else None, rows[3] if separate else None, -1)
             moved, start = (here[3], exact[3]) if separate else (here[0], exact[0])
             rounding = 8 * torch.finfo(dtype).eps
             torch.testing.assert_close(moved.double().cpu(), start - update, rtol=rounding, atol=rounding)

@@ -132,8 +132,9 @@ def torch_step(optimizer: torch.optim.Optimizer, models: list[Net], step: int, *
         loss_of(model, step, rank, **options).backward()
     for number, parameter in enumerate(models[0].parameters()):
         gradients = [list(model.parameters())[number].grad for model in models]
-        if gradients[0] is not None:
-            parameter.grad = sum(gradients, torch.zeros_like(parameter)) / len(models)  # type: ignore[arg-type]
+        if parameter.requires_grad:  # a missing gradient is zero
+            there = [gradient for gradient in gradients if gradient is not None]
+            parameter.grad = sum(there, torch.zeros_like(parameter)) / len(models)
     optimizer.step()
 
 
@@ -236,11 +237,16 @@ def what_cannot_be_taken_back_is_refused(name: str) -> None:
         with refused(RuntimeError, "parameter 0 is torch.bfloat16", "was torch.float64", "then make the optimiser"):
             action()
     model = Net()
-    optimizer = make(name, model)
+    optimizer, unaware = make(name, model, model=model), make(name, Net())
     model.load_state_dict(copy.deepcopy(Net(3).state_dict()), assign=True)
     loss_of(model, 1, dist.get_rank()).backward()
-    with refused(RuntimeError, "Conv2d.weight is another Parameter", "assign=False"):
-        optimizer.step()
+    for action in (optimizer.step, optimizer.state_dict, lambda: optimizer.consensus().__enter__()):
+        with refused(RuntimeError, "another Parameter in place of number 0", "assign=False"):
+            action()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        unaware.step()
+    assert any("no parameter has a gradient" in str(each.message) for each in said)
     make(name, model)
 
 
@@ -464,13 +470,16 @@ def a_ddp_that_was_left_is_named(name: str) -> None:
     loss_of(wrapped, 1, dist.get_rank()).backward()
     with refused(RuntimeError, "DistributedDataParallel", "ddp.module"):
         optimizer.step()
-    del wrapped, optimizer
+    same = Net()
+    optimizer = make(name, same)
+    loss_of(same, 1, 0).backward()  # where all workers see the same batch, nobody has averaged anything
+    optimizer.step()
 
 
 # 7. Gradients that are None, and parameters frozen later.
 
 
-def what_has_no_gradient_is_left_as_torch_leaves_it(name: str) -> None:
+def a_missing_gradient_is_zero_and_what_is_frozen_stays(name: str) -> None:
     """From step 4 on nothing reaches the second head: left out, frozen, cleared by the model, or clipped."""
 
     def reference(frozen: bool) -> Tensor:
@@ -568,7 +577,7 @@ CASES: dict[str, Callable[[str], None]] = {
         momentum_can_be_switched_on_by_a_schedule,
         workers_that_differ_are_told_so,
         a_ddp_that_was_left_is_named,
-        what_has_no_gradient_is_left_as_torch_leaves_it,
+        a_missing_gradient_is_zero_and_what_is_frozen_stays,
         a_worker_without_a_batch_still_takes_part,
         saving_a_part_saves_that_part,
     )

@@ -32,6 +32,7 @@ from harness.train.train import train
 from harness.train.work import Work
 from harness.workers.attempt import Job, _samples_and_model, prepare_thread, recorded
 from harness.workers.launch import Options, Progress, Workers
+from harness.workers.run_process import Unfinished
 from tests.threads import run_workers
 
 ROOT = Path(__file__).parents[2]
@@ -294,8 +295,8 @@ class Quiet:
     def update(self, progress: Progress) -> None:
         assert 0 <= progress.done <= progress.total
 
-    def ended(self, name: str, failure: str | None) -> None:
-        self.ends[name.replace(" seed", "")] = failure
+    def ended(self, name: str, unfinished: Unfinished | None) -> None:
+        self.ends[name.replace(" seed", "")] = None if unfinished is None else str(unfinished)
 
     def say(self, sentence: str) -> None:
         pass

@@ -183,8 +183,7 @@ def closed(folder: Path, codes: list[int], said: str, before: str = "", kind: st
     if kind is not None:
         write_failure(job.folder, job.run.run_id, job.attempt.attempt, kind, "its own words", "")  # type: ignore[arg-type]
     ended: list[Any] = [SimpleNamespace(exitcode=code) for code in codes]
-    sentence = close(ActiveRun(job, Resources((), ()), WorkerProcesses(ended, [], None), log_start=len(before)))
-    assert sentence is not None
+    sentence = str(close(ActiveRun(job, Resources((), ()), WorkerProcesses(ended, [], None), log_start=len(before))))
     return sentence, read_record(job.folder / "failure.json", Failure)
 
 
