@@ -67,7 +67,7 @@ def loss_of(model: nn.Module, step: int, rank: int, both: bool = True) -> Tensor
     return (model(images, both) - images.mean((2, 3))[:, :2]).square().mean()
 
 
-def make(name: str, model: nn.Module, interval: int = 3, compressor: Compressor = BLOCK, **more: Any) -> Any:
+def make(name: str, model: nn.Module, /, interval: int = 3, compressor: Compressor = BLOCK, **more: Any) -> Any:
     own = {**own_settings(name, [compressor], interval), **more.pop("own", {})}
     common = {"lr": LR, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY} | more
     return algorithms()[name](model.parameters(), **own, **common)
@@ -236,10 +236,11 @@ def what_cannot_be_taken_back_is_refused(name: str) -> None:
     for action in (optimizer.step, optimizer.state_dict, lambda: optimizer.consensus().__enter__()):
         with refused(RuntimeError, "parameter 0 is torch.bfloat16", "was torch.float64", "then make the optimiser"):
             action()
-    model = Net()
-    optimizer, unaware = make(name, model, model=model), make(name, Net())
-    model.load_state_dict(copy.deepcopy(Net(3).state_dict()), assign=True)
-    loss_of(model, 1, dist.get_rank()).backward()
+    model, other = Net(), Net()
+    optimizer, unaware = make(name, model, model=model), make(name, other)
+    for each in (model, other):
+        each.load_state_dict(copy.deepcopy(Net(3).state_dict()), assign=True)
+        loss_of(each, 1, dist.get_rank()).backward()
     for action in (optimizer.step, optimizer.state_dict, lambda: optimizer.consensus().__enter__()):
         with refused(RuntimeError, "another Parameter in place of number 0", "assign=False"):
             action()
