@@ -24,7 +24,7 @@ def averaged(parameters: Tensor, model: nn.Module | None, collectives: Collectiv
 
     All workers must enter.
     """
-    buffers = [] if model is None else filter(Tensor.is_floating_point, model.buffers())
+    buffers: list[Tensor] = [] if model is None else list(filter(Tensor.is_floating_point, model.buffers()))
     tensors = [parameters, *(buffer.unsqueeze(0) for buffer in buffers)]
     own = [tensor.clone() for tensor in tensors]
     try:
