@@ -144,7 +144,7 @@ def _obey(worker: Worker) -> None:
 
 def prepared(collective: Collective, payload_bytes: int, device: torch.device) -> Callable[[], object]:
     """What does the collective once, as one worker of the group that stands, with so large a payload of each."""
-    payload = torch.zeros(payload_bytes, dtype=torch.uint8, device=device)
+    payload = torch.zeros(1, payload_bytes, dtype=torch.uint8, device=device)
     if payload_bytes % 4 == 0:
         payload = payload.view(torch.float32)
     collectives = ProcessGroupCollectives()
@@ -152,7 +152,7 @@ def prepared(collective: Collective, payload_bytes: int, device: torch.device) -
         return lambda: collectives.all_gather(payload, Purpose.EVALUATION)
     if collective == "exchange":
         [ring] = Topology("ring").rounds(dist.get_world_size())
-        message = payload[: payload.numel() // ring.num_messages]
+        message = payload[:, : payload.numel() // ring.num_messages]
         return lambda: collectives.exchange_with_neighbours(message, ring, Purpose.EVALUATION)
     return lambda: collectives.all_reduce_sum_(payload, Purpose.EVALUATION)
 

@@ -126,7 +126,7 @@ def neighbour(folder: str, rank: int) -> None:
     """A worker of three, of which one dies while it sends: writes what each collective from then on says."""
     dist.init_process_group("gloo", f"file://{folder}/rendezvous", PATIENCE, NUM_WORKERS, rank)
     collectives, mixing = ProcessGroupCollectives(), Topology("complete").rounds(NUM_WORKERS)[0]
-    message = torch.zeros(NUMEL)
+    message = torch.zeros(1, NUMEL)
 
     def exchange() -> None:
         collectives.exchange_with_neighbours(message, mixing, Purpose.MODEL)

@@ -72,11 +72,11 @@ def _collectives(device: torch.device, numel: int) -> tuple[list[str], float]:
             right = {"sum": size * (size + 1) / 2, "mean": (size + 1) / 2, "broadcast": 1.0}
             found = {"sum": total, "mean": mean, "broadcast": first}
             wrong += [f"{key} of {dtype} on {place}" for key in right if not bool((found[key] == right[key]).all())]
-        codes = collectives.all_gather(torch.full((3,), rank, dtype=torch.uint8, device=place), Purpose.CONTROL)
+        codes = collectives.all_gather(torch.full((1, 3), rank, dtype=torch.uint8, device=place), Purpose.CONTROL)
         if not torch.equal(codes.cpu(), torch.arange(size, dtype=torch.uint8)[:, None].expand(-1, 3)):
             wrong.append(f"gather on {place}")
         [ring] = Topology("ring").rounds(size)
-        received = collectives.exchange_with_neighbours(torch.full((5,), rank, device=place), ring, Purpose.CONTROL)
+        received = collectives.exchange_with_neighbours(torch.full((1, 5), rank, device=place), ring, Purpose.CONTROL)
         if any(bool((message != sender).any()) for sender, message in received.items()):
             wrong.append(f"neighbours on {place}")
     large = torch.zeros(numel, device=device)
