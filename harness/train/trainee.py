@@ -102,11 +102,13 @@ class StackedTrainee:
         ]
         self._next = 0
 
-    def step(self) -> None:
-        """Train once, each worker on its next batch."""
-        batches = self._batches[self._next]
+    def step(self) -> Tensor:
+        """Train once, each worker on its next batch; the workers' losses before, of shape (num_workers,)."""
+        batches, losses = self._batches[self._next], list[Tensor]()
         self._next = (self._next + 1) % len(self._batches)
         self.optimizer.zero_grad()
         for model, (inputs, labels) in zip(self.models, batches, strict=True):
-            nn.functional.cross_entropy(model(inputs), labels).backward()  # type: ignore[no-untyped-call]
+            losses.append(nn.functional.cross_entropy(model(inputs), labels))
+            losses[-1].backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
+        return torch.stack(losses).detach()
