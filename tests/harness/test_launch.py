@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import harness.records.collect
 import pytest
 import torch
 import torch.distributed as dist
@@ -47,7 +46,7 @@ from tests.harness.support import (
     write_spec,
 )
 
-assert harness.records.collect and harness.cli.progress and harness.cli.show  # Loaded before privileges are dropped.
+assert harness.cli.progress and harness.cli.show  # Loaded before privileges are dropped.
 
 
 def planned(folder: Path, spec: Table) -> Plan:
