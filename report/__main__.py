@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Here and not above, so that --help does not wait for the plotting library.
     from report.accuracy_report import build_report, write_frames
     from report.explorer.write import write_experiment_page, write_study_page
-    from report.speed.build import build_speed_report, is_speed_study
+    from report.speed.report import build_speed_report, is_speed_study
 
     def write() -> str:
         if is_speed_study(options.folder):

@@ -193,16 +193,20 @@ def noise_share(lost: pd.DataFrame) -> float:
 def _misses(group: pd.DataFrame, columns: Sequence[str]) -> tuple[float, float]:
     """Squared misses of the curve through all of a method's rows, and of those that have not seen a row's length."""
     logs, lost = np.log(group[list(columns)].to_numpy(dtype=float)), group["lost"].to_numpy(dtype=float)
-    steps = group["num_steps"].to_numpy()
-    fitted = _fit(logs, lost, logs)
+    left_out = left_out_values(logs, lost, group["num_steps"].to_numpy())
+    return float(((lost - fitted_values(logs, lost, logs)) ** 2).sum()), float(((lost - left_out) ** 2).sum())
+
+
+def left_out_values(logs: Vector, lost: Vector, num_steps: Vector) -> Vector:
+    """What a method's rows of each length lose as its rows of the other lengths alone predict it."""
     left_out = np.empty(len(lost))
-    for length in np.unique(steps):
-        there = steps == length
-        left_out[there] = _fit(logs[~there], lost[~there], logs[there])
-    return float(((lost - fitted) ** 2).sum()), float(((lost - left_out) ** 2).sum())
+    for length in np.unique(num_steps):
+        there = num_steps == length
+        left_out[there] = fitted_values(logs[~there], lost[~there], logs[there])
+    return left_out
 
 
-def _fit(logs: Vector, lost: Vector, at: Vector) -> Vector:
+def fitted_values(logs: Vector, lost: Vector, at: Vector) -> Vector:
     """Values at `at` of the logistic curve that is nearest to `lost` by least squares."""
     centre = logs.mean(axis=0)
     design, wanted = (np.hstack([np.ones((len(each), 1)), each - centre]) for each in (logs, at))

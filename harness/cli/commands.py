@@ -156,7 +156,7 @@ def _report(options: argparse.Namespace, *own: str) -> int:
 
 def advise(options: argparse.Namespace) -> int:
     """Advice for a job; the options are the report's but for two files, and so is the exit code."""
-    from report.advice.__main__ import main as advice
+    from report.advise import main as advice
 
     words, said = filled(options.words)
     if said:

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from report.ends import end_of
 from report.frame import UsageError
-from report.kit.ends import end_of
 
 
 def parser() -> argparse.ArgumentParser:

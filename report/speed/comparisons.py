@@ -26,8 +26,9 @@ _STEPS_PER_DECADE = 20
 
 DDP = "ddp"
 """The baseline, by name, that all are compared with: overlapped buckets in fp32."""
-RIVALS = (DDP, "ddp_fp16", "powersgd_2")
-"""Overlapped baselines, by name, of the thresholds."""
+RIVAL_WORDS = {DDP: "DDP", "ddp_fp16": "DDP with fp16", "powersgd_2": "DDP with PowerSGD of rank 2"}
+RIVALS = tuple(RIVAL_WORDS)
+"""Overlapped baselines, by name, of the thresholds, and how they are called."""
 PROPOSED = "mcser"
 """The method, by name, of which single sentences are."""
 PROPOSED_AT_RATIOS = ("mcser_32", PROPOSED, "mcser_1024")

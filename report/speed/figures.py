@@ -46,7 +46,7 @@ def draw_speedups(study: SpeedStudy, model: WorkloadModel) -> Figure:
                 ends.append((HIGH / 1e9, float(own[column].iloc[-1]), method.label, colour))
             axes.axhline(1, color="#999999", linewidth=0.8)
             axes.set_xscale("log")
-            axes.set_xlim(LOW / 1e9, 10 ** (2 + (1.15 if column == "over_best" else 0.1)))
+            axes.set_xlim(LOW / 1e9, 10 ** (2 + (1.35 if column == "over_best" else 0.1)))
             _plain_ticks(axes.xaxis, (1, 2, 5, 10, 25, 50, 100))
             axes.set_ylim(0, None if column == "over_ddp" else 1.7)
             axes.set_xlabel("rate of each machine's link, Gb/s (log scale)")
@@ -122,8 +122,11 @@ def draw_loss_and_step(frame: pd.DataFrame, margin: float | None) -> Figure:
     rates = sorted(known["bits_per_second"].unique())
     lowest = max(LOWEST_POINTS, 100 * float(known["estimate"].min()) - 0.2)
     with style():
-        figure, panels = new_figure(3.1, max(1, len(rates)), share_y=True)
+        figure, panels = new_figure(3.1, max(1, len(rates)))
         figure.set_layout_engine("constrained", wspace=0.08)
+        for axes in panels[1:]:
+            axes.sharey(panels[0])
+            axes.tick_params(labelleft=False)
         for axes, bits in zip(panels, rates, strict=False):
             _loss_panel(axes, known[known["bits_per_second"] == bits], margin, lowest)
             axes.set_title(f"Links of {rate(bits)}")
@@ -162,11 +165,11 @@ def _name_frontier(axes: Axes, frontier: pd.DataFrame, lowest: float) -> None:
     taken, inside = [], axes.get_window_extent()
     for line in frontier.sort_values("estimate", ascending=False).to_dict("records"):
         point = (1e3 * line["seconds"], max(100 * line["estimate"], lowest))
-        tie = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.4}
         for across, up in ((5, y) for y in (0, 9, -9, 18, -18, 27, -27, 36, -36, 45, -45, 54, -54)):
             text = axes.annotate(
                 line["label"], point, xytext=(across, up), textcoords="offset points", va="center",
-                color=colour_of(line["algorithm"]), arrowprops=tie,
+                color=colour_of(line["algorithm"]),
+                bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
             )  # fmt: skip
             box = text.get_window_extent().padded(1.0)
             if not any(box.overlaps(other) for other in taken) and inside.y0 < box.y0 and box.y1 < inside.y1:

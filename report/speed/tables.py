@@ -83,7 +83,8 @@ def _network_name(cell: pd.Series) -> str:
 def _main_cells(cells: pd.DataFrame) -> pd.DataFrame:
     """Of a network that was timed at two latencies, that with the most methods; with `network`, its name."""
     many = cells.groupby("timing")["method"].transform("size")
-    cells = cells.assign(network=cells.apply(_network_name, axis=1), many=many)
+    names = [_network_name(cell) for _, cell in cells.iterrows()]
+    cells = cells.assign(network=names, many=many)
     first = cells.sort_values("many", ascending=False, kind="stable").groupby("network")["timing"].first()
     return cells[cells["timing"] == cells["network"].map(first)]
 
@@ -178,6 +179,8 @@ def others_table(study: SpeedStudy, model: WorkloadModel) -> pd.DataFrame:
     for name, cells in study.cells[study.cells["workload"] != model.workload.name].groupby("workload", sort=False):
         for bits, own in _main_cells(cells[~cells["crowded"]]).groupby("bits_per_second"):
             own = own.set_index("method")
+            if not {DDP, PROPOSED} <= set(own.index):
+                continue
             base, best = own.loc[DDP, "seconds"], own["seconds"].idxmin()
             gain = base / own.loc[PROPOSED, "seconds"]
             lines.append(

@@ -25,6 +25,8 @@ from report.frame import UsageError
 from report.speed.cost_model import over_period
 
 STUDY = "study.json"
+SCORED = "scored_speedups"
+"""The folder beside a study's that may hold sessions of scored methods, too."""
 ENOUGH = 10
 """Steps of each kind from which on a cell has a t interval of its mean; of fewer, medians and their range."""
 CROWDED = 0.15
@@ -60,25 +62,29 @@ def read_speed_records(folder: Path) -> SpeedRecords:
     if not (folder / STUDY).exists():
         raise UsageError(f"{folder} holds no {STUDY}; give the folder of a study, as results/speedups")
     study = read_record(folder / STUDY, TimingStudy)
-    sessions = sorted(path.name for path in folder.glob("scored-*.json"))
+    sessions = sorted({*folder.glob("scored-*.json"), *(folder.parent / SCORED).glob("scored-*.json")})
     records = SpeedRecords(
         folder,
         study,
         tuple(read_record(folder / name, Sweep) for name in study.sweeps),
         tuple(read_record(folder / name, Timing) for name in study.timings),
-        tuple(read_record(folder / name, ScoredSession) for name in sessions),
+        tuple(read_record(path, ScoredSession) for path in sessions),
     )
-    names = [*study.sweeps, *study.timings, *sessions]
-    for name, attempt in zip(names, records.attempts, strict=True):
-        for what, ours, theirs in zip(
-            ("host", "CPU", "torch"), _machine(records.attempts[0]), _machine(attempt), strict=True
-        ):
+    timed = [folder / name for name in (*study.sweeps, *study.timings)]
+    _refuse_mixed(timed, records.attempts[: len(timed)])
+    _refuse_mixed(sessions, records.attempts[len(timed) :])
+    return records
+
+
+def _refuse_mixed(paths: Sequence[Path], attempts: Sequence[Attempt]) -> None:
+    """Times of two machines, or of two versions of torch, cannot be set beside one another."""
+    for path, attempt in zip(paths, attempts, strict=True):
+        for what, ours, theirs in zip(("host", "CPU", "torch"), _machine(attempts[0]), _machine(attempt), strict=True):
             if ours != theirs:
                 raise RecordError(
-                    f"{folder / name} was timed on another machine than {names[0]} ({what} {theirs}, not {ours}); "
+                    f"{path} was timed on another machine than {paths[0].name} ({what} {theirs}, not {ours}); "
                     "keep each machine's records in a study of their own"
                 )
-    return records
 
 
 def _machine(attempt: Attempt) -> tuple[str, str, str]:

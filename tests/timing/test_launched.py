@@ -12,8 +12,7 @@ from harness.__main__ import main
 from harness.records.store import read_record
 from harness.records.timings import TimingStudy
 from harness.timing.launched import add_to_study, environment, fabric_here
-from report.speed.records import read_speed_records
-from report.speed.study import study_of
+from report.speed.workload_model import read_study
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_NTASKS")
 
@@ -58,12 +57,12 @@ def test_torchrun_makes_a_study_that_can_be_reported(tmp_path: Path) -> None:
     methods = ["--methods", "ddp", "mcser", "--output", str(folder)]
     done = subprocess.run([sys.executable, *start, *time, *methods], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    records = read_speed_records(folder)
+    study = read_study(folder)
+    records = study.records
     assert [method.name for method in records.timings[0].methods] == ["ddp", "mcser"]
     assert records.timings[0].basis == "measured"
-    [bench] = study_of(records).benches
     # The network was swept, so every timed step has a prediction of the model beside it.
-    assert bench.points and all(point.predicted is not None for point in bench.points)
+    assert len(study.cells) == 2 and study.cells["predicted_seconds"].notna().all()
 
 
 def test_another_workload_joins_the_study(tmp_path: Path) -> None:

@@ -1,0 +1,287 @@
+"""Advice for one's own job: what each method's step would take there, and what the regime map says that it loses.
+
+Steps are modelled from what each row of an experiment sent, by the cost model of report/speed. Losses are read off the
+curves through the experiment's runs of several lengths (report/regime.py), with how far the job lies beyond them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tabulate import tabulate
+
+from harness.records.timings import Collective, Message, Rounds
+from report.ends import end_of
+from report.frame import TRAINING, Frames, UsageError, read_frames
+from report.job import TrainingJob, add_arguments, job_of
+from report.regime import PREDICTORS, Vector, assay_frame, fitted_values, left_out_values, lost_frame, predictors_frame
+from report.speed.cost_model import Compute, Link, Links, Network, step_seconds
+from report.wording import amount, factor, milliseconds, points, short
+
+MAP = Path(__file__).parents[1] / "results/reference/fashion_mnist_long"
+"""The experiment whose runs predict losses."""
+BUCKET_BYTES = 25 * 2**20
+"""Of DDP's buckets, its default."""
+FORWARD_SHARE = 1 / 3
+"""Of the two passes' time: an assumption, since a backward pass has twice the forward pass's arithmetic."""
+WORTH = 1.05
+"""A method is recommended over DDP where its step is so many times as fast, or more."""
+COVERAGE, NUM_DRAWS = 1.96, 20
+"""Standard deviations of a 95 % interval, and times that the seeds' noise is drawn for one of its two parts."""
+
+
+@dataclass(frozen=True)
+class Sending:
+    """One collective: the payload of one worker in models, in which share of the steps it takes place, and its way.
+
+    `one_peer`: an exchange is with one neighbour, another one in each step; else with both of a ring.
+    """
+
+    models: float
+    share_of_steps: float
+    collective: Collective
+    one_peer: bool = False
+
+
+def sendings_of(frames: Frames, row: pd.Series) -> list[Sending]:
+    """What one worker of a row sends, from the counted traffic of any of its runs; empty where nothing was sent."""
+    runs = frames.runs[(frames.runs["row"] == row["row"]) & frames.runs["bits"].notna()]
+    found: list[Sending] = []
+    for purpose in TRAINING if len(runs) else ():
+        bits, collectives, gathered, told = (
+            float(runs.iloc[0].get(f"{purpose}.{key}") or 0)
+            for key in ("bits", "collectives", "gathered_bits", "neighbour_bits")
+        )
+        if bits > 0:  # false for nan, of a purpose that a run has not
+            way: Collective = "exchange" if 2 * told > bits else "all_gather" if 2 * gathered > bits else "all_reduce"
+            models = bits / collectives / (32 * row["num_parameters"])
+            found.append(Sending(models, collectives / row["num_steps"], way, row.get("topology") == "one_peer"))
+    return found
+
+
+def method_seconds(job: TrainingJob, sendings: Sequence[Sending]) -> float:
+    """Mean seconds of a step: messages follow the backward pass; one that is not in every step is spread over all."""
+    alone = step_seconds(_compute(job), [], _network(job))
+    extra = 0.0
+    for sending in sendings:
+        size = math.ceil(4 * sending.models * job.num_parameters)
+        rounds = _rounds(sending, job.num_workers)
+        message = Message(collective=sending.collective, payload_bytes=size, every=1, ready=1.0, rounds=rounds)
+        extra += sending.share_of_steps * (step_seconds(_compute(job), [message], _network(job)) - alone)
+    return alone + extra
+
+
+def ddp_seconds(job: TrainingJob, bytes_per_number: int) -> float:
+    """Seconds of a step of DDP: buckets that are sent as the backward pass fills them."""
+    count = max(1, math.ceil(4 * job.num_parameters / BUCKET_BYTES))
+    size = math.ceil(bytes_per_number * job.num_parameters / count)
+    ready = [(number + 1) / count for number in range(count)]
+    buckets = [Message(collective="all_reduce", payload_bytes=size, every=1, ready=share) for share in ready]
+    return step_seconds(_compute(job), buckets, _network(job))
+
+
+def _compute(job: TrainingJob) -> Compute:
+    return Compute(FORWARD_SHARE * job.compute_seconds, (1 - FORWARD_SHARE) * job.compute_seconds)
+
+
+def _network(job: TrainingJob) -> Network:
+    """The job's network, its collectives by hierarchy where machines hold several workers."""
+    inside = Link(0.0, 8 / job.inside_bits_per_second if job.inside_bits_per_second else 0.0)
+    links = Links(Link(job.latency_seconds, 8 / job.bits_per_second), inside)
+    names: dict[Collective, Links] = dict.fromkeys(("all_reduce", "all_gather", "exchange"), links)
+    is_both = job.num_machines > 1 and job.workers_per_machine > 1
+    return Network(job.num_machines, job.workers_per_machine, names, "hierarchical" if is_both else "ring")
+
+
+def _rounds(sending: Sending, num_workers: int) -> Rounds:
+    """To whom a worker of the job sends; one peer a step is at distances 1, 2, 4 and so on."""
+    if sending.collective != "exchange":
+        return ()
+    if sending.one_peer:
+        return tuple((2**power,) for power in range((num_workers - 1).bit_length()))
+    return (tuple(dict.fromkeys((1, num_workers - 1))),)
+
+
+def expected_losses(lost: pd.DataFrame, wanted: pd.DataFrame, predictor: str) -> pd.DataFrame:
+    """The share of the gap that a method is expected to lose at each of the wanted lines, with a 95 % interval.
+
+    The interval joins two errors: the seeds', by drawing their noise, and the curve's own, by the misses of rows of one
+    length that are predicted from the other lengths alone.
+
+    Args:
+        lost: the method's rows of `report.regime.lost_frame`.
+        wanted: with the columns models_sent, num_steps and ratio_sent.
+        predictor: one of `PREDICTORS`.
+
+    Returns:
+        The columns share, low, high and beyond: how many times more, or fewer, models or steps than in any run.
+    """
+    columns = list(PREDICTORS[predictor])
+    logs, at = (np.log(frame[columns].to_numpy(dtype=float)) for frame in (lost, wanted))
+    observed, steps = lost["lost"].to_numpy(dtype=float), lost["num_steps"].to_numpy()
+    share, generator = fitted_values(logs, observed, at), np.random.default_rng(0)
+    noise = np.sqrt(lost["noise"].fillna(0.0).to_numpy(dtype=float))
+    drawn = [
+        fitted_values(logs, observed + noise * generator.standard_normal(len(noise)), at) for _ in range(NUM_DRAWS)
+    ]
+    misses = observed - left_out_values(logs, observed, steps)
+    error = COVERAGE * np.hypot(np.std(drawn, axis=0), math.sqrt(float((misses**2).mean())))
+    beyond = _beyond(lost["models_sent"], wanted["models_sent"])
+    if "num_steps" in columns:
+        beyond = np.maximum(beyond, _beyond(lost["num_steps"], wanted["num_steps"]))
+    return pd.DataFrame({"share": share, "low": share - error, "high": share + error, "beyond": beyond}, wanted.index)
+
+
+def _beyond(tried: pd.Series, values: pd.Series) -> Vector:
+    own, run = values.to_numpy(dtype=float), tried.to_numpy(dtype=float)
+    return np.asarray(np.maximum(np.maximum(own / run.max(), run.min() / own), 1.0), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Advice:
+    """All lines, the fastest first, what is recommended, and what the map was made of.
+
+    `lines` has the columns method, ratio, seconds, models_sent, share, low, high and beyond; DDP loses nothing by
+    definition (fp32), or is taken to (fp16). `gap` turns a share lost into points.
+    """
+
+    lines: pd.DataFrame
+    gap: float
+    sentence: str
+    where: str
+
+
+def advise(job: TrainingJob, frames: Frames) -> Advice:
+    """Advice from an experiment's runs of several lengths, and the traffic of its rows at the main length.
+
+    Raises:
+        UsageError: the experiment has no runs of several lengths, or none that can tell a loss.
+    """
+    lost, telling = lost_frame(frames), assay_frame(frames)
+    telling = telling[telling["reason"].isna()]
+    if lost.empty or telling.empty:
+        where = f"{frames.folder} has no runs of several lengths that can tell a loss"
+        raise UsageError(f"{where}, so it has no regime map; give another experiment with --map")
+    gap = job.gap if job.gap is not None else float(telling["gap"].iloc[0])
+    explained = predictors_frame(lost).set_index("predictor")["left_out"]
+    predictor = str(explained[["models sent", "steps and ratio"]].idxmax())
+    lines: list[dict[Any, Any]] = [_ddp(job, 4, "DDP, fp32"), _ddp(job, 2, "DDP, fp16 hook")]
+    rows = frames.rows[frames.rows["base"].isna() & frames.rows["tunes"].isna() & (frames.rows["rule"] == "held_out")]
+    for label, group in rows.groupby("label", sort=False):
+        known, own = lost[lost["label"] == label], []
+        if known.empty:
+            continue
+        for _, row in group.iterrows():
+            sendings = sendings_of(frames, row)
+            if sendings:
+                models = job.num_steps * math.fsum(each.models * each.share_of_steps for each in sendings)
+                models += bool(row["final_exchange"])
+                own.append(
+                    (label, row["ratio"], method_seconds(job, sendings), models, job.num_steps, job.num_steps / models)
+                )
+        names = ["method", "ratio", "seconds", "models_sent", "num_steps", "ratio_sent"]
+        wanted = pd.DataFrame(own, columns=names)
+        if len(wanted):
+            lines += pd.concat([wanted, expected_losses(known, wanted, predictor)], axis=1).to_dict("records")
+    table = pd.DataFrame(lines).sort_values(["seconds", "method"], ignore_index=True)
+    return Advice(table, gap, _sentence(job, gap, table), _where(job, frames, telling, predictor))
+
+
+def _ddp(job: TrainingJob, bytes_per_number: int, name: str) -> dict[str, Any]:
+    ratio = 4 / bytes_per_number
+    nothing = {"share": 0.0, "low": 0.0, "high": 0.0, "beyond": 1.0}
+    line = {"method": name, "ratio": ratio, "seconds": ddp_seconds(job, bytes_per_number)}
+    return line | {"models_sent": job.num_steps / ratio} | nothing
+
+
+def _sentence(job: TrainingJob, gap: float, lines: pd.DataFrame) -> str:
+    base = lines[lines["method"].str.startswith("DDP")].iloc[0]
+    safe = lines[gap * lines["high"] <= job.margin]
+    # Of lines that are about as fast as the fastest, the one that sends most is the safest.
+    near = safe[safe["seconds"] <= WORTH * safe["seconds"].min()]
+    best = near.loc[near["models_sent"].idxmax()]
+    if base["seconds"] < WORTH * safe["seconds"].min() or best["method"].startswith("DDP"):
+        return (
+            f"Use plain {base['method']}: its step takes {milliseconds(base['seconds'])} ms, and no method that is "
+            f"expected to lose at most {_points(job.margin)} points is more than {100 * (WORTH - 1):.0f} % faster."
+        )
+    far = f"; this is {best['beyond']:.2g} times beyond what was run" if best["beyond"] > 1 else ""
+    own, theirs = milliseconds(best["seconds"]), milliseconds(base["seconds"])
+    loss, most = _points(gap * best["share"]), _points(gap * best["high"])
+    return (
+        f"Use {best['method']} at ratio {amount(best['ratio'])}: a modelled step of {own} ms is "
+        f"{factor(base['seconds'] / best['seconds'])} as fast as {base['method']} ({theirs} ms), and of "
+        f"{amount(best['models_sent'])} models sent the map expects a loss of {loss} points, at most {most}{far}."
+    )
+
+
+def _points(share: float) -> str:
+    return points(share).lstrip("+")
+
+
+def _where(job: TrainingJob, frames: Frames, telling: pd.DataFrame, predictor: str) -> str:
+    size, steps = int(frames.rows["num_parameters"].iloc[0]), telling["num_steps"]
+    larger, longer = amount(job.num_parameters / size), amount(job.num_steps / steps.max())
+    return (
+        f"The map is {frames.experiment.title}: a network of {size:,} parameters, {len(telling)} lengths from "
+        f"{steps.min():,} to {steps.max():,} steps. This job has {larger} times the parameters, {longer} times the "
+        f"steps of the longest, and {job.num_workers} workers. Losses are predicted from {predictor}, which does best "
+        "at lengths that it was not shown. Whether they carry over to other networks was not tested. Step times are "
+        "modelled, without encoding. DDP with fp16 is taken to lose nothing."
+    )
+
+
+def as_text(job: TrainingJob, advice: Advice) -> str:
+    """The recommendation, the table, and what it rests on."""
+    heads = ["method", "ratio", "ms a step", "hours", "models sent", "expected loss, points", "beyond what was run"]
+    heads += ["dollars"] if job.dollars_per_hour else []
+    lines = []
+    for line in advice.lines.to_dict("records"):
+        hours = line["seconds"] * job.num_steps / 3600
+        share, low, high = (points(advice.gap * line[key]) for key in ("share", "low", "high"))
+        loss = "0" if line["method"].startswith("DDP") else f"{share} ({low} to {high})"
+        beyond = "no" if line["beyond"] == 1 else f"{line['beyond']:.2g} times"
+        cells = [line["method"], short(line["ratio"]), milliseconds(line["seconds"]), f"{hours:.3g}"]
+        cells += [amount(line["models_sent"]), loss, beyond]
+        lines.append(cells + ([f"{hours * job.dollars_per_hour:,.0f}"] if job.dollars_per_hour else []))
+    gap = (
+        f"Shares lost are turned into points by a gap of {100 * advice.gap:.2f} points between a worker alone and SGD."
+    )
+    return f"{advice.sentence}\n\n{tabulate(lines, heads, disable_numparse=True)}\n\n{advice.where}\n{gap}"
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the recommendation, the table and what it rests on; returns the exit status."""
+
+    def said() -> str:
+        job = job_of(options)
+        return as_text(job, advise(job, read_frames(options.map)))
+
+    return end_of(said, UsageError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command by itself; `python -m harness advise` also takes --spec and --model."""
+    parser = argparse.ArgumentParser(
+        prog="python -m harness advise", description="Advice for one's own job.", allow_abbrev=False
+    )
+    parser.epilog = (
+        "`python -m harness advise` also takes --spec NAME_OR_FILE, an experiment whose baseline says the parameters, "
+        "steps, workers and compute, and --model FILE, a saved state_dict whose parameters are counted; what is given "
+        "beside them counts more."
+    )
+    add_arguments(parser)
+    parser.add_argument("--map", type=Path, default=MAP, help="folder of the experiment whose runs predict losses")
+    return run(parser.parse_args(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""A training job that someone wants advice for, and how its numbers are written on a command line."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from report.frame import UsageError
+
+CLUSTERS = Path(__file__).parents[1] / "slurm/clusters"
+"""Where a cluster's profile is looked for by its name."""
+_PREFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """A training job as far as advice needs to know it.
+
+    Attributes:
+        compute_seconds: forward and backward pass of one worker's batch.
+        bits_per_second: of a machine's link to the others, each way; `inside`: of a worker's link inside its machine,
+            0 for no limit.
+        latency_seconds: of a hop.
+        margin: loss that counts as none, a share.
+        gap: between a worker alone and SGD, a share; None takes the map's own.
+    """
+
+    num_parameters: int
+    num_steps: int
+    num_machines: int
+    workers_per_machine: int
+    compute_seconds: float
+    bits_per_second: float
+    inside_bits_per_second: float = 0.0
+    latency_seconds: float = 50e-6
+    margin: float = 0.005
+    gap: float | None = None
+    dollars_per_hour: float | None = None
+
+    @property
+    def num_workers(self) -> int:
+        return self.num_machines * self.workers_per_machine
+
+
+def quantity(text: str, unit: str = "") -> float:
+    """ "25.6M" is 25.6 million, "10Gb/s" with the unit "b/s" ten thousand million.
+
+    Raises:
+        UsageError: anything else, or not above 0.
+    """
+    match = re.fullmatch(rf"([0-9]+(?:\.[0-9]+)?(?:e[0-9]+)?|\.[0-9]+)\s*([kMGBT]?)({re.escape(unit)})?", text.strip())
+    value = float(match[1]) * _PREFIXES[match[2]] if match else math.nan
+    if not 0 < value < math.inf:
+        example = f"10G{unit}" if unit else "450000 or 25.6M"
+        raise UsageError(f"{text!r} is no number above 0; write it as {example}")
+    return value
+
+
+def count(text: str, what: str) -> int:
+    """A whole number, as of parameters, steps or workers.
+
+    Raises:
+        UsageError: anything else, or below 1.
+    """
+    value = quantity(text)
+    if abs(value - round(value)) > 1e-6 * value:
+        raise UsageError(f"{text} {what}: that is no whole number")
+    return round(value)
+
+
+def cluster(name: str) -> tuple[int, int, float | None]:
+    """Machines, workers of each and bits per second of a profile of `python -m slurm`: NAME, NAME:VARIANT, or a file.
+
+    Raises:
+        UsageError: there is no such profile or variant, or it does not say how many workers there are.
+    """
+    stem, _, variant = name.partition(":")
+    path = Path(stem) if stem.endswith(".toml") else CLUSTERS / f"{stem}.toml"
+    try:
+        table: dict[str, Any] = tomllib.loads(path.read_text())
+    except OSError:
+        raise UsageError(f"there is no cluster profile {path}; give the path of a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}") from None
+    variants = table.get("variants", {})
+    if variant and variant not in variants:
+        raise UsageError(f"{path} has no variant {variant!r}; it has {', '.join(variants) or 'none'}")
+    table |= variants.get(variant, {})
+    machines, each = table.get("nodes"), table.get("workers_per_node") or table.get("gpus_per_node")
+    if not isinstance(machines, int) or not isinstance(each, int) or min(machines, each) < 1:
+        raise UsageError(f"{path} does not say how many workers there are; give it nodes and gpus_per_node")
+    link = table.get("link_gigabits_per_second")
+    return machines, each, 1e9 * link if isinstance(link, int | float) and link > 0 else None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument("--parameters", help="of the network, as 25.6M")
+    parser.add_argument("--steps", help="of the whole job, as 450000")
+    parser.add_argument("--workers", help="one a machine; or give --layout")
+    parser.add_argument("--layout", help="machines x workers a machine, as 2x4")
+    parser.add_argument("--compute-ms", help="forward and backward pass of one worker's batch")
+    parser.add_argument("--bandwidth", help="of a machine's link, each way, as 10Gb/s")
+    parser.add_argument("--cluster", help="a profile of python -m slurm, for layout and bandwidth: NAME or FILE.toml")
+    parser.add_argument("--inside", help="of a worker's link inside its machine, as 1200Gb/s (default: no limit)")
+    parser.add_argument("--latency-us", default="50", help="of a hop (default: 50)")
+    parser.add_argument("--margin", default="0.5", help="loss that counts as none, in points (default: 0.5)")
+    parser.add_argument("--gap", help="points between a worker alone and SGD in this job (default: the map's)")
+    parser.add_argument("--dollars-per-hour", help="of all machines together")
+
+
+def job_of(options: argparse.Namespace) -> TrainingJob:
+    """The job that the options tell.
+
+    Raises:
+        UsageError: a number that is missing or cannot be read, or workers and layout that disagree.
+    """
+    profile = cluster(options.cluster) if options.cluster else None
+    machines, each = _shape(options, profile)
+    if machines * each < 2:
+        raise UsageError("one worker sends nothing; give two workers or more")
+    bandwidth = quantity(options.bandwidth, "b/s") if options.bandwidth else profile[2] if profile else None
+    for what, value, example in (
+        ("--parameters", options.parameters, "25.6M"),
+        ("--steps", options.steps, "450000"),
+        ("--compute-ms", options.compute_ms, "27"),
+        ("--bandwidth", bandwidth, "10Gb/s"),
+    ):
+        if value is None:
+            raise UsageError(f"{what} is missing; give it, as {what} {example}")
+    assert bandwidth is not None
+    return TrainingJob(
+        num_parameters=count(options.parameters, "parameters"),
+        num_steps=count(options.steps, "steps"),
+        num_machines=machines,
+        workers_per_machine=each,
+        compute_seconds=quantity(options.compute_ms) / 1e3,
+        bits_per_second=bandwidth,
+        inside_bits_per_second=quantity(options.inside, "b/s") if options.inside else 0.0,
+        latency_seconds=quantity(options.latency_us) / 1e6,
+        margin=quantity(options.margin) / 100,
+        gap=quantity(options.gap) / 100 if options.gap else None,
+        dollars_per_hour=quantity(options.dollars_per_hour) if options.dollars_per_hour else None,
+    )
+
+
+def _shape(options: argparse.Namespace, profile: tuple[int, int, float | None] | None) -> tuple[int, int]:
+    """Machines and workers a machine: of the layout, or the profile, or as many machines as workers."""
+    workers = count(options.workers, "workers") if options.workers else None
+    if options.layout:
+        match = re.fullmatch(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})", options.layout.strip())
+        if not match:
+            raise UsageError(f"{options.layout!r} is no layout; write machines x workers a machine, as 2x4")
+        machines, each = int(match[1]), int(match[2])
+    elif profile is not None:
+        machines, each = profile[:2]
+    elif workers is not None:
+        return workers, 1
+    else:
+        raise UsageError("how many workers? give --workers 8, or --layout 2x4")
+    if workers is not None and workers != machines * each:
+        where = f"--layout {options.layout}" if options.layout else f"--cluster {options.cluster} ({machines}x{each})"
+        raise UsageError(f"--workers {workers} and {where} disagree; leave one out")
+    return machines, each

@@ -1,0 +1,146 @@
+"""Advice for one's own job: steps by hand and against the study, losses at lengths that the map did not see."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from report.advise import MAP, Sending, advise, ddp_seconds, expected_losses, main, method_seconds, sendings_of
+from report.frame import Frames, UsageError, read_frames
+from report.job import TrainingJob
+from report.regime import lost_frame
+from report.speed.fitting import network_on
+from report.speed.workload_model import bits_inside, read_study
+
+SPEEDUPS = Path(__file__).parents[2] / "results/speedups"
+RESNET50 = TrainingJob(25_600_000, 450_000, 8, 1, 27e-3, 10e9)
+
+
+@pytest.fixture(scope="module")
+def frames() -> Frames:
+    return read_frames(MAP)
+
+
+@pytest.fixture(scope="module")
+def lost(frames: Frames) -> pd.DataFrame:
+    return lost_frame(frames)
+
+
+def test_a_step_is_the_passes_and_the_messages_by_hand() -> None:
+    job = TrainingJob(1_000_000, 100, 4, 1, 30e-3, 1e9, latency_seconds=1e-3)
+    in_ring = 2 * 3 * (1e-3 + 4e6 / 4 * 8 / 1e9)
+    gathered = 3 * (1e-3 + 0.5 * 4e6 * 8 / 1e9)
+    assert method_seconds(job, [Sending(1.0, 0.25, "all_reduce")]) == pytest.approx(30e-3 + in_ring / 4)
+    assert method_seconds(job, [Sending(0.5, 1.0, "all_gather")]) == pytest.approx(30e-3 + gathered)
+    assert ddp_seconds(job, 4) == pytest.approx(30e-3 + in_ring)  # one bucket holds it all
+    # Two messages of a model to neighbours on a ring, or one to a peer: one hop, and as many models on the link.
+    on_a_ring, to_a_peer = Sending(2.0, 1.0, "exchange"), Sending(1.0, 1.0, "exchange", one_peer=True)
+    assert method_seconds(job, [on_a_ring]) == pytest.approx(30e-3 + 1e-3 + 2 * 4e6 * 8 / 1e9)
+    assert method_seconds(job, [to_a_peer]) == pytest.approx(30e-3 + 1e-3 + 4e6 * 8 / 1e9)
+
+
+def test_models_sent_are_those_of_the_plan(frames: Frames) -> None:
+    for name in ("csea-96", "local_sgd-96", "mcser-96", "dpsgd", "choco-96"):
+        row = frames.by_row.loc[name]
+        sent = row["num_steps"] * math.fsum(s.models * s.share_of_steps for s in sendings_of(frames, row))
+        assert sent + row["final_exchange"] == pytest.approx(row["models_sent"], rel=1e-3), name
+    assert sendings_of(frames, frames.by_row.loc["alone"]) == []
+    assert {s.collective for s in sendings_of(frames, frames.by_row.loc["mcser-96"])} == {"all_reduce", "all_gather"}
+    assert [s.one_peer for s in sendings_of(frames, frames.by_row.loc["dpsgd"])] == [True]
+
+
+def test_steps_are_those_of_the_study_by_the_clock() -> None:
+    """ResNet-50 on a V100: what follows the backward pass, and DDP's buckets, on every network that was timed."""
+    study = read_study(SPEEDUPS)
+    model = study.models["resnet50_v100"]
+    size, errors = model.workload.num_parameters, []
+    for line in study.cells[study.cells["workload"] == "resnet50_v100"].to_dict("records"):
+        timing, method = study.records.timings[line["timing"]], model.methods[line["method"]]
+        # On machines of several workers the study had a flat ring, and the advice goes by hierarchy. Whole models to
+        # neighbours took twice as long as their bytes need, which is the lab's backend and no job's network.
+        is_hook = method.overlap and method.name not in ("ddp", "ddp_fp16")
+        if line["workers_per_machine"] > 1 or is_hook or method.algorithm == "dpsgd":
+            continue
+        network = network_on(timing.fabric, study.fits)
+        assert network is not None
+        latency = network.links["all_reduce"].between.alpha / line["dilation"]
+        inside = bits_inside(timing.fabric) or 0.0
+        job = TrainingJob(size, 1, 8, 1, model.compute_seconds, line["bits_per_second"], inside, latency)
+        sent = [
+            Sending(m.payload_bytes / (4 * size), 1 / m.every, m.collective, len(m.rounds) > 1) for m in method.messages
+        ]
+        number = 2 if method.name == "ddp_fp16" else 4
+        seconds = ddp_seconds(job, number) if method.overlap else method_seconds(job, sent)
+        errors.append(abs(seconds / line["seconds"] - 1))
+    assert len(errors) >= 30 and sum(error <= 0.1 for error in errors) >= 0.9 * len(errors) and max(errors) < 0.25
+
+
+def test_rows_of_a_length_left_out_lie_in_the_interval(lost: pd.DataFrame) -> None:
+    """A length in the middle predicted from the others, as for a job of such a length."""
+    length = sorted(lost["num_steps"].unique())[-2]
+    inside = []
+    for _, group in lost.groupby("label"):
+        known, unseen = group[group["num_steps"] != length], group[group["num_steps"] == length]
+        if known["num_steps"].nunique() > 1 and len(unseen):
+            found = expected_losses(known, unseen, "models sent")
+            inside += ((found["low"] <= unseen["lost"]) & (unseen["lost"] <= found["high"])).to_list()
+    assert len(inside) >= 15 and sum(inside) >= 0.8 * len(inside), (sum(inside), len(inside))
+
+
+def test_a_job_within_and_beyond_what_was_run(lost: pd.DataFrame) -> None:
+    group = lost[lost["label"] == "M-CSER"]
+    assert set(expected_losses(group, group, "steps and ratio")["beyond"]) == {1.0}
+    far = group.assign(num_steps=group["num_steps"] * 8, models_sent=group["models_sent"] * 8)
+    longest = far[far["num_steps"] == far["num_steps"].max()]
+    assert expected_losses(group, longest, "steps and ratio")["beyond"].to_list() == pytest.approx([8.0] * len(longest))
+
+
+def test_a_slow_link_asks_for_a_method_and_a_fast_one_for_ddp(frames: Frames) -> None:
+    slow = advise(RESNET50, frames)
+    lines = slow.lines
+    assert slow.sentence.startswith("Use ") and not slow.sentence.startswith("Use plain DDP")
+    named = lines[[slow.sentence.startswith(f"Use {name} at ratio") for name in lines["method"]]]
+    assert len(named) and (slow.gap * named["high"]).min() <= RESNET50.margin
+    assert "times beyond what was run" in slow.sentence and "was not tested" in slow.where
+    fast = TrainingJob(25_600_000, 450_000, 8, 1, 27e-3, 400e9, latency_seconds=5e-6)
+    assert advise(fast, frames).sentence.startswith("Use plain DDP")
+
+
+def test_an_experiment_of_one_length_has_no_map() -> None:
+    with pytest.raises(UsageError, match="has no runs of several lengths"):
+        advise(RESNET50, read_frames(MAP.parents[1] / "study_released"))
+
+
+def test_the_command_prints_a_sentence_and_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    words = "--parameters 25.6M --steps 450000 --layout 2x4 --compute-ms 27 --bandwidth 10Gb/s --dollars-per-hour 24"
+    assert main(words.split()) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("Use ") and "DDP, fp32" in printed and "dollars" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--parameters many --workers 8 --bandwidth 10Gb/s", "'many' is no number above 0"),
+        ("--parameters 1M --bandwidth 10Gb/s", "how many workers?"),
+        ("--parameters 1M --workers 8 --layout 2x3 --bandwidth 10Gb/s", "disagree"),
+        ("--parameters 1M --workers 1 --bandwidth 10Gb/s", "one worker sends nothing"),
+        ("--parameters 1M --workers 2.5 --bandwidth 10Gb/s", "2.5 workers: that is no whole number"),
+        ("--parameters 1M --workers 8", "--bandwidth is missing; give it, as --bandwidth 10Gb/s"),
+        ("--workers 8 --bandwidth 10Gb/s", "--parameters is missing"),
+        ("--parameters 1M --cluster nowhere", "there is no cluster profile"),
+        ("--parameters 1M --cluster template --workers 3 --bandwidth 1Gb/s", "(8x1) disagree"),
+        ("--parameters 1M --cluster template:3x9", "has no variant '3x9'; it has 2x4"),
+        ("--parameters 1M --cluster template", "--bandwidth is missing"),
+        ("--parameters 1M --layout 2by4 --bandwidth 10Gb/s", "is no layout"),
+        ("--parameters 1M --workers 8 --bandwidth 0", "'0' is no number above 0"),
+        ("--parameters 1M --workers 8 --bandwidth 10Gb/s --map nowhere", "there is no folder nowhere"),
+    ],
+)
+def test_mistakes_are_one_sentence(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words.split(), "--steps", "1000", "--compute-ms", "27"]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
