@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.transforms import Bbox
 
 from report.plotting import colour_of, end_labels, new_figure, style
 from report.speed.comparisons import DDP, HEADLINES, PROPOSED, RIVALS, headline_marks, log_grid, speedups_frame
@@ -162,7 +163,8 @@ def _loss_panel(axes: Axes, own: pd.DataFrame, margin: float | None, lowest: flo
 
 def _name_frontier(axes: Axes, frontier: pd.DataFrame, lowest: float) -> None:
     """Names beside their points, each where it touches no other name and does not leave the axes."""
-    taken, inside = [], axes.get_window_extent()
+    taken: list[Bbox] = []
+    inside = axes.get_window_extent()
     for line in frontier.sort_values("estimate", ascending=False).to_dict("records"):
         point = (1e3 * line["seconds"], max(100 * line["estimate"], lowest))
         for across, up in ((5, y) for y in (0, 9, -9, 18, -18, 27, -27, 36, -36, 45, -45, 54, -54)):

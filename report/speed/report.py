@@ -133,7 +133,8 @@ def contents(
     headlines = headlines_table(frames["headlines"])
     file, published = published_links()
     frames["published_links"] = published
-    agreement = frames["agreement"].set_index(["layout", "what"])
+    agreement = frames["agreement"][frames["agreement"]["layout"] == "all"].to_dict("records")
+    needed_rates: list[Any] = sorted(frames["needed_ratios"]["bits_per_second"].unique())
     needed = frames["needed_ratios"].pivot(index="workload", columns="bits_per_second", values="ratio").reset_index()
     context |= {
         "modelled": True,
@@ -153,13 +154,13 @@ def contents(
         "batches": " and ".join(f"{m.workload.batch_size} images for {m.workload.name}" for m in headline_models),
         "marks": marks,
         "layouts": layouts,
-        "agreement": [agreement.loc[("all", what)].to_dict() for what in ("step", "communication")],
+        "agreement": agreement,
         "others": others_table(study, model),
         "exchanges": exchanges(study.cells),
         "latency": latency(cells),
         "wire": wire(frames["sweeps"]),
         "needed": needed,
-        "needed_columns": {"workload": ("workload", "text")} | {b: (rate(b), "amount") for b in needed.columns[1:]},
+        "needed_columns": {"workload": ("workload", "text")} | {b: (rate(b), "amount") for b in needed_rates},
         "costs": costs_table(frames["costs"]),
         "cost_sources": list(dict.fromkeys(frames["costs"]["source"])) if len(frames["costs"]) else [],
         "published": published_table(published),
@@ -180,7 +181,9 @@ def _as_scored(timed: pd.DataFrame) -> list[dict[Any, Any]]:
         return []
     better = at[(at["estimate"] >= own["estimate"].iloc[0]) & (at["label"] != "M-CSER")].sort_values("seconds")
     shown = pd.concat([own.head(1), better.head(1)])
-    return shown.assign(gain=float(base.iloc[0]) / shown["seconds"])[["label", "gain", "estimate"]].to_dict("records")
+    gains = float(base.iloc[0]) / shown["seconds"]
+    found: list[dict[Any, Any]] = shown.assign(gain=gains)[["label", "gain", "estimate"]].to_dict("records")
+    return found
 
 
 def _joined_context(joined: pd.DataFrame) -> dict[str, Any]:

@@ -128,7 +128,8 @@ def headlines_table(headlines: pd.DataFrame) -> pd.DataFrame:
     wide = headlines[kept].pivot(
         index=["headline", "target", "compute_seconds"], columns="rival", values=["factor", "holds_up_to"]
     )
-    wide.columns = [f"{rival}_{what}" for what, rival in wide.columns]
+    pairs_of_names: list[Any] = wide.columns.to_list()
+    wide.columns = [f"{rival}_{what}" for what, rival in pairs_of_names]
     for rival in headlines["rival"].unique():
         pairs = zip(wide[f"{rival}_factor"], wide[f"{rival}_holds_up_to"], strict=True)
         wide[f"{rival}_said"] = [f"{factor(gain)} ({'never' if math.isnan(up) else rate(up)})" for gain, up in pairs]
@@ -145,11 +146,11 @@ def layouts_table(cells: pd.DataFrame, layouts: pd.DataFrame) -> pd.DataFrame:
             own = own.set_index("method")
             if DDP not in own.index:
                 continue
-            compared = own[~own["baseline"]]["seconds"]
-            base, best = own.loc[DDP, "seconds"], compared.idxmin()
-            proposed = base / own.loc[PROPOSED, "seconds"] if PROPOSED in own.index else math.nan
-            layout = f"{machines} x {workers}"
-            lines.append((layout, own["basis"].iloc[0], base, proposed, base / compared[best], own.loc[best, "label"]))
+            seconds: dict[Any, float] = own["seconds"].to_dict()
+            best = min(own[~own["baseline"]].index, key=seconds.__getitem__)
+            base, layout, basis = seconds[DDP], f"{machines} x {workers}", own["basis"].iloc[0]
+            gain = base / seconds.get(PROPOSED, math.nan)
+            lines.append((layout, basis, base, gain, base / seconds[best], own["label"].to_dict()[best]))
     return pd.DataFrame(lines, columns=["layout", "basis", "ddp", "proposed", "best", "label"])
 
 
@@ -181,11 +182,10 @@ def others_table(study: SpeedStudy, model: WorkloadModel) -> pd.DataFrame:
             own = own.set_index("method")
             if not {DDP, PROPOSED} <= set(own.index):
                 continue
-            base, best = own.loc[DDP, "seconds"], own["seconds"].idxmin()
-            gain = base / own.loc[PROPOSED, "seconds"]
-            lines.append(
-                (name, own["basis"].iloc[0], bits, base, gain, own.loc[best, "label"], base / own.loc[best, "seconds"])
-            )
+            seconds: dict[Any, float] = own["seconds"].to_dict()
+            best = min(seconds, key=seconds.__getitem__)
+            base, label, basis = seconds[DDP], own["label"].to_dict()[best], own["basis"].iloc[0]
+            lines.append((name, basis, bits, base, base / seconds[PROPOSED], label, base / seconds[best]))
     return pd.DataFrame(lines, columns=["workload", "basis", "bits_per_second", "ddp", "proposed", "label", "best"])
 
 
@@ -196,7 +196,8 @@ def latency(cells: pd.DataFrame) -> dict[str, float]:
     if wide.shape[1] < 2 or not {DDP, PROPOSED} <= set(wide.index):
         return {}
     change = wide.iloc[:, 0] / wide.iloc[:, -1] - 1
-    return {"ddp": change[DDP], "proposed": change[PROPOSED], "times": wide.columns[-1] / wide.columns[0]}
+    dilations: list[Any] = wide.columns.to_list()
+    return {"ddp": change[DDP], "proposed": change[PROPOSED], "times": dilations[-1] / dilations[0]}
 
 
 def sweeps_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
