@@ -184,7 +184,7 @@ def test_every_shipped_experiment_is_here() -> None:
 
 
 # Their rows are another's, all or some.
-BORROWERS = {"fashion_mnist_regime", "lost_state"}
+BORROWERS = {"fashion_mnist_contrasts", "fashion_mnist_regime", "lost_state"}
 NAMES = sorted({path.stem for path in EXPERIMENTS.glob("*.toml")} - BORROWERS)
 CASES = [(name, label) for name in NAMES for label in settings_of(name)]
 
