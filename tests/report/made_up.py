@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from report.accuracy_report import build_report
-from report.synthetic import METHODS, TOP_K, Design, make_experiment, make_tuning
+from tests.report.synthetic import METHODS, TOP_K, Design, make_experiment, make_tuning
 
 DESIGN = Design(
     name="small",

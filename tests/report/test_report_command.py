@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from report.__main__ import main
-from report.bench import design_of
 from report.frame import read_frames
-from report.synthetic import make_experiment
 from tests.report.made_up import DESIGN
+from tests.report.synthetic import make_experiment
 
 
 @pytest.fixture
@@ -104,13 +103,6 @@ def test_help_and_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     done = subprocess.run([sys.executable, "-m", "report", "--help"], capture_output=True, text=True, check=True)
     assert "exit status" in done.stdout and "--tuning" in done.stdout
-
-
-def test_bench_design_has_about_the_runs_asked_for() -> None:
-    for runs in (100, 10_000):
-        design = design_of(runs)
-        made = len(design.seeds) * (len(design.methods) * len(design.ratios) + 2)
-        assert 0.8 * runs <= made <= 1.2 * runs
 
 
 def test_a_methods_name_is_its_label(records: Path) -> None:

@@ -18,12 +18,12 @@ from harness.records import store
 from harness.records.experiment import read_experiment
 from harness.records.state import Seen, judge
 from harness.records.store import Failure, Heartbeat, Result
-from report.synthetic import make_experiment
 from slurm.__main__ import main
 from slurm.campaign import Campaign, CampaignError, now, put_submission, read_campaign, submit_lock
 from slurm.status import observe, submitted
 from tests.harness.support import ROOT
 from tests.report.made_up import DESIGN
+from tests.report.synthetic import make_experiment
 from tests.slurm.support import submission
 
 NOW = 1_800_000_000.0

@@ -1,4 +1,4 @@
-"""Made-up records in the store's formats, for tests and for timing the report; nothing in them was measured."""
+"""Made-up records in the store's formats, for tests; nothing in them was measured."""
 
 from __future__ import annotations
 
