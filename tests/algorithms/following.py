@@ -124,16 +124,16 @@ def assert_follows(
 
 
 class Watched(ThreadCollectives):
-    """Keeps what was sent last."""
+    """Keeps what this worker sent last."""
 
     last: Tensor | None = None
 
     def _sum_(self, tensor: Tensor) -> None:
-        self.last = tensor.clone()
+        self.last = tensor[0].clone()
         super()._sum_(tensor)
 
     def _gather(self, tensor: Tensor) -> Tensor:
-        self.last = tensor.clone()
+        self.last = tensor[0].clone()
         return super()._gather(tensor)
 
 

@@ -72,7 +72,7 @@ def test_a_synchronisation_moves_its_own_fragment_alone() -> None:
 def common_state(optimizer: DistributedOptimizer) -> tuple[Tensor, Tensor]:
     """Copies of x and v."""
     state = optimizer.state_dict()["flat"]
-    return state["anchor"].clone(), state["outer_momentum"].clone()
+    return state["anchor"][0].clone(), state["outer_momentum"][0].clone()
 
 
 def test_what_all_workers_hold_in_common_is_the_same_to_the_bit() -> None:
@@ -158,7 +158,7 @@ def as_rows(own: Any) -> Tensor:
             rows = [gradient(row, step, rank) for rank, row in enumerate(parameter.detach())]
             parameter.grad = torch.stack(rows)
         optimizer.step()
-    return flat_of(optimizer)
+    return optimizer.flat.parameters.detach()
 
 
 @pytest.mark.parametrize("own", [settings(3), settings(6, 3), settings(4, 4, 0.3, 0.0)], ids=str)

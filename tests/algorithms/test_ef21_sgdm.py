@@ -39,7 +39,7 @@ def test_what_a_worker_has_sent_adds_up_to_what_the_others_know_of_it(key: str) 
             train(optimizer, model, watched.rank, [step])
             total = total + dense(watched.last, Identity() if step == 1 else compressor, step, "gradient")
             state = optimizer.state_dict()["flat"]
-            seen.append((total, state["estimate"].numpy().copy(), state["mean_estimate"].clone()))
+            seen.append((total, state["estimate"][0].numpy().copy(), state["mean_estimate"][0].clone()))
         return seen
 
     for steps in zip(*workers(work, 3), strict=True):
@@ -102,7 +102,7 @@ def test_the_overall_ratio_is_that_of_a_long_run() -> None:
 
 
 @pytest.mark.parametrize("compressor", [Identity(), BlockSparsifier(4), TopK(4)], ids=str)
-def test_a_frozen_parameter_stays_and_one_without_a_gradient_runs_out(compressor: object) -> None:
+def test_a_frozen_parameter_stays_and_one_without_a_gradient_decays(compressor: object) -> None:
     trained, frozen, left_out = (nn.Parameter(torch.ones(8, dtype=torch.float64)) for _ in range(3))
     optimizer = algorithms()["ef21_sgdm"](
         [trained, frozen, left_out], lr=0.1, momentum=0.5, weight_decay=0.3, compressor=compressor
@@ -110,12 +110,11 @@ def test_a_frozen_parameter_stays_and_one_without_a_gradient_runs_out(compressor
     (trained.sum() + frozen.sum() + left_out.sum()).backward()
     optimizer.step()
     frozen.requires_grad_(False)
-    stays, moves = frozen.detach().clone(), [left_out.detach().clone()]
-    for _ in range(200):
+    stays, before = frozen.detach().clone(), left_out.detach().clone()
+    for _ in range(400):
         optimizer.zero_grad()
         trained.sum().backward()
         optimizer.step()
-        moves.append(left_out.detach().clone())
     assert torch.equal(frozen.detach(), stays)
-    assert (moves[1] < moves[0]).all()
-    torch.testing.assert_close(moves[-1], moves[-2], rtol=0, atol=1e-6)
+    # By 1 - 0.1 * 0.3 a step: to 5e-6 of what it was.
+    assert (left_out.abs() < 1e-4 * before).all()

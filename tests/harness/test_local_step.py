@@ -37,7 +37,7 @@ def test_a_plan_has_each_rows_local_step(tmp_path: Path) -> None:
         "cser": ("adamw", 0.0, [0.8, 0.9], 1e-6),
         "ef_sgd": ("sgd", 0.9, [0.9, 0.999], 1e-8),
     }
-    said = {row.row: row.settings for row in plan.experiment.rows}
+    said = {row.row: row.words for row in plan.experiment.rows}
     assert said["sgd"] == "AdamW with betas 0.9 and 0.98, eps 1e-09"
     assert said["cser"].endswith("; AdamW with betas 0.8 and 0.9, eps 1e-06")
     assert said["ef_sgd"].endswith("; momentum 0.9")
