@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.typing import RcKeyType
 
@@ -23,9 +21,6 @@ WIDTH = 6.9
 
 SIZE = 7.5
 """Size of the type in points, on paper: figures are as wide as the text."""
-
-LEAST_SIZE = 7.0
-"""No text of a figure is smaller."""
 
 FAMILIES: dict[str, tuple[str, str]] = {
     "all sent": ("#555555", "sgd"),
@@ -162,32 +157,3 @@ def spread(places: list[float], gap: float, low: float, high: float) -> list[flo
         moved[number] = min(moved[number], top)
         top = moved[number] - gap
     return moved
-
-
-def texts_of(figure: Figure) -> Iterator[Text]:
-    """All texts that are seen; ticks beyond an axis's ends are made and never drawn."""
-    hidden: set[Text] = set()
-    for axes in figure.axes:
-        for axis in (axes.xaxis, axes.yaxis):
-            low, high = sorted(axis.get_view_interval())
-            for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
-                if not axes.get_visible() or not low <= tick.get_loc() <= high:
-                    hidden |= {tick.label1, tick.label2}
-    for found in figure.findobj(Text):
-        assert isinstance(found, Text)
-        if found.get_visible() and found.get_text().strip() and found not in hidden:
-            yield found
-
-
-def faults_of(figure: Figure) -> list[str]:
-    """What a reader would trip over: type under 7 points, texts that overlap, more than six lines in one axes."""
-    figure.draw_without_rendering()
-    texts = list(texts_of(figure))
-    faults = [f"small: {text.get_text()}" for text in texts if float(text.get_fontsize()) < LEAST_SIZE]
-    boxes = [(text.get_text(), text.get_window_extent().padded(-0.5)) for text in texts]
-    for number, (name, box) in enumerate(boxes):
-        faults += [f"overlap: {name} and {other}" for other, beside in boxes[number + 1 :] if box.overlaps(beside)]
-    for axes in figure.axes:
-        lines = [line for line in axes.get_lines() if len(line.get_xdata()) > 2 and line.get_linestyle() != "None"]  # type: ignore[arg-type]
-        faults += [f"{len(lines)} lines in one panel"] if len(lines) > 6 else []
-    return faults

@@ -74,11 +74,6 @@ class WorkloadModel:
                 found.setdefault(round(bits), timing.fabric.dilation)
         return dict(sorted(found.items()))
 
-    @property
-    def timed_rates(self) -> tuple[float, ...]:
-        """Bits per second of the curves' layout, slow to fast."""
-        return tuple(self._dilations)
-
     def predicted(self, timing: Timing, method: Method) -> tuple[float, float]:
         """Modelled seconds of a step on a timing's network as they compare with the clock, and of its communication.
 

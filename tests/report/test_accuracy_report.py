@@ -18,10 +18,10 @@ from report.accuracy_figures import at_link_load, drawn_methods, link_figure, lo
 from report.accuracy_report import build_report
 from report.accuracy_tables import accuracy_frame, main_load
 from report.frame import Frames, read_frames
-from report.plotting import faults_of
 from report.regime import lost_frame, needs_frame, noise_share, predictors_frame
 from report.statistics import contrasts_frame
 from report.typesetting import typst_of
+from tests.report.faults import faults_of
 from tests.report.made_up import Built
 
 RESULTS = Path(__file__).parents[2] / "results"

@@ -16,7 +16,7 @@ from scipy import stats
 
 from harness.records.packs import Pack, read_pack
 from harness.spec_file import find_spec
-from report.plotting import faults_of, style
+from report.plotting import style
 from report.questions import evidence
 from report.questions.__main__ import main
 from report.questions.asked import QUESTIONS
@@ -24,6 +24,7 @@ from report.questions.build import build_answers, put_into
 from report.questions.evidence import LONG, evidence_of
 from report.questions.losses import loss_at_one_link
 from report.render import TEMPLATES
+from tests.report.faults import faults_of
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"

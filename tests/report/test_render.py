@@ -9,9 +9,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from report import render, wording
-from report.plotting import end_labels, faults_of, new_figure, style
+from report.plotting import end_labels, new_figure, style
 from report.render import table, write_report
 from report.typesetting import typst_of
+from tests.report.faults import faults_of
 
 TEMPLATE = """# {{ title | escape }}
 

@@ -13,12 +13,12 @@ import pytest
 
 from harness.records.store import RecordError
 from report.frame import UsageError
-from report.plotting import faults_of
 from report.render import markdown_of
 from report.speed.comparisons import headline_marks, needed_ratios_frame, spans_above, speedup
 from report.speed.report import build_speed_report, contents
 from report.speed.scored import scored_experiments
 from report.speed.workload_model import SpeedStudy, codec_bytes, read_study
+from tests.report.faults import faults_of
 from tests.report.made_up_timings import RATES, ring_seconds, sweep, timing, write_full, write_study
 
 SHIPPED = Path(__file__).parents[2] / "results/speedups"

@@ -12,10 +12,10 @@ from scipy import stats
 
 from harness.records.timings import ScoredSession
 from report.frame import Frames, read_frames
-from report.plotting import faults_of
 from report.speed.figures import draw_loss_and_step
 from report.speed.scored import joined_frame, scored_steps_frame
 from report.speed.timed import cells_frame, read_speed_records
+from tests.report.faults import faults_of
 
 ROOT = Path(__file__).parents[2]
 LINKS = (1e9, 10e9)
