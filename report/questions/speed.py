@@ -10,7 +10,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.optimize import brentq
 
-from harness.records.timings import mean_step
 from report.plotting import new_figure
 from report.questions.evidence import Answer, Evidence
 from report.speed.comparisons import (
@@ -31,6 +30,7 @@ from report.speed.comparisons import (
     speedup,
     speedups_frame,
 )
+from report.speed.scored import scored_steps_frame
 from report.speed.workload_model import SpeedStudy, WorkloadModel
 
 WORKLOAD = "resnet50_v100"
@@ -146,26 +146,18 @@ def _bandwidth(grid: pd.DataFrame) -> Figure:
 
 def over_older_methods(evidence: Evidence) -> Answer | None:
     """Question 5: M-CSER's timed step beside those of the older methods, each with exactly the settings that score."""
-    lines: dict[tuple[str, int], dict[str, Any]] = {}
-    for session in evidence.scored:
-        for method in session.methods:
-            for bits in sorted({cell.bits_per_second for cell in session.cells if cell.bits_per_second}):
-                key = (method.name, round(bits / 1e9))
-                if key in lines or not (cells := session.cells_of(method.name, bits)):
-                    continue  # of a method in two sessions the first counts
-                seconds, low, high = mean_step(cells)
-                line = {"method": method.name, "label": method.label, "gbits": key[1], "seconds": seconds}
-                lines[key] = line | {"low": low, "high": high, "num_steps": min(len(cell.seconds) for cell in cells)}
-    frame = pd.DataFrame(lines.values())
+    frame = scored_steps_frame(evidence.scored)
     if frame.empty or SCORED not in set(frame["method"]):
         return None
+    frame["gbits"] = (frame["bits_per_second"] / 1e9).round().astype(int)
     own = frame[frame["method"] == SCORED].set_index("gbits")["seconds"]
     frame["mcser_over_it"] = frame["seconds"] / frame["gbits"].map(own)
     wide = frame.pivot(index=["method", "label"], columns="gbits", values="mcser_over_it").reset_index()
     wide = wide.rename(columns={gbits: f"at_{gbits}" for gbits in own.index})
     at = wide.set_index("method")["at_10"]
     numbers: dict[str, Any] = {"topk": at.get("ef_topk-96", np.nan), "local": at.get("local_sgd-96", np.nan)}
-    numbers |= {"qsparse": at.get("qsparse-96", np.nan), "steps": int(frame["num_steps"].min())}
+    numbers |= {"qsparse": at.get("qsparse-96", np.nan), "sessions": int(frame["num_sessions"].min())}
+    numbers["most_sessions"] = int(frame["num_sessions"].max())
     shown = wide[wide["method"].isin(OLDER)].sort_values("at_10", ascending=False)
     return Answer(frame, numbers, None, shown)
 
