@@ -178,7 +178,7 @@ def closed_form_bits(algorithm: str, table: Table, num_parameters: int, num_step
         "local_sgd": lambda: times * num_parameters,
         "csea": lambda: num_steps * block("error_compressor"),
         "cser_pl": lambda: times * block("error_compressor"),
-        "diloco": lambda: times * num_parameters,
+        "diloco": lambda: (times + num_steps * bool(table.get("send_gradients"))) * num_parameters,
         "ef21_sgdm": lambda: num_parameters + (num_steps - 1) * block("compressor"),
         "dpsgd": lambda: num_steps * num_parameters,
         "choco_sgd": lambda: num_steps * block("compressor"),
