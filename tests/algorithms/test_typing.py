@@ -9,7 +9,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from tests.algorithms.test_documented_example import shown
+
+from tests.test_documented import METHOD, shown
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,7 +70,7 @@ ChocoSGD(params, lr=0.1, topology="ring", compressor=block)  # wrong
 def test_a_type_checker_finds_what_is_wrong_in_a_script_and_nothing_else(tmp_path: Path) -> None:
     script, example = tmp_path / "script.py", tmp_path / "my_method.py"
     script.write_text(SCRIPT)
-    example.write_text(shown())
+    example.write_text(shown(METHOD))
     # From the checkout and with its settings, so that what `make check` found out of PyTorch is used again.
     words = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--hide-error-context"]
     words += [str(script), str(example)]

@@ -15,10 +15,8 @@ from algorithms import Purpose, Traffic
 from algorithms.registry import algorithms
 from algorithms.sgd import SGD
 from harness.records.store import Event, Failure, RunRecord, read_record, read_run
-from harness.spec import ModelSpec, RunConfig
+from harness.spec import RunConfig
 from harness.tasks import blobs
-from harness.tasks.task import find_task
-from harness.train.build import build_model
 from harness.train.clock import PHASES
 from harness.workers.attempt import attempt_stacked
 from tests.harness.support import BLOCK, CSER, DoctoredBlobs, comparable, job_for, settings_of, small_config
