@@ -25,7 +25,9 @@ from tests.report.faults import faults_of
 from tests.report.made_up import Built
 
 RESULTS = Path(__file__).parents[2] / "results"
-REPORTED = sorted(path.parent for path in RESULTS.rglob("report.md") if (path.parent / "experiment.json").exists())
+REPORTED = sorted(
+    path.parent for shipped in ("reference/*", "study_*") for path in RESULTS.glob(f"{shipped}/report.md")
+)
 LONG = RESULTS / "reference" / "fashion_mnist_long"
 PART = re.compile(r"<!-- begin: Attempts and times -->.*<!-- end: Attempts and times -->", re.S)
 

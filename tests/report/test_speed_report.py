@@ -12,11 +12,10 @@ import pandas as pd
 import pytest
 
 from harness.records.store import RecordError
-from report.frame import UsageError
+from report.frame import UsageError, read_frames
 from report.render import markdown_of
 from report.speed.comparisons import headline_marks, needed_ratios_frame, spans_above, speedup
 from report.speed.report import build_speed_report, contents
-from report.speed.scored import scored_experiments
 from report.speed.workload_model import SpeedStudy, codec_bytes, read_study
 from tests.report.faults import faults_of
 from tests.report.made_up_timings import RATES, ring_seconds, sweep, timing, write_full, write_study
@@ -31,7 +30,8 @@ def study() -> SpeedStudy:
 
 @pytest.fixture(scope="module")
 def built(study: SpeedStudy) -> tuple[str, dict[str, Any], dict[str, pd.DataFrame], dict[str, Any]]:
-    context, frames, figures = contents(study, scored_experiments(SHIPPED, study.records.sessions))
+    experiments = [read_frames(SHIPPED.parent / "reference" / f"fashion_mnist_{name}") for name in ("long", "regime")]
+    context, frames, figures = contents(study, experiments)
     return markdown_of("speed.md.j2", context), context, frames, figures
 
 
