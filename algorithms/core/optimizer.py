@@ -245,12 +245,13 @@ class DistributedOptimizer(Optimizer):
         check_numbers(self.param_groups)
         self._adopt_moved()
         self.flat.collect_gradients()
-        if self._first_step is not None:
-            first_step, self._first_step = self._first_step, None
-            first_step.check(self._model)
         if self._loaded is not None:
             loaded, self._loaded = self._loaded, None
             check_still_loaded(loaded, self.flat.parameters)
+        # Last of the checks, as it is a collective: what a worker sees alone it must say before it waits for others.
+        if self._first_step is not None:
+            first_step, self._first_step = self._first_step, None
+            first_step.check(self._model)
         if not self._overflowed():
             if self._reducer is not None:
                 self._reducer.begin_rest()
