@@ -22,7 +22,7 @@ PACKAGES = {"munged": "munge", "slurmctld": "slurmctld", "slurmd": "slurmd", "sb
 DROP_CAPABILITIES = ["setpriv", "--inh-caps=-all", "--ambient-caps=-all"]
 """A user without rights has them all in namespaces of their own; jobs should not."""
 
-READY_SECONDS, STOP_SECONDS = 20.0, 10.0
+READY_SECONDS, STOP_SECONDS = 60.0, 10.0
 """How long a daemon may take until it listens, and to end by itself."""
 
 
