@@ -72,7 +72,7 @@ def cards_of(evidence: Evidence, answers: dict[int, Answer]) -> dict[str, Any]:
     has_speed = {SCORED, DDP, RIVAL} <= set(cells.index)
     return {
         "accuracy": long.contrast("mcser-96", long.baseline) if long and has_accuracy else None,
-        "seeds": long.regime["seeds"] if long else [],
+        "regime": long.regime if long else {},
         "over_best": gain(cells, SCORED, RIVAL) if has_speed else None,
         "over_ddp": gain(cells, SCORED, DDP) if has_speed else None,
         "gbits": AT / 1e9,
