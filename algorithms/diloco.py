@@ -17,12 +17,11 @@ weight decay enters p_i.
 
 The source's inner optimiser is local_step = "adamw", by default it is SGD; its moments are local and are kept.
 
-Deviations: fragments are equal shares, where it takes layers;
-they arrive at once, where it lets them arrive some steps late and mixes them with what was trained meanwhile; and they
-are not quantised. A tensor without a gradient still moves by what is left of v.
-As x is common, Delta is x - mean(x_i), and x_i is what is sent; so alpha = 1, mu = 0 is local SGD to the bit. With
+Deviations: fragments are equal shares, where it takes layers; they arrive at once, where it lets them arrive some steps
+late and mixes them with what was trained meanwhile; and they are not quantised. As x is common, Delta is x - mean(x_i), and x_i is what is sent; so alpha = 1, mu = 0 is local SGD to the bit. With
 shorter numbers on the wire x - x_i is sent, and each worker's x_i keeps what rounding took from it.
-Cost: 32 d / H bits per step on average, an all-reduce of d / F numbers every H / F steps.
+With send_gradients the inner step is of the mean gradient: nothing is saved, and what the outer step does is seen.
+Cost: 32 d / H bits per step on average, an all-reduce of d / F numbers every H / F steps; 32 d more with send_gradients.
 """
 
 from __future__ import annotations
@@ -42,14 +41,12 @@ from algorithms.core.traffic import Purpose, Traffic
 class DiLoCo(DistributedOptimizer):
     """DiLoCo.
 
-    `consensus()` shows the average of the x_i, as for any method, and not x. The two are the same right after all was
-    synchronised; later x lacks what the workers have trained since, up to H steps of it.
+    `consensus()` shows the average of the x_i, as for any method, and not x, which lacks what was trained since.
 
     Args:
-        sync_interval: H, in steps; a multiple of `num_fragments`.
-        outer_lr: alpha, above 0; no schedule changes it.
-        outer_momentum: mu, in [0, 1).
-        num_fragments: F, at most d.
+        sync_interval: H, in steps; a multiple of `num_fragments`, F, which is at most d.
+        outer_lr, outer_momentum: alpha, above 0, which no schedule changes, and mu, in [0, 1).
+        send_gradients: average the gradients of every step too.
         common: see `DistributedOptimizer`.
     """
 
@@ -66,6 +63,7 @@ class DiLoCo(DistributedOptimizer):
         outer_lr: float = 0.7,
         outer_momentum: float = 0.9,
         num_fragments: int = 1,
+        send_gradients: bool = False,
         **common: Unpack[Common],
     ) -> None:
         _check_settings(sync_interval, outer_lr, outer_momentum, num_fragments)
@@ -79,6 +77,7 @@ class DiLoCo(DistributedOptimizer):
         self.outer_lr = outer_lr
         self.outer_momentum = outer_momentum
         self.num_fragments = num_fragments
+        self.send_gradients = send_gradients
         self.fragment_interval = sync_interval // num_fragments
         self.x = self.new_buffer("anchor", like=self.flat.parameters)
         self.v = self.new_buffer("outer_momentum") if outer_momentum else None
@@ -89,10 +88,11 @@ class DiLoCo(DistributedOptimizer):
 
     def expected_traffic(self, num_steps: int) -> Traffic:
         traffic = Traffic()
-        num_syncs = num_steps // self.fragment_interval
-        rounds, fragments = divmod(num_syncs, self.num_fragments)
+        rounds, fragments = divmod(num_syncs := num_steps // self.fragment_interval, self.num_fragments)
         numel = rounds * self.flat.layout.numel + self._start(fragments)
         traffic.add(Purpose.MODEL, self.float_bits * numel, num_syncs)
+        if self.send_gradients:
+            traffic.add(Purpose.GRADIENT, self.float_bits * self.flat.layout.numel * num_steps, num_steps)
         return traffic
 
     def agree_after(self, num_steps: int) -> bool:
@@ -108,6 +108,8 @@ class DiLoCo(DistributedOptimizer):
         return number * self.flat.layout.numel // self.num_fragments
 
     def _update(self, step: int) -> None:
+        if self.send_gradients:
+            self.average_gradients_()
         self.local_step_()
         if step % self.fragment_interval == 0:
             self._synchronise(self.fragment(step))
@@ -139,8 +141,8 @@ def _check_settings(sync_interval: int, outer_lr: float, outer_momentum: float, 
     require_interval("diloco", "num_fragments", num_fragments)
     if sync_interval % num_fragments:
         raise ValueError(
-            f"diloco: sync_interval = {sync_interval} must be a multiple of num_fragments = {num_fragments}, as one "
-            "fragment is synchronised every sync_interval / num_fragments steps"
+            f"diloco: sync_interval = {sync_interval} must be a multiple of num_fragments = {num_fragments}, as a "
+            "fragment is sent every sync_interval / num_fragments steps"
         )
     if isinstance(outer_lr, bool) or not isinstance(outer_lr, int | float) or not 0 < outer_lr < math.inf:
         raise ValueError(f"diloco: outer_lr must be a number above 0, not {outer_lr!r}")

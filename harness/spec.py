@@ -160,6 +160,12 @@ class StatisticsSpec(Strict):
     floor: Name | None = None
     margin_reason: str | None = None
     main_ratio: Positive | None = None
+    baseline_seeds: list[Seed] = []
+    """Of the baseline, instead of `seeds`: every row is held against it, so its own spread must be known better."""
+    declared: str | None = None
+    """When the contrasts were declared: which runs had been seen by then."""
+    seed_deviation: Positive | None = None
+    """Standard deviation of a score between seeds that a plan's power is reckoned with, in the unit of the margin."""
 
 
 class TuningSpec(Strict):
@@ -185,6 +191,27 @@ class TuningSpec(Strict):
     both_rules_seeds: list[Seed] = []
 
 
+class ContrastSpec(Strict):
+    """A comparison of two rows that was decided on before the runs that it is made from; Holm's correction is over these.
+
+    `kind` names what is to be shown of row minus reference. "non-inferiority": it is above minus the margin.
+    "superiority": it is not 0, in either direction. "equivalence": it lies within the margin on both sides.
+    `margin`: instead of the experiment's.
+    """
+
+    row: Name
+    reference: Name
+    kind: Literal["non-inferiority", "superiority", "equivalence"]
+    question: str
+    margin: Positive | None = None
+
+
+class SensitivitySpec(Strict):
+    """The rows at the main ratio, and those without one, again at the learning rates next to the chosen one."""
+
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+
+
 class LengthsSpec(Strict):
     """All rows again at these lengths, with the settings and rates that were chosen for the rows themselves."""
 
@@ -208,6 +235,8 @@ class Spec(Strict):
     statistics: StatisticsSpec
     tuning: TuningSpec | None = None
     lengths: LengthsSpec | None = None
+    sensitivity: SensitivitySpec | None = None
+    contrasts: list[ContrastSpec] = []
     rows: list[RowSpec] = []
     grids: list[GridSpec] = []
     restarts: list[RestartOf] = []
@@ -229,15 +258,31 @@ class Spec(Strict):
         for what, name in (("baseline", self.statistics.baseline), ("floor", self.statistics.floor), *restarted):
             if name is not None and name not in rows:
                 raise ValueError(f"the {what} {name!r} is no row; the rows are {', '.join(rows)}")
+        self._check_contrasts(set(rows))
         self._check_seeds()
         self._check_lengths()
         self._check_warmup()
         self._check_tuning()
         return self
 
+    def _check_contrasts(self, rows: set[str]) -> None:
+        seen: set[tuple[str, str, str]] = set()
+        for contrast in self.contrasts:
+            for name in (contrast.row, contrast.reference):
+                if name not in rows:
+                    raise ValueError(f"a contrast names {name!r}, which is no row; correct its name or leave it out")
+            key = (contrast.row, contrast.reference, contrast.kind)
+            if contrast.row == contrast.reference or key in seen:
+                raise ValueError(f"the contrast of {contrast.row!r} with {contrast.reference!r} is no new one; remove it")
+            seen.add(key)
+        if self.contrasts and self.statistics.declared is None:
+            raise ValueError("contrasts need statistics.declared, which says what had been seen when they were declared")
+
     def _check_seeds(self) -> None:
         tuning, lengths = self.tuning, self.lengths
         given = {"statistics.seeds": self.statistics.seeds}
+        given |= {"statistics.baseline_seeds": self.statistics.baseline_seeds}
+        given |= {"sensitivity.seeds": self.sensitivity.seeds} if self.sensitivity else {}
         given |= {"lengths.seeds": lengths.seeds} if lengths else {}
         given |= {"tuning.both_rules_seeds": tuning.both_rules_seeds} if tuning else {}
         for name, seeds in (given | ({"tuning.seeds": tuning.seeds} if tuning else {})).items():

@@ -14,10 +14,10 @@ from pydantic import ValidationError
 from harness.plan import tuning_records
 from harness.plan.describe import describe, fixed_settings, stepping_of
 from harness.plan.foresee import Foreseen, check_scoring, check_task_and_model, foresee
-from harness.plan.tuning import SearchState, Trial, TrialOutcome, rules, search
+from harness.plan.tuning import SearchState, Trial, TrialOutcome, neighbouring_rates, rules, search
 from harness.plan.tuning_records import tuning_folder, tuning_name
 from harness.records import store
-from harness.records.experiment import Choice, Experiment, Row, Tuning
+from harness.records.experiment import Choice, Contrast, Experiment, Row, Tuning
 from harness.records.metrics import metric_of
 from harness.rows import RowSpec
 from harness.spec import RunConfig, Spec, SpecError, explain, run_id
@@ -93,7 +93,7 @@ def make_plan(spec: Spec, results: Path, tuning: bool = False, given_as: str | N
         return _plan(_experiment(spec, rows, given_as, {}, tuning), rows, [])
     chosen = _choices(spec, results, given_as)
     shorter, left_out = _other_lengths(spec, chosen)
-    rows = [*_main_rows(spec, chosen), *_restarted_rows(spec, chosen), *shorter]
+    rows = [*_main_rows(spec, chosen), *_restarted_rows(spec, chosen), *_other_rates(spec, chosen), *shorter]
     return _plan(_experiment(spec, rows, given_as, chosen, tuning), rows, left_out)
 
 
@@ -181,7 +181,8 @@ def _trials(spec: Spec, row: RowSpec, folder: Path) -> Iterator[_Planned]:
 def _main_rows(spec: Spec, chosen: dict[str, _Chosen]) -> Iterator[_Planned]:
     """The rows themselves, then those of the other rule's choices where these differ."""
     for row in _settled_rows(spec, chosen):
-        yield _plan_row(spec, row, spec.statistics.seeds, {"row": row.row})
+        own = spec.statistics.baseline_seeds if row.row == spec.statistics.baseline else []
+        yield _plan_row(spec, row, own or spec.statistics.seeds, {"row": row.row})
     if spec.tuning is None or not spec.tuning.both_rules:
         return
     seeds = spec.tuning.both_rules_seeds or spec.statistics.seeds
@@ -197,6 +198,19 @@ def _restarted_rows(spec: Spec, chosen: dict[str, _Chosen]) -> Iterator[_Planned
     for restart in spec.restarts:
         row = settled[restart.row].restarted(restart)
         yield _plan_row(spec, row, spec.statistics.seeds, {"row": row.row})
+
+
+def _other_rates(spec: Spec, chosen: dict[str, _Chosen]) -> Iterator[_Planned]:
+    """The rows at the main ratio, and those without one, at the rates below and above theirs."""
+    if spec.sensitivity is None:
+        return
+    for row in _settled_rows(spec, chosen):
+        if row.ratio in (None, 1, spec.statistics.main_ratio):
+            assert row.learning_rate is not None, "a settled row has one"
+            for rate in neighbouring_rates(row.learning_rate):
+                other = row.model_copy(update={"learning_rate": rate})
+                own = {"row": f"{row.row}^{rate:g}", "base": row.row, "rule": "sensitivity"}
+                yield _plan_row(spec, other, spec.sensitivity.seeds, own)
 
 
 def _settled_rows(spec: Spec, chosen: dict[str, _Chosen]) -> list[RowSpec]:
@@ -371,4 +385,13 @@ def _experiment(
         margin_reason=None if tuning else statistics.margin_reason,
         main_ratio=None if tuning else statistics.main_ratio,
         metric=None if statistics.metric == "accuracy" else statistics.metric,
+        declared=None if tuning else statistics.declared,
+        contrasts=None if tuning or not spec.contrasts else _contrasts(spec),
     )
+
+
+def _contrasts(spec: Spec) -> list[Contrast]:
+    return [
+        Contrast(**contrast.model_dump(exclude={"margin"}), margin=contrast.margin or spec.statistics.margin)
+        for contrast in spec.contrasts
+    ]

@@ -159,6 +159,12 @@ def next_rate(rates: list[float]) -> float:
     return float(f"{rate:.6g}")
 
 
+def neighbouring_rates(rate: float) -> tuple[float, float]:
+    """The rates below and above in a row of 1, 3, 10, 30 and so on; a third and three times of one that is not in it."""
+    leading = f"{rate:e}"[0]
+    return float(f"{rate * (0.3 if leading == '1' else 1 / 3):.6g}"), float(f"{rate * (10 / 3 if leading == '3' else 3):.6g}")
+
+
 def rules(tuning: TuningSpec, score: str = "accuracy") -> str:
     """What the search of each row does, in words; `score` is what it goes by."""
     text = RULE

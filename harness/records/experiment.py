@@ -28,8 +28,8 @@ class Row(Record):
     """Run id per seed (the seed as a string, as JSON has it)."""
     base: str | None = None
     """The row that this one repeats, at another length or under another rule of selection; None for one of its own."""
-    rule: Literal["held_out", "training_loss"] = "held_out"
-    """How its settings and learning rate were chosen."""
+    rule: Literal["held_out", "training_loss", "sensitivity"] = "held_out"
+    """How its settings and learning rate were chosen; "sensitivity": the base's settings at a rate beside its own."""
     candidate: int | None = None
     """Of a tuning row: which of the row's tables of settings, counted from 0."""
     final_exchange: bool = False
@@ -41,6 +41,17 @@ class Row(Record):
     once what is sent to a neighbour."""
     spectral_gap: float | None = None
     """Of the topology, where workers talk to their neighbours alone."""
+
+
+class Contrast(Record):
+    """A comparison of two rows that was declared before its runs; see `harness.spec.ContrastSpec`."""
+
+    row: str
+    reference: str
+    kind: Literal["non-inferiority", "superiority", "equivalence"]
+    question: str
+    margin: float
+    """In the unit of the score (0.01 is one percentage point of accuracy)."""
 
 
 class Choice(Record):
@@ -98,7 +109,11 @@ class Experiment(Record):
     metric: str | None = None
     """Name of the metric that rows are compared by, see `harness.records.metrics`; None is accuracy."""
 
-    unwritten_if_none: ClassVar[frozenset[str]] = frozenset({"metric"})
+    declared: str | None = None
+    """Which runs had been seen when the contrasts were declared, in words."""
+    contrasts: list[Contrast] | None = None
+
+    unwritten_if_none: ClassVar[frozenset[str]] = frozenset({"metric", "declared", "contrasts"})
 
 
 def read_experiment(folder: Path) -> Experiment:

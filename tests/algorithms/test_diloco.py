@@ -35,6 +35,11 @@ def test_it_follows_its_definition(case: tuple[int, int, float, float]) -> None:
     assert_follows("diloco", settings(interval, num_fragments, outer_lr, outer_momentum), expected)
 
 
+def test_with_all_gradients_sent_workers_take_the_mean_update_and_then_the_outer_step() -> None:
+    expected = transcription.diloco(make_problem(), NUM_STEPS, 7, 0.7, 0.9, send_gradients=True)
+    assert_follows("diloco", settings(7) | {"send_gradients": True}, expected)
+
+
 def test_what_need_not_be_given_is_as_in_the_source() -> None:
     expected = transcription.diloco(make_problem(), NUM_STEPS, 5, 0.7, 0.9)
     assert_follows("diloco", {"sync_interval": 5}, expected)

@@ -190,6 +190,7 @@ def diloco(
     outer_lr: float,
     outer_momentum: float,
     num_fragments: int = 1,
+    send_gradients: bool = False,
 ) -> Iterator[State]:
     """Fragment f has the coordinates from f d / F to (f + 1) d / F, both rounded down."""
     zero, d = 0 * problem.start, len(problem.start)
@@ -198,6 +199,8 @@ def diloco(
     turn = 0
     for t in range(1, num_steps + 1):
         p = updates(problem, m, x, t)
+        if send_gradients:
+            p = problem.everywhere(mean(p))
         x = [xi - pi for xi, pi in zip(x, p, strict=True)]
         if t % (interval // num_fragments) == 0:
             here = slice(turn * d // num_fragments, (turn + 1) * d // num_fragments)
