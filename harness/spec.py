@@ -51,7 +51,7 @@ class TaskSpec(Strict):
 
 
 class ModelSpec(Strict):
-    """`name` is a module of harness/models; `options` are its `build` function's."""
+    """`name` is one of `harness.models.NETWORKS`; `options` are those of the function that builds it."""
 
     name: Name
     options: dict[str, Any] = {}
@@ -98,7 +98,7 @@ class EvaluationSpec(Strict):
 
 
 class PartitionSpec(Strict):
-    """How samples are divided among workers; see `harness.train.partition`."""
+    """How samples are divided among workers; see `harness.train.order`."""
 
     kind: Literal["reshuffled", "contiguous", "dirichlet", "class_shards"] = "reshuffled"
     alpha: Positive = 1.0

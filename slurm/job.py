@@ -18,7 +18,7 @@ from algorithms import CollectiveError, ProcessGroupCollectives
 from algorithms.core.process_group import translated_errors
 from harness.records.provenance import new_attempt, output_of
 from harness.records.recorder import SupersededError, write_failure
-from harness.train.work import Preempted
+from harness.train.training import Preempted
 from harness.workers.attempt import Job, attempt_in_group, prepare_thread, recorded
 from harness.workers.devices import own_gpu
 from harness.workers.process_group import backend_for, joined_through

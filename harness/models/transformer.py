@@ -19,7 +19,7 @@ Past = tuple[Tensor, Tensor]
 """Keys and values of the positions so far, each of shape (batch, heads, positions, width / heads)."""
 
 
-def build(
+def transformer(
     input_shape: tuple[int, ...],
     num_classes: int,
     width: int,

@@ -16,7 +16,7 @@ from harness.records.hardware import TrainingRate, training_rates
 from harness.spec import RunConfig
 from harness.tasks.task import find_task
 from harness.train.build import build_model
-from harness.train.stopwatch import seconds_to_idle
+from harness.train.clock import seconds_to_idle
 from harness.train.trainee import Trainee, trainable
 
 MAX_STEPS, MAX_SECONDS = 20, 1.0

@@ -14,7 +14,7 @@ from harness.records.timings import Message, Rounds
 from harness.timing.methods import TimedMethod
 from harness.timing.steps import Recorded, Turn, TurnContext
 from harness.train.build import build_topology
-from harness.train.stopwatch import seconds_to_idle
+from harness.train.clock import seconds_to_idle
 
 NUM_DRAWS = 1000
 """Steps of an overlapped method over which it is averaged when its blocks' layers are done."""

@@ -26,8 +26,8 @@ from harness.timing.workloads import (
     run_config,
     workload_of,
 )
+from harness.train.clock import seconds_to_idle
 from harness.train.precision import MixedPrecision
-from harness.train.stopwatch import seconds_to_idle
 from harness.train.trainee import random_batch, trainable
 
 Mark = Any

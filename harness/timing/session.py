@@ -19,7 +19,7 @@ from harness.timing.parts import Parts, RankStep, parts_of
 from harness.timing.steps import Turn, TurnContext
 from harness.timing.sweep import start_inside
 from harness.timing.workloads import Layers, layers_of
-from harness.train.stopwatch import there_and_back
+from harness.train.clock import there_and_back
 from harness.workers.attempt import prepare_thread
 from harness.workers.process_group import from_rank_0, joined
 from harness.workers.processes import Worker

@@ -23,7 +23,7 @@ from harness.records.store import VERSION, Attempt
 from harness.records.timings import Collective, Fabric, Sweep, SweepPoint, formula_bytes, ring_bytes
 from harness.timing.lab import PREFIX, Lab, lab
 from harness.timing.layout import LabError, LabTopology, burst_bytes, rate_text
-from harness.train.stopwatch import seconds_to_idle
+from harness.train.clock import seconds_to_idle
 from harness.workers.attempt import prepare_thread
 from harness.workers.process_group import joined
 from harness.workers.processes import Worker, WorkerProcesses, start_workers

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import pkgutil
 import types
 import typing
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,11 +15,11 @@ from torch import nn
 from algorithms import Collectives, Compressor, DistributedOptimizer, Topology
 from algorithms.baselines.ddp import DDP
 from algorithms.registry import compressors, methods, settings
-from harness import models
+from harness.models import NETWORKS
 from harness.seeds import derive_seed
 from harness.spec import ModelSpec, RunConfig, SpecError
 from harness.tasks.task import Task, configured_task, split_sizes
-from harness.train.partition import shard_size
+from harness.train.order import shard_size
 
 
 def build_model(spec: ModelSpec, task: Task, seed: int, device: torch.device) -> nn.Module:
@@ -30,10 +28,9 @@ def build_model(spec: ModelSpec, task: Task, seed: int, device: torch.device) ->
     Raises:
         SpecError: unknown model or options.
     """
-    known = sorted(module.name for module in pkgutil.iter_modules([str(Path(models.__file__).parent)]))
-    if spec.name not in known:
-        raise SpecError(f"unknown model {spec.name!r}; the models are {', '.join(known)}")
-    build = importlib.import_module(f"harness.models.{spec.name}").build
+    if spec.name not in NETWORKS:
+        raise SpecError(f"unknown model {spec.name!r}; the models are {', '.join(sorted(NETWORKS))}")
+    build = getattr(importlib.import_module(f"harness.models.{NETWORKS[spec.name]}"), spec.name)
     _check_options(f"model {spec.name}", spec.options, build)
     # nn.Module draws initial values from the global generator and offers no other.
     place = torch.device("cpu" if device.type != "meta" else "meta")

@@ -6,6 +6,8 @@ waits for the CPU has that time. Nobody waits for it: its events are read when t
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -55,3 +57,19 @@ class Clock:
     def wall_seconds(self) -> float:
         """Sum over the phases."""
         return sum(self.seconds.values())
+
+
+def seconds_to_idle(work: Callable[[], object], device: torch.device) -> float:
+    """Do the work; how long until the device had done what was asked of it."""
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def there_and_back(names: Sequence[str], num_rounds: int) -> Iterator[tuple[int, str]]:
+    """Number of the round and name: A B C, C B A, A B C, ... so that what disturbs the machine disturbs all alike."""
+    for number in range(num_rounds):
+        for name in names if number % 2 == 0 else reversed(names):
+            yield number, name

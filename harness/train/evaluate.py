@@ -15,7 +15,7 @@ from harness.tasks.pairs import PairSamples
 from harness.tasks.task import Samples
 from harness.train.order import worker_batches
 from harness.train.precision import MixedPrecision
-from harness.train.translate import translation_sums
+from harness.train.translation import translation_sums
 
 RECALIBRATION_STEPS = 32
 """Training batches per worker from which "recalibrate" estimates batch-norm statistics."""
@@ -67,17 +67,15 @@ def evaluate(
     each_scores_all = config.evaluation.batch_norm == "local" or not averages
     shares = [every if each_scores_all else every[rank::num_workers] for rank in collectives.own_ranks]
     own = optimizer.flat.parameters.clone()
-    scores = []
+
+    def scores_now() -> list[Tensor]:
+        pairs = zip(models, shares, strict=True)
+        return [_score(*pair, precision, samples, config.evaluation.beam) for pair in pairs]
+
     with optimizer.consensus(), _batch_norm(config, models, precision, samples, collectives, num_train):
         squares = _squares(own - optimizer.flat.parameters)
-        if averages:
-            scores = [
-                _score(*pair, precision, samples, config.evaluation.beam) for pair in zip(models, shares, strict=True)
-            ]
-    if not averages:
-        scores = [
-            _score(*pair, precision, samples, config.evaluation.beam) for pair in zip(models, shares, strict=True)
-        ]
+        scores = scores_now() if averages else []
+    scores = scores or scores_now()
     error = optimizer.error
     errors = [torch.zeros_like(square) for square in squares] if error is None else _squares(error)
     rows = [torch.cat([score, torch.stack(more)]) for score, *more in zip(scores, errors, squares, strict=True)]

@@ -13,8 +13,7 @@ from algorithms import Purpose, StackedCollectives
 from harness.records.recorder import Recorder
 from harness.records.store import Heartbeat
 from harness.tasks.task import on_its_way, to_device
-from harness.train.training import Training
-from harness.train.work import Preempted
+from harness.train.training import Preempted, Training
 
 CHECK_EVERY = 25
 """Steps between two looks at the loss: for divergence, heartbeat and checkpoint."""
@@ -53,9 +52,9 @@ class Monitor:
         totals = self._total([wants_checkpoint, self._wants_stop(), step_seconds], training.losses)
         loss = (totals[0] / totals[1]).item()
         savers, stoppers, seconds = totals[2:].tolist()
-        training.found.train_loss = loss
+        training.train_loss = loss
         if not math.isfinite(loss):
-            training.found.diverged_at = training.step
+            training.diverged_at = training.step
         self._stopping = stoppers > 0
         self._save_due = (savers > 0 or self._stopping) and training.step < training.num_steps
         if not isinstance(collectives, StackedCollectives):  # whose workers are asked as one, for nothing
@@ -96,7 +95,7 @@ class Monitor:
             Preempted: a stop was requested, and is possible now that the state is saved.
         """
         training, recorder = self._training, self._work.recorder
-        if not self._save_due or training.found.diverged_at is not None:
+        if not self._save_due or training.diverged_at is not None:
             return
         self._save_due = False
         training.clock.switch("checkpoint")
@@ -120,8 +119,8 @@ class Monitor:
             step=training.step,
             num_steps=training.num_steps,
             epoch=training.step / training.per_epoch,
-            loss=training.found.train_loss,
-            accuracy=training.found.score.accuracy if training.found.score else None,
+            loss=training.train_loss,
+            accuracy=training.score.accuracy if training.score else None,
             images_per_second=rate * config.batch_size * config.num_workers,
             megabytes_sent=self._work.collectives.traffic.training_bits / 8e6,
             seconds_left=(training.num_steps - training.step) / rate if rate else None,

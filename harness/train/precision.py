@@ -35,19 +35,26 @@ class MixedPrecision:
         return torch.autocast(self._device, dtype=self._dtype, enabled=self._dtype is not None)
 
     def outputs(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        """The network's, in fp32, in training and evaluation alike."""
+        """The network's, in training and evaluation alike; in fp32 where it computed in less."""
         with self.autocast():
             outputs: Tensor = model(inputs)
-        return outputs.float()
+        return outputs if self._dtype is None else outputs.float()
 
     def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy over the labels that count, in fp32 from the network's outputs on."""
+        """Mean cross-entropy over the labels that count, from `outputs`."""
         outputs = self.outputs(model, inputs)
         return nn.functional.cross_entropy(outputs, labels, label_smoothing=self._label_smoothing)
 
     def backward(self, loss: Tensor) -> None:
         """Backward pass, with the loss scaled."""
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
+    def both_passes(self, model: nn.Module, inputs: Tensor, labels: Tensor, weight: float | None = None) -> Tensor:
+        """One worker's, of its loss times `weight`, which is returned: gradients are added to what there is."""
+        loss = self.loss(model, inputs, labels)
+        loss = loss if weight is None else weight * loss
+        self.backward(loss)
+        return loss.detach()
 
     def step(self, optimizer: DistributedOptimizer) -> None:
         """The step; skipped on all workers where any worker's gradients are not finite."""

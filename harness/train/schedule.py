@@ -1,10 +1,10 @@
-"""The learning rate as a function of the step."""
+"""What depends on the step alone: the learning rate, and whether the average is scored."""
 
 from __future__ import annotations
 
 import math
 
-from harness.spec import ScheduleSpec
+from harness.spec import RunConfig, ScheduleSpec
 
 
 def learning_rate_factor(schedule: ScheduleSpec, step: int, steps_per_epoch: int, num_epochs: int) -> float:
@@ -31,3 +31,9 @@ def _milestones(schedule: ScheduleSpec, epoch: float) -> float:
     if schedule.kind != "milestones":
         return 1.0
     return schedule.factor ** sum(1 for milestone in schedule.milestones if epoch >= milestone)
+
+
+def evaluation_steps(config: RunConfig, per_epoch: int) -> set[int]:
+    """The steps, counted from 1, after which the average is scored; the last one is always among them."""
+    scores = config.evaluation.num_scores or config.evaluation.per_epoch * config.num_epochs
+    return {round(number * per_epoch * config.num_epochs / scores) for number in range(1, scores + 1)} - {0}

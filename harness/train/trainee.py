@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from algorithms import Collectives, StackedCollectives
+from algorithms import Collectives
 from algorithms.registry import methods
 from harness.spec import RunConfig
 from harness.tasks.task import Task, find_task
-from harness.train.build import build_model, build_optimizer, lay_out, module_to_train
+from harness.train.build import build_model, lay_out, module_to_train
+from harness.train.local_workers import local_workers
 from harness.train.precision import MixedPrecision
-from harness.train.stacked import replicas_of
 
 
 def random_batch(task: Task, batch_size: int, generator: torch.Generator, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,63 +52,36 @@ def trainable(config: RunConfig, device: torch.device) -> nn.Module:
 
 
 class Trainee:
-    """One worker: its optimiser on `model`, and its own random batches.
+    """The workers at this end, one or all of them stacked, with random batches of their own.
 
     Args:
         config: names the method, its settings, batch size and precision.
-        model: is trained; floating, on the device to train on.
-        num_batches: that steps go through in turn.
-    """
-
-    def __init__(self, config: RunConfig, model: nn.Module, collectives: Collectives, num_batches: int = 1) -> None:
-        self.model = model
-        self.optimizer = build_optimizer(config, model, collectives, num_steps=0)
-        self._trained = module_to_train(self.optimizer, model)
-        like = self.optimizer.flat.parameters
-        self.precision = MixedPrecision(config.precision, like.device, config.label_smoothing)
-        task, generator = find_task(config.task.name), torch.Generator().manual_seed(collectives.rank)
-        self.batches = [random_batch(task, config.batch_size, generator, like) for _ in range(num_batches)]
-        self._next = 0
-
-    def step(self) -> Tensor:
-        """Train once, on the next batch; its loss before."""
-        inputs, labels = self.batches[self._next]
-        self._next = (self._next + 1) % len(self.batches)
-        self.optimizer.zero_grad()
-        loss = self.precision.loss(self._trained, inputs, labels)
-        self.precision.backward(loss)
-        self.precision.step(self.optimizer)
-        return loss.detach()
-
-
-class StackedTrainee:
-    """All workers of a run at once, in fp32 or whatever the model is of: what each `Trainee` of so many does.
-
-    Args:
-        config, model: as a trainee's; the model is copied.
+        model: is trained, or copied where workers are stacked; floating, on the device to train on.
         num_batches: of each worker, that steps go through in turn.
     """
 
-    def __init__(self, config: RunConfig, model: nn.Module, num_batches: int = 1) -> None:
-        replicas, collectives = replicas_of(model, config.num_workers), StackedCollectives(config.num_workers)
-        self.models = replicas.models
-        self.optimizer = build_optimizer(config, nn.ParameterList(replicas.stacked), collectives, num_steps=0)
-        replicas.attach()
-        task, like = find_task(config.task.name), self.optimizer.flat.parameters
-        generators = [torch.Generator().manual_seed(rank) for rank in collectives.own_ranks]
-        self._batches = [
+    def __init__(self, config: RunConfig, model: nn.Module, collectives: Collectives, num_batches: int = 1) -> None:
+        self.models, self.optimizer = local_workers(config, model, collectives, num_steps=0)
+        self._trained = [module_to_train(self.optimizer, each) for each in self.models]
+        like = self.optimizer.flat.parameters
+        self.precision = MixedPrecision(config.precision, like.device, config.label_smoothing)
+        task, generators = (
+            find_task(config.task.name),
+            [torch.Generator().manual_seed(r) for r in collectives.own_ranks],
+        )
+        self.batches = [
             [random_batch(task, config.batch_size, generator, like) for generator in generators]
             for _ in range(num_batches)
         ]
+        """In turn, each worker's."""
         self._next = 0
 
     def step(self) -> Tensor:
-        """Train once, each worker on its next batch; the workers' losses before, of shape (num_workers,)."""
-        batches, losses = self._batches[self._next], list[Tensor]()
-        self._next = (self._next + 1) % len(self._batches)
+        """Train once, each worker on its next batch; the workers' losses before, of shape (local workers,)."""
+        batches = self.batches[self._next]
+        self._next = (self._next + 1) % len(self.batches)
         self.optimizer.zero_grad()
-        for model, (inputs, labels) in zip(self.models, batches, strict=True):
-            losses.append(nn.functional.cross_entropy(model(inputs), labels))
-            losses[-1].backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        return torch.stack(losses).detach()
+        each = zip(self._trained, batches, strict=True)
+        losses = torch.stack([self.precision.both_passes(model, *batch) for model, batch in each])
+        self.precision.step(self.optimizer)
+        return losses

@@ -1,70 +1,93 @@
-"""One worker's training: what changes from step to step, how a step is taken, and how all of it is saved."""
+"""The training of the workers at one end: what changes from step to step, how a step is taken, and how it is saved."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from algorithms import Collectives, DistributedOptimizer, SoloCollectives, StackedCollectives
-from harness.tasks.task import Batch, TensorSamples, find_task, split_sizes
+from algorithms import Collectives, SoloCollectives, StackedCollectives
+from harness.records.recorder import Recorder
+from harness.spec import RunConfig
+from harness.tasks.task import Batch, Samples, TensorSamples, find_task, split_sizes
 from harness.train import checkpoint
-from harness.train.build import build_optimizer, format_of, module_to_train, num_steps_of
+from harness.train.build import format_of, module_to_train, num_steps_of
 from harness.train.checkpoint import CheckpointError
 from harness.train.clock import Clock
 from harness.train.evaluate import Score
-from harness.train.order import worker_batches
-from harness.train.partition import class_counts, worker_shards
+from harness.train.local_workers import batched_backward, local_workers
+from harness.train.order import class_counts, token_weights, worker_batches, worker_shards
 from harness.train.precision import MixedPrecision
-from harness.train.prefetch import Prefetched
 from harness.train.restart import restart_if_due
 from harness.train.schedule import learning_rate_factor
-from harness.train.stacked import Replicas, batched_backward
-from harness.train.tokens import token_weights
-from harness.train.work import Work
 
 
-@dataclass
-class Found:
-    """What is known of a run so far: its last mean loss and score, and the step at which it diverged."""
+class Preempted(RuntimeError):
+    """The run was asked to stop; its state is saved, and another attempt can go on from there."""
 
-    train_loss: float | None = None
-    score: Score | None = None
-    diverged_at: int | None = None
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Where and how often checkpoints are written, and by which attempt; the folder belongs to the run."""
+
+    folder: Path
+    every_seconds: float
+    attempt: str
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run, as one process takes part in it: as one of its workers, or as all of them where they are stacked.
+
+    `model` has the initial parameters. `recorder` is None but for one worker. `stop_requested` is asked between steps,
+    by all workers or by none; where it is true for one, all stop.
+    """
+
+    config: RunConfig
+    model: nn.Module
+    samples: Samples
+    collectives: Collectives
+    recorder: Recorder | None
+    checkpoints: Checkpoints
+    stop_requested: Callable[[], bool] | None = None
 
 
 class Training:
-    """The state of one worker's training, resumed from the newest checkpoint if there is one."""
+    """The state of the workers at this end, resumed from the newest checkpoint if there is one.
+
+    Attributes:
+        losses: sum and number of each worker's losses since the last evaluation, shape (local workers, 2).
+        train_loss, score: the last ones known, None before there is one.
+        diverged_at: the step at which the run diverged, or None.
+    """
 
     def __init__(self, work: Work) -> None:
-        self.work, self.models, self.found = work, work.models, Found()
-        config, model, samples, collectives = work.config, work.model, work.samples, work.collectives
-        self.num_train, self.num_evaluation = split_sizes(find_task(config.task.name), config.task)
+        self.work = work
+        config, samples, collectives = work.config, work.samples, work.collectives
+        task = find_task(config.task.name)
+        self.num_train, self.num_evaluation = split_sizes(task, config.task)
         self.per_epoch, self.num_steps = num_steps_of(config)
-        trained = nn.ParameterList(model.stacked) if isinstance(model, Replicas) else model
-        self.optimizer: DistributedOptimizer = build_optimizer(config, trained, collectives, self.num_steps)
-        if isinstance(model, Replicas):
-            model.attach()
-        self._passes = [partial(self._pass, module_to_train(self.optimizer, each)) for each in self.models]
-        plain = config.precision == "fp32" and not config.label_smoothing
-        stacks = isinstance(model, Replicas) and plain and isinstance(samples, TensorSamples)
-        self._batched = batched_backward(model) if stacks and isinstance(model, Replicas) else None
+        self.models, self.optimizer = local_workers(config, work.model, collectives, self.num_steps)
+        self._trained = [module_to_train(self.optimizer, each) for each in self.models]
+        plain = config.precision == "fp32" and not config.label_smoothing and isinstance(samples, TensorSamples)
+        stacks = plain and isinstance(collectives, StackedCollectives)
+        self._batched = batched_backward(self.models[0], self.optimizer.flat.tensors) if stacks else None
         self.step = 0
         device = self.optimizer.flat.parameters.device
         self.precision = MixedPrecision(config.precision, device, config.label_smoothing)
-        zero = torch.zeros(2, dtype=torch.float64, device=device)
-        self.losses = torch.stack([zero] * len(self.models))
-        """Sum and number of each worker's losses since the last evaluation."""
-        shards = worker_shards(config.partition, samples.train_labels, config.num_workers, config.seed)
-        self._shards = shards
+        self.losses = torch.zeros(len(self.models), 2, dtype=torch.float64, device=device)
+        self.train_loss: float | None = None
+        self.score: Score | None = None
+        self.diverged_at: int | None = None
+        self._shards = worker_shards(config.partition, samples.train_labels, config.num_workers, config.seed)
         self._weights: Iterator[list[float]] | None = None
         """By step, of samples whose losses are means over tokens; see `token_weights`."""
-        num_classes = getattr(samples, "num_groups", find_task(config.task.name).num_classes)
-        self.class_counts = None if shards is None else class_counts(shards, samples.train_labels, num_classes)
+        num_classes = getattr(samples, "num_groups", task.num_classes)
+        self.class_counts = self._shards and class_counts(self._shards, samples.train_labels, num_classes)
         self.clock = Clock(collectives, device)
         self._resume()
         for each in self.models:
@@ -97,11 +120,7 @@ class Training:
 
     def save(self, allowed: Callable[[], None]) -> None:
         """Write a checkpoint; see `checkpoint.save`."""
-        folder, attempt = self.work.checkpoints.folder, self.work.checkpoints.attempt
-        checkpoint.save(folder, self.step, self._state(), self._savers, attempt, allowed)
-
-    def _state(self) -> dict[str, Any]:
-        return {
+        state = {
             "memory_format": format_of(self.models[0]),
             "models": [model.state_dict() for model in self.models],
             "optimizer": self.optimizer.state_dict(),
@@ -110,6 +129,8 @@ class Training:
             "traffic": self.work.collectives.traffic.state_dict(),
             "clock_seconds": self.clock.seconds,
         }
+        folder, attempt = self.work.checkpoints.folder, self.work.checkpoints.attempt
+        checkpoint.save(folder, self.step, state, self._savers, attempt, allowed)
 
     @property
     def _savers(self) -> Collectives:
@@ -152,30 +173,55 @@ class Training:
             group["lr"] = config.learning_rate * factor
         self.optimizer.zero_grad()
         losses = self._backward(batch)
-        self._prepare(batches)
-        self.precision.step(self.optimizer)
-        self.losses += self.precision.tally(losses)
-        self.step += 1
-
-    def _prepare(self, batches: Iterator[list[Batch]]) -> None:
-        """On a GPU, make the next batches ready beside the backward pass, for which a step with loss scaling waits."""
-        if isinstance(batches, Prefetched):
+        if isinstance(batches, Prefetched):  # beside the backward pass, for which a step with loss scaling waits
             self.clock.switch("data")
             batches.prepare()
             self.clock.switch("compute")
+        self.precision.step(self.optimizer)
+        self.losses += self.precision.tally(losses)
+        self.step += 1
 
     def _backward(self, batches: list[Batch]) -> Tensor:
         """Forward and backward passes of the workers at this end; their mean losses, of shape (local workers,)."""
         if self._batched is not None:
             return self._batched(*batches[0])
-        arguments: list[tuple[Any, ...]] = list(batches)
-        if self._weights is not None:
-            arguments = [(*batch, weight) for batch, weight in zip(batches, next(self._weights), strict=True)]
-        return torch.stack([own(*each) for own, each in zip(self._passes, arguments, strict=True)])
+        weights = [None] * len(batches) if self._weights is None else next(self._weights)
+        each = zip(self._trained, batches, weights, strict=True)
+        return torch.stack([self.precision.both_passes(model, *batch, weight) for model, batch, weight in each])
 
-    def _pass(self, model: nn.Module, inputs: Tensor, labels: Tensor, weight: float | None = None) -> Tensor:
-        """Of one worker: adds to its gradients; its mean loss."""
-        loss = self.precision.loss(model, inputs, labels)
-        loss = loss if weight is None else weight * loss
-        self.precision.backward(loss)
-        return loss.detach()
+
+class Prefetched(Iterator[list[Batch]]):
+    """The batches of `batches`, in order, for the stream that is current where they are taken.
+
+    What is asked for beforehand by `prepare` is made on a stream of its own, beside the work queued until then.
+
+    Args:
+        device: a GPU; what is on it by now may be read on the new stream.
+    """
+
+    def __init__(self, batches: Iterator[list[Batch]], device: torch.device) -> None:
+        self._batches, self._device = batches, device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._stream.wait_stream(torch.cuda.current_stream(device))
+        self._prepared: tuple[list[Batch], torch.cuda.Event] | None = None
+
+    def prepare(self) -> None:
+        """Make the next batches ready, where there are any and they are not."""
+        if self._prepared is None:
+            with torch.cuda.stream(self._stream):
+                batches = next(self._batches, None)
+                if batches is not None:
+                    self._prepared = batches, self._stream.record_event()
+
+    def __next__(self) -> list[Batch]:
+        self.prepare()
+        if self._prepared is None:
+            raise StopIteration
+        batches, ready = self._prepared
+        self._prepared = None
+        current = torch.cuda.current_stream(self._device)
+        current.wait_event(ready)
+        for batch in batches:
+            for tensor in batch:
+                tensor.record_stream(current)  # or its memory would be given away when the host drops it
+        return batches

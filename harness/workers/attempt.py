@@ -26,10 +26,9 @@ from harness.tasks.task import Samples, find_task
 from harness.train import checkpoint
 from harness.train.build import MemoryFormat, build_model, format_of, lay_out
 from harness.train.checkpoint import CheckpointError
-from harness.train.stacked import replicas_of
 from harness.train.train import train
 from harness.train.trainee import use_device
-from harness.train.work import Checkpoints, Preempted, Work
+from harness.train.training import Checkpoints, Preempted, Work
 from harness.workers.preload import load_samples
 from harness.workers.process_group import from_rank_0, joined
 
@@ -81,10 +80,8 @@ def attempt_stacked(job: Job, stop_requested: StopRequested | None = None) -> bo
             return
         prepare_thread(job.device)
         samples, model = _samples_and_model(job)
-        num_workers = job.run.config.num_workers
-        replicas, collectives = replicas_of(model, num_workers), StackedCollectives(num_workers)
-        recorder = job.recorder(format_of(model))
-        train(Work(job.run.config, replicas, samples, collectives, recorder, job.checkpoints(), stop_requested))
+        collectives, recorder = StackedCollectives(job.run.config.num_workers), job.recorder(format_of(model))
+        train(Work(job.run.config, model, samples, collectives, recorder, job.checkpoints(), stop_requested))
 
     os.sched_setaffinity(0, job.cores)
     with owned(job.folder):

@@ -16,7 +16,7 @@ from harness.records.provenance import new_attempt
 from harness.records.recorder import write_failure
 from harness.records.run_lock import owned_by_rank_0
 from harness.spec import SpecError
-from harness.train.work import Preempted
+from harness.train.training import Preempted
 from harness.workers.attempt import attempt_in_group, done_meanwhile, failure_kind, prepare_thread, sentence
 from harness.workers.devices import device_groups
 from harness.workers.launch import Options, discard_leftovers, missing_runs, write_experiment

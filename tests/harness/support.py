@@ -29,7 +29,7 @@ from harness.tasks.blobs import Blobs
 from harness.tasks.task import Batch, TensorSamples
 from harness.train import checkpoint
 from harness.train.train import train
-from harness.train.work import Work
+from harness.train.training import Work
 from harness.workers.attempt import Job, _samples_and_model, prepare_thread, recorded
 from harness.workers.launch import Options, Progress, Workers
 from harness.workers.run_process import Unfinished

@@ -156,8 +156,7 @@ def test_a_step_that_is_skipped_is_none_of_the_methods_cost(group: None) -> None
 
 def test_a_forward_pass_beside_ddp_is_noticed(group: None) -> None:
     trainee = trainee_of("ddp")
-    inputs, labels = trainee.batches[0]
-    trainee.precision.loss(trainee.model, inputs, labels).backward()  # type: ignore[no-untyped-call]
+    trainee.precision.both_passes(trainee.models[0], *trainee.batches[0][0])
     with pytest.raises(RuntimeError, match="let forward passes go through"):
         trainee.optimizer.step()
 

@@ -21,8 +21,7 @@ from harness.tasks import blobs
 from harness.tasks.blobs import Blobs
 from harness.tasks.task import Batch, TensorSamples
 from harness.train.build import num_steps_of
-from harness.train.order import worker_batches
-from harness.train.partition import class_counts, worker_shards
+from harness.train.order import class_counts, worker_batches, worker_shards
 from harness.workers.attempt import attempt_stacked
 from tests.harness.support import Table, job_for, small_config
 

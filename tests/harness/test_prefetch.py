@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.tasks.task import Batch
-from harness.train.prefetch import Prefetched
+from harness.train.training import Prefetched
 
 GPU = torch.device("cuda", 0)
 

@@ -19,8 +19,7 @@ from harness.spec import PartitionSpec, RunConfig, ScheduleSpec, SpecError, Task
 from harness.spec_file import EXPERIMENTS, load_spec
 from harness.tasks.blobs import TASK as BLOBS
 from harness.tasks.task import find_task, held_out_indices, split_sizes
-from harness.train.order import worker_batches
-from harness.train.partition import worker_shards
+from harness.train.order import worker_batches, worker_shards
 from harness.train.schedule import learning_rate_factor
 from harness.train.train import evaluation_steps
 from tests.harness.support import BLOCK, Table, changed, small_config, small_spec, write_spec

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from algorithms import Compressor
+from algorithms import Compressor, StackedCollectives
 from algorithms.registry import algorithms, compressors, settings
 from harness.spec import ModelSpec
 from harness.tasks.task import find_task
 from harness.train.build import build_model
-from harness.train.stacked import batched_backward, replicas_of
+from harness.train.local_workers import batched_backward, local_workers
 from harness.train.trainee import random_batch
 from harness.workers.attempt import attempt_stacked
 from tests.harness.support import attempt_in_threads, comparable, job_for, settings_of, small_config
@@ -57,11 +57,9 @@ def gradients() -> tuple[Tensor, Tensor]:
     batches = [
         random_batch(task, 10, torch.Generator().manual_seed(rank), torch.empty(0)) for rank in range(NUM_WORKERS)
     ]
-    replicas = replicas_of(model, NUM_WORKERS)
-    backward = batched_backward(replicas)
+    models, optimizer = local_workers(small_config(), model, StackedCollectives(NUM_WORKERS), 40)
+    backward = batched_backward(models[0], optimizer.flat.tensors)
     assert backward
-    for parameter in replicas.stacked:
-        parameter.grad = torch.zeros_like(parameter)
     inputs, labels = (torch.cat(each) for each in zip(*batches, strict=True))
     backward(inputs, labels)
     single = []
@@ -69,8 +67,7 @@ def gradients() -> tuple[Tensor, Tensor]:
         own = copy.deepcopy(model)
         nn.functional.cross_entropy(own(own_inputs), own_labels).backward()  # type: ignore[no-untyped-call]
         single.append(torch.cat([each.grad.flatten() for each in own.parameters() if each.grad is not None]))
-    together = [each.grad.flatten(1) for each in replicas.stacked if each.grad is not None]
-    return torch.cat(together, 1), torch.stack(single)
+    return optimizer.flat.gradients, torch.stack(single)
 
 
 def test_batched_passes_give_each_workers_gradients_up_to_rounding() -> None:

@@ -13,7 +13,7 @@ from algorithms import Collectives
 from harness.records.recorder import SupersededError, write_failure
 from harness.records.store import Event, Failure, Heartbeat, read_record, read_run
 from harness.train import checkpoint, monitor
-from harness.train.work import Preempted
+from harness.train.training import Preempted
 from harness.workers.attempt import Job, attempt_in_group, failure_kind, prepare_thread
 from tests.harness.support import CSER, Table, attempt_in_threads, comparable, job_for, small_config
 from tests.threads import run_workers

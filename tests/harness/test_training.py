@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from algorithms import Purpose, Traffic
+from algorithms import Purpose, SoloCollectives, Traffic
 from algorithms.registry import algorithms
 from algorithms.sgd import SGD
 from harness.records.store import Event, Failure, RunRecord, read_record, read_run
 from harness.spec import RunConfig
 from harness.tasks import blobs
+from harness.train.build import build_model, build_optimizer
 from harness.train.clock import PHASES
 from harness.workers.attempt import attempt_stacked
 from tests.harness.support import BLOCK, CSER, DoctoredBlobs, comparable, job_for, settings_of, small_config
@@ -211,6 +212,20 @@ def test_records_of_a_diverged_run_are_plain_json(tmp_path: Path) -> None:
     for path in record.folder.glob("*.json*"):
         for line in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
             json.loads(line, parse_constant=refuse)
+
+
+@pytest.mark.parametrize("name", algorithms())
+def test_a_step_reads_no_number_of_a_tensor(name: str) -> None:
+    """For which the host would wait for a GPU. On the device meta, where there are no numbers, it is an error."""
+    model = build_model(small_config().model, blobs.TASK, 1, torch.device("meta"))
+    optimizer = build_optimizer(small_config(name, settings_of(name, BLOCK)), model, SoloCollectives(), 40)
+    for _ in range(4):  # with a reset, or an exchange, among them
+        optimizer.zero_grad()
+        for parameter in optimizer.flat.tensors:
+            parameter.grad.add_(1.0)  # type: ignore[union-attr]
+        optimizer.step()
+    with pytest.raises(RuntimeError, match="meta"):
+        optimizer.flat.parameters.sum().item()
 
 
 class LeakySGD(SGD):

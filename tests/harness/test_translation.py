@@ -20,10 +20,9 @@ from harness.tasks.pairs import PairSamples
 from harness.tasks.reversal import TASK
 from harness.tasks.task import find_task
 from harness.train.build import build_model, build_optimizer
-from harness.train.order import by_length, worker_batches
+from harness.train.order import by_length, token_weights, worker_batches
 from harness.train.precision import MixedPrecision
-from harness.train.tokens import token_weights
-from harness.train.translate import translation_sums
+from harness.train.translation import translation_sums
 from harness.workers.attempt import attempt_stacked
 from harness.workers.launch import launch
 from tests.harness.support import (

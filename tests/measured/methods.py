@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from algorithms.registry import methods
 from harness.spec import RunConfig
 from harness.timing.workloads import FASHION_MNIST, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, layers_of, short_run
 from harness.train.build import build_optimizer, table_at_ratio
-from harness.train.stopwatch import there_and_back
+from harness.train.clock import seconds_to_idle, there_and_back
 
 RATIO = 256
 WITHOUT_RATIO: dict[str, dict[str, Any]] = {
@@ -110,3 +110,27 @@ def interleaved_steps(
         if number:
             seconds[name].append(taken)
     return seconds
+
+
+def wall_seconds(work: Callable[[], object]) -> float:
+    """Do the work; how long it took by the clock."""
+    return seconds_to_idle(work, torch.device("cpu"))
+
+
+def interleave(
+    calls: Mapping[str, Callable[[], object]],
+    repetitions: int,
+    seconds_of: Callable[[Callable[[], object]], float] = wall_seconds,
+) -> dict[str, list[float]]:
+    """Seconds of each call in each repetition, there and back again, after a turn that is not counted."""
+    for call in calls.values():
+        call()
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _, name in there_and_back(list(calls), repetitions):
+        seconds[name].append(seconds_of(calls[name]))
+    return seconds
+
+
+def sums(seconds: Sequence[float], length: int) -> list[float]:
+    """Sums over consecutive runs of `length` timings; a shorter rest is left out."""
+    return [sum(seconds[start : start + length]) for start in range(0, len(seconds) - length + 1, length)]

@@ -28,16 +28,15 @@ from harness.spec import ModelSpec, PartitionSpec, RunConfig, run_id
 from harness.tasks.task import Samples, find_task
 from harness.timing.workloads import SMALL_CNN
 from harness.train.build import build_model, table_at_ratio
-from harness.train.stacked import replicas_of
-from harness.train.stopwatch import interleave, sums, wall_seconds
 from harness.train.train import train
-from harness.train.trainee import StackedTrainee, Trainee
-from harness.train.work import Work
+from harness.train.trainee import Trainee
+from harness.train.training import Work
 from harness.workers.attempt import Job, num_cores, prepare_thread
 from harness.workers.preload import load_samples
 from harness.workers.process_group import joined
 from harness.workers.processes import Worker, WorkerProcesses, start_workers
 from tests.measured import methods
+from tests.measured.methods import interleave, sums, wall_seconds
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]
 
@@ -187,7 +186,7 @@ def _obey_stacked(worker: Worker) -> None:
     prepare_thread()
     config = methods.config_of("mcser")
     model = build_model(config.model, find_task(config.task.name), config.seed, torch.device("cpu"))
-    trainee = StackedTrainee(config, model, 16)
+    trainee = Trainee(config, model, StackedCollectives(config.num_workers), 16)
     while True:
         for _ in range(worker.pipe.recv()):
             trainee.step()
@@ -264,8 +263,8 @@ def _run_seconds(config: RunConfig, samples: Samples) -> float:
             checkpoint_minutes=60.0,
             timeout_seconds=60.0,
         )
-        replicas, collectives = replicas_of(model, config.num_workers), StackedCollectives(config.num_workers)
-        train(Work(config, replicas, samples, collectives, job.recorder(), job.checkpoints()))
+        collectives = StackedCollectives(config.num_workers)
+        train(Work(config, model, samples, collectives, job.recorder(), job.checkpoints()))
         clocks = read_record(Path(folder) / "result.json", Result).clock_seconds
     return clocks["data"] + clocks["compute"] + clocks["communicate"]
 

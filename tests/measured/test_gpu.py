@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from statistics import median
 
 import pytest
@@ -15,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from algorithms import ProcessGroupCollectives, Purpose, SoloCollectives, algorithms
+from algorithms import ProcessGroupCollectives, Purpose, SoloCollectives, StackedCollectives, algorithms
 from algorithms.core.topology import Topology
 from algorithms.registry import baselines
 from harness.plan.step_time import dry_steps
@@ -24,9 +25,9 @@ from harness.spec_file import find_spec, load_spec
 from harness.tasks.cifar100 import CIFAR100Samples, padded
 from harness.tasks.task import Batch
 from harness.timing.workloads import Problem, short_run
-from harness.train.prefetch import Prefetched
-from harness.train.stopwatch import seconds_on, seconds_to_idle, sums
-from harness.train.trainee import StackedTrainee, Trainee, trainable
+from harness.train.clock import seconds_to_idle
+from harness.train.trainee import Trainee, trainable
+from harness.train.training import Prefetched
 from tests.measured import methods
 from tests.measured.scale import TINY, Scale, config_of, on_processes
 
@@ -143,7 +144,7 @@ def test_a_method_learns_with_stacked_workers(
     device: torch.device, scale: Scale, name: str, record_property: Record
 ) -> None:
     config = config_of(name, scale)
-    trainee = StackedTrainee(config, trainable(config, device))
+    trainee = Trainee(config, trainable(config, device), StackedCollectives(config.num_workers))
     num_steps = scale.num_steps * config.settings.get("accumulation_steps", 1)
     losses = [float(trainee.step().mean()) for _ in range(num_steps)]
     record_property("first and last loss", [losses[0], losses[-1]])
@@ -164,7 +165,7 @@ def test_stacked_workers_on_a_gpu_end_where_they_end_on_a_cpu(
 def _ways(device: torch.device, name: str) -> tuple[Tensor, Tensor]:
     """All workers' parameters before and after, on the CPU."""
     config = config_of(name, TINY).model_copy(update={"num_workers": 4})
-    trainee = StackedTrainee(config, trainable(config, device).double())
+    trainee = Trainee(config, trainable(config, device).double(), StackedCollectives(config.num_workers))
     parameters = trainee.optimizer.flat.parameters
     before = parameters.cpu().clone()
     for _ in range(5):
@@ -190,10 +191,10 @@ def test_channels_last_keeps_its_format_and_the_losses(
     orders = (torch.contiguous_format, torch.channels_last)
     usual, last = (_in_format(device, scale, "fp32", order) for order in orders)
     pairs = [(float(usual.step()), float(last.step())) for _ in range(3)]
-    kernels = [parameter for parameter in last.model.parameters() if parameter.dim() == 4]
+    kernels = [parameter for parameter in last.models[0].parameters() if parameter.dim() == 4]
     precision: Precision = "fp16" if device.type == "cuda" else "fp32"
     trainees = [_in_format(device, scale, precision, order) for order in orders]
-    seconds = [sum(seconds_on(device)(each.step) for _ in range(5)) for each in trainees]
+    seconds = [sum(seconds_to_idle(each.step, device) for _ in range(5)) for each in trainees]
     record_property("step, usual / channels last", seconds[0] / seconds[1])
     assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
     assert max(abs(a - b) / abs(a) for a, b in pairs) <= 1e-3
@@ -205,9 +206,10 @@ def _in_format(device: torch.device, scale: Scale, precision: Precision, order: 
     return Trainee(config, model, SoloCollectives())
 
 
-def test_the_host_never_waits_for_the_gpu_in_a_step(device: torch.device, scale: Scale) -> None:
+@pytest.mark.parametrize("name", algorithms())
+def test_the_host_never_waits_for_the_gpu_in_a_step(device: torch.device, scale: Scale, name: str) -> None:
     """Training on images in memory, augmented; a wait is an error of torch's, which says for what."""
-    config = config_of("mcser", scale)
+    config = config_of(name, scale)
     trainee = Trainee(config, trainable(config, device), SoloCollectives())
     images = torch.randint(256, (256, 3, 32, 32), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
     labels = torch.zeros(256, dtype=torch.int64, device=device)
@@ -217,7 +219,7 @@ def test_the_host_never_waits_for_the_gpu_in_a_step(device: torch.device, scale:
     if device.type == "cuda":
         batches = Prefetched(batches, device)
     for step, own in enumerate(batches):
-        trainee.batches = own
+        trainee.batches = [own]
         with _watched(device.type == "cuda" and step >= WARM_UP):
             trainee.step()
             if isinstance(batches, Prefetched):
@@ -272,8 +274,8 @@ def test_times_of_a_step_of_every_method(device: torch.device, scale: Scale, rec
         **{name: methods.own_stepper(name, methods.random_parameters(scale.shapes, device)) for name in algorithms()},
     }
     num_steps = scale.num_intervals * methods.RESET_INTERVAL
-    steps = methods.interleaved_steps(steppers, num_steps, seconds_on(device))
-    intervals = {name: sums(seconds, methods.RESET_INTERVAL) for name, seconds in steps.items()}
+    steps = methods.interleaved_steps(steppers, num_steps, partial(seconds_to_idle, device=device))
+    intervals = {name: methods.sums(seconds, methods.RESET_INTERVAL) for name, seconds in steps.items()}
     for name, seconds in intervals.items():
         ratio = median(own / fused for own, fused in zip(seconds, intervals["torch fused"], strict=True))
         record_property(name, {"ms": 1e3 * median(seconds) / methods.RESET_INTERVAL, "over torch": ratio})

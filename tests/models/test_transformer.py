@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.models.transformer import build, sines
+from harness.models.transformer import sines
+from harness.models.transformer import transformer as build
 from harness.tokens import BEGIN, END, PAD
-from harness.train.decoding import LENGTH_POWER, beam, greedy
+from harness.train.translation import LENGTH_POWER, beam, greedy
 
 NUM_TOKENS, LENGTH = 11, 9
 SIZES = {"width": 16, "num_heads": 2, "num_layers": 2, "feedforward": 24}

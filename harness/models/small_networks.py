@@ -1,4 +1,4 @@
-"""A small convolutional network with batch norm, for images of about 28 x 28 on a laptop."""
+"""Networks so small that a laptop does hundreds of long runs: a perceptron, and a network of two convolutions."""
 
 from __future__ import annotations
 
@@ -7,11 +7,20 @@ import math
 from torch import nn
 
 
-def build(input_shape: tuple[int, ...], num_classes: int, widths: list[int]) -> nn.Module:
+def mlp(input_shape: tuple[int, ...], num_classes: int, hidden: int) -> nn.Module:
+    """Two linear layers with a ReLU between; `hidden` is the width there. Samples of any shape are flattened."""
+    if hidden < 1:
+        raise ValueError(f"mlp takes a hidden width of at least 1, not {hidden}")
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(math.prod(input_shape), hidden), nn.ReLU(), nn.Linear(hidden, num_classes)
+    )
+
+
+def small_cnn(input_shape: tuple[int, ...], num_classes: int, widths: list[int]) -> nn.Module:
     """A 5 x 5 convolution of stride 3, a 3 x 3 of stride 2, each with batch norm and ReLU, and a linear classifier.
 
     Args:
-        input_shape: (channels, height, width).
+        input_shape: (channels, height, width), of about 28 x 28.
         num_classes: outputs.
         widths: channels of the two convolutions.
     """

@@ -1,0 +1,103 @@
+"""The workers at this end: one in a process of its own, or all of a run as rows of the same tensors."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from algorithms import Collectives, DistributedOptimizer, StackedCollectives
+from harness.spec import RunConfig
+from harness.train.build import build_optimizer
+
+
+def local_workers(
+    config: RunConfig, model: nn.Module, collectives: Collectives, num_steps: int
+) -> tuple[list[nn.Module], DistributedOptimizer]:
+    """A model of each worker at this end, see `Collectives.own_ranks`, and the optimiser of all of them.
+
+    Stacked workers have copies of the model, with buffers of their own. Their parameters and gradients are rows of the
+    optimiser's: `optimizer.flat.tensors[k][rank]` is parameter k of `models[rank]`.
+
+    Raises:
+        SpecError: unknown algorithm, setting or compressor, or values that it cannot take.
+    """
+    if not isinstance(collectives, StackedCollectives):
+        return [model], build_optimizer(config, model, collectives, num_steps)
+    num_workers = collectives.world_size
+    models = [copy.deepcopy(model) for _ in range(num_workers)]
+    stacked = nn.ParameterList(_rows_of(parameter.detach(), num_workers) for parameter in model.parameters())
+    optimizer = build_optimizer(config, stacked, collectives, num_steps)
+    for rank, each in enumerate(models):
+        for own, all_workers in zip(each.parameters(), optimizer.flat.tensors, strict=True):
+            assert all_workers.grad is not None
+            own.data, own.grad = all_workers.data[rank], all_workers.grad[rank]
+    return models, optimizer
+
+
+def _rows_of(tensor: Tensor, num_rows: int) -> nn.Parameter:
+    """As many copies along a new first axis, each in the tensor's own order in memory."""
+    rows = torch.empty_strided(
+        (num_rows, *tensor.shape), (tensor.numel(), *tensor.stride()), dtype=tensor.dtype, device=tensor.device
+    )
+    return nn.Parameter(rows.copy_(tensor))
+
+
+def batched_backward(model: nn.Module, stacked: Sequence[Tensor]) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """Forward and backward pass of all workers at once, with the bits of one after the other.
+
+    None where a layer is neither linear, with a bias, nor a ReLU nor flattens. The function takes inputs of shape
+    (num_workers * batch, ...) and labels of shape (num_workers * batch,), adds to the gradients, and returns the
+    workers' mean losses, of shape (num_workers,). Autograd would take half as long again: most of its time goes into
+    the layout of such gradients.
+
+    Args:
+        model: one worker's.
+        stacked: the parameters of all workers, of shape (num_workers, ...) each.
+    """
+    if not isinstance(model, nn.Sequential) or not all(map(_has_batched_form, model)):
+        return None
+    num_workers, layers = len(stacked[0]), [layer for layer in model if not isinstance(layer, nn.Flatten)]
+    pairs = iter(zip(stacked[::2], stacked[1::2], strict=True))
+    weights = [next(pairs) if isinstance(layer, nn.Linear) else None for layer in layers]
+
+    @torch.no_grad()
+    def backward(inputs: Tensor, labels: Tensor) -> Tensor:
+        hidden = [inputs.view(num_workers, -1, math.prod(inputs.shape[1:]))]
+        for own in weights:
+            before = hidden[-1]
+            if own is None:
+                hidden.append(before.relu())
+            else:
+                weight, bias = own
+                hidden.append(torch.baddbmm(bias.unsqueeze(1), before, weight.transpose(1, 2)))
+        scores = functional.log_softmax(hidden[-1].flatten(0, 1), dim=1)
+        gradient = _of_mean_loss(scores, labels, labels.numel() // num_workers).view_as(hidden[-1])
+        for number, (own, before) in reversed(list(enumerate(zip(weights, hidden[:-1], strict=True)))):
+            if own is None:
+                gradient = torch.ops.aten.threshold_backward(gradient, before, 0)
+                continue
+            weight, bias = own
+            assert weight.grad is not None and bias.grad is not None
+            torch.baddbmm(weight.grad, gradient.transpose(1, 2), before, out=weight.grad)
+            bias.grad.add_(gradient.sum(1))
+            gradient = torch.bmm(gradient, weight) if number else gradient
+        # One by one, since the order of a sum's additions depends on its length.
+        own_losses = zip(scores.view(*hidden[-1].shape), labels.view(num_workers, -1), strict=True)
+        return torch.stack([functional.nll_loss(*each) for each in own_losses])
+
+    return backward
+
+
+def _has_batched_form(layer: nn.Module) -> bool:
+    return type(layer) in (nn.ReLU, nn.Flatten) or (type(layer) is nn.Linear and layer.bias is not None)
+
+
+def _of_mean_loss(scores: Tensor, labels: Tensor, batch: int) -> Tensor:
+    """Gradient of the mean cross-entropy of `batch` samples by the outputs whose log-softmax is `scores`."""
+    of_scores = torch.zeros_like(scores).scatter_(1, labels.unsqueeze(1), -1 / batch)
+    return torch.ops.aten._log_softmax_backward_data(of_scores, scores, 1, scores.dtype)  # type: ignore[no-any-return]

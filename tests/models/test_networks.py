@@ -1,0 +1,341 @@
+"""Networks for images: shapes, sizes counted by hand, structure, initial values, types, gradients, clear refusals."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from harness.models import pre_activation, torchvision_networks
+from harness.models.pre_activation import PreActivationBlock, PreActivationBottleneck, resnet50_v2, wide_resnet
+from harness.models.torchvision_networks import densenet121, resnet50, shufflenet_v2, small_densenet, small_shufflenet
+from harness.spec import ModelSpec, SpecError
+from harness.spec_file import find_spec, load_spec
+from harness.tasks.task import find_task
+from harness.train.build import build_model
+
+# Each shrunken to what a test can train.
+SMALL: dict[str, dict[str, Any]] = {
+    "wide_resnet": {"depth": 10, "width": 1},
+    "resnet50_v2": {"width": 4},
+    "resnet50": {"width": 4},
+    "densenet121": {"growth_rate": 4},
+    "shufflenet_v2": {"width": 0.5},
+}
+every_model = pytest.mark.parametrize("name", list(SMALL))
+
+
+def build(name: str, shape: tuple[int, ...], num_classes: int = 10, **options: Any) -> nn.Module:
+    function = getattr(pre_activation, name, None) or getattr(torchvision_networks, name)
+    model: nn.Module = function(shape, num_classes, **(SMALL[name] | options))
+    return model
+
+
+def images(shape: tuple[int, ...], batch: int = 4) -> Tensor:
+    return torch.randn((batch, *shape), generator=torch.Generator().manual_seed(1))
+
+
+def count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+# All of them
+
+
+@every_model
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (1, 8, 8), (3, 64, 48), (3, 224, 224), (1, 96, 96)])
+def test_shapes(name: str, shape: tuple[int, ...]) -> None:
+    with torch.device("meta"):
+        model = build(name, shape, num_classes=7)
+        assert model(torch.empty(2, *shape)).shape == (2, 7)
+    assert all(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
+
+
+@every_model
+def test_the_stem_follows_the_size_of_the_image(name: str) -> None:
+    after_stem = [_first_convolution(name, side) for side in (64, 65)]
+    assert after_stem == ([64, 65] if name == "wide_resnet" else [64, 33])
+    with torch.device("meta"):
+        pools = [any(isinstance(m, nn.MaxPool2d) for m in build(name, (3, side, side)).modules()) for side in (64, 65)]
+    assert pools == [False, name != "wide_resnet"]
+
+
+def _first_convolution(name: str, side: int) -> int:
+    """The side of what the first convolution makes of an image."""
+    sides: list[int] = []
+    with torch.device("meta"):
+        model = build(name, (3, side, side))
+        first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+        first.register_forward_hook(lambda _module, _inputs, output: sides.append(output.shape[-1]))
+        model(torch.empty(2, 3, side, side))
+    return sides[0]
+
+
+@every_model
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
+def test_it_trains_in_every_precision_and_layout(name: str, dtype: torch.dtype | None) -> None:
+    """A gradient reaches every parameter; in float64 channels last change nothing but rounding."""
+    torch.manual_seed(0)
+    model, inputs = build(name, (3, 32, 32)), images((3, 32, 32))
+    last = inputs.contiguous(memory_format=torch.channels_last)
+    if dtype is None:
+        model = model.double().eval()
+        expected = model(inputs.double())
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if dtype is None:
+        torch.testing.assert_close(model(last.double()), expected)
+        model = model.float().train()
+    with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+        outputs = model(last)
+    assert outputs.dtype == (dtype or torch.float32)
+    outputs.float().log_softmax(1)[:, 0].sum().backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.dtype == torch.float32
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), key
+        assert dtype is not None or parameter.grad.any(), key
+
+
+@every_model
+def test_initial_values_follow_the_global_generator(name: str) -> None:
+    states = []
+    for seed in 5, 5, 6:
+        torch.manual_seed(seed)
+        states.append(build(name, (1, 28, 28)).state_dict())
+    first, again, other = states
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    # Batch norm starts from constants, and so do some biases; every matrix and kernel is drawn.
+    assert not any(torch.equal(first[key], other[key]) for key in first if first[key].dim() > 1)
+
+
+BAD_OPTIONS: list[tuple[str, dict[str, Any], str]] = [
+    ("mlp", {"hidden": 0}, "hidden width of at least 1"),
+    ("small_cnn", {"widths": [4]}, "two widths"),
+    ("wide_resnet", {"depth": 41, "width": 8}, "6n + 4"),
+    ("wide_resnet", {"depth": 4, "width": 8}, "6n + 4"),
+    ("wide_resnet", {"depth": 40.0, "width": 8}, "depth must be of type int"),
+    ("wide_resnet", {"depth": 40, "width": 0}, "width must be at least 1"),
+    ("resnet50_v2", {"width": 0}, "width must be at least 1"),
+    ("resnet50_v2", {"width": True}, "width must be of type int"),
+    ("resnet50", {"width": "64"}, "width must be of type int"),
+    ("resnet50", {"zero_init_residual": 1}, "zero_init_residual must be of type bool"),
+    ("densenet121", {"growth_rate": 0}, "growth_rate must be at least 1"),
+    ("shufflenet_v2", {"width": 0.75}, "0.5, 1.0, 1.5, 2.0"),
+    ("shufflenet_v2", {"width": True}, "width must be of type float"),
+    ("small_densenet", {"growth_rate": 0, "blocks": [2]}, "growth_rate must be"),
+    ("small_densenet", {"growth_rate": 4, "blocks": []}, "blocks must"),
+    ("small_densenet", {"growth_rate": 4, "blocks": [2, 0]}, "blocks must be"),
+    ("small_densenet", {"growth_rate": 4, "blocks": [1, 1, 1, 1, 1]}, "at least 48"),
+    ("small_shufflenet", {"units": [2, 2], "widths": [16, 32, 64, 64, 128]}, "units must be 3"),
+    ("small_shufflenet", {"units": [2, 2, 2], "widths": [16, 32]}, "widths must be 5"),
+    ("small_shufflenet", {"units": [2, 2, 2], "widths": [16, 33, 64, 64, 128]}, "even"),
+    ("small_shufflenet", {"units": [2, 0, 2], "widths": [16, 32, 64, 64, 128]}, "units must be"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "words"), BAD_OPTIONS)
+def test_a_bad_option_is_refused_in_a_sentence(name: str, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(SpecError, match=f"^model {name}: ") as caught:
+        build_model(ModelSpec(name=name, options=options), find_task("fashion_mnist"), 0, torch.device("meta"))
+    assert words in str(caught.value)
+
+
+# Pre-activation
+
+
+def counted_resnet50_v2(side: int, num_classes: int, width: int) -> int:
+    """Stem, blocks and classifier, with 2 parameters for each channel of a batch norm."""
+    total = 9 * 3 * width if side <= 64 else 49 * 3 * width + 2 * width
+    before = width
+    for stage, num_blocks in enumerate((3, 4, 6, 3)):
+        inner = width * 2**stage
+        after = 4 * inner
+        middle = 2 * inner + 9 * inner**2 + 2 * inner  # the 3 x 3 convolution between its batch norms
+        first = 2 * before + before * inner + middle + inner * after + before * after
+        other = 2 * after + after * inner + middle + inner * after
+        total += first + (num_blocks - 1) * other
+        before = after
+    return total + 2 * before + before * num_classes + num_classes
+
+
+@pytest.mark.parametrize(("side", "num_classes", "width"), [(224, 1000, 64), (32, 100, 64), (64, 10, 64), (32, 10, 4)])
+def test_parameters_of_resnet50_v2(side: int, num_classes: int, width: int) -> None:
+    with torch.device("meta"):
+        model = resnet50_v2((3, side, side), num_classes, width)
+    assert count(model) == counted_resnet50_v2(side, num_classes, width)
+    if side == 224:
+        # The stem's 3, 16 blocks of 9, 4 projections, and the last batch norm and classifier of 2 each.
+        assert count(model) == 25_549_480 and len(list(model.parameters())) == 3 + 16 * 9 + 4 + 2 + 2
+
+
+def counted_wide_resnet(depth: int, width: int, num_classes: int) -> tuple[int, int]:
+    """Parameters and tensors, layer after layer; a batch norm has a weight and a bias for each channel."""
+    sizes = [3 * 16 * 9, 16, 16]  # the first convolution and the batch norm behind it
+    before = 16
+    for stage in range(3):
+        after = 16 * width * 2**stage
+        for _ in range((depth - 4) // 6):
+            sizes += [before, before, before * after * 9, after, after, after * after * 9]
+            if before != after:
+                sizes.append(before * after)
+            before = after
+    sizes += [before, before, before * num_classes, num_classes]
+    return sum(sizes), len(sizes)
+
+
+@pytest.mark.parametrize(("depth", "width", "num_classes"), [(40, 8, 100), (28, 10, 10), (16, 4, 10), (10, 1, 10)])
+def test_parameters_of_wide_resnet(depth: int, width: int, num_classes: int) -> None:
+    with torch.device("meta"):
+        model = wide_resnet((3, 32, 32), num_classes, depth, width)
+    found = count(model), len(list(model.parameters()))
+    assert found == counted_wide_resnet(depth, width, num_classes)
+    assert depth != 40 or found == (35_794_516, 118)
+
+
+@pytest.mark.parametrize(("name", "side"), [("wide_resnet", 32), ("resnet50_v2", 32), ("resnet50_v2", 224)])
+def test_the_input_is_normalised_without_parameters(name: str, side: int) -> None:
+    torch.manual_seed(0)
+    model = build(name, (3, side, side))
+    first = next(model.children())
+    assert isinstance(first, nn.BatchNorm2d) and list(first.parameters()) == []
+    # So the scale and the shift of the data do not matter while training.
+    inputs = images((3, side, side))
+    torch.testing.assert_close(model(3 * inputs + 5), model(inputs), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("block", [PreActivationBottleneck(16, 16, 1), PreActivationBlock(16, 16, 1)])
+def test_a_block_without_weights_is_the_identity(block: nn.Module) -> None:
+    for module in block.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.zeros_(module.weight)
+    inputs = torch.randn(2, 16, 8, 8) - 1  # a ReLU on the way would show
+    assert torch.equal(block(inputs), inputs)
+
+
+def test_a_projection_starts_from_the_activated_input() -> None:
+    torch.manual_seed(0)
+    block = PreActivationBlock(4, 8, stride=2)
+    nn.init.zeros_(block.conv2.weight)
+    assert block.shortcut is not None
+    nn.init.ones_(block.shortcut.weight)
+    inputs = torch.randn(2, 4, 6, 6)
+    activated = torch.relu(nn.functional.batch_norm(inputs, None, None, training=True))
+    expected = activated[:, :, ::2, ::2].sum(1, keepdim=True).expand(2, 8, 3, 3)
+    torch.testing.assert_close(block(inputs), expected)
+
+
+def test_the_stride_is_in_the_middle_of_the_first_block_of_a_stage() -> None:
+    with torch.device("meta"):
+        blocks = [m for m in resnet50_v2((3, 224, 224), 10).modules() if isinstance(m, PreActivationBottleneck)]
+    strides = [block.conv2.stride[0] for block in blocks]
+    assert strides == [1, 1, 1, 2, 1, 1, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1]
+    assert all(block.conv1.stride == block.conv3.stride == (1, 1) for block in blocks)
+    assert [i for i, block in enumerate(blocks) if block.shortcut is not None] == [0, 3, 7, 13]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "variance"), [("resnet50_v2", {"width": 16}, 2 / 1.0625), ("wide_resnet", {"width": 4}, 1.0)]
+)
+def test_initial_values_are_mxnets(name: str, options: dict[str, Any], variance: float) -> None:
+    """Normal for ResNet-50 v2, Glorot's uniform ones for Wide ResNet."""
+    torch.manual_seed(0)
+    for module in build(name, (3, 32, 32), **options).modules():
+        if isinstance(module, nn.Conv2d) and module.weight.numel() > 10_000:
+            fan = module.kernel_size[0] ** 2 * (module.in_channels + module.out_channels) / 2
+            assert module.weight.std().item() == pytest.approx(math.sqrt(variance / fan), rel=0.03)
+            assert (module.weight.abs().max() <= math.sqrt(3 / fan)) == (name == "wide_resnet")
+        if isinstance(module, nn.Linear):
+            assert not module.bias.any()
+
+
+# Torchvision's
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "published", "stem", "features"),
+    [
+        # Of torchvision's table of models; what a stem's 3 x 3 kernel saves over 7 x 7; inputs of the classifier.
+        ("resnet50", {"width": 64}, 25_557_032, 3 * 64 * 40, 2048),
+        ("resnet50", {"width": 128}, 68_883_240, 3 * 64 * 40, 2048),
+        ("densenet121", {"growth_rate": 32}, 7_978_856, 3 * 64 * 40, 1024),
+        ("shufflenet_v2", {"width": 0.5}, 1_366_792, 0, 1024),
+        ("shufflenet_v2", {"width": 1}, 2_278_604, 0, 1024),
+        ("shufflenet_v2", {"width": 1.5}, 3_503_624, 0, 1024),
+        ("shufflenet_v2", {"width": 2.0}, 7_393_996, 0, 2048),
+    ],
+)
+def test_published_counts(name: str, options: dict[str, Any], published: int, stem: int, features: int) -> None:
+    with torch.device("meta"):
+        assert count(build(name, (3, 224, 224), 1000, **options)) == published
+        assert count(build(name, (3, 32, 32), 100, **options)) == published - stem - 900 * (features + 1)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (resnet50, models.resnet50),
+        (densenet121, models.densenet121),
+        (shufflenet_v2, models.shufflenet_v2_x1_0),
+    ],
+)
+def test_for_large_images_it_is_torchvisions_own(ours: Any, theirs: Any) -> None:
+    torch.manual_seed(3)
+    found = ours((3, 224, 224), 10).state_dict()
+    torch.manual_seed(3)
+    expected = theirs(weights=None, num_classes=10).state_dict()
+    assert list(found) == list(expected)
+    assert all(torch.equal(found[key], expected[key]) for key in found)
+
+
+def test_resnet50_can_start_with_every_block_its_shortcut() -> None:
+    for zero in False, True:
+        model = resnet50((3, 32, 32), 10, width=4, zero_init_residual=zero)
+        last = [module.weight for key, module in model.named_modules() if key.endswith("bn3")]
+        assert len(last) == 16
+        assert all(bool(weight.any()) != zero for weight in last)
+
+
+def test_a_new_stem_is_drawn_as_torchvision_draws() -> None:
+    torch.manual_seed(0)
+    stem = resnet50((3, 32, 32), 10, width=4).get_parameter("conv1.weight")
+    assert stem.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.1)
+    stem = densenet121((3, 32, 32), 10, growth_rate=16).get_parameter("features.conv0.weight")
+    assert stem.std().item() == pytest.approx((2 / (9 * 3)) ** 0.5, rel=0.1)
+    stem = shufflenet_v2((3, 32, 32), 10, width=0.5).get_parameter("conv1.0.weight")
+    assert stem.abs().max().item() <= (1 / (9 * 3)) ** 0.5
+
+
+def test_densenet121_refuses_what_its_transitions_cannot_halve() -> None:
+    with pytest.raises(ValueError, match="at least 8"):
+        densenet121((1, 7, 8), 10)
+
+
+# The small ones of the studies of kinds of network
+
+
+@pytest.mark.parametrize("study", ["network_cnn", "network_densenet", "network_shufflenet"])
+def test_a_study_s_network_is_about_as_large_as_the_perceptron(study: str) -> None:
+    spec, task = load_spec(find_spec(f"studies/{study}")), find_task("fashion_mnist")
+    model = build_model(spec.model, task, 0, torch.device("cpu"))
+    perceptron = build_model(ModelSpec(name="mlp", options={"hidden": 32}), task, 0, torch.device("cpu"))
+    outputs = model(images((1, 28, 28)))
+    assert outputs.shape == (4, 10)
+    outputs.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert 0.7 < count(model) / count(perceptron) < 1.5
+
+
+def test_a_layer_of_the_densenet_adds_as_many_channels_as_the_growth_rate() -> None:
+    model = small_densenet((1, 28, 28), 10, growth_rate=6, blocks=[2, 3])
+    # 6 from the stem, 2 x 6 from the first block, halved by the transition, 3 x 6 from the second.
+    assert model.get_parameter("classifier.weight").shape == (10, (6 + 12) // 2 + 18)
+
+
+def test_a_unit_of_the_shufflenet_keeps_half_of_its_channels_as_they_are() -> None:
+    model = small_shufflenet((1, 28, 28), 10, units=[2, 1, 1], widths=[8, 16, 16, 16, 32]).eval()
+    unit, inputs = model.get_submodule("stage2.1"), images((16, 7, 7), 2)
+    # A channel shuffle of two groups takes the untouched half to the even channels.
+    assert torch.equal(unit(inputs)[:, 0::2], inputs[:, :8])
