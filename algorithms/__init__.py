@@ -2,12 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
-from algorithms.core.collectives import CollectiveError, Collectives, SoloCollectives
+from algorithms.core.collectives import CollectiveError, Collectives, SoloCollectives, StackedCollectives
 from algorithms.core.compressors import Compressor, Identity, Zero
+from algorithms.core.exchange import partial_sync
 from algorithms.core.optimizer import DistributedOptimizer
-from algorithms.core.partial_sync import partial_sync
 from algorithms.core.process_group import ProcessGroupCollectives
-from algorithms.core.stacked import StackedCollectives
 from algorithms.core.topology import Topology
 from algorithms.core.traffic import Purpose, Traffic
 from algorithms.registry import algorithms
@@ -18,11 +17,11 @@ if TYPE_CHECKING:
     from algorithms.alone import Alone as Alone
     from algorithms.choco_sgd import ChocoSGD as ChocoSGD
     from algorithms.compressors.block import BlockSparsifier as BlockSparsifier
-    from algorithms.compressors.per_tensor_block import PerTensorBlockSparsifier as PerTensorBlockSparsifier
-    from algorithms.compressors.qsgd import QSGD as QSGD
-    from algorithms.compressors.random_k import RandomK as RandomK
-    from algorithms.compressors.sign import ScaledSign as ScaledSign
-    from algorithms.compressors.top_k import TopK as TopK
+    from algorithms.compressors.block import PerTensorBlockSparsifier as PerTensorBlockSparsifier
+    from algorithms.compressors.coordinates import RandomK as RandomK
+    from algorithms.compressors.coordinates import TopK as TopK
+    from algorithms.compressors.quantisers import QSGD as QSGD
+    from algorithms.compressors.quantisers import ScaledSign as ScaledSign
     from algorithms.csea import CSEA as CSEA
     from algorithms.cser import CSER as CSER
     from algorithms.cser_pl import CSERPL as CSERPL

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from algorithms.core.layout import Layout
-from algorithms.core.optimizer import DistributedOptimizer
+from algorithms.core import DistributedOptimizer, Layout
 
 
 class Alone(DistributedOptimizer):

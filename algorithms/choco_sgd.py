@@ -25,14 +25,9 @@ from typing import Any, ClassVar, Unpack
 from torch.optim.optimizer import ParamsT
 
 from algorithms.compressors.block import BlockSparsifier
-from algorithms.core.arguments import Common
-from algorithms.core.compressors import Compressor, Identity
-from algorithms.core.gossip import mix, require_gamma
-from algorithms.core.layout import Layout
-from algorithms.core.optimizer import DistributedOptimizer
-from algorithms.core.stages import Stage
-from algorithms.core.topology import Named, Topology, as_topology
-from algorithms.core.traffic import Purpose
+from algorithms.core import Common, Compressor, DistributedOptimizer, Identity, Layout, Purpose, Stage, Topology
+from algorithms.core.settings import require_gamma
+from algorithms.core.topology import Named, as_topology
 
 
 class ChocoSGD(DistributedOptimizer):
@@ -84,7 +79,7 @@ class ChocoSGD(DistributedOptimizer):
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        """In a ring of three workers or more.
+        """Returns settings for a ring of three workers or more.
 
         gamma times the compressor's ratio times the ring's largest eigenvalue of 1 - W, 4/3, must stay below 2, or
         numbers that wait long to be sent swing apart; here it is 4/3.
@@ -98,7 +93,7 @@ class ChocoSGD(DistributedOptimizer):
         if num_steps == 0 or self.collectives.world_size == 1:
             return True
         averages = self.mixing.averages and self.gamma == 1 and not self.released_order
-        return averages and isinstance(self.compressor, Identity) and self.wire is None
+        return averages and isinstance(self.compressor, Identity) and self.communication_dtype is None
 
     def _update(self, step: int) -> None:
         self.local_step_()
@@ -111,7 +106,7 @@ class ChocoSGD(DistributedOptimizer):
 
     def _tell_neighbours(self, step: int) -> None:
         difference = self.flat.parameters - self.xhat
-        sent = mix(self, difference, self.compressor, self.mixing, step, Purpose.MODEL)
+        sent = self.mix(difference, self.compressor, self.mixing, step, Purpose.MODEL)
         sent.support.add_(self.xhat, sent.own)
         sent.support.add_(self.s, sent.pull.add_(sent.own))
 

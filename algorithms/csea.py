@@ -16,9 +16,7 @@ from typing import Any, ClassVar, Unpack
 from torch.optim.optimizer import ParamsT
 
 from algorithms.compressors.block import BlockSparsifier
-from algorithms.core.arguments import Common
-from algorithms.core.compressors import Compressor, Identity, Zero
-from algorithms.core.layout import Layout
+from algorithms.core import Common, Compressor, Identity, Layout, Zero
 from algorithms.cser import CSER
 
 

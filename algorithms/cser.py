@@ -26,13 +26,21 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from algorithms.compressors.block import BlockSparsifier
-from algorithms.core.arguments import Common
-from algorithms.core.compressors import Compressor, Identity, SharedSupport, Zero
-from algorithms.core.layout import Layout, Support, Windows
-from algorithms.core.optimizer import DistributedOptimizer
-from algorithms.core.settings import nearest_factors, require_interval
-from algorithms.core.stages import Stage
-from algorithms.core.traffic import Purpose
+from algorithms.core import (
+    Common,
+    Compressor,
+    DistributedOptimizer,
+    Identity,
+    Layout,
+    Purpose,
+    SharedSupport,
+    Stage,
+    Windows,
+    Zero,
+    require_interval,
+)
+from algorithms.core.layout import Support
+from algorithms.core.settings import nearest_factors
 
 
 class CSER(DistributedOptimizer):

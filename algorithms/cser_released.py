@@ -21,13 +21,10 @@ from typing import ClassVar, Unpack
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from algorithms.core.arguments import Common
-from algorithms.core.compressors import Compressor, SharedSupport
-from algorithms.core.local_step import Group
-from algorithms.core.nesterov import Nesterov, nesterov_step_
-from algorithms.core.settings import require_shared_support
-from algorithms.core.stages import Stage, sends_all
-from algorithms.core.traffic import Purpose
+from algorithms.core import Common, Compressor, Purpose, SharedSupport, Stage
+from algorithms.core.compressors import require_shared_support
+from algorithms.core.local_step import Group, Nesterov, nesterov_step_
+from algorithms.core.stages import sends_all
 from algorithms.cser import CSER
 
 
@@ -41,8 +38,8 @@ class CSERReleased(CSER):
         average_parameters: the gradient stage averages parameters, not this step's update.
         skip_gradient_at_reset: a reset step has no gradient stage.
         decay_in_momentum_only: the weight decay is left out of the direct term of the Nesterov update.
-        overwrite_master: averaged parameters are what came off the wire; where its numbers are shorter than the
-            parameters', what rounding lost is gone.
+        overwrite_master: averaged parameters are what was received; where messages are rounded, what rounding lost is
+            gone.
         common: see `DistributedOptimizer`.
     """
 
@@ -99,7 +96,7 @@ class CSERReleased(CSER):
             return super().agree_after(num_steps)
         *_, last = (stage for stage in self.stages() if stage.takes_place(num_steps))
         averages = self.averages_parameters or last.purpose is Purpose.ERROR
-        exact = self.wire is None or self.overwrite_master
+        exact = self.communication_dtype is None or self.overwrite_master
         return averages and exact and sends_all(last, self.flat.layout, self.draw(num_steps, last.purpose))
 
     def _update(self, step: int) -> None:
@@ -124,7 +121,7 @@ class CSERReleased(CSER):
 def _decay_in_momentum_only_(
     group: Group, x: Tensor, g: Tensor, m: Tensor | None, target: Tensor | None, sign: int
 ) -> None:
-    """As `nesterov_step_` from x, but for the direct term, which has no decay."""
+    """Does as `nesterov_step_` from x, but the direct term has no decay."""
     if m is None:
         return nesterov_step_(group, x, g, m, target, sign)
     for own_x, own_g, own_m in zip(x, g, m, strict=True):

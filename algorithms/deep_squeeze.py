@@ -21,15 +21,10 @@ from typing import Any, ClassVar, Unpack
 from torch.optim.optimizer import ParamsT
 
 from algorithms.compressors.block import BlockSparsifier
-from algorithms.compressors.top_k import TopK
-from algorithms.core.arguments import Common
-from algorithms.core.compressors import Compressor, Identity
-from algorithms.core.gossip import mix, mixing_of, require_gamma
-from algorithms.core.layout import Layout
-from algorithms.core.optimizer import DistributedOptimizer
-from algorithms.core.stages import Stage
-from algorithms.core.topology import Named, Topology, as_topology
-from algorithms.core.traffic import Purpose
+from algorithms.compressors.coordinates import TopK
+from algorithms.core import Common, Compressor, DistributedOptimizer, Identity, Layout, Purpose, Stage, Topology
+from algorithms.core.settings import require_gamma
+from algorithms.core.topology import Named, as_topology, mixing_of
 
 
 class DeepSqueeze(DistributedOptimizer):
@@ -75,7 +70,7 @@ class DeepSqueeze(DistributedOptimizer):
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        """In a ring of three workers or more, with a consensus step of about half of what is kept."""
+        """Returns settings for a ring of three workers or more, with a consensus step of about half of what is kept."""
         return {"topology": "ring", "compressor": BlockSparsifier(2 * ratio), "gamma": min(1.0, 0.256 / ratio)}
 
     def stages(self) -> list[Stage]:
@@ -85,11 +80,11 @@ class DeepSqueeze(DistributedOptimizer):
         if num_steps == 0 or self.collectives.world_size == 1:
             return True
         averages = mixing_of(self.rounds, num_steps).averages and self.gamma == 1
-        return averages and isinstance(self.compressor, Identity) and self.wire is None
+        return averages and isinstance(self.compressor, Identity) and self.communication_dtype is None
 
     def _update(self, step: int) -> None:
         self.local_step_()
         self.e.add_(self.flat.parameters)
-        sent = mix(self, self.e, self.compressor, mixing_of(self.rounds, step), step, Purpose.MODEL)
+        sent = self.mix(self.e, self.compressor, mixing_of(self.rounds, step), step, Purpose.MODEL)
         sent.support.add_(self.e, sent.own, alpha=-1)
         sent.support.add_(self.flat.parameters, sent.pull.mul_(self.gamma))

@@ -31,11 +31,7 @@ from typing import Any, ClassVar, Unpack
 
 from torch.optim.optimizer import ParamsT
 
-from algorithms.core.arguments import Common
-from algorithms.core.layout import Layout
-from algorithms.core.optimizer import DistributedOptimizer
-from algorithms.core.settings import require_interval
-from algorithms.core.traffic import Purpose, Traffic
+from algorithms.core import Common, DistributedOptimizer, Layout, Purpose, Traffic, require_interval
 
 
 class DiLoCo(DistributedOptimizer):
@@ -96,7 +92,7 @@ class DiLoCo(DistributedOptimizer):
         return traffic
 
     def agree_after(self, num_steps: int) -> bool:
-        together = self.num_fragments == 1 and self.wire is None and num_steps % self.sync_interval == 0
+        together = self.num_fragments == 1 and self.communication_dtype is None and num_steps % self.sync_interval == 0
         return num_steps == 0 or together
 
     def fragment(self, step: int) -> slice:
@@ -117,7 +113,7 @@ class DiLoCo(DistributedOptimizer):
     def _synchronise(self, here: slice) -> None:
         local, x = self.flat.parameters[..., here], self.x[..., here]
         unsent = None
-        if self.wire is None:
+        if self.communication_dtype is None:
             self.average_in_place_(local, Purpose.MODEL)
         else:
             unsent = x - local

@@ -8,7 +8,7 @@ Source: Lian et al., "Can decentralized algorithms outperform centralized algori
 
 w_ij are the topology's weights of this step. Momentum, or AdamW's moments, are local and not mixed. Weight decay enters
 p_i, with worker i's own x_i. Workers' parameters differ; what comes of a run is their mean, which moves by -mean(p) in
-each step. With shorter numbers on the wire, x_i + sum_j w_ij (r_j - r_i) stands for the sum, r being what was sent.
+each step. Where messages are rounded, x_i + sum_j w_ij (r_j - r_i) stands for the sum, r being what was sent.
 Cost: 32 d bits per step for each neighbour (ring 2, exponential log2 n, one_peer 1, complete n - 1), one exchange.
 """
 
@@ -18,13 +18,9 @@ from typing import Any, ClassVar, Literal, Unpack, get_args
 
 from torch.optim.optimizer import ParamsT
 
-from algorithms.core.arguments import Common
-from algorithms.core.gossip import mix_dense, mixing_of
-from algorithms.core.layout import Layout
-from algorithms.core.optimizer import DistributedOptimizer
-from algorithms.core.stages import Stage
-from algorithms.core.topology import Named, Topology, as_topology
-from algorithms.core.traffic import Purpose
+from algorithms.core import Common, DistributedOptimizer, Layout, Purpose, Stage, Topology
+from algorithms.core.exchange import mix_dense
+from algorithms.core.topology import Named, as_topology, mixing_of
 
 Order = Literal["combine_while_adapt", "adapt_then_combine"]
 
@@ -67,15 +63,15 @@ class DPSGD(DistributedOptimizer):
     def agree_after(self, num_steps: int) -> bool:
         if num_steps == 0 or self.collectives.world_size == 1:
             return True
-        # With shorter numbers on the wire each worker keeps what rounding took from its own.
+        # Where messages are rounded each worker keeps what rounding took from its own.
         averaged = self.order == "adapt_then_combine" and mixing_of(self.rounds, num_steps).averages
-        return averaged and self.wire is None
+        return averaged and self.communication_dtype is None
 
     def _update(self, step: int) -> None:
         x, mixing = self.flat.parameters, mixing_of(self.rounds, step)
         if self.order == "adapt_then_combine":
             self.local_step_()
-        _, pull = mix_dense(x, mixing, Purpose.MODEL, self.collectives, self.wire)
+        _, pull = mix_dense(x, mixing, Purpose.MODEL, self.collectives, self.communication_dtype)
         if self.order == "combine_while_adapt":
             self.local_step_()
         x.add_(pull)

@@ -30,11 +30,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from algorithms.compressors.block import BlockSparsifier
-from algorithms.core.arguments import Common
-from algorithms.core.compressors import Compressor, Identity
-from algorithms.core.layout import Layout
-from algorithms.core.optimizer import DistributedOptimizer
-from algorithms.core.traffic import Purpose, Traffic
+from algorithms.core import Common, Compressor, DistributedOptimizer, Identity, Layout, Purpose, Traffic
 
 
 class EF21SGDM(DistributedOptimizer):

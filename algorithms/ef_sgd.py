@@ -33,12 +33,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from algorithms.compressors.block import BlockSparsifier
-from algorithms.core.arguments import Common
-from algorithms.core.compressors import Compressor, Identity
-from algorithms.core.layout import Layout, Windows
-from algorithms.core.optimizer import DistributedOptimizer
-from algorithms.core.stages import Stage
-from algorithms.core.traffic import Purpose
+from algorithms.core import Common, Compressor, DistributedOptimizer, Identity, Layout, Purpose, Stage, Windows
 
 FedBack = Literal["updates", "gradients"]
 

@@ -16,12 +16,7 @@ from typing import Any, ClassVar, Unpack
 
 from torch.optim.optimizer import ParamsT
 
-from algorithms.core.arguments import Common
-from algorithms.core.layout import Layout
-from algorithms.core.optimizer import DistributedOptimizer
-from algorithms.core.settings import require_interval
-from algorithms.core.stages import Stage
-from algorithms.core.traffic import Purpose
+from algorithms.core import Common, DistributedOptimizer, Layout, Purpose, Stage, require_interval
 
 
 class LocalSGD(DistributedOptimizer):
@@ -47,7 +42,7 @@ class LocalSGD(DistributedOptimizer):
         self.local_step_()
         if step % self.sync_interval == 0:
             x = self.flat.parameters
-            if self.wire is None:
+            if self.communication_dtype is None:
                 self.average_in_place_(x, Purpose.MODEL)
             else:
                 own, mean = self.average(x, Purpose.MODEL)

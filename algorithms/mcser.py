@@ -15,7 +15,7 @@ from algorithms.cser import CSER
 
 
 class MCSER(CSER):
-    """As `CSER`; the momentum is 0.9 by default, and must not be 0."""
+    """CSER whose momentum is 0.9 by default, and must not be 0."""
 
     name = "mcser"
     without_momentum = CSER.name

@@ -9,7 +9,7 @@ from algorithms.cser_released import CSERReleased
 
 
 class MCSERReleased(CSERReleased):
-    """As `CSERReleased`; the momentum is 0.9 by default, and must not be 0."""
+    """CSERReleased whose momentum is 0.9 by default, and must not be 0."""
 
     name = "mcser_released"
     without_momentum = CSERReleased.name

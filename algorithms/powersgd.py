@@ -15,7 +15,7 @@ of a matrix is at most its smaller side; there P Q^T = mean(M), and the method i
 
 Deviations. The error is what the worker itself did not send; the authors' code keeps M_i - P Q^T with the mean Q. Both
 give the same x, but that error adds up g_i - mean(g) for ever. Q's columns get the length 1 before they are used again:
-P spans the same, and M Q, as long as M, fits 16-bit numbers. With those on the wire other tensors have an error, too.
+P spans the same, and M Q, as long as M, fits 16-bit numbers. With such messages other tensors have an error, too.
 Cost: 32 (sum of r (rows + columns) over matrices + other numbers) bits per step, two all-reduces: every P with what is
 no matrix, then every Q. Before `start_step`: 32 d bits, one all-reduce.
 """
@@ -29,12 +29,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from algorithms.core.arguments import Common
-from algorithms.core.layout import Layout
+from algorithms.core import Common, DistributedOptimizer, Layout, Purpose, Traffic, require_interval
 from algorithms.core.low_rank import LowRank, greatest_rank
-from algorithms.core.optimizer import DistributedOptimizer
-from algorithms.core.settings import require_interval
-from algorithms.core.traffic import Purpose, Traffic
 
 
 class PowerSGD(DistributedOptimizer):
@@ -124,7 +120,7 @@ class PowerSGD(DistributedOptimizer):
         self.q.copy_(q)
 
     def _average(self, messages: list[Tensor]) -> tuple[Sequence[Tensor], Tensor]:
-        """What each worker here has sent, and the mean, which all workers have in common."""
+        """Returns what each worker here has sent, and the mean, which all workers have in common."""
         own, mean = self.average(torch.stack(messages), Purpose.GRADIENT)
         return [row.clone() for row in own] if len(own) > 1 else own.unbind(), mean[0]
 

@@ -15,10 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from algorithms.core.layout import Layout
-from algorithms.core.optimizer import DistributedOptimizer
-from algorithms.core.stages import Stage
-from algorithms.core.traffic import Purpose
+from algorithms.core import DistributedOptimizer, Layout, Purpose, Stage
 
 
 class SGD(DistributedOptimizer):

@@ -18,12 +18,7 @@ from typing import Any, ClassVar, Unpack
 
 from torch.optim.optimizer import ParamsT
 
-from algorithms.core.arguments import Common
-from algorithms.core.layout import Layout
-from algorithms.core.optimizer import DistributedOptimizer
-from algorithms.core.settings import require_interval
-from algorithms.core.stages import Stage
-from algorithms.core.traffic import Purpose
+from algorithms.core import Common, DistributedOptimizer, Layout, Purpose, Stage, require_interval
 
 
 class SGDAccumulate(DistributedOptimizer):

@@ -14,9 +14,8 @@ import torch
 
 from algorithms import BlockSparsifier, Collectives, DistributedOptimizer, Identity, algorithms, registry
 from algorithms import baselines as baselines_package
-from algorithms.core.compressors import SharedSupport
+from algorithms.core.compressors import Draw, SharedSupport
 from algorithms.core.layout import Layout
-from algorithms.core.randomness import Draw
 from algorithms.registry import _by_name, _classes, compressors
 from harness import tasks
 from harness.plan.foresee import foresee

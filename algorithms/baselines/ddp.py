@@ -14,7 +14,8 @@ Cost: 32 d bits per step, in DDP's buckets, which are counted as one collective.
 
 # No "from __future__ import annotations": DDP looks at the hooks' annotations, which must be types.
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Unpack
 
 import torch
@@ -25,25 +26,25 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import ParamsT
 
-from algorithms.core.arguments import Common
-from algorithms.core.ddp_wrapper import Hook, wrapped
-from algorithms.core.layout import Layout
+from algorithms.core import Common, Layout, Purpose
 from algorithms.core.process_group import ProcessGroupCollectives, translated_errors
-from algorithms.core.traffic import Purpose
 from algorithms.sgd import SGD
+
+Hook = Callable[[Any, GradBucket], torch.futures.Future[Tensor]]
+"""A communication hook, which takes its state and a bucket; see `DistributedDataParallel.register_comm_hook`."""
 
 
 class DDP(SGD):
     """DDP with its plain hook; a subclass has another one. Forward passes must go through `through(model)`.
 
     Raises:
-        ValueError: see `DistributedOptimizer`; and other numbers on the wire than the hook's.
+        ValueError: see `DistributedOptimizer`; and a communication dtype, which is the hook's affair.
     """
 
     name = "ddp"
     averages_in_backward = True
     bits_per_number: ClassVar[int] = 32
-    """Bits of a number on the wire."""
+    """Bits of a number that the hook sends."""
     survives_overflow: ClassVar[bool] = True
     """Whether the hook's state is as before after a step whose gradients were not finite, as loss scaling has them."""
     hook_numel: int = 0
@@ -51,14 +52,20 @@ class DDP(SGD):
 
     def __init__(self, params: ParamsT, **common: Unpack[Common]) -> None:
         super().__init__(params, **common)
-        if self.wire is not None:
-            raise ValueError(f"{self.name}: its hook says what is on the wire; leave wire at fp32, or take ddp_fp16")
-        self.float_bits = self.bits_per_number
+        if self.communication_dtype is not None:
+            raise ValueError(
+                f"{self.name}: its hook says what is sent; leave the communication dtype (a spec's wire) at fp32, or "
+                "take ddp_fp16"
+            )
         ours = self.collectives
         self._group = ours.group if isinstance(ours, ProcessGroupCollectives) else None
         self.hook_state, self._hook = self.hook(self._group, self.settings)
         self._bits = self._calls = 0
         """Sent since the last step."""
+
+    @property
+    def float_bits(self) -> int:
+        return self.bits_per_number
 
     @classmethod
     def hook(cls, group: ProcessGroup | None, settings: Mapping[str, Any]) -> tuple[Any, Hook]:
@@ -75,7 +82,7 @@ class DDP(SGD):
         return {}
 
     def through(self, model: nn.Module) -> DistributedDataParallel:
-        """What forward passes in training go through: the model, whose parameters are ours, in DDP with the hook.
+        """Returns the model, whose parameters are ours, in DDP with the hook: forward passes in training go through it.
 
         Raises:
             ValueError: workers are no processes.
@@ -90,7 +97,7 @@ class DDP(SGD):
         return wrapper
 
     def _communicate(self, state: object, bucket: GradBucket) -> torch.futures.Future[Tensor]:
-        """The hook, with what it sends counted; NCCL lets it go on by itself."""
+        """Calls the hook and counts what it sends; with NCCL it goes on by itself."""
         with translated_errors():
             result = self._hook(self.hook_state, bucket)
             if dist.get_backend(self._group) == "gloo":
@@ -105,7 +112,7 @@ class DDP(SGD):
         return bucket.buffer().numel(), 1
 
     def _book(self, purpose: Purpose) -> None:
-        """What was sent since the last step was for this."""
+        """Counts what was sent since the last step under this purpose."""
         if self._calls:
             self.traffic.add(purpose, self._bits, self._calls)
         self._bits = self._calls = 0
@@ -129,3 +136,27 @@ class DDP(SGD):
     def memory_in_parameters(self) -> float:
         """DDP's buckets are as large as the gradients."""
         return super().memory_in_parameters() + 1 + self.hook_numel / self.flat.layout.numel
+
+
+def wrapped(
+    module: nn.Module, group: ProcessGroup | None, fixed_buckets: bool, bucket_cap_mb: float | None = None
+) -> DistributedDataParallel:
+    """The module in a DistributedDataParallel; parameters must be equal already, and buffers stay the worker's own.
+
+    Args:
+        fixed_buckets: buckets stay those of the start, and gradients stay where they are. Else it is as fast as can be:
+            buckets are put in the order of gradients after the first step, and gradients are views of them.
+        bucket_cap_mb: size of a bucket; None for DDP's own, by which the first is smaller.
+    """
+    with warnings.catch_warnings():
+        # Newer releases have another name for broadcast_buffers.
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(
+            module,
+            process_group=group,
+            bucket_cap_mb=bucket_cap_mb,
+            gradient_as_bucket_view=not fixed_buckets,
+            find_unused_parameters=fixed_buckets,
+            broadcast_buffers=False,
+            init_sync=False,
+        )

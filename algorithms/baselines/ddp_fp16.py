@@ -5,7 +5,7 @@ Source: PyTorch's `fp16_compress_hook`.
     g <- fp32(sum(fp16(g_i) / n))           added in 16 bits, by the backend
     m <- beta m + g + lambda x;  x <- x - eta (beta m + g + lambda x)
 
-What rounding loses is lost; there is no error feedback. A number beyond 65,504 is infinite on the wire.
+What rounding loses is lost; there is no error feedback. A number beyond 65,504 becomes infinite.
 Cost: 16 d bits per step, in DDP's buckets, which are counted as one collective.
 """
 
@@ -15,8 +15,7 @@ from typing import Any, ClassVar
 from torch.distributed import ProcessGroup
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
 
-from algorithms.baselines.ddp import DDP
-from algorithms.core.ddp_wrapper import Hook
+from algorithms.baselines.ddp import DDP, Hook
 
 
 class DDPFp16(DDP):

@@ -23,17 +23,14 @@ from torch.distributed import GradBucket, ProcessGroup  # type: ignore[attr-defi
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 from torch.optim.optimizer import ParamsT
 
-from algorithms.baselines.ddp import DDP
-from algorithms.core.arguments import Common
-from algorithms.core.ddp_wrapper import Hook
-from algorithms.core.layout import Layout, Window
-from algorithms.core.settings import require_interval
-from algorithms.core.traffic import Purpose, Traffic
+from algorithms.baselines.ddp import DDP, Hook
+from algorithms.core import Common, Layout, Purpose, Traffic, require_interval
+from algorithms.core.layout import Window
 
 EARLIEST = 3
 """The first step that the hook can compress: it was made for buckets that change after the first one."""
 BY_BUCKET = {"errors": "error_dict", "left_factors": "p_memory_dict", "right_factors": "q_memory_dict"}
-"""What a state holds of the hook's by bucket, and what the hook calls it."""
+"""The parts of the hook's state that ours holds by bucket, with the hook's names for them."""
 
 
 class DDPPowerSGD(DDP):
@@ -97,7 +94,7 @@ class DDPPowerSGD(DDP):
         return {"rank": fitting[-1]}
 
     def _handed_on(self, bucket: GradBucket) -> tuple[int, int]:
-        """By PyTorch's own count in the hook's state, which adds up what is left after compression."""
+        """Returns PyTorch's own count in the hook's state, which adds up what is left after compression."""
         before, self._counted = self._counted, self.hook_state.total_numel_after_compression
         return (self._counted - before, 3) if self._counted > before else super()._handed_on(bucket)
 

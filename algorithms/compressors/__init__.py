@@ -1,1 +1,1 @@
-"""Compressors, a file each; `algorithms.registry` finds them. Identity and zero are in the core, with the types."""
+"""Compressors, found by `algorithms.registry`. Identity and zero are in the core, with the types."""

@@ -1,14 +1,15 @@
-"""The block sparsifier: a share of the blocks of the flat vector (the paper's GRBS)."""
+"""Block sparsifiers: of the flat vector (the paper's GRBS), and tensor by tensor, as in its authors' released code."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from algorithms.core.compressors import FLOAT_BITS, SharedSupport
+from algorithms.core.compressors import FLOAT_BITS, Draw, SharedSupport, check_ratio
 from algorithms.core.layout import Layout, Window, Windows
-from algorithms.core.randomness import Draw
+from algorithms.core.traffic import Entry
 
 
 @dataclass(frozen=True)
@@ -59,3 +60,77 @@ class BlockSparsifier(SharedSupport):
         chosen = draw.choose(math.ceil(numel / size), self._num_chosen(layout))
         windows = tuple(Window(block * size, (min(size, numel - block * size),), (1,)) for block in chosen)
         return Windows(windows, padding=len(chosen) * size - sum(window.numel for window in windows))
+
+
+@dataclass(frozen=True)
+class PerTensorBlockSparsifier(SharedSupport):
+    """The block sparsifier of the authors' released code: each tensor keeps a block of its rows, or nothing.
+
+    Along axis 0 the block has k = max(1, round(size / row_ratio)) rows and starts at a multiple of k, so the last may
+    be shorter; tensors of two or more axes are cut likewise along axis 1 by `column_ratio`; a coin with probability
+    1 / tensor_ratio decides for each tensor whether it takes part, so a draw may send nothing and payloads differ.
+    """
+
+    kind: ClassVar[str] = "per_tensor_block"
+
+    row_ratio: float
+    column_ratio: float = 1.0
+    tensor_ratio: float = 1.0
+
+    def __post_init__(self) -> None:
+        for key in ("row_ratio", "column_ratio", "tensor_ratio"):
+            check_ratio(f"a per-tensor block sparsifier ({key})", getattr(self, key))
+
+    def check(self, layout: Layout) -> None:
+        pass
+
+    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
+        return float_bits * sum(
+            math.prod(hi - lo for lo, hi in spans) * rest for spans, rest in self._spans(layout, draw)
+        )
+
+    def cost(self, layout: Layout, draw: Callable[[int], Draw], steps: range, float_bits: int = FLOAT_BITS) -> Entry:
+        bits = [self.payload_bits(layout, draw(step), float_bits) for step in steps]
+        return Entry(sum(bits), sum(1 for message in bits if message))
+
+    def mean_cost(self, layout: Layout, num_draws: int, float_bits: int = FLOAT_BITS) -> Entry:
+        numel = sum(
+            math.prod(_mean_block(size, ratio) for size, ratio in self._axes(tensor)) * math.prod(tensor.shape[2:])
+            for tensor in layout.tensors
+        )
+        silent = (1 - 1 / self.tensor_ratio) ** len(layout.tensors)
+        return Entry(round(num_draws * float_bits * numel / self.tensor_ratio), round(num_draws * (1 - silent)))
+
+    def _axes(self, tensor: Window) -> Iterator[tuple[int, float]]:
+        """The size and the ratio of each axis that is cut."""
+        return zip(tensor.shape[:2], (self.row_ratio, self.column_ratio), strict=False)
+
+    def support(self, layout: Layout, draw: Draw) -> Windows:
+        windows = []
+        for tensor, spans in self._chosen(layout, draw):
+            shape = tuple(hi - lo for lo, hi in spans) + tensor.shape[len(spans) :]
+            start = sum(lo * stride for (lo, _), stride in zip(spans, tensor.strides, strict=False))
+            windows.append(Window(tensor.offset + start, shape, tensor.strides))
+        return Windows(tuple(windows))
+
+    def _spans(self, layout: Layout, draw: Draw) -> Iterator[tuple[list[tuple[int, int]], int]]:
+        for tensor, spans in self._chosen(layout, draw):
+            yield spans, math.prod(tensor.shape[len(spans) :])
+
+    def _chosen(self, layout: Layout, draw: Draw) -> Iterator[tuple[Window, list[tuple[int, int]]]]:
+        """Yields each tensor that takes part, with the range kept along its first one or two axes."""
+        raw = draw.integers(3 * len(layout.tensors)).reshape(-1, 3).tolist()
+        for tensor, (coin, *places) in zip(layout.tensors, raw, strict=True):
+            if coin * self.tensor_ratio < 2**64:
+                axes = zip(tensor.shape[:2], (self.row_ratio, self.column_ratio), places, strict=False)
+                yield tensor, [_aligned_block(size, ratio, place) for size, ratio, place in axes]
+
+
+def _aligned_block(size: int, ratio: float, place: int) -> tuple[int, int]:
+    length = max(1, round(size / ratio))
+    start = length * (place % math.ceil(size / length))
+    return start, min(start + length, size)
+
+
+def _mean_block(size: int, ratio: float) -> float:
+    return size / math.ceil(size / max(1, round(size / ratio)))

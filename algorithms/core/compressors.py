@@ -1,19 +1,74 @@
-"""What a compressor is: its type says how its messages may travel, and it states its payload in bits."""
+"""What a compressor is: its type says how its messages travel, it states its payload, and draws alike everywhere."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy
 import torch
 from torch import Tensor
 
 from algorithms.core.layout import Layout, Support, Windows, whole
-from algorithms.core.randomness import Draw
 from algorithms.core.traffic import Entry
+
+Integers = numpy.ndarray[tuple[int], numpy.dtype[numpy.uint64]]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One occasion to draw: equal draws give equal numbers, on any worker, after any restart."""
+
+    seed: int
+    step: int
+    purpose: str
+
+    def key(self, *extra: int) -> int:
+        """A 128-bit key, by sha256; `extra` (a rank, a tensor's number) gives independent streams."""
+        text = repr((self.seed, self.step, self.purpose, *extra))
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
+
+    def integers(self, count: int, *extra: int) -> Integers:
+        """`count` raw 64-bit integers of the Philox stream, whose values numpy guarantees for ever. Read only."""
+        return _raw_integers(self, count, extra)
+
+    def choose(self, population: int, count: int, *extra: int) -> list[int]:
+        """`count` of range(population), without replacement, ascending; costs O(population)."""
+        if count == population:
+            return list(range(population))
+        if count == 1:
+            return [int(self.integers(1, *extra)[0]) % population]
+        order = numpy.argsort(self.integers(population, *extra), kind="stable")
+        return sorted(order[:count].tolist())
+
+    def choose_many(self, population: int, count: int) -> torch.Tensor:
+        """Does as `choose`, for large numbers: int64 of shape (count,), ascending; costs O(count) for small shares."""
+        generator = numpy.random.Generator(numpy.random.Philox(key=self.key()))
+        chosen = generator.choice(population, count, replace=False, shuffle=False)
+        return torch.from_numpy(numpy.sort(chosen))
+
+    def normal(self, shape: tuple[int, ...], *extra: int) -> torch.Tensor:
+        """Standard normal numbers of the Philox stream: float32 of this shape, on the CPU."""
+        generator = numpy.random.Generator(numpy.random.Philox(key=self.key(*extra)))
+        return torch.from_numpy(generator.standard_normal(shape).astype(numpy.float32))
+
+    def generator(self, device: torch.device, *extra: int) -> torch.Generator:
+        """A torch generator of its own on `device`; never the global one."""
+        return torch.Generator(device).manual_seed(self.key(*extra) & (2**63 - 1))
+
+
+@functools.lru_cache(maxsize=8)
+def _raw_integers(draw: Draw, count: int, extra: tuple[int, ...]) -> Integers:
+    # Kept for a moment: a payload's size and its support are asked for one after the other.
+    raw: Integers = numpy.random.Philox(key=draw.key(*extra)).random_raw(count)
+    raw.flags.writeable = False
+    return raw
+
 
 FLOAT_BITS = 32
 INDEX_BITS = 32
@@ -23,7 +78,7 @@ class Compressor(ABC):
     """C in the papers. A method says in its signature whether it takes any, or only one with shared support."""
 
     kind: ClassVar[str]
-    """What a spec calls it."""
+    """The name that a spec has for it."""
 
     def check(self, layout: Layout) -> None:  # noqa: B027 (most work on any)
         """Raises ValueError, in one sentence, where this compressor cannot work on such a vector."""
@@ -32,11 +87,11 @@ class Compressor(ABC):
     def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
         """Bits that one worker sends for this draw; 0 means that no collective takes place.
 
-        `float_bits`: of a number on the wire, where the compressor leaves that open (`Gathered` ones have a format).
+        `float_bits`: of a number in a message, where the compressor leaves that open (`Gathered` ones have a format).
         """
 
     def cost(self, layout: Layout, draw: Callable[[int], Draw], steps: range, float_bits: int = FLOAT_BITS) -> Entry:
-        """Closed form of what one worker sends at these steps. Here for a payload of constant size."""
+        """Returns what one worker sends at these steps, in closed form; here for a payload of constant size."""
         if not steps:
             return Entry()
         bits = self.payload_bits(layout, draw(steps[0]), float_bits)
@@ -44,7 +99,7 @@ class Compressor(ABC):
         return Entry(all_bits, len(steps) if bits else 0, all_bits if isinstance(self, Gathered) else 0)
 
     def mean_cost(self, layout: Layout, num_draws: int, float_bits: int = FLOAT_BITS) -> Entry:
-        """As `cost`, as the mean over all draws where the payload depends on the draw."""
+        """Returns the same as `cost`, but the mean over all draws where the payload depends on the draw."""
         return self.cost(layout, lambda step: Draw(0, step, ""), range(num_draws), float_bits)
 
 
@@ -109,3 +164,48 @@ def check_numel(name: str, ratio: float, layout: Layout) -> None:
     """Raises ValueError where not even one coordinate would be kept."""
     if ratio > layout.numel:
         raise ValueError(f"{name} at ratio {ratio} keeps no coordinate of the model's {layout.numel}; lower the ratio")
+
+
+def require_shared_support(name: str, **compressors: Compressor) -> None:
+    """Raises ValueError for a compressor whose messages cannot be all-reduced."""
+    for key, compressor in compressors.items():
+        if not isinstance(compressor, SharedSupport):
+            raise ValueError(
+                f"{name}: {key} must have a support that all workers share (block, per-tensor block, random-k, "
+                f"identity, zero), {type(compressor).__name__} has not"
+            )
+
+
+def check_compressors(
+    name: str, layout: Layout, communication_dtype: torch.dtype | None, compressors: Mapping[str, Compressor]
+) -> None:
+    """Raises ValueError where one of them cannot work on such a vector, with such messages."""
+    for key, compressor in compressors.items():
+        if not isinstance(compressor, Compressor):
+            raise ValueError(f"{name}: {key} must be a compressor, not {compressor!r}")
+        if communication_dtype is not None and isinstance(compressor, Gathered):
+            raise ValueError(
+                f"{name}: {key}: messages of {compressor.kind} have a format of their own; leave the "
+                "communication dtype (a spec's wire) at fp32"
+            )
+        try:
+            compressor.check(layout)
+        except ValueError as error:
+            raise ValueError(f"{name}: {key}: {error}") from None
+
+
+def pack_bits(codes: Tensor, bits: int) -> Tensor:
+    """Pack uint8 codes below 2^bits (bits 1, 2, 4 or 8), lowest first, into ceil(len * bits / 8) bytes."""
+    per_byte = 8 // bits
+    padded = torch.nn.functional.pad(codes, (0, -codes.numel() % per_byte)).view(-1, per_byte)
+    packed = padded[:, 0].clone()
+    for place in range(1, per_byte):
+        packed |= padded[:, place] << (place * bits)
+    return packed
+
+
+def unpack_bits(packed: Tensor, bits: int, numel: int) -> Tensor:
+    """The inverse of `pack_bits`: the first `numel` codes, uint8."""
+    shifts = range(0, 8, bits)
+    parts = [(packed >> shift) & (2**bits - 1) for shift in shifts]
+    return torch.stack(parts, dim=1).view(-1)[:numel]

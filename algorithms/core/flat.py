@@ -87,7 +87,7 @@ class FlatBuffers:
             self._attach()
 
     def moved(self) -> bool:
-        """Whether someone moved a parameter or a gradient elsewhere: `model.to(...)`, `p.data = ...`."""
+        """Returns whether someone moved a parameter or a gradient elsewhere: `model.to(...)`, `p.data = ...`."""
         return _addresses(self.tensors) != self._homes or _addresses(self._gradient_views) != self._gradient_homes
 
     @torch.no_grad()
@@ -155,12 +155,12 @@ class FlatBuffers:
         parameter.grad = view
 
     def frozen_slices(self) -> list[slice]:
-        """Where frozen tensors lie."""
+        """Returns where frozen tensors lie."""
         windows = [self.layout.tensors[number] for number in self.frozen]
         return [slice(window.offset, window.offset + window.numel) for window in windows]
 
     def holds(self, number: int) -> bool:
-        """Whether tensor `number` still lies here: an optimiser that is made later moves it into its own vector."""
+        """Returns whether tensor `number` still lies here: a later optimiser moves it to its own vector."""
         return _addresses([self.tensors[number]]) == [self._homes[number]]
 
     def _attached(self) -> bool:
@@ -172,7 +172,7 @@ class FlatBuffers:
 
 
 def _addresses(tensors: Sequence[Tensor]) -> list[int]:
-    """Where they lie; a tensor of torch's fake mode has no address, and nobody moves it."""
+    """Returns where they lie; a tensor of torch's fake mode has no address, and nobody moves it."""
     if isinstance(tensors[0], FakeTensor):
         return [0] * len(tensors)
     return list(map(Tensor.data_ptr, tensors))

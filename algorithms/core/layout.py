@@ -1,4 +1,4 @@
-"""Where each tensor lies in the flat vector, and sets of coordinates of that vector."""
+"""The layout of tensors in the flat vector, and supports: sets of its coordinates."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Support(Protocol):
 
     @property
     def payload_numel(self) -> int:
-        """Numbers on the wire."""
+        """Numbers of its message."""
 
     def gather(self, flat: Tensor) -> Tensor:
         """A new dense tensor of shape (..., payload_numel): the coordinates of `flat` in order."""
@@ -120,7 +120,7 @@ class Windows:
             window.view(flat).copy_(part)
 
     def is_apart(self, other: Support) -> bool:
-        """Whether the two are seen to have no coordinate in common."""
+        """Returns whether the two are seen to have no coordinate in common."""
         if not isinstance(other, Windows):
             return False
         spans = sorted(window.span for window in self.windows + other.windows)

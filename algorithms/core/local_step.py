@@ -1,26 +1,32 @@
-"""A local step on the flat vectors: in one pass over them, or on a slice of them beforehand."""
+"""The local step on the flat vectors, SGD's or AdamW's: in one pass over them, or on a slice of them beforehand."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw as torch_adamw
+from torch.optim.sgd import sgd as torch_sgd
 
 from algorithms.core.flat import FlatBuffers
 from algorithms.core.layout import Window, Windows
 
 VECTOR_BYTES = 128
 """Slices begin and end at multiples of this, counted from where their span begins."""
+COUNTS = "tensor_steps"
+"""What a state calls the AdamW steps that each tensor has done."""
 
 Group = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Span:
-    """A share of the flat vector that is stepped in one go: of one parameter group, whose numbers it has.
+    """A share of the flat vector that is stepped in one go, with the numbers of its parameter group.
 
     `num_done`: local steps that its tensors have done, where the local optimiser asks for that.
     """
@@ -31,18 +37,21 @@ class Span:
     num_done: int = 0
 
 
-class LocalOptimizer(Protocol):
+class LocalOptimizer(ABC):
     """What a worker would do on its own: p_i is what it would subtract from its parameters x.
 
     It has buffers beside the parameters, each worker its own, which belong to the optimiser's state.
     """
 
+    @abstractmethod
     def buffers(self, groups: Sequence[Group]) -> list[Tensor]:
-        """All of shape (local workers, d); made when they are first needed."""
+        """Returns the buffers, each of shape (local workers, d); they are made when they are first needed."""
 
+    @abstractmethod
     def spans(self, groups: Sequence[Group]) -> list[Span]:
-        """The flat vector, in order, in shares that may be stepped in one go."""
+        """Returns the flat vector, in order, in shares that may be stepped in one go."""
 
+    @abstractmethod
     def step_(
         self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None, sign: int
     ) -> None:
@@ -51,27 +60,41 @@ class LocalOptimizer(Protocol):
         All of shape (local workers, n): a span's coordinates, or a slice of them.
         """
 
-    def count(self) -> None:
-        """A step is done, of all tensors but frozen ones."""
+    def count(self) -> None:  # noqa: B027 (SGD does not count)
+        """Notes that a step is done, of all tensors but frozen ones."""
 
     def counts(self) -> dict[str, list[int]]:
-        """What the state must hold beside the buffers, by name."""
+        """Returns what the state must hold beside the buffers, by name."""
+        return {}
 
-    def restore(self, counts: dict[str, list[int]]) -> None:
-        """Go on from there."""
+    def restore(self, counts: dict[str, list[int]]) -> None:  # noqa: B027 (SGD does not count)
+        """Goes on from these counts."""
+
+
+# In one pass, and beforehand.
+
+
+def local_step_(
+    flat: FlatBuffers, groups: Sequence[Group], local: LocalOptimizer, target: Tensor | None, sign: int
+) -> None:
+    """target <- target + sign p, the target being the parameters if None; frozen tensors and their buffers stay."""
+    buffers = local.buffers(groups)
+    changed = [flat.parameters if target is None else target, *buffers]
+    kept = [(vector, here, vector[:, here].clone()) for here in flat.frozen_slices() for vector in changed]
+    for span in local.spans(groups):
+        here = (slice(None), slice(span.start, span.stop))
+        own = [buffer[here] for buffer in buffers]
+        local.step_(
+            span, flat.parameters[here], flat.gradients[here], own, None if target is None else target[here], sign
+        )
+    for vector, frozen, values in kept:
+        vector[:, frozen] = values
+    local.count()
 
 
 @dataclass(frozen=True)
-class LocalStep:
-    """What a local step does to tensors of shape (local workers, d).
-
-    Args:
-        flat: the parameters and gradients.
-        groups: with the numbers of each part.
-        local: whose step it is.
-        target: what is changed, the parameters if None.
-        sign: -1 to take the update off, +1 to add it.
-    """
+class Foreseen:
+    """What `local_step_` with the same arguments will leave, part by part; nothing is changed."""
 
     flat: FlatBuffers
     groups: Sequence[Group]
@@ -79,22 +102,8 @@ class LocalStep:
     target: Tensor | None
     sign: int
 
-    def do_(self) -> None:
-        """The step; frozen tensors stay as they are, and so do their buffers."""
-        buffers = self.local.buffers(self.groups)
-        changed = [self.flat.parameters if self.target is None else self.target, *buffers]
-        kept = [(vector, here, vector[:, here].clone()) for here in self.flat.frozen_slices() for vector in changed]
-        for span in self.local.spans(self.groups):
-            here = (slice(None), slice(span.start, span.stop))
-            target = None if self.target is None else self.target[here]
-            own = [buffer[here] for buffer in buffers]
-            self.local.step_(span, self.flat.parameters[here], self.flat.gradients[here], own, target, self.sign)
-        for vector, frozen, values in kept:
-            vector[:, frozen] = values
-        self.local.count()
-
-    def after(self, support: Windows) -> Tensor:
-        """`support.gather` of what is changed, as it will be after the step, to the bit; nothing is changed now."""
+    def on(self, support: Windows) -> Tensor:
+        """Returns `support.gather` of the target as it will be after the step, to the bit."""
         parts, num_rows = [], len(self.flat.parameters)
         for window in support.windows:
             near = self._slice_after(*window.span)
@@ -126,5 +135,143 @@ class LocalStep:
 
 
 def fused_is_right(x: Tensor) -> bool:
-    """On the CPU torch's fused kernel leaves whole vectors of 16-bit numbers unwritten."""
+    """Returns whether torch's fused kernel may be used: on the CPU it leaves vectors of 16-bit numbers unwritten."""
     return x.device.type == "cuda" or (x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64))
+
+
+# SGD.
+
+
+@dataclass(frozen=True)
+class Nesterov(LocalOptimizer):
+    """SGD with Nesterov momentum: m_i <- beta m_i + g_i, p_i = eta (beta m_i + g_i); weight decay is part of g_i.
+
+    Args:
+        flat: the parameters and gradients.
+        held: where the buffer "momentum" is kept once it is made, when a group has momentum: a schedule may switch it
+            on.
+        arithmetic_: the arithmetic of a method whose update is another one.
+    """
+
+    flat: FlatBuffers
+    held: dict[str, Tensor]
+    arithmetic_: Callable[[Group, Tensor, Tensor, Tensor | None, Tensor | None, int], None] | None = None
+
+    def buffers(self, groups: Sequence[Group]) -> list[Tensor]:
+        if "momentum" not in self.held:
+            if not any(group["momentum"] for group in groups):
+                return []
+            self.held["momentum"] = self.flat.new_buffer()
+        return [self.held["momentum"]]
+
+    def spans(self, groups: Sequence[Group]) -> list[Span]:
+        return [Span(part.start, part.stop, group) for part, group in zip(self.flat.parts, groups, strict=True)]
+
+    def step_(
+        self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None, sign: int
+    ) -> None:
+        arithmetic_ = self.arithmetic_ or nesterov_step_
+        arithmetic_(span.group, x, g, buffers[0] if buffers else None, target, sign)
+
+
+def nesterov_step_(group: Group, x: Tensor, g: Tensor, m: Tensor | None, target: Tensor | None, sign: int) -> None:
+    """target <- target + sign eta u, with m <- beta m + g and then u = beta m + g; the target is x if None.
+
+    All of shape (local workers, n). For another target than x the weight decay is first added to the gradients, since
+    it is x's own. Rows go one by one: a kernel's rounding depends on where its vectors begin, and a worker's bits must
+    not depend on its neighbours.
+    """
+    decay = group["weight_decay"]
+    if target is not None and decay:
+        for gradient, parameters in zip(g, x, strict=True):
+            gradient.add_(parameters, alpha=decay)
+    momenta: list[Tensor | None] = [*m.unbind()] if m is not None and group["momentum"] else [None] * len(g)
+    torch_sgd(
+        list((x if target is None else target).unbind()),
+        list(g.unbind()),
+        momenta,
+        foreach=False,
+        fused=fused_is_right(x),
+        weight_decay=decay if target is None else 0.0,
+        momentum=group["momentum"],
+        lr=-sign * group["lr"],
+        dampening=0.0,
+        nesterov=group["momentum"] > 0,
+        maximize=False,
+    )
+
+
+# AdamW.
+
+
+class AdamW(LocalOptimizer):
+    """Adam with bias correction and decoupled weight decay, as torch.optim.AdamW has it; g_i has no decay in it.
+
+    Source: Loshchilov and Hutter, "Decoupled weight decay regularization", ICLR 2019, algorithm 2.
+
+        m_i <- beta1 m_i + (1 - beta1) g_i;   v_i <- beta2 v_i + (1 - beta2) g_i^2
+        p_i = eta lambda x_i + eta (m_i / (1 - beta1^t)) / (sqrt(v_i / (1 - beta2^t)) + eps)
+
+    t counts the steps that a tensor has done, which are fewer where it was frozen for a while. The moments "exp_avg"
+    and "exp_avg_sq", of shape (local workers, d), are put into `held`.
+    """
+
+    def __init__(self, flat: FlatBuffers, held: dict[str, Tensor]) -> None:
+        self.flat = flat
+        self._moments = [held.setdefault(key, flat.new_buffer()) for key in ("exp_avg", "exp_avg_sq")]
+        self._done = [0] * len(flat.tensors)
+        """Steps that each tensor has done."""
+
+    def buffers(self, groups: Sequence[Group]) -> list[Tensor]:
+        return self._moments
+
+    def spans(self, groups: Sequence[Group]) -> list[Span]:
+        """Returns the groups, cut where one tensor has done more steps than the next."""
+        tensors = list(zip(self.flat.layout.tensors, self._done, strict=True))
+        spans = []
+        for part, group in zip(self.flat.parts, groups, strict=True):
+            inside = [(each, done) for each, done in tensors if part.start <= each.offset < part.stop and each.numel]
+            for done, run in groupby(inside, key=lambda each: each[1]):
+                windows = [window for window, _ in run]
+                spans.append(Span(windows[0].offset, windows[-1].offset + windows[-1].numel, group, done))
+        return spans
+
+    def step_(
+        self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None, sign: int
+    ) -> None:
+        """See `LocalOptimizer`. Rows go one by one, as in `nesterov_step_`."""
+        group, (exp_avg, exp_avg_sq) = span.group, buffers
+        lr, decay, (beta1, beta2) = group["lr"], group["weight_decay"], group["betas"]
+        if target is not None and decay:  # x's own, though the target is another
+            for own, parameters in zip(target, x, strict=True):
+                own.add_(parameters, alpha=sign * lr * decay)
+        fused, changed = fused_is_right(x), list((x if target is None else target).unbind())
+        # A fill, not a copy: nobody waits for a GPU. The kernel that is not fused reads the number on the host.
+        device = x.device if fused else torch.device("cpu")
+        steps = torch.full((len(changed),), float(span.num_done), dtype=torch.float32, device=device)
+        torch_adamw(
+            changed,
+            list(g.unbind()),
+            list(exp_avg.unbind()),
+            list(exp_avg_sq.unbind()),
+            [],
+            list(steps.unbind()),
+            foreach=False,
+            fused=fused,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=-sign * lr,
+            weight_decay=decay if target is None else 0.0,
+            eps=group["eps"],
+            maximize=False,
+        )
+
+    def count(self) -> None:
+        self._done = [done + (number not in self.flat.frozen) for number, done in enumerate(self._done)]
+
+    def counts(self) -> dict[str, list[int]]:
+        return {COUNTS: list(self._done)}
+
+    def restore(self, counts: dict[str, list[int]]) -> None:
+        self._done = list(counts[COUNTS])

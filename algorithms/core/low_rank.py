@@ -57,7 +57,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class LowRank:
-    """What a layout becomes at a rank: its matrices, those of one shape side by side, and two messages.
+    """A layout seen at a rank: its matrices, those of one shape side by side, and two messages.
 
     The first message holds every P, and then the tensors that are no matrices; the second every Q. A matrix' own rank
     is at most its smaller side.
@@ -88,13 +88,13 @@ class LowRank:
 
     @cached_property
     def first_parts(self) -> dict[int, slice]:
-        """Of each tensor, by its number, where its part of the first message is."""
+        """The part of the first message that each tensor has, by the tensor's number."""
         sizes = {each.number: each.rows * each.rank for each in self.matrices}
         return _side_by_side(sizes | {number: self.layout.tensors[number].numel for number in self.others})
 
     @cached_property
     def second_parts(self) -> dict[int, slice]:
-        """Of each matrix, by its tensor's number, where its part of the second message is."""
+        """The part of the second message that each matrix has, by its tensor's number."""
         return _side_by_side({each.number: each.columns * each.rank for each in self.matrices})
 
     @cached_property

@@ -11,66 +11,90 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
-from algorithms.core.collectives import Collectives
-from algorithms.core.compressors import SharedSupport
-from algorithms.core.early_sums import EarlySums
 from algorithms.core.flat import FlatBuffers
-from algorithms.core.layout import Layout, Support, Windows
-from algorithms.core.randomness import Draw
-from algorithms.core.stages import Stage
-from algorithms.core.traffic import Purpose
+from algorithms.core.stages import EarlyMessage
+from algorithms.core.traffic import Purpose, Traffic
 
 
 @dataclass(frozen=True)
-class EarlyMessage:
-    """A message of a step that can be computed before the whole gradient is known."""
-
-    purpose: Purpose
-    support: Windows
-    payload_bits: int
-    tensors: tuple[int, ...]
-    """Whose gradients must be done, ascending, in the order in which the optimiser was given its parameters."""
-    payload: Callable[[], Tensor]
-    """What the step will send, of shape (support.payload_numel,); changes nothing."""
+class _Begun:
+    message: Tensor
+    total: Tensor
+    wait: Callable[[], object]
 
 
-def early_messages(
-    stages: Sequence[Stage], step: int, flat: FlatBuffers, draw: Callable[[int, Purpose], Draw], float_bits: int
-) -> list[EarlyMessage]:
-    """Those messages of a step that can be computed before the whole gradient is known, in the order of its stages."""
-    # Of types shorter than 32 bits a slice's bits can differ from the whole's, however the slice is cut.
-    if flat.parameters.element_size() < 4 or all(stage.early is None for stage in stages):
-        return []
-    layout, messages, before = flat.layout, [], list[Support | None]()
-    for stage in stages:
-        if stage.takes_place(step):
-            compressor, now = stage.compressor, draw(step, stage.purpose)
-            support = compressor.support(layout, now) if isinstance(compressor, SharedSupport) else None
-            if stage.early is not None and _is_known_early(support, layout, before):
-                bits, payload = compressor.payload_bits(layout, now, float_bits), partial(stage.early, support)
-                messages.append(EarlyMessage(stage.purpose, support, bits, layout.touched(support), payload))
-            before.append(support)
-    return messages
+class EarlySums:
+    """The collectives' side of overlap: at most one sum under way for each purpose.
 
-
-def _is_known_early(support: Support | None, layout: Layout, before: Sequence[Support | None]) -> TypeGuard[Windows]:
-    """Whether it is a part of the vector, in windows, which no earlier message of the step changes.
-
-    `before`: the coordinates of these messages, to which other workers contribute; None where they may be any.
+    Args:
+        sum_: replaces a tensor by its sum over workers. It needs a process group of its own, since the main thread
+            may use the other while a sum is under way.
     """
-    return (
-        isinstance(support, Windows)
-        and 0 < support.payload_numel < layout.numel
-        and all(other is not None and support.is_apart(other) for other in before)
-    )
+
+    def __init__(self, sum_: Callable[[Tensor], None]) -> None:
+        self._sum_ = sum_
+        self._helper = ThreadPoolExecutor(1, "early_sums")
+        self._stream: torch.cuda.Stream | None = None
+        self._begun: dict[Purpose, _Begun] = {}
+
+    def begin(self, message: Tensor, purpose: Purpose) -> None:
+        """Start to sum `message`, which must not be changed. All workers must begin the same sums in the same order.
+
+        Raises:
+            RuntimeError: a sum for this purpose is under way.
+        """
+        if purpose in self._begun:
+            raise RuntimeError(
+                "two optimisers send early through one ProcessGroupCollectives(overlap=True); give each its own"
+            )
+        total = message.clone()
+        self._begun[purpose] = _Begun(message, total, self._start(total))
+
+    def _start(self, total: Tensor) -> Callable[[], object]:
+        if not total.is_cuda:
+            return self._helper.submit(self._sum_, total).result
+        # On a GPU no thread is needed: the host goes on while the sum waits for its turn in a stream of its own.
+        stream = self._stream = self._stream or torch.cuda.Stream(total.device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(total.device))
+        with torch.cuda.stream(stream):
+            self._sum_(total)
+            done = stream.record_event()
+        return lambda: torch.cuda.current_stream(total.device).wait_event(done)
+
+    def finish_(self, tensor: Tensor, purpose: Purpose) -> bool:
+        """Replace `tensor` by its sum if that was begun; returns whether it was.
+
+        Raises:
+            RuntimeError: what was begun is the sum of something else.
+            CollectiveError: as for any collective.
+        """
+        begun = self._begun.pop(purpose, None)
+        if begun is None:
+            return False
+        same = tensor.shape == begun.message.shape and torch.allclose(tensor, begun.message, 0, 0, equal_nan=True)
+        begun.wait()
+        if not same:
+            raise RuntimeError(
+                f"overlap: the {purpose.value} message of this step differs from what was sent during the backward "
+                "pass, because gradients, parameters or the learning rate were changed between backward() and step() "
+                "(clipped, say); make the collectives with overlap=False"
+            )
+        tensor.copy_(begun.total)
+        return True
+
+    def drop(self) -> list[int]:
+        """Forget what was begun, once it is done; returns the messages' bits."""
+        dropped, self._begun = list(self._begun.values()), {}
+        for begun in dropped:
+            begun.wait()
+        return [8 * begun.total.element_size() * begun.total.numel() for begun in dropped]
 
 
 class Reducer:
@@ -81,21 +105,22 @@ class Reducer:
     sent is dropped and counted as control.
 
     Args:
-        list_messages: the early messages of the step that comes next.
+        traffic: where what was sent in vain is counted.
         early: where sums are begun.
-        wire: type of the numbers that are sent, None for the parameters' own.
+        list_messages: returns the early messages of the step that comes next.
+        communication_dtype: type of the numbers that are sent, None for the parameters' own.
     """
 
     def __init__(
         self,
         flat: FlatBuffers,
-        collectives: Collectives,
+        traffic: Traffic,
         early: EarlySums,
         list_messages: Callable[[], Sequence[EarlyMessage]],
-        wire: torch.dtype | None,
+        communication_dtype: torch.dtype | None,
     ) -> None:
-        self._flat, self._collectives, self._early = flat, collectives, early
-        self._list_messages, self._wire = list_messages, wire
+        self._flat, self._traffic, self._early = flat, traffic, early
+        self._list_messages, self._communication_dtype = list_messages, communication_dtype
         self._is_listed = False
         """Whether the messages of the step that comes next are in `_waiting`, or begun."""
         self._waiting: deque[EarlyMessage] = deque()
@@ -131,7 +156,7 @@ class Reducer:
     def drop(self) -> None:
         """Forget this step's messages, also those under way."""
         for bits in self._early.drop():
-            self._collectives.traffic.add(Purpose.CONTROL, bits)
+            self._traffic.add(Purpose.CONTROL, bits)
         self._is_listed = False
 
     def stop(self, reason: str) -> None:
@@ -160,7 +185,8 @@ class Reducer:
     def _begin_next(self) -> None:
         message = self._waiting.popleft()
         payload = message.payload()
-        self._early.begin(payload if self._wire is None else payload.to(self._wire), message.purpose)
+        dtype = self._communication_dtype
+        self._early.begin(payload if dtype is None else payload.to(dtype), message.purpose)
 
 
 def _hook(reducer: weakref.ref[Reducer], number: int) -> Callable[[Tensor], None]:

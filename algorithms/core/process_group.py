@@ -12,9 +12,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from algorithms.core.collectives import CollectiveError, Collectives, SoloCollectives
-from algorithms.core.early_sums import EarlySums
-from algorithms.core.elapsed import Mark, mark
+from algorithms.core.overlap import EarlySums
 from algorithms.core.topology import Mixing
+from algorithms.core.traffic import Mark, mark
 
 # PyTorch 2.13 renamed it and warns of the old name.
 _all_gather: Callable[..., object] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -38,7 +38,7 @@ class ProcessGroupCollectives(Collectives):
         self.group = group
         backend = dist.get_backend(group)
         self.device = torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else None
-        """Where tensors must be to be sent; None if anywhere."""
+        """The device that tensors must be on to be sent; None if any will do."""
         if overlap:
             self.early = EarlySums(ProcessGroupCollectives(_twin(group))._sum_)
 
@@ -86,7 +86,7 @@ class ProcessGroupCollectives(Collectives):
 
 
 def default_collectives(groups: Sequence[Mapping[str, Any]]) -> Collectives:
-    """The process group if there is one, else a group of one; `groups` are an optimiser's.
+    """Returns the process group if there is one, else a group of one; `groups` are an optimiser's.
 
     Raises:
         RuntimeError: several processes were started (`WORLD_SIZE` in the environment) and cannot talk to each other,
@@ -121,16 +121,16 @@ def _twin(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
     return twin
 
 
-class translated_errors:
-    """What backends raise where a worker is lost or late, named for what it is, whatever its words: a collective's
-    failure is told by where it arises. Too little memory is another matter.
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Raises CollectiveError for what backends raise where a worker is lost or late, whatever their words.
+
+    A collective's failure is told by where it arises. Too little memory is another matter.
     """
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        # Backends raise plain RuntimeErrors; Python's own sockets and pipes, under a store, have errors of their own.
-        lost = isinstance(error, RuntimeError | ConnectionError | TimeoutError | EOFError)
-        if lost and not isinstance(error, CollectiveError | torch.OutOfMemoryError):
-            raise CollectiveError(f"a collective failed: {str(error) or type(error).__name__}") from error
+    try:
+        yield
+    except (CollectiveError, torch.OutOfMemoryError):
+        raise
+    # Backends raise plain RuntimeErrors; Python's own sockets and pipes, under a store, have errors of their own.
+    except (RuntimeError, ConnectionError, TimeoutError, EOFError) as error:
+        raise CollectiveError(f"a collective failed: {str(error) or type(error).__name__}") from error

@@ -1,22 +1,150 @@
-"""The settings that a method has of its own: which they are, and what is refused."""
+"""What a method is given: the arguments that all have, the settings of its own, their checks, and how it prints."""
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
+from numbers import Real
+from typing import Any, Literal, Required, TypedDict, get_args
 
 import torch
-from torch.optim.optimizer import Optimizer
+from torch import nn
 
-from algorithms.core.arguments import Common
-from algorithms.core.compressors import Compressor, Gathered, SharedSupport
-from algorithms.core.layout import Layout
+from algorithms.core.collectives import Collectives
+from algorithms.core.compressors import FLOAT_BITS
+from algorithms.core.traffic import Traffic
+
+LocalStepName = Literal["sgd", "adamw"]
 
 
-def own_parameters(algorithm: type[Optimizer]) -> dict[str, inspect.Parameter]:
-    """The arguments that a method has and others have not, by name: its settings."""
+class Common(TypedDict, total=False):
+    """The arguments that all methods have; see `DistributedOptimizer`."""
+
+    lr: Required[float]
+    momentum: float | None
+    weight_decay: float
+    collectives: Collectives | None
+    seed: int
+    communication_dtype: torch.dtype | None
+    wire: torch.dtype | None
+    model: nn.Module | None
+    local_step: LocalStepName
+    betas: tuple[float, float]
+    eps: float
+
+
+NUMBERS: dict[str, tuple[str, ...]] = {
+    "sgd": ("lr", "momentum", "weight_decay"),
+    "adamw": ("lr", "betas", "eps", "weight_decay"),
+}
+"""The numbers that each parameter group has, by local step."""
+
+_RANGES = {
+    "lr": ("the learning rate must be a number from 0 up", inf),
+    "momentum": ("the momentum must lie in [0, 1)", 1.0),
+    "weight_decay": ("the weight decay must be a number from 0 up", inf),
+    "eps": ("eps must be a number above 0", inf),
+}
+
+_NOT_TAKEN = {
+    "dampening": 0,
+    "nesterov": True,
+    "maximize": False,
+    "foreach": False,
+    "differentiable": False,
+    "fused": True,
+    "amsgrad": False,
+    "capturable": False,
+}
+"""Options of torch.optim.SGD and AdamW that are not taken, with the value that says what is done anyway."""
+_DONE = {"sgd": "with Nesterov's momentum", "adamw": "with Adam's two moments"}
+
+
+# The numbers of parameter groups.
+
+
+def group_defaults(
+    method: str,
+    local_step: LocalStepName,
+    given: dict[str, Any],
+    without_momentum: str | None,
+    sgd_alone: str | None,
+) -> dict[str, Any]:
+    """Returns the numbers of groups that do not say otherwise: those of this local step, `given` or by default.
+
+    Args:
+        given: all numbers; None where the user gave none.
+        without_momentum: what the method is called without momentum, if that is another one. It then has some by
+            default: 0.9, where others have 0.
+        sgd_alone: why the method has no local step but SGD's, if it has not.
+
+    Raises:
+        ValueError: no such local step, one that the method cannot have, or numbers of another one.
+    """
+    if local_step not in get_args(LocalStepName):
+        raise ValueError(f"{method}: local_step must be one of {', '.join(NUMBERS)}, not {local_step!r}")
+    if local_step != "sgd" and sgd_alone is not None:
+        raise ValueError(f"{method}: local_step = {local_step!r} cannot be, since {sgd_alone}; leave local_step out")
+    foreign = [key for key, value in given.items() if value is not None and key not in NUMBERS[local_step]]
+    if foreign:
+        raise ValueError(f"{method}: {_foreign(foreign[0], local_step)}")
+    usual = {"momentum": 0.0 if without_momentum is None else 0.9, "betas": (0.9, 0.999), "eps": 1e-8}
+    chosen = {key: usual[key] if given[key] is None else given[key] for key in NUMBERS[local_step]}
+    if chosen.get("momentum") == 0 and without_momentum is not None:
+        raise ValueError(f"{method}: the momentum must not be 0; without momentum the method is {without_momentum}")
+    return chosen
+
+
+def _foreign(key: str, local_step: str) -> str:
+    owner = next(name for name, numbers in NUMBERS.items() if key in numbers)
+    return f"{key} belongs to local_step = {owner!r}, and local_step is {local_step!r}; leave {key} out"
+
+
+def check_numbers(groups: Iterable[Mapping[str, Any]]) -> None:
+    """Raises ValueError where a group's learning rate, momentum, betas, eps or weight decay is out of range."""
+    for group in groups:
+        for key, (sentence, limit) in _RANGES.items():
+            if key in group and not 0 <= group[key] < limit:
+                raise ValueError(f"{sentence}, not {group[key]}")
+        if "betas" in group and not all(0 <= beta < 1 for beta in group["betas"]):
+            raise ValueError(f"betas must lie in [0, 1), not {group['betas']}")
+        if group.get("eps") == 0:
+            raise ValueError("eps must be a number above 0, not 0")
+
+
+def check_options(groups: Iterable[dict[str, Any]], local_step: LocalStepName) -> None:
+    """Raises ValueError where a group asks for something that these optimisers do not do."""
+    for number, group in enumerate(groups):
+        for key in NUMBERS[local_step]:
+            _check_plain(number, key, group[key])
+        check_numbers([{key: group[key] for key in NUMBERS[local_step]}])
+        for key, done in _NOT_TAKEN.items():
+            if group.get(key, done) not in (done, None):
+                raise ValueError(
+                    f"group {number}: {key} = {group[key]!r} is an option of torch.optim that these optimisers do "
+                    f"not have (they minimise, {_DONE[local_step]}, in one fused pass); leave it out"
+                )
+        foreign = [key for keys in NUMBERS.values() for key in keys if key in group and key not in NUMBERS[local_step]]
+        if foreign:
+            raise ValueError(f"group {number}: {_foreign(foreign[0], local_step)}")
+
+
+def _check_plain(number: int, key: str, value: Any) -> None:
+    is_pair = key == "betas"
+    if is_pair and not (isinstance(value, tuple | list) and len(value) == 2):
+        raise ValueError(f"group {number}: betas must be two numbers, not {value!r}")
+    for each in value if is_pair else [value]:
+        if isinstance(each, bool) or not isinstance(each, Real):
+            raise ValueError(f"group {number}: {key} must be a plain number, not {each!r}")
+
+
+# The settings of a method's own.
+
+
+def own_parameters(algorithm: type[Any]) -> dict[str, inspect.Parameter]:
+    """Returns the arguments that a method has and others have not, by name: its settings."""
     return {
         key: parameter
         for key, parameter in inspect.signature(algorithm.__init__).parameters.items()
@@ -24,8 +152,8 @@ def own_parameters(algorithm: type[Optimizer]) -> dict[str, inspect.Parameter]:
     }
 
 
-def own_defaults(algorithm: type[Optimizer]) -> dict[str, Any]:
-    """Those of its settings that need not be given."""
+def own_defaults(algorithm: type[Any]) -> dict[str, Any]:
+    """Returns the settings that need not be given, with their values then."""
     parameters = own_parameters(algorithm).items()
     return {key: each.default for key, each in parameters if each.default is not inspect.Parameter.empty}
 
@@ -36,32 +164,53 @@ def require_interval(name: str, key: str, interval: int) -> None:
         raise ValueError(f"{name}: {key} must be an integer from 1 up, not {interval!r}")
 
 
+def require_gamma(name: str, gamma: float) -> None:
+    """Raises ValueError unless `gamma`, the consensus step, is a number in (0, 1]."""
+    if isinstance(gamma, bool) or not isinstance(gamma, int | float) or not 0 < gamma <= 1:
+        raise ValueError(f"{name}: gamma must be a number above 0 and up to 1, not {gamma!r}")
+
+
 def nearest_factors(product: int) -> tuple[int, int]:
-    """The two integers of this product that are nearest to each other, the smaller one first."""
+    """Returns the two integers of this product that are nearest to each other, the smaller one first."""
     smaller = next(each for each in range(math.isqrt(product), 0, -1) if product % each == 0)
     return smaller, product // smaller
 
 
-def require_shared_support(name: str, **compressors: Compressor) -> None:
-    """Raises ValueError for a compressor whose messages cannot be all-reduced."""
-    for key, compressor in compressors.items():
-        if not isinstance(compressor, SharedSupport):
-            raise ValueError(
-                f"{name}: {key} must have a support that all workers share (block, per-tensor block, random-k, "
-                f"identity, zero), {type(compressor).__name__} has not"
-            )
+# How a method prints, and is compared.
 
 
-def check_compressors(
-    name: str, layout: Layout, wire: torch.dtype | None, compressors: Mapping[str, Compressor]
-) -> None:
-    """Raises ValueError where one of them cannot work on such a vector, with such numbers on the wire."""
-    for key, compressor in compressors.items():
-        if not isinstance(compressor, Compressor):
-            raise ValueError(f"{name}: {key} must be a compressor, not {compressor!r}")
-        if wire is not None and isinstance(compressor, Gathered):
-            raise ValueError(f"{name}: {key}: messages of {compressor.kind} have a format of their own; wire is fp32")
-        try:
-            compressor.check(layout)
-        except ValueError as error:
-            raise ValueError(f"{name}: {key}: {error}") from None
+def in_words(settings: Mapping[str, Any], communication_dtype: torch.dtype | None, local_step: str) -> dict[str, str]:
+    """Returns what states and workers compare: settings, communication dtype and a local step other than SGD's."""
+    stepping = {} if local_step == "sgd" else {"local_step": local_step}
+    compared = {**settings, "communication_dtype": communication_dtype, **stepping}
+    return {key: repr(value) for key, value in compared.items()}
+
+
+def overall_ratio(
+    settings: Mapping[str, Any], num_parameters: int, expected_traffic: Callable[[int], Traffic]
+) -> float:
+    """Returns how many times as much SGD sends in the long run (32 d bits a step); infinite where nothing is sent."""
+    intervals = math.prod(value for value in settings.values() if type(value) is int)
+    num_steps = intervals * math.ceil(100 / intervals)  # whole intervals; where draws differ, about their mean
+    sent = [expected_traffic(steps).training_bits for steps in (num_steps, 2 * num_steps)]
+    bits = sent[1] - sent[0]  # without what is sent but once, at the start
+    return FLOAT_BITS * num_parameters * num_steps / bits if bits else inf
+
+
+def described(
+    name: str,
+    settings: Mapping[str, Any],
+    local_step: LocalStepName,
+    groups: Sequence[Mapping[str, Any]],
+    num_parameters: int,
+    ratio: float,
+    collectives: Collectives,
+) -> str:
+    """Returns a line with the class, its settings, the numbers of each group, d, the overall ratio and the worker."""
+    numbers = [{key: group[key] for key in NUMBERS[local_step]} for group in groups]
+    settings = settings if local_step == "sgd" else {**settings, "local_step": local_step}
+    own = ", ".join(f"{key}={value!r}" for key, value in {**settings, **numbers[0]}.items())
+    others = "".join(f", group {number}: {each}" for number, each in enumerate(numbers[1:], 1))
+    sent = "nothing is sent" if ratio == inf else f"overall ratio {ratio:,.4g}"
+    worker = f"worker {collectives.rank} of {collectives.world_size}"
+    return f"{name}({own}{others}; d = {num_parameters:,}, {sent}, {worker})"

@@ -1,15 +1,17 @@
-"""A method's step as data: what is sent in it, in stages; the closed form and where workers agree follow from them."""
+"""A method's step as data: what is sent, in stages; the closed form and what can be sent early follow from them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeGuard
 
 from torch import Tensor
 
-from algorithms.core.compressors import FLOAT_BITS, Compressor, Identity, SharedSupport
-from algorithms.core.layout import Layout, Windows
-from algorithms.core.randomness import Draw
+from algorithms.core.compressors import FLOAT_BITS, Compressor, Draw, Identity, SharedSupport
+from algorithms.core.flat import FlatBuffers
+from algorithms.core.layout import Layout, Support, Windows
 from algorithms.core.topology import Topology
 from algorithms.core.traffic import Entry, Purpose, Traffic
 
@@ -48,7 +50,7 @@ def traffic_of(
     topology: Topology | None,
     num_workers: int,
 ) -> Traffic:
-    """The closed form of what one worker sends in the first `num_steps` steps; `cost` is that of one message at these.
+    """Returns what one worker sends in the first `num_steps` steps, in closed form; `cost` is a stage's.
 
     What falls on the steps left out is taken off again, so that mean costs are rounded once for each.
     """
@@ -73,7 +75,7 @@ def _to_neighbours(cost: Entry, topology: Topology, num_workers: int) -> Entry:
 
 
 def equalises(stage: Stage, step: int, layout: Layout, draw: Callable[[int, Purpose], Draw]) -> bool:
-    """Whether all workers hold the same parameters after the stage took place in that step, if sums are exact.
+    """Returns whether all workers hold the same parameters after the stage took place in that step, if sums are exact.
 
     They do where the whole error or model is averaged; and where every update is, so that none ever differed.
     """
@@ -83,6 +85,53 @@ def equalises(stage: Stage, step: int, layout: Layout, draw: Callable[[int, Purp
 
 
 def sends_all(stage: Stage, layout: Layout, draw: Draw) -> bool:
-    """Whether this draw keeps every coordinate, so that the workers' values are equal after it."""
+    """Returns whether this draw keeps every coordinate, so that the workers' values are equal after it."""
     shared = isinstance(stage.compressor, SharedSupport)
     return shared and stage.compressor.payload_bits(layout, draw) >= FLOAT_BITS * layout.numel
+
+
+# What can be sent early.
+
+
+@dataclass(frozen=True)
+class EarlyMessage:
+    """A message of a step that can be computed before the whole gradient is known."""
+
+    purpose: Purpose
+    support: Windows
+    payload_bits: int
+    tensors: tuple[int, ...]
+    """Numbers of the tensors whose gradients must be done, ascending."""
+    payload: Callable[[], Tensor]
+    """Returns what the step will send, of shape (support.payload_numel,), and changes nothing."""
+
+
+def early_messages(
+    stages: Sequence[Stage], step: int, flat: FlatBuffers, draw: Callable[[int, Purpose], Draw], float_bits: int
+) -> list[EarlyMessage]:
+    """Returns the messages of a step that can be computed before the whole gradient is known, in order."""
+    # Of types shorter than 32 bits a slice's bits can differ from the whole's, however the slice is cut.
+    if flat.parameters.element_size() < 4 or all(stage.early is None for stage in stages):
+        return []
+    layout, messages, before = flat.layout, [], list[Support | None]()
+    for stage in stages:
+        if stage.takes_place(step):
+            compressor, now = stage.compressor, draw(step, stage.purpose)
+            support = compressor.support(layout, now) if isinstance(compressor, SharedSupport) else None
+            if stage.early is not None and _is_known_early(support, layout, before):
+                bits, payload = compressor.payload_bits(layout, now, float_bits), partial(stage.early, support)
+                messages.append(EarlyMessage(stage.purpose, support, bits, layout.touched(support), payload))
+            before.append(support)
+    return messages
+
+
+def _is_known_early(support: Support | None, layout: Layout, before: Sequence[Support | None]) -> TypeGuard[Windows]:
+    """Returns whether it is a part of the vector, in windows, which no earlier message of the step changes.
+
+    `before`: the coordinates of these messages, to which other workers contribute; None where they may be any.
+    """
+    return (
+        isinstance(support, Windows)
+        and 0 < support.payload_numel < layout.numel
+        and all(other is not None and support.is_apart(other) for other in before)
+    )

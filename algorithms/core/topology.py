@@ -16,7 +16,7 @@ Rows = tuple[tuple[float, ...], ...]
 Matrix = NDArray[numpy.float64]
 
 TOLERANCE = 1e-9
-"""By which a sum of weights may miss 1."""
+"""How far a sum of weights may be from 1."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Mixing:
 
     @cached_property
     def senders(self) -> tuple[tuple[int, ...], ...]:
-        """Of each worker, those whose messages it takes, ascending."""
+        """For each worker, the ranks whose messages it takes, ascending."""
         return tuple(tuple(sender for sender, _ in row) for row in self.neighbours)
 
     @cached_property
     def receivers(self) -> tuple[tuple[int, ...], ...]:
-        """Of each worker, those that take its message, ascending."""
+        """For each worker, the ranks that take its message, ascending."""
         receivers: list[list[int]] = [[] for _ in self.neighbours]
         for rank, senders in enumerate(self.senders):
             for sender in senders:
@@ -47,7 +47,7 @@ class Mixing:
 
     @cached_property
     def num_messages(self) -> int:
-        """What a worker sends in this step; where workers differ in that, the most, for which a step must wait."""
+        """The messages that a worker sends in this step; where workers differ, the most, for which a step must wait."""
         return max(map(len, self.receivers))
 
     @cached_property
@@ -69,7 +69,7 @@ class Mixing:
 
 @dataclass(frozen=True, repr=False)
 class Topology:
-    """Who mixes with whom; what it means for n workers is said by `rounds`.
+    """A rule of who mixes with whom; `rounds` says what it means for n workers.
 
     Args:
         kind: "ring": both neighbours. "exponential": those at distances 1, 2, 4, ... "one_peer": the same, one distance
@@ -94,7 +94,7 @@ class Topology:
             object.__setattr__(self, "rows", _checked(self.rows))
 
     def __repr__(self) -> str:
-        """As a setting is written; a matrix by its digest, so that workers and saved states can be compared."""
+        """Returns how a setting is written; for a matrix its digest, so that workers and states can be compared."""
         if self.rows is None:
             return repr(self.kind)
         digest = hashlib.sha256(repr(self.rows).encode()).hexdigest()[:12]
@@ -138,6 +138,11 @@ class Topology:
         matrices = [mixing.matrix for mixing in self.rounds(num_workers)]
         over_all = reduce(lambda before, after: after @ before, matrices)
         return max(0.0, 1 - float(numpy.linalg.norm(over_all - 1 / num_workers, 2)))
+
+
+def mixing_of(rounds: tuple[Mixing, ...], step: int) -> Mixing:
+    """Returns the mixing of step number `step`, counted from 1."""
+    return rounds[(step - 1) % len(rounds)]
 
 
 def as_topology(name: str, topology: Topology | Named) -> Topology:

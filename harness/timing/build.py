@@ -13,8 +13,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDSt
 from torch.optim import Optimizer
 
 from algorithms import ProcessGroupCollectives
-from algorithms.baselines.ddp import DDP
-from algorithms.core.ddp_wrapper import wrapped
+from algorithms.baselines.ddp import DDP, wrapped
 from algorithms.core.topology import Mixing
 from algorithms.registry import baselines
 from harness.timing.ddp_buckets import Groups, by_bucket, held_back, one_by_one

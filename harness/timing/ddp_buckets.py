@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributed import GradBucket  # type: ignore[attr-defined]
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState
 
-from algorithms.core.ddp_wrapper import Hook
+from algorithms.baselines.ddp import Hook
 from harness.timing.methods import BUCKET_MEGABYTES
 
 

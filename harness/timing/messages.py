@@ -9,7 +9,7 @@ from statistics import mean, median
 import torch
 
 from algorithms import DistributedOptimizer
-from algorithms.core.overlap import EarlyMessage
+from algorithms.core.stages import EarlyMessage
 from harness.records.timings import Message, Rounds
 from harness.timing.methods import TimedMethod
 from harness.timing.steps import Recorded, Turn, TurnContext

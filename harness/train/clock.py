@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 
 from algorithms import Collectives
-from algorithms.core.elapsed import Elapsed, mark
+from algorithms.core.traffic import Elapsed, mark
 
 Phase = Literal["data", "compute", "communicate", "evaluate", "checkpoint"]
 PHASES: tuple[Phase, ...] = ("data", "compute", "communicate", "evaluate", "checkpoint")

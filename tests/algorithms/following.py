@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from algorithms import Collectives, Compressor
-from algorithms.core.compressors import SharedSupport
+from algorithms.core.compressors import Draw, SharedSupport
 from algorithms.core.layout import Layout
-from algorithms.core.randomness import Draw
 from tests.algorithms import transcription
 from tests.algorithms.problems import (
     BIAS_LR,

@@ -23,7 +23,7 @@ from algorithms import (
     ProcessGroupCollectives,
     Purpose,
 )
-from algorithms.core.early_sums import EarlySums
+from algorithms.core.overlap import EarlySums
 from tests.algorithms.problems import groups, make_optimizer, own_settings, reloaded, switches
 
 WORLD_SIZE, NUM_STEPS, INTERVAL = 3, 7, 3
@@ -68,7 +68,10 @@ ADAMW: dict[str, Any] = {"local_step": "adamw", "momentum": None, "lr": 0.01}
 CASES = {
     **{f"{name}-{block}": Case(name, (block, "block")) for name in OVERLAPPING for block in BLOCKS},
     **{f"{name}-released": Case(name, own=dict.fromkeys(switches(name), True)) for name in OVERLAPPING[-2:]},
-    **{f"{name}-wire": Case(name, common={"wire": torch.bfloat16}) for name in ("ef_sgd", "csea", "mcser")},
+    **{
+        f"{name}-bf16": Case(name, common={"communication_dtype": torch.bfloat16})
+        for name in ("ef_sgd", "csea", "mcser")
+    },
     **{f"{name}-{habit}": Case(name, habit=habit) for name in ("ef_sgd", "mcser") for habit in HABITS},
     **{f"{name}-plain": Case(name, common={"momentum": 0.0, "weight_decay": 0.0}) for name in ("ef_sgd", "cser")},
     **{f"{name}-adamw": Case(name, common=ADAMW) for name in ("ef_sgd", "mcser")},

@@ -22,8 +22,9 @@ from algorithms import (
     TopK,
     algorithms,
 )
-from algorithms.core.adamw import adamw_step_
+from algorithms.core.flat import FlatBuffers
 from algorithms.core.layout import Window, Windows
+from algorithms.core.local_step import AdamW, Span
 from tests.algorithms import transcription
 from tests.algorithms.following import NUM_STEPS, SEED, assert_follows, compress_of, make_problem
 from tests.algorithms.problems import (
@@ -232,7 +233,10 @@ def test_a_step_is_right_for_every_type_and_size(dtype: torch.dtype) -> None:
             after_m = 0.8 * before[2] + 0.2 * before[1]
             after_v = 0.95 * before[3] + 0.05 * before[1] ** 2
             direction = after_m / (1 - 0.8**3) / ((after_v / (1 - 0.95**3)).sqrt() + 1e-6)
-            adamw_step_(NUMBERS, 2, x, g, m, v, target if separate else None, +1 if separate else -1)
+            rows = [vector.unsqueeze(0) for vector in (x, g, m, v)]
+            rule = AdamW(FlatBuffers([[nn.Parameter(x.clone())]]), {})
+            target_row = target.unsqueeze(0) if separate else None
+            rule.step_(Span(0, size, NUMBERS, 2), rows[0], rows[1], rows[2:], target_row, +1 if separate else -1)
             update = 0.02 * (0.05 * before[0] + direction)
             moved, expected = (target, before[4] + update) if separate else (x, before[0] - update)
             rounding = 8 * torch.finfo(dtype).eps

@@ -23,10 +23,8 @@ from algorithms import (
     TopK,
     Zero,
 )
-from algorithms.core.bits import pack_bits, unpack_bits
-from algorithms.core.compressors import Gathered, SharedSupport
+from algorithms.core.compressors import Draw, Gathered, SharedSupport, pack_bits, unpack_bits
 from algorithms.core.layout import Layout, Window
-from algorithms.core.randomness import Draw
 from algorithms.core.traffic import Entry
 from algorithms.registry import compressors
 

@@ -25,10 +25,9 @@ from algorithms import (
     TopK,
     algorithms,
 )
-from algorithms.core.agreement import DIGEST_BYTES, NUM_SLOTS
-from algorithms.core.compressors import Gathered, SharedSupport
+from algorithms.core.checks import DIGEST_BYTES, NUM_SLOTS
+from algorithms.core.compressors import Draw, Gathered, SharedSupport
 from algorithms.core.layout import Layout, Support
-from algorithms.core.randomness import Draw
 from algorithms.core.traffic import Entry
 from algorithms.local_sgd import LocalSGD
 from algorithms.registry import settings
@@ -479,17 +478,17 @@ def test_consensus_restores_after_an_exception(name: str) -> None:
 MAY_AGREE_UNKNOWN = {"identity", "per_tensor"}
 
 
-@pytest.mark.parametrize("wire", [None, torch.float16])
+@pytest.mark.parametrize("communication_dtype", [None, torch.float16])
 @pytest.mark.parametrize(("name", "key"), [pair for pair in PAIRS if pair[0] in JOINT])
-def test_workers_agree_where_the_method_says_so(name: str, key: str, wire: torch.dtype | None) -> None:
-    if wire is not None and key in GATHERED:
+def test_workers_agree_where_the_method_says_so(name: str, key: str, communication_dtype: torch.dtype | None) -> None:
+    if communication_dtype is not None and key in GATHERED:
         return  # such messages have a format of their own
     for chosen in every_switch(name):
         own = own_settings(name, [COMPRESSORS[key]], 3, **chosen)
 
         def work(collectives: Collectives, own: dict[str, Any] = own) -> list[tuple[bool, Tensor]]:
-            model = make_model(torch.float32 if wire else torch.float64)
-            optimizer = make_optimizer(name, model, own, collectives, wire=wire)
+            model = make_model(torch.float32 if communication_dtype else torch.float64)
+            optimizer = make_optimizer(name, model, own, collectives, communication_dtype=communication_dtype)
             seen = []
             for step in range(1, 8):
                 train(optimizer, model, collectives.rank, [step])

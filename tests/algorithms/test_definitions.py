@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from algorithms import Collectives, Compressor, Zero, algorithms
-from algorithms.core.randomness import Draw
+from algorithms.core.compressors import Draw
 from algorithms.cser import CSER
 from tests.algorithms import transcription
 from tests.algorithms.following import (

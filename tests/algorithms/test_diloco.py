@@ -167,10 +167,10 @@ def test_workers_in_rows_equal_threads_with_fragments(own: Any) -> None:
         assert torch.equal(row, alone)
 
 
-def test_rounding_on_the_wire_is_kept_by_the_worker_whose_number_it_was() -> None:
+def test_rounding_is_kept_by_the_worker_whose_number_it_was() -> None:
     """So with one worker, outer learning rate 1 and no momentum nothing is lost."""
     for num_fragments in (1, 3):
-        (short,) = trained("diloco", settings(3, num_fragments, 1.0, 0.0), 1, 12, wire=torch.float16)
+        (short,) = trained("diloco", settings(3, num_fragments, 1.0, 0.0), 1, 12, communication_dtype=torch.float16)
         (full,) = trained("alone", {}, 1, 12)
         torch.testing.assert_close(short, full, rtol=0, atol=1e-13)
 

@@ -189,12 +189,14 @@ def test_when_workers_are_known_to_agree(name: str) -> None:
         stacked = [nn.Parameter(torch.stack([each.detach()] * num_workers)) for each in model.parameters()]
         collectives = StackedCollectives(num_workers)
         own = own_settings(name) | {key: value for key, value in changes.items() if key in own_settings(name)}
-        wire = changes.get("wire")
-        return algorithms()[name](stacked, lr=0.1, collectives=collectives, wire=wire, **own).agree_after(num_steps)
+        communication_dtype = changes.get("communication_dtype")
+        return algorithms()[name](
+            stacked, lr=0.1, collectives=collectives, communication_dtype=communication_dtype, **own
+        ).agree_after(num_steps)
 
     assert says(4, 7) and says(1, 7, topology="ring") and says(4, 0, topology="ring")
     assert says(3, 7, topology="ring"), "of three all are neighbours"
-    assert not says(4, 7, topology="ring") and not says(4, 7, wire=torch.float16)
+    assert not says(4, 7, topology="ring") and not says(4, 7, communication_dtype=torch.float16)
     other: dict[str, Any] = {"gamma": 0.5} if "gamma" in own_settings(name) else {"order": "combine_while_adapt"}
     assert not says(4, 7, **other)
 

@@ -22,7 +22,7 @@ from algorithms import (
     SoloCollectives,
     Zero,
 )
-from algorithms.core.randomness import Draw
+from algorithms.core.compressors import Draw
 from tests.algorithms import overlap_processes as processes
 from tests.algorithms.overlap_processes import CASES, NUM_STEPS, OVERLAPPING, Case, Net, loss_of
 from tests.algorithms.problems import flat_of, make_optimizer, own_settings

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from algorithms import Collectives, Compressor, Identity, Purpose, Zero, partial_sync
-from algorithms.core.compressors import SharedSupport
+from algorithms.core.compressors import Draw, SharedSupport
 from algorithms.core.layout import Layout
-from algorithms.core.randomness import Draw
 from tests.algorithms.problems import COMPRESSORS, make_model, ordered, workers
 
 LAYOUT = Layout.of(ordered(make_model()))

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from algorithms import Collectives, StackedCollectives
+from algorithms.core.compressors import Draw
 from algorithms.core.layout import Layout
 from algorithms.core.low_rank import LowRank
-from algorithms.core.randomness import Draw
 from algorithms.core.traffic import Entry
 from algorithms.powersgd import PowerSGD
 from tests.algorithms import transcription
@@ -238,11 +238,11 @@ def test_bits_counted_by_hand() -> None:
     assert vectors.expected_traffic(10).training()["gradient"] == Entry(10 * 32 * 7, 10), "there is no second message"
 
 
-@pytest.mark.parametrize("wire", [None, torch.float16])
+@pytest.mark.parametrize("communication_dtype", [None, torch.float16])
 @pytest.mark.parametrize("start_step", [1, 4])
-def test_what_is_sent_is_what_is_counted(start_step: int, wire: torch.dtype | None) -> None:
+def test_what_is_sent_is_what_is_counted(start_step: int, communication_dtype: torch.dtype | None) -> None:
     def work(collectives: Collectives) -> None:
-        optimizer = make(collectives, torch.float32, start_step=start_step, wire=wire)
+        optimizer = make(collectives, torch.float32, start_step=start_step, communication_dtype=communication_dtype)
         for number in range(1, 8):
             step(optimizer, towards_targets(start(), number, collectives.rank))
             assert optimizer.traffic.training() == optimizer.expected_traffic(number).training()
@@ -309,10 +309,17 @@ def wide_gradient(shape: tuple[int, ...], number: int, rank: int, step: int) -> 
     return torch.randn(shape, generator=generator)
 
 
-@pytest.mark.parametrize("wire", [None, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("communication_dtype", [None, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("rank", [1, 2, 5])
-def test_stacked_workers_equal_threads_to_the_bit(rank: int, wire: torch.dtype | None) -> None:
-    given = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "rank": rank, "start_step": 2, "wire": wire}
+def test_stacked_workers_equal_threads_to_the_bit(rank: int, communication_dtype: torch.dtype | None) -> None:
+    given = {
+        "lr": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 0.01,
+        "rank": rank,
+        "start_step": 2,
+        "communication_dtype": communication_dtype,
+    }
 
     def work(collectives: Collectives) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
         tensors = [nn.Parameter(wide_gradient(shape, number, 0, 0)) for number, shape in enumerate(WIDE)]
@@ -352,20 +359,23 @@ def test_parameters_of_16_bits_follow_those_of_32(dtype: torch.dtype) -> None:
     assert (results[0] - results[1]).norm() < 0.05 * moved
 
 
-def test_small_gradients_do_not_vanish_on_a_wire_of_16_bits() -> None:
+def test_small_gradients_do_not_vanish_in_messages_of_16_bits() -> None:
     """Q is as long as the gradient was, so M Q would be of the order of 1e-10, which 16 bits cannot hold."""
 
     def small(x: Array, number: int, worker: int) -> Array:
         return 1e-5 * towards_targets(0 * x, 1, worker)
 
-    full, short = (states(6, gradient=small, lr=1e4, rank=1, wire=wire)[-1][0][0] for wire in (None, torch.float16))
+    full, short = (
+        states(6, gradient=small, lr=1e4, rank=1, communication_dtype=communication_dtype)[-1][0][0]
+        for communication_dtype in (None, torch.float16)
+    )
     assert np.linalg.norm(short - full) < 0.02 * np.linalg.norm(full - start())
 
 
 def test_what_rounding_took_is_kept() -> None:
     """Also of what is no matrix: with the error it is what there was."""
     total, before = np.zeros(NUMEL), start()
-    for number, of_all in enumerate(states(8, 1, wire=torch.bfloat16, lr=1.0, rank=6), start=1):
+    for number, of_all in enumerate(states(8, 1, communication_dtype=torch.bfloat16, lr=1.0, rank=6), start=1):
         total += towards_targets(before, number, 0)
         before = of_all[0][0]
         assert_same(start() - before + of_all[0][1], total)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.core.randomness import Draw
+from algorithms.core.compressors import Draw
 
 CPU = torch.device("cpu")
 

@@ -24,7 +24,7 @@ from algorithms import (
     Traffic,
     algorithms,
 )
-from algorithms.core.nesterov import nesterov_step_
+from algorithms.core.local_step import nesterov_step_
 from tests.algorithms import user_scripts
 from tests.algorithms.problems import NAMES, make_model, own_settings
 

@@ -324,8 +324,8 @@ def a_state_of_other_settings_is_refused(name: str) -> None:
     for key in [key for key, value in other.items() if value == 3]:
         with refused(ValueError, f"{key} = 3", "has 5"):
             make(name, Net(), interval=5).load_state_dict(state)
-    with refused(ValueError, "wire = None", "torch.float32"):
-        make(name, Net(), wire=torch.float32).load_state_dict(state)
+    with refused(ValueError, "communication_dtype = None", "torch.float32"):
+        make(name, Net(), communication_dtype=torch.float32).load_state_dict(state)
 
 
 def the_number_of_workers_changes_through_the_consensus(name: str) -> None:

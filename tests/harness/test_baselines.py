@@ -213,7 +213,7 @@ def test_without_a_gpu_for_each_worker_a_baseline_is_refused(tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("algorithm", "table", "training", "words"),
     [
-        ("ddp", {}, {"wire": "fp16"}, "ddp: its hook says what is on the wire"),
+        ("ddp", {}, {"wire": "fp16"}, "ddp: its hook says what is sent"),
         ("ddp", {"rank": 1}, {}, "has no setting 'rank'"),
         ("ddp_powersgd", {}, {}, "needs the setting 'rank'"),
         ("ddp_powersgd", {"rank": 0}, {}, "rank must be an integer from 1 up"),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from algorithms import Purpose, SoloCollectives
-from algorithms.core.elapsed import Elapsed, Mark, mark
+from algorithms.core.traffic import Elapsed, Mark, mark
 from harness.train.clock import Clock
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -17,7 +17,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 def test_clock_on_made_up_times(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("algorithms.core.elapsed.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("algorithms.core.traffic.time.perf_counter", lambda: now[0])
     collectives = SoloCollectives()
     collectives.elapsed.add("", 0.0, 50.0)  # before there was a clock
     clock = Clock(collectives, CPU, {"data": 5.0})

@@ -1,4 +1,4 @@
-"""Shorter numbers on the wire: half the bits, and what rounding loses is kept as what a compressor leaves out is."""
+"""A communication dtype: half the bits, and what rounding loses is kept as what a compressor leaves out is."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.algorithms.problems import (
 )
 from tests.threads import ThreadCollectives
 
-WIRES = [torch.float16, torch.bfloat16]
+SHORT = [torch.float16, torch.bfloat16]
 EPSILON = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7}
 PAIRS = [(name, key) for name in JOINT for key in named_compressors(name, {"blocks": SHARED["blocks"]})]
 FAMILY = [name for name, algorithm in algorithms().items() if issubclass(algorithm, CSER)]
@@ -46,17 +46,17 @@ class Watched(ThreadCollectives):
         return super()._exchange(tensor, mixing)
 
 
-@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("communication_dtype", SHORT)
 @pytest.mark.parametrize(("name", "key"), PAIRS)
-def test_it_sends_half_the_bits(name: str, key: str, wire: torch.dtype) -> None:
+def test_it_sends_half_the_bits(name: str, key: str, communication_dtype: torch.dtype) -> None:
     own = own_settings(name, [SHARED[key]], 3)
 
     def work(collectives: Collectives) -> tuple[int, int]:
         assert isinstance(collectives, ThreadCollectives)
         watched, model = Watched(collectives.group, collectives.rank), make_model(torch.float32)
-        optimizer = make_optimizer(name, model, own, watched, wire=wire)
+        optimizer = make_optimizer(name, model, own, watched, communication_dtype=communication_dtype)
         train(optimizer, model, collectives.rank, range(1, 8))
-        assert watched.types == {wire}
+        assert watched.types == {communication_dtype}
         assert optimizer.traffic.training() == optimizer.expected_traffic(7).training()
         full = make_optimizer(name, make_model(torch.float32), own, collectives)
         return optimizer.traffic.training_bits, full.expected_traffic(7).training_bits
@@ -66,32 +66,34 @@ def test_it_sends_half_the_bits(name: str, key: str, wire: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("name", JOINT)
-def test_the_parameters_own_type_is_no_other_wire(name: str) -> None:
+def test_the_parameters_own_type_is_as_none(name: str) -> None:
     own = own_settings(name, [SHARED["blocks"]], 3)
     plain = trained(name, own, 2, 9, torch.float32)
-    for a, b in zip(trained(name, own, 2, 9, torch.float32, wire=torch.float32), plain, strict=True):
+    for a, b in zip(trained(name, own, 2, 9, torch.float32, communication_dtype=torch.float32), plain, strict=True):
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("communication_dtype", SHORT)
 @pytest.mark.parametrize("name", JOINT)
-def test_it_stays_near_the_full_precision(name: str, wire: torch.dtype) -> None:
+def test_it_stays_near_the_full_precision(name: str, communication_dtype: torch.dtype) -> None:
     own = own_settings(name, [SHARED["blocks"]], 3)
-    pairs = zip(trained(name, own, 3, 12, wire=wire), trained(name, own, 3, 12), strict=True)
+    pairs = zip(
+        trained(name, own, 3, 12, communication_dtype=communication_dtype), trained(name, own, 3, 12), strict=True
+    )
     gaps = [float((short - full).norm() / full.norm()) for short, full in pairs]
-    assert 0 < max(gaps) < 8 * EPSILON[wire]
+    assert 0 < max(gaps) < 8 * EPSILON[communication_dtype]
 
 
-@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("communication_dtype", SHORT)
 @pytest.mark.parametrize("explicit", [False, True])
 @pytest.mark.parametrize("name", [name for name in FAMILY if "released" not in name])
-def test_the_cser_family_loses_nothing_to_rounding(name: str, explicit: bool, wire: torch.dtype) -> None:
+def test_the_cser_family_loses_nothing_to_rounding(name: str, explicit: bool, communication_dtype: torch.dtype) -> None:
     """x - e stays the same on all workers, and with one worker the method stays SGD."""
     own = own_settings(name, [SHARED["blocks"]], 3, explicit_error=explicit)
 
     def work(collectives: Collectives) -> tuple[Tensor, Tensor | None]:
         model = make_model()
-        optimizer = make_optimizer(name, model, own, collectives, wire=wire)
+        optimizer = make_optimizer(name, model, own, collectives, communication_dtype=communication_dtype)
         train(optimizer, model, collectives.rank, range(1, 10))
         return optimizer.flat.parameters[0].detach(), None if optimizer.error is None else optimizer.error[0]
 
@@ -107,9 +109,9 @@ def test_the_cser_family_loses_nothing_to_rounding(name: str, explicit: bool, wi
 def test_ef_sgd_keeps_what_rounding_lost() -> None:
     own: dict[str, Any] = {"compressor": SHARED["identity"]}
 
-    def errors(wire: torch.dtype | None) -> Tensor:
+    def errors(communication_dtype: torch.dtype | None) -> Tensor:
         model = make_model()
-        optimizer = make_optimizer("ef_sgd", model, own, wire=wire)
+        optimizer = make_optimizer("ef_sgd", model, own, communication_dtype=communication_dtype)
         train(optimizer, model, 0, [1])
         assert optimizer.error is not None
         return optimizer.error[0]
@@ -117,7 +119,7 @@ def test_ef_sgd_keeps_what_rounding_lost() -> None:
     assert errors(None).abs().max() == 0
     assert 0 < errors(torch.bfloat16).abs().max() < 0.01
     model, plain = make_model(), make_model()
-    short = make_optimizer("ef_sgd", model, own, wire=torch.bfloat16)
+    short = make_optimizer("ef_sgd", model, own, communication_dtype=torch.bfloat16)
     full = make_optimizer("ef_sgd", plain, own)
     train(short, model, 0, [1])
     train(full, plain, 0, [1])
@@ -129,11 +131,11 @@ def test_ef_sgd_keeps_what_rounding_lost() -> None:
 def test_the_release_overwrites_with_rounded_numbers(name: str) -> None:
     for overwrite in (False, True):
         own = own_settings(name, [SHARED["identity"]], 1, average_parameters=True, overwrite_master=overwrite)
-        (parameters,) = trained(name, own, 1, 4, wire=torch.float16)
+        (parameters,) = trained(name, own, 1, 4, communication_dtype=torch.float16)
         assert torch.equal(parameters, parameters.half().double()) == overwrite
 
 
 @pytest.mark.parametrize("name", [name for name in JOINT if takes_any(name) and "released" not in name])
 def test_messages_with_a_format_of_their_own_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="format of their own"):
-        make_optimizer(name, make_model(), own_settings(name, [TopK(5)]), wire=torch.float16)
+        make_optimizer(name, make_model(), own_settings(name, [TopK(5)]), communication_dtype=torch.float16)

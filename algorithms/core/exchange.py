@@ -1,0 +1,172 @@
+"""How vectors are sent: partially synchronised over all workers (PSync of Xie 2020), or mixed with neighbours'."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from algorithms.core.collectives import Collectives
+from algorithms.core.compressors import Compressor, Draw, Gathered, SharedSupport
+from algorithms.core.layout import Layout, Support, whole
+from algorithms.core.topology import Mixing
+from algorithms.core.traffic import Purpose
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """What was sent to all, on the coordinates it was sent for.
+
+    `own` is each worker's C(v), `mean` the average of it over all workers; both of shape (local workers,
+    support.payload_numel).
+    """
+
+    support: Support
+    own: Tensor
+    mean: Tensor
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """What was sent to neighbours, on the coordinates it was sent for.
+
+    `own` is this worker's C(v_i), and `pull` is sum_j w_ij (C(v_j) - C(v_i)), so that own + pull is its row of W C(v);
+    both of shape (local workers, support.payload_numel).
+    """
+
+    support: Support
+    own: Tensor
+    pull: Tensor
+
+
+def _rounded(payload: Tensor, communication_dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
+    """Returns the message for `payload` and what that says: the payload rounded, or itself where there is no type."""
+    if communication_dtype is None:
+        return payload, payload
+    message = payload.to(communication_dtype, copy=True)
+    return message, message.to(payload.dtype)
+
+
+def average(
+    payload: Tensor, purpose: Purpose, collectives: Collectives, communication_dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
+    """What of `payload` was sent, and the workers' mean of that; `payload` is left as it is."""
+    message, own = _rounded(payload, communication_dtype)
+    message = message.clone() if message is payload else message
+    if payload.numel():
+        collectives.all_reduce_mean_(message, purpose)
+    return own, message.to(payload.dtype)
+
+
+def average_in_place_(
+    vector: Tensor, purpose: Purpose, collectives: Collectives, communication_dtype: torch.dtype | None = None
+) -> None:
+    """vector <- mean(vector), rounded if messages have another type; without a copy if they have not."""
+    if communication_dtype is None:
+        collectives.all_reduce_mean_(vector, purpose)
+    else:
+        vector.copy_(average(vector, purpose, collectives, communication_dtype)[1])
+
+
+def exchange(
+    vector: Tensor,
+    compressor: Compressor,
+    layout: Layout,
+    draw: Draw,
+    purpose: Purpose,
+    collectives: Collectives,
+    communication_dtype: torch.dtype | None = None,
+) -> Exchanged:
+    """Send C(vector), of shape (local workers, d), and average it; `vector` stays."""
+    if isinstance(compressor, SharedSupport):
+        support = compressor.support(layout, draw)
+        return Exchanged(support, *average(support.gather(vector), purpose, collectives, communication_dtype))
+    assert isinstance(compressor, Gathered)
+    gathered = collectives.all_gather(_encoded(vector, compressor, draw, collectives), purpose)
+    own, mean = [], vector.new_zeros(layout.numel)
+    for rank, message in enumerate(gathered):
+        decoded = compressor.decode(message, layout.numel, vector.dtype)
+        mean += decoded
+        if rank in collectives.own_ranks:
+            own.append(decoded)
+    mean.div_(collectives.world_size)
+    return Exchanged(whole(layout.numel), torch.stack(own), mean.expand_as(vector))
+
+
+def _encoded(vector: Tensor, compressor: Gathered, draw: Draw, collectives: Collectives) -> Tensor:
+    """The messages of the workers at this end, a row each."""
+    rows = zip(collectives.own_ranks, vector, strict=True)
+    return torch.stack([compressor.encode(own, draw, rank) for rank, own in rows])
+
+
+def partial_sync(
+    vector: Tensor, compressor: Compressor, layout: Layout, draw: Draw, purpose: Purpose, collectives: Collectives
+) -> tuple[Tensor, Tensor]:
+    """PSync(v_i, C): returns mean(C(v)) + r_i and r_i = v_i - C(v_i), new tensors of shape (local workers, d).
+
+    It keeps the workers' mean. The optimisers inline these two lines to save the copies.
+    """
+    sent = exchange(vector, compressor, layout, draw, purpose, collectives)
+    residual = vector.clone()
+    sent.support.add_(residual, sent.own, alpha=-1)
+    synchronised = residual.clone()
+    sent.support.add_(synchronised, sent.mean)
+    return synchronised, residual
+
+
+def mix(
+    vector: Tensor,
+    compressor: Compressor,
+    mixing: Mixing,
+    layout: Layout,
+    draw: Draw,
+    purpose: Purpose,
+    collectives: Collectives,
+    communication_dtype: torch.dtype | None = None,
+) -> Mixed:
+    """Send C(vector), of shape (local workers, d), to the neighbours and mix what these send; `vector` stays."""
+    if isinstance(compressor, SharedSupport):
+        support = compressor.support(layout, draw)
+        sent = mix_dense(support.gather(vector), mixing, purpose, collectives, communication_dtype)
+        return Mixed(support, *sent)
+    assert isinstance(compressor, Gathered)
+
+    def decode(message: Tensor) -> Tensor:
+        return compressor.decode(message, layout.numel, vector.dtype)
+
+    encoded = _encoded(vector, compressor, draw, collectives)
+    received = collectives.exchange_with_neighbours(encoded, mixing, purpose)
+    own = torch.stack([decode(message) for message in encoded])
+    return Mixed(whole(layout.numel), own, _pull(own, mixing, collectives, lambda sender: decode(received[sender])))
+
+
+def mix_dense(
+    payload: Tensor,
+    mixing: Mixing,
+    purpose: Purpose,
+    collectives: Collectives,
+    communication_dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What of `payload` was sent, of any length, and its pull, as in `Mixed`; `payload` is left as it is."""
+    message, own = _rounded(payload, communication_dtype)
+    if not payload.numel():
+        return own, torch.zeros_like(own)
+    received = collectives.exchange_with_neighbours(message, mixing, purpose)
+    return own, _pull(own, mixing, collectives, lambda sender: received[sender].to(own.dtype))
+
+
+def _pull(own: Tensor, mixing: Mixing, collectives: Collectives, sent_by: Callable[[int], Tensor]) -> Tensor:
+    """sum_j w_ij (m_j - m_i) for the workers at this end, j in the order of ranks; a new tensor.
+
+    Differences rather than the sum itself: rounded weights need not sum to 1, and in many steps a small excess would
+    let the parameters grow. A product and an addition, each on its own, are rounded alike by all kernels, so that all
+    kinds of group give the same bits.
+    """
+    pull, rows, own_ranks = torch.zeros_like(own), own.unbind(), collectives.own_ranks
+    for rank, mine, total in zip(own_ranks, rows, pull, strict=True):
+        for sender, weight in mixing.neighbours[rank]:
+            theirs = rows[sender - own_ranks.start] if sender in own_ranks else sent_by(sender)
+            total.add_((theirs - mine).mul_(weight))
+    return pull

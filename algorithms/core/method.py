@@ -1,0 +1,154 @@
+"""What a method says of itself: its name and settings, what a step sends in stages, and all that follows from these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from algorithms.core.collectives import Collectives
+from algorithms.core.compressors import Compressor, Draw, check_compressors
+from algorithms.core.flat import FlatBuffers
+from algorithms.core.layout import Layout
+from algorithms.core.settings import LocalStepName, described, in_words, overall_ratio, own_parameters, require_interval
+from algorithms.core.stages import EarlyMessage, Stage, early_messages, equalises, traffic_of
+from algorithms.core.topology import Topology
+from algorithms.core.traffic import Entry, Purpose, Traffic
+
+
+class Method:
+    """The half of a `DistributedOptimizer` that plans, reports and checks, and changes nothing."""
+
+    name: ClassVar[str]
+    """What a spec calls the method."""
+    averages_models: ClassVar[bool] = True
+    """Whether the method's result is the workers' average; if not, it is each worker's own model."""
+    averages_in_backward: ClassVar[bool] = False
+    """Whether gradients are averaged already when a step begins."""
+    workers_differ: ClassVar[bool] = True
+    """Whether workers' parameters may differ after a step; then each worker's state holds its own."""
+    state_is_common: ClassVar[bool] = False
+    """Whether all workers' states are one and the same, and fit any number of workers."""
+    without_momentum: ClassVar[str | None] = None
+    """What the method is called without momentum, where that is another one: then the momentum must not be 0."""
+    sgd_alone: ClassVar[str | None] = None
+    """Why the method has no local step but SGD's, as the end of a sentence; None where it has others."""
+    needs_contiguous: ClassVar[bool] = False
+    """Whether parameters must be contiguous; if not, images may lie channels last."""
+    nesterov: ClassVar[bool] = True
+    """Whether the momentum is Nesterov's; if not, it is the heavy ball's with dampening, v <- beta v + (1 - beta) g."""
+    topology: Topology | None = None
+    """Who mixes with whom, where workers talk to their neighbours alone."""
+
+    no_compression: ClassVar[Mapping[str, Any] | None]
+    """Settings of its own with which the method is SGD on the mean gradient; None where no settings make it that."""
+    tried_with: ClassVar[Mapping[str, Any]] = {}
+    """Settings that tests try the method with beside compressors and intervals, where `no_compression` has others."""
+    formula: ClassVar[str]
+    """Payload bits of one worker per step, in words of d and the settings."""
+
+    collectives: Collectives
+    communication_dtype: torch.dtype | None
+    """The type of numbers in messages, None for the parameters' own."""
+    flat: FlatBuffers
+    local_step: LocalStepName
+    param_groups: list[dict[str, Any]]
+    seed: int
+    _given: dict[str, Any]
+
+    def __new__(cls, *args: Any, **given: Any) -> Self:
+        # Methods hand on to their base what they are made of; what the user gave is known here alone.
+        self = super().__new__(cls)
+        self._given = given
+        return self
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The method's own settings, as they were given or by default."""
+        return {key: self._given.get(key, parameter.default) for key, parameter in own_parameters(type(self)).items()}
+
+    def _compared(self) -> dict[str, str]:
+        """Returns what workers and saved states must have in common, in words."""
+        return in_words(self.settings, self.communication_dtype, self.local_step)
+
+    def __repr__(self) -> str:
+        """Returns the method, its settings, the groups' numbers, d, the overall ratio and the worker, in one line."""
+        sent = {} if self.communication_dtype is None else {"communication_dtype": self.communication_dtype}
+        what = (type(self).__name__, {**self.settings, **sent}, self.local_step, self.param_groups)
+        return described(*what, self.flat.layout.numel, self.overall_ratio(), self.collectives)
+
+    # What is sent.
+
+    def stages(self) -> Sequence[Stage]:
+        """Returns what a step sends, in order; nothing by default.
+
+        From them follow the closed form, what can be sent early and, where messages are averages over all workers,
+        when these agree. A method of which that is not all says the rest itself: it has its own `expected_traffic`,
+        `early_messages` or `agree_after`.
+        """
+        return ()
+
+    def expected_traffic(self, num_steps: int) -> Traffic:
+        """Returns what one worker sends in the first `num_steps` steps, in closed form."""
+        return traffic_of(self.stages(), num_steps, self.cost, self.topology, self.collectives.world_size)
+
+    def early_messages(self, step: int) -> list[EarlyMessage]:
+        """Returns the messages of step number `step` that need some tensors' gradients only, so may be sent early."""
+        return early_messages(self.stages(), step, self.flat, self.draw, self.float_bits)
+
+    def agree_after(self, num_steps: int) -> bool:
+        """Returns whether after that many steps all workers hold the same parameters, up to rounding in a sum.
+
+        Where they do not, one full exchange must follow before anyone can use the average. False where it depends on
+        what was drawn or trained; where messages are rounded, as each worker keeps what rounding took; and by default
+        among neighbours.
+        """
+        if num_steps == 0 or not self.workers_differ:
+            return True
+        exact = self.communication_dtype is None and self.topology is None
+        return exact and any(equalises(stage, num_steps, self.flat.layout, self.draw) for stage in self.stages())
+
+    @property
+    def float_bits(self) -> int:
+        """Bits of a number in a message, in the closed forms."""
+        return torch.finfo(self.communication_dtype or torch.float32).bits
+
+    def cost(self, compressor: Compressor, purpose: Purpose, steps: range) -> Entry:
+        """Returns what one worker sends at these steps; on a meta model, for plans, the mean over draws of it."""
+        if self.flat.parameters.is_meta:
+            return compressor.mean_cost(self.flat.layout, len(steps), self.float_bits)
+        return compressor.cost(self.flat.layout, lambda step: self.draw(step, purpose), steps, self.float_bits)
+
+    def draw(self, step: int, purpose: Purpose) -> Draw:
+        """Returns the randomness of this step and purpose, which all workers share."""
+        return Draw(self.seed, step, purpose.value)
+
+    def check_compressors(self, **compressors: Compressor) -> None:
+        """Raises ValueError where one of them cannot work on this model; the message names the setting."""
+        check_compressors(self.name, self.flat.layout, self.communication_dtype, compressors)
+
+    # Ratios.
+
+    @classmethod
+    def at_ratio(cls, ratio: int, params: Iterable[Tensor] | None = None) -> dict[str, Any]:
+        """Returns settings of its own, for the constructor, at which SGD sends `ratio` times as much in the long run.
+
+        Args:
+            params: the model's parameters; needed where what is sent depends on their shapes.
+
+        Raises:
+            ValueError: no settings reach that ratio.
+        """
+        require_interval(cls.name, "ratio", ratio)
+        return cls._at_ratio(ratio, None if params is None else Layout.of(params))
+
+    @classmethod
+    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
+        """Does what `at_ratio` says, for a ratio from 1 up."""
+        raise ValueError(f"{cls.name} does not say how it reaches a ratio; give its settings themselves")
+
+    def overall_ratio(self) -> float:
+        """Returns how many times as much SGD sends in the long run; infinite where nothing is sent."""
+        return overall_ratio(self.settings, self.flat.layout.numel, self.expected_traffic)

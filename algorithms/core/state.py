@@ -1,0 +1,169 @@
+"""Saved states: which worker may go on from one, and the workers' average that fits them all."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from algorithms.core.collectives import Collectives
+from algorithms.core.traffic import Purpose
+
+Errors = Literal["average", "drop"]
+
+UNSENT = ("error", "accumulated")
+"""Buffers that hold what a worker has not sent yet."""
+
+EARLIER_NAMES = {"wire": "communication_dtype"}
+"""Settings that states saved by earlier versions have under another name."""
+
+
+# Which state fits.
+
+
+def check_state(
+    state: Mapping[str, Any],
+    method: str,
+    worker: Collectives,
+    settings: Mapping[str, str],
+    defaults: Mapping[str, Any],
+) -> None:
+    """Raises ValueError where `state`, the part "flat" of a state, is not for this worker of this method.
+
+    A setting that a state does not know was at its default when it was saved: the method did not have it yet.
+    """
+    refused = f"this state does not fit {method}"
+    if state.get("method") != method:
+        raise ValueError(f"{refused}: its method is {state.get('method')!r}")
+    if "settings" not in state:
+        warnings.warn(
+            "this state was saved before states said whose they are, so whether it is this worker's is not checked",
+            stacklevel=4,
+        )
+        return
+    named = {EARLIER_NAMES.get(key, key): value for key, value in state["settings"].items()}
+    saved = {**{key: repr(value) for key, value in defaults.items()}, **named}
+    for key in sorted(saved.keys() | settings.keys()):
+        if saved.get(key) != settings.get(key):
+            raise ValueError(f"{refused}: it was saved with {key} = {saved.get(key)}, this has {settings.get(key)}")
+    if state["rank"] is None:
+        return
+    if state["world_size"] != worker.world_size:
+        raise ValueError(
+            f"{refused}: it is one of {state['world_size']} workers', here are {worker.world_size}; to change their "
+            "number, save optimizer.consensus_state_dict() and load that on all workers"
+        )
+    if state["rank"] != worker.rank:
+        raise ValueError(
+            f"{refused}: it is worker {state['rank']}'s, this is worker {worker.rank}; each worker must save a file of "
+            "its own and load that"
+        )
+
+
+def vectors_of(
+    state: Mapping[str, Any],
+    buffers: Mapping[str, Tensor],
+    common: Mapping[str, Tensor],
+    parameters: Tensor,
+    method: str,
+) -> dict[str, Tensor]:
+    """Returns a state's vectors, by name, a row a worker at this end.
+
+    Args:
+        buffers: the optimiser's, of the parameters' shape; `common`: of any shape.
+
+    Raises:
+        ValueError: they are not as the optimiser's; only momentum may be missing, as it is made when it is needed.
+    """
+    vectors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    # Earlier versions saved a process's vectors without a first axis.
+    vectors |= {key: value.unsqueeze(0) for key, value in vectors.items() if value.shape == parameters[0].shape}
+    shape = tuple(parameters.shape)
+    shapes = dict.fromkeys(vectors, shape) | {key: tuple(value.shape) for key, value in common.items()}
+    wrong = {key: tuple(value.shape) for key, value in vectors.items() if tuple(value.shape) != shapes[key]}
+    held = {*buffers, *common}
+    if wrong or (vectors.keys() ^ held) - {"momentum", "parameters"}:
+        raise ValueError(
+            f"this state does not fit {method}: it holds {wrong or sorted(vectors)}, this has {sorted(held)} of "
+            f"shape {shape}"
+        )
+    return vectors
+
+
+def counts_of(state: Mapping[str, Any], own: Mapping[str, list[int]], method: str) -> dict[str, list[int]]:
+    """Returns what the local optimiser counted. Raises ValueError where a state has it not, or of other tensors."""
+    for key, counts in own.items():
+        saved = state.get(key)
+        if not isinstance(saved, list) or len(saved) != len(counts):
+            raise ValueError(f"this state does not fit {method}: its {key} is {saved}, not {len(counts)} numbers")
+    return {key: list(state[key]) for key in own}
+
+
+def check_still_loaded(loaded: Tensor | None, parameters: Tensor) -> None:
+    """Raises RuntimeError where a state's parameters were loaded, and are not the model's any more."""
+    if loaded is not None and not torch.allclose(loaded, parameters, 0, 0, equal_nan=True):
+        raise RuntimeError(
+            "the parameters are not those of the state that this optimiser loaded, which are this worker's own; load "
+            "the model first and then the optimiser (after a change that is meant, call "
+            "optimizer.load_state_dict(optimizer.state_dict()))"
+        )
+
+
+# The workers' average.
+
+
+@contextmanager
+def averaged(parameters: Tensor, model: nn.Module | None, collectives: Collectives) -> Iterator[None]:
+    """Makes the parameters, and the model's floating-point buffers, the workers' averages inside.
+
+    All workers must enter. Afterwards they are what they were.
+    """
+    buffers: list[Tensor] = [] if model is None else list(filter(Tensor.is_floating_point, model.buffers()))
+    tensors = [parameters, *(buffer.unsqueeze(0) for buffer in buffers)]
+    own = [tensor.clone() for tensor in tensors]
+    try:
+        with torch.no_grad():
+            for tensor in tensors:
+                mean = tensor.contiguous()
+                collectives.all_reduce_mean_(mean, Purpose.EVALUATION)
+                tensor.copy_(mean)
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, values in zip(tensors, own, strict=True):
+                tensor.copy_(values)
+
+
+def consensus_buffers(buffers: Mapping[str, Tensor], errors: Errors, collectives: Collectives) -> dict[str, Tensor]:
+    """Returns new vectors, the workers' averages; what was not sent yet is zero where that is to be dropped.
+
+    Raises:
+        ValueError: `errors` is neither "average" nor "drop".
+    """
+    if errors not in ("average", "drop"):
+        raise ValueError(f'errors must be "average" or "drop", not {errors!r}')
+    common = {}
+    for key in sorted(buffers):
+        common[key] = buffers[key].clone()
+        if key in UNSENT and errors == "drop":
+            common[key].zero_()
+        else:
+            collectives.all_reduce_mean_(common[key], Purpose.CONTROL)
+    return common
+
+
+def consensus_counts(
+    counts: Mapping[str, Sequence[int]], parameters: Tensor, collectives: Collectives
+) -> dict[str, list[int]]:
+    """Returns the workers' averages of their counts, rounded; `parameters` say where workers have theirs."""
+    common = {}
+    for key in sorted(counts):
+        own = torch.tensor(counts[key], dtype=torch.float64, device=parameters.device)
+        mean = own.repeat(len(parameters), 1)
+        collectives.all_reduce_mean_(mean, Purpose.CONTROL)
+        common[key] = [round(each) for each in mean[0].tolist()]
+    return common
