@@ -19,16 +19,13 @@ class Blobs:
     num_test: int = 500
     num_classes: int = 10
     input_shape: tuple[int, ...] = (1, 8, 8)
-    trains_on_fewer: bool = True
 
     def prepare(self, data: Path | None) -> None:
         pass
 
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> TensorSamples:
-        train = self._made_up("train", self.num_train, device)
-        return (
-            subset(train, spec) if spec.held_out else subset(train, spec, self._made_up("test", self.num_test, device))
-        )
+        test = None if spec.held_out else self._made_up("test", self.num_test, device)
+        return subset(self._made_up("train", self.num_train, device), spec, test)
 
     def _made_up(self, split: str, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
         patterns = torch.randn((self.num_classes, *self.input_shape), generator=generator("blobs", "patterns"))

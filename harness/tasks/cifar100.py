@@ -14,7 +14,7 @@ from harness.seeds import generator
 from harness.spec import TaskSpec
 from harness.tasks.augment import draw_shifts, moved, normalised, shifted_crops
 from harness.tasks.errors import DataError
-from harness.tasks.task import Batch, Check, cache_folder, held_out_indices
+from harness.tasks.task import Batch, cache_folder, held_out_indices
 
 MEAN, STANDARD_DEVIATION = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 """Per channel, of pixels scaled to [0, 1]; those of the paper's released scripts."""
@@ -36,20 +36,11 @@ class CIFAR100:
         self._read(data, "train")
 
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> CIFAR100Samples:
-        images, labels = (each.to(device) for each in self._read(data, "train"))
-        if not spec.held_out:
-            return CIFAR100Samples(padded(images), labels, *(each.to(device) for each in self._read(data, "test")))
-        kept, held_out = (index.to(device) for index in held_out_indices(self.num_train, spec.held_out))
-        return CIFAR100Samples(padded(images[kept]), labels[kept], images[held_out], labels[held_out])
-
-    def check(self, data: Path | None) -> list[Check]:
-        """What a preflight wants to know."""
-        try:
-            self.prepare(data)
-        except DataError as error:
-            return [Check("CIFAR-100 is complete", False, str(error))]
-        found = f"{self.num_train:,} + {self.num_test:,} images of {self.num_classes} classes, by their sums"
-        return [Check("CIFAR-100 is complete", True, found)]
+        images, labels = self._read(data, "train")
+        kept, held_out = held_out_indices(self.num_train, spec.held_out, spec.num_train)
+        scored = (images[held_out], labels[held_out]) if spec.held_out else self._read(data, "test")
+        tensors = padded(images[kept]), labels[kept], *scored
+        return CIFAR100Samples(*(each.to(device) for each in tensors))
 
     def _read(self, data: Path | None, split: str) -> tuple[Tensor, Tensor]:
         """Images, bytes of shape (n, 3, 32, 32), and labels; fetched into the user's cache where no folder is given.

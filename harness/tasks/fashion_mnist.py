@@ -11,7 +11,7 @@ import sys
 import tempfile
 import urllib.request
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,27 +46,25 @@ class FashionMNIST:
     num_classes: int = 10
     input_shape: tuple[int, ...] = (1, 28, 28)
     survives_fork: bool = True
-    trains_on_fewer: bool = True
 
     def prepare(self, data: Path | None) -> None:
-        locate(data)
+        contents(data)
 
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> TensorSamples:
-        folder = locate(data)
-        train = _read(folder, "train", device)
-        return subset(train, spec) if spec.held_out else subset(train, spec, _read(folder, "t10k", device))
+        train_images, train_labels, test_images, test_labels = contents(data)
+        test = None if spec.held_out else _tensors(test_images, test_labels, device)
+        return subset(_tensors(train_images, train_labels, device), spec, test)
 
 
-def _read(folder: Path, split: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images and labels of a split whose files were verified: bytes after headers of 16 and 8 bytes."""
-    raw = [_unpacked(folder / f"{split}-{kind}-ubyte.gz") for kind in ("images-idx3", "labels-idx1")]
-    pixels = torch.from_numpy(np.frombuffer(raw[0], np.uint8, offset=16).copy()).to(device).view(-1, 1, 28, 28)
-    labels = torch.from_numpy(np.frombuffer(raw[1], np.uint8, offset=8).copy()).to(device, torch.int64)
-    return pixels.to(torch.float32).div_(255).sub_(MEAN).div_(STANDARD_DEVIATION), labels
+def _tensors(images: bytes, labels: bytes, device: torch.device) -> tuple[Tensor, Tensor]:
+    """What the bytes say that come after headers of 16 and 8 bytes."""
+    pixels = torch.from_numpy(np.frombuffer(images, np.uint8, offset=16).copy()).to(device).view(-1, 1, 28, 28)
+    classes = torch.from_numpy(np.frombuffer(labels, np.uint8, offset=8).copy()).to(device, torch.int64)
+    return pixels.to(torch.float32).div_(255).sub_(MEAN).div_(STANDARD_DEVIATION), classes
 
 
-def locate(data: Path | None, files: Mapping[str, str] = FILES, published: str = PUBLISHED) -> Path:
-    """A folder that holds the four verified files.
+def contents(data: Path | None) -> list[bytes]:
+    """What the four verified files hold, in the order of `FILES`.
 
     `data`, where given, is the only place looked at. Otherwise, in this order: the folder of Debian's package, the
     user's cache, and then the authors' server and Debian's package, from which the cache is filled.
@@ -77,82 +75,72 @@ def locate(data: Path | None, files: Mapping[str, str] = FILES, published: str =
     if data is not None:
         layout = data.expanduser() / "FashionMNIST" / "raw"  # torchvision's
         try:
-            return verified(layout if layout.is_dir() else data.expanduser(), files)
+            return verified(layout if layout.is_dir() else data.expanduser())
         except DataError as error:
             raise DataError(f"{error}; put an undamaged copy there, or name another folder with DATA=FOLDER") from None
     cache, tried = cache_folder("fashion-mnist"), []
     for folder in (PACKAGE_FOLDER, cache):
         try:
-            return verified(folder, files)
+            return verified(folder)
         except DataError as error:
             tried.append(str(error))
-    fetchers: dict[str, Callable[[Path], Path]] = {
-        published: lambda folder: _fetch_published(folder, files, published),
-        f"Debian's package {PACKAGE}": _fetch_package,
-    }
+    fetchers: dict[str, Callable[[Path], Path]] = {PUBLISHED: _published, f"Debian's package {PACKAGE}": _packaged}
     for name, fetch in fetchers.items():
         try:
             cache.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache, ignore_cleanup_errors=True) as temporary:
                 print(f"fashion-mnist: fetching from {name} (30 MB)", file=sys.stderr, flush=True)
-                folder = verified(fetch(Path(temporary)), files)
-                for file in files:  # each by one rename; a set placed in part is no danger, since all are verified
+                folder = fetch(Path(temporary))
+                found = verified(folder)
+                for file in FILES:  # each by one rename; a set placed in part is no danger, since all are verified
                     os.replace(folder / file, cache / file)
-            return cache
+            return found
         except (DataError, OSError, subprocess.SubprocessError) as error:
             tried.append(f"{name}: {getattr(error, 'stderr', None) or error}".strip())
     raise DataError(
         f"the Fashion-MNIST files are nowhere to be found; tried: {'; '.join(tried)}; install the package {PACKAGE} "
-        f"(Debian, Ubuntu), or put {', '.join(files)} in {cache}, or name the folder that holds them with DATA=FOLDER"
+        f"(Debian, Ubuntu), or put {', '.join(FILES)} in {cache}, or name the folder that holds them with DATA=FOLDER"
     )
 
 
-def verified(folder: Path, files: Mapping[str, str] = FILES) -> Path:
-    """The folder, if it holds every file with the right contents.
-
-    Raises:
-        DataError: names the first file that is missing or damaged.
-    """
-    for name, expected in files.items():
-        digest = hashlib.sha256(_unpacked(folder / name)).hexdigest()
+def verified(folder: Path) -> list[bytes]:
+    """What the files in the folder hold. Raises DataError for the first that is missing or damaged."""
+    found = []
+    for name, expected in FILES.items():
+        try:
+            found.append(gzip.decompress((folder / name).read_bytes()))
+        except FileNotFoundError:
+            raise DataError(f"{folder / name} is missing") from None
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{folder / name} is damaged or unreadable ({error})") from None
+        digest = hashlib.sha256(found[-1]).hexdigest()
         if digest != expected:
             raise DataError(f"{folder / name} is damaged: its contents have sha256 {digest}, expected {expected}")
-    return folder
+    return found
 
 
-def _unpacked(path: Path) -> bytes:
-    try:
-        return gzip.decompress(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is damaged or unreadable ({error})") from None
-
-
-def _fetch_published(folder: Path, files: Mapping[str, str], address: str) -> Path:
-    for name in files:
-        with urllib.request.urlopen(f"{address}/{name}", timeout=20) as answer, (folder / name).open("wb") as file:
+def _published(folder: Path) -> Path:
+    for name in FILES:
+        with urllib.request.urlopen(f"{PUBLISHED}/{name}", timeout=20) as answer, (folder / name).open("wb") as file:
             shutil.copyfileobj(answer, file)
     return folder
 
 
-def _fetch_package(folder: Path) -> Path:
-    """Debian's package, downloaded and unpacked without root; with lists of our own where the machine's do not do."""
-    apt = ["apt-get", "-q", "-oAcquire::http::Timeout=20"]
-    _run([*apt, "download", PACKAGE], folder, check=False)
-    if not list(folder.glob("*.deb")):
-        for private in ("lists/partial", "archives/partial"):
-            (folder / private).mkdir(parents=True)
-        apt += [f"-oDir::State={folder}", f"-oDir::Cache={folder}", "-oDir::State::status=/var/lib/dpkg/status"]
-        _run([*apt, "update"], folder, check=False)  # may fail in a hook that needs root and yet renew the lists
-        _run([*apt, "download", PACKAGE], folder)
-    _run(["dpkg-deb", "-x", *(path.name for path in folder.glob("*.deb")), "root"], folder)
+def _packaged(folder: Path) -> Path:
+    """Debian's package, downloaded and unpacked without root, by lists of its own, since a machine may have none."""
+
+    def run(*command: str, check: bool = True) -> None:
+        env = {**os.environ, "LC_ALL": "C"}
+        subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600, check=check)
+
+    for private in ("lists/partial", "archives/partial"):
+        (folder / private).mkdir(parents=True)
+    apt = ["apt-get", "-q", "-oAcquire::http::Timeout=20", f"-oDir::State={folder}", f"-oDir::Cache={folder}"]
+    apt.append("-oDir::State::status=/var/lib/dpkg/status")
+    run(*apt, "update", check=False)  # may fail in a hook that needs root and yet renew the lists
+    run(*apt, "download", PACKAGE)
+    run("dpkg-deb", "-x", *(path.name for path in folder.glob("*.deb")), "root")
     return folder / "root" / PACKAGE_FOLDER.relative_to("/")
-
-
-def _run(command: list[str], folder: Path, check: bool = True) -> None:
-    env = {**os.environ, "LC_ALL": "C"}
-    subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600, check=check)
 
 
 TASK = FashionMNIST()

@@ -8,7 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -44,13 +44,20 @@ class ImageIndex:
     root: Path
     classes: tuple[str, ...]
     names: npt.NDArray[np.bytes_]
-    labels: npt.NDArray[np.int64]
+    labels: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def part(self, numbers: Tensor) -> ImageIndex:
+        """These images alone, in this order."""
+        return replace(self, names=self.names[numbers.numpy()], labels=self.labels[numbers])
+
     def path(self, number: int) -> str:
         return f"{self.root}/{os.fsdecode(self.names[number])}"
+
+    def paths(self, numbers: Tensor) -> list[str]:
+        return [self.path(number) for number in numbers.tolist()]
 
 
 def image_index(root: Path) -> ImageIndex:
@@ -66,7 +73,7 @@ def image_index(root: Path) -> ImageIndex:
         advice = f"it must hold one folder per class, as in {root.name}/n01440764/NAME.JPEG"
         raise DataError(f"{root} cannot be used ({error.strerror or error}); {advice}") from None
     names = np.array([os.fsencode(os.path.relpath(path, root)) for path, _ in found], dtype=np.bytes_)
-    return ImageIndex(root, tuple(classes), names, np.array([label for _, label in found], dtype=np.int64))
+    return ImageIndex(root, tuple(classes), names, torch.tensor([label for _, label in found]))
 
 
 def num_readers(cores: int) -> int:

@@ -27,7 +27,7 @@ from harness.tasks.image_files import (
     read_file,
     read_images,
 )
-from harness.tasks.task import Batch, Check, cache_folder, held_out_indices, to_device
+from harness.tasks.task import Batch, cache_folder, held_out_indices, to_device
 
 MEAN, STANDARD_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Per channel, of pixels scaled to [0, 1]; those of GluonCV and torchvision."""
@@ -36,7 +36,7 @@ JITTER, LIGHTING = 0.4, 0.1
 
 EVALUATION_BATCH = 100
 SAMPLED = 32
-"""Images of each split that `prepare` and `check` decode."""
+"""Images of each split that `prepare` decodes."""
 
 Read = tuple[Tensor, dict[int, str]]
 """See `image_files.read_images`."""
@@ -71,36 +71,10 @@ class ImageNet:
 
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> ImageNetSamples:
         train = self._index(data, "train")
-        if spec.held_out:
-            kept, held_out = held_out_indices(self.num_train, spec.held_out)
-            parts = _Part(train, kept), _Part(train, held_out)
-        else:
-            test = self._index(data, "val")
-            _same_classes(train, test)
-            parts = _Part(train, torch.arange(len(train))), _Part(test, torch.arange(len(test)))
-        return ImageNetSamples(self, *parts, device)
-
-    def check(self, data: Path | None) -> list[Check]:
-        """What a preflight wants to know, two lines for each split."""
-        lines: list[Check] = []
-        indices: list[ImageIndex] = []
-        for split in ("train", "val"):
-            what = f"ImageNet {split} is complete"
-            try:
-                index = self._index(data, split)
-                indices.append(index)
-                seen = f"{len(index):,} images of {len(index.classes):,} classes in {index.root}"
-                lines.append(Check(what, True, seen))
-                what = f"ImageNet {split} decodes"
-                lines.append(Check(what, True, f"{self._sample(index)} images, evenly spaced"))
-            except DataError as error:
-                lines.append(Check(what, False, str(error)))
-        if len(indices) == 2:
-            try:
-                _same_classes(*indices)
-            except DataError as error:
-                lines.append(Check("ImageNet train and val have the same classes", False, str(error)))
-        return lines
+        kept, held_out = held_out_indices(self.num_train, spec.held_out, spec.num_train)
+        scored = train.part(held_out) if spec.held_out else self._index(data, "val")
+        _same_classes(train, scored)
+        return ImageNetSamples(self, train.part(kept), scored, device)
 
     def expected_reading_rate(self, cores: int) -> tuple[float, int]:
         """Training images a second of a worker's readers on so many cores, if files come as fast, and their number."""
@@ -157,43 +131,20 @@ class ImageNet:
                 "extract ILSVRC-2012 again, and keep other folders out of it"
             )
         if len(index) != expected:
-            sizes = np.bincount(index.labels, minlength=len(index.classes))
+            sizes = torch.bincount(index.labels, minlength=len(index.classes))
             raise DataError(
-                f"{root} holds {len(index):,} images where {expected:,} are expected (the fewest, {sizes.min():,}, in "
-                f"{index.classes[int(sizes.argmin())]}); extract ILSVRC-2012 again"
+                f"{root} holds {len(index):,} images where {expected:,} are expected (the fewest, {int(sizes.min()):,} "
+                f"of {index.classes[int(sizes.argmin())]}); extract ILSVRC-2012 again"
             )
         return index
 
-    def _sample(self, index: ImageIndex) -> int:
-        """Decode some images; how many.
-
-        Raises:
-            DataError: more than `max_undecodable` of them could not be.
-        """
-        chosen = np.linspace(0, len(index) - 1, min(SAMPLED, len(index)), dtype=np.int64)
-        paths = [index.path(number) for number in chosen]
+    def _sample(self, index: ImageIndex) -> None:
+        """Decode some images, evenly spaced. Raises DataError where more than `max_undecodable` of them cannot be."""
+        paths = index.paths(torch.linspace(0, len(index) - 1, min(SAMPLED, len(index)), dtype=torch.float64).long())
         _, failures = read_images(paths, self.side, self.resize)
         if len(failures) > self.max_undecodable:
             position, reason = next(iter(failures.items()))
             raise _undecodable(paths[position], reason)
-        return len(paths)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Some images of an index, known by their place among these."""
-
-    index: ImageIndex
-    numbers: Tensor
-
-    def path(self, place: int) -> str:
-        return self.index.path(int(self.numbers[place]))
-
-    def paths(self, places: Tensor) -> list[str]:
-        return [self.path(place) for place in places.tolist()]
-
-    def labels(self, places: Tensor) -> Tensor:
-        return torch.from_numpy(self.index.labels)[self.numbers[places]]
 
 
 @dataclass(frozen=True)
@@ -201,15 +152,15 @@ class ImageNetSamples:
     """Indices of files; `undecodable` are those training images met so far."""
 
     task: ImageNet
-    train: _Part
-    evaluated: _Part
+    train: ImageIndex
+    evaluated: ImageIndex
     device: torch.device
     undecodable: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def train_labels(self) -> Tensor:
-        return self.train.labels(torch.arange(len(self.train.numbers)))
+        return self.train.labels
 
     def training_batches(self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int) -> Iterator[Batch]:
         pending: list[tuple[Tensor, Draws]] = []
@@ -223,7 +174,7 @@ class ImageNetSamples:
         for images, failures in in_order(calls()):
             places, draws = pending.pop(0)
             places = self._replaced(images, failures, places, draws)
-            yield self._batch(images, self.train.labels(places), draws)
+            yield self._batch(images, self.train.labels[places], draws)
 
     def evaluation_batches(self, indices: Tensor) -> Iterator[Batch]:
         batches = [places for places in torch.split(indices.cpu(), EVALUATION_BATCH) if len(places)]
@@ -232,7 +183,7 @@ class ImageNetSamples:
         for places, (images, failures) in zip(batches, in_order(calls), strict=True):
             for position, reason in failures.items():
                 raise _undecodable(self.evaluated.path(int(places[position])), reason)
-            yield self._batch(images, self.evaluated.labels(places), None)
+            yield self._batch(images, self.evaluated.labels[places], None)
 
     def _replaced(self, images: Tensor, failures: dict[int, str], places: Tensor, draws: Draws) -> Tensor:
         """Fill what could not be decoded with the next image that can be, under the same draws; the places then shown.
@@ -245,7 +196,7 @@ class ImageNetSamples:
             reason, own = failure, draws.row(position)
             while reason:
                 self._count(self.train.path(int(places[position])), reason)
-                places[position] = (places[position] + 1) % len(self.train.numbers)
+                places[position] = (places[position] + 1) % len(self.train)
                 path = self.train.path(int(places[position]))
                 again, failed = read_images([path], self.task.side, self.task.resize, own)
                 images[position], reason = again[0], failed.get(0, "")

@@ -67,14 +67,11 @@ class Bibles:
         order = shuffled(len(chapters), seed=0)
         parts = order[self.num_test_chapters :], order[: self.num_test_chapters]
         train, test = ([pair for number in part for pair in chapters[number]] for part in parts)
-        if (len(train), len(test)) != (num_train, num_test):
+        known = self.sha256 in (None, digest(f"{pair.source}\t{pair.target}" for pair in (*test, *train)))
+        if not known or (len(train), len(test)) != (num_train, num_test):
             raise DataError(
-                f"the Bibles in {share} have {len(train):,} pairs to train on and {len(test):,} to score where there "
-                f"should be {num_train:,} and {num_test:,}; install the packages of Debian 13"
-            )
-        if self.sha256 not in (None, digest(f"{pair.source}\t{pair.target}" for pair in (*test, *train))):
-            raise DataError(
-                f"the Bibles in {share} hold other words than they should; install the packages of Debian 13"
+                f"the Bibles in {share} hold other words than they should ({len(train):,} pairs to train on and "
+                f"{len(test):,} to score, expected {num_train:,} and {num_test:,}); install the packages of Debian 13"
             )
         return train, test
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from harness.spec import TaskSpec
 from harness.tasks.measures import Measure
 from harness.tasks.task import Batch, held_out_indices, to_device
-from harness.tokens import BEGIN, END, IGNORED, NUM_SPECIAL, PAD
+from harness.tokens import BEGIN, END, IGNORED, PAD
 
 EVALUATION_POSITIONS = 12_000
 """Positions that are scored at once: each step of decoding is small, so many sentences share its overhead."""
@@ -70,6 +70,10 @@ def plain(tokens: Iterable[int]) -> list[int]:
     return own
 
 
+Encoded = tuple[list[Sequence[int]], list[Sequence[int]], list[int]]
+"""Sources, targets and groups."""
+
+
 @dataclass(frozen=True)
 class Pairs:
     """Sources and targets, and to which group each pair belongs (for shards by group), int64."""
@@ -79,15 +83,13 @@ class Pairs:
     groups: Tensor
 
     @classmethod
-    def of(
-        cls,
-        sources: Sequence[Sequence[int]],
-        targets: Sequence[Sequence[int]],
-        groups: Sequence[int],
-        device: torch.device,
-    ) -> Pairs:
+    def of(cls, encoded: Encoded, index: Sequence[int], device: torch.device) -> Pairs:
+        """The pairs of these numbers, in this order."""
+        sources, targets, groups = encoded
         return cls(
-            Sentences.of(sources, device), Sentences.of(targets, device, begin=True), torch.tensor(groups).long()
+            Sentences.of([sources[number] for number in index], device),
+            Sentences.of([targets[number] for number in index], device, begin=True),
+            torch.tensor([groups[number] for number in index], dtype=torch.int64),
         )
 
     @property
@@ -164,43 +166,20 @@ class PairSamples:
         return torch.split(indices, max(1, EVALUATION_POSITIONS // self.max_length)) if len(indices) else ()
 
 
-Encoded = tuple[list[Sequence[int]], list[Sequence[int]], list[int]]
-"""Sources, targets and groups."""
-
-
 def chosen_pairs(train: Encoded, test: Encoded, spec: TaskSpec, device: torch.device) -> tuple[Pairs, Pairs]:
     """The pairs to train on, and those to score: the test set or those held out, shortest first.
 
     So batches that are scored hold sentences of like length, and fewer positions are filled up.
     """
-    if not spec.num_train and not spec.held_out:
-        return _pairs(train, range(len(train[0])), device), _by_length(test, range(len(test[0])), device)
     kept, held_out = held_out_indices(len(train[0]), spec.held_out, spec.num_train)
-    scored = _by_length(train, held_out.tolist(), device) if spec.held_out else None
-    return _pairs(train, kept.tolist(), device), scored or _by_length(test, range(len(test[0])), device)
-
-
-def _by_length(encoded: Encoded, index: Iterable[int], device: torch.device) -> Pairs:
-    sources, targets, _ = encoded
-    return _pairs(encoded, sorted(index, key=lambda each: (len(targets[each]), len(sources[each]))), device)
-
-
-def _pairs(encoded: Encoded, index: Iterable[int], device: torch.device) -> Pairs:
-    own = list(index)
-    sources, targets, groups = encoded
-    return Pairs.of([sources[i] for i in own], [targets[i] for i in own], [groups[i] for i in own], device)
+    scored, index = (train, held_out.tolist()) if spec.held_out else (test, range(len(test[0])))
+    shortest_first = sorted(index, key=lambda each: (len(scored[1][each]), len(scored[0][each])))
+    return Pairs.of(train, kept.tolist(), device), Pairs.of(scored, shortest_first, device)
 
 
 def digest(texts: Iterable[str]) -> str:
     """Of lines in their order."""
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
-
-
-def random_pairs(input_shape: tuple[int, ...], num_classes: int, batch_size: int, generator: torch.Generator) -> Batch:
-    """Made-up pairs of full length, for timings: inputs and labels as `Pairs.batch` gives them, on the CPU."""
-    width = input_shape[-1]
-    tokens = torch.randint(NUM_SPECIAL, num_classes, (batch_size, 2, width + 1), generator=generator)
-    return tokens[:, :, :-1], tokens[:, 1, 1:]
 
 
 def shuffled(count: int, seed: int) -> list[int]:

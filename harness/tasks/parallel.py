@@ -1,4 +1,4 @@
-"""Any parallel text as a task, in subwords: two files with a sentence on each line, or one with tabs, for each split.
+"""Any parallel text as a task, in subwords: two files with a sentence on each line, for each split.
 
 To use one's own, write a module as `wmt_en_de.py` is one. Counts are fields, so that plans need no data.
 """
@@ -6,25 +6,20 @@ To use one's own, write a module as `wmt_en_de.py` is one. Counts are fields, so
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from harness.spec import TaskSpec
 from harness.tasks.errors import DataError
 from harness.tasks.measures import BleuAndChrf
-from harness.tasks.pairs import Encoded, PairSamples, chosen_pairs, digest, random_pairs
-from harness.tasks.task import Batch, Check
+from harness.tasks.pairs import Encoded, PairSamples, chosen_pairs, digest
 from harness.tokens import NUM_SPECIAL
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
 
 SPECIAL = ["<pad>", "<begin>", "<end>"]
 LEAST = NUM_SPECIAL + 256
@@ -59,24 +54,25 @@ class TextFiles:
     """Files in the folder that the user names.
 
     Attributes:
-        train, test: names of two files with as many lines, or of one whose lines are source, tab, target.
+        train, test: names of the two files, source first, with as many lines.
         where: where the files are from, for people who lack them.
     """
 
-    train: tuple[str, ...]
-    test: tuple[str, ...]
+    train: tuple[str, str]
+    test: tuple[str, str]
     where: str
 
     def read(self, data: Path | None, num_train: int, num_test: int) -> Splits:
-        return self._pairs(data, self.train, num_train), self._pairs(data, self.test, num_test)
-
-    def _pairs(self, data: Path | None, names: Sequence[str], count: int) -> list[TextPair]:
         if data is None:
-            raise DataError(f"the folder with {' and '.join(names)} is not known; give it as DATA ({self.where})")
-        pairs = read_parallel([data / name for name in names])
-        if len(pairs) != count:
-            raise DataError(f"{data / names[0]} has {len(pairs):,} lines where there should be {count:,}; {self.where}")
-        return pairs
+            known = " and ".join(self.train)
+            raise DataError(f"the folder with {known} is not known; give it as DATA ({self.where})")
+        splits = []
+        for names, count in ((self.train, num_train), (self.test, num_test)):
+            splits.append(read_parallel(data / names[0], data / names[1]))
+            found = len(splits[-1])
+            if found != count:
+                raise DataError(f"{data / names[0]} has {found:,} lines where there should be {count:,}; {self.where}")
+        return splits[0], splits[1]
 
 
 @dataclass(frozen=True)
@@ -95,7 +91,6 @@ class ParallelText:
     vocabulary: int
     positions: int
     max_cut: float = 0.01
-    trains_on_fewer: bool = True
     metrics: tuple[str, ...] = ("bleu", "chrf")
 
     @property
@@ -107,13 +102,11 @@ class ParallelText:
         return (2, self.positions)
 
     def prepare(self, data: Path | None) -> None:
-        check_packages()
         self.source.read(data, self.num_train, self.num_test)
 
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> PairSamples:
         """Raises DataError as `prepare`, or where the vocabulary or `positions` do not fit the texts."""
         train, test = self.source.read(data, self.num_train, self.num_test)
-        check_packages()
         subwords = Subwords([text for pair in train for text in pair[:2]], self.vocabulary)
         encoded_train, encoded_test = _encoded(train, subwords), _encoded(test, subwords)
         _cut([encoded_train, encoded_test], self.positions - 1, self.max_cut)
@@ -122,47 +115,23 @@ class ParallelText:
         texts = (subwords.decode, subwords.decode)
         return PairSamples(*pairs, BleuAndChrf(subwords.decode), texts, self.positions, sha256, subwords.sha256)
 
-    def check(self, data: Path | None) -> list[Check]:
-        try:
-            self.prepare(data)
-        except DataError as error:
-            return [Check("parallel text", False, str(error))]
-        return [Check("parallel text", True, f"{self.num_train:,} pairs to train on, {self.num_test:,} to score")]
 
-    def random_batch(self, batch_size: int, generator: torch.Generator) -> Batch:
-        return random_pairs(self.input_shape, self.num_classes, batch_size, generator)
-
-
-def check_packages() -> None:
-    """Raises DataError where a library is missing that text is made into tokens or scored with."""
-    for name in ("tokenizers", "sacrebleu"):
-        if importlib.util.find_spec(name) is None:
-            raise DataError(f"the package {name}, which translation needs, is missing; pip install {name}")
-
-
-def read_parallel(paths: Sequence[Path]) -> list[TextPair]:
-    """The pairs in two files, or in one with tabs.
+def read_parallel(source: Path, target: Path) -> list[TextPair]:
+    """The pairs in two files.
 
     Raises:
         DataError: a file is missing or no text, the two differ in length, or a line has nothing on one side.
     """
-    lines = [_lines(path) for path in paths]
-    if len(paths) == 1:
-        columns = [line.split("\t") for line in lines[0]]
-        wrong = next((number for number, own in enumerate(columns, 1) if len(own) != 2), None)
-        if wrong is not None:
-            raise DataError(f"{paths[0]}, line {wrong}: not a source, a tab and a target; correct or remove the line")
-        pairs = [TextPair(source.strip(), target.strip()) for source, target in columns]
-    else:
-        if len(lines[0]) != len(lines[1]):
-            raise DataError(
-                f"{paths[0]} has {len(lines[0]):,} lines and {paths[1]} {len(lines[1]):,}, so they are not "
-                "translations line by line; fetch both anew"
-            )
-        pairs = [TextPair(source.strip(), target.strip()) for source, target in zip(*lines, strict=True)]
+    sources, targets = _lines(source), _lines(target)
+    if len(sources) != len(targets):
+        raise DataError(
+            f"{source} has {len(sources):,} lines and {target} {len(targets):,}, so they are not translations line by "
+            "line; fetch both anew"
+        )
+    pairs = [TextPair(left.strip(), right.strip()) for left, right in zip(sources, targets, strict=True)]
     empty = next((number for number, pair in enumerate(pairs, 1) if not pair.source or not pair.target), None)
     if empty is not None:
-        raise DataError(f"{paths[0]}, line {empty}: one side of the pair is empty; remove the line from both sides")
+        raise DataError(f"{source}, line {empty}: one side of the pair is empty; remove the line from both sides")
     return pairs
 
 
@@ -178,11 +147,8 @@ def _lines(path: Path) -> list[str]:
 
 
 def _encoded(pairs: Sequence[TextPair], subwords: Subwords) -> Encoded:
-    sources, targets = (
-        subwords.encode([pair.source for pair in pairs]),
-        subwords.encode([pair.target for pair in pairs]),
-    )
-    return sources, targets, [pair.group for pair in pairs]
+    sources, targets, groups = zip(*pairs, strict=True)
+    return subwords.encode(sources), subwords.encode(targets), list(groups)
 
 
 def _cut(encoded: Sequence[Encoded], longest: int, max_cut: float) -> None:
@@ -210,8 +176,6 @@ class Subwords:
     """
 
     def __init__(self, texts: Sequence[str], size: int) -> None:
-        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
         if size < LEAST:
             raise DataError(f"a vocabulary of {size} has no room for the {LEAST} bytes and marks; give a larger one")
         self._tokenizer: Tokenizer = Tokenizer(models.BPE())

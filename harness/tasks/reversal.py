@@ -11,8 +11,7 @@ import torch
 from harness.seeds import generator
 from harness.spec import TaskSpec
 from harness.tasks.measures import PhoneErrors
-from harness.tasks.pairs import Encoded, PairSamples, chosen_pairs, digest, random_pairs
-from harness.tasks.task import Batch
+from harness.tasks.pairs import Encoded, PairSamples, chosen_pairs, digest
 from harness.tokens import NUM_SPECIAL
 
 ALPHABET = "abcdefgh"
@@ -25,7 +24,6 @@ class Reversal:
     num_test: int = 100
     num_classes: int = NUM_SPECIAL + len(ALPHABET)
     input_shape: tuple[int, ...] = (2, LONGEST + 1)
-    trains_on_fewer: bool = True
     metrics: tuple[str, ...] = ("phone_error_rate",)
 
     def prepare(self, data: Path | None) -> None:
@@ -36,9 +34,6 @@ class Reversal:
         sha256 = digest(_text(source) for source in (*test[0], *train[0]))
         pairs = chosen_pairs(train, test, spec, device)
         return PairSamples(*pairs, PhoneErrors(), (_text, _text), self.input_shape[1], sha256)
-
-    def random_batch(self, batch_size: int, generator: torch.Generator) -> Batch:
-        return random_pairs(self.input_shape, self.num_classes, batch_size, generator)
 
     def _made_up(self, split: str, count: int) -> Encoded:
         random = generator("reversal", split)

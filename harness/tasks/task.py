@@ -118,8 +118,6 @@ def held_out_indices(num_samples: int, held_out: int, num_train: int = 0) -> tup
 
 def subset(train: Batch, spec: TaskSpec, test: Batch | None = None) -> TensorSamples:
     """Of all training samples those to train on, with the test set, or where there is none those held out, to score."""
-    if not spec.num_train and test is not None:
-        return TensorSamples(*train, *test)
     kept, held_out = held_out_indices(len(train[1]), spec.held_out, spec.num_train)
     inputs, labels = train
     return TensorSamples(inputs[kept], labels[kept], *(test or (inputs[held_out], labels[held_out])))
@@ -134,11 +132,9 @@ def configured_task(spec: TaskSpec) -> Task:
     """The task with what the spec says of its files.
 
     Raises:
-        SpecError: there is no such task, it has no files that might be undecodable, or it always trains on all samples.
+        SpecError: there is no such task, or it has no files that might be undecodable.
     """
     task: Any = find_task(spec.name)
-    if spec.num_train and not getattr(task, "trains_on_fewer", False):
-        raise SpecError(f"task {spec.name} trains on all its samples; remove num_train")
     if not spec.max_undecodable:
         return task  # type: ignore[no-any-return]
     if not hasattr(task, "max_undecodable"):

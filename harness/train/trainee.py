@@ -9,6 +9,7 @@ from algorithms import Collectives
 from algorithms.registry import methods
 from harness.spec import RunConfig
 from harness.tasks.task import Task, find_task
+from harness.tokens import NUM_SPECIAL
 from harness.train.build import build_model, lay_out, module_to_train
 from harness.train.local_workers import local_workers
 from harness.train.precision import MixedPrecision
@@ -17,12 +18,13 @@ from harness.train.precision import MixedPrecision
 def random_batch(task: Task, batch_size: int, generator: torch.Generator, like: Tensor) -> tuple[Tensor, Tensor]:
     """Standard normal images of the task's shape, of the type and on the device of `like`, and labels for them.
 
-    They are drawn on the CPU, so they are the same on every device. Of a text task they are pairs of full length.
+    They are drawn on the CPU, so they are the same on every device. Of a text task they are pairs of full length, as
+    `harness.tasks.pairs.Pairs.batch` gives them.
     """
-    own = getattr(task, "random_batch", None)
-    if own is not None:
-        inputs, labels = own(batch_size, generator)
-        return inputs.to(like.device), labels.to(like.device)
+    if len(task.input_shape) == 2:
+        shape = (batch_size, 2, task.input_shape[1] + 1)
+        tokens = torch.randint(NUM_SPECIAL, task.num_classes, shape, generator=generator).to(like.device)
+        return tokens[:, :, :-1], tokens[:, 1, 1:]
     inputs = torch.randn((batch_size, *task.input_shape), generator=generator).to(like)
     labels = torch.randint(task.num_classes, (batch_size,), generator=generator).to(like.device)
     return inputs, labels

@@ -371,12 +371,6 @@ def test_sizes_follow_and_too_many_samples_are_refused() -> None:
         split_sizes(BLOBS, TaskSpec(name="blobs", num_train=801, held_out=800))
 
 
-def test_other_tasks_refuse_it(tmp_path: Path) -> None:
-    spec = changed(small_spec(), "task", {"name": "cifar100", "num_train": 800})
-    with pytest.raises(SpecError, match="task cifar100 trains on all its samples; remove num_train"):
-        planned(tmp_path, spec)
-
-
 def test_shards_are_cut_from_the_samples_trained_on() -> None:
     samples = BLOBS.load(None, TaskSpec(name="blobs", num_train=800), torch.device("cpu"))
     shards = worker_shards(PartitionSpec(kind="contiguous"), samples.train_labels, 4, seed=1)

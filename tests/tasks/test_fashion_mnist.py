@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import os
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,28 +14,27 @@ import torchvision
 from harness.spec import TaskSpec
 from harness.tasks import fashion_mnist
 from harness.tasks.errors import DataError
-from harness.tasks.fashion_mnist import MEAN, STANDARD_DEVIATION, FashionMNIST, locate, verified
+from harness.tasks.fashion_mnist import MEAN, STANDARD_DEVIATION, FashionMNIST, contents, verified
 from harness.tasks.task import find_task
 from tests.tasks.miniatures import fashion_mnist_files
 
 IMAGES, LABELS = list(fashion_mnist.FILES)[:2]
-NO_SERVER = "http://127.0.0.1:1"
 
 
 class Places:
-    """The places that `locate` looks at, all empty to begin with, and what it is run with."""
+    """The places that `contents` looks at, all empty to begin with."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root, self.package, self.cache = root, root / "package", root / "xdg" / "cser-bench" / "fashion-mnist"
-        self.published, self.files = NO_SERVER, fashion_mnist_files(root / "good", 5, 3)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(root / "xdg"))
+        monkeypatch.setattr(fashion_mnist, "PACKAGE_FOLDER", self.package)
+        monkeypatch.setattr(fashion_mnist, "PUBLISHED", "http://127.0.0.1:1")
+        monkeypatch.setattr(fashion_mnist, "FILES", fashion_mnist_files(root / "good", 5, 3))
 
     def fill(self, folder: Path) -> Path:
         """Write the four good files."""
         fashion_mnist_files(folder, 5, 3)
         return folder
-
-    def locate(self, data: Path | None = None) -> Path:
-        return locate(data, self.files, self.published)
 
     def fake_apt(self, download: str) -> None:
         """An apt-get that does this, and a dpkg-deb that takes a folder beside it for the package's contents."""
@@ -56,9 +53,7 @@ class Places:
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))  # this folder and nothing else
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setattr(fashion_mnist, "PACKAGE_FOLDER", tmp_path / "package")
-    return Places(tmp_path)
+    return Places(tmp_path, monkeypatch)
 
 
 def flip(path: Path) -> None:
@@ -77,11 +72,8 @@ def test_the_files_are_torchvisions_and_the_task_is_known_without_data() -> None
 
 
 def test_a_given_folder_is_used_in_torchvisions_layout_too(places: Places) -> None:
-    places.fill(places.package)
-    mine = places.fill(places.root / "mine")
-    assert places.locate(mine) == mine
-    raw = places.fill(places.root / "theirs" / "FashionMNIST" / "raw")
-    assert places.locate(places.root / "theirs") == raw
+    places.fill(places.root / "theirs" / "FashionMNIST" / "raw")
+    assert contents(places.root / "theirs") == contents(places.fill(places.root / "mine"))
 
 
 @pytest.mark.parametrize(
@@ -100,44 +92,42 @@ def test_a_damaged_given_folder_is_an_error_and_no_other_place_is_used(
     places.fill(places.package)
     mine = places.fill(places.root / "mine")
     damage(mine / name)
-    with pytest.raises(DataError, match=rf"{mine / name} {words}"):
-        places.locate(mine)
+    with pytest.raises(DataError, match=rf"{mine / name} {words}.*DATA=FOLDER"):
+        contents(mine)
 
 
 def test_the_order_is_package_cache_server_and_the_package_from_debian(
-    places: Places, serve: Callable[[], str]
+    places: Places, serve: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All places are good; the first in the order goes bad, one after the other."""
-    for name in ("package", "contents", "mirror"):
-        places.fill(places.root / name)
-    places.fill(places.cache)
+    """The package lies there and is damaged; then the cache is, and then what the server has too."""
+    for folder in (places.package, places.root / "contents", places.root / "mirror"):
+        places.fill(folder)
     places.fake_apt("touch it.deb")
-    places.published = serve().rstrip("/")
-    assert places.locate() == places.package
+    monkeypatch.setattr(fashion_mnist, "PUBLISHED", serve().rstrip("/"))
+    good = contents(None)
+    assert not places.cache.exists()  # the package was enough
     (places.package / LABELS).unlink()
-    assert places.locate() == places.cache
-    flip(places.cache / LABELS)
-    assert places.locate() == places.cache and verified(places.cache, places.files)
+    assert contents(None) == good == verified(places.cache)  # from the server
+    flip(places.root / "mirror" / LABELS)
+    assert contents(None) == good  # from the cache
     assert not (places.root / "calls").exists()
-    for bad in (places.cache, places.root / "mirror"):
-        flip(bad / LABELS)
-    assert places.locate() == places.cache and verified(places.cache, places.files)
-    assert (places.root / "calls").read_text().split() == ["download"]
-    assert sorted(os.listdir(places.cache)) == sorted(places.files)
+    flip(places.cache / LABELS)
+    assert contents(None) == good == verified(places.cache)
+    assert (places.root / "calls").read_text().split() == ["update", "download"]
+    assert sorted(os.listdir(places.cache)) == sorted(fashion_mnist.FILES)
 
 
 def test_where_all_fail_each_place_is_named_with_its_reason(places: Places) -> None:
     places.fake_apt('echo "E: Unable to locate package" >&2; exit 100')
     with pytest.raises(DataError) as caught:
-        places.locate()
+        contents(None)
     said = str(caught.value)
     for words in ("package/train-", "fashion-mnist/train-", "refused", "E: Unable to locate package", "DATA=FOLDER"):
         assert words in said
     assert "\n" not in said and os.listdir(places.cache) == []
-    assert (places.root / "calls").read_text().split() == ["download", "update", "download"]  # with lists of its own
     (places.root / "bin" / "apt-get").unlink()
     with pytest.raises(DataError, match="No such file or directory: 'apt-get'"):
-        places.locate()
+        contents(None)
 
 
 def test_an_interrupted_fetch_is_never_taken_for_done(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,16 +145,14 @@ def test_an_interrupted_fetch_is_never_taken_for_done(places: Places, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", stop_at_the_third)
         with pytest.raises(KeyboardInterrupt):
-            places.locate()
+            contents(None)
     assert len(os.listdir(places.cache)) == 2
-    assert places.locate() == places.cache
+    assert contents(None) == verified(places.cache)
 
 
-def test_samples_are_the_files_bytes_normalised(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fashion_mnist, "locate", partial(locate, files=places.files))
+def test_samples_are_the_files_bytes_normalised(places: Places) -> None:
     samples = FashionMNIST(5, 3).load(places.root / "good", TaskSpec(name="fashion_mnist"), torch.device("cpu"))
     raw = gzip.decompress((places.root / "good" / IMAGES).read_bytes())
-    assert hashlib.sha256(raw).hexdigest() == places.files[IMAGES]
     pixels = torch.tensor(list(raw[16:]), dtype=torch.float32).view(5, 1, 28, 28)
     assert torch.allclose(samples.train_inputs, (pixels / 255 - MEAN) / STANDARD_DEVIATION, atol=1e-6)
     assert samples.train_labels.tolist() == [0, 1, 2, 3, 4] and samples.evaluation_labels.tolist() == [0, 1, 2]

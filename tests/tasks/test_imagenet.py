@@ -135,7 +135,7 @@ def test_reading_stops_with_the_consumer(data: Path) -> None:
 def test_held_out_images_are_scored_and_not_trained_on(data: Path) -> None:
     samples = MINIATURE.load(data, TaskSpec(name="imagenet", held_out=5), CPU)
     assert len(samples.train_labels) == TRAIN - 5
-    trained, scored = (set(part.paths(torch.arange(len(part.numbers)))) for part in (samples.train, samples.evaluated))
+    trained, scored = (set(part.paths(torch.arange(len(part)))) for part in (samples.train, samples.evaluated))
     assert len(scored) == 5 and not trained & scored and len(trained | scored) == TRAIN
     ((inputs, _),) = samples.evaluation_batches(torch.arange(5))
     ((again, _),) = samples.evaluation_batches(torch.arange(5))
@@ -197,7 +197,6 @@ def test_an_undecodable_image_is_named(data: Path, how: str) -> None:
         list(samples.training_batches([torch.arange(TRAIN)], 1, 0, 0))
     with pytest.raises(DataError, match=r"n02_13.JPEG"):
         MINIATURE.prepare(data)
-    assert [good for _, good, _ in MINIATURE.check(data)] == [True, False, True, True]
 
 
 def test_a_stated_number_of_undecodable_images_is_replaced_and_counted(data: Path) -> None:
@@ -258,7 +257,7 @@ BAD_TREES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a class too many": (lambda p: (p / "train" / "n04").mkdir(), "Found no valid file for the classes n04"),
     "an image missing": (
         lambda p: (p / "train" / "n02" / "n02_01.JPEG").unlink(),
-        "holds 23 images where 24 are expected (the fewest, 7, in n02)",
+        "holds 23 images where 24 are expected (the fewest, 7 of n02)",
     ),
     "other classes": (lambda p: (p / "val" / "n03").rename(p / "val" / "n09"), "class n03 is in only one of"),
 }
@@ -272,7 +271,6 @@ def test_an_incomplete_tree_is_refused_in_one_sentence(data: Path, bad: str) -> 
         with pytest.raises(DataError) as error:
             use(data)
         assert words in str(error.value) and "\n" not in str(error.value)
-    assert not all(good for _, good, _ in MINIATURE.check(data))
 
 
 def test_without_data_the_message_says_where_it_goes(tmp_path: Path) -> None:
@@ -280,13 +278,6 @@ def test_without_data_the_message_says_where_it_goes(tmp_path: Path) -> None:
         MINIATURE.prepare(None)
     tree(tmp_path / "xdg" / "cser-bench" / "imagenet")
     MINIATURE.prepare(None)
-
-
-def test_a_preflight_counts_and_decodes(data: Path) -> None:
-    lines = MINIATURE.check(data)
-    assert [good for _, good, _ in lines] == [True] * 4
-    assert "24 images of 3 classes" in lines[0][2] and "12 images of 3 classes" in lines[2][2]
-    assert "24 images, evenly spaced" in lines[1][2]
 
 
 def test_names_keep_their_bytes(data: Path) -> None:
