@@ -155,14 +155,6 @@ def _version() -> str:
         return "cser-bench, not installed"
 
 
-def _rates(text: str) -> list[float]:
-    """In bits a second, of a list in Mb/s."""
-    rates = [_number(rate) for rate in text.split(",")]
-    if not all(0 < rate <= LARGEST for rate in rates):
-        raise argparse.ArgumentTypeError(f"must be numbers of Mb/s above 0 with commas between, not {text!r}")
-    return [rate * 1e6 for rate in rates]
-
-
 def _device(text: str) -> str:
     if text not in ("cpu", "cuda") and not (text.startswith("cuda:") and text[5:].isdigit()):
         raise argparse.ArgumentTypeError(f"must be cpu, cuda or cuda:N, not {text!r}")
@@ -180,23 +172,26 @@ def _positive(text: str) -> int:
 
 
 def _above_0(text: str) -> float:
-    if not 0 < _number(text) <= LARGEST:
-        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
-    return float(text)
+    return _number(text, math.ulp(0), "a number above 0")
 
 
 def _not_negative(text: str) -> float:
-    if not 0 <= _number(text) <= LARGEST:
-        raise argparse.ArgumentTypeError(f"must be a number of at least 0, not {text!r}")
-    return float(text)
+    return _number(text, 0.0, "a number of at least 0")
 
 
-def _number(text: str) -> float:
-    """Not a number where it is none."""
+def _rates(text: str) -> list[float]:
+    """In bits a second, of a list in Mb/s."""
+    return [1e6 * _number(rate, math.ulp(0), "numbers of Mb/s above 0 with commas between") for rate in text.split(",")]
+
+
+def _number(text: str, least: float, wanted: str) -> float:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        return math.nan
+        value = math.nan
+    if not least <= value <= LARGEST:
+        raise argparse.ArgumentTypeError(f"must be {wanted}, not {text!r}")
+    return value
 
 
 if __name__ == "__main__":

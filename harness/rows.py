@@ -5,17 +5,31 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Seed = Annotated[int, Field(ge=0)]
+Ratio = Annotated[float, Field(ge=1, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 LocalStep = Literal["sgd", "adamw"]
 """By whose rule a worker steps: Nesterov SGD's, or AdamW's with `betas` and `eps`, which has no momentum."""
-Betas = Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
+Betas = Annotated[list[Share], Field(min_length=2, max_length=2)]
+
+
+def _once(values: list[Any]) -> list[Any]:
+    """Rates are compared as the names of rows have them, with six digits."""
+    if len({f"{value:g}" if isinstance(value, float) else value for value in values}) < len(values):
+        raise ValueError("holds a value twice")
+    return values
+
+
+Seeds = Annotated[list[Seed], AfterValidator(_once)]
+"""Runs with the same seed would be the same run."""
+Rates = Annotated[list[Positive], AfterValidator(_once)]
 
 
 class Strict(BaseModel):
@@ -32,27 +46,15 @@ class RestartSpec(Strict):
     `worker`: the rank of the only one who loses it; None for all workers.
     """
 
-    without: Annotated[list[Name], Field(min_length=1)]
+    without: Annotated[list[Name], Field(min_length=1), AfterValidator(_once)]
     at: Annotated[float, Field(gt=0, lt=1)] = 0.5
     worker: Annotated[int, Field(ge=0)] | None = None
-
-    @model_validator(mode="after")
-    def _consistent(self) -> RestartSpec:
-        if len(set(self.without)) < len(self.without):
-            raise ValueError("`without` names a part of the state twice")
-        return self
 
     @property
     def name(self) -> str:
         """For the name of a row: what is lost, and by whom and when where that is not all and half of the run."""
         worker = "" if self.worker is None else f"-worker{self.worker}"
         return "+".join(self.without) + worker + ("" if self.at == 0.5 else f"-at{self.at:g}")
-
-    @property
-    def words(self) -> str:
-        """For tables."""
-        who = "all workers" if self.worker is None else f"worker {self.worker}"
-        return f"at {100 * self.at:g} % of the run {who} lost: {' and '.join(self.without).replace('_', ' ')}"
 
 
 class RestartOf(RestartSpec):
@@ -72,17 +74,17 @@ class RowSpec(Strict):
     row: Name
     label: str
     algorithm: Name
-    ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
+    ratio: Ratio | None = None
     """Overall compression ratio, for tables; by default what the closed form of the bits says."""
     settings: dict[str, Any] = {}
     learning_rate: Positive | None = None
-    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    momentum: Share | None = None
     local_step: LocalStep | None = None
     betas: Betas | None = None
     eps: Positive | None = None
     warmup_epochs: NonNegative | None = None
     candidates: list[dict[str, Any]] = []
-    learning_rates: list[Positive] = []
+    learning_rates: Rates = []
     restart: RestartSpec | None = None
 
     def restarted(self, restart: RestartOf) -> RowSpec:
@@ -101,14 +103,7 @@ class RowSpec(Strict):
     def _consistent(self) -> RowSpec:
         if self.candidates and (self.settings or self.learning_rate is not None):
             raise ValueError(f"row {self.row!r} has candidates, so it can have neither settings nor a learning_rate")
-        if same_name(self.learning_rates):
-            raise ValueError(f"row {self.row!r} holds a learning rate twice, to six digits")
         return self
-
-
-def same_name(rates: list[float]) -> bool:
-    """Whether two rates are written alike in the names of rows, with six digits."""
-    return len({f"{rate:g}" for rate in rates}) < len(rates)
 
 
 class GrowingWarmup(Strict):
@@ -135,7 +130,7 @@ class GridSpec(Strict):
     columns: list[str]
     cases: Annotated[list[list[float]], Field(min_length=1)]
     settings: dict[str, Any]
-    learning_rates: Annotated[list[Positive], Field(min_length=1)]
+    learning_rates: Annotated[Rates, Field(min_length=1)]
     warmup: GrowingWarmup | None = None
 
     @model_validator(mode="after")

@@ -17,12 +17,14 @@ from harness.rows import (
     Name,
     NonNegative,
     Positive,
+    Rates,
     RestartOf,
     RestartSpec,
     RowSpec,
     Seed,
+    Seeds,
+    Share,
     Strict,
-    same_name,
 )
 
 FORMAT = 1
@@ -71,7 +73,7 @@ class ScheduleSpec(Strict):
     staircase_warmup: bool = False
     milestones: list[Positive] = []
     factor: Positive = 0.2
-    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    warmup_share: Share = 0.0
 
     @model_validator(mode="after")
     def _consistent(self) -> ScheduleSpec:
@@ -105,33 +107,38 @@ class PartitionSpec(Strict):
     shards_per_worker: Count = 2
 
 
-class RunConfig(Strict):
-    """The scientific fields of one run and nothing else; its id is their hash."""
+class TrainingSpec(Strict):
+    """How every run of an experiment trains, where a row says nothing else."""
 
-    task: TaskSpec
-    model: ModelSpec
     num_workers: Count
     batch_size: Count
     """Samples per worker and step."""
     num_epochs: Count
-    algorithm: Name
-    settings: dict[str, Any] = {}
-    learning_rate: Positive
-    momentum: Annotated[float, Field(ge=0, lt=1)]
+    momentum: Share
     weight_decay: NonNegative
-    schedule: ScheduleSpec
-    evaluation: EvaluationSpec
-    partition: PartitionSpec = PartitionSpec()
     precision: Precision = "fp32"
     wire: Wire = "fp32"
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """In the training loss alone."""
-    seed: Seed
-    repeat: int = 0
-    """Tells apart runs that share their seed."""
     local_step: LocalStep = "sgd"
     betas: Betas = [0.9, 0.999]
     eps: Positive = 1e-8
+    label_smoothing: Share = 0.0
+    """In the training loss alone."""
+
+
+class RunConfig(TrainingSpec):
+    """The scientific fields of one run and nothing else; its id is their hash."""
+
+    task: TaskSpec
+    model: ModelSpec
+    algorithm: Name
+    settings: dict[str, Any] = {}
+    learning_rate: Positive
+    schedule: ScheduleSpec
+    evaluation: EvaluationSpec
+    partition: PartitionSpec = PartitionSpec()
+    seed: Seed
+    repeat: int = 0
+    """Tells apart runs that share their seed."""
     restart: RestartSpec | None = None
     """What workers lose in the middle of the run, so that it can be seen what that costs."""
 
@@ -140,20 +147,6 @@ def run_id(config: RunConfig) -> str:
     """Hash of the scientific fields alone; fields at their default are left out, so that new ones change no old id."""
     canonical = json.dumps(config.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
-
-
-class TrainingSpec(Strict):
-    num_workers: Count
-    batch_size: Count
-    num_epochs: Count
-    momentum: Annotated[float, Field(ge=0, lt=1)]
-    weight_decay: NonNegative
-    precision: Precision = "fp32"
-    wire: Wire = "fp32"
-    local_step: LocalStep = "sgd"
-    betas: Betas = [0.9, 0.999]
-    eps: Positive = 1e-8
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class StatisticsSpec(Strict):
@@ -167,13 +160,13 @@ class StatisticsSpec(Strict):
     metric: Literal["accuracy", "phone_error_rate", "bleu", "chrf"] = "accuracy"
     margin: Positive
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    seeds: Annotated[list[Seed], Field(min_length=1)]
+    seeds: Annotated[Seeds, Field(min_length=1)]
     same_seed: Seed | None = None
     """As released: all repeats use this one seed, and `seeds` only number them."""
     floor: Name | None = None
     margin_reason: str | None = None
     main_ratio: Positive | None = None
-    baseline_seeds: list[Seed] = []
+    baseline_seeds: Seeds = []
     """Of the baseline, instead of `seeds`: every row is held against it, so its own spread must be known better."""
     declared: str | None = None
     """When the contrasts were declared: which runs had been seen by then."""
@@ -191,8 +184,8 @@ class TuningSpec(Strict):
     `both_rules`: plan rows for the choices by least training loss too, where they differ; at `both_rules_seeds`.
     """
 
-    grid: Annotated[list[Positive], Field(min_length=1)]
-    seeds: Annotated[list[Seed], Field(min_length=1)]
+    grid: Annotated[Rates, Field(min_length=1)]
+    seeds: Annotated[Seeds, Field(min_length=1)]
     held_out: Count
     num_trials: Count | None = None
     finalists: Count | None = None
@@ -201,7 +194,7 @@ class TuningSpec(Strict):
     highest: Positive | None = None
     records: Name | None = None
     both_rules: bool = False
-    both_rules_seeds: list[Seed] = []
+    both_rules_seeds: Seeds = []
 
 
 class ContrastSpec(Strict):
@@ -222,14 +215,14 @@ class ContrastSpec(Strict):
 class SensitivitySpec(Strict):
     """The rows at the main ratio, and those without one, again at the learning rates next to the chosen one."""
 
-    seeds: Annotated[list[Seed], Field(min_length=1)]
+    seeds: Annotated[Seeds, Field(min_length=1)]
 
 
 class LengthsSpec(Strict):
     """All rows again at these lengths, with the settings and rates that were chosen for the rows themselves."""
 
     num_epochs: Annotated[list[Count], Field(min_length=1)]
-    seeds: Annotated[list[Seed], Field(min_length=1)]
+    seeds: Annotated[Seeds, Field(min_length=1)]
 
 
 class Spec(Strict):
@@ -238,7 +231,6 @@ class Spec(Strict):
     format: Literal[1]
     name: Name
     title: str
-    kind: Literal["accuracy", "timing"] = "accuracy"
     task: TaskSpec
     model: ModelSpec
     training: TrainingSpec
@@ -296,17 +288,14 @@ class Spec(Strict):
             )
 
     def _check_seeds(self) -> None:
-        tuning, lengths = self.tuning, self.lengths
-        given = {"statistics.seeds": self.statistics.seeds}
-        given |= {"statistics.baseline_seeds": self.statistics.baseline_seeds}
+        tuning = self.tuning
+        if tuning is None:
+            return
+        given = {"statistics.seeds": self.statistics.seeds, "statistics.baseline_seeds": self.statistics.baseline_seeds}
         given |= {"sensitivity.seeds": self.sensitivity.seeds} if self.sensitivity else {}
-        given |= {"lengths.seeds": lengths.seeds} if lengths else {}
-        given |= {"tuning.both_rules_seeds": tuning.both_rules_seeds} if tuning else {}
-        for name, seeds in (given | ({"tuning.seeds": tuning.seeds} if tuning else {})).items():
-            if len(set(seeds)) < len(seeds):
-                raise ValueError(f"{name} holds a seed twice; runs with the same seed would be the same run")
-        for name, seeds in given.items():
-            if tuning and set(tuning.seeds) & set(seeds):
+        given |= {"lengths.seeds": self.lengths.seeds} if self.lengths else {}
+        for name, seeds in (given | {"tuning.both_rules_seeds": tuning.both_rules_seeds}).items():
+            if set(tuning.seeds) & set(seeds):
                 raise ValueError(f"tuning.seeds must be other than {name}, or the report would be tuned on itself")
 
     def _check_lengths(self) -> None:
@@ -335,8 +324,6 @@ class Spec(Strict):
         tuning = self.tuning
         if tuning is None:
             return
-        if same_name(tuning.grid):
-            raise ValueError("tuning.grid holds a rate twice, to six digits; each must have a name of its own")
         for row in self.all_rows():
             if tuning.records and row.learning_rate is not None:
                 continue

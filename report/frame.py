@@ -164,7 +164,7 @@ def _seed(folder: Path, row: Row, text: str) -> int:
 
 
 def _row_line(row: Row) -> dict[str, Any]:
-    line: dict[str, Any] = row.model_dump(exclude={"settings", "restart", "betas", "runs", "words"})
+    line: dict[str, Any] = row.model_dump(exclude={"settings", "restart", "betas", "runs"})
     lost = {} if row.restart is None else {"restart": row.restart}
     return line | dict(_paths(row.settings)) | dict(_paths(lost))
 

@@ -16,8 +16,9 @@ from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from harness.cli.show import show_plan
-from harness.plan.effort import Site
-from harness.plan.plan import Plan, PlannedRun
+from harness.plan.forecast import Site
+from harness.plan.plan import Plan
+from harness.plan.rows import PlannedRun
 from harness.records.provenance import new_attempt
 from harness.spec import SpecError
 from harness.tasks.task import find_task

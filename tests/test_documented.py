@@ -18,7 +18,7 @@ from algorithms.core.compressors import Draw, SharedSupport
 from algorithms.core.layout import Layout
 from algorithms.registry import _by_name, _classes, compressors
 from harness import tasks
-from harness.plan.foresee import foresee
+from harness.plan.footprint import footprint_of
 from harness.records.store import Result, read_record, read_run
 from harness.spec import TaskSpec
 from harness.tasks.parallel import ParallelText
@@ -137,7 +137,7 @@ def test_the_baseline_is_trained_and_sends_half(baseline: str, tmp_path: Path) -
     assert attempt_as_rank(job, 0, f"file://{tmp_path}/rendezvous")
     result = read_run(job.folder).result
     assert result is not None and result.test_accuracy is not None and result.test_accuracy > 0.3
-    assert result.traffic["gradient"].bits == 16 * 742 * 80 == foresee(config).bits
+    assert result.traffic["gradient"].bits == 16 * 742 * 80 == footprint_of(config).bits
     assert registry.methods()[baseline].at_ratio(2) == {} and baseline not in registry.algorithms()
 
 

@@ -132,11 +132,6 @@ def unpack(options: argparse.Namespace) -> int:
     return 0
 
 
-def _folder(options: argparse.Namespace, name: str) -> Path:
-    folder: Path = options.results / (f"{name}_tuning" if options.tuning else name)
-    return folder
-
-
 def report(options: argparse.Namespace) -> int:
     """Build the report; the exit code is the report's."""
     return _report(options)
@@ -147,7 +142,7 @@ def _report(options: argparse.Namespace, *own: str) -> int:
     from report.__main__ import main as build
 
     spec = load_spec(find_spec(options.experiment))
-    words = [str(_folder(options, spec.name)), *own]
+    words = [str(options.results / (f"{spec.name}_tuning" if options.tuning else spec.name)), *own]
     searched = tuning_folder(spec, options.results)
     if searched.parent != options.results:
         words += ["--tuning", str(searched)]
@@ -207,7 +202,7 @@ def time(options: argparse.Namespace) -> int:
 def filled(words: Sequence[str]) -> tuple[list[str], str]:
     """The words for the report's command, and a sentence on what was filled in; "" where nothing was.
 
-    Words that are given count more than what the files say.
+    Words that are given come after what the files say, and so count more.
 
     Raises:
         SpecError: a file that is not there or cannot be read, or an experiment that cannot be planned.
@@ -223,10 +218,9 @@ def filled(words: Sequence[str]) -> tuple[list[str], str]:
     if options.model:
         found["--parameters"] = str(num_parameters_of(options.model))
         said = " ".join(filter(None, [said, f"{options.model} holds {int(found['--parameters']):,} parameters."]))
-    given = {word.split("=")[0] for word in rest}
-    if given & {"--layout", "--cluster"}:
-        given.add("--workers")
-    return [*rest, *(word for option, value in found.items() if option not in given for word in (option, value))], said
+    if any(word.split("=")[0] in ("--layout", "--cluster") for word in rest):
+        found.pop("--workers", None)
+    return [*(word for option in found.items() for word in option), *rest], said
 
 
 def _job_of_spec(name: str, results: Path) -> tuple[dict[str, str], str]:
@@ -261,6 +255,7 @@ def num_parameters_of(path: Path) -> int:
     import pickle
 
     import torch
+    from torch.utils._pytree import tree_leaves
 
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -268,17 +263,7 @@ def num_parameters_of(path: Path) -> int:
         raise SpecError(f"there is no file {path}; give --model a saved state_dict, or --parameters") from None
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError):
         raise SpecError(f"{path} is no state_dict that torch.save wrote; give --parameters instead") from None
-    total = _numbers(state)
-    if total == 0:
+    tensors = [leaf for leaf in tree_leaves(state) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
+    if not tensors:
         raise SpecError(f"{path} holds no real tensors; give --parameters instead")
-    return total
-
-
-def _numbers(state: object) -> int:
-    import torch
-
-    if isinstance(state, torch.Tensor):
-        return state.numel() if state.is_floating_point() else 0
-    if isinstance(state, dict):
-        return sum(map(_numbers, state.values()))
-    return sum(map(_numbers, state)) if isinstance(state, list | tuple) else 0
+    return sum(tensor.numel() for tensor in tensors)

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+from pydantic import BaseModel
 from tabulate import tabulate
 
-from harness.plan.effort import (
+from harness.plan.footprint import Footprint
+from harness.plan.forecast import (
     Effort,
     Site,
     effort_of,
     hours_sentences,
+    powers,
     price_sentences,
     reading,
     row_hours,
     usual_link,
 )
-from harness.plan.plan import Plan
-from harness.plan.power import powers
+from harness.plan.plan import COMMON, Plan
 from harness.plan.step_time import StepTime
+from harness.records.experiment import Row
 from harness.records.state import Seen, State, judge, look
 from harness.spec import RunConfig
 from harness.tasks.task import configured_task
@@ -33,48 +37,35 @@ def show_plan(plan: Plan, site: Site | None = None) -> None:
         site: the cluster that is meant; None for workers on this machine's cores, and on the usual links.
     """
     experiment, effort = plan.experiment, effort_of(plan)
-    device, num_workers = effort.compute[0][0].device, effort.configs[0].num_workers
-    site = site or Site(max(1, num_cores() // num_workers), usual_link(device))
+    device, config = effort.compute[0][0].device, effort.configs[0]
+    site = site or Site(max(1, num_cores() // config.num_workers), usual_link(device))
     link = None if device == "CPU core" else site.link_bits_per_second
     table = [
-        [
-            row.row,
-            row.algorithm,
-            f"{row.ratio:g}",
-            _models(row.models_sent),
-            _models(row.link_models),
-            *([f"{row_hours(row, link):,.2f}"] if link else []),
-            f"{row.learning_rate:g}",
-            len(row.runs),
-            row.num_steps,
-            f"{row.expected_bits / 8e6:.3f}",
-            f"{plan.memory_bytes[row.row] / 1e6:.2f}",
-            row.words,
-        ]
+        {
+            "row": row.row,
+            "algorithm": row.algorithm,
+            "ratio": f"{row.ratio:g}",
+            "models sent": _models(row.models_sent),
+            "on a link": _models(row.link_models),
+            **({f"hours at {link / 1e9:g} Gb/s": f"{row_hours(row, link):,.2f}"} if link else {}),
+            "lr": f"{row.learning_rate:g}",
+            "runs": len(row.runs),
+            "steps": row.num_steps,
+            "MB sent per worker": f"{row.expected_bits / 8e6:.3f}",
+            "MB state per worker": f"{plan.footprints[row.row].memory_bytes / 1e6:.2f}",
+            "settings": _settings(row),
+        }
         for row in experiment.rows
     ]
-    headers = [
-        "row",
-        "algorithm",
-        "ratio",
-        "models sent",
-        "on a link",
-        *([f"hours at {link / 1e9:g} Gb/s"] if link else []),
-        "lr",
-        "runs",
-        "steps",
-        "MB sent per worker",
-        "MB state per worker",
-        "settings",
-    ]
     print(experiment.title)
-    for what, value in {**experiment.settings, "seeds": ", ".join(map(str, experiment.seeds))}.items():
-        print(f"{what}: {value}")
-    print()
-    print(tabulate(table, headers, disable_numparse=True))
-    print()
-    for name, sentence in plan.mixing.items():
-        print(f"{name}: {sentence}")
+    for key in sorted(COMMON):
+        print(f"{key}: {_said(getattr(config, key))}")
+    print(f"parameters: {experiment.rows[0].num_parameters:,}")
+    print(f"seeds: {_said(experiment.seeds)}\n")
+    print(tabulate(table, "keys", disable_numparse=True), end="\n\n")
+    for name, footprint in plan.footprints.items():
+        if footprint.spectral_gap is not None:
+            print(f"{name}: {_mixing(footprint)}")
     for sentence in plan.left_out:
         print(sentence)
     if experiment.contrasts:
@@ -83,23 +74,59 @@ def show_plan(plan: Plan, site: Site | None = None) -> None:
         print(line)
 
 
+def _settings(row: Row) -> str:
+    """A row's settings in words."""
+    parts = [f"{key.replace('_', ' ')}: {_said(value)}" for key, value in row.settings.items()]
+    if row.local_step == "adamw":
+        parts.append(f"AdamW with betas {_said(row.betas)}, eps {row.eps:g}")
+    else:
+        heavy_ball = row.momentum > 0 and not row.nesterov
+        parts.append(f"momentum {row.momentum:g}{' (heavy ball with dampening)' * heavy_ball}")
+    if row.warmup_epochs is not None:
+        parts.append(f"warm-up {row.warmup_epochs:g} epochs")
+    if row.restart is not None:
+        who = "all workers" if row.restart["worker"] is None else f"worker {row.restart['worker']}"
+        parts.append(f"at {100 * row.restart['at']:g} % of the run {who} lost: {_said(row.restart['without'])}")
+    return "; ".join(parts)
+
+
+def _said(value: Any) -> str:
+    """A setting for people: a table by its kind or name, with what else it says in parentheses."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(include={"kind", "name"}) | value.model_dump(exclude_defaults=True)
+    if isinstance(value, dict):
+        name = next((str(value[key]) for key in ("kind", "name") if key in value), "")
+        others = ", ".join(f"{key} {_said(each)}" for key, each in value.items() if key not in ("kind", "name"))
+        return f"{name} ({others})" if name and others else name or others
+    if isinstance(value, list):
+        return ", ".join(map(_said, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _mixing(footprint: Footprint) -> str:
+    """How near a topology brings the workers, and what that takes."""
+    per_step = "" if footprint.num_rounds == 1 else f" over {footprint.num_rounds} steps"
+    bits = f"{footprint.neighbour_bits:,} bits in all from one worker to its neighbours"
+    return f"spectral gap {footprint.spectral_gap:.3g}{per_step}; {bits}"
+
+
 def _show_power(plan: Plan) -> None:
     """What the declared contrasts can show, where the spec says by how much scores of a row differ between seeds."""
     if plan.seed_deviation is None:
         print("declared contrasts: give statistics.seed_deviation to have their power\n")
         return
     table = [
-        [
-            p.contrast.row,
-            p.contrast.kind,
-            p.contrast.reference,
-            f"{p.contrast.margin:g}",
-            f"{p.alone:.2f}",
-            f"{p.first:.2f}",
-        ]
-        for p in powers(plan.experiment, plan.seed_deviation)
+        {
+            "row": each.contrast.row,
+            "contrast": each.contrast.kind,
+            "reference": each.contrast.reference,
+            "margin": each.contrast.margin,
+            "power": f"{each.alone:.2f}",
+            "power at Holm's first step": f"{each.first:.2f}",
+        }
+        for each in powers(plan.experiment, plan.seed_deviation)
     ]
-    print(tabulate(table, ["row", "contrast", "reference", "margin", "power", "power at Holm's first step"]))
+    print(tabulate(table, "keys"))
     said = f"power: with a standard deviation of {plan.seed_deviation:g} between seeds"
     print(f"{said}; of rows that are equal, or for superiority the margin apart\n")
 

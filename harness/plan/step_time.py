@@ -65,11 +65,10 @@ _KNOWN: dict[tuple[str, str, int, str], tuple[StepTime, ...]] = {}
 
 def _step_times(config: RunConfig) -> tuple[StepTime, ...]:
     if torch.cuda.is_available():
-        measured = dry_steps(config, torch.device("cuda", 0))
-        return (StepTime(measured.seconds, torch.cuda.get_device_name(0), MEASURED, measured.activation_bytes),)
+        return (dry_steps(config, torch.device("cuda", 0)),)
     flops = forward_flops(config)
     if flops <= DRY_FLOPS:
-        return (StepTime(dry_steps(config, torch.device("cpu")).seconds, "CPU core", MEASURED),)
+        return (dry_steps(config, torch.device("cpu")),)
     wanted = "mixed" if config.precision == "fp16" else "fp32"  # A V100 has no bf16.
     rates = [rate for rate in training_rates() if rate.gpus == 8 and rate.precision == wanted]
     times = [_scaled(flops, rate) for rate in rates]
@@ -92,21 +91,7 @@ def forward_flops(config: RunConfig) -> float:
     return float(counter.get_total_flops())
 
 
-@dataclass(frozen=True)
-class DrySteps:
-    """What was measured.
-
-    Attributes:
-        seconds: of a step, forward and backward pass and update; the median.
-        activation_bytes: the most memory beyond parameters, gradients, momentum and batch; None on a CPU, where it is
-            not counted.
-    """
-
-    seconds: float
-    activation_bytes: int | None
-
-
-def dry_steps(config: RunConfig, device: torch.device) -> DrySteps:
+def dry_steps(config: RunConfig, device: torch.device) -> StepTime:
     """Take steps of the config's model, batch and precision, with plain SGD, as training takes them on the device."""
     torch.set_num_threads(1)
     cuda = device.type == "cuda"
@@ -120,4 +105,5 @@ def dry_steps(config: RunConfig, device: torch.device) -> DrySteps:
     while len(times) < MAX_STEPS and sum(times) < MAX_SECONDS:
         times.append(seconds_to_idle(trainee.step, device))
     peak = torch.cuda.max_memory_allocated(device) - held if cuda else None
-    return DrySteps(median(times), peak)
+    name = torch.cuda.get_device_name(device) if cuda else "CPU core"
+    return StepTime(median(times), name, MEASURED, peak)

@@ -1,207 +1,45 @@
-"""The search for a row's settings and learning rate: which trials it wants, given those that are done, and its choice.
-
-A search is a function of its rules and of the outcomes so far, which records give, and goes the same way each time.
-"""
+"""An experiment's tuning: where its records lie, which trials it wants next, and what it chose for each row."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from statistics import fmean
-from typing import NamedTuple
 
-from harness.records.experiment import read_experiment
-from harness.records.metrics import ACCURACY, Metric, score_in
+from harness.plan.rows import PlannedRow, config_of, plan_row
+from harness.plan.search import SearchState, Trial, TrialOutcome, search
+from harness.records.experiment import Choice, Tuning, read_experiment
+from harness.records.metrics import ACCURACY, Metric, metric_of, score_in
 from harness.records.packs import read_result
 from harness.rows import RowSpec
-from harness.spec import Spec, SpecError, TuningSpec
+from harness.spec import Spec, SpecError, run_id
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
 """Records that come with the program: in a checkout its results folder, in an installation the tunings of it."""
 
-RULE = (
-    "for each row the learning rate of the grid with the highest mean accuracy on held-out training samples over the "
-    "tuning seeds; a rate with a diverged run is not eligible; of equals the smaller rate"
-)
-
-
-class Trial(NamedTuple):
-    """A table of settings, by its number from 0, at a learning rate."""
-
-    candidate: int
-    learning_rate: float
-
 
 @dataclass(frozen=True)
-class TrialOutcome:
-    """How a tuning run ended: accuracy on held-out samples and training loss, None where it diverged."""
+class Chosen:
+    """What the tuning found for a row. `trial` has the best score, `by_training_loss` the least training loss."""
 
-    accuracy: float | None
-    train_loss: float | None
+    row: RowSpec
+    found: SearchState
+    trial: Trial
 
+    @property
+    def by_training_loss(self) -> Trial | None:
+        return self.found.by_training_loss
 
-Outcomes = Callable[[Trial, int], TrialOutcome | None]
-"""By trial and tuning seed; None where the run has no result yet."""
-
-
-@dataclass(frozen=True)
-class SearchState:
-    """Where a search stands.
-
-    `wanted`: the seeds of each trial that is to be run, as far as can be said yet. The choices are None before the
-    search is complete, and where every trial diverged.
-    """
-
-    wanted: dict[Trial, list[int]]
-    missing: list[tuple[Trial, int]]
-    by_accuracy: Trial | None = None
-    by_training_loss: Trial | None = None
-
-    def at_end(self, trial: Trial) -> bool:
-        """Whether the trial's rate is the smallest or largest tried with its settings."""
-        rates = [each.learning_rate for each in self.wanted if each.candidate == trial.candidate]
-        return trial.learning_rate in (min(rates), max(rates))
-
-
-def search(tuning: TuningSpec, row: RowSpec, outcomes: Outcomes) -> SearchState:
-    """Where the row's search stands; `rules` says in words what it does."""
-    rates = [list(row.learning_rates or tuning.grid) for _ in row.tables]
-    screening = tuning.seeds if tuning.finalists is None else tuning.seeds[:1]
-    tried_at: dict[Trial, list[int]] = {}
-    finalists: set[Trial] = set()
-
-    def missing() -> list[tuple[Trial, int]]:
-        return [(trial, seed) for trial, seeds in tried_at.items() for seed in seeds if outcomes(trial, seed) is None]
-
-    while True:
-        for candidate, own in enumerate(rates):
-            for rate in own:
-                tried_at.setdefault(Trial(candidate, rate), screening)
-        if missing():
-            break
-        ranking = _ranking(list(tried_at), screening, outcomes)
-        if any([_extend(rates[trial.candidate], trial, tuning) for trial in ranking[:1]]):
-            continue
-        if not ranking and any([_extend_down(own, tuning) for own in rates]):
-            continue
-        for trial in _best(ranking, tuning.finalists, outcomes, tuning.seeds):
-            finalists.add(trial)
-            tried_at[trial] = tuning.seeds
-        if missing():
-            break
-        best = _ranking(list(finalists), tuning.seeds, outcomes)[:1]
-        if not any([_extend(rates[trial.candidate], trial, tuning) for trial in best]):
-            by_loss = _least_loss(tried_at, screening, outcomes)
-            return SearchState(_in_order(tried_at), [], best[0] if best else None, by_loss)
-    return SearchState(_in_order(tried_at), missing())
-
-
-def _in_order(tried_at: dict[Trial, list[int]]) -> dict[Trial, list[int]]:
-    """As they were begun with, and what the search added after it, each table of settings for itself."""
-    return dict(sorted(tried_at.items(), key=lambda item: item[0].candidate))
-
-
-def _ranking(trials: Sequence[Trial], seeds: Sequence[int], outcomes: Outcomes) -> list[Trial]:
-    """From the best mean accuracy over these seeds to the worst, without those that diverged at one."""
-    means = {}
-    for trial in trials:
-        scores = [outcome.accuracy for seed in seeds if (outcome := outcomes(trial, seed))]
-        finished = [score for score in scores if score is not None]
-        if len(finished) == len(seeds):
-            means[trial] = fmean(finished)
-    return sorted(means, key=lambda trial: (-means[trial], trial.learning_rate, trial.candidate))
-
-
-def _best(ranking: list[Trial], count: int | None, outcomes: Outcomes, seeds: list[int]) -> list[Trial]:
-    """The first `count` of the ranking; one that diverged at another seed has been tried, but takes no place."""
-    best, places = [], len(ranking) if count is None else count
-    for trial in ranking:
-        if places == 0:
-            break
-        best.append(trial)
-        places -= not _diverged(trial, seeds, outcomes)
-    return best
-
-
-def _diverged(trial: Trial, seeds: Sequence[int], outcomes: Outcomes) -> bool:
-    return any(outcome.accuracy is None for seed in seeds if (outcome := outcomes(trial, seed)))
-
-
-def _least_loss(tried_at: dict[Trial, list[int]], screening: Sequence[int], outcomes: Outcomes) -> Trial | None:
-    means = {}
-    for trial, seeds in tried_at.items():
-        losses = [outcome.train_loss for seed in screening if (outcome := outcomes(trial, seed))]
-        finished = [loss for loss in losses if loss is not None]
-        if len(finished) == len(screening) and not _diverged(trial, seeds, outcomes):
-            means[trial] = fmean(finished)
-    return min(means, key=lambda trial: (means[trial], trial.learning_rate, trial.candidate), default=None)
-
-
-def _extend(rates: list[float], trial: Trial, tuning: TuningSpec) -> bool:
-    """Add the rate beyond the trial's, where that is the last and the bound allows it; whether one was added."""
-    up = tuning.highest is not None and trial.learning_rate == max(rates)
-    return (up and _add(rates, tuning, up=True)) or (trial.learning_rate == min(rates) and _extend_down(rates, tuning))
-
-
-def _extend_down(rates: list[float], tuning: TuningSpec) -> bool:
-    return tuning.lowest is not None and _add(rates, tuning, up=False)
-
-
-def _add(rates: list[float], tuning: TuningSpec, up: bool) -> bool:
-    """Add the next rate, unless it passes the bound or there is but one, which has no neighbour to take a step from."""
-    if len(rates) < 2:
-        return False
-    rate = next_rate(sorted(rates, reverse=not up))
-    if not (tuning.lowest or 0) <= rate <= (tuning.highest or rate):
-        return False
-    rates.append(rate)
-    return True
-
-
-def next_rate(rates: list[float]) -> float:
-    """What follows a geometric row of rates; of three or more the last two steps are repeated: 0.01, 0.03, 0.1, 0.3."""
-    before, last = rates[-2:]
-    rate = before * last / rates[-3] if len(rates) > 2 else last * last / before
-    return float(f"{rate:.6g}")
-
-
-def neighbouring_rates(rate: float) -> tuple[float, float]:
-    """The rates below and above in the row 1, 3, 10, 30, ...; of one that is not in it a third and three times."""
-    leading = f"{rate:e}"[0]
-    below, above = rate * (0.3 if leading == "1" else 1 / 3), rate * (10 / 3 if leading == "3" else 3)
-    return float(f"{below:.6g}"), float(f"{above:.6g}")
-
-
-def rules(tuning: TuningSpec, score: str = "accuracy") -> str:
-    """What the search of each row does, in words; `score` is what it goes by."""
-    text = RULE
-    if tuning.finalists is not None or tuning.lowest is not None or tuning.highest is not None:
-        text = (
-            "for each row every table of settings at every learning rate, scored by accuracy on held-out training "
-            f"samples{_rounds(tuning)}; of these the one with the highest mean over the tuning seeds is chosen; a "
-            "trial with a diverged run is not eligible; of equals the smaller rate"
+    def choice(self, trial: Trial) -> Choice:
+        """The record of one of the two."""
+        return Choice(
+            learning_rate=trial.learning_rate,
+            candidate=trial.candidate,
+            settings=self.row.tables[trial.candidate],
+            num_trials=len(self.found.wanted),
+            at_end=self.found.at_end(trial),
         )
-    if tuning.both_rules:
-        where = "the tuning seeds" if tuning.finalists is None else "the first tuning seed"
-        text += (
-            f". By training loss: of all trials the one with the least training loss at {where}; a trial with a "
-            "diverged run is not eligible; of equals the smaller rate"
-        )
-    return text.replace("accuracy", score)
-
-
-def _rounds(tuning: TuningSpec) -> str:
-    text = "" if tuning.finalists is None else " at the first tuning seed"
-    bounds = [f"{bound:g}" for bound in (tuning.lowest, tuning.highest) if bound is not None]
-    if bounds:
-        text += (
-            f"; while the best lies at an end of its rates, the next rate beyond, within {' and '.join(bounds)}, and "
-            "so again should the choice lie there"
-        )
-    if tuning.finalists is not None:
-        text += f"; the best {tuning.finalists} at the other tuning seeds too"
-    return text
 
 
 def tuning_name(spec: Spec) -> str:
@@ -226,29 +64,119 @@ def outcome(folder: Path, run_id: str, metric: Metric = ACCURACY) -> TrialOutcom
     return None if result is None else TrialOutcome(score_in(result, metric), result.train_loss)
 
 
-def incomplete(folder: Path, row: str, trial: str, seed: int, run_id: str, command: str) -> SpecError:
-    """Why a row's choice is not known: the tuning was not begun, is another one, or is not done.
+def open_rows(spec: Spec) -> list[RowSpec]:
+    """The rows that leave their learning rate to the tuning."""
+    return [row for row in spec.all_rows() if row.learning_rate is None]
 
-    Args:
-        trial: name of the tuning's row whose run at `seed` is missing.
-        command: what makes the tuning.
+
+def settled(row: RowSpec, trial: Trial) -> RowSpec:
+    """The row with the trial's settings and rate."""
+    settings, rate = row.tables[trial.candidate], trial.learning_rate
+    return row.model_copy(update={"settings": settings, "learning_rate": rate, "candidates": []})
+
+
+def trial_rows(spec: Spec, results: Path) -> Iterator[PlannedRow]:
+    """The rows of the spec's tuning experiment, as far as its records say what comes next.
 
     Raises:
-        RecordError: the tuning's experiment.json is damaged.
+        SpecError: there is nothing to tune, or the tuning is another experiment's.
+        RecordError: a record of the tuning is damaged.
     """
-    advice = f"run the tuning first (`{command}`)"
-    if not (folder / "experiment.json").exists():
-        return SpecError(
-            f"learning rates are left to the tuning, but {folder / 'experiment.json'} is missing: there is no tuning "
-            f"yet; {advice}"
+    if spec.tuning is None:
+        raise SpecError(f"{spec.name} has no [tuning] section; give one, or learning rates in its rows")
+    if spec.tuning.records:
+        raise SpecError(
+            f"{spec.name} takes its choices from the tuning of {spec.tuning.records}; run that instead "
+            f"(`python -m harness run {spec.tuning.records} --tuning`), or give it a [tuning] with a grid of its own"
         )
+    if not open_rows(spec):
+        raise SpecError(
+            f"all rows of {spec.name} have a learning_rate, so there is nothing to tune; remove one, or run "
+            "it without --tuning"
+        )
+    for row in open_rows(spec):
+        for trial, seeds in _search(spec, row, results / tuning_name(spec)).wanted.items():
+            candidate = trial.candidate if row.candidates else None
+            name = _trial_name(row, trial)
+            yield plan_row(spec, settled(row, trial), seeds, name, tuning=True, tunes=row.row, candidate=candidate)
+
+
+def choices(spec: Spec, results: Path, command: str) -> dict[str, Chosen]:
+    """What the tuning chose, by row, for those that leave it to that. `command` makes the tuning.
+
+    Raises:
+        SpecError: there is no tuning, or it is not done, or was made with other settings.
+        RecordError: a record of the tuning is damaged.
+    """
+    rows = open_rows(spec)
+    if rows and spec.tuning is None:
+        raise SpecError(f"row {rows[0].row!r} has no learning_rate; give it one, or the spec a [tuning] section")
+    folder = tuning_folder(spec, results)
+    return {row.row: _choose(spec, row, folder, command) for row in rows}
+
+
+def tuning_record(spec: Spec, chosen: dict[str, Chosen]) -> Tuning | None:
+    """Where the rows' settings and rates came from, for experiment.json."""
+    if spec.tuning is None:
+        return None
+    return Tuning(
+        experiment=tuning_name(spec),
+        grid=spec.tuning.grid,
+        seeds=spec.tuning.seeds,
+        selected={name: each.trial.learning_rate for name, each in chosen.items()},
+        choices={name: each.choice(each.trial) for name, each in chosen.items()},
+        choices_by_training_loss={
+            name: each.choice(each.by_training_loss) for name, each in chosen.items() if each.by_training_loss
+        },
+    )
+
+
+def _search(spec: Spec, row: RowSpec, folder: Path) -> SearchState:
+    metric = metric_of(spec.statistics.metric)
+
+    @cache
+    def outcomes(trial: Trial, seed: int) -> TrialOutcome | None:
+        return outcome(folder, _run_id(spec, row, trial, seed), metric)
+
+    assert spec.tuning is not None
+    return search(spec.tuning, row, outcomes)
+
+
+def _run_id(spec: Spec, row: RowSpec, trial: Trial, seed: int) -> str:
+    return run_id(config_of(spec, settled(row, trial), seed, tuning=True))
+
+
+def _trial_name(row: RowSpec, trial: Trial) -> str:
+    candidate = f"_c{trial.candidate}" if row.candidates else ""
+    return f"{row.row}{candidate}_lr{trial.learning_rate:g}"
+
+
+def _choose(spec: Spec, row: RowSpec, folder: Path, command: str) -> Chosen:
+    found = _search(spec, row, folder)
+    if found.missing:
+        trial, seed = found.missing[0]
+        why = _why_missing(folder, row.row, _trial_name(row, trial), seed, _run_id(spec, row, trial, seed))
+        if why is None:
+            raise SpecError(
+                f"the tuning records in {folder} were made with other settings of {_trial_name(row, trial)} than the "
+                f"spec has; run the tuning again (`{command}`), or give the spec a [tuning] of its own if these are "
+                "another experiment's"
+            )
+        raise SpecError(f"{why}; run the tuning first (`{command}`)")
+    if found.by_accuracy is None:
+        raise SpecError(f"row {row.row!r} diverged at every learning rate of the grid in {folder}; widen the grid")
+    return Chosen(row, found, found.by_accuracy)
+
+
+def _why_missing(folder: Path, row: str, trial: str, seed: int, run_id: str) -> str | None:
+    """Why a trial's run at a seed is missing: no tuning, another one, one that is not done; None for other settings."""
+    if not (folder / "experiment.json").exists():
+        missing = folder / "experiment.json"
+        return f"learning rates are left to the tuning, but {missing} is missing: there is no tuning yet"
     rows = [each for each in read_experiment(folder).rows if each.tunes == row]
     if not rows:
-        return SpecError(f"{folder} holds no tuning of row {row!r}; {advice}")
+        return f"{folder} holds no tuning of row {row!r}"
     recorded = {each.row: each.runs.get(str(seed), run_id) for each in rows}
     if recorded.get(trial, run_id) != run_id:
-        return SpecError(
-            f"the tuning records in {folder} were made with other settings of {trial} than the spec has; run the "
-            f"tuning again (`{command}`), or give the spec a [tuning] of its own if these are another experiment's"
-        )
-    return SpecError(f"the tuning in {folder} is not complete (run {run_id} of {trial} is missing); {advice}")
+        return None
+    return f"the tuning in {folder} is not complete (run {run_id} of {trial} is missing)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -35,8 +35,6 @@ class Row(Record):
     """The row's own warm-up; None where it has the experiment's."""
     restart: dict[str, Any] | None = None
     """What workers lose in the middle of a run: `without` (parts of the state), `at` (share of the run), `worker`."""
-    words: str
-    """Settings in words. For the old report alone: it goes when that goes."""
     formula: str
     num_steps: int
     num_parameters: int
@@ -77,8 +75,6 @@ class Choice(Record):
     learning_rate: float
     candidate: int
     settings: dict[str, Any]
-    words: str
-    """Settings in words. For the old report alone: it goes when that goes."""
     num_trials: int
     """Pairs of settings and learning rate that were tried for the row, extensions of the grid among them."""
     at_end: bool
@@ -86,13 +82,13 @@ class Choice(Record):
 
 
 class Tuning(Record):
-    """Where settings and learning rates came from. `selected` holds the chosen learning rate per row."""
+    """Where settings and learning rates came from, by the search of `harness.plan.search`."""
 
     experiment: str
-    rule: str
     grid: list[float]
     seeds: list[int]
     selected: dict[str, float]
+    """The chosen learning rate by row."""
     choices: dict[str, Choice] = Field(default_factory=dict)
     """By row, under the rule that the report's rows follow."""
     choices_by_training_loss: dict[str, Choice] = Field(default_factory=dict)
@@ -105,12 +101,11 @@ class Experiment(Record):
     version: int
     name: str
     title: str
-    kind: Literal["accuracy", "timing"]
     task: str
     model: str
-    baseline: str | None
-    """Row that the others are compared with."""
-    margin: float | None
+    baseline: str | None = None
+    """Row that the others are compared with; None in a tuning, as all that comparisons need."""
+    margin: float | None = None
     """Non-inferiority margin, in accuracy (0.01 is one percentage point)."""
     confidence: float
     seeds: list[int]
@@ -119,8 +114,6 @@ class Experiment(Record):
     config: dict[str, Any]
     """What all rows have in common, named as in a run's config: task, model, num_workers, batch_size, schedule,
     evaluation, partition, precision, wire, label_smoothing."""
-    settings: dict[str, str]
-    """What was fixed, in words. For the old report alone: it goes when that goes."""
     commands: list[str]
     floor: str | None = None
     """Row that sends nothing: a worker alone on its shard. What lies between it and the baseline can be lost."""
@@ -130,12 +123,9 @@ class Experiment(Record):
     """The ratio at which the report's first answers are given."""
     metric: str | None = None
     """Name of the metric that rows are compared by, see `harness.records.metrics`; None is accuracy."""
-
     declared: str | None = None
     """Which runs had been seen when the contrasts were declared, in words."""
     contrasts: list[Contrast] | None = None
-
-    unwritten_if_none: ClassVar[frozenset[str]] = frozenset({"metric", "declared", "contrasts"})
 
 
 def read_experiment(folder: Path) -> Experiment:

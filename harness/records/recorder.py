@@ -149,7 +149,7 @@ def truncate_events(path: Path, last_step: int) -> None:
     """
     if path.exists():
         kept = [event for event in store.read_events(path) if event.step <= last_step]
-        store.write_text_atomically(path, "".join(store.event_line(event.model_dump(mode="json")) for event in kept))
+        store.write_text_atomically(path, "".join(store.event_line(event.json_fields()) for event in kept))
 
 
 def append_event(path: Path, event: Event) -> None:
@@ -161,6 +161,6 @@ def append_event(path: Path, event: Event) -> None:
                 file.seek(0)
                 whole = file.read().rpartition(b"\n")[0]
                 file.truncate(len(whole) + 1 if whole else 0)
-        file.write(store.event_line(event.model_dump(mode="json")).encode())
+        file.write(store.event_line(event.json_fields()).encode())
         file.flush()
         os.fsync(file.fileno())

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 VERSION = 1
 """Version of the records format; a folder of another version is refused, never guessed at."""
@@ -31,13 +31,10 @@ class Record(BaseModel):
     """Strict, frozen border type: an unknown or missing key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=True, ser_json_inf_nan="constants")
-    unwritten_if_none: ClassVar[frozenset[str]] = frozenset()
-    """Fields that most records have no value for, and do not name."""
 
-    @model_serializer(mode="wrap")
-    def _written(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = serialize(self)
-        return {key: value for key, value in fields.items() if value is not None or key not in self.unwritten_if_none}
+    def json_fields(self) -> dict[str, Any]:
+        """What is written of it: fields at their default are left out."""
+        return self.model_dump(mode="json", exclude_defaults=True)
 
 
 class TrafficEntry(Record):
@@ -111,8 +108,6 @@ class Event(Record):
     metrics: dict[str, float] | None = None
     """What else a text task's sentences were scored by, as shares, by name."""
 
-    unwritten_if_none: ClassVar[frozenset[str]] = frozenset({"metrics"})
-
 
 class Translation(Record):
     """One sentence of the evaluated split, and what the workers' average made of it."""
@@ -161,10 +156,6 @@ class Result(Record):
     """Of its subwords, learnt from the training split."""
     signatures: dict[str, str] | None = None
     """By metric: how sacreBLEU computed it."""
-
-    unwritten_if_none: ClassVar[frozenset[str]] = frozenset(
-        {"metrics", "translations", "data_sha256", "vocabulary_sha256", "signatures"}
-    )
 
 
 class Failure(Record):
@@ -388,7 +379,7 @@ def make_names_durable(folder: Path) -> None:
 
 def write_record(path: Path, record: Record, durable: bool = True) -> None:
     """Write one JSON record atomically, keys in the order of their fields, so that git shows small differences."""
-    write_text_atomically(path, record_text(record.model_dump(mode="json")), durable)
+    write_text_atomically(path, record_text(record.json_fields()), durable)
 
 
 def record_text(fields: object) -> str:

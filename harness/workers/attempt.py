@@ -15,7 +15,7 @@ from torch import nn
 
 from algorithms import CollectiveError, Collectives, ProcessGroupCollectives, StackedCollectives
 from algorithms.registry import methods
-from harness.plan.plan import PlannedRun
+from harness.plan.rows import PlannedRun
 from harness.records.recorder import Recorder, write_failure
 from harness.records.run_lock import owned, owned_by_rank_0
 from harness.records.state import is_done

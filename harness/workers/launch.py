@@ -11,7 +11,8 @@ from typing import Protocol
 import torch
 
 from algorithms.registry import baselines
-from harness.plan.plan import Plan, PlannedRun
+from harness.plan.plan import Plan
+from harness.plan.rows import PlannedRun
 from harness.records import packs, store
 from harness.records.experiment import Experiment
 from harness.records.provenance import new_attempt

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from harness.plan.effort import reading
+from harness.plan.forecast import reading
 from harness.plan.plan import Plan
 from harness.plan.step_time import dry_steps
 from harness.records.run_lock import has_locks
@@ -124,7 +124,8 @@ def check_disk(plan: Plan, results: Path, jobs: int) -> Check:
     Each has its generations, and beside them for a moment the one that is being written.
     """
     workers = max(run.config.num_workers for run in plan.runs)
-    needed = (GENERATIONS + 1) * min(jobs, len(plan.runs)) * workers * max(plan.checkpoint_bytes.values())
+    checkpoint = max(footprint.checkpoint_bytes for footprint in plan.footprints.values())
+    needed = (GENERATIONS + 1) * min(jobs, len(plan.runs)) * workers * checkpoint
     folder = _nearest(results)
     free = shutil.disk_usage(folder).free
     detail = f"{free / 1e9:.1f} GB free in {folder}, checkpoints need up to {needed / 1e9:.1f} GB"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from harness.plan.plan import PlannedRun
+from harness.plan.rows import PlannedRun
 from harness.plan.step_time import DRY_FLOPS, forward_flops, step_times
 from harness.records.store import Heartbeat
 from harness.train.build import num_steps_of

@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 
 from algorithms import ProcessGroupCollectives
-from harness.plan.plan import Plan, PlannedRun
+from harness.plan.plan import Plan
+from harness.plan.rows import PlannedRun
 from harness.records.provenance import new_attempt
 from harness.records.recorder import write_failure
 from harness.records.run_lock import owned_by_rank_0

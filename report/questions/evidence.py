@@ -88,7 +88,7 @@ class Compared:
         return {
             "name": experiment.name,
             "task": experiment.task,
-            "workers": experiment.settings.get("workers"),
+            "workers": experiment.config["num_workers"],
             "num_steps": int(rows["num_steps"].max()),
             "num_parameters": int(rows["num_parameters"].iloc[0]),
             "seeds": sorted({min(seeds), max(seeds)}),

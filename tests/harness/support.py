@@ -21,7 +21,7 @@ from torch import Tensor
 
 from algorithms import Collectives, Compressor
 from algorithms.registry import algorithms, settings
-from harness.plan.plan import PlannedRun
+from harness.plan.rows import PlannedRun
 from harness.records.provenance import new_attempt
 from harness.records.store import read_run
 from harness.spec import RunConfig, TaskSpec, run_id

@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 from algorithms import CollectiveError, ProcessGroupCollectives, Purpose
 from algorithms.baselines.ddp import DDP
 from algorithms.registry import baselines
-from harness.plan.foresee import foresee
+from harness.plan.footprint import footprint_of
 from harness.plan.plan import make_plan
 from harness.records.store import Failure, read_record, read_run
 from harness.spec import Spec, SpecError
@@ -102,7 +102,7 @@ def test_what_is_sent_is_what_was_expected(
     entry = {"bits": bits, "collectives": num_collectives, "gathered_bits": 0, "neighbour_bits": 0}
     assert result["traffic"]["gradient"] == result["expected_traffic"]["gradient"] == entry
     assert result["num_steps"] == NUM_STEPS and result["num_parameters"] == NUMEL
-    foreseen = foresee(small_config(name, CASES[name], num_workers=WORLD_SIZE))
+    foreseen = footprint_of(small_config(name, CASES[name], num_workers=WORLD_SIZE))
     assert (foreseen.bits, foreseen.final_exchange) == (bits, False)
 
 

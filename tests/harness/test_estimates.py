@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from harness.cli import show
-from harness.plan import effort, step_time
-from harness.plan.effort import Site
+from harness.plan import forecast, step_time
+from harness.plan.forecast import Site
 from harness.plan.plan import Plan, make_plan
-from harness.plan.step_time import DrySteps, StepTime, dry_steps
+from harness.plan.step_time import MEASURED, StepTime, dry_steps
 from harness.spec_file import EXPERIMENTS, load_spec
 from tests.harness.support import CSER, small_config, small_spec, write_spec
 
@@ -37,7 +37,7 @@ def a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with a GPU on which a step takes half a second and 3 MB."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda index: "NVIDIA X1")
-    monkeypatch.setattr(step_time, "dry_steps", lambda config, device: DrySteps(0.5, 3_000_000))
+    monkeypatch.setattr(step_time, "dry_steps", lambda config, device: StepTime(0.5, "NVIDIA X1", MEASURED, 3_000_000))
     step_time._KNOWN.clear()
     yield
     step_time._KNOWN.clear()
@@ -132,7 +132,7 @@ def test_a_price_is_of_the_gpu_that_the_hours_are_of(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = (StepTime(3600.0, "Tesla V100-SXM2-16GB", "measured"),)
-    monkeypatch.setattr(effort, "step_times", lambda config: times)
+    monkeypatch.setattr(forecast, "step_times", lambda config: times)
     output = told(tmp_path, capsys)
     # An hour a step, two workers: 240 hours at the price of two machines.
     dollars = 240 * 2 * 3.06

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from algorithms import DistributedOptimizer
-from harness.plan.plan import PlannedRun, make_plan
+from harness.plan.plan import make_plan
+from harness.plan.rows import PlannedRun
 from harness.records.experiment import Row
 from harness.records.provenance import new_attempt
 from harness.records.store import read_run
@@ -200,7 +201,7 @@ def test_each_setting_trains_to_a_valid_result_with_the_bits_of_its_formula(
     name: str, label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps_taken: list[int]
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setattr("harness.plan.plan.why_too_short", lambda row, foreseen: None)
+    monkeypatch.setattr("harness.plan.rows.why_too_short", lambda row, foreseen: None)
     spec = shrunken(name, label)
     MINIATURES[spec.task.name](tmp_path / "data", monkeypatch)
     plan = make_plan(spec, tmp_path)

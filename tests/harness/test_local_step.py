@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from algorithms import StackedCollectives
-from harness.plan.describe import fixed_settings
-from harness.plan.foresee import foresee
+from harness.cli.show import show_plan
+from harness.plan.footprint import footprint_of
 from harness.plan.plan import make_plan
 from harness.spec import SpecError
 from harness.spec_file import load_spec
@@ -28,7 +28,7 @@ def adamw_spec() -> dict[str, Any]:
     return spec
 
 
-def test_a_plan_has_each_rows_local_step(tmp_path: Path) -> None:
+def test_a_plan_has_each_rows_local_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = make_plan(load_spec(write_spec(tmp_path, adamw_spec())), tmp_path)
     configs = {run.row: run.config for run in plan.runs}
     stepping = {row: (each.local_step, each.momentum, each.betas, each.eps) for row, each in configs.items()}
@@ -37,17 +37,15 @@ def test_a_plan_has_each_rows_local_step(tmp_path: Path) -> None:
         "cser": ("adamw", 0.0, [0.8, 0.9], 1e-6),
         "ef_sgd": ("sgd", 0.9, [0.9, 0.999], 1e-8),
     }
-    said = {row.row: row.words for row in plan.experiment.rows}
-    assert said["sgd"] == "AdamW with betas 0.9 and 0.98, eps 1e-09"
-    assert said["cser"].endswith("; AdamW with betas 0.8 and 0.9, eps 1e-06")
+    show_plan(plan)
+    said = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.split()[:1]}
+    assert said["sgd"].endswith("  AdamW with betas 0.9, 0.98, eps 1e-09")
+    assert said["cser"].endswith("; AdamW with betas 0.8, 0.9, eps 1e-06")
     assert said["ef_sgd"].endswith("; momentum 0.9")
-    fixed = fixed_settings(load_spec(write_spec(tmp_path, adamw_spec())), 1, tuning=False)
-    assert fixed["local step"].startswith("AdamW with betas 0.9 and 0.98, eps 1e-09, moments local to each worker")
-    assert "momentum" not in fixed
 
 
 def test_a_plan_counts_two_moments_in_memory() -> None:
-    sgd, adamw = foresee(small_config()), foresee(small_config(local_step="adamw", momentum=0.0))
+    sgd, adamw = footprint_of(small_config()), footprint_of(small_config(local_step="adamw", momentum=0.0))
     assert adamw.memory_bytes - sgd.memory_bytes == 4 * sgd.num_parameters
     assert adamw.checkpoint_bytes - sgd.checkpoint_bytes == 4 * sgd.num_parameters
     assert adamw.bits == sgd.bits
@@ -73,9 +71,9 @@ def test_what_does_not_fit_is_refused(path: str, value: Any, words: str, tmp_pat
 def test_methods_that_step_by_sgd_alone_are_refused_when_planned() -> None:
     config = small_config("ef21_sgdm", {"compressor": {"kind": "block", "ratio": 4}}, local_step="adamw", momentum=0.0)
     with pytest.raises(SpecError, match="ef21_sgdm: local_step = 'adamw' cannot be"):
-        foresee(config)
+        footprint_of(config)
     with pytest.raises(SpecError, match="momentum belongs to local_step = 'sgd'"):
-        foresee(small_config(local_step="adamw"))
+        footprint_of(small_config(local_step="adamw"))
 
 
 def test_the_optimiser_is_made_with_the_configs_numbers() -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from harness.plan.forecast import powers
 from harness.plan.plan import make_plan
-from harness.plan.power import powers
-from harness.plan.tuning import neighbouring_rates
+from harness.plan.search import neighbouring_rates
 from harness.records.experiment import Contrast
 from harness.spec import Spec
 from tests.harness.support import Table, changed, small_spec

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from harness.__main__ import main
-from harness.plan.foresee import foresee
+from harness.plan.footprint import footprint_of
 from harness.plan.plan import Plan, make_plan
-from harness.plan.tuning import TrialOutcome
+from harness.plan.search import TrialOutcome
 from harness.records.experiment import read_experiment
 from harness.records.store import write_record
 from harness.spec import PartitionSpec, RunConfig, ScheduleSpec, SpecError, TaskSpec
@@ -111,7 +111,7 @@ def planned(folder: Path, spec: Table) -> Plan:
 def foreseen(algorithm: str, table: Table, num_workers: int = 4) -> tuple[float, float, bool]:
     """Models sent, on a link, and whether an exchange follows, of 20 steps of four workers with 742 parameters."""
     config = small_config(algorithm, table, num_workers=num_workers)
-    seen = foresee(config)
+    seen = footprint_of(config)
     assert (seen.num_steps, seen.num_parameters) == (20, 742)
     return seen.models_sent, seen.link_models, seen.final_exchange
 
@@ -203,9 +203,10 @@ def test_rows_take_settings_and_rate_from_the_tuning(tuned: Path) -> None:
     assert tuning is not None
     choice = tuning.choices["csea-4"]
     assert (choice.candidate, choice.num_trials, choice.at_end) == (1, 3, True)  # one rate has no neighbours
-    assert "num_blocks 8" in choice.words
+    assert choice.settings == config.settings
     assert not tuning.choices["sgd"].at_end and tuning.choices_by_training_loss["csea-4"].candidate == 2
-    assert tuning.selected == {row.row: row.learning_rate for row in plan.experiment.rows if row.base is None}
+    rates = {row.row: row.learning_rate for row in plan.experiment.rows if row.base is None}
+    assert {name: each.learning_rate for name, each in tuning.choices.items()} == rates
     experiment = plan.experiment
     assert (experiment.floor, experiment.margin_reason, experiment.main_ratio) == ("alone", "it is small", 4)
 
@@ -220,11 +221,11 @@ def test_rows_take_settings_and_rate_from_the_tuning(tuned: Path) -> None:
         ),
         ("rows.4.settings", {"error_compressor": BLOCK}, "candidates, so it can have neither settings"),
         ("rows.4.learning_rate", 0.1, "candidates, so it can have neither settings nor a learning_rate"),
-        ("rows.0.learning_rates", [0.1, 0.1000000001, 0.2], "holds a learning rate twice"),
+        ("rows.0.learning_rates", [0.1, 0.1000000001, 0.2], "rows.0.learning_rates: holds a value twice"),
         ("statistics.floor", "nobody", "the floor 'nobody' is no row"),
         ("lengths.num_epochs", [2, 4], "4 epochs are there already"),
         ("lengths.seeds", [101], "tuning.seeds must be other than lengths.seeds"),
-        ("tuning.both_rules_seeds", [3, 3], "tuning.both_rules_seeds holds a seed twice"),
+        ("tuning.both_rules_seeds", [3, 3], "tuning.both_rules_seeds: holds a value twice"),
         ("tuning.lowest", 0.015, "the rate 0.01 lies outside tuning.lowest and highest"),
         ("tuning.finalists", 0, "tuning.finalists"),
         ("schedule.warmup_share", 1.0, "schedule.warmup_share"),
@@ -263,7 +264,7 @@ def test_rows_that_send_too_little_at_a_length_are_left_out_there_and_listed(
     spec = changed(spec, "tuning.num_trials")
     path = write_spec(tuned, spec)
     plan = make_plan(load_spec(path), tuned)
-    assert "local_sgd-5@2" in plan.memory_bytes and "local_sgd-5@1" not in plan.memory_bytes
+    assert "local_sgd-5@2" in plan.footprints and "local_sgd-5@1" not in plan.footprints
     sentence = "local_sgd-5@1 is left out: its sync_interval of 30 is more than the run's 20 steps"
     assert plan.left_out == [sentence]
     assert main(["plan", str(path), "--results", str(tuned)]) == 0
@@ -275,11 +276,10 @@ def test_the_other_rules_choices_are_rows_of_their_own_where_they_differ(tuned: 
     plan = planned(tuned, spec)
     (row,) = [row for row in plan.experiment.rows if row.rule == "training_loss"]
     assert (row.row, row.base, list(row.runs)) == ("csea-4~loss", "csea-4", ["1", "2"])
-    assert "top_k" in row.words and row.num_steps == 80
+    assert row.settings == {"error_compressor": TOP_K} and row.num_steps == 80
     spec["tuning"]["both_rules_seeds"] = [2]
     (row,) = [row for row in planned(tuned, spec).experiment.rows if row.rule == "training_loss"]
     assert list(row.runs) == ["2"]
-    assert "least training loss" in plan.experiment.tuning.rule if plan.experiment.tuning else False
 
 
 # A tuning that two experiments share.
@@ -462,7 +462,7 @@ def test_the_long_experiment_is_in_the_papers_regime() -> None:
     assert names == expected
     paper = {12: 2_438, 96: 305, 384: 76}
     for row, number, config, ratio in candidates_of("fashion_mnist_long", 150):
-        seen = foresee(config)
+        seen = footprint_of(config)
         assert (seen.num_steps, seen.num_parameters) == (28_050, 25_450)
         if ratio is not None and row != "sgd_outer":  # it sends the model besides, at every outer step
             off = 0.04 if (row, number) in TOP_K_TOO_COARSE else 0.03
@@ -479,7 +479,7 @@ def test_the_short_one_borrows_its_tuning_and_sends_two_hundred_models_at_its_ma
     assert names >= {row.row for row in long.rows if row.ratio in (1, None, main_ratio)} - set(RELATIVES)
     for row, _, config, ratio in candidates_of("fashion_mnist_regime", 105):
         if ratio == spec.statistics.main_ratio:
-            assert foresee(config).models_sent >= 200, row
+            assert footprint_of(config).models_sent >= 200, row
     for field in ("task", "model", "schedule", "evaluation", "partition"):
         assert getattr(spec, field) == getattr(long, field), field
     assert spec.training.model_copy(update={"num_epochs": 150}) == long.training

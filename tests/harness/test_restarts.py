@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from algorithms import DistributedOptimizer, StackedCollectives
 from algorithms.registry import algorithms
+from harness.cli.show import show_plan
 from harness.plan.plan import make_plan
 from harness.spec import RunConfig, SpecError, run_id
 from harness.spec_file import load_spec
@@ -185,14 +186,18 @@ def spec_with(*restarts: Table) -> Table:
     return small_spec() | {"restarts": list(restarts)}
 
 
-def test_a_restart_is_a_row_of_its_own_with_its_rows_settings(tmp_path: Path) -> None:
+def test_a_restart_is_a_row_of_its_own_with_its_rows_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     error = {"row": "ef_sgd", "without": ["error"]}
     late = {"row": "cser", "without": ["error", "parameters"], "worker": 1, "at": 0.75}
     plan = make_plan(load_spec(written(tmp_path, spec_with(error, late))), tmp_path)
     rows = {row.row: row for row in plan.experiment.rows}
     assert list(rows) == ["sgd", "cser", "ef_sgd", "ef_sgd~error", "cser~error+parameters-worker1-at0.75"]
     assert rows["ef_sgd~error"].label == "EF-SGD without error"
-    assert rows["ef_sgd~error"].words == rows["ef_sgd"].words + "; at 50 % of the run all workers lost: error"
+    assert rows["ef_sgd~error"].settings == rows["ef_sgd"].settings
+    show_plan(plan)
+    assert "momentum 0.9; at 50 % of the run all workers lost: error\n" in capsys.readouterr().out
     configs = {run.row: run.config for run in plan.runs}
     assert configs["ef_sgd~error"].model_copy(update={"restart": None}) == configs["ef_sgd"]
     assert run_id(configs["ef_sgd"]) == run_id(configs["ef_sgd"].model_copy(update={"restart": None}))
@@ -214,7 +219,7 @@ REFUSED: dict[str, tuple[Table, str]] = {
     "no momentum": ({"row": "cser", "without": ["momentum"]}, "it has parameters, error"),
     "no such row": ({"row": "ef", "without": ["error"]}, "the row to restart 'ef' is no row"),
     "nothing": ({"row": "ef_sgd", "without": []}, "restarts.0.without"),
-    "twice": ({"row": "ef_sgd", "without": ["error", "error"]}, "names a part of the state twice"),
+    "twice": ({"row": "ef_sgd", "without": ["error", "error"]}, "restarts.0.without: holds a value twice"),
     "at the start": ({"row": "ef_sgd", "without": ["error"], "at": 0.0}, "restarts.0.at"),
     "too soon": ({"row": "ef_sgd", "without": ["error"], "at": 0.001}, "is at an end of the run"),
     "no such worker": ({"row": "ef_sgd", "without": ["error"], "worker": 2}, "ranks go from 0 to 1"),

@@ -57,7 +57,6 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
     "missing option of a compressor": ("rows.2.settings.compressor.ratio", ABSENT, ["ef_sgd", "needs", "'ratio'"]),
     "missing kind of a compressor": ("rows.2.settings.compressor.kind", ABSENT, ["compressor", "top_k"]),
     "format": ("format", 2, ["format", "1"]),
-    "kind": ("kind", "speed", ["kind", "accuracy", "timing"]),
     "name": ("name", "../x", ["name", "pattern"]),
     "text for a number": ("training.num_workers", "2", ["training.num_workers", "integer"]),
     "fraction for a count": ("training.num_workers", 2.5, ["training.num_workers", "integer"]),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.plan.foresee import foresee
+from harness.plan.footprint import footprint_of
 from harness.plan.plan import Plan, plan_experiment
 from harness.records.experiment import read_experiment
 from harness.records.packs import open_runs
@@ -75,7 +75,7 @@ def test_a_study_has_floor_ceiling_three_seeds_and_one_budget(name: str) -> None
     rows = {row.row: row for row in plan.experiment.rows}
     assert plan.experiment.floor == "alone" and plan.experiment.baseline == "sgd" and {"sgd", "alone"} <= rows.keys()
     assert {row.num_steps for row in rows.values()} == {4675} and all(len(row.runs) == 3 for row in rows.values())
-    sent = [(rows[run.row].ratio, foresee(run.config).models_sent) for run in plan.runs]
+    sent = [(rows[run.row].ratio, footprint_of(run.config).models_sent) for run in plan.runs]
     assert 96 in dict(sent) and all(48 < each < 51 for ratio, each in sent if ratio == 96)
     assert all(193 < each < 200 for ratio, each in sent if ratio == 24)
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from harness.cli.progress import PlainDisplay
-from harness.plan.plan import PlannedRun, make_plan
+from harness.plan.plan import make_plan
+from harness.plan.rows import PlannedRun
 from harness.records.store import Heartbeat
 from harness.spec_file import load_spec
 from harness.workers import time_left

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness.plan.plan import Plan, make_plan
-from harness.plan.tuning import SearchState, Trial, TrialOutcome, next_rate, rules, search
+from harness.plan.search import SearchState, Trial, TrialOutcome, next_rate, search
 from harness.records.experiment import Experiment
 from harness.records.store import RecordError, Result, RunFile, read_record, write_record
 from harness.rows import RowSpec
@@ -162,13 +162,6 @@ def test_next_rates_repeat_the_steps_of_the_grid() -> None:
     assert next_rate([0.03, 0.01, 0.003]) == 0.001 and next_rate([1.0, 2.0]) == 4.0 and next_rate([1, 2, 4]) == 8.0
 
 
-def test_the_rules_are_said_as_they_are() -> None:
-    assert rules(tuning_of()).startswith("for each row the learning rate of the grid with the highest mean")
-    text = rules(tuning_of(finalists=3, lowest=0.0001, highest=1.0, both_rules=True))
-    for words in ("at the first tuning seed", "within 0.0001 and 1", "the best 3", "least training loss"):
-        assert words in text
-
-
 # From records.
 
 OldScores = dict[float, list[float | None]]
@@ -290,7 +283,7 @@ def test_plan_takes_the_chosen_rates_and_leaves_given_ones(tmp_path: Path) -> No
     plan = make_plan(load_spec(write_spec(tmp_path, spec)), tmp_path)
     assert {run.row: run.config.learning_rate for run in plan.runs} == {"sgd": 0.1, "cser": 0.25}
     assert {row.row: row.learning_rate for row in plan.experiment.rows} == {"sgd": 0.1, "cser": 0.25}
-    assert plan.experiment.tuning is not None and plan.experiment.tuning.selected == {"sgd": 0.1}
+    assert plan.experiment.tuning is not None and list(plan.experiment.tuning.choices) == ["sgd"]
     choice = plan.experiment.tuning.choices["sgd"]
     assert (choice.learning_rate, choice.candidate, choice.num_trials, choice.at_end) == (0.1, 0, 3, False)
     assert {run.config.task.held_out for run in plan.runs} == {0}

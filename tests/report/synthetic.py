@@ -101,13 +101,6 @@ class _Line:
         return {"compressor": {"kind": self.method.compressor, "ratio": self.ratio}}
 
     @property
-    def words(self) -> str:
-        if self.method is FINAL_AVERAGE:
-            return "sync interval: end"
-        split = f"; split {self.candidate}" if self.candidate else ""
-        return f"compressor: {self.method.compressor} (ratio {self.ratio:g}){split}"
-
-    @property
     def exchange(self) -> bool:
         """As Row.final_exchange."""
         agree = self.method.algorithm in ("sgd", "ef_sgd", "sgd_accumulate", "alone") or self.method is FINAL_AVERAGE
@@ -198,7 +191,6 @@ def _write_experiment(folder: Path, design: Design, lines: list[_Line], baseline
         "version": VERSION,
         "name": design.name,
         "title": "A made-up experiment",
-        "kind": "accuracy",
         "task": "made up",
         "model": "made up",
         "baseline": baseline,
@@ -208,7 +200,6 @@ def _write_experiment(folder: Path, design: Design, lines: list[_Line], baseline
         "rows": rows,
         "tuning": _tuning(design, lines) if baseline else None,
         "config": {"num_workers": WORKERS, "precision": "fp32"},
-        "settings": {"workers": str(WORKERS), "precision": "fp32", "batch norm": "none in the model"},
         "commands": [f"python -m harness run {design.name}"],
     }
     if design.regime and baseline:
@@ -224,7 +215,6 @@ def _tuning(design: Design, lines: list[_Line]) -> dict[str, Any]:
     main = [line for line in lines if line.base is None]
     tuning = {
         "experiment": f"{design.name}_tuning",
-        "rule": "highest mean held-out accuracy; of equals, the smaller rate",
         "grid": list(design.grid),
         "seeds": list(design.tuning_seeds),
         "selected": {line.row: line.rate for line in main},
@@ -238,7 +228,7 @@ def _tuning(design: Design, lines: list[_Line]) -> dict[str, Any]:
 
 def _choice(design: Design, line: _Line, rate: float) -> dict[str, Any]:
     same = {"candidate": 0, "num_trials": 3 * len(design.grid), "at_end": line.row in design.at_end}
-    return {"learning_rate": rate, "settings": line.settings, "words": line.words} | same
+    return {"learning_rate": rate, "settings": line.settings} | same
 
 
 def _run_id(design: Design, line: _Line, seed: int) -> str:
@@ -254,7 +244,6 @@ def _row(design: Design, line: _Line) -> dict[str, Any]:
         "learning_rate": line.rate,
         "tunes": line.tunes,
         "settings": line.settings,
-        "words": line.words,
         "local_step": "sgd",
         "momentum": 0.9,
         "nesterov": True,

@@ -18,7 +18,7 @@ from harness.train.restart import check_restart
 
 
 @dataclass(frozen=True)
-class Foreseen:
+class Footprint:
     """Of one worker, in a whole run.
 
     `gathered_bits` of the payload bits go by all-gathers, and `neighbour_bits` straight to neighbours.
@@ -90,7 +90,7 @@ def check_scoring(task: TaskSpec, evaluation: EvaluationSpec, metric: str) -> No
         raise SpecError(f"evaluation.beam: task {task.name} has no sentences to decode; remove it")
 
 
-def foresee(config: RunConfig) -> Foreseen:
+def footprint_of(config: RunConfig) -> Footprint:
     """Check the settings and count.
 
     Raises:
@@ -99,15 +99,15 @@ def foresee(config: RunConfig) -> Foreseen:
     same = {"learning_rate": 1.0, "schedule": ScheduleSpec(kind="constant"), "seed": 0, "repeat": 0}
     key = run_id(config.model_copy(update=same))
     if key not in _KNOWN:
-        _KNOWN[key] = _foresee(config)
+        _KNOWN[key] = _footprint(config)
     return _KNOWN[key]
 
 
-_KNOWN: dict[str, Foreseen] = {}
+_KNOWN: dict[str, Footprint] = {}
 """By the run id that a config would have without learning rate, schedule and seeds, which change nothing here."""
 
 
-def _foresee(config: RunConfig) -> Foreseen:
+def _footprint(config: RunConfig) -> Footprint:
     configured_task(config.task)
     per_epoch, num_steps = num_steps_of(config)
     _check_evaluation(config.evaluation, per_epoch, num_steps)
@@ -121,7 +121,7 @@ def _foresee(config: RunConfig) -> Foreseen:
     if config.restart is not None:
         check_restart(config.restart, optimizer, num_steps, config.num_workers)
     traffic, topology = optimizer.expected_traffic(num_steps), optimizer.topology
-    return Foreseen(
+    return Footprint(
         formula=optimizer.formula.replace("32 ", f"{optimizer.float_bits} "),
         num_parameters=layout.numel,
         num_steps=num_steps,

@@ -1,0 +1,150 @@
+"""One row of a plan: its settings checked, its runs with their ids, and what each of them will send."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from algorithms.registry import methods
+from harness.plan.footprint import Footprint, footprint_of
+from harness.records.experiment import Row
+from harness.rows import RowSpec
+from harness.spec import RunConfig, Spec, SpecError, TrainingSpec, explain, run_id
+
+_FROM_CONFIG = {
+    *("algorithm", "settings", "learning_rate", "local_step", "momentum", "betas", "eps", "weight_decay"),
+    *("num_epochs", "restart"),
+}
+_FROM_FOOTPRINT = (
+    *("formula", "num_steps", "num_parameters", "final_exchange", "models_sent", "link_models", "spectral_gap"),
+)
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run to do: a row of the table at one seed."""
+
+    run_id: str
+    row: str
+    seed: int
+    config: RunConfig
+
+
+@dataclass(frozen=True)
+class PlannedRow:
+    """A row of the plan with its runs, and what each of these sends and holds."""
+
+    row: Row
+    runs: list[PlannedRun]
+    footprint: Footprint
+
+
+def plan_row(
+    spec: Spec,
+    row: RowSpec,
+    seeds: list[int],
+    name: str | None = None,
+    num_epochs: int | None = None,
+    tuning: bool = False,
+    **own: Any,
+) -> PlannedRow:
+    """A row with settings and a rate at these seeds.
+
+    Args:
+        name: the planned row's, where it is not the row itself.
+        own: what else the planned row's record says of where it comes from.
+
+    Raises:
+        SpecError: a setting that cannot be used, or a run that sends too little.
+    """
+    name = name or row.row
+    configs = [config_of(spec, row, seed, num_epochs, tuning) for seed in seeds]
+    footprint = checked_footprint(name, configs[0])
+    if why := why_too_short(row, footprint):
+        raise SpecError(f"row {name}: {why}; raise num_epochs or lower what it compresses by")
+    runs = [PlannedRun(run_id(config), name, seed, config) for seed, config in zip(seeds, configs, strict=True)]
+    planned = Row(
+        row=name,
+        label=row.label,
+        ratio=row.ratio or float(f"{footprint.ratio:.4g}"),
+        nesterov=methods()[row.algorithm].nesterov,
+        warmup_epochs=row.warmup_epochs,
+        expected_bits=footprint.bits,
+        runs={str(run.seed): run.run_id for run in runs},
+        **configs[0].model_dump(include=_FROM_CONFIG),
+        **{key: getattr(footprint, key) for key in _FROM_FOOTPRINT},
+        **own,
+    )
+    return PlannedRow(planned, runs, footprint)
+
+
+def checked_footprint(row: str, config: RunConfig) -> Footprint:
+    """A config's footprint.
+
+    Raises:
+        SpecError: a setting that cannot be used; the message names the row.
+    """
+    try:
+        return footprint_of(config)
+    except SpecError as error:
+        raise SpecError(f"row {row}: {error}") from None
+
+
+def why_too_short(row: RowSpec, footprint: Footprint) -> str | None:
+    """Why a run of so few steps says nothing of the row, in words; None where it does."""
+    for key, value in row.settings.items():
+        if key.endswith(("_interval", "_steps")) and value != "end" and value > footprint.num_steps:
+            return f"its {key} of {value:,} is more than the run's {footprint.num_steps:,} steps"
+    if footprint.averages_models and footprint.models_in_training < 1:
+        return f"it sends {footprint.models_in_training:.2g} of a model in the run's {footprint.num_steps:,} steps"
+    return None
+
+
+def config_of(spec: Spec, row: RowSpec, seed: int, num_epochs: int | None = None, tuning: bool = False) -> RunConfig:
+    """The run of a row with settings and a rate at a seed, as long as the experiment if no length is given.
+
+    Raises:
+        SpecError: a value that cannot be.
+    """
+    task, schedule, same_seed = spec.task, spec.schedule, spec.statistics.same_seed
+    if tuning and spec.tuning:
+        task = task.model_copy(update={"held_out": spec.tuning.held_out})
+        num_epochs, same_seed = spec.tuning.num_epochs, None
+    if row.warmup_epochs is not None:
+        schedule = schedule.model_copy(update={"warmup_epochs": row.warmup_epochs, "warmup_share": 0.0})
+    fields = {
+        **dict(spec.training),
+        **_local_step(spec.training, row),
+        "task": task,
+        "model": spec.model,
+        "num_epochs": num_epochs or spec.training.num_epochs,
+        "algorithm": row.algorithm,
+        "settings": row.settings,
+        "learning_rate": row.learning_rate,
+        "schedule": schedule,
+        "evaluation": spec.evaluation,
+        "partition": spec.partition,
+        "restart": row.restart,
+        "seed": seed if same_seed is None else same_seed,
+        "repeat": 0 if same_seed is None else seed,
+    }
+    try:
+        return RunConfig(**fields)
+    except ValidationError as error:
+        raise SpecError(f"row {row.row}: {explain(error)}") from None
+
+
+def _local_step(training: TrainingSpec, row: RowSpec) -> dict[str, Any]:
+    """The rule that a row's workers step by, and its numbers; those of the other rule are at their defaults."""
+    local_step = row.local_step or training.local_step
+    numbers: dict[str, Any] = {"momentum": 0.0, "betas": [0.9, 0.999], "eps": 1e-8}
+    own = {"sgd": ("momentum",), "adamw": ("betas", "eps")}[local_step]
+    for key in numbers:
+        given = getattr(row, key)
+        if given is not None and key not in own:
+            raise SpecError(f"row {row.row}: its local step is {local_step}, which has no {key}; leave {key} out")
+        if key in own:
+            numbers[key] = getattr(training, key) if given is None else given
+    return {"local_step": local_step, **numbers}
