@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from harness.plan.plan import Plan, make_plan
 from harness.rows import RowSpec
@@ -18,7 +16,7 @@ from harness.spec import RunConfig, Spec, run_id
 from harness.spec_file import EXPERIMENTS, load_spec
 from harness.tasks.task import find_task
 from harness.train.build import num_steps_of
-from tests.harness.support import CSER, ROOT, Table, changed, closed_form_bits, small_config, small_spec, write_spec
+from tests.harness.support import CSER, ROOT, Table, changed, small_config, small_spec, write_spec
 
 SHIPPED = sorted(path.stem for path in EXPERIMENTS.glob("*.toml"))
 
@@ -90,19 +88,6 @@ def test_no_scientific_field_is_left_out_above() -> None:
     same_for_all = {"settings.gradient_compressor.kind", "settings.error_compressor.kind"}
     same_for_all |= {"settings.error_compressor.ratio"}
     assert set(leaves(dumped())) - same_for_all == set(OTHER_SCIENCE)
-
-
-def shuffled(value: Any, draw: Any) -> Any:
-    """The same data with the keys of all tables in another order."""
-    if not isinstance(value, dict):
-        return value
-    return {key: shuffled(value[key], draw) for key in draw(st.permutations(sorted(value)))}
-
-
-@settings(deadline=None, derandomize=True, max_examples=50)
-@given(st.data())
-def test_run_id_does_not_depend_on_the_order_of_keys(data: st.DataObject) -> None:
-    assert id_of(shuffled(dumped(), data.draw)) == id_of(dumped())
 
 
 def test_fields_at_their_default_are_no_part_of_the_hash_so_that_new_ones_change_no_old_id() -> None:
@@ -244,32 +229,3 @@ def test_shipped_experiments_plan(name: str, tmp_path: Path, monkeypatch: pytest
         trials = sum(len(row.tables) * len(row.learning_rates or spec.tuning.grid) for row in spec.all_rows())
         seeds = spec.tuning.seeds if spec.tuning.finalists is None else spec.tuning.seeds[:1]
         assert len(tuning.runs) == trials * len(seeds)  # rows that share a candidate share its runs
-
-
-def test_fashion_mnist_rows_send_the_bits_that_their_ratios_say(tmp_path: Path) -> None:
-    spec = with_rates(load_spec(EXPERIMENTS / "fashion_mnist.toml"))
-    for given_row, row in zip(spec.rows, make_plan(spec, tmp_path).experiment.rows, strict=True):
-        assert row.expected_bits == closed_form_bits(
-            row.algorithm, given_row.settings, row.num_parameters, row.num_steps
-        )
-        deviation = row.expected_bits * row.ratio / (32 * row.num_parameters * row.num_steps) - 1
-        # No further from the ratio than an interval that the last step cuts off, and a block's rounding, explain.
-        settings = given_row.settings
-        interval = settings.get("reset_interval", settings.get("sync_interval", 1))
-        cut_off = 0.0 if interval == "end" else (row.num_steps % interval) / row.num_steps
-        ratios = [value["ratio"] for value in settings.values() if isinstance(value, dict)]
-        assert -cut_off - 1e-3 <= deviation <= max(ratios, default=0) / row.num_parameters + 1e-3, row.row
-        assert abs(deviation) <= 0.02 or row.row in LARGER_DEVIATIONS, (row.row, deviation)
-
-
-LARGER_DEVIATIONS = {
-    # Blocks of 25.2 parameters are 26 long.
-    "ef_sgd-1024",
-    "csea-1024",
-    # An interval of 256 or so does not divide the 1,404 steps; what the last step cuts off is not sent.
-    "cser-1024",
-    "mcser-1024",
-    "local_sgd-64",
-    "local_sgd-256",
-    "local_sgd-1024",
-}

@@ -62,24 +62,15 @@ def steps_of(path: Path) -> list[int]:
     return [each.step for each in read_events(path)]
 
 
-@pytest.mark.parametrize("cut", [1, 2, 40, 150])
-def test_torn_last_line_is_dropped_and_repaired(cut: int, tmp_path: Path) -> None:
-    path = written(tmp_path, 1, 2, 3)
+@pytest.mark.parametrize(("before", "cut"), [(2, 1), (2, 2), (2, 40), (2, 150), (0, 40)])
+def test_torn_last_line_is_dropped_and_repaired(before: int, cut: int, tmp_path: Path) -> None:
+    whole, torn = list(range(1, before + 1)), before + 1
+    path = written(tmp_path, *whole, torn)
     path.write_bytes(path.read_bytes()[:-cut])
     # A line that lacks nothing but its end is whole.
-    assert steps_of(path) == ([1, 2, 3] if cut == 1 else [1, 2])
-    append_event(path, event(3))
-    append_event(path, event(4))
-    assert steps_of(path) == [1, 2, 3, 4]
-    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3, 4]
-
-
-def test_torn_first_line(tmp_path: Path) -> None:
-    path = written(tmp_path, 1)
-    path.write_bytes(path.read_bytes()[:20])
-    assert steps_of(path) == []
-    append_event(path, event(1))
-    assert steps_of(path) == [1]
+    assert steps_of(path) == ([*whole, torn] if cut == 1 else whole)
+    written(tmp_path, torn, torn + 1)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [*whole, torn, torn + 1]
 
 
 def test_damaged_middle_line_is_refused(tmp_path: Path) -> None:
@@ -406,19 +397,6 @@ def test_attempt_at_a_damaged_folder_fails_with_advice(name: str, run_folder: Pa
     assert not attempt_stacked(job_for(small_config("cser", CSER), tmp_path))
     failure = read_record(run_folder / "failure.json", Failure)
     assert failure.kind == "data" and "run again" in failure.message
-
-
-def test_a_worker_that_only_lost_the_others_does_not_hide_the_cause(tmp_path: Path) -> None:
-    def kind_after(*failures: tuple[str, str]) -> str:
-        for attempt, kind in failures:
-            write_failure(tmp_path, "x", attempt, kind, "message", "trace")  # type: ignore[arg-type]
-        kind = read_record(tmp_path / "failure.json", Failure).kind
-        (tmp_path / "failure.json").unlink()
-        return kind
-
-    assert kind_after(("a", "oom"), ("a", "communication")) == "oom"
-    assert kind_after(("a", "communication"), ("a", "oom")) == "oom"
-    assert kind_after(("a", "oom"), ("b", "communication")) == "communication"
 
 
 def test_the_first_cause_stands_but_for_who_looks_back(tmp_path: Path) -> None:

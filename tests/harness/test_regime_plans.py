@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import torch
 from harness.__main__ import main
 from harness.plan.footprint import footprint_of
 from harness.plan.plan import Plan, make_plan
-from harness.plan.search import TrialOutcome
+from harness.plan.rows import config_of
+from harness.plan.search import Trial, TrialOutcome
+from harness.plan.tuning import settled
 from harness.records.experiment import read_experiment
 from harness.records.store import write_record
 from harness.spec import PartitionSpec, RunConfig, ScheduleSpec, SpecError, TaskSpec
@@ -140,14 +142,6 @@ def test_models_sent_and_what_a_link_carries(
     algorithm: str, table: Table, models: float, link: float, exchange: bool
 ) -> None:
     assert foreseen(algorithm, table) == (pytest.approx(models), pytest.approx(link), exchange)
-
-
-def test_the_plan_prints_models_sent(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", str(tuned / "spec.toml"), "--results", str(tuned)]) == 0
-    output = capsys.readouterr().out
-    (line,) = [line for line in output.splitlines() if line.startswith("csea-4 ")]
-    assert line.split()[:5] == ["csea-4", "csea", "4", "21.1", "21.1"]
-    assert "models sent" in output and "on a link" in output
 
 
 # What sends too little.
@@ -339,6 +333,7 @@ def test_records_of_another_tuning_are_refused(tuned: Path) -> None:
         ({"rows": ["sgd", "adam"]}, "rows names 'adam', which is not among the ..rows.. of small"),
         ({"rows": [["sgd"]]}, "row 1: "),
         ({"like": "nothing"}, "no experiment 'nothing'"),
+        ({"like": "studies/workers_2"}, "which is itself like 'studies/two_level'; name that instead"),
         ({"tuning": {"both_rules": 3}}, "tuning.both_rules"),
     ],
 )
@@ -430,29 +425,12 @@ RELATIVES = (
 TOP_K_TOO_COARSE = {("ef_topk-1536", 0), ("csea-1536", 2)}
 
 
-def candidates_of(name: str, num_epochs: int) -> list[tuple[str, int, RunConfig, float | None]]:
+def candidates_of(name: str, num_epochs: int) -> Iterator[tuple[str, int, RunConfig, float | None]]:
     spec = load_spec(EXPERIMENTS / f"{name}.toml")
-    found = []
     for row in spec.all_rows():
-        for number, table in enumerate(row.tables):
-            given: Table = {
-                "task": spec.task,
-                "model": spec.model,
-                "num_workers": spec.training.num_workers,
-                "batch_size": spec.training.batch_size,
-                "num_epochs": num_epochs,
-                "algorithm": row.algorithm,
-                "settings": table,
-                "learning_rate": 0.01,
-                "momentum": 0.9 if row.momentum is None else row.momentum,
-                "weight_decay": 0.0,
-                "schedule": spec.schedule,
-                "evaluation": spec.evaluation,
-                "partition": spec.partition,
-                "seed": 1,
-            }
-            found.append((row.row, number, RunConfig.model_validate(given), row.ratio))
-    return found
+        for number in range(len(row.tables)):
+            config = config_of(spec, settled(row, Trial(number, 0.01)), 1, num_epochs)
+            yield row.row, number, config, row.ratio
 
 
 def test_the_long_experiment_is_in_the_papers_regime() -> None:

@@ -10,7 +10,6 @@ from harness.plan.footprint import footprint_of
 from harness.plan.plan import Plan, plan_experiment
 from harness.records.experiment import read_experiment
 from harness.records.packs import open_runs
-from harness.spec import SpecError
 from harness.spec_file import EXPERIMENTS, load_spec
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -111,13 +110,6 @@ def like(folder: Path, text: str) -> Path:
     return path
 
 
-def test_a_variation_without_its_tuning_names_the_command_that_makes_it(tmp_path: Path) -> None:
-    tuning = "[tuning]\ngrid = [0.1, 0.3, 1.0]\nseeds = [101]\nheld_out = 1000\n"
-    path = like(tmp_path, f'like = "studies/two_level"\nrows = ["sgd", "alone"]\n{tuning}')
-    with pytest.raises(SpecError, match=rf"`python -m harness run {path} --tuning`"):
-        plan_experiment(str(path), tmp_path)
-
-
 def test_what_is_not_said_is_as_in_the_other_experiment(tmp_path: Path) -> None:
     base = load_spec(EXPERIMENTS / "studies/two_level.toml")
     spec = load_spec(
@@ -138,16 +130,3 @@ def test_rows_taken_by_name_are_tuned_where_the_variation_has_a_tuning(tmp_path:
     alone = own.replace('"sgd"', '"alone"').replace("ratio = 1\n", "")
     rows = load_spec(like(tmp_path, f'like = "studies/two_level"\n{tuning}{own}{alone}')).rows
     assert [row.learning_rate for row in rows] == [0.2, 0.2]
-
-
-@pytest.mark.parametrize(
-    ("text", "part"),
-    [
-        ('like = "studies/two_level"\nrows = ["sgd", "alone", "adam"]\n', "'adam'"),
-        ('like = "studies/workers_2"\n', "name that instead"),
-        ('like = "nowhere"\n', "no experiment 'nowhere'"),
-    ],
-)
-def test_what_cannot_be_like_another_is_refused_in_a_sentence(tmp_path: Path, text: str, part: str) -> None:
-    with pytest.raises(SpecError, match=part):
-        load_spec(like(tmp_path, text))

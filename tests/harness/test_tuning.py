@@ -231,14 +231,6 @@ def chosen(folder: Path, sgd: OldScores, cser: OldScores = CSER) -> dict[str, fl
     return tuning.selected
 
 
-def test_the_best_mean_wins(tmp_path: Path) -> None:
-    assert chosen(tmp_path, SGD) == {"sgd": 0.1, "cser": 1.0}
-
-
-def test_a_rate_with_a_diverged_run_is_not_eligible(tmp_path: Path) -> None:
-    assert chosen(tmp_path, {0.01: [0.3, 0.3], 0.1: [0.99, None], 1.0: [None, None]})["sgd"] == 0.01
-
-
 def test_diverged_everywhere(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"'sgd' diverged at every learning rate of the grid .* widen the grid"):
         chosen(tmp_path, {0.01: [0.3, None], 0.1: [None, 0.5], 1.0: [None, None]})
@@ -287,12 +279,3 @@ def test_plan_takes_the_chosen_rates_and_leaves_given_ones(tmp_path: Path) -> No
     choice = plan.experiment.tuning.choices["sgd"]
     assert (choice.learning_rate, choice.candidate, choice.num_trials, choice.at_end) == (0.1, 0, 3, False)
     assert {run.config.task.held_out for run in plan.runs} == {0}
-
-
-def test_a_tuning_made_with_other_settings_is_refused(tmp_path: Path) -> None:
-    made_up(tmp_path, {"sgd": SGD, "cser": CSER})
-    spec = tuning_spec(list(SGD))
-    assert make_plan(load_spec(write_spec(tmp_path, spec)), tmp_path).experiment.tuning is not None
-    other = changed(spec, "training.weight_decay", 0.25)
-    with pytest.raises(SpecError, match="other settings"):
-        make_plan(load_spec(write_spec(tmp_path, other)), tmp_path)
