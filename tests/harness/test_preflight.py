@@ -98,11 +98,12 @@ def test_disk_that_is_asked_for_is_what_checkpoints_take(tmp_path: Path, monkeyp
         for step in range(4):
             checkpoint.save(folder, step, state, SoloCollectives(), "attempt")
         taken[run.row] = sum(path.stat().st_size for path in folder.rglob("rank-0.pt")) / checkpoint.GENERATIONS
-    assert plan.checkpoint_bytes.keys() == taken.keys()
-    assert all(1.0 <= taken[row] / each < 1.1 for row, each in plan.checkpoint_bytes.items())
+    expected = {row: footprint.checkpoint_bytes for row, footprint in plan.footprints.items()}
+    assert expected.keys() == taken.keys()
+    assert all(1.0 <= taken[row] / each < 1.1 for row, each in expected.items())
 
     # Of two runs of two workers at once, with a generation being written beside the two that stay.
-    needed = 2 * 2 * 3 * max(plan.checkpoint_bytes.values())
+    needed = 2 * 2 * 3 * max(expected.values())
     for free, suffices in ((needed, False), (needed + 1, True)):
         usage = shutil._ntuple_diskusage(free, 0, free)
         monkeypatch.setattr(shutil, "disk_usage", lambda folder, usage=usage: usage)
