@@ -54,28 +54,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     # Here and not above, so that --help does not wait for the plotting library.
     from report.accuracy_report import build_report, write_frames
-    from report.explorer.write import write_experiment_page, write_study_page
+    from report.explorer.page import write_experiment_page, write_study_page
+    from report.frame import read_frames
     from report.speed.report import build_speed_report, is_speed_study
 
     def write() -> str:
-        if is_speed_study(options.folder):
-            if options.tuning:
-                raise UsageError(
-                    "--tuning belongs to an accuracy experiment and the folder holds a study; leave it out"
-                )
-            if options.frames:
-                raise UsageError(
-                    "--frames belongs to an accuracy experiment and the folder holds a study; leave it out"
-                )
+        is_study = is_speed_study(options.folder)
+        for name in ("tuning", "frames") if is_study else ("accuracy",):
+            if getattr(options, name):
+                what = "a study of step times" if is_study else "an experiment"
+                raise UsageError(f"the folder holds {what}, to which --{name} does not belong; leave it out")
+        if is_study:
             path = build_speed_report(options.folder, options.accuracy, options.output)
             write_study_page(path.with_suffix(".html"), options.folder, options.accuracy)
         else:
-            if options.accuracy:
-                raise UsageError("--accuracy belongs to a study and the folder holds no study.json; leave it out")
+            frames = read_frames(options.folder, options.tuning)
             if options.frames:
-                return f"wrote {write_frames(options.folder, options.tuning, options.output)}"
-            path = build_report(options.folder, options.tuning, options.output)
-            write_experiment_page(path.with_suffix(".html"), options.folder, options.tuning)
+                return f"wrote {write_frames(frames, options.output)}"
+            path = build_report(frames, options.output)
+            write_experiment_page(path.with_suffix(".html"), frames)
         return f"wrote {path} and report.pdf, report.html, figures/ and csv/ beside it"
 
     return end_of(write, UsageError)

@@ -9,13 +9,18 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from report.plotting import FAMILIES, SIZE, colour_of, decades, family_of, headline, names_beside, new_figure, style
-from report.wording import amount
+from report.frame import Frames
+from report.plotting import FAMILIES, colour_of, decades, family_of, headline, names_beside, new_figure, style
+from report.wording import amount, counted
 
 SAME_LOAD = 1.05
 """A row may put so much more on a link than the load that rows are compared at."""
+
+_MOST_LINES = 31
+"""Rows of a figure of the loss; the worst are left out."""
 
 _MOST_OF_THEM = 0.7
 """Share of the methods that must have a row at the load."""
@@ -30,16 +35,41 @@ _LINEAR_UP_TO = 3.0
 """Points up to which a panel is linear; where more is lost, losses above 1 are drawn by their logarithm."""
 
 
+def main_load(frames: Frames) -> float:
+    """The link load at which methods are compared first: the baseline's over the main ratio; NaN where unknown."""
+    experiment = frames.experiment
+    if experiment.baseline is None or experiment.main_ratio is None:
+        return math.nan
+    load = frames.row(experiment.baseline)["link_models"]
+    return math.nan if load is None else float(load) / experiment.main_ratio
+
+
 def at_link_load(accuracy: pd.DataFrame, load: float) -> pd.DataFrame:
     """Of every method the row with the largest link load that is at most about `load`, the least loss first.
 
     Where too few of the methods have one, all rows.
     """
-    fitting = accuracy[(accuracy["link_models"] <= SAME_LOAD * load) & accuracy["difference"].notna()]
+    fitting = accuracy[accuracy["link_models"] <= SAME_LOAD * load]
     best = fitting.loc[fitting.groupby("label", sort=False)["link_models"].idxmax()] if len(fitting) else fitting
     if len(best) < _MOST_OF_THEM * accuracy["label"].nunique():
         best = accuracy  # rows that load a link alike are too few to say anything
     return best.sort_values("difference", ascending=False, kind="stable")
+
+
+def loss_at_one_load(frames: Frames, accuracy: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The rows that are set side by side, at the main load where there are enough, and what is found as a sentence."""
+    margin, load = frames.experiment.margin, main_load(frames)
+    own = accuracy[
+        accuracy["is_own"] & (accuracy["row"] != frames.experiment.baseline) & accuracy["difference"].notna()
+    ]
+    shown = at_link_load(own, load)
+    at = f"At a link load of {amount(load)} models, " if len(shown) < len(own) else ""
+    judged = shown[~shown["is_bound"]]
+    if margin is None:
+        return shown, "Points lost against all sent"
+    within, noun = int((judged["difference"] > -margin).sum()), "method" if judged["label"].is_unique else "row"
+    lose = f"{'loses' if within == 1 else 'lose'} less than {counted(round(100 * margin, 6), 'point')} in the mean"
+    return shown, f"{at}{within} of {counted(len(judged), noun)} {lose}"
 
 
 def loss_figure(shown: pd.DataFrame, margin: float | None, title: str) -> Figure:
@@ -49,24 +79,32 @@ def loss_figure(shown: pd.DataFrame, margin: float | None, title: str) -> Figure
         shown: lines of the accuracy frame, in the order in which they are to stand.
         margin: as a share; None draws none.
     """
-    lines = shown.to_dict("records")
+    lines = shown.iloc[:_MOST_LINES].to_dict("records")
     with style():
-        figure, (axes,) = new_figure(1.0 + 0.19 * max(len(lines), 3))
+        figure, (axes,) = new_figure(1.2 + 0.19 * max(len(lines), 3))
         end = _end(lines)
         for place, line in enumerate(lines):
             _dot(axes, place, line, end)
         if margin is not None:
             axes.axvspan(0, 100 * margin, color=_MARGIN, zorder=0)
         said = "" if margin is None else f"; green: the margin of {100 * margin:g}"
-        figure.supxlabel(f"points lost against all sent (dots: means; bars: 95 %){said}", fontsize=SIZE)
+        axes.set_xlabel(f"points lost against all sent (dots: means; bars: 95 %){said}")
         axes.axvline(0, color="#555555", linewidth=0.8)
         axes.set_yticks(range(len(lines)), [_name(line) for line in lines])
-        for text, algorithm in zip(axes.get_yticklabels(), shown["algorithm"], strict=True):
-            text.set_color(colour_of(algorithm))
+        colours = [colour_of(line["algorithm"]) for line in lines]
+        for text, colour in zip(axes.get_yticklabels(), colours, strict=True):
+            text.set_color(colour)
         axes.set_ylim(len(lines) - 0.5, -0.5)
         axes.set_xlim(right=end)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", visible=False)
+        families = dict.fromkeys(family_of(line["algorithm"]) for line in lines)
+        dots = [
+            Line2D([], [], marker="o", linestyle="None", color=FAMILIES[name][0])
+            for name in families
+            if name in FAMILIES
+        ]
+        figure.legend(dots, [name for name in families if name in FAMILIES], loc="outside lower right", ncols=len(dots))
         headline(figure, title)
     return figure
 
@@ -80,18 +118,17 @@ def _end(lines: list[dict[Hashable, Any]]) -> float:
 
 
 def _dot(axes: Axes, place: int, line: dict[Hashable, Any], end: float) -> None:
-    colour = colour_of(str(line["algorithm"]))
+    colour = colour_of(line["algorithm"])
     loss, low, high = (-100 * float(line[key]) for key in ("difference", "difference_high", "difference_low"))
     if loss > end:
         axes.annotate(f"{loss:.1f} →", (0.99 * end, place), ha="right", va="center", color=colour)
         return
-    if not math.isnan(low):
-        axes.plot([low, high], [place, place], color=colour, linewidth=1.2, solid_capstyle="butt")
+    axes.plot([low, high], [place, place], color=colour, linewidth=1.2, solid_capstyle="butt")
     axes.plot([loss], [place], "o", color=colour)
 
 
 def _name(line: dict[Hashable, Any]) -> str:
-    link, ratio = (float(line[key]) if line[key] is not None else math.nan for key in ("link_models", "ratio"))
+    link, ratio = (math.nan if line[key] is None else float(line[key]) for key in ("link_models", "ratio"))
     known = f"({amount(link)})" if not math.isnan(link) else f"(ratio {amount(ratio)})" if ratio < math.inf else ""
     return f"{line['label']}  {known}".strip()
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import pandas as pd
 
 from harness.records.experiment import Contrast, Experiment, Row, read_experiment
-from harness.records.metrics import Metric, metric_of, score_in
-from harness.records.packs import open_runs
+from harness.records.metrics import Metric, metric_of, score_in, score_of
+from harness.records.packs import Runs, open_runs
 from harness.records.store import RecordError, Result, RunRecord
 
 Status = Literal["done", "diverged", "failed", "missing"]
@@ -28,8 +28,9 @@ TRAINING = ("gradient", "error", "model")
 """Purposes of traffic that are a method's cost; evaluation and control are not."""
 
 _RUN = ["row", "seed", "run_id", "status", "score", "train_loss", "test_loss", "bits", "wall_seconds"]
-_SCORE = ["row", "seed", "run_id", "step", "epoch", "learning_rate", "score", "train_loss", "test_loss", "bits_sent"]
-_SCORE += ["error_norm", "worker_distance", "wall_seconds"]
+_EVENT = ["step", "epoch", "learning_rate", "train_loss", "test_loss", "bits_sent", "error_norm", "worker_distance"]
+_EVENT += ["wall_seconds"]
+_SCORE = ["row", "seed", "run_id", "score", *_EVENT]
 _TUNING = ["row", "label", "trial", "candidate", "learning_rate", "num_epochs", "seed", "run_id", "status", "score"]
 _TUNING += ["train_loss"]
 _ATTEMPT = ["run_id", "row", "attempt", "started_at", "resumed_from_step", "host", "command", "launch", "backend"]
@@ -110,31 +111,34 @@ def read_frames(folder: Path, tuning: Path | None = None) -> Frames:
         UsageError: there is no such folder, or no experiment in it.
         RecordError: a record is damaged or of another version; the message names the file.
     """
-    experiment, found, planned = _read(folder)
-    metric = metric_of(experiment.metric)
-    rows = pd.DataFrame([_row_line(row) for row in experiment.rows])
-    runs = pd.DataFrame([_run_line(folder, row.row, seed, run, metric) for row, seed, run in planned])
-    known = [(row.row, run) for row, _, run in planned if run[1] is not None]
-    scores = [line for row, (_, run) in known if run for line in _score_lines(row, run, metric)]
-    attempts = [line for row, (_, run) in known if run for line in _attempt_lines(row, run)]
+    experiment = _experiment(folder)
+    metric, found = metric_of(experiment.metric), open_runs(folder)
+    lines: dict[str, list[dict[str, Any]]] = {"runs": [], "scores": [], "attempts": [], "trials": []}
+    for row, seed, run_id in _planned(folder, experiment):
+        run, events = _run(folder, found, run_id)
+        lines["runs"].append(_run_line(folder, row.row, seed, run_id, run, metric))
+        lines["trials"] += [_trial_line(row, seed, run_id, run, events, metric)] if row.tunes else []
+        lines["scores"] += _score_lines(row.row, seed, run_id, events, metric)
+        lines["attempts"] += _attempt_lines(row.row, run) if run else []
     return Frames(
         folder,
         experiment,
-        rows,
-        runs if len(runs) else pd.DataFrame(columns=_RUN),
-        pd.DataFrame(scores, columns=None if scores else _SCORE),
-        _tuning_frame(experiment, planned, folder, tuning),
+        pd.DataFrame([_row_line(row) for row in experiment.rows]),
+        _frame(lines["runs"], _RUN),
+        _frame(lines["scores"], _SCORE),
+        # Where the experiment is a tuning itself, its own runs are the trials.
+        _frame(lines["trials"], _TUNING) if lines["trials"] else _tuning_frame(experiment, folder, tuning),
         # Two rows may share a run, whose attempts count once.
-        pd.DataFrame(attempts, columns=None if attempts else _ATTEMPT).drop_duplicates(["run_id", "attempt"]),
+        _frame(lines["attempts"], _ATTEMPT).drop_duplicates(["run_id", "attempt"]),
         len(set(found) - {run_id for row in experiment.rows for run_id in row.runs.values()}),
     )
 
 
-_Run = tuple[str, RunRecord | None]
-_Planned = list[tuple[Row, int, _Run]]
+def _frame(lines: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
+    return pd.DataFrame(lines) if lines else pd.DataFrame(columns=columns)
 
 
-def _read(folder: Path) -> tuple[Experiment, Mapping[str, RunRecord], _Planned]:
+def _experiment(folder: Path) -> Experiment:
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}; give the folder of an experiment, as results/fashion_mnist")
     if not (folder / "experiment.json").exists():
@@ -142,25 +146,28 @@ def _read(folder: Path) -> tuple[Experiment, Mapping[str, RunRecord], _Planned]:
     experiment = read_experiment(folder)
     if not experiment.rows:
         raise UsageError(f"{folder / 'experiment.json'} plans no rows; plan the experiment again")
-    found = dict(open_runs(folder))
-    planned = []
+    return experiment
+
+
+def _planned(folder: Path, experiment: Experiment) -> Iterator[tuple[Row, int, str]]:
+    """Every planned run: its row, seed and id, in the order of rows and seeds."""
     for row in experiment.rows:
-        for seed, run_id in sorted(row.runs.items(), key=lambda item: _seed(folder, row, item[0])):
-            run = found.get(run_id)
-            if run is not None and run.run.run_id != run_id:
-                where = folder / run_id / "run.json"
-                raise RecordError(f"{where} belongs to run {run.run.run_id}; delete the folder and run again")
-            planned.append((row, int(seed), (run_id, run)))
-    return experiment, found, planned
+        try:
+            seeds = sorted((int(seed), run_id) for seed, run_id in row.runs.items())
+        except ValueError:
+            path = folder / "experiment.json"
+            raise RecordError(f"{path} names a seed in row {row.row!r} that is no whole number; plan again") from None
+        yield from ((row, seed, run_id) for seed, run_id in seeds)
 
 
-def _seed(folder: Path, row: Row, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        path = folder / "experiment.json"
-        message = f"{path} names a seed {text!r} in row {row.row!r} that is no whole number; plan again"
-        raise RecordError(message) from None
+def _run(folder: Path, found: Runs, run_id: str) -> tuple[RunRecord | None, list[dict[str, Any]]]:
+    if run_id not in found:
+        return None, []
+    run, events = found.with_plain_events(run_id)
+    if run.run.run_id != run_id:
+        where = folder / run_id / "run.json"
+        raise RecordError(f"{where} belongs to run {run.run.run_id}; delete the folder and run again")
+    return run, events
 
 
 def _row_line(row: Row) -> dict[str, Any]:
@@ -178,24 +185,30 @@ def _paths(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, 
             yield f"{above}{key}", str(value) if isinstance(value, list) else value
 
 
-def _run_line(folder: Path, row: str, seed: int, planned: _Run, metric: Metric) -> dict[str, Any]:
-    run_id, run = planned
+def _run_line(folder: Path, row: str, seed: int, run_id: str, run: RunRecord | None, metric: Metric) -> dict[str, Any]:
     line: dict[str, Any] = dict.fromkeys(_RUN) | {"row": row, "seed": seed, "run_id": run_id, "score": math.nan}
+    status = _status(run)
+    line["status"] = status
     if run is None or run.result is None:
-        return line | {"status": "failed" if run is not None and run.failure else "missing"}
+        return line
     result = run.result
-    status = status_of(result)
-    line |= {"status": status, "train_loss": result.train_loss, "test_loss": result.test_loss}
+    line |= {"train_loss": result.train_loss, "test_loss": result.test_loss}
     line |= {"bits": sum(result.traffic[purpose].bits for purpose in TRAINING if purpose in result.traffic)}
     line |= {"wall_seconds": result.wall_seconds, "diverged_at_step": result.diverged_at_step}
     line |= {f"metrics.{name}": value for name, value in (result.metrics or {}).items()}
     if result.worker_accuracy:
         line["worker_accuracy"] = math.fsum(result.worker_accuracy) / len(result.worker_accuracy)
     for purpose, entry in result.traffic.items():
-        line |= {f"{purpose}.{key}": value for key, value in entry.model_dump().items()}
+        line |= {f"{purpose}.{key}": value for key, value in vars(entry).items()}
     if status == "done":
         line["score"] = _score(folder / run_id / "result.json", result, metric)
     return line
+
+
+def _status(run: RunRecord | None) -> Status:
+    if run is None or run.result is None:
+        return "failed" if run is not None and run.failure else "missing"
+    return status_of(run.result)
 
 
 def _score(path: Path, result: Result, metric: Metric) -> float:
@@ -214,53 +227,53 @@ def status_of(result: Result) -> Literal["done", "diverged"]:
     return "diverged" if result.status == "diverged" or is_beyond else "done"
 
 
-def _score_lines(row: str, run: RunRecord, metric: Metric) -> Iterator[dict[str, Any]]:
-    first = {"row": row, "seed": run.run.seed, "run_id": run.run.run_id}
-    for event in run.events:
-        line = {key: getattr(event, key) for key in _SCORE if key not in first and key != "score"}
-        yield {**first, "score": score_in(event, metric), **line}
+def _score_lines(
+    row: str, seed: int, run_id: str, events: list[dict[str, Any]], metric: Metric
+) -> Iterator[dict[str, Any]]:
+    first = {"row": row, "seed": seed, "run_id": run_id}
+    for event in events:
+        score = score_of(event["test_accuracy"], event["test_loss"], event.get("metrics"), metric)
+        yield {**first, "score": score, **{key: event[key] for key in _EVENT}}
 
 
 def _attempt_lines(row: str, run: RunRecord) -> Iterator[dict[str, Any]]:
     for attempt in run.run.attempts:
         packages = " ".join(f"{name} {version}" for name, version in attempt.packages.items())
-        plain = {key: value for key, value in attempt.model_dump(exclude={"slurm", "packages"}).items()}
+        plain = {key: value for key, value in vars(attempt).items() if key not in ("slurm", "packages")}
         yield {"run_id": run.run.run_id, "row": row, **plain, "packages": packages}
 
 
-def _tuning_frame(experiment: Experiment, planned: _Planned, folder: Path, tuning: Path | None) -> pd.DataFrame:
-    """Of the tuning's folder, or where the experiment is a tuning itself, of its own runs."""
-    metric = metric_of(experiment.metric)
-    if any(row.tunes for row in experiment.rows):
-        return _trials(planned, metric)
+def _tuning_frame(experiment: Experiment, folder: Path, tuning: Path | None) -> pd.DataFrame:
+    """The trials of the tuning in a folder: the one given, or that which the experiment names, where it is at hand."""
     if tuning is None and experiment.tuning is not None:
         places = [place / experiment.tuning.experiment for place in (folder.parent, folder.parent.parent)]
         tuning = next((place for place in places if (place / "experiment.json").exists()), None)
-    return pd.DataFrame(columns=_TUNING) if tuning is None else _trials(_read(tuning)[2], metric)
-
-
-def _trials(planned: _Planned, metric: Metric) -> pd.DataFrame:
-    lines = []
-    for row, seed, (run_id, run) in planned:
-        result = run.result if run is not None else None
-        status: Status = status_of(result) if result else "failed" if run is not None and run.failure else "missing"
-        line: dict[str, Any] = {"row": row.tunes, "label": row.label, "trial": row.row, "candidate": row.candidate}
-        line |= {
-            "learning_rate": row.learning_rate,
-            "num_epochs": row.num_epochs,
-            "seed": seed,
-            "run_id": run_id,
-            "status": status,
-            "train_loss": best_training_loss(run),
-        }
-        done = result is not None and status == "done"
-        lines.append(line | {"score": score_in(result, metric) if result and done else math.nan})
+    if tuning is None:
+        return pd.DataFrame(columns=_TUNING)
+    metric, found, searched = metric_of(experiment.metric), open_runs(tuning), _experiment(tuning)
+    lines = [
+        _trial_line(row, seed, run_id, *_run(tuning, found, run_id), metric)
+        for row, seed, run_id in _planned(tuning, searched)
+    ]
     return pd.DataFrame(lines, columns=_TUNING)
 
 
-def best_training_loss(run: RunRecord | None) -> float | None:
-    """Lowest finite training loss of a run's evaluations and its result; None where there is none."""
-    losses = [event.train_loss for event in run.events] if run is not None else []
-    if run is not None and run.result is not None and run.result.train_loss is not None:
-        losses.append(run.result.train_loss)
-    return min((loss for loss in losses if math.isfinite(loss)), default=None)
+def _trial_line(
+    row: Row, seed: int, run_id: str, run: RunRecord | None, events: list[dict[str, Any]], metric: Metric
+) -> dict[str, Any]:
+    status, result = _status(run), run.result if run is not None else None
+    losses = [event["train_loss"] for event in events]
+    losses += [result.train_loss] if result is not None and result.train_loss is not None else []
+    return {
+        "row": row.tunes,
+        "label": row.label,
+        "trial": row.row,
+        "candidate": row.candidate,
+        "learning_rate": row.learning_rate,
+        "num_epochs": row.num_epochs,
+        "seed": seed,
+        "run_id": run_id,
+        "status": status,
+        "score": score_in(result, metric) if result is not None and status == "done" else math.nan,
+        "train_loss": min((loss for loss in losses if math.isfinite(loss)), default=None),
+    }

@@ -27,7 +27,7 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "bounds": ("#777777", "alone sgd_accumulate"),
     "error reset": ("#1A5FD0", "csea cser cser_pl mcser"),
     "error feedback": ("#C23B00", "ef_sgd qsparse_local_sgd ef21_sgdm powersgd"),
-    "local steps": ("#1C8C4B", "local_sgd diloco sparta"),
+    "local steps": ("#1C8C4B", "local_sgd diloco"),
     "neighbours": ("#8A3FA0", "choco_sgd deep_squeeze dpsgd"),
 }
 """By family of methods: its colour in all figures, and the algorithms that are of it."""
@@ -100,6 +100,7 @@ def save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with style():
         figure.savefig(path, format="png", metadata={"Software": None})
+        figure.set_layout_engine("none")  # which has placed all by now
         nobody = {"Creator": None, "Producer": None, "CreationDate": None}
         figure.savefig(path.with_suffix(".pdf"), format="pdf", metadata=nobody)
 

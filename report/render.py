@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from report.typesetting import pdf_of
 
 TEMPLATES = Path(__file__).parent / "templates"
 
+LEFT = ("text", "code", "interval", "span")
+"""Formats of columns that are set to the left."""
+
 _SPECIAL = re.compile(r"([\\`*<\[\]~|$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 
 
@@ -31,33 +34,37 @@ def table(frame: pd.DataFrame, columns: Mapping[str, tuple[str, str]], strong: s
     """A Markdown table of some of a frame's columns; for templates, a filter.
 
     Args:
-        columns: by the frame's column: its head, and the name of a format of `report.wording.FORMATS`.
+        columns: by the frame's column: its head, and the name of a format of `report.wording.FORMATS`. Two columns
+            with a comma between go into one cell.
         strong: a column of booleans; its true rows are set in bold.
     """
     heads = [escape(head) for head, _ in columns.values()]
-    is_text = [name in ("text", "code") for _, name in columns.values()]
-    lines = [heads, ["---" if left else "---:" for left in is_text]]
-    for number in range(len(frame)):
-        cells = [_cell(frame[column].iloc[number], name) for column, (_, name) in columns.items()]
-        is_strong = strong is not None and bool(frame[strong].iloc[number])
-        lines.append([f"**{cell}**" if is_strong else cell for cell in cells])
+    lines = [heads, ["---" if name in LEFT else "---:" for _, name in columns.values()]]
+    for record in frame.to_dict("records"):
+        cells = [_cell(record, column, name) for column, (_, name) in columns.items()]
+        lines.append([f"**{cell}**" for cell in cells] if strong and record[strong] else cells)
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cell(value: Any, name: str) -> str:
+def _cell(record: Mapping[Hashable, Any], column: str, name: str) -> str:
+    value = tuple(record[each] for each in column.split(", ")) if "," in column else record[column]
     said = wording.FORMATS[name](value)
     return said if name == "code" else escape(said)
 
 
 @lru_cache(maxsize=1)
 def environment() -> Environment:
-    """Templates with the formats of `report.wording`, `listed`, `counted`, `escape` and `table` as filters."""
+    """Templates with the formats of `report.wording`, `listed`, `counted`, `escape` and `table` as filters.
+
+    The macros of macros.md.j2 can be called in all of them.
+    """
     loader = FileSystemLoader(TEMPLATES)
     made = Environment(  # Markdown, not HTML: `escape` is its escaping
         loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     made.filters |= wording.FORMATS
     made.filters |= {"listed": wording.listed, "counted": wording.counted, "escape": escape, "table": table}
+    made.globals |= vars(made.get_template("macros.md.j2").module)
     return made
 
 

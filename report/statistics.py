@@ -1,8 +1,9 @@
-"""Statistics: means, differences of rows, and the declared contrasts; scipy and statsmodels do the arithmetic.
+"""Statistics: means, differences of rows, scores by rate, the declared contrasts; scipy and statsmodels do the sums.
 
 Runs of two rows are not paired by seed: at the same seed their scores hardly correlate, so pairing would buy nothing.
 The rows that contrasts name, all but the baseline, share one residual variance where a Brown-Forsythe test does not
-object; the baseline has its own. Degrees of freedom are Satterthwaite's.
+object; the baseline has its own. Degrees of freedom are Satterthwaite's. One method is called better than another only
+where that also holds with one learning rate for both.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ COVERAGE = 0.95
 LESS, MORE = "loses less than the margin", "loses more than the margin"
 BETTER, WORSE, EQUAL = "better", "worse", "equal within the margin"
 NOT_TOLD, DIVERGED, NO_RUNS = "not told apart", "diverged", "not enough runs"
+OTHER_RATE = "not shown at equal rate"
+"""Of a difference between the best rates of two methods, which might be the rates'."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,10 @@ class Difference:
         if self.standard_error == 0:
             return 0.0 if distance > 0 else 1.0
         return float(stats.t.sf(distance / self.standard_error, self.degrees))
+
+
+UNKNOWN = Difference(math.nan, math.nan, math.nan)
+"""Of rows without runs."""
 
 
 def summary_frame(frames: Frames) -> pd.DataFrame:
@@ -149,24 +156,70 @@ def _baselines(frames: Frames) -> dict[int, str]:
     return {int(steps): str(row) for row, steps in zip(mine["row"], mine["num_steps"], strict=True)}
 
 
+def rates_frame(frames: Frames) -> pd.DataFrame:
+    """Scores at full length by row and learning rate: row, label, learning_rate, is_chosen, score, num_runs, kind.
+
+    `kind` "test": rows that the experiment ran at neighbouring rates, over the seeds that these have. "held out": runs
+    of the tuning, where that ran as long as the experiment, with the table of settings that was chosen.
+    """
+    rows, tuning, lines = frames.rows, frames.tuning, []
+    for base, group in rows[rows["rule"] == "sensitivity"].groupby("base", sort=False):
+        seeds = frames.runs.loc[frames.runs["row"].isin(group["row"]), "seed"]
+        for row in (*group["row"], base):
+            scores = frames.done(row)
+            scores = scores[scores.index.isin(seeds)]
+            lines.append(
+                (base, frames.by_row.loc[row, "learning_rate"], row == base, scores.mean(), len(scores), "test")
+            )
+    choices = frames.experiment.tuning.choices if frames.experiment.tuning else {}
+    for (row, rate), trials in tuning[tuning["num_epochs"] == rows["num_epochs"].max()].groupby(
+        ["row", "learning_rate"]
+    ):
+        if (choice := choices.get(row)) is not None and row in frames.by_row.index:
+            mine = trials.loc[trials["candidate"].fillna(0) == choice.candidate, "score"]
+            is_chosen = math.isclose(rate, choice.learning_rate)
+            lines += [(row, rate, is_chosen, mine.mean(), len(mine), "held out")] if len(mine) else []
+    found = pd.DataFrame(lines, columns=["row", "learning_rate", "is_chosen", "score", "num_runs", "kind"])
+    found.insert(1, "label", found["row"].map(frames.by_row["label"]))
+    return found.sort_values(["kind", "row", "learning_rate"], kind="stable", ignore_index=True)
+
+
+def at_equal_rate(frames: Frames, rates: pd.DataFrame, row: str, reference: str) -> float:
+    """Row minus reference with one learning rate for both: the nearest to zero of those at each one's chosen rate.
+
+    Zero where their signs differ; NaN where neither rate was run at full length by both.
+    """
+    chosen = {float(frames.row(name)["learning_rate"]) for name in (row, reference)}
+    if len(chosen) == 1:
+        return float(frames.done(row).mean() - frames.done(reference).mean())
+    found = rates.pivot_table("score", ["kind", "learning_rate"], "row").reindex(columns=[row, reference])
+    found = found[found.index.get_level_values("learning_rate").isin(chosen)]
+    apart = (found[row] - found[reference]).dropna().tolist()
+    if min(apart, default=0.0) < 0 < max(apart, default=0.0):
+        return 0.0
+    return min(apart, key=abs, default=math.nan)
+
+
 def contrasts_frame(frames: Frames) -> pd.DataFrame:
     """The declared contrasts and their verdicts, one line each, in the order of their declaration.
 
     Columns: row, reference, kind, question, margin, estimate, standard_error, degrees, low, high (two-sided 95 %), p,
-    p_holm, p_more, p_more_holm, verdict. `p` is one-sided for non-inferiority, two-sided for superiority, and for
-    equivalence the larger of the two one-sided ones. `p_more` asks of a non-inferiority contrast the reverse, whether
-    more than the margin is lost; these have a Holm family of their own. A contrast whose runs are not there, or of
-    which a row has a run that diverged, counts in its family with a p of 1.
+    at_equal_rate, p, p_holm, p_more, p_more_holm, verdict. `p` is one-sided for non-inferiority, two-sided for
+    superiority, and for equivalence the larger of the two one-sided ones. `p_more` asks of a non-inferiority contrast
+    the reverse, whether more than the margin is lost; these have a Holm family of their own. A contrast whose runs are
+    not there, or of which a row has a run that diverged, counts in its family with a p of 1. Superiority needs the same
+    sign `at_equal_rate`.
     """
-    pool = pool_of(frames)
-    found = [difference(frames, contrast.row, contrast.reference, pool) for contrast in frames.contrasts]
+    pool, rates = pool_of(frames), rates_frame(frames)
     lines = []
-    for contrast, each in zip(frames.contrasts, found, strict=True):
-        known = each if each is not None else Difference(math.nan, math.nan, math.nan)
-        low, high = known.interval()
-        numbers = (known.estimate, known.standard_error, known.degrees, low, high)
-        lines.append((*contrast.model_dump().values(), *numbers, *_p_values(frames, contrast, known)))
-    columns = [*Contrast.model_fields, "estimate", "standard_error", "degrees", "low", "high", "p", "p_more"]
+    for contrast in frames.contrasts:
+        known = difference(frames, contrast.row, contrast.reference, pool) or UNKNOWN
+        numbers = (known.estimate, known.standard_error, known.degrees, *known.interval())
+        asks = contrast.kind == "superiority"
+        equal = at_equal_rate(frames, rates, contrast.row, contrast.reference) if asks else math.nan
+        lines.append((*contrast.model_dump().values(), *numbers, equal, *_p_values(frames, contrast, known)))
+    columns = [*Contrast.model_fields, "estimate", "standard_error", "degrees", "low", "high", "at_equal_rate"]
+    columns += ["p", "p_more"]
     frame = pd.DataFrame(lines, columns=columns)
     frame["p_holm"] = holm(frame["p"].to_numpy(dtype=float))
     reverse = frame["kind"] == "non-inferiority"
@@ -203,7 +256,11 @@ def _verdict(frames: Frames, line: pd.Series, level: float) -> str:
         return LESS if is_shown else MORE if line["p_more_holm"] <= level else NOT_TOLD
     if not is_shown:
         return NOT_TOLD
-    return EQUAL if line["kind"] == "equivalence" else BETTER if line["estimate"] > 0 else WORSE
+    if line["kind"] == "equivalence":
+        return EQUAL
+    if not line["estimate"] * line["at_equal_rate"] > 0:
+        return OTHER_RATE
+    return BETTER if line["estimate"] > 0 else WORSE
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:

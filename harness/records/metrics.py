@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from harness.records.store import Event, Result
@@ -48,17 +49,25 @@ def metric_of(name: str | None) -> Metric:
     return ACCURACY if name is None else METRICS[name]
 
 
-def value_in(record: Event | Result, metric: Metric) -> float | None:
+def value_of(
+    accuracy: float | None, loss: float | None, others: Mapping[str, float] | None, metric: Metric
+) -> float | None:
     """The metric as recorded; None where it was not, or the run diverged."""
     if metric.name == "accuracy":
-        return record.test_accuracy
+        return accuracy
     if metric.name in ("loss", "perplexity"):
-        loss = record.test_loss
         return math.exp(min(loss, 700.0)) if metric.name == "perplexity" and loss is not None else loss
-    return (record.metrics or {}).get(metric.name)
+    return (others or {}).get(metric.name)
+
+
+def score_of(
+    accuracy: float | None, loss: float | None, others: Mapping[str, float] | None, metric: Metric
+) -> float | None:
+    """The metric such that more is better: of an error rate, 1 less it."""
+    value = value_of(accuracy, loss, others, metric)
+    return value if value is None or metric.higher_is_better else 1 - value
 
 
 def score_in(record: Event | Result, metric: Metric) -> float | None:
-    """The metric such that more is better: of an error rate, 1 less it."""
-    value = value_in(record, metric)
-    return value if value is None or metric.higher_is_better else 1 - value
+    """The score of a record."""
+    return score_of(record.test_accuracy, record.test_loss, record.metrics, metric)

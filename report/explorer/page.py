@@ -11,28 +11,66 @@ from typing import Any
 
 import pandas as pd
 
-from report.frame import Frames
-from report.statistics import against_baseline, contrasts_frame, difference, pool_of, summary_frame
+from harness.records.store import write_text_atomically
+from report.accuracy_tables import accuracy_frame
+from report.explorer.steps import scored_models, step_models, timings_table
+from report.frame import Frames, read_frames
+from report.speed.scored import scored_experiments
+from report.speed.timed import STUDY
+from report.speed.workload_model import read_study
+from report.statistics import contrasts_frame, difference, pool_of
 
 HERE = Path(__file__).parent
 SCRIPTS = ("charts.js", "tables.js", "state.js", "accuracy.js", "speed.js", "explorer.js")
 
 MOST_ON = 6
 """Methods that are switched on at first, beside the baseline and the floor."""
+MOST_LINES = 15_000
+"""A table of scores or pairs with more lines would make the page too large, and is left to the CSV."""
 
 _PALETTE = ("#1a6fd6", "#c5221f", "#188038", "#8430ce", "#a85a00", "#00797f", "#b8185a", "#5f6b00", "#5d4037")
 _GREY = "#5f6670"
 _CONTRAST = ["row", "reference", "kind", "verdict", "estimate", "low", "high", "p_holm"]
 _NO_SCORE = ["learning_rate", "test_loss", "wall_seconds"]
 _DIFFERENCE = ["row", "reference", "estimate", "standard_error", "degrees", "low", "high"]
+_NUMBERS = ["mean", "deviation", "num_runs", "mean_low", "mean_high", "difference", "difference_low", "difference_high"]
 
-Table = pd.DataFrame
+
+def write_experiment_page(path: Path, frames: Frames) -> None:
+    """Write an experiment's page; a study beside it, as results/speedups, gives the step times of the rows it timed.
+
+    Raises:
+        RecordError: a record of the study is damaged.
+        OSError: the file cannot be written.
+    """
+    places = [place / "speedups" for place in (frames.folder.parent, frames.folder.parent.parent)]
+    study = next((read_study(place) for place in places if (place / STUDY).exists()), None)
+    is_tuning = bool(frames.rows["tunes"].notna().any())
+    models = scored_models(study, frames) if study and study.records.sessions and not is_tuning else []
+    timings = timings_table(study, {model["name"] for model in models}) if study and models else None
+    page = explorer_page(frames, models, timings, without=("scores", "pairs") if is_tuning else ())
+    write_text_atomically(path, page, durable=False)
+
+
+def write_study_page(path: Path, folder: Path, accuracy: Sequence[Path] = ()) -> None:
+    """Write a study's page, with the rows of one experiment: the first given, or the first that the sessions name.
+
+    Raises:
+        UsageError, RecordError: as `read_frames` and `read_study`.
+        OSError: the file cannot be written.
+    """
+    study = read_study(folder)
+    found = [read_frames(place) for place in accuracy[:1]] or scored_experiments(folder, study.records.sessions)
+    scored = scored_models(study, found[0]) if found and study.records.sessions else []
+    title, without = "Step times and speed-ups", ("scores", "tuning", "pairs")
+    page = explorer_page(next(iter(found), None), scored + step_models(study), timings_table(study), title, without)
+    write_text_atomically(path, page, durable=False)
 
 
 def explorer_page(
     frames: Frames | None,
     models: Sequence[Mapping[str, Any]] = (),
-    timings: Table | None = None,
+    timings: pd.DataFrame | None = None,
     title: str | None = None,
     without: Collection[str] = (),
 ) -> str:
@@ -46,15 +84,15 @@ def explorer_page(
         without: tables of the experiment that are left out.
     """
     tables = experiment_tables(frames) if frames else {}
-    tables = {name: table for name, table in tables.items() if name not in without}
-    if timings is not None:
-        tables["timings"] = timings
+    tables |= {"timings": timings} if timings is not None else {}
+    too_long = {name for name in ("scores", "pairs") if len(tables.get(name, ())) > MOST_LINES}
+    shown = {name: table for name, table in tables.items() if len(table) and name not in {*without, *too_long}}
     payload = {
-        "about": _about(frames, models),
+        "about": _about(frames, models, too_long),
         "experiment": _experiment(frames) if frames else None,
         "main_ratio": frames.experiment.main_ratio if frames else None,
         "methods": _methods(frames, models),
-        "tables": {name: _columns(table) for name, table in tables.items() if len(table)},
+        "tables": {name: _columns(table) for name, table in shown.items()},
         "models": models,
     }
     parts = {
@@ -69,16 +107,14 @@ def explorer_page(
     return page
 
 
-def _about(frames: Frames | None, models: Sequence[Mapping[str, Any]]) -> str:
+def _about(frames: Frames | None, models: Sequence[Mapping[str, Any]], too_long: Collection[str]) -> str:
     parts = []
     if frames:
         counts = frames.runs["status"].value_counts()
-        told = ", ".join(
-            f"{counts[status]:,} {status}" for status in ("done", "diverged", "failed", "missing") if status in counts
-        )
-        parts.append(f"{len(frames.rows)} rows, {len(frames.runs):,} planned runs: {told}.")
-    if models:
-        parts.append("Step times are modelled.")
+        told = [f"{counts[name]:,} {name}" for name in ("done", "diverged", "failed", "missing") if name in counts]
+        parts.append(f"{len(frames.rows)} rows, {len(frames.runs):,} planned runs: {', '.join(told)}.")
+    parts += ["Step times are modelled."] if models else []
+    parts += [f"Too long for a page, and in csv/ alone: {', '.join(sorted(too_long))}."] if too_long else []
     return " ".join([*parts, "Every number and point opens the runs behind it."])
 
 
@@ -94,28 +130,23 @@ def _methods(frames: Frames | None, models: Sequence[Mapping[str, Any]]) -> list
 
     On at first are few, those that contrasts name if there are any; each of them has a colour of its own.
     """
-    labels: dict[str, None] = {}
-    grey: dict[str, None] = {}
-    named: dict[str, None] = {}
-    if frames:
-        label_of = dict(zip(frames.rows["row"], frames.rows["label"], strict=True))
-        labels = dict.fromkeys(label_of.values())
-        ends = (frames.experiment.baseline, frames.experiment.floor)
-        grey = dict.fromkeys(label_of[row] for row in ends if row in label_of)
-        pairs = [name for contrast in frames.contrasts for name in (contrast.row, contrast.reference)]
-        named = dict.fromkeys(label_of[name] for name in pairs if name in label_of)
     timed = [method for model in models for method in model["methods"]]
-    grey |= dict.fromkeys(method["label"] for method in timed if method["baseline"])
+    grey = {method["label"] for method in timed if method["baseline"]}
+    labels: dict[str, None] = {}
+    if frames:
+        label_of = frames.by_row["label"]
+        grey |= set(label_of.reindex([frames.experiment.baseline, frames.experiment.floor]).dropna())
+        pairs = [name for contrast in frames.contrasts for name in (contrast.row, contrast.reference)]
+        labels = dict.fromkeys([*label_of.reindex(pairs).dropna(), *label_of])
     labels |= dict.fromkeys(method["label"] for method in timed)
-    others = [label for label in named if label not in grey]
-    others += [label for label in labels if label not in grey and label not in named]
-    return [{"label": label, "colour": _GREY, "shape": at % 6, "on": True} for at, label in enumerate(grey)] + [
+    others, bounds = ([label for label in labels if (label in grey) == is_bound] for is_bound in (False, True))
+    return [{"label": label, "colour": _GREY, "shape": at % 6, "on": True} for at, label in enumerate(bounds)] + [
         {"label": label, "colour": _PALETTE[at % 9], "shape": (at + at // 9) % 6, "on": at < MOST_ON}
         for at, label in enumerate(others)
     ]
 
 
-def experiment_tables(frames: Frames) -> dict[str, Table]:
+def experiment_tables(frames: Frames) -> dict[str, pd.DataFrame]:
     """The tables of an experiment's page by name: rows, contrasts, runs, tuning, pairs and scores."""
     contrasts = contrasts_frame(frames)
     commands = frames.attempts.groupby("run_id")["command"].last().rename("command")
@@ -129,20 +160,17 @@ def experiment_tables(frames: Frames) -> dict[str, Table]:
     }
 
 
-def _rows(frames: Frames) -> Table:
+def _rows(frames: Frames) -> pd.DataFrame:
     """Rows with their means and differences to the baseline; `is_bound` marks a ratio that no other method has."""
-    means = summary_frame(frames).rename(columns={"low": "mean_low", "high": "mean_high"})
-    against = against_baseline(frames)[["row", "estimate", "low", "high"]]
-    against.columns = pd.Index(["row", "difference", "difference_low", "difference_high"])
-    rows = frames.rows.merge(means, how="left", on="row").merge(against, how="left", on="row")
-    first = ["row", "label", "ratio", "num_steps", "learning_rate", *means.columns[1:], *against.columns[1:]]
-    rows = rows[[*first, *(name for name in rows.columns if name not in first)]]
+    numbers = accuracy_frame(frames).rename(columns={"low": "mean_low", "high": "mean_high"})[["row", *_NUMBERS]]
+    rows = frames.rows.merge(numbers, on="row")
+    first = ["row", "label", "ratio", "num_steps", "learning_rate", *_NUMBERS]
     methods = rows.groupby(["ratio", "num_steps"])["label"].transform("nunique")
     ends = rows["row"].isin([frames.experiment.baseline, frames.experiment.floor])
-    return rows.assign(is_bound=(methods == 1) | ends)
+    return rows[[*first, *rows.columns.drop(first)]].assign(is_bound=(methods == 1) | ends)
 
 
-def pairs_frame(frames: Frames) -> Table:
+def pairs_frame(frames: Frames) -> pd.DataFrame:
     """Every two rows of one ratio, length and rule with the difference of their means; nothing is judged here.
 
     Columns: row, reference, estimate, standard_error, degrees, low, high (two-sided 95 %).
@@ -157,25 +185,20 @@ def pairs_frame(frames: Frames) -> Table:
     return pd.DataFrame(lines, columns=_DIFFERENCE)
 
 
-def _columns(table: Table) -> dict[str, Any]:
+def _columns(table: pd.DataFrame) -> dict[str, Any]:
     """A table by column, without those that are empty; texts that repeat come as words and their numbers."""
     found: dict[str, Any] = {}
-    for name in table.columns:
-        values = [_plain(value) for value in table[name]]
-        words = list(dict.fromkeys(value for value in values if isinstance(value, str)))
-        if all(value is None for value in values):
-            continue
-        if words and all(value is None or isinstance(value, str) for value in values) and 2 * len(words) < len(values):
-            numbers = {word: number for number, word in enumerate(words)}
-            found[str(name)] = {"words": words, "codes": [numbers.get(str(value), -1) for value in values]}
-        else:
-            found[str(name)] = values
+    for name in table.columns[table.notna().any()]:
+        values = [_plain(value) for value in table[name].tolist()]
+        codes, words = pd.factorize(table[name])
+        is_text = all(isinstance(word, str) for word in words)
+        repeats = is_text and 2 * len(words) < len(values)
+        found[str(name)] = {"words": words.tolist(), "codes": codes.tolist()} if repeats else values
     return {"columns": found, "length": len(table)}
 
 
 def _plain(value: Any) -> str | int | float | bool | None:
     """A cell as JSON has it; what is not known is null, and an infinity is a text."""
-    value = value.item() if hasattr(value, "item") else value
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:

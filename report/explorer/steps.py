@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from harness.records.timings import Message, ScoredMethod, ScoredSession
+from harness.records.store import Attempt
+from harness.records.timings import Message, Method, ScoredMethod, ScoredSession
 from report.frame import Frames
 from report.speed.cost_model import Compute, Network, step_seconds
 from report.speed.scored import joined_frame, scored_steps_frame
@@ -37,45 +38,26 @@ def timings_table(study: SpeedStudy, workloads: Collection[str] | None = None) -
 
 def step_models(study: SpeedStudy) -> list[dict[str, Any]]:
     """One for each workload that can be modelled, with every method and baseline that was timed on it."""
-    return [
-        _model(
-            model,
-            model.workload.name,
-            "",
-            [timing.attempt.command for timing in model.timings],
-            [
-                {
-                    "name": method.name,
-                    "label": method.label,
-                    "algorithm": method.algorithm or method.name,
-                    "baseline": method.baseline,
-                    "period": method.period,
-                    "codec_seconds": model.codec_seconds(method),
-                    "messages": method.messages,
-                    "rows": [],
-                }
-                for method in model.methods.values()
-            ],
-        )
-        for model in study.models.values()
-        if model.is_modelled
-    ]
+    found = []
+    for model in study.models.values():
+        if model.is_modelled:
+            methods = [_method(each, each.baseline, model.codec_seconds(each), []) for each in model.methods.values()]
+            found.append(_model(model, model.workload.name, "", [each.attempt for each in model.timings], methods))
+    return found
 
 
 def scored_models(study: SpeedStudy, frames: Frames) -> list[dict[str, Any]]:
     """The same of the methods that an experiment scores and of their baselines, without encoding and update."""
-    joined = joined_frame(frames, study.records.sessions)
-    rows: dict[str, list[str]] = {}
-    for row, name in zip(joined["row"], joined["method"], strict=True):
-        if isinstance(name, str) and row not in rows.setdefault(name, []):
-            rows[name].append(str(row))
+    joined = joined_frame(frames, study.records.sessions).dropna(subset="method")
+    rows = {str(name): list(group["row"].unique()) for name, group in joined.groupby("method")}
     found = []
     for work, methods in _sessions(study).items():
-        wanted = [each for each in methods if each.name in rows or each.algorithm in BASELINES]
-        if work in study.models and study.models[work].is_modelled and any(each.name in rows for each in wanted):
-            told = [_scored(each, rows.get(each.name, [])) for each in wanted]
-            commands = [session.attempt.command for session in study.records.sessions if session.workload.name == work]
-            found.append(_model(study.models[work], scored_name(work), "without encoding and update; ", commands, told))
+        is_baseline = {each.name: each.algorithm in BASELINES for each in methods}
+        if work in study.models and study.models[work].is_modelled and any(each.name in rows for each in methods):
+            wanted = [each for each in methods if each.name in rows or is_baseline[each.name]]
+            told = [_method(each, is_baseline[each.name], 0.0, rows.get(each.name, [])) for each in wanted]
+            attempts = [session.attempt for session in study.records.sessions if session.workload.name == work]
+            found.append(_model(study.models[work], scored_name(work), "without encoding and update; ", attempts, told))
     return found
 
 
@@ -94,21 +76,23 @@ def _sessions(study: SpeedStudy) -> dict[str, list[ScoredMethod]]:
     return {work: list(methods.values()) for work, methods in found.items()}
 
 
-def _scored(method: ScoredMethod, rows: Sequence[str]) -> dict[str, Any]:
+def _method(
+    method: Method | ScoredMethod, is_baseline: bool, codec_seconds: float, rows: Sequence[str]
+) -> dict[str, Any]:
     return {
         "name": method.name,
         "label": method.label,
-        "algorithm": method.algorithm,
-        "baseline": method.algorithm in BASELINES,
+        "algorithm": method.algorithm or method.name,
+        "baseline": is_baseline,
         "period": method.period,
-        "codec_seconds": 0.0,
+        "codec_seconds": codec_seconds,
         "messages": method.messages,
         "rows": rows,
     }
 
 
 def _model(
-    model: WorkloadModel, name: str, without: str, commands: Sequence[str], methods: Sequence[Mapping[str, Any]]
+    model: WorkloadModel, name: str, without: str, attempts: Sequence[Attempt], methods: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     work, networks = model.workload, [network for rate in RATES if (network := model.network(rate))]
     return {
@@ -117,7 +101,7 @@ def _model(
         "forward_seconds": work.forward_seconds,
         "backward_seconds": work.backward_seconds,
         "rates": RATES,
-        "commands": list(dict.fromkeys(commands)),
+        "commands": list(dict.fromkeys(attempt.command for attempt in attempts)),
         "methods": [{**method, "messages": _messages(method["messages"], networks)} for method in methods],
     }
 

@@ -10,7 +10,7 @@ import pandas as pd
 from harness.records.store import write_text_atomically
 from report.plotting import style
 from report.questions.asked import QUESTIONS, Question
-from report.questions.evidence import LONG, Answer, Evidence, evidence_of
+from report.questions.evidence import JUDGED, Answer, Evidence, evidence_of
 from report.questions.losses import loss_at_one_link
 from report.questions.speed import AT, SCORED, gain
 from report.render import environment, write_report
@@ -43,7 +43,7 @@ def build_answers(results: Path, output: Path | None = None, readme: Path | None
         answers = {question.number: answer for question, answer in found if answer}
         figures = {f"question_{number}": each.figure for number, each in answers.items() if each.figure}
         frames = {f"question_{number}": each.frame for number, each in answers.items()}
-        if long := evidence.experiment(LONG):
+        if long := evidence.experiment(JUDGED):
             frames["loss_at_one_link"], figures["loss_at_one_link"] = loss_at_one_link(long)
     output = output or results / NAME
     said = [{"number": q.number, "asked": q.asked, "command": q.command, "text": _said(q, a)} for q, a in found]
@@ -60,12 +60,13 @@ def _said(question: Question, answer: Answer | None) -> str:
     if answer is None:
         return ""
     template = environment().get_template(f"questions/{question.number}.md.j2")
-    return template.render(answer.numbers, rows=answer.rows, figure=f"figures/question_{question.number}.png").strip()
+    rows = answer.frame if answer.rows is None else answer.rows
+    return template.render(answer.numbers, rows=rows, figure=f"figures/question_{question.number}.png").strip()
 
 
 def cards_of(evidence: Evidence, answers: dict[int, Answer]) -> dict[str, Any]:
     """The numbers of the three cards; None for a card whose runs are missing."""
-    long = evidence.experiment(LONG)
+    long = evidence.experiment(JUDGED)
     has_accuracy = long is not None and long.has("mcser-96", long.baseline)
     steps = answers[5].frame if 5 in answers else pd.DataFrame(columns=["method", "gbits"])
     cells = steps[steps["gbits"] == AT / 1e9].set_index("method")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,15 @@ from harness.records.timings import ScoredSession
 from report.frame import Frames, UsageError, read_frames
 from report.speed.timed import STUDY
 from report.speed.workload_model import SpeedStudy, read_study
-from report.statistics import Pool, contrasts_frame, difference, pool_of
-from report.wording import points
+from report.statistics import UNKNOWN, Pool, contrasts_frame, difference, pool_of
 
 SHIPPED = Path(__file__).parents[2] / "results"
 """Records that come with the project."""
 
 LONG = "fashion_mnist_long"
+"""The experiment of all methods and ratios, with the search for settings and rates."""
+JUDGED = LONG
+"""The experiment whose contrasts are the answers' and README's: another name here, and all of them are its."""
 TWO_LEVEL = "study_two_level"
 
 
@@ -30,7 +32,7 @@ TWO_LEVEL = "study_two_level"
 class Answer:
     """What a question's template is given.
 
-    frame: all that was found, for the CSV file. rows: what the template's table shows of it, with texts added.
+    frame: all that was found, for the CSV file. rows: what the template's table shows of it; None is all.
     """
 
     frame: pd.DataFrame
@@ -50,31 +52,31 @@ class Compared:
         return pool_of(self.frames)
 
     @cached_property
-    def contrasts(self) -> pd.DataFrame:
-        return contrasts_frame(self.frames)
+    def contrasts(self) -> dict[tuple[str, str], dict[Hashable, Any]]:
+        """The declared contrasts by row and reference."""
+        return {(line["row"], line["reference"]): line for line in contrasts_frame(self.frames).to_dict("records")}
 
     @property
     def baseline(self) -> str:
         return self.frames.experiment.baseline or ""
 
     def contrast(self, row: str, reference: str) -> dict[str, Any]:
-        """The declared contrast of two rows; where none was declared, their difference, and None for a verdict."""
-        own = self.contrasts
-        found = own[(own["row"] == row) & (own["reference"] == reference)]
-        return dict(found.iloc[0]) if len(found) else self.less(row, reference) | {"kind": None, "verdict": None}
+        """Row minus reference with its 95 % interval, and what both are.
 
-    def less(self, row: str, reference: str) -> dict[str, Any]:
-        """Row minus reference as a line, with what the row is, and estimate, low and high; NaN without runs."""
-        found = difference(self.frames, row, reference, self.pool)
-        low, high = found.interval() if found else (float("nan"),) * 2
-        line = self.frames.by_row.loc[row]
-        own = {key: line[key] for key in ("row", "label", "ratio", "learning_rate", "models_sent", "link_models")}
-        return own | {
-            "reference": reference,
-            "estimate": found.estimate if found else float("nan"),
-            "low": low,
-            "high": high,
-        }
+        `kind`, `p_holm` and `verdict` are None where the two were not declared as a contrast.
+        """
+        found = difference(self.frames, row, reference, self.pool) or UNKNOWN
+        low, high = found.interval()
+        mine, theirs = self.frames.by_row.loc[row], self.frames.by_row.loc[reference]
+        line = {"row": row, "reference": reference, "label": mine["label"], "other": theirs["label"]}
+        line |= {key: mine[key] for key in ("ratio", "learning_rate", "models_sent", "link_models")}
+        line |= {"other_rate": theirs["learning_rate"], "estimate": found.estimate, "low": low, "high": high}
+        declared = self.contrasts.get((row, reference), {})
+        return line | {key: declared.get(key) for key in ("kind", "p_holm", "verdict")}
+
+    def contrasts_of(self, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
+        """The contrast of each pair that has finished runs, a line each."""
+        return pd.DataFrame([self.contrast(*pair) for pair in pairs if self.has(*pair)])
 
     def has(self, *rows: str) -> bool:
         """Whether all these rows have a finished run."""
@@ -142,7 +144,22 @@ def evidence_of(results: Path) -> Evidence:
     return Evidence(tuple(dict.fromkeys((results.resolve(), SHIPPED.resolve()))))
 
 
-def with_intervals(frame: pd.DataFrame) -> pd.DataFrame:
-    """With `interval` as a text, of differences or scores in points."""
-    texts = [f"{points(low)} to {points(high)}" for low, high in zip(frame["low"], frame["high"], strict=True)]
-    return frame.assign(interval=texts)
+def asked_of(
+    name: str, *rows: str
+) -> Callable[[Callable[[Compared], Answer | None]], Callable[[Evidence], Answer | None]]:
+    """Decorator of an answer from one experiment: not asked where that, or a finished run of a row, is missing.
+
+    The answer's numbers have the experiment's `regime` besides.
+    """
+
+    def asked(answer: Callable[[Compared], Answer | None]) -> Callable[[Evidence], Answer | None]:
+        @wraps(answer)
+        def answered(evidence: Evidence) -> Answer | None:
+            known = evidence.experiment(name)
+            if known is None or not known.has(*rows) or (found := answer(known)) is None:
+                return None
+            return replace(found, numbers={"regime": known.regime, **found.numbers})
+
+        return answered
+
+    return asked

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from report.plotting import FAMILIES, end_labels, new_figure
-from report.questions.evidence import LONG, TWO_LEVEL, Answer, Compared, Evidence, with_intervals
+from report.questions.evidence import JUDGED, TWO_LEVEL, Answer, Compared, Evidence, asked_of
 
 BOTH, BOTH_CSER = "mcser-h16-r1_12-r2_192", "cser-h16-r1_12-r2_192"
 LEVELS = {
@@ -26,28 +26,21 @@ RESET_PAIRS = {"mcser_block-96": "ef_block-96", "mcser-96": "ef_topk-96"}
 FAMILY = ("cser", "mcser", "csea", "cser_pl")
 
 
-def are_both_levels_needed(evidence: Evidence) -> Answer | None:
+@asked_of(TWO_LEVEL, BOTH, "mcser-c1_zero", "cser_pl-h8-r1_12")
+def are_both_levels_needed(study: Compared) -> Answer:
     """Question 11: each level left out, at equal bits, beside both levels."""
-    study = evidence.experiment(TWO_LEVEL)
-    if study is None or not study.has(BOTH, "mcser-c1_zero", "cser_pl-h8-r1_12"):
-        return None
-    known = {row: pair for row, pair in LEVELS.items() if study.has(row, pair[0])}
-    frame = pd.DataFrame([study.less(row, both) | {"label": name} for row, (both, name) in known.items()])
+    frame = study.contrasts_of((row, both) for row, (both, _) in LEVELS.items())
+    frame["label"] = [LEVELS[row][1] for row in frame["row"]]
     by_row = frame.set_index("row")["estimate"]
-    numbers = {"no_reset": by_row["mcser-c1_zero"], "no_update": by_row["cser_pl-h8-r1_12"], "regime": study.regime}
-    return Answer(frame, numbers, None, with_intervals(frame))
+    return Answer(frame, {"no_reset": by_row["mcser-c1_zero"], "no_update": by_row["cser_pl-h8-r1_12"]})
 
 
-def how_to_share_a_budget(evidence: Evidence) -> Answer | None:
+@asked_of(TWO_LEVEL, "sgd", BOTH, "mcser-c1_zero")
+def how_to_share_a_budget(study: Compared) -> Answer:
     """Question 12: every split of one budget among H, R1 and R2, not the best."""
-    study = evidence.experiment(TWO_LEVEL)
-    if study is None:
-        return None
     rows = study.frames.rows
-    mine = rows[(rows["ratio"] == 96) & rows["row"].str.match(r"(mcser|cser_pl)-|local_sgd")]
-    frame = pd.DataFrame([study.less(row, "sgd") for row in mine["row"] if study.has(row)])
-    if len(frame) < 2:
-        return None
+    mine = rows.loc[(rows["ratio"] == 96) & rows["row"].str.match(r"(mcser|cser_pl)-|local_sgd"), "row"]
+    frame = study.contrasts_of((row, "sgd") for row in mine)
     settings = study.frames.by_row.loc[frame["row"]]
     frame["reset_interval"] = settings["reset_interval"].fillna(settings["sync_interval"]).to_numpy()
     frame["update_share"] = (96 / settings["gradient_compressor.ratio"]).fillna(0.0).to_numpy()
@@ -59,21 +52,17 @@ def how_to_share_a_budget(evidence: Evidence) -> Answer | None:
         "alone": frame.loc[frame["row"] == "mcser-c1_zero", "estimate"].min(),
         "apart": frame["estimate"].max() - by_update["estimate"].min(),
         "width": float((by_update["high"] - by_update["low"]).median()),
-        "regime": study.regime,
     }
     return Answer(frame, numbers, _splits(by_update))
 
 
 def _splits(frame: pd.DataFrame) -> Figure:
     figure, (axes,) = new_figure(1.4)
-    colours = ["#1A5FD0", "#C23B00", "#1C8C4B", "#8A3FA0"]
     names = {0.0: "nothing", 0.25: "a quarter", 0.5: "half", 0.75: "three quarters"}
-    for colour, (share, group) in zip(colours, frame.groupby("update_share"), strict=False):
-        group = group.sort_values("reset_interval")
-        middle, half = 100 * group["estimate"], 50 * (group["high"] - group["low"])
-        shift = 1 + 0.09 * (float(str(share)) * 4 - 1.5)
-        x = group["reset_interval"] * shift
-        axes.errorbar(x, middle, half, fmt="o", color=colour, label=names.get(float(str(share)), str(share)))
+    for (share, name), colour in zip(names.items(), ("#1A5FD0", "#C23B00", "#1C8C4B", "#8A3FA0"), strict=True):
+        own = frame[frame["update_share"] == share].sort_values("reset_interval")
+        x = own["reset_interval"] * (1 + 0.09 * (share * 4 - 1.5))
+        axes.errorbar(x, 100 * own["estimate"], 50 * (own["high"] - own["low"]), fmt="o", color=colour, label=name)
     axes.set_xscale("log", base=2)
     axes.set_xlabel("steps between resets, H")
     axes.set_ylabel("points against SGD")
@@ -84,31 +73,19 @@ def _splits(frame: pd.DataFrame) -> Figure:
 
 def why_resets_help(evidence: Evidence) -> Answer | None:
     """Question 15: the declared contrasts by blocks and top-k; beside them the study that changed only the rule."""
-    long, study = evidence.experiment(LONG), evidence.experiment("study_rules")
-    if long is None or study is None:
+    judged, study = evidence.experiment(JUDGED), evidence.experiment("study_rules")
+    if judged is None or study is None or not judged.has(*RESET_PAIRS, *RESET_PAIRS.values()):
         return None
-    if not long.has(*RESET_PAIRS, *RESET_PAIRS.values()):
-        return None
-    blocks, topk = (long.contrast(row, reference) for row, reference in RESET_PAIRS.items())
-    lines = []
-    for kind, name in KINDS.items():
-        if not study.has(f"{kind}-reset", f"{kind}-feedback"):
-            continue
-        line = study.less(f"{kind}-reset", f"{kind}-feedback") | {"label": name}
-        line["feedback_rate"] = study.frames.by_row.loc[f"{kind}-feedback", "learning_rate"]
-        line["times"] = line["learning_rate"] / line["feedback_rate"]
-        lines.append(line)
-    frame = pd.DataFrame(lines)
-    numbers = {"blocks": blocks, "topk": topk, "regime": long.regime}
-    numbers |= {"most_apart": frame["times"].max(), "study": study.regime}
-    return Answer(frame, numbers, None, with_intervals(frame))
+    blocks, topk = (judged.contrast(row, reference) for row, reference in RESET_PAIRS.items())
+    frame = study.contrasts_of((f"{kind}-reset", f"{kind}-feedback") for kind in KINDS)
+    frame["label"] = frame["row"].str.removesuffix("-reset").map(KINDS)
+    numbers = {"blocks": blocks, "topk": topk, "regime": judged.regime, "study": study.regime}
+    return Answer(frame, numbers | {"most_apart": (frame["learning_rate"] / frame["other_rate"]).max()})
 
 
-def is_the_error_ever_zero(evidence: Evidence) -> Answer | None:
+@asked_of(TWO_LEVEL, BOTH)
+def is_the_error_ever_zero(study: Compared) -> Answer:
     """Question 16: how much of the error a reset takes, and how far workers are apart at the scores of a run."""
-    study = evidence.experiment(TWO_LEVEL)
-    if study is None or not study.has(BOTH):
-        return None
     rows: Any = study.frames.by_row
     family = [row for row in rows.index if rows.loc[row, "algorithm"] in FAMILY and rows.loc[row, "ratio"] == 96]
     scores = study.frames.scores[study.frames.scores["row"].isin(family) & (study.frames.scores["step"] > 0)]
@@ -126,7 +103,6 @@ def is_the_error_ever_zero(evidence: Evidence) -> Answer | None:
         "whole": int(whole.sum()),
         "largest": own["worker_distance"].max(),
         "last": own["worker_distance"].iloc[-1],
-        "regime": study.regime,
     }
     names = {
         "mcser-c1_zero": "no resets", "mcser-h1-r1_192-r2_192": "H = 1, R1 = 192", BOTH: "H = 16, R1 = 12",
@@ -148,51 +124,36 @@ def _distances(means: pd.DataFrame, names: dict[str, str]) -> Figure:
     return figure
 
 
-def which_compressors_work(evidence: Evidence) -> Answer | None:
+@asked_of("study_rules", "sgd", "block-feedback", "block-reset")
+def which_compressors_work(study: Compared) -> Answer:
     """Question 17: each compressor under each rule for what is not sent, as differences to SGD."""
-    study = evidence.experiment("study_rules")
-    if study is None or not study.has("sgd"):
-        return None
-    pairs = [(kind, rule) for kind in KINDS for rule in RULES if study.has(f"{kind}-{rule}")]
-    if not pairs:
-        return None
-    lines = [
-        study.less(f"{kind}-{rule}", "sgd") | {"compressor": KINDS[kind], "rule": RULES[rule]} for kind, rule in pairs
-    ]
-    frame = pd.DataFrame(lines)
-    wide = frame.pivot(index="compressor", columns="rule", values="estimate").loc[[KINDS[k] for k in KINDS]]
-    loads = frame[frame["rule"] == RULES["reset"]].set_index("compressor")[["models_sent", "link_models"]]
-    resets = frame[frame["rule"] == RULES["reset"]].sort_values("estimate")
-    blocks = frame[(frame["compressor"] == "blocks") & (frame["rule"] == RULES["feedback"])]["estimate"]
-    numbers = {"best": resets.iloc[-1], "worst": resets.iloc[0], "regime": study.regime}
-    numbers |= {"block_feedback": blocks.iloc[0] if len(blocks) else np.nan}
-    return Answer(frame, numbers, None, wide.join(loads).reset_index())
+    frame = study.contrasts_of((f"{kind}-{rule}", "sgd") for kind in KINDS for rule in RULES)
+    named = frame["row"].str.split("-", expand=True)
+    frame["compressor"], frame["rule"] = named[0].map(KINDS), named[1].map(RULES)
+    wide = frame.pivot(index="compressor", columns="rule", values="estimate")
+    resets = frame[frame["rule"] == RULES["reset"]].set_index("compressor")
+    shown = wide.loc[frame["compressor"].unique()].join(resets[["models_sent", "link_models"]]).reset_index()
+    ends = resets.reset_index().sort_values("estimate")
+    feedback = wide.loc[KINDS["block"], RULES["feedback"]]
+    return Answer(frame, {"best": ends.iloc[-1], "worst": ends.iloc[0], "block_feedback": feedback}, rows=shown)
 
 
-def does_momentum_help(evidence: Evidence) -> Answer | None:
+@asked_of("study_momentum", "cser-m0", "mcser-m0.9", "sgd-m0", "sgd")
+def does_momentum_help(study: Compared) -> Answer:
     """Question 21: M-CSER over momenta, and SGD without momentum beside SGD with it."""
-    study = evidence.experiment("study_momentum")
-    if study is None or not study.has("cser-m0", "mcser-m0.9", "sgd-m0", "sgd"):
-        return None
-    rows = [row for row in ("mcser-m0.5", "mcser-m0.9", "mcser-m0.95") if study.has(row)]
-    frame = pd.DataFrame([*(study.less(row, "cser-m0") for row in rows), study.less("sgd", "sgd-m0")])
-    frame["other"] = ["CSER"] * len(rows) + ["SGD, momentum 0"]
+    pairs = [(f"mcser-m{momentum}", "cser-m0") for momentum in ("0.5", "0.9", "0.95")]
+    frame = study.contrasts_of([*pairs, ("sgd", "sgd-m0")])
     by_row = frame.set_index("row")
-    numbers = {"gain": by_row.loc["mcser-m0.9"], "sgd": by_row.loc["sgd"], "regime": study.regime}
-    return Answer(frame, numbers, None, with_intervals(frame))
+    return Answer(frame, {"gain": by_row.loc["mcser-m0.9"], "sgd": by_row.loc["sgd"]})
 
 
-def released_or_written(evidence: Evidence) -> Answer | None:
+@asked_of("study_released", "written", "released")
+def released_or_written(study: Compared) -> Answer:
     """Question 24: the released code's switches, one at a time and all together, beside the method as written."""
-    study = evidence.experiment("study_released")
-    if study is None or not study.has("written", "released"):
-        return None
-    rows = [row for row in study.frames.rows["row"] if "released" in row and study.has(row)]
-    frame = pd.DataFrame([study.less(row, "written") for row in rows])
+    rows = [row for row in study.frames.rows["row"] if "released" in row]
+    frame = study.contrasts_of((row, "written") for row in rows)
     frame["label"] = frame["label"].str.removeprefix("M-CSER, ")
-    return Answer(
-        frame, {"all": frame.set_index("row").loc["released"], "regime": study.regime}, None, with_intervals(frame)
-    )
+    return Answer(frame, {"all": frame.set_index("row").loc["released"]})
 
 
 WIDTH, SKEW = "width", "skew"
@@ -222,29 +183,26 @@ COLOURS = dict(
 
 def over_set_ups(evidence: Evidence, *changed: str) -> Answer | None:
     """Differences to the same set-up's SGD over what changes, with a panel for each; None where one end is missing."""
-    lines = []
+    tables, base = [], evidence.experiment(TWO_LEVEL)
     for what in changed:
-        found: dict[str, Compared | None] = {name: evidence.experiment(each) for name, each in SET_UPS[what].items()}
+        found = {name: evidence.experiment(each) for name, each in SET_UPS[what].items()}
         ends = [found[name] for name in (next(iter(found)), next(reversed(found)))]
         if any(each is None or not each.has("sgd", BOTH) for each in ends):
             return None
+        followed = FOLLOWED if what in (WIDTH, SKEW) else ALWAYS
         for name, each in found.items():
-            for row in FOLLOWED if each else ():
-                if each and each.has(row, "sgd") and (row in ALWAYS or what in (WIDTH, SKEW)):
-                    line = each.less(row, "sgd") | {"what": what, "at": name, "method": FOLLOWED[row]}
-                    lines.append(line | {"alone": each.frames.done("alone").mean()})
-    frame = pd.DataFrame(lines)
-    base = evidence.experiment(TWO_LEVEL)
-    own = frame[(frame["row"] == BOTH) & (frame["what"] == changed[0])]
-    local = frame[(frame["row"] == "local_sgd-96") & (frame["what"] == changed[0])]
-    topk = frame[(frame["row"] == "ef_topk-96") & (frame["what"] == changed[0])]
+            if each:
+                own = each.contrasts_of((row, "sgd") for row in followed)
+                tables.append(own.assign(what=what, at=name, method=own["row"].map(FOLLOWED)))
+    frame = pd.concat(tables, ignore_index=True)
+    by_row = {row: group for row, group in frame[frame["what"] == changed[0]].groupby("row")}
     numbers = {
-        "first": own.iloc[0],
-        "last": own.iloc[-1],
-        "local_last": local.iloc[-1],
+        "first": by_row[BOTH].iloc[0],
+        "last": by_row[BOTH].iloc[-1],
+        "local_last": by_row["local_sgd-96"].iloc[-1],
+        "topk_last": by_row["ef_topk-96"].iloc[-1] if "ef_topk-96" in by_row else None,
         "regime": base.regime if base else {},
     }
-    numbers |= {"topk_last": topk.iloc[-1] if len(topk) else None}
     return Answer(frame, numbers, _set_ups(frame, changed))
 
 
@@ -295,11 +253,9 @@ def over_workers(evidence: Evidence) -> Answer | None:
 
 def other_networks(evidence: Evidence) -> Answer | None:
     """Question 9: other kinds of network."""
-    names = [name for name in ("cnn", "densenet", "shufflenet") if evidence.experiment(f"study_network_{name}")]
-    lines = []
-    for name in names:
-        each = evidence.experiment(f"study_network_{name}")
-        assert each
-        lines += [each.less(row, "sgd") | {"network": name} for row in FOLLOWED if each.has(row, "sgd")]
-    frame = pd.DataFrame(lines)
-    return Answer(frame, {"count": len(names)}, None, with_intervals(frame)) if lines else None
+    found = {name: evidence.experiment(f"study_network_{name}") for name in ("cnn", "densenet", "shufflenet")}
+    tables = {name: each.contrasts_of((row, "sgd") for row in FOLLOWED) for name, each in found.items() if each}
+    if not tables:
+        return None
+    frame = pd.concat(tables, names=["network", None]).reset_index("network")
+    return Answer(frame, {"count": len(tables)})

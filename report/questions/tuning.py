@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from report.plotting import new_figure
-from report.questions.evidence import LONG, Answer, Evidence
+from report.questions.evidence import LONG, Answer, Compared, asked_of
 
 NEAR = 0.002
 """A trial is as good as the best where its held-out accuracy is no further behind."""
@@ -26,68 +26,53 @@ SHOWN = {
 """Rows of the figure over rates."""
 
 
-def _trials(evidence: Evidence) -> pd.DataFrame | None:
-    """All trials of the long experiment's search, each at the one seed that all have; a diverged one has no score."""
-    long = evidence.experiment(LONG)
-    if long is None or long.frames.tuning.empty:
-        return None
+def _trials(long: Compared) -> pd.DataFrame:
+    """All trials of the experiment's search, each at the one seed that all have; only one that is done has a score."""
     trials: pd.DataFrame = long.frames.tuning
-    trials = trials[trials["seed"] == trials["seed"].min()].copy()
-    trials.loc[trials["status"] != "done", "score"] = np.nan
-    known: pd.DataFrame = trials.reset_index(drop=True)
-    return known
+    first: pd.DataFrame = trials[trials["seed"] == trials["seed"].min()].reset_index(drop=True)
+    return first
 
 
-def is_least_loss_best(evidence: Evidence) -> Answer | None:
+@asked_of(LONG)
+def is_least_loss_best(long: Compared) -> Answer | None:
     """Question 13: held-out accuracy that is lost where the least training loss chooses."""
-    trials, long = _trials(evidence), evidence.experiment(LONG)
-    if trials is None or long is None:
+    trials = _trials(long).dropna(subset=["score"])
+    if trials.empty:
         return None
-    lines = []
-    for row, group in trials[trials["status"] == "done"].groupby("row", sort=False):
-        best: Any = group.iloc[group["score"].argmax()]
-        least: Any = group.iloc[group["train_loss"].argmin()]
-        known = row in long.frames.by_row.index
-        label, ratio = long.frames.by_row.loc[row, ["label", "ratio"]] if known else (row, np.nan)
-        line: dict[str, Any] = {
-            "row": row,
-            "label": label,
-            "ratio": ratio,
-            "best_rate": best["learning_rate"],
-            "best": best["score"],
-        }
-        line |= {"loss_rate": least["learning_rate"], "at_loss": least["score"], "cost": best["score"] - least["score"]}
-        lines.append(line)
-    frame = pd.DataFrame(lines).sort_values("cost", ascending=False, ignore_index=True)
-    means = long.frames.runs[long.frames.runs["status"] == "done"].groupby("row")[["score", "train_loss"]].mean()
-    main = long.frames.rows[long.frames.rows["base"].isna()]["row"]
-    means = means.loc[[row for row in main if row in means.index]]
-    rho = float(stats.spearmanr(means["train_loss"], means["score"]).statistic)
-    numbers: dict[str, Any] = {
+    groups = trials.dropna(subset="train_loss").groupby("row", sort=False)
+    best, least = (
+        trials.loc[index].set_index("row") for index in (groups["score"].idxmax(), groups["train_loss"].idxmin())
+    )
+    frame = long.frames.by_row.reindex(best.index)[["label", "ratio"]]
+    frame["label"] = frame["label"].fillna(frame.index.to_series())
+    frame["best_rate"], frame["best"] = best["learning_rate"], best["score"]
+    frame["loss_rate"], frame["at_loss"] = least["learning_rate"], least["score"]
+    frame["cost"] = frame["best"] - frame["at_loss"]
+    frame = frame.sort_values("cost", ascending=False).reset_index()
+    done = long.frames.runs[long.frames.runs["status"] == "done"]
+    own = done[done["row"].isin(long.frames.rows.loc[long.frames.rows["base"].isna(), "row"])]
+    means = own.groupby("row")[["score", "train_loss"]].mean()
+    numbers = {
         "rows_count": len(frame),
         "other": int((frame["cost"] > 0).sum()),
         "mean": frame["cost"].mean(),
+        "correlation": float(stats.spearmanr(means["train_loss"], means["score"]).statistic),
     }
-    numbers |= {"most": frame["cost"].iloc[0], "correlation": rho, "regime": long.regime}
-    return Answer(frame, numbers, None, frame.head(4))
+    return Answer(frame, numbers, rows=frame.head(4))
 
 
-def what_tuning_costs(evidence: Evidence) -> Answer | None:
+@asked_of(LONG)
+def what_tuning_costs(long: Compared) -> Answer | None:
     """Question 14: trials of a decade of rates until the best is near, for rows with one setting and with three."""
-    trials, long = _trials(evidence), evidence.experiment(LONG)
-    if trials is None or long is None:
+    groups = _trials(long).groupby("row", sort=False)
+    frame = pd.DataFrame([{"row": row} | _decade(group) for row, group in groups if group["score"].notna().any()])
+    if frame.empty:
         return None
-    lines = []
-    for row, group in trials.groupby("row", sort=False):
-        if group["score"].notna().any():
-            lines.append({"row": row} | _decade(group))
-    frame = pd.DataFrame(lines)
     shown = frame.groupby("settings", as_index=False).agg(
         rows=("row", "size"), trials=("trials", "median"), needed=("needed", "median"), spread=("spread", "median")
     )
-    seconds = long.frames.tuning.drop_duplicates("run_id")
-    numbers = {"lines": shown.to_dict("records"), "runs": len(seconds), "regime": long.regime}
-    return Answer(frame, numbers, None, shown)
+    numbers = {"lines": shown.to_dict("records"), "runs": long.frames.tuning["run_id"].nunique()}
+    return Answer(frame, numbers, rows=shown)
 
 
 def _decade(group: pd.DataFrame) -> dict[str, float]:
@@ -112,24 +97,22 @@ def _needed(trials: int, near: int) -> int:
     return next(k for k in range(1, trials + 1) if math.comb(trials - near, k) <= 0.5 * math.comb(trials, k))
 
 
-def which_learning_rate(evidence: Evidence) -> Answer | None:
+@asked_of(LONG)
+def which_learning_rate(long: Compared) -> Answer | None:
     """Question 20: the rates chosen, and the lowest at which anything diverged."""
-    trials, long = _trials(evidence), evidence.experiment(LONG)
-    if trials is None or long is None:
+    trials = _trials(long)
+    done, diverged = trials.dropna(subset=["score"]), trials[trials["status"] == "diverged"]
+    if "sgd" not in set(done["row"]):
         return None
-    done = trials[trials["status"] == "done"]
     best = done.loc[done.groupby("row")["score"].idxmax()].set_index("row")["learning_rate"]
-    diverged = trials[trials["status"] == "diverged"]
-    first = diverged.sort_values("learning_rate").head(1)
     numbers = {
-        "sgd": best.get("sgd", np.nan),
-        "lower": int((best.drop("sgd", errors="ignore") < best.get("sgd", np.nan)).sum()),
+        "sgd": best["sgd"],
+        "lower": int((best < best["sgd"]).sum()),
         "others": len(best) - 1,
         "trials": len(trials),
         "diverged": len(diverged),
-        "from": float(first["learning_rate"].iloc[0]) if len(first) else np.nan,
-        "rows_from": sorted(set(diverged[diverged["learning_rate"] < 0.1]["row"])),
-        "regime": long.regime,
+        "from": diverged["learning_rate"].min(),
+        "rows_from": sorted(set(diverged.loc[diverged["learning_rate"] < 0.1, "row"])),
     }
     return Answer(trials, numbers, _rates(trials))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from report.accuracy_report import build_report
+from report.frame import read_frames
 from tests.report.synthetic import METHODS, TOP_K, Design, make_experiment, make_tuning
 
 DESIGN = Design(
@@ -54,5 +55,5 @@ def build(folder: Path, design: Design, tuning: bool = True) -> Built:
     make_experiment(folder / "results" / design.name, design)
     if tuning:
         make_tuning(folder / "results" / f"{design.name}_tuning", design)
-    build_report(folder / "results" / design.name, output=folder / "report")
+    build_report(read_frames(folder / "results" / design.name), folder / "report")
     return Built(folder / "results" / design.name, folder / "report")

@@ -14,9 +14,10 @@ import typst
 
 from harness.records.packs import open_runs
 from report.__main__ import main
-from report.accuracy_figures import at_link_load, drawn_methods, link_figure, loss_figure
+from report.accuracy_figures import drawn_methods, link_figure, loss_at_one_load, loss_figure, main_load
 from report.accuracy_report import build_report
-from report.accuracy_tables import accuracy_frame, main_load
+from report.accuracy_tables import accuracy_frame
+from report.explorer.page import write_experiment_page
 from report.frame import Frames, read_frames
 from report.regime import lost_frame, needs_frame, noise_share, predictors_frame
 from report.statistics import contrasts_frame
@@ -44,8 +45,12 @@ def _files(folder: Path, *patterns: str) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("folder", REPORTED, ids=lambda folder: folder.name)
 def test_a_shipped_report_is_rebuilt_to_the_byte(folder: Path, tmp_path: Path) -> None:
-    build_report(folder, output=tmp_path, with_pdf=False)
-    assert _files(tmp_path, "report.md", "csv/*.csv") == _files(folder, "report.md", "csv/*.csv")
+    """Also the page to explore, which is at most 1.5 MB."""
+    frames = read_frames(folder)
+    build_report(frames, tmp_path, with_pdf=False)
+    write_experiment_page(tmp_path / "report.html", frames)
+    made, shipped = (_files(each, "report.md", "report.html", "csv/*.csv") for each in (tmp_path, folder))
+    assert made == shipped and len(made["report.html"]) < 1_500_000
 
 
 @pytest.mark.parametrize("folder", REPORTED, ids=lambda folder: folder.name)
@@ -110,10 +115,12 @@ def test_steps_and_ratio_predict_the_loss_and_the_seeds_noise_is_capped_alike(lo
 
 def test_figures_can_be_read(long: Frames) -> None:
     accuracy = accuracy_frame(long)
-    own = accuracy[accuracy["is_own"] & accuracy["difference"].notna() & (accuracy["row"] != "sgd")]
-    shown = at_link_load(own, main_load(long))
+    shown, title = loss_at_one_load(long, accuracy)
     assert shown["label"].is_unique and (shown["link_models"] <= 1.05 * main_load(long)).all()
-    assert faults_of(loss_figure(shown, 0.005, "A title of the figure that says what was found " * 2)) == []
+    within = int((shown.loc[~shown["is_bound"], "difference"] > -0.005).sum())
+    assert f"{within} of {len(shown) - 1} methods lose less than 0.5 points in the mean" in title
+    assert faults_of(loss_figure(shown, 0.005, title)) == []
+    own = accuracy[accuracy["is_own"] & (accuracy["row"] != "sgd")]
     assert drawn_methods(own)["label"].nunique() > 10
     assert faults_of(link_figure(own, 0.005, "Loss against what a link carries")) == []
 
@@ -145,7 +152,7 @@ def test_a_rebuild_gives_the_same_bytes(small: Built, tmp_path: Path, capsys: py
 def test_no_runs_and_a_tuning_have_reports_too(empty: Built, small: Built, tmp_path: Path) -> None:
     assert "No row can be compared with the baseline yet." in empty.markdown
     assert "0 of 50 runs are done" in empty.markdown and not (empty.output / "figures").exists()
-    text = build_report(small.records.parent / "small_tuning", output=tmp_path).read_text()
+    text = build_report(read_frames(small.records.parent / "small_tuning"), tmp_path).read_text()
     assert "A search for settings and learning rates." in text and "learning rate" in text
 
 

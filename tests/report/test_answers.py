@@ -22,7 +22,7 @@ from report.questions import evidence
 from report.questions.__main__ import main
 from report.questions.asked import QUESTIONS
 from report.questions.build import build_answers, put_into
-from report.questions.evidence import LONG, evidence_of
+from report.questions.evidence import JUDGED, LONG, evidence_of
 from report.questions.losses import loss_at_one_link
 from report.render import TEMPLATES
 from tests.report.faults import faults_of
@@ -36,7 +36,7 @@ NUMBER = re.compile(r"(?<![\w.−+-])[−+]?\d[\d,]*(?:\.\d+)?(?!\w*\.?\w*\d\w*[
 COMPARED = {
     8: ("study_two_level", "study_width_8", "study_width_128"), 11: ("study_two_level",), 12: ("study_two_level",),
     15: ("study_rules",), 17: ("study_rules",), 21: ("study_momentum",), 24: ("study_released",),
-    23: (LONG,), 25: (LONG,),
+    23: (LONG,), 25: (JUDGED,),
 }  # fmt: skip
 """Questions whose CSV has differences of rows, and the experiments that these are of."""
 
@@ -92,7 +92,7 @@ def test_figures_have_no_small_or_overlapping_type_and_few_lines(shipped: Path) 
     own = evidence_of(shipped)
     with style():
         figures = [answer.figure for question in QUESTIONS if (answer := question.answer(own)) and answer.figure]
-        long = own.experiment(LONG)
+        long = own.experiment(JUDGED)
         assert long
         figures.append(loss_at_one_link(long)[1])
         assert len(figures) > 5
@@ -172,13 +172,13 @@ def test_differences_are_those_of_the_raw_results(number: int) -> None:
 
 def test_contrasts_are_those_of_the_raw_results() -> None:
     frame = pd.read_csv(SHIPPED / "csv" / "question_1.csv")
-    declared = {(each["row"], each["reference"]) for each in experiment_of(LONG).get("contrasts") or []}
+    declared = {(each["row"], each["reference"]) for each in experiment_of(JUDGED).get("contrasts") or []}
     assert frame["verdict"].notna().all() == bool(declared)
     for line in frame.itertuples():
         assert not declared or (line.row, line.reference) in declared
-        found = welch(LONG, str(line.row), str(line.reference))
+        found = welch(JUDGED, str(line.row), str(line.reference))
         assert found == pytest.approx((line.estimate, line.low, line.high), rel=1e-9, abs=1e-12), line.row
-        assert line.score == pytest.approx(np.mean(scores_of(LONG, str(line.row))))
+        assert line.score == pytest.approx(np.mean(scores_of(JUDGED, str(line.row))))
 
 
 def test_trials_are_counted_from_the_raw_results() -> None:

@@ -4,7 +4,9 @@ It is written from the rule. Runs are not paired. A row whose training loss or t
 beyond 1,000 times that of a constant guess, has diverged. The rows that contrasts name, without the baseline, share
 their residual variance where a Brown-Forsythe test at 5 % does not object; else each has its own. The baseline always
 has its own. Degrees of freedom are Satterthwaite's. Holm's correction is over an experiment's declared contrasts; that
-of "loses more than the margin" over its non-inferiority contrasts.
+of "loses more than the margin" over its non-inferiority contrasts. One row is better than another only where the
+difference of their means has the same sign with one learning rate for both, at each one's own rate that both were run
+at for the experiment's length: on test samples at rates beside the chosen ones, or in the tuning on held-out samples.
 """
 
 from __future__ import annotations
@@ -45,6 +47,36 @@ def scores_of(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["row", "score", "diverged"])
 
 
+def at_rates(folder: Path, plan: dict[str, Any], row: str) -> dict[tuple[str, float], float]:
+    """Mean score of a row at full length, by where and learning rate; where nothing was run, nothing."""
+    found = {}
+    beside = [each for each in plan["rows"] if each["rule"] == "sensitivity" and each["base"] == row]
+    for each in [*beside, *(own for own in plan["rows"] if own["row"] == row and beside)]:
+        runs = each["runs"] if each in beside else {seed: each["runs"][seed] for one in beside for seed in one["runs"]}
+        scores = scores_of(folder, {**plan, "rows": [{"row": row, "runs": runs}]})
+        found["test", each["learning_rate"]] = scores.loc[~scores["diverged"], "score"].mean()
+    tuning = folder.parent.parent / f"{(plan['tuning'] or {}).get('experiment')}"
+    if (tuning / "experiment.json").exists():
+        longest = max(each["num_epochs"] for each in plan["rows"])
+        own = plan["tuning"]["choices"].get(row, {}).get("candidate")
+        for each in json.loads((tuning / "experiment.json").read_text())["rows"]:
+            if (each["tunes"], each["num_epochs"], each["candidate"] or 0) == (row, longest, own):
+                scores = scores_of(tuning, {**plan, "rows": [each]})
+                found["held out", each["learning_rate"]] = scores.loc[~scores["diverged"], "score"].mean()
+    return found
+
+
+def is_so_at_one_rate(folder: Path, plan: dict[str, Any], contrast: dict[str, Any], estimate: float) -> bool:
+    """Whether the difference has the estimate's sign wherever both were run at one's chosen rate, and somewhere."""
+    rows = {each["row"]: each for each in plan["rows"]}
+    pair = [contrast["row"], contrast["reference"]]
+    chosen = {rows[name]["learning_rate"] for name in pair}
+    mine, theirs = (at_rates(folder, plan, name) for name in pair)
+    apart = [mine[key] - theirs[key] for key in mine.keys() & theirs.keys() if key[1] in chosen]
+    apart = [each for each in apart if not math.isnan(each)] if len(chosen) > 1 else [estimate]
+    return bool(apart) and all(each * estimate > 0 for each in apart)
+
+
 def worked_out(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
     """Estimate, interval, p, adjusted p and word of every contrast."""
     runs = scores_of(folder, plan)
@@ -83,8 +115,9 @@ def worked_out(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
         )
         p = {"non-inferiority": below, "equivalence": max(below, above)}.get(contrast["kind"])
         p = 2 * stats.t.sf(abs(estimate) / error, degrees) if p is None else p
-        lines.append({"estimate": estimate, "low": low, "high": high, "p": p, "p_more": 1 - below})
-    frame = pd.DataFrame(lines, columns=["estimate", "low", "high", "p", "p_more", "word"])
+        line = {"estimate": estimate, "low": low, "high": high, "p": p, "p_more": 1 - below}
+        lines.append(line | {"is_so": is_so_at_one_rate(folder, plan, contrast, estimate)})
+    frame = pd.DataFrame(lines, columns=["estimate", "low", "high", "p", "p_more", "word", "is_so"])
     frame["kind"] = [contrast["kind"] for contrast in contrasts]
     frame["p_holm"] = multipletests(frame["p"], method="holm")[1]
     asked = frame["kind"] == "non-inferiority"
@@ -102,7 +135,9 @@ def word(line: Any, level: float) -> str:
         return "loses less than the margin" if shown else more
     if line.kind == "equivalence":
         return "equal within the margin" if shown else "not told apart"
-    return ("better" if line.estimate > 0 else "worse") if shown else "not told apart"
+    if not shown:
+        return "not told apart"
+    return ("better" if line.estimate > 0 else "worse") if line.is_so else "not shown at equal rate"
 
 
 @pytest.mark.parametrize("folder", DECLARED, ids=lambda folder: folder.name)

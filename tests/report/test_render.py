@@ -37,6 +37,7 @@ python -m harness run x
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "templates").mkdir()
     (tmp_path / "templates" / "page.md.j2").write_text(TEMPLATE)
+    (tmp_path / "templates" / "macros.md.j2").write_text("")
     monkeypatch.setattr(render, "TEMPLATES", tmp_path / "templates")
     render.environment.cache_clear()
     yield tmp_path  # type: ignore[misc]

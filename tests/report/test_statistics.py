@@ -15,7 +15,7 @@ from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
 from harness.records.experiment import Contrast
 from report.frame import Frames, read_frames
-from report.statistics import contrasts_frame, difference, pool_of, summary_frame
+from report.statistics import at_equal_rate, contrasts_frame, difference, pool_of, summary_frame
 
 SHIPPED = Path(__file__).parents[2] / "results" / "reference"
 SGD = [0.874, 0.877, 0.875, 0.876, 0.8745, 0.8765, 0.8752, 0.8758]
@@ -37,7 +37,9 @@ def made_up(shipped: Frames, scores: dict[str, list[float]], *contrasts: tuple[s
         for row, values in scores.items()
         for seed, score in enumerate(values)
     ]
-    return replace(shipped, experiment=experiment, runs=pd.DataFrame(lines))
+    columns = {"learning_rate": 0.1, "num_epochs": 1, "num_steps": 1, "rule": "held_out", "base": None}
+    rows = pd.DataFrame([{"row": row, "label": row} | columns for row in scores])
+    return replace(shipped, experiment=experiment, rows=rows, runs=pd.DataFrame(lines))
 
 
 def test_one_variance_of_the_methods_and_the_baselines_own(shipped: Frames) -> None:
@@ -121,3 +123,34 @@ def test_equal_scores_leave_no_doubt(shipped: Frames) -> None:
 
 def test_nothing_is_declared(shipped: Frames) -> None:
     assert contrasts_frame(made_up(shipped, {"sgd": SGD})).empty
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ({}, math.nan),  # nothing was run at one rate
+        ({("a", 0.1): 0.9, ("b", 0.1): 0.8}, 0.1),  # at one of the two rates
+        ({("a", 0.1): 0.9, ("b", 0.1): 0.8, ("a", 0.01): 0.7, ("b", 0.01): 0.68}, 0.02),  # at both: the nearer to zero
+        ({("a", 0.1): 0.9, ("b", 0.1): 0.8, ("a", 0.01): 0.7, ("b", 0.01): 0.71}, 0.0),  # it turns round
+        ({("a", 1.0): 0.9, ("b", 1.0): 0.8}, math.nan),  # a rate that neither was chosen at
+        ({("a", 0.1): 0.9, ("b", 0.1): math.nan}, math.nan),  # one diverged
+    ],
+)
+def test_a_difference_needs_one_rate_for_both(
+    shipped: Frames, scores: dict[tuple[str, float], float], expected: float
+) -> None:
+    rows = pd.DataFrame({"row": ["a", "b"], "learning_rate": [0.1, 0.01]})
+    lines = [
+        {"row": row, "kind": "test", "learning_rate": rate, "score": score} for (row, rate), score in scores.items()
+    ]
+    rates = pd.DataFrame(lines, columns=["row", "kind", "learning_rate", "score"])
+    assert at_equal_rate(replace(shipped, rows=rows), rates, "a", "b") == pytest.approx(expected, nan_ok=True)
+    equal = replace(shipped, rows=rows.assign(learning_rate=0.1), runs=made_up(shipped, {"a": A, "b": B}).runs)
+    assert at_equal_rate(equal, rates[:0], "a", "b") == pytest.approx(np.mean(A) - np.mean(B))
+
+
+def test_a_difference_of_rates_is_not_called_better(shipped: Frames) -> None:
+    """Of the shipped experiment, blocks with reset and with feedback: at rates 100 times apart, never run alike."""
+    verdicts = contrasts_frame(shipped).set_index(["row", "reference"])
+    line = verdicts.loc[("mcser_block-96", "ef_block-96")]
+    assert line["p_holm"] < 0.001 and line["verdict"] == "not shown at equal rate"

@@ -16,6 +16,7 @@ from harness.records.store import Failure, Heartbeat, RecordError, read_optional
 from harness.spec_file import load_spec
 from harness.workers.attempt import attempt_stacked
 from report.accuracy_report import build_report
+from report.frame import read_frames
 from slurm.starts import read_starts
 from slurm.status import campaign_status, queued_jobs
 from tests.harness.support import ROOT, Table, changed, comparable, job_for, small_spec, write_spec
@@ -166,7 +167,7 @@ def test_siblings_of_a_run_that_raises_go_on_and_status_says_where_to_look(array
 
 
 def test_report_of_what_is_there_says_3_of_4(array: Trial, tmp_path: Path) -> None:
-    build_report(array.records, output=tmp_path)
+    build_report(read_frames(array.records), tmp_path)
     assert "3 of 4 runs are done" in (tmp_path / "report.md").read_text()
 
 
