@@ -47,7 +47,8 @@ def table(frame: pd.DataFrame, columns: Mapping[str, tuple[str, str]], strong: s
 
 
 def _cell(record: Mapping[Hashable, Any], column: str, name: str) -> str:
-    value = tuple(record[each] for each in column.split(", ")) if "," in column else record[column]
+    # A column of the report of speed is a network, whose name has a comma too.
+    value = record[column] if column in record else tuple(record[each] for each in column.split(", "))
     said = wording.FORMATS[name](value)
     return said if name == "code" else escape(said)
 
