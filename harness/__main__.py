@@ -78,7 +78,6 @@ def _parser() -> argparse.ArgumentParser:
     speedups.add_argument("--minutes", type=_above_0, default=90.0, help="after which nothing is begun (default: 90)")
     speedups.add_argument("--scored", type=Path, metavar="FILE", help="time only what accuracy runs score, into FILE")
     speedups.add_argument("--methods", nargs="*", default=[], help="of --scored, by name (default: all)")
-    speedups.add_argument("--no-codec", action="store_true", help="of --scored: do not time codecs alone as well")
     speedups.set_defaults(command=commands.speedups)
     _add_netlab(subparsers.add_parser("netlab", help="time collectives on an emulated network of this machine's own"))
     _add_time(

@@ -168,12 +168,11 @@ def answers(options: argparse.Namespace) -> int:
 
 def speedups(options: argparse.Namespace) -> int:
     """Do the study of speed-ups and build its report; 1 where a worker failed, else the report's exit code."""
-    from harness.timing.scored import run_scored
-    from harness.timing.study import run_study
+    from harness.timing.study import run_scored, run_study
     from report.__main__ import main as build
 
     if options.scored is not None:
-        run_scored(options.scored, Path("results"), options.methods, options.minutes, not options.no_codec)
+        run_scored(options.scored, Path("results"), options.methods)
         return 0
     run_study(options.output, options.minutes)
     accuracy = [word for folder in options.accuracy for word in ("--accuracy", str(folder))]
@@ -190,10 +189,10 @@ def netlab(options: argparse.Namespace) -> int:
 
 def time(options: argparse.Namespace) -> int:
     """Be one of the workers that time steps; 1 where a collective failed."""
-    from harness.timing import launched
+    from harness.timing import cluster
 
     try:
-        launched.run(options.workload, options.methods, options.visits, options.steps, options.output)
+        cluster.run(options.workload, options.methods, options.visits, options.steps, options.output)
     except RuntimeError as error:
         return complain(error, FAILURE)
     return 0

@@ -77,57 +77,86 @@ class Message(Record):
 
 
 class Method(Record):
-    """A method or baseline as it was timed."""
+    """A method or baseline with the settings that a spec gives, and what a session found out about it.
+
+    A row of an accuracy experiment is of this method where its algorithm, settings and momentum equal these three.
+    """
 
     name: str
     label: str
+    algorithm: str
+    settings: dict[str, Any]
+    momentum: float
+    rows: list[str]
+    """"experiment/row" of each row that is so; of DDP, which computes what SGD does, SGD's; of other baselines none."""
     baseline: bool
-    ratio: float
-    """32-bit gradient over payload, on average over steps."""
-    settings: str
-    """The rest, in words for the card: bucket size, precision, overlap."""
     overlap: bool
+    """Whether collectives begin during the backward pass."""
     period: int
-    """Steps after which its pattern of messages repeats; 1 where all steps are alike."""
+    """Steps after which the pattern of its messages repeats; 1 where all steps are alike."""
     messages: list[Message]
-    algorithm: str | None = None
-    """The name of the method in accuracy experiments; None where there is none."""
-    codec_alone_seconds: float | None = None
-    """Codec of a step, mean over the period, of one worker that has a core (or a GPU) to itself; None: not timed."""
+    codec_alone_seconds: float | None
+    """Encoding, decoding and update of a step, mean over the period, of one worker with a core (or a GPU) to itself;
+    None: not timed."""
+
+    def ratio(self, num_parameters: int) -> float:
+        """32-bit gradient over payload, on average over steps."""
+        return 4 * num_parameters / sum(message.payload_bytes / message.every for message in self.messages)
 
 
-class Step(Record):
-    """One timed step. `seconds` is the slowest worker's, by the clock; the four parts are means over workers.
+StepKind = Literal["every", "ordinary", "synchronising"]
+"""`every`: all steps of the method are alike; else the last of a period synchronises, others are ordinary."""
 
-    Parts add up to each worker's own step. `codec` is encoding, decoding and the optimiser's update; `waiting` is from
-    a worker's arrival at a collective to the last one's; `transfer` is the rest of the collective that was not hidden
-    behind the backward pass. `waiting` is None where the workers share no clock: it is then part of `transfer`.
+
+class Cell(Record):
+    """Timed steps of one kind, of one method, on links of one rate; all lists are by step, in the order of timing.
+
+    `seconds` are the slowest worker's, the others are means over workers. Where steps are emulated `seconds` leave the
+    codec out, since it runs on this host's cores: encoding, decoding and update. `waiting` is from a worker's arrival
+    at a collective to the last one's, and 0 where the workers share no clock; `transfer` is the rest of the collective
+    that was not hidden behind the backward pass. The dilation is undone in all but the codec's.
     """
 
     method: str
-    visit: int
-    """Number of the method's turn in the interleaving; turns are in the order of the list."""
-    synchronises: bool
-    """Whether this is the one step of a period that sends the most."""
-    seconds: float
-    compute_seconds: float
-    codec_seconds: float
-    waiting_seconds: float | None
-    transfer_seconds: float
+    kind: StepKind
+    share: float
+    """Of the method's steps that are of this kind; those of its cells on one link sum to 1."""
+    bits_per_second: float | None
+    """Of the links that are emulated; None: no rate was set, or steps of this kind send nothing, so they are the same
+    on every link."""
+    dilation: float
+    """How many times slower all was."""
+    visits: list[int]
+    """Number of the method's turn in which the step was taken; turns are there and back again."""
+    seconds: list[float]
+    compute_seconds: list[float]
+    codec_seconds: list[float]
+    waiting_seconds: list[float]
+    transfer_seconds: list[float]
 
 
 class Timing(Record):
-    """timing-*.json: the methods timed one after the other, there and back again, in one allocation."""
+    """timing-*.json, scored-*.json: steps of methods that took turns in one session, in one allocation.
+
+    A method's mean step on a link is the sum of share times mean over its cells there (`mean_step`). Sessions of the
+    same commit and machine are repetitions: cells of equal method settings, kind and rate can be compared.
+    """
 
     version: int
     basis: Basis
     attempt: Attempt
     fabric: Fabric
+    """Its rate is None where cells are of several."""
     workload: Workload
     num_warmup_steps: int
     methods: list[Method]
-    steps: list[Step]
-    """In the order in which they were taken."""
+    cells: list[Cell]
+
+    def cells_of(self, method: str, bits_per_second: float | None) -> list[Cell]:
+        """The method's cells on links of this rate, with those that send nothing."""
+        return [
+            cell for cell in self.cells if cell.method == method and cell.bits_per_second in (bits_per_second, None)
+        ]
 
 
 class SweepPoint(Record):
@@ -169,82 +198,7 @@ class TimingStudy(Record):
     left_out: list[LeftOut]
 
 
-class ScoredMethod(Record):
-    """A method as a row of an accuracy experiment has it, so that speed and accuracy are joined by equal settings.
-
-    A run is of this method where its `algorithm`, `settings` and `momentum` equal these three.
-    """
-
-    name: str
-    """The row's, or a baseline's; its own in a session."""
-    label: str
-    algorithm: str
-    settings: dict[str, Any]
-    momentum: float
-    rows: list[str]
-    """"experiment/row" of each row that is so; of DDP, which computes what SGD does, SGD's; of other baselines none."""
-    overlap: bool
-    """Whether collectives begin during the backward pass."""
-    period: int
-    """Steps after which the pattern of its messages repeats."""
-    messages: list[Message]
-    codec_alone_seconds: float | None
-    """Encoding, decoding and update of a step, mean over the period, of one worker with a core to itself; None where
-    the session did not time it."""
-
-
-StepKind = Literal["every", "ordinary", "synchronising"]
-"""`every`: all steps of the method are alike; else the last of a period synchronises, others are ordinary."""
-
-
-class ScoredCell(Record):
-    """Timed steps of one kind, of one method, on links of one rate; all lists are by step, in the order of timing.
-
-    `seconds` are the emulated network's: the dilation is undone, and the codec is left out, since it runs on this
-    host's cores. They are the slowest worker's; `waiting_seconds` and `transfer_seconds` are means over workers, of
-    the same time. `codec_seconds` are as this host took them, with all workers on its cores at once.
-    """
-
-    method: str
-    kind: StepKind
-    share: float
-    """Of the method's steps that are of this kind; those of its cells on one link sum to 1."""
-    bits_per_second: float | None
-    """Of the links that are emulated; None: steps of this kind send nothing, so they are the same on every link."""
-    dilation: float
-    """How many times slower all was. It is chosen by cell: large where messages are small, since it divides latency."""
-    visits: list[int]
-    """Number of the method's turn in which the step was taken."""
-    seconds: list[float]
-    codec_seconds: list[float]
-    waiting_seconds: list[float]
-    transfer_seconds: list[float]
-
-
-class ScoredSession(Record):
-    """scored-*.json: steps of scored methods on emulated links, timed by turns in one session.
-
-    A method's mean step on a link is the sum of share times mean over its cells there (`mean_step`). Sessions of the
-    same commit and machine are repetitions: cells of equal method settings, kind and rate can be compared.
-    """
-
-    version: int
-    attempt: Attempt
-    workload: Workload
-    num_workers: int
-    """Each on a machine of its own."""
-    methods: list[ScoredMethod]
-    cells: list[ScoredCell]
-    left_out: list[LeftOut]
-
-    def cells_of(self, method: str, bits_per_second: float) -> list[ScoredCell]:
-        """The method's cells on links of this rate, with those that send nothing."""
-        return [
-            cell for cell in self.cells if cell.method == method and cell.bits_per_second in (bits_per_second, None)
-        ]
-
-
-def mean_step(cells: Sequence[ScoredCell], confidence: float = 0.95) -> tuple[float, float, float]:
+def mean_step(cells: Sequence[Cell], confidence: float = 0.95) -> tuple[float, float, float]:
     """Mean seconds of a method's step on one link, over its period, and a confidence interval of that mean.
 
     The kinds' means are mixed by their exact shares, and so are the variances of these means; Student's t has the
@@ -252,7 +206,7 @@ def mean_step(cells: Sequence[ScoredCell], confidence: float = 0.95) -> tuple[fl
     sessions differ is another question.
 
     Args:
-        cells: `ScoredSession.cells_of` one method and link; at least two steps each.
+        cells: `Timing.cells_of` one method and link; at least two steps each.
     """
     assert math.isclose(sum(cell.share for cell in cells), 1.0), "shares of a method's cells on one link sum to 1"
     mean, variance, spread = 0.0, 0.0, 0.0

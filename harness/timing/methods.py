@@ -1,116 +1,139 @@
-"""The table of what is timed: baselines, the family at three overall ratios, its overlapped variants and relatives."""
+"""What is timed: baselines, the family at three overall ratios, relatives, and exactly what experiments score."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from algorithms.registry import baselines
+from harness.plan.plan import plan_experiment
+from harness.records.timings import Method
+from harness.spec import RunConfig
+from harness.spec_file import find_spec, load_spec
 from harness.timing.workloads import MOMENTUM
 from harness.train.build import table_at_ratio
 
 BUCKET_MEGABYTES = 25
 """DDP's default for all buckets but the first, which is of 1 MB."""
-
-DDP_CARD = (
-    f"DistributedDataParallel, buckets of {BUCKET_MEGABYTES} MB (the first 1 MB) that are views of the gradients, "
-    "fused torch SGD with Nesterov momentum"
-)
-NO_OVERLAP = "all-reduces begin when the backward pass is done"
+RATIO = 256
+EXPERIMENTS = ("fashion_mnist_long", "fashion_mnist_regime")
+"""Whose rows are timed as they are scored."""
 
 
-@dataclass(frozen=True)
-class TimedMethod:
-    """One line of the table.
+def method(
+    name: str,
+    label: str,
+    algorithm: str,
+    settings: Mapping[str, Any],
+    overlap: bool = False,
+    momentum: float = MOMENTUM,
+    num_steps: int = 0,
+) -> Method:
+    """A method as a session times it, of which nothing is known yet that a session finds out.
 
-    `algorithm` and `settings` are as a spec has them; `card` says in words how it is built. DDP without overlap holds
-    its buckets back.
+    Args:
+        settings: as a spec has them.
+        overlap: whether collectives begin during the backward pass.
+        num_steps: of the run that it is of, where a setting is said as the run's end.
     """
-
-    label: str
-    algorithm: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    baseline: bool = False
-    overlap: bool = False
-    card: str = ""
-    momentum: float = MOMENTUM
-    num_steps: int = 0
-    """Of the run that it is of, where a setting is said as the run's end."""
-
-    @property
-    def period(self) -> int:
-        """Steps after which its pattern of messages repeats."""
-        intervals = (self.settings.get(key) for key in ("reset_interval", "sync_interval", "accumulation_steps"))
-        period = next((each for each in intervals if each is not None), 1)
-        return self.num_steps if period == "end" else int(period)
-
-    @property
-    def topology(self) -> str | None:
-        """Who a worker's neighbours are, where it talks to them alone."""
-        topology: str | None = self.settings.get("topology")
-        return topology
-
-
-def _ddp(label: str, algorithm: str, overlap: bool, words: str, **settings: int) -> TimedMethod:
-    card = f"{DDP_CARD}; {words}; {'overlapped' if overlap else NO_OVERLAP}"
-    return TimedMethod(label, algorithm, settings, baseline=True, overlap=overlap, card=card)
-
-
-def _own(label: str, algorithm: str, ratio: int = 256, overlap: bool = False) -> TimedMethod:
-    return _with(label, algorithm, table_at_ratio(algorithm, ratio), overlap)
-
-
-def _with(label: str, algorithm: str, settings: Mapping[str, Any], overlap: bool = False) -> TimedMethod:
-    how = "begun in the backward pass" if overlap else "after the backward pass"
-    sent = "one message to each neighbour" if "topology" in settings else "one all-reduce for each message"
-    card = f"{_in_words(settings)}; fp32; {sent}, {how}"
-    return TimedMethod(label, algorithm, settings, overlap=overlap, card=card)
-
-
-def _in_words(settings: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{key.replace('_', ' ')}: {value['kind']} {value['ratio']}" if isinstance(value, dict) else f"{key}: {value}"
-        for key, value in settings.items()
+    intervals = (settings.get(key) for key in ("reset_interval", "sync_interval", "accumulation_steps"))
+    period = next((each for each in intervals if each is not None), 1)
+    return Method(
+        name=name,
+        label=label,
+        algorithm=algorithm,
+        settings=dict(settings),
+        momentum=momentum,
+        rows=[],
+        baseline=algorithm in baselines() or algorithm == "sgd",
+        overlap=overlap,
+        period=num_steps if period == "end" else period,
+        messages=[],
+        codec_alone_seconds=None,
     )
 
 
-METHODS: dict[str, TimedMethod] = {
-    "all_reduce": TimedMethod(
-        "SGD, one all-reduce",
-        "sgd",
-        baseline=True,
-        card="one flat fp32 all-reduce of all gradients after the backward pass; fused SGD with Nesterov momentum",
-    ),
-    "ddp": _ddp("DDP", "ddp", True, "fp32"),
-    "ddp_no_overlap": _ddp("DDP, no overlap", "ddp", False, "fp32"),
-    "ddp_fp16": _ddp("DDP, fp16", "ddp_fp16", True, "fp16_compress_hook"),
-    "ddp_fp16_no_overlap": _ddp("DDP, fp16, no overlap", "ddp_fp16", False, "fp16_compress_hook"),
-    "powersgd_1": _ddp("DDP, PowerSGD rank 1", "ddp_powersgd", True, "powerSGD_hook, rank 1, error feedback", rank=1),
-    "powersgd_2": _ddp("DDP, PowerSGD rank 2", "ddp_powersgd", True, "powerSGD_hook, rank 2, error feedback", rank=2),
-    "powersgd_4": _ddp("DDP, PowerSGD rank 4", "ddp_powersgd", True, "powerSGD_hook, rank 4, error feedback", rank=4),
-    "ef_sgd": _own("EF-SGD", "ef_sgd"),
-    "qsparse_local_sgd": _own("QSparse-local-SGD", "qsparse_local_sgd"),
-    "local_sgd": _own("local SGD", "local_sgd"),
-    "csea": _own("CSEA", "csea"),
-    "cser_pl": _own("CSER-PL", "cser_pl"),
-    "mcser": _own("M-CSER", "mcser"),
-    "mcser_32": _own("M-CSER, ratio 32", "mcser", 32),
-    "mcser_1024": _own("M-CSER, ratio 1024", "mcser", 1024),
-    "ef_sgd_overlap": _own("EF-SGD, overlapped", "ef_sgd", overlap=True),
-    "csea_overlap": _own("CSEA, overlapped", "csea", overlap=True),
-    "mcser_overlap": _own("M-CSER, overlapped", "mcser", overlap=True),
-    "dpsgd": _own("D-PSGD, one peer", "dpsgd", 1),
-    "dpsgd_ring": _with("D-PSGD, ring", "dpsgd", table_at_ratio("dpsgd", 1) | {"topology": "ring"}),
-    "choco_sgd": _own("CHOCO-SGD", "choco_sgd"),
-    "deep_squeeze": _own("DeepSqueeze", "deep_squeeze"),
-    "diloco": _own("DiLoCo", "diloco"),
-    "ef21_sgdm": _own("EF21-SGDM", "ef21_sgdm"),
+def _ddp(name: str, label: str, algorithm: str = "ddp", **settings: int) -> Method:
+    return method(name, label, algorithm, settings, overlap=True)
+
+
+def _own(name: str, label: str, algorithm: str, ratio: int = RATIO, **settings: str) -> Method:
+    overlap = name.endswith("_overlap")
+    return method(name, label, algorithm, table_at_ratio(algorithm, ratio) | settings, overlap)
+
+
+_SPARTA = {"error_compressor": {"kind": "random_k", "ratio": RATIO}, "reset_interval": 1}
+_TABLE = (
+    method("all_reduce", "SGD, one all-reduce", "sgd", {}),
+    _ddp("ddp", "DDP"),
+    _ddp("ddp_fp16", "DDP, fp16", "ddp_fp16"),
+    *(_ddp(f"powersgd_{rank}", f"DDP, PowerSGD rank {rank}", "ddp_powersgd", rank=rank) for rank in (1, 2, 4)),
+    _own("ef_sgd", "EF-SGD", "ef_sgd"),
+    _own("qsparse_local_sgd", "QSparse-local-SGD", "qsparse_local_sgd"),
+    _own("local_sgd", "local SGD", "local_sgd"),
+    _own("csea", "CSEA", "csea"),
+    _own("cser_pl", "CSER-PL", "cser_pl"),
+    _own("mcser", "M-CSER", "mcser"),
+    _own("mcser_32", "M-CSER, ratio 32", "mcser", 32),
+    _own("mcser_1024", "M-CSER, ratio 1024", "mcser", 1024),
+    _own("ef_sgd_overlap", "EF-SGD, overlapped", "ef_sgd"),
+    _own("csea_overlap", "CSEA, overlapped", "csea"),
+    _own("mcser_overlap", "M-CSER, overlapped", "mcser"),
+    _own("dpsgd", "D-PSGD, one peer", "dpsgd", 1),
+    _own("dpsgd_ring", "D-PSGD, ring", "dpsgd", 1, topology="ring"),
+    _own("choco_sgd", "CHOCO-SGD", "choco_sgd"),
+    _own("deep_squeeze", "DeepSqueeze", "deep_squeeze"),
+    _own("diloco", "DiLoCo", "diloco"),
+    _own("ef21_sgdm", "EF21-SGDM", "ef21_sgdm"),
     # Its ratio depends on the model; the rank is that of the hook which it stands beside.
-    "powersgd": _with("PowerSGD rank 2, two messages", "powersgd", {"rank": 2}),
-    "sparta": _with("SPARTA", "cser_pl", {"error_compressor": {"kind": "random_k", "ratio": 256}, "reset_interval": 1}),
-}
+    method("powersgd", "PowerSGD rank 2, two messages", "powersgd", {"rank": 2}),
+    method("sparta", "SPARTA", "cser_pl", _SPARTA),
+)
+METHODS = {each.name: each for each in _TABLE}
 """By name, in the order of tables.
 
 Those of the family without a ratio in their label have an overall one of 256, and so have their relatives; but D-PSGD
 compresses nothing.
 """
+
+
+def scored_methods(results: Path) -> dict[str, Method]:
+    """The baselines, then each configuration that the experiments score: settings as their tuning chose them.
+
+    Of a row that is there at several ratios, in `EXPERIMENTS[0]`, that of the experiment's main ratio is taken; rows of
+    the other experiments are all taken. DDP computes what SGD does, so SGD's rows are DDP's too.
+
+    Args:
+        results: folder of the experiments' own records, if any: their tunings.
+
+    Raises:
+        SpecError, RecordError: an experiment cannot be planned.
+    """
+    found: list[Method] = []
+    for experiment in EXPERIMENTS:
+        plan = plan_experiment(experiment, results)
+        rows = {row.row: row for row in plan.experiment.rows if row.base is None}
+        main = load_spec(find_spec(experiment)).statistics.main_ratio if experiment == EXPERIMENTS[0] else None
+        at_main = {row.label for row in rows.values() if row.ratio == main}
+        configs = {run.row: run.config for run in reversed(plan.runs) if run.row in rows}
+        for name, row in rows.items():
+            if main is not None and row.label in at_main and row.ratio != main:
+                continue
+            config, where = configs[name], f"{experiment}/{name}"
+            if (known := next((each for each in found if _is_of(each, config)), None)) is not None:
+                known.rows.append(where)
+                continue
+            own = method(name, row.label, config.algorithm, config.settings, False, config.momentum, row.num_steps)
+            found.append(own.model_copy(update={"rows": [where]}))
+    of_sgd = next(each.rows for each in found if each.algorithm == "sgd")
+    rivals = [
+        METHODS["ddp"].model_copy(update={"rows": of_sgd}),
+        METHODS["ddp_fp16"],
+        METHODS["powersgd_1"].model_copy(update={"name": "ddp_powersgd_1"}),
+    ]
+    return {each.name: each for each in [*rivals, *found]}
+
+
+def _is_of(timed: Method, config: RunConfig) -> bool:
+    return (timed.algorithm, timed.settings, timed.momentum) == (config.algorithm, config.settings, config.momentum)

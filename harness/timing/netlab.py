@@ -1,34 +1,30 @@
-"""The command: a sweep at each rate in a lab, a record of each, and a table of rates and bytes."""
+"""The command `netlab`: what rates this machine can emulate, a sweep at each, a record of each, and a table."""
 
 from __future__ import annotations
 
-import statistics
+from functools import cache
 from pathlib import Path
+from statistics import median
 
 from tabulate import tabulate
 
 from harness.records.store import write_record
-from harness.records.timings import Sweep, SweepPoint
+from harness.records.timings import SweepPoint
 from harness.timing.lab import PREFIX, lab, why_not
-from harness.timing.layout import LabError, LabTopology, rate_text
-from harness.timing.study import record_name
-from harness.timing.sweep import ceiling_bits_per_second, connected, sweep
+from harness.timing.links import LabError, LabTopology, rate_text
+from harness.timing.sweep import Connected, connected, sweep
 
 HEADER_BYTES = 66
 """Of each frame: Ethernet 14, IP 20, TCP with timestamps 32. A frame that only acknowledges is nothing else."""
-COLUMNS = (
-    "rate asked",
-    "reached",
-    "%",
-    "collective",
-    "payload kB",
-    "ms",
-    "wire kB",
-    "/ payload",
-    "formula kB",
-    "headers kB",
-    "other kB",
-)
+COLUMNS = "rate asked", "reached", "%", "collective", "payload kB", "ms", "sent kB", "without headers", "formula"
+FORMATS = "", "", ".1f", "", ",.0f", ".2f", ",.1f", ",.1f", ",.1f"
+
+BUSY = 0.9
+"""Share of a rate that must be reached, frames' headers included, for a machine to count as able to emulate it."""
+CEILING_PAYLOAD_BYTES = 10_000_000
+BEYOND_BITS_PER_SECOND = 100e9
+"""Of a link: no limit."""
+STEP, MOST_STEPS = 0.8, 12
 
 
 def run(num_workers: int, num_machines: int | None, rates: list[float], output: Path, prefix: str = PREFIX) -> None:
@@ -61,39 +57,58 @@ def run(num_workers: int, num_machines: int | None, rates: list[float], output: 
             print(f"netlab: {topology}", flush=True)
             found = sweep(among.group())
             write_record(output / record_name(topology), found)
-            rows += table_rows(found)
-    print(tabulate(rows, COLUMNS, floatfmt=("", "", ".1f", "", ",.0f", ".2f", ",.1f", ".3f", ",.1f", ",.1f", ",.1f")))
+            largest = {point.collective: point for point in found.points}
+            rows += [_row(point, topology.bits_per_second) for point in largest.values()]
+    print(tabulate(rows, COLUMNS, floatfmt=FORMATS))
     print(
-        "\nBytes are what one machine's link sent for one collective, as its interface counted them. Headers are "
-        f"{HEADER_BYTES} bytes of each frame\n(Ethernet, IP, TCP), acknowledgements included; other is what remains "
-        "beside the formula: gloo's own messages, and what was sent again.\n"
-        f"The largest message of each rate is shown; all are in {output}."
+        "\nThe largest message of each collective is shown. Sent is what one machine's link counted for it, with "
+        f"{HEADER_BYTES} bytes of headers\na frame (Ethernet, IP, TCP) and acknowledgements. All are in {output}."
     )
 
 
-def table_rows(found: Sweep) -> list[list[object]]:
-    """The largest message of each collective."""
-    largest: dict[str, SweepPoint] = {point.collective: point for point in found.points}
-    asked = found.fabric.bits_per_second
-    assert asked is not None, "a lab's links are limited"
-    return [_row(point, asked) for point in largest.values()]
+def record_name(topology: LabTopology) -> str:
+    """The file of a sweep's record."""
+    return f"sweep-{topology.num_machines}x{topology.workers_per_machine}-{topology.bits_per_second / 1e6:g}mbps.json"
 
 
 def _row(point: SweepPoint, asked: float) -> list[object]:
-    wire, frames = point.wire_bytes, point.wire_frames
-    assert wire is not None and frames is not None, "a lab counts"
-    seconds = statistics.median(point.seconds)
-    reached = 8 * wire / seconds
-    kilobytes = [wire / 1e3, wire / point.payload_bytes, point.formula_bytes / 1e3]
-    headers = HEADER_BYTES * frames
-    return [
-        rate_text(asked),
-        rate_text(reached),
-        100 * reached / asked,
-        point.collective,
-        point.payload_bytes / 1e3,
-        1e3 * seconds,
-        *kilobytes,
-        headers / 1e3,
-        (wire - headers - point.formula_bytes) / 1e3,
-    ]
+    sent, frames = point.wire_bytes, point.wire_frames
+    assert sent is not None and frames is not None, "a lab counts"
+    seconds = median(point.seconds)
+    rates = [rate_text(asked), rate_text(8 * sent / seconds), 100 * 8 * sent / seconds / asked]
+    kilobytes = [each / 1e3 for each in (sent, sent - HEADER_BYTES * frames, point.formula_bytes)]
+    return [*rates, point.collective, point.payload_bytes / 1e3, 1e3 * seconds, *kilobytes]
+
+
+@cache
+def ceiling_bits_per_second(num_workers: int, prefix: str = PREFIX) -> float:
+    """The highest rate of all workers' links together that an all-reduce over gloo reaches to 90 %, each way.
+
+    It is measured with one worker a machine, once in a process. More of them on one machine cost about the same, since
+    all workers of a ring send at one pace and most of their frames then pass a bridge as before.
+
+    Raises:
+        LabError: no lab is possible here, or no rate is reached.
+    """
+    with lab(LabTopology(num_workers, 1, BEYOND_BITS_PER_SECOND), prefix=prefix) as network, connected(network) as all:
+        rate = _reached(all)
+        for _ in range(MOST_STEPS):
+            network.set_rate(rate)
+            if _reached(all) >= BUSY * rate:
+                return rate * num_workers
+            rate *= STEP
+    raise LabError(f"this machine reaches 90 % of no rate that was tried, down to {rate_text(rate)} a worker")
+
+
+def _reached(among: Connected) -> float:
+    """Bits a second that a machine's link sends during a large all-reduce, headers included; mean over machines.
+
+    The better of two tries: a pause of the machine's is not its ceiling.
+    """
+    found = []
+    for _ in range(2):
+        before = among.lab.sent()
+        seconds = among.seconds("all_reduce", CEILING_PAYLOAD_BYTES)
+        sent = [now - then for (now, _), (then, _) in zip(among.lab.sent(), before, strict=True)]
+        found.append(8 * sum(sent) / len(sent) / seconds)
+    return max(found)

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import gc
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 
-from harness.records.timings import Message, StepKind, Workload
-from harness.timing.ddp_buckets import Groups, make_groups, max_buckets
-from harness.timing.lab import Lab
-from harness.timing.messages import Described, described
-from harness.timing.methods import TimedMethod
-from harness.timing.parts import Parts, RankStep, parts_of
-from harness.timing.steps import Turn, TurnContext
-from harness.timing.sweep import start_inside
+from harness.records.store import VERSION, Attempt
+from harness.records.timings import Cell, Fabric, Message, Method, StepKind, Timing, Workload
+from harness.timing.built_methods import make_groups
+from harness.timing.lab import Lab, start_inside
+from harness.timing.method_messages import described
+from harness.timing.timed_step import Parts, RankStep, Setting, Turn, parts_of
 from harness.timing.workloads import Layers, layers_of
 from harness.train.clock import there_and_back
 from harness.workers.attempt import prepare_thread
 from harness.workers.process_group import from_rank_0, joined
 from harness.workers.processes import Worker
 
-MIN_WARMUP_STEPS = 3
+NUM_WARMUP_STEPS = 3
 """DDP settles its buckets in the second step, and its PowerSGD hook compresses from the third on."""
+SetLink = Callable[[float | None], object]
 
 
-@dataclass(frozen=True)
-class Cell:
+class CellPlan(NamedTuple):
     """What a turn times in one go: steps of a kind, on links of a rate.
 
     Attributes:
@@ -41,11 +39,13 @@ class Cell:
 
     kind: StepKind
     share: float
-    link: float | None = None
-    dilation: float = 1.0
+    link: float | None
+    dilation: float
 
 
-CellsOf = Callable[[Workload, TimedMethod, Sequence[Message]], Sequence[Cell]]
+CellsOf = Callable[[Workload, Method], Sequence[CellPlan]]
+Found = tuple[list[Method], list[Cell]]
+"""Methods as a session found them to be, and their cells, each method's in the order of a turn."""
 
 
 @dataclass(frozen=True)
@@ -53,136 +53,114 @@ class Session:
     """What is to be timed; sent to workers as it is.
 
     Attributes:
-        methods: by name, in the order of turns.
+        methods: in the order of turns.
         cells_of: what is timed of a method, by its messages; a function of a module, perhaps with arguments bound.
-        trains: see `TurnContext`.
-        times_codec: whether rank 0 also takes steps alone, before the session, for the time of each method's codec.
-        deadline: on the monotonic clock of one host, by which all should be done: methods whose first turn would begin
-            after half of the time are left out. None: there is none.
+        trains: see `Setting`.
         timeout_seconds: how long a worker waits for the others.
     """
 
     workload: Workload
     num_workers: int
-    methods: Mapping[str, TimedMethod]
+    methods: Sequence[Method]
     cells_of: CellsOf
     trains: bool
     num_visits: int = 2
-    steps_per_visit: int = 2
-    times_codec: bool = True
-    num_warmup_steps: int = MIN_WARMUP_STEPS
-    deadline: float | None = None
+    steps_per_visit: int = 5
     timeout_seconds: float = 900.0
     layers: Layers | None = None
     """Of the workload's model; None: every worker finds out by itself, which takes a while."""
 
 
-@dataclass
-class Timed:
-    """What a session found.
-
-    Attributes:
-        described: by method.
-        cells: by method, in the order in which a turn times them.
-        steps: in the order in which they were taken: method, number of the turn, cell, parts of the step.
-        left_out: methods for which there was no time.
-    """
-
-    described: dict[str, Described]
-    cells: dict[str, Sequence[Cell]]
-    steps: list[tuple[str, int, Cell, Parts]] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-
-    def of(self, name: str, cell: Cell) -> list[tuple[int, Parts]]:
-        """The steps of one cell of a method, each with the number of its turn."""
-        return [(visit, parts) for method, visit, own, parts in self.steps if (method, own) == (name, cell)]
-
-
-def kinds_of(period: int, messages: Sequence[Message]) -> list[tuple[StepKind, float, list[Message]]]:
+def kinds_of(method: Method) -> list[tuple[StepKind, float, list[Message]]]:
     """The kinds of a method's steps, their shares of all, and what steps of each send."""
-    always = [message for message in messages if message.every == 1]
+    always, period = [message for message in method.messages if message.every == 1], method.period
     if period == 1:
         return [("every", 1.0, always)]
-    return [("ordinary", 1 - 1 / period, always), ("synchronising", 1 / period, list(messages))]
+    return [("ordinary", 1 - 1 / period, always), ("synchronising", 1 / period, method.messages)]
 
 
-def on_one_link(
-    link: float | None, dilation: float, workload: Workload, timed: TimedMethod, messages: Sequence[Message]
-) -> list[Cell]:
+def on_one_link(link: float | None, dilation: float, workload: Workload, method: Method) -> list[CellPlan]:
     """Cells of both kinds of steps on links of one rate."""
-    return [Cell(kind, share, link, dilation) for kind, share, _ in kinds_of(timed.period, messages)]
+    return [CellPlan(kind, share, link, dilation) for kind, share, _ in kinds_of(method)]
 
 
-def time_methods(
-    session: Session, device: torch.device, set_link: Callable[[float | None], object] | None = None
-) -> Timed:
+def time_methods(session: Session, device: torch.device, set_link: SetLink | None = None) -> Found:
     """Go through the session as one worker of the group that stands; what rank 0 returns is whole.
 
     Args:
-        set_link: called by all workers, has links of this rate; None: as fast as they can be.
+        set_link: called by all workers, has links of this rate; None: as fast as they can be. Where there is one the
+            workers are of one host, and share its clock.
     """
-    together, alone = make_groups(max_buckets(4 * session.workload.num_parameters))
+    together, alone = make_groups(4 * session.workload.num_parameters)
     layers = session.layers or layers_of(session.workload.name)
-    setting = TurnContext(session.workload, layers, session.trains, session.num_workers, device, together)
-    found = from_rank_0(_described(session, setting, alone) if dist.get_rank() == 0 else {})
-    timed = Timed(
-        found,
-        {name: session.cells_of(session.workload, own, found[name].messages) for name, own in session.methods.items()},
-    )
-    late_from = None
-    if session.deadline is not None:
-        late_from = time.monotonic() + (session.deadline - time.monotonic()) / session.num_visits
-    for visit, name in there_and_back(list(session.methods), session.num_visits):
-        if visit == 0 and from_rank_0(late_from is not None and time.monotonic() > late_from):
-            timed.left_out.append(name)
-        if name not in timed.left_out:
-            timed.steps += _turn(session, setting, timed.cells[name], visit, name, set_link)
-    return timed
-
-
-def _described(session: Session, setting: TurnContext, alone: Groups) -> dict[str, Described]:
+    setting = Setting(session.workload, layers, session.trains, session.num_workers, device, together)
     looking = replace(setting, groups=alone, visible=True)
-    return {
-        name: described(looking, timed, session.num_warmup_steps, session.times_codec)
-        for name, timed in session.methods.items()
-    }
+    methods = from_rank_0(described(looking, session.methods, NUM_WARMUP_STEPS) if dist.get_rank() == 0 else [])
+    plans = {method.name: session.cells_of(session.workload, method) for method in methods}
+    steps: dict[tuple[str, CellPlan], list[tuple[int, Parts]]] = {}
+    for visit, name in there_and_back(list(plans), session.num_visits):
+        [method] = [each for each in methods if each.name == name]
+        for plan, own in _turn(session, setting, method, plans[name], visit, set_link):
+            steps.setdefault((name, plan), []).extend((visit, parts) for parts in own)
+    return methods, [_cell(name, plan, own, session.trains) for (name, plan), own in steps.items()]
 
 
 def _turn(
-    session: Session,
-    setting: TurnContext,
-    cells: Sequence[Cell],
-    visit: int,
-    name: str,
-    set_link: Callable[[float | None], object] | None,
-) -> list[tuple[str, int, Cell, Parts]]:
+    session: Session, setting: Setting, method: Method, plans: Sequence[CellPlan], visit: int, set_link: SetLink | None
+) -> Iterator[tuple[CellPlan, list[Parts]]]:
     """One turn of a method, built anew so that the memory of one at a time is needed."""
-    turn = setting.turn(session.methods[name])
     if set_link is not None:  # On a slow network most of a session would be the warm-up.
         set_link(None)
-    turn.warm_up(session.num_warmup_steps)
+    turn = Turn(setting, method, NUM_WARMUP_STEPS)
     gc.collect()
-    steps = []
-    for cell in cells:
-        turn.trainee.slow_down(cell.dilation)
-        if set_link is not None and cell.link is not None:
-            set_link(cell.link / cell.dilation)
-        first = visit * session.steps_per_visit
-        for number in range(first, first + session.steps_per_visit):
-            steps.append((name, visit, cell, _step(turn, number, cell.kind != "ordinary")))
-    return steps
+    numbers = range(visit * session.steps_per_visit, (visit + 1) * session.steps_per_visit)
+    for plan in plans:
+        turn.trainee.slow_down(plan.dilation)
+        if set_link is not None and plan.link is not None:
+            set_link(plan.link / plan.dilation)
+        yield plan, [_step(turn, number, plan.kind != "ordinary", set_link is not None) for number in numbers]
 
 
-def _step(turn: Turn, number: int, synchronises: bool) -> Parts:
+def _step(turn: Turn, number: int, synchronises: bool, share_clock: bool) -> Parts:
     turn.method.go_to(number, synchronises)
     dist.barrier()
     own, _ = turn.timed_step()
     workers: list[RankStep] = [own] * dist.get_world_size()
     dist.all_gather_object(workers, own)
-    return parts_of(workers)
+    return parts_of(workers, share_clock)
 
 
-def time_in_lab(session: Session, network: Lab) -> Timed:
+def _cell(name: str, plan: CellPlan, steps: Sequence[tuple[int, Parts]], trains: bool) -> Cell:
+    return Cell(
+        method=name,
+        kind=plan.kind,
+        share=plan.share,
+        bits_per_second=plan.link,
+        dilation=plan.dilation,
+        visits=[visit for visit, _ in steps],
+        seconds=[parts.total if trains else (parts.total - parts.codec) / plan.dilation for _, parts in steps],
+        compute_seconds=[parts.compute / plan.dilation for _, parts in steps],
+        codec_seconds=[parts.codec for _, parts in steps],
+        waiting_seconds=[parts.waiting / plan.dilation for _, parts in steps],
+        transfer_seconds=[parts.transfer / plan.dilation for _, parts in steps],
+    )
+
+
+def timing_of(session: Session, found: Found, attempt: Attempt, fabric: Fabric) -> Timing:
+    """The session's record."""
+    return Timing(
+        version=VERSION,
+        basis="measured" if session.trains else "emulated",
+        attempt=attempt,
+        fabric=fabric,
+        workload=session.workload,
+        num_warmup_steps=NUM_WARMUP_STEPS,
+        methods=found[0],
+        cells=found[1],
+    )
+
+
+def time_in_lab(session: Session, network: Lab) -> Found:
     """The session, with a worker in each namespace of the lab; its links are set as cells ask.
 
     Raises:
@@ -191,15 +169,16 @@ def time_in_lab(session: Session, network: Lab) -> Timed:
     fastest = network.topology.bits_per_second
     session = replace(session, layers=session.layers or layers_of(session.workload.name))
     with start_inside(network, _work_in_lab, [(session,)] * session.num_workers) as workers:
-        while not isinstance(heard := workers.hear(0), Timed):
+        while not isinstance(heard := workers.hear(0), tuple):
             network.set_rate(fastest if heard is None else heard)
             workers.tell(0, True)
         for rank in range(1, session.num_workers):
             workers.hear(rank)
-    return heard
+    found: Found = heard
+    return found
 
 
-def _work_in_lab(worker: Worker, session: Session) -> Timed | None:
+def _work_in_lab(worker: Worker, session: Session) -> Found | None:
     prepare_thread()
 
     def set_link(rate: float | None) -> None:
@@ -210,5 +189,5 @@ def _work_in_lab(worker: Worker, session: Session) -> Timed | None:
         dist.barrier()
 
     with joined("cpu", session.timeout_seconds, worker.init_method, worker.rank, worker.world_size):
-        timed = time_methods(session, torch.device("cpu"), set_link)
-    return timed if worker.rank == 0 else None
+        found = time_methods(session, torch.device("cpu"), set_link)
+    return found if worker.rank == 0 else None

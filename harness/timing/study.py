@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from harness.records.provenance import command_line, new_attempt
-from harness.records.store import VERSION, Attempt, write_record
-from harness.records.timings import Basis, Fabric, LeftOut, Method, Step, Timing, TimingStudy, Workload
+from harness.records.provenance import new_attempt
+from harness.records.store import VERSION, write_record
+from harness.records.timings import Fabric, LeftOut, Method, TimingStudy, Workload, ring_bytes
+from harness.spec import SpecError
 from harness.timing.lab import lab
-from harness.timing.layout import LabTopology, rate_text
-from harness.timing.methods import METHODS
-from harness.timing.passes import workload
-from harness.timing.session import Session, Timed, on_one_link, time_in_lab
-from harness.timing.sweep import ceiling_bits_per_second, connected, fabric, sweep
+from harness.timing.links import LabTopology, rate_text
+from harness.timing.methods import METHODS, scored_methods
+from harness.timing.netlab import ceiling_bits_per_second, record_name
+from harness.timing.session import CellPlan, CellsOf, Session, kinds_of, on_one_link, time_in_lab, timing_of
+from harness.timing.sweep import connected, fabric, sweep
+from harness.timing.trainees import workload
 
 SHARE_OF_CEILING = 0.3
 """Of what this machine's links reach in all: the rest of its cores' time is for the methods' own arithmetic."""
 MOST_COMPUTE_SECONDS = 10.0
 """Of a step that is slowed down: with a longer one a timing would take an hour."""
-FLOAT_BYTES = 4
 
 FEW = ("all_reduce", "ddp", "ddp_fp16", "powersgd_2", "csea", "cser_pl", "mcser", "mcser_overlap")
 """The methods where a fabric is there for comparison."""
@@ -32,6 +33,19 @@ RELATIVES = ("dpsgd", "dpsgd_ring", "choco_sgd", "deep_squeeze", "diloco", "ef21
 """Methods that readers ask to see beside the family; timed on two layouts and where latency rules."""
 OF_RATIOS = (*(name for name in FEW if name not in ("csea", "cser_pl")), "mcser_32", "mcser_1024")
 """Those for a published speed-up, of which it is not known which ratio it was of."""
+
+SCORED_WORKLOAD, SCORED_WORKERS = "resnet50_v100", 8
+SCORED_LINKS = (1e9, 10e9, 25e9)
+"""Bits a second, of the links that scored methods are emulated on."""
+SCORED_SHARE_OF_CEILING = 0.5
+"""Methods' own arithmetic does not run while links are at work."""
+WANTED_SECONDS = 1.0
+"""Of a slowed step. A message's latency, some 20 ms here, then is little beside it, whatever the dilation is."""
+HIGHEST_DILATION = 28.0
+WANTED_SECONDS_BEHIND, HIGHEST_DILATION_BEHIND = 3.0, 64.0
+"""The same where a method encodes behind its backward pass: this host's cores take long, and a slow pass hides it."""
+SILENT_DILATION = 8.0
+"""Of steps that send nothing: they have no link to be slowed down for."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +64,6 @@ class TimingJob:
     bits_per_second: float
     dilation: float
     methods: tuple[str, ...] = tuple(METHODS)
-    steps_per_visit: int = 5
 
     def emulated(self, most_bits_per_second: float) -> tuple[LabTopology, float]:
         """The lab that stands for the job's network, and how many times slower all is in it.
@@ -62,6 +75,10 @@ class TimingJob:
         dilation = max(self.dilation, whole.ring_bits_per_second / most_bits_per_second)
         slowed = LabTopology(self.num_machines, self.workers_per_machine, self.bits_per_second / dilation)
         return slowed, dilation
+
+    def __str__(self) -> str:
+        where = f"{self.num_machines}x{self.workers_per_machine} workers"
+        return f"{self.workload} on {where} at {rate_text(self.bits_per_second)}"
 
 
 JOBS = (
@@ -82,22 +99,10 @@ At 10 Gb/s latency rules on Fashion-MNIST: a model of 103 kB takes less to send 
 A message's latency is this machine's, which the dilation divides: at 10 Gb/s ResNet-50 is timed at two dilations, so at
 two latencies, one twice the other.
 """
-SWEEPS = (
-    *(LabTopology(8, 1, rate / dilation) for rate, dilation in ((10e6, 16), (100e6, 64), (1e9, 128), (10e9, 128))),
-    *(
-        LabTopology(8, 1, rate / dilation)
-        for rate, dilation in ((1e9, 64), (1e9, 16), (10e9, 64), (10e9, 32), (25e9, 64))
-    ),
-    LabTopology(2, 4, 10e9 / 64),
-)
-"""What the cost model is fitted to: the jobs' links but the Wide ResNet's, whose 250 Mb/s lie between two others.
-
-100 Gb/s slowed down 256 times and 25 Gb/s slowed down 64 times are the same links.
-"""
 
 
 def run_study(output: Path, minutes: float) -> TimingStudy:
-    """Sweeps, then timings; writes their records and study.json into `output`.
+    """Sweeps of the jobs' links, to which the cost model is fitted, then the jobs; writes their records and study.json.
 
     Args:
         output: folder of the records.
@@ -110,100 +115,47 @@ def run_study(output: Path, minutes: float) -> TimingStudy:
     ends = time.monotonic() + 60 * minutes
     most = SHARE_OF_CEILING * ceiling_bits_per_second(max(job.num_machines * job.workers_per_machine for job in JOBS))
     print(f"speedups: this machine's links are used up to {rate_text(most)} in all", flush=True)
+    topologies = sorted({job.emulated(most)[0] for job in JOBS}, key=lambda each: each.bits_per_second)
+    for topology in topologies:
+        print(f"speedups: sweep of {topology}", flush=True)
+        with lab(topology) as network, connected(network) as among:
+            write_record(output / record_name(topology), sweep(among.group()))
     left_out: list[LeftOut] = []
-    sweeps = list(_sweeps(output, most, left_out.append))
-    timings = list(_timings(output, most, ends, left_out.append))
+    timings = list(_timings(output, most, ends, left_out))
+    sweeps = [record_name(topology) for topology in topologies]
     study = TimingStudy(version=VERSION, sweeps=sweeps, timings=timings, left_out=left_out)
     write_record(output / "study.json", study)
     return study
 
 
-def _sweeps(output: Path, most: float, leave_out: Callable[[LeftOut], None]) -> Iterator[str]:
-    for topology in SWEEPS:
-        wanted, what = topology.ring_bits_per_second, f"sweep of {topology}"
-        if wanted > most:
-            leave_out(LeftOut(what=what, why=f"links here reach {rate_text(most)} in all, of {rate_text(wanted)}"))
-            continue
-        print(f"speedups: {what}", flush=True)
-        with lab(topology) as network, connected(network) as among:
-            write_record(output / record_name(topology), sweep(among.group()))
-        yield record_name(topology)
-
-
-def _timings(output: Path, most: float, ends: float, leave_out: Callable[[LeftOut], None]) -> Iterator[str]:
+def _timings(output: Path, most: float, ends: float, left_out: list[LeftOut]) -> Iterator[str]:
     loads = {name: workload(name, "cpu") for name in dict.fromkeys(job.workload for job in JOBS)}
     taken: list[str] = []
     for job in JOBS:
         load, (topology, dilation) = loads[job.workload], job.emulated(most)
-        where = f"{job.num_machines}x{job.workers_per_machine}"
-        what = f"{job.workload} on {where} workers at {rate_text(job.bits_per_second)}"
         if why := _why_not(load, dilation, ends):
-            leave_out(LeftOut(what=what, why=why))
+            left_out.append(LeftOut(what=str(job), why=why))
             continue
-        print(f"speedups: {what}, slowed down {dilation:.4g} times", flush=True)
-        name = f"timing-{job.workload}-{where}-{_mega(job.bits_per_second)}"
+        print(f"speedups: {job}, slowed down {dilation:.4g} times", flush=True)
+        place = f"{job.num_machines}x{job.workers_per_machine}-{job.bits_per_second / 1e6:g}mbps"
+        name = f"timing-{job.workload}-{place}"
         taken.append(f"{name}.json" if f"{name}.json" not in taken else f"{name}-slowed-{job.dilation:g}.json")
-        write_record(output / taken[-1], _timing(job, load, topology, dilation, most / topology.num_workers))
+        methods = [METHODS[each] for each in job.methods]
+        cells_of = partial(on_one_link, job.bits_per_second, dilation)
+        fastest = LabTopology(job.num_machines, job.workers_per_machine, most / topology.num_workers)
+        _time(output / taken[-1], load, methods, cells_of, fastest, fabric(topology, dilation))
         yield taken[-1]
 
 
-def _timing(job: TimingJob, load: Workload, topology: LabTopology, dilation: float, fastest: float) -> Timing:
-    """Time the job; its lab's links are at their fastest while methods warm up."""
+def _time(
+    file: Path, load: Workload, methods: Sequence[Method], cells_of: CellsOf, fastest: LabTopology, network: Fabric
+) -> None:
+    """Time a session and write its record; the lab's links are at their fastest while methods warm up."""
+    session = Session(load, fastest.num_workers, methods, cells_of, trains=False)
     attempt = new_attempt("processes", "gloo", torch.device("cpu"))
-    session = Session(
-        workload=load,
-        num_workers=topology.num_workers,
-        methods={name: METHODS[name] for name in job.methods},
-        cells_of=partial(on_one_link, job.bits_per_second, dilation),
-        trains=False,
-        steps_per_visit=job.steps_per_visit,
-    )
-    with lab(LabTopology(topology.num_machines, topology.workers_per_machine, fastest)) as network:
-        found = time_in_lab(session, network)
-    return timing_of(session, found, attempt, "emulated", fabric(topology, dilation))
-
-
-def timing_of(session: Session, found: Timed, attempt: Attempt, basis: Basis, network: Fabric) -> Timing:
-    """The record of a session on one network."""
-    return Timing(
-        version=VERSION,
-        basis=basis,
-        attempt=attempt.model_copy(update={"command": command_line()}),
-        fabric=network,
-        workload=session.workload,
-        num_warmup_steps=session.num_warmup_steps,
-        methods=[_method(name, session, found) for name in session.methods],
-        steps=[
-            Step(
-                method=name,
-                visit=visit,
-                synchronises=cell.kind != "ordinary",
-                seconds=parts.total,
-                compute_seconds=parts.compute,
-                codec_seconds=parts.codec,
-                waiting_seconds=parts.waiting,
-                transfer_seconds=parts.transfer,
-            )
-            for name, visit, cell, parts in found.steps
-        ],
-    )
-
-
-def _method(name: str, session: Session, found: Timed) -> Method:
-    timed, described = session.methods[name], found.described[name]
-    bytes_per_step = sum(message.payload_bytes / message.every for message in described.messages)
-    return Method(
-        name=name,
-        label=timed.label,
-        baseline=timed.baseline,
-        ratio=FLOAT_BYTES * session.workload.num_parameters / bytes_per_step,
-        settings=timed.card,
-        overlap=timed.overlap,
-        period=timed.period,
-        messages=described.messages,
-        algorithm=timed.algorithm,
-        codec_alone_seconds=described.codec_seconds,
-    )
+    with lab(fastest) as up:
+        found = time_in_lab(session, up)
+    write_record(file, timing_of(session, found, attempt, network))
 
 
 def _why_not(load: Workload, dilation: float, ends: float) -> str | None:
@@ -213,10 +165,45 @@ def _why_not(load: Workload, dilation: float, ends: float) -> str | None:
     return "the minutes given to the study were over" if time.monotonic() > ends else None
 
 
-def record_name(topology: LabTopology) -> str:
-    """Of a sweep's file."""
-    return f"sweep-{topology.num_machines}x{topology.workers_per_machine}-{_mega(topology.bits_per_second)}.json"
+def run_scored(file: Path, results: Path, names: Sequence[str]) -> None:
+    """Time exactly what the experiments score, on links of several rates in one session, and write its record.
+
+    Args:
+        file: the record's.
+        results: folder of the experiments' own records, if any: their tunings.
+        names: of the methods; all if none is named.
+
+    Raises:
+        SpecError: an unknown method, or this machine can have no network lab.
+        WorkerError: a worker failed.
+    """
+    known = scored_methods(results)
+    if unknown := [name for name in names if name not in known]:
+        raise SpecError(f"unknown method {unknown[0]!r}; the scored methods are {', '.join(known)}")
+    methods = [method for name, method in known.items() if name in names or not names]
+    most = SCORED_SHARE_OF_CEILING * ceiling_bits_per_second(SCORED_WORKERS)
+    print(f"speedups: {len(methods)} scored methods, links up to {rate_text(most)} in all", flush=True)
+    fastest = LabTopology(SCORED_WORKERS, 1, most / SCORED_WORKERS)
+    network = fabric(fastest).model_copy(update={"bits_per_second": None})
+    _time(file, workload(SCORED_WORKLOAD, "cpu"), methods, partial(scored_cells, most), fastest, network)
 
 
-def _mega(bits_per_second: float) -> str:
-    return f"{bits_per_second / 1e6:g}mbps"
+def scored_cells(most_bits_per_second: float, load: Workload, method: Method) -> list[CellPlan]:
+    """Kinds of steps, each on every link; those that send nothing once. The first is what links here carry in all.
+
+    The dilation is chosen by cell: large where messages are small, since it divides latency.
+    """
+    encodes_behind = method.overlap and method.algorithm != "ddp"
+    wanted = WANTED_SECONDS_BEHIND if encodes_behind else WANTED_SECONDS
+    highest = HIGHEST_DILATION_BEHIND if encodes_behind else HIGHEST_DILATION
+    cells = []
+    for kind, share, messages in kinds_of(method):
+        if not messages:
+            cells.append(CellPlan(kind, share, None, SILENT_DILATION))
+            continue
+        sent = sum(ring_bytes(each.collective, each.payload_bytes, SCORED_WORKERS) for each in messages)
+        for link in SCORED_LINKS:
+            step = load.forward_seconds + load.backward_seconds + 8 * sent / link
+            least = max(SCORED_WORKERS * link / most_bits_per_second, 1.0)
+            cells.append(CellPlan(kind, share, link, max(min(wanted / step, highest), least)))
+    return cells

@@ -1,4 +1,4 @@
-"""What one worker computes in a step: its model's layers, and how long a device takes, as published or as measured."""
+"""What a worker computes in a timed step: a model, its batch, its layers, and how long a published device takes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from harness.tasks.task import find_task
 from harness.train.build import build_model
 
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 1e-3, 0.9, 5e-4
-SMALL_CNN = ModelSpec(name="small_cnn", options={"widths": [16, 64]})
 FORWARD_SHARE = 1 / 3
 """Of the two passes' time: an assumption, since a backward pass has twice the forward pass's arithmetic."""
 ASSUMPTION = "forward to backward as 1 to 2 (an assumption)"
@@ -36,14 +35,13 @@ class Problem:
     """That its experiment trains in on GPUs."""
 
 
-FASHION_MNIST = Problem("fashion_mnist", SMALL_CNN, 16)
+FASHION_MNIST = Problem("fashion_mnist", ModelSpec(name="small_cnn", options={"widths": [16, 64]}), 16)
 RESNET50 = Problem("imagenet", ModelSpec(name="resnet50"), 32, "fp16")
 WIDE_RESNET = Problem("cifar100", ModelSpec(name="wide_resnet", options={"depth": 40, "width": 8}), 16)
 TRANSFORMER = {"width": 64, "num_heads": 4, "num_layers": 1, "feedforward": 128}
-CMUDICT = Problem("cmudict", ModelSpec(name="transformer", options=TRANSFORMER), 32)
 PROBLEMS = {
     "fashion_mnist": FASHION_MNIST,
-    "cmudict": CMUDICT,
+    "cmudict": Problem("cmudict", ModelSpec(name="transformer", options=TRANSFORMER), 32),
     "resnet50": RESNET50,
     "wide_resnet_40_8": WIDE_RESNET,
     "resnet50_v100": RESNET50,
@@ -61,22 +59,9 @@ def problem_of(name: str) -> Problem:
     return PROBLEMS[name]
 
 
-def computes_in(name: str, device: torch.device) -> Precision:
-    """The precision of a workload's passes: its experiment's on a GPU, fp32 on a CPU.
-
-    Losses are not scaled: what is timed is the passes, and an overflow would leave a step out.
-    """
-    return problem_of(name).precision if device.type == "cuda" else "fp32"
-
-
-def run_config(
-    name: str, algorithm: str = "sgd", settings: dict[str, Any] | None = None, momentum: float = MOMENTUM
+def short_run(
+    problem: Problem, algorithm: str = "sgd", settings: dict[str, Any] | None = None, **more: Any
 ) -> RunConfig:
-    """The workload as a run of one method."""
-    return short_run(problem_of(name), algorithm, settings or {}, momentum=momentum)
-
-
-def short_run(problem: Problem, algorithm: str, settings: dict[str, Any], **more: Any) -> RunConfig:
     """A run for its steps alone: what a plan would say of data and epochs does not matter; `more` are other fields."""
     usual = {"num_workers": 1, "learning_rate": LEARNING_RATE, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY}
     return RunConfig(
@@ -85,7 +70,7 @@ def short_run(problem: Problem, algorithm: str, settings: dict[str, Any], **more
         batch_size=problem.batch_size,
         num_epochs=1,
         algorithm=algorithm,
-        settings=settings,
+        settings=settings or {},
         schedule=ScheduleSpec(kind="constant"),
         evaluation=EvaluationSpec(),
         seed=1,
@@ -93,23 +78,13 @@ def short_run(problem: Problem, algorithm: str, settings: dict[str, Any], **more
     )
 
 
-def is_emulated(name: str) -> bool:
-    """Whether its times are those of a published device.
-
-    Raises:
-        SpecError: there is no such workload.
-    """
-    problem_of(name)
-    return name in EMULATED
-
-
 def published(name: str) -> Workload:
-    """The workload with the times of a published device; it must be one that is emulated."""
+    """The workload with the times of a published device; it must be one of EMULATED."""
     rate = published_rate(EMULATED[name])
     source, seconds = rate.source, problem_of(name).batch_size / rate.images_per_second
     if problem_of(name) is not RESNET50:
         source = f"modelled: scaled by arithmetic from {source}"
-        seconds = forward_flops(run_config(name)) / (RESNET50_FORWARD_FLOPS * rate.images_per_second)
+        seconds = forward_flops(short_run(problem_of(name))) / (RESNET50_FORWARD_FLOPS * rate.images_per_second)
     return workload_of(name, f"{rate.device}, {rate.precision}", seconds, source)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from harness.records.store import Attempt
-from harness.records.timings import Message, Method, ScoredMethod, ScoredSession
+from harness.records.timings import Message, Method, Timing
 from report.frame import Frames
 from report.speed.cost_model import Compute, Network, step_seconds
 from report.speed.scored import joined_frame, scored_steps_frame
@@ -66,23 +66,21 @@ def scored_name(workload: str) -> str:
     return f"{workload}, as scored"
 
 
-def _sessions(study: SpeedStudy) -> dict[str, list[ScoredMethod]]:
+def _sessions(study: SpeedStudy) -> dict[str, list[Method]]:
     """The methods of all sessions, each once, by workload."""
-    found: dict[str, dict[str, ScoredMethod]] = {}
-    session: ScoredSession
+    found: dict[str, dict[str, Method]] = {}
+    session: Timing
     for session in study.records.sessions:
         for method in session.methods:
             found.setdefault(session.workload.name, {}).setdefault(method.name, method)
     return {work: list(methods.values()) for work, methods in found.items()}
 
 
-def _method(
-    method: Method | ScoredMethod, is_baseline: bool, codec_seconds: float, rows: Sequence[str]
-) -> dict[str, Any]:
+def _method(method: Method, is_baseline: bool, codec_seconds: float, rows: Sequence[str]) -> dict[str, Any]:
     return {
         "name": method.name,
         "label": method.label,
-        "algorithm": method.algorithm or method.name,
+        "algorithm": method.algorithm,
         "baseline": is_baseline,
         "period": method.period,
         "codec_seconds": codec_seconds,

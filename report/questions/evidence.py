@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from harness.records.store import read_record
-from harness.records.timings import ScoredSession
+from harness.records.timings import Timing
 from report.frame import Frames, UsageError, read_frames
 from report.speed.timed import STUDY
 from report.speed.workload_model import SpeedStudy, read_study
@@ -127,10 +127,10 @@ class Evidence:
         return read_study(folder) if folder else None
 
     @cached_property
-    def scored(self) -> list[ScoredSession]:
+    def scored(self) -> list[Timing]:
         """Sessions that timed exactly the settings that accuracy runs score."""
         found = [path for place in self.places for path in sorted(place.glob("*speedups/scored-*.json"))]
-        return [read_record(path, ScoredSession) for path in found]
+        return [read_record(path, Timing) for path in found]
 
 
 def evidence_of(results: Path) -> Evidence:

@@ -156,7 +156,7 @@ def headlines_frame(study: SpeedStudy) -> pd.DataFrame:
                     "target": headline.target,
                     "workload": headline.workload,
                     "method": method,
-                    "ratio": model.methods[method].ratio,
+                    "ratio": model.methods[method].ratio(model.workload.num_parameters),
                     "rival": rival,
                     "compute_seconds": compute,
                     "published": compute in marked,

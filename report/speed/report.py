@@ -231,5 +231,4 @@ def _machine(study: SpeedStudy) -> dict[str, str]:
 
 
 def _left_out(study: SpeedStudy) -> list[str]:
-    left = [*study.records.study.left_out, *(entry for s in study.records.sessions for entry in s.left_out)]
-    return list(dict.fromkeys(f"{entry.what}: {entry.why}" for entry in left))
+    return list(dict.fromkeys(f"{entry.what}: {entry.why}" for entry in study.records.study.left_out))

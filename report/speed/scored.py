@@ -10,20 +10,20 @@ from typing import Any
 import pandas as pd
 
 from harness.records.experiment import Row
-from harness.records.timings import ScoredMethod, ScoredSession, mean_step
+from harness.records.timings import Method, Timing, mean_step
 from report.frame import Frames, read_frames
 from report.speed.timed import ENOUGH
 from report.statistics import against_baseline
 
 
-def scored_steps_frame(sessions: Sequence[ScoredSession]) -> pd.DataFrame:
+def scored_steps_frame(sessions: Sequence[Timing]) -> pd.DataFrame:
     """One line a scored method and rate of the links: its emulated step, without encoding and update.
 
     `seconds` is the mean over sessions of each one's mean step over the method's period. Of one session `low` and
     `high` are its 95 % t interval, and `interval` is "t"; of several they are the lowest and highest of their means,
     and it is "sessions". A session with fewer than ten steps of a kind gives a "range", the lowest to the highest step.
     """
-    found: dict[tuple[str, float], list[tuple[ScoredSession, ScoredMethod]]] = {}
+    found: dict[tuple[str, float], list[tuple[Timing, Method]]] = {}
     for session in sessions:
         rates = sorted({cell.bits_per_second for cell in session.cells if cell.bits_per_second})
         for method in session.methods:
@@ -54,7 +54,7 @@ def scored_steps_frame(sessions: Sequence[ScoredSession]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def _step(session: ScoredSession, name: str, bits: float) -> tuple[float, float, float, str, int]:
+def _step(session: Timing, name: str, bits: float) -> tuple[float, float, float, str, int]:
     """Mean seconds of a session's step, low and high, which interval that is, and how many steps were timed."""
     cells = session.cells_of(name, bits)
     count = sum(len(cell.seconds) for cell in cells)
@@ -67,7 +67,7 @@ def _step(session: ScoredSession, name: str, bits: float) -> tuple[float, float,
     return mean, low, high, "range", count
 
 
-def joined_frame(frames: Frames, sessions: Sequence[ScoredSession]) -> pd.DataFrame:
+def joined_frame(frames: Frames, sessions: Sequence[Timing]) -> pd.DataFrame:
     """One line a row of the experiment's own length and rate of the links: what it loses, and its step.
 
     A row and a timed method are joined where algorithm, settings and momentum are equal, or where the method computes
@@ -120,7 +120,7 @@ def joined_frame(frames: Frames, sessions: Sequence[ScoredSession]) -> pd.DataFr
     return frame
 
 
-def _methods_of(row: Row, experiment: str, sessions: Sequence[ScoredSession]) -> Iterator[str]:
+def _methods_of(row: Row, experiment: str, sessions: Sequence[Timing]) -> Iterator[str]:
     """Names of the timed methods that are the row's, each once."""
     seen = set()
     for session in sessions:
@@ -136,7 +136,7 @@ def _methods_of(row: Row, experiment: str, sessions: Sequence[ScoredSession]) ->
                 yield method.name
 
 
-def scored_experiments(folder: Path, sessions: Sequence[ScoredSession]) -> list[Frames]:
+def scored_experiments(folder: Path, sessions: Sequence[Timing]) -> list[Frames]:
     """The experiments whose rows the sessions name, where their records lie beside the study or under reference/."""
     names = dict.fromkeys(row.split("/")[0] for s in sessions for method in s.methods for row in method.rows)
     places = [place / name for name in names for place in (folder.parent, folder.parent / "reference")]

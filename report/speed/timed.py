@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -11,18 +12,8 @@ from typing import Any
 import pandas as pd
 
 from harness.records.store import Attempt, RecordError, read_record
-from harness.records.timings import (
-    Method,
-    ScoredCell,
-    ScoredSession,
-    Step,
-    Sweep,
-    Timing,
-    TimingStudy,
-    mean_step,
-)
+from harness.records.timings import Method, Sweep, Timing, TimingStudy, mean_step
 from report.frame import UsageError
-from report.speed.cost_model import over_period
 
 STUDY = "study.json"
 SCORED = "scored_speedups"
@@ -43,7 +34,7 @@ class SpeedRecords:
     study: TimingStudy
     sweeps: tuple[Sweep, ...]
     timings: tuple[Timing, ...]
-    sessions: tuple[ScoredSession, ...]
+    sessions: tuple[Timing, ...]
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
@@ -68,7 +59,7 @@ def read_speed_records(folder: Path) -> SpeedRecords:
         study,
         tuple(read_record(folder / name, Sweep) for name in study.sweeps),
         tuple(read_record(folder / name, Timing) for name in study.timings),
-        tuple(read_record(path, ScoredSession) for path in sessions),
+        tuple(read_record(path, Timing) for path in sessions),
     )
     timed = [folder / name for name in (*study.sweeps, *study.timings)]
     _refuse_mixed(timed, records.attempts[: len(timed)])
@@ -107,6 +98,7 @@ def cells_frame(timings: Sequence[Timing]) -> pd.DataFrame:
             numbers = _numbers(timing, method)
             if numbers is None:
                 continue
+            ratio = method.ratio(timing.workload.num_parameters)
             slowed = fabric.dilation * numbers["compute_seconds"]
             measured = 0.0 if timing.basis == "emulated" else numbers["codec_seconds"]
             lines.append(
@@ -121,12 +113,12 @@ def cells_frame(timings: Sequence[Timing]) -> pd.DataFrame:
                     "method": method.name,
                     "label": method.label,
                     "baseline": method.baseline,
-                    "ratio": method.ratio,
+                    "ratio": ratio,
                     **numbers,
                     "communication_seconds": numbers["seconds"] - numbers["compute_seconds"] - measured,
                     "crowded": timing.basis == "emulated"
                     and method.baseline
-                    and method.ratio > _ENCODES
+                    and ratio > _ENCODES
                     and numbers["codec_seconds"] > CROWDED * slowed,
                 }
             )
@@ -134,42 +126,24 @@ def cells_frame(timings: Sequence[Timing]) -> pd.DataFrame:
 
 
 def _numbers(timing: Timing, method: Method) -> dict[str, Any] | None:
-    """Of one cell; None where a kind of step that the method's period has was not timed."""
-    steps = [step for step in timing.steps if step.method == method.name]
-    kinds = [[step for step in steps if step.synchronises == kind] for kind in (False, True)]
-    if method.period == 1:
-        kinds = [steps, steps]
-    if not all(kinds):
+    """Of one method; None where a kind of step that its period has was not timed."""
+    cells = [cell for cell in timing.cells if cell.method == method.name and cell.seconds]
+    if not math.isclose(sum(cell.share for cell in cells), 1.0):
         return None
-    dilation, emulated = timing.fabric.dilation, timing.basis == "emulated"
 
-    def whole(step: Step) -> float:
-        return (step.seconds - step.codec_seconds) / dilation if emulated else step.seconds
+    def mixed(name: str, of: Callable[[Sequence[float]], float] = median) -> float:
+        return math.fsum(cell.share * of(getattr(cell, name)) for cell in cells)
 
-    def middle(name: str) -> float:
-        ordinary, synchronising = (median(getattr(step, name) or 0.0 for step in kind) for kind in kinds)
-        return over_period(ordinary, synchronising, method.period)
-
-    wholes = [[whole(step) for step in kind] for kind in kinds]
-    seconds, low, high = (over_period(of(wholes[0]), of(wholes[1]), method.period) for of in (median, min, max))
-    enough = min(map(len, kinds)) >= ENOUGH
+    seconds, low, high = (mixed("seconds", of) for of in (median, min, max))
+    enough = min(len(cell.seconds) for cell in cells) >= ENOUGH
     if enough:
-        shares = [1.0] if method.period == 1 else [1 - 1 / method.period, 1 / method.period]
-        seconds, low, high = mean_step([_cell(share, own) for share, own in zip(shares, wholes, strict=False)])
+        seconds, low, high = mean_step(cells)
+    parts = ("compute_seconds", "codec_seconds", "waiting_seconds", "transfer_seconds")
     return {
         "seconds": seconds,
         "low": low,
         "high": high,
         "interval": "t" if enough else "range",
-        "num_steps": len(steps),
-        "compute_seconds": middle("compute_seconds") / dilation,
-        "codec_seconds": middle("codec_seconds"),
-        "waiting_seconds": middle("waiting_seconds") / dilation,
-        "transfer_seconds": middle("transfer_seconds") / dilation,
+        "num_steps": sum(len(cell.seconds) for cell in cells),
+        **{name: mixed(name) for name in parts},
     }
-
-
-def _cell(share: float, seconds: list[float]) -> ScoredCell:
-    """What `mean_step` asks of a cell."""
-    nothing: dict[str, Any] = dict.fromkeys(ScoredCell.model_fields)
-    return ScoredCell.model_construct(**nothing | {"share": share, "seconds": seconds})

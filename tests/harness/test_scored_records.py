@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from scipy import stats
 
-from harness.records.timings import ScoredCell, StepKind, mean_step
+from harness.records.timings import Cell, StepKind, mean_step
 
 
-def cell(kind: StepKind, share: float, seconds: list[float]) -> ScoredCell:
+def cell(kind: StepKind, share: float, seconds: list[float]) -> Cell:
     zeros = [0.0] * len(seconds)
-    return ScoredCell(
+    return Cell(
         method="local_sgd-4",
         kind=kind,
         share=share,
@@ -18,6 +18,7 @@ def cell(kind: StepKind, share: float, seconds: list[float]) -> ScoredCell:
         dilation=4.0,
         visits=[0] * len(seconds),
         seconds=seconds,
+        compute_seconds=zeros,
         codec_seconds=zeros,
         waiting_seconds=zeros,
         transfer_seconds=zeros,

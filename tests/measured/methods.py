@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -99,38 +99,24 @@ def torch_stepper(momentum: float, parameters: nn.ParameterList) -> Stepper:
     return Stepper(lambda: touch_gradients(parameters), optimizer.step)
 
 
-def interleaved_steps(
-    steppers: dict[str, Stepper], repetitions: int, seconds_of: Callable[[Callable[[], object]], float]
-) -> dict[str, list[float]]:
-    """Seconds of each one's steps, there and back again, after a step that is not counted; gradients are not timed."""
+def interval_seconds(steppers: dict[str, Stepper], num_intervals: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of whole reset intervals of each one's steps, there and back again, after a step that is not counted;
+    gradients are not timed."""
     seconds: dict[str, list[float]] = {name: [] for name in steppers}
-    for number, name in there_and_back(list(steppers), 1 + repetitions):
+    for number, name in there_and_back(list(steppers), 1 + num_intervals * RESET_INTERVAL):
         steppers[name].touch()
-        taken = seconds_of(steppers[name].step)
+        taken = seconds_to_idle(steppers[name].step, device)
         if number:
             seconds[name].append(taken)
-    return seconds
+    starts = range(0, num_intervals * RESET_INTERVAL, RESET_INTERVAL)
+    return {name: [sum(own[start : start + RESET_INTERVAL]) for start in starts] for name, own in seconds.items()}
 
 
-def wall_seconds(work: Callable[[], object]) -> float:
-    """Do the work; how long it took by the clock."""
-    return seconds_to_idle(work, torch.device("cpu"))
-
-
-def interleave(
-    calls: Mapping[str, Callable[[], object]],
-    repetitions: int,
-    seconds_of: Callable[[Callable[[], object]], float] = wall_seconds,
-) -> dict[str, list[float]]:
-    """Seconds of each call in each repetition, there and back again, after a turn that is not counted."""
-    for call in calls.values():
-        call()
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _, name in there_and_back(list(calls), repetitions):
-        seconds[name].append(seconds_of(calls[name]))
-    return seconds
-
-
-def sums(seconds: Sequence[float], length: int) -> list[float]:
-    """Sums over consecutive runs of `length` timings; a shorter rest is left out."""
-    return [sum(seconds[start : start + length]) for start in range(0, len(seconds) - length + 1, length)]
+def interleave(calls: Mapping[str, Callable[[], float]], repetitions: int) -> dict[str, list[float]]:
+    """What each call says in each repetition, there and back again, after a turn that is not counted."""
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for number, name in there_and_back(list(calls), 1 + repetitions):
+        said = calls[name]()
+        if number:
+            found[name].append(said)
+    return found

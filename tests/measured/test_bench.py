@@ -26,7 +26,7 @@ from harness.records.provenance import new_attempt
 from harness.records.store import Result, read_record
 from harness.spec import ModelSpec, PartitionSpec, RunConfig, run_id
 from harness.tasks.task import Samples, find_task
-from harness.timing.workloads import SMALL_CNN
+from harness.timing.workloads import FASHION_MNIST
 from harness.train.build import build_model, table_at_ratio
 from harness.train.train import train
 from harness.train.trainee import Trainee
@@ -36,7 +36,7 @@ from harness.workers.preload import load_samples
 from harness.workers.process_group import joined
 from harness.workers.processes import Worker, WorkerProcesses, start_workers
 from tests.measured import methods
-from tests.measured.methods import interleave, sums, wall_seconds
+from tests.measured.methods import interleave
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]
 
@@ -71,8 +71,7 @@ def step_ratios() -> dict[str, list[float]]:
         "torch, no momentum": methods.torch_stepper(0.0, methods.random_parameters()),
         **{name: methods.own_stepper(name, methods.random_parameters()) for name in (*PASSES, "cser")},
     }
-    steps = methods.interleaved_steps(steppers, INTERVALS * methods.RESET_INTERVAL, wall_seconds)
-    timings = {name: sums(seconds, methods.RESET_INTERVAL) for name, seconds in steps.items()}
+    timings = methods.interval_seconds(steppers, INTERVALS, torch.device("cpu"))
     plain = {name: "torch, no momentum" if name in methods.WITHOUT_MOMENTUM else "torch" for name in timings}
     return {
         name: [own / fused for own, fused in zip(seconds, timings[plain[name]], strict=True)]
@@ -159,7 +158,7 @@ def test_workers_stacked_as_processes_and_with_ddp(record_property: Record) -> N
             "stacked": lambda: _take([stacked]),
             "processes": lambda: _take([processes]),
             "DDP in processes": lambda: _take([ddp]),
-            "two runs in turn": lambda: (_take([stacked]), _take([beside])),
+            "two runs in turn": lambda: _take([stacked]) + _take([beside]),
             "two runs side by side": lambda: _take([stacked, beside]),
         }
         timings = interleave(calls, REPETITIONS)
@@ -174,12 +173,14 @@ def test_workers_stacked_as_processes_and_with_ddp(record_property: Record) -> N
     assert ratio("two runs in turn", "two runs side by side") >= 1.6 or num_cores() < 2
 
 
-def _take(runs: list[WorkerProcesses]) -> None:
-    """All these runs take their steps at once."""
+def _take(runs: list[WorkerProcesses]) -> float:
+    """Seconds in which all these runs take their steps at once."""
+    started = time.perf_counter()
     for run in runs:
         run.tell(0, NUM_STEPS)
     for run in runs:
         run.hear(0, 120.0)
+    return time.perf_counter() - started
 
 
 def _obey_stacked(worker: Worker) -> None:
@@ -211,7 +212,7 @@ def _obey_as_rank(worker: Worker, algorithm: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "model", [SMALL_CNN, ModelSpec(name="mlp", options={"hidden": 32})], ids=lambda each: each.name
+    "model", [FASHION_MNIST.model, ModelSpec(name="mlp", options={"hidden": 32})], ids=lambda each: each.name
 )
 def test_a_run_keeps_the_speed_of_the_passes_alone(model: ModelSpec, record_property: Record) -> None:
     """An epoch of eight replicas in turn and nothing else, over a run with M-CSER at ratio 64, evaluation left out."""
@@ -227,7 +228,7 @@ def test_a_run_keeps_the_speed_of_the_passes_alone(model: ModelSpec, record_prop
         "bare": lambda: _bare_loop_seconds(config, samples),
         "run": lambda: _run_seconds(config, samples),
     }
-    seconds = interleave(calls, 5, lambda call: float(call()))  # type: ignore[arg-type]
+    seconds = interleave(calls, 5)
     kept = median(bare / run for bare, run in zip(seconds["bare"], seconds["run"], strict=True))
     record_property("share of the bare loop's speed", kept)
     assert kept >= 0.85

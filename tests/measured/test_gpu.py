@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from statistics import median
 
 import pytest
@@ -273,9 +272,7 @@ def test_times_of_a_step_of_every_method(device: torch.device, scale: Scale, rec
         "torch fused": methods.torch_stepper(0.9, methods.random_parameters(scale.shapes, device)),
         **{name: methods.own_stepper(name, methods.random_parameters(scale.shapes, device)) for name in algorithms()},
     }
-    num_steps = scale.num_intervals * methods.RESET_INTERVAL
-    steps = methods.interleaved_steps(steppers, num_steps, partial(seconds_to_idle, device=device))
-    intervals = {name: methods.sums(seconds, methods.RESET_INTERVAL) for name, seconds in steps.items()}
+    intervals = methods.interval_seconds(steppers, scale.num_intervals, device)
     for name, seconds in intervals.items():
         ratio = median(own / fused for own, fused in zip(seconds, intervals["torch fused"], strict=True))
         record_property(name, {"ms": 1e3 * median(seconds) / methods.RESET_INTERVAL, "over torch": ratio})

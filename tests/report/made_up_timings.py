@@ -27,22 +27,21 @@ class Made:
     baseline: bool
     messages: Sequence[tuple[float, int, float]]
     period: int = 1
-    algorithm: str | None = None
-    ratio: float = 1.0
+    algorithm: str = "ddp"
 
 
 _BUCKETS = [(0.25, 1, 0.25), (0.25, 1, 0.5), (0.25, 1, 0.75), (0.25, 1, 1.0)]
 METHODS = (
     Made("all_reduce", True, [(1.0, 1, 1.0)], algorithm="sgd"),
     Made("ddp", True, _BUCKETS),
-    Made("ddp_fp16", True, [(share / 2, every, ready) for share, every, ready in _BUCKETS], ratio=2.0),
+    Made("ddp_fp16", True, [(share / 2, every, ready) for share, every, ready in _BUCKETS]),
     Made("ddp_no_overlap", True, [(share, every, 1.0) for share, every, _ in _BUCKETS], algorithm="ddp"),
-    Made("powersgd_4", True, [(1 / 60, 1, 0.5), (1 / 60, 1, 0.5), (1 / 60, 1, 1.0), (1 / 60, 1, 1.0)], ratio=15.0),
-    Made("ef_sgd", False, [(1 / 256, 1, 1.0)], algorithm="ef_sgd", ratio=256.0),
-    Made("csea", False, [(1 / 256, 1, 1.0)], algorithm="csea", ratio=256.0),
-    Made("csea_overlap", False, [(1 / 256, 1, 0.5)], algorithm="csea", ratio=256.0),
-    Made("mcser", False, [(1 / 512, 1, 1.0), (1 / 16, 32, 1.0)], 32, "mcser", 256.0),
-    Made("mcser_32", False, [(1 / 64, 1, 1.0), (1 / 4, 16, 1.0)], 16, "mcser", 32.0),
+    Made("powersgd_4", True, [(1 / 60, 1, 0.5), (1 / 60, 1, 0.5), (1 / 60, 1, 1.0), (1 / 60, 1, 1.0)]),
+    Made("ef_sgd", False, [(1 / 256, 1, 1.0)], algorithm="ef_sgd"),
+    Made("csea", False, [(1 / 256, 1, 1.0)], algorithm="csea"),
+    Made("csea_overlap", False, [(1 / 256, 1, 0.5)], algorithm="csea"),
+    Made("mcser", False, [(1 / 512, 1, 1.0), (1 / 16, 32, 1.0)], 32, "mcser"),
+    Made("mcser_32", False, [(1 / 64, 1, 1.0), (1 / 4, 16, 1.0)], 16, "mcser"),
 )
 
 
@@ -121,23 +120,31 @@ def timing(name: str, stands_for: float, methods: Sequence[Made] = METHODS, fact
     """A timing record of a workload on a network that stands for this rate; steps are `factor` times the model's."""
     device = DEVICES[name]
     dilation = device["dilation"]
-    steps, size = [], 4 * device["num_parameters"]
-    for visit, made in enumerate((*methods, *reversed(methods))):
-        for synchronises in (False, True) if made.period > 1 else (False,):
-            sent = [(round(share * size), ready) for share, every, ready in made.messages if every == 1 or synchronises]
+    size, cells = 4 * device["num_parameters"], []
+    for made in methods:
+        last = 1 / made.period
+        shares = {"every": 1.0} if made.period == 1 else {"ordinary": 1 - last, "synchronising": last}
+        for kind, kind_share in shares.items():
+            sent = [
+                (round(share * size), ready)
+                for share, every, ready in made.messages
+                if every == 1 or kind == "synchronising"
+            ]
             seconds = factor * step_seconds(sent, stands_for / dilation, dilation)
-            compute = dilation * (FORWARD + BACKWARD)
-            transfer = seconds - compute - CODEC
-            steps.append(
+            transfer = seconds - dilation * (FORWARD + BACKWARD) - CODEC
+            cells.append(
                 {
                     "method": made.name,
-                    "visit": visit,
-                    "synchronises": synchronises,
-                    "seconds": seconds,
-                    "compute_seconds": compute,
-                    "codec_seconds": CODEC,
-                    "waiting_seconds": 0.25 * transfer,
-                    "transfer_seconds": 0.75 * transfer,
+                    "kind": kind,
+                    "share": kind_share,
+                    "bits_per_second": stands_for,
+                    "dilation": dilation,
+                    "visits": [0, 1],
+                    "seconds": [seconds if dilation == 1 else (seconds - CODEC) / dilation] * 2,
+                    "compute_seconds": [FORWARD + BACKWARD] * 2,
+                    "codec_seconds": [CODEC] * 2,
+                    "waiting_seconds": [0.25 * transfer / dilation] * 2,
+                    "transfer_seconds": [0.75 * transfer / dilation] * 2,
                 }
             )
     return {
@@ -148,7 +155,7 @@ def timing(name: str, stands_for: float, methods: Sequence[Made] = METHODS, fact
         "workload": _workload(name),
         "num_warmup_steps": 3,
         "methods": [_method(made, size) for made in methods],
-        "steps": steps,
+        "cells": cells,
     }
 
 
@@ -175,12 +182,14 @@ def _method(made: Made, size: int) -> dict[str, Any]:
         "name": made.name,
         "label": made.name.replace("_", " "),
         "baseline": made.baseline,
-        "ratio": made.ratio,
-        "settings": "made up: block sparsifiers; fp32, buckets of a quarter",
+        "algorithm": made.algorithm,
+        "settings": {},
+        "momentum": 0.9,
+        "rows": [],
         "overlap": any(ready < 1 for _, _, ready in made.messages),
         "period": made.period,
         "messages": messages,
-        "algorithm": made.algorithm,
+        "codec_alone_seconds": None,
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from harness.records.timings import ScoredSession
+from harness.records.timings import Timing
 from report.frame import Frames, read_frames
 from report.speed.figures import draw_loss_and_step
 from report.speed.scored import joined_frame, scored_steps_frame
@@ -30,7 +30,14 @@ def frames() -> Frames:
 def method(frames: Frames, row: str, **changes: Any) -> dict[str, Any]:
     """As a session has it: the row's own settings."""
     [found] = [each for each in frames.experiment.rows if each.row == row]
-    plain = {"name": row, "label": row, "algorithm": found.algorithm, "settings": found.settings, "overlap": False}
+    plain = {
+        "name": row,
+        "label": row,
+        "algorithm": found.algorithm,
+        "settings": found.settings,
+        "overlap": False,
+        "baseline": False,
+    }
     more = {"momentum": found.momentum, "rows": [], "period": 1, "messages": [], "codec_alone_seconds": 0.5}
     return plain | more | changes
 
@@ -39,21 +46,22 @@ def cell(
     name: str, seconds: list[float], bits: float | None, kind: str = "every", share: float = 1.0
 ) -> dict[str, Any]:
     plain = {"method": name, "kind": kind, "share": share, "bits_per_second": bits, "dilation": 4.0}
-    lists = dict.fromkeys(("codec_seconds", "waiting_seconds", "transfer_seconds"), [0.0] * len(seconds))
+    lists = dict.fromkeys(
+        ("compute_seconds", "codec_seconds", "waiting_seconds", "transfer_seconds"), [0.0] * len(seconds)
+    )
     return plain | {"visits": [0] * len(seconds), "seconds": seconds} | lists
 
 
-def session(methods: list[dict[str, Any]], cells: list[dict[str, Any]]) -> ScoredSession:
+def session(methods: list[dict[str, Any]], cells: list[dict[str, Any]]) -> Timing:
     timing = json.loads((ROOT / "results/speedups/timing-resnet50_v100-8x1-10000mbps.json").read_text())
-    plain = {"version": 1, "attempt": timing["attempt"], "workload": timing["workload"], "num_workers": 8}
-    return ScoredSession.model_validate(plain | {"methods": methods, "cells": cells, "left_out": []})
+    return Timing.model_validate(timing | {"methods": methods, "cells": cells})
 
 
 def steps(base: float, count: int = 12) -> list[float]:
     return [base * (1 + 0.01 * (number % 3)) for number in range(count)]
 
 
-def made(frames: Frames, slower: float = 1.0) -> ScoredSession:
+def made(frames: Frames, slower: float = 1.0) -> Timing:
     """SGD by itself and by DDP, and rows of which the last sends most of its steps nothing."""
     methods = [method(frames, row) for row in ROWS]
     methods.append(method(frames, "sgd", name="ddp", label="DDP", algorithm="ddp", rows=["fashion_mnist_long/sgd"]))
@@ -110,10 +118,10 @@ def test_an_interval_is_called_what_it_is(frames: Frames) -> None:
 def test_cells_of_few_steps_have_ranges_and_of_many_t_intervals() -> None:
     [timing] = read_speed_records(ROOT / "results/speedups").timings[-1:]
     few = cells_frame([timing]).set_index("method").loc["ddp"]
-    own = [step for step in timing.steps if step.method == "ddp"]
-    seconds = sorted((step.seconds - step.codec_seconds) / timing.fabric.dilation for step in own)
+    [own] = timing.cells_of("ddp", timing.cells[0].bits_per_second)
+    seconds = sorted(own.seconds)
     assert (few["interval"], few["low"], few["high"]) == ("range", seconds[0], seconds[-1])
-    many = timing.model_copy(update={"steps": own * 3})
+    many = timing.model_copy(update={"cells": [own.model_copy(update={"seconds": own.seconds * 3})]})
     line = cells_frame([many]).iloc[0]
     expected = stats.ttest_1samp(seconds * 3, 0.0).confidence_interval(0.95)
     assert line["interval"] == "t" and (line["low"], line["high"]) == pytest.approx((expected.low, expected.high))

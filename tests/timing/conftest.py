@@ -1,63 +1,50 @@
-"""Fixtures: labs with prefixes of their own, of processes that can be killed, and a process group of one."""
+"""What tests of timing share: labs with prefixes of their own, a process group of one, small layers and a workload."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import string
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 
-from harness.timing.ddp_buckets import Groups
-from harness.timing.lab import why_not
-from harness.timing.leftovers import release
+from harness.records.timings import Workload
+from harness.timing.built_methods import Groups
+from harness.timing.lab import MARKS, remove_namespaces, why_not
+from harness.timing.timed_step import Setting
+from harness.timing.workloads import Layer, Layers
 
-ROOT = Path(__file__).parents[2]
-OWNER = """
-import subprocess, sys, time
-from harness.timing.lab import lab
-from harness.timing.layout import LabTopology
-with lab(LabTopology(2, 2, 1e8), prefix=sys.argv[1]) as network:
-    print(subprocess.Popen(network.command(3, ["sleep", "600"])).pid, flush=True)
-    time.sleep(600)
-"""
+needs_lab = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 _endings = itertools.cycle(string.ascii_lowercase)
 
+LAYERS = Layers(
+    in_order=(Layer("first", (0,), 0.2), Layer("norm", (1, 2), 0.0), Layer("last", (3,), 0.8)),
+    shapes=((300, 20), (300,), (300,), (40, 300)),
+)
+NUMEL = 6000 + 300 + 300 + 12000
+WORKLOAD = Workload(
+    name="fashion_mnist",
+    model="small_cnn",
+    batch_size=16,
+    num_parameters=NUMEL,
+    device="made up",
+    forward_seconds=1e-4,
+    backward_seconds=2e-4,
+    source="made up",
+)
 
-@pytest.fixture
-def prefix() -> Iterator[str]:
-    """One that no other test has; what a failed test leaves of it is removed."""
-    name = f"t{os.getpid():x}{next(_endings)}"
-    yield name
-    if why_not() is None:
-        release(name)
 
-
-@pytest.fixture
-def start_owner(prefix: str) -> Iterator[Callable[[], tuple[subprocess.Popen[str], int]]]:
-    """Starts a process that has a lab of 2 x 2 workers up; gives it, and the pid of a process in the last namespace."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start() -> tuple[subprocess.Popen[str], int]:
-        command = [sys.executable, "-c", OWNER, prefix]
-        owner = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
-        )
-        started.append(owner)
-        assert owner.stdout is not None
-        return owner, int(owner.stdout.readline())
-
-    yield start
-    for owner in started:
-        owner.kill()
-        owner.wait()
-        assert owner.stdout is not None
-        owner.stdout.close()
+def setting_of(groups: Groups, **changed: Any) -> Setting:
+    """Of workers that wait, on the small layers, with messages that are seen."""
+    plain: dict[str, Any] = {"workload": WORKLOAD, "layers": LAYERS, "trains": False, "num_workers": 8}
+    return Setting(**plain | {"device": torch.device("cpu"), "groups": groups, "visible": True} | changed)
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +54,37 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Groups]:
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     yield Groups(None, [None] * 10)
     dist.destroy_process_group()
+
+
+@pytest.fixture
+def prefix() -> Iterator[str]:
+    """One that no other test has; what a failed test leaves of it is removed."""
+    name = f"t{os.getpid():x}{next(_endings)}"
+    yield name
+    if why_not() is None:
+        remove_namespaces(sorted(namespaces(f"{name}-")))
+        (MARKS / f"{name}.json").unlink(missing_ok=True)
+
+
+def namespaces(prefix: str = "") -> set[str]:
+    """Those that `ip` lists, with this prefix."""
+    listed = output("ip", "netns", "list").splitlines()
+    return {line.split()[0] for line in listed if line.startswith(prefix)}
+
+
+def limits(namespace: str) -> dict[str, int]:
+    """The rate of each interface in a namespace that `tc` limits, in bits a second."""
+    found: list[dict[str, Any]] = json.loads(output("tc", "-n", namespace, "-j", "qdisc", "show"))
+    return {each["dev"]: 8 * each["options"]["rate"] for each in found if each["kind"] == "tbf"}
+
+
+def output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def is_alive(pid: int) -> bool:
+    """A process that has ended may wait for whoever it now belongs to."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

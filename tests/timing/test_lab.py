@@ -9,19 +9,30 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from torch import distributed as dist
 
+from algorithms import MCSER, BlockSparsifier, ProcessGroupCollectives
 from harness.__main__ import main
-from harness.timing.lab import lab, why_not
-from harness.timing.layout import LabError, LabTopology
-from tests.timing.support import limits, namespaces, needs_lab, output
+from harness.timing.lab import MARKS, lab, start_inside, why_not
+from harness.timing.links import LabError, LabTopology
+from harness.workers.process_group import joined
+from harness.workers.processes import Worker
+from tests.timing.conftest import is_alive, limits, namespaces, needs_lab, output
 
 ROOT = Path(__file__).parents[2]
-Owner = Callable[[], tuple[subprocess.Popen[str], int]]
-
+OWNER = """
+import subprocess, sys, time
+from harness.timing.lab import lab
+from harness.timing.links import LabTopology
+with lab(LabTopology(2, 2, 1e8), prefix=sys.argv[1]) as network:
+    print(subprocess.Popen(network.command(3, ["sleep", "600"])).pid, flush=True)
+    time.sleep(600)
+"""
 LISTEN = """
 import socket
 server = socket.create_server(("0.0.0.0", 5000))
@@ -35,6 +46,21 @@ import socket, sys
 connection = socket.create_connection((sys.argv[1], 5000), 10)
 print(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).strip(bytes(1)).decode())
 """
+HEADER_BYTES = 14 + 20 + 20 + 12
+"""Ethernet, IPv4, TCP and its timestamps."""
+NUMEL, NUM_WORKERS = 4_000_000, 3
+Owner = tuple[subprocess.Popen[str], int]
+
+
+@pytest.fixture
+def owner(prefix: str) -> Iterator[Owner]:
+    """A process that has a lab of 2 x 2 workers up, and the pid of a process in the last namespace."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", OWNER, prefix]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        yield process, int(process.stdout.readline())
+        process.kill()
 
 
 @needs_lab
@@ -52,18 +78,56 @@ def test_workers_of_all_machines_reach_each_other(prefix: str) -> None:
 
 
 @needs_lab
-def test_nothing_is_left_and_nothing_is_outside(prefix: str) -> None:
-    before = output("ip", "-brief", "link")
-    with lab(LabTopology(2, 2, 1e8), prefix=prefix):
-        assert len(namespaces(f"{prefix}-")) == 7, "four workers, two machines and a switch"
-        assert output("ip", "-brief", "link") == before
-    assert not namespaces(f"{prefix}-")
-    assert not Path(f"/run/cserlab/{prefix}.json").exists()
+def test_links_carry_the_counted_payload_and_headers(prefix: str) -> None:
+    """What an optimiser counts as sent, against the counters of the links that its workers are on."""
+    with (
+        lab(LabTopology(NUM_WORKERS, 1, 1e9), prefix=prefix) as network,
+        start_inside(network, _train, [()] * NUM_WORKERS) as workers,
+    ):
+        before, sent_before = workers.hear_all(), network.sent()
+        for rank in range(NUM_WORKERS):
+            workers.tell(rank, "train")
+        counted, sent = workers.hear_all(), network.sent()
+        # Four steps send an eighth of the numbers, and two of them a quarter besides.
+        payload_bits = 32 * NUMEL * (4 / 8 + 2 / 4)
+        assert [now - then for now, then in zip(counted, before, strict=True)] == [payload_bits] * NUM_WORKERS
+        # An all-reduce over n workers is a ring of n - 1 steps there and n - 1 back, each of 1/n of the payload.
+        expected = 2 * (NUM_WORKERS - 1) / NUM_WORKERS * payload_bits / 8
+        for (num_bytes, frames), (bytes_before, frames_before) in zip(sent, sent_before, strict=True):
+            carried = num_bytes - bytes_before - HEADER_BYTES * (frames - frames_before)
+            assert carried == pytest.approx(expected, rel=0.03)
+
+
+def _train(worker: Worker) -> None:
+    with joined("cpu", 60.0, worker.init_method, worker.rank, worker.world_size):
+        parameter = torch.nn.Parameter(torch.zeros(NUMEL))
+        compressors = {"gradient_compressor": BlockSparsifier(ratio=8), "error_compressor": BlockSparsifier(ratio=4)}
+        optimizer = MCSER(
+            [parameter],
+            lr=0.1,
+            momentum=0.9,
+            weight_decay=0.0,
+            reset_interval=2,
+            collectives=ProcessGroupCollectives(),
+            **compressors,
+        )
+        dist.barrier()
+        worker.pipe.send(optimizer.traffic.training_bits)
+        worker.pipe.recv()
+        for _ in range(4):
+            assert parameter.grad is not None
+            parameter.grad.fill_(1.0)
+            optimizer.step()
+        worker.pipe.send(optimizer.traffic.training_bits)
+        worker.pipe.recv()
 
 
 @needs_lab
-def test_an_exception_ends_the_lab_and_the_processes_in_it(prefix: str) -> None:
-    with pytest.raises(ZeroDivisionError), lab(LabTopology(2, 1, 1e8), prefix=prefix) as network:
+def test_nothing_is_left_and_nothing_is_outside(prefix: str) -> None:
+    before = output("ip", "-brief", "link")
+    with pytest.raises(ZeroDivisionError), lab(LabTopology(2, 2, 1e8), prefix=prefix) as network:
+        assert len(namespaces(f"{prefix}-")) == 7, "four workers, two machines and a switch"
+        assert output("ip", "-brief", "link") == before
         inside = subprocess.Popen(network.command(1, ["sleep", "600"]))
         _until(lambda: _namespace_of(inside.pid) != _namespace_of(os.getpid()))
         raise ZeroDivisionError
@@ -73,27 +137,26 @@ def test_an_exception_ends_the_lab_and_the_processes_in_it(prefix: str) -> None:
 
 @needs_lab
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_ends_the_lab(prefix: str, start_owner: Owner, number: signal.Signals) -> None:
-    owner, inside = start_owner()
-    owner.send_signal(number)
-    owner.wait(20)
-    assert not namespaces(f"{prefix}-")
-    assert not _lives(inside)
+def test_a_signal_ends_the_lab(prefix: str, owner: Owner, number: signal.Signals) -> None:
+    process, inside = owner
+    process.send_signal(number)
+    process.wait(20)
+    assert not namespaces(f"{prefix}-") and not is_alive(inside)
 
 
 @needs_lab
-def test_what_a_killed_lab_left_is_removed_by_the_next_and_nothing_else_is(prefix: str, start_owner: Owner) -> None:
+def test_what_a_killed_lab_left_is_removed_by_the_next_and_nothing_else_is(prefix: str, owner: Owner) -> None:
     other = f"other{prefix}-w0"
     output("ip", "netns", "add", other)
     bystander = subprocess.Popen(["ip", "netns", "exec", other, "sleep", "600"])
     try:
-        owner, inside = start_owner()
-        owner.kill()
-        owner.wait()
-        assert len(namespaces(f"{prefix}-")) == 7 and _lives(inside), "kill -9 leaves all"
+        process, inside = owner
+        process.kill()
+        process.wait()
+        assert len(namespaces(f"{prefix}-")) == 7 and is_alive(inside), "kill -9 leaves all"
         with lab(LabTopology(2, 1, 1e8), prefix=prefix):
             assert len(namespaces(f"{prefix}-")) == 3, "two workers and a switch"
-            assert not _lives(inside)
+            assert not is_alive(inside)
         assert not namespaces(f"{prefix}-")
         assert other in namespaces() and bystander.poll() is None
     finally:
@@ -103,64 +166,48 @@ def test_what_a_killed_lab_left_is_removed_by_the_next_and_nothing_else_is(prefi
 
 
 @needs_lab
-def test_a_lab_in_use_is_left_alone(prefix: str, start_owner: Owner) -> None:
-    owner, inside = start_owner()
-    with pytest.raises(LabError, match=f"in use by pid {owner.pid}:"), lab(LabTopology(2, 1, 1e8), prefix=prefix):
+def test_a_lab_in_use_is_left_alone(prefix: str, owner: Owner) -> None:
+    process, inside = owner
+    with pytest.raises(LabError, match=f"in use by pid {process.pid}:"), lab(LabTopology(2, 1, 1e8), prefix=prefix):
         pass
-    assert len(namespaces(f"{prefix}-")) == 7 and _lives(inside)
+    assert len(namespaces(f"{prefix}-")) == 7 and is_alive(inside)
 
 
 @needs_lab
-def test_a_dead_owner_s_pid_that_came_back_is_no_owner(prefix: str) -> None:
-    mark = Path(f"/run/cserlab/{prefix}.json")
-    mark.parent.mkdir(exist_ok=True)
-    mark.write_text(json.dumps({"owner": [os.getpid(), 1], "namespaces": []}))  # The start time is another's.
-    with lab(LabTopology(2, 1, 1e8), prefix=prefix):
-        assert len(namespaces(f"{prefix}-")) == 3
+def test_a_mark_that_nobody_holds_is_no_owner(prefix: str) -> None:
+    """Torn by a kill, or with a pid that came back."""
+    MARKS.mkdir(exist_ok=True)
+    for mark in ('{"pid": 1, "namesp', json.dumps({"pid": os.getpid(), "namespaces": []})):
+        (MARKS / f"{prefix}.json").write_text(mark)
+        with lab(LabTopology(2, 1, 1e8), prefix=prefix):
+            assert len(namespaces(f"{prefix}-")) == 3
 
 
 @needs_lab
-@pytest.mark.parametrize("name", ["w0", "something"])
-def test_a_namespace_of_something_else_is_refused_and_left_alone(prefix: str, name: str) -> None:
-    output("ip", "netns", "add", f"{prefix}-{name}")
+@pytest.mark.parametrize(("what", "make"), [("namespace", "netns add {}"), ("interface", "link add {} type bridge")])
+def test_what_is_of_something_else_is_refused_and_left_alone(prefix: str, what: str, make: str) -> None:
+    name = f"{prefix}-br"
+    output("ip", *make.format(name).split())
     try:
-        wanted = f"the namespace {prefix}-{name} was not made by a lab"
+        wanted = f"the {what} {name} was not made by a lab"
         with pytest.raises(LabError, match=wanted), lab(LabTopology(2, 1, 1e8), prefix=prefix):
             pass
-        assert namespaces(f"{prefix}-") == {f"{prefix}-{name}"}
+        assert name in output("ip", *(["netns", "list"] if what == "namespace" else ["-brief", "link"]))
     finally:
-        output("ip", "netns", "delete", f"{prefix}-{name}")
+        output("ip", make.split()[0], "delete", name)
 
 
 @needs_lab
-def test_an_interface_of_something_else_is_refused(prefix: str) -> None:
-    output("ip", "link", "add", f"{prefix}-br", "type", "bridge")
-    try:
-        wanted = f"the interface {prefix}-br was not made by a lab"
-        with pytest.raises(LabError, match=wanted), lab(LabTopology(2, 1, 1e8), prefix=prefix):
-            pass
-        assert f"{prefix}-br" in output("ip", "-brief", "link")
-    finally:
-        output("ip", "link", "delete", f"{prefix}-br")
-
-
-@needs_lab
-def test_links_are_limited_at_both_ends(prefix: str) -> None:
-    with lab(LabTopology(2, 1, 3e6), prefix=prefix) as network:
-        assert limits(f"{prefix}-w1") == {network.interface: 3e6}
-        assert limits(f"{prefix}-switch") == {f"{prefix}-m0": 3e6, f"{prefix}-m1": 3e6}
-        network.set_rate(5e6)
-        assert network.topology == LabTopology(2, 1, 5e6)
-        assert limits(f"{prefix}-w0") == {network.interface: 5e6}
-        assert limits(f"{prefix}-switch") == {f"{prefix}-m0": 5e6, f"{prefix}-m1": 5e6}
-
-
-@needs_lab
-def test_links_inside_a_machine_have_no_limit(prefix: str) -> None:
-    with lab(LabTopology(2, 2, 3e6), prefix=prefix) as network:
-        network.set_rate(5e6)
-        assert limits(f"{prefix}-m1") == {f"{prefix}-up": 5e6} and limits(f"{prefix}-w3") == {}
-        assert limits(f"{prefix}-switch") == {f"{prefix}-m0": 5e6, f"{prefix}-m1": 5e6}
+@pytest.mark.parametrize("per_machine", [1, 2])
+def test_machines_links_are_limited_at_both_ends_and_no_others(prefix: str, per_machine: int) -> None:
+    with lab(LabTopology(2, per_machine, 3e6), prefix=prefix) as network:
+        for rate in (3e6, 5e6):
+            network.set_rate(rate)
+            assert network.topology == LabTopology(2, per_machine, rate)
+            near = {network.interface: rate} if per_machine == 1 else {f"{prefix}-up": rate}
+            assert limits(f"{prefix}-w1" if per_machine == 1 else f"{prefix}-m1") == near
+            assert limits(f"{prefix}-switch") == {f"{prefix}-m0": rate, f"{prefix}-m1": rate}
+            assert per_machine == 1 or limits(f"{prefix}-w3") == {}
 
 
 @pytest.fixture
@@ -170,16 +217,19 @@ def root_on_linux(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("root_on_linux")
-def test_other_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_there_can_be_no_lab_a_sentence_says_why(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for missing in ("ip", "tc"):
+        monkeypatch.setattr(shutil, "which", lambda name, missing=missing: None if name == missing else "/usr/sbin")
+        assert why_not() == f"a network lab needs the program {missing}: install iproute2"
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    said = "a network lab needs root, to make network namespaces: call it with sudo"
+    assert main(["netlab"]) == 2 and capsys.readouterr().err == f"error: {said}\n"
+    with pytest.raises(LabError, match="needs root"), lab(LabTopology(2, 1, 1e8)):
+        pass
     monkeypatch.setattr(sys, "platform", "darwin")
     assert "needs Linux" in str(why_not())
-
-
-@pytest.mark.usefixtures("root_on_linux")
-@pytest.mark.parametrize("missing", ["ip", "tc"])
-def test_a_program_is_missing(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "which", lambda name: None if name == missing else f"/usr/sbin/{name}")
-    assert str(why_not()) == f"a network lab needs the program {missing}: install iproute2"
 
 
 @needs_lab
@@ -190,27 +240,8 @@ def test_a_capability_is_missing() -> None:
     assert done.stdout == "a network lab needs CAP_NET_ADMIN, which root has not here\n"
 
 
-@pytest.mark.usefixtures("root_on_linux")
-def test_without_root(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 65534)
-    assert main(["netlab"]) == 2
-    assert capsys.readouterr().err == (
-        "error: a network lab needs root, to make network namespaces: call it with sudo\n"
-    )
-    with pytest.raises(LabError, match="needs root"), lab(LabTopology(2, 1, 1e8)):
-        pass
-
-
 def _namespace_of(pid: int) -> int:
     return os.stat(f"/proc/{pid}/ns/net").st_ino
-
-
-def _lives(pid: int) -> bool:
-    """A process that has ended may wait for whoever it now belongs to."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def _until(condition: Callable[[], bool]) -> None:

@@ -9,11 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from harness.records.timings import Fabric, Workload
 from harness.timing import study
-from harness.timing.layout import LabTopology
-from harness.timing.study import JOBS, TimingJob, run_study
+from harness.timing.links import LabTopology
+from harness.timing.study import JOBS, RELATIVES, TimingJob, run_study
 
 MOST = 2e9
+Timed = list[tuple[str, float | None, float]]
 
 
 @pytest.mark.parametrize(
@@ -30,24 +32,25 @@ def test_a_rate_beyond_reach_is_slowed_down(job: TimingJob, topology: LabTopolog
 
 
 @pytest.fixture
-def timed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float, float]]:
+def timed(monkeypatch: pytest.MonkeyPatch) -> Timed:
     """A machine of 2 Gb/s on which nothing takes time: by timing, its links' rate and the fastest that they have."""
-    seen: list[tuple[str, float, float]] = []
+    seen: Timed = []
 
     @contextmanager
     def lab(topology: LabTopology) -> Iterator[SimpleNamespace]:
         yield SimpleNamespace(topology=topology)
 
-    def timing(job: TimingJob, load: object, topology: LabTopology, dilation: float, fastest: float) -> None:
-        seen.append((job.workload, topology.bits_per_second, fastest))
+    def time(
+        file: Path, load: Workload, methods: object, cells_of: object, fastest: LabTopology, network: Fabric
+    ) -> None:
+        seen.append((load.name, network.bits_per_second, fastest.bits_per_second))
 
     monkeypatch.setattr(study, "ceiling_bits_per_second", lambda _: MOST / study.SHARE_OF_CEILING)
     monkeypatch.setattr(study, "lab", lab)
     monkeypatch.setattr(study, "connected", lambda lab: nullcontext(SimpleNamespace(group=lambda: lab)))
     monkeypatch.setattr(study, "sweep", lambda group: None)
-    monkeypatch.setattr(study, "_timing", timing)
+    monkeypatch.setattr(study, "_time", time)
     monkeypatch.setattr(study, "write_record", lambda path, record: None)
-    monkeypatch.setattr(study, "SWEEPS", (LabTopology(8, 1, 10e6), LabTopology(8, 1, 1e9)))
     jobs = (
         TimingJob("resnet50_v100", 8, 1, 10e9, 1),
         TimingJob("resnet50_v100", 8, 1, 10e9, 128),
@@ -57,26 +60,28 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float, float]]:
     return seen
 
 
-def test_what_the_machine_cannot_do_is_left_out_and_said(timed: list[tuple[str, float, float]], tmp_path: Path) -> None:
+def test_what_the_machine_cannot_do_is_left_out_and_said(timed: Timed, tmp_path: Path) -> None:
     found = run_study(tmp_path, 60)
-    assert found.sweeps == ["sweep-8x1-10mbps.json"]
+    assert found.sweeps == ["sweep-8x1-78.125mbps.json", "sweep-8x1-250mbps.json"]
     # The same links slowed down twice have a record each.
     name = "timing-resnet50_v100-8x1-10000mbps"
     assert found.timings == [f"{name}.json", f"{name}-slowed-128.json"]
     assert timed == [("resnet50_v100", 250e6, 250e6), ("resnet50_v100", 10e9 / 128, 250e6)]
-    beyond, slow = found.left_out
-    assert "sweep of 8 x 1 Gb/s" in beyond.what and "2 Gb/s in all, of 8 Gb/s" in beyond.why
+    [slow] = found.left_out
     assert "8x1 workers at 1000 Gb/s" in slow.what and "slowed down 4000 times" in slow.why
 
 
-def test_what_there_is_no_time_for_is_left_out_and_said(timed: list[tuple[str, float, float]], tmp_path: Path) -> None:
+def test_what_there_is_no_time_for_is_left_out_and_said(timed: Timed, tmp_path: Path) -> None:
     found = run_study(tmp_path, 0)
     assert found.timings == timed == []
-    assert "minutes given to the study were over" in found.left_out[1].why
+    assert "minutes given to the study were over" in found.left_out[0].why
 
 
-def test_resnet_is_timed_at_three_rates_and_two_latencies_ten_steps_of_a_kind() -> None:
+def test_jobs_have_several_rates_latencies_and_layouts() -> None:
     jobs = [job for job in JOBS if job.workload == "resnet50_v100" and job.num_machines == 8]
     assert len({job.bits_per_second for job in jobs}) >= 3
     assert len({job.dilation for job in jobs if job.bits_per_second == 10e9}) >= 2
-    assert all(2 * job.steps_per_visit >= 10 for job in JOBS)
+    for name in RELATIVES:
+        mine = [job for job in JOBS if name in job.methods]
+        assert {(job.num_machines, job.workers_per_machine) for job in mine} >= {(8, 1), (2, 4)}
+        assert max(job.bits_per_second for job in mine if job.workload == "fashion_mnist") == 10e9

@@ -1,18 +1,15 @@
-"""Tests of the workloads and of where their times come from."""
+"""Workloads: where their times come from, and their models' layers."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from harness.plan.step_time import RESNET50_FORWARD_FLOPS
 from harness.spec import SpecError
-from harness.spec_file import find_spec, load_spec
-from harness.timing import passes
-from harness.timing.passes import calibrate, workload
-from harness.timing.workloads import computes_in, layers_of, problem_of
-
-CPU = torch.device("cpu")
+from harness.timing.trainees import workload
+from harness.timing.workloads import layers_of, layers_of_model
 
 
 def test_resnet50_takes_what_the_source_says() -> None:
@@ -33,35 +30,45 @@ def test_wide_resnet_is_scaled_by_arithmetic_and_says_so() -> None:
 
 
 def test_others_are_measured_and_say_so() -> None:
-    small = calibrate("fashion_mnist", "cpu")
+    small = workload("fashion_mnist", "cpu")
     assert small.num_parameters == 25_786 and small.batch_size == 16
     assert min(small.forward_seconds, small.backward_seconds) > 0 and "measured here" in small.source
     assert "on random images, fp32; forward to backward as 1 to 2" in small.source
 
 
-@pytest.mark.parametrize(("name", "on_gpu"), [("resnet50", "fp16"), ("wide_resnet_40_8", "fp32"), ("cmudict", "fp32")])
-def test_passes_are_in_the_experiments_precision_on_gpus_and_in_fp32_on_cpus(name: str, on_gpu: str) -> None:
-    assert computes_in(name, torch.device("cuda", 1)) == on_gpu
-    assert computes_in(name, torch.device("cpu")) == "fp32"
-    task = problem_of(name).task
-    if task in ("imagenet", "cifar100"):
-        assert load_spec(find_spec(task)).training.precision == on_gpu
-
-
-def test_passes_in_half_precision_have_gradients_that_nothing_has_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the CPU's autocast, which stands for the GPU's."""
-    gradients = []
-    for precision in ("fp32", "fp16"):
-        monkeypatch.setattr(passes, "computes_in", lambda name, device, precision=precision: precision)
-        made = passes.RealTrainee("fashion_mnist", layers_of("fashion_mnist"), CPU, 0, lambda: 0.0)
-        made.passes()
-        gradients.append([parameter.grad for parameter in made.module.parameters()])
-    for exact, half in zip(*gradients, strict=True):
-        assert exact is not None and half is not None and half.dtype == torch.float32
-        assert not torch.equal(exact, half)
-        assert (exact - half).norm() < 0.1 * exact.norm()
-
-
 def test_an_unknown_workload_is_refused_with_those_there_are() -> None:
     with pytest.raises(SpecError, match=r"unknown workload 'resnet'; the workloads are .*resnet50_v100"):
         workload("resnet", "cpu")
+
+
+def test_layers_are_in_the_order_of_their_gradients_with_their_share_of_the_arithmetic() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.late = nn.Linear(4, 2)
+            self.early = nn.Linear(6, 4, bias=False)
+            self.norm = nn.BatchNorm1d(4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.late(self.norm(self.early(x)))
+            return out
+
+    with torch.device("meta"):
+        model = Model()
+    layers = layers_of_model(model, (2, 6))
+    assert [(layer.name, layer.parameters) for layer in layers.in_order] == [
+        ("early", (2,)),
+        ("norm", (3, 4)),
+        ("late", (1, 0)),  # The bias is only added.
+    ]
+    # Multiply-adds: 6 x 4 and 4 x 2.
+    assert [layer.share for layer in layers.in_order] == pytest.approx([24 / 32, 0.0, 8 / 32])
+    assert layers.ready() == pytest.approx([0.25, 0.25, 1.0, 0.25, 0.25])
+
+
+def test_resnet50_has_all_its_parameters_in_its_layers() -> None:
+    layers = layers_of("resnet50_v100")
+    assert sorted(number for layer in layers.in_order for number in layer.parameters) == list(range(161))
+    assert sum(torch.Size(shape).numel() for shape in layers.shapes) == 25_557_032
+    assert sum(layer.share for layer in layers.in_order) == pytest.approx(1.0)
+    assert layers.in_order[0].name == "conv1" and layers.in_order[-1].name == "fc"

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import mean, median
 
 import torch
 
 from algorithms import DistributedOptimizer
 from algorithms.core.stages import EarlyMessage
-from harness.records.timings import Message, Rounds
-from harness.timing.methods import TimedMethod
-from harness.timing.steps import Recorded, Turn, TurnContext
+from harness.records.timings import Message, Method
+from harness.timing.timed_step import Recorded, Setting, Turn
 from harness.train.build import build_topology
 from harness.train.clock import seconds_to_idle
 
@@ -23,47 +21,32 @@ NUM_KEPT_DRAWS = 50
 NUM_CODEC_STEPS = 3
 
 
-@dataclass(frozen=True)
-class Described:
-    """What one worker alone shows of a method.
-
-    Attributes:
-        messages: of a period.
-        codec_seconds: encoding, decoding and update of a step, mean over the period; None: not timed.
-    """
-
-    messages: list[Message]
-    codec_seconds: float | None
-
-
-def described(setting: TurnContext, timed: TimedMethod, num_warmup_steps: int, times_codec: bool) -> Described:
-    """Look at the method; the group of `setting` must be of this worker alone, and its messages visible."""
+def described(setting: Setting, methods: Sequence[Method], num_warmup_steps: int) -> list[Method]:
+    """The methods with their messages and the time of their codecs; the group of `setting` must be of this worker
+    alone, and its messages visible."""
     assert setting.visible, "messages that DDP sends in C++ are not seen"
-    turn = setting.turn(timed)
-    turn.warm_up(num_warmup_steps)
-    turn.trainee.waits = False
-    messages = messages_of(turn, timed, setting.num_workers)
-    return Described(messages, _codec_seconds(turn, timed, _bare_seconds(setting)) if times_codec else None)
+    bare, found = _bare_seconds(setting), []
+    for method in methods:
+        turn = Turn(setting, method, num_warmup_steps)
+        known = {"messages": messages_of(turn, method), "codec_alone_seconds": _codec_seconds(turn, method, bare)}
+        found.append(method.model_copy(update=known))
+    return found
 
 
-def messages_of(turn: Turn, timed: TimedMethod, num_workers: int) -> list[Message]:
+def messages_of(turn: Turn, method: Method) -> list[Message]:
     """What a worker sends in a period: in every step, and what the synchronising step sends besides."""
-    messages = _messages_once(turn, timed.period)
-    if timed.topology:
-        rounds = _rounds(timed, num_workers)
+    messages = _messages_once(turn, method.period)
+    if "topology" in method.settings:
+        # Those of worker 0; each other worker's neighbours are as many ranks further on.
+        topology = build_topology(method.label, method.settings["topology"])
+        rounds = tuple(mixing.receivers[0] for mixing in topology.rounds(turn.setting.num_workers))
         messages = [message.model_copy(update={"rounds": rounds}) for message in messages]
     optimizer = turn.method.optimizer
-    if not timed.overlap or not isinstance(optimizer, DistributedOptimizer):
+    if not method.overlap or not isinstance(optimizer, DistributedOptimizer):
         return messages
-    steps = range(timed.period, (NUM_DRAWS + 1) * timed.period, timed.period)
-    draws = [_early_begins(optimizer.early_messages(step), turn.layers.ready()) for step in steps]
+    steps, ready = range(method.period, (NUM_DRAWS + 1) * method.period, method.period), turn.setting.layers.ready()
+    draws = [_early_begins(optimizer.early_messages(step), ready) for step in steps]
     return [_drawn(message, [draw.get(8 * message.payload_bytes, 1.0) for draw in draws]) for message in messages]
-
-
-def _rounds(timed: TimedMethod, num_workers: int) -> Rounds:
-    """Those of worker 0; each other worker's neighbours are as many ranks further on."""
-    topology = build_topology(timed.label, timed.topology)
-    return tuple(mixing.receivers[0] for mixing in topology.rounds(num_workers))
 
 
 def _drawn(message: Message, ready: Sequence[float]) -> Message:
@@ -85,47 +68,39 @@ def _messages_once(turn: Turn, period: int) -> list[Message]:
         turn.method.go_to(0, False)
         ordinary = turn.timed_step()[1]
     turn.method.go_to(0, True)
-    synchronising = turn.timed_step()[1]
     often = [each.payload_bytes for each in ordinary]
     messages = []
-    for each in synchronising:
+    for each in turn.timed_step()[1]:
         if not each.payload_bytes:  # PowerSGD reduces what is no matrix also where there is nothing.
             continue
         every = period
         if each.payload_bytes in often:
             often.remove(each.payload_bytes)
             every = 1
-        messages.append(_message(each, every))
+        sent = {"collective": each.collective, "payload_bytes": each.payload_bytes}
+        messages.append(Message(**sent, every=every, ready=each.ready))
     return messages
 
 
-def _message(recorded: Recorded, every: int) -> Message:
-    return Message(
-        collective=recorded.collective, payload_bytes=recorded.payload_bytes, every=every, ready=recorded.ready
-    )
-
-
-def _codec_seconds(turn: Turn, timed: TimedMethod, bare: float) -> float:
+def _codec_seconds(turn: Turn, method: Method, bare: float) -> float:
     """Of a step, mean over the period of its kinds' medians: what is not taken by passes without a method."""
 
     def seconds(synchronises: bool) -> float:
-        return median(_timed(turn, synchronises) for _ in range(NUM_CODEC_STEPS))
+        taken = []
+        for _ in range(NUM_CODEC_STEPS):
+            turn.method.go_to(0, synchronises)
+            taken.append(seconds_to_idle(turn.method.step, turn.setting.device))
+        return median(taken)
 
     over_period = seconds(True)
-    if timed.period > 1:
-        over_period = (seconds(False) * (timed.period - 1) + over_period) / timed.period
+    if method.period > 1:
+        over_period = (seconds(False) * (method.period - 1) + over_period) / method.period
     return max(0.0, over_period - bare)
 
 
-def _timed(turn: Turn, synchronises: bool) -> float:
-    turn.method.go_to(0, synchronises)
-    return seconds_to_idle(turn.method.step, turn.device)
-
-
-def _bare_seconds(setting: TurnContext) -> float:
+def _bare_seconds(setting: Setting) -> float:
     """Of the passes alone; gradients are added to what is there, as they are where a method has flat buffers."""
     trainee = setting.trainee()
-    trainee.waits = False
     for parameter in trainee.module.parameters():
         parameter.grad = torch.zeros_like(parameter)
     return median([seconds_to_idle(trainee.passes, setting.device) for _ in range(1 + NUM_CODEC_STEPS)][1:])

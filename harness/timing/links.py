@@ -1,4 +1,4 @@
-"""What a lab looks like: machines, workers and rates, and the lines for `ip` and `tc` that make it so."""
+"""The lab's namespaces, links and rates: their names, and the lines for `ip` and `tc` that make them so."""
 
 from __future__ import annotations
 
@@ -65,12 +65,8 @@ class LabTopology:
         return self.num_workers * self.bits_per_second
 
     def __str__(self) -> str:
-        machines = f"{self.num_machines} x "
-        return (
-            machines
-            + (f"{self.workers_per_machine} x " * (self.workers_per_machine > 1))
-            + rate_text(self.bits_per_second)
-        )
+        workers = f"{self.workers_per_machine} x " if self.workers_per_machine > 1 else ""
+        return f"{self.num_machines} x {workers}{rate_text(self.bits_per_second)}"
 
 
 def rate_text(bits_per_second: float) -> str:
@@ -106,58 +102,40 @@ class LabLayout:
         """The worker's, in its namespace."""
         return f"{self.prefix}-eth"
 
-    @property
-    def bridge(self) -> str:
-        return f"{self.prefix}-br"
-
-    @property
-    def switch(self) -> str:
-        return f"{self.prefix}-switch"
-
     def worker(self, rank: int) -> str:
+        """The namespace of a rank."""
         return f"{self.prefix}-w{rank}"
-
-    def machine(self, index: int) -> str:
-        """The namespace at the machine's end of its link: of its one worker, or of its bridge."""
-        return self.worker(index) if self.topology.workers_per_machine == 1 else f"{self.prefix}-m{index}"
 
     def address(self, rank: int) -> str:
         machine, place = divmod(rank, self.topology.workers_per_machine)
         return f"10.83.{machine}.{place + 1}"  # In NETWORK.
 
     def uplinks(self) -> list[VethPair]:
-        """The machines' links to the switch, in order."""
+        """The machines' links to the switch, in order: of a machine's one worker, or of the machine's own bridge."""
         alone = self.topology.workers_per_machine == 1
         interface = self.interface if alone else f"{self.prefix}-up"
+        machines = [f"{self.prefix}-m{index}" for index in range(self.topology.num_machines)]
         return [
-            VethPair(self.machine(index), interface, self.switch, f"{self.prefix}-m{index}")
-            for index in range(self.topology.num_machines)
+            VethPair(self.worker(index) if alone else machine, interface, f"{self.prefix}-switch", machine)
+            for index, machine in enumerate(machines)
         ]
 
     def inside_links(self) -> list[VethPair]:
         """The workers' links to their machine's bridge, by rank; none where a machine has one worker."""
-        per_machine = self.topology.workers_per_machine
-        if per_machine == 1:
-            return []
+        per_machine, workers = self.topology.workers_per_machine, range(self.topology.num_workers)
         return [
-            VethPair(self.worker(rank), self.interface, self.machine(rank // per_machine), f"{self.prefix}-w{rank}")
-            for rank in range(self.topology.num_workers)
+            VethPair(self.worker(rank), self.interface, f"{self.prefix}-m{rank // per_machine}", self.worker(rank))
+            for rank in workers
+            if per_machine > 1
         ]
 
-    def bridge_ports(self) -> dict[str, list[str]]:
-        """The interfaces on the bridge of each namespace that has one."""
-        ports: dict[str, list[str]] = {self.switch: []}
-        for link in self.uplinks():
-            ports[self.switch].append(link.port)
-            if self.topology.workers_per_machine > 1:
-                ports[link.namespace] = [link.interface]
-        for link in self.inside_links():
-            ports[link.bridge_namespace].append(link.port)
-        return ports
+    def bridge_namespaces(self) -> list[str]:
+        """The switch, and the machines that have several workers."""
+        links = [*self.uplinks(), *self.inside_links()]
+        return list(dict.fromkeys(link.bridge_namespace for link in links))
 
     def namespaces(self) -> list[str]:
-        workers = [self.worker(rank) for rank in range(self.topology.num_workers)]
-        return [*self.bridge_ports(), *workers]
+        return [*self.bridge_namespaces(), *(self.worker(rank) for rank in range(self.topology.num_workers))]
 
 
 def creating_lines(layout: LabLayout) -> Iterator[str]:
@@ -171,17 +149,18 @@ def creating_lines(layout: LabLayout) -> Iterator[str]:
 
 def inside_lines(layout: LabLayout) -> dict[str, list[str]]:
     """For `ip` inside each namespace. IPv6 stays off and bridges do not chat, so that nothing but workers send."""
-    ports = layout.bridge_ports()
     lines = {namespace: ["link set lo up"] for namespace in layout.namespaces()}
-    for namespace in ports:
-        lines[namespace].append(f"link add {layout.bridge} type bridge stp_state 0 mcast_snooping 0")
-        lines[namespace].append(f"link set {layout.bridge} addrgenmode none")
-        lines[namespace].append(f"link set {layout.bridge} up")
+    bridge, bridged = f"{layout.prefix}-br", layout.bridge_namespaces()
+    for namespace in bridged:
+        lines[namespace] += [
+            f"link add {bridge} type bridge stp_state 0 mcast_snooping 0",
+            f"link set {bridge} addrgenmode none",
+            f"link set {bridge} up",
+        ]
     for link in [*layout.uplinks(), *layout.inside_links()]:
         for namespace, interface in link.ends():
-            master = f"master {layout.bridge} " if interface in ports.get(namespace, ()) else ""
-            lines[namespace].append(f"link set {interface} {master}addrgenmode none")
-            lines[namespace].append(f"link set {interface} up")
+            master = f"master {bridge} " if namespace in bridged else ""
+            lines[namespace] += [f"link set {interface} {master}addrgenmode none", f"link set {interface} up"]
     for rank in range(layout.topology.num_workers):
         lines[layout.worker(rank)] += [
             f"addr add {layout.address(rank)}/16 dev {layout.interface} noprefixroute",

@@ -1,4 +1,4 @@
-"""`harness time`: sweeps the network at hand and times methods on it, as one of the processes of torchrun or srun."""
+"""The command `time`: sweeps the network at hand and times methods on it, as one of torchrun's or srun's processes."""
 
 from __future__ import annotations
 
@@ -9,29 +9,21 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from harness.records.provenance import command_line, new_attempt
+from harness.records.provenance import new_attempt
 from harness.records.store import VERSION, read_record, write_record
-from harness.records.timings import Collective, Fabric, TimingStudy
+from harness.records.timings import Fabric, TimingStudy
 from harness.spec import SpecError
 from harness.timing.methods import METHODS
-from harness.timing.passes import workload
-from harness.timing.session import Session, on_one_link, time_methods
-from harness.timing.study import timing_of
+from harness.timing.session import Session, on_one_link, time_methods, timing_of
 from harness.timing.sweep import own_group, sweep
-from harness.timing.workloads import is_emulated
+from harness.timing.trainees import workload
+from harness.timing.workloads import EMULATED, problem_of
 from harness.workers.attempt import prepare_thread
 from harness.workers.devices import own_gpu
 from harness.workers.process_group import joined
 
 OF_SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 MASTER_PORT = "29500"
-SWEPT_BYTES: dict[Collective, list[int]] = {
-    "all_reduce": [4**power for power in range(6, 14)],
-    "all_gather": [4**power for power in range(6, 12)],
-    "exchange": [4**power for power in range(6, 14)],
-}
-"""From 4 KiB to 64 MiB, and to 4 MiB: in an all-gather of eight workers seven messages go over every link."""
-REPETITIONS = 5
 
 
 def run(name: str, methods: list[str], num_visits: int, steps_per_visit: int, output: Path) -> None:
@@ -50,29 +42,28 @@ def run(name: str, methods: list[str], num_visits: int, steps_per_visit: int, ou
     launch = environment()
     if unknown := [method for method in methods if method not in METHODS]:
         raise SpecError(f"unknown method {unknown[0]!r}; the methods are {', '.join(METHODS)}")
-    emulated = is_emulated(name)
-    cuda = torch.cuda.is_available() and not emulated
+    problem_of(name)
+    cuda = torch.cuda.is_available() and name not in EMULATED
     network = fabric_here("nccl" if cuda else "gloo")
     device = own_gpu(int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()) if cuda else "cpu"
     prepare_thread(device)
     session = Session(
         workload=workload(name, device),
         num_workers=network.num_workers,
-        methods={each: METHODS[each] for each in methods or METHODS},
+        methods=[METHODS[each] for each in methods or METHODS],
         cells_of=partial(on_one_link, None, 1.0),
-        trains=not emulated,
+        trains=name not in EMULATED,
         num_visits=num_visits,
         steps_per_visit=steps_per_visit,
     )
     with joined(device, session.timeout_seconds, "env://"):
         place, rank = torch.device(device), dist.get_rank()
-        attempt = new_attempt(launch, dist.get_backend(), place).model_copy(update={"command": command_line()})
-        swept = sweep(own_group(network, attempt, place), SWEPT_BYTES, REPETITIONS)
+        attempt = new_attempt(launch, dist.get_backend(), place)
+        swept = sweep(own_group(network, attempt, place))
         found = time_methods(session, place)
     if rank == 0:
         write_record(output / "sweep.json", swept)
-        timing = timing_of(session, found, attempt, "emulated" if emulated else "measured", network)
-        write_record(output / f"timing-{name}.json", timing)
+        write_record(output / f"timing-{name}.json", timing_of(session, found, attempt, network))
         add_to_study(output, "sweep.json", f"timing-{name}.json")
 
 

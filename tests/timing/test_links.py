@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from harness.timing.layout import (
+from harness.timing.links import (
     LabError,
     LabLayout,
     LabTopology,
     burst_bytes,
-    creating_lines,
-    limiting_lines,
     rate_text,
     train_lines,
 )
@@ -27,29 +25,12 @@ def test_names_fit_into_the_kernel_s_limit_and_addresses_are_distinct(topology: 
     assert len({layout.address(rank) for rank in range(topology.num_workers)}) == topology.num_workers
 
 
-def test_ranks_are_contiguous_within_machines() -> None:
-    layout = LabLayout("x", LabTopology(2, 4, 1e8))
-    machines = [link.bridge_namespace for link in layout.inside_links()]
-    assert machines == ["x-m0"] * 4 + ["x-m1"] * 4
-
-
-def test_a_namespace_exists_before_a_link_into_it() -> None:
-    lines = list(creating_lines(LabLayout("x", LabTopology(2, 2, 1e8))))
-    assert [line.split()[0] for line in lines] == ["netns"] * 7 + ["link"] * 6
-
-
 @pytest.mark.parametrize("rate", [1e5, 1e7, 125e6, 1e9, 1e12])
 def test_a_burst_is_short_and_no_piece_of_tcp_s_is_larger(rate: float) -> None:
     assert burst_bytes(rate) <= max(2 * 1514, rate / 8 / 1000), "two frames or a millisecond"
     for lines in train_lines(LabLayout("x", LabTopology(2, 2, rate))).values():
         frames = int(lines[0].split()[-1])
         assert 1514 <= 1514 * frames <= burst_bytes(rate)
-
-
-def test_a_limit_is_in_bits_a_second() -> None:
-    lines = limiting_lines(LabLayout("x", LabTopology(2, 1, 2.5e6)), "add")
-    assert set(lines) == {"x-w0", "x-w1", "x-switch"} and len(lines["x-switch"]) == 2
-    assert lines["x-w1"][0].startswith("qdisc add dev x-eth root tbf rate 2500000bit burst 3028 ")
 
 
 @pytest.mark.parametrize(
@@ -65,11 +46,6 @@ def test_numbers_that_no_lab_can_have(numbers: tuple[int, int, float], sentence:
     with pytest.raises(LabError) as caught:
         LabTopology(*numbers)
     assert str(caught.value) == sentence
-
-
-def test_a_ring_sends_at_one_pace_on_all_workers() -> None:
-    assert LabTopology(8, 1, 1e9).ring_bits_per_second == 8e9
-    assert LabTopology(2, 4, 1e8).ring_bits_per_second == 8e8
 
 
 def test_texts() -> None:

@@ -11,7 +11,7 @@ import pytest
 from harness.__main__ import main
 from harness.records.store import read_record
 from harness.records.timings import TimingStudy
-from harness.timing.launched import add_to_study, environment, fabric_here
+from harness.timing.cluster import add_to_study, environment, fabric_here
 from report.speed.workload_model import read_study
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_NTASKS")
