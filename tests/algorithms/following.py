@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from algorithms import Collectives, Compressor
+from algorithms import Collectives
 from algorithms.core.compressors import Draw, SharedSupport
 from algorithms.core.layout import Layout
 from tests.algorithms import transcription
@@ -30,7 +29,6 @@ from tests.algorithms.problems import (
     workers,
 )
 from tests.algorithms.transcription import Array, Compress, Mask, Problem, State
-from tests.threads import ThreadCollectives
 
 SEED, NUM_WORKERS, NUM_STEPS = 11, 4, 50
 NUM_WEIGHTS = 42
@@ -120,28 +118,3 @@ def assert_follows(
         np.testing.assert_allclose(xs, want_xs, rtol=rtol, atol=rtol, err_msg=f"parameters after step {step}")
         if es:
             np.testing.assert_allclose(es, want_es, rtol=rtol, atol=rtol, err_msg=f"errors after step {step}")
-
-
-class Watched(ThreadCollectives):
-    """Keeps what this worker sent last."""
-
-    last: Tensor | None = None
-
-    def _sum_(self, tensor: Tensor) -> None:
-        self.last = tensor[0].clone()
-        super()._sum_(tensor)
-
-    def _gather(self, tensor: Tensor) -> Tensor:
-        self.last = tensor[0].clone()
-        return super()._gather(tensor)
-
-
-def dense(message: Tensor | None, compressor: Compressor | None, step: int, purpose: str) -> Array:
-    result = torch.zeros(NUM_PARAMETERS, dtype=torch.float64)
-    if message is None or compressor is None:
-        return result.numpy()
-    if message.dtype == torch.uint8:
-        return compressor.decode(message, NUM_PARAMETERS, torch.float64).numpy()  # type: ignore[attr-defined]
-    assert isinstance(compressor, SharedSupport)
-    compressor.support(Layout.of(ordered(make_model())), Draw(SEED, step, purpose)).add_(result, message)
-    return result.numpy()

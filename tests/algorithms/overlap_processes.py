@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from algorithms import (
     Purpose,
 )
 from algorithms.core.overlap import EarlySums
-from tests.algorithms.problems import groups, make_optimizer, own_settings, reloaded, switches
+from tests.algorithms.problems import join, make_optimizer, own_settings, reloaded, switches
 
 WORLD_SIZE, NUM_STEPS, INTERVAL = 3, 7, 3
 SIZES = (7, 23, 19, 5)
@@ -49,18 +47,6 @@ class Case:
     """How the training script goes about a step: see `one_step`."""
 
 
-HABITS = (
-    "to_none",
-    "no_sync",
-    "accumulate",
-    "skip",
-    "forget",
-    "branch",
-    "other_branch",
-    "harmless",
-    "scaler",
-    "reload",
-)
 WASTEFUL = ("accumulate", "skip", "scaler", "reload")
 """Habits in which something is sent that no step asks for."""
 HABITS = (*WASTEFUL, "to_none", "no_sync", "forget", "branch", "other_branch", "harmless")
@@ -193,68 +179,6 @@ def count_early(early: EarlySums | None, optimizer: DistributedOptimizer) -> lis
     return log
 
 
-def order_of_events(name: str) -> list[list[Any]]:
-    """Of each step, in order: numbers of tensors whose gradients are done, and purposes of sums that are begun."""
-    collectives = ProcessGroupCollectives(overlap=True)
-    model, events = Net(0, torch.float32), []
-    steps: list[list[Any]] = []
-    for number, parameter in enumerate(parameter for group in groups(model) for parameter in group["params"]):
-        parameter.register_post_accumulate_grad_hook(lambda _, n=number: events.append(n))  # type: ignore[no-untyped-call]
-    optimizer = make(Case(name), collectives, model)
-    assert collectives.early is not None
-    begin = collectives.early.begin
-
-    def spy(message: Tensor, purpose: Purpose) -> None:
-        events.append(purpose.value)
-        begin(message, purpose)
-
-    collectives.early.begin = spy  # type: ignore[method-assign]
-    for step in range(1, NUM_STEPS + 1):
-        events.clear()
-        optimizer.zero_grad()
-        loss_of(model, collectives.rank, step).backward()
-        events.append("end")
-        optimizer.step()
-        steps.append(list(events))
-    return steps
-
-
-class WaitInBackward(torch.autograd.Function):
-    """Passes its input on; the backward pass stays in it until the sums that were begun are done."""
-
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, wait: Callable[[], None]) -> Tensor:
-        ctx.wait = wait
-        return hidden.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        ctx.wait()
-        return gradients[0], None
-
-
-def finished_inside() -> list[int]:
-    """How many sums came to their end, on all workers, while the first layer's gradients were still missing."""
-    collectives = ProcessGroupCollectives(overlap=True)
-    model, counts = Net(0, torch.float32), []
-    optimizer = make(Case("ef_sgd"), collectives, model)
-    early = collectives.early
-    assert early is not None
-
-    def wait() -> None:
-        counts.append(len(early._begun))
-        for begun in early._begun.values():
-            begun.wait()
-
-    for _ in range(NUM_STEPS):
-        optimizer.zero_grad()
-        inputs = torch.ones(2, SIZES[0])
-        hidden = WaitInBackward.apply(model.first(inputs), wait)
-        model.last(model.middle(hidden)).square().sum().backward()
-        optimizer.step()
-    return counts
-
-
 def refused(change: str) -> str:
     """What a step says where something was changed after the backward pass."""
     collectives = ProcessGroupCollectives(overlap=True)
@@ -289,9 +213,7 @@ def diverged() -> list[bool]:
 
 def process(rank: int, folder: Path) -> None:
     """All that one process has to do, so that starting it is paid for once."""
-    torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "store"), WORLD_SIZE)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORLD_SIZE, timeout=timedelta(seconds=60))
+    join(rank, folder, WORLD_SIZE)
     alone = [dist.new_group([other]) for other in range(WORLD_SIZE)][rank]
     pair = dist.new_group([0, 2])
     results: dict[str, Any] = {}
@@ -304,8 +226,6 @@ def process(rank: int, folder: Path) -> None:
         if rank != 1:
             results["pair"] = [outcome(Case(), overlap, pair) for overlap in (False, True)]
     results["warnings"] = sorted({str(warning.message) for warning in caught if "overlap" in str(warning.message)})
-    results["events"] = {name: order_of_events(name) for name in ("ef_sgd", "csea", "mcser", "cser_pl")}
-    results["finished_inside"] = finished_inside()
     results["refused"] = {change: refused(change) for change in ("clip", "lr")}
     results["diverged"] = diverged()
     torch.save(results, folder / f"{rank}.pt")

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import io
 import itertools
+import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn import Parameter
 
@@ -23,6 +28,7 @@ from algorithms import (
     PerTensorBlockSparsifier,
     RandomK,
     ScaledSign,
+    StackedCollectives,
     TopK,
     Zero,
     algorithms,
@@ -50,6 +56,20 @@ SHARED: dict[str, SharedSupport] = {
 }
 GATHERED: dict[str, Compressor] = {"top_k": TopK(10), "sign": ScaledSign(), "qsgd": QSGD(4, bucket_size=16)}
 COMPRESSORS: dict[str, Compressor] = {**SHARED, **GATHERED}
+ADAMW: dict[str, Any] = {
+    "local_step": "adamw",
+    "lr": 0.02,
+    "momentum": None,
+    "betas": (0.8, 0.95),
+    "eps": 1e-6,
+    "weight_decay": 0.05,
+}
+"""What a method is given to step by AdamW."""
+TAKING_ADAMW = [name for name, algorithm in algorithms().items() if algorithm.sgd_alone is None]
+
+
+def assert_close(actual: Tensor, expected: Tensor, atol: float = 1e-12) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=atol)
 
 
 def make_model(dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Module:
@@ -119,15 +139,21 @@ def flat_parameters(model: nn.Module) -> Tensor:
     return torch.cat([parameter.detach().reshape(-1) for parameter in ordered(model)])
 
 
-def plain_sgd(name: str, world_size: int, num_steps: int) -> Tensor:
-    """The parameters after `torch_sgd` on the average gradient."""
+def on_the_mean_gradient(make: Callable[[nn.Module], torch.optim.Optimizer], world_size: int, num_steps: int) -> Tensor:
+    """The parameters after an optimiser of torch on the average gradient."""
     model = make_model()
-    optimizer = torch_sgd(name, groups(model), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    optimizer = make(model)
     for step in range(1, num_steps + 1):
         optimizer.zero_grad()
         torch.stack([batch_loss(model, step, rank) for rank in range(world_size)]).mean().backward()
         optimizer.step()
     return flat_parameters(model)
+
+
+def plain_sgd(name: str, world_size: int, num_steps: int) -> Tensor:
+    """The parameters after `torch_sgd` on the average gradient."""
+    common = {"lr": LR, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY}
+    return on_the_mean_gradient(lambda model: torch_sgd(name, groups(model), **common), world_size, num_steps)
 
 
 def own_settings(
@@ -227,6 +253,30 @@ def trained(
     return workers(work, world_size)
 
 
+def stacked(name: str, own: dict[str, Any], num_workers: int, num_steps: int, **common: Any) -> DistributedOptimizer:
+    """An optimiser whose rows are the workers, after training as `trained` does in 32 bits."""
+    models = [make_model(torch.float32) for _ in range(num_workers)]
+    rows = {
+        id(same[0]): nn.Parameter(torch.stack([each.detach() for each in same]))
+        for same in zip(*(model.parameters() for model in models), strict=True)
+    }
+    given = [{**group, "params": [rows[id(each)] for each in group["params"]]} for group in groups(models[0])]
+    common = {"lr": LR, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY} | common
+    optimizer = algorithms()[name](given, collectives=StackedCollectives(num_workers), **own, **common)
+    for step in range(1, num_steps + 1):
+        optimizer.zero_grad()
+        for rank, model in enumerate(models):
+            pairs = list(zip(model.parameters(), models[0].parameters(), strict=True))
+            for each, first in pairs:
+                each.data = rows[id(first)].detach()[rank].clone()
+        for rank, model in enumerate(models):
+            gradients = torch.autograd.grad(batch_loss(model, step, rank), list(model.parameters()))
+            for gradient, first in zip(gradients, models[0].parameters(), strict=True):
+                rows[id(first)].grad[rank] = gradient  # type: ignore[index]
+        optimizer.step()
+    return optimizer
+
+
 def reloaded(state: Any) -> Any:
     """The state after a trip through a file, read with PyTorch's safe loader."""
     file = io.BytesIO()
@@ -235,39 +285,51 @@ def reloaded(state: Any) -> Any:
     return torch.load(file, weights_only=True)
 
 
-def uninterrupted(name: str, own: dict[str, Any], stops: tuple[int, ...]) -> list[tuple[dict[int, Any], Tensor]]:
-    """Of each worker, checkpoints made on the way, and the parameters after 12 steps."""
+def assert_resumable(name: str, own: dict[str, Any], stops: tuple[int, ...], **common: Any) -> None:
+    """Two workers that are stopped, and go on as optimisers that know no more than a file, have the same bits."""
 
-    def work(collectives: Collectives) -> tuple[dict[int, Any], Tensor]:
+    def work(collectives: Collectives) -> dict[int, Tensor]:
+        def train_on(model: nn.Module, optimizer: DistributedOptimizer, first: int) -> tuple[dict[int, Any], Tensor]:
+            files = {}
+            for step in range(first, 13):
+                optimizer.zero_grad()
+                batch_loss(model, step, collectives.rank).backward()
+                if step in (2, 3):
+                    model[0].bias.grad = None  # type: ignore[index,union-attr]
+                optimizer.step()
+                files[step] = reloaded({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+            return files, flat_of(optimizer)
+
         model = make_model(torch.float32, seed=collectives.rank)
-        optimizer = make_optimizer(name, model, own, collectives, seed=3)
-        checkpoints = {}
-        for step in range(1, 13):
-            train(optimizer, model, collectives.rank, [step])
-            if step in stops:
-                checkpoints[step] = reloaded({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
-        return checkpoints, flat_of(optimizer)
+        files, final = train_on(model, make_optimizer(name, model, own, collectives, seed=3, **common), 1)
+        ends = {0: final}
+        for stop in stops:
+            model = make_model(torch.float32, seed=7)
+            optimizer = make_optimizer(name, model, own, collectives, **common | {"lr": 0.7})
+            model.load_state_dict(files[stop]["model"])
+            optimizer.load_state_dict(files[stop]["optimizer"])
+            assert optimizer.num_steps == stop
+            ends[stop] = train_on(model, optimizer, stop + 1)[1]
+        return ends
 
-    return workers(work, 2)
-
-
-def resumed(name: str, own: dict[str, Any], checkpoints: list[Any], stop: int) -> list[Tensor]:
-    """The same by optimisers that know no more than the checkpoints."""
-
-    def work(collectives: Collectives) -> Tensor:
-        model = make_model(torch.float32, seed=7)
-        optimizer = make_optimizer(name, model, own, collectives, lr=0.7)
-        model.load_state_dict(checkpoints[collectives.rank]["model"])
-        optimizer.load_state_dict(checkpoints[collectives.rank]["optimizer"])
-        assert optimizer.num_steps == stop
-        train(optimizer, model, collectives.rank, range(stop + 1, 13))
-        return flat_of(optimizer)
-
-    return workers(work, 2)
+    for ends in workers(work, 2):
+        for stop, end in ends.items():
+            assert torch.equal(end, ends[0]), f"after step {stop}"
 
 
-def assert_resumable(name: str, own: dict[str, Any], stops: tuple[int, ...]) -> None:
-    runs = uninterrupted(name, own, stops)
-    for stop in stops:
-        for again, (_, final) in zip(resumed(name, own, [saved[stop] for saved, _ in runs], stop), runs, strict=True):
-            assert torch.equal(again, final), f"after step {stop}"
+# Processes.
+
+
+def run_processes(process: Callable[[int, Path], None], world_size: int, folder: Path) -> list[Any]:
+    """What each of so many processes, started together, saved in its file."""
+    # The fork server imports PyTorch once for all; what it starts has no thread or state of this process.
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "torch._dynamo"])
+    mp.start_processes(process, (folder,), nprocs=world_size, start_method="forkserver")
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world_size)]
+
+
+def join(rank: int, folder: Path, world_size: int) -> None:
+    """How such a process begins: with a group of all, which waits a minute for any of them."""
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(folder / "store"), world_size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=60))

@@ -19,6 +19,7 @@ from tests.algorithms.problems import (
     COMPRESSORS,
     NAMES,
     flat_of,
+    join,
     make_model,
     make_optimizer,
     named_compressors,
@@ -114,9 +115,7 @@ def missed(collectives: Collectives, kind: str) -> dict[str, Any]:
 
 def process(rank: int, folder: Path) -> None:
     """All that one process has to do, so that starting it is paid for once."""
-    torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "store"), WORLD_SIZE)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORLD_SIZE, timeout=timedelta(seconds=60))
+    join(rank, folder, WORLD_SIZE)
     pair = dist.new_group([0, 1])
     impatient = [dist.new_group(timeout=timedelta(seconds=PATIENCE)) for _ in MISSED]
     results: dict[str, Any] = {

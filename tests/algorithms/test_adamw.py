@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,68 +18,40 @@ from algorithms import (
     DistributedOptimizer,
     Identity,
     RandomK,
-    StackedCollectives,
     TopK,
     algorithms,
 )
 from algorithms.core.flat import FlatBuffers
-from algorithms.core.layout import Window, Windows
 from algorithms.core.local_step import AdamW, Span
 from tests.algorithms import transcription
-from tests.algorithms.following import NUM_STEPS, SEED, assert_follows, compress_of, make_problem
+from tests.algorithms.following import NUM_STEPS, assert_follows, compress_of, make_problem
 from tests.algorithms.problems import (
+    ADAMW,
     COMPRESSORS,
     NAMES,
-    NUM_PARAMETERS,
+    TAKING_ADAMW,
+    assert_close,
     batch_loss,
-    flat_of,
     flat_parameters,
     groups,
     make_model,
     make_optimizer,
+    on_the_mean_gradient,
     own_settings,
-    reloaded,
-    train,
+    trained,
     workers,
 )
 from tests.algorithms.transcription import Compress, Problem, State, Vectors, mean
 
-NUMBERS: dict[str, Any] = {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.05}
-ADAMW: dict[str, Any] = {**NUMBERS, "momentum": None, "local_step": "adamw"}
-TAKING = [name for name in NAMES if algorithms()[name].sgd_alone is None]
+NUMBERS = {key: value for key, value in ADAMW.items() if key not in ("local_step", "momentum")}
 ON_GRADIENTS = {"error_feedback_on": "gradients"}
-CASES = [*((name, {}) for name in TAKING), ("ef_sgd", ON_GRADIENTS)]
-LOCAL = [name for name in TAKING if name not in ("sgd", "sgd_accumulate", "powersgd")]
-"""Methods whose moments are each worker's own."""
-
-
-def assert_close(actual: Tensor, expected: Tensor, atol: float = 1e-12) -> None:
-    torch.testing.assert_close(actual, expected, rtol=0, atol=atol)
+CASES = [*((name, {}) for name in TAKING_ADAMW), ("ef_sgd", ON_GRADIENTS)]
+LOCAL = [name for name in TAKING_ADAMW if name not in ("alone", "sgd", "sgd_accumulate", "powersgd")]
+"""Methods that talk and whose moments are each worker's own."""
 
 
 def adamw(model: nn.Module, **options: Any) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups(model), **NUMBERS, **options)
-
-
-def plain_adamw(world_size: int, num_steps: int, **options: Any) -> Tensor:
-    """The parameters after torch.optim.AdamW on the average gradient."""
-    model = make_model()
-    optimizer = adamw(model, **options)
-    for step in range(1, num_steps + 1):
-        optimizer.zero_grad()
-        torch.stack([batch_loss(model, step, rank) for rank in range(world_size)]).mean().backward()
-        optimizer.step()
-    return flat_parameters(model)
-
-
-def trained(name: str, own: dict[str, Any], world_size: int, steps: int, dtype: torch.dtype = torch.float64) -> Any:
-    def work(collectives: Collectives) -> Tensor:
-        model = make_model(dtype, seed=collectives.rank)
-        optimizer = make_optimizer(name, model, own, collectives, seed=SEED, **ADAMW)
-        train(optimizer, model, collectives.rank, range(1, steps + 1))
-        return flat_of(optimizer)
-
-    return workers(work, world_size)
 
 
 # What it is.
@@ -88,29 +60,29 @@ def trained(name: str, own: dict[str, Any], world_size: int, steps: int, dtype: 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize(("name", "more"), CASES, ids=str)
 def test_one_worker_without_compression_is_torchs_adamw(name: str, more: dict[str, Any], fused: bool) -> None:
-    (alone,) = trained(name, own_settings(name) | more, 1, 12)
-    assert_close(alone, plain_adamw(1, 12, fused=fused))
+    (alone,) = trained(name, own_settings(name) | more, 1, 12, **ADAMW)
+    assert_close(alone, on_the_mean_gradient(lambda model: adamw(model, fused=fused), 1, 12))
 
 
 @pytest.mark.parametrize(
     ("name", "more"), [("sgd", {}), ("sgd_accumulate", {}), ("powersgd", {}), ("ef_sgd", ON_GRADIENTS)], ids=str
 )
 def test_with_common_moments_it_is_torchs_adamw_on_the_mean_gradient(name: str, more: dict[str, Any]) -> None:
-    expected = plain_adamw(3, 12)
-    for actual in trained(name, own_settings(name) | more, 3, 12):
+    expected = on_the_mean_gradient(adamw, 3, 12)
+    for actual in trained(name, own_settings(name) | more, 3, 12, **ADAMW):
         assert_close(actual, expected)
 
 
-@pytest.mark.parametrize("name", [name for name in LOCAL if name != "alone"])
+@pytest.mark.parametrize("name", LOCAL)
 def test_with_local_moments_it_is_another_method(name: str) -> None:
     """The mean of what workers' own moments say is not what the mean gradient's moments say."""
-    average = torch.stack(trained(name, own_settings(name), 3, 12)).mean(0)
-    assert (average - plain_adamw(3, 12)).norm() > 1e-3
+    average = torch.stack(trained(name, own_settings(name), 3, 12, **ADAMW)).mean(0)
+    assert (average - on_the_mean_gradient(adamw, 3, 12)).norm() > 1e-3
 
 
 def test_m_cser_is_cser_to_the_bit() -> None:
     own = own_settings("cser", [RandomK(5), BlockSparsifier(4)], 3)
-    assert all(map(torch.equal, trained("cser", own, 2, 12), trained("mcser", own, 2, 12)))
+    assert all(map(torch.equal, trained("cser", own, 2, 12, **ADAMW), trained("mcser", own, 2, 12, **ADAMW)))
 
 
 # From the definition.
@@ -125,24 +97,22 @@ class Moments:
         self.problem = problem
 
     def updates(self, gradients: Vectors, xs: Vectors) -> Vectors:
-        (b1, b2), eps, result = NUMBERS["betas"], NUMBERS["eps"], []
+        (b1, b2), eps = NUMBERS["betas"], NUMBERS["eps"]
         self.t += 1
-        for i, (g, x) in enumerate(zip(gradients, xs, strict=True)):
-            self.m[i] = b1 * self.m[i] + (1 - b1) * g
-            self.v[i] = b2 * self.v[i] + (1 - b2) * g**2
-            m_hat, v_hat = self.m[i] / (1 - b1**self.t), self.v[i] / (1 - b2**self.t)
-            result.append(self.problem.eta * (self.problem.decay * x + m_hat / (np.sqrt(v_hat) + eps)))
-        return result
+        self.m = b1 * self.m + (1 - b1) * gradients
+        self.v = b2 * self.v + (1 - b2) * gradients**2
+        m_hat, v_hat = self.m / (1 - b1**self.t), self.v / (1 - b2**self.t)
+        return self.problem.eta * (self.problem.decay * xs + m_hat / (np.sqrt(v_hat) + eps))
 
 
 def ef_on_gradients(problem: Problem, compress: Compress) -> Iterator[State]:
-    x, e, moments = problem.start.copy(), problem.everywhere(0 * problem.start), Moments(problem)
+    e, x, moments = problem.everywhere(0 * problem.start), problem.start.copy(), Moments(problem)
     for t in range(1, NUM_STEPS + 1):
-        gradients = [problem.gradient(x, t, i) for i in range(problem.num_workers)]
-        e = [ei + gi for ei, gi in zip(e, gradients, strict=True)]
+        e = e + problem.gradients(problem.everywhere(x), t)
         sent = compress(t, "gradient", e)
-        e = [ei - ci for ei, ci in zip(e, sent, strict=True)]
-        x = x - moments.updates([mean(sent)], [x])[0]
+        e = e - sent
+        # All workers take the same step.
+        x = x - moments.updates(problem.everywhere(mean(sent)), problem.everywhere(x))[0]
         yield problem.everywhere(x), e
 
 
@@ -191,7 +161,7 @@ def test_schedules_of_rate_and_beta() -> None:
     assert_close(run(model, make_optimizer("sgd", model, {}, **ADAMW)), run(plain, adamw(plain)))
 
 
-@pytest.mark.parametrize("name", TAKING)
+@pytest.mark.parametrize("name", TAKING_ADAMW)
 def test_a_frozen_tensor_waits_and_its_bias_is_corrected_by_its_own_steps(name: str) -> None:
     """In steps 3 to 6 the first layer is frozen."""
 
@@ -244,101 +214,7 @@ def test_a_step_is_right_for_every_type_and_size(dtype: torch.dtype) -> None:
                 torch.testing.assert_close(actual.double(), wanted, rtol=rounding, atol=rounding)
 
 
-# To the bit.
-
-
-def test_a_slice_is_known_beforehand_to_the_bit() -> None:
-    parameter, late = (
-        nn.Parameter(torch.randn(700, generator=torch.Generator().manual_seed(1))),
-        nn.Parameter(torch.ones(50)),
-    )
-    optimizer = algorithms()["alone"]([parameter, late], local_step="adamw", **NUMBERS)
-    for step in range(1, 5):
-        optimizer.zero_grad()
-        (parameter.sin().sum() + (late.square().sum() if step > 2 else 0.0)).backward()
-        support = Windows((Window(13, (101,), (1,)), Window(600, (149,), (1,))))
-        optimizer.flat.collect_gradients()
-        for target in (None, torch.linspace(0, 1, 750).unsqueeze(0)):
-            before = {key: value.clone() for key, value in optimizer._buffers.items()}
-            early = optimizer.after_local_step(support, target, -1 if target is None else +1)
-            assert all(torch.equal(value, before[key]) for key, value in optimizer._buffers.items())
-            if target is not None:
-                own = copy.deepcopy(optimizer.local.counts()), {key: value.clone() for key, value in before.items()}
-                kept = flat_of(optimizer)
-                optimizer.local_step_(target, +1)
-                assert torch.equal(support.gather(target), early)
-                assert torch.equal(flat_of(optimizer), kept)
-                optimizer.local.restore(own[0])
-                for key, value in own[1].items():
-                    optimizer._buffers[key].copy_(value)
-        early = optimizer.after_local_step(support)
-        optimizer.step()
-        assert torch.equal(support.gather(optimizer.flat.parameters), early)
-
-
-def stacked(name: str, own: dict[str, Any], num_workers: int, num_steps: int) -> list[Tensor]:
-    """Every worker's parameters, all trained as rows of one optimiser."""
-    models = [make_model(torch.float32) for _ in range(num_workers)]
-    pairs = {
-        id(same[0]): nn.Parameter(torch.stack([each.detach() for each in same]))
-        for same in zip(*(model.parameters() for model in models), strict=True)
-    }
-    of_groups = [{**group, "params": [pairs[id(each)] for each in group["params"]]} for group in groups(models[0])]
-    optimizer = algorithms()[name](of_groups, collectives=StackedCollectives(num_workers), seed=SEED, **ADAMW, **own)
-    for step in range(1, num_steps + 1):
-        optimizer.zero_grad()
-        for rank, model in enumerate(models):
-            for each, first in zip(model.parameters(), models[0].parameters(), strict=True):
-                each.data = pairs[id(first)].data[rank].clone()
-        for rank, model in enumerate(models):
-            gradients = torch.autograd.grad(batch_loss(model, step, rank), list(model.parameters()))
-            for gradient, first in zip(gradients, models[0].parameters(), strict=True):
-                pairs[id(first)].grad[rank] = gradient  # type: ignore[index]
-        optimizer.step()
-    return list(optimizer.flat.parameters.unbind())
-
-
-@pytest.mark.parametrize("key", ["blocks", "top_k"])
-@pytest.mark.parametrize(("name", "more"), CASES, ids=str)
-def test_stacked_workers_equal_threads_to_the_bit(name: str, more: dict[str, Any], key: str) -> None:
-    def work(collectives: Collectives) -> Tensor:
-        model = make_model(torch.float32)
-        optimizer = make_optimizer(name, model, own, collectives, seed=SEED, **ADAMW)
-        train(optimizer, model, collectives.rank, range(1, 9))
-        return flat_of(optimizer)
-
-    own = own_settings(name, [COMPRESSORS[key]], 3) | more
-    assert all(map(torch.equal, stacked(name, own, 3, 8), workers(work, 3)))
-
-
 # Checkpoints.
-
-
-@pytest.mark.parametrize(("name", "more"), CASES, ids=str)
-def test_interrupted_equals_uninterrupted_to_the_bit(name: str, more: dict[str, Any]) -> None:
-    own = own_settings(name, [BlockSparsifier(4)], 4) | more
-
-    def continued(stop: int | None) -> Callable[[Collectives], Tensor]:
-        def work(collectives: Collectives) -> Tensor:
-            model = make_model(torch.float32)
-            optimizer = make_optimizer(name, model, own, collectives, **ADAMW)
-            for step in range(1, 13):
-                if step == stop:
-                    saved = reloaded({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
-                    model = make_model(torch.float32, seed=5)
-                    optimizer = make_optimizer(name, model, own, collectives, **ADAMW | {"lr": 0.5})
-                    model.load_state_dict(saved["model"])
-                    optimizer.load_state_dict(saved["optimizer"])
-                optimizer.zero_grad()
-                batch_loss(model, step, collectives.rank).backward()
-                if step in (2, 3):
-                    model[0].bias.grad = None  # type: ignore[union-attr]
-                optimizer.step()
-            return flat_of(optimizer)
-
-        return work
-
-    assert all(map(torch.equal, workers(continued(6), 2), workers(continued(None), 2)))
 
 
 def test_a_state_for_any_worker_has_the_average_moments_and_steps() -> None:
@@ -357,16 +233,6 @@ def test_a_state_for_any_worker_has_the_average_moments_and_steps() -> None:
     assert common["tensor_steps"] == same["tensor_steps"] == [5, 5, 4, 5]
     for key in ("exp_avg", "exp_avg_sq"):
         assert_close(common[key], (own[key] + other[key]) / 2)
-
-
-@pytest.mark.parametrize("name", TAKING)
-def test_memory_is_the_state_that_a_checkpoint_holds(name: str) -> None:
-    own = own_settings(name, [BlockSparsifier(4)], 2)
-    by_sgd, by_adamw = (make_optimizer(name, make_model(), own, **each) for each in ({}, ADAMW))
-    assert by_adamw.memory_in_parameters() == by_sgd.memory_in_parameters() + 1
-    state = by_adamw.state_dict()["flat"]
-    numel = sum(each.numel() for key, each in state.items() if isinstance(each, Tensor) and key != "parameters")
-    assert by_adamw.memory_in_parameters() == pytest.approx(numel / NUM_PARAMETERS, rel=1e-12)
 
 
 def test_states_of_another_local_step_or_of_other_tensors_are_refused() -> None:
@@ -395,7 +261,7 @@ def test_a_state_from_before_a_method_had_a_setting_has_that_at_its_default() ->
 # What cannot be.
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in TAKING])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in TAKING_ADAMW])
 def test_methods_that_step_by_sgd_alone_say_why(name: str) -> None:
     own = own_settings(name, [BlockSparsifier(4)])
     with pytest.raises(ValueError, match=f"^{name}: local_step = 'adamw' cannot be, since .*; leave local_step out$"):

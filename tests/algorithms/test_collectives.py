@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from algorithms import (
     Collectives,
@@ -18,7 +15,7 @@ from algorithms import (
 )
 from algorithms.core.traffic import Entry, Traffic
 from tests.algorithms import processes
-from tests.algorithms.problems import workers
+from tests.algorithms.problems import run_processes, workers
 
 slow_to_start = pytest.mark.timeout(400)
 
@@ -26,11 +23,7 @@ slow_to_start = pytest.mark.timeout(400)
 @pytest.fixture(scope="module")
 def by_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What four processes, started once, found."""
-    folder: Path = tmp_path_factory.mktemp("processes")
-    # The fork server imports PyTorch once for all; what it starts has no thread or state of this process.
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "torch._dynamo"])
-    mp.start_processes(processes.process, (folder,), nprocs=processes.WORLD_SIZE, start_method="forkserver")
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(processes.WORLD_SIZE)]
+    return run_processes(processes.process, processes.WORLD_SIZE, tmp_path_factory.mktemp("processes"))
 
 
 @slow_to_start

@@ -139,3 +139,18 @@ def test_the_release_overwrites_with_rounded_numbers(name: str) -> None:
 def test_messages_with_a_format_of_their_own_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="format of their own"):
         make_optimizer(name, make_model(), own_settings(name, [TopK(5)]), communication_dtype=torch.float16)
+
+
+def test_the_earlier_name_is_taken_still_as_an_argument_and_in_states() -> None:
+    own = {"compressor": SHARED["blocks"]}
+    named, earlier = (
+        make_optimizer("ef_sgd", make_model(), own, **{key: torch.float16}) for key in ("communication_dtype", "wire")
+    )
+    assert earlier.communication_dtype == torch.float16
+    state = named.state_dict()
+    state["flat"]["settings"] = {
+        "wire" if key == "communication_dtype" else key: value for key, value in state["flat"]["settings"].items()
+    }
+    earlier.load_state_dict(state)
+    with pytest.raises(ValueError, match=r"communication_dtype = torch.float16, this has None"):
+        make_optimizer("ef_sgd", make_model(), own).load_state_dict(state)

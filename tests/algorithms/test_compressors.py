@@ -209,50 +209,6 @@ def test_the_short_block_is_filled_up_with_zeros() -> None:
     assert sent.tolist() == [*range(39, 51), 0]
 
 
-SHARED_DRAWS: list[SharedSupport] = [
-    BlockSparsifier(4),
-    BlockSparsifier(4, 8),
-    PerTensorBlockSparsifier(3, 2, 1.5),
-    PerTensorBlockSparsifier(4, 1, 1),
-    RandomK(5),
-]
-
-
-@pytest.mark.parametrize("compressor", SHARED_DRAWS, ids=str)
-def test_draws_depend_on_seed_step_and_purpose_and_on_nothing_else(compressor: SharedSupport) -> None:
-    layout = layout_of((10, 8), (30,), (12, 5), (40,))
-
-    def masks(change: Callable[[int], Draw]) -> list[list[float]]:
-        return [mask(compressor, layout, change(i)).tolist() for i in range(25)]
-
-    by_step = masks(lambda i: Draw(0, i, "gradient"))
-    assert by_step == masks(lambda i: Draw(0, i, "gradient"))
-    for others in (masks(lambda i: Draw(1, i, "gradient")), masks(lambda i: Draw(0, i, "error"))):
-        assert sum(a == b for a, b in zip(by_step, others, strict=True)) < 15
-    assert len({tuple(one) for one in by_step}) > 3
-
-
-@pytest.mark.parametrize(
-    ("compressor", "share"),
-    [(BlockSparsifier(4), 1 / 4), (BlockSparsifier(4, 8), 1 / 4), (BlockSparsifier(3, 6), 1 / 3), (RandomK(6), 1 / 6)],
-    ids=str,
-)
-def test_each_coordinate_is_chosen_equally_often(compressor: SharedSupport, share: float) -> None:
-    """The count of each is binomial; among 48 a deviation of 5 standard deviations is one in 40000."""
-    numel, draws = 48, 2000
-    counts = sum(mask(compressor, flat_layout(numel), draw_at(step)) for step in range(draws))
-    assert isinstance(counts, Tensor)
-    assert (counts - draws * share).abs().max() < 5 * math.sqrt(draws * share * (1 - share))
-    assert counts.std() > 0
-
-
-@given(st.integers(12, 80), RATIOS, SEEDS)
-def test_random_k_keeps_k_distinct_coordinates(numel: int, ratio: float, seed: int) -> None:
-    counts = mask(RandomK(ratio), flat_layout(numel), draw_at(0, seed))
-    assert counts.max() == 1
-    assert counts.sum() == max(1, math.floor(numel / ratio))
-
-
 # Blocks per tensor.
 
 
@@ -373,12 +329,8 @@ def test_qsgd_draws_anew_for_each_worker_and_step() -> None:
 
 
 @pytest.mark.parametrize("compressor", [TopK(4), ScaledSign(), QSGD(4, 16)], ids=str)
-def test_zero_stays_zero(compressor: Gathered) -> None:
+def test_zero_stays_zero_and_encoding_leaves_all_else_alone(compressor: Gathered) -> None:
     assert compressed(compressor, torch.zeros(40), draw_at(0)).tolist() == [0] * 40
-
-
-@pytest.mark.parametrize("compressor", [TopK(4), ScaledSign(), QSGD(4, 16)], ids=str)
-def test_encoding_leaves_the_vector_and_the_global_generator_alone(compressor: Gathered) -> None:
     vector = random_vector(40, 1)
     before, state = vector.clone(), torch.get_rng_state()
     compressed(compressor, vector, draw_at(0))
@@ -415,6 +367,15 @@ WRONG: list[tuple[Callable[[], Compressor], str]] = [
     (lambda: TopK(math.nan), "top-k"),
     (lambda: QSGD(3), "2, 4 or 8"),
     (lambda: QSGD(4, 0), "bucket_size"),
+    (lambda: BlockSparsifier(True), "not True"),
+    (lambda: BlockSparsifier("4"), "not '4'"),  # type: ignore[arg-type]
+    (lambda: BlockSparsifier(4, num_blocks=True), "num_blocks = True"),
+    (lambda: RandomK(True), "not True"),
+    (lambda: TopK(True), "not True"),
+    (lambda: TopK("4"), "not '4'"),  # type: ignore[arg-type]
+    (lambda: PerTensorBlockSparsifier(True), "not True"),
+    (lambda: QSGD(True), "not True"),
+    (lambda: QSGD(4, bucket_size=True), "not True"),
 ]
 
 

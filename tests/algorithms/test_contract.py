@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -19,20 +18,16 @@ from algorithms import (
     Collectives,
     Compressor,
     DistributedOptimizer,
-    Identity,
-    PerTensorBlockSparsifier,
     Purpose,
     TopK,
     algorithms,
 )
 from algorithms.core.checks import DIGEST_BYTES, NUM_SLOTS
-from algorithms.core.compressors import Draw, Gathered, SharedSupport
-from algorithms.core.layout import Layout, Support
+from algorithms.core.compressors import Gathered
 from algorithms.core.traffic import Entry
-from algorithms.local_sgd import LocalSGD
 from algorithms.registry import settings
-from tests.algorithms import problems
 from tests.algorithms.problems import (
+    ADAMW,
     COMPRESSORS,
     GATHERED,
     JOINT,
@@ -40,8 +35,9 @@ from tests.algorithms.problems import (
     MOMENTUM,
     NAMES,
     NUM_PARAMETERS,
-    SHARED,
+    TAKING_ADAMW,
     WEIGHT_DECAY,
+    assert_close,
     assert_resumable,
     batch_loss,
     every_switch,
@@ -53,8 +49,8 @@ from tests.algorithms.problems import (
     named_compressors,
     own_settings,
     plain_sgd,
+    stacked,
     switches,
-    takes_any,
     torch_sgd,
     train,
     trained,
@@ -62,10 +58,6 @@ from tests.algorithms.problems import (
 )
 
 PAIRS = [(name, key) for name in NAMES for key in named_compressors(name, COMPRESSORS)]
-
-
-def assert_close(actual: Tensor, expected: Tensor, atol: float = 1e-12) -> None:
-    torch.testing.assert_close(actual, expected, rtol=0, atol=atol)
 
 
 def test_the_registry_finds_each_module_of_the_package() -> None:
@@ -93,24 +85,6 @@ def test_each_method_states_with_what_it_is_sgd(name: str) -> None:
     assert algorithm.tried_with.keys() <= settings(algorithm).keys()
 
 
-def test_only_an_integer_that_is_1_without_compression_is_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
-    class LowRank(LocalSGD):
-        name = "low_rank"
-        no_compression: ClassVar = {"rank": 1000, "sync_interval": 1}
-        tried_with: ClassVar = {"rank": 2}
-
-        def __init__(self, params: Any, *, rank: int, sync_interval: int, **common: Any) -> None:
-            super().__init__(params, sync_interval=sync_interval, **common)
-
-    monkeypatch.setattr(problems, "algorithms", lambda: {"low_rank": LowRank})
-    assert own_settings("low_rank") == {"rank": 1000, "sync_interval": 1}
-    assert own_settings("low_rank", [BlockSparsifier(4)], 3) == {"rank": 2, "sync_interval": 3}
-    LowRank.no_compression = {"sync_interval": 1}
-    LowRank.tried_with = {}
-    with pytest.raises(AssertionError, match="state a value for rank"):
-        own_settings("low_rank")
-
-
 # As PyTorch users expect.
 
 SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer], LRScheduler]] = {
@@ -120,9 +94,11 @@ SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer], LRScheduler]] = {
 }
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize(("scheduler", "momentum"), [*((each, MOMENTUM) for each in SCHEDULERS), ("one_cycle", 0.0)])
 @pytest.mark.parametrize("name", NAMES)
-def test_learning_rate_schedulers(name: str, scheduler: str) -> None:
+def test_schedules_of_rate_and_momentum(name: str, scheduler: str, momentum: float) -> None:
+    """The last one switches momentum on."""
+
     def run(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
         schedule = SCHEDULERS[scheduler](optimizer)
         for step in range(1, 16):
@@ -132,9 +108,30 @@ def test_learning_rate_schedulers(name: str, scheduler: str) -> None:
             schedule.step()
         return flat_parameters(model)
 
+    if momentum == 0 and algorithms()[name].without_momentum is not None:
+        return
     model, plain = make_model(), make_model()
+    optimizer = make_optimizer(name, model, own_settings(name), momentum=momentum)
     reference = torch_sgd(name, groups(plain), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-    assert_close(run(model, make_optimizer(name, model, own_settings(name))), run(plain, reference))
+    assert_close(run(model, optimizer), run(plain, reference))
+    again = make_optimizer(name, make_model(), own_settings(name), momentum=momentum)
+    again.load_state_dict(optimizer.state_dict())
+    assert "momentum" in again.state_dict()["flat"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_optimisers_of_the_same_parameters_take_turns(name: str) -> None:
+    model, plain = make_model(), make_model()
+    ours = [make_optimizer(name, model, own_settings(name)) for _ in range(2)]
+    numbers = {"lr": LR, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY}
+    torchs = [torch_sgd(name, groups(plain), **numbers) for _ in range(2)]
+    for step in range(1, 7):
+        for pair, network in ((ours, model), (torchs, plain)):
+            optimizer = pair[step in (3, 4)]
+            optimizer.zero_grad()
+            batch_loss(network, step, 0).backward()
+            optimizer.step()
+    assert_close(flat_parameters(model), flat_parameters(plain))
 
 
 ZEROINGS: dict[str, Callable[[DistributedOptimizer, nn.Module], None]] = {
@@ -145,26 +142,20 @@ ZEROINGS: dict[str, Callable[[DistributedOptimizer, nn.Module], None]] = {
 }
 
 
-@pytest.mark.parametrize("zeroing", ZEROINGS)
+@pytest.mark.parametrize("zeroing", [*ZEROINGS, "replaced"])
 @pytest.mark.parametrize("name", NAMES)
-def test_any_way_to_clear_gradients(name: str, zeroing: str) -> None:
+def test_any_way_to_clear_or_replace_gradients(name: str, zeroing: str) -> None:
     model = make_model()
     optimizer = make_optimizer(name, model, own_settings(name))
     for step in range(1, 11):
-        ZEROINGS[zeroing](optimizer, model)
-        batch_loss(model, step, 0).backward()
-        optimizer.step()
-    assert_close(flat_parameters(model), plain_sgd(name, 1, 10))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_gradients_that_someone_replaced(name: str) -> None:
-    model = make_model()
-    optimizer = make_optimizer(name, model, own_settings(name))
-    for step in range(1, 11):
-        gradients = torch.autograd.grad(batch_loss(model, step, 0), list(model.parameters()))
-        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
-            parameter.grad = gradient
+        loss = batch_loss(model, step, 0)
+        if zeroing == "replaced":
+            gradients = torch.autograd.grad(loss, list(model.parameters()))
+            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                parameter.grad = gradient
+        else:
+            ZEROINGS[zeroing](optimizer, model)
+            loss.backward()
         optimizer.step()
     assert_close(flat_parameters(model), plain_sgd(name, 1, 10))
 
@@ -219,69 +210,38 @@ def test_a_missing_gradient_is_zero_and_a_frozen_parameter_stays(name: str) -> N
         assert_close(torch.stack(found), torch.stack(expected))
 
 
-class ConvNet(nn.Module):
-    """A convolution and a linear layer."""
-
-    def __init__(self, memory_format: torch.memory_format) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3)
-        self.linear = nn.Linear(4, 2)
-        generator = torch.Generator().manual_seed(5)
-        with torch.no_grad():
-            for parameter in self.parameters():
-                parameter.copy_(torch.empty_like(parameter).uniform_(-0.5, 0.5, generator=generator))
-        self.to(torch.float64).to(memory_format=memory_format)
-
-    def loss(self, step: int, rank: int) -> Tensor:
-        generator = torch.Generator().manual_seed(100 * step + rank)
-        images = torch.empty(2, 3, 5, 5, dtype=torch.float64).normal_(generator=generator)
-        return self.linear(self.conv(images).tanh().mean((2, 3))).square().mean()
-
-
-def trained_conv_net(name: str, own: dict[str, Any], memory_format: torch.memory_format) -> list[dict[str, Tensor]]:
-    def work(collectives: Collectives) -> dict[str, Tensor]:
-        model = ConvNet(memory_format)
-        optimizer = algorithms()[name](
-            model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01, collectives=collectives, **own
-        )
-        for step in range(1, 9):
-            optimizer.zero_grad()
-            model.loss(step, collectives.rank).backward()
-            optimizer.step()
-        assert model.conv.weight.is_contiguous(memory_format=memory_format)
-        assert model.conv.weight.grad is not None
-        assert model.conv.weight.grad.is_contiguous(memory_format=memory_format)
-        return {key: value.clone() for key, value in model.state_dict().items()}
-
-    return workers(work, 2)
-
-
-@pytest.mark.parametrize(
-    "compressor", [Identity(), PerTensorBlockSparsifier(2, 2, 1.2)], ids=["identity", "per_tensor"]
-)
-@pytest.mark.parametrize("name", NAMES)
-def test_channels_last_changes_nothing_but_the_strides(name: str, compressor: Compressor) -> None:
-    own = own_settings(name, [compressor], 2)
-    last = trained_conv_net(name, own, torch.channels_last)
-    first = trained_conv_net(name, own, torch.contiguous_format)
-    for a, b in zip(last, first, strict=True):
-        for key in a:
-            assert_close(a[key], b[key])
-
-
 # Checkpoints.
 
 
-@pytest.mark.parametrize(("name", "key"), PAIRS)
-def test_interrupted_equals_uninterrupted_to_the_bit(name: str, key: str) -> None:
-    assert_resumable(name, own_settings(name, [COMPRESSORS[key]], 4), (4, 6))
+FRAGMENTS = {"sync_interval": 6, "num_fragments": 3}
+RESUMED: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
+    *((name, key, {}, {}) for name, key in PAIRS),
+    *((name, "blocks", dict.fromkeys(switches(name), True), {}) for name in NAMES if switches(name)),
+    *((name, "blocks", {}, ADAMW) for name in TAKING_ADAMW),
+    ("ef_sgd", "blocks", {"error_feedback_on": "gradients"}, ADAMW),
+    ("diloco", "identity", FRAGMENTS, {}),
+    ("diloco", "identity", FRAGMENTS | {"outer_momentum": 0.0}, {}),
+    ("powersgd", "identity", {"rank": 2, "start_step": 5}, {}),
+]
 
 
-@pytest.mark.parametrize("switch", [False, True])
-@pytest.mark.parametrize("name", NAMES)
-def test_interrupted_equals_uninterrupted_with_all_switches(name: str, switch: bool) -> None:
-    chosen = dict.fromkeys(switches(name), switch)
-    assert_resumable(name, own_settings(name, [BlockSparsifier(2)], 3, **chosen), (5,))
+@pytest.mark.parametrize(("name", "key", "own", "common"), RESUMED)
+def test_interrupted_equals_uninterrupted_to_the_bit(name: str, key: str, own: Any, common: Any) -> None:
+    assert_resumable(name, own_settings(name, [COMPRESSORS[key]], 4) | own, (3, 4, 6), **common)
+
+
+@pytest.mark.parametrize("common", [{}, ADAMW], ids=["sgd", "adamw"])
+@pytest.mark.parametrize(
+    ("name", "key"), [pair for pair in PAIRS if pair[1] in ("blocks", "random_k", "top_k", "identity")]
+)
+def test_stacked_workers_equal_threads_to_the_bit(name: str, key: str, common: dict[str, Any]) -> None:
+    if common and name not in TAKING_ADAMW:
+        return
+    own = own_settings(name, [COMPRESSORS[key]], 3)
+    rows = stacked(name, own, 3, 8, **common)
+    for row, alone in zip(rows.flat.parameters, trained(name, own, 3, 8, torch.float32, **common), strict=True):
+        assert torch.equal(row, alone)
+    assert rows.traffic.training() == rows.expected_traffic(8).training()
 
 
 @pytest.mark.parametrize("saved", NAMES)
@@ -298,14 +258,13 @@ def test_another_methods_state_is_refused(saved: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_foreign_states_are_refused(name: str) -> None:
-    def optimizer_for(model: nn.Module) -> DistributedOptimizer:
+    def optimizer_for(model: nn.Module) -> torch.optim.Optimizer:
         return algorithms()[name](model.parameters(), lr=0.1, momentum=0.9, **own_settings(name))
 
     optimizer = optimizer_for(nn.Linear(3, 2))
-    with pytest.raises(ValueError, match="state"):
-        optimizer.load_state_dict(optimizer_for(nn.Linear(3, 3)).state_dict())
-    with pytest.raises(ValueError, match="state"):
-        optimizer.load_state_dict(torch.optim.SGD(nn.Linear(3, 2).parameters(), lr=0.1).state_dict())
+    for other in (optimizer_for(nn.Linear(3, 3)), torch.optim.SGD(nn.Linear(3, 2).parameters(), lr=0.1)):
+        with pytest.raises(ValueError, match="state"):
+            optimizer.load_state_dict(other.state_dict())
 
 
 # Traffic.
@@ -386,45 +345,6 @@ def test_the_release_sends_less_than_its_formula_says() -> None:
         optimizer = algorithms()["cser_released"](parameters, lr=0.1, **own)
         ratios.append(32 * 64 * 100 / optimizer.expected_traffic(100).training_bits)
     assert ratios == pytest.approx([4, 16 / 3])
-
-
-# Masks.
-
-Log = dict[int, list[tuple[int, str, list[float]]]]
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> Log:
-    """Of each thread, the masks that its compressors drew."""
-    log: Log = {}
-
-    def spy(kind: type[SharedSupport]) -> None:
-        original = kind.support
-
-        def support(self: SharedSupport, layout: Layout, draw: Draw) -> Support:
-            chosen = original(self, layout, draw)
-            mask = torch.zeros(layout.numel)
-            chosen.add_(mask, torch.ones(chosen.payload_numel))
-            log.setdefault(threading.get_ident(), []).append((draw.step, draw.purpose, mask.tolist()))
-            return chosen
-
-        monkeypatch.setattr(kind, "support", support)
-
-    for kind in {type(compressor) for compressor in SHARED.values()}:
-        spy(kind)
-    return log
-
-
-@pytest.mark.parametrize("key", [key for key in SHARED if key not in ("identity", "zero")])
-@pytest.mark.parametrize("name", [name for name in NAMES if takes_any(name)])
-def test_workers_draw_the_same_masks(name: str, key: str, drawn: Log) -> None:
-    trained(name, own_settings(name, [SHARED[key]], 2), 4, 12)
-    assert len(drawn) == 4
-    first, *others = drawn.values()
-    assert all(other == first for other in others)
-    masks = [mask for _, _, mask in first if any(mask) and not all(mask)]
-    assert len({tuple(mask) for mask in masks}) > 1, "each step draws anew"
-    assert len({(step, purpose) for step, purpose, _ in first}) == len(first), "each draw is made once"
 
 
 # Consensus.
@@ -528,25 +448,6 @@ def test_after_which_steps_workers_agree(name: str, table: dict[str, Any], agree
 # What cannot be.
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"lr": -0.1},
-        {"lr": float("inf")},
-        {"lr": float("nan")},
-        {"momentum": 1.0},
-        {"momentum": -0.1},
-        {"weight_decay": -1.0},
-        {"weight_decay": float("nan")},
-    ],
-    ids=str,
-)
-def test_values_out_of_range_are_refused(name: str, wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=next(iter(wrong)).replace("_", " ").replace("lr", "learning rate")):
-        make_optimizer(name, make_model(), own_settings(name), **wrong)
-
-
 @pytest.mark.parametrize(("name", "plain"), [("mcser", "cser"), ("mcser_released", "cser_released")])
 def test_a_method_with_momentum_in_its_name_has_some(name: str, plain: str) -> None:
     def of(**more: float) -> float:
@@ -582,11 +483,13 @@ def test_parameters_that_do_not_fit_one_vector_are_refused(name: str) -> None:
         optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})
 
 
+@pytest.mark.parametrize("common", [{}, ADAMW], ids=["sgd", "adamw"])
 @pytest.mark.parametrize("name", NAMES)
-def test_memory_is_the_state_that_a_checkpoint_holds(name: str) -> None:
-    for chosen in every_switch(name):
-        optimizer = make_optimizer(name, make_model(), own_settings(name, [BlockSparsifier(4)], 2, **chosen))
+def test_memory_is_the_state_that_a_checkpoint_holds(name: str, common: dict[str, Any]) -> None:
+    for chosen in every_switch(name) if not common or name in TAKING_ADAMW else ():
+        own = own_settings(name, [BlockSparsifier(4)], 2, **chosen)
+        optimizer = make_optimizer(name, make_model(), own, **common)
         state = optimizer.state_dict()["flat"]
         numel = sum(value.numel() for key, value in state.items() if isinstance(value, Tensor) and key != "parameters")
         assert optimizer.memory_in_parameters() == pytest.approx(numel / NUM_PARAMETERS, rel=1e-12)
-        assert (optimizer.error is not None) == ("error" in optimizer.state_dict()["flat"])
+        assert (optimizer.error is not None) == ("error" in state)

@@ -6,13 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from algorithms import Collectives, DistributedOptimizer, StackedCollectives, algorithms
+from algorithms import Collectives, DistributedOptimizer
 from algorithms.core.traffic import Entry
-from tests.algorithms import transcription
-from tests.algorithms.following import NUM_STEPS, assert_follows, make_problem
-from tests.algorithms.problems import assert_resumable, flat_of, make_model, make_optimizer, train, trained, workers
+from tests.algorithms.problems import flat_of, make_model, make_optimizer, train, trained, workers
 
 
 def settings(interval: int, num_fragments: int = 1, outer_lr: float = 0.7, outer_momentum: float = 0.9) -> Any:
@@ -22,27 +20,6 @@ def settings(interval: int, num_fragments: int = 1, outer_lr: float = 0.7, outer
         "outer_lr": outer_lr,
         "outer_momentum": outer_momentum,
     }
-
-
-@pytest.mark.parametrize(
-    "case",
-    [(1, 1, 0.7, 0.9), (7, 1, 0.7, 0.9), (7, 1, 0.4, 0.0), (6, 3, 0.7, 0.9), (4, 4, 1.0, 0.5), (8, 2, 1.3, 0.0)],
-    ids=str,
-)
-def test_it_follows_its_definition(case: tuple[int, int, float, float]) -> None:
-    interval, num_fragments, outer_lr, outer_momentum = case
-    expected = transcription.diloco(make_problem(), NUM_STEPS, interval, outer_lr, outer_momentum, num_fragments)
-    assert_follows("diloco", settings(interval, num_fragments, outer_lr, outer_momentum), expected)
-
-
-def test_with_all_gradients_sent_workers_take_the_mean_update_and_then_the_outer_step() -> None:
-    expected = transcription.diloco(make_problem(), NUM_STEPS, 7, 0.7, 0.9, send_gradients=True)
-    assert_follows("diloco", settings(7) | {"send_gradients": True}, expected)
-
-
-def test_what_need_not_be_given_is_as_in_the_source() -> None:
-    expected = transcription.diloco(make_problem(), NUM_STEPS, 5, 0.7, 0.9)
-    assert_follows("diloco", {"sync_interval": 5}, expected)
 
 
 # The coordinates that are synchronised at step 2, 4, 6, ...: three fragments of 51.
@@ -87,17 +64,6 @@ def test_what_all_workers_hold_in_common_is_the_same_to_the_bit() -> None:
         assert torch.equal(other[0], first[0]) and torch.equal(other[1], first[1])
 
 
-def test_the_momentum_of_workers_stays_their_own() -> None:
-    def work(collectives: Collectives) -> Tensor:
-        model = make_model()
-        optimizer = make_optimizer("diloco", model, settings(3), collectives)
-        train(optimizer, model, collectives.rank, range(1, 4))
-        return optimizer.state_dict()["flat"]["momentum"].clone()
-
-    first, second = workers(work, 2)
-    assert (first - second).norm() > 0.01 * first.norm()
-
-
 @pytest.mark.parametrize(
     ("own", "num_steps", "numbers", "num_syncs"),
     [
@@ -119,52 +85,6 @@ def test_traffic_counted_by_hand(own: Any, num_steps: int, numbers: int, num_syn
         assert optimizer.traffic.training() == expected == optimizer.expected_traffic(num_steps).training()
 
     workers(work, 2)
-
-
-@pytest.mark.parametrize("own", [settings(6, 3), settings(4, 4, 1.0, 0.0)], ids=str)
-def test_interrupted_equals_uninterrupted_with_fragments(own: Any) -> None:
-    assert_resumable("diloco", own, (3, 4))
-
-
-SHAPES, NUM_WORKERS = [(7, 5), (11,), (33,)], 3
-
-
-def gradient(values: Tensor, step: int, rank: int) -> Tensor:
-    return torch.sin(3 * values + step + rank)
-
-
-def as_threads(own: Any) -> list[Tensor]:
-    def work(collectives: Collectives) -> Tensor:
-        generator = torch.Generator().manual_seed(1)
-        parameters = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
-        optimizer = algorithms()["diloco"](parameters, lr=0.05, momentum=0.9, collectives=collectives, **own)
-        for step in range(1, 14):
-            for parameter in parameters:
-                parameter.grad = gradient(parameter.detach(), step, collectives.rank)
-            optimizer.step()
-        return flat_of(optimizer)
-
-    return workers(work, NUM_WORKERS)
-
-
-def as_rows(own: Any) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    starts = [torch.randn(shape, generator=generator) for shape in SHAPES]
-    parameters = [nn.Parameter(torch.stack([start] * NUM_WORKERS)) for start in starts]
-    stacked = StackedCollectives(NUM_WORKERS)
-    optimizer = algorithms()["diloco"](parameters, lr=0.05, momentum=0.9, collectives=stacked, **own)
-    for step in range(1, 14):
-        for parameter in parameters:
-            rows = [gradient(row, step, rank) for rank, row in enumerate(parameter.detach())]
-            parameter.grad = torch.stack(rows)
-        optimizer.step()
-    return optimizer.flat.parameters.detach()
-
-
-@pytest.mark.parametrize("own", [settings(3), settings(6, 3), settings(4, 4, 0.3, 0.0)], ids=str)
-def test_workers_in_rows_equal_threads_with_fragments(own: Any) -> None:
-    for row, alone in zip(as_rows(own), as_threads(own), strict=True):
-        assert torch.equal(row, alone)
 
 
 def test_rounding_is_kept_by_the_worker_whose_number_it_was() -> None:

@@ -2,52 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from algorithms import BlockSparsifier, Collectives, Identity, Purpose, TopK, Zero, algorithms
+from algorithms import BlockSparsifier, Identity, Purpose, TopK, Zero, algorithms
 from algorithms.core.compressors import Gathered
 from algorithms.core.traffic import Entry
-from tests.algorithms import transcription
-from tests.algorithms.following import NUM_STEPS, SEED, Watched, assert_follows, compress_of, dense, make_problem
-from tests.algorithms.problems import COMPRESSORS, make_model, make_optimizer, train, workers
-from tests.algorithms.transcription import Array
-from tests.threads import ThreadCollectives
-
-
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-@pytest.mark.parametrize("key", COMPRESSORS)
-def test_it_follows_its_definition(key: str, momentum: float) -> None:
-    expected = transcription.ef21_sgdm(make_problem(momentum), NUM_STEPS, compress_of(key))
-    assert_follows("ef21_sgdm", {"compressor": COMPRESSORS[key]}, expected, momentum)
-
-
-@pytest.mark.parametrize("key", COMPRESSORS)
-def test_what_a_worker_has_sent_adds_up_to_what_the_others_know_of_it(key: str) -> None:
-    """And the direction is the mean of that, the same on all workers."""
-    compressor = COMPRESSORS[key]
-
-    def work(collectives: Collectives) -> list[tuple[Array, Array, Tensor]]:
-        assert isinstance(collectives, ThreadCollectives)
-        watched, model = Watched(collectives.group, collectives.rank), make_model()
-        optimizer = make_optimizer("ef21_sgdm", model, {"compressor": compressor}, watched, seed=SEED)
-        total, seen = np.zeros(51), []
-        for step in range(1, 16):
-            watched.last = None
-            train(optimizer, model, watched.rank, [step])
-            total = total + dense(watched.last, Identity() if step == 1 else compressor, step, "gradient")
-            state = optimizer.state_dict()["flat"]
-            seen.append((total, state["estimate"][0].numpy().copy(), state["mean_estimate"][0].clone()))
-        return seen
-
-    for steps in zip(*workers(work, 3), strict=True):
-        for sent, held, direction in steps:
-            np.testing.assert_allclose(sent, held, rtol=0, atol=1e-12)
-            assert torch.equal(direction, steps[0][2])
-        np.testing.assert_allclose(np.mean([held for _, held, _ in steps], axis=0), steps[0][2], rtol=0, atol=1e-12)
-        assert np.ptp([held for _, held, _ in steps], axis=0).max() > 0.1, "each worker has its own"
+from tests.algorithms.problems import COMPRESSORS, make_model, make_optimizer
 
 
 def walk(gradients: list[float], momenta: list[float], compressor: object = None) -> list[float]:

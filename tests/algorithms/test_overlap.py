@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from algorithms import (
@@ -24,8 +21,8 @@ from algorithms import (
 )
 from algorithms.core.compressors import Draw
 from tests.algorithms import overlap_processes as processes
-from tests.algorithms.overlap_processes import CASES, NUM_STEPS, OVERLAPPING, Case, Net, loss_of
-from tests.algorithms.problems import flat_of, make_optimizer, own_settings
+from tests.algorithms.overlap_processes import CASES, OVERLAPPING, Net, loss_of
+from tests.algorithms.problems import flat_of, make_optimizer, own_settings, run_processes
 
 slow_to_start = pytest.mark.timeout(180)
 
@@ -33,10 +30,7 @@ slow_to_start = pytest.mark.timeout(180)
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What three processes, started once, found; that they end is part of the test."""
-    folder: Path = tmp_path_factory.mktemp("processes")
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "torch._dynamo"])
-    mp.start_processes(processes.process, (folder,), nprocs=processes.WORLD_SIZE, start_method="forkserver")
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(processes.WORLD_SIZE)]
+    return run_processes(processes.process, processes.WORLD_SIZE, tmp_path_factory.mktemp("processes"))
 
 
 def assert_same(without: dict[str, Any], overlapped: dict[str, Any]) -> None:
@@ -73,33 +67,6 @@ def test_overlap_changes_no_bit_in_a_group_of_some(found: list[dict[str, Any]]) 
     assert not torch.equal(found[0]["pair"][0]["vectors"]["x"], found[0]["mcser-blocks"][0]["vectors"]["x"])
 
 
-@slow_to_start
-@pytest.mark.parametrize("name", ["ef_sgd", "csea", "mcser", "cser_pl"])
-def test_each_sum_is_begun_as_soon_as_its_tensors_are_done(found: list[dict[str, Any]], name: str) -> None:
-    """Which tensors a message touches is told here from a mask; all workers begin the same sums in the same order."""
-    model = Net(0, torch.float32)
-    optimizer = processes.make(Case(name), SoloCollectives(), model)
-    all_events = [results["events"][name] for results in found]
-    assert all_events[1:] == all_events[:-1]
-    num_inside = 0
-    for step, events in enumerate(all_events[0], start=1):
-        at = 0
-        purposes = [event for event in events if isinstance(event, str) and event != "end"]
-        assert purposes or name == "cser_pl"
-        for purpose in purposes:
-            place = events.index(purpose)
-            touched = touched_tensors(optimizer, purpose, step)
-            before = [event for event in events[:place] if event in touched]
-            assert set(before) == touched, "all its gradients are done"
-            at = max(at, events.index(before[-1]))
-            assert all(isinstance(event, str) for event in events[at + 1 : place]), "and it waits for nothing else"
-            at = place
-            num_inside += any(isinstance(event, int) for event in events[place:])
-        assert len(purposes) == len(set(purposes))
-        assert events[-1] == "end", "none is left for the step"
-    assert num_inside >= (1 if name == "cser_pl" else 3)
-
-
 def touched_tensors(optimizer: DistributedOptimizer, purpose: str, step: int) -> set[int]:
     compressor = getattr(optimizer, f"{purpose}_compressor", None) or optimizer.compressor  # type: ignore[attr-defined]
     layout = optimizer.flat.layout
@@ -107,13 +74,6 @@ def touched_tensors(optimizer: DistributedOptimizer, purpose: str, step: int) ->
     support = compressor.support(layout, Draw(optimizer.seed, step, purpose))
     support.copy_(mask, torch.ones(support.payload_numel))
     return {number for number, tensor in enumerate(layout.tensors) if tensor.view(mask).any()}
-
-
-@slow_to_start
-def test_sums_come_to_their_end_inside_the_backward_pass(found: list[dict[str, Any]]) -> None:
-    counts = found[0]["finished_inside"]
-    assert all(results["finished_inside"] == counts for results in found)
-    assert len(counts) == NUM_STEPS and set(counts) == {0, 1}
 
 
 @slow_to_start

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from algorithms import Collectives, Compressor, Identity, Purpose, Zero, partial_sync
+from algorithms import Collectives, Compressor, Purpose, partial_sync
 from algorithms.core.compressors import Draw, SharedSupport
 from algorithms.core.layout import Layout
 from tests.algorithms.problems import COMPRESSORS, make_model, ordered, workers
@@ -48,18 +48,6 @@ def test_the_result_less_the_residual_is_the_same_on_all_workers(key: str) -> No
         torch.testing.assert_close(average, sent.mean(0), rtol=0, atol=1e-14)
 
 
-def test_the_identity_is_a_full_average() -> None:
-    for after, residual in synchronised(Identity()):
-        torch.testing.assert_close(after, VECTORS.mean(0), rtol=0, atol=1e-14)
-        assert residual.tolist() == [0] * LAYOUT.numel
-
-
-def test_zero_is_nothing() -> None:
-    for rank, (after, residual) in enumerate(synchronised(Zero())):
-        assert torch.equal(after, vector_of(rank))
-        assert torch.equal(residual, vector_of(rank))
-
-
 @pytest.mark.parametrize("key", [key for key, value in COMPRESSORS.items() if isinstance(value, SharedSupport)])
 def test_a_shared_support_is_averaged_and_the_rest_stays(key: str) -> None:
     compressor = COMPRESSORS[key]
@@ -70,9 +58,3 @@ def test_a_shared_support_is_averaged_and_the_rest_stays(key: str) -> None:
         expected = torch.where(mask > 0, VECTORS.mean(0), VECTORS[rank])
         torch.testing.assert_close(after, expected, rtol=0, atol=1e-14)
         assert torch.equal(residual, torch.where(mask > 0, 0.0, VECTORS[rank]))
-
-
-@pytest.mark.parametrize("key", COMPRESSORS)
-def test_one_worker_alone_gets_its_vector_back(key: str) -> None:
-    ((after, _),) = synchronised(COMPRESSORS[key], 1)
-    torch.testing.assert_close(after, vector_of(0), rtol=0, atol=1e-15)

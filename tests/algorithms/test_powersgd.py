@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from algorithms import Collectives, StackedCollectives
+from algorithms import Collectives
 from algorithms.core.compressors import Draw
 from algorithms.core.layout import Layout
 from algorithms.core.low_rank import LowRank
 from algorithms.core.traffic import Entry
 from algorithms.powersgd import PowerSGD
 from tests.algorithms import transcription
-from tests.algorithms.problems import reloaded, workers
+from tests.algorithms.problems import workers
 from tests.algorithms.transcription import Array, Problem
 
 # A convolution, vectors, matrices wide and tall, two of one shape, a scalar and a column.
@@ -164,32 +164,33 @@ def test_an_output_has_the_rank_and_is_a_projection_of_what_there_was() -> None:
             assert_same(matrix.T @ left, 0, 1e-11)
 
 
-def matrices_of_all_kinds() -> Iterator[tuple[str, Tensor]]:
-    generator = torch.Generator().manual_seed(0)
-    plain = torch.randn(8, 3, generator=generator, dtype=torch.float64)
-    yield "plain", plain
-    yield "of rank 1", plain[:, :1] * plain[0]
-    yield "a column of 0", plain * torch.tensor([1.0, 0.0, 1.0])
-    yield "0", 0 * plain
-    yield "tiny", 1e-150 * plain
-    yield "huge", 1e150 * plain
-    yield "columns of all sizes", plain * torch.tensor([1e-12, 1.0, 1e12])
+MATRICES = {
+    "plain": [1.0, 1.0, 1.0],
+    "a column of 0": [1.0, 0.0, 1.0],
+    "0": [0.0, 0.0, 0.0],
+    "tiny": [1e-150, 1e-150, 1e-150],
+    "huge": [1e150, 1e150, 1e150],
+    "columns of all sizes": [1e-12, 1.0, 1e12],
+}
+"""Factors of a random matrix' columns."""
 
 
+@pytest.mark.parametrize("key", [*MATRICES, "of rank 1"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_the_columns_of_p_are_orthonormal_and_span_what_they_spanned(dtype: torch.dtype) -> None:
+def test_the_columns_of_p_are_orthonormal_and_span_what_they_spanned(dtype: torch.dtype, key: str) -> None:
+    if dtype != torch.float64 and key in ("tiny", "huge", "columns of all sizes"):
+        return
+    plain = torch.randn(8, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    p = plain[:, :1] * plain[0] if key == "of rank 1" else plain * torch.tensor(MATRICES[key], dtype=torch.float64)
     low = LowRank(Layout.of([torch.empty(8, 5)]), 3)
     (matrix,) = low.matrices
     exact = torch.finfo(dtype).eps * 10
-    for name, p in matrices_of_all_kinds():
-        if dtype != torch.float64 and name in ("tiny", "huge", "columns of all sizes"):
-            continue
-        message = p.to(dtype).reshape(-1).clone()
-        low.orthonormalise_(message)
-        basis = low.left(matrix, message).double()
-        torch.testing.assert_close(basis.T @ basis, torch.eye(3, dtype=torch.float64), rtol=0, atol=exact)
-        size = float(p.abs().max()) or 1.0
-        torch.testing.assert_close(basis @ (basis.T @ p) / size, p / size, rtol=0, atol=exact)
+    message = p.to(dtype).reshape(-1).clone()
+    low.orthonormalise_(message)
+    basis = low.left(matrix, message).double()
+    torch.testing.assert_close(basis.T @ basis, torch.eye(3, dtype=torch.float64), rtol=0, atol=exact)
+    size = float(p.abs().max()) or 1.0
+    torch.testing.assert_close(basis @ (basis.T @ p) / size, p / size, rtol=0, atol=exact)
 
 
 def norms(gradient: Gradient, num_steps: list[int]) -> tuple[list[float], list[float]]:
@@ -253,27 +254,6 @@ def test_what_is_sent_is_what_is_counted(start_step: int, communication_dtype: t
 # State.
 
 
-@pytest.mark.parametrize("stop", [2, 4, 7])
-def test_resumed_equals_uninterrupted_to_the_bit(stop: int) -> None:
-    def work(collectives: Collectives) -> tuple[Tensor, Tensor]:
-        def train(optimizer: PowerSGD, numbers: range) -> Tensor:
-            for number in numbers:
-                step(
-                    optimizer, towards_targets(optimizer.flat.parameters[0].double().numpy(), number, collectives.rank)
-                )
-            return optimizer.flat.parameters[0].clone()
-
-        first = make(collectives, torch.float32, momentum=0.9, start_step=4)
-        values, state = train(first, range(1, stop + 1)), reloaded(first.state_dict())
-        again = make(collectives, torch.float32, momentum=0.9, start_step=4, seed=SEED + 1)
-        again.flat.parameters[0].copy_(values)
-        again.load_state_dict(state)
-        return train(first, range(stop + 1, 12)), train(again, range(stop + 1, 12))
-
-    for through, resumed in workers(work, 2):
-        assert torch.equal(through, resumed)
-
-
 def test_a_state_of_other_factors_is_refused() -> None:
     state = make(rank=2).state_dict()
     with pytest.raises(ValueError, match="rank = 2, this has 3"):
@@ -298,53 +278,7 @@ def test_the_first_factors_are_drawn_from_the_seed_alone() -> None:
     assert planned.expected_traffic(7) == make(rank=2, dtype=torch.float32).expected_traffic(7)
 
 
-# All kinds of workers.
-
-WIDE: list[tuple[int, ...]] = [(7, 1001), (3,), (65, 143), (33, 8, 3, 3), (65, 143)]
-"""Of sizes and places at which a product of a matrix and a vector is rounded as the vector's place in memory has it."""
-
-
-def wide_gradient(shape: tuple[int, ...], number: int, rank: int, step: int) -> Tensor:
-    generator = torch.Generator().manual_seed(1000 * step + 10 * number + rank)
-    return torch.randn(shape, generator=generator)
-
-
-@pytest.mark.parametrize("communication_dtype", [None, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("rank", [1, 2, 5])
-def test_stacked_workers_equal_threads_to_the_bit(rank: int, communication_dtype: torch.dtype | None) -> None:
-    given = {
-        "lr": 0.1,
-        "momentum": 0.9,
-        "weight_decay": 0.01,
-        "rank": rank,
-        "start_step": 2,
-        "communication_dtype": communication_dtype,
-    }
-
-    def work(collectives: Collectives) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
-        tensors = [nn.Parameter(wide_gradient(shape, number, 0, 0)) for number, shape in enumerate(WIDE)]
-        optimizer = PowerSGD(tensors, collectives=collectives, **given)
-        for each in range(1, 7):
-            for number, tensor in enumerate(tensors):
-                tensor.grad = wide_gradient(tensor.shape, number, collectives.rank, each)
-            optimizer.step()
-        assert optimizer.error is not None
-        return optimizer.flat.parameters[0], optimizer.error[0], optimizer.q, optimizer.traffic.state_dict()
-
-    collectives = StackedCollectives(3)
-    tensors = [nn.Parameter(wide_gradient(shape, number, 0, 0).expand(3, *shape)) for number, shape in enumerate(WIDE)]
-    stacked = PowerSGD(tensors, collectives=collectives, **given)
-    for each in range(1, 7):
-        for number, tensor in enumerate(tensors):
-            tensor.grad = torch.stack([wide_gradient(WIDE[number], number, rank, each) for rank in range(3)])
-        stacked.step()
-    assert stacked.error is not None
-    for own, (parameters, error, q, traffic) in enumerate(workers(work, 3)):
-        assert torch.equal(stacked.flat.parameters[own], parameters)
-        assert torch.equal(stacked.error[own], error)
-        assert torch.equal(stacked.q, q)
-        training = {key: value for key, value in traffic.items() if key != "control"}
-        assert {key: value for key, value in stacked.traffic.state_dict().items() if key != "control"} == training
+# Short numbers.
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import nn
 
 from algorithms import (
-    QSGD,
     BlockSparsifier,
     DistributedOptimizer,
-    PerTensorBlockSparsifier,
     Purpose,
-    RandomK,
     SoloCollectives,
-    TopK,
     Traffic,
     algorithms,
 )
 from algorithms.core.local_step import nesterov_step_
 from tests.algorithms import user_scripts
-from tests.algorithms.problems import NAMES, make_model, own_settings
+from tests.algorithms.problems import NAMES, make_model, own_settings, run_processes
 
 slow_to_start = pytest.mark.timeout(400)
 
@@ -35,8 +29,7 @@ slow_to_start = pytest.mark.timeout(400)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where four processes, started once, wrote what they found."""
     folder: Path = tmp_path_factory.mktemp("processes")
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "torch._dynamo"])
-    mp.start_processes(user_scripts.process, (folder,), nprocs=user_scripts.WORLD_SIZE, start_method="forkserver")
+    run_processes(user_scripts.process, user_scripts.WORLD_SIZE, folder)
     return folder
 
 
@@ -175,25 +168,6 @@ def test_what_cannot_be_parameters(name: str) -> None:
     (weight.sum() + empty.sum()).backward()
     optimizer.step()
     assert torch.equal(weight, weight[:1].expand(4)) and weight[0] < 1
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: BlockSparsifier(True),
-        lambda: BlockSparsifier(4, num_blocks=True),
-        lambda: BlockSparsifier("4"),  # type: ignore[arg-type]
-        lambda: RandomK(True),
-        lambda: TopK(True),
-        lambda: TopK("4"),  # type: ignore[arg-type]
-        lambda: PerTensorBlockSparsifier(True),
-        lambda: QSGD(True),
-        lambda: QSGD(4, bucket_size=True),
-    ],
-)
-def test_a_ratio_is_a_number(make: Any) -> None:
-    with pytest.raises(ValueError, match=r"not (True|'4')|num_blocks = True"):
-        make()
 
 
 @pytest.mark.parametrize("name", NAMES)

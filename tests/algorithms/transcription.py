@@ -1,4 +1,4 @@
-"""The algorithms in slow NumPy, line by line from their definitions: lists hold one vector per worker.
+"""The algorithms in slow NumPy, line by line from their definitions: x[i], m[i], e[i] are worker i's vectors.
 
 A compressor is a function of (step, purpose, the workers' vectors) that returns the workers' C(v).
 """
@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-Vectors = list[Array]
+Vectors = Array
+"""Of shape (workers, d)."""
 Compress = Callable[[int, str, Vectors], Vectors]
 Mask = Callable[[int, str], NDArray[np.bool_]]
-State = tuple[Vectors, Vectors]
+State = tuple[Vectors, Vectors | list[Array]]
 
 
 @dataclass
@@ -33,40 +34,39 @@ class Problem:
     """Another local step than Nesterov's: the workers' updates from their gradients and their x."""
 
     def everywhere(self, value: Array) -> Vectors:
-        return [value.copy() for _ in range(self.num_workers)]
+        return np.tile(value, (self.num_workers, 1))
+
+    def gradients(self, xs: Vectors, step: int) -> Vectors:
+        """g_i at x_i, without weight decay."""
+        return np.array([self.gradient(x, step, i) for i, x in enumerate(xs)])
 
 
-def mean(vectors: Vectors) -> Array:
-    return np.sum(vectors, axis=0) / len(vectors)
+def mean(vectors: Vectors | list[Array]) -> Array:
+    result: Array = np.sum(vectors, axis=0) / len(vectors)
+    return result
 
 
 def updates(problem: Problem, momenta: Vectors, xs: Vectors, step: int) -> Vectors:
     """g <- g + lambda x;  m <- beta m + g;  p = eta (beta m + g), for each worker."""
     if problem.rule is not None:
-        return problem.rule([problem.gradient(x, step, i) for i, x in enumerate(xs)], xs)
-    result = []
-    for i, x in enumerate(xs):
-        g = problem.gradient(x, step, i) + problem.decay * x
-        momenta[i] = problem.beta * momenta[i] + g
-        result.append(problem.eta * (problem.beta * momenta[i] + g))
-    return result
+        return problem.rule(problem.gradients(xs, step), xs)
+    g = problem.gradients(xs, step) + problem.decay * xs
+    momenta[:] = problem.beta * momenta + g
+    return problem.eta * (problem.beta * momenta + g)
 
 
 def released_updates(problem: Problem, momenta: Vectors, xs: Vectors, step: int) -> Vectors:
     """m <- beta m + (g + lambda x);  p = eta (beta m + g): the decay is missing in the direct term."""
-    result = []
-    for i, x in enumerate(xs):
-        g = problem.gradient(x, step, i)
-        momenta[i] = problem.beta * momenta[i] + (g + problem.decay * x)
-        result.append(problem.eta * (problem.beta * momenta[i] + g))
-    return result
+    g = problem.gradients(xs, step)
+    momenta[:] = problem.beta * momenta + (g + problem.decay * xs)
+    return problem.eta * (problem.beta * momenta + g)
 
 
 def psync(v: Vectors, compress: Compress, step: int, purpose: str) -> tuple[Vectors, Vectors]:
     """r = v - C(v);  v' = mean(C(v)) + r."""
     sent = compress(step, purpose, v)
-    r = [vi - ci for vi, ci in zip(v, sent, strict=True)]
-    return [mean(sent) + ri for ri in r], r
+    r = v - sent
+    return mean(sent) + r, r
 
 
 def sgd(problem: Problem, num_steps: int) -> Iterator[State]:
@@ -91,7 +91,7 @@ def sgd_accumulate(problem: Problem, num_steps: int, accumulation_steps: int) ->
 def alone(problem: Problem, num_steps: int) -> Iterator[State]:
     x, m = problem.everywhere(problem.start), problem.everywhere(0 * problem.start)
     for t in range(1, num_steps + 1):
-        x = [xi - pi for xi, pi in zip(x, updates(problem, m, x, t), strict=True)]
+        x = x - updates(problem, m, x, t)
         yield x, []
 
 
@@ -100,10 +100,10 @@ def ef_sgd(problem: Problem, num_steps: int, compress: Compress, drop_rest: bool
     x, m, e = problem.start.copy(), problem.everywhere(zero), problem.everywhere(zero)
     for t in range(1, num_steps + 1):
         p = updates(problem, m, problem.everywhere(x), t)
-        e = [ei + pi for ei, pi in zip(e, p, strict=True)]
+        e = e + p
         sent = compress(t, "gradient", e)
         x = x - mean(sent)
-        e = problem.everywhere(zero) if drop_rest else [ei - ci for ei, ci in zip(e, sent, strict=True)]
+        e = problem.everywhere(zero) if drop_rest else e - sent
         yield problem.everywhere(x), e
 
 
@@ -123,7 +123,7 @@ def powersgd(
     x, m, e = problem.start.copy(), zero.copy(), problem.everywhere(zero)
     q: dict[int, Array] = {}
     for t in range(1, num_steps + 1):
-        gradients = [problem.gradient(x, t, i) for i in range(problem.num_workers)]
+        gradients = problem.gradients(problem.everywhere(x), t)
         g, offset = mean(gradients), 0
         for number, shape in enumerate(shapes):
             here = slice(offset, offset + math.prod(shape))
@@ -142,7 +142,7 @@ def powersgd(
         g = g + problem.decay * x
         m = problem.beta * m + g
         x = x - problem.eta * (problem.beta * m + g)
-        yield problem.everywhere(x), [ei.copy() for ei in e]
+        yield problem.everywhere(x), e.copy()
 
 
 def gram_schmidt(matrix: Array) -> Array:
@@ -159,7 +159,7 @@ def local_sgd(problem: Problem, num_steps: int, interval: int) -> Iterator[State
     x, m = problem.everywhere(problem.start), problem.everywhere(0 * problem.start)
     for t in range(1, num_steps + 1):
         p = updates(problem, m, x, t)
-        x = [xi - pi for xi, pi in zip(x, p, strict=True)]
+        x = x - p
         if t % interval == 0:
             x = problem.everywhere(mean(x))
         yield x, []
@@ -173,12 +173,12 @@ def qsparse_local_sgd(
     m, e = problem.everywhere(zero), problem.everywhere(zero)
     for t in range(1, num_steps + 1):
         p = updates(problem, m, y, t)
-        y = [yi - pi for yi, pi in zip(y, p, strict=True)]
+        y = y - p
         if t % interval == 0:
-            e = [ei + anchor - yi for ei, yi in zip(e, y, strict=True)]
+            e = e + anchor - y
             sent = compress(t, "model", e)
             anchor = anchor - mean(sent)
-            e = [ei - ci for ei, ci in zip(e, sent, strict=True)]
+            e = e - sent
             y = y if keep_master else problem.everywhere(anchor)
         yield y, e
 
@@ -201,16 +201,15 @@ def diloco(
         p = updates(problem, m, x, t)
         if send_gradients:
             p = problem.everywhere(mean(p))
-        x = [xi - pi for xi, pi in zip(x, p, strict=True)]
+        x = x - p
         if t % (interval // num_fragments) == 0:
             here = slice(turn * d // num_fragments, (turn + 1) * d // num_fragments)
-            gradient = mean([theta[here] - xi[here] for xi in x])
+            gradient = mean(theta[here] - x[:, here])
             velocity[here] = outer_momentum * velocity[here] + gradient
             theta[here] = theta[here] - outer_lr * (gradient + outer_momentum * velocity[here])
-            for xi in x:
-                xi[here] = theta[here]
+            x[:, here] = theta[here]
             turn = (turn + 1) % num_fragments
-        yield [xi.copy() for xi in x], []
+        yield x.copy(), []
 
 
 def ef21_sgdm(problem: Problem, num_steps: int, compress: Compress) -> Iterator[State]:
@@ -218,13 +217,13 @@ def ef21_sgdm(problem: Problem, num_steps: int, compress: Compress) -> Iterator[
     a, zero = 1 - problem.beta, 0 * problem.start
     x, h = problem.start.copy(), zero
     for t in range(1, num_steps + 1):
-        g = [problem.gradient(x, t, i) + problem.decay * x for i in range(problem.num_workers)]
+        g = problem.gradients(problem.everywhere(x), t) + problem.decay * x
         if t == 1:
             v, own, sent = g, problem.everywhere(zero), everything(t, "gradient", g)
         else:
-            v = [(1 - a) * vi + a * gi for vi, gi in zip(v, g, strict=True)]
-            sent = compress(t, "gradient", [vi - hi for vi, hi in zip(v, own, strict=True)])
-        own = [hi + ci for hi, ci in zip(own, sent, strict=True)]
+            v = (1 - a) * v + a * g
+            sent = compress(t, "gradient", v - own)
+        own = own + sent
         h = h + mean(sent)
         x = x - problem.eta * h
         yield problem.everywhere(x), []
@@ -234,10 +233,10 @@ def ef21(problem: Problem, num_steps: int, compress: Compress) -> Iterator[State
     """EF21: g_i <- g_i + C(gradient - g_i); x <- x - gamma mean(g). No momentum; the first gradient is sent in full."""
     x, estimates = problem.start.copy(), problem.everywhere(0 * problem.start)
     for t in range(1, num_steps + 1):
-        gradients = [problem.gradient(x, t, i) + problem.decay * x for i in range(problem.num_workers)]
-        changes = [new - old for new, old in zip(gradients, estimates, strict=True)]
+        gradients = problem.gradients(problem.everywhere(x), t) + problem.decay * x
+        changes = gradients - estimates
         sent = changes if t == 1 else compress(t, "gradient", changes)
-        estimates = [old + change for old, change in zip(estimates, sent, strict=True)]
+        estimates = estimates + sent
         x = x - problem.eta * mean(estimates)
         yield problem.everywhere(x), []
 
@@ -246,7 +245,7 @@ def sparta(problem: Problem, num_steps: int, mask: Mask) -> Iterator[State]:
     """Sparse parameter averaging: after each local step the parameters that the mask draws become their averages."""
     x, m = problem.everywhere(problem.start), problem.everywhere(0 * problem.start)
     for t in range(1, num_steps + 1):
-        x = [xi - pi for xi, pi in zip(x, updates(problem, m, x, t), strict=True)]
+        x = x - updates(problem, m, x, t)
         x = averaged_where(x, mask(t, "error"))
         yield x, []
 
@@ -256,11 +255,11 @@ def cser(problem: Problem, num_steps: int, c2: Compress, c1: Compress, interval:
     x, m, e = problem.everywhere(problem.start), problem.everywhere(zero), problem.everywhere(zero)
     for t in range(1, num_steps + 1):
         p, r = psync(updates(problem, m, x, t), c2, t, "gradient")
-        x = [xi - pi for xi, pi in zip(x, p, strict=True)]
-        e = [ei - ri for ei, ri in zip(e, r, strict=True)]
+        x = x - p
+        e = e - r
         if t % interval == 0:
             synchronised, s = psync(e, c1, t, "error")
-            x = [xi - ei + ni for xi, ei, ni in zip(x, e, synchronised, strict=True)]
+            x = x - e + synchronised
             e = s
         yield x, e
 
@@ -283,7 +282,7 @@ def cser_released(
         gradient_stage = not (reset and skip_gradient_at_reset)
         if gradient_stage and not average_parameters:
             p, _ = psync(p, masked(mask2), t, "gradient")
-        x = [xi - pi for xi, pi in zip(x, p, strict=True)]
+        x = x - p
         if gradient_stage and average_parameters:
             x = averaged_where(x, mask2(t, "gradient"))
         if reset:
@@ -298,10 +297,7 @@ def dpsgd(
     x, m = problem.everywhere(problem.start), problem.everywhere(0 * problem.start)
     for t in range(1, num_steps + 1):
         p = updates(problem, m, x, t)
-        if combine_while_adapt:
-            x = [xi - pi for xi, pi in zip(mixed(weights(t), x), p, strict=True)]
-        else:
-            x = mixed(weights(t), [xi - pi for xi, pi in zip(x, p, strict=True)])
+        x = mixed(weights(t), x) - p if combine_while_adapt else mixed(weights(t), x - p)
         yield x, []
 
 
@@ -318,11 +314,11 @@ def choco_sgd(
     x, m = problem.everywhere(problem.start), problem.everywhere(0 * problem.start)
     xhat = problem.everywhere(0 * problem.start if from_zero else problem.start)
     for t in range(1, num_steps + 1):
-        half = [xi - pi for xi, pi in zip(x, updates(problem, m, x, t), strict=True)]
+        half = x - updates(problem, m, x, t)
         if released_order:
             x = consensus_step(w, gamma, half, xhat)
-        sent = compress(t, "model", [xi - hi for xi, hi in zip(x if released_order else half, xhat, strict=True)])
-        xhat = [hi + qi for hi, qi in zip(xhat, sent, strict=True)]
+        sent = compress(t, "model", (x if released_order else half) - xhat)
+        xhat = xhat + sent
         if not released_order:
             x = consensus_step(w, gamma, half, xhat)
         yield x, []
@@ -334,22 +330,22 @@ def deep_squeeze(
     zero = 0 * problem.start
     x, m, e = problem.everywhere(problem.start), problem.everywhere(zero), problem.everywhere(zero)
     for t in range(1, num_steps + 1):
-        half = [xi - pi for xi, pi in zip(x, updates(problem, m, x, t), strict=True)]
-        v = [hi + ei for hi, ei in zip(half, e, strict=True)]
+        half = x - updates(problem, m, x, t)
+        v = half + e
         sent = compress(t, "model", v)
-        e = [vi - ci for vi, ci in zip(v, sent, strict=True)]
+        e = v - sent
         x = consensus_step(weights(t), gamma, half, sent)
         yield x, e
 
 
 def mixed(w: Array, v: Vectors) -> Vectors:
     """sum_j w_ij v_j."""
-    return [np.sum([w[i, j] * v[j] for j in range(len(v))], axis=0) for i in range(len(v))]
+    return np.array([np.sum([w[i, j] * v[j] for j in range(len(v))], axis=0) for i in range(len(v))])
 
 
 def consensus_step(w: Array, gamma: float, x: Vectors, v: Vectors) -> Vectors:
     """x_i + gamma sum_j (w_ij - delta_ij) v_j."""
-    return [xi + gamma * di for xi, di in zip(x, mixed(w - np.eye(len(v)), v), strict=True)]
+    return x + gamma * mixed(w - np.eye(len(v)), v)
 
 
 def ring(n: int) -> Array:
@@ -379,25 +375,24 @@ def one_peer(n: int, step: int) -> Array:
 
 
 def averaged_where(x: Vectors, mask: NDArray[np.bool_]) -> Vectors:
-    average = mean(x)
-    return [np.where(mask, average, xi) for xi in x]
+    return np.where(mask, mean(x), x)
 
 
 def masked(mask: Mask) -> Compress:
     """A sparsifier whose support all workers share."""
 
     def compress(step: int, purpose: str, v: Vectors) -> Vectors:
-        return [np.where(mask(step, purpose), vi, 0.0) for vi in v]
+        return np.where(mask(step, purpose), v, 0.0)
 
     return compress
 
 
 def nothing(step: int, purpose: str, v: Vectors) -> Vectors:
-    return [0 * vi for vi in v]
+    return 0 * v
 
 
 def everything(step: int, purpose: str, v: Vectors) -> Vectors:
-    return [vi.copy() for vi in v]
+    return v.copy()
 
 
 def single(v: Array) -> Array:
@@ -414,12 +409,12 @@ def top_k(k: int) -> Compress:
         result[kept] = single(v[kept])
         return result
 
-    return lambda step, purpose, v: [one(vi) for vi in v]
+    return lambda step, purpose, v: np.array([one(vi) for vi in v])
 
 
 def scaled_sign(step: int, purpose: str, v: Vectors) -> Vectors:
     """sign(v) mean|v|, zero counting as positive."""
-    return [np.where(vi >= 0, 1.0, -1.0) * single(np.mean(np.abs(vi), keepdims=True)) for vi in v]
+    return np.where(v >= 0, 1.0, -1.0) * single(np.mean(np.abs(v), axis=1, keepdims=True))
 
 
 def qsgd(levels: int, bucket: int, noise: Callable[[int, str, int], Array]) -> Compress:
@@ -441,4 +436,4 @@ def qsgd(levels: int, bucket: int, noise: Callable[[int, str, int], Array]) -> C
             result[start : start + bucket] = norm * np.clip(level, -levels, levels) / levels
         return result
 
-    return lambda step, purpose, v: [one(vi, noise(step, purpose, i)) for i, vi in enumerate(v)]
+    return lambda step, purpose, v: np.array([one(vi, noise(step, purpose, i)) for i, vi in enumerate(v)])

@@ -15,7 +15,6 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.lr_scheduler import OneCycleLR
 
 from algorithms import (
     BlockSparsifier,
@@ -34,7 +32,7 @@ from algorithms import (
     ProcessGroupCollectives,
     algorithms,
 )
-from tests.algorithms.problems import JOINT, NAMES, own_settings, reloaded, takes_any, torch_sgd
+from tests.algorithms.problems import JOINT, NAMES, join, own_settings, reloaded, takes_any
 
 ROOT = Path(__file__).parents[2]
 WORLD_SIZE = 4
@@ -109,35 +107,6 @@ def refused(kind: type[Exception], *words: str) -> Iterator[None]:
         raise AssertionError(f"nothing was raised where {words} was to be said")
 
 
-def of_sgd(name: str, work: Callable[[torch.optim.Optimizer, list[Net]], Tensor], **common: Any) -> Tensor:
-    """What `torch_sgd` makes of it on the mean gradient of all workers (for methods that never talk, this one's).
-
-    `work` is given a model for each of these workers, of which the first is trained.
-    """
-    models = [Net() for _ in range(WORLD_SIZE if name in JOINT else 1)]
-    common = {"lr": LR, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY} | common
-    return work(torch_sgd(name, models[0].parameters(), **common), models)
-
-
-def torch_step(optimizer: torch.optim.Optimizer, models: list[Net], step: int, **options: Any) -> None:
-    """A step on the mean gradient; each worker has BatchNorm statistics of its own, so a model."""
-    ranks = range(WORLD_SIZE) if len(models) > 1 else [dist.get_rank()]
-    optimizer.zero_grad()
-    for rank, model in zip(ranks, models, strict=True):
-        model.zero_grad()
-        with torch.no_grad():
-            for own, first in zip(model.parameters(), models[0].parameters(), strict=True):
-                own.copy_(first)
-                own.requires_grad_(first.requires_grad)
-        loss_of(model, step, rank, **options).backward()
-    for number, parameter in enumerate(models[0].parameters()):
-        gradients = [list(model.parameters())[number].grad for model in models]
-        if parameter.requires_grad:  # a missing gradient is zero
-            there = [gradient for gradient in gradients if gradient is not None]
-            parameter.grad = sum(there, torch.zeros_like(parameter)) / len(models)
-    optimizer.step()
-
-
 def assert_close(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-11)
 
@@ -208,23 +177,6 @@ def channels_last_stays(name: str) -> None:
     weight = model.conv.weight
     assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
     assert weight.grad is not None and weight.grad.stride() == weight.stride()
-
-
-def two_optimisers_of_the_same_parameters(name: str) -> None:
-    model, plain = Net(), Net()
-    first, second = (lossless(name, model) for _ in range(2))
-    train(second, model, range(1, 3))
-    train(first, model, range(3, 5))
-    train(second, model, range(5, 7))
-
-    def reference(sgd: torch.optim.Optimizer, models: list[Net]) -> Tensor:
-        other = torch_sgd(name, models[0].parameters(), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-        for step in range(1, 7):
-            torch_step(sgd if step in (3, 4) else other, models, step)
-        return values(models[0])
-
-    assert_close(values(model), of_sgd(name, reference))
-    assert not torch.equal(values(model), values(plain))
 
 
 def what_cannot_be_taken_back_is_refused(name: str) -> None:
@@ -408,34 +360,6 @@ def frozen_weights_and_buffers_start_equal(name: str) -> None:
     assert torch.equal(values(model), values(first))
 
 
-# 4. Momentum switched on later.
-
-
-def momentum_can_be_switched_on_by_a_schedule(name: str) -> None:
-    model = Net()
-    if "mcser" in name:  # which must begin with some
-        optimizer = lossless(name, model)
-        optimizer.load_state_dict(lossless(name, Net()).state_dict())
-    else:
-        optimizer = lossless(name, model, momentum=0.0)
-    schedule = OneCycleLR(optimizer, max_lr=0.1, total_steps=20)
-    for step in range(1, 9):
-        train(optimizer, model, range(step, step + 1))
-        schedule.step()
-
-    def reference(sgd: torch.optim.Optimizer, models: list[Net]) -> Tensor:
-        schedule = OneCycleLR(sgd, max_lr=0.1, total_steps=20)
-        for step in range(1, 9):
-            torch_step(sgd, models, step)
-            schedule.step()
-        return values(models[0])
-
-    assert_close(values(model), of_sgd(name, reference))
-    assert "momentum" in optimizer.state_dict()["flat"]
-    if "mcser" not in name:
-        lossless(name, Net(), momentum=0.0).load_state_dict(optimizer.state_dict())
-
-
 # 6. Workers that differ.
 
 
@@ -480,36 +404,10 @@ def a_ddp_that_was_left_is_named(name: str) -> None:
 # 7. Gradients that are None, and parameters frozen later.
 
 
-def a_missing_gradient_is_zero_and_what_is_frozen_stays(name: str) -> None:
-    """From step 4 on nothing reaches the second head: left out, frozen, cleared by the model, or clipped."""
-
-    def reference(frozen: bool) -> Tensor:
-        def work(sgd: torch.optim.Optimizer, models: list[Net]) -> Tensor:
-            for step in range(1, 7):
-                models[0].other.requires_grad_(not frozen or step < 4)
-                torch_step(sgd, models, step, both=frozen or step < 4)
-            return values(models[0])
-
-        return of_sgd(name, work)
-
-    left_out, frozen = reference(False), reference(True)
-    for habit in ("left out", "frozen", "model.zero_grad", "clipped"):
-        model = Net()
-        optimizer = lossless(name, model)
-        for step in range(1, 7):
-            model.other.requires_grad_(habit != "frozen" or step < 4)
-            (model if habit == "model.zero_grad" else optimizer).zero_grad()
-            loss_of(model, step, dist.get_rank(), both=habit == "frozen" or step < 4).backward()
-            if habit == "clipped":
-                nn.utils.clip_grad_norm_(model.parameters(), 1e9)
-            optimizer.step()
-        assert_close(values(model), frozen if habit == "frozen" else left_out)
-    if name in JOINT:
-        what_one_worker_leaves_out_others_train(name)
-
-
 def what_one_worker_leaves_out_others_train(name: str) -> None:
     """Where the parameters are everybody's, they stay so."""
+    if name not in JOINT:
+        return
     model = Net()
     optimizer = make(name, model)
     for step in range(1, 9):
@@ -566,7 +464,6 @@ CASES: dict[str, Callable[[str], None]] = {
     for function in (
         moved_parameters_are_taken_back,
         channels_last_stays,
-        two_optimisers_of_the_same_parameters,
         what_cannot_be_taken_back_is_refused,
         resumed_in_any_order,
         another_workers_state_is_refused,
@@ -575,10 +472,9 @@ CASES: dict[str, Callable[[str], None]] = {
         a_checkpoint_of_torch_distributed,
         consensus_averages_buffers_too,
         frozen_weights_and_buffers_start_equal,
-        momentum_can_be_switched_on_by_a_schedule,
         workers_that_differ_are_told_so,
         a_ddp_that_was_left_is_named,
-        a_missing_gradient_is_zero_and_what_is_frozen_stays,
+        what_one_worker_leaves_out_others_train,
         a_worker_without_a_batch_still_takes_part,
         saving_a_part_saves_that_part,
     )
@@ -641,9 +537,7 @@ def documents(folder: Path) -> str:
 
 def process(rank: int, folder: Path) -> None:
     """All cases for all methods; writes of each what it raised, or None."""
-    torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "store"), WORLD_SIZE)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORLD_SIZE, timeout=timedelta(seconds=60))
+    join(rank, folder, WORLD_SIZE)
     PAIR.append(dist.new_group([0, 1]))
     found: dict[tuple[str, str], str | None] = {}
     for case, function in CASES.items():
