@@ -57,6 +57,12 @@ class Allocation:
         return f"{os.environ.get('SLURM_CLUSTER_NAME', '')}/{self.number}/{self.restart}"
 
     @property
+    def attempt(self) -> str:
+        """The attempt's name, by which all of its processes call it."""
+        began = os.environ.get("SLURM_JOB_START_TIME", "")  # where Slurm's numbers begin anew
+        return hashlib.sha256(f"{self.key} {began}".encode()).hexdigest()[:8]
+
+    @property
     def port(self) -> int:
         """Where the workers of this start meet; another start, or another job, has another."""
         return PORTS[int.from_bytes(hashlib.sha256(self.key.encode()).digest()[:8], "big") % len(PORTS)]

@@ -1,12 +1,14 @@
-"""The record of a campaign, `campaign.json` in its folder: what was submitted, how, and as which jobs; and its lock."""
+"""What a campaign keeps in the experiment's folder: its record `campaign.json`, its lock, the code of its jobs."""
 
 from __future__ import annotations
 
 import datetime
 import fcntl
 import getpass
+import hashlib
+import importlib
 import os
-import socket
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,8 @@ from pathlib import Path
 from harness.records import store
 from harness.records.run_lock import locked
 from harness.records.store import Record
+
+PACKAGES = ("algorithms", "harness", "report", "slurm")
 
 
 class CampaignError(RuntimeError):
@@ -102,15 +106,41 @@ def submit_lock(folder: Path) -> Iterator[None]:
     """Hold the experiment's lock, which the system takes back from a process that is killed.
 
     Raises:
-        CampaignError: somebody else has it.
+        CampaignError: another submitter has it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "submit.lock", "a+") as file:
+    with open(folder / "submit.lock", "w") as file:
         if not locked(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            file.seek(0)
-            raise CampaignError(f"{file.read() or 'somebody'} is submitting, and holds {file.name}; wait")
-        file.truncate(0)
-        file.write(f"{owner()} on {socket.gethostname()} (process {os.getpid()}, since {now()})")
-        file.flush()
+            raise CampaignError(f"another command is submitting this experiment, and holds {file.name}; wait for it")
         yield
-        file.truncate(0)
+
+
+def snapshot_path(folder: Path) -> Path:
+    """Where a snapshot of the code as it is now lies, or would: below `folder`, by a digest of what is in it."""
+    digest = hashlib.sha256()
+    for package, root in _packages().items():
+        for path in sorted(root.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                content = hashlib.sha256(path.read_bytes()).hexdigest()
+                digest.update(f"{package / path.relative_to(root)}\0{content}\n".encode())
+    return folder / digest.hexdigest()[:12]
+
+
+def take_snapshot(folder: Path) -> Path:
+    """Copy the packages to `snapshot_path`, unless they are there, and return it: what a queued job will run.
+
+    Raises:
+        OSError: no space, no permission.
+    """
+    target, unfinished = snapshot_path(folder), folder / ".unfinished"
+    if not target.exists():
+        shutil.rmtree(unfinished, ignore_errors=True)
+        for package, root in _packages().items():
+            # harness/shipped is a link to the results, which jobs do not need.
+            shutil.copytree(root, unfinished / package, ignore=shutil.ignore_patterns("__pycache__", "shipped"))
+        unfinished.rename(target)
+    return target
+
+
+def _packages() -> dict[Path, Path]:
+    return {Path(name): Path(str(importlib.import_module(name).__file__)).parent for name in PACKAGES}

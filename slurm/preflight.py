@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import platform
 import socket
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
-from torch.distributed import HashStore, Store  # type: ignore[attr-defined]
-
-from algorithms import CollectiveError
 from harness.plan.plan import Plan
 from harness.records import store
 from harness.records.store import Record
@@ -29,22 +21,16 @@ from harness.tasks.errors import DataError
 from harness.tasks.task import Check, configured_task
 from harness.workers import preflight as on_one_machine
 from harness.workers.attempt import prepare_thread
-from harness.workers.process_group import joined_through
+from harness.workers.preflight import first_line
 from slurm.allocation import Allocation, this_allocation
 from slurm.campaign import CampaignError
-from slurm.job import GRACE_SECONDS, meet, own_device
+from slurm.job import meeting, own_device
 from slurm.profile import Profile
-from slurm.staging import check_archive, is_archive
 from slurm.status import queued_jobs
 
-PATIENCE_SECONDS, SCAN_SECONDS = 120.0, 900.0
-"""How long the processes wait for each other, and for rank 0 to look through the data."""
-
-NETWORK_SECONDS = 100.0
-"""When rank 0 gives the all-reduce up: before NCCL, which ends its process at PATIENCE_SECONDS without a word."""
-
-PROBE_BYTES, REPEATS = {"cuda": 64_000_000, "cpu": 8_000_000}, 5
-"""What is reduced, by kind of device: enough that latency hardly counts."""
+NETWORK = "network"
+PATIENCE_SECONDS = 100.0
+"""How long the processes wait for each other."""
 
 POLL_SECONDS, ASK_SECONDS, LATE_SECONDS = 0.5, 5.0, 30.0
 """Between two looks for the answer, between two questions to squeue, which others ask too, and how much later than its
@@ -92,22 +78,22 @@ def wait_for_preflight(job: str, task: PreflightTask, log: Path) -> bool:
         raise CampaignError(f"preflight fails on the compute nodes: {'; '.join(failed)} (see {log})")
     if len(answers) < len(files):
         raise CampaignError(
-            f"the preflight job {job} ended without an answer; if {log} is missing too, compute nodes do not see "
-            f"{task.answers}: give --results a folder on a shared file system"
+            f"the preflight job {job} ended without an answer; see {log}. If that is missing too, compute nodes do not "
+            f"see {task.answers}: give --results a folder on a shared file system"
         )
     print(*(f"ok   {check.what}: {check.detail}" for check in found), sep="\n", flush=True)
     return True
 
 
 def merged(answers: Sequence[Answer]) -> list[Check]:
-    """The checks of all processes: of those that passed the lowest rank's; failures alike once, with their nodes."""
+    """The checks of all processes: the lowest rank's of those that passed; failures alike once, with their nodes."""
     passed: dict[str, Check] = {}
     failed: dict[Check, list[str]] = {}
     for answer in answers:
         for check in answer.checks:
             if check.passed:
                 passed.setdefault(check.what, check)
-            else:
+            elif check.what != NETWORK or NETWORK not in (each.what for each in failed):  # one failure makes others
                 failed.setdefault(check, []).append(answer.host)
     everywhere = {answer.host for answer in answers}
     for check, hosts in failed.items():
@@ -117,116 +103,49 @@ def merged(answers: Sequence[Answer]) -> list[Check]:
 
 
 def preflight(task: PreflightTask) -> None:
-    """What each process of the job does. Ends it, rank 0's with 1 where a check failed anywhere."""
-    here = _Here(task, this_allocation())
-    try:
-        here.store = meet(here.allocation, task.profile, PATIENCE_SECONDS)
-        here.checks += _node_checks(here)
-        if here.all_well("node"):
-            timer = threading.Timer(NETWORK_SECONDS, _give_up, (here,))  # a backend may end its process without a word
-            timer.start()
-            here.checks += _network_checks(here)
-            timer.cancel()
-        here.store.set_timeout(datetime.timedelta(seconds=SCAN_SECONDS))
-        here.checks += _data_checks(here)
-        if here.all_well("data") and _reads_files(here):
-            here.checks += _rates(here)
-        here.answer()
-        well = here.all_well("end")
-    except (CollectiveError, dist.DistError) as error:
-        here.checks.append(Check("meeting", False, f"{error}; look at network_interface and master_address"))
-        here.answer()
-        time.sleep(GRACE_SECONDS)  # the first that ends in bad ends all
-        well = False
-    if here.allocation.rank == 0:
-        time.sleep(GRACE_SECONDS)  # whose store it is leaves last
-    sys.exit(0 if well or here.allocation.rank else 1)
+    """What each process of the job does: check in turn, until something is wrong, and leave an answer.
+
+    All meet for the network, so that all read at the same time right after. Rank 0 then looks at the data for all.
+    """
+    here = this_allocation()
+    found = list(_node_checks(task, here))
+    for checks in (_network_checks, _rates):
+        if all(check.passed for check in found):
+            found += checks(task, here)
+    found += _data_checks(task, here)
+    host = os.environ.get("SLURMD_NODENAME") or platform.node()
+    store.write_record(task.answers / f"{here.rank}.json", Answer(host=host, checks=found))
+    # Rank 0 answers last, and of the others none ends in bad, which would end all before they have answered.
+    sys.exit(0 if here.rank or all(check.passed for check in found) else 1)
 
 
-@dataclass
-class _Here:
-    """One of the job's processes, and what it found so far. `store` is shared by all who have met."""
-
-    task: PreflightTask
-    allocation: Allocation
-    store: Store = field(default_factory=HashStore)
-    checks: list[Check] = field(default_factory=list)
-
-    @property
-    def device(self) -> str:
-        return own_device(self.task.profile, self.allocation)
-
-    def all_well(self, when: str) -> bool:
-        """Whether no process has a failed check so far; waits until all have asked."""
-        self.store.set(f"{when} {self.allocation.rank}", "well" if all(each.passed for each in self.checks) else "bad")
-        return all(self.store.get(f"{when} {rank}") == b"well" for rank in range(self.allocation.world_size))
-
-    def answer(self) -> None:
-        """Write down what was found."""
-        host = os.environ.get("SLURMD_NODENAME") or platform.node()
-        store.write_record(self.task.answers / f"{self.allocation.rank}.json", Answer(host=host, checks=self.checks))
-
-
-def _give_up(here: _Here) -> None:
-    said = f"an all-reduce did not end within {NETWORK_SECONDS:g} s; {_interfaces()}"
-    here.checks.append(Check("network", False, said))
-    here.answer()
-    time.sleep(GRACE_SECONDS)
-    os._exit(1)
-
-
-def _interfaces() -> str:
-    names = ", ".join(name for _, name in socket.if_nameindex())
-    return f"look at network_interface in the profile, of which there are {names}; `lo` leads no node to another"
-
-
-def _node_checks(here: _Here) -> Iterator[Check]:
-    """Each process of its GPUs, and one of a node of its disks."""
-    scratch = here.task.profile.scratch
-    if here.device != "cpu":
+def _node_checks(task: PreflightTask, here: Allocation) -> Iterator[Check]:
+    """Each process of its GPUs, and one of a node of its disk."""
+    if task.profile.device != "cpu":
         yield from on_one_machine.check_gpus()
-    if here.allocation.local_rank == 0:
+    if here.local_rank == 0:
         yield on_one_machine.check_writable("temporary files", Path(tempfile.gettempdir()))
-        if scratch:
-            yield on_one_machine.check_writable("scratch", Path(os.path.expandvars(scratch)))
 
 
-def _network_checks(here: _Here) -> Iterator[Check]:
+def _network_checks(task: PreflightTask, here: Allocation) -> Iterator[Check]:
     """An all-reduce of all, through NCCL or gloo as in training."""
-    world_size, promised = here.allocation.world_size, here.task.profile.link_bits_per_second
+    device = own_device(task.profile, here)
+    names = ", ".join(name for _, name in socket.if_nameindex())
+    advice = f"look at network_interface in the profile, of which there are {names}, and at master_address"
     try:
-        prepare_thread(here.device)
-        with joined_through(here.store, here.device, PATIENCE_SECONDS, here.allocation.rank, world_size):
-            measured = _all_reduce_bits_per_second(here.device)
+        prepare_thread(device)
+        with meeting(task.profile, here, PATIENCE_SECONDS):
+            print(f"an all-reduce begins; if that is the last word: {advice}", flush=True)
+            measured = on_one_machine.all_reduce_bits_per_second(device)
     except SpecError as error:
         yield Check("a GPU for each worker", False, f"{error}; in the profile look at gpus_per_node and gpu_request")
     except (RuntimeError, OSError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        yield Check("network", False, f"an all-reduce fails: {first}; {_interfaces()}")
+        yield Check(NETWORK, False, f"an all-reduce fails: {first_line(error)}; {advice}")
     else:
-        yield Check("network", True, rate_in_words(measured, promised, world_size, here.task.profile.nodes))
-
-
-def _all_reduce_bits_per_second(device: str) -> float:
-    """What one link carries while all workers of the group reduce a vector: 2 (n - 1) / n of it, as in a ring.
-
-    All must call it. A tree, which NCCL may take for few bytes, would carry another share.
-
-    Raises:
-        CollectiveError: the sum is wrong.
-        RuntimeError: a backend's error, as where the others cannot be reached.
-    """
-    world_size, num_bytes = dist.get_world_size(), PROBE_BYTES[torch.device(device).type]
-    numbers = torch.ones(num_bytes // 4, device=device)
-    dist.all_reduce(numbers)
-    if not bool((numbers == world_size).all()):
-        raise CollectiveError(f"{world_size} ones sum up to {numbers.min().item():g} to {numbers.max().item():g}")
-    seconds = -time.perf_counter()
-    for _ in range(REPEATS):
-        dist.all_reduce(numbers)
-    numbers[0].item()  # waits for a GPU
-    seconds += time.perf_counter()
-    return 2 * (world_size - 1) / world_size * 8 * num_bytes * REPEATS / seconds
+        profile = task.profile
+        yield Check(
+            "network", True, rate_in_words(measured, profile.link_bits_per_second, here.world_size, profile.nodes)
+        )
 
 
 def rate_in_words(measured: float, promised: float | None, num_workers: int, num_nodes: int) -> str:
@@ -238,31 +157,26 @@ def rate_in_words(measured: float, promised: float | None, num_workers: int, num
     return f"{text}; the profile says {promised / 1e9:g}{advice}"
 
 
-def _reads_files(here: _Here) -> bool:
-    """Whether training opens the data's files one by one, from where it lies."""
-    task = configured_task(here.task.plan.runs[0].config.task)
-    return hasattr(task, "measured_opening_rate") and not is_archive(here.task.data)
-
-
-def _data_checks(here: _Here) -> Iterator[Check]:
-    """Rank 0 for all, and one of each node where that is quick: folders of files are looked through once."""
-    task, data, rank = here.task, here.task.data, here.allocation.rank
-    if rank == 0:
-        yield from on_one_machine.check_results(task.plan, task.results, task.profile.array_parallelism)
-    if here.allocation.local_rank or (rank and _reads_files(here)):
-        return
-    if is_archive(data):
-        yield check_archive(data, task.profile.scratch or "")
-    else:
-        yield from on_one_machine.check_data(configured_task(task.plan.runs[0].config.task), data)
-
-
-def _rates(here: _Here) -> Iterator[Check]:
+def _rates(task: PreflightTask, here: Allocation) -> Iterator[Check]:
     """How fast this process opens the data's files, and reads images beside what its GPU takes, while all do."""
-    config, data, cores, opened = here.task.plan.runs[0].config, here.task.data, here.task.profile.cpus_per_worker, 0.0
-    task: Any = configured_task(config.task)
-    with suppress(DataError):  # which the check says, too
-        opened = task.measured_opening_rate(data, on_one_machine.READING_SECONDS)
-    num_workers = here.allocation.world_size
-    yield Check("opening files", True, f"{num_workers} workers at once open about {num_workers * opened:,.0f} files/s")
-    yield from on_one_machine.check_reading(config, data, here.device, cores)
+    config = task.plan.runs[0].config
+    configured: Any = configured_task(config.task)
+    if not hasattr(configured, "measured_opening_rate"):
+        return
+    try:
+        opened = here.world_size * configured.measured_opening_rate(task.data, on_one_machine.READING_SECONDS)
+    except DataError:  # which the check of the data says
+        return
+    yield Check("opening files", True, f"{here.world_size} workers at once open about {opened:,.0f} files/s")
+    yield from on_one_machine.check_reading(
+        config, task.data, own_device(task.profile, here), task.profile.cpus_per_worker
+    )
+
+
+def _data_checks(task: PreflightTask, here: Allocation) -> Iterator[Check]:
+    """Rank 0 for all, and one of each node where that is quick: folders of files are looked through once."""
+    configured = configured_task(task.plan.runs[0].config.task)
+    if here.rank == 0:
+        yield from on_one_machine.check_results(task.plan, task.results, task.profile.array_parallelism)
+    if here.rank == 0 or (here.local_rank == 0 and not hasattr(configured, "measured_opening_rate")):
+        yield on_one_machine.check_data(configured, task.data)

@@ -54,7 +54,6 @@ class Profile(BaseModel):
     link_gigabits_per_second: Positive | None = None
     network_interface: str | None = None
     master_address: str | None = None
-    scratch: str | None = None
     launch_prefix: str = ""
     python: str | None = None
     setup: list[str] = []

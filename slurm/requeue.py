@@ -13,7 +13,7 @@ from pathlib import Path
 from harness.records import packs, store
 from harness.records.recorder import write_failure
 from harness.records.store import FailureKind, RecordError
-from harness.workers import watchdog
+from harness.workers.failures import end_by_watchdog, tail_of
 from slurm.allocation import Allocation, ask_slurm, this_allocation
 from slurm.campaign import Campaign, Submission
 from slurm.starts import ALWAYS, COUNTED, End, Start, begins, ends_of_job, read_failure, read_starts, recorded_end
@@ -120,8 +120,8 @@ def _record_end(folder: Path, start: Start, log: Path, by_slurm: tuple[FailureKi
 def _said_by_watchdog(log: Path, start: Start) -> tuple[FailureKind, str] | None:
     """What NCCL's watchdog said as the last of this attempt, in any worker's log, before it ended the process."""
     own, suffix = log.name.rsplit("_0_", 1)
-    texts = [watchdog.tail_of(each) for each in sorted(log.parent.glob(f"{own}_*_{suffix}"))]
-    return watchdog.end_in("\n".join(text.partition(begins(start.attempt))[2] for text in texts))
+    texts = [tail_of(each) for each in sorted(log.parent.glob(f"{own}_*_{suffix}"))]
+    return end_by_watchdog("\n".join(text.partition(begins(start.attempt))[2] for text in texts))
 
 
 if __name__ == "__main__":

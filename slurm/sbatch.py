@@ -138,30 +138,9 @@ def _flags(profile: Profile) -> dict[str, Any]:
     return asked | {name: value if equals else True for name, equals, value in pairs}
 
 
-REFUSALS = (
-    ("accounting/qos policy", "qos, account, nodes, time_limit_minutes"),
-    ("qosmaxwall", "time_limit_minutes, qos"),
-    ("account", "account, partition"),
-    ("partition", "partition"),
-    ("qos", "qos"),
-    ("feature specification", "constraint"),
-    ("gpus-per-node", "gpu_request"),
-    ("generic resource", "gpus_per_node, gpu_type, gpu_request"),
-    ("gres", "gpus_per_node, gpu_type, gpu_request"),
-    ("memory specification", "memory_gb"),
-    ("time limit", "time_limit_minutes"),
-    ("node configuration is not available", "nodes, gpus_per_node, cpus_per_worker, memory_gb, constraint"),
-    ("option", "extra_sbatch"),
-)
-"""Part of what sbatch says, and the profile's fields that bring it about."""
-
-
 def explain_refusal(message: str, cluster: str) -> str:
-    """sbatch's message, and where it can be told the fields of the profile to look at."""
+    """What sbatch said, in one line, and where to look."""
     said = " ".join(line.removeprefix("sbatch: ").removeprefix("error: ") for line in message.splitlines() if line)
     if re.search("contact slurm controller|configuration source", said.lower()):
         return f"sbatch refused: {said}; Slurm is not up, or SLURM_CONF does not say where it is"
-    fields = next(
-        (f"; look at {fields} in the profile {cluster}" for part, fields in REFUSALS if part in said.lower()), ""
-    )
-    return f"sbatch refused: {said}{fields}"
+    return f"sbatch refused: {said}; change the profile {cluster}"

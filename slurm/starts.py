@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-import uuid
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -12,15 +10,9 @@ from harness.records import store
 from harness.records.recorder import write_failure
 from harness.records.run_lock import BusyError, owned
 from harness.records.state import is_done, saved_step
-from harness.records.store import Failure, FailureKind, Heartbeat, Record, RunFile
+from harness.records.store import Failure, FailureKind, Record, RunFile
 from slurm.allocation import Allocation
 from slurm.campaign import now
-
-LISTEN_SECONDS = 60.0
-"""How long the heartbeat of another job's attempt may stand still before that attempt counts as dead."""
-
-LONG_DEAD_SECONDS = 1800.0
-"""A heartbeat older than this is not listened to, however much the clocks of two machines differ."""
 
 ALWAYS: tuple[FailureKind, ...] = ("preempted",)
 COUNTED: tuple[FailureKind, ...] = ("node", "communication", "timeout")
@@ -106,8 +98,8 @@ def begins(attempt: str) -> str:
     return f"attempt {attempt} begins"
 
 
-def begin_attempt(folder: Path, run_id: str, allocation: Allocation, max_retries: int, stack: ExitStack) -> str:
-    """Begin a new attempt, over any that this job left, and return its name; the lock is held until `stack` ends.
+def begin_attempt(folder: Path, run_id: str, allocation: Allocation, max_retries: int, stack: ExitStack) -> None:
+    """Begin this start's attempt, over any that its job left; the run's lock is held until `stack` ends.
 
     Raises:
         NothingToDo: the run is done, another process is at it, or its processes ended without a word too often.
@@ -115,49 +107,26 @@ def begin_attempt(folder: Path, run_id: str, allocation: Allocation, max_retries
     """
     folder.mkdir(parents=True, exist_ok=True)
     starts = read_starts(folder)
-    _check_owner(folder, {start.attempt for start in starts if start.job == allocation.job}, stack)
+    run = store.read_optional(folder / "run.json", RunFile)
+    newest = run.attempts[-1].attempt if run and run.attempts else None
+    try:
+        stack.enter_context(owned(folder))
+    except BusyError as error:
+        ours = [start.attempt for start in starts if start.job == allocation.job]
+        if newest not in ours if newest else not ours:
+            raise NothingToDo(str(error)) from None
+        # An orphan of this job has the lock, and will find out that it was replaced.
     ends = ends_of_job(starts, allocation.job)
     if sum(end.counts for end in ends) > max_retries:
         message = f"gave up: the attempts of job {allocation.job} ended with {', '.join(end.kind for end in ends)}"
         ended = starts[-1].ended or "node"
         write_failure(folder, run_id, starts[-1].attempt, ended, message, "", is_last_word=True)
         raise NothingToDo(message)
-    attempt = uuid.uuid4().hex[:8]
-    add_start(folder, starts, Start(job=allocation.job, restart=allocation.restart, attempt=attempt, time=now()))
+    start = Start(job=allocation.job, restart=allocation.restart, attempt=allocation.attempt, time=now())
+    add_start(folder, starts, start)
     # Only now: having written to the folder, this node sees what others wrote to it before.
     if is_done(folder):
         raise NothingToDo(f"run {run_id} is done")
-    return attempt
-
-
-def _check_owner(folder: Path, ours: set[str], stack: ExitStack) -> None:
-    """Take the run's lock; raises NothingToDo where an attempt of another job is alive, for ours makes way."""
-    run = store.read_optional(folder / "run.json", RunFile)
-    newest = run.attempts[-1].attempt if run and run.attempts else None
-    foreign = newest not in ours if newest else not ours
-    try:
-        stack.enter_context(owned(folder))
-    except BusyError as error:
-        if foreign:
-            raise NothingToDo(str(error)) from None
-        # An orphan of this job has the lock, and will find out that it was replaced.
-    if foreign and newest and _is_alive(folder, newest):  # on another machine, where the lock is not seen
-        raise NothingToDo(f"attempt {newest}, which is not of this job, is at the run")
-
-
-def _is_alive(folder: Path, attempt: str) -> bool:
-    """Whether the attempt's heartbeat goes on: seen to, since two machines' clocks may differ."""
-    if read_failure(folder, attempt) is not None:
-        return False
-    first = store.read_optional(folder / "heartbeat.json", Heartbeat)
-    ends = time.monotonic() + LISTEN_SECONDS
-    while (
-        first and first.attempt == attempt and time.monotonic() < ends and time.time() - first.time < LONG_DEAD_SECONDS
-    ):
-        if store.read_optional(folder / "heartbeat.json", Heartbeat) != first:
-            return True
-        time.sleep(0.5)
-    return False
 
 
 def _has_progressed(folder: Path, attempt: str) -> bool:

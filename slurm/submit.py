@@ -32,7 +32,9 @@ from slurm.campaign import (
     owner,
     put_submission,
     read_campaign,
+    snapshot_path,
     submit_lock,
+    take_snapshot,
 )
 from slurm.job import do_run
 from slurm.preflight import PreflightTask, preflight, wait_for_preflight
@@ -47,7 +49,6 @@ from slurm.sbatch import (
     python_of,
     sbatch_text,
 )
-from slurm.staging import is_archive, snapshot_path, take_snapshot
 from slurm.status import observe, queued_jobs
 
 
@@ -81,7 +82,7 @@ class Request:
 
 
 def check(request: Request) -> None:
-    """Raises SpecError where the profile does not fit the experiment or its data."""
+    """Raises SpecError where the profile does not fit the experiment."""
     profile = request.profile
     for run in request.plan.runs:
         if run.config.num_workers != profile.num_workers:
@@ -90,11 +91,6 @@ def check(request: Request) -> None:
                 f"{profile.num_workers} workers, {request.name} has {run.config.num_workers}; change nodes, "
                 "gpus_per_node or workers_per_node in it, or take another profile or variant"
             )
-    if is_archive(request.data) and not profile.scratch:
-        raise SpecError(
-            f"{request.data} is an archive, and the profile {request.cluster} has no scratch, a folder on each "
-            "node's own disk to extract it to; add it, or give the folder with the data"
-        )
 
 
 def left_to_submit(request: Request) -> list[PlannedRun]:

@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
 
     planned = _planned(options)
     launch_options = _launch_options(options, planned)
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    if {"RANK", "WORLD_SIZE"} <= os.environ.keys():  # torchrun, or what starts workers as it does
         from harness.workers.torchrun import run_under_torchrun
 
         try:

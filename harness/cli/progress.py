@@ -14,9 +14,17 @@ from rich.table import Table
 from harness.records.store import Heartbeat
 from harness.workers.launch import Progress
 from harness.workers.run_process import Unfinished
-from harness.workers.time_left import in_words
 
 PLAIN_LINE_SECONDS = 10.0
+
+
+def in_words(seconds: float | None) -> str:
+    """A time for people."""
+    if seconds is None:
+        return "?"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
 def _cells(beat: Heartbeat) -> list[str]:

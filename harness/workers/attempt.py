@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import traceback
 from collections.abc import Callable
@@ -10,25 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
-from algorithms import CollectiveError, Collectives, ProcessGroupCollectives, StackedCollectives
+from algorithms import Collectives, ProcessGroupCollectives, StackedCollectives
 from algorithms.registry import methods
 from harness.plan.rows import PlannedRun
 from harness.records.recorder import Recorder, write_failure
 from harness.records.run_lock import owned, owned_by_rank_0
 from harness.records.state import is_done
-from harness.records.store import VERSION, Attempt, FailureKind, RecordError, RunFile
-from harness.spec import SpecError
-from harness.tasks.errors import DataError
+from harness.records.store import VERSION, Attempt, RunFile
 from harness.tasks.task import Samples, find_task
 from harness.train import checkpoint
 from harness.train.build import MemoryFormat, build_model, format_of, lay_out
-from harness.train.checkpoint import CheckpointError
 from harness.train.train import train
 from harness.train.trainee import use_device
 from harness.train.training import Checkpoints, Preempted, Work
+from harness.workers.failures import failure_kind, sentence
 from harness.workers.preload import load_samples
 from harness.workers.process_group import from_rank_0, joined
 
@@ -138,42 +134,13 @@ def recorded(job: Job, work: Callable[[], None]) -> bool:
         work()
         return True
     except Preempted as stop:
+        print(f"{job.run.row} seed {job.run.seed}: {stop}", flush=True)
         write_failure(job.folder, job.run.run_id, job.attempt.attempt, "preempted", str(stop), "")
     except Exception as error:
         trace = "".join(traceback.format_exception(error))
         print(trace, flush=True)
         write_failure(job.folder, job.run.run_id, job.attempt.attempt, failure_kind(error), sentence(error), trace)
     return False
-
-
-NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""What torch and the libraries under it say in plain RuntimeErrors."""
-
-NO_PEER = "gloo/transport/"
-"""In every error of gloo's connections, whatever it says. Most arise in a collective, which names them; those of an
-all-reduce that DistributedDataParallel makes by itself come out of a backward pass."""
-
-
-def failure_kind(error: BaseException) -> FailureKind:
-    """What kind of failure an exception is, for records and for the decision to try again."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in NO_MEMORY):
-        return "oom"
-    if isinstance(error, Preempted):
-        return "preempted"
-    from_gloo = isinstance(error, RuntimeError) and NO_PEER in str(error)
-    if from_gloo or isinstance(error, CollectiveError | dist.DistError):
-        return "communication"
-    if isinstance(error, DataError | CheckpointError | RecordError | SpecError):
-        return "data"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-        return "disk"
-    return "bug"
-
-
-def sentence(error: BaseException) -> str:
-    """What an exception says, and what to do where that is known."""
-    advice = "; use a smaller batch or lower precision" if failure_kind(error) == "oom" else ""
-    return f"{str(error) or type(error).__name__}{advice}"
 
 
 def num_cores() -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from statistics import fmean
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -20,13 +22,13 @@ from harness.records.state import is_done
 from harness.records.store import Attempt, Heartbeat
 from harness.spec import RunConfig, SpecError
 from harness.train import checkpoint
+from harness.train.build import num_steps_of
 from harness.workers.attempt import Job, num_cores
 from harness.workers.devices import Workers, device_groups
 from harness.workers.preload import announce
 from harness.workers.process_group import backend_for
 from harness.workers.run_process import ActiveRun, Resources, Unfinished, close, start
 from harness.workers.stops import StopFlag, noticed
-from harness.workers.time_left import TimeLeft, expected_step_seconds
 
 POLL_SECONDS = 0.1
 
@@ -68,6 +70,16 @@ class Progress:
     active: dict[str, Heartbeat | None]
     seconds_left: float | None
     """Of the whole launch; None where nothing is known yet."""
+
+
+class Steps(NamedTuple):
+    """Steps of runs of one row, and the seconds that they took."""
+
+    seconds: float
+    number: int
+
+    def and_more(self, seconds: float, number: int) -> Steps:
+        return Steps(self.seconds + seconds, self.number + number)
 
 
 class Display(Protocol):
@@ -148,9 +160,9 @@ def launch(plan: Plan, options: Options, display: Display) -> int:
     pending = missing_runs(plan, folder)
     if pending:
         announce(pending[0].config.task, options.data, options.device)
-    with noticed() as notice:
-        failures = _Launch(plan, options, pending, free, display, notice).go()
-        notice.raise_if_asked()
+    with noticed() as flag:
+        failures = _Launch(plan, options, pending, free, display, flag).go()
+        flag.raise_if_asked()
     return failures
 
 
@@ -164,15 +176,17 @@ class _Launch:
         pending: list[PlannedRun],
         free: list[Resources],
         display: Display,
-        notice: StopFlag,
+        flag: StopFlag,
     ) -> None:
         self.plan, self.options = plan, options
         self.pending, self.free, self.active = pending, free, list[ActiveRun]()
-        self.display, self.notice = display, notice
+        self.display, self.flag = display, flag
         self.total = len({run.run_id for run in plan.runs})
         self.failures, self.done = 0, self.total - len(pending)
         self.asked = False
-        self.time_left = TimeLeft(min(len(free), len(pending)))
+        self.num_places = max(1, min(len(free), len(pending)))
+        self.seen: dict[str, Steps] = {}
+        """By row, of the runs that ended."""
 
     def go(self) -> int:
         """Start runs where there is room, until all have ended; returns how many failed."""
@@ -182,13 +196,10 @@ class _Launch:
                     run, place = self.pending.pop(0), self.free.pop(0)
                     workers = workers_of(run.config, self.options)
                     self.active.append(start(self._job(run, workers, place), workers, place))
-                if self.time_left.expected is None:  # while the first processes load what they need
-                    self._show()
-                    self.time_left.expected = self._expected()
                 self._show()
                 time.sleep(POLL_SECONDS)
                 self._close_ended()
-                if self.notice.stop_requested():
+                if self.flag.stop_requested():
                     self._ask_to_stop()
         finally:
             for each in self.active:
@@ -201,17 +212,10 @@ class _Launch:
         attempt = new_attempt(workers, backend, torch.device(place.devices[0]))
         return self.options.job(self.plan, run, attempt, place.devices[0], place.cores)
 
-    def _expected(self) -> dict[str, float]:
-        runs, cores = [*self.pending, *(each.job.run for each in self.active)], len(self.active[0].place.cores)
-        return expected_step_seconds(runs, self.options.device, self.options.workers, cores)
-
     def _show(self) -> None:
         beats = [(each, each.heartbeat()) for each in self.active]
-        reason = self.time_left.update(self.pending, [(each.job.run, beat) for each, beat in beats])
-        if reason is not None:
-            self.display.say(reason)
-        active = {each.name: beat for each, beat in beats}
-        self.display.update(Progress(self.done, self.total, active, self.time_left.seconds))
+        left = seconds_left(self.pending, [(each.job.run, beat) for each, beat in beats], self.seen, self.num_places)
+        self.display.update(Progress(self.done, self.total, {each.name: beat for each, beat in beats}, left))
 
     def _close_ended(self) -> None:
         for each in [each for each in self.active if each.has_ended()]:
@@ -220,7 +224,8 @@ class _Launch:
             unfinished = close(each)
             if unfinished is None:
                 self.done += 1
-                self.time_left.ended(each.job.run, time.monotonic() - each.started)
+                run, before = each.job.run, self.seen.get(each.job.run.row, Steps(0.0, 0))
+                self.seen[run.row] = before.and_more(time.monotonic() - each.started, num_steps_of(run.config)[1])
             else:
                 self.failures += unfinished.kind != "skipped"
                 if unfinished.concerns_all:
@@ -234,6 +239,34 @@ class _Launch:
         self.pending.clear()
         for each in self.active:
             each.workers.ask_to_stop()
+
+
+def seconds_left(
+    pending: Sequence[PlannedRun],
+    active: Sequence[tuple[PlannedRun, Heartbeat | None]],
+    ended: Mapping[str, Steps],
+    num_places: int,
+) -> float | None:
+    """How long these runs still take, `num_places` at once, by what steps have taken; None before any was seen.
+
+    A row of which no step was seen is expected to be as fast as the others are on average.
+
+    Args:
+        active: with the newest heartbeat of each.
+        ended: the steps of runs that ended, by row.
+    """
+    seen, runs = dict(ended), [(run, num_steps_of(run.config)[1]) for run in pending]
+    for run, beat in active:
+        step = beat.step if beat else 0
+        runs.append((run, num_steps_of(run.config)[1] - step))
+        if beat and beat.images_per_second:
+            seconds = step * run.config.batch_size * run.config.num_workers / beat.images_per_second
+            seen[run.row] = seen.get(run.row, Steps(0.0, 0)).and_more(seconds, step)
+    rates = {row: steps.seconds / steps.number for row, steps in seen.items() if steps.number}
+    if not rates:
+        return None
+    left = [rates.get(run.row, fmean(rates.values())) * steps for run, steps in runs]
+    return max([sum(left) / num_places, *left])
 
 
 def places(plan: Plan, options: Options) -> list[Resources]:

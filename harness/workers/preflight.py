@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from algorithms import CollectiveError
 from harness.plan.forecast import reading
 from harness.plan.plan import Plan
 from harness.plan.step_time import dry_steps
@@ -27,6 +29,9 @@ from harness.workers.process_group import joined
 PROBE_BYTES = 1_000_000
 """Written to a disk to see that it can be: more than what a full one may still take beside a file's name."""
 
+REDUCED_BYTES, REPEATS = {"cuda": 64_000_000, "cpu": 8_000_000}, 5
+"""What an all-reduce is timed with, by kind of device: enough that latency hardly counts."""
+
 READING_SECONDS = 3.0
 """How long images are read for their rate."""
 
@@ -34,7 +39,7 @@ READING_SECONDS = 3.0
 def checks(plan: Plan, options: Options) -> Iterator[Check]:
     """The checks before a launch with these options, as they are made; touches nothing but a temporary folder."""
     config = plan.runs[0].config
-    yield from check_data(configured_task(config.task), options.data)
+    yield check_data(configured_task(config.task), options.data)
     processes = config.num_workers if options.workers == "processes" else 1
     yield from check_reading(config, options.data, options.device, max(1, num_cores() // processes))
     try:
@@ -49,14 +54,13 @@ def checks(plan: Plan, options: Options) -> Iterator[Check]:
         yield check_nccl()
 
 
-def check_data(task: Task, data: Path | None) -> Iterator[Check]:
+def check_data(task: Task, data: Path | None) -> Check:
     """Whether the task finds its data whole: sums or counts of each split, and that samples of images decode."""
     try:
         task.prepare(data)
     except DataError as error:
-        yield Check("data", False, str(error))
-    else:
-        yield Check("data", True, f"{task.num_train:,} + {task.num_test:,} samples, found and verified")
+        return Check("data", False, str(error))
+    return Check("data", True, f"{task.num_train:,} + {task.num_test:,} samples, found and verified")
 
 
 def check_reading(config: RunConfig, data: Path | None, device: str, cores: int) -> Iterator[Check]:
@@ -73,15 +77,15 @@ def check_reading(config: RunConfig, data: Path | None, device: str, cores: int)
     except DataError:
         return
     except RuntimeError as error:
-        yield failed_step(error)
+        advice = "if memory is short, use a smaller batch or lower precision"
+        yield Check("a training step", False, f"{first_line(error)}; {advice}")
         return
     yield Check("reading", True, reading(rate / readers, task.expected_reading_rate(cores)[1], taken))
 
 
-def failed_step(error: RuntimeError) -> Check:
-    """Of a dry step that raised this."""
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return Check("a training step", False, f"{first}; if memory is short, use a smaller batch or lower precision")
+def first_line(error: Exception) -> str:
+    """What an error says first, or its name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def gpu_rate(config: RunConfig, device: str) -> float | None:
@@ -182,8 +186,29 @@ def check_nccl() -> Check:
     with tempfile.TemporaryDirectory() as folder:
         try:
             with joined(device, 30.0, f"file://{folder}/rendezvous", rank=0, world_size=1):
-                one = torch.ones(1, device=device)
-                dist.all_reduce(one)
-                return Check("NCCL", one.item() == 1.0, "answers")
+                all_reduce_bits_per_second(device)
         except RuntimeError as error:
-            return Check("NCCL", False, f"does not answer: {error}")
+            return Check("NCCL", False, f"does not answer: {first_line(error)}")
+    return Check("NCCL", True, "answers")
+
+
+def all_reduce_bits_per_second(device: str) -> float:
+    """What one link carries while all workers of the group reduce a vector: 2 (n - 1) / n of it, as in a ring.
+
+    All must call it. A tree, which NCCL may take for few bytes, would carry another share.
+
+    Raises:
+        CollectiveError: the sum is wrong.
+        RuntimeError: a backend's error, as where the others cannot be reached.
+    """
+    world_size, num_bytes = dist.get_world_size(), REDUCED_BYTES[torch.device(device).type]
+    numbers = torch.ones(num_bytes // 4, device=device)
+    dist.all_reduce(numbers)
+    if not bool((numbers == world_size).all()):
+        raise CollectiveError(f"{world_size} ones sum up to {numbers.min().item():g} to {numbers.max().item():g}")
+    seconds = -time.perf_counter()
+    for _ in range(REPEATS):
+        dist.all_reduce(numbers)
+    numbers[0].item()  # waits for a GPU
+    seconds += time.perf_counter()
+    return 2 * (world_size - 1) / world_size * 8 * num_bytes * REPEATS / seconds

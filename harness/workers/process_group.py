@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import torch.distributed as dist
-from torch.distributed import Store  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
+from algorithms import CollectiveError
 from algorithms.core.process_group import translated_errors
 from harness.workers import devices
 
@@ -19,36 +20,33 @@ T = TypeVar("T")
 
 @contextmanager
 def joined(
-    device: str, timeout_seconds: float, init_method: str, rank: int = -1, world_size: int = -1
+    device: str, timeout_seconds: float, init_method: str, rank: int = -1, world_size: int = -1, key: str = ""
 ) -> Iterator[None]:
     """Inside, this process is one of the group's workers; `init_method` is PyTorch's, "env://" knows rank and size.
 
-    After an exception the group still stands: see `joined_through`.
+    The group is destroyed after success alone. NCCL's end waits for collectives that are under way, and the peers of a
+    worker that failed wait in one for that worker: it would hang before it could say why. Its process must end instead.
+
+    Args:
+        key: this group's, where another group's workers may meet at the same place by chance; they then wait in vain.
 
     Raises:
         SpecError: two ranks have the same GPU.
         CollectiveError: another worker did not come in time, or went.
     """
     timeout = datetime.timedelta(seconds=timeout_seconds)
-    with translated_errors():
-        store, rank, world_size = next(rendezvous(init_method, rank, world_size, timeout=timeout))
-    with joined_through(store, device, timeout_seconds, rank, world_size):
-        yield
-
-
-@contextmanager
-def joined_through(store: Store, device: str, timeout_seconds: float, rank: int, world_size: int) -> Iterator[None]:
-    """As `joined`, where the workers have found each other already, and share `store`.
-
-    The group is destroyed after success alone. NCCL's end waits for collectives that are under way, and the peers of a
-    worker that failed wait in one for that worker: it would hang before it could say why. Its process must end instead.
-    """
-    timeout = datetime.timedelta(seconds=timeout_seconds)
-    store.set_timeout(timeout)
+    try:
+        with translated_errors():
+            shared, rank, world_size = next(rendezvous(init_method, rank, world_size, timeout=timeout))
+            store = PrefixStore(key, shared)
+            store.set_timeout(timeout)
+            store.set(f"device of {rank}", devices.identity(device))
+            owned = [store.get(f"device of {other}").decode() for other in range(world_size)]
+    except CollectiveError as error:
+        raise CollectiveError(f"the workers do not meet at {init_method}: {error}") from None
     # Before the group is made: NCCL on a shared GPU stops with a message that names neither rank nor remedy.
+    devices.require_own_devices(owned)
     with translated_errors():
-        store.set(f"device of {rank}", devices.identity(device))
-        devices.require_own_devices([store.get(f"device of {other}").decode() for other in range(world_size)])
         dist.init_process_group(backend_for(device), store=store, rank=rank, world_size=world_size, timeout=timeout)
     yield
     dist.destroy_process_group()

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import multiprocessing
 import os
-import sys
 import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.workers.stops import left_to_the_launcher
+
+if TYPE_CHECKING:
+    from torch.multiprocessing.spawn import ProcessContext
 
 PRELOADED = ("harness.workers.fork_server", "torch._dynamo")
 """What every worker needs; the last PyTorch would import, for a second, when it makes its first optimiser."""
 EXIT_ORPHAN = 4
-GRACE_SECONDS = 2.0
-"""For the workers that a failed one leaves, to fail too, and say why."""
-SIGNS_OF_A_LOST_PEER = ("a collective failed", "Connection", "gloo", "TCPStore", "recvValue", "reset by peer")
-EARLY = "it ended early"
+POLL_SECONDS = 0.1
+GRACE_SECONDS = 1.0
+"""For the workers that a failed one leaves, to fail too."""
+END_SECONDS = 30.0
+"""For a process that has said its last to end."""
 
 
 class WorkerError(RuntimeError):
@@ -50,21 +56,15 @@ class Worker:
 
 
 @dataclass(frozen=True)
-class _LastWords:
-    """Of a worker that failed."""
-
-    words: str
-
-
-@dataclass
 class WorkerProcesses:
-    """The processes of one start and this end of the pipe to each, by rank. Used by `with`, they are ended after it."""
+    """The processes of one start, this end of the pipe to each, by rank, and the folder in which they meet.
 
-    processes: list[BaseProcess]
-    pipes: list[Connection]
-    folder: tempfile.TemporaryDirectory[str] | None
-    """In which they meet."""
-    _last_words: dict[int, str] = field(default_factory=dict)
+    Used by `with`, they are ended after it.
+    """
+
+    context: ProcessContext
+    pipes: Sequence[Connection]
+    folder: tempfile.TemporaryDirectory[str]
 
     def __enter__(self) -> WorkerProcesses:
         return self
@@ -75,81 +75,63 @@ class WorkerProcesses:
 
     def exit_codes(self) -> list[int | None]:
         """By rank; None for a process that is on."""
-        return [process.exitcode for process in self.processes]
+        return [process.exitcode for process in self.context.processes]
 
     def ask_to_stop(self) -> None:
         """A process that has just been made does not hear yet: it must be asked again."""
-        for process in self.processes:
+        for process in self.context.processes:
             if process.exitcode is None:
                 process.terminate()
 
     def kill(self) -> None:
-        for process in self.processes:
+        for process in self.context.processes:
             process.kill()
-        for process in self.processes:
+        for process in self.context.processes:
             process.join()
 
     def close(self) -> None:
         """Give back what the processes, which have ended, leave here."""
         for pipe in self.pipes:
             pipe.close()
-        if self.folder is not None:
-            self.folder.cleanup()
+        self.folder.cleanup()
+        for file in self.context.error_files:
+            Path(file).unlink(missing_ok=True)
 
     def tell(self, rank: int, what: object) -> None:
         """Send it to the worker; that one has ended is said when it is next heard."""
         with contextlib.suppress(BrokenPipeError):
             self.pipes[rank].send(what)
 
-    def hear(self, rank: int, timeout_seconds: float | None = None) -> Any:
+    def hear(self, rank: int, timeout_seconds: float = math.inf) -> Any:
         """What the worker says next; at last it is what its work returned.
 
         Raises:
-            WorkerError: one of them failed, or this one says nothing for so long.
+            WorkerError: one of them failed, and the others were ended, or this one says nothing for so long.
         """
-        pipe, deadline = self.pipes[rank], None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            on = [process.sentinel for process in self.processes if process.exitcode is None]
-            ready = wait([pipe, *on], left)
-            if any(self.exit_codes()):
-                raise self._error()
-            if pipe in ready:
-                return self._received(rank)
-            if not ready:
+        deadline = time.monotonic() + timeout_seconds
+        while not self.pipes[rank].poll(POLL_SECONDS):
+            self._raise_if_failed()
+            if time.monotonic() > deadline:
                 raise WorkerError(f"worker {rank} did not answer in {timeout_seconds:g} s")
+        try:
+            return self.pipes[rank].recv()
+        except (EOFError, ConnectionResetError):
+            self.context.processes[rank].join(END_SECONDS)
+            self._raise_if_failed()
+            raise WorkerError(f"worker {rank} failed: it ended early") from None
+
+    def _raise_if_failed(self) -> None:
+        from torch.multiprocessing.spawn import ProcessException  # here, as torch takes its time to load
+
+        try:
+            self.context.join(0, GRACE_SECONDS)
+        except ProcessException as error:
+            words = str(error).rpartition(f"{WorkerError.__name__}: ")[2].strip()
+            raise WorkerError(f"worker {error.error_index} failed: {words}") from None
 
     def hear_all(self) -> list[Any]:
         """What each says next, by rank; see `hear`."""
-        return [self.hear(rank) for rank in range(len(self.processes))]
-
-    def _received(self, rank: int) -> Any:
-        try:
-            said = self.pipes[rank].recv()
-        except (EOFError, ConnectionResetError):
-            self._last_words[rank] = EARLY
-            raise self._error() from None
-        if isinstance(said, _LastWords):
-            self._last_words[rank] = said.words
-            raise self._error()
-        return said
-
-    def _error(self) -> WorkerError:
-        """Who failed first, as far as that can be told: the others then say that they lost a connection."""
-        deadline = time.monotonic() + GRACE_SECONDS
-        while on := [process.sentinel for process in self.processes if process.exitcode is None]:
-            if not wait(on, max(0.0, deadline - time.monotonic())):
-                break
-        for rank, code in enumerate(self.exit_codes()):
-            with contextlib.suppress(EOFError, OSError):
-                while self.pipes[rank].poll():
-                    if isinstance(said := self.pipes[rank].recv(), _LastWords):
-                        self._last_words[rank] = said.words
-            if code and self._last_words.get(rank, EARLY) == EARLY:
-                self._last_words[rank] = f"it ended with exit code {code}"
-        lost = [any(sign in words for sign in SIGNS_OF_A_LOST_PEER) for words in self._last_words.values()]
-        _, rank = min(zip(lost, self._last_words, strict=True))
-        return WorkerError(f"worker {rank} failed: {self._last_words[rank]}")
+        return [self.hear(rank) for rank in range(len(self.pipes))]
 
 
 def start_workers(
@@ -162,20 +144,18 @@ def start_workers(
             but for what goes to standard error.
         preload: modules to be loaded before the first process of this program is forked, besides that of `work`.
     """
+    from torch.multiprocessing.spawn import start_processes
+
     prepare_processes()
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*PRELOADED, work.__module__, *preload])
-    started = WorkerProcesses([], [], tempfile.TemporaryDirectory(prefix="cser-workers-"))
-    assert started.folder is not None
-    place = len(arguments), f"file://{started.folder.name}/rendezvous"
-    for rank, own in enumerate(arguments):
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_be, args=(work, rank, *place, theirs, *own))
-        process.start()
-        theirs.close()
-        started.processes.append(process)
-        started.pipes.append(ours)
-    return started
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it tells of each process that it ends
+    multiprocessing.get_context("forkserver").set_forkserver_preload([*PRELOADED, work.__module__, *preload])
+    folder = tempfile.TemporaryDirectory(prefix="cser-workers-")
+    ours, theirs = zip(*(multiprocessing.Pipe() for _ in arguments), strict=True)
+    given = work, f"file://{folder.name}/rendezvous", theirs, arguments
+    context = start_processes(_be, given, len(arguments), join=False, start_method="forkserver")  # type: ignore[no-untyped-call]
+    for pipe in theirs:
+        pipe.close()
+    return WorkerProcesses(context, ours, folder)
 
 
 def prepare_processes() -> None:
@@ -186,29 +166,31 @@ def prepare_processes() -> None:
 
 
 def _be(
-    work: Callable[..., object], rank: int, world_size: int, init_method: str, pipe: Connection, *arguments: object
+    rank: int,
+    work: Callable[..., object],
+    init_method: str,
+    pipes: Sequence[Connection],
+    arguments: Sequence[tuple[Any, ...]],
 ) -> None:
-    """What a worker's process does: its work, whose result or failure it says last. It dies with who started it."""
+    """What a worker's process does: its work, whose result it says last. It dies with who started it."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
-    notice = left_to_the_launcher()
+    flag = left_to_the_launcher()
+    for pipe in pipes[:rank] + pipes[rank + 1 :]:  # type: ignore[operator]
+        pipe.close()
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)  # gloo prints there
     try:
-        _say(pipe, work(Worker(rank, world_size, init_method, pipe, notice.stop_requested), *arguments))
+        last = work(Worker(rank, len(pipes), init_method, pipes[rank], flag.stop_requested), *arguments[rank])
     except Exception as error:
         words = " ".join(str(error).split())
         if not words or not isinstance(error, RuntimeError | OSError | ValueError):
             traceback.print_exc()
             words = f"{type(error).__name__}: {words}"
-        _say(pipe, _LastWords(words))
-        sys.exit(1)
-
-
-def _say(pipe: Connection, last: object) -> None:
+        raise WorkerError(words) from None
     with contextlib.suppress(BrokenPipeError):  # whoever started this one has heard enough
-        pipe.send(last)
+        pipes[rank].send(last)
 
 
 def _die_with(parent: BaseProcess) -> None:

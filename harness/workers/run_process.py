@@ -16,14 +16,9 @@ from harness.records.recorder import write_failure
 from harness.records.run_lock import BusyError
 from harness.records.state import is_done
 from harness.records.store import Failure, FailureKind, Heartbeat, RecordError
-from harness.workers import watchdog
-from harness.workers.attempt import (
-    Job,
-    attempt_as_rank,
-    attempt_stacked,
-    failure_kind,
-)
+from harness.workers.attempt import Job, attempt_as_rank, attempt_stacked
 from harness.workers.devices import Workers
+from harness.workers.failures import end_by_watchdog, failure_kind, tail_of
 from harness.workers.processes import Worker, WorkerProcesses, start_workers
 
 EXIT_BUSY, EXIT_DISK = 3, 5
@@ -171,10 +166,9 @@ def _death(active: ActiveRun, codes: list[int]) -> tuple[FailureKind, str]:
             "a process of the run was killed, by the system's memory guard or by hand; if it was the guard, use a "
             f"smaller batch or lower precision, or fewer runs at once; {see}"
         )
-    if -signal.SIGABRT in codes:
-        found = watchdog.end_in(watchdog.tail_of(active.job.folder / LOG, active.log_start))
-        if found is not None:
-            return found[0], f"{found[1]}; {see}"
+    said = tail_of(active.job.folder / LOG, active.log_start) if -signal.SIGABRT in codes else ""
+    if found := end_by_watchdog(said):
+        return found[0], f"{found[1]}; {see}"
     # Those that were killed were killed here, after one had ended otherwise.
     code = next((code for code in codes if code not in (0, -signal.SIGKILL)), -signal.SIGKILL)
     return "bug", f"the run's process ended with code {code}; {see}"

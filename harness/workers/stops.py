@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-
-ECHO_SECONDS = 1.0
-"""Under torchrun one Ctrl-C comes twice: from the terminal, and from torchrun, which passes it on."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -22,22 +18,20 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopFlag:
-    """Whether a signal to stop has come. `echoes`: whether the same one may come twice at the same time."""
+    """Whether a signal to stop has come. `second_ends`: whether another one raises Interrupted at once."""
 
-    def __init__(self, echoes: bool) -> None:
+    def __init__(self, second_ends: bool = False) -> None:
         self.number: int | None = None
-        self._quiet_until = 0.0
-        self._echoes = echoes
+        self._second_ends = second_ends
 
     def stop_requested(self) -> bool:
         return self.number is not None
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if self.number is None:
-            self.number, self._quiet_until = number, now + ECHO_SECONDS * self._echoes
-        elif now >= self._quiet_until:
-            raise Interrupted(number)
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """To be a signal's handler."""
+        if self._second_ends:
+            self.raise_if_asked()
+        self.number = self.number or number
 
     def raise_if_asked(self) -> None:
         """Raises Interrupted where a signal has come."""
@@ -46,15 +40,20 @@ class StopFlag:
 
 
 @contextmanager
-def noticed(echoes: bool = False) -> Iterator[StopFlag]:
-    """Inside, the first Ctrl-C or SIGTERM is only noted; the next raises Interrupted. Of the main thread alone."""
-    notice, before = StopFlag(echoes), {}
+def noticed(second_ends: bool = True) -> Iterator[StopFlag]:
+    """Inside, the first Ctrl-C or SIGTERM is only noted. Of the main thread alone.
+
+    Args:
+        second_ends: see `StopFlag`. Not under torchrun, where one Ctrl-C comes twice, from the terminal and from
+            torchrun, which itself ends workers that take too long.
+    """
+    flag, before = StopFlag(second_ends), {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) != signal.SIG_IGN:  # as where a shell put the command into the background
-                before[number] = signal.signal(number, notice._note)
+                before[number] = signal.signal(number, flag.note)
     try:
-        yield notice
+        yield flag
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -62,11 +61,7 @@ def noticed(echoes: bool = False) -> Iterator[StopFlag]:
 
 def left_to_the_launcher() -> StopFlag:
     """For a run's process: SIGTERM, from its launcher or another, asks it to stop; Ctrl-C is the launcher's affair."""
-    notice = StopFlag(echoes=False)
-
-    def note(number: int, frame: FrameType | None) -> None:
-        notice.number = number
-
+    flag = StopFlag()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, note)
-    return notice
+    signal.signal(signal.SIGTERM, flag.note)
+    return flag

@@ -1,10 +1,9 @@
-"""Runs a plan under `torchrun`: its processes are the workers, and take one run after the other together."""
+"""Runs a plan under `torchrun`, or what sets its variables: its processes are the workers, and do each run together."""
 
 from __future__ import annotations
 
 import os
-import signal
-import traceback
+import sys
 from dataclasses import replace
 
 import torch
@@ -14,39 +13,43 @@ from algorithms import ProcessGroupCollectives
 from harness.plan.plan import Plan
 from harness.plan.rows import PlannedRun
 from harness.records.provenance import new_attempt
-from harness.records.recorder import write_failure
 from harness.records.run_lock import owned_by_rank_0
 from harness.spec import SpecError
-from harness.train.training import Preempted
-from harness.workers.attempt import attempt_in_group, done_meanwhile, failure_kind, prepare_thread, sentence
+from harness.workers.attempt import attempt_in_group, done_meanwhile, prepare_thread, recorded
 from harness.workers.devices import device_groups
 from harness.workers.launch import Options, discard_leftovers, missing_runs, write_experiment
 from harness.workers.process_group import from_rank_0, joined
-from harness.workers.stops import Interrupted, StopFlag, noticed
+from harness.workers.stops import StopFlag, noticed
 
 
 def run_under_torchrun(plan: Plan, options: Options) -> int:
-    """Do the missing runs; returns 0. A failure ends the whole group, since its other members may hang.
+    """Do the missing runs; returns 0. A failure ends the process, and so the whole group, as its members may hang.
 
     Raises:
-        SpecError: torchrun started another number of processes than the experiment has workers, more of them on a
-            machine than it has GPUs, or two with the same GPU.
+        SpecError: another number of processes was started than the experiment has workers, more of them on a machine
+            than it has GPUs, two with the same GPU, or without a word where they meet.
         BusyError: another process is at one of the runs.
         Interrupted: by a signal, after the run that was on has saved its state.
     """
     world_size = int(os.environ["WORLD_SIZE"])
+    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise SpecError(
+            f"RANK and WORLD_SIZE are set, {' and '.join(missing)} not; set all four, or none for a run here"
+        )
     wanted = {run.config.num_workers for run in plan.runs}
     if wanted != {world_size}:
-        raise SpecError(f"torchrun started {world_size} processes, the experiment has {sorted(wanted)} workers")
-    local_devices = device_groups(options.device, int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count())[0]
-    options = replace(options, device=local_devices[int(os.environ["LOCAL_RANK"])])
+        raise SpecError(f"the launcher started {world_size} processes, the experiment has {sorted(wanted)} workers")
+    local_devices = device_groups(
+        options.device, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    )[0]
+    options = replace(options, device=local_devices[int(os.environ.get("LOCAL_RANK", "0"))])
     prepare_thread(options.device)
-    with noticed(echoes=True) as notice, joined(options.device, options.timeout_seconds, "env://"):
+    with noticed(second_ends=False) as flag, joined(options.device, options.timeout_seconds, "env://"):
         for run in _agreed_runs(plan, options):
             folder = options.results / plan.experiment.name / run.run_id
             with owned_by_rank_0(folder, dist.get_rank()):
                 if not done_meanwhile(folder, dist.get_rank()):
-                    _do(run, plan, options, notice)
+                    _do(run, plan, options, flag)
     return 0
 
 
@@ -61,20 +64,11 @@ def _agreed_runs(plan: Plan, options: Options) -> list[PlannedRun]:
     return [by_id[run_id] for run_id in from_rank_0(missing)]
 
 
-def _do(run: PlannedRun, plan: Plan, options: Options, notice: StopFlag) -> None:
+def _do(run: PlannedRun, plan: Plan, options: Options, flag: StopFlag) -> None:
     attempt = new_attempt("torchrun", dist.get_backend(), torch.device(options.device))
     job = options.job(plan, run, attempt, options.device)
-    try:
-        attempt_in_group(job, ProcessGroupCollectives(), notice.stop_requested)
-    except Preempted as stop:
-        if dist.get_rank() == 0:
-            write_failure(job.folder, run.run_id, job.attempt.attempt, "preempted", str(stop), "")
-            print(f"{run.row} seed {run.seed}: {stop}", flush=True)
-        notice.raise_if_asked()
-        raise Interrupted(signal.SIGTERM) from None  # another rank's
-    except Exception as error:
-        trace = traceback.format_exc()
-        write_failure(job.folder, run.run_id, job.attempt.attempt, failure_kind(error), sentence(error), trace)
-        raise
+    if not recorded(job, lambda: attempt_in_group(job, ProcessGroupCollectives(), flag.stop_requested)):
+        flag.raise_if_asked()
+        sys.exit(1)  # past the end of the group, which peers that hang would keep waiting
     if dist.get_rank() == 0:
         print(f"{run.row} seed {run.seed}: done", flush=True)

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from torch import Tensor
 from algorithms import Collectives, Compressor
 from algorithms.registry import algorithms, settings
 from harness.plan.rows import PlannedRun
+from harness.records import run_lock
 from harness.records.provenance import new_attempt
 from harness.records.store import read_run
 from harness.spec import RunConfig, TaskSpec, run_id
@@ -320,3 +321,13 @@ def only(spec: Table, row: str, **changes: Any) -> Table:
     """The spec with this row alone and one seed."""
     rows = [each | changes for each in spec["rows"] if each["row"] == row]
     return spec | {"rows": rows, "statistics": spec["statistics"] | {"baseline": row, "seeds": [1]}}
+
+
+def lock_holders(folder: Path) -> list[int]:
+    """The other processes that have the lock of this run open."""
+    lock, found = (folder / run_lock.NAME).resolve(), set[int]()
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):  # it ended, or is somebody else's
+            if descriptor.resolve() == lock:
+                found.add(int(descriptor.parts[2]))
+    return sorted(found - {os.getpid()})

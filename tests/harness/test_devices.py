@@ -18,24 +18,23 @@ from harness.__main__ import main
 from harness.spec import SpecError
 from harness.train.build import build_optimizer
 from harness.workers import devices
-from harness.workers.attempt import prepare_thread
-from harness.workers.devices import choose_workers, device_groups, own_gpu, require_own_devices
+from harness.workers.devices import choose_workers, device_groups, own_gpu
 from harness.workers.process_group import joined
 from tests.harness.support import Table, settings_of, small_config, small_spec, write_spec
 
 
-def test_each_local_rank_has_the_gpu_of_its_number() -> None:
-    assert device_groups("cuda", 4, 4) == [("cuda:0", "cuda:1", "cuda:2", "cuda:3")]
-
-
-def test_runs_at_once_have_gpus_of_their_own() -> None:
-    assert device_groups("cuda", 2, 5) == [("cuda:0", "cuda:1"), ("cuda:2", "cuda:3")]
-    assert device_groups("cuda", 1, 3) == [("cuda:0",), ("cuda:1",), ("cuda:2",)]
-    assert device_groups("cuda:2", 1, 3) == [("cuda:2",)]
-
-
-def test_processes_may_share_a_cpu() -> None:
-    assert device_groups("cpu", 3, 0) == [("cpu", "cpu", "cpu")]
+@pytest.mark.parametrize(
+    ("given", "groups"),
+    [
+        (("cuda", 4, 4), [("cuda:0", "cuda:1", "cuda:2", "cuda:3")]),
+        (("cuda", 2, 5), [("cuda:0", "cuda:1"), ("cuda:2", "cuda:3")]),  # runs at once have GPUs of their own
+        (("cuda", 1, 3), [("cuda:0",), ("cuda:1",), ("cuda:2",)]),
+        (("cuda:2", 1, 3), [("cuda:2",)]),
+        (("cpu", 3, 0), [("cpu", "cpu", "cpu")]),
+    ],
+)
+def test_each_local_rank_has_the_gpu_of_its_number(given: tuple[str, int, int], groups: list[tuple[str, ...]]) -> None:
+    assert device_groups(*given) == groups
 
 
 @pytest.mark.parametrize(
@@ -53,12 +52,6 @@ def test_too_few_gpus_are_refused_with_a_remedy(
     with pytest.raises(SpecError) as caught:
         device_groups(device, num_processes, num_gpus)
     assert not [part for part in parts if part not in str(caught.value)]
-
-
-def test_a_gpu_that_two_ranks_have_is_named_with_both() -> None:
-    require_own_devices(["GPU a of x", "GPU a of y", "GPU b of x"])
-    with pytest.raises(SpecError, match="ranks 1 and 3 both have GPU b of x"):
-        require_own_devices(["GPU a of x", "GPU b of x", "GPU c of x", "GPU b of x"])
 
 
 @pytest.mark.parametrize(("num_gpus", "gpus"), [
@@ -106,12 +99,11 @@ needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machin
 
 
 @needs_no_gpu
-@pytest.mark.parametrize("workers", ["stacked", "processes", "auto"])
 def test_a_run_without_the_gpus_it_needs_is_refused_before_anything_is_written(
-    workers: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, results = write_spec(tmp_path, small_spec()), tmp_path / "results"
-    assert main(["run", str(path), "--results", str(results), "--device", "cuda", "--workers", workers]) == 2
+    assert main(["run", str(path), "--results", str(results), "--device", "cuda"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: --device cuda: torch sees 0 GPUs") and error.count("\n") == 1
     assert not results.exists()
@@ -123,14 +115,6 @@ def test_a_preflight_without_gpus_says_so_line_by_line(tmp_path: Path, capsys: p
     assert main(["preflight", str(path), "--results", str(tmp_path), "--device", "cuda"]) == 1
     lines = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
     assert lines == ["ok   data", "ok   disk", "ok   locks", "FAIL GPUs", "FAIL GPUs suffice", "FAIL NCCL"]
-
-
-def test_a_run_on_a_cpu_touches_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(device: object) -> None:
-        raise AssertionError("no GPU is asked for")
-
-    monkeypatch.setattr("torch.cuda.set_device", refuse)
-    prepare_thread()
 
 
 # Where there is no GPU, tensors without memory stand for its own: many operations mix neither with a CPU's.

@@ -66,7 +66,7 @@ class Killer:
 
     def start(self, *arguments: Any) -> Any:
         active = launch_start(*arguments)
-        victim = active.workers.processes[self.rank]
+        victim = active.workers.context.processes[self.rank]
         timer = threading.Timer(self.delay_seconds, victim.kill)
         timer.daemon = True
         timer.start()

@@ -6,10 +6,7 @@ import os
 import signal
 import socket
 import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +14,16 @@ import pytest
 import torch
 import torch.distributed as dist
 
-import harness.cli.progress
-import harness.cli.show
 from harness.__main__ import main
+from harness.cli.progress import PlainDisplay
 from harness.plan.plan import Plan, make_plan
+from harness.plan.rows import PlannedRun
 from harness.records.run_lock import owned
-from harness.records.store import Failure, read_record, read_run
+from harness.records.store import Failure, Heartbeat, read_record, read_run
 from harness.spec_file import load_spec
 from harness.tasks import blobs
 from harness.workers.attempt import attempt_stacked
-from harness.workers.launch import Progress, launch, missing_runs
+from harness.workers.launch import Progress, Steps, launch, missing_runs, seconds_left
 from tests.harness.support import (
     CSER,
     DoctoredBlobs,
@@ -45,8 +42,6 @@ from tests.harness.support import (
     small_spec,
     write_spec,
 )
-
-assert harness.cli.progress and harness.cli.show  # Loaded before privileges are dropped.
 
 
 def planned(folder: Path, spec: Table) -> Plan:
@@ -157,22 +152,25 @@ def test_torchrun_equals_stacked_workers(tmp_path: Path) -> None:
 
 @pytest.fixture
 def under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What torchrun tells the only process of a group of one."""
+    """What torchrun, or Kubernetes, tells the only process of a group of one."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    told = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-    for key, value in (told | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}).items():
+    told = {"WORLD_SIZE": "1", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for key, value in told.items():
         monkeypatch.setenv(key, value)
 
 
 @pytest.mark.usefixtures("under_torchrun")
-def test_torchrun_with_another_number_of_processes_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_torchrun_with_another_number_of_processes_or_no_place_to_meet_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_spec(tmp_path, changed(only(small_spec(), "sgd"), "training.num_workers", 3))
     assert main(["run", str(path), "--results", str(tmp_path / "results")]) == 2
-    assert capsys.readouterr().err == "error: torchrun started 1 processes, the experiment has [3] workers\n"
+    assert capsys.readouterr().err == "error: the launcher started 1 processes, the experiment has [3] workers\n"
+    monkeypatch.delenv("MASTER_ADDR")
+    assert main(["run", str(path), "--results", str(tmp_path / "results")]) == 2
+    assert capsys.readouterr().err.startswith("error: RANK and WORLD_SIZE are set, MASTER_ADDR not; ")
     assert not (tmp_path / "results").exists()
 
 
@@ -265,6 +263,47 @@ def test_checkpoints_that_a_killed_process_left_beside_its_result_go(
     assert not (job.folder / "checkpoint").exists()
 
 
+def test_time_left_is_what_steps_have_taken_and_a_run_cannot_be_divided() -> None:
+    """Of 40 steps a run. A row that was not seen is taken to be as fast as the others are on average."""
+
+    def run(row: str) -> PlannedRun:
+        return PlannedRun(row, row, 1, small_config())
+
+    given: Table = {"attempt": "a", "time": 0.0, "num_steps": 40, "epoch": 0.0, "loss": None, "accuracy": None}
+    given |= {"images_per_second": 20.0, "megabytes_sent": 0.0, "seconds_left": None}
+    beat = Heartbeat(**given, step=10)  # of 40 images a step: 2 s each
+    assert seconds_left([run("b")], [(run("a"), None)], {}, 2) is None
+    assert seconds_left([run("b"), run("b")], [(run("a"), beat)], {}, 2) == (30 + 40 + 40) * 2 / 2
+    assert seconds_left([], [(run("a"), beat), (run("a"), None)], {}, 8) == 40 * 2
+    ended = {"a": Steps(70.0, 10), "b": Steps(160.0, 40)}
+    assert seconds_left([run("b"), run("c")], [(run("a"), beat)], ended, 1) == 40 * 4 + 40 * 4.25 + 30 * 4.5
+
+
+def test_lines_say_what_is_left_and_which_runs_start(capsys: pytest.CaptureFixture[str]) -> None:
+    display = PlainDisplay()
+    display.update(Progress(0, 6, {"a seed 1": None}, 75.0))
+    display.say("stopping")
+    assert capsys.readouterr().out == "0 of 6 runs done, 1 min 15 s left; a seed 1: starting\nstopping\n"
+
+
+def test_something_is_said_before_torch_is_loaded(tmp_path: Path) -> None:
+    """Time enough on a machine that does much else; alone it is a fifth of a second."""
+    path = write_spec(tmp_path, small_spec())
+    process = subprocess.Popen(
+        command("run", path), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert process.stdout is not None
+        began = time.monotonic()
+        assert process.stdout.readline() == f"{path}: planning\n"
+        said = time.monotonic() - began
+        maps = Path(f"/proc/{process.pid}/maps").read_text()
+    finally:
+        process.kill()
+        process.wait()
+    assert "libtorch" not in maps or said < 2.0
+
+
 def test_command_with_a_failed_run_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = only(small_spec(), "sgd")
     spoil(planned(tmp_path, spec), tmp_path, "sgd", 1)
@@ -300,71 +339,6 @@ def test_runs_that_another_command_is_at_are_skipped_with_a_word_and_fail_nothin
         assert "1 runs were skipped, as another command is at them" in said.out
     assert {path.name for path in folder.iterdir()} == {"owner.lock", "log.txt"}
     assert launch(plan, launch_options(tmp_path), display) == 0
-
-
-def test_killed_worker_process_is_told_from_a_failed_one(tmp_path: Path) -> None:
-    spec = changed(only(small_spec(), "sgd"), "training.num_epochs", 200)
-    plan = planned(tmp_path, spec)
-    (run,) = plan.runs
-    folder = tmp_path / "small" / run.run_id
-
-    class Killer(Quiet):
-        """Kills the run's process, found by the lock that it holds, as soon as it trains."""
-
-        def update(self, progress: Progress) -> None:
-            if progress.active and (folder / "run.json").exists():
-                for process in holders(folder / "owner.lock"):
-                    os.kill(process, signal.SIGKILL)
-
-    display = Killer()
-    assert launch(plan, launch_options(tmp_path), display) == 1
-    failure = read_record(folder / "failure.json", Failure)
-    assert failure.kind == "oom" and "killed" in failure.message
-    assert not (folder / "result.json").exists()
-
-
-def holders(lock: Path) -> list[int]:
-    """The children of this process's children that have this file open."""
-    found = []
-    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
-        try:
-            if descriptor.resolve() == lock.resolve():
-                found.append(int(descriptor.parts[2]))
-        except OSError:
-            continue
-    return [process for process in found if process != os.getpid()]
-
-
-@contextmanager
-def unprivileged() -> Iterator[None]:
-    """Inside, this process may not write everywhere, even if it is root's."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
-def test_results_folder_that_cannot_be_written_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    # A folder of its own: the one that pytest gives is closed to other users.
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        path = write_spec(folder, only(small_spec(), "sgd"))
-        results = folder / "results"
-        results.mkdir()
-        results.chmod(0o555)
-        with unprivileged():
-            code = main(["run", str(path), "--results", str(results), "--jobs", "1"])
-        results.chmod(0o755)
-        assert not list(results.iterdir())
-    error = capsys.readouterr().err
-    assert code == 1
-    assert error.startswith("error: Permission denied at ") and error.count("\n") == 1
-    assert str(results) in error
 
 
 def test_results_that_are_no_folder_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

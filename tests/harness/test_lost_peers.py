@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import multiprocessing
-import os
 import signal
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,14 +14,14 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from algorithms import ProcessGroupCollectives, Purpose, Topology
 from algorithms.core.process_group import translated_errors
 from harness.records.recorder import write_failure
 from harness.records.store import Failure, read_record
 from harness.tasks import blobs
 from harness.workers import devices
-from harness.workers.attempt import Job, attempt_as_rank, failure_kind
-from harness.workers.process_group import joined_through
+from harness.workers.attempt import Job, attempt_as_rank
+from harness.workers.failures import failure_kind
+from harness.workers.process_group import joined
 from harness.workers.processes import WorkerProcesses
 from harness.workers.run_process import ActiveRun, Resources, close
 from tests.harness.support import DoctoredBlobs, job_for, small_config
@@ -118,50 +116,6 @@ def test_what_is_wrong_with_a_worker_itself_is_not(error: Exception, kind: str) 
     assert failure_kind(caught.value) == kind
 
 
-LOST, NUM_WORKERS, NUMEL, PATIENCE = 1, 3, 4_000_000, timedelta(seconds=60)
-"""The worker that is killed, amid messages too large for the buffers between two."""
-
-
-def neighbour(folder: str, rank: int) -> None:
-    """A worker of three, of which one dies while it sends: writes what each collective from then on says."""
-    dist.init_process_group("gloo", f"file://{folder}/rendezvous", PATIENCE, NUM_WORKERS, rank)
-    collectives, mixing = ProcessGroupCollectives(), Topology("complete").rounds(NUM_WORKERS)[0]
-    message = torch.zeros(1, NUMEL)
-
-    def exchange() -> None:
-        collectives.exchange_with_neighbours(message, mixing, Purpose.MODEL)
-
-    exchange()
-    if rank == LOST:
-        for receiver in mixing.receivers[rank]:
-            dist.isend(message, receiver)
-        os.kill(os.getpid(), signal.SIGKILL)
-    kinds = []
-    for call in (exchange, exchange, lambda: collectives.all_reduce_sum_(message, Purpose.MODEL), exchange):
-        try:
-            call()
-        except Exception as error:
-            kinds.append((failure_kind(error), str(error)))
-    Path(folder, f"{rank}.json").write_text(json.dumps(kinds))
-    os._exit(0)  # as the group stands, its end would wait
-
-
-@pytest.mark.timeout(400)
-def test_a_worker_killed_amid_an_exchange_with_neighbours_is_a_lost_connection_to_them(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch._dynamo"])
-    processes = [context.Process(target=neighbour, args=(str(tmp_path), rank)) for rank in range(NUM_WORKERS)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, -signal.SIGKILL, 0]
-    for rank in (0, 2):
-        said = json.loads((tmp_path / f"{rank}.json").read_text())
-        # The whole message may have come before its sender's end; what comes after it cannot.
-        assert len(said) >= 3 and {kind for kind, _ in said} == {"communication"}, said
-
-
 # Who waits in vain is ended by NCCL's watchdog, by SIGABRT
 
 WAITED = (
@@ -182,8 +136,9 @@ def closed(folder: Path, codes: list[int], said: str, before: str = "", kind: st
     (job.folder / "log.txt").write_text(before + said)
     if kind is not None:
         write_failure(job.folder, job.run.run_id, job.attempt.attempt, kind, "its own words", "")  # type: ignore[arg-type]
-    ended: list[Any] = [SimpleNamespace(exitcode=code) for code in codes]
-    sentence = str(close(ActiveRun(job, Resources((), ()), WorkerProcesses(ended, [], None), log_start=len(before))))
+    ended: Any = SimpleNamespace(processes=[SimpleNamespace(exitcode=code) for code in codes], error_files=[])
+    workers = WorkerProcesses(ended, [], TemporaryDirectory())
+    sentence = str(close(ActiveRun(job, Resources((), ()), workers, log_start=len(before))))
     return sentence, read_record(job.folder / "failure.json", Failure)
 
 
@@ -206,23 +161,19 @@ def test_end_by_the_watchdog_is_told_from_others(codes: list[int], said: str, ki
     assert failure.kind == kind and sentence.startswith(f"{kind}: ") and "log.txt" in failure.message
 
 
-def test_an_earlier_attempts_watchdog_says_nothing_of_this_one(tmp_path: Path) -> None:
-    assert closed(tmp_path, [ABORTED], "Fatal Python error: Aborted\n", before=WAITED)[1].kind == "bug"
+def test_what_others_say_is_not_taken_for_the_end_of_this_attempt(tmp_path: Path) -> None:
+    """An earlier attempt's watchdog, those of the other workers, and what the launcher killed at last."""
+    before = closed(tmp_path / "before", [ABORTED], "Fatal Python error: Aborted\n", before=WAITED)[1]
+    sentence, recorded = closed(tmp_path / "others", [1, ABORTED], WAITED, kind="oom")
+    killed = closed(tmp_path / "killed", [KILLED, -signal.SIGSEGV], "")[1]
+    assert before.kind == "bug" and "ended with code -11" in killed.message
+    assert recorded.message == "its own words" and sentence.startswith("oom: its own words")
 
 
-def test_cause_that_a_worker_recorded_is_not_hidden_by_the_watchdogs_of_the_others(tmp_path: Path) -> None:
-    sentence, failure = closed(tmp_path, [1, ABORTED], WAITED, kind="oom")
-    assert failure.message == "its own words" and sentence.startswith("oom: its own words")
-
-
-def test_process_that_the_launcher_killed_is_not_named_for_the_one_that_ended(tmp_path: Path) -> None:
-    assert "ended with code -11" in closed(tmp_path, [KILLED, -signal.SIGSEGV], "")[1].message
-
-
-def test_nccl_waits_as_long_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nccl_waits_as_long_as_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
     monkeypatch.setattr(devices, "identity", lambda device: device)
     monkeypatch.setattr(dist, "init_process_group", lambda backend, **options: given.update(options, backend=backend))
     monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
-    with joined_through(dist.HashStore(), "cuda:0", 17.0, 0, 1):
+    with joined("cuda:0", 17.0, f"file://{tmp_path}/rendezvous", 0, 1):
         assert (given["backend"], given["timeout"]) == ("nccl", timedelta(seconds=17))

@@ -29,7 +29,8 @@ from harness.tasks import blobs
 from harness.tasks.errors import DataError
 from harness.train import checkpoint
 from harness.train.checkpoint import CheckpointError
-from harness.workers.attempt import attempt_stacked, failure_kind
+from harness.workers.attempt import attempt_stacked
+from harness.workers.failures import failure_kind
 from tests.harness.support import CSER, DoctoredBlobs, comparable, job_for, kept_checkpoints, small_config
 from tests.threads import run_workers
 

@@ -289,7 +289,7 @@ def test_refusal_of_sbatch_names_the_field_and_leaves_no_submission(tmp_path: Pa
     made = trial(tmp_path, one_run("sgd"), small_profile(partition="nosuch"))
     done = slurm_command("submit", *made.words, "--yes", "--no-preflight")
     assert done.returncode == 1
-    assert "invalid partition" in done.stderr and f"look at partition in the profile {made.profile}" in done.stderr
+    assert "invalid partition" in done.stderr and f"change the profile {made.profile}" in done.stderr
     assert done.stderr.count("\n") == 1
     assert not campaign(made.records).submissions
 

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
 
 import pytest
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 import slurm.job
 from algorithms import CollectiveError
 from harness.records import store
 from harness.records.recorder import SupersededError, write_failure
 from harness.records.run_lock import owned
-from harness.records.store import Failure, FailureKind, Heartbeat, read_record
-from slurm import requeue, starts
+from harness.records.store import Failure, FailureKind, read_record
+from slurm import requeue
 from slurm.allocation import StopNotice
 from slurm.profile import load_profile
 from slurm.requeue import decide, goes_on
@@ -112,14 +109,6 @@ def requeue_of(folder: Path, restart: int, code: int, max_retries: int = 2) -> i
     return decide(folder, submission(folder.parent, folder.name), allocation(restart=restart), max_retries, code)
 
 
-def test_preempted_job_is_requeued(tmp_path: Path, requeued: Path) -> None:
-    folder = tmp_path / "run"
-    started(folder, "node", "preempted", "timeout")
-    write_failure(folder, "run", "now", "preempted", "asked to stop", "")
-    assert requeue_of(folder, 3, 0) == 0
-    assert requeued.read_text() == "requeue 8\n"
-
-
 def saved(folder: Path, step: int) -> None:
     """The pointer of a checkpoint at this step."""
     (folder / "checkpoint").mkdir(exist_ok=True)
@@ -153,18 +142,37 @@ def test_workers_that_did_not_come_to_save_before_the_limit_ended_with_it(
     assert read_record(folder / "failure.json", Failure).kind == "timeout"
 
 
-def test_workers_that_ended_without_a_word_leave_a_record_and_are_tried_again_so_often(
-    tmp_path: Path, requeued: Path
+CASES: list[tuple[list[FailureKind], tuple[str, FailureKind] | None, int, FailureKind]] = [
+    (["node", "preempted", "timeout"], ("now", "preempted"), 0, "preempted"),
+    ([], None, 0, "node"),  # without a word
+    (["node"], None, 0, "node"),
+    (["node", "preempted", "node"], None, 1, "node"),  # too often
+    (["node", "node"], ("a0", "preempted"), 1, "node"),  # what was said of an earlier attempt
+    *(([], ("now", kind), 1, kind) for kind in ("oom", "data", "disk", "bug")),
+]
+
+
+@pytest.mark.parametrize(("before", "said", "code", "kind"), CASES)
+def test_job_is_requeued_by_how_its_attempts_ended_and_a_record_of_that_is_left(
+    before: list[FailureKind],
+    said: tuple[str, FailureKind] | None,
+    code: int,
+    kind: FailureKind,
+    tmp_path: Path,
+    requeued: Path,
 ) -> None:
-    for number, ends in enumerate(([], ["node"], ["node", "preempted", "node"])):
-        folder = tmp_path / f"run{number}"
-        started(folder, *ends)  # type: ignore[arg-type]
-        goes_on = number < 2
-        assert requeue_of(folder, len(ends), 137) == (0 if goes_on else 1)
-        failure = read_record(folder / "failure.json", Failure)
-        assert (failure.kind, failure.attempt) == ("node", "now")
+    folder = tmp_path / "run"
+    started(folder, *before)
+    if said:
+        write_failure(folder, "run", *said, "its own words", "")
+    assert requeue_of(folder, len(before), 137) == code
+    assert requeued.exists() == (code == 0) and (code or requeued.read_text() == "requeue 8\n")
+    failure = read_record(folder / "failure.json", Failure)
+    assert (failure.kind, failure.attempt) == (kind, "now")
+    if kind == "node":
         assert "code 137" in failure.message and "jobs/7_0_0_log.out" in failure.message
-    assert requeued.read_text() == "requeue 8\n" * 2
+    else:
+        assert failure.message == "its own words"
 
 
 def test_workers_that_nccls_watchdog_ended_have_lost_one_and_are_tried_again(tmp_path: Path, requeued: Path) -> None:
@@ -188,25 +196,6 @@ def test_workers_that_nccls_watchdog_ended_have_lost_one_and_are_tried_again(tmp
         failure = read_record(folder / "failure.json", Failure)
         assert failure.kind == kind and "srun with code 134; see" in failure.message
     assert requeued.read_text() == "requeue 8\n" * 2
-
-
-@pytest.mark.parametrize("kind", ["oom", "data", "disk", "bug"])
-def test_job_with_a_failure_of_its_own_ends(kind: FailureKind, tmp_path: Path, requeued: Path) -> None:
-    folder = tmp_path / "run"
-    started(folder)
-    write_failure(folder, "run", "now", kind, "message", "trace")
-    assert requeue_of(folder, 0, 1) == 1
-    assert not requeued.exists()
-    assert read_record(folder / "failure.json", Failure).message == "message"
-
-
-def test_failure_of_an_earlier_attempt_is_not_that_of_this_one(tmp_path: Path, requeued: Path) -> None:
-    folder = tmp_path / "run"
-    started(folder, "preempted")
-    write_failure(folder, "run", "a0", "preempted", "asked to stop", "")
-    assert requeue_of(folder, 1, 143, max_retries=0) == 1
-    assert read_record(folder / "failure.json", Failure).kind == "node"
-    assert not requeued.exists()
 
 
 def test_job_that_did_not_begin_says_where_to_look(tmp_path: Path, requeued: Path) -> None:
@@ -324,23 +313,21 @@ def store_campaign(*submissions: object) -> store.Record:
 
 
 def test_workers_of_a_start_meet_and_nobody_elses_do(tmp_path: Path) -> None:
-    """Of two jobs that have the same port by chance, the one that came late is told so."""
+    """Of two jobs that have the same port by chance, the one that came late waits in vain, and says where."""
     profile = load_profile(str(write_profile(tmp_path, small_profile())))
     low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    starts = [allocation(number=str(os.getpid()), restart=restart, world_size=3) for restart in range(200)]
+    starts = [allocation(number=str(os.getpid()), restart=restart, world_size=2) for restart in range(200)]
     assert all(1024 < start.port < low for start in starts) and len({start.port for start in starts}) > 190
-    ranks = [replace(starts[0], rank=rank) for rank in range(3)]
-    with ThreadPoolExecutor(3) as pool:
-        stores = list(pool.map(lambda rank: slurm.job.meet(rank, profile, 60.0), ranks))
-    stores[2].set("word", "said")
-    assert stores[1].get("word") == b"said"
-    other = next(start for n in range(10**6) if (start := allocation(number=f"x{n}")).port == starts[0].port)
-    with pytest.raises(CollectiveError, match=rf"the job {re.escape(starts[0].key)} has that port"):
-        slurm.job.meet(replace(other, rank=1), profile, 10.0)
-    with pytest.raises(CollectiveError, match=rf"the workers do not meet at 127.0.0.1:{other.port}: "):
-        slurm.job.meet(other, profile, 10.0)
-    with pytest.raises(CollectiveError, match=r"the workers do not meet at 127\.0\.0\.1:"):
-        slurm.job.meet(replace(starts[1], rank=1), profile, 0.5)
+    assert len({start.attempt for start in starts}) == 200
+    store = TCPStore("127.0.0.1", starts[0].port, None, True)
+    assert store.port == starts[0].port
+    for rank in (0, 1):
+        words = rf"the workers do not meet at tcp://127\.0\.0\.1:{starts[0].port}: "
+        with (
+            pytest.raises(CollectiveError, match=words),
+            slurm.job.meeting(profile, replace(starts[0], rank=rank), 1.0),
+        ):
+            pass
 
 
 # A worker that was replaced
@@ -352,19 +339,10 @@ def test_replaced_worker_ends_without_waiting_for_its_peers(tmp_path: Path, monk
 
     monkeypatch.setattr(slurm.job, "attempt_in_group", replaced)
     monkeypatch.setattr(slurm.job, "ProcessGroupCollectives", lambda: None)
-    monkeypatch.setattr(slurm.job, "joined_through", lambda *arguments: stack_that_must_not_close())
     task = job_for(small_config(), tmp_path)
-    monkeypatch.setattr(slurm.job, "_data", lambda *arguments: None)
     with pytest.raises(SystemExit) as ended:
-        slurm.job._train(task, None, allocation(), None, SimpleNamespace(stop_requested=None))  # type: ignore[arg-type]
+        slurm.job._train(task, 0, SimpleNamespace(stop_requested=None))  # type: ignore[arg-type]
     assert ended.value.code == 1 and not (task.folder / "failure.json").exists()
-
-
-@contextmanager
-def stack_that_must_not_close() -> Iterator[None]:
-    """As the process group: after an exception it is left as it stands, and the end of its body would hang."""
-    yield
-    pytest.fail("the group was destroyed while others wait in it")
 
 
 # Beginning anew
@@ -372,15 +350,8 @@ def stack_that_must_not_close() -> Iterator[None]:
 
 def begun(folder: Path, **changes: int) -> str:
     with ExitStack() as stack:
-        return begin_attempt(folder, folder.name, allocation(**changes), 2, stack)
-
-
-def beat(folder: Path, attempt: str, step: int = 1) -> None:
-    heartbeat = Heartbeat(
-        attempt=attempt, time=time.time(), step=step, num_steps=9, epoch=0.1, loss=None, accuracy=None,
-        images_per_second=1.0, megabytes_sent=0.0, seconds_left=None,
-    )  # fmt: skip
-    store.write_record(folder / "heartbeat.json", heartbeat)
+        begin_attempt(folder, folder.name, allocation(**changes), 2, stack)
+    return allocation(**changes).attempt
 
 
 def test_each_start_of_a_job_has_an_attempt_and_knows_how_the_one_before_ended(tmp_path: Path) -> None:
@@ -426,37 +397,6 @@ def with_attempt(folder: Path, attempt: str, resumed_from_step: int = 0) -> None
     recorder.begin(resumed_from_step)
 
 
-def test_living_attempt_of_another_job_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starts, "LISTEN_SECONDS", 5.0)
-    folder = tmp_path / "run"
-    with_attempt(folder, "theirs")
-    beat(folder, "theirs")
-    timer = threading.Timer(0.5, beat, (folder, "theirs", 2))
-    timer.start()
-    with pytest.raises(NothingToDo, match="attempt theirs, which is not of this job, is at the run"):
-        begun(folder)
-    timer.join()
-    assert not read_starts(folder)
-
-
-def test_silent_attempt_of_another_job_makes_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starts, "LISTEN_SECONDS", 0.2)
-    folder = tmp_path / "run"
-    with_attempt(folder, "theirs")
-    beat(folder, "theirs")
-    assert begun(folder) != "theirs"
-
-
-def test_attempt_that_failed_is_not_listened_to(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    with_attempt(folder, "theirs")
-    beat(folder, "theirs")
-    write_failure(folder, "run", "theirs", "oom", "", "")
-    started_at = time.monotonic()
-    begun(folder)
-    assert time.monotonic() - started_at < 5
-
-
 def test_orphan_of_the_same_job_does_not_keep_its_successor_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -464,7 +404,6 @@ def test_orphan_of_the_same_job_does_not_keep_its_successor_out(
     folder = tmp_path / "run"
     orphan = begun(folder)
     with_attempt(folder, orphan)
-    beat(folder, orphan)
     with owned(folder):  # which the orphan still holds
         assert begun(folder, restart=1) != orphan
         with pytest.raises(NothingToDo), ExitStack() as stack:

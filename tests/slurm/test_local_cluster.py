@@ -15,28 +15,6 @@ from tests.slurm.local_processes import process_of
 from tests.slurm.support import wait_until
 
 
-def run_job(cluster: LocalCluster, folder: Path, script: str, *options: str) -> str:
-    """What a job prints, which is waited for."""
-    (folder / "out").unlink(missing_ok=True)
-    cluster.call("sbatch", "--wait", f"--output={folder}/out", f"--chdir={folder}", *options, "--wrap", script)
-    return (folder / "out").read_text()
-
-
-def test_a_job_sees_its_node_and_its_gpus_and_tasks_reach_each_other_by_their_nodes_names(
-    cluster: LocalCluster, tmp_path: Path
-) -> None:
-    script = 'echo "$SLURMD_NODENAME $CUDA_VISIBLE_DEVICES"'
-    assert run_job(cluster, tmp_path, script, "-w", "node2", "--gres=gpu:v100:1", "-C", "v100").split() == [
-        "node2",
-        "0",
-    ]
-    assert run_job(cluster, tmp_path, script, "--gpus-per-node=v100:4").split() == ["node6", "0,1,2,3"]
-    if cluster.settings.namespaces:
-        lines = run_job(cluster, tmp_path, "srun sh -c 'hostname; getent hosts node1'", "--nodes=2").splitlines()
-        assert sorted(line for line in lines if line.startswith("node")) == ["node1", "node2"]
-        assert sum(line.startswith("127.0.0.1") for line in lines) == 2
-
-
 def test_a_cluster_of_ones_own_starts_mends_and_ends_with_all_that_ran_on_it(
     cluster: LocalCluster, cluster_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
