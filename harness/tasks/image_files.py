@@ -29,7 +29,7 @@ MAX_READERS = 8
 """Reading threads of a process at the most; fewer where there are fewer cores."""
 
 READING_SECONDS = 1.2e-3
-"""Of a modern core for a training image of ImageNet, from the file to the crop; what a plan reckons with."""
+"""What a modern core takes for a training image of ImageNet, from the file to the crop; plans reckon with it."""
 
 UNDECODABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
 """What decoders raise at the contents of a file."""

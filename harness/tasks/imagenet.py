@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -156,7 +155,6 @@ class ImageNetSamples:
     evaluated: ImageIndex
     device: torch.device
     undecodable: set[str] = field(default_factory=set)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def train_labels(self) -> Tensor:
@@ -203,14 +201,12 @@ class ImageNetSamples:
         return places
 
     def _count(self, path: str, reason: str) -> None:
-        with self._lock:
-            known = path in self.undecodable
-            self.undecodable.add(path)
-            if len(self.undecodable) > self.task.max_undecodable:
-                allowed = self.task.max_undecodable
-                raise _undecodable(path, reason, f", or raise max_undecodable = {allowed} in the spec's [task]")
-            if not known:
-                print(f"{path} is no image that can be decoded ({reason}); the next one stands in for it", flush=True)
+        known, allowed = path in self.undecodable, self.task.max_undecodable
+        self.undecodable.add(path)
+        if len(self.undecodable) > allowed:
+            raise _undecodable(path, reason, f", or raise max_undecodable = {allowed} in the spec's [task]")
+        if not known:
+            print(f"{path} is no image that can be decoded ({reason}); the next one stands in for it", flush=True)
 
     def _batch(self, images: Tensor, labels: Tensor, draws: Draws | None) -> Batch:
         """Bytes go to the device, where the arithmetic on pixels is done."""

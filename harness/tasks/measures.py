@@ -14,13 +14,13 @@ class Measure(Protocol):
     num_sums: int
 
     def sums(self, predicted: Sequence[Tokens], expected: Sequence[Tokens]) -> list[float]:
-        """Of these sentences, without BEGIN and END."""
+        """The sums over these sentences, which are without BEGIN and END."""
 
     def metrics(self, sums: Sequence[float]) -> dict[str, float]:
-        """By name, as shares (a BLEU of 30 is 0.3)."""
+        """The metrics by name, as shares (a BLEU of 30 is 0.3)."""
 
     def signatures(self) -> dict[str, str]:
-        """By metric: how it was computed, where that has a standard form."""
+        """How each metric was computed, where that has a standard form."""
 
 
 class PhoneErrors:
@@ -88,6 +88,6 @@ class BleuAndChrf:
         return {name: str(metric.get_signature()) for name, metric in self._metrics.items()}
 
     def _statistics(self, name: str, predicted: list[str], expected: list[str]) -> list[list[float]]:
-        """Of each sentence; the library adds such up itself, and offers no public way to."""
+        """Statistics of each sentence; the library adds such up itself, and offers no public way to."""
         found: list[list[float]] = self._metrics[name]._extract_corpus_statistics(predicted, [expected])
         return found

@@ -145,7 +145,7 @@ class PairSamples:
 
     @property
     def lengths(self) -> Tensor:
-        """By which batches are made of sentences of like length."""
+        """Lengths by which batches are made of sentences of like length."""
         return self.train.lengths
 
     @property
@@ -178,7 +178,7 @@ def chosen_pairs(train: Encoded, test: Encoded, spec: TaskSpec, device: torch.de
 
 
 def digest(texts: Iterable[str]) -> str:
-    """Of lines in their order."""
+    """The sha256 of lines in their order."""
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 

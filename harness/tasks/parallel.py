@@ -35,11 +35,11 @@ class TextPair(NamedTuple):
 
 
 Splits = tuple[list[TextPair], list[TextPair]]
-"""To train on, and to score."""
+"""Pairs to train on, and pairs to score."""
 
 
 class Source(Protocol):
-    """Where pairs are read from."""
+    """A place that pairs are read from."""
 
     def read(self, data: Path | None, num_train: int, num_test: int) -> Splits:
         """So many pairs, from the folder `data` or from where they are known to lie.

@@ -117,14 +117,14 @@ def held_out_indices(num_samples: int, held_out: int, num_train: int = 0) -> tup
 
 
 def subset(train: Batch, spec: TaskSpec, test: Batch | None = None) -> TensorSamples:
-    """Of all training samples those to train on, with the test set, or where there is none those held out, to score."""
+    """The training samples to train on and, to score, the test set, or those held out where there is none."""
     kept, held_out = held_out_indices(len(train[1]), spec.held_out, spec.num_train)
     inputs, labels = train
     return TensorSamples(inputs[kept], labels[kept], *(test or (inputs[held_out], labels[held_out])))
 
 
 def cache_folder(name: str) -> Path:
-    """Where data lies that nobody named a place for: $XDG_CACHE_HOME/cser-bench/`name`, or the same in ~/.cache."""
+    """The place of data that nobody named a place for: $XDG_CACHE_HOME/cser-bench/`name`, or the same in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "cser-bench" / name
 
 

@@ -1,4 +1,4 @@
-"""Where the time of a run goes: phases that exclude each other and sum to the wall clock.
+"""How a run spends its time: phases that exclude each other and sum to the wall clock.
 
 On a GPU the times are those at which it comes to the work and not those at which it is told to, so a phase in which it
 waits for the CPU has that time. Nobody waits for it: its events are read when they are over.
@@ -45,7 +45,7 @@ class Clock:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """By phase, of those that have ended, of earlier attempts too; waits until a GPU has ended them."""
+        """Seconds by phase, of phases that have ended and of earlier attempts; waits until a GPU has ended them."""
         phases, talks = self._phases.seconds(), self._talks.seconds()
         seconds = dict(self._before)
         for phase in PHASES:

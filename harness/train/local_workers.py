@@ -40,7 +40,7 @@ def local_workers(
 
 
 def _rows_of(tensor: Tensor, num_rows: int) -> nn.Parameter:
-    """As many copies along a new first axis, each in the tensor's own order in memory."""
+    """Copies along a new first axis, each in the tensor's own order in memory."""
     rows = torch.empty_strided(
         (num_rows, *tensor.shape), (tensor.numel(), *tensor.stride()), dtype=tensor.dtype, device=tensor.device
     )

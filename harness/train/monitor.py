@@ -31,7 +31,7 @@ class Monitor:
         self._ask_every = 1
         """Steps between two questions whether to stop; the first look says how many there may be."""
         self._answer: Callable[[], Tensor] | None = None
-        """Of the last such question, on its way from a GPU."""
+        """The answer to the last such question, on its way from a GPU."""
         self._first_step = self._looked_at_step = training.step
         self._started = self._saved = self._looked = time.monotonic()
 

@@ -133,7 +133,7 @@ def class_counts(shards: list[Tensor], labels: Tensor, num_classes: int) -> list
 def token_weights(
     num_tokens: Tensor, batches: Sequence[Iterator[Tensor]], ranks: Sequence[int]
 ) -> Iterator[list[float]]:
-    """At each step, what the mean losses of workers `ranks` are multiplied with: n times their share of all tokens.
+    """What the mean losses of workers `ranks` are multiplied with, step by step: n times their share of all tokens.
 
     The mean over workers of what comes of it is the sum over all tokens by their number. Nothing is sent for that,
     since everyone knows what everyone sees: it follows from the seed.

@@ -32,7 +32,7 @@ def check_restart(restart: RestartSpec, optimizer: DistributedOptimizer, num_ste
 
 
 def state_of(optimizer: DistributedOptimizer) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """By name: vectors of the parameters' shape, themselves among them; and what all workers have in common."""
+    """Vectors of the parameters' shape by name, themselves among them; and what all workers have in common."""
     parameters = optimizer.flat.parameters
     saved = {PARAMETERS: parameters, **optimizer.state_dict()["flat"]}
     state = {name: value for name, value in saved.items() if isinstance(value, Tensor)}

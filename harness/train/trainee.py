@@ -75,7 +75,7 @@ class Trainee:
             [random_batch(task, config.batch_size, generator, like) for generator in generators]
             for _ in range(num_batches)
         ]
-        """In turn, each worker's."""
+        """Each worker's batches, turn by turn."""
         self._next = 0
 
     def step(self) -> Tensor:

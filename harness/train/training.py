@@ -32,7 +32,7 @@ class Preempted(RuntimeError):
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Where and how often checkpoints are written, and by which attempt; the folder belongs to the run."""
+    """The run's folder for checkpoints, how often they are written, and by which attempt."""
 
     folder: Path
     every_seconds: float
@@ -85,7 +85,7 @@ class Training:
         self.diverged_at: int | None = None
         self._shards = worker_shards(config.partition, samples.train_labels, config.num_workers, config.seed)
         self._weights: Iterator[list[float]] | None = None
-        """By step, of samples whose losses are means over tokens; see `token_weights`."""
+        """Weights of each step where losses are means over tokens; see `token_weights`."""
         num_classes = getattr(samples, "num_groups", task.num_classes)
         self.class_counts = self._shards and class_counts(self._shards, samples.train_labels, num_classes)
         self.clock = Clock(collectives, device)

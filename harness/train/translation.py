@@ -48,7 +48,7 @@ def greedy(model: Translator, source: Tensor, max_length: int) -> Tensor:
 
 
 def beam(model: Translator, source: Tensor, max_length: int, num_beams: int) -> Tensor:
-    """Of `num_beams` beams the one with the best log-probability per token, int64 of shape (batch, at most max_length).
+    """The best of `num_beams` beams by log-probability per token, int64 of shape (batch, at most max_length).
 
     A beam that has ended stays among the best while its log-probability does.
     """

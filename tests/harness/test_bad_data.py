@@ -62,57 +62,36 @@ def test_a_run_is_refused_in_one_sentence_before_it_starts(
     assert any(line.startswith("FAIL") and words[0] in line for line in capsys.readouterr().out.splitlines())
 
 
-@pytest.fixture
-def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A miniature ImageNet, known to the harness, with an image for training that is cut short; its path."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    imagenet_tree(tmp_path / "data", 24, 12)
-    task = ImageNet(24, 12, num_classes=3, side=16, resize=20)
-    monkeypatch.setattr(imagenet, "TASK", task)
-    bad = tmp_path / "data" / "train" / "n02" / "n02_13.JPEG"
-    bad.write_bytes(bad.read_bytes()[:200])
-    return bad
+CONFIG: Table = {"batch_size": 4, "evaluation": {"per_epoch": 1}}
 
 
-CONFIG: Table = {"task": {"name": "imagenet"}, "batch_size": 4, "evaluation": {"per_epoch": 1}}
-
-
-def test_an_undecodable_image_stops_the_run_by_name(images: Path, tmp_path: Path) -> None:
-    job = job_for(small_config(**CONFIG), tmp_path, data=tmp_path / "data")
-    assert not attempt_stacked(job)
-    failure = read_record(job.folder / "failure.json", Failure)
-    assert failure.kind == "data" and failure.message.startswith(f"{images} is no image that can be decoded")
-    assert read_run(job.folder).result is None
-
-
-def test_the_spec_may_allow_a_number_of_undecodable_images(
-    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_so_many_undecodable_images_as_the_spec_allows_are_named_and_one_more_stops_the_run(
+    allowed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    allowing = small_config(**CONFIG | {"task": {"name": "imagenet", "max_undecodable": 1}})
-    job = job_for(allowing, tmp_path, data=tmp_path / "data")
-    assert attempt_stacked(job)
-    assert read_run(job.folder).result is not None
-    # It is named, once, in the run's log.
-    assert capsys.readouterr().out.count(f"{images} is no image that can be decoded") == 1
-    for split, damaged in (("train", "n01/n01_03.JPEG"), ("val", "n03/n03_05.JPEG")):
-        path = tmp_path / "data" / split / damaged
-        kept = path.read_bytes()
-        path.write_bytes(kept[:200])
-        job = job_for(allowing, tmp_path / split, data=tmp_path / "data")
-        assert not attempt_stacked(job)
-        message = read_record(job.folder / "failure.json", Failure).message
-        # One more than allowed, whichever is met last; and of those that are scored none may be missing.
-        assert "no image that can be decoded" in message and (str(path) in message or split == "train")
-        path.write_bytes(kept)
+    """A miniature ImageNet, known to the harness, with an image for training that is cut short."""
+    data = imagenet_tree(tmp_path / "data", 24, 12)
+    monkeypatch.setattr(imagenet, "TASK", ImageNet(24, 12, num_classes=3, side=16, resize=20))
+    task: Table = {"name": "imagenet", "max_undecodable": allowed}
+    config = small_config(**CONFIG, task=task)
 
+    def damaged(path: str, results: str) -> str:
+        """What a run says once this image is cut short, too; nothing where it has a result."""
+        (data / path).write_bytes((data / path).read_bytes()[:200])
+        job = job_for(config, tmp_path / results, data=data)
+        if attempt_stacked(job):
+            return ""
+        failure = read_record(job.folder / "failure.json", Failure)
+        assert failure.kind == "data" and read_run(job.folder).result is None
+        return failure.message
 
-def test_what_the_spec_allows_is_allowed_to_preflight_and_to_preparation_too(
-    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    spec = changed(changed(small_spec(), "training.batch_size", 4), "task", {"name": "imagenet"})
-    spec = changed(spec, "training.num_epochs", 4)
-    for allowed, code in ((0, 1), (1, 0)):
-        path = write_spec(tmp_path, changed(spec, "task.max_undecodable", allowed))
-        options = ["--data", str(tmp_path / "data"), "--results", str(tmp_path / "results")]
-        assert main(["preflight", str(path), *options]) == code
-        assert (str(images) in capsys.readouterr().out) == bool(code)
+    words = f"{data}/train/n02/n02_13.JPEG is no image that can be decoded"
+    said = damaged("train/n02/n02_13.JPEG", "one")
+    assert said == "" if allowed else said.startswith(words)
+    assert capsys.readouterr().out.count(words) == 1 or not allowed
+    spec = changed(changed(small_spec(), "training.batch_size", 4), "training.num_epochs", 4)
+    path, options = write_spec(tmp_path, changed(spec, "task", task)), ["--data", str(data), "--results", str(tmp_path)]
+    assert main(["preflight", str(path), *options]) == (0 if allowed else 1)
+    assert (words in capsys.readouterr().out) == (not allowed)
+    if allowed:
+        assert "no image that can be decoded" in damaged("train/n01/n01_03.JPEG", "two")

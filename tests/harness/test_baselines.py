@@ -205,9 +205,9 @@ def test_without_a_gpu_for_each_worker_a_baseline_is_refused(tmp_path: Path, mon
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for device in ("cuda", "cuda:0"):
         with pytest.raises(SpecError, match=r"row other: the 2 workers of ddp .* need a GPU each; torch sees 1"):
-            places(plan, launch_options(tmp_path, "threads", device=device))
+            places(plan, launch_options(tmp_path, device=device))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert places(plan, launch_options(tmp_path, "threads", device="cuda"))[0].devices == ("cuda:0", "cuda:1")
+    assert places(plan, launch_options(tmp_path, device="cuda"))[0].devices == ("cuda:0", "cuda:1")
 
 
 @pytest.mark.parametrize(
@@ -228,10 +228,9 @@ def test_what_cannot_be_is_refused_at_planning(
         make_plan(spec_with(algorithm, table, **training), tmp_path)
 
 
-@pytest.mark.parametrize("attempt", [attempt_stacked])
-def test_other_workers_than_processes_are_refused_in_a_sentence(attempt: Any, tmp_path: Path) -> None:
+def test_other_workers_than_processes_are_refused_in_a_sentence(tmp_path: Path) -> None:
     job = job_for(small_config("ddp"), tmp_path)
-    assert not attempt(job)
+    assert not attempt_stacked(job)
     failure = read_record(job.folder / "failure.json", Failure)
     assert failure.kind == "data" and "start them as processes" in failure.message
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
@@ -107,22 +105,13 @@ def test_a_gpus_times_are_its_own_and_nobody_waits_for_them(recorded: list[Event
     assert clock.wall_seconds == pytest.approx(100.0 + 21.5 - 10.0)
 
 
-def test_times_are_read_as_they_come_in_and_do_not_pile_up(recorded: list[Event]) -> None:
+def test_times_are_read_as_they_come_in_and_whoever_asks_for_them_waits(
+    recorded: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
     elapsed = Elapsed()
     for step in range(100):
-        start, end = mark(GPU), mark(GPU)
-        elapsed.add("work", start, end)
+        elapsed.add("work", mark(GPU), mark(GPU))
         reach(recorded[:-2], *[float(step)] * 2)  # the GPU is one step behind
-    assert len(elapsed._on) <= 2
-    reach(recorded, 100.0, 103.0)
+    assert len(elapsed._on) <= 2  # they do not pile up
+    monkeypatch.setattr(Event, "synchronize", lambda event: reach(recorded, 100.0, 103.0))
     assert elapsed.seconds()["work"] == pytest.approx(3.0)
-
-
-def test_whoever_asks_for_the_times_waits(recorded: list[Event], monkeypatch: pytest.MonkeyPatch) -> None:
-    def synchronize(event: Any) -> None:
-        reach(recorded, 1.0, 3.0)
-
-    monkeypatch.setattr(Event, "synchronize", synchronize)
-    elapsed = Elapsed()
-    elapsed.add("work", mark(GPU), mark(GPU))
-    assert elapsed.seconds() == {"work": 2.0}

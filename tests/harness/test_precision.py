@@ -19,7 +19,6 @@ from harness.tasks import blobs
 from harness.train.precision import MixedPrecision
 from tests.harness.support import (
     BLOCK,
-    CSER,
     DoctoredBlobs,
     attempt_in_threads,
     comparable,
@@ -107,6 +106,13 @@ def precision_states(folder: Path, generation: str) -> list[dict[str, Any]]:
     return [torch.load(file, weights_only=True)["precision"] for file in files]
 
 
+def trained(folder: Path, algorithm: str = "cser", **changes: Any) -> RunRecord:
+    """What a run of two threads leaves."""
+    job = job_for(small_config(algorithm, settings_of(algorithm, BLOCK), **changes), folder)
+    assert attempt_in_threads(job)
+    return read_run(job.folder)
+
+
 # Worker 1 alone before the first of several resets; worker 0 alone after it; both.
 FORCED: set[Place] = {(1, 5), (0, 21), (0, 30), (1, 30)}
 
@@ -117,20 +123,19 @@ def test_all_workers_skip_a_step_that_overflowed_on_one_and_nothing_of_it_is_lef
 ) -> None:
     overflows = Overflows(FORCED)
     overflows.install(monkeypatch)
-    job = job_for(small_config(name, settings_of(name, BLOCK), precision="fp16"), tmp_path)
-    assert attempt_in_threads(job)
+    record = trained(tmp_path, name, precision="fp16")
     skipped = overflows.skipped()
     assert {5, 21, 30} <= skipped and len(skipped) < 10
     for (_, step), changed in overflows.changed.items():
         # The parameters of some methods stand still until workers talk; the count of steps and some state do not.
         assert "steps" in changed and len(changed) > 1 if step not in skipped else changed == set()
-    result = read_run(job.folder).result
+    result = record.result
     assert result is not None and (result.status, result.num_steps) == ("done", 40)
     calls = {key: entry.collectives for key, entry in result.traffic.items() if key in result.expected_traffic}
     assert calls == {key: entry.collectives for key, entry in result.expected_traffic.items()}
     if name == "sgd":
         assert calls["gradient"] == 40 - len(skipped)
-        assert {event.worker_distance for event in read_run(job.folder).events} == {0.0}
+        assert {event.worker_distance for event in record.events} == {0.0}
 
 
 @pytest.mark.parametrize("name", ["cser", "qsparse_local_sgd"])
@@ -139,15 +144,14 @@ def test_each_worker_lowers_its_own_scale_and_the_checkpoint_has_it(
 ) -> None:
     overflows = Overflows(FORCED)
     overflows.install(monkeypatch)
-    job = job_for(small_config(name, settings_of(name, BLOCK), precision="fp16"), tmp_path)
     with kept_checkpoints():
-        assert attempt_in_threads(job)
+        record = trained(tmp_path, name, precision="fp16")
     scales = overflows.scales
     for rank, step in FORCED:
         assert scales[rank, step] == scales[rank, step - 1] / 2
     assert (scales[0, 5], scales[1, 21]) == (scales[0, 4], scales[1, 20])
     for generation in (20, 25):
-        states = precision_states(job.folder, f"step-{generation:09d}")
+        states = precision_states(record.folder, f"step-{generation:09d}")
         assert [state["scale"] for state in states] == [scales[rank, generation - 1] for rank in range(2)]
 
 
@@ -178,12 +182,10 @@ def test_interrupted_equals_uninterrupted_in_half_precision(
 def test_an_infinite_loss_is_skipped_and_no_part_of_the_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     overflows = Overflows({(1, 5)}, of_loss=True)
     overflows.install(monkeypatch)
-    job = job_for(small_config("cser", CSER, precision="fp16"), tmp_path)
-    assert attempt_in_threads(job)
+    record = trained(tmp_path, precision="fp16")
     assert 5 in overflows.skipped() and overflows.losses[1, 5] == INFINITY
     first = [loss for (_, step), loss in overflows.losses.items() if step < 20 and math.isfinite(loss)]
     assert len(first) == 39
-    record = read_run(job.folder)
     assert record.result is not None and record.result.status == "done"
     assert record.events[0].train_loss == pytest.approx(math.fsum(first) / 39, rel=1e-6)
 
@@ -194,10 +196,8 @@ def test_without_loss_scaling_an_infinite_gradient_is_divergence(
 ) -> None:
     overflows = Overflows({(1, 5)})
     overflows.install(monkeypatch)
-    job = job_for(small_config("cser", CSER, precision=precision), tmp_path)
-    assert attempt_in_threads(job)
+    result = trained(tmp_path, precision=precision).result
     assert overflows.skipped() == set()
-    result = read_run(job.folder).result
     assert result is not None and (result.status, result.diverged_at_step) == ("diverged", 20)
 
 
@@ -206,18 +206,10 @@ def test_a_run_whose_every_step_overflows_ends_without_having_sent_anything(
 ) -> None:
     overflows = Overflows({(1, step) for step in range(40)})
     overflows.install(monkeypatch)
-    job = job_for(small_config("cser", CSER, precision="fp16"), tmp_path)
-    assert attempt_in_threads(job)
+    result = trained(tmp_path, precision="fp16").result
     assert overflows.skipped() == set(range(40))
-    result = read_run(job.folder).result
     assert result is not None and result.overall_ratio is None
     assert {entry.bits for key, entry in result.traffic.items() if key in ("gradient", "error", "model")} == {0}
-
-
-def trained(tmp_path: Path, **changes: Any) -> RunRecord:
-    job = job_for(small_config("cser", CSER, **changes), tmp_path)
-    assert attempt_in_threads(job)
-    return read_run(job.folder)
 
 
 def test_a_learning_rate_that_diverges_does_so_in_fp16_too(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from harness.train.restart import restart_if_due
 from harness.workers.attempt import attempt_stacked
 from tests.harness.support import (
     BLOCK,
-    CSER,
     Table,
     attempt_in_threads,
     comparable,
@@ -156,27 +155,20 @@ CASES: list[tuple[str, Table]] = [
 
 
 @pytest.mark.parametrize(("method", "restart"), CASES)
-def test_stacked_equals_threads(method: str, restart: Table, tmp_path: Path) -> None:
-    config = config_of(method, **restart)
-    jobs = [job_for(config, tmp_path / kind) for kind in ("stacked", "threads", "whole")]
-    assert attempt_stacked(jobs[0]) and attempt_in_threads(jobs[1])
-    assert comparable(jobs[0].folder) == comparable(jobs[1].folder)
-    whole = job_for(config_of(method), tmp_path / "whole")
-    assert attempt_stacked(whole)
-    (first, _), (_, result), (_, other) = *[comparable(whole.folder)] * 2, comparable(jobs[0].folder)
-    assert result["traffic"] == other["traffic"] and result["parameters_sha256"] != other["parameters_sha256"]
-    assert first
-
-
-@pytest.mark.parametrize(("method", "restart"), CASES)
-def test_interrupted_equals_uninterrupted(
+def test_interrupted_equals_uninterrupted_and_stacked_workers_equal_threads(
     method: str, restart: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Scores, and so checkpoints, lie at the end of each of the 20 steps' halves; the restart is at the first."""
     config = small_config(method, settings_of(method, BLOCK), restart=restart)
     whole = train_through_stops(config, tmp_path / "whole", [], monkeypatch)
     broken = train_through_stops(config, tmp_path / "broken", [12, 22, 30], monkeypatch)
-    assert comparable(broken) == comparable(whole)
+    threads = job_for(config, tmp_path / "threads")
+    assert attempt_in_threads(threads)
+    assert comparable(broken) == comparable(whole) == comparable(threads.folder)
+    without = job_for(config.model_copy(update={"restart": None}), tmp_path / "without")
+    assert attempt_stacked(without)
+    (_, result), (_, other) = comparable(whole), comparable(without.folder)
+    assert result["traffic"] == other["traffic"] and result["parameters_sha256"] != other["parameters_sha256"]
 
 
 # Specs.
@@ -191,7 +183,8 @@ def test_a_restart_is_a_row_of_its_own_with_its_rows_settings(
 ) -> None:
     error = {"row": "ef_sgd", "without": ["error"]}
     late = {"row": "cser", "without": ["error", "parameters"], "worker": 1, "at": 0.75}
-    plan = make_plan(load_spec(written(tmp_path, spec_with(error, late))), tmp_path)
+    spec = spec_with(error, late)
+    plan = make_plan(load_spec(written(tmp_path, spec)), tmp_path)
     rows = {row.row: row for row in plan.experiment.rows}
     assert list(rows) == ["sgd", "cser", "ef_sgd", "ef_sgd~error", "cser~error+parameters-worker1-at0.75"]
     assert rows["ef_sgd~error"].label == "EF-SGD without error"
@@ -202,13 +195,9 @@ def test_a_restart_is_a_row_of_its_own_with_its_rows_settings(
     assert configs["ef_sgd~error"].model_copy(update={"restart": None}) == configs["ef_sgd"]
     assert run_id(configs["ef_sgd"]) == run_id(configs["ef_sgd"].model_copy(update={"restart": None}))
     assert len({run.run_id for run in plan.runs}) == len(plan.runs) == 10
-
-
-def test_a_row_may_say_it_itself(tmp_path: Path) -> None:
-    spec = small_spec()
-    spec["rows"][2]["restart"] = {"without": ["momentum"]}
+    spec["rows"][0]["restart"] = {"without": ["momentum"]}  # a row may say it itself
     plan = make_plan(load_spec(written(tmp_path, spec)), tmp_path)
-    assert [run.config.restart is not None for run in plan.runs] == [False] * 4 + [True] * 2
+    assert [run.config.restart is not None for run in plan.runs][:4] == [True, True, False, False]
 
 
 REFUSED: dict[str, tuple[Table, str]] = {
@@ -218,6 +207,11 @@ REFUSED: dict[str, tuple[Table, str]] = {
     ),
     "no momentum": ({"row": "cser", "without": ["momentum"]}, "it has parameters, error"),
     "no such row": ({"row": "ef", "without": ["error"]}, "the row to restart 'ef' is no row"),
+    "twice the same": ({"row": "ef_sgd", "without": ["error"]}, "two rows are named 'ef_sgd~error'"),
+    "in common": (
+        {"row": "powersgd", "without": ["right_factors"], "worker": 0},
+        "all workers hold 'right_factors' in common, so none can lose it alone",
+    ),
     "nothing": ({"row": "ef_sgd", "without": []}, "restarts.0.without"),
     "twice": ({"row": "ef_sgd", "without": ["error", "error"]}, "restarts.0.without: holds a value twice"),
     "at the start": ({"row": "ef_sgd", "without": ["error"], "at": 0.0}, "restarts.0.at"),
@@ -229,24 +223,10 @@ REFUSED: dict[str, tuple[Table, str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_restarts_that_cannot_be_are_refused_in_a_sentence(name: str, tmp_path: Path) -> None:
     restart, words = REFUSED[name]
+    spec = spec_with(*[restart] * (2 if name == "twice the same" else 1))
+    spec["rows"].append(
+        spec["rows"][0] | {"row": "powersgd", "algorithm": "powersgd", "settings": {"rank": 1}, "ratio": 2}
+    )
     with pytest.raises(SpecError) as refused:
-        make_plan(load_spec(written(tmp_path, spec_with(restart))), tmp_path)
-    assert words in str(refused.value) and "\n" not in str(refused.value)
-
-
-def test_the_same_restart_twice_is_refused(tmp_path: Path) -> None:
-    error = {"row": "ef_sgd", "without": ["error"]}
-    with pytest.raises(SpecError, match="two rows are named 'ef_sgd~error'"):
-        load_spec(written(tmp_path, spec_with(error, error)))
-
-
-def test_what_all_hold_in_common_is_not_lost_by_one(tmp_path: Path) -> None:
-    spec = small_spec()
-    spec["rows"][2] |= {"algorithm": "powersgd", "settings": {"rank": 1}}
-    spec["restarts"] = [{"row": "ef_sgd", "without": ["right_factors"], "worker": 0}]
-    with pytest.raises(SpecError, match="all workers hold 'right_factors' in common, so none can lose it alone"):
         make_plan(load_spec(written(tmp_path, spec)), tmp_path)
-
-
-def test_the_small_experiment_keeps_its_ids() -> None:
-    assert "restart" not in small_config("cser", CSER).model_dump(exclude_defaults=True)
+    assert words in str(refused.value) and "\n" not in str(refused.value)

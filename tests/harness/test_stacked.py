@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from algorithms import Compressor, StackedCollectives
 from algorithms.registry import algorithms, compressors, settings
@@ -19,13 +18,10 @@ from harness.train.build import build_model
 from harness.train.local_workers import batched_backward, local_workers
 from harness.train.trainee import random_batch
 from harness.workers.attempt import attempt_stacked
-from tests.harness.support import attempt_in_threads, comparable, job_for, settings_of, small_config
+from tests.harness.support import Table, attempt_in_threads, comparable, job_for, settings_of, small_config
 
 NUM_WORKERS = 4
-MODELS: dict[str, dict[str, Any]] = {
-    "batched": {"name": "mlp", "options": {"hidden": 9}},
-    "in turn": {"name": "small_cnn", "options": {"widths": [4, 8]}},
-}
+BATCHED = {"name": "mlp", "options": {"hidden": 9}}
 TABLES: dict[str, dict[str, Any]] = {
     "block": {"kind": "block", "ratio": 4},
     "blocks": {"kind": "block", "ratio": 4, "num_blocks": 16},
@@ -49,11 +45,9 @@ def takes(name: str, table: dict[str, Any]) -> bool:
 CASES = [(name, key) for name in algorithms() for key in TABLES if key == "block" or takes(name, TABLES[key])]
 
 
-@cache
-def gradients() -> tuple[Tensor, Tensor]:
-    """Of four workers' batches, by batched passes and by each worker's own: shape (4, d) both."""
+def test_batched_passes_give_each_workers_gradients_up_to_rounding() -> None:
     task = find_task("blobs")
-    model = build_model(ModelSpec.model_validate(MODELS["batched"]), task, 0, torch.device("cpu"))
+    model = build_model(ModelSpec.model_validate(BATCHED), task, 0, torch.device("cpu"))
     batches = [
         random_batch(task, 10, torch.Generator().manual_seed(rank), torch.empty(0)) for rank in range(NUM_WORKERS)
     ]
@@ -67,24 +61,28 @@ def gradients() -> tuple[Tensor, Tensor]:
         own = copy.deepcopy(model)
         nn.functional.cross_entropy(own(own_inputs), own_labels).backward()  # type: ignore[no-untyped-call]
         single.append(torch.cat([each.grad.flatten() for each in own.parameters() if each.grad is not None]))
-    return optimizer.flat.gradients, torch.stack(single)
+    torch.testing.assert_close(optimizer.flat.gradients, torch.stack(single), rtol=1e-4, atol=1e-6)
 
 
-def test_batched_passes_give_each_workers_gradients_up_to_rounding() -> None:
-    together, single = gradients()
-    torch.testing.assert_close(together, single, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize(("name", "key"), CASES)
-def test_stacked_equals_threads(name: str, key: str, model: str, tmp_path: Path) -> None:
-    if model == "batched" and not torch.equal(*gradients()):
-        pytest.skip("this CPU's library rounds a batched product in another way than single ones")
+def both(tmp_path: Path, name: str, **changes: Any) -> list[tuple[list[Table], Table]]:
+    """Events and result of a run of stacked workers, and of threads that each have a worker."""
     config = small_config(
-        name, settings_of(name, TABLES[key]), model=MODELS[model], num_workers=NUM_WORKERS, batch_size=10,
-        partition={"kind": "contiguous"},
+        name, settings_of(name, changes.pop("compressor")), num_workers=NUM_WORKERS, batch_size=10,
+        partition={"kind": "contiguous"}, **changes,
     )  # fmt: skip
     stacked, threads = job_for(config, tmp_path / "stacked"), job_for(config, tmp_path / "threads")
     assert attempt_stacked(stacked), (stacked.folder / "failure.json").read_text()
     assert attempt_in_threads(threads)
-    assert comparable(stacked.folder) == comparable(threads.folder)
+    return [comparable(stacked.folder), comparable(threads.folder)]
+
+
+def test_a_run_by_batched_passes_is_the_run_of_one_after_the_other_up_to_rounding(tmp_path: Path) -> None:
+    (events, result), (others, other) = both(tmp_path, "mcser", compressor=TABLES["block"], model=BATCHED)
+    assert [event["test_loss"] for event in events] == pytest.approx([each["test_loss"] for each in others], rel=1e-4)
+    assert result["traffic"] == other["traffic"]
+
+
+@pytest.mark.parametrize(("name", "key"), CASES)
+def test_stacked_equals_threads(name: str, key: str, tmp_path: Path) -> None:
+    stacked, threads = both(tmp_path, name, compressor=TABLES[key])
+    assert stacked == threads

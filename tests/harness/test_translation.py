@@ -28,7 +28,6 @@ from harness.workers.launch import launch
 from tests.harness.support import (
     CSER,
     Quiet,
-    attempt_in_threads,
     closed_form_bits,
     comparable,
     job_for,
@@ -142,28 +141,30 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_stacked_workers_and_threads_end_alike_and_send_the_closed_form(name: str, tmp_path: Path) -> None:
+def test_a_run_sends_the_closed_form_and_has_the_losses_that_were_last_looked_at(name: str, tmp_path: Path) -> None:
+    """After a change of losses that is meant, run with UPDATE_GOLDEN=1 and read the diff."""
     own = config(name, METHODS[name])
-    assert attempt_stacked(job_for(own, tmp_path / "stacked"))
-    assert attempt_in_threads(job_for(own, tmp_path / "threads"))
-    stacked, threads = (comparable(tmp_path / each / run_id(own)) for each in ("stacked", "threads"))
-    assert stacked == threads
-    result = stacked[1]
+    assert attempt_stacked(job_for(own, tmp_path))
+    events, result = comparable(tmp_path / run_id(own))
     sent = sum(each["bits"] for each in result["expected_traffic"].values())
     assert sent == closed_form_bits(name, METHODS[name], result["num_parameters"], 40)
     assert result["class_counts"] and all(sum(each) == 800 for each in result["class_counts"])
     assert set(result["metrics"]) == {"phone_error_rate"} and len(result["translations"]) == 3
     assert result["data_sha256"] == samples().sha256
+    golden, losses = json.loads(FILE.read_text()), [event["test_loss"] for event in events]
+    if os.environ.get("UPDATE_GOLDEN") == "1":
+        FILE.write_text(json.dumps(golden | {name: losses}, indent=1) + "\n")
+    assert losses == pytest.approx(golden[name], rel=1e-3)
 
 
-def test_processes_end_as_threads_do(tmp_path: Path) -> None:
+def test_processes_end_as_stacked_workers_do(tmp_path: Path) -> None:
     table = small_spec() | {"task": {"name": "reversal"}, "model": MODEL}
     table = table | {"rows": table["rows"][1:2]}
     table["statistics"] = table["statistics"] | {"baseline": "cser", "seeds": [1]}
     del table["tuning"]
     plan = make_plan(Spec.model_validate(table), tmp_path)
     ends = []
-    for workers in ("processes", "threads"):
+    for workers in ("processes", "stacked"):
         assert launch(plan, launch_options(tmp_path / workers, workers), Quiet()) == 0  # type: ignore[arg-type]
         ends.append(comparable(tmp_path / workers / "small" / plan.runs[0].run_id))
     assert ends[0] == ends[1]
@@ -183,18 +184,6 @@ def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path: Path) -> None:
     assert attempt_stacked(job_for(own, tmp_path / "resumed"))
     assert read_run(resumed).run.attempts[-1].resumed_from_step > 0
     assert comparable(resumed)[1] == comparable(folder)[1]
-
-
-def test_losses_are_those_that_were_last_looked_at(tmp_path: Path) -> None:
-    """After a change that is meant, run with UPDATE_GOLDEN=1 and read the diff."""
-    found = {}
-    for name, table in METHODS.items():
-        own = config(name, table)
-        assert attempt_stacked(job_for(own, tmp_path))
-        found[name] = [event.test_loss for event in read_run(tmp_path / run_id(own)).events]
-    if os.environ.get("UPDATE_GOLDEN") == "1":
-        FILE.write_text(json.dumps(found, indent=1) + "\n")
-    assert found == {name: pytest.approx(losses, rel=1e-3) for name, losses in json.loads(FILE.read_text()).items()}
 
 
 @pytest.mark.parametrize(("local_step", "rate", "momentum"), [("sgd", 0.1, 0.9), ("adamw", 0.003, 0.0)])

@@ -9,19 +9,28 @@ import pickle
 import struct
 import tarfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image, ImageFilter
+from torch import Tensor
 from torchvision.datasets import CIFAR100
 
 from harness.tasks import cifar100
 from harness.tasks.fashion_mnist import FILES
 
 Bytes = npt.NDArray[np.uint8]
+
+
+def same(one: Sequence[tuple[Tensor, Tensor]], other: Sequence[tuple[Tensor, Tensor]]) -> bool:
+    """Whether these batches are equal to the bit."""
+    pairs = zip(one, other, strict=True)
+    return all(torch.equal(*each) for left, right in pairs for each in zip(left, right, strict=True))
 
 
 def md5(raw: bytes) -> str:

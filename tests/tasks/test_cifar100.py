@@ -14,7 +14,7 @@ from harness.spec import TaskSpec
 from harness.tasks.cifar100 import CIFAR100, MEAN, STANDARD_DEVIATION, CIFAR100Samples
 from harness.tasks.errors import DataError
 from harness.tasks.task import find_task
-from tests.tasks.miniatures import MiniatureCIFAR100, write
+from tests.tasks.miniatures import MiniatureCIFAR100, same, write
 
 TRAIN, TEST = 60, 10
 MINIATURE = MiniatureCIFAR100(TRAIN, TEST, num_classes=5)
@@ -82,12 +82,6 @@ def batches(samples: CIFAR100Samples, seed: int, rank: int, steps: range) -> lis
     return list(samples.training_batches(indices, seed, rank, steps.start))
 
 
-def same(one: list[tuple[Tensor, Tensor]], other: list[tuple[Tensor, Tensor]]) -> bool:
-    return all(
-        torch.equal(a, b) for left, right in zip(one, other, strict=True) for a, b in zip(left, right, strict=True)
-    )
-
-
 def test_augmentation_depends_on_seed_rank_and_step_alone(task: CIFAR100, data: Path) -> None:
     samples = task.load(data, TaskSpec(name="cifar100"), CPU)
     torch.manual_seed(1)
@@ -100,29 +94,27 @@ def test_augmentation_depends_on_seed_rank_and_step_alone(task: CIFAR100, data: 
     assert all(same(ranks[rank], batches(samples, 1, rank, range(6))) for rank in range(4))
 
 
+def bytes_of(inputs: Tensor) -> Tensor:
+    return (inputs * torch.tensor(STANDARD_DEVIATION)[:, None, None] + torch.tensor(MEAN)[:, None, None]) * 255
+
+
 def test_batches_are_float_normalised_and_labelled(task: CIFAR100, data: Path) -> None:
     samples = task.load(data, TaskSpec(name="cifar100"), CPU)
     ((inputs, labels),) = batches(samples, 1, 0, range(1))
     assert inputs.dtype == torch.float32 and inputs.shape == (4, 3, 32, 32) and inputs.is_contiguous()
     assert labels.tolist() == LABELS["train"][:4].tolist() == samples.train_labels[:4].tolist()
-    bytes_again = inputs * torch.tensor(STANDARD_DEVIATION)[:, None, None] + torch.tensor(MEAN)[:, None, None]
-    assert torch.allclose(bytes_again * 255, (bytes_again * 255).round(), atol=1e-3)
+    assert torch.allclose(bytes_of(inputs), bytes_of(inputs).round(), atol=1e-3)
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3, 4])
+@pytest.mark.parametrize("workers", [1, 3])
 def test_every_test_image_is_scored_once_and_unaugmented(task: CIFAR100, data: Path, workers: int) -> None:
     samples = task.load(data, TaskSpec(name="cifar100"), CPU)
     seen = torch.full((TEST,), -1)
     for rank in range(workers):
         mine = torch.arange(rank, TEST, workers)
-        got = list(samples.evaluation_batches(mine))
-        seen[mine] = torch.cat([labels for _, labels in got])
-        for inputs, _ in got:
-            pixels = (
-                inputs * torch.tensor(STANDARD_DEVIATION)[:, None, None] + torch.tensor(MEAN)[:, None, None]
-            ) * 255
-            expected = torch.from_numpy(IMAGES["test"][mine.numpy()]).view(-1, 3, 32, 32)
-            assert torch.allclose(pixels, expected.float(), atol=1e-3)
+        ((inputs, seen[mine]),) = samples.evaluation_batches(mine)
+        expected = torch.from_numpy(IMAGES["test"][mine.numpy()]).view(-1, 3, 32, 32)
+        assert torch.allclose(bytes_of(inputs), expected.float(), atol=1e-3)
     assert seen.tolist() == LABELS["test"].tolist()
     assert list(samples.evaluation_batches(torch.arange(0))) == []
 

@@ -23,10 +23,9 @@ from harness.tasks.augment import Draws
 from harness.tasks.errors import DataError
 from harness.tasks.image_files import decoded, image_index, num_readers, own_cores, random_crop, read_images
 from harness.tasks.imagenet import MEAN, STANDARD_DEVIATION, ImageNet, ImageNetSamples
-from harness.tasks.task import configured_task, find_task
+from harness.tasks.task import find_task
 from harness.train.order import worker_batches
-from harness.workers.preload import load_samples
-from tests.tasks.miniatures import CLASSES, imagenet_tree, jpeg, photo
+from tests.tasks.miniatures import CLASSES, imagenet_tree, jpeg, photo, same
 
 CPU = torch.device("cpu")
 TRAIN, TEST = 24, 12
@@ -53,12 +52,6 @@ def batches(samples: ImageNetSamples, steps: range, seed: int = 1, rank: int = 0
     return list(samples.training_batches(indices, seed, rank, steps.start))
 
 
-def same(one: list[tuple[Tensor, Tensor]], other: list[tuple[Tensor, Tensor]]) -> bool:
-    return all(
-        torch.equal(a, b) for left, right in zip(one, other, strict=True) for a, b in zip(left, right, strict=True)
-    )
-
-
 def test_the_task_is_known_without_data() -> None:
     found = find_task("imagenet")
     assert (found.num_train, found.num_test, found.num_classes) == (1_281_167, 50_000, 1_000)
@@ -66,22 +59,21 @@ def test_the_task_is_known_without_data() -> None:
 
 
 def test_labels_follow_sorted_class_folders_and_order_sorted_names(data: Path) -> None:
+    odd = data / "train" / "n01" / "zoë (1).jpg"
+    odd.write_bytes(jpeg(photo(5)))
+    assert image_index(data / "train").path(8) == str(odd)
+    odd.unlink()
     index = image_index(data / "train")
     assert index.classes == CLASSES and len(index) == TRAIN
     assert [index.path(number) for number in range(TRAIN)] == sorted(map(str, (data / "train").rglob("*.JPEG")))
     samples = MINIATURE.load(data, SPEC, CPU)
     assert samples.train_labels.tolist() == [0] * 8 + [1] * 8 + [2] * 8
-    labels = torch.cat([labels for _, labels in batches(samples, range(3))])
-    expected = torch.cat(list(worker_batches(1, TRAIN, 0, 2, 4, range(3))))
-    assert labels.tolist() == (expected // 8).tolist()
-
-
-def test_batches_are_float_and_of_the_side(data: Path) -> None:
-    ((inputs, labels),) = batches(MINIATURE.load(data, SPEC, CPU), range(1))
-    assert inputs.shape == (4, *MINIATURE.input_shape) and inputs.dtype == torch.float32 and inputs.is_contiguous()
-    assert labels.dtype == torch.int64
-    pixels = inputs * torch.tensor(STANDARD_DEVIATION)[:, None, None] + torch.tensor(MEAN)[:, None, None]
-    assert pixels.min() > -1e-5 and pixels.max() < 1 + 1e-5
+    expected = worker_batches(1, TRAIN, 0, 2, 4, range(3))
+    for (inputs, labels), index_of_step in zip(batches(samples, range(3)), expected, strict=True):
+        assert labels.tolist() == (index_of_step // 8).tolist()
+        assert inputs.shape == (4, 3, 16, 16) and inputs.dtype == torch.float32 and inputs.is_contiguous()
+        pixels = inputs * torch.tensor(STANDARD_DEVIATION)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+        assert pixels.min() > -1e-5 and pixels.max() < 1 + 1e-5
 
 
 def test_augmentation_depends_on_seed_rank_and_step_alone(data: Path) -> None:
@@ -97,7 +89,7 @@ def test_augmentation_depends_on_seed_rank_and_step_alone(data: Path) -> None:
     assert all(same(ranks[rank], batches(samples, range(4), rank=rank)) for rank in range(3))
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3, 4])
+@pytest.mark.parametrize("workers", [1, 3])
 def test_every_test_image_is_scored_once(data: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.tasks.imagenet.EVALUATION_BATCH", 2)
     samples = MINIATURE.load(data, SPEC, CPU)
@@ -205,9 +197,7 @@ def test_a_stated_number_of_undecodable_images_is_replaced_and_counted(data: Pat
     samples = replace(MINIATURE, max_undecodable=3).load(data, SPEC, CPU)
     ((inputs, labels),) = samples.training_batches([torch.tensor([7, 9, 23, 0])], 1, 0, 0)
     assert labels.tolist() == [1, 1, 0, 0]
-    assert (
-        samples.undecodable == {str(path) for path in map(Path, samples.undecodable)} and len(samples.undecodable) == 3
-    )
+    assert {Path(path).name for path in samples.undecodable} == {"n01_21.JPEG", "n02_01.JPEG", "n03_23.JPEG"}
     again = replace(MINIATURE, max_undecodable=3).load(data, SPEC, CPU)
     ((same_draws, _),) = again.training_batches([torch.tensor([9, 9, 0, 0])], 1, 0, 0)
     assert torch.equal(inputs, same_draws)  # each under the draws of the position that it fills
@@ -215,17 +205,6 @@ def test_a_stated_number_of_undecodable_images_is_replaced_and_counted(data: Pat
     with pytest.raises(DataError, match="no image that can be decoded"):
         few = replace(MINIATURE, max_undecodable=2).load(data, SPEC, CPU)
         list(few.training_batches([torch.arange(TRAIN)], 1, 0, 0))
-
-
-def test_the_spec_states_how_many_images_may_be_undecodable(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.tasks.imagenet.TASK", MINIATURE)
-    damage(data / "train" / "n02" / "n02_13.JPEG", "cut short")
-    strict, lenient = SPEC, SPEC.model_copy(update={"max_undecodable": 1})
-    with pytest.raises(DataError, match=r"n02_13.JPEG .* or raise max_undecodable = 0 in the spec's \[task\]"):
-        list(load_samples(strict, data, "cpu").training_batches([torch.arange(TRAIN)], 1, 0, 0))
-    ((inputs, _),) = load_samples(lenient, data, "cpu").training_batches([torch.arange(TRAIN)], 1, 0, 0)
-    assert len(inputs) == TRAIN
-    configured_task(lenient).prepare(data)
 
 
 def test_an_undecodable_test_image_is_always_an_error(data: Path) -> None:
@@ -278,12 +257,6 @@ def test_without_data_the_message_says_where_it_goes(tmp_path: Path) -> None:
         MINIATURE.prepare(None)
     tree(tmp_path / "xdg" / "cser-bench" / "imagenet")
     MINIATURE.prepare(None)
-
-
-def test_names_keep_their_bytes(data: Path) -> None:
-    (data / "train" / "n01" / "zoë (1).jpg").write_bytes(jpeg(photo(5)))
-    index = image_index(data / "train")
-    assert index.path(8).endswith("zoë (1).jpg") and Path(index.path(8)).is_file()
 
 
 @pytest.mark.parametrize(
