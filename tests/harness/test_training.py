@@ -163,34 +163,31 @@ def diverging(tmp_path: Path, **changes: Any) -> RunRecord:
     return read_run(job.folder)
 
 
-def test_divergence_is_a_result_with_its_step_and_nothing_filled_in(tmp_path: Path) -> None:
-    record = diverging(tmp_path, learning_rate=1e30)
+DIVERGING: dict[str, tuple[dict[str, Any], int, list[int]]] = {
+    # What is changed, the step at which it is seen, and those of scores before.
+    "at once": ({"learning_rate": 1e30}, 20, []),
+    # The rate grows at step 22, so the score at step 20 still stands.
+    "after a score": ({"schedule": {"kind": "milestones", "milestones": [0.55], "factor": 1e30}}, 25, [20]),
+    # Only the last step, after the last look at the loss, goes to infinity: the average cannot be scored.
+    "at the last step": ({"schedule": {"kind": "milestones", "milestones": [0.97], "factor": 1e38}}, 40, [20]),
+}
+
+
+@pytest.mark.parametrize("when", DIVERGING)
+def test_divergence_is_a_result_with_its_step_and_nothing_filled_in(when: str, tmp_path: Path) -> None:
+    changes, step, scored = DIVERGING[when]
+    record = diverging(tmp_path, **changes)
     assert record.result is not None and record.failure is None
     result = record.result
-    assert (result.status, result.diverged_at_step, result.num_steps) == ("diverged", 20, 20)
+    assert (result.status, result.diverged_at_step, result.num_steps) == ("diverged", step, step)
     scores = [result.train_loss, result.test_loss, result.test_correct, result.test_count, result.test_accuracy]
     assert scores == [None] * 5
-    assert record.events == []
-    assert result.expected_traffic["gradient"].collectives == 20
-
-
-def test_divergence_after_a_score_keeps_no_score_in_the_result(tmp_path: Path) -> None:
-    # The rate grows by a factor of 1e30 at step 22, so the score at step 20 still stands.
-    schedule = {"kind": "milestones", "milestones": [0.55], "factor": 1e30}
-    record = diverging(tmp_path, schedule=schedule)
-    assert record.result is not None
-    assert (record.result.status, record.result.diverged_at_step) == ("diverged", 25)
-    assert [event.step for event in record.events] == [20]
-    assert record.result.test_accuracy is None and record.result.train_loss is None
-
-
-def test_average_that_cannot_be_scored_has_diverged(tmp_path: Path) -> None:
-    # Only the last step, after the last look at the loss, goes to infinity.
-    schedule = {"kind": "milestones", "milestones": [0.97], "factor": 1e38}
-    record = diverging(tmp_path, schedule=schedule)
-    assert record.result is not None
-    assert (record.result.status, record.result.diverged_at_step) == ("diverged", 40)
+    assert [event.step for event in record.events] == scored
     assert all(math.isfinite(event.test_loss) for event in record.events)
+    assert result.expected_traffic["gradient"].collectives == step
+    for path in record.folder.glob("*.json*"):  # plain JSON, without NaN or Infinity
+        for line in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
+            json.loads(line, parse_constant=pytest.fail)
 
 
 def test_a_loss_that_explodes_and_stays_finite_is_no_divergence_but_a_score(tmp_path: Path) -> None:
@@ -201,17 +198,6 @@ def test_a_loss_that_explodes_and_stays_finite_is_no_divergence_but_a_score(tmp_
     assert all(loss is not None and math.isfinite(loss) for loss in losses) and max(losses) > 1e6  # type: ignore[type-var]
     assert record.result.test_accuracy is not None and record.result.test_accuracy < 0.3
     assert record.result.test_accuracy == record.events[-1].test_accuracy
-
-
-def test_records_of_a_diverged_run_are_plain_json(tmp_path: Path) -> None:
-    record = diverging(tmp_path, learning_rate=1e30)
-
-    def refuse(name: str) -> None:
-        raise AssertionError(f"{name} is no JSON")
-
-    for path in record.folder.glob("*.json*"):
-        for line in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
-            json.loads(line, parse_constant=refuse)
 
 
 @pytest.mark.parametrize("name", algorithms())

@@ -15,7 +15,7 @@ from harness.tasks.cmudict import CMUDict
 from harness.tasks.errors import DataError
 from harness.tasks.kjv_es import ENGLISH, SPANISH, Bibles, plain_text, read_module
 from harness.tasks.measures import BleuAndChrf, edit_distance
-from harness.tasks.pairs import PairSamples, Sentences, plain
+from harness.tasks.pairs import Pairs, PairSamples, plain
 from harness.tasks.parallel import ParallelText, Subwords, TextFiles, TextPair
 from harness.tokens import BEGIN, END, IGNORED, PAD
 from tests.tasks.miniatures import bible, cmudict_file, parallel_files, verses
@@ -73,26 +73,16 @@ def test_splits_share_nothing_and_are_the_same_each_time(
 
 
 def test_a_batch_is_the_source_the_target_so_far_and_what_follows() -> None:
-    source, target = Sentences.of([[7, 8, 9], [5]], CPU), Sentences.of([[4], [6, 7]], CPU, begin=True)
-    samples = load_pairs(source, target)
-    inputs, labels = samples
+    pairs = Pairs.of(([[7, 8, 9], [5]], [[4], [6, 7]], [0, 0]), range(2), CPU)
+    assert pairs.num_tokens.tolist() == [2, 3] and pairs.lengths.tolist() == [4, 3]
+    inputs, labels = pairs.batch(torch.arange(2))
     assert inputs.tolist() == [
         [[7, 8, 9, END], [BEGIN, 4, END, PAD]],
         [[5, END, PAD, PAD], [BEGIN, 6, 7, END]],
     ]
     assert labels.tolist() == [[4, END, IGNORED, IGNORED], [6, 7, END, IGNORED]]
     assert (inputs.dtype, labels.dtype) == (torch.int64, torch.int64)
-
-
-def load_pairs(source: Sentences, target: Sentences) -> tuple[torch.Tensor, torch.Tensor]:
-    from harness.tasks.pairs import Pairs
-
-    pairs = Pairs(source, target, torch.zeros(2, dtype=torch.int64))
-    assert pairs.num_tokens.tolist() == [2, 3] and pairs.lengths.tolist() == [4, 3]
-    return pairs.batch(torch.arange(2))
-
-
-def test_what_comes_after_the_end_is_no_part_of_a_sentence() -> None:
+    # What comes after the end is no part of a sentence.
     assert plain([BEGIN, 5, 6, END, 7]) == [5, 6] and plain([END]) == [] and plain([4, 5]) == [4, 5]
 
 
@@ -175,30 +165,31 @@ def test_another_dictionary_is_refused(tmp_path: Path) -> None:
         load(WORDS, tmp_path / "elsewhere")
 
 
-BAD_TEXT: dict[str, tuple[str, Callable[[list[str]], list[str]], str]] = {
-    "of another length": ("train.de", lambda lines: lines[:-1], "25 lines and .* 24"),
-    "with an empty line": ("train.en", lambda lines: [*lines[:3], " ", *lines[4:]], "line 4: one side .* is empty"),
-    "with fewer pairs": ("test", lambda lines: lines[:-1], "14 lines where there should be 15"),
+BAD_TEXT: dict[str, tuple[Callable[[Path], object], str]] = {
+    "of another length": (lambda folder: drop_last(folder / "train.de"), "25 lines and .* 24"),
+    "with an empty line": (lambda folder: replace_line(folder / "train.en", 3, b" "), "line 4: one side .* is empty"),
+    "with fewer pairs": (lambda folder: drop_last(folder / "test.en", folder / "test.de"), "14 lines where .* be 15"),
+    "no text": (lambda folder: (folder / "train.en").write_bytes(b"\xff\xfe"), "no text in UTF-8"),
+    "missing": (lambda folder: (folder / "train.en").unlink(), r"train\.en is missing"),
 }
+
+
+def replace_line(path: Path, number: int, line: bytes) -> None:
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([*lines[:number], line, *lines[number + 1 :], b""]))
+
+
+def drop_last(*paths: Path) -> None:
+    for path in paths:
+        path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
 
 
 @pytest.mark.parametrize("bad", BAD_TEXT)
 def test_bad_parallel_files_are_refused(bad: str, tmp_path: Path) -> None:
     parallel_files(tmp_path, 25, 15, FILES)
-    name, change, words = BAD_TEXT[bad]
-    for path in tmp_path.glob(f"{name}*"):
-        path.write_text("".join(f"{line}\n" for line in change(path.read_text().splitlines())))
+    change, words = BAD_TEXT[bad]
+    change(tmp_path)
     with pytest.raises(DataError, match=words):
-        load(TEXT, tmp_path)
-
-
-def test_bytes_that_are_no_text_and_missing_files_are_refused(tmp_path: Path) -> None:
-    parallel_files(tmp_path, 25, 15, FILES)
-    (tmp_path / "train.en").write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match="no text in UTF-8"):
-        load(TEXT, tmp_path)
-    (tmp_path / "train.en").unlink()
-    with pytest.raises(DataError, match=r"train\.en is missing"):
         load(TEXT, tmp_path)
     with pytest.raises(DataError, match="give it as DATA"):
         TEXT.prepare(None)
