@@ -102,7 +102,7 @@ def time_methods(session: Session, device: torch.device, set_link: SetLink | Non
         [method] = [each for each in methods if each.name == name]
         for plan, own in _turn(session, setting, method, plans[name], visit, set_link):
             steps.setdefault((name, plan), []).extend((visit, parts) for parts in own)
-    return methods, [_cell(name, plan, own, session.trains) for (name, plan), own in steps.items()]
+    return methods, [cell_of(name, plan, own, session.trains) for (name, plan), own in steps.items()]
 
 
 def _turn(
@@ -130,7 +130,8 @@ def _step(turn: Turn, number: int, synchronises: bool, share_clock: bool) -> Par
     return parts_of(workers, share_clock)
 
 
-def _cell(name: str, plan: CellPlan, steps: Sequence[tuple[int, Parts]], trains: bool) -> Cell:
+def cell_of(name: str, plan: CellPlan, steps: Sequence[tuple[int, Parts]], trains: bool) -> Cell:
+    """The record of a cell's steps, each with the number of its turn; of real passes where the session trains."""
     return Cell(
         method=name,
         kind=plan.kind,

@@ -12,8 +12,9 @@ from harness.records.provenance import new_attempt
 from harness.records.timings import Fabric, Method, Timing, formula_bytes
 from harness.timing.links import LabTopology
 from harness.timing.methods import METHODS
-from harness.timing.session import CellPlan, Session, kinds_of, on_one_link, time_in_lab, timing_of
+from harness.timing.session import CellPlan, Session, cell_of, kinds_of, on_one_link, time_in_lab, timing_of
 from harness.timing.sweep import fabric
+from harness.timing.timed_step import Parts
 from harness.timing.trainees import workload
 from harness.workers.processes import WorkerError
 
@@ -119,6 +120,16 @@ def test_shares_of_kinds_are_exact(name: str) -> None:
     expected = {"ddp": {"every": 1.0}, "mcser": {"ordinary": 31 / 32, "synchronising": 1 / 32}}[name]
     method: Method = METHODS[name]
     assert {kind: share for kind, share, _ in kinds_of(method)} == expected
+
+
+def test_the_codec_is_left_out_of_emulated_steps_and_the_dilation_undone_in_all_but_it() -> None:
+    parts = Parts(total=10.0, compute=4.0, codec=2.0, waiting=1.0, transfer=3.0)
+    emulated, real = (
+        cell_of("ddp", CellPlan("every", 1.0, LINK, 2.0), [(0, parts)], trains) for trains in (False, True)
+    )
+    assert emulated.seconds == [(10.0 - 2.0) / 2.0] and real.seconds == [10.0]
+    assert (emulated.compute_seconds, emulated.codec_seconds) == ([2.0], [2.0])
+    assert (emulated.waiting_seconds, emulated.transfer_seconds) == ([0.5], [1.5])
 
 
 def test_formulas_of_rings() -> None:
