@@ -201,18 +201,10 @@ def test_trials_are_counted_from_the_raw_results() -> None:
 def test_factors_over_baselines_are_those_of_the_timings() -> None:
     frame = pd.read_csv(SHIPPED / "csv" / "question_2.csv").set_index("method")
     timing = json.loads((RESULTS / "speedups" / "timing-resnet50_v100-8x1-10000mbps.json").read_text())
-    dilation = timing["fabric"]["dilation"]
 
     def step(name: str) -> float:
-        period = next(each["period"] for each in timing["methods"] if each["name"] == name)
-        own = [each for each in timing["steps"] if each["method"] == name]
-        whole: dict[bool, list[float]] = {kind: [] for kind in (False, True)}
-        for each in own:
-            whole[each["synchronises"]].append((each["seconds"] - each["codec_seconds"]) / dilation)
-        of_kind = [whole[False], whole[True]]
-        if period == 1:
-            return float(np.median([*of_kind[0], *of_kind[1]]))
-        return float(((period - 1) * np.median(of_kind[0]) + np.median(of_kind[1])) / period)
+        cells = [each for each in timing["cells"] if each["method"] == name]
+        return float(sum(each["share"] * np.median(each["seconds"]) for each in cells))
 
     for name in ("ddp", "ddp_fp16", "powersgd_2"):
         assert frame.loc[name, "factor"] == pytest.approx(step(name) / step("mcser"), rel=1e-9)
