@@ -53,8 +53,8 @@ class Watch:
         self.began = self.last_gradient = self.returned = now_on(device)
         """When the passes began, when the last gradient was there, and when the backward pass gave back control,
         whatever was waited for in it."""
-        for parameter, share in zip(module.parameters(), layers.parameter_shares(), strict=True):
-            parameter.register_hook(lambda _, share=share: self._gradient(share))  # type: ignore[no-untyped-call]
+        for parameter, done in zip(module.parameters(), layers.ready(), strict=True):
+            parameter.register_hook(lambda _, done=done: self._gradient(done))  # type: ignore[no-untyped-call]
 
     def begin(self) -> None:
         self.share_done = 0.0
@@ -63,8 +63,8 @@ class Watch:
     def end(self) -> None:
         self.returned = now_on(self._device)
 
-    def _gradient(self, share: float) -> None:
-        self.share_done = min(1.0, self.share_done + share)
+    def _gradient(self, done: float) -> None:
+        self.share_done = max(self.share_done, done)
         self.last_gradient = now_on(self._device)
 
 

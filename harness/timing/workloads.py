@@ -91,12 +91,11 @@ def published(name: str) -> Workload:
 def workload_of(name: str, device: str, seconds: float, source: str) -> Workload:
     """The workload whose two passes take so many seconds on the device."""
     problem = problem_of(name)
-    model = build_model(problem.model, find_task(problem.task), 0, torch.device("meta"))
     return Workload(
         name=name,
         model=problem.model.name,
         batch_size=problem.batch_size,
-        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        num_parameters=sum(map(math.prod, layers_of(name).shapes)),
         device=device,
         forward_seconds=FORWARD_SHARE * seconds,
         backward_seconds=(1 - FORWARD_SHARE) * seconds,
@@ -124,15 +123,6 @@ class Layers:
 
     in_order: tuple[Layer, ...]
     shapes: tuple[tuple[int, ...], ...]
-
-    def parameter_shares(self) -> list[float]:
-        """By parameter: the share of the arithmetic that is done with its gradient; a layer's is split by numel."""
-        shares = [0.0] * len(self.shapes)
-        for layer in self.in_order:
-            numel = sum(math.prod(self.shapes[number]) for number in layer.parameters)
-            for number in layer.parameters:
-                shares[number] = layer.share * math.prod(self.shapes[number]) / numel
-        return shares
 
     def ready(self) -> list[float]:
         """By parameter: the share of the backward pass that is done when its gradient is there."""
