@@ -11,7 +11,7 @@ TOGETHER = (
     "tests/report/",
     "tests/harness/test_baselines.py",
     "tests/harness/test_command_line.py",
-    "tests/harness/test_estimates.py",
+    "tests/harness/test_forecasts.py",
     "tests/measured/",
     "tests/harness/test_installed.py",
     "tests/harness/test_kills.py",

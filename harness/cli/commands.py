@@ -50,7 +50,9 @@ def _launch_options(options: argparse.Namespace, planned: Plan) -> Options:
 
 
 def preflight(options: argparse.Namespace) -> int:
-    """Say of each thing that a long experiment needs whether it is there; 1 where one is not."""
+    """Say whether what a long experiment needs is there, and then how long it takes; 1 where something is not."""
+    from harness.cli.show import show_costs
+    from harness.plan.forecast import effort_of
     from harness.workers.preflight import checks
 
     planned = _planned(options)
@@ -58,7 +60,10 @@ def preflight(options: argparse.Namespace) -> int:
     for check in checks(planned, _launch_options(options, planned)):
         print(f"{'ok  ' if check.passed else 'FAIL'} {check.what}: {check.detail}", flush=True)
         failed += not check.passed
-    return FAILURE if failed else 0
+    if failed:
+        return FAILURE
+    show_costs(effort_of(planned))
+    return 0
 
 
 def run(options: argparse.Namespace) -> int:

@@ -37,9 +37,8 @@ def show_plan(plan: Plan, site: Site | None = None) -> None:
         site: the cluster that is meant; None for workers on this machine's cores, and on the usual links.
     """
     experiment, effort = plan.experiment, effort_of(plan)
-    device, config = effort.compute[0][0].device, effort.configs[0]
-    site = site or Site(max(1, num_cores() // config.num_workers), usual_link(device))
-    link = None if device == "CPU core" else site.link_bits_per_second
+    config, site = effort.configs[0], site or _usual_site(effort)
+    link = None if effort.compute[0][0].device == "CPU core" else site.link_bits_per_second
     table = [
         {
             "row": row.row,
@@ -58,7 +57,7 @@ def show_plan(plan: Plan, site: Site | None = None) -> None:
         for row in experiment.rows
     ]
     print(experiment.title)
-    for key in sorted(COMMON):
+    for key in sorted({*COMMON, "num_epochs", "weight_decay"}):
         print(f"{key}: {_said(getattr(config, key))}")
     print(f"parameters: {experiment.rows[0].num_parameters:,}")
     print(f"seeds: {_said(experiment.seeds)}\n")
@@ -70,8 +69,12 @@ def show_plan(plan: Plan, site: Site | None = None) -> None:
         print(sentence)
     if experiment.contrasts:
         _show_power(plan)
-    for line in _sentences(plan, effort, site):
-        print(line)
+    show_costs(effort, site)
+
+
+def _usual_site(effort: Effort) -> Site:
+    """This machine's cores, and the link of a machine that has such a GPU."""
+    return Site(max(1, num_cores() // effort.configs[0].num_workers), usual_link(effort.compute[0][0].device))
 
 
 def _settings(row: Row) -> str:
@@ -136,8 +139,12 @@ def _models(number: float | None) -> str:
     return "-" if number is None else f"{number:,.1f}"
 
 
-def _sentences(plan: Plan, effort: Effort, site: Site) -> list[str]:
-    """Runs, memory, and what the runs take."""
+def show_costs(effort: Effort, site: Site | None = None) -> None:
+    """Runs, memory, and what the runs take; `site` as of `show_plan`."""
+    print(*_costs(effort, site or _usual_site(effort)), sep="\n")
+
+
+def _costs(effort: Effort, site: Site) -> list[str]:
     known, config = effort.compute[0][0], effort.configs[0]
     activations = "without activations (a GPU would measure them)"
     if known.activation_bytes is not None:

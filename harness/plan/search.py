@@ -9,7 +9,7 @@ A search is a function of its rules and of the outcomes so far, which records gi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
@@ -96,13 +96,16 @@ def _in_order(tried_at: dict[Trial, list[int]]) -> dict[Trial, list[int]]:
 
 def _ranking(trials: Sequence[Trial], seeds: Sequence[int], outcomes: Outcomes) -> list[Trial]:
     """From the best mean accuracy over these seeds to the worst, without those that diverged at one."""
-    means = {}
-    for trial in trials:
-        scores = [outcome.accuracy for seed in seeds if (outcome := outcomes(trial, seed))]
-        finished = [score for score in scores if score is not None]
-        if len(finished) == len(seeds):
-            means[trial] = fmean(finished)
+    means = _means(trials, seeds, lambda *run: (found := outcomes(*run)) and found.accuracy)
     return sorted(means, key=lambda trial: (-means[trial], trial.learning_rate, trial.candidate))
+
+
+def _means(
+    trials: Iterable[Trial], seeds: Sequence[int], number: Callable[[Trial, int], float | None]
+) -> dict[Trial, float]:
+    """A number's mean over these seeds, of the trials that have it at all of them."""
+    numbers = {trial: [each for seed in seeds if (each := number(trial, seed)) is not None] for trial in trials}
+    return {trial: fmean(found) for trial, found in numbers.items() if len(found) == len(seeds)}
 
 
 def _best(ranking: list[Trial], count: int | None, outcomes: Outcomes, seeds: list[int]) -> list[Trial]:
@@ -121,12 +124,8 @@ def _diverged(trial: Trial, seeds: Sequence[int], outcomes: Outcomes) -> bool:
 
 
 def _least_loss(tried_at: dict[Trial, list[int]], screening: Sequence[int], outcomes: Outcomes) -> Trial | None:
-    means = {}
-    for trial, seeds in tried_at.items():
-        losses = [outcome.train_loss for seed in screening if (outcome := outcomes(trial, seed))]
-        finished = [loss for loss in losses if loss is not None]
-        if len(finished) == len(screening) and not _diverged(trial, seeds, outcomes):
-            means[trial] = fmean(finished)
+    finished = [trial for trial, seeds in tried_at.items() if not _diverged(trial, seeds, outcomes)]
+    means = _means(finished, screening, lambda *run: (found := outcomes(*run)) and found.train_loss)
     return min(means, key=lambda trial: (means[trial], trial.learning_rate, trial.candidate), default=None)
 
 

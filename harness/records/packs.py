@@ -113,17 +113,6 @@ def read_pack(folder: Path) -> Pack | None:
     Raises:
         RecordError: damaged, edited, torn, of another version or of another experiment.
     """
-    pack = _read(folder)
-    experiment = None if pack is None else read_optional(folder / "experiment.json", Experiment)
-    if pack is not None and experiment is not None and experiment.name != pack.experiment:
-        raise RecordError(
-            f"{pack.path} is a pack of the experiment {pack.experiment}, the folder holds {experiment.name}; "
-            "move it to the folder where it belongs"
-        )
-    return pack
-
-
-def _read(folder: Path) -> Pack | None:
     path = folder / NAME
     try:
         status = path.stat()
@@ -135,7 +124,14 @@ def _read(folder: Path) -> Pack | None:
 @lru_cache(maxsize=8)
 def _read_once(path: Path, stamp: tuple[int, ...]) -> Pack:
     """The pack in a file; states are asked of run by run. A file that was replaced has another `stamp`."""
-    return parse_pack(path.read_bytes(), path)
+    pack = parse_pack(path.read_bytes(), path)
+    experiment = read_optional(path.parent / "experiment.json", Experiment)
+    if experiment is not None and experiment.name != pack.experiment:
+        raise RecordError(
+            f"{path} is a pack of the experiment {pack.experiment}, the folder holds {experiment.name}; "
+            "move it to the folder where it belongs"
+        )
+    return pack
 
 
 def parse_pack(data: bytes, path: Path) -> Pack:
@@ -262,7 +258,7 @@ def packed_run(folder: Path, with_events: bool = True) -> RunRecord | None:
     Raises:
         RecordError: the pack cannot be used, or the run in it.
     """
-    pack = _read(folder.parent)
+    pack = read_pack(folder.parent)
     return pack.record(folder.name, with_events) if pack is not None and folder.name in pack.lines else None
 
 

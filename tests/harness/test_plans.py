@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from harness.cli.show import show_plan
 from harness.plan.plan import Plan, make_plan
 from harness.rows import RowSpec
 from harness.spec import RunConfig, Spec, run_id
@@ -150,6 +151,18 @@ def test_a_row_may_have_a_warm_up_of_its_own(tmp_path: Path) -> None:
     warm_ups = {run.row: run.config.schedule.warmup_epochs for run in plan.runs}
     assert warm_ups == {"sgd": 0.25, "cser": 0.5, "ef_sgd": 0.25}
     assert {run.config.schedule.kind for run in plan.runs} == {"cosine"}
+
+
+def test_a_plan_prints_what_rows_share_and_momentum_that_is_not_nesterovs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = small_spec()
+    spec["rows"][2]["algorithm"] = "ef21_sgdm"
+    show_plan(plan_of(spec, tmp_path))
+    said = capsys.readouterr().out
+    assert "ratio 4); momentum 0.9 (heavy ball with dampening)\n" in said
+    assert said.startswith("Small\nbatch_size: 20\nevaluation: per_epoch 2\n")
+    assert "model: small_cnn (options widths 4, 8)\n" in said and "schedule: cosine (warmup_epochs 0.25, " in said
 
 
 def without_rates(spec: Table) -> Table:
