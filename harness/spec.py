@@ -259,29 +259,24 @@ class Spec(Strict):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two rows are named {twice[0]!r}; give each row a name of its own")
-        restarted = [("row to restart", restart.row) for restart in self.restarts]
-        for what, name in (("baseline", self.statistics.baseline), ("floor", self.statistics.floor), *restarted):
+        named = [("baseline", self.statistics.baseline), ("floor", self.statistics.floor)]
+        named += [("row to restart", restart.row) for restart in self.restarts]
+        named += [("contrast's row", name) for each in self.contrasts for name in (each.row, each.reference)]
+        for what, name in named:
             if name is not None and name not in rows:
                 raise ValueError(f"the {what} {name!r} is no row; the rows are {', '.join(rows)}")
-        self._check_contrasts(set(rows))
+        self._check_contrasts()
         self._check_seeds()
         self._check_lengths()
         self._check_warmup()
         self._check_tuning()
         return self
 
-    def _check_contrasts(self, rows: set[str]) -> None:
-        seen: set[tuple[str, str, str]] = set()
-        for contrast in self.contrasts:
-            for name in (contrast.row, contrast.reference):
-                if name not in rows:
-                    raise ValueError(f"a contrast names {name!r}, which is no row; correct its name or leave it out")
-            key = (contrast.row, contrast.reference, contrast.kind)
-            if contrast.row == contrast.reference or key in seen:
-                raise ValueError(
-                    f"the contrast of {contrast.row!r} with {contrast.reference!r} is no new one; remove it"
-                )
-            seen.add(key)
+    def _check_contrasts(self) -> None:
+        known = [(each.row, each.reference, each.kind) for each in self.contrasts]
+        for row, reference, kind in known:
+            if row == reference or known.count((row, reference, kind)) > 1:
+                raise ValueError(f"the contrast of {row!r} with {reference!r} is no new one; remove it")
         if self.contrasts and self.statistics.declared is None:
             raise ValueError(
                 "contrasts need statistics.declared, which says what had been seen when they were declared"

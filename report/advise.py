@@ -269,14 +269,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command by itself; `python -m harness advise` also takes --spec and --model."""
+    """`python -m harness advise`."""
     parser = argparse.ArgumentParser(
         prog="python -m harness advise", description="Advice for one's own job.", allow_abbrev=False
-    )
-    parser.epilog = (
-        "`python -m harness advise` also takes --spec NAME_OR_FILE, an experiment whose baseline says the parameters, "
-        "steps, workers and compute, and --model FILE, a saved state_dict whose parameters are counted; what is given "
-        "beside them counts more."
     )
     add_arguments(parser)
     parser.add_argument("--map", type=Path, default=MAP, help="folder of the experiment whose runs predict losses")

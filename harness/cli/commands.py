@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.exits import FAILURE, complain, program
-from harness.spec import SpecError
 from harness.spec_file import find_spec, load_spec
 
 if TYPE_CHECKING:
@@ -155,13 +153,10 @@ def _report(options: argparse.Namespace, *own: str) -> int:
 
 
 def advise(options: argparse.Namespace) -> int:
-    """Advice for a job; the options are the report's but for two files, and so is the exit code."""
+    """Advice for a job; the options and the exit code are the report's."""
     from report.advise import main as advice
 
-    words, said = filled(options.words)
-    if said:
-        print(said, flush=True)
-    return advice(words)
+    return advice(options.words)
 
 
 def answers(options: argparse.Namespace) -> int:
@@ -201,73 +196,3 @@ def time(options: argparse.Namespace) -> int:
     except RuntimeError as error:
         return complain(error, FAILURE)
     return 0
-
-
-def filled(words: Sequence[str]) -> tuple[list[str], str]:
-    """The words for the report's command, and a sentence on what was filled in; "" where nothing was.
-
-    Words that are given come after what the files say, and so count more.
-
-    Raises:
-        SpecError: a file that is not there or cannot be read, or an experiment that cannot be planned.
-    """
-    own = argparse.ArgumentParser(prog=f"{program('harness')} advise", add_help=False, allow_abbrev=False)
-    own.add_argument("--spec")
-    own.add_argument("--model", type=Path)
-    own.add_argument("--results", type=Path, default=Path("results"))
-    if not any(word.split("=")[0] in ("--spec", "--model") for word in words):
-        return list(words), ""
-    options, rest = own.parse_known_args(words)
-    found, said = _job_of_spec(options.spec, options.results) if options.spec else ({}, "")
-    if options.model:
-        found["--parameters"] = str(num_parameters_of(options.model))
-        said = " ".join(filter(None, [said, f"{options.model} holds {int(found['--parameters']):,} parameters."]))
-    if any(word.split("=")[0] in ("--layout", "--cluster") for word in rest):
-        found.pop("--workers", None)
-    return [*(word for option in found.items() for word in option), *rest], said
-
-
-def _job_of_spec(name: str, results: Path) -> tuple[dict[str, str], str]:
-    """Options by the experiment's baseline, or else its first row, and a sentence on them."""
-    from harness.plan.plan import plan_experiment
-    from harness.plan.step_time import step_times
-
-    planned = plan_experiment(name, results)
-    rows = planned.experiment.rows
-    row = next((row for row in rows if row.row == planned.experiment.baseline), rows[0])
-    config = next(run.config for run in planned.runs if run.row == row.row)
-    passes = step_times(config)[0]
-    said = (
-        f"{name}: {row.num_parameters:,} parameters, {row.num_steps:,} steps, {config.num_workers} workers, "
-        f"{1e3 * passes.seconds:.3g} ms of compute ({passes.device}, {passes.basis})."
-    )
-    found = {
-        "--parameters": str(row.num_parameters),
-        "--steps": str(row.num_steps),
-        "--workers": str(config.num_workers),
-        "--compute-ms": f"{1e3 * passes.seconds:.6g}",
-    }
-    return found, said
-
-
-def num_parameters_of(path: Path) -> int:
-    """Numbers in the real tensors of a saved state_dict of a model, buffers among them.
-
-    Raises:
-        SpecError: the file is not there, or holds no tensors that can be read without running code.
-    """
-    import pickle
-
-    import torch
-    from torch.utils._pytree import tree_leaves
-
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise SpecError(f"there is no file {path}; give --model a saved state_dict, or --parameters") from None
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError):
-        raise SpecError(f"{path} is no state_dict that torch.save wrote; give --parameters instead") from None
-    tensors = [leaf for leaf in tree_leaves(state) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
-    if not tensors:
-        raise SpecError(f"{path} holds no real tensors; give --parameters instead")
-    return sum(tensor.numel() for tensor in tensors)

@@ -152,7 +152,8 @@ def _costs(effort: Effort, site: Site) -> list[str]:
             f"to which activations add {known.activation_bytes / 1e6:,.0f} MB ({known.basis}: {config.batch_size} of "
             f"them, {config.precision})"
         )
-    lines = [f"{len(effort.configs)} runs; memory: parameters, gradients and optimiser state, {activations}"]
+    each = f"{len(effort.configs)} runs; {1e3 * known.seconds:.3g} ms of compute a step"
+    lines = [f"{each}; memory: parameters, gradients and optimiser state, {activations}"]
     if known.device == "CPU core":
         hours = effort.low * config.num_workers
         return [
