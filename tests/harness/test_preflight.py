@@ -153,8 +153,11 @@ def test_a_step_that_the_gpu_cannot_take_is_one_sentence(monkeypatch: pytest.Mon
     assert not check.passed and "CUDA out of memory.; if memory is short" in check.detail
 
 
-def test_the_command_prints_a_line_per_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_a_line_per_check_and_then_what_the_runs_take(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     spec = write_spec(tmp_path, small_spec())
     assert main(["preflight", str(spec), "--results", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["ok   data", "ok   disk", "ok   locks"]
+    assert [line.split(":")[0] for line in lines[:3]] == ["ok   data", "ok   disk", "ok   locks"]
+    assert lines[3].startswith("6 runs; ") and "CPU core hours" in lines[4]
