@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from harness.rows import RowSpec
 from harness.spec import TuningSpec
@@ -96,16 +96,20 @@ def _in_order(tried_at: dict[Trial, list[int]]) -> dict[Trial, list[int]]:
 
 def _ranking(trials: Sequence[Trial], seeds: Sequence[int], outcomes: Outcomes) -> list[Trial]:
     """From the best mean accuracy over these seeds to the worst, without those that diverged at one."""
-    means = _means(trials, seeds, lambda *run: (found := outcomes(*run)) and found.accuracy)
+    means = _means(trials, seeds, outcomes, "accuracy")
     return sorted(means, key=lambda trial: (-means[trial], trial.learning_rate, trial.candidate))
 
 
 def _means(
-    trials: Iterable[Trial], seeds: Sequence[int], number: Callable[[Trial, int], float | None]
+    trials: Iterable[Trial], seeds: Sequence[int], outcomes: Outcomes, number: Literal["accuracy", "train_loss"]
 ) -> dict[Trial, float]:
     """A number's mean over these seeds, of the trials that have it at all of them."""
-    numbers = {trial: [each for seed in seeds if (each := number(trial, seed)) is not None] for trial in trials}
-    return {trial: fmean(found) for trial, found in numbers.items() if len(found) == len(seeds)}
+    means = {}
+    for trial in trials:
+        found = [getattr(outcomes(trial, seed), number, None) for seed in seeds]
+        if None not in found:
+            means[trial] = fmean(found)
+    return means
 
 
 def _best(ranking: list[Trial], count: int | None, outcomes: Outcomes, seeds: list[int]) -> list[Trial]:
@@ -125,7 +129,7 @@ def _diverged(trial: Trial, seeds: Sequence[int], outcomes: Outcomes) -> bool:
 
 def _least_loss(tried_at: dict[Trial, list[int]], screening: Sequence[int], outcomes: Outcomes) -> Trial | None:
     finished = [trial for trial, seeds in tried_at.items() if not _diverged(trial, seeds, outcomes)]
-    means = _means(finished, screening, lambda *run: (found := outcomes(*run)) and found.train_loss)
+    means = _means(finished, screening, outcomes, "train_loss")
     return min(means, key=lambda trial: (means[trial], trial.learning_rate, trial.candidate), default=None)
 
 
