@@ -5,12 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from harness.records.store import Record, read_record
 
 
-class Row(Record):
+class Planned(Record):
+    """A part of the plan. Keys that are unknown are left out: older versions wrote settings as words too."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Row(Planned):
     """One line of the accuracy table: a method at a ratio and a learning rate, with a run per seed."""
 
     row: str
@@ -69,7 +75,7 @@ class Contrast(Record):
     """In the unit of the score (0.01 is one percentage point of accuracy)."""
 
 
-class Choice(Record):
+class Choice(Planned):
     """What the tuning chose for a row, and how."""
 
     learning_rate: float
@@ -81,7 +87,7 @@ class Choice(Record):
     """Whether the rate is the smallest or largest tried with these settings: a better one may lie outside."""
 
 
-class Tuning(Record):
+class Tuning(Planned):
     """Where settings and learning rates came from, by the search of `harness.plan.search`."""
 
     experiment: str
@@ -95,7 +101,7 @@ class Tuning(Record):
     """By row, under the paper's rule, least training loss."""
 
 
-class Experiment(Record):
+class Experiment(Planned):
     """experiment.json: the resolved plan, so that a report knows what is missing."""
 
     version: int

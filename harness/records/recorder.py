@@ -125,19 +125,13 @@ def _newest_attempt(folder: Path) -> str:
 
 def _is_superseded(folder: Path, attempt: str) -> bool:
     """Whether the attempt has begun, and a newer one too."""
-    try:
-        run = store.read_optional(folder / "run.json", RunFile)
-    except store.RecordError:
-        return False
+    run = store.read_if_whole(folder / "run.json", RunFile)
     return run is not None and attempt in [each.attempt for each in run.attempts[:-1]]
 
 
 def _recorded_kind(path: Path, attempt: str) -> FailureKind | None:
     """How this attempt failed, as far as a worker of it has said so."""
-    try:
-        failure = store.read_optional(path, Failure)
-    except store.RecordError:
-        return None
+    failure = store.read_if_whole(path, Failure)
     return None if failure is None or failure.attempt != attempt else failure.kind
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from harness.records import packs, store
 from harness.records.run_lock import is_owned
-from harness.records.store import Failure, FailureKind, Heartbeat, RecordError, Result, RunFile
+from harness.records.store import Failure, FailureKind, Heartbeat, Result, RunFile
 
 State = Literal["done", "running", "queued", "stopped", "failed", "stale", "missing"]
 """`stopped`: asked to, with its state saved. `stale`: it ended without a word. A run that diverged is done."""
@@ -77,20 +77,13 @@ def look(folder: Path) -> Seen:
     if result is not None:
         return Seen(result, None, None, None)
     failure = store.read_optional(folder / "failure.json", Failure)
-    run = _readable(folder / "run.json", RunFile)
+    run = store.read_if_whole(folder / "run.json", RunFile)
     attempts = run.attempts if run else []
     owned = is_owned(folder)
     if owned is False and attempts and attempts[-1].host != platform.node():
         owned = None  # Locks are seen from another machine on some file systems only.
     replaced = failure is not None and failure.attempt in [each.attempt for each in attempts[:-1]]
-    return Seen(None, failure, _readable(folder / "heartbeat.json", Heartbeat), owned, replaced)
-
-
-def _readable(path: Path, kind: type[store.R]) -> store.R | None:
-    try:
-        return store.read_optional(path, kind)
-    except RecordError:  # taken away between the look and the reading, or damaged: the run's next attempt says so
-        return None
+    return Seen(None, failure, store.read_if_whole(folder / "heartbeat.json", Heartbeat), owned, replaced)
 
 
 def judge(seen: Seen, job: Submitted | None = None, now: float | None = None) -> tuple[State, str]:

@@ -246,6 +246,14 @@ def read_optional(path: Path, kind: type[R]) -> R | None:
     return read_record(path, kind) if path.exists() else None
 
 
+def read_if_whole(path: Path, kind: type[R]) -> R | None:
+    """As `read_record`, but None where there is no file or a damaged one, which the run's next attempt will tell."""
+    try:
+        return read_optional(path, kind)
+    except RecordError:
+        return None
+
+
 def read_events(path: Path) -> list[Event]:
     """Read events.jsonl: the last line of each step counts (a resumed run repeats steps), a torn last line is dropped.
 

@@ -20,10 +20,11 @@ from torch.distributed import DistStoreError
 
 from algorithms import CollectiveError, Collectives
 from harness.records import packs, recorder, store
+from harness.records.experiment import Experiment, read_experiment
 from harness.records.recorder import append_event, write_failure
 from harness.records.run_lock import BusyError, is_owned, owned
 from harness.records.state import is_done
-from harness.records.store import Event, Failure, RecordError, Result, read_events, read_record, read_run
+from harness.records.store import Event, Failure, RecordError, Result, parse_record, read_events, read_record, read_run
 from harness.spec import SpecError
 from harness.tasks import blobs
 from harness.tasks.errors import DataError
@@ -31,7 +32,7 @@ from harness.train import checkpoint
 from harness.train.checkpoint import CheckpointError
 from harness.workers.attempt import attempt_stacked
 from harness.workers.failures import failure_kind
-from tests.harness.support import CSER, DoctoredBlobs, comparable, job_for, kept_checkpoints, small_config
+from tests.harness.support import CSER, ROOT, DoctoredBlobs, comparable, job_for, kept_checkpoints, small_config
 from tests.threads import run_workers
 
 
@@ -141,6 +142,13 @@ def test_damaged_result_is_neither_done_nor_ignored(damage: str, run_folder: Pat
         with pytest.raises(RecordError, match=message) as caught:
             read(run_folder)
         assert "result.json" in str(caught.value)
+
+
+def test_plans_of_older_versions_which_had_words_too_are_read_alike() -> None:
+    folder = ROOT / "results" / "study_momentum"
+    old = json.loads((folder / "experiment.json").read_text()) | {"kind": "accuracy", "settings": {"batch": "16"}}
+    old["rows"][0]["words"] = old["tuning"]["rule"] = "in words"
+    assert parse_record(old, folder, Experiment) == read_experiment(folder)
 
 
 def test_result_of_another_run_is_refused(run_folder: Path) -> None:
