@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from algorithms import DistributedOptimizer, ProcessGroupCollectives, SoloCollectives, StackedCollectives, algorithms
-from harness.plan.plan import PlannedRun
+from harness.plan.rows import PlannedRun
 from harness.records.provenance import new_attempt
 from harness.records.store import Result, read_record
 from harness.spec import ModelSpec, PartitionSpec, RunConfig, run_id
