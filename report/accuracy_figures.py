@@ -87,8 +87,7 @@ def loss_figure(shown: pd.DataFrame, margin: float | None, title: str) -> Figure
             _dot(axes, place, line, end)
         if margin is not None:
             axes.axvspan(0, 100 * margin, color=_MARGIN, zorder=0)
-        said = "" if margin is None else f"; green: the margin of {100 * margin:g}"
-        axes.set_xlabel(f"points lost against all sent (dots: means; bars: 95 %){said}")
+        axes.set_xlabel(f"points lost against all sent (bars: 95 %{'' if margin is None else '; green: margin'})")
         axes.axvline(0, color="#555555", linewidth=0.8)
         axes.set_yticks(range(len(lines)), [_name(line) for line in lines])
         colours = [colour_of(line["algorithm"]) for line in lines]

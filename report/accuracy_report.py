@@ -110,9 +110,7 @@ def _context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, An
         "num_verdicts": {word: int(verdicts.get(word, 0)) for word in _VERDICTS},
         "verdicts": _verdict_table(frames, tables["contrasts"]),
         "pool": pool_of(frames),
-        "needs": needs.sort_values(["shown_less", "shown_more"], kind="stable")
-        if len(needs) and (needs["num_tried"] > 1).any()
-        else pd.DataFrame(),
+        "needs": needs[needs["num_tried"] > 1].sort_values(["shown_less", "shown_more"]) if len(needs) else needs,
         "predictors": tables["predictors"],
         "noise": noise_share(lost) if len(lost) else math.nan,
         "num_predicted": lost["label"].nunique(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +12,10 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 _LONG = 34
-"""Letters from which on a column of texts takes what width is left, and wraps."""
+"""Letters from which on a column of texts takes what width is left, and wraps, where the table is too wide."""
+
+_MOST_KEPT = 8
+"""Rows of a table that is not broken; a section of such tables and one picture at most is kept on one page."""
 
 _PREAMBLE = """\
 #set document(title: {title}, date: none)
@@ -20,7 +24,7 @@ _PREAMBLE = """\
 #set text(font: "Libertinus Serif", size: 9.5pt, lang: "en", hyphenate: false)
 #set par(leading: 0.58em, spacing: 0.95em)
 #set list(spacing: 0.7em)
-#show heading.where(level: 1): set text(size: 17pt)
+#show heading.where(level: 1): set text(size: 15pt)
 #show heading.where(level: 2): set text(size: 13pt)
 #show heading.where(level: 2): set block(above: 1.5em, below: 0.8em, sticky: true)
 #show heading.where(level: 3): set text(size: 10.5pt)
@@ -31,8 +35,9 @@ _PREAMBLE = """\
   inset: 9pt, above: 1em, below: 1.2em, body)
 #let picture(path, body) = block(above: 1.1em, below: 1.1em, breakable: false)[
   #image(path, width: 100%) #block(above: 0.5em)[#text(8.5pt, fill: luma(60), body)]]
+#let kept(body) = block(breakable: false, width: 100%, above: 1.6em, body)
 #let grid-table(columns, align, count, head, ..cells) = block(width: 100%, above: 0.8em, below: 1.1em,
-  breakable: count > 20, layout(page => {{
+  breakable: count > {most_kept}, layout(page => {{
     let drawn(size, columns) = {{
       set text(size, number-width: "tabular")
       set par(leading: 0.42em, justify: false)
@@ -42,10 +47,14 @@ _PREAMBLE = """\
           ..head.zip(align).map(((head, align)) => table.cell(align: align + bottom, strong(head)))),
         table.hline(stroke: 0.4pt), ..cells, table.hline(stroke: 0.8pt))
     }}
+    let fits(columns) = size => measure(drawn(size, columns)).width <= page.width
+    let whole = columns.map(_ => auto)
     let narrow = columns.map(width => if width == auto {{ auto }} else {{ 11em }})
-    let fits(size) = measure(drawn(size, narrow)).width <= page.width
-    let size = (8.5pt, 7.8pt, 7pt).find(fits)
-    drawn(if size == none {{ 7pt }} else {{ size }}, columns)
+    let size = (8.5pt, 7.8pt).find(fits(whole))
+    if size != none {{ drawn(size, whole) }} else {{
+      let size = (8.5pt, 7.8pt, 7pt).find(fits(narrow))
+      drawn(if size == none {{ 7pt }} else {{ size }}, columns)
+    }}
   }}))
 """
 
@@ -73,7 +82,20 @@ def typst_of(markdown: str, root: Path) -> str:
     """The Typst source of a Markdown text."""
     tokens = MarkdownIt("commonmark").enable("table").parse(markdown)
     title = next((tokens[n + 1].content for n, token in enumerate(tokens) if token.type == "heading_open"), "")
-    return _PREAMBLE.format(title=quote(title)) + "\n".join(_blocks(tokens, root)) + "\n"
+    starts = [n for n, token in enumerate(tokens) if token.type == "heading_open" and token.tag == "h2"]
+    before = _blocks(tokens[: starts[0] if starts else len(tokens)], root)
+    parts = [_PREAMBLE.format(title=quote(title), most_kept=_MOST_KEPT), *before]
+    for start, end in pairwise([*starts, len(tokens)]):
+        section = tokens[start:end]
+        rows, pictures = (sum(map(of, section)) for of in (lambda token: token.type == "tr_open", _is_picture))
+        is_short = rows <= _MOST_KEPT and pictures < 2
+        parts += ["#kept[", *_blocks(section, root), "]"] if is_short else _blocks(section, root, floats=True)
+    return "\n".join(parts) + "\n"
+
+
+def _is_picture(token: Token) -> bool:
+    children = token.children or []
+    return len(children) == 1 and children[0].type == "image"
 
 
 _OPENED = {
@@ -85,7 +107,8 @@ _OPENED = {
 _CLOSED = {"bullet_list_close": ")", "ordered_list_close": ")", "list_item_close": "],", "blockquote_close": "]"}
 
 
-def _blocks(tokens: Sequence[Token], root: Path) -> list[str]:
+def _blocks(tokens: Sequence[Token], root: Path, floats: bool = False) -> list[str]:
+    """Typst of blocks; pictures that float go to the top or bottom of a page, and the text goes on before them."""
     parts: list[str] = []
     number = 0
     while number < len(tokens):
@@ -98,7 +121,14 @@ def _blocks(tokens: Sequence[Token], root: Path) -> list[str]:
             parts.append(f"#heading(level: {token.tag[1:]})[{_inline(tokens[number + 1], root)}]")
             number += 2
         elif token.type == "inline":
-            parts.append(_paragraph(token, root))
+            leads = any(each.type == "table_open" or _is_picture(each) for each in tokens[number + 2 : number + 4])
+            said = _paragraph(token, root)
+            said = (
+                f"#place(auto, float: true, clearance: 1em, align(left)[{said}])"
+                if floats and _is_picture(token)
+                else said
+            )
+            parts.append(f"#block(sticky: true)[{said}]" if leads else said)
         elif token.type in ("fence", "code_block"):
             lines = ", ".join(quote(line) if line.strip() else '""' for line in token.content.rstrip("\n").split("\n"))
             parts.append(f'#raw(block: true, ({lines},).join("\\n"))')
@@ -113,12 +143,11 @@ def _blocks(tokens: Sequence[Token], root: Path) -> list[str]:
 
 
 def _paragraph(token: Token, root: Path) -> str:
-    children = token.children or []
-    if len(children) == 1 and children[0].type == "image":
-        path = str(children[0].attrs["src"])
+    if token.children and _is_picture(token):
+        path = str(token.children[0].attrs["src"])
         vector = str(Path(path).with_suffix(".pdf"))
         shown = vector if (root / vector).exists() else path
-        return f"#picture({quote('/' + shown)})[{_inline(children[0], root)}]"
+        return f"#picture({quote('/' + shown)})[{_inline(token.children[0], root)}]"
     return f"#par[{_inline(token, root)}]"
 
 

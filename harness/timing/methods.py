@@ -17,7 +17,10 @@ from harness.train.build import table_at_ratio
 BUCKET_MEGABYTES = 25
 """DDP's default for all buckets but the first, which is of 1 MB."""
 RATIO = 256
-EXPERIMENTS = ("fashion_mnist_long", "fashion_mnist_regime")
+MAIN = "fashion_mnist_long"
+"""The experiment whose rows at its main ratio are timed: another name here, and its rows are."""
+EXPERIMENTS = (MAIN, "fashion_mnist_regime")
+"""The main one, and others of which all rows are timed."""
 """Whose rows are timed as they are scored."""
 
 
@@ -101,7 +104,7 @@ compresses nothing.
 def scored_methods(results: Path) -> dict[str, Method]:
     """The baselines, then each configuration that the experiments score: settings as their tuning chose them.
 
-    Of a row that is there at several ratios, in `EXPERIMENTS[0]`, that of the experiment's main ratio is taken; rows of
+    Of a row that is there at several ratios, in `MAIN`, that of the experiment's main ratio is taken; rows of
     the other experiments are all taken. DDP computes what SGD does, so SGD's rows are DDP's too.
 
     Args:
@@ -114,7 +117,7 @@ def scored_methods(results: Path) -> dict[str, Method]:
     for experiment in EXPERIMENTS:
         plan = plan_experiment(experiment, results)
         rows = {row.row: row for row in plan.experiment.rows if row.base is None}
-        main = load_spec(find_spec(experiment)).statistics.main_ratio if experiment == EXPERIMENTS[0] else None
+        main = load_spec(find_spec(experiment)).statistics.main_ratio if experiment == MAIN else None
         at_main = {row.label for row in rows.values() if row.ratio == main}
         configs = {run.row: run.config for run in reversed(plan.runs) if run.row in rows}
         for name, row in rows.items():

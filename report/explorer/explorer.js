@@ -97,13 +97,14 @@ function fillChoices() {
     viewBox="-7 -7 14 14" aria-hidden="true"><path d="${SHAPES[m.shape]}"/></svg>${escaped(m.label)}</label>`).join("");
 }
 
-/** What there are no numbers for is hidden, and steps come first where no run's progress is told. */
+/** What there are no numbers for is hidden, as the progress of runs with one score, and steps come first where none has more. */
 function arrange() {
   element("about").textContent = DATA.about;
   element("loss").hidden = !ROWS.length;
-  element("progress").hidden = !SCORES.length;
+  const hasProgress = new Set(SCORES.map((line) => line.step)).size > 1;
+  element("progress").hidden = !hasProgress;
   for (const label of document.querySelectorAll("#choice details > label")) label.hidden = !ROWS.length;
-  if (!SCORES.length) element("main").prepend(element("speed"));
+  if (!ROWS.length || !hasProgress) element("main").prepend(element("speed"));
   if (innerWidth < 700) document.querySelector("#choice details").open = false;
 }
 
@@ -119,7 +120,7 @@ function start() {
   const drawTables = tablePanel(tables());
   const draw = () => {
     if (ROWS.length) drawLoss();
-    if (SCORES.length) drawProgress();
+    if (!element("progress").hidden) drawProgress();
     drawSpeed();
   };
   const drawAll = () => { draw(); drawTables(); };

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from report.questions import losses, speed, studies, tuning
-from report.questions.evidence import Answer, Evidence
+from report.questions.evidence import JUDGED, Answer, Evidence
 
 LONG_RUN, SPEEDUPS, TUNE = "make reproduce-long", "make speedups", "make tune"
+JUDGED_RUN = f"make reproduce EXPERIMENT={JUDGED}"
 STUDIES = 'make studies STUDIES="{}"'
 
 
@@ -50,7 +51,7 @@ Is the method as it was released the method as it is written?
 Would plain local SGD, or one average at the end, do as well for the same bits?"""
 
 _ANSWERED = (
-    (losses.what_is_lost, LONG_RUN),
+    (losses.what_is_lost, JUDGED_RUN),
     (speed.which_baseline, SPEEDUPS),
     (speed.which_layout, SPEEDUPS),
     (speed.which_bandwidth, SPEEDUPS),
@@ -74,7 +75,7 @@ _ANSWERED = (
     (speed.which_ratio_is_needed, SPEEDUPS),
     (losses.the_relatives, LONG_RUN),
     (studies.released_or_written, STUDIES.format("released")),
-    (losses.would_local_sgd_do, LONG_RUN),
+    (losses.would_local_sgd_do, JUDGED_RUN),
 )
 
 QUESTIONS = tuple(

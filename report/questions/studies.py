@@ -64,6 +64,7 @@ def _splits(frame: pd.DataFrame) -> Figure:
         x = own["reset_interval"] * (1 + 0.09 * (share * 4 - 1.5))
         axes.errorbar(x, 100 * own["estimate"], 50 * (own["high"] - own["low"]), fmt="o", color=colour, label=name)
     axes.set_xscale("log", base=2)
+    axes.set_xticks([1, 4, 16, 64, 256], ["1", "4", "16", "64", "256"])
     axes.set_xlabel("steps between resets, H")
     axes.set_ylabel("points against SGD")
     axes.axhline(0, color="#555555", linewidth=0.8)
