@@ -20,8 +20,7 @@ RATIO = 256
 MAIN = "fashion_mnist_long"
 """The experiment whose rows at its main ratio are timed: another name here, and its rows are."""
 EXPERIMENTS = (MAIN, "fashion_mnist_regime")
-"""The main one, and others of which all rows are timed."""
-"""Whose rows are timed as they are scored."""
+"""Whose rows are timed as they are scored: the main one, and others with all their rows."""
 
 
 def method(
