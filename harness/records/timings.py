@@ -17,8 +17,8 @@ Collective = Literal["all_reduce", "all_gather", "exchange"]
 """`exchange`: each worker sends one message to each of its neighbours, straight; in a sweep they are a ring's."""
 
 Rounds = tuple[tuple[int, ...], ...]
-"""To whom a worker sends in an exchange: by how many ranks they are further on, round the circle; a tuple for each step
-until it begins anew."""
+"""The neighbours that a worker sends to in an exchange, by how many ranks they are further on, round the circle: a tuple
+for each step until it begins anew."""
 
 
 class Fabric(Record):
@@ -47,7 +47,7 @@ class Fabric(Record):
 
 
 class Workload(Record):
-    """What one worker computes in a step, at the speed of the device that is timed or emulated."""
+    """A worker's computation in a step, at the speed of the device that is timed or emulated."""
 
     name: str
     model: str
@@ -73,7 +73,7 @@ class Message(Record):
     ready_draws: tuple[float, ...] = ()
     """The same in single steps, where it depends on the step's draw of blocks; all messages' are of the same steps."""
     rounds: Rounds = ()
-    """Of an exchange; empty for other collectives."""
+    """The rounds of an exchange; empty for other collectives."""
 
 
 class Method(Record):
@@ -120,10 +120,10 @@ class Cell(Record):
     method: str
     kind: StepKind
     share: float
-    """Of the method's steps that are of this kind; those of its cells on one link sum to 1."""
+    """The part of the method's steps that are of this kind; those of its cells on one link sum to 1."""
     bits_per_second: float | None
-    """Of the links that are emulated; None: no rate was set, or steps of this kind send nothing, so they are the same
-    on every link."""
+    """The rate of the emulated links; None: no rate was set, or steps of this kind send nothing, so they are the same on
+    every link."""
     dilation: float
     """How many times slower all was."""
     visits: list[int]
@@ -168,7 +168,7 @@ class SweepPoint(Record):
     wire_bytes: float | None
     """Bytes that one machine's link sent per repetition, by the interface's counter; mean over machines."""
     formula_bytes: float
-    """What the algorithm of the backend says that is, without headers."""
+    """The same by the algorithm of the backend, without headers."""
     wire_frames: float | None = None
     """Ethernet frames that it took, acknowledgements included, by the same counter."""
 
@@ -183,7 +183,7 @@ class Sweep(Record):
 
 
 class LeftOut(Record):
-    """What a study could not time, and why; said in the report, never filled in."""
+    """A thing that a study could not time, and why; said in the report, never filled in."""
 
     what: str
     why: str
@@ -222,7 +222,7 @@ def mean_step(cells: Sequence[Cell], confidence: float = 0.95) -> tuple[float, f
 
 
 def formula_bytes(collective: Collective, payload_bytes: int, fabric: Fabric) -> float:
-    """What one machine's link sends, without headers: in a ring over the ranks, what one worker sends to the next.
+    """Bytes that a machine's link sends, without headers: in a ring over the ranks, what one worker sends to the next.
 
     Such a ring enters and leaves a machine once, however many of its workers are in it.
     """
@@ -230,7 +230,7 @@ def formula_bytes(collective: Collective, payload_bytes: int, fabric: Fabric) ->
 
 
 def ring_bytes(collective: Collective, payload_bytes: int, num_workers: int) -> float:
-    """What one worker sends in a ring: 2(n-1)/n of its payload in an all-reduce, n-1 payloads in an all-gather.
+    """Bytes that one worker sends in a ring: 2(n-1)/n of its payload in an all-reduce, n-1 payloads in an all-gather.
 
     In an exchange its payload: two messages leave a machine of a ring, however many of its workers are in it.
     """

@@ -26,7 +26,7 @@ from harness.timing.workloads import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, prob
 from harness.train.build import build_optimizer
 
 BUCKET_CAP: int | None = None
-"""DDP's own, see `harness.timing.methods.BUCKET_MEGABYTES`; another number would go for the first bucket too."""
+"""DDP's own cap, see `harness.timing.methods.BUCKET_MEGABYTES`; another number would go for the first bucket too."""
 Trainee = RealTrainee | WaitingTrainee
 
 
@@ -39,7 +39,11 @@ class Groups:
 
 
 def make_groups(num_bytes: int) -> tuple[Groups, Groups]:
-    """For all workers together, and for worker 0 alone, with so many bytes of parameters. All workers must call it."""
+    """Make the groups of all workers together, and of worker 0 alone; all workers must call it.
+
+    Args:
+        num_bytes: of the parameters.
+    """
     # DDP closes a bucket when it is full, but the first, which at the start is small, and the last.
     num_buckets = math.ceil(num_bytes / (BUCKET_MEGABYTES << 20)) + 2
     together = Groups(None, [dist.new_group() for _ in range(num_buckets)])
@@ -117,7 +121,7 @@ class _OneOfMany(_EqualFromTheStart):
 
 
 def _ddp(baseline: type[DDP], timed: Method, trainee: Trainee, groups: Groups, visible: bool) -> BuiltMethod:
-    """As fast as DDP can be: buckets in the order of gradients, which are views of them, and torch's fused SGD."""
+    """Build DDP as fast as it can be: buckets in the order of gradients, which are views of them, and fused SGD."""
     model = wrapped(trainee.module, groups.main, fixed_buckets=False, bucket_cap_mb=BUCKET_CAP)
     state, hook = baseline.hook(groups.main, timed.settings)
     # Without a hook DDP does by itself what this one does.

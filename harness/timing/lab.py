@@ -69,7 +69,7 @@ class Lab:
 
     @property
     def topology(self) -> LabTopology:
-        """As it is now: `set_rate` changes it."""
+        """The topology with the rate that links have now: `set_rate` changes it."""
         return self._layout.topology
 
     def command(self, rank: int, argv: Sequence[str]) -> list[str]:
@@ -244,8 +244,10 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def start_inside(network: Lab, work: Callable[..., object], arguments: Sequence[tuple[Any, ...]]) -> WorkerProcesses:
-    """As `start_workers`, each in the namespace of its rank. Pipes are no part of the network, and so is the file by
-    which workers meet."""
+    """Start workers as `start_workers` does, each in the namespace of its rank.
+
+    Pipes are no part of the network, nor is the file by which workers meet.
+    """
     whole = [(network.namespace(rank), network.interface, work, *own) for rank, own in enumerate(arguments)]
     return start_workers(_inside, whole, preload=(work.__module__,))
 

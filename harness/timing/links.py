@@ -20,7 +20,7 @@ NETWORK = "10.83.0.0/16"
 CONGESTION_CONTROL = "cubic"
 """Linux's usual one, whatever the host is set to: BBR, for one, stops every ten seconds to look for a shorter way."""
 MOST_FRAMES = 65535
-"""In one piece, by the kernel's own bound."""
+"""The kernel's own bound of a piece."""
 QUEUE_BYTES = 1 << 20
 """What waits at each end of a link before frames are dropped, as in a switch with a deep buffer."""
 
@@ -139,7 +139,7 @@ class LabLayout:
 
 
 def creating_lines(layout: LabLayout) -> Iterator[str]:
-    """For `ip` outside: the namespaces, and the links between them."""
+    """Lines for `ip` outside: the namespaces, and the links between them."""
     for namespace in layout.namespaces():
         yield f"netns add {namespace}"
     for link in [*layout.uplinks(), *layout.inside_links()]:
@@ -148,7 +148,7 @@ def creating_lines(layout: LabLayout) -> Iterator[str]:
 
 
 def inside_lines(layout: LabLayout) -> dict[str, list[str]]:
-    """For `ip` inside each namespace. IPv6 stays off and bridges do not chat, so that nothing but workers send."""
+    """Lines for `ip` inside each namespace. IPv6 stays off and bridges do not chat: nothing but workers send."""
     lines = {namespace: ["link set lo up"] for namespace in layout.namespaces()}
     bridge, bridged = f"{layout.prefix}-br", layout.bridge_namespaces()
     for namespace in bridged:
@@ -170,7 +170,7 @@ def inside_lines(layout: LabLayout) -> dict[str, list[str]]:
 
 
 def limiting_lines(layout: LabLayout, verb: str) -> dict[str, list[str]]:
-    """For `tc` inside each namespace: a token bucket at both ends of each machine's link; `verb` is add or change."""
+    """Lines for `tc` inside each namespace: a token bucket at both ends of machines' links; `verb` is add or change."""
     lines: dict[str, list[str]] = {}
     rate = layout.topology.bits_per_second
     limit = f"tbf rate {round(rate)}bit burst {burst_bytes(rate)} limit {QUEUE_BYTES}"
@@ -186,7 +186,7 @@ def burst_bytes(bits_per_second: float) -> int:
 
 
 def train_lines(layout: LabLayout) -> dict[str, list[str]]:
-    """For `ip` inside each worker's namespace: how many frames TCP may hand down in one piece.
+    """Lines for `ip` inside each worker's namespace: how many frames TCP may hand down in one piece.
 
     A piece larger than the burst would be cut into frames by the limit, one by one, which takes much more CPU.
     Sockets look the number up with their route, so that is forgotten: those that are open would keep the old one.

@@ -17,7 +17,7 @@ from harness.train.clock import seconds_to_idle
 NUM_DRAWS = 1000
 """Steps of an overlapped method over which it is averaged when its blocks' layers are done."""
 NUM_KEPT_DRAWS = 50
-"""Of these: what a record holds of them."""
+"""How many of these a record holds."""
 NUM_CODEC_STEPS = 3
 
 
@@ -34,7 +34,7 @@ def described(setting: Setting, methods: Sequence[Method], num_warmup_steps: int
 
 
 def messages_of(turn: Turn, method: Method) -> list[Message]:
-    """What a worker sends in a period: in every step, and what the synchronising step sends besides."""
+    """Say what a worker sends in a period: in every step, and what the synchronising step sends besides."""
     messages = _messages_once(turn, method.period)
     if "topology" in method.settings:
         # Those of worker 0; each other worker's neighbours are as many ranks further on.
@@ -54,7 +54,7 @@ def _drawn(message: Message, ready: Sequence[float]) -> Message:
 
 
 def _early_begins(messages: Sequence[EarlyMessage], ready: Sequence[float]) -> dict[int, float]:
-    """By payload in bits: when a step's early messages may begin, one after the other."""
+    """When a step's early messages may begin, one after the other, by payload in bits."""
     begun, reached = {}, 0.0
     for message in sorted(messages, key=lambda each: -each.tensors[0]):
         reached = max(reached, *(ready[number] for number in message.tensors))
@@ -83,7 +83,7 @@ def _messages_once(turn: Turn, period: int) -> list[Message]:
 
 
 def _codec_seconds(turn: Turn, method: Method, bare: float) -> float:
-    """Of a step, mean over the period of its kinds' medians: what is not taken by passes without a method."""
+    """Seconds of a step that passes without a method do not take: the mean over the period of its kinds' medians."""
 
     def seconds(synchronises: bool) -> float:
         taken = []
@@ -99,7 +99,7 @@ def _codec_seconds(turn: Turn, method: Method, bare: float) -> float:
 
 
 def _bare_seconds(setting: Setting) -> float:
-    """Of the passes alone; gradients are added to what is there, as they are where a method has flat buffers."""
+    """Seconds of the passes alone; gradients are added to what is there, as where a method has flat buffers."""
     trainee = setting.trainee()
     for parameter in trainee.module.parameters():
         parameter.grad = torch.zeros_like(parameter)

@@ -93,7 +93,7 @@ _TABLE = (
     method("sparta", "SPARTA", "cser_pl", _SPARTA),
 )
 METHODS = {each.name: each for each in _TABLE}
-"""By name, in the order of tables.
+"""Methods by name, in the order of tables.
 
 Those of the family without a ratio in their label have an overall one of 256, and so have their relatives; but D-PSGD
 compresses nothing.

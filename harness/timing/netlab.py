@@ -15,7 +15,7 @@ from harness.timing.links import LabError, LabTopology, rate_text
 from harness.timing.sweep import Connected, connected, sweep
 
 HEADER_BYTES = 66
-"""Of each frame: Ethernet 14, IP 20, TCP with timestamps 32. A frame that only acknowledges is nothing else."""
+"""Headers of a frame: Ethernet 14, IP 20, TCP with timestamps 32. A frame that only acknowledges is nothing else."""
 COLUMNS = "rate asked", "reached", "%", "collective", "payload kB", "ms", "sent kB", "without headers", "formula"
 FORMATS = "", "", ".1f", "", ",.0f", ".2f", ",.1f", ",.1f", ",.1f"
 
@@ -23,7 +23,7 @@ BUSY = 0.9
 """Share of a rate that must be reached, frames' headers included, for a machine to count as able to emulate it."""
 CEILING_PAYLOAD_BYTES = 10_000_000
 BEYOND_BITS_PER_SECOND = 100e9
-"""Of a link: no limit."""
+"""A link's rate that is no limit."""
 STEP, MOST_STEPS = 0.8, 12
 
 

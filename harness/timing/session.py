@@ -28,7 +28,7 @@ SetLink = Callable[[float | None], object]
 
 
 class CellPlan(NamedTuple):
-    """What a turn times in one go: steps of a kind, on links of a rate.
+    """A cell to be timed in one go in each turn: steps of a kind, on links of a rate.
 
     Attributes:
         kind: of the steps, by what they send; a method's that are all alike are synchronising steps in every turn.
@@ -50,7 +50,7 @@ Found = tuple[list[Method], list[Cell]]
 
 @dataclass(frozen=True)
 class Session:
-    """What is to be timed; sent to workers as it is.
+    """All that is to be timed together; sent to workers as it is.
 
     Attributes:
         methods: in the order of turns.
@@ -68,7 +68,7 @@ class Session:
     steps_per_visit: int = 5
     timeout_seconds: float = 900.0
     layers: Layers | None = None
-    """Of the workload's model; None: every worker finds out by itself, which takes a while."""
+    """The layers of the workload's model; None: every worker finds out by itself, which takes a while."""
 
 
 def kinds_of(method: Method) -> list[tuple[StepKind, float, list[Message]]]:

@@ -23,16 +23,16 @@ from harness.timing.sweep import connected, fabric, sweep
 from harness.timing.trainees import workload
 
 SHARE_OF_CEILING = 0.3
-"""Of what this machine's links reach in all: the rest of its cores' time is for the methods' own arithmetic."""
+"""The part of what this machine's links reach that is used: the rest of its cores' time is for the methods."""
 MOST_COMPUTE_SECONDS = 10.0
-"""Of a step that is slowed down: with a longer one a timing would take an hour."""
+"""The longest slowed step: with a longer one a timing would take an hour."""
 
 FEW = ("all_reduce", "ddp", "ddp_fp16", "powersgd_2", "csea", "cser_pl", "mcser", "mcser_overlap")
 """The methods where a fabric is there for comparison."""
 RELATIVES = ("dpsgd", "dpsgd_ring", "choco_sgd", "deep_squeeze", "diloco", "ef21_sgdm", "powersgd", "sparta")
 """Methods that readers ask to see beside the family; timed on two layouts and where latency rules."""
 OF_RATIOS = (*(name for name in FEW if name not in ("csea", "cser_pl")), "mcser_32", "mcser_1024")
-"""Those for a published speed-up, of which it is not known which ratio it was of."""
+"""The methods for a published speed-up, of which it is not known which ratio it was of."""
 
 SCORED_WORKLOAD, SCORED_WORKERS = "resnet50_v100", 8
 SCORED_LINKS = (1e9, 10e9, 25e9)
@@ -40,12 +40,12 @@ SCORED_LINKS = (1e9, 10e9, 25e9)
 SCORED_SHARE_OF_CEILING = 0.5
 """Methods' own arithmetic does not run while links are at work."""
 WANTED_SECONDS = 1.0
-"""Of a slowed step. A message's latency, some 20 ms here, then is little beside it, whatever the dilation is."""
+"""The length of a slowed step, beside which a message's latency, some 20 ms here, is little."""
 HIGHEST_DILATION = 28.0
 WANTED_SECONDS_BEHIND, HIGHEST_DILATION_BEHIND = 3.0, 64.0
 """The same where a method encodes behind its backward pass: this host's cores take long, and a slow pass hides it."""
 SILENT_DILATION = 8.0
-"""Of steps that send nothing: they have no link to be slowed down for."""
+"""The dilation of steps that send nothing: they have no link to be slowed down for."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ JOBS = (
     TimingJob("resnet50_v100", 8, 1, 100e9, 256, FEW),
     TimingJob("wide_resnet_40_8_v100", 8, 1, 10e9, 40, OF_RATIOS),
 )
-"""In the order in which they are done: what a slow machine has no time for is at the end.
+"""The jobs in the order in which they are done: what a slow machine has no time for is at the end.
 
 At 10 Gb/s latency rules on Fashion-MNIST: a model of 103 kB takes less to send than the hops of a ring to wait for.
 A message's latency is this machine's, which the dilation divides: at 10 Gb/s ResNet-50 is timed at two dilations, so at

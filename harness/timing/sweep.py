@@ -33,13 +33,13 @@ SIZES: dict[Collective, tuple[int, ...]] = {
 POINT_SECONDS, LONGEST_POINT_SECONDS = 0.5, 8.0
 MOST_REPETITIONS, LEAST_REPETITIONS = 20, 3
 LEAD_SECONDS = 3e-3
-"""From an order to the moment at which all workers start; it must have reached them all by then."""
+"""Time from an order to the moment at which all workers start; it must have reached them all by then."""
 TIMEOUT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class SweptGroup:
-    """What a sweep needs of workers that are connected, however they were started."""
+    """Workers that are connected, however they were started, as a sweep needs them."""
 
     attempt: Attempt
     fabric: Fabric
@@ -59,7 +59,7 @@ class Connected:
         self._processes = processes
 
     def group(self) -> SweptGroup:
-        """For a sweep that begins now, at the rate that the links now have."""
+        """The group for a sweep that begins now, at the rate that the links now have."""
         attempt, pace = new_attempt("netlab", "gloo", torch.device("cpu")), self.lab.topology.bits_per_second
         return SweptGroup(attempt, fabric(self.lab.topology), self.seconds, self.lab.sent, pace)
 
@@ -125,7 +125,7 @@ def own_group(network: Fabric, attempt: Attempt, device: torch.device) -> SweptG
 
 
 def prepared(collective: Collective, payload_bytes: int, device: torch.device) -> Callable[[], object]:
-    """What does the collective once, as one worker of the group that stands, with so large a payload of each."""
+    """A function that does the collective once, as one worker of the group that stands, with so large a payload."""
     payload = torch.zeros(1, payload_bytes, dtype=torch.uint8, device=device)
     if payload_bytes % 4 == 0:
         payload = payload.view(torch.float32)

@@ -26,7 +26,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Setting:
-    """What all turns of one worker share.
+    """All that the turns of one worker share.
 
     Attributes:
         trains: whether the workload's model takes its passes; else they are waits of the workload's times.
@@ -176,7 +176,7 @@ class RankStep:
 
 @dataclass(frozen=True)
 class Parts:
-    """In seconds; `total` is the slowest worker's, the others are means over workers."""
+    """A step's parts in seconds; `total` is the slowest worker's, the others are means over workers."""
 
     total: float
     compute: float
@@ -225,13 +225,13 @@ def _waiting(workers: Sequence[RankStep]) -> list[float]:
 
 
 def _clipped(intervals: Iterable[Interval], worker: RankStep) -> list[Interval]:
-    """What of the intervals lies between the worker's last gradient and its end."""
+    """The parts of the intervals between the worker's last gradient and its end."""
     clipped = [(max(lo, worker.last_gradient), min(hi, worker.ended)) for lo, hi in intervals]
     return [(lo, hi) for lo, hi in clipped if lo < hi]
 
 
 def _length(intervals: Sequence[Interval]) -> float:
-    """Of the union."""
+    """Length of the union."""
     total, reached = 0.0, float("-inf")
     for lo, hi in sorted(intervals):
         total += max(0.0, hi - max(lo, reached))

@@ -23,7 +23,7 @@ from harness.train.trainee import random_batch, trainable
 Mark = Any
 """Seconds of the host's monotonic clock, or a CUDA event."""
 MIN_STEPS, MAX_STEPS, MAX_SECONDS = 5, 200, 3.0
-"""Of a calibration."""
+"""Bounds of a calibration."""
 
 
 def now_on(device: torch.device) -> Mark:
@@ -49,7 +49,7 @@ class Watch:
     def __init__(self, module: nn.Module, layers: Layers, device: torch.device) -> None:
         self._device = device
         self.share_done = 0.0
-        """Of the backward pass, by the layers' arithmetic."""
+        """The part of the backward pass that is done, by the layers' arithmetic."""
         self.began = self.last_gradient = self.returned = now_on(device)
         """When the passes began, when the last gradient was there, and when the backward pass gave back control,
         whatever was waited for in it."""
@@ -156,7 +156,7 @@ class WaitingTrainee:
             time.sleep(remaining)
 
     def passes(self, wrapped: nn.Module | None = None) -> None:
-        """As a RealTrainee's."""
+        """The passes as a RealTrainee's, with waits in place of arithmetic."""
         self.watch.begin()
         self._start = time.monotonic()
         output: Tensor = (wrapped or self.module)(torch.ones(1, requires_grad=True))

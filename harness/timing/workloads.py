@@ -20,7 +20,7 @@ from harness.train.build import build_model
 
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 1e-3, 0.9, 5e-4
 FORWARD_SHARE = 1 / 3
-"""Of the two passes' time: an assumption, since a backward pass has twice the forward pass's arithmetic."""
+"""The forward pass's part of the passes' time: an assumption, since a backward pass has twice its arithmetic."""
 ASSUMPTION = "forward to backward as 1 to 2 (an assumption)"
 
 
@@ -32,7 +32,7 @@ class Problem:
     model: ModelSpec
     batch_size: int
     precision: Precision = "fp32"
-    """That its experiment trains in on GPUs."""
+    """The precision that its experiment trains in on GPUs."""
 
 
 FASHION_MNIST = Problem("fashion_mnist", ModelSpec(name="small_cnn", options={"widths": [16, 64]}), 16)
@@ -47,13 +47,17 @@ PROBLEMS = {
     "resnet50_v100": RESNET50,
     "wide_resnet_40_8_v100": WIDE_RESNET,
 }
-"""By the workload's name."""
+"""Problems by the workload's name."""
 EMULATED = {"resnet50_v100": "mixed", "wide_resnet_40_8_v100": "fp32"}
 """Workloads with the times of a V100, by the precision of what is published of it; the others are measured."""
 
 
 def problem_of(name: str) -> Problem:
-    """Raises SpecError where there is no such workload; the message names those there are."""
+    """The problem of a workload.
+
+    Raises:
+        SpecError: there is no such workload; the message names those there are.
+    """
     if name not in PROBLEMS:
         raise SpecError(f"unknown workload {name!r}; the workloads are {', '.join(PROBLEMS)}")
     return PROBLEMS[name]
@@ -125,7 +129,7 @@ class Layers:
     shapes: tuple[tuple[int, ...], ...]
 
     def ready(self) -> list[float]:
-        """By parameter: the share of the backward pass that is done when its gradient is there."""
+        """The share of the backward pass that is done when a parameter's gradient is there, by parameter."""
         ready = [0.0] * len(self.shapes)
         backwards = self.in_order[::-1]
         for layer, done in zip(backwards, accumulate(layer.share for layer in backwards), strict=True):
@@ -136,7 +140,7 @@ class Layers:
 
 @cache
 def layers_of(workload: str) -> Layers:
-    """Those of the workload's model, which is run once without memory.
+    """The layers of the workload's model, which is run once without memory.
 
     Raises:
         SpecError: there is no such workload.
