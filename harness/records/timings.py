@@ -17,7 +17,7 @@ Collective = Literal["all_reduce", "all_gather", "exchange"]
 """`exchange`: each worker sends one message to each of its neighbours, straight; in a sweep they are a ring's."""
 
 Rounds = tuple[tuple[int, ...], ...]
-"""The neighbours that a worker sends to in an exchange, by how many ranks they are further on, round the circle: a tuple
+"""The neighbours to whom a worker sends in an exchange, by how many ranks they are further on, in a circle: a tuple
 for each step until it begins anew."""
 
 
@@ -122,7 +122,7 @@ class Cell(Record):
     share: float
     """The part of the method's steps that are of this kind; those of its cells on one link sum to 1."""
     bits_per_second: float | None
-    """The rate of the emulated links; None: no rate was set, or steps of this kind send nothing, so they are the same on
+    """The rate of the emulated links; None: no rate was set, or steps of this kind send nothing, so they are alike on
     every link."""
     dilation: float
     """How many times slower all was."""
