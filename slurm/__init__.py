@@ -1,1 +1,1 @@
-"""slurm"""
+"""Campaigns on a Slurm cluster: what submitit does not do."""

@@ -64,7 +64,7 @@ class Allocation:
 
     @property
     def port(self) -> int:
-        """Where the workers of this start meet; another start, or another job, has another."""
+        """The port at which the workers of this start meet; another start, or another job, has another."""
         return PORTS[int.from_bytes(hashlib.sha256(self.key.encode()).digest()[:8], "big") % len(PORTS)]
 
 

@@ -47,7 +47,7 @@ class Submission(Record):
     jobs: list[str]
 
     def log_of(self, job: str) -> Path:
-        """Where rank 0 of this job writes what it says."""
+        """The file to which rank 0 of this job writes what it says."""
         return Path(self.jobs_folder) / f"{job}_0_log.out"
 
 
@@ -116,7 +116,7 @@ def submit_lock(folder: Path) -> Iterator[None]:
 
 
 def snapshot_path(folder: Path) -> Path:
-    """Where a snapshot of the code as it is now lies, or would: below `folder`, by a digest of what is in it."""
+    """The place of a snapshot of the code as it is now: below `folder`, named by a digest of what is in it."""
     digest = hashlib.sha256()
     for package, root in _packages().items():
         for path in sorted(root.rglob("*")):

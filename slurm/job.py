@@ -59,7 +59,7 @@ def own_device(profile: Profile, allocation: Allocation) -> str:
 
 
 def meeting(profile: Profile, allocation: Allocation, timeout_seconds: float) -> AbstractContextManager[None]:
-    """As `joined`, by the workers of this start."""
+    """Inside, this process is one of the group of all workers of this start; see `joined`."""
     address = f"tcp://{profile.master_address or allocation.first_node}:{allocation.port}"
     device, (rank, world_size) = own_device(profile, allocation), (allocation.rank, allocation.world_size)
     return joined(device, timeout_seconds, address, rank, world_size, allocation.key)

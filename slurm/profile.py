@@ -90,7 +90,7 @@ class Profile(BaseModel):
 
     @property
     def link_bits_per_second(self) -> float | None:
-        """Of a node's link, where workers talk over one and the profile knows it."""
+        """What a node's link carries, where workers talk over one and the profile knows it."""
         known = self.link_gigabits_per_second if self.nodes > 1 else None
         return None if known is None else 1e9 * known
 

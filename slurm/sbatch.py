@@ -23,7 +23,7 @@ MAX_ARRAY_SIZE = 1001
 
 @dataclass(frozen=True)
 class SubmissionPaths:
-    """Where a submission's files are, as every node sees them: `jobs` has submitit's pickles and logs, `code` the
+    """The places of a submission's files, as every node sees them: `jobs` has submitit's pickles and logs, `code` the
     snapshot, and `campaign` is the experiment's campaign.json, in which the submission has the number `submission`.
     """
 

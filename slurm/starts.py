@@ -41,7 +41,7 @@ class Start(Record):
     time: str
     ended: FailureKind | None = None
     progressed: bool | None = None
-    """As in `End`. Both are filled in when the next start looks back."""
+    """Whether it got on, as in `End`. Both are filled in when the next start looks back."""
 
 
 class Starts(Record):

@@ -80,7 +80,7 @@ def campaign_status(folder: Path) -> CampaignStatus:
 def observe(
     folder: Path, experiment: Experiment, campaign: Campaign | None, queue: dict[str, str] | None
 ) -> CampaignStatus:
-    """As `campaign_status`, with what squeue said: a state by job, or None where it did not answer."""
+    """The same with what squeue said: a state by job, or None where it did not answer."""
     found: dict[str, RunStatus] = {}
     for row in experiment.rows:
         for seed, run_id in row.runs.items():
@@ -142,7 +142,7 @@ def _seconds_of_events(folder: Path) -> float:
 
 
 def _seconds_left(runs: list[RunStatus]) -> float | None:
-    """Of all runs, one after the other: what running ones say, and for the others the mean of what is known."""
+    """The time of all runs, one after the other: what running ones say, and for others the mean of what is known."""
     known = [run.seconds_spent + (run.seconds_left or 0) for run in runs if run.state == "done" or run.seconds_left]
     left = [run for run in runs if run.state != "done"]
     if not known:
@@ -175,12 +175,12 @@ def _states(said: str) -> dict[str, str]:
 
 
 def as_json(status: CampaignStatus) -> dict[str, Any]:
-    """For machines."""
+    """The status for machines."""
     return asdict(status) | {"totals": status.totals}
 
 
 def as_text(status: CampaignStatus) -> str:
-    """For people: a line per run that is not simply done or missing, and totals."""
+    """The status for people: a line per run that is not simply done or missing, and totals."""
     lines = [status.title]
     shown = [run for run in status.runs if run.state not in ("done", "missing") or run.detail]
     table = [[run.row, run.seed, run.state, run.job, _progress(run), _why(run)] for run in shown]

@@ -75,7 +75,7 @@ class Request:
         return self.results / self.name
 
     def place(self, code: Path) -> SubmissionPaths:
-        """Where the files of the next submission will be."""
+        """The places of the next submission's files."""
         campaign = read_campaign(self.folder)
         number = len(campaign.submissions) if campaign else 0
         return SubmissionPaths(self.folder / "jobs" / f"{number:03d}", code, campaign_path(self.folder), number)

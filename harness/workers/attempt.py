@@ -48,7 +48,7 @@ class Job:
     timeout_seconds: float
 
     def recorder(self, memory_format: MemoryFormat = "contiguous") -> Recorder:
-        """Of this attempt, with its model in that format."""
+        """The writer of this attempt's records, with its model in that format."""
         run = RunFile(
             version=VERSION,
             run_id=self.run.run_id,

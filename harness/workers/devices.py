@@ -25,7 +25,7 @@ def choose_workers(wanted: str, device: str, num_workers: int, num_gpus: int) ->
 
 
 def device_groups(device: str, num_processes: int, num_gpus: int) -> list[tuple[str, ...]]:
-    """For each run that the machine has GPUs for at the same time, its processes' devices, by local rank.
+    """The devices of each run that the machine has GPUs for at the same time: its processes', by local rank.
 
     A run whose workers are stacked is one process; "cpu" is one group, which any number of runs may share.
 

@@ -69,7 +69,7 @@ class Progress:
     total: int
     active: dict[str, Heartbeat | None]
     seconds_left: float | None
-    """Of the whole launch; None where nothing is known yet."""
+    """What the whole launch still takes; None where nothing is known yet."""
 
 
 class Steps(NamedTuple):
@@ -186,7 +186,7 @@ class _Launch:
         self.asked = False
         self.num_places = max(1, min(len(free), len(pending)))
         self.seen: dict[str, Steps] = {}
-        """By row, of the runs that ended."""
+        """Steps of the runs that ended, by row."""
 
     def go(self) -> int:
         """Start runs where there is room, until all have ended; returns how many failed."""

@@ -113,7 +113,7 @@ def check_writable(what: str, folder: Path) -> Check:
 
 
 def check_results(plan: Plan, results: Path, jobs: int) -> Iterator[Check]:
-    """Of the folder of results: whether it can be written to; if so, its room for checkpoints, and its locks."""
+    """Whether the folder of results can be written to; if so, its room for checkpoints, and its locks."""
     writable = check_writable("disk", results)
     if not writable.passed:
         yield writable

@@ -29,9 +29,9 @@ PRELOADED = ("harness.workers.fork_server", "torch._dynamo")
 EXIT_ORPHAN = 4
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 1.0
-"""For the workers that a failed one leaves, to fail too."""
+"""Time for the workers that a failed one leaves, to fail too."""
 END_SECONDS = 30.0
-"""For a process that has said its last to end."""
+"""Time for a process that has said its last to end."""
 
 
 class WorkerError(RuntimeError):
@@ -74,7 +74,7 @@ class WorkerProcesses:
         self.close()
 
     def exit_codes(self) -> list[int | None]:
-        """By rank; None for a process that is on."""
+        """Exit codes by rank; None for a process that is on."""
         return [process.exitcode for process in self.context.processes]
 
     def ask_to_stop(self) -> None:

@@ -67,7 +67,7 @@ class ActiveRun:
     started: float = field(default_factory=time.monotonic)
     failed_at: float | None = None
     was_killed: bool = False
-    """By someone else: the system's memory guard, or by hand."""
+    """Someone else did: the system's memory guard, or by hand."""
     log_start: int = 0
     """Size of the run's log when the attempt began."""
 

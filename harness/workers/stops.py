@@ -60,7 +60,7 @@ def noticed(second_ends: bool = True) -> Iterator[StopFlag]:
 
 
 def left_to_the_launcher() -> StopFlag:
-    """For a run's process: SIGTERM, from its launcher or another, asks it to stop; Ctrl-C is the launcher's affair."""
+    """How a run's process takes signals: SIGTERM asks it to stop, whoever sends it; Ctrl-C is the launcher's affair."""
     flag = StopFlag()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, flag.note)
