@@ -1,4 +1,7 @@
-"""The last line of every job's script: looks at how the workers ended, and requeues the job or lets it end."""
+"""The last line of every job's script: looks at how the workers ended, and requeues the job or lets it end.
+
+It loads no torch, which can take longer than Slurm leaves a job that it ends.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from pathlib import Path
 from harness.records import packs, store
 from harness.records.recorder import write_failure
 from harness.records.store import FailureKind, RecordError
-from harness.workers.failures import end_by_watchdog, tail_of
+from harness.workers.watchdog import end_by_watchdog, tail_of
 from slurm.allocation import Allocation, ask_slurm, this_allocation
 from slurm.campaign import Campaign, Submission
 from slurm.starts import ALWAYS, COUNTED, End, Start, begins, ends_of_job, read_failure, read_starts, recorded_end

@@ -18,8 +18,9 @@ from harness.records.state import is_done
 from harness.records.store import Failure, FailureKind, Heartbeat, RecordError
 from harness.workers.attempt import Job, attempt_as_rank, attempt_stacked
 from harness.workers.devices import Workers
-from harness.workers.failures import end_by_watchdog, failure_kind, tail_of
+from harness.workers.failures import failure_kind
 from harness.workers.processes import Worker, WorkerProcesses, start_workers
+from harness.workers.watchdog import end_by_watchdog, tail_of
 
 EXIT_BUSY, EXIT_DISK = 3, 5
 """Exit codes of a run's process that leave no failure.json."""

@@ -131,14 +131,12 @@ def overtime(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def array(cluster: LocalCluster, overtime: Trial, tmp_path_factory: pytest.TempPathFactory) -> Trial:
-    """Four runs of two workers on two nodes, in turn, of which the last cannot save; submitted, and twice.
+    """Four runs of two workers on two nodes, two at once, of which the last cannot save; submitted, and twice.
 
     As where sbatch exports nothing, and by two arrays, since the cluster takes none of more than three tasks.
     """
     spec = small_spec()
-    made = trial(
-        tmp_path_factory.mktemp("array"), spec | {"rows": spec["rows"][:2]}, small_profile(array_parallelism=1)
-    )
+    made = trial(tmp_path_factory.mktemp("array"), spec | {"rows": spec["rows"][:2]}, small_profile())
     for run in made.plan.runs:
         if run.seed == 2 and run.row != "sgd":
             (made.records / run.run_id).mkdir(parents=True)

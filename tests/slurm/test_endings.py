@@ -270,6 +270,11 @@ def test_a_signal_before_training_ends_a_worker_at_once(tmp_path: Path) -> None:
         assert subprocess.run([sys.executable, "-c", script, phase], cwd=ROOT).returncode == code
 
 
+def test_the_last_line_has_its_turn_before_slurms_kill_since_it_loads_no_torch() -> None:
+    script = "import sys, slurm.requeue; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 0
+
+
 def test_orphan_does_not_requeue_the_start_that_replaced_it(tmp_path: Path, requeued: Path) -> None:
     folder = tmp_path / "run"
     started(folder, "preempted", "node")
