@@ -13,7 +13,7 @@ import shtab
 
 from harness.cli import commands, exits
 from harness.records.store import RecordError
-from harness.tasks.errors import DataError
+from harness.tasks import DataError
 from harness.workers.processes import WorkerError
 
 

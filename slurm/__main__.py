@@ -17,7 +17,7 @@ import shtab
 from harness.cli import exits
 from harness.records.store import RecordError
 from harness.spec import SpecError
-from harness.tasks.errors import DataError
+from harness.tasks import DataError
 from slurm.campaign import CampaignError, campaign_path, read_campaign
 from slurm.status import as_json, as_text, campaign_status
 

@@ -17,7 +17,7 @@ from harness.plan.plan import Plan
 from harness.records import store
 from harness.records.store import Record
 from harness.spec import SpecError
-from harness.tasks.errors import DataError
+from harness.tasks import DataError
 from harness.tasks.task import Check, configured_task
 from harness.workers import preflight as on_one_machine
 from harness.workers.attempt import prepare_thread

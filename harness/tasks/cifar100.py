@@ -12,8 +12,8 @@ from torchvision import datasets
 
 from harness.seeds import generator
 from harness.spec import TaskSpec
+from harness.tasks import DataError
 from harness.tasks.augment import draw_shifts, moved, normalised, shifted_crops
-from harness.tasks.errors import DataError
 from harness.tasks.task import Batch, cache_folder, held_out_indices
 
 MEAN, STANDARD_DEVIATION = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)

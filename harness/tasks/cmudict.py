@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from harness.spec import TaskSpec
-from harness.tasks.errors import DataError
+from harness.tasks import DataError
 from harness.tasks.measures import PhoneErrors
 from harness.tasks.pairs import Encoded, PairSamples, chosen_pairs, digest, shuffled
 from harness.tokens import NUM_SPECIAL

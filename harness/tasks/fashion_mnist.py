@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from harness.spec import TaskSpec
-from harness.tasks.errors import DataError
+from harness.tasks import DataError
 from harness.tasks.task import TensorSamples, cache_folder, subset
 
 MEAN, STANDARD_DEVIATION = 0.2860, 0.3530

@@ -22,8 +22,8 @@ from torchvision.datasets.folder import find_classes, make_dataset
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import functional
 
+from harness.tasks import DataError
 from harness.tasks.augment import Draws, crop_box
-from harness.tasks.errors import DataError
 
 MAX_READERS = 8
 """Reading threads of a process at the most; fewer where there are fewer cores."""

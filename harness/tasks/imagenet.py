@@ -14,8 +14,8 @@ from torch import Tensor
 
 from harness.seeds import generator
 from harness.spec import TaskSpec
+from harness.tasks import DataError
 from harness.tasks.augment import Draws, draw, normalised, photometric
-from harness.tasks.errors import DataError
 from harness.tasks.image_files import (
     READING_SECONDS,
     ImageIndex,

@@ -21,7 +21,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.tasks.errors import DataError
+from harness.tasks import DataError
 from harness.tasks.pairs import digest, shuffled
 from harness.tasks.parallel import ParallelText, Splits, TextPair
 

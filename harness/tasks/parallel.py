@@ -16,7 +16,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from harness.spec import TaskSpec
-from harness.tasks.errors import DataError
+from harness.tasks import DataError
 from harness.tasks.measures import BleuAndChrf
 from harness.tasks.pairs import Encoded, PairSamples, chosen_pairs, digest
 from harness.tokens import NUM_SPECIAL

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from algorithms import CollectiveError
 from harness.records.store import FailureKind, RecordError
 from harness.spec import SpecError
-from harness.tasks.errors import DataError
+from harness.tasks import DataError
 from harness.train.checkpoint import CheckpointError
 from harness.train.training import Preempted
 

@@ -19,7 +19,7 @@ from harness.plan.plan import Plan
 from harness.plan.step_time import dry_steps
 from harness.records.run_lock import has_locks
 from harness.spec import RunConfig, SpecError
-from harness.tasks.errors import DataError
+from harness.tasks import DataError
 from harness.tasks.task import Check, Task, configured_task
 from harness.train.checkpoint import GENERATIONS
 from harness.workers.attempt import num_cores

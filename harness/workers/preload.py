@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from harness.spec import TaskSpec
-from harness.tasks.errors import DataError
+from harness.tasks import DataError
 from harness.tasks.task import Samples, configured_task
 
 VARIABLE = "CSER_BENCH_PRELOAD"

@@ -66,28 +66,6 @@ def test_schedules(name: str) -> None:
     assert factors(ScheduleSpec.model_validate(table), 10, 3) == pytest.approx(expected)
 
 
-def test_cifar_schedule_of_the_paper_on_its_own_steps() -> None:
-    """200 epochs of 390 steps, times 0.2 at 60, 120 and 160."""
-    schedule = ScheduleSpec(kind="milestones", milestones=[60, 120, 160], factor=0.2)
-    levels = factors(schedule, 390, 200)
-    changes = [step for step in range(1, 78_000) if levels[step] != levels[step - 1]]
-    assert changes == [23_400, 46_800, 62_400]
-    assert [levels[0], *(levels[step] for step in changes)] == pytest.approx([1, 0.2, 0.04, 0.008])
-
-
-def test_imagenet_schedule_of_the_paper_on_its_own_steps() -> None:
-    """120 epochs of 5,004 steps: from 0 to the peak in 5, then half a cosine to 0."""
-    schedule = ScheduleSpec(kind="cosine", warmup_epochs=5)
-
-    def at(epoch: float) -> float:
-        return learning_rate_factor(schedule, round(5_004 * epoch), 5_004, 120)
-
-    assert [at(0), at(1), at(2.5), at(5)] == pytest.approx([1 / 25_020, 1 / 5 + 1 / 25_020, 1 / 2 + 1 / 25_020, 1])
-    quarters = [(1 + math.sqrt(0.5)) / 2, 1 / 2, (1 - math.sqrt(0.5)) / 2]
-    assert [at(5 + 115 * quarter / 4) for quarter in (1, 2, 3)] == pytest.approx(quarters)
-    assert 0 < learning_rate_factor(schedule, 600_479, 5_004, 120) < 1e-10
-
-
 @pytest.mark.parametrize(
     ("per_epoch", "scores", "epochs", "expected"),
     [(40, 2, 1, {20, 40}), (40, 1, 3, {40, 80, 120}), (10, 3, 2, {3, 7, 10, 13, 17, 20}), (3, 10, 1, {1, 2, 3})],

@@ -26,8 +26,7 @@ from harness.records.run_lock import BusyError, is_owned, owned
 from harness.records.state import is_done
 from harness.records.store import Event, Failure, RecordError, Result, parse_record, read_events, read_record, read_run
 from harness.spec import SpecError
-from harness.tasks import blobs
-from harness.tasks.errors import DataError
+from harness.tasks import DataError, blobs
 from harness.train import checkpoint
 from harness.train.checkpoint import CheckpointError
 from harness.workers.attempt import attempt_stacked

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from harness.spec import TaskSpec
+from harness.tasks import DataError
 from harness.tasks.cifar100 import CIFAR100, MEAN, STANDARD_DEVIATION, CIFAR100Samples
-from harness.tasks.errors import DataError
 from harness.tasks.task import find_task
 from tests.tasks.miniatures import MiniatureCIFAR100, same, write
 

@@ -12,8 +12,7 @@ import torch
 import torchvision
 
 from harness.spec import TaskSpec
-from harness.tasks import fashion_mnist
-from harness.tasks.errors import DataError
+from harness.tasks import DataError, fashion_mnist
 from harness.tasks.fashion_mnist import MEAN, STANDARD_DEVIATION, FashionMNIST, contents, verified
 from harness.tasks.task import find_task
 from tests.tasks.miniatures import fashion_mnist_files

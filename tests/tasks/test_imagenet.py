@@ -18,9 +18,8 @@ from torch import Tensor
 from torchvision import transforms
 
 from harness.spec import TaskSpec
-from harness.tasks import imagenet
+from harness.tasks import DataError, imagenet
 from harness.tasks.augment import Draws
-from harness.tasks.errors import DataError
 from harness.tasks.image_files import decoded, image_index, num_readers, own_cores, random_crop, read_images
 from harness.tasks.imagenet import MEAN, STANDARD_DEVIATION, ImageNet, ImageNetSamples
 from harness.tasks.task import find_task

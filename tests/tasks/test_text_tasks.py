@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from harness.spec import TaskSpec
+from harness.tasks import DataError
 from harness.tasks.cmudict import CMUDict
-from harness.tasks.errors import DataError
 from harness.tasks.kjv_es import ENGLISH, SPANISH, Bibles, plain_text, read_module
 from harness.tasks.measures import BleuAndChrf, edit_distance
 from harness.tasks.pairs import Pairs, PairSamples, plain
