@@ -83,12 +83,12 @@ def test_greedy_takes_the_likeliest_token_each_time() -> None:
 
 @dataclass(frozen=True)
 class Table:
-    """Scores that depend on the last two tokens alone."""
+    """Scores that depend on the last two tokens alone, at first on BEGIN and the source's first."""
 
     scores: Tensor
 
     def begin(self, source: Tensor) -> TableState:
-        return TableState(torch.full_like(source[:, 0], BEGIN))
+        return TableState(source[:, 0])
 
     def next_scores(self, tokens: Tensor, state: TableState) -> tuple[Tensor, TableState]:
         return self.scores[state.before, tokens].clone(), TableState(tokens)
@@ -102,7 +102,7 @@ class TableState:
         return TableState(self.before[rows])
 
 
-def best_of_all(scores: Tensor, longest: int) -> list[int]:
+def best_of_all(scores: Tensor, first: int, longest: int) -> list[int]:
     """By trying every sentence: the best mean log-probability, of those that end, or are as long as may be."""
     likely = scores.clone()
     likely[:, :, :END] = -torch.inf
@@ -114,7 +114,7 @@ def best_of_all(scores: Tensor, longest: int) -> list[int]:
             ends = said[-1] == END or length == longest
             if END in said[:-1] or not ends:
                 continue
-            whole = [BEGIN, BEGIN, *said]
+            whole = [first, BEGIN, *said]
             total = sum(float(likely[a, b, c]) for a, b, c in zip(whole, whole[1:], said, strict=False))
             best = max(best, (total / length**LENGTH_POWER, list(said)))
     return best[1]
@@ -123,11 +123,11 @@ def best_of_all(scores: Tensor, longest: int) -> list[int]:
 @pytest.mark.parametrize("seed", range(6))
 def test_beams_enough_find_the_best_sentence_and_one_is_greedy(seed: int) -> None:
     scores = 2 * torch.randn((6, 6, 6), generator=torch.Generator().manual_seed(seed))
-    model, source = Table(scores), torch.full((2, 3), END)
-    expected = best_of_all(scores, 4)
+    model, source = Table(scores), torch.tensor([[BEGIN], [END], [3], [4]])
+    expected = [best_of_all(scores, int(first), 4) for first in source]
     with torch.no_grad():
         found = beam(model, source, 4, num_beams=200 if seed % 2 else 256)
-        assert [[token for token in row if token != PAD] for row in found.tolist()] == [expected, expected]
+        assert [[token for token in row if token != PAD] for row in found.tolist()] == expected
         assert beam(model, source, 4, num_beams=1).tolist() == greedy(model, source, 4).tolist()
 
 
