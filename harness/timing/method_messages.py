@@ -45,7 +45,7 @@ def messages_of(turn: Turn, method: Method) -> list[Message]:
     if not method.overlap or not isinstance(optimizer, DistributedOptimizer):
         return messages
     steps, ready = range(method.period, (NUM_DRAWS + 1) * method.period, method.period), turn.setting.layers.ready()
-    draws = [_early_begins(optimizer.early_messages(step), ready) for step in steps]
+    draws = [early_begins(optimizer.early_messages(step), ready) for step in steps]
     return [_drawn(message, [draw.get(8 * message.payload_bytes, 1.0) for draw in draws]) for message in messages]
 
 
@@ -53,8 +53,12 @@ def _drawn(message: Message, ready: Sequence[float]) -> Message:
     return message.model_copy(update={"ready": mean(ready), "ready_draws": tuple(ready[:NUM_KEPT_DRAWS])})
 
 
-def _early_begins(messages: Sequence[EarlyMessage], ready: Sequence[float]) -> dict[int, float]:
-    """When a step's early messages may begin, one after the other, by payload in bits."""
+def early_begins(messages: Sequence[EarlyMessage], ready: Sequence[float]) -> dict[int, float]:
+    """When a step's early messages may begin, one after the other, by payload in bits.
+
+    Args:
+        ready: by tensor, the share of the backward pass that is done when its gradient is there.
+    """
     begun, reached = {}, 0.0
     for message in sorted(messages, key=lambda each: -each.tensors[0]):
         reached = max(reached, *(ready[number] for number in message.tensors))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -11,7 +13,7 @@ from algorithms.registry import baselines
 from harness.records.timings import Message, Method
 from harness.timing import built_methods
 from harness.timing.built_methods import Groups
-from harness.timing.method_messages import messages_of
+from harness.timing.method_messages import early_begins, messages_of
 from harness.timing.methods import METHODS
 from harness.timing.timed_step import Turn
 from harness.timing.trainees import workload
@@ -103,6 +105,12 @@ def test_overlapped_messages_may_begin_when_their_blocks_layers_are_done(methods
         assert {round(draw, 9) for draw in message.ready_draws} == {0.8, 1.0}
     assert [message.ready for message in methods["ef_sgd"].messages] == [1.0]
     assert all(message.ready < 1.0 for message in methods["mcser_overlap"].messages)
+
+
+def test_an_early_message_begins_after_those_before_it() -> None:
+    """Though its own gradient is there first: messages go in the order in which a backward pass comes to tensors."""
+    late, early = (SimpleNamespace(tensors=(number,), payload_bits=8 * number) for number in (2, 1))
+    assert early_begins([early, late], [1.0, 0.1, 0.4]) == {16: 0.4, 8: 0.4}  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("name", OWN)
