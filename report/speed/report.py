@@ -142,6 +142,7 @@ def contents(
         "steps": steps,
         "step_columns": {"label": ("method", "text"), "ratio": ("ratio", "short")}
         | {name: (name, "text") for name in steps.columns[2:]},
+        "has_ranges": bool((cells["interval"] == "range").any()),
         "least_steps": int(cells["num_steps"].min()),
         "most_steps": int(cells["num_steps"].max()),
         "large": large(cells).to_dict("records"),
