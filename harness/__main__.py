@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     speedups.add_argument(
         "--accuracy", type=Path, action="append", default=[], metavar="FOLDER", help="of accuracy runs"
     )
-    speedups.add_argument("--minutes", type=_above_0, default=90.0, help="of the study: begins no timing after (default: 90)")
+    speedups.add_argument("--minutes", type=_above_0, default=90.0, help="last begin of a study's timing (default: 90)")
     speedups.add_argument("--scored", type=Path, metavar="FILE", help="time only what accuracy runs score, into FILE")
     speedups.add_argument("--methods", nargs="*", default=[], help="of --scored, by name (default: all)")
     speedups.set_defaults(command=commands.speedups)
