@@ -107,8 +107,9 @@ def _means(
     means = {}
     for trial in trials:
         found = [getattr(outcomes(trial, seed), number, None) for seed in seeds]
-        if None not in found:
-            means[trial] = fmean(found)
+        known = [each for each in found if each is not None]
+        if len(known) == len(found):
+            means[trial] = fmean(known)
     return means
 
 
