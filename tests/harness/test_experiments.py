@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from harness.spec import ModelSpec, Spec
 from harness.spec_file import EXPERIMENTS, load_spec
 from harness.tasks import cifar100, cmudict, fashion_mnist, imagenet, kjv_es, wmt_en_de
 from harness.tasks.cmudict import CMUDict
-from harness.tasks.fashion_mnist import FashionMNIST, locate
+from harness.tasks.fashion_mnist import FashionMNIST
 from harness.tasks.imagenet import ImageNet
 from harness.tasks.kjv_es import ENGLISH, SPANISH, Bibles
 from harness.tasks.parallel import TextFiles
@@ -129,8 +129,7 @@ def miniature_imagenet(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def miniature_fashion_mnist(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = fashion_mnist_files(folder, NUM_TRAIN, NUM_TEST)
-    monkeypatch.setattr(fashion_mnist, "locate", partial(locate, files=files))
+    monkeypatch.setattr(fashion_mnist, "FILES", fashion_mnist_files(folder, NUM_TRAIN, NUM_TEST))
     monkeypatch.setattr(fashion_mnist, "TASK", FashionMNIST(NUM_TRAIN, NUM_TEST))
 
 
