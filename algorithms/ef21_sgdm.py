@@ -73,8 +73,7 @@ class EF21SGDM(DistributedOptimizer):
         sent.support.add_(self.h, sent.mean)
         x = self.flat.parameters
         frozen = [(here, x[:, here].clone()) for here in self.flat.frozen_slices()]
-        for part, group in zip(self.flat.parts, self.param_groups, strict=True):
-            here = slice(part.start, part.stop)
+        for here, group in zip(self.flat.parts, self.param_groups, strict=True):
             for row, direction in zip(x[:, here], self.h[:, here], strict=True):
                 row.add_(direction, alpha=-group["lr"])
         for here, values in frozen:
@@ -84,10 +83,7 @@ class EF21SGDM(DistributedOptimizer):
         """v_i, which without momentum is g_i; where a schedule switches momentum on, it begins with that step's g_i."""
         begins = step == 1 or "momentum" not in self._buffers
         x, g, averages = self.flat.parameters, self.flat.gradients, self.local.buffers(self.param_groups)
-        parts = [
-            (group, (slice(None), slice(part.start, part.stop)))
-            for part, group in zip(self.flat.parts, self.param_groups, strict=True)
-        ]
+        parts = [(group, (slice(None), part)) for part, group in zip(self.flat.parts, self.param_groups, strict=True)]
         for group, here in parts:
             if group["weight_decay"]:
                 for gradient, parameters in zip(g[here], x[here], strict=True):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from algorithms.core.overlap import EarlySums
+from algorithms.core.overlap import EarlyMeans
 from algorithms.core.topology import Mixing
 from algorithms.core.traffic import Elapsed, Mark, Purpose, Traffic, mark
 
@@ -32,8 +32,8 @@ class Collectives(ABC):
         self.elapsed, self.account = Elapsed(), ""
         """Time spent in collectives, waiting for others included, by the account that was set; not what went on beside
         other work."""
-        self.early: EarlySums | None = None
-        """Sums that are begun during the backward pass, where the group is asked to overlap."""
+        self.early: EarlyMeans | None = None
+        """Means that are begun during the backward pass, where the group is asked to overlap."""
 
     @property
     def seconds(self) -> float:
@@ -48,15 +48,19 @@ class Collectives(ABC):
     def all_reduce_sum_(self, tensor: Tensor, purpose: Purpose) -> None:
         """Replace `tensor` (dense, any dtype that adds) by its sum over workers, in place."""
         started = self._mark(tensor)
-        if self.early is None or not self.early.finish_(tensor, purpose):
-            self._sum_(tensor)
+        self._sum_(tensor)
         self._count(tensor, purpose, started)
 
     def all_reduce_mean_(self, tensor: Tensor, purpose: Purpose) -> None:
-        """Replace `tensor` (dense, floating) by its mean over workers, in place."""
-        self.all_reduce_sum_(tensor, purpose)
-        if self.world_size > 1:
-            tensor.div_(self.world_size)
+        """Replaces `tensor` (dense, floating) by its mean over workers, in place.
+
+        Numbers of 16 bits are added in 32, and the mean is rounded once: where all are equal it is what they are, and
+        it is finite where they are.
+        """
+        started = self._mark(tensor)
+        if self.early is None or not self.early.finish_(tensor, purpose):
+            self._mean_(tensor)
+        self._count(tensor, purpose, started)
 
     def all_gather(self, tensor: Tensor, purpose: Purpose) -> Tensor:
         """All workers' tensors: of shape (world_size, *tensor.shape[1:]). Read only."""
@@ -103,6 +107,17 @@ class Collectives(ABC):
     def _message_bits(self, tensor: Tensor) -> int:
         return 8 * tensor.element_size() * tensor.numel() // len(self.own_ranks)
 
+    def _mean_(self, tensor: Tensor) -> None:
+        if self.world_size > 1 and tensor.element_size() < 4:
+            self._short_mean_(tensor)
+        elif self.world_size > 1:
+            self._sum_(tensor)
+            tensor.div_(self.world_size)
+
+    def _short_mean_(self, tensor: Tensor) -> None:
+        """The mean of 16-bit numbers, added in 32 bits; all ends must add in the order of ranks."""
+        tensor.copy_(mean_in_rank_order(self._gather(tensor)))
+
     @abstractmethod
     def _sum_(self, tensor: Tensor) -> None: ...
 
@@ -117,11 +132,16 @@ class Collectives(ABC):
 
 
 def sum_in_rank_order(rows: Sequence[Tensor]) -> Tensor:
-    """A new tensor: rows[0] + rows[1] + ..., one addition at a time, so that the bits depend on nothing else."""
+    """Returns rows[0] + rows[1] + ..., one addition at a time, so that the bits depend on nothing else."""
     total = rows[0].clone()
     for row in rows[1:]:
         total += row
     return total
+
+
+def mean_in_rank_order(rows: Tensor) -> Tensor:
+    """Returns the mean of rows of 16-bit numbers, in 32 bits."""
+    return sum_in_rank_order(rows.float().unbind()).div_(len(rows))
 
 
 class SoloCollectives(Collectives):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -16,14 +16,6 @@ from torch.nn import Parameter
 from torch.utils.dlpack import from_dlpack
 
 from algorithms.core.layout import Layout, Window
-
-
-@dataclass(frozen=True)
-class Part:
-    """One parameter group's share of the flat vector."""
-
-    start: int
-    stop: int
 
 
 class FlatBuffers:
@@ -44,7 +36,9 @@ class FlatBuffers:
         self.layout = Layout.of([tensor[0] for tensor in tensors] if stacked else tensors)
         self._shape = (len(first) if stacked else 1, self.layout.numel)
         self.parameters = self.new_buffer(first)
-        self.parts = self._parts(groups, self._shape[0])
+        ends = [0, *accumulate(sum(each.numel() for each in group) // self._shape[0] for group in groups)]
+        self.parts = [slice(start, stop) for start, stop in pairwise(ends)]
+        """Each parameter group's share of the flat vector."""
         self.tensors = tensors
         self.frozen: tuple[int, ...] = ()
         """During a step, tensors that require no gradient: they and their state are left as they are."""
@@ -57,15 +51,6 @@ class FlatBuffers:
         self.gradients = self.new_buffer()
         self._homes = _addresses(tensors)
         self._view_gradients()
-
-    @staticmethod
-    def _parts(groups: Sequence[Sequence[Parameter]], num_rows: int) -> list[Part]:
-        parts, start = [], 0
-        for group in groups:
-            stop = start + sum(parameter.numel() // num_rows for parameter in group)
-            parts.append(Part(start, stop))
-            start = stop
-        return parts
 
     def _view(self, flat: Tensor, window: Window) -> Tensor:
         """The part of a flat tensor that belongs to a parameter, shaped like it."""

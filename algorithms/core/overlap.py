@@ -1,8 +1,8 @@
 """Overlap: messages that depend on a few tensors' gradients are reduced while the backward pass is still at work.
 
 A sparsifier's choice is known before the backward pass. When the gradients of all tensors that a message touches are
-done, the message is computed on the side, by the arithmetic that `step()` will use, and its sum is begun. `step()` goes
-its usual way; where it asks for that sum it finds it begun, or finished.
+done, the message is computed on the side, by the arithmetic that `step()` will use, and its mean is begun. `step()`
+goes its usual way; where it asks for that mean it finds it begun, or finished.
 """
 
 from __future__ import annotations
@@ -26,53 +26,53 @@ from algorithms.core.traffic import Purpose, Traffic
 @dataclass(frozen=True)
 class _Begun:
     message: Tensor
-    total: Tensor
+    mean: Tensor
     wait: Callable[[], object]
 
 
-class EarlySums:
-    """The collectives' side of overlap: at most one sum under way for each purpose.
+class EarlyMeans:
+    """The collectives' side of overlap: at most one mean under way for each purpose.
 
     Args:
-        sum_: replaces a tensor by its sum over workers. It needs a process group of its own, since the main thread
-            may use the other while a sum is under way.
+        mean_: replaces a tensor by its mean over workers. It needs a process group of its own, since the main thread
+            may use the other while a mean is under way.
     """
 
-    def __init__(self, sum_: Callable[[Tensor], None]) -> None:
-        self._sum_ = sum_
-        self._helper = ThreadPoolExecutor(1, "early_sums")
+    def __init__(self, mean_: Callable[[Tensor], None]) -> None:
+        self._mean_ = mean_
+        self._helper = ThreadPoolExecutor(1, "early_means")
         self._stream: torch.cuda.Stream | None = None
         self._begun: dict[Purpose, _Begun] = {}
 
     def begin(self, message: Tensor, purpose: Purpose) -> None:
-        """Start to sum `message`, which must not be changed. All workers must begin the same sums in the same order.
+        """Begins the mean of `message`, which must not be changed. All workers must begin the same in the same order.
 
         Raises:
-            RuntimeError: a sum for this purpose is under way.
+            RuntimeError: a mean for this purpose is under way.
         """
         if purpose in self._begun:
             raise RuntimeError(
                 "two optimisers send early through one ProcessGroupCollectives(overlap=True); give each its own"
             )
-        total = message.clone()
-        self._begun[purpose] = _Begun(message, total, self._start(total))
+        mean = message.clone()
+        self._begun[purpose] = _Begun(message, mean, self._start(mean))
 
-    def _start(self, total: Tensor) -> Callable[[], object]:
-        if not total.is_cuda:
-            return self._helper.submit(self._sum_, total).result
-        # On a GPU no thread is needed: the host goes on while the sum waits for its turn in a stream of its own.
-        stream = self._stream = self._stream or torch.cuda.Stream(total.device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(total.device))
+    def _start(self, mean: Tensor) -> Callable[[], object]:
+        if not mean.is_cuda:
+            return self._helper.submit(self._mean_, mean).result
+        # On a GPU no thread is needed: the host goes on while the mean waits for its turn in a stream of its own.
+        stream = self._stream = self._stream or torch.cuda.Stream(mean.device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(mean.device))
         with torch.cuda.stream(stream):
-            self._sum_(total)
+            self._mean_(mean)
             done = stream.record_event()
-        return lambda: torch.cuda.current_stream(total.device).wait_event(done)
+        return lambda: torch.cuda.current_stream(mean.device).wait_event(done)
 
     def finish_(self, tensor: Tensor, purpose: Purpose) -> bool:
-        """Replace `tensor` by its sum if that was begun; returns whether it was.
+        """Replaces `tensor` by its mean if that was begun; returns whether it was.
 
         Raises:
-            RuntimeError: what was begun is the sum of something else.
+            RuntimeError: what was begun is the mean of something else.
             CollectiveError: as for any collective.
         """
         begun = self._begun.pop(purpose, None)
@@ -86,15 +86,15 @@ class EarlySums:
                 "pass, because gradients, parameters or the learning rate were changed between backward() and step() "
                 "(clipped, say); make the collectives with overlap=False"
             )
-        tensor.copy_(begun.total)
+        tensor.copy_(begun.mean)
         return True
 
     def drop(self) -> list[int]:
-        """Forget what was begun, once it is done; returns the messages' bits."""
+        """Forgets what was begun, once it is done; returns the messages' bits."""
         dropped, self._begun = list(self._begun.values()), {}
         for begun in dropped:
             begun.wait()
-        return [8 * begun.total.element_size() * begun.total.numel() for begun in dropped]
+        return [8 * begun.mean.element_size() * begun.mean.numel() for begun in dropped]
 
 
 class Reducer:
@@ -106,7 +106,7 @@ class Reducer:
 
     Args:
         traffic: where what was sent in vain is counted.
-        early: where sums are begun.
+        early: where means are begun.
         list_messages: returns the early messages of the step that comes next.
         communication_dtype: type of the numbers that are sent, None for the parameters' own.
     """
@@ -115,7 +115,7 @@ class Reducer:
         self,
         flat: FlatBuffers,
         traffic: Traffic,
-        early: EarlySums,
+        early: EarlyMeans,
         list_messages: Callable[[], Sequence[EarlyMessage]],
         communication_dtype: torch.dtype | None,
     ) -> None:

@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from algorithms.core.collectives import CollectiveError, Collectives, SoloCollectives
-from algorithms.core.overlap import EarlySums
+from algorithms.core.collectives import CollectiveError, Collectives, SoloCollectives, mean_in_rank_order
+from algorithms.core.overlap import EarlyMeans
 from algorithms.core.topology import Mixing
 from algorithms.core.traffic import Mark, mark
 
@@ -40,7 +40,7 @@ class ProcessGroupCollectives(Collectives):
         self.device = torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else None
         """The device that tensors must be on to be sent; None if any will do."""
         if overlap:
-            self.early = EarlySums(ProcessGroupCollectives(_twin(group))._sum_)
+            self.early = EarlyMeans(ProcessGroupCollectives(_twin(group))._mean_)
 
     def _mark(self, tensor: Tensor) -> Mark:
         return mark(self.device or tensor.device)
@@ -49,6 +49,17 @@ class ProcessGroupCollectives(Collectives):
         assert tensor.is_contiguous(), "only dense messages are sent"
         with translated_errors(), self._sendable(tensor) as message:
             dist.all_reduce(message, group=self.group)
+
+    def _short_mean_(self, tensor: Tensor) -> None:
+        """Each worker adds a share of all messages in 32 bits, and sends its mean to all; as much as in a ring."""
+        with translated_errors(), self._sendable(tensor) as message:
+            shares = torch.nn.functional.pad(message.reshape(-1), (0, -message.numel() % self.world_size))
+            received, means = torch.empty_like(shares), torch.empty_like(shares)
+            # As bytes: not every backend knows each type.
+            dist.all_to_all_single(received.view(torch.uint8), shares.view(torch.uint8), group=self.group)
+            own = mean_in_rank_order(received.view(self.world_size, -1)).to(message.dtype)
+            _all_gather(means.view(torch.uint8), own.view(torch.uint8), group=self.group)
+            message.copy_(means[: message.numel()].view_as(message))
 
     @contextmanager
     def _sendable(self, tensor: Tensor) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""How tests hold a method to its transcription: the same problem and draws, compared step by step; and what is sent."""
+"""How tests hold a method to its transcription: the same problem and draws, compared step by step."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from algorithms import (
     ProcessGroupCollectives,
     Purpose,
 )
-from algorithms.core.overlap import EarlySums
+from algorithms.core.overlap import EarlyMeans
 from tests.algorithms.problems import join, make_optimizer, own_settings, reloaded, switches
 
 WORLD_SIZE, NUM_STEPS, INTERVAL = 3, 7, 3
@@ -161,7 +161,7 @@ def outcome(case: Case, overlap: bool, group: dist.ProcessGroup | None = None) -
     }
 
 
-def count_early(early: EarlySums | None, optimizer: DistributedOptimizer) -> list[Purpose]:
+def count_early(early: EarlyMeans | None, optimizer: DistributedOptimizer) -> list[Purpose]:
     """A list that grows with each sum that is begun outside of `step()`."""
     log: list[Purpose] = []
     if early is None:

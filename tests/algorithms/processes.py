@@ -68,6 +68,9 @@ def every_collective(collectives: Collectives) -> dict[str, Any]:
         message = torch.full((1, 2, 5), 0.1) * (rank + 1)
         received = collectives.exchange_with_neighbours(message, mixing, Purpose.MODEL)
         results[kind] = [torch.tensor(sorted(received)), *(received[sender].clone() for sender in sorted(received))]
+    for dtype in (torch.float16, torch.bfloat16):
+        results[str(dtype)] = [torch.tensor([[20_000.0 + rank, 3.0, *(0.1 * rank * i for i in range(5))]], dtype=dtype)]
+        collectives.all_reduce_mean_(results[str(dtype)][0], Purpose.CONTROL)
     counts = torch.tensor([[rank, 1]])
     collectives.all_reduce_sum_(counts, Purpose.CONTROL)
     codes = collectives.all_gather(torch.tensor([[rank, 255]], dtype=torch.uint8), Purpose.CONTROL)

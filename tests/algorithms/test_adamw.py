@@ -1,4 +1,4 @@
-"""AdamW as the local step: against torch.optim.AdamW, against NumPy, stacked, resumed, and where it cannot be."""
+"""AdamW as the local step: against torch.optim.AdamW, against NumPy, and where it cannot be."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def test_the_traffic_of_each_collective_is_its_message() -> None:
             "error": [32 * numbers, 3, 0, 0],
             "model": [32 * numbers + to_neighbours, 6, 0, to_neighbours],
             "evaluation": [32 * numbers, 3, 32 * numbers, 0],
-            "control": [2 * 64 + 2 * 8, 2, 2 * 8, 0],
+            "control": [2 * 64 + 2 * 8 + 2 * 7 * 16, 4, 2 * 8, 0],
         }
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from algorithms import Collectives, TopK
+from algorithms import Collectives, Purpose, StackedCollectives, TopK
 from algorithms.core.topology import Mixing
 from algorithms.cser import CSER
 from tests.algorithms.problems import (
@@ -19,6 +19,7 @@ from tests.algorithms.problems import (
     make_optimizer,
     named_compressors,
     own_settings,
+    stacked,
     takes_any,
     train,
     trained,
@@ -37,9 +38,9 @@ class Watched(ThreadCollectives):
 
     types: set[torch.dtype]
 
-    def _sum_(self, tensor: Tensor) -> None:
+    def _mean_(self, tensor: Tensor) -> None:
         self.types = getattr(self, "types", set()) | {tensor.dtype}
-        super()._sum_(tensor)
+        super()._mean_(tensor)
 
     def _exchange(self, tensor: Tensor, mixing: Mixing) -> dict[int, Tensor]:
         self.types = getattr(self, "types", set()) | {tensor.dtype}
@@ -139,6 +140,61 @@ def test_the_release_overwrites_with_rounded_numbers(name: str) -> None:
 def test_messages_with_a_format_of_their_own_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="format of their own"):
         make_optimizer(name, make_model(), own_settings(name, [TopK(5)]), communication_dtype=torch.float16)
+
+
+# One rule: numbers of 16 bits are added in 32, and the mean is rounded once.
+
+SIZES = [2, 3, 7, 16, 32]
+"""Numbers of workers."""
+
+
+@pytest.mark.parametrize("dtype", SHORT)
+@pytest.mark.parametrize("num_workers", SIZES)
+def test_a_mean_is_rounded_once_and_overflows_only_where_it_must(num_workers: int, dtype: torch.dtype) -> None:
+    rows = torch.randn(num_workers, 9, generator=torch.Generator().manual_seed(1)).mul_(100).to(dtype)
+    rows[:, 0], rows[:, 1] = 20_000.0, 3.0
+    expected = rows.double().mean(0).to(dtype)
+    stacked_rows = rows.clone()
+    StackedCollectives(num_workers).all_reduce_mean_(stacked_rows, Purpose.MODEL)
+
+    def work(collectives: Collectives) -> Tensor:
+        own = rows[collectives.rank : collectives.rank + 1].clone()
+        collectives.all_reduce_mean_(own, Purpose.MODEL)
+        return own[0]
+
+    assert stacked_rows.isfinite().all() and torch.equal(stacked_rows[0, :2], rows[0, :2])
+    for mean in (*stacked_rows, *workers(work, num_workers)):
+        torch.testing.assert_close(mean, expected, rtol=EPSILON[dtype] / 2, atol=0)
+        assert torch.equal(mean, stacked_rows[0])
+
+
+@pytest.mark.parametrize("dtype", SHORT)
+@pytest.mark.parametrize("num_workers", SIZES)
+@pytest.mark.parametrize("name", JOINT)
+def test_equal_workers_without_gradients_stay_where_they_are(name: str, num_workers: int, dtype: torch.dtype) -> None:
+    start = torch.randn(51, generator=torch.Generator().manual_seed(3)).mul_(3).expand(num_workers, -1)
+    parameter = nn.Parameter(start.clone())
+    common: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "communication_dtype": dtype}
+    own = own_settings(name, [SHARED["block"]], 2)
+    optimizer = algorithms()[name]([parameter], collectives=StackedCollectives(num_workers), **own, **common)
+    for step in range(6):
+        parameter.grad = torch.full_like(parameter, 1e-30 if step == 0 else 0.0)  # too small to change anything
+        optimizer.step()
+    assert torch.equal(parameter.detach(), start)
+
+
+@pytest.mark.parametrize("dtype", SHORT)
+@pytest.mark.parametrize("num_workers", SIZES)
+@pytest.mark.parametrize("name", ["cser", "csea", "cser_pl"])
+def test_the_two_forms_of_cser_stay_together(name: str, num_workers: int, dtype: torch.dtype) -> None:
+    """In 24 steps a coordinate is averaged 6 times at most on average, each time rounded to half an epsilon of it."""
+    sent = {"communication_dtype": dtype}
+    forms = [
+        stacked(name, own_settings(name, [SHARED["block"]], 4, explicit_error=held), num_workers, 24, **sent)
+        for held in (False, True)
+    ]
+    free, held = (optimizer.flat.parameters for optimizer in forms)
+    assert (free - held).abs().max() <= 6 / 2 * EPSILON[dtype] * held.abs().max()
 
 
 def test_the_earlier_name_is_taken_still_as_an_argument_and_in_states() -> None:

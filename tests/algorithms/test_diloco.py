@@ -1,4 +1,4 @@
-"""DiLoCo: its definition with fragments and several outer steps, and what each synchronisation may touch."""
+"""DiLoCo: what each synchronisation may touch."""
 
 from __future__ import annotations
 

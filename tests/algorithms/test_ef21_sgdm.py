@@ -1,4 +1,4 @@
-"""EF21-SGDM: its definition for every compressor, what was sent against what is held, and the direction of a step."""
+"""EF21-SGDM: the direction of a step, the first message, and what frozen parameters do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decentralised methods: against their definitions with explicit matrices, and what must hold for any topology."""
+"""Decentralised methods: what must hold for any topology, what is sent, and what cannot be."""
 
 from __future__ import annotations
 

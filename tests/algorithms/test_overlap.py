@@ -105,7 +105,7 @@ class Recording(SoloCollectives):
         super().__init__()
         self.sent: dict[str, Tensor] = {}
 
-    def all_reduce_sum_(self, tensor: Tensor, purpose: Purpose) -> None:
+    def all_reduce_mean_(self, tensor: Tensor, purpose: Purpose) -> None:
         self.sent[purpose.value] = tensor.clone()
 
 
