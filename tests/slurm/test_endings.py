@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from types import SimpleNamespace
 from typing import get_args
 
 import pytest
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
+import torch.distributed as dist
 
 import slurm.job
 from algorithms import CollectiveError
@@ -24,7 +25,7 @@ from harness.records.recorder import SupersededError, write_failure
 from harness.records.run_lock import owned
 from harness.records.store import Failure, FailureKind, read_record
 from slurm import requeue
-from slurm.allocation import StopNotice
+from slurm.allocation import Allocation, StopNotice
 from slurm.profile import load_profile
 from slurm.requeue import decide, goes_on
 from slurm.starts import ALWAYS, COUNTED, End, NothingToDo, Start, add_start, begin_attempt, ends_of_job, read_starts
@@ -317,22 +318,29 @@ def store_campaign(*submissions: object) -> store.Record:
 # Meeting
 
 
-def test_workers_of_a_start_meet_and_nobody_elses_do(tmp_path: Path) -> None:
-    """Of two jobs that have the same port by chance, the one that came late waits in vain, and says where."""
+def test_workers_of_a_start_meet_and_nobody_elses_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where another job has the same port by chance, one that came late waits in vain, and says where."""
+    monkeypatch.setattr(dist, "init_process_group", lambda *arguments, **options: None)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
     profile = load_profile(str(write_profile(tmp_path, small_profile())))
     low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     starts = [allocation(number=str(os.getpid()), restart=restart, world_size=2) for restart in range(200)]
     assert all(1024 < start.port < low for start in starts) and len({start.port for start in starts}) > 190
     assert len({start.attempt for start in starts}) == 200
-    store = TCPStore("127.0.0.1", starts[0].port, None, True)
-    assert store.port == starts[0].port
-    for rank in (0, 1):
-        words = rf"the workers do not meet at tcp://127\.0\.0\.1:{starts[0].port}: "
-        with (
-            pytest.raises(CollectiveError, match=words),
-            slurm.job.meeting(profile, replace(starts[0], rank=rank), 1.0),
-        ):
+    ours, others = starts[0], (allocation(number=f"x{number}", world_size=2) for number in range(10**6))
+    other = next(start for start in others if start.port == ours.port)
+
+    def come(start: Allocation, seconds: float) -> None:
+        with slurm.job.meeting(profile, start, seconds):
             pass
+
+    with ThreadPoolExecutor(1) as pool:
+        peer = pool.submit(come, replace(other, rank=1), 60.0)
+        with slurm.job.meeting(profile, other, 60.0):
+            peer.result()
+            words = rf"the workers do not meet at tcp://127\.0\.0\.1:{ours.port}: "
+            with pytest.raises(CollectiveError, match=words):
+                come(replace(ours, rank=1), 1.0)
 
 
 # A worker that was replaced
