@@ -16,14 +16,11 @@ from report.questions.evidence import Answer, Evidence
 from report.speed.comparisons import (
     CLEARLY,
     DDP,
-    HEADLINES,
     HIGHEST,
     LOWEST,
     PROPOSED,
-    agreement_frame,
     costs_frame,
     faster_spans,
-    headline_marks,
     headlines_frame,
     layouts_frame,
     log_grid,
@@ -32,6 +29,7 @@ from report.speed.comparisons import (
     speedups_frame,
 )
 from report.speed.scored import scored_steps_frame
+from report.speed.tables import agreement_frame, costs_table
 from report.speed.workload_model import SpeedStudy, WorkloadModel
 
 WORKLOAD = "resnet50_v100"
@@ -180,10 +178,7 @@ def what_headlines_ask(evidence: Evidence) -> Answer | None:
     slow = imagenet.iloc[(imagenet["compute_seconds"] - 0.050).abs().argmin()]
     cifar = own[own["headline"].str.contains("CIFAR")].sort_values("compute_seconds")
     shown = pd.concat([imagenet[imagenet["ms"].isin([20, 30, 40, 50])], cifar[cifar["ms"].isin([30, 50])]])
-    marks = pd.concat(
-        [headline_marks(h, found[0].models[h.workload]) for h in HEADLINES if h.workload in found[0].models]
-    )
-    return Answer(frame, {"near": near, "slow": slow, "marks": marks.to_dict("records")}, None, shown)
+    return Answer(frame, {"near": near, "slow": slow}, None, shown)
 
 
 def does_it_save_money(evidence: Evidence) -> Answer | None:
@@ -192,13 +187,7 @@ def does_it_save_money(evidence: Evidence) -> Answer | None:
     frame = costs_frame(found[1]) if found else pd.DataFrame()
     if frame.empty:
         return None
-    wide = frame.pivot(
-        index=["machines", "machine", "bits_per_second", "dollars_per_hour"],
-        columns="method",
-        values="dollars_per_1000_steps",
-    )
-    shown = wide[[DDP, "powersgd_2", PROPOSED]].reset_index().sort_values("machines", ascending=False)
-    shown["name"] = [f"{line.machines} x {line.machine}" for line in shown.itertuples()]
+    shown = costs_table(frame)
     shown["gbits"] = shown["bits_per_second"] / 1e9
     errors = agreement_frame(found[0].cells) if found else pd.DataFrame()
     whole = errors[(errors["what"] == "step") & (errors["layout"] == "all")]["mean"]

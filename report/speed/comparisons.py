@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -26,9 +27,8 @@ _STEPS_PER_DECADE = 20
 
 DDP = "ddp"
 """The baseline, by name, that all are compared with: overlapped buckets in fp32."""
-RIVAL_WORDS = {DDP: "DDP", "ddp_fp16": "DDP with fp16", "powersgd_2": "DDP with PowerSGD of rank 2"}
-RIVALS = tuple(RIVAL_WORDS)
-"""Overlapped baselines, by name, of the thresholds, and how they are called."""
+RIVALS = (DDP, "ddp_fp16", "powersgd_2")
+"""Overlapped baselines, by name, of the thresholds."""
 PROPOSED = "mcser"
 """The method, by name, of which single sentences are."""
 PROPOSED_AT_RATIOS = ("mcser_32", PROPOSED, "mcser_1024")
@@ -67,8 +67,7 @@ def spans_above(margin: Callable[[float], float], low: float, high: float) -> li
     for before, after, was, now in zip(grid, grid[1:], values, values[1:], strict=False):
         if (was > 0) != (now > 0):
             edges.append(float(brentq(margin, before, after, xtol=1e-9 * before, rtol=1e-12)))
-    if values[-1] > 0:
-        edges.append(high)
+    edges += [high] if values[-1] > 0 else []
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
@@ -82,9 +81,9 @@ def speedup(model: WorkloadModel, method: str, baseline: str, bits_per_second: f
     return base / own
 
 
-def faster_spans(model: WorkloadModel, method: str, baseline: str, by: float = CLEARLY) -> list[tuple[float, float]]:
-    """Bits per second, from and to, at which the method is more than `by` times as fast as the baseline."""
-    return spans_above(lambda bits: speedup(model, method, baseline, bits) - by, LOWEST, HIGHEST)
+def faster_spans(model: WorkloadModel, method: str, baseline: str) -> list[tuple[float, float]]:
+    """Bits per second, from and to, at which the method is clearly faster than the baseline."""
+    return spans_above(lambda bits: speedup(model, method, baseline, bits) - CLEARLY, LOWEST, HIGHEST)
 
 
 def speedups_frame(model: WorkloadModel, rates: Sequence[float]) -> pd.DataFrame:
@@ -105,64 +104,50 @@ def spans_frame(model: WorkloadModel) -> pd.DataFrame:
     lines = [
         (model.workload.name, name, method.label, rival, low, high)
         for name, method in model.methods.items()
-        if not method.baseline
         for rival in RIVALS
-        if rival in model.methods
+        if rival in model.methods and not method.baseline
         for low, high in faster_spans(model, name, rival)
     ]
     return pd.DataFrame(lines, columns=["workload", "method", "label", "baseline", "from", "to"])
 
 
-def headline_marks(headline: Headline, model: WorkloadModel) -> pd.DataFrame:
-    """Compute time of a step as published rates of the device give it, one line a rate: seconds, device, source.
+def headline_marks(headline: Headline, model: WorkloadModel) -> dict[float, str]:
+    """Compute seconds of a step as published rates of the device give them, shortest first, with each one's source.
 
     A rate is scaled to the workload's batch; for another network than ResNet-50 by arithmetic, as its workload was.
     """
     rates = [rate for rate in training_rates() if rate.precision == headline.precision]
-    taken = next(rate for rate in rates if rate.gpus == 1)
-    lines = [
-        {
-            "headline": headline.words,
-            "compute_seconds": model.compute_seconds * taken.images_per_second / (rate.images_per_second / rate.gpus),
-            "gpus": rate.gpus,
-            "images_per_second": rate.images_per_second,
-            "batch_size": model.workload.batch_size,
-            "source": rate.source,
-        }
-        for rate in rates
-    ]
-    return pd.DataFrame(lines).sort_values("compute_seconds", ignore_index=True)
+    images = model.compute_seconds * next(rate.images_per_second for rate in rates if rate.gpus == 1)
+    return dict(sorted((images / (rate.images_per_second / rate.gpus), rate.source) for rate in rates))
 
 
 def headlines_frame(study: SpeedStudy) -> pd.DataFrame:
     """The factor over each rival as a function of compute time and rate, with the highest rate at which it holds.
 
-    One line a headline, method, rival, compute time (a grid, and every published one) and rate of `HEADLINE_RATES`.
-    `holds_up_to` is nan where the published factor is reached at no rate.
+    One line a headline, method, rival, compute time (a grid, and every published one, whose `source` is named) and rate
+    of `HEADLINE_RATES`. `holds_up_to` is nan where the published factor is reached at no rate.
     """
     lines = []
     for headline in HEADLINES:
         model = study.models.get(headline.workload)
         if model is None or not model.is_modelled:
             continue
-        marked = headline_marks(headline, model)["compute_seconds"].tolist()
-        pairs = [(m, r) for m in PROPOSED_AT_RATIOS for r in RIVALS if m in model.methods and r in model.methods]
-        for compute in sorted({*COMPUTE_SECONDS, *marked}):
-            slower = compute / model.compute_seconds
-            for method, rival in pairs:
-                factor = partial(speedup, model, method, rival, slower=slower)
-                common = {
-                    "headline": headline.words,
-                    "target": headline.target,
-                    "workload": headline.workload,
-                    "method": method,
-                    "ratio": model.methods[method].ratio(model.workload.num_parameters),
-                    "rival": rival,
-                    "compute_seconds": compute,
-                    "published": compute in marked,
-                    "holds_up_to": _highest_rate(factor, headline.target),
-                }
-                lines += [common | {"bits_per_second": bits, "factor": factor(bits)} for bits in HEADLINE_RATES]
+        marks = headline_marks(headline, model)
+        pairs = [(m, r) for m in PROPOSED_AT_RATIOS for r in RIVALS if {m, r} <= model.methods.keys()]
+        for compute, (method, rival) in product(sorted({*COMPUTE_SECONDS, *marks}), pairs):
+            factor = partial(speedup, model, method, rival, slower=compute / model.compute_seconds)
+            common = {
+                "headline": headline.words,
+                "target": headline.target,
+                "workload": headline.workload,
+                "method": method,
+                "ratio": model.methods[method].ratio(model.workload.num_parameters),
+                "rival": rival,
+                "compute_seconds": compute,
+                "source": marks.get(compute),
+                "holds_up_to": _highest_rate(factor, headline.target),
+            }
+            lines += [common | {"bits_per_second": bits, "factor": factor(bits)} for bits in HEADLINE_RATES]
     return pd.DataFrame(lines)
 
 
@@ -171,10 +156,10 @@ def _highest_rate(factor: Callable[[float], float], target: float) -> float:
     return max((high for _, high in spans_above(lambda bits: factor(bits) - target, LOWEST, HIGHEST)), default=math.nan)
 
 
-def needed_ratio(compute: Compute, messages: Sequence[Message], network: Network) -> float | None:
+def needed_ratio(compute: Compute, messages: Sequence[Message], network: Network) -> float:
     """The least ratio, at least 1, by which every message must shrink for communication to be negligible.
 
-    None where latency alone is too much.
+    It is nan where latency alone is too much.
     """
     allowed = NEGLIGIBLE * (compute.forward + compute.backward)
 
@@ -182,19 +167,27 @@ def needed_ratio(compute: Compute, messages: Sequence[Message], network: Network
         shrunk = [m.model_copy(update={"payload_bytes": m.payload_bytes / ratio}) for m in messages]
         return allowed - step_seconds(compute, shrunk, network)
 
-    spans = spans_above(spare, 1.0, 1e6)
-    return spans[0][0] if spans else None
+    return next((first for first, _ in spans_above(spare, 1.0, 1e6)), math.nan)
 
 
 def needed_ratios_frame(model: WorkloadModel, rates: Sequence[float]) -> pd.DataFrame:
     """At each rate the least ratio at which DDP's buckets, so compressed, are negligible; nan where none suffices."""
     compute = Compute(model.workload.forward_seconds, model.workload.backward_seconds)
-    lines = []
-    for bits in rates:
-        network = model.network(bits)
-        ratio = needed_ratio(compute, model.methods[DDP].messages, network) if network else None
-        lines.append((model.workload.name, bits, math.nan if ratio is None else ratio))
+    networks = [(bits, model.network(bits)) for bits in rates]
+    lines = [
+        (model.workload.name, bits, needed_ratio(compute, model.methods[DDP].messages, network))
+        for bits, network in networks
+        if network
+    ]
     return pd.DataFrame(lines, columns=["workload", "bits_per_second", "ratio"])
+
+
+def _seconds_on(
+    model: WorkloadModel, bits_per_second: float, layout: tuple[int, int], inside: float, *ways: Algorithm
+) -> dict[str, float]:
+    """Modelled seconds of a step of every method by name, by the fastest of the ways; `inside` of 0 is no limit."""
+    networks = [network for way in ways if (network := model.network(bits_per_second, layout, inside or None, way))]
+    return {name: min(model.seconds(method, each) for each in networks) for name, method in model.methods.items()}
 
 
 def layouts_frame(model: WorkloadModel, bits_per_second: float) -> pd.DataFrame:
@@ -203,31 +196,19 @@ def layouts_frame(model: WorkloadModel, bits_per_second: float) -> pd.DataFrame:
     Inside a machine the link is the fastest of the price table for the device, else the records', else unlimited.
     """
     num_workers = model.main.fabric.num_workers
-    shapes = dict.fromkeys((m, num_workers // m) for m in (num_workers, 2, 1) if num_workers % m == 0)
     inside = max((m.inside_bits_per_second for m in machines() if m.device in model.workload.device), default=0.0)
     inside = inside or max((t.fabric.inside_bits_per_second or 0.0) * t.fabric.dilation for t in model.timings)
     lines = []
-    for shape in shapes:
-        ways: list[Algorithm] = ["ring", "tree"] if 1 in shape else ["ring", "hierarchical"]
-        networks = [network for way in ways if (network := model.network(bits_per_second, shape, inside or None, way))]
-        if not networks:
-            continue
-        seconds = {n: min(model.seconds(m, network) for network in networks) for n, m in model.methods.items()}
-        lines += [
-            {
-                "workload": model.workload.name,
-                "machines": shape[0],
-                "workers_per_machine": shape[1],
-                "bits_per_second": bits_per_second,
-                "method": name,
-                "label": model.methods[name].label,
-                "baseline": model.methods[name].baseline,
-                "seconds": own,
-                "over_ddp": seconds[DDP] / own,
-            }
-            for name, own in seconds.items()
-        ]
-    return pd.DataFrame(lines)
+    for count in dict.fromkeys(count for count in (num_workers, 2, 1) if num_workers % count == 0):
+        layout = (count, num_workers // count)
+        seconds = _seconds_on(model, bits_per_second, layout, inside, "ring", "tree" if 1 in layout else "hierarchical")
+        place = (model.workload.name, *layout, bits_per_second)
+        for name, own in seconds.items():
+            method = model.methods[name]
+            ratio = method.ratio(model.workload.num_parameters)
+            lines.append((*place, name, method.label, method.baseline, ratio, own, seconds[DDP] / own))
+    columns = ["workload", "machines", "workers_per_machine", "bits_per_second", "method", "label", "baseline", "ratio"]
+    return pd.DataFrame(lines, columns=[*columns, "seconds", "over_ddp"])
 
 
 def costs_frame(model: WorkloadModel) -> pd.DataFrame:
@@ -236,41 +217,12 @@ def costs_frame(model: WorkloadModel) -> pd.DataFrame:
     for machine in machines():
         if machine.device not in model.workload.device or workers % machine.gpus:
             continue
-        count = workers // machine.gpus
-        way: Algorithm = "hierarchical" if count > 1 and machine.gpus > 1 else "ring"
-        inside = machine.inside_bits_per_second or None
-        network = model.network(machine.bits_per_second, (count, machine.gpus), inside, way)
-        for name, method in model.methods.items() if network else ():
-            assert network
-            seconds, hourly = model.seconds(method, network), count * machine.dollars_per_hour
-            lines.append(
-                {
-                    "workload": model.workload.name,
-                    "machines": count,
-                    "machine": machine.name,
-                    "bits_per_second": machine.bits_per_second,
-                    "dollars_per_hour": hourly,
-                    "method": name,
-                    "label": method.label,
-                    "seconds": seconds,
-                    "dollars_per_1000_steps": 1000 * seconds / 3600 * hourly,
-                    "source": machine.source,
-                }
-            )
-    return pd.DataFrame(lines)
-
-
-def agreement_frame(cells: pd.DataFrame) -> pd.DataFrame:
-    """The model's absolute relative error: mean, median and 90th percentile, by layout and of all.
-
-    `what` is "step", or "communication" of those steps in which it takes over a tenth of the compute.
-    """
-    layout = cells["machines"].astype(str) + " x " + cells["workers_per_machine"].astype(str)
-    large = cells["communication_seconds"] > 0.1 * cells["compute_seconds"]
-    lines = []
-    for what, errors in (("step", cells["error"]), ("communication", cells["communication_error"][large])):
-        errors = errors.dropna().abs()
-        for name, group in [("all", errors), *errors.groupby(layout)]:
-            numbers = {"mean": group.mean(), "median": group.median(), "p90": group.quantile(0.9)}
-            lines.append({"what": what, "layout": name, "num_cells": len(group)} | numbers)
-    return pd.DataFrame(lines)
+        layout = (workers // machine.gpus, machine.gpus)
+        way: Algorithm = "hierarchical" if min(layout) > 1 else "ring"
+        hourly = layout[0] * machine.dollars_per_hour
+        seconds = _seconds_on(model, machine.bits_per_second, layout, machine.inside_bits_per_second, way)
+        place = (model.workload.name, layout[0], machine.name, machine.bits_per_second, hourly)
+        for name, own in seconds.items():
+            lines.append((*place, name, model.methods[name].label, own, own / 3.6 * hourly, machine.source))
+    columns = ["workload", "machines", "machine", "bits_per_second", "dollars_per_hour", "method", "label"]
+    return pd.DataFrame(lines, columns=[*columns, "seconds", "dollars_per_1000_steps", "source"])

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean as mean
 from typing import Literal
 
@@ -39,15 +39,8 @@ class Link:
 
     def hop(self, num_bytes: float) -> float:
         """Seconds to hand on so many bytes."""
-        longer = max(self.alpha, num_bytes * self.beta)
-        if longer == 0:
-            return 0.0
-        shorter = min(self.alpha, num_bytes * self.beta)
-        return float(longer * (1 + (shorter / longer) ** self.power) ** (1 / self.power))
-
-    def scaled(self, factor: float) -> Link:
-        """The same link by a clock so many times as fast."""
-        return Link(factor * self.alpha, factor * self.beta, self.power)
+        shorter, longer = sorted((self.alpha, num_bytes * self.beta))
+        return float(longer * (1 + (shorter / longer) ** self.power) ** (1 / self.power)) if longer else 0.0
 
 
 @dataclass(frozen=True)
@@ -60,12 +53,16 @@ class Links:
 
 @dataclass(frozen=True)
 class Network:
-    """Workers on machines, with the links that each collective finds."""
+    """Workers on machines, with the links that each collective finds.
+
+    `dilation`: by how much slower the links' clock runs than the workers'; seconds on the network are divided by it.
+    """
 
     num_machines: int
     workers_per_machine: int
     links: Mapping[Collective, Links]
     algorithm: Algorithm = "ring"
+    dilation: float = 1.0
 
     @property
     def num_workers(self) -> int:
@@ -80,53 +77,23 @@ class Compute:
     backward: float
     codec: float = 0.0
 
-    def scaled(self, factor: float) -> Compute:
-        """The two passes on a device so many times slower; the codec stays."""
-        return replace(self, forward=factor * self.forward, backward=factor * self.backward)
-
 
 def collective_seconds(network: Network, collective: Collective, payload_bytes: float) -> float:
-    """Seconds of one collective that nothing else delays."""
-    if network.num_workers == 1:
-        return 0.0
+    """Seconds of an all-reduce or all-gather that nothing else delays."""
+    machines, workers = network.num_machines, network.workers_per_machine
     links = network.links[collective]
-    if network.algorithm == "hierarchical" and network.num_machines > 1 and network.workers_per_machine > 1:
-        return _hierarchical(network, links, collective, payload_bytes)
-    if network.algorithm == "tree" and collective == "all_reduce":
-        inside = 2 * math.ceil(math.log2(network.workers_per_machine)) * links.inside.hop(payload_bytes)
-        return inside + 2 * math.ceil(math.log2(network.num_machines)) * links.between.hop(payload_bytes)
-    hops, hop_bytes = ring_hops(network.num_workers, collective, payload_bytes)
-    used = [links.between] * (network.num_machines > 1) + [links.inside] * (network.workers_per_machine > 1)
-    return hops * max(link.hop(hop_bytes) for link in used)
-
-
-def exchange_seconds(network: Network, payload_bytes: float, rounds: Rounds) -> float:
-    """Seconds of an exchange with neighbours that nothing else delays, the mean over its rounds.
-
-    Args:
-        payload_bytes: of one worker, its message once for each neighbour.
-        rounds: as in `Message`.
-    """
-    return mean(_exchanged(network, payload_bytes, distances) for distances in rounds)
-
-
-def _exchanged(network: Network, payload_bytes: float, distances: Sequence[int]) -> float:
-    """Of one round. All machines are alike, so the first one's workers say how many messages leave any of them."""
-    links, inside = network.links["exchange"], network.workers_per_machine
-    if not distances:
-        return 0.0
-    leaving = sum((rank + distance) % network.num_workers >= inside for rank in range(inside) for distance in distances)
-    between = links.between.hop(payload_bytes / len(distances) * leaving) if leaving else 0.0
-    return max(between, links.inside.hop(payload_bytes) if inside > 1 else 0.0)
-
-
-def ring_hops(num_workers: int, collective: Collective, payload_bytes: float) -> tuple[int, float]:
-    """Hops of a flat ring, and the bytes of each; of an exchange on a ring its one hop."""
-    if collective == "exchange":
-        return 1, payload_bytes
-    if collective == "all_reduce":
-        return 2 * (num_workers - 1), payload_bytes / num_workers
-    return num_workers - 1, payload_bytes
+    if network.num_workers == 1:
+        seconds = 0.0
+    elif network.algorithm == "hierarchical" and min(machines, workers) > 1:
+        seconds = _hierarchical(network, links, collective, payload_bytes)
+    elif network.algorithm == "tree" and collective == "all_reduce":
+        levels = ((links.inside, workers), (links.between, machines))
+        seconds = sum(2 * math.ceil(math.log2(count)) * link.hop(payload_bytes) for link, count in levels)
+    else:
+        hops, hop_bytes = ring_hops(network.num_workers, collective, payload_bytes)
+        used = [links.between] * (machines > 1) + [links.inside] * (workers > 1)
+        seconds = hops * max(link.hop(hop_bytes) for link in used)
+    return seconds / network.dilation
 
 
 def _hierarchical(network: Network, links: Links, collective: Collective, payload_bytes: float) -> float:
@@ -140,6 +107,37 @@ def _hierarchical(network: Network, links: Links, collective: Collective, payloa
     return gathered + between + chain + network.num_workers * payload_bytes * links.inside.beta
 
 
+def ring_hops(num_workers: int, collective: Collective, payload_bytes: float) -> tuple[int, float]:
+    """Hops of a flat ring, and the bytes of each; of an exchange on a ring its one hop."""
+    if collective == "exchange":
+        return 1, payload_bytes
+    if collective == "all_reduce":
+        return 2 * (num_workers - 1), payload_bytes / num_workers
+    return num_workers - 1, payload_bytes
+
+
+def exchange_seconds(network: Network, payload_bytes: float, rounds: Rounds) -> float:
+    """Seconds of an exchange with neighbours that nothing else delays, the mean over its rounds.
+
+    Args:
+        payload_bytes: of one worker, its message once for each neighbour.
+        rounds: as in `Message`.
+    """
+    return mean(_exchanged(network, payload_bytes, distances) for distances in rounds) / network.dilation
+
+
+def _exchanged(network: Network, payload_bytes: float, distances: Sequence[int]) -> float:
+    """Of one round. All machines are alike, so the first one's workers say how many messages leave any of them."""
+    links, workers = network.links["exchange"], network.workers_per_machine
+    if not distances:
+        return 0.0
+    leaving = sum(
+        (rank + distance) % network.num_workers >= workers for rank in range(workers) for distance in distances
+    )
+    between = links.between.hop(payload_bytes / len(distances) * leaving) if leaving else 0.0
+    return max(between, links.inside.hop(payload_bytes) if workers > 1 else 0.0)
+
+
 def step_seconds(compute: Compute, messages: Sequence[Message], network: Network) -> float:
     """Seconds of one step that sends all of these messages; where their blocks are drawn, the mean over draws.
 
@@ -148,14 +146,13 @@ def step_seconds(compute: Compute, messages: Sequence[Message], network: Network
     """
     num_draws = min((len(message.ready_draws) for message in messages if message.ready_draws), default=0)
     draws = [[m.ready_draws[draw] if m.ready_draws else m.ready for m in messages] for draw in range(num_draws)]
-    sending = [_message_seconds(network, message) for message in messages]
+    sending = [
+        exchange_seconds(network, message.payload_bytes, message.rounds)
+        if message.collective == "exchange"
+        else collective_seconds(network, message.collective, message.payload_bytes)
+        for message in messages
+    ]
     return mean(_queued(compute, ready, sending) for ready in draws or [[message.ready for message in messages]])
-
-
-def _message_seconds(network: Network, message: Message) -> float:
-    if message.collective == "exchange":
-        return exchange_seconds(network, message.payload_bytes, message.rounds)
-    return collective_seconds(network, message.collective, message.payload_bytes)
 
 
 def _queued(compute: Compute, ready: Sequence[float], sending: Sequence[float]) -> float:
@@ -168,9 +165,4 @@ def _queued(compute: Compute, ready: Sequence[float], sending: Sequence[float]) 
 def period_seconds(compute: Compute, messages: Sequence[Message], period: int, network: Network) -> float:
     """Mean seconds of a step over a period: its last step synchronises, and alone sends what is not sent in each."""
     ordinary = step_seconds(compute, [message for message in messages if message.every == 1], network)
-    return over_period(ordinary, step_seconds(compute, messages, network), period)
-
-
-def over_period(ordinary: float, synchronising: float, period: int) -> float:
-    """Mean of period - 1 ordinary steps and a synchronising one."""
-    return ((period - 1) * ordinary + synchronising) / period
+    return ((period - 1) * ordinary + step_seconds(compute, messages, network)) / period

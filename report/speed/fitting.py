@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from statistics import median
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import least_squares, nnls
 from scipy.special import expit
@@ -30,7 +31,6 @@ class Fit:
     collective: Collective
     link: Link
     worst: float
-    num_points: int
 
     @property
     def efficiency(self) -> float | None:
@@ -61,10 +61,9 @@ def fits_of(sweep: Sweep) -> list[Fit]:
             continue
         hops = [ring_hops(sweep.fabric.num_workers, collective, point.payload_bytes) for point in points]
         times = [median(point.seconds) for point in points]
-        link = min(
-            (_link(hops, times, power) for power in POWERS), key=lambda link: _badness(_errors(link, hops, times))
-        )
-        fits.append(Fit(sweep.fabric, collective, link, max(map(abs, _errors(link, hops, times))), len(points)))
+        tried = [(link, _errors(link, hops, times)) for link in (_link(hops, times, power) for power in POWERS)]
+        link, errors = min(tried, key=lambda pair: sum(math.log1p(error) ** 2 for error in pair[1]))
+        fits.append(Fit(sweep.fabric, collective, link, max(map(abs, errors))))
     return fits
 
 
@@ -94,14 +93,15 @@ def _errors(link: Link, hops: Sequence[tuple[int, float]], times: Sequence[float
     return [count * link.hop(size) / time - 1 for (count, size), time in zip(hops, times, strict=True)]
 
 
-def _badness(errors: Sequence[float]) -> float:
-    return sum(math.log1p(error) ** 2 for error in errors)
-
-
-def like(fabric: Fabric, fits: Sequence[Fit]) -> list[Fit]:
-    """The fits of the same layout; where there are none, those of the same kind and backend."""
-    same_kind = [f for f in fits if (f.fabric.kind, f.fabric.backend) == (fabric.kind, fabric.backend)]
-    return [f for f in same_kind if layout_of(f.fabric) == layout_of(fabric)] or same_kind
+def fits_frame(fits: Sequence[Fit]) -> pd.DataFrame:
+    """One line a fit: which fabric and collective, alpha, beta, p, the share of the limit, and the largest error."""
+    columns = ["machines", "workers_per_machine", "limit_bits_per_second", "collective", "alpha_seconds"]
+    columns += ["beta_seconds_per_byte", "power", "efficiency", "worst_relative_error"]
+    lines = [
+        (*layout_of(f.fabric), slowest_limit(f.fabric), f.collective, *astuple(f.link), f.efficiency, f.worst)
+        for f in fits
+    ]
+    return pd.DataFrame(lines, columns=columns)
 
 
 def layout_of(fabric: Fabric) -> tuple[int, int]:
@@ -110,22 +110,22 @@ def layout_of(fabric: Fabric) -> tuple[int, int]:
 
 
 def network_on(fabric: Fabric, fits: Sequence[Fit], algorithm: Algorithm = "ring") -> Network | None:
-    """The network of a fabric, in seconds by its clock; None where no fit is like it.
+    """The network of a fabric, its dilation undone; None where no fit is of its kind and backend.
 
-    Alpha, the share of the limit that is reached and p are the fitted ones; between two swept limits they are
-    interpolated over the logarithm of the limit, alpha by its own, and beyond the last they stay; a sweep without a
-    limit gives alpha and p alone to a fabric with one. A collective that was not swept takes the all-reduce's, or
-    another's where that was not swept either.
+    Fits of the same layout count, or all where there are none. Alpha, the share of the limit that is reached and p are
+    the fitted ones; between two swept limits they are interpolated over the logarithm of the limit, alpha by its own,
+    and beyond the last they stay; a sweep without a limit gives alpha and p alone to a fabric with one. A collective
+    that was not swept takes the all-reduce's, or another's where that was not swept either.
     """
-    alike = like(fabric, fits)
+    alike = [f for f in fits if (f.fabric.kind, f.fabric.backend) == (fabric.kind, fabric.backend)]
+    alike = [f for f in alike if layout_of(f.fabric) == layout_of(fabric)] or alike
     if not alike:
         return None
     links: dict[Collective, Links] = {}
     for collective in COLLECTIVES:
-        own = [fit for fit in alike if fit.collective == collective]
-        summed = [fit for fit in alike if fit.collective == "all_reduce"]
+        own, summed = ([fit for fit in alike if fit.collective == name] for name in (collective, "all_reduce"))
         links[collective] = _links(fabric, own or summed or alike)
-    return Network(fabric.num_machines, fabric.workers_per_machine, links, algorithm)
+    return Network(fabric.num_machines, fabric.workers_per_machine, links, algorithm, fabric.dilation)
 
 
 def _links(fabric: Fabric, fits: Sequence[Fit]) -> Links:
@@ -139,18 +139,5 @@ def _links(fabric: Fabric, fits: Sequence[Fit]) -> Links:
     logs = [math.log(rate) for rate in sorted(swept)]
     columns = zip(*(swept[rate] for rate in sorted(swept)), strict=True)
     log_alpha, efficiency, power = (float(np.interp(math.log(limit), logs, column)) for column in columns)
-    alpha = math.exp(log_alpha)
-
-    def link_of(rate: float | None) -> Link:
-        return Link(alpha, 8 / (efficiency * rate) if rate else 0.0, power)
-
-    return Links(link_of(fabric.bits_per_second), link_of(fabric.inside_bits_per_second))
-
-
-def sped_up(network: Network, factor: float) -> Network:
-    """The same network on a clock that runs so many times slower: what a dilated fabric stands for."""
-    links = {
-        name: Links(pair.between.scaled(1 / factor), pair.inside.scaled(1 / factor))
-        for name, pair in network.links.items()
-    }
-    return Network(network.num_machines, network.workers_per_machine, links, network.algorithm)
+    rates = (fabric.bits_per_second, fabric.inside_bits_per_second)
+    return Links(*(Link(math.exp(log_alpha), 8 / (efficiency * rate) if rate else 0.0, power) for rate in rates))

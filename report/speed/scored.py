@@ -3,68 +3,47 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from harness.records.experiment import Row
-from harness.records.timings import Method, Timing, mean_step
+from harness.records.timings import Method, Timing
 from report.frame import Frames, read_frames
-from report.speed.timed import ENOUGH
+from report.speed.timed import step_of
 from report.statistics import against_baseline
+
+_STEP = ["method", "label", "algorithm", "bits_per_second", "seconds", "low", "high", "interval", "num_steps"]
+_STEP += ["num_sessions", "codec_alone_seconds"]
 
 
 def scored_steps_frame(sessions: Sequence[Timing]) -> pd.DataFrame:
     """One line a scored method and rate of the links: its emulated step, without encoding and update.
 
-    `seconds` is the mean over sessions of each one's mean step over the method's period. Of one session `low` and
-    `high` are its 95 % t interval, and `interval` is "t"; of several they are the lowest and highest of their means,
-    and it is "sessions". A session with fewer than ten steps of a kind gives a "range", the lowest to the highest step.
+    `seconds` is the mean over sessions of each one's step over the method's period. Of one session `low`, `high` and
+    `interval` are as in `step_of`; of several they are the lowest and highest of their means, and it is "sessions".
     """
-    found: dict[tuple[str, float], list[tuple[Timing, Method]]] = {}
+    found: dict[tuple[str, float], list[tuple[Method, dict[str, Any]]]] = {}
     for session in sessions:
         rates = sorted({cell.bits_per_second for cell in session.cells if cell.bits_per_second})
         for method in session.methods:
             for bits in rates:
-                if math.isclose(sum(cell.share for cell in session.cells_of(method.name, bits)), 1.0):
-                    found.setdefault((method.name, bits), []).append((session, method))
+                cells = session.cells_of(method.name, bits)
+                if math.isclose(sum(cell.share for cell in cells), 1.0):
+                    found.setdefault((method.name, bits), []).append((method, step_of(cells)))
     lines = []
     for (name, bits), known in found.items():
-        method, steps = known[0][1], [_step(session, name, bits) for session, _ in known]
-        means = [step[0] for step in steps]
-        low, high, kind = steps[0][1:4] if len(steps) == 1 else (min(means), max(means), "sessions")
-        alone = [each.codec_alone_seconds for _, each in known if each.codec_alone_seconds is not None]
-        lines.append(
-            {
-                "method": name,
-                "label": method.label,
-                "algorithm": method.algorithm,
-                "bits_per_second": bits,
-                "seconds": math.fsum(means) / len(means),
-                "low": low,
-                "high": high,
-                "interval": kind,
-                "num_steps": sum(step[4] for step in steps),
-                "num_sessions": len(steps),
-                "codec_alone_seconds": alone[0] if alone else math.nan,
-            }
-        )
-    return pd.DataFrame(lines)
-
-
-def _step(session: Timing, name: str, bits: float) -> tuple[float, float, float, str, int]:
-    """Mean seconds of a session's step, low and high, which interval that is, and how many steps were timed."""
-    cells = session.cells_of(name, bits)
-    count = sum(len(cell.seconds) for cell in cells)
-    if min(len(cell.seconds) for cell in cells) >= ENOUGH:
-        return (*mean_step(cells), "t", count)
-    mean, low, high = (
-        math.fsum(cell.share * of(cell.seconds) for cell in cells)
-        for of in (lambda each: math.fsum(each) / len(each), min, max)
-    )
-    return mean, low, high, "range", count
+        method, step = known[0]
+        means = [each["seconds"] for _, each in known]
+        if len(known) > 1:
+            step = {"low": min(means), "high": max(means), "interval": "sessions"}
+        alone = [each.codec_alone_seconds for each, _ in known if each.codec_alone_seconds is not None]
+        named = {"method": name, "label": method.label, "algorithm": method.algorithm, "bits_per_second": bits}
+        step |= {"seconds": math.fsum(means) / len(means), "num_steps": sum(each["num_steps"] for _, each in known)}
+        lines.append(named | step | {"num_sessions": len(known), "codec_alone_seconds": alone[0] if alone else None})
+    return pd.DataFrame(lines, columns=_STEP)
 
 
 def joined_frame(frames: Frames, sessions: Sequence[Timing]) -> pd.DataFrame:
@@ -72,68 +51,35 @@ def joined_frame(frames: Frames, sessions: Sequence[Timing]) -> pd.DataFrame:
 
     A row and a timed method are joined where algorithm, settings and momentum are equal, or where the method computes
     what the row does, as DDP does SGD's, and its record says so. `estimate` is the row's score minus the baseline's, a
-    share, with its 95 % interval; a row that diverged has none. A row that was not timed has no seconds. `frontier`: no
-    other line of the same rate is as fast or faster and loses no more.
+    share, with its 95 % interval; a row that diverged has none. A row that was not timed has one line, without rate and
+    seconds. `frontier`: no other line of the same rate is as fast or faster and loses no more.
     """
-    losses = against_baseline(frames).set_index("row")
-    steps = scored_steps_frame(sessions)
-    rates = sorted(steps["bits_per_second"].unique()) if len(steps) else [math.nan]
-    lines = []
-    for row in frames.experiment.rows:
-        if row.base is not None or row.rule != "held_out" or row.tunes is not None:
-            continue
-        loss: dict[Any, float] = dict.fromkeys(("estimate", "low", "high"), math.nan)
-        if row.row == frames.experiment.baseline:
-            loss = dict.fromkeys(loss, 0.0)
-        elif row.row in losses.index and not frames.count(row.row, "diverged"):
-            loss = losses.loc[row.row, ["estimate", "low", "high"]].to_dict()
-        names: list[str | None] = list(_methods_of(row, frames.experiment.name, sessions)) or [None]
-        for name in names:
-            for bits in rates:
-                timed = steps[(steps["method"] == name) & (steps["bits_per_second"] == bits)] if name else steps[:0]
-                step = timed.iloc[0].to_dict() if len(timed) else {}
-                lines.append(
-                    {
-                        "experiment": frames.experiment.name,
-                        "row": row.row,
-                        "label": step.get("label", row.label) if row.row == frames.experiment.baseline else row.label,
-                        "algorithm": row.algorithm,
-                        "ratio": row.ratio,
-                        "models_sent": row.models_sent,
-                        **loss,
-                        "method": name,
-                        "bits_per_second": bits,
-                        "seconds": step.get("seconds", math.nan),
-                        "seconds_low": step.get("low", math.nan),
-                        "seconds_high": step.get("high", math.nan),
-                        "interval": step.get("interval"),
-                        "num_steps": step.get("num_steps", 0),
-                        "num_sessions": step.get("num_sessions", 0),
-                    }
-                )
-    frame = pd.DataFrame(lines)
-    frame["frontier"] = False
-    for _, group in frame.dropna(subset=["seconds", "estimate"]).groupby("bits_per_second"):
-        ordered = group.sort_values(["seconds", "estimate"], ascending=[True, False])
-        best = ordered["estimate"].cummax()
-        frame.loc[ordered.index[ordered["estimate"] > best.shift(fill_value=-math.inf)], "frontier"] = True
-    return frame
+    name, baseline = frames.experiment.name, frames.experiment.baseline
+    own = [row for row in frames.experiment.rows if row.base is None and row.rule == "held_out" and row.tunes is None]
+    methods = [method for session in sessions for method in session.methods]
+    pairs = dict.fromkeys((row.row, method.name) for row in own for method in methods if _is_of(method, row, name))
+    steps = scored_steps_frame(sessions).drop(columns=["algorithm", "codec_alone_seconds"])
+    steps = steps.rename(columns={"label": "timed_label", "low": "seconds_low", "high": "seconds_high"})
+    losses = against_baseline(frames)[["row", "estimate", "low", "high"]]
+    losses = losses[~losses["row"].isin(frames.runs.loc[frames.runs["status"] == "diverged", "row"])]
+    nothing = pd.DataFrame([(baseline, 0.0, 0.0, 0.0)], columns=losses.columns)
+
+    rows = frames.rows[frames.rows["row"].isin([row.row for row in own])]
+    frame = rows[["row", "label", "algorithm", "ratio", "models_sent"]].assign(experiment=name)
+    frame = frame.merge(pd.concat([losses, nothing]), how="left", on="row")
+    frame = frame.merge(pd.DataFrame([*pairs], columns=["row", "method"]), how="left", on="row")
+    frame = frame.merge(steps, how="left", on="method")
+    frame["label"] = frame["timed_label"].where(frame["row"] == baseline).fillna(frame["label"])
+    ordered = frame.dropna(subset=["seconds", "estimate"]).sort_values(["seconds", "estimate"], ascending=[True, False])
+    best = ordered.groupby("bits_per_second")["estimate"].cummax()
+    beaten = best.groupby(ordered["bits_per_second"]).shift(fill_value=-math.inf)
+    frame["frontier"] = frame.index.isin(ordered.index[ordered["estimate"] > beaten])
+    return frame.drop(columns="timed_label")
 
 
-def _methods_of(row: Row, experiment: str, sessions: Sequence[Timing]) -> Iterator[str]:
-    """Names of the timed methods that are the row's, each once."""
-    seen = set()
-    for session in sessions:
-        for method in session.methods:
-            is_equal = (method.algorithm, method.settings, method.momentum) == (
-                row.algorithm,
-                row.settings,
-                row.momentum,
-            )
-            is_said = f"{experiment}/{row.row}" in method.rows and method.algorithm == "ddp"
-            if (is_equal or is_said) and method.name not in seen:
-                seen.add(method.name)
-                yield method.name
+def _is_of(method: Method, row: Row, experiment: str) -> bool:
+    equal = (method.algorithm, method.settings, method.momentum) == (row.algorithm, row.settings, row.momentum)
+    return equal or (f"{experiment}/{row.row}" in method.rows and method.algorithm == "ddp")
 
 
 def scored_experiments(folder: Path, sessions: Sequence[Timing]) -> list[Frames]:

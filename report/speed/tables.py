@@ -9,248 +9,146 @@ from typing import Any
 import pandas as pd
 
 from harness.records.timings import Sweep
-from report.speed.comparisons import DDP, PROPOSED, speedups_frame
-from report.speed.fitting import Fit, slowest_limit
-from report.speed.workload_model import SpeedStudy, WorkloadModel
-from report.wording import factor, milliseconds, rate
+from report.speed.comparisons import DDP, PROPOSED, RIVALS
+from report.speed.workload_model import SpeedStudy
+from report.wording import amount, factor, listed, milliseconds, rate
 
 AT = 10e9
 """Bits per second at which single numbers are given."""
-RATES = (1e9, 10e9, 25e9, 100e9)
 LARGE_RATIO = 64
 """From which on methods are asked whether they differ among themselves at all."""
 HEADER_BYTES = 66
 """Of a frame on the link: Ethernet 14, IP 20, TCP 32."""
 
 
-def verdicts(headlines: pd.DataFrame) -> list[dict[str, Any]]:
-    """For each headline the shortest and the longest published compute time, with the rates up to which it holds."""
-    return (
-        [
-            {
-                "headline": words,
-                "least": own["compute_seconds"].iloc[0],
-                "most": own["compute_seconds"].iloc[-1],
-                "fast": own[f"{DDP}_holds_up_to"].iloc[0],
-                "slow": own[f"{DDP}_holds_up_to"].iloc[-1],
-            }
-            for words, own in headlines.groupby("headline", sort=False)
-        ]
-        if len(headlines)
-        else []
-    )
+def clear_cells(cells: pd.DataFrame) -> pd.DataFrame:
+    """Cells that were not crowded; of a network that was timed at two latencies, those with the most methods.
 
-
-def published_table(published: pd.DataFrame) -> pd.DataFrame:
-    said = [
-        f"{100 * p:.3g}" + (" (solved)" if solved else f" ({100 * m:.3g})")
-        for p, m, solved in zip(published["published"], published["modelled"], published["solved"], strict=True)
-    ]
-    wide = published.assign(said=said).pivot(index="sync_interval", columns="bits_per_second", values="said")
-    return wide.reset_index()
-
-
-def exchanges(cells: pd.DataFrame) -> pd.DataFrame:
-    """By network, an all-reduce's communication over that of an exchange of as many numbers, by the clock.
-
-    A whole model: SGD's all-reduce beside D-PSGD; a 256th: CSEA's beside CHOCO-SGD, which sends 1/512 to each of two.
+    With `layout` and `network` as texts.
     """
-    lines = []
-    for _, own in cells.groupby("timing", sort=False):
-        talk = own.set_index("method")["communication_seconds"]
-        network = _network_name(own.iloc[0])
-        for sent, base, ring, peer in (
-            ("a model", "all_reduce", "dpsgd_ring", "dpsgd"),
-            ("1/256", "csea", "choco_sgd", ""),
-        ):
-            if base in talk and ring in talk and min(talk[base], talk[ring]) > 0:
-                lines.append(
-                    (
-                        own["workload"].iloc[0],
-                        network,
-                        sent,
-                        talk[base] / talk[ring],
-                        talk[base] / talk.get(peer, math.nan),
-                    )
-                )
-    return pd.DataFrame(lines, columns=["workload", "network", "sent", "ring", "peer"])
-
-
-def _network_name(cell: pd.Series) -> str:
-    return f"{cell['machines']} x {cell['workers_per_machine']}, {rate(cell['bits_per_second'])}"
-
-
-def _main_cells(cells: pd.DataFrame) -> pd.DataFrame:
-    """Of a network that was timed at two latencies, that with the most methods; with `network`, its name."""
-    many = cells.groupby("timing")["method"].transform("size")
-    names = [_network_name(cell) for _, cell in cells.iterrows()]
-    cells = cells.assign(network=names, many=many)
-    first = cells.sort_values("many", ascending=False, kind="stable").groupby("network")["timing"].first()
-    return cells[cells["timing"] == cells["network"].map(first)]
+    layout = cells["machines"].astype(str) + " x " + cells["workers_per_machine"].astype(str)
+    network = layout + ", " + cells["bits_per_second"].map(rate)
+    cells = cells.assign(layout=layout, network=network, many=cells.groupby("timing")["method"].transform("size"))
+    ordered = cells.sort_values("many", ascending=False, kind="stable")
+    first = ordered.groupby(["workload", "network"])["timing"].transform("first")
+    return cells[(cells["timing"] == first) & ~cells["crowded"]].drop(columns="many")
 
 
 def steps_table(cells: pd.DataFrame) -> pd.DataFrame:
-    """A line a method, a column a network: milliseconds and speed-up over DDP in words; a star where it was crowded."""
-    cells = _main_cells(cells)
+    """A line a method, a column a network: milliseconds, and in brackets the speed-up over DDP."""
     base = cells[cells["method"] == DDP].set_index("network")["seconds"]
     gains = cells["network"].map(base) / cells["seconds"]
-    marks = cells["crowded"].map({True: " *", False: ""})
-    said = [f"{milliseconds(s)} ({factor(g)}){m}" for s, g, m in zip(cells["seconds"], gains, marks, strict=True)]
+    said = [f"{milliseconds(s)} ({factor(gain)})" for s, gain in zip(cells["seconds"], gains, strict=True)]
     order = cells.sort_values(["workers_per_machine", "bits_per_second"])["network"].unique()
     table = cells.assign(said=said).pivot(index="method", columns="network", values="said")[list(order)]
-    first = cells.drop_duplicates("method").set_index("method")[["label", "ratio"]]
-    return first.join(table).reset_index(drop=True)
+    return cells.drop_duplicates("method").set_index("method")[["label", "ratio"]].join(table)
 
 
-def large(cells: pd.DataFrame) -> pd.DataFrame:
-    """By network: how many methods of a large ratio, least and most over DDP, and the fastest over the slowest."""
+def networks_table(cells: pd.DataFrame, layouts: pd.DataFrame) -> pd.DataFrame:
+    """A line a workload and network, timed ones first: DDP's step, M-CSER's gain over it, and the most gained.
+
+    And of the methods of a large ratio how many there are, the least and the most over DDP, and most over least.
+    """
+    layout = layouts["machines"].astype(str) + " x " + layouts["workers_per_machine"].astype(str)
     lines = []
-    for network, own in _main_cells(cells[~cells["crowded"]]).groupby("network", sort=False):
-        base, large = own[own["method"] == DDP]["seconds"], own[own["ratio"] >= LARGE_RATIO]["seconds"]
-        if len(base) and len(large) > 1:
-            gains = float(base.iloc[0]) / large
-            lines.append((network, len(large), gains.min(), gains.max(), gains.max() / gains.min()))
-    return pd.DataFrame(lines, columns=["network", "num_methods", "least", "most", "apart"])
-
-
-def at_rates(model: WorkloadModel) -> pd.DataFrame:
-    """The proposed method by the model at single rates: over DDP and over the best baseline, which is named."""
-    frame = speedups_frame(model, RATES)
-    frame = frame[frame["method"] == PROPOSED]
-    return frame.assign(best=[model.methods[name].label for name in frame["best_baseline"]])
+    for frame in (cells, layouts.assign(basis="modelled", layout=layout)):
+        for (work, place, bits), group in frame.groupby(["workload", "layout", "bits_per_second"]):
+            own: Any = group.set_index("method")
+            if not {DDP, PROPOSED} <= set(own.index):
+                continue
+            gains = own.loc[DDP, "seconds"] / own["seconds"]
+            best, large = gains[~own["baseline"]].idxmax(), gains[own["ratio"] >= LARGE_RATIO]
+            line = {"workload": work, "layout": place, "bits_per_second": bits, "basis": own["basis"].iloc[0]}
+            line |= {"ddp": own.loc[DDP, "seconds"], "proposed": gains[PROPOSED], "best": gains[best]}
+            line |= {"label": own.loc[best, "label"], "num_large": len(large), "apart": large.max() / large.min()}
+            lines.append(line | {"least": large.min(), "most": large.max()})
+    return pd.DataFrame(lines)
 
 
 def headlines_table(headlines: pd.DataFrame) -> pd.DataFrame:
     """A line a headline and published compute time: by rival the proposed method's factor at `AT`, and its reach."""
-    if headlines.empty:
-        return headlines
-    kept = headlines["published"] & (headlines["method"] == PROPOSED) & (headlines["bits_per_second"] == AT)
-    wide = headlines[kept].pivot(
-        index=["headline", "target", "compute_seconds"], columns="rival", values=["factor", "holds_up_to"]
-    )
-    pairs_of_names: list[Any] = wide.columns.to_list()
-    wide.columns = [f"{rival}_{what}" for what, rival in pairs_of_names]
-    for rival in headlines["rival"].unique():
-        pairs = zip(wide[f"{rival}_factor"], wide[f"{rival}_holds_up_to"], strict=True)
-        wide[f"{rival}_said"] = [f"{factor(gain)} ({'never' if math.isnan(up) else rate(up)})" for gain, up in pairs]
-    return wide.reset_index().sort_values(["headline", "compute_seconds"], ignore_index=True)
-
-
-def layouts_table(cells: pd.DataFrame, layouts: pd.DataFrame) -> pd.DataFrame:
-    """By layout at `AT` what DDP takes and the most that a method gains over it: by the clock first, then modelled."""
-    near = _main_cells(cells[(cells["bits_per_second"] / AT - 1).abs() < 0.01])
-    timed = near.assign(basis=near["basis"] + ", flat ring")
-    lines = []
-    for frame in (timed, layouts.assign(basis="modelled, fastest way")):
-        for (machines, workers), own in frame.groupby(["machines", "workers_per_machine"], sort=False):
-            own = own.set_index("method")
-            if DDP not in own.index:
-                continue
-            seconds: dict[Any, float] = own["seconds"].to_dict()
-            best = min(own[~own["baseline"]].index, key=seconds.__getitem__)
-            base, layout, basis = seconds[DDP], f"{machines} x {workers}", own["basis"].iloc[0]
-            gain = base / seconds.get(PROPOSED, math.nan)
-            lines.append((layout, basis, base, gain, base / seconds[best], own["label"].to_dict()[best]))
-    return pd.DataFrame(lines, columns=["layout", "basis", "ddp", "proposed", "best", "label"])
+    kept = headlines[headlines["source"].notna() & (headlines["method"] == PROPOSED)]
+    kept = kept[kept["bits_per_second"] == AT]
+    reach = ["never" if math.isnan(bits) else rate(bits) for bits in kept["holds_up_to"]]
+    said = [f"{factor(gain)} ({each})" for gain, each in zip(kept["factor"], reach, strict=True)]
+    wide = kept.assign(said=said).pivot(index=["headline", "compute_seconds", "source"], columns="rival", values="said")
+    return wide.reindex(columns=list(RIVALS)).reset_index()
 
 
 def costs_table(costs: pd.DataFrame) -> pd.DataFrame:
-    """A line a kind of machine: dollars a thousand steps of DDP and of the proposed method, and the cheapest."""
+    """A line a kind of machines, the most machines first, a column a method: dollars per thousand steps."""
+    keys = ["machines", "machine", "bits_per_second", "dollars_per_hour", "source"]
+    wide = costs.pivot(index=keys, columns="method", values="dollars_per_1000_steps").reset_index()
+    name = wide["machines"].astype(str) + " x " + wide["machine"]
+    return wide.assign(name=name).sort_values("machines", ascending=False, ignore_index=True)
+
+
+def joined_table(timed: pd.DataFrame) -> pd.DataFrame:
+    """A line a row of an experiment that was timed, a column a rate, the most accurate first."""
+    texts = [timed[name].map(milliseconds) for name in ("seconds", "seconds_low", "seconds_high")]
+    said = texts[0] + " (" + texts[1] + " to " + texts[2] + ")"
+    keys = ["row", "label", "ratio", "estimate"]
+    wide = timed.assign(said=said).pivot(index=keys, columns="bits_per_second", values="said").reset_index()
+    return wide.sort_values("estimate", ascending=False, ignore_index=True)
+
+
+def untimed_table(joined: pd.DataFrame) -> pd.DataFrame:
+    """Rows of an experiment that were not timed: the methods, a line for each set of ratios."""
+    rows = joined[joined["seconds"].isna()].sort_values("ratio")
+    ratios = rows.groupby("label")["ratio"].agg(lambda values: listed([amount(value) for value in values]))
+    return (
+        ratios.reset_index().groupby("ratio", sort=False)["label"].agg(lambda values: listed([*values])).reset_index()
+    )
+
+
+def agreement_frame(cells: pd.DataFrame) -> pd.DataFrame:
+    """The model's absolute relative error: mean, median and 90th percentile, by layout and of all.
+
+    `what` is "step", or "communication" of those steps in which it takes over a tenth of the compute.
+    """
+    layout = cells["machines"].astype(str) + " x " + cells["workers_per_machine"].astype(str)
+    large = cells["communication_seconds"] > 0.1 * cells["compute_seconds"]
     lines = []
-    for (count, machine), own in costs.groupby(["machines", "machine"], sort=False) if len(costs) else ():
-        price = own.set_index("method")["dollars_per_1000_steps"]
-        first = own.iloc[0]
-        name = f"{count} x {machine}"
-        lines.append(
-            (
-                name,
-                first["bits_per_second"],
-                first["dollars_per_hour"],
-                price[DDP],
-                price.get(PROPOSED),
-                first["source"],
-            )
-        )
-    return pd.DataFrame(lines, columns=["machines", "bits_per_second", "dollars_per_hour", "ddp", "proposed", "source"])
-
-
-def others_table(study: SpeedStudy, model: WorkloadModel) -> pd.DataFrame:
-    """Other workloads by the clock: DDP's step, the proposed method's gain over it, and the fastest method's."""
-    lines = []
-    for name, cells in study.cells[study.cells["workload"] != model.workload.name].groupby("workload", sort=False):
-        for bits, own in _main_cells(cells[~cells["crowded"]]).groupby("bits_per_second"):
-            own = own.set_index("method")
-            if not {DDP, PROPOSED} <= set(own.index):
-                continue
-            seconds: dict[Any, float] = own["seconds"].to_dict()
-            best = min(seconds, key=seconds.__getitem__)
-            base, label, basis = seconds[DDP], own["label"].to_dict()[best], own["basis"].iloc[0]
-            lines.append((name, basis, bits, base, base / seconds[PROPOSED], label, base / seconds[best]))
-    return pd.DataFrame(lines, columns=["workload", "basis", "bits_per_second", "ddp", "proposed", "label", "best"])
-
-
-def latency(cells: pd.DataFrame) -> dict[str, float]:
-    """How DDP's step and the proposed method's change at `AT` where the clock is slowed half as much; else nothing."""
-    own = cells[((cells["bits_per_second"] / AT - 1).abs() < 0.01) & (cells["workers_per_machine"] == 1)]
-    wide = own.pivot(index="method", columns="dilation", values="seconds").dropna()
-    if wide.shape[1] < 2 or not {DDP, PROPOSED} <= set(wide.index):
-        return {}
-    change = wide.iloc[:, 0] / wide.iloc[:, -1] - 1
-    dilations: list[Any] = wide.columns.to_list()
-    return {"ddp": change[DDP], "proposed": change[PROPOSED], "times": dilations[-1] / dilations[0]}
+    for what, errors in (("step", cells["error"]), ("communication", cells["communication_error"][large])):
+        errors = errors.dropna().abs()
+        for name, group in [("all", errors), *errors.groupby(layout)]:
+            numbers = {"mean": group.mean(), "median": group.median(), "p90": group.quantile(0.9)}
+            lines.append({"what": what, "layout": name, "num_cells": len(group)} | numbers)
+    return pd.DataFrame(lines)
 
 
 def sweeps_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
-    """One line a swept collective and size: median seconds, and the bytes counted on a link beside the formula's."""
+    """One line a swept collective and size: median seconds, and the bytes counted on a link beside the formula's.
+
+    `beyond_formula`: the share of the formula's bytes that a link carried beside them and the headers.
+    """
     lines = []
     for sweep in sweeps:
         place = sweep.fabric.model_dump(include={"num_machines", "workers_per_machine", "bits_per_second", "dilation"})
         for point in sweep.points:
-            numbers = point.model_dump(exclude={"seconds"})
             seconds = pd.Series(point.seconds, dtype=float)
-            lines.append(place | numbers | {"median_seconds": seconds.median(), "repetitions": len(seconds)})
-    return pd.DataFrame(lines)
-
-
-def wire(sweeps: pd.DataFrame) -> dict[str, float]:
-    """Of messages of a megabyte and more: how many, and the most that a link carried beyond formula and headers."""
-    if sweeps.empty:
-        return {}
-    large = sweeps[(sweeps["payload_bytes"] >= 1e6) & sweeps["wire_frames"].notna()]
-    rest = (large["wire_bytes"] - HEADER_BYTES * large["wire_frames"]) / large["formula_bytes"] - 1
-    return {"num_messages": len(large), "most": rest.abs().max()} if len(large) else {}
-
-
-def fits_frame(fits: Sequence[Fit]) -> pd.DataFrame:
-    columns = ["machines", "workers_per_machine", "limit_bits_per_second", "collective", "alpha_seconds"]
-    columns += ["beta_seconds_per_byte", "power", "efficiency", "worst_relative_error"]
-    lines = []
-    for fit in fits:
-        place = (fit.fabric.num_machines, fit.fabric.workers_per_machine, slowest_limit(fit.fabric))
-        link = fit.link
-        lines.append((*place, fit.collective, link.alpha, link.beta, link.power, fit.efficiency, fit.worst))
-    return pd.DataFrame(lines, columns=columns)
+            numbers = point.model_dump(exclude={"seconds"}) | {"median_seconds": seconds.median()}
+            lines.append(place | numbers | {"repetitions": len(seconds)})
+    frame = pd.DataFrame(lines)
+    if len(frame):
+        carried = frame["wire_bytes"].astype(float) - HEADER_BYTES * frame["wire_frames"].astype(float)
+        frame["beyond_formula"] = carried / frame["formula_bytes"] - 1
+    return frame
 
 
 def encoding_frame(study: SpeedStudy) -> pd.DataFrame:
     """One line a workload and method: its codec alone on a core, in timed steps on shared cores, and modelled."""
-    in_steps = study.cells.groupby(["workload", "method"])["codec_seconds"].median()
+    alone = [
+        (timing.workload.name, method.name, method.codec_alone_seconds)
+        for timing in study.records.timings
+        for method in timing.methods
+    ]
+    keys = ["workload", "method"]
+    known = pd.DataFrame(alone, columns=[*keys, "alone_seconds"]).astype({"alone_seconds": float})
     lines = []
     for name, model in study.models.items():
-        for key, method in model.methods.items():
-            alone = [m.codec_alone_seconds for t in model.timings for m in t.methods if m.name == key]
-            known = pd.Series([each for each in alone if each is not None], dtype=float).median()
-            device = model.emulated_device.device if model.emulated_device else "this host"
-            lines.append(
-                (name, key, method.label, known, in_steps.get((name, key)), device, model.codec_seconds(method))
-            )
-    columns = [
-        "workload",
-        "method",
-        "label",
-        "alone_seconds",
-        "in_steps_seconds",
-        "modelled_device",
-        "modelled_seconds",
-    ]
-    return pd.DataFrame(lines, columns=columns)
+        device = model.emulated_device.device if model.emulated_device else "this host"
+        lines += [(name, key, m.label, device, model.codec_seconds(m)) for key, m in model.methods.items()]
+    frame = pd.DataFrame(lines, columns=[*keys, "label", "modelled_device", "modelled_seconds"])
+    in_steps = study.cells.groupby(keys)["codec_seconds"].median().rename("in_steps_seconds").reset_index()
+    return frame.merge(known.groupby(keys).median().reset_index(), how="left").merge(in_steps, how="left")

@@ -15,7 +15,7 @@ import pandas as pd
 from harness.records.hardware import Memory, memories
 from harness.records.timings import Basis, Fabric, Method, Timing, Workload
 from report.speed.cost_model import Algorithm, Compute, Network, period_seconds
-from report.speed.fitting import Fit, fit_line, fits_of, layout_of, network_on, sped_up
+from report.speed.fitting import Fit, fit_line, fits_of, layout_of, network_on
 from report.speed.timed import SpeedRecords, cells_frame, read_speed_records
 
 
@@ -26,7 +26,7 @@ def codec_bytes() -> dict[str, float]:
     return table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WorkloadModel:
     """One workload: its timings and the fits that the model of it uses.
 
@@ -82,7 +82,7 @@ class WorkloadModel:
         network = network_on(timing.fabric, self.fits)
         if network is None:
             return math.nan, math.nan
-        step = self._step(method, sped_up(network, timing.fabric.dilation), 1.0, 0.0)
+        step = self._step(method, network, 1.0, 0.0)
         codec = self._host_codec(method) if timing.basis == "measured" else 0.0
         return step + codec, step - self.compute_seconds
 
@@ -140,29 +140,19 @@ class WorkloadModel:
         if self._dilations:
             logs = np.log([*self._dilations]), np.log([*self._dilations.values()])
             dilation = math.exp(np.interp(math.log(bits_per_second), *logs))
-        slowed = main.model_copy(
-            update={
-                "num_machines": machines,
-                "workers_per_machine": workers,
-                "bits_per_second": bits_per_second / dilation,
-                "inside_bits_per_second": inside / dilation if inside else None,
-            }
-        )
-        network = network_on(slowed, self.fits, algorithm)
-        return network and sped_up(network, dilation)
+        slowed = {
+            "num_machines": machines,
+            "workers_per_machine": workers,
+            "bits_per_second": bits_per_second / dilation,
+            "inside_bits_per_second": inside / dilation if inside else None,
+            "dilation": dilation,
+        }
+        return network_on(main.model_copy(update=slowed), self.fits, algorithm)
 
     @property
     def is_modelled(self) -> bool:
         """Whether a network of the kind that it ran on was swept."""
         return network_on(self.main.fabric, self.fits) is not None
-
-    @cached_property
-    def _known(self) -> dict[tuple[str, float, float], float]:
-        return {}
-
-    @cached_property
-    def _networks(self) -> dict[float, Network | None]:
-        return {}
 
     def seconds_at(self, method: Method, bits_per_second: float, slower: float = 1.0) -> float:
         """Modelled seconds of a step on the curves' layout at this rate of each machine's link.
@@ -173,19 +163,24 @@ class WorkloadModel:
         Raises:
             ValueError: nothing was swept, so nothing can be modelled.
         """
-        key = (method.name, bits_per_second, slower)
-        if key not in self._known:
-            if bits_per_second not in self._networks:
-                self._networks[bits_per_second] = self.network(bits_per_second)
-            network = self._networks[bits_per_second]
-            if network is None:
-                raise ValueError("there is no sweep to model a network from; make speedups takes one")
-            self._known[key] = self.seconds(method, network, slower)
-        return self._known[key]
+        return _seconds_at(self, method.name, bits_per_second, slower)
 
     def seconds(self, method: Method, network: Network, slower: float = 1.0) -> float:
         """Modelled seconds of a step, the codec among them, on a device so many times slower."""
         return self._step(method, network, slower, self.codec_seconds(method))
+
+
+@cache
+def _network_at(model: WorkloadModel, bits_per_second: float) -> Network:
+    network = model.network(bits_per_second)
+    if network is None:
+        raise ValueError("there is no sweep to model a network from; make speedups takes one")
+    return network
+
+
+@cache
+def _seconds_at(model: WorkloadModel, name: str, bits_per_second: float, slower: float) -> float:
+    return model.seconds(model.methods[name], _network_at(model, bits_per_second), slower)
 
 
 def bits_inside(fabric: Fabric) -> float | None:
@@ -218,22 +213,21 @@ def read_study(folder: Path) -> SpeedStudy:
     records = read_speed_records(folder)
     fits = tuple(fit for sweep in records.sweeps for fit in fits_of(sweep))
     cells = cells_frame(records.timings)
-    lines = _codec_lines(records.timings, cells)
     groups: dict[str, list[Timing]] = {}
     for timing in records.timings:
         groups.setdefault(timing.workload.name, []).append(timing)
+    lines = _codec_lines(records.timings, cells)
     models = {name: WorkloadModel(tuple(group), fits, lines) for name, group in groups.items()}
-    if cells.empty:
-        return SpeedStudy(records, fits, models, cells)
-    predicted = []
-    for number, name in zip(cells["timing"], cells["method"], strict=True):
-        timing = records.timings[number]
-        method = next(method for method in timing.methods if method.name == name)
-        predicted.append(models[timing.workload.name].predicted(timing, method))
-    cells[["predicted_seconds", "predicted_communication_seconds"]] = predicted
-    cells["error"] = cells["predicted_seconds"] / cells["seconds"] - 1
-    timed = cells["communication_seconds"].where(cells["communication_seconds"] > 1e-6 * cells["seconds"])
-    cells["communication_error"] = cells["predicted_communication_seconds"] / timed - 1
+    if len(cells):
+        predicted = []
+        for number, name in zip(cells["timing"], cells["method"], strict=True):
+            timing = records.timings[number]
+            method = next(method for method in timing.methods if method.name == name)
+            predicted.append(models[timing.workload.name].predicted(timing, method))
+        cells[["predicted_seconds", "predicted_communication_seconds"]] = predicted
+        cells["error"] = cells["predicted_seconds"] / cells["seconds"] - 1
+        timed = cells["communication_seconds"].where(cells["communication_seconds"] > 1e-6 * cells["seconds"])
+        cells["communication_error"] = cells["predicted_communication_seconds"] / timed - 1
     return SpeedStudy(records, fits, models, cells)
 
 
@@ -253,6 +247,5 @@ def _codec_lines(timings: Sequence[Timing], cells: pd.DataFrame) -> dict[str, tu
     lines = {}
     for name, pairs in seen.items():
         sizes, times = zip(*pairs, strict=True)
-        constants = [float(len(set(sizes)) > 1)] * len(sizes)
-        lines[name] = fit_line(constants, sizes, times)
+        lines[name] = fit_line([float(len(set(sizes)) > 1)] * len(sizes), sizes, times)
     return lines

@@ -91,12 +91,6 @@ def test_without_overlap_all_of_it_shows_and_the_codec_comes_on_top() -> None:
     assert step_seconds(Compute(10e-3, 30e-3, 5e-3), buckets, _network(8, 1)) == pytest.approx(129e-3)
 
 
-def test_a_slower_device_leaves_the_codec_alone() -> None:
-    # 2 x 40 + 28 + 5.
-    slower = Compute(10e-3, 30e-3, 5e-3).scaled(2)
-    assert step_seconds(slower, [_message(8000, 1.0)], _network(8, 1)) == pytest.approx(113e-3)
-
-
 def test_a_period_has_one_step_that_sends_what_is_not_sent_in_each() -> None:
     # Three steps of 40 + 28, one of 40 + 28 + 63: (3 x 68 + 131) / 4.
     messages = [_message(8000, 1.0), _message(8000, 1.0, every=4, collective="all_gather")]
