@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -23,9 +23,8 @@ from report.regime import lost_frame, needs_frame, noise_share, predictors_frame
 from report.statistics import contrasts_frame
 from report.typesetting import typst_of
 from tests.report.faults import faults_of
-from tests.report.made_up import Built
+from tests.report.holed import RESULTS, Built, build, holed, resume, run_of, unpacked
 
-RESULTS = Path(__file__).parents[2] / "results"
 REPORTED = sorted(
     path.parent for shipped in ("reference/*", "study_*") for path in RESULTS.glob(f"{shipped}/report.md")
 )
@@ -125,14 +124,23 @@ def test_figures_can_be_read(long: Frames) -> None:
     assert faults_of(link_figure(own, 0.005, "Loss against what a link carries")) == []
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """A report with missing, failed and diverged runs in it."""
+    return build(holed(tmp_path_factory.mktemp("small") / "results"))
+
+
 def test_holes_are_said(small: Built) -> None:
     counts = read_frames(small.records).runs["status"].value_counts()
-    assert (counts["diverged"], counts["missing"], counts["failed"]) == (2, 2, 1)
-    assert "47 of 50 runs are done, 2 diverged" in small.markdown
-    assert "3 of 5, 2 diverged" in small.markdown and "Runs without a result: 1 failed and 2 missing" in small.markdown
+    assert (counts["diverged"], counts["missing"], counts["failed"]) == (1, 2, 1)
+    assert "18 of 21 runs are done, 1 diverged" in small.markdown
+    assert "2 of 3, 1 diverged" in small.markdown and "Runs without a result: 1 failed and 2 missing" in small.markdown
 
 
-def test_a_resumed_run_changes_its_own_part_alone(small: Built, resumed: Built) -> None:
+def test_a_resumed_run_changes_its_own_part_alone(small: Built, tmp_path: Path) -> None:
+    records = holed(tmp_path / "results")
+    resume(run_of(records, "sgd", 1))
+    resumed = build(records)
     assert PART.search(small.markdown) and small.markdown != resumed.markdown
     assert PART.sub("", small.markdown) == PART.sub("", resumed.markdown)
     ours, theirs = (_files(built.output, "csv/*.csv", "figures/*") for built in (small, resumed))
@@ -140,19 +148,20 @@ def test_a_resumed_run_changes_its_own_part_alone(small: Built, resumed: Built) 
 
 
 def test_a_rebuild_gives_the_same_bytes(small: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    for output in (first, second):
-        assert main([str(small.records), "--output", str(output)]) == 0
-        assert "report.md" in capsys.readouterr().out
-    assert _files(first, "**/*.*") == _files(second, "**/*.*")
-    (first / "report.html").unlink()  # which the command alone writes
-    assert _files(first, "**/*.*") == _files(small.output, "**/*.*")
+    assert main([str(small.records), "--output", str(tmp_path)]) == 0
+    assert "report.md" in capsys.readouterr().out
+    (tmp_path / "report.html").unlink()  # which the command alone writes
+    assert _files(tmp_path, "**/*.*") == _files(small.output, "**/*.*")
 
 
-def test_no_runs_and_a_tuning_have_reports_too(empty: Built, small: Built, tmp_path: Path) -> None:
+def test_no_runs_and_a_tuning_have_reports_too(tmp_path: Path) -> None:
+    records = unpacked(tmp_path / "results")
+    for run in records.glob("*/"):
+        shutil.rmtree(run)
+    empty = build(records)
     assert "No row can be compared with the baseline yet." in empty.markdown
-    assert "0 of 50 runs are done" in empty.markdown and not (empty.output / "figures").exists()
-    text = build_report(read_frames(small.records.parent / "small_tuning"), tmp_path).read_text()
+    assert "0 of 21 runs are done" in empty.markdown and not (empty.output / "figures").exists()
+    text = build_report(read_frames(RESULTS / "cmudict_tuning"), tmp_path).read_text()
     assert "A search for settings and learning rates." in text and "learning rate" in text
 
 
@@ -160,17 +169,13 @@ def test_frames_are_written_as_tables(small: Built, tmp_path: Path, capsys: pyte
     assert main([str(small.records), "--frames", "--output", str(tmp_path)]) == 0
     names = {"attempts.csv", "rows.csv", "runs.csv", "scores.csv", "tuning.csv"}
     assert {path.name for path in (tmp_path / "frames").iterdir()} == names
-    assert len(pd.read_csv(tmp_path / "frames" / "runs.csv")) == 50
+    assert len(pd.read_csv(tmp_path / "frames" / "runs.csv")) == 21
 
 
-def test_the_regimes_report(regime: Built) -> None:
-    """Several lengths, both rules, candidates: the sections that only such an experiment has."""
-    for heading in _headings(regime.markdown):
-        assert regime.markdown.count(f"\n{heading}\n") == 1
-    assert {"## What a method needs", "## What predicts the loss", "## What the tuning cost"} <= set(
-        _headings(regime.markdown)
+def test_every_section_is_there_once_where_there_is_something_to_say() -> None:
+    """Of the long experiment, with several lengths, both rules, contrasts and neighbouring rates."""
+    headings = [line for line in (LONG / "report.md").read_text().splitlines() if line.startswith("## ")]
+    parts = ("What was declared", "Accuracy", "What a method needs", "Sensitivity", "What predicts", "What the tuning")
+    assert len(headings) == 7 and all(
+        line.startswith(f"## {part}") for line, part in zip(headings, parts, strict=False)
     )
-
-
-def _headings(markdown: str) -> Iterator[str]:
-    return (line for line in markdown.splitlines() if line.startswith("## "))

@@ -6,16 +6,13 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from harness.records.packs import Pack, read_pack
 from harness.spec_file import find_spec
 from report.plotting import style
 from report.questions import evidence
@@ -26,6 +23,7 @@ from report.questions.evidence import JUDGED, LONG, evidence_of
 from report.questions.losses import loss_at_one_link
 from report.render import TEMPLATES
 from tests.report.faults import faults_of
+from tests.report.test_independent import PLANS, difference_of, known_of, scores_of
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
@@ -102,59 +100,15 @@ def test_figures_have_no_small_or_overlapping_type_and_few_lines(shipped: Path) 
 # Worked out again, with pandas and scipy alone.
 
 
-@cache
 def folder_of(name: str) -> Path:
     return next(path for path in (RESULTS / "reference" / name, RESULTS / name) if path.exists())
 
 
-@cache
-def experiment_of(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder_of(name) / "experiment.json").read_text())
-    return found
-
-
-@cache
-def pack_of(name: str) -> Pack:
-    pack = read_pack(folder_of(name))
-    assert pack
-    return pack
-
-
-@cache
-def result_of(name: str, run_id: str) -> dict[str, Any]:
-    found: dict[str, Any] = pack_of(name).files(run_id)["result"]
-    return found
-
-
-@cache
-def scores_of(name: str, row: str) -> tuple[float, ...]:
-    runs = next(each["runs"] for each in experiment_of(name)["rows"] if each["row"] == row)
-    results = [result_of(name, run_id) for run_id in runs.values() if run_id in pack_of(name).lines]
-    return tuple(each["test_correct"] / each["test_count"] for each in results if each["status"] == "done")
-
-
 def welch(name: str, row: str, reference: str) -> tuple[float, float, float]:
-    """Difference of means and its interval of 95 %, the methods that contrasts name sharing one variance."""
-    mine, theirs = np.array(scores_of(name, row)), np.array(scores_of(name, reference))
-    contrasts = experiment_of(name).get("contrasts") or []
-    named = {each[key] for each in contrasts for key in ("row", "reference")} - {experiment_of(name)["baseline"]}
-    groups = [np.array(scores_of(name, each)) for each in sorted(named)]
-    groups = [each for each in groups if len(each) > 1]
-    pooled = len(groups) > 1 and stats.levene(*groups, center="median").pvalue >= 0.05
-    residuals = np.concatenate([each - each.mean() for each in groups]) if pooled else np.array([])
-    degrees = len(residuals) - len(groups)
-    parts = []
-    for one, scores in ((row, mine), (reference, theirs)):
-        shared = pooled and one in named
-        variance = (residuals**2).sum() / degrees if shared else scores.var(ddof=1)
-        parts.append((variance / len(scores), degrees if shared else len(scores) - 1))
-    error = sum(part for part, _ in parts)
-    freedom = error**2 / sum(part**2 / count for part, count in parts)
-    if pooled and {row, reference} <= named:
-        freedom = degrees
-    half = stats.t.ppf(0.975, freedom) * np.sqrt(error)
-    middle = mine.mean() - theirs.mean()
-    return float(middle), float(middle - half), float(middle + half)
+    """Difference of means and its interval of 95 %."""
+    estimate, error, degrees = difference_of(folder_of(name), row, reference)
+    low, high = stats.t.interval(0.95, degrees, loc=estimate, scale=error)
+    return estimate, low, high
 
 
 @pytest.mark.parametrize("number", COMPARED)
@@ -171,31 +125,25 @@ def test_differences_are_those_of_the_raw_results(number: int) -> None:
 
 
 def test_contrasts_are_those_of_the_raw_results() -> None:
-    frame = pd.read_csv(SHIPPED / "csv" / "question_1.csv")
-    declared = {(each["row"], each["reference"]) for each in experiment_of(JUDGED).get("contrasts") or []}
+    frame, folder = pd.read_csv(SHIPPED / "csv" / "question_1.csv"), folder_of(JUDGED)
+    declared = {(each["row"], each["reference"]) for each in PLANS[folder].get("contrasts") or []}
     assert frame["verdict"].notna().all() == bool(declared)
     for line in frame.itertuples():
         assert not declared or (line.row, line.reference) in declared
         found = welch(JUDGED, str(line.row), str(line.reference))
         assert found == pytest.approx((line.estimate, line.low, line.high), rel=1e-9, abs=1e-12), line.row
-        assert line.score == pytest.approx(np.mean(scores_of(JUDGED, str(line.row))))
+        assert line.score == pytest.approx(np.mean(known_of(folder)[0][str(line.row)]))
 
 
 def test_trials_are_counted_from_the_raw_results() -> None:
     """Of question 20: a loss beyond 1,000 times that of a guess among ten has diverged."""
-    name = f"{LONG}_tuning"
-    frame = pd.read_csv(SHIPPED / "csv" / "question_20.csv")
-    statuses = []
-    for run_id in frame["run_id"]:
-        result = result_of(name, run_id)
-        losses = [result[key] for key in ("train_loss", "test_loss") if result[key] is not None]
-        limit = 1000 * np.log(10)
-        statuses.append(result["status"] == "diverged" or any(not np.isfinite(x) or x > limit for x in losses))
-    assert statuses == (frame["status"] == "diverged").to_list()
+    folder, frame = folder_of(f"{LONG}_tuning"), pd.read_csv(SHIPPED / "csv" / "question_20.csv")
+    trials = scores_of(folder, PLANS[folder]).drop_duplicates("run_id").set_index("run_id")
+    diverged = trials.loc[frame["run_id"], "diverged"].to_numpy()
+    assert (diverged == (frame["status"] == "diverged")).all()
     text = (SHIPPED / "answers.md").read_text()
-    assert f"{sum(statuses)} of {len(frame)} trials diverged" in text
-    lowest = frame[np.array(statuses)]["learning_rate"].min()
-    assert f"diverged from a rate of {lowest:g} on" in text
+    assert f"{sum(diverged)} of {len(frame)} trials diverged" in text
+    assert f"diverged from a rate of {frame['learning_rate'][diverged].min():g} on" in text
 
 
 def test_factors_over_baselines_are_those_of_the_timings() -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,38 @@ def scores_of(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
                 lost = [not math.isfinite(loss) or loss > 1000 * math.log(classes) for loss in losses]
                 value = result["test_accuracy"] if metric == "accuracy" else (result["metrics"] or {}).get(metric)
                 value = 1 - value if metric == "phone_error_rate" else value
-                found.append((row["row"], value, result["status"] == "diverged" or any(lost)))
-    return pd.DataFrame(found, columns=["row", "score", "diverged"])
+                found.append((row["row"], run_id, value, result["status"] == "diverged" or any(lost)))
+    return pd.DataFrame(found, columns=["row", "run_id", "score", "diverged"])
+
+
+@cache
+def known_of(folder: Path) -> tuple[dict[str, Any], set[str], set[str], float, int]:
+    """Scores by row; rows that diverged; rows that share a variance, with it and its degrees of freedom."""
+    plan = PLANS[folder]
+    runs = scores_of(folder, plan)
+    scores = {row: group["score"].to_numpy() for row, group in runs[~runs["diverged"]].groupby("row")}
+    named = {each[key] for each in plan.get("contrasts") or [] for key in ("row", "reference")} - {plan["baseline"]}
+    groups = [scores[row] for row in sorted(named) if len(scores.get(row, ())) > 1]
+    if len(groups) < 2 or stats.levene(*groups, center="median").pvalue < 0.05:
+        return scores, set(runs[runs["diverged"]]["row"]), set(), math.nan, 0
+    residuals = np.concatenate([each - each.mean() for each in groups])
+    freedom = len(residuals) - len(groups)
+    return scores, set(runs[runs["diverged"]]["row"]), named, (residuals**2).sum() / freedom, freedom
+
+
+def difference_of(folder: Path, row: str, reference: str) -> tuple[float, float, float]:
+    """Difference of two rows' means, its standard error and degrees of freedom."""
+    scores, _, pooled, variance, freedom = known_of(folder)
+
+    def part(name: str) -> tuple[float, int]:
+        if name in pooled:
+            return variance / len(scores[name]), freedom
+        return float(stats.sem(scores[name]) ** 2), len(scores[name]) - 1
+
+    (mine, own), (theirs, other) = part(row), part(reference)
+    error = math.sqrt(mine + theirs)
+    degrees = own if {row, reference} <= pooled else error**4 / (mine**2 / own + theirs**2 / other)
+    return float(scores[row].mean() - scores[reference].mean()), error, degrees
 
 
 def at_rates(folder: Path, plan: dict[str, Any], row: str) -> dict[tuple[str, float], float]:
@@ -79,21 +110,8 @@ def is_so_at_one_rate(folder: Path, plan: dict[str, Any], contrast: dict[str, An
 
 def worked_out(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
     """Estimate, interval, p, adjusted p and word of every contrast."""
-    runs = scores_of(folder, plan)
-    scores = {row: group["score"].to_numpy() for row, group in runs[~runs["diverged"]].groupby("row")}
-    lost = set(runs[runs["diverged"]]["row"])
+    scores, lost, *_ = known_of(folder)
     contrasts = plan["contrasts"]
-    pooled = sorted({c[key] for c in contrasts for key in ("row", "reference")} - {plan["baseline"]})
-    pooled = [row for row in pooled if len(scores.get(row, ())) > 1]
-    is_pooled = len(pooled) > 1 and stats.levene(*(scores[row] for row in pooled), center="median").pvalue >= 0.05
-    residuals = np.concatenate([scores[row] - scores[row].mean() for row in pooled]) if pooled else np.array([])
-    freedom = len(residuals) - len(pooled)
-
-    def part(row: str) -> tuple[float, int]:
-        if is_pooled and row in pooled:
-            return (residuals**2).sum() / freedom / len(scores[row]), freedom
-        return stats.sem(scores[row]) ** 2, len(scores[row]) - 1
-
     lines = []
     for contrast in contrasts:
         row, reference, margin = contrast["row"], contrast["reference"], contrast["margin"]
@@ -102,12 +120,7 @@ def worked_out(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
                 {"p": 1.0, "p_more": 1.0, "word": "diverged" if {row, reference} & lost else "not enough runs"}
             )
             continue
-        (mine, own), (theirs, other) = part(row), part(reference)
-        error = math.sqrt(mine + theirs)
-        degrees = (
-            own if is_pooled and {row, reference} <= set(pooled) else error**4 / (mine**2 / own + theirs**2 / other)
-        )
-        estimate = scores[row].mean() - scores[reference].mean()
+        estimate, error, degrees = difference_of(folder, row, reference)
         low, high = stats.t.interval(0.95, degrees, loc=estimate, scale=error)
         below, above = (
             stats.t.sf((estimate + margin) / error, degrees),

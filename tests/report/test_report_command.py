@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from report.__main__ import main
 from report.frame import read_frames
-from tests.report.made_up import DESIGN
-from tests.report.synthetic import make_experiment
+from tests.report.holed import change, run_of, unpacked
 
 
 @pytest.fixture
 def records(tmp_path: Path) -> Path:
     """A small experiment that a test may damage."""
-    folder = tmp_path / "small"
-    make_experiment(folder, replace(DESIGN, methods=DESIGN.methods[:1], evaluations=2))
-    return folder
+    return unpacked(tmp_path)
 
 
 def _first_run(folder: Path) -> Path:
-    return next(path for path in sorted(folder.iterdir()) if (path / "result.json").exists())
+    return run_of(folder, "sgd", 1)
 
 
 def _fails(capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, *words: str) -> None:
@@ -36,16 +31,28 @@ def _fails(capsys: pytest.CaptureFixture[str], arguments: list[str], status: int
         assert word in message
 
 
-def test_no_such_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    _fails(capsys, [str(tmp_path / "nowhere")], 2, "nowhere", "give the folder")
-
-
-def test_no_records(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    _fails(capsys, [str(tmp_path)], 2, "no experiment.json")
-
-
-def test_no_such_tuning(capsys: pytest.CaptureFixture[str], records: Path) -> None:
-    _fails(capsys, [str(records), "--tuning", str(records / "absent")], 2, "absent")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], ["nowhere", "give the folder"]),
+        (["."], ["no experiment.json"]),
+        (["cmudict", "--tuning", "absent"], ["absent"]),
+        (["cmudict", "--accuracy", "cmudict"], ["--accuracy", "leave it out"]),
+        (["study", "--frames"], ["--frames", "leave it out"]),
+        (["study", "--tuning", "cmudict"], ["--tuning", "leave it out"]),
+    ],
+)
+def test_a_mistake_is_a_sentence(
+    capsys: pytest.CaptureFixture[str],
+    records: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    words: list[str],
+) -> None:
+    monkeypatch.chdir(records.parent)
+    Path("study").mkdir()
+    Path("study/study.json").touch()
+    _fails(capsys, arguments, 2, *words)
 
 
 def test_unknown_argument(tmp_path: Path) -> None:
@@ -61,22 +68,19 @@ def test_a_damaged_record_is_named(capsys: pytest.CaptureFixture[str], records: 
     _fails(capsys, [str(records)], 1, str(path), "damaged")
 
 
-def test_a_record_of_another_version(capsys: pytest.CaptureFixture[str], records: Path) -> None:
-    path = records / "experiment.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 99}))
-    _fails(capsys, [str(records)], 1, str(path), "version 99")
-
-
-def test_a_run_in_another_runs_folder(capsys: pytest.CaptureFixture[str], records: Path) -> None:
-    path = _first_run(records) / "run.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"run_id": "other"}))
-    _fails(capsys, [str(records)], 1, "result.json", "belongs to run")
-
-
-def test_done_without_a_score(capsys: pytest.CaptureFixture[str], records: Path) -> None:
-    path = _first_run(records) / "result.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"test_accuracy": None, "status": "done"}))
-    _fails(capsys, [str(records)], 1, str(path), "no accuracy")
+@pytest.mark.parametrize(
+    ("name", "fields", "words"),
+    [
+        ("../experiment.json", {"version": 99}, ["experiment.json", "version 99"]),
+        ("run.json", {"run_id": "other"}, ["result.json", "belongs to run"]),
+        ("result.json", {"test_accuracy": None, "status": "done", "metrics": None}, ["result.json", "no accuracy"]),
+    ],
+)
+def test_a_record_that_cannot_be_is_named(
+    capsys: pytest.CaptureFixture[str], records: Path, name: str, fields: dict[str, object], words: list[str]
+) -> None:
+    change(_first_run(records) / name, **fields)
+    _fails(capsys, [str(records)], 1, *words)
 
 
 def test_output_is_a_file(capsys: pytest.CaptureFixture[str], records: Path) -> None:
@@ -103,11 +107,3 @@ def test_help_and_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     done = subprocess.run([sys.executable, "-m", "report", "--help"], capture_output=True, text=True, check=True)
     assert "exit status" in done.stdout and "--tuning" in done.stdout
-
-
-def test_a_methods_name_is_its_label(records: Path) -> None:
-    path = records / "experiment.json"
-    plan = json.loads(path.read_text())
-    plan["rows"][1] |= {"label": "CSER 64", "ratio": 64}
-    path.write_text(json.dumps(plan))
-    assert read_frames(records).rows["label"][1] == "CSER 64"

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,7 @@ from slurm.__main__ import main
 from slurm.campaign import CampaignError, now, put_submission, read_campaign, submit_lock
 from slurm.status import observe, submitted
 from tests.harness.support import ROOT
-from tests.report.made_up import DESIGN
-from tests.report.synthetic import make_experiment
+from tests.report.holed import holed, unpacked
 from tests.slurm.support import submission
 
 NOW = 1_800_000_000.0
@@ -50,8 +48,7 @@ def judged(**changes: Any) -> tuple[str, str]:
 
 
 def result(folder: Path) -> Result:
-    make_experiment(folder, replace(DESIGN, diverged=frozenset(), missing=frozenset(), failed=frozenset()))
-    return store.read_record(next(folder.glob("*/result.json")), Result)
+    return store.read_record(next(unpacked(folder).glob("*/result.json")), Result)
 
 
 GONE_ON = {"submission": None, "heartbeat": beat(1200, "b"), "failure": failure("oom"), "replaced": True}
@@ -105,12 +102,11 @@ def test_result_goes_over_all_else(tmp_path: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Records of 40 made-up runs: 37 ended (2 of them diverged), 2 were never started, 1 failed; all submitted."""
-    folder = tmp_path / "results" / "small"
-    make_experiment(folder, DESIGN)
+    """Records of 21 runs: 18 ended, 1 of them diverged, 2 were never started, 1 failed; all submitted."""
+    folder = holed(tmp_path / "results")
     runs = [run_id for row in read_experiment(folder).rows for run_id in row.runs.values()]
     assert len(runs) == len(set(runs))
-    put_submission(folder, "small", 0, submission(folder, *runs, submitted_at=now()))
+    put_submission(folder, "cmudict", 0, submission(folder, *runs, submitted_at=now()))
     return folder
 
 
@@ -154,7 +150,7 @@ def test_json_is_whole_and_plain(
     monkeypatch.setenv("PATH", "")
     assert main(["status", "--json", "--results", str(folder.parent)]) == 0
     (status,) = json.loads(capsys.readouterr().out)
-    assert status["experiment"] == "small" and status["queue_answers"] is False
+    assert status["experiment"] == "cmudict" and status["queue_answers"] is False
     assert len(status["runs"]) == sum(status["totals"].values())
     states = [run["state"] for run in status["runs"]]
     assert {state: states.count(state) for state in status["totals"]} == status["totals"]
@@ -166,7 +162,7 @@ def test_text_names_kind_and_log_of_a_failure(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", "")
-    assert main(["status", "small", "--results", str(folder.parent)]) == 0
+    assert main(["status", "cmudict", "--results", str(folder.parent)]) == 0
     text = capsys.readouterr().out
     (line,) = [line for line in text.splitlines() if " failed " in line and "_log.out" in line]
     failed = store.read_record(next(folder.glob("*/failure.json")), Failure)
