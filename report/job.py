@@ -5,15 +5,10 @@ from __future__ import annotations
 import argparse
 import math
 import re
-import tomllib
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from report.frame import UsageError
 
-CLUSTERS = Path(__file__).parents[1] / "slurm/clusters"
-"""Where a cluster's profile is looked for by its name."""
 _PREFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
 
 
@@ -73,31 +68,6 @@ def count(text: str, what: str) -> int:
     return round(value)
 
 
-def cluster(name: str) -> tuple[int, int, float | None]:
-    """Machines, workers of each and bits per second of a profile of `python -m slurm`: NAME, NAME:VARIANT, or a file.
-
-    Raises:
-        UsageError: there is no such profile or variant, or it does not say how many workers there are.
-    """
-    stem, _, variant = name.partition(":")
-    path = Path(stem) if stem.endswith(".toml") else CLUSTERS / f"{stem}.toml"
-    try:
-        table: dict[str, Any] = tomllib.loads(path.read_text())
-    except OSError:
-        raise UsageError(f"there is no cluster profile {path}; give the path of a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid TOML: {error}") from None
-    variants = table.get("variants", {})
-    if variant and variant not in variants:
-        raise UsageError(f"{path} has no variant {variant!r}; it has {', '.join(variants) or 'none'}")
-    table |= variants.get(variant, {})
-    machines, each = table.get("nodes"), table.get("workers_per_node") or table.get("gpus_per_node")
-    if not isinstance(machines, int) or not isinstance(each, int) or min(machines, each) < 1:
-        raise UsageError(f"{path} does not say how many workers there are; give it nodes and gpus_per_node")
-    link = table.get("link_gigabits_per_second")
-    return machines, each, 1e9 * link if isinstance(link, int | float) and link > 0 else None
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument("--parameters", help="of the network, as 25.6M")
@@ -106,7 +76,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layout", help="machines x workers a machine, as 2x4")
     parser.add_argument("--compute-ms", help="forward and backward pass of one worker's batch")
     parser.add_argument("--bandwidth", help="of a machine's link, each way, as 10Gb/s")
-    parser.add_argument("--cluster", help="a profile of python -m slurm, for layout and bandwidth: NAME or FILE.toml")
     parser.add_argument("--inside", help="of a worker's link inside its machine, as 1200Gb/s (default: no limit)")
     parser.add_argument("--latency-us", default="50", help="of a hop (default: 50)")
     parser.add_argument("--margin", default="0.5", help="loss that counts as none, in points (default: 0.5)")
@@ -120,27 +89,24 @@ def job_of(options: argparse.Namespace) -> TrainingJob:
     Raises:
         UsageError: a number that is missing or cannot be read, or workers and layout that disagree.
     """
-    profile = cluster(options.cluster) if options.cluster else None
-    machines, each = _shape(options, profile)
+    machines, each = _shape(options)
     if machines * each < 2:
         raise UsageError("one worker sends nothing; give two workers or more")
-    bandwidth = quantity(options.bandwidth, "b/s") if options.bandwidth else profile[2] if profile else None
-    for what, value, example in (
-        ("--parameters", options.parameters, "25.6M"),
-        ("--steps", options.steps, "450000"),
-        ("--compute-ms", options.compute_ms, "27"),
-        ("--bandwidth", bandwidth, "10Gb/s"),
+    for option, example in (
+        ("parameters", "25.6M"),
+        ("steps", "450000"),
+        ("compute-ms", "27"),
+        ("bandwidth", "10Gb/s"),
     ):
-        if value is None:
-            raise UsageError(f"{what} is missing; give it, as {what} {example}")
-    assert bandwidth is not None
+        if getattr(options, option.replace("-", "_")) is None:
+            raise UsageError(f"--{option} is missing; give it, as --{option} {example}")
     return TrainingJob(
         num_parameters=count(options.parameters, "parameters"),
         num_steps=count(options.steps, "steps"),
         num_machines=machines,
         workers_per_machine=each,
         compute_seconds=quantity(options.compute_ms) / 1e3,
-        bits_per_second=bandwidth,
+        bits_per_second=quantity(options.bandwidth, "b/s"),
         inside_bits_per_second=quantity(options.inside, "b/s") if options.inside else 0.0,
         latency_seconds=quantity(options.latency_us) / 1e6,
         margin=quantity(options.margin) / 100,
@@ -149,21 +115,17 @@ def job_of(options: argparse.Namespace) -> TrainingJob:
     )
 
 
-def _shape(options: argparse.Namespace, profile: tuple[int, int, float | None] | None) -> tuple[int, int]:
-    """Machines and workers a machine: of the layout, or the profile, or as many machines as workers."""
+def _shape(options: argparse.Namespace) -> tuple[int, int]:
+    """Machines and workers of each: of the layout, or as many machines as workers."""
     workers = count(options.workers, "workers") if options.workers else None
-    if options.layout:
-        match = re.fullmatch(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})", options.layout.strip())
-        if not match:
-            raise UsageError(f"{options.layout!r} is no layout; write machines x workers a machine, as 2x4")
-        machines, each = int(match[1]), int(match[2])
-    elif profile is not None:
-        machines, each = profile[:2]
-    elif workers is not None:
+    if not options.layout:
+        if workers is None:
+            raise UsageError("how many workers? give --workers 8, or --layout 2x4")
         return workers, 1
-    else:
-        raise UsageError("how many workers? give --workers 8, or --layout 2x4")
-    if workers is not None and workers != machines * each:
-        where = f"--layout {options.layout}" if options.layout else f"--cluster {options.cluster} ({machines}x{each})"
-        raise UsageError(f"--workers {workers} and {where} disagree; leave one out")
+    match = re.fullmatch(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})", options.layout.strip())
+    if not match:
+        raise UsageError(f"{options.layout!r} is no layout; write machines x workers a machine, as 2x4")
+    machines, each = int(match[1]), int(match[2])
+    if workers not in (None, machines * each):
+        raise UsageError(f"--workers {workers} and --layout {options.layout} disagree; leave one out")
     return machines, each

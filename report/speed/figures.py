@@ -49,7 +49,7 @@ def draw_speedups(study: SpeedStudy, model: WorkloadModel) -> Figure:
                     cells["bits_per_second"][timed] / 1e9, gains[timed], "o", color=colour, markersize=3, zorder=4
                 )
                 ends.append((HIGH / 1e9, float(own[column].iloc[-1]), method.label, colour))
-            axes.axhline(1, color="#999999", linewidth=0.8)
+            axes.hlines(1, LOW / 1e9, HIGH / 1e9, colors="#999999", linewidth=0.8)
             axes.set_xscale("log")
             axes.set_xlim(LOW / 1e9, 10 ** (2 + (1.35 if column == "over_best" else 0.1)))
             _plain_ticks(axes.xaxis, (1, 2, 5, 10, 25, 50, 100))
