@@ -192,7 +192,7 @@ def _provenance(frames: Frames) -> dict[str, Any]:
     attempts = frames.attempts
     named = attempts.assign(
         commit=[str(commit)[:12] if commit else "none" for commit in attempts["git_commit"]],
-        changed=["yes" if digest else "no" for digest in attempts["git_diff_sha256"]],
+        changed=attempts["git_diff_sha256"].notna().map({True: "yes", False: "no"}),
         cpu=[f"{cpu}, {num} CPUs" for cpu, num in zip(attempts["cpu"], attempts["num_cpus"], strict=True)],
     )
     groups = named.groupby(["commit", "changed", "device", "cpu"], dropna=False)["run_id"].nunique()

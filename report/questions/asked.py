@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from report.frame import JUDGED
 from report.questions import losses, speed, studies, tuning
-from report.questions.evidence import JUDGED, Answer, Evidence
+from report.questions.evidence import Answer, Evidence
 
 LONG_RUN, SPEEDUPS, TUNE = "make reproduce-long", "make speedups", "make tune"
 JUDGED_RUN = f"make reproduce EXPERIMENT={JUDGED}"

@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 
 from harness.records.store import write_text_atomically
+from report.frame import JUDGED
 from report.plotting import style
 from report.questions.asked import QUESTIONS, Question
-from report.questions.evidence import JUDGED, Answer, Evidence, evidence_of
+from report.questions.evidence import Answer, Evidence, evidence_of
 from report.questions.losses import loss_at_one_link
 from report.questions.speed import AT, SCORED, gain
 from report.render import environment, write_report

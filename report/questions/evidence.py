@@ -23,8 +23,6 @@ SHIPPED = Path(__file__).parents[2] / "results"
 
 LONG = "fashion_mnist_long"
 """The experiment of all methods and ratios, with the search for settings and rates."""
-JUDGED = LONG
-"""The experiment whose contrasts are the answers' and README's: another name here, and all of them are its."""
 TWO_LEVEL = "study_two_level"
 
 

@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 
 from report.accuracy_figures import loss_at_one_load, loss_figure
 from report.accuracy_tables import accuracy_frame
-from report.questions.evidence import JUDGED, LONG, Answer, Compared, Evidence, asked_of
+from report.frame import JUDGED
+from report.questions.evidence import LONG, Answer, Compared, Evidence, asked_of
 from report.statistics import BETTER, LESS, MORE
 
 SHOWN = ("mcser-96", "cser-96", "local_sgd-96", "qsparse-96", "ef_topk-96", "diloco-96")

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from report.frame import JUDGED
 from report.plotting import FAMILIES, end_labels, new_figure
-from report.questions.evidence import JUDGED, TWO_LEVEL, Answer, Compared, Evidence, asked_of
+from report.questions.evidence import TWO_LEVEL, Answer, Compared, Evidence, asked_of
 
 BOTH, BOTH_CSER = "mcser-h16-r1_12-r2_192", "cser-h16-r1_12-r2_192"
 LEVELS = {

@@ -11,7 +11,7 @@ import pandas as pd
 
 from harness.records.experiment import Row
 from harness.records.timings import Method, Timing
-from report.frame import Frames, read_frames
+from report.frame import JUDGED, Frames, read_frames
 from report.speed.timed import step_of
 from report.statistics import against_baseline
 
@@ -49,15 +49,15 @@ def scored_steps_frame(sessions: Sequence[Timing]) -> pd.DataFrame:
 def joined_frame(frames: Frames, sessions: Sequence[Timing]) -> pd.DataFrame:
     """One line a row of the experiment's own length and rate of the links: what it loses, and its step.
 
-    A row and a timed method are joined where algorithm, settings and momentum are equal, or where the method computes
-    what the row does, as DDP does SGD's, and its record says so. `estimate` is the row's score minus the baseline's, a
+    A row and a timed method are joined where algorithm, settings and momentum are equal, or where the row is SGD's
+    and the method DDP with rows of its own, which computes the same. `estimate` is the row's score minus the baseline's, a
     share, with its 95 % interval; a row that diverged has none. A row that was not timed has one line, without rate and
     seconds. `frontier`: no other line of the same rate is as fast or faster and loses no more.
     """
     name, baseline = frames.experiment.name, frames.experiment.baseline
     own = [row for row in frames.experiment.rows if row.base is None and row.rule == "held_out" and row.tunes is None]
     methods = [method for session in sessions for method in session.methods]
-    pairs = dict.fromkeys((row.row, method.name) for row in own for method in methods if _is_of(method, row, name))
+    pairs = dict.fromkeys((row.row, method.name) for row in own for method in methods if _is_of(method, row))
     steps = scored_steps_frame(sessions).drop(columns=["algorithm", "codec_alone_seconds"])
     steps = steps.rename(columns={"label": "timed_label", "low": "seconds_low", "high": "seconds_high"})
     losses = against_baseline(frames)[["row", "estimate", "low", "high"]]
@@ -77,13 +77,14 @@ def joined_frame(frames: Frames, sessions: Sequence[Timing]) -> pd.DataFrame:
     return frame.drop(columns="timed_label")
 
 
-def _is_of(method: Method, row: Row, experiment: str) -> bool:
+def _is_of(method: Method, row: Row) -> bool:
     equal = (method.algorithm, method.settings, method.momentum) == (row.algorithm, row.settings, row.momentum)
-    return equal or (f"{experiment}/{row.row}" in method.rows and method.algorithm == "ddp")
+    return equal or (method.algorithm == "ddp" and bool(method.rows) and row.algorithm == "sgd")
 
 
 def scored_experiments(folder: Path, sessions: Sequence[Timing]) -> list[Frames]:
-    """The experiments whose rows the sessions name, where their records lie beside the study or under reference/."""
-    names = dict.fromkeys(row.split("/")[0] for s in sessions for method in s.methods for row in method.rows)
+    """The judged experiment, then those whose rows the sessions name: beside the study or under reference/."""
+    named = (row.split("/")[0] for s in sessions for method in s.methods for row in method.rows)
+    names = dict.fromkeys((JUDGED, *named))
     places = [place / name for name in names for place in (folder.parent, folder.parent / "reference")]
     return [read_frames(place) for place in places if (place / "experiment.json").exists()]
