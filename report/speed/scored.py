@@ -50,7 +50,7 @@ def joined_frame(frames: Frames, sessions: Sequence[Timing]) -> pd.DataFrame:
     """One line a row of the experiment's own length and rate of the links: what it loses, and its step.
 
     A row and a timed method are joined where algorithm, settings and momentum are equal, or where the row is SGD's
-    and the method DDP with rows of its own, which computes the same. `estimate` is the row's score minus the baseline's, a
+    and the method is DDP with rows of its own. `estimate` is the row's score minus the baseline's, a
     share, with its 95 % interval; a row that diverged has none. A row that was not timed has one line, without rate and
     seconds. `frontier`: no other line of the same rate is as fast or faster and loses no more.
     """
