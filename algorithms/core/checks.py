@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,8 +19,25 @@ from algorithms.core.process_group import ProcessGroupCollectives
 from algorithms.core.settings import NUMBERS, LocalStepName
 from algorithms.core.traffic import Purpose
 
+_SHARDED = {
+    "_fsdp_flattened": "FullyShardedDataParallel",
+    "device_mesh": "fully_shard or tensor parallelism, which make DTensors",
+}
+"""By an attribute of a parameter that is a shard: who made it so. Asked by name, since importing them takes long."""
+
 NUM_SLOTS, DIGEST_BYTES, TEXT_BYTES = 16, 8, 120
 """Each field has a slot, and the last slot is for all fields beyond; messages must be of one size on all workers."""
+
+
+def check_whole(groups: Iterable[Mapping[str, Any]]) -> None:
+    """Raises ValueError where a parameter is a shard: each worker here holds a whole model, and averages it."""
+    for parameter in (each for group in groups for each in group["params"]):
+        for attribute, who in _SHARDED.items():
+            if getattr(parameter, attribute, None):
+                raise ValueError(
+                    f"a parameter of shape {tuple(parameter.shape)} is a shard by {who}; these optimisers average "
+                    "whole models: give them the module as it was before, or keep torch's own optimiser"
+                )
 
 
 def check_agreement(collectives: Collectives, fields: Mapping[str, object]) -> None:

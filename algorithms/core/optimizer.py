@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from algorithms.core.checks import FirstStep, check_agreement, check_parameters, make_equal_, overflowed, to_agree_on
+from algorithms.core.checks import (
+    FirstStep,
+    check_agreement,
+    check_parameters,
+    check_whole,
+    make_equal_,
+    overflowed,
+    to_agree_on,
+)
 from algorithms.core.collectives import Collectives, StackedCollectives
 from algorithms.core.compressors import Compressor
 from algorithms.core.exchange import Exchanged, Mixed, average, average_in_place_, exchange, mix
@@ -86,6 +94,7 @@ class DistributedOptimizer(Method, Optimizer):
         given = {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, group_defaults(self.name, local_step, given, self.without_momentum, self.sgd_alone))
         check_options(self.param_groups, local_step)
+        check_whole(self.param_groups)
         self.collectives = collectives = default_collectives(self.param_groups) if collectives is None else collectives
         self.seed, self.num_steps, self.local_step = seed, 0, local_step
         stacked = isinstance(collectives, StackedCollectives)

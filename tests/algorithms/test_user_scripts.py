@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
 from algorithms import (
     BlockSparsifier,
@@ -168,6 +171,26 @@ def test_what_cannot_be_parameters(name: str) -> None:
     (weight.sum() + empty.sum()).backward()
     optimizer.step()
     assert torch.equal(weight, weight[:1].expand(4)) and weight[0] < 1
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["flat", "original", "dtensor"])
+def test_shards_of_parameters_are_refused(kind: str) -> None:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        model: nn.Module = nn.Linear(4, 4)
+        if kind == "dtensor":
+            fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+        else:
+            model = FullyShardedDataParallel(model, device_id=torch.device("cpu"), use_orig_params=kind == "original")
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        said = "by fully_shard or tensor" if kind == "dtensor" else "by FullyShardedDataParallel"
+        for name in NAMES:
+            with pytest.raises(ValueError, match=f"is a shard {said}"):
+                algorithms()[name](model.parameters(), lr=0.1, momentum=0.9, **own_settings(name))
+        assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("name", NAMES)
