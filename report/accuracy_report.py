@@ -15,7 +15,19 @@ from report.accuracy_tables import tables_of
 from report.frame import Frames
 from report.regime import noise_share
 from report.render import write_report
-from report.statistics import BETTER, DIVERGED, EQUAL, LESS, MORE, NO_RUNS, NOT_TOLD, OTHER_RATE, WORSE, pool_of
+from report.statistics import (
+    BETTER,
+    DIVERGED,
+    EQUAL,
+    LESS,
+    MORE,
+    NO_RUNS,
+    NOT_RUN,
+    NOT_TOLD,
+    OTHER_RATE,
+    WORSE,
+    pool_of,
+)
 from report.wording import amount, counted, listed, percent, points, short
 
 MOST_ROWS = 62
@@ -24,7 +36,7 @@ MOST_ROWS = 62
 _MOST_STATES = 6
 """States of the code, or machines, that are named on a page."""
 
-_VERDICTS = (BETTER, WORSE, LESS, MORE, EQUAL, OTHER_RATE, NOT_TOLD, DIVERGED, NO_RUNS)
+_VERDICTS = (BETTER, WORSE, LESS, MORE, EQUAL, OTHER_RATE, NOT_RUN, NOT_TOLD, DIVERGED, NO_RUNS)
 _JOINED = {"non-inferiority": "", "equivalence": " and ", "superiority": " against "}
 
 
@@ -110,6 +122,7 @@ def _context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, An
         "num_verdicts": {word: int(verdicts.get(word, 0)) for word in _VERDICTS},
         "verdicts": _verdict_table(frames, tables["contrasts"]),
         "pool": pool_of(frames),
+        "spreads": {row: float(frames.done(row).std()) for row in pool_of(frames).rows},
         "needs": needs[needs["num_tried"] > 1].sort_values(["shown_less", "shown_more"]) if len(needs) else needs,
         "predictors": tables["predictors"],
         "noise": noise_share(lost) if len(lost) else math.nan,

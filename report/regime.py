@@ -63,7 +63,7 @@ def _reason(margin: float | None, gap: float, deviation: float) -> str | None:
     if margin is None:
         return "it sets no margin"
     if math.isnan(gap):
-        return "it has no finished runs of a worker alone and of all sent, so what could be lost is unknown"
+        return "it lacks finished runs of a worker alone, or of all sent, so what could be lost is unknown"
     if gap < MARGINS * margin:
         return f"what can be lost is {gap / margin:.2g} margins, where {MARGINS} are needed"
     if math.isnan(deviation) or gap < DEVIATIONS * deviation:

@@ -28,7 +28,7 @@ COVERAGE = 0.95
 LESS, MORE = "loses less than the margin", "loses more than the margin"
 BETTER, WORSE, EQUAL = "better", "worse", "equal within the margin"
 NOT_TOLD, DIVERGED, NO_RUNS = "not told apart", "diverged", "not enough runs"
-OTHER_RATE = "not shown at equal rate"
+OTHER_RATE, NOT_RUN = "not shown at equal rate", "not run at equal rate"
 """Of a difference between the best rates of two methods, which might be the rates'."""
 
 
@@ -258,7 +258,9 @@ def _verdict(frames: Frames, line: pd.Series, level: float) -> str:
         return NOT_TOLD
     if line["kind"] == "equivalence":
         return EQUAL
-    if not line["estimate"] * line["at_equal_rate"] > 0:
+    if math.isnan(line["at_equal_rate"]):
+        return NOT_RUN
+    if line["estimate"] * line["at_equal_rate"] <= 0:
         return OTHER_RATE
     return BETTER if line["estimate"] > 0 else WORSE
 

@@ -74,6 +74,7 @@ def cards_of(evidence: Evidence, answers: dict[int, Answer]) -> dict[str, Any]:
     has_speed = {SCORED, DDP, RIVAL} <= set(cells.index)
     return {
         "accuracy": long.contrast("mcser-96", long.baseline) if long and has_accuracy else None,
+        "blocks": long.contrast("mcser_block-96", long.baseline) if long and long.has("mcser_block-96") else None,
         "regime": long.regime if long else {},
         "over_best": gain(cells, SCORED, RIVAL) if has_speed else None,
         "over_ddp": gain(cells, SCORED, DDP) if has_speed else None,

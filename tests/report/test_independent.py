@@ -97,15 +97,15 @@ def at_rates(folder: Path, plan: dict[str, Any], row: str) -> dict[tuple[str, fl
     return found
 
 
-def is_so_at_one_rate(folder: Path, plan: dict[str, Any], contrast: dict[str, Any], estimate: float) -> bool:
-    """Whether the difference has the estimate's sign wherever both were run at one's chosen rate, and somewhere."""
+def is_so_at_one_rate(folder: Path, plan: dict[str, Any], contrast: dict[str, Any], estimate: float) -> bool | None:
+    """Whether the difference keeps the estimate's sign wherever both ran at one's chosen rate; None if nowhere."""
     rows = {each["row"]: each for each in plan["rows"]}
     pair = [contrast["row"], contrast["reference"]]
     chosen = {rows[name]["learning_rate"] for name in pair}
     mine, theirs = (at_rates(folder, plan, name) for name in pair)
     apart = [mine[key] - theirs[key] for key in mine.keys() & theirs.keys() if key[1] in chosen]
     apart = [each for each in apart if not math.isnan(each)] if len(chosen) > 1 else [estimate]
-    return bool(apart) and all(each * estimate > 0 for each in apart)
+    return all(each * estimate > 0 for each in apart) if apart else None
 
 
 def worked_out(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
@@ -150,6 +150,8 @@ def word(line: Any, level: float) -> str:
         return "equal within the margin" if shown else "not told apart"
     if not shown:
         return "not told apart"
+    if pd.isna(line.is_so):
+        return "not run at equal rate"
     return ("better" if line.estimate > 0 else "worse") if line.is_so else "not shown at equal rate"
 
 

@@ -153,4 +153,4 @@ def test_a_difference_of_rates_is_not_called_better(shipped: Frames) -> None:
     """Of the shipped experiment, blocks with reset and with feedback: at rates 100 times apart, never run alike."""
     verdicts = contrasts_frame(shipped).set_index(["row", "reference"])
     line = verdicts.loc[("mcser_block-96", "ef_block-96")]
-    assert line["p_holm"] < 0.001 and line["verdict"] == "not shown at equal rate"
+    assert line["p_holm"] < 0.001 and line["verdict"] == "not run at equal rate"
