@@ -81,7 +81,7 @@ def difference_of(folder: Path, row: str, reference: str) -> tuple[float, float,
 def at_rates(folder: Path, plan: dict[str, Any], row: str) -> dict[tuple[str, float], float]:
     """Mean score of a row at full length, by where and learning rate; where nothing was run, nothing."""
     found = {}
-    beside = [each for each in plan["rows"] if each["rule"] == "sensitivity" and each["base"] == row]
+    beside = [each for each in plan["rows"] if each.get("rule") == "sensitivity" and each["base"] == row]
     for each in [*beside, *(own for own in plan["rows"] if own["row"] == row and beside)]:
         runs = each["runs"] if each in beside else {seed: each["runs"][seed] for one in beside for seed in one["runs"]}
         scores = scores_of(folder, {**plan, "rows": [{"row": row, "runs": runs}]})
@@ -91,7 +91,7 @@ def at_rates(folder: Path, plan: dict[str, Any], row: str) -> dict[tuple[str, fl
         longest = max(each["num_epochs"] for each in plan["rows"])
         own = plan["tuning"]["choices"].get(row, {}).get("candidate")
         for each in json.loads((tuning / "experiment.json").read_text())["rows"]:
-            if (each["tunes"], each["num_epochs"], each["candidate"] or 0) == (row, longest, own):
+            if (each.get("tunes"), each["num_epochs"], each.get("candidate") or 0) == (row, longest, own):
                 scores = scores_of(tuning, {**plan, "rows": [each]})
                 found["held out", each["learning_rate"]] = scores.loc[~scores["diverged"], "score"].mean()
     return found

@@ -30,7 +30,9 @@ def study() -> SpeedStudy:
 
 @pytest.fixture(scope="module")
 def built(study: SpeedStudy) -> tuple[str, dict[str, pd.DataFrame], dict[str, Any]]:
-    experiments = [read_frames(SHIPPED.parent / "reference" / f"fashion_mnist_{name}") for name in ("long", "regime")]
+    experiments = [
+        read_frames(SHIPPED.parent / "reference" / f"fashion_mnist_{name}") for name in ("contrasts", "long", "regime")
+    ]
     context, frames, figures = contents(study, experiments)
     return markdown_of("speed.md.j2", context), frames, figures
 
