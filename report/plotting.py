@@ -128,8 +128,10 @@ def names_beside(axes: Axes, named: list[tuple[str, Line2D]]) -> None:
         text.set_color(line.get_color())
 
 
-def end_labels(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
+def end_labels(axes: Axes, ends: list[tuple[float, float, str, str]], leaders: bool = False) -> None:
     """Names right of the ends of lines (x, y, name, colour), moved apart so that none touches another.
+
+    With `leaders` a thin line joins each name to its end.
 
     The figure must have its final limits: names are placed by where the axes then are.
     """
@@ -143,9 +145,13 @@ def end_labels(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
     places = spread([heights[number] for number in order], height, box.y0 + height / 2, box.y1 - height / 2)
     for number, place in zip(order, places, strict=True):
         x, y, name, colour = ends[number]
-        offset = (6, (place - heights[number]) * 72 / figure.dpi)
-        text = axes.annotate(name, (x, y), xytext=offset, textcoords="offset points", va="center", color=colour)
+        across, up = 20 if leaders else 6, (place - heights[number]) * 72 / figure.dpi
+        text = axes.annotate(name, (x, y), xytext=(across, up), textcoords="offset points", va="center", color=colour)
         text.set_in_layout(False)
+        if leaders:
+            leader = {"arrowstyle": "-", "linewidth": 0.5, "color": colour, "shrinkA": 0, "shrinkB": 0}
+            line = axes.annotate("", (x, y), xytext=(across - 2, up), textcoords="offset points", arrowprops=leader)
+            line.set_in_layout(False)
 
 
 def spread(places: list[float], gap: float, low: float, high: float) -> list[float]:

@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 SCRIPTS = ("charts.js", "tables.js", "state.js", "accuracy.js", "speed.js", "explorer.js")
 
 MOST_ON = 6
-"""Methods that are switched on at first, beside the baseline and the floor."""
+"""Methods that are switched on at first, beside the baseline, the floor and those of the frontier."""
 MOST_LINES = 15_000
 """A table of scores or pairs with more lines would make the page too large, and is left to the CSV."""
 
@@ -112,7 +112,9 @@ def _about(frames: Frames | None, models: Sequence[Mapping[str, Any]], too_long:
     if frames:
         counts = frames.runs["status"].value_counts()
         told = [f"{counts[name]:,} {name}" for name in ("done", "diverged", "failed", "missing") if name in counts]
-        parts.append(f"{len(frames.rows)} rows, {len(frames.runs):,} planned runs: {', '.join(told)}.")
+        parts.append(
+            f"{len(frames.rows)} rows of {frames.experiment.name}, {len(frames.runs):,} runs: {', '.join(told)}."
+        )
     parts += ["Step times are modelled."] if models else []
     parts += [f"Too long for a page, and in csv/ alone: {', '.join(sorted(too_long))}."] if too_long else []
     return " ".join([*parts, "Every number and point opens the runs behind it."])
@@ -128,10 +130,12 @@ def _experiment(frames: Frames) -> dict[str, Any]:
 def _methods(frames: Frames | None, models: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A colour and shape for every label, grey for what others are compared with.
 
-    On at first are few, those that contrasts name if there are any; each of them has a colour of its own.
+    On at first are all whose rows have a step time, since a frontier of some would be none, and else few: those that
+    contrasts name if there are any, each with a colour of its own.
     """
     timed = [method for model in models for method in model["methods"]]
     grey = {method["label"] for method in timed if method["baseline"]}
+    joined = {method["label"] for method in timed if method["rows"]}
     labels: dict[str, None] = {}
     if frames:
         label_of = frames.by_row["label"]
@@ -141,7 +145,7 @@ def _methods(frames: Frames | None, models: Sequence[Mapping[str, Any]]) -> list
     labels |= dict.fromkeys(method["label"] for method in timed)
     others, bounds = ([label for label in labels if (label in grey) == is_bound] for is_bound in (False, True))
     return [{"label": label, "colour": _GREY, "shape": at % 6, "on": True} for at, label in enumerate(bounds)] + [
-        {"label": label, "colour": _PALETTE[at % 9], "shape": (at + at // 9) % 6, "on": at < MOST_ON}
+        {"label": label, "colour": _PALETTE[at % 9], "shape": (at + at // 9) % 6, "on": at < MOST_ON or label in joined}
         for at, label in enumerate(others)
     ]
 

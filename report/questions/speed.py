@@ -95,15 +95,18 @@ def which_layout(evidence: Evidence) -> Answer | None:
     lines = []
     for (machines, workers), group in modelled.groupby(["machines", "workers_per_machine"], sort=False):
         own: Any = group.set_index("method")
-        cells = timed(study, int(str(machines)))
-        factor = gain(cells, PROPOSED, DDP)["factor"] if {PROPOSED, DDP} <= set(cells.index) else math.nan
+        cells: Any = timed(study, int(str(machines)))
+        is_timed = {PROPOSED, DDP} <= set(cells.index)
+        factor = gain(cells, PROPOSED, DDP)["factor"] if is_timed else math.nan
         line = {"layout": f"{machines} x {workers}", "machines": machines, "timed": factor}
+        line |= {"timed_ms": 1e3 * cells.loc[DDP, "seconds"] if is_timed else math.nan}
         line |= {"modelled": own.loc[PROPOSED, "over_ddp"], "ddp_ms": 1e3 * own.loc[DDP, "seconds"]}
         lines.append(line)
     frame = pd.DataFrame(lines)
     by = frame.set_index("machines")
     best = by["timed"].fillna(by["modelled"])
-    return Answer(frame, {"eight": best[8], "two": best[2], "one": best[1]}, None, frame)
+    numbers = {"eight": best[8], "two": best[2], "one": best[1], "two_modelled": by["modelled"][2]}
+    return Answer(frame, numbers, None, frame)
 
 
 def which_bandwidth(evidence: Evidence) -> Answer | None:

@@ -77,6 +77,15 @@ def joined_frame(frames: Frames, sessions: Sequence[Timing]) -> pd.DataFrame:
     return frame.drop(columns="timed_label")
 
 
+def baselines_frame(sessions: Sequence[Timing]) -> pd.DataFrame:
+    """Steps of the sessions' baselines with the columns of `joined_frame`, scored or not; the ratio is of the timed
+    network."""
+    ratios = {m.name: m.ratio(each.workload.num_parameters) for each in sessions for m in each.methods if m.baseline}
+    steps = scored_steps_frame(sessions).rename(columns={"low": "seconds_low", "high": "seconds_high"})
+    steps = steps[steps["method"].isin(ratios.keys())]
+    return steps.assign(row=steps["method"], ratio=steps["method"].map(ratios), estimate=math.nan)
+
+
 def _is_of(method: Method, row: Row) -> bool:
     equal = (method.algorithm, method.settings, method.momentum) == (row.algorithm, row.settings, row.momentum)
     return equal or (method.algorithm == "ddp" and bool(method.rows) and row.algorithm == "sgd")

@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 
 from harness.records.store import RecordError
-from report.frame import UsageError, read_frames
+from report.frame import UsageError
 from report.render import markdown_of
 from report.speed.comparisons import HEADLINES, headline_marks, needed_ratios_frame, spans_above, speedup
 from report.speed.report import build_speed_report, contents
+from report.speed.scored import scored_experiments, scored_steps_frame
 from report.speed.workload_model import SpeedStudy, codec_bytes, read_study
 from tests.report.faults import faults_of
 from tests.report.made_up_timings import NUM_PARAMETERS, ring_seconds, sweep, timing, write_study
@@ -30,10 +31,7 @@ def study() -> SpeedStudy:
 
 @pytest.fixture(scope="module")
 def built(study: SpeedStudy) -> tuple[str, dict[str, pd.DataFrame], dict[str, Any]]:
-    experiments = [
-        read_frames(SHIPPED.parent / "reference" / f"fashion_mnist_{name}") for name in ("contrasts", "long", "regime")
-    ]
-    context, frames, figures = contents(study, experiments)
+    context, frames, figures = contents(study, scored_experiments(SHIPPED, study.records.sessions))
     return markdown_of("speed.md.j2", context), frames, figures
 
 
@@ -92,6 +90,16 @@ def test_the_headline_changes_with_the_compute_time(built: tuple[Any, ...]) -> N
     assert lines.index.min() == 0.02 and lines.index.max() == 0.06 and lines.is_monotonic_decreasing
     first, later = (lines[abs(lines.index - 32 / rate) < 1e-9].iloc[0] for rate in (1200, 726.975))
     assert first > 4.5 > later
+
+
+def test_the_head_is_of_what_is_scored_and_can_be_looked_up(built: tuple[Any, ...], study: SpeedStudy) -> None:
+    text, steps = built[0], scored_steps_frame(study.records.sessions)
+    own = steps[steps["bits_per_second"] == 10e9].set_index("method")["seconds"]
+    ddp, best = (own[name] / own["mcser-96"] for name in ("ddp", "ddp_powersgd_1"))
+    head = f"is {ddp:.2f}x as fast as DDP in fp32, and {best:.2f}x as fast as the best baseline"
+    assert head in text.partition("not scored")[0]
+    [line] = re.findall(r"^\| DDP, PowerSGD rank 1 \| 187 \| – \|.*$", text, flags=re.MULTILINE)
+    assert f"| {1e3 * own['ddp_powersgd_1']:.1f} (" in line
 
 
 def test_every_figure_can_be_read(built: tuple[Any, ...]) -> None:
