@@ -110,8 +110,9 @@ class Collectives(ABC):
     def _mean_(self, tensor: Tensor) -> None:
         if self.world_size > 1 and tensor.element_size() < 4:
             self._short_mean_(tensor)
-        elif self.world_size > 1:
-            self._sum_(tensor)
+            return
+        self._sum_(tensor)
+        if self.world_size > 1:
             tensor.div_(self.world_size)
 
     def _short_mean_(self, tensor: Tensor) -> None:

@@ -117,14 +117,15 @@ class WorkerProcesses:
             return self.pipes[rank].recv()
         except (EOFError, ConnectionResetError):
             self.context.processes[rank].join(END_SECONDS)
-            self._raise_if_failed()
+            for _ in self.pipes:  # of a process that was just joined the end may not be seen at once
+                self._raise_if_failed(POLL_SECONDS)
             raise WorkerError(f"worker {rank} failed: it ended early") from None
 
-    def _raise_if_failed(self) -> None:
+    def _raise_if_failed(self, wait_seconds: float = 0.0) -> None:
         from torch.multiprocessing.spawn import ProcessException  # here, as torch takes its time to load
 
         try:
-            self.context.join(0, GRACE_SECONDS)
+            self.context.join(wait_seconds, GRACE_SECONDS)
         except ProcessException as error:
             words = str(error).rpartition(f"{WorkerError.__name__}: ")[2].strip()
             raise WorkerError(f"worker {error.error_index} failed: {words}") from None
