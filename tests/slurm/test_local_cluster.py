@@ -23,11 +23,12 @@ def test_a_cluster_of_ones_own_starts_mends_and_ends_with_all_that_ran_on_it(
     assert capsys.readouterr().out.startswith(f"export SLURM_CONF={cluster_folder}/etc/slurm.conf\n")
     own = start(cluster_folder)
     assert len(own.node_states()) == 2 and len(cluster.node_states()) == 6
-    kept = process_of(cluster_folder, "node2")
-    for name in ("munged", "slurmctld", "node1"):
+    kept, killed = process_of(cluster_folder, "node2"), ("munged", "slurmctld", "node1")
+    for name in killed:
         process = process_of(cluster_folder, name)
         assert process is not None
         os.kill(process, signal.SIGKILL)
+    wait_until(lambda: not any(process_of(cluster_folder, name) for name in killed), "the killed daemons are gone")
     assert main(["status", *where]) == 1
     assert main(["start", *where]) == 0 == main(["status", *where])
     assert process_of(cluster_folder, "node2") == kept
