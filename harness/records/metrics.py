@@ -23,11 +23,6 @@ class Metric(NamedTuple):
         """What `score_in` gives."""
         return self.label if self.higher_is_better else f"100 % less {self.label}"
 
-    @property
-    def arrow(self) -> str:
-        """Which way is better."""
-        return "↑" if self.higher_is_better else "↓"
-
 
 ACCURACY = Metric("accuracy", "accuracy", "percent", True)
 

@@ -9,7 +9,7 @@ from report.accuracy_figures import loss_at_one_load, loss_figure
 from report.accuracy_tables import accuracy_frame
 from report.frame import JUDGED
 from report.questions.evidence import LONG, Answer, Compared, Evidence, asked_of
-from report.statistics import BETTER, LESS, MORE
+from report.statistics import BETTER, LESS, MORE, WORSE
 
 SHOWN = ("mcser-96", "mcser_block-96", "local_sgd-96", "qsparse-96", "ef_topk-96", "diloco-96")
 """Rows of question 1's table."""
@@ -66,8 +66,7 @@ def other_tasks(evidence: Evidence) -> Answer | None:
     numbers = {
         "judged": len(losses),
         "shown": int((losses["verdict"] == LESS).sum()),
-        "better": int((against["verdict"] == BETTER).sum()),
-        "against": len(against),
+        "apart": int(against["verdict"].isin((BETTER, WORSE)).sum()),
         "names": list(found),
         "tasks": judged,
     }

@@ -52,6 +52,15 @@ def test_a_shipped_report_is_rebuilt_to_the_byte(folder: Path, tmp_path: Path) -
     assert made == shipped and len(made["report.html"]) < 1_500_000
 
 
+def test_code_without_changes_is_called_so() -> None:
+    folder = LONG.with_name("fashion_mnist_contrasts")
+    _, *lines = (folder / "runs.jsonl").read_text().splitlines()
+    attempts = [attempt for line in lines for attempt in json.loads(line)["run"]["attempts"]]
+    states = [(each["git_commit"][:12], "yes" if each["git_diff_sha256"] else "no") for each in attempts]
+    told = re.findall(r"^\| `(\w{12})` \| (yes|no) \|.* (\d+) \|$", (folder / "report.md").read_text(), re.M)
+    assert {each: str(states.count(each)) for each in states} == {(commit, changed): n for commit, changed, n in told}
+
+
 @pytest.mark.parametrize("folder", REPORTED, ids=lambda folder: folder.name)
 def test_a_shipped_report_is_short(folder: Path) -> None:
     """At most eight pages, of which the first has the verdict."""
