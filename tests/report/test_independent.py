@@ -26,7 +26,9 @@ from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
 RESULTS = Path(__file__).parents[2] / "results"
 PLANS = {path.parent: json.loads(path.read_text()) for path in sorted(RESULTS.rglob("experiment.json"))}
-DECLARED = {folder: plan for folder, plan in PLANS.items() if plan.get("contrasts") and (folder / "csv").exists()}
+PACKED = [folder for folder in PLANS if (folder / "runs.jsonl").exists() and (folder / "csv").exists()]
+"""What ships; one's own runs beside it are not packed."""
+DECLARED = {folder: PLANS[folder] for folder in PACKED if PLANS[folder].get("contrasts")}
 
 
 def scores_of(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
