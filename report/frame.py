@@ -13,7 +13,7 @@ import pandas as pd
 
 from harness.records.experiment import Contrast, Experiment, Row, read_experiment
 from harness.records.metrics import Metric, metric_of, score_in, score_of
-from harness.records.packs import Runs, open_runs
+from harness.records.packs import read_runs
 from harness.records.store import RecordError, Result, RunRecord
 
 Status = Literal["done", "diverged", "failed", "missing"]
@@ -115,7 +115,7 @@ def read_frames(folder: Path, tuning: Path | None = None) -> Frames:
         RecordError: a record is damaged or of another version; the message names the file.
     """
     experiment = _experiment(folder)
-    metric, found = metric_of(experiment.metric), open_runs(folder)
+    metric, found = metric_of(experiment.metric), read_runs(folder)
     lines: dict[str, list[dict[str, Any]]] = {"runs": [], "scores": [], "attempts": [], "trials": []}
     for row, seed, run_id in _planned(folder, experiment):
         run, events = _run(folder, found, run_id)
@@ -163,14 +163,14 @@ def _planned(folder: Path, experiment: Experiment) -> Iterator[tuple[Row, int, s
         yield from ((row, seed, run_id) for seed, run_id in seeds)
 
 
-def _run(folder: Path, found: Runs, run_id: str) -> tuple[RunRecord | None, list[dict[str, Any]]]:
-    if run_id not in found:
+def _run(folder: Path, found: Mapping[str, RunRecord], run_id: str) -> tuple[RunRecord | None, list[dict[str, Any]]]:
+    run = found.get(run_id)
+    if run is None:
         return None, []
-    run, events = found.with_plain_events(run_id)
     if run.run.run_id != run_id:
         where = folder / run_id / "run.json"
         raise RecordError(f"{where} belongs to run {run.run.run_id}; delete the folder and run again")
-    return run, events
+    return run, [vars(event) for event in run.events]
 
 
 def _row_line(row: Row) -> dict[str, Any]:
@@ -253,7 +253,7 @@ def _tuning_frame(experiment: Experiment, folder: Path, tuning: Path | None) -> 
         tuning = next((place for place in places if (place / "experiment.json").exists()), None)
     if tuning is None:
         return pd.DataFrame(columns=_TUNING)
-    metric, found, searched = metric_of(experiment.metric), open_runs(tuning), _experiment(tuning)
+    metric, found, searched = metric_of(experiment.metric), read_runs(tuning), _experiment(tuning)
     lines = [
         _trial_line(row, seed, run_id, *_run(tuning, found, run_id), metric)
         for row, seed, run_id in _planned(tuning, searched)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import datetime
-import fcntl
 import getpass
 import hashlib
 import importlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from harness.records import store
-from harness.records.run_lock import locked
+from harness.records.run_lock import BusyError, locked
 from harness.records.store import Record
 
 PACKAGES = ("algorithms", "harness", "report", "slurm")
@@ -108,10 +107,13 @@ def submit_lock(folder: Path) -> Iterator[None]:
     Raises:
         CampaignError: another submitter has it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "submit.lock", "w") as file:
-        if not locked(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            raise CampaignError(f"another command is submitting this experiment, and holds {file.name}; wait for it")
+    path = folder / "submit.lock"
+    busy = f"another command is submitting this experiment, and holds {path}; wait for it"
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path, 0.0, busy))
+        except BusyError as error:
+            raise CampaignError(str(error)) from None
         yield
 
 

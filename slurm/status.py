@@ -111,7 +111,7 @@ def _run_status(
     seen = look(folder)
     state, detail = judge(seen, submitted(submission, job, queue))
     run = store.read_optional(folder / "run.json", RunFile)
-    if run is None and (packed := packs.packed_run(folder, with_events=False)) is not None:
+    if run is None and (packed := packs.packed_run(folder)) is not None:
         run = packed.run
     beat = seen.heartbeat if state == "running" else None
     return RunStatus(

@@ -121,7 +121,9 @@ def pack(options: argparse.Namespace) -> int:
     from harness.records.packs import pack_runs
 
     done = pack_runs(options.folder, options.remove_folders)
-    print(f"{done.path}: {done.num_runs} runs, {done.added} of them new or changed; {done.removed} folders removed")
+    print(
+        f"{options.folder}: {done.num_runs} runs, {done.added} of them new or changed; {done.removed} folders removed"
+    )
     if done.left:
         print(f"{done.left} folders of runs that are not done were left as they are")
     return 0

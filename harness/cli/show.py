@@ -23,8 +23,9 @@ from harness.plan.forecast import (
 )
 from harness.plan.plan import COMMON, Plan
 from harness.plan.step_time import StepTime
-from harness.records.experiment import Row
+from harness.records.experiment import Experiment, Row
 from harness.records.state import Seen, State, judge, look
+from harness.records.store import read_optional
 from harness.spec import RunConfig
 from harness.tasks.task import configured_task
 from harness.workers.attempt import num_cores
@@ -181,8 +182,13 @@ STATES: tuple[State, ...] = ("done", "running", "stopped", "stale", "failed", "m
 
 
 def show_status(plan: Plan, results: Path) -> None:
-    """How far each row is, what is running, what stopped or failed and why."""
+    """How far each row is, what is running, what stopped or failed and why.
+
+    Raises:
+        RecordError: experiment.json or a result is damaged, or of another version.
+    """
     folder = results / plan.experiment.name
+    read_optional(folder / "experiment.json", Experiment)  # a damaged one is told
     seen = {run.run_id: look(folder / run.run_id) for run in plan.runs}
     states = {run_id: judge(each) for run_id, each in seen.items()}
     table = []

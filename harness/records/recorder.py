@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from harness.records import store
-from harness.records.run_lock import alone
+from harness.records.run_lock import locked
 from harness.records.store import Attempt, Event, Failure, FailureKind, Heartbeat, Result, RunFile
 
 HEARTBEAT_SECONDS = 0.5
@@ -102,17 +102,10 @@ def write_failure(
     if _is_superseded(folder, attempt):
         return
     path = folder / "failure.json"
-    failure = Failure(
-        version=store.VERSION,
-        run_id=run_id,
-        attempt=attempt,
-        kind=kind,
-        message=message,
-        traceback=trace,
-        step=None,
-    )
+    fields = {"run_id": run_id, "attempt": attempt, "kind": kind, "message": message, "traceback": trace}
+    failure = Failure(version=store.VERSION, step=None, **fields)
     # Workers that are processes may fail together, and must not write between each other's look and write.
-    with alone(folder / "failure.lock"):
+    with locked(folder / "failure.lock"):
         before = None if is_last_word else _recorded_kind(path, attempt)
         if before is not None and (kind == "communication" or before != "communication"):
             return

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -194,7 +194,6 @@ class RunRecord:
     events: list[Event]
     result: Result | None
     failure: Failure | None
-    heartbeat: Heartbeat | None
 
 
 R = TypeVar("R", bound=Record)
@@ -207,6 +206,18 @@ def read_record(path: Path, kind: type[R]) -> R:
         RecordError: absent, torn, of another version or of another shape.
     """
     return parse_record(_read_json(path), path, kind)
+
+
+def read_optional(path: Path, kind: type[R]) -> R | None:
+    """As `read_record`, but None where there is no file."""
+    return read_record(path, kind) if path.exists() else None
+
+
+def read_if_whole(path: Path, kind: type[R]) -> R | None:
+    """As `read_record`, but None where there is no file or a damaged one, which the run's next attempt will tell."""
+    with suppress(RecordError):
+        return read_record(path, kind)
+    return None
 
 
 def _read_json(path: Path) -> Any:
@@ -241,19 +252,6 @@ def parse_record(fields: object, path: Path, kind: type[R]) -> R:
         raise RecordError(f"{path} has a bad field {where!r} ({first['msg']}); delete the file and run again") from None
 
 
-def read_optional(path: Path, kind: type[R]) -> R | None:
-    """As `read_record`, but None where there is no file."""
-    return read_record(path, kind) if path.exists() else None
-
-
-def read_if_whole(path: Path, kind: type[R]) -> R | None:
-    """As `read_record`, but None where there is no file or a damaged one, which the run's next attempt will tell."""
-    try:
-        return read_optional(path, kind)
-    except RecordError:
-        return None
-
-
 def read_events(path: Path) -> list[Event]:
     """Read events.jsonl: the last line of each step counts (a resumed run repeats steps), a torn last line is dropped.
 
@@ -267,12 +265,12 @@ def _read_lines(path: Path) -> list[Any]:
     """The JSON of each line, without a torn last one."""
     found: list[Any] = []
     lines = path.read_bytes().decode(errors="replace").splitlines()
-    for line in lines:
+    for number, line in enumerate(lines, start=1):
         try:
             found.append(json.loads(line))
         except json.JSONDecodeError:
-            if len(found) < len(lines) - 1:
-                raise _damaged_line(path, len(found) + 1) from None
+            if number < len(lines):
+                raise _damaged_line(path, number) from None
     return found
 
 
@@ -297,8 +295,7 @@ def read_run(folder: Path) -> RunRecord:
     Raises:
         RecordError: a record in it is damaged or of another version.
     """
-    record = parse_run(read_run_files(folder), folder)
-    return replace(record, heartbeat=read_optional(folder / "heartbeat.json", Heartbeat))
+    return parse_run(read_run_files(folder), folder)
 
 
 def read_run_files(folder: Path) -> dict[str, Any]:
@@ -326,23 +323,17 @@ def parse_run(files: Mapping[str, Any], folder: Path) -> RunRecord:
     Raises:
         RecordError: a record is damaged, of another version or of another run.
     """
-    if "run" not in files:
+
+    def parsed(kind: type[R], name: str) -> R | None:
+        return parse_record(files[name], folder / f"{name}.json", kind) if name in files else None
+
+    run, result = parsed(RunFile, "run"), parsed(Result, "result")
+    if run is None:
         raise _missing(folder / "run.json")
-    run = parse_record(files["run"], folder / "run.json", RunFile)
-    result, failure = files.get("result"), files.get("failure")
-    record = RunRecord(
-        folder=folder,
-        run=run,
-        events=_parse_events(files.get("events", []), folder / "events.jsonl"),
-        result=None if result is None else parse_record(result, folder / "result.json", Result),
-        failure=None if failure is None else parse_record(failure, folder / "failure.json", Failure),
-        heartbeat=None,
-    )
-    if record.result is not None and record.result.run_id != run.run_id:
-        raise RecordError(
-            f"{folder / 'result.json'} belongs to run {record.result.run_id}, not {run.run_id}; delete it"
-        )
-    return record
+    if result is not None and result.run_id != run.run_id:
+        raise RecordError(f"{folder / 'result.json'} belongs to run {result.run_id}, not {run.run_id}; delete it")
+    events = _parse_events(files.get("events", []), folder / "events.jsonl")
+    return RunRecord(folder, run, events, result, parsed(Failure, "failure"))
 
 
 def run_folders(folder: Path) -> Iterator[Path]:

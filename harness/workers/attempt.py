@@ -15,7 +15,7 @@ from algorithms import Collectives, ProcessGroupCollectives, StackedCollectives
 from algorithms.registry import methods
 from harness.plan.rows import PlannedRun
 from harness.records.recorder import Recorder, write_failure
-from harness.records.run_lock import owned, owned_by_rank_0
+from harness.records.run_lock import owned
 from harness.records.state import is_done
 from harness.records.store import VERSION, Attempt, RunFile
 from harness.tasks.task import Samples, find_task
@@ -105,7 +105,7 @@ def attempt_as_rank(job: Job, rank: int, init_method: str, stop_requested: StopR
             if not done_meanwhile(job.folder, rank):
                 attempt_in_group(job, ProcessGroupCollectives(), stop_requested)
 
-    with owned_by_rank_0(job.folder, rank):
+    with owned(job.folder, rank):
         return recorded(job, work)
 
 

@@ -13,7 +13,7 @@ from algorithms import ProcessGroupCollectives
 from harness.plan.plan import Plan
 from harness.plan.rows import PlannedRun
 from harness.records.provenance import new_attempt
-from harness.records.run_lock import owned_by_rank_0
+from harness.records.run_lock import owned
 from harness.spec import SpecError
 from harness.workers.attempt import attempt_in_group, done_meanwhile, prepare_thread, recorded
 from harness.workers.devices import device_groups
@@ -47,7 +47,7 @@ def run_under_torchrun(plan: Plan, options: Options) -> int:
     with noticed(second_ends=False) as flag, joined(options.device, options.timeout_seconds, "env://"):
         for run in _agreed_runs(plan, options):
             folder = options.results / plan.experiment.name / run.run_id
-            with owned_by_rank_0(folder, dist.get_rank()):
+            with owned(folder, dist.get_rank()):
                 if not done_meanwhile(folder, dist.get_rank()):
                     _do(run, plan, options, flag)
     return 0

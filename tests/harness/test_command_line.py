@@ -191,6 +191,16 @@ def test_status_tells_running_stale_and_failed_runs(
     assert "failed: cser seed 1: oom: MemoryError" in output
 
 
+def test_status_tells_a_damaged_plan(
+    experiment: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(tmp_path / "small", experiment={"version": 1, "name": "small"})
+    assert main(["status", str(experiment.spec), "--results", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith(f"error: {tmp_path / 'small' / 'experiment.json'} has a bad field")
+    assert said.err.count("\n") == 1 and not said.out
+
+
 def test_collect_writes_one_line_per_run(experiment: Experiment, tmp_path: Path) -> None:
     done = call(command("collect", experiment.spec, "--results", str(experiment.results)), tmp_path)
     assert done.returncode == 0 and "frames" in done.stdout, done.stderr

@@ -9,7 +9,7 @@ import pytest
 from harness.plan.footprint import footprint_of
 from harness.plan.plan import Plan, plan_experiment
 from harness.records.experiment import read_experiment
-from harness.records.packs import open_runs
+from harness.records.packs import read_runs
 from harness.spec_file import EXPERIMENTS, load_spec
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -42,7 +42,7 @@ def lender_of(algorithm: str, settings: str, momentum_0: bool) -> str:
 
 def best_of_tuning(row: str) -> float:
     """The rate with the best mean accuracy over the tuning seeds, recomputed from the packed runs of the search."""
-    experiment, runs = read_experiment(TUNING), open_runs(TUNING)
+    experiment, runs = read_experiment(TUNING), read_runs(TUNING)
     scores: dict[float, list[float]] = {}
     for each in experiment.rows:
         if each.tunes == row and len(each.runs) == len(experiment.seeds):

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import typst
 
-from harness.records.packs import open_runs
+from harness.records.packs import read_runs
 from report.__main__ import main
 from report.accuracy_figures import drawn_methods, link_figure, loss_at_one_load, loss_figure, main_load
 from report.accuracy_report import build_report
@@ -79,7 +79,7 @@ def test_verdicts_are_sentences_that_one_can_read(folder: Path) -> None:
 
 def test_means_and_differences_are_the_packs(long: Frames) -> None:
     """Worked out again from the packed runs, by names of rows alone."""
-    scores = pd.Series({run_id: run.result.test_accuracy for run_id, run in open_runs(LONG).items() if run.result})
+    scores = pd.Series({run_id: run.result.test_accuracy for run_id, run in read_runs(LONG).items() if run.result})
     plan = {
         row["row"]: list(row["runs"].values()) for row in json.loads((LONG / "experiment.json").read_text())["rows"]
     }

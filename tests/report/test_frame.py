@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.records.packs import open_runs
+from harness.records.packs import read_runs
 from harness.records.store import Result
 from report.frame import Frames, UsageError, read_frames, status_of
 
@@ -21,7 +21,7 @@ def frames() -> Frames:
 
 def test_runs_and_scores_are_the_records(frames: Frames) -> None:
     runs = frames.runs.set_index("run_id")
-    for run_id, record in open_runs(frames.folder).items():
+    for run_id, record in read_runs(frames.folder).items():
         assert record.result is not None
         assert runs.loc[run_id, "score"] == record.result.test_accuracy
         events = frames.scores[frames.scores["run_id"] == run_id]
@@ -53,7 +53,7 @@ def test_the_tuning_is_found_and_named_by_row(frames: Frames) -> None:
 )
 def test_a_loss_beyond_a_thousand_guesses_has_diverged(frames: Frames, loss: float, status: str) -> None:
     """Ten classes: a constant guess loses ln 10 = 2.3026."""
-    result: Result | None = next(iter(open_runs(frames.folder).values())).result
+    result: Result | None = next(iter(read_runs(frames.folder).values())).result
     assert result is not None and status_of(result.model_copy(update={"train_loss": loss})) == status
 
 
