@@ -144,7 +144,6 @@ def _add_netlab(sub: argparse.ArgumentParser) -> None:
         help="Mb/s of a machine's link (default: 10,50,100)",
     )
     sub.add_argument("--output", type=Path, default=Path("results/netlab"))
-    sub.add_argument("--prefix", default="cserlab", help="of the names of all namespaces (default: cserlab)")
 
 
 def _version() -> str:

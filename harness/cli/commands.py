@@ -185,7 +185,7 @@ def netlab(options: argparse.Namespace) -> int:
     """Sweep networks of the rates asked for; 1 where a worker failed."""
     from harness.timing import netlab
 
-    netlab.run(options.workers, options.machines, options.rates, options.output, options.prefix)
+    netlab.run(options.workers, options.machines, options.rates, options.output)
     return 0
 
 

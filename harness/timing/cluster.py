@@ -14,10 +14,10 @@ from harness.records.store import VERSION, read_record, write_record
 from harness.records.timings import Fabric, TimingStudy
 from harness.spec import SpecError
 from harness.timing.methods import METHODS
-from harness.timing.session import Session, on_one_link, time_methods, timing_of
-from harness.timing.sweep import own_group, sweep
+from harness.timing.session import TIMEOUT_SECONDS, Session, on_one_link, time_methods, timing_of
+from harness.timing.sweep import slowest_seconds, sweep
 from harness.timing.trainees import workload
-from harness.timing.workloads import EMULATED, problem_of
+from harness.timing.workloads import EMULATED, gradients_of, problem_of
 from harness.workers.attempt import prepare_thread
 from harness.workers.devices import own_gpu
 from harness.workers.process_group import joined
@@ -49,6 +49,7 @@ def run(name: str, methods: list[str], num_visits: int, steps_per_visit: int, ou
     prepare_thread(device)
     session = Session(
         workload=workload(name, device),
+        gradients=gradients_of(name),
         num_workers=network.num_workers,
         methods=[METHODS[each] for each in methods or METHODS],
         cells_of=partial(on_one_link, None, 1.0),
@@ -56,10 +57,10 @@ def run(name: str, methods: list[str], num_visits: int, steps_per_visit: int, ou
         num_visits=num_visits,
         steps_per_visit=steps_per_visit,
     )
-    with joined(device, session.timeout_seconds, "env://"):
+    with joined(device, TIMEOUT_SECONDS, "env://"):
         place, rank = torch.device(device), dist.get_rank()
         attempt = new_attempt(launch, dist.get_backend(), place)
-        swept = sweep(own_group(network, attempt, place))
+        swept = sweep(attempt, network, slowest_seconds(place))
         found = time_methods(session, place)
     if rank == 0:
         write_record(output / "sweep.json", swept)

@@ -1,4 +1,4 @@
-"""A lab: n workers on one machine, each in a network namespace, on links of a chosen rate. Linux, root."""
+"""A lab: namespaces of one machine that stand for machines, on links of a chosen rate. Linux, root."""
 
 from __future__ import annotations
 
@@ -9,35 +9,34 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any
 
-from harness.timing.links import (
-    LabError,
-    LabLayout,
-    LabTopology,
-    creating_lines,
-    inside_lines,
-    limiting_lines,
-    train_lines,
-)
+from harness.timing.links import LabError, LabTopology, burst_bytes, frames_in_one_piece
 from harness.workers.processes import Worker, WorkerProcesses, start_workers
 
 PREFIX = "cserlab"
+"""Of the names of a lab's namespaces; all that are called so are the lab's."""
+INTERFACE = "eth0"
+"""Every machine's link, in its namespace."""
+SWITCH, BRIDGE = "switch", "bridge"
 CAPABILITIES = {12: "CAP_NET_ADMIN", 21: "CAP_SYS_ADMIN"}
-MARKS = Path("/run/cserlab")
-"""A file for each prefix, with the owner's pid and its namespaces. The owner keeps it locked: however that dies, the
-kernel unlocks it. /run does not outlive a boot, and neither do namespaces."""
+LOCKS = Path("/run/cserlab")
+"""A file for each prefix, with the owner's pid. The owner keeps it locked: however that dies, the kernel unlocks it.
+/run does not outlive a boot, and neither do namespaces."""
 NAMESPACES = Path("/run/netns")
+CONGESTION_CONTROL = "cubic"
+"""Linux's usual one, whatever the host is set to: BBR, for one, stops every ten seconds to look for a shorter way."""
+QUEUE_BYTES = 1 << 20
+"""What waits at each end of a link before frames are dropped, as in a switch with a deep buffer."""
 KILLING_SECONDS = 10.0
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CLONE_NEWNET = 0x40000000
@@ -58,27 +57,33 @@ def why_not() -> str | None:
 
 
 class Lab:
-    """A lab that is up; made by `lab`."""
+    """A lab that is up; made by `lab`.
 
-    def __init__(self, layout: LabLayout) -> None:
-        self._layout = layout
-        self.addresses = tuple(layout.address(rank) for rank in range(layout.topology.num_workers))
-        """Per rank."""
-        self.interface = layout.interface
-        """The same name in every worker's namespace: for GLOO_SOCKET_IFNAME."""
+    A machine is a namespace with one interface, a link to the switch, which is a bridge in a namespace of its own. Its
+    workers are in it together.
 
-    @property
-    def topology(self) -> LabTopology:
-        """The topology with the rate that links have now: `set_rate` changes it."""
-        return self._layout.topology
+    Attributes:
+        topology: with the rate that links have now; `set_rate` changes it.
+        interface: the same name in every machine: for GLOO_SOCKET_IFNAME.
+    """
+
+    interface = INTERFACE
+
+    def __init__(self, topology: LabTopology, prefix: str) -> None:
+        self.topology, self._prefix = topology, prefix
+        self._machines = [f"{prefix}-m{index}" for index in range(topology.num_machines)]
 
     def command(self, rank: int, argv: Sequence[str]) -> list[str]:
-        """The command that runs `argv` inside the rank's namespace, as the same process."""
-        return ["ip", "netns", "exec", self._layout.worker(rank), *argv]
+        """The command that runs `argv` on the rank's machine, as the same process."""
+        return ["ip", "netns", "exec", self.namespace(rank).name, *argv]
 
     def namespace(self, rank: int) -> Path:
-        """The file of the rank's namespace, for setns."""
-        return NAMESPACES / self._layout.worker(rank)
+        """The file of the namespace of the rank's machine, for setns."""
+        return NAMESPACES / self._machines[rank // self.topology.workers_per_machine]
+
+    def address(self, rank: int) -> str:
+        """The address of the rank's machine."""
+        return _address(rank // self.topology.workers_per_machine)
 
     def sent(self) -> list[tuple[int, int]]:
         """Bytes of Ethernet frames, and number of frames, that each machine's link has sent to the switch so far.
@@ -86,107 +91,111 @@ class Lab:
         It is the counter of the limit at the machine's end: the interface's own counts a train of segments that TCP
         hands down in one piece with one header.
         """
-        return [_counted(link.namespace, link.interface) for link in self._layout.uplinks()]
+        return [_counted(machine) for machine in self._machines]
 
     def set_rate(self, bits_per_second: float) -> None:
-        """Change the machines' links in place, both ways.
+        """Change the links in place, both ways.
 
         Raises:
             LabError: a rate that no lab can have.
         """
-        self._layout = replace(self._layout, topology=replace(self.topology, bits_per_second=bits_per_second))
-        _in_namespaces("ip", train_lines(self._layout))
-        _in_namespaces("tc", limiting_lines(self._layout, "change"))
+        self.topology = replace(self.topology, bits_per_second=bits_per_second)
+        rate, burst = round(bits_per_second), burst_bytes(bits_per_second)
+        limit = f"root tbf rate {rate}bit burst {burst} limit {QUEUE_BYTES}"
+        # Sockets look the number up with their route, so that is forgotten: those that are open would keep the old one.
+        frames = f"link set {INTERFACE} gso_max_segs {frames_in_one_piece(bits_per_second)}"
+        for machine in self._machines:
+            _batch("ip", [frames, "route flush cache"], machine)
+            _batch("tc", [f"qdisc replace dev {INTERFACE} {limit}"], machine)
+        ports = range(self.topology.num_machines)
+        _batch("tc", [f"qdisc replace dev m{index} {limit}" for index in ports], f"{self._prefix}-{SWITCH}")
+
+    def lay_out(self) -> None:
+        """Make the namespaces and the links between them. IPv6 stays off and bridges do not chat: nothing but workers
+        send."""
+        switch = f"{self._prefix}-{SWITCH}"
+        _batch("ip", [f"netns add {name}" for name in (switch, *self._machines)])
+        pair = "link add {} netns {} type veth peer name m{} netns {}"
+        _batch("ip", [pair.format(INTERFACE, name, index, switch) for index, name in enumerate(self._machines)])
+        ports = [f"m{index}" for index in range(len(self._machines))]
+        lines = [f"link add {BRIDGE} type bridge stp_state 0 mcast_snooping 0"]
+        lines += [f"link set {port} master {BRIDGE}" for port in ports]
+        _batch("ip", [*lines, *(line for each in (BRIDGE, *ports) for line in _up(each))], switch)
+        for index, machine in enumerate(self._machines):
+            own, how = _address(index), f"src {_address(index)} congctl {CONGESTION_CONTROL}"
+            lines = [
+                f"addr add {own}/24 dev {INTERFACE} noprefixroute",
+                f"route add {_address(-1)}/24 dev {INTERFACE} {how}",
+                f"route replace local {own} dev {INTERFACE} table local {how}",  # between the machine's own workers
+            ]
+            _batch("ip", [*_up("lo"), *_up(INTERFACE), *lines], machine)
+        self.set_rate(self.topology.bits_per_second)
+
+
+def _address(machine: int) -> str:
+    """The machine's address; of -1, their network's."""
+    return f"10.83.0.{machine + 1}"
+
+
+def _up(interface: str) -> list[str]:
+    return [f"link set {interface} addrgenmode none", f"link set {interface} up"]
 
 
 @contextmanager
-def lab(topology: LabTopology, *, prefix: str = PREFIX) -> Iterator[Lab]:
+def lab(topology: LabTopology) -> Iterator[Lab]:
     """Inside, the lab is up. At the end, also by an exception, SIGINT, SIGTERM or SIGHUP, all of it is gone, and so is
-    every process in its namespaces; what a lab that was killed has left, the next one of the same prefix removes.
-
-    Args:
-        topology: what to lay out.
-        prefix: of all names of namespaces and interfaces, 1 to 8 small letters and digits. A lab owns its prefix.
+    every process in its namespaces; what a lab that was killed has left, the next one removes.
 
     Raises:
-        LabError: no lab is possible here, or the prefix is in use.
+        LabError: no lab is possible here, or one is up already.
     """
-    reason = why_not()
-    if reason is None and not re.fullmatch("[a-z0-9]{1,8}", prefix):
-        reason = f"a lab's prefix is 1 to 8 small letters and digits, not {prefix!r}"
-    if reason:
+    if reason := why_not():
         raise LabError(reason)
-    layout = LabLayout(prefix, topology)
-    with _signals_as_exceptions(), _owned(prefix, layout.namespaces()):
-        _batch("ip", creating_lines(layout))
-        _in_namespaces("ip", inside_lines(layout))
-        _in_namespaces("ip", train_lines(layout))
-        _in_namespaces("tc", limiting_lines(layout, "add"))
-        yield Lab(layout)
+    made = Lab(topology, PREFIX)
+    with _signals_as_exceptions(), _owned(PREFIX):
+        made.lay_out()
+        yield made
 
 
 @contextmanager
-def _owned(prefix: str, namespaces: Sequence[str]) -> Iterator[None]:
-    """Inside, the prefix is this process's own; what a dead owner left goes before, and these namespaces go after it.
+def _owned(prefix: str) -> Iterator[None]:
+    """Inside, the prefix is this process's own; namespaces of a dead owner go before, and its own after it.
 
     Raises:
-        LabError: the prefix belongs to a lab that is in use, or to something that is no lab.
+        LabError: the prefix belongs to a lab that is in use.
     """
-    MARKS.mkdir(mode=0o755, parents=True, exist_ok=True)
-    with open(MARKS / f"{prefix}.json", "a+") as mark:
+    LOCKS.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with open(LOCKS / prefix, "a+") as lock:
         try:
-            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            owner = _marked(mark).get("pid", "unknown")
-            raise LabError(f"a lab with the prefix {prefix} is in use by pid {owner}: wait, or end it") from None
-        left = _marked(mark).get("namespaces", [])
-        _refuse_strangers(prefix, left)
-        remove_namespaces(left)
-        mark.truncate(0)
-        json.dump({"pid": os.getpid(), "namespaces": list(namespaces)}, mark)
-        mark.flush()
+            lock.seek(0)
+            raise LabError(f"a lab is in use by pid {lock.read() or 'unknown'}: wait, or end it") from None
+        remove_namespaces(prefix)
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
         try:
             yield
         finally:
             waiting = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
             try:
-                remove_namespaces(namespaces)
-                mark.truncate(0)
+                remove_namespaces(prefix)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, waiting)
 
 
-def _marked(mark: TextIO) -> dict[str, Any]:
-    """The owner's pid and its namespaces; a mark that was torn by a kill was written before there was a namespace."""
-    mark.seek(0)
-    try:
-        found: dict[str, Any] = json.load(mark)
-    except ValueError:
-        return {}
-    return found
-
-
-def _refuse_strangers(prefix: str, ours: Sequence[str]) -> None:
-    namespaces = os.listdir(NAMESPACES) if NAMESPACES.is_dir() else []
-    strange = [f"namespace {name}" for name in sorted(namespaces) if name not in ours]
-    strange += [f"interface {name}" for _, name in socket.if_nameindex()]  # A lab has none outside its namespaces.
-    for what in strange:
-        if what.split()[1].startswith(f"{prefix}-"):
-            raise LabError(f"the {what} was not made by a lab: remove it, or choose another prefix")
-
-
-def remove_namespaces(namespaces: Sequence[str]) -> None:
-    """End what lives in these namespaces, and delete them; those that do not exist are no matter.
+def remove_namespaces(prefix: str) -> None:
+    """End what lives in the namespaces of this prefix, and delete them.
 
     Raises:
         LabError: a process that does not end, or a namespace that `ip` cannot delete.
     """
-    for name in namespaces:
-        if (NAMESPACES / name).exists():
-            _empty(name)
-            done = subprocess.run(["ip", "netns", "delete", name], capture_output=True, text=True, check=False)
-            if done.returncode and (NAMESPACES / name).exists():
-                raise LabError(f"the namespace {name} cannot be deleted: {done.stderr.strip()}")
+    for path in sorted(NAMESPACES.glob(f"{prefix}-*")):
+        _empty(path.name)
+        done = subprocess.run(["ip", "netns", "delete", path.name], capture_output=True, text=True, check=False)
+        if done.returncode and path.exists():
+            raise LabError(f"the namespace {path.name} cannot be deleted: {done.stderr.strip()}")
 
 
 def _empty(name: str) -> None:
@@ -204,12 +213,7 @@ def _empty(name: str) -> None:
         time.sleep(0.01)
 
 
-def _in_namespaces(program: str, lines: dict[str, list[str]]) -> None:
-    for namespace, of_namespace in lines.items():
-        _batch(program, of_namespace, namespace)
-
-
-def _batch(program: str, lines: Iterable[str], namespace: str | None = None) -> None:
+def _batch(program: str, lines: Sequence[str], namespace: str | None = None) -> None:
     where = [] if namespace is None else ["-n", namespace]
     text = "".join(f"{line}\n" for line in lines)
     done = subprocess.run([program, *where, "-batch", "-"], input=text, capture_output=True, text=True, check=False)
@@ -218,8 +222,8 @@ def _batch(program: str, lines: Iterable[str], namespace: str | None = None) -> 
         raise LabError(f"this machine's kernel cannot have the lab: {program} says: {said}")
 
 
-def _counted(namespace: str, interface: str) -> tuple[int, int]:
-    command = ["tc", "-n", namespace, "-s", "-j", "qdisc", "show", "dev", interface, "root"]
+def _counted(namespace: str) -> tuple[int, int]:
+    command = ["tc", "-n", namespace, "-s", "-j", "qdisc", "show", "dev", INTERFACE, "root"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)[0]
     return int(found["bytes"]), int(found["packets"])
@@ -244,7 +248,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def start_inside(network: Lab, work: Callable[..., object], arguments: Sequence[tuple[Any, ...]]) -> WorkerProcesses:
-    """Start workers as `start_workers` does, each in the namespace of its rank.
+    """Start workers as `start_workers` does, each in the namespace of its rank's machine.
 
     Pipes are no part of the network, nor is the file by which workers meet.
     """

@@ -10,7 +10,7 @@ import torch
 from algorithms import DistributedOptimizer
 from algorithms.core.stages import EarlyMessage
 from harness.records.timings import Message, Method
-from harness.timing.timed_step import Recorded, Setting, Turn
+from harness.timing.turn import Setting, Turn
 from harness.train.build import build_topology
 from harness.train.clock import seconds_to_idle
 
@@ -21,58 +21,58 @@ NUM_KEPT_DRAWS = 50
 NUM_CODEC_STEPS = 3
 
 
-def described(setting: Setting, methods: Sequence[Method], num_warmup_steps: int) -> list[Method]:
+def described(setting: Setting, methods: Sequence[Method]) -> list[Method]:
     """The methods with their messages and the time of their codecs; the group of `setting` must be of this worker
     alone, and its messages visible."""
     assert setting.visible, "messages that DDP sends in C++ are not seen"
-    bare, found = _bare_seconds(setting), []
+    found, bare = [], _bare_seconds(setting)
     for method in methods:
-        turn = Turn(setting, method, num_warmup_steps)
-        known = {"messages": messages_of(turn, method), "codec_alone_seconds": _codec_seconds(turn, method, bare)}
+        turn = Turn(setting, method)
+        known = {"messages": messages_of(turn), "codec_alone_seconds": max(0.0, _seconds(turn) - bare)}
         found.append(method.model_copy(update=known))
     return found
 
 
-def messages_of(turn: Turn, method: Method) -> list[Message]:
+def messages_of(turn: Turn) -> list[Message]:
     """Say what a worker sends in a period: in every step, and what the synchronising step sends besides."""
-    messages = _messages_once(turn, method.period)
+    method, optimizer = turn.method, turn.optimizer
+    messages = _messages_once(turn)
     if "topology" in method.settings:
         # Those of worker 0; each other worker's neighbours are as many ranks further on.
         topology = build_topology(method.label, method.settings["topology"])
         rounds = tuple(mixing.receivers[0] for mixing in topology.rounds(turn.setting.num_workers))
-        messages = [message.model_copy(update={"rounds": rounds}) for message in messages]
-    optimizer = turn.method.optimizer
+        return [message.model_copy(update={"rounds": rounds}) for message in messages]
     if not method.overlap or not isinstance(optimizer, DistributedOptimizer):
         return messages
-    steps, ready = range(method.period, (NUM_DRAWS + 1) * method.period, method.period), turn.setting.layers.ready()
-    draws = [early_begins(optimizer.early_messages(step), ready) for step in steps]
-    return [_drawn(message, [draw.get(8 * message.payload_bytes, 1.0) for draw in draws]) for message in messages]
+    steps, done = range(method.period, (NUM_DRAWS + 1) * method.period, method.period), turn.setting.gradients.done
+    draws = [early_begins(optimizer.early_messages(step), done) for step in steps]
+    ready = [[draw.get(8 * message.payload_bytes, 1.0) for draw in draws] for message in messages]
+    return [
+        message.model_copy(update={"ready": mean(own), "ready_draws": tuple(own[:NUM_KEPT_DRAWS])})
+        for message, own in zip(messages, ready, strict=True)
+    ]
 
 
-def _drawn(message: Message, ready: Sequence[float]) -> Message:
-    return message.model_copy(update={"ready": mean(ready), "ready_draws": tuple(ready[:NUM_KEPT_DRAWS])})
-
-
-def early_begins(messages: Sequence[EarlyMessage], ready: Sequence[float]) -> dict[int, float]:
+def early_begins(messages: Sequence[EarlyMessage], done: Sequence[float]) -> dict[int, float]:
     """When a step's early messages may begin, one after the other, by payload in bits.
 
     Args:
-        ready: by tensor, the share of the backward pass that is done when its gradient is there.
+        done: by tensor, the share of the backward pass that is over when its gradient is there.
     """
     begun, reached = {}, 0.0
     for message in sorted(messages, key=lambda each: -each.tensors[0]):
-        reached = max(reached, *(ready[number] for number in message.tensors))
+        reached = max(reached, *(done[number] for number in message.tensors))
         begun[message.payload_bits] = reached
     return begun
 
 
-def _messages_once(turn: Turn, period: int) -> list[Message]:
-    ordinary: list[Recorded] = []
+def _messages_once(turn: Turn) -> list[Message]:
+    """What ordinary steps send too is sent in each step, the rest of a synchronising step's once in a period."""
+    period, often = turn.method.period, list[int]()
     if period > 1:
-        turn.method.go_to(0, False)
-        ordinary = turn.timed_step()[1]
-    turn.method.go_to(0, True)
-    often = [each.payload_bytes for each in ordinary]
+        turn.go_to(0, False)
+        often = [each.payload_bytes for each in turn.timed_step()[1]]
+    turn.go_to(0, True)
     messages = []
     for each in turn.timed_step()[1]:
         if not each.payload_bytes:  # PowerSGD reduces what is no matrix also where there is nothing.
@@ -86,20 +86,16 @@ def _messages_once(turn: Turn, period: int) -> list[Message]:
     return messages
 
 
-def _codec_seconds(turn: Turn, method: Method, bare: float) -> float:
-    """Seconds of a step that passes without a method do not take: the mean over the period of its kinds' medians."""
-
-    def seconds(synchronises: bool) -> float:
+def _seconds(turn: Turn) -> float:
+    """Seconds of a step: the mean over the period of its kinds' medians."""
+    period, seconds = turn.method.period, {}
+    for synchronises in [True] if period == 1 else [False, True]:
         taken = []
         for _ in range(NUM_CODEC_STEPS):
-            turn.method.go_to(0, synchronises)
-            taken.append(seconds_to_idle(turn.method.step, turn.setting.device))
-        return median(taken)
-
-    over_period = seconds(True)
-    if method.period > 1:
-        over_period = (seconds(False) * (method.period - 1) + over_period) / method.period
-    return max(0.0, over_period - bare)
+            turn.go_to(0, synchronises)
+            taken.append(seconds_to_idle(turn.step, turn.setting.device))
+        seconds[synchronises] = median(taken)
+    return (seconds.get(False, 0.0) * (period - 1) + seconds[True]) / period
 
 
 def _bare_seconds(setting: Setting) -> float:

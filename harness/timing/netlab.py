@@ -10,9 +10,9 @@ from tabulate import tabulate
 
 from harness.records.store import write_record
 from harness.records.timings import SweepPoint
-from harness.timing.lab import PREFIX, lab, why_not
+from harness.timing.lab import Lab, lab, why_not
 from harness.timing.links import LabError, LabTopology, rate_text
-from harness.timing.sweep import Connected, connected, sweep
+from harness.timing.sweep import Seconds, connected, sweep_lab
 
 HEADER_BYTES = 66
 """Headers of a frame: Ethernet 14, IP 20, TCP with timestamps 32. A frame that only acknowledges is nothing else."""
@@ -27,7 +27,7 @@ BEYOND_BITS_PER_SECOND = 100e9
 STEP, MOST_STEPS = 0.8, 12
 
 
-def run(num_workers: int, num_machines: int | None, rates: list[float], output: Path, prefix: str = PREFIX) -> None:
+def run(num_workers: int, num_machines: int | None, rates: list[float], output: Path) -> None:
     """Sweep at each rate (bits a second of a machine's link) that this machine can emulate.
 
     Raises:
@@ -39,7 +39,7 @@ def run(num_workers: int, num_machines: int | None, rates: list[float], output: 
     if num_machines < 2 or num_workers % num_machines:
         raise LabError(f"{num_workers} workers are not as many on each of {num_machines} machines, two at the least")
     topologies = [LabTopology(num_machines, num_workers // num_machines, rate) for rate in sorted(rates, reverse=True)]
-    ceiling = ceiling_bits_per_second(num_workers, prefix)
+    ceiling = ceiling_bits_per_second(num_workers)
     possible = [topology for topology in topologies if topology.ring_bits_per_second <= ceiling]
     for topology in topologies:
         if topology not in possible:
@@ -51,11 +51,11 @@ def run(num_workers: int, num_machines: int | None, rates: list[float], output: 
     if not possible:
         raise LabError("none of the rates can be emulated on this machine: ask for lower ones")
     rows = []
-    with lab(possible[0], prefix=prefix) as network, connected(network) as among:
+    with lab(possible[0]) as network, connected(network) as seconds:
         for topology in possible:
             network.set_rate(topology.bits_per_second)
             print(f"netlab: {topology}", flush=True)
-            found = sweep(among.group())
+            found = sweep_lab(network, seconds)
             write_record(output / record_name(topology), found)
             largest = {point.collective: point for point in found.points}
             rows += [_row(point, topology.bits_per_second) for point in largest.values()]
@@ -81,7 +81,7 @@ def _row(point: SweepPoint, asked: float) -> list[object]:
 
 
 @cache
-def ceiling_bits_per_second(num_workers: int, prefix: str = PREFIX) -> float:
+def ceiling_bits_per_second(num_workers: int) -> float:
     """The highest rate of all workers' links together that an all-reduce over gloo reaches to 90 %, each way.
 
     It is measured with one worker a machine, once in a process. More of them on one machine cost about the same, since
@@ -90,25 +90,25 @@ def ceiling_bits_per_second(num_workers: int, prefix: str = PREFIX) -> float:
     Raises:
         LabError: no lab is possible here, or no rate is reached.
     """
-    with lab(LabTopology(num_workers, 1, BEYOND_BITS_PER_SECOND), prefix=prefix) as network, connected(network) as all:
-        rate = _reached(all)
+    with lab(LabTopology(num_workers, 1, BEYOND_BITS_PER_SECOND)) as network, connected(network) as seconds:
+        rate = _reached(network, seconds)
         for _ in range(MOST_STEPS):
             network.set_rate(rate)
-            if _reached(all) >= BUSY * rate:
+            if _reached(network, seconds) >= BUSY * rate:
                 return rate * num_workers
             rate *= STEP
     raise LabError(f"this machine reaches 90 % of no rate that was tried, down to {rate_text(rate)} a worker")
 
 
-def _reached(among: Connected) -> float:
+def _reached(network: Lab, seconds: Seconds) -> float:
     """Bits a second that a machine's link sends during a large all-reduce, headers included; mean over machines.
 
     The better of two tries: a pause of the machine's is not its ceiling.
     """
     found = []
     for _ in range(2):
-        before = among.lab.sent()
-        seconds = among.seconds("all_reduce", CEILING_PAYLOAD_BYTES)
-        sent = [now - then for (now, _), (then, _) in zip(among.lab.sent(), before, strict=True)]
-        found.append(8 * sum(sent) / len(sent) / seconds)
+        before = network.sent()
+        taken = seconds("all_reduce", CEILING_PAYLOAD_BYTES)
+        sent = [now - then for (now, _), (then, _) in zip(network.sent(), before, strict=True)]
+        found.append(8 * sum(sent) / len(sent) / taken)
     return max(found)

@@ -12,18 +12,18 @@ import torch.distributed as dist
 
 from harness.records.store import VERSION, Attempt
 from harness.records.timings import Cell, Fabric, Message, Method, StepKind, Timing, Workload
-from harness.timing.built_methods import make_groups
 from harness.timing.lab import Lab, start_inside
 from harness.timing.method_messages import described
-from harness.timing.timed_step import Parts, RankStep, Setting, Turn, parts_of
-from harness.timing.workloads import Layers, layers_of
+from harness.timing.timed_step import Parts, RankStep, parts_of
+from harness.timing.turn import NUM_WARMUP_STEPS, Setting, Turn, make_groups
+from harness.timing.workloads import Gradients
 from harness.train.clock import there_and_back
 from harness.workers.attempt import prepare_thread
 from harness.workers.process_group import from_rank_0, joined
 from harness.workers.processes import Worker
 
-NUM_WARMUP_STEPS = 3
-"""DDP settles its buckets in the second step, and its PowerSGD hook compresses from the third on."""
+TIMEOUT_SECONDS = 900.0
+"""How long a worker waits for the others."""
 SetLink = Callable[[float | None], object]
 
 
@@ -53,22 +53,20 @@ class Session:
     """All that is to be timed together; sent to workers as it is.
 
     Attributes:
+        gradients: of the workload's model.
         methods: in the order of turns.
         cells_of: what is timed of a method, by its messages; a function of a module, perhaps with arguments bound.
         trains: see `Setting`.
-        timeout_seconds: how long a worker waits for the others.
     """
 
     workload: Workload
+    gradients: Gradients
     num_workers: int
     methods: Sequence[Method]
     cells_of: CellsOf
-    trains: bool
+    trains: bool = False
     num_visits: int = 2
     steps_per_visit: int = 5
-    timeout_seconds: float = 900.0
-    layers: Layers | None = None
-    """The layers of the workload's model; None: every worker finds out by itself, which takes a while."""
 
 
 def kinds_of(method: Method) -> list[tuple[StepKind, float, list[Message]]]:
@@ -91,30 +89,30 @@ def time_methods(session: Session, device: torch.device, set_link: SetLink | Non
         set_link: called by all workers, has links of this rate; None: as fast as they can be. Where there is one the
             workers are of one host, and share its clock.
     """
-    together, alone = make_groups(4 * session.workload.num_parameters)
-    layers = session.layers or layers_of(session.workload.name)
-    setting = Setting(session.workload, layers, session.trains, session.num_workers, device, together)
+    together, alone = make_groups(session.workload.num_parameters)
+    setting = Setting(
+        session.workload, session.gradients, session.trains, session.num_workers, device, together, visible=False
+    )
     looking = replace(setting, groups=alone, visible=True)
-    methods = from_rank_0(described(looking, session.methods, NUM_WARMUP_STEPS) if dist.get_rank() == 0 else [])
-    plans = {method.name: session.cells_of(session.workload, method) for method in methods}
+    methods = from_rank_0(described(looking, session.methods) if dist.get_rank() == 0 else [])
+    known = {method.name: method for method in methods}
     steps: dict[tuple[str, CellPlan], list[tuple[int, Parts]]] = {}
-    for visit, name in there_and_back(list(plans), session.num_visits):
-        [method] = [each for each in methods if each.name == name]
-        for plan, own in _turn(session, setting, method, plans[name], visit, set_link):
+    for visit, name in there_and_back(list(known), session.num_visits):
+        for plan, own in _turn(session, setting, known[name], visit, set_link):
             steps.setdefault((name, plan), []).extend((visit, parts) for parts in own)
     return methods, [cell_of(name, plan, own, session.trains) for (name, plan), own in steps.items()]
 
 
 def _turn(
-    session: Session, setting: Setting, method: Method, plans: Sequence[CellPlan], visit: int, set_link: SetLink | None
+    session: Session, setting: Setting, method: Method, visit: int, set_link: SetLink | None
 ) -> Iterator[tuple[CellPlan, list[Parts]]]:
     """One turn of a method, built anew so that the memory of one at a time is needed."""
     if set_link is not None:  # On a slow network most of a session would be the warm-up.
         set_link(None)
-    turn = Turn(setting, method, NUM_WARMUP_STEPS)
+    turn = Turn(setting, method)
     gc.collect()
     numbers = range(visit * session.steps_per_visit, (visit + 1) * session.steps_per_visit)
-    for plan in plans:
+    for plan in session.cells_of(session.workload, method):
         turn.trainee.slow_down(plan.dilation)
         if set_link is not None and plan.link is not None:
             set_link(plan.link / plan.dilation)
@@ -122,7 +120,7 @@ def _turn(
 
 
 def _step(turn: Turn, number: int, synchronises: bool, share_clock: bool) -> Parts:
-    turn.method.go_to(number, synchronises)
+    turn.go_to(number, synchronises)
     dist.barrier()
     own, _ = turn.timed_step()
     workers: list[RankStep] = [own] * dist.get_world_size()
@@ -162,13 +160,12 @@ def timing_of(session: Session, found: Found, attempt: Attempt, fabric: Fabric) 
 
 
 def time_in_lab(session: Session, network: Lab) -> Found:
-    """The session, with a worker in each namespace of the lab; its links are set as cells ask.
+    """The session, with a worker for each of the lab's; its links are set as cells ask, and else as they are now.
 
     Raises:
         WorkerError: a worker failed; the others are ended.
     """
     fastest = network.topology.bits_per_second
-    session = replace(session, layers=session.layers or layers_of(session.workload.name))
     with start_inside(network, _work_in_lab, [(session,)] * session.num_workers) as workers:
         while not isinstance(heard := workers.hear(0), tuple):
             network.set_rate(fastest if heard is None else heard)
@@ -189,6 +186,6 @@ def _work_in_lab(worker: Worker, session: Session) -> Found | None:
             worker.pipe.recv()
         dist.barrier()
 
-    with joined("cpu", session.timeout_seconds, worker.init_method, worker.rank, worker.world_size):
+    with joined("cpu", TIMEOUT_SECONDS, worker.init_method, worker.rank, worker.world_size):
         found = time_methods(session, torch.device("cpu"), set_link)
     return found if worker.rank == 0 else None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,8 +19,9 @@ from harness.timing.links import LabTopology, rate_text
 from harness.timing.methods import METHODS, scored_methods
 from harness.timing.netlab import ceiling_bits_per_second, record_name
 from harness.timing.session import CellPlan, CellsOf, Session, kinds_of, on_one_link, time_in_lab, timing_of
-from harness.timing.sweep import connected, fabric, sweep
+from harness.timing.sweep import connected, fabric, sweep_lab
 from harness.timing.trainees import workload
+from harness.timing.workloads import gradients_of
 
 SHARE_OF_CEILING = 0.3
 """The part of what this machine's links reach that is used: the rest of its cores' time is for the methods."""
@@ -73,8 +74,7 @@ class TimingJob:
         """
         whole = LabTopology(self.num_machines, self.workers_per_machine, self.bits_per_second)
         dilation = max(self.dilation, whole.ring_bits_per_second / most_bits_per_second)
-        slowed = LabTopology(self.num_machines, self.workers_per_machine, self.bits_per_second / dilation)
-        return slowed, dilation
+        return replace(whole, bits_per_second=self.bits_per_second / dilation), dilation
 
     def __str__(self) -> str:
         where = f"{self.num_machines}x{self.workers_per_machine} workers"
@@ -118,19 +118,11 @@ def run_study(output: Path, minutes: float) -> TimingStudy:
     topologies = sorted({job.emulated(most)[0] for job in JOBS}, key=lambda each: each.bits_per_second)
     for topology in topologies:
         print(f"speedups: sweep of {topology}", flush=True)
-        with lab(topology) as network, connected(network) as among:
-            write_record(output / record_name(topology), sweep(among.group()))
-    left_out: list[LeftOut] = []
-    timings = list(_timings(output, most, ends, left_out))
-    sweeps = [record_name(topology) for topology in topologies]
-    study = TimingStudy(version=VERSION, sweeps=sweeps, timings=timings, left_out=left_out)
-    write_record(output / "study.json", study)
-    return study
-
-
-def _timings(output: Path, most: float, ends: float, left_out: list[LeftOut]) -> Iterator[str]:
+        with lab(topology) as network, connected(network) as seconds:
+            write_record(output / record_name(topology), sweep_lab(network, seconds))
     loads = {name: workload(name, "cpu") for name in dict.fromkeys(job.workload for job in JOBS)}
-    taken: list[str] = []
+    timings: list[str] = []
+    left_out: list[LeftOut] = []
     for job in JOBS:
         load, (topology, dilation) = loads[job.workload], job.emulated(most)
         if why := _why_not(load, dilation, ends):
@@ -139,23 +131,13 @@ def _timings(output: Path, most: float, ends: float, left_out: list[LeftOut]) ->
         print(f"speedups: {job}, slowed down {dilation:.4g} times", flush=True)
         place = f"{job.num_machines}x{job.workers_per_machine}-{job.bits_per_second / 1e6:g}mbps"
         name = f"timing-{job.workload}-{place}"
-        taken.append(f"{name}.json" if f"{name}.json" not in taken else f"{name}-slowed-{job.dilation:g}.json")
-        methods = [METHODS[each] for each in job.methods]
-        cells_of = partial(on_one_link, job.bits_per_second, dilation)
-        fastest = LabTopology(job.num_machines, job.workers_per_machine, most / topology.num_workers)
-        _time(output / taken[-1], load, methods, cells_of, fastest, fabric(topology, dilation))
-        yield taken[-1]
-
-
-def _time(
-    file: Path, load: Workload, methods: Sequence[Method], cells_of: CellsOf, fastest: LabTopology, network: Fabric
-) -> None:
-    """Time a session and write its record; the lab's links are at their fastest while methods warm up."""
-    session = Session(load, fastest.num_workers, methods, cells_of, trains=False)
-    attempt = new_attempt("processes", "gloo", torch.device("cpu"))
-    with lab(fastest) as up:
-        found = time_in_lab(session, up)
-    write_record(file, timing_of(session, found, attempt, network))
+        timings.append(f"{name}.json" if f"{name}.json" not in timings else f"{name}-slowed-{job.dilation:g}.json")
+        methods, cells_of = [METHODS[each] for each in job.methods], partial(on_one_link, job.bits_per_second, dilation)
+        _time(output / timings[-1], load, methods, cells_of, most, fabric(topology, dilation))
+    sweeps = [record_name(topology) for topology in topologies]
+    study = TimingStudy(version=VERSION, sweeps=sweeps, timings=timings, left_out=left_out)
+    write_record(output / "study.json", study)
+    return study
 
 
 def _why_not(load: Workload, dilation: float, ends: float) -> str | None:
@@ -163,6 +145,17 @@ def _why_not(load: Workload, dilation: float, ends: float) -> str | None:
     if compute > MOST_COMPUTE_SECONDS:
         return f"slowed down {dilation:.0f} times, as its links need here, a step would compute {compute:.0f} s"
     return "the minutes given to the study were over" if time.monotonic() > ends else None
+
+
+def _time(
+    file: Path, load: Workload, methods: Sequence[Method], cells_of: CellsOf, most_bits_per_second: float, made: Fabric
+) -> None:
+    """Time a session and write its record; the lab's links are at their fastest while methods warm up."""
+    session = Session(load, gradients_of(load.name), made.num_workers, methods, cells_of)
+    attempt = new_attempt("processes", "gloo", torch.device("cpu"))
+    with lab(LabTopology(made.num_machines, made.workers_per_machine, most_bits_per_second / made.num_workers)) as up:
+        found = time_in_lab(session, up)
+    write_record(file, timing_of(session, found, attempt, made))
 
 
 def run_scored(file: Path, results: Path, names: Sequence[str]) -> None:
@@ -183,9 +176,8 @@ def run_scored(file: Path, results: Path, names: Sequence[str]) -> None:
     methods = [method for name, method in known.items() if name in names or not names]
     most = SCORED_SHARE_OF_CEILING * ceiling_bits_per_second(SCORED_WORKERS)
     print(f"speedups: {len(methods)} scored methods, links up to {rate_text(most)} in all", flush=True)
-    fastest = LabTopology(SCORED_WORKERS, 1, most / SCORED_WORKERS)
-    network = fabric(fastest).model_copy(update={"bits_per_second": None})
-    _time(file, workload(SCORED_WORKLOAD, "cpu"), methods, partial(scored_cells, most), fastest, network)
+    several = fabric(LabTopology(SCORED_WORKERS, 1, max(SCORED_LINKS))).model_copy(update={"bits_per_second": None})
+    _time(file, workload(SCORED_WORKLOAD, "cpu"), methods, partial(scored_cells, most), most, several)
 
 
 def scored_cells(most_bits_per_second: float, load: Workload, method: Method) -> list[CellPlan]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from dataclasses import asdict
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -35,62 +36,42 @@ MOST_REPETITIONS, LEAST_REPETITIONS = 20, 3
 LEAD_SECONDS = 3e-3
 """Time from an order to the moment at which all workers start; it must have reached them all by then."""
 TIMEOUT_SECONDS = 60.0
+Sizes = Mapping[Collective, Sequence[int]]
+Sent = Sequence[tuple[int, int]]
 
 
-@dataclass(frozen=True)
-class SweptGroup:
-    """Workers that are connected, however they were started, as a sweep needs them."""
-
-    attempt: Attempt
-    fabric: Fabric
-    seconds: Callable[[Collective, int], float]
-    """One collective of all workers with so many bytes of each, until the last is done."""
-    sent: Callable[[], Sequence[tuple[int, int]]] = tuple
-    """Bytes and frames that each machine's link has sent so far; empty where nobody counts."""
-    pace: float = 0.0
-    """Bits a second of a ring's slowest link, by which long points are foreseen; 0: unknown, or nothing limits it."""
-
-
-class Connected:
-    """The workers of a sweep, one a rank, in a lab's namespaces, and connected."""
-
-    def __init__(self, lab: Lab, processes: WorkerProcesses) -> None:
-        self.lab = lab
-        self._processes = processes
-
-    def group(self) -> SweptGroup:
-        """The group for a sweep that begins now, at the rate that the links now have."""
-        attempt, pace = new_attempt("netlab", "gloo", torch.device("cpu")), self.lab.topology.bits_per_second
-        return SweptGroup(attempt, fabric(self.lab.topology), self.seconds, self.lab.sent, pace)
-
-    def seconds(self, collective: Collective, payload_bytes: int) -> float:
-        """One collective of all workers, begun at an agreed moment: from when the last has until the last is done.
-
-        All processes of a machine read the same monotonic clock, so an agreed moment is a barrier that sends nothing.
-        That some are late, since they contend for this machine's cores, is no part of the time. Links have their burst
-        to give at the start, as they have in training after a backward pass.
-
-        Raises:
-            WorkerError: a worker failed.
-        """
-        rate = self.lab.topology.bits_per_second
-        start = time.monotonic() + max(LEAD_SECONDS, 8 * burst_bytes(rate) / rate)
-        for rank in range(self.lab.topology.num_workers):
-            self._processes.tell(rank, (collective, payload_bytes, start))
-        began, done = zip(*self._processes.hear_all(), strict=True)
-        return float(max(done) - max(began))
+Seconds = Callable[[Collective, int], float]
+"""One collective of all workers of a group with so many bytes of each, until the last is done."""
 
 
 @contextmanager
-def connected(lab: Lab) -> Iterator[Connected]:
-    """Inside, the lab has gloo workers that are connected. Their processes start here and end here.
+def connected(lab: Lab) -> Iterator[Seconds]:
+    """Inside, the lab has gloo workers that are connected, and do collectives. Their processes start and end here.
 
     Raises:
         WorkerError: a worker failed before it was connected.
     """
     with start_inside(lab, _obey, [()] * lab.topology.num_workers) as processes:
         processes.hear_all()
-        yield Connected(lab, processes)
+        yield partial(agreed_seconds, lab, processes)
+
+
+def agreed_seconds(lab: Lab, processes: WorkerProcesses, collective: Collective, payload_bytes: int) -> float:
+    """One collective of all workers, begun at an agreed moment: from when the last has until the last is done.
+
+    All processes of a machine read the same monotonic clock, so an agreed moment is a barrier that sends nothing. That
+    some are late, since they contend for this machine's cores, is no part of the time. Links have their burst to give
+    at the start, as they have in training after a backward pass.
+
+    Raises:
+        WorkerError: a worker failed.
+    """
+    rate = lab.topology.bits_per_second
+    start = time.monotonic() + max(LEAD_SECONDS, 8 * burst_bytes(rate) / rate)
+    for rank in range(lab.topology.num_workers):
+        processes.tell(rank, (collective, payload_bytes, start))
+    began, done = zip(*processes.hear_all(), strict=True)
+    return float(max(done) - max(began))
 
 
 def _obey(worker: Worker) -> None:
@@ -109,19 +90,19 @@ def _obey(worker: Worker) -> None:
             worker.pipe.send((began, time.monotonic()))
 
 
-def own_group(network: Fabric, attempt: Attempt, device: torch.device) -> SweptGroup:
-    """The group that this process is a worker of, swept by all of them together, who share no clock: a collective
+def slowest_seconds(device: torch.device) -> Seconds:
+    """The group that this process is a worker of, all of whom call it together, and who share no clock: a collective
     begins after a barrier, and its time is the slowest worker's."""
     latest = lru_cache(maxsize=1)(prepared)
 
-    def slowest(collective: Collective, payload_bytes: int) -> float:
+    def seconds(collective: Collective, payload_bytes: int) -> float:
         once = latest(collective, payload_bytes, device)
         dist.barrier()
-        seconds = torch.tensor([seconds_to_idle(once, device)], dtype=torch.float64, device=device)
-        dist.all_reduce(seconds, op=dist.ReduceOp.MAX)
-        return float(seconds)
+        own = torch.tensor([seconds_to_idle(once, device)], dtype=torch.float64, device=device)
+        dist.all_reduce(own, op=dist.ReduceOp.MAX)
+        return float(own)
 
-    return SweptGroup(attempt, network, slowest)
+    return seconds
 
 
 def prepared(collective: Collective, payload_bytes: int, device: torch.device) -> Callable[[], object]:
@@ -139,49 +120,59 @@ def prepared(collective: Collective, payload_bytes: int, device: torch.device) -
     return lambda: collectives.all_reduce_sum_(payload, Purpose.EVALUATION)
 
 
-def sweep(group: SweptGroup, sizes: Mapping[Collective, Sequence[int]] = SIZES) -> Sweep:
-    """Time each collective at each size, small ones first; a size that would take more than some seconds is left out,
-    and so are larger ones.
-
-    Args:
-        group: the workers and what is between them.
-        sizes: by collective, payloads of one worker in bytes.
-
-    Raises:
-        WorkerError: a worker of a lab failed.
-    """
-    points = [point for collective, payloads in sizes.items() for point in _points(group, collective, payloads)]
-    return Sweep(version=VERSION, attempt=group.attempt, fabric=group.fabric, points=points)
-
-
 def fabric(topology: LabTopology, dilation: float = 1.0) -> Fabric:
     """A lab as records know it."""
     return Fabric(kind="netlab", backend="gloo", dilation=dilation, inside_bits_per_second=None, **asdict(topology))
 
 
-def _points(group: SweptGroup, collective: Collective, payloads: Sequence[int]) -> Iterator[SweepPoint]:
-    sent, expected = 0.0, 0.0
-    for payload in sorted(payloads):
-        more = ring_bytes(collective, payload, group.fabric.num_workers) - sent
-        expected += 8 * more / group.pace if group.pace else 0.0
-        if (1 + LEAST_REPETITIONS) * expected > LONGEST_POINT_SECONDS:
-            return
-        yield (point := _point(group, collective, payload))
-        sent, expected = sent + more, min(point.seconds)
+def sweep_lab(lab: Lab, seconds: Seconds, sizes: Sizes = SIZES) -> Sweep:
+    """Sweep the lab at the rate that its links have now; `seconds` is of workers that are `connected` in it.
+
+    Raises:
+        WorkerError: a worker failed.
+    """
+    attempt = new_attempt("netlab", "gloo", torch.device("cpu"))
+    return sweep(attempt, fabric(lab.topology), seconds, lab.sent, sizes)
 
 
-def _point(group: SweptGroup, collective: Collective, payload_bytes: int) -> SweepPoint:
+def sweep(
+    attempt: Attempt, network: Fabric, seconds: Seconds, sent: Callable[[], Sent] = list, sizes: Sizes = SIZES
+) -> Sweep:
+    """Time each collective at each size, small ones first; a size that would take more than some seconds is left out,
+    and so are larger ones.
+
+    Args:
+        sent: bytes and frames that each machine's link has sent so far; empty where nobody counts.
+        sizes: by collective, payloads of one worker in bytes.
+    """
+    points: list[SweepPoint] = []
+    pace = network.bits_per_second or math.inf
+    for collective, payloads in sizes.items():
+        known, expected = 0.0, 0.0
+        for payload in sorted(payloads):
+            more = ring_bytes(collective, payload, network.num_workers) - known
+            expected += 8 * more / pace
+            if (1 + LEAST_REPETITIONS) * expected > LONGEST_POINT_SECONDS:
+                break
+            point = _point(network, partial(seconds, collective, payload), sent, collective, payload)
+            known, expected = known + more, min(point.seconds)
+            points.append(point)
+    return Sweep(version=VERSION, attempt=attempt, fabric=network, points=points)
+
+
+def _point(
+    network: Fabric, once: Callable[[], float], sent: Callable[[], Sent], collective: Collective, payload_bytes: int
+) -> SweepPoint:
     """A repetition that is left out, then as many as fit into POINT_SECONDS."""
-    first = group.seconds(collective, payload_bytes)
-    repetitions = min(MOST_REPETITIONS, max(LEAST_REPETITIONS, round(POINT_SECONDS / first)))
-    before = group.sent()
-    seconds = [group.seconds(collective, payload_bytes) for _ in range(repetitions)]
-    wire = (np.subtract(group.sent(), before).mean(axis=0) / repetitions).tolist() if before else (None, None)
+    repetitions = min(MOST_REPETITIONS, max(LEAST_REPETITIONS, round(POINT_SECONDS / once())))
+    before = sent()
+    seconds = [once() for _ in range(repetitions)]
+    wire = (np.subtract(sent(), before).mean(axis=0) / repetitions).tolist() if before else (None, None)
     return SweepPoint(
         collective=collective,
         payload_bytes=payload_bytes,
         seconds=seconds,
         wire_bytes=wire[0],
         wire_frames=wire[1],
-        formula_bytes=formula_bytes(collective, payload_bytes, group.fabric),
+        formula_bytes=formula_bytes(collective, payload_bytes, network),
     )

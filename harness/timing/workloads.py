@@ -1,4 +1,4 @@
-"""What a worker computes in a timed step: a model, its batch, its layers, and how long a published device takes."""
+"""What a worker computes in a timed step: a model, its batch, the order of its gradients, and what a device takes."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def workload_of(name: str, device: str, seconds: float, source: str) -> Workload
         name=name,
         model=problem.model.name,
         batch_size=problem.batch_size,
-        num_parameters=sum(map(math.prod, layers_of(name).shapes)),
+        num_parameters=sum(map(math.prod, gradients_of(name).shapes)),
         device=device,
         forward_seconds=FORWARD_SHARE * seconds,
         backward_seconds=(1 - FORWARD_SHARE) * seconds,
@@ -108,39 +108,24 @@ def workload_of(name: str, device: str, seconds: float, source: str) -> Workload
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One module with parameters of its own.
+class Gradients:
+    """All that an emulation needs of a model: its parameters, and when each gets its gradient in a backward pass.
 
     Attributes:
-        parameters: by their numbers in `model.parameters()`, in the order in which they get their gradients.
-        share: of the arithmetic (floating-point operations of the forward pass) of all layers.
+        shapes: of the parameters, in the order of `model.parameters()`.
+        order: the parameters' numbers, in the order in which they get their gradients.
+        done: by parameter, the share of the backward pass that is then over, by the model's arithmetic (floating-point
+            operations of the forward pass); a module's own parameters are ready together.
     """
 
-    name: str
-    parameters: tuple[int, ...]
-    share: float
-
-
-@dataclass(frozen=True)
-class Layers:
-    """All that an emulation needs of a model: layers, the last to get its gradients first, and parameters' shapes."""
-
-    in_order: tuple[Layer, ...]
     shapes: tuple[tuple[int, ...], ...]
-
-    def ready(self) -> list[float]:
-        """The share of the backward pass that is done when a parameter's gradient is there, by parameter."""
-        ready = [0.0] * len(self.shapes)
-        backwards = self.in_order[::-1]
-        for layer, done in zip(backwards, accumulate(layer.share for layer in backwards), strict=True):
-            for number in layer.parameters:
-                ready[number] = min(1.0, done)
-        return ready
+    order: tuple[int, ...]
+    done: tuple[float, ...]
 
 
 @cache
-def layers_of(workload: str) -> Layers:
-    """The layers of the workload's model, which is run once without memory.
+def gradients_of(workload: str) -> Gradients:
+    """The gradients of the workload's model, which is run once without memory.
 
     Raises:
         SpecError: there is no such workload.
@@ -148,11 +133,11 @@ def layers_of(workload: str) -> Layers:
     problem = problem_of(workload)
     task = find_task(problem.task)
     model = build_model(problem.model, task, 0, torch.device("meta"))
-    return layers_of_model(model, (2, *task.input_shape))
+    return gradients_of_model(model, (2, *task.input_shape))
 
 
-def layers_of_model(model: nn.Module, input_shape: tuple[int, ...]) -> Layers:
-    """The layers of a model on the device "meta"; those whose arithmetic is not counted have none (batch norm)."""
+def gradients_of_model(model: nn.Module, input_shape: tuple[int, ...]) -> Gradients:
+    """The same of a model on the device "meta"; modules whose arithmetic is not counted have none (batch norm)."""
     inputs = torch.zeros(input_shape, device="meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(inputs)
@@ -163,10 +148,15 @@ def layers_of_model(model: nn.Module, input_shape: tuple[int, ...]) -> Layers:
         name: sorted((numbers[parameter] for parameter in module.parameters(recurse=False)), key=arrivals.index)
         for name, module in model.named_modules()
     }
-    order = sorted((name for name in owned if owned[name]), key=lambda name: -arrivals.index(owned[name][-1]))
-    flops = [float(sum(counts.get(f"{root}.{name}" if name else root, {}).values())) for name in order]
-    layers = (Layer(name, tuple(owned[name]), each / sum(flops)) for name, each in zip(order, flops, strict=True))
-    return Layers(tuple(layers), tuple(tuple(parameter.shape) for parameter in model.parameters()))
+    names = sorted((name for name in owned if owned[name]), key=lambda name: arrivals.index(owned[name][-1]))
+    flops = [float(sum(counts.get(f"{root}.{name}" if name else root, {}).values())) for name in names]
+    done = {
+        number: min(1.0, reached / sum(flops))
+        for name, reached in zip(names, accumulate(flops), strict=True)
+        for number in owned[name]
+    }
+    shapes = tuple(tuple(parameter.shape) for parameter in model.parameters())
+    return Gradients(shapes, tuple(done), tuple(done[number] for number in range(len(shapes))))
 
 
 def _arrivals(model: nn.Module, inputs: Tensor) -> list[int]:

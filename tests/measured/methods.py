@@ -12,7 +12,7 @@ from torch import nn
 from algorithms import Collectives, DistributedOptimizer, SoloCollectives
 from algorithms.registry import methods
 from harness.spec import RunConfig
-from harness.timing.workloads import FASHION_MNIST, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, layers_of, short_run
+from harness.timing.workloads import FASHION_MNIST, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, gradients_of, short_run
 from harness.train.build import build_optimizer, table_at_ratio
 from harness.train.clock import seconds_to_idle, there_and_back
 
@@ -66,7 +66,7 @@ def random_parameters(
 ) -> nn.ParameterList:
     """Small random numbers of these shapes, by default of ResNet-50's 161 tensors, without gradients."""
     generator = torch.Generator().manual_seed(1)
-    tensors = (1e-2 * torch.randn(shape, generator=generator) for shape in shapes or layers_of("resnet50").shapes)
+    tensors = (1e-2 * torch.randn(shape, generator=generator) for shape in shapes or gradients_of("resnet50").shapes)
     return nn.ParameterList(nn.Parameter(tensor.to(device)) for tensor in tensors)
 
 

@@ -1,4 +1,4 @@
-"""What tests of timing share: labs with prefixes of their own, a process group of one, small layers and a workload."""
+"""What tests of timing share: labs with prefixes of their own, a process group of one, a small model and a workload."""
 
 from __future__ import annotations
 
@@ -16,18 +16,16 @@ import torch
 import torch.distributed as dist
 
 from harness.records.timings import Workload
-from harness.timing.built_methods import Groups
-from harness.timing.lab import MARKS, remove_namespaces, why_not
-from harness.timing.timed_step import Setting
-from harness.timing.workloads import Layer, Layers
+from harness.timing import lab
+from harness.timing.lab import LOCKS, remove_namespaces, why_not
+from harness.timing.turn import Setting
+from harness.timing.workloads import Gradients
 
 needs_lab = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 _endings = itertools.cycle(string.ascii_lowercase)
 
-LAYERS = Layers(
-    in_order=(Layer("first", (0,), 0.2), Layer("norm", (1, 2), 0.0), Layer("last", (3,), 0.8)),
-    shapes=((300, 20), (300,), (300,), (40, 300)),
-)
+# A first module with a fifth of the arithmetic, a norm, and a last module.
+GRADIENTS = Gradients(shapes=((300, 20), (300,), (300,), (40, 300)), order=(3, 1, 2, 0), done=(1.0, 0.8, 0.8, 0.8))
 NUMEL = 6000 + 300 + 300 + 12000
 WORKLOAD = Workload(
     name="fashion_mnist",
@@ -41,29 +39,30 @@ WORKLOAD = Workload(
 )
 
 
-def setting_of(groups: Groups, **changed: Any) -> Setting:
-    """Of workers that wait, on the small layers, with messages that are seen."""
-    plain: dict[str, Any] = {"workload": WORKLOAD, "layers": LAYERS, "trains": False, "num_workers": 8}
-    return Setting(**plain | {"device": torch.device("cpu"), "groups": groups, "visible": True} | changed)
+def setting_of(**changed: Any) -> Setting:
+    """Of a worker that is alone and waits, on the small model, with messages that are seen."""
+    plain: dict[str, Any] = {"workload": WORKLOAD, "gradients": GRADIENTS, "trains": False, "num_workers": 8}
+    return Setting(**plain | {"device": torch.device("cpu"), "groups": [None] * 10, "visible": True} | changed)
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Groups]:
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A process group whose only worker is this process."""
     store = dist.FileStore(str(tmp_path_factory.mktemp("group") / "store"), 1)
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield Groups(None, [None] * 10)
+    yield
     dist.destroy_process_group()
 
 
 @pytest.fixture
-def prefix() -> Iterator[str]:
-    """One that no other test has; what a failed test leaves of it is removed."""
+def prefix(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A lab's, that no other test has; what a failed test leaves of it is removed."""
     name = f"t{os.getpid():x}{next(_endings)}"
+    monkeypatch.setattr(lab, "PREFIX", name)
     yield name
     if why_not() is None:
-        remove_namespaces(sorted(namespaces(f"{name}-")))
-        (MARKS / f"{name}.json").unlink(missing_ok=True)
+        remove_namespaces(name)
+        (LOCKS / name).unlink(missing_ok=True)
 
 
 def namespaces(prefix: str = "") -> set[str]:

@@ -6,44 +6,41 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from algorithms import DistributedOptimizer, SoloCollectives, algorithms
 from algorithms.registry import baselines
 from harness.records.timings import Message, Method
-from harness.timing import built_methods
-from harness.timing.built_methods import Groups
 from harness.timing.method_messages import early_begins, messages_of
 from harness.timing.methods import METHODS
-from harness.timing.timed_step import Turn
 from harness.timing.trainees import workload
-from harness.timing.workloads import layers_of
-from tests.timing.conftest import LAYERS, NUMEL, setting_of
+from harness.timing.turn import Turn
+from harness.timing.workloads import gradients_of
+from tests.timing.conftest import GRADIENTS, NUMEL, setting_of
 
 OWN = [name for name, timed in METHODS.items() if timed.algorithm in algorithms()]
 NOT_OF_256 = {"all_reduce": 1, "mcser_32": 32, "mcser_1024": 1024, "dpsgd": 1, "dpsgd_ring": 0.5, "powersgd": None}
 
 
-def described(name: str, groups: Groups, **changed: object) -> Method:
+def described(name: str, **changed: object) -> Method:
     """A method of the table with its messages, on the small layers."""
-    messages = messages_of(Turn(setting_of(groups, **changed), METHODS[name], 3), METHODS[name])
+    messages = messages_of(Turn(setting_of(**changed), METHODS[name]))
     return METHODS[name].model_copy(update={"messages": messages})
 
 
 @pytest.fixture(scope="module")
-def methods(alone: Groups) -> dict[str, Method]:
-    return {name: described(name, alone) for name in METHODS}
+def methods(alone: None) -> dict[str, Method]:
+    return {name: described(name) for name in METHODS}
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_messages_of_a_period_are_what_the_closed_form_says(
-    name: str, methods: dict[str, Method], alone: Groups
-) -> None:
-    turn = Turn(setting_of(alone), METHODS[name], 0)
-    assert isinstance(turn.method.optimizer, DistributedOptimizer)
+def test_messages_of_a_period_are_what_the_closed_form_says(name: str, methods: dict[str, Method], alone: None) -> None:
+    turn = Turn(setting_of(), METHODS[name])
+    assert isinstance(turn.optimizer, DistributedOptimizer)
     period, messages = METHODS[name].period, methods[name].messages
     # Of the second period: in its first step a method may send more.
-    once, twice = (turn.method.optimizer.expected_traffic(count * period) for count in (1, 2))
+    once, twice = (turn.optimizer.expected_traffic(count * period) for count in (1, 2))
     sent = sum(8 * message.payload_bytes * period // message.every for message in messages)
     assert sent == twice.training_bits - once.training_bits
     num_collectives = [sum(entry.collectives for entry in each.training().values()) for each in (once, twice)]
@@ -54,7 +51,7 @@ def test_messages_of_a_period_are_what_the_closed_form_says(
 
 @pytest.mark.parametrize("name", [name for name, timed in METHODS.items() if timed.algorithm in baselines()])
 def test_a_baseline_sends_what_its_closed_form_says(name: str, methods: dict[str, Method]) -> None:
-    parameters = [nn.Parameter(torch.zeros(shape)) for shape in LAYERS.shapes]
+    parameters = [nn.Parameter(torch.zeros(shape)) for shape in GRADIENTS.shapes]
     optimizer = baselines()[METHODS[name].algorithm](
         parameters, lr=0.1, collectives=SoloCollectives(), **METHODS[name].settings
     )
@@ -66,28 +63,28 @@ def test_ddp_sends_the_parameters_and_powersgd_what_is_no_matrix_and_two_factors
     for name, bytes_each in (("ddp", 4), ("ddp_fp16", 2)):
         assert sum(message.payload_bytes for message in methods[name].messages) == bytes_each * NUMEL
         assert methods[name].ratio(NUMEL) == 4 / bytes_each
-    matrices = [shape for shape in LAYERS.shapes if len(shape) > 1]
-    rest = sum(shape[0] for shape in LAYERS.shapes if len(shape) == 1)
+    matrices = [shape for shape in GRADIENTS.shapes if len(shape) > 1]
+    rest = sum(shape[0] for shape in GRADIENTS.shapes if len(shape) == 1)
     for rank in (1, 2, 4):
         expected = [rest, sum(rank * rows for rows, _ in matrices), sum(rank * columns for _, columns in matrices)]
         assert [message.payload_bytes for message in methods[f"powersgd_{rank}"].messages] == [4 * n for n in expected]
 
 
-def test_a_bucket_is_ready_when_its_last_gradient_is(monkeypatch: pytest.MonkeyPatch, alone: Groups) -> None:
+def test_a_bucket_is_ready_when_its_last_gradient_is(monkeypatch: pytest.MonkeyPatch, alone: None) -> None:
     """Buckets are full at 16 kB: in the small layers with the last's 48 kB, then with the others' 26.4 kB."""
-    monkeypatch.setattr(built_methods, "BUCKET_CAP", 16 / 1024)
-    messages = described("ddp", alone).messages
+    monkeypatch.setattr(dist, "_DEFAULT_FIRST_BUCKET_BYTES", 16 << 10)
+    messages = described("ddp").messages
     assert [message.payload_bytes for message in messages] == [4 * 12000, 4 * 6600]
     assert [message.ready for message in messages] == pytest.approx([0.8, 1.0])
 
 
 @pytest.mark.parametrize("name", ["ddp", "powersgd_1", "mcser"])
 def test_a_trainee_that_waits_has_the_real_models_buckets_and_messages(
-    name: str, monkeypatch: pytest.MonkeyPatch, alone: Groups
+    name: str, monkeypatch: pytest.MonkeyPatch, alone: None
 ) -> None:
-    monkeypatch.setattr(built_methods, "BUCKET_CAP", 1 / 1024)
-    common = {"workload": workload("fashion_mnist", "cpu"), "layers": layers_of("fashion_mnist")}
-    waiting, real = (described(name, alone, trains=trains, **common).messages for trains in (False, True))
+    monkeypatch.setattr(dist, "_DEFAULT_FIRST_BUCKET_BYTES", 1 << 10)
+    common = {"workload": workload("fashion_mnist", "cpu"), "gradients": gradients_of("fashion_mnist")}
+    waiting, real = (described(name, trains=trains, **common).messages for trains in (False, True))
     assert [message.payload_bytes for message in waiting] == [message.payload_bytes for message in real]
     assert [message.ready for message in waiting] == pytest.approx([message.ready for message in real], abs=1e-3)
     assert name == "mcser" or len({message.ready for message in waiting}) > 1
@@ -115,15 +112,15 @@ def test_an_early_message_begins_after_those_before_it() -> None:
 
 @pytest.mark.parametrize("name", OWN)
 def test_one_of_the_two_kinds_of_steps_synchronises_and_each_period_has_blocks_of_its_own(
-    name: str, alone: Groups
+    name: str, alone: None
 ) -> None:
-    turn = Turn(setting_of(alone, num_workers=1), METHODS[name], 0)
-    optimizer, period = turn.method.optimizer, METHODS[name].period
+    turn = Turn(setting_of(num_workers=1), METHODS[name])
+    optimizer, period = turn.optimizer, METHODS[name].period
     assert isinstance(optimizer, DistributedOptimizer)
     steps = []
     for number in range(3):
         for synchronises in [False, True] if period > 1 else [True]:
-            turn.method.go_to(number, synchronises)
+            turn.go_to(number, synchronises)
             steps.append(optimizer.num_steps + 1)
             assert (steps[-1] % period == 0) == synchronises
     assert len(set(steps)) == len(steps)

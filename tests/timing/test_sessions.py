@@ -16,6 +16,7 @@ from harness.timing.session import CellPlan, Session, cell_of, kinds_of, on_one_
 from harness.timing.sweep import fabric
 from harness.timing.timed_step import Parts
 from harness.timing.trainees import workload
+from harness.timing.workloads import gradients_of
 from harness.workers.processes import WorkerError
 
 TIMED = ["all_reduce", "ddp", "powersgd_2", "mcser", "mcser_overlap", "dpsgd_ring"]
@@ -46,10 +47,10 @@ def lab_of(num_machines: int, workers_per_machine: int = 1) -> Fabric:
 def asked() -> Session:
     return Session(
         workload=workload("fashion_mnist", "cpu"),
+        gradients=gradients_of("fashion_mnist"),
         num_workers=2,
         methods=[METHODS[name] for name in TIMED],
         cells_of=partial(on_one_link, LINK, DILATION),
-        trains=False,
         steps_per_visit=2,
     )
 

@@ -40,15 +40,13 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Timed:
     def lab(topology: LabTopology) -> Iterator[SimpleNamespace]:
         yield SimpleNamespace(topology=topology)
 
-    def time(
-        file: Path, load: Workload, methods: object, cells_of: object, fastest: LabTopology, network: Fabric
-    ) -> None:
-        seen.append((load.name, network.bits_per_second, fastest.bits_per_second))
+    def time(file: Path, load: Workload, methods: object, cells_of: object, most: float, network: Fabric) -> None:
+        seen.append((load.name, network.bits_per_second, most / network.num_workers))
 
     monkeypatch.setattr(study, "ceiling_bits_per_second", lambda _: MOST / study.SHARE_OF_CEILING)
     monkeypatch.setattr(study, "lab", lab)
-    monkeypatch.setattr(study, "connected", lambda lab: nullcontext(SimpleNamespace(group=lambda: lab)))
-    monkeypatch.setattr(study, "sweep", lambda group: None)
+    monkeypatch.setattr(study, "connected", lambda lab: nullcontext())
+    monkeypatch.setattr(study, "sweep_lab", lambda lab, seconds: None)
     monkeypatch.setattr(study, "_time", time)
     monkeypatch.setattr(study, "write_record", lambda path, record: None)
     jobs = (

@@ -28,8 +28,8 @@ HEADER_BYTES = 14 + 20 + 20 + 12
 def test_a_machine_s_link_sends_what_a_ring_says(prefix: str, num_machines: int, workers_per_machine: int) -> None:
     num_workers = num_machines * workers_per_machine
     topology = LabTopology(num_machines, workers_per_machine, 1e9)
-    with lab(topology, prefix=prefix) as network, sweeps.connected(network) as among:
-        found = sweeps.sweep(among.group(), {"all_reduce": [MEGABYTE], "all_gather": [MEGABYTE]})
+    with lab(topology) as network, sweeps.connected(network) as seconds:
+        found = sweeps.sweep_lab(network, seconds, {"all_reduce": [MEGABYTE], "all_gather": [MEGABYTE]})
     # A reduce-scatter and an all-gather of n chunks, n - 1 steps each; an all-gather of whole payloads.
     steps = num_workers - 1
     expected = {"all_reduce": 2 * steps * MEGABYTE / num_workers, "all_gather": steps * MEGABYTE}
@@ -48,8 +48,8 @@ def test_a_machine_s_link_sends_what_a_ring_says(prefix: str, num_machines: int,
 def test_small_messages_come_first_and_long_ones_are_left_out(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeps, "POINT_SECONDS", 0.01)
     # A payload of 10 MB takes at least 80 s.
-    with lab(LabTopology(2, 1, 1e6), prefix=prefix) as network, sweeps.connected(network) as among:
-        found = sweeps.sweep(among.group(), {"all_reduce": [10 * MEGABYTE, 1000, 100]})
+    with lab(LabTopology(2, 1, 1e6)) as network, sweeps.connected(network) as seconds:
+        found = sweeps.sweep_lab(network, seconds, {"all_reduce": [10 * MEGABYTE, 1000, 100]})
     assert [point.payload_bytes for point in found.points] == [100, 1000]
 
 
@@ -60,7 +60,7 @@ def test_a_time_is_from_the_last_beginning_and_links_are_rested(bits_per_second:
     processes = SimpleNamespace(tell=lambda rank, order: told.append(order), hear_all=lambda: [(1.0, 5.0), (3.0, 4.0)])
     network = SimpleNamespace(topology=LabTopology(2, 1, bits_per_second), sent=list)
     now = time.monotonic()
-    assert sweeps.Connected(network, processes).seconds("all_reduce", 8) == 2.0  # type: ignore[arg-type]
+    assert sweeps.agreed_seconds(network, processes, "all_reduce", 8) == 2.0  # type: ignore[arg-type]
     assert len(told) == 2
     for collective, payload, start in told:
         # Two frames of 1514 bytes are what a slow link can give at once; it needs as long to have them again.
@@ -70,11 +70,11 @@ def test_a_time_is_from_the_last_beginning_and_links_are_rested(bits_per_second:
 @needs_lab
 def test_a_worker_that_dies_is_said(prefix: str) -> None:
     with (
-        lab(LabTopology(2, 1, 1e9), prefix=prefix) as network,
-        sweeps.connected(network) as among,
+        lab(LabTopology(2, 1, 1e9)) as network,
+        sweeps.connected(network) as seconds,
         pytest.raises(WorkerError, match=r"worker 0 failed: .*non-negative"),
     ):
-        among.seconds("all_reduce", -4)  # No tensor has such a size.
+        seconds("all_reduce", -4)  # No tensor has such a size.
 
 
 @needs_lab
@@ -83,7 +83,7 @@ def test_the_command_records_what_can_be_emulated(
 ) -> None:
     monkeypatch.setattr(sweeps, "POINT_SECONDS", 0.01)
     monkeypatch.setattr(sweeps, "LONGEST_POINT_SECONDS", 0.1)
-    options = ["--workers", "2", "--rates", "20,500000", "--prefix", prefix, "--output", str(tmp_path)]
+    options = ["--workers", "2", "--rates", "20,500000", "--output", str(tmp_path)]
     assert main(["netlab", *options]) == 0
     printed = capsys.readouterr().out
     assert "cannot emulate 2 x 500 Gb/s" in printed and "20 Mb/s" in printed
@@ -100,7 +100,6 @@ def test_the_command_records_what_can_be_emulated(
         (["--workers", "8", "--machines", "3"], "8 workers are not as many on each of 3 machines"),
         (["--workers", "8", "--machines", "1"], "8 workers are not as many on each of 1 machines"),
         (["--workers", "300"], "a lab has 1 to 250 machines, not 300"),
-        (["--prefix", "Much too long"], "a lab's prefix is 1 to 8 small letters and digits, not 'Much too long'"),
     ],
 )
 def test_wrong_options_are_one_sentence(

@@ -1,4 +1,4 @@
-"""How a step is split, on steps made up by hand."""
+"""How a step is split, on steps made up by hand; and what is seen of a worker's collectives."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.timing.timed_step import RankStep, parts_of
+from algorithms import ProcessGroupCollectives, Purpose
+from algorithms.core.topology import Topology
+from harness.timing.timed_step import RankStep, parts_of, recorded
+from harness.workers.process_group import joined
+from harness.workers.processes import Worker, start_workers
 
 INFINITE = math.inf
 
@@ -82,3 +87,31 @@ def test_parts_add_up_to_the_mean_workers_step(rows: list[tuple[float, ...]], sc
     assert total == pytest.approx(sum(worker.ended for worker in workers) / len(workers))
     assert parts.total == max(worker.ended for worker in workers)
     assert min(parts.compute, parts.codec, parts.waiting) >= -1e-9
+
+
+def test_every_collective_of_a_worker_is_seen_once_with_its_payload() -> None:
+    """Means of 16-bit numbers too, which go by two collectives of other kinds and send as much as an all-reduce."""
+    expected = [
+        ("all_reduce", 4000, 0, True),
+        ("all_reduce", 2000, 1, True),
+        ("all_gather", 1000, 2, True),
+        ("exchange", 4000, 3, True),
+    ]
+    with start_workers(_talk, [()] * 2) as workers:
+        for seen in workers.hear_all():
+            assert seen == expected
+
+
+def _talk(worker: Worker) -> list[tuple[str, int, int, bool]]:
+    with joined("cpu", 60.0, worker.init_method, worker.rank, worker.world_size):
+        collectives, numbers, purpose = ProcessGroupCollectives(), torch.ones(1, 1000), Purpose.GRADIENT
+        [ring] = Topology("ring").rounds(2)
+        with recorded(lambda: 0.5, torch.device("cpu")) as seen:
+            collectives.all_reduce_mean_(numbers, purpose)
+            collectives.all_reduce_mean_(numbers.half(), purpose)
+            collectives.all_gather(numbers.byte(), purpose)
+            collectives.exchange_with_neighbours(numbers, ring, purpose)
+        return [
+            (each.collective, each.payload_bytes, each.key[1], each.ended is not None and each.ended >= each.began)
+            for each in seen
+        ]

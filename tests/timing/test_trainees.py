@@ -7,9 +7,9 @@ import torch
 
 from harness.spec_file import find_spec, load_spec
 from harness.timing import trainees
-from harness.timing.trainees import RealTrainee, WaitingTrainee, computes_in
-from harness.timing.workloads import layers_of, problem_of
-from tests.timing.conftest import LAYERS, WORKLOAD
+from harness.timing.trainees import Trainee, computes_in, real_trainee, waiting_trainee
+from harness.timing.workloads import gradients_of, problem_of
+from tests.timing.conftest import GRADIENTS, WORKLOAD
 
 CPU = torch.device("cpu")
 
@@ -36,9 +36,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def waiting(dilation: float = 10.0) -> WaitingTrainee:
+def waiting(dilation: float = 10.0) -> Trainee:
     times = WORKLOAD.model_copy(update={"forward_seconds": 1.0, "backward_seconds": 2.0})
-    trainee = WaitingTrainee(LAYERS, times)
+    trainee = waiting_trainee(GRADIENTS, times)
     trainee.slow_down(dilation)
     return trainee
 
@@ -46,12 +46,12 @@ def waiting(dilation: float = 10.0) -> WaitingTrainee:
 def test_layers_wait_their_shares_and_the_pass_is_noted_as_it_goes(clock: Clock) -> None:
     trainee, seen = waiting(), []
     for parameter in trainee.module.parameters():
-        parameter.register_hook(lambda _: seen.append(round(trainee.watch.share_done, 6)))
+        parameter.register_hook(lambda _: seen.append(round(trainee.share_done, 6)))
     trainee.passes()
     # The forward pass's 10 s, and shares 0.8, 0, 0.2 of the backward pass's 20; without arithmetic nothing sleeps.
     assert clock.slept == pytest.approx([10.0 + 16.0, 4.0])
     assert seen == [0.8, 0.8, 0.8, 1.0]
-    assert trainee.watch.began == 100.0 and trainee.watch.last_gradient == pytest.approx(130.0)
+    assert trainee.began == 100.0 and trainee.last_gradient == pytest.approx(130.0)
 
 
 def test_in_all_it_waits_what_is_scheduled_whatever_else_takes_time(clock: Clock) -> None:
@@ -72,7 +72,7 @@ def test_in_all_it_waits_what_is_scheduled_whatever_else_takes_time(clock: Clock
 def test_without_a_dilation_it_does_not_wait_and_gradients_are_the_same_in_every_step(clock: Clock) -> None:
     trainee = waiting(0.0)
     parameters = list(trainee.module.parameters())
-    assert [tuple(parameter.shape) for parameter in parameters] == list(LAYERS.shapes)
+    assert [tuple(parameter.shape) for parameter in parameters] == list(GRADIENTS.shapes)
     gradients = []
     for _ in range(2):
         trainee.module.zero_grad()
@@ -97,7 +97,7 @@ def test_passes_in_half_precision_have_gradients_that_nothing_has_scaled(monkeyp
     gradients = []
     for precision in ("fp32", "fp16"):
         monkeypatch.setattr(trainees, "computes_in", lambda name, device, precision=precision: precision)
-        made = RealTrainee("fashion_mnist", layers_of("fashion_mnist"), CPU, 0)
+        made = real_trainee("fashion_mnist", gradients_of("fashion_mnist"), CPU, 0)
         made.passes()
         gradients.append([parameter.grad for parameter in made.module.parameters()])
     for exact, half in zip(*gradients, strict=True):

@@ -9,7 +9,7 @@ from torch import nn
 from harness.plan.step_time import RESNET50_FORWARD_FLOPS
 from harness.spec import SpecError
 from harness.timing.trainees import workload
-from harness.timing.workloads import layers_of, layers_of_model
+from harness.timing.workloads import gradients_of, gradients_of_model
 
 
 def test_resnet50_takes_what_the_source_says() -> None:
@@ -41,7 +41,7 @@ def test_an_unknown_workload_is_refused_with_those_there_are() -> None:
         workload("resnet", "cpu")
 
 
-def test_layers_are_in_the_order_of_their_gradients_with_their_share_of_the_arithmetic() -> None:
+def test_gradients_are_in_order_and_modules_have_their_share_of_the_arithmetic() -> None:
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -55,20 +55,16 @@ def test_layers_are_in_the_order_of_their_gradients_with_their_share_of_the_arit
 
     with torch.device("meta"):
         model = Model()
-    layers = layers_of_model(model, (2, 6))
-    assert [(layer.name, layer.parameters) for layer in layers.in_order] == [
-        ("early", (2,)),
-        ("norm", (3, 4)),
-        ("late", (1, 0)),  # The bias is only added.
-    ]
+    gradients = gradients_of_model(model, (2, 6))
+    assert gradients.order == (1, 0, 3, 4, 2), "of a linear layer the bias is only added"
     # Multiply-adds: 6 x 4 and 4 x 2.
-    assert [layer.share for layer in layers.in_order] == pytest.approx([24 / 32, 0.0, 8 / 32])
-    assert layers.ready() == pytest.approx([0.25, 0.25, 1.0, 0.25, 0.25])
+    assert gradients.done == pytest.approx([0.25, 0.25, 1.0, 0.25, 0.25])
 
 
-def test_resnet50_has_all_its_parameters_in_its_layers() -> None:
-    layers = layers_of("resnet50_v100")
-    assert sorted(number for layer in layers.in_order for number in layer.parameters) == list(range(161))
-    assert sum(torch.Size(shape).numel() for shape in layers.shapes) == 25_557_032
-    assert sum(layer.share for layer in layers.in_order) == pytest.approx(1.0)
-    assert layers.in_order[0].name == "conv1" and layers.in_order[-1].name == "fc"
+def test_resnet50_has_all_its_parameters_in_the_order_of_their_gradients() -> None:
+    gradients = gradients_of("resnet50_v100")
+    assert sorted(gradients.order) == list(range(161))
+    assert sum(torch.Size(shape).numel() for shape in gradients.shapes) == 25_557_032
+    done = [gradients.done[number] for number in gradients.order]
+    assert done == sorted(done) and done[-1] == pytest.approx(1.0)
+    assert gradients.order[-1] == 0 and set(gradients.order[:2]) == {159, 160}, "the first convolution, the last layer"
