@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-import shtab
+from typing import Any
 
 from harness.cli import commands, exits
-from harness.records.store import RecordError
-from harness.tasks import DataError
-from harness.workers.processes import WorkerError
+
+
+class Command(argparse.ArgumentParser):
+    """A slip such as --job must not be taken for an option that begins so."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
 
 
 def command_line() -> int:
@@ -31,19 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.command(options))
 
     kept = "what was recorded is kept"
-    return exits.end_of(
-        command,
-        (RecordError, DataError, WorkerError),
-        f"{kept}; mend this and call again",
-        f"{kept}; the same command goes on from here",
-    )
+    return exits.end_of(command, f"{kept}; mend this and call again", f"{kept}; the same command goes on from here")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = exits.Command(prog=exits.program("harness"), description=__doc__)
+    import shtab
+
+    parser = Command(prog=exits.program("harness"), description=__doc__)
     parser.add_argument("--version", action="version", version=_version())
     shtab.add_argument_to(parser, "--print-completion")
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=exits.Command)
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Command)
     for name, command, what in (
         ("plan", commands.plan, "print the runs of an experiment with bits, memory and time; touches no data"),
         ("preflight", commands.preflight, "look at data, disk and GPUs before a long experiment"),
@@ -86,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_packing(subparsers: argparse._SubParsersAction[exits.Command]) -> None:
+def _add_packing(subparsers: argparse._SubParsersAction[Command]) -> None:
     for name, command, what in (
         ("pack", commands.pack, "put the finished runs of an experiment into one file, runs.jsonl in its folder"),
         ("unpack", commands.unpack, "make folders of the runs in an experiment's runs.jsonl"),
@@ -147,6 +146,8 @@ def _add_netlab(sub: argparse.ArgumentParser) -> None:
 
 
 def _version() -> str:
+    import importlib.metadata
+
     try:
         return f"cser-bench {importlib.metadata.version('cser-bench')}"
     except importlib.metadata.PackageNotFoundError:

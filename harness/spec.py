@@ -38,6 +38,8 @@ Wire = Literal["fp32", "fp16"]
 class SpecError(ValueError):
     """A spec that cannot be used: the message says where, what is wrong and what to do."""
 
+    exit_code = 2
+
 
 class TaskSpec(Strict):
     """`name` is a module of harness/tasks; `held_out` training samples are scored instead of the test set if not 0.

@@ -9,7 +9,7 @@ from harness.records.store import RecordError
 
 
 def end_of(write: Callable[[], str], mistake: type[Exception]) -> int:
-    """Write, and say what was written; the exit status is 0, 1 for a failure, 2 for a user's `mistake`."""
+    """Write, and say what was written; exit status 0, 1 for a failure, 2 for a user's `mistake`, 130 after Ctrl-C."""
     try:
         said = write()
     except (mistake, RecordError, ValueError) as error:
@@ -19,5 +19,8 @@ def end_of(write: Callable[[], str], mistake: type[Exception]) -> int:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         print(f"error: cannot read or write {what}; check the folder or choose another --output", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted: the same command writes the report anew", file=sys.stderr)
+        return 130
     print(said)
     return 0

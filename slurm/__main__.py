@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import shutil
 import sys
@@ -12,14 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import shtab
-
 from harness.cli import exits
-from harness.records.store import RecordError
-from harness.spec import SpecError
-from harness.tasks import DataError
-from slurm.campaign import CampaignError, campaign_path, read_campaign
-from slurm.status import as_json, as_text, campaign_status
 
 WAIT_SECONDS = 5.0
 
@@ -38,10 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.command(options))
 
     interrupted = f"what was submitted goes on; `{exits.program('slurm')} status` shows it"
-    return exits.end_of(command, (RecordError, DataError, CampaignError), "mend this and call again", interrupted)
+    return exits.end_of(command, "mend this and call again", interrupted)
 
 
 def _parser() -> argparse.ArgumentParser:
+    import shtab
+
     parser = argparse.ArgumentParser(prog=exits.program("slurm"), description=__doc__, allow_abbrev=False)
     shtab.add_argument_to(parser, "--print-completion")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -72,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _submit(options: argparse.Namespace) -> int:
     from harness.plan.plan import plan_experiment
+    from harness.spec import SpecError
     from slurm.profile import load_profile
+    from slurm.status import campaign_status
     from slurm.submit import Request, check, left_to_submit, sbatch_texts, show, submit
 
     request = Request(
@@ -113,6 +109,8 @@ def _submit(options: argparse.Namespace) -> int:
 
 def _is_confirmed() -> bool:
     """Ask whether to submit. Raises SpecError where nobody is there to answer."""
+    from harness.spec import SpecError
+
     if not sys.stdin.isatty():
         raise SpecError("nobody is here to confirm: give --yes (make: YES=1)")
     return input("submit? [y/N] ").strip().lower() in ("y", "yes")
@@ -120,6 +118,8 @@ def _is_confirmed() -> bool:
 
 def _wait(folder: Path) -> int:
     """Until nothing is queued or running; 1 where runs are left then."""
+    from slurm.status import as_text, campaign_status
+
     said = None
     while (status := campaign_status(folder)).in_hand():
         if status.totals != said:
@@ -131,7 +131,10 @@ def _wait(folder: Path) -> int:
 
 
 def _resubmit(options: argparse.Namespace) -> int:
-    there = [path.parent.name for path in sorted(options.results.glob("*/campaign.json"))]
+    from harness.spec import SpecError
+    from slurm.campaign import read_campaign
+
+    there = [folder.name for folder in _campaigns(options.results)]
     if options.experiment is None and len(there) != 1:
         names = ", ".join(there) or "no campaigns"
         raise SpecError(f"say which experiment (make: EXPERIMENT=); {options.results} holds {names}")
@@ -141,24 +144,18 @@ def _resubmit(options: argparse.Namespace) -> int:
     if campaign is None or not campaign.submissions:
         raise SpecError(f"{folder} holds no campaign; submit it first")
     last = campaign.submissions[-1]
-    if last.slurm_conf:
-        os.environ.setdefault("SLURM_CONF", last.slurm_conf)
     options.cluster, options.data, options.dry_run = last.cluster, Path(last.data) if last.data else None, False
     return _submit(options)
 
 
-def _name(experiment: str) -> str:
-    """The name of an experiment that is given by it or as a file."""
-    from harness.spec_file import find_spec, load_spec
-
-    return load_spec(find_spec(experiment)).name if experiment.endswith(".toml") else experiment
-
-
 def _status(options: argparse.Namespace) -> int:
-    there = sorted(path.parent for path in options.results.glob("*/campaign.json"))
+    from harness.spec import SpecError
+    from slurm.status import as_json, as_text, campaign_status
+
+    there = _campaigns(options.results)
     folders = [options.results / _name(each) for each in options.experiment] or there
     for folder in folders:
-        if not campaign_path(folder).exists():
+        if folder not in there:
             raise SpecError(f"{folder} holds no campaign; those there are: {', '.join(each.name for each in there)}")
     states = [campaign_status(folder) for folder in folders]
     if options.json:
@@ -166,6 +163,18 @@ def _status(options: argparse.Namespace) -> int:
     else:
         print("\n\n".join(map(as_text, states)) or f"no campaigns in {options.results}")
     return 0
+
+
+def _campaigns(results: Path) -> list[Path]:
+    """The folders of the experiments that were submitted."""
+    return sorted(path.parent for path in results.glob("*/campaign.json"))
+
+
+def _name(experiment: str) -> str:
+    """The name of an experiment that is given by it or as a file."""
+    from harness.spec_file import find_spec, load_spec
+
+    return load_spec(find_spec(experiment)).name if experiment.endswith(".toml") else experiment
 
 
 if __name__ == "__main__":

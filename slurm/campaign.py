@@ -22,6 +22,8 @@ PACKAGES = ("algorithms", "harness", "report", "slurm")
 class CampaignError(RuntimeError):
     """The command cannot go on, through no mistake in how it was called; the message is one sentence for the user."""
 
+    exit_code = 1
+
 
 class Submission(Record):
     """One job array: when (ISO 8601, UTC) and by whom it was submitted, and how.

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.exits import FAILURE, complain, program
-from harness.spec_file import find_spec, load_spec
 
 if TYPE_CHECKING:
     from harness.plan.plan import Plan
@@ -144,6 +143,7 @@ def report(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace, *own: str) -> int:
     from harness.plan.tuning import tuning_folder
+    from harness.spec_file import find_spec, load_spec
     from report.__main__ import main as build
 
     spec = load_spec(find_spec(options.experiment))

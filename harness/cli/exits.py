@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from harness.spec import SpecError
 
 OURS = Path(__file__).resolve().parents[2]
 """The folder that our packages lie in."""
 
-USAGE, FAILURE, BROKEN_PIPE, INTERRUPTED = 2, 1, 141, 130
-
-
-class Command(argparse.ArgumentParser):
-    """A slip such as --job must not be taken for an option that begins so."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options, allow_abbrev=False)
+FAILURE, BROKEN_PIPE, INTERRUPTED = 1, 141, 130
 
 
 def complain(error: object, code: int) -> int:
@@ -30,11 +19,13 @@ def complain(error: object, code: int) -> int:
     return code
 
 
-def end_of(command: Callable[[], int], failures: tuple[type[Exception], ...], kept: str, interrupted: str) -> int:
+def end_of(command: Callable[[], int], kept: str, interrupted: str) -> int:
     """Do the command and return its exit code: 2 for a user's mistake, 1 for a failure, 128 + n for a signal.
 
+    An exception whose class has an `exit_code` says in a sentence what people need to know; any other is a bug.
+
     Args:
-        failures: what the command raises with a sentence for people.
+        command: imports what it needs itself, so that Ctrl-C is heard from the first moment.
         kept: what is said after an error of the system.
         interrupted: what is said after Ctrl-C.
     """
@@ -42,10 +33,6 @@ def end_of(command: Callable[[], int], failures: tuple[type[Exception], ...], ke
         code = command()
         sys.stdout.flush()
         return code
-    except SpecError as error:
-        return complain(error, USAGE)
-    except failures as error:
-        return complain(error, FAILURE)
     except BrokenPipeError:  # as in `plan | head`: whoever read has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return BROKEN_PIPE
@@ -55,6 +42,10 @@ def end_of(command: Callable[[], int], failures: tuple[type[Exception], ...], ke
     except KeyboardInterrupt as stop:
         print(f"interrupted: {interrupted}", file=sys.stderr)
         return int(getattr(stop, "exit_code", INTERRUPTED))
+    except Exception as error:
+        if not hasattr(error, "exit_code"):
+            raise
+        return complain(error, int(error.exit_code))
 
 
 def program(module: str) -> str:

@@ -141,7 +141,7 @@ def truncate_events(path: Path, last_step: int) -> None:
 
 def append_event(path: Path, event: Event) -> None:
     """Add one line to events.jsonl; a torn line that a killed attempt left is closed first."""
-    with open(path, "ab+") as file:
+    with store.errors_naming(path), open(path, "ab+") as file:
         if file.tell() > 0:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":

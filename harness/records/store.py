@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -25,6 +25,8 @@ FailureKind = Literal["oom", "timeout", "preempted", "communication", "node", "d
 
 class RecordError(ValueError):
     """A record that cannot be used: the message says which file, what is wrong and what to do."""
+
+    exit_code = 1
 
 
 class Record(BaseModel):
@@ -352,7 +354,7 @@ def write_text_atomically(path: Path, text: str, durable: bool = True) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "w") as file:
+        with errors_naming(path), os.fdopen(descriptor, "w") as file:
             file.write(text)
             file.flush()
             if durable:
@@ -364,6 +366,16 @@ def write_text_atomically(path: Path, text: str, durable: bool = True) -> None:
         raise
     if durable:
         make_names_durable(path.parent)
+
+
+@contextmanager
+def errors_naming(path: Path) -> Iterator[None]:
+    """Have errors of the system name the file: that of a full disk, which comes from a write, names none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def make_names_durable(folder: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from algorithms import Collectives, Purpose
-from harness.records.store import VERSION, write_text_atomically
+from harness.records.store import VERSION, errors_naming, write_text_atomically
 
 FOLDER = "checkpoint"
 """Name of the folder in a run's."""
@@ -62,7 +62,7 @@ def save(
 def _write(path: Path, content: bytes) -> None:
     """Write durably; what does not fit is taken away again, since a record of that needs room too."""
     try:
-        with open(path, "wb") as file:
+        with errors_naming(path), open(path, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

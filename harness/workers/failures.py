@@ -40,5 +40,8 @@ def failure_kind(error: BaseException) -> FailureKind:
 
 def sentence(error: BaseException) -> str:
     """What an exception says, and what to do where that is known."""
-    advice = "; use a smaller batch or lower precision" if failure_kind(error) == "oom" else ""
+    kind = failure_kind(error)
+    if kind == "disk" and isinstance(error, OSError) and error.filename:
+        return f"{error.strerror}: {error.filename}; make room or give permission, and call again"
+    advice = "; use a smaller batch or lower precision" if kind == "oom" else ""
     return f"{str(error) or type(error).__name__}{advice}"

@@ -37,6 +37,8 @@ END_SECONDS = 30.0
 class WorkerError(RuntimeError):
     """A worker failed; the message is one sentence, with its rank and its last words."""
 
+    exit_code = 1
+
 
 @dataclass(frozen=True)
 class Worker:

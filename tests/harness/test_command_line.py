@@ -6,6 +6,7 @@ import csv
 import importlib
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from harness.__main__ import main
 from harness.plan.plan import plan_experiment
 from harness.workers.launch import write_experiment
 from tests.harness.support import (
+    ROOT,
     Table,
     call,
     changed,
@@ -278,7 +280,7 @@ def test_output_that_nobody_reads_to_its_end_ends_a_command_quietly(tmp_path: Pa
     code = """
 import sys
 from harness.cli import exits
-sys.exit(exits.end_of(lambda: print("row " * 50_000) or 0, (), "", ""))
+sys.exit(exits.end_of(lambda: print("row " * 50_000) or 0, "", ""))
 """
     unread = subprocess.Popen(
         [sys.executable, "-c", code], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -287,6 +289,18 @@ sys.exit(exits.end_of(lambda: print("row " * 50_000) or 0, (), "", ""))
     unread.stdout.close()
     assert unread.wait(100) == 141
     assert unread.stderr.read() == b""
+
+
+@pytest.mark.parametrize("module", ["shtab", "pydantic"])
+@pytest.mark.parametrize("command_line", ["harness", "slurm"])
+def test_ctrl_c_while_a_command_still_loads_is_one_line(command_line: str, module: str, tmp_path: Path) -> None:
+    (tmp_path / f"{module}.py").write_text("raise KeyboardInterrupt\n")
+    own = environment()
+    own["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{own['PYTHONPATH']}"
+    words = [sys.executable, "-m", command_line, "status", "fashion_mnist", "--results", str(tmp_path)]
+    ended = subprocess.run(words, env=own, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 130 and ended.stdout == ""
+    assert ended.stderr.startswith("interrupted: ") and ended.stderr.count("\n") == 1
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -363,15 +363,6 @@ def test_damaged_result_stops_the_command_with_advice(tmp_path: Path, capsys: py
     assert str(result) in error and "run again" in error and error.count("\n") == 1
 
 
-def test_interrupted_command_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupt(*arguments: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("harness.plan.plan.find_spec", interrupt)
-    assert main(["status", "fashion_mnist"]) == 130
-    assert "goes on from here" in capsys.readouterr().err
-
-
 def test_all_workers_compute_on_one_thread_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[int] = []
     hook = DoctoredBlobs(hook=lambda rank, step: threads.append(torch.get_num_threads()))

@@ -170,7 +170,7 @@ def test_record_is_replaced_whole_or_not_at_all(run_folder: Path, monkeypatch: p
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
         store.write_record(path, result.model_copy(update={"num_steps": 1}))
     assert path.read_text() == before
     assert not [each for each in run_folder.iterdir() if each.name.startswith(".")]
@@ -382,15 +382,17 @@ def test_full_disk_is_recorded_and_the_next_call_goes_on(
 ) -> None:
     def no_space(path: Path, each: Event) -> None:
         if each.step == 40:
-            path.open("ab").write(b'{"step": 40, "ep')
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+            with store.errors_naming(path), path.open("ab") as file:
+                file.write(b'{"step": 40, "ep')
+                raise OSError(errno.ENOSPC, "No space left on device")
         append_event(path, each)
 
     monkeypatch.setattr(recorder, "append_event", no_space)
     job = job_for(small_config("cser", CSER), tmp_path)
     assert not attempt_stacked(job)
     failure = read_record(job.folder / "failure.json", Failure)
-    assert failure.kind == "disk" and "events.jsonl" in failure.message
+    said = f"No space left on device: {job.folder}/events.jsonl; make room or give permission, and call again"
+    assert (failure.kind, failure.message) == ("disk", said)
     monkeypatch.undo()
     assert attempt_stacked(job_for(small_config("cser", CSER), tmp_path))
     assert comparable(job.folder) == comparable(done)
