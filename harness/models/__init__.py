@@ -11,5 +11,6 @@ NETWORKS = {
     "resnet50_v2": "pre_activation",
     "wide_resnet": "pre_activation",
     "transformer": "transformer",
+    "gpt": "transformer",
 }
 """Each function takes a sample's shape, the number of classes, and its own options, with types that are checked."""

@@ -1,4 +1,4 @@
-"""A Transformer that translates: encoder and decoder (Vaswani et al., NeurIPS 2017), with layer norm before each part.
+"""Transformers with layer norm before each part: one that translates (Vaswani et al., NeurIPS 2017), one that goes on.
 
 Norms come first, as in Xiong et al. (ICML 2020), so that training needs no long warm-up. Positions are the fixed sines
 of section 3.5. There is no dropout: its masks would have to come from a generator of each worker and step.
@@ -128,8 +128,52 @@ class Transformer(nn.Module):
         return scaled + self.positions[first : first + tokens.shape[1]]  # type: ignore[no-any-return]
 
 
+def gpt(
+    input_shape: tuple[int, ...], num_classes: int, width: int, num_heads: int, num_layers: int, feedforward: int
+) -> nn.Module:
+    """A decoder alone, as in GPT-2: learned positions, and one matrix for embeddings and output.
+
+    Args:
+        input_shape: (symbols of a window,).
+        num_classes: symbols.
+        width: of an embedding.
+        feedforward: hidden width of the part that looks at one position alone.
+    """
+    if len(input_shape) != 1:
+        raise ValueError(
+            f"gpt takes windows of a text, not samples of shape {input_shape}; give a task such as kjv_text"
+        )
+    if min(width, num_heads, num_layers, feedforward) < 1 or width % num_heads:
+        raise ValueError(
+            f"gpt takes a width that is a multiple of num_heads, and sizes of at least 1, not width {width}, num_heads "
+            f"{num_heads}, num_layers {num_layers}, feedforward {feedforward}"
+        )
+    return GPT(input_shape[0], num_classes, width, num_heads, num_layers, feedforward)
+
+
+class GPT(nn.Module):
+    """Scores of the next symbol at each position."""
+
+    def __init__(
+        self, length: int, num_symbols: int, width: int, num_heads: int, num_layers: int, feedforward: int
+    ) -> None:
+        super().__init__()
+        self.embedding, self.positions = nn.Embedding(num_symbols, width), nn.Embedding(length, width)
+        self.layers = nn.ModuleList(EncoderLayer(width, num_heads, feedforward) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(width)
+        for embedding in (self.embedding, self.positions):
+            nn.init.normal_(embedding.weight, std=0.02)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Scores, of shape (batch, num_symbols, length), of inputs of shape (batch, length)."""
+        hidden = self.embedding(inputs.long()) + self.positions.weight[: inputs.shape[1]]
+        for layer in self.layers:
+            hidden = layer(hidden, None, is_causal=True)
+        return functional.linear(self.norm(hidden), self.embedding.weight).transpose(1, 2)
+
+
 class EncoderLayer(nn.Module):
-    """Each position looks at all of the source, then at itself."""
+    """Each position looks at all of the source, or where causal up to itself, then at itself."""
 
     def __init__(self, width: int, num_heads: int, feedforward: int) -> None:
         super().__init__()
@@ -137,9 +181,9 @@ class EncoderLayer(nn.Module):
         self.attention_norm = nn.LayerNorm(width)
         self.feedforward = _feedforward(width, feedforward)
 
-    def forward(self, hidden: Tensor, visible: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, visible: Tensor | None, is_causal: bool = False) -> Tensor:
         normed = self.attention_norm(hidden)
-        hidden = hidden + self.attention(normed, self.attention.keys_and_values(normed), visible)
+        hidden = hidden + self.attention(normed, self.attention.keys_and_values(normed), visible, is_causal)
         return hidden + self.feedforward(hidden)  # type: ignore[no-any-return]
 
 

@@ -81,10 +81,10 @@ def check_task_and_model(task: TaskSpec, model: ModelSpec) -> None:
 def check_scoring(task: TaskSpec, evaluation: EvaluationSpec, metric: str) -> None:
     """Raises SpecError where a task's samples have no such metric, or are no sentences to be decoded."""
     known = getattr(configured_task(task), "metrics", ())
-    if metric not in ("accuracy", *known):
+    every = ("accuracy", "loss", *known)
+    if metric not in every:
         raise SpecError(
-            f"statistics.metric: task {task.name} is not scored by {metric!r}; give one of "
-            f"{', '.join(('accuracy', *known))}"
+            f"statistics.metric: task {task.name} is not scored by {metric!r}; give one of {', '.join(every)}"
         )
     if evaluation.beam > 1 and not known:
         raise SpecError(f"evaluation.beam: task {task.name} has no sentences to decode; remove it")

@@ -82,7 +82,7 @@ def evaluate(
     totals = torch.stack(rows)
     collectives.all_reduce_sum_(totals, Purpose.EVALUATION)
     correct, count, loss, *sums, error_square, distance_square = totals[0].tolist()
-    expected = num_evaluation * (num_workers if each_scores_all else 1)
+    expected = num_evaluation * labels_per_sample(samples) * (num_workers if each_scores_all else 1)
     if int(count) != expected:
         raise RuntimeError(f"{int(count)} samples were scored where there should be {expected}")
     return Score(
@@ -93,6 +93,11 @@ def evaluate(
         worker_distance=(distance_square / num_workers) ** 0.5,
         metrics=samples.measure.metrics(sums[1:]) if isinstance(samples, PairSamples) else None,
     )
+
+
+def labels_per_sample(samples: Samples) -> int:
+    """Answers that a sample asks for, each of which counts: one, or of a window of a text one a symbol."""
+    return getattr(samples, "labels_per_sample", 1)
 
 
 @torch.no_grad()
@@ -109,7 +114,8 @@ def worker_accuracies(
     """
     every = torch.arange(num_evaluation)
     correct = torch.stack([_score(model, every, precision, samples)[:1] for model in models])
-    return [float(row) / num_evaluation for row in collectives.all_gather(correct, Purpose.CONTROL).view(-1)]
+    num_labels = num_evaluation * labels_per_sample(samples)
+    return [float(row) / num_labels for row in collectives.all_gather(correct, Purpose.CONTROL).view(-1)]
 
 
 def _squares(vectors: Tensor) -> list[Tensor]:

@@ -18,9 +18,13 @@ from harness.train.precision import MixedPrecision
 def random_batch(task: Task, batch_size: int, generator: torch.Generator, like: Tensor) -> tuple[Tensor, Tensor]:
     """Standard normal images of the task's shape, of the type and on the device of `like`, and labels for them.
 
-    They are drawn on the CPU, so they are the same on every device. Of a text task they are pairs of full length, as
-    `harness.tasks.pairs.Pairs.batch` gives them.
+    They are drawn on the CPU, so they are the same on every device. Of a text task they are windows, or pairs of full
+    length, as `harness.tasks.pairs.Pairs.batch` gives them.
     """
+    if len(task.input_shape) == 1:
+        windows = (batch_size, task.input_shape[0] + 1)
+        symbols = torch.randint(task.num_classes, windows, generator=generator).to(like.device)
+        return symbols[:, :-1], symbols[:, 1:]
     if len(task.input_shape) == 2:
         shape = (batch_size, 2, task.input_shape[1] + 1)
         tokens = torch.randint(NUM_SPECIAL, task.num_classes, shape, generator=generator).to(like.device)

@@ -22,7 +22,7 @@ from harness.records.store import read_run
 from harness.rows import RowSpec
 from harness.spec import ModelSpec, Spec
 from harness.spec_file import EXPERIMENTS, load_spec
-from harness.tasks import cifar100, cmudict, fashion_mnist, imagenet, kjv_es, wmt_en_de
+from harness.tasks import cifar100, cmudict, fashion_mnist, imagenet, kjv_es, kjv_text, wmt_en_de
 from harness.tasks.cmudict import CMUDict
 from harness.tasks.fashion_mnist import FashionMNIST
 from harness.tasks.imagenet import ImageNet
@@ -61,6 +61,7 @@ SHRUNKEN: dict[str, Table] = {
     "cmudict": TRANSFORMER,
     "cmudict_adamw": TRANSFORMER,
     "kjv_es": TRANSFORMER,
+    "kjv_text": TRANSFORMER,
     "wmt_en_de": TRANSFORMER,
 }
 
@@ -146,6 +147,12 @@ def miniature_kjv_es(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kjv_es, "TASK", task)
 
 
+def miniature_kjv_text(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = replace(ENGLISH, num_slots=bible(folder, ENGLISH.name, 1, chapters=(40, 40)))
+    own = replace(kjv_text.TASK, num_train=NUM_TRAIN, num_test=NUM_TEST, length=8, module=module, sha256=None)
+    monkeypatch.setattr(kjv_text, "TASK", own)
+
+
 def miniature_wmt_en_de(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = replace(wmt_en_de.TASK, num_train=NUM_TRAIN, num_test=NUM_TEST, vocabulary=300, positions=64)
     assert isinstance(own.source, TextFiles)
@@ -159,6 +166,7 @@ MINIATURES: dict[str, Callable[[Path, pytest.MonkeyPatch], None]] = {
     "fashion_mnist": miniature_fashion_mnist,
     "cmudict": miniature_cmudict,
     "kjv_es": miniature_kjv_es,
+    "kjv_text": miniature_kjv_text,
     "wmt_en_de": miniature_wmt_en_de,
 }
 
@@ -222,7 +230,8 @@ def check_result(run: PlannedRun, row: Row, folder: Path, num_taken: int) -> Non
     assert result is not None and record.failure is None
     num_steps = STEPS_PER_EPOCH * NUM_EPOCHS[config.precision]
     assert (result.status, result.num_steps, row.num_steps) == ("done", num_steps, num_steps)
-    assert result.test_count == NUM_TEST * (NUM_WORKERS if local else 1)
+    labels = 8 if config.task.name == "kjv_text" else 1
+    assert result.test_count == NUM_TEST * labels * (NUM_WORKERS if local else 1)
     assert [event.step for event in record.events] == list(range(STEPS_PER_EPOCH, num_steps + 1, STEPS_PER_EPOCH))
     assert result.train_loss is not None and math.isfinite(result.train_loss)
     assert result.num_parameters == row.num_parameters >= LARGEST_RATIO

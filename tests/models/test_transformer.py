@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.models.transformer import sines
+from harness.models.transformer import gpt, sines
 from harness.models.transformer import transformer as build
 from harness.tokens import BEGIN, END, PAD
 from harness.train.translation import LENGTH_POWER, beam, greedy
@@ -166,3 +166,19 @@ def test_sizes_that_do_not_fit_are_refused(sizes: dict[str, int]) -> None:
 def test_images_are_refused() -> None:
     with pytest.raises(ValueError, match="give a text task"):
         build((3, 32, 32), 10, **SIZES)
+
+
+def test_a_gpt_sees_the_text_up_to_each_position_and_asks_for_a_text() -> None:
+    torch.manual_seed(0)
+    model = gpt((LENGTH,), NUM_TOKENS, **SIZES).eval()
+    inputs = pairs()[:, 0]
+    later = inputs.clone()
+    later[:, 4] = (later[:, 4] - END) % (NUM_TOKENS - END - 1) + END + 1
+    scores = model(inputs)
+    changed = (model(later) - scores).abs().amax((0, 1))
+    assert scores.shape == (3, NUM_TOKENS, 7)
+    assert (changed[:4] < 1e-6).all() and (changed[4:] > 1e-6).all()
+    with pytest.raises(ValueError, match="takes windows of a text"):
+        gpt((1, 28, 28), NUM_TOKENS, **SIZES)
+    with pytest.raises(ValueError, match="multiple of num_heads"):
+        gpt((LENGTH,), NUM_TOKENS, **(SIZES | {"width": 15}))

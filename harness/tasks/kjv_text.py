@@ -1,0 +1,117 @@
+"""The King James Bible (1769, public domain) by symbols: windows of its text, of which each next symbol is predicted.
+
+The text is Debian's package sword-text-kjv, read as in `kjv_es`. Passages repeat within a book, so whole chapters are
+scored or trained on. What is left is one text in its own order, cut into windows, which are put in an order drawn at
+random once for all runs: stretches of them are of all books. A window's group is the book that it begins in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy
+import torch
+from torch import Tensor
+
+from harness.spec import TaskSpec
+from harness.tasks import DataError
+from harness.tasks.kjv_es import ENGLISH, SHARE, Chapter, Module, chapters_of, read_module
+from harness.tasks.pairs import digest, shuffled
+from harness.tasks.task import EVALUATION_BATCH, Batch, held_out_indices, to_device
+
+SYMBOLS = "\n !(),-.:;?ABCDEFGHIJKLMNOPQRSTUVWYZ[]abcdefghijklmnopqrstuvwxyz\u00c6\u00e6\u2014\u2019"
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of a text on the device, each with the symbol after it.
+
+    Attributes:
+        train, evaluation: uint8 of shape (windows, labels_per_sample + 1).
+        train_labels: the group of each window to train on.
+        sha256: of the text, what is scored first.
+    """
+
+    train: Tensor
+    evaluation: Tensor
+    train_labels: Tensor
+    num_groups: int
+    labels_per_sample: int
+    sha256: str
+
+    def training_batches(self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int) -> Iterator[Batch]:
+        return (_batch(self.train, index) for index in indices)
+
+    def evaluation_batches(self, indices: Tensor) -> Iterator[Batch]:
+        return (_batch(self.evaluation, index) for index in torch.split(indices, EVALUATION_BATCH))
+
+
+def _batch(windows: Tensor, index: Tensor) -> Batch:
+    """Inputs and labels, int64 of shape (batch, labels_per_sample) each: a label is the symbol that follows."""
+    chosen = windows.index_select(0, to_device(index, windows.device)).long()
+    return chosen[:, :-1], chosen[:, 1:]
+
+
+@dataclass(frozen=True)
+class BibleText:
+    num_train: int
+    num_test: int
+    length: int = 64
+    num_test_chapters: int = 60
+    num_groups: int = 66
+    module: Module = ENGLISH
+    sha256: str | None = "5c4d74145724e851d8576c1f011b88846a5d26ad608a0dcae025bea9dbb53e30"
+    survives_fork: bool = True
+    metrics: tuple[str, ...] = ()
+    num_classes: int = len(SYMBOLS)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return (self.length,)
+
+    def prepare(self, data: Path | None) -> None:
+        self._splits(data)
+
+    def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> Windows:
+        (train, groups), (test, _), sha256 = self._splits(data)
+        kept, held_out = held_out_indices(len(train), spec.held_out, spec.num_train)
+        scored = train[held_out] if spec.held_out else test
+        return Windows(train[kept].to(device), scored.to(device), groups[kept], self.num_groups, self.length, sha256)
+
+    def _splits(self, data: Path | None) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], str]:
+        """Windows and groups to train on, those to score, and the digest. Raises DataError for another text."""
+        share = data or SHARE
+        slots = read_module(self.module, share)
+        chapters = chapters_of(slots, slots)
+        test = set(shuffled(len(chapters), seed=0)[: self.num_test_chapters])
+        parts = [
+            [chapter for number, chapter in enumerate(chapters) if (number in test) == own] for own in (True, False)
+        ]
+        sha256 = digest(pair.source for part in parts for chapter in part for pair in chapter)
+        (test_windows, test_groups), (windows, groups) = (self._windows(part) for part in parts)
+        few = len(windows) < self.num_train or len(test_windows) < self.num_test
+        if few or self.sha256 not in (None, sha256):
+            raise DataError(
+                f"the Bible in {share} holds another text than it should ({len(windows):,} windows to train on and "
+                f"{len(test_windows):,} to score, expected {self.num_train:,} and {self.num_test:,}); install the "
+                f"package {self.module.package} of Debian 13"
+            )
+        order = torch.tensor(shuffled(self.num_train, seed=0))
+        return (windows[order], groups[order]), (test_windows[: self.num_test], test_groups[: self.num_test]), sha256
+
+    def _windows(self, chapters: list[Chapter]) -> tuple[Tensor, Tensor]:
+        """The chapters as one text, a line each, by windows that follow each other, and the book of each window."""
+        lines = [" ".join(pair.source for pair in chapter) + "\n" for chapter in chapters]
+        text = numpy.array(["".join(lines)]).view(numpy.uint32)
+        ids = numpy.zeros(max(map(ord, SYMBOLS)) + 1, numpy.uint8)
+        ids[[ord(symbol) for symbol in SYMBOLS]] = range(len(SYMBOLS))
+        symbols = torch.from_numpy(ids[text])
+        books = torch.tensor([chapter[0].group for chapter in chapters])
+        of_symbols = books.repeat_interleave(torch.tensor([len(line) for line in lines]))
+        windows = symbols.unfold(0, self.length + 1, self.length)
+        return windows.contiguous(), of_symbols[: len(windows) * self.length : self.length]
+
+
+TASK = BibleText(num_train=61_539, num_test=3_098)

@@ -1,0 +1,78 @@
+"""A text by symbols: windows follow each other, labels are what follows, books are groups."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.spec import TaskSpec
+from harness.tasks import DataError
+from harness.tasks.kjv_es import ENGLISH, chapters_of, read_module
+from harness.tasks.kjv_text import SYMBOLS, TASK, BibleText, Windows
+from tests.tasks.miniatures import bible
+
+CPU = torch.device("cpu")
+
+
+def miniature(share: Path, **fields: Any) -> BibleText:
+    module = replace(ENGLISH, num_slots=bible(share, ENGLISH.name, 1, chapters=(9, 5)))
+    task = replace(TASK, num_train=150, num_test=40, length=8, num_test_chapters=3, module=module, sha256=None)
+    return replace(task, **fields)
+
+
+def text(symbols: Tensor) -> str:
+    return "".join(SYMBOLS[symbol] for symbol in symbols.tolist())
+
+
+def loaded(task: BibleText, share: Path, **spec: Any) -> Windows:
+    return task.load(share, TaskSpec(name="kjv_text", **spec), CPU)
+
+
+def test_windows_are_the_text_and_labels_what_follows(tmp_path: Path) -> None:
+    task = miniature(tmp_path)
+    samples = loaded(task, tmp_path)
+    slots = read_module(task.module, tmp_path)
+    lines = [" ".join(pair.source for pair in chapter) + "\n" for chapter in chapters_of(slots, slots)]
+    [(inputs, labels)] = list(samples.evaluation_batches(torch.arange(40)))
+    scored = text(inputs.flatten())
+    assert text(labels.flatten())[:-1] == scored[1:]
+    trained = sorted(text(window) for window in samples.train[:, :-1])
+    fitting = []
+    for chosen in itertools.combinations(range(len(lines)), 3):
+        rest = "".join(line for number, line in enumerate(lines) if number not in chosen)
+        windows = sorted(rest[8 * number : 8 * number + 8] for number in range(150))
+        if "".join(lines[number] for number in chosen).startswith(scored) and windows == trained:
+            fitting.append(chosen)
+    assert fitting, "three whole chapters are scored, and the windows of the others trained on"
+
+
+def test_a_window_s_group_is_the_book_it_begins_in(tmp_path: Path) -> None:
+    task = miniature(tmp_path)
+    samples = loaded(task, tmp_path)
+    slots = read_module(task.module, tmp_path)
+    books = ["", ""]
+    for chapter in chapters_of(slots, slots):
+        books[chapter[0].group] += " ".join(pair.source for pair in chapter) + "\n"
+    for window, group in zip(samples.train[:, :-1], samples.train_labels.tolist(), strict=True):
+        own = text(window).split("\n")[0]
+        assert own in books[group]
+
+
+def test_windows_held_out_are_not_trained_on(tmp_path: Path) -> None:
+    task = miniature(tmp_path)
+    every, some = loaded(task, tmp_path), loaded(task, tmp_path, held_out=15)
+    assert len(some.train) == 135 and len(some.evaluation) == 15
+    parts = sorted(map(text, torch.cat([some.train, some.evaluation])))
+    assert parts == sorted(map(text, every.train))
+
+
+def test_another_text_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    for task in (miniature(tmp_path, num_train=10_000), replace(miniature(tmp_path), sha256="0" * 64)):
+        with pytest.raises(DataError, match=r"another text than it should .* install the package sword-text-kjv"):
+            task.prepare(tmp_path)
