@@ -44,13 +44,13 @@ class SpecError(ValueError):
 class TaskSpec(Strict):
     """`name` is a module of harness/tasks; `held_out` training samples are scored instead of the test set if not 0.
 
-    `max_undecodable`: so many training images of a task with files may be undecodable; the next one stands in for such.
+    `max_undecodable` is always 0: records of before name it.
     `num_train`: train on so many samples, always the same ones, that are never among those held out; 0 for all.
     """
 
     name: Name
     held_out: Annotated[int, Field(ge=0)] = 0
-    max_undecodable: Annotated[int, Field(ge=0)] = 0
+    max_undecodable: Literal[0] = 0
     num_train: Annotated[int, Field(ge=0)] = 0
 
 

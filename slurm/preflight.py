@@ -11,14 +11,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness.plan.plan import Plan
 from harness.records import store
 from harness.records.store import Record
 from harness.spec import SpecError
-from harness.tasks import DataError
-from harness.tasks.task import Check, configured_task
+from harness.tasks.task import Check, find_task
 from harness.workers import preflight as on_one_machine
 from harness.workers.attempt import prepare_thread
 from harness.workers.preflight import first_line
@@ -158,25 +156,15 @@ def rate_in_words(measured: float, promised: float | None, num_workers: int, num
 
 
 def _rates(task: PreflightTask, here: Allocation) -> Iterator[Check]:
-    """How fast this process opens the data's files, and reads images beside what its GPU takes, while all do."""
-    config = task.plan.runs[0].config
-    configured: Any = configured_task(config.task)
-    if not hasattr(configured, "measured_opening_rate"):
-        return
-    try:
-        opened = here.world_size * configured.measured_opening_rate(task.data, on_one_machine.READING_SECONDS)
-    except DataError:  # which the check of the data says
-        return
-    yield Check("opening files", True, f"{here.world_size} workers at once open about {opened:,.0f} files/s")
-    yield from on_one_machine.check_reading(
-        config, task.data, own_device(task.profile, here), task.profile.cpus_per_worker
-    )
+    """How fast this process reads images, while all do, beside what its GPU takes."""
+    config, device = task.plan.runs[0].config, own_device(task.profile, here)
+    yield from on_one_machine.check_reading(config, task.data, device, task.profile.cpus_per_worker)
 
 
 def _data_checks(task: PreflightTask, here: Allocation) -> Iterator[Check]:
     """Rank 0 for all, and one of each node where that is quick: folders of files are looked through once."""
-    configured = configured_task(task.plan.runs[0].config.task)
+    configured = find_task(task.plan.runs[0].config.task.name)
     if here.rank == 0:
         yield from on_one_machine.check_results(task.plan, task.results, task.profile.array_parallelism)
-    if here.rank == 0 or (here.local_rank == 0 and not hasattr(configured, "measured_opening_rate")):
+    if here.rank == 0 or (here.local_rank == 0 and not hasattr(configured, "measured_reading_rate")):
         yield on_one_machine.check_data(configured, task.data)

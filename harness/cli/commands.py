@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"{options.experiment}: planning", flush=True)  # before torch is loaded, which takes its time
     from harness.cli.progress import make_display
     from harness.records.run_lock import BusyError
-    from harness.tasks.task import configured_task
+    from harness.tasks.task import find_task
     from harness.workers.launch import discard_leftovers, launch, missing_runs, places, write_experiment
 
     planned = _planned(options)
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"all {len({run.run_id for run in planned.runs})} runs of {planned.experiment.name} are done")
         return 0
     # Before the first run, so that runs side by side do not each fetch it.
-    configured_task(planned.runs[0].config.task).prepare(options.data)
+    find_task(planned.runs[0].config.task.name).prepare(options.data)
     while missing_runs(planned, write_experiment(planned, options.results)):
         with make_display() as display:
             failures = launch(planned, launch_options, display)

@@ -27,7 +27,7 @@ from harness.records.experiment import Experiment, Row
 from harness.records.state import Seen, State, judge, look
 from harness.records.store import read_optional
 from harness.spec import RunConfig
-from harness.tasks.task import configured_task
+from harness.tasks.task import find_task
 from harness.workers.attempt import num_cores
 
 
@@ -169,7 +169,7 @@ def _costs(effort: Effort, site: Site) -> list[str]:
 
 def _reading(config: RunConfig, fastest: StepTime, cores: int) -> list[str]:
     """Of a task that reads files: how many images a second a worker's readers reach, and how many its GPU takes."""
-    expected = getattr(configured_task(config.task), "expected_reading_rate", None)
+    expected = getattr(find_task(config.task.name), "expected_reading_rate", None)
     if expected is None:
         return []
     rate, readers = expected(cores)

@@ -3,13 +3,11 @@
 NETWORKS = {
     "mlp": "small_networks",
     "small_cnn": "small_networks",
-    "resnet50": "torchvision_networks",
-    "densenet121": "torchvision_networks",
-    "shufflenet_v2": "torchvision_networks",
-    "small_densenet": "torchvision_networks",
-    "small_shufflenet": "torchvision_networks",
-    "resnet50_v2": "pre_activation",
-    "wide_resnet": "pre_activation",
+    "small_densenet": "small_networks",
+    "small_shufflenet": "small_networks",
+    "resnet50": "resnets",
+    "resnet50_v2": "resnets",
+    "wide_resnet": "resnets",
     "transformer": "transformer",
     "gpt": "transformer",
 }

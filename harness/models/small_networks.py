@@ -1,32 +1,40 @@
-"""Networks so small that a laptop does hundreds of long runs: a perceptron, and a network of two convolutions."""
+"""Networks so small that a laptop does hundreds of long runs, for images of about 28 x 28.
+
+Sources: DenseNet-BC, Huang et al., "Densely Connected Convolutional Networks" (2017); ShuffleNet V2, Ma et al.,
+"Practical Guidelines for Efficient CNN Architecture Design" (2018); both as torchvision has them, with its initial
+values, but with a stem of a 3 x 3 convolution of stride 3 or 2 without max-pooling.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
+from pydantic import Field
 from torch import nn
+from torchvision import models
+
+from harness.rows import Count
 
 
-def mlp(input_shape: tuple[int, ...], num_classes: int, hidden: int) -> nn.Module:
+def mlp(input_shape: tuple[int, ...], num_classes: int, hidden: Count) -> nn.Module:
     """Two linear layers with a ReLU between; `hidden` is the width there. Samples of any shape are flattened."""
-    if hidden < 1:
-        raise ValueError(f"mlp takes a hidden width of at least 1, not {hidden}")
     return nn.Sequential(
         nn.Flatten(), nn.Linear(math.prod(input_shape), hidden), nn.ReLU(), nn.Linear(hidden, num_classes)
     )
 
 
-def small_cnn(input_shape: tuple[int, ...], num_classes: int, widths: list[int]) -> nn.Module:
+def small_cnn(
+    input_shape: tuple[int, ...], num_classes: int, widths: Annotated[list[Count], Field(min_length=2, max_length=2)]
+) -> nn.Module:
     """A 5 x 5 convolution of stride 3, a 3 x 3 of stride 2, each with batch norm and ReLU, and a linear classifier.
 
     Args:
-        input_shape: (channels, height, width), of about 28 x 28.
+        input_shape: (channels, height, width).
         num_classes: outputs.
         widths: channels of the two convolutions.
     """
     channels, height, width = input_shape
-    if len(widths) != 2:
-        raise ValueError(f"small_cnn takes two widths, not {len(widths)}")
     first, second = widths
     pixels = math.ceil(height / 6) * math.ceil(width / 6)
     return nn.Sequential(
@@ -39,3 +47,52 @@ def small_cnn(input_shape: tuple[int, ...], num_classes: int, widths: list[int])
         nn.Flatten(),
         nn.Linear(second * pixels, num_classes),
     )
+
+
+def small_densenet(
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    growth_rate: Count,
+    blocks: Annotated[list[Count], Field(min_length=1)],
+) -> nn.Module:
+    """Dense blocks with a transition, which halves the image, between each two; bottlenecks of twice the growth rate.
+
+    Args:
+        input_shape: (channels, height, width).
+        num_classes: outputs.
+        growth_rate: channels that each layer adds; the stem has as many.
+        blocks: layers of each dense block.
+    """
+    smallest = 3 * 2 ** (len(blocks) - 1)
+    if min(input_shape[1:]) < smallest:
+        raise ValueError(f"images must have sides of at least {smallest} for so many blocks, not {input_shape[1:]}")
+    network: nn.Module = models.DenseNet(
+        growth_rate, tuple(blocks), num_init_features=growth_rate, bn_size=2, num_classes=num_classes
+    )
+    stem = nn.Conv2d(input_shape[0], growth_rate, 3, stride=3, padding=1, bias=False)
+    nn.init.kaiming_normal_(stem.weight)
+    network.set_submodule("features.pool0", nn.Identity())
+    network.set_submodule("features.conv0", stem)
+    return network
+
+
+def small_shufflenet(
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    units: Annotated[list[Count], Field(min_length=3, max_length=3)],
+    widths: Annotated[list[Count], Field(min_length=5, max_length=5)],
+) -> nn.Module:
+    """Three stages, each of which halves the image.
+
+    Args:
+        input_shape: (channels, height, width).
+        num_classes: outputs.
+        units: of each of the three stages.
+        widths: channels of the stem, the three stages and the last convolution.
+    """
+    if any(width % 2 for width in widths[1:4]):
+        raise ValueError(f"widths must be even in the three stages, which split them, not {widths!r}")
+    network: nn.Module = models.ShuffleNetV2(units, widths, num_classes=num_classes)
+    network.set_submodule("maxpool", nn.Identity())
+    network.set_submodule("conv1.0", nn.Conv2d(input_shape[0], widths[0], 3, stride=2, padding=1, bias=False))
+    return network

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.tokens import PAD
+from harness.rows import Count
+from harness.tasks.pairs import PAD
 
 Past = tuple[Tensor, Tensor]
 """Keys and values of the positions so far, each of shape (batch, heads, positions, width / heads)."""
@@ -22,10 +23,10 @@ Past = tuple[Tensor, Tensor]
 def transformer(
     input_shape: tuple[int, ...],
     num_classes: int,
-    width: int,
-    num_heads: int,
-    num_layers: int,
-    feedforward: int,
+    width: Count,
+    num_heads: Count,
+    num_layers: Count,
+    feedforward: Count,
     tied: bool = True,
 ) -> nn.Module:
     """Encoder and decoder of `num_layers` each.
@@ -39,11 +40,8 @@ def transformer(
     """
     if len(input_shape) != 2 or input_shape[0] != 2:
         raise ValueError(f"transformer takes pairs of sentences, not samples of shape {input_shape}; give a text task")
-    if min(width, num_heads, num_layers, feedforward) < 1 or width % (2 * num_heads):
-        raise ValueError(
-            f"transformer takes a width that is a multiple of 2 num_heads, and sizes of at least 1, not width {width}, "
-            f"num_heads {num_heads}, num_layers {num_layers}, feedforward {feedforward}"
-        )
+    if width % (2 * num_heads):
+        raise ValueError(f"width must be a multiple of 2 num_heads, not {width} with num_heads = {num_heads}")
     return Transformer(input_shape[1], num_classes, width, num_heads, num_layers, feedforward, tied)
 
 
@@ -129,7 +127,12 @@ class Transformer(nn.Module):
 
 
 def gpt(
-    input_shape: tuple[int, ...], num_classes: int, width: int, num_heads: int, num_layers: int, feedforward: int
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    width: Count,
+    num_heads: Count,
+    num_layers: Count,
+    feedforward: Count,
 ) -> nn.Module:
     """A decoder alone, as in GPT-2: learned positions, and one matrix for embeddings and output.
 
@@ -143,11 +146,8 @@ def gpt(
         raise ValueError(
             f"gpt takes windows of a text, not samples of shape {input_shape}; give a task such as kjv_text"
         )
-    if min(width, num_heads, num_layers, feedforward) < 1 or width % num_heads:
-        raise ValueError(
-            f"gpt takes a width that is a multiple of num_heads, and sizes of at least 1, not width {width}, num_heads "
-            f"{num_heads}, num_layers {num_layers}, feedforward {feedforward}"
-        )
+    if width % num_heads:
+        raise ValueError(f"width must be a multiple of num_heads, not {width} with num_heads = {num_heads}")
     return GPT(input_shape[0], num_classes, width, num_heads, num_layers, feedforward)
 
 

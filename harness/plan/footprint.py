@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from algorithms import DistributedOptimizer, StackedCollectives
 from algorithms.baselines.ddp import DDP
 from harness.spec import EvaluationSpec, ModelSpec, RunConfig, ScheduleSpec, SpecError, TaskSpec, run_id
-from harness.tasks.task import configured_task, find_task
+from harness.tasks.task import find_task
 from harness.train.build import build_model, build_optimizer, num_steps_of
 from harness.train.restart import check_restart
 
@@ -74,13 +74,13 @@ class Footprint:
 
 def check_task_and_model(task: TaskSpec, model: ModelSpec) -> None:
     """What all rows have in common. Raises SpecError where there is no such task or model, or none with its options."""
-    configured_task(task)
+    find_task(task.name)
     _model_without_memory(model.model_dump_json(), task.name)
 
 
 def check_scoring(task: TaskSpec, evaluation: EvaluationSpec, metric: str) -> None:
     """Raises SpecError where a task's samples have no such metric, or are no sentences to be decoded."""
-    known = getattr(configured_task(task), "metrics", ())
+    known = getattr(find_task(task.name), "metrics", ())
     every = ("accuracy", "loss", *known)
     if metric not in every:
         raise SpecError(
@@ -108,7 +108,6 @@ _KNOWN: dict[str, Footprint] = {}
 
 
 def _footprint(config: RunConfig) -> Footprint:
-    configured_task(config.task)
     per_epoch, num_steps = num_steps_of(config)
     _check_evaluation(config.evaluation, per_epoch, num_steps)
     empty = _model_without_memory(config.model.model_dump_json(), config.task.name)

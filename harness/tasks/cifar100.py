@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,16 +9,15 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from harness.seeds import generator
 from harness.spec import TaskSpec
 from harness.tasks import DataError
-from harness.tasks.augment import draw_shifts, moved, normalised, shifted_crops
-from harness.tasks.task import Batch, cache_folder, held_out_indices
+from harness.tasks.augment import CroppedSamples
+from harness.tasks.task import cache_folder, held_out_indices
 
 MEAN, STANDARD_DEVIATION = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 """Per channel, of pixels scaled to [0, 1]; those of the paper's released scripts."""
 
-SIDE, PADDING = 32, 4
+PADDING = 4
 
 
 @dataclass(frozen=True)
@@ -29,18 +27,19 @@ class CIFAR100:
     num_train: int = 50_000
     num_test: int = 10_000
     num_classes: int = 100
-    input_shape: tuple[int, ...] = (3, SIDE, SIDE)
+    input_shape: tuple[int, ...] = (3, 32, 32)
     release: type[datasets.CIFAR100] = datasets.CIFAR100
 
     def prepare(self, data: Path | None) -> None:
         self._read(data, "train")
 
-    def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> CIFAR100Samples:
+    def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> CroppedSamples:
         images, labels = self._read(data, "train")
         kept, held_out = held_out_indices(self.num_train, spec.held_out, spec.num_train)
         scored = (images[held_out], labels[held_out]) if spec.held_out else self._read(data, "test")
-        tensors = padded(images[kept]), labels[kept], *scored
-        return CIFAR100Samples(*(each.to(device) for each in tensors))
+        padded = torch.nn.functional.pad(images[kept], [PADDING] * 4).to(device)
+        evaluated, classes = (each.to(device) for each in scored)
+        return CroppedSamples(padded, labels[kept].to(device), evaluated, classes, MEAN, STANDARD_DEVIATION)
 
     def _read(self, data: Path | None, split: str) -> tuple[Tensor, Tensor]:
         """Images, bytes of shape (n, 3, 32, 32), and labels; fetched into the user's cache where no folder is given.
@@ -59,41 +58,7 @@ class CIFAR100:
                 f"CIFAR-100 is not at hand: {root} holds no undamaged release ({error}); put {names} from "
                 f"{self.release.url} there, or name the folder that has it with DATA=FOLDER"
             ) from None
-        images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
-        return images, torch.tensor(dataset.targets)
-
-
-@dataclass(frozen=True)
-class CIFAR100Samples:
-    """Bytes on the device.
-
-    Attributes:
-        padded: training images with a border of zeros, shape (n, 3, 40, 40), so that a crop is a gather.
-        evaluation_images: shape (n, 3, 32, 32).
-    """
-
-    padded: Tensor
-    train_labels: Tensor
-    evaluation_images: Tensor
-    evaluation_labels: Tensor
-
-    def training_batches(self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int) -> Iterator[Batch]:
-        for step, index in enumerate(indices, first_step):
-            shifts = draw_shifts(generator(seed, "augmentation", rank, step), len(index), PADDING)
-            index, shifts = moved(index, shifts, self.padded.device)
-            crops = shifted_crops(self.padded, index, shifts, SIDE)
-            yield normalised(crops, MEAN, STANDARD_DEVIATION), self.train_labels[index]
-
-    def evaluation_batches(self, indices: Tensor) -> Iterator[Batch]:
-        for index in torch.split(indices.to(self.padded.device), 1000):
-            if len(index):
-                images = self.evaluation_images[index]
-                yield normalised(images, MEAN, STANDARD_DEVIATION), self.evaluation_labels[index]
-
-
-def padded(images: Tensor) -> Tensor:
-    """Images of shape (n, 3, 32, 32) as `CIFAR100Samples.padded` wants them."""
-    return torch.nn.functional.pad(images.contiguous(), [PADDING] * 4)
+        return torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(dataset.targets)
 
 
 TASK = CIFAR100()

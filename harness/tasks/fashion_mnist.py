@@ -79,24 +79,21 @@ def contents(data: Path | None) -> list[bytes]:
         except DataError as error:
             raise DataError(f"{error}; put an undamaged copy there, or name another folder with DATA=FOLDER") from None
     cache, tried = cache_folder("fashion-mnist"), []
-    for folder in (PACKAGE_FOLDER, cache):
+    attempts: list[tuple[str, Path, Callable[[Path], None] | None]] = [
+        ("", PACKAGE_FOLDER, None),
+        ("", cache, None),
+        (f"{PUBLISHED}: ", cache, _fetch_published),
+        (f"Debian's package {PACKAGE}: ", cache, _fetch_packaged),
+    ]
+    for place, folder, fetch in attempts:
         try:
+            if fetch is not None:
+                print(f"fashion-mnist: fetching from {place}30 MB", file=sys.stderr, flush=True)
+                cache.mkdir(parents=True, exist_ok=True)
+                fetch(cache)
             return verified(folder)
-        except DataError as error:
-            tried.append(str(error))
-    fetchers: dict[str, Callable[[Path], Path]] = {PUBLISHED: _published, f"Debian's package {PACKAGE}": _packaged}
-    for name, fetch in fetchers.items():
-        try:
-            cache.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache, ignore_cleanup_errors=True) as temporary:
-                print(f"fashion-mnist: fetching from {name} (30 MB)", file=sys.stderr, flush=True)
-                folder = fetch(Path(temporary))
-                found = verified(folder)
-                for file in FILES:  # each by one rename; a set placed in part is no danger, since all are verified
-                    os.replace(folder / file, cache / file)
-            return found
         except (DataError, OSError, subprocess.SubprocessError) as error:
-            tried.append(f"{name}: {getattr(error, 'stderr', None) or error}".strip())
+            tried.append(place + str(getattr(error, "stderr", None) or error).strip())
     raise DataError(
         f"the Fashion-MNIST files are nowhere to be found; tried: {'; '.join(tried)}; install the package {PACKAGE} "
         f"(Debian, Ubuntu), or put {', '.join(FILES)} in {cache}, or name the folder that holds them with DATA=FOLDER"
@@ -119,28 +116,30 @@ def verified(folder: Path) -> list[bytes]:
     return found
 
 
-def _published(folder: Path) -> Path:
+def _fetch_published(cache: Path) -> None:
     for name in FILES:
-        with urllib.request.urlopen(f"{PUBLISHED}/{name}", timeout=20) as answer, (folder / name).open("wb") as file:
+        with urllib.request.urlopen(f"{PUBLISHED}/{name}", timeout=20) as answer, (cache / name).open("wb") as file:
             shutil.copyfileobj(answer, file)
-    return folder
 
 
-def _packaged(folder: Path) -> Path:
+def _fetch_packaged(cache: Path) -> None:
     """Debian's package, downloaded and unpacked without root, by lists of its own, since a machine may have none."""
+    with tempfile.TemporaryDirectory() as temporary:
 
-    def run(*command: str, check: bool = True) -> None:
-        env = {**os.environ, "LC_ALL": "C"}
-        subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600, check=check)
+        def run(*command: str, check: bool = True) -> None:
+            env = {**os.environ, "LC_ALL": "C"}
+            subprocess.run(command, cwd=temporary, env=env, capture_output=True, text=True, timeout=600, check=check)
 
-    for private in ("lists/partial", "archives/partial"):
-        (folder / private).mkdir(parents=True)
-    apt = ["apt-get", "-q", "-oAcquire::http::Timeout=20", f"-oDir::State={folder}", f"-oDir::Cache={folder}"]
-    apt.append("-oDir::State::status=/var/lib/dpkg/status")
-    run(*apt, "update", check=False)  # may fail in a hook that needs root and yet renew the lists
-    run(*apt, "download", PACKAGE)
-    run("dpkg-deb", "-x", *(path.name for path in folder.glob("*.deb")), "root")
-    return folder / "root" / PACKAGE_FOLDER.relative_to("/")
+        folder = Path(temporary)
+        for private in ("lists/partial", "archives/partial"):
+            (folder / private).mkdir(parents=True)
+        apt = ["apt-get", "-q", "-oAcquire::http::Timeout=20", f"-oDir::State={folder}", f"-oDir::Cache={folder}"]
+        apt.append("-oDir::State::status=/var/lib/dpkg/status")
+        run(*apt, "update", check=False)  # may fail in a hook that needs root and yet renew the lists
+        run(*apt, "download", PACKAGE)
+        run("dpkg-deb", "-x", *(path.name for path in folder.glob("*.deb")), "root")
+        for name in FILES:
+            shutil.copyfile(folder / "root" / PACKAGE_FOLDER.relative_to("/") / name, cache / name)
 
 
 TASK = FashionMNIST()

@@ -1,31 +1,33 @@
-"""ImageNet (ILSVRC-2012): 1,281,167 + 50,000 JPEGs in a thousand class folders, read and augmented as they are used."""
+"""ImageNet (ILSVRC-2012): 1,281,167 + 50,000 JPEGs in a thousand class folders, read and augmented as they are used.
+
+Threads read, decode and crop batches ahead of their use: decoding and resizing hold no lock of Python's.
+"""
 
 from __future__ import annotations
 
+import io
+import itertools
+import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from functools import partial
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
+from typing import TypeVar
 
-import numpy as np
 import torch
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+from torchvision.datasets.folder import find_classes, make_dataset
+from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.transforms.v2 import functional
 
 from harness.seeds import generator
 from harness.spec import TaskSpec
 from harness.tasks import DataError
-from harness.tasks.augment import Draws, draw, normalised, photometric
-from harness.tasks.image_files import (
-    READING_SECONDS,
-    ImageIndex,
-    image_index,
-    in_order,
-    num_readers,
-    own_cores,
-    read_file,
-    read_images,
-)
+from harness.tasks.augment import Draws, crop_box, draw, jittered, normalised
 from harness.tasks.task import Batch, cache_folder, held_out_indices, to_device
 
 MEAN, STANDARD_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -37,8 +39,34 @@ EVALUATION_BATCH = 100
 SAMPLED = 32
 """Images of each split that `prepare` decodes."""
 
-Read = tuple[Tensor, dict[int, str]]
-"""See `image_files.read_images`."""
+MAX_READERS = 8
+"""Reading threads of a process at the most; fewer where there are fewer cores."""
+
+READING_SECONDS = 1.2e-3
+"""What a modern core takes for a training image, from the file to the crop; plans reckon with it."""
+
+UNDECODABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
+"""What decoders raise at the contents of a file."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ImageIndex:
+    """The JPEG files of class folders, both in the order of their names."""
+
+    root: Path
+    classes: list[str]
+    paths: list[str]
+    labels: Tensor
+
+    def part(self, numbers: Tensor) -> ImageIndex:
+        """These images alone, in this order."""
+        return ImageIndex(self.root, self.classes, self.chosen(numbers), self.labels[numbers])
+
+    def chosen(self, numbers: Tensor) -> list[str]:
+        """The paths of these images."""
+        return [self.paths[number] for number in numbers.tolist()]
 
 
 @dataclass(frozen=True)
@@ -47,8 +75,6 @@ class ImageNet:
 
     Attributes:
         side: of the crops; the shorter side is resized to `resize` before a central crop.
-        max_undecodable: so many training images may be undecodable; the next one of the index stands in for such an
-            image. An undecodable image among those evaluated is always an error, since each must be scored once.
     """
 
     num_train: int = 1_281_167
@@ -56,7 +82,6 @@ class ImageNet:
     num_classes: int = 1_000
     side: int = 224
     resize: int = 256
-    max_undecodable: int = 0
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -64,15 +89,15 @@ class ImageNet:
 
     def prepare(self, data: Path | None) -> None:
         indices = [self._index(data, split) for split in ("train", "val")]
-        _same_classes(*indices)
+        _check_same_classes(*indices)
         for index in indices:
-            self._sample(index)
+            read_images(index.paths[:: max(1, len(index.paths) // SAMPLED)], self.side, self.resize)
 
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> ImageNetSamples:
         train = self._index(data, "train")
         kept, held_out = held_out_indices(self.num_train, spec.held_out, spec.num_train)
         scored = train.part(held_out) if spec.held_out else self._index(data, "val")
-        _same_classes(train, scored)
+        _check_same_classes(train, scored)
         return ImageNetSamples(self, train.part(kept), scored, device)
 
     def expected_reading_rate(self, cores: int) -> tuple[float, int]:
@@ -82,38 +107,29 @@ class ImageNet:
     def measured_reading_rate(self, data: Path | None, seconds: float) -> tuple[float, int]:
         """Training images a second that this process's readers deliver now, and the number of readers.
 
-        The images are drawn anew each time, so that few are in a cache. What cannot be decoded counts as read.
+        The images are drawn anew each time, so that few are in a cache.
 
         Raises:
-            DataError: the data is missing or incomplete, or a file cannot be read.
+            DataError: the data is missing or incomplete, or an image cannot be read.
         """
-        draws = draw(generator(0, "reading rate"), SAMPLED, JITTER, LIGHTING)
-        batches = self._files_a_second(data, seconds, lambda paths: read_images(paths, self.side, self.resize, draws))
-        return batches, num_readers(own_cores())
-
-    def measured_opening_rate(self, data: Path | None, seconds: float) -> float:
-        """Training files a second that this process opens and reads with as many threads as it reads images with.
-
-        Raises:
-            DataError: the data is missing or incomplete, or a file cannot be read.
-        """
-        return self._files_a_second(data, seconds, lambda paths: [read_file(path) for path in paths])
-
-    def _files_a_second(self, data: Path | None, seconds: float, take: Callable[[list[str]], object]) -> float:
-        index, random = self._index(data, "train"), np.random.default_rng()
+        index, draws = self._index(data, "train"), draw(generator(0, "reading rate"), SAMPLED, JITTER, LIGHTING)
+        random = torch.Generator()
+        random.seed()
         started = time.monotonic()
 
-        def calls() -> Iterator[Callable[[], object]]:
+        def calls() -> Iterator[Callable[[], Tensor]]:
             while time.monotonic() < started + seconds:
-                yield partial(take, [index.path(int(number)) for number in random.integers(len(index), size=SAMPLED)])
+                paths = index.chosen(torch.randint(len(index.paths), (SAMPLED,), generator=random))
+                yield partial(read_images, paths, self.side, self.resize, draws)
 
-        return SAMPLED * sum(1 for _ in in_order(calls())) / (time.monotonic() - started)
+        count = SAMPLED * sum(1 for _ in in_order(calls()))
+        return count / (time.monotonic() - started), num_readers(own_cores())
 
     def _index(self, data: Path | None, split: str) -> ImageIndex:
-        """The index of "train" or "val", of the expected size.
+        """Look through the folder of "train" or "val", as torchvision's `ImageFolder` does.
 
         Raises:
-            DataError: missing or incomplete.
+            DataError: missing, incomplete or unreadable.
         """
         root = (cache_folder("imagenet") if data is None else data.expanduser()) / split
         if not root.is_dir():
@@ -122,115 +138,157 @@ class ImageNet:
                 "it from image-net.org, extract it to train/ and val/ of class folders, and name their folder with "
                 "DATA=FOLDER"
             )
-        index = image_index(root)
-        expected = self.num_train if split == "train" else self.num_test
-        if len(index.classes) != self.num_classes:
+        try:
+            classes, numbers = find_classes(root)
+            found = make_dataset(root, numbers, (".jpeg", ".jpg"))
+        except OSError as error:
+            advice = f"it must hold one folder per class, as in {root.name}/n01440764/NAME.JPEG"
+            raise DataError(f"{root} cannot be used ({error.strerror or error}); {advice}") from None
+        labels, expected = torch.tensor([label for _, label in found]), {"train": self.num_train, "val": self.num_test}
+        if len(classes) != self.num_classes:
             raise DataError(
-                f"{root} holds {len(index.classes):,} class folders where {self.num_classes:,} are expected; "
+                f"{root} holds {len(classes):,} class folders where {self.num_classes:,} are expected; "
                 "extract ILSVRC-2012 again, and keep other folders out of it"
             )
-        if len(index) != expected:
-            sizes = torch.bincount(index.labels, minlength=len(index.classes))
+        if len(found) != expected[split]:
+            sizes = torch.bincount(labels, minlength=len(classes))
             raise DataError(
-                f"{root} holds {len(index):,} images where {expected:,} are expected (the fewest, {int(sizes.min()):,} "
-                f"of {index.classes[int(sizes.argmin())]}); extract ILSVRC-2012 again"
+                f"{root} holds {len(found):,} images where {expected[split]:,} are expected (the fewest, "
+                f"{int(sizes.min()):,} of {classes[int(sizes.argmin())]}); extract ILSVRC-2012 again"
             )
-        return index
-
-    def _sample(self, index: ImageIndex) -> None:
-        """Decode some images, evenly spaced. Raises DataError where more than `max_undecodable` of them cannot be."""
-        paths = index.paths(torch.linspace(0, len(index) - 1, min(SAMPLED, len(index)), dtype=torch.float64).long())
-        _, failures = read_images(paths, self.side, self.resize)
-        if len(failures) > self.max_undecodable:
-            position, reason = next(iter(failures.items()))
-            raise _undecodable(paths[position], reason)
+        return ImageIndex(root, classes, [path for path, _ in found], labels)
 
 
 @dataclass(frozen=True)
 class ImageNetSamples:
-    """Indices of files; `undecodable` are those training images met so far."""
+    """Files, which are read when they are used."""
 
     task: ImageNet
     train: ImageIndex
     evaluated: ImageIndex
     device: torch.device
-    undecodable: set[str] = field(default_factory=set)
 
     @property
     def train_labels(self) -> Tensor:
         return self.train.labels
 
     def training_batches(self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int) -> Iterator[Batch]:
-        pending: list[tuple[Tensor, Draws]] = []
+        pending: deque[tuple[Tensor, Draws]] = deque()
 
-        def calls() -> Iterator[Callable[[], Read]]:
+        def calls() -> Iterator[Callable[[], Tensor]]:
             for step, places in enumerate(indices, first_step):
                 draws = draw(generator(seed, "augmentation", rank, step), len(places), JITTER, LIGHTING)
-                pending.append((places, draws))
-                yield partial(read_images, self.train.paths(places), self.task.side, self.task.resize, draws)
+                pending.append((self.train.labels[places], draws))
+                yield partial(read_images, self.train.chosen(places), self.task.side, self.task.resize, draws)
 
-        for images, failures in in_order(calls()):
-            places, draws = pending.pop(0)
-            places = self._replaced(images, failures, places, draws)
-            yield self._batch(images, self.train.labels[places], draws)
+        # Bytes go to the device, where the arithmetic on pixels is done.
+        for images in in_order(calls()):
+            labels, draws = pending.popleft()
+            pixels = jittered(to_device(images, self.device), draws.orders, draws.factors, draws.lighting)
+            yield normalised(pixels, MEAN, STANDARD_DEVIATION), to_device(labels, self.device)
 
     def evaluation_batches(self, indices: Tensor) -> Iterator[Batch]:
         batches = [places for places in torch.split(indices.cpu(), EVALUATION_BATCH) if len(places)]
-        paths = map(self.evaluated.paths, batches)
+        paths = map(self.evaluated.chosen, batches)
         calls = (partial(read_images, each, self.task.side, self.task.resize) for each in paths)
-        for places, (images, failures) in zip(batches, in_order(calls), strict=True):
-            for position, reason in failures.items():
-                raise _undecodable(self.evaluated.path(int(places[position])), reason)
-            yield self._batch(images, self.evaluated.labels[places], None)
-
-    def _replaced(self, images: Tensor, failures: dict[int, str], places: Tensor, draws: Draws) -> Tensor:
-        """Fill what could not be decoded with the next image that can be, under the same draws; the places then shown.
-
-        Raises:
-            DataError: more than `max_undecodable` images could not be decoded.
-        """
-        places = places.clone()
-        for position, failure in failures.items():
-            reason, own = failure, draws.row(position)
-            while reason:
-                self._count(self.train.path(int(places[position])), reason)
-                places[position] = (places[position] + 1) % len(self.train)
-                path = self.train.path(int(places[position]))
-                again, failed = read_images([path], self.task.side, self.task.resize, own)
-                images[position], reason = again[0], failed.get(0, "")
-        return places
-
-    def _count(self, path: str, reason: str) -> None:
-        known, allowed = path in self.undecodable, self.task.max_undecodable
-        self.undecodable.add(path)
-        if len(self.undecodable) > allowed:
-            raise _undecodable(path, reason, f", or raise max_undecodable = {allowed} in the spec's [task]")
-        if not known:
-            print(f"{path} is no image that can be decoded ({reason}); the next one stands in for it", flush=True)
-
-    def _batch(self, images: Tensor, labels: Tensor, draws: Draws | None) -> Batch:
-        """Bytes go to the device, where the arithmetic on pixels is done."""
-        images, labels = to_device(images, self.device), to_device(labels, self.device)
-        if draws is None:
-            return normalised(images, MEAN, STANDARD_DEVIATION), labels
-        return photometric(images, draws, MEAN, STANDARD_DEVIATION), labels
+        for places, images in zip(batches, in_order(calls), strict=True):
+            pixels = normalised(to_device(images, self.device), MEAN, STANDARD_DEVIATION)
+            yield pixels, to_device(self.evaluated.labels[places], self.device)
 
 
-def _same_classes(train: ImageIndex, test: ImageIndex) -> None:
-    """Labels are places among the sorted classes, so both splits must have the same.
-
-    Raises:
-        DataError: a class is in one of them alone.
-    """
+def _check_same_classes(train: ImageIndex, test: ImageIndex) -> None:
+    """Labels are places among the sorted classes. Raises DataError where a class is in one of the splits alone."""
     if test.classes != train.classes:
         odd = min(set(test.classes) ^ set(train.classes))
         raise DataError(f"class {odd} is in only one of {train.root} and {test.root}; extract both again")
 
 
-def _undecodable(path: str, reason: str, otherwise: str = "") -> DataError:
-    return DataError(
-        f"{path} is no image that can be decoded ({reason}); put an undamaged copy in its place{otherwise}"
-    )
+def num_readers(cores: int) -> int:
+    """Threads that read for a local rank with so many cores: one for each, 8 at most."""
+    return min(max(1, cores), MAX_READERS)
+
+
+def own_cores() -> int:
+    """Cores that this local rank has to itself: of those that it may use its share, unless they are its own already.
+
+    Slurm binds each task to its own cores, torchrun lets all ranks of a machine use all of them. Where Slurm binds no
+    task, it still says how many each was promised.
+    """
+    usable, ranks = len(os.sched_getaffinity(0)), int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    share = max(1, (os.cpu_count() or usable) // ranks)
+    cores = usable if usable <= share else usable // ranks
+    return max(1, min(cores, int(os.environ.get("SLURM_CPUS_PER_TASK") or cores)))
+
+
+@cache
+def readers() -> ThreadPoolExecutor:
+    """The reading threads of this process."""
+    return ThreadPoolExecutor(num_readers(own_cores()), "reader", lambda: torch.set_num_threads(1))
+
+
+def in_order(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
+    """What the calls return, in their order, made ahead by `readers` so that every one of these has work."""
+    waiting, ahead = iter(calls), deque[Future[T]]()
+    try:
+        while True:
+            free = num_readers(own_cores()) + 1 - len(ahead)
+            ahead.extend(readers().submit(call) for call in itertools.islice(waiting, free))
+            if not ahead:
+                return
+            yield ahead.popleft().result()
+    finally:
+        for future in ahead:
+            future.cancel()
+
+
+def read_images(paths: Sequence[str], side: int, resize: int, draws: Draws | None = None) -> Tensor:
+    """Read a batch: random resized crops by these draws, or else central crops after resizing to `resize`.
+
+    Returns:
+        Pixels, uint8 of shape (batch, 3, side, side).
+
+    Raises:
+        DataError: a file cannot be read or decoded.
+    """
+    images = torch.empty((len(paths), 3, side, side), dtype=torch.uint8)
+    for position, path in enumerate(paths):
+        try:
+            raw = Path(path).read_bytes()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error.strerror}); put it back, or make it readable") from None
+        try:
+            pixels = decoded(raw)
+            if draws is None:
+                images[position] = functional.center_crop(functional.resize(pixels, [resize]), [side])
+            else:
+                images[position] = random_crop(pixels, side, draws, position)
+        except UNDECODABLE as error:
+            reason = str(error) or type(error).__name__
+            advice = "put an undamaged copy in its place"
+            raise DataError(f"{path} is no image that can be decoded ({reason}); {advice}") from None
+    return images
+
+
+def decoded(raw: bytes) -> Tensor:
+    """All pixels of an image as red, green and blue, uint8 of shape (3, height, width).
+
+    Raises:
+        One of `UNDECODABLE`.
+    """
+    try:
+        # A bytearray, since torch warns about memory that is read-only.
+        pixels: Tensor = decode_jpeg(torch.frombuffer(bytearray(raw), dtype=torch.uint8), ImageReadMode.RGB)
+    except RuntimeError:  # PIL takes files that this does not (CMYK, and other formats), and says what is wrong.
+        pixels = functional.pil_to_tensor(Image.open(io.BytesIO(raw)).convert("RGB"))
+    return pixels
+
+
+def random_crop(pixels: Tensor, side: int, draws: Draws, row: int) -> Tensor:
+    """A random resized crop by a row of the draws, mirrored where it says so; uint8 of shape (3, side, side)."""
+    height, width = pixels.shape[1:]
+    box = crop_box(height, width, draws.attempts[row].tolist(), draws.places[row].tolist())
+    crop: Tensor = functional.resized_crop(pixels, *box, [side, side])
+    return crop.flip(-1) if draws.flips[row] else crop
 
 
 TASK = ImageNet()

@@ -22,68 +22,42 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.tasks import DataError
-from harness.tasks.pairs import digest, shuffled
+from harness.tasks.pairs import shuffled
 from harness.tasks.parallel import ParallelText, Splits, TextPair
 
-TESTAMENTS = ("ot", "nt")
 BLOCK, VERSE = struct.Struct("<III"), struct.Struct("<IIH")
-
-
-@dataclass(frozen=True)
-class Module:
-    """A Bible: its name, the Debian package that it is in, and the slots that its versification has."""
-
-    name: str
-    package: str
-    num_slots: int
-
-    @property
-    def folder(self) -> Path:
-        """Below a folder `share/sword`."""
-        return Path("modules/texts/ztext") / self.name
-
-
-SHARE = Path("/usr/share/sword")
+SHARE, MODULES = Path("/usr/share/sword"), Path("modules/texts/ztext")
+ENGLISH, SPANISH = "engKJV2006eb", "spaRV1909eb"
+PACKAGES = {ENGLISH: "sword-text-kjv", SPANISH: "sword-text-sparv"}
+"""The Debian package of each text."""
 NUM_SLOTS = 32_361
-ENGLISH = Module("engKJV2006eb", "sword-text-kjv", NUM_SLOTS)
-SPANISH = Module("spaRV1909eb", "sword-text-sparv", NUM_SLOTS)
+"""Of the versification that both have."""
+MAX_WORDS, MAX_RATIO = 25, 2.0
 
 Chapter = list[TextPair]
 
 
 @dataclass(frozen=True)
 class Bibles:
-    max_words: int = 25
-    max_ratio: float = 2.0
-    num_test_chapters: int = 89
-    modules: tuple[Module, Module] = (ENGLISH, SPANISH)
-    sha256: str | None = "6916bd8abc115215fdd29009a57566b2c97c62e6793fbd839200c006204a65a6"
-    """The digest of all pairs, those to score first."""
+    """The chapters of both texts; `num_slots` are those of their versification."""
 
-    def read(self, data: Path | None, num_train: int, num_test: int) -> Splits:
-        share = data or SHARE
-        english, spanish = (read_module(module, share) for module in self.modules)
-        chapters = [self.kept(chapter) for chapter in chapters_of(english, spanish)]
+    num_test_chapters: int = 89
+    num_slots: int = NUM_SLOTS
+    where: str = "install the packages of Debian 13"
+
+    def read(self, data: Path | None) -> Splits:
+        english, spanish = (read_module(name, data or SHARE, self.num_slots) for name in PACKAGES)
+        chapters = chapters_of(english, spanish)
         order = shuffled(len(chapters), seed=0)
         parts = order[self.num_test_chapters :], order[: self.num_test_chapters]
-        train, test = ([pair for number in part for pair in chapters[number]] for part in parts)
-        known = self.sha256 in (None, digest(f"{pair.source}\t{pair.target}" for pair in (*test, *train)))
-        if not known or (len(train), len(test)) != (num_train, num_test):
-            raise DataError(
-                f"the Bibles in {share} hold other words than they should ({len(train):,} pairs to train on and "
-                f"{len(test):,} to score, expected {num_train:,} and {num_test:,}); install the packages of Debian 13"
-            )
+        train, test = ([pair for number in part for pair in chapters[number] if fits(pair)] for part in parts)
         return train, test
 
-    def kept(self, chapter: Chapter) -> Chapter:
-        """Without verses that are empty, long, or of odd length."""
-        counted = ((pair, len(pair.source.split()), len(pair.target.split())) for pair in chapter)
-        return [
-            pair
-            for pair, source, target in counted
-            if min(source, target) > 0
-            and max(source, target) <= min(self.max_words, self.max_ratio * min(source, target))
-        ]
+
+def fits(pair: TextPair) -> bool:
+    """Whether a verse is neither empty, nor long, nor of odd length."""
+    shorter, longer = sorted((len(pair.source.split()), len(pair.target.split())))
+    return shorter > 0 and longer <= min(MAX_WORDS, MAX_RATIO * shorter)
 
 
 def chapters_of(english: list[str], spanish: list[str]) -> list[Chapter]:
@@ -102,30 +76,32 @@ def chapters_of(english: list[str], spanish: list[str]) -> list[Chapter]:
     return chapters
 
 
-def read_module(module: Module, share: Path) -> list[str]:
+def read_module(name: str, share: Path, num_slots: int) -> list[str]:
     """The plain text of each slot, in order; of headings it is empty.
 
     Args:
+        name: of the text, one of `PACKAGES`.
         share: the folder `sword`, as /usr/share/sword.
 
     Raises:
         DataError: a file is missing, cut short, damaged, or of another versification.
     """
-    slots = [text for testament in TESTAMENTS for text in _testament(share / module.folder, testament, module)]
-    if len(slots) != module.num_slots:
+    folder, package = share / MODULES / name, PACKAGES[name]
+    slots = [text for testament in ("ot", "nt") for text in _testament(folder, testament, package)]
+    if len(slots) != num_slots:
         raise DataError(
-            f"{share / module.folder} has {len(slots):,} slots where there should be {module.num_slots:,}: another "
-            f"versification; install the Debian package {module.package}"
+            f"{folder} has {len(slots):,} slots where there should be {num_slots:,}: another versification; install "
+            f"the Debian package {package}"
         )
     return slots
 
 
-def _testament(folder: Path, testament: str, module: Module) -> list[str]:
+def _testament(folder: Path, testament: str, package: str) -> list[str]:
     try:
         blocks, verses, packed = ((folder / f"{testament}.{end}").read_bytes() for end in ("bzs", "bzv", "bzz"))
     except FileNotFoundError as error:
         raise DataError(
-            f"{error.filename} is missing; apt-get install {module.package}, or give as DATA the folder `sword` of one"
+            f"{error.filename} is missing; apt-get install {package}, or give as DATA the folder `sword` of one"
         ) from None
     try:
         unpacked = [zlib.decompress(packed[start : start + length]) for start, length, _ in BLOCK.iter_unpack(blocks)]
@@ -135,8 +111,8 @@ def _testament(folder: Path, testament: str, module: Module) -> list[str]:
             if len(text) != length:
                 raise ValueError(f"slot {slot} lies outside of its block")
             slots.append(plain_text(text.decode()))
-    except (struct.error, zlib.error, IndexError, ValueError) as error:
-        raise DataError(f"{folder}/{testament}.* are damaged: {error}; install {module.package} anew") from None
+    except (struct.error, zlib.error, ValueError) as error:
+        raise DataError(f"{folder}/{testament}.* are damaged: {error}; install {package} anew") from None
     return slots
 
 
@@ -147,4 +123,11 @@ def plain_text(osis: str) -> str:
     return " ".join(re.sub(r"<[^>]*>", "", text).split())
 
 
-TASK = ParallelText(num_train=15_870, num_test=1_203, source=Bibles(), vocabulary=2_000, positions=96)
+TASK = ParallelText(
+    num_train=15_870,
+    num_test=1_203,
+    source=Bibles(),
+    vocabulary=2_000,
+    positions=96,
+    sha256="6916bd8abc115215fdd29009a57566b2c97c62e6793fbd839200c006204a65a6",
+)

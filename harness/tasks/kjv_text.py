@@ -17,7 +17,7 @@ from torch import Tensor
 
 from harness.spec import TaskSpec
 from harness.tasks import DataError
-from harness.tasks.kjv_es import ENGLISH, SHARE, Chapter, Module, chapters_of, read_module
+from harness.tasks.kjv_es import ENGLISH, NUM_SLOTS, PACKAGES, SHARE, Chapter, chapters_of, read_module
 from harness.tasks.pairs import digest, shuffled
 from harness.tasks.task import EVALUATION_BATCH, Batch, held_out_indices, to_device
 
@@ -61,7 +61,7 @@ class BibleText:
     length: int = 64
     num_test_chapters: int = 60
     num_groups: int = 66
-    module: Module = ENGLISH
+    num_slots: int = NUM_SLOTS
     sha256: str | None = "5c4d74145724e851d8576c1f011b88846a5d26ad608a0dcae025bea9dbb53e30"
     survives_fork: bool = True
     metrics: tuple[str, ...] = ()
@@ -83,7 +83,7 @@ class BibleText:
     def _splits(self, data: Path | None) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], str]:
         """Windows and groups to train on, those to score, and the digest. Raises DataError for another text."""
         share = data or SHARE
-        slots = read_module(self.module, share)
+        slots = read_module(ENGLISH, share, self.num_slots)
         chapters = chapters_of(slots, slots)
         test = set(shuffled(len(chapters), seed=0)[: self.num_test_chapters])
         parts = [
@@ -96,7 +96,7 @@ class BibleText:
             raise DataError(
                 f"the Bible in {share} holds another text than it should ({len(windows):,} windows to train on and "
                 f"{len(test_windows):,} to score, expected {self.num_train:,} and {self.num_test:,}); install the "
-                f"package {self.module.package} of Debian 13"
+                f"package {PACKAGES[ENGLISH]} of Debian 13"
             )
         order = torch.tensor(shuffled(self.num_train, seed=0))
         return (windows[order], groups[order]), (test_windows[: self.num_test], test_groups[: self.num_test]), sha256

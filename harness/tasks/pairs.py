@@ -1,4 +1,4 @@
-"""Text as a task: pairs of a source and a target, each a sequence of tokens, and the batches made of them."""
+"""Text as a task: pairs of a source and a target, each a sequence of tokens, their batches, and what answers score."""
 
 from __future__ import annotations
 
@@ -6,18 +6,50 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any, Protocol
 
 import numpy
 import torch
+from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 
 from harness.spec import TaskSpec
-from harness.tasks.measures import Measure
 from harness.tasks.task import Batch, held_out_indices, to_device
-from harness.tokens import BEGIN, END, IGNORED, PAD
+
+PAD, BEGIN, END = 0, 1, 2
+"""Tokens that every vocabulary begins with: what fills up a batch's shorter sentences, and stands around each."""
+NUM_SPECIAL = 3
+
+IGNORED = -100
+"""As a label: no token is expected there. PyTorch's losses know it by default."""
 
 EVALUATION_POSITIONS = 12_000
 """Positions that are scored at once: each step of decoding is small, so many sentences share its overhead."""
+
+Tokens = Sequence[int]
+Encoded = tuple[list[Tokens], list[Tokens], list[int]]
+"""Sources, targets, and the groups that pairs belong to."""
+
+
+def digest(texts: Iterable[str]) -> str:
+    """The sha256 of lines in their order."""
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+def shuffled(count: int, seed: int) -> list[int]:
+    """An order of `count` things that depends on the seed alone, whatever the version of the libraries."""
+    return list(numpy.random.Generator(numpy.random.Philox(key=seed)).permutation(count).tolist())
+
+
+def plain(tokens: Iterable[int]) -> list[int]:
+    """What stands before the first END, without BEGIN."""
+    own: list[int] = []
+    for token in tokens:
+        if token == END:
+            break
+        if token != BEGIN:
+            own.append(token)
+    return own
 
 
 @dataclass(frozen=True)
@@ -35,7 +67,7 @@ class Sentences:
     lengths: Tensor
 
     @classmethod
-    def of(cls, sequences: Sequence[Sequence[int]], device: torch.device, begin: bool = False) -> Sentences:
+    def of(cls, sequences: Sequence[Tokens], device: torch.device, begin: bool = False) -> Sentences:
         """END is put after each sequence, and BEGIN before it if asked for."""
         first = [BEGIN] if begin else []
         tokens = (token for each in sequences for token in (*first, *each, END))
@@ -57,21 +89,6 @@ class Sentences:
         """The tokens of sentences `index`, without BEGIN and END."""
         width = int(self.lengths[index].max())
         return [plain(row) for row in self.padded(index, width).tolist()]
-
-
-def plain(tokens: Iterable[int]) -> list[int]:
-    """What stands before the first END, without BEGIN."""
-    own: list[int] = []
-    for token in tokens:
-        if token == END:
-            break
-        if token != BEGIN:
-            own.append(token)
-    return own
-
-
-Encoded = tuple[list[Sequence[int]], list[Sequence[int]], list[int]]
-"""Sources, targets and groups."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +130,17 @@ class Pairs:
         return torch.stack([source, target[:, :-1]], 1), following.masked_fill(following == PAD, IGNORED)
 
 
+def chosen_pairs(train: Encoded, test: Encoded, spec: TaskSpec, device: torch.device) -> tuple[Pairs, Pairs]:
+    """The pairs to train on, and those to score: the test set or those held out, shortest first.
+
+    So batches that are scored hold sentences of like length, and fewer positions are filled up.
+    """
+    kept, held_out = held_out_indices(len(train[0]), spec.held_out, spec.num_train)
+    scored, index = (train, held_out.tolist()) if spec.held_out else (test, range(len(test[0])))
+    shortest_first = sorted(index, key=lambda each: (len(scored[1][each]), len(scored[0][each])))
+    return Pairs.of(train, kept.tolist(), device), Pairs.of(scored, shortest_first, device)
+
+
 @dataclass(frozen=True)
 class PairSamples:
     """A text task's data, held on the device.
@@ -129,7 +157,7 @@ class PairSamples:
     train: Pairs
     evaluation: Pairs
     measure: Measure
-    text: tuple[Callable[[list[int]], str], Callable[[list[int]], str]]
+    text: tuple[Callable[[Tokens], str], Callable[[Tokens], str]]
     max_length: int
     sha256: str
     vocabulary_sha256: str | None = None
@@ -154,34 +182,82 @@ class PairSamples:
         return self.train.num_tokens
 
     def training_batches(self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int) -> Iterator[Batch]:
-        for index in indices:
-            yield self.train.batch(index)
+        return map(self.train.batch, indices)
 
     def evaluation_batches(self, indices: Tensor) -> Iterator[Batch]:
-        for index in self.parts(indices):
-            yield self.evaluation.batch(index)
+        return map(self.evaluation.batch, self.parts(indices))
 
     def parts(self, indices: Tensor) -> tuple[Tensor, ...]:
         """The indices by batches that are scored at once."""
         return torch.split(indices, max(1, EVALUATION_POSITIONS // self.max_length)) if len(indices) else ()
 
 
-def chosen_pairs(train: Encoded, test: Encoded, spec: TaskSpec, device: torch.device) -> tuple[Pairs, Pairs]:
-    """The pairs to train on, and those to score: the test set or those held out, shortest first.
+class Measure(Protocol):
+    """What decoded sentences score, as sums over sentences, so that workers may each score a share."""
 
-    So batches that are scored hold sentences of like length, and fewer positions are filled up.
+    num_sums: int
+
+    def sums(self, predicted: Sequence[Tokens], expected: Sequence[Tokens]) -> list[float]:
+        """The sums over these sentences, which are without BEGIN and END."""
+
+    def metrics(self, sums: Sequence[float]) -> dict[str, float]:
+        """The metrics by name, as shares (a BLEU of 30 is 0.3)."""
+
+    def signatures(self) -> dict[str, str]:
+        """How each metric was computed, where that has a standard form."""
+
+
+class PhoneErrors:
+    """Edit distance over the length of the reference, both summed over all words."""
+
+    num_sums = 2
+
+    def sums(self, predicted: Sequence[Tokens], expected: Sequence[Tokens]) -> list[float]:
+        errors = sum(map(Levenshtein.distance, predicted, expected))
+        return [float(errors), float(sum(map(len, expected)))]
+
+    def metrics(self, sums: Sequence[float]) -> dict[str, float]:
+        errors, phones = sums
+        return {"phone_error_rate": errors / phones}
+
+    def signatures(self) -> dict[str, str]:
+        return {}
+
+
+class BleuAndChrf:
+    """BLEU (Papineni et al., ACL 2002) and chrF (Popović, WMT 2015) of the whole split, by sacreBLEU (Post, WMT 2018).
+
+    Args:
+        text: of a sentence's tokens.
     """
-    kept, held_out = held_out_indices(len(train[0]), spec.held_out, spec.num_train)
-    scored, index = (train, held_out.tolist()) if spec.held_out else (test, range(len(test[0])))
-    shortest_first = sorted(index, key=lambda each: (len(scored[1][each]), len(scored[0][each])))
-    return Pairs.of(train, kept.tolist(), device), Pairs.of(scored, shortest_first, device)
 
+    def __init__(self, text: Callable[[Tokens], str]) -> None:
+        from sacrebleu.metrics.bleu import BLEU
+        from sacrebleu.metrics.chrf import CHRF
 
-def digest(texts: Iterable[str]) -> str:
-    """The sha256 of lines in their order."""
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+        self._text = text
+        # Sentences are passed to a corpus's score as if tokenised, which only silences a warning.
+        self._metrics: dict[str, Any] = {"bleu": BLEU(force=True), "chrf": CHRF()}
+        for metric in self._metrics.values():
+            metric.corpus_score(["a"], [["a"]])  # says how many references there are, which signatures tell
+        self._lengths = [len(self._statistics(name, ["a"], ["a"])[0]) for name in self._metrics]
+        self.num_sums = sum(self._lengths)
 
+    def sums(self, predicted: Sequence[Tokens], expected: Sequence[Tokens]) -> list[float]:
+        texts = [[self._text(tokens) for tokens in sentences] for sentences in (predicted, expected)]
+        statistics = [self._statistics(name, *texts) for name in self._metrics]
+        return [float(sum(column)) for metric in statistics for column in zip(*metric, strict=True)]
 
-def shuffled(count: int, seed: int) -> list[int]:
-    """An order of `count` things that depends on the seed alone, whatever the version of the libraries."""
-    return list(numpy.random.Generator(numpy.random.Philox(key=seed)).permutation(count).tolist())
+    def metrics(self, sums: Sequence[float]) -> dict[str, float]:
+        left, found = iter(map(int, sums)), {}
+        for (name, metric), length in zip(self._metrics.items(), self._lengths, strict=True):
+            found[name] = metric._compute_score_from_stats([next(left) for _ in range(length)]).score / 100
+        return found
+
+    def signatures(self) -> dict[str, str]:
+        return {name: str(metric.get_signature()) for name, metric in self._metrics.items()}
+
+    def _statistics(self, name: str, predicted: list[str], expected: list[str]) -> list[list[float]]:
+        """Statistics of each sentence; the library adds such up itself, and offers no public way to."""
+        found: list[list[float]] = self._metrics[name]._extract_corpus_statistics(predicted, [expected])
+        return found

@@ -17,9 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from harness.spec import TaskSpec
 from harness.tasks import DataError
-from harness.tasks.measures import BleuAndChrf
-from harness.tasks.pairs import Encoded, PairSamples, chosen_pairs, digest
-from harness.tokens import NUM_SPECIAL
+from harness.tasks.pairs import NUM_SPECIAL, BleuAndChrf, Encoded, PairSamples, Tokens, chosen_pairs, digest
 
 SPECIAL = ["<pad>", "<begin>", "<end>"]
 LEAST = NUM_SPECIAL + 256
@@ -41,38 +39,32 @@ Splits = tuple[list[TextPair], list[TextPair]]
 class Source(Protocol):
     """A place that pairs are read from."""
 
-    def read(self, data: Path | None, num_train: int, num_test: int) -> Splits:
-        """So many pairs, from the folder `data` or from where they are known to lie.
+    @property
+    def where(self) -> str:
+        """Where people who lack them find them."""
+
+    def read(self, data: Path | None) -> Splits:
+        """The pairs, from the folder `data` or from where they are known to lie.
 
         Raises:
-            DataError: they are missing or damaged, or there are more or fewer.
+            DataError: they are missing or damaged.
         """
 
 
 @dataclass(frozen=True)
 class TextFiles:
-    """Files in the folder that the user names.
-
-    Attributes:
-        train, test: names of the two files, source first, with as many lines.
-        where: where the files are from, for people who lack them.
-    """
+    """Files in the folder that the user names; `train` and `test` are the names of two files each, source first."""
 
     train: tuple[str, str]
     test: tuple[str, str]
     where: str
 
-    def read(self, data: Path | None, num_train: int, num_test: int) -> Splits:
+    def read(self, data: Path | None) -> Splits:
         if data is None:
             known = " and ".join(self.train)
             raise DataError(f"the folder with {known} is not known; give it as DATA ({self.where})")
-        splits = []
-        for names, count in ((self.train, num_train), (self.test, num_test)):
-            splits.append(read_parallel(data / names[0], data / names[1]))
-            found = len(splits[-1])
-            if found != count:
-                raise DataError(f"{data / names[0]} has {found:,} lines where there should be {count:,}; {self.where}")
-        return splits[0], splits[1]
+        train, test = (read_parallel(data / names[0], data / names[1]) for names in (self.train, self.test))
+        return train, test
 
 
 @dataclass(frozen=True)
@@ -82,6 +74,7 @@ class ParallelText:
     Attributes:
         vocabulary: subwords of both languages together.
         positions: most subwords of a sentence, END included; longer ones are cut.
+        sha256: the digest of all pairs, those to score first; None where any will do.
         max_cut: a larger share of sentences to cut is refused.
     """
 
@@ -90,6 +83,7 @@ class ParallelText:
     source: Source
     vocabulary: int
     positions: int
+    sha256: str | None = None
     max_cut: float = 0.01
     metrics: tuple[str, ...] = ("bleu", "chrf")
 
@@ -102,18 +96,29 @@ class ParallelText:
         return (2, self.positions)
 
     def prepare(self, data: Path | None) -> None:
-        self.source.read(data, self.num_train, self.num_test)
+        self._read(data)
 
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> PairSamples:
         """Raises DataError as `prepare`, or where the vocabulary or `positions` do not fit the texts."""
-        train, test = self.source.read(data, self.num_train, self.num_test)
+        (train, test), sha256 = self._read(data)
         subwords = Subwords([text for pair in train for text in pair[:2]], self.vocabulary)
         encoded_train, encoded_test = _encoded(train, subwords), _encoded(test, subwords)
         _cut([encoded_train, encoded_test], self.positions - 1, self.max_cut)
         pairs = chosen_pairs(encoded_train, encoded_test, spec, device)
-        sha256 = digest(f"{pair.source}\t{pair.target}" for pair in (*test, *train))
         texts = (subwords.decode, subwords.decode)
         return PairSamples(*pairs, BleuAndChrf(subwords.decode), texts, self.positions, sha256, subwords.sha256)
+
+    def _read(self, data: Path | None) -> tuple[Splits, str]:
+        """The pairs and their digest. Raises DataError where they are missing, damaged or other ones."""
+        train, test = self.source.read(data)
+        sha256 = digest(f"{pair.source}\t{pair.target}" for pair in (*test, *train))
+        if (len(train), len(test)) != (self.num_train, self.num_test) or self.sha256 not in (None, sha256):
+            raise DataError(
+                f"the texts in {data or 'their own folder'} are other ones than they should be ({len(train):,} pairs "
+                f"to train on and {len(test):,} to score, expected {self.num_train:,} and {self.num_test:,}); "
+                f"{self.source.where}"
+            )
+        return (train, test), sha256
 
 
 def read_parallel(source: Path, target: Path) -> list[TextPair]:
@@ -169,7 +174,7 @@ class Subwords:
 
     Args:
         texts: to learn from, of both languages.
-        size: of the vocabulary; the first tokens are those of `harness.tokens`.
+        size: of the vocabulary; the first tokens are those of `harness.tasks.pairs`.
 
     Raises:
         DataError: the texts do not have so many subwords.
@@ -181,11 +186,9 @@ class Subwords:
         self._tokenizer: Tokenizer = Tokenizer(models.BPE())
         self._tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         self._tokenizer.decoder = decoders.ByteLevel()
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         trainer = trainers.BpeTrainer(
-            vocab_size=size,
-            special_tokens=SPECIAL,
-            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-            show_progress=False,
+            vocab_size=size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
         )
         self._tokenizer.train_from_iterator(texts, trainer)
         found = self._tokenizer.get_vocab_size()
@@ -196,10 +199,10 @@ class Subwords:
             )
         self.sha256 = hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
 
-    def encode(self, texts: Sequence[str]) -> list[Sequence[int]]:
+    def encode(self, texts: Sequence[str]) -> list[Tokens]:
         """Tokens of each text, int32."""
         return [numpy.array(each.ids, dtype=numpy.int32) for each in self._tokenizer.encode_batch(list(texts))]  # type: ignore[misc]
 
-    def decode(self, tokens: Sequence[int]) -> str:
+    def decode(self, tokens: Tokens) -> str:
         """The text; bytes that are none become a question mark in a diamond."""
         return self._tokenizer.decode([int(token) for token in tokens]).strip()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +9,7 @@ import torch
 
 from harness.seeds import generator
 from harness.spec import TaskSpec
-from harness.tasks.measures import PhoneErrors
-from harness.tasks.pairs import Encoded, PairSamples, chosen_pairs, digest
-from harness.tokens import NUM_SPECIAL
+from harness.tasks.pairs import NUM_SPECIAL, Encoded, PairSamples, PhoneErrors, Tokens, chosen_pairs, digest
 
 ALPHABET = "abcdefgh"
 SHORTEST, LONGEST = 2, 7
@@ -39,11 +36,11 @@ class Reversal:
         random = generator("reversal", split)
         lengths = torch.randint(SHORTEST, LONGEST + 1, (count,), generator=random).tolist()
         letters = torch.randint(NUM_SPECIAL, self.num_classes, (count, LONGEST), generator=random).tolist()
-        sources: list[Sequence[int]] = [own[:length] for own, length in zip(letters, lengths, strict=True)]
+        sources: list[Tokens] = [own[:length] for own, length in zip(letters, lengths, strict=True)]
         return sources, [source[::-1] for source in sources], [source[0] - NUM_SPECIAL for source in sources]
 
 
-def _text(tokens: Sequence[int]) -> str:
+def _text(tokens: Tokens) -> str:
     return "".join(ALPHABET[token - NUM_SPECIAL] for token in tokens)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import os
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -128,21 +127,6 @@ def cache_folder(name: str) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "cser-bench" / name
 
 
-def configured_task(spec: TaskSpec) -> Task:
-    """The task with what the spec says of its files.
-
-    Raises:
-        SpecError: there is no such task, or it has no files that might be undecodable.
-    """
-    task: Any = find_task(spec.name)
-    if not spec.max_undecodable:
-        return task  # type: ignore[no-any-return]
-    if not hasattr(task, "max_undecodable"):
-        raise SpecError(f"task {spec.name} reads no image files, so max_undecodable has no meaning; remove it")
-    configured: Task = dataclasses.replace(task, max_undecodable=spec.max_undecodable)
-    return configured
-
-
 def find_task(name: str) -> Task:
     """The task of that name.
 
@@ -163,18 +147,3 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
-
-
-def on_its_way(tensor: Tensor) -> Callable[[], Tensor]:
-    """A function that gives the tensor on the CPU. A GPU's is sent now, and waited for only when it is asked for."""
-    if tensor.device.type != "cuda":
-        return lambda: tensor
-    copy = torch.empty(tensor.shape, dtype=tensor.dtype).pin_memory()
-    copy.copy_(tensor, non_blocking=True)
-    sent = torch.cuda.current_stream(tensor.device).record_event()
-
-    def arrived() -> Tensor:
-        sent.synchronize()
-        return copy
-
-    return arrived

@@ -6,10 +6,11 @@ import importlib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
 from algorithms import Collectives, Compressor, DistributedOptimizer, Topology
@@ -18,7 +19,7 @@ from algorithms.registry import compressors, methods, settings
 from harness.models import NETWORKS
 from harness.seeds import derive_seed
 from harness.spec import ModelSpec, RunConfig, SpecError
-from harness.tasks.task import Task, configured_task, split_sizes
+from harness.tasks.task import Task, find_task, split_sizes
 from harness.train.order import shard_size
 
 
@@ -115,14 +116,14 @@ def _settings(algorithm: type[DistributedOptimizer], table: dict[str, Any], num_
 
 
 def _value(algorithm: str, key: str, declared: Any, value: Any, num_steps: int) -> Any:
-    kinds = tuple(each for each in choices(declared) if isinstance(each, type) and issubclass(each, Compressor))
-    if kinds and not fits(value, declared):
+    kinds = tuple(each for each in _choices(declared) if isinstance(each, type) and issubclass(each, Compressor))
+    if kinds and _complaint(value, declared):
         compressor = build_compressor(f"{algorithm}: {key}", value)
         if not isinstance(compressor, kinds):
             takes = ", ".join(name for name, each in compressors().items() if issubclass(each, kinds))
             raise SpecError(f"{algorithm}: {key} cannot be {compressor.kind!r}; it takes {takes}")
         return compressor
-    if Topology in choices(declared):
+    if Topology in _choices(declared):
         return build_topology(f"{algorithm}: {key}", value)
     if value == "end" and key.endswith("_interval"):
         return num_steps
@@ -174,7 +175,7 @@ def _check_options(where: str, given: dict[str, Any], function: Callable[..., An
     options = parameters if inspect.isclass(function) else parameters[2:]
     required = [each.name for each in options if each.default is inspect.Parameter.empty]
     _check_keys(where, given, [each.name for each in options], required)
-    hints = typing.get_type_hints(function)
+    hints = typing.get_type_hints(function, include_extras=True)
     for key, value in given.items():
         _check_type(f"{where}: {key}", value, hints.get(key, Any))
 
@@ -189,29 +190,24 @@ def _check_keys(where: str, given: dict[str, Any], known: list[str], required: l
 
 
 def _check_type(where: str, value: Any, declared: Any) -> None:
-    if not fits(value, declared):
-        named = declared.__name__ if isinstance(declared, type) else str(declared).replace("typing.", "")
-        raise SpecError(f"{where} must be of type {named}, not {value!r}")
+    complaint = _complaint(value, declared)
+    if complaint:
+        raise SpecError(f"{where}: {complaint} (given: {value!r})")
 
 
-def choices(declared: Any) -> tuple[Any, ...]:
+def _complaint(value: Any, declared: Any) -> str | None:
+    """What pydantic, which converts nothing here, has against a value of a spec where such a type is declared."""
+    try:
+        TypeAdapter(declared, config=ConfigDict(strict=True, arbitrary_types_allowed=True)).validate_python(value)
+    except ValidationError as error:
+        return error.errors()[0]["msg"]
+    return None
+
+
+def _choices(declared: Any) -> tuple[Any, ...]:
     """The types that a union stands for; a type stands for itself."""
     is_union = typing.get_origin(declared) in (typing.Union, types.UnionType)
     return typing.get_args(declared) if is_union else (declared,)
-
-
-def fits(value: Any, declared: Any) -> bool:
-    """Whether a value of a spec is of a declared type: a number, text, switch, list, literal or union of these."""
-    if declared is Any:
-        return True
-    if len(choices(declared)) > 1:
-        return any(fits(value, each) for each in choices(declared))
-    origin, arguments = typing.get_origin(declared), typing.get_args(declared)
-    if origin is typing.Literal:
-        return any(type(value) is type(each) and value == each for each in arguments)
-    if origin in (list, Sequence):
-        return isinstance(value, list) and all(fits(each, arguments[0]) for each in value)
-    return type(value) is declared or (declared is float and type(value) is int)
 
 
 def num_steps_of(config: RunConfig) -> tuple[int, int]:
@@ -220,7 +216,7 @@ def num_steps_of(config: RunConfig) -> tuple[int, int]:
     Raises:
         SpecError: the workers' batches need more samples than there are.
     """
-    num_train, _ = split_sizes(configured_task(config.task), config.task)
+    num_train, _ = split_sizes(find_task(config.task.name), config.task)
     per_epoch = shard_size(config.partition, num_train, config.num_workers) // config.batch_size
     if per_epoch == 0:
         more = " or shards_per_worker" if config.partition.kind == "class_shards" else ""

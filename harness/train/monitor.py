@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -12,14 +11,14 @@ from torch import Tensor
 from algorithms import Purpose, StackedCollectives
 from harness.records.recorder import Recorder
 from harness.records.store import Heartbeat
-from harness.tasks.task import on_its_way, to_device
+from harness.tasks.task import to_device
 from harness.train.training import Preempted, Training
 
 CHECK_EVERY = 25
 """Steps between two looks at the loss: for divergence, heartbeat and checkpoint."""
 
-STOP_SECONDS = 0.2
-"""So often, or at every step where one takes longer, workers ask each other whether to stop."""
+STOP_SECONDS = 2.0
+"""So often, or at every step where one takes longer, workers ask each other whether to stop, which waits for a GPU."""
 
 
 class Monitor:
@@ -30,8 +29,6 @@ class Monitor:
         self._save_due = self._stopping = False
         self._ask_every = 1
         """Steps between two questions whether to stop; the first look says how many there may be."""
-        self._answer: Callable[[], Tensor] | None = None
-        """The answer to the last such question, on its way from a GPU."""
         self._first_step = self._looked_at_step = training.step
         self._started = self._saved = self._looked = time.monotonic()
 
@@ -48,7 +45,7 @@ class Monitor:
         every = self._work.checkpoints.every_seconds
         wants_checkpoint = self._work.recorder is not None and now - self._saved >= every
         step_seconds = (now - self._looked) / (training.step - self._looked_at_step)
-        self._looked, self._looked_at_step, self._answer = now, training.step, None
+        self._looked, self._looked_at_step = now, training.step
         totals = self._total([wants_checkpoint, self._wants_stop(), step_seconds], training.losses)
         loss = (totals[0] / totals[1]).item()
         savers, stoppers, seconds = totals[2:].tolist()
@@ -62,17 +59,9 @@ class Monitor:
         self._beat_if_due()
 
     def _agree_to_stop(self) -> None:
-        """Between two looks: stop at this step if one of the workers must.
-
-        What a GPU has answered is read at the next question, so that nobody waits for it.
-        """
-        if isinstance(self._work.collectives, StackedCollectives):
-            self._stopping = self._wants_stop()
-        else:
-            now = on_its_way(self._total([self._wants_stop()]))
-            before, self._answer = self._answer, now
-            heard = before if self._training.losses.is_cuda else now
-            self._stopping = heard is not None and heard().item() > 0
+        """Between two looks: stop at this step if one of the workers must."""
+        stacked = isinstance(self._work.collectives, StackedCollectives)
+        self._stopping = self._wants_stop() if stacked else self._total([self._wants_stop()]).item() > 0
         self._save_due = self._stopping and self._training.step < self._training.num_steps
         self._beat_if_due()
 

@@ -32,12 +32,9 @@ def train(work: Work) -> None:
     if work.recorder is not None:
         work.recorder.begin(training.step)
     monitor = Monitor(training)
-    batches, scored = training.batches(), evaluation_steps(work.config, training.per_epoch)
+    scored = evaluation_steps(work.config, training.per_epoch)
     while training.step < training.num_steps and training.diverged_at is None:
-        training.clock.switch("data")
-        batch = next(batches)
-        training.clock.switch("compute")
-        training.take_step(batch, batches)
+        training.take_step()
         monitor.after_step(training.step in scored)
         if training.step in scored and training.diverged_at is None:
             record_score(training)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from algorithms import Collectives
 from algorithms.registry import methods
 from harness.spec import RunConfig
+from harness.tasks.pairs import NUM_SPECIAL
 from harness.tasks.task import Task, find_task
-from harness.tokens import NUM_SPECIAL
 from harness.train.build import build_model, lay_out, module_to_train
 from harness.train.local_workers import local_workers
 from harness.train.precision import MixedPrecision

@@ -90,6 +90,8 @@ class Training:
         self.class_counts = self._shards and class_counts(self._shards, samples.train_labels, num_classes)
         self.clock = Clock(collectives, device)
         self._resume()
+        self._batches = self._all_batches()
+        self._ahead: list[Batch] | None = None
         for each in self.models:
             each.train()
 
@@ -138,7 +140,7 @@ class Training:
         collectives = self.work.collectives
         return SoloCollectives() if isinstance(collectives, StackedCollectives) else collectives
 
-    def batches(self) -> Iterator[list[Batch]]:
+    def _all_batches(self) -> Iterator[list[Batch]]:
         """The batches of the workers at this end, step by step; a joint one where they go through all at once."""
         config, samples, ranks = self.work.config, self.work.samples, self.work.collectives.own_ranks
         indices = [self._indices(rank) for rank in ranks]
@@ -153,9 +155,7 @@ class Training:
             samples.training_batches(own, config.seed, rank, self.step)
             for rank, own in zip(ranks, indices, strict=True)
         ]
-        batches = (list(each) for each in zip(*sources, strict=True))
-        device = self.losses.device
-        return Prefetched(batches, device) if device.type == "cuda" else batches
+        return (list(each) for each in zip(*sources, strict=True))
 
     def _indices(self, rank: int) -> Iterator[Tensor]:
         """What a worker trains on from this step on."""
@@ -164,18 +164,22 @@ class Training:
         sizes = config.num_workers, config.batch_size
         return worker_batches(config.seed, self.num_train, rank, *sizes, steps, shard, lengths)
 
-    def take_step(self, batch: list[Batch], batches: Iterator[list[Batch]]) -> None:
-        """One step of the workers at this end; `batches` is where the next ones come from."""
+    def take_step(self) -> None:
+        """One step of the workers at this end."""
         config = self.work.config
+        self.clock.switch("data")
+        batches = self._ahead or next(self._batches)
+        self.clock.switch("compute")
         restart_if_due(config, self.optimizer, self.step, self.num_steps)
         factor = learning_rate_factor(config.schedule, self.step, self.per_epoch, config.num_epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * factor
         self.optimizer.zero_grad()
-        losses = self._backward(batch)
-        if isinstance(batches, Prefetched):  # beside the backward pass, for which a step with loss scaling waits
+        losses = self._backward(batches)
+        if losses.is_cuda:
+            # The host waits for the GPU in a step with loss scaling; the GPU would wait for the next batches after it.
             self.clock.switch("data")
-            batches.prepare()
+            self._ahead = next(self._batches, None)
             self.clock.switch("compute")
         self.precision.step(self.optimizer)
         self.losses += self.precision.tally(losses)
@@ -188,40 +192,3 @@ class Training:
         weights = [None] * len(batches) if self._weights is None else next(self._weights)
         each = zip(self._trained, batches, weights, strict=True)
         return torch.stack([self.precision.both_passes(model, *batch, weight) for model, batch, weight in each])
-
-
-class Prefetched(Iterator[list[Batch]]):
-    """The batches of `batches`, in order, for the stream that is current where they are taken.
-
-    What is asked for beforehand by `prepare` is made on a stream of its own, beside the work queued until then.
-
-    Args:
-        device: a GPU; what is on it by now may be read on the new stream.
-    """
-
-    def __init__(self, batches: Iterator[list[Batch]], device: torch.device) -> None:
-        self._batches, self._device = batches, device
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._stream.wait_stream(torch.cuda.current_stream(device))
-        self._prepared: tuple[list[Batch], torch.cuda.Event] | None = None
-
-    def prepare(self) -> None:
-        """Make the next batches ready, where there are any and they are not."""
-        if self._prepared is None:
-            with torch.cuda.stream(self._stream):
-                batches = next(self._batches, None)
-                if batches is not None:
-                    self._prepared = batches, self._stream.record_event()
-
-    def __next__(self) -> list[Batch]:
-        self.prepare()
-        if self._prepared is None:
-            raise StopIteration
-        batches, ready = self._prepared
-        self._prepared = None
-        current = torch.cuda.current_stream(self._device)
-        current.wait_event(ready)
-        for batch in batches:
-            for tensor in batch:
-                tensor.record_stream(current)  # or its memory would be given away when the host drops it
-        return batches

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.records.store import Translation
-from harness.tasks.pairs import PairSamples, plain
+from harness.tasks.pairs import BEGIN, END, PAD, PairSamples, plain
 from harness.tasks.task import Samples
-from harness.tokens import BEGIN, END, PAD
 from harness.train.precision import MixedPrecision
 
 NUM_EXAMPLES = 3

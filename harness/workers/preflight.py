@@ -20,7 +20,7 @@ from harness.plan.step_time import dry_steps
 from harness.records.run_lock import has_locks
 from harness.spec import RunConfig, SpecError
 from harness.tasks import DataError
-from harness.tasks.task import Check, Task, configured_task
+from harness.tasks.task import Check, Task, find_task
 from harness.train.checkpoint import GENERATIONS
 from harness.workers.attempt import num_cores
 from harness.workers.launch import Options, places
@@ -39,7 +39,7 @@ READING_SECONDS = 3.0
 def checks(plan: Plan, options: Options) -> Iterator[Check]:
     """The checks before a launch with these options, as they are made; touches nothing but a temporary folder."""
     config = plan.runs[0].config
-    yield check_data(configured_task(config.task), options.data)
+    yield check_data(find_task(config.task.name), options.data)
     processes = config.num_workers if options.workers == "processes" else 1
     yield from check_reading(config, options.data, options.device, max(1, num_cores() // processes))
     try:
@@ -68,7 +68,7 @@ def check_reading(config: RunConfig, data: Path | None, device: str, cores: int)
 
     Says nothing of a task that reads no files, or whose files cannot be read, which `check_data` says.
     """
-    task: Any = configured_task(config.task)
+    task: Any = find_task(config.task.name)
     if not hasattr(task, "measured_reading_rate"):
         return
     try:

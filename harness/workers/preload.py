@@ -11,7 +11,7 @@ import torch
 
 from harness.spec import TaskSpec
 from harness.tasks import DataError
-from harness.tasks.task import Samples, configured_task
+from harness.tasks.task import Samples, find_task
 
 VARIABLE = "CSER_BENCH_PRELOAD"
 """Environment variable by which the launcher says what to read."""
@@ -28,12 +28,12 @@ def load_samples(task: TaskSpec, data: Path | None, device: str) -> Samples:
     """
     if (task, data, device) in _preloaded:
         return _preloaded[task, data, device]
-    return configured_task(task).load(data, task, torch.device(device))
+    return find_task(task.name).load(data, task, torch.device(device))
 
 
 def announce(task: TaskSpec, data: Path | None, device: str) -> None:
     """Have the data read before the first fork, where it is plain memory on the CPU: pools and GPUs survive no fork."""
-    if device == "cpu" and getattr(configured_task(task), "survives_fork", False):
+    if device == "cpu" and getattr(find_task(task.name), "survives_fork", False):
         os.environ[VARIABLE] = json.dumps([task.model_dump(), None if data is None else str(data), device])
     else:
         os.environ.pop(VARIABLE, None)

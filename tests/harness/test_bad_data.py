@@ -12,7 +12,7 @@ from harness.records.store import Failure, read_record, read_run
 from harness.tasks import imagenet
 from harness.tasks.imagenet import ImageNet
 from harness.workers.attempt import attempt_stacked
-from tests.harness.support import Table, changed, job_for, small_config, small_spec, write_spec
+from tests.harness.support import changed, job_for, small_config, small_spec, write_spec
 from tests.tasks.miniatures import MiniatureCIFAR100, imagenet_tree, write
 
 CIFAR = MiniatureCIFAR100(25, 15, num_classes=5)
@@ -62,36 +62,21 @@ def test_a_run_is_refused_in_one_sentence_before_it_starts(
     assert any(line.startswith("FAIL") and words[0] in line for line in capsys.readouterr().out.splitlines())
 
 
-CONFIG: Table = {"batch_size": 4, "evaluation": {"per_epoch": 1}}
-
-
-@pytest.mark.parametrize("allowed", [0, 1])
-def test_so_many_undecodable_images_as_the_spec_allows_are_named_and_one_more_stops_the_run(
-    allowed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_damaged_image_stops_a_run_and_a_preflight_and_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A miniature ImageNet, known to the harness, with an image for training that is cut short."""
     data = imagenet_tree(tmp_path / "data", 24, 12)
     monkeypatch.setattr(imagenet, "TASK", ImageNet(24, 12, num_classes=3, side=16, resize=20))
-    task: Table = {"name": "imagenet", "max_undecodable": allowed}
-    config = small_config(**CONFIG, task=task)
-
-    def damaged(path: str, results: str) -> str:
-        """What a run says once this image is cut short, too; nothing where it has a result."""
-        (data / path).write_bytes((data / path).read_bytes()[:200])
-        job = job_for(config, tmp_path / results, data=data)
-        if attempt_stacked(job):
-            return ""
-        failure = read_record(job.folder / "failure.json", Failure)
-        assert failure.kind == "data" and read_run(job.folder).result is None
-        return failure.message
-
-    words = f"{data}/train/n02/n02_13.JPEG is no image that can be decoded"
-    said = damaged("train/n02/n02_13.JPEG", "one")
-    assert said == "" if allowed else said.startswith(words)
-    assert capsys.readouterr().out.count(words) == 1 or not allowed
+    damaged = data / "train/n02/n02_13.JPEG"
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    words = f"{damaged} is no image that can be decoded"
+    config = small_config(batch_size=4, evaluation={"per_epoch": 1}, task={"name": "imagenet"})
+    job = job_for(config, tmp_path / "results", data=data)
+    assert not attempt_stacked(job)
+    failure = read_record(job.folder / "failure.json", Failure)
+    assert failure.kind == "data" and failure.message.startswith(words) and read_run(job.folder).result is None
     spec = changed(changed(small_spec(), "training.batch_size", 4), "training.num_epochs", 4)
-    path, options = write_spec(tmp_path, changed(spec, "task", task)), ["--data", str(data), "--results", str(tmp_path)]
-    assert main(["preflight", str(path), *options]) == (0 if allowed else 1)
-    assert (words in capsys.readouterr().out) == (not allowed)
-    if allowed:
-        assert "no image that can be decoded" in damaged("train/n01/n01_03.JPEG", "two")
+    path = str(write_spec(tmp_path, changed(spec, "task.name", "imagenet")))
+    assert main(["preflight", path, "--data", str(data), "--results", str(tmp_path)]) == 1
+    assert words in capsys.readouterr().out

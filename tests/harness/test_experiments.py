@@ -26,7 +26,7 @@ from harness.tasks import cifar100, cmudict, fashion_mnist, imagenet, kjv_es, kj
 from harness.tasks.cmudict import CMUDict
 from harness.tasks.fashion_mnist import FashionMNIST
 from harness.tasks.imagenet import ImageNet
-from harness.tasks.kjv_es import ENGLISH, SPANISH, Bibles
+from harness.tasks.kjv_es import ENGLISH, PACKAGES, Bibles
 from harness.tasks.parallel import TextFiles
 from harness.tasks.task import find_task
 from harness.train.build import build_model
@@ -140,17 +140,15 @@ def miniature_cmudict(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def miniature_kjv_es(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    slots = [bible(folder, module.name, seed) for seed, module in ((1, ENGLISH), (2, SPANISH))]
-    english, spanish = (replace(module, num_slots=slots[0]) for module in (ENGLISH, SPANISH))
-    source = Bibles(num_test_chapters=3, modules=(english, spanish), sha256=None)
-    task = replace(kjv_es.TASK, num_train=NUM_TRAIN, num_test=NUM_TEST, source=source, vocabulary=300, positions=64)
-    monkeypatch.setattr(kjv_es, "TASK", task)
+    num_slots = [bible(folder, name, seed) for seed, name in enumerate(PACKAGES, 1)]
+    own = {"num_train": NUM_TRAIN, "num_test": NUM_TEST, "source": Bibles(3, num_slots[0]), "sha256": None}
+    monkeypatch.setattr(kjv_es, "TASK", replace(kjv_es.TASK, **own, vocabulary=300, positions=64))
 
 
 def miniature_kjv_text(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = replace(ENGLISH, num_slots=bible(folder, ENGLISH.name, 1, chapters=(40, 40)))
-    own = replace(kjv_text.TASK, num_train=NUM_TRAIN, num_test=NUM_TEST, length=8, module=module, sha256=None)
-    monkeypatch.setattr(kjv_text, "TASK", own)
+    num_slots = bible(folder, ENGLISH, 1, chapters=(40, 40))
+    own = {"num_train": NUM_TRAIN, "num_test": NUM_TEST, "length": 8, "num_slots": num_slots, "sha256": None}
+    monkeypatch.setattr(kjv_text, "TASK", replace(kjv_text.TASK, **own))
 
 
 def miniature_wmt_en_de(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import tempfile
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Optional
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -18,7 +18,7 @@ from harness.__main__ import main
 from harness.plan.plan import make_plan
 from harness.spec import SpecError
 from harness.spec_file import EXPERIMENTS, find_spec, load_spec
-from harness.train.build import build_optimizer, fits
+from harness.train.build import build_optimizer
 from tests.harness.support import (
     BLOCK,
     CSER,
@@ -100,13 +100,12 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
     ),
     "interval below 1": ("rows.1.settings.reset_interval", 0, ["reset_interval", "from 1 up", "0"]),
     "more workers than samples": ("training.num_workers", 1000, ["1000 workers", "20 samples", "1600"]),
-    "undecodable images of a task without files": ("task.max_undecodable", 3, ["max_undecodable", "blobs"]),
     "nothing left to train on": ("task.held_out", 1600, ["held_out", "1600"]),
-    "model that cannot be": ("model.options.widths", [4], ["small_cnn", "two widths"]),
+    "model that cannot be": ("model.options.widths", [4], ["small_cnn", "at least 2 items"]),
     "model of negative size": ("model.options.widths", [-4, 8], ["small_cnn"]),
     "no rate and no tuning": ("rows.0.learning_rate", ABSENT, ["learning rate", "tuning"]),
     "missing setting of a method": ("rows.2.settings.compressor", ABSENT, ["row ef_sgd", "ef_sgd", "'compressor'"]),
-    "wrong type of a model's option": ("model.options.widths", "4, 8", ["small_cnn", "widths", "list[int]", "'4, 8'"]),
+    "wrong type of a model's option": ("model.options.widths", "4, 8", ["small_cnn", "widths", "valid list", "'4, 8'"]),
     "milestones without a list": ("schedule", {"kind": "milestones"}, ["schedule", "milestones", "list"]),
     "warm-up longer than the run": ("schedule.warmup_epochs", 99, ["warm-up of 99", "training.num_epochs = 1"]),
     "a row's warm-up longer than the run": ("rows.1.warmup_epochs", 2, ["row 'cser'", "warm-up of 2", "num_epochs"]),
@@ -156,24 +155,6 @@ def test_mistake_that_is_no_rows_names_none(tmp_path: Path, capsys: pytest.Captu
         assert "row" not in capsys.readouterr().err.partition("spec.toml")[2]
 
 
-@pytest.mark.parametrize(
-    ("declared", "good", "bad"),
-    [
-        (int | None, [3], ["3", 3.0, True]),
-        (float, [0.5, 3], ["x", True]),
-        (float | None, [1, 1.5], ["1"]),
-        (Optional[int], [3], [0.5]),  # noqa: UP045 as an author may write it
-        (Literal["a", "b"], ["a"], ["c", 1]),
-        (list[int], [[], [1, 2]], [1, [1.5], ["1"]]),
-        (bool, [True], [1, "true"]),
-        (Any, [1, "x", [1]], []),
-    ],
-)
-def test_what_a_declared_type_takes(declared: Any, good: list[Any], bad: list[Any]) -> None:
-    assert all(fits(value, declared) for value in good)
-    assert not any(fits(value, declared) for value in bad)
-
-
 def test_setting_that_may_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """A method of one's own whose setting is declared `int | None`, and one that takes a compressor or none."""
 
@@ -190,7 +171,7 @@ def test_setting_that_may_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
     for table, held in (({}, (None, None)), ({"rank": 3}, (3, None)), ({"compressor": BLOCK}, (None, 4))):
         made: Any = build_optimizer(small_config("own", table), nn.Linear(2, 2), SoloCollectives(), 10)
         assert (made.given[0], getattr(made.given[1], "ratio", None)) == held
-    with pytest.raises(SpecError, match=r"own: rank must be of type int \| None, not 'x'"):
+    with pytest.raises(SpecError, match=r"own: rank: Input should be a valid integer.* \(given: 'x'\)"):
         build_optimizer(small_config("own", {"rank": "x"}), nn.Linear(2, 2), SoloCollectives(), 10)
 
 

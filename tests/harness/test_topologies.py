@@ -95,7 +95,7 @@ REFUSED: dict[str, tuple[Table, str]] = {
         spec_with("one_peer", 4, "choco_sgd", compressor=BLOCK, gamma=0.5), "needs the same neighbours in each step"
     ),
     "gamma": (spec_with("ring", 4, "choco_sgd", compressor=BLOCK, gamma=2), "gamma must be a number above 0"),
-    "order": (spec_with("ring", order="adapt"), "dpsgd: order must be of type Literal"),
+    "order": (spec_with("ring", order="adapt"), "dpsgd: order: Input should be"),
     "no order": (spec_with("ring", 4, "choco_sgd", gamma=0.5), "choco_sgd needs the setting 'compressor'"),
 }  # fmt: skip
 

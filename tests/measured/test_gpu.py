@@ -21,12 +21,10 @@ from algorithms.registry import baselines
 from harness.plan.step_time import dry_steps
 from harness.spec import Precision
 from harness.spec_file import find_spec, load_spec
-from harness.tasks.cifar100 import CIFAR100Samples, padded
-from harness.tasks.task import Batch
+from harness.tasks.augment import CroppedSamples
 from harness.timing.workloads import Problem, short_run
 from harness.train.clock import seconds_to_idle
 from harness.train.trainee import Trainee, trainable
-from harness.train.training import Prefetched
 from tests.measured import methods
 from tests.measured.scale import TINY, Scale, config_of, on_processes
 
@@ -212,17 +210,14 @@ def test_the_host_never_waits_for_the_gpu_in_a_step(device: torch.device, scale:
     trainee = Trainee(config, trainable(config, device), SoloCollectives())
     images = torch.randint(256, (256, 3, 32, 32), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
     labels = torch.zeros(256, dtype=torch.int64, device=device)
-    samples = CIFAR100Samples(padded(images).to(device), labels, images.to(device), labels)
+    padded = nn.functional.pad(images, [4] * 4)
+    samples = CroppedSamples(padded.to(device), labels, images.to(device), labels, [0.5] * 3, [0.2] * 3)
     indices = (torch.arange(config.batch_size) for _ in range(WARM_UP + WATCHED))
-    batches: Iterator[list[Batch]] = ([batch] for batch in samples.training_batches(indices, 1, 0, 0))
-    if device.type == "cuda":
-        batches = Prefetched(batches, device)
-    for step, own in enumerate(batches):
-        trainee.batches = [own]
+    batches = samples.training_batches(indices, 1, 0, 0)
+    for step in range(WARM_UP + WATCHED):
         with _watched(device.type == "cuda" and step >= WARM_UP):
+            trainee.batches = [[next(batches)]]
             trainee.step()
-            if isinstance(batches, Prefetched):
-                batches.prepare()
     assert trainee.optimizer.num_steps == WARM_UP + WATCHED
 
 

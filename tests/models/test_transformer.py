@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from harness.models.transformer import gpt, sines
 from harness.models.transformer import transformer as build
-from harness.tokens import BEGIN, END, PAD
+from harness.tasks.pairs import BEGIN, END, PAD
 from harness.train.translation import LENGTH_POWER, beam, greedy
 
 NUM_TOKENS, LENGTH = 11, 9
@@ -157,13 +157,9 @@ def test_positions_are_the_sines_of_the_paper() -> None:
         torch.testing.assert_close(found[place, [index, index + 3]], torch.stack([angle.sin(), angle.cos()]))
 
 
-@pytest.mark.parametrize("sizes", [{"width": 18}, {"num_heads": 0}, {"num_layers": 0}])
-def test_sizes_that_do_not_fit_are_refused(sizes: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="transformer takes a width"):
-        small(**sizes)
-
-
-def test_images_are_refused() -> None:
+def test_sizes_that_do_not_fit_and_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="width must be a multiple of 2 num_heads"):
+        small(width=18)
     with pytest.raises(ValueError, match="give a text task"):
         build((3, 32, 32), 10, **SIZES)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,22 +131,23 @@ def test_where_all_fail_each_place_is_named_with_its_reason(places: Places) -> N
 
 
 def test_an_interrupted_fetch_is_never_taken_for_done(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped between the renames of two files: the next call sees an incomplete cache and fetches again."""
+    """Stopped in the middle of the third file: the next call sees that it is not whole and fetches again."""
     places.fill(places.root / "contents")
     places.fake_apt("touch it.deb")
-    replace, done = os.replace, []
+    copy, done = shutil.copyfile, []
 
     def stop_at_the_third(source: Path, target: Path) -> None:
         done.append(target)
         if len(done) == 3:
+            target.write_bytes(source.read_bytes()[:20])
             raise KeyboardInterrupt
-        replace(source, target)
+        copy(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", stop_at_the_third)
+        patch.setattr(shutil, "copyfile", stop_at_the_third)
         with pytest.raises(KeyboardInterrupt):
             contents(None)
-    assert len(os.listdir(places.cache)) == 2
+    assert len(os.listdir(places.cache)) == 3
     assert contents(None) == verified(places.cache)
 
 

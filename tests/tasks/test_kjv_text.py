@@ -21,9 +21,8 @@ CPU = torch.device("cpu")
 
 
 def miniature(share: Path, **fields: Any) -> BibleText:
-    module = replace(ENGLISH, num_slots=bible(share, ENGLISH.name, 1, chapters=(9, 5)))
-    task = replace(TASK, num_train=150, num_test=40, length=8, num_test_chapters=3, module=module, sha256=None)
-    return replace(task, **fields)
+    own = {"num_train": 150, "num_test": 40, "num_slots": bible(share, ENGLISH, 1, chapters=(9, 5))}
+    return replace(TASK, **(own | fields), length=8, num_test_chapters=3, sha256=None)
 
 
 def text(symbols: Tensor) -> str:
@@ -37,7 +36,7 @@ def loaded(task: BibleText, share: Path, **spec: Any) -> Windows:
 def test_windows_are_the_text_and_labels_what_follows(tmp_path: Path) -> None:
     task = miniature(tmp_path)
     samples = loaded(task, tmp_path)
-    slots = read_module(task.module, tmp_path)
+    slots = read_module(ENGLISH, tmp_path, task.num_slots)
     lines = [" ".join(pair.source for pair in chapter) + "\n" for chapter in chapters_of(slots, slots)]
     [(inputs, labels)] = list(samples.evaluation_batches(torch.arange(40)))
     scored = text(inputs.flatten())
@@ -55,7 +54,7 @@ def test_windows_are_the_text_and_labels_what_follows(tmp_path: Path) -> None:
 def test_a_window_s_group_is_the_book_it_begins_in(tmp_path: Path) -> None:
     task = miniature(tmp_path)
     samples = loaded(task, tmp_path)
-    slots = read_module(task.module, tmp_path)
+    slots = read_module(ENGLISH, tmp_path, task.num_slots)
     books = ["", ""]
     for chapter in chapters_of(slots, slots):
         books[chapter[0].group] += " ".join(pair.source for pair in chapter) + "\n"

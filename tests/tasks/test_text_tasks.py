@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +12,9 @@ import torch
 from harness.spec import TaskSpec
 from harness.tasks import DataError
 from harness.tasks.cmudict import CMUDict
-from harness.tasks.kjv_es import ENGLISH, SPANISH, Bibles, plain_text, read_module
-from harness.tasks.measures import BleuAndChrf, edit_distance
-from harness.tasks.pairs import Pairs, PairSamples, plain
+from harness.tasks.kjv_es import MODULES, PACKAGES, Bibles, fits, plain_text, read_module
+from harness.tasks.pairs import BEGIN, END, IGNORED, PAD, BleuAndChrf, Pairs, PairSamples, PhoneErrors, plain
 from harness.tasks.parallel import ParallelText, Subwords, TextFiles, TextPair
-from harness.tokens import BEGIN, END, IGNORED, PAD
 from tests.tasks.miniatures import bible, cmudict_file, parallel_files, verses
 
 CPU = torch.device("cpu")
@@ -28,10 +25,8 @@ TEXT = ParallelText(25, 15, TextFiles(FILES[:2], FILES[2:], "made up"), vocabula
 
 def kjv(share: Path) -> ParallelText:
     """Eight chapters of five verses in both languages, three of which are scored."""
-    num_slots = [bible(share, module.name, seed) for seed, module in ((1, ENGLISH), (2, SPANISH))]
-    modules = tuple(replace(module, num_slots=num_slots[0]) for module in (ENGLISH, SPANISH))
-    bibles = Bibles(num_test_chapters=3, modules=modules, sha256=None)  # type: ignore[arg-type]
-    return ParallelText(25, 15, bibles, 300, 64)
+    num_slots = [bible(share, name, seed) for seed, name in enumerate(PACKAGES, 1)]
+    return ParallelText(25, 15, Bibles(3, num_slots[0]), 300, 64)
 
 
 def load(task: CMUDict | ParallelText, folder: Path, **spec: int) -> PairSamples:
@@ -106,9 +101,8 @@ def test_verses_are_pairs_by_their_place_and_chapters_stay_whole(tmp_path: Path)
 
 
 def test_verses_that_are_long_empty_or_of_odd_length_are_left_out() -> None:
-    bibles = Bibles()
     pairs = {"a b": "a", "a b c": "a", "": "a", "a ": "", " ".join("a" * 26): " ".join("a" * 20)}
-    assert bibles.kept([TextPair(*pair) for pair in pairs.items()]) == [("a b", "a", 0)]
+    assert [fits(TextPair(*pair)) for pair in pairs.items()] == [True, False, False, False, False]
 
 
 def test_notes_titles_and_tags_are_no_words() -> None:
@@ -136,12 +130,13 @@ def overwrite(path: Path, start: int, content: bytes) -> None:
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_bibles_are_refused_in_a_sentence(damage: str, tmp_path: Path) -> None:
-    module = replace(ENGLISH, num_slots=bible(tmp_path, ENGLISH.name, 1))
-    read_module(module, tmp_path)
+    name = "engKJV2006eb"
+    num_slots = bible(tmp_path, name, 1)
+    read_module(name, tmp_path, num_slots)
     harm, words = DAMAGE[damage]
-    harm(tmp_path / module.folder / "nt.bzs")
+    harm(tmp_path / MODULES / name / "nt.bzs")
     with pytest.raises(DataError, match=words) as error:
-        read_module(module, tmp_path)
+        read_module(name, tmp_path, num_slots)
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
@@ -168,7 +163,10 @@ def test_another_dictionary_is_refused(tmp_path: Path) -> None:
 BAD_TEXT: dict[str, tuple[Callable[[Path], object], str]] = {
     "of another length": (lambda folder: drop_last(folder / "train.de"), "25 lines and .* 24"),
     "with an empty line": (lambda folder: replace_line(folder / "train.en", 3, b" "), "line 4: one side .* is empty"),
-    "with fewer pairs": (lambda folder: drop_last(folder / "test.en", folder / "test.de"), "14 lines where .* be 15"),
+    "with fewer pairs": (
+        lambda folder: drop_last(folder / "test.en", folder / "test.de"),
+        r"and 14 to score, .* 15\); made up",
+    ),
     "no text": (lambda folder: (folder / "train.en").write_bytes(b"\xff\xfe"), "no text in UTF-8"),
     "missing": (lambda folder: (folder / "train.en").unlink(), r"train\.en is missing"),
 }
@@ -224,23 +222,19 @@ def test_subwords_give_the_text_back_and_are_learnt_from_the_training_split_alon
     assert after.vocabulary_sha256 == before.vocabulary_sha256 and after.sha256 != before.sha256
 
 
-def test_edit_distance_is_the_least_number_of_edits() -> None:
-    """Against a search over all edits: of short words over two letters."""
-    words = [word for length in range(4) for word in itertools.product((0, 1), repeat=length)]
+def test_phone_errors_are_insertions_deletions_and_substitutions_of_all_words() -> None:
+    measure = PhoneErrors()
+    sums = measure.sums([[1, 2, 3], [5, 6], [7], []], [[1, 3], [6, 5], [8], [9, 9, 9]])
+    assert sums == [1 + 2 + 1 + 3, 8] and measure.metrics(sums) == {"phone_error_rate": 7 / 8}
 
-    def neighbours(word: tuple[int, ...]) -> set[tuple[int, ...]]:
-        cut = {word[:i] + word[i + 1 :] for i in range(len(word))}
-        changed = {(*word[:i], letter, *word[i + 1 :]) for i in range(len(word)) for letter in (0, 1)}
-        return cut | changed | {(*word[:i], letter, *word[i:]) for i in range(len(word) + 1) for letter in (0, 1)}
 
-    for start in words:
-        distance, seen, frontier = 0, {start}, {start}
-        while frontier and distance < 4:
-            for word in frontier & set(words):
-                assert edit_distance(start, word) == distance
-            frontier = {each for word in frontier for each in neighbours(word) if len(each) < 5} - seen
-            seen |= frontier
-            distance += 1
+def test_texts_other_than_the_known_ones_are_refused(tmp_path: Path) -> None:
+    parallel_files(tmp_path, 25, 15, FILES)
+    known = replace(TEXT, sha256=load(TEXT, tmp_path).sha256)
+    known.prepare(tmp_path)
+    replace_line(tmp_path / "train.en", 3, b"Another sentence.")
+    with pytest.raises(DataError, match="other ones than they should be"):
+        known.prepare(tmp_path)
 
 
 def test_bleu_and_chrf_of_parts_are_those_of_the_whole_by_sacrebleu() -> None:

@@ -1,0 +1,184 @@
+"""Residual networks: torchvision's ResNet-50, and with pre-activation GluonCV's ResNet-50 v2 and Wide ResNet.
+
+Sources: He et al., "Deep Residual Learning for Image Recognition" (2016), with the stride in the 3 x 3 convolution of a
+block ("version 1.5"); He et al., "Identity Mappings in Deep Residual Networks" (2016), as GluonCV's `resnet50_v2`;
+Zagoruyko and Komodakis, "Wide Residual Networks" (2016), without dropout, as GluonCV's `cifar_wideresnet40_8`. The CSER
+authors trained the last two.
+
+The stem of ResNet-50 and ResNet-50 v2 is a bare 3 x 3 convolution of stride 1 for images with sides of at most 64.
+Images need not have three channels.
+
+GluonCV's forms have a batch norm without affine parameters on the input. ResNet-50 v2 has the stride in the 3 x 3
+convolution of a block (the article's code has it in the first 1 x 1). Wide ResNet has a batch norm without ReLU between
+the first convolution and the first block.
+
+Parameters of Wide ResNet d-k, d = 6n + 4, C classes, from c channels, with w = 16k, 32k, 64k the stages' channels and
+u = 16, 16k, 32k what enters them:
+    144c + 32 + sum over stages of [9uw + 9(2n - 1)w^2 + 2u + 2(2n - 1)w + (uw where u != w)] + 128k + 64kC + C
+in 18n + 10 tensors (18n + 9 where k = 1). For 40-8, 3 channels and 100 classes: 35,794,516 in 118.
+
+Initial values are torchvision's and those of the CSER authors' scripts, with zero biases. ResNet-50 v2: MXNet's
+`MSRAPrelu()`, normal weights of variance 2 / (1 + 0.25^2) over the mean of fan-in and fan-out. Wide ResNet: MXNet's
+`Xavier()`, Glorot uniform weights.
+
+Deviations: ResNet-50 v2's `width` is an addition, and the precision (the authors': float16 with a float32 copy) is up
+to the caller.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from torch import Tensor, nn
+from torchvision import models
+
+from harness.rows import Count
+
+SMALL_SIDE = 64
+EXPANSION = 4
+"""Channels of a bottleneck's output for each channel of its 3 x 3 convolution."""
+
+
+def resnet50(
+    input_shape: tuple[int, ...], num_classes: int, width: Count = 64, zero_init_residual: bool = False
+) -> nn.Module:
+    """Four stages of 3, 4, 6 and 3 bottlenecks.
+
+    Args:
+        input_shape: (channels, height, width).
+        num_classes: outputs.
+        width: channels of the 3 x 3 convolutions in the first stage, torchvision's `width_per_group`; it widens these
+            convolutions in all stages and leaves what a block takes and gives (256 to 2048 channels) as it is.
+        zero_init_residual: start the last batch norm of every block with zero weights, so that a block is its shortcut.
+    """
+    network: nn.Module = models.resnet50(
+        weights=None, num_classes=num_classes, width_per_group=width, zero_init_residual=zero_init_residual
+    )
+    channels, *sides = input_shape
+    small = max(sides) <= SMALL_SIDE
+    if small:
+        network.set_submodule("maxpool", nn.Identity())
+    if small or channels != 3:
+        kernel, stride = (3, 1) if small else (7, 2)
+        stem = nn.Conv2d(channels, 64, kernel, stride=stride, padding=kernel // 2, bias=False)
+        nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+        network.set_submodule("conv1", stem)
+    return network
+
+
+def resnet50_v2(input_shape: tuple[int, ...], num_classes: int, width: Count = 64) -> nn.Module:
+    """Four stages of 3, 4, 6 and 3 bottlenecks.
+
+    Args:
+        input_shape: (channels, height, width).
+        num_classes: outputs.
+        width: channels of the stem, and of the 3 x 3 convolutions in the first stage; all other widths follow it.
+    """
+    channels, *sides = input_shape
+    stem: list[nn.Module] = [nn.BatchNorm2d(channels, affine=False)]
+    if max(sides) <= SMALL_SIDE:
+        stem += [nn.Conv2d(channels, width, 3, padding=1, bias=False)]
+    else:
+        stem += [nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False)]
+        stem += [nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2, padding=1)]
+    stages, entering = [], width
+    for number, num_blocks in enumerate((3, 4, 6, 3)):
+        leaving = EXPANSION * width * 2**number
+        stages.append(_stage(_bottleneck, entering, leaving, num_blocks, stride=2 if number else 1))
+        entering = leaving
+    model = nn.Sequential(*stem, *stages, *_head(entering, num_classes))
+    gain = math.sqrt(2 / (1 + 0.25**2))
+    return model.apply(partial(_initialise, lambda weight: nn.init.xavier_normal_(weight, gain=gain)))
+
+
+def wide_resnet(input_shape: tuple[int, ...], num_classes: int, depth: int, width: Count) -> nn.Module:
+    """Three stages of n blocks, the second and third at half the resolution of the one before.
+
+    Args:
+        input_shape: (channels, height, width), of about 32 x 32.
+        num_classes: outputs.
+        depth: 6n + 4, for n blocks in each of three stages.
+        width: the factor k; the stages have 16k, 32k and 64k channels.
+    """
+    if depth < 10 or (depth - 4) % 6:
+        raise ValueError(f"depth must be 6n + 4 (10, 16, 22, 28, 34, 40, ...), not {depth}")
+    num_blocks = (depth - 4) // 6
+    model = nn.Sequential(
+        nn.BatchNorm2d(input_shape[0], affine=False),
+        nn.Conv2d(input_shape[0], 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        _stage(_two_convolutions, 16, 16 * width, num_blocks, stride=1),
+        _stage(_two_convolutions, 16 * width, 32 * width, num_blocks, stride=2),
+        _stage(_two_convolutions, 32 * width, 64 * width, num_blocks, stride=2),
+        *_head(64 * width, num_classes),
+    )
+    return model.apply(partial(_initialise, nn.init.xavier_uniform_))
+
+
+class PreActivationBlock(nn.Module):
+    """Convolutions, each after batch norm and ReLU, added to the input.
+
+    Where channels change, the shortcut is a convolution of 1 x 1 and starts from the activated input.
+
+    Args:
+        convolutions: of which one may have a stride, where channels change.
+    """
+
+    def __init__(self, convolutions: Sequence[nn.Conv2d]) -> None:
+        super().__init__()
+        first, *others = convolutions
+        self.activate = nn.Sequential(nn.BatchNorm2d(first.in_channels), nn.ReLU(inplace=True))
+        layers: list[nn.Module] = [first]
+        for each in others:
+            layers += [nn.BatchNorm2d(each.in_channels), nn.ReLU(inplace=True), each]
+        self.convolve = nn.Sequential(*layers)
+        entering, leaving = first.in_channels, convolutions[-1].out_channels
+        stride = math.prod(each.stride[0] for each in convolutions)
+        self.shortcut = nn.Conv2d(entering, leaving, 1, stride=stride, bias=False) if leaving != entering else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated = self.activate(x)
+        branch: Tensor = self.convolve(activated)
+        return branch + (x if self.shortcut is None else self.shortcut(activated))
+
+
+def _bottleneck(in_channels: int, channels: int, stride: int) -> PreActivationBlock:
+    middle = channels // EXPANSION
+    return PreActivationBlock(
+        [
+            nn.Conv2d(in_channels, middle, 1, bias=False),
+            nn.Conv2d(middle, middle, 3, stride=stride, padding=1, bias=False),
+            nn.Conv2d(middle, channels, 1, bias=False),
+        ]
+    )
+
+
+def _two_convolutions(in_channels: int, channels: int, stride: int) -> PreActivationBlock:
+    return PreActivationBlock(
+        [
+            nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+        ]
+    )
+
+
+def _stage(
+    block: Callable[[int, int, int], nn.Module], in_channels: int, channels: int, num_blocks: int, stride: int
+) -> nn.Sequential:
+    """So many blocks, of which the first has the stride."""
+    first = block(in_channels, channels, stride)
+    return nn.Sequential(first, *(block(channels, channels, 1) for _ in range(num_blocks - 1)))
+
+
+def _head(channels: int, num_classes: int) -> list[nn.Module]:
+    normalise = nn.BatchNorm2d(channels)
+    return [normalise, nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes)]
+
+
+def _initialise(draw: Callable[[Tensor], Tensor], module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        draw(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

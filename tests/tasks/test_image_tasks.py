@@ -1,0 +1,333 @@
+"""CIFAR-100 and ImageNet: augmentation in order, exact counts, decoding, bad data; miniatures in the real formats."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import transforms
+
+from harness.spec import TaskSpec
+from harness.tasks import DataError, cifar100, imagenet
+from harness.tasks.augment import Draws
+from harness.tasks.imagenet import ImageNet, decoded, num_readers, own_cores, random_crop, read_images
+from harness.tasks.task import Samples, find_task
+from harness.train.order import worker_batches
+from tests.tasks.miniatures import CLASSES, MiniatureCIFAR100, imagenet_tree, jpeg, photo, same, write
+
+CPU = torch.device("cpu")
+TRAIN, TEST = 24, 12
+RELEASE = MiniatureCIFAR100(TRAIN, TEST, num_classes=3)
+IMAGENET = ImageNet(num_train=TRAIN, num_test=TEST, num_classes=3, side=16, resize=20)
+
+
+@dataclass(frozen=True)
+class Miniature:
+    """A task of 24 + 12 images in 3 classes, its data, and the mean and deviation that its pixels are normalised by."""
+
+    name: str
+    task: Any
+    data: Path
+    scale: tuple[Tensor, Tensor]
+
+    def load(self, **spec: int) -> Any:
+        return self.task.load(self.data, TaskSpec(name=self.name, **spec), CPU)
+
+    def bytes_of(self, inputs: Tensor) -> Tensor:
+        return (inputs * self.scale[1][:, None, None] + self.scale[0][:, None, None]) * 255
+
+
+@pytest.fixture(params=["cifar100", "imagenet"])
+def miniature(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Miniature:
+    """Their caches are empty, and there is no network."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setattr(RELEASE.release, "url", "http://127.0.0.1:1/release.tar.gz")
+    module = {"cifar100": cifar100, "imagenet": imagenet}[request.param]
+    scale = torch.tensor(module.MEAN), torch.tensor(module.STANDARD_DEVIATION)  # type: ignore[attr-defined]
+    data = tmp_path / "data"
+    if request.param == "cifar100":
+        write(data / "cifar-100-python", RELEASE.pickled)
+        return Miniature(request.param, RELEASE.task, data, scale)
+    return Miniature(request.param, IMAGENET, imagenet_tree(data, TRAIN, TEST), scale)
+
+
+only_cifar100 = pytest.mark.parametrize("miniature", ["cifar100"], indirect=True)
+only_imagenet = pytest.mark.parametrize("miniature", ["imagenet"], indirect=True)
+
+
+def batches(samples: Samples, steps: range, seed: int = 1, rank: int = 0) -> list[tuple[Tensor, Tensor]]:
+    indices = worker_batches(seed, TRAIN, rank, 2, 4, steps)
+    return list(samples.training_batches(indices, seed, rank, steps.start))
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "shape"),
+    [("cifar100", (50_000, 10_000, 100), (3, 32, 32)), ("imagenet", (1_281_167, 50_000, 1_000), (3, 224, 224))],
+)
+def test_a_task_is_known_without_data(name: str, sizes: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    found = find_task(name)
+    assert (found.num_train, found.num_test, found.num_classes) == sizes and found.input_shape == shape
+
+
+def test_augmentation_depends_on_seed_rank_and_step_alone(miniature: Miniature) -> None:
+    samples = miniature.load()
+    torch.manual_seed(1)
+    whole = batches(samples, range(6))
+    torch.manual_seed(2)
+    assert same(whole[4:], batches(miniature.load(), range(4, 6)))
+    assert not same(whole, batches(samples, range(6), seed=2)) and not same(whole, batches(samples, range(6), rank=1))
+    with ThreadPoolExecutor(3) as pool:
+        ranks = list(pool.map(lambda rank: batches(samples, range(4), rank=rank), range(3)))
+    assert all(same(ranks[rank], batches(samples, range(4), rank=rank)) for rank in range(3))
+
+
+def test_batches_are_float_normalised_and_labelled(miniature: Miniature) -> None:
+    samples = miniature.load()
+    expected = worker_batches(1, TRAIN, 0, 2, 4, range(3))
+    for (inputs, labels), index in zip(batches(samples, range(3)), expected, strict=True):
+        assert labels.tolist() == samples.train_labels[index].tolist()
+        assert inputs.shape == (4, *miniature.task.input_shape)
+        assert inputs.dtype == torch.float32 and inputs.is_contiguous()
+        pixels = miniature.bytes_of(inputs)
+        assert pixels.min() > -1e-2 and pixels.max() < 255.01
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_every_test_image_is_scored_once_and_unaugmented(
+    miniature: Miniature, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imagenet, "EVALUATION_BATCH", 2)
+    samples = miniature.load()
+    labels, inputs = torch.full((TEST,), -1), torch.empty(TEST, *miniature.task.input_shape)
+    for rank in range(workers):
+        mine = torch.arange(rank, TEST, workers)
+        inputs[mine], labels[mine] = (torch.cat(each) for each in zip(*samples.evaluation_batches(mine), strict=True))
+    if miniature.name == "cifar100":
+        expected = torch.from_numpy(RELEASE.images["test"]).view(-1, 3, 32, 32)
+        assert labels.tolist() == RELEASE.labels["test"].tolist()
+    else:
+        expected = read_images(sorted(map(str, (miniature.data / "val").rglob("*.JPEG"))), 16, 20)
+        assert labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert torch.allclose(miniature.bytes_of(inputs), expected.float(), atol=1e-3)
+    assert list(samples.evaluation_batches(torch.arange(0))) == []
+
+
+def test_held_out_images_are_scored_and_not_trained_on(miniature: Miniature) -> None:
+    samples = miniature.load(held_out=5)
+    assert len(samples.train_labels) == TRAIN - 5
+    if miniature.name == "cifar100":
+        trained = {image.numpy().tobytes() for image in samples.padded[:, :, 4:36, 4:36]}
+        scored = {image.numpy().tobytes() for image in samples.evaluation_images}
+    else:
+        trained, scored = set(samples.train.paths), set(samples.evaluated.paths)
+    assert len(scored) == 5 and not trained & scored and len(trained | scored) == TRAIN
+    assert sum(len(labels) for _, labels in samples.evaluation_batches(torch.arange(5))) == 5
+
+
+# CIFAR-100
+
+
+def cut(folder: Path, name: str, keep: int) -> None:
+    (folder / name).write_bytes((folder / name).read_bytes()[:keep])
+
+
+BAD_RELEASES: dict[str, Callable[[Path], object]] = {
+    "empty folder": lambda p: p.mkdir(),
+    "no folder": lambda p: None,
+    "test missing": lambda p: (write(p / "cifar-100-python", RELEASE.pickled) / "test").unlink(),
+    "cut short": lambda p: cut(write(p / "cifar-100-python", RELEASE.pickled), "train", 9000),
+    "no archive": lambda p: write(p, {"cifar-100-python.tar.gz": b"<html>"}),
+}
+
+
+@only_cifar100
+@pytest.mark.parametrize("bad", BAD_RELEASES)
+def test_a_bad_release_is_refused_in_one_sentence(bad: str, miniature: Miniature, tmp_path: Path) -> None:
+    BAD_RELEASES[bad](tmp_path / "bad")
+    with pytest.raises(DataError, match=r"holds no undamaged release.*; put the folder .* DATA=FOLDER") as error:
+        miniature.task.prepare(tmp_path / "bad")
+    assert str(tmp_path / "bad") in str(error.value) and "\n" not in str(error.value)
+
+
+@only_cifar100
+def test_it_is_fetched_into_the_cache_once_and_an_archive_of_ones_own_is_extracted(
+    miniature: Miniature, tmp_path: Path, serve: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = TaskSpec(name="cifar100")
+    with pytest.raises(DataError, match=r"put the folder cifar-100-python/ or cifar-100-python.tar.gz"):
+        miniature.task.prepare(None)
+    monkeypatch.setattr(RELEASE.release, "url", serve() + "release.tgz")
+    mirror = write(tmp_path / "mirror", {"release.tgz": RELEASE.archive})
+    miniature.task.prepare(None)
+    (mirror / "release.tgz").write_bytes(b"gone")
+    assert miniature.task.load(None, spec, CPU).train_labels.tolist() == RELEASE.labels["train"].tolist()
+    own = write(tmp_path / "own", {"cifar-100-python.tar.gz": RELEASE.archive})
+    assert miniature.task.load(own, spec, CPU).evaluation_labels.tolist() == RELEASE.labels["test"].tolist()
+
+
+# ImageNet
+
+
+@only_imagenet
+def test_labels_follow_sorted_class_folders_and_order_sorted_names(miniature: Miniature) -> None:
+    folder = miniature.data / "train"
+    (folder / "n01" / "n01_21.JPEG").rename(folder / "n01" / "zoë (1).jpg")
+    samples = miniature.load()
+    assert samples.train.classes == list(CLASSES) and samples.train_labels.tolist() == [0] * 8 + [1] * 8 + [2] * 8
+    assert samples.train.paths == sorted(map(str, [*folder.rglob("*.JPEG"), *folder.rglob("*.jpg")]))
+
+
+@only_imagenet
+def test_reading_stops_with_the_consumer(miniature: Miniature) -> None:
+    asked = 0
+
+    def endless() -> Iterator[Tensor]:
+        nonlocal asked
+        while True:
+            asked += 1
+            yield torch.tensor([0, 1])
+
+    for _, _ in zip(range(3), miniature.load().training_batches(endless(), 1, 0, 0), strict=False):
+        pass
+    assert 3 <= asked <= 4 + num_readers(own_cores())
+
+
+def central_crop(folder: Path, image: Image.Image, side: int, resize: int, kind: str = "JPEG") -> Tensor:
+    (folder / "image").write_bytes(jpeg(image, kind))
+    (pixels,) = read_images([str(folder / "image")], side, resize)
+    return pixels
+
+
+@pytest.mark.parametrize("size", [(500, 375), (300, 300), (233, 601)])
+def test_central_crops_are_torchvisions_on_pil(size: tuple[int, int], tmp_path: Path) -> None:
+    image = photo(1, *size)
+    crop = central_crop(tmp_path, image, 224, 256)
+    resized = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
+    expected = resized(Image.open(io.BytesIO(jpeg(image))))
+    assert (crop.int() - torch.from_numpy(np.array(expected)).permute(2, 0, 1).int()).abs().max() <= 1
+
+
+def test_a_training_crop_is_pils_and_mirrored_where_drawn() -> None:
+    raw = jpeg(photo(2, 500, 375))
+    draws = Draws(
+        attempts=torch.tensor([[[0.5, 0.5]]] * 2, dtype=torch.float64),  # 54 % of the area, square
+        places=torch.tensor([[0.0, 1.0 - 1e-9]] * 2, dtype=torch.float64),  # at the top right
+        flips=torch.tensor([False, True]),
+        orders=torch.zeros(2, 3), factors=torch.zeros(2, 3), lighting=torch.zeros(2, 3),
+    )  # fmt: skip
+    cropped = Image.open(io.BytesIO(raw)).crop((182, 0, 500, 318)).resize((224, 224), Image.Resampling.BILINEAR)
+    expected = torch.from_numpy(np.array(cropped)).permute(2, 0, 1).int()
+    assert (random_crop(decoded(raw), 224, draws, 0).int() - expected).abs().max() <= 1
+    assert (random_crop(decoded(raw), 224, draws, 1).int() - expected.flip(-1)).abs().max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_grey_and_cmyk_become_rgb(mode: str, tmp_path: Path) -> None:
+    image = photo(4).convert(mode)
+    pixels = central_crop(tmp_path, image, 16, 20)
+    expected = central_crop(tmp_path, image.convert("RGB"), 16, 20, "PNG")
+    assert pixels.shape == (3, 16, 16) and (pixels.int() - expected.int()).abs().float().mean() < 4
+    assert mode != "L" or torch.equal(pixels[0], pixels[2])
+
+
+@only_imagenet
+@pytest.mark.parametrize("how", ["cut short", "empty", "not an image", "gone"])
+@pytest.mark.parametrize("bad", ["train/n02/n02_13.JPEG", "val/n03/n03_05.JPEG"])
+def test_an_image_that_cannot_be_used_is_named(miniature: Miniature, bad: str, how: str) -> None:
+    samples, path = miniature.load(), miniature.data / bad
+    raw = path.read_bytes()
+    if how == "gone":
+        path.unlink()
+        words = rf"{bad} cannot be read \(No such file or directory\); put it back"
+    else:
+        path.write_bytes({"cut short": raw[: len(raw) // 2], "empty": b"", "not an image": b"<html>" * 50}[how])
+        words = rf"{bad} is no image that can be decoded \(.+\); put an undamaged copy in its place"
+        with pytest.raises(DataError, match=words):
+            miniature.task.prepare(miniature.data)
+    every = torch.arange(TRAIN if "train" in bad else TEST)
+    with pytest.raises(DataError, match=words):
+        list(samples.training_batches([every], 1, 0, 0) if "train" in bad else samples.evaluation_batches(every))
+
+
+def flatten(split: Path) -> None:
+    for path in list(split.rglob("*.JPEG")):
+        path.rename(split / path.name)
+    for folder in split.iterdir():
+        if folder.is_dir():
+            (folder / "notes.txt").unlink(missing_ok=True)
+            folder.rmdir()
+
+
+BAD_TREES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no val": (lambda p: (p / "val").rename(p / "validation"), "val is not a folder; ILSVRC-2012 may not be fetched"),
+    "flat val": (lambda p: flatten(p / "val"), "Couldn't find any class folder in"),
+    "an empty class too many": (lambda p: (p / "train" / "n04").mkdir(), "Found no valid file for the classes n04"),
+    "a class too few": (lambda p: (p / "val" / "n03").rename(p / "n03"), "2 class folders where 3 are expected"),
+    "an image missing": (
+        lambda p: (p / "train" / "n02" / "n02_01.JPEG").unlink(),
+        "holds 23 images where 24 are expected (the fewest, 7 of n02)",
+    ),
+    "other classes": (lambda p: (p / "val" / "n03").rename(p / "val" / "n09"), "class n03 is in only one of"),
+}
+
+
+@only_imagenet
+@pytest.mark.parametrize("bad", BAD_TREES)
+def test_an_incomplete_tree_is_refused_in_one_sentence(miniature: Miniature, bad: str) -> None:
+    change, words = BAD_TREES[bad]
+    change(miniature.data)
+    for use in (lambda: miniature.task.prepare(miniature.data), miniature.load):
+        with pytest.raises(DataError) as error:
+            use()
+        assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@only_imagenet
+def test_without_data_the_message_says_where_it_goes(miniature: Miniature, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"xdg/cser-bench/imagenet/train is not a folder; .* DATA=FOLDER"):
+        miniature.task.prepare(None)
+    imagenet_tree(tmp_path / "xdg" / "cser-bench" / "imagenet", TRAIN, TEST)
+    miniature.task.prepare(None)
+
+
+@pytest.mark.parametrize(
+    ("machine", "usable", "ranks", "per_task", "cores"),
+    [
+        (64, 64, 8, None, 8),  # torchrun, 8 ranks on a machine of 64 cores
+        (64, 8, 8, "8", 8),  # Slurm: each task is bound to its 8
+        (96, 6, 4, "6", 6),  # a part of a machine, each task bound
+        (96, 64, 8, "8", 8),  # the job has a part of the machine, and no task is bound
+        (96, 16, 4, "4", 4),  # the same where the job's part is less than a task's share would be
+        (96, 96, 8, None, 12),
+        (4, 4, 8, None, 1),  # more ranks than cores
+    ],
+)
+def test_a_local_ranks_cores_are_divided_once(
+    machine: int, usable: int, ranks: int, per_task: str | None, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: machine)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(usable)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", per_task or "")
+    assert own_cores() == cores
+    assert num_readers(cores) == min(8, cores)
+
+
+@only_imagenet
+def test_reading_rates_as_a_plan_reckons_them_and_as_they_are(miniature: Miniature) -> None:
+    assert ImageNet().expected_reading_rate(4) == (pytest.approx(4 / 1.2e-3), 4)
+    assert ImageNet().expected_reading_rate(20)[1] == 8
+    rate, readers = miniature.task.measured_reading_rate(miniature.data, 0.2)
+    assert rate > 0 and readers == num_readers(own_cores())
+    with pytest.raises(DataError, match="is not a folder"):
+        miniature.task.measured_reading_rate(miniature.data / "nowhere", 0.2)
