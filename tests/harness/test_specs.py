@@ -113,7 +113,7 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
     "more scores than steps in all": ("evaluation.num_scores", 41, ["evaluation.num_scores", "41", "40 steps"]),
     "unknown algorithm": ("rows.1.algorithm", "adam", ["'adam'", *algorithms()]),
     "unknown compressor": ("rows.2.settings.compressor.kind", "magic", ["magic", *compressors()]),
-    "unknown model": ("model.name", "gpt", ["'gpt'", "small_cnn"]),
+    "unknown model": ("model.name", "bert", ["'bert'", "small_cnn"]),
     "unknown task": ("task.name", "mnist", ["'mnist'", "blobs", "fashion_mnist"]),
     "metric of another task": ("statistics.metric", "bleu", ["blobs", "'bleu'", "accuracy"]),
     "beams without sentences": ("evaluation.beam", 4, ["evaluation.beam", "blobs"]),
@@ -150,7 +150,7 @@ def test_mistake_in_a_row_names_the_row(
 
 
 def test_mistake_that_is_no_rows_names_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for path, value in (("model.name", "gpt"), ("task.name", "mnist"), ("training.batch_size", 0)):
+    for path, value in (("model.name", "bert"), ("task.name", "mnist"), ("training.batch_size", 0)):
         main(["plan", str(write_spec(tmp_path, changed(small_spec(), path, value)))])
         assert "row" not in capsys.readouterr().err.partition("spec.toml")[2]
 
