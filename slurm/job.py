@@ -16,8 +16,7 @@ from harness.records.provenance import new_attempt, output_of
 from harness.records.recorder import SupersededError, write_failure
 from harness.train.training import Preempted
 from harness.workers.attempt import Job, attempt_in_group, prepare_thread, recorded
-from harness.workers.devices import own_gpu
-from harness.workers.process_group import backend_for, from_rank_0, joined
+from harness.workers.process_group import backend_for, from_rank_0, joined, own_gpu
 from slurm.allocation import Allocation, StopNotice, this_allocation
 from slurm.profile import Profile
 from slurm.starts import NothingToDo, begin_attempt, begins, recorded_end

@@ -31,8 +31,8 @@ def plan(options: argparse.Namespace) -> int:
 def _launch_options(options: argparse.Namespace, planned: Plan) -> Options:
     import torch
 
-    from harness.workers.devices import choose_workers
     from harness.workers.launch import Options
+    from harness.workers.process_group import choose_workers
 
     num_workers = max(run.config.num_workers for run in planned.runs)
     return Options(
@@ -67,38 +67,35 @@ def run(options: argparse.Namespace) -> int:
     """Do the runs that are missing; 1 where one failed."""
     if os.environ.get("RANK", "0") == "0":
         print(f"{options.experiment}: planning", flush=True)  # before torch is loaded, which takes its time
-    from harness.cli.progress import make_display
-    from harness.records.run_lock import BusyError
+    from harness.cli.progress import LaunchDisplay
     from harness.tasks.task import find_task
-    from harness.workers.launch import discard_leftovers, launch, missing_runs, places, write_experiment
+    from harness.workers.launch import launch, places, prepare
 
     planned = _planned(options)
     launch_options = _launch_options(options, planned)
     if {"RANK", "WORLD_SIZE"} <= os.environ.keys():  # torchrun, or what starts workers as it does
         from harness.workers.torchrun import run_under_torchrun
 
-        try:
-            return FAILURE if run_under_torchrun(planned, launch_options) else 0
-        except BusyError as error:
-            return complain(error, FAILURE)
+        run_under_torchrun(planned, launch_options)
+        return 0
     places(planned, launch_options)  # Too few GPUs are refused before anything is written or fetched.
-    folder = write_experiment(planned, options.results)
-    discard_leftovers(planned, folder)
-    if not missing_runs(planned, folder):
+    missing = prepare(planned, options.results)
+    if not missing:
         print(f"all {len({run.run_id for run in planned.runs})} runs of {planned.experiment.name} are done")
         return 0
     # Before the first run, so that runs side by side do not each fetch it.
     find_task(planned.runs[0].config.task.name).prepare(options.data)
-    while missing_runs(planned, write_experiment(planned, options.results)):
-        with make_display() as display:
+    while missing:
+        with LaunchDisplay() as display:
             failures = launch(planned, launch_options, display)
         if failures:
             why = f"`{program('harness')} status {options.experiment}` says why"
             return complain(f"{failures} runs failed; {why}", FAILURE)
-        if skipped := len(missing_runs(planned, folder)):
+        if skipped := len(prepare(planned, options.results)):
             print(f"{skipped} runs were skipped, as another command is at them; call again when it has ended")
             return 0
         planned = _planned(options)  # A tuning's records say what it wants next.
+        missing = prepare(planned, options.results)
     return 0
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from algorithms import DistributedOptimizer, StackedCollectives
 from algorithms.baselines.ddp import DDP
-from harness.spec import EvaluationSpec, ModelSpec, RunConfig, ScheduleSpec, SpecError, TaskSpec, run_id
+from harness.spec import EvaluationSpec, ModelSpec, RunConfig, ScheduleSpec, Spec, SpecError
 from harness.tasks.task import find_task
 from harness.train.build import build_model, build_optimizer, num_steps_of
 from harness.train.restart import check_restart
@@ -72,42 +72,39 @@ class Footprint:
         return 32 * self.num_parameters
 
 
-def check_task_and_model(task: TaskSpec, model: ModelSpec) -> None:
-    """What all rows have in common. Raises SpecError where there is no such task or model, or none with its options."""
-    find_task(task.name)
-    _model_without_memory(model.model_dump_json(), task.name)
+def check_common(spec: Spec) -> None:
+    """Look at what all rows have in common.
 
-
-def check_scoring(task: TaskSpec, evaluation: EvaluationSpec, metric: str) -> None:
-    """Raises SpecError where a task's samples have no such metric, or are no sentences to be decoded."""
-    known = getattr(find_task(task.name), "metrics", ())
+    Raises:
+        SpecError: there is no such task or model, or none with its options; the task's samples have no such metric, or
+            are no sentences to be decoded.
+    """
+    task = spec.task.name
+    known = getattr(find_task(task), "metrics", ())
+    _model_without_memory(spec.model.model_dump_json(), task)
     every = ("accuracy", "loss", *known)
-    if metric not in every:
+    if spec.statistics.metric not in every:
         raise SpecError(
-            f"statistics.metric: task {task.name} is not scored by {metric!r}; give one of {', '.join(every)}"
+            f"statistics.metric: task {task} is not scored by {spec.statistics.metric!r}; give one of "
+            f"{', '.join(every)}"
         )
-    if evaluation.beam > 1 and not known:
-        raise SpecError(f"evaluation.beam: task {task.name} has no sentences to decode; remove it")
+    if spec.evaluation.beam > 1 and not known:
+        raise SpecError(f"evaluation.beam: task {task} has no sentences to decode; remove it")
 
 
 def footprint_of(config: RunConfig) -> Footprint:
-    """Check the settings and count.
+    """Check the settings and count; learning rate, schedule and seeds change nothing here.
 
     Raises:
         SpecError: a setting that cannot be used.
     """
     same = {"learning_rate": 1.0, "schedule": ScheduleSpec(kind="constant"), "seed": 0, "repeat": 0}
-    key = run_id(config.model_copy(update=same))
-    if key not in _KNOWN:
-        _KNOWN[key] = _footprint(config)
-    return _KNOWN[key]
+    return _footprint(config.model_copy(update=same).model_dump_json())
 
 
-_KNOWN: dict[str, Footprint] = {}
-"""By the run id that a config would have without learning rate, schedule and seeds, which change nothing here."""
-
-
-def _footprint(config: RunConfig) -> Footprint:
+@cache
+def _footprint(config_json: str) -> Footprint:
+    config = RunConfig.model_validate_json(config_json)
     per_epoch, num_steps = num_steps_of(config)
     _check_evaluation(config.evaluation, per_epoch, num_steps)
     empty = _model_without_memory(config.model.model_dump_json(), config.task.name)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.plan.footprint import Footprint, check_scoring, check_task_and_model
+from harness.plan.footprint import Footprint, check_common
 from harness.plan.rows import PlannedRow, PlannedRun, checked_footprint, config_of, plan_row, why_too_short
 from harness.plan.search import neighbouring_rates
 from harness.plan.tuning import Chosen, choices, settled, trial_rows, tuning_name, tuning_record
@@ -64,8 +64,7 @@ def make_plan(spec: Spec, results: Path, tuning: bool = False, given_as: str | N
         SpecError: a setting that cannot be used, or learning rates that are not known yet.
         RecordError: a record of the tuning is damaged.
     """
-    check_task_and_model(spec.task, spec.model)
-    check_scoring(spec.task, spec.evaluation, spec.statistics.metric)
+    check_common(spec)
     given_as, left_out = given_as or spec.name, list[str]()
     if tuning:
         rows = list(trial_rows(spec, results))

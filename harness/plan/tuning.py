@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.plan.rows import PlannedRow, config_of, plan_row
 from harness.plan.search import SearchState, Trial, TrialOutcome, search
 from harness.records.experiment import Choice, Tuning, read_experiment
-from harness.records.metrics import ACCURACY, Metric, metric_of, score_in
+from harness.records.metrics import metric_of, score_in
 from harness.records.packs import read_result
 from harness.rows import RowSpec
 from harness.spec import Spec, SpecError, run_id
@@ -52,16 +52,6 @@ def tuning_folder(spec: Spec, results: Path) -> Path:
     own, shipped = results / tuning_name(spec), SHIPPED / tuning_name(spec)
     has_own = (own / "experiment.json").exists()
     return shipped if not has_own and (shipped / "experiment.json").exists() else own
-
-
-def outcome(folder: Path, run_id: str, metric: Metric = ACCURACY) -> TrialOutcome | None:
-    """How a run of the tuning in `folder` ended, by this metric; None where it has not.
-
-    Raises:
-        RecordError: one of its records is damaged.
-    """
-    result = read_result(folder / run_id)
-    return None if result is None else TrialOutcome(score_in(result, metric), result.train_loss)
 
 
 def open_rows(spec: Spec) -> list[RowSpec]:
@@ -136,7 +126,8 @@ def _search(spec: Spec, row: RowSpec, folder: Path) -> SearchState:
 
     @cache
     def outcomes(trial: Trial, seed: int) -> TrialOutcome | None:
-        return outcome(folder, _run_id(spec, row, trial, seed), metric)
+        result = read_result(folder / _run_id(spec, row, trial, seed))
+        return None if result is None else TrialOutcome(score_in(result, metric), result.train_loss)
 
     assert spec.tuning is not None
     return search(spec.tuning, row, outcomes)

@@ -23,6 +23,8 @@ NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 class BusyError(RuntimeError):
     """Another living process holds the lock."""
 
+    exit_code = 1
+
 
 @contextmanager
 def locked(path: Path, patience_seconds: float = math.inf, busy: str = "") -> Iterator[None]:

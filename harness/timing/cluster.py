@@ -19,8 +19,7 @@ from harness.timing.sweep import slowest_seconds, sweep
 from harness.timing.trainees import workload
 from harness.timing.workloads import EMULATED, gradients_of, problem_of
 from harness.workers.attempt import prepare_thread
-from harness.workers.devices import own_gpu
-from harness.workers.process_group import joined
+from harness.workers.process_group import joined, own_gpu
 
 OF_SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 MASTER_PORT = "29500"

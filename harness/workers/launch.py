@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 
@@ -18,15 +16,14 @@ from harness.plan.rows import PlannedRun
 from harness.records import packs, store
 from harness.records.experiment import Experiment
 from harness.records.provenance import new_attempt
-from harness.records.state import is_done
+from harness.records.state import is_done, saved_step
 from harness.records.store import Attempt, Heartbeat
 from harness.spec import RunConfig, SpecError
 from harness.train import checkpoint
 from harness.train.build import num_steps_of
 from harness.workers.attempt import Job, num_cores
-from harness.workers.devices import Workers, device_groups
 from harness.workers.preload import announce
-from harness.workers.process_group import backend_for
+from harness.workers.process_group import Workers, backend_for, device_groups
 from harness.workers.run_process import ActiveRun, Resources, Unfinished, close, start
 from harness.workers.stops import StopFlag, noticed
 
@@ -72,16 +69,6 @@ class Progress:
     """What the whole launch still takes; None where nothing is known yet."""
 
 
-class Steps(NamedTuple):
-    """Steps of runs of one row, and the seconds that they took."""
-
-    seconds: float
-    number: int
-
-    def and_more(self, seconds: float, number: int) -> Steps:
-        return Steps(self.seconds + seconds, self.number + number)
-
-
 class Display(Protocol):
     """Shows how a launch gets on."""
 
@@ -111,12 +98,17 @@ def missing_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
     return sorted(unique.values(), key=lambda run: (run.row in second, seeds.get(run.seed, 0), order[run.run_id]))
 
 
-def discard_leftovers(plan: Plan, folder: Path) -> None:
-    """Delete checkpoints of runs that are done, which a process that was killed just after the result has left."""
-    for run in plan.runs:
-        left = folder / run.run_id / checkpoint.FOLDER
-        if left.exists() and is_done(left.parent):
-            checkpoint.discard(left)
+def prepare(plan: Plan, results: Path) -> list[PlannedRun]:
+    """Write experiment.json, clear up after processes that were killed just after a result, and say what is missing.
+
+    Raises:
+        OSError, RecordError, SpecError: as `write_experiment` and `missing_runs`.
+    """
+    folder = write_experiment(plan, results)
+    missing = missing_runs(plan, folder)
+    for run_id in {run.run_id for run in plan.runs} - {run.run_id for run in missing}:
+        checkpoint.discard(folder / run_id / checkpoint.FOLDER)
+    return missing
 
 
 def write_experiment(plan: Plan, results: Path) -> Path:
@@ -156,8 +148,7 @@ def launch(plan: Plan, options: Options, display: Display) -> int:
         Interrupted: by a signal; at the first one the runs have saved their state.
     """
     free = places(plan, options)
-    folder = write_experiment(plan, options.results)
-    pending = missing_runs(plan, folder)
+    pending = prepare(plan, options.results)
     if pending:
         announce(pending[0].config.task, options.data, options.device)
     with noticed() as flag:
@@ -167,7 +158,7 @@ def launch(plan: Plan, options: Options, display: Display) -> int:
 
 
 class _Launch:
-    """The runs of a launch: those to come, those that are on, and what is known of the time that they take."""
+    """The runs of a launch: those to come, those that are on, and the steps that each still has before it."""
 
     def __init__(
         self,
@@ -183,19 +174,19 @@ class _Launch:
         self.display, self.flag = display, flag
         self.total = len({run.run_id for run in plan.runs})
         self.failures, self.done = 0, self.total - len(pending)
-        self.asked = False
-        self.num_places = max(1, min(len(free), len(pending)))
-        self.seen: dict[str, Steps] = {}
-        """Steps of the runs that ended, by row."""
+        self.asked, self.started = False, time.monotonic()
+        folder = options.results / plan.experiment.name
+        self.steps_left = {
+            run.run_id: num_steps_of(run.config)[1] - (saved_step(folder / run.run_id) or 0) for run in pending
+        }
+        self.steps_at_start = sum(self.steps_left.values())
 
     def go(self) -> int:
         """Start runs where there is room, until all have ended; returns how many failed."""
         try:
             while self.pending or self.active:
                 while self.pending and self.free:
-                    run, place = self.pending.pop(0), self.free.pop(0)
-                    workers = workers_of(run.config, self.options)
-                    self.active.append(start(self._job(run, workers, place), workers, place))
+                    self.active.append(self._start(self.pending.pop(0), self.free.pop(0)))
                 self._show()
                 time.sleep(POLL_SECONDS)
                 self._close_ended()
@@ -207,26 +198,35 @@ class _Launch:
         self._show()
         return self.failures
 
-    def _job(self, run: PlannedRun, workers: Workers, place: Resources) -> Job:
+    def _start(self, run: PlannedRun, place: Resources) -> ActiveRun:
+        workers = workers_of(run.config, self.options)
         backend = backend_for(self.options.device) if workers == "processes" else workers
         attempt = new_attempt(workers, backend, torch.device(place.devices[0]))
-        return self.options.job(self.plan, run, attempt, place.devices[0], place.cores)
+        return start(self.options.job(self.plan, run, attempt, place.devices[0], place.cores), workers, place)
 
     def _show(self) -> None:
-        beats = [(each, each.heartbeat()) for each in self.active]
-        left = seconds_left(self.pending, [(each.job.run, beat) for each, beat in beats], self.seen, self.num_places)
-        self.display.update(Progress(self.done, self.total, {each.name: beat for each, beat in beats}, left))
+        beats = {each.name: each.heartbeat() for each in self.active}
+        for each, beat in zip(self.active, beats.values(), strict=True):
+            if beat is not None:
+                self.steps_left[each.job.run.run_id] = beat.num_steps - beat.step
+        self.display.update(Progress(self.done, self.total, beats, self._seconds_left()))
+
+    def _seconds_left(self) -> float | None:
+        """What is left takes as long, step for step, as what was done so far."""
+        left = sum(self.steps_left.values())
+        done = self.steps_at_start - left
+        return (time.monotonic() - self.started) * left / done if done > 0 else None
 
     def _close_ended(self) -> None:
         for each in [each for each in self.active if each.has_ended()]:
             self.active.remove(each)
             self.free.append(each.place)
             unfinished = close(each)
+            left = self.steps_left.pop(each.job.run.run_id)
             if unfinished is None:
                 self.done += 1
-                run, before = each.job.run, self.seen.get(each.job.run.row, Steps(0.0, 0))
-                self.seen[run.row] = before.and_more(time.monotonic() - each.started, num_steps_of(run.config)[1])
             else:
+                self.steps_at_start -= left
                 self.failures += unfinished.kind != "skipped"
                 if unfinished.concerns_all:
                     self.pending.clear()
@@ -239,34 +239,6 @@ class _Launch:
         self.pending.clear()
         for each in self.active:
             each.workers.ask_to_stop()
-
-
-def seconds_left(
-    pending: Sequence[PlannedRun],
-    active: Sequence[tuple[PlannedRun, Heartbeat | None]],
-    ended: Mapping[str, Steps],
-    num_places: int,
-) -> float | None:
-    """How long these runs still take, `num_places` at once, by what steps have taken; None before any was seen.
-
-    A row of which no step was seen is expected to be as fast as the others are on average.
-
-    Args:
-        active: with the newest heartbeat of each.
-        ended: the steps of runs that ended, by row.
-    """
-    seen, runs = dict(ended), [(run, num_steps_of(run.config)[1]) for run in pending]
-    for run, beat in active:
-        step = beat.step if beat else 0
-        runs.append((run, num_steps_of(run.config)[1] - step))
-        if beat and beat.images_per_second:
-            seconds = step * run.config.batch_size * run.config.num_workers / beat.images_per_second
-            seen[run.row] = seen.get(run.row, Steps(0.0, 0)).and_more(seconds, step)
-    rates = {row: steps.seconds / steps.number for row, steps in seen.items() if steps.number}
-    if not rates:
-        return None
-    left = [rates.get(run.row, fmean(rates.values())) * steps for run, steps in runs]
-    return max([sum(left) / num_places, *left])
 
 
 def places(plan: Plan, options: Options) -> list[Resources]:

@@ -17,8 +17,8 @@ from harness.records.run_lock import BusyError
 from harness.records.state import is_done
 from harness.records.store import Failure, FailureKind, Heartbeat, RecordError
 from harness.workers.attempt import Job, attempt_as_rank, attempt_stacked
-from harness.workers.devices import Workers
 from harness.workers.failures import failure_kind
+from harness.workers.process_group import Workers
 from harness.workers.processes import Worker, WorkerProcesses, start_workers
 from harness.workers.watchdog import end_by_watchdog, tail_of
 

@@ -16,14 +16,13 @@ from harness.records.provenance import new_attempt
 from harness.records.run_lock import owned
 from harness.spec import SpecError
 from harness.workers.attempt import attempt_in_group, done_meanwhile, prepare_thread, recorded
-from harness.workers.devices import device_groups
-from harness.workers.launch import Options, discard_leftovers, missing_runs, write_experiment
-from harness.workers.process_group import from_rank_0, joined
+from harness.workers.launch import Options, prepare
+from harness.workers.process_group import device_groups, from_rank_0, joined
 from harness.workers.stops import StopFlag, noticed
 
 
-def run_under_torchrun(plan: Plan, options: Options) -> int:
-    """Do the missing runs; returns 0. A failure ends the process, and so the whole group, as its members may hang.
+def run_under_torchrun(plan: Plan, options: Options) -> None:
+    """Do the missing runs. A failure ends the process, and so the whole group, as its members may hang.
 
     Raises:
         SpecError: another number of processes was started than the experiment has workers, more of them on a machine
@@ -50,16 +49,13 @@ def run_under_torchrun(plan: Plan, options: Options) -> int:
             with owned(folder, dist.get_rank()):
                 if not done_meanwhile(folder, dist.get_rank()):
                     _do(run, plan, options, flag)
-    return 0
 
 
 def _agreed_runs(plan: Plan, options: Options) -> list[PlannedRun]:
     """Rank 0 says what is missing: others may see its records later."""
     missing: list[str] = []
     if dist.get_rank() == 0:
-        folder = write_experiment(plan, options.results)
-        discard_leftovers(plan, folder)
-        missing = [run.run_id for run in missing_runs(plan, folder)]
+        missing = [run.run_id for run in prepare(plan, options.results)]
     by_id = {run.run_id: run for run in plan.runs}
     return [by_id[run_id] for run_id in from_rank_0(missing)]
 

@@ -7,8 +7,10 @@ import datetime
 import json
 import math
 import os
+import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
@@ -331,3 +333,36 @@ def lock_holders(folder: Path) -> list[int]:
             if descriptor.resolve() == lock:
                 found.add(int(descriptor.parts[2]))
     return sorted(found - {os.getpid()})
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: no handler of exceptions stops it."""
+
+
+MOMENTS = ("mkdir", "open", "fsync", "chmod", "replace", "unlink", "rmdir")
+"""What changes the disk; writes are torn where they should be flushed."""
+
+
+@contextmanager
+def killed_at(moment: int) -> Iterator[list[str]]:
+    """Inside, nothing reaches the disk from change number `moment` on, counted from 0; yields the changes so far."""
+    done: list[str] = []
+    lock = threading.Lock()
+
+    def watched(name: str, act: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*arguments: Any, **options: Any) -> Any:
+            with lock:
+                if len(done) >= moment:
+                    if name == "fsync" and stat.S_ISREG(os.fstat(arguments[0]).st_mode):
+                        os.ftruncate(arguments[0], max(0, os.fstat(arguments[0]).st_size - 10))
+                    done.append("killed")
+                    raise Killed(f"killed before change {moment}, {name}")
+                done.append(name)
+            return act(*arguments, **options)
+
+        return wrapper
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in MOMENTS:
+            patch.setattr(os, name, watched(name, getattr(os, name)))
+        yield done

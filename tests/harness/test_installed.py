@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.plan.plan import make_plan
 from harness.spec_file import find_spec, load_spec
-from tests.harness.support import ROOT, call, changed, command, only, small_spec, write_spec
+from tests.harness.support import ROOT, changed, only, small_spec, write_spec
 
 PACKAGES = ("algorithms", "harness", "slurm", "report")
 
@@ -60,15 +59,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     return env
 
 
-def assert_has_no_checkout(installed: Installed) -> None:
-    code = "import harness, report, slurm, algorithms; print(harness.__file__, report.__file__)"
-    done = installed.call("python", "-c", code, cwd=installed.folder)
-    assert done.stdout.count(str(installed.packages)) == 2, done.stdout + done.stderr
-
-
 @pytest.mark.timeout(400)
 def test_shipped_experiments_plan_from_an_empty_folder(installed: Installed, tmp_path: Path) -> None:
-    assert_has_no_checkout(installed)
+    code = "import harness, report; print(harness.__file__, report.__file__)"
+    done = installed.call("python", "-c", code, cwd=tmp_path)
+    assert done.stdout.count(str(installed.packages)) == 2, done.stdout + done.stderr
     shipped = {path.name.removesuffix("_tuning") for path in (ROOT / "results").glob("*_tuning")}
     assert "fashion_mnist" in shipped
     borrowers = {"fashion_mnist_regime"} if "fashion_mnist_long" in shipped else set()
@@ -83,7 +78,8 @@ def test_shipped_experiments_plan_from_an_empty_folder(installed: Installed, tmp
 @pytest.mark.timeout(400)
 def test_run_report_and_status_from_a_folder_with_names_like_ours(installed: Installed, tmp_path: Path) -> None:
     path = write_spec(tmp_path, changed(only(small_spec(), "sgd"), "tuning"))
-    spoil(tmp_path)
+    for name in PACKAGES:  # modules of the user's own, which must not be executed
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('SHADOWED')\n")
     for words, said in (
         (["run", path], "sgd seed 1: done"),
         (["status", path], "sgd"),
@@ -100,22 +96,3 @@ def test_usage_names_the_command_that_was_typed(installed: Installed, tmp_path: 
         assert done.returncode == 2 and done.stderr.startswith(f"usage: {name} "), done.stderr
     done = installed.call("cser-harness", "--version", cwd=tmp_path)
     assert done.stdout == "cser-bench 0.1.0\n"
-
-
-def spoil(folder: Path, *but: str) -> None:
-    """Modules of the user's own with the names of our packages, which must not be executed."""
-    for name in {*PACKAGES} - {*but}:
-        (folder / f"{name}.py").write_text("raise SystemExit('SHADOWED')\n")
-
-
-@pytest.mark.timeout(300)
-def test_modules_beside_the_command_are_not_taken_for_ours(tmp_path: Path) -> None:
-    """With `python -m` the package that is named itself is Python's to find; all others are ours."""
-    spec = changed(only(small_spec(), "sgd"), "tuning")
-    path = write_spec(tmp_path, spec)
-    assert make_plan(load_spec(path), tmp_path / "results").runs
-    spoil(tmp_path, "harness")
-    for words in (["run", path, "--jobs", "1", "--workers", "processes"], ["report", path]):
-        done = call(command(*words), tmp_path)
-        assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "results" / "small" / "report.pdf").exists()

@@ -15,15 +15,15 @@ import torch
 import torch.distributed as dist
 
 from harness.__main__ import main
-from harness.cli.progress import PlainDisplay
+from harness.cli.progress import LaunchDisplay
 from harness.plan.plan import Plan, make_plan
-from harness.plan.rows import PlannedRun
 from harness.records.run_lock import owned
-from harness.records.store import Failure, Heartbeat, read_record, read_run
+from harness.records.store import Failure, read_record, read_run
 from harness.spec_file import load_spec
 from harness.tasks import blobs
 from harness.workers.attempt import attempt_stacked
-from harness.workers.launch import Progress, Steps, launch, missing_runs, seconds_left
+from harness.workers.launch import Progress, _Launch, launch, missing_runs
+from harness.workers.stops import StopFlag
 from tests.harness.support import (
     CSER,
     DoctoredBlobs,
@@ -203,35 +203,67 @@ def spoil(plan: Plan, results: Path, row: str, seed: int) -> Path:
     return folder
 
 
-def test_siblings_go_on_after_one_fails_and_the_count_is_returned(tmp_path: Path) -> None:
-    plan = planned(tmp_path, small_spec())
+@pytest.mark.parametrize("workers", ["stacked", "processes"])
+def test_siblings_go_on_after_one_fails_and_the_next_launch_tries_it_again(workers: Any, tmp_path: Path) -> None:
+    spec = small_spec() if workers == "stacked" else only(small_spec(), "cser")
+    plan = planned(tmp_path, spec)
+    order = [(run.row, run.seed) for run in missing_runs(plan, tmp_path / "small")]
+    if workers == "stacked":
+        assert order == [(row, seed) for seed in (1, 2) for row in ("sgd", "cser", "ef_sgd")]
     folder = spoil(plan, tmp_path, "cser", 1)
     display = Quiet()
-    assert launch(plan, launch_options(tmp_path), display) == 1
+    assert launch(plan, launch_options(tmp_path, workers), display) == 1
     assert [name for name, failure in display.ends.items() if failure] == ["cser 1"]
-    assert len(display.ends) == 6
+    assert len(display.ends) == len(plan.runs)
     failure = read_record(folder / "failure.json", Failure)
-    assert f"{failure.kind}: {failure.message}" in str(display.ends["cser 1"])
+    assert failure.kind == "bug" and f"bug: {failure.message}" in str(display.ends["cser 1"])
     assert "IsADirectoryError" in failure.traceback and "IsADirectoryError" in (folder / "log.txt").read_text()
-    # The next launch tries it again, and it alone.
     (folder / "events.jsonl").rmdir()
     assert [run.run_id for run in missing_runs(plan, tmp_path / "small")] == [folder.name]
     again = Quiet()
-    assert launch(plan, launch_options(tmp_path), again) == 0
+    assert launch(plan, launch_options(tmp_path, workers), again) == 0
     assert again.ends == {"cser 1": None}
     assert not (folder / "failure.json").exists() and len(read_run(folder).run.attempts) == 2
 
 
-def test_a_damaged_folder_of_one_run_is_no_other_runs_affair(tmp_path: Path) -> None:
-    plan = planned(tmp_path, small_spec())
-    folder = tmp_path / "small" / missing_runs(plan, tmp_path / "small")[0].run_id
+@pytest.mark.parametrize(
+    ("name", "words"), [("run.json", "run again"), ("events.jsonl", "run again"), ("result.json", "run again")]
+)
+def test_a_damaged_folder_is_no_other_runs_affair_but_a_damaged_result_stops_the_command(
+    name: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = small_spec() | {"rows": small_spec()["rows"][:1]}
+    plan = planned(tmp_path, spec)
+    folder = tmp_path / "small" / plan.runs[0].run_id
     folder.mkdir(parents=True)
-    (folder / "run.json").write_text('{"version": 1, "run_')
-    display = Quiet()
-    assert launch(plan, launch_options(tmp_path, jobs=1), display) == 1
-    assert len(display.ends) == 6
-    assert [name for name, failure in display.ends.items() if failure] == ["sgd 1"]
-    assert str(display.ends["sgd 1"]).startswith("data: ") and "run again" in str(display.ends["sgd 1"])
+    job_for(plan.runs[0].config, tmp_path / "small").recorder().begin(0)
+    (folder / name).write_text('{"version": 1, "run_\n{}\n')
+    assert main(["run", str(write_spec(tmp_path, spec)), "--results", str(tmp_path), "--jobs", "1"]) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith("error: ") and said.err.count("\n") == 1
+    if name == "result.json":
+        assert str(folder / name) in said.err and words in said.err and "done" not in said.out
+        return
+    assert said.err.startswith("error: 1 runs failed; ") and "sgd seed 2: done" in said.out
+    assert "sgd seed 1: FAILED, data: " in said.out and words in said.out
+    assert main(["status", str(tmp_path / "spec.toml"), "--results", str(tmp_path)]) == 0
+    assert "failed: sgd seed 1: data: " in capsys.readouterr().out
+
+
+def test_time_left_is_what_the_steps_so_far_have_taken_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = planned(tmp_path, small_spec())
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    begun = _Launch(plan, launch_options(tmp_path), list(plan.runs), [], Quiet(), StopFlag())
+    assert begun._seconds_left() is None
+    begun.steps_left[plan.runs[0].run_id] = 10  # of 40; five more runs are to come
+    monkeypatch.setattr(time, "monotonic", lambda: 1060.0)
+    assert begun._seconds_left() == pytest.approx(60 * (10 + 5 * 40) / 30)
+    display = LaunchDisplay()
+    display.update(Progress(0, 6, {"a seed 1": None}, 75.0))
+    display.say("stopping")
+    assert capsys.readouterr().out == "0 of 6 runs done, 0:01:15 left; a seed 1: starting\nstopping\n"
 
 
 def test_data_that_no_run_can_have_stop_the_launch(tmp_path: Path) -> None:
@@ -241,12 +273,6 @@ def test_data_that_no_run_can_have_stop_the_launch(tmp_path: Path) -> None:
     assert launch(planned(tmp_path, changed(spec, "tuning")), given, display) == 1
     assert "data: " in str(display.ends["sgd 1"]) and "is missing; " in str(display.ends["sgd 1"])
     assert len(display.ends) == 1
-
-
-def test_missing_runs_come_seed_by_seed(tmp_path: Path) -> None:
-    plan = planned(tmp_path, small_spec())
-    order = [(run.row, run.seed) for run in missing_runs(plan, tmp_path / "small")]
-    assert order == [(row, seed) for seed in (1, 2) for row in ("sgd", "cser", "ef_sgd")]
 
 
 def test_checkpoints_that_a_killed_process_left_beside_its_result_go(
@@ -263,68 +289,6 @@ def test_checkpoints_that_a_killed_process_left_beside_its_result_go(
     assert not (job.folder / "checkpoint").exists()
 
 
-def test_time_left_is_what_steps_have_taken_and_a_run_cannot_be_divided() -> None:
-    """Of 40 steps a run. A row that was not seen is taken to be as fast as the others are on average."""
-
-    def run(row: str) -> PlannedRun:
-        return PlannedRun(row, row, 1, small_config())
-
-    given: Table = {"attempt": "a", "time": 0.0, "num_steps": 40, "epoch": 0.0, "loss": None, "accuracy": None}
-    given |= {"images_per_second": 20.0, "megabytes_sent": 0.0, "seconds_left": None}
-    beat = Heartbeat(**given, step=10)  # of 40 images a step: 2 s each
-    assert seconds_left([run("b")], [(run("a"), None)], {}, 2) is None
-    assert seconds_left([run("b"), run("b")], [(run("a"), beat)], {}, 2) == (30 + 40 + 40) * 2 / 2
-    assert seconds_left([], [(run("a"), beat), (run("a"), None)], {}, 8) == 40 * 2
-    ended = {"a": Steps(70.0, 10), "b": Steps(160.0, 40)}
-    assert seconds_left([run("b"), run("c")], [(run("a"), beat)], ended, 1) == 40 * 4 + 40 * 4.25 + 30 * 4.5
-
-
-def test_lines_say_what_is_left_and_which_runs_start(capsys: pytest.CaptureFixture[str]) -> None:
-    display = PlainDisplay()
-    display.update(Progress(0, 6, {"a seed 1": None}, 75.0))
-    display.say("stopping")
-    assert capsys.readouterr().out == "0 of 6 runs done, 1 min 15 s left; a seed 1: starting\nstopping\n"
-
-
-def test_something_is_said_before_torch_is_loaded(tmp_path: Path) -> None:
-    """Time enough on a machine that does much else; alone it is a fifth of a second."""
-    path = write_spec(tmp_path, small_spec())
-    process = subprocess.Popen(
-        command("run", path), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    try:
-        assert process.stdout is not None
-        began = time.monotonic()
-        assert process.stdout.readline() == f"{path}: planning\n"
-        said = time.monotonic() - began
-        maps = Path(f"/proc/{process.pid}/maps").read_text()
-    finally:
-        process.kill()
-        process.wait()
-    assert "libtorch" not in maps or said < 2.0
-
-
-def test_command_with_a_failed_run_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    spec = only(small_spec(), "sgd")
-    spoil(planned(tmp_path, spec), tmp_path, "sgd", 1)
-    path = write_spec(tmp_path, spec)
-    assert main(["run", str(path), "--results", str(tmp_path), "--jobs", "1"]) == 1
-    output = capsys.readouterr()
-    assert "sgd seed 1: FAILED, " in output.out
-    assert output.err.startswith("error: 1 runs failed; ") and output.err.count("\n") == 1
-    assert main(["status", str(path), "--results", str(tmp_path)]) == 0
-    assert "failed: sgd seed 1: bug: " in capsys.readouterr().out
-
-
-def test_failure_of_one_process_ends_the_run(tmp_path: Path) -> None:
-    plan = planned(tmp_path, only(small_spec(), "sgd"))
-    folder = spoil(plan, tmp_path, "sgd", 1)
-    display = Quiet()
-    assert launch(plan, launch_options(tmp_path, "processes"), display) == 1
-    assert read_record(folder / "failure.json", Failure).kind == "bug"
-    assert "Is a directory" in str(display.ends["sgd 1"])
-
-
 def test_runs_that_another_command_is_at_are_skipped_with_a_word_and_fail_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -339,28 +303,6 @@ def test_runs_that_another_command_is_at_are_skipped_with_a_word_and_fail_nothin
         assert "1 runs were skipped, as another command is at them" in said.out
     assert {path.name for path in folder.iterdir()} == {"owner.lock", "log.txt"}
     assert launch(plan, launch_options(tmp_path), display) == 0
-
-
-def test_results_that_are_no_folder_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write_spec(tmp_path, only(small_spec(), "sgd"))
-    (tmp_path / "results").write_text("")
-    assert main(["run", str(path), "--results", str(tmp_path / "results"), "--jobs", "1"]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1
-
-
-def test_damaged_result_stops_the_command_with_advice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    spec = only(small_spec(), "sgd")
-    path = write_spec(tmp_path, spec)
-    (run,) = planned(tmp_path, spec).runs
-    job = job_for(run.config, tmp_path / "small")
-    job.folder.mkdir(parents=True)
-    job.recorder().begin(0)
-    result = job.folder / "result.json"
-    result.write_text('{"version": 1, "run_')
-    assert main(["run", str(path), "--results", str(tmp_path), "--jobs", "1"]) == 1
-    error = capsys.readouterr().err
-    assert str(result) in error and "run again" in error and error.count("\n") == 1
 
 
 def test_all_workers_compute_on_one_thread_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

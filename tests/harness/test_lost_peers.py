@@ -11,14 +11,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 import torch.distributed as dist
 
 from algorithms.core.process_group import translated_errors
 from harness.records.recorder import write_failure
 from harness.records.store import Failure, read_record
 from harness.tasks import blobs
-from harness.workers import devices
+from harness.workers import process_group
 from harness.workers.attempt import Job, attempt_as_rank
 from harness.workers.failures import failure_kind
 from harness.workers.process_group import joined
@@ -48,21 +47,18 @@ def alone(folder: Path, hook: Callable[[int, int], None], monkeypatch: pytest.Mo
     """A run of one process that calls `hook` before each batch, and whether it has a result."""
     monkeypatch.setattr(blobs, "TASK", DoctoredBlobs(hook=hook))
     job = job_for(small_config(num_workers=1), folder)
+    folder.mkdir(exist_ok=True)
     return job, attempt_as_rank(job, 0, f"file://{folder}/rendezvous")
 
 
-def test_group_ends_after_success(ended: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert alone(tmp_path, lambda rank, step: None, monkeypatch)[1]
-    assert ended == ["destroyed"]
-
-
-def test_failure_is_recorded_and_the_group_left_as_it_is(
-    ended: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_group_ends_after_success_alone(ended: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def out_of_memory(rank: int, step: int) -> None:
         raise MemoryError("no room")
 
-    job, done = alone(tmp_path, out_of_memory, monkeypatch)
+    assert alone(tmp_path / "whole", lambda rank, step: None, monkeypatch)[1]
+    assert ended == ["destroyed"]
+    ended.clear()
+    job, done = alone(tmp_path / "broken", out_of_memory, monkeypatch)
     assert not done and ended == []
     assert read_record(job.folder / "failure.json", Failure).kind == "oom"
 
@@ -88,15 +84,10 @@ def test_worker_that_went_before_the_first_step_is_a_lost_connection(
     "error",
     [
         RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:544] Connection closed by peer [127.0.0.1]:7"),
-        RuntimeError("[pair.cc:534] Read error [127.0.0.1]:7: Connection reset by peer"),
-        RuntimeError("writev [127.0.0.1]:7: Broken pipe"),
         RuntimeError("[unbound_buffer.cc:81] Timed out waiting 1000ms for recv operation to complete"),
         RuntimeError("Socket closed"),
-        RuntimeError("Application timeout caused pair closure"),
         dist.DistNetworkError("The client socket has timed out after 1000ms"),
         ConnectionResetError(104, "Connection reset by peer"),
-        BrokenPipeError(32, "Broken pipe"),
-        TimeoutError("timed out"),
         EOFError(),
     ],
 )
@@ -105,15 +96,9 @@ def test_what_a_collective_says_of_a_lost_worker_is_communication(error: Excepti
         raise error
     assert failure_kind(caught.value) == "communication"
     assert str(error) in str(caught.value) and not str(caught.value).endswith(": ")
-
-
-@pytest.mark.parametrize(
-    ("error", "kind"), [(torch.OutOfMemoryError("CUDA out of memory"), "oom"), (TypeError("no tensor"), "bug")]
-)
-def test_what_is_wrong_with_a_worker_itself_is_not(error: Exception, kind: str) -> None:
-    with pytest.raises(type(error)) as caught, translated_errors():
-        raise error
-    assert failure_kind(caught.value) == kind
+    with pytest.raises(TypeError) as own, translated_errors():  # what is wrong with a worker itself is no loss
+        raise TypeError("no tensor")
+    assert failure_kind(own.value) == "bug"
 
 
 # Who waits in vain is ended by NCCL's watchdog, by SIGABRT
@@ -172,7 +157,7 @@ def test_what_others_say_is_not_taken_for_the_end_of_this_attempt(tmp_path: Path
 
 def test_nccl_waits_as_long_as_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
-    monkeypatch.setattr(devices, "identity", lambda device: device)
+    monkeypatch.setattr(process_group, "identity", lambda device: device)
     monkeypatch.setattr(dist, "init_process_group", lambda backend, **options: given.update(options, backend=backend))
     monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
     with joined("cuda:0", 17.0, f"file://{tmp_path}/rendezvous", 0, 1):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-import os
 import random
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,17 @@ from harness.spec_file import load_spec
 from harness.workers.launch import launch, missing_runs, write_experiment
 from report.frame import read_frames
 from slurm.status import observe
-from tests.harness.support import CSER, ROOT, Quiet, launch_options, small_config, small_spec, write_spec
+from tests.harness.support import (
+    CSER,
+    ROOT,
+    Killed,
+    Quiet,
+    killed_at,
+    launch_options,
+    small_config,
+    small_spec,
+    write_spec,
+)
 
 NAME = "made_up"
 TEMPLATE = read_pack(ROOT / "results" / "fashion_mnist_tuning")
@@ -313,51 +323,16 @@ def test_nothing_is_run_over_a_pack_that_cannot_be_used(what: str, tmp_path: Pat
 # Killed in between
 
 
-class Killed(BaseException):
-    """Not even `except Exception` sees it."""
-
-
-@pytest.fixture
-def kill_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Have the process die before or after the n-th change that it makes on the disk."""
-
-    def arm(number: int) -> None:
-        steps = itertools.count()
-
-        def dying(change: Callable[..., None]) -> Callable[..., None]:
-            def step(*arguments: Any, **options: Any) -> None:
-                if next(steps) == number:
-                    raise Killed
-                change(*arguments, **options)
-                if next(steps) == number:
-                    raise Killed
-
-            return step
-
-        monkeypatch.undo()
-        for module, name in ((os, "replace"), (os, "fsync"), (shutil, "rmtree"), (os, "unlink"), (Path, "mkdir")):
-            monkeypatch.setattr(module, name, dying(getattr(module, name)))
-        monkeypatch.setattr(Path, "write_bytes", dying(Path.write_bytes))
-
-    return arm
-
-
-def test_killed_at_any_point_nothing_is_lost_and_the_same_command_goes_on(
-    folder: Path, kill_at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_at_any_point_nothing_is_lost_and_the_same_command_goes_on(folder: Path) -> None:
     runs, before = finished(folder), records(folder)
 
     def killed(command: Callable[[], object]) -> int:
         """How often the command was killed, at a later point each time, until it came to its end."""
         for number in itertools.count():
-            kill_at(number)
-            try:
+            with killed_at(number) as changes, suppress(Killed):
                 command()
-            except Killed:
-                monkeypatch.undo()
-                assert records(folder) == before
-            else:
-                monkeypatch.undo()
+            assert records(folder) == before
+            if "killed" not in changes:
                 return number
         raise AssertionError
 

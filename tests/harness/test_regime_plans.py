@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,14 @@ from harness.plan.rows import config_of
 from harness.plan.search import Trial, TrialOutcome
 from harness.plan.tuning import settled
 from harness.records.experiment import read_experiment
-from harness.records.store import write_record
-from harness.spec import PartitionSpec, RunConfig, ScheduleSpec, SpecError, TaskSpec
+from harness.records.store import RecordError, Result, RunFile, write_record
+from harness.spec import PartitionSpec, SpecError, TaskSpec
 from harness.spec_file import EXPERIMENTS, load_spec
 from harness.tasks.blobs import TASK as BLOBS
-from harness.tasks.task import find_task, held_out_indices, split_sizes
+from harness.tasks.task import held_out_indices, split_sizes
 from harness.train.order import worker_batches, worker_shards
-from harness.train.schedule import learning_rate_factor
 from harness.train.train import evaluation_steps
 from tests.harness.support import BLOCK, Table, changed, small_config, small_spec, write_spec
-from tests.harness.test_tuning import write_run
 
 LOCAL = {"sync_interval": 5}
 TOP_K = {"kind": "top_k", "ratio": 8}
@@ -68,6 +66,34 @@ def regime_spec() -> Table:
     }
     spec["lengths"] = {"num_epochs": [1, 2], "seeds": [1]}
     return spec
+
+
+def write_run(folder: Path, run_id: str, row: str, seed: int, outcome: TrialOutcome) -> None:
+    run = RunFile(version=1, run_id=run_id, experiment="small_tuning", row=row, seed=seed, config={}, attempts=[])
+    write_record(folder / "run.json", run)
+    score = outcome.accuracy
+    result = Result(
+        version=1,
+        run_id=run_id,
+        attempt="made-up",
+        status="diverged" if score is None else "done",
+        diverged_at_step=25 if score is None else None,
+        num_steps=30,
+        num_parameters=742,
+        world_size=2,
+        train_loss=outcome.train_loss,
+        test_loss=None if score is None else 1.0,
+        test_correct=None if score is None else round(400 * score),
+        test_count=None if score is None else 400,
+        test_accuracy=score,
+        traffic={},
+        expected_traffic={},
+        overall_ratio=None,
+        clock_seconds={},
+        wall_seconds=1.0,
+        parameters_sha256="0" * 64,
+    )
+    write_record(folder / "result.json", result)
 
 
 Scores = Callable[[str, int, float, int], TrialOutcome]
@@ -147,29 +173,21 @@ def test_models_sent_and_what_a_link_carries(
 # What sends too little.
 
 
-@pytest.mark.parametrize(
-    ("table", "words"),
-    [
-        ({"settings": {"sync_interval": 41}}, "sync_interval of 41 is more than the run's 40 steps"),
-        ({"algorithm": "ef_sgd", "settings": {"compressor": {"kind": "block", "ratio": 50}}}, "sends 0.81 of a model"),
-        ({"algorithm": "sgd_accumulate", "settings": {"accumulation_steps": 99}}, "accumulation_steps of 99 is more"),
-    ],
-)
-def test_what_sends_less_than_one_model_is_refused(table: Table, words: str, tmp_path: Path) -> None:
-    spec = small_spec()
-    spec["rows"][1] = {"row": "x", "label": "X", "algorithm": "local_sgd", "learning_rate": 0.1} | table
-    with pytest.raises(SpecError, match=f"row x: .*{words}.*raise num_epochs") as caught:
-        planned(tmp_path, spec)
-    assert "\n" not in str(caught.value)
+def test_what_sends_less_than_one_model_is_refused_and_one_model_is_enough(tmp_path: Path) -> None:
+    def planned_with(algorithm: str, settings: Table) -> Plan:
+        row = {"row": "x", "label": "X", "algorithm": algorithm, "settings": settings, "learning_rate": 0.1}
+        return planned(tmp_path, changed(small_spec(), "rows.1", row))
 
-
-def test_one_model_is_enough_and_workers_alone_need_none(tmp_path: Path) -> None:
-    spec = small_spec()
-    common = {"label": "X", "learning_rate": 0.1}
-    spec["rows"][1] = common | {"row": "x", "algorithm": "local_sgd", "settings": {"sync_interval": 40}}
-    spec["rows"][2] = common | {"row": "y", "algorithm": "alone"}
-    rows = planned(tmp_path, spec).experiment.rows
-    assert [(row.models_sent, row.ratio) for row in rows[1:]] == [(1, 40), (0, float("inf"))]
+    for algorithm, settings, words in (
+        ("local_sgd", {"sync_interval": 41}, "sync_interval of 41 is more than the run's 40 steps"),
+        ("ef_sgd", {"compressor": {"kind": "block", "ratio": 50}}, "sends 0.81 of a model"),
+    ):
+        with pytest.raises(SpecError, match=f"row x: .*{words}.*raise num_epochs"):
+            planned_with(algorithm, settings)
+    row = planned_with("local_sgd", {"sync_interval": 40}).experiment.rows[1]
+    assert (row.models_sent, row.ratio) == (1, 40)
+    row = planned_with("alone", {}).experiment.rows[1]
+    assert (row.models_sent, row.ratio) == (0, float("inf"))
 
 
 # Candidates.
@@ -230,15 +248,50 @@ def test_specs_that_cannot_be_are_refused(path: str, value: Any, words: str, tmp
         load_spec(write_spec(tmp_path, changed(regime_spec(), path, value)))
 
 
+# Records that do not suffice.
+
+
+def a_trial(folder: Path) -> tuple[str, Path]:
+    """A trial of the tuning's row "sgd", and the folder of its run."""
+    row = next(row for row in read_experiment(folder / "small_tuning").rows if row.tunes == "sgd")
+    return row.row, folder / "small_tuning" / row.runs["101"]
+
+
+def test_a_tuning_that_is_not_there_or_not_done_is_named_with_the_command_that_makes_it(tuned: Path) -> None:
+    command = r".*\(`python -m harness run new --tuning`\)"
+    with pytest.raises(SpecError, match=rf"learning rates are left to the tuning.*no tuning yet; {command}"):
+        planned(tuned, regime_spec() | {"name": "new"})
+    other = changed(changed(regime_spec(), "rows.5.row", "other"), "rows.5.momentum", 0.5)
+    with pytest.raises(SpecError, match=r"holds no tuning of row 'other'; run the tuning"):
+        planned(tuned, other)
+    name, run = a_trial(tuned)
+    whole = (run / "result.json").read_text()
+    (run / "result.json").write_text(whole[:100])
+    with pytest.raises(RecordError, match=r"result.json is damaged"):
+        planned(tuned, regime_spec())
+    (run / "result.json").unlink()
+    with pytest.raises(SpecError, match=rf"not complete \(run {run.name} of {name} is missing\); run the tuning"):
+        planned(tuned, regime_spec())
+
+
+def test_a_row_that_diverged_everywhere_has_no_choice(tmp_path: Path) -> None:
+    tune(regime_spec(), tmp_path, lambda *_: TrialOutcome(None, None))
+    with pytest.raises(SpecError, match=r"'sgd' diverged at every learning rate of the grid .* widen the grid"):
+        planned(tmp_path, regime_spec())
+
+
 # Other lengths, both rules.
 
 
-def test_all_rows_are_there_again_at_other_lengths(tuned: Path) -> None:
-    spec = regime_spec()
-    spec["lengths"] |= {"num_epochs": [1, 2]}
-    plan = planned(tuned, spec)
+def test_rows_are_there_again_at_other_lengths_but_for_those_that_send_too_little(
+    tuned: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = changed(regime_spec(), "tuning.num_trials")
+    spec["rows"][5] |= {"settings": {"sync_interval": 30}, "learning_rate": 0.02}
+    path = write_spec(tuned, spec)
+    plan = make_plan(load_spec(path), tuned)
     rows = {row.row: row for row in plan.experiment.rows}
-    assert len(rows) == 6 * 3 and not plan.left_out
+    assert len(rows) == 6 * 3 - 1 and "local_sgd-5@2" in rows
     for name in ("sgd", "alone", "csea-4", "final_average"):
         for num_epochs in (1, 2):
             row = rows[f"{name}@{num_epochs}"]
@@ -248,17 +301,6 @@ def test_all_rows_are_there_again_at_other_lengths(tuned: Path) -> None:
     configs = {run.row: run.config for run in plan.runs}
     assert configs["csea-4@2"].num_epochs == 2 and configs["csea-4@2"].task.held_out == 0
     assert len({run.run_id for run in plan.runs}) == len(plan.runs)
-
-
-def test_rows_that_send_too_little_at_a_length_are_left_out_there_and_listed(
-    tuned: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    spec = regime_spec()
-    spec["rows"][5] |= {"settings": {"sync_interval": 30}, "learning_rate": 0.02}
-    spec = changed(spec, "tuning.num_trials")
-    path = write_spec(tuned, spec)
-    plan = make_plan(load_spec(path), tuned)
-    assert "local_sgd-5@2" in plan.footprints and "local_sgd-5@1" not in plan.footprints
     sentence = "local_sgd-5@1 is left out: its sync_interval of 30 is more than the run's 20 steps"
     assert plan.left_out == [sentence]
     assert main(["plan", str(path), "--results", str(tuned)]) == 0
@@ -289,24 +331,17 @@ def write_borrower(folder: Path, **changes: Any) -> Path:
     return write_spec(folder, borrower(**changes))
 
 
-def test_a_borrowed_tuning_gives_rows_settings_and_rates(tuned: Path) -> None:
-    plan = make_plan(load_spec(write_borrower(tuned)), tuned)
-    configs = {run.row: run.config for run in plan.runs}
-    assert list(configs) == ["sgd", "alone", "csea-4"]
-    assert configs["csea-4"].settings == {"error_compressor": BLOCK | {"num_blocks": 8}}
-    assert configs["csea-4"].num_epochs == 3
-    assert plan.experiment.tuning is not None and plan.experiment.tuning.experiment == "small_tuning"
-
-
-def test_a_borrower_may_have_rows_of_its_own_with_rates_and_restart_any(tuned: Path) -> None:
-    path = write_borrower(tuned)
+def test_a_borrower_has_choices_from_the_tuning_beside_rows_of_its_own_and_restarts_any(tuned: Path) -> None:
     own = {"row": "own", "label": "Own", "algorithm": "ef_sgd", "learning_rate": 0.2, "settings": {"compressor": BLOCK}}
     restarts = [{"row": row, "without": ["momentum"]} for row in ("own", "csea-4")]
-    write_spec(path.parent, borrower(rows=["sgd", "alone", "csea-4", own], restarts=restarts))
-    configs = {run.row: run.config for run in make_plan(load_spec(path), tuned).runs}
+    path = write_borrower(tuned, rows=["sgd", "alone", "csea-4", own], restarts=restarts)
+    plan = make_plan(load_spec(path), tuned)
+    configs = {run.row: run.config for run in plan.runs}
     assert list(configs) == ["sgd", "alone", "csea-4", "own", "own~momentum", "csea-4~momentum"]
-    assert configs["own~momentum"].learning_rate == 0.2
+    assert configs["csea-4"].settings == {"error_compressor": BLOCK | {"num_blocks": 8}}
+    assert configs["csea-4"].num_epochs == 3 and configs["own~momentum"].learning_rate == 0.2
     assert configs["csea-4~momentum"].settings == configs["csea-4"].settings
+    assert plan.experiment.tuning is not None and plan.experiment.tuning.experiment == "small_tuning"
     write_spec(path.parent, borrower(rows=["sgd", {key: own[key] for key in own if key != "learning_rate"}]))
     with pytest.raises(SpecError, match="row 'own' has no learning_rate, and small no tuning of it"):
         load_spec(path)
@@ -351,35 +386,18 @@ def test_the_samples_trained_on_are_the_same_whatever_is_held_out() -> None:
         kept, held = held_out_indices(1600, held_out, 800)
         assert kept.equal(trained) and len(kept) == 800
         assert held.equal(held_out_indices(1600, held_out)[1]) and not set(kept.tolist()) & set(held.tolist())
-    samples = BLOBS.load(None, TaskSpec(name="blobs", num_train=800), torch.device("cpu"))
     whole = BLOBS.load(None, TaskSpec(name="blobs"), torch.device("cpu"))
-    assert samples.train_inputs.equal(whole.train_inputs[trained])
-    assert samples.evaluation_inputs.equal(whole.evaluation_inputs)
-    tuning = BLOBS.load(None, TaskSpec(name="blobs", num_train=800, held_out=400), torch.device("cpu"))
-    assert tuning.train_inputs.equal(samples.train_inputs) and len(tuning.evaluation_labels) == 400
-
-
-def test_sizes_follow_and_too_many_samples_are_refused() -> None:
-    assert split_sizes(BLOBS, TaskSpec(name="blobs", num_train=800)) == (800, 500)
-    assert split_sizes(BLOBS, TaskSpec(name="blobs", num_train=800, held_out=800)) == (800, 800)
-    with pytest.raises(SpecError, match="num_train = 801 and held_out = 800 are together more than the 1600"):
-        split_sizes(BLOBS, TaskSpec(name="blobs", num_train=801, held_out=800))
-
-
-def test_shards_are_cut_from_the_samples_trained_on() -> None:
-    samples = BLOBS.load(None, TaskSpec(name="blobs", num_train=800), torch.device("cpu"))
+    for held_out, scored in ((0, 500), (400, 400)):
+        spec = TaskSpec(name="blobs", num_train=800, held_out=held_out)
+        samples = BLOBS.load(None, spec, torch.device("cpu"))
+        assert samples.train_inputs.equal(whole.train_inputs[trained]) and len(samples.evaluation_labels) == scored
+        assert split_sizes(BLOBS, spec) == (800, scored)
     shards = worker_shards(PartitionSpec(kind="contiguous"), samples.train_labels, 4, seed=1)
     assert shards is not None and [len(shard) for shard in shards] == [200] * 4
     seen = torch.cat(list(worker_batches(1, 800, 3, 4, 20, range(10), shards[3])))
     assert sorted(seen.tolist()) == list(range(600, 800))
-
-
-@pytest.mark.parametrize("num_epochs", [3, 8])
-def test_a_warm_up_in_proportion(num_epochs: int) -> None:
-    share = ScheduleSpec(kind="cosine", warmup_share=0.25)
-    epochs = ScheduleSpec(kind="cosine", warmup_epochs=0.25 * num_epochs)
-    for step in range(100 * num_epochs):
-        assert learning_rate_factor(share, step, 100, num_epochs) == learning_rate_factor(epochs, step, 100, num_epochs)
+    with pytest.raises(SpecError, match="num_train = 801 and held_out = 800 are together more than the 1600"):
+        split_sizes(BLOBS, TaskSpec(name="blobs", num_train=801, held_out=800))
 
 
 def test_fewer_scores_than_epochs() -> None:
@@ -409,59 +427,22 @@ def test_the_command_tunes_in_rounds_until_nothing_is_missing(
 
 # What ships.
 
-RATIOS = (12, 96, 384, 1536)
-METHODS: tuple[str, ...] = ("sgd_accumulate", "ef_block", "ef_topk", "qsparse", "csea", "cser_pl", "cser", "mcser")
-METHODS += ("csea_block", "mcser_block", "local_sgd")
-RELATIVES = (
-    "choco-96",
-    "deep_squeeze-96",
-    "diloco-96",
-    "sgd_outer",
-    "ef21-96",
-    "sparta-96",
-    "dpsgd",
-    "powersgd_rank_1",
-)
-TOP_K_TOO_COARSE = {("ef_topk-1536", 0), ("csea-1536", 2)}
 
-
-def candidates_of(name: str, num_epochs: int) -> Iterator[tuple[str, int, RunConfig, float | None]]:
-    spec = load_spec(EXPERIMENTS / f"{name}.toml")
-    for row in spec.all_rows():
-        for number in range(len(row.tables)):
-            config = config_of(spec, settled(row, Trial(number, 0.01)), 1, num_epochs)
-            yield row.row, number, config, row.ratio
-
-
-def test_the_long_experiment_is_in_the_papers_regime() -> None:
-    spec = load_spec(EXPERIMENTS / "fashion_mnist_long.toml")
-    names = [row.row for row in spec.rows]
-    expected = ["sgd", "alone", "final_average", *(f"{method}-{r}" for method in METHODS for r in RATIOS), *RELATIVES]
-    assert names == expected
+def test_the_shipped_experiments_are_in_the_papers_regime() -> None:
+    """Models sent in a run of so many steps, by overall ratio, as in the paper; at the main ratio 200 and more."""
+    long, short = (load_spec(EXPERIMENTS / f"fashion_mnist_{name}.toml") for name in ("long", "regime"))
     paper = {12: 2_438, 96: 305, 384: 76}
-    for row, number, config, ratio in candidates_of("fashion_mnist_long", 150):
-        seen = footprint_of(config)
-        assert (seen.num_steps, seen.num_parameters) == (28_050, 25_450)
-        if ratio is not None and row != "sgd_outer":  # it sends the model besides, at every outer step
-            off = 0.04 if (row, number) in TOP_K_TOO_COARSE else 0.03
-            assert abs(seen.ratio / ratio - 1) < off, (row, number)
-            if ratio in paper and not seen.gathered_bits:
-                assert abs(seen.models_in_training / paper[int(ratio)] - 1) < 0.1, (row, number)
-
-
-def test_the_short_one_borrows_its_tuning_and_sends_two_hundred_models_at_its_main_ratio() -> None:
-    spec = load_spec(EXPERIMENTS / "fashion_mnist_regime.toml")
-    long = load_spec(EXPERIMENTS / "fashion_mnist_long.toml")
-    names, main_ratio = {row.row for row in spec.rows}, spec.statistics.main_ratio
-    assert names <= {row.row for row in long.rows}
-    assert names >= {row.row for row in long.rows if row.ratio in (1, None, main_ratio)} - set(RELATIVES)
-    for row, _, config, ratio in candidates_of("fashion_mnist_regime", 105):
-        if ratio == spec.statistics.main_ratio:
-            assert footprint_of(config).models_sent >= 200, row
+    assert {row.ratio for row in long.rows} >= {None, 1, *paper, 1536}
+    for row in long.rows:
+        for number in range(len(row.tables)):
+            seen = footprint_of(config_of(long, settled(row, Trial(number, 0.01)), 1))
+            assert (seen.num_steps, seen.num_parameters) == (28_050, 25_450)
+            if row.ratio in paper and not seen.gathered_bits and row.row != "sgd_outer":
+                assert seen.models_in_training == pytest.approx(paper[int(row.ratio)], rel=0.1), (row.row, number)
+    for row in short.rows:
+        if row.ratio == short.statistics.main_ratio:
+            assert footprint_of(config_of(short, settled(row, Trial(0, 0.01)), 1)).models_sent >= 200, row.row
+    assert {row.row for row in short.rows} <= {row.row for row in long.rows}
     for field in ("task", "model", "schedule", "evaluation", "partition"):
-        assert getattr(spec, field) == getattr(long, field), field
-    assert spec.training.model_copy(update={"num_epochs": 150}) == long.training
-    assert spec.tuning is not None and long.tuning is not None
-    both_rules = {key: getattr(long.tuning, key) for key in ("both_rules", "both_rules_seeds")}
-    assert spec.tuning.model_copy(update={"records": None, **both_rules}) == long.tuning
-    assert find_task(spec.task.name).num_train >= 24_000 + long.tuning.held_out
+        assert getattr(short, field) == getattr(long, field), field
+    assert short.tuning is not None and long.tuning is not None and short.tuning.records == long.name

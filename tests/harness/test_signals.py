@@ -14,7 +14,7 @@ import pytest
 from harness.__main__ import main
 from harness.plan.plan import Plan, make_plan
 from harness.records.run_lock import owned
-from harness.records.state import judge, look
+from harness.records.state import judge, look, saved_step
 from harness.records.store import Heartbeat, read_run, write_record
 from harness.spec_file import load_spec
 from harness.workers.attempt import attempt_stacked
@@ -50,11 +50,6 @@ def planned(folder: Path) -> tuple[Plan, Path]:
     return plan, folder / "results" / "small" / plan.runs[0].run_id
 
 
-def step_of(folder: Path) -> int:
-    """The step of the newest checkpoint."""
-    return int((folder / "checkpoint" / "latest").read_text().strip().removeprefix("step-"))
-
-
 class Stopper(Quiet):
     """Sends this process a signal as soon as the run trains, and remembers what is said and shown."""
 
@@ -84,7 +79,7 @@ def test_stop_saves_within_a_step_and_the_next_command_goes_on_from_there(worker
     with pytest.raises(Interrupted) as caught:
         launch(plan, options, display)
     assert caught.value.exit_code == 128 + number
-    step = step_of(folder)
+    step = saved_step(folder)
     assert display.ends == {"cser 1": f"stopped: asked to stop; saved at step {step} of {40 * LONG}"}
     assert len([said for said in display.said if said.startswith("stopping")]) == 1
     assert judge(look(folder)) == ("stopped", f"asked to stop; saved at step {step} of {40 * LONG}")
@@ -99,8 +94,10 @@ def test_stop_saves_within_a_step_and_the_next_command_goes_on_from_there(worker
 
 
 @pytest.mark.timeout(300)
-def test_stopped_and_called_again_gives_the_same_as_undisturbed(tmp_path: Path) -> None:
-    config = small_config("cser", CSER, num_epochs=3)
+@pytest.mark.parametrize("local_step", ["sgd", "adamw"])
+def test_stopped_and_called_again_gives_the_same_as_undisturbed(local_step: str, tmp_path: Path) -> None:
+    rule = {"local_step": "adamw", "momentum": 0.0, "learning_rate": 0.003} if local_step == "adamw" else {}
+    config = small_config("cser", CSER, num_epochs=3, **rule)
     whole = job_for(config, tmp_path / "whole", checkpoint_minutes=60.0)
     assert attempt_stacked(whole)
     for steps in (1, 33, 60):  # Stacked workers stop at the very step at which they are asked to.

@@ -7,12 +7,11 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from algorithms import Collectives
 from harness.records.recorder import SupersededError, write_failure
 from harness.records.store import Event, Failure, Heartbeat, read_record, read_run
-from harness.train import checkpoint, monitor
+from harness.train import monitor
 from harness.train.training import Preempted
 from harness.workers.attempt import Job, attempt_in_group, prepare_thread
 from harness.workers.failures import failure_kind
@@ -63,17 +62,6 @@ def test_all_workers_stop_at_the_step_at_which_one_is_asked_to(step: int, whole:
     assert comparable(job.folder) == comparable(whole)
 
 
-def test_the_moments_of_adamw_go_on_to_the_bit(tmp_path: Path) -> None:
-    config = small_config("cser", CSER, local_step="adamw", momentum=0.0, learning_rate=0.003)
-    undisturbed = job_for(config, tmp_path / "undisturbed")
-    assert attempt_in_threads(undisturbed)
-    stopped = job_for(config, tmp_path / "stopped", checkpoint_minutes=60.0)
-    assert attempt_until(stopped, 1, 13) == ["asked to stop; saved at step 13 of 40"] * 2
-    assert attempt_in_threads(job_for(config, tmp_path / "stopped"))
-    assert read_run(stopped.folder).run.attempts[-1].resumed_from_step == 13
-    assert comparable(stopped.folder) == comparable(undisturbed.folder)
-
-
 @pytest.mark.parametrize(
     ("seconds", "rank", "call", "ends"),
     [
@@ -88,18 +76,6 @@ def test_quick_steps_are_not_interrupted_by_questions_but_slow_ones_are(
     """After the look at step 20 the next is at 25, and the one after at the end, 40, where there is nothing to stop."""
     monkeypatch.setattr(monitor, "STOP_SECONDS", seconds)
     assert attempt_until(job_for(CONFIG, tmp_path, checkpoint_minutes=60.0), rank, call) == [ends] * 2
-
-
-def test_run_that_is_stopped_again_and_again_has_an_attempt_for_each_and_one_result(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(monitor, "STOP_SECONDS", 60.0)
-    for call in (9, 9, 3, 9):
-        assert attempt_until(job_for(CONFIG, tmp_path, checkpoint_minutes=60.0), 0, call)[0].startswith("asked")
-    job = job_for(CONFIG, tmp_path)
-    assert attempt_in_threads(job)
-    assert [each.resumed_from_step for each in read_run(job.folder).run.attempts] == [0, 9, 18, 25, 34]
-    assert comparable(job.folder) == comparable(whole)
 
 
 # Attempts that were replaced
@@ -137,31 +113,6 @@ def test_replaced_attempt_writes_nothing(whole: Path, tmp_path: Path) -> None:
     assert read_record(new.folder / "failure.json", Failure).attempt == new.attempt.attempt
 
 
-def test_checkpoints_of_two_attempts_at_once_do_not_mix(tmp_path: Path) -> None:
-    def save(attempt: str, value: float, allowed: bool) -> None:
-        def check() -> None:
-            if not allowed:
-                raise SupersededError("replaced")
-
-        def work(collectives: Collectives) -> None:
-            state = {"value": torch.tensor([value + collectives.rank])}
-            checkpoint.save(tmp_path, 10, state, collectives, attempt, check)
-
-        run_workers(work, 2)
-
-    with pytest.raises(SupersededError):
-        save("old", 100.0, allowed=False)
-    # Both have written their files for step 10 when the new one publishes its own.
-    assert [path.name for path in tmp_path.iterdir()] == ["step-000000010.old.tmp"]
-    save("new", 200.0, allowed=True)
-    loaded = run_workers(lambda collectives: checkpoint.load(tmp_path, collectives), 2)
-    assert [found and found[1]["value"].item() for found in loaded] == [200.0, 201.0]
-    with pytest.raises(SupersededError):
-        save("old", 100.0, allowed=False)
-    again = run_workers(lambda collectives: checkpoint.load(tmp_path, collectives), 2)
-    assert [found and found[1]["value"].item() for found in again] == [200.0, 201.0]
-
-
 def test_attempt_that_is_replaced_in_the_middle_stops_and_the_new_one_is_whole(whole: Path, tmp_path: Path) -> None:
     old, new = job_for(CONFIG, tmp_path), job_for(CONFIG, tmp_path)
     run_json = old.folder / "run.json"
@@ -189,19 +140,3 @@ def test_attempt_that_is_replaced_in_the_middle_stops_and_the_new_one_is_whole(w
     assert not (old.folder / "result.json").exists() and not (old.folder / "events.jsonl").exists()
     assert attempt_in_threads(new)
     assert comparable(new.folder) == comparable(whole)
-
-
-def test_checkpoint_that_does_not_fit_leaves_room_for_the_record_of_that(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_space(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("harness.train.checkpoint.os.fsync", no_space)
-
-    def work(collectives: Collectives) -> None:
-        checkpoint.save(tmp_path, 5, {"value": torch.zeros(1000)}, collectives, "attempt")
-
-    with pytest.raises(OSError, match="No space"):
-        run_workers(work, 2)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -1,21 +1,15 @@
-"""The search for settings and learning rates, by its rules, on made-up outcomes and records."""
+"""The search for settings and learning rates, by its rules, on made-up outcomes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.plan.plan import Plan, make_plan
 from harness.plan.search import SearchState, Trial, TrialOutcome, next_rate, search
-from harness.records.experiment import Experiment
-from harness.records.store import RecordError, Result, RunFile, read_record, write_record
 from harness.rows import RowSpec
-from harness.spec import SpecError, TuningSpec
-from harness.spec_file import load_spec
-from tests.harness.support import Table, changed, small_spec, write_spec
+from harness.spec import TuningSpec
 
 Score = float | tuple[float, float] | None
 """Accuracy, or accuracy and training loss; None for a run that diverged."""
@@ -152,130 +146,6 @@ def test_of_equals_the_smaller_rate_and_then_the_first_settings_win(grid: list[f
     assert found.by_accuracy == Trial(0, 0.1)
 
 
-def test_a_row_may_have_rates_of_its_own() -> None:
-    rounds, _ = all_rounds(tuning_of(finalists=1), row_of(learning_rates=[0.5, 0.6]), lambda *_: 0.5)
-    assert rounds[0] == {at(0.5, 101), at(0.6, 101)}
-
-
 def test_next_rates_repeat_the_steps_of_the_grid() -> None:
     assert next_rate([0.003, 0.01, 0.03]) == 0.1 and next_rate([0.01, 0.03, 0.1]) == 0.3
     assert next_rate([0.03, 0.01, 0.003]) == 0.001 and next_rate([1.0, 2.0]) == 4.0 and next_rate([1, 2, 4]) == 8.0
-
-
-# From records.
-
-OldScores = dict[float, list[float | None]]
-"""Accuracy per learning rate and tuning seed; None for a run that diverged."""
-
-
-def made_up(folder: Path, scores: dict[str, OldScores]) -> Path:
-    """The folder of a tuning with these scores, as its own plan lays it out."""
-    spec = tuning_spec(list(next(iter(scores.values()))))
-    plan = make_plan(load_spec(write_spec(folder, spec)), folder, tuning=True)
-    target = folder / "small_tuning"
-    write_record(target / "experiment.json", plan.experiment)
-    for row in plan.experiment.rows:
-        assert row.tunes is not None
-        for seed, run_id in row.runs.items():
-            score = scores[row.tunes][row.learning_rate][int(seed) - 101]
-            write_run(target / run_id, run_id, row.row, int(seed), outcome_of(score))
-    return target
-
-
-def tuning_spec(grid: list[float]) -> Table:
-    spec = changed(changed(small_spec(), "tuning.grid", grid), "tuning.seeds", [101, 102])
-    spec["rows"] = [{k: v for k, v in row.items() if k != "learning_rate"} for row in spec["rows"][:2]]
-    return spec
-
-
-def write_run(folder: Path, run_id: str, row: str, seed: int, outcome: TrialOutcome) -> None:
-    run = RunFile(version=1, run_id=run_id, experiment="small_tuning", row=row, seed=seed, config={}, attempts=[])
-    write_record(folder / "run.json", run)
-    score = outcome.accuracy
-    result = Result(
-        version=1,
-        run_id=run_id,
-        attempt="made-up",
-        status="diverged" if score is None else "done",
-        diverged_at_step=25 if score is None else None,
-        num_steps=30,
-        num_parameters=742,
-        world_size=2,
-        train_loss=outcome.train_loss,
-        test_loss=None if score is None else 1.0,
-        test_correct=None if score is None else round(400 * score),
-        test_count=None if score is None else 400,
-        test_accuracy=score,
-        traffic={},
-        expected_traffic={},
-        overall_ratio=None,
-        clock_seconds={},
-        wall_seconds=1.0,
-        parameters_sha256="0" * 64,
-    )
-    write_record(folder / "result.json", result)
-
-
-SGD: OldScores = {0.01: [0.5, 0.7], 0.1: [0.7, 0.6], 1.0: [0.9, 0.1]}
-CSER: OldScores = {0.01: [0.1, 0.2], 0.1: [0.5, 0.5], 1.0: [0.5, 0.6]}
-
-
-def planned(folder: Path, grid: list[float] | None = None) -> Plan:
-    return make_plan(load_spec(write_spec(folder, tuning_spec(grid or list(SGD)))), folder)
-
-
-def chosen(folder: Path, sgd: OldScores, cser: OldScores = CSER) -> dict[str, float]:
-    made_up(folder, {"sgd": sgd, "cser": cser})
-    tuning = planned(folder, list(sgd)).experiment.tuning
-    assert tuning is not None
-    return tuning.selected
-
-
-def test_diverged_everywhere(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"'sgd' diverged at every learning rate of the grid .* widen the grid"):
-        chosen(tmp_path, {0.01: [0.3, None], 0.1: [None, 0.5], 1.0: [None, None]})
-
-
-def test_no_tuning_at_all(tmp_path: Path) -> None:
-    with pytest.raises(
-        SpecError, match=r"learning rates are left to the tuning.*`python -m harness run small --tuning`"
-    ):
-        planned(tmp_path)
-
-
-def test_incomplete_tuning(tmp_path: Path) -> None:
-    folder = made_up(tmp_path, {"sgd": SGD, "cser": CSER})
-    run_id = read_record(folder / "experiment.json", Experiment).rows[0].runs["102"]
-    (folder / run_id / "result.json").unlink()
-    with pytest.raises(SpecError, match=rf"not complete \(run {run_id} of sgd_lr0.01 is missing\); run the tuning"):
-        planned(tmp_path)
-
-
-def test_row_that_was_not_tuned(tmp_path: Path) -> None:
-    made_up(tmp_path, {"sgd": SGD, "cser": CSER})
-    spec = changed(tuning_spec(list(SGD)), "rows.1.row", "other")
-    spec["rows"][1]["momentum"] = 0.5
-    with pytest.raises(SpecError, match=r"holds no tuning of row 'other'; run the tuning"):
-        make_plan(load_spec(write_spec(tmp_path, spec)), tmp_path)
-
-
-def test_damaged_record_is_not_a_missing_one(tmp_path: Path) -> None:
-    folder = made_up(tmp_path, {"sgd": SGD, "cser": CSER})
-    run_id = read_record(folder / "experiment.json", Experiment).rows[0].runs["102"]
-    path = folder / run_id / "result.json"
-    path.write_text(path.read_text()[:100])
-    with pytest.raises(RecordError, match=r"result.json is damaged"):
-        planned(tmp_path)
-
-
-def test_plan_takes_the_chosen_rates_and_leaves_given_ones(tmp_path: Path) -> None:
-    made_up(tmp_path, {"sgd": SGD, "cser": CSER})
-    spec = tuning_spec([0.01, 0.1, 1.0])
-    spec["rows"][1]["learning_rate"] = 0.25
-    plan = make_plan(load_spec(write_spec(tmp_path, spec)), tmp_path)
-    assert {run.row: run.config.learning_rate for run in plan.runs} == {"sgd": 0.1, "cser": 0.25}
-    assert {row.row: row.learning_rate for row in plan.experiment.rows} == {"sgd": 0.1, "cser": 0.25}
-    assert plan.experiment.tuning is not None and list(plan.experiment.tuning.choices) == ["sgd"]
-    choice = plan.experiment.tuning.choices["sgd"]
-    assert (choice.learning_rate, choice.candidate, choice.num_trials, choice.at_end) == (0.1, 0, 3, False)
-    assert {run.config.task.held_out for run in plan.runs} == {0}

@@ -13,8 +13,7 @@ from algorithms.registry import methods, settings
 from harness.spec import ModelSpec, Precision, RunConfig
 from harness.timing.workloads import Problem, short_run
 from harness.workers.attempt import prepare_thread
-from harness.workers.devices import device_groups
-from harness.workers.process_group import joined
+from harness.workers.process_group import device_groups, joined
 from harness.workers.processes import Worker, start_workers
 
 RATIO, INTERVAL = 4, 4

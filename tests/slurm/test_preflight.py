@@ -16,7 +16,7 @@ import torch
 from harness.plan.plan import Plan, make_plan
 from harness.spec_file import load_spec
 from harness.tasks.task import Check
-from harness.workers import devices
+from harness.workers.process_group import require_own_devices
 from slurm import preflight, submit
 from slurm.campaign import CampaignError, read_campaign
 from slurm.preflight import Answer, PreflightTask, merged, rate_in_words, wait_for_preflight
@@ -101,7 +101,7 @@ def test_job_that_ends_without_an_answer_is_said_to(tmp_path: Path, monkeypatch:
 def test_one_gpu_that_several_ranks_see_is_refused_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preflight, "meeting", lambda *arguments: devices.require_own_devices(["GPU 7f of node1"] * 2))
+    monkeypatch.setattr(preflight, "meeting", lambda *arguments: require_own_devices(["GPU 7f of node1"] * 2))
     (check,) = preflight._network_checks(task_of(tmp_path), allocation(rank=1, world_size=2))
     assert not check.passed and "\n" not in check.detail
     assert check.detail.startswith("ranks 0 and 1 both have GPU 7f of node1, and each needs a GPU of its own; ")

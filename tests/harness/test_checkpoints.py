@@ -1,0 +1,183 @@
+"""Checkpoints: two generations, damaged ones given up, attempts kept apart, and none half written, whenever killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from algorithms import Collectives
+from harness.records.recorder import SupersededError
+from harness.records.store import read_run
+from harness.train import checkpoint
+from harness.train.checkpoint import CheckpointError
+from harness.workers.attempt import attempt_stacked
+from tests.harness.support import CSER, Killed, comparable, job_for, kept_checkpoints, killed_at, small_config
+from tests.threads import run_workers
+
+
+def save(folder: Path, *steps: int, attempt: str = "attempt", value: float | None = None, allowed: bool = True) -> None:
+    """As two workers do; each saves its rank beside the value, which is the step if none is given."""
+
+    def check() -> None:
+        if not allowed:
+            raise SupersededError("replaced")
+
+    def work(collectives: Collectives) -> None:
+        for step in steps:
+            state = {"value": torch.tensor([float(step) if value is None else value, float(collectives.rank)])}
+            checkpoint.save(folder, step, state, collectives, attempt, check)
+
+    run_workers(work, 2)
+
+
+def load(folder: Path, world_size: int = 2) -> tuple[int, float] | None:
+    """The step and the value that all workers find, each with its own rank."""
+
+    def work(collectives: Collectives) -> tuple[int, float] | None:
+        found = checkpoint.load(folder, collectives)
+        if found is None:
+            return None
+        assert found[1]["value"][1] == collectives.rank
+        return found[0], float(found[1]["value"][0])
+
+    (found,) = set(run_workers(work, world_size))
+    return found
+
+
+def generations(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("step-*"))
+
+
+def test_two_generations_are_kept_and_the_newest_is_loaded(tmp_path: Path) -> None:
+    assert load(tmp_path / "none") is None
+    save(tmp_path, 5, 10, 15, 1000)
+    assert generations(tmp_path) == ["step-000000015", "step-000001000"]
+    assert (tmp_path / "latest").read_text() == "step-000001000\n"
+    assert load(tmp_path) == (1000, 1000.0)
+    torn = tmp_path / "step-000001005.another.tmp"
+    torn.mkdir()
+    (torn / "rank-0.pt").write_bytes(b"torn")
+    assert load(tmp_path) == (1000, 1000.0)
+    save(tmp_path, 1010)  # The torn one is none of the two that are kept, and goes.
+    assert generations(tmp_path) == ["step-000001000", "step-000001010"]
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def rewrite(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+SPOILS: dict[str, Callable[[Path], None]] = {
+    "flipped bit": lambda folder: flip(folder / "rank-1.pt"),
+    "truncated": lambda folder: os.truncate(folder / "rank-0.pt", 50),
+    "a rank's file missing": lambda folder: (folder / "rank-1.pt").unlink(),
+    "manifest missing": lambda folder: (folder / "manifest.json").unlink(),
+    "manifest empty": lambda folder: os.truncate(folder / "manifest.json", 0),
+    "manifest too short": lambda folder: rewrite(folder / "manifest.json", sha256=[]),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILS)
+def test_damaged_generation_gives_way_to_the_one_before(spoil: str, tmp_path: Path) -> None:
+    save(tmp_path, 5, 10)
+    SPOILS[spoil](tmp_path / "step-000000010")
+    assert load(tmp_path) == (5, 5.0)
+    SPOILS[spoil](tmp_path / "step-000000005")
+    assert load(tmp_path) is None
+
+
+def test_what_cannot_be_continued_is_refused_with_the_reason(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    for world_size in (1, 3):
+        words = rf"written by 2 workers and cannot be continued by {world_size}: error"
+        with pytest.raises(CheckpointError, match=words):
+            load(tmp_path, world_size)
+    rewrite(tmp_path / "step-000000005" / "manifest.json", version=7)
+    with pytest.raises(CheckpointError, match="version 7, this program writes 1; delete it"):
+        load(tmp_path)
+
+
+def test_checkpoint_of_a_gpu_that_is_not_here_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("torch.serialization.location_tag", lambda storage: "cuda:6")
+        save(tmp_path, 5)
+    assert b"cuda:6" in (tmp_path / "step-000000005" / "rank-0.pt").read_bytes()
+    assert load(tmp_path) == (5, 5.0)
+
+
+def test_checkpoints_of_two_attempts_at_once_do_not_mix(tmp_path: Path) -> None:
+    with pytest.raises(SupersededError):
+        save(tmp_path, 10, attempt="old", value=100.0, allowed=False)
+    # Both have written their files for step 10 when the new one publishes its own.
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000010.old.tmp"]
+    save(tmp_path, 10, attempt="new", value=200.0)
+    assert load(tmp_path) == (10, 200.0)
+    with pytest.raises(SupersededError):
+        save(tmp_path, 10, attempt="old", value=100.0, allowed=False)
+    assert load(tmp_path) == (10, 200.0)
+
+
+def test_checkpoint_that_does_not_fit_leaves_room_for_the_record_of_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("harness.train.checkpoint.os.fsync", no_space)
+    with pytest.raises(OSError, match="No space"):
+        save(tmp_path, 5)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("before", [[], [5], [5, 10], [5, 10, 20]])
+def test_checkpoint_killed_at_any_moment_is_the_one_before_or_the_new_one(before: list[int], tmp_path: Path) -> None:
+    """The last case is a run that goes on from step 10 because 20 is damaged, and gets to 15 first."""
+    found: list[tuple[int, float] | None] = []
+    done = ["killed"]
+    while "killed" in done:
+        folder = tmp_path / str(len(found))
+        save(folder, *before)
+        if 20 in before:
+            (folder / "step-000000020" / "rank-1.pt").write_bytes(b"damaged")
+        with killed_at(len(found)) as done:
+            try:
+                save(folder, 15)
+            except Killed:
+                assert "killed" in done
+        old = {0: None, 1: (5, 5.0)}.get(len(before), (10, 10.0))
+        found.append(load(folder))
+        assert found[-1] in (old, (15, 15.0))
+        # What is left of it is in nobody's way.
+        save(folder, 15)
+        assert load(folder) == (15, 15.0)
+        (folder / "step-000000015" / "rank-0.pt").unlink()
+        assert load(folder) == old
+        assert not [path for path in folder.iterdir() if path.suffix == ".tmp"]
+    # Two workers write in an order of their own, so the same moment may be one worker's or the other's.
+    assert len(found) > 10 and (found[0], found[-1]) == (old, (15, 15.0))
+
+
+def test_run_goes_on_from_the_generation_before_or_starts_anew(tmp_path: Path) -> None:
+    whole = job_for(small_config("cser", CSER), tmp_path / "whole")
+    with kept_checkpoints():
+        assert attempt_stacked(whole)
+    for spoilt, resumed in ([], 25), (["step-000000025"], 20), (["step-000000025", "step-000000020"], 0):
+        job = job_for(whole.run.config, tmp_path / str(resumed))
+        shutil.copytree(whole.folder, job.folder)
+        (job.folder / "result.json").unlink()
+        for name in spoilt:
+            flip(job.folder / "checkpoint" / name / "rank-0.pt")
+        assert attempt_stacked(job)
+        assert read_run(job.folder).run.attempts[-1].resumed_from_step == resumed
+        assert comparable(job.folder) == comparable(whole.folder)
