@@ -22,11 +22,9 @@ from harness.plan.forecast import (
     usual_link,
 )
 from harness.plan.plan import COMMON, Plan
-from harness.plan.step_time import StepTime
 from harness.records.experiment import Experiment, Row
 from harness.records.state import Seen, State, judge, look
 from harness.records.store import read_optional
-from harness.spec import RunConfig
 from harness.tasks.task import find_task
 from harness.workers.attempt import num_cores
 
@@ -45,8 +43,8 @@ def show_plan(plan: Plan, site: Site | None = None) -> None:
             "row": row.row,
             "algorithm": row.algorithm,
             "ratio": f"{row.ratio:g}",
-            "models sent": _models(row.models_sent),
-            "on a link": _models(row.link_models),
+            "models sent": f"{row.models_sent:,.1f}",  # to a tenth, so that the one exchange at the end shows
+            "on a link": f"{row.link_models:,.1f}",
             **({f"hours at {link / 1e9:g} Gb/s": f"{row_hours(row, link):,.2f}"} if link else {}),
             "lr": f"{row.learning_rate:g}",
             "runs": len(row.runs),
@@ -135,17 +133,9 @@ def _show_power(plan: Plan) -> None:
     print(f"{said}; of rows that are equal, or for superiority the margin apart\n")
 
 
-def _models(number: float | None) -> str:
-    """Models of 32 d bits to a tenth, so that the one exchange at the end shows."""
-    return "-" if number is None else f"{number:,.1f}"
-
-
 def show_costs(effort: Effort, site: Site | None = None) -> None:
     """Runs, memory, and what the runs take; `site` as of `show_plan`."""
-    print(*_costs(effort, site or _usual_site(effort)), sep="\n")
-
-
-def _costs(effort: Effort, site: Site) -> list[str]:
+    site = site or _usual_site(effort)
     known, config = effort.compute[0][0], effort.configs[0]
     activations = "without activations (a GPU would measure them)"
     if known.activation_bytes is not None:
@@ -154,27 +144,22 @@ def _costs(effort: Effort, site: Site) -> list[str]:
             f"them, {config.precision})"
         )
     each = f"{len(effort.configs)} runs; {1e3 * known.seconds:.3g} ms of compute a step"
-    lines = [f"{each}; memory: parameters, gradients and optimiser state, {activations}"]
+    print(f"{each}; memory: parameters, gradients and optimiser state, {activations}")
     if known.device == "CPU core":
         hours = effort.low * config.num_workers
-        return [
-            *lines,
+        print(
             f"{hours:,.1f} CPU core hours for forward and backward passes and updates ({known.basis}); communication, "
-            "data and evaluation come on top",
-            f"about {60 * hours / num_cores():.0f} min on the {num_cores()} cores of this machine",
-        ]
-    lines += hours_sentences(effort, site.link_bits_per_second)
-    return [*lines, *_reading(config, known, site.cores_per_worker), *price_sentences(effort)]
-
-
-def _reading(config: RunConfig, fastest: StepTime, cores: int) -> list[str]:
-    """Of a task that reads files: how many images a second a worker's readers reach, and how many its GPU takes."""
+            "data and evaluation come on top"
+        )
+        print(f"about {60 * hours / num_cores():.0f} min on the {num_cores()} cores of this machine")
+        return
+    print(*hours_sentences(effort, site.link_bits_per_second), sep="\n")
     expected = getattr(find_task(config.task.name), "expected_reading_rate", None)
-    if expected is None:
-        return []
-    rate, readers = expected(cores)
-    said = reading(rate / readers, readers, config.batch_size / fastest.seconds)
-    return [f"reading on {cores} cores a worker, if files come as fast: {said}"]
+    if expected is not None:  # of a task that reads files
+        rate, readers = expected(site.cores_per_worker)
+        said = reading(rate / readers, readers, config.batch_size / known.seconds)
+        print(f"reading on {site.cores_per_worker} cores a worker, if files come as fast: {said}")
+    print(*price_sentences(effort), sep="\n")
 
 
 STATES: tuple[State, ...] = ("done", "running", "stopped", "stale", "failed", "missing")

@@ -58,6 +58,8 @@ class Experiment:
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     folder = tmp_path_factory.mktemp("whole")
     path, printed = write_spec(folder, changed(small_spec(), "tuning")), {}
+    for ours in ("algorithms", "report", "slurm"):  # modules of the user's own, which must not be taken for ours
+        (folder / f"{ours}.py").write_text("raise SystemExit('SHADOWED')\n")
     for name, more in ("run", ["--jobs", "2"]), ("report", []):
         done = call(command(name, path, *more), folder)
         assert done.returncode == 0, done.stderr
