@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from algorithms.choco_sgd import ChocoSGD as ChocoSGD
     from algorithms.compressors.block import BlockSparsifier as BlockSparsifier
     from algorithms.compressors.block import PerTensorBlockSparsifier as PerTensorBlockSparsifier
+    from algorithms.compressors.chunks import ChunkTopK as ChunkTopK
     from algorithms.compressors.coordinates import RandomK as RandomK
     from algorithms.compressors.coordinates import TopK as TopK
     from algorithms.compressors.quantisers import QSGD as QSGD
@@ -34,10 +35,13 @@ if TYPE_CHECKING:
     from algorithms.local_sgd import LocalSGD as LocalSGD
     from algorithms.mcser import MCSER as MCSER
     from algorithms.mcser_released import MCSERReleased as MCSERReleased
+    from algorithms.noloco import NoLoCo as NoLoCo
     from algorithms.powersgd import PowerSGD as PowerSGD
     from algorithms.qsparse_local_sgd import QSparseLocalSGD as QSparseLocalSGD
+    from algorithms.qsr import QSR as QSR
     from algorithms.sgd import SGD as SGD
     from algorithms.sgd_accumulate import SGDAccumulate as SGDAccumulate
+    from algorithms.sparse_loco import SparseLoCo as SparseLoCo
 
 __all__ = [
     "CollectiveError",

@@ -26,12 +26,12 @@ Cost: 32 d / H bits per step on average, an all-reduce of d / F every H / F step
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar, Unpack
 
 from torch.optim.optimizer import ParamsT
 
 from algorithms.core import Common, DistributedOptimizer, Layout, Purpose, Traffic, require_interval
+from algorithms.core.settings import require_outer
 
 
 class DiLoCo(DistributedOptimizer):
@@ -62,7 +62,14 @@ class DiLoCo(DistributedOptimizer):
         send_gradients: bool = False,
         **common: Unpack[Common],
     ) -> None:
-        _check_settings(sync_interval, outer_lr, outer_momentum, num_fragments)
+        require_interval(self.name, "sync_interval", sync_interval)
+        require_interval(self.name, "num_fragments", num_fragments)
+        if sync_interval % num_fragments:
+            raise ValueError(
+                f"diloco: sync_interval = {sync_interval} must be a multiple of num_fragments = {num_fragments}, as a "
+                "fragment is sent every sync_interval / num_fragments steps"
+            )
+        require_outer(self.name, outer_lr, outer_momentum)
         super().__init__(params, **common)
         if num_fragments > self.flat.layout.numel:
             raise ValueError(
@@ -129,18 +136,3 @@ class DiLoCo(DistributedOptimizer):
         local.copy_(x)
         if unsent is not None:
             local.sub_(unsent)
-
-
-def _check_settings(sync_interval: int, outer_lr: float, outer_momentum: float, num_fragments: int) -> None:
-    """Raises ValueError where the settings of the outer optimiser are out of range or do not fit each other."""
-    require_interval("diloco", "sync_interval", sync_interval)
-    require_interval("diloco", "num_fragments", num_fragments)
-    if sync_interval % num_fragments:
-        raise ValueError(
-            f"diloco: sync_interval = {sync_interval} must be a multiple of num_fragments = {num_fragments}, as a "
-            "fragment is sent every sync_interval / num_fragments steps"
-        )
-    if isinstance(outer_lr, bool) or not isinstance(outer_lr, int | float) or not 0 < outer_lr < math.inf:
-        raise ValueError(f"diloco: outer_lr must be a number above 0, not {outer_lr!r}")
-    if isinstance(outer_momentum, bool) or not isinstance(outer_momentum, int | float) or not 0 <= outer_momentum < 1:
-        raise ValueError(f"diloco: outer_momentum must lie in [0, 1), not {outer_momentum!r}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -39,8 +39,12 @@ class Method:
     """Whether parameters must be contiguous; if not, images may lie channels last."""
     nesterov: ClassVar[bool] = True
     """Whether the momentum is Nesterov's; if not, it is the heavy ball's with dampening, v <- beta v + (1 - beta) g."""
+    traffic_follows_rate: ClassVar[bool] = False
+    """Whether what is sent depends on the learning rate."""
     topology: Topology | None = None
     """Who mixes with whom, where workers talk to their neighbours alone."""
+    schedule: Callable[[int], float] | None = None
+    """The first group's learning rate at each step, counted from 1, where it is known beforehand."""
 
     no_compression: ClassVar[Mapping[str, Any] | None]
     """Settings of its own with which the method is SGD on the mean gradient; None where no settings make it that."""

@@ -170,6 +170,14 @@ def require_gamma(name: str, gamma: float) -> None:
         raise ValueError(f"{name}: gamma must be a number above 0 and up to 1, not {gamma!r}")
 
 
+def require_outer(name: str, outer_lr: float, outer_momentum: float = 0.0) -> None:
+    """Raises ValueError unless the rate of an outer step is a number above 0 and its momentum lies in [0, 1)."""
+    if isinstance(outer_lr, bool) or not isinstance(outer_lr, int | float) or not 0 < outer_lr < math.inf:
+        raise ValueError(f"{name}: outer_lr must be a number above 0, not {outer_lr!r}")
+    if isinstance(outer_momentum, bool) or not isinstance(outer_momentum, int | float) or not 0 <= outer_momentum < 1:
+        raise ValueError(f"{name}: outer_momentum must lie in [0, 1), not {outer_momentum!r}")
+
+
 def nearest_factors(product: int) -> tuple[int, int]:
     """Returns the two integers of this product that are nearest to each other, the smaller one first."""
     smaller = next(each for each in range(math.isqrt(product), 0, -1) if product % each == 0)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from algorithms import DistributedOptimizer, StackedCollectives
 from algorithms.baselines.ddp import DDP
+from algorithms.registry import methods
 from harness.spec import EvaluationSpec, ModelSpec, RunConfig, ScheduleSpec, Spec, SpecError
 from harness.tasks.task import find_task
 from harness.train.build import build_model, build_optimizer, num_steps_of
@@ -98,7 +100,9 @@ def footprint_of(config: RunConfig) -> Footprint:
     Raises:
         SpecError: a setting that cannot be used.
     """
-    same = {"learning_rate": 1.0, "schedule": ScheduleSpec(kind="constant"), "seed": 0, "repeat": 0}
+    same: dict[str, Any] = {"seed": 0, "repeat": 0}
+    if not getattr(methods().get(config.algorithm), "traffic_follows_rate", False):
+        same |= {"learning_rate": 1.0, "schedule": ScheduleSpec(kind="constant")}
     return _footprint(config.model_copy(update=same).model_dump_json())
 
 

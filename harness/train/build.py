@@ -21,6 +21,7 @@ from harness.seeds import derive_seed
 from harness.spec import ModelSpec, RunConfig, SpecError
 from harness.tasks.task import Task, find_task, split_sizes
 from harness.train.order import shard_size
+from harness.train.schedule import learning_rate_factor
 
 
 def build_model(spec: ModelSpec, task: Task, seed: int, device: torch.device) -> nn.Module:
@@ -82,7 +83,7 @@ def build_optimizer(
     if config.precision == "fp16" and issubclass(algorithm, DDP) and not algorithm.survives_overflow:
         raise SpecError(f"{config.algorithm}: an overflow would spoil the hook's state for ever; take fp32 or bf16")
     try:
-        return algorithm(
+        optimizer = algorithm(
             model.parameters(),
             lr=config.learning_rate,
             momentum=config.momentum if config.local_step == "sgd" else config.momentum or None,
@@ -94,6 +95,10 @@ def build_optimizer(
         )
     except ValueError as error:
         raise SpecError(str(error)) from None
+    if per_epoch := num_steps // config.num_epochs:
+        length = per_epoch, config.num_epochs
+        optimizer.schedule = lambda step: config.learning_rate * learning_rate_factor(config.schedule, step - 1, *length)
+    return optimizer
 
 
 def module_to_train(optimizer: DistributedOptimizer, model: nn.Module) -> nn.Module:

@@ -79,6 +79,7 @@ GATHERED: dict[str, Compress] = {
     "top_k": transcription.top_k(5),  # 51 / 10
     "sign": transcription.scaled_sign,
     "qsgd": transcription.qsgd(7, 16, qsgd_noise),
+    "chunks": transcription.chunk_top_k(5, 12, 2),
 }
 
 

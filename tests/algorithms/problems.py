@@ -21,6 +21,7 @@ from torch.nn import Parameter
 from algorithms import (
     QSGD,
     BlockSparsifier,
+    ChunkTopK,
     Collectives,
     Compressor,
     DistributedOptimizer,
@@ -54,7 +55,12 @@ SHARED: dict[str, SharedSupport] = {
     "identity": Identity(),
     "zero": Zero(),
 }
-GATHERED: dict[str, Compressor] = {"top_k": TopK(10), "sign": ScaledSign(), "qsgd": QSGD(4, bucket_size=16)}
+GATHERED: dict[str, Compressor] = {
+    "top_k": TopK(10),
+    "sign": ScaledSign(),
+    "qsgd": QSGD(4, bucket_size=16),
+    "chunks": ChunkTopK(5, 12, 2),
+}
 COMPRESSORS: dict[str, Compressor] = {**SHARED, **GATHERED}
 ADAMW: dict[str, Any] = {
     "local_step": "adamw",

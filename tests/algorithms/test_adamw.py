@@ -17,18 +17,21 @@ from algorithms import (
     Collectives,
     DistributedOptimizer,
     Identity,
+    Purpose,
     RandomK,
     TopK,
     algorithms,
 )
 from algorithms.core.flat import FlatBuffers
 from algorithms.core.local_step import AdamW, Span
+from algorithms.core.traffic import Entry
 from tests.algorithms import transcription
 from tests.algorithms.following import NUM_STEPS, assert_follows, compress_of, make_problem
 from tests.algorithms.problems import (
     ADAMW,
     COMPRESSORS,
     NAMES,
+    NUM_PARAMETERS,
     TAKING_ADAMW,
     assert_close,
     batch_loss,
@@ -38,6 +41,7 @@ from tests.algorithms.problems import (
     make_optimizer,
     on_the_mean_gradient,
     own_settings,
+    train,
     trained,
     workers,
 )
@@ -142,6 +146,51 @@ def test_ef_sgd_on_updates_and_on_gradients(key: str) -> None:
     assert_follows("ef_sgd", own, on_updates, rtol=1e-8, **ADAMW)
     on_gradients = ef_on_gradients(problem(), compress_of(key))
     assert_follows("ef_sgd", own | ON_GRADIENTS, on_gradients, rtol=1e-8, **ADAMW)
+
+
+PERIODS = [(1, 1, 1), (4, 4, 4), (2, 6, 12), (3, 2, 5)]
+"""H, K_u and K_v: all averaged in each step, Local Adam, DES-LOC as it is recommended, and such as never meet."""
+
+
+def moment_settings(periods: tuple[int, int, int]) -> dict[str, int]:
+    keys = ("sync_interval", "first_moment_interval", "second_moment_interval")
+    return dict(zip(keys, periods, strict=True))
+
+
+@pytest.mark.parametrize("periods", PERIODS, ids=str)
+def test_local_sgd_that_averages_moments(periods: tuple[int, int, int]) -> None:
+    made = problem()
+    moments = made.rule.__self__  # type: ignore[union-attr]
+    expected = transcription.averaged_moments(made, NUM_STEPS, periods, [lambda: moments.m, lambda: moments.v])
+    assert_follows("local_sgd", moment_settings(periods), expected, **ADAMW)
+
+
+def test_each_average_of_moments_is_a_model_on_the_link() -> None:
+    def work(collectives: Collectives) -> None:
+        model = make_model(torch.float32)
+        optimizer = make_optimizer("local_sgd", model, moment_settings((2, 6, 12)), collectives, **ADAMW)
+        train(optimizer, model, collectives.rank, range(1, 14))
+        sent = Entry(32 * NUM_PARAMETERS * (6 + 2 + 1), 6 + 2 + 1)
+        assert optimizer.traffic["model"] == sent == optimizer.expected_traffic(13)["model"]
+        assert [step for step in range(7) if optimizer.agree_after(step)] == [0, 2, 4, 6]
+        moments = optimizer.state_dict()["flat"]
+        own = torch.stack([moments[key][0] for key in ("exp_avg", "exp_avg_sq")])
+        others = collectives.all_gather(own.unsqueeze(0), Purpose.EVALUATION)
+        assert not torch.equal(others[0], others[1]), "step 13 is each worker's own"
+
+    workers(work, 2)
+
+
+@pytest.mark.parametrize(
+    ("own", "common"),
+    [
+        ({"first_moment_interval": 3}, {}),
+        ({"second_moment_interval": 3}, ADAMW | {"communication_dtype": torch.float16}),
+    ],
+)
+def test_moments_that_cannot_be_averaged(own: dict[str, int], common: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"local_sgd: {next(iter(own))} is for local_step = 'adamw'"):
+        make_optimizer("local_sgd", make_model(), {"sync_interval": 1, **own}, **common)
 
 
 # As PyTorch users expect.

@@ -33,7 +33,7 @@ def test_every_method_says_its_settings_itself(name: str) -> None:
 
 
 @pytest.mark.parametrize("ratio", RATIOS)
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("alone", "powersgd")])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("alone", "powersgd", "qsr")])
 def test_the_settings_reach_the_ratio(name: str, ratio: int) -> None:
     if name in ONLY_1 and ratio > 1:
         with pytest.raises(ValueError, match=rf"^{name}.* not {ratio}; take"):
@@ -89,10 +89,11 @@ def test_powersgd_needs_the_shapes_and_cannot_reach_every_ratio() -> None:
     assert PowerSGD.at_ratio(1, [torch.zeros(7)]) == {"rank": 1}, "where nothing is a matrix, a rank changes nothing"
 
 
-def test_workers_alone_have_no_ratio() -> None:
+@pytest.mark.parametrize(("name", "words"), [("alone", "sends nothing"), ("qsr", "depends on the learning rates")])
+def test_some_methods_have_no_ratio(name: str, words: str) -> None:
     for ratio in RATIOS:
-        with pytest.raises(ValueError, match="sends nothing"):
-            algorithms()["alone"].at_ratio(ratio)
+        with pytest.raises(ValueError, match=words):
+            algorithms()[name].at_ratio(ratio)
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, True, "256", None])

@@ -15,6 +15,7 @@ from torch import Tensor
 from algorithms import (
     QSGD,
     BlockSparsifier,
+    ChunkTopK,
     Compressor,
     Identity,
     PerTensorBlockSparsifier,
@@ -27,6 +28,7 @@ from algorithms.core.compressors import Draw, Gathered, SharedSupport, pack_bits
 from algorithms.core.layout import Layout, Window
 from algorithms.core.traffic import Entry
 from algorithms.registry import compressors
+from tests.algorithms.transcription import chunk_top_k
 
 DTYPES = st.sampled_from([torch.float32, torch.float64])
 SEEDS = st.integers(0, 2**32)
@@ -73,6 +75,10 @@ def block_sparsifiers(draw: st.DrawFn, most: int = 12) -> BlockSparsifier:
     return BlockSparsifier(ratio, draw(st.none() | st.integers(1, 4).map(lambda factor: factor * ratio)))
 
 
+def chunk_sparsifiers(bits: st.SearchStrategy[int]) -> st.SearchStrategy[ChunkTopK]:
+    return st.builds(ChunkTopK, st.integers(1, 5), st.integers(5, 60), bits)
+
+
 RATIOS = st.floats(1, 12)
 PER_TENSOR = st.builds(PerTensorBlockSparsifier, RATIOS, RATIOS, st.floats(1, 3))
 SPARSIFIERS = st.one_of(
@@ -80,19 +86,21 @@ SPARSIFIERS = st.one_of(
     PER_TENSOR,
     st.builds(RandomK, RATIOS),
     st.builds(TopK, RATIOS),
+    chunk_sparsifiers(st.just(32)),
     st.just(Identity()),
     st.just(Zero()),
 )
 QSGDS = st.builds(QSGD, st.sampled_from([2, 4, 8]), st.integers(1, 60))
-ANY = st.one_of(SPARSIFIERS, QSGDS, st.just(ScaledSign()))
+CHUNKS = chunk_sparsifiers(st.sampled_from([2, 4, 8]))
+ANY = st.one_of(SPARSIFIERS, CHUNKS, QSGDS, st.just(ScaledSign()))
 
 
 def test_every_compressor_is_known_by_its_name() -> None:
-    kinds = [Identity, Zero, BlockSparsifier, PerTensorBlockSparsifier, RandomK, TopK, ScaledSign, QSGD]
+    kinds = [Identity, Zero, BlockSparsifier, PerTensorBlockSparsifier, RandomK, TopK, ChunkTopK, ScaledSign, QSGD]
     assert compressors() == {kind.kind: kind for kind in kinds}
 
 
-@given(SPARSIFIERS | st.just(ScaledSign()), st.integers(48, 200), SEEDS, DTYPES)
+@given(SPARSIFIERS | CHUNKS | st.just(ScaledSign()), st.integers(48, 200), SEEDS, DTYPES)
 def test_compression_never_adds_to_the_error(compressor: Compressor, numel: int, seed: int, dtype: torch.dtype) -> None:
     vector = random_vector(numel, seed, dtype)
     lost = (vector - compressed(compressor, vector, draw_at(1, seed))).double()
@@ -163,6 +171,9 @@ PAYLOADS: list[tuple[Compressor, int]] = [
     (PerTensorBlockSparsifier(3.5, 3), (2 * 2 + 3) * 32),  # two rows, two columns; round(9 / 3.5) = 3
     (RandomK(10), 5 * 32),
     (TopK(10), 5 * (32 + 32)),
+    (ChunkTopK(5, 12, 2), (4 * 2 + 6 + 12) * 8 + 2 * 32),  # 23 numbers: a table, 46 bits in 6 bytes, 92 in 12
+    (ChunkTopK(5, 12, 32), (4 * 23 + 12) * 8),
+    (ChunkTopK(4, 4096, 4), (4 * 16 + 2 + 6) * 8),  # 12 bits of index, though there are but 51 places
     (ScaledSign(), 7 * 8 + 32),  # 51 signs in 7 bytes, a scale
     (QSGD(2, 16), 13 * 8 + 4 * 32),  # 102 bits in 13 bytes, a norm for each of 4 buckets
     (QSGD(4, 16), 26 * 8 + 4 * 32),
@@ -284,6 +295,26 @@ def test_top_k_keeps_the_k_largest(numel: int, ratio: float, seed: int, dtype: t
         assert vector[kept].abs().min() >= vector[~kept].abs().max()
 
 
+@given(chunk_sparsifiers(st.sampled_from([2, 4, 8, 32])), st.integers(1, 120), SEEDS, DTYPES)
+def test_each_chunk_keeps_its_largest_and_the_mean_of_each_bin(
+    compressor: ChunkTopK, numel: int, seed: int, dtype: torch.dtype
+) -> None:
+    vector = random_vector(numel, seed, dtype)
+    definition = chunk_top_k(compressor.kept, compressor.chunk_size, compressor.bits)
+    expected = torch.from_numpy(definition(1, "gradient", vector.double().numpy()[None])[0])
+    sent = compressed(compressor, vector, draw_at(0)).double()
+    if compressor.bits == 32:
+        assert torch.equal(sent, expected)
+    else:  # a number at a bin's edge may fall to either side
+        assert ((sent - expected).abs() < 1e-6 * vector.abs().max()).double().mean() > 0.9
+
+
+def test_numbers_that_are_alike_stay_what_they_are() -> None:
+    vector = torch.tensor([2.5, 0, 0, 2.5, 0])
+    for chunk in (5, 3):
+        assert torch.equal(compressed(ChunkTopK(2 if chunk == 5 else 1, chunk, 2), vector, draw_at(0)), vector)
+
+
 @given(st.integers(1, 60), SEEDS, DTYPES)
 def test_scaled_sign(numel: int, seed: int, dtype: torch.dtype) -> None:
     vector = random_vector(numel, seed, dtype)
@@ -328,7 +359,7 @@ def test_qsgd_draws_anew_for_each_worker_and_step() -> None:
     assert torch.equal(compressed(compressor, vector, draw_at(3), 1), compressed(compressor, vector, draw_at(3), 1))
 
 
-@pytest.mark.parametrize("compressor", [TopK(4), ScaledSign(), QSGD(4, 16)], ids=str)
+@pytest.mark.parametrize("compressor", [TopK(4), ScaledSign(), QSGD(4, 16), ChunkTopK()], ids=str)
 def test_zero_stays_zero_and_encoding_leaves_all_else_alone(compressor: Gathered) -> None:
     assert compressed(compressor, torch.zeros(40), draw_at(0)).tolist() == [0] * 40
     vector = random_vector(40, 1)
@@ -365,6 +396,9 @@ WRONG: list[tuple[Callable[[], Compressor], str]] = [
     (lambda: RandomK(math.inf), "random-k"),
     (lambda: TopK(0), "top-k"),
     (lambda: TopK(math.nan), "top-k"),
+    (lambda: ChunkTopK(0), "kept must be"),
+    (lambda: ChunkTopK(5, 4), "lower kept"),
+    (lambda: ChunkTopK(1, 4, 3), "2, 4, 8 or 32 bits"),
     (lambda: QSGD(3), "2, 4 or 8"),
     (lambda: QSGD(4, 0), "bucket_size"),
     (lambda: BlockSparsifier(True), "not True"),

@@ -222,6 +222,7 @@ RESUMED: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
     ("diloco", "identity", FRAGMENTS, {}),
     ("diloco", "identity", FRAGMENTS | {"outer_momentum": 0.0}, {}),
     ("powersgd", "identity", {"rank": 2, "start_step": 5}, {}),
+    ("local_sgd", "identity", {"first_moment_interval": 3, "second_moment_interval": 2}, ADAMW),
 ]
 
 
@@ -299,12 +300,14 @@ MESSAGES = {
     "top_k": (32 + 32) * 5,
     "sign": 8 * 7 + 32,  # 51 bits in 7 bytes, and a scale
     "qsgd": 8 * 26 + 32 * 4,  # 51 codes of 4 bits in 26 bytes, and a norm for each of 4 buckets
+    "chunks": 8 * 6 + 8 * 12 + 32 * 4,  # 5 of each 12 and 3 of the last: 23 of 2 bits, 4 bits of index; 4 means
 }
 
 # Messages that 13 steps take, with an interval of 4, by purpose.
 COUNTS: dict[str, dict[str, int]] = {
     "ef_sgd": {"gradient": 13},
     "qsparse_local_sgd": {"model": 3},
+    "sparse_loco": {"model": 3},
     "cser": {"gradient": 13, "error": 3},
     "mcser": {"gradient": 13, "error": 3},
     "csea": {"error": 13},
@@ -435,6 +438,8 @@ def test_workers_agree_where_the_method_says_so(name: str, key: str, communicati
         ("diloco", {"sync_interval": 3}, {0, 3, 6}),
         ("diloco", {"sync_interval": 3, "num_fragments": 3}, {0}),
         ("qsparse_local_sgd", {"compressor": TopK(10), "sync_interval": 3}, {0, 3, 6}),
+        ("sparse_loco", {"compressor": TopK(10), "sync_interval": 3}, {0, 3, 6}),
+        ("qsr", {"sync_interval": 2, "alpha": 0.2}, {0, 2, 6}),
         ("cser_pl", {"error_compressor": BlockSparsifier(1), "reset_interval": 2}, {0, 2, 4, 6}),
         ("csea", {"error_compressor": BlockSparsifier(4)}, {0}),
     ],

@@ -143,6 +143,10 @@ def cases() -> Iterator[tuple[str, dict[str, Any], float, Follow]]:
             own = {"error_compressor": compressor, "explicit_error": held}
             yield "csea", own, 0.9, by(t.cser, t.nothing, c, 1)
             yield "cser_pl", own | {"reset_interval": 6}, 0.9, by(t.cser, t.nothing, c, 6)
+        outer = {"sync_interval": 4, "outer_lr": 0.8, "error_decay": 0.9}
+        yield "sparse_loco", {"compressor": compressor, **outer}, 0.9, by(t.sparse_loco, c, 4, 0.8, 0.9)
+    for base, alpha in ((1, 0.0), (4, 0.15), (2, 0.25)):
+        yield "qsr", {"sync_interval": base, "alpha": alpha}, 0.9, by(t.qsr, base, alpha, lambda step: LR)
     for key in ("blocks", "top_k"):
         own = {"compressor": COMPRESSORS[key], "sync_interval": 4, "keep_master": True}
         yield "qsparse_local_sgd", own, 0.9, by(t.qsparse_local_sgd, compress_of(key), 4, keep_master=True)
@@ -169,8 +173,26 @@ def cases() -> Iterator[tuple[str, dict[str, Any], float, Follow]]:
     yield from neighbours()
 
 
+def meetings(size: int) -> Callable[[int], list[list[int]]]:
+    """The groups of the four workers that meet at a step: as many as have a place, in an order that is drawn."""
+
+    def groups(step: int) -> list[list[int]]:
+        order = np.argsort(Draw(SEED, step, "model").integers(NUM_WORKERS), kind="stable").tolist()
+        return [order[first : first + size] for first in range(0, NUM_WORKERS, size)]
+
+    return groups
+
+
 def neighbours() -> Iterator[tuple[str, dict[str, Any], float, Follow]]:
     t = transcription
+    for interval, size, outer_lr, outer_momentum in (
+        (1, 2, 0.7, 0.5),
+        (5, 2, 0.7, 0.5),
+        (3, 3, 1.0, 0.0),
+        (4, 4, 0.5, 0.9),
+    ):
+        own = {"sync_interval": interval, "group_size": size, "outer_lr": outer_lr, "outer_momentum": outer_momentum}
+        yield "noloco", own, 0.9, by(t.noloco, interval, meetings(size), outer_lr, outer_momentum)
     for order, momentum, kind in itertools.product(ORDERS, (0.0, 0.9), WEIGHTS):
         if momentum or kind == "ring":
             topology, weights = WEIGHTS[kind]

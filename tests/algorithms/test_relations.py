@@ -219,6 +219,41 @@ BETWEEN: list[Relation] = [
         words=", but for what compressors draw",
     ),
     same(
+        "qsr",
+        "`alpha = 0`",
+        "local_sgd",
+        BIT,
+        [({"sync_interval": k, "alpha": 0.0}, {"sync_interval": k}) for k in (1, 4)],
+    ),
+    same(
+        "sparse_loco",
+        "`outer_lr = 1, error_decay = 1`",
+        "qsparse_local_sgd",
+        BIT,
+        [
+            (own | {"outer_lr": 1.0, "error_decay": 1.0}, own)
+            for own in ({"compressor": COMPRESSORS[key], "sync_interval": 4} for key in (*SOME, "chunks"))
+        ],
+    ),
+    same(
+        "sparse_loco",
+        "`compressor = Identity(), outer_lr = 1, error_decay = 1`",
+        "local_sgd",
+        ROUNDING,
+        [({"compressor": Identity(), "sync_interval": 4, "error_decay": 1.0}, {"sync_interval": 4})],
+    ),
+    same(
+        "noloco",
+        "`group_size` = all workers, `outer_momentum = 0`",
+        "diloco",
+        ROUNDING,
+        [
+            (meet | {"group_size": size, "outer_momentum": 0.0}, meet | {"outer_momentum": 0.0})
+            for meet, size in (({"sync_interval": 4, "outer_lr": 0.7}, 3), ({"sync_interval": 1, "outer_lr": 1.0}, 5))
+        ],
+        words=" with the same `outer_lr`, `outer_momentum = 0`",
+    ),
+    same(
         "cser",
         "`gradient_compressor = Zero()`",
         "cser_pl",

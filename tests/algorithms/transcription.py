@@ -165,6 +165,74 @@ def local_sgd(problem: Problem, num_steps: int, interval: int) -> Iterator[State
         yield x, []
 
 
+def qsr(problem: Problem, num_steps: int, base: int, alpha: float, rates: Callable[[int], float]) -> Iterator[State]:
+    """`rates(t)` is the first coordinate's learning rate at step t; the others' are in proportion."""
+    x, m = problem.everywhere(problem.start), problem.everywhere(0 * problem.start)
+    ends, before = [0], 0.0
+    for t in range(1, num_steps + 1):
+        if t == ends[-1] + 1:
+            rule = max(base, int(np.floor((alpha / rates(t)) ** 2)))
+            ends.append(ends[-1] + (base if rates(t) > before else rule))
+            before = rates(t)
+        x = x - rates(t) / problem.eta[0] * updates(problem, m, x, t)
+        if t == ends[-1]:
+            x = problem.everywhere(mean(x))
+        yield x, []
+
+
+def sparse_loco(
+    problem: Problem, num_steps: int, compress: Compress, interval: int, outer_lr: float, decay: float
+) -> Iterator[State]:
+    theta, e = problem.start.copy(), problem.everywhere(0 * problem.start)
+    x, m = problem.everywhere(theta), problem.everywhere(0 * problem.start)
+    for t in range(1, num_steps + 1):
+        x = x - updates(problem, m, x, t)
+        if t % interval == 0:
+            e = decay * e + (theta - x)
+            sent = compress(t, "model", e)
+            e = e - sent
+            theta = theta - outer_lr * mean(sent)
+            x = problem.everywhere(theta)
+        yield x, e
+
+
+def noloco(
+    problem: Problem,
+    num_steps: int,
+    interval: int,
+    groups: Callable[[int], list[list[int]]],
+    outer_lr: float,
+    outer_momentum: float,
+) -> Iterator[State]:
+    """As the release has it: in a group both the anchors and what they moved by are averaged."""
+    phi, delta = problem.everywhere(problem.start), problem.everywhere(0 * problem.start)
+    x, m, momentum = phi.copy(), 0 * phi, 0 * phi
+    for t in range(1, num_steps + 1):
+        x = x - updates(problem, m, x, t)
+        if t % interval == 0:
+            delta = x - phi
+            for group in groups(t):
+                mean_phi, mean_delta = mean(phi[group]), mean(delta[group])
+                for i in group:
+                    momentum[i] = outer_momentum * momentum[i] + outer_lr * mean_delta + outer_lr * (mean_phi - phi[i])
+                    phi[i] = phi[i] + momentum[i]
+            x = phi.copy()
+        yield x, []
+
+
+def averaged_moments(
+    problem: Problem, num_steps: int, periods: Sequence[int], moments: Sequence[Callable[[], Vectors]]
+) -> Iterator[State]:
+    """Local Adam, or DES-LOC: every K_x, K_u and K_v steps the workers' x, first and second moments are averaged."""
+    x = problem.everywhere(problem.start)
+    for t in range(1, num_steps + 1):
+        x = x - updates(problem, x, x, t)
+        for period, vectors in zip(periods, (x, *(moment() for moment in moments)), strict=True):
+            if t % period == 0:
+                vectors[:] = mean(vectors)
+        yield x.copy(), []
+
+
 def qsparse_local_sgd(
     problem: Problem, num_steps: int, compress: Compress, interval: int, keep_master: bool = False
 ) -> Iterator[State]:
@@ -437,3 +505,28 @@ def qsgd(levels: int, bucket: int, noise: Callable[[int, str, int], Array]) -> C
         return result
 
     return lambda step, purpose, v: np.array([one(vi, noise(step, purpose, i)) for i, vi in enumerate(v)])
+
+
+def chunk_top_k(kept: int, chunk: int, bits: int) -> Compress:
+    """Of each chunk the `kept` largest; together they fall into 2^bits bins, and become the means of their bins.
+
+    The bins are 6 sigma / 2^bits wide; number 2^bits / 2, counted from 0, has the mean of all in its middle. With 32
+    bits they stay what they are.
+    """
+    bins = 2**bits if bits < 32 else 0
+
+    def one(v: Array) -> Array:
+        chunks = [np.arange(start, min(start + chunk, len(v))) for start in range(0, len(v), chunk)]
+        sent = np.concatenate([each[np.argsort(-np.abs(v[each]), kind="stable")[:kept]] for each in chunks])
+        result = np.zeros_like(v)
+        if not bins or len(sent) == 1:
+            result[sent] = single(v[sent])
+            return result
+        values, middle = v[sent], np.mean(v[sent])
+        edges = middle + (np.arange(1, bins) - bins / 2 - 0.5) * 6 * np.std(values, ddof=1) / bins
+        number = np.searchsorted(edges, values, side="right")
+        for each in set(number.tolist()):
+            result[sent[number == each]] = single(np.mean(values[number == each], keepdims=True))
+        return result
+
+    return lambda step, purpose, v: np.array([one(vi) for vi in v])

@@ -14,6 +14,7 @@ import torch
 from algorithms import Purpose, SoloCollectives, Traffic
 from algorithms.registry import algorithms
 from algorithms.sgd import SGD
+from harness.plan.footprint import footprint_of
 from harness.records.store import Event, Failure, RunRecord, read_record, read_run
 from harness.spec import RunConfig
 from harness.tasks import blobs
@@ -90,6 +91,18 @@ def test_interrupted_after_the_checkpoint_but_before_the_score(
     broken = job_for(config, tmp_path / "broken")
     assert attempt_stacked(broken)
     assert comparable(broken.folder) == comparable(whole)
+
+
+def test_a_plan_knows_what_a_rule_of_the_learning_rate_will_send(tmp_path: Path) -> None:
+    """40 steps: warm-up to step 10, then a cosine; and the second half at its end, which is sent at another rate."""
+    config = small_config("qsr", {"sync_interval": 2, "alpha": 0.1})
+    slower = config.model_copy(update={"learning_rate": 0.025})
+    assert footprint_of(config).bits > footprint_of(slower).bits > 0
+    for each in (config, slower):
+        job = job_for(each, tmp_path)
+        assert attempt_stacked(job)
+        result = read_run(job.folder).result
+        assert result is not None and result.traffic["model"].bits == footprint_of(each).bits
 
 
 def test_training_learns(tmp_path: Path) -> None:

@@ -1,0 +1,100 @@
+"""NoLoCo: DiLoCo without an all-reduce: at each meeting workers talk in pairs that are drawn anew.
+
+Source: Kolehmainen et al., "NoLoCo: No-all-reduce low communication training method for large models", arXiv
+2506.10911, 2025; its release, gensyn-ai/noloco, `sparse_optimizer_c.py`.
+
+    x_i <- x_i - p_i                       (inner step; phi_i is worker i's anchor, Delta_i = x_i - phi_i)
+    every H steps, with the mean over a pair:
+        m_i   <- mu m_i + alpha mean(Delta) + alpha (mean(phi) - phi_i)
+        phi_i <- phi_i + m_i
+        x_i   <- phi_i
+
+The pair may be a group of any size G. What is left over where G does not divide n is a smaller group.
+As Delta + phi = x, the first line is m_i <- mu m_i + alpha (mean(x) - phi_i), and x_i alone is sent.
+
+Deviations: the release sends phi_i and Delta_i, twice as much, for the same numbers; its inner optimiser is
+local_step = "adamw". All workers must call a step together, though each waits for its own group alone.
+Cost: 32 d (G - 1) / H bits per step on average, one exchange with neighbours every H steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Unpack
+
+import numpy
+from torch.optim.optimizer import ParamsT
+
+from algorithms.core import Common, DistributedOptimizer, Layout, Purpose, Traffic, require_interval
+from algorithms.core.exchange import mix_dense
+from algorithms.core.settings import require_outer
+from algorithms.core.topology import Mixing
+
+
+class NoLoCo(DistributedOptimizer):
+    """NoLoCo.
+
+    Args:
+        sync_interval: H, in steps.
+        group_size: G, workers that meet; all of them if there are fewer.
+        outer_lr, outer_momentum: alpha, above 0, which no schedule changes, and mu, in [0, 1).
+        common: see `DistributedOptimizer`.
+    """
+
+    name = "noloco"
+    formula = "32 d / H"
+    no_compression: ClassVar = {"sync_interval": 1, "group_size": 1_000_000, "outer_lr": 1.0, "outer_momentum": 0.0}
+    tried_with: ClassVar = {"group_size": 2, "outer_lr": 0.7, "outer_momentum": 0.5}
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        sync_interval: int,
+        group_size: int = 2,
+        outer_lr: float = 0.7,
+        outer_momentum: float = 0.5,
+        **common: Unpack[Common],
+    ) -> None:
+        require_interval(self.name, "sync_interval", sync_interval)
+        require_interval(self.name, "group_size", group_size)
+        require_outer(self.name, outer_lr, outer_momentum)
+        super().__init__(params, **common)
+        self.sync_interval, self.group_size = sync_interval, group_size
+        self.outer_lr, self.outer_momentum = outer_lr, outer_momentum
+        self.phi = self.new_buffer("anchor", like=self.flat.parameters)
+        self.m = self.new_buffer("outer_momentum")
+
+    @classmethod
+    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
+        return {"sync_interval": ratio}
+
+    def expected_traffic(self, num_steps: int) -> Traffic:
+        num_messages = min(self.group_size, self.collectives.world_size) - 1
+        num_meetings = num_steps // self.sync_interval if num_messages else 0
+        bits = self.float_bits * self.flat.layout.numel * num_messages * num_meetings
+        traffic = Traffic()
+        traffic.add(Purpose.MODEL, bits, num_meetings, neighbour_bits=bits)
+        return traffic
+
+    def agree_after(self, num_steps: int) -> bool:
+        exact = num_steps == 0 or self.communication_dtype is None
+        meet = num_steps % self.sync_interval == 0 and self.group_size >= self.collectives.world_size
+        return self.collectives.world_size == 1 or (exact and meet)
+
+    def meeting(self, step: int) -> Mixing:
+        """Returns who talks to whom at this step, the same on all workers."""
+        n, size = self.collectives.world_size, self.group_size
+        order = numpy.argsort(self.draw(step, Purpose.MODEL).integers(n), kind="stable").tolist()
+        groups = [sorted(order[first : first + size]) for first in range(0, n, size)]
+        own = {rank: group for group in groups for rank in group}
+        return Mixing(tuple(tuple((j, 1 / len(own[i])) for j in own[i] if j != i) for i in range(n)))
+
+    def _update(self, step: int) -> None:
+        self.local_step_()
+        if step % self.sync_interval == 0:
+            x = self.flat.parameters
+            _, pull = mix_dense(x, self.meeting(step), Purpose.MODEL, self.collectives, self.communication_dtype)
+            # Each product is rounded before it is added, so that no bit depends on where a kernel's vectors begin.
+            self.m.mul_(self.outer_momentum).add_(pull.add_(x).sub_(self.phi).mul_(self.outer_lr))
+            self.phi.add_(self.m)
+            x.copy_(self.phi)
