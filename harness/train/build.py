@@ -96,8 +96,8 @@ def build_optimizer(
     except ValueError as error:
         raise SpecError(str(error)) from None
     if per_epoch := num_steps // config.num_epochs:
-        length = per_epoch, config.num_epochs
-        optimizer.schedule = lambda step: config.learning_rate * learning_rate_factor(config.schedule, step - 1, *length)
+        peak, length = config.learning_rate, (per_epoch, config.num_epochs)
+        optimizer.schedule = lambda step: peak * learning_rate_factor(config.schedule, step - 1, *length)
     return optimizer
 
 
