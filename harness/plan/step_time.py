@@ -15,9 +15,9 @@ from algorithms import SoloCollectives
 from harness.records.hardware import TrainingRate, training_rates
 from harness.spec import RunConfig
 from harness.tasks.task import find_task
-from harness.train.build import build_model
+from harness.train.build import build_model, trainable
 from harness.train.clock import seconds_to_idle
-from harness.train.trainee import Trainee, trainable
+from harness.train.local_workers import Trainee
 
 MAX_STEPS, MAX_SECONDS = 20, 1.0
 """Dry steps at the most."""

@@ -16,7 +16,7 @@ import torch
 
 from harness.spec import TaskSpec
 from harness.tasks import DataError
-from harness.tasks.pairs import NUM_SPECIAL, Encoded, PairSamples, PhoneErrors, Tokens, chosen_pairs, digest, shuffled
+from harness.tasks.pairs import NUM_SPECIAL, Encoded, PairSamples, PhoneErrors, chosen_pairs, digest, shuffled
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz'-."
 VOWELS = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW"
@@ -47,7 +47,7 @@ class CMUDict:
         words, sha256 = self._split(data)
         test, train = _encoded(words[: self.num_test]), _encoded(words[self.num_test :])
         pairs = chosen_pairs(train, test, spec, device)
-        return PairSamples(*pairs, PhoneErrors(), (letters_of, phones_of), self.input_shape[1], sha256)
+        return PairSamples(*pairs, PhoneErrors(), self.input_shape[1], sha256)
 
     def _split(self, data: Path | None) -> tuple[Words, str]:
         """All words, those of the test set first, and their digest.
@@ -94,19 +94,6 @@ def read_words(path: Path, longest: int) -> Words:
 def _encoded(words: Words) -> Encoded:
     sources, targets = ([[IDS[symbol] for symbol in side] for side in sides] for sides in zip(*words, strict=True))
     return list(sources), list(targets), [source[0] - NUM_SPECIAL for source in sources]
-
-
-def letters_of(tokens: Tokens) -> str:
-    return "".join(map(_symbol, tokens))
-
-
-def phones_of(tokens: Tokens) -> str:
-    return " ".join(map(_symbol, tokens))
-
-
-def _symbol(token: int) -> str:
-    """A model may answer with any token, so with one that means nothing too."""
-    return SYMBOLS[token - NUM_SPECIAL] if token >= NUM_SPECIAL else "?"
 
 
 TASK = CMUDict()

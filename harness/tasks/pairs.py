@@ -148,7 +148,6 @@ class PairSamples:
     Attributes:
         train, evaluation: the two splits.
         measure: what is made of decoded sentences.
-        text: a sentence of tokens as people read it; source first, then target.
         max_length: tokens, END included, that a model may answer with.
         sha256: of all pairs of both splits, in their order: runs with the same digest saw the same data.
         vocabulary_sha256: of the subwords, where the tokens are such.
@@ -157,7 +156,6 @@ class PairSamples:
     train: Pairs
     evaluation: Pairs
     measure: Measure
-    text: tuple[Callable[[Tokens], str], Callable[[Tokens], str]]
     max_length: int
     sha256: str
     vocabulary_sha256: str | None = None
@@ -235,7 +233,7 @@ class BleuAndChrf:
         from sacrebleu.metrics.bleu import BLEU
         from sacrebleu.metrics.chrf import CHRF
 
-        self._text = text
+        self.text = text
         # Sentences are passed to a corpus's score as if tokenised, which only silences a warning.
         self._metrics: dict[str, Any] = {"bleu": BLEU(force=True), "chrf": CHRF()}
         for metric in self._metrics.values():
@@ -244,7 +242,7 @@ class BleuAndChrf:
         self.num_sums = sum(self._lengths)
 
     def sums(self, predicted: Sequence[Tokens], expected: Sequence[Tokens]) -> list[float]:
-        texts = [[self._text(tokens) for tokens in sentences] for sentences in (predicted, expected)]
+        texts = [[self.text(tokens) for tokens in sentences] for sentences in (predicted, expected)]
         statistics = [self._statistics(name, *texts) for name in self._metrics]
         return [float(sum(column)) for metric in statistics for column in zip(*metric, strict=True)]
 

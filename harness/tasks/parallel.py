@@ -105,8 +105,7 @@ class ParallelText:
         encoded_train, encoded_test = _encoded(train, subwords), _encoded(test, subwords)
         _cut([encoded_train, encoded_test], self.positions - 1, self.max_cut)
         pairs = chosen_pairs(encoded_train, encoded_test, spec, device)
-        texts = (subwords.decode, subwords.decode)
-        return PairSamples(*pairs, BleuAndChrf(subwords.decode), texts, self.positions, sha256, subwords.sha256)
+        return PairSamples(*pairs, BleuAndChrf(subwords.decode), self.positions, sha256, subwords.sha256)
 
     def _read(self, data: Path | None) -> tuple[Splits, str]:
         """The pairs and their digest. Raises DataError where they are missing, damaged or other ones."""

@@ -30,7 +30,7 @@ class Reversal:
         train, test = self._made_up("train", self.num_train), self._made_up("test", self.num_test)
         sha256 = digest(_text(source) for source in (*test[0], *train[0]))
         pairs = chosen_pairs(train, test, spec, device)
-        return PairSamples(*pairs, PhoneErrors(), (_text, _text), self.input_shape[1], sha256)
+        return PairSamples(*pairs, PhoneErrors(), self.input_shape[1], sha256)
 
     def _made_up(self, split: str, count: int) -> Encoded:
         random = generator("reversal", split)

@@ -15,9 +15,10 @@ from harness.records.timings import Workload
 from harness.spec import Precision
 from harness.tasks.task import find_task
 from harness.timing.workloads import EMULATED, Gradients, gradients_of, problem_of, published, short_run, workload_of
+from harness.train.build import trainable
 from harness.train.clock import seconds_to_idle
+from harness.train.local_workers import random_batch
 from harness.train.precision import MixedPrecision
-from harness.train.trainee import random_batch, trainable
 
 Mark = Any
 """Seconds of the host's monotonic clock, or a CUDA event."""

@@ -20,8 +20,7 @@ from harness.models import NETWORKS
 from harness.seeds import derive_seed
 from harness.spec import ModelSpec, RunConfig, SpecError
 from harness.tasks.task import Task, find_task, split_sizes
-from harness.train.order import shard_size
-from harness.train.schedule import learning_rate_factor
+from harness.train.order import learning_rate_factor, shard_size
 
 
 def build_model(spec: ModelSpec, task: Task, seed: int, device: torch.device) -> nn.Module:
@@ -63,6 +62,29 @@ def format_of(model: nn.Module) -> MemoryFormat:
     """The format that a model is in."""
     images = [parameter for parameter in model.parameters() if parameter.dim() == 4]
     return "contiguous" if all(parameter.is_contiguous() for parameter in images) else "channels_last"
+
+
+def use_device(device: str) -> None:
+    """Make a GPU this thread's own, and fp32 on it fp32, where cuDNN would round to 10 bits (TF32).
+
+    Batches of a run are of one shape, so cuDNN may try its algorithms on it once and keep the fastest.
+    """
+    if device != "cpu":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.benchmark = True
+
+
+def trainable(config: RunConfig, device: torch.device) -> nn.Module:
+    """The run's model as training has it on the device: its numbers in the format that is chosen there.
+
+    Raises:
+        SpecError: unknown model or options.
+    """
+    use_device(str(device))
+    model = build_model(config.model, find_task(config.task.name), config.seed, device)
+    lay_out(model, methods()[config.algorithm].needs_contiguous)
+    return model
 
 
 def build_optimizer(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from algorithms import Collectives, DistributedOptimizer, Purpose
 from harness.spec import RunConfig
@@ -69,8 +72,9 @@ def evaluate(
     own = optimizer.flat.parameters.clone()
 
     def scores_now() -> list[Tensor]:
-        pairs = zip(models, shares, strict=True)
-        return [_score(*pair, precision, samples, config.evaluation.beam) for pair in pairs]
+        with scoring(models):
+            pairs = zip(models, shares, strict=True)
+            return [_score(*pair, precision, samples, config.evaluation.beam) for pair in pairs]
 
     with optimizer.consensus(), _batch_norm(config, models, precision, samples, collectives, num_train):
         squares = _squares(own - optimizer.flat.parameters)
@@ -113,9 +117,21 @@ def worker_accuracies(
     Sentences are decoded greedily here, whatever the number of beams.
     """
     every = torch.arange(num_evaluation)
-    correct = torch.stack([_score(model, every, precision, samples)[:1] for model in models])
+    with scoring(models):
+        correct = torch.stack([_score(model, every, precision, samples)[:1] for model in models])
     num_labels = num_evaluation * labels_per_sample(samples)
     return [float(row) / num_labels for row in collectives.all_gather(correct, Purpose.CONTROL).view(-1)]
+
+
+@contextmanager
+def scoring(models: Sequence[nn.Module]) -> Iterator[None]:
+    """Inside, models are in their mode for evaluation; afterwards in the one before."""
+    modes = [model.training for model in models]
+    for model in models:
+        model.eval()
+    yield
+    for model, mode in zip(models, modes, strict=True):
+        model.train(mode)
 
 
 def _squares(vectors: Tensor) -> list[Tensor]:
@@ -129,8 +145,6 @@ def _score(
     """One model on these samples: correct answers, samples, summed loss, and of text more; float64, one dimension."""
     if isinstance(samples, PairSamples):
         return translation_sums(model, indices, precision, samples, num_beams)
-    was_training = model.training
-    model.eval()
     # On the model's device throughout, since a look from the CPU would wait for every batch.
     totals = torch.zeros(3, dtype=torch.float64, device=next(model.parameters()).device)
     for inputs, labels in samples.evaluation_batches(indices):
@@ -138,7 +152,6 @@ def _score(
         correct = (outputs.argmax(dim=1) == labels).sum().double()
         loss = nn.functional.cross_entropy(outputs, labels, reduction="sum").double()
         totals += torch.stack([correct, torch.full_like(correct, labels.numel()), loss])
-    model.train(was_training)
     return totals
 
 
@@ -152,7 +165,7 @@ def _batch_norm(
     num_train: int,
 ) -> Iterator[None]:
     """Inside, batch norm's running statistics follow the policy; afterwards they are the worker's own again."""
-    layers = [_batch_norm_layers(model) for model in models]
+    layers = [[each for each in model.modules() if isinstance(each, _BatchNorm)] for model in models]
     statistics = [
         [buffer for layer in own for buffer in (layer.running_mean, layer.running_var) if buffer is not None]
         for own in layers
@@ -160,47 +173,36 @@ def _batch_norm(
     if not statistics[0] or config.evaluation.batch_norm == "local":
         yield
         return
-    kept = [[buffer.clone() for buffer in _buffers(own)] for own in layers]
+    kept = [[copy.deepcopy(layer.state_dict()) for layer in own] for own in layers]
     if config.evaluation.batch_norm == "recalibrate":
         for rank, model, own in zip(collectives.own_ranks, models, layers, strict=True):
-            _recalibrate(config, model, own, precision, samples, rank, collectives.world_size, num_train)
+            _recalibrate(config, model, own, precision, samples, rank, num_train)
     flat = torch.stack([torch.cat([buffer.view(-1) for buffer in own]) for own in statistics])
     collectives.all_reduce_mean_(flat, Purpose.EVALUATION)
     for own_statistics, mean in zip(statistics, flat, strict=True):
-        parts = torch.split(mean, [buffer.numel() for buffer in own_statistics])
-        for buffer, part in zip(own_statistics, parts, strict=True):
+        for buffer, part in zip(own_statistics, mean.split([each.numel() for each in own_statistics]), strict=True):
             buffer.copy_(part.view_as(buffer))
     try:
         yield
     finally:
-        for own, values in zip(layers, kept, strict=True):
-            for buffer, value in zip(_buffers(own), values, strict=True):
-                buffer.copy_(value)
-
-
-def _batch_norm_layers(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-
-
-def _buffers(layers: Sequence[nn.Module]) -> list[Tensor]:
-    """All buffers of these layers, the counters of batches included."""
-    return [buffer for layer in layers for buffer in layer.buffers()]
+        for layer, state in zip(chain(*layers), chain(*kept), strict=True):
+            layer.load_state_dict(state)
 
 
 def _recalibrate(
     config: RunConfig,
     model: nn.Module,
-    layers: list[nn.modules.batchnorm._BatchNorm],
+    layers: list[_BatchNorm],
     precision: MixedPrecision,
     samples: Samples,
     rank: int,
-    num_workers: int,
     num_train: int,
 ) -> None:
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
-    indices = worker_batches(config.seed, num_train, rank, num_workers, config.batch_size, range(RECALIBRATION_STEPS))
+    sizes = config.num_workers, config.batch_size
+    indices = worker_batches(config.seed, num_train, rank, *sizes, range(RECALIBRATION_STEPS))
     for number, (inputs, _) in enumerate(samples.training_batches(indices, config.seed, rank, 0), 1):
         for layer in layers:
             # The mean of all batches. PyTorch's momentum of None is the same, but asks the GPU for the number.

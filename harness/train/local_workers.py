@@ -1,4 +1,7 @@
-"""The workers at this end: one in a process of its own, or all of a run as rows of the same tensors."""
+"""The workers at this end: one in a process of its own, or all of a run as rows of the same tensors.
+
+A `Trainee` has random batches: it is what is timed, estimated and checked where no data set is wanted.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ from torch.nn import functional
 
 from algorithms import Collectives, DistributedOptimizer, StackedCollectives
 from harness.spec import RunConfig
-from harness.train.build import build_optimizer
+from harness.tasks.pairs import NUM_SPECIAL
+from harness.tasks.task import Task, find_task
+from harness.train.build import build_optimizer, module_to_train
+from harness.train.precision import MixedPrecision
 
 
 def local_workers(
@@ -101,3 +107,54 @@ def _of_mean_loss(scores: Tensor, labels: Tensor, batch: int) -> Tensor:
     """Gradient of the mean cross-entropy of `batch` samples by the outputs whose log-softmax is `scores`."""
     of_scores = torch.zeros_like(scores).scatter_(1, labels.unsqueeze(1), -1 / batch)
     return torch.ops.aten._log_softmax_backward_data(of_scores, scores, 1, scores.dtype)  # type: ignore[no-any-return]
+
+
+def random_batch(task: Task, batch_size: int, generator: torch.Generator, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Standard normal images of the task's shape, of the type and on the device of `like`, and labels for them.
+
+    They are drawn on the CPU, so they are the same on every device. Of a text task they are windows, or pairs of full
+    length, as `harness.tasks.pairs.Pairs.batch` gives them.
+    """
+    if len(task.input_shape) == 1:
+        windows = (batch_size, task.input_shape[0] + 1)
+        symbols = torch.randint(task.num_classes, windows, generator=generator).to(like.device)
+        return symbols[:, :-1], symbols[:, 1:]
+    if len(task.input_shape) == 2:
+        shape = (batch_size, 2, task.input_shape[1] + 1)
+        tokens = torch.randint(NUM_SPECIAL, task.num_classes, shape, generator=generator).to(like.device)
+        return tokens[:, :, :-1], tokens[:, 1, 1:]
+    inputs = torch.randn((batch_size, *task.input_shape), generator=generator).to(like)
+    labels = torch.randint(task.num_classes, (batch_size,), generator=generator).to(like.device)
+    return inputs, labels
+
+
+class Trainee:
+    """The workers at this end, one or all of them stacked, with random batches of their own.
+
+    Args:
+        config: names the method, its settings, batch size and precision.
+        model: is trained, or copied where workers are stacked; floating, on the device to train on.
+        num_batches: of each worker, that steps go through in turn.
+    """
+
+    def __init__(self, config: RunConfig, model: nn.Module, collectives: Collectives, num_batches: int = 1) -> None:
+        self.models, self.optimizer = local_workers(config, model, collectives, num_steps=0)
+        self._trained = [module_to_train(self.optimizer, each) for each in self.models]
+        like = self.optimizer.flat.parameters
+        self.precision = MixedPrecision(config.precision, like.device, config.label_smoothing)
+        task, draws = find_task(config.task.name), [torch.Generator().manual_seed(r) for r in collectives.own_ranks]
+        self.batches = [
+            [random_batch(task, config.batch_size, each, like) for each in draws] for _ in range(num_batches)
+        ]
+        """Each worker's batches, turn by turn."""
+        self._next = 0
+
+    def step(self) -> Tensor:
+        """Train once, each worker on its next batch; the workers' losses before, of shape (local workers,)."""
+        batches = self.batches[self._next]
+        self._next = (self._next + 1) % len(self.batches)
+        self.optimizer.zero_grad()
+        each = zip(self._trained, batches, strict=True)
+        losses = torch.stack([self.precision.both_passes(model, *batch) for model, batch in each])
+        self.precision.step(self.optimizer)
+        return losses

@@ -34,36 +34,36 @@ class Monitor:
 
     def after_step(self, scored: bool) -> None:
         """Look, where it is time or the average is about to be scored; else ask at times whether to stop."""
-        if scored or self._training.step % CHECK_EVERY == 0:
-            self._look()
-        elif self._work.stop_requested is not None and self._training.step % self._ask_every == 0:
-            self._agree_to_stop()
+        training, work = self._training, self._work
+        saves = False
+        if scored or training.step % CHECK_EVERY == 0:
+            saves = self._look()
+        elif work.stop_requested is not None and training.step % self._ask_every == 0:
+            alone = isinstance(work.collectives, StackedCollectives)
+            self._stopping = self._wants_stop() if alone else self._total([self._wants_stop()]).item() > 0
+        else:
+            return
+        self._save_due = (saves or self._stopping) and training.step < training.num_steps
+        recorder = work.recorder
+        if recorder is not None and (recorder.heartbeat_is_due() or training.step == training.num_steps):
+            recorder.heartbeat(self._heartbeat(recorder))
 
-    def _look(self) -> None:
-        """Look at the mean loss over workers: all of them find divergence, and mean to save, at the same step."""
+    def _look(self) -> bool:
+        """Look at the mean loss over workers, and whether one of them is to stop; whether one means to save."""
         training, collectives, now = self._training, self._work.collectives, time.monotonic()
         every = self._work.checkpoints.every_seconds
         wants_checkpoint = self._work.recorder is not None and now - self._saved >= every
         step_seconds = (now - self._looked) / (training.step - self._looked_at_step)
         self._looked, self._looked_at_step = now, training.step
-        totals = self._total([wants_checkpoint, self._wants_stop(), step_seconds], training.losses)
-        loss = (totals[0] / totals[1]).item()
-        savers, stoppers, seconds = totals[2:].tolist()
-        training.train_loss = loss
-        if not math.isfinite(loss):
+        totals = self._total([wants_checkpoint, self._wants_stop(), step_seconds], training.losses).tolist()
+        loss_sum, num_losses, savers, stoppers, seconds = totals
+        training.train_loss = loss_sum / num_losses if num_losses else math.nan
+        if not math.isfinite(training.train_loss):
             training.diverged_at = training.step
         self._stopping = stoppers > 0
-        self._save_due = (savers > 0 or self._stopping) and training.step < training.num_steps
         if not isinstance(collectives, StackedCollectives):  # whose workers are asked as one, for nothing
             self._ask_every = max(1, min(CHECK_EVERY, int(STOP_SECONDS * collectives.world_size / seconds)))
-        self._beat_if_due()
-
-    def _agree_to_stop(self) -> None:
-        """Between two looks: stop at this step if one of the workers must."""
-        stacked = isinstance(self._work.collectives, StackedCollectives)
-        self._stopping = self._wants_stop() if stacked else self._total([self._wants_stop()]).item() > 0
-        self._save_due = self._stopping and self._training.step < self._training.num_steps
-        self._beat_if_due()
+        return bool(savers > 0)
 
     def _total(self, values: list[float], before: Tensor | None = None) -> Tensor:
         """Sums over all workers of what each has `before`, and of these values, float64."""
@@ -93,11 +93,6 @@ class Monitor:
         self._saved = time.monotonic()
         if self._stopping:
             raise Preempted(f"asked to stop; saved at step {training.step} of {training.num_steps}")
-
-    def _beat_if_due(self) -> None:
-        recorder, training = self._work.recorder, self._training
-        if recorder is not None and (recorder.heartbeat_is_due() or training.step == training.num_steps):
-            recorder.heartbeat(self._heartbeat(recorder))
 
     def _heartbeat(self, recorder: Recorder) -> Heartbeat:
         training, config = self._training, self._work.config

@@ -1,10 +1,12 @@
-"""Which samples each worker sees at which step: a stateless function of the seed, so resuming needs no position.
+"""What each step has: the samples of each worker, the learning rate, and whether the average is scored after it.
 
-Samples are shuffled over all workers, or each worker has a fixed shard, alike or not.
+All of it is a stateless function of seed and step, so resuming needs no position. Samples are shuffled over all
+workers, or each worker has a fixed shard, alike or not.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor
 
 from harness.seeds import derive_seed, generator
-from harness.spec import PartitionSpec
+from harness.spec import PartitionSpec, RunConfig, ScheduleSpec
 
 Labels = npt.NDArray[numpy.int64]
 
@@ -145,3 +147,35 @@ def token_weights(
     for step in zip(*batches, strict=True):
         counts = num_tokens[torch.stack(step)].sum(1).tolist()
         yield [len(counts) * counts[rank] / sum(counts) for rank in ranks]
+
+
+def learning_rate_factor(schedule: ScheduleSpec, step: int, steps_per_epoch: int, num_epochs: int) -> float:
+    """What the peak learning rate is multiplied with at `step`, counted from 0.
+
+    Linear warm-up from 0, at the step's end, so that the first step is not lost; then 1, or 1/2 (1 + cos(pi t)) with t
+    the share of the steps after the warm-up that are done, or `factor` for each milestone that has passed, or the root
+    of the warm-up's share of what is done.
+    """
+    epoch = step / steps_per_epoch
+    warmup_epochs = schedule.warmup_epochs + schedule.warmup_share * num_epochs
+    if epoch < warmup_epochs:
+        done = math.floor(epoch) + 1 if schedule.staircase_warmup else (step + 1) / steps_per_epoch
+        return min(1.0, done / warmup_epochs) * _milestones(schedule, epoch)
+    if schedule.kind == "cosine":
+        share = (epoch - warmup_epochs) / (num_epochs - warmup_epochs)
+        return 0.5 * (1 + math.cos(math.pi * share))
+    if schedule.kind == "inverse_sqrt":
+        return math.sqrt(warmup_epochs / epoch)
+    return _milestones(schedule, epoch)
+
+
+def _milestones(schedule: ScheduleSpec, epoch: float) -> float:
+    if schedule.kind != "milestones":
+        return 1.0
+    return schedule.factor ** sum(1 for milestone in schedule.milestones if epoch >= milestone)
+
+
+def evaluation_steps(config: RunConfig, per_epoch: int) -> set[int]:
+    """The steps, counted from 1, after which the average is scored; the last one is always among them."""
+    scores = config.evaluation.num_scores or config.evaluation.per_epoch * config.num_epochs
+    return {round(number * per_epoch * config.num_epochs / scores) for number in range(1, scores + 1)} - {0}

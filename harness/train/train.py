@@ -11,14 +11,13 @@ from torch import Tensor
 
 from harness.records import store
 from harness.records.recorder import Recorder
-from harness.records.store import Event, Result, TrafficEntry, Translation
+from harness.records.store import Event, Result, TrafficEntry
 from harness.tasks.pairs import PairSamples
 from harness.train import checkpoint
 from harness.train.evaluate import Score, evaluate, worker_accuracies
 from harness.train.monitor import Monitor
-from harness.train.schedule import evaluation_steps
+from harness.train.order import evaluation_steps
 from harness.train.training import Training, Work
-from harness.train.translation import example_translations
 
 
 def train(work: Work) -> None:
@@ -98,20 +97,15 @@ def record_result(training: Training) -> None:
         )
     with optimizer.consensus():
         digest = parameters_sha256(optimizer.flat.parameters[0])
-        examples = example_translations(
-            training.models[0], training.precision, work.samples, work.config.evaluation.beam
-        )
     training.clock.switch("evaluate")
     own = worker_accuracies(training.models, training.precision, collectives, work.samples, training.num_evaluation)
     training.clock.switch("compute")
     if work.recorder is not None:
-        work.recorder.finish(_result(training, work.recorder, digest, own, examples))
+        work.recorder.finish(_result(training, work.recorder, digest, own))
         checkpoint.discard(work.checkpoints.folder)
 
 
-def _result(
-    training: Training, recorder: Recorder, digest: str, own: list[float], examples: list[Translation] | None
-) -> Result:
+def _result(training: Training, recorder: Recorder, digest: str, own: list[float]) -> Result:
     score = training.score if training.diverged_at is None else None
     samples, traffic, optimizer = training.work.samples, training.work.collectives.traffic, training.optimizer
     expected, numel = optimizer.expected_traffic(optimizer.num_steps), optimizer.flat.layout.numel
@@ -132,7 +126,6 @@ def _result(
         parameters_sha256=digest,
         class_counts=training.class_counts,
         worker_accuracy=own if score else None,
-        translations=examples if score else None,
         data_sha256=getattr(samples, "sha256", None),
         vocabulary_sha256=getattr(samples, "vocabulary_sha256", None),
         signatures=(samples.measure.signatures() or None) if isinstance(samples, PairSamples) else None,

@@ -20,10 +20,9 @@ from harness.train.checkpoint import CheckpointError
 from harness.train.clock import Clock
 from harness.train.evaluate import Score
 from harness.train.local_workers import batched_backward, local_workers
-from harness.train.order import class_counts, token_weights, worker_batches, worker_shards
+from harness.train.order import class_counts, learning_rate_factor, token_weights, worker_batches, worker_shards
 from harness.train.precision import MixedPrecision
 from harness.train.restart import restart_if_due
-from harness.train.schedule import learning_rate_factor
 
 
 class Preempted(RuntimeError):

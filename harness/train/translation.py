@@ -7,12 +7,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from harness.records.store import Translation
 from harness.tasks.pairs import BEGIN, END, PAD, PairSamples, plain
-from harness.tasks.task import Samples
 from harness.train.precision import MixedPrecision
 
-NUM_EXAMPLES = 3
 LENGTH_POWER = 1.0
 """Beams are compared by their log-probability over their length to this power."""
 
@@ -25,10 +22,11 @@ class Translator(Protocol):
     def next_scores(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]: ...
 
 
-def decode(model: Translator, source: Tensor, max_length: int, num_beams: int) -> list[list[int]]:
-    """Answers to sources of shape (batch, length), with END where one came within `max_length` tokens."""
-    tokens = greedy(model, source, max_length) if num_beams == 1 else beam(model, source, max_length, num_beams)
-    return tokens.tolist()
+def answers(model: Any, source: Tensor, precision: MixedPrecision, max_length: int, num_beams: int) -> list[list[int]]:
+    """What a `Translator` says to sources of shape (batch, length), without END."""
+    with precision.autocast():
+        tokens = greedy(model, source, max_length) if num_beams == 1 else beam(model, source, max_length, num_beams)
+    return [plain(row) for row in tokens.tolist()]
 
 
 def greedy(model: Translator, source: Tensor, max_length: int) -> Tensor:
@@ -81,50 +79,21 @@ def translation_sums(
 ) -> Tensor:
     """Sentences answered word for word, sentences, summed loss of tokens, tokens, and the sums of the measure.
 
+    Args:
+        model: in its mode for evaluation.
+
     Returns:
         float64 of shape (4 + samples.measure.num_sums,), on the model's device.
     """
-    was_training = model.training
-    model.eval()
     totals = torch.zeros(4 + samples.measure.num_sums, dtype=torch.float64)
     for index in samples.parts(indices):
         inputs, labels = samples.evaluation.batch(index)
         outputs = precision.outputs(model, inputs)
         loss = nn.functional.cross_entropy(outputs, labels, reduction="sum").item()
-        said = _answers(model, inputs[:, 0], precision, samples, num_beams)
+        said = answers(model, inputs[:, 0], precision, samples.max_length, num_beams)
         expected = samples.evaluation.target.sequences(index)
         correct = sum(map(list.__eq__, said, expected))
         tokens = int(samples.evaluation.num_tokens[index].sum())
         sums = [correct, len(said), loss, tokens, *samples.measure.sums(said, expected)]
         totals += torch.tensor(sums, dtype=torch.float64)
-    model.train(was_training)
     return totals.to(next(model.parameters()).device)
-
-
-def _answers(
-    model: nn.Module, source: Tensor, precision: MixedPrecision, samples: PairSamples, num_beams: int
-) -> list[list[int]]:
-    with precision.autocast():
-        return [plain(row) for row in decode(model, source, samples.max_length, num_beams)]  # type: ignore[arg-type]
-
-
-@torch.no_grad()
-def example_translations(
-    model: nn.Module, precision: MixedPrecision, samples: Samples, num_beams: int
-) -> list[Translation] | None:
-    """Some sentences spread evenly over the evaluated split, which is in the order of their length; None of images."""
-    if not isinstance(samples, PairSamples):
-        return None
-    count = len(samples.evaluation.groups)
-    index = torch.arange(1, NUM_EXAMPLES + 1) * count // (NUM_EXAMPLES + 1)
-    was_training = model.training
-    model.eval()
-    said = _answers(model, samples.evaluation.batch(index)[0][:, 0], precision, samples, num_beams)
-    model.train(was_training)
-    pairs = samples.evaluation
-    texts = zip(pairs.source.sequences(index), pairs.target.sequences(index), said, strict=True)
-    source_text, target_text = samples.text
-    return [
-        Translation(source=source_text(source), expected=target_text(expected), said=target_text(own))
-        for source, expected, own in texts
-    ]

@@ -20,9 +20,8 @@ from harness.records.state import is_done
 from harness.records.store import VERSION, Attempt, RunFile
 from harness.tasks.task import Samples, find_task
 from harness.train import checkpoint
-from harness.train.build import MemoryFormat, build_model, format_of, lay_out
+from harness.train.build import MemoryFormat, build_model, format_of, lay_out, use_device
 from harness.train.train import train
-from harness.train.trainee import use_device
 from harness.train.training import Checkpoints, Preempted, Work
 from harness.workers.failures import failure_kind, sentence
 from harness.workers.preload import load_samples

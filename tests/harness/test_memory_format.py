@@ -13,7 +13,6 @@ from algorithms import SoloCollectives
 from harness.records.store import Failure, read_record, read_run
 from harness.tasks import blobs
 from harness.train.build import build_optimizer, format_of, lay_out
-from harness.train.trainee import use_device
 from harness.workers import attempt
 from harness.workers.attempt import attempt_stacked
 from tests.harness.support import CSER, DoctoredBlobs, job_for, small_config
@@ -91,16 +90,3 @@ def test_a_run_says_its_format_and_goes_on_in_no_other(tmp_path: Path, monkeypat
         ("channels_last", 0),
         ("channels_last", 25),
     ]
-
-
-def test_cudnn_tries_its_algorithms_on_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-    before = torch.backends.cudnn.benchmark
-    try:
-        torch.backends.cudnn.benchmark = False
-        use_device("cpu")
-        assert not torch.backends.cudnn.benchmark
-        use_device("cuda:0")
-        assert torch.backends.cudnn.benchmark and not torch.backends.cudnn.allow_tf32
-    finally:
-        torch.backends.cudnn.benchmark = before

@@ -15,8 +15,7 @@ from algorithms.registry import algorithms, compressors, settings
 from harness.spec import ModelSpec
 from harness.tasks.task import find_task
 from harness.train.build import build_model
-from harness.train.local_workers import batched_backward, local_workers
-from harness.train.trainee import random_batch
+from harness.train.local_workers import batched_backward, local_workers, random_batch
 from harness.workers.attempt import attempt_stacked
 from tests.harness.support import Table, attempt_in_threads, comparable, job_for, settings_of, small_config
 
@@ -42,7 +41,9 @@ def takes(name: str, table: dict[str, Any]) -> bool:
     return bool(wanted) and all(issubclass(compressors()[table["kind"]], kind) for kind in wanted)
 
 
-CASES = [(name, key) for name in algorithms() for key in TABLES if key == "block" or takes(name, TABLES[key])]
+FIRST = {key: next(name for name in algorithms() if takes(name, TABLES[key])) for key in TABLES}
+CASES = [(name, "block") for name in algorithms()] + [(name, key) for key, name in FIRST.items() if key != "block"]
+"""Each method, and each compressor with one that takes it."""
 
 
 def test_batched_passes_give_each_workers_gradients_up_to_rounding() -> None:

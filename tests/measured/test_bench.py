@@ -28,8 +28,8 @@ from harness.spec import ModelSpec, PartitionSpec, RunConfig, run_id
 from harness.tasks.task import Samples, find_task
 from harness.timing.workloads import FASHION_MNIST
 from harness.train.build import build_model, table_at_ratio
+from harness.train.local_workers import Trainee
 from harness.train.train import train
-from harness.train.trainee import Trainee
 from harness.train.training import Work
 from harness.workers.attempt import Job, num_cores, prepare_thread
 from harness.workers.preload import load_samples

@@ -23,8 +23,9 @@ from harness.spec import Precision
 from harness.spec_file import find_spec, load_spec
 from harness.tasks.augment import CroppedSamples
 from harness.timing.workloads import Problem, short_run
+from harness.train.build import trainable
 from harness.train.clock import seconds_to_idle
-from harness.train.trainee import Trainee, trainable
+from harness.train.local_workers import Trainee
 from tests.measured import methods
 from tests.measured.scale import TINY, Scale, config_of, on_processes
 
