@@ -14,13 +14,8 @@ from harness.workers.process_group import joined
 from tests.harness.support import DoctoredBlobs, Table
 
 WORLD_SIZE = 3
-CASES: dict[str, Table] = {
-    "sgd": {},
-    "ddp": {},
-    "ddp_fp16": {},
-    "ddp_powersgd": {"rank": 1},
-}
-STOPS = {"ddp": [4, 20], "ddp_fp16": [20], "ddp_powersgd": [20]}
+CASES: dict[str, Table] = {"sgd": {}, "ddp": {}, "ddp_fp16": {}, "ddp_powersgd": {"rank": 1}}
+STOPS = {"ddp": [4, 20], "ddp_powersgd": [20]}
 """Steps, counted from 0, before which attempts end; the checkpoint is of step 13."""
 
 

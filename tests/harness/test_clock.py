@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from algorithms import Purpose, SoloCollectives
-from algorithms.core.traffic import Elapsed, Mark, mark
+from algorithms.core.traffic import Mark, mark
 from harness.train.clock import Clock
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -74,44 +74,22 @@ class OnGPU(SoloCollectives):
         return mark(GPU)
 
 
-def reach(events: list[Event], *times: float) -> None:
-    """The GPU comes to the next events at these times."""
-    waiting = [event for event in events if event.at is None]
-    for event, time in zip(waiting, times, strict=False):
-        event.at = time
-
-
-def told(clock: Clock, collectives: SoloCollectives) -> None:
-    """A step, as the host tells the GPU of it."""
-    clock.switch("data")
-    clock.switch("compute")
-    collectives.all_reduce_sum_(torch.zeros(1), Purpose.GRADIENT)
-
-
 def test_a_gpus_times_are_its_own_and_nobody_waits_for_them(recorded: list[Event]) -> None:
     collectives = OnGPU()
     clock = Clock(collectives, GPU, {"communicate": 100.0})
-    told(clock, collectives)
-    told(clock, collectives)
+    for _ in range(2):  # steps, as the host tells the GPU of them
+        clock.switch("data")
+        clock.switch("compute")
+        collectives.all_reduce_sum_(torch.zeros(1), Purpose.GRADIENT)
     clock.switch("evaluate")  # so far the GPU has come to nothing, and no one has asked it
     assert len(recorded) == 1 + 2 * 4 + 1
     # It starts at 10 s. In the first step it waits 3 s for data, computes for 1 s, and waits 4 s for the others.
-    reach(recorded, 10.0, 10.0, 13.0, 14.0, 18.0)
+    times = [10.0, 10.0, 13.0, 14.0, 18.0]
     # In the second none for data, 2 s, 1 s, and half a second for the rest.
-    reach(recorded, 18.0, 18.0, 20.0, 21.0, 21.5)
+    times += [18.0, 18.0, 20.0, 21.0, 21.5]
+    for event, time in zip(recorded, times, strict=True):
+        event.at = time
     seconds = clock.seconds
     expected = {"data": 3.0, "compute": 3.5, "communicate": 105.0, "evaluate": 0.0, "checkpoint": 0.0}
     assert seconds == pytest.approx(expected)
     assert clock.wall_seconds == pytest.approx(100.0 + 21.5 - 10.0)
-
-
-def test_times_are_read_as_they_come_in_and_whoever_asks_for_them_waits(
-    recorded: list[Event], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    elapsed = Elapsed()
-    for step in range(100):
-        elapsed.add("work", mark(GPU), mark(GPU))
-        reach(recorded[:-2], *[float(step)] * 2)  # the GPU is one step behind
-    assert len(elapsed._on) <= 2  # they do not pile up
-    monkeypatch.setattr(Event, "synchronize", lambda event: reach(recorded, 100.0, 103.0))
-    assert elapsed.seconds()["work"] == pytest.approx(3.0)

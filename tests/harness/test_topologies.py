@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 
 from harness.__main__ import main
-from harness.plan.plan import Plan, make_plan
 from harness.records.store import read_run
-from harness.spec_file import load_spec
 from harness.workers.attempt import attempt_stacked
 from tests.harness.support import (
     BLOCK,
@@ -25,8 +23,6 @@ from tests.harness.support import (
 )
 from tests.harness.test_regime_plans import RING, foreseen
 
-PATH_OF_FOUR = "3/4 1/4 0 0\n1/4 1/2 1/4 0\n0 1/4 1/2 1/4\n0 0 1/4 3/4\n"
-"""Workers in a row, of which those between two others have the most neighbours."""
 DPSGD = {"topology": "ring", "order": "adapt_then_combine"}
 SIGN = (8 * 93 + 32) / (32 * 742)
 """A message of signs, in models."""
@@ -60,10 +56,6 @@ def spec_with(topology: Any, num_workers: int = 4, algorithm: str = "dpsgd", **m
     return spec | {"training": spec["training"] | {"num_workers": num_workers}}
 
 
-def planned(folder: Path, spec: Table) -> Plan:
-    return make_plan(load_spec(write_spec(folder, spec)), folder)
-
-
 @pytest.mark.parametrize(
     ("topology", "sentence"),
     [
@@ -80,17 +72,9 @@ def test_a_plan_prints_the_gap_and_the_bits(
     assert sentence in capsys.readouterr().out
 
 
-def test_a_row_without_a_topology_has_no_gap(tmp_path: Path) -> None:
-    plan = planned(tmp_path, small_spec())
-    assert {row.spectral_gap for row in plan.experiment.rows} == {None}
-    (row,) = planned(tmp_path, spec_with("ring")).experiment.rows
-    assert row.spectral_gap == pytest.approx(2 / 3)
-
-
 REFUSED: dict[str, tuple[Table, str]] = {
     "not a power of two": (spec_with("one_peer", 3), "one_peer needs a power of two of workers, not 3"),
     "unknown": (spec_with("torus"), "dpsgd: topology: unknown topology 'torus'; it must be one of ring, exponential"),
-    "no name": (spec_with(3), "dpsgd: topology: unknown topology 3"),
     "changes": (
         spec_with("one_peer", 4, "choco_sgd", compressor=BLOCK, gamma=0.5), "needs the same neighbours in each step"
     ),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from algorithms import Purpose, SoloCollectives, Traffic
+from algorithms import Purpose, SoloCollectives
 from algorithms.registry import algorithms
 from algorithms.sgd import SGD
 from harness.plan.footprint import footprint_of
@@ -112,8 +112,12 @@ def test_training_learns(tmp_path: Path) -> None:
     assert [event.step for event in record.events] == [20, 40, 60, 80, 100, 120]
     assert record.events[-1].train_loss < record.events[0].train_loss
     # Ten classes: chance is 0.1.
-    assert record.result is not None and record.result.test_accuracy is not None
-    assert record.result.test_accuracy > 0.5
+    assert record.result is not None and (record.result.test_accuracy or 0) > 0.5
+    seconds = record.result.clock_seconds
+    assert set(seconds) == set(PHASES) and all(value > 0 for value in seconds.values())
+    assert sum(seconds.values()) == pytest.approx(record.result.wall_seconds, rel=1e-9)
+    walls = [event.wall_seconds for event in record.events]
+    assert walls == sorted(walls) and walls[-1] <= record.result.wall_seconds
 
 
 def test_result_is_the_last_event(tmp_path: Path) -> None:
@@ -141,7 +145,7 @@ def test_result_is_the_last_event(tmp_path: Path) -> None:
     assert record.run.config == small_config("cser", CSER).model_dump(mode="json")
 
 
-def test_training_loss_is_the_mean_over_workers_and_steps_since_the_last_score(
+def test_recorded_loss_is_the_mean_over_workers_and_steps_since_the_last_score_and_the_rate_the_last_step_s(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses: list[float] = []
@@ -154,20 +158,15 @@ def test_training_loss_is_the_mean_over_workers_and_steps_since_the_last_score(
         return loss
 
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", spy)
-    job = job_for(small_config(), tmp_path)
-    assert attempt_stacked(job)
-    assert len(losses) == 80
-    # Workers do not overtake each other by more than a step, so halves are exact.
-    means = [math.fsum(losses[:40]) / 40, math.fsum(losses[40:]) / 40]
-    assert [event.train_loss for event in read_run(job.folder).events] == pytest.approx(means, rel=1e-5)
-
-
-def test_recorded_learning_rate_is_the_schedules_at_the_last_step(tmp_path: Path) -> None:
     job = job_for(small_config(learning_rate=0.08, schedule={"kind": "cosine", "warmup_epochs": 0.75}), tmp_path)
     assert attempt_stacked(job)
+    assert len(losses) == 80
+    means = [math.fsum(losses[:40]) / 40, math.fsum(losses[40:]) / 40]
+    events = read_run(job.folder).events
+    assert [event.train_loss for event in events] == pytest.approx(means, rel=1e-5)
     # Of 40 steps 30 are warm-up; number 20 of them, then number 10 of the 10 that fall from 1 to 0.
     expected = [0.08 * 20 / 30, 0.08 * (1 + math.cos(0.9 * math.pi)) / 2]
-    assert [event.learning_rate for event in read_run(job.folder).events] == pytest.approx(expected)
+    assert [event.learning_rate for event in events] == pytest.approx(expected)
 
 
 def diverging(tmp_path: Path, **changes: Any) -> RunRecord:
@@ -238,37 +237,12 @@ class LeakySGD(SGD):
             self.collectives.all_reduce_mean_(torch.zeros(len(self.collectives.own_ranks), 1), Purpose.GRADIENT)
 
 
-class BoastingSGD(SGD):
-    """SGD that says that it sends less than it does."""
-
-    name = "boasting"
-
-    def expected_traffic(self, num_steps: int) -> Traffic:
-        traffic = super().expected_traffic(num_steps)
-        traffic.add(Purpose.GRADIENT, -32, 0)
-        return traffic
-
-
-@pytest.mark.parametrize("method", [LeakySGD, BoastingSGD])
 def test_a_method_that_sends_other_than_its_closed_form_fails_the_run(
-    method: type[SGD], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(algorithms(), method.name, method)
-    job = job_for(small_config(method.name), tmp_path)
+    monkeypatch.setitem(algorithms(), "leaky", LeakySGD)
+    job = job_for(small_config("leaky"), tmp_path)
     assert not attempt_stacked(job)
     assert not (job.folder / "result.json").exists()
     failure = read_record(job.folder / "failure.json", Failure)
-    assert failure.kind == "bug" and "closed form" in failure.message and method.name in failure.message
-
-
-def test_phases_sum_to_the_wall_clock(tmp_path: Path) -> None:
-    job = job_for(small_config("cser", CSER), tmp_path)
-    assert attempt_stacked(job)
-    record = read_run(job.folder)
-    assert record.result is not None
-    seconds = record.result.clock_seconds
-    assert set(seconds) == set(PHASES)
-    assert all(value > 0 for value in seconds.values())
-    assert sum(seconds.values()) == pytest.approx(record.result.wall_seconds, rel=1e-9)
-    walls = [event.wall_seconds for event in record.events]
-    assert walls == sorted(walls) and walls[-1] <= record.result.wall_seconds
+    assert failure.kind == "bug" and "closed form of leaky" in failure.message
