@@ -31,7 +31,7 @@ ENGLISH, SPANISH = "engKJV2006eb", "spaRV1909eb"
 PACKAGES = {ENGLISH: "sword-text-kjv", SPANISH: "sword-text-sparv"}
 """The Debian package of each text."""
 NUM_SLOTS = 32_361
-"""Of the versification that both have."""
+"""A versification's, which both texts have."""
 MAX_WORDS, MAX_RATIO = 25, 2.0
 
 Chapter = list[TextPair]

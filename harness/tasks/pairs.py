@@ -21,7 +21,7 @@ PAD, BEGIN, END = 0, 1, 2
 NUM_SPECIAL = 3
 
 IGNORED = -100
-"""As a label: no token is expected there. PyTorch's losses know it by default."""
+"""The label where no token is expected. PyTorch's losses know it by default."""
 
 EVALUATION_POSITIONS = 12_000
 """Positions that are scored at once: each step of decoding is small, so many sentences share its overhead."""

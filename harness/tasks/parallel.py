@@ -41,7 +41,7 @@ class Source(Protocol):
 
     @property
     def where(self) -> str:
-        """Where people who lack them find them."""
+        """The advice for people who lack them."""
 
     def read(self, data: Path | None) -> Splits:
         """The pairs, from the folder `data` or from where they are known to lie.

@@ -1,4 +1,4 @@
-"""What a model answers to sentences, greedily or by beams, and what that scores."""
+"""The answers of a model to sentences, greedily or by beams, and what they score."""
 
 from __future__ import annotations
 

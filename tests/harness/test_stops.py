@@ -11,7 +11,7 @@ import pytest
 from algorithms import Collectives
 from harness.records.recorder import SupersededError, write_failure
 from harness.records.store import Event, Failure, Heartbeat, read_record, read_run
-from harness.train import monitor
+from harness.train import train
 from harness.train.training import Preempted
 from harness.workers.attempt import Job, attempt_in_group, prepare_thread
 from harness.workers.failures import failure_kind
@@ -74,7 +74,7 @@ def test_quick_steps_are_not_interrupted_by_questions_but_slow_ones_are(
     seconds: float, rank: int, call: int, ends: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the look at step 20 the next is at 25, and the one after at the end, 40, where there is nothing to stop."""
-    monkeypatch.setattr(monitor, "STOP_SECONDS", seconds)
+    monkeypatch.setattr(train, "STOP_SECONDS", seconds)
     assert attempt_until(job_for(CONFIG, tmp_path, checkpoint_minutes=60.0), rank, call) == [ends] * 2
 
 
