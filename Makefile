@@ -84,6 +84,8 @@ ifeq ($(CLUSTER),)
 reproduce-cifar100 reproduce-imagenet: reproduce-%: $(VENV)/.installed
 	@echo "$@: looking at data, disk and GPUs"
 	@$(HARNESS) preflight $* $(PAPER_OPTIONS) $(RESULTS_OPTION)
+	@$(if $(YES),:,printf 'so many hours: go on? [y/N] '; read -r said && [ "$$said" = y ] || \
+	    { echo "$@: nothing was run; say y, or give YES=1" >&2; exit 2; })
 	@echo "$@: running the experiment"
 	@$(HARNESS) run $* $(PAPER_OPTIONS) $(RESULTS_OPTION)
 	@echo "$@: writing the report"

@@ -66,7 +66,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _submit(options: argparse.Namespace) -> int:
     from harness.plan.plan import plan_experiment
-    from harness.spec import SpecError
     from slurm.profile import load_profile
     from slurm.status import campaign_status
     from slurm.submit import Request, check, left_to_submit, sbatch_texts, show, submit
@@ -82,7 +81,7 @@ def _submit(options: argparse.Namespace) -> int:
     )
     check(request)
     if not options.dry_run and not (shutil.which("sbatch") and shutil.which("srun")):
-        raise SpecError(
+        raise exits.UsageError(
             "sbatch is not on the path: call this on a login node of the cluster, or load its Slurm module (--dry-run "
             "needs none)"
         )
@@ -92,9 +91,12 @@ def _submit(options: argparse.Namespace) -> int:
     if options.dry_run:
         print("", *sbatch_texts(request, len(left)) if left else ["nothing is left to submit"], sep="\n\n")
         return 0
-    if left and not options.yes and not _is_confirmed():
-        print("nothing was submitted")
-        return 0
+    if left and not options.yes:
+        if not sys.stdin.isatty():
+            raise exits.UsageError("nobody is here to confirm: give --yes (make: YES=1)")
+        if input("submit? [y/N] ").strip().lower() not in ("y", "yes"):
+            print("nothing was submitted")
+            return 0
     if jobs := submit(request) if left else []:
         print(f"submitted {len(jobs)} runs as job {', '.join(dict.fromkeys(job.split('_')[0] for job in jobs))}")
     else:
@@ -105,15 +107,6 @@ def _submit(options: argparse.Namespace) -> int:
         return _wait(request.folder)
     print(f"`{exits.program('slurm')} status {request.name}` (make status) shows how far they are")
     return 0
-
-
-def _is_confirmed() -> bool:
-    """Ask whether to submit. Raises SpecError where nobody is there to answer."""
-    from harness.spec import SpecError
-
-    if not sys.stdin.isatty():
-        raise SpecError("nobody is here to confirm: give --yes (make: YES=1)")
-    return input("submit? [y/N] ").strip().lower() in ("y", "yes")
 
 
 def _wait(folder: Path) -> int:
@@ -131,32 +124,32 @@ def _wait(folder: Path) -> int:
 
 
 def _resubmit(options: argparse.Namespace) -> int:
-    from harness.spec import SpecError
     from slurm.campaign import read_campaign
 
     there = [folder.name for folder in _campaigns(options.results)]
     if options.experiment is None and len(there) != 1:
         names = ", ".join(there) or "no campaigns"
-        raise SpecError(f"say which experiment (make: EXPERIMENT=); {options.results} holds {names}")
+        raise exits.UsageError(f"say which experiment (make: EXPERIMENT=); {options.results} holds {names}")
     options.experiment = options.experiment or there[0]
     folder = options.results / (_name(options.experiment) + ("_tuning" if options.tuning else ""))
-    campaign = read_campaign(folder)
-    if campaign is None or not campaign.submissions:
-        raise SpecError(f"{folder} holds no campaign; submit it first")
-    last = campaign.submissions[-1]
+    submissions = read_campaign(folder).submissions
+    if not submissions:
+        raise exits.UsageError(f"{folder} holds no campaign; submit it first")
+    last = submissions[-1]
     options.cluster, options.data, options.dry_run = last.cluster, Path(last.data) if last.data else None, False
     return _submit(options)
 
 
 def _status(options: argparse.Namespace) -> int:
-    from harness.spec import SpecError
     from slurm.status import as_json, as_text, campaign_status
 
     there = _campaigns(options.results)
     folders = [options.results / _name(each) for each in options.experiment] or there
     for folder in folders:
         if folder not in there:
-            raise SpecError(f"{folder} holds no campaign; those there are: {', '.join(each.name for each in there)}")
+            raise exits.UsageError(
+                f"{folder} holds no campaign; those there are: {', '.join(each.name for each in there)}"
+            )
     states = [campaign_status(folder) for folder in folders]
     if options.json:
         print(json.dumps([as_json(status) for status in states], indent=1))

@@ -20,15 +20,10 @@ PORTS = range(20_000, 32_000)
 """Below the ephemeral ports of Linux, from which others' connections take theirs (32768 and up by default)."""
 
 
-def ask_slurm(*command: str, slurm_conf: str | None = None) -> str | None:
-    """What one of Slurm's commands says; None where it does not answer, which is not the same as an empty answer.
-
-    Args:
-        slurm_conf: which Slurm is meant, where the environment does not say so.
-    """
-    environment = ({"SLURM_CONF": slurm_conf} if slurm_conf else {}) | os.environ
+def ask_slurm(*command: str) -> str | None:
+    """What one of Slurm's commands says; None where it does not answer, which is not the same as an empty answer."""
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout

@@ -1,19 +1,15 @@
-"""What a campaign keeps in the experiment's folder: its record `campaign.json`, its lock, the code of its jobs."""
+"""What a campaign keeps in the experiment's folder: its record `campaign.json`, and the code that its jobs run."""
 
 from __future__ import annotations
 
 import datetime
-import getpass
 import hashlib
-import importlib
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from harness.cli.exits import OURS
 from harness.records import store
-from harness.records.run_lock import BusyError, locked
 from harness.records.store import Record
 
 PACKAGES = ("algorithms", "harness", "report", "slurm")
@@ -26,23 +22,19 @@ class CampaignError(RuntimeError):
 
 
 class Submission(Record):
-    """One job array: when (ISO 8601, UTC) and by whom it was submitted, and how.
+    """One job array: when it was submitted (ISO 8601, UTC), and how.
 
-    `cluster` is the profile with its variant, `slurm_conf` what SLURM_CONF said, where it did, `code` the snapshot,
-    `jobs_folder` where logs and pickles are. Of each task, `runs` has the run's id, and `jobs` the job's as Slurm
-    writes it: 12_0, or 12 where there is one task only; it is empty until sbatch answers.
+    `cluster` is the profile with its variant, `code` the snapshot, `jobs_folder` where logs and pickles are. Of each
+    task, `runs` has the run's id, and `jobs` the job's as Slurm writes it: 12_0, or 12 where there is one task only; it
+    is empty until sbatch answers.
     """
 
     submitted_at: str
-    by: str
     cluster: str
-    slurm_conf: str | None
     num_workers: int
     device: str
     data: str | None
     code: str
-    git_commit: str | None
-    git_diff_sha256: str | None
     jobs_folder: str
     runs: list[str]
     jobs: list[str]
@@ -72,21 +64,21 @@ def campaign_path(folder: Path) -> Path:
     return folder / "campaign.json"
 
 
-def read_campaign(folder: Path) -> Campaign | None:
-    """The campaign of the experiment in this folder, if there is one.
+def read_campaign(folder: Path) -> Campaign:
+    """The campaign of the experiment in this folder, with no submissions where there is none yet.
 
     Raises:
         RecordError: damaged, or of another version.
     """
-    return store.read_optional(campaign_path(folder), Campaign)
+    found = store.read_optional(campaign_path(folder), Campaign)
+    return found or Campaign(version=store.VERSION, experiment=folder.name, submissions=[])
 
 
-def put_submission(folder: Path, experiment: str, number: int, submission: Submission | None) -> None:
+def put_submission(folder: Path, number: int, submission: Submission | None) -> None:
     """Write the last submission, which has this number, down; None takes it back, as where sbatch refused."""
     campaign = read_campaign(folder)
-    submissions = [*(campaign.submissions[:number] if campaign else []), *([submission] if submission else [])]
-    record = Campaign(version=store.VERSION, experiment=experiment, submissions=submissions)
-    store.write_record(campaign_path(folder), record)
+    submissions = [*campaign.submissions[:number], *([submission] if submission else [])]
+    store.write_record(campaign_path(folder), campaign.model_copy(update={"submissions": submissions}))
 
 
 def now() -> str:
@@ -94,39 +86,12 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def owner() -> str:
-    """The user's name, or number where there is none."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        return str(os.getuid())
-
-
-@contextmanager
-def submit_lock(folder: Path) -> Iterator[None]:
-    """Hold the experiment's lock, which the system takes back from a process that is killed.
-
-    Raises:
-        CampaignError: another submitter has it.
-    """
-    path = folder / "submit.lock"
-    busy = f"another command is submitting this experiment, and holds {path}; wait for it"
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(path, 0.0, busy))
-        except BusyError as error:
-            raise CampaignError(str(error)) from None
-        yield
-
-
 def snapshot_path(folder: Path) -> Path:
     """The place of a snapshot of the code as it is now: below `folder`, named by a digest of what is in it."""
     digest = hashlib.sha256()
-    for package, root in _packages().items():
-        for path in sorted(root.rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
-                content = hashlib.sha256(path.read_bytes()).hexdigest()
-                digest.update(f"{package / path.relative_to(root)}\0{content}\n".encode())
+    for path in _sources():
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(OURS)}\0{content}\n".encode())
     return folder / digest.hexdigest()[:12]
 
 
@@ -139,12 +104,17 @@ def take_snapshot(folder: Path) -> Path:
     target, unfinished = snapshot_path(folder), folder / ".unfinished"
     if not target.exists():
         shutil.rmtree(unfinished, ignore_errors=True)
-        for package, root in _packages().items():
-            # harness/shipped is a link to the results, which jobs do not need.
-            shutil.copytree(root, unfinished / package, ignore=shutil.ignore_patterns("__pycache__", "shipped"))
+        for path in _sources():
+            copy = unfinished / path.relative_to(OURS)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
         unfinished.rename(target)
     return target
 
 
-def _packages() -> dict[Path, Path]:
-    return {Path(name): Path(str(importlib.import_module(name).__file__)).parent for name in PACKAGES}
+def _sources() -> Iterator[Path]:
+    """The files of our packages, but for `harness/shipped`, a link to the results, which jobs do not need."""
+    for package in PACKAGES:
+        for path in sorted((OURS / package).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts and "shipped" not in path.parts:
+                yield path

@@ -30,6 +30,9 @@ NETWORK = "network"
 PATIENCE_SECONDS = 100.0
 """How long the processes wait for each other."""
 
+WAIT_SECONDS = 600.0
+"""How long the submitter waits for the job; then the array waits for it in the queue."""
+
 POLL_SECONDS, ASK_SECONDS, LATE_SECONDS = 0.5, 5.0, 30.0
 """Between two looks for the answer, between two questions to squeue, which others ask too, and how much later than its
 job an answer may arrive, over a network file system."""
@@ -60,10 +63,9 @@ def wait_for_preflight(job: str, task: PreflightTask, log: Path) -> bool:
         CampaignError: a check failed, or the job ended without an answer.
     """
     files = [task.answers / f"{rank}.json" for rank in range(task.profile.num_workers)]
-    asked = seen = now = time.monotonic()
-    ends = now + 60 * task.profile.preflight_wait_minutes
+    began = asked = seen = now = time.monotonic()
     while not all(file.exists() for file in files) and now - seen < LATE_SECONDS:
-        if now > ends:
+        if now - began > WAIT_SECONDS:
             return False
         time.sleep(POLL_SECONDS)
         now = time.monotonic()
@@ -71,33 +73,34 @@ def wait_for_preflight(job: str, task: PreflightTask, log: Path) -> bool:
             asked, queue = now, queued_jobs()
             seen = now if queue is None or job in queue else seen
     answers = [store.read_record(file, Answer) for file in files if file.exists()]
-    found = merged(answers)
-    if failed := [f"{check.what}: {check.detail}" for check in found if not check.passed]:
+    if failed := failures(answers):
         raise CampaignError(f"preflight fails on the compute nodes: {'; '.join(failed)} (see {log})")
     if len(answers) < len(files):
         raise CampaignError(
             f"the preflight job {job} ended without an answer; see {log}. If that is missing too, compute nodes do not "
             f"see {task.answers}: give --results a folder on a shared file system"
         )
-    print(*(f"ok   {check.what}: {check.detail}" for check in found), sep="\n", flush=True)
+    passed: dict[str, str] = {}
+    for check in (each for answer in answers for each in answer.checks):
+        passed.setdefault(check.what, check.detail)
+    print(*(f"ok   {what}: {detail}" for what, detail in passed.items()), sep="\n", flush=True)
     return True
 
 
-def merged(answers: Sequence[Answer]) -> list[Check]:
-    """The checks of all processes: the lowest rank's of those that passed; failures alike once, with their nodes."""
-    passed: dict[str, Check] = {}
-    failed: dict[Check, list[str]] = {}
+def failures(answers: Sequence[Answer]) -> list[str]:
+    """What failed, a sentence each, with the nodes where it is so on some of them only."""
+    hosts: dict[Check, list[str]] = {}
     for answer in answers:
         for check in answer.checks:
-            if check.passed:
-                passed.setdefault(check.what, check)
-            elif check.what != NETWORK or NETWORK not in (each.what for each in failed):  # one failure makes others
-                failed.setdefault(check, []).append(answer.host)
+            # One process that the network fails makes others fail otherwise.
+            known = check.what == NETWORK and NETWORK in (each.what for each in hosts)
+            if not check.passed and not known:
+                hosts.setdefault(check, []).append(answer.host)
     everywhere = {answer.host for answer in answers}
-    for check, hosts in failed.items():
-        where = "" if set(hosts) == everywhere else f" (on {', '.join(dict.fromkeys(hosts))})"
-        passed[str(check)] = check._replace(detail=check.detail + where)
-    return list(passed.values())
+    return [
+        f"{check.what}: {check.detail}" + ("" if set(on) == everywhere else f" (on {', '.join(dict.fromkeys(on))})")
+        for check, on in hosts.items()
+    ]
 
 
 def preflight(task: PreflightTask) -> None:
@@ -107,7 +110,7 @@ def preflight(task: PreflightTask) -> None:
     """
     here = this_allocation()
     found = list(_node_checks(task, here))
-    for checks in (_network_checks, _rates):
+    for checks in (_network_checks, _reading_checks):
         if all(check.passed for check in found):
             found += checks(task, here)
     found += _data_checks(task, here)
@@ -140,23 +143,21 @@ def _network_checks(task: PreflightTask, here: Allocation) -> Iterator[Check]:
     except (RuntimeError, OSError) as error:
         yield Check(NETWORK, False, f"an all-reduce fails: {first_line(error)}; {advice}")
     else:
-        profile = task.profile
-        yield Check(
-            "network", True, rate_in_words(measured, profile.link_bits_per_second, here.world_size, profile.nodes)
-        )
+        yield Check(NETWORK, True, rate_in_words(measured, task.profile))
 
 
-def rate_in_words(measured: float, promised: float | None, num_workers: int, num_nodes: int) -> str:
-    """An all-reduce's rate beside what the profile says of a node's link; bits per second."""
-    text = f"an all-reduce among {num_workers} workers on {num_nodes} nodes gets {measured / 1e9:.3g} Gb/s a link"
+def rate_in_words(measured: float, profile: Profile) -> str:
+    """An all-reduce's bits per second on a link, beside what the profile says of a node's."""
+    workers, promised = f"{profile.num_workers} workers on {profile.nodes} nodes", profile.link_bits_per_second
+    text = f"an all-reduce among {workers} gets {measured / 1e9:.3g} Gb/s a link"
     if promised is None:
         return text
     advice = ", so look at network_interface, or ask the site" if measured < promised / 2 else ""
     return f"{text}; the profile says {promised / 1e9:g}{advice}"
 
 
-def _rates(task: PreflightTask, here: Allocation) -> Iterator[Check]:
-    """How fast this process reads images, while all do, beside what its GPU takes."""
+def _reading_checks(task: PreflightTask, here: Allocation) -> Iterator[Check]:
+    """How fast this process reads images beside what its GPU takes, while all do."""
     config, device = task.plan.runs[0].config, own_device(task.profile, here)
     yield from on_one_machine.check_reading(config, task.data, device, task.profile.cpus_per_worker)
 

@@ -12,10 +12,6 @@ from harness.rows import Count, NonNegative, Positive
 from harness.spec import SpecError, explain
 
 CLUSTERS = Path(__file__).parent / "clusters"
-TEMPLATE = "template"
-"""To be copied, and no profile itself: what it says of a cluster is made up."""
-
-SHIPPED = sorted(path.stem for path in CLUSTERS.glob("*.toml") if path.stem != TEMPLATE)
 
 LOOK_SECONDS = 30
 """Slurm compares jobs with their time limits so often, and warns a job so much earlier than it was asked to."""
@@ -28,7 +24,7 @@ OWN_FLAGS = ("array", "output", "error", "signal", "requeue", "open-mode", "ntas
 
 
 class Profile(BaseModel):
-    """A cluster, and the shape of a run on it: nodes x workers. `slurm/clusters/template.toml` explains every field."""
+    """A cluster, and the shape of a run on it: nodes x workers. `slurm/template.toml` explains every field."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -50,7 +46,6 @@ class Profile(BaseModel):
     max_retries: Annotated[int, Field(ge=0)] = 3
     checkpoint_minutes: NonNegative = 10.0
     timeout_seconds: Positive = 600.0
-    preflight_wait_minutes: Positive = 10.0
     link_gigabits_per_second: Positive | None = None
     network_interface: str | None = None
     master_address: str | None = None
@@ -107,14 +102,10 @@ def load_profile(name: str) -> Profile:
         SpecError: no such profile or variant, or one that cannot be used, in one sentence.
     """
     stem, _, variant = name.partition(":")
-    if stem == TEMPLATE:
-        raise SpecError(
-            f"{TEMPLATE} is no cluster: copy {CLUSTERS / TEMPLATE}.toml to {CLUSTERS}/NAME.toml, write your cluster "
-            "into it, and give --cluster NAME (make: CLUSTER=NAME)"
-        )
     path = Path(stem) if stem.endswith(".toml") else CLUSTERS / f"{stem}.toml"
     if not path.is_file():
-        raise SpecError(f"no cluster profile {stem!r}: give the path of a TOML file or one of {', '.join(SHIPPED)}")
+        known = ", ".join(sorted(path.stem for path in CLUSTERS.glob("*.toml")))
+        raise SpecError(f"no cluster profile {stem!r}: give the path of a TOML file or one of {known}")
     try:
         table = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

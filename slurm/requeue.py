@@ -19,7 +19,7 @@ from harness.records.store import FailureKind, RecordError
 from harness.workers.watchdog import end_by_watchdog, tail_of
 from slurm.allocation import Allocation, ask_slurm, this_allocation
 from slurm.campaign import Campaign, Submission
-from slurm.starts import ALWAYS, COUNTED, End, Start, begins, ends_of_job, read_failure, read_starts, recorded_end
+from slurm.starts import ALWAYS, COUNTED, Start, begins, num_retries, read_failure, read_starts
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,16 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def goes_on(end: End, before: Sequence[End], max_retries: int) -> bool:
-    """Whether a job whose attempt ended in this way is requeued.
-
-    Args:
-        before: how the job's earlier attempts ended.
-        max_retries: how many times a job goes on after an end that counts.
-    """
-    if end.counts:
-        return sum(each.counts for each in before) < max_retries
-    return end.kind in (*ALWAYS, *COUNTED)
+def goes_on(starts: Sequence[Start], max_retries: int) -> bool:
+    """Whether the last start's job is requeued, which goes on so many times after an end that counts."""
+    last = starts[-1]
+    return last.ended in (*ALWAYS, *COUNTED) and not (last.counts and num_retries(starts, last.job) > max_retries)
 
 
 def decide(folder: Path, submission: Submission, allocation: Allocation, max_retries: int, code: int) -> int:
@@ -69,15 +63,15 @@ def decide(folder: Path, submission: Submission, allocation: Allocation, max_ret
     if not here:
         return _without_a_start(folder, submission.log_of(allocation.job), by_slurm, code)
     _record_end(folder, here[-1], submission.log_of(allocation.job), by_slurm, code)
-    kind = recorded_end(folder, here[-1].attempt)
-    ends = ends_of_job(starts[:-1], allocation.job)
-    if not goes_on(End(kind, bool(here[-1].progressed)), ends, max_retries):
-        print(f"ended with {kind} after {len(ends)} earlier attempts of this job: not requeued", flush=True)
+    starts = read_starts(folder)
+    how = f"ended with {starts[-1].ended}"
+    if not goes_on(starts, max_retries):
+        print(f"{how} as start {allocation.restart + 1} of this job: not requeued", flush=True)
         return 1
     if by_slurm is not None:
-        print(f"ended with {kind}: Slurm ends the job, and requeues it or not", flush=True)
+        print(f"{how}: Slurm ends the job, and requeues it or not", flush=True)
         return 1
-    print(f"ended with {kind}: requeued", flush=True)
+    print(f"{how}: requeued", flush=True)
     return subprocess.run(["scontrol", "requeue", allocation.number], check=False).returncode
 
 

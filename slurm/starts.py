@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
 
 from harness.records import store
 from harness.records.recorder import write_failure
@@ -20,20 +20,11 @@ COUNTED: tuple[FailureKind, ...] = ("node", "communication", "timeout")
 a run that diverged has a result, and is done."""
 
 
-class End(NamedTuple):
-    """How an attempt ended. `progressed`: whether it left a later checkpoint than it began from."""
-
-    kind: FailureKind
-    progressed: bool
-
-    @property
-    def counts(self) -> bool:
-        """Whether going on after it is a retry: a long run meets its time limit again and again, and gets on."""
-        return self.kind in COUNTED and not (self.kind == "timeout" and self.progressed)
-
-
 class Start(Record):
-    """One start of a job."""
+    """One start of a job, and how it ended, which is filled in when the next start looks back.
+
+    `progressed`: whether it left a later checkpoint than it began from.
+    """
 
     job: str
     restart: int
@@ -41,7 +32,11 @@ class Start(Record):
     time: str
     ended: FailureKind | None = None
     progressed: bool | None = None
-    """Whether it got on, as in `End`. Both are filled in when the next start looks back."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether going on after it is a retry: a long run meets its time limit again and again, and gets on."""
+        return self.ended in COUNTED and not (self.ended == "timeout" and self.progressed)
 
 
 class Starts(Record):
@@ -88,9 +83,9 @@ def recorded_end(folder: Path, attempt: str) -> FailureKind:
     return failure.kind if failure else "node"
 
 
-def ends_of_job(starts: list[Start], job: str) -> list[End]:
-    """How this job's starts ended; another job of the same run begins to count anew."""
-    return [End(start.ended, bool(start.progressed)) for start in starts if start.job == job and start.ended]
+def num_retries(starts: Sequence[Start], job: str) -> int:
+    """Starts of this job after which going on is a retry; another job of the same run begins to count anew."""
+    return sum(start.counts for start in starts if start.job == job)
 
 
 def begins(attempt: str) -> str:
@@ -116,11 +111,10 @@ def begin_attempt(folder: Path, run_id: str, allocation: Allocation, max_retries
         if newest not in ours if newest else not ours:
             raise NothingToDo(str(error)) from None
         # An orphan of this job has the lock, and will find out that it was replaced.
-    ends = ends_of_job(starts, allocation.job)
-    if sum(end.counts for end in ends) > max_retries:
-        message = f"gave up: the attempts of job {allocation.job} ended with {', '.join(end.kind for end in ends)}"
-        ended = starts[-1].ended or "node"
-        write_failure(folder, run_id, starts[-1].attempt, ended, message, "", is_last_word=True)
+    if num_retries(starts, allocation.job) > max_retries:
+        kinds = ", ".join(start.ended or "node" for start in starts if start.job == allocation.job)
+        message, last = f"gave up: the attempts of job {allocation.job} ended with {kinds}", starts[-1]
+        write_failure(folder, run_id, last.attempt, last.ended or "node", message, "", is_last_word=True)
         raise NothingToDo(message)
     start = Start(job=allocation.job, restart=allocation.restart, attempt=allocation.attempt, time=now())
     add_start(folder, starts, start)

@@ -11,10 +11,9 @@ from typing import Any, get_args
 
 from tabulate import tabulate
 
-from harness.records import packs, store
-from harness.records.experiment import Experiment, Row, read_experiment
+from harness.records import store
+from harness.records.experiment import Experiment, read_experiment
 from harness.records.state import State, Submitted, judge, look
-from harness.records.store import RunFile
 from slurm.allocation import ask_slurm
 from slurm.campaign import Campaign, Submission, read_campaign
 from slurm.starts import ALWAYS, COUNTED
@@ -24,42 +23,61 @@ WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One run, as `status` shows it. `failure`: the kind of the latest one, where there is no result."""
+    """One run, as `status` shows it. `failure`: the kind of the latest one, where there is no result.
+
+    The fields from `step` to `seconds_left` are those of a running run's heartbeat.
+    """
 
     run_id: str
     row: str
     seed: int
     state: State
     detail: str
-    attempts: int
     job: str | None
     log: str | None
     failure: str | None
-    step: int | None
-    num_steps: int
-    epoch: float | None
-    images_per_second: float | None
-    seconds_left: float | None
     seconds_spent: float
+    step: int | None = None
+    epoch: float | None = None
+    images_per_second: float | None = None
+    seconds_left: float | None = None
 
 
 @dataclass(frozen=True)
 class CampaignStatus:
-    """All runs of an experiment. Hours are of one worker, a GPU or a process; those left may not be known yet."""
+    """All runs of an experiment. `num_workers`: of a run, each on a GPU of its own where `device` is "cuda"."""
 
     experiment: str
     title: str
     device: str
+    num_workers: int
     queue_answers: bool
     runs: list[RunStatus]
-    worker_hours_spent: float
-    worker_hours_left: float | None
 
     @property
     def totals(self) -> dict[str, int]:
         """Number of runs in each state."""
         counts = Counter(run.state for run in self.runs)
         return {state: counts[state] for state in get_args(State)}
+
+    @property
+    def worker_hours_spent(self) -> float:
+        """Hours of one worker, a GPU or a process, that all runs took so far."""
+        return sum(run.seconds_spent for run in self.runs) * self.num_workers / 3600
+
+    @property
+    def worker_hours_left(self) -> float | None:
+        """What is left: what running runs say, and for others the mean of what is known; None before that."""
+        done = [run.seconds_spent for run in self.runs if run.state == "done"]
+        known = done + [run.seconds_spent + run.seconds_left for run in self.runs if run.seconds_left is not None]
+        left = [run for run in self.runs if run.state != "done"]
+        if left and not known:
+            return None
+        seconds = 0.0
+        for run in left:
+            expected = max(0.0, fmean(known) - run.seconds_spent)
+            seconds += expected if run.seconds_left is None else run.seconds_left
+        return seconds * self.num_workers / 3600
 
     def in_hand(self) -> set[str]:
         """Ids of the runs that are queued or running."""
@@ -72,64 +90,45 @@ def campaign_status(folder: Path) -> CampaignStatus:
     Raises:
         RecordError: no experiment there, or a damaged record.
     """
-    experiment, campaign = read_experiment(folder), read_campaign(folder)
-    last = campaign.submissions[-1] if campaign and campaign.submissions else None
-    return observe(folder, experiment, campaign, queued_jobs(last.slurm_conf if last else None))
+    return observe(folder, read_experiment(folder), queued_jobs())
 
 
-def observe(
-    folder: Path, experiment: Experiment, campaign: Campaign | None, queue: dict[str, str] | None
-) -> CampaignStatus:
+def observe(folder: Path, experiment: Experiment, queue: dict[str, str] | None) -> CampaignStatus:
     """The same with what squeue said: a state by job, or None where it did not answer."""
+    campaign = read_campaign(folder)
     found: dict[str, RunStatus] = {}
     for row in experiment.rows:
         for seed, run_id in row.runs.items():
-            found.setdefault(run_id, _run_status(folder / run_id, row, int(seed), campaign, queue))
-    last = campaign.submissions[-1] if campaign and campaign.submissions else None
-    num_workers, runs = last.num_workers if last else 1, list(found.values())
-    if last and (lost := [run.job for run in runs if run.state == "stale" and run.job]):
+            found.setdefault(run_id, _run_status(folder / run_id, row.row, int(seed), campaign, queue))
+    runs = list(found.values())
+    if lost := [run.job for run in runs if run.state == "stale" and run.job]:
         words = ("sacct", "-X", "--noheader", "--parsable2", "--format=JobID,State", f"--jobs={','.join(lost)}")
-        ended = _states(ask_slurm(*words, slurm_conf=last.slurm_conf) or "")
+        ended = _states(ask_slurm(*words) or "")
         hint = {job: f"; sacct: {ended[job]}" for job in lost if job in ended}
         runs = [replace(run, detail=run.detail + hint.get(run.job or "", "")) for run in runs]
-    left = _seconds_left(runs)
-    return CampaignStatus(
-        experiment=experiment.name,
-        title=experiment.title,
-        device=last.device if last else "cpu",
-        queue_answers=queue is not None,
-        runs=runs,
-        worker_hours_spent=sum(run.seconds_spent for run in runs) * num_workers / 3600,
-        worker_hours_left=None if left is None else left * num_workers / 3600,
-    )
+    device, num_workers = "cpu", 1
+    for submission in campaign.submissions:
+        device, num_workers = submission.device, submission.num_workers
+    return CampaignStatus(experiment.name, experiment.title, device, num_workers, queue is not None, runs)
 
 
-def _run_status(
-    folder: Path, row: Row, seed: int, campaign: Campaign | None, queue: dict[str, str] | None
-) -> RunStatus:
-    submission, job = (campaign.latest(folder.name) if campaign else None) or (None, None)
+def _run_status(folder: Path, row: str, seed: int, campaign: Campaign, queue: dict[str, str] | None) -> RunStatus:
+    submission, job = campaign.latest(folder.name) or (None, None)
     seen = look(folder)
     state, detail = judge(seen, submitted(submission, job, queue))
-    run = store.read_optional(folder / "run.json", RunFile)
-    if run is None and (packed := packs.packed_run(folder)) is not None:
-        run = packed.run
     beat = seen.heartbeat if state == "running" else None
+    shown = {"step", "epoch", "images_per_second", "seconds_left"}
     return RunStatus(
         run_id=folder.name,
-        row=row.row,
+        row=row,
         seed=seed,
         state=state,
         detail=detail,
-        attempts=len(run.attempts) if run else 0,
         job=job,
         log=str(submission.log_of(job)) if submission and job else None,
         failure=seen.failure.kind if seen.failure and not seen.result else None,
-        step=beat.step if beat else None,
-        num_steps=row.num_steps,
-        epoch=beat.epoch if beat else None,
-        images_per_second=beat.images_per_second if beat else None,
-        seconds_left=beat.seconds_left if beat else None,
         seconds_spent=seen.result.wall_seconds if seen.result else _seconds_of_events(folder),
+        **(beat.model_dump(include=shown) if beat else {}),
     )
 
 
@@ -139,16 +138,6 @@ def _seconds_of_events(folder: Path) -> float:
         return max((event.wall_seconds for event in store.read_events(folder / "events.jsonl")), default=0.0)
     except (store.RecordError, OSError):
         return 0.0
-
-
-def _seconds_left(runs: list[RunStatus]) -> float | None:
-    """The time of all runs, one after the other: what running ones say, and for others the mean of what is known."""
-    known = [run.seconds_spent + (run.seconds_left or 0) for run in runs if run.state == "done" or run.seconds_left]
-    left = [run for run in runs if run.state != "done"]
-    if not known:
-        return None if left else 0.0
-    whole = fmean(known)
-    return sum(max(0.0, whole - run.seconds_spent) if run.seconds_left is None else run.seconds_left for run in left)
 
 
 def submitted(submission: Submission | None, job: str | None, queue: dict[str, str] | None) -> Submitted | None:
@@ -161,12 +150,12 @@ def submitted(submission: Submission | None, job: str | None, queue: dict[str, s
     return Submitted(None if queue is None else on, at, (*ALWAYS, *COUNTED))  # type: ignore[arg-type]
 
 
-def queued_jobs(slurm_conf: str | None = None) -> dict[str, str] | None:
+def queued_jobs() -> dict[str, str] | None:
     """State (PENDING, RUNNING, ...) of each of the user's jobs in the queue by its id, such as 12_0.
 
     None where squeue does not answer, which is not the same as an empty queue.
     """
-    said = ask_slurm("squeue", "--me", "--array", "--noheader", "--format=%i|%T", slurm_conf=slurm_conf)
+    said = ask_slurm("squeue", "--me", "--array", "--noheader", "--format=%i|%T")
     return None if said is None else _states(said)
 
 
@@ -176,7 +165,8 @@ def _states(said: str) -> dict[str, str]:
 
 def as_json(status: CampaignStatus) -> dict[str, Any]:
     """The status for machines."""
-    return asdict(status) | {"totals": status.totals}
+    also = ("totals", "worker_hours_spent", "worker_hours_left")
+    return asdict(status) | {name: getattr(status, name) for name in also}
 
 
 def as_text(status: CampaignStatus) -> str:
@@ -187,8 +177,8 @@ def as_text(status: CampaignStatus) -> str:
     if table:
         lines.append(tabulate(table, ["row", "seed", "state", "job", "progress", ""], disable_numparse=True))
     totals = ", ".join(f"{count} {state}" for state, count in status.totals.items() if count)
-    unit = "GPU" if status.device == "cuda" else "worker"
-    left = "unknown" if status.worker_hours_left is None else f"about {status.worker_hours_left:,.1f}"
+    unit, hours = "GPU" if status.device == "cuda" else "worker", status.worker_hours_left
+    left = "unknown" if hours is None else f"about {hours:,.1f}"
     lines.append(f"{totals}; {unit}-hours: {status.worker_hours_spent:,.1f} spent, {left} left")
     if not status.queue_answers:
         lines.append("squeue does not answer: states are what the records say")

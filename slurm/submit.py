@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
-import subprocess
-import tempfile
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +17,7 @@ from harness.plan.forecast import Site
 from harness.plan.plan import Plan
 from harness.plan.rows import PlannedRun
 from harness.records.provenance import new_attempt
+from harness.records.run_lock import locked
 from harness.spec import SpecError
 from harness.tasks.task import find_task
 from harness.workers.attempt import Job
@@ -29,11 +27,9 @@ from slurm.campaign import (
     Submission,
     campaign_path,
     now,
-    owner,
     put_submission,
     read_campaign,
     snapshot_path,
-    submit_lock,
     take_snapshot,
 )
 from slurm.job import do_run
@@ -50,6 +46,9 @@ from slurm.sbatch import (
     sbatch_text,
 )
 from slurm.status import observe, queued_jobs
+
+LOCK_SECONDS = 5.0
+"""How long another command that submits the experiment is waited for."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +75,7 @@ class Request:
 
     def place(self, code: Path) -> SubmissionPaths:
         """The places of the next submission's files."""
-        campaign = read_campaign(self.folder)
-        number = len(campaign.submissions) if campaign else 0
+        number = len(read_campaign(self.folder).submissions)
         return SubmissionPaths(self.folder / "jobs" / f"{number:03d}", code, campaign_path(self.folder), number)
 
 
@@ -95,10 +93,8 @@ def check(request: Request) -> None:
 
 def left_to_submit(request: Request) -> list[PlannedRun]:
     """The runs that are neither done nor queued or running."""
-    missing = missing_runs(request.plan, request.folder)
-    status = observe(request.folder, request.plan.experiment, read_campaign(request.folder), queued_jobs())
-    in_hand = status.in_hand()
-    return [run for run in missing if run.run_id not in in_hand]
+    in_hand = observe(request.folder, request.plan.experiment, queued_jobs()).in_hand()
+    return [run for run in missing_runs(request.plan, request.folder) if run.run_id not in in_hand]
 
 
 def show(request: Request, num_runs: int) -> None:
@@ -130,9 +126,11 @@ def submit(request: Request) -> list[str]:
     that no more runs are on at once than the profile says.
 
     Raises:
-        CampaignError: another submitter is at it, a compute node lacks what runs need, or sbatch refused.
+        BusyError: another submitter is at it.
+        CampaignError: a compute node lacks what runs need, or sbatch refused.
     """
-    with submit_lock(request.folder):
+    lock = request.folder / "submit.lock"
+    with locked(lock, LOCK_SECONDS, f"another command is submitting this experiment, and holds {lock}; wait for it"):
         left, jobs = left_to_submit(request), list[str]()
         if not left:
             return []
@@ -140,11 +138,11 @@ def submit(request: Request) -> list[str]:
         if request.data is None:
             # Here, where there may be a network, so that jobs need not fetch it.
             find_task(request.plan.experiment.task).prepare(None)
-        code, sizes = take_snapshot(request.folder / "code"), array_sizes(len(left))
+        code = take_snapshot(request.folder / "code")
         try:
             with redirect_stderr(io.StringIO()):  # submitit repeats there what sbatch says
-                after = _preflight(request, code, sizes[0]) if request.preflight else []
-                for size in sizes:
+                after = _preflight(request, code) if request.preflight else []
+                for size in array_sizes(len(left)):
                     before = [f"afterany:{jobs[-1].split('_')[0]}"] if jobs else []
                     runs, left = left[:size], left[size:]
                     jobs += _submit_array(request, code, runs, *after, *before)
@@ -153,18 +151,9 @@ def submit(request: Request) -> list[str]:
         return jobs
 
 
-def _preflight(request: Request, code: Path, num_runs: int) -> list[str]:
-    """Check from the compute nodes; returns what the array must wait for where that has not ended in time.
-
-    First sbatch judges the array, without submitting it, before time goes into the rest.
-    """
+def _preflight(request: Request, code: Path) -> list[str]:
+    """Check from the compute nodes; returns what the array must wait for where that has not ended in time."""
     profile, place = request.profile, request.place(code)
-    with tempfile.NamedTemporaryFile("w", suffix=".sh") as script:
-        script.write(sbatch_text(profile, place, array_parameters(profile, request.name, place), num_runs))
-        script.flush()
-        done = subprocess.run(["sbatch", "--test-only", script.name], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise FailedJobError(done.stderr)
     answers = place.jobs / "preflight"
     shutil.rmtree(answers, ignore_errors=True)
     answers.mkdir(parents=True)
@@ -182,22 +171,18 @@ def _preflight(request: Request, code: Path, num_runs: int) -> list[str]:
 
 def _submit_array(request: Request, code: Path, runs: list[PlannedRun], *after: str) -> list[str]:
     profile, place = request.profile, request.place(code)
-    attempt = new_attempt("slurm", "", torch.device("cpu")).model_copy(update={"command": request.command})
     submission = Submission(
         submitted_at=now(),
-        by=owner(),
         cluster=request.cluster,
-        slurm_conf=os.environ.get("SLURM_CONF"),
         num_workers=profile.num_workers,
         device=profile.device,
         data=None if request.data is None else str(request.data),
         code=str(code),
-        git_commit=attempt.git_commit,
-        git_diff_sha256=attempt.git_diff_sha256,
         jobs_folder=str(place.jobs),
         runs=[run.run_id for run in runs],
         jobs=[],
     )
+    attempt = new_attempt("slurm", "", torch.device("cpu")).model_copy(update={"command": request.command})
     limits = {"checkpoint_minutes": profile.checkpoint_minutes, "timeout_seconds": profile.timeout_seconds}
     given = [
         Job(request.name, request.folder / run.run_id, run, attempt, request.data, profile.device, (), **limits)
@@ -205,11 +190,11 @@ def _submit_array(request: Request, code: Path, runs: list[PlannedRun], *after: 
     ]
     executor = SlurmExecutor(folder=place.jobs, python=python_of(profile))
     executor.update_parameters(**array_parameters(profile, request.name, place, *after))
-    put_submission(request.folder, request.name, place.submission, submission)  # jobs may start before sbatch returns
+    put_submission(request.folder, place.submission, submission)  # jobs may start before sbatch returns
     jobs: list[str] = []
     try:
         jobs = [str(job.job_id) for job in executor.map_array(do_run, given, [profile] * len(given))]
     finally:
         submitted = submission.model_copy(update={"jobs": jobs}) if jobs else None
-        put_submission(request.folder, request.name, place.submission, submitted)
+        put_submission(request.folder, place.submission, submitted)
     return jobs

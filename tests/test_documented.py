@@ -1,8 +1,10 @@
-"""The five examples of docs/adding.md are found where their files would lie, and keep what they promise."""
+"""The examples of docs/adding.md are found where their files would lie, and keep what they promise; commands exist."""
 
 from __future__ import annotations
 
+import importlib
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -184,3 +186,22 @@ def test_the_question_is_answered_and_said() -> None:
     lowest = min(long.frames.done(row).min() for row in long.frames.rows["row"] if len(long.frames.done(row)))
     assert f"**{100 * lowest:.2f} %** is the lowest" in text and "`measured` " in text
     assert len(answer.frame) == sum(len(long.frames.done(row)) > 0 for row in long.frames.rows["row"])
+
+
+# Commands, of all pages.
+
+ROOT = PAGE.parents[1]
+PAGES = ["README.md", "results/README.md", *(f"docs/{path.name}" for path in sorted(PAGE.parent.glob("*.md")))]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_on_a_page_are_there(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / page).read_text()
+    for room, words in re.findall(r"python -m (harness|slurm) ([a-z][^`#|\n]*)", text):
+        parser = importlib.import_module(f"{room}.__main__")._parser()
+        try:
+            parser.parse_args(shlex.split(words.removesuffix(" \\")))
+        except SystemExit as ended:
+            assert ended.code == 0, f"{words}: {capsys.readouterr().err}"
+    targets = set(re.findall(r"^([a-z0-9-]+):.*?##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:`|^ *)make ([a-z][a-z0-9-]+)(?=[ `\n])", text, re.MULTILINE)) <= targets

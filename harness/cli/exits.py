@@ -13,6 +13,12 @@ OURS = Path(__file__).resolve().parents[2]
 FAILURE, BROKEN_PIPE, INTERRUPTED = 1, 141, 130
 
 
+class UsageError(ValueError):
+    """The command cannot be used as given; the message is one sentence for the user."""
+
+    exit_code = 2
+
+
 def complain(error: object, code: int) -> int:
     """Say it, and return the exit code."""
     print(f"error: {error}", file=sys.stderr)

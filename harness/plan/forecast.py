@@ -94,15 +94,19 @@ def hours_sentences(effort: Effort, link_bits_per_second: float | None) -> list[
     lines = [f"hours on {num_workers} GPUs, of a run and of all {num_runs} one after the other:"]
     names = ["low", *["between"] * (len(effort.compute) - 2), "likely"] if len(effort.compute) > 1 else ["compute"]
     for name, (time, hours) in zip(names, effort.compute, strict=True):
-        lines.append(f"  {name}: {hours / num_runs:,.1f} and {hours:,.0f} ({time.device}; {time.basis})")
+        lines.append(f"  {name}: {_in_words(hours / num_runs)} and {_in_words(hours)} ({time.device}; {time.basis})")
     if link_bits_per_second:
         added = effort.high(link_bits_per_second) - effort.compute[-1][1]
         lines.append(
             f"  modelled communication at {link_bits_per_second / 1e9:g} Gb/s, at line rate and with nothing hidden: "
-            f"{added / num_runs:,.1f} more on average, {added:,.0f} in all; by row above"
+            f"{_in_words(added / num_runs)} more on average, {_in_words(added)} in all; by row above"
         )
-    lines.append(f"  so {effort.low:,.0f} to {effort.high(link_bits_per_second):,.0f} in all; evaluation comes on top")
-    return lines
+    span = f"{_in_words(effort.low)} to {_in_words(effort.high(link_bits_per_second))}"
+    return [*lines, f"  so {span} in all; evaluation comes on top"]
+
+
+def _in_words(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
 def price_sentences(effort: Effort) -> list[str]:

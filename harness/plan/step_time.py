@@ -70,7 +70,7 @@ def _step_times(config: RunConfig) -> tuple[StepTime, ...]:
     if flops <= DRY_FLOPS:
         return (dry_steps(config, torch.device("cpu")),)
     wanted = "mixed" if config.precision == "fp16" else "fp32"  # A V100 has no bf16.
-    rates = [rate for rate in training_rates() if rate.gpus == 8 and rate.precision == wanted]
+    rates = [rate for rate in training_rates() if (rate.gpus, rate.precision, rate.batch_size) == (8, wanted, None)]
     times = [_scaled(flops, rate) for rate in rates]
     return tuple(sorted(times, key=lambda time: time.seconds))
 

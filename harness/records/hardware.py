@@ -11,13 +11,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class TrainingRate:
-    """Images a second of ResNet-50 training on `gpus` devices together. `precision`: "mixed" is fp16 with fp32."""
+    """Images a second of ResNet-50 training on `gpus` devices together. `precision`: "mixed" is fp16 with fp32.
+
+    `batch_size`: images a GPU, where they are too many for the rate to be that of an experiment's smaller batches.
+    """
 
     device: str
     precision: str
     gpus: int
     images_per_second: float
     source: str
+    batch_size: int | None = None
 
 
 @dataclass(frozen=True)

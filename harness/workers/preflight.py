@@ -175,7 +175,7 @@ def architecture(name: str, capability: tuple[int, int], built_for: list[str], c
     if any(each // 10 == capability[0] and each % 10 <= capability[1] for each in same_major):
         return True, f"{name} is {wanted}, {built}"
     advice = "install one that was built for CUDA 12.6 (cu126)" if capability < (7, 5) else "install a newer one"
-    return False, f"{name} is {wanted}, {built}, which does not run on it; {advice}, as docs/slurm.md says"
+    return False, f"{name} is {wanted}, {built}, which does not run on it; {advice}, as docs/first-gpu-day.md says"
 
 
 def check_nccl() -> Check:

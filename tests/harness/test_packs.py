@@ -296,7 +296,7 @@ def test_a_packed_run_is_done_in_every_respect(tmp_path: Path, capsys: pytest.Ca
 
     def seen() -> tuple[object, ...]:
         show_status(plan, tmp_path)
-        campaign = observe(folder, plan.experiment, None, {})
+        campaign = observe(folder, plan.experiment, {})
         return capsys.readouterr().out, read_frames(folder).runs.to_csv(), campaign, missing_runs(plan, folder)
 
     before = seen()

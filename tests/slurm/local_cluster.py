@@ -1,12 +1,10 @@
 """A real Slurm on this machine, with several nodes and fake GPUs: for tests, and for trying things.
 
     python tests/slurm/local_cluster.py start     # then paste the line it prints, or eval "$(...)" it
-    python tests/slurm/local_cluster.py status
     python tests/slurm/local_cluster.py stop
 
 It needs Debian's packages slurmctld, slurmd, slurm-client and munge, but neither root, systemd nor cgroups. It keeps to
-one folder. Where the kernel lets the user make namespaces, each node has a name and process ids of its own, and all
-listen on loopback only.
+one folder. Only who has that folder's key may talk to its daemons.
 """
 
 from __future__ import annotations
@@ -35,7 +33,6 @@ from tests.slurm.local_processes import (
     MissingPackagesError,
     end,
     end_node,
-    have_namespaces,
     launch,
     process_of,
     require_packages,
@@ -65,7 +62,6 @@ class Settings:
     name: str
     gpus_per_node: tuple[int, ...]
     max_array_size: int
-    namespaces: bool
     first_port: int
     first_job_id: int
 
@@ -164,7 +160,7 @@ class LocalCluster:
 
     def _launch(self, name: str) -> None:
         if process_of(self.folder, name) is None:
-            launch(self.folder, name, self.settings.namespaces)
+            launch(self.folder, name)
 
 
 def default_folder() -> Path:
@@ -193,7 +189,6 @@ def start(folder: Path, gpus_per_node: Sequence[int] = (1, 1, 1, 1), max_array_s
                 name=f"local{secrets.token_hex(4)}",
                 gpus_per_node=tuple(gpus_per_node),
                 max_array_size=max_array_size,
-                namespaces=have_namespaces(),
                 first_port=_free_ports(),
                 first_job_id=int(time.time()) % 60_000_000,  # no id twice, even if the folder is wiped in between
             )
@@ -270,7 +265,6 @@ def _write_files(folder: Path, settings: Settings) -> None:
     key.write_bytes(secrets.token_bytes(128))
     for number in range(max(settings.gpus_per_node)):
         (folder / f"dev/gpu{number}").symlink_to("/dev/null")
-    hosts = Path("/etc/hosts").read_text() if os.path.exists("/etc/hosts") else ""
     gres = ["AutoDetect=off"]
     for node, num_gpus in zip(settings.node_names, settings.gpus_per_node, strict=True):
         devices = f"{folder}/dev/gpu" + ("0" if num_gpus == 1 else f"[0-{num_gpus - 1}]")
@@ -279,7 +273,6 @@ def _write_files(folder: Path, settings: Settings) -> None:
         "etc/slurm.conf": _slurm_conf(folder, settings),
         "etc/gres.conf": "\n".join(gres) + "\n",
         "etc/cgroup.conf": "CgroupPlugin=disabled\n",
-        "etc/hosts": f"{hosts}\n127.0.0.1 localhost {' '.join(settings.node_names)}\n",
         "cluster.json": json.dumps(asdict(settings), indent=1) + "\n",  # last: without it the folder is no cluster's
     }
     for name, text in files.items():
@@ -289,7 +282,7 @@ def _write_files(folder: Path, settings: Settings) -> None:
 def _slurm_conf(folder: Path, settings: Settings) -> str:
     user, memory_mb = user_name(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
     nodes = "\n".join(
-        f"NodeName={node} NodeHostname={node if settings.namespaces else 'localhost'} NodeAddr=127.0.0.1 "
+        f"NodeName={node} NodeHostname=localhost NodeAddr=127.0.0.1 "
         f"Port={settings.address(folder, node)[1]} CPUs={8 * num_gpus} RealMemory={memory_mb} "
         f"Gres=gpu:v100:{num_gpus} Feature=v100 State=UNKNOWN"
         for node, num_gpus in zip(settings.node_names, settings.gpus_per_node, strict=True)
@@ -298,7 +291,7 @@ def _slurm_conf(folder: Path, settings: Settings) -> str:
 ClusterName={settings.name}
 SlurmctldHost=localhost
 SlurmctldPort={settings.first_port}
-{_communication(settings)}SlurmUser={user}
+{_communication()}SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
 CredType=cred/munge
@@ -334,20 +327,19 @@ PartitionName=main Default=YES Nodes={",".join(settings.node_names)} MaxTime=INF
 """
 
 
-def _communication(settings: Settings) -> str:
-    """The line that has daemons listen on the address of the host's name, where that is a loopback address."""
-    parameters = ["NoCtldInAddrAny", "NoInAddrAny"] if settings.namespaces else []
+def _communication() -> str:
+    """The line for a machine whose only interface is loopback, where Slurm's usual look-ups find nothing."""
     try:
         socket.getaddrinfo("127.0.0.1", 1, socket.AF_INET, flags=socket.AI_ADDRCONFIG)
-    except OSError:  # loopback is the only interface, where Slurm's usual look-ups find nothing
-        parameters.append("EnableIPv6")
-    return f"CommunicationParameters={','.join(parameters)}\n" if parameters else ""
+    except OSError:
+        return "CommunicationParameters=EnableIPv6\n"
+    return ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 2 for a user's mistake or missing packages, 1 for a failure."""
     parser = argparse.ArgumentParser(prog="local_cluster", description="A real Slurm on this machine.")
-    parser.add_argument("command", choices=("start", "stop", "status"))
+    parser.add_argument("command", choices=("start", "stop"))
     parser.add_argument("--folder", type=Path, default=default_folder(), help="all that is kept (default: %(default)s)")
     parser.add_argument("--nodes", type=int, default=4, help="how many a new cluster has, with a GPU each (default: 4)")
     options = parser.parse_args(arguments)
@@ -356,16 +348,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             cluster = start(options.folder, (1,) * options.nodes)
             print(f"export SLURM_CONF={cluster.environment['SLURM_CONF']}")
             print("# with this line in your shell, sinfo, sbatch, squeue and the rest mean this cluster")
-            return 0
-        if options.command == "stop":
+        else:
             ran = stop(options.folder)
             print(f"stopped the cluster in {options.folder}" if ran else f"nothing runs in {options.folder}")
-            return 0
-        settings = _read_settings(options.folder.absolute())
-        if settings is None or not LocalCluster(options.folder.absolute(), settings).answering():
-            print(f"no cluster in {options.folder}, or not all of it answers: start makes or mends it")
-            return 1
-        print(LocalCluster(options.folder.absolute(), settings).call("sinfo", "--format=%9P %.5D %10T %14G %N"), end="")
         return 0
     except (ValueError, MissingPackagesError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,9 +18,6 @@ PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin:/usr/bin:/bin"
 
 PACKAGES = {"munged": "munge", "slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client"}
 """Program -> Debian's package that has it."""
-
-DROP_CAPABILITIES = ["setpriv", "--inh-caps=-all", "--ambient-caps=-all"]
-"""A user without rights has them all in namespaces of their own; jobs should not."""
 
 READY_SECONDS, STOP_SECONDS = 60.0, 10.0
 """How long a daemon may take until it listens, and to end by itself."""
@@ -50,55 +47,26 @@ def user_name() -> str:
         raise ValueError(f"user id {os.getuid()} has no name, and Slurm wants one: add it to /etc/passwd") from None
 
 
-def have_namespaces() -> bool:
-    """Whether nodes can have host names and process ids of their own: mostly as root, else if the kernel lets users."""
-    try:
-        return subprocess.run(_as_machine("node1", "/etc/hosts", ["true"]), capture_output=True).returncode == 0
-    except FileNotFoundError:
-        return False
-
-
-def launch(folder: Path, name: str, namespaces: bool) -> None:
+def launch(folder: Path, name: str) -> None:
     """Start a daemon that outlives us, and note which process it is. What it says goes to `log/NAME.err`."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("SLURM")}
     environment |= {"PATH": PATH, "SLURM_CONF": f"{folder}/etc/slurm.conf"}
     with (folder / f"log/{name}.err").open("wb") as output:
         process = subprocess.Popen(
-            _command(folder, name, namespaces), cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output,
+            _command(folder, name), cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output,
             stderr=output, start_new_session=True,
         )  # fmt: skip
     _note(folder, name).write_text(f"{process.pid} {_identity(process.pid)}")
 
 
-def _command(folder: Path, name: str, namespaces: bool) -> list[str]:
+def _command(folder: Path, name: str) -> list[str]:
     """What runs a daemon, in the foreground."""
-    match name:
-        case "munged":
-            own = f"{folder}/munge"  # a private folder, which --force takes for no error
-            return ["munged", "--foreground", "--force", f"--key-file={own}/munge.key", f"--socket={own}/munge.socket",
-                    f"--pid-file={own}/munged.pid", f"--seed-file={own}/munged.seed"]  # fmt: skip
-        case "slurmctld":
-            # Where the host's name is a loopback address, it listens on that alone.
-            command = ["slurmctld", "-D", "-f", f"{folder}/etc/slurm.conf"]
-            return _unshared([], 'hostname "$1"', "localhost", command) if namespaces else command
-    node = ["slurmd", "-D", "-N", name, "-f", f"{folder}/etc/slurm.conf"]
-    return _as_machine(name, f"{folder}/etc/hosts", node) if namespaces else node
-
-
-def _as_machine(name: str, hosts: str, command: Sequence[str]) -> list[str]:
-    """Run a command as the first process of a machine of its own, all of which dies with it.
-
-    The machine has a name, which the file `hosts` knows; network, files and users are this machine's.
-    """
-    separate = ["--pid", "--fork", "--kill-child=KILL", "--mount-proc"]
-    return _unshared(separate, f'mount --bind "{hosts}" /etc/hosts && hostname "$1"', name, command)
-
-
-def _unshared(options: Sequence[str], prepare: str, argument: str, command: Sequence[str]) -> list[str]:
-    """Run a command in namespaces that the line `prepare` has prepared, with `argument` as its $1."""
-    to_prepare, to_run = (["--map-current-user", "--keep-caps"], DROP_CAPABILITIES) if os.getuid() else ([], [])
-    script = f'{prepare} && shift && exec "$@"'
-    return ["unshare", "--uts", *to_prepare, *options, "sh", "-c", script, "sh", argument, *to_run, *command]
+    if name == "munged":
+        own = f"{folder}/munge"  # a private folder, which --force takes for no error
+        return ["munged", "--foreground", "--force", f"--key-file={own}/munge.key", f"--socket={own}/munge.socket",
+                f"--pid-file={own}/munged.pid", f"--seed-file={own}/munged.seed"]  # fmt: skip
+    daemon = ["slurmctld"] if name == "slurmctld" else ["slurmd", "-N", name]
+    return [*daemon, "-D", "-f", f"{folder}/etc/slurm.conf"]
 
 
 def wait_ready(folder: Path, name: str, address: str | tuple[str, int]) -> None:
@@ -152,7 +120,6 @@ def end(folder: Path, name: str, *, at_once: bool = False) -> bool:
 def end_node(folder: Path, cluster_name: str, node: str) -> bool:
     """End all of a node at once: its slurmd, the steps there and their tasks. Returns whether its slurmd ran.
 
-    A node with namespaces of its own dies with the first signal, and the rest is waiting for that.
     Raises TimeoutError where processes do not end.
     """
     ran = end(folder, node, at_once=True)

@@ -17,10 +17,9 @@ import pytest
 
 from slurm.__main__ import main
 from slurm.allocation import Allocation
-from slurm.campaign import Campaign, Submission, read_campaign
+from slurm.campaign import PACKAGES, Submission
 from tests.harness.support import ROOT, Table, small_spec, to_toml
 
-PACKAGES = ("algorithms", "harness", "report", "slurm")
 PATIENCE_SECONDS = 150.0
 """A busy machine takes its time to load torch in one process after another."""
 
@@ -99,26 +98,15 @@ def wait_until(condition: Callable[[], bool], what: str, patience_seconds: float
         time.sleep(0.1)
 
 
-def campaign(folder: Path) -> Campaign:
-    """The campaign in an experiment's folder."""
-    found = read_campaign(folder)
-    assert found is not None
-    return found
-
-
 def submission(folder: Path, *runs: str, **changes: Any) -> Submission:
     """A made-up submission of these runs as the array 7."""
     given: Table = {
         "submitted_at": "2026-01-01T00:00:00+00:00",
-        "by": "someone",
         "cluster": "mycluster",
-        "slurm_conf": None,
         "num_workers": 4,
         "device": "cuda",
         "data": None,
         "code": str(folder / "code"),
-        "git_commit": None,
-        "git_diff_sha256": None,
         "jobs_folder": str(folder / "jobs"),
         "runs": list(runs),
         "jobs": [f"7_{number}" for number in range(len(runs))],

@@ -26,40 +26,48 @@ from harness.records.run_lock import owned
 from harness.records.store import Failure, FailureKind, read_record
 from slurm import requeue
 from slurm.allocation import Allocation, StopNotice
+from slurm.campaign import put_submission
 from slurm.profile import load_profile
 from slurm.requeue import decide, goes_on
-from slurm.starts import ALWAYS, COUNTED, End, NothingToDo, Start, add_start, begin_attempt, ends_of_job, read_starts
+from slurm.starts import ALWAYS, COUNTED, NothingToDo, Start, add_start, begin_attempt, num_retries, read_starts
 from tests.harness.support import ROOT, job_for, small_config
 from tests.slurm.support import allocation, small_profile, submission, write_profile
 
 # Policy
 
 
-def ends(*kinds: FailureKind, progressed: bool = False) -> list[End]:
-    return [End(kind, progressed) for kind in kinds]
+def started(folder: Path, *ends: FailureKind) -> None:
+    """Records of a run whose job 7_0 started once more than it ended in these ways; the last start is attempt `now`."""
+    add_start(folder, starts_of(*ends), Start(job="7_0", restart=len(ends), attempt="now", time=""))
 
 
-GOT_ON = ends(*["timeout"] * 50, progressed=True)
-FOLLOWS: list[tuple[End, list[End], int, bool]] = [
-    (End("preempted", False), ends(*["preempted"] * 50, *["node"] * 9), 0, True),
-    (End("preempted", True), [], 0, True),
+def starts_of(*ends: FailureKind, progressed: bool = False, job: str = "7_0") -> list[Start]:
+    return [
+        Start(job=job, restart=number, attempt=f"a{number}", time="", ended=kind, progressed=progressed)
+        for number, kind in enumerate(ends)
+    ]
+
+
+GOT_ON = starts_of(*["timeout"] * 50, progressed=True)
+OTHERS = starts_of("node", "node", "node", job="6_0")
+FOLLOWS: list[tuple[list[Start], int, bool]] = [
+    (starts_of(*["preempted"] * 50, *["node"] * 9, "preempted"), 0, True),
     # A time limit before which the job got on is no retry; all else that was lost is, together.
-    (End("timeout", True), [*GOT_ON, *ends("node", "timeout")], 0, True),
-    (End("timeout", False), [*GOT_ON, *ends("node", "timeout")], 2, False),
-    (End("node", False), [*GOT_ON, *ends("node")], 2, True),
-    *((End(kind, False), ends("preempted", "node", "preempted", "timeout"), 3, True) for kind in COUNTED),
-    *((End(kind, False), ends("communication", "node", "timeout"), 3, False) for kind in COUNTED),
-    *((End(kind, False), [], 0, False) for kind in COUNTED),
-    (End("node", True), ends("node", progressed=True), 1, False),
-    (End("communication", True), ends("communication", progressed=True), 1, False),
+    ([*starts_of("node", "timeout"), *GOT_ON], 0, True),
+    ([*GOT_ON, *starts_of("node", "timeout", "timeout")], 2, False),
+    ([*OTHERS, *GOT_ON, *starts_of("node", "node")], 2, True),
+    *((starts_of("preempted", "node", "preempted", "timeout", kind), 3, True) for kind in COUNTED),
+    *((starts_of("communication", "node", "timeout", kind), 3, False) for kind in COUNTED),
+    *((starts_of(kind), 0, False) for kind in COUNTED),
+    *((starts_of(kind, kind, progressed=True), 1, False) for kind in COUNTED if kind != "timeout"),
     # What would come again is not tried again.
-    *((End(kind, True), [], 100, False) for kind in get_args(FailureKind) if kind not in (*ALWAYS, *COUNTED)),
+    *((starts_of(kind), 100, False) for kind in get_args(FailureKind) if kind not in (*ALWAYS, *COUNTED)),
 ]
 
 
-@pytest.mark.parametrize(("end", "before", "max_retries", "goes"), FOLLOWS)
-def test_what_follows_an_end(end: End, before: list[End], max_retries: int, goes: bool) -> None:
-    assert goes_on(end, before, max_retries) is goes
+@pytest.mark.parametrize(("starts", "max_retries", "goes"), FOLLOWS)
+def test_what_follows_an_end(starts: list[Start], max_retries: int, goes: bool) -> None:
+    assert goes_on(starts, max_retries) is goes
 
 
 # Notice
@@ -98,12 +106,6 @@ def requeued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     return said
-
-
-def started(folder: Path, *ends: FailureKind) -> None:
-    """Records of a run whose job 7_0 started once more than it ended in these ways; the last start is attempt `now`."""
-    starts = [Start(job="7_0", restart=n, attempt=f"a{n}", time="", ended=end) for n, end in enumerate(ends)]
-    add_start(folder, starts, Start(job="7_0", restart=len(ends), attempt="now", time=""))
 
 
 def requeue_of(folder: Path, restart: int, code: int, max_retries: int = 2) -> int:
@@ -199,17 +201,15 @@ def test_workers_that_nccls_watchdog_ended_have_lost_one_and_are_tried_again(tmp
     assert requeued.read_text() == "requeue 8\n" * 2
 
 
-def test_job_that_did_not_begin_says_where_to_look(tmp_path: Path, requeued: Path) -> None:
-    assert requeue_of(tmp_path / "run", 0, 1) == 1
-    failure = read_record(tmp_path / "run" / "failure.json", Failure)
+def test_job_whose_workers_did_not_begin_says_where_to_look_and_one_with_nothing_to_do_leaves_nothing(
+    tmp_path: Path, requeued: Path
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    assert requeue_of(folder, 0, 0) == 0 and not list(folder.iterdir())
+    assert requeue_of(folder, 0, 1) == 1 and not requeued.exists()
+    failure = read_record(folder / "failure.json", Failure)
     assert failure.kind == "bug" and "before a worker began; see" in failure.message
-    assert not requeued.exists()
-
-
-def test_job_that_had_nothing_to_do_leaves_nothing(tmp_path: Path, requeued: Path) -> None:
-    (tmp_path / "run").mkdir()
-    assert requeue_of(tmp_path / "run", 0, 0) == 0
-    assert not list((tmp_path / "run").iterdir()) and not requeued.exists()
 
 
 @pytest.mark.parametrize(("end_time", "comes_back"), [(3600.0, False), (-1.0, True)])
@@ -254,9 +254,7 @@ def test_job_that_slurm_ends_is_said_to_be_cancelled_requeued_or_to_have_lost_a_
     assert requeue_of(folder, 0, 143) != 0
     failure = read_record(folder / "failure.json", Failure)
     assert failure.kind == kind and failure.message.startswith(words) and not requeued.exists()
-    assert sum(end.counts for end in ends_of_job(read_starts(folder), "7_0")) == (
-        kind == "node" and before != "no worker began"
-    )
+    assert num_retries(read_starts(folder), "7_0") == (kind == "node" and before != "no worker began")
 
 
 def test_a_signal_before_training_ends_a_worker_at_once(tmp_path: Path) -> None:
@@ -286,18 +284,10 @@ def test_orphan_does_not_requeue_the_start_that_replaced_it(tmp_path: Path, requ
 def test_full_disk_requeues_nothing(
     tmp_path: Path, requeued: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "run"
-    started(folder)
-    store.write_record(
-        tmp_path / "campaign.json",
-        store_campaign(submission(tmp_path, "run")),
-    )
-    for name, value in {
-        "SLURM_JOB_ID": "8",
-        "SLURM_ARRAY_JOB_ID": "7",
-        "SLURM_ARRAY_TASK_ID": "0",
-        "SUBMITIT_EXECUTOR": "slurm",
-    }.items():
+    started(tmp_path / "run")
+    put_submission(tmp_path, 0, submission(tmp_path, "run"))
+    job = {"SLURM_JOB_ID": "8", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0", "SUBMITIT_EXECUTOR": "slurm"}
+    for name, value in job.items():
         monkeypatch.setenv(name, value)
 
     def no_space(*arguments: object) -> None:
@@ -307,12 +297,6 @@ def test_full_disk_requeues_nothing(
     assert requeue.main([str(tmp_path / "campaign.json"), "0", "3", "1"]) == 1
     assert "not requeued: " in (said := capsys.readouterr().out) and "quota" in said
     assert not requeued.exists()
-
-
-def store_campaign(*submissions: object) -> store.Record:
-    from slurm.campaign import Campaign
-
-    return Campaign(version=store.VERSION, experiment="x", submissions=list(submissions))  # type: ignore[arg-type]
 
 
 # Meeting

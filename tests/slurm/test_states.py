@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,15 @@ import pytest
 
 from harness.records import store
 from harness.records.experiment import read_experiment
+from harness.records.run_lock import locked
 from harness.records.state import Seen, judge
 from harness.records.store import Failure, Heartbeat, Result
 from slurm.__main__ import main
-from slurm.campaign import CampaignError, now, put_submission, read_campaign, submit_lock
+from slurm.campaign import now, put_submission, read_campaign
 from slurm.status import observe, submitted
-from tests.harness.support import ROOT
+from tests.harness.support import small_spec, write_spec
 from tests.report.holed import holed, unpacked
-from tests.slurm.support import submission
+from tests.slurm.support import small_profile, submission, write_profile
 
 NOW = 1_800_000_000.0
 SUBMITTED = "2027-01-15T07:00:00+00:00"  # an hour before NOW
@@ -106,23 +106,21 @@ def folder(tmp_path: Path) -> Path:
     folder = holed(tmp_path / "results")
     runs = [run_id for row in read_experiment(folder).rows for run_id in row.runs.values()]
     assert len(runs) == len(set(runs))
-    put_submission(folder, "cmudict", 0, submission(folder, *runs, submitted_at=now()))
+    put_submission(folder, 0, submission(folder, *runs, submitted_at=now()))
     return folder
 
 
 def missing_run(folder: Path) -> tuple[str, str]:
     """A run that was never started, and its job."""
-    campaign = read_campaign(folder)
-    assert campaign is not None
-    (last,) = campaign.submissions
+    (last,) = read_campaign(folder).submissions
     pairs = zip(last.runs, last.jobs, strict=True)
     return next((run, job) for run, job in pairs if not (folder / run / "run.json").exists())
 
 
 def test_totals_and_hours(folder: Path) -> None:
-    experiment, campaign = read_experiment(folder), read_campaign(folder)
+    experiment = read_experiment(folder)
     run, job = missing_run(folder)
-    status = observe(folder, experiment, campaign, {job: "PENDING"})
+    status = observe(folder, experiment, {job: "PENDING"})
     results = [store.read_record(path, Result) for path in folder.glob("*/result.json")]
     assert status.totals["done"] == len(results)
     assert status.totals["queued"] == 1 and status.totals["failed"] == 1
@@ -138,35 +136,29 @@ def test_totals_and_hours(folder: Path) -> None:
 def test_running_run_shows_epoch_rate_and_time_left(folder: Path) -> None:
     run, job = missing_run(folder)
     store.write_record(folder / run / "heartbeat.json", beat(0, time=time.time()))
-    status = observe(folder, read_experiment(folder), read_campaign(folder), {job: "RUNNING"})
+    status = observe(folder, read_experiment(folder), {job: "RUNNING"})
     (shown,) = [each for each in status.runs if each.run_id == run]
     assert (shown.state, shown.epoch, shown.images_per_second, shown.seconds_left) == ("running", 1.5, 640.0, 120.0)
     assert shown.log == str(folder / "jobs" / f"{job}_0_log.out")
 
 
-def test_json_is_whole_and_plain(
+def test_status_for_machines_and_for_people_name_kind_and_log_of_a_failure(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", "")
     assert main(["status", "--json", "--results", str(folder.parent)]) == 0
     (status,) = json.loads(capsys.readouterr().out)
     assert status["experiment"] == "cmudict" and status["queue_answers"] is False
-    assert len(status["runs"]) == sum(status["totals"].values())
     states = [run["state"] for run in status["runs"]]
     assert {state: states.count(state) for state in status["totals"]} == status["totals"]
+    assert status["worker_hours_spent"] > 0 and status["worker_hours_left"] > 0
     (failed,) = [run for run in status["runs"] if run["state"] == "failed"]
-    assert failed["failure"] and failed["log"].endswith("_log.out")
-
-
-def test_text_names_kind_and_log_of_a_failure(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("PATH", "")
     assert main(["status", "cmudict", "--results", str(folder.parent)]) == 0
     text = capsys.readouterr().out
     (line,) = [line for line in text.splitlines() if " failed " in line and "_log.out" in line]
-    failed = store.read_record(next(folder.glob("*/failure.json")), Failure)
-    assert failed.kind in line and "squeue does not answer" in text and "GPU-hours: " in text
+    kind = store.read_record(next(folder.glob("*/failure.json")), Failure).kind
+    assert kind == failed["failure"] and f" {kind}: " in line and failed["log"] in line
+    assert "squeue does not answer" in text and "GPU-hours: " in text
 
 
 def test_status_of_what_is_no_campaign(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,22 +182,28 @@ def test_campaign_that_is_damaged_or_of_another_version_is_one_line(
 
 
 def test_submission_that_sbatch_refused_is_taken_back(tmp_path: Path) -> None:
-    put_submission(tmp_path, "x", 0, submission(tmp_path, "r1", "r2"))
-    put_submission(tmp_path, "x", 1, submission(tmp_path, "r2", jobs=[]))
+    put_submission(tmp_path, 0, submission(tmp_path, "r1", "r2"))
+    put_submission(tmp_path, 1, submission(tmp_path, "r2", jobs=[]))
     pending = read_campaign(tmp_path)
-    assert pending is not None and pending.latest("r2") == (pending.submissions[1], None)
-    put_submission(tmp_path, "x", 1, None)
+    assert pending.latest("r2") == (pending.submissions[1], None)
+    put_submission(tmp_path, 1, None)
     campaign = read_campaign(tmp_path)
-    assert campaign is not None and len(campaign.submissions) == 1
+    assert len(campaign.submissions) == 1
     assert campaign.latest("r2") == (campaign.submissions[0], "7_1") and campaign.latest("r3") is None
 
 
-def test_second_submitter_waits_and_a_killed_one_keeps_nobody_out(tmp_path: Path) -> None:
-    with submit_lock(tmp_path), pytest.raises(CampaignError, match=r"submit\.lock; wait for it"), submit_lock(tmp_path):
-        pass
-    script = "import os, pathlib, sys; from slurm.campaign import submit_lock as lock;"
-    script += "lock(pathlib.Path(sys.argv[1])).__enter__(); os.kill(os.getpid(), 9)"
-    killed = subprocess.run([sys.executable, "-c", script, tmp_path], cwd=ROOT)
-    assert killed.returncode == -9
-    with submit_lock(tmp_path):
-        pass
+@pytest.mark.timeout(300)
+def test_a_second_submitter_waits_and_then_says_who_is_at_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for program in ("sbatch", "srun"):
+        (tmp_path / program).write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / program).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("slurm.submit.LOCK_SECONDS", 0.2)
+    spec, profile = write_spec(tmp_path, small_spec()), write_profile(tmp_path, small_profile())
+    words = ["submit", str(spec), "--cluster", str(profile), "--results", str(tmp_path / "results"), "--yes"]
+    with locked(tmp_path / "results" / "small" / "submit.lock"):
+        assert main(words) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: another command is submitting this experiment") and said.count("\n") == 1
