@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build a report; returns the exit status."""
     options = parser().parse_args(arguments)
+    gc.disable()  # of ten thousand records nothing is garbage
     # Here and not above, so that --help does not wait for the plotting library.
     from report.accuracy_report import build_report, write_frames
     from report.explorer.page import write_experiment_page, write_study_page

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from report.accuracy_figures import drawn_methods, link_figure, loss_at_one_load, loss_figure
 from report.accuracy_tables import tables_of
-from report.frame import Frames
+from report.frame import JUDGED, LONG, Frames
 from report.regime import noise_share
 from report.render import write_report
 from report.statistics import (
@@ -89,8 +89,8 @@ def _figures(frames: Frames, accuracy: pd.DataFrame) -> tuple[dict[str, Figure],
     if len(shown):
         figures["loss"] = loss_figure(shown, margin, captions["loss"])
     own = accuracy[accuracy["is_own"] & (accuracy["row"] != frames.experiment.baseline)]
-    if (drawn_methods(own).groupby("label")["link_models"].nunique() > 1).sum() > 1:
-        captions["links"] = "Loss against what a link carries"
+    if len(drawn_methods(own)):
+        captions["links"] = "Differences over what a link carries"
         figures["links"] = link_figure(own, margin, captions["links"])
     return figures, captions
 
@@ -105,6 +105,8 @@ def _context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, An
         "status": {"done": 0, "diverged": 0, "planned": len(frames.runs)}
         | frames.runs["status"].value_counts().to_dict(),
         "heading": frames.metric.label[:1].upper() + frames.metric.label[1:],
+        "again": {LONG: JUDGED, JUDGED: LONG}.get(experiment.name) if len(tables["contrasts"]) else None,
+        "judged": JUDGED,
         "margin": counted(round(100 * (experiment.margin or 0.0), 6), "point"),
         "baseline": frames.by_row.loc[experiment.baseline, "label"] if experiment.baseline else "the baseline",
         "is_tuning": _is_tuning(frames),
@@ -150,8 +152,7 @@ def _accuracy_table(frames: Frames, accuracy: pd.DataFrame) -> tuple[pd.DataFram
     own = own.sort_values(["order", "ratio", "difference"], ascending=[True, True, False], kind="stable")
     own["runs"] = [_runs(line) for line in own.to_dict("records")]
     unit = "%" if frames.metric.unit == "percent" else frames.metric.unit
-    columns = {"label": ("method", "text"), "ratio": ("ratio", "amount")}
-    columns |= {"learning_rate": ("learning rate", "short")} if _is_tuning(frames) else {}
+    columns = {"label": ("method", "text"), "ratio": ("ratio", "amount"), "learning_rate": ("rate", "short")}
     columns |= {"models_sent": ("models", "amount"), "link_models": ("link", "amount")}
     columns |= {"runs": ("runs", "number" if own["runs"].str.isdigit().all() else "text")}
     columns |= {"mean": (f"{frames.metric.score_label}, {unit}", "percent"), "difference": ("difference", "points")}

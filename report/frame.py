@@ -21,6 +21,9 @@ Status = Literal["done", "diverged", "failed", "missing"]
 JUDGED = "fashion_mnist_contrasts"
 """The experiment that the answers, README and the speed report quote: another name here, and all quote that."""
 
+LONG = "fashion_mnist_long"
+"""The experiment of all methods and ratios, which asked the same questions before, at rates chosen on shorter runs."""
+
 DIVERGED_FACTOR = 1000.0
 """A loss beyond so many times that of a constant guess counts as diverged, whatever the run's own record says."""
 

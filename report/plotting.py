@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.typing import RcKeyType
 
@@ -115,17 +114,6 @@ def decades(axis: Axis) -> None:
 def headline(figure: Figure, title: str) -> None:
     """The finding, over the whole width, in as many lines as it needs."""
     figure.suptitle(textwrap.fill(title, 84), fontsize=9.5, fontweight="bold", x=0.012, ha="left")
-
-
-def names_beside(axes: Axes, named: list[tuple[str, Line2D]]) -> None:
-    """Names right of the axes with the marker and colour of their lines, in the order given, which no line crosses."""
-    lines = [line for _, line in named]
-    legend = axes.legend(
-        lines, [name for name, _ in named], loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=1.4,
-        borderaxespad=0.3, handletextpad=0.5, labelspacing=0.35,
-    )  # fmt: skip
-    for text, line in zip(legend.get_texts(), lines, strict=True):
-        text.set_color(line.get_color())
 
 
 def end_labels(axes: Axes, ends: list[tuple[float, float, str, str]], leaders: bool = False) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from harness.records.experiment import Contrast
 from report.frame import Frames
@@ -63,13 +63,13 @@ class Difference:
 
     def interval(self, coverage: float = COVERAGE) -> tuple[float, float]:
         """Two-sided."""
-        half = float(stats.t.ppf((1 + coverage) / 2, self.degrees)) * self.standard_error
+        half = float(special.stdtrit(self.degrees, (1 + coverage) / 2)) * self.standard_error
         return self.estimate - half, self.estimate + half
 
     def _tail(self, distance: float) -> float:
         if self.standard_error == 0:
             return 0.0 if distance > 0 else 1.0
-        return float(stats.t.sf(distance / self.standard_error, self.degrees))
+        return float(special.stdtr(self.degrees, -distance / self.standard_error))
 
 
 UNKNOWN = Difference(math.nan, math.nan, math.nan)
@@ -86,7 +86,7 @@ def summary_frame(frames: Frames) -> pd.DataFrame:
         # One rounding at the end, so that the order of the seeds does not matter.
         mean = math.fsum(scores) / len(scores)
         deviation = float(scores.std(ddof=1)) if len(scores) > 1 else math.nan
-        half = float(stats.t.ppf((1 + COVERAGE) / 2, max(len(scores) - 1, 1))) * deviation / math.sqrt(len(scores))
+        half = float(special.stdtrit(max(len(scores) - 1, 1), (1 + COVERAGE) / 2)) * deviation / math.sqrt(len(scores))
         lines.append((row, len(scores), mean, deviation, mean - half, mean + half))
     return pd.DataFrame(lines, columns=["row", "num_runs", "mean", "deviation", "low", "high"])
 
@@ -98,6 +98,8 @@ def pool_of(frames: Frames) -> Pool:
     groups = {row: frames.done(row).to_numpy(dtype=float) for row in rows if len(frames.done(row)) > 1}
     if len(groups) < 2:
         return Pool(frozenset(), None, 0, math.nan)
+    from scipy import stats  # most of a second to import, as below
+
     p_value = float(stats.levene(*groups.values(), center="median").pvalue)
     if p_value < HOMOGENEITY_LEVEL:
         return Pool(frozenset(), None, 0, p_value)
@@ -269,6 +271,6 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     """p values adjusted by Holm's step-down procedure, in the order given."""
     if not len(p_values):
         return np.array([], dtype=float)
-    from statsmodels.stats.multitest import multipletests  # half a second to import, so only where it is needed
+    from statsmodels.stats.multitest import multipletests  # so only where contrasts are declared
 
     return np.asarray(multipletests(p_values, method="holm")[1], dtype=float)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,11 +18,17 @@ _LONG = 34
 _MOST_KEPT = 8
 """Rows of a table that is not broken; a section of such tables and one picture at most is kept on one page."""
 
+_SCALES = (0.9, 0.94, 0.97, 1.0, 1.04, 1.08, 1.12)
+"""Sizes of type that are tried."""
+
+_LEAST_WIDTH = 0.94
+"""Of a picture, in the width of the text: its type is at 7 points then."""
+
 _PREAMBLE = """\
 #set document(title: {title}, date: none)
-#set page(paper: "a4", margin: (x: 17mm, top: 17mm, bottom: 17mm), numbering: "1 / 1",
+#set page(paper: "a4", margin: (x: 17mm, top: 15mm, bottom: 15mm), numbering: "1 / 1",
   header: context if counter(page).get().first() > 1 [#text(7.5pt, fill: luma(110))[#{title}]])
-#set text(font: "Libertinus Serif", size: 9.5pt, lang: "en", hyphenate: false)
+#set text(font: "Libertinus Serif", size: {scale} * 9.5pt, lang: "en", hyphenate: false)
 #set par(leading: 0.58em, spacing: 0.95em)
 #set list(spacing: 0.7em)
 #show heading.where(level: 1): set text(size: 15pt)
@@ -34,12 +41,12 @@ _PREAMBLE = """\
 #let verdict(body) = block(width: 100%, fill: rgb("#f2f6fa"), stroke: (left: 2.5pt + rgb("#0072B2")),
   inset: 9pt, above: 1em, below: 1.2em, body)
 #let picture(path, body) = block(above: 1.1em, below: 1.1em, breakable: false)[
-  #image(path, width: 100%) #block(above: 0.5em)[#text(8.5pt, fill: luma(60), body)]]
+  #image(path, width: {width}) #block(above: 0.5em)[#text({scale} * 8.5pt, fill: luma(60), body)]]
 #let kept(body) = block(breakable: false, width: 100%, above: 1.6em, body)
 #let grid-table(columns, align, count, head, ..cells) = block(width: 100%, above: 0.8em, below: 1.1em,
   breakable: count > {most_kept}, layout(page => {{
     let drawn(size, columns) = {{
-      set text(size, number-width: "tabular")
+      set text(calc.max(7pt, {scale} * size), number-width: "tabular")
       set par(leading: 0.42em, justify: false)
       table(columns: columns, align: align, stroke: none, inset: (x: 0.36em, y: 0.3em),
         fill: (x, y) => if y > 0 and calc.even(y) {{ luma(246) }},
@@ -58,6 +65,9 @@ _PREAMBLE = """\
   }}))
 """
 
+_END = "#context { let at = here().position(); [#metadata((at.page, at.y / page.height)) <end>] }\n"
+"""The page on which a text ends, and the share of that page's height above the end."""
+
 
 def quote(text: str) -> str:
     """A Typst string literal; line breaks inside become spaces, and a number stays with its "%"."""
@@ -67,30 +77,42 @@ def quote(text: str) -> str:
 
 
 def pdf_of(markdown: str, root: Path) -> bytes:
-    """The PDF; no date in it, and none of the system's fonts.
+    """The PDF; no date in it, and none of the system's fonts. Of some sizes of type it has that
+    whose last page is at least half full, with the fewest pages; where none has, its last sections begin a page.
 
     Args:
         markdown: whose pictures are named by paths under `root`; where a PDF lies beside a PNG, it is taken.
     """
-    source = typst_of(markdown, root).encode()
     # The stubs want the root to be of the source's type, which only a path could be.
-    folder = cast(Any, str(root.resolve()))
-    return bytes(typst.compile(source, root=folder, format="pdf", ignore_system_fonts=True, timestamp=0))
+    options: dict[str, Any] = {"root": cast(Any, str(root.resolve())), "ignore_system_fonts": True}
+    tried = []
+    for scale, last in [*product(_SCALES, (0,)), *product((1.0,), (2, 3, 4))]:
+        source = typst_of(markdown, root, scale, last).encode()
+        page, height = json.loads(typst.query(source, "<end>", field="value", one=True, **options))
+        tried.append((page > 1 and height < 0.5, page, last, abs(scale - 1), source))
+    return bytes(typst.compile(min(tried)[-1], format="pdf", timestamp=0, **options))
 
 
-def typst_of(markdown: str, root: Path) -> str:
-    """The Typst source of a Markdown text."""
+def typst_of(markdown: str, root: Path, scale: float = 1.0, last: int = 0) -> str:
+    """The Typst source of a Markdown text; `<end>` in it says where it ends.
+
+    Args:
+        scale: of the type, in the usual size.
+        last: so many sections at the end begin a page; 0 for none.
+    """
     tokens = MarkdownIt("commonmark").enable("table").parse(markdown)
     title = next((tokens[n + 1].content for n, token in enumerate(tokens) if token.type == "heading_open"), "")
     starts = [n for n, token in enumerate(tokens) if token.type == "heading_open" and token.tag == "h2"]
     before = _blocks(tokens[: starts[0] if starts else len(tokens)], root)
-    parts = [_PREAMBLE.format(title=quote(title), most_kept=_MOST_KEPT), *before]
+    numbers = {"most_kept": _MOST_KEPT, "scale": scale, "width": f"{100 * min(max(scale, _LEAST_WIDTH), 1):g}%"}
+    parts = [_PREAMBLE.format(title=quote(title), **numbers), *before]
     for start, end in pairwise([*starts, len(tokens)]):
         section = tokens[start:end]
         rows, pictures = (sum(map(of, section)) for of in (lambda token: token.type == "tr_open", _is_picture))
+        parts += ["#pagebreak()"] if start in starts[-last:][: last and 1] else []
         is_short = rows <= _MOST_KEPT and pictures < 2
         parts += ["#kept[", *_blocks(section, root), "]"] if is_short else _blocks(section, root, floats=True)
-    return "\n".join(parts) + "\n"
+    return "\n".join([*parts, _END])
 
 
 def _is_picture(token: Token) -> bool:

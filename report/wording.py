@@ -49,8 +49,9 @@ def interval(ends: tuple[float, float]) -> str:
 
 @_format
 def amount(value: float) -> str:
-    """Models, ratios, factors: three digits, whole from 100 on: 28,050, 292, 18.3, 1.75."""
-    return (f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}").replace("-", MINUS)
+    """Models, ratios, factors: three digits, whole where it is whole and from 100 on: 28,050, 292, 96, 18.3, 4.00."""
+    is_whole = abs(value) >= 99.95 or value == round(value)
+    return (f"{value:,.0f}" if is_whole else f"{value:#.3g}").replace("-", MINUS)
 
 
 @_format

@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from scipy import stats
-
 from harness.records.store import Attempt, Record
 
 Basis = Literal["measured", "emulated"]
@@ -208,6 +206,8 @@ def mean_step(cells: Sequence[Cell], confidence: float = 0.95) -> tuple[float, f
     Args:
         cells: `Timing.cells_of` one method and link; at least two steps each.
     """
+    from scipy import stats  # most of a second to import, and most readers of records ask for no interval
+
     assert math.isclose(sum(cell.share for cell in cells), 1.0), "shares of a method's cells on one link sum to 1"
     mean, variance, spread = 0.0, 0.0, 0.0
     for cell in cells:

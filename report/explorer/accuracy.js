@@ -22,22 +22,25 @@ function textOf(row) {
   return `${score}, ${points(row.difference)} points against ${baselineName}${interval}`;
 }
 
-/** Ends of the score axis around the baseline's place: so many margins, the floor, or null for all that there is. */
-function depthOf(top, above = 0.25) {
+/** Ends of the score axis about the baseline's place: as deep as chosen, or as far as there is something; null for all. */
+function depthOf(top, places, above = 0.25) {
   const depth = { margins: -4 * (EXPERIMENT.margin ?? 0), floor: floor ? floor.mean - baseline.mean : 0 };
   const worst = FACTOR * (depth[element("depth").value] ?? 0);
-  return worst ? [top + 1.05 * worst, top - above * worst] : null;
+  if (!worst) return null;
+  const lowest = top + 1.05 * worst, highest = top - above * worst, seen = places.filter((y) => y >= lowest && y <= highest);
+  const margin = FACTOR * (EXPERIMENT.margin ?? 0);
+  return [Math.min(top - 1.2 * margin, ...seen), Math.max(top + 0.2 * margin, ...seen)];
 }
 
-/** The score axis as it is chosen, relative or absolute: its ends, and lines at the baseline, the margin and the floor. */
-function scoreAxis() {
+/** The score axis as it is chosen, relative or absolute: its ends, and lines at the baseline, the margin and floor. */
+function scoreAxis(marks) {
   if (!baseline || !known(baseline.mean)) return { domain: null, references: [] };
   const top = relative() ? 0 : FACTOR * baseline.mean, margin = FACTOR * (EXPERIMENT.margin ?? 0);
   const references = [{ axis: "y", at: top, label: baselineName }];
   if (margin) references.push({ axis: "y", at: top, to: top - margin, label: "" });
   if (margin) references.push({ axis: "y", at: top - margin, label: `the margin, ${points(EXPERIMENT.margin)} points` });
   if (floor) references.push({ axis: "y", at: top + FACTOR * (floor.mean - baseline.mean), label: floor.label });
-  return { domain: depthOf(top), references };
+  return { domain: depthOf(top, marks.flatMap((mark) => [mark.low, mark.y, mark.high])), references };
 }
 
 /** A row's place on that axis, with its interval; y is NaN where it has no score. */
@@ -51,7 +54,7 @@ function scoreOf(row) {
 function drawLoss() {
   const by = element("against").value, title = AGAINST[by];
   const rows = ROWS.filter((row) => isShown(row) && row[by] > 0 && Number.isFinite(scoreOf(row).y));
-  element("loss-title").textContent = relative() ? `What each method loses against ${baselineName}` : "Score of each method";
+  element("loss-title").textContent = relative() ? `Each method against ${baselineName}: below it is worse` : "Score of each method";
   const marks = rows.map((row) => ({
     ...scoreOf(row), ...look(row.label), x: row[by], open: () => openRows([row]),
     name: `${row.label}, ratio ${digits(row.ratio)}, ${digits(row.num_steps)} steps: ${textOf(row)}`,
@@ -61,7 +64,7 @@ function drawLoss() {
   const lines = [...groups.values()].map((group) => ({
     ...look(group[0].label), tag: group[0].label, points: sorted(group, by, false).map((row) => [row[by], scoreOf(row).y]),
   }));
-  const axis = scoreAxis(), name = relative() ? `points against ${baselineName}` : `${EXPERIMENT.metric} (${EXPERIMENT.unit})`;
+  const axis = scoreAxis(marks), name = relative() ? `points against ${baselineName}` : `${EXPERIMENT.metric} (${EXPERIMENT.unit})`;
   drawChart(document.querySelector("[data-chart=loss]"), {
     label: `Score against ${title}`, x: { label: title, log: true }, y: { label: name, domain: axis.domain },
     marks, lines, references: axis.references,
@@ -98,7 +101,7 @@ function drawProgress() {
   const near = less && measure === "score";
   drawChart(document.querySelector("[data-chart=progress]"), {
     label: "Progress of the runs", marks, lines, tagsRight: true, x: { label: BY[by] },
-    y: { label: MEASURES[measure] + (less ? `, less ${baselineName}'s` : ""), domain: near ? depthOf(0, 1) : null },
+    y: { label: MEASURES[measure] + (less ? `, less ${baselineName}'s` : ""), domain: near ? depthOf(0, marks.map((mark) => mark.y), 1) : null },
     references: near ? [{ axis: "y", at: 0, label: baselineName }] : [],
   });
 }

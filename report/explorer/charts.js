@@ -115,6 +115,12 @@ function tagsSvg(lines, { px, kept, box, height, gutter, labels }) {
   return tagged.map(({ line }, i) => tagSvg(line.tag, { x: box.right + 7, y: tops[i] }, line.colour));
 }
 
+const NARROW = 560; // pixels: in a narrower chart names would cross lines, so they stand below it
+
+const legendHtml = (named) => `<p class="legend">${[...new Map(named.map((each) => [each.tag, each])).values()].map(({ tag, colour, shape }) =>
+  `<span class="swatch" style="--c:${colour}"><svg width="14" height="14" viewBox="-7 -7 14 14" aria-hidden="true">
+  <path d="${SHAPES[(shape ?? 0) % SHAPES.length]}"/></svg>${escaped(tag)}</span>`).join("")}</p>`;
+
 /**
  * Draw into a figure element. `marks` have x, y, low, high, name (said aloud), tag (drawn where there is room), colour,
  * shape and open(); `lines` have points, colour, dash and tag, which `tagsRight` sets beside their ends; `references`
@@ -122,7 +128,8 @@ function tagsSvg(lines, { px, kept, box, height, gutter, labels }) {
  */
 function drawChart(figure, { label, x, y, marks = [], lines = [], references = [], tagsRight = false }) {
   const width = Math.max(figure.clientWidth, 280), height = Math.round(Math.min(Math.max(width * 0.56, 270), 440));
-  const gutter = tagsRight && width >= 560 ? Math.max(0, ...lines.map((line) => widthOf(line.tag ?? "") + 8)) : 0;
+  const narrow = width < NARROW, named = narrow ? [...lines, ...marks].filter((each) => each.tag) : [];
+  const gutter = tagsRight && !narrow ? Math.max(0, ...lines.map((line) => widthOf(line.tag ?? "") + 8)) : 0;
   const box = { left: 54, right: width - 14 - gutter, top: 12, bottom: height - 44 };
   const ends = lines.flatMap((line) => line.points), level = references.filter((r) => r.axis === "y");
   if (!marks.length && !ends.length) {
@@ -161,13 +168,13 @@ function drawChart(figure, { label, x, y, marks = [], lines = [], references = [
     if (spot) parts.push(textSvg("note", spot.x + 2, spot.y + 10, r.label));
   }
   const ordered = marks.map((m, index) => ({ m, index })).sort((a, b) => a.m.x - b.m.x || a.m.y - b.m.y);
-  parts.push(...ordered.map(({ m, index }, order) => markSvg(m, index, order, frame)), ...tagsSvg(lines, frame));
-  for (const m of marks.filter((each) => each.tag)) {
+  parts.push(...ordered.map(({ m, index }, order) => markSvg(m, index, order, frame)), ...(narrow ? [] : tagsSvg(lines, frame)));
+  for (const m of marks.filter((each) => each.tag && !narrow)) {
     const spot = labels.take(labels.around(m.tag, [px(m.x), kept(m.y)]));
     if (spot) parts.push(tagSvg(m.tag, spot, m.colour));
   }
   figure.innerHTML = `<svg role="group" aria-label="${escaped(label)}" width="${width}" height="${height}"
-    viewBox="0 0 ${width} ${height}">${parts.join("")}</svg>`;
+    viewBox="0 0 ${width} ${height}">${parts.join("")}</svg>${legendHtml(named)}`;
   listenTo(figure, marks);
 }
 

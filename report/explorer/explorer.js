@@ -85,8 +85,7 @@ function fillChoices() {
   const compared = ROWS.filter((row) => !row.is_bound && row.rule === ROWS[0].rule);
   const values = (name) => [...Map.groupBy(compared, (row) => row[name])].sort(([a], [b]) => a - b);
   fill("ratio", [["", "all"], ...values("ratio").map(([ratio]) => [ratio, digits(ratio)])], DATA.main_ratio);
-  fill("length", [["", "all"], ...values("num_steps").map(([steps, rows]) => [steps, `${digits(steps)} (${rows.length} rows)`])],
-    baseline?.num_steps);
+  fill("length", [["", "all"], ...values("num_steps").map(([steps]) => [steps, digits(steps)])], baseline?.num_steps);
   fill("rule", [["", "any rule"], ...Object.entries(RULES).filter(([rule]) => ROWS.some((row) => row.rule === rule))], ROWS[0]?.rule);
   fill("relative", [...(baseline ? [["relative", `less ${baselineName}'s`]] : []), ["absolute", "as they are"]]);
   fill("against", used(AGAINST, ROWS));

@@ -68,7 +68,7 @@ function drawSpeedups(lines, baseSeconds, picked, { model, rate, compute }) {
 /** Draw score against step time; returns the methods on the frontier. */
 function drawFrontier(scored) {
   if (!scored.length) return [];
-  const best = frontierOf(scored), axis = scoreAxis();
+  const best = frontierOf(scored), axis = scoreAxis(scored);
   drawChart(document.querySelector("[data-chart=frontier]"), {
     label: "Score against step time", x: { label: "modelled step (ms)", log: true, format: (v) => digits(1e3 * v) },
     y: { label: relative() ? `points against ${baselineName}` : `score (${EXPERIMENT.unit})`, domain: axis.domain },

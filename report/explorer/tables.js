@@ -59,7 +59,8 @@ function tableHtml(lines, columns, { caption, all = false, sort = null, opens = 
     if (order === 0) return `<th scope="row">${first}</th>`;
     return `<td class="${numeric.has(name) ? "number" : ""}"${full !== text ? ` title="${full}"` : ""}>${text}</td>`;
   }).join("")}</tr>`);
-  return `<table><caption><span>${escaped(caption)}</span></caption>
+  const more = columns.length > 5 ? `<b class="more">: ${columns.length} columns, scroll sideways or tap a line for all</b>` : "";
+  return `<table><caption><span>${escaped(caption)}${more}</span></caption>
     <thead><tr>${head.join("")}</tr></thead><tbody>${body.join("")}</tbody></table>`;
 }
 

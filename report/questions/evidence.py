@@ -21,8 +21,6 @@ from report.statistics import UNKNOWN, Pool, contrasts_frame, difference, pool_o
 SHIPPED = Path(__file__).parents[2] / "results"
 """Records that come with the project."""
 
-LONG = "fashion_mnist_long"
-"""The experiment of all methods and ratios, with the search for settings and rates."""
 TWO_LEVEL = "study_two_level"
 
 

@@ -7,14 +7,14 @@ from matplotlib.figure import Figure
 
 from report.accuracy_figures import loss_at_one_load, loss_figure
 from report.accuracy_tables import accuracy_frame
-from report.frame import JUDGED
-from report.questions.evidence import LONG, Answer, Compared, Evidence, asked_of
+from report.frame import JUDGED, LONG
+from report.questions.evidence import Answer, Compared, Evidence, asked_of
 from report.statistics import BETTER, LESS, MORE, WORSE
 
 SHOWN = ("mcser-96", "mcser_block-96", "local_sgd-96", "qsparse-96", "ef_topk-96", "diloco-96")
 """Rows of question 1's table."""
 
-RELATIVES = ("dpsgd", "powersgd_rank_1", "diloco-96", "deep_squeeze-96", "choco-96", "ef21-96")
+RELATIVES = ("dpsgd", "powersgd_rank_1", "deep_squeeze-96", "choco-96", "ef21-96")
 
 TEXTS = {
     "cmudict": "letters to phones, SGD",
@@ -77,13 +77,13 @@ def other_tasks(evidence: Evidence) -> Answer | None:
 def the_relatives(evidence: Evidence) -> Answer | None:
     """Question 23: the relatives' differences to SGD; DiLoCo's is a contrast, and so is that of its outer momentum."""
     long, judged = evidence.experiment(LONG), evidence.experiment(JUDGED)
-    if not (long and judged and long.has("diloco-96", "sgd") and judged.has("diloco-96", "sgd")):
+    if not (long and judged and long.has(*RELATIVES, "sgd") and judged.has("diloco-96", "sgd")):
         return None
     frame = long.contrasts_of((name, long.baseline) for name in RELATIVES)
     frame = frame.sort_values("estimate", ascending=False).drop(columns=["kind", "p_holm", "verdict"])
     outer = judged.contrast("diloco-96", "sgd_outer") if judged.has("sgd_outer") else None
-    diloco = judged.contrast("diloco-96", judged.baseline)
-    return Answer(frame, {"diloco": diloco, "outer": outer, "regime": judged.regime, "table": long.regime})
+    numbers = {"best": frame.iloc[0], "worst": frame.iloc[-1], "judged": judged.regime, "outer": outer}
+    return Answer(frame, numbers | {"diloco": judged.contrast("diloco-96", judged.baseline), "regime": long.regime})
 
 
 @asked_of(JUDGED, "local_sgd-96", "mcser-96", "mcser_block-96", "final_average", "sgd")

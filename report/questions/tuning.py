@@ -10,8 +10,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
 
+from report.frame import LONG
 from report.plotting import new_figure
-from report.questions.evidence import LONG, Answer, Compared, asked_of
+from report.questions.evidence import Answer, Compared, asked_of
+from report.wording import listed, short
 
 NEAR = 0.002
 """A trial is as good as the best where its held-out accuracy is no further behind."""
@@ -43,6 +45,7 @@ def is_least_loss_best(long: Compared) -> Answer | None:
     best, least = (
         trials.loc[index].set_index("row") for index in (groups["score"].idxmax(), groups["train_loss"].idxmin())
     )
+    is_other = best["candidate"].fillna(0) != least["candidate"].fillna(0)
     frame = long.frames.by_row.reindex(best.index)[["label", "ratio"]]
     frame["label"] = frame["label"].fillna(frame.index.to_series())
     frame["best_rate"], frame["best"] = best["learning_rate"], best["score"]
@@ -58,7 +61,16 @@ def is_least_loss_best(long: Compared) -> Answer | None:
         "mean": frame["cost"].mean(),
         "correlation": float(stats.spearmanr(means["train_loss"], means["score"]).statistic),
     }
-    return Answer(frame, numbers, rows=frame.head(4))
+    shown = frame.head(4)
+    differs = [_differs(line, bool(is_other[line["row"]])) for line in shown.to_dict("records")]
+    return Answer(frame, numbers, rows=shown.assign(differs=differs))
+
+
+def _differs(line: dict[Any, Any], is_other: bool) -> str:
+    """How the trial of least loss differs from the best one."""
+    is_rate = line["loss_rate"] != line["best_rate"]
+    rate = [f"rate {short(line['loss_rate'])} for {short(line['best_rate'])}"] if is_rate else []
+    return listed(rate + ["other settings"] * is_other)
 
 
 @asked_of(LONG)
