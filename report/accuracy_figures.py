@@ -179,5 +179,5 @@ def _panel(axes: Axes, group: pd.DataFrame, margin: float | None) -> None:
         axes.axhspan(-100 * margin, 0, color=_MARGIN, zorder=0)
     for number, (label, line) in enumerate(group.groupby("label", sort=False)):
         rows = line.sort_values("link_models")
-        drawn = {"marker": _MARKERS[number % len(_MARKERS)], "color": _COLOURS[number % len(_COLOURS)]}
-        axes.plot(rows["link_models"], 100 * rows["difference"], label=str(label), **drawn)
+        marker, colour = _MARKERS[number % len(_MARKERS)], _COLOURS[number % len(_COLOURS)]
+        axes.plot(rows["link_models"], 100 * rows["difference"], label=str(label), marker=marker, color=colour)

@@ -77,20 +77,30 @@ def quote(text: str) -> str:
 
 
 def pdf_of(markdown: str, root: Path) -> bytes:
-    """The PDF; no date in it, and none of the system's fonts. Of some sizes of type it has that
-    whose last page is at least half full, with the fewest pages; where none has, its last sections begin a page.
+    """The PDF; no date in it, and none of the system's fonts.
 
     Args:
         markdown: whose pictures are named by paths under `root`; where a PDF lies beside a PNG, it is taken.
     """
-    # The stubs want the root to be of the source's type, which only a path could be.
-    options: dict[str, Any] = {"root": cast(Any, str(root.resolve())), "ignore_system_fonts": True}
+    return bytes(typst.compile(fitted_source(markdown, root), format="pdf", timestamp=0, **_options(root)))
+
+
+def fitted_source(markdown: str, root: Path) -> bytes:
+    """The Typst source with the fewest pages of those whose last page is at least half full.
+
+    Sizes of type are tried, and where none fits so, whether the last sections begin a page.
+    """
     tried = []
     for scale, last in [*product(_SCALES, (0,)), *product((1.0,), (2, 3, 4))]:
         source = typst_of(markdown, root, scale, last).encode()
-        page, height = json.loads(typst.query(source, "<end>", field="value", one=True, **options))
+        page, height = json.loads(typst.query(source, "<end>", field="value", one=True, **_options(root)))
         tried.append((page > 1 and height < 0.5, page, last, abs(scale - 1), source))
-    return bytes(typst.compile(min(tried)[-1], format="pdf", timestamp=0, **options))
+    return min(tried)[-1]
+
+
+def _options(root: Path) -> dict[str, Any]:
+    # The stubs want the root to be of the source's type, which only a path could be.
+    return {"root": cast(Any, str(root.resolve())), "ignore_system_fonts": True}
 
 
 def typst_of(markdown: str, root: Path, scale: float = 1.0, last: int = 0) -> str:

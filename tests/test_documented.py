@@ -26,7 +26,8 @@ from harness.spec import TaskSpec
 from harness.tasks.parallel import ParallelText
 from harness.tasks.task import TensorSamples, find_task
 from harness.workers.attempt import attempt_as_rank, attempt_stacked
-from report.questions.evidence import LONG, evidence_of
+from report.frame import LONG
+from report.questions.evidence import evidence_of
 from report.render import environment
 from tests.algorithms.problems import make_model, make_optimizer, own_settings, train, trained, workers
 from tests.harness.support import job_for, small_config

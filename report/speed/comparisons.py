@@ -99,18 +99,6 @@ def speedups_frame(model: WorkloadModel, rates: Sequence[float]) -> pd.DataFrame
     return pd.DataFrame(lines)
 
 
-def spans_frame(model: WorkloadModel) -> pd.DataFrame:
-    """One line a method, rival and span of rates at which the method is clearly faster."""
-    lines = [
-        (model.workload.name, name, method.label, rival, low, high)
-        for name, method in model.methods.items()
-        for rival in RIVALS
-        if rival in model.methods and not method.baseline
-        for low, high in faster_spans(model, name, rival)
-    ]
-    return pd.DataFrame(lines, columns=["workload", "method", "label", "baseline", "from", "to"])
-
-
 def headline_marks(headline: Headline, model: WorkloadModel) -> dict[float, str]:
     """Compute seconds of a step as published rates of the device give them, shortest first, with each one's source.
 

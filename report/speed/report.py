@@ -22,7 +22,6 @@ from report.speed.comparisons import (
     layouts_frame,
     log_grid,
     needed_ratios_frame,
-    spans_frame,
     speedups_frame,
 )
 from report.speed.figures import draw_headlines, draw_loss_and_step, draw_speedups
@@ -33,13 +32,11 @@ from report.speed.tables import (
     agreement_frame,
     clear_cells,
     costs_table,
-    encoding_frame,
     headlines_table,
     joined_table,
     networks_table,
     steps_table,
     sweeps_frame,
-    untimed_table,
 )
 from report.speed.timed import STUDY
 from report.speed.workload_model import SpeedStudy, WorkloadModel, read_study
@@ -97,13 +94,11 @@ def contents(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
 def _modelled(study: SpeedStudy, modelled: Sequence[WorkloadModel], model: WorkloadModel) -> Parts:
     frames = {
         "modelled": pd.concat([speedups_frame(m, log_grid(LOWEST, HIGHEST)) for m in modelled]),
-        "faster_than": pd.concat([spans_frame(m) for m in modelled]),
         "headlines": headlines_frame(study),
         "layouts": layouts_frame(model, AT),
         "costs": costs_frame(model),
         "agreement": agreement_frame(study.cells),
         "needed_ratios": pd.concat([needed_ratios_frame(m, (1e8, 1e9, AT, 25e9, 100e9)) for m in modelled]),
-        "encoding": encoding_frame(study),
     }
     figures = {"speedups": draw_speedups(study, model)}
     headlines = frames["headlines"]
@@ -147,7 +142,6 @@ def _joined(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
         "sessions": sessions,
         "joined": joined_table(pd.concat([timed, unscored])),
         "rates": sorted(timed["bits_per_second"].unique()),
-        "untimed": untimed_table(joined[0]),
         "intervals": set(timed["interval"]),
         "experiment": experiment,
         "has_loss": bool(figures),

@@ -10,8 +10,7 @@ import pandas as pd
 
 from harness.records.timings import Sweep
 from report.speed.comparisons import DDP, PROPOSED, RIVALS
-from report.speed.workload_model import SpeedStudy
-from report.wording import amount, factor, listed, milliseconds, rate
+from report.wording import factor, milliseconds, rate
 
 AT = 10e9
 """Bits per second at which single numbers are given."""
@@ -92,15 +91,6 @@ def joined_table(timed: pd.DataFrame) -> pd.DataFrame:
     return wide.sort_values("estimate", ascending=False, ignore_index=True)
 
 
-def untimed_table(joined: pd.DataFrame) -> pd.DataFrame:
-    """Rows of an experiment that were not timed: the methods, a line for each set of ratios."""
-    rows = joined[joined["seconds"].isna()].sort_values("ratio")
-    ratios = rows.groupby("label")["ratio"].agg(lambda values: listed([amount(value) for value in values]))
-    return (
-        ratios.reset_index().groupby("ratio", sort=False)["label"].agg(lambda values: listed([*values])).reset_index()
-    )
-
-
 def agreement_frame(cells: pd.DataFrame) -> pd.DataFrame:
     """The model's absolute relative error: mean, median and 90th percentile, by layout and of all.
 
@@ -134,21 +124,3 @@ def sweeps_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
         carried = frame["wire_bytes"].astype(float) - HEADER_BYTES * frame["wire_frames"].astype(float)
         frame["beyond_formula"] = carried / frame["formula_bytes"] - 1
     return frame
-
-
-def encoding_frame(study: SpeedStudy) -> pd.DataFrame:
-    """One line a workload and method: its codec alone on a core, in timed steps on shared cores, and modelled."""
-    alone = [
-        (timing.workload.name, method.name, method.codec_alone_seconds)
-        for timing in study.records.timings
-        for method in timing.methods
-    ]
-    keys = ["workload", "method"]
-    known = pd.DataFrame(alone, columns=[*keys, "alone_seconds"]).astype({"alone_seconds": float})
-    lines = []
-    for name, model in study.models.items():
-        device = model.emulated_device.device if model.emulated_device else "this host"
-        lines += [(name, key, m.label, device, model.codec_seconds(m)) for key, m in model.methods.items()]
-    frame = pd.DataFrame(lines, columns=[*keys, "label", "modelled_device", "modelled_seconds"])
-    in_steps = study.cells.groupby(keys)["codec_seconds"].median().rename("in_steps_seconds").reset_index()
-    return frame.merge(known.groupby(keys).median().reset_index(), how="left").merge(in_steps, how="left")

@@ -14,13 +14,13 @@ import pytest
 from scipy import stats
 
 from harness.spec_file import find_spec
-from report.frame import JUDGED
+from report.frame import JUDGED, LONG
 from report.plotting import style
 from report.questions import evidence
 from report.questions.__main__ import main
 from report.questions.asked import QUESTIONS
 from report.questions.build import build_answers, put_into
-from report.questions.evidence import LONG, evidence_of
+from report.questions.evidence import evidence_of
 from report.questions.losses import loss_at_one_link
 from report.render import TEMPLATES
 from tests.report.faults import faults_of

@@ -103,11 +103,7 @@ def test_faults_of_figures_are_found() -> None:
 
 def test_numbers_are_written_one_way() -> None:
     assert [wording.points(x) for x in (0.0012, -0.0012, 0.00001, None)] == ["+0.12", "−0.12", "0.00", "–"]
-    assert [wording.amount(x) for x in (28050, 292.3, 18.31, 1.75, float("inf"))] == [
-        "28,050",
-        "292",
-        "18.3",
-        "1.75",
-        "–",
+    assert [wording.amount(x) for x in (28050, 292.3, 18.31, 3.999, 96.0, 0.2)] == [
+        *("28,050", "292", "18.3", "4.00", "96", "0.200")
     ]
     assert wording.listed(["a", "b", "c"]) == "a, b and c" and wording.counted(2, "run") == "2 runs"
