@@ -48,7 +48,7 @@ class Recorder:
 
     def check_is_newest(self) -> None:
         """Raises SupersededError where run.json names a newer attempt."""
-        newest = _newest_attempt(self.folder)
+        newest = store.read_record(self.folder / "run.json", RunFile).attempts[-1].attempt
         if newest != self._attempt.attempt:
             mine = self._attempt.attempt
             raise SupersededError(f"attempt {newest} has taken run {self.run_id} over from attempt {mine}")
@@ -99,33 +99,18 @@ def write_failure(
     Args:
         is_last_word: said by who looks back at the attempt, over whatever its workers said.
     """
-    if _is_superseded(folder, attempt):
+    run = store.read_if_whole(folder / "run.json", RunFile)
+    if run is not None and attempt in [each.attempt for each in run.attempts[:-1]]:
         return
     path = folder / "failure.json"
     fields = {"run_id": run_id, "attempt": attempt, "kind": kind, "message": message, "traceback": trace}
-    failure = Failure(version=store.VERSION, step=None, **fields)
     # Workers that are processes may fail together, and must not write between each other's look and write.
     with locked(folder / "failure.lock"):
-        before = None if is_last_word else _recorded_kind(path, attempt)
-        if before is not None and (kind == "communication" or before != "communication"):
+        before = store.read_if_whole(path, Failure)
+        known = before.kind if before is not None and before.attempt == attempt and not is_last_word else None
+        if known is not None and (kind == "communication" or known != "communication"):
             return
-        store.write_record(path, failure)
-
-
-def _newest_attempt(folder: Path) -> str:
-    return store.read_record(folder / "run.json", RunFile).attempts[-1].attempt
-
-
-def _is_superseded(folder: Path, attempt: str) -> bool:
-    """Whether the attempt has begun, and a newer one too."""
-    run = store.read_if_whole(folder / "run.json", RunFile)
-    return run is not None and attempt in [each.attempt for each in run.attempts[:-1]]
-
-
-def _recorded_kind(path: Path, attempt: str) -> FailureKind | None:
-    """How this attempt failed, as far as a worker of it has said so."""
-    failure = store.read_if_whole(path, Failure)
-    return None if failure is None or failure.attempt != attempt else failure.kind
+        store.write_record(path, Failure(version=store.VERSION, step=None, **fields))
 
 
 def truncate_events(path: Path, last_step: int) -> None:

@@ -1,12 +1,10 @@
-"""Every shipped experiment, each of its settings: a few steps with a shrunken model on miniature data, end to end."""
+"""Every shipped experiment, each of its methods: a few steps with a shrunken model on miniature data, end to end."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,7 +16,6 @@ from harness.plan.rows import PlannedRun
 from harness.records.experiment import Row
 from harness.records.provenance import new_attempt
 from harness.records.store import read_run
-from harness.rows import RowSpec
 from harness.spec import ModelSpec, Spec
 from harness.spec_file import EXPERIMENTS, load_spec
 from harness.tasks import cifar100, cmudict, fashion_mnist, imagenet, kjv_es, kjv_text, wmt_en_de
@@ -63,53 +60,32 @@ SHRUNKEN: dict[str, Table] = {
 }
 
 
-@cache
-def spec_of(name: str) -> Spec:
-    """The shipped file, with a row for each table of settings that its tuning chooses among, at one of the rates."""
+def shrunken(name: str) -> Spec:
+    """The experiment with a row a method, one seed, few samples at a time and a small model; all else as shipped."""
     spec = load_spec(EXPERIMENTS / f"{name}.toml")
-    if spec.tuning is None:
-        return spec
-    rows = [
-        row.model_copy(
-            update={"row": f"{row.row}-c{number}", "settings": table, "candidates": [], "learning_rate": 0.01}
-        )
-        for row in spec.rows
-        for number, table in enumerate(row.tables)
-    ]
-    return spec.model_copy(update={"rows": rows, "tuning": None, "lengths": None})
-
-
-def settings_of(name: str) -> dict[str, list[RowSpec]]:
-    """One row for each of the file's settings, by label; learning rates take turns."""
-    same: dict[str, list[RowSpec]] = {}
-    for row in spec_of(name).all_rows():
-        same.setdefault(json.dumps([row.label, row.algorithm, row.settings], sort_keys=True), []).append(row)
-    chosen: dict[str, list[RowSpec]] = {}
-    for number, rows in enumerate(same.values()):
-        chosen.setdefault(rows[0].label, []).append(rows[number % len(rows)])
-    return chosen
-
-
-def calmed(row: RowSpec, precision: str) -> RowSpec:
-    """At a tenth of its rate in fp16, where so small a network could overflow at every scale."""
-    slow = precision == "fp16" and row.learning_rate is not None
-    return row.model_copy(update={"learning_rate": row.learning_rate / 10}) if slow else row
-
-
-def shrunken(name: str, label: str) -> Spec:
-    """The experiment with these rows alone, one seed, few samples at a time and a small model; all else as shipped."""
-    spec = spec_of(name)
     small = {"num_workers": NUM_WORKERS, "batch_size": BATCH_SIZE, "num_epochs": NUM_EPOCHS[spec.training.precision]}
     options = SHRUNKEN.get(name, SHRUNKEN[spec.task.name])
+    # In fp16 so small a network could overflow at every scale.
+    slower = 10 if spec.training.precision == "fp16" else 1
+    rows = [
+        row.model_copy(
+            update={
+                "settings": row.tables[-1],
+                "candidates": [],
+                "learning_rate": (row.learning_rate or 0.01) / slower,
+            }
+        )
+        for row in {row.label: row for row in spec.all_rows()}.values()
+    ]
     return spec.model_copy(
         update={
             "task": spec.task.model_copy(update={"num_train": 0}),
             "model": ModelSpec(name=spec.model.name, options=options),
             "training": spec.training.model_copy(update=small),
-            "statistics": spec.statistics.model_copy(update={"seeds": spec.statistics.seeds[:1]}),
+            "statistics": spec.statistics.model_copy(update={"seeds": spec.statistics.seeds[:1], "baseline_seeds": []}),
             "evaluation": spec.evaluation.model_copy(update={"per_epoch": 1, "num_scores": None}),
-            "rows": [calmed(row, spec.training.precision) for row in settings_of(name)[label]],
-            "grids": [],
+            "rows": rows,
+            **{"grids": [], "tuning": None, "lengths": None, "sensitivity": None, "contrasts": []},
         }
     )
 
@@ -183,16 +159,15 @@ def steps_taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 # Their rows are another's, all or some.
 BORROWERS = {"fashion_mnist_contrasts", "fashion_mnist_regime", "lost_state"}
 NAMES = sorted({path.stem for path in EXPERIMENTS.glob("*.toml")} - BORROWERS)
-CASES = [(name, label) for name in NAMES for label in settings_of(name)]
 
 
-@pytest.mark.parametrize(("name", "label"), CASES)
-def test_each_setting_trains_to_a_valid_result_with_the_bits_of_its_formula(
-    name: str, label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps_taken: list[int]
+@pytest.mark.parametrize("name", NAMES)
+def test_each_method_trains_to_a_valid_result_with_the_bits_of_its_formula(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps_taken: list[int]
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.setattr("harness.plan.rows.why_too_short", lambda row, foreseen: None)
-    spec = shrunken(name, label)
+    spec = shrunken(name)
     MINIATURES[spec.task.name](tmp_path / "data", monkeypatch)
     plan = make_plan(spec, tmp_path)
     attempt = new_attempt("stacked", "stacked", torch.device("cpu"))

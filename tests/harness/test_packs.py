@@ -142,19 +142,6 @@ def test_folders_come_back_as_they_were_but_for_a_torn_line_and_what_is_no_recor
     }
 
 
-def test_the_same_runs_give_the_same_bytes_in_whatever_order_they_were_packed(folder: Path, tmp_path: Path) -> None:
-    runs = list(finished(folder))
-    random.Random(3).shuffle(runs)
-    by_and_by = tmp_path / "by_and_by"
-    for part in (runs[:1], runs[1:7], runs[7:]):
-        for run in part:
-            shutil.copytree(folder / run, by_and_by / run)
-        shutil.copy(folder / "experiment.json", by_and_by)
-        pack_runs(by_and_by, remove_folders=True)
-    pack_runs(folder)
-    assert (by_and_by / PACK).read_bytes() == (folder / PACK).read_bytes()
-
-
 def test_a_folder_with_a_result_wins_and_one_without_does_not(folder: Path) -> None:
     pack_runs(folder)
     one, other = sorted(finished(folder))[:2]
@@ -306,18 +293,6 @@ def test_a_packed_run_is_done_in_every_respect(tmp_path: Path, capsys: pytest.Ca
     pack_runs(folder, remove_folders=True)
     assert seen() == before and before[-1] == []
     assert launch(plan, launch_options(tmp_path), Quiet()) == 0 and not any(folder.glob("*/run.json"))
-
-
-@pytest.mark.parametrize("what", ["edited line", "another experiment", "id is not the hash"])
-def test_nothing_is_run_over_a_pack_that_cannot_be_used(what: str, tmp_path: Path) -> None:
-    plan, folder = planned(tmp_path)
-    pack_runs(folder)
-    spoil, words = BAD[what]
-    (folder / PACK).write_text("".join(spoil(folder)))
-    for run in finished(folder):
-        shutil.rmtree(folder / run)
-    with pytest.raises(RecordError, match=words.removesuffix(NAME)):
-        missing_runs(plan, folder)
 
 
 # Killed in between

@@ -79,24 +79,6 @@ def test_a_study_has_floor_ceiling_three_seeds_and_one_budget(name: str) -> None
     assert all(193 < each < 200 for ratio, each in sent if ratio == 24)
 
 
-def test_the_map_has_fifteen_points_of_equal_bits() -> None:
-    rows = [row for row in planned("two_level").experiment.rows if row.ratio == 96]
-    rows = [row for row in rows if row.label.startswith(("M-CSER", "local"))]
-    assert len(rows) >= 15 and len({str(row.settings) for row in rows}) == len(rows)
-
-
-def test_only_what_is_not_sent_differs_between_the_rules() -> None:
-    rows = load_spec(EXPERIMENTS / "studies/rules.toml").rows
-    kinds = {row.row.split("-")[0] for row in rows if "-" in row.row}
-    assert len(kinds) == 5
-    for kind in kinds:
-        drop, feedback, reset = (
-            next(r for r in rows if r.row == f"{kind}-{rule}") for rule in ("drop", "feedback", "reset")
-        )
-        assert drop.settings == feedback.settings | {"drop_rest": True}
-        assert reset.algorithm == "csea" and reset.settings["error_compressor"] == feedback.settings["compressor"]
-
-
 def test_a_row_with_a_learning_rate_is_not_tuned() -> None:
     plan = plan_experiment("studies/rules", Path("no records"), tuning=True)
     tuned = {row.tunes for row in plan.experiment.rows}
