@@ -73,9 +73,9 @@ def search(tuning: TuningSpec, row: RowSpec, outcomes: Outcomes) -> SearchState:
         if missing():
             break
         ranking = _ranking(list(tried_at), screening, outcomes)
-        if any([_extend(rates[trial.candidate], trial, tuning) for trial in ranking[:1]]):
+        if any([_extend(rates[trial.candidate], trial.learning_rate, tuning) for trial in ranking[:1]]):
             continue
-        if not ranking and any([_extend_down(own, tuning) for own in rates]):
+        if not ranking and any([_extend(own, None, tuning) for own in rates]):
             continue
         for trial in _best(ranking, tuning.finalists, outcomes, tuning.seeds):
             finalists.add(trial)
@@ -83,7 +83,7 @@ def search(tuning: TuningSpec, row: RowSpec, outcomes: Outcomes) -> SearchState:
         if missing():
             break
         best = _ranking(list(finalists), tuning.seeds, outcomes)[:1]
-        if not any([_extend(rates[trial.candidate], trial, tuning) for trial in best]):
+        if not any([_extend(rates[trial.candidate], trial.learning_rate, tuning) for trial in best]):
             by_loss = _least_loss(tried_at, screening, outcomes)
             return SearchState(_in_order(tried_at), [], best[0] if best else None, by_loss)
     return SearchState(_in_order(tried_at), missing())
@@ -134,24 +134,23 @@ def _least_loss(tried_at: dict[Trial, list[int]], screening: Sequence[int], outc
     return min(means, key=lambda trial: (means[trial], trial.learning_rate, trial.candidate), default=None)
 
 
-def _extend(rates: list[float], trial: Trial, tuning: TuningSpec) -> bool:
-    """Add the rate beyond the trial's, where that is the last and the bound allows it; whether one was added."""
-    up = tuning.highest is not None and trial.learning_rate == max(rates)
-    return (up and _add(rates, tuning, up=True)) or (trial.learning_rate == min(rates) and _extend_down(rates, tuning))
+def _extend(rates: list[float], best: float | None, tuning: TuningSpec) -> bool:
+    """Add the rate beyond the best one, where that is the last and the bound allows it; whether one was added.
 
-
-def _extend_down(rates: list[float], tuning: TuningSpec) -> bool:
-    return tuning.lowest is not None and _add(rates, tuning, up=False)
-
-
-def _add(rates: list[float], tuning: TuningSpec, up: bool) -> bool:
-    """Add the next rate, unless it passes the bound or there is but one, which has no neighbour to take a step from."""
-    if len(rates) < 2:
+    Args:
+        best: None where all diverged, so that a smaller one is wanted.
+    """
+    if len(rates) < 2:  # one has no neighbour to take a step from
         return False
-    rate = next_rate(sorted(rates, reverse=not up))
-    if not (tuning.lowest or 0) <= rate <= (tuning.highest or rate):
+    if best == max(rates) and tuning.highest is not None:
+        beyond = next_rate(sorted(rates))
+    elif best in (None, min(rates)) and tuning.lowest is not None:
+        beyond = next_rate(sorted(rates, reverse=True))
+    else:
         return False
-    rates.append(rate)
+    if not (tuning.lowest or 0) <= beyond <= (tuning.highest or beyond):
+        return False
+    rates.append(beyond)
     return True
 
 

@@ -29,13 +29,14 @@ from harness.records.store import (
     Result,
     RunFile,
     RunRecord,
+    event_line,
     make_names_durable,
     parse_run,
     read_optional,
     read_run,
     read_run_files,
+    record_text,
     run_folders,
-    write_run_files,
     write_text_atomically,
 )
 from harness.spec import RunConfig, explain, run_id
@@ -271,9 +272,17 @@ def unpack_runs(folder: Path) -> int:
             raise RecordError(f"{folder} holds no {NAME} to unpack; give the folder of an experiment that has one")
         for run, files in missing.items():
             part = folder / f".{run}{_UNPACKING}"
-            write_run_files(part, files)
+            _write_files(part, files)
             os.replace(part, folder / run)
     return len(missing)
+
+
+def _write_files(folder: Path, files: Files) -> None:
+    folder.mkdir()
+    for path in map(folder.joinpath, RUN_FILES):
+        if path.stem in files:
+            fields = files[path.stem]
+            path.write_text("".join(map(event_line, fields)) if path.suffix == ".jsonl" else record_text(fields))
 
 
 def _packed_files(folder: Path) -> dict[str, Files]:

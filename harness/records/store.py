@@ -310,15 +310,6 @@ def read_run_files(folder: Path) -> dict[str, Any]:
     return {path.stem: _read_lines(path) if path.suffix == ".jsonl" else _read_json(path) for path in paths}
 
 
-def write_run_files(folder: Path, files: Mapping[str, Any]) -> None:
-    """Make a run's folder of what `read_run_files` gives."""
-    folder.mkdir()
-    for path in map(folder.joinpath, RUN_FILES):
-        if path.stem in files:
-            fields = files[path.stem]
-            path.write_text("".join(map(event_line, fields)) if path.suffix == ".jsonl" else record_text(fields))
-
-
 def parse_run(files: Mapping[str, Any], folder: Path) -> RunRecord:
     """The run in the JSON of its files, by their names without endings; `folder` is where they are, or would be.
 

@@ -44,20 +44,13 @@ def run_under_torchrun(plan: Plan, options: Options) -> None:
     options = replace(options, device=local_devices[int(os.environ.get("LOCAL_RANK", "0"))])
     prepare_thread(options.device)
     with noticed(second_ends=False) as flag, joined(options.device, options.timeout_seconds, "env://"):
-        for run in _agreed_runs(plan, options):
-            folder = options.results / plan.experiment.name / run.run_id
-            with owned(folder, dist.get_rank()):
-                if not done_meanwhile(folder, dist.get_rank()):
-                    _do(run, plan, options, flag)
-
-
-def _agreed_runs(plan: Plan, options: Options) -> list[PlannedRun]:
-    """Rank 0 says what is missing: others may see its records later."""
-    missing: list[str] = []
-    if dist.get_rank() == 0:
-        missing = [run.run_id for run in prepare(plan, options.results)]
-    by_id = {run.run_id: run for run in plan.runs}
-    return [by_id[run_id] for run_id in from_rank_0(missing)]
+        rank, by_id = dist.get_rank(), {run.run_id: run for run in plan.runs}
+        # Rank 0 says what is missing: others may see its records later.
+        for run_id in from_rank_0([run.run_id for run in prepare(plan, options.results)] if rank == 0 else []):
+            folder = options.results / plan.experiment.name / run_id
+            with owned(folder, rank):
+                if not done_meanwhile(folder, rank):
+                    _do(by_id[run_id], plan, options, flag)
 
 
 def _do(run: PlannedRun, plan: Plan, options: Options, flag: StopFlag) -> None:
