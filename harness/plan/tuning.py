@@ -147,20 +147,14 @@ def _choose(spec: Spec, row: RowSpec, folder: Path, command: str) -> Chosen:
     if found.missing:
         trial, seed = found.missing[0]
         why = _why_missing(folder, row.row, _trial_name(row, trial), seed, _run_id(spec, row, trial, seed))
-        if why is None:
-            raise SpecError(
-                f"the tuning records in {folder} were made with other settings of {_trial_name(row, trial)} than the "
-                f"spec has; run the tuning again (`{command}`), or give the spec a [tuning] of its own if these are "
-                "another experiment's"
-            )
         raise SpecError(f"{why}; run the tuning first (`{command}`)")
     if found.by_accuracy is None:
         raise SpecError(f"row {row.row!r} diverged at every learning rate of the grid in {folder}; widen the grid")
     return Chosen(row, found, found.by_accuracy)
 
 
-def _why_missing(folder: Path, row: str, trial: str, seed: int, run_id: str) -> str | None:
-    """Why a trial's run at a seed is missing: no tuning, another one, one that is not done; None for other settings."""
+def _why_missing(folder: Path, row: str, trial: str, seed: int, run_id: str) -> str:
+    """Why a trial's run at a seed is missing: no tuning, another one, one with other settings, or one not done."""
     if not (folder / "experiment.json").exists():
         missing = folder / "experiment.json"
         return f"learning rates are left to the tuning, but {missing} is missing: there is no tuning yet"
@@ -169,5 +163,8 @@ def _why_missing(folder: Path, row: str, trial: str, seed: int, run_id: str) -> 
         return f"{folder} holds no tuning of row {row!r}"
     recorded = {each.row: each.runs.get(str(seed), run_id) for each in rows}
     if recorded.get(trial, run_id) != run_id:
-        return None
+        return (
+            f"the tuning records in {folder} were made with other settings of {trial} than the spec has (if they are "
+            "another experiment's, give the spec a [tuning] of its own)"
+        )
     return f"the tuning in {folder} is not complete (run {run_id} of {trial} is missing)"
