@@ -174,7 +174,8 @@ class _Launch:
         self.display, self.flag = display, flag
         self.total = len({run.run_id for run in plan.runs})
         self.failures, self.done = 0, self.total - len(pending)
-        self.asked, self.started = False, time.monotonic()
+        self.asked = False
+        self.first_step_seen_at: float | None = None
         folder = options.results / plan.experiment.name
         self.steps_left = {
             run.run_id: num_steps_of(run.config)[1] - (saved_step(folder / run.run_id) or 0) for run in pending
@@ -212,10 +213,14 @@ class _Launch:
         self.display.update(Progress(self.done, self.total, beats, self._seconds_left()))
 
     def _seconds_left(self) -> float | None:
-        """What is left takes as long, step for step, as what was done so far."""
-        left = sum(self.steps_left.values())
+        """What is left takes as long, step for step, as what was done since the first steps were seen."""
+        left, now = sum(self.steps_left.values()), time.monotonic()
+        if self.first_step_seen_at is None and left < self.steps_at_start:  # until then processes load
+            self.first_step_seen_at, self.steps_at_start = now, left
         done = self.steps_at_start - left
-        return (time.monotonic() - self.started) * left / done if done > 0 else None
+        if self.first_step_seen_at is None or done <= 0:
+            return None
+        return (now - self.first_step_seen_at) * left / done
 
     def _close_ended(self) -> None:
         for each in [each for each in self.active if each.has_ended()]:

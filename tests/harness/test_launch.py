@@ -257,9 +257,11 @@ def test_time_left_is_what_the_steps_so_far_have_taken_each(
     monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     begun = _Launch(plan, launch_options(tmp_path), list(plan.runs), [], Quiet(), StopFlag())
     assert begun._seconds_left() is None
-    begun.steps_left[plan.runs[0].run_id] = 10  # of 40; five more runs are to come
+    begun.steps_left[plan.runs[0].run_id] = 30  # of 40; five more runs are to come
+    assert begun._seconds_left() is None
+    begun.steps_left[plan.runs[0].run_id] = 10
     monkeypatch.setattr(time, "monotonic", lambda: 1060.0)
-    assert begun._seconds_left() == pytest.approx(60 * (10 + 5 * 40) / 30)
+    assert begun._seconds_left() == pytest.approx(60 * (10 + 5 * 40) / 20)
     display = LaunchDisplay()
     display.update(Progress(0, 6, {"a seed 1": None}, 75.0))
     display.say("stopping")
