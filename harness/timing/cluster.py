@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from harness.records.provenance import new_attempt
 from harness.records.store import VERSION, read_record, write_record
-from harness.records.timings import Fabric, TimingStudy
+from harness.records.timings import Fabric, Sweep, Timing, TimingStudy
 from harness.spec import SpecError
 from harness.timing.methods import METHODS
 from harness.timing.session import TIMEOUT_SECONDS, Session, on_one_link, time_methods, timing_of
@@ -56,23 +56,23 @@ def run(name: str, methods: list[str], num_visits: int, steps_per_visit: int, ou
         num_visits=num_visits,
         steps_per_visit=steps_per_visit,
     )
+    place = torch.device(device)
     with joined(device, TIMEOUT_SECONDS, "env://"):
-        place, rank = torch.device(device), dist.get_rank()
-        attempt = new_attempt(launch, dist.get_backend(), place)
+        attempt, rank = new_attempt(launch, network.backend, place), dist.get_rank()
         swept = sweep(attempt, network, slowest_seconds(place))
         found = time_methods(session, place)
     if rank == 0:
-        write_record(output / "sweep.json", swept)
-        write_record(output / f"timing-{name}.json", timing_of(session, found, attempt, network))
-        add_to_study(output, "sweep.json", f"timing-{name}.json")
+        add_to_study(output, swept, timing_of(session, found, attempt, network))
 
 
-def add_to_study(folder: Path, sweep: str, timing: str) -> None:
-    """Make the folder a study of this sweep, with this timing beside those that it has."""
-    file = folder / "study.json"
+def add_to_study(folder: Path, swept: Sweep, timing: Timing) -> None:
+    """Make the folder a study of this sweep, with this timing beside those of other workloads that it has."""
+    file, name = folder / "study.json", f"timing-{timing.workload.name}.json"
     timings = read_record(file, TimingStudy).timings if file.exists() else []
-    timings = list(dict.fromkeys([*timings, timing]))
-    write_record(file, TimingStudy(version=VERSION, sweeps=[sweep], timings=timings, left_out=[]))
+    timings = list(dict.fromkeys([*timings, name]))
+    write_record(folder / "sweep.json", swept)
+    write_record(folder / name, timing)
+    write_record(file, TimingStudy(version=VERSION, sweeps=["sweep.json"], timings=timings, left_out=[]))
 
 
 def environment() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import json
 import os
 import re
@@ -20,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from harness.records.run_lock import BusyError, locked
 from harness.timing.links import LabError, LabTopology, burst_bytes, frames_in_one_piece
 from harness.workers.processes import Worker, WorkerProcesses, start_workers
 
@@ -30,8 +30,7 @@ INTERFACE = "eth0"
 SWITCH, BRIDGE = "switch", "bridge"
 CAPABILITIES = {12: "CAP_NET_ADMIN", 21: "CAP_SYS_ADMIN"}
 LOCKS = Path("/run/cserlab")
-"""A file for each prefix, with the owner's pid. The owner keeps it locked: however that dies, the kernel unlocks it.
-/run does not outlive a boot, and neither do namespaces."""
+"""A file for each prefix, which a lab's owner keeps locked. /run does not outlive a boot, and neither do namespaces."""
 NAMESPACES = Path("/run/netns")
 CONGESTION_CONTROL = "cubic"
 """Linux's usual one, whatever the host is set to: BBR, for one, stops every ten seconds to look for a shorter way."""
@@ -152,37 +151,27 @@ def lab(topology: LabTopology) -> Iterator[Lab]:
     if reason := why_not():
         raise LabError(reason)
     made = Lab(topology, PREFIX)
-    with _signals_as_exceptions(), _owned(PREFIX):
-        made.lay_out()
-        yield made
-
-
-@contextmanager
-def _owned(prefix: str) -> Iterator[None]:
-    """Inside, the prefix is this process's own; namespaces of a dead owner go before, and its own after it.
-
-    Raises:
-        LabError: the prefix belongs to a lab that is in use.
-    """
-    LOCKS.mkdir(mode=0o755, parents=True, exist_ok=True)
-    with open(LOCKS / prefix, "a+") as lock:
+    with _signals_as_exceptions(), _alone():
+        remove_namespaces(PREFIX)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise LabError(f"a lab is in use by pid {lock.read() or 'unknown'}: wait, or end it") from None
-        remove_namespaces(prefix)
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        try:
-            yield
+            made.lay_out()
+            yield made
         finally:
             waiting = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
             try:
-                remove_namespaces(prefix)
+                remove_namespaces(PREFIX)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, waiting)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Inside, no other lab of this prefix can come up. Raises LabError where one is up."""
+    try:
+        with locked(LOCKS / PREFIX, 0.0, "a lab is up on this machine already: wait, or end the process that has it"):
+            yield
+    except BusyError as error:
+        raise LabError(str(error)) from None
 
 
 def remove_namespaces(prefix: str) -> None:

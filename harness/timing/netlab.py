@@ -43,11 +43,9 @@ def run(num_workers: int, num_machines: int | None, rates: list[float], output: 
     possible = [topology for topology in topologies if topology.ring_bits_per_second <= ceiling]
     for topology in topologies:
         if topology not in possible:
-            print(
-                f"netlab: this machine cannot emulate {topology}: its links reach {rate_text(ceiling)} in all, "
-                f"as measured, of {rate_text(topology.ring_bits_per_second)}; the point is left out",
-                flush=True,
-            )
+            wanted = rate_text(topology.ring_bits_per_second)
+            reached = f"its links reach {rate_text(ceiling)} in all, as measured, of {wanted}"
+            print(f"netlab: this machine cannot emulate {topology}: {reached}; the point is left out", flush=True)
     if not possible:
         raise LabError("none of the rates can be emulated on this machine: ask for lower ones")
     rows = []
@@ -61,8 +59,8 @@ def run(num_workers: int, num_machines: int | None, rates: list[float], output: 
             rows += [_row(point, topology.bits_per_second) for point in largest.values()]
     print(tabulate(rows, COLUMNS, floatfmt=FORMATS))
     print(
-        "\nThe largest message of each collective is shown. Sent is what one machine's link counted for it, with "
-        f"{HEADER_BYTES} bytes of headers\na frame (Ethernet, IP, TCP) and acknowledgements. All are in {output}."
+        f"\nThe largest message of each collective is shown. Sent is what one machine's link counted for it, with\n"
+        f"acknowledgements and {HEADER_BYTES} bytes of headers a frame (Ethernet, IP, TCP). All are in {output}."
     )
 
 
@@ -72,9 +70,8 @@ def record_name(topology: LabTopology) -> str:
 
 
 def _row(point: SweepPoint, asked: float) -> list[object]:
-    sent, frames = point.wire_bytes, point.wire_frames
+    sent, frames, seconds = point.wire_bytes, point.wire_frames, median(point.seconds)
     assert sent is not None and frames is not None, "a lab counts"
-    seconds = median(point.seconds)
     rates = [rate_text(asked), rate_text(8 * sent / seconds), 100 * 8 * sent / seconds / asked]
     kilobytes = [each / 1e3 for each in (sent, sent - HEADER_BYTES * frames, point.formula_bytes)]
     return [*rates, point.collective, point.payload_bytes / 1e3, 1e3 * seconds, *kilobytes]
@@ -84,8 +81,8 @@ def _row(point: SweepPoint, asked: float) -> list[object]:
 def ceiling_bits_per_second(num_workers: int) -> float:
     """The highest rate of all workers' links together that an all-reduce over gloo reaches to 90 %, each way.
 
-    It is measured with one worker a machine, once in a process. More of them on one machine cost about the same, since
-    all workers of a ring send at one pace and most of their frames then pass a bridge as before.
+    It is measured with one worker a machine, once in a process. More of them on one machine cost no more, since all
+    workers of a ring send at one pace.
 
     Raises:
         LabError: no lab is possible here, or no rate is reached.

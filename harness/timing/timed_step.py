@@ -15,8 +15,8 @@ from torch import Tensor
 
 from algorithms import ProcessGroupCollectives
 from algorithms.core.topology import Mixing
+from algorithms.core.traffic import Mark, mark
 from harness.records.timings import Collective
-from harness.timing.trainees import Mark, now_on
 
 Interval = tuple[float, float]
 
@@ -52,11 +52,11 @@ def recorded(share_done: Callable[[], float], device: torch.device) -> Iterator[
         name = str((group or dist.group.WORLD).group_name)  # type: ignore[union-attr]
         key = name, sum(other.key[0] == name for other in seen)
         num_bytes = num_messages * tensor.numel() * tensor.element_size()
-        seen.append(Recorded(collective, key, num_bytes, share_done(), now_on(device)))
+        seen.append(Recorded(collective, key, num_bytes, share_done(), mark(device)))
         return seen[-1]
 
     def end(here: Recorded) -> None:
-        here.ended = now_on(device)
+        here.ended = mark(device)
 
     def all_reduce(tensor: Tensor, op: Any = dist.ReduceOp.SUM, group: Any = None, async_op: bool = False) -> Any:
         here = begun("all_reduce", group, tensor)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from algorithms.core.traffic import mark
 from harness.records.timings import Workload
 from harness.spec import Precision
 from harness.tasks.task import find_task
@@ -20,27 +21,8 @@ from harness.train.clock import seconds_to_idle
 from harness.train.local_workers import random_batch
 from harness.train.precision import MixedPrecision
 
-Mark = Any
-"""Seconds of the host's monotonic clock, or a CUDA event."""
 MIN_STEPS, MAX_STEPS, MAX_SECONDS = 5, 200, 3.0
 """Bounds of a calibration."""
-
-
-def now_on(device: torch.device) -> Mark:
-    """A mark of now; on a GPU, of when what was asked of it so far is done."""
-    if device.type != "cuda":
-        return time.monotonic()
-    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    event.record()
-    return event
-
-
-def seconds_at(mark: Mark, origin: Mark) -> float:
-    """A host's mark as it is; of events, the seconds since `origin`."""
-    if isinstance(mark, torch.cuda.Event):
-        mark.synchronize()
-        return float(origin.elapsed_time(mark)) / 1e3
-    return float(mark)
 
 
 class Trainee:
@@ -63,13 +45,13 @@ class Trainee:
     ) -> None:
         self.module, self._loss, self._device = module, loss, device
         self.share_done = 0.0
-        self.began = self.last_gradient = self.returned = now_on(device)
+        self.began = self.last_gradient = self.returned = mark(device)
         for parameter, done in zip(module.parameters(), gradients.done, strict=True):
             parameter.register_hook(lambda _, done=done: self._gradient(done))  # type: ignore[no-untyped-call]
 
     def _gradient(self, done: float) -> None:
         self.share_done = max(self.share_done, done)
-        self.last_gradient = now_on(self._device)
+        self.last_gradient = mark(self._device)
 
     @property
     def scheduled_seconds(self) -> float:
@@ -83,9 +65,9 @@ class Trainee:
     def passes(self, wrapped: nn.Module | None = None) -> None:
         """The forward pass through `wrapped`, which contains `module` (or through that), and the backward pass."""
         self.share_done = 0.0
-        self.began = now_on(self._device)
+        self.began = mark(self._device)
         self._loss(wrapped or self.module).backward()  # type: ignore[no-untyped-call]
-        self.returned = now_on(self._device)
+        self.returned = mark(self._device)
 
 
 def real_trainee(workload: str, gradients: Gradients, device: torch.device, rank: int) -> Trainee:
@@ -161,7 +143,7 @@ class WaitingModel(nn.Module):
         return self.dilation * (self._workload.forward_seconds + self._workload.backward_seconds)
 
     def forward(self, x: Tensor) -> Tensor:
-        self._start = time.monotonic()
+        self._start = time.perf_counter()
         for number in reversed(self._order):
             x = _Wait.apply(x, self, number, self.weights[number])  # type: ignore[no-untyped-call]
         return x
@@ -169,7 +151,7 @@ class WaitingModel(nn.Module):
     def gradient(self, number: int) -> Tensor:
         """The parameter's gradient, when it is there by the schedule; at once if that is past."""
         passed = self._workload.forward_seconds + self._workload.backward_seconds * self._done[number]
-        remaining = self._start + self.dilation * passed - time.monotonic()
+        remaining = self._start + self.dilation * passed - time.perf_counter()
         if remaining > 0:
             time.sleep(remaining)
         # A new view: autograd may keep what it is given.

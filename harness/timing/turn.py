@@ -19,10 +19,11 @@ from torch.optim import Optimizer
 from algorithms import DistributedOptimizer, ProcessGroupCollectives
 from algorithms.baselines.ddp import DDP, Hook, wrapped
 from algorithms.core.topology import Mixing
+from algorithms.core.traffic import Mark, mark
 from algorithms.registry import baselines
 from harness.records.timings import Method, Workload
 from harness.timing.timed_step import RankStep, Recorded, recorded
-from harness.timing.trainees import Mark, Trainee, now_on, real_trainee, seconds_at, waiting_trainee
+from harness.timing.trainees import Trainee, real_trainee, waiting_trainee
 from harness.timing.workloads import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Gradients, problem_of, short_run
 from harness.train.build import build_optimizer
 
@@ -106,17 +107,21 @@ class Turn:
         """Take a step; its times on this worker, and what it sent."""
         device, trainee = self.setting.device, self.trainee
         with recorded(lambda: trainee.share_done, device) as seen:
-            began = now_on(device)
+            began = mark(device)
             self.step()
-            ended = now_on(device)
+            ended = mark(device)
         while device.type == "cpu" and any(each.ended is None for each in seen):
             time.sleep(1e-3)  # DDP can go on before the end of its all-reduce is noted.
         intervals = {each.key: (each.began, each.ended) for each in seen if each.ended is not None}
         if self._hides or len(intervals) < len(seen):
             intervals = {("backward", 0): (trainee.last_gradient, trainee.returned)}
 
-        def at(mark: Mark) -> float:
-            return seconds_at(mark, began)
+        def at(moment: Mark) -> float:
+            """Seconds of the host's clock; on a GPU since the step began."""
+            if isinstance(moment, float):
+                return moment
+            moment.synchronize()
+            return float(began.elapsed_time(moment)) / 1e3  # type: ignore[union-attr]
 
         step = RankStep(
             began=at(began),

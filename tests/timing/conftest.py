@@ -27,6 +27,8 @@ _endings = itertools.cycle(string.ascii_lowercase)
 # A first module with a fifth of the arithmetic, a norm, and a last module.
 GRADIENTS = Gradients(shapes=((300, 20), (300,), (300,), (40, 300)), order=(3, 1, 2, 0), done=(1.0, 0.8, 0.8, 0.8))
 NUMEL = 6000 + 300 + 300 + 12000
+HEADER_BYTES = 14 + 20 + 20 + 12
+"""Ethernet, IPv4, TCP and its timestamps."""
 WORKLOAD = Workload(
     name="fashion_mnist",
     model="small_cnn",

@@ -1,4 +1,4 @@
-"""Labs that come up and go: who reaches whom, at which rates, what is left behind, and where there can be none."""
+"""Labs that come up and go: who reaches whom, at which rates, what is left behind, and what can be no lab."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from torch import distributed as dist
 from algorithms import MCSER, BlockSparsifier, ProcessGroupCollectives
 from harness.__main__ import main
 from harness.timing.lab import lab, start_inside, why_not
-from harness.timing.links import LabError, LabTopology
+from harness.timing.links import LabError, LabTopology, burst_bytes, frames_in_one_piece, rate_text
 from harness.workers.process_group import joined
 from harness.workers.processes import Worker
-from tests.timing.conftest import is_alive, limits, namespaces, needs_lab, output
+from tests.timing.conftest import HEADER_BYTES, is_alive, limits, namespaces, needs_lab, output
 
 ROOT = Path(__file__).parents[2]
 OWNER = """
@@ -46,8 +46,6 @@ import socket, sys
 connection = socket.create_connection((sys.argv[1], 5000), 10)
 print(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).strip(bytes(1)).decode())
 """
-HEADER_BYTES = 14 + 20 + 20 + 12
-"""Ethernet, IPv4, TCP and its timestamps."""
 NUMEL, NUM_WORKERS = 4_000_000, 3
 Owner = tuple[subprocess.Popen[str], int]
 
@@ -147,31 +145,25 @@ def test_a_signal_ends_the_lab(prefix: str, owner: Owner, number: signal.Signals
 
 @needs_lab
 def test_what_a_killed_lab_left_is_removed_by_the_next_and_nothing_else_is(prefix: str, owner: Owner) -> None:
-    other = f"other{prefix}-w0"
+    process, inside = owner
+    with pytest.raises(LabError, match="a lab is up on this machine already"), lab(LabTopology(2, 1, 1e8)):
+        pass
+    assert len(namespaces(f"{prefix}-")) == 3 and is_alive(inside), "a lab in use is left alone"
+    other = f"other{prefix}-m0"
     output("ip", "netns", "add", other)
     bystander = subprocess.Popen(["ip", "netns", "exec", other, "sleep", "600"])
     try:
-        process, inside = owner
         process.kill()
         process.wait()
         assert len(namespaces(f"{prefix}-")) == 3 and is_alive(inside), "kill -9 leaves all"
-        with lab(LabTopology(2, 1, 1e8)):
-            assert len(namespaces(f"{prefix}-")) == 3, "two machines and a switch"
-            assert not is_alive(inside)
+        with lab(LabTopology(3, 1, 1e8)):
+            assert len(namespaces(f"{prefix}-")) == 4 and not is_alive(inside)
         assert not namespaces(f"{prefix}-")
         assert other in namespaces() and bystander.poll() is None
     finally:
         bystander.kill()
         bystander.wait()
         output("ip", "netns", "delete", other)
-
-
-@needs_lab
-def test_a_lab_in_use_is_left_alone(prefix: str, owner: Owner) -> None:
-    process, inside = owner
-    with pytest.raises(LabError, match=f"in use by pid {process.pid}:"), lab(LabTopology(2, 1, 1e8)):
-        pass
-    assert len(namespaces(f"{prefix}-")) == 3 and is_alive(inside)
 
 
 @needs_lab
@@ -222,3 +214,30 @@ def _namespace_of(pid: int) -> int:
 def _until(condition: Callable[[], bool]) -> None:
     while not condition():
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("rate", [1e5, 1e7, 125e6, 1e9, 1e12])
+def test_a_burst_is_short_and_no_piece_of_tcp_s_is_larger(rate: float) -> None:
+    assert burst_bytes(rate) <= max(2 * 1514, rate / 8 / 1000), "two frames or a millisecond"
+    assert 1514 <= 1514 * frames_in_one_piece(rate) <= burst_bytes(rate)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "sentence"),
+    [
+        ((0, 1, 1e8), "a lab has 1 to 250 machines, not 0"),
+        ((2, 251, 1e8), "a lab has 1 to 250 workers a machine, not 251"),
+        ((2, 1, 0.0), "a link's rate is at least 10 kb/s, not 0 bit/s"),
+        ((2, 1, float("nan")), "a link's rate is at least 10 kb/s, not nan bit/s"),
+    ],
+)
+def test_numbers_that_no_lab_can_have(numbers: tuple[int, int, float], sentence: str) -> None:
+    with pytest.raises(LabError) as caught:
+        LabTopology(*numbers)
+    assert str(caught.value) == sentence
+
+
+def test_texts() -> None:
+    assert str(LabTopology(8, 1, 1e9)) == "8 x 1 Gb/s"
+    assert str(LabTopology(2, 4, 250e6)) == "2 x 4 x 250 Mb/s"
+    assert [rate_text(rate) for rate in (2.4e9, 12.5e6, 5e4)] == ["2.4 Gb/s", "12.5 Mb/s", "50 kb/s"]

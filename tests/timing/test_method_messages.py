@@ -5,12 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-import torch
 import torch.distributed as dist
-from torch import nn
 
-from algorithms import DistributedOptimizer, SoloCollectives, algorithms
-from algorithms.registry import baselines
+from algorithms import DistributedOptimizer, algorithms
 from harness.records.timings import Message, Method
 from harness.timing.method_messages import early_begins, messages_of
 from harness.timing.methods import METHODS
@@ -47,16 +44,6 @@ def test_messages_of_a_period_are_what_the_closed_form_says(name: str, methods: 
     assert sum(period // message.every for message in messages) == num_collectives[1] - num_collectives[0]
     if ratio := NOT_OF_256.get(name, 256):  # What the name says; blocks of few parameters are rounded up.
         assert methods[name].ratio(NUMEL) == pytest.approx(ratio, rel=0.05)
-
-
-@pytest.mark.parametrize("name", [name for name, timed in METHODS.items() if timed.algorithm in baselines()])
-def test_a_baseline_sends_what_its_closed_form_says(name: str, methods: dict[str, Method]) -> None:
-    parameters = [nn.Parameter(torch.zeros(shape)) for shape in GRADIENTS.shapes]
-    optimizer = baselines()[METHODS[name].algorithm](
-        parameters, lr=0.1, collectives=SoloCollectives(), **METHODS[name].settings
-    )
-    bits = [optimizer.expected_traffic(num_steps).training_bits for num_steps in (10, 11)]
-    assert sum(8 * message.payload_bytes for message in methods[name].messages) == bits[1] - bits[0]
 
 
 def test_ddp_sends_the_parameters_and_powersgd_what_is_no_matrix_and_two_factors(methods: dict[str, Method]) -> None:

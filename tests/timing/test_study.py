@@ -1,21 +1,107 @@
-"""The study of speed-ups: what stands for what, and what is said to be left out; nothing is timed here."""
+"""What is timed: exactly what is scored, each kind of step on each link, and what this machine can do of the study."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from harness.records.timings import Fabric, Workload
+from harness.plan.plan import plan_experiment
+from harness.records.timings import Fabric, Message, Method, Workload
 from harness.timing import study
 from harness.timing.links import LabTopology
-from harness.timing.study import JOBS, RELATIVES, TimingJob, run_study
+from harness.timing.methods import EXPERIMENTS, METHODS, scored_methods
+from harness.timing.study import (
+    HIGHEST_DILATION_BEHIND,
+    JOBS,
+    RELATIVES,
+    SCORED_LINKS,
+    SCORED_WORKERS,
+    TimingJob,
+    run_study,
+    scored_cells,
+)
+from harness.timing.trainees import workload
 
-MOST = 2e9
+RESULTS = Path(__file__).parents[2] / "results"
+MODEL_BYTES, MOST = 102_228_128, 2e9
 Timed = list[tuple[str, float | None, float]]
+
+
+@pytest.fixture(scope="module")
+def scored() -> dict[str, Method]:
+    return scored_methods(RESULTS)
+
+
+def test_every_row_of_the_regime_and_of_the_main_ratio_is_timed_as_it_is(scored: dict[str, Method]) -> None:
+    timed = {
+        row: (method.algorithm, method.settings, method.momentum)
+        for name, method in scored.items()
+        for row in method.rows
+        if not name.startswith("ddp")
+    }
+    for experiment in EXPERIMENTS:
+        for run in plan_experiment(experiment, RESULTS).runs:
+            wanted = experiment == EXPERIMENTS[1] or (run.row.endswith("-96") and "~" not in run.row)
+            if wanted:
+                config = run.config
+                expected = (config.algorithm, config.settings, config.momentum)
+                assert timed.pop(f"{experiment}/{run.row}", expected) == expected
+    left = {row.partition("/")[2] for row in timed}
+    assert {"sgd", "alone", "final_average", "dpsgd", "powersgd_rank_1"} <= left, "the bounds, and who has no ratio 96"
+    assert not any(row.endswith(("-12", "-384", "-1536")) for row in left)
+
+
+def test_baselines_stand_beside_them_and_ddp_is_joined_with_sgd(scored: dict[str, Method]) -> None:
+    rivals = list(scored.values())[:3]
+    assert [(each.name, each.rows) for each in rivals] == [
+        ("ddp", [f"{name}/sgd" for name in EXPERIMENTS]),
+        ("ddp_fp16", []),
+        ("ddp_powersgd_1", []),
+    ]
+    assert all(each.baseline for each in rivals) and not scored["mcser-96"].baseline
+
+
+def test_periods_are_those_of_the_settings(scored: dict[str, Method]) -> None:
+    expected = {"local_sgd-96": 96, "mcser-96": 24, "ef_topk-96": 1, "sgd_accumulate-96": 96, "final_average": 28050}
+    assert {name: scored[name].period for name in expected} == expected, "the last is of its run's only exchange"
+    expected = {"local_sgd": 256, "diloco": 256, "cser_pl": 16, "mcser_1024": 256, "mcser_overlap": 32, "dpsgd": 1}
+    assert {name: METHODS[name].period for name in expected} == expected
+
+
+def sending(method: Method, *sent: tuple[int, int]) -> Method:
+    """The method with messages of so many bytes, each once in so many steps."""
+    messages = [Message(collective="all_reduce", payload_bytes=size, every=every, ready=1.0) for size, every in sent]
+    return method.model_copy(update={"messages": messages})
+
+
+def test_each_kind_of_step_is_timed_on_each_link_and_what_sends_nothing_once(scored: dict[str, Method]) -> None:
+    cells = partial(scored_cells, MOST, workload("resnet50_v100", "cpu"))
+    local = cells(sending(scored["local_sgd-96"], (MODEL_BYTES, 96)))
+    assert [(cell.kind, cell.link, cell.share) for cell in local] == [
+        ("ordinary", None, 95 / 96),
+        *(("synchronising", link, 1 / 96) for link in SCORED_LINKS),
+    ]
+    both = cells(sending(scored["mcser-96"], (10**6, 1), (10**7, 24)))
+    assert [(cell.kind, cell.link) for cell in both] == [
+        (kind, link) for kind in ("ordinary", "synchronising") for link in SCORED_LINKS
+    ]
+
+
+def test_links_are_slowed_down_as_far_as_this_machine_needs_and_small_messages_further() -> None:
+    cells = partial(scored_cells, MOST, workload("resnet50_v100", "cpu"))
+    large, small = (cells(sending(METHODS["all_reduce"], (size, 1))) for size in (MODEL_BYTES, 1000))
+    for cell in (*large, *small):
+        assert cell.link is not None and SCORED_WORKERS * cell.link / cell.dilation <= MOST * (1 + 1e-9)
+    assert all(one.dilation <= other.dilation for one, other in zip(large, small, strict=True))
+    behind = cells(sending(METHODS["powersgd_1"], (1000, 1)))
+    assert [cell.dilation for cell in behind] == [
+        max(HIGHEST_DILATION_BEHIND, SCORED_WORKERS * link / MOST) for link in SCORED_LINKS
+    ]
 
 
 @pytest.mark.parametrize(
@@ -43,18 +129,17 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Timed:
     def time(file: Path, load: Workload, methods: object, cells_of: object, most: float, network: Fabric) -> None:
         seen.append((load.name, network.bits_per_second, most / network.num_workers))
 
-    monkeypatch.setattr(study, "ceiling_bits_per_second", lambda _: MOST / study.SHARE_OF_CEILING)
-    monkeypatch.setattr(study, "lab", lab)
-    monkeypatch.setattr(study, "connected", lambda lab: nullcontext())
-    monkeypatch.setattr(study, "sweep_lab", lambda lab, seconds: None)
-    monkeypatch.setattr(study, "_time", time)
-    monkeypatch.setattr(study, "write_record", lambda path, record: None)
-    jobs = (
-        TimingJob("resnet50_v100", 8, 1, 10e9, 1),
-        TimingJob("resnet50_v100", 8, 1, 10e9, 128),
-        TimingJob("resnet50_v100", 8, 1, 1e12, 1),
-    )
-    monkeypatch.setattr(study, "JOBS", jobs)
+    jobs = [TimingJob("resnet50_v100", 8, 1, rate, dilation) for rate, dilation in ((10e9, 1), (10e9, 128), (1e12, 1))]
+    for name, stand_in in {
+        "ceiling_bits_per_second": lambda _: MOST / study.SHARE_OF_CEILING,
+        "lab": lab,
+        "connected": lambda lab: nullcontext(),
+        "sweep_lab": lambda lab, seconds: None,
+        "_time": time,
+        "write_record": lambda path, record: None,
+        "JOBS": jobs,
+    }.items():
+        monkeypatch.setattr(study, name, stand_in)
     return seen
 
 

@@ -16,11 +16,9 @@ from harness.timing import sweep as sweeps
 from harness.timing.lab import lab
 from harness.timing.links import LabTopology
 from harness.workers.processes import WorkerError
-from tests.timing.conftest import namespaces, needs_lab
+from tests.timing.conftest import HEADER_BYTES, namespaces, needs_lab
 
 MEGABYTE = 1_000_000
-HEADER_BYTES = 14 + 20 + 20 + 12
-"""Ethernet, IPv4, TCP and its timestamps."""
 
 
 @needs_lab
