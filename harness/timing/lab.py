@@ -80,10 +80,6 @@ class Lab:
         """The file of the namespace of the rank's machine, for setns."""
         return NAMESPACES / self._machines[rank // self.topology.workers_per_machine]
 
-    def address(self, rank: int) -> str:
-        """The address of the rank's machine."""
-        return _address(rank // self.topology.workers_per_machine)
-
     def sent(self) -> list[tuple[int, int]]:
         """Bytes of Ethernet frames, and number of frames, that each machine's link has sent to the switch so far.
 

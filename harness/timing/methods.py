@@ -9,7 +9,6 @@ from typing import Any
 from algorithms.registry import baselines
 from harness.plan.plan import plan_experiment
 from harness.records.timings import Method
-from harness.spec import RunConfig
 from harness.spec_file import find_spec, load_spec
 from harness.timing.workloads import MOMENTUM
 from harness.train.build import table_at_ratio
@@ -122,12 +121,13 @@ def scored_methods(results: Path) -> dict[str, Method]:
         for name, row in rows.items():
             if main is not None and row.label in at_main and row.ratio != main:
                 continue
-            config, where = configs[name], f"{experiment}/{name}"
-            if (known := next((each for each in found if _is_of(each, config)), None)) is not None:
-                known.rows.append(where)
-                continue
-            own = method(name, row.label, config.algorithm, config.settings, False, config.momentum, row.num_steps)
-            found.append(own.model_copy(update={"rows": [where]}))
+            config = configs[name]
+            key = config.algorithm, config.settings, config.momentum
+            known = next((each for each in found if (each.algorithm, each.settings, each.momentum) == key), None)
+            if known is None:
+                known = method(name, row.label, *key[:2], momentum=config.momentum, num_steps=row.num_steps)
+                found.append(known)
+            known.rows.append(f"{experiment}/{name}")
     of_sgd = next(each.rows for each in found if each.algorithm == "sgd")
     rivals = [
         METHODS["ddp"].model_copy(update={"rows": of_sgd}),
@@ -135,7 +135,3 @@ def scored_methods(results: Path) -> dict[str, Method]:
         METHODS["powersgd_1"].model_copy(update={"name": "ddp_powersgd_1"}),
     ]
     return {each.name: each for each in [*rivals, *found]}
-
-
-def _is_of(timed: Method, config: RunConfig) -> bool:
-    return (timed.algorithm, timed.settings, timed.momentum) == (config.algorithm, config.settings, config.momentum)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from algorithms import Collectives, Compressor
-from algorithms.registry import algorithms, settings
+from algorithms.registry import methods, settings
 from harness.plan.rows import PlannedRun
 from harness.records import run_lock
 from harness.records.provenance import new_attempt
@@ -76,7 +76,7 @@ def settings_of(name: str, compressor: Table) -> Table:
 
     All others are what the method itself says that it is to be tried with.
     """
-    method, table = algorithms()[name], Table()
+    method, table = methods()[name], Table()
     stated = {**(method.no_compression or {}), **method.tried_with}
     for key, (kind, required) in settings(method).items():
         if required:

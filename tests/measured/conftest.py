@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,33 +13,42 @@ from tabulate import tabulate
 
 from harness.records.provenance import new_attempt, output_of
 from harness.workers.attempt import prepare_thread
-from tests.measured.scale import FULL, TINY, Scale
-
-ROWS = pytest.StashKey[list[dict[str, Any]]]()
+from tests.measured.subjects import FULL, TINY, Scale
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Keep the row of a test whose call is over, or which could not begin, whatever becomes of those after it."""
-    config = _Session.config
-    kinds = {"gpu", "bench"} & set(report.keywords)
-    if config is None or not kinds or not (report.when == "call" or report.failed):
-        return
-    row = {
-        "name": report.nodeid.partition("::")[2],
-        "passed": report.outcome == "passed",
-        "seconds": round(report.duration, 2),
-        "measured": {key: _plain(value) for key, value in report.user_properties},
-        "remark": _last_line(report),
-    }
-    config.stash[ROWS].append(row)
-    with _table_file(config).open("a") as file:
-        file.write(json.dumps(row, allow_nan=False) + "\n")
+class Table:
+    """A row for each check, in a file whose first line is the machine."""
 
+    def __init__(self, file: Path) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self._file = file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"machine": _machine()}) + "\n")
 
-class _Session:
-    """The configuration, where a table is asked for; a hook on reports is not given it."""
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep the row of a test whose call is over, or which could not begin, whatever becomes of those after it."""
+        if not {"gpu", "bench"} & set(report.keywords) or not (report.when == "call" or report.failed):
+            return
+        row = {
+            "name": report.nodeid.partition("::")[2],
+            "passed": report.outcome == "passed",
+            "seconds": round(report.duration, 2),
+            # JSON knows no infinity and no NaN.
+            "measured": json.loads(json.dumps(dict(report.user_properties)), parse_constant=str),
+            "remark": _last_line(report),
+        }
+        self.rows.append(row)
+        with self._file.open("a") as file:
+            file.write(json.dumps(row) + "\n")
 
-    config: pytest.Config | None = None
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Show all rows."""
+        cells = [[r["name"], _words(r["measured"]), r["remark"], "ok" if r["passed"] else "FAIL"] for r in self.rows]
+        headers, widths = ["what", "measured", "remark", ""], [48, 72, 48, 4]
+        terminalreporter.write_line("")
+        terminalreporter.write_line(tabulate(cells, headers, disable_numparse=True, maxcolwidths=widths))
+        well = f"{sum(row['passed'] for row in self.rows)} of {len(self.rows)} are well"
+        terminalreporter.write_line(f"{well}; every row is in {self._file}")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -49,29 +57,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         return
     if config.getoption("-m") == "gpu" and not torch.cuda.is_available():
         pytest.exit("gpu-check: skipped, since torch sees no GPU on this machine", 0)
-    _Session.config, config.stash[ROWS] = config, []
-    file = _table_file(config)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"machine": _machine()}) + "\n")
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if ROWS not in config.stash:
-        return
-    rows = config.stash[ROWS]
-    table = [[row["name"], _words(row["measured"]), row["remark"], "ok" if row["passed"] else "FAIL"] for row in rows]
-    terminalreporter.write_line("")
-    widths = [48, 72, 48, 4]
-    terminalreporter.write_line(
-        tabulate(table, ["what", "measured", "remark", ""], disable_numparse=True, maxcolwidths=widths)
-    )
-    terminalreporter.write_line(
-        f"{sum(row['passed'] for row in rows)} of {len(rows)} are well; every row is in {_table_file(config)}"
-    )
-
-
-def _table_file(config: pytest.Config) -> Path:
-    return Path(config.getoption("--table"))
+    config.pluginmanager.register(Table(Path(config.getoption("--table"))))
 
 
 def _machine() -> dict[str, Any]:
@@ -89,15 +75,6 @@ def _last_line(report: pytest.TestReport) -> str:
         return ""
     crash = getattr(report.longrepr, "reprcrash", None)
     return str(crash.message if crash else report.longrepr).splitlines()[0][:300]
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON has it, which knows no infinity and no NaN."""
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _words(value: Any) -> str:

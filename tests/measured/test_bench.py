@@ -10,9 +10,9 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 
@@ -21,22 +21,21 @@ import torch
 from torch import Tensor, nn
 
 from algorithms import DistributedOptimizer, ProcessGroupCollectives, SoloCollectives, StackedCollectives, algorithms
-from harness.plan.rows import PlannedRun
-from harness.records.provenance import new_attempt
 from harness.records.store import Result, read_record
-from harness.spec import ModelSpec, PartitionSpec, RunConfig, run_id
+from harness.spec import ModelSpec, PartitionSpec, RunConfig
 from harness.tasks.task import Samples, find_task
 from harness.timing.workloads import FASHION_MNIST
 from harness.train.build import build_model, table_at_ratio
 from harness.train.local_workers import Trainee
 from harness.train.train import train
 from harness.train.training import Work
-from harness.workers.attempt import Job, num_cores, prepare_thread
+from harness.workers.attempt import num_cores, prepare_thread
 from harness.workers.preload import load_samples
 from harness.workers.process_group import joined
 from harness.workers.processes import Worker, WorkerProcesses, start_workers
-from tests.measured import methods
-from tests.measured.methods import interleave
+from tests.harness.support import job_for
+from tests.measured import subjects
+from tests.measured.subjects import interleave
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]
 
@@ -47,7 +46,7 @@ REPETITIONS = 7
 NUM_STEPS, NUM_WORKERS = 60, 8
 BUSY = 0.3
 """Load per core from which figures are not to be trusted."""
-PASSES = {"sgd": 5, "ef_sgd": 7, "cser_pl": 5, "csea": 5, "mcser": 5}
+PASSES = {"sgd": 5, "ef_sgd": 7, "cser_pl": 5, "csea": 5, "mcser": 5, "cser": 3}
 """Vectors of d numbers that a step must at least read and write, momentum and gradient among them: its traffic limit is
 their time at the rate that PyTorch's fused step reaches with its own five (x, m and g read; x and m written)."""
 WITHIN = 1.07
@@ -67,24 +66,22 @@ def step_ratios() -> dict[str, list[float]]:
     """Of each method, the time of a reset interval over that of PyTorch's fused step, by repetition."""
     prepare_thread()
     steppers = {
-        "torch": methods.torch_stepper(0.9, methods.random_parameters()),
-        "torch, no momentum": methods.torch_stepper(0.0, methods.random_parameters()),
-        **{name: methods.own_stepper(name, methods.random_parameters()) for name in (*PASSES, "cser")},
+        f"torch {momentum}": subjects.torch_stepper(momentum, subjects.random_parameters()) for momentum in (0.9, 0.0)
     }
-    timings = methods.interval_seconds(steppers, INTERVALS, torch.device("cpu"))
-    plain = {name: "torch, no momentum" if name in methods.WITHOUT_MOMENTUM else "torch" for name in timings}
+    steppers |= {name: subjects.own_stepper(name, subjects.random_parameters()) for name in PASSES}
+    timings = subjects.interval_seconds(steppers, INTERVALS, torch.device("cpu"))
+    plain = {name: f"torch {subjects.config_of(name).momentum}" for name in PASSES}
     return {
-        name: [own / fused for own, fused in zip(seconds, timings[plain[name]], strict=True)]
-        for name, seconds in timings.items()
+        name: [own / fused for own, fused in zip(timings[name], timings[plain[name]], strict=True)] for name in PASSES
     }
 
 
-@pytest.mark.parametrize("name", [*PASSES, "cser"])
+@pytest.mark.parametrize("name", PASSES)
 def test_a_step_takes_no_more_than_its_traffic(
     step_ratios: dict[str, list[float]], name: str, record_property: Record
 ) -> None:
     """Over PyTorch's fused step, at 25.6 M parameters on one thread: vectors read and written, and 7 % more."""
-    ratio, limit = median(step_ratios[name]), PASSES.get(name, 3) / (3 if name in methods.WITHOUT_MOMENTUM else 5)
+    ratio, limit = median(step_ratios[name]), PASSES[name] / (3 if name in subjects.WITHOUT_MOMENTUM else 5)
     record_property("over torch fused", ratio)
     record_property("traffic limit", limit)
     record_property("all", sorted(step_ratios[name]))
@@ -100,14 +97,13 @@ def test_memory_in_units_of_the_parameters(name: str, record_property: Record) -
     sizes: dict[str, float] = json.loads(done.stdout)
     for key, value in sizes.items():
         record_property(key, value)
-    if name == "mcser":
-        assert sizes["state"] <= 1.0, "the momentum and nothing else"
+    assert name != "mcser" or sizes["state"] <= 1.0, "the momentum and nothing else"
 
 
 def sizes_of(name: str) -> dict[str, float]:
     """Sizes in units of the parameters' own, of this process, which should have done nothing before."""
     prepare_thread()
-    before, parameters = _status_bytes("VmRSS"), methods.random_parameters()
+    before, parameters = _status_bytes("VmRSS"), subjects.random_parameters()
     unit = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
 
     def peak() -> float:
@@ -117,15 +113,13 @@ def sizes_of(name: str) -> dict[str, float]:
         return (highest - before) / unit
 
     if name == "torch":
-        optimizer: torch.optim.Optimizer = torch.optim.SGD(
-            parameters.parameters(), 1e-3, 0.9, nesterov=True, fused=True
-        )
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(parameters, 1e-3, 0.9, nesterov=True, fused=True)
     else:
-        optimizer = methods.build(name, parameters, SoloCollectives())
-        methods.skip_to_reset(optimizer)  # type: ignore[arg-type]
+        optimizer = own = subjects.build(name, parameters, SoloCollectives())
+        subjects.skip_to_reset(own)
     sizes = {"construction": peak()}
     for _ in range(3):
-        methods.touch_gradients(parameters)
+        subjects.touch_gradients(parameters)
         optimizer.step()
     sizes["steps"] = peak()
     state = optimizer.state_dict()
@@ -143,23 +137,20 @@ def _status_bytes(key: str) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
 
 
-# Whole steps, and whole runs
-
-
 def test_workers_stacked_as_processes_and_with_ddp(record_property: Record) -> None:
     """The whole step of eight workers on the Fashion-MNIST network, the start of processes left out."""
     with (
-        start_workers(_obey_stacked, [()]) as stacked,
-        start_workers(_obey_stacked, [()]) as beside,
-        start_workers(_obey_as_rank, [("mcser",)] * NUM_WORKERS) as processes,
-        start_workers(_obey_as_rank, [("ddp",)] * NUM_WORKERS) as ddp,
+        start_workers(_obey, [("mcser",)]) as stacked,
+        start_workers(_obey, [("mcser",)]) as beside,
+        start_workers(_obey, [("mcser",)] * NUM_WORKERS) as processes,
+        start_workers(_obey, [("ddp",)] * NUM_WORKERS) as ddp,
     ):
         calls = {
-            "stacked": lambda: _take([stacked]),
-            "processes": lambda: _take([processes]),
-            "DDP in processes": lambda: _take([ddp]),
-            "two runs in turn": lambda: _take([stacked]) + _take([beside]),
-            "two runs side by side": lambda: _take([stacked, beside]),
+            "stacked": lambda: _take(stacked),
+            "processes": lambda: _take(processes),
+            "DDP in processes": lambda: _take(ddp),
+            "two runs in turn": lambda: _take(stacked) + _take(beside),
+            "two runs side by side": lambda: _take(stacked, beside),
         }
         timings = interleave(calls, REPETITIONS)
 
@@ -173,62 +164,53 @@ def test_workers_stacked_as_processes_and_with_ddp(record_property: Record) -> N
     assert ratio("two runs in turn", "two runs side by side") >= 1.6 or num_cores() < 2
 
 
-def _take(runs: list[WorkerProcesses]) -> float:
+def _take(*runs: WorkerProcesses) -> float:
     """Seconds in which all these runs take their steps at once."""
     started = time.perf_counter()
     for run in runs:
-        run.tell(0, NUM_STEPS)
+        for rank in range(len(run.pipes)):
+            run.tell(rank, NUM_STEPS)
     for run in runs:
-        run.hear(0, 120.0)
+        run.hear_all()
     return time.perf_counter() - started
 
 
-def _obey_stacked(worker: Worker) -> None:
+def _obey(worker: Worker, algorithm: str) -> None:
+    """Be one of several workers, or all of them stacked; each order is a number of steps."""
     prepare_thread()
-    config = methods.config_of("mcser")
+    config, alone = subjects.config_of(algorithm), worker.world_size == 1
     model = build_model(config.model, find_task(config.task.name), config.seed, torch.device("cpu"))
-    trainee = Trainee(config, model, StackedCollectives(config.num_workers), 16)
-    while True:
-        for _ in range(worker.pipe.recv()):
-            trainee.step()
-        worker.pipe.send(None)
-
-
-def _obey_as_rank(worker: Worker, algorithm: str) -> None:
-    prepare_thread()
-    config = methods.config_of(algorithm)
-    with joined("cpu", 120.0, worker.init_method, worker.rank, worker.world_size):
-        model = build_model(config.model, find_task(config.task.name), config.seed, torch.device("cpu"))
-        trainee, told = Trainee(config, model, ProcessGroupCollectives(), 16), torch.zeros(1, dtype=torch.int64)
+    with nullcontext() if alone else joined("cpu", 120.0, worker.init_method, worker.rank, worker.world_size):
+        collectives = StackedCollectives(config.num_workers) if alone else ProcessGroupCollectives()
+        trainee = Trainee(config, model, collectives, 16)
         while True:
-            if worker.rank == 0:
-                told.fill_(worker.pipe.recv())
-            torch.distributed.broadcast(told, 0)
-            for _ in range(int(told)):
+            for _ in range(worker.pipe.recv()):
                 trainee.step()
-            torch.distributed.barrier()
-            if worker.rank == 0:
-                worker.pipe.send(None)
+            worker.pipe.send(None)
 
 
 @pytest.mark.parametrize(
     "model", [FASHION_MNIST.model, ModelSpec(name="mlp", options={"hidden": 32})], ids=lambda each: each.name
 )
-def test_a_run_keeps_the_speed_of_the_passes_alone(model: ModelSpec, record_property: Record) -> None:
+def test_a_run_keeps_the_speed_of_the_passes_alone(model: ModelSpec, record_property: Record, tmp_path: Path) -> None:
     """An epoch of eight replicas in turn and nothing else, over a run with M-CSER at ratio 64, evaluation left out."""
     prepare_thread()
-    changes = {
-        "model": model,
-        "settings": table_at_ratio("mcser", 64),
-        "partition": PartitionSpec(kind="contiguous"),
-    }
-    config = methods.config_of("mcser").model_copy(update=changes)
+    config = subjects.config_of("mcser").model_copy(
+        update={
+            "model": model,
+            "settings": table_at_ratio("mcser", 64),
+            "partition": PartitionSpec(kind="contiguous"),
+        }
+    )
     samples = load_samples(config.task, None, "cpu")
-    calls: dict[str, Callable[[], float]] = {
-        "bare": lambda: _bare_loop_seconds(config, samples),
-        "run": lambda: _run_seconds(config, samples),
-    }
-    seconds = interleave(calls, 5)
+    folders = (tmp_path / str(number) for number in range(6))
+    seconds = interleave(
+        {
+            "bare": lambda: _bare_loop_seconds(config, samples),
+            "run": lambda: _run_seconds(config, samples, next(folders)),
+        },
+        5,
+    )
     kept = median(bare / run for bare, run in zip(seconds["bare"], seconds["run"], strict=True))
     record_property("share of the bare loop's speed", kept)
     assert kept >= 0.85
@@ -249,24 +231,13 @@ def _bare_loop_seconds(config: RunConfig, samples: Samples) -> float:
     return time.perf_counter() - started
 
 
-def _run_seconds(config: RunConfig, samples: Samples) -> float:
+def _run_seconds(config: RunConfig, samples: Samples, folder: Path) -> float:
     """Of a whole run, by its own clocks, evaluation and checkpoints left out."""
     model = build_model(config.model, find_task(config.task.name), config.seed, torch.device("cpu"))
-    with tempfile.TemporaryDirectory(prefix="cser-bench-") as folder:
-        job = Job(
-            experiment="bench",
-            folder=Path(folder),
-            run=PlannedRun(run_id(config), "mcser", config.seed, config),
-            attempt=new_attempt("bench", "stacked", torch.device("cpu")),
-            data=None,
-            device="cpu",
-            cores=(),
-            checkpoint_minutes=60.0,
-            timeout_seconds=60.0,
-        )
-        collectives = StackedCollectives(config.num_workers)
-        train(Work(config, model, samples, collectives, job.recorder(), job.checkpoints()))
-        clocks = read_record(Path(folder) / "result.json", Result).clock_seconds
+    job = job_for(config, folder, checkpoint_minutes=60.0)
+    collectives = StackedCollectives(config.num_workers)
+    train(Work(config, model, samples, collectives, job.recorder(), job.checkpoints()))
+    clocks = read_record(job.folder / "result.json", Result).clock_seconds
     return clocks["data"] + clocks["compute"] + clocks["communicate"]
 
 

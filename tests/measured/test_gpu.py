@@ -15,19 +15,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from algorithms import ProcessGroupCollectives, Purpose, SoloCollectives, StackedCollectives, algorithms
+from algorithms import Collectives, ProcessGroupCollectives, Purpose, SoloCollectives, StackedCollectives, algorithms
 from algorithms.core.topology import Topology
 from algorithms.registry import baselines
 from harness.plan.step_time import dry_steps
-from harness.spec import Precision
+from harness.spec import Precision, RunConfig
 from harness.spec_file import find_spec, load_spec
 from harness.tasks.augment import CroppedSamples
 from harness.timing.workloads import Problem, short_run
 from harness.train.build import trainable
 from harness.train.clock import seconds_to_idle
 from harness.train.local_workers import Trainee
-from tests.measured import methods
-from tests.measured.scale import TINY, Scale, config_of, on_processes
+from tests.measured import subjects
+from tests.measured.subjects import TINY, Scale, learning, on_processes
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(400)]
 
@@ -42,6 +42,11 @@ WARM_UP, WATCHED = 3, 8
 TEMPORARY, ROUNDED = 2.0, 0.05
 """Memory allowed beside parameters, gradients and state, in units of the parameters' size: for a message, its sum, and
 the allocator's rounding."""
+
+
+def trainee_of(config: RunConfig, device: torch.device, collectives: Collectives | None = None) -> Trainee:
+    """The run's worker or workers, by default one that is alone."""
+    return Trainee(config, trainable(config, device), collectives or SoloCollectives())
 
 
 # Processes
@@ -99,8 +104,8 @@ def _overflowing(
     device: torch.device, scale: Scale, name: str, own: dict[str, object]
 ) -> tuple[bool, int, list[float]]:
     """Whether the state is as before after a step in which the last worker overflows; steps that counted; losses."""
-    config, collectives = config_of(name, scale, "fp16", **own), ProcessGroupCollectives()
-    trainee = Trainee(config, trainable(config, device), collectives)
+    collectives = ProcessGroupCollectives()
+    trainee = trainee_of(learning(name, scale, "fp16", **own), device, collectives)
     losses, unchanged = [], True
     for step in range(NUM_STEPS):
         overflows, before = step == OVERFLOWS_AT, _state(trainee)
@@ -116,9 +121,8 @@ def _overflowing(
 
 def _state(trainee: Trainee) -> dict[str, Tensor]:
     """Parameters, momentum, error and anchor, as copies."""
-    flat = trainee.optimizer.state_dict()["flat"]
-    tensors = {key: value for key, value in flat.items() if isinstance(value, Tensor)}
-    return {key: value.clone() for key, value in (tensors | {"x": trainee.optimizer.flat.parameters}).items()}
+    flat = trainee.optimizer.state_dict()["flat"] | {"x": trainee.optimizer.flat.parameters}
+    return {key: value.clone() for key, value in flat.items() if isinstance(value, Tensor)}
 
 
 @pytest.mark.parametrize("name", sorted(baselines()))
@@ -129,8 +133,7 @@ def test_a_baseline_learns(device: torch.device, scale: Scale, name: str, record
 
 
 def _learn(device: torch.device, scale: Scale, name: str) -> list[float]:
-    config = config_of(name, scale)
-    trainee = Trainee(config, trainable(config, device), ProcessGroupCollectives())
+    trainee = trainee_of(learning(name, scale), device, ProcessGroupCollectives())
     return [float(trainee.step()) for _ in range(scale.num_steps)]
 
 
@@ -141,8 +144,8 @@ def _learn(device: torch.device, scale: Scale, name: str) -> list[float]:
 def test_a_method_learns_with_stacked_workers(
     device: torch.device, scale: Scale, name: str, record_property: Record
 ) -> None:
-    config = config_of(name, scale)
-    trainee = Trainee(config, trainable(config, device), StackedCollectives(config.num_workers))
+    config = learning(name, scale)
+    trainee = trainee_of(config, device, StackedCollectives(config.num_workers))
     num_steps = scale.num_steps * config.settings.get("accumulation_steps", 1)
     losses = [float(trainee.step().mean()) for _ in range(num_steps)]
     record_property("first and last loss", [losses[0], losses[-1]])
@@ -162,7 +165,7 @@ def test_stacked_workers_on_a_gpu_end_where_they_end_on_a_cpu(
 
 def _ways(device: torch.device, name: str) -> tuple[Tensor, Tensor]:
     """All workers' parameters before and after, on the CPU."""
-    config = config_of(name, TINY).model_copy(update={"num_workers": 4})
+    config = learning(name, TINY).model_copy(update={"num_workers": 4})
     trainee = Trainee(config, trainable(config, device).double(), StackedCollectives(config.num_workers))
     parameters = trainee.optimizer.flat.parameters
     before = parameters.cpu().clone()
@@ -174,8 +177,7 @@ def _ways(device: torch.device, name: str) -> tuple[Tensor, Tensor]:
 def test_bf16_trains_and_parameters_stay_fp32(device: torch.device, scale: Scale, record_property: Record) -> None:
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
         pytest.skip("this GPU has no bf16; use fp16")
-    config = config_of("mcser", scale, "bf16")
-    trainee = Trainee(config, trainable(config, device), SoloCollectives())
+    trainee = trainee_of(learning("mcser", scale, "bf16"), device)
     losses = [float(trainee.step()) for _ in range(NUM_STEPS)]
     record_property("last loss", losses[-1])
     assert all(map(math.isfinite, losses)) and trainee.optimizer.num_steps == NUM_STEPS
@@ -190,8 +192,7 @@ def test_channels_last_keeps_its_format_and_the_losses(
     usual, last = (_in_format(device, scale, "fp32", order) for order in orders)
     pairs = [(float(usual.step()), float(last.step())) for _ in range(3)]
     kernels = [parameter for parameter in last.models[0].parameters() if parameter.dim() == 4]
-    precision: Precision = "fp16" if device.type == "cuda" else "fp32"
-    trainees = [_in_format(device, scale, precision, order) for order in orders]
+    trainees = [_in_format(device, scale, "fp16" if device.type == "cuda" else "fp32", order) for order in orders]
     seconds = [sum(seconds_to_idle(each.step, device) for _ in range(5)) for each in trainees]
     record_property("step, usual / channels last", seconds[0] / seconds[1])
     assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
@@ -199,7 +200,7 @@ def test_channels_last_keeps_its_format_and_the_losses(
 
 
 def _in_format(device: torch.device, scale: Scale, precision: Precision, order: torch.memory_format) -> Trainee:
-    config = config_of("mcser", scale, precision)
+    config = learning("mcser", scale, precision)
     model = trainable(config, device).to(memory_format=order)  # type: ignore[call-overload]
     return Trainee(config, model, SoloCollectives())
 
@@ -207,8 +208,8 @@ def _in_format(device: torch.device, scale: Scale, precision: Precision, order: 
 @pytest.mark.parametrize("name", algorithms())
 def test_the_host_never_waits_for_the_gpu_in_a_step(device: torch.device, scale: Scale, name: str) -> None:
     """Training on images in memory, augmented; a wait is an error of torch's, which says for what."""
-    config = config_of(name, scale)
-    trainee = Trainee(config, trainable(config, device), SoloCollectives())
+    config = learning(name, scale)
+    trainee = trainee_of(config, device)
     images = torch.randint(256, (256, 3, 32, 32), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
     labels = torch.zeros(256, dtype=torch.int64, device=device)
     padded = nn.functional.pad(images, [4] * 4)
@@ -224,30 +225,29 @@ def test_the_host_never_waits_for_the_gpu_in_a_step(device: torch.device, scale:
 
 @contextmanager
 def _watched(watch: bool) -> Iterator[None]:
-    if not watch:
-        yield
-        return
-    torch.cuda.set_sync_debug_mode("error")
+    if watch:
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:
-        torch.cuda.set_sync_debug_mode("default")
+        if watch:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("name", algorithms())
 def test_a_step_takes_the_memory_that_plans_count(
     device: torch.device, scale: Scale, name: str, record_property: Record
 ) -> None:
-    cuda = device.type == "cuda"
-    held = 0
+    cuda, held = device.type == "cuda", 0
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)
         held = torch.cuda.memory_allocated(device)
-    parameters = methods.random_parameters(scale.shapes, device)
-    optimizer = methods.build(name, parameters, SoloCollectives())
-    methods.skip_to_reset(optimizer)
+    parameters = subjects.random_parameters(scale.shapes, device)
+    optimizer = subjects.build(name, parameters, SoloCollectives())
+    subjects.skip_to_reset(optimizer)
+    first = optimizer.num_steps
     for _ in range(3):
-        methods.touch_gradients(parameters)
+        subjects.touch_gradients(parameters)
         optimizer.step()
     unit = 4 * sum(parameter.numel() for parameter in parameters)
     counted = 2 + optimizer.memory_in_parameters()
@@ -256,22 +256,18 @@ def test_a_step_takes_the_memory_that_plans_count(
         peak = (torch.cuda.max_memory_allocated(device) - held) / unit
         record_property("peak / parameters", peak)
         assert peak <= counted + TEMPORARY + ROUNDED
-    assert (
-        optimizer.num_steps
-        == methods.SETTINGS[name].get("reset_interval", methods.SETTINGS[name].get("sync_interval", 2)) + 1
-    )
+    assert optimizer.num_steps == first + 3
 
 
 def test_times_of_a_step_of_every_method(device: torch.device, scale: Scale, record_property: Record) -> None:
     """At ResNet-50's size, and over PyTorch's fused step; a repetition is a whole reset interval."""
-    steppers = {
-        "torch fused": methods.torch_stepper(0.9, methods.random_parameters(scale.shapes, device)),
-        **{name: methods.own_stepper(name, methods.random_parameters(scale.shapes, device)) for name in algorithms()},
-    }
-    intervals = methods.interval_seconds(steppers, scale.num_intervals, device)
+    steppers = {"torch fused": subjects.torch_stepper(0.9, subjects.random_parameters(scale.shapes, device))}
+    for name in algorithms():
+        steppers[name] = subjects.own_stepper(name, subjects.random_parameters(scale.shapes, device))
+    intervals = subjects.interval_seconds(steppers, scale.num_intervals, device)
     for name, seconds in intervals.items():
         ratio = median(own / fused for own, fused in zip(seconds, intervals["torch fused"], strict=True))
-        record_property(name, {"ms": 1e3 * median(seconds) / methods.RESET_INTERVAL, "over torch": ratio})
+        record_property(name, {"ms": 1e3 * median(seconds) / subjects.RESET_INTERVAL, "over torch": ratio})
         assert min(seconds) > 0
 
 
@@ -280,20 +276,17 @@ def test_images_per_second_of_the_real_experiments(
     device: torch.device, experiment: str, record_property: Record
 ) -> None:
     """By the dry steps that plans measure: one worker, random images, plain SGD."""
-    spec = load_spec(find_spec(experiment))
-    problem = Problem(spec.task.name, spec.model, spec.training.batch_size)
-    if device.type == "cpu":
-        problem = Problem("cifar100", TINY.model, TINY.batch_size)
-    precision: Precision = spec.training.precision if device.type == "cuda" else "fp32"
-    measured = dry_steps(short_run(problem, "sgd", {}, precision=precision), device)
+    spec, cuda = load_spec(find_spec(experiment)), device.type == "cuda"
+    full = Problem(spec.task.name, spec.model, spec.training.batch_size, spec.training.precision)
+    problem = full if cuda else Problem("cifar100", TINY.model, TINY.batch_size)
+    measured = dry_steps(short_run(problem, "sgd", {}, precision=problem.precision), device)
     record_property("images/s", problem.batch_size / measured.seconds)
     assert measured.seconds > 0
 
 
 def test_the_checked_step_is_laid_out_as_in_training(device: torch.device) -> None:
     """A plan's dry step, like training, has convolutions channels last on a GPU, and cuDNN free to choose."""
-    model = trainable(config_of("sgd", TINY), device)
+    model = trainable(learning("sgd", TINY), device)
     kernel = next(each for each in model.parameters() if each.dim() == 4 and each.shape[1] > 1)
-    assert isinstance(model, nn.Module)
     assert kernel.is_contiguous(memory_format=torch.channels_last) == (device.type == "cuda")
     assert torch.backends.cudnn.benchmark or device.type == "cpu"

@@ -2,51 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.profiler import profile
 
 from algorithms import SoloCollectives, algorithms
-from tests.measured import methods
-
-SHAPES = ((64, 32), (48,), (3, 3, 16))
-
-
-class Operations(TorchDispatchMode):
-    """Writes down the name of each operation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        self.names.append(str(func))
-        return func(*args, **(kwargs or {}))
+from tests.measured import subjects
 
 
 def operations(work: Callable[[], object]) -> list[str]:
-    with Operations() as seen:
+    with profile() as seen:
         work()
-    return seen.names
+    return [event.name for event in seen.events() if event.name.startswith("aten::")]
 
 
 @pytest.mark.parametrize("name", algorithms())
 def test_a_benchmarked_step_does_what_a_step_in_training_does(name: str) -> None:
-    stepper = methods.own_stepper(name, methods.random_parameters(SHAPES))
-    parameters = methods.random_parameters(SHAPES)
-    trained = methods.build(name, parameters, SoloCollectives())
-
-    def passes() -> None:
+    stepper = subjects.own_stepper(name, subjects.random_parameters(subjects.SMALL_SHAPES))
+    parameters = subjects.random_parameters(subjects.SMALL_SHAPES)
+    trained = subjects.build(name, parameters, SoloCollectives())
+    for _ in range(3):
+        subjects.touch_gradients(stepper.parameters)
         trained.zero_grad()
         torch.stack([1e-3 * parameter.sum() for parameter in parameters]).sum().backward()  # type: ignore[no-untyped-call]
-
-    for _ in range(3):
-        stepper.touch()
-        passes()
         benchmarked, in_training = operations(stepper.step), operations(trained.step)
     assert benchmarked == in_training and benchmarked

@@ -10,10 +10,11 @@ import pytest
 
 from harness.__main__ import main
 from harness.records.store import read_record
-from harness.records.timings import TimingStudy
+from harness.records.timings import Sweep, Timing, TimingStudy
 from harness.timing.cluster import add_to_study, environment, fabric_here
 from report.speed.workload_model import read_study
 
+SHIPPED = Path(__file__).parents[2] / "results/speedups"
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_NTASKS")
 
 
@@ -66,8 +67,11 @@ def test_torchrun_makes_a_study_that_can_be_reported(tmp_path: Path) -> None:
 
 
 def test_another_workload_joins_the_study(tmp_path: Path) -> None:
-    add_to_study(tmp_path, "sweep.json", "timing-a.json")
-    add_to_study(tmp_path, "sweep.json", "timing-b.json")
-    add_to_study(tmp_path, "sweep.json", "timing-a.json")
+    sweep = read_record(SHIPPED / "sweep-8x1-0.625mbps.json", Sweep)
+    small = read_record(SHIPPED / "timing-fashion_mnist-8x1-10mbps.json", Timing)
+    large = read_record(SHIPPED / "timing-cmudict-8x1-1000mbps.json", Timing)
+    for timing in (small, large, small):
+        add_to_study(tmp_path, sweep, timing)
     study = read_record(tmp_path / "study.json", TimingStudy)
-    assert study.sweeps == ["sweep.json"] and study.timings == ["timing-a.json", "timing-b.json"]
+    assert study.sweeps == ["sweep.json"] and study.timings == ["timing-fashion_mnist.json", "timing-cmudict.json"]
+    assert read_record(tmp_path / "timing-cmudict.json", Timing) == large

@@ -1,20 +1,33 @@
-"""What benchmarks and checks of GPUs measure: every method at an overall ratio of 256, and ResNet-50's parameters."""
+"""What checks of GPUs and benchmarks run: each method on ResNet-50's parameters, and on images learnt by heart."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
 
 from algorithms import Collectives, DistributedOptimizer, SoloCollectives
 from algorithms.registry import methods
-from harness.spec import RunConfig
-from harness.timing.workloads import FASHION_MNIST, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, gradients_of, short_run
+from harness.spec import ModelSpec, Precision, RunConfig
+from harness.timing.workloads import (
+    FASHION_MNIST,
+    LEARNING_RATE,
+    MOMENTUM,
+    WEIGHT_DECAY,
+    Problem,
+    gradients_of,
+    short_run,
+)
 from harness.train.build import build_optimizer, table_at_ratio
 from harness.train.clock import seconds_to_idle, there_and_back
+from harness.workers.attempt import prepare_thread
+from harness.workers.process_group import device_groups, joined
+from harness.workers.processes import Worker, start_workers
+from tests.harness.support import BLOCK, settings_of
 
 RATIO = 256
 WITHOUT_RATIO: dict[str, dict[str, Any]] = {
@@ -22,17 +35,16 @@ WITHOUT_RATIO: dict[str, dict[str, Any]] = {
     "alone": {},
     "dpsgd": {"topology": "ring", "order": "adapt_then_combine"},
     "powersgd": {"rank": 1},
-    "ddp": {},
-    "ddp_fp16": {},
-    "ddp_powersgd": {"rank": 1},
 }
 """Methods that do not reach it, or not on these models, with what is measured instead."""
 WITHOUT_MOMENTUM = ("cser", "cser_released")
 """The paper's algorithm 2 has none; with it they are M-CSER."""
+SMALL_SHAPES = ((64, 32), (48,), (3, 3, 16))
+T = TypeVar("T")
 
 
 def _settings() -> dict[str, dict[str, Any]]:
-    found = dict(WITHOUT_RATIO)
+    found = {"ddp": {}, **WITHOUT_RATIO}
     for name in methods():
         with suppress(ValueError):
             found.setdefault(name, table_at_ratio(name, RATIO))
@@ -79,16 +91,15 @@ def touch_gradients(parameters: nn.ParameterList) -> None:
 
 
 class Stepper(NamedTuple):
-    """An optimiser to be timed: `touch` makes the gradients new, as the backward pass before each step does."""
+    """An optimiser to be timed: the parameters' gradients are made new before each step, as by a backward pass."""
 
-    touch: Callable[[], object]
+    parameters: nn.ParameterList
     step: Callable[[], object]
 
 
 def own_stepper(algorithm: str, parameters: nn.ParameterList) -> Stepper:
     """One of the algorithms, for a worker who is alone."""
-    optimizer = build(algorithm, parameters, SoloCollectives())
-    return Stepper(lambda: touch_gradients(parameters), optimizer.step)
+    return Stepper(parameters, build(algorithm, parameters, SoloCollectives()).step)
 
 
 def torch_stepper(momentum: float, parameters: nn.ParameterList) -> Stepper:
@@ -96,20 +107,20 @@ def torch_stepper(momentum: float, parameters: nn.ParameterList) -> Stepper:
     optimizer = torch.optim.SGD(
         parameters.parameters(), LEARNING_RATE, momentum, 0.0, WEIGHT_DECAY, nesterov=momentum > 0, fused=True
     )
-    return Stepper(lambda: touch_gradients(parameters), optimizer.step)
+    return Stepper(parameters, optimizer.step)
 
 
 def interval_seconds(steppers: dict[str, Stepper], num_intervals: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of whole reset intervals of each one's steps, there and back again, after a step that is not counted;
-    gradients are not timed."""
-    seconds: dict[str, list[float]] = {name: [] for name in steppers}
-    for number, name in there_and_back(list(steppers), 1 + num_intervals * RESET_INTERVAL):
-        steppers[name].touch()
-        taken = seconds_to_idle(steppers[name].step, device)
-        if number:
-            seconds[name].append(taken)
+    """Seconds of whole reset intervals of each one's steps, which take turns; gradients are not timed."""
+
+    def seconds(stepper: Stepper) -> float:
+        touch_gradients(stepper.parameters)
+        return seconds_to_idle(stepper.step, device)
+
+    calls = {name: lambda each=each: seconds(each) for name, each in steppers.items()}
     starts = range(0, num_intervals * RESET_INTERVAL, RESET_INTERVAL)
-    return {name: [sum(own[start : start + RESET_INTERVAL]) for start in starts] for name, own in seconds.items()}
+    found = interleave(calls, num_intervals * RESET_INTERVAL)
+    return {name: [sum(own[start : start + RESET_INTERVAL]) for start in starts] for name, own in found.items()}
 
 
 def interleave(calls: Mapping[str, Callable[[], float]], repetitions: int) -> dict[str, list[float]]:
@@ -120,3 +131,53 @@ def interleave(calls: Mapping[str, Callable[[], float]], repetitions: int) -> di
         if number:
             found[name].append(said)
     return found
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the checks are.
+
+    Attributes:
+        model: trained by every method, on random images of CIFAR's shape.
+        batch_size: images of a worker.
+        num_steps: of a training.
+        shapes: of the parameters whose updates are timed; None for ResNet-50's.
+        num_intervals: how many reset intervals are timed.
+    """
+
+    model: ModelSpec
+    batch_size: int
+    num_steps: int
+    shapes: tuple[tuple[int, ...], ...] | None
+    num_intervals: int
+
+
+FULL = Scale(ModelSpec(name="wide_resnet", options={"depth": 40, "width": 8}), 16, 40, None, 5)
+TINY = Scale(ModelSpec(name="wide_resnet", options={"depth": 10, "width": 1}), 4, 12, SMALL_SHAPES, 2)
+
+
+def learning(algorithm: str, scale: Scale, precision: Precision = "fp32", **own: Any) -> RunConfig:
+    """A run of two workers with this algorithm, with so little compression and such short intervals that a few steps
+    show whether it learns; `own` are settings besides those that it requires."""
+    # A dampened momentum steps 1 - 0.9 times as far.
+    rate = 0.05 if methods()[algorithm].nesterov else 0.5
+    problem = Problem("cifar100", scale.model, scale.batch_size)
+    table = settings_of(algorithm, BLOCK) | own
+    return short_run(problem, algorithm, table, num_workers=2, learning_rate=rate, precision=precision)
+
+
+def on_processes(work: Callable[..., T], device: torch.device, *arguments: object, most: int = 2) -> list[T]:
+    """What `work(device, *arguments)` gives on each of a group's processes: as many as there are GPUs, at most `most`.
+
+    On a CPU there are two, over gloo.
+    """
+    world_size = min(most, torch.cuda.device_count() if device.type == "cuda" else 2)
+    devices = device_groups(device.type, world_size, torch.cuda.device_count())[0]
+    with start_workers(_join_and, [(work, own, *arguments) for own in devices]) as workers:
+        return workers.hear_all()
+
+
+def _join_and(worker: Worker, work: Callable[..., T], device: str, *arguments: object) -> T:
+    prepare_thread(device)
+    with joined(device, 120.0, worker.init_method, worker.rank, worker.world_size):
+        return work(torch.device(device), *arguments)
