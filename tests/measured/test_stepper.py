@@ -19,13 +19,14 @@ def operations(work: Callable[[], object]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", algorithms())
-def test_a_benchmarked_step_does_what_a_step_in_training_does(name: str) -> None:
-    stepper = subjects.own_stepper(name, subjects.random_parameters(subjects.SMALL_SHAPES))
-    parameters = subjects.random_parameters(subjects.SMALL_SHAPES)
+def test_benchmarked_steps_do_what_steps_in_training_do(name: str) -> None:
+    stepper, benchmarked = subjects.own_stepper(name, subjects.random_parameters(subjects.SMALL_SHAPES)), []
+    watched = stepper._replace(step=lambda: benchmarked.append(operations(stepper.step)))
+    subjects.interval_seconds({name: watched}, 1, torch.device("cpu"))
+    parameters, in_training = subjects.random_parameters(subjects.SMALL_SHAPES), []
     trained = subjects.build(name, parameters, SoloCollectives())
-    for _ in range(3):
-        subjects.touch_gradients(stepper.parameters)
+    for _ in benchmarked:
         trained.zero_grad()
         torch.stack([1e-3 * parameter.sum() for parameter in parameters]).sum().backward()  # type: ignore[no-untyped-call]
-        benchmarked, in_training = operations(stepper.step), operations(trained.step)
-    assert benchmarked == in_training and benchmarked
+        in_training.append(operations(trained.step))
+    assert benchmarked == in_training and all(benchmarked)
