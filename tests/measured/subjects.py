@@ -35,6 +35,7 @@ WITHOUT_RATIO: dict[str, dict[str, Any]] = {
     "alone": {},
     "dpsgd": {"topology": "ring", "order": "adapt_then_combine"},
     "powersgd": {"rank": 1},
+    "qsr": {"sync_interval": RATIO, "alpha": 0.01},
 }
 """Methods that do not reach it, or not on these models, with what is measured instead."""
 WITHOUT_MOMENTUM = ("cser", "cser_released")
