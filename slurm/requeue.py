@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -20,6 +21,9 @@ from harness.workers.watchdog import end_by_watchdog, tail_of
 from slurm.allocation import Allocation, ask_slurm, this_allocation
 from slurm.campaign import Campaign, Submission
 from slurm.starts import ALWAYS, COUNTED, Start, begins, num_retries, read_failure, read_starts
+
+TOLD_TO_STOP = 128 + signal.SIGUSR2
+"""srun's exit code where USR2 ended the workers: they were still loading, and did not listen for it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,7 +65,9 @@ def decide(folder: Path, submission: Submission, allocation: Allocation, max_ret
         return 1
     by_slurm = _ended_by_slurm(allocation)
     if not here:
-        return _without_a_start(folder, submission.log_of(allocation.job), by_slurm, code)
+        lost = allocation.restart - sum(start.job == allocation.job for start in starts)
+        is_told = _without_a_start(folder, submission.log_of(allocation.job), by_slurm, code) and lost < max_retries
+        return _requeue(allocation, "told to stop before a worker began") if is_told else code
     _record_end(folder, here[-1], submission.log_of(allocation.job), by_slurm, code)
     starts = read_starts(folder)
     how = f"ended with {starts[-1].ended}"
@@ -71,7 +77,11 @@ def decide(folder: Path, submission: Submission, allocation: Allocation, max_ret
     if by_slurm is not None:
         print(f"{how}: Slurm ends the job, and requeues it or not", flush=True)
         return 1
-    print(f"{how}: requeued", flush=True)
+    return _requeue(allocation, how)
+
+
+def _requeue(allocation: Allocation, why: str) -> int:
+    print(f"{why}: requeued", flush=True)
     return subprocess.run(["scontrol", "requeue", allocation.number], check=False).returncode
 
 
@@ -95,12 +105,17 @@ def _is_at_its_limit() -> bool:
     return time.time() >= float(os.environ.get("SLURM_JOB_END_TIME") or "inf")
 
 
-def _without_a_start(folder: Path, log: Path, by_slurm: tuple[FailureKind, str] | None, code: int) -> int:
-    """The workers had nothing to do, or did not come so far as to say which attempt they are."""
+def _without_a_start(folder: Path, log: Path, by_slurm: tuple[FailureKind, str] | None, code: int) -> bool:
+    """Say how a job ended whose workers had nothing to do, or did not come so far as to say which attempt they are.
+
+    Returns whether they were only told to stop, before they could listen.
+    """
+    is_told = by_slurm is None and code == TOLD_TO_STOP
+    usual: tuple[FailureKind, str] = ("bug", f"the job's processes ended with code {code}")
+    kind, why = by_slurm or (("preempted", "the job was told to stop") if is_told else usual)
     if code:
-        kind, why = by_slurm or ("bug", f"the job's processes ended with code {code}")
         write_failure(folder, folder.name, "none", kind, f"{why}, before a worker began; see {log}", "")
-    return code
+    return is_told
 
 
 def _record_end(folder: Path, start: Start, log: Path, by_slurm: tuple[FailureKind, str] | None, code: int) -> None:

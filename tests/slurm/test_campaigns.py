@@ -299,7 +299,7 @@ def test_data_that_compute_nodes_do_not_see_is_said_before_the_array_is_submitte
 
 
 def test_run_over_its_time_limit_goes_on_in_another_turn(overtime: Trial, tmp_path: Path) -> None:
-    wait_until((overtime.only_run / "result.json").exists, "the run is done")
+    wait_until((overtime.only_run / "result.json").exists, "the run is done", 500.0)
     assert read_starts(overtime.only_run)[0].ended == "timeout"
     assert len(read_run(overtime.only_run).run.attempts) >= 2
     assert comparable(overtime.only_run) == as_if_local(overtime.plan.runs[0], tmp_path)

@@ -212,6 +212,18 @@ def test_job_whose_workers_did_not_begin_says_where_to_look_and_one_with_nothing
     assert failure.kind == "bug" and "before a worker began; see" in failure.message
 
 
+def test_job_that_is_told_to_stop_while_its_workers_load_goes_on_but_not_for_ever(
+    tmp_path: Path, requeued: Path
+) -> None:
+    """Its first start began; then two may be lost."""
+    folder = tmp_path / "run"
+    begun(folder)
+    assert [requeue_of(folder, restart, 128 + signal.SIGUSR2) for restart in (1, 2, 3)] == [0, 0, 140]
+    assert requeued.read_text() == "requeue 8\n" * 2
+    failure = read_record(folder / "failure.json", Failure)
+    assert failure.kind == "preempted" and failure.message.startswith("the job was told to stop, before a worker began")
+
+
 @pytest.mark.parametrize(("end_time", "comes_back"), [(3600.0, False), (-1.0, True)])
 def test_job_that_is_being_ended_comes_back_only_at_its_time_limit(
     end_time: float, comes_back: bool, tmp_path: Path, requeued: Path, monkeypatch: pytest.MonkeyPatch
