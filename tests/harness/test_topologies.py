@@ -8,19 +8,7 @@ from typing import Any
 import pytest
 
 from harness.__main__ import main
-from harness.records.store import read_run
-from harness.workers.attempt import attempt_stacked
-from tests.harness.support import (
-    BLOCK,
-    Table,
-    attempt_in_threads,
-    comparable,
-    job_for,
-    only,
-    small_config,
-    small_spec,
-    write_spec,
-)
+from tests.harness.support import BLOCK, Table, only, small_spec, write_spec
 from tests.harness.test_regime_plans import RING, foreseen
 
 DPSGD = {"topology": "ring", "order": "adapt_then_combine"}
@@ -92,22 +80,3 @@ def test_a_topology_that_does_not_fit_is_refused_in_a_sentence(
     assert main(["plan", str(write_spec(tmp_path, spec)), "--results", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert "row mixed: " in said and words in said and said.count("\n") == 1
-
-
-# Runs.
-
-
-@pytest.mark.parametrize("topology", ["one_peer", "exponential"])
-def test_stacked_equals_threads(topology: Any, tmp_path: Path) -> None:
-    table = {"topology": topology, "order": "combine_while_adapt"}
-    config = small_config("dpsgd", table, num_workers=4, batch_size=10, partition={"kind": "contiguous"})
-    stacked, threads = job_for(config, tmp_path / "stacked"), job_for(config, tmp_path / "threads")
-    assert attempt_stacked(stacked), (stacked.folder / "failure.json").read_text()
-    assert attempt_in_threads(threads)
-    assert comparable(stacked.folder) == comparable(threads.folder)
-    result = read_run(stacked.folder).result
-    assert result is not None
-    bits = (1 if topology == "one_peer" else 2) * 40 * 32 * 742
-    assert result.traffic["model"].model_dump() == {
-        "bits": bits, "collectives": 40, "gathered_bits": 0, "neighbour_bits": bits,
-    }  # fmt: skip
