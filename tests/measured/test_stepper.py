@@ -18,6 +18,7 @@ def operations(work: Callable[[], object]) -> list[str]:
     return [event.name for event in seen.events() if event.name.startswith("aten::")]
 
 
+@pytest.mark.filterwarnings("error:no parameter has a gradient")
 @pytest.mark.parametrize("name", algorithms())
 def test_benchmarked_steps_do_what_steps_in_training_do(name: str) -> None:
     stepper, benchmarked = subjects.own_stepper(name, subjects.random_parameters(subjects.SMALL_SHAPES)), []
