@@ -15,7 +15,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 HARNESS := $(RUN) -m harness
 PIP := $(RUN) -m pip --disable-pip-version-check --no-input --quiet
-SOURCES := algorithms harness report slurm
+# Of the examples those alone that use no framework: types of others are not complete.
+SOURCES := algorithms harness report slurm examples/plain.py examples/nanogpt.py
 RUN_OPTIONS = $(if $(JOBS),--jobs "$(JOBS)") $(if $(WORKERS),--workers "$(WORKERS)") $(if $(DATA),--data "$(DATA)")
 # At paper scale: a process and a GPU for each worker, or where there are too few GPUs all workers in one process on one.
 PAPER_OPTIONS = --device "$(DEVICE)" $(if $(WORKERS),,--workers auto) $(RUN_OPTIONS)
@@ -203,7 +204,9 @@ $(VENV)/.installed: pyproject.toml
 	@echo "setup: installing the project and what it needs (torch is large: this can take minutes)"
 	$(call install,.,$@)
 
+FOR_TESTS := .[dev,examples]
+
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@if [ -e $(VENV)/.busy ]; then rm -f $(VENV)/.installed; $(MAKE) --no-print-directory $(VENV)/.installed; fi
 	@echo "setup: installing the tools for test and check"
-	$(call install,.[dev],$@)
+	$(call install,$(FOR_TESTS),$@)

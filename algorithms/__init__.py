@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from algorithms.core.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
 from algorithms.core.collectives import CollectiveError, Collectives, SoloCollectives, StackedCollectives
 from algorithms.core.compressors import Compressor, Identity, Zero
 from algorithms.core.exchange import partial_sync
@@ -57,7 +58,10 @@ __all__ = [
     "Traffic",
     "Zero",
     "algorithms",
+    "load_checkpoint",
+    "newest_checkpoint",
     "partial_sync",
+    "save_checkpoint",
 ]
 
 

@@ -51,7 +51,7 @@ def test_in_four_processes(found: list[dict[tuple[str, str], Any]], name: str, c
 
 
 @slow_to_start
-def test_what_readme_and_the_guide_show_runs_as_it_stands(folder: Path) -> None:
+def test_what_the_guide_shows_runs_as_it_stands(folder: Path) -> None:
     for rank in range(user_scripts.WORLD_SIZE):
         said = (folder / f"{rank}.txt").read_text()
         assert "evaluated 1302 parameters" in said

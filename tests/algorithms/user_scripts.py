@@ -484,27 +484,13 @@ CASES: dict[str, Callable[[str], None]] = {
 # What the documents show.
 
 
-class Toy(nn.Sequential):
-    """Enough parameters for a ratio of 512."""
-
-    def __init__(self) -> None:
-        super().__init__(nn.Linear(8, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Linear(100, 2))
-
-
-def readme_snippet() -> str:
-    """What is left of README's difference once it is applied, with the backend of this test."""
-    section = (ROOT / "README.md").read_text().split("## Use an optimiser in your own script")[1]
-    lines = section.split("```diff\n")[1].split("```")[0].splitlines()
-    return "\n".join(line[1:] for line in lines if not line.startswith("-")).replace('"nccl"', '"gloo"')
-
-
 def guide_snippets() -> list[str]:
     text = (ROOT / "docs" / "in-your-own-script.md").read_text()
     return [part.split("```")[0] for part in text.split("```python\n")[1:]]
 
 
 def documents(folder: Path) -> str:
-    """Run README's snippet as it stands, and then the guide's; returns what they print."""
+    """Run the guide's snippets as they stand, after a few steps of a script; returns what they print."""
     rank, port = dist.get_rank(), [0]
     if rank == 0:
         with socket.socket() as free:
@@ -519,18 +505,23 @@ def documents(folder: Path) -> str:
         "MASTER_PORT": str(port[0]),
     }
     os.chdir(folder)
+    dist.init_process_group("gloo")
+    model = nn.Sequential(nn.Linear(8, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Linear(100, 2))
+    optimizer = algorithms()["mcser"](model.parameters(), lr=0.1, model=model, **algorithms()["mcser"].at_ratio(256))
     generator = torch.Generator().manual_seed(rank)
+    for _ in range(34):
+        optimizer.zero_grad()
+        model(torch.randn(4, 8, generator=generator)).square().mean().backward()
+        optimizer.step()
     names = {
         "torch": torch,
-        "Net": Toy,
-        "device": "cpu",
-        "batches": [(torch.randn(4, 8, generator=generator), torch.tensor([0, 1, 1, 0])) for _ in range(34)],
-        "loss_function": nn.CrossEntropyLoss(),
+        "model": model,
+        "optimizer": optimizer,
         "evaluate": lambda model: print(f"evaluated {sum(map(torch.numel, model.parameters()))} parameters"),
     }
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        for number, code in enumerate([readme_snippet(), *guide_snippets()]):
+        for number, code in enumerate(guide_snippets()):
             exec(compile(code, f"snippet {number}", "exec"), names)
     return said.getvalue()
 

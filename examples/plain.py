@@ -1,0 +1,80 @@
+"""A plain training loop with M-CSER at ratio 16: evaluated at the consensus, and resumed from a file a rank.
+
+    torchrun --nproc-per-node 2 examples/plain.py [FOLDER]
+
+Started again with the same folder, it goes on from the last epoch that all workers saved.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+from algorithms import MCSER, load_checkpoint, newest_checkpoint, save_checkpoint
+
+NUM_EPOCHS, BATCH_SIZE = 4, 32
+folder = Path(sys.argv[1] if len(sys.argv) > 1 else "checkpoint/plain")
+
+
+class Net(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(20, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 5))
+
+
+def made_up(num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Returns points of 20 coordinates, and which of the first five is the largest."""
+    inputs = torch.randn(num_samples, 20, generator=torch.Generator().manual_seed(seed)).to(device)
+    return inputs, inputs[:, :5].argmax(1)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module) -> None:
+    inputs, labels = made_up(1000, seed=2)
+    scores = model.eval()(inputs)
+    model.train()
+    if torch.distributed.get_rank() == 0:
+        right = (scores.argmax(1) == labels).float().mean()
+        print(f"epoch {epoch}: held-out loss {loss_function(scores, labels):.4f}, accuracy {right:.3f}", flush=True)
+
+
+cuda = torch.cuda.is_available()
+device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+if cuda:
+    torch.cuda.set_device(device)
+torch.distributed.init_process_group("nccl" if cuda else "gloo")
+torch.manual_seed(0)
+model = Net().to(device)
+optimizer = MCSER(model.parameters(), lr=0.1, weight_decay=5e-4, model=model, **MCSER.at_ratio(16))
+schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, NUM_EPOCHS)
+loss_function = nn.CrossEntropyLoss()
+samples = TensorDataset(*made_up(4000, seed=1))
+sampler: DistributedSampler[tuple[Tensor, ...]] = DistributedSampler(samples)
+batches = DataLoader(samples, BATCH_SIZE, sampler=sampler)
+
+start = 0
+if newest := newest_checkpoint(folder):
+    start, of_model, of_optimizer, of_schedule = load_checkpoint(newest)
+    model.load_state_dict(of_model)
+    optimizer.load_state_dict(of_optimizer)  # after the model: it has this worker's own parameters
+    schedule.load_state_dict(of_schedule)
+
+for epoch in range(start + 1, NUM_EPOCHS + 1):
+    sampler.set_epoch(epoch)
+    for inputs, labels in batches:
+        optimizer.zero_grad()
+        loss_function(model(inputs), labels).backward()
+        optimizer.step()
+    schedule.step()
+    with optimizer.consensus(model):  # inside, all of it is the workers' average
+        evaluate(model)
+    state = epoch, model.state_dict(), optimizer.state_dict(), schedule.state_dict()
+    save_checkpoint(state, folder / f"epoch-{epoch}")
+
+with optimizer.consensus(model):
+    if torch.distributed.get_rank() == 0:
+        torch.save(model.state_dict(), folder / "model.pt")
+        print(repr(optimizer), optimizer.traffic, sep="\n")
+torch.distributed.destroy_process_group()

@@ -1,0 +1,51 @@
+"""An example as it stands, watched: what each rank's consensus was; and rank 1 is killed where that is asked for.
+
+    torchrun ... tests/examples/watched.py LOG KILLED_AFTER SCRIPT ARGUMENTS...
+
+For each `consensus()` a line goes to LOG, with the rank in its name: digests of what this worker saw inside, and of its
+own state afterwards. With KILLED_AFTER of 2, rank 1 kills itself after the second, before anything of it is saved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import runpy
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from algorithms import DistributedOptimizer
+
+RANK = os.environ["RANK"]
+LOG, KILLED_AFTER = f"{sys.argv[1]}-{RANK}.jsonl", int(sys.argv[2])
+consensus = DistributedOptimizer.consensus
+seen: list[str] = []
+
+
+def digest(state: Any) -> str:
+    """Of numbers and names alone: pickled bytes tell too which of the equal objects are one."""
+    return hashlib.sha256(json.dumps(state, sort_keys=True, default=torch.Tensor.tolist).encode()).hexdigest()
+
+
+@contextmanager
+def watched(self: DistributedOptimizer, *given: Any, **named: Any) -> Iterator[None]:
+    with consensus(self, *given, **named):
+        modules = [*given[:1], *named.get("averages", [])]
+        inside = digest([self.flat.parameters, *(module.state_dict() for module in modules)])
+        yield
+    seen.append(json.dumps({"step": self.num_steps, "inside": inside, "own": digest(self.state_dict())}) + "\n")
+    with open(LOG, "w") as log:
+        log.writelines(seen)
+    if len(seen) == KILLED_AFTER and RANK == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+DistributedOptimizer.consensus = watched  # type: ignore[method-assign]
+sys.argv = sys.argv[3:]
+runpy.run_path(sys.argv[0], run_name="__main__")
