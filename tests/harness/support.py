@@ -286,7 +286,7 @@ def environment() -> dict[str, str]:
 
 def call(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a command in `folder` and keep what it says."""
-    return subprocess.run(words, cwd=folder, env=environment(), capture_output=True, text=True, timeout=110)
+    return subprocess.run(words, cwd=folder, env=environment(), capture_output=True, text=True, timeout=280)
 
 
 class Quiet:
