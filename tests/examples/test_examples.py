@@ -18,9 +18,9 @@ from algorithms import load_checkpoint, newest_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).parents[2]
 NUM_WORKERS = 2
-LAST = {"plain": 4, "timm_ema": 4, "nanogpt": 3}
+LAST = {"plain": 4, "transformers_trainer": 5, "lightning_trainer": 8, "timm_ema": 4, "nanogpt": 3}
 """Which `consensus()` of each example is its last evaluation; of nanoGPT's two methods, the first one's."""
-NEEDS = {"timm_ema": "timm"}
+NEEDS = {"transformers_trainer": "accelerate", "lightning_trainer": "lightning", "timm_ema": "timm"}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,80 @@
+"""Lightning's Trainer with M-CSER: without DDP, validated and saved at the consensus; started again, it goes on.
+
+torchrun --nproc-per-node 2 examples/lightning_trainer.py [FOLDER]
+"""
+
+import os
+import sys
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from algorithms import MCSER, DistributedOptimizer, load_checkpoint, newest_checkpoint, save_checkpoint
+
+
+class ConsensusStrategy(DDPStrategy):
+    """One optimiser a worker, no DDP. What is validated, saved as the model or left after `fit` is the average."""
+
+    _inside = ExitStack()
+
+    def configure_ddp(self) -> None:
+        """Wraps nothing: the optimiser averages, and refuses gradients that DDP has averaged."""
+
+    def on_validation_start(self) -> None:
+        if self.optimizers:  # not in trainer.validate(), which has none
+            self._inside.enter_context(self.optimizers[0].consensus(self.lightning_module))
+
+    def on_validation_end(self) -> None:
+        self._inside.close()
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        self._inside.close()  # a checkpoint at the end of a validation is written before that is over
+        with self.optimizers[0].consensus(self.lightning_module):
+            return {key: value.clone() for key, value in self.lightning_module.state_dict().items()}
+
+    def on_train_end(self) -> None:
+        self.lightning_module.load_state_dict(self.lightning_module_state_dict())
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        save_checkpoint({**checkpoint, "own": dict(self.lightning_module.named_buffers())}, filepath)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        return dict(load_checkpoint(checkpoint_path))
+
+    def load_optimizer_state_dict(self, checkpoint: Any) -> None:
+        super().load_optimizer_state_dict(checkpoint)  # it has this worker's own parameters
+        self.lightning_module.load_state_dict(checkpoint["own"], strict=False)
+
+
+class Classifier(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(20, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 5))
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log("loss", self.training_step(batch, batch_idx), sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        self.print(f"epoch {self.current_epoch}: held-out loss {self.trainer.callback_metrics['loss']:.4f}")
+
+    def configure_optimizers(self) -> DistributedOptimizer:
+        return MCSER(self.parameters(), lr=0.1, weight_decay=5e-4, model=self, **MCSER.at_ratio(16))
+
+
+inputs = torch.randn(5000, 20, generator=torch.Generator().manual_seed(0)).split(4000)
+samples, held_out = (TensorDataset(part, part[:, :5].argmax(1)) for part in inputs)
+folder = sys.argv[1] if len(sys.argv) > 1 else "checkpoint/lightning"
+keep = ModelCheckpoint(folder, monitor="loss", save_top_k=2, enable_version_counter=False)
+size = {"devices": int(os.environ["LOCAL_WORLD_SIZE"]), "num_nodes": int(os.environ["GROUP_WORLD_SIZE"])}
+trainer = Trainer(strategy=ConsensusStrategy(), max_epochs=4, callbacks=[keep], logger=False, **size)
+batches = DataLoader(samples, 32, shuffle=True), DataLoader(held_out, 200)
+trainer.fit(Classifier(), *batches, ckpt_path=newest_checkpoint(folder))

@@ -1,0 +1,79 @@
+"""The Trainer of transformers with M-CSER: without DDP, evaluated and saved at the consensus, and resumed.
+
+    torchrun --nproc-per-node 2 examples/transformers_trainer.py [FOLDER]
+
+Started again with the same folder, it goes on from the last checkpoint that all workers saved.
+"""
+
+import sys
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+
+from algorithms import MCSER, DistributedOptimizer, load_checkpoint, newest_checkpoint, save_checkpoint
+
+
+class ConsensusTrainer(Trainer):
+    """Evaluates and saves the workers' average, and keeps each worker's optimiser in a file of its own.
+
+    The model of a checkpoint, and the best one, is the average. Each worker's own weights are in its optimiser's state.
+    """
+
+    def __init__(self, model: torch.nn.Module, optimizer: DistributedOptimizer, **others: Any) -> None:
+        super().__init__(model, optimizers=(optimizer, None), **others)
+        self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)  # without DDP
+        self.consensus = partial(optimizer.consensus, model)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        with self.consensus():
+            return super().evaluate(*args, **kwargs)
+
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
+        with self.consensus():
+            super().save_model(*args, **kwargs)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        own = dict(self.model.named_buffers())
+        save_checkpoint((own, self.optimizer.state_dict(), self.lr_scheduler.state_dict()), output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            own, of_optimizer, of_schedule = load_checkpoint(checkpoint)
+            self.model.load_state_dict(own, strict=False)
+            self.optimizer.load_state_dict(of_optimizer)
+            self.lr_scheduler.load_state_dict(of_schedule)
+
+
+def counting(num_samples: int, seed: int) -> list[dict[str, torch.Tensor]]:
+    """Returns sequences that count up from a number, modulo 32."""
+    starts = torch.randint(32, (num_samples, 1), generator=torch.Generator().manual_seed(seed))
+    return [{"input_ids": row, "labels": row} for row in (starts + torch.arange(16)) % 32]
+
+
+folder = sys.argv[1] if len(sys.argv) > 1 else "checkpoint/transformers"
+arguments = TrainingArguments(
+    folder,
+    use_cpu=not torch.cuda.is_available(),
+    num_train_epochs=3,
+    per_device_train_batch_size=16,
+    learning_rate=0.01,
+    eval_strategy="epoch",
+    save_strategy="epoch",
+    load_best_model_at_end=True,
+    logging_steps=20,
+    disable_tqdm=True,
+    report_to="none",
+)
+model = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_positions=16, n_embd=32, n_layer=1, n_head=2)).to(arguments.device)
+trainer = ConsensusTrainer(
+    model,
+    MCSER(model.parameters(), lr=arguments.learning_rate, local_step="adamw", **MCSER.at_ratio(16)),
+    args=arguments,
+    train_dataset=counting(1024, seed=1),
+    eval_dataset=counting(256, seed=2),
+)
+newest = newest_checkpoint(folder)
+trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+trainer.save_model()  # the best model, at the consensus
