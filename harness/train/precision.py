@@ -18,17 +18,12 @@ class MixedPrecision:
 
     Each worker has a loss scale of its own and takes it out of its own gradients; whether a step is skipped is decided
     by all workers together, in the optimiser, which then changes nothing of its state.
-
-    Args:
-        scales: whether losses are scaled in fp16, without which small gradients vanish.
     """
 
-    def __init__(
-        self, precision: Precision, device: torch.device, label_smoothing: float = 0.0, scales: bool = True
-    ) -> None:
+    def __init__(self, precision: Precision, device: torch.device, label_smoothing: float = 0.0) -> None:
         self._device, self._label_smoothing = device.type, label_smoothing
         self._dtype = AUTOCAST.get(precision)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=scales and precision == "fp16")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
     def autocast(self) -> torch.autocast:
         """Inside, a network computes in the run's precision."""
