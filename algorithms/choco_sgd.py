@@ -62,7 +62,6 @@ class ChocoSGD(DistributedOptimizer):
         **common: Unpack[Common],
     ) -> None:
         super().__init__(params, **common)
-        self.check_compressors(compressor=compressor)
         require_gamma(self.name, gamma)
         self.topology: Topology = as_topology(self.name, topology)
         if not self.topology.is_static:
@@ -71,7 +70,7 @@ class ChocoSGD(DistributedOptimizer):
                 f"topology {self.topology.kind} changes them; take ring, exponential, complete or a matrix"
             )
         (self.mixing,) = self.topology.rounds(self.collectives.world_size)
-        self.compressor, self.gamma = compressor, gamma
+        self.compressor, self.gamma = self.checked("compressor", compressor), gamma
         self.released_order = released_order
         start = None if estimates_from_zero else self.flat.parameters
         self.xhat = self.new_buffer("estimate", like=start)

@@ -70,9 +70,8 @@ class CSER(DistributedOptimizer):
     ) -> None:
         require_interval(self.name, "reset_interval", reset_interval)
         super().__init__(params, **common)
-        self.check_compressors(gradient_compressor=gradient_compressor, error_compressor=error_compressor)
-        self.gradient_compressor = gradient_compressor
-        self.error_compressor = error_compressor
+        self.gradient_compressor = self.checked("gradient_compressor", gradient_compressor)
+        self.error_compressor = self.checked("error_compressor", error_compressor)
         self.reset_interval = reset_interval
         shared = isinstance(gradient_compressor, SharedSupport) and isinstance(error_compressor, SharedSupport)
         self.e = self.new_buffer("error") if explicit_error or not shared else None

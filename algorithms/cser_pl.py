@@ -6,6 +6,7 @@ Source: Xie et al., "CSER", NeurIPS 2020: CSER with C2 = zero.
     every H steps:
         e'_i, s_i = PSync(e_i, C1);   x_i <- x_i - e_i + e'_i;   e_i <- s_i
 
+In the release weight decay enters the momentum alone: `cser_released` with C2 = zero.
 Momentum, or AdamW's moments, are local: each worker's own, and never averaged.
 Cost: 32 d / (R1 H) bits per step on average for a sparsifier of ratio R1, one collective every H steps.
 """

@@ -22,7 +22,6 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from algorithms.core import Common, Compressor, Purpose, SharedSupport, Stage
-from algorithms.core.compressors import require_shared_support
 from algorithms.core.local_step import Group, Nesterov, nesterov_step_
 from algorithms.core.stages import sends_all
 from algorithms.cser import CSER
@@ -67,7 +66,6 @@ class CSERReleased(CSER):
         overwrite_master: bool = True,
         **common: Unpack[Common],
     ) -> None:
-        require_shared_support(self.name, gradient_compressor=gradient_compressor, error_compressor=error_compressor)
         super().__init__(
             params,
             gradient_compressor=gradient_compressor,
@@ -76,6 +74,8 @@ class CSERReleased(CSER):
             explicit_error=False,
             **common,
         )
+        if self.e is not None:
+            raise ValueError(f"{self.name}: compressors must have a support that all workers share, as block has")
         self.averages_parameters = average_parameters
         self.skip_gradient_at_reset = skip_gradient_at_reset
         self.decay_in_momentum_only = decay_in_momentum_only

@@ -15,13 +15,11 @@ Cost: 32 d / R bits per step for each neighbour and a sparsifier of ratio R, one
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, ClassVar, Unpack
 
 from torch.optim.optimizer import ParamsT
 
 from algorithms.compressors.block import BlockSparsifier
-from algorithms.compressors.coordinates import TopK
 from algorithms.core import Common, Compressor, DistributedOptimizer, Identity, Layout, Purpose, Stage, Topology
 from algorithms.core.settings import require_gamma
 from algorithms.core.topology import Named, as_topology, mixing_of
@@ -32,7 +30,7 @@ class DeepSqueeze(DistributedOptimizer):
 
     Args:
         topology: who mixes with whom, by name or as a `Topology`.
-        compressor: C, any; with top-k there is a warning.
+        compressor: C, any; top-k sends the same largest parameters again and again.
         gamma: the consensus step, in (0, 1].
         common: see `DistributedOptimizer`.
 
@@ -55,18 +53,11 @@ class DeepSqueeze(DistributedOptimizer):
         **common: Unpack[Common],
     ) -> None:
         super().__init__(params, **common)
-        self.check_compressors(compressor=compressor)
         require_gamma(self.name, gamma)
         self.topology: Topology = as_topology(self.name, topology)
         self.rounds = self.topology.rounds(self.collectives.world_size)
-        self.compressor, self.gamma = compressor, gamma
+        self.compressor, self.gamma = self.checked("compressor", compressor), gamma
         self.e = self.new_buffer("error")
-        if isinstance(compressor, TopK):
-            warnings.warn(
-                f"{self.name}: top-k sends the largest of the parameters themselves, which are the same ones again and "
-                "again; take a quantiser, or choco_sgd, which sends differences",
-                stacklevel=2,
-            )
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:

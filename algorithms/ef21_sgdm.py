@@ -50,8 +50,7 @@ class EF21SGDM(DistributedOptimizer):
 
     def __init__(self, params: ParamsT, *, compressor: Compressor, **common: Unpack[Common]) -> None:
         super().__init__(params, **common)
-        self.check_compressors(compressor=compressor)
-        self.compressor = compressor
+        self.compressor = self.checked("compressor", compressor)
         self.h_i = self.new_buffer("estimate")
         self.h = self.new_buffer("mean_estimate")
 

@@ -7,9 +7,10 @@ Source: Karimireddy et al., "Error feedback fixes SignSGD", ICML 2019; with seve
     x   <- x - mean(C(e))
     e_i <- e_i - C(e_i)
 
-The learning rate is inside the error; weight decay enters p_i, so it is compressed with the rest. All workers hold
-the same x; the error is sent late. Momentum, or AdamW's moments, are local and never averaged. Error feedback can also
-be on gradients (a switch), before the moments, which then are the same on all workers:
+The learning rate is inside the error; weight decay enters p_i, so it is compressed with the rest (in the release of
+CSER, where EF-SGD is a baseline, it is not, and has a momentum of its own). All workers hold the same x; the error is
+sent late. Momentum, or AdamW's moments, are local and never averaged. Error feedback can also be on gradients (a
+switch), before the moments, which then are the same on all workers:
 
     e_i <- e_i + g_i
     g   <- mean(C(e))
@@ -71,8 +72,7 @@ class EFSGD(DistributedOptimizer):
                 f"{error_feedback_on!r}"
             )
         super().__init__(params, **common)
-        self.check_compressors(compressor=compressor)
-        self.compressor = compressor
+        self.compressor = self.checked("compressor", compressor, fed_back=not drop_rest)
         self.on_gradients = error_feedback_on == "gradients"
         self.drop_rest = drop_rest
         self.e = self.new_buffer("error")

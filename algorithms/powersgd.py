@@ -13,11 +13,13 @@ algorithms 1 (the factors) and 2 (error feedback with momentum).
 Momentum, or AdamW's moments, and weight decay follow the reduction, as in SGD: all workers hold the same x. The rank r
 of a matrix is at most its smaller side; there P Q^T = mean(M), and the method is SGD.
 
-Deviations. The error is what the worker itself did not send; the authors' code keeps M_i - P Q^T with the mean Q. Both
-give the same x, but that error adds up g_i - mean(g) for ever. Q's columns get the length 1 before they are used again:
-P spans the same, and M Q, as long as M, fits 16-bit numbers. With such messages other tensors have an error, too.
+Deviations. The authors' training code steps by g + m with m <- beta m + g, this by g + beta m; and it orthogonalises by
+Gram and Schmidt with 1e-8 added, this by reflections. The error is what the worker itself did not send; theirs is
+M_i - P Q^T with the mean Q. Both give the same x, but that error adds up g_i - mean(g) for ever. Q's columns get the
+length 1 before they are used again: P spans the same, and M Q, as long as M, fits 16-bit numbers. With such messages
+other tensors have an error, too.
 Cost: 32 (sum of r (rows + columns) over matrices + other numbers) bits per step, two all-reduces: every P with what is
-no matrix, then every Q. Before `start_step`: 32 d bits, one all-reduce.
+no matrix, then every Q.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from algorithms.core import Common, DistributedOptimizer, Layout, Purpose, Traffic, require_interval
-from algorithms.core.low_rank import LowRank, greatest_rank
+from algorithms.core.low_rank import LowRank, greatest_rank, sent_numel
 
 
 class PowerSGD(DistributedOptimizer):
@@ -38,7 +40,6 @@ class PowerSGD(DistributedOptimizer):
 
     Args:
         rank: r, of a matrix at most its smaller side.
-        start_step: the first step that compresses, counted from 1; before it gradients are averaged in full.
         common: see `DistributedOptimizer`.
     """
 
@@ -48,11 +49,10 @@ class PowerSGD(DistributedOptimizer):
     tried_with: ClassVar = {"rank": 1}
     workers_differ = False
 
-    def __init__(self, params: ParamsT, *, rank: int, start_step: int = 1, **common: Unpack[Common]) -> None:
+    def __init__(self, params: ParamsT, *, rank: int, **common: Unpack[Common]) -> None:
         require_interval(self.name, "rank", rank)
-        require_interval(self.name, "start_step", start_step)
         super().__init__(params, **common)
-        self.rank, self.start_step = rank, start_step
+        self.rank = rank
         self._low_rank = LowRank(self.flat.layout, rank)
         self.e = self.new_buffer("error")
         self.q = self.new_common("right_factors", self._first_factors())
@@ -63,34 +63,26 @@ class PowerSGD(DistributedOptimizer):
         if layout is None:
             raise ValueError("powersgd: ratios depend on the model's shapes; give at_ratio its parameters as well")
         if (rank := greatest_rank(layout, layout.numel // ratio)) == 0:
-            most = layout.numel / LowRank(layout, 1).numel
+            most = layout.numel / sent_numel(layout, 1)
             raise ValueError(f"powersgd: at rank 1 the ratio of this model is {most:.4g}, less than {ratio}; lower it")
         return {"rank": rank}
 
     def _first_factors(self) -> Tensor:
         low, draw = self._low_rank, self.draw(0, Purpose.GRADIENT)
         q = torch.empty(low.second_numel, dtype=torch.float64, device="cpu")
-        for each in low.matrices:
-            low.right(each, q).copy_(draw.normal((each.columns, each.rank), each.number))
+        for each, right in zip(low.matrices, low.factors(q, "columns"), strict=True):
+            right.copy_(draw.normal((each.columns, each.rank), each.number))
         low.normalise_(q)
         return q
 
     def expected_traffic(self, num_steps: int) -> Traffic:
         traffic = Traffic()
-        num_full = min(num_steps, self.start_step - 1)
-        for numel, count in (
-            (self.flat.layout.numel, num_full),
-            (self._low_rank.first_numel, num_steps - num_full),
-            (self._low_rank.second_numel, num_steps - num_full),
-        ):
-            traffic.add(Purpose.GRADIENT, self.float_bits * numel * count, count if numel else 0)
+        for numel in (self._low_rank.first_numel, self._low_rank.second_numel):
+            traffic.add(Purpose.GRADIENT, self.float_bits * numel * num_steps, num_steps if numel else 0)
         return traffic
 
     def _update(self, step: int) -> None:
-        if step < self.start_step:
-            self.average_gradients_()
-        else:
-            self._average_in_low_rank_()
+        self._average_in_low_rank_()
         self.local_step_()
 
     def _average_in_low_rank_(self) -> None:
@@ -103,15 +95,15 @@ class PowerSGD(DistributedOptimizer):
         ms = [row.clone() for row in rows] if len(rows) > 1 else list(rows)
         first, p = self._average([self._first_message(low, m) for m in ms])
         low.orthonormalise_(p)
-        second, q = self._average([self._second_message(low, m, p) for m in ms])
+        lefts = low.factors(p, "rows")
+        second, q = self._average([self._second_message(low, m, lefts) for m in ms])
         for m, sent_first, sent_second in zip(ms, first, second, strict=True):
-            for each in low.matrices:
-                own_q = each.as_in_memory(low.right(each, sent_second))
-                each.of(m).addmm_(low.left(each, p), own_q.T, alpha=-1)
+            for each, left, right in zip(low.matrices, lefts, low.factors(sent_second, "columns"), strict=True):
+                each.of(m).addmm_(left, each.as_in_memory(right).T, alpha=-1)
             low.rest.add_(m, low.others_of(sent_first), alpha=-1)
         decoded = g[0]
-        for each in low.matrices:
-            torch.mm(low.left(each, p), each.as_in_memory(low.right(each, q)).T, out=each.of(decoded))
+        for each, left, right in zip(low.matrices, lefts, low.factors(q, "columns"), strict=True):
+            torch.mm(left, each.as_in_memory(right).T, out=each.of(decoded))
         low.rest.copy_(decoded, low.others_of(p))
         if len(rows) > 1:
             g[1:].copy_(decoded)
@@ -128,10 +120,11 @@ class PowerSGD(DistributedOptimizer):
         """Every M Q, and what is no matrix."""
         # A loop: matrices differ in shape and lie where the parameters do, so to batch them would be to copy them all.
         # Their factors are batches where that costs nothing.
-        parts = [each.of(m) @ each.as_in_memory(low.right(each, self.q)) for each in low.matrices]
+        pairs = zip(low.matrices, low.factors(self.q, "columns"), strict=True)
+        parts = [each.of(m) @ each.as_in_memory(right) for each, right in pairs]
         return torch.cat([*(part.view(-1) for part in parts), low.rest.gather(m)])
 
-    def _second_message(self, low: LowRank, m: Tensor, p: Tensor) -> Tensor:
+    def _second_message(self, low: LowRank, m: Tensor, lefts: list[Tensor]) -> Tensor:
         """Every M^T P."""
-        parts = [each.as_in_tensor(each.of(m).T @ low.left(each, p)) for each in low.matrices]
+        parts = [each.as_in_tensor(each.of(m).T @ left) for each, left in zip(low.matrices, lefts, strict=True)]
         return torch.cat([m.new_empty(0), *(part.view(-1) for part in parts)])

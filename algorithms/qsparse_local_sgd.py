@@ -9,7 +9,8 @@ Source: Basu et al., "Qsparse-local-SGD", NeurIPS 2019, algorithm 1 (synchronous
         e_i <- e_i - C(e_i)
         y_i <- x
 
-Weight decay enters p_i and acts on y_i. Momentum, or AdamW's moments, are local and never averaged.
+Weight decay enters p_i and acts on y_i; in the release of CSER, where this is a baseline, it enters the momentum alone.
+Momentum, or AdamW's moments, are local and never averaged.
 Cost: 32 d / (R1 H) bits per step on average for a sparsifier of ratio R1, one collective every H steps.
 """
 
@@ -61,8 +62,7 @@ class QSparseLocalSGD(DistributedOptimizer):
     ) -> None:
         require_interval(self.name, "sync_interval", sync_interval)
         super().__init__(params, **common)
-        self.check_compressors(compressor=compressor)
-        self.compressor = compressor
+        self.compressor = self.checked("compressor", compressor)
         self.sync_interval = sync_interval
         self.keep_master = keep_master
         self.e = self.new_buffer("error")

@@ -19,7 +19,6 @@ TOGETHER = (
     "tests/timing/test_sessions.py",
     "tests/timing/test_study.py",
     "tests/algorithms/test_collectives.py",
-    "tests/algorithms/test_hook_trap.py",
     "tests/algorithms/test_overlap.py",
     "tests/algorithms/test_user_scripts.py",
 )

@@ -74,12 +74,7 @@ class DDP(SGD):
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        own = 32 // cls.bits_per_number
-        if ratio != own:
-            raise ValueError(
-                f"{cls.name} sends every number, so its ratio is {own} and not {ratio}; take another method"
-            )
-        return {}
+        raise ValueError(f"{cls.name}: its hook says what is sent, so there is no ratio to choose")
 
     def through(self, model: nn.Module) -> DistributedDataParallel:
         """Returns the model, whose parameters are ours, in DDP with the hook: forward passes in training go through it.

@@ -8,10 +8,10 @@ Source: PyTorch's `powerSGD_hook`, after Vogels et al., "PowerSGD", NeurIPS 2019
     g <- P Q^T;  e_i <- M_i - P Q^T     and of other tensors g <- mean(g)
 
 A tensor is worth it where 2 r (rows + columns) < rows x columns, r being at most the smaller side. The error, which is
-taken with the mean Q, adds up each worker's distance to the mean gradient. The first two steps send everything, and
-more do where `start_step` says so. A gradient that is not finite spoils the error for ever, so loss scaling is refused.
+taken with the mean Q, adds up each worker's distance to the mean gradient. The first two steps send everything. A
+gradient that is not finite spoils the error for ever, so loss scaling is refused.
 Cost: 32 (sum of r (rows + columns) over such tensors + other numbers) bits per step, three all-reduces of each of DDP's
-buckets, which are counted as three in all. Before `start_step`: 32 d bits, one all-reduce.
+buckets, which are counted as three in all. In the first two steps: 32 d bits, one all-reduce.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDSt
 from torch.optim.optimizer import ParamsT
 
 from algorithms.baselines.ddp import DDP, Hook
-from algorithms.core import Common, Layout, Purpose, Traffic, require_interval
+from algorithms.core import Common, Purpose, Traffic, require_interval
 from algorithms.core.layout import Window
 
 EARLIEST = 3
@@ -38,7 +38,6 @@ class DDPPowerSGD(DDP):
 
     Args:
         rank: r, of a matrix at most its smaller side.
-        start_step: the first step that compresses, counted from 1; PyTorch's own default is 1001.
         common: see `DistributedOptimizer`.
     """
 
@@ -50,20 +49,14 @@ class DDPPowerSGD(DDP):
     needs_contiguous = True
     survives_overflow = False
 
-    def __init__(self, params: ParamsT, *, rank: int, start_step: int = EARLIEST, **common: Unpack[Common]) -> None:
+    def __init__(self, params: ParamsT, *, rank: int, **common: Unpack[Common]) -> None:
         require_interval(self.name, "rank", rank)
-        require_interval(self.name, "start_step", start_step)
-        if start_step < EARLIEST:
-            raise ValueError(
-                f"{self.name}: PyTorch's hook compresses from step {EARLIEST} on; give no start_step below"
-            )
         super().__init__(params, **common)
         if not all(each.shape and _is_contiguous(each) for each in self.flat.layout.tensors):
             raise ValueError(
                 f"{self.name}: PyTorch's hook takes parameters of one axis or more that are contiguous; make the model "
                 "so, or take powersgd"
             )
-        self.start_step = start_step
         self._counted = 0
         self._sent_numel = sum(sent_numel(each.shape, rank) for each in self.flat.layout.tensors)
         compressed = [each for each in self.flat.layout.tensors if sent_numel(each.shape, rank) < each.numel]
@@ -71,27 +64,8 @@ class DDPPowerSGD(DDP):
 
     @classmethod
     def hook(cls, group: ProcessGroup | None, settings: Mapping[str, Any]) -> tuple[Any, Hook]:
-        first = settings.get("start_step", EARLIEST)
         # The hook counts steps from 0.
-        return PowerSGDState(group, settings["rank"], start_powerSGD_iter=first - 1), powerSGD_hook
-
-    @classmethod
-    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        """The greatest rank that sends no more."""
-        if layout is None:
-            raise ValueError(f"{cls.name}: ratios depend on the model's shapes; give at_ratio its parameters as well")
-
-        def numel(rank: int) -> int:
-            return sum(sent_numel(each.shape, rank) for each in layout.tensors)
-
-        ranks = range(1, 1 + max(min(each.shape[0], each.numel // each.shape[0]) for each in layout.tensors))
-        fitting = [rank for rank in ranks if numel(rank) * ratio <= layout.numel]
-        if not fitting:
-            raise ValueError(
-                f"{cls.name}: at rank 1 the ratio of this model is {layout.numel / numel(1):.4g}, less than {ratio}; "
-                "lower it"
-            )
-        return {"rank": fitting[-1]}
+        return PowerSGDState(group, settings["rank"], start_powerSGD_iter=EARLIEST - 1), powerSGD_hook
 
     def _handed_on(self, bucket: GradBucket) -> tuple[int, int]:
         """Returns PyTorch's own count in the hook's state, which adds up what is left after compression."""
@@ -105,7 +79,7 @@ class DDPPowerSGD(DDP):
         return torch.cat([errors[bucket] for bucket in sorted(errors)]).unsqueeze(0) if errors else None
 
     def expected_traffic(self, num_steps: int) -> Traffic:
-        traffic, num_full = Traffic(), min(num_steps, self.start_step - 1)
+        traffic, num_full = Traffic(), min(num_steps, EARLIEST - 1)
         traffic.add(Purpose.GRADIENT, 32 * self.flat.layout.numel * num_full, num_full)
         traffic.add(Purpose.GRADIENT, 32 * self._sent_numel * (num_steps - num_full), 3 * (num_steps - num_full))
         return traffic

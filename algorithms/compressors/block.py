@@ -81,9 +81,6 @@ class PerTensorBlockSparsifier(SharedSupport):
         for key in ("row_ratio", "column_ratio", "tensor_ratio"):
             check_ratio(f"a per-tensor block sparsifier ({key})", getattr(self, key))
 
-    def check(self, layout: Layout) -> None:
-        pass
-
     def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
         return float_bits * sum(
             math.prod(hi - lo for lo, hi in spans) * rest for spans, rest in self._spans(layout, draw)

@@ -36,6 +36,8 @@ class ScaledSign(Gathered):
 class QSGD(Gathered):
     """QSGD (Alistarh 2017): per bucket, v is rounded at random, without bias, to s = 2^(bits-1) - 1 levels of its norm.
 
+    Where rounding may take more than there was (buckets of 4 s^2 numbers or more), feedback takes C / (1 + omega).
+
     Args:
         bits: of one code, sign included: 2, 4 or 8.
         bucket_size: coordinates that share one 32-bit norm.
@@ -52,6 +54,20 @@ class QSGD(Gathered):
         if type(self.bucket_size) is not int or self.bucket_size < 1:
             raise ValueError(f"QSGD's bucket_size must be an integer of at least 1, not {self.bucket_size!r}")
 
+    @property
+    def levels(self) -> int:
+        """s."""
+        return (1 << self.bits - 1) - 1
+
+    def variance(self, layout: Layout) -> float:
+        """Returns sqrt(B) / s - 1, of buckets of B >= 4 s^2 numbers all alike.
+
+        A number of a levels, f above a whole one, varies by f (1 - f) <= a - a^2, in squared levels, and all a^2 add up
+        to s^2. So the sum is at most s sqrt(B) - s^2; and at most B / 4, which in smaller buckets is below s^2.
+        """
+        omega = math.sqrt(min(self.bucket_size, layout.numel)) / self.levels - 1
+        return omega if omega >= 1 else 0.0
+
     def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
         num_buckets = math.ceil(layout.numel / self.bucket_size)
         return FLOAT_BITS * num_buckets + 8 * math.ceil(layout.numel * self.bits / 8)
@@ -59,7 +75,7 @@ class QSGD(Gathered):
     def encode(self, vector: Tensor, draw: Draw, rank: int) -> Tensor:
         buckets = _buckets(vector, self.bucket_size)
         norms = buckets.norm(dim=1).to(torch.float32)
-        levels = 2 ** (self.bits - 1) - 1
+        levels = self.levels
         # An all-zero bucket has norm 0; any positive divisor leaves its codes at 0.
         scaled = buckets / norms.clamp(min=torch.finfo(torch.float32).tiny)[:, None] * levels
         noise = torch.empty_like(scaled).uniform_(generator=draw.generator(vector.device, rank))
@@ -70,7 +86,7 @@ class QSGD(Gathered):
     def decode(self, message: Tensor, numel: int, dtype: torch.dtype) -> Tensor:
         split = 4 * math.ceil(numel / self.bucket_size)
         norms = message[:split].clone().view(torch.float32).to(dtype)
-        levels = 2 ** (self.bits - 1) - 1
+        levels = self.levels
         codes = unpack_bits(message[split:], self.bits, numel).to(dtype).sub_(levels).div_(levels)
         return (_buckets(codes, self.bucket_size) * norms[:, None]).view(-1)[:numel]
 

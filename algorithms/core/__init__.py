@@ -1,25 +1,15 @@
 """The pieces that methods share: flat buffers, stages, compressors, collectives. Here is what most of them import."""
 
-from algorithms.core.compressors import Compressor, Identity, SharedSupport, Zero
-from algorithms.core.layout import Layout, Windows
-from algorithms.core.optimizer import DistributedOptimizer
-from algorithms.core.settings import Common, require_interval
-from algorithms.core.stages import Stage
-from algorithms.core.topology import Topology
-from algorithms.core.traffic import Purpose, Traffic
-
-__all__ = [
-    "Common",
-    "Compressor",
-    "DistributedOptimizer",
-    "Identity",
-    "Layout",
-    "Purpose",
-    "SharedSupport",
-    "Stage",
-    "Topology",
-    "Traffic",
-    "Windows",
-    "Zero",
-    "require_interval",
-]
+from algorithms.core.compressors import Compressor as Compressor
+from algorithms.core.compressors import Identity as Identity
+from algorithms.core.compressors import SharedSupport as SharedSupport
+from algorithms.core.compressors import Zero as Zero
+from algorithms.core.layout import Layout as Layout
+from algorithms.core.layout import Windows as Windows
+from algorithms.core.optimizer import DistributedOptimizer as DistributedOptimizer
+from algorithms.core.settings import Common as Common
+from algorithms.core.settings import require_interval as require_interval
+from algorithms.core.stages import Stage as Stage
+from algorithms.core.topology import Topology as Topology
+from algorithms.core.traffic import Purpose as Purpose
+from algorithms.core.traffic import Traffic as Traffic

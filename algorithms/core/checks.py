@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from algorithms.core.collectives import Collectives
-from algorithms.core.flat import FlatBuffers
+from algorithms.core.collectives import CollectiveError, Collectives
+from algorithms.core.flat import FlatBuffers, dense
 from algorithms.core.overlap import Reducer
 from algorithms.core.process_group import ProcessGroupCollectives
 from algorithms.core.settings import NUMBERS, LocalStepName
@@ -25,8 +27,7 @@ _SHARDED = {
 }
 """By an attribute of a parameter that is a shard: who made it so. Asked by name, since importing them takes long."""
 
-NUM_SLOTS, DIGEST_BYTES, TEXT_BYTES = 16, 8, 120
-"""Each field has a slot, and the last slot is for all fields beyond; messages must be of one size on all workers."""
+DIGEST_BYTES, TEXT_LENGTH = 8, 120
 
 
 def check_whole(groups: Iterable[Mapping[str, Any]]) -> None:
@@ -41,27 +42,21 @@ def check_whole(groups: Iterable[Mapping[str, Any]]) -> None:
 
 
 def check_agreement(collectives: Collectives, fields: Mapping[str, object]) -> None:
-    """Compare the fields over all workers, which must call it together; the first ones should say what the others are.
+    """Compares the fields over all workers, which must call it together, and first what others follow from.
 
     Raises:
         ValueError: on every worker, naming the first field that differs, its values and the ranks that have them.
     """
-    texts = [f"{name} = {value}" for name, value in fields.items()]
-    slots = [*texts[: NUM_SLOTS - 1], "; ".join(texts[NUM_SLOTS - 1 :])]
-    slots += [""] * (NUM_SLOTS - len(slots))
-    digests = b"".join(hashlib.sha256(slot.encode()).digest()[:DIGEST_BYTES] for slot in slots)
-    table = _gathered(collectives, digests)
-    if len(set(table)) == 1:
+    texts = json.dumps([f"{name} = {value}" for name, value in fields.items()]).encode()
+    if len(set(_gathered(collectives, hashlib.sha256(texts).digest()[:DIGEST_BYTES]))) == 1:
         return
-    first = next(byte for byte in range(len(digests)) if len({row[byte] for row in table}) > 1) // DIGEST_BYTES
-    values = _gathered(collectives, slots[first].encode()[:TEXT_BYTES].ljust(TEXT_BYTES))
-    ranks: dict[bytes, list[int]] = {}
-    for rank, row in enumerate(table):
-        ranks.setdefault(row[first * DIGEST_BYTES : (first + 1) * DIGEST_BYTES], []).append(rank)
+    length = max(int(each) for each in _gathered(collectives, b"%12d" % len(texts)))
+    everyones = [json.loads(row) for row in _gathered(collectives, texts.ljust(length))]
+    values = next(values for values in zip_longest(*everyones) if len(set(values)) > 1)
+    ranks = {value: [rank for rank, other in enumerate(values) if other == value] for value in values}
     said = "; ".join(
-        f"{values[group[0]].decode(errors='ignore').strip()} on rank{'s' * (len(group) > 1)} "
-        f"{', '.join(map(str, group))}"
-        for group in ranks.values()
+        f"{str(value)[:TEXT_LENGTH]} on rank{'s' * (len(group) > 1)} {', '.join(map(str, group))}"
+        for value, group in ranks.items()
     )
     raise ValueError(f"the workers' optimisers differ ({said}); give all workers the same model, settings and seed")
 
@@ -88,6 +83,21 @@ def to_agree_on(
     }
 
 
+def enter_together(collectives: Collectives, call: str) -> None:
+    """Compares, where workers are processes, whether all of them are at this call.
+
+    What each would send then cannot be taken for what another one sends for something else.
+
+    Raises:
+        CollectiveError: another worker does something else, or did not come within the group's time-out.
+    """
+    if isinstance(collectives, ProcessGroupCollectives) and collectives.world_size > 1:
+        try:
+            check_agreement(collectives, {"call": call})
+        except (CollectiveError, ValueError) as error:
+            raise CollectiveError(f"all workers must enter {call}, and some did not: {error}") from error
+
+
 def _plain(number: Any) -> float | tuple[float, ...]:
     return tuple(map(float, number)) if isinstance(number, tuple | list) else float(number)
 
@@ -111,61 +121,95 @@ def make_equal_(collectives: Collectives, flat: FlatBuffers, model: nn.Module | 
             tensor.copy_(message[0])
 
 
+def _integers(tensor: Tensor) -> Tensor:
+    """Returns a floating-point tensor's bits as integers of its size."""
+    return tensor.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
+
+
 class FirstStep:
-    """The checks of the first step, and what must be noted before it for them.
+    """The checks of the first step, and what must be noted before it for them, once all workers hold the same.
 
     Args:
         averaged: the method's own backward pass averages gradients, so that they may be equal on all workers.
     """
 
+    was_loaded = False
+    """Whether a state was loaded since: then parameters are as they should be, and may differ between workers."""
+
     def __init__(self, flat: FlatBuffers, collectives: Collectives, averaged: bool) -> None:
         self._flat, self._collectives = flat, collectives
-        self._own = torch.zeros(len(flat.tensors), dtype=torch.float64, device=flat.parameters.device)
-        """The sum of each gradient's numbers, as the backward pass left it on this worker."""
+        self._own = torch.zeros(len(flat.tensors), dtype=torch.int64, device=flat.parameters.device)
+        """The sum of each gradient, as the backward pass left it on this worker."""
+        self._start = self._sums(flat.parameters)
         several = isinstance(collectives, ProcessGroupCollectives) and collectives.world_size > 1
         self._hooks = [
             parameter.register_post_accumulate_grad_hook(partial(self._note, number))  # type: ignore[no-untyped-call]
             for number, parameter in enumerate(flat.tensors)
-            if several and not averaged
+            if several and not averaged and parameter.requires_grad
         ]
+
+    def _sums(self, vector: Tensor) -> Tensor:
+        """Returns, of each worker here and tensor, the sum of the numbers read as integers: exact in any order."""
+        parts = [each.view(_integers(vector)) for each in self._flat.layout.tensors]
+        return torch.stack([part.reshape(len(vector), -1).sum(1) for part in parts], dim=1)
+
+    def close(self) -> None:
+        """Notes nothing any more."""
+        for hook in self._hooks:
+            hook.remove()
 
     @torch.no_grad()
     def _note(self, number: int, parameter: Tensor) -> None:
         assert parameter.grad is not None
-        self._own[number] = parameter.grad.sum(dtype=torch.float64)
+        self._own[number] = _integers(dense(parameter.grad)).sum()
 
-    def check(self, model: nn.Module | None) -> None:
-        """Warns where parameters have no gradient.
+    def check(self, model: nn.Module | None, may_differ: bool) -> bool:
+        """Returns whether anyone's parameters were changed since the start. Warns where none has a gradient.
+
+        Args:
+            may_differ: whether workers' parameters may, once a state was loaded.
 
         Raises:
-            RuntimeError: the model has other parameters by now, or its gradients are averaged already.
+            RuntimeError: the model has other parameters by now or had none when the optimiser was made, or its
+                gradients are averaged already, or workers went on from states or models that do not belong together.
         """
-        for hook in self._hooks:
-            hook.remove()
+        self.close()
         check_parameters(model, self._flat)
-        gradients = self._flat.gradients
-        if type(gradients) is Tensor and not gradients.is_meta and not gradients.any():
+        if self._flat.parameters.is_meta:
+            raise RuntimeError(
+                "the model was on the meta device when the optimiser was made, so this trains nothing; make the "
+                "optimiser after to_empty() and the initialisation"
+            )
+        if type(self._flat.parameters) is not Tensor:
+            return False
+        if not self._flat.gradients.any():
             warnings.warn(
                 "no parameter has a gradient at the optimiser's first step; where the model got other ones since it "
                 "was made (load_state_dict with assign=True, to_empty), make the optimiser afterwards",
                 stacklevel=4,
             )
-        if self._hooks:
-            self._hooks = []
-            self._check_own()
+        return self._compare(may_differ)
 
-    def _check_own(self) -> None:
-        """Sums that differed between workers after the backward pass, and are equal now, were averaged by someone."""
-        windows = self._flat.layout.tensors
-        now = torch.stack([window.view(self._flat.gradients[0]).sum(dtype=torch.float64) for window in windows])
-        sums = self._collectives.all_gather(torch.stack([self._own, now]).unsqueeze(0), Purpose.CONTROL)
-        before, after = (bool((part == part[0]).all()) for part in sums.unbind(1))
-        if after and not before:
+    def _compare(self, may_differ: bool) -> bool:
+        """Compares all workers' sums, of gradients and parameters, then and now."""
+        gradients, parameters = self._sums(self._flat.gradients), self._sums(self._flat.parameters)
+        sums = torch.stack([self._own.expand_as(gradients), gradients, self._start, parameters], dim=1)
+        if len(sums) < self._collectives.world_size:
+            sums = self._collectives.all_gather(sums, Purpose.CONTROL)
+        before, after, _, same = (bool((part == part[0]).all()) for part in sums.unbind(1))
+        if self._hooks and after and not before:
+            # Sums that differed after the backward pass, and are equal now, were averaged by someone.
             raise RuntimeError(
                 "every worker has the same gradients, though the backward pass gave each its own: they are averaged in "
-                "full before this optimiser sees them, so that nothing is saved; where the model is in a "
-                "DistributedDataParallel, take the wrapper off: call the module itself (ddp.module)"
+                "full before this optimiser sees them, so that nothing is saved; take the DistributedDataParallel off: "
+                "call ddp.module (for Trainer, accelerate, Lightning see docs/in-your-own-script.md)"
             )
+        if self.was_loaded and not may_differ and not same:
+            raise RuntimeError(
+                "the workers' parameters differ, which this method keeps equal; load the same model on all workers, or "
+                "call optimizer.reanchor() on all, which sends worker 0's"
+            )
+        return not self.was_loaded and not torch.equal(sums[:, 2], sums[:, 3])
 
 
 def check_parameters(model: nn.Module | None, flat: FlatBuffers) -> None:
@@ -178,7 +222,8 @@ def check_parameters(model: nn.Module | None, flat: FlatBuffers) -> None:
         raise RuntimeError(
             f"the model has another Parameter in place of number {missing[0]} than when the optimiser was made "
             "(load_state_dict with assign=True, or an assignment), so this optimiser would train one that the "
-            "model lost; make the optimiser afterwards, or load with assign=False"
+            "model lost; make the optimiser afterwards, or load with assign=False (averages of its weights, as an EMA, "
+            "go to consensus(model, averages=[ema]))"
         )
 
 

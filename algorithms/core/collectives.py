@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from algorithms.core.overlap import EarlyMeans
@@ -36,11 +37,6 @@ class Collectives(ABC):
         """Means that are begun during the backward pass, where the group is asked to overlap."""
 
     @property
-    def seconds(self) -> float:
-        """Time spent in collectives on all accounts; waits for those that a GPU is still at."""
-        return sum(self.elapsed.seconds().values())
-
-    @property
     def own_ranks(self) -> range:
         """The workers at this end: this one."""
         return range(self.rank, self.rank + 1)
@@ -51,16 +47,22 @@ class Collectives(ABC):
         self._sum_(tensor)
         self._count(tensor, purpose, started)
 
-    def all_reduce_mean_(self, tensor: Tensor, purpose: Purpose) -> None:
+    def all_reduce_mean_(self, tensor: Tensor, purpose: Purpose) -> Tensor | None:
         """Replaces `tensor` (dense, floating) by its mean over workers, in place.
 
         Numbers of 16 bits are added in 32, and the mean is rounded once: where all are equal it is what they are, and
         it is finite where they are.
+
+        Returns:
+            For numbers of 16 bits n times what rounding added to the mean, in 32 bits and of the tensor's shape: on
+            this worker's share, elsewhere 0. Where each adds it to what it sent, the mean of that is what all received.
         """
         started = self._mark(tensor)
-        if self.early is None or not self.early.finish_(tensor, purpose):
-            self._mean_(tensor)
+        was_begun, rest = (False, None) if self.early is None else self.early.finish_(tensor, purpose)
+        if not was_begun:
+            rest = self._mean_(tensor)
         self._count(tensor, purpose, started)
+        return rest
 
     def all_gather(self, tensor: Tensor, purpose: Purpose) -> Tensor:
         """All workers' tensors: of shape (world_size, *tensor.shape[1:]). Read only."""
@@ -107,17 +109,24 @@ class Collectives(ABC):
     def _message_bits(self, tensor: Tensor) -> int:
         return 8 * tensor.element_size() * tensor.numel() // len(self.own_ranks)
 
-    def _mean_(self, tensor: Tensor) -> None:
+    def _mean_(self, tensor: Tensor) -> Tensor | None:
         if self.world_size > 1 and tensor.element_size() < 4:
-            self._short_mean_(tensor)
-            return
+            return self._short_mean_(tensor)
         self._sum_(tensor)
         if self.world_size > 1:
             tensor.div_(self.world_size)
+        return None
 
-    def _short_mean_(self, tensor: Tensor) -> None:
+    def _short_mean_(self, tensor: Tensor) -> Tensor:
         """The mean of 16-bit numbers, added in 32 bits; all ends must add in the order of ranks."""
-        tensor.copy_(mean_in_rank_order(self._gather(tensor)))
+        mean = mean_in_rank_order(self._gather(tensor))
+        tensor.copy_(mean)
+        rest = torch.zeros_like(tensor, dtype=torch.float32)
+        added, size = (tensor[0].float() - mean).mul_(self.world_size).view(-1), -(-mean.numel() // self.world_size)
+        for row, rank in zip(rest.view(len(rest), -1), self.own_ranks, strict=True):
+            share = slice(rank * size, (rank + 1) * size)
+            row[share] = added[share]
+        return rest
 
     @abstractmethod
     def _sum_(self, tensor: Tensor) -> None: ...

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -80,6 +80,13 @@ class Compressor(ABC):
     kind: ClassVar[str]
     """The name that a spec has for it."""
 
+    def variance(self, layout: Layout) -> float:
+        """Returns omega, the least with E |C(v) - v|^2 <= omega |v|^2 for every v, where it is 1 or more; else 0.
+
+        Then what is left out may be more than there was, and feedback diverges.
+        """
+        return 0.0
+
     def check(self, layout: Layout) -> None:  # noqa: B027 (most work on any)
         """Raises ValueError, in one sentence, where this compressor cannot work on such a vector."""
 
@@ -149,6 +156,26 @@ class Zero(SharedSupport):
         return Windows(())
 
 
+@dataclass(frozen=True)
+class Scaled(Gathered):
+    """C / (1 + omega) of a C that keeps the mean and has variance omega: it leaves out less than there was.
+
+    Source: Beznosikov et al., "On biased compression for distributed learning", JMLR 2023.
+    """
+
+    unscaled: Gathered
+    omega: float
+
+    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
+        return self.unscaled.payload_bits(layout, draw, float_bits)
+
+    def encode(self, vector: Tensor, draw: Draw, rank: int) -> Tensor:
+        return self.unscaled.encode(vector, draw, rank)
+
+    def decode(self, message: Tensor, numel: int, dtype: torch.dtype) -> Tensor:
+        return self.unscaled.decode(message, numel, dtype).div_(1 + self.omega)
+
+
 def num_kept(numel: int, ratio: float) -> int:
     """k = d / R, at least 1."""
     return max(1, int(numel / ratio))
@@ -166,32 +193,24 @@ def check_numel(name: str, ratio: float, layout: Layout) -> None:
         raise ValueError(f"{name} at ratio {ratio} keeps no coordinate of the model's {layout.numel}; lower the ratio")
 
 
-def require_shared_support(name: str, **compressors: Compressor) -> None:
-    """Raises ValueError for a compressor whose messages cannot be all-reduced."""
-    for key, compressor in compressors.items():
-        if not isinstance(compressor, SharedSupport):
-            raise ValueError(
-                f"{name}: {key} must have a support that all workers share (block, per-tensor block, random-k, "
-                f"identity, zero), {type(compressor).__name__} has not"
-            )
+def checked(
+    compressor: Compressor, layout: Layout, communication_dtype: torch.dtype | None, fed_back: bool
+) -> Compressor:
+    """Returns the compressor to use: itself, or scaled where what it leaves out is fed back and would else grow.
 
-
-def check_compressors(
-    name: str, layout: Layout, communication_dtype: torch.dtype | None, compressors: Mapping[str, Compressor]
-) -> None:
-    """Raises ValueError where one of them cannot work on such a vector, with such messages."""
-    for key, compressor in compressors.items():
-        if not isinstance(compressor, Compressor):
-            raise ValueError(f"{name}: {key} must be a compressor, not {compressor!r}")
-        if communication_dtype is not None and isinstance(compressor, Gathered):
-            raise ValueError(
-                f"{name}: {key}: messages of {compressor.kind} have a format of their own; leave the "
-                "communication dtype (a spec's wire) at fp32"
-            )
-        try:
-            compressor.check(layout)
-        except ValueError as error:
-            raise ValueError(f"{name}: {key}: {error}") from None
+    Raises:
+        ValueError: it cannot work on such a vector, or with such messages.
+    """
+    if not isinstance(compressor, Compressor):
+        raise ValueError(f"it must be a compressor, not {compressor!r}")
+    if communication_dtype is not None and isinstance(compressor, Gathered):
+        raise ValueError(
+            f"messages of {compressor.kind} have a format of their own; leave the communication dtype (a spec's wire) "
+            "at fp32"
+        )
+    compressor.check(layout)
+    omega = compressor.variance(layout)
+    return Scaled(compressor, omega) if fed_back and omega and isinstance(compressor, Gathered) else compressor
 
 
 def pack_bits(codes: Tensor, bits: int) -> Tensor:

@@ -52,22 +52,17 @@ def _rounded(payload: Tensor, communication_dtype: torch.dtype | None) -> tuple[
 def average(
     payload: Tensor, purpose: Purpose, collectives: Collectives, communication_dtype: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor]:
-    """What of `payload` was sent, and the workers' mean of that; `payload` is left as it is."""
+    """What of `payload` was sent, and the workers' mean of that; `payload` is left as it is.
+
+    Where messages are rounded, so is their mean. What that adds or takes counts as sent by the worker on whose share of
+    the coordinates it falls: so the mean is that of what was sent, and who keeps what was not sent loses nothing.
+    """
     message, own = _rounded(payload, communication_dtype)
     message = message.clone() if message is payload else message
-    if payload.numel():
-        collectives.all_reduce_mean_(message, purpose)
+    rest = collectives.all_reduce_mean_(message, purpose) if payload.numel() else None
+    if communication_dtype is not None and rest is not None:
+        own.add_(rest)
     return own, message.to(payload.dtype)
-
-
-def average_in_place_(
-    vector: Tensor, purpose: Purpose, collectives: Collectives, communication_dtype: torch.dtype | None = None
-) -> None:
-    """vector <- mean(vector), rounded if messages have another type; without a copy if they have not."""
-    if communication_dtype is None:
-        collectives.all_reduce_mean_(vector, purpose)
-    else:
-        vector.copy_(average(vector, purpose, collectives, communication_dtype)[1])
 
 
 def exchange(
@@ -99,21 +94,6 @@ def _encoded(vector: Tensor, compressor: Gathered, draw: Draw, collectives: Coll
     """The messages of the workers at this end, a row each."""
     rows = zip(collectives.own_ranks, vector, strict=True)
     return torch.stack([compressor.encode(own, draw, rank) for rank, own in rows])
-
-
-def partial_sync(
-    vector: Tensor, compressor: Compressor, layout: Layout, draw: Draw, purpose: Purpose, collectives: Collectives
-) -> tuple[Tensor, Tensor]:
-    """PSync(v_i, C): returns mean(C(v)) + r_i and r_i = v_i - C(v_i), new tensors of shape (local workers, d).
-
-    It keeps the workers' mean. The optimisers inline these two lines to save the copies.
-    """
-    sent = exchange(vector, compressor, layout, draw, purpose, collectives)
-    residual = vector.clone()
-    sent.support.add_(residual, sent.own, alpha=-1)
-    synchronised = residual.clone()
-    sent.support.add_(synchronised, sent.mean)
-    return synchronised, residual
 
 
 def mix(

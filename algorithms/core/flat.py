@@ -6,6 +6,7 @@ Each is of shape (local workers, d), a row a worker: a process has one row, stac
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 
@@ -88,7 +89,7 @@ class FlatBuffers:
         home = list(zip(self.tensors, self._homes, self.layout.tensors, strict=True))
         for number, (parameter, _, window) in enumerate(home):
             self._check_adoptable(number, parameter, window)
-        gradients = [None if parameter.grad is None else _dense(parameter.grad).clone() for parameter in self.tensors]
+        gradients = [None if parameter.grad is None else dense(parameter.grad).clone() for parameter in self.tensors]
         windows = []
         for parameter, address, window in home:
             if parameter.data_ptr() != address:
@@ -136,7 +137,7 @@ class FlatBuffers:
         if parameter.grad is None:
             view.zero_()
         elif parameter.grad is not view:
-            view.copy_(_dense(parameter.grad))
+            view.copy_(dense(parameter.grad))
         parameter.grad = view
 
     def frozen_slices(self) -> list[slice]:
@@ -176,7 +177,8 @@ def _own_view(row: Tensor, window: Window) -> Tensor:
     return piece.as_strided(window.shape, window.strides)
 
 
-def _dense(gradient: Tensor) -> Tensor:
+def dense(gradient: Tensor) -> Tensor:
+    """Returns a gradient that is sparse as a dense tensor, and others as they are."""
     return gradient.to_dense() if gradient.is_sparse else gradient
 
 
@@ -184,9 +186,14 @@ def _check(tensors: Sequence[Parameter]) -> None:
     if not tensors:
         raise ValueError("there is no parameter to train: every group is empty")
     first, addresses = tensors[0], dict[int, int]()
+    frozen = [number for number, each in enumerate(tensors) if not each.requires_grad]
+    if frozen:
+        warnings.warn(
+            f"parameter {frozen[0]} does not require a gradient, nor do {len(frozen) - 1} more, yet they are sent; "
+            "give only those that will be trained at some time",
+            stacklevel=5,
+        )
     for number, parameter in enumerate(tensors):
-        if not parameter.requires_grad:
-            raise ValueError(f"parameter {number} does not require a gradient; give only those that do")
         if not parameter.is_floating_point():
             raise ValueError(f"parameter {number} is {parameter.dtype}; an optimiser takes real floating-point numbers")
         if (parameter.dtype, parameter.device) != (first.dtype, first.device):
@@ -196,6 +203,8 @@ def _check(tensors: Sequence[Parameter]) -> None:
             )
         if parameter.numel() and not parameter.is_meta and not isinstance(parameter, FakeTensor):
             other = addresses.setdefault(parameter.data_ptr(), number)
+            if other != number and tensors[other] is parameter:
+                raise ValueError(f"parameters {other} and {number} are one and the same Parameter; give each once")
             if other != number:
                 raise ValueError(
                     f"parameters {other} and {number} share memory, which they could not do any more; make them one "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -37,40 +36,6 @@ class Span:
     num_done: int = 0
 
 
-class LocalOptimizer(ABC):
-    """What a worker would do on its own: p_i is what it would subtract from its parameters x.
-
-    It has buffers beside the parameters, each worker its own, which belong to the optimiser's state.
-    """
-
-    @abstractmethod
-    def buffers(self, groups: Sequence[Group]) -> list[Tensor]:
-        """Returns the buffers, each of shape (local workers, d); they are made when they are first needed."""
-
-    @abstractmethod
-    def spans(self, groups: Sequence[Group]) -> list[Span]:
-        """Returns the flat vector, in order, in shares that may be stepped in one go."""
-
-    @abstractmethod
-    def step_(
-        self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None, sign: int
-    ) -> None:
-        """target <- target + sign p, coordinate by coordinate; the target is x if None. g may be used up.
-
-        All of shape (local workers, n): a span's coordinates, or a slice of them.
-        """
-
-    def count(self) -> None:  # noqa: B027 (SGD does not count)
-        """Notes that a step is done, of all tensors but frozen ones."""
-
-    def counts(self) -> dict[str, list[int]]:
-        """Returns what the state must hold beside the buffers, by name."""
-        return {}
-
-    def restore(self, counts: dict[str, list[int]]) -> None:  # noqa: B027 (SGD does not count)
-        """Goes on from these counts."""
-
-
 # In one pass, and beforehand.
 
 
@@ -92,46 +57,48 @@ def local_step_(
     local.count()
 
 
-@dataclass(frozen=True)
-class Foreseen:
-    """What `local_step_` with the same arguments will leave, part by part; nothing is changed."""
+def after_local_step(
+    flat: FlatBuffers,
+    groups: Sequence[Group],
+    local: LocalOptimizer,
+    support: Windows,
+    target: Tensor | None,
+    sign: int,
+) -> Tensor:
+    """Returns `support.gather` of the target as `local_step_` will leave it, to the bit; nothing is changed."""
+    parts, num_rows = [], len(flat.parameters)
+    for window in support.windows:
+        near = _slice_after(flat, groups, local, slice(*window.span), target, sign)
+        parts.append(Window(0, window.shape, window.strides).view(near).reshape(num_rows, -1))
+    return torch.cat([*parts, flat.parameters.new_zeros(num_rows, support.padding)], dim=-1)
 
-    flat: FlatBuffers
-    groups: Sequence[Group]
-    local: LocalOptimizer
-    target: Tensor | None
-    sign: int
 
-    def on(self, support: Windows) -> Tensor:
-        """Returns `support.gather` of the target as it will be after the step, to the bit."""
-        parts, num_rows = [], len(self.flat.parameters)
-        for window in support.windows:
-            near = self._slice_after(*window.span)
-            parts.append(Window(0, window.shape, window.strides).view(near).reshape(num_rows, -1))
-        return torch.cat([*parts, self.flat.parameters.new_zeros(num_rows, support.padding)], dim=-1)
-
-    def _slice_after(self, start: int, stop: int) -> Tensor:
-        # A kernel may round what its vectors do not cover in another way (a fused multiply-add is rounded once). So
-        # slices are widened to where the whole span's vectors begin and end; what they hold beyond is not used.
-        unit = VECTOR_BYTES // self.flat.parameters.element_size()
-        buffers, pieces = self.local.buffers(self.groups), []
-        for span in self.local.spans(self.groups):
-            low, high = max(start, span.start), min(stop, span.stop)
-            if low < high:
-                first = low - (low - span.start) % unit
-                last = min(high + (span.start - high) % unit, span.stop)
-                x, g, *own = (
-                    vector[:, first:last].clone() for vector in (self.flat.parameters, self.flat.gradients, *buffers)
-                )
-                target = None if self.target is None else self.target[:, first:last].clone()
-                changed = x if target is None else target
-                before = changed.clone() if self.flat.frozen else changed
-                self.local.step_(span, x, g, own, target, self.sign)
-                for frozen in self.flat.frozen_slices():
-                    here = slice(max(frozen.start - first, 0), max(frozen.stop - first, 0))
-                    changed[:, here] = before[:, here]
-                pieces.append(changed[:, low - first : high - first])
-        return torch.cat(pieces, dim=-1)
+def _slice_after(
+    flat: FlatBuffers,
+    groups: Sequence[Group],
+    local: LocalOptimizer,
+    wanted: slice,
+    target: Tensor | None,
+    sign: int,
+) -> Tensor:
+    # A kernel may round what its vectors do not cover in another way (a fused multiply-add is rounded once). So slices
+    # are widened to where the whole span's vectors begin and end; what they hold beyond is not used.
+    unit = VECTOR_BYTES // flat.parameters.element_size()
+    buffers, pieces = local.buffers(groups), []
+    for span in local.spans(groups):
+        low, high = max(wanted.start, span.start), min(wanted.stop, span.stop)
+        if low < high:
+            first = low - (low - span.start) % unit
+            last = min(high + (span.start - high) % unit, span.stop)
+            x, g, *own = (vector[:, first:last].clone() for vector in (flat.parameters, flat.gradients, *buffers))
+            changed = x if target is None else target[:, first:last].clone()
+            before = changed.clone() if flat.frozen else changed
+            local.step_(span, x, g, own, None if target is None else changed, sign)
+            for frozen in flat.frozen_slices():
+                here = slice(max(frozen.start - first, 0), max(frozen.stop - first, 0))
+                changed[:, here] = before[:, here]
+            pieces.append(changed[:, low - first : high - first])
+    return torch.cat(pieces, dim=-1)
 
 
 def fused_is_right(x: Tensor) -> bool:
@@ -143,7 +110,7 @@ def fused_is_right(x: Tensor) -> bool:
 
 
 @dataclass(frozen=True)
-class Nesterov(LocalOptimizer):
+class Nesterov:
     """SGD with Nesterov momentum: m_i <- beta m_i + g_i, p_i = eta (beta m_i + g_i); weight decay is part of g_i.
 
     Args:
@@ -158,6 +125,7 @@ class Nesterov(LocalOptimizer):
     arithmetic_: Callable[[Group, Tensor, Tensor, Tensor | None, Tensor | None, int], None] | None = None
 
     def buffers(self, groups: Sequence[Group]) -> list[Tensor]:
+        """Returns the buffers, each of shape (local workers, d); they are made when they are first needed."""
         if "momentum" not in self.held:
             if not any(group["momentum"] for group in groups):
                 return []
@@ -165,13 +133,28 @@ class Nesterov(LocalOptimizer):
         return [self.held["momentum"]]
 
     def spans(self, groups: Sequence[Group]) -> list[Span]:
+        """Returns the flat vector, in order, in shares that may be stepped in one go."""
         return [Span(part.start, part.stop, group) for part, group in zip(self.flat.parts, groups, strict=True)]
 
     def step_(
         self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None, sign: int
     ) -> None:
+        """target <- target + sign p, coordinate by coordinate; the target is x if None. g may be used up.
+
+        All of shape (local workers, n): a span's coordinates, or a slice of them.
+        """
         arithmetic_ = self.arithmetic_ or nesterov_step_
         arithmetic_(span.group, x, g, buffers[0] if buffers else None, target, sign)
+
+    def count(self) -> None:
+        """Notes that a step is done, of all tensors but frozen ones; SGD need not know."""
+
+    def counts(self) -> dict[str, list[int]]:
+        """Returns what the state must hold beside the buffers, by name."""
+        return {}
+
+    def restore(self, counts: dict[str, list[int]]) -> None:
+        """Goes on from these counts."""
 
 
 def nesterov_step_(group: Group, x: Tensor, g: Tensor, m: Tensor | None, target: Tensor | None, sign: int) -> None:
@@ -204,7 +187,7 @@ def nesterov_step_(group: Group, x: Tensor, g: Tensor, m: Tensor | None, target:
 # AdamW.
 
 
-class AdamW(LocalOptimizer):
+class AdamW:
     """Adam with bias correction and decoupled weight decay, as torch.optim.AdamW has it; g_i has no decay in it.
 
     Source: Loshchilov and Hutter, "Decoupled weight decay regularization", ICLR 2019, algorithm 2.
@@ -239,7 +222,7 @@ class AdamW(LocalOptimizer):
     def step_(
         self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None, sign: int
     ) -> None:
-        """See `LocalOptimizer`. Rows go one by one, as in `nesterov_step_`."""
+        """See `Nesterov`. Rows go one by one, as in `nesterov_step_`."""
         group, (exp_avg, exp_avg_sq) = span.group, buffers
         lr, decay, (beta1, beta2) = group["lr"], group["weight_decay"], group["betas"]
         if target is not None and decay:  # x's own, though the target is another
@@ -275,3 +258,7 @@ class AdamW(LocalOptimizer):
 
     def restore(self, counts: dict[str, list[int]]) -> None:
         self._done = list(counts[COUNTS])
+
+
+LocalOptimizer = Nesterov | AdamW
+"""What a worker would do on its own. Its buffers beside the parameters, each worker's own, are part of the state."""

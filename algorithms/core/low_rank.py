@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from algorithms.core.layout import Layout, Window, Windows
+
+Side = Literal["rows", "columns"]
 
 
 @dataclass(frozen=True)
@@ -76,49 +78,32 @@ class LowRank:
         return tuple(sorted(found, key=_shape))
 
     @cached_property
-    def others(self) -> tuple[int, ...]:
-        """Numbers of the tensors that are no matrices."""
-        taken = {each.number for each in self.matrices}
-        return tuple(number for number in range(len(self.layout.tensors)) if number not in taken)
-
-    @cached_property
     def rest(self) -> Windows:
         """The tensors that are no matrices."""
-        return Windows(tuple(self.layout.tensors[number] for number in self.others))
-
-    @cached_property
-    def first_parts(self) -> dict[int, slice]:
-        """The part of the first message that each tensor has, by the tensor's number."""
-        sizes = {each.number: each.rows * each.rank for each in self.matrices}
-        return _side_by_side(sizes | {number: self.layout.tensors[number].numel for number in self.others})
-
-    @cached_property
-    def second_parts(self) -> dict[int, slice]:
-        """The part of the second message that each matrix has, by its tensor's number."""
-        return _side_by_side({each.number: each.columns * each.rank for each in self.matrices})
+        taken = {each.number for each in self.matrices}
+        return Windows(tuple(each for number, each in enumerate(self.layout.tensors) if number not in taken))
 
     @cached_property
     def first_numel(self) -> int:
         """Numbers of the first message."""
-        return sum(part.stop - part.start for part in self.first_parts.values())
+        return sum(each.rows * each.rank for each in self.matrices) + self.rest.payload_numel
 
     @cached_property
     def second_numel(self) -> int:
         """Numbers of the second message."""
-        return sum(part.stop - part.start for part in self.second_parts.values())
+        return sum(each.columns * each.rank for each in self.matrices)
 
-    @property
-    def numel(self) -> int:
-        """Numbers of both messages."""
-        return self.first_numel + self.second_numel
+    def _batches(self, message: Tensor, side: Side) -> list[Tensor]:
+        """Views of a message's factors, of shape (matrices of one shape, rows or columns, rank)."""
+        groups = [list(group) for _, group in groupby(self.matrices, _shape)]
+        shapes = [(len(group), getattr(group[0], side), group[0].rank) for group in groups]
+        sizes = list(map(math.prod, shapes))
+        parts = message[: sum(sizes)].split(sizes)  # type: ignore[no-untyped-call]
+        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)] if shapes else []
 
-    def left(self, each: Matrix, first: Tensor) -> Tensor:
-        """Its P in a first message: a view of shape (rows, rank)."""
-        return first[self.first_parts[each.number]].view(each.rows, each.rank)
-
-    def right(self, each: Matrix, second: Tensor) -> Tensor:
-        """Its Q in a second message: a view of shape (columns, rank)."""
-        return second[self.second_parts[each.number]].view(each.columns, each.rank)
+    def factors(self, message: Tensor, side: Side) -> list[Tensor]:
+        """Every P ("rows") of a first message or Q ("columns") of a second one: views, in the order of the matrices."""
+        return [factor for batch in self._batches(message, side) for factor in batch]
 
     def others_of(self, first: Tensor) -> Tensor:
         """The tensors that are no matrices in a first message, as `rest` gathers them."""
@@ -129,9 +114,7 @@ class LowRank:
 
         By Householder's reflections: they are right for columns of any size, also 0, which Gram and Schmidt's are not.
         """
-        for group in self._groups():
-            start, stop = self.first_parts[group[0].number].start, self.first_parts[group[-1].number].stop
-            batch = first[start:stop].view(len(group), group[0].rows, group[0].rank)
+        for batch in self._batches(first, "rows"):
             wide = batch if batch.dtype in (torch.float32, torch.float64) else batch.float()
             batch.copy_(torch.linalg.qr(wide).Q)
 
@@ -140,34 +123,26 @@ class LowRank:
 
         A square Q becomes the identity: its span is to be everything, and a gradient that was not may have narrowed it.
         """
-        for group in self._groups():
-            start, stop = self.second_parts[group[0].number].start, self.second_parts[group[-1].number].stop
-            batch = second[start:stop].view(len(group), group[0].columns, group[0].rank)
-            if group[0].columns == group[0].rank:
-                batch.copy_(torch.eye(group[0].rank, device=batch.device))
+        for batch in self._batches(second, "columns"):
+            if batch.shape[1] == batch.shape[2]:
+                batch.copy_(torch.eye(batch.shape[1], device=batch.device))
             else:
                 lengths = torch.linalg.vector_norm(batch, dim=1, keepdim=True)
                 batch.div_(lengths.clamp_(min=torch.finfo(batch.dtype).tiny))
 
-    def _groups(self) -> Iterator[list[Matrix]]:
-        """The matrices of one shape."""
-        return (list(group) for _, group in groupby(self.matrices, _shape))
+
+def sent_numel(layout: Layout, rank: int) -> int:
+    """Returns the numbers of both messages."""
+    low = LowRank(layout, rank)
+    return low.first_numel + low.second_numel
 
 
 def greatest_rank(layout: Layout, numel: int) -> int:
     """The greatest rank whose messages have at most so many numbers together; 0 if there is none."""
     sides = [min(each.rows, each.columns) for each in LowRank(layout, 1).matrices]
     ranks = range(1, max(sides, default=1) + 1)
-    return bisect_right(ranks, numel, key=lambda rank: LowRank(layout, rank).numel)
+    return bisect_right(ranks, numel, key=lambda rank: sent_numel(layout, rank))
 
 
 def _shape(matrix: Matrix) -> tuple[int, int]:
     return matrix.rows, matrix.columns
-
-
-def _side_by_side(sizes: dict[int, int]) -> dict[int, slice]:
-    slices, start = {}, 0
-    for number, size in sizes.items():
-        slices[number] = slice(start, start + size)
-        start += size
-    return slices

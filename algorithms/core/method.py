@@ -1,4 +1,4 @@
-"""What a method says of itself: its name and settings, what a step sends in stages, and all that follows from these."""
+"""What a method's file is written in: what it says of itself, what follows from that, and the parts of an update."""
 
 from __future__ import annotations
 
@@ -9,17 +9,27 @@ import torch
 from torch import Tensor
 
 from algorithms.core.collectives import Collectives
-from algorithms.core.compressors import Compressor, Draw, check_compressors
+from algorithms.core.compressors import Compressor, Draw, checked
+from algorithms.core.exchange import Exchanged, Mixed, average, exchange, mix
 from algorithms.core.flat import FlatBuffers
-from algorithms.core.layout import Layout
-from algorithms.core.settings import LocalStepName, described, in_words, overall_ratio, own_parameters, require_interval
+from algorithms.core.layout import Layout, Windows
+from algorithms.core.local_step import LocalOptimizer, after_local_step, local_step_
+from algorithms.core.settings import (
+    LocalStepName,
+    check_arguments,
+    described,
+    in_words,
+    overall_ratio,
+    own_parameters,
+    require_interval,
+)
 from algorithms.core.stages import EarlyMessage, Stage, early_messages, equalises, traffic_of
-from algorithms.core.topology import Topology
+from algorithms.core.topology import Mixing, Topology
 from algorithms.core.traffic import Entry, Purpose, Traffic
 
 
 class Method:
-    """The half of a `DistributedOptimizer` that plans, reports and checks, and changes nothing."""
+    """The half of a `DistributedOptimizer` that a method uses or overrides; the other half is what scripts call."""
 
     name: ClassVar[str]
     """What a spec calls the method."""
@@ -57,13 +67,21 @@ class Method:
     communication_dtype: torch.dtype | None
     """The type of numbers in messages, None for the parameters' own."""
     flat: FlatBuffers
+    local: LocalOptimizer
     local_step: LocalStepName
     param_groups: list[dict[str, Any]]
     seed: int
     _given: dict[str, Any]
+    _buffers: dict[str, Tensor]
+    """The state, of shape (local workers, d), by name."""
+    _common: dict[str, Tensor]
+    """What all workers have in common of it, of any shape."""
+    _anchors: list[Tensor]
+    """Those of the buffers that began as the parameters."""
 
     def __new__(cls, *args: Any, **given: Any) -> Self:
         # Methods hand on to their base what they are made of; what the user gave is known here alone.
+        check_arguments(cls, given)
         self = super().__new__(cls)
         self._given = given
         return self
@@ -129,9 +147,16 @@ class Method:
         """Returns the randomness of this step and purpose, which all workers share."""
         return Draw(self.seed, step, purpose.value)
 
-    def check_compressors(self, **compressors: Compressor) -> None:
-        """Raises ValueError where one of them cannot work on this model; the message names the setting."""
-        check_compressors(self.name, self.flat.layout, self.communication_dtype, compressors)
+    def checked(self, setting: str, compressor: Compressor, fed_back: bool = True) -> Compressor:
+        """Returns the compressor to use for a setting: scaled where what it leaves out is fed back and would else grow.
+
+        Raises:
+            ValueError: it cannot work on this model, or with these messages; the message names the setting.
+        """
+        try:
+            return checked(compressor, self.flat.layout, self.communication_dtype, fed_back)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {setting}: {error}") from None
 
     # Ratios.
 
@@ -156,3 +181,55 @@ class Method:
     def overall_ratio(self) -> float:
         """Returns how many times as much SGD sends in the long run; infinite where nothing is sent."""
         return overall_ratio(self.settings, self.flat.layout.numel, self.expected_traffic)
+
+    # What an update is written in.
+
+    def new_buffer(self, key: str, like: Tensor | None = None) -> Tensor:
+        """Returns zeros of shape (local workers, d), or a copy of `like`, that belong to the state.
+
+        A copy of the parameters is an anchor: it becomes other parameters where these begin anew, as in `reanchor`.
+        """
+        buffer = self._buffers[key] = self.flat.new_buffer() if like is None else like.clone()
+        if like is self.flat.parameters:
+            self._anchors.append(buffer)
+        return buffer
+
+    def new_common(self, key: str, values: Tensor) -> Tensor:
+        """Returns a copy of `values`, of any shape and the same on all workers, that belongs to the state."""
+        common = self._common[key] = values.to(self.flat.parameters, copy=True)
+        return common
+
+    def local_step_(self, target: Tensor | None = None, sign: int = -1) -> None:
+        """target <- target + sign p, p being what the local optimiser would subtract; the target is x by default."""
+        local_step_(self.flat, self.param_groups, self.local, target, sign)
+
+    def after_local_step(self, support: Windows, target: Tensor | None = None, sign: int = -1) -> Tensor:
+        """Returns `support.gather(target)` as `local_step_(target, sign)` will leave it, to the bit."""
+        return after_local_step(self.flat, self.param_groups, self.local, support, target, sign)
+
+    def average_gradients_(self) -> None:
+        """g <- mean(g), for methods whose workers all take the same step."""
+        self.average_in_place_(self.flat.gradients, Purpose.GRADIENT)
+
+    def exchange(self, vector: Tensor, compressor: Compressor, step: int, purpose: Purpose) -> Exchanged:
+        """Sends C(vector) and averages it; see `core.exchange.exchange`."""
+        return exchange(vector, compressor, self.flat.layout, self.draw(step, purpose), purpose, *self._sending)
+
+    def mix(self, vector: Tensor, compressor: Compressor, mixing: Mixing, step: int, purpose: Purpose) -> Mixed:
+        """Sends C(vector) to neighbours and mixes what these send; see `core.exchange.mix`."""
+        return mix(vector, compressor, mixing, self.flat.layout, self.draw(step, purpose), purpose, *self._sending)
+
+    def average(self, payload: Tensor, purpose: Purpose) -> tuple[Tensor, Tensor]:
+        """Returns what of `payload` was sent, and its mean over workers; see `core.exchange.average`."""
+        return average(payload, purpose, *self._sending)
+
+    def average_in_place_(self, vector: Tensor, purpose: Purpose) -> None:
+        """vector <- mean(vector), rounded if messages have another type; without a copy if they have not."""
+        if self.communication_dtype is None:
+            self.collectives.all_reduce_mean_(vector, purpose)
+        else:
+            vector.copy_(self.average(vector, purpose)[1])
+
+    @property
+    def _sending(self) -> tuple[Collectives, torch.dtype | None]:
+        return self.collectives, self.communication_dtype

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,32 +16,29 @@ from algorithms.core.checks import (
     check_agreement,
     check_parameters,
     check_whole,
+    enter_together,
     make_equal_,
     overflowed,
     to_agree_on,
 )
 from algorithms.core.collectives import Collectives, StackedCollectives
-from algorithms.core.compressors import Compressor
-from algorithms.core.exchange import Exchanged, Mixed, average, average_in_place_, exchange, mix
 from algorithms.core.flat import FlatBuffers
-from algorithms.core.layout import Windows
-from algorithms.core.local_step import AdamW, Foreseen, LocalOptimizer, Nesterov, local_step_
+from algorithms.core.local_step import AdamW, LocalOptimizer, Nesterov
 from algorithms.core.method import Method
 from algorithms.core.overlap import Reducer
 from algorithms.core.process_group import default_collectives
 from algorithms.core.settings import LocalStepName, check_numbers, check_options, group_defaults, own_defaults
 from algorithms.core.state import (
+    UNSENT,
     Errors,
     averaged,
     check_state,
     check_still_loaded,
     consensus_buffers,
-    consensus_counts,
     counts_of,
     vectors_of,
 )
-from algorithms.core.topology import Mixing
-from algorithms.core.traffic import Purpose, Traffic
+from algorithms.core.traffic import Traffic
 
 
 class DistributedOptimizer(Method, Optimizer):
@@ -55,10 +52,10 @@ class DistributedOptimizer(Method, Optimizer):
         weight_decay: added to the gradient, as in PyTorch, per group.
         collectives: how workers talk; by default the process group if there is one, else a group of one.
         seed: where the randomness that the workers share begins.
-        communication_dtype: type of the numbers that are sent, by default the parameters' own. What rounding a
-            worker's own numbers loses is kept as what a compressor leaves out is. Numbers of 16 bits are added in 32,
-            and the mean is rounded once; what that loses is gone.
-        wire: the earlier name of `communication_dtype`.
+        communication_dtype: type of the numbers that are sent, by default the parameters' own. Numbers of 16 bits are
+            added in 32, and the mean is rounded once. What rounding takes from numbers and mean is kept as what a
+            compressor leaves out is, the mean's by one worker for each coordinate; where a method keeps nothing, as
+            SGD, it is gone.
         model: the model that has the parameters. Then the rest of it, frozen parameters and buffers, is sent from
             worker 0 to all as well, and a parameter that is replaced later is noticed.
         local_step: "sgd" or "adamw", the rule by which a worker steps. Its momentum or moments are state of its own.
@@ -85,7 +82,6 @@ class DistributedOptimizer(Method, Optimizer):
         collectives: Collectives | None = None,
         seed: int = 0,
         communication_dtype: torch.dtype | None = None,
-        wire: torch.dtype | None = None,
         model: nn.Module | None = None,
         local_step: LocalStepName = "sgd",
         betas: tuple[float, float] | None = None,
@@ -99,20 +95,19 @@ class DistributedOptimizer(Method, Optimizer):
         self.seed, self.num_steps, self.local_step = seed, 0, local_step
         stacked = isinstance(collectives, StackedCollectives)
         self.flat = FlatBuffers([group["params"] for group in self.param_groups], stacked)
-        sent = wire if communication_dtype is None else communication_dtype
-        self.communication_dtype = None if sent == self.flat.parameters.dtype else sent
-        self._buffers: dict[str, Tensor] = {}
-        self._common: dict[str, Tensor] = {}
+        self.communication_dtype = None if communication_dtype == self.flat.parameters.dtype else communication_dtype
+        self._buffers, self._common, self._anchors = {}, {}, []
         self.local: LocalOptimizer = (AdamW if local_step == "adamw" else Nesterov)(self.flat, self._buffers)
         self.local.buffers(self.param_groups)
         self._model = model
-        self._first_step: FirstStep | None = FirstStep(self.flat, collectives, self.averages_in_backward)
         self._loaded: Tensor | None = None  # parameters that `load_state_dict` put there, until the next step
+        self._shows_average = False
         if collectives.world_size > 1:
             if not stacked:
                 fields = to_agree_on(self.name, seed, self.flat, self.param_groups, local_step, collectives)
                 check_agreement(collectives, {**fields, **self._compared()})
             make_equal_(collectives, self.flat, model)
+        self._first_step: FirstStep | None = FirstStep(self.flat, collectives, self.averages_in_backward)
         self._reducer: Reducer | None = None
         if collectives.early is not None:
             messages = lambda: self.early_messages(self.num_steps + 1)  # noqa: E731
@@ -146,10 +141,11 @@ class DistributedOptimizer(Method, Optimizer):
 
         Raises:
             CollectiveError: another worker failed or did not come.
-            RuntimeError: the model's parameters are not the optimiser's any more; or with overlap, something was
-                changed since the backward pass.
+            RuntimeError: the model's parameters are not the optimiser's any more; with overlap, something was changed
+                since the backward pass; or it is called inside `consensus()`.
             ValueError: a group's learning rate, momentum or weight decay is out of range.
         """
+        self._refuse_inside_consensus("step()")
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -163,7 +159,8 @@ class DistributedOptimizer(Method, Optimizer):
         # Last of the checks, as it is a collective: what a worker sees alone it must say before it waits for others.
         if self._first_step is not None:
             first_step, self._first_step = self._first_step, None
-            first_step.check(self._model)
+            if first_step.check(self._model, self.workers_differ):
+                self.reanchor()
         if not self._overflowed():
             if self._reducer is not None:
                 self._reducer.begin_rest()
@@ -196,21 +193,83 @@ class DistributedOptimizer(Method, Optimizer):
             self._reducer.drop()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        if hasattr(self, "flat"):
-            raise ValueError("the parameters lie in one flat vector; give all groups to the constructor")
-        super().add_param_group(param_group)
+        """Makes the optimiser anew with one more group, before its first step. All workers must call it.
 
-    def consensus(self, model: nn.Module | None = None) -> AbstractContextManager[None]:
+        Raises:
+            ValueError: a step was done, or a state loaded; and as the constructor.
+        """
+        if not hasattr(self, "flat"):  # torch's constructor adds each group
+            return super().add_param_group(param_group)
+        if self._first_step is None or self._first_step.was_loaded:
+            raise ValueError(
+                "the parameters lie in one flat vector; add groups before the first step or a loaded state"
+            )
+        before, groups = dict(self.__dict__), [*self.param_groups, param_group]
+        del self.flat
+        try:
+            self.__init__(**self._given | {"params": groups, "collectives": self.collectives})  # type: ignore[misc]
+        except Exception:
+            self.__dict__ = before
+            raise
+        before["_first_step"].close()
+
+    @torch.no_grad()
+    def reanchor(self) -> None:
+        """Begins anew from worker 0's parameters, which go to all: call it where other weights were loaded meanwhile.
+
+        Anchors and estimates of parameters become these, and what was not sent yet is forgotten; all else stays. All
+        workers must call it. The first step does so where parameters were changed since the optimiser was made.
+        """
+        self._refuse_inside_consensus("reanchor()")
+        self._check_model()
+        if self._reducer is not None:
+            self._reducer.drop()
+        if self.collectives.world_size > 1:
+            make_equal_(self.collectives, self.flat, self._model)
+        for anchor in self._anchors:
+            anchor.copy_(self.flat.parameters)
+        for key in self._buffers.keys() & set(UNSENT):
+            self._buffers[key].zero_()
+        self._loaded = None
+
+    @contextmanager
+    def consensus(self, model: nn.Module | None = None, averages: Iterable[nn.Module] = ()) -> Iterator[None]:
         """Returns a context, which all workers must enter: the parameters are the workers' average inside.
 
-        Afterwards they are what they were.
+        Afterwards they are what they were. Inside, `step()` and states are refused.
 
         Args:
-            model: the model whose floating-point buffers, such as BatchNorm's running statistics, are averaged
+            model: the model, whose floating-point buffers, such as BatchNorm's running statistics, are averaged
                 likewise; without it each worker keeps its own.
+            averages: each worker's moving averages of the model (EMA, SWA), whose numbers are averaged likewise.
+
+        Raises:
+            CollectiveError: another worker did something else, or did not come.
+            RuntimeError: the model does not hold the optimiser's parameters.
         """
         self._check_model()
-        return averaged(self.flat.parameters, model, self.collectives)
+        check_parameters(model, self.flat)
+        enter_together(self.collectives, "consensus()")
+        held = set(map(id, self.flat.tensors))
+        others = [each for module in averages for each in (*module.parameters(), *module.buffers())]
+        others += [] if model is None else model.buffers()
+        unique = {id(each): each for each in others if id(each) not in held}
+        before, self._shows_average = self._shows_average, True
+        try:
+            with averaged(self.flat.parameters, unique.values(), self.collectives):
+                yield
+        finally:
+            self._shows_average = before
+
+    def _refuse_inside_consensus(self, call: str) -> None:
+        if self._shows_average:
+            raise RuntimeError(f"{call} inside consensus(), where parameters are averages for a while; call it outside")
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        raise TypeError(
+            f"{type(self).__name__} cannot be copied or pickled, as it holds the model's parameters and talks to other "
+            "workers; save its state_dict(), and make another one for a copied model"
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Returns PyTorch's state, with this worker's own under "flat". Each worker must save its own.
@@ -218,7 +277,7 @@ class DistributedOptimizer(Method, Optimizer):
         Where workers' parameters may differ, it holds this worker's, and `load_state_dict` puts them back.
         """
         parameters = {"parameters": self.flat.parameters} if self.workers_differ else {}
-        return self._state({**parameters, **self._buffers}, self.local.counts(), self.state_is_common)
+        return self._state({**parameters, **self._buffers}, self.state_is_common)
 
     def consensus_state_dict(self, errors: Errors) -> dict[str, Any]:
         """Returns a state that fits any worker and any number of workers. All workers must call it together.
@@ -232,10 +291,10 @@ class DistributedOptimizer(Method, Optimizer):
         self._check_model()
         with torch.no_grad():
             buffers = consensus_buffers({**self._buffers, "parameters": self.flat.parameters}, errors, self.collectives)
-        counts = consensus_counts(self.local.counts(), self.flat.parameters, self.collectives)
-        return self._state({"parameters": buffers.pop("parameters"), **buffers}, counts, is_common=True)
+        return self._state({"parameters": buffers.pop("parameters"), **buffers}, is_common=True)
 
-    def _state(self, vectors: dict[str, Tensor], counts: dict[str, list[int]], is_common: bool) -> dict[str, Any]:
+    def _state(self, vectors: dict[str, Tensor], is_common: bool) -> dict[str, Any]:
+        self._refuse_inside_consensus("a state")
         self._check_model()
         flat = {
             "method": self.name,
@@ -246,7 +305,7 @@ class DistributedOptimizer(Method, Optimizer):
             "settings": self._compared(),
             **vectors,
             **self._common,
-            **counts,
+            **self.local.counts(),
         }
         return {**super().state_dict(), "flat": flat}
 
@@ -258,6 +317,7 @@ class DistributedOptimizer(Method, Optimizer):
         Raises:
             ValueError: the state is another method's, model's or worker's, or of other settings.
         """
+        self._refuse_inside_consensus("load_state_dict()")
         flat = dict(state_dict.get("flat", {}))
         check_state(flat, self.name, self.collectives, self._compared(), own_defaults(type(self)))
         vectors = vectors_of(flat, self._buffers, self._common, self.flat.parameters, self.name)
@@ -268,6 +328,8 @@ class DistributedOptimizer(Method, Optimizer):
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "flat"})
         check_options(self.param_groups, self.local_step)
         self.num_steps, self.seed = flat["num_steps"], flat["seed"]
+        if self._first_step is not None:
+            self._first_step.was_loaded = True
         self.local.restore(counts)
         if "momentum" in vectors and "momentum" not in self._buffers:
             self.new_buffer("momentum")
@@ -277,48 +339,6 @@ class DistributedOptimizer(Method, Optimizer):
             self.flat.parameters.copy_(parameters)
             self._loaded = self.flat.parameters.clone()
 
-    def new_buffer(self, key: str, like: Tensor | None = None) -> Tensor:
-        """Returns zeros of shape (local workers, d), or a copy of `like`, that belong to the state."""
-        buffer = self._buffers[key] = self.flat.new_buffer() if like is None else like.clone()
-        return buffer
-
-    def new_common(self, key: str, values: Tensor) -> Tensor:
-        """Returns a copy of `values`, of any shape and the same on all workers, that belongs to the state."""
-        common = self._common[key] = values.to(self.flat.parameters, copy=True)
-        return common
-
     def memory_in_parameters(self) -> float:
         """Returns a worker's state in units of the parameters' own size, these and their gradients left out."""
         return len(self._buffers) + sum(map(Tensor.numel, self._common.values())) / self.flat.layout.numel
-
-    def local_step_(self, target: Tensor | None = None, sign: int = -1) -> None:
-        """target <- target + sign p, p being what the local optimiser would subtract; the target is x by default."""
-        local_step_(self.flat, self.param_groups, self.local, target, sign)
-
-    def after_local_step(self, support: Windows, target: Tensor | None = None, sign: int = -1) -> Tensor:
-        """Returns `support.gather(target)` as `local_step_(target, sign)` will leave it, to the bit."""
-        return Foreseen(self.flat, self.param_groups, self.local, target, sign).on(support)
-
-    def average_gradients_(self) -> None:
-        """g <- mean(g), for methods whose workers all take the same step."""
-        self.average_in_place_(self.flat.gradients, Purpose.GRADIENT)
-
-    def exchange(self, vector: Tensor, compressor: Compressor, step: int, purpose: Purpose) -> Exchanged:
-        """Sends C(vector) and averages it; see `core.exchange.exchange`."""
-        return exchange(vector, compressor, self.flat.layout, self.draw(step, purpose), purpose, *self._sending)
-
-    def mix(self, vector: Tensor, compressor: Compressor, mixing: Mixing, step: int, purpose: Purpose) -> Mixed:
-        """Sends C(vector) to neighbours and mixes what these send; see `core.exchange.mix`."""
-        return mix(vector, compressor, mixing, self.flat.layout, self.draw(step, purpose), purpose, *self._sending)
-
-    def average(self, payload: Tensor, purpose: Purpose) -> tuple[Tensor, Tensor]:
-        """Returns what of `payload` was sent, and its mean over workers; see `core.exchange.average`."""
-        return average(payload, purpose, *self._sending)
-
-    def average_in_place_(self, vector: Tensor, purpose: Purpose) -> None:
-        """vector <- mean(vector), rounded if messages have another type; without a copy if they have not."""
-        average_in_place_(vector, purpose, *self._sending)
-
-    @property
-    def _sending(self) -> tuple[Collectives, torch.dtype | None]:
-        return self.collectives, self.communication_dtype

@@ -27,18 +27,19 @@ from algorithms.core.traffic import Purpose, Traffic
 class _Begun:
     message: Tensor
     mean: Tensor
-    wait: Callable[[], object]
+    wait: Callable[[], Tensor | None]
+    """Returns, once the mean is there, what `Collectives.all_reduce_mean_` does."""
 
 
 class EarlyMeans:
     """The collectives' side of overlap: at most one mean under way for each purpose.
 
     Args:
-        mean_: replaces a tensor by its mean over workers. It needs a process group of its own, since the main thread
-            may use the other while a mean is under way.
+        mean_: replaces a tensor by its mean over workers, and returns what rounding it left. It needs a process group
+            of its own, since the main thread may use the other while a mean is under way.
     """
 
-    def __init__(self, mean_: Callable[[Tensor], None]) -> None:
+    def __init__(self, mean_: Callable[[Tensor], Tensor | None]) -> None:
         self._mean_ = mean_
         self._helper = ThreadPoolExecutor(1, "early_means")
         self._stream: torch.cuda.Stream | None = None
@@ -57,19 +58,27 @@ class EarlyMeans:
         mean = message.clone()
         self._begun[purpose] = _Begun(message, mean, self._start(mean))
 
-    def _start(self, mean: Tensor) -> Callable[[], object]:
+    def _start(self, mean: Tensor) -> Callable[[], Tensor | None]:
         if not mean.is_cuda:
             return self._helper.submit(self._mean_, mean).result
         # On a GPU no thread is needed: the host goes on while the mean waits for its turn in a stream of its own.
         stream = self._stream = self._stream or torch.cuda.Stream(mean.device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(mean.device))
         with torch.cuda.stream(stream):
-            self._mean_(mean)
+            rest = self._mean_(mean)
             done = stream.record_event()
-        return lambda: torch.cuda.current_stream(mean.device).wait_event(done)
 
-    def finish_(self, tensor: Tensor, purpose: Purpose) -> bool:
-        """Replaces `tensor` by its mean if that was begun; returns whether it was.
+        def wait() -> Tensor | None:
+            current = torch.cuda.current_stream(mean.device)
+            current.wait_event(done)
+            if rest is not None:
+                rest.record_stream(current)
+            return rest
+
+        return wait
+
+    def finish_(self, tensor: Tensor, purpose: Purpose) -> tuple[bool, Tensor | None]:
+        """Replaces `tensor` by its mean if that was begun; returns whether it was, and what rounding it left.
 
         Raises:
             RuntimeError: what was begun is the mean of something else.
@@ -77,9 +86,9 @@ class EarlyMeans:
         """
         begun = self._begun.pop(purpose, None)
         if begun is None:
-            return False
+            return False, None
         same = tensor.shape == begun.message.shape and torch.allclose(tensor, begun.message, 0, 0, equal_nan=True)
-        begun.wait()
+        rest = begun.wait()
         if not same:
             raise RuntimeError(
                 f"overlap: the {purpose.value} message of this step differs from what was sent during the backward "
@@ -87,7 +96,7 @@ class EarlyMeans:
                 "(clipped, say); make the collectives with overlap=False"
             )
         tensor.copy_(begun.mean)
-        return True
+        return True, rest
 
     def drop(self) -> list[int]:
         """Forgets what was begun, once it is done; returns the messages' bits."""
@@ -127,8 +136,9 @@ class Reducer:
         self._finished: set[int] = set()
         self._paused = self._stopped = False
         for number, parameter in enumerate(flat.tensors):
-            hook = _hook(weakref.ref(self), number)
-            parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+            if parameter.requires_grad:
+                hook = _hook(weakref.ref(self), number)
+                parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def gradient_done(self, number: int) -> None:

@@ -50,16 +50,20 @@ class ProcessGroupCollectives(Collectives):
         with translated_errors(), self._sendable(tensor) as message:
             dist.all_reduce(message, group=self.group)
 
-    def _short_mean_(self, tensor: Tensor) -> None:
+    def _short_mean_(self, tensor: Tensor) -> Tensor:
         """Each worker adds a share of all messages in 32 bits, and sends its mean to all; as much as in a ring."""
         with translated_errors(), self._sendable(tensor) as message:
             shares = torch.nn.functional.pad(message.reshape(-1), (0, -message.numel() % self.world_size))
             received, means = torch.empty_like(shares), torch.empty_like(shares)
             # As bytes: not every backend knows each type.
             dist.all_to_all_single(received.view(torch.uint8), shares.view(torch.uint8), group=self.group)
-            own = mean_in_rank_order(received.view(self.world_size, -1)).to(message.dtype)
+            exact = mean_in_rank_order(received.view(self.world_size, -1))
+            own = exact.to(message.dtype)
             _all_gather(means.view(torch.uint8), own.view(torch.uint8), group=self.group)
             message.copy_(means[: message.numel()].view_as(message))
+            rest = torch.zeros(self.world_size, own.numel(), device=message.device)
+            rest[self.rank] = (own.float() - exact).mul_(self.world_size)
+        return rest.view(-1)[: message.numel()].view_as(message).to(tensor.device)
 
     @contextmanager
     def _sendable(self, tensor: Tensor) -> Iterator[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,7 +29,6 @@ class Common(TypedDict, total=False):
     collectives: Collectives | None
     seed: int
     communication_dtype: torch.dtype | None
-    wire: torch.dtype | None
     model: nn.Module | None
     local_step: LocalStepName
     betas: tuple[float, float]
@@ -141,6 +141,19 @@ def _check_plain(number: int, key: str, value: Any) -> None:
 
 
 # The settings of a method's own.
+
+
+def check_arguments(algorithm: type[Any], given: Mapping[str, Any]) -> None:
+    """Raises TypeError, by the method's own name, where an argument is missing or is none that it has."""
+    own, name = own_parameters(algorithm), algorithm.__name__
+    known = {"params", *own, *Common.__annotations__}
+    for key in given.keys() - known:
+        near = difflib.get_close_matches(key, known, 1)
+        meant = f"; did you mean {near[0]}?" if near else f"; it takes {', '.join(['lr', *own])} and what all take"
+        raise TypeError(f"{name} has no argument {key}{meant}")
+    missing = [key for key, each in own.items() if each.default is inspect.Parameter.empty and key not in given]
+    if missing := [*missing, *(["lr"] if "lr" not in given else [])]:
+        raise TypeError(f"{name} needs {', '.join(missing)} by name, as in {name}(model.parameters(), lr=0.1, ...)")
 
 
 def own_parameters(algorithm: type[Any]) -> dict[str, inspect.Parameter]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from algorithms.core.collectives import Collectives
 from algorithms.core.traffic import Purpose
@@ -17,12 +16,6 @@ Errors = Literal["average", "drop"]
 
 UNSENT = ("error", "accumulated")
 """Buffers that hold what a worker has not sent yet."""
-
-EARLIER_NAMES = {"wire": "communication_dtype"}
-"""Settings that states saved by earlier versions have under another name."""
-
-
-# Which state fits.
 
 
 def check_state(
@@ -39,14 +32,7 @@ def check_state(
     refused = f"this state does not fit {method}"
     if state.get("method") != method:
         raise ValueError(f"{refused}: its method is {state.get('method')!r}")
-    if "settings" not in state:
-        warnings.warn(
-            "this state was saved before states said whose they are, so whether it is this worker's is not checked",
-            stacklevel=4,
-        )
-        return
-    named = {EARLIER_NAMES.get(key, key): value for key, value in state["settings"].items()}
-    saved = {**{key: repr(value) for key, value in defaults.items()}, **named}
+    saved = {**{key: repr(value) for key, value in defaults.items()}, **state["settings"]}
     for key in sorted(saved.keys() | settings.keys()):
         if saved.get(key) != settings.get(key):
             raise ValueError(f"{refused}: it was saved with {key} = {saved.get(key)}, this has {settings.get(key)}")
@@ -80,8 +66,6 @@ def vectors_of(
         ValueError: they are not as the optimiser's; only momentum may be missing, as it is made when it is needed.
     """
     vectors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    # Earlier versions saved a process's vectors without a first axis.
-    vectors |= {key: value.unsqueeze(0) for key, value in vectors.items() if value.shape == parameters[0].shape}
     shape = tuple(parameters.shape)
     shapes = dict.fromkeys(vectors, shape) | {key: tuple(value.shape) for key, value in common.items()}
     wrong = {key: tuple(value.shape) for key, value in vectors.items() if tuple(value.shape) != shapes[key]}
@@ -108,29 +92,28 @@ def check_still_loaded(loaded: Tensor | None, parameters: Tensor) -> None:
     if loaded is not None and not torch.allclose(loaded, parameters, 0, 0, equal_nan=True):
         raise RuntimeError(
             "the parameters are not those of the state that this optimiser loaded, which are this worker's own; load "
-            "the model first and then the optimiser (after a change that is meant, call "
-            "optimizer.load_state_dict(optimizer.state_dict()))"
+            "the model first and then the optimiser (after a change that is meant, call optimizer.reanchor() on all "
+            "workers)"
         )
 
 
-# The workers' average.
-
-
 @contextmanager
-def averaged(parameters: Tensor, model: nn.Module | None, collectives: Collectives) -> Iterator[None]:
-    """Makes the parameters, and the model's floating-point buffers, the workers' averages inside.
+def averaged(parameters: Tensor, others: Iterable[Tensor], collectives: Collectives) -> Iterator[None]:
+    """Makes the parameters, and other floating-point tensors of this worker, the workers' averages inside.
 
     All workers must enter. Afterwards they are what they were.
     """
-    buffers: list[Tensor] = [] if model is None else list(filter(Tensor.is_floating_point, model.buffers()))
-    tensors = [parameters, *(buffer.unsqueeze(0) for buffer in buffers)]
+    tensors = [parameters, *(each.detach().unsqueeze(0) for each in others if each.is_floating_point())]
     own = [tensor.clone() for tensor in tensors]
+    # A sum of the least numbers that there are, as in a mask, would be infinite. A power of two changes no other bit.
+    scale = 2.0 ** (collectives.world_size - 1).bit_length()
     try:
         with torch.no_grad():
             for tensor in tensors:
-                mean = tensor.contiguous()
+                is_scaled = tensor is not parameters and tensor.element_size() > 2
+                mean = tensor / scale if is_scaled else tensor.contiguous()
                 collectives.all_reduce_mean_(mean, Purpose.EVALUATION)
-                tensor.copy_(mean)
+                tensor.copy_(mean.mul_(scale) if is_scaled else mean)
         yield
     finally:
         with torch.no_grad():
@@ -153,17 +136,4 @@ def consensus_buffers(buffers: Mapping[str, Tensor], errors: Errors, collectives
             common[key].zero_()
         else:
             collectives.all_reduce_mean_(common[key], Purpose.CONTROL)
-    return common
-
-
-def consensus_counts(
-    counts: Mapping[str, Sequence[int]], parameters: Tensor, collectives: Collectives
-) -> dict[str, list[int]]:
-    """Returns the workers' averages of their counts, rounded; `parameters` say where workers have theirs."""
-    common = {}
-    for key in sorted(counts):
-        own = torch.tensor(counts[key], dtype=torch.float64, device=parameters.device)
-        mean = own.repeat(len(parameters), 1)
-        collectives.all_reduce_mean_(mean, Purpose.CONTROL)
-        common[key] = [round(each) for each in mean[0].tolist()]
     return common

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from enum import StrEnum
 
 import torch
@@ -54,14 +54,14 @@ class Traffic:
     def add(
         self, purpose: Purpose, bits: int, collectives: int = 1, gathered_bits: int = 0, neighbour_bits: int = 0
     ) -> None:
-        self.add_entry(purpose, Entry(bits, collectives, gathered_bits, neighbour_bits))
+        total = self.entries[purpose]
+        total.bits += bits
+        total.collectives += collectives
+        total.gathered_bits += gathered_bits
+        total.neighbour_bits += neighbour_bits
 
     def add_entry(self, purpose: Purpose, entry: Entry) -> None:
-        total = self.entries[purpose]
-        total.bits += entry.bits
-        total.collectives += entry.collectives
-        total.gathered_bits += entry.gathered_bits
-        total.neighbour_bits += entry.neighbour_bits
+        self.add(purpose, *astuple(entry))
 
     def __getitem__(self, purpose: Purpose) -> Entry:
         return self.entries[purpose]

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from algorithms import Collectives, ProcessGroupCollectives, Purpose, Topology
+from algorithms.core.checks import enter_together
 from algorithms.core.topology import Mixing, Named
 from tests.algorithms.problems import (
     COMPRESSORS,
@@ -31,8 +32,8 @@ WORLD_SIZE, NUM_STEPS = 4, 30
 PATIENCE = 4
 """Seconds that a group waits where a collective is missed; it must be enough to make the group on a busy machine."""
 
-MISSED = ("sum", "gather", "exchange with neighbours")
-"""Collectives that one worker is missed in."""
+MISSED = ("sum", "gather", "exchange with neighbours", "consensus")
+"""What one worker is missed in; into a consensus one goes alone, while the others train."""
 
 KEYS = ["blocks", "top_k"]
 RUNS = [(name, key) for name in NAMES for key in named_compressors(name, {key: COMPRESSORS[key] for key in KEYS})]
@@ -99,7 +100,7 @@ def outcome(action: Callable[[], object]) -> dict[str, Any]:
 
 
 def missed(collectives: Collectives, kind: str) -> dict[str, Any]:
-    """All but worker 1 take part in a collective."""
+    """All but worker 1 take part."""
     if collectives.rank == 1:
         return {}
     tensor = torch.ones(1, 5)
@@ -109,6 +110,11 @@ def missed(collectives: Collectives, kind: str) -> dict[str, Any]:
         # Whoever sends a broadcast need not wait for anyone: worker 1 is the source here that never comes.
         "broadcast": lambda: collectives.broadcast_(tensor, Purpose.GRADIENT),
         # All are neighbours: a worker whose neighbours have come is not held up by others.
+        "consensus": lambda: (
+            enter_together(collectives, "consensus()")
+            if collectives.rank == 0
+            else collectives.all_reduce_mean_(tensor, Purpose.MODEL)
+        ),
         "exchange with neighbours": lambda: collectives.exchange_with_neighbours(
             tensor, Topology("complete").rounds(collectives.world_size)[0], Purpose.MODEL
         ),

@@ -16,9 +16,7 @@ from algorithms import (
     BlockSparsifier,
     Collectives,
     DistributedOptimizer,
-    Identity,
     Purpose,
-    RandomK,
     TopK,
     algorithms,
 )
@@ -82,11 +80,6 @@ def test_with_local_moments_it_is_another_method(name: str) -> None:
     """The mean of what workers' own moments say is not what the mean gradient's moments say."""
     average = torch.stack(trained(name, own_settings(name), 3, 12, **ADAMW)).mean(0)
     assert (average - on_the_mean_gradient(adamw, 3, 12)).norm() > 1e-3
-
-
-def test_m_cser_is_cser_to_the_bit() -> None:
-    own = own_settings("cser", [RandomK(5), BlockSparsifier(4)], 3)
-    assert all(map(torch.equal, trained("cser", own, 2, 12, **ADAMW), trained("mcser", own, 2, 12, **ADAMW)))
 
 
 # From the definition.
@@ -227,20 +220,6 @@ def test_a_frozen_tensor_waits_and_its_bias_is_corrected_by_its_own_steps(name: 
     assert_close(run(model, make_optimizer(name, model, own_settings(name), **ADAMW)), run(plain, adamw(plain)))
 
 
-def test_gradients_that_are_missing_count_as_zero_where_errors_are_of_gradients() -> None:
-    first, second = (nn.Parameter(torch.ones(2, dtype=torch.float64)) for _ in range(2))
-    own = {"compressor": Identity()} | ON_GRADIENTS
-    optimizer = algorithms()["ef_sgd"]([first, second], lr=0.1, weight_decay=0.5, local_step="adamw", **own)
-    first.sum().backward()
-    optimizer.step()
-    assert torch.equal(second.detach(), torch.full((2,), 0.95, dtype=torch.float64))
-    second.requires_grad_(False)
-    optimizer.zero_grad()
-    first.sum().backward()
-    optimizer.step()
-    assert torch.equal(second.detach(), torch.full((2,), 0.95, dtype=torch.float64))
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_a_step_is_right_for_every_type_and_size(dtype: torch.dtype) -> None:
     for size in (1, 7, 16, 33, 100, 1025):
@@ -266,20 +245,19 @@ def test_a_step_is_right_for_every_type_and_size(dtype: torch.dtype) -> None:
 # Checkpoints.
 
 
-def test_a_state_for_any_worker_has_the_average_moments_and_steps() -> None:
+def test_a_state_for_any_worker_has_the_average_moments() -> None:
     def work(collectives: Collectives) -> tuple[dict[str, Any], dict[str, Any]]:
         model = make_model()
         optimizer = make_optimizer("local_sgd", model, {"sync_interval": 10}, collectives, **ADAMW)
         for step in range(1, 6):
             optimizer.zero_grad()
-            model[0].bias.requires_grad_(collectives.rank > 0 or step > 2)  # type: ignore[union-attr]
+            model[0].bias.requires_grad_(step > 2)  # type: ignore[union-attr]
             batch_loss(model, step, collectives.rank).backward()
             optimizer.step()
         return copy.deepcopy(optimizer.state_dict()["flat"]), optimizer.consensus_state_dict("drop")["flat"]
 
     (own, common), (other, same) = workers(work, 2)
-    assert own["tensor_steps"] == [5, 5, 3, 5] and other["tensor_steps"] == [5, 5, 5, 5]
-    assert common["tensor_steps"] == same["tensor_steps"] == [5, 5, 4, 5]
+    assert own["tensor_steps"] == common["tensor_steps"] == same["tensor_steps"] == [5, 5, 3, 5]
     for key in ("exp_avg", "exp_avg_sq"):
         assert_close(common[key], (own[key] + other[key]) / 2)
 

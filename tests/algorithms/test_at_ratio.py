@@ -26,12 +26,6 @@ def made(name: str, own: dict[str, Any]) -> DistributedOptimizer:
     return algorithms()[name](parameters, lr=0.1, momentum=0.9, collectives=StackedCollectives(NUM_WORKERS), **own)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_method_says_its_settings_itself(name: str) -> None:
-    said = [each for each in algorithms()[name].__mro__ if "_at_ratio" in vars(each)]
-    assert said[0] is not DistributedOptimizer, f"{name}: define _at_ratio"
-
-
 @pytest.mark.parametrize("ratio", RATIOS)
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("alone", "powersgd", "qsr")])
 def test_the_settings_reach_the_ratio(name: str, ratio: int) -> None:
@@ -101,11 +95,3 @@ def test_some_methods_have_no_ratio(name: str, words: str) -> None:
 def test_a_ratio_is_an_integer_from_1_up(name: str, wrong: Any) -> None:
     with pytest.raises(ValueError, match=f"{name}: ratio must be an integer from 1 up"):
         algorithms()[name].at_ratio(wrong)
-
-
-def test_a_method_that_says_nothing_of_ratios_is_named() -> None:
-    class Silent(DistributedOptimizer):
-        name = "silent"
-
-    with pytest.raises(ValueError, match="silent does not say how it reaches a ratio"):
-        Silent.at_ratio(256)

@@ -11,7 +11,6 @@ import torch
 from algorithms import (
     Collectives,
     Purpose,
-    SoloCollectives,
 )
 from algorithms.core.traffic import Entry, Traffic
 from tests.algorithms import processes
@@ -56,6 +55,7 @@ def test_a_missed_collective_of_processes_times_out(by_processes: list[dict[str,
         missed = by_processes[rank]["missed"][kind]
         assert missed["error"] == "CollectiveError"
         assert "a collective failed" in missed["message"]
+        assert (kind, rank) != ("consensus", 0) or missed["message"].startswith("all workers must enter consensus()")
         assert processes.PATIENCE - 1 < missed["seconds"] < 60
 
 
@@ -94,13 +94,6 @@ def test_the_traffic_of_each_collective_is_its_message() -> None:
         }
 
 
-def test_a_group_of_one_is_free_and_yet_counts() -> None:
-    results = processes.every_collective(SoloCollectives())
-    assert results["(7,)"][0].tolist() == pytest.approx([0.1] * 7)
-    assert results["(7,)"][3].shape == (1, 7)
-    assert results["traffic"]["gradient"] == [32 * 18, 3, 0, 0]
-
-
 def test_traffic_adds_up_and_survives_a_checkpoint() -> None:
     traffic = Traffic()
     for purpose, bits in ((Purpose.GRADIENT, 10), (Purpose.GRADIENT, 5), (Purpose.MODEL, 1), (Purpose.EVALUATION, 100)):
@@ -115,23 +108,11 @@ def test_traffic_adds_up_and_survives_a_checkpoint() -> None:
     assert again != traffic
 
 
-def test_sums_are_taken_in_the_order_of_ranks() -> None:
-    values = [1e8, 1.0, -1e8, 1.0]  # in 32 bits, (((1e8 + 1) - 1e8) + 1) = 1, and other orders give 0 or 2
-
-    def work(collectives: Collectives) -> float:
-        time.sleep(0.02 * (collectives.world_size - collectives.rank))
-        tensor = torch.tensor([values[collectives.rank]])
-        collectives.all_reduce_sum_(tensor, Purpose.GRADIENT)
-        return tensor.item()
-
-    assert workers(work, 4) == [1.0] * 4
-
-
 def test_time_in_collectives_is_measured() -> None:
     def work(collectives: Collectives) -> float:
         time.sleep(0.2 * collectives.rank)
         collectives.all_gather(torch.ones(1), Purpose.CONTROL)
-        return collectives.seconds
+        return sum(collectives.elapsed.seconds().values())
 
     patient, _ = workers(work, 2)
     assert patient > 0.05

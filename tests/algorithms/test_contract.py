@@ -22,7 +22,7 @@ from algorithms import (
     TopK,
     algorithms,
 )
-from algorithms.core.checks import DIGEST_BYTES, NUM_SLOTS
+from algorithms.core.checks import DIGEST_BYTES
 from algorithms.core.compressors import Gathered
 from algorithms.core.traffic import Entry
 from algorithms.registry import settings
@@ -67,11 +67,6 @@ def test_the_registry_finds_each_module_of_the_package() -> None:
     for name, algorithm in algorithms().items():
         assert algorithm.name == name
         assert getattr(package, algorithm.__name__) is algorithm
-
-
-def test_the_package_has_no_other_attributes() -> None:
-    with pytest.raises(AttributeError, match="NoSuchThing"):
-        _ = package.NoSuchThing
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -221,7 +216,7 @@ RESUMED: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
     ("ef_sgd", "blocks", {"error_feedback_on": "gradients"}, ADAMW),
     ("diloco", "identity", FRAGMENTS, {}),
     ("diloco", "identity", FRAGMENTS | {"outer_momentum": 0.0}, {}),
-    ("powersgd", "identity", {"rank": 2, "start_step": 5}, {}),
+    ("powersgd", "identity", {"rank": 2}, {}),
     ("local_sgd", "identity", {"first_moment_interval": 3, "second_moment_interval": 2}, ADAMW),
 ]
 
@@ -284,7 +279,9 @@ def test_the_traffic_is_what_the_closed_form_says(name: str, key: str) -> None:
                 train(optimizer, model, collectives.rank, [step])
                 if step in (3, 4, 13):
                     assert optimizer.traffic.training() == optimizer.expected_traffic(step).training()
-            assert optimizer.traffic[Purpose.CONTROL].bits == 32 * NUM_PARAMETERS + 8 * NUM_SLOTS * DIGEST_BYTES
+            sums_of_the_first_step = 4 * 64 * len(optimizer.flat.tensors)
+            at_start = 32 * NUM_PARAMETERS + 8 * DIGEST_BYTES
+            assert optimizer.traffic[Purpose.CONTROL].bits == at_start + sums_of_the_first_step
             assert optimizer.traffic[Purpose.EVALUATION].collectives == 0
 
         workers(work, 2)
@@ -330,24 +327,6 @@ def test_the_closed_form_is_what_a_hand_counts(name: str, key: str) -> None:
         bits = count * MESSAGES[key]
         expected[purpose] = Entry(bits, count if bits else 0, bits if isinstance(COMPRESSORS[key], Gathered) else 0)
     assert make_optimizer(name, make_model(), own).expected_traffic(13).training() == expected
-
-
-def test_the_uncompressed_methods_counted_by_hand() -> None:
-    sgd = make_optimizer("sgd", make_model(), {}).expected_traffic(13)
-    assert sgd.training() == {"gradient": Entry(13 * 32 * 51, 13), "error": Entry(), "model": Entry()}
-    local = make_optimizer("local_sgd", make_model(), {"sync_interval": 4}).expected_traffic(13)
-    assert local.training() == {"gradient": Entry(), "error": Entry(), "model": Entry(3 * 32 * 51, 3)}
-
-
-def test_the_release_sends_less_than_its_formula_says() -> None:
-    """For R2 = 8, R1 = 4, H = 2 the paper's overall ratio is 4, the release's 16 / 3."""
-    ratios = []
-    for skip in (False, True):
-        own = own_settings("cser_released", [BlockSparsifier(8), BlockSparsifier(4)], 2, skip_gradient_at_reset=skip)
-        parameters = [nn.Parameter(torch.zeros(64))]
-        optimizer = algorithms()["cser_released"](parameters, lr=0.1, **own)
-        ratios.append(32 * 64 * 100 / optimizer.expected_traffic(100).training_bits)
-    assert ratios == pytest.approx([4, 16 / 3])
 
 
 # Consensus.
@@ -479,13 +458,8 @@ def test_wrong_settings_of_its_own_are_refused(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_that_do_not_fit_one_vector_are_refused(name: str) -> None:
     weight = nn.Parameter(torch.zeros(3))
-    wrong = [nn.Parameter(torch.zeros(3), requires_grad=False), nn.Parameter(torch.zeros(3, dtype=torch.float64))]
-    for other in wrong:
-        with pytest.raises(ValueError, match="parameter 1"):
-            algorithms()[name]([weight, other], lr=0.1, **own_settings(name))
-    optimizer = algorithms()[name]([weight], lr=0.1, **own_settings(name))
-    with pytest.raises(ValueError, match="constructor"):
-        optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})
+    with pytest.raises(ValueError, match="parameter 1"):
+        algorithms()[name]([weight, nn.Parameter(torch.zeros(3, dtype=torch.float64))], lr=0.1, **own_settings(name))
 
 
 @pytest.mark.parametrize("common", [{}, ADAMW], ids=["sgd", "adamw"])

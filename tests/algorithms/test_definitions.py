@@ -49,30 +49,17 @@ from tests.algorithms.transcription import Array, Problem, State
 
 SHAPES = [(6, 4), (3, 6), (6,), (3,)]
 ORDERS = ("combine_while_adapt", "adapt_then_combine")
-DIRECTED = np.array([[0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0], [0.25, 0, 0.5, 0.25], [0.25, 0, 0, 0.75]])
-"""Not symmetric, and workers have different numbers of neighbours."""
-MATRIX = Topology("matrix", tuple(map(tuple, DIRECTED.tolist())))
 WEIGHTS: dict[str, tuple[Any, Callable[[int], Array]]] = {
     "ring": ("ring", lambda step: transcription.ring(4)),
     "exponential": (Topology("exponential"), lambda step: transcription.exponential(4)),
     "one_peer": ("one_peer", lambda step: transcription.one_peer(4, step)),
     "complete": ("complete", lambda step: np.full((4, 4), 1 / 4)),
-    "matrix": (MATRIX, lambda step: DIRECTED),
 }
 """Topologies of four workers, and W of each step by hand."""
 
 
 def first_q(number: int, columns: int, rank: int) -> Array:
     return Draw(SEED, 0, "gradient").normal((columns, rank), number).double().numpy()
-
-
-def test_the_problem_is_not_convex_and_tells_workers_apart() -> None:
-    problem = make_problem()
-    gradients = [problem.gradient(problem.start, 1, worker) for worker in range(NUM_WORKERS)]
-    assert np.ptp(gradients, axis=0).max() > 0.1
-    ahead = [problem.gradient(problem.start + step, 1, 0) for step in 1e-5 * np.eye(NUM_PARAMETERS)]
-    hessian = (np.array(ahead) - gradients[0]) / 1e-5
-    assert np.linalg.eigvalsh((hessian + hessian.T) / 2).min() < -0.01
 
 
 # C2, C1, H, momentum

@@ -55,28 +55,3 @@ def test_the_first_message_is_whole_and_counted(key: str) -> None:
     gathered = later.bits if isinstance(COMPRESSORS[key], Gathered) else 0
     expected = Entry(whole + later.bits, 1 + later.collectives, gathered)
     assert optimizer.expected_traffic(13).training() == {"gradient": expected, "error": Entry(), "model": Entry()}
-
-
-def test_the_overall_ratio_is_that_of_a_long_run() -> None:
-    parameter = nn.Parameter(torch.zeros(64, 32))
-    optimizer = algorithms()["ef21_sgdm"]([parameter], lr=0.1, compressor=BlockSparsifier(256))
-    assert optimizer.overall_ratio() == 256
-
-
-@pytest.mark.parametrize("compressor", [Identity(), BlockSparsifier(4), TopK(4)], ids=str)
-def test_a_frozen_parameter_stays_and_one_without_a_gradient_decays(compressor: object) -> None:
-    trained, frozen, left_out = (nn.Parameter(torch.ones(8, dtype=torch.float64)) for _ in range(3))
-    optimizer = algorithms()["ef21_sgdm"](
-        [trained, frozen, left_out], lr=0.1, momentum=0.5, weight_decay=0.3, compressor=compressor
-    )
-    (trained.sum() + frozen.sum() + left_out.sum()).backward()
-    optimizer.step()
-    frozen.requires_grad_(False)
-    stays, before = frozen.detach().clone(), left_out.detach().clone()
-    for _ in range(400):
-        optimizer.zero_grad()
-        trained.sum().backward()
-        optimizer.step()
-    assert torch.equal(frozen.detach(), stays)
-    # By 1 - 0.1 * 0.3 a step: to 5e-6 of what it was.
-    assert (left_out.abs() < 1e-4 * before).all()

@@ -6,7 +6,6 @@ import math
 from itertools import pairwise
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,12 +74,6 @@ def test_the_empty_and_the_whole_support() -> None:
     assert_support_is(whole(5), 5, list(range(5)))
 
 
-def test_supports_of_a_vector_that_lies_within_another() -> None:
-    storage = torch.zeros(10)
-    Windows((Window(2, (3,), (1,)),)).add_(storage[4:], torch.ones(3))
-    assert storage.tolist() == [0] * 6 + [1] * 3 + [0]
-
-
 @given(st.lists(st.lists(st.integers(1, 4), max_size=4), min_size=1, max_size=4), st.booleans())
 def test_a_layout_gives_each_tensor_its_place(shapes: list[list[int]], channels_last: bool) -> None:
     tensors = [torch.randn(shape, generator=torch.Generator().manual_seed(1)) for shape in shapes]
@@ -117,17 +110,3 @@ def test_parameters_keep_their_values_and_become_views() -> None:
     gradients: list[Tensor] = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     assert np.array_equal(torch.cat([gradient.reshape(-1) for gradient in gradients]), np.arange(14.0))
     assert [(part.start, part.stop) for part in flat.parts] == [(0, 14)]
-
-
-@pytest.mark.parametrize("missing", [0, 1])
-def test_gradients_are_collected_from_wherever_they_are(missing: int) -> None:
-    parameters = [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))]
-    flat = FlatBuffers([parameters])
-    flat.gradients.fill_(7)
-    parameters[missing].grad = None
-    parameters[1 - missing].grad = torch.full_like(parameters[1 - missing], 5)
-    flat.collect_gradients()
-    expected = [0.0] * 2 + [5.0] * 3 if missing == 0 else [5.0] * 2 + [0.0] * 3
-    assert flat.gradients.tolist() == [expected]
-    flat.gradients.fill_(3)
-    assert all(p.grad is not None and p.grad.unique().tolist() == [3] for p in parameters), "they are views again"

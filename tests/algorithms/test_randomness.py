@@ -22,16 +22,6 @@ CHOSEN_MANY = [252, 254, 331]
 NORMAL = [[0.045874737203121185, -0.6580430269241333], [0.7310401201248169, 1.4066272974014282]]
 
 
-def test_equal_draws_give_equal_numbers() -> None:
-    a, b = Draw(3, 5, "error"), Draw(3, 5, "error")
-    assert a.key(1, 2) == b.key(1, 2)
-    assert np.array_equal(a.integers(9), b.integers(9))
-    assert a.choose(20, 7) == b.choose(20, 7)
-    assert torch.equal(a.choose_many(20, 7), b.choose_many(20, 7))
-    assert torch.equal(a.normal((3, 4), 1), b.normal((3, 4), 1))
-    assert torch.equal(torch.rand(5, generator=a.generator(CPU, 1)), torch.rand(5, generator=b.generator(CPU, 1)))
-
-
 def test_the_numbers_never_change() -> None:
     """Runs made today must be repeatable with any later version."""
     draw = Draw(1, 2, "gradient")

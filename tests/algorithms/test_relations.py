@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from algorithms import Collectives, Compressor, Identity, Zero, algorithms
 from algorithms.cser import CSER
@@ -18,14 +18,11 @@ from tests.algorithms import transcription
 from tests.algorithms.following import NUM_STEPS, assert_follows, compress_of, make_problem, mask_of
 from tests.algorithms.problems import (
     COMPRESSORS,
-    LR,
     MOMENTUM,
     NAMES,
     SHARED,
-    WEIGHT_DECAY,
     batch_loss,
     flat_of,
-    groups,
     make_model,
     make_optimizer,
     named_compressors,
@@ -378,21 +375,6 @@ CHECKS = [
 @pytest.mark.parametrize("check", CHECKS)
 def test_one_method_is_another(check: Callable[[], None]) -> None:
     check()
-
-
-def test_without_compression_the_heavy_ball_is_pytorchs() -> None:
-    """What `plain_sgd` compares with is written for these tests; this is PyTorch's own class."""
-    model = make_model()
-    reference = torch.optim.SGD(
-        groups(model), lr=LR, momentum=MOMENTUM, dampening=MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=False
-    )
-    for step in range(1, 16):
-        reference.zero_grad()
-        torch.stack([batch_loss(model, step, rank) for rank in range(4)]).mean().backward()
-        reference.step()
-    expected = nn.utils.parameters_to_vector([each for group in reference.param_groups for each in group["params"]])
-    for parameters in trained("ef21_sgdm", {"compressor": Identity()}, 4, 15):
-        assert_close(parameters, expected.detach())
 
 
 @pytest.mark.parametrize("up_to", [BIT, ROUNDING])

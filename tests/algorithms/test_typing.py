@@ -28,7 +28,7 @@ model = nn.Linear(3, 2)
 params = model.parameters()
 block = BlockSparsifier(ratio=8)
 
-SGD(params, lr=0.1, momentum=0.9, weight_decay=1e-4, seed=1, wire=torch.float16, model=model)
+SGD(params, lr=0.1, momentum=0.9, weight_decay=1e-4, seed=1, communication_dtype=torch.float16, model=model)
 Alone([{"params": params, "lr": 0.2}], lr=0.1)
 EFSGD(params, lr=0.1, compressor=TopK(ratio=8.5))
 LocalSGD(params, lr=0.1, sync_interval=8, collectives=ProcessGroupCollectives())
@@ -57,7 +57,7 @@ LocalSGD(params, lr=0.1, sync_interval="8")  # wrong
 EFSGD(params, compressor=block)  # wrong
 EFSGD(params, lr=0.1, compressor=8)  # wrong
 CSERReleased(params, lr=0.1, gradient_compressor=TopK(8), error_compressor=block, reset_interval=8)  # wrong
-MCSER(params, lr=0.1, gradient_compressor=block, error_compressor=block, reset_interval=8, wire=16)  # wrong
+MCSER(params, lr=0.1, gradient_compressor=block, error_compressor=block, reset_interval=8, seed=None)  # wrong
 optimizer.consensus_state_dict(errors="keep")  # wrong
 optimizer.no_such_thing  # wrong
 DPSGD(params, lr=0.1, topology="rings", order="adapt_then_combine")  # wrong

@@ -211,15 +211,6 @@ def test_a_first_step_without_any_gradient_is_noticed() -> None:
         optimizer.step()
 
 
-def test_a_state_that_does_not_say_whose_it_is_is_loaded_with_a_warning() -> None:
-    optimizer = algorithms()["local_sgd"](make_model().parameters(), lr=0.1, sync_interval=2)
-    state = optimizer.state_dict()
-    for key in ("rank", "world_size", "settings", "parameters"):
-        del state["flat"][key]
-    with pytest.warns(UserWarning, match="whether it is this worker's is not checked"):
-        optimizer.load_state_dict(state)
-
-
 # 9. What people read.
 
 
@@ -262,4 +253,5 @@ def test_every_method_says_what_it_is(name: str) -> None:
     assert "\n" not in said and f"{type(optimizer).__name__}(" in said and "d = 2,048" in said
     assert all(f"{key}={value!r}" in said for key, value in own.items())
     ratio = optimizer.overall_ratio()
-    assert (ratio == math.inf) == (name == "alone" or "topology" in own) and ratio >= 1, "one worker has no neighbours"
+    alone = name == "alone" or bool({"topology", "group_size"} & own.keys())
+    assert (ratio == math.inf) == alone and ratio >= 1, "one worker has no neighbours"

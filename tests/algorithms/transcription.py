@@ -113,7 +113,6 @@ def powersgd(
     shapes: Sequence[tuple[int, ...]],
     rank: int,
     first_q: Callable[[int, int, int], Array],
-    start_step: int = 1,
 ) -> Iterator[State]:
     """Tensor after tensor, with the error that a worker sees, and Gram and Schmidt's orthogonalisation.
 
@@ -128,7 +127,7 @@ def powersgd(
         for number, shape in enumerate(shapes):
             here = slice(offset, offset + math.prod(shape))
             offset = here.stop
-            if len(shape) < 2 or t < start_step:
+            if len(shape) < 2:
                 continue
             rows, columns = shape[0], math.prod(shape[1:])
             r = min(rank, rows, columns)

@@ -209,7 +209,6 @@ def test_without_a_gpu_for_each_worker_a_baseline_is_refused(tmp_path: Path, mon
         ("ddp", {"rank": 1}, {}, "has no setting 'rank'"),
         ("ddp_powersgd", {}, {}, "needs the setting 'rank'"),
         ("ddp_powersgd", {"rank": 0}, {}, "rank must be an integer from 1 up"),
-        ("ddp_powersgd", {"rank": 1, "start_step": 2}, {}, "compresses from step 3 on"),
         ("ddp_powersgd", {"rank": 1}, {"precision": "fp16"}, "spoil the hook's state"),
     ],
 )
@@ -227,14 +226,13 @@ def test_other_workers_than_processes_are_refused_in_a_sentence(tmp_path: Path) 
     assert failure.kind == "data" and "start them as processes" in failure.message
 
 
-def test_the_settings_by_ratio() -> None:
-    shapes = [torch.zeros(shape) for shape in ((4, 1, 5, 5), (8, 4, 3, 3), (10, 32), (34,))]
-    powersgd = baselines()["ddp_powersgd"]
-    assert baselines()["ddp"].at_ratio(1) == baselines()["ddp_fp16"].at_ratio(2) == {}
-    # At rank 2 the first is not worth it and is sent whole: 100 + 88 + 84 + 34 of 742 numbers.
-    assert powersgd.at_ratio(2, shapes) == {"rank": 2} and powersgd.at_ratio(4, shapes) == {"rank": 1}
-    for name, ratio, words in (("ddp", 2, "ratio is 1 and not 2"), ("ddp_fp16", 1, "ratio is 2 and not 1")):
-        with pytest.raises(ValueError, match=words):
-            baselines()[name].at_ratio(ratio)
-    with pytest.raises(ValueError, match=r"at rank 1 the ratio of this model is 4\.98, less than 5"):
-        powersgd.at_ratio(5, shapes)
+def test_there_is_no_ratio_to_choose() -> None:
+    for name, baseline in baselines().items():
+        with pytest.raises(ValueError, match=f"{name}: its hook says what is sent"):
+            baseline.at_ratio(1)
+
+
+def test_every_baseline_is_a_ddp_with_a_hook_of_its_own() -> None:
+    assert {"ddp", "ddp_fp16", "ddp_powersgd"} <= baselines().keys()
+    for name, baseline in baselines().items():
+        assert issubclass(baseline, DDP) and (baseline is DDP or "hook" in vars(baseline)), name
