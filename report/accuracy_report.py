@@ -28,7 +28,7 @@ from report.statistics import (
     WORSE,
     pool_of,
 )
-from report.wording import amount, counted, listed, percent, points, short
+from report.wording import FORMATS, amount, counted, listed, points, short
 
 MOST_ROWS = 62
 """A table of more rows would not fit on a page: it then has those of the main ratio alone."""
@@ -116,6 +116,7 @@ def _context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, An
         "num_parameters": int(rows["num_parameters"].max()),
         "accuracy": shown,
         "columns": columns,
+        "written": _written(frames),
         "left_out": 0 if _is_tuning(frames) else int(accuracy["is_own"].sum()) - len(shown),
         "has_links": bool(accuracy["models_sent"].notna().any()),
         "mcser": {"mcser", "cser"} <= set(rows["algorithm"]),
@@ -155,10 +156,16 @@ def _accuracy_table(frames: Frames, accuracy: pd.DataFrame) -> tuple[pd.DataFram
     columns = {"label": ("method", "text"), "ratio": ("ratio", "amount"), "learning_rate": ("rate", "short")}
     columns |= {"models_sent": ("models", "amount"), "link_models": ("link", "amount")}
     columns |= {"runs": ("runs", "number" if own["runs"].str.isdigit().all() else "text")}
-    columns |= {"mean": (f"{frames.metric.score_label}, {unit}", "percent"), "difference": ("difference", "points")}
+    columns |= {"mean": (f"{frames.metric.score_label}, {unit}", _written(frames))}
+    columns |= {"difference": ("difference", "points")}
     columns |= {"difference_low, difference_high": ("95 % interval", "interval")}
     empty = {name for name in ("models_sent", "link_models") if own[name].isna().all()}
     return own, {name: said for name, said in columns.items() if name not in empty}
+
+
+def _written(frames: Frames) -> str:
+    """The format of a score."""
+    return "percent" if frames.metric.is_share else "loss"
 
 
 def _runs(line: Mapping[Any, Any]) -> str:
@@ -194,7 +201,7 @@ def _rate_table(frames: Frames, rates: pd.DataFrame) -> pd.DataFrame:
         chosen = group[group["is_chosen"]]
         rate, score = chosen[["learning_rate", "score"]].iloc[0] if len(chosen) else (math.nan, math.nan)
         pairs = zip(group["score"], group["learning_rate"], strict=True)
-        said = ", ".join(f"{percent(score)} at {short(rate)}" for score, rate in pairs)
+        said = ", ".join(f"{FORMATS[_written(frames)](score)} at {short(rate)}" for score, rate in pairs)
         better = float(group["score"].max()) - score
         lines.append((_name(frames, str(row)), rate, score, said, better, kind, group["num_runs"].max()))
     return pd.DataFrame(lines, columns=["label", "rate", "score", "said", "better", "kind", "num_runs"])

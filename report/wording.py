@@ -35,6 +35,12 @@ def percent(value: float) -> str:
 
 
 @_format
+def loss(score: float) -> str:
+    """The loss whose negative is the score, in nats: -1.23456 is "1.2346"."""
+    return f"{-score:.4f}".replace("-", MINUS)
+
+
+@_format
 def points(value: float) -> str:
     """A difference of shares in percentage points, with its sign: -0.0012 is "−0.12"."""
     said = f"{100 * value:+.2f}"

@@ -10,7 +10,10 @@ from harness.records.store import Event, Result
 
 
 class Metric(NamedTuple):
-    """`is_share`: recorded as a share of 1 and shown in percent, or for BLEU and chrF in points of 100."""
+    """`is_share`: recorded as a share of 1 and shown in percent, or for BLEU and chrF in points of 100.
+
+    Differences of what is no share are shown in points too: of a loss a point is a hundredth of a nat.
+    """
 
     name: str
     label: str
@@ -20,8 +23,8 @@ class Metric(NamedTuple):
 
     @property
     def score_label(self) -> str:
-        """What `score_in` gives."""
-        return self.label if self.higher_is_better else f"100 % less {self.label}"
+        """What `score_in` gives, or of a loss what is shown in its place."""
+        return self.label if self.higher_is_better or not self.is_share else f"100 % less {self.label}"
 
 
 ACCURACY = Metric("accuracy", "accuracy", "percent", True)
@@ -58,9 +61,9 @@ def value_of(
 def score_of(
     accuracy: float | None, loss: float | None, others: Mapping[str, float] | None, metric: Metric
 ) -> float | None:
-    """The metric such that more is better: of an error rate, 1 less it."""
+    """The metric such that more is better: of an error rate 1 less it, of a loss its negative."""
     value = value_of(accuracy, loss, others, metric)
-    return value if value is None or metric.higher_is_better else 1 - value
+    return value if value is None or metric.higher_is_better else (1 if metric.is_share else 0) - value
 
 
 def score_in(record: Event | Result, metric: Metric) -> float | None:

@@ -11,7 +11,7 @@ const MEASURES = {
 };
 const BY = { step: "step", epoch: "epoch", bits_sent: "bits sent by each worker" };
 const relative = () => element("relative").value === "relative";
-const points = (share) => (FACTOR * share).toFixed(2);
+const points = (share) => (FACTOR * share).toFixed(FACTOR === 1 ? 4 : 2);
 const scaled = (share) => (known(share) ? FACTOR * share : undefined);
 
 function textOf(row) {
@@ -19,7 +19,7 @@ function textOf(row) {
   const score = `${points(row.mean)} ${EXPERIMENT.unit}`;
   if (!known(row.difference) || row === baseline) return score;
   const interval = known(row.difference_low) ? ` (${points(row.difference_low)} to ${points(row.difference_high)})` : "";
-  return `${score}, ${points(row.difference)} points against ${baselineName}${interval}`;
+  return `${score}, ${points(row.difference)} ${EXPERIMENT.difference} against ${baselineName}${interval}`;
 }
 
 /** Ends of the score axis about the baseline's place: as deep as chosen, or as far as there is something; null for all. */
@@ -38,7 +38,7 @@ function scoreAxis(marks) {
   const top = relative() ? 0 : FACTOR * baseline.mean, margin = FACTOR * (EXPERIMENT.margin ?? 0);
   const references = [{ axis: "y", at: top, label: baselineName }];
   if (margin) references.push({ axis: "y", at: top, to: top - margin, label: "" });
-  if (margin) references.push({ axis: "y", at: top - margin, label: `the margin, ${points(EXPERIMENT.margin)} points` });
+  if (margin) references.push({ axis: "y", at: top - margin, label: `the margin, ${points(EXPERIMENT.margin)} ${EXPERIMENT.difference}` });
   if (floor) references.push({ axis: "y", at: top + FACTOR * (floor.mean - baseline.mean), label: floor.label });
   return { domain: depthOf(top, marks.flatMap((mark) => [mark.low, mark.y, mark.high])), references };
 }
@@ -64,7 +64,7 @@ function drawLoss() {
   const lines = [...groups.values()].map((group) => ({
     ...look(group[0].label), tag: group[0].label, points: sorted(group, by, false).map((row) => [row[by], scoreOf(row).y]),
   }));
-  const axis = scoreAxis(marks), name = relative() ? `points against ${baselineName}` : `${EXPERIMENT.metric} (${EXPERIMENT.unit})`;
+  const axis = scoreAxis(marks), name = relative() ? `${EXPERIMENT.difference} against ${baselineName}` : `${EXPERIMENT.metric} (${EXPERIMENT.unit})`;
   drawChart(document.querySelector("[data-chart=loss]"), {
     label: `Score against ${title}`, x: { label: title, log: true }, y: { label: name, domain: axis.domain },
     marks, lines, references: axis.references,

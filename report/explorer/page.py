@@ -123,8 +123,10 @@ def _about(frames: Frames | None, models: Sequence[Mapping[str, Any]], too_long:
 def _experiment(frames: Frames) -> dict[str, Any]:
     told = ("name", "title", "task", "model", "baseline", "floor", "margin", "commands")
     metric = frames.metric
-    scale = {"factor": 100, "unit": "%"} if metric.is_share else {"factor": 1, "unit": metric.unit}
-    return {**{name: getattr(frames.experiment, name) for name in told}, "metric": metric.score_label, **scale}
+    scale: dict[str, Any] = {"factor": 100, "unit": "%", "difference": "points", "metric": metric.score_label}
+    if not metric.is_share:
+        scale = {"factor": 1, "unit": metric.unit, "difference": metric.unit, "metric": f"less of {metric.label}"}
+    return {name: getattr(frames.experiment, name) for name in told} | scale
 
 
 def _methods(frames: Frames | None, models: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

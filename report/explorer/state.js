@@ -5,7 +5,7 @@ const element = (id) => document.getElementById(id);
 const known = (value) => value !== null && value !== undefined && value !== "";
 const DATA = JSON.parse(element("payload").textContent);
 const TABLES = Object.fromEntries(Object.entries(DATA.tables).map(([name, table]) => [name, objectsOf(table)]));
-const EXPERIMENT = DATA.experiment ?? { commands: [], factor: 100, unit: "%" };
+const EXPERIMENT = DATA.experiment ?? { commands: [], factor: 100, unit: "%", difference: "points" };
 const FACTOR = EXPERIMENT.factor; // from a share to percent, or 1
 const ROWS = TABLES.rows ?? [], RUNS = TABLES.runs ?? [], SCORES = TABLES.scores ?? [];
 const rowNamed = new Map(ROWS.map((row) => [row.row, row]));

@@ -21,6 +21,7 @@ from torch.distributed import DistStoreError
 from algorithms import CollectiveError
 from harness.records import packs, recorder, store
 from harness.records.experiment import Experiment, read_experiment
+from harness.records.metrics import metric_of, score_of
 from harness.records.recorder import append_event, write_failure
 from harness.records.run_lock import BusyError, is_owned, owned
 from harness.records.state import is_done
@@ -316,3 +317,11 @@ def test_only_one_may_own_a_run(tmp_path: Path) -> None:
         attempt_stacked(job)
     assert {path.name for path in job.folder.iterdir()} == {"owner.lock"}
     assert attempt_stacked(job)
+
+
+@pytest.mark.parametrize(
+    ("name", "score"),
+    [("accuracy", 0.9), ("loss", -1.5), ("phone_error_rate", 0.75), ("bleu", 0.3)],
+)
+def test_a_score_is_such_that_more_is_better(name: str, score: float) -> None:
+    assert score_of(0.9, 1.5, {"phone_error_rate": 0.25, "bleu": 0.3}, metric_of(name)) == score
