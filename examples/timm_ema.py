@@ -72,9 +72,8 @@ for epoch in range(start, NUM_EPOCHS):
     states = (each.state_dict() for each in (model, ema, optimizer))
     save_checkpoint([epoch + 1, *states], folder / f"epoch-{epoch}")
 
-for each in filter(Tensor.is_floating_point, ema.module.state_dict().values()):
-    dist.all_reduce(each.div_(dist.get_world_size()))  # until here the moving average was each worker's own
-if dist.get_rank() == 0:
-    print(f"loss of the moving average {validate(ema.module):.4f}")
-    torch.save(ema.module.state_dict(), folder / "ema.pt")
+with optimizer.consensus(model, averages=[ema]):  # outside the moving average is each worker's own
+    if dist.get_rank() == 0:
+        print(f"loss of the moving average {validate(ema.module):.4f}")
+        torch.save(ema.module.state_dict(), folder / "ema.pt")
 dist.destroy_process_group()
