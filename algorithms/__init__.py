@@ -44,3 +44,4 @@ from algorithms.registry import algorithms as algorithms
 from algorithms.sgd import SGD as SGD
 from algorithms.sgd_accumulate import SGDAccumulate as SGDAccumulate
 from algorithms.sparse_loco import SparseLoCo as SparseLoCo
+from algorithms.streaming_diloco import StreamingDiLoCo as StreamingDiLoCo

@@ -17,9 +17,9 @@ weight decay enters p_i.
 
 The source's inner optimiser is local_step = "adamw", by default it is SGD; its moments are local and are kept.
 
-Deviations: fragments are equal shares, where it takes layers; they arrive at once, where it mixes late ones with what
-was trained meanwhile; they are not quantised. As x is common, Delta is x - mean(x_i), and x_i is sent: alpha = 1 and
-mu = 0 are local SGD to the bit. With shorter numbers x - x_i is sent, and each x_i keeps what rounding took.
+Deviations: fragments are equal shares, where it takes layers; they arrive at once, and `streaming_diloco` has late
+ones; they are not quantised. As x is common, Delta is x - mean(x_i), and x_i is sent: alpha = 1 and mu = 0 are local
+SGD to the bit. With shorter numbers x - x_i is sent, and each x_i keeps what rounding took.
 With send_gradients the inner step is of the mean gradient: nothing is saved, and what the outer step does is seen.
 Cost: 32 d / H bits per step on average, an all-reduce of d / F every H / F steps; send_gradients: 32 d more.
 """
@@ -66,14 +66,14 @@ class DiLoCo(DistributedOptimizer):
         require_interval(self.name, "num_fragments", num_fragments)
         if sync_interval % num_fragments:
             raise ValueError(
-                f"diloco: sync_interval = {sync_interval} must be a multiple of num_fragments = {num_fragments}, as a "
-                "fragment is sent every sync_interval / num_fragments steps"
+                f"{self.name}: sync_interval = {sync_interval} must be a multiple of num_fragments = {num_fragments}, "
+                "as a fragment is sent every sync_interval / num_fragments steps"
             )
         require_outer(self.name, outer_lr, outer_momentum)
         super().__init__(params, **common)
         if num_fragments > self.flat.layout.numel:
             raise ValueError(
-                f"diloco: num_fragments = {num_fragments} is more than the model's {self.flat.layout.numel} "
+                f"{self.name}: num_fragments = {num_fragments} is more than the model's {self.flat.layout.numel} "
                 "parameters; lower it"
             )
         self.sync_interval = sync_interval

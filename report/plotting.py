@@ -26,7 +26,7 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "bounds": ("#777777", "alone sgd_accumulate"),
     "error reset": ("#1A5FD0", "csea cser cser_pl mcser"),
     "error feedback": ("#C23B00", "ef_sgd qsparse_local_sgd ef21_sgdm powersgd"),
-    "local steps": ("#1C8C4B", "local_sgd qsr diloco sparse_loco"),
+    "local steps": ("#1C8C4B", "local_sgd qsr diloco streaming_diloco sparse_loco"),
     "neighbours": ("#8A3FA0", "choco_sgd deep_squeeze dpsgd noloco"),
 }
 """By family of methods: its colour in all figures, and the algorithms that are of it."""

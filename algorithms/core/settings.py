@@ -211,7 +211,7 @@ def overall_ratio(
     settings: Mapping[str, Any], num_parameters: int, expected_traffic: Callable[[int], Traffic]
 ) -> float:
     """Returns how many times as much SGD sends in the long run (32 d bits a step); infinite where nothing is sent."""
-    intervals = math.prod(value for value in settings.values() if type(value) is int)
+    intervals = math.prod(value for value in settings.values() if type(value) is int and value)
     num_steps = intervals * math.ceil(100 / intervals)  # whole intervals; where draws differ, about their mean
     sent = [expected_traffic(steps).training_bits for steps in (num_steps, 2 * num_steps)]
     bits = sent[1] - sent[0]  # without what is sent but once, at the start

@@ -92,6 +92,13 @@ CHOCO_CASES = [
 ]
 # H, F, alpha, mu
 DILOCO_CASES = [(1, 1, 0.7, 0.9), (7, 1, 0.4, 0.0), (6, 3, 0.7, 0.9), (4, 4, 1.0, 0.5), (8, 2, 1.3, 0.0)]
+# H, F, tau, eta, mu, alpha
+STREAMING_CASES = [
+    (6, 3, 1, 0.7, 0.9, 0.5),
+    (6, 3, 5, 0.7, 0.9, 0.5),
+    (5, 1, 2, 1.0, 0.0, 0.0),
+    (4, 4, 0, 0.4, 0.5, 0.25),
+]
 
 Follow = Callable[[Problem], Iterator[State]]
 
@@ -157,6 +164,9 @@ def cases() -> Iterator[tuple[str, dict[str, Any], float, Follow]]:
         yield "diloco", dict(zip(keys, case, strict=True)), 0.9, by(t.diloco, interval, *outer, num_fragments)
     for more in ({}, {"send_gradients": True}):
         yield "diloco", {"sync_interval": 5, **more}, 0.9, by(t.diloco, 5, 0.7, 0.9, **more)
+    keys = ("sync_interval", "num_fragments", "delay", "outer_lr", "outer_momentum", "merge")
+    for case in STREAMING_CASES:
+        yield "streaming_diloco", dict(zip(keys, case, strict=True)), 0.9, by(t.streaming_diloco, *case)
     yield from neighbours()
 
 

@@ -337,6 +337,24 @@ BETWEEN: list[Relation] = [
         BIT,
         [({"sync_interval": 13}, {})],
     ),
+    same(
+        "streaming_diloco",
+        "`delay = 0, merge = 0`",
+        "diloco",
+        ROUNDING,
+        [
+            ({"delay": 0, "merge": 0.0, **fragments}, fragments)
+            for fragments in ({"sync_interval": 6, "num_fragments": 3},)
+        ],
+        words=" with the same other settings",
+    ),
+    same(
+        "streaming_diloco",
+        "`merge = 1`",
+        "alone",
+        BIT,
+        [({"sync_interval": 4, "num_fragments": 2, "delay": 1, "merge": 1.0}, {})],
+    ),
     Relation("ef21_sgdm", "`momentum = 0`", "EF21 on stochastic gradients", ROUNDING, tuple(map(is_ef21, SOME))),
     same(
         "ef21_sgdm",

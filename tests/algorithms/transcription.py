@@ -279,6 +279,35 @@ def diloco(
         yield x.copy(), []
 
 
+def streaming_diloco(
+    problem: Problem,
+    num_steps: int,
+    interval: int,
+    num_fragments: int,
+    delay: int,
+    outer_lr: float,
+    outer_momentum: float,
+    merge: float,
+) -> Iterator[State]:
+    """Each fragment is sent in its own steps, and a message waits in a queue for the step at which it arrives."""
+    zero, d = 0 * problem.start, len(problem.start)
+    theta, velocity = problem.start.copy(), zero.copy()
+    x, m = problem.everywhere(theta), problem.everywhere(zero)
+    under_way: dict[tuple[int, int], Array] = {}
+    for t in range(1, num_steps + 1):
+        x = x - updates(problem, m, x, t)
+        for p in range(num_fragments):
+            here = slice(p * d // num_fragments, (p + 1) * d // num_fragments)
+            if t % interval == (p + 1) * (interval // num_fragments) % interval:
+                under_way[t + delay, p] = mean(theta[here] - x[:, here])
+            if (t, p) in under_way:
+                gradient = under_way.pop((t, p))
+                velocity[here] = outer_momentum * velocity[here] + gradient
+                theta[here] = theta[here] - outer_lr * (gradient + outer_momentum * velocity[here])
+                x[:, here] = merge * x[:, here] + (1 - merge) * theta[here]
+        yield x.copy(), []
+
+
 def ef21_sgdm(problem: Problem, num_steps: int, compress: Compress) -> Iterator[State]:
     """With g_i as h_i and eta as a = 1 - beta; the first v_i is the first gradient, and is sent in full."""
     a, zero = 1 - problem.beta, 0 * problem.start
