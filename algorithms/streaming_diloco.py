@@ -41,21 +41,20 @@ class StreamingDiLoCo(DiLoCo):
     name = "streaming_diloco"
     no_compression: ClassVar = {
         "sync_interval": 1,
-        "num_fragments": 1,
         "outer_lr": 1.0,
         "outer_momentum": 0.0,
         "delay": 0,
         "merge": 0.0,
     }
-    tried_with: ClassVar = {"outer_lr": 0.7, "outer_momentum": 0.9, "delay": 2, "merge": 0.5}
+    tried_with: ClassVar = {"outer_lr": 0.7, "outer_momentum": 0.9, "delay": 1, "merge": 0.5}
 
     def __init__(
         self,
         params: ParamsT,
         *,
         sync_interval: int,
-        num_fragments: int,
         delay: int,
+        num_fragments: int = 1,
         outer_lr: float = 0.7,
         outer_momentum: float = 0.9,
         merge: float = 0.5,
@@ -78,7 +77,7 @@ class StreamingDiLoCo(DiLoCo):
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        return {"sync_interval": ratio, "num_fragments": 1, "delay": min(1, ratio - 1)}
+        return {"sync_interval": ratio, "delay": min(1, ratio - 1)}
 
     def agree_after(self, num_steps: int) -> bool:
         whole = self.num_fragments == 1 and self.merge == 0 and num_steps > self.delay
