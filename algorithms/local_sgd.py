@@ -2,7 +2,7 @@
 
 Source: Stich, "Local SGD converges fast and communicates little", ICLR 2019; CSER with C2 = zero and C1 = identity.
 With averaged moments: Iacob et al., "DES-LOC: Desynced low communication adaptive optimizers for training foundation
-models", ICLR 2026 (arXiv 2505.22549), algorithm 1; with K_u = K_v = H that is its Local Adam.
+models", ICLR 2026 (arXiv 2505.22549); with K_u = K_v = H that is its Local Adam.
 
     x_i <- x_i - p_i
     every H steps:    x_i <- mean(x)

@@ -1,6 +1,6 @@
 """SparseLoCo: DiLoCo whose workers send the largest of what they moved, in few bits, and keep the rest for later.
 
-Source: Sarfi et al., "Communication efficient LLM pre-training with SparseLoCo", arXiv 2508.15706, 2025, algorithm 1.
+Source: Sarfi et al., "Communication efficient LLM pre-training with SparseLoCo", arXiv 2508.15706, 2025.
 
     x_i <- x_i - p_i                       (inner step; x is the same on all workers, x_i what the worker trains)
     every H steps:

@@ -103,7 +103,7 @@ def test_rounding_is_kept_by_the_worker_whose_number_it_was() -> None:
         (settings(2, 0), "num_fragments must be an integer from 1 up, not 0"),
         *((settings(2, 1, lr), "outer_lr must be a number above 0") for lr in (0, -1.0, float("inf"), float("nan"))),
         (settings(2, 1, True), "outer_lr must be a number above 0, not True"),
-        *((settings(2, 1, 1, mu), r"outer_momentum must be in \[0, 1\)") for mu in (1.0, -0.1, float("nan"), True)),
+        *((settings(2, 1, 1, mu), r"outer_momentum must lie in \[0, 1\)") for mu in (1.0, -0.1, float("nan"), True)),
     ],
     ids=str,
 )
