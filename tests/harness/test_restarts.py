@@ -38,6 +38,7 @@ TOP_K = {"kind": "top_k", "ratio": 4}
 
 BEGINS = {
     "momentum": "zeros",
+    "delayed": "zeros",
     "error": "zeros",
     "accumulated": "zeros",
     "outer_momentum": "zeros",
