@@ -267,6 +267,12 @@ class Spec(Strict):
         for what, name in named:
             if name is not None and name not in rows:
                 raise ValueError(f"the {what} {name!r} is no row; the rows are {', '.join(rows)}")
+        momentum, steps = (
+            self.training.momentum,
+            {row.local_step or self.training.local_step for row in self.all_rows()},
+        )
+        if momentum and "sgd" not in steps:
+            raise ValueError(f"training.momentum = {momentum:g} does nothing, as all rows step by AdamW; set it to 0.0")
         self._check_contrasts()
         self._check_seeds()
         self._check_lengths()
@@ -338,8 +344,8 @@ class Spec(Strict):
 
 
 def explain(error: ValidationError) -> str:
-    """The first of pydantic's complaints as one sentence."""
-    first = error.errors()[0]
+    """One of pydantic's complaints as a sentence: an unknown key first, since what is missing may be there misspelt."""
+    first = min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
     where = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":

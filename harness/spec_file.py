@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def find_spec(name_or_path: str) -> Path:
     """The file of a shipped experiment by its name or that of its file, or of any other by its path.
 
     Raises:
-        SpecError: there is no such file; the message names the shipped experiments.
+        SpecError: there is no such file; the message names those of like names.
     """
     path = Path(name_or_path)
     shipped = EXPERIMENTS / f"{name_or_path}.toml"
@@ -34,8 +35,11 @@ def find_spec(name_or_path: str) -> Path:
     for candidate in sorted(EXPERIMENTS.rglob("*.toml")):
         if f'\nname = "{name_or_path}"\n' in candidate.read_text():
             return candidate
-    known = ", ".join(sorted(file.relative_to(EXPERIMENTS).as_posix()[:-5] for file in EXPERIMENTS.rglob("*.toml")))
-    raise SpecError(f"no experiment {name_or_path!r}: give the path of a TOML file or one of {known}")
+    known = [file.relative_to(EXPERIMENTS).as_posix()[:-5] for file in EXPERIMENTS.rglob("*.toml")]
+    near = ", ".join(difflib.get_close_matches(name_or_path, known)) or "cmudict"
+    raise SpecError(
+        f"no experiment {name_or_path!r}: give the path of a TOML file, or the name of one in {EXPERIMENTS}, as {near}"
+    )
 
 
 def load_spec(path: Path) -> Spec:

@@ -42,29 +42,30 @@ class TrainingJob:
         return self.num_machines * self.workers_per_machine
 
 
-def quantity(text: str, unit: str = "") -> float:
-    """ "25.6M" is 25.6 million, "10Gb/s" with the unit "b/s" ten thousand million.
+def quantity(options: argparse.Namespace, option: str, unit: str = "") -> float:
+    """An option's number: "25.6M" is 25.6 million, "10Gb/s" with the unit "b/s" ten thousand million.
 
     Raises:
         UsageError: anything else, or not above 0.
     """
+    text = getattr(options, option.replace("-", "_"))
     match = re.fullmatch(rf"([0-9]+(?:\.[0-9]+)?(?:e[0-9]+)?|\.[0-9]+)\s*([kMGBT]?)({re.escape(unit)})?", text.strip())
     value = float(match[1]) * _PREFIXES[match[2]] if match else math.nan
     if not 0 < value < math.inf:
         example = f"10G{unit}" if unit else "450000 or 25.6M"
-        raise UsageError(f"{text!r} is no number above 0; write it as {example}")
+        raise UsageError(f"--{option}: {text!r} is no number above 0; write it as {example}")
     return value
 
 
-def count(text: str, what: str) -> int:
-    """A whole number, as of parameters, steps or workers.
+def count(options: argparse.Namespace, option: str) -> int:
+    """An option's whole number, as of parameters, steps or workers.
 
     Raises:
         UsageError: anything else, or below 1.
     """
-    value = quantity(text)
+    value = quantity(options, option)
     if abs(value - round(value)) > 1e-6 * value:
-        raise UsageError(f"{text} {what}: that is no whole number")
+        raise UsageError(f"--{option}: {value:g} is no whole number")
     return round(value)
 
 
@@ -101,23 +102,23 @@ def job_of(options: argparse.Namespace) -> TrainingJob:
         if getattr(options, option.replace("-", "_")) is None:
             raise UsageError(f"--{option} is missing; give it, as --{option} {example}")
     return TrainingJob(
-        num_parameters=count(options.parameters, "parameters"),
-        num_steps=count(options.steps, "steps"),
+        num_parameters=count(options, "parameters"),
+        num_steps=count(options, "steps"),
         num_machines=machines,
         workers_per_machine=each,
-        compute_seconds=quantity(options.compute_ms) / 1e3,
-        bits_per_second=quantity(options.bandwidth, "b/s"),
-        inside_bits_per_second=quantity(options.inside, "b/s") if options.inside else 0.0,
-        latency_seconds=quantity(options.latency_us) / 1e6,
-        margin=quantity(options.margin) / 100,
-        gap=quantity(options.gap) / 100 if options.gap else None,
-        dollars_per_hour=quantity(options.dollars_per_hour) if options.dollars_per_hour else None,
+        compute_seconds=quantity(options, "compute-ms") / 1e3,
+        bits_per_second=quantity(options, "bandwidth", "b/s"),
+        inside_bits_per_second=quantity(options, "inside", "b/s") if options.inside else 0.0,
+        latency_seconds=quantity(options, "latency-us") / 1e6,
+        margin=quantity(options, "margin") / 100,
+        gap=quantity(options, "gap") / 100 if options.gap else None,
+        dollars_per_hour=quantity(options, "dollars-per-hour") if options.dollars_per_hour else None,
     )
 
 
 def _shape(options: argparse.Namespace) -> tuple[int, int]:
     """Machines and workers of each: of the layout, or as many machines as workers."""
-    workers = count(options.workers, "workers") if options.workers else None
+    workers = count(options, "workers") if options.workers else None
     if not options.layout:
         if workers is None:
             raise UsageError("how many workers? give --workers 8, or --layout 2x4")

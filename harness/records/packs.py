@@ -266,10 +266,10 @@ def unpack_runs(folder: Path) -> int:
         RecordError: there is no pack, or it cannot be used; nothing was written then.
         OSError: no space, no permission; call again when that is mended.
     """
+    if not (folder / NAME).exists():
+        raise RecordError(f"{folder} holds no {NAME} to unpack; give the folder of an experiment that has one")
     with _alone(folder):
         missing = {run: files for run, files in _packed_files(folder).items() if not (folder / run).exists()}
-        if not (folder / NAME).exists():
-            raise RecordError(f"{folder} holds no {NAME} to unpack; give the folder of an experiment that has one")
         for run, files in missing.items():
             part = folder / f".{run}{_UNPACKING}"
             _write_files(part, files)

@@ -124,15 +124,15 @@ def test_the_command_prints_a_sentence_and_a_table(capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--parameters many --workers 8 --bandwidth 10Gb/s", "'many' is no number above 0"),
+        ("--parameters many --workers 8 --bandwidth 10Gb/s", "--parameters: 'many' is no number above 0"),
         ("--parameters 1M --bandwidth 10Gb/s", "how many workers?"),
         ("--parameters 1M --workers 8 --layout 2x3 --bandwidth 10Gb/s", "disagree"),
         ("--parameters 1M --workers 1 --bandwidth 10Gb/s", "one worker sends nothing"),
-        ("--parameters 1M --workers 2.5 --bandwidth 10Gb/s", "2.5 workers: that is no whole number"),
+        ("--parameters 1M --workers 2.5 --bandwidth 10Gb/s", "--workers: 2.5 is no whole number"),
         ("--parameters 1M --workers 8", "--bandwidth is missing; give it, as --bandwidth 10Gb/s"),
         ("--workers 8 --bandwidth 10Gb/s", "--parameters is missing"),
         ("--parameters 1M --layout 2by4 --bandwidth 10Gb/s", "is no layout"),
-        ("--parameters 1M --workers 8 --bandwidth 0", "'0' is no number above 0"),
+        ("--parameters 1M --workers 8 --bandwidth 0", "--bandwidth: '0' is no number above 0"),
         ("--parameters 1M --workers 8 --bandwidth 10Gb/s --map nowhere", "there is no folder nowhere"),
     ],
 )
