@@ -207,7 +207,7 @@ def _run_line(folder: Path, row: str, seed: int, run_id: str, run: RunRecord | N
     for purpose, entry in result.traffic.items():
         line |= {f"{purpose}.{key}": value for key, value in vars(entry).items()}
     if status == "done":
-        line["score"] = _score(folder / run_id / "result.json", result, metric)
+        line["score"] = _score(f"{folder}/{run_id}/result.json", result, metric)
     return line
 
 
@@ -217,7 +217,7 @@ def _status(run: RunRecord | None) -> Status:
     return status_of(run.result)
 
 
-def _score(path: Path, result: Result, metric: Metric) -> float:
+def _score(path: str, result: Result, metric: Metric) -> float:
     score = score_in(result, metric)
     if score is None or not math.isfinite(score):
         raise RecordError(f"{path} says the run is done and has no {metric.label}; delete the file and run again")

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 from scipy.special import expit
 
 from report.frame import Frames
@@ -208,6 +207,8 @@ def left_out_values(logs: Vector, lost: Vector, num_steps: Vector) -> Vector:
 
 def fitted_values(logs: Vector, lost: Vector, at: Vector) -> Vector:
     """Values at `at` of the logistic curve that is nearest to `lost` by least squares."""
+    from scipy.optimize import least_squares  # a quarter of a second, and few experiments have several lengths
+
     centre = logs.mean(axis=0)
     design, wanted = (np.hstack([np.ones((len(each), 1)), each - centre]) for each in (logs, at))
     limits = np.array([_LIMITS[0], *[_LIMITS[1]] * logs.shape[1]])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import from_json
 
 VERSION = 1
 """Version of the records format; a folder of another version is refused, never guessed at."""
@@ -222,20 +223,21 @@ def read_if_whole(path: Path, kind: type[R]) -> R | None:
     return None
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path | str) -> Any:
     try:
-        return json.loads(path.read_bytes().decode())
+        with open(path, "rb") as file:
+            return from_json(file.read())
     except FileNotFoundError:
         raise _missing(path) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise RecordError(f"{path} is damaged ({error}); delete the file and run again") from None
 
 
-def _missing(path: Path) -> RecordError:
+def _missing(path: Path | str) -> RecordError:
     return RecordError(f"{path} is missing: the folder is not a record folder, or it was not written yet")
 
 
-def parse_record(fields: object, path: Path, kind: type[R]) -> R:
+def parse_record(fields: object, path: Path | str, kind: type[R]) -> R:
     """The record in a file's JSON.
 
     Raises:
@@ -263,20 +265,21 @@ def read_events(path: Path) -> list[Event]:
     return _parse_events(_read_lines(path), path) if path.exists() else []
 
 
-def _read_lines(path: Path) -> list[Any]:
+def _read_lines(path: Path | str) -> list[Any]:
     """The JSON of each line, without a torn last one."""
     found: list[Any] = []
-    lines = path.read_bytes().decode(errors="replace").splitlines()
+    with open(path, "rb") as file:
+        lines = file.read().splitlines()
     for number, line in enumerate(lines, start=1):
         try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
+            found.append(from_json(line))
+        except ValueError:
             if number < len(lines):
                 raise _damaged_line(path, number) from None
     return found
 
 
-def _parse_events(lines: Iterable[object], path: Path) -> list[Event]:
+def _parse_events(lines: Iterable[object], path: Path | str) -> list[Event]:
     by_step: dict[int, Event] = {}
     for number, line in enumerate(lines, start=1):
         try:
@@ -287,7 +290,7 @@ def _parse_events(lines: Iterable[object], path: Path) -> list[Event]:
     return [by_step[step] for step in sorted(by_step)]
 
 
-def _damaged_line(path: Path, number: int) -> RecordError:
+def _damaged_line(path: Path | str, number: int) -> RecordError:
     return RecordError(f"{path}, line {number}, is damaged; delete the run's folder and run again")
 
 
@@ -306,8 +309,12 @@ def read_run_files(folder: Path) -> dict[str, Any]:
     Raises:
         RecordError: a file is damaged.
     """
-    paths = [path for path in map(folder.joinpath, RUN_FILES) if path.exists()]
-    return {path.stem: _read_lines(path) if path.suffix == ".jsonl" else _read_json(path) for path in paths}
+    files: dict[str, Any] = {}
+    for file in RUN_FILES:
+        path = f"{folder}/{file}"  # a Path for each of ten thousand runs' files takes as long as reading them
+        if os.path.exists(path):
+            files[file.partition(".")[0]] = (_read_lines if path.endswith(".jsonl") else _read_json)(path)
+    return files
 
 
 def parse_run(files: Mapping[str, Any], folder: Path) -> RunRecord:
@@ -318,22 +325,22 @@ def parse_run(files: Mapping[str, Any], folder: Path) -> RunRecord:
     """
 
     def parsed(kind: type[R], name: str) -> R | None:
-        return parse_record(files[name], folder / f"{name}.json", kind) if name in files else None
+        return parse_record(files[name], f"{folder}/{name}.json", kind) if name in files else None
 
     run, result = parsed(RunFile, "run"), parsed(Result, "result")
     if run is None:
         raise _missing(folder / "run.json")
     if result is not None and result.run_id != run.run_id:
         raise RecordError(f"{folder / 'result.json'} belongs to run {result.run_id}, not {run.run_id}; delete it")
-    events = _parse_events(files.get("events", []), folder / "events.jsonl")
+    events = _parse_events(files.get("events", []), f"{folder}/events.jsonl")
     return RunRecord(folder, run, events, result, parsed(Failure, "failure"))
 
 
 def run_folders(folder: Path) -> Iterator[Path]:
     """The folders of an experiment that hold a run, in the order of their names."""
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if not path.name.startswith(".") and (path / "run.json").exists():
-            yield path
+    for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
+        if not name.startswith(".") and os.path.exists(f"{folder}/{name}/run.json"):  # of thousands: no Path for each
+            yield folder / name
 
 
 def write_text_atomically(path: Path, text: str, durable: bool = True) -> None:
