@@ -18,11 +18,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar, Unpack
 
-from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from algorithms.core import Common, Compressor, Purpose, SharedSupport, Stage
-from algorithms.core.local_step import Group, Nesterov, nesterov_step_
+from algorithms.core.local_step import Nesterov, decay_in_momentum_only_
 from algorithms.core.stages import sends_all
 from algorithms.cser import CSER
 
@@ -81,7 +80,7 @@ class CSERReleased(CSER):
         self.decay_in_momentum_only = decay_in_momentum_only
         self.overwrite_master = overwrite_master
         if decay_in_momentum_only:
-            self.local = Nesterov(self.flat, self._buffers, _decay_in_momentum_only_)
+            self.local = Nesterov(self.flat, self._buffers, decay_in_momentum_only_)
 
     def stages(self) -> list[Stage]:
         gradient, error = super().stages()
@@ -116,14 +115,3 @@ class CSERReleased(CSER):
             return super().average_parameters(compressor, step, purpose)
         sent = self.exchange(self.flat.parameters, compressor, step, purpose)
         sent.support.copy_(self.flat.parameters, sent.mean)
-
-
-def _decay_in_momentum_only_(
-    group: Group, x: Tensor, g: Tensor, m: Tensor | None, target: Tensor | None, sign: int
-) -> None:
-    """Does as `nesterov_step_` from x, but the direct term has no decay."""
-    if m is None:
-        return nesterov_step_(group, x, g, m, target, sign)
-    for own_x, own_g, own_m in zip(x, g, m, strict=True):
-        own_m.mul_(group["momentum"]).add_(own_g).add_(own_x, alpha=group["weight_decay"])
-        own_x.add_(own_g, alpha=-group["lr"]).add_(own_m, alpha=-group["lr"] * group["momentum"])

@@ -7,10 +7,9 @@ Source: Karimireddy et al., "Error feedback fixes SignSGD", ICML 2019; with seve
     x   <- x - mean(C(e))
     e_i <- e_i - C(e_i)
 
-The learning rate is inside the error; weight decay enters p_i, so it is compressed with the rest (in the release of
-CSER, where EF-SGD is a baseline, it is not, and has a momentum of its own). All workers hold the same x; the error is
-sent late. Momentum, or AdamW's moments, are local and never averaged. Error feedback can also be on gradients (a
-switch), before the moments, which then are the same on all workers:
+The learning rate is inside the error; weight decay enters p_i, so it is compressed with the rest. All workers hold the
+same x; the error is sent late. Momentum, or AdamW's moments, are local and never averaged. Error feedback can also be
+on gradients (a switch), before the moments, which then are the same on all workers:
 
     e_i <- e_i + g_i
     g   <- mean(C(e))
@@ -19,6 +18,9 @@ switch), before the moments, which then are the same on all workers:
 
 There weight decay is not compressed, and a learning rate that changes is that of the day when an error arrives. A
 frozen parameter stays, and all workers must freeze the same.
+
+With `decay_apart`, as in the code released with CSER, where EF-SGD is a baseline, weight decay is not in p_i. It has a
+momentum of its own and is not compressed: v <- beta v + lambda x; x <- x - eta (beta v + lambda x).
 
 With `drop_rest` what is not sent is lost, e_i <- 0: compression without a memory, as in QSGD (Alistarh et al., NeurIPS
 2017), here of the update with its momentum. It is what error feedback is to be compared with.
@@ -35,6 +37,7 @@ from torch.optim.optimizer import ParamsT
 
 from algorithms.compressors.block import BlockSparsifier
 from algorithms.core import Common, Compressor, DistributedOptimizer, Identity, Layout, Purpose, Stage, Windows
+from algorithms.core.local_step import Group, Nesterov, local_step_, nesterov_step_
 
 FedBack = Literal["updates", "gradients"]
 
@@ -46,10 +49,11 @@ class EFSGD(DistributedOptimizer):
         compressor: C, any.
         error_feedback_on: "updates", after momentum or moments, or "gradients", before them.
         drop_rest: forget what is not sent.
+        decay_apart: weight decay has a momentum of its own and is not compressed.
         common: see `DistributedOptimizer`.
 
     Raises:
-        ValueError: error feedback on something else.
+        ValueError: error feedback on something else; weight decay apart from other updates than SGD's.
     """
 
     name = "ef_sgd"
@@ -64,6 +68,7 @@ class EFSGD(DistributedOptimizer):
         compressor: Compressor,
         error_feedback_on: FedBack = "updates",
         drop_rest: bool = False,
+        decay_apart: bool = False,
         **common: Unpack[Common],
     ) -> None:
         if error_feedback_on not in get_args(FedBack):
@@ -76,6 +81,14 @@ class EFSGD(DistributedOptimizer):
         self.on_gradients = error_feedback_on == "gradients"
         self.drop_rest = drop_rest
         self.e = self.new_buffer("error")
+        self.decay: Nesterov | None = None
+        if decay_apart:
+            if self.on_gradients or self.local_step != "sgd":
+                raise ValueError(
+                    f"{self.name}: decay_apart is meant for SGD with error feedback on updates; leave it out"
+                )
+            self.local = Nesterov(self.flat, self._buffers, _without_decay_)
+            self.decay = Nesterov(self.flat, {"momentum": self.new_buffer("decay_momentum")})
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
@@ -94,6 +107,9 @@ class EFSGD(DistributedOptimizer):
             self.e.add_(g)
         else:
             self.local_step_(self.e, sign=+1)
+            if self.decay:
+                g.zero_()
+                local_step_(self.flat, self.param_groups, self.decay, None, sign=-1)
         sent = self.exchange(self.e, self.compressor, step, Purpose.GRADIENT)
         if self.drop_rest:
             self.e.zero_()
@@ -104,3 +120,7 @@ class EFSGD(DistributedOptimizer):
             self.local_step_()
         else:
             sent.support.add_(self.flat.parameters, sent.mean, alpha=-1)
+
+
+def _without_decay_(group: Group, x: Tensor, g: Tensor, m: Tensor | None, target: Tensor | None, sign: int) -> None:
+    nesterov_step_(group | {"weight_decay": 0.0}, x, g, m, target, sign)

@@ -9,7 +9,8 @@ Source: Basu et al., "Qsparse-local-SGD", NeurIPS 2019, algorithm 1 (synchronous
         e_i <- e_i - C(e_i)
         y_i <- x
 
-Weight decay enters p_i and acts on y_i; in the release of CSER, where this is a baseline, it enters the momentum alone.
+Weight decay enters p_i and acts on y_i. With `decay_in_momentum_only`, as in the code released with CSER, where this is
+a baseline, it is left out of the direct term: m_i <- beta m_i + g_i + lambda y_i; p_i = eta (beta m_i + g_i).
 Momentum, or AdamW's moments, are local and never averaged.
 Cost: 32 d / (R1 H) bits per step on average for a sparsifier of ratio R1, one collective every H steps.
 """
@@ -34,6 +35,7 @@ from algorithms.core import (
     Windows,
     require_interval,
 )
+from algorithms.core.local_step import Nesterov, decay_in_momentum_only_
 
 
 class QSparseLocalSGD(DistributedOptimizer):
@@ -44,7 +46,11 @@ class QSparseLocalSGD(DistributedOptimizer):
         sync_interval: H, in steps.
         keep_master: as released for fp16, a synchronisation does not reset y_i, the fp32 master copy, so that its drift
             from the anchor enters the error again each time.
+        decay_in_momentum_only: the weight decay is left out of the direct term of the Nesterov update.
         common: see `DistributedOptimizer`.
+
+    Raises:
+        ValueError: `decay_in_momentum_only` with another local step than SGD's.
     """
 
     name = "qsparse_local_sgd"
@@ -58,6 +64,7 @@ class QSparseLocalSGD(DistributedOptimizer):
         compressor: Compressor,
         sync_interval: int,
         keep_master: bool = False,
+        decay_in_momentum_only: bool = False,
         **common: Unpack[Common],
     ) -> None:
         require_interval(self.name, "sync_interval", sync_interval)
@@ -65,6 +72,10 @@ class QSparseLocalSGD(DistributedOptimizer):
         self.compressor = self.checked("compressor", compressor)
         self.sync_interval = sync_interval
         self.keep_master = keep_master
+        if decay_in_momentum_only:
+            if self.local_step != "sgd":
+                raise ValueError(f"{self.name}: decay_in_momentum_only is meant for SGD's momentum; leave it out")
+            self.local = Nesterov(self.flat, self._buffers, decay_in_momentum_only_)
         self.e = self.new_buffer("error")
         self.x = self.new_buffer("anchor", like=self.flat.parameters)
 

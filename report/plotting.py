@@ -113,7 +113,8 @@ def decades(axis: Axis) -> None:
 
 def headline(figure: Figure, title: str) -> None:
     """The finding, over the whole width, in as many lines as it needs."""
-    figure.suptitle(textwrap.fill(title, 84), fontsize=9.5, fontweight="bold", x=0.012, ha="left")
+    width = 84 if len(title) <= 84 else len(title) // 2 + 10  # two lines of like length, not one and a word
+    figure.suptitle(textwrap.fill(title, width), fontsize=9.5, fontweight="bold", x=0.012, ha="left")
 
 
 def end_labels(axes: Axes, ends: list[tuple[float, float, str, str]], leaders: bool = False) -> None:

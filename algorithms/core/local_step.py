@@ -184,6 +184,17 @@ def nesterov_step_(group: Group, x: Tensor, g: Tensor, m: Tensor | None, target:
     )
 
 
+def decay_in_momentum_only_(
+    group: Group, x: Tensor, g: Tensor, m: Tensor | None, target: Tensor | None, sign: int
+) -> None:
+    """Does as `nesterov_step_` from x, but the direct term has no decay."""
+    if m is None:
+        return nesterov_step_(group, x, g, m, target, sign)
+    for own_x, own_g, own_m in zip(x, g, m, strict=True):
+        own_m.mul_(group["momentum"]).add_(own_g).add_(own_x, alpha=group["weight_decay"])
+        own_x.add_(own_g, alpha=-group["lr"]).add_(own_m, alpha=-group["lr"] * group["momentum"])
+
+
 # AdamW.
 
 

@@ -470,6 +470,10 @@ def test_parameters_that_do_not_fit_one_vector_are_refused(name: str) -> None:
 def test_memory_is_the_state_that_a_checkpoint_holds(name: str, common: dict[str, Any]) -> None:
     for chosen in every_switch(name) if not common or name in TAKING_ADAMW else ():
         own = own_settings(name, [BlockSparsifier(4)], 2, **chosen)
+        if common and (chosen.get("decay_apart") or chosen.get("decay_in_momentum_only")):
+            with pytest.raises(ValueError, match="leave it out"):
+                make_optimizer(name, make_model(), own, **common)
+            continue
         optimizer = make_optimizer(name, make_model(), own, **common)
         state = optimizer.state_dict()["flat"]
         numel = sum(value.numel() for key, value in state.items() if isinstance(value, Tensor) and key != "parameters")

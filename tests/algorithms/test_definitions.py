@@ -130,6 +130,7 @@ def cases() -> Iterator[tuple[str, dict[str, Any], float, Follow]]:
         own, c = {"compressor": compressor}, compress_of(key)
         yield "ef_sgd", own, 0.9, by(t.ef_sgd, c)
         yield "ef_sgd", own | {"drop_rest": True}, 0.9, by(t.ef_sgd, c, drop_rest=True)
+        yield "ef_sgd", own | {"decay_apart": True}, 0.9, by(t.ef_sgd, c, decay_apart=True)
         yield "qsparse_local_sgd", own | {"sync_interval": 4}, 0.9, by(t.qsparse_local_sgd, c, 4)
         for momentum in (0.0, 0.9):
             yield "ef21_sgdm", own, momentum, by(t.ef21_sgdm, c)
@@ -144,6 +145,9 @@ def cases() -> Iterator[tuple[str, dict[str, Any], float, Follow]]:
     for key in ("blocks", "top_k"):
         own = {"compressor": COMPRESSORS[key], "sync_interval": 4, "keep_master": True}
         yield "qsparse_local_sgd", own, 0.9, by(t.qsparse_local_sgd, compress_of(key), 4, keep_master=True)
+        own = {"compressor": COMPRESSORS[key], "sync_interval": 4, "decay_in_momentum_only": True}
+        released = by(t.qsparse_local_sgd, compress_of(key), 4, step_of=t.released_updates)
+        yield "qsparse_local_sgd", own, 0.9, released
     for c2, c1, interval, momentum in CSER_CASES:
         definition = by(t.cser, compress_of(c2), compress_of(c1), interval)
         for held in forms(c2, c1):

@@ -95,11 +95,20 @@ def alone(problem: Problem, num_steps: int) -> Iterator[State]:
         yield x, []
 
 
-def ef_sgd(problem: Problem, num_steps: int, compress: Compress, drop_rest: bool = False) -> Iterator[State]:
+def ef_sgd(
+    problem: Problem, num_steps: int, compress: Compress, drop_rest: bool = False, decay_apart: bool = False
+) -> Iterator[State]:
     zero = 0 * problem.start
-    x, m, e = problem.start.copy(), problem.everywhere(zero), problem.everywhere(zero)
+    x, v, m, e = problem.start.copy(), zero.copy(), problem.everywhere(zero), problem.everywhere(zero)
     for t in range(1, num_steps + 1):
-        p = updates(problem, m, problem.everywhere(x), t)
+        if decay_apart:
+            g = problem.gradients(problem.everywhere(x), t)
+            m = problem.beta * m + g
+            p = problem.eta * (problem.beta * m + g)
+            v = problem.beta * v + problem.decay * x
+            x = x - problem.eta * (problem.beta * v + problem.decay * x)
+        else:
+            p = updates(problem, m, problem.everywhere(x), t)
         e = e + p
         sent = compress(t, "gradient", e)
         x = x - mean(sent)
@@ -233,13 +242,18 @@ def averaged_moments(
 
 
 def qsparse_local_sgd(
-    problem: Problem, num_steps: int, compress: Compress, interval: int, keep_master: bool = False
+    problem: Problem,
+    num_steps: int,
+    compress: Compress,
+    interval: int,
+    keep_master: bool = False,
+    step_of: Callable[[Problem, Vectors, Vectors, int], Vectors] = updates,
 ) -> Iterator[State]:
     zero = 0 * problem.start
     anchor, y = problem.start.copy(), problem.everywhere(problem.start)
     m, e = problem.everywhere(zero), problem.everywhere(zero)
     for t in range(1, num_steps + 1):
-        p = updates(problem, m, y, t)
+        p = step_of(problem, m, y, t)
         y = y - p
         if t % interval == 0:
             e = e + anchor - y

@@ -209,7 +209,9 @@ def test_switches_of_the_release_are_all_on_or_all_off(name: str) -> None:
         elif config.algorithm == "mcser_released":
             assert switches == AS_RELEASED | ({"overwrite_master": True} if half else {})
         elif config.algorithm == "qsparse_local_sgd":
-            assert switches == ({"keep_master": True} if half else {})
+            assert switches == {"decay_in_momentum_only": True} | ({"keep_master": True} if half else {})
+        elif config.algorithm == "ef_sgd":
+            assert switches == {"decay_apart": True}
     seeds = {run.config.seed for run in runs}
     assert len(seeds) == (1 if released else 5)
     assert len({(run.config.seed, run.config.repeat) for run in runs}) == 5
