@@ -202,9 +202,9 @@ $(VENV)/.installed: pyproject.toml
 	@if [ -e $(VENV)/.busy ] || ! $(RUN) -m pip --version >/dev/null 2>&1; then \
 	    echo "setup: making $(VENV)"; sh -c "$$MAKE_VENV"; fi
 	@echo "setup: installing the project and what it needs (torch is large: this can take minutes)"
-	$(call install,.,$@)
+	$(call install,.[harness],$@)
 
-FOR_TESTS := .[dev,examples]
+FOR_TESTS := .[harness,dev,examples]
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@if [ -e $(VENV)/.busy ]; then rm -f $(VENV)/.installed; $(MAKE) --no-print-directory $(VENV)/.installed; fi

@@ -45,3 +45,5 @@ from algorithms.sgd import SGD as SGD
 from algorithms.sgd_accumulate import SGDAccumulate as SGDAccumulate
 from algorithms.sparse_loco import SparseLoCo as SparseLoCo
 from algorithms.streaming_diloco import StreamingDiLoCo as StreamingDiLoCo
+
+__version__ = "0.1.0"

@@ -45,6 +45,10 @@ def end_of(command: Callable[[], int], kept: str, interrupted: str) -> int:
     except OSError as error:
         where = f" at {error.filename}" if error.filename else ""
         return complain(f"{error.strerror or error or type(error).__name__}{where}: {kept}", FAILURE)
+    except ModuleNotFoundError as error:
+        if OURS.joinpath(str(error.name).partition(".")[0]).exists():
+            raise
+        return complain(f"{error.name} is not installed; pip install '{OURS}[harness]' has all that is needed", FAILURE)
     except KeyboardInterrupt as stop:
         print(f"interrupted: {interrupted}", file=sys.stderr)
         return int(getattr(stop, "exit_code", INTERRUPTED))

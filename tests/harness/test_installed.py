@@ -96,3 +96,13 @@ def test_usage_names_the_command_that_was_typed(installed: Installed, tmp_path: 
         assert done.returncode == 2 and done.stderr.startswith(f"usage: {name} "), done.stderr
     done = installed.call("cser-harness", "--version", cwd=tmp_path)
     assert done.stdout == "cser-bench 0.1.0\n"
+
+
+def test_a_command_without_its_packages_says_what_to_install(installed: Installed, tmp_path: Path) -> None:
+    others = installed.packages / "dependencies.pth"
+    hidden = others.rename(tmp_path / "hidden")
+    try:
+        done = installed.call("cser-harness", "plan", "cmudict", cwd=tmp_path)
+        assert done.returncode == 1 and done.stderr.startswith("error: shtab is not") and "[harness]" in done.stderr
+    finally:
+        hidden.rename(others)
