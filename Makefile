@@ -9,6 +9,8 @@ RESULTS ?= results
 EXPERIMENT ?=
 CLUSTER ?=
 YES ?=
+ROWS ?=
+SEEDS ?=
 TEST_JOBS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) < 8 ? $$(getconf _NPROCESSORS_ONLN) + 1 : 8 )))
 
 VENV := .venv
@@ -17,7 +19,7 @@ HARNESS := $(RUN) -m harness
 PIP := $(RUN) -m pip --disable-pip-version-check --no-input --quiet
 # Of the examples those alone that use no framework: types of others are not complete.
 SOURCES := algorithms harness report slurm examples/plain.py examples/nanogpt.py
-RUN_OPTIONS = $(if $(JOBS),--jobs "$(JOBS)") $(if $(WORKERS),--workers "$(WORKERS)") $(if $(DATA),--data "$(DATA)")
+RUN_OPTIONS = $(if $(ROWS),--rows $(ROWS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs "$(JOBS)") $(if $(WORKERS),--workers "$(WORKERS)") $(if $(DATA),--data "$(DATA)")
 # At paper scale: a process and a GPU for each worker, or where there are too few GPUs all workers in one process on one.
 PAPER_OPTIONS = --device "$(DEVICE)" $(if $(WORKERS),,--workers auto) $(RUN_OPTIONS)
 RESULTS_OPTION = $(if $(filter-out results,$(RESULTS)),--results "$(RESULTS)")

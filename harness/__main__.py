@@ -45,6 +45,7 @@ def _number(least: float, wanted: str, kind: type[float] = float) -> Callable[[s
 
 
 _count = _number(1, "a whole number of at least 1", int)
+_whole = _number(0, "a whole number of at least 0", int)
 _above_0 = _number(math.ulp(0), "a number above 0")
 _at_least_0 = _number(0, "a number of at least 0")
 
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("experiment", help="name of a shipped experiment, or a TOML file")
         sub.add_argument("--tuning", action="store_true", help="the experiment's tuning instead of itself")
         sub.add_argument("--results", type=Path, default=Path("results"), help="folder of records (default: results)")
+        sub.set_defaults(rows=[], seeds=[])
     for sub in (preflight, run):
         _add_run_options(sub)
     pack = add(commands.pack, "put the finished runs of an experiment into one file, runs.jsonl in its folder")
@@ -107,6 +109,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_run_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--data", type=Path, help="folder with the data set; by default the places where it may lie")
+    sub.add_argument("--rows", nargs="+", metavar="ROW", help="the runs of these rows alone (default: all)")
+    sub.add_argument("--seeds", nargs="+", type=_whole, metavar="SEED", help="the runs of these seeds alone")
     sub.add_argument("--jobs", type=_count, help="runs at once (default: the cores, or what there are GPUs for)")
     what = "a row of stacked tensors, or a process; auto: a process where each can have a GPU, else a row"
     choices = ("stacked", "processes", "auto")

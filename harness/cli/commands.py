@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def _planned(options: argparse.Namespace) -> Plan:
     from harness.plan.plan import plan_experiment
 
-    return plan_experiment(options.experiment, options.results, options.tuning)
+    planned = plan_experiment(options.experiment, options.results, options.tuning)
+    return planned.only(options.rows, options.seeds) if options.rows or options.seeds else planned
 
 
 def plan(options: argparse.Namespace) -> int:

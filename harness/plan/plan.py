@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,20 @@ class Plan:
     """Rows that would be there at other lengths, and why they are not, a sentence each."""
     seed_deviation: float | None = None
     """Standard deviation of a row's scores between seeds, as the spec expects it."""
+
+    def only(self, rows: Collection[str], seeds: Collection[int]) -> Plan:
+        """The plan with the runs of these rows and seeds alone; none given stands for all. The record stays whole.
+
+        Raises:
+            SpecError: there is no such row, or no such run.
+        """
+        known = [row.row for row in self.experiment.rows]
+        if unknown := [row for row in rows if row not in known]:
+            raise SpecError(f"{self.experiment.name} has no row {unknown[0]!r}; its rows are {', '.join(known)}")
+        runs = [run for run in self.runs if run.row in (rows or known) and (not seeds or run.config.seed in seeds)]
+        if not runs:
+            raise SpecError(f"{self.experiment.name} has no run of these seeds; its plan lists the seeds that it has")
+        return replace(self, runs=runs)
 
 
 def plan_experiment(name_or_path: str, results: Path, tuning: bool = False) -> Plan:

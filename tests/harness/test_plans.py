@@ -13,7 +13,7 @@ import pytest
 from harness.cli.show import show_plan
 from harness.plan.plan import Plan, make_plan
 from harness.rows import RowSpec
-from harness.spec import RunConfig, Spec, run_id
+from harness.spec import RunConfig, Spec, SpecError, run_id
 from harness.spec_file import EXPERIMENTS, load_spec
 from harness.tasks.task import find_task
 from harness.train.build import num_steps_of
@@ -213,3 +213,17 @@ def test_shipped_experiments_plan(name: str, tmp_path: Path, monkeypatch: pytest
         trials = sum(len(row.tables) * len(row.learning_rates or spec.tuning.grid) for row in spec.all_rows())
         num_seeds = len(spec.tuning.seeds) if spec.tuning.finalists is None else 1
         assert len(tuning.runs) == trials * num_seeds  # rows that share a candidate share its runs
+
+
+def test_some_rows_and_seeds_of_a_plan(tmp_path: Path) -> None:
+    plan = make_plan(load_spec(EXPERIMENTS / "cifar100.toml"), tmp_path)
+    row, other = plan.experiment.rows[3].row, plan.experiment.rows[5].row
+    some = plan.only([row, other], [1, 2])
+    assert {(run.row, run.config.seed) for run in some.runs} == {
+        (name, seed) for name in (row, other) for seed in (1, 2)
+    }
+    assert some.experiment == plan.experiment and plan.only([], []).runs == plan.runs
+    with pytest.raises(SpecError, match=f"has no row 'mcsr'; its rows are {plan.experiment.rows[0].row}, "):
+        plan.only([row, "mcsr"], [])
+    with pytest.raises(SpecError, match="has no run of these seeds"):
+        plan.only([row], [77])
