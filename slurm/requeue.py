@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.records import packs, store
-from harness.records.recorder import write_failure
+from harness.records.recorder import end_by_watchdog, tail_of, write_failure
 from harness.records.store import FailureKind, RecordError
-from harness.workers.watchdog import end_by_watchdog, tail_of
 from slurm.allocation import Allocation, ask_slurm, this_allocation
 from slurm.campaign import Campaign, Submission
 from slurm.starts import ALWAYS, COUNTED, Start, begins, num_retries, read_failure, read_starts

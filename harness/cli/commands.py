@@ -68,15 +68,13 @@ def run(options: argparse.Namespace) -> int:
     """Do the runs that are missing; 1 where one failed."""
     if os.environ.get("RANK", "0") == "0":
         print(f"{options.experiment}: planning", flush=True)  # before torch is loaded, which takes its time
-    from harness.cli.progress import LaunchDisplay
     from harness.tasks.task import find_task
-    from harness.workers.launch import launch, places, prepare
+    from harness.workers.launch import launch, places, prepare, run_under_torchrun
+    from harness.workers.progress import LaunchDisplay
 
     planned = _planned(options)
     launch_options = _launch_options(options, planned)
     if {"RANK", "WORLD_SIZE"} <= os.environ.keys():  # torchrun, or what starts workers as it does
-        from harness.workers.torchrun import run_under_torchrun
-
         run_under_torchrun(planned, launch_options)
         return 0
     places(planned, launch_options)  # Too few GPUs are refused before anything is written or fetched.

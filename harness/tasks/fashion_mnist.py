@@ -45,7 +45,6 @@ class FashionMNIST:
     num_test: int = 10_000
     num_classes: int = 10
     input_shape: tuple[int, ...] = (1, 28, 28)
-    survives_fork: bool = True
 
     def prepare(self, data: Path | None) -> None:
         contents(data)

@@ -63,7 +63,6 @@ class BibleText:
     num_groups: int = 66
     num_slots: int = NUM_SLOTS
     sha256: str | None = "5c4d74145724e851d8576c1f011b88846a5d26ad608a0dcae025bea9dbb53e30"
-    survives_fork: bool = True
     metrics: tuple[str, ...] = ()
     num_classes: int = len(SYMBOLS)
 

@@ -1,7 +1,8 @@
-"""One attempt at one run: with all workers stacked in this process, or as one rank of a process group."""
+"""One attempt at one run: with all workers stacked in this process, or as one rank of a group; and why it failed."""
 
 from __future__ import annotations
 
+import errno
 import os
 import traceback
 from collections.abc import Callable
@@ -9,25 +10,32 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+import torch.distributed as dist
 
-from algorithms import Collectives, ProcessGroupCollectives, StackedCollectives
-from algorithms.registry import methods
+from algorithms import CollectiveError, Collectives, ProcessGroupCollectives, StackedCollectives
 from harness.plan.rows import PlannedRun
 from harness.records.recorder import Recorder, write_failure
 from harness.records.run_lock import owned
 from harness.records.state import is_done
-from harness.records.store import VERSION, Attempt, RunFile
-from harness.tasks.task import Samples, find_task
+from harness.records.store import VERSION, Attempt, FailureKind, RecordError, RunFile
+from harness.spec import SpecError
+from harness.tasks import DataError
+from harness.tasks.task import find_task
 from harness.train import checkpoint
-from harness.train.build import MemoryFormat, build_model, format_of, lay_out, use_device
+from harness.train.build import MemoryFormat, format_of, trainable, use_device
+from harness.train.checkpoint import CheckpointError
 from harness.train.train import train
 from harness.train.training import Checkpoints, Preempted, Work
-from harness.workers.failures import failure_kind, sentence
-from harness.workers.preload import load_samples
 from harness.workers.process_group import from_rank_0, joined
 
 StopRequested = Callable[[], bool]
+
+NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What torch and the libraries under it say in plain RuntimeErrors."""
+
+NO_PEER = "gloo/transport/"
+"""In every error of gloo's connections, whatever it says. Most arise in a collective, which names them; those of an
+all-reduce that DistributedDataParallel makes by itself come out of a backward pass."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +67,6 @@ class Job:
         )
         return Recorder(self.folder, run, self.attempt.model_copy(update={"memory_format": memory_format}))
 
-    def checkpoints(self) -> Checkpoints:
-        return Checkpoints(self.folder / checkpoint.FOLDER, 60 * self.checkpoint_minutes, self.attempt.attempt)
-
 
 def attempt_stacked(job: Job, stop_requested: StopRequested | None = None) -> bool:
     """Do the run with all workers stacked in this thread; True if it has a result. `stop_requested`: see `Work`.
@@ -71,24 +76,13 @@ def attempt_stacked(job: Job, stop_requested: StopRequested | None = None) -> bo
     """
 
     def work() -> None:
-        if is_done(job.folder):  # by another command, while this one waited
-            return
-        prepare_thread(job.device)
-        samples, model = _samples_and_model(job)
-        collectives, recorder = StackedCollectives(job.run.config.num_workers), job.recorder(format_of(model))
-        train(Work(job.run.config, model, samples, collectives, recorder, job.checkpoints(), stop_requested))
+        if not is_done(job.folder):  # by another command, while this one waited
+            prepare_thread(job.device)
+            attempt_in_group(job, StackedCollectives(job.run.config.num_workers), stop_requested)
 
     os.sched_setaffinity(0, job.cores)
     with owned(job.folder):
         return recorded(job, work)
-
-
-def _samples_and_model(job: Job) -> tuple[Samples, nn.Module]:
-    config = job.run.config
-    samples = load_samples(config.task, job.data, job.device)
-    model = build_model(config.model, find_task(config.task.name), config.seed, torch.device(job.device))
-    lay_out(model, methods()[config.algorithm].needs_contiguous)
-    return samples, model
 
 
 def attempt_as_rank(job: Job, rank: int, init_method: str, stop_requested: StopRequested | None = None) -> bool:
@@ -115,9 +109,17 @@ def done_meanwhile(folder: Path, rank: int) -> bool:
 
 def attempt_in_group(job: Job, collectives: Collectives, stop_requested: StopRequested | None = None) -> None:
     """Train as one worker of a group that stands already. `stop_requested`: see `Work`; what is raised: see `train`."""
-    samples, model = _samples_and_model(job)
+    train(work_of(job, collectives, stop_requested))
+
+
+def work_of(job: Job, collectives: Collectives, stop_requested: StopRequested | None = None) -> Work:
+    """What the workers at this end do, with their data and model loaded."""
+    config, device = job.run.config, torch.device(job.device)
+    samples = find_task(config.task.name).load(job.data, config.task, device)
+    model = trainable(config, device)
     recorder = job.recorder(format_of(model)) if collectives.rank == 0 else None
-    train(Work(job.run.config, model, samples, collectives, recorder, job.checkpoints(), stop_requested))
+    checkpoints = Checkpoints(job.folder / checkpoint.FOLDER, 60 * job.checkpoint_minutes, job.attempt.attempt)
+    return Work(config, model, samples, collectives, recorder, checkpoints, stop_requested)
 
 
 def prepare_thread(device: str = "cpu") -> None:
@@ -132,14 +134,37 @@ def recorded(job: Job, work: Callable[[], None]) -> bool:
     try:
         work()
         return True
-    except Preempted as stop:
-        print(f"{job.run.row} seed {job.run.seed}: {stop}", flush=True)
-        write_failure(job.folder, job.run.run_id, job.attempt.attempt, "preempted", str(stop), "")
     except Exception as error:
-        trace = "".join(traceback.format_exception(error))
-        print(trace, flush=True)
+        stopped = isinstance(error, Preempted)
+        trace = "" if stopped else "".join(traceback.format_exception(error))
+        print(trace or f"{job.run.row} seed {job.run.seed}: {error}", flush=True)
         write_failure(job.folder, job.run.run_id, job.attempt.attempt, failure_kind(error), sentence(error), trace)
     return False
+
+
+def failure_kind(error: BaseException) -> FailureKind:
+    """What kind of failure an exception is, for records and for the decision to try again."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in NO_MEMORY):
+        return "oom"
+    if isinstance(error, Preempted):
+        return "preempted"
+    from_gloo = isinstance(error, RuntimeError) and NO_PEER in str(error)
+    if from_gloo or isinstance(error, CollectiveError | dist.DistError):
+        return "communication"
+    if isinstance(error, DataError | CheckpointError | RecordError | SpecError):
+        return "data"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        return "disk"
+    return "bug"
+
+
+def sentence(error: BaseException) -> str:
+    """What an exception says, and what to do where that is known."""
+    kind = failure_kind(error)
+    if kind == "disk" and isinstance(error, OSError) and error.filename:
+        return f"{error.strerror}: {error.filename}; make room or give permission, and call again"
+    advice = "; use a smaller batch or lower precision" if kind == "oom" else ""
+    return f"{str(error) or type(error).__name__}{advice}"
 
 
 def num_cores() -> int:

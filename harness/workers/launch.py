@@ -1,31 +1,34 @@
-"""Does the runs of a plan that are missing, several at once, each in a process of its own."""
+"""Does the runs of a plan that are missing: several at once in processes of their own, or as torchrun's processes."""
 
 from __future__ import annotations
 
 import os
+import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import torch
+import torch.distributed as dist
 
+from algorithms import ProcessGroupCollectives
 from algorithms.registry import baselines
 from harness.plan.plan import Plan
 from harness.plan.rows import PlannedRun
 from harness.records import packs, store
 from harness.records.experiment import Experiment
 from harness.records.provenance import new_attempt
+from harness.records.run_lock import owned
 from harness.records.state import is_done, saved_step
-from harness.records.store import Attempt, Heartbeat
+from harness.records.store import Attempt
 from harness.spec import RunConfig, SpecError
 from harness.train import checkpoint
 from harness.train.build import num_steps_of
-from harness.workers.attempt import Job, num_cores
-from harness.workers.preload import announce
-from harness.workers.process_group import Workers, backend_for, device_groups
-from harness.workers.run_process import ActiveRun, Resources, Unfinished, close, start
-from harness.workers.stops import StopFlag, noticed
+from harness.workers.attempt import Job, attempt_in_group, done_meanwhile, num_cores, prepare_thread, recorded
+from harness.workers.process_group import Workers, backend_for, device_groups, from_rank_0, joined
+from harness.workers.processes import StopFlag, noticed
+from harness.workers.progress import LaunchDisplay, Progress
+from harness.workers.run_process import ActiveRun, Resources, close, start
 
 POLL_SECONDS = 0.1
 
@@ -56,29 +59,6 @@ class Options:
             checkpoint_minutes=self.checkpoint_minutes,
             timeout_seconds=self.timeout_seconds,
         )
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a launch is. `active`: the newest heartbeat of each run that is on, by its name for people."""
-
-    done: int
-    total: int
-    active: dict[str, Heartbeat | None]
-    seconds_left: float | None
-    """What the whole launch still takes; None where nothing is known yet."""
-
-
-class Display(Protocol):
-    """Shows how a launch gets on."""
-
-    def update(self, progress: Progress) -> None: ...
-
-    def ended(self, name: str, unfinished: Unfinished | None) -> None:
-        """A run has ended; `unfinished` says why it has no result, None if it has one."""
-
-    def say(self, sentence: str) -> None:
-        """Something that concerns all runs."""
 
 
 def missing_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
@@ -138,7 +118,7 @@ def _is_of_another_spec(written: Experiment, planned: Experiment) -> bool:
     return bool(written.commands) and written.commands[0] != planned.commands[0] and runs[0] != runs[1]
 
 
-def launch(plan: Plan, options: Options, display: Display) -> int:
+def launch(plan: Plan, options: Options, display: LaunchDisplay) -> int:
     """Do what is missing; return how many runs failed in this launch. Runs that another command is at are skipped.
 
     An interrupted launch leaves every run done, or ready to go on from its checkpoint.
@@ -149,8 +129,6 @@ def launch(plan: Plan, options: Options, display: Display) -> int:
     """
     free = places(plan, options)
     pending = prepare(plan, options.results)
-    if pending:
-        announce(pending[0].config.task, options.data, options.device)
     with noticed() as flag:
         failures = _Launch(plan, options, pending, free, display, flag).go()
         flag.raise_if_asked()
@@ -166,7 +144,7 @@ class _Launch:
         options: Options,
         pending: list[PlannedRun],
         free: list[Resources],
-        display: Display,
+        display: LaunchDisplay,
         flag: StopFlag,
     ) -> None:
         self.plan, self.options = plan, options
@@ -281,3 +259,45 @@ def _shares(cores: list[int], jobs: int) -> list[tuple[int, ...]]:
 def workers_of(config: RunConfig, options: Options) -> Workers:
     """How the run's workers go: a baseline's always as processes."""
     return "processes" if config.algorithm in baselines() else options.workers
+
+
+def run_under_torchrun(plan: Plan, options: Options) -> None:
+    """Do the missing runs. A failure ends the process, and so the whole group, as its members may hang.
+
+    Raises:
+        SpecError: another number of processes was started than the experiment has workers, more of them on a machine
+            than it has GPUs, two with the same GPU, or without a word where they meet.
+        BusyError: another process is at one of the runs.
+        Interrupted: by a signal, after the run that was on has saved its state.
+    """
+    world_size = int(os.environ["WORLD_SIZE"])
+    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise SpecError(
+            f"RANK and WORLD_SIZE are set, {' and '.join(missing)} not; set all four, or none for a run here"
+        )
+    wanted = {run.config.num_workers for run in plan.runs}
+    if wanted != {world_size}:
+        raise SpecError(f"the launcher started {world_size} processes, the experiment has {sorted(wanted)} workers")
+    local_devices = device_groups(
+        options.device, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    )[0]
+    options = replace(options, device=local_devices[int(os.environ.get("LOCAL_RANK", "0"))])
+    prepare_thread(options.device)
+    with noticed(second_ends=False) as flag, joined(options.device, options.timeout_seconds, "env://"):
+        rank, by_id = dist.get_rank(), {run.run_id: run for run in plan.runs}
+        # Rank 0 says what is missing: others may see its records later.
+        for run_id in from_rank_0([run.run_id for run in prepare(plan, options.results)] if rank == 0 else []):
+            folder = options.results / plan.experiment.name / run_id
+            with owned(folder, rank):
+                if not done_meanwhile(folder, rank):
+                    _do_together(by_id[run_id], plan, options, flag)
+
+
+def _do_together(run: PlannedRun, plan: Plan, options: Options, flag: StopFlag) -> None:
+    attempt = new_attempt("torchrun", dist.get_backend(), torch.device(options.device))
+    job = options.job(plan, run, attempt, options.device)
+    if not recorded(job, lambda: attempt_in_group(job, ProcessGroupCollectives(), flag.stop_requested)):
+        flag.raise_if_asked()
+        sys.exit(1)  # past the end of the group, which peers that hang would keep waiting
+    if dist.get_rank() == 0:
+        print(f"{run.row} seed {run.seed}: done", flush=True)

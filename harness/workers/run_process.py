@@ -12,15 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from harness.records import store
-from harness.records.recorder import write_failure
+from harness.records.recorder import end_by_watchdog, tail_of, write_failure
 from harness.records.run_lock import BusyError
 from harness.records.state import is_done
 from harness.records.store import Failure, FailureKind, Heartbeat, RecordError
-from harness.workers.attempt import Job, attempt_as_rank, attempt_stacked
-from harness.workers.failures import failure_kind
+from harness.workers.attempt import Job, attempt_as_rank, attempt_stacked, failure_kind
 from harness.workers.process_group import Workers
 from harness.workers.processes import Worker, WorkerProcesses, start_workers
-from harness.workers.watchdog import end_by_watchdog, tail_of
 
 EXIT_BUSY, EXIT_DISK = 3, 5
 """Exit codes of a run's process that leave no failure.json."""

@@ -18,14 +18,14 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session", autouse=True)
 def _models_are_built_one_at_a_time() -> Iterator[None]:
     """Workers that are threads share the generator from which nn.Module draws."""
-    turn, build = threading.Lock(), attempt.build_model
+    turn, build = threading.Lock(), attempt.trainable
 
     def in_turn(*arguments: Any) -> Any:
         with turn:
             return build(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attempt, "build_model", in_turn)
+        patch.setattr(attempt, "trainable", in_turn)
         yield
 
 

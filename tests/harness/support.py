@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from algorithms import Collectives, Compressor
+from algorithms import Compressor
 from algorithms.registry import methods, settings
 from harness.plan.rows import PlannedRun
 from harness.records import run_lock
@@ -31,10 +31,9 @@ from harness.spec import RunConfig, TaskSpec, run_id
 from harness.tasks.blobs import Blobs
 from harness.tasks.task import Batch, TensorSamples
 from harness.train import checkpoint
-from harness.train.train import train
-from harness.train.training import Work
-from harness.workers.attempt import Job, _samples_and_model, prepare_thread, recorded
-from harness.workers.launch import Options, Progress, Workers
+from harness.workers.attempt import Job, attempt_in_group, prepare_thread, recorded
+from harness.workers.launch import Options, Workers
+from harness.workers.progress import Progress
 from harness.workers.run_process import Unfinished
 from tests.threads import run_workers
 
@@ -107,13 +106,7 @@ def attempt_in_threads(job: Job) -> bool:
 
     def work() -> None:
         prepare_thread()
-        samples, model = _samples_and_model(job)
-
-        def worker(collectives: Collectives) -> None:
-            recorder = job.recorder() if collectives.rank == 0 else None
-            train(Work(job.run.config, copy.deepcopy(model), samples, collectives, recorder, job.checkpoints()))
-
-        run_workers(worker, job.run.config.num_workers)
+        run_workers(lambda collectives: attempt_in_group(job, collectives), job.run.config.num_workers)
 
     return recorded(job, work)
 

@@ -15,15 +15,15 @@ import torch
 import torch.distributed as dist
 
 from harness.__main__ import main
-from harness.cli.progress import LaunchDisplay
 from harness.plan.plan import Plan, make_plan
 from harness.records.run_lock import owned
 from harness.records.store import Failure, read_record, read_run
 from harness.spec_file import load_spec
 from harness.tasks import blobs
 from harness.workers.attempt import attempt_stacked
-from harness.workers.launch import Progress, _Launch, launch, missing_runs
-from harness.workers.stops import StopFlag
+from harness.workers.launch import _Launch, launch, missing_runs
+from harness.workers.processes import StopFlag
+from harness.workers.progress import LaunchDisplay, Progress
 from tests.harness.support import (
     CSER,
     DoctoredBlobs,

@@ -18,8 +18,7 @@ from harness.records.recorder import write_failure
 from harness.records.store import Failure, read_record
 from harness.tasks import blobs
 from harness.workers import process_group
-from harness.workers.attempt import Job, attempt_as_rank
-from harness.workers.failures import failure_kind
+from harness.workers.attempt import Job, attempt_as_rank, failure_kind
 from harness.workers.process_group import joined
 from harness.workers.processes import WorkerProcesses
 from harness.workers.run_process import ActiveRun, Resources, close

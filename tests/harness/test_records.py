@@ -30,8 +30,7 @@ from harness.spec import SpecError
 from harness.tasks import DataError, blobs
 from harness.train import checkpoint
 from harness.train.checkpoint import CheckpointError
-from harness.workers.attempt import attempt_stacked
-from harness.workers.failures import failure_kind
+from harness.workers.attempt import attempt_stacked, failure_kind
 from tests.harness.support import CSER, ROOT, DoctoredBlobs, comparable, job_for, kept_checkpoints, small_config
 
 

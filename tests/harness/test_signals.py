@@ -18,8 +18,9 @@ from harness.records.state import judge, look, saved_step
 from harness.records.store import Heartbeat, read_run, write_record
 from harness.spec_file import load_spec
 from harness.workers.attempt import attempt_stacked
-from harness.workers.launch import Progress, launch
-from harness.workers.stops import Interrupted, noticed
+from harness.workers.launch import launch
+from harness.workers.processes import Interrupted, noticed
+from harness.workers.progress import Progress
 from tests.harness.support import (
     CSER,
     Quiet,

@@ -13,8 +13,7 @@ from harness.records.recorder import SupersededError, write_failure
 from harness.records.store import Event, Failure, Heartbeat, read_record, read_run
 from harness.train import train
 from harness.train.training import Preempted
-from harness.workers.attempt import Job, attempt_in_group, prepare_thread
-from harness.workers.failures import failure_kind
+from harness.workers.attempt import Job, attempt_in_group, failure_kind, prepare_thread
 from tests.harness.support import CSER, attempt_in_threads, comparable, job_for, small_config
 from tests.threads import run_workers
 

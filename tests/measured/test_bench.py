@@ -28,9 +28,7 @@ from harness.timing.workloads import FASHION_MNIST
 from harness.train.build import build_model, table_at_ratio
 from harness.train.local_workers import Trainee
 from harness.train.train import train
-from harness.train.training import Work
-from harness.workers.attempt import num_cores, prepare_thread
-from harness.workers.preload import load_samples
+from harness.workers.attempt import num_cores, prepare_thread, work_of
 from harness.workers.process_group import joined
 from harness.workers.processes import Worker, WorkerProcesses, start_workers
 from tests.harness.support import job_for
@@ -203,12 +201,12 @@ def test_a_run_keeps_the_speed_of_the_passes_alone(model: ModelSpec, record_prop
             "partition": PartitionSpec(kind="contiguous"),
         }
     )
-    samples = load_samples(config.task, None, "cpu")
+    samples = find_task(config.task.name).load(None, config.task, torch.device("cpu"))
     folders = (tmp_path / str(number) for number in range(6))
     seconds = interleave(
         {
             "bare": lambda: _bare_loop_seconds(config, samples),
-            "run": lambda: _run_seconds(config, samples, next(folders)),
+            "run": lambda: _run_seconds(config, next(folders)),
         },
         5,
     )
@@ -232,12 +230,11 @@ def _bare_loop_seconds(config: RunConfig, samples: Samples) -> float:
     return time.perf_counter() - started
 
 
-def _run_seconds(config: RunConfig, samples: Samples, folder: Path) -> float:
+def _run_seconds(config: RunConfig, folder: Path) -> float:
     """Of a whole run, by its own clocks, evaluation and checkpoints left out."""
-    model = build_model(config.model, find_task(config.task.name), config.seed, torch.device("cpu"))
     job = job_for(config, folder, checkpoint_minutes=60.0)
     collectives = StackedCollectives(config.num_workers)
-    train(Work(config, model, samples, collectives, job.recorder(), job.checkpoints()))
+    train(work_of(job, collectives))
     clocks = read_record(job.folder / "result.json", Result).clock_seconds
     return clocks["data"] + clocks["compute"] + clocks["communicate"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from datetime import timedelta
 
 from rich.console import Console, Group
@@ -11,11 +12,21 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from harness.records.store import Heartbeat
-from harness.workers.launch import Progress
 from harness.workers.run_process import Unfinished
 
 PLAIN_LINE_SECONDS = 10.0
 COLUMNS = ["epoch", "loss", "accuracy", "samples/s", "MB sent per worker", "time left"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a launch is. `active`: the newest heartbeat of each run that is on, by its name for people."""
+
+    done: int
+    total: int
+    active: dict[str, Heartbeat | None]
+    seconds_left: float | None
+    """What the whole launch still takes; None where nothing is known yet."""
 
 
 def _time(seconds: float | None) -> str:
