@@ -16,7 +16,7 @@ from algorithms.registry import methods
 from harness.spec import EvaluationSpec, ModelSpec, RunConfig, ScheduleSpec, Spec, SpecError
 from harness.tasks.task import find_task
 from harness.train.build import build_model, build_optimizer, num_steps_of
-from harness.train.restart import check_restart
+from harness.train.training import check_restart
 
 
 @dataclass(frozen=True)

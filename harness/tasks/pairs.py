@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any
 
 import numpy
 import torch
@@ -190,35 +190,23 @@ class PairSamples:
         return torch.split(indices, max(1, EVALUATION_POSITIONS // self.max_length)) if len(indices) else ()
 
 
-class Measure(Protocol):
-    """What decoded sentences score, as sums over sentences, so that workers may each score a share."""
-
-    num_sums: int
-
-    def sums(self, predicted: Sequence[Tokens], expected: Sequence[Tokens]) -> list[float]:
-        """The sums over these sentences, which are without BEGIN and END."""
-
-    def metrics(self, sums: Sequence[float]) -> dict[str, float]:
-        """The metrics by name, as shares (a BLEU of 30 is 0.3)."""
-
-    def signatures(self) -> dict[str, str]:
-        """How each metric was computed, where that has a standard form."""
-
-
 class PhoneErrors:
     """Edit distance over the length of the reference, both summed over all words."""
 
     num_sums = 2
 
     def sums(self, predicted: Sequence[Tokens], expected: Sequence[Tokens]) -> list[float]:
+        """The sums over these sentences, which are without BEGIN and END; so workers may each score a share."""
         errors = sum(map(Levenshtein.distance, predicted, expected))
         return [float(errors), float(sum(map(len, expected)))]
 
     def metrics(self, sums: Sequence[float]) -> dict[str, float]:
+        """The metrics by name, as shares (a BLEU of 30 is 0.3)."""
         errors, phones = sums
         return {"phone_error_rate": errors / phones}
 
     def signatures(self) -> dict[str, str]:
+        """How each metric was computed, where that has a standard form."""
         return {}
 
 
@@ -259,3 +247,7 @@ class BleuAndChrf:
         """Statistics of each sentence; the library adds such up itself, and offers no public way to."""
         found: list[list[float]] = self._metrics[name]._extract_corpus_statistics(predicted, [expected])
         return found
+
+
+Measure = PhoneErrors | BleuAndChrf
+"""What decoded sentences score, as sums over sentences."""

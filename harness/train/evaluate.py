@@ -1,4 +1,4 @@
-"""The score of the workers' average: every sample of the evaluated split counted once, over all workers."""
+"""The score of the workers' average: every sample once, sentences decoded greedily or by beams."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from algorithms import Collectives, DistributedOptimizer, Purpose
+from harness.models.transformer import Transformer
 from harness.spec import RunConfig
-from harness.tasks.pairs import PairSamples
+from harness.tasks.pairs import BEGIN, END, PAD, PairSamples, plain
 from harness.tasks.task import Samples
-from harness.train.order import worker_batches
 from harness.train.precision import MixedPrecision
-from harness.train.translation import translation_sums
 
-RECALIBRATION_STEPS = 32
-"""Training batches per worker from which "recalibrate" estimates batch-norm statistics."""
+LENGTH_POWER = 1.0
+"""Beams are compared by their log-probability over their length to this power."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,6 @@ def evaluate(
     precision: MixedPrecision,
     samples: Samples,
     num_evaluation: int,
-    num_train: int,
 ) -> Score:
     """Score the average model in the run's precision; models, optimiser and generators are then what they were.
 
@@ -76,7 +75,7 @@ def evaluate(
             pairs = zip(models, shares, strict=True)
             return [_score(*pair, precision, samples, config.evaluation.beam) for pair in pairs]
 
-    with optimizer.consensus(), _batch_norm(config, models, precision, samples, collectives, num_train):
+    with optimizer.consensus(), _batch_norm(config, models, collectives):
         squares = _squares(own - optimizer.flat.parameters)
         scores = scores_now() if averages else []
     scores = scores or scores_now()
@@ -156,14 +155,7 @@ def _score(
 
 
 @contextmanager
-def _batch_norm(
-    config: RunConfig,
-    models: Sequence[nn.Module],
-    precision: MixedPrecision,
-    samples: Samples,
-    collectives: Collectives,
-    num_train: int,
-) -> Iterator[None]:
+def _batch_norm(config: RunConfig, models: Sequence[nn.Module], collectives: Collectives) -> Iterator[None]:
     """Inside, batch norm's running statistics follow the policy; afterwards they are the worker's own again."""
     layers = [[each for each in model.modules() if isinstance(each, _BatchNorm)] for model in models]
     statistics = [
@@ -174,9 +166,6 @@ def _batch_norm(
         yield
         return
     kept = [[copy.deepcopy(layer.state_dict()) for layer in own] for own in layers]
-    if config.evaluation.batch_norm == "recalibrate":
-        for rank, model, own in zip(collectives.own_ranks, models, layers, strict=True):
-            _recalibrate(config, model, own, precision, samples, rank, num_train)
     flat = torch.stack([torch.cat([buffer.view(-1) for buffer in own]) for own in statistics])
     collectives.all_reduce_mean_(flat, Purpose.EVALUATION)
     for own_statistics, mean in zip(statistics, flat, strict=True):
@@ -189,24 +178,78 @@ def _batch_norm(
             layer.load_state_dict(state)
 
 
-def _recalibrate(
-    config: RunConfig,
-    model: nn.Module,
-    layers: list[_BatchNorm],
-    precision: MixedPrecision,
-    samples: Samples,
-    rank: int,
-    num_train: int,
-) -> None:
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-    sizes = config.num_workers, config.batch_size
-    indices = worker_batches(config.seed, num_train, rank, *sizes, range(RECALIBRATION_STEPS))
-    for number, (inputs, _) in enumerate(samples.training_batches(indices, config.seed, rank, 0), 1):
-        for layer in layers:
-            # The mean of all batches. PyTorch's momentum of None is the same, but asks the GPU for the number.
-            layer.momentum = 1.0 / number
-        precision.outputs(model, inputs)
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
+def answers(model: Any, source: Tensor, precision: MixedPrecision, max_length: int, num_beams: int) -> list[list[int]]:
+    """What a `Transformer` says to sources of shape (batch, length), without END."""
+    with precision.autocast():
+        tokens = greedy(model, source, max_length) if num_beams == 1 else beam(model, source, max_length, num_beams)
+    return [plain(row) for row in tokens.tolist()]
+
+
+def greedy(model: Transformer, source: Tensor, max_length: int) -> Tensor:
+    """The likeliest token each time, int64 of shape (batch, at most max_length); PAD after END."""
+    state = model.begin(source)
+    newest = source.new_full(source.shape[:1], BEGIN)
+    ended = torch.zeros_like(newest, dtype=torch.bool)
+    tokens: list[Tensor] = []
+    while len(tokens) < max_length and not (tokens and bool(ended.all())):
+        scores, state = model.next_scores(newest, state)
+        scores[:, :END] = -torch.inf  # what no sentence holds: PAD and BEGIN
+        newest = scores.argmax(1).masked_fill(ended, PAD)
+        ended = ended | (newest == END)
+        tokens.append(newest)
+    return torch.stack(tokens, 1)
+
+
+def beam(model: Transformer, source: Tensor, max_length: int, num_beams: int) -> Tensor:
+    """The best of `num_beams` beams by log-probability per token, int64 of shape (batch, at most max_length).
+
+    A beam that has ended stays among the best while its log-probability does.
+    """
+    batch = len(source)
+    first = torch.arange(batch, device=source.device).unsqueeze(1) * num_beams
+    state = model.begin(source.repeat_interleave(num_beams, 0))
+    newest = source.new_full((batch * num_beams,), BEGIN)
+    tokens = source.new_empty((batch * num_beams, 0))
+    # All beams are alike at first, so one alone may go on.
+    total = torch.full((batch, num_beams), -torch.inf, device=source.device)
+    total[:, 0] = 0.0
+    ended = torch.zeros_like(newest, dtype=torch.bool)
+    while tokens.shape[1] < max_length and not (tokens.shape[1] and bool(ended.all())):
+        scores, state = model.next_scores(newest, state)
+        scores[:, :END] = -torch.inf
+        likely = torch.log_softmax(scores.float(), 1).masked_fill(ended.unsqueeze(1), -torch.inf)
+        likely[:, PAD].masked_fill_(ended, 0.0)
+        candidates = (total.view(-1, 1) + likely).view(batch, -1)
+        total, chosen = candidates.topk(num_beams, dim=1)
+        rows = (first + chosen // likely.shape[1]).view(-1)
+        newest = (chosen % likely.shape[1]).view(-1)
+        tokens = torch.cat([tokens[rows], newest.unsqueeze(1)], 1)
+        ended, state = ended[rows] | (newest == END), state.of(rows)
+    lengths = (tokens != PAD).sum(1).view(batch, num_beams).clamp(min=1)
+    best = (total / lengths**LENGTH_POWER).argmax(1)
+    return tokens.view(batch, num_beams, -1)[torch.arange(batch, device=source.device), best]
+
+
+def translation_sums(
+    model: nn.Module, indices: Tensor, precision: MixedPrecision, samples: PairSamples, num_beams: int
+) -> Tensor:
+    """Sentences answered word for word, sentences, summed loss of tokens, tokens, and the sums of the measure.
+
+    Args:
+        model: in its mode for evaluation.
+
+    Returns:
+        float64 of shape (4 + samples.measure.num_sums,), on the model's device.
+    """
+    totals = torch.zeros(4 + samples.measure.num_sums, dtype=torch.float64)
+    for index in samples.parts(indices):
+        inputs, labels = samples.evaluation.batch(index)
+        outputs = precision.outputs(model, inputs)
+        loss = nn.functional.cross_entropy(outputs, labels, reduction="sum").item()
+        said = answers(model, inputs[:, 0], precision, samples.max_length, num_beams)
+        expected = samples.evaluation.target.sequences(index)
+        correct = sum(map(list.__eq__, said, expected))
+        tokens = int(samples.evaluation.num_tokens[index].sum())
+        sums = [correct, len(said), loss, tokens, *samples.measure.sums(said, expected)]
+        totals += torch.tensor(sums, dtype=torch.float64)
+    return totals.to(next(model.parameters()).device)

@@ -23,7 +23,7 @@ SHIPPED = sorted(path.stem for path in EXPERIMENTS.glob("*.toml"))
 
 OTHER_WORDS = {
     "schedule.kind": "constant",
-    "evaluation.batch_norm": "recalibrate",
+    "evaluation.batch_norm": "local",
     "partition.kind": "contiguous",
     "precision": "bf16",
     "wire": "fp16",

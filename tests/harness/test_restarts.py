@@ -17,7 +17,7 @@ from harness.plan.plan import make_plan
 from harness.spec import RunConfig, SpecError, run_id
 from harness.spec_file import load_spec
 from harness.train.build import build_optimizer
-from harness.train.restart import restart_if_due
+from harness.train.training import restart_if_due
 from harness.workers.attempt import attempt_stacked
 from tests.harness.support import (
     BLOCK,

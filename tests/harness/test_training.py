@@ -72,11 +72,8 @@ def test_interrupted_equals_uninterrupted(
     assert not (broken / "failure.json").exists() and not (broken / "heartbeat.json").exists()
 
 
-@pytest.mark.parametrize("policy", ["average", "recalibrate"])
-def test_interrupted_after_the_checkpoint_but_before_the_score(
-    policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = small_config("cser", CSER, evaluation={"per_epoch": 2, "batch_norm": policy})
+def test_interrupted_after_the_checkpoint_but_before_the_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small_config("cser", CSER, evaluation={"per_epoch": 2})
     whole = train_through_stops(config, tmp_path / "whole", [], monkeypatch)
     write = Event.model_dump
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from harness.models.transformer import gpt, sines
 from harness.models.transformer import transformer as build
 from harness.tasks.pairs import BEGIN, END, PAD
-from harness.train.translation import LENGTH_POWER, beam, greedy
+from harness.train.evaluate import LENGTH_POWER, beam, greedy
 
 NUM_TOKENS, LENGTH = 11, 9
 SIZES = {"width": 16, "num_heads": 2, "num_layers": 2, "feedforward": 24}
