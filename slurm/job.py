@@ -19,7 +19,7 @@ from harness.workers.attempt import Job, attempt_in_group, prepare_thread, recor
 from harness.workers.process_group import backend_for, from_rank_0, joined, own_gpu
 from slurm.allocation import Allocation, StopNotice, this_allocation
 from slurm.profile import Profile
-from slurm.starts import NothingToDo, begin_attempt, begins, recorded_end
+from slurm.requeue import NothingToDo, begin_attempt, begins, recorded_end
 
 GRACE_SECONDS = 5.0
 """How long a worker that lost the others stays, so that the one that caused it can say why before Slurm ends all."""

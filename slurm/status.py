@@ -16,7 +16,7 @@ from harness.records.experiment import Experiment, read_experiment
 from harness.records.state import State, Submitted, judge, look
 from slurm.allocation import ask_slurm
 from slurm.campaign import Campaign, Submission, read_campaign
-from slurm.starts import ALWAYS, COUNTED
+from slurm.requeue import ALWAYS, COUNTED
 
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 

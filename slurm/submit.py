@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from harness.spec import SpecError
 from harness.tasks.task import find_task
 from harness.workers.attempt import Job
 from harness.workers.launch import missing_runs, write_experiment
+from slurm.allocation import ask_slurm
 from slurm.campaign import (
     CampaignError,
     Submission,
@@ -34,11 +36,10 @@ from slurm.campaign import (
 )
 from slurm.job import do_run
 from slurm.preflight import PreflightTask, preflight, wait_for_preflight
-from slurm.profile import Profile
-from slurm.sbatch import (
+from slurm.profile import (
+    Profile,
     SubmissionPaths,
     array_parameters,
-    array_sizes,
     explain_refusal,
     preflight_minutes,
     preflight_parameters,
@@ -49,6 +50,9 @@ from slurm.status import observe, queued_jobs
 
 LOCK_SECONDS = 5.0
 """How long another command that submits the experiment is waited for."""
+
+MAX_ARRAY_SIZE = 1001
+"""Slurm's own limit of an array's size, for where the cluster's is not known."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,13 @@ def show(request: Request, num_runs: int) -> None:
         f"at most {profile.array_parallelism} at once, {profile.time_limit_minutes} min each before they are requeued; "
         f"{others} others are done, queued or running"
     )
+
+
+def array_sizes(num_runs: int) -> list[int]:
+    """The sizes of the arrays that so many runs need, as a cluster takes no array of more than MaxArraySize tasks."""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask_slurm("scontrol", "show", "config") or "", re.MULTILINE)
+    largest = max(1, int(found[1]) if found else MAX_ARRAY_SIZE)
+    return [min(largest, num_runs - start) for start in range(0, num_runs, largest)]
 
 
 def sbatch_texts(request: Request, num_runs: int) -> list[str]:

@@ -56,10 +56,16 @@ def show_plan(plan: Plan, site: Site | None = None) -> None:
         for row in experiment.rows
     ]
     print(experiment.title)
-    for key in sorted({*COMMON, "num_epochs", "weight_decay"}):
-        print(f"{key}: {_said(getattr(config, key))}")
+    shown = {key: getattr(config, key) for key in (*COMMON, "num_epochs", "weight_decay")}
+    shown["communication_dtype"] = shown.pop("wire")  # records and specs have the old name
+    for key, value in sorted(shown.items()):
+        print(f"{key}: {_said(value)}")
     print(f"parameters: {experiment.rows[0].num_parameters:,}")
-    print(f"seeds: {_said(experiment.seeds)}\n")
+    print(f"seeds: {_said(experiment.seeds)}")
+    of_baseline = [list(map(int, row.runs)) for row in experiment.rows if row.row == experiment.baseline]
+    if of_baseline and of_baseline[0] != experiment.seeds:
+        print(f"baseline_seeds: {_said(of_baseline[0])}")
+    print()
     print(tabulate(table, "keys", disable_numparse=True), end="\n\n")
     for name, footprint in plan.footprints.items():
         if footprint.spectral_gap is not None:

@@ -10,8 +10,15 @@ from typing import Any
 
 from harness.plan.footprint import Footprint, check_common
 from harness.plan.rows import PlannedRow, PlannedRun, checked_footprint, config_of, plan_row, why_too_short
-from harness.plan.search import neighbouring_rates
-from harness.plan.tuning import Chosen, choices, settled, trial_rows, tuning_name, tuning_record
+from harness.plan.tuning import (
+    SearchState,
+    choices,
+    neighbouring_rates,
+    settled,
+    trial_rows,
+    tuning_name,
+    tuning_record,
+)
 from harness.records import store
 from harness.records.experiment import Contrast, Experiment
 from harness.rows import RowSpec
@@ -97,18 +104,18 @@ def make_plan(spec: Spec, results: Path, tuning: bool = False, given_as: str | N
     )
 
 
-def _rows(spec: Spec, chosen: dict[str, Chosen], left_out: list[str]) -> Iterator[PlannedRow]:
+def _rows(spec: Spec, searches: dict[str, SearchState], left_out: list[str]) -> Iterator[PlannedRow]:
     """All rows of the experiment; to `left_out` go sentences on those that would be too short at another length."""
-    rows = {row.row: row for row in spec.all_rows()}
-    rows |= {name: settled(each.row, each.trial) for name, each in chosen.items()}
-    seeds = spec.statistics.seeds
+    given = {row.row: row for row in spec.all_rows()}
+    chosen = {name: settled(given[name], found.by_accuracy) for name, found in searches.items() if found.by_accuracy}
+    rows, seeds = given | chosen, spec.statistics.seeds
     for row in rows.values():
         of_baseline = spec.statistics.baseline_seeds if row.row == spec.statistics.baseline else []
         yield plan_row(spec, row, of_baseline or seeds)
     if spec.tuning and spec.tuning.both_rules:
-        for name, each in chosen.items():
-            if each.by_training_loss not in (None, each.trial):
-                other = settled(each.row, each.by_training_loss)
+        for name, found in searches.items():
+            if found.by_training_loss not in (None, found.by_accuracy):
+                other = settled(given[name], found.by_training_loss)
                 of_rule = spec.tuning.both_rules_seeds or seeds
                 yield plan_row(spec, other, of_rule, f"{name}~loss", base=name, rule="training_loss")
     for restart in spec.restarts:

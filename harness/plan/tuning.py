@@ -1,45 +1,179 @@
-"""An experiment's tuning: where its records lie, which trials it wants next, and what it chose for each row."""
+"""An experiment's tuning: the search for each row's settings and learning rate, its records, and what it chose.
+
+All trials of a row run at the first seed (at all seeds where there are no finalists). While the best lies at an end of
+its rates, the next rate beyond is tried too, within the bounds. The best few then run at the other seeds. The highest
+mean accuracy on held-out samples wins; of equals the smaller rate. A trial with a diverged run cannot win.
+
+A search is a function of its rules and of the outcomes so far, which records give, and goes the same way each time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from statistics import fmean
+from typing import Literal, NamedTuple
 
 from harness.plan.rows import PlannedRow, config_of, plan_row
-from harness.plan.search import SearchState, Trial, TrialOutcome, search
 from harness.records.experiment import Choice, Tuning, read_experiment
 from harness.records.metrics import metric_of, score_in
 from harness.records.packs import read_result
 from harness.rows import RowSpec
-from harness.spec import Spec, SpecError, run_id
+from harness.spec import Spec, SpecError, TuningSpec, run_id
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
 """Records that come with the program: in a checkout its results folder, in an installation the tunings of it."""
 
 
+class Trial(NamedTuple):
+    """A table of settings, by its number from 0, at a learning rate."""
+
+    candidate: int
+    learning_rate: float
+
+
+class TrialOutcome(NamedTuple):
+    """How a tuning run ended: accuracy on held-out samples and training loss, None where it diverged."""
+
+    accuracy: float | None
+    train_loss: float | None
+
+
+Outcomes = Callable[[Trial, int], TrialOutcome | None]
+"""By trial and tuning seed; None where the run has no result yet."""
+
+
 @dataclass(frozen=True)
-class Chosen:
-    """What the tuning found for a row. `trial` has the best score, `by_training_loss` the least training loss."""
+class SearchState:
+    """Where a search stands.
 
-    row: RowSpec
-    found: SearchState
-    trial: Trial
+    `wanted`: the seeds of each trial that is to be run, as far as can be said yet. The choices are None before the
+    search is complete, and where every trial diverged.
+    """
 
-    @property
-    def by_training_loss(self) -> Trial | None:
-        return self.found.by_training_loss
+    wanted: dict[Trial, list[int]]
+    missing: list[tuple[Trial, int]]
+    by_accuracy: Trial | None = None
+    by_training_loss: Trial | None = None
 
-    def choice(self, trial: Trial) -> Choice:
-        """The record of one of the two."""
-        return Choice(
-            learning_rate=trial.learning_rate,
-            candidate=trial.candidate,
-            settings=self.row.tables[trial.candidate],
-            num_trials=len(self.found.wanted),
-            at_end=self.found.at_end(trial),
-        )
+    def at_end(self, trial: Trial) -> bool:
+        """Whether the trial's rate is the smallest or largest tried with its settings."""
+        rates = [each.learning_rate for each in self.wanted if each.candidate == trial.candidate]
+        return trial.learning_rate in (min(rates), max(rates))
+
+
+def search(tuning: TuningSpec, row: RowSpec, outcomes: Outcomes) -> SearchState:
+    """Where the row's search stands."""
+    rates = [list(row.learning_rates or tuning.grid) for _ in row.tables]
+    screening = tuning.seeds if tuning.finalists is None else tuning.seeds[:1]
+    tried_at: dict[Trial, list[int]] = {}
+    finalists: set[Trial] = set()
+
+    def missing() -> list[tuple[Trial, int]]:
+        return [(trial, seed) for trial, seeds in tried_at.items() for seed in seeds if outcomes(trial, seed) is None]
+
+    while True:
+        for candidate, own in enumerate(rates):
+            for rate in own:
+                tried_at.setdefault(Trial(candidate, rate), screening)
+        if missing():
+            break
+        ranking = _ranking(list(tried_at), screening, outcomes)
+        if any([_extend(rates[trial.candidate], trial.learning_rate, tuning) for trial in ranking[:1]]):
+            continue
+        if not ranking and any([_extend(own, None, tuning) for own in rates]):
+            continue
+        for trial in _best(ranking, tuning.finalists, outcomes, tuning.seeds):
+            finalists.add(trial)
+            tried_at[trial] = tuning.seeds
+        if missing():
+            break
+        best = _ranking(list(finalists), tuning.seeds, outcomes)[:1]
+        if not any([_extend(rates[trial.candidate], trial.learning_rate, tuning) for trial in best]):
+            by_loss = _least_loss(tried_at, screening, outcomes)
+            return SearchState(_in_order(tried_at), [], best[0] if best else None, by_loss)
+    return SearchState(_in_order(tried_at), missing())
+
+
+def _in_order(tried_at: dict[Trial, list[int]]) -> dict[Trial, list[int]]:
+    """As they were begun with, and what the search added after it, each table of settings for itself."""
+    return dict(sorted(tried_at.items(), key=lambda item: item[0].candidate))
+
+
+def _ranking(trials: Sequence[Trial], seeds: Sequence[int], outcomes: Outcomes) -> list[Trial]:
+    """From the best mean accuracy over these seeds to the worst, without those that diverged at one."""
+    means = _means(trials, seeds, outcomes, "accuracy")
+    return sorted(means, key=lambda trial: (-means[trial], trial.learning_rate, trial.candidate))
+
+
+def _means(
+    trials: Iterable[Trial], seeds: Sequence[int], outcomes: Outcomes, number: Literal["accuracy", "train_loss"]
+) -> dict[Trial, float]:
+    """A number's mean over these seeds, of the trials that have it at all of them."""
+    means = {}
+    for trial in trials:
+        found = [getattr(outcomes(trial, seed), number, None) for seed in seeds]
+        known = [each for each in found if each is not None]
+        if len(known) == len(found):
+            means[trial] = fmean(known)
+    return means
+
+
+def _best(ranking: list[Trial], count: int | None, outcomes: Outcomes, seeds: list[int]) -> list[Trial]:
+    """The first `count` of the ranking; one that diverged at another seed has been tried, but takes no place."""
+    best, places = [], len(ranking) if count is None else count
+    for trial in ranking:
+        if places == 0:
+            break
+        best.append(trial)
+        places -= not _diverged(trial, seeds, outcomes)
+    return best
+
+
+def _diverged(trial: Trial, seeds: Sequence[int], outcomes: Outcomes) -> bool:
+    return any(outcome.accuracy is None for seed in seeds if (outcome := outcomes(trial, seed)))
+
+
+def _least_loss(tried_at: dict[Trial, list[int]], screening: Sequence[int], outcomes: Outcomes) -> Trial | None:
+    finished = [trial for trial, seeds in tried_at.items() if not _diverged(trial, seeds, outcomes)]
+    means = _means(finished, screening, outcomes, "train_loss")
+    return min(means, key=lambda trial: (means[trial], trial.learning_rate, trial.candidate), default=None)
+
+
+def _extend(rates: list[float], best: float | None, tuning: TuningSpec) -> bool:
+    """Add the rate beyond the best one, where that is the last and the bound allows it; whether one was added.
+
+    Args:
+        best: None where all diverged, so that a smaller one is wanted.
+    """
+    if len(rates) < 2:  # one has no neighbour to take a step from
+        return False
+    if best == max(rates) and tuning.highest is not None:
+        beyond = next_rate(sorted(rates))
+    elif best in (None, min(rates)) and tuning.lowest is not None:
+        beyond = next_rate(sorted(rates, reverse=True))
+    else:
+        return False
+    if not (tuning.lowest or 0) <= beyond <= (tuning.highest or beyond):
+        return False
+    rates.append(beyond)
+    return True
+
+
+def next_rate(rates: list[float]) -> float:
+    """What follows a geometric row of rates; of three or more the last two steps are repeated: 0.01, 0.03, 0.1, 0.3."""
+    before, last = rates[-2:]
+    rate = before * last / rates[-3] if len(rates) > 2 else last * last / before
+    return float(f"{rate:.6g}")
+
+
+def neighbouring_rates(rate: float) -> tuple[float, float]:
+    """The rates below and above in the row 1, 3, 10, 30, ...; of one that is not in it a third and three times."""
+    leading = f"{rate:e}"[0]
+    below, above = rate * (0.3 if leading == "1" else 1 / 3), rate * (10 / 3 if leading == "3" else 3)
+    return float(f"{below:.6g}"), float(f"{above:.6g}")
 
 
 def tuning_name(spec: Spec) -> str:
@@ -91,8 +225,8 @@ def trial_rows(spec: Spec, results: Path) -> Iterator[PlannedRow]:
             yield plan_row(spec, settled(row, trial), seeds, name, tuning=True, tunes=row.row, candidate=candidate)
 
 
-def choices(spec: Spec, results: Path, command: str) -> dict[str, Chosen]:
-    """What the tuning chose, by row, for those that leave it to that. `command` makes the tuning.
+def choices(spec: Spec, results: Path, command: str) -> dict[str, SearchState]:
+    """The finished search of each row that leaves its choice to the tuning. `command` makes the tuning.
 
     Raises:
         SpecError: there is no tuning, or it is not done, or was made with other settings.
@@ -102,22 +236,36 @@ def choices(spec: Spec, results: Path, command: str) -> dict[str, Chosen]:
     if rows and spec.tuning is None:
         raise SpecError(f"row {rows[0].row!r} has no learning_rate; give it one, or the spec a [tuning] section")
     folder = tuning_folder(spec, results)
-    return {row.row: _choose(spec, row, folder, command) for row in rows}
+    return {row.row: _finished_search(spec, row, folder, command) for row in rows}
 
 
-def tuning_record(spec: Spec, chosen: dict[str, Chosen]) -> Tuning | None:
+def tuning_record(spec: Spec, searches: dict[str, SearchState]) -> Tuning | None:
     """Where the rows' settings and rates came from, for experiment.json."""
     if spec.tuning is None:
         return None
+    rows = {row.row: row for row in spec.all_rows()}
+
+    def chosen(rule: Literal["by_accuracy", "by_training_loss"]) -> dict[str, Choice]:
+        return {
+            name: Choice(
+                learning_rate=trial.learning_rate,
+                candidate=trial.candidate,
+                settings=rows[name].tables[trial.candidate],
+                num_trials=len(found.wanted),
+                at_end=found.at_end(trial),
+            )
+            for name, found in searches.items()
+            if (trial := getattr(found, rule))
+        }
+
+    by_accuracy = chosen("by_accuracy")
     return Tuning(
         experiment=tuning_name(spec),
         grid=spec.tuning.grid,
         seeds=spec.tuning.seeds,
-        selected={name: each.trial.learning_rate for name, each in chosen.items()},
-        choices={name: each.choice(each.trial) for name, each in chosen.items()},
-        choices_by_training_loss={
-            name: each.choice(each.by_training_loss) for name, each in chosen.items() if each.by_training_loss
-        },
+        selected={name: choice.learning_rate for name, choice in by_accuracy.items()},
+        choices=by_accuracy,
+        choices_by_training_loss=chosen("by_training_loss"),
     )
 
 
@@ -142,7 +290,7 @@ def _trial_name(row: RowSpec, trial: Trial) -> str:
     return f"{row.row}{candidate}_lr{trial.learning_rate:g}"
 
 
-def _choose(spec: Spec, row: RowSpec, folder: Path, command: str) -> Chosen:
+def _finished_search(spec: Spec, row: RowSpec, folder: Path, command: str) -> SearchState:
     found = _search(spec, row, folder)
     if found.missing:
         trial, seed = found.missing[0]
@@ -150,7 +298,7 @@ def _choose(spec: Spec, row: RowSpec, folder: Path, command: str) -> Chosen:
         raise SpecError(f"{why}; run the tuning first (`{command}`)")
     if found.by_accuracy is None:
         raise SpecError(f"row {row.row!r} diverged at every learning rate of the grid in {folder}; widen the grid")
-    return Chosen(row, found, found.by_accuracy)
+    return found
 
 
 def _why_missing(folder: Path, row: str, trial: str, seed: int, run_id: str) -> str:

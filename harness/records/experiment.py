@@ -88,7 +88,7 @@ class Choice(Planned):
 
 
 class Tuning(Planned):
-    """Where settings and learning rates came from, by the search of `harness.plan.search`."""
+    """Where settings and learning rates came from, by the search of `harness.plan.tuning`."""
 
     experiment: str
     grid: list[float]

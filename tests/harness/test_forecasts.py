@@ -14,8 +14,8 @@ from harness.cli import show
 from harness.plan import forecast, step_time
 from harness.plan.forecast import Site, powers, reading
 from harness.plan.plan import Plan, make_plan
-from harness.plan.search import neighbouring_rates
 from harness.plan.step_time import MEASURED, StepTime, dry_steps
+from harness.plan.tuning import neighbouring_rates
 from harness.records.experiment import Contrast
 from harness.spec import Spec
 from harness.spec_file import EXPERIMENTS, load_spec

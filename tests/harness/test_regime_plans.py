@@ -13,8 +13,7 @@ from harness.__main__ import main
 from harness.plan.footprint import footprint_of
 from harness.plan.plan import Plan, make_plan
 from harness.plan.rows import config_of
-from harness.plan.search import Trial, TrialOutcome
-from harness.plan.tuning import settled
+from harness.plan.tuning import Trial, TrialOutcome, settled
 from harness.records.experiment import read_experiment
 from harness.records.store import RecordError, Result, RunFile, write_record
 from harness.spec import PartitionSpec, SpecError, TaskSpec

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.plan.search import SearchState, Trial, TrialOutcome, next_rate, search
+from harness.plan.tuning import SearchState, Trial, TrialOutcome, next_rate, search
 from harness.rows import RowSpec
 from harness.spec import TuningSpec
 

@@ -17,7 +17,7 @@ from harness.workers.attempt import attempt_stacked
 from report.accuracy_report import build_report
 from report.frame import read_frames
 from slurm.campaign import read_campaign
-from slurm.starts import read_starts
+from slurm.requeue import read_starts
 from slurm.status import campaign_status, queued_jobs
 from tests.harness.support import ROOT, Table, changed, comparable, job_for, small_spec, write_spec
 from tests.slurm.local_cluster import LocalCluster

@@ -28,8 +28,18 @@ from slurm import requeue
 from slurm.allocation import Allocation, StopNotice
 from slurm.campaign import put_submission
 from slurm.profile import load_profile
-from slurm.requeue import decide, goes_on
-from slurm.starts import ALWAYS, COUNTED, NothingToDo, Start, add_start, begin_attempt, num_retries, read_starts
+from slurm.requeue import (
+    ALWAYS,
+    COUNTED,
+    NothingToDo,
+    Start,
+    add_start,
+    begin_attempt,
+    decide,
+    goes_on,
+    num_retries,
+    read_starts,
+)
 from tests.harness.support import ROOT, job_for, small_config
 from tests.slurm.support import allocation, small_profile, submission, write_profile
 

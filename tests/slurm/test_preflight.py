@@ -20,8 +20,7 @@ from harness.workers.process_group import require_own_devices
 from slurm import preflight
 from slurm.campaign import CampaignError
 from slurm.preflight import Answer, PreflightTask, failures, rate_in_words, wait_for_preflight
-from slurm.profile import load_profile
-from slurm.sbatch import SubmissionPaths, array_parameters, preflight_parameters, sbatch_text
+from slurm.profile import SubmissionPaths, array_parameters, load_profile, preflight_parameters, sbatch_text
 from tests.harness.support import ROOT, changed, small_spec, write_spec
 from tests.slurm.support import allocation, small_profile, write_profile
 from tests.tasks.miniatures import imagenet_tree

@@ -11,15 +11,17 @@ import pytest
 
 from harness.spec import SpecError
 from slurm.__main__ import main
-from slurm.profile import CLUSTERS, Profile, load_profile
-from slurm.sbatch import (
+from slurm.profile import (
+    CLUSTERS,
+    Profile,
     SubmissionPaths,
     array_parameters,
-    array_sizes,
     explain_refusal,
+    load_profile,
     preflight_parameters,
     sbatch_text,
 )
+from slurm.submit import array_sizes
 from tests.harness.support import small_spec, write_spec
 from tests.slurm.support import small_profile, write_profile
 
