@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -46,8 +45,6 @@ FORMAT = 2
 NAME = "runs.jsonl"
 RESTORE = "restore the file from git or from a copy"
 _LINE = re.compile(r'\{"sha256":"(?P<digest>[0-9a-f]{64})",(?P<text>"run_id":"(?P<run>[0-9a-f]{12})",.*)\}')
-_REMOVING, _UNPACKING = ".removing", ".unpacking"
-"""Endings of hidden folders that are no runs: on their way out, or not whole yet."""
 
 Files = dict[str, Any]
 """The JSON of a run's files, by their names without endings."""
@@ -269,20 +266,21 @@ def unpack_runs(folder: Path) -> int:
     if not (folder / NAME).exists():
         raise RecordError(f"{folder} holds no {NAME} to unpack; give the folder of an experiment that has one")
     with _alone(folder):
-        missing = {run: files for run, files in _packed_files(folder).items() if not (folder / run).exists()}
+        missing = {
+            run: files for run, files in _packed_files(folder).items() if not (folder / run / "run.json").exists()
+        }
         for run, files in missing.items():
-            part = folder / f".{run}{_UNPACKING}"
-            _write_files(part, files)
-            os.replace(part, folder / run)
+            _write_files(folder / run, files)
     return len(missing)
 
 
 def _write_files(folder: Path, files: Files) -> None:
-    folder.mkdir()
-    for path in map(folder.joinpath, RUN_FILES):
+    """Write run.json last, as a folder without one is no run."""
+    for path in map(folder.joinpath, reversed(RUN_FILES)):
         if path.stem in files:
             fields = files[path.stem]
-            path.write_text("".join(map(event_line, fields)) if path.suffix == ".jsonl" else record_text(fields))
+            text = "".join(map(event_line, fields)) if path.suffix == ".jsonl" else record_text(fields)
+            write_text_atomically(path, text, durable=False)
 
 
 def _packed_files(folder: Path) -> dict[str, Files]:
@@ -305,25 +303,26 @@ def _finished_files(folder: Path) -> dict[str, Files]:
 
 
 def _remove_packed(folder: Path, run_ids: list[str]) -> None:
-    """Take away the folders of these runs; each must still be what the pack on the disk has."""
+    """Take away the folders of these runs, which must still be what the pack on the disk has; and what is left of such.
+
+    run.json goes first: a folder without one is no run, so that half a folder is never read.
+    """
     pack = parse_pack((folder / NAME).read_bytes(), folder / NAME)
     for run in run_ids:
         if _inside(pack.files(run)) != _inside(read_run_files(folder / run)):
             raise RecordError(f"{folder / run} was changed while it was packed; pack again")
     make_names_durable(folder)
     for run in run_ids:
-        part = folder / f".{run}{_REMOVING}"
-        os.replace(folder / run, part)  # gone at once: half a folder would be half a run
-        shutil.rmtree(part)
+        (folder / run / "run.json").unlink()
+    for path in map(folder.joinpath, pack.lines):
+        if path.is_dir() and not (path / "run.json").exists():
+            shutil.rmtree(path)
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Two that pack at once could each leave out what the other took away."""
     with locked(folder / "pack.lock"):
-        for remains in folder.glob(".*"):  # of one that was killed
-            if remains.name.endswith((_REMOVING, _UNPACKING)):
-                shutil.rmtree(remains)
-            elif remains.name.startswith(f".{NAME}."):
-                remains.unlink()
+        for torn in folder.glob(f".{NAME}.*"):  # by one that was killed
+            torn.unlink()
         yield
