@@ -71,9 +71,12 @@ def check_reading(config: RunConfig, data: Path | None, device: str, cores: int)
     task: Any = find_task(config.task.name)
     if not hasattr(task, "measured_reading_rate"):
         return
+    taken = None
     try:
         rate, readers = task.measured_reading_rate(data, READING_SECONDS)
-        taken = gpu_rate(config, device)
+        if device != "cpu" and torch.cuda.is_available():
+            gpu = torch.device("cuda", torch.cuda.current_device())
+            taken = config.batch_size / dry_steps(config, gpu).seconds
     except DataError:
         return
     except RuntimeError as error:
@@ -86,17 +89,6 @@ def check_reading(config: RunConfig, data: Path | None, device: str, cores: int)
 def first_line(error: Exception) -> str:
     """What an error says first, or its name."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def gpu_rate(config: RunConfig, device: str) -> float | None:
-    """Images a second that training takes on this GPU, by dry steps; None on a CPU, or where there is no GPU.
-
-    Raises:
-        RuntimeError: the GPU cannot take such a step.
-    """
-    if device == "cpu" or not torch.cuda.is_available():
-        return None
-    return config.batch_size / dry_steps(config, torch.device("cuda", torch.cuda.current_device())).seconds
 
 
 def check_writable(what: str, folder: Path) -> Check:
@@ -156,26 +148,19 @@ def _nearest(folder: Path) -> Path:
 
 
 def check_gpus() -> Iterator[Check]:
-    """Whether GPUs are there, and whether the installed torch has code for them."""
+    """Whether GPUs are there, and whether the installed torch computes on each."""
     if not torch.cuda.is_available():
         yield Check("GPUs", False, "torch sees none; check the driver with nvidia-smi, and that torch is a CUDA build")
         return
-    built_for = torch.cuda.get_arch_list()
     for index in range(torch.cuda.device_count()):
-        name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
-        yield Check(f"GPU {index}", *architecture(name, capability, built_for, torch.version.cuda or "none"))
-
-
-def architecture(name: str, capability: tuple[int, int], built_for: list[str], cuda: str) -> tuple[bool, str]:
-    """Whether a torch built for these architectures runs on such a GPU, and what to do if not."""
-    wanted = f"sm_{capability[0]}{capability[1]}"
-    # Binary code runs on GPUs of the same major version and an equal or higher minor one.
-    same_major = [int(each[3:]) for each in built_for if each.startswith("sm_") and each[3:].isdigit()]
-    built = f"this torch (CUDA {cuda}) is built for {', '.join(built_for) or 'none'}"
-    if any(each // 10 == capability[0] and each % 10 <= capability[1] for each in same_major):
-        return True, f"{name} is {wanted}, {built}"
-    advice = "install one that was built for CUDA 12.6 (cu126)" if capability < (7, 5) else "install a newer one"
-    return False, f"{name} is {wanted}, {built}, which does not run on it; {advice}, as docs/first-gpu-day.md says"
+        name, built = torch.cuda.get_device_name(index), f"a torch built for CUDA {torch.version.cuda}"
+        try:
+            torch.ones(1, device=f"cuda:{index}").add_(1).item()
+        except RuntimeError as error:
+            advice = f"{built} does not compute on it; install one that does, as docs/first-gpu-day.md says"
+            yield Check(f"GPU {index}", False, f"{name}: {first_line(error)}; {advice}")
+        else:
+            yield Check(f"GPU {index}", True, f"{built} computes on {name}")
 
 
 def check_nccl() -> Check:

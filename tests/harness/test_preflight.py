@@ -7,6 +7,7 @@ import fcntl
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,7 +23,6 @@ from harness.train.build import build_model, build_optimizer
 from harness.workers import preflight
 from harness.workers.preflight import (
     Check,
-    architecture,
     check_disk,
     check_locks,
     check_reading,
@@ -31,42 +31,28 @@ from harness.workers.preflight import (
 )
 from tests.harness.support import changed, small_config, small_spec, write_spec
 
-CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
-CUDA_12_6 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
-
-
-@pytest.mark.parametrize(
-    ("capability", "built_for", "serves"),
-    [
-        *(((7, 0), CUDA_12_6, True), ((9, 0), CUDA_13, True), ((8, 9), CUDA_13, True), ((12, 0), CUDA_13, True)),
-        *(((10, 3), CUDA_13, True), ((6, 1), CUDA_13, False), ((7, 2), CUDA_13, False), ((11, 0), CUDA_13, False)),
-    ],
-)
-def test_code_of_the_same_major_version_and_no_higher_minor_one_serves(
-    capability: tuple[int, int], built_for: list[str], serves: bool
-) -> None:
-    passed, detail = architecture("some GPU", capability, built_for, "13.0")
-    assert passed == serves and ("cu126" in detail) == (not serves and capability < (7, 5))
-
 
 def test_reading_is_said_beside_what_the_gpu_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """One process of eight readers is measured; a worker of the run has four cores."""
     measured = (4000.0, 8)
     monkeypatch.setattr("harness.tasks.imagenet.ImageNet.measured_reading_rate", lambda *arguments: measured)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     config = small_config(task=TaskSpec(name="imagenet"))
     for taken, words in (
         (None, "4 readers a worker reach about 2,000 images/s, 500 each"),
         (1200.0, "2,000 images/s, 500 each; its GPU takes 1,200"),
         (2500.0, "its GPU takes 2,500, and would wait for them: give a worker more cores"),
     ):
-        monkeypatch.setattr(preflight, "gpu_rate", lambda config, device, taken=taken: taken)
+        seconds = SimpleNamespace(seconds=config.batch_size / taken if taken else None)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda taken=taken: taken is not None)
+        monkeypatch.setattr(preflight, "dry_steps", lambda config, device, seconds=seconds: seconds)
         (check,) = check_reading(config, None, "cuda", cores=4)
         assert check.passed and check.detail.endswith(words)
 
-    def fail(config: object, device: object) -> float:
+    def fail(*arguments: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
 
-    monkeypatch.setattr(preflight, "gpu_rate", fail)
+    monkeypatch.setattr(preflight, "dry_steps", fail)
     (check,) = check_reading(config, None, "cuda", cores=4)
     assert not check.passed and "CUDA out of memory.; if memory is short" in check.detail
 

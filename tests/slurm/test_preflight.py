@@ -110,18 +110,21 @@ def test_one_gpu_that_several_ranks_see_is_refused_in_one_sentence(
 def test_each_process_checks_its_gpus_and_one_of_a_node_its_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A torch without the GPU's architecture is one sentence."""
+    """A torch without code for the GPU is one sentence."""
+
+    def no_code(*size: int, device: str) -> None:
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors")
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80", "sm_90"])
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Tesla V100-SXM2-16GB")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 0))
+    monkeypatch.setattr(torch, "ones", no_code)
     gpus: dict[str, Any] = {"device": "cuda", "gpus_per_node": 2, "workers_per_node": 2}
     task = task_of(tmp_path, **gpus)
     found = [list(preflight._node_checks(task, allocation(local_rank=rank))) for rank in (0, 1)]
     assert [check.what for check in found[1]] == ["GPU 0"]
     gpu, temporary = found[0]
-    assert "sm_70" in gpu.detail and "built for CUDA 12.6 (cu126)" in gpu.detail
+    assert "Tesla V100-SXM2-16GB: CUDA error: no kernel image" in gpu.detail and "\n" not in gpu.detail
     assert temporary.passed and not gpu.passed
 
 
