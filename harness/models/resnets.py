@@ -41,9 +41,7 @@ EXPANSION = 4
 """Channels of a bottleneck's output for each channel of its 3 x 3 convolution."""
 
 
-def resnet50(
-    input_shape: tuple[int, ...], num_classes: int, width: Count = 64, zero_init_residual: bool = False
-) -> nn.Module:
+def resnet50(input_shape: tuple[int, ...], num_classes: int, width: Count = 64) -> nn.Module:
     """Four stages of 3, 4, 6 and 3 bottlenecks.
 
     Args:
@@ -51,11 +49,8 @@ def resnet50(
         num_classes: outputs.
         width: channels of the 3 x 3 convolutions in the first stage, torchvision's `width_per_group`; it widens these
             convolutions in all stages and leaves what a block takes and gives (256 to 2048 channels) as it is.
-        zero_init_residual: start the last batch norm of every block with zero weights, so that a block is its shortcut.
     """
-    network: nn.Module = models.resnet50(
-        weights=None, num_classes=num_classes, width_per_group=width, zero_init_residual=zero_init_residual
-    )
+    network: nn.Module = models.resnet50(weights=None, num_classes=num_classes, width_per_group=width)
     channels, *sides = input_shape
     small = max(sides) <= SMALL_SIDE
     if small:

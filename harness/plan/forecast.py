@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import chi2, nct, norm, t
 
+from harness.plan.footprint import StepTime, step_times
 from harness.plan.plan import Plan
-from harness.plan.step_time import StepTime, step_times
 from harness.records.experiment import Contrast, Experiment, Row
 from harness.records.hardware import Machine, machines
 from harness.spec import RunConfig

@@ -122,7 +122,7 @@ def write_failure(
 
 
 def truncate_events(path: Path, last_step: int) -> None:
-    """Keep the events up to `last_step`: a resumed run repeats the rest.
+    """Keep the whole lines of events up to `last_step`: a resumed run repeats the rest.
 
     Raises:
         RecordError: a damaged line that is not the last.
@@ -133,14 +133,8 @@ def truncate_events(path: Path, last_step: int) -> None:
 
 
 def append_event(path: Path, event: Event) -> None:
-    """Add one line to events.jsonl; a torn line that a killed attempt left is closed first."""
-    with store.errors_naming(path), open(path, "ab+") as file:
-        if file.tell() > 0:
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.seek(0)
-                whole = file.read().rpartition(b"\n")[0]
-                file.truncate(len(whole) + 1 if whole else 0)
+    """Add one line to events.jsonl, whose torn last line, if there is one, `Recorder.begin` has taken away."""
+    with store.errors_naming(path), open(path, "ab") as file:
         file.write(store.event_line(event.json_fields()).encode())
         file.flush()
         os.fsync(file.fileno())

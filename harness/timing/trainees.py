@@ -18,8 +18,7 @@ from harness.tasks.task import find_task
 from harness.timing.workloads import EMULATED, Gradients, gradients_of, problem_of, published, short_run, workload_of
 from harness.train.build import trainable
 from harness.train.clock import seconds_to_idle
-from harness.train.local_workers import random_batch
-from harness.train.precision import MixedPrecision
+from harness.train.local_workers import MixedPrecision, random_batch
 
 MIN_STEPS, MAX_STEPS, MAX_SECONDS = 5, 200, 3.0
 """Bounds of a calibration."""

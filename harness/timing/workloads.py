@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.plan.step_time import RESNET50_FORWARD_FLOPS, forward_flops, published_rate
+from harness.plan.footprint import RESNET50_FORWARD_FLOPS, forward_flops, published_rate
 from harness.records.timings import Workload
 from harness.spec import EvaluationSpec, ModelSpec, Precision, RunConfig, ScheduleSpec, SpecError, TaskSpec
 from harness.tasks.task import find_task

@@ -18,7 +18,7 @@ from harness.models.transformer import Transformer
 from harness.spec import RunConfig
 from harness.tasks.pairs import BEGIN, END, PAD, PairSamples, plain
 from harness.tasks.task import Samples
-from harness.train.precision import MixedPrecision
+from harness.train.local_workers import MixedPrecision
 
 LENGTH_POWER = 1.0
 """Beams are compared by their log-probability over their length to this power."""

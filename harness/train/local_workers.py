@@ -1,4 +1,4 @@
-"""The workers at this end: one in a process of its own, or all of a run as rows of the same tensors.
+"""The workers at this end: one in a process of its own, or all of a run as rows of the same tensors; and their passes.
 
 A `Trainee` has random batches: it is what is timed, estimated and checked where no data set is wanted.
 """
@@ -8,17 +8,19 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from algorithms import Collectives, DistributedOptimizer, StackedCollectives
-from harness.spec import RunConfig
+from harness.spec import Precision, RunConfig
 from harness.tasks.pairs import NUM_SPECIAL
 from harness.tasks.task import Task, find_task
 from harness.train.build import build_optimizer, module_to_train
-from harness.train.precision import MixedPrecision
+
+AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def local_workers(
@@ -107,6 +109,69 @@ def _of_mean_loss(scores: Tensor, labels: Tensor, batch: int) -> Tensor:
     """Gradient of the mean cross-entropy of `batch` samples by the outputs whose log-softmax is `scores`."""
     of_scores = torch.zeros_like(scores).scatter_(1, labels.unsqueeze(1), -1 / batch)
     return torch.ops.aten._log_softmax_backward_data(of_scores, scores, 1, scores.dtype)  # type: ignore[no-any-return]
+
+
+class MixedPrecision:
+    """A worker's passes: autocast, and loss scaling for fp16. Parameters and optimiser state stay fp32.
+
+    Each worker has a loss scale of its own and takes it out of its own gradients; whether a step is skipped is decided
+    by all workers together, in the optimiser, which then changes nothing of its state.
+    """
+
+    def __init__(self, precision: Precision, device: torch.device, label_smoothing: float = 0.0) -> None:
+        self._device, self._label_smoothing = device.type, label_smoothing
+        self._dtype = AUTOCAST.get(precision)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+    def autocast(self) -> torch.autocast:
+        """Inside, a network computes in the run's precision."""
+        return torch.autocast(self._device, dtype=self._dtype, enabled=self._dtype is not None)
+
+    def outputs(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        """The network's, in training and evaluation alike; in fp32 where it computed in less."""
+        with self.autocast():
+            outputs: Tensor = model(inputs)
+        return outputs if self._dtype is None else outputs.float()
+
+    def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy over the labels that count, from `outputs`."""
+        outputs = self.outputs(model, inputs)
+        return nn.functional.cross_entropy(outputs, labels, label_smoothing=self._label_smoothing)
+
+    def backward(self, loss: Tensor) -> None:
+        """Backward pass, with the loss scaled."""
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
+    def both_passes(self, model: nn.Module, inputs: Tensor, labels: Tensor, weight: float | None = None) -> Tensor:
+        """One worker's, of its loss times `weight`, which is returned: gradients are added to what there is."""
+        loss = self.loss(model, inputs, labels)
+        loss = loss if weight is None else weight * loss
+        self.backward(loss)
+        return loss.detach()
+
+    def step(self, optimizer: DistributedOptimizer) -> None:
+        """The step; skipped on all workers where any worker's gradients are not finite."""
+        self.scaler.step(optimizer)
+        self.scaler.update()
+
+    def tally(self, loss: Tensor) -> Tensor:
+        """What a step adds to the sum of losses and to their number: float64, of the loss's shape and then 2.
+
+        A loss that is not finite makes the run diverge, unless loss scaling is on, which skips such steps.
+        """
+        value = loss.detach().double()
+        one = torch.ones_like(value)
+        if self.scaler.is_enabled():
+            finite = torch.isfinite(value)
+            return torch.stack([torch.where(finite, value, torch.zeros_like(value)), finite.double()], dim=-1)
+        return torch.stack([value, one], dim=-1)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.scaler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state)
 
 
 def random_batch(task: Task, batch_size: int, generator: torch.Generator, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,9 +20,8 @@ from harness.train.build import build_optimizer, format_of, module_to_train, num
 from harness.train.checkpoint import CheckpointError
 from harness.train.clock import Clock
 from harness.train.evaluate import Score
-from harness.train.local_workers import batched_backward, local_workers
+from harness.train.local_workers import MixedPrecision, batched_backward, local_workers
 from harness.train.order import class_counts, learning_rate_factor, token_weights, worker_batches, worker_shards
-from harness.train.precision import MixedPrecision
 
 PARAMETERS = "parameters"
 """What a restart calls them, in whose place worker 0's are taken."""

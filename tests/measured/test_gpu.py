@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from algorithms import Collectives, ProcessGroupCollectives, Purpose, SoloCollectives, StackedCollectives, algorithms
 from algorithms.core.topology import Topology
 from algorithms.registry import baselines
-from harness.plan.step_time import dry_steps
+from harness.plan.footprint import dry_steps
 from harness.spec import Precision, RunConfig
 from harness.spec_file import find_spec, load_spec
 from harness.tasks.augment import CroppedSamples

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from algorithms.core import traffic
-from harness.plan.step_time import RESNET50_FORWARD_FLOPS
+from harness.plan.footprint import RESNET50_FORWARD_FLOPS
 from harness.spec import SpecError
 from harness.spec_file import find_spec, load_spec
 from harness.timing import trainees
