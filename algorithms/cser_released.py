@@ -43,6 +43,7 @@ class CSERReleased(CSER):
 
     name = "cser_released"
     sgd_alone = "it is what was released, which steps by SGD"
+    keeps_rounding = False  # averages overwrite parameters
     formula = "32 (1 - 1/H) d / R2 + 32 d / (R1 H)"
     no_compression: ClassVar = {
         **CSER.no_compression,

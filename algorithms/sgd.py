@@ -20,6 +20,7 @@ from algorithms.core import DistributedOptimizer, Layout, Purpose, Stage
 
 class SGD(DistributedOptimizer):
     name = "sgd"
+    keeps_rounding = False
     formula = "32 d"
     no_compression: ClassVar[Mapping[str, Any] | None] = {}
     workers_differ = False

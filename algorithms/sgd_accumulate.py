@@ -25,6 +25,7 @@ class SGDAccumulate(DistributedOptimizer):
     """Args: accumulation_steps: A, gradients that make one step; the rest as in `DistributedOptimizer`."""
 
     name = "sgd_accumulate"
+    keeps_rounding = False
     formula = "32 d / A"
     no_compression: ClassVar = {"accumulation_steps": 1}
     workers_differ = False

@@ -14,7 +14,8 @@ Without lateness, tau = 0 and alpha = 0, this is `diloco`, in fragments as there
 local and are kept. The source's inner optimiser is local_step = "adamw", by default it is SGD.
 
 Deviations: fragments are equal shares of the flat vector, where it takes layers; numbers have 32 or 16 bits, where it
-sends 4. A message is waited for when it is sent, and its result put by: training is as the source's, the clock is not.
+sends 4, and what rounding takes is sent the next time. A message is waited for when it is sent, and its result put by:
+training is as the source's, the clock is not.
 Cost: 32 d / H bits per step on average, an all-reduce of d / F every H / F steps.
 """
 
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Unpack
 
+import torch
 from torch.optim.optimizer import ParamsT
 
 from algorithms.core import Common, Layout, Purpose
@@ -74,6 +76,7 @@ class StreamingDiLoCo(DiLoCo):
             raise ValueError(f"{self.name}: merge must lie in [0, 1], not {merge!r}")
         self.delay, self.merge = delay, merge
         self.delta = self.new_buffer("delayed")
+        self.e = None if self.communication_dtype is None else self.new_buffer("error")
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
@@ -88,8 +91,12 @@ class StreamingDiLoCo(DiLoCo):
         if step % self.fragment_interval == 0:
             here = self.fragment(step)
             delta = self.x[..., here] - self.flat.parameters[..., here]
-            self.average_in_place_(delta, Purpose.MODEL)
-            self.delta[..., here] = delta
+            if self.e is None:
+                self.average_in_place_(delta, Purpose.MODEL)
+                self.delta[..., here] = delta
+            else:  # what rounding takes is sent the next time
+                own, self.delta[..., here] = self.average(delta.add_(self.e[..., here]), Purpose.MODEL)
+                torch.sub(delta, own, out=self.e[..., here])
         sent = step - self.delay
         if sent > 0 and sent % self.fragment_interval == 0:
             self._arrive(self.fragment(sent))

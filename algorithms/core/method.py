@@ -45,6 +45,8 @@ class Method:
     """What the method is called without momentum, where that is another one: then the momentum must not be 0."""
     sgd_alone: ClassVar[str | None] = None
     """Why the method has no local step but SGD's, as the end of a sentence; None where it has others."""
+    keeps_rounding: ClassVar[bool] = True
+    """Whether what rounding takes from messages of 16 bits is sent later; if not, it is lost."""
     needs_contiguous: ClassVar[bool] = False
     """Whether parameters must be contiguous; if not, images may lie channels last."""
     nesterov: ClassVar[bool] = True

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 from tabulate import tabulate
 
+from algorithms import algorithms
 from harness.plan.footprint import Footprint
 from harness.plan.forecast import (
     Effort,
@@ -72,6 +73,9 @@ def show_plan(plan: Plan, site: Site | None = None) -> None:
             print(f"{name}: {_mixing(footprint)}")
     for sentence in plan.left_out:
         print(sentence)
+    if config.wire != "fp32":
+        rounded = [row.row for row in experiment.rows if not algorithms()[row.algorithm].keeps_rounding]
+        print(f"{config.wire} messages: rounding is lost by {', '.join(rounded) or 'no row'}, and sent later by all others")
     if experiment.contrasts:
         _show_power(plan)
     show_costs(effort, site)

@@ -227,3 +227,25 @@ def test_a_quantiser_under_feedback_does_not_diverge(name: str, compressor: QSGD
     gamma = {"gamma": 0.02} if name in ("choco_sgd", "deep_squeeze") else {}
     far = on_a_quadratic(name, own_settings(name, [compressor], 2, **gamma), 150)
     assert far.abs().max() < 30
+
+
+@pytest.mark.parametrize("name", [name for name in JOINT if algorithms()[name].no_compression is not None])
+def test_what_rounding_takes_adds_up_only_where_the_method_says_so(name: str) -> None:
+    """Gradients are constant and round down: of 64 steps those that keep it lose less than one message's rounding."""
+    algorithm, gradients, lr = algorithms()[name], (1.003, 1.006), 0.25
+    own: dict[str, Any] = {**(algorithm.no_compression or {}), "momentum": 0.5 if algorithm.without_momentum else 0.0}
+    own |= {"overwrite_master": True} if "overwrite_master" in own else {}
+
+    def moved(collectives: Collectives, communication_dtype: torch.dtype | None) -> Tensor:
+        weight = nn.Parameter(torch.zeros(16, 1, dtype=torch.float64))
+        optimizer = algorithm([weight], lr=lr, collectives=collectives, communication_dtype=communication_dtype, **own)
+        for _ in range(64):
+            optimizer.zero_grad()
+            (weight.sum() * gradients[collectives.rank]).backward()
+            optimizer.step()
+        with optimizer.consensus():
+            return weight.detach() / lr
+
+    (short, full), _ = workers(lambda each: (moved(each, torch.bfloat16), moved(each, None)), 2)
+    lost = float((short - full).abs().max())
+    assert lost < EPSILON[torch.bfloat16] if algorithm.keeps_rounding else lost > 0.25
