@@ -75,7 +75,7 @@ def show_plan(plan: Plan, site: Site | None = None) -> None:
         print(sentence)
     if config.wire != "fp32":
         rounded = [row.row for row in experiment.rows if not algorithms()[row.algorithm].keeps_rounding]
-        print(f"{config.wire} messages: rounding is lost by {', '.join(rounded) or 'no row'}, and sent later by all others")
+        print(f"{config.wire} messages: rounding is lost by {', '.join(rounded) or 'no row'}; all others send it later")
     if experiment.contrasts:
         _show_power(plan)
     show_costs(effort, site)

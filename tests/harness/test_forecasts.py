@@ -78,6 +78,7 @@ def test_without_a_gpu_hours_and_dollars_are_ranges_with_a_source_for_each_end(
     show.show_plan(imagenet)
     output = capsys.readouterr().out
     assert "80 runs" in output and "without activations" in output
+    assert "fp16 messages: rounding is lost by sgd; all others send it later\n" in output
     found = re.findall(r"^  (low|between|likely): ([\d,.]+) and ([\d,.]+) \(V100-16GB; (.*)\)$", output, re.M)
     assert [name for name, *_ in found] == ["low", "likely"]
     published = {5815.8: "before NHWC", 4808.0: "GluonCV, training log"}  # and not 8322, of batches of 256
