@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from statistics import median
 
 import pytest
@@ -19,6 +20,7 @@ from algorithms import Collectives, ProcessGroupCollectives, Purpose, SoloCollec
 from algorithms.core.topology import Topology
 from algorithms.registry import baselines
 from harness.plan.footprint import dry_steps
+from harness.plan.plan import make_plan
 from harness.spec import Precision, RunConfig
 from harness.spec_file import find_spec, load_spec
 from harness.tasks.augment import CroppedSamples
@@ -273,14 +275,20 @@ def test_times_of_a_step_of_every_method(device: torch.device, scale: Scale, rec
 
 @pytest.mark.parametrize("experiment", ["cifar100", "imagenet"])
 def test_images_per_second_of_the_real_experiments(
-    device: torch.device, experiment: str, record_property: Record
+    device: torch.device, experiment: str, tmp_path: Path, record_property: Record
 ) -> None:
-    """By the dry steps that plans measure: one worker, random images, plain SGD."""
+    """By the dry steps that plans measure: one worker, random images, plain SGD; hours are of all planned runs."""
     spec, cuda = load_spec(find_spec(experiment)), device.type == "cuda"
     full = Problem(spec.task.name, spec.model, spec.training.batch_size, spec.training.precision)
     problem = full if cuda else Problem("cifar100", TINY.model, TINY.batch_size)
     measured = dry_steps(short_run(problem, "sgd", {}, precision=problem.precision), device)
-    record_property("images/s", problem.batch_size / measured.seconds)
+    training, num_steps = (
+        spec.training,
+        sum(len(row.runs) * row.num_steps for row in make_plan(spec, tmp_path).experiment.rows),
+    )
+    images_per_second = problem.batch_size / measured.seconds
+    record_property("images/s", images_per_second)
+    record_property("GPU hours of the experiment", images / images_per_second / 3600)
     assert measured.seconds > 0
 
 
