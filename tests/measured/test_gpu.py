@@ -282,10 +282,8 @@ def test_images_per_second_of_the_real_experiments(
     full = Problem(spec.task.name, spec.model, spec.training.batch_size, spec.training.precision)
     problem = full if cuda else Problem("cifar100", TINY.model, TINY.batch_size)
     measured = dry_steps(short_run(problem, "sgd", {}, precision=problem.precision), device)
-    training, num_steps = (
-        spec.training,
-        sum(len(row.runs) * row.num_steps for row in make_plan(spec, tmp_path).experiment.rows),
-    )
+    rows, training = make_plan(spec, tmp_path).experiment.rows, spec.training
+    images = sum(len(row.runs) * row.num_steps for row in rows) * training.num_workers * training.batch_size
     images_per_second = problem.batch_size / measured.seconds
     record_property("images/s", images_per_second)
     record_property("GPU hours of the experiment", images / images_per_second / 3600)
