@@ -44,25 +44,17 @@ def count(model: nn.Module) -> int:
 
 
 @every_model
-@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 48), (3, 224, 224), (1, 96, 96)])
-def test_shapes(name: str, shape: tuple[int, ...]) -> None:
-    with torch.device("meta"):
-        model = build(name, shape, num_classes=7)
-        assert model(torch.empty(2, *shape)).shape == (2, 7)
-    assert all(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
-
-
-@every_model
-@pytest.mark.parametrize("side", [64, 65])
-def test_the_stem_follows_the_size_of_the_image(name: str, side: int) -> None:
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 48), (3, 65, 65), (3, 224, 224)])
+def test_shapes_and_a_stem_that_follows_the_size_of_the_image(name: str, shape: tuple[int, ...]) -> None:
     sides: list[int] = []
     with torch.device("meta"):
-        model = build(name, (3, side, side))
+        model = build(name, shape, num_classes=7)
         first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
-        first.register_forward_hook(lambda _module, _inputs, output: sides.append(output.shape[-1]))
-        model(torch.empty(2, 3, side, side))
-    halves = side > 64 and name != "wide_resnet"
-    assert sides == [33 if halves else side]
+        first.register_forward_hook(lambda _module, _inputs, output: sides.append(output.shape[-2]))
+        assert model(torch.empty(2, *shape)).shape == (2, 7)
+    assert all(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
+    halves = shape[1] > 64 and name != "wide_resnet"
+    assert sides == [(shape[1] + 1) // 2 if halves else shape[1]]
     assert any(isinstance(each, nn.MaxPool2d) for each in model.modules()) == halves
 
 
@@ -132,18 +124,6 @@ def test_sizes_are_those_of_gluoncv() -> None:
     assert count(large) - count(thumbnail) == (49 - 9) * 3 * 64 + 2 * 64
 
 
-@pytest.mark.parametrize(("depth", "width", "num_classes"), [(28, 10, 10), (16, 4, 10), (10, 1, 10)])
-def test_parameters_of_wide_resnet(depth: int, width: int, num_classes: int) -> None:
-    """By the formula of the module's header."""
-    n, tensors = (depth - 4) // 6, 3 * (depth - 4) + 10 - (width == 1)
-    stages = [(16, 16 * width), (16 * width, 32 * width), (32 * width, 64 * width)]
-    blocks = sum(9 * u * w + 9 * (2 * n - 1) * w**2 + 2 * u + 2 * (2 * n - 1) * w + u * w * (u != w) for u, w in stages)
-    with torch.device("meta"):
-        model = wide_resnet((3, 32, 32), num_classes, depth, width)
-    assert count(model) == 144 * 3 + 32 + blocks + 128 * width + 64 * width * num_classes + num_classes
-    assert len(list(model.parameters())) == tensors
-
-
 @pytest.mark.parametrize(("name", "side"), [("wide_resnet", 32), ("resnet50_v2", 32), ("resnet50_v2", 224)])
 def test_the_input_is_normalised_without_parameters(name: str, side: int) -> None:
     torch.manual_seed(0)
@@ -155,22 +135,19 @@ def test_the_input_is_normalised_without_parameters(name: str, side: int) -> Non
     torch.testing.assert_close(model(3 * inputs + 5), model(inputs), rtol=1e-3, atol=1e-3)
 
 
-def test_a_block_without_weights_is_the_identity() -> None:
-    block = PreActivationBlock([nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)])
+@pytest.mark.parametrize("widens", [False, True])
+def test_a_block_without_weights_is_its_shortcut(widens: bool) -> None:
+    """The identity, which a ReLU on the way would spoil, or a projection of the activated input."""
+    channels, stride = (8, 2) if widens else (4, 1)
+    convolutions = nn.Conv2d(4, channels, 3, stride=stride, padding=1), nn.Conv2d(channels, channels, 3, padding=1)
+    block, inputs = PreActivationBlock([*convolutions]), torch.randn(2, 4, 6, 6) - 1
     for parameter in block.convolve.parameters():
         nn.init.zeros_(parameter)
-    inputs = torch.randn(2, 16, 8, 8) - 1  # a ReLU on the way would show
-    assert torch.equal(block(inputs), inputs)
-
-
-def test_a_projection_starts_from_the_activated_input() -> None:
-    torch.manual_seed(0)
-    block = PreActivationBlock([nn.Conv2d(4, 8, 3, stride=2, padding=1), nn.Conv2d(8, 8, 3, padding=1)])
-    for parameter in block.convolve.parameters():
-        nn.init.zeros_(parameter)
+    if not widens:
+        assert torch.equal(block(inputs), inputs)
+        return
     assert block.shortcut is not None
     nn.init.ones_(block.shortcut.weight)
-    inputs = torch.randn(2, 4, 6, 6)
     activated = torch.relu(nn.functional.batch_norm(inputs, None, None, training=True))
     expected = activated[:, :, ::2, ::2].sum(1, keepdim=True).expand(2, 8, 3, 3)
     torch.testing.assert_close(block(inputs), expected)
@@ -205,19 +182,14 @@ def test_initial_values_are_mxnets(name: str, options: dict[str, Any], variance:
     [({}, models.resnet50, 25_557_032), ({"width": 128}, models.wide_resnet50_2, 68_883_240)],
 )
 def test_for_large_images_it_is_torchvisions_own(options: dict[str, Any], theirs: Any, published: int) -> None:
-    """With the count of torchvision's table of models."""
     torch.manual_seed(3)
     model = resnet50((3, 224, 224), 1000, **options)
     torch.manual_seed(3)
     found, expected = model.state_dict(), theirs(weights=None).state_dict()
     assert count(model) == published and list(found) == list(expected)
     assert all(torch.equal(found[key], expected[key]) for key in found)
-
-
-def test_a_new_stem_is_drawn_as_torchvision_draws() -> None:
-    torch.manual_seed(0)
     stem = resnet50((3, 32, 32), 10, width=4).get_parameter("conv1.weight")
-    assert stem.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.1)
+    assert stem.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.1), "drawn as torchvision draws"
 
 
 # The small ones of the studies of kinds of network

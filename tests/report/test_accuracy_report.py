@@ -54,15 +54,6 @@ def test_a_shipped_report_is_rebuilt_to_the_byte(folder: Path, tmp_path: Path) -
     assert made == shipped and len(made["report.html"]) < 1_500_000
 
 
-def test_code_without_changes_is_called_so() -> None:
-    folder = LONG.with_name("fashion_mnist_contrasts")
-    _, *lines = (folder / "runs.jsonl").read_text().splitlines()
-    attempts = [attempt for line in lines for attempt in json.loads(line)["run"]["attempts"]]
-    states = [(each["git_commit"][:12], "yes" if each["git_diff_sha256"] else "no") for each in attempts]
-    told = re.findall(r"^\| `(\w{12})` \| (yes|no) \|.* (\d+) \|$", (folder / "report.md").read_text(), re.M)
-    assert {each: str(states.count(each)) for each in states} == {(commit, changed): n for commit, changed, n in told}
-
-
 @pytest.mark.parametrize("folder", REPORTED, ids=lambda folder: folder.name)
 def test_a_shipped_report_is_short_and_its_last_page_at_least_half_full(folder: Path) -> None:
     source = fitted_source((folder / "report.md").read_text(), folder)
@@ -182,21 +173,3 @@ def test_frames_are_written_as_tables(small: Built, tmp_path: Path, capsys: pyte
     names = {"attempts.csv", "rows.csv", "runs.csv", "scores.csv", "tuning.csv"}
     assert {path.name for path in (tmp_path / "frames").iterdir()} == names
     assert len(pd.read_csv(tmp_path / "frames" / "runs.csv")) == 24
-
-
-def test_every_section_is_there_once_where_there_is_something_to_say() -> None:
-    """Of the long experiment, with several lengths, both rules, contrasts and neighbouring rates."""
-    headings = [line for line in (LONG / "report.md").read_text().splitlines() if line.startswith("## ")]
-    parts = ("What was declared", "Accuracy", "What a method needs", "How rates were chosen", "What predicts")
-    assert len(headings) == 6 and all(
-        line.startswith(f"## {part}") for line, part in zip(headings, parts, strict=False)
-    )
-
-
-def test_two_experiments_that_ask_the_same_name_one_another_and_the_one_that_is_quoted() -> None:
-    first, quoted = (
-        (LONG.with_name(name) / "report.md").read_text() for name in (LONG.name, "fashion_mnist_contrasts")
-    )
-    assert "README and the answers quote `fashion_mnist_contrasts`" in first and "after 25 epochs of 150" in first
-    assert "README and the answers quote this report. `fashion_mnist_long` asks" in quoted
-    assert all("The margin is 0.5 points: half a point is large beside" in text for text in (first, quoted))

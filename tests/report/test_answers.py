@@ -22,7 +22,6 @@ from report.questions.asked import QUESTIONS
 from report.questions.build import build_answers, put_into
 from report.questions.evidence import evidence_of
 from report.questions.losses import loss_at_one_link
-from report.render import TEMPLATES
 from tests.report.faults import faults_of
 from tests.report.test_independent import PLANS, difference_of, known_of, scores_of
 
@@ -81,10 +80,6 @@ def test_an_answer_comes_first_and_is_short(rebuilt: Path) -> None:
         assert re.match(FIRST, first, re.IGNORECASE), first
         assert len(said.split()) <= 25 and len(NUMBER.findall(said)) <= 3, first
         assert section.count("\n| ") <= 8, title
-
-
-def test_templates_are_short() -> None:
-    assert all(len(path.read_text().splitlines()) <= 12 for path in (TEMPLATES / "questions").glob("*.j2"))
 
 
 def test_figures_have_no_small_or_overlapping_type_and_few_lines(shipped: Path) -> None:

@@ -55,31 +55,23 @@ def test_a_mistake_is_a_sentence(
     _fails(capsys, arguments, 2, *words)
 
 
-def test_unknown_argument(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit) as error:
-        main([str(tmp_path), "--nonsense"])
-    assert error.value.code == 2
-
-
-@pytest.mark.parametrize("name", ["run.json", "result.json", "events.jsonl"])
-def test_a_damaged_record_is_named(capsys: pytest.CaptureFixture[str], records: Path, name: str) -> None:
-    path = _first_run(records) / name
-    path.write_text("{torn\n" + path.read_text())
-    _fails(capsys, [str(records)], 1, str(path), "damaged")
-
-
 @pytest.mark.parametrize(
     ("name", "fields", "words"),
     [
+        *((name, {}, [name, "damaged"]) for name in ("run.json", "result.json", "events.jsonl")),
         ("../experiment.json", {"version": 99}, ["experiment.json", "version 99"]),
         ("run.json", {"run_id": "other"}, ["result.json", "belongs to run"]),
         ("result.json", {"test_accuracy": None, "status": "done", "metrics": None}, ["result.json", "no accuracy"]),
     ],
 )
-def test_a_record_that_cannot_be_is_named(
+def test_a_record_that_is_damaged_or_cannot_be_is_named(
     capsys: pytest.CaptureFixture[str], records: Path, name: str, fields: dict[str, object], words: list[str]
 ) -> None:
-    change(_first_run(records) / name, **fields)
+    path = _first_run(records) / name
+    if fields:
+        change(path, **fields)
+    else:
+        path.write_text("{torn\n" + path.read_text())
     _fails(capsys, [str(records)], 1, *words)
 
 
@@ -87,18 +79,13 @@ def test_output_is_a_file(capsys: pytest.CaptureFixture[str], records: Path) -> 
     _fails(capsys, [str(records), "--output", str(records / "experiment.json")], 1, "experiment.json", "--output")
 
 
-def test_a_torn_last_event_is_dropped(records: Path) -> None:
-    path = _first_run(records) / "events.jsonl"
-    path.write_text(path.read_text() + '{"step": 12')
-    assert len(read_frames(records).scores)
-
-
-def test_unplanned_folders_are_counted(records: Path) -> None:
+def test_a_torn_last_event_is_dropped_and_unplanned_folders_are_counted(records: Path) -> None:
     run = _first_run(records)
-    stray = records / "stray"
-    stray.mkdir()
-    (stray / "run.json").write_text((run / "run.json").read_text())
-    assert read_frames(records).unplanned == 1
+    (run / "events.jsonl").write_text((run / "events.jsonl").read_text() + '{"step": 12')
+    (records / "stray").mkdir()
+    (records / "stray" / "run.json").write_text((run / "run.json").read_text())
+    frames = read_frames(records)
+    assert len(frames.scores) and frames.unplanned == 1
 
 
 def test_help_and_no_torch() -> None:

@@ -54,41 +54,35 @@ def test_a_collective_of_eight_kilobytes(network: Network, collective: Collectiv
     assert collective_seconds(network, collective, 8000) == pytest.approx(1e-3 * milliseconds, rel=1e-12)
 
 
-def test_three_buckets_queue_behind_the_backward_pass() -> None:
-    # 28 ms each, ready at 20, 30 and 40 ms: 20 to 48, 48 to 76, 76 to 104.
-    buckets = [_message(8000, 1 / 3), _message(8000, 2 / 3), _message(8000, 1.0)]
-    assert step_seconds(COMPUTE, buckets, _network(8, 1)) == pytest.approx(104e-3)
-    assert step_seconds(COMPUTE, buckets[::-1], _network(8, 1)) == pytest.approx(104e-3)
+BUCKETS = [_message(8000, 1 / 3), _message(8000, 2 / 3), _message(8000, 1.0)]
+"""Ready at 20, 30 and 40 ms."""
+DRAWN = _message(8000, 2 / 3).model_copy(update={"ready_draws": [1 / 3, 1.0]})
+"""Ready at 20 or at 40 ms, as is drawn."""
 
 
-def test_a_link_waits_for_a_bucket_that_is_not_ready() -> None:
-    # 2.8 ms each: 20 to 22.8, 30 to 32.8, 40 to 42.8; only the last shows.
-    buckets = [_message(8000, 1 / 3), _message(8000, 2 / 3), _message(8000, 1.0)]
-    assert step_seconds(COMPUTE, buckets, _network(1, 8)) == pytest.approx(42.8e-3)
+@pytest.mark.parametrize(
+    ("messages", "network", "milliseconds"),
+    [
+        (BUCKETS, _network(8, 1), 104.0),  # 28 ms each queue behind each other: 20 to 48, 48 to 76, 76 to 104
+        (BUCKETS[::-1], _network(8, 1), 104.0),
+        (BUCKETS, _network(1, 8), 42.8),  # 2.8 ms each wait to be ready: 20 to 22.8, 30 to 32.8, 40 to 42.8
+        (BUCKETS[:1], _network(1, 8), 40.0),  # sent early enough to be hidden
+        ([_message(8000, 1.0)] * 3, _network(8, 1), 124.0),  # without overlap all of it shows: 40 + 3 x 28
+        # Drawn blocks cost what their draws do on average: done at 48 and at 68; where sending takes 2.8 ms these are
+        # hidden in the one case and not in the other, (40 + 42.8) / 2, where the mean would hide them.
+        ([DRAWN], _network(8, 1), 58.0),
+        ([DRAWN], _network(1, 8), 41.4),
+        ([BUCKETS[0], DRAWN], _network(1, 8), 41.4),  # what is always ready at 20 ms is through before
+        ([DRAWN, BUCKETS[2]], _network(1, 8), 44.2),  # what follows queues behind each draw: (40 + 2.8 + 40 + 5.6) / 2
+    ],
+)
+def test_a_step(messages: list[Message], network: Network, milliseconds: float) -> None:
+    assert step_seconds(COMPUTE, messages, network) == pytest.approx(1e-3 * milliseconds)
 
 
-def test_what_is_sent_early_enough_is_hidden() -> None:
-    assert step_seconds(COMPUTE, [_message(8000, 1 / 3)], _network(1, 8)) == pytest.approx(40e-3)
-
-
-def test_drawn_blocks_cost_what_their_draws_do_on_average() -> None:
-    # 28 ms from 20 ms on is done at 48, from 40 ms on at 68: 58 on average. From 30 ms on, the mean, it is 58, too;
-    # but 2.8 ms are hidden in the one case and not in the other: (40 + 42.8) / 2, where the mean would hide them.
-    drawn = _message(8000, 2 / 3).model_copy(update={"ready_draws": [1 / 3, 1.0]})
-    assert step_seconds(COMPUTE, [drawn], _network(8, 1)) == pytest.approx(58e-3)
-    assert step_seconds(COMPUTE, [drawn], _network(1, 8)) == pytest.approx(41.4e-3)
-    # Another one that is always ready at 20 ms is through before.
-    early = _message(8000, 1 / 3)
-    assert step_seconds(COMPUTE, [early, drawn], _network(1, 8)) == pytest.approx(41.4e-3)
-    # Another message after the backward pass queues behind that of each draw: (40 + 2.8 + 40 + 5.6) / 2.
-    last = _message(8000, 1.0)
-    assert step_seconds(COMPUTE, [drawn, last], _network(1, 8)) == pytest.approx(44.2e-3)
-
-
-def test_without_overlap_all_of_it_shows_and_the_codec_comes_on_top() -> None:
-    # 40 + 3 x 28 + 5.
-    buckets = [_message(8000, 1.0)] * 3
-    assert step_seconds(Compute(10e-3, 30e-3, 5e-3), buckets, _network(8, 1)) == pytest.approx(129e-3)
+def test_encoding_comes_on_top() -> None:
+    seconds = step_seconds(Compute(10e-3, 30e-3, 5e-3), BUCKETS[2:] * 3, _network(8, 1))
+    assert seconds == pytest.approx(129e-3)
 
 
 def test_a_period_has_one_step_that_sends_what_is_not_sent_in_each() -> None:

@@ -85,11 +85,7 @@ class MiniatureCIFAR100:
 
     def _pickled(self, split: str) -> bytes:
         labels = self.labels[split].tolist()
-        entry = {
-            "data": self.images[split],
-            "fine_labels": labels,
-            "coarse_labels": [label // 5 for label in labels],
-        }
+        entry = {"data": self.images[split], "fine_labels": labels, "coarse_labels": [label // 5 for label in labels]}
         return pickle.dumps(entry, protocol=2)
 
     @cached_property

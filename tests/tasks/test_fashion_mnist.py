@@ -15,7 +15,6 @@ import torchvision
 from harness.spec import TaskSpec
 from harness.tasks import DataError, fashion_mnist
 from harness.tasks.fashion_mnist import MEAN, STANDARD_DEVIATION, FashionMNIST, contents, verified
-from harness.tasks.task import find_task
 from tests.tasks.miniatures import fashion_mnist_files
 
 IMAGES, LABELS = list(fashion_mnist.FILES)[:2]
@@ -63,17 +62,10 @@ def flip(path: Path) -> None:
     path.write_bytes(gzip.compress(raw))
 
 
-def test_the_files_are_torchvisions_and_the_task_is_known_without_data() -> None:
+def test_the_files_are_torchvisions() -> None:
     theirs = torchvision.datasets.FashionMNIST
     assert fashion_mnist.PUBLISHED in [mirror.rstrip("/") for mirror in theirs.mirrors]
     assert [name for name, _ in theirs.resources] == list(fashion_mnist.FILES)
-    found = find_task("fashion_mnist")
-    assert (found.num_train, found.num_test, found.num_classes, found.input_shape) == (60_000, 10_000, 10, (1, 28, 28))
-
-
-def test_a_given_folder_is_used_in_torchvisions_layout_too(places: Places) -> None:
-    places.fill(places.root / "theirs" / "FashionMNIST" / "raw")
-    assert contents(places.root / "theirs") == contents(places.fill(places.root / "mine"))
 
 
 @pytest.mark.parametrize(
@@ -89,8 +81,9 @@ def test_a_given_folder_is_used_in_torchvisions_layout_too(places: Places) -> No
 def test_a_damaged_given_folder_is_an_error_and_no_other_place_is_used(
     places: Places, damage: Callable[[Path], object], words: str, name: str
 ) -> None:
-    places.fill(places.package)
-    mine = places.fill(places.root / "mine")
+    good = contents(places.fill(places.package))
+    mine = places.fill(places.root / "mine" / "FashionMNIST" / "raw")
+    assert contents(places.root / "mine") == contents(mine) == good, "also in torchvision's layout"
     damage(mine / name)
     with pytest.raises(DataError, match=rf"{mine / name} {words}.*DATA=FOLDER"):
         contents(mine)

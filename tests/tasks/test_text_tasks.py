@@ -52,9 +52,7 @@ def task_and_folder(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[CMU
     return TEXT, parallel_files(tmp_path, 25, 15, FILES)
 
 
-def test_splits_share_nothing_and_are_the_same_each_time(
-    task_and_folder: tuple[CMUDict | ParallelText, Path],
-) -> None:
+def test_splits_share_nothing_and_are_the_same_each_time(task_and_folder: tuple[CMUDict | ParallelText, Path]) -> None:
     task, folder = task_and_folder
     samples = load(task, folder)
     train, test = texts(samples, "train"), texts(samples, "evaluation")
@@ -74,10 +72,7 @@ def test_a_batch_is_the_source_the_target_so_far_and_what_follows() -> None:
     pairs = Pairs.of(([[7, 8, 9], [5]], [[4], [6, 7]], [0, 0]), range(2), CPU)
     assert pairs.num_tokens.tolist() == [2, 3] and pairs.lengths.tolist() == [4, 3]
     inputs, labels = pairs.batch(torch.arange(2))
-    assert inputs.tolist() == [
-        [[7, 8, 9, END], [BEGIN, 4, END, PAD]],
-        [[5, END, PAD, PAD], [BEGIN, 6, 7, END]],
-    ]
+    assert inputs.tolist() == [[[7, 8, 9, END], [BEGIN, 4, END, PAD]], [[5, END, PAD, PAD], [BEGIN, 6, 7, END]]]
     assert labels.tolist() == [[4, END, IGNORED, IGNORED], [6, 7, END, IGNORED]]
     assert (inputs.dtype, labels.dtype) == (torch.int64, torch.int64)
     # What comes after the end is no part of a sentence.
@@ -103,31 +98,26 @@ def test_verses_are_pairs_by_their_place_and_chapters_stay_whole(tmp_path: Path)
     assert samples.train.groups.tolist() == [int(number >= 20) for number in both[0]]
 
 
-def test_verses_that_are_long_empty_or_of_odd_length_are_left_out() -> None:
+def test_verses_that_are_long_empty_or_of_odd_length_are_left_out_and_notes_titles_and_tags_are_no_words() -> None:
     pairs = {"a b": "a", "a b c": "a", "": "a", "a ": "", " ".join("a" * 26): " ".join("a" * 20)}
     assert [fits(TextPair(*pair)) for pair in pairs.items()] == [True, False, False, False, False]
-
-
-def test_notes_titles_and_tags_are_no_words() -> None:
     osis = '<title type="x">A title</title><w lemma="x">In the</w> be<i>gin</i>ning<note n="1">or <i>x</i></note>'
-    osis += "<div/>was ¶ it"
-    assert plain_text(osis) == "In the beginning was it"
+    assert plain_text(osis + "<div/>was ¶ it") == "In the beginning was it"
+
+
+def rewrite(path: Path, change: Callable[[bytes], bytes]) -> None:
+    path.write_bytes(change(path.read_bytes()))
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: path.with_suffix(".bzs").unlink(), "apt-get install sword-text-kjv"),
-    "cut text": (lambda path: shorten(path.with_suffix(".bzz"), 20), "nt.* are damaged"),
-    "fewer verses": (lambda path: shorten(path.with_suffix(".bzv"), 10), "another versification"),
-    "wild verse": (lambda path: overwrite(path.with_suffix(".bzv"), -10, b"\xff" * 10), "outside of its block"),
+    "cut text": (lambda path: rewrite(path.with_suffix(".bzz"), lambda raw: raw[:-20]), "nt.* are damaged"),
+    "fewer verses": (lambda path: rewrite(path.with_suffix(".bzv"), lambda raw: raw[:-10]), "another versification"),
+    "wild verse": (
+        lambda path: rewrite(path.with_suffix(".bzv"), lambda raw: raw[:-10] + b"\xff" * 10),
+        "outside of its block",
+    ),
 }
-
-
-def shorten(path: Path, count: int) -> None:
-    path.write_bytes(path.read_bytes()[:-count])
-
-
-def overwrite(path: Path, start: int, content: bytes) -> None:
-    path.write_bytes(path.read_bytes()[:start] + content)
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -145,52 +135,49 @@ def test_damaged_bibles_are_refused_in_a_sentence(damage: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("line", "words"), [("abc", "no word with phones"), ("abc ZZ", "line 1"), ("äbc AH0", "'äbc AH0'")]
 )
-def test_bad_words_are_refused(line: str, words: str, tmp_path: Path) -> None:
-    path = cmudict_file(tmp_path, 40)
+def test_bad_words_and_another_dictionary_are_refused(line: str, words: str, tmp_path: Path) -> None:
+    path = cmudict_file(tmp_path, 41)
+    for task, folder, said in (
+        (WORDS, tmp_path, r"41 of up to .* expected 40"),
+        (CMUDict(26, 15), tmp_path, "other words or pronunciations"),
+        (WORDS, tmp_path / "elsewhere", "missing"),
+    ):
+        with pytest.raises(DataError, match=said):
+            load(task, folder)
     path.write_text(f"{line}\n{path.read_text()}")
     with pytest.raises(DataError, match=words):
         load(WORDS, tmp_path)
 
 
-def test_another_dictionary_is_refused(tmp_path: Path) -> None:
-    cmudict_file(tmp_path, 41)
-    with pytest.raises(DataError, match=r"41 of up to .* expected 40"):
-        load(WORDS, tmp_path)
-    with pytest.raises(DataError, match="other words or pronunciations"):
-        load(CMUDict(26, 15), tmp_path)
-    with pytest.raises(DataError, match="missing"):
-        load(WORDS, tmp_path / "elsewhere")
+def lines_of(change: Callable[[list[bytes]], list[bytes]]) -> Callable[[bytes], bytes]:
+    return lambda raw: b"\n".join([*change(raw.splitlines()), b""])
 
 
-BAD_TEXT: dict[str, tuple[Callable[[Path], object], str]] = {
-    "of another length": (lambda folder: drop_last(folder / "train.de"), "25 lines and .* 24"),
-    "with an empty line": (lambda folder: replace_line(folder / "train.en", 3, b" "), "line 4: one side .* is empty"),
-    "with fewer pairs": (
-        lambda folder: drop_last(folder / "test.en", folder / "test.de"),
-        r"and 14 to score, .* 15\); made up",
-    ),
-    "no text": (lambda folder: (folder / "train.en").write_bytes(b"\xff\xfe"), "no text in UTF-8"),
-    "missing": (lambda folder: (folder / "train.en").unlink(), r"train\.en is missing"),
+def another_line(line: bytes) -> Callable[[bytes], bytes]:
+    return lines_of(lambda lines: [*lines[:3], line, *lines[4:]])
+
+
+DROP_LAST = lines_of(lambda lines: lines[:-1])
+BAD_TEXT: dict[str, tuple[list[str], Callable[[bytes], bytes], str]] = {
+    "of another length": (["train.de"], DROP_LAST, "25 lines and .* 24"),
+    "with an empty line": (["train.en"], another_line(b" "), "line 4: one side .* is empty"),
+    "with fewer pairs": (["test.en", "test.de"], DROP_LAST, r"and 14 to score, .* 15\); made up"),
+    "no text": (["train.en"], lambda raw: b"\xff\xfe", "no text in UTF-8"),
+    "other than the known one": (["train.en"], another_line(b"Another sentence."), "other ones than they should be"),
 }
 
 
-def replace_line(path: Path, number: int, line: bytes) -> None:
-    lines = path.read_bytes().splitlines()
-    path.write_bytes(b"\n".join([*lines[:number], line, *lines[number + 1 :], b""]))
-
-
-def drop_last(*paths: Path) -> None:
-    for path in paths:
-        path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
-
-
-@pytest.mark.parametrize("bad", BAD_TEXT)
+@pytest.mark.parametrize("bad", [*BAD_TEXT, "missing"])
 def test_bad_parallel_files_are_refused(bad: str, tmp_path: Path) -> None:
-    parallel_files(tmp_path, 25, 15, FILES)
-    change, words = BAD_TEXT[bad]
-    change(tmp_path)
+    known = replace(TEXT, sha256=load(TEXT, parallel_files(tmp_path, 25, 15, FILES)).sha256)
+    known.prepare(tmp_path)
+    names, change, words = BAD_TEXT.get(bad, ([], bytes, r"train\.en is missing"))
+    for name in names:
+        rewrite(tmp_path / name, change)
+    if bad == "missing":
+        (tmp_path / "train.en").unlink()
     with pytest.raises(DataError, match=words):
-        load(TEXT, tmp_path)
+        load(known, tmp_path)
     with pytest.raises(DataError, match="give it as DATA"):
         TEXT.prepare(None)
 
@@ -224,15 +211,6 @@ def test_phone_errors_are_insertions_deletions_and_substitutions_of_all_words() 
     measure = PhoneErrors()
     sums = measure.sums([[1, 2, 3], [5, 6], [7], []], [[1, 3], [6, 5], [8], [9, 9, 9]])
     assert sums == [1 + 2 + 1 + 3, 8] and measure.metrics(sums) == {"phone_error_rate": 7 / 8}
-
-
-def test_texts_other_than_the_known_ones_are_refused(tmp_path: Path) -> None:
-    parallel_files(tmp_path, 25, 15, FILES)
-    known = replace(TEXT, sha256=load(TEXT, tmp_path).sha256)
-    known.prepare(tmp_path)
-    replace_line(tmp_path / "train.en", 3, b"Another sentence.")
-    with pytest.raises(DataError, match="other ones than they should be"):
-        known.prepare(tmp_path)
 
 
 def test_bleu_and_chrf_of_parts_are_those_of_the_whole_by_sacrebleu() -> None:
