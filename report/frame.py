@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from harness.records.experiment import Contrast, Experiment, Row, read_experiment
-from harness.records.metrics import Metric, metric_of, score_in, score_of
+from harness.records.experiment import Contrast, Experiment, Metric, Row, metric_of, read_experiment, score_in, score_of
 from harness.records.packs import read_runs
 from harness.records.store import RecordError, Result, RunRecord
 

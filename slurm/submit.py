@@ -14,7 +14,6 @@ from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from harness.cli.show import show_plan
-from harness.plan.forecast import Site
 from harness.plan.plan import Plan
 from harness.plan.rows import PlannedRun
 from harness.records.provenance import new_attempt
@@ -34,8 +33,7 @@ from slurm.campaign import (
     snapshot_path,
     take_snapshot,
 )
-from slurm.job import do_run
-from slurm.preflight import PreflightTask, preflight, wait_for_preflight
+from slurm.job import PreflightTask, do_run, preflight, wait_for_preflight
 from slurm.profile import (
     Profile,
     SubmissionPaths,
@@ -104,7 +102,7 @@ def left_to_submit(request: Request) -> list[PlannedRun]:
 def show(request: Request, num_runs: int) -> None:
     """Print the plan, its cost, and what of it is to be submitted, in the order in which it would be."""
     profile = request.profile
-    show_plan(request.plan, Site(profile.cpus_per_worker, profile.link_bits_per_second))
+    show_plan(request.plan, profile.link_bits_per_second or 0.0)
     others = len({run.run_id for run in request.plan.runs}) - num_runs
     if request.preflight and num_runs:
         print(f"first preflight, a job in the shape of a run, for {preflight_minutes(profile)} min at most")

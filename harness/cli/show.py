@@ -13,12 +13,10 @@ from algorithms import algorithms
 from harness.plan.footprint import Footprint
 from harness.plan.forecast import (
     Effort,
-    Site,
     effort_of,
     hours_sentences,
     powers,
     price_sentences,
-    reading,
     row_hours,
     usual_link,
 )
@@ -26,19 +24,20 @@ from harness.plan.plan import COMMON, Plan
 from harness.records.experiment import Experiment, Row
 from harness.records.state import Seen, State, judge, look
 from harness.records.store import read_optional
-from harness.tasks.task import find_task
 from harness.workers.attempt import num_cores
 
 
-def show_plan(plan: Plan, site: Site | None = None) -> None:
+def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:
     """Runs, settings, bits and memory of each row, and what all of them take.
 
     Args:
-        site: the cluster that is meant; None for workers on this machine's cores, and on the usual links.
+        link_bits_per_second: of a node of the cluster that is meant, 0 where nothing passes one or nobody knows; None
+            for the usual link of such GPUs.
     """
     experiment, effort = plan.experiment, effort_of(plan)
-    config, site = effort.configs[0], site or _usual_site(effort)
-    link = None if effort.compute[0][0].device == "CPU core" else site.link_bits_per_second
+    config, device = effort.configs[0], effort.compute[0][0].device
+    link = usual_link(device) if link_bits_per_second is None else link_bits_per_second
+    link = None if device == "CPU core" else link
     table = [
         {
             "row": row.row,
@@ -78,12 +77,7 @@ def show_plan(plan: Plan, site: Site | None = None) -> None:
         print(f"{config.wire} messages: rounding is lost by {', '.join(rounded) or 'no row'}; all others send it later")
     if experiment.contrasts:
         _show_power(plan)
-    show_costs(effort, site)
-
-
-def _usual_site(effort: Effort) -> Site:
-    """This machine's cores, and the link of a machine that has such a GPU."""
-    return Site(max(1, num_cores() // effort.configs[0].num_workers), usual_link(effort.compute[0][0].device))
+    show_costs(effort, link)
 
 
 def _settings(row: Row) -> str:
@@ -143,9 +137,8 @@ def _show_power(plan: Plan) -> None:
     print(f"{said}; of rows that are equal, or for superiority the margin apart\n")
 
 
-def show_costs(effort: Effort, site: Site | None = None) -> None:
-    """Runs, memory, and what the runs take; `site` as of `show_plan`."""
-    site = site or _usual_site(effort)
+def show_costs(effort: Effort, link_bits_per_second: float | None = None) -> None:
+    """Runs, memory, and what the runs take; the link is as of `show_plan`."""
     known, config = effort.compute[0][0], effort.configs[0]
     activations = "without activations (a GPU would measure them)"
     if known.activation_bytes is not None:
@@ -163,13 +156,8 @@ def show_costs(effort: Effort, site: Site | None = None) -> None:
         )
         print(f"about {60 * hours / num_cores():.0f} min on the {num_cores()} cores of this machine")
         return
-    print(*hours_sentences(effort, site.link_bits_per_second), sep="\n")
-    expected = getattr(find_task(config.task.name), "expected_reading_rate", None)
-    if expected is not None:  # of a task that reads files
-        rate, readers = expected(site.cores_per_worker)
-        said = reading(rate / readers, readers, config.batch_size / known.seconds)
-        print(f"reading on {site.cores_per_worker} cores a worker, if files come as fast: {said}")
-    print(*price_sentences(effort), sep="\n")
+    link = usual_link(known.device) if link_bits_per_second is None else link_bits_per_second
+    print(*hours_sentences(effort, link), *price_sentences(effort), sep="\n")
 
 
 STATES: tuple[State, ...] = ("done", "running", "stopped", "stale", "failed", "missing")

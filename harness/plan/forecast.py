@@ -21,17 +21,6 @@ _POINTS = 2000
 
 
 @dataclass(frozen=True)
-class Site:
-    """Where the runs would be: what of it decides how long they take.
-
-    `link_bits_per_second`: of a node's link to the others, in one direction; None where nothing passes one.
-    """
-
-    cores_per_worker: int
-    link_bits_per_second: float | None
-
-
-@dataclass(frozen=True)
 class Effort:
     """Of all runs of a plan.
 
@@ -119,15 +108,6 @@ def price_sentences(effort: Effort) -> list[str]:
         low, high = (hours * count * machine.dollars_per_hour for hours in (effort.low, effort.high(link)))
         lines.append(f"about {low:,.0f} to {high:,.0f} dollars on {count} x {machine.name} ({machine.source})")
     return lines or [f"no price: harness/records/hardware.toml has none for {device}"]
-
-
-def reading(each: float, readers: int, taken: float | None) -> str:
-    """In words: images a second of one reader, of a worker's readers, and what its GPU takes (None: there is none)."""
-    text = f"{readers} readers a worker reach about {each * readers:,.0f} images/s, {each:,.0f} each"
-    if taken is None:
-        return text
-    text += f"; its GPU takes {taken:,.0f}"
-    return text if each * readers >= taken else f"{text}, and would wait for them: give a worker more cores"
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,7 @@ from statistics import fmean
 from typing import Literal, NamedTuple
 
 from harness.plan.rows import PlannedRow, config_of, plan_row
-from harness.records.experiment import Choice, Tuning, read_experiment
-from harness.records.metrics import metric_of, score_in
+from harness.records.experiment import Choice, Tuning, metric_of, read_experiment, score_in
 from harness.records.packs import read_result
 from harness.rows import RowSpec
 from harness.spec import Spec, SpecError, TuningSpec, run_id

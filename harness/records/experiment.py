@@ -1,13 +1,15 @@
-"""experiment.json: the resolved plan of an experiment, its rows, and where their settings came from."""
+"""experiment.json: the resolved plan of an experiment, its rows, where their settings came from, and its metric."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field
 
-from harness.records.store import Record, read_record
+from harness.records.store import Event, Record, Result, read_record
 
 
 class Planned(Record):
@@ -128,7 +130,7 @@ class Experiment(Planned):
     main_ratio: float | None = None
     """The ratio at which the report's first answers are given."""
     metric: str | None = None
-    """Name of the metric that rows are compared by, see `harness.records.metrics`; None is accuracy."""
+    """Name of the metric that rows are compared by, see `METRICS`; None is accuracy."""
     declared: str | None = None
     """Which runs had been seen when the contrasts were declared, in words."""
     contrasts: list[Contrast] | None = None
@@ -141,3 +143,65 @@ def read_experiment(folder: Path) -> Experiment:
         RecordError: absent, damaged or of another version.
     """
     return read_record(folder / "experiment.json", Experiment)
+
+
+class Metric(NamedTuple):
+    """`is_share`: recorded as a share of 1 and shown in percent, or for BLEU and chrF in points of 100.
+
+    Differences of what is no share are shown in points too: of a loss a point is a hundredth of a nat.
+    """
+
+    name: str
+    label: str
+    unit: str
+    higher_is_better: bool
+    is_share: bool = True
+
+    @property
+    def score_label(self) -> str:
+        """What `score_in` gives, or of a loss what is shown in its place."""
+        return self.label if self.higher_is_better or not self.is_share else f"100 % less {self.label}"
+
+
+ACCURACY = Metric("accuracy", "accuracy", "percent", True)
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        ACCURACY,
+        Metric("phone_error_rate", "phone error rate", "percent", False),
+        Metric("bleu", "BLEU", "points", True),
+        Metric("chrf", "chrF", "points", True),
+        Metric("loss", "test loss", "nats", False, is_share=False),
+        Metric("perplexity", "perplexity", "", False, is_share=False),
+    )
+}
+
+
+def metric_of(name: str | None) -> Metric:
+    """By its name in a record; None is accuracy."""
+    return ACCURACY if name is None else METRICS[name]
+
+
+def value_of(
+    accuracy: float | None, loss: float | None, others: Mapping[str, float] | None, metric: Metric
+) -> float | None:
+    """The metric as recorded; None where it was not, or the run diverged."""
+    if metric.name == "accuracy":
+        return accuracy
+    if metric.name in ("loss", "perplexity"):
+        return math.exp(min(loss, 700.0)) if metric.name == "perplexity" and loss is not None else loss
+    return (others or {}).get(metric.name)
+
+
+def score_of(
+    accuracy: float | None, loss: float | None, others: Mapping[str, float] | None, metric: Metric
+) -> float | None:
+    """The metric such that more is better: of an error rate 1 less it, of a loss its negative."""
+    value = value_of(accuracy, loss, others, metric)
+    return value if value is None or metric.higher_is_better else (1 if metric.is_share else 0) - value
+
+
+def score_in(record: Event | Result, metric: Metric) -> float | None:
+    """The score of a record."""
+    return score_of(record.test_accuracy, record.test_loss, record.metrics, metric)

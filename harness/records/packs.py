@@ -194,16 +194,6 @@ def read_runs(folder: Path) -> dict[str, RunRecord]:
     return dict(sorted(found.items()))
 
 
-def packed_run(folder: Path) -> RunRecord | None:
-    """The run of this folder, as results/<experiment>/<run id>, from the experiment's pack; None if it is not there.
-
-    Raises:
-        RecordError: the pack cannot be used, or the run in it.
-    """
-    pack = read_pack(folder.parent)
-    return pack.record(folder.name) if pack is not None and folder.name in pack.lines else None
-
-
 def read_result(folder: Path) -> Result | None:
     """The result of the run of this folder, in the folder or in the experiment's pack; None if it is not done.
 
@@ -213,8 +203,8 @@ def read_result(folder: Path) -> Result | None:
     # A result whose run.json is gone says of no run that it is done.
     if (folder / "run.json").exists() and (result := read_optional(folder / "result.json", Result)):
         return result
-    packed = packed_run(folder)
-    return packed.result if packed else None
+    pack = read_pack(folder.parent)
+    return pack.record(folder.name).result if pack is not None and folder.name in pack.lines else None
 
 
 class Packed(NamedTuple):

@@ -42,9 +42,6 @@ SAMPLED = 32
 MAX_READERS = 8
 """Reading threads of a process at the most; fewer where there are fewer cores."""
 
-READING_SECONDS = 1.2e-3
-"""What a modern core takes for a training image, from the file to the crop; plans reckon with it."""
-
 UNDECODABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
 """What decoders raise at the contents of a file."""
 
@@ -100,12 +97,8 @@ class ImageNet:
         _check_same_classes(train, scored)
         return ImageNetSamples(self, train.part(kept), scored, device)
 
-    def expected_reading_rate(self, cores: int) -> tuple[float, int]:
-        """Training images a second of a worker's readers on so many cores, if files come as fast, and their number."""
-        return num_readers(cores) / READING_SECONDS, num_readers(cores)
-
-    def measured_reading_rate(self, data: Path | None, seconds: float) -> tuple[float, int]:
-        """Training images a second that this process's readers deliver now, and the number of readers.
+    def measured_reading_rate(self, data: Path | None, seconds: float) -> float:
+        """Training images a second that each of this process's readers delivers now; `num_readers` says how many go.
 
         The images are drawn anew each time, so that few are in a cache.
 
@@ -123,7 +116,7 @@ class ImageNet:
                 yield partial(read_images, paths, self.side, self.resize, draws)
 
         count = SAMPLED * sum(1 for _ in in_order(calls()))
-        return count / (time.monotonic() - started), num_readers(own_cores())
+        return count / (time.monotonic() - started) / num_readers(own_cores())
 
     def _index(self, data: Path | None, split: str) -> ImageIndex:
         """Look through the folder of "train" or "val", as torchvision's `ImageFolder` does.

@@ -15,11 +15,11 @@ import torch.distributed as dist
 
 from algorithms import CollectiveError
 from harness.plan.footprint import dry_steps
-from harness.plan.forecast import reading
 from harness.plan.plan import Plan
 from harness.records.run_lock import has_locks
 from harness.spec import RunConfig, SpecError
 from harness.tasks import DataError
+from harness.tasks.imagenet import num_readers
 from harness.tasks.task import Check, Task, find_task
 from harness.train.checkpoint import GENERATIONS
 from harness.workers.attempt import num_cores
@@ -73,7 +73,7 @@ def check_reading(config: RunConfig, data: Path | None, device: str, cores: int)
         return
     taken = None
     try:
-        rate, readers = task.measured_reading_rate(data, READING_SECONDS)
+        each = task.measured_reading_rate(data, READING_SECONDS)
         if device != "cpu" and torch.cuda.is_available():
             gpu = torch.device("cuda", torch.cuda.current_device())
             taken = config.batch_size / dry_steps(config, gpu).seconds
@@ -83,7 +83,16 @@ def check_reading(config: RunConfig, data: Path | None, device: str, cores: int)
         advice = "if memory is short, use a smaller batch or lower precision"
         yield Check("a training step", False, f"{first_line(error)}; {advice}")
         return
-    yield Check("reading", True, reading(rate / readers, task.expected_reading_rate(cores)[1], taken))
+    yield Check("reading", True, reading(each, num_readers(cores), taken))
+
+
+def reading(each: float, readers: int, taken: float | None) -> str:
+    """In words: images a second of one reader, of a worker's readers, and what its GPU takes (None: there is none)."""
+    text = f"{readers} readers a worker reach about {each * readers:,.0f} images/s, {each:,.0f} each"
+    if taken is None:
+        return text
+    text += f"; its GPU takes {taken:,.0f}"
+    return text if each * readers >= taken else f"{text}, and would wait for them: give a worker more cores"
 
 
 def first_line(error: Exception) -> str:

@@ -33,9 +33,8 @@ from tests.harness.support import changed, small_config, small_spec, write_spec
 
 
 def test_reading_is_said_beside_what_the_gpu_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One process of eight readers is measured; a worker of the run has four cores."""
-    measured = (4000.0, 8)
-    monkeypatch.setattr("harness.tasks.imagenet.ImageNet.measured_reading_rate", lambda *arguments: measured)
+    """A reader is measured; a worker of the run has four cores."""
+    monkeypatch.setattr("harness.tasks.imagenet.ImageNet.measured_reading_rate", lambda *arguments: 500.0)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     config = small_config(task=TaskSpec(name="imagenet"))
     for taken, words in (

@@ -20,8 +20,7 @@ from torch.distributed import DistStoreError
 
 from algorithms import CollectiveError
 from harness.records import packs, recorder, store
-from harness.records.experiment import Experiment, read_experiment
-from harness.records.metrics import metric_of, score_of
+from harness.records.experiment import Experiment, metric_of, read_experiment, score_of
 from harness.records.recorder import append_event, truncate_events, write_failure
 from harness.records.run_lock import BusyError, is_owned, owned
 from harness.records.state import is_done

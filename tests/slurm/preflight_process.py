@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from harness.tasks.imagenet import ImageNet
-from slurm import preflight
+from slurm import job as preflight
 
 
 def main() -> None:

@@ -17,9 +17,9 @@ from harness.plan.plan import Plan, make_plan
 from harness.spec_file import load_spec
 from harness.tasks.task import Check
 from harness.workers.process_group import require_own_devices
-from slurm import preflight
+from slurm import job as preflight
 from slurm.campaign import CampaignError
-from slurm.preflight import Answer, PreflightTask, failures, rate_in_words, wait_for_preflight
+from slurm.job import Answer, PreflightTask, failures, rate_in_words, wait_for_preflight
 from slurm.profile import SubmissionPaths, array_parameters, load_profile, preflight_parameters, sbatch_text
 from tests.harness.support import ROOT, changed, small_spec, write_spec
 from tests.slurm.support import allocation, small_profile, write_profile

@@ -306,10 +306,7 @@ def test_a_local_ranks_cores_are_divided_once(
 
 
 @only_imagenet
-def test_reading_rates_as_a_plan_reckons_them_and_as_they_are(miniature: Miniature) -> None:
-    assert ImageNet().expected_reading_rate(4) == (pytest.approx(4 / 1.2e-3), 4)
-    assert ImageNet().expected_reading_rate(20)[1] == 8
-    rate, readers = miniature.task.measured_reading_rate(miniature.data, 0.2)
-    assert rate > 0 and readers == num_readers(own_cores())
+def test_the_rate_of_a_reader_is_measured(miniature: Miniature) -> None:
+    assert miniature.task.measured_reading_rate(miniature.data, 0.2) > 0
     with pytest.raises(DataError, match="is not a folder"):
         miniature.task.measured_reading_rate(miniature.data / "nowhere", 0.2)
