@@ -173,7 +173,10 @@ def as_text(status: CampaignStatus) -> str:
     """The status for people: a line per run that is not simply done or missing, and totals."""
     lines = [status.title]
     shown = [run for run in status.runs if run.state not in ("done", "missing") or run.detail]
-    table = [[run.row, run.seed, run.state, run.job, _progress(run), _why(run)] for run in shown]
+    table = []
+    for run in shown:
+        log = f" ({run.log})" if run.log and run.state in ("failed", "stale") else ""
+        table.append([run.row, run.seed, run.state, run.job, _progress(run), run.detail + log])
     if table:
         lines.append(tabulate(table, ["row", "seed", "state", "job", "progress", ""], disable_numparse=True))
     totals = ", ".join(f"{count} {state}" for state, count in status.totals.items() if count)
@@ -190,7 +193,3 @@ def _progress(run: RunStatus) -> str:
         return ""
     left = "?" if run.seconds_left is None else f"{run.seconds_left / 60:,.0f} min"
     return f"epoch {run.epoch:.2f}, {run.images_per_second:,.0f} samples/s, {left} left"
-
-
-def _why(run: RunStatus) -> str:
-    return run.detail + (f" ({run.log})" if run.log and run.state in ("failed", "stale") else "")

@@ -101,7 +101,8 @@ def judge(seen: Seen, job: Submitted | None = None, now: float | None = None) ->
     if job is not None and job.queue is None and _may_be_waiting(job, seen.failure, now):
         return "queued", "as far as its records say: squeue does not answer"
     if seen.failure is not None and not seen.replaced:
-        return _after_failure(seen.failure)
+        kind, message = seen.failure.kind, seen.failure.message
+        return ("stopped", message) if kind == "preempted" else ("failed", f"{kind}: {message}")
     if job is not None:
         return "stale", "its job left the queue, and no record of how it ended"
     if silent is None:
@@ -128,9 +129,3 @@ def _is_on(seen: Seen, silent: float | None, job: Submitted | None) -> bool:
 def _may_be_waiting(job: Submitted, failure: Failure | None, now: float) -> bool:
     """Whether a job that cannot be asked after was submitted not long ago, and has not failed for good."""
     return now - job.submitted_at < TRUST_SECONDS and (failure is None or failure.kind in job.goes_on_after)
-
-
-def _after_failure(failure: Failure) -> tuple[State, str]:
-    if failure.kind == "preempted":
-        return "stopped", failure.message
-    return "failed", f"{failure.kind}: {failure.message}"

@@ -28,7 +28,8 @@ class Reversal:
 
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> PairSamples:
         train, test = self._made_up("train", self.num_train), self._made_up("test", self.num_test)
-        sha256 = digest(_text(source) for source in (*test[0], *train[0]))
+        words = ([ALPHABET[token - NUM_SPECIAL] for token in source] for source in (*test[0], *train[0]))
+        sha256 = digest(map("".join, words))
         pairs = chosen_pairs(train, test, spec, device)
         return PairSamples(*pairs, PhoneErrors(), self.input_shape[1], sha256)
 
@@ -38,10 +39,6 @@ class Reversal:
         letters = torch.randint(NUM_SPECIAL, self.num_classes, (count, LONGEST), generator=random).tolist()
         sources: list[Tokens] = [own[:length] for own, length in zip(letters, lengths, strict=True)]
         return sources, [source[::-1] for source in sources], [source[0] - NUM_SPECIAL for source in sources]
-
-
-def _text(tokens: Tokens) -> str:
-    return "".join(ALPHABET[token - NUM_SPECIAL] for token in tokens)
 
 
 TASK = Reversal()

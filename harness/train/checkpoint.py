@@ -93,14 +93,9 @@ def discard(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _generations(folder: Path) -> list[Path]:
-    """The whole generations, newest first."""
-    return sorted(folder.glob("step-*[0-9]"), reverse=True)
-
-
 def _published(folder: Path) -> list[str]:
-    """Names of the generations up to the one that the pointer names; all of them where there is no pointer."""
-    names = [path.name for path in _generations(folder)]
+    """Names of the whole generations, newest first, from the one that the pointer names; all where there is none."""
+    names = sorted((path.name for path in folder.glob("step-*[0-9]")), reverse=True)
     try:
         latest = (folder / "latest").read_text().strip()
     except OSError:

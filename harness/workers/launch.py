@@ -237,8 +237,10 @@ def places(plan: Plan, options: Options) -> list[Resources]:
             _check_gpus(run, options.device)
     groups = device_groups(options.device, num_processes, torch.cuda.device_count())
     jobs = options.jobs or (num_cores() if options.device == "cpu" else len(groups))
-    shares = _shares(sorted(os.sched_getaffinity(0)), jobs)
-    return [Resources(cores, groups[number % len(groups)]) for number, cores in enumerate(shares)]
+    cores = sorted(os.sched_getaffinity(0))
+    # As many cores for each run, and shared ones where there are more runs.
+    shares = [tuple(cores[job::jobs]) or (cores[job % len(cores)],) for job in range(jobs)]
+    return [Resources(share, groups[number % len(groups)]) for number, share in enumerate(shares)]
 
 
 def _check_gpus(run: PlannedRun, device: str) -> None:
@@ -249,11 +251,6 @@ def _check_gpus(run: PlannedRun, device: str) -> None:
             f"row {run.row}: the {num_workers} workers of {run.config.algorithm} are processes, which need a GPU each; "
             f"torch sees {num_gpus}. Take {num_workers} GPUs (torchrun, Slurm), --device cpu, or the row out"
         )
-
-
-def _shares(cores: list[int], jobs: int) -> list[tuple[int, ...]]:
-    """The cores of each of the runs that go at once: as many for each, and shared where there are more runs."""
-    return [tuple(cores[job::jobs]) or (cores[job % len(cores)],) for job in range(jobs)]
 
 
 def workers_of(config: RunConfig, options: Options) -> Workers:

@@ -1,4 +1,4 @@
-"""Looks, before a long experiment, at what would stop it: data, disk, GPUs, NCCL. One line per check."""
+"""Looks, before a long experiment, at what would stop it: data, disk, GPUs. One line per check."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from harness.tasks.task import Check, Task, find_task
 from harness.train.checkpoint import GENERATIONS
 from harness.workers.attempt import num_cores
 from harness.workers.launch import Options, places
-from harness.workers.process_group import joined
 
 PROBE_BYTES = 1_000_000
 """Written to a disk to see that it can be: more than what a full one may still take beside a file's name."""
@@ -51,7 +50,6 @@ def checks(plan: Plan, options: Options) -> Iterator[Check]:
         yield from check_gpus()
         each = "run is one process" if options.workers == "stacked" else "worker has its own"
         yield Check("GPUs suffice", lacking is None, lacking or f"each {each}, {jobs} runs at once")
-        yield check_nccl()
 
 
 def check_data(task: Task, data: Path | None) -> Check:
@@ -170,20 +168,6 @@ def check_gpus() -> Iterator[Check]:
             yield Check(f"GPU {index}", False, f"{name}: {first_line(error)}; {advice}")
         else:
             yield Check(f"GPU {index}", True, f"{built} computes on {name}")
-
-
-def check_nccl() -> Check:
-    """Whether NCCL sums a number in a group of one."""
-    if not torch.cuda.is_available() or not dist.is_nccl_available():
-        return Check("NCCL", False, "needs a GPU and a torch with NCCL")
-    device = f"cuda:{torch.cuda.current_device()}"
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            with joined(device, 30.0, f"file://{folder}/rendezvous", rank=0, world_size=1):
-                all_reduce_bits_per_second(device)
-        except RuntimeError as error:
-            return Check("NCCL", False, f"does not answer: {first_line(error)}")
-    return Check("NCCL", True, "answers")
 
 
 def all_reduce_bits_per_second(device: str) -> float:

@@ -7,7 +7,7 @@ import platform
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, TypeVar, get_args
+from typing import Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,14 +22,11 @@ T = TypeVar("T")
 Workers = Literal["stacked", "processes"]
 
 
-def choose_workers(wanted: str, device: str, num_workers: int, num_gpus: int) -> Workers:
+def choose_workers(wanted: Workers | Literal["auto"], device: str, num_workers: int, num_gpus: int) -> Workers:
     """What "auto" means: stacked on the CPU; on GPUs processes if each can have one, else stacked."""
-    if wanted == "auto":
-        if device == "cpu":
-            return "stacked"
-        return "processes" if device == "cuda" and num_gpus >= num_workers else "stacked"
-    assert wanted in get_args(Workers)
-    return wanted  # type: ignore[return-value]
+    if wanted != "auto":
+        return wanted
+    return "processes" if device == "cuda" and num_gpus >= num_workers else "stacked"
 
 
 def device_groups(device: str, num_processes: int, num_gpus: int) -> list[tuple[str, ...]]:

@@ -131,10 +131,12 @@ def test_a_plan_prints_what_rows_share_and_momentum_that_is_not_nesterovs(
 ) -> None:
     spec = small_spec()
     spec["rows"][2]["algorithm"] = "ef21_sgdm"
+    spec["statistics"]["baseline_seeds"] = [1, 2, 3]
     show_plan(plan_of(spec, tmp_path))
     said = capsys.readouterr().out
     assert "ratio 4); momentum 0.9 (heavy ball with dampening)\n" in said
-    assert said.startswith("Small\nbatch_size: 20\nevaluation: per_epoch 2\n")
+    assert said.startswith("Small\nbatch_size: 20\ncommunication_dtype: fp32\nevaluation: per_epoch 2\n")
+    assert "\nseeds: 1, 2\nbaseline_seeds: 1, 2, 3\n" in said
     assert "model: small_cnn (options widths 4, 8)\n" in said and "schedule: cosine (warmup_epochs 0.25, " in said
 
 
