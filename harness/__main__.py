@@ -55,12 +55,6 @@ def _rates(text: str) -> list[float]:
     return [1e6 * _above_0(rate) for rate in text.split(",")]
 
 
-def _device(text: str) -> str:
-    if text not in ("cpu", "cuda") and not (text.startswith("cuda:") and text[5:].isdigit()):
-        raise argparse.ArgumentTypeError(f"must be cpu, cuda or cuda:N, not {text!r}")
-    return text
-
-
 def _parser() -> argparse.ArgumentParser:
     import shtab
 
@@ -115,8 +109,8 @@ def _add_run_options(sub: argparse.ArgumentParser) -> None:
     what = "a row of stacked tensors, or a process; auto: a process where each can have a GPU, else a row"
     choices = ("stacked", "processes", "auto")
     sub.add_argument("--workers", choices=choices, default="auto", help=f"what a worker is: {what}")
-    what = "cpu; cuda, which gives each process the GPU of its local rank; or cuda:N for one GPU (default: cpu)"
-    sub.add_argument("--device", type=_device, default="cpu", help=what)
+    what = "cuda gives each process the GPU of its local rank, of those in CUDA_VISIBLE_DEVICES (default: cpu)"
+    sub.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help=what)
     what = "time between checkpoints (default: 5)"
     sub.add_argument("--checkpoint-minutes", type=_at_least_0, default=5.0, help=what)
     what = "how long a collective waits (default: 300)"

@@ -27,8 +27,6 @@ from harness.rows import (
     Strict,
 )
 
-FORMAT = 1
-
 Precision = Literal["fp32", "fp16", "bf16"]
 """Of the forward and backward pass; parameters and optimiser state are fp32. fp16 goes with loss scaling."""
 Wire = Literal["fp32", "fp16"]

@@ -48,7 +48,7 @@ def load_spec(path: Path) -> Spec:
     Raises:
         SpecError: not TOML, unknown keys, wrong types or impossible values, in one sentence.
     """
-    data = _parse(path)
+    data = read_toml(path)
     try:
         if "records" in _table(data, "tuning"):
             raise SpecError(
@@ -56,7 +56,7 @@ def load_spec(path: Path) -> Spec:
             )
         if "like" in data:
             beside = path.parent / f"{data['like']}.toml"
-            data = _varied(_parse(beside if beside.is_file() else find_spec(str(data["like"]))), data)
+            data = _varied(read_toml(beside if beside.is_file() else find_spec(str(data["like"]))), data)
         return Spec.model_validate(data)
     except ValidationError as error:
         raise SpecError(f"{path}: {_row_of(error, data)}{explain(error)}") from None
@@ -64,7 +64,12 @@ def load_spec(path: Path) -> Spec:
         raise SpecError(str(error) if str(error).startswith(f"{path}") else f"{path}: {error}") from None
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a file.
+
+    Raises:
+        SpecError: it is no TOML, or cannot be read.
+    """
     try:
         return tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

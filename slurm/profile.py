@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +14,7 @@ from submitit.slurm.slurm import _make_sbatch_string  # the public way to the te
 
 from harness.rows import Count, NonNegative, Positive
 from harness.spec import SpecError, explain
+from harness.spec_file import read_toml
 
 CLUSTERS = Path(__file__).parent / "clusters"
 
@@ -114,10 +114,7 @@ def load_profile(name: str) -> Profile:
     if not path.is_file():
         known = ", ".join(sorted(path.stem for path in CLUSTERS.glob("*.toml")))
         raise SpecError(f"no cluster profile {stem!r}: give the path of a TOML file or one of {known}")
-    try:
-        table = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path} is not valid TOML: {error}") from None
+    table = read_toml(path)
     variants = table.pop("variants", {})
     if not isinstance(variants, dict) or not all(isinstance(each, dict) for each in variants.values()):
         raise SpecError(f"{path}: variants must be tables; write [variants.NAME] and fields below it")

@@ -246,7 +246,7 @@ def places(plan: Plan, options: Options) -> list[Resources]:
 def _check_gpus(run: PlannedRun, device: str) -> None:
     """A baseline cannot share a GPU, as stacked workers do."""
     num_gpus, num_workers = torch.cuda.device_count(), run.config.num_workers
-    if run.config.algorithm in baselines() and device != "cpu" and (":" in device or num_gpus < num_workers):
+    if run.config.algorithm in baselines() and device != "cpu" and num_gpus < num_workers:
         raise SpecError(
             f"row {run.row}: the {num_workers} workers of {run.config.algorithm} are processes, which need a GPU each; "
             f"torch sees {num_gpus}. Take {num_workers} GPUs (torchrun, Slurm), --device cpu, or the row out"

@@ -39,19 +39,11 @@ def device_groups(device: str, num_processes: int, num_gpus: int) -> list[tuple[
     """
     if device == "cpu":
         return [(device,) * num_processes]
-    first = int(device.partition(":")[2] or 0)
-    if first >= num_gpus:
+    if not num_gpus:
         raise SpecError(
-            f"--device {device}: torch sees {num_gpus} GPUs on this machine; `nvidia-smi` says which the driver sees, "
-            "and --device cpu needs none"
+            f"--device {device}: torch sees no GPUs on this machine; `nvidia-smi` says which the driver sees, and "
+            "--device cpu needs none"
         )
-    if ":" in device and num_processes > 1:
-        raise SpecError(
-            f"--device {device} is one GPU for {num_processes} processes, which need one each; give --device cuda, or "
-            "share it with --workers stacked"
-        )
-    if ":" in device:
-        return [(device,)]
     if num_processes > num_gpus:
         raise SpecError(
             f"{num_processes} processes on this machine need a GPU each, torch sees {num_gpus}; start fewer of them "

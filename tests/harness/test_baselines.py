@@ -195,9 +195,8 @@ def test_a_launch_starts_processes_for_a_baseline_alone(tmp_path: Path) -> None:
 def test_without_a_gpu_for_each_worker_a_baseline_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = make_plan(spec_with("ddp", {}), tmp_path)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    for device in ("cuda", "cuda:0"):
-        with pytest.raises(SpecError, match=r"row other: the 2 workers of ddp .* need a GPU each; torch sees 1"):
-            places(plan, launch_options(tmp_path, device=device))
+    with pytest.raises(SpecError, match=r"row other: the 2 workers of ddp .* need a GPU each; torch sees 1"):
+        places(plan, launch_options(tmp_path, device="cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert places(plan, launch_options(tmp_path, device="cuda"))[0].devices == ("cuda:0", "cuda:1")
 

@@ -29,7 +29,6 @@ from tests.harness.support import Table, settings_of, small_config, small_spec, 
         (("cuda", 4, 4), [("cuda:0", "cuda:1", "cuda:2", "cuda:3")]),
         (("cuda", 2, 5), [("cuda:0", "cuda:1"), ("cuda:2", "cuda:3")]),  # runs at once have GPUs of their own
         (("cuda", 1, 3), [("cuda:0",), ("cuda:1",), ("cuda:2",)]),
-        (("cuda:2", 1, 3), [("cuda:2",)]),
         (("cpu", 3, 0), [("cpu", "cpu", "cpu")]),
     ],
 )
@@ -40,10 +39,8 @@ def test_each_local_rank_has_the_gpu_of_its_number(given: tuple[str, int, int], 
 @pytest.mark.parametrize(
     ("device", "num_processes", "num_gpus", "parts"),
     [
-        ("cuda", 1, 0, ["0 GPUs", "--device cpu"]),
+        ("cuda", 1, 0, ["no GPUs", "--device cpu"]),
         ("cuda", 8, 4, ["8 processes", "4", "--workers stacked"]),
-        ("cuda:1", 2, 4, ["cuda:1", "2 processes", "--workers stacked"]),
-        ("cuda:4", 1, 4, ["cuda:4", "4 GPUs"]),
     ],
 )
 def test_too_few_gpus_are_refused_with_a_remedy(
@@ -65,9 +62,9 @@ def test_what_a_process_of_another_launcher_has(num_gpus: int, gpus: list[str]) 
 
 
 def test_auto_is_processes_where_there_is_a_gpu_for_each_worker() -> None:
-    machines = [("cuda", 8, 8), ("cuda", 8, 7), ("cuda:0", 1, 1), ("cpu", 1, 8)]
+    machines = [("cuda", 8, 8), ("cuda", 8, 7), ("cpu", 1, 8)]
     chosen = [choose_workers("auto", *machine) for machine in machines]
-    assert chosen == ["processes", "stacked", "stacked", "stacked"]
+    assert chosen == ["processes", "stacked", "stacked"]
     assert choose_workers("processes", "cuda", 8, 1) == "processes"
 
 
@@ -105,7 +102,7 @@ def test_a_run_without_the_gpus_it_needs_is_refused_before_anything_is_written(
     path, results = write_spec(tmp_path, small_spec()), tmp_path / "results"
     assert main(["run", str(path), "--results", str(results), "--device", "cuda"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: --device cuda: torch sees 0 GPUs") and error.count("\n") == 1
+    assert error.startswith("error: --device cuda: torch sees no GPUs") and error.count("\n") == 1
     assert not results.exists()
 
 
