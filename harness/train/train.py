@@ -80,7 +80,7 @@ class Monitor:
     def _look(self) -> bool:
         """Look at the mean loss over workers, and whether one of them is to stop; whether one means to save."""
         training, collectives, now = self._training, self._work.collectives, time.monotonic()
-        every = self._work.checkpoints.every_seconds
+        every = self._work.checkpoint_seconds
         wants_checkpoint = self._work.recorder is not None and now - self._saved >= every
         step_seconds = (now - self._looked) / (training.step - self._looked_at_step)
         self._looked, self._looked_at_step = now, training.step
@@ -201,7 +201,7 @@ def record_result(training: Training) -> None:
     training.clock.switch("compute")
     if work.recorder is not None:
         work.recorder.finish(_result(training, work.recorder, digest, own))
-        checkpoint.discard(work.checkpoints.folder)
+        checkpoint.discard(work.checkpoints)
 
 
 def _result(training: Training, recorder: Recorder, digest: str, own: list[float]) -> Result:

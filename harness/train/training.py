@@ -32,15 +32,6 @@ class Preempted(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Checkpoints:
-    """The run's folder for checkpoints, how often they are written, and by which attempt."""
-
-    folder: Path
-    every_seconds: float
-    attempt: str
-
-
-@dataclass(frozen=True)
 class Work:
     """A run, as one process takes part in it: as one of its workers, or as all of them where they are stacked.
 
@@ -53,7 +44,11 @@ class Work:
     samples: Samples
     collectives: Collectives
     recorder: Recorder | None
-    checkpoints: Checkpoints
+    checkpoints: Path
+    """The run's folder for them."""
+    checkpoint_seconds: float
+    """So often they are written."""
+    attempt: str
     stop_requested: Callable[[], bool] | None = None
 
 
@@ -97,7 +92,7 @@ class Training:
             each.train()
 
     def _resume(self) -> None:
-        loaded = checkpoint.load(self.work.checkpoints.folder, self._savers)
+        loaded = checkpoint.load(self.work.checkpoints, self._savers)
         if loaded is not None:
             self.step, state = loaded
             self._check_state(state)
@@ -111,7 +106,7 @@ class Training:
 
     def _check_state(self, state: dict[str, Any]) -> None:
         """Raises CheckpointError for a state of other workers, or with its numbers in another order."""
-        folder, own, saved = self.work.checkpoints.folder, len(self.models), len(state["models"])
+        folder, own, saved = self.work.checkpoints, len(self.models), len(state["models"])
         if saved != own:
             raise CheckpointError(checkpoint.of_others(folder, saved, own))
         order, saved_order = format_of(self.models[0]), state.get("memory_format", "contiguous")
@@ -132,7 +127,7 @@ class Training:
             "traffic": self.work.collectives.traffic.state_dict(),
             "clock_seconds": self.clock.seconds,
         }
-        folder, attempt = self.work.checkpoints.folder, self.work.checkpoints.attempt
+        folder, attempt = self.work.checkpoints, self.work.attempt
         checkpoint.save(folder, self.step, state, self._savers, attempt, allowed)
 
     @property

@@ -25,7 +25,7 @@ from harness.train import checkpoint
 from harness.train.build import MemoryFormat, format_of, trainable, use_device
 from harness.train.checkpoint import CheckpointError
 from harness.train.train import train
-from harness.train.training import Checkpoints, Preempted, Work
+from harness.train.training import Preempted, Work
 from harness.workers.process_group import from_rank_0, joined
 
 StopRequested = Callable[[], bool]
@@ -118,8 +118,8 @@ def work_of(job: Job, collectives: Collectives, stop_requested: StopRequested | 
     samples = find_task(config.task.name).load(job.data, config.task, device)
     model = trainable(config, device)
     recorder = job.recorder(format_of(model)) if collectives.rank == 0 else None
-    checkpoints = Checkpoints(job.folder / checkpoint.FOLDER, 60 * job.checkpoint_minutes, job.attempt.attempt)
-    return Work(config, model, samples, collectives, recorder, checkpoints, stop_requested)
+    folder, seconds = job.folder / checkpoint.FOLDER, 60 * job.checkpoint_minutes
+    return Work(config, model, samples, collectives, recorder, folder, seconds, job.attempt.attempt, stop_requested)
 
 
 def prepare_thread(device: str = "cpu") -> None:
