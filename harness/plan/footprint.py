@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from algorithms import DistributedOptimizer, SoloCollectives, StackedCollectives
 from algorithms.baselines.ddp import DDP
 from algorithms.registry import methods
-from harness.records.hardware import TrainingRate, training_rates
+from harness.records.hardware import TrainingRate, hardware
 from harness.spec import EvaluationSpec, ModelSpec, RunConfig, ScheduleSpec, Spec, SpecError
 from harness.tasks.task import find_task
 from harness.train.build import build_model, build_optimizer, num_steps_of, trainable
@@ -198,7 +198,7 @@ class StepTime:
 
 def published_rate(precision: str) -> TrainingRate:
     """What one V100 takes for ResNet-50: "mixed", or "fp32"."""
-    return next(rate for rate in training_rates() if rate.gpus == 1 and rate.precision == precision)
+    return next(rate for rate in hardware().training if rate.gpus == 1 and rate.precision == precision)
 
 
 def step_times(config: RunConfig) -> tuple[StepTime, ...]:
@@ -223,7 +223,7 @@ def _step_times(config: RunConfig) -> tuple[StepTime, ...]:
     if flops <= DRY_FLOPS:
         return (dry_steps(config, torch.device("cpu")),)
     wanted = "mixed" if config.precision == "fp16" else "fp32"  # A V100 has no bf16.
-    rates = [rate for rate in training_rates() if (rate.gpus, rate.precision, rate.batch_size) == (8, wanted, None)]
+    rates = [rate for rate in hardware().training if (rate.gpus, rate.precision, rate.batch_size) == (8, wanted, None)]
     return tuple(sorted((_scaled(flops, rate) for rate in rates), key=lambda time: time.seconds))
 
 

@@ -11,7 +11,7 @@ from scipy.stats import chi2, nct, norm, t
 from harness.plan.footprint import StepTime, step_times
 from harness.plan.plan import Plan
 from harness.records.experiment import Contrast, Experiment, Row
-from harness.records.hardware import Machine, machines
+from harness.records.hardware import Machine, hardware
 from harness.spec import RunConfig
 from harness.train.build import num_steps_of
 
@@ -74,7 +74,7 @@ def usual_link(device: str) -> float | None:
 
 
 def _with(device: str) -> list[Machine]:
-    return [machine for machine in machines() if machine.device in device]
+    return [machine for machine in hardware().machines if machine.device in device]
 
 
 def hours_sentences(effort: Effort, link_bits_per_second: float | None) -> list[str]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+
+from harness.records.store import Record
 
 
-@dataclass(frozen=True)
-class TrainingRate:
+class TrainingRate(Record):
     """Images a second of ResNet-50 training on `gpus` devices together. `precision`: "mixed" is fp16 with fp32.
 
     `batch_size`: images a GPU, where they are too many for the rate to be that of an experiment's smaller batches.
@@ -24,8 +23,7 @@ class TrainingRate:
     batch_size: int | None = None
 
 
-@dataclass(frozen=True)
-class Memory:
+class Memory(Record):
     """A device's memory; `device` is a part of its name."""
 
     device: str
@@ -33,8 +31,7 @@ class Memory:
     source: str
 
 
-@dataclass(frozen=True)
-class Machine:
+class Machine(Record):
     """A machine that can be rented, with its links' rates in one direction; inside it 0 where it has one GPU.
 
     `device` is a part of its GPUs' name as torch gives it.
@@ -49,21 +46,15 @@ class Machine:
     source: str
 
 
+class Hardware(Record):
+    """hardware.toml."""
+
+    training: list[TrainingRate]
+    memory: list[Memory]
+    machines: list[Machine]
+
+
 @cache
-def _table() -> dict[str, list[dict[str, Any]]]:
-    return tomllib.loads((Path(__file__).parent / "hardware.toml").read_text())
-
-
-def training_rates() -> list[TrainingRate]:
-    """What training takes."""
-    return [TrainingRate(**entry) for entry in _table()["training"]]
-
-
-def memories() -> list[Memory]:
-    """Devices' memories."""
-    return [Memory(**entry) for entry in _table()["memory"]]
-
-
-def machines() -> list[Machine]:
-    """The price table."""
-    return [Machine(**entry) for entry in _table()["machines"]]
+def hardware() -> Hardware:
+    """All that is known."""
+    return Hardware.model_validate(tomllib.loads((Path(__file__).parent / "hardware.toml").read_text()))

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.optimize import brentq
 
-from harness.records import hardware
+from harness.records.hardware import hardware
 from report.plotting import new_figure
 from report.questions.evidence import Answer, Evidence
 from report.speed.comparisons import (
@@ -202,7 +202,7 @@ def money(frame: pd.DataFrame) -> dict[str, Any]:
     base = frame[frame["method"] == DDP].sort_values("dollars_per_1000_steps").iloc[0]
     own = frame[(frame["method"] == PROPOSED) & (frame["machine"] == base["machine"])].iloc[0]
     change = own["dollars_per_1000_steps"] / base["dollars_per_1000_steps"] - 1
-    gpus = next(machine.gpus for machine in hardware.machines() if machine.name == base["machine"])
+    gpus = next(machine.gpus for machine in hardware().machines if machine.name == base["machine"])
     where = {"cheapest": base["machine"], "machines": base["machines"], "gpus": gpus}
     return where | {"ddp": base["dollars_per_1000_steps"], "change": float(change)}
 

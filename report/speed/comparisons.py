@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
 
-from harness.records.hardware import machines, training_rates
+from harness.records.hardware import hardware
 from harness.records.timings import Message
 from report.speed.cost_model import Algorithm, Compute, Network, step_seconds
 from report.speed.workload_model import SpeedStudy, WorkloadModel
@@ -104,7 +104,7 @@ def headline_marks(headline: Headline, model: WorkloadModel) -> dict[float, str]
 
     A rate is scaled to the workload's batch; for another network than ResNet-50 by arithmetic, as its workload was.
     """
-    rates = [rate for rate in training_rates() if rate.precision == headline.precision]
+    rates = [rate for rate in hardware().training if rate.precision == headline.precision]
     images = model.compute_seconds * next(rate.images_per_second for rate in rates if rate.gpus == 1)
     return dict(sorted((images / (rate.images_per_second / rate.gpus), rate.source) for rate in rates))
 
@@ -184,7 +184,9 @@ def layouts_frame(model: WorkloadModel, bits_per_second: float) -> pd.DataFrame:
     Inside a machine the link is the fastest of the price table for the device, else the records', else unlimited.
     """
     num_workers = model.main.fabric.num_workers
-    inside = max((m.inside_bits_per_second for m in machines() if m.device in model.workload.device), default=0.0)
+    inside = max(
+        (m.inside_bits_per_second for m in hardware().machines if m.device in model.workload.device), default=0.0
+    )
     inside = inside or max((t.fabric.inside_bits_per_second or 0.0) * t.fabric.dilation for t in model.timings)
     lines = []
     for count in dict.fromkeys(count for count in (num_workers, 2, 1) if num_workers % count == 0):
@@ -202,7 +204,7 @@ def layouts_frame(model: WorkloadModel, bits_per_second: float) -> pd.DataFrame:
 def costs_frame(model: WorkloadModel) -> pd.DataFrame:
     """Dollars per thousand modelled steps on machines of the price table that hold all workers, if it has any."""
     lines, workers = [], model.main.fabric.num_workers
-    for machine in machines():
+    for machine in hardware().machines:
         if machine.device not in model.workload.device or workers % machine.gpus:
             continue
         layout = (workers // machine.gpus, machine.gpus)

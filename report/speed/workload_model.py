@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from harness.records.hardware import Memory, memories
+from harness.records.hardware import Memory, hardware
 from harness.records.timings import Basis, Fabric, Method, Timing, Workload
 from report.speed.cost_model import Algorithm, Compute, Network, period_seconds
 from report.speed.fitting import Fit, fit_line, fits_of, layout_of, network_on
@@ -98,7 +98,7 @@ class WorkloadModel:
     @property
     def emulated_device(self) -> Memory | None:
         """The memory of an emulated workload's device; None: it was measured, or nothing is published of its device."""
-        devices = memories() if self.basis == "emulated" else []
+        devices = hardware().memory if self.basis == "emulated" else []
         return next((memory for memory in devices if memory.device in self.workload.device), None)
 
     def codec_seconds(self, method: Method) -> float:
