@@ -249,6 +249,6 @@ def _data_checks(task: PreflightTask, here: Allocation) -> Iterator[Check]:
     """Rank 0 for all, and one of each node where that is quick: folders of files are looked through once."""
     configured = find_task(task.plan.runs[0].config.task.name)
     if here.rank == 0:
-        yield from on_one_machine.check_results(task.plan, task.results, task.profile.array_parallelism)
+        yield on_one_machine.check_results(task.plan, task.results, task.profile.array_parallelism)
     if here.rank == 0 or (here.local_rank == 0 and not hasattr(configured, "measured_reading_rate")):
         yield on_one_machine.check_data(configured, task.data)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import math
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,16 +67,6 @@ def is_owned(folder: Path) -> bool | None:
     except OSError:
         return None
     return None if could_lock is None else not could_lock
-
-
-def has_locks(folder: Path) -> bool:
-    """Whether the file system of this folder has locks.
-
-    Raises:
-        OSError: the folder cannot be written to, or its locks are broken.
-    """
-    with tempfile.TemporaryFile(dir=folder) as file:
-        return _try_lock(file) is not None
 
 
 def _try_lock(file: IO[Any], how: int = fcntl.LOCK_EX) -> bool | None:

@@ -16,7 +16,6 @@ import torch.distributed as dist
 from algorithms import CollectiveError
 from harness.plan.footprint import dry_steps
 from harness.plan.plan import Plan
-from harness.records.run_lock import has_locks
 from harness.spec import RunConfig, SpecError
 from harness.tasks import DataError
 from harness.tasks.imagenet import num_readers
@@ -45,7 +44,7 @@ def checks(plan: Plan, options: Options) -> Iterator[Check]:
         jobs, lacking = len(places(plan, options)), None
     except SpecError as error:
         jobs, lacking = 1, str(error)
-    yield from check_results(plan, options.results, jobs)
+    yield check_results(plan, options.results, jobs)
     if options.device != "cpu":
         yield from check_gpus()
         each = "run is one process" if options.workers == "stacked" else "worker has its own"
@@ -111,14 +110,10 @@ def check_writable(what: str, folder: Path) -> Check:
     return Check(what, True, f"{folder} can be written to")
 
 
-def check_results(plan: Plan, results: Path, jobs: int) -> Iterator[Check]:
-    """Whether the folder of results can be written to; if so, its room for checkpoints, and its locks."""
+def check_results(plan: Plan, results: Path, jobs: int) -> Check:
+    """Whether the folder of results can be written to; if so, whether it has room for checkpoints."""
     writable = check_writable("disk", results)
-    if not writable.passed:
-        yield writable
-        return
-    yield check_disk(plan, results, jobs)
-    yield check_locks(results)
+    return check_disk(plan, results, jobs) if writable.passed else writable
 
 
 def check_disk(plan: Plan, results: Path, jobs: int) -> Check:
@@ -133,20 +128,6 @@ def check_disk(plan: Plan, results: Path, jobs: int) -> Check:
     free = shutil.disk_usage(folder).free
     detail = f"{free / 1e9:.1f} GB free in {folder}, checkpoints need up to {needed / 1e9:.1f} GB"
     return Check("disk", free > needed, detail if free > needed else f"{detail}; make room or lower --jobs")
-
-
-def check_locks(results: Path) -> Check:
-    """Whether two commands see each other at a run. Without locks that is no reason not to begin, but to be told."""
-    folder, detail = _nearest(results), "two commands see each other"
-    try:
-        if not has_locks(folder):
-            detail = (
-                f"the file system of {folder} has none, so two commands at the same experiment would do runs twice: "
-                "start one at a time (Lustre has locks where it is mounted with `-o flock`)"
-            )
-    except OSError as error:
-        return Check("locks", False, f"no file in {folder} can be locked ({error.strerror}); give another --results")
-    return Check("locks", True, detail)
 
 
 def _nearest(folder: Path) -> Path:

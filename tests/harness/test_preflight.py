@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 from pathlib import Path
@@ -22,9 +21,7 @@ from harness.train import checkpoint
 from harness.train.build import build_model, build_optimizer
 from harness.workers import preflight
 from harness.workers.preflight import (
-    Check,
     check_disk,
-    check_locks,
     check_reading,
     check_results,
     check_writable,
@@ -81,23 +78,6 @@ def test_disk_that_is_asked_for_is_what_checkpoints_take(tmp_path: Path, monkeyp
     assert check_disk(plan, tmp_path, jobs=10**6).detail == check_disk(plan, tmp_path, jobs=len(plan.runs)).detail
 
 
-def test_a_file_system_without_locks_is_told_and_one_whose_locks_break_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert check_locks(tmp_path / "not" / "there") == Check("locks", True, "two commands see each other")
-
-    def flock(*arguments: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    number = errno.ENOSYS
-    check = check_locks(tmp_path)
-    assert check.passed and str(tmp_path) in check.detail and "one at a time" in check.detail
-    number = errno.EIO
-    check = check_locks(tmp_path)
-    assert not check.passed and "can be locked (Input/output error); give another --results" in check.detail
-
-
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
 def test_a_disk_that_cannot_be_written_to_is_one_sentence(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -109,7 +89,7 @@ def test_a_disk_that_cannot_be_written_to_is_one_sentence(
 
     monkeypatch.setattr(os, "fsync", refuse)
     plan = make_plan(load_spec(write_spec(tmp_path, small_spec())), tmp_path)
-    for check in (check_writable("scratch", tmp_path), *check_results(plan, tmp_path, jobs=1)):
+    for check in (check_writable("scratch", tmp_path), check_results(plan, tmp_path, jobs=1)):
         assert not check.passed and os.strerror(number) in check.detail and str(tmp_path) in check.detail
         assert "make room or give permission" in check.detail and "\n" not in check.detail
 
@@ -120,5 +100,5 @@ def test_the_command_prints_a_line_per_check_and_then_what_the_runs_take(
     spec = write_spec(tmp_path, small_spec())
     assert main(["preflight", str(spec), "--results", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines[:3]] == ["ok   data", "ok   disk", "ok   locks"]
-    assert lines[3].startswith("6 runs; ") and "CPU core hours" in lines[4]
+    assert [line.split(":")[0] for line in lines[:2]] == ["ok   data", "ok   disk"]
+    assert lines[2].startswith("6 runs; ") and "CPU core hours" in lines[3]

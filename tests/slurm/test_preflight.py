@@ -74,7 +74,7 @@ def test_all_ranks_reduce_and_read_and_the_rates_are_said(tmp_path: Path, capsys
     data = imagenet_tree(tmp_path / "data", 24, 12)
     said = said_of(tmp_path, capsys, plan, data, TEST_MINIATURE="1", XDG_CACHE_HOME=str(tmp_path / "cache"))
     lines = dict(line.removeprefix("ok   ").split(": ", 1) for line in said.splitlines())
-    assert {"temporary files", "network", "disk", "locks", "reading"} <= set(lines)
+    assert {"temporary files", "network", "disk", "reading"} <= set(lines)
     assert lines["network"].startswith("an all-reduce among 2 workers on 2 nodes gets ")
     assert "; the profile says 10" in lines["network"]
     assert "reach about" in lines["reading"] and "GPU" not in lines["reading"]
@@ -131,10 +131,10 @@ def test_each_process_checks_its_gpus_and_one_of_a_node_its_disk(
 def test_data_in_memory_are_looked_at_on_each_node_and_folders_of_files_by_rank_0_alone(tmp_path: Path) -> None:
     ranks = [allocation(rank=rank, local_rank=rank % 2) for rank in range(3)]
     whats = [[check.what for check in preflight._data_checks(task_of(tmp_path), here)] for here in ranks]
-    assert whats == [["disk", "locks", "data"], [], ["data"]]
+    assert whats == [["disk", "data"], [], ["data"]]
     plan = plan_of(tmp_path, task={"name": "imagenet"}, model={"name": "resnet50"})
     files = [list(preflight._data_checks(task_of(tmp_path, plan, tmp_path / "none"), here)) for here in ranks]
-    assert [check.what for check in files[0]][:2] == ["disk", "locks"] and len(files[0]) > 2 and not any(files[1:])
+    assert files[0][0].what == "disk" and len(files[0]) > 1 and not any(files[1:])
 
 
 def test_failures_alike_are_said_once_with_their_nodes() -> None:
