@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.harness.support import CommandLine
 
 TOGETHER = (
     "tests/slurm/",
     "tests/report/",
     "tests/harness/test_baselines.py",
     "tests/harness/test_command_line.py",
-    "tests/harness/test_forecasts.py",
+    "tests/harness/test_search.py",
     "tests/measured/",
     "tests/harness/test_installed.py",
-    "tests/harness/test_kills.py",
-    "tests/timing/test_method_messages.py",
+    "tests/timing/test_trainees.py",
     "tests/timing/test_sessions.py",
     "tests/timing/test_study.py",
     "tests/algorithms/test_collectives.py",
@@ -41,3 +43,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return next(filter(nodeid.startswith, TOGETHER), nodeid)
 
     return Together(config, log)
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    """The harness's command line, called in this process."""
+    from tests.harness.support import CommandLine
+
+    return CommandLine(capsys)

@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import copy
-import datetime
-import json
-import math
 import os
 import stat
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 import torch
 from torch import Tensor
 
-from algorithms import Compressor
+from algorithms import Collectives, Compressor
 from algorithms.registry import methods, settings
+from harness.__main__ import main as harness_main
 from harness.plan.rows import PlannedRun
 from harness.records import run_lock
+from harness.records.packs import read_pack
 from harness.records.provenance import new_attempt
 from harness.records.store import read_run
 from harness.spec import RunConfig, TaskSpec, run_id
 from harness.tasks.blobs import Blobs
 from harness.tasks.task import Batch, TensorSamples
 from harness.train import checkpoint
-from harness.workers.attempt import Job, attempt_in_group, prepare_thread, recorded
+from harness.train.train import train
+from harness.workers.attempt import Job, prepare_thread, recorded, work_of
 from harness.workers.launch import Options, Workers
 from harness.workers.progress import Progress
 from harness.workers.run_process import Unfinished
@@ -70,6 +73,14 @@ def small_config(algorithm: str = "sgd", table: Table | None = None, **changes: 
     return RunConfig.model_validate(given | changes)
 
 
+@cache
+def shipped_run() -> dict[str, Any]:
+    """The files of a run that was done once, as plain data."""
+    pack = read_pack(ROOT / "results" / "fashion_mnist_tuning")
+    assert pack is not None
+    return pack.files(min(pack.lines))
+
+
 def settings_of(name: str, compressor: Table) -> Table:
     """The settings that the method requires: this compressor wherever it takes one, and three steps for intervals.
 
@@ -101,12 +112,22 @@ def job_for(config: RunConfig, results: Path, **changes: Any) -> Job:
     return Job(**(given | changes))
 
 
-def attempt_in_threads(job: Job) -> bool:
-    """As a group of processes does the run, by threads of this process; True if it has a result."""
+def attempt_in_threads(job: Job, asked: Callable[[int], Callable[[], bool] | None] = lambda rank: None) -> bool:
+    """As a group of processes does the run, by threads of this process; True if it has a result.
+
+    `asked`: by rank, whom a worker asks whether to stop.
+    """
+
+    turn = threading.Lock()
+
+    def worker(collectives: Collectives) -> None:
+        with turn:  # nn.Module draws from a generator that all threads share
+            own = work_of(job, collectives, asked(collectives.rank))
+        train(own)
 
     def work() -> None:
         prepare_thread()
-        run_workers(lambda collectives: attempt_in_group(job, collectives), job.run.config.num_workers)
+        run_workers(worker, job.run.config.num_workers)
 
     return recorded(job, work)
 
@@ -135,6 +156,16 @@ class DoctoredBlobs(Blobs):
         return DoctoredSamples(**tensors, hook=self.hook)
 
 
+class Stopped(Exception):
+    """Stands for whatever ends an attempt between two steps."""
+
+
+def stop_before(last: int, rank: int, step: int) -> None:
+    """A hook, but for its first argument: workers end before this step, counted from 0."""
+    if step == last:
+        raise Stopped(f"stopped before step {step}")
+
+
 @contextmanager
 def kept_checkpoints() -> Iterator[None]:
     """Inside, a run that is done keeps its checkpoints, so that a test can look at them, or go on from one."""
@@ -153,79 +184,48 @@ def comparable(folder: Path) -> tuple[list[Table], Table]:
     return events, result
 
 
-def closed_form_bits(algorithm: str, table: Table, num_parameters: int, num_steps: int, float_bits: int = 32) -> int:
-    """What one worker of two, who are neighbours, sends in a run: a block's length, at each step or each H-th."""
+SMALL_SPEC = """
+format = 1
+name = "small"
+title = "Small"
+task = { name = "blobs" }
+model = { name = "small_cnn", options = { widths = [4, 8] } }
+training = { num_workers = 2, batch_size = 20, num_epochs = 1, momentum = 0.9, weight_decay = 0.001 }
+schedule = { kind = "cosine", warmup_epochs = 0.25, milestones = [0.5], factor = 0.1 }
+evaluation = { per_epoch = 2, batch_norm = "average" }
+statistics = { baseline = "sgd", margin = 0.02, confidence = 0.95, seeds = [1, 2] }
+tuning = { grid = [0.01, 0.1], seeds = [101], held_out = 400 }
 
-    def block(key: str) -> int:
-        kind, ratio = table[key]["kind"], table[key]["ratio"]
-        if kind != "block":  # of top-k each number goes with an index
-            return {"random_k": 1, "top_k": 2}[kind] * math.floor(num_parameters / ratio)
-        num_blocks = table[key].get("num_blocks", ratio)
-        return num_blocks // ratio * math.ceil(num_parameters / num_blocks)
+[[rows]]
+row = "sgd"
+label = "SGD"
+algorithm = "sgd"
+ratio = 1
+learning_rate = 0.05
 
-    interval = table.get("reset_interval", table.get("sync_interval", table.get("accumulation_steps", 1)))
-    times = num_steps // (num_steps if interval == "end" else interval)
-    numbers = {
-        "sgd": lambda: num_steps * num_parameters,
-        "sgd_accumulate": lambda: times * num_parameters,
-        "alone": lambda: 0,
-        "ef_sgd": lambda: num_steps * block("compressor"),
-        "qsparse_local_sgd": lambda: times * block("compressor"),
-        "local_sgd": lambda: times * num_parameters,
-        "csea": lambda: num_steps * block("error_compressor"),
-        "cser_pl": lambda: times * block("error_compressor"),
-        "diloco": lambda: (times + num_steps * bool(table.get("send_gradients"))) * num_parameters,
-        "ef21_sgdm": lambda: num_parameters + (num_steps - 1) * block("compressor"),
-        "dpsgd": lambda: num_steps * num_parameters,
-        "choco_sgd": lambda: num_steps * block("compressor"),
-        "deep_squeeze": lambda: num_steps * block("compressor"),
-        "cser": lambda: num_steps * block("gradient_compressor") + times * block("error_compressor"),
-    }
-    return float_bits * numbers["cser" if algorithm == "mcser" else algorithm]()
+[[rows]]
+row = "cser"
+label = "CSER"
+algorithm = "cser"
+ratio = 4.8
+learning_rate = 0.05
+momentum = 0.0
+
+[[rows]]
+row = "ef_sgd"
+label = "EF-SGD"
+algorithm = "ef_sgd"
+ratio = 4
+learning_rate = 0.05
+settings = { compressor = { kind = "block", ratio = 4 } }
+"""
 
 
 def small_spec() -> Table:
     """A whole experiment of three rows and two seeds, each run of 40 steps, with a tuning."""
-    return copy.deepcopy(
-        {
-            "format": 1,
-            "name": "small",
-            "title": "Small",
-            "task": {"name": "blobs"},
-            "model": {"name": "small_cnn", "options": {"widths": [4, 8]}},
-            "training": {
-                "num_workers": 2,
-                "batch_size": 20,
-                "num_epochs": 1,
-                "momentum": 0.9,
-                "weight_decay": 0.001,
-            },
-            "schedule": {"kind": "cosine", "warmup_epochs": 0.25, "milestones": [0.5], "factor": 0.1},
-            "evaluation": {"per_epoch": 2, "batch_norm": "average"},
-            "statistics": {"baseline": "sgd", "margin": 0.02, "confidence": 0.95, "seeds": [1, 2]},
-            "tuning": {"grid": [0.01, 0.1], "seeds": [101], "held_out": 400},
-            "rows": [
-                {"row": "sgd", "label": "SGD", "algorithm": "sgd", "ratio": 1, "learning_rate": 0.05},
-                {
-                    "row": "cser",
-                    "label": "CSER",
-                    "algorithm": "cser",
-                    "ratio": 4.8,
-                    "learning_rate": 0.05,
-                    "momentum": 0.0,
-                    "settings": CSER,
-                },
-                {
-                    "row": "ef_sgd",
-                    "label": "EF-SGD",
-                    "algorithm": "ef_sgd",
-                    "ratio": 4,
-                    "learning_rate": 0.05,
-                    "settings": {"compressor": BLOCK},
-                },
-            ],
-        }
-    )
+    spec = tomllib.loads(SMALL_SPEC)
+    spec["rows"][1]["settings"] = copy.deepcopy(CSER)
+    return spec
 
 
 def changed(spec: Table, path: str, *value: Any) -> Table:
@@ -243,27 +243,10 @@ def changed(spec: Table, path: str, *value: Any) -> Table:
     return result
 
 
-def to_toml(spec: Table) -> str:
-    """The table as TOML, its values in line."""
-    return "".join(f"{_toml(key)} = {_toml(value)}\n" for key, value in spec.items())
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_toml(key)} = {_toml(inner)}" for key, inner in value.items()) + " }"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, datetime.date):
-        return value.isoformat()
-    return json.dumps(value)
-
-
 def write_spec(folder: Path, spec: Table) -> Path:
     """The spec as a file in `folder`."""
     path = folder / "spec.toml"
-    path.write_text(to_toml(spec))
+    path.write_text(tomli_w.dumps(spec))
     return path
 
 
@@ -280,6 +263,25 @@ def environment() -> dict[str, str]:
 def call(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a command in `folder` and keep what it says."""
     return subprocess.run(words, cwd=folder, env=environment(), capture_output=True, text=True, timeout=280)
+
+
+class CommandLine:
+    """Commands that are called in this process, by default the harness's, and what they say."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], main: Callable[[list[str]], int] = harness_main) -> None:
+        self._capsys, self._main = capsys, main
+
+    def out(self, *words: str | Path, code: int = 0) -> str:
+        """What a command prints that ends with this code; it complains of nothing if that is 0."""
+        ended, said = self._main(list(map(str, words))), self._capsys.readouterr()
+        assert ended == code and (code or not said.err), said
+        return said.out
+
+    def refused(self, *words: str | Path, code: int = 2) -> str:
+        """The one sentence with which a command refuses."""
+        ended, said = self._main(list(map(str, words))), self._capsys.readouterr()
+        assert ended == code and said.err.startswith("error: ") and said.err.count("\n") == 1, said
+        return said.err.strip().removeprefix("error: ")
 
 
 class Quiet:

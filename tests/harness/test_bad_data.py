@@ -2,63 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from harness.__main__ import main
 from harness.records.store import Failure, read_record, read_run
 from harness.tasks import imagenet
 from harness.tasks.imagenet import ImageNet
 from harness.workers.attempt import attempt_stacked
-from tests.harness.support import changed, job_for, small_config, small_spec, write_spec
-from tests.tasks.miniatures import MiniatureCIFAR100, imagenet_tree, write
+from tests.harness.support import CommandLine, changed, job_for, small_config, small_spec, write_spec
+from tests.tasks.miniatures import imagenet_tree
 
-CIFAR = MiniatureCIFAR100(25, 15, num_classes=5)
-
-BAD: dict[str, tuple[str, Callable[[Path], object], list[str]]] = {
-    # name: (task, what is done with an empty folder, what the sentence must contain)
-    "missing archive": ("cifar100", lambda folder: None, ["holds no undamaged release", "cifar-100-python.tar.gz"]),
-    "wrong checksum": (
-        "cifar100",
-        lambda folder: write(folder / "cifar-100-python", CIFAR.pickled),
-        ["holds no undamaged release", "put the folder cifar-100-python/"],
-    ),
-    "no folder of images": ("imagenet", lambda folder: None, ["train is not a folder", "DATA=FOLDER"]),
-    "too few classes": (
-        "imagenet",
-        lambda folder: imagenet_tree(folder, 9, 9),
-        ["train holds 3 class folders where 1,000 are expected", "extract"],
-    ),
-    "no files": ("fashion_mnist", lambda folder: None, ["train-images-idx3-ubyte.gz is missing", "DATA=FOLDER"]),
+BAD = {
+    "cifar100": ["holds no undamaged release", "cifar-100-python.tar.gz"],
+    "imagenet": ["train is not a folder", "DATA=FOLDER"],
+    "fashion_mnist": ["train-images-idx3-ubyte.gz is missing", "DATA=FOLDER"],
 }
+"""What the sentence must contain where the folder is empty; other damage is the tasks' own affair."""
 
 
-@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("task", BAD)
 def test_a_run_is_refused_in_one_sentence_before_it_starts(
-    bad: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    task: str, tmp_path: Path, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    task, make, words = BAD[bad]
+    words = BAD[task]
     (tmp_path / "data").mkdir()
-    make(tmp_path / "data")
     spec = changed(changed(small_spec(), "tuning"), "task.name", task)
-    options = ["--data", str(tmp_path / "data"), "--results", str(tmp_path / "results")]
+    options = ["--data", tmp_path / "data", "--results", tmp_path / "results"]
     path = str(write_spec(tmp_path, spec))
-    assert main(["run", path, *options]) == 1
-    output = capsys.readouterr()
-    assert output.err.startswith("error: ") and output.err.count("\n") == 1
-    assert not [each for each in words if each not in output.err], output.err
-    assert str(tmp_path / "data") in output.err
+    said = cli.refused("run", path, *options, code=1)
+    assert not [each for each in (*words, str(tmp_path / "data")) if each not in said], said
     assert [each.name for each in (tmp_path / "results" / "small").iterdir()] == ["experiment.json"]
     # A preflight says so too.
-    assert main(["preflight", path, *options]) == 1
-    assert any(line.startswith("FAIL") and words[0] in line for line in capsys.readouterr().out.splitlines())
+    lines = cli.out("preflight", path, *options, code=1).splitlines()
+    assert any(line.startswith("FAIL") and words[0] in line for line in lines)
 
 
 def test_a_damaged_image_stops_a_run_and_a_preflight_and_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A miniature ImageNet, known to the harness, with an image for training that is cut short."""
     data = imagenet_tree(tmp_path / "data", 24, 12)
@@ -73,5 +55,4 @@ def test_a_damaged_image_stops_a_run_and_a_preflight_and_is_named(
     assert failure.kind == "data" and failure.message.startswith(words) and read_run(job.folder).result is None
     spec = changed(changed(small_spec(), "training.batch_size", 4), "training.num_epochs", 4)
     path = str(write_spec(tmp_path, changed(spec, "task.name", "imagenet")))
-    assert main(["preflight", path, "--data", str(data), "--results", str(tmp_path)]) == 1
-    assert words in capsys.readouterr().out
+    assert words in cli.out("preflight", path, "--data", data, "--results", tmp_path, code=1)

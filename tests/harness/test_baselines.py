@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +14,56 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from algorithms import CollectiveError, ProcessGroupCollectives, Purpose
-from algorithms.baselines.ddp import DDP
+from algorithms import ProcessGroupCollectives, Purpose
+from algorithms.baselines import ddp
 from algorithms.registry import baselines
 from harness.plan.footprint import footprint_of
 from harness.plan.plan import make_plan
 from harness.records.store import Failure, read_record, read_run
 from harness.spec import Spec, SpecError
+from harness.tasks import blobs
 from harness.tasks.task import find_task
 from harness.train.build import build_model
 from harness.train.local_workers import Trainee
-from harness.workers.attempt import attempt_stacked
+from harness.workers.attempt import Job, attempt_in_group, attempt_stacked, prepare_thread
 from harness.workers.launch import launch, places
 from harness.workers.process_group import joined
-from tests.harness import baseline_processes
-from tests.harness.baseline_processes import CASES, STOPS, WORLD_SIZE
 from tests.harness.support import (
+    DoctoredBlobs,
     Quiet,
+    Stopped,
     Table,
     comparable,
     job_for,
     launch_options,
     small_config,
     small_spec,
+    stop_before,
 )
+
+WORLD_SIZE = 3
+CASES: dict[str, Table] = {"sgd": {}, "ddp": {}, "ddp_fp16": {}, "ddp_powersgd": {"rank": 1}}
+STOPS = {"ddp": [4, 20], "ddp_powersgd": [20]}
+"""Steps, counted from 0, before which attempts end; the checkpoint is of step 13."""
+
+
+def process(rank: int, rendezvous: Path, whole: list[Job], broken: list[list[Job]]) -> None:
+    """As one worker: the runs of `whole`, then those of `broken`, each in one attempt more than it has stops."""
+    prepare_thread()
+    # Several buckets, of 256 numbers or little more, so that their order tells.
+    ddp.wrapped = partial(ddp.wrapped, bucket_cap_mb=1 / 1024)  # type: ignore[assignment]
+    plain = blobs.TASK
+    with joined("cpu", 60.0, f"file://{rendezvous}", rank, WORLD_SIZE):
+        for job in whole:
+            attempt_in_group(job, ProcessGroupCollectives())
+        for *stopped, last in broken:
+            for job, stop in zip(stopped, STOPS[last.run.config.algorithm], strict=True):
+                blobs.TASK = DoctoredBlobs(hook=partial(stop_before, stop))
+                with suppress(Stopped):
+                    attempt_in_group(job, ProcessGroupCollectives())
+            blobs.TASK = plain
+            attempt_in_group(last, ProcessGroupCollectives())
+
 
 NUM_STEPS, NUMEL = 26, 742
 """Of a run of three workers x 20 of 1,600 samples, and of the small network."""
@@ -56,7 +84,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Results]
     broken = [[job_for(configs[name], folder / "broken") for _ in range(len(STOPS[name]) + 1)] for name in STOPS]
     multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "torch._dynamo"])
     arguments = (folder / "rendezvous", whole, broken)
-    mp.start_processes(baseline_processes.process, arguments, nprocs=WORLD_SIZE, start_method="forkserver")
+    mp.start_processes(process, arguments, nprocs=WORLD_SIZE, start_method="forkserver")
     for *_, last in broken:
         attempts = [attempt.resumed_from_step for attempt in read_run(last.folder).run.attempts]
         assert attempts == {"ddp": [0, 0, 13]}.get(last.run.config.algorithm, [0, 13])
@@ -161,18 +189,6 @@ def test_a_forward_pass_beside_ddp_is_noticed(group: None) -> None:
         trainee.optimizer.step()
 
 
-def test_a_lost_worker_is_told_from_a_bug(group: None) -> None:
-    trainee = trainee_of("ddp")
-    assert isinstance(trainee.optimizer, DDP)
-
-    def lost(*arguments: Any) -> Any:
-        raise RuntimeError("Connection closed by peer")
-
-    trainee.optimizer._hook = lost
-    with pytest.raises(CollectiveError, match="a collective failed: Connection closed"):
-        trainee.step()
-
-
 # From a spec
 
 
@@ -201,37 +217,8 @@ def test_without_a_gpu_for_each_worker_a_baseline_is_refused(tmp_path: Path, mon
     assert places(plan, launch_options(tmp_path, device="cuda"))[0].devices == ("cuda:0", "cuda:1")
 
 
-@pytest.mark.parametrize(
-    ("algorithm", "table", "training", "words"),
-    [
-        ("ddp", {}, {"wire": "fp16"}, "ddp: its hook says what is sent"),
-        ("ddp", {"rank": 1}, {}, "has no setting 'rank'"),
-        ("ddp_powersgd", {}, {}, "needs the setting 'rank'"),
-        ("ddp_powersgd", {"rank": 0}, {}, "rank must be an integer from 1 up"),
-        ("ddp_powersgd", {"rank": 1}, {"precision": "fp16"}, "spoil the hook's state"),
-    ],
-)
-def test_what_cannot_be_is_refused_at_planning(
-    algorithm: str, table: Table, training: Table, words: str, tmp_path: Path
-) -> None:
-    with pytest.raises(SpecError, match=f"row other: .*{words}"):
-        make_plan(spec_with(algorithm, table, **training), tmp_path)
-
-
 def test_other_workers_than_processes_are_refused_in_a_sentence(tmp_path: Path) -> None:
     job = job_for(small_config("ddp"), tmp_path)
     assert not attempt_stacked(job)
     failure = read_record(job.folder / "failure.json", Failure)
     assert failure.kind == "data" and "start them as processes" in failure.message
-
-
-def test_there_is_no_ratio_to_choose() -> None:
-    for name, baseline in baselines().items():
-        with pytest.raises(ValueError, match=f"{name}: its hook says what is sent"):
-            baseline.at_ratio(1)
-
-
-def test_every_baseline_is_a_ddp_with_a_hook_of_its_own() -> None:
-    assert {"ddp", "ddp_fp16", "ddp_powersgd"} <= baselines().keys()
-    for name, baseline in baselines().items():
-        assert issubclass(baseline, DDP) and (baseline is DDP or "hook" in vars(baseline)), name

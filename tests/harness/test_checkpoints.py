@@ -1,23 +1,53 @@
-"""Checkpoints: two generations, damaged ones given up, attempts kept apart, and none half written, whenever killed."""
+"""Checkpoints and kills: no write is taken for more than it is, and what goes on is the uninterrupted run."""
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
+import signal
+import subprocess
+import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from algorithms import Collectives
+from harness.__main__ import main
+from harness.plan.plan import Plan, make_plan
 from harness.records.recorder import SupersededError
-from harness.records.store import read_run
+from harness.records.state import is_done, saved_step
+from harness.records.store import Failure, read_record, read_run
+from harness.spec_file import load_spec
 from harness.train import checkpoint
 from harness.train.checkpoint import CheckpointError
+from harness.workers import launch, run_process
 from harness.workers.attempt import attempt_stacked
-from tests.harness.support import CSER, Killed, comparable, job_for, kept_checkpoints, killed_at, small_config
+from tests.harness.support import (
+    BLOCK,
+    CSER,
+    Killed,
+    Quiet,
+    changed,
+    command,
+    comparable,
+    environment,
+    job_for,
+    kept_checkpoints,
+    killed_at,
+    launch_options,
+    only,
+    settings_of,
+    small_config,
+    small_spec,
+    write_spec,
+)
 from tests.threads import run_workers
 
 
@@ -181,3 +211,103 @@ def test_run_goes_on_from_the_generation_before_or_starts_anew(tmp_path: Path) -
         assert attempt_stacked(job)
         assert read_run(job.folder).run.attempts[-1].resumed_from_step == resumed
         assert comparable(job.folder) == comparable(whole.folder)
+
+
+# Killed at any moment
+
+
+SEED = int(os.environ.get("CSER_TEST_KILL_SEED", "1"))
+
+
+def launched(plan: Plan, results: Path, kill: tuple[int, int] | None = None) -> tuple[int, dict[str, str | None]]:
+    """Failed runs of one launch with worker processes, and what was said of them.
+
+    `kill`: the rank of a process that is killed as soon as there is a checkpoint of this step, or of a later one.
+    """
+    display, start = Quiet(), launch.start
+
+    def doomed(*arguments: Any) -> Any:
+        active = start(*arguments)
+
+        def strike() -> None:
+            while (saved_step(active.job.folder) or 0) < step:
+                time.sleep(0.005)
+            active.workers.context.processes[rank].kill()
+
+        rank, step = kill
+        threading.Thread(target=strike, daemon=True).start()
+        return active
+
+    with pytest.MonkeyPatch.context() as patch:
+        # A worker that is alone at the meeting point hears of no death.
+        patch.setattr(run_process, "GRACE_SECONDS", 1.0)
+        if kill:
+            patch.setattr(launch, "start", doomed)
+        options = launch_options(results, "processes", jobs=1, checkpoint_minutes=0.0)
+        return launch.launch(plan, options, display), display.ends
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", ["mcser", "powersgd"])
+def test_worker_processes_killed_as_they_start_and_as_they_train_change_nothing(name: str, tmp_path: Path) -> None:
+    row = {"row": name, "label": name, "algorithm": name, "learning_rate": 0.05}
+    spec = only(small_spec() | {"rows": [row | {"settings": settings_of(name, BLOCK)}]}, name)
+    path = write_spec(tmp_path, changed(changed(spec, "evaluation.per_epoch", 10), "training.num_epochs", 4))
+    plan = make_plan(load_spec(path), tmp_path)
+    (run,) = plan.runs
+    folder = tmp_path / "small" / run.run_id
+    for kill in ((1, 0), (0, 1), (1, 60)):
+        failures, said = launched(plan, tmp_path, kill)
+        assert failures == 1, said
+        failure = read_record(folder / "failure.json", Failure)
+        assert failure.kind == "oom" and "was killed" in failure.message and "batch" in failure.message
+    assert launched(plan, tmp_path) == (0, {f"{name} 1": None})
+    resumed = [attempt.resumed_from_step for attempt in read_run(folder).run.attempts]
+    assert resumed == sorted(resumed) and resumed[-1] >= 60
+    whole = job_for(run.config, tmp_path / "whole", checkpoint_minutes=60.0)
+    assert attempt_stacked(whole)
+    assert comparable(folder) == comparable(whole.folder)
+
+
+@pytest.mark.timeout(400)  # A machine that does much else takes its time to load torch in one process after another.
+def test_a_command_killed_with_all_its_processes_goes_on_and_does_nothing_twice(tmp_path: Path) -> None:
+    path = write_spec(tmp_path, changed(only(small_spec(), "cser"), "training.num_epochs", 12))
+    (run,) = make_plan(load_spec(path), tmp_path).runs
+    folder = tmp_path / "results" / "small" / run.run_id
+    words = command("run", path, "--jobs", "1", "--checkpoint-minutes", "0")
+    process = subprocess.Popen(words, cwd=tmp_path, env=environment(), start_new_session=True)
+    # The sign is the second checkpoint: some 450 of the 480 steps are still to come.
+    while not (folder / "checkpoint" / "step-000000025").exists():
+        assert process.poll() is None, "the command ended before it could be killed"
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not is_done(folder)
+    again = [*words[3:], "--results", str(tmp_path / "results")]
+    assert main(again) == 0
+    assert read_run(folder).run.attempts[-1].resumed_from_step >= 20
+    undisturbed = job_for(run.config, tmp_path / "undisturbed", experiment="small", checkpoint_minutes=5.0)
+    assert attempt_stacked(undisturbed)
+    assert comparable(folder) == comparable(undisturbed.folder)
+    before = {each: each.stat().st_mtime_ns for each in (tmp_path / "results").rglob("*")}
+    assert main(again) == 0
+    assert {each: each.stat().st_mtime_ns for each in (tmp_path / "results").rglob("*")} == before
+
+
+def test_attempt_killed_at_any_moment_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
+    # Of 30 steps, scores and checkpoints after 10 and 20, and a checkpoint amid an evaluation's losses after 25.
+    config = small_config("cser", CSER, batch_size=26, evaluation={"per_epoch": 3})
+    whole = job_for(config, tmp_path / "whole")
+    with killed_at(10**9) as changes:
+        assert attempt_stacked(whole)
+    # A heartbeat more or less makes the number differ a little from attempt to attempt.
+    last = len(changes) - 1
+    for moment in [*random.Random(SEED).sample(range(last), 16), last - 2, last - 1, last]:
+        broken = job_for(config, tmp_path / str(moment))
+        with killed_at(moment), suppress(Killed):
+            attempt_stacked(broken)
+        if not is_done(broken.folder):
+            assert attempt_stacked(job_for(config, tmp_path / str(moment)))
+        assert comparable(broken.folder) == comparable(whole.folder), (moment, changes[moment])
+        assert not [path.name for path in broken.folder.rglob(".*")]
+        shutil.rmtree(broken.folder)

@@ -1,26 +1,29 @@
-"""GPUs: who has which, too few of them, the same one twice, and tensors that a GPU would refuse."""
+"""GPUs: who has which, and too few of them; and the checks before a long experiment."""
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
+import os
+import shutil
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from algorithms import ProcessGroupCollectives, SoloCollectives
-from algorithms.core.checks import FirstStep
-from algorithms.registry import algorithms
-from harness.__main__ import main
+from harness.plan.plan import make_plan
 from harness.spec import SpecError
-from harness.train.build import build_optimizer
+from harness.spec_file import load_spec
+from harness.tasks.task import find_task
+from harness.train import checkpoint
+from harness.train.build import build_model, build_optimizer
 from harness.workers import process_group
+from harness.workers.preflight import check_disk, check_results, check_writable
 from harness.workers.process_group import choose_workers, device_groups, joined, own_gpu
-from tests.harness.support import Table, settings_of, small_config, small_spec, write_spec
+from tests.harness.support import CommandLine, changed, small_spec, write_spec
 
 
 @pytest.mark.parametrize(
@@ -97,69 +100,66 @@ needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machin
 
 @needs_no_gpu
 def test_a_run_without_the_gpus_it_needs_is_refused_before_anything_is_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, cli: CommandLine
 ) -> None:
     path, results = write_spec(tmp_path, small_spec()), tmp_path / "results"
-    assert main(["run", str(path), "--results", str(results), "--device", "cuda"]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: --device cuda: torch sees no GPUs") and error.count("\n") == 1
-    assert not results.exists()
+    said = cli.refused("run", path, "--results", results, "--device", "cuda")
+    assert said.startswith("--device cuda: torch sees no GPUs") and not results.exists()
 
 
 @needs_no_gpu
-def test_a_preflight_without_gpus_says_so_line_by_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write_spec(tmp_path, small_spec())
-    assert main(["preflight", str(path), "--results", str(tmp_path), "--device", "cuda"]) == 1
-    lines = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
-    assert lines == ["ok   data", "ok   disk", "FAIL GPUs", "FAIL GPUs suffice"]
+def test_a_preflight_without_gpus_says_so_line_by_line(tmp_path: Path, cli: CommandLine) -> None:
+    options = ["--results", tmp_path, "--device", "cuda"]
+    said = cli.out("preflight", write_spec(tmp_path, small_spec()), *options, code=1)
+    checks = ["ok   data", "ok   disk", "FAIL GPUs", "FAIL GPUs suffice"]
+    assert [line.split(":")[0] for line in said.splitlines()] == checks
 
 
-# Where there is no GPU, tensors without memory stand for its own: many operations mix neither with a CPU's.
+# Preflight
 
 
-SHARED: Table = {"kind": "block", "ratio": 4}
-GATHERED: Table = {"kind": "top_k", "ratio": 4}
-PAIRS = [(name, table) for name in algorithms() for table in (SHARED, GATHERED)[: 1 if "released" in name else 2]]
+def test_disk_that_is_asked_for_is_what_checkpoints_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = changed(small_spec(), "model.options.widths", [32, 128])  # large enough for headers not to matter
+    plan = make_plan(load_spec(write_spec(tmp_path, spec)), tmp_path)
+    taken = {}
+    for run in plan.runs:
+        model = build_model(run.config.model, find_task("blobs"), 1, torch.device("cpu"))
+        state = {"models": [model.state_dict()], "optimizer": build_optimizer(run.config, model, None, 40).state_dict()}
+        folder = tmp_path / run.row
+        for step in range(4):
+            checkpoint.save(folder, step, state, SoloCollectives(), "attempt")
+        taken[run.row] = sum(path.stat().st_size for path in folder.rglob("rank-0.pt")) / checkpoint.GENERATIONS
+    expected = {row: footprint.checkpoint_bytes for row, footprint in plan.footprints.items()}
+    assert expected.keys() == taken.keys()
+    assert all(1.0 <= taken[row] / each < 1.1 for row, each in expected.items())
+
+    # Of two runs of two workers at once, with a generation being written beside the two that stay.
+    needed = 2 * 2 * 3 * max(expected.values())
+    for free, suffices in ((needed, False), (needed + 1, True)):
+        usage = shutil._ntuple_diskusage(free, 0, free)
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder, usage=usage: usage)
+        check = check_disk(plan, tmp_path / "not" / "there", jobs=2)
+        assert check.passed == suffices and ("make room" in check.detail) != suffices
+    assert check_disk(plan, tmp_path, jobs=10**6).detail == check_disk(plan, tmp_path, jobs=len(plan.runs)).detail
 
 
-@pytest.mark.parametrize(("name", "compressor"), PAIRS)
-def test_a_step_mixes_no_devices(name: str, compressor: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FirstStep, "check", lambda *_: False)  # which refuses a model on meta
-    config = small_config(name, settings_of(name, compressor))
-    shapes = [(8, 4), (3, 2, 2), (9,)]
-    parameters = nn.ParameterList(nn.Parameter(torch.zeros(shape, device="meta")) for shape in shapes)
-    optimizer = build_optimizer(config, parameters, SoloCollectives(), 40)
-    for _ in range(3):
-        optimizer.zero_grad()
-        optimizer.step()
-    assert optimizer.flat.parameters.is_meta and optimizer.num_steps == 3
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_disk_that_cannot_be_written_to_is_one_sentence(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert check_writable("scratch", tmp_path / "not" / "there").passed and not list(tmp_path.iterdir())
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    plan = make_plan(load_spec(write_spec(tmp_path, small_spec())), tmp_path)
+    for check in (check_writable("scratch", tmp_path), check_results(plan, tmp_path, jobs=1)):
+        assert not check.passed and os.strerror(number) in check.detail and str(tmp_path) in check.detail
+        assert "make room or give permission" in check.detail and "\n" not in check.detail
 
 
-class OnMeta(ProcessGroupCollectives):
-    """A backend that takes tensors of the meta device alone, and so cannot give them back to a CPU."""
-
-    def __init__(self) -> None:
-        self.rank, self.world_size, self.group = 0, 2, None
-        self.device = torch.device("meta")
-        self.seen: list[torch.Tensor] = []
-
-
-@pytest.mark.parametrize("name", ["all_reduce", "broadcast", "all_gather"])
-def test_tensors_go_to_the_backends_device_and_come_back(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    collectives = OnMeta()
-
-    def backend(*tensors: Any, **options: Any) -> None:
-        collectives.seen += [each for each in tensors if isinstance(each, torch.Tensor)]
-
-    monkeypatch.setattr("torch.distributed.all_reduce", backend)
-    monkeypatch.setattr("torch.distributed.broadcast", backend)
-    monkeypatch.setattr("algorithms.core.process_group._all_gather", backend)
-    send = {
-        "all_reduce": collectives._sum_,
-        "broadcast": collectives._broadcast_,
-        "all_gather": collectives._gather,
-    }[name]
-    with pytest.raises(RuntimeError, match="Cannot copy out of meta tensor"):
-        send(torch.ones(3))
-    assert collectives.seen and all(each.is_meta for each in collectives.seen)
-    send(torch.ones(3, device="meta"))  # Nothing needs to come back.
+def test_the_command_prints_a_line_per_check_and_then_what_the_runs_take(tmp_path: Path, cli: CommandLine) -> None:
+    lines = cli.out("preflight", write_spec(tmp_path, small_spec()), "--results", tmp_path).splitlines()
+    assert [line.split(":")[0] for line in lines[:2]] == ["ok   data", "ok   disk"]
+    assert lines[2].startswith("6 runs; ") and "CPU core hours" in lines[3]

@@ -1,12 +1,8 @@
-"""Launching: killed and called again, processes and torchrun as good as stacked workers, failures among siblings."""
+"""Launching: processes and torchrun as good as stacked workers, and failures that are no other run's affair."""
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +17,10 @@ from harness.records.store import Failure, read_record, read_run
 from harness.spec_file import load_spec
 from harness.tasks import blobs
 from harness.workers.attempt import attempt_stacked
-from harness.workers.launch import _Launch, launch, missing_runs
-from harness.workers.processes import StopFlag
-from harness.workers.progress import LaunchDisplay, Progress
+from harness.workers.launch import launch, missing_runs
 from tests.harness.support import (
     CSER,
+    CommandLine,
     DoctoredBlobs,
     Quiet,
     Table,
@@ -33,7 +28,6 @@ from tests.harness.support import (
     changed,
     command,
     comparable,
-    environment,
     job_for,
     kept_checkpoints,
     launch_options,
@@ -46,57 +40,6 @@ from tests.harness.support import (
 
 def planned(folder: Path, spec: Table) -> Plan:
     return make_plan(load_spec(write_spec(folder, spec)), folder)
-
-
-# Killed and called again
-
-
-def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
-    """Until the file is there; the process must not end before."""
-    while not path.exists():
-        assert process.poll() is None, "the command ended before it could be killed"
-        time.sleep(0.005)
-
-
-def killed(words: list[str], folder: Path, sign: Path) -> None:
-    """Start a command, and kill it and all its processes as soon as the file `sign` is there."""
-    process = subprocess.Popen(words, cwd=folder, env=environment(), stdout=subprocess.DEVNULL, start_new_session=True)
-    try:
-        wait_for(sign, process)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file below, with its time of change and contents."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
-
-
-@pytest.mark.timeout(400)  # A machine that does much else takes its time to load torch in one process after another.
-def test_killed_and_called_again_gives_the_same_as_undisturbed(tmp_path: Path) -> None:
-    spec = changed(only(small_spec(), "cser"), "training.num_epochs", 12)
-    path = write_spec(tmp_path, spec)
-    (run,) = planned(tmp_path, spec).runs
-    folder = tmp_path / "results" / "small" / run.run_id
-    words = command("run", path, "--jobs", "1", "--checkpoint-minutes", "0")
-    # The sign is the second checkpoint: some 450 of the 480 steps are still to come.
-    killed(words, tmp_path, folder / "checkpoint" / "step-000000025")
-    assert not (folder / "result.json").exists()
-    assert main(["status", str(path), "--results", str(tmp_path / "results")]) == 0
-
-    again = [*words[3:], "--results", str(tmp_path / "results")]
-    assert main(again) == 0
-    record = read_run(folder)
-    assert record.run.attempts[-1].resumed_from_step >= 20
-    undisturbed = job_for(run.config, tmp_path / "undisturbed", experiment="small", checkpoint_minutes=5.0)
-    assert attempt_stacked(undisturbed)
-    assert comparable(folder) == comparable(undisturbed.folder)
-
-    before = snapshot(tmp_path / "results")
-    assert main(again) == 0
-    assert snapshot(tmp_path / "results") == before
 
 
 # Processes
@@ -155,40 +98,31 @@ def under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     """What torchrun, or Kubernetes, tells the only process of a group of one."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    told = {"WORLD_SIZE": "1", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    for key, value in told.items():
+        monkeypatch.setenv("MASTER_PORT", str(probe.getsockname()[1]))
+    for key, value in {"WORLD_SIZE": "1", "RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
         monkeypatch.setenv(key, value)
 
 
 @pytest.mark.usefixtures("under_torchrun")
-def test_torchrun_with_another_number_of_processes_or_no_place_to_meet_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_torchrun_with_another_number_of_processes_no_place_to_meet_or_a_run_in_hand_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: CommandLine
 ) -> None:
-    path = write_spec(tmp_path, changed(only(small_spec(), "sgd"), "training.num_workers", 3))
-    assert main(["run", str(path), "--results", str(tmp_path / "results")]) == 2
-    assert capsys.readouterr().err == "error: the launcher started 1 processes, the experiment has [3] workers\n"
-    monkeypatch.delenv("MASTER_ADDR")
-    assert main(["run", str(path), "--results", str(tmp_path / "results")]) == 2
-    assert capsys.readouterr().err.startswith("error: RANK and WORLD_SIZE are set, MASTER_ADDR not; ")
-    assert not (tmp_path / "results").exists()
-
-
-@pytest.mark.usefixtures("under_torchrun")
-def test_torchrun_leaves_a_run_that_another_process_owns_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    spec = changed(only(small_spec(), "sgd"), "training.num_workers", 1)
-    path = write_spec(tmp_path, spec)
-    (run,) = planned(tmp_path, spec).runs
-    folder = tmp_path / "results" / "small" / run.run_id
-    words = ["run", str(path), "--results", str(tmp_path / "results")]
+    spec, results = only(small_spec(), "sgd"), tmp_path / "results"
+    path = write_spec(tmp_path, changed(spec, "training.num_workers", 3))
+    said = cli.refused("run", path, "--results", results)
+    assert said == "the launcher started 1 processes, the experiment has [3] workers"
+    with monkeypatch.context() as elsewhere:
+        elsewhere.delenv("MASTER_ADDR")
+        said = cli.refused("run", path, "--results", results)
+    assert said.startswith("RANK and WORLD_SIZE are set, MASTER_ADDR not; ") and not results.exists()
+    (run,) = planned(tmp_path, changed(spec, "training.num_workers", 1)).runs
+    folder = results / "small" / run.run_id
     with owned(folder):
-        assert main(words) == 1
-    assert capsys.readouterr().err == f"error: another process is at run {run.run_id}\n"
+        said = cli.refused("run", path, "--results", results, code=1)
+    assert said == f"another process is at run {run.run_id}"
     assert {each.name for each in folder.iterdir()} == {"owner.lock"}
     dist.destroy_process_group()  # which a process that fails takes along
-    assert main(words) == 0
+    cli.out("run", path, "--results", results)
     assert read_run(folder).result is not None
 
 
@@ -226,11 +160,9 @@ def test_siblings_go_on_after_one_fails_and_the_next_launch_tries_it_again(worke
     assert not (folder / "failure.json").exists() and len(read_run(folder).run.attempts) == 2
 
 
-@pytest.mark.parametrize(
-    ("name", "words"), [("run.json", "run again"), ("events.jsonl", "run again"), ("result.json", "run again")]
-)
+@pytest.mark.parametrize("name", ["run.json", "events.jsonl", "result.json"])
 def test_a_damaged_folder_is_no_other_runs_affair_but_a_damaged_result_stops_the_command(
-    name: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = small_spec() | {"rows": small_spec()["rows"][:1]}
     plan = planned(tmp_path, spec)
@@ -238,34 +170,17 @@ def test_a_damaged_folder_is_no_other_runs_affair_but_a_damaged_result_stops_the
     folder.mkdir(parents=True)
     job_for(plan.runs[0].config, tmp_path / "small").recorder().begin(0)
     (folder / name).write_text('{"version": 1, "run_\n{}\n')
-    assert main(["run", str(write_spec(tmp_path, spec)), "--results", str(tmp_path), "--jobs", "1"]) == 1
+    options = [str(write_spec(tmp_path, spec)), "--results", str(tmp_path)]
+    assert main(["run", *options, "--jobs", "1"]) == 1
     said = capsys.readouterr()
     assert said.err.startswith("error: ") and said.err.count("\n") == 1
     if name == "result.json":
-        assert str(folder / name) in said.err and words in said.err and "done" not in said.out
+        assert str(folder / name) in said.err and "run again" in said.err and "done" not in said.out
         return
     assert said.err.startswith("error: 1 runs failed; ") and "sgd seed 2: done" in said.out
-    assert "sgd seed 1: FAILED, data: " in said.out and words in said.out
-    assert main(["status", str(tmp_path / "spec.toml"), "--results", str(tmp_path)]) == 0
+    assert "sgd seed 1: FAILED, data: " in said.out and "run again" in said.out
+    assert main(["status", *options]) == 0
     assert "failed: sgd seed 1: data: " in capsys.readouterr().out
-
-
-def test_time_left_is_what_the_steps_so_far_have_taken_each(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    plan = planned(tmp_path, small_spec())
-    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
-    begun = _Launch(plan, launch_options(tmp_path), list(plan.runs), [], Quiet(), StopFlag())
-    assert begun._seconds_left() is None
-    begun.steps_left[plan.runs[0].run_id] = 30  # of 40; five more runs are to come
-    assert begun._seconds_left() is None
-    begun.steps_left[plan.runs[0].run_id] = 10
-    monkeypatch.setattr(time, "monotonic", lambda: 1060.0)
-    assert begun._seconds_left() == pytest.approx(60 * (10 + 5 * 40) / 20)
-    display = LaunchDisplay()
-    display.update(Progress(0, 6, {"a seed 1": None}, 75.0))
-    display.say("stopping")
-    assert capsys.readouterr().out == "0 of 6 runs done, 0:01:15 left; a seed 1: starting\nstopping\n"
 
 
 def test_data_that_no_run_can_have_stop_the_launch(tmp_path: Path) -> None:
@@ -277,34 +192,29 @@ def test_data_that_no_run_can_have_stop_the_launch(tmp_path: Path) -> None:
     assert len(display.ends) == 1
 
 
-def test_checkpoints_that_a_killed_process_left_beside_its_result_go(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_checkpoints_that_a_killed_process_left_beside_its_result_go(tmp_path: Path, cli: CommandLine) -> None:
     spec = only(small_spec(), "sgd")
     (run,) = planned(tmp_path, spec).runs
     job = job_for(run.config, tmp_path / "small", experiment="small")
     with kept_checkpoints():
         assert attempt_stacked(job)
     assert (job.folder / "checkpoint" / "latest").exists()
-    words = ["run", str(write_spec(tmp_path, spec)), "--results", str(tmp_path), "--jobs", "1"]
-    assert main(words) == 0 and "are done" in capsys.readouterr().out
+    assert "are done" in cli.out("run", write_spec(tmp_path, spec), "--results", tmp_path)
     assert not (job.folder / "checkpoint").exists()
 
 
 def test_runs_that_another_command_is_at_are_skipped_with_a_word_and_fail_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, cli: CommandLine
 ) -> None:
-    plan = planned(tmp_path, only(small_spec(), "sgd"))
-    (run,) = plan.runs
+    path = write_spec(tmp_path, only(small_spec(), "sgd"))
+    (run,) = make_plan(load_spec(path), tmp_path).runs
     folder = tmp_path / "small" / run.run_id
-    display = Quiet()
     with owned(folder):
-        assert main(["run", str(write_spec(tmp_path, only(small_spec(), "sgd"))), "--results", str(tmp_path)]) == 0
-        said = capsys.readouterr()
-        assert "sgd seed 1: skipped: another process is at this run" in said.out and not said.err
-        assert "1 runs were skipped, as another command is at them" in said.out
+        said = cli.out("run", path, "--results", tmp_path)
+    assert "sgd seed 1: skipped: another process is at this run" in said
+    assert "1 runs were skipped, as another command is at them" in said
     assert {path.name for path in folder.iterdir()} == {"owner.lock", "log.txt"}
-    assert launch(plan, launch_options(tmp_path), display) == 0
+    assert "sgd seed 1: done" in cli.out("run", path, "--results", tmp_path)
 
 
 def test_all_workers_compute_on_one_thread_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from harness.__main__ import main
 from harness.cli.show import show_status
 from harness.plan.plan import Plan, make_plan
 from harness.records import packs, store
@@ -30,25 +29,23 @@ from slurm.status import observe
 from tests.harness.support import (
     CSER,
     ROOT,
+    CommandLine,
     Killed,
     Quiet,
     killed_at,
     launch_options,
+    shipped_run,
     small_config,
     small_spec,
     write_spec,
 )
 
 NAME = "made_up"
-TEMPLATE = read_pack(ROOT / "results" / "fashion_mnist_tuning")
-assert TEMPLATE is not None
-RUN = TEMPLATE.files(min(TEMPLATE.lines))
-"""The files of a run that was done once."""
 
 
 def made_up_run(config: RunConfig, status: str = "done") -> dict[str, bytes]:
     """The files of a run that was never done, after one that was; some of its numbers are random."""
-    identity, files = run_id(config), copy.deepcopy(RUN)
+    identity, files = run_id(config), copy.deepcopy(shipped_run())
     noise = random.Random(identity)
     names = {"run_id": identity, "experiment": NAME, "row": config.algorithm, "seed": config.seed}
     files["run"] |= names | {"config": config.model_dump(mode="json")}
@@ -103,7 +100,8 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-EXPERIMENT = json.loads((TEMPLATE.path.parent / "experiment.json").read_text()) | {"name": NAME, "rows": []}
+SHIPPED_PLAN = json.loads((ROOT / "results" / "fashion_mnist_tuning" / "experiment.json").read_text())
+EXPERIMENT = SHIPPED_PLAN | {"name": NAME, "rows": []}
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -218,7 +216,7 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
 
 @pytest.mark.parametrize("what", BAD)
 def test_a_pack_that_cannot_be_used_is_refused_in_a_sentence_and_nothing_is_lost(
-    what: str, folder: Path, capsys: pytest.CaptureFixture[str]
+    what: str, folder: Path, cli: CommandLine
 ) -> None:
     pack_runs(folder)
     spoil, words = BAD[what]
@@ -229,10 +227,8 @@ def test_a_pack_that_cannot_be_used_is_refused_in_a_sentence_and_nothing_is_lost
     with pytest.raises(RecordError) as error:
         read_runs(folder)
     assert words in str(error.value) and str(folder) in str(error.value)
-    for command in (["pack", str(folder), "--remove-folders"], ["unpack", str(folder)]):
-        assert main(command) == 1
-        said = capsys.readouterr().err
-        assert said.startswith("error: ") and words in said and said.count("\n") == 1
+    for command in (["pack", folder, "--remove-folders"], ["unpack", folder]):
+        assert words in cli.refused(*command, code=1)
         assert tree(folder) == before
 
 
@@ -257,10 +253,10 @@ def test_folders_that_cannot_be_packed_are_refused(folder: Path, tmp_path: Path)
     refused("run.json is damaged")
 
 
-def test_an_experiment_without_finished_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_experiment_without_finished_runs(tmp_path: Path, cli: CommandLine) -> None:
     (tmp_path / "experiment.json").write_text(json.dumps(EXPERIMENT))
-    assert main(["pack", str(tmp_path)]) == 1 and "holds no finished run to pack" in capsys.readouterr().err
-    assert main(["unpack", str(tmp_path)]) == 1 and "holds no runs.jsonl to unpack" in capsys.readouterr().err
+    assert "holds no finished run to pack" in cli.refused("pack", tmp_path, code=1)
+    assert "holds no runs.jsonl to unpack" in cli.refused("unpack", tmp_path, code=1)
     assert not list(tmp_path.glob("runs.jsonl"))
 
 
@@ -352,7 +348,3 @@ def test_a_shipped_pack_is_whole_and_packs_again_to_its_bytes(shipped: Path, tmp
     assert repr(read_runs(tmp_path)).replace(str(tmp_path), str(shipped)) == repr(read_runs(shipped))
     pack_runs(tmp_path)
     assert (tmp_path / PACK).read_bytes() == (shipped / PACK).read_bytes()
-
-
-def test_records_ship_as_packs() -> None:
-    assert ROOT / "results/reference/fashion_mnist" in SHIPPED and ROOT / "results/fashion_mnist_tuning" in SHIPPED

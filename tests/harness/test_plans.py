@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from algorithms import StackedCollectives
 from harness.cli.show import show_plan
+from harness.plan.footprint import footprint_of
 from harness.plan.plan import Plan, make_plan
-from harness.rows import RowSpec
-from harness.spec import RunConfig, Spec, SpecError, run_id
+from harness.spec import RunConfig, SpecError, run_id
 from harness.spec_file import EXPERIMENTS, load_spec
-from harness.tasks.task import find_task
-from harness.train.build import num_steps_of
-from tests.harness.support import CSER, ROOT, Table, changed, small_config, small_spec, write_spec
-
-SHIPPED = sorted(path.stem for path in EXPERIMENTS.glob("*.toml"))
+from harness.train.build import build_optimizer
+from tests.harness.support import BLOCK, CSER, Table, changed, small_config, small_spec, write_spec
+from tests.harness.test_specs import row_of
 
 OTHER_WORDS = {
     "schedule.kind": "constant",
@@ -145,16 +145,6 @@ def without_rates(spec: Table) -> Table:
     return spec | {"rows": [{key: row[key] for key in row if key != "learning_rate"} for row in spec["rows"]]}
 
 
-def test_tuning_plan_holds_out_and_tries_every_rate(tmp_path: Path) -> None:
-    plan = plan_of(without_rates(small_spec()), tmp_path, tuning=True)
-    tried = {(row.tunes, row.learning_rate) for row in plan.experiment.rows}
-    assert tried == {(row, rate) for row in ("sgd", "cser", "ef_sgd") for rate in (0.01, 0.1)}
-    assert {run.config.task.held_out for run in plan.runs} == {400}
-    assert {run.seed for run in plan.runs} == {101}
-    assert plan.experiment.name == "small_tuning" and plan.experiment.baseline is None
-    assert num_steps_of(plan.runs[0].config) == (30, 30)
-
-
 def test_the_reports_commands_name_the_spec_as_it_was_given(tmp_path: Path) -> None:
     path = write_spec(tmp_path, small_spec()).rename(tmp_path / "my spec.toml")
     for given_as, argument in ((None, "small"), ("small", "small"), (str(path), f"'{path}'")):
@@ -163,58 +153,6 @@ def test_the_reports_commands_name_the_spec_as_it_was_given(tmp_path: Path) -> N
     path = write_spec(tmp_path, without_rates(small_spec()))
     tuning = make_plan(load_spec(path), tmp_path, tuning=True, given_as="small")
     assert tuning.experiment.commands[0] == "python -m harness run small --tuning"
-
-
-def with_rates(spec: Spec) -> Spec:
-    """The spec with a learning rate in every row, one of its own, where it leaves them to a tuning."""
-
-    def settled(number: int, row: RowSpec) -> RowSpec:
-        rate = row.learning_rate or 0.1 + number / 1000
-        return row.model_copy(update={"learning_rate": rate, "settings": row.tables[0], "candidates": []})
-
-    return spec.model_copy(update={"rows": [settled(number, row) for number, row in enumerate(spec.rows)]})
-
-
-def allow_short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let runs of a few steps be planned that would send less than one model, or end before a reset."""
-    for module in ("rows", "plan"):
-        monkeypatch.setattr(f"harness.plan.{module}.why_too_short", lambda row, footprint: None)
-
-
-def test_small_fashion_mnist_shares_its_runs_with_the_whole_one() -> None:
-    results = ROOT / "results"  # the learning rates of the whole one come from records that ship
-    small = make_plan(load_spec(EXPERIMENTS / "fashion_mnist_small.toml"), results)
-    whole = make_plan(load_spec(EXPERIMENTS / "fashion_mnist.toml"), results)
-    runs = {(run.row, run.seed): run.run_id for run in whole.runs}
-    assert len(small.runs) == 6
-    assert all(run.run_id == runs[run.row, run.seed] for run in small.runs)
-
-
-@pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_experiments_plan(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    allow_short_runs(monkeypatch)
-    spec = load_spec(EXPERIMENTS / f"{name}.toml")
-    assert spec.name == name
-    # A few steps are enough here: some bits can only be counted draw by draw.
-    num_train = spec.task.num_train or find_task(spec.task.name).num_train
-    batch_size = num_train // spec.training.num_workers // 4
-    shorter = {"num_epochs": 1, "batch_size": batch_size}
-    training = spec.training.model_copy(update=shorter)
-    evaluation = spec.evaluation.model_copy(update={"num_scores": None})
-    spec = spec.model_copy(update={"training": training, "evaluation": evaluation})
-    if spec.restarts:  # of parts of a state that the settings which were chosen have
-        spec = spec.model_copy(update={"restarts": []})
-    plan = make_plan(with_rates(spec), tmp_path)
-    seeds = {row.row: list(row.runs) for row in plan.experiment.rows}
-    assert len({run.run_id for run in plan.runs}) == sum(map(len, seeds.values()))
-    for row in spec.all_rows():
-        own = spec.statistics.baseline_seeds if row.row == spec.statistics.baseline else []
-        assert seeds[row.row] == [str(seed) for seed in own or spec.statistics.seeds]
-    if spec.tuning is not None and spec.tuning.records is None:
-        tuning = make_plan(spec, tmp_path, tuning=True)
-        trials = sum(len(row.tables) * len(row.learning_rates or spec.tuning.grid) for row in spec.all_rows())
-        num_seeds = len(spec.tuning.seeds) if spec.tuning.finalists is None else 1
-        assert len(tuning.runs) == trials * num_seeds  # rows that share a candidate share its runs
 
 
 def test_some_rows_and_seeds_of_a_plan(tmp_path: Path) -> None:
@@ -229,3 +167,97 @@ def test_some_rows_and_seeds_of_a_plan(tmp_path: Path) -> None:
         plan.only([row, "mcsr"], [])
     with pytest.raises(SpecError, match="has no run of these seeds"):
         plan.only([row], [77])
+
+
+# What a plan makes of a row.
+
+
+def test_a_plan_has_each_rows_local_step_and_the_optimiser_its_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All rows by AdamW, the second one with numbers of its own, the third by SGD."""
+    spec = small_spec()
+    spec["training"] |= {"local_step": "adamw", "betas": [0.9, 0.98], "eps": 1e-9}
+    spec["rows"][1] |= {"betas": [0.8, 0.9], "eps": 1e-6}
+    del spec["rows"][1]["momentum"]
+    spec["rows"][2] |= {"local_step": "sgd"}
+    plan = plan_of(spec, tmp_path)
+    configs = {run.row: run.config for run in plan.runs}
+    stepping = {row: (each.local_step, each.momentum, each.betas, each.eps) for row, each in configs.items()}
+    assert stepping == {
+        "sgd": ("adamw", 0.0, [0.9, 0.98], 1e-9),
+        "cser": ("adamw", 0.0, [0.8, 0.9], 1e-6),
+        "ef_sgd": ("sgd", 0.9, [0.9, 0.999], 1e-8),
+    }
+    show_plan(plan)
+    said = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.split()[:1]}
+    assert said["sgd"].endswith("  AdamW with betas 0.9, 0.98, eps 1e-09")
+    assert said["cser"].endswith("; AdamW with betas 0.8, 0.9, eps 1e-06")
+    assert said["ef_sgd"].endswith("; momentum 0.9")
+    model = torch.nn.ParameterList([torch.nn.Parameter(torch.zeros(2, 3))])
+    (group,) = build_optimizer(configs["sgd"], model, StackedCollectives(2), 1).param_groups
+    numbers = {key: value for key, value in group.items() if key != "params"}
+    assert numbers == {"lr": 0.05, "betas": (0.9, 0.98), "eps": 1e-9, "weight_decay": 1e-3}
+    # Two moments, of which SGD has one.
+    plain = configs["ef_sgd"].model_copy(update={"settings": {}, "algorithm": "sgd"})
+    sgd, adamw = footprint_of(plain), footprint_of(configs["sgd"])
+    assert adamw.memory_bytes - sgd.memory_bytes == adamw.checkpoint_bytes - sgd.checkpoint_bytes == 4 * 742
+
+
+@pytest.mark.parametrize(
+    ("topology", "sentence"),
+    [
+        ("ring", f"own: spectral gap 0.667; {2 * 20 * 32 * 742:,} bits in all from one worker to its neighbours"),
+        ("one_peer", f"own: spectral gap 1 over 2 steps; {20 * 32 * 742:,} bits in all"),
+        ("complete", f"own: spectral gap 1; {3 * 20 * 32 * 742:,} bits in all"),
+    ],
+)
+def test_a_plan_prints_the_gap_of_a_topology_and_its_bits(
+    topology: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = row_of("dpsgd", topology=topology, order="adapt_then_combine")
+    show_plan(plan_of(changed(changed(small_spec(), "training.num_workers", 4), "rows.1", own), tmp_path))
+    assert sentence in capsys.readouterr().out
+
+
+# Models sent.
+
+LOCAL = {"sync_interval": 5}
+TOP_K = {"kind": "top_k", "ratio": 8}
+RING = 2 * 3 / 4
+"""What a ring of four workers carries of an all-reduce, in payloads."""
+DPSGD = {"order": "adapt_then_combine"}
+CHOCO = {"topology": "exponential", "compressor": BLOCK, "gamma": 0.5}
+SIGN = (8 * 93 + 32) / (32 * 742)
+"""A message of signs, in models."""
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "table", "models", "link", "exchange"),
+    [
+        ("sgd", {}, 20, RING * 20, False),
+        ("alone", {}, 0, 0, False),
+        ("sgd_accumulate", {"accumulation_steps": 6}, 3, RING * 3, False),
+        ("local_sgd", LOCAL, 4, RING * 4, False),
+        ("local_sgd", {"sync_interval": 6}, 4, RING * 4, True),
+        ("local_sgd", {"sync_interval": "end"}, 1, RING * 1, False),
+        # Blocks of 186 numbers; top-k keeps 92 of 742, each with an index.
+        ("ef_sgd", {"compressor": BLOCK}, 20 * 186 / 742, RING * 20 * 186 / 742, False),
+        ("ef_sgd", {"compressor": TOP_K}, 20 * 184 / 742, 3 * 20 * 184 / 742, False),
+        ("csea", {"error_compressor": BLOCK}, 20 * 186 / 742 + 1, RING * (20 * 186 / 742 + 1), True),
+        ("csea", {"error_compressor": TOP_K}, 20 * 184 / 742 + 1, 3 * 20 * 184 / 742 + RING, True),
+        # A link carries once what goes to neighbours, and the average at the end is all-reduced.
+        ("dpsgd", DPSGD | {"topology": "ring"}, 2 * 20 + 1, 2 * 20 + RING, True),
+        ("dpsgd", DPSGD | {"topology": "one_peer"}, 20 + 1, 20 + RING, True),
+        ("dpsgd", DPSGD | {"topology": "complete"}, 3 * 20, 3 * 20, False),
+        ("choco_sgd", CHOCO, 2 * 20 * 186 / 742 + 1, 2 * 20 * 186 / 742 + RING, True),
+        ("deep_squeeze", CHOCO | {"compressor": {"kind": "sign"}}, 2 * 20 * SIGN + 1, 2 * 20 * SIGN + RING, True),
+    ],
+)
+def test_models_sent_and_what_a_link_carries(
+    algorithm: str, table: Table, models: float, link: float, exchange: bool
+) -> None:
+    """Of 20 steps of four workers with 742 parameters; `exchange`: one follows when they are done."""
+    seen = footprint_of(small_config(algorithm, table, num_workers=4))
+    assert (seen.num_steps, seen.num_parameters, seen.final_exchange) == (20, 742, exchange)
+    assert (seen.models_sent, seen.link_models) == (pytest.approx(models), pytest.approx(link))

@@ -15,39 +15,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch.distributed import DistStoreError
 
 from algorithms import CollectiveError
 from harness.records import packs, recorder, store
 from harness.records.experiment import Experiment, metric_of, read_experiment, score_of
 from harness.records.recorder import append_event, truncate_events, write_failure
-from harness.records.run_lock import BusyError, is_owned, owned
+from harness.records.run_lock import is_owned, owned
 from harness.records.state import is_done
-from harness.records.store import Event, Failure, RecordError, Result, parse_record, read_events, read_record, read_run
+from harness.records.store import Event, Failure, RecordError, parse_record, read_events, read_record, read_run
 from harness.spec import SpecError
-from harness.tasks import DataError, blobs
+from harness.tasks import DataError
 from harness.train import checkpoint
 from harness.train.checkpoint import CheckpointError
 from harness.workers.attempt import attempt_stacked, failure_kind
-from tests.harness.support import CSER, ROOT, DoctoredBlobs, comparable, job_for, kept_checkpoints, small_config
+from tests.harness.support import CSER, ROOT, comparable, job_for, kept_checkpoints, shipped_run, small_config
 
 
 def event(step: int, loss: float = 1.5) -> Event:
-    return Event(
-        step=step,
-        epoch=step / 10,
-        learning_rate=0.1,
-        train_loss=loss,
-        test_loss=2.0,
-        test_correct=3,
-        test_count=10,
-        test_accuracy=0.3,
-        bits_sent=32 * step,
-        error_norm=None,
-        worker_distance=0.0,
-        wall_seconds=1.0,
-    )
+    return Event(**shipped_run()["events"][0] | {"step": step, "train_loss": loss})
 
 
 def written(folder: Path, *steps: int) -> Path:
@@ -152,20 +138,6 @@ def test_result_of_another_run_is_refused(run_folder: Path) -> None:
         read_run(run_folder)
 
 
-def test_record_is_replaced_whole_or_not_at_all(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = run_folder / "result.json"
-    before, result = path.read_text(), read_record(path, Result)
-
-    def fail(*arguments: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
-        store.write_record(path, result.model_copy(update={"num_steps": 1}))
-    assert path.read_text() == before
-    assert not [each for each in run_folder.iterdir() if each.name.startswith(".")]
-
-
 def test_checkpoints_go_only_when_the_result_cannot_be_lost_any_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,39 +157,21 @@ def test_checkpoints_go_only_when_the_result_cannot_be_lost_any_more(
 # Failures
 
 
-def raising(error: BaseException) -> Callable[[int, int], None]:
-    """A hook by which worker 1 fails in this way before its fourth step."""
-
-    def hook(rank: int, step: int) -> None:
-        if rank == 1 and step == 3:
-            raise error
-
-    return hook
-
-
 FAILURES: list[tuple[BaseException, str]] = [
     (ZeroDivisionError("division by zero"), "bug"),
-    (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "bug"),
     (MemoryError(), "oom"),
-    (torch.OutOfMemoryError("CUDA out of memory"), "oom"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), "oom"),
     (RuntimeError("CUDA error: out of memory"), "oom"),
     (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "oom"),
     (CollectiveError("worker 0 waited 1 s in vain"), "communication"),
-    (
-        RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:5] Connection closed by peer"),
-        "communication",
-    ),
-    (RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:8] Timed out"), "communication"),
+    (RuntimeError("[.../gloo/transport/tcp/pair.cc:5] Connection closed by peer"), "communication"),
     (DistStoreError("wait timeout after 1000ms, keys: /device of 1"), "communication"),
     (DataError("train-images is damaged"), "data"),
     (CheckpointError("of another world size"), "data"),
     (RecordError("run.json is damaged"), "data"),
     (SpecError("no such thing"), "data"),
     (OSError(errno.ENOSPC, "No space left on device"), "disk"),
-    (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk"),
     (PermissionError(errno.EACCES, "Permission denied"), "disk"),
-    (OSError(errno.EROFS, "Read-only file system"), "disk"),
     (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), "bug"),
 ]
 
@@ -225,20 +179,6 @@ FAILURES: list[tuple[BaseException, str]] = [
 @pytest.mark.parametrize(("error", "kind"), FAILURES, ids=[repr(error)[:40] for error, _ in FAILURES])
 def test_kinds_of_failure(error: BaseException, kind: str) -> None:
     assert failure_kind(error) == kind
-
-
-@pytest.mark.parametrize(("error", "kind"), [(MemoryError(), "oom"), (DataError("train-images is damaged"), "data")])
-def test_failure_of_one_worker_is_recorded_with_its_kind(
-    error: BaseException, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(blobs, "TASK", DoctoredBlobs(hook=raising(error)))
-    job = job_for(small_config(num_workers=3), tmp_path)
-    assert not attempt_stacked(job)
-    failure = read_record(job.folder / "failure.json", Failure)
-    assert (failure.kind, failure.attempt, failure.run_id) == (kind, job.attempt.attempt, job.run.run_id)
-    assert failure.message.startswith(str(error) or "MemoryError; use a smaller batch")
-    assert type(error).__name__ in failure.traceback
-    assert read_run(job.folder).result is None and not is_done(job.folder)
 
 
 def test_full_disk_is_recorded_and_the_next_call_goes_on(
@@ -308,14 +248,6 @@ def test_without_file_locks_everything_goes_on(
     (tmp_path / "pack.lock").touch()
     with packs._alone(tmp_path):
         assert run_folder.exists()
-
-
-def test_only_one_may_own_a_run(tmp_path: Path) -> None:
-    job = job_for(small_config(), tmp_path)
-    with owned(job.folder), pytest.raises(BusyError, match=f"another process is at run {job.folder.name}"):
-        attempt_stacked(job)
-    assert {path.name for path in job.folder.iterdir()} == {"owner.lock"}
-    assert attempt_stacked(job)
 
 
 @pytest.mark.parametrize(

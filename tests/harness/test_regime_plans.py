@@ -1,28 +1,21 @@
-"""Experiments in the paper's regime: models sent, candidates, borrowed tunings, other lengths, both rules."""
+"""Experiments that are tuned: candidates, records that do not suffice, other lengths, borrowed tunings."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from harness.__main__ import main
-from harness.plan.footprint import footprint_of
-from harness.plan.plan import Plan, make_plan
-from harness.plan.rows import config_of
-from harness.plan.tuning import Trial, TrialOutcome, settled
+from harness.plan.plan import Plan, make_plan, plan_experiment
+from harness.plan.tuning import TrialOutcome
 from harness.records.experiment import read_experiment
-from harness.records.store import RecordError, Result, RunFile, write_record
-from harness.spec import PartitionSpec, SpecError, TaskSpec
+from harness.records.store import RecordError, write_record
+from harness.spec import SpecError
 from harness.spec_file import EXPERIMENTS, load_spec
-from harness.tasks.blobs import TASK as BLOBS
-from harness.tasks.task import held_out_indices, split_sizes
-from harness.train.order import worker_batches, worker_shards
-from harness.train.train import evaluation_steps
-from tests.harness.support import BLOCK, Table, changed, small_config, small_spec, write_spec
+from tests.harness.support import BLOCK, CommandLine, Table, changed, shipped_run, small_spec, write_spec
 
 LOCAL = {"sync_interval": 5}
 TOP_K = {"kind": "top_k", "ratio": 8}
@@ -68,31 +61,16 @@ def regime_spec() -> Table:
 
 
 def write_run(folder: Path, run_id: str, row: str, seed: int, outcome: TrialOutcome) -> None:
-    run = RunFile(version=1, run_id=run_id, experiment="small_tuning", row=row, seed=seed, config={}, attempts=[])
-    write_record(folder / "run.json", run)
-    score = outcome.accuracy
-    result = Result(
-        version=1,
-        run_id=run_id,
-        attempt="made-up",
-        status="diverged" if score is None else "done",
-        diverged_at_step=25 if score is None else None,
-        num_steps=30,
-        num_parameters=742,
-        world_size=2,
-        train_loss=outcome.train_loss,
-        test_loss=None if score is None else 1.0,
-        test_correct=None if score is None else round(400 * score),
-        test_count=None if score is None else 400,
-        test_accuracy=score,
-        traffic={},
-        expected_traffic={},
-        overall_ratio=None,
-        clock_seconds={},
-        wall_seconds=1.0,
-        parameters_sha256="0" * 64,
-    )
-    write_record(folder / "result.json", result)
+    """A made-up run that came to this."""
+    files, score = shipped_run(), outcome.accuracy
+    run = files["run"] | {"run_id": run_id, "experiment": "small_tuning", "row": row, "seed": seed}
+    result = files["result"] | {"run_id": run_id, "train_loss": outcome.train_loss}
+    result |= {"test_count": 400, "test_correct": round(400 * (score or 0)), "test_accuracy": score}
+    if score is None:
+        result |= {"status": "diverged", "diverged_at_step": 25}
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps(run))
+    (folder / "result.json").write_text(json.dumps(result))
 
 
 Scores = Callable[[str, int, float, int], TrialOutcome]
@@ -130,63 +108,6 @@ def tuned(tmp_path: Path) -> Path:
 
 def planned(folder: Path, spec: Table) -> Plan:
     return make_plan(load_spec(write_spec(folder, spec)), folder)
-
-
-# Models sent.
-
-
-def foreseen(algorithm: str, table: Table, num_workers: int = 4) -> tuple[float, float, bool]:
-    """Models sent, on a link, and whether an exchange follows, of 20 steps of four workers with 742 parameters."""
-    config = small_config(algorithm, table, num_workers=num_workers)
-    seen = footprint_of(config)
-    assert (seen.num_steps, seen.num_parameters) == (20, 742)
-    return seen.models_sent, seen.link_models, seen.final_exchange
-
-
-RING = 2 * 3 / 4
-"""What a ring of four workers carries of an all-reduce, in payloads."""
-
-
-@pytest.mark.parametrize(
-    ("algorithm", "table", "models", "link", "exchange"),
-    [
-        ("sgd", {}, 20, RING * 20, False),
-        ("alone", {}, 0, 0, False),
-        ("sgd_accumulate", {"accumulation_steps": 6}, 3, RING * 3, False),
-        ("local_sgd", LOCAL, 4, RING * 4, False),
-        ("local_sgd", {"sync_interval": 6}, 4, RING * 4, True),
-        ("local_sgd", {"sync_interval": "end"}, 1, RING * 1, False),
-        # Blocks of 186 numbers; top-k keeps 92 of 742, each with an index.
-        ("ef_sgd", {"compressor": BLOCK}, 20 * 186 / 742, RING * 20 * 186 / 742, False),
-        ("ef_sgd", {"compressor": TOP_K}, 20 * 184 / 742, 3 * 20 * 184 / 742, False),
-        ("csea", {"error_compressor": BLOCK}, 20 * 186 / 742 + 1, RING * (20 * 186 / 742 + 1), True),
-        ("csea", {"error_compressor": TOP_K}, 20 * 184 / 742 + 1, 3 * 20 * 184 / 742 + RING, True),
-    ],
-)
-def test_models_sent_and_what_a_link_carries(
-    algorithm: str, table: Table, models: float, link: float, exchange: bool
-) -> None:
-    assert foreseen(algorithm, table) == (pytest.approx(models), pytest.approx(link), exchange)
-
-
-# What sends too little.
-
-
-def test_what_sends_less_than_one_model_is_refused_and_one_model_is_enough(tmp_path: Path) -> None:
-    def planned_with(algorithm: str, settings: Table) -> Plan:
-        row = {"row": "x", "label": "X", "algorithm": algorithm, "settings": settings, "learning_rate": 0.1}
-        return planned(tmp_path, changed(small_spec(), "rows.1", row))
-
-    for algorithm, settings, words in (
-        ("local_sgd", {"sync_interval": 41}, "sync_interval of 41 is more than the run's 40 steps"),
-        ("ef_sgd", {"compressor": {"kind": "block", "ratio": 50}}, "sends 0.81 of a model"),
-    ):
-        with pytest.raises(SpecError, match=f"row x: .*{words}.*raise num_epochs"):
-            planned_with(algorithm, settings)
-    row = planned_with("local_sgd", {"sync_interval": 40}).experiment.rows[1]
-    assert (row.models_sent, row.ratio) == (1, 40)
-    row = planned_with("alone", {}).experiment.rows[1]
-    assert (row.models_sent, row.ratio) == (0, float("inf"))
 
 
 # Candidates.
@@ -283,7 +204,7 @@ def test_a_row_that_diverged_everywhere_has_no_choice(tmp_path: Path) -> None:
 
 
 def test_rows_are_there_again_at_other_lengths_but_for_those_that_send_too_little(
-    tuned: Path, capsys: pytest.CaptureFixture[str]
+    tuned: Path, cli: CommandLine
 ) -> None:
     spec = changed(regime_spec(), "tuning.num_trials")
     spec["rows"][5] |= {"settings": {"sync_interval": 30}, "learning_rate": 0.02}
@@ -302,8 +223,7 @@ def test_rows_are_there_again_at_other_lengths_but_for_those_that_send_too_littl
     assert len({run.run_id for run in plan.runs}) == len(plan.runs)
     sentence = "local_sgd-5@1 is left out: its sync_interval of 30 is more than the run's 20 steps"
     assert plan.left_out == [sentence]
-    assert main(["plan", str(path), "--results", str(tuned)]) == 0
-    assert sentence in capsys.readouterr().out.splitlines()
+    assert sentence in cli.out("plan", path, "--results", tuned).splitlines()
 
 
 def test_the_other_rules_choices_are_rows_of_their_own_where_they_differ(tuned: Path) -> None:
@@ -346,12 +266,10 @@ def test_a_borrower_has_choices_from_the_tuning_beside_rows_of_its_own_and_resta
         load_spec(path)
 
 
-def test_a_borrower_says_which_command_makes_its_tuning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = str(write_borrower(tmp_path))
+def test_a_borrower_says_which_command_makes_its_tuning(tmp_path: Path, cli: CommandLine) -> None:
     for options in ([], ["--tuning"]):
-        assert main(["plan", path, "--results", str(tmp_path), *options]) == 2
-        error = capsys.readouterr().err
-        assert "`python -m harness run small --tuning`" in error and error.count("\n") == 1
+        said = cli.refused("plan", write_borrower(tmp_path), "--results", tmp_path, *options)
+        assert "`python -m harness run small --tuning`" in said
 
 
 def test_records_of_another_tuning_are_refused(tuned: Path) -> None:
@@ -376,72 +294,51 @@ def test_borrowings_that_cannot_be_are_refused(changes: Table, words: str, tmp_p
         load_spec(write_borrower(tmp_path, **changes))
 
 
-# A part of the samples, warm-up and scores in proportion.
-
-
-def test_the_samples_trained_on_are_the_same_whatever_is_held_out() -> None:
-    trained, _ = held_out_indices(1600, 0, 800)
-    for held_out in (1, 400, 800):
-        kept, held = held_out_indices(1600, held_out, 800)
-        assert kept.equal(trained) and len(kept) == 800
-        assert held.equal(held_out_indices(1600, held_out)[1]) and not set(kept.tolist()) & set(held.tolist())
-    whole = BLOBS.load(None, TaskSpec(name="blobs"), torch.device("cpu"))
-    for held_out, scored in ((0, 500), (400, 400)):
-        spec = TaskSpec(name="blobs", num_train=800, held_out=held_out)
-        samples = BLOBS.load(None, spec, torch.device("cpu"))
-        assert samples.train_inputs.equal(whole.train_inputs[trained]) and len(samples.evaluation_labels) == scored
-        assert split_sizes(BLOBS, spec) == (800, scored)
-    shards = worker_shards(PartitionSpec(kind="contiguous"), samples.train_labels, 4, seed=1)
-    assert shards is not None and [len(shard) for shard in shards] == [200] * 4
-    seen = torch.cat(list(worker_batches(1, 800, 3, 4, 20, range(10), shards[3])))
-    assert sorted(seen.tolist()) == list(range(600, 800))
-    with pytest.raises(SpecError, match="num_train = 801 and held_out = 800 are together more than the 1600"):
-        split_sizes(BLOBS, TaskSpec(name="blobs", num_train=801, held_out=800))
-
-
-def test_fewer_scores_than_epochs() -> None:
-    config = small_config(evaluation={"num_scores": 4}, num_epochs=10)
-    assert evaluation_steps(config, 7) == {18, 35, 52, 70}
-    assert evaluation_steps(small_config(evaluation={"num_scores": 500}), 7) == set(range(1, 8))
-
-
-# End to end.
-
-
-def test_the_command_tunes_in_rounds_until_nothing_is_missing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_tunes_in_rounds_until_nothing_is_missing(tmp_path: Path, cli: CommandLine) -> None:
     spec = regime_spec()
     spec["rows"] = spec["rows"][1:2]
     spec["statistics"]["baseline"] = "alone"
     del spec["lengths"]
-    options = [str(write_spec(tmp_path, spec)), "--results", str(tmp_path), "--tuning", "--jobs", "1"]
-    assert main(["run", *options]) == 0
-    assert "[4/4]" in capsys.readouterr().out
+    words = ["run", write_spec(tmp_path, spec), "--results", tmp_path, "--tuning", "--jobs", "1"]
+    assert "[4/4]" in cli.out(*words)
     recorded = read_experiment(tmp_path / "small_tuning")
     assert sorted(len(row.runs) for row in recorded.rows) == [1, 1, 2]
-    assert main(["run", *options]) == 0
-    assert "all 4 runs of small_tuning are done" in capsys.readouterr().out
+    assert "all 4 runs of small_tuning are done" in cli.out(*words)
 
 
-# What ships.
+# Experiments that are like another.
 
 
-def test_the_shipped_experiments_are_in_the_papers_regime() -> None:
-    """Models sent in a run of so many steps, by overall ratio, as in the paper; at the main ratio 200 and more."""
-    long, short = (load_spec(EXPERIMENTS / f"fashion_mnist_{name}.toml") for name in ("long", "regime"))
-    paper = {12: 2_438, 96: 305, 384: 76}
-    assert {row.ratio for row in long.rows} >= {None, 1, *paper, 1536}
-    for row in long.rows:
-        for number in range(len(row.tables)):
-            seen = footprint_of(config_of(long, settled(row, Trial(number, 0.01)), 1))
-            assert (seen.num_steps, seen.num_parameters) == (28_050, 25_450)
-            if row.ratio in paper and not seen.gathered_bits and row.row != "sgd_outer":
-                assert seen.models_in_training == pytest.approx(paper[int(row.ratio)], rel=0.1), (row.row, number)
-    for row in short.rows:
-        if row.ratio == short.statistics.main_ratio:
-            assert footprint_of(config_of(short, settled(row, Trial(0, 0.01)), 1)).models_sent >= 200, row.row
-    assert {row.row for row in short.rows} <= {row.row for row in long.rows}
-    for field in ("task", "model", "schedule", "evaluation", "partition"):
-        assert getattr(short, field) == getattr(long, field), field
-    assert short.tuning is not None and long.tuning is not None and short.tuning.records == long.name
+def test_a_row_with_a_learning_rate_is_not_tuned() -> None:
+    plan = plan_experiment("studies/rules", Path("no records"), tuning=True)
+    tuned = {row.tunes for row in plan.experiment.rows}
+    open_rows = {r.row for r in load_spec(EXPERIMENTS / "studies/rules.toml").rows if r.learning_rate is None}
+    assert tuned == open_rows and len(plan.runs) == 3 * len(open_rows)
+
+
+def like(folder: Path, text: str) -> Path:
+    path = folder / "own.toml"
+    path.write_text(f'format = 1\nname = "own"\ntitle = "own"\n{text}')
+    return path
+
+
+def test_what_is_not_said_is_as_in_the_other_experiment(tmp_path: Path) -> None:
+    base = load_spec(EXPERIMENTS / "studies/two_level.toml")
+    spec = load_spec(
+        like(tmp_path, 'like = "studies/two_level"\nrows = ["sgd", "alone"]\n[training]\nnum_workers = 2\n')
+    )
+    assert spec.training == base.training.model_copy(update={"num_workers": 2})
+    assert [row.row for row in spec.rows] == ["sgd", "alone"] and spec.rows[0] == base.rows[0]
+    same = {"name": base.name, "title": base.title, "training": base.training, "tuning": base.tuning}
+    assert spec.model_copy(update=same) == base.model_copy(update={"rows": spec.rows})
+    assert spec.tuning is not None and spec.tuning.records == "study_two_level"  # whose choices it takes
+
+
+def test_rows_taken_by_name_are_tuned_where_the_variation_has_a_tuning(tmp_path: Path) -> None:
+    tuning = "[tuning]\ngrid = [0.1, 0.3, 1.0]\nseeds = [101]\nheld_out = 1000\n"
+    rows = load_spec(like(tmp_path, f'like = "studies/two_level"\nrows = ["sgd", "alone"]\n{tuning}')).rows
+    assert [row.learning_rate for row in rows] == [None, None]
+    own = '[[rows]]\nrow = "sgd"\nlabel = "SGD"\nalgorithm = "sgd"\nratio = 1\nlearning_rate = 0.2\n'
+    alone = own.replace('"sgd"', '"alone"').replace("ratio = 1\n", "")
+    rows = load_spec(like(tmp_path, f'like = "studies/two_level"\n{tuning}{own}{alone}')).rows
+    assert [row.learning_rate for row in rows] == [0.2, 0.2]

@@ -14,7 +14,7 @@ from algorithms import DistributedOptimizer, StackedCollectives
 from algorithms.registry import algorithms
 from harness.cli.show import show_plan
 from harness.plan.plan import make_plan
-from harness.spec import RunConfig, SpecError, run_id
+from harness.spec import RunConfig, run_id
 from harness.spec_file import load_spec
 from harness.train.build import build_optimizer
 from harness.train.training import restart_if_due
@@ -22,7 +22,6 @@ from harness.workers.attempt import attempt_stacked
 from tests.harness.support import (
     BLOCK,
     Table,
-    attempt_in_threads,
     comparable,
     job_for,
     settings_of,
@@ -30,7 +29,6 @@ from tests.harness.support import (
     small_spec,
 )
 from tests.harness.support import write_spec as written
-from tests.harness.test_training import train_through_stops
 
 NUM_WORKERS, NUM_STEPS, NUM_TAKEN = 3, 16, 8
 """With intervals of 3 the middle of a run is none of the steps at which workers synchronise."""
@@ -116,45 +114,26 @@ def test_what_is_lost_begins_anew_and_nothing_else_changes(method: str, lost: st
 
 
 @pytest.mark.parametrize(("method", "lost"), [part for part in parts() if part[1] != "right_factors"])
-def test_one_worker_alone(method: str, lost: str) -> None:
-    config = config_of(method, without=[lost], worker=2)
-    optimizer = stacked(config)
-    train(optimizer, 0, NUM_TAKEN)
-    before = held(optimizer)[lost]
-    everybody = stacked(config)
-    everybody.load_state_dict(optimizer.state_dict() | {"flat": optimizer.state_dict()["flat"] | held(optimizer)})
-    restart_if_due(config, optimizer, NUM_TAKEN, NUM_STEPS)
-    restart_if_due(config_of(method, without=[lost]), everybody, NUM_TAKEN, NUM_STEPS)
-    after = held(optimizer)[lost]
-    assert torch.equal(after[:2], before[:2]) and torch.equal(after[2], held(everybody)[lost][2])
+def test_one_worker_alone_loses_what_all_would_lose(method: str, lost: str) -> None:
+    alone, everybody = config_of(method, without=[lost], worker=2), config_of(method, without=[lost])
+    one, all_of_them = stacked(alone), stacked(everybody)
+    for config, optimizer in ((alone, one), (everybody, all_of_them)):
+        train(optimizer, 0, NUM_TAKEN)
+        before = held(optimizer)[lost]
+        restart_if_due(config, optimizer, NUM_TAKEN, NUM_STEPS)
+    after = held(one)[lost]
+    assert torch.equal(after[:2], before[:2]) and torch.equal(after[2], held(all_of_them)[lost][2])
 
 
-# Whole runs.
-
-CASES: list[tuple[str, Table]] = [
-    ("choco_sgd", {"without": ["estimate", "mixed_estimates"], "worker": 1}),
-    ("powersgd", {"without": ["right_factors", "error"]}),
-]
+# Whole runs and specs.
 
 
-@pytest.mark.parametrize(("method", "restart"), CASES)
-def test_interrupted_equals_uninterrupted_and_stacked_workers_equal_threads(
-    method: str, restart: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Scores, and so checkpoints, lie at the end of each of the 20 steps' halves; the restart is at the first."""
-    config = small_config(method, settings_of(method, BLOCK), restart=restart)
-    whole = train_through_stops(config, tmp_path / "whole", [], monkeypatch)
-    broken = train_through_stops(config, tmp_path / "broken", [12, 22, 30], monkeypatch)
-    threads = job_for(config, tmp_path / "threads")
-    assert attempt_in_threads(threads)
-    assert comparable(broken) == comparable(whole) == comparable(threads.folder)
-    without = job_for(config.model_copy(update={"restart": None}), tmp_path / "without")
-    assert attempt_stacked(without)
-    (_, result), (_, other) = comparable(whole), comparable(without.folder)
+def test_a_restart_sends_as_much_and_ends_elsewhere(tmp_path: Path) -> None:
+    config = small_config("powersgd", settings_of("powersgd", BLOCK), restart={"without": ["right_factors", "error"]})
+    jobs = [job_for(each, tmp_path) for each in (config, config.model_copy(update={"restart": None}))]
+    assert all(map(attempt_stacked, jobs))
+    result, other = (comparable(job.folder)[1] for job in jobs)
     assert result["traffic"] == other["traffic"] and result["parameters_sha256"] != other["parameters_sha256"]
-
-
-# Specs.
 
 
 def spec_with(*restarts: Table) -> Table:
@@ -181,32 +160,3 @@ def test_a_restart_is_a_row_of_its_own_with_its_rows_settings(
     spec["rows"][0]["restart"] = {"without": ["momentum"]}  # a row may say it itself
     plan = make_plan(load_spec(written(tmp_path, spec)), tmp_path)
     assert [run.config.restart is not None for run in plan.runs][:4] == [True, True, False, False]
-
-
-REFUSED: dict[str, tuple[Table, str]] = {
-    "no such state": (
-        {"row": "ef_sgd", "without": ["residual"]},
-        "ef_sgd: there is no state 'residual' to restart without; it has parameters, momentum, error",
-    ),
-    "no such row": ({"row": "ef", "without": ["error"]}, "the row to restart 'ef' is no row"),
-    "twice the same": ({"row": "ef_sgd", "without": ["error"]}, "two rows are named 'ef_sgd~error'"),
-    "in common": (
-        {"row": "powersgd", "without": ["right_factors"], "worker": 0},
-        "all workers hold 'right_factors' in common, so none can lose it alone",
-    ),
-    "twice": ({"row": "ef_sgd", "without": ["error", "error"]}, "restarts.0.without: holds a value twice"),
-    "too soon": ({"row": "ef_sgd", "without": ["error"], "at": 0.001}, "is at an end of the run"),
-    "no such worker": ({"row": "ef_sgd", "without": ["error"], "worker": 2}, "ranks go from 0 to 1"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_restarts_that_cannot_be_are_refused_in_a_sentence(name: str, tmp_path: Path) -> None:
-    restart, words = REFUSED[name]
-    spec = spec_with(*[restart] * (2 if name == "twice the same" else 1))
-    spec["rows"].append(
-        spec["rows"][0] | {"row": "powersgd", "algorithm": "powersgd", "settings": {"rank": 1}, "ratio": 2}
-    )
-    with pytest.raises(SpecError) as refused:
-        make_plan(load_spec(written(tmp_path, spec)), tmp_path)
-    assert words in str(refused.value) and "\n" not in str(refused.value)

@@ -1,29 +1,35 @@
-"""Ctrl-C, SIGTERM and two commands at once: what is on is saved, nothing is done twice, the next command goes on."""
+"""Ctrl-C, SIGTERM, two commands at once, replaced attempts: what is on is saved, nothing is done twice or mixed."""
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from harness.__main__ import main
 from harness.plan.plan import Plan, make_plan
+from harness.records.recorder import SupersededError, write_failure
 from harness.records.run_lock import owned
 from harness.records.state import judge, look, saved_step
-from harness.records.store import Heartbeat, read_run, write_record
+from harness.records.store import Failure, Heartbeat, read_record, read_run, write_record
 from harness.spec_file import load_spec
+from harness.train import train
 from harness.workers.attempt import attempt_stacked
 from harness.workers.launch import launch
 from harness.workers.processes import Interrupted, noticed
 from harness.workers.progress import Progress
 from tests.harness.support import (
     CSER,
+    CommandLine,
     Quiet,
+    attempt_in_threads,
     changed,
     command,
     comparable,
@@ -37,6 +43,7 @@ from tests.harness.support import (
     write_spec,
 )
 
+TRANSFORMER = {"name": "transformer", "options": {"width": 16, "num_heads": 2, "num_layers": 1, "feedforward": 16}}
 LONG = 300
 """Epochs of a run that is surely on when it is stopped: 12,000 steps."""
 
@@ -94,11 +101,16 @@ def test_stop_saves_within_a_step_and_the_next_command_goes_on_from_there(worker
     assert again.beats[0].step > step
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("local_step", ["sgd", "adamw"])
-def test_stopped_and_called_again_gives_the_same_as_undisturbed(local_step: str, tmp_path: Path) -> None:
-    rule = {"local_step": "adamw", "momentum": 0.0, "learning_rate": 0.003} if local_step == "adamw" else {}
-    config = small_config("cser", CSER, num_epochs=3, **rule)
+KINDS: dict[str, dict[str, Any]] = {
+    "sgd": {},
+    "adamw": {"local_step": "adamw", "momentum": 0.0, "learning_rate": 0.003},
+    "pairs": {"task": {"name": "reversal"}, "model": TRANSFORMER},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stopped_and_called_again_gives_the_same_as_undisturbed(kind: str, tmp_path: Path) -> None:
+    config = small_config("cser", CSER, num_epochs=3, **KINDS[kind])
     whole = job_for(config, tmp_path / "whole", checkpoint_minutes=60.0)
     assert attempt_stacked(whole)
     for steps in (1, 33, 60):  # Stacked workers stop at the very step at which they are asked to.
@@ -179,7 +191,7 @@ def test_worker_processes_look_again_too(tmp_path: Path, monkeypatch: pytest.Mon
 # States
 
 
-def test_status_of_a_run_that_died_without_a_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_of_a_run_that_died_without_a_record(tmp_path: Path, cli: CommandLine) -> None:
     """As where the disk was full: the heartbeat is fresh, but nobody holds the run's lock."""
     plan, folder = planned(tmp_path)
     job = job_for(plan.runs[0].config, tmp_path / "results" / "small")
@@ -188,9 +200,80 @@ def test_status_of_a_run_that_died_without_a_record(tmp_path: Path, capsys: pyte
         attempt=job.attempt.attempt, time=time.time(), step=7, num_steps=40 * LONG, epoch=0.1, loss=None,
         accuracy=None, images_per_second=1.0, megabytes_sent=1.0, seconds_left=None,
     )  # fmt: skip
+    words = ["status", tmp_path / "spec.toml", "--results", tmp_path / "results"]
     with owned(folder):
         write_record(folder / "heartbeat.json", beat)
-        assert main(["status", str(tmp_path / "spec.toml"), "--results", str(tmp_path / "results")]) == 0
-        assert "running: cser seed 1: step 7 of" in capsys.readouterr().out
-    assert main(["status", str(tmp_path / "spec.toml"), "--results", str(tmp_path / "results")]) == 0
-    assert "stale: cser seed 1: step 7 of 12000; its process ended without a word" in capsys.readouterr().out
+        assert "running: cser seed 1: step 7 of" in cli.out(*words)
+    assert "stale: cser seed 1: step 7 of 12000; its process ended without a word" in cli.out(*words)
+
+
+# Workers that stop together
+
+
+CONFIG = small_config("cser", CSER)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an undisturbed run."""
+    job = job_for(CONFIG, tmp_path_factory.mktemp("whole"))
+    assert attempt_in_threads(job)
+    return job.folder
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rank", "call", "step"),
+    [(60.0, 1, 1, 1), (60.0, 1, 20, 20), (60.0, 0, 21, 25), (60.0, 0, 22, None), (0.0, 1, 33, 33)],
+)
+def test_all_workers_stop_at_one_step_and_quick_steps_are_not_interrupted_by_questions(
+    seconds: float, rank: int, call: int, step: int | None, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the first look, at step 20, workers talk at each step; then, where steps are quick, at looks: at 25, 40."""
+    monkeypatch.setattr(train, "STOP_SECONDS", seconds)
+    job, asked = job_for(CONFIG, tmp_path, checkpoint_minutes=60.0), itertools.count(1)
+    done = attempt_in_threads(job, lambda own: lambda: own == rank and next(asked) >= call)
+    assert done == (step is None)
+    if step:
+        failure = read_record(job.folder / "failure.json", Failure)
+        assert (failure.kind, failure.message) == ("preempted", f"asked to stop; saved at step {step} of 40")
+        assert attempt_in_threads(job_for(CONFIG, tmp_path))
+        assert read_run(job.folder).run.attempts[-1].resumed_from_step == step
+    assert comparable(job.folder) == comparable(whole)
+
+
+# Attempts that were replaced
+
+
+def test_replaced_attempt_writes_nothing(whole: Path, tmp_path: Path) -> None:
+    old, new = job_for(CONFIG, tmp_path), job_for(CONFIG, tmp_path)
+    for job in (old, new):
+        job.recorder().begin(0)
+    record, recorder = read_run(whole), old.recorder()
+    before = {path.name: path.read_bytes() for path in old.folder.iterdir()}
+    words = f"attempt {new.attempt.attempt} has taken run .* over from attempt"
+    with pytest.raises(SupersededError, match=words):
+        recorder.event(record.events[0])
+    with pytest.raises(SupersededError, match=words):
+        recorder.finish(record.result)  # type: ignore[arg-type]
+    write_failure(old.folder, old.run.run_id, old.attempt.attempt, "communication", "lost the others", "")
+    assert {path.name: path.read_bytes() for path in old.folder.iterdir()} == before
+    write_failure(new.folder, new.run.run_id, new.attempt.attempt, "communication", "lost the others", "")
+    assert read_record(new.folder / "failure.json", Failure).attempt == new.attempt.attempt
+
+
+def test_attempt_that_is_replaced_in_the_middle_stops_and_the_new_one_is_whole(whole: Path, tmp_path: Path) -> None:
+    old, new = job_for(CONFIG, tmp_path), job_for(CONFIG, tmp_path)
+    run_json, asked = old.folder / "run.json", itertools.count(1)
+
+    def replaced() -> bool:
+        """What the successor does on another machine, while the old attempt is asked whether to stop."""
+        if next(asked) == 10:
+            run = json.loads(run_json.read_text())
+            run["attempts"].append(run["attempts"][-1] | {"attempt": new.attempt.attempt})
+            run_json.write_text(json.dumps(run))
+        return False
+
+    assert not attempt_in_threads(old, lambda rank: replaced if rank == 0 else lambda: False)
+    assert not (old.folder / "result.json").exists() and not (old.folder / "events.jsonl").exists()
+    assert attempt_in_threads(new)
+    assert comparable(new.folder) == comparable(whole)

@@ -1,51 +1,47 @@
-"""Training: interrupted equals uninterrupted, divergence is a result, what is sent is what was expected."""
+"""Training: interrupted equals uninterrupted, divergence is a result, what is sent was expected, and clocks."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from algorithms import Purpose, SoloCollectives
-from algorithms.core.checks import FirstStep
+from algorithms.core.traffic import Mark, mark
 from algorithms.registry import algorithms
 from algorithms.sgd import SGD
 from harness.plan.footprint import footprint_of
-from harness.records.store import Event, Failure, RunRecord, read_record, read_run
+from harness.records.store import Failure, RunRecord, read_record, read_run
 from harness.spec import RunConfig
 from harness.tasks import blobs
-from harness.train.build import build_model, build_optimizer
-from harness.train.clock import PHASES
+from harness.train.clock import PHASES, Clock
 from harness.workers.attempt import attempt_stacked
-from tests.harness.support import BLOCK, CSER, DoctoredBlobs, comparable, job_for, settings_of, small_config
+from tests.harness.support import (
+    BLOCK,
+    CSER,
+    DoctoredBlobs,
+    Table,
+    comparable,
+    job_for,
+    settings_of,
+    small_config,
+    stop_before,
+)
 
-GATHERED = {"qsgd": {"kind": "qsgd", "bits": 4}, "top_k": {"kind": "top_k", "ratio": 4}}
-
-
-class Stopped(Exception):
-    """Stands for whatever ends a process between two steps."""
-
-
-def stop_at(last: int) -> Callable[[int, int], None]:
-    """A hook by which worker 1 ends before step number `last`, counted from 0."""
-
-    def hook(rank: int, step: int) -> None:
-        if rank == 1 and step == last:
-            raise Stopped(f"stopped before step {step}")
-
-    return hook
+QSGD = {"kind": "qsgd", "bits": 4}
 
 
 def train_through_stops(config: RunConfig, results: Path, stops: list[int], monkeypatch: pytest.MonkeyPatch) -> Path:
     """The run's folder after attempts that end at each of these steps, and a last one that does not."""
     job = job_for(config, results)
     for last in stops:
-        monkeypatch.setattr(blobs, "TASK", DoctoredBlobs(hook=stop_at(last)))
+        monkeypatch.setattr(blobs, "TASK", DoctoredBlobs(hook=partial(stop_before, last)))
         assert not attempt_stacked(job_for(config, results))
         assert not (job.folder / "result.json").exists()
     monkeypatch.undo()
@@ -53,39 +49,29 @@ def train_through_stops(config: RunConfig, results: Path, stops: list[int], monk
     return job.folder
 
 
-def cases() -> list[tuple[str, str]]:
-    """Every algorithm with a shared support, and one of each family with gathered compressors."""
-    gathered = [(name, kind) for name in ("ef_sgd", "mcser", "qsparse_local_sgd", "choco_sgd") for kind in GATHERED]
-    return [*((name, "block") for name in algorithms()), *gathered]
+RESTARTS: list[tuple[str, Table, Table]] = [
+    ("choco_sgd", BLOCK, {"restart": {"without": ["estimate", "mixed_estimates"], "worker": 1}}),
+    ("powersgd", BLOCK, {"restart": {"without": ["right_factors", "error"]}}),
+]
+CASES: list[tuple[str, Table, Table]] = [
+    *((name, BLOCK, {}) for name in algorithms()),
+    *((name, QSGD, {}) for name in ("ef_sgd", "mcser", "qsparse_local_sgd", "choco_sgd")),
+    *RESTARTS,  # in the middle, where there is a score and a checkpoint too
+]
+"""Every algorithm with a shared support, and some of each family besides."""
 
 
-@pytest.mark.parametrize(("name", "kind"), cases())
+@pytest.mark.parametrize(("name", "compressor", "more"), CASES)
 def test_interrupted_equals_uninterrupted(
-    name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, compressor: Table, more: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = small_config(name, settings_of(name, GATHERED.get(kind, BLOCK)))
+    config = small_config(name, settings_of(name, compressor), **more)
     whole = train_through_stops(config, tmp_path / "whole", [], monkeypatch)
     # Checkpoints are at 20 (where there is a score too) and 25.
     broken = train_through_stops(config, tmp_path / "broken", [12, 22, 30], monkeypatch)
     assert comparable(broken) == comparable(whole)
     assert [attempt.resumed_from_step for attempt in read_run(broken).run.attempts] == [0, 0, 20, 25]
     assert not (broken / "failure.json").exists() and not (broken / "heartbeat.json").exists()
-
-
-def test_interrupted_after_the_checkpoint_but_before_the_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = small_config("cser", CSER, evaluation={"per_epoch": 2})
-    whole = train_through_stops(config, tmp_path / "whole", [], monkeypatch)
-    write = Event.model_dump
-
-    def fail_once(self: Event, *arguments: Any, **options: Any) -> Any:
-        raise Stopped("stopped while the score was written")
-
-    monkeypatch.setattr(Event, "model_dump", fail_once)
-    assert not attempt_stacked(job_for(config, tmp_path / "broken"))
-    monkeypatch.setattr(Event, "model_dump", write)
-    broken = job_for(config, tmp_path / "broken")
-    assert attempt_stacked(broken)
-    assert comparable(broken.folder) == comparable(whole)
 
 
 def test_a_plan_knows_what_a_rule_of_the_learning_rate_will_send(tmp_path: Path) -> None:
@@ -207,24 +193,6 @@ def test_a_loss_that_explodes_and_stays_finite_is_no_divergence_but_a_score(tmp_
     assert record.result.test_accuracy == record.events[-1].test_accuracy
 
 
-@pytest.mark.parametrize("name", algorithms())
-def test_a_step_reads_no_number_of_a_tensor(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For which the host would wait for a GPU. On the device meta, where there are no numbers, it is an error.
-
-    The first step's checks do read: they are left out, and would refuse such a model.
-    """
-    monkeypatch.setattr(FirstStep, "check", lambda *_: False)
-    model = build_model(small_config().model, blobs.TASK, 1, torch.device("meta"))
-    optimizer = build_optimizer(small_config(name, settings_of(name, BLOCK)), model, SoloCollectives(), 40)
-    for _ in range(4):  # with a reset, or an exchange, among them
-        optimizer.zero_grad()
-        for parameter in optimizer.flat.tensors:
-            parameter.grad.add_(1.0)  # type: ignore[union-attr]
-        optimizer.step()
-    with pytest.raises(RuntimeError, match="meta"):
-        optimizer.flat.parameters.sum().item()
-
-
 class LeakySGD(SGD):
     """SGD that sends one number more than it says, at its fifth step."""
 
@@ -245,3 +213,91 @@ def test_a_method_that_sends_other_than_its_closed_form_fails_the_run(
     assert not (job.folder / "result.json").exists()
     failure = read_record(job.folder / "failure.json", Failure)
     assert failure.kind == "bug" and "closed form of leaky" in failure.message
+
+
+# Where time is booked: on a GPU by when that comes to the work, and nobody waits
+
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+def test_clock_on_made_up_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("algorithms.core.traffic.time.perf_counter", lambda: now[0])
+    collectives = SoloCollectives()
+    collectives.elapsed.add("", 0.0, 50.0)  # before there was a clock
+    clock = Clock(collectives, CPU, {"data": 5.0})
+    for phase, passed, talked in [
+        ("data", 2.0, 0.5),
+        ("compute", 1.0, 0.0),
+        ("evaluate", 4.0, 3.0),
+        ("data", 8.0, 1.0),
+    ]:
+        now[0] += passed
+        collectives.elapsed.add(collectives.account, 0.0, talked)
+        clock.switch(phase)  # type: ignore[arg-type]
+    # Each switch ends the phase before it: compute, data, compute, evaluate.
+    assert clock.seconds == {"data": 6.0, "compute": 2.5, "communicate": 4.5, "evaluate": 7.0, "checkpoint": 0.0}
+    assert clock.wall_seconds == 20.0
+
+
+class Event:
+    """A CUDA event of a GPU that comes to it when a test says so."""
+
+    recorded: list[Event]
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        assert enable_timing
+        self.at: float | None = None
+
+    def record(self, stream: object) -> None:
+        self.recorded.append(self)
+
+    def query(self) -> bool:
+        return self.at is not None
+
+    def synchronize(self) -> None:
+        assert self.at is not None, "the host waits for the GPU"
+
+    def elapsed_time(self, end: Event) -> float:
+        """Milliseconds."""
+        assert self.at is not None and end.at is not None
+        return 1e3 * (end.at - self.at)
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Event]:
+    """The events in the order in which a made-up GPU was told of them."""
+    events: list[Event] = []
+    monkeypatch.setattr(Event, "recorded", events, raising=False)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    return events
+
+
+class OnGPU(SoloCollectives):
+    """Collectives that a GPU does."""
+
+    def _mark(self, tensor: Tensor) -> Mark:
+        return mark(GPU)
+
+
+def test_a_gpus_times_are_its_own_and_nobody_waits_for_them(recorded: list[Event]) -> None:
+    collectives = OnGPU()
+    clock = Clock(collectives, GPU, {"communicate": 100.0})
+    for _ in range(2):  # steps, as the host tells the GPU of them
+        clock.switch("data")
+        clock.switch("compute")
+        collectives.all_reduce_sum_(torch.zeros(1), Purpose.GRADIENT)
+    clock.switch("evaluate")  # so far the GPU has come to nothing, and no one has asked it
+    assert len(recorded) == 1 + 2 * 4 + 1
+    # It starts at 10 s. In the first step it waits 3 s for data, computes for 1 s, and waits 4 s for the others.
+    times = [10.0, 10.0, 13.0, 14.0, 18.0]
+    # In the second none for data, 2 s, 1 s, and half a second for the rest.
+    times += [18.0, 18.0, 20.0, 21.0, 21.5]
+    for event, time in zip(recorded, times, strict=True):
+        event.at = time
+    seconds = clock.seconds
+    expected = {"data": 3.0, "compute": 3.5, "communicate": 105.0, "evaluate": 0.0, "checkpoint": 0.0}
+    assert seconds == pytest.approx(expected)
+    assert clock.wall_seconds == pytest.approx(100.0 + 21.5 - 10.0)

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from algorithms import SoloCollectives
 from harness.records.store import read_run
 from harness.seeds import generator
-from harness.spec import RunConfig, SpecError, TaskSpec, run_id
+from harness.spec import RunConfig, TaskSpec, run_id
 from harness.tasks.pairs import PairSamples
 from harness.tasks.reversal import TASK
-from harness.tasks.task import Batch, find_task
-from harness.train.build import build_model, build_optimizer
+from harness.train.build import build_model
 from harness.train.evaluate import translation_sums
 from harness.train.local_workers import MixedPrecision
 from harness.train.order import worker_batches
 from harness.workers.attempt import attempt_stacked
 from tests.harness.support import (
     CSER,
-    closed_form_bits,
     comparable,
     job_for,
     small_config,
@@ -110,13 +105,11 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_run_sends_the_closed_form_and_has_the_losses_that_were_last_looked_at(name: str, tmp_path: Path) -> None:
+def test_a_run_has_the_losses_that_were_last_looked_at(name: str, tmp_path: Path) -> None:
     """After a change of losses that is meant, run with UPDATE_GOLDEN=1 and read the diff."""
     own = config(name, METHODS[name])
     assert attempt_stacked(job_for(own, tmp_path))
     events, result = comparable(tmp_path / run_id(own))
-    sent = sum(each["bits"] for each in result["expected_traffic"].values())
-    assert sent == closed_form_bits(name, METHODS[name], result["num_parameters"], 40)
     assert result["class_counts"] and all(sum(each) == 800 for each in result["class_counts"])
     assert set(result["metrics"]) == {"phone_error_rate"}
     assert result["data_sha256"] == samples().sha256
@@ -124,46 +117,3 @@ def test_a_run_sends_the_closed_form_and_has_the_losses_that_were_last_looked_at
     if os.environ.get("UPDATE_GOLDEN") == "1":
         FILE.write_text(json.dumps(golden | {name: losses}, indent=1) + "\n")
     assert losses == pytest.approx(golden[name], rel=1e-3)
-
-
-def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own, folders = config("cser", CSER), []
-    plain = PairSamples.training_batches
-    for stops in ((), (22, 31)):
-        folder = tmp_path / str(len(stops))
-        for stop in stops:
-
-            def until(samples: PairSamples, *arguments: Any, stop: int = stop) -> Iterator[Batch]:
-                return itertools.islice(plain(samples, *arguments), stop - arguments[3])
-
-            monkeypatch.setattr(PairSamples, "training_batches", until)
-            assert not attempt_stacked(job_for(own, folder))
-        monkeypatch.undo()
-        assert attempt_stacked(job_for(own, folder))
-        folders.append(folder / run_id(own))
-    assert [each.resumed_from_step for each in read_run(folders[1]).run.attempts] == [0, 20, 25]
-    assert comparable(folders[1]) == comparable(folders[0])
-
-
-@pytest.mark.parametrize(("local_step", "rate", "momentum"), [("sgd", 0.1, 0.9), ("adamw", 0.003, 0.0)])
-def test_fifty_pairs_are_learnt_by_heart(local_step: str, rate: float, momentum: float) -> None:
-    own = samples(num_train=50)
-    wider = {"name": "transformer", "options": MODEL["options"] | {"width": 32}}
-    steps = {"local_step": local_step, "learning_rate": rate, "momentum": momentum, "weight_decay": 0.0}
-    whole = config(model=wider, **steps)
-    model = build_model(whole.model, TASK, 0, CPU)
-    optimizer = build_optimizer(whole, model, SoloCollectives(), num_steps=0)
-    batch = own.train.batch(torch.arange(50))
-    by_heart = PairSamples(own.train, own.train, own.measure, own.max_length, own.sha256)
-    for _ in range(600):
-        optimizer.zero_grad()
-        PLAIN.loss(model, *batch).backward()
-        optimizer.step()
-    with torch.no_grad():
-        correct, count, *_, errors, phones = translation_sums(model, torch.arange(50), PLAIN, by_heart, 1).tolist()
-    assert (correct, count, errors) == (50, 50, 0) and phones == int(own.num_tokens.sum()) - 50
-
-
-def test_an_image_model_and_a_text_model_are_refused_the_other_s_task() -> None:
-    with pytest.raises(SpecError, match="give a text task"):
-        build_model(config().model, find_task("blobs"), 0, CPU)

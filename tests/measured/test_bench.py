@@ -5,43 +5,27 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from algorithms import DistributedOptimizer, ProcessGroupCollectives, SoloCollectives, StackedCollectives, algorithms
-from harness.records.store import Result, read_record
-from harness.spec import ModelSpec, PartitionSpec, RunConfig
-from harness.tasks.task import Samples, find_task
-from harness.timing.workloads import FASHION_MNIST
-from harness.train.build import build_model, table_at_ratio
-from harness.train.local_workers import Trainee
-from harness.train.train import train
-from harness.workers.attempt import num_cores, prepare_thread, work_of
-from harness.workers.process_group import joined
-from harness.workers.processes import Worker, WorkerProcesses, start_workers
-from tests.harness.support import job_for
+from algorithms import DistributedOptimizer, SoloCollectives, algorithms
+from harness.workers.attempt import num_cores, prepare_thread
 from tests.measured import subjects
-from tests.measured.subjects import interleave
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]
 
 Record = Callable[[str, object], None]
 INTERVALS = 5
 """Repetitions, each a whole reset interval of steps, so that resets weigh what they do in training."""
-REPETITIONS = 7
-NUM_STEPS, NUM_WORKERS = 60, 8
 BUSY = 0.3
 """Load per core from which figures are not to be trusted."""
 PASSES = {"sgd": 5, "ef_sgd": 7, "cser_pl": 5, "csea": 5, "mcser": 5, "cser": 3}
@@ -134,109 +118,6 @@ def _status_bytes(key: str) -> int:
     """A size that Linux reports of this process: VmRSS now, VmHWM at its highest."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
-
-
-def test_workers_stacked_as_processes_and_with_ddp(record_property: Record) -> None:
-    """The whole step of eight workers on the Fashion-MNIST network, the start of processes left out."""
-    with (
-        start_workers(_obey, [("mcser",)]) as stacked,
-        start_workers(_obey, [("mcser",)]) as beside,
-        start_workers(_obey, [("mcser",)] * NUM_WORKERS) as processes,
-        start_workers(_obey, [("ddp",)] * NUM_WORKERS) as ddp,
-    ):
-        calls = {
-            "stacked": lambda: _take(stacked),
-            "processes": lambda: _take(processes),
-            "DDP in processes": lambda: _take(ddp),
-            "two runs in turn": lambda: _take(stacked) + _take(beside),
-            "two runs side by side": lambda: _take(stacked, beside),
-        }
-        timings = interleave(calls, REPETITIONS)
-
-    def ratio(above: str, below: str) -> float:
-        found = median(a / b for a, b in zip(timings[above], timings[below], strict=True))
-        record_property(f"{above} / {below}", found)
-        return found
-
-    ratio("DDP in processes", "processes")
-    assert ratio("processes", "stacked") >= 2.0
-    assert ratio("two runs in turn", "two runs side by side") >= 1.6 or num_cores() < 2
-
-
-def _take(*runs: WorkerProcesses) -> float:
-    """Seconds in which all these runs take their steps at once."""
-    started = time.perf_counter()
-    for run in runs:
-        for rank in range(len(run.pipes)):
-            run.tell(rank, NUM_STEPS)
-    for run in runs:
-        run.hear_all()
-    return time.perf_counter() - started
-
-
-def _obey(worker: Worker, algorithm: str) -> None:
-    """Be one of several workers, or all of them stacked; each order is a number of steps."""
-    prepare_thread()
-    config, alone = subjects.config_of(algorithm), worker.world_size == 1
-    model = build_model(config.model, find_task(config.task.name), config.seed, torch.device("cpu"))
-    with nullcontext() if alone else joined("cpu", 120.0, worker.init_method, worker.rank, worker.world_size):
-        collectives = StackedCollectives(config.num_workers) if alone else ProcessGroupCollectives()
-        trainee = Trainee(config, model, collectives, 16)
-        while True:
-            for _ in range(worker.pipe.recv()):
-                trainee.step()
-            worker.pipe.send(None)
-
-
-@pytest.mark.parametrize(
-    "model", [FASHION_MNIST.model, ModelSpec(name="mlp", options={"hidden": 32})], ids=lambda each: each.name
-)
-def test_a_run_keeps_the_speed_of_the_passes_alone(model: ModelSpec, record_property: Record, tmp_path: Path) -> None:
-    """An epoch of eight replicas in turn and nothing else, over a run with M-CSER at ratio 64, evaluation left out."""
-    prepare_thread()
-    config = subjects.config_of("mcser").model_copy(
-        update={
-            "model": model,
-            "settings": table_at_ratio("mcser", 64),
-            "partition": PartitionSpec(kind="contiguous"),
-        }
-    )
-    samples = find_task(config.task.name).load(None, config.task, torch.device("cpu"))
-    folders = (tmp_path / str(number) for number in range(6))
-    seconds = interleave(
-        {
-            "bare": lambda: _bare_loop_seconds(config, samples),
-            "run": lambda: _run_seconds(config, next(folders)),
-        },
-        5,
-    )
-    kept = median(bare / run for bare, run in zip(seconds["bare"], seconds["run"], strict=True))
-    record_property("share of the bare loop's speed", kept)
-    assert kept >= 0.85
-
-
-def _bare_loop_seconds(config: RunConfig, samples: Samples) -> float:
-    model = build_model(config.model, find_task(config.task.name), config.seed, torch.device("cpu"))
-    replicas = [copy.deepcopy(model) for _ in range(config.num_workers)]
-    num_steps = len(samples.train_labels) // config.num_workers // config.batch_size
-    order = torch.randperm(len(samples.train_labels), generator=torch.Generator().manual_seed(1))
-    batches = samples.training_batches(torch.split(order, config.batch_size), 1, 0, 0)
-    started = time.perf_counter()
-    for _ in range(num_steps):
-        for replica in replicas:
-            inputs, labels = next(batches)
-            replica.zero_grad()
-            nn.functional.cross_entropy(replica(inputs), labels).backward()  # type: ignore[no-untyped-call]
-    return time.perf_counter() - started
-
-
-def _run_seconds(config: RunConfig, folder: Path) -> float:
-    """Of a whole run, by its own clocks, evaluation and checkpoints left out."""
-    job = job_for(config, folder, checkpoint_minutes=60.0)
-    collectives = StackedCollectives(config.num_workers)
-    train(work_of(job, collectives))
-    clocks = read_record(job.folder / "result.json", Result).clock_seconds
-    return clocks["data"] + clocks["compute"] + clocks["communicate"]
 
 
 if __name__ == "__main__":

@@ -288,11 +288,3 @@ def test_images_per_second_of_the_real_experiments(
     record_property("images/s", images_per_second)
     record_property("GPU hours of the experiment", images / images_per_second / 3600)
     assert measured.seconds > 0
-
-
-def test_the_checked_step_is_laid_out_as_in_training(device: torch.device) -> None:
-    """A plan's dry step, like training, has convolutions channels last on a GPU, and cuDNN free to choose."""
-    model = trainable(learning("sgd", TINY), device)
-    kernel = next(each for each in model.parameters() if each.dim() == 4 and each.shape[1] > 1)
-    assert kernel.is_contiguous(memory_format=torch.channels_last) == (device.type == "cuda")
-    assert torch.backends.cudnn.benchmark or device.type == "cpu"

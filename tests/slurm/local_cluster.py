@@ -1,45 +1,33 @@
 """A real Slurm on this machine, with several nodes and fake GPUs: for tests, and for trying things.
 
-    python tests/slurm/local_cluster.py start     # then paste the line it prints, or eval "$(...)" it
-    python tests/slurm/local_cluster.py stop
+    python tests/slurm/local_cluster.py     # prints the line that another shell needs, and runs until Ctrl-C
 
-It needs Debian's packages slurmctld, slurmd, slurm-client and munge, but neither root, systemd nor cgroups. It keeps to
-one folder. Only who has that folder's key may talk to its daemons.
+It needs Debian's packages slurmctld, slurmd, slurm-client and munge, but neither root, systemd nor cgroups. Only who
+has the key in its folder may talk to its daemons.
 """
 
 from __future__ import annotations
 
 import argparse
-import fcntl
-import json
 import os
-import re
+import pwd
 import secrets
+import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
+PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin:/usr/bin:/bin"
+"""Where programs are looked for: Debian's daemons lie where users without rights do not look."""
 
-from tests.slurm.local_processes import (
-    PATH,
-    ClusterError,
-    MissingPackagesError,
-    end,
-    end_node,
-    launch,
-    process_of,
-    require_packages,
-    user_name,
-    wait_ready,
-    wait_until,
-)
+PACKAGES = {"munged": "munge", "slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client"}
+"""Program -> Debian's package that has it."""
 
 PORTS = range(61000, 65400, 20)
 """First ports of clusters, private ones that Linux does not hand out by itself; a cluster takes the next few too."""
@@ -50,247 +38,202 @@ CREDENTIAL_SECONDS = 10
 NOTICE_SECONDS = 10
 """Slurm's SlurmdTimeout: with 3, all nodes are down for a moment after a start."""
 
-ANSWER_SECONDS = 40.0
-LONGEST_FOLDER = 64
-"""Characters: a socket's path may have 107, and Slurm puts names of jobs and nodes behind the folder's."""
+READY_SECONDS, STOP_SECONDS = 60.0, 10.0
+"""How long a daemon may take until it answers, and to end by itself."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What a cluster keeps from start to start, in its `cluster.json`."""
-
-    name: str
-    gpus_per_node: tuple[int, ...]
-    max_array_size: int
-    first_port: int
-    first_job_id: int
-
-    @property
-    def node_names(self) -> list[str]:
-        return [f"node{number}" for number in range(1, len(self.gpus_per_node) + 1)]
-
-    @property
-    def daemons(self) -> list[str]:
-        """In the order in which they are started."""
-        return ["munged", "slurmctld", *self.node_names]
-
-    def address(self, folder: Path, daemon: str) -> str | tuple[str, int]:
-        """Where a daemon listens."""
-        if daemon == "munged":
-            return f"{folder}/munge/munge.socket"
-        return "127.0.0.1", self.first_port + (0 if daemon == "slurmctld" else int(daemon.removeprefix("node")))
+class ClusterError(RuntimeError):
+    """The cluster does not do what was asked of it."""
 
 
-@dataclass(frozen=True)
+def missing_packages() -> str | None:
+    """The sentence that says which of Debian's packages are missing, and the command that installs them."""
+    missing = [package for program, package in PACKAGES.items() if not shutil.which(program, path=PATH)]
+    command = f"apt-get install --no-install-recommends {' '.join(missing)}"
+    return f"this machine lacks {', '.join(missing)}; on Debian or Ubuntu, as root: {command}" if missing else None
+
+
 class LocalCluster:
-    """A cluster that was started. Its commands (`squeue`, submitit, ...) need `environment`."""
+    """A cluster whose daemons are children of this process. Slurm's commands need its `environment`."""
 
-    folder: Path
-    settings: Settings
+    def __init__(self, folder: Path, gpus_per_node: Sequence[int], max_array_size: int) -> None:
+        self.folder, self.name = folder, f"local{secrets.token_hex(4)}"
+        self.gpus = {f"node{number}": num_gpus for number, num_gpus in enumerate(gpus_per_node, 1)}
+        self.max_array_size, self.first_port = max_array_size, _free_ports()
+        self.environment = {"SLURM_CONF": f"{folder}/etc/slurm.conf"}
+        self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """The variable that says to Slurm's commands which cluster is meant."""
-        return {"SLURM_CONF": f"{self.folder}/etc/slurm.conf"}
-
-    def call(self, *command: str, seconds: float = 60.0) -> str:
-        """What one of Slurm's commands prints. Raises ClusterError, with what it says, where it fails or hangs."""
+    def call(self, *command: str) -> str:
+        """What one of Slurm's commands prints. Raises ClusterError, with what it says, where it fails."""
         environment = os.environ | {"PATH": PATH} | self.environment
-        try:
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds)
-        except subprocess.TimeoutExpired:
-            raise ClusterError(f"{command[0]} did not end within {seconds:g} s") from None
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
         if done.returncode:
             raise ClusterError(done.stderr.strip() or f"{command[0]} failed with exit code {done.returncode}")
         return done.stdout
 
-    def node_states(self) -> dict[str, str]:
-        """Slurm's word for the state of each node, such as idle or down*, where * means that it does not answer."""
-        lines = self.call("sinfo", "--noheader", "--Node", "--partition=main", "--format=%N %T").splitlines()
-        return dict(sorted(line.split() for line in lines))
+    def start(self) -> None:
+        """Start all daemons, and wait until all nodes answer. Raises ClusterError."""
+        _write_files(self)
+        for name in ("munged", "slurmctld", *self.gpus):
+            self._launch(name)
+        for node in self.gpus:
+            self._wait(lambda node=node: self._answers(node), node)
 
-    def running(self) -> list[str]:
-        """The daemons that run."""
-        return [name for name in self.settings.daemons if process_of(self.folder, name) is not None]
-
-    def answering(self) -> bool:
-        """Whether all daemons run and all nodes answer."""
-        try:
-            return self.running() == self.settings.daemons and all(map(_answers, self.node_states().values()))
-        except ClusterError:
-            return False
+    def stop(self) -> None:
+        """End all daemons and the jobs on the nodes."""
+        self._end("slurmctld")
+        for node in self.gpus:
+            self.kill_node(node)
+        self._end("munged")
 
     def kill_node(self, node: str, *, noticed: bool = False) -> None:
         """End all that runs on a node at once, as a crash would: slurmd, steps and tasks.
 
         Slurm takes about half a minute to notice; it is told, and fails or requeues the node's jobs now, if `noticed`.
         """
-        end_node(self.folder, self.settings.name, node)
+        self._end(node, signal.SIGKILL)
+        while members := list(self._members(node)):
+            for process in members:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+            time.sleep(0.02)
         if noticed:
             self.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=killed")
 
     def start_node(self, node: str) -> None:
         """Bring a node back that was killed. Raises ClusterError if it does not answer."""
         self._launch(node)
-        wait_ready(self.folder, node, self.settings.address(self.folder, node))
 
         def is_back() -> bool:
-            state = self.node_states()[node]
-            if state == "down":  # by `noticed`: Slurm leaves it so until told
+            if self._state(node) == "down":  # by `noticed`: Slurm leaves it so until told
                 self.call("scontrol", "update", f"NodeName={node}", "State=RESUME")
-            return _answers(state)
+            return self._answers(node)
 
-        if not wait_until(is_back, ANSWER_SECONDS):
-            raise ClusterError(f"{node} is {self.node_states()[node]} (see {self.folder}/log/{node}.log)")
+        self._wait(is_back, node)
 
     def start_now(self, job_id: str) -> None:
         """Let a requeued job start in two seconds; one that starts in the second of its requeue is killed at once."""
         self.call("scontrol", "update", f"JobId={job_id}", "StartTime=now+2")
 
-    def start_daemons(self) -> None:
-        """Start what does not run, and wait until all nodes answer. Raises ClusterError."""
-        for name in self.settings.daemons:
-            self._launch(name)
-            if not name.startswith("node"):
-                wait_ready(self.folder, name, self.settings.address(self.folder, name))
-        for node in self.settings.node_names:
-            wait_ready(self.folder, node, self.settings.address(self.folder, node))
-        if not wait_until(self.answering, ANSWER_SECONDS):
-            raise ClusterError(f"not all nodes answer: {self.node_states()} (see {self.folder}/log)")
+    def port(self, daemon: str) -> int:
+        """Where slurmctld or a node's slurmd listens."""
+        return self.first_port + (0 if daemon == "slurmctld" else int(daemon.removeprefix("node")))
+
+    def _state(self, node: str) -> str:
+        """Slurm's word for the state of a node, such as idle or down*, where * means that it does not answer."""
+        return self.call("sinfo", "--noheader", f"--nodes={node}", "--partition=main", "--format=%T").strip()
+
+    def _answers(self, node: str) -> bool:
+        state = self._state(node)
+        return not state.endswith("*") and not state.startswith(("down", "unk"))
 
     def _launch(self, name: str) -> None:
-        if process_of(self.folder, name) is None:
-            launch(self.folder, name)
+        """Start a daemon in the foreground, and wait until it listens. What it says goes to `log/NAME.err`."""
+        own, address = f"{self.folder}/munge", f"{self.folder}/munge/munge.socket"
+        command = [["slurmd", "-N", name], ["slurmctld"]][name == "slurmctld"]
+        command = [*command, "-D", "-f", f"{self.folder}/etc/slurm.conf"]
+        if name == "munged":  # --force: it takes a private folder for no error
+            command = ["munged", "--foreground", "--force", f"--key-file={own}/munge.key", f"--socket={address}",
+                       f"--pid-file={own}/munged.pid", f"--seed-file={own}/munged.seed"]  # fmt: skip
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("SLURM")}
+        environment |= {"PATH": PATH} | self.environment
+        with (self.folder / f"log/{name}.err").open("wb") as said:
+            self._daemons[name] = subprocess.Popen(
+                command, cwd=self.folder, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said,
+                start_new_session=True,
+            )  # fmt: skip
+        self._wait(lambda: _listens(address if name == "munged" else ("127.0.0.1", self.port(name))), name)
 
+    def _wait(self, condition: Callable[[], bool], name: str) -> None:
+        """Until it is so. Raises ClusterError, with the daemon's last words, where it ends, or it is not so in time."""
+        deadline = time.monotonic() + READY_SECONDS
+        while not condition():
+            if self._daemons[name].poll() is not None or time.monotonic() > deadline:
+                said = (self.folder / f"log/{name}.err").read_text(errors="replace").strip().splitlines()
+                raise ClusterError(f"{name} does not answer: {said[-1:]} (see {self.folder}/log)")
+            time.sleep(0.02)
 
-def default_folder() -> Path:
-    """The per-user folder of the cluster: $XDG_CACHE_HOME/cser-bench/slurm, or the same in ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "cser-bench" / "slurm"
+    def _end(self, name: str, sign: signal.Signals = signal.SIGTERM) -> None:
+        """End a daemon, by force where it takes long."""
+        if (daemon := self._daemons.pop(name, None)) is None:
+            return
+        daemon.send_signal(sign)
+        try:
+            daemon.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+            daemon.wait()
 
-
-def start(folder: Path, gpus_per_node: Sequence[int] = (1, 1, 1, 1), max_array_size: int = 1001) -> LocalCluster:
-    """Start the cluster of a folder, or what of it does not run; returns when all its nodes answer.
-
-    A folder that has a cluster keeps it: only a new one is made as the arguments say.
-
-    Raises:
-        ValueError: a folder or a number that will not do.
-        MissingPackagesError: Debian's packages are not all there.
-        ClusterError: a daemon does not start, or a node does not answer.
-    """
-    require_packages()
-    if len(gpus_per_node) not in range(1, 9) or not all(1 <= number <= 8 for number in gpus_per_node):
-        raise ValueError("a cluster has 1 to 8 nodes, and each node 1 to 8 GPUs")
-    folder = _usable(folder)
-    with _locked(folder):
-        settings = _read_settings(folder)
-        if settings is None:
-            settings = Settings(
-                name=f"local{secrets.token_hex(4)}",
-                gpus_per_node=tuple(gpus_per_node),
-                max_array_size=max_array_size,
-                first_port=_free_ports(),
-                first_job_id=int(time.time()) % 60_000_000,  # no id twice, even if the folder is wiped in between
-            )
-            _write_files(folder, settings)
-        cluster = LocalCluster(folder, settings)
-        cluster.start_daemons()
-    return cluster
-
-
-def stop(folder: Path) -> bool:
-    """Stop the folder's cluster and the jobs on its nodes, and nothing else. Returns whether anything ran."""
-    settings = _read_settings(folder.absolute())
-    if settings is None:
-        return False
-    folder = folder.absolute()
-    with _locked(folder):
-        ran = [end(folder, "slurmctld")]
-        ran += [end_node(folder, settings.name, node) for node in settings.node_names]
-        ran += [end(folder, "munged")]
-    return any(ran)
-
-
-def _answers(state: str) -> bool:
-    return not state.endswith("*") and not state.startswith(("down", "unk"))
-
-
-def _read_settings(folder: Path) -> Settings | None:
-    try:
-        table = json.loads((folder / "cluster.json").read_text())
-    except FileNotFoundError:
-        return None
-    return Settings(**table | {"gpus_per_node": tuple(table["gpus_per_node"])})
-
-
-def _usable(folder: Path) -> Path:
-    """The folder, made private. Raises ValueError for one that Slurm cannot have."""
-    folder = folder.absolute()
-    if not re.fullmatch(r"[\w/.+-]+", str(folder), re.ASCII) or len(str(folder)) > LONGEST_FOLDER:
-        raise ValueError(f"{folder}: Slurm needs a folder with a plain name of at most {LONGEST_FOLDER} characters")
-    folder.mkdir(parents=True, exist_ok=True)
-    if _read_settings(folder) is None and {entry.name for entry in folder.iterdir()} - {"lock"}:
-        raise ValueError(f"{folder} holds other files than a cluster's: name an empty or a new folder")
-    folder.chmod(0o700)
-    return folder
+    def _members(self, node: str) -> Iterator[int]:
+        """Processes of a node. slurmd and its steps hold the node's log open; a task's environment names the two."""
+        log = str(self.folder / f"log/{node}.log")
+        names = {f"SLURM_CLUSTER_NAME={self.name}".encode(), f"SLURMD_NODENAME={node}".encode()}
+        for entry in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it ended, or is somebody else's
+                is_task = names <= set((entry / "environ").read_bytes().split(b"\0"))
+                is_slurm = (entry / "exe").readlink().name.startswith("slurm")
+                if is_task or (is_slurm and log in map(os.readlink, (entry / "fd").iterdir())):
+                    yield int(entry.name)
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One start or stop at a time."""
-    with (folder / "lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def running(
+    folder: Path, gpus_per_node: Sequence[int] = (1, 1, 1, 1), max_array_size: int = 1001
+) -> Iterator[LocalCluster]:
+    """A cluster that keeps to this folder, and is stopped with all that runs on it at the end."""
+    cluster = LocalCluster(folder, gpus_per_node, max_array_size)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def _listens(address: str | tuple[str, int]) -> bool:
+    with socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET) as client:
+        return client.connect_ex(address) == 0
 
 
 def _free_ports() -> int:
-    """The first of a cluster's ports, none of which anybody listens on. Raises OSError where there are none left."""
-
-    def is_free(port: int) -> bool:
-        with socket.socket() as listener:
-            return listener.connect_ex(("127.0.0.1", port)) != 0
-
-    for first in sorted(PORTS, key=lambda _: secrets.randbits(32)):
-        if all(is_free(port) for port in range(first, first + PORTS.step)):
-            return first
-    raise OSError(f"no free ports from {PORTS.start} to {PORTS.stop}")
+    """The first of a cluster's ports, none of which anybody listens on."""
+    starts = sorted(PORTS, key=lambda _: secrets.randbits(32))
+    return next(
+        first for first in starts if not any(_listens(("127.0.0.1", port)) for port in range(first, first + PORTS.step))
+    )
 
 
-def _write_files(folder: Path, settings: Settings) -> None:
+def _write_files(cluster: LocalCluster) -> None:
     """Make the folders, keys, fake devices and configuration files."""
-    for name in ("etc", "log", "run", "state", "munge", "dev", *(f"spool/{node}" for node in settings.node_names)):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+    folder = cluster.folder
+    folder.chmod(0o700)
+    for name in ("etc", "log", "run", "state", "munge", "dev", *(f"spool/{node}" for node in cluster.gpus)):
+        (folder / name).mkdir(parents=True)
     key = folder / "munge/munge.key"
     key.touch(mode=0o600)
     key.write_bytes(secrets.token_bytes(128))
-    for number in range(max(settings.gpus_per_node)):
+    for number in range(max(cluster.gpus.values())):
         (folder / f"dev/gpu{number}").symlink_to("/dev/null")
     gres = ["AutoDetect=off"]
-    for node, num_gpus in zip(settings.node_names, settings.gpus_per_node, strict=True):
+    for node, num_gpus in cluster.gpus.items():
         devices = f"{folder}/dev/gpu" + ("0" if num_gpus == 1 else f"[0-{num_gpus - 1}]")
         gres.append(f"NodeName={node} Name=gpu Type=v100 File={devices}")
-    files = {
-        "etc/slurm.conf": _slurm_conf(folder, settings),
-        "etc/gres.conf": "\n".join(gres) + "\n",
-        "etc/cgroup.conf": "CgroupPlugin=disabled\n",
-        "cluster.json": json.dumps(asdict(settings), indent=1) + "\n",  # last: without it the folder is no cluster's
-    }
-    for name, text in files.items():
-        (folder / name).write_text(text)
+    (folder / "etc/slurm.conf").write_text(_slurm_conf(cluster))
+    (folder / "etc/gres.conf").write_text("\n".join(gres) + "\n")
+    (folder / "etc/cgroup.conf").write_text("CgroupPlugin=disabled\n")
 
 
-def _slurm_conf(folder: Path, settings: Settings) -> str:
-    user, memory_mb = user_name(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+def _slurm_conf(cluster: LocalCluster) -> str:
+    folder, user = cluster.folder, pwd.getpwuid(os.getuid()).pw_name
+    memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
     nodes = "\n".join(
-        f"NodeName={node} NodeHostname=localhost NodeAddr=127.0.0.1 "
-        f"Port={settings.address(folder, node)[1]} CPUs={8 * num_gpus} RealMemory={memory_mb} "
-        f"Gres=gpu:v100:{num_gpus} Feature=v100 State=UNKNOWN"
-        for node, num_gpus in zip(settings.node_names, settings.gpus_per_node, strict=True)
+        f"NodeName={node} NodeHostname=localhost NodeAddr=127.0.0.1 Port={cluster.port(node)} CPUs={8 * num_gpus} "
+        f"RealMemory={memory_mb} Gres=gpu:v100:{num_gpus} Feature=v100 State=UNKNOWN"
+        for node, num_gpus in cluster.gpus.items()
     )
     return f"""\
-ClusterName={settings.name}
+ClusterName={cluster.name}
 SlurmctldHost=localhost
-SlurmctldPort={settings.first_port}
+SlurmctldPort={cluster.port("slurmctld")}
 {_communication()}SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
@@ -313,8 +256,8 @@ ReturnToService=1
 KillWait=30
 OverTimeLimit=0
 JobRequeue=1
-FirstJobId={settings.first_job_id}
-MaxArraySize={settings.max_array_size}
+FirstJobId={int(time.time()) % 60_000_000}
+MaxArraySize={cluster.max_array_size}
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1,sched_interval=1
 SelectType=select/cons_tres
@@ -323,7 +266,7 @@ DefMemPerCPU=100
 SlurmdParameters=config_overrides
 GresTypes=gpu
 {nodes}
-PartitionName=main Default=YES Nodes={",".join(settings.node_names)} MaxTime=INFINITE State=UP
+PartitionName=main Default=YES Nodes={",".join(cluster.gpus)} MaxTime=INFINITE State=UP
 """
 
 
@@ -337,27 +280,19 @@ def _communication() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 2 for a user's mistake or missing packages, 1 for a failure."""
-    parser = argparse.ArgumentParser(prog="local_cluster", description="A real Slurm on this machine.")
-    parser.add_argument("command", choices=("start", "stop"))
-    parser.add_argument("--folder", type=Path, default=default_folder(), help="all that is kept (default: %(default)s)")
-    parser.add_argument("--nodes", type=int, default=4, help="how many a new cluster has, with a GPU each (default: 4)")
-    options = parser.parse_args(arguments)
-    try:
-        if options.command == "start":
-            cluster = start(options.folder, (1,) * options.nodes)
-            print(f"export SLURM_CONF={cluster.environment['SLURM_CONF']}")
-            print("# with this line in your shell, sinfo, sbatch, squeue and the rest mean this cluster")
-        else:
-            ran = stop(options.folder)
-            print(f"stopped the cluster in {options.folder}" if ran else f"nothing runs in {options.folder}")
-        return 0
-    except (ValueError, MissingPackagesError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    """Run a cluster until Ctrl-C or SIGTERM; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="local_cluster", description="A real Slurm on this machine, until Ctrl-C.")
+    parser.add_argument("--nodes", type=int, default=4, help="how many it has, with a GPU each (default: 4)")
+    nodes = parser.parse_args(arguments).nodes
+    if missing := missing_packages():
+        print(f"error: {missing}", file=sys.stderr)
         return 2
-    except (ClusterError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt), TemporaryDirectory() as folder, running(Path(folder), (1,) * nodes) as cluster:
+        print(f"export SLURM_CONF={cluster.environment['SLURM_CONF']}")
+        print("# with this line in another shell, sinfo, sbatch, squeue and the rest mean this cluster", flush=True)
+        signal.pause()
+    return 0
 
 
 if __name__ == "__main__":

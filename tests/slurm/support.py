@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 
 from slurm.__main__ import main
 from slurm.allocation import Allocation
 from slurm.campaign import PACKAGES, Submission
-from tests.harness.support import ROOT, Table, small_spec, to_toml
+from tests.harness.support import ROOT, Table, small_spec
 
 PATIENCE_SECONDS = 150.0
 """A busy machine takes its time to load torch in one process after another."""
@@ -46,7 +47,7 @@ def small_profile(**changes: Any) -> Table:
 def write_profile(folder: Path, profile: Table) -> Path:
     """The profile as a file in `folder`."""
     path = folder / "cluster.toml"
-    path.write_text(to_toml(profile))
+    path.write_text(tomli_w.dumps(profile))
     return path
 
 

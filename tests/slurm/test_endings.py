@@ -24,8 +24,9 @@ from harness.records import store
 from harness.records.recorder import SupersededError, write_failure
 from harness.records.run_lock import owned
 from harness.records.store import Failure, FailureKind, read_record
+from harness.workers.attempt import attempt_stacked
 from slurm import requeue
-from slurm.allocation import Allocation, StopNotice
+from slurm.allocation import Allocation
 from slurm.campaign import put_submission
 from slurm.profile import load_profile
 from slurm.requeue import (
@@ -46,11 +47,6 @@ from tests.slurm.support import allocation, small_profile, submission, write_pro
 # Policy
 
 
-def started(folder: Path, *ends: FailureKind) -> None:
-    """Records of a run whose job 7_0 started once more than it ended in these ways; the last start is attempt `now`."""
-    add_start(folder, starts_of(*ends), Start(job="7_0", restart=len(ends), attempt="now", time=""))
-
-
 def starts_of(*ends: FailureKind, progressed: bool = False, job: str = "7_0") -> list[Start]:
     return [
         Start(job=job, restart=number, attempt=f"a{number}", time="", ended=kind, progressed=progressed)
@@ -68,7 +64,6 @@ FOLLOWS: list[tuple[list[Start], int, bool]] = [
     ([*OTHERS, *GOT_ON, *starts_of("node", "node")], 2, True),
     *((starts_of("preempted", "node", "preempted", "timeout", kind), 3, True) for kind in COUNTED),
     *((starts_of("communication", "node", "timeout", kind), 3, False) for kind in COUNTED),
-    *((starts_of(kind), 0, False) for kind in COUNTED),
     *((starts_of(kind, kind, progressed=True), 1, False) for kind in COUNTED if kind != "timeout"),
     # What would come again is not tried again.
     *((starts_of(kind), 100, False) for kind in get_args(FailureKind) if kind not in (*ALWAYS, *COUNTED)),
@@ -82,25 +77,31 @@ def test_what_follows_an_end(starts: list[Start], max_retries: int, goes: bool) 
 
 # Notice
 
+LISTENS = """
+import os, signal, sys
+from slurm.allocation import StopNotice
+from slurm.profile import load_profile
+notice, number, trains = StopNotice(load_profile("local")), int(sys.argv[1]), sys.argv[2] == "trains"
+trains = trains and not notice.stop_requested()
+os.kill(os.getpid(), number)
+print(notice.stop_requested() and notice.kind)
+"""
 
-@pytest.mark.parametrize(("number", "left", "kind"), [
-    (signal.SIGUSR2, 3600, "preempted"),
-    (signal.SIGTERM, 3600, "preempted"),
-    (signal.SIGUSR2, 40, "timeout"),
+
+@pytest.mark.parametrize(("number", "phase", "left", "said"), [
+    (signal.SIGUSR2, "trains", 3600, "preempted\n"),
+    (signal.SIGTERM, "trains", 3600, "preempted\n"),
+    (signal.SIGUSR2, "trains", 40, "timeout\n"),
+    (signal.SIGTERM, "loads", 3600, ""),
 ])  # fmt: skip
-def test_notice_tells_a_time_limit_from_a_preemption(
-    number: signal.Signals, left: float, kind: str, monkeypatch: pytest.MonkeyPatch
+def test_notice_tells_a_time_limit_from_a_preemption_and_ends_a_worker_that_only_loads_at_once(
+    number: signal.Signals, phase: str, left: int, said: str
 ) -> None:
-    before = {each: signal.getsignal(each) for each in (signal.SIGUSR2, signal.SIGTERM)}
-    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time() + left)))
-    try:
-        notice = StopNotice(load_profile("local"))
-        assert not notice.stop_requested()
-        os.kill(os.getpid(), number)
-        assert notice.stop_requested() and notice.kind == kind
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+    """So that the last line of the script has its turn before Slurm's KILL."""
+    given = os.environ | {"SLURM_JOB_END_TIME": str(int(time.time() + left))}
+    words = [sys.executable, "-c", LISTENS, str(int(number)), phase]
+    ended = subprocess.run(words, cwd=ROOT, env=given, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0 if said else -number, said)
 
 
 # The last line of the script
@@ -122,10 +123,34 @@ def requeue_of(folder: Path, restart: int, code: int, max_retries: int = 2) -> i
     return decide(folder, submission(folder.parent, folder.name), allocation(restart=restart), max_retries, code)
 
 
-def saved(folder: Path, step: int) -> None:
-    """The pointer of a checkpoint at this step."""
-    (folder / "checkpoint").mkdir(exist_ok=True)
-    (folder / "checkpoint" / "latest").write_text(f"step-{step:09d}\n")
+def failure_of(folder: Path) -> Failure:
+    return read_record(folder / "failure.json", Failure)
+
+
+def started(folder: Path, *ends: FailureKind, said: tuple[str, FailureKind] | None = None) -> Path:
+    """Records of a run whose job 7_0 started once more than it ended in these ways; the last start is attempt `now`."""
+    add_start(folder, starts_of(*ends), Start(job="7_0", restart=len(ends), attempt="now", time=""))
+    if said:
+        write_failure(folder, "run", *said, "its own words", "")
+    return folder
+
+
+def begun(folder: Path, **changes: int) -> str:
+    with ExitStack() as stack:
+        begin_attempt(folder, folder.name, allocation(**changes), 2, stack)
+    return allocation(**changes).attempt
+
+
+def with_attempt(folder: Path, attempt: str, resumed_from_step: int = 0, saved: int | None = None) -> None:
+    """run.json of a run at which this attempt is the newest, and the pointer of a checkpoint at the step `saved`."""
+    job = job_for(small_config(), folder)
+    recorder = job.recorder()
+    recorder.folder = folder
+    recorder._attempt = job.attempt.model_copy(update={"attempt": attempt})
+    recorder.begin(resumed_from_step)
+    if saved is not None:
+        (folder / "checkpoint").mkdir(exist_ok=True)
+        (folder / "checkpoint" / "latest").write_text(f"step-{saved:09d}\n")
 
 
 def test_long_run_is_requeued_at_every_time_limit_so_long_as_it_gets_on(tmp_path: Path, requeued: Path) -> None:
@@ -134,8 +159,7 @@ def test_long_run_is_requeued_at_every_time_limit_so_long_as_it_gets_on(tmp_path
     codes = []
     for restart, step in enumerate(turns):
         attempt = begun(folder, restart=restart)
-        with_attempt(folder, attempt, resumed_from_step=turns[restart - 1] if restart else 0)
-        saved(folder, step)
+        with_attempt(folder, attempt, turns[restart - 1] if restart else 0, saved=step)
         write_failure(folder, "run", attempt, "timeout", "asked to stop", "")
         codes.append(requeue_of(folder, restart, 0, max_retries=1))
     assert codes == [0, 0, 0, 0, 0, 1]
@@ -148,11 +172,9 @@ def test_workers_that_did_not_come_to_save_before_the_limit_ended_with_it(
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(time.time() - 1))
     folder = tmp_path / "run"
-    attempt = begun(folder)
-    with_attempt(folder, attempt)
-    saved(folder, 10)
+    with_attempt(folder, begun(folder), saved=10)
     assert requeue_of(folder, 0, 137, max_retries=0) == 0
-    assert read_record(folder / "failure.json", Failure).kind == "timeout"
+    assert failure_of(folder).kind == "timeout"
 
 
 CASES: list[tuple[list[FailureKind], tuple[str, FailureKind] | None, int, FailureKind]] = [
@@ -174,13 +196,10 @@ def test_job_is_requeued_by_how_its_attempts_ended_and_a_record_of_that_is_left(
     tmp_path: Path,
     requeued: Path,
 ) -> None:
-    folder = tmp_path / "run"
-    started(folder, *before)
-    if said:
-        write_failure(folder, "run", *said, "its own words", "")
+    folder = started(tmp_path / "run", *before, said=said)
     assert requeue_of(folder, len(before), 137) == code
     assert requeued.exists() == (code == 0) and (code or requeued.read_text() == "requeue 8\n")
-    failure = read_record(folder / "failure.json", Failure)
+    failure = failure_of(folder)
     assert (failure.kind, failure.attempt) == (kind, "now")
     if kind == "node":
         assert "code 137" in failure.message and "jobs/7_0_0_log.out" in failure.message
@@ -188,37 +207,33 @@ def test_job_is_requeued_by_how_its_attempts_ended_and_a_record_of_that_is_left(
         assert failure.message == "its own words"
 
 
-def test_workers_that_nccls_watchdog_ended_have_lost_one_and_are_tried_again(tmp_path: Path, requeued: Path) -> None:
-    waited = "[rank0]:[E] [Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=4, OpType=ALLREDUCE)\n"
-    ended = (
-        "[rank1]:[E] Process group watchdog thread terminated with exception: CUDA error: an illegal memory access\n"
-    )
-    before, now = "attempt a0 begins\n", "attempt now begins\n"
-    logs = {
-        "communication": [before + now + waited, before + ended + now],
-        "bug": [now + waited, now + ended],
-        "node": [before + waited + now, before + ended],
-    }
-    for kind, texts in logs.items():
-        folder = tmp_path / kind / "run"
-        started(folder, "preempted")
-        (folder.parent / "jobs").mkdir()
-        for rank, text in enumerate(texts):
-            (folder.parent / "jobs" / f"7_0_{rank}_log.out").write_text(text)
-        assert requeue_of(folder, 1, 134) == (1 if kind == "bug" else 0)
-        failure = read_record(folder / "failure.json", Failure)
-        assert failure.kind == kind and "srun with code 134; see" in failure.message
-    assert requeued.read_text() == "requeue 8\n" * 2
+BEFORE, NOW = "attempt a0 begins\n", "attempt now begins\n"
+WAITED = "[rank0]:[E] [Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=4, OpType=ALLREDUCE)\n"
+ENDED = "[rank1]:[E] Process group watchdog thread terminated with exception: CUDA error: an illegal memory access\n"
+
+
+@pytest.mark.parametrize(("logs", "kind"), [
+    ([BEFORE + NOW + WAITED, BEFORE + ENDED + NOW], "communication"),
+    ([NOW + WAITED, NOW + ENDED], "bug"),
+    ([BEFORE + WAITED + NOW, BEFORE + ENDED], "node"),
+])  # fmt: skip
+def test_workers_that_nccls_watchdog_ended_have_lost_one_and_are_tried_again(
+    logs: list[str], kind: str, tmp_path: Path, requeued: Path
+) -> None:
+    folder = started(tmp_path / "run", "preempted")
+    (tmp_path / "jobs").mkdir()
+    for rank, text in enumerate(logs):
+        (tmp_path / "jobs" / f"7_0_{rank}_log.out").write_text(text)
+    assert requeue_of(folder, 1, 134) == (kind == "bug") != requeued.exists()
+    assert failure_of(folder).kind == kind and "srun with code 134; see" in failure_of(folder).message
 
 
 def test_job_whose_workers_did_not_begin_says_where_to_look_and_one_with_nothing_to_do_leaves_nothing(
     tmp_path: Path, requeued: Path
 ) -> None:
-    folder = tmp_path / "run"
-    folder.mkdir()
-    assert requeue_of(folder, 0, 0) == 0 and not list(folder.iterdir())
-    assert requeue_of(folder, 0, 1) == 1 and not requeued.exists()
-    failure = read_record(folder / "failure.json", Failure)
+    assert requeue_of(tmp_path / "run", 0, 0) == 0 and not (tmp_path / "run").exists()
+    assert requeue_of(tmp_path / "run", 0, 1) == 1 and not requeued.exists()
+    failure = failure_of(tmp_path / "run")
     assert failure.kind == "bug" and "before a worker began; see" in failure.message
 
 
@@ -230,7 +245,7 @@ def test_job_that_is_told_to_stop_while_its_workers_load_goes_on_but_not_for_eve
     begun(folder)
     assert [requeue_of(folder, restart, 128 + signal.SIGUSR2) for restart in (1, 2, 3)] == [0, 0, 140]
     assert requeued.read_text() == "requeue 8\n" * 2
-    failure = read_record(folder / "failure.json", Failure)
+    failure = failure_of(folder)
     assert failure.kind == "preempted" and failure.message.startswith("the job was told to stop, before a worker began")
 
 
@@ -240,10 +255,7 @@ def test_job_that_is_being_ended_comes_back_only_at_its_time_limit(
 ) -> None:
     monkeypatch.setenv("STATE", "COMPLETING")
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(time.time() + end_time))
-    folder = tmp_path / "run"
-    started(folder)
-    write_failure(folder, "run", "now", "preempted", "asked to stop", "")
-    assert requeue_of(folder, 0, 0) == (0 if comes_back else 1)
+    assert requeue_of(started(tmp_path / "run", said=("now", "preempted")), 0, 0) == (not comes_back)
     assert requeued.exists() == comes_back
 
 
@@ -254,10 +266,10 @@ BY_SLURM: list[tuple[str, FailureKind, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("said", "kind", "words"), BY_SLURM, ids=[said for said, *_ in BY_SLURM])
+@pytest.mark.parametrize(("more", "kind", "words"), BY_SLURM, ids=[more for more, *_ in BY_SLURM])
 @pytest.mark.parametrize("before", ["no worker began", "no word", "communication"])
 def test_job_that_slurm_ends_is_said_to_be_cancelled_requeued_or_to_have_lost_a_node(
-    said: str,
+    more: str,
     kind: FailureKind,
     words: str,
     before: str,
@@ -267,28 +279,13 @@ def test_job_that_slurm_ends_is_said_to_be_cancelled_requeued_or_to_have_lost_a_
 ) -> None:
     """Its processes were killed at their start, or had lost each other: only a lost node counts as a retry."""
     monkeypatch.setenv("STATE", "COMPLETING")
-    monkeypatch.setenv("MORE", said)
+    monkeypatch.setenv("MORE", more)
     folder = tmp_path / "run"
     if before != "no worker began":
-        started(folder)
-    if before == "communication":
-        write_failure(folder, "run", "now", "communication", "lost rank 1", "")
+        started(folder, said=("now", "communication") if before == "communication" else None)
     assert requeue_of(folder, 0, 143) != 0
-    failure = read_record(folder / "failure.json", Failure)
-    assert failure.kind == kind and failure.message.startswith(words) and not requeued.exists()
+    assert failure_of(folder).kind == kind and failure_of(folder).message.startswith(words) and not requeued.exists()
     assert num_retries(read_starts(folder), "7_0") == (kind == "node" and before != "no worker began")
-
-
-def test_a_signal_before_training_ends_a_worker_at_once(tmp_path: Path) -> None:
-    """So that the last line of the script has its turn before Slurm's KILL; once it trains, it stops between steps."""
-    script = (
-        "import os, signal, sys; from slurm.allocation import StopNotice; from slurm.profile import load_profile;"
-        "notice = StopNotice(load_profile('local'));"
-        "trains = sys.argv[1] == 'trains' and not notice.stop_requested();"
-        "os.kill(os.getpid(), signal.SIGTERM); sys.exit(7 if notice.stop_requested() else 8)"
-    )
-    for phase, code in (("starts", -signal.SIGTERM), ("trains", 7)):
-        assert subprocess.run([sys.executable, "-c", script, phase], cwd=ROOT).returncode == code
 
 
 def test_the_last_line_has_its_turn_before_slurms_kill_since_it_loads_no_torch() -> None:
@@ -297,8 +294,7 @@ def test_the_last_line_has_its_turn_before_slurms_kill_since_it_loads_no_torch()
 
 
 def test_orphan_does_not_requeue_the_start_that_replaced_it(tmp_path: Path, requeued: Path) -> None:
-    folder = tmp_path / "run"
-    started(folder, "preempted", "node")
+    folder = started(tmp_path / "run", "preempted", "node")
     assert requeue_of(folder, 1, 1) == 1
     assert not requeued.exists() and not (folder / "failure.json").exists()
 
@@ -321,7 +317,7 @@ def test_full_disk_requeues_nothing(
     assert not requeued.exists()
 
 
-# Meeting
+# Workers of a start
 
 
 def test_workers_of_a_start_meet_and_nobody_elses_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,7 +328,6 @@ def test_workers_of_a_start_meet_and_nobody_elses_do(tmp_path: Path, monkeypatch
     low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     starts = [allocation(number=str(os.getpid()), restart=restart, world_size=2) for restart in range(200)]
     assert all(1024 < start.port < low for start in starts) and len({start.port for start in starts}) > 190
-    assert len({start.attempt for start in starts}) == 200
     ours, others = starts[0], (allocation(number=f"x{number}", world_size=2) for number in range(10**6))
     other = next(start for start in others if start.port == ours.port)
 
@@ -347,9 +342,6 @@ def test_workers_of_a_start_meet_and_nobody_elses_do(tmp_path: Path, monkeypatch
             words = rf"the workers do not meet at tcp://127\.0\.0\.1:{ours.port}: "
             with pytest.raises(CollectiveError, match=words):
                 come(replace(ours, rank=1), 1.0)
-
-
-# A worker that was replaced
 
 
 def test_replaced_worker_ends_without_waiting_for_its_peers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,53 +359,29 @@ def test_replaced_worker_ends_without_waiting_for_its_peers(tmp_path: Path, monk
 # Beginning anew
 
 
-def begun(folder: Path, **changes: int) -> str:
-    with ExitStack() as stack:
-        begin_attempt(folder, folder.name, allocation(**changes), 2, stack)
-    return allocation(**changes).attempt
-
-
-def test_each_start_of_a_job_has_an_attempt_and_knows_how_the_one_before_ended(tmp_path: Path) -> None:
+def test_each_start_of_a_job_knows_how_the_one_before_ended_and_when_to_give_up(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     attempts = [begun(folder)]
-    write_failure(folder, "run", attempts[0], "timeout", "", "")
-    attempts += [begun(folder, restart=1), begun(folder, restart=2)]
-    assert len(set(attempts)) == 3
+    write_failure(folder, "run", attempts[0], "preempted", "", "")
+    attempts += [begun(folder, restart=restart) for restart in (1, 2, 3)]
+    assert len(set(attempts)) == 4
     starts = read_starts(folder)
     assert [start.attempt for start in starts] == attempts
-    assert [start.ended for start in starts] == ["timeout", "node", "node"]  # no record means that none was left
-
-
-def test_job_whose_workers_vanish_again_and_again_is_given_up(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    for restart in range(3):
-        begun(folder, restart=restart)
-    with pytest.raises(NothingToDo, match=r"gave up: .*node, node, node"):
-        begun(folder, restart=3)
-    assert read_record(folder / "failure.json", Failure).kind == "node"
+    assert [start.ended for start in starts] == ["preempted", "node", "node", "node"]  # no record: none was left
+    with pytest.raises(NothingToDo, match=r"gave up: .*preempted, node, node, node"):
+        begun(folder, restart=4)
+    assert failure_of(folder).kind == "node"
     with ExitStack() as stack:  # a job that was submitted anew counts anew
         begin_attempt(folder, "run", allocation(job="9_0"), 2, stack)
 
 
 def test_result_that_is_seen_late_is_not_made_twice(tmp_path: Path) -> None:
-    from harness.workers.attempt import attempt_stacked
-
     job = job_for(small_config(), tmp_path)
     assert attempt_stacked(job)
     before = (job.folder / "result.json").read_bytes()
     with pytest.raises(NothingToDo, match="is done"):
         begun(job.folder)
     assert (job.folder / "result.json").read_bytes() == before
-
-
-def with_attempt(folder: Path, attempt: str, resumed_from_step: int = 0) -> None:
-    """run.json of a run at which this attempt is the newest."""
-    job = job_for(small_config(), folder)
-    recorder = job.recorder()
-    recorder.folder = folder
-    folder.mkdir(parents=True, exist_ok=True)
-    recorder._attempt = job.attempt.model_copy(update={"attempt": attempt})
-    recorder.begin(resumed_from_step)
 
 
 def test_orphan_of_the_same_job_does_not_keep_its_successor_out(

@@ -25,6 +25,17 @@ from tests.harness.support import ROOT, changed, small_spec, write_spec
 from tests.slurm.support import allocation, small_profile, write_profile
 from tests.tasks.miniatures import imagenet_tree
 
+PROCESS = """
+import os, pickle, sys
+import harness.tasks.imagenet as imagenet
+from slurm import job as preflight
+preflight.PATIENCE_SECONDS, preflight.on_one_machine.READING_SECONDS = 600.0, 0.3  # on a busy machine
+if os.environ.get("TEST_MINIATURE"):
+    imagenet.TASK = imagenet.ImageNet(num_train=24, num_test=12, num_classes=3, side=16, resize=20)
+with open(sys.argv[1], "rb") as file:
+    preflight.preflight(pickle.load(file))
+"""
+
 
 def plan_of(folder: Path, **changes: Any) -> Plan:
     spec = small_spec()
@@ -64,8 +75,7 @@ def _process(folder: Path, rank: int, environment: dict[str, str]) -> subprocess
     slurm |= {"SLURM_NTASKS": "2", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "node[0-1]"}
     slurm |= {"SUBMITIT_EXECUTOR": "slurm", "SLURMD_NODENAME": f"node{rank}", "GLOO_SOCKET_IFNAME": "lo"}
     given = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | slurm | environment
-    command = [sys.executable, "-m", "tests.slurm.preflight_process", str(folder / "task.pickle")]
-    return subprocess.Popen(command, env=given, cwd=ROOT)
+    return subprocess.Popen([sys.executable, "-c", PROCESS, str(folder / "task.pickle")], env=given, cwd=ROOT)
 
 
 @pytest.mark.timeout(600)

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from harness.spec import SpecError
-from slurm.__main__ import main
 from slurm.profile import (
     CLUSTERS,
     Profile,
@@ -22,7 +21,7 @@ from slurm.profile import (
     sbatch_text,
 )
 from slurm.submit import array_sizes
-from tests.harness.support import small_spec, write_spec
+from tests.harness.support import CommandLine, small_spec, write_spec
 from tests.slurm.support import small_profile, write_profile
 
 STORED = Path(__file__).parent / "sbatch"
@@ -127,7 +126,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("change", "words"), BAD, ids=[str(change) for change, _ in BAD])
 def test_profile_that_cannot_be_used_is_refused_in_a_sentence(
-    change: dict[str, Any], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    change: dict[str, Any], words: str, tmp_path: Path, cli: CommandLine
 ) -> None:
     table = {key: value for key, value in (small_profile() | change).items() if value is not None}
     path = write_profile(tmp_path, table)
@@ -154,30 +153,25 @@ def no_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_slurm")
-def test_dry_run_needs_no_slurm_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_needs_no_slurm_and_leaves_nothing(tmp_path: Path, cli: CommandLine) -> None:
     spec, profile = write_spec(tmp_path, small_spec()), write_profile(tmp_path, small_profile())
     results = tmp_path / "results"
-    words = ["submit", str(spec), "--cluster", str(profile), "--results", str(results), "--dry-run"]
-    assert main(words) == 0
-    text = capsys.readouterr().out
+    words = ["submit", spec, "--cluster", profile, "--results", results, "--dry-run"]
+    text = cli.out(*words)
     assert "#SBATCH --array=0-5%2" in text and f"{results}/small/campaign.json 0 3 $?" in text
     assert f"to submit on {profile}: 6 runs of 2 nodes x 1 workers, at most 2 at once" in text
     assert text.index("CPU core hours for forward") < text.index("0 others are done, queued or running")
     assert "first preflight, a job in the shape of a run, for 10 min at most" in text
     assert text.index("#SBATCH --job-name=small-preflight\n") < text.index("#SBATCH --job-name=small\n")
-    assert not results.exists()
-    assert main([*words, "--no-preflight"]) == 0
-    text = capsys.readouterr().out
-    assert "small-preflight" not in text and "first preflight" not in text
+    assert "preflight" not in cli.out(*words, "--no-preflight") and not results.exists()
 
 
 @pytest.mark.usefixtures("no_slurm")
 def test_dry_run_on_gpus_shows_hours_dollars_and_as_many_arrays_as_a_cluster_wants(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, cli: CommandLine
 ) -> None:
     """A stock Slurm takes arrays of 1001 tasks; a site's own MaxArraySize is asked for."""
-    assert main(["submit", "cifar100", "--cluster", "v100", "--results", str(tmp_path / "results"), "--dry-run"]) == 0
-    text = capsys.readouterr().out
+    text = cli.out("submit", "cifar100", "--cluster", "v100", "--results", tmp_path / "results", "--dry-run")
     said = ["hours on 8 GPUs", "dollars on 8 x p3.2xlarge", "for 20 min at most", "1640 runs of 8 nodes x 1 workers"]
     said += ["#SBATCH --job-name=cifar100-preflight\n", "--array=0-1000%4\n", "--array=0-638%4\n"]
     assert [text.index(words) for words in said] == sorted(text.index(words) for words in said)
@@ -196,34 +190,16 @@ def test_dry_run_on_gpus_shows_hours_dollars_and_as_many_arrays_as_a_cluster_wan
     ],
 )
 def test_mistakes_of_the_user_are_one_line_and_exit_with_2(
-    changes: dict[str, Any],
-    words: list[str],
-    error: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, Any], words: list[str], error: str, tmp_path: Path, cli: CommandLine
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     spec, profile = write_spec(tmp_path, small_spec()), write_profile(tmp_path, small_profile(**changes))
-    given = ["submit", str(spec), "--cluster", str(profile), "--results", str(tmp_path / "results"), *words]
-    assert main(given) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ") and error in said and said.count("\n") == 1
-    assert not (tmp_path / "results").exists()
-
-
-def test_resubmitting_what_was_never_submitted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["resubmit", "imagenet", "--results", str(tmp_path)]) == 2
-    assert "holds no campaign; submit it first" in capsys.readouterr().err
+    said = cli.refused("submit", spec, "--cluster", profile, "--results", tmp_path / "results", *words)
+    assert error in said and not (tmp_path / "results").exists()
 
 
 def test_refusals_of_sbatch_are_one_line_that_says_where_to_look() -> None:
     said = explain_refusal("sbatch: error: invalid partition: gpuu\nsbatch: error: Batch job ...", "mycluster")
     assert said == "sbatch refused: invalid partition: gpuu Batch job ...; change the profile mycluster"
-    for message in (
-        "Unable to contact slurm controller (connect failure)",
-        "Could not establish a configuration source",
-    ):
-        assert "Slurm is not up, or SLURM_CONF does not say" in explain_refusal(
-            f"sbatch: error: {message}", "mycluster"
-        )
+    for what in ("Unable to contact slurm controller (connect failure)", "Could not establish a configuration source"):
+        said = explain_refusal(f"sbatch: error: {what}", "mycluster")
+        assert "Slurm is not up, or SLURM_CONF does not say" in said

@@ -15,10 +15,9 @@ from harness.records.experiment import read_experiment
 from harness.records.run_lock import locked
 from harness.records.state import Seen, judge
 from harness.records.store import Failure, Heartbeat, Result
-from slurm.__main__ import main
 from slurm.campaign import now, put_submission, read_campaign
 from slurm.status import observe, submitted
-from tests.harness.support import small_spec, write_spec
+from tests.harness.support import CommandLine, small_spec, write_spec
 from tests.report.holed import holed, unpacked
 from tests.slurm.support import small_profile, submission, write_profile
 
@@ -117,7 +116,7 @@ def missing_run(folder: Path) -> tuple[str, str]:
     return next((run, job) for run, job in pairs if not (folder / run / "run.json").exists())
 
 
-def test_totals_and_hours(folder: Path) -> None:
+def test_totals_hours_and_how_far_a_run_is(folder: Path) -> None:
     experiment = read_experiment(folder)
     run, job = missing_run(folder)
     status = observe(folder, experiment, {job: "PENDING"})
@@ -131,51 +130,41 @@ def test_totals_and_hours(folder: Path) -> None:
     left = len(status.runs) - len(results)
     assert status.worker_hours_left == pytest.approx(4 * left * spent / len(results) / 3600, rel=0.2)
     assert status.in_hand() == {run}
-
-
-def test_running_run_shows_epoch_rate_and_time_left(folder: Path) -> None:
-    run, job = missing_run(folder)
     store.write_record(folder / run / "heartbeat.json", beat(0, time=time.time()))
-    status = observe(folder, read_experiment(folder), {job: "RUNNING"})
-    (shown,) = [each for each in status.runs if each.run_id == run]
+    (shown,) = [each for each in observe(folder, experiment, {job: "RUNNING"}).runs if each.run_id == run]
     assert (shown.state, shown.epoch, shown.images_per_second, shown.seconds_left) == ("running", 1.5, 640.0, 120.0)
     assert shown.log == str(folder / "jobs" / f"{job}_0_log.out")
 
 
 def test_status_for_machines_and_for_people_name_kind_and_log_of_a_failure(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "")
-    assert main(["status", "--json", "--results", str(folder.parent)]) == 0
-    (status,) = json.loads(capsys.readouterr().out)
+    (status,) = json.loads(cli.out("status", "--json", "--results", folder.parent))
     assert status["experiment"] == "cmudict" and status["queue_answers"] is False
     states = [run["state"] for run in status["runs"]]
     assert {state: states.count(state) for state in status["totals"]} == status["totals"]
-    assert status["worker_hours_spent"] > 0 and status["worker_hours_left"] > 0
     (failed,) = [run for run in status["runs"] if run["state"] == "failed"]
-    assert main(["status", "cmudict", "--results", str(folder.parent)]) == 0
-    text = capsys.readouterr().out
+    text = cli.out("status", "cmudict", "--results", folder.parent)
     (line,) = [line for line in text.splitlines() if " failed " in line and "_log.out" in line]
     kind = store.read_record(next(folder.glob("*/failure.json")), Failure).kind
     assert kind == failed["failure"] and f" {kind}: " in line and failed["log"] in line
     assert "squeue does not answer" in text and "GPU-hours: " in text
 
 
-def test_status_of_what_is_no_campaign(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["status", "imagenet", "--results", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/imagenet holds no campaign")
-    assert main(["status", "--results", str(tmp_path)]) == 0
-    assert "no campaigns in" in capsys.readouterr().out
+def test_status_and_resubmission_of_what_is_no_campaign(tmp_path: Path, cli: CommandLine) -> None:
+    for words in (["status", "imagenet"], ["resubmit", "imagenet"]):
+        assert f"{tmp_path}/imagenet holds no campaign" in cli.refused(*words, "--results", tmp_path)
+    assert "no campaigns in" in cli.out("status", "--results", tmp_path)
 
 
 @pytest.mark.parametrize(("text", "words"), [('{"version": 1, "exp', "is damaged"), ('{"version": 9}', "version 9")])
 def test_campaign_that_is_damaged_or_of_another_version_is_one_line(
-    text: str, words: str, folder: Path, capsys: pytest.CaptureFixture[str]
+    text: str, words: str, folder: Path, cli: CommandLine
 ) -> None:
     (folder / "campaign.json").write_text(text)
-    assert main(["status", "--results", str(folder.parent)]) == 1
-    said = capsys.readouterr().err
-    assert "campaign.json" in said and words in said and said.count("\n") == 1
+    said = cli.refused("status", "--results", folder.parent, code=1)
+    assert "campaign.json" in said and words in said
 
 
 # The record and the lock
@@ -194,7 +183,7 @@ def test_submission_that_sbatch_refused_is_taken_back(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(300)
 def test_a_second_submitter_waits_and_then_says_who_is_at_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: CommandLine
 ) -> None:
     for program in ("sbatch", "srun"):
         (tmp_path / program).write_text("#!/bin/sh\nexit 1\n")
@@ -202,8 +191,6 @@ def test_a_second_submitter_waits_and_then_says_who_is_at_it(
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr("slurm.submit.LOCK_SECONDS", 0.2)
     spec, profile = write_spec(tmp_path, small_spec()), write_profile(tmp_path, small_profile())
-    words = ["submit", str(spec), "--cluster", str(profile), "--results", str(tmp_path / "results"), "--yes"]
+    words = ["submit", spec, "--cluster", profile, "--results", tmp_path / "results", "--yes"]
     with locked(tmp_path / "results" / "small" / "submit.lock"):
-        assert main(words) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("error: another command is submitting this experiment") and said.count("\n") == 1
+        assert cli.refused(*words, code=1).startswith("another command is submitting this experiment")

@@ -1,4 +1,4 @@
-"""Labs that come up and go: who reaches whom, at which rates, what is left behind, and what can be no lab."""
+"""Labs that come up and go, who reaches whom at which rates, what is left behind; and sweeps of what they carry."""
 
 from __future__ import annotations
 
@@ -10,17 +10,22 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import distributed as dist
 
 from algorithms import MCSER, BlockSparsifier, ProcessGroupCollectives
-from harness.__main__ import main
+from harness.records.store import read_record
+from harness.records.timings import Sweep
+from harness.timing import netlab
+from harness.timing import sweep as sweeps
 from harness.timing.lab import lab, start_inside, why_not
 from harness.timing.links import LabError, LabTopology, burst_bytes, frames_in_one_piece, rate_text
 from harness.workers.process_group import joined
-from harness.workers.processes import Worker
+from harness.workers.processes import Worker, WorkerError
+from tests.harness.support import CommandLine
 from tests.timing.conftest import HEADER_BYTES, is_alive, limits, namespaces, needs_lab, output
 
 ROOT = Path(__file__).parents[2]
@@ -160,15 +165,13 @@ def root_on_linux(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("root_on_linux")
-def test_where_there_can_be_no_lab_a_sentence_says_why(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_where_there_can_be_no_lab_a_sentence_says_why(monkeypatch: pytest.MonkeyPatch, cli: CommandLine) -> None:
     for missing in ("ip", "tc"):
         monkeypatch.setattr(shutil, "which", lambda name, missing=missing: None if name == missing else "/usr/sbin")
         assert why_not() == f"a network lab needs the program {missing}: install iproute2"
     monkeypatch.setattr(os, "geteuid", lambda: 65534)
     said = "a network lab needs root, to make network namespaces: call it with sudo"
-    assert main(["netlab"]) == 2 and capsys.readouterr().err == f"error: {said}\n"
+    assert cli.refused("netlab") == said
     with pytest.raises(LabError, match="needs root"), lab(LabTopology(2, 1, 1e8)):
         pass
     monkeypatch.setattr(sys, "platform", "darwin")
@@ -199,21 +202,97 @@ def test_a_burst_is_short_and_no_piece_of_tcp_s_is_larger(rate: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("numbers", "sentence"),
+    ("options", "sentence"),
     [
-        ((0, 1, 1e8), "a lab has 1 to 250 machines, not 0"),
-        ((2, 251, 1e8), "a lab has 1 to 250 workers a machine, not 251"),
-        ((2, 1, 0.0), "a link's rate is at least 10 kb/s, not 0 bit/s"),
-        ((2, 1, float("nan")), "a link's rate is at least 10 kb/s, not nan bit/s"),
+        (["--workers", "8", "--machines", "3"], "8 workers are not as many on each of 3 machines"),
+        (["--workers", "8", "--machines", "1"], "8 workers are not as many on each of 1 machines"),
+        (["--workers", "300"], "a lab has 1 to 250 machines, not 300"),
+        (["--workers", "4", "--rates", "0.001"], "a link's rate is at least 10 kb/s, not 1000 bit/s"),
     ],
 )
-def test_numbers_that_no_lab_can_have(numbers: tuple[int, int, float], sentence: str) -> None:
-    with pytest.raises(LabError) as caught:
-        LabTopology(*numbers)
-    assert str(caught.value) == sentence
+def test_numbers_that_no_lab_can_have_are_one_sentence(
+    options: list[str], sentence: str, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(netlab, "why_not", lambda: None)
+    monkeypatch.setattr("harness.timing.lab.why_not", lambda: None)
+    assert cli.refused("netlab", *options).startswith(sentence)
 
 
 def test_texts() -> None:
     assert str(LabTopology(8, 1, 1e9)) == "8 x 1 Gb/s"
     assert str(LabTopology(2, 4, 250e6)) == "2 x 4 x 250 Mb/s"
     assert [rate_text(rate) for rate in (2.4e9, 12.5e6, 5e4)] == ["2.4 Gb/s", "12.5 Mb/s", "50 kb/s"]
+
+
+# Sweeps
+
+MEGABYTE = 1_000_000
+
+
+@needs_lab
+@pytest.mark.parametrize(("num_machines", "workers_per_machine"), [(3, 1), (2, 2)])
+def test_a_machine_s_link_sends_what_a_ring_says(prefix: str, num_machines: int, workers_per_machine: int) -> None:
+    num_workers = num_machines * workers_per_machine
+    topology = LabTopology(num_machines, workers_per_machine, 1e9)
+    with lab(topology) as network, sweeps.connected(network) as seconds:
+        found = sweeps.sweep_lab(network, seconds, {"all_reduce": [MEGABYTE], "all_gather": [MEGABYTE]})
+    # A reduce-scatter and an all-gather of n chunks, n - 1 steps each; an all-gather of whole payloads.
+    steps = num_workers - 1
+    expected = {"all_reduce": 2 * steps * MEGABYTE / num_workers, "all_gather": steps * MEGABYTE}
+    assert found.fabric.num_workers == num_workers and found.fabric.bits_per_second == 1e9
+    for point in found.points:
+        assert point.wire_bytes is not None and point.wire_frames is not None
+        assert point.formula_bytes == expected.pop(point.collective)
+        assert point.wire_bytes - HEADER_BYTES * point.wire_frames == pytest.approx(point.formula_bytes, rel=0.03)
+        # 1448 bytes of data a frame, and an acknowledgement of two frames at the most.
+        frames = point.formula_bytes / 1448
+        assert frames <= point.wire_frames <= 2 * frames
+    assert not expected, "both were measured"
+
+
+@needs_lab
+def test_small_messages_come_first_and_long_ones_are_left_out(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeps, "POINT_SECONDS", 0.01)
+    # A payload of 10 MB takes at least 80 s.
+    with lab(LabTopology(2, 1, 1e6)) as network, sweeps.connected(network) as seconds:
+        found = sweeps.sweep_lab(network, seconds, {"all_reduce": [10 * MEGABYTE, 1000, 100]})
+    assert [point.payload_bytes for point in found.points] == [100, 1000]
+
+
+@pytest.mark.parametrize(("bits_per_second", "least_pause"), [(0.3e6, 8 * 2 * 1514 / 0.3e6), (1e9, 3e-3)])
+def test_a_time_is_from_the_last_beginning_and_links_are_rested(bits_per_second: float, least_pause: float) -> None:
+    told: list[tuple[str, int, float]] = []
+    # Done at 5 and 4, of which the later one began at 3.
+    processes = SimpleNamespace(tell=lambda rank, order: told.append(order), hear_all=lambda: [(1.0, 5.0), (3.0, 4.0)])
+    network = SimpleNamespace(topology=LabTopology(2, 1, bits_per_second), sent=list)
+    now = time.monotonic()
+    assert sweeps.agreed_seconds(network, processes, "all_reduce", 8) == 2.0  # type: ignore[arg-type]
+    assert len(told) == 2
+    for collective, payload, start in told:
+        # Two frames of 1514 bytes are what a slow link can give at once; it needs as long to have them again.
+        assert (collective, payload) == ("all_reduce", 8) and start - now >= least_pause
+
+
+@needs_lab
+def test_a_worker_that_dies_is_said(prefix: str) -> None:
+    with (
+        lab(LabTopology(2, 1, 1e9)) as network,
+        sweeps.connected(network) as seconds,
+        pytest.raises(WorkerError, match=r"worker [01] failed: .*non-negative"),
+    ):
+        seconds("all_reduce", -4)  # No tensor has such a size.
+
+
+@needs_lab
+def test_the_command_records_what_can_be_emulated(
+    prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: CommandLine
+) -> None:
+    monkeypatch.setattr(sweeps, "POINT_SECONDS", 0.01)
+    monkeypatch.setattr(sweeps, "LONGEST_POINT_SECONDS", 0.1)
+    printed = cli.out("netlab", "--workers", "2", "--rates", "20,500000", "--output", tmp_path)
+    assert "cannot emulate 2 x 500 Gb/s" in printed and "20 Mb/s" in printed
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep-2x1-20mbps.json"]
+    found = read_record(tmp_path / "sweep-2x1-20mbps.json", Sweep)
+    assert found.fabric.bits_per_second == 20e6
+    assert {point.collective for point in found.points} == {"all_reduce", "all_gather", "exchange"}
+    assert not namespaces(f"{prefix}-")

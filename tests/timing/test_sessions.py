@@ -1,23 +1,30 @@
-"""Whole sessions: workers as processes of this host, what links are set to, and what becomes of records."""
+"""Sessions of workers on this host, what becomes of records, mean steps; and how a step is split, on steps made up."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
 
+from algorithms import ProcessGroupCollectives, Purpose
+from algorithms.core.topology import Topology
 from harness.records.provenance import new_attempt
-from harness.records.timings import Fabric, Timing, formula_bytes
+from harness.records.timings import Cell, Fabric, StepKind, Timing, formula_bytes, mean_step
 from harness.timing.links import LabTopology
 from harness.timing.methods import METHODS
-from harness.timing.session import CellPlan, Session, cell_of, kinds_of, on_one_link, time_in_lab, timing_of
+from harness.timing.session import CellPlan, Session, cell_of, on_one_link, time_in_lab, timing_of
 from harness.timing.sweep import fabric
-from harness.timing.timed_step import Parts
+from harness.timing.timed_step import Parts, RankStep, parts_of, recorded
 from harness.timing.trainees import workload
 from harness.timing.workloads import gradients_of
-from harness.workers.processes import WorkerError
+from harness.workers.process_group import joined
+from harness.workers.processes import Worker, WorkerError, start_workers
 
 TIMED = ["all_reduce", "ddp", "powersgd_2", "mcser", "mcser_overlap", "dpsgd_ring"]
 LINK, DILATION, FASTEST = 1e9, 2.0, 7e9
@@ -105,11 +112,6 @@ def test_a_worker_that_fails_ends_all_and_is_said(asked: Session) -> None:
         time_in_lab(failing, Loopback())  # type: ignore[arg-type]
 
 
-def test_shares_of_kinds_are_exact() -> None:
-    assert [kind[:2] for kind in kinds_of(METHODS["ddp"])] == [("every", 1.0)]
-    assert [kind[:2] for kind in kinds_of(METHODS["mcser"])] == [("ordinary", 31 / 32), ("synchronising", 1 / 32)]
-
-
 def test_the_codec_is_left_out_of_emulated_steps_and_the_dilation_undone_in_all_but_it() -> None:
     parts, plan = (
         Parts(total=10.0, compute=4.0, codec=2.0, waiting=1.0, transfer=3.0),
@@ -128,3 +130,125 @@ def test_formulas_of_rings() -> None:
     assert formula_bytes("all_reduce", 800, lab_of(1, 8)) == 0
     # Two messages of 400 leave each worker, or each of two machines.
     assert formula_bytes("exchange", 800, lab_of(8)) == formula_bytes("exchange", 800, lab_of(2, 4)) == 800
+
+
+# The mean step of a method
+
+
+def cell(kind: StepKind, share: float, seconds: list[float], record: Timing) -> Cell:
+    return record.cells[0].model_copy(update={"kind": kind, "share": share, "seconds": seconds})
+
+
+def test_steps_of_one_kind_have_students_interval_and_kinds_are_mixed_by_their_exact_shares(
+    session: tuple[Timing, list[float]],
+) -> None:
+    seconds = [0.1, 0.12, 0.11, 0.13]
+    expected = stats.ttest_1samp(seconds, 0.0).confidence_interval(0.95)
+    found = mean_step([cell("every", 1.0, seconds, session[0])])
+    assert found == pytest.approx((0.115, expected.low, expected.high))
+    ordinary, synchronising = [1.0, 1.2, 1.1], [9.0, 9.6]
+    mixed = [cell("ordinary", 0.75, ordinary, session[0]), cell("synchronising", 0.25, synchronising, session[0])]
+    mean, low, high = mean_step(mixed)
+    assert mean == pytest.approx(0.75 * 1.1 + 0.25 * 9.3)
+    # Welch's interval of the difference of two samples that are scaled by the shares, one of them negated.
+    scaled = [0.75 * each for each in ordinary], [-0.25 * each for each in synchronising]
+    interval = stats.ttest_ind(*scaled, equal_var=False).confidence_interval(0.95)
+    assert (low, high) == pytest.approx((interval.low, interval.high))
+
+
+# A step in parts
+
+
+INFINITE = math.inf
+
+
+def step(
+    ended: float, collectives: list[tuple[float, float]], scheduled: float = INFINITE, **changed: float
+) -> RankStep:
+    """Begins at 0, its passes from 1 to 10."""
+    own = {("world", number): interval for number, interval in enumerate(collectives)}
+    return replace(RankStep(0.0, 1.0, 10.0, ended, own, scheduled), **changed)
+
+
+@pytest.mark.parametrize(
+    ("ended", "collectives", "scheduled", "compute", "codec", "transfer"),
+    [
+        # 1 before the passes, 9 of them, 2 to encode, 5 to send, 3 to update.
+        (20.0, [(12.0, 17.0)], INFINITE, 9.0, 6.0, 5.0),
+        # What is hidden behind the backward pass costs nothing.
+        (13.0, [(3.0, 8.0), (9.0, 12.0)], INFINITE, 9.0, 2.0, 2.0),
+        # Collectives at once are counted once.
+        (20.0, [(10.0, 15.0), (12.0, 18.0), (11.0, 13.0)], INFINITE, 9.0, 3.0, 8.0),
+        # Where compute is scheduled its delay is codec.
+        (12.0, [(10.0, 12.0)], 6.0, 6.0, 1.0 + 3.0, 2.0),
+    ],
+)
+def test_a_workers_step_is_split(
+    ended: float,
+    collectives: list[tuple[float, float]],
+    scheduled: float,
+    compute: float,
+    codec: float,
+    transfer: float,
+) -> None:
+    parts = parts_of([step(ended, collectives, scheduled)], True)
+    assert (parts.total, parts.compute, parts.codec, parts.transfer) == (ended, compute, codec, transfer)
+    assert parts.waiting == 0.0
+
+
+def test_a_worker_waits_until_the_last_has_come() -> None:
+    early, late = step(20.0, [(11.0, 18.0)]), step(20.0, [(15.0, 18.0)], last_gradient=15.0)
+    parts = parts_of([early, late], True)
+    assert parts.waiting == (4.0 + 0.0) / 2 and parts.transfer == 3.0
+    assert parts.compute == (9.0 + 14.0) / 2
+    parts = parts_of([early, late], False)
+    assert parts.waiting == 0.0 and parts.transfer == (7.0 + 3.0) / 2, "without a common clock it is part of transfer"
+
+
+# Other tests let this process flush denormal numbers.
+times = st.floats(0, 10, allow_subnormal=False)
+
+
+@settings(deadline=None)  # How long an example takes is the machine's affair.
+@given(st.lists(st.tuples(times, times, times, times, times, times), min_size=1, max_size=4), st.booleans())
+def test_parts_add_up_to_the_mean_workers_step(rows: list[tuple[float, ...]], scheduled: bool) -> None:
+    workers = []
+    for before, passes, gap, first, pause, second in rows:
+        last = before + passes
+        begun = last + gap
+        own = {("a", 0): (begun, begun + first), ("a", 1): (begun + first + pause, begun + first + pause + second)}
+        ended = begun + first + pause + second
+        workers.append(RankStep(0.0, before, last, ended, own, 3.0 if scheduled else INFINITE))
+    parts = parts_of(workers, True)
+    total = parts.compute + parts.codec + parts.waiting + parts.transfer
+    assert total == pytest.approx(sum(worker.ended for worker in workers) / len(workers))
+    assert parts.total == max(worker.ended for worker in workers)
+    assert min(parts.compute, parts.codec, parts.waiting) >= -1e-9
+
+
+def test_every_collective_of_a_worker_is_seen_once_with_its_payload() -> None:
+    """Means of 16-bit numbers too, which go by two collectives of other kinds and send as much as an all-reduce."""
+    expected = [
+        ("all_reduce", 4000, 0, True),
+        ("all_reduce", 2000, 1, True),
+        ("all_gather", 1000, 2, True),
+        ("exchange", 4000, 3, True),
+    ]
+    with start_workers(_talk, [()] * 2) as workers:
+        for seen in workers.hear_all():
+            assert seen == expected
+
+
+def _talk(worker: Worker) -> list[tuple[str, int, int, bool]]:
+    with joined("cpu", 60.0, worker.init_method, worker.rank, worker.world_size):
+        collectives, numbers, purpose = ProcessGroupCollectives(), torch.ones(1, 1000), Purpose.GRADIENT
+        [ring] = Topology("ring").rounds(2)
+        with recorded(lambda: 0.5, torch.device("cpu")) as seen:
+            collectives.all_reduce_mean_(numbers, purpose)
+            collectives.all_reduce_mean_(numbers.half(), purpose)
+            collectives.all_gather(numbers.byte(), purpose)
+            collectives.exchange_with_neighbours(numbers, ring, purpose)
+        return [
+            (each.collective, each.payload_bytes, each.key[1], each.ended is not None and each.ended >= each.began)
+            for each in seen
+        ]

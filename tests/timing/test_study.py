@@ -1,7 +1,9 @@
-"""What is timed: exactly what is scored, each kind of step on each link, and what this machine can do of the study."""
+"""Studies: what is timed is what is scored, what this machine can do of it, and studies that torchrun makes."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -11,14 +13,14 @@ from types import SimpleNamespace
 import pytest
 
 from harness.plan.plan import plan_experiment
-from harness.records.timings import Fabric, Message, Method, Workload
+from harness.records.store import read_record
+from harness.records.timings import Fabric, Message, Method, Sweep, Timing, TimingStudy, Workload
 from harness.timing import study
+from harness.timing.cluster import add_to_study, environment, fabric_here
 from harness.timing.links import LabTopology
 from harness.timing.methods import EXPERIMENTS, METHODS, scored_methods
 from harness.timing.study import (
     HIGHEST_DILATION_BEHIND,
-    JOBS,
-    RELATIVES,
     SCORED_LINKS,
     SCORED_WORKERS,
     TimingJob,
@@ -26,6 +28,8 @@ from harness.timing.study import (
     scored_cells,
 )
 from harness.timing.trainees import workload
+from report.speed.workload_model import read_study
+from tests.harness.support import CommandLine
 
 RESULTS = Path(__file__).parents[2] / "results"
 MODEL_BYTES, MOST = 102_228_128, 2e9
@@ -54,16 +58,6 @@ def test_every_row_of_the_regime_and_of_the_main_ratio_is_timed_as_it_is(scored:
     left = {row.partition("/")[2] for row in timed}
     assert {"sgd", "alone", "final_average", "dpsgd", "powersgd_rank_1"} <= left, "the bounds, and who has no ratio 96"
     assert not any(row.endswith(("-12", "-384", "-1536")) for row in left)
-
-
-def test_baselines_stand_beside_them_and_ddp_is_joined_with_sgd(scored: dict[str, Method]) -> None:
-    rivals = list(scored.values())[:3]
-    assert [(each.name, each.rows) for each in rivals] == [
-        ("ddp", [f"{name}/sgd" for name in EXPERIMENTS]),
-        ("ddp_fp16", []),
-        ("ddp_powersgd_1", []),
-    ]
-    assert all(each.baseline for each in rivals) and not scored["mcser-96"].baseline
 
 
 def test_periods_are_those_of_the_settings(scored: dict[str, Method]) -> None:
@@ -102,19 +96,6 @@ def test_links_are_slowed_down_as_far_as_this_machine_needs_and_small_messages_f
     assert [cell.dilation for cell in behind] == [
         max(HIGHEST_DILATION_BEHIND, SCORED_WORKERS * link / MOST) for link in SCORED_LINKS
     ]
-
-
-@pytest.mark.parametrize(
-    ("job", "topology", "dilation"),
-    [
-        (TimingJob("fashion_mnist", 8, 1, 100e6, 1), LabTopology(8, 1, 100e6), 1.0),
-        # Eight links of 10 Gb/s are 80 Gb/s in all, forty times the 2 Gb/s that there are.
-        (TimingJob("resnet50_v100", 8, 1, 10e9, 1), LabTopology(8, 1, 250e6), 40.0),
-        (TimingJob("resnet50_v100", 8, 1, 10e9, 64), LabTopology(8, 1, 156.25e6), 64.0),
-    ],
-)
-def test_a_rate_beyond_reach_is_slowed_down(job: TimingJob, topology: LabTopology, dilation: float) -> None:
-    assert job.emulated(MOST) == (topology, dilation)
 
 
 @pytest.fixture
@@ -160,11 +141,60 @@ def test_what_there_is_no_time_for_is_left_out_and_said(timed: Timed, tmp_path: 
     assert "minutes given to the study were over" in found.left_out[0].why
 
 
-def test_jobs_have_several_rates_latencies_and_layouts() -> None:
-    jobs = [job for job in JOBS if job.workload == "resnet50_v100" and job.num_machines == 8]
-    assert len({job.bits_per_second for job in jobs}) >= 3
-    assert len({job.dilation for job in jobs if job.bits_per_second == 10e9}) >= 2
-    for name in RELATIVES:
-        mine = [job for job in JOBS if name in job.methods]
-        assert {(job.num_machines, job.workers_per_machine) for job in mine} >= {(8, 1), (2, 4)}
-        assert max(job.bits_per_second for job in mine if job.workload == "fashion_mnist") == 10e9
+# Under a launcher
+
+
+SHIPPED = Path(__file__).parents[2] / "results/speedups"
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_NTASKS")
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "")  # so that what is set in a test is undone after it
+        monkeypatch.delenv(name)
+
+
+def test_a_single_process_is_told_how_to_start_several_and_unknown_names_are_refused(
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "torchrun" in cli.refused("time")
+    monkeypatch.setenv("RANK", "0")
+    assert "unknown method 'sdg'" in cli.refused("time", "--methods", "sdg")
+    said = cli.refused("time", "--workload", "resnet")
+    assert "unknown workload 'resnet'; the workloads are" in said and "resnet50_v100" in said
+
+
+def test_srun_says_what_torchrun_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"PROCID": "5", "NTASKS": "8", "LOCALID": "1", "STEP_TASKS_PER_NODE": "4(x2)", "LAUNCH_NODE_IPADDR": "::1"}
+    for name, value in said.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert environment() == "srun"
+    layout = fabric_here("gloo")
+    assert (layout.num_machines, layout.workers_per_machine) == (2, 4)
+
+
+def test_torchrun_makes_a_study_that_can_be_reported(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    time = ["-m", "harness", "time", "--workload", "fashion_mnist", "--visits", "1", "--steps", "1"]
+    methods = ["--methods", "ddp", "mcser", "--output", str(folder)]
+    done = subprocess.run([sys.executable, *start, *time, *methods], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    study = read_study(folder)
+    records = study.records
+    assert [method.name for method in records.timings[0].methods] == ["ddp", "mcser"]
+    assert records.timings[0].basis == "measured"
+    # The network was swept, so every timed step has a prediction of the model beside it.
+    assert len(study.cells) == 2 and study.cells["predicted_seconds"].notna().all()
+
+
+def test_another_workload_joins_the_study(tmp_path: Path) -> None:
+    sweep = read_record(SHIPPED / "sweep-8x1-0.625mbps.json", Sweep)
+    small = read_record(SHIPPED / "timing-fashion_mnist-8x1-10mbps.json", Timing)
+    large = read_record(SHIPPED / "timing-cmudict-8x1-1000mbps.json", Timing)
+    for timing in (small, large, small):
+        add_to_study(tmp_path, sweep, timing)
+    study = read_record(tmp_path / "study.json", TimingStudy)
+    assert study.sweeps == ["sweep.json"] and study.timings == ["timing-fashion_mnist.json", "timing-cmudict.json"]
+    assert read_record(tmp_path / "timing-cmudict.json", Timing) == large

@@ -1,4 +1,4 @@
-"""The shipped CIFAR-100 and ImageNet experiments against the paper's grids, which are written out here once more."""
+"""Shipped experiments: the paper's grids, written out here once more; its regime; studies that are fair."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from harness.plan.plan import Plan, make_plan
+from harness.plan.footprint import footprint_of
+from harness.plan.plan import Plan, make_plan, plan_experiment
+from harness.plan.rows import config_of
+from harness.plan.tuning import Trial, settled
+from harness.records.experiment import read_experiment
 from harness.spec import RunConfig, TaskSpec
 from harness.spec_file import EXPERIMENTS, load_spec
-from harness.tasks.task import find_task
-from harness.train.build import build_model
 from tests.harness.support import Table
 
 Setting = tuple[str, tuple[tuple[str, float], ...], float]
@@ -66,28 +67,14 @@ CIFAR100 = {
 }
 
 COMMON: dict[str, Table] = {
-    "cifar100": {
-        "model": {"name": "wide_resnet", "options": {"depth": 40, "width": 8}},
-        "num_workers": 8,
-        "batch_size": 16,
-        "num_epochs": 200,
-        "momentum": 0.9,
-        "weight_decay": 5e-4,
-        "precision": "fp32",
-    },
-    "imagenet": {
-        "model": {"name": "resnet50_v2", "options": {}},
-        "num_workers": 8,
-        "batch_size": 32,
-        "num_epochs": 120,
-        "momentum": 0.9,
-        "weight_decay": 1e-4,
-        "precision": "fp16",
-    },
+    "cifar100": {"num_workers": 8, "batch_size": 16, "num_epochs": 200, "momentum": 0.9, "precision": "fp32"},
+    "imagenet": {"num_workers": 8, "batch_size": 32, "num_epochs": 120, "momentum": 0.9, "precision": "fp16"},
 }
+COMMON["cifar100"] |= {"model": {"name": "wide_resnet", "options": {"depth": 40, "width": 8}}, "weight_decay": 5e-4}
+COMMON["imagenet"] |= {"model": {"name": "resnet50_v2", "options": {}}, "weight_decay": 1e-4}
 FILES = ["cifar100", "cifar100_released", "imagenet", "imagenet_released"]
 GRIDS = {"cifar100": CIFAR100, "imagenet": IMAGENET}
-NUM_STEPS = {"cifar100": 200 * (50_000 // (8 * 16)), "imagenet": 120 * (1_281_167 // (8 * 32))}
+NUM_STEPS = {"cifar100": 78_000, "imagenet": 600_480}
 
 
 def base(name: str) -> str:
@@ -146,22 +133,15 @@ def test_the_grid_is_the_papers_and_each_setting_has_five_runs(name: str) -> Non
 def test_what_all_runs_share_is_the_papers(name: str) -> None:
     plan, expected = plan_of(name), COMMON[base(name)]
     for run in plan.runs:
-        config = run.config.model_dump()
+        config, schedule = run.config.model_dump(), run.config.schedule
         assert {key: config[key] for key in expected} == expected
         assert run.config.task == TaskSpec(name=base(name))  # nothing is held out
+        if base(name) == "imagenet":
+            assert (schedule.kind, schedule.warmup_epochs, schedule.staircase_warmup) == ("cosine", 5, False)
+        else:
+            assert (schedule.kind, schedule.milestones, schedule.factor) == ("milestones", [60, 120, 160], 0.2)
     assert {row.num_steps for row in plan.experiment.rows} == {NUM_STEPS[base(name)]}
-    assert (NUM_STEPS["cifar100"], NUM_STEPS["imagenet"]) == (78_000, 600_480)
-
-
-def test_schedules_are_the_papers() -> None:
-    for run in plan_of("imagenet").runs + plan_of("imagenet_released").runs:
-        schedule = run.config.schedule
-        assert (schedule.kind, schedule.warmup_epochs, schedule.staircase_warmup) == ("cosine", 5, False)
-    for run in plan_of("cifar100").runs + plan_of("cifar100_released").runs:
-        schedule = run.config.schedule
-        assert (schedule.kind, schedule.milestones, schedule.factor) == ("milestones", [60, 120, 160], 0.2)
-    # As written all methods warm up alike.
-    assert len({run.config.schedule.warmup_epochs for run in plan_of("cifar100").runs}) == 1
+    assert base(name) == "imagenet" or {row.num_parameters for row in plan.experiment.rows} == {35_794_516}
 
 
 RELEASED_WARM_UPS = {
@@ -217,9 +197,62 @@ def test_switches_of_the_release_are_all_on_or_all_off(name: str) -> None:
     assert len({(run.config.seed, run.config.repeat) for run in runs}) == 5
 
 
-def test_the_wide_resnet_of_the_plan_has_the_papers_size() -> None:
-    config = plan_of("cifar100").runs[0].config
-    model = build_model(config.model, find_task("cifar100"), 1, torch.device("meta"))
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    assert (sum(parameter.numel() for parameter in parameters), len(parameters)) == (35_794_516, 118)
-    assert {row.num_parameters for row in plan_of("cifar100").experiment.rows} == {35_794_516}
+# This project's own
+
+
+RESULTS = Path(__file__).parents[2] / "results"
+RECORDED = sorted(path.parent for path in RESULTS.rglob("experiment.json"))
+STUDIES = sorted(path.stem for path in (EXPERIMENTS / "studies").glob("*.toml"))
+FIXED = [
+    name for name in STUDIES if all(row.learning_rate for row in load_spec(EXPERIMENTS / f"studies/{name}.toml").rows)
+]
+SHIPPED = [name for name in STUDIES if (RESULTS / f"study_{name}_tuning").is_dir()]
+
+
+@pytest.mark.parametrize("folder", RECORDED, ids=[str(folder.relative_to(RESULTS)) for folder in RECORDED])
+def test_plans_have_the_runs_of_the_records_that_ship(folder: Path) -> None:
+    recorded = read_experiment(folder)
+    name = recorded.name.removesuffix("_tuning").replace("study_", "studies/")
+    planned = plan_experiment(name, RESULTS, tuning=recorded.name.endswith("_tuning")).experiment.rows
+    runs = {row.row: row.runs for row in planned}
+    for row in recorded.rows:
+        assert row.runs.items() <= runs[row.row].items(), row.row
+
+
+@pytest.mark.parametrize("name", [*FIXED, *SHIPPED])
+def test_a_study_has_floor_ceiling_three_seeds_and_one_budget(name: str) -> None:
+    plan = plan_experiment(f"studies/{name}", RESULTS)
+    rows = {row.row: row for row in plan.experiment.rows}
+    assert plan.experiment.floor == "alone" and plan.experiment.baseline == "sgd" and {"sgd", "alone"} <= rows.keys()
+    assert {row.num_steps for row in rows.values()} == {4675} and all(len(row.runs) == 3 for row in rows.values())
+    sent = [(rows[run.row].ratio, footprint_of(run.config).models_sent) for run in plan.runs]
+    assert 96 in dict(sent) and all(48 < each < 51 for ratio, each in sent if ratio == 96)
+    assert all(193 < each < 200 for ratio, each in sent if ratio == 24)
+
+
+def test_the_shipped_experiments_are_in_the_papers_regime() -> None:
+    """Models sent in a run of so many steps, by overall ratio, as in the paper; at the main ratio 200 and more."""
+    long, short = (load_spec(EXPERIMENTS / f"fashion_mnist_{name}.toml") for name in ("long", "regime"))
+    paper = {12: 2_438, 96: 305, 384: 76}
+    assert {row.ratio for row in long.rows} >= {None, 1, *paper, 1536}
+    for row in long.rows:
+        for number in range(len(row.tables)):
+            seen = footprint_of(config_of(long, settled(row, Trial(number, 0.01)), 1))
+            assert (seen.num_steps, seen.num_parameters) == (28_050, 25_450)
+            if row.ratio in paper and not seen.gathered_bits and row.row != "sgd_outer":
+                assert seen.models_in_training == pytest.approx(paper[int(row.ratio)], rel=0.1), (row.row, number)
+    for row in short.rows:
+        if row.ratio == short.statistics.main_ratio:
+            assert footprint_of(config_of(short, settled(row, Trial(0, 0.01)), 1)).models_sent >= 200, row.row
+    assert {row.row for row in short.rows} <= {row.row for row in long.rows}
+    for field in ("task", "model", "schedule", "evaluation", "partition"):
+        assert getattr(short, field) == getattr(long, field), field
+    assert short.tuning is not None and long.tuning is not None and short.tuning.records == long.name
+
+
+def test_small_fashion_mnist_shares_its_runs_with_the_whole_one() -> None:
+    small = make_plan(load_spec(EXPERIMENTS / "fashion_mnist_small.toml"), RESULTS)
+    whole = make_plan(load_spec(EXPERIMENTS / "fashion_mnist.toml"), RESULTS)
+    runs = {(run.row, run.seed): run.run_id for run in whole.runs}
+    assert len(small.runs) == 6
+    assert all(run.run_id == runs[run.row, run.seed] for run in small.runs)

@@ -1,9 +1,11 @@
-"""What a plan foretells: time, memory and cost by dry steps, a known GPU and prices; the power of its contrasts."""
+"""The search for settings and learning rates, by its rules; and what plans foretell of time, cost and power."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,15 +13,133 @@ import torch
 from scipy import stats
 
 from harness.cli import show
-from harness.plan import footprint, forecast
+from harness.plan import footprint
 from harness.plan.footprint import MEASURED, StepTime, dry_steps
 from harness.plan.forecast import powers
 from harness.plan.plan import Plan, make_plan
-from harness.plan.tuning import neighbouring_rates
+from harness.plan.tuning import SearchState, Trial, TrialOutcome, neighbouring_rates, next_rate, search
 from harness.records.experiment import Contrast
-from harness.spec import Spec
+from harness.rows import RowSpec
+from harness.spec import Spec, TuningSpec
 from harness.spec_file import EXPERIMENTS, load_spec
 from tests.harness.support import CSER, Table, changed, small_config, small_spec, write_spec
+
+Score = float | tuple[float, float] | None
+"""Accuracy, or accuracy and training loss; None for a run that diverged."""
+Scores = Callable[[int, float, int], Score]
+"""By candidate, learning rate and seed."""
+
+GRID = [0.003, 0.01, 0.03]
+
+
+def tuning_of(**changes: Any) -> TuningSpec:
+    return TuningSpec.model_validate({"grid": GRID, "seeds": [101, 102, 103], "held_out": 400} | changes)
+
+
+def row_of(num_candidates: int = 1, **changes: Any) -> RowSpec:
+    candidates = [{"x": number} for number in range(num_candidates)] if num_candidates > 1 else []
+    return RowSpec(row="r", label="R", algorithm="sgd", candidates=candidates, **changes)
+
+
+def outcome_of(score: Score) -> TrialOutcome:
+    accuracy, loss = score if isinstance(score, tuple) else (score, None if score is None else 1 - score)
+    return TrialOutcome(accuracy, loss)
+
+
+def all_rounds(tuning: TuningSpec, row: RowSpec, scores: Scores) -> tuple[list[set[tuple[Trial, int]]], SearchState]:
+    """What each round runs, and where the search stands when nothing is missing."""
+    done: dict[tuple[Trial, int], TrialOutcome] = {}
+    rounds: list[set[tuple[Trial, int]]] = []
+    while True:
+        found = search(tuning, row, lambda trial, seed: done.get((trial, seed)))
+        if not found.missing:
+            return rounds, found
+        assert found.by_accuracy is None and found.by_training_loss is None
+        rounds.append(set(found.missing))
+        assert not rounds[-1] & set(done)
+        for trial, seed in found.missing:
+            done[trial, seed] = outcome_of(scores(trial.candidate, trial.learning_rate, seed))
+
+
+def at(rate: float, seed: int, candidate: int = 0) -> tuple[Trial, int]:
+    return Trial(candidate, rate), seed
+
+
+def test_without_finalists_all_trials_run_at_all_seeds_at_once() -> None:
+    rounds, found = all_rounds(tuning_of(), row_of(2), lambda candidate, rate, seed: 0.5 + rate + candidate)
+    assert rounds == [{at(rate, seed, c) for rate in GRID for seed in (101, 102, 103) for c in (0, 1)}]
+    assert found.by_accuracy == Trial(1, 0.03)
+    assert found.at_end(Trial(1, 0.03)) and not found.at_end(Trial(1, 0.01))
+
+
+SCREENED = {0.003: [0.50, 0.9, 0.9], 0.01: [0.70, 0.4, 0.4], 0.03: [0.60, 0.7, 0.7]}
+AT_FIRST = {0.003: 0.1, 0.01: 0.6, 0.03: 0.5, 0.1: 0.55}
+SEARCHES: dict[str, tuple[dict[str, Any], Callable[[float, int], Score], list[list[float]], float | None, bool]] = {
+    # name: (tuning, score by rate and number of the seed, rates of each round, choice, whether it is at an end)
+    # The rate that would be best over all seeds is no finalist.
+    "the first seed screens": ({"finalists": 2}, lambda r, s: SCREENED[r][s], [GRID, [0.01, 0.03]], 0.03, True),
+    "goes on where the best is at its end": (
+        {"finalists": 1, "lowest": 1e-4, "highest": 1.0}, lambda r, s: -abs(r - 0.3),
+        [GRID, [0.1], [0.3], [1.0], [0.3]], 0.3, False,
+    ),
+    "goes down to the bound": (
+        {"finalists": 1, "lowest": 3e-4}, lambda r, s: -r, [GRID, [0.001], [0.0003], [0.0003]], 0.0003, True
+    ),
+    # At the first seed the middle is best, over all seeds the end; what lies beyond then takes part as well.
+    "a choice at the end is followed": (
+        {"finalists": 2, "highest": 0.3}, lambda r, s: AT_FIRST.get(r, 0.0) + 10 * r * (s > 0),
+        [GRID, [0.01, 0.03], [0.1], [0.1], [0.3]], 0.1, False,
+    ),
+    "the next best follows one that diverges": (
+        {"finalists": 1}, lambda r, s: None if r >= 0.01 and s == 2 else r, [GRID, [0.03], [0.01], [0.003]], 0.003, True
+    ),
+    "all diverge": ({"finalists": 2, "lowest": 0.001}, lambda r, s: None, [GRID, [0.001]], None, False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_the_first_seed_screens_the_others_decide_and_the_grid_goes_on_at_its_ends(name: str) -> None:
+    changes, scores, expected, choice, at_end = SEARCHES[name]
+    rounds, found = all_rounds(tuning_of(**changes), row_of(), lambda _, rate, seed: scores(rate, seed - 101))
+    assert [sorted({trial.learning_rate for trial, _ in each}) for each in rounds] == expected
+    if choice is None:
+        assert found.by_accuracy is None and found.by_training_loss is None
+        return
+    assert found.by_accuracy == Trial(0, choice) and found.at_end(found.by_accuracy) is at_end
+    # Former finalists stay in the plan with all that was run of them.
+    ran = {(trial, seed) for each in rounds for trial, seed in each}
+    assert ran == {(trial, seed) for trial, seeds in found.wanted.items() for seed in seeds}
+    assert {seed for trial, seed in ran if trial == found.by_accuracy} == {101, 102, 103}
+
+
+def test_each_table_of_settings_is_searched_by_itself() -> None:
+    best = {0: 0.01, 1: 0.3}
+    rounds, found = all_rounds(tuning_of(finalists=1, highest=1.0), row_of(2), lambda c, r, _: c - abs(r - best[c]))
+    assert rounds[0] == {at(rate, 101, c) for rate in GRID for c in (0, 1)}
+    assert rounds[1:4] == [{at(0.1, 101, 1)}, {at(0.3, 101, 1)}, {at(1.0, 101, 1)}]
+    assert found.by_accuracy == Trial(1, 0.3) and sum(trial.candidate == 0 for trial in found.wanted) == 3
+
+
+def test_least_training_loss_is_a_rule_of_its_own_over_all_trials_at_the_first_seed() -> None:
+    table = {0.003: (0.9, 0.3), 0.01: (0.8, 0.2), 0.03: (0.7, 0.1)}
+    _, found = all_rounds(tuning_of(finalists=1), row_of(), lambda _, rate, seed: table[rate])
+    assert found.by_accuracy == Trial(0, 0.003) and found.by_training_loss == Trial(0, 0.03)
+
+
+@pytest.mark.parametrize("grid", [[0.01, 0.1, 1.0], [1.0, 0.1, 0.01], [0.1, 1.0, 0.01]])
+def test_of_equals_the_smaller_rate_and_then_the_first_settings_win(grid: list[float]) -> None:
+    tuning = tuning_of(grid=grid, seeds=[101, 102])
+    scores = {0.01: [0.5, 0.25], 0.1: [0.75, 0.5], 1.0: [0.5, 0.75]}
+    _, found = all_rounds(tuning, row_of(2), lambda _, rate, seed: scores[rate][seed - 101])
+    assert found.by_accuracy == Trial(0, 0.1)
+
+
+def test_next_rates_repeat_the_steps_of_the_grid() -> None:
+    assert next_rate([0.003, 0.01, 0.03]) == 0.1 and next_rate([0.01, 0.03, 0.1]) == 0.3
+    assert next_rate([0.03, 0.01, 0.003]) == 0.001 and next_rate([1.0, 2.0]) == 4.0 and next_rate([1, 2, 4]) == 8.0
+
+
+# Forecasts
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
@@ -112,17 +232,6 @@ def test_communication_is_the_rings_share_at_line_rate(imagenet: Plan, capsys: p
     assert float(shown["ef_sgd-256"]) == pytest.approx(sgd / 256, abs=0.01)
     show.show_plan(imagenet, 0.0)
     assert "Gb/s, at line rate" not in capsys.readouterr().out
-
-
-def test_a_price_is_of_the_gpu_that_the_hours_are_of(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    times = (StepTime(3600.0, "Tesla V100-SXM2-16GB", "measured"),)
-    monkeypatch.setattr(forecast, "step_times", lambda config: times)
-    output = told(tmp_path, capsys)
-    # An hour a step, two workers: 240 hours at the price of two machines.
-    dollars = 240 * 2 * 3.06
-    assert f"about {dollars:,.0f} to {dollars:,.0f} dollars on 2 x p3.2xlarge" in output
 
 
 # What contrasts can show.

@@ -1,0 +1,303 @@
+"""Which worker sees what and when: shards, order, scores, learning rates, and seeds that pair the algorithms."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from algorithms import Collectives
+from algorithms.registry import algorithms
+from harness.records.store import read_run
+from harness.seeds import derive_seed
+from harness.spec import PartitionSpec, ScheduleSpec, SpecError, TaskSpec
+from harness.tasks.blobs import TASK
+from harness.tasks.task import Batch, TensorSamples, held_out_indices, split_sizes
+from harness.train.build import build_model, build_optimizer, num_steps_of
+from harness.train.order import class_counts, evaluation_steps, learning_rate_factor, worker_batches, worker_shards
+from harness.train.train import parameters_sha256
+from harness.workers.attempt import attempt_stacked
+from tests.harness.support import BLOCK, Table, job_for, settings_of, small_config
+from tests.threads import run_workers
+
+FIXED: dict[str, Table] = {
+    "contiguous": {"kind": "contiguous"},
+    "dirichlet": {"kind": "dirichlet", "alpha": 0.5},
+    "class_shards": {"kind": "class_shards", "shards_per_worker": 2},
+}
+CLASSES = 10
+LABELS = torch.arange(1_600) % CLASSES
+"""As those of the task `blobs`."""
+
+
+def shards_of(labels: Tensor = LABELS, num_workers: int = 8, seed: int = 1, **spec: Any) -> list[list[int]]:
+    shards = worker_shards(PartitionSpec(**spec), labels, num_workers, seed)
+    assert shards is not None
+    return [shard.tolist() for shard in shards]
+
+
+SPECS = st.one_of(
+    st.just({"kind": "contiguous"}),
+    st.builds(lambda alpha: {"kind": "dirichlet", "alpha": alpha}, st.sampled_from([1e-9, 1e-3, 0.1, 1.0, 50.0, 1e9])),
+    st.builds(lambda number: {"kind": "class_shards", "shards_per_worker": number}, st.integers(1, 4)),
+)
+
+
+@settings(deadline=None, derandomize=True, max_examples=150)
+@given(SPECS, st.lists(st.integers(0, 6), min_size=20, max_size=90), st.integers(1, 5), st.integers(0, 2**32))
+def test_shards_are_disjoint_of_one_size_and_leave_out_no_more_than_they_must(
+    spec: Table, labels: list[int], num_workers: int, seed: int
+) -> None:
+    shards = shards_of(torch.tensor(labels), num_workers, seed, **spec)
+    assert len(shards) == num_workers
+    stretches = num_workers * spec.get("shards_per_worker", 1)
+    assert {len(shard) for shard in shards} == {len(labels) // stretches * stretches // num_workers}
+    held = [sample for shard in shards for sample in shard]
+    assert len(set(held)) == len(held) and set(held) <= set(range(len(labels)))
+    assert len(labels) - len(held) < stretches
+    counts = class_counts([torch.tensor(shard) for shard in shards], torch.tensor(labels), 7)
+    for row, shard in zip(counts, shards, strict=True):
+        recount = Counter(labels[sample] for sample in shard)
+        assert row == [recount[each] for each in range(7)]
+
+
+def test_contiguous_shards_are_stretches_of_the_data_set() -> None:
+    shards = shards_of(torch.zeros(103, dtype=torch.int64), 4, kind="contiguous")
+    assert shards == [list(range(25)), list(range(25, 50)), list(range(50, 75)), list(range(75, 100))]
+    assert worker_shards(PartitionSpec(), LABELS, 8, 1) is None  # reshuffled: no partition
+
+
+def first_shares(labels: Tensor, alpha: float) -> numpy.ndarray[Any, Any]:
+    """Class shares of worker 0, who finds all classes full, under a hundred seeds; shape (100, classes)."""
+    shards = [shards_of(labels, 20, seed, kind="dirichlet", alpha=alpha)[0] for seed in range(100)]
+    return numpy.stack([numpy.bincount(labels[shard].numpy(), minlength=int(labels.max()) + 1) for shard in shards]) / (
+        len(labels) // 20
+    )
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1.0, 5.0])
+def test_shares_have_the_second_moment_of_a_dirichlet_distribution(alpha: float) -> None:
+    shares = first_shares(torch.arange(20_000) % CLASSES, alpha)
+    squares = (shares**2).sum(axis=1)
+    # Of K shares with parameter alpha each: E sum p^2 = (alpha + 1) / (K alpha + 1); 1000 samples are drawn of them.
+    expected = (alpha + 1) / (CLASSES * alpha + 1)
+    expected += (1 - expected) / 1_000
+    assert abs(squares.mean() - expected) < 4 * squares.std() / 10
+
+
+def test_shares_follow_the_sizes_of_the_classes() -> None:
+    labels = torch.repeat_interleave(torch.arange(3), torch.tensor([2_000, 6_000, 12_000]))
+    shares = first_shares(labels, alpha=1.0)
+    assert abs(shares.mean(axis=0) - [0.1, 0.3, 0.6]).max() < 0.08
+
+
+@pytest.mark.parametrize("num_workers", [5, 10])
+def test_class_shards_give_a_worker_few_classes(num_workers: int) -> None:
+    shards = shards_of(num_workers=num_workers, kind="class_shards", shards_per_worker=2)
+    sets = [set(LABELS[shard].tolist()) for shard in shards]
+    assert max(map(len, sets)) == 2
+    # They are dealt out at random: not each worker has neighbours.
+    assert any(len(each) == 2 and max(each) - min(each) > 1 for each in sets)
+    all_of_them = shards_of(num_workers=num_workers, kind="class_shards", shards_per_worker=160 // num_workers)
+    assert min(len(set(LABELS[shard].tolist())) for shard in all_of_them) > 2
+
+
+@pytest.mark.parametrize("kind", FIXED)
+def test_shards_depend_on_the_seed_alone(kind: str) -> None:
+    first = shards_of(seed=1, **FIXED[kind])
+    torch.manual_seed(5)
+    assert shards_of(seed=1, **FIXED[kind]) == first
+    assert (shards_of(seed=2, **FIXED[kind]) == first) == (kind == "contiguous")
+
+
+@settings(deadline=None, derandomize=True, max_examples=90)
+@given(st.one_of(SPECS, st.none()), st.integers(1, 5), st.integers(1, 9), st.integers(0, 2**32), st.integers(0, 20))
+def test_batches_are_full_an_epoch_shows_no_sample_twice_and_the_order_goes_on_from_any_step(
+    spec: Table | None, num_workers: int, batch_size: int, seed: int, first: int
+) -> None:
+    """Within a worker's shard, or where there are none over all workers."""
+    partition = spec or {"kind": "reshuffled"}
+    config = small_config(num_workers=num_workers, batch_size=batch_size, num_epochs=3, partition=partition)
+    per_epoch, num_steps = num_steps_of(config)
+    shards = shards_of(LABELS, num_workers, seed, **spec) if spec else [list(range(len(LABELS)))]
+    held = len(shards[0]) if spec else len(LABELS) // num_workers
+    assert held - batch_size < per_epoch * batch_size <= held
+
+    def batches(rank: int, start: int = 0, seed: int = seed) -> list[Tensor]:
+        shard, steps = torch.tensor(shards[rank]) if spec else None, range(start, num_steps)
+        return list(worker_batches(seed, len(LABELS), rank, num_workers, batch_size, steps, shard))
+
+    found = [batches(rank) for rank in range(num_workers)]
+    assert {len(batch) for own in found for batch in own} == {batch_size}
+    starts = range(0, num_steps, per_epoch)
+    epochs = [[torch.cat(own[start : start + per_epoch]).tolist() for own in found] for start in starts]
+    for seen in epochs:
+        everyone = list(itertools.chain(*seen))
+        for each, shard in zip(seen, shards, strict=True) if spec else [(everyone, shards[0])]:
+            assert len(set(each)) == len(each) and set(each) <= set(shard)
+    assert epochs[0] != epochs[1] != epochs[2]
+    torch.manual_seed(first)  # The global generator has no say.
+    assert torch.equal(torch.stack(batches(0, first)), torch.stack(found[0][first:]))
+    assert not torch.equal(torch.stack(batches(0, seed=seed + 1)), torch.stack(found[0]))
+
+
+@pytest.mark.parametrize("kind", [*FIXED, "reshuffled"])
+def test_what_each_worker_trains_on_and_recorded_counts_of_classes(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[int, list[int]] = defaultdict(list)
+
+    def watched(samples: TensorSamples, indices: Iterable[Tensor], seed: int, rank: int, first: int) -> Iterator[Batch]:
+        for index in indices:
+            seen[rank] += index.tolist()
+            yield samples.train_inputs[index], samples.train_labels[index]
+
+    monkeypatch.setattr(TensorSamples, "training_batches", watched)
+    partition = FIXED.get(kind, {"kind": kind})
+    job = job_for(small_config(num_workers=4, partition=partition, num_epochs=2), tmp_path)
+    assert attempt_stacked(job)
+    result = read_run(job.folder).result
+    assert result is not None
+    # 4 workers x 20 samples x 20 steps are all 1,600, in each of both epochs.
+    first, second = ([seen[rank][part] for rank in range(4)] for part in (slice(400), slice(400, 800)))
+    for epoch in (first, second):
+        assert sorted(sample for own in epoch for sample in own) == list(range(1_600))
+    if kind == "reshuffled":
+        assert result.class_counts is None
+        # By chance a quarter of 400 is seen by the same worker again.
+        assert all(60 < len(set(one) & set(two)) < 140 for one, two in zip(first, second, strict=True))
+    else:
+        shards = shards_of(num_workers=4, **partition)
+        assert list(map(sorted, first)) == list(map(sorted, second)) == list(map(sorted, shards)) and first != second
+        counts = [Counter(LABELS[own].tolist()) for own in first]
+        assert result.class_counts == [[own[each] for each in range(CLASSES)] for own in counts]
+
+
+# Order and schedule
+
+
+def factors(schedule: ScheduleSpec, per_epoch: int, num_epochs: int) -> list[float]:
+    return [learning_rate_factor(schedule, step, per_epoch, num_epochs) for step in range(per_epoch * num_epochs)]
+
+
+TEN = [step / 10 for step in range(1, 11)]
+SCHEDULES: dict[str, tuple[dict[str, Any], list[float]]] = {
+    # Of three epochs of ten steps.
+    "constant": ({"kind": "constant"}, [1.0] * 30),
+    "warm-up": ({"kind": "constant", "warmup_epochs": 0.5}, [0.2, 0.4, 0.6, 0.8, *[1.0] * 26]),
+    "a share of the run": ({"kind": "constant", "warmup_epochs": 0.4, "warmup_share": 0.2}, [*TEN, *[1.0] * 20]),
+    "warm-up beyond the run": ({"kind": "constant", "warmup_epochs": 3200.0}, [(n + 1) / 32_000 for n in range(30)]),
+    "cosine": (
+        {"kind": "cosine", "warmup_epochs": 1.0},
+        [*TEN, *(math.cos(math.pi * number / 40) ** 2 for number in range(20))],
+    ),
+    "cosine not reached": ({"kind": "cosine", "warmup_epochs": 3.0}, [(step + 1) / 30 for step in range(30)]),
+    "milestones": (
+        {"kind": "milestones", "milestones": [1.0, 2.5], "factor": 0.1},
+        [*[1.0] * 10, *[0.1] * 15, *[0.01] * 5],
+    ),
+    "milestones during the warm-up": (
+        {"kind": "milestones", "milestones": [1.0, 2.5], "factor": 0.2, "warmup_epochs": 2.0},
+        [*(n / 20 for n in range(1, 11)), *(0.2 * n / 20 for n in range(11, 21)), *[0.2] * 5, *[0.04] * 5],
+    ),
+    "staircase": (
+        {"kind": "milestones", "milestones": [9.0], "warmup_epochs": 2.5, "staircase_warmup": True},
+        [*[1 / 2.5] * 10, *[2 / 2.5] * 10, *[1.0] * 10],
+    ),
+    "inverse root": (
+        {"kind": "inverse_sqrt", "warmup_epochs": 1.0},
+        [*TEN, *(math.sqrt(10 / step) for step in range(10, 30))],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules(name: str) -> None:
+    table, expected = SCHEDULES[name]
+    assert factors(ScheduleSpec.model_validate(table), 10, 3) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("per_epoch", "scores", "num_epochs", "expected"),
+    [
+        (40, {"per_epoch": 2}, 1, {20, 40}),
+        (40, {"per_epoch": 1}, 3, {40, 80, 120}),
+        (10, {"per_epoch": 3}, 2, {3, 7, 10, 13, 17, 20}),
+        (3, {"per_epoch": 10}, 1, {1, 2, 3}),
+        (7, {"num_scores": 4}, 10, {18, 35, 52, 70}),
+        (7, {"num_scores": 500}, 1, set(range(1, 8))),
+    ],
+)
+def test_scores_are_evenly_spaced_and_the_last_step_has_one(
+    per_epoch: int, scores: dict[str, int], num_epochs: int, expected: set[int]
+) -> None:
+    assert evaluation_steps(small_config(evaluation=scores, num_epochs=num_epochs), per_epoch) == expected
+
+
+def test_held_out_samples_are_always_the_same_and_apart_from_those_that_are_trained_on() -> None:
+    everyone = set(range(1600))
+    kept, held_out = held_out_indices(1600, 400)
+    assert set(kept.tolist()) | set(held_out.tolist()) == everyone and len(kept) == 1200
+    torch.manual_seed(7)
+    assert held_out_indices(1600, 400)[1].equal(held_out)
+    assert held_out.tolist() != list(range(400)) and held_out.tolist() != list(range(1200, 1600))
+    trained, _ = held_out_indices(1600, 0, 800)
+    for number in (1, 400, 800):
+        kept, held = held_out_indices(1600, number, 800)
+        assert kept.equal(trained) and held.equal(held_out_indices(1600, number)[1])
+        assert len(kept) == 800 and not set(kept.tolist()) & set(held.tolist())
+    whole = TASK.load(None, TaskSpec(name="blobs"), torch.device("cpu"))
+    for number, scored in ((0, 500), (400, 400)):
+        spec = TaskSpec(name="blobs", num_train=800, held_out=number)
+        samples = TASK.load(None, spec, torch.device("cpu"))
+        assert samples.train_inputs.equal(whole.train_inputs[trained]) and len(samples.evaluation_labels) == scored
+        assert split_sizes(TASK, spec) == (800, scored)
+    with pytest.raises(SpecError, match="num_train = 801 and held_out = 800 are together more than the 1600"):
+        split_sizes(TASK, TaskSpec(name="blobs", num_train=801, held_out=800))
+
+
+def test_seeds_of_different_streams_differ_and_never_change() -> None:
+    assert derive_seed(1, "init") == derive_seed(1, "init")
+    streams = {derive_seed(*parts) for parts in [(1, "init"), (2, "init"), (1, "order"), (1, "order", 0), (11, "init")]}
+    assert len(streams) == 5
+    assert all(0 <= seed < 2**63 for seed in streams)
+    # Written down, so that records of today can be repeated tomorrow.
+    assert derive_seed(1, "init") == int.from_bytes(bytes.fromhex(SHA256_OF_1_INIT)[:8], "little") >> 1
+
+
+SHA256_OF_1_INIT = "c533243a0e98fb04cf3310c202edd5809d3a39f4485ac357a057d64b88e691a6"
+
+
+def first_state(name: str, seed: int) -> tuple[str, str]:
+    """Digests of the initial parameters of worker 1, and of the flat vector that its optimiser trains."""
+    config = small_config(name, settings_of(name, BLOCK), seed=seed)
+    before = torch.get_rng_state()
+    built = build_model(config.model, TASK, config.seed, torch.device("cpu"))
+    assert torch.get_rng_state().equal(before)  # the global generator
+
+    def work(collectives: Collectives) -> tuple[str, str]:
+        model = copy.deepcopy(built)
+        named = torch.cat([parameter.detach().reshape(-1) for parameter in model.parameters()])
+        optimizer = build_optimizer(config, model, collectives, 40)
+        return parameters_sha256(named), parameters_sha256(optimizer.flat.parameters)
+
+    return run_workers(work, 2)[1]
+
+
+def test_all_algorithms_start_from_the_same_parameters() -> None:
+    states = {first_state(name, seed=1) for name in algorithms()}
+    assert len(states) == 1
+    ((before, after),) = states
+    assert before == after
+    assert first_state("sgd", seed=2) not in states
