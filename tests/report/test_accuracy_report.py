@@ -21,7 +21,7 @@ from report.accuracy_report import build_report
 from report.accuracy_tables import accuracy_frame
 from report.explorer.page import write_experiment_page
 from report.frame import Frames, read_frames
-from report.regime import lost_frame, needs_frame, noise_share, predictors_frame
+from report.regime import needs_frame
 from report.statistics import contrasts_frame
 from report.typesetting import fitted_source
 from tests.report.faults import faults_of
@@ -105,14 +105,6 @@ def test_a_declared_verdict_is_never_denied_by_what_a_method_needs(long: Frames)
     for line in contrasts_frame(long).itertuples():
         if line.verdict == "loses less than the margin":
             assert needs.loc[long.by_row.loc[line.row, "label"], "shown_less"] <= models[line.row]
-
-
-def test_steps_and_ratio_predict_the_loss_and_the_seeds_noise_is_capped_alike(long: Frames) -> None:
-    lost = lost_frame(long)
-    assert lost["lost"].max() == 1 and (lost.loc[lost["lost"] == 1, "noise"] == 0).all()
-    found = predictors_frame(lost).set_index("predictor")
-    assert (found["left_out"] <= found["fitted"] + 1e-6).all()
-    assert found["left_out"].idxmax() == "steps and ratio" and 0 < noise_share(lost) < 1 - found["fitted"].max() + 0.02
 
 
 def test_figures_can_be_read(long: Frames) -> None:

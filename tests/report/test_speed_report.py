@@ -15,7 +15,7 @@ import pytest
 from harness.records.store import RecordError
 from report.frame import UsageError
 from report.render import markdown_of
-from report.speed.comparisons import HEADLINES, headline_marks, needed_ratios_frame, spans_above, speedup
+from report.speed.comparisons import HEADLINES, headline_marks, needed_ratios_frame, speedup
 from report.speed.report import build_speed_report, contents
 from report.speed.scored import scored_experiments, scored_steps_frame
 from report.speed.workload_model import SpeedStudy, codec_bytes, read_study
@@ -34,12 +34,6 @@ def study() -> SpeedStudy:
 def built(study: SpeedStudy) -> tuple[str, dict[str, pd.DataFrame], dict[str, Any]]:
     context, frames, figures = contents(study, scored_experiments(SHIPPED, study.records.sessions))
     return markdown_of("speed.md.j2", context), frames, figures
-
-
-def test_spans_end_where_a_margin_crosses_nothing() -> None:
-    spans = spans_above(lambda x: (x - 3) * (40 - x), 1.0, 1000.0)
-    assert spans == [(pytest.approx(3.0), pytest.approx(40.0))]
-    assert spans_above(lambda x: 1.0, 1.0, 10.0) == [(1.0, 10.0)] and spans_above(lambda x: -x, 1.0, 10.0) == []
 
 
 def test_a_slower_device_and_its_messages_by_hand(tmp_path: Path) -> None:
