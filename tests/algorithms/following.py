@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,11 @@ def mask_of(compressor: SharedSupport) -> Mask:
 def qsgd_noise(step: int, purpose: str, worker: int) -> Array:
     generator = Draw(SEED, step, purpose).generator(torch.device("cpu"), worker)
     return torch.empty(64, dtype=torch.float64).uniform_(generator=generator).numpy()[:NUM_PARAMETERS]
+
+
+def first_q(seed: int) -> Callable[[int, int, int], Array]:
+    """Where PowerSGD begins: that it is drawn rightly is tested with the draws."""
+    return lambda number, columns, rank: Draw(seed, 0, "gradient").normal((columns, rank), number).double().numpy()
 
 
 GATHERED: dict[str, Compress] = {

@@ -1,13 +1,16 @@
-"""What the processes of the overlap's tests do: here, so that other interpreters can import it."""
+"""What the processes of the overlap's tests do with each case; what they find wrong, they raise."""
 
 from __future__ import annotations
 
 import itertools
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -17,12 +20,15 @@ from algorithms import (
     BlockSparsifier,
     Collectives,
     DistributedOptimizer,
+    Identity,
     PerTensorBlockSparsifier,
     ProcessGroupCollectives,
     Purpose,
+    RandomK,
+    Zero,
 )
 from algorithms.core.overlap import EarlyMeans
-from tests.algorithms.problems import join, make_optimizer, own_settings, reloaded, switches
+from tests.algorithms.problems import join, make_optimizer, outcomes, own_settings, reloaded, switches
 
 WORLD_SIZE, NUM_STEPS, INTERVAL = 3, 7, 3
 SIZES = (7, 23, 19, 5)
@@ -31,6 +37,9 @@ BLOCKS = {
     "block": BlockSparsifier(6),  # 740 = 6 * 123 + 2: blocks of 124 that cross tensors' borders
     "blocks": BlockSparsifier(20, num_blocks=60),
     "per_tensor": PerTensorBlockSparsifier(3, 2, 1.5),
+    "zero": Zero(),
+    "random_k": RandomK(4),
+    "identity": Identity(),
 }
 
 
@@ -45,6 +54,8 @@ class Case:
     dtype: torch.dtype = torch.float32
     habit: str = "plain"
     """How the training script goes about a step: see `one_step`."""
+    group: str = "all"
+    """Who trains: all three workers, the first and the last as a pair, or each alone."""
 
 
 WASTEFUL = ("accumulate", "skip", "scaler", "reload")
@@ -52,7 +63,7 @@ WASTEFUL = ("accumulate", "skip", "scaler", "reload")
 HABITS = (*WASTEFUL, "to_none", "no_sync", "forget", "branch", "other_branch", "harmless")
 ADAMW: dict[str, Any] = {"local_step": "adamw", "momentum": None, "lr": 0.01}
 CASES = {
-    **{f"{name}-{block}": Case(name, (block, "block")) for name in OVERLAPPING for block in BLOCKS},
+    **{f"{name}-{key}": Case(name, (key, "block")) for name in OVERLAPPING for key in [*BLOCKS][:3]},
     **{f"{name}-released": Case(name, own=dict.fromkeys(switches(name), True)) for name in OVERLAPPING[-2:]},
     **{
         f"{name}-bf16": Case(name, common={"communication_dtype": torch.bfloat16})
@@ -68,9 +79,13 @@ CASES = {
     "sgd": Case("sgd"),
     "local_sgd": Case("local_sgd"),
     "cser-explicit": Case("cser", own={"explicit_error": True}),
+    **{f"{name}-alone": Case(name, group="alone") for name in ("ef_sgd", "csea", "mcser")},
+    "mcser-pair": Case(group="pair"),
+    "cser-zero": Case("cser", ("zero", "block")),
+    "mcser-others": Case("mcser", ("random_k", "identity")),
 }
-ALONE = ("ef_sgd", "csea", "mcser")
-"""Also done in a group of one."""
+NEVER_EARLY = ("sgd", "local_sgd", "cser-explicit", "mcser-others")
+"""Messages that need all gradients."""
 
 
 class Net(nn.Module):
@@ -150,15 +165,29 @@ def outcome(case: Case, overlap: bool, group: dist.ProcessGroup | None = None) -
             optimizer.load_state_dict(state[0])
             model.load_state_dict(state[1])
             schedule.optimizer = optimizer
-    flat = optimizer.state_dict()["flat"]
-    left = collectives.early.drop() if collectives.early else []
+    flat = optimizer.state_dict()["flat"] | {"x": optimizer.flat.parameters}
+    assert not collectives.early or collectives.early.drop() == [], "nothing is left under way"
     return {
-        "vectors": {"x": optimizer.flat.parameters.clone(), **{k: v for k, v in flat.items() if isinstance(v, Tensor)}},
-        "training": {key: (entry.bits, entry.collectives) for key, entry in optimizer.traffic.training().items()},
+        "vectors": {key: value.clone() for key, value in flat.items() if isinstance(value, Tensor)},
+        "training": optimizer.traffic.training(),
         "control": optimizer.traffic[Purpose.CONTROL].bits,
         "begun": len(begun),
-        "left": left,
     }
+
+
+def changes_no_bit(key: str, group: dist.ProcessGroup | None) -> None:
+    case = CASES[key]
+    without, overlapped = (outcome(case, overlap, group) for overlap in (False, True))
+    for part, vector in without["vectors"].items():
+        assert torch.equal(vector, overlapped["vectors"][part]), part
+    assert without["vectors"].keys() == overlapped["vectors"].keys()
+    assert without["training"] == overlapped["training"]
+    if case.group == "all":
+        wasted = overlapped["control"] - without["control"]
+        assert (wasted > 0) == (case.habit in WASTEFUL), wasted
+        assert without["begun"] == 0 and (overlapped["begun"] > 0) == (key not in NEVER_EARLY)
+    # Only in the first step, which does not know of the GradScaler.
+    assert key != "mcser-scaler" or overlapped["begun"] == 1
 
 
 def count_early(early: EarlyMeans | None, optimizer: DistributedOptimizer) -> list[Purpose]:
@@ -179,28 +208,29 @@ def count_early(early: EarlyMeans | None, optimizer: DistributedOptimizer) -> li
     return log
 
 
-def refused(change: str) -> str:
-    """What a step says where something was changed after the backward pass."""
+def refuses(change: Callable[[DistributedOptimizer, Net], object]) -> None:
+    """A step says so where something was changed after the backward pass."""
     collectives = ProcessGroupCollectives(overlap=True)
     model = Net(0, torch.float32)
     optimizer = make(Case("csea"), collectives, model)
     for step in range(1, 4):
         optimizer.zero_grad()
         loss_of(model, collectives.rank, step).backward()
-        if step == 3 and change == "clip":
-            nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
-        if step == 3 and change == "lr":
-            optimizer.param_groups[0]["lr"] *= 0.5
-            optimizer.param_groups[1]["lr"] *= 0.5
-        try:
+        if step < 3:
             optimizer.step()
-        except RuntimeError as error:
-            return f"step {step}: {error}; left {collectives.early and collectives.early.drop()}"
-    return ""
+    change(optimizer, model)
+    with pytest.raises(RuntimeError, match=r"^overlap: the error message of this step differs .* overlap=False$"):
+        optimizer.step()
+    assert collectives.early and collectives.early.drop() == []
 
 
-def diverged() -> list[bool]:
-    """Whether a training that ended in NaN went on without complaint, and sent NaN."""
+def halve_rates(optimizer: DistributedOptimizer, model: Net) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] *= 0.5
+
+
+def takes_what_is_no_number() -> None:
+    """A training that ends in NaN goes on without complaint, and sends NaN."""
     collectives = ProcessGroupCollectives(overlap=True)
     model = Net(0, torch.float32)
     optimizer = make(Case("csea"), collectives, model)
@@ -208,27 +238,27 @@ def diverged() -> list[bool]:
         optimizer.zero_grad()
         (loss_of(model, collectives.rank, step) * float("nan")).backward()
         optimizer.step()
-    return [bool(optimizer.flat.parameters.isnan().all())]
+    assert optimizer.flat.parameters.isnan().all()
+
+
+OTHERS: dict[str, Callable[[], None]] = {
+    "clipped afterwards": lambda: refuses(lambda optimizer, model: nn.utils.clip_grad_norm_(model.parameters(), 1e-3)),
+    "another rate afterwards": lambda: refuses(halve_rates),
+    "no number": takes_what_is_no_number,
+}
 
 
 def process(rank: int, folder: Path) -> None:
     """All that one process has to do, so that starting it is paid for once."""
     join(rank, folder, WORLD_SIZE)
     alone = [dist.new_group([other]) for other in range(WORLD_SIZE)][rank]
-    pair = dist.new_group([0, 2])
-    results: dict[str, Any] = {}
+    groups = {"all": None, "alone": alone, "pair": dist.new_group([0, 2])}
+    mine = [key for key, case in CASES.items() if case.group != "pair" or rank != 1]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        for key, case in CASES.items():
-            results[key] = [outcome(case, overlap) for overlap in (False, True)]
-        for name in ALONE:
-            results[f"{name} alone"] = [outcome(Case(name), overlap, alone) for overlap in (False, True)]
-        if rank != 1:
-            results["pair"] = [outcome(Case(), overlap, pair) for overlap in (False, True)]
-    results["warnings"] = sorted({str(warning.message) for warning in caught if "overlap" in str(warning.message)})
-    results["refused"] = {change: refused(change) for change in ("clip", "lr")}
-    results["diverged"] = diverged()
-    torch.save(results, folder / f"{rank}.pt")
+        found = outcomes({key: partial(changes_no_bit, key, groups[CASES[key].group]) for key in mine} | OTHERS)
+    said = {str(warning.message) for warning in caught if "overlap" in str(warning.message)}
+    torch.save((found, sorted(said)), folder / f"{rank}.pt")
     # Ends with a sum under way: that must not keep the process from ending.
     model = Net(0, torch.float32)
     make(Case("ef_sgd"), ProcessGroupCollectives(overlap=True), model)

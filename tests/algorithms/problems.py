@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import itertools
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -62,6 +63,18 @@ GATHERED: dict[str, Compressor] = {
     "chunks": ChunkTopK(5, 12, 2),
 }
 COMPRESSORS: dict[str, Compressor] = {**SHARED, **GATHERED}
+MESSAGE_BITS = {
+    "block": 32 * 13,  # one of 4 blocks of 13
+    "blocks": 32 * 2 * 7,  # two of 8 blocks of 7
+    "random_k": 32 * 10,
+    "identity": 32 * 51,
+    "zero": 0,
+    "top_k": (32 + 32) * 5,
+    "sign": 8 * 7 + 32,  # 51 bits in 7 bytes, and a scale
+    "qsgd": 8 * 26 + 32 * 4,  # 51 codes of 4 bits in 26 bytes, and a norm for each of 4 buckets
+    "chunks": 8 * 6 + 8 * 12 + 32 * 4,  # 5 of each 12 and 3 of the last: 23 of 2 bits, 4 bits of index; 4 means
+}
+"""Bits of one message of the 51 parameters in 32-bit numbers, counted by hand."""
 ADAMW: dict[str, Any] = {
     "local_step": "adamw",
     "lr": 0.02,
@@ -198,16 +211,18 @@ def every_switch(name: str) -> Iterator[dict[str, bool]]:
         yield dict(zip(keys, values, strict=True))
 
 
-def takes(name: str, compressor: Compressor) -> bool:
-    """Whether the algorithm's own settings admit such a compressor (trivially so where it takes none)."""
+def kinds_taken(name: str) -> list[type]:
+    """The kinds of compressor that the algorithm's settings admit, one of each setting of that sort."""
     kinds = [kind for kind, _ in settings(algorithms()[name]).values() if isinstance(kind, type)]
-    return all(isinstance(compressor, kind) for kind in kinds if issubclass(kind, Compressor))
+    return [kind for kind in kinds if issubclass(kind, Compressor)]
+
+
+def takes(name: str, compressor: Compressor) -> bool:
+    return all(isinstance(compressor, kind) for kind in kinds_taken(name))
 
 
 def takes_any(name: str) -> bool:
-    """Whether the algorithm has a compressor among its settings."""
-    kinds = [kind for kind, _ in settings(algorithms()[name]).values() if isinstance(kind, type)]
-    return any(issubclass(kind, Compressor) for kind in kinds)
+    return bool(kinds_taken(name))
 
 
 def named_compressors(name: str, compressors: dict[str, Compressor]) -> list[str]:
@@ -241,12 +256,7 @@ def workers(work: Callable[[Collectives], T], world_size: int) -> list[T]:
 
 
 def trained(
-    name: str,
-    own: dict[str, Any],
-    world_size: int,
-    num_steps: int,
-    dtype: torch.dtype = torch.float64,
-    **common: Any,
+    name: str, own: dict[str, Any], world_size: int, num_steps: int, dtype: torch.dtype = torch.float64, **common: Any
 ) -> list[Tensor]:
     """Each worker's parameters after `num_steps`; every worker starts from other values, so worker 0's must count."""
 
@@ -332,6 +342,18 @@ def run_processes(process: Callable[[int, Path], None], world_size: int, folder:
     multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "torch._dynamo"])
     mp.start_processes(process, (folder,), nprocs=world_size, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world_size)]
+
+
+def outcomes(cases: Mapping[Any, Callable[[], object]]) -> dict[Any, str | None]:
+    """What each of these cases, done one after another, raised."""
+    found: dict[Any, str | None] = {}
+    for key, case in cases.items():
+        try:
+            case()
+            found[key] = None
+        except Exception:
+            found[key] = traceback.format_exc()
+    return found
 
 
 def join(rank: int, folder: Path, world_size: int) -> None:

@@ -81,12 +81,8 @@ def every_collective(collectives: Collectives) -> dict[str, Any]:
 def every_mixing(num_workers: int) -> list[tuple[str, Mixing]]:
     """The rounds of each topology that there is of so many workers."""
     kinds = [kind for kind in get_args(Named) if kind != "one_peer" or num_workers & (num_workers - 1) == 0]
-    rounds = [(kind, number, mixing) for kind in kinds for number, mixing in enumerate(rounds_of(kind, num_workers))]
-    return [(f"{kind} {number}", mixing) for kind, number, mixing in rounds]
-
-
-def rounds_of(kind: Named, num_workers: int) -> tuple[Mixing, ...]:
-    return Topology(kind).rounds(num_workers)
+    rounds = {kind: Topology(kind).rounds(num_workers) for kind in kinds}
+    return [(f"{kind} {number}", mixing) for kind, own in rounds.items() for number, mixing in enumerate(own)]
 
 
 def outcome(action: Callable[[], object]) -> dict[str, Any]:
@@ -107,8 +103,6 @@ def missed(collectives: Collectives, kind: str) -> dict[str, Any]:
     action: dict[str, Callable[[], object]] = {
         "sum": lambda: collectives.all_reduce_sum_(tensor, Purpose.GRADIENT),
         "gather": lambda: collectives.all_gather(tensor, Purpose.GRADIENT),
-        # Whoever sends a broadcast need not wait for anyone: worker 1 is the source here that never comes.
-        "broadcast": lambda: collectives.broadcast_(tensor, Purpose.GRADIENT),
         # All are neighbours: a worker whose neighbours have come is not held up by others.
         "consensus": lambda: (
             enter_together(collectives, "consensus()")

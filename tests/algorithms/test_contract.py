@@ -10,18 +10,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, StepLR
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 
 import algorithms as package
-from algorithms import (
-    BlockSparsifier,
-    Collectives,
-    Compressor,
-    DistributedOptimizer,
-    Purpose,
-    TopK,
-    algorithms,
-)
+from algorithms import BlockSparsifier, Collectives, Compressor, DistributedOptimizer, Purpose, TopK, algorithms
 from algorithms.core.checks import DIGEST_BYTES
 from algorithms.core.compressors import Gathered
 from algorithms.core.traffic import Entry
@@ -32,6 +24,7 @@ from tests.algorithms.problems import (
     GATHERED,
     JOINT,
     LR,
+    MESSAGE_BITS,
     MOMENTUM,
     NAMES,
     NUM_PARAMETERS,
@@ -60,31 +53,24 @@ from tests.algorithms.problems import (
 PAIRS = [(name, key) for name in NAMES for key in named_compressors(name, COMPRESSORS)]
 
 
-def test_the_registry_finds_each_module_of_the_package() -> None:
+def test_the_registry_finds_each_module_of_the_package_and_each_states_with_what_it_is_sgd() -> None:
     stems = {path.stem for path in Path(package.__path__[0]).glob("*.py")}
     modules = {algorithm.__module__.split(".")[1] for algorithm in algorithms().values()}
     assert modules == stems - {"__init__", "registry"}
     for name, algorithm in algorithms().items():
         assert algorithm.name == name
         assert getattr(package, algorithm.__name__) is algorithm
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_each_method_states_with_what_it_is_sgd(name: str) -> None:
-    algorithm = algorithms()[name]
-    stated = getattr(algorithm, "no_compression", "nothing")
-    assert stated != "nothing", f"{name}: state no_compression, the settings that make it SGD, or None"
-    required = {key for key, (_, required) in settings(algorithm).items() if required}
-    if stated is not None:
-        assert required <= stated.keys() <= settings(algorithm).keys()
-    assert algorithm.tried_with.keys() <= settings(algorithm).keys()
+        stated = getattr(algorithm, "no_compression", "nothing")
+        assert stated != "nothing", f"{name}: state no_compression, the settings that make it SGD, or None"
+        required = {key for key, (_, required) in settings(algorithm).items() if required}
+        assert stated is None or required <= stated.keys() <= settings(algorithm).keys()
+        assert algorithm.tried_with.keys() <= settings(algorithm).keys()
 
 
 # As PyTorch users expect.
 
 SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer], LRScheduler]] = {
     "step": lambda optimizer: StepLR(optimizer, 4, gamma=0.3),
-    "cosine": lambda optimizer: CosineAnnealingLR(optimizer, 15),
     "one_cycle": lambda optimizer: OneCycleLR(optimizer, max_lr=[0.2, 0.1], total_steps=20),
 }
 
@@ -114,65 +100,49 @@ def test_schedules_of_rate_and_momentum(name: str, scheduler: str, momentum: flo
     assert "momentum" in again.state_dict()["flat"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_two_optimisers_of_the_same_parameters_take_turns(name: str) -> None:
-    model, plain = make_model(), make_model()
-    ours = [make_optimizer(name, model, own_settings(name)) for _ in range(2)]
-    numbers = {"lr": LR, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY}
-    torchs = [torch_sgd(name, groups(plain), **numbers) for _ in range(2)]
-    for step in range(1, 7):
-        for pair, network in ((ours, model), (torchs, plain)):
-            optimizer = pair[step in (3, 4)]
-            optimizer.zero_grad()
-            batch_loss(network, step, 0).backward()
-            optimizer.step()
-    assert_close(flat_parameters(model), flat_parameters(plain))
+def by_a_closure(optimizer: DistributedOptimizer, model: nn.Module, step: int) -> None:
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = batch_loss(model, step, 0)
+        loss.backward()
+        return loss
+
+    expected = batch_loss(model, step, 0).item()
+    assert optimizer.step(closure).item() == pytest.approx(expected, abs=1e-14)
 
 
-ZEROINGS: dict[str, Callable[[DistributedOptimizer, nn.Module], None]] = {
-    "optimizer_to_none": lambda optimizer, model: optimizer.zero_grad(set_to_none=True),
-    "optimizer_to_zero": lambda optimizer, model: optimizer.zero_grad(set_to_none=False),
-    "model_to_none": lambda optimizer, model: model.zero_grad(),
-    "model_to_zero": lambda optimizer, model: model.zero_grad(set_to_none=False),
+def by_replacement(optimizer: DistributedOptimizer, model: nn.Module, step: int) -> None:
+    gradients = torch.autograd.grad(batch_loss(model, step, 0), list(model.parameters()))
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        parameter.grad = gradient
+    optimizer.step()
+
+
+def by_zeroing(of: str, set_to_none: bool) -> Callable[[DistributedOptimizer, nn.Module, int], None]:
+    def one_step(optimizer: DistributedOptimizer, model: nn.Module, step: int) -> None:
+        (optimizer if of == "optimizer" else model).zero_grad(set_to_none)
+        batch_loss(model, step, 0).backward()
+        optimizer.step()
+
+    return one_step
+
+
+WAYS: dict[str, Callable[[DistributedOptimizer, nn.Module, int], None]] = {
+    "closure": by_a_closure,
+    "replaced": by_replacement,
+    **{f"{of}, {none}": by_zeroing(of, none) for of in ("optimizer", "model") for none in (False, True)},
 }
 
 
-@pytest.mark.parametrize("zeroing", [*ZEROINGS, "replaced"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", NAMES)
-def test_any_way_to_clear_or_replace_gradients(name: str, zeroing: str) -> None:
+def test_any_way_to_clear_or_replace_gradients_and_to_step(name: str, way: str) -> None:
     model = make_model()
     optimizer = make_optimizer(name, model, own_settings(name))
     for step in range(1, 11):
-        loss = batch_loss(model, step, 0)
-        if zeroing == "replaced":
-            gradients = torch.autograd.grad(loss, list(model.parameters()))
-            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
-                parameter.grad = gradient
-        else:
-            ZEROINGS[zeroing](optimizer, model)
-            loss.backward()
-        optimizer.step()
+        WAYS[way](optimizer, model, step)
     assert_close(flat_parameters(model), plain_sgd(name, 1, 10))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_closures(name: str) -> None:
-    model, twin = make_model(), make_model()
-    optimizer = make_optimizer(name, model, own_settings(name))
-    for step in range(1, 11):
-
-        def closure(step: int = step) -> Tensor:
-            optimizer.zero_grad()
-            loss = batch_loss(model, step, 0)
-            loss.backward()
-            return loss
-
-        with torch.no_grad():
-            nn.utils.vector_to_parameters(nn.utils.parameters_to_vector(model.parameters()), twin.parameters())
-            expected = batch_loss(twin, step, 0)
-        assert optimizer.step(closure).item() == pytest.approx(expected.item(), abs=1e-14)
-    assert optimizer.step() is None
-    assert optimizer.num_steps == 11
+    assert optimizer.step() is None and optimizer.num_steps == 11
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -241,27 +211,16 @@ def test_stacked_workers_equal_threads_to_the_bit(name: str, key: str, common: d
     assert rows.traffic.training() == rows.expected_traffic(8).training()
 
 
-@pytest.mark.parametrize("saved", NAMES)
-def test_another_methods_state_is_refused(saved: str) -> None:
-    state = make_optimizer(saved, make_model(), own_settings(saved)).state_dict()
-    for name in NAMES:
-        optimizer = make_optimizer(name, make_model(), own_settings(name))
-        if name == saved:
-            optimizer.load_state_dict(state)
-            continue
-        with pytest.raises(ValueError, match="state"):
-            optimizer.load_state_dict(copy.deepcopy(state))
-
-
 @pytest.mark.parametrize("name", NAMES)
-def test_foreign_states_are_refused(name: str) -> None:
-    def optimizer_for(model: nn.Module) -> torch.optim.Optimizer:
-        return algorithms()[name](model.parameters(), lr=0.1, momentum=0.9, **own_settings(name))
-
-    optimizer = optimizer_for(nn.Linear(3, 2))
-    for other in (optimizer_for(nn.Linear(3, 3)), torch.optim.SGD(nn.Linear(3, 2).parameters(), lr=0.1)):
+def test_states_of_other_methods_models_and_optimisers_are_refused(name: str) -> None:
+    model = make_model()
+    optimizer = make_optimizer(name, model, own_settings(name))
+    optimizer.load_state_dict(optimizer.state_dict())
+    smaller = algorithms()[name](nn.Linear(3, 3).double().parameters(), lr=0.1, momentum=0.9, **own_settings(name))
+    others = [make_optimizer(other, make_model(), own_settings(other)) for other in NAMES if other != name]
+    for foreign in (*others, smaller, torch.optim.SGD(groups(model), lr=0.1)):
         with pytest.raises(ValueError, match="state"):
-            optimizer.load_state_dict(other.state_dict())
+            optimizer.load_state_dict(copy.deepcopy(foreign.state_dict()))
 
 
 # Traffic.
@@ -288,19 +247,6 @@ def test_the_traffic_is_what_the_closed_form_says(name: str, key: str) -> None:
         workers(work, 2)
 
 
-# Bits of one message for 51 parameters in 32-bit numbers, counted by hand.
-MESSAGES = {
-    "block": 32 * 13,  # one of 4 blocks of 13
-    "blocks": 32 * 2 * 7,  # two of 8 blocks of 7
-    "random_k": 32 * 10,
-    "identity": 32 * 51,
-    "zero": 0,
-    "top_k": (32 + 32) * 5,
-    "sign": 8 * 7 + 32,  # 51 bits in 7 bytes, and a scale
-    "qsgd": 8 * 26 + 32 * 4,  # 51 codes of 4 bits in 26 bytes, and a norm for each of 4 buckets
-    "chunks": 8 * 6 + 8 * 12 + 32 * 4,  # 5 of each 12 and 3 of the last: 23 of 2 bits, 4 bits of index; 4 means
-}
-
 # Messages that 13 steps take, with an interval of 4, by purpose.
 COUNTS: dict[str, dict[str, int]] = {
     "ef_sgd": {"gradient": 13},
@@ -315,7 +261,7 @@ COUNTS: dict[str, dict[str, int]] = {
 }
 
 
-@pytest.mark.parametrize("key", MESSAGES)
+@pytest.mark.parametrize("key", MESSAGE_BITS)
 @pytest.mark.parametrize("name", COUNTS)
 def test_the_closed_form_is_what_a_hand_counts(name: str, key: str) -> None:
     if key not in named_compressors(name, COMPRESSORS):
@@ -325,16 +271,25 @@ def test_the_closed_form_is_what_a_hand_counts(name: str, key: str) -> None:
     own = own_settings(name, [COMPRESSORS[key]], 4, **({"skip_gradient_at_reset": True} if "released" in name else {}))
     expected = {purpose: Entry() for purpose in ("gradient", "error", "model")}
     for purpose, count in COUNTS[name].items():
-        bits = count * MESSAGES[key]
+        bits = count * MESSAGE_BITS[key]
         expected[purpose] = Entry(bits, count if bits else 0, bits if isinstance(COMPRESSORS[key], Gathered) else 0)
     assert make_optimizer(name, make_model(), own).expected_traffic(13).training() == expected
+
+
+@pytest.mark.parametrize("key", MESSAGE_BITS)
+def test_the_first_message_of_ef21_is_whole(key: str) -> None:
+    optimizer = make_optimizer("ef21_sgdm", make_model(), {"compressor": COMPRESSORS[key]})
+    whole, later, count = 32 * NUM_PARAMETERS, 12 * MESSAGE_BITS[key], 12 if MESSAGE_BITS[key] else 0
+    gathered = later if isinstance(COMPRESSORS[key], Gathered) else 0
+    expected = [Entry(), Entry(whole, 1), Entry(whole + later, 1 + count, gathered)]
+    assert [optimizer.expected_traffic(steps)[Purpose.GRADIENT] for steps in (0, 1, 13)] == expected
 
 
 # Consensus.
 
 
 @pytest.mark.parametrize(("name", "key"), PAIRS)
-def test_consensus_shows_the_average_and_leaves_no_trace(name: str, key: str) -> None:
+def test_consensus_shows_the_average_and_leaves_no_trace_however_it_ends(name: str, key: str) -> None:
     own = own_settings(name, [COMPRESSORS[key]], 4)
 
     def work(collectives: Collectives) -> tuple[Tensor, Tensor, Tensor]:
@@ -343,8 +298,9 @@ def test_consensus_shows_the_average_and_leaves_no_trace(name: str, key: str) ->
         train(optimizer, model, collectives.rank, range(1, 7))
         own_values = flat_of(optimizer)
         training = copy.deepcopy(optimizer.traffic.training())
-        with optimizer.consensus():
+        with pytest.raises(KeyError), optimizer.consensus():
             inside = flat_parameters(model)
+            raise KeyError("what an evaluation may end in")
         assert torch.equal(flat_of(optimizer), own_values)
         assert optimizer.traffic.training() == training
         evaluation = optimizer.traffic[Purpose.EVALUATION]
@@ -358,20 +314,6 @@ def test_consensus_shows_the_average_and_leaves_no_trace(name: str, key: str) ->
         assert_close(inside, average, atol=1e-6)
         assert torch.equal(inside, results[0][1])
         assert torch.equal(after, never)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_consensus_restores_after_an_exception(name: str) -> None:
-    def work(collectives: Collectives) -> None:
-        model = make_model()
-        optimizer = make_optimizer(name, model, own_settings(name, [BlockSparsifier(4)], 3), collectives)
-        train(optimizer, model, collectives.rank, range(1, 3))
-        before = flat_of(optimizer)
-        with pytest.raises(KeyError), optimizer.consensus():
-            raise KeyError("evaluation")
-        assert torch.equal(flat_of(optimizer), before)
-
-    workers(work, 2)
 
 
 # Whether a last exchange is needed.
@@ -406,32 +348,6 @@ def test_workers_agree_where_the_method_says_so(name: str, key: str, communicati
                 assert distance > 1e-6
 
 
-@pytest.mark.parametrize(
-    ("name", "table", "agreeing"),
-    [
-        ("sgd", {}, {0, 1, 2, 3, 4, 5, 6}),
-        ("sgd_accumulate", {"accumulation_steps": 3}, {0, 1, 2, 3, 4, 5, 6}),
-        ("ef_sgd", {"compressor": TopK(10)}, {0, 1, 2, 3, 4, 5, 6}),
-        ("ef21_sgdm", {"compressor": TopK(10)}, {0, 1, 2, 3, 4, 5, 6}),
-        ("alone", {}, {0}),
-        ("local_sgd", {"sync_interval": 3}, {0, 3, 6}),
-        ("diloco", {"sync_interval": 3}, {0, 3, 6}),
-        ("diloco", {"sync_interval": 3, "num_fragments": 3}, {0}),
-        ("qsparse_local_sgd", {"compressor": TopK(10), "sync_interval": 3}, {0, 3, 6}),
-        ("sparse_loco", {"compressor": TopK(10), "sync_interval": 3}, {0, 3, 6}),
-        ("qsr", {"sync_interval": 2, "alpha": 0.2}, {0, 2, 6}),
-        ("streaming_diloco", {"sync_interval": 2, "num_fragments": 1, "delay": 1, "merge": 0.0}, {0, 3, 5}),
-        ("streaming_diloco", {"sync_interval": 2, "num_fragments": 1, "delay": 1, "merge": 0.5}, {0}),
-        ("cser_pl", {"error_compressor": BlockSparsifier(1), "reset_interval": 2}, {0, 2, 4, 6}),
-        ("csea", {"error_compressor": BlockSparsifier(4)}, {0}),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_after_which_steps_workers_agree(name: str, table: dict[str, Any], agreeing: set[int]) -> None:
-    optimizer = make_optimizer(name, make_model(), table)
-    assert {step for step in range(7) if optimizer.agree_after(step)} == agreeing
-
-
 # What cannot be.
 
 
@@ -456,13 +372,6 @@ def test_wrong_settings_of_its_own_are_refused(name: str) -> None:
         for bad in wrong:
             with pytest.raises(ValueError, match=key):
                 make_optimizer(name, make_model(), own_settings(name) | {key: bad})
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_parameters_that_do_not_fit_one_vector_are_refused(name: str) -> None:
-    weight = nn.Parameter(torch.zeros(3))
-    with pytest.raises(ValueError, match="parameter 1"):
-        algorithms()[name]([weight, nn.Parameter(torch.zeros(3, dtype=torch.float64))], lr=0.1, **own_settings(name))
 
 
 @pytest.mark.parametrize("common", [{}, ADAMW], ids=["sgd", "adamw"])

@@ -90,9 +90,3 @@ def test_losses_are_what_they_were(name: str) -> None:
 
 def test_no_losses_of_algorithms_that_are_gone() -> None:
     assert set(GOLDEN) <= {*algorithms(), *OTHERS}
-
-
-def test_the_losses_tell_settings_apart() -> None:
-    for sequences in GOLDEN.values():
-        assert all(len(sequence) == NUM_STEPS for sequence in sequences.values())
-        assert len({tuple(sequence) for sequence in sequences.values()}) == len(sequences)

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from algorithms import Collectives
-from algorithms.core.compressors import Draw
 from algorithms.core.layout import Layout
 from algorithms.core.low_rank import LowRank
 from algorithms.core.traffic import Entry
 from algorithms.powersgd import PowerSGD
 from tests.algorithms import transcription
+from tests.algorithms.following import first_q
 from tests.algorithms.problems import workers
 from tests.algorithms.transcription import Array, Problem
 
@@ -74,10 +74,6 @@ def states(
     return [list(of_all) for of_all in zip(*workers(work, num_workers), strict=True)]
 
 
-def first_q(number: int, columns: int, rank: int) -> Array:
-    return Draw(SEED, 0, "gradient").normal((columns, rank), number).double().numpy()
-
-
 def assert_same(actual: Any, expected: Any, tolerance: float = 1e-12) -> None:
     np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
 
@@ -87,7 +83,7 @@ def assert_same(actual: Any, expected: Any, tolerance: float = 1e-12) -> None:
 def test_it_is_what_the_paper_says(rank: int, momentum: float) -> None:
     ones = np.ones(NUMEL)
     problem = Problem(start(), towards_targets, NUM_WORKERS, 0.1 * ones, momentum, 0.02 * ones)
-    expected = transcription.powersgd(problem, 15, SHAPES, rank, first_q)
+    expected = transcription.powersgd(problem, 15, SHAPES, rank, first_q(SEED))
     given = {"rank": rank, "momentum": momentum, "weight_decay": 0.02}
     for number, (of_all, (xs, es)) in enumerate(zip(states(15, **given), expected, strict=True), start=1):
         tolerance = 1e-12 if number < 9 else 1e-9  # rounding grows as a power iteration's directions turn
@@ -148,29 +144,20 @@ def test_the_columns_of_p_are_orthonormal_and_span_what_they_spanned(dtype: torc
     torch.testing.assert_close(basis @ (basis.T @ p) / size, p / size, rtol=0, atol=exact)
 
 
-def norms(gradient: Gradient, num_steps: list[int]) -> tuple[list[float], list[float]]:
-    """Of worker 0 after these steps: its error, and what it were with the mean Q: all it was given less all outputs."""
-    own, others, total = [], [], np.zeros(NUMEL)
-    for number, of_all in enumerate(states(num_steps[-1], gradient=gradient, lr=1.0, rank=1), start=1):
-        total += gradient(total, number, 0)
-        if number in num_steps:
-            own.append(float(np.linalg.norm(of_all[0][1])))
-            others.append(float(np.linalg.norm(total - (start() - of_all[0][0]))))
-    return own, others
-
-
-@pytest.mark.parametrize("shift", [0.0, 1.0])
-def test_the_local_error_stays_bounded_where_that_of_the_mean_factors_grows(shift: float) -> None:
-    """With noise alone as the square root of the number of steps, with data that differ in kind as that number."""
+def test_a_workers_own_error_is_bounded_where_that_of_the_mean_factors_grows() -> None:
+    """With data that differ in kind; with the mean Q the error were what was given less all outputs."""
 
     def given(x: Array, number: int, worker: int) -> Array:
-        kind: Array = np.random.default_rng([7, worker]).normal(0, shift, NUMEL)
+        kind: Array = np.random.default_rng([7, worker]).normal(0, 1, NUMEL)
         return kind + np.random.default_rng([number, worker]).normal(0, 1, NUMEL)
 
-    own, mean_factors = norms(given, [50, 200, 800])
-    assert max(own) < 1.7 * min(own)
-    growth = 3.0 if shift == 0 else 8.0
-    assert mean_factors[2] > growth * mean_factors[0]
+    own, others, total = [], [], np.zeros(NUMEL)
+    for number, of_all in enumerate(states(200, gradient=given, lr=1.0, rank=1), start=1):
+        total += given(total, number, 0)
+        if number in (50, 100, 200):
+            own.append(np.linalg.norm(of_all[0][1]))
+            others.append(np.linalg.norm(total - (start() - of_all[0][0])))
+    assert max(own) < 1.7 * min(own) and others[2] > 3 * others[0]
 
 
 # Bits.
@@ -200,16 +187,10 @@ def test_a_state_of_other_factors_is_refused() -> None:
     state["flat"]["right_factors"] = state["flat"]["right_factors"][:-1]
     with pytest.raises(ValueError, match=r"does not fit powersgd.*right_factors"):
         make(rank=2).load_state_dict(state)
-    del state["flat"]["right_factors"]
-    with pytest.raises(ValueError, match=r"does not fit powersgd.*right_factors"):
-        make(rank=2).load_state_dict(state)
 
 
 def test_the_first_factors_are_drawn_from_the_seed_alone() -> None:
-    torch.manual_seed(1)
-    before = torch.get_rng_state()
     first = make().q.clone()
-    assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(first, other) for other in workers(lambda collectives: make(collectives).q.clone(), 3))
     assert not torch.equal(first, make(seed=SEED + 1).q)
     with torch.device("meta"):

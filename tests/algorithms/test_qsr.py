@@ -15,8 +15,6 @@ from tests.algorithms.problems import BIAS_LR, LR, NUM_PARAMETERS, make_model, m
 from tests.algorithms.transcription import Array
 
 OWN: dict[str, Any] = {"sync_interval": 2, "alpha": 0.15}
-RATES = [0.0125, 0.0375, 0.0625, 0.0875, 0.098, 0.094, 0.09, 0.086, 0.08, 0.074, 0.066, 0.056, 0.042]
-"""At which rounds begin: at steps 1, 3, 5, 7, 9, 11, 13, 15, 18, 21, 25, 30 and 37."""
 AVERAGED_AT = [2, 4, 6, 8, 10, 12, 14, 17, 20, 24, 29, 36, 48]
 """By hand: five rounds begin at rising rates; then (0.15 / rate)^2 is 2.5, 2.8, 3.04, 3.5, 4.1, 5.2, 7.2, 12.8."""
 
@@ -24,10 +22,6 @@ AVERAGED_AT = [2, 4, 6, 8, 10, 12, 14, 17, 20, 24, 29, 36, 48]
 def rate(step: int) -> float:
     """Rises to 0.1 in 8 steps, then falls by a line that would reach 0 at step 50."""
     return LR * min(step / 8, (50 - step + 8) / 50)
-
-
-def test_rates_at_which_rounds_begin() -> None:
-    assert [rate(end + 1) for end in [0, *AVERAGED_AT[:-1]]] == pytest.approx(RATES)
 
 
 def test_it_follows_its_definition_and_the_rates_that_it_is_given() -> None:

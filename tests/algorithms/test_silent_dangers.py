@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -106,28 +106,18 @@ def test_workers_that_resume_from_different_models_are_told_so(name: str) -> Non
 # Models that went on without the optimiser.
 
 
-@pytest.fixture
-def overwriting() -> Iterator[None]:
-    torch.__future__.set_overwrite_module_params_on_conversion(True)
-    yield
-    torch.__future__.set_overwrite_module_params_on_conversion(False)
-
-
 def test_a_model_that_was_on_meta_is_noticed() -> None:
-    with torch.device("meta"):
-        model = nn.Linear(3, 2)
-    for given in (None, model):
-        optimizer = SGD(model.parameters(), lr=0.1, model=given)
-        there = model.to_empty(device="cpu")
-        there(torch.ones(1, 3)).sum().backward()
-        with pytest.raises(RuntimeError, match=r"on the meta device|another Parameter in place of number 0"):
-            optimizer.step()
+    for is_known in (False, True):
         with torch.device("meta"):
             model = nn.Linear(3, 2)
+        optimizer = SGD(model.parameters(), lr=0.1, model=model if is_known else None)
+        model.to_empty(device="cpu")(torch.ones(1, 3)).sum().backward()
+        with pytest.raises(RuntimeError, match=r"on the meta device|another Parameter in place of number 0"):
+            optimizer.step()
 
 
-@pytest.mark.usefixtures("overwriting")
-def test_a_conversion_that_makes_new_parameters_is_noticed() -> None:
+def test_a_conversion_that_makes_new_parameters_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.__future__, "_overwrite_module_params_on_conversion", True)
     model, known = nn.Linear(3, 2), nn.Linear(3, 2)
     optimizer, knowing = SGD(model.parameters(), lr=0.1), SGD(known.parameters(), lr=0.1, model=known)
     for each in (model, known):

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from algorithms import BlockSparsifier, Collectives, TopK
+from algorithms import BlockSparsifier, Collectives, DistributedOptimizer, TopK
+from algorithms.core.layout import Layout
 from algorithms.core.low_rank import LowRank
 from tests.algorithms.problems import (
     NAMES,
     NUM_PARAMETERS,
     make_model,
     make_optimizer,
+    ordered,
     own_settings,
     takes,
     train,
@@ -25,65 +26,54 @@ from tests.algorithms.problems import (
 PAGE = (Path(__file__).parents[2] / "docs" / "lost-state.md").read_text()
 WORLD_SIZE, INTERVAL, NUM_STEPS = 4, 3, 8
 """Steps that end between two synchronisations."""
+FACTORS = LowRank(Layout.of([each.detach() for each in ordered(make_model())]), 1).second_numel
+"""Numbers of PowerSGD's Q."""
 State = dict[str, Tensor]
 
 
-@cache
-def begun_and_trained(name: str) -> tuple[list[State], list[State], float]:
-    """Each worker's state when it is made, and after some steps; and the numbers of PowerSGD's Q, in models."""
+def begun_and_trained(name: str) -> tuple[list[State], list[State]]:
+    """Each worker's state when it is made, and after some steps."""
     compressor = TopK(10) if takes(name, TopK(10)) else BlockSparsifier(4)
 
-    def work(collectives: Collectives) -> tuple[State, State, float]:
+    def held(optimizer: DistributedOptimizer) -> State:
+        flat = optimizer.state_dict()["flat"] | {"parameters": optimizer.flat.parameters}
+        return {key: value.clone() for key, value in flat.items() if isinstance(value, Tensor)}
+
+    def work(collectives: Collectives) -> tuple[State, State]:
         model = make_model(seed=collectives.rank)
         optimizer = make_optimizer(name, model, own_settings(name, [compressor], INTERVAL), collectives)
-        begun = held(optimizer.state_dict()["flat"] | {"parameters": optimizer.flat.parameters})
+        begun = held(optimizer)
         train(optimizer, model, collectives.rank, range(1, NUM_STEPS + 1))
-        now = held(optimizer.state_dict()["flat"] | {"parameters": optimizer.flat.parameters})
-        return begun, now, LowRank(optimizer.flat.layout, 1).second_numel / NUM_PARAMETERS
+        return begun, held(optimizer)
 
-    found = workers(work, WORLD_SIZE)
-    return [each[0] for each in found], [each[1] for each in found], found[0][2]
-
-
-def held(flat: dict[str, object]) -> State:
-    return {key: value.clone() for key, value in flat.items() if isinstance(value, Tensor)}
+    begun, trained = zip(*workers(work, WORLD_SIZE), strict=True)
+    return list(begun), list(trained)
 
 
-def whose(trained: list[State], part: str) -> str:
-    same = all(torch.equal(each[part], trained[0][part]) for each in trained)
-    return "common" if same else "each worker's"
+def is_common(states: list[State], part: str) -> bool:
+    return all(torch.equal(each[part], states[0][part]) for each in states)
 
 
-def size(name: str, part: str) -> str:
-    _, trained, factors = begun_and_trained(name)
-    models = trained[0][part].numel() / NUM_PARAMETERS
-    assert models in (1, factors)
-    return "d" if models == 1 else "Σ r columns"
-
-
-def beginning(name: str, part: str) -> str:
-    begun, _, _ = begun_and_trained(name)
-    if all(not each[part].any() for each in begun):
+def beginning(begun: list[State], part: str) -> str:
+    if not any(each[part].any() for each in begun):
         return "0"
-    shape = begun[0]["parameters"].shape
-    if begun[0][part].shape == shape and all(torch.equal(each[part], begun[0]["parameters"]) for each in begun):
-        return "worker 0's parameters"
-    assert all(torch.equal(each[part], begun[0][part]) for each in begun)
-    return "drawn from the seed"
+    assert is_common(begun, part)
+    return "worker 0's parameters" if begun[0][part].equal(begun[0]["parameters"]) else "drawn from the seed"
 
 
 def line(name: str) -> str:
     """The table's words on a method, where a part is each worker's own, of size d and 0 at first unless it says so."""
-    _, trained, _ = begun_and_trained(name)
+    begun, trained = begun_and_trained(name)
     parts = [part for part in trained[0] if part != "parameters"]
-    cells, usual = [], ("each worker's", "d", "0")
+    whole = [part for part in parts if trained[0][part].numel() == NUM_PARAMETERS]
+    cells = []
     for part in parts:
-        facts = [whose(trained, part), size(name, part), beginning(name, part)]
-        said = ", ".join(fact for fact in facts if fact not in usual)
-        cells.append(part.replace("_", " ") + (f" ({said})" if said else ""))
-    differ = "differ" if whose(trained, "parameters") == "each worker's" else "agree"
-    total = len([part for part in parts if size(name, part) == "d"])
-    return f"{differ} | {', '.join(cells)} | {total} d{' and Q' if 'right_factors' in parts else ''} |"
+        assert part in whole or trained[0][part].numel() == FACTORS
+        facts = ["common"] * is_common(trained, part) + ["Σ r columns"] * (part not in whole)
+        facts += [fact for fact in [beginning(begun, part)] if fact != "0"]
+        cells.append(part.replace("_", " ") + (f" ({', '.join(facts)})" if facts else ""))
+    agree = "agree" if is_common(trained, "parameters") else "differ"
+    return f"{agree} | {', '.join(cells)} | {len(whole)} d{' and Q' if parts != whole else ''} |"
 
 
 def test_the_page_says_what_the_state_of_each_method_is() -> None:

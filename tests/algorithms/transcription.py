@@ -88,13 +88,6 @@ def sgd_accumulate(problem: Problem, num_steps: int, accumulation_steps: int) ->
         yield problem.everywhere(x), []
 
 
-def alone(problem: Problem, num_steps: int) -> Iterator[State]:
-    x, m = problem.everywhere(problem.start), problem.everywhere(0 * problem.start)
-    for t in range(1, num_steps + 1):
-        x = x - updates(problem, m, x, t)
-        yield x, []
-
-
 def ef_sgd(
     problem: Problem, num_steps: int, compress: Compress, drop_rest: bool = False, decay_apart: bool = False
 ) -> Iterator[State]:
@@ -264,35 +257,6 @@ def qsparse_local_sgd(
         yield y, e
 
 
-def diloco(
-    problem: Problem,
-    num_steps: int,
-    interval: int,
-    outer_lr: float,
-    outer_momentum: float,
-    num_fragments: int = 1,
-    send_gradients: bool = False,
-) -> Iterator[State]:
-    """Fragment f has the coordinates from f d / F to (f + 1) d / F, both rounded down."""
-    zero, d = 0 * problem.start, len(problem.start)
-    theta, velocity = problem.start.copy(), zero.copy()
-    x, m = problem.everywhere(theta), problem.everywhere(zero)
-    turn = 0
-    for t in range(1, num_steps + 1):
-        p = updates(problem, m, x, t)
-        if send_gradients:
-            p = problem.everywhere(mean(p))
-        x = x - p
-        if t % (interval // num_fragments) == 0:
-            here = slice(turn * d // num_fragments, (turn + 1) * d // num_fragments)
-            gradient = mean(theta[here] - x[:, here])
-            velocity[here] = outer_momentum * velocity[here] + gradient
-            theta[here] = theta[here] - outer_lr * (gradient + outer_momentum * velocity[here])
-            x[:, here] = theta[here]
-            turn = (turn + 1) % num_fragments
-        yield x.copy(), []
-
-
 def streaming_diloco(
     problem: Problem,
     num_steps: int,
@@ -302,20 +266,25 @@ def streaming_diloco(
     outer_lr: float,
     outer_momentum: float,
     merge: float,
+    send_gradients: bool = False,
 ) -> Iterator[State]:
-    """Each fragment is sent in its own steps, and a message waits in a queue for the step at which it arrives."""
+    """Each fragment is sent in its own steps, and a message waits in a queue for the step at which it arrives.
+
+    Fragment f has the coordinates from f d / F to (f + 1) d / F, both rounded down. DiLoCo has no delay and no merge.
+    """
     zero, d = 0 * problem.start, len(problem.start)
     theta, velocity = problem.start.copy(), zero.copy()
     x, m = problem.everywhere(theta), problem.everywhere(zero)
     under_way: dict[tuple[int, int], Array] = {}
     for t in range(1, num_steps + 1):
-        x = x - updates(problem, m, x, t)
-        for p in range(num_fragments):
-            here = slice(p * d // num_fragments, (p + 1) * d // num_fragments)
-            if t % interval == (p + 1) * (interval // num_fragments) % interval:
-                under_way[t + delay, p] = mean(theta[here] - x[:, here])
-            if (t, p) in under_way:
-                gradient = under_way.pop((t, p))
+        p = updates(problem, m, x, t)
+        x = x - (problem.everywhere(mean(p)) if send_gradients else p)
+        for f in range(num_fragments):
+            here = slice(f * d // num_fragments, (f + 1) * d // num_fragments)
+            if t % interval == (f + 1) * (interval // num_fragments) % interval:
+                under_way[t + delay, f] = mean(theta[here] - x[:, here])
+            if (t, f) in under_way:
+                gradient = under_way.pop((t, f))
                 velocity[here] = outer_momentum * velocity[here] + gradient
                 theta[here] = theta[here] - outer_lr * (gradient + outer_momentum * velocity[here])
                 x[:, here] = merge * x[:, here] + (1 - merge) * theta[here]
