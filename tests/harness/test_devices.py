@@ -8,6 +8,7 @@ import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,15 +16,15 @@ import torch.distributed as dist
 
 from algorithms import ProcessGroupCollectives, SoloCollectives
 from harness.plan.plan import make_plan
-from harness.spec import SpecError
+from harness.spec import SpecError, TaskSpec
 from harness.spec_file import load_spec
 from harness.tasks.task import find_task
 from harness.train import checkpoint
 from harness.train.build import build_model, build_optimizer
-from harness.workers import process_group
-from harness.workers.preflight import check_disk, check_results, check_writable
+from harness.workers import preflight, process_group
+from harness.workers.preflight import check_disk, check_reading, check_results, check_writable
 from harness.workers.process_group import choose_workers, device_groups, joined, own_gpu
-from tests.harness.support import CommandLine, changed, small_spec, write_spec
+from tests.harness.support import CommandLine, changed, small_config, small_spec, write_spec
 
 
 @pytest.mark.parametrize(
@@ -116,6 +117,30 @@ def test_a_preflight_without_gpus_says_so_line_by_line(tmp_path: Path, cli: Comm
 
 
 # Preflight
+
+
+def test_reading_is_said_beside_what_the_gpu_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader is measured; a worker of the run has four cores."""
+    monkeypatch.setattr("harness.tasks.imagenet.ImageNet.measured_reading_rate", lambda *arguments: 500.0)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    config = small_config(task=TaskSpec(name="imagenet"))
+    for taken, words in (
+        (None, "4 readers a worker reach about 2,000 images/s, 500 each"),
+        (1200.0, "2,000 images/s, 500 each; its GPU takes 1,200"),
+        (2500.0, "its GPU takes 2,500, and would wait for them: give a worker more cores"),
+    ):
+        seconds = SimpleNamespace(seconds=config.batch_size / taken if taken else None)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda taken=taken: taken is not None)
+        monkeypatch.setattr(preflight, "dry_steps", lambda config, device, seconds=seconds: seconds)
+        (check,) = check_reading(config, None, "cuda", cores=4)
+        assert check.passed and check.detail.endswith(words)
+
+    def fail(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+
+    monkeypatch.setattr(preflight, "dry_steps", fail)
+    (check,) = check_reading(config, None, "cuda", cores=4)
+    assert not check.passed and "CUDA out of memory.; if memory is short" in check.detail
 
 
 def test_disk_that_is_asked_for_is_what_checkpoints_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
