@@ -33,12 +33,11 @@ def ask_slurm(*command: str) -> str | None:
 class Allocation:
     """One start of one job, as one of its processes sees it.
 
-    `job` is as the campaign's record has it, `number` what `scontrol requeue` wants, which each task of an array has
-    of its own. `restart` counts requeues before, `task` is the index in the array, 0 where there is none.
+    `job` is as the campaign's record has it, 7_2 of an array: Slurm's own number of an array's last task names them
+    all. `restart` counts requeues before, `task` is the index in the array, 0 where there is none.
     """
 
     job: str
-    number: str
     restart: int
     task: int
     rank: int
@@ -49,7 +48,7 @@ class Allocation:
     @property
     def key(self) -> str:
         """Names this start of this job, among all of this cluster's."""
-        return f"{os.environ.get('SLURM_CLUSTER_NAME', '')}/{self.number}/{self.restart}"
+        return f"{os.environ.get('SLURM_CLUSTER_NAME', '')}/{self.job}/{self.restart}"
 
     @property
     def attempt(self) -> str:
@@ -68,7 +67,6 @@ def this_allocation() -> Allocation:
     job, place = submitit.JobEnvironment(), TorchDistributedEnvironment()
     return Allocation(
         job=job.job_id,
-        number=job.raw_job_id,
         restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
         task=int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")),
         rank=place.rank,

@@ -200,7 +200,7 @@ def decide(folder: Path, submission: Submission, allocation: Allocation, max_ret
 
 def _requeue(allocation: Allocation, why: str) -> int:
     print(f"{why}: requeued", flush=True)
-    return subprocess.run(["scontrol", "requeue", allocation.number], check=False).returncode
+    return subprocess.run(["scontrol", "requeue", allocation.job], check=False).returncode
 
 
 def _ended_by_slurm(allocation: Allocation) -> tuple[FailureKind, str] | None:
@@ -208,7 +208,7 @@ def _ended_by_slurm(allocation: Allocation) -> tuple[FailureKind, str] | None:
 
     At its time limit a job is being ended too, and comes back only if it is requeued here.
     """
-    said = ask_slurm("scontrol", "show", "job", "--oneliner", allocation.number)
+    said = ask_slurm("scontrol", "show", "job", "--oneliner", allocation.job)
     if said is None or "JobState=RUNNING" in said.split() or _is_at_its_limit():
         return None
     if lost := re.search(r"\bFailedNode=(\S+)", said):

@@ -139,6 +139,27 @@ def _learn(device: torch.device, scale: Scale, name: str) -> list[float]:
     return [float(trainee.step()) for _ in range(scale.num_steps)]
 
 
+def test_processes_beside_workers_stacked_on_one_device(
+    device: torch.device, scale: Scale, record_property: Record
+) -> None:
+    """Whole steps of as many workers, in a process each, on a GPU of its own where there is one, and as rows."""
+    apart = on_processes(_seconds_of_a_step, device, scale)
+    config = learning("mcser", scale).model_copy(update={"num_workers": len(apart)})
+    stacked = Trainee(config, trainable(config, device), StackedCollectives(len(apart)))
+    record_property("processes", len(apart))
+    record_property("stacked / processes", _seconds(stacked, device) / max(apart))
+    assert min(apart) > 0
+
+
+def _seconds_of_a_step(device: torch.device, scale: Scale) -> float:
+    return _seconds(trainee_of(learning("mcser", scale), device, ProcessGroupCollectives()), device)
+
+
+def _seconds(trainee: Trainee, device: torch.device) -> float:
+    """Median seconds of a step after a few."""
+    return median([seconds_to_idle(trainee.step, device) for _ in range(WARM_UP + WATCHED)][WARM_UP:])
+
+
 # One process
 
 

@@ -119,7 +119,6 @@ def allocation(**changes: Any) -> Allocation:
     """The first start of job 7_0 as its rank 0 sees it."""
     given: Table = {
         "job": "7_0",
-        "number": "8",
         "restart": 0,
         "task": 0,
         "rank": 0,

@@ -109,10 +109,11 @@ def test_notice_tells_a_time_limit_from_a_preemption_and_ends_a_worker_that_only
 
 @pytest.fixture
 def requeued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that a made-up scontrol writes its words to."""
+    """A file that a made-up scontrol writes its words to. By another name than 7_0 a job is an array, of which one runs."""
     said, program = tmp_path / "said", tmp_path / "bin" / "scontrol"
     program.parent.mkdir()
     show = 'if [ "$1" = show ]; then echo "JobId=$4 JobState=${STATE:-RUNNING} Reason=None ${MORE}"'
+    show += '; [ "$4" = 7_0 ] || echo "JobId=9 JobState=RUNNING"'
     program.write_text(f'#!/bin/sh\n{show}; else echo "$@" >>{said}; fi\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
@@ -163,7 +164,7 @@ def test_long_run_is_requeued_at_every_time_limit_so_long_as_it_gets_on(tmp_path
         write_failure(folder, "run", attempt, "timeout", "asked to stop", "")
         codes.append(requeue_of(folder, restart, 0, max_retries=1))
     assert codes == [0, 0, 0, 0, 0, 1]
-    assert requeued.read_text() == "requeue 8\n" * 5
+    assert requeued.read_text() == "requeue 7_0\n" * 5
     assert [start.progressed for start in read_starts(folder)] == [True, True, True, True, False, False]
 
 
@@ -198,7 +199,7 @@ def test_job_is_requeued_by_how_its_attempts_ended_and_a_record_of_that_is_left(
 ) -> None:
     folder = started(tmp_path / "run", *before, said=said)
     assert requeue_of(folder, len(before), 137) == code
-    assert requeued.exists() == (code == 0) and (code or requeued.read_text() == "requeue 8\n")
+    assert requeued.exists() == (code == 0) and (code or requeued.read_text() == "requeue 7_0\n")
     failure = failure_of(folder)
     assert (failure.kind, failure.attempt) == (kind, "now")
     if kind == "node":
@@ -244,7 +245,7 @@ def test_job_that_is_told_to_stop_while_its_workers_load_goes_on_but_not_for_eve
     folder = tmp_path / "run"
     begun(folder)
     assert [requeue_of(folder, restart, 128 + signal.SIGUSR2) for restart in (1, 2, 3)] == [0, 0, 140]
-    assert requeued.read_text() == "requeue 8\n" * 2
+    assert requeued.read_text() == "requeue 7_0\n" * 2
     failure = failure_of(folder)
     assert failure.kind == "preempted" and failure.message.startswith("the job was told to stop, before a worker began")
 
@@ -326,9 +327,9 @@ def test_workers_of_a_start_meet_and_nobody_elses_do(tmp_path: Path, monkeypatch
     monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
     profile = load_profile(str(write_profile(tmp_path, small_profile())))
     low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    starts = [allocation(number=str(os.getpid()), restart=restart, world_size=2) for restart in range(200)]
+    starts = [allocation(job=str(os.getpid()), restart=restart, world_size=2) for restart in range(200)]
     assert all(1024 < start.port < low for start in starts) and len({start.port for start in starts}) > 190
-    ours, others = starts[0], (allocation(number=f"x{number}", world_size=2) for number in range(10**6))
+    ours, others = starts[0], (allocation(job=f"x{number}", world_size=2) for number in range(10**6))
     other = next(start for start in others if start.port == ours.port)
 
     def come(start: Allocation, seconds: float) -> None:
