@@ -109,7 +109,7 @@ def test_notice_tells_a_time_limit_from_a_preemption_and_ends_a_worker_that_only
 
 @pytest.fixture
 def requeued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that a made-up scontrol writes its words to. By another name than 7_0 a job is an array, of which one runs."""
+    """A file that a made-up scontrol writes its words to. Any job but 7_0 is an array to it, of which a task runs."""
     said, program = tmp_path / "said", tmp_path / "bin" / "scontrol"
     program.parent.mkdir()
     show = 'if [ "$1" = show ]; then echo "JobId=$4 JobState=${STATE:-RUNNING} Reason=None ${MORE}"'
