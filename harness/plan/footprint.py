@@ -23,8 +23,7 @@ from harness.records.hardware import TrainingRate, hardware
 from harness.spec import EvaluationSpec, ModelSpec, RunConfig, ScheduleSpec, Spec, SpecError
 from harness.tasks.task import find_task
 from harness.train.build import build_model, build_optimizer, num_steps_of, trainable
-from harness.train.clock import seconds_to_idle
-from harness.train.local_workers import Trainee
+from harness.train.local_workers import Trainee, seconds_to_idle
 from harness.train.training import check_restart
 
 MAX_STEPS, MAX_SECONDS = 20, 1.0

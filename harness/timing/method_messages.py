@@ -12,7 +12,7 @@ from algorithms.core.stages import EarlyMessage
 from harness.records.timings import Message, Method
 from harness.timing.turn import Setting, Turn
 from harness.train.build import build_topology
-from harness.train.clock import seconds_to_idle
+from harness.train.local_workers import seconds_to_idle
 
 NUM_DRAWS = 1000
 """Steps of an overlapped method over which it is averaged when its blocks' layers are done."""

@@ -17,7 +17,6 @@ from harness.timing.method_messages import described
 from harness.timing.timed_step import Parts, RankStep, parts_of
 from harness.timing.turn import NUM_WARMUP_STEPS, Setting, Turn, make_groups
 from harness.timing.workloads import Gradients
-from harness.train.clock import there_and_back
 from harness.workers.attempt import prepare_thread
 from harness.workers.process_group import from_rank_0, joined
 from harness.workers.processes import Worker
@@ -101,6 +100,13 @@ def time_methods(session: Session, device: torch.device, set_link: SetLink | Non
         for plan, own in _turn(session, setting, known[name], visit, set_link):
             steps.setdefault((name, plan), []).extend((visit, parts) for parts in own)
     return methods, [cell_of(name, plan, own, session.trains) for (name, plan), own in steps.items()]
+
+
+def there_and_back(names: Sequence[str], num_rounds: int) -> Iterator[tuple[int, str]]:
+    """Number of the round and name: A B C, C B A, A B C, ... so that what disturbs the machine disturbs all alike."""
+    for number in range(num_rounds):
+        for name in names if number % 2 == 0 else reversed(names):
+            yield number, name
 
 
 def _turn(

@@ -20,7 +20,7 @@ from harness.records.store import VERSION, Attempt
 from harness.records.timings import Collective, Fabric, Sweep, SweepPoint, formula_bytes, ring_bytes
 from harness.timing.lab import Lab, start_inside
 from harness.timing.links import LabTopology, burst_bytes
-from harness.train.clock import seconds_to_idle
+from harness.train.local_workers import seconds_to_idle
 from harness.workers.attempt import prepare_thread
 from harness.workers.process_group import joined
 from harness.workers.processes import Worker, WorkerProcesses

@@ -17,8 +17,7 @@ from harness.spec import Precision
 from harness.tasks.task import find_task
 from harness.timing.workloads import EMULATED, Gradients, gradients_of, problem_of, published, short_run, workload_of
 from harness.train.build import trainable
-from harness.train.clock import seconds_to_idle
-from harness.train.local_workers import MixedPrecision, random_batch
+from harness.train.local_workers import MixedPrecision, random_batch, seconds_to_idle
 
 MIN_STEPS, MAX_STEPS, MAX_SECONDS = 5, 200, 3.0
 """Bounds of a calibration."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -223,3 +224,12 @@ class Trainee:
         losses = torch.stack([self.precision.both_passes(model, *batch) for model, batch in each])
         self.precision.step(self.optimizer)
         return losses
+
+
+def seconds_to_idle(work: Callable[[], object], device: torch.device) -> float:
+    """Do the work; how long until the device had done what was asked of it."""
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started

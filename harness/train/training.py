@@ -1,16 +1,17 @@
-"""The training of the workers at one end: what changes from step to step, how a step is taken, and how it is saved."""
+"""The training of the workers at one end: what changes from step to step, how a step is taken, timed and saved."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from algorithms import Collectives, DistributedOptimizer, SoloCollectives, StackedCollectives
+from algorithms.core.traffic import Elapsed, mark
 from harness.records.recorder import Recorder
 from harness.rows import RestartSpec
 from harness.spec import RunConfig, SpecError
@@ -18,13 +19,16 @@ from harness.tasks.task import Batch, Samples, TensorSamples, find_task, split_s
 from harness.train import checkpoint
 from harness.train.build import build_optimizer, format_of, module_to_train, num_steps_of
 from harness.train.checkpoint import CheckpointError
-from harness.train.clock import Clock
 from harness.train.evaluate import Score
 from harness.train.local_workers import MixedPrecision, batched_backward, local_workers
 from harness.train.order import class_counts, learning_rate_factor, token_weights, worker_batches, worker_shards
 
 PARAMETERS = "parameters"
 """What a restart calls them, in whose place worker 0's are taken."""
+
+
+Phase = Literal["data", "compute", "communicate", "evaluate", "checkpoint"]
+PHASES: tuple[Phase, ...] = ("data", "compute", "communicate", "evaluate", "checkpoint")
 
 
 class Preempted(RuntimeError):
@@ -188,6 +192,50 @@ class Training:
         weights = [None] * len(batches) if self._weights is None else next(self._weights)
         each = zip(self._trained, batches, weights, strict=True)
         return torch.stack([self.precision.both_passes(model, *batch, weight) for model, batch, weight in each])
+
+
+class Clock:
+    """How a run spends its time: phases that exclude each other and sum to the wall clock.
+
+    It is always in one phase; what a phase spends in collectives is "communicate" (waiting for others included). On a
+    GPU the times are those at which it comes to the work and not those at which it is told to, so a phase in which it
+    waits for the CPU has that time. Nobody waits for it: its events are read when they are over.
+
+    Args:
+        device: where the run computes.
+        seconds: of earlier attempts, by phase.
+    """
+
+    def __init__(self, collectives: Collectives, device: torch.device, seconds: dict[str, float] | None = None) -> None:
+        self._before: dict[str, float] = dict.fromkeys(PHASES, 0.0) | (seconds or {})
+        self._device, self._phases = device, Elapsed()
+        self._talks = collectives.elapsed = Elapsed()
+        self._collectives = collectives
+        self._phase: Phase = "compute"
+        collectives.account = self._phase
+        self._mark = mark(device)
+
+    def switch(self, phase: Phase) -> None:
+        """End the present phase and begin another."""
+        now = mark(self._device)
+        self._phases.add(self._phase, self._mark, now)
+        self._phase, self._mark = phase, now
+        self._collectives.account = phase
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds by phase, of phases that have ended and of earlier attempts; waits until a GPU has ended them."""
+        phases, talks = self._phases.seconds(), self._talks.seconds()
+        seconds = dict(self._before)
+        for phase in PHASES:
+            seconds[phase] += phases.get(phase, 0.0) - talks.get(phase, 0.0)
+        seconds["communicate"] += sum(talks.values())
+        return seconds
+
+    @property
+    def wall_seconds(self) -> float:
+        """Sum over the phases."""
+        return sum(self.seconds.values())
 
 
 def check_restart(restart: RestartSpec, optimizer: DistributedOptimizer, num_steps: int, num_workers: int) -> None:

@@ -20,7 +20,7 @@ from harness.plan.footprint import footprint_of
 from harness.records.store import Failure, RunRecord, read_record, read_run
 from harness.spec import RunConfig
 from harness.tasks import blobs
-from harness.train.clock import PHASES, Clock
+from harness.train.training import PHASES, Clock
 from harness.workers.attempt import attempt_stacked
 from tests.harness.support import (
     BLOCK,

@@ -13,6 +13,7 @@ from torch import nn
 from algorithms import Collectives, DistributedOptimizer, SoloCollectives
 from algorithms.registry import methods
 from harness.spec import ModelSpec, Precision, RunConfig
+from harness.timing.session import there_and_back
 from harness.timing.workloads import (
     FASHION_MNIST,
     LEARNING_RATE,
@@ -23,7 +24,7 @@ from harness.timing.workloads import (
     short_run,
 )
 from harness.train.build import build_optimizer, table_at_ratio
-from harness.train.clock import seconds_to_idle, there_and_back
+from harness.train.local_workers import seconds_to_idle
 from harness.workers.attempt import prepare_thread
 from harness.workers.process_group import device_groups, joined
 from harness.workers.processes import Worker, start_workers

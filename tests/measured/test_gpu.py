@@ -26,8 +26,7 @@ from harness.spec_file import find_spec, load_spec
 from harness.tasks.augment import CroppedSamples
 from harness.timing.workloads import Problem, short_run
 from harness.train.build import trainable
-from harness.train.clock import seconds_to_idle
-from harness.train.local_workers import Trainee
+from harness.train.local_workers import Trainee, seconds_to_idle
 from tests.measured import subjects
 from tests.measured.subjects import TINY, Scale, learning, on_processes
 
