@@ -10,7 +10,7 @@ import sys
 import threading
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -25,7 +25,6 @@ from algorithms import Collectives, Compressor
 from algorithms.registry import methods, settings
 from harness.__main__ import main as harness_main
 from harness.plan.rows import PlannedRun
-from harness.records import run_lock
 from harness.records.packs import read_pack
 from harness.records.provenance import new_attempt
 from harness.records.store import read_run
@@ -318,16 +317,6 @@ def only(spec: Table, row: str, **changes: Any) -> Table:
     """The spec with this row alone and one seed."""
     rows = [each | changes for each in spec["rows"] if each["row"] == row]
     return spec | {"rows": rows, "statistics": spec["statistics"] | {"baseline": row, "seeds": [1]}}
-
-
-def lock_holders(folder: Path) -> list[int]:
-    """The other processes that have the lock of this run open."""
-    lock, found = (folder / run_lock.NAME).resolve(), set[int]()
-    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
-        with suppress(OSError):  # it ended, or is somebody else's
-            if descriptor.resolve() == lock:
-                found.add(int(descriptor.parts[2]))
-    return sorted(found - {os.getpid()})
 
 
 class Killed(BaseException):

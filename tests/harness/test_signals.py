@@ -9,12 +9,14 @@ import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.plan.plan import Plan, make_plan
+from harness.records import run_lock
 from harness.records.recorder import SupersededError, write_failure
 from harness.records.run_lock import owned
 from harness.records.state import judge, look, saved_step
@@ -36,7 +38,6 @@ from tests.harness.support import (
     environment,
     job_for,
     launch_options,
-    lock_holders,
     only,
     small_config,
     small_spec,
@@ -121,6 +122,16 @@ def test_stopped_and_called_again_gives_the_same_as_undisturbed(kind: str, tmp_p
     assert attempt_stacked(job_for(config, tmp_path / "stopped"))
     assert [each.resumed_from_step for each in read_run(folder).run.attempts] == [0, 1, 34, 94]
     assert comparable(folder) == comparable(whole.folder)
+
+
+def lock_holders(folder: Path) -> list[int]:
+    """The other processes that have the lock of this run open."""
+    lock, found = (folder / run_lock.NAME).resolve(), set[int]()
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):  # it ended, or is somebody else's
+            if descriptor.resolve() == lock:
+                found.add(int(descriptor.parts[2]))
+    return sorted(found - {os.getpid()})
 
 
 @pytest.mark.timeout(300)
