@@ -121,12 +121,16 @@ class FlatBuffers:
                 "the model first, then make the optimiser"
             )
 
+    def note_frozen(self) -> None:
+        """Note which tensors are frozen now; a step, and what is sent early for it, must begin with this."""
+        self.frozen = tuple(number for number, each in enumerate(self.tensors) if not each.requires_grad)
+
     def collect_gradients(self) -> None:
         """Make the flat tensor hold the gradients, also where someone replaced `p.grad` or set it to None.
 
         A gradient that is missing is zero.
         """
-        self.frozen = tuple(number for number, each in enumerate(self.tensors) if not each.requires_grad)
+        self.note_frozen()
         if not self._attached():
             for number in range(len(self.tensors)):
                 self.collect_gradient(number)

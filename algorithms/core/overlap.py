@@ -188,6 +188,7 @@ class Reducer:
     def _list(self) -> None:
         if not self._is_listed:
             self.drop()
+            self._flat.note_frozen()
             # Gradients are done from the last tensor to the first, so this is about the order of readiness.
             messages = sorted(self._list_messages(), key=lambda message: -message.tensors[0])
             self._is_listed, self._waiting, self._finished = True, deque(messages), set()

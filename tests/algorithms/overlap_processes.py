@@ -60,7 +60,7 @@ class Case:
 
 WASTEFUL = ("accumulate", "skip", "scaler", "reload")
 """Habits in which something is sent that no step asks for."""
-HABITS = (*WASTEFUL, "to_none", "no_sync", "forget", "branch", "other_branch", "harmless")
+HABITS = (*WASTEFUL, "to_none", "no_sync", "forget", "branch", "other_branch", "harmless", "freeze")
 ADAMW: dict[str, Any] = {"local_step": "adamw", "momentum": None, "lr": 0.01}
 CASES = {
     **{f"{name}-{key}": Case(name, (key, "block")) for name in OVERLAPPING for key in [*BLOCKS][:3]},
@@ -123,6 +123,8 @@ def one_step(habit: str, optimizer: DistributedOptimizer, model: Net, step: int,
         model.zero_grad()
     elif habit != "forget" or step % 2:
         optimizer.zero_grad()
+    if habit == "freeze":
+        model.middle.requires_grad_(step % 3 != 0)
     if habit in ("no_sync", "accumulate"):
         with optimizer.no_sync() if habit == "no_sync" else torch.enable_grad():
             loss_of(model, rank, step, part=1).backward()
