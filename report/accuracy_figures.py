@@ -60,26 +60,26 @@ def at_link_load(accuracy: pd.DataFrame, load: float) -> pd.DataFrame:
     return best.sort_values("difference", ascending=False, kind="stable")
 
 
-def loss_at_one_load(frames: Frames, accuracy: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The rows that are set side by side, at the main load where there are enough, and what is found as a sentence.
+def loss_at_one_load(frames: Frames, accuracy: pd.DataFrame) -> tuple[pd.DataFrame, str, str | None]:
+    """The rows that are set side by side, what is found as a sentence, and the load of a link that they are taken at.
 
-    It counts means within the margin among the rows drawn, and beside them the verdicts on those that were declared.
+    It counts the verdicts on rows that were declared, or else the means within the margin. No load: all are taken.
     """
     experiment, load = frames.experiment, main_load(frames)
     own = accuracy[accuracy["is_own"] & (accuracy["row"] != experiment.baseline) & accuracy["difference"].notna()]
     shown = at_link_load(own, load)
-    at = f"At a link load of {amount(load)} models, " if len(shown) < len(own) else ""
+    at = amount(load) if len(shown) < len(own) else None
     if experiment.margin is None:
-        return shown, "Points against all sent"
+        return shown, "Points against all sent", at
+    margin, contrasts = counted(round(100 * experiment.margin, 6), "point"), contrasts_frame(frames)
+    asked = contrasts[contrasts["kind"] == "non-inferiority"]
+    if len(asked):
+        less = (asked["verdict"] == LESS).sum()
+        return shown, f"{less} of {len(asked)} methods asked about are shown to lose less than {margin}", at
     drawn = shown[~shown["is_bound"]]
     within = int((drawn["difference"] > -experiment.margin).sum())
     means = f"{within} of {counted(len(drawn), 'mean')} {'is' if within == 1 else 'are'}"
-    title = f"{at}{means} less than {counted(round(100 * experiment.margin, 6), 'point')} below all sent"
-    contrasts = contrasts_frame(frames)
-    asked = contrasts[contrasts["kind"] == "non-inferiority"]
-    if len(asked):
-        title += f"; shown for {(asked['verdict'] == LESS).sum()} of the {len(asked)} asked about"
-    return shown, title
+    return shown, f"{means} less than {margin} below all sent", at
 
 
 def loss_figure(shown: pd.DataFrame, margin: float | None, title: str) -> Figure:

@@ -85,7 +85,8 @@ def write_frames(frames: Frames, output: Path | None = None) -> Path:
 def _figures(frames: Frames, accuracy: pd.DataFrame) -> tuple[dict[str, Figure], dict[str, str]]:
     """The figures that there are numbers for, and what is said under them."""
     margin, figures, captions = frames.experiment.margin, {}, {}
-    shown, captions["loss"] = loss_at_one_load(frames, accuracy)
+    shown, captions["loss"], load = loss_at_one_load(frames, accuracy)
+    captions |= {"load": load} if load else {}
     if len(shown):
         figures["loss"] = loss_figure(shown, margin, captions["loss"])
     own = accuracy[accuracy["is_own"] & (accuracy["row"] != frames.experiment.baseline)]
@@ -208,8 +209,13 @@ def _rate_table(frames: Frames, rates: pd.DataFrame) -> pd.DataFrame:
 
 
 def _provenance(frames: Frames) -> dict[str, Any]:
-    config = frames.experiment.config | {"seeds": frames.experiment.seeds}
-    settings = [f"{key.replace('_', ' ')}: {_value(value)}" for key, value in config.items() if _value(value)]
+    config, baseline = frames.experiment.config | {"seeds": frames.experiment.seeds}, frames.experiment.baseline
+    own = sorted(frames.runs.loc[frames.runs["row"] == baseline, "seed"].unique().tolist())
+    config |= {f"seeds of {_name(frames, baseline)}": own} if baseline and own != frames.experiment.seeds else {}
+    names = {"wire": "communication dtype"}
+    settings = [
+        f"{names.get(key, key).replace('_', ' ')}: {_value(value)}" for key, value in config.items() if _value(value)
+    ]
     attempts = frames.attempts
     named = attempts.assign(
         commit=[str(commit)[:12] if commit else "none" for commit in attempts["git_commit"]],

@@ -44,10 +44,14 @@ const SHOWN = [1e9, 100e9]; // ends of the speed-ups' axis, in bits a second
 const fromShare = ([low, high], share) => Number((low * (high / low) ** share).toPrecision(3));
 const toShare = ([low, high], value) => Math.log(value / low) / Math.log(high / low);
 
-/** Points that no faster one equals or beats. */
+/** Points that no faster one equals or beats; a thousandth of a step is no faster. */
 function frontierOf(places) {
   const best = [];
-  for (const p of sorted(places, "x", false)) if (!best.length || p.y > best.at(-1).y) best.push(p);
+  for (const p of sorted(places, "x", false)) {
+    if (best.length && p.y <= best.at(-1).y) continue;
+    if (best.length && p.x < 1.001 * best.at(-1).x) best.pop();
+    best.push(p);
+  }
   return best;
 }
 
@@ -70,7 +74,7 @@ function drawFrontier(scored) {
   if (!scored.length) return [];
   const best = frontierOf(scored), axis = scoreAxis(scored);
   drawChart(document.querySelector("[data-chart=frontier]"), {
-    label: "Score against step time", x: { label: "modelled step (ms)", log: true, format: (v) => digits(1e3 * v) },
+    label: "Score against step time", x: { label: "modelled step (ms, log scale)", log: true, format: (v) => digits(1e3 * v) },
     y: { label: relative() ? `${EXPERIMENT.difference} against ${baselineName}` : `score (${EXPERIMENT.unit})`, domain: axis.domain },
     marks: scored.map((l) => ({ ...l, tag: l.method.label, strong: best.includes(l) })), references: axis.references,
     lines: [{ points: best.map((p) => [p.x, p.y]), colour: "var(--text)", dash: "5 3", kind: "frontier" }],

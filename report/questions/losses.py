@@ -43,7 +43,7 @@ def what_is_lost(long: Compared) -> Answer:
 
 def loss_at_one_link(long: Compared) -> tuple[pd.DataFrame, Figure]:
     """README's figure, which is that of the experiment's report, and its numbers."""
-    shown, title = loss_at_one_load(long.frames, accuracy_frame(long.frames))
+    shown, title, _ = loss_at_one_load(long.frames, accuracy_frame(long.frames))
     return shown, loss_figure(shown, long.frames.experiment.margin, title)
 
 
@@ -60,7 +60,7 @@ def other_tasks(evidence: Evidence) -> Answer | None:
         pairs += [(row, other) for row in rows if row in ("mcser-8", "cser-8") for other in local]
         pairs = [(x.row, x.reference) for x in each.frames.contrasts] or pairs
         judged += [TEXTS[name]] if each.frames.contrasts else []
-        tables.append(each.contrasts_of(pairs).assign(task=TEXTS[name]))
+        tables.append(each.contrasts_of(pairs).assign(task=TEXTS[name], margin=each.frames.experiment.margin))
     frame = pd.concat(tables, ignore_index=True)
     losses, against = frame[frame["kind"] == "non-inferiority"], frame[frame["kind"] == "superiority"]
     numbers = {
@@ -69,9 +69,17 @@ def other_tasks(evidence: Evidence) -> Answer | None:
         "apart": int(against["verdict"].isin((BETTER, WORSE)).sum()),
         "names": list(found),
         "tasks": judged,
+        "unjudged": [said for name, said in TEXTS.items() if name in found and said not in judged],
+        "beyond": _beyond(losses),
     }
     own = frame["row"].eq("mcser-8") | (frame["row"].eq("cser-8") & ~frame["task"].eq(TEXTS["cmudict"]))
     return Answer(frame, numbers, rows=frame[own].head(6))
+
+
+def _beyond(losses: pd.DataFrame) -> list[str]:
+    """Methods that are not told apart, and yet have an interval wholly beyond the margin."""
+    own = losses[(losses["high"] < -losses["margin"]) & ~losses["verdict"].isin((LESS, MORE))]
+    return [f"{line.label} ({line.task})" for line in own.itertuples()]
 
 
 def the_relatives(evidence: Evidence) -> Answer | None:
