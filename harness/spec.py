@@ -88,12 +88,13 @@ class EvaluationSpec(Strict):
     """`per_epoch` scores an epoch, evenly spaced, or `num_scores` in the whole run.
 
     `batch_norm`: the running statistics that the workers' average model is scored with. "average": the workers' mean;
-    "local", as released: every worker's own, each worker scoring all samples, and the scores averaged.
+    "recalibrate": estimated anew by the average model on training batches; "local", as released: every worker's own,
+    each worker scoring all samples, and the scores averaged.
     `beam`: how many beams a text task's sentences are decoded with; 1 is greedy.
     """
 
     per_epoch: Count = 1
-    batch_norm: Literal["average", "local"] = "average"
+    batch_norm: Literal["average", "recalibrate", "local"] = "average"
     num_scores: Count | None = None
     beam: Annotated[int, Field(ge=1, le=64)] = 1
 

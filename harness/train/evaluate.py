@@ -19,7 +19,10 @@ from harness.spec import RunConfig
 from harness.tasks.pairs import BEGIN, END, PAD, PairSamples, plain
 from harness.tasks.task import Samples
 from harness.train.local_workers import MixedPrecision
+from harness.train.order import worker_batches
 
+RECALIBRATION_STEPS = 32
+"""Training batches per worker from which "recalibrate" estimates batch-norm statistics."""
 LENGTH_POWER = 1.0
 """Beams are compared by their log-probability over their length to this power."""
 
@@ -52,6 +55,7 @@ def evaluate(
     precision: MixedPrecision,
     samples: Samples,
     num_evaluation: int,
+    num_train: int,
 ) -> Score:
     """Score the average model in the run's precision; models, optimiser and generators are then what they were.
 
@@ -75,7 +79,7 @@ def evaluate(
             pairs = zip(models, shares, strict=True)
             return [_score(*pair, precision, samples, config.evaluation.beam) for pair in pairs]
 
-    with optimizer.consensus(), _batch_norm(config, models, collectives):
+    with optimizer.consensus(), _batch_norm(config, models, precision, samples, collectives, num_train):
         squares = _squares(own - optimizer.flat.parameters)
         scores = scores_now() if averages else []
     scores = scores or scores_now()
@@ -155,7 +159,14 @@ def _score(
 
 
 @contextmanager
-def _batch_norm(config: RunConfig, models: Sequence[nn.Module], collectives: Collectives) -> Iterator[None]:
+def _batch_norm(
+    config: RunConfig,
+    models: Sequence[nn.Module],
+    precision: MixedPrecision,
+    samples: Samples,
+    collectives: Collectives,
+    num_train: int,
+) -> Iterator[None]:
     """Inside, batch norm's running statistics follow the policy; afterwards they are the worker's own again."""
     layers = [[each for each in model.modules() if isinstance(each, _BatchNorm)] for model in models]
     statistics = [
@@ -166,6 +177,9 @@ def _batch_norm(config: RunConfig, models: Sequence[nn.Module], collectives: Col
         yield
         return
     kept = [[copy.deepcopy(layer.state_dict()) for layer in own] for own in layers]
+    if config.evaluation.batch_norm == "recalibrate":
+        for rank, model, own in zip(collectives.own_ranks, models, layers, strict=True):
+            _recalibrate(config, model, own, precision, samples, rank, num_train)
     flat = torch.stack([torch.cat([buffer.view(-1) for buffer in own]) for own in statistics])
     collectives.all_reduce_mean_(flat, Purpose.EVALUATION)
     for own_statistics, mean in zip(statistics, flat, strict=True):
@@ -176,6 +190,29 @@ def _batch_norm(config: RunConfig, models: Sequence[nn.Module], collectives: Col
     finally:
         for layer, state in zip(chain(*layers), chain(*kept), strict=True):
             layer.load_state_dict(state)
+
+
+def _recalibrate(
+    config: RunConfig,
+    model: nn.Module,
+    layers: list[_BatchNorm],
+    precision: MixedPrecision,
+    samples: Samples,
+    rank: int,
+    num_train: int,
+) -> None:
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+    sizes = config.num_workers, config.batch_size
+    indices = worker_batches(config.seed, num_train, rank, *sizes, range(RECALIBRATION_STEPS))
+    for number, (inputs, _) in enumerate(samples.training_batches(indices, config.seed, rank, 0), 1):
+        for layer in layers:
+            # The mean of all batches. PyTorch's momentum of None is the same, but asks the GPU for the number.
+            layer.momentum = 1.0 / number
+        precision.outputs(model, inputs)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
 
 
 def answers(model: Any, source: Tensor, precision: MixedPrecision, max_length: int, num_beams: int) -> list[list[int]]:

@@ -144,8 +144,8 @@ def record_score(training: Training) -> None:
     """Score the workers' average and record it; a loss that is not finite makes the run diverge."""
     work = training.work
     training.clock.switch("evaluate")
-    same = training.models, training.optimizer, training.precision, work.samples, training.num_evaluation
-    score = evaluate(work.config, *same)
+    sizes = training.num_evaluation, training.num_train
+    score = evaluate(work.config, training.models, training.optimizer, training.precision, work.samples, *sizes)
     training.clock.switch("compute")
     training.losses.zero_()
     if not math.isfinite(score.loss):

@@ -17,7 +17,7 @@ from harness.spec import RunConfig, TaskSpec
 from harness.tasks.blobs import TASK
 from harness.tasks.task import Batch, TensorSamples
 from harness.train.build import build_model, build_optimizer
-from harness.train.evaluate import Score, evaluate, worker_accuracies
+from harness.train.evaluate import RECALIBRATION_STEPS, Score, evaluate, worker_accuracies
 from harness.train.local_workers import MixedPrecision
 from harness.train.order import worker_batches
 from tests.harness.support import CSER, small_config
@@ -92,7 +92,7 @@ def evaluated(
             layer.running_var.mul_(1 + collectives.rank)  # type: ignore[union-attr]
         own, before = copy.deepcopy(model), state(model, optimizer)
         error = None if optimizer.error is None else optimizer.error.clone()
-        score = evaluate(config, [model], optimizer, PLAIN, counted, 500)  # type: ignore[arg-type]
+        score = evaluate(config, [model], optimizer, PLAIN, counted, 500, 1600)  # type: ignore[arg-type]
         return Seen(score, own, error, before, state(model, optimizer), model.training)
 
     return config, run_workers(work, num_workers), counted.scored
@@ -120,25 +120,50 @@ def direct_score(model: nn.Module) -> tuple[int, float]:
     return int((outputs.argmax(dim=1) == labels).sum()), loss
 
 
-def expected_scores(policy: str, seen: list[Seen]) -> list[tuple[int, float]]:
+def recalibrated(config: RunConfig, average: nn.Module) -> nn.Module:
+    """The average model with statistics from plain formulas: means over all workers' batches, layer by layer."""
+    layers = list(batch_norms(average).values())
+    sums = [[torch.zeros_like(layer.running_mean), torch.zeros_like(layer.running_var)] for layer in layers]  # type: ignore[arg-type]
+    inputs_of: dict[int, Tensor] = {}
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, inputs, number=number: inputs_of.update({number: inputs[0]}))
+        for number, layer in enumerate(layers)
+    ]
+    average.train()
+    count = config.num_workers * RECALIBRATION_STEPS
+    for rank in range(config.num_workers):
+        for index in worker_batches(1, 1600, rank, config.num_workers, 20, range(RECALIBRATION_STEPS)):
+            with torch.no_grad():
+                average(SAMPLES.train_inputs[index])
+            for number, (mean, var) in enumerate(sums):
+                mean += inputs_of[number].mean(dim=(0, 2, 3)) / count
+                var += inputs_of[number].var(dim=(0, 2, 3), unbiased=True) / count
+    for hook in hooks:
+        hook.remove()
+    for layer, (mean, var) in zip(layers, sums, strict=True):
+        layer.running_mean, layer.running_var = mean, var
+    return average
+
+
+def expected_scores(policy: str, config: RunConfig, seen: list[Seen]) -> list[tuple[int, float]]:
     """Correct answers and loss of each model that is scored: the average, or all workers with its parameters."""
     average = average_model(seen)
-    if policy == "average":
-        return [direct_score(average)]
+    if policy != "local":
+        return [direct_score(average if policy == "average" else recalibrated(config, average))]
     for each in seen:
         each.own.load_state_dict(each.own.state_dict() | dict(average.named_parameters()))
     return [direct_score(each.own) for each in seen]
 
 
-@pytest.mark.parametrize("policy", ["average", "local"])
+@pytest.mark.parametrize("policy", ["average", "recalibrate", "local"])
 @pytest.mark.parametrize("num_workers", NUM_WORKERS)
 def test_every_sample_is_scored_once_by_the_average_model_under_each_policy_and_nothing_is_changed(
     policy: str, num_workers: int
 ) -> None:
-    """Of running statistics: their mean, or each worker's own."""
+    """Of running statistics: their mean, those of the average model, or each worker's own."""
     torch.manual_seed(3)
     generator = torch.get_rng_state()
-    _, seen, scored = evaluated(num_workers, policy)
+    config, seen, scored = evaluated(num_workers, policy)
     assert torch.get_rng_state().equal(generator)
     for each in seen:
         assert each.training and each.before.keys() == each.after.keys()
@@ -146,7 +171,7 @@ def test_every_sample_is_scored_once_by_the_average_model_under_each_policy_and_
         assert int(each.after["1.num_batches_tracked"]) == 7
     # The workers themselves differ, so that the comparison says something.
     assert len({direct_score(each.own)[1] for each in seen}) == num_workers
-    expected = expected_scores(policy, seen)
+    expected = expected_scores(policy, config, seen)
     assert sorted(scored) == sorted(list(range(500)) * len(expected))
     (score,) = {each.score for each in seen}
     count = 500 * len(expected)
@@ -189,7 +214,7 @@ def test_evaluation_is_no_training_traffic_and_too_few_scored_samples_are_an_err
     def work(collectives: Collectives, samples: Any) -> tuple[int, int]:
         model = copy.deepcopy(built)
         optimizer = build_optimizer(config, model, collectives, 40)
-        evaluate(config, [model], optimizer, PLAIN, samples, 500)
+        evaluate(config, [model], optimizer, PLAIN, samples, 500, 1600)
         return collectives.traffic.training_bits, collectives.traffic[Purpose.EVALUATION].bits
 
     # The parameters once, two statistics of 4 + 8 channels, and five sums of 64 bits.
@@ -203,7 +228,7 @@ def test_scores_are_made_in_the_precision_that_was_trained_in() -> None:
     model = build_model(config.model, TASK, 1, torch.device("cpu"))
     optimizer = build_optimizer(config, model, SoloCollectives(), 40)
     precision = MixedPrecision("bf16", torch.device("cpu"))
-    score = evaluate(config, [model], optimizer, precision, SAMPLES, 500)
+    score = evaluate(config, [model], optimizer, precision, SAMPLES, 500, 1600)
     (accuracy,) = worker_accuracies([model], precision, SoloCollectives(), SAMPLES, 500)
     model.eval()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
@@ -212,5 +237,5 @@ def test_scores_are_made_in_the_precision_that_was_trained_in() -> None:
     labels = SAMPLES.evaluation_labels
     assert score.loss == pytest.approx(nn.functional.cross_entropy(outputs.float(), labels).item(), rel=1e-6)
     assert accuracy == score.accuracy == (outputs.argmax(1) == labels).double().mean().item()
-    plain = evaluate(config, [model], optimizer, PLAIN, SAMPLES, 500)
+    plain = evaluate(config, [model], optimizer, PLAIN, SAMPLES, 500, 1600)
     assert abs(plain.loss - score.loss) > 1e-5 * score.loss
