@@ -99,14 +99,16 @@ def _figures(frames: Frames, accuracy: pd.DataFrame) -> tuple[dict[str, Figure],
 def _context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     experiment, accuracy, rows = frames.experiment, tables["accuracy"], frames.rows
     shown, columns = _accuracy_table(frames, accuracy)
-    needs, lost, verdicts = tables["needs"], tables["lost"], tables["contrasts"]["verdict"].value_counts()
+    needs, lost, contrasts = tables["needs"], tables["lost"], tables["contrasts"]
+    verdicts = contrasts["verdict"].value_counts()
+    own_p = contrasts["p_holm"].mask(contrasts["verdict"] == MORE, contrasts["p_more_holm"])
     return {
         "experiment": experiment,
         "frames": frames,
         "status": {"done": 0, "diverged": 0, "planned": len(frames.runs)}
         | frames.runs["status"].value_counts().to_dict(),
         "heading": frames.metric.label[:1].upper() + frames.metric.label[1:],
-        "again": {LONG: JUDGED, JUDGED: LONG}.get(experiment.name) if len(tables["contrasts"]) else None,
+        "again": {LONG: JUDGED, JUDGED: LONG}.get(experiment.name) if len(contrasts) else None,
         "judged": JUDGED,
         "margin": counted(round(100 * (experiment.margin or 0.0), 6), "point"),
         "baseline": frames.by_row.loc[experiment.baseline, "label"] if experiment.baseline else "the baseline",
@@ -122,9 +124,9 @@ def _context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, An
         "has_links": bool(accuracy["models_sent"].notna().any()),
         "mcser": {"mcser", "cser"} <= set(rows["algorithm"]),
         "ours": bool(((rows["algorithm"] == "cser") & (rows["local_step"] == "adamw")).any()),
-        "contrasts": tables["contrasts"],
+        "contrasts": contrasts.assign(own_p=own_p),  # of losing more, where that is the verdict
         "num_verdicts": {word: int(verdicts.get(word, 0)) for word in _VERDICTS},
-        "verdicts": _verdict_table(frames, tables["contrasts"]),
+        "verdicts": _verdict_table(frames, contrasts),
         "pool": pool_of(frames),
         "spreads": {row: float(frames.done(row).std()) for row in pool_of(frames).rows},
         "needs": needs[needs["num_tried"] > 1].sort_values(["shown_less", "shown_more"]) if len(needs) else needs,

@@ -255,8 +255,8 @@ def over_workers(evidence: Evidence) -> Answer | None:
 
 
 NETWORKS = {
-    "perceptron": (JUDGED, "mcser-96", "local_sgd-96"),
-    "convolutions": ("study_network_cnn", "mcser-h16-r1_3-r2_48", "local_sgd-24"),
+    "Perceptron": (JUDGED, "mcser-96", "local_sgd-96"),
+    "Convolutions": ("study_network_cnn", "mcser-h16-r1_3-r2_48", "local_sgd-24"),
     "Transformer": ("cmudict", "mcser-8", "local_sgd-8"),
     "DenseNet": ("study_network_densenet", BOTH, "local_sgd-96"),
     "ShuffleNet": ("study_network_shufflenet", BOTH, "local_sgd-96"),

@@ -127,7 +127,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Built:
 def test_holes_are_said(small: Built) -> None:
     counts = read_frames(small.records).runs["status"].value_counts()
     assert (counts["diverged"], counts["missing"], counts["failed"]) == (1, 2, 1)
-    assert "21 of 24 runs are done, 1 diverged" in small.markdown
+    assert "30 of 33 runs are done, 1 diverged" in small.markdown
     assert "2 of 3, 1 diverged" in small.markdown and "Runs without a result: 1 failed and 2 missing" in small.markdown
 
 
@@ -154,7 +154,7 @@ def test_no_runs_and_a_tuning_have_reports_too(tmp_path: Path) -> None:
         shutil.rmtree(run)
     empty = build(records)
     assert "| not enough runs | M-CSER; local SGD;" in empty.markdown
-    assert "0 of 24 runs are done" in empty.markdown and not (empty.output / "figures").exists()
+    assert "0 of 33 runs are done" in empty.markdown and not (empty.output / "figures").exists()
     text = build_report(read_frames(RESULTS / "cmudict_tuning"), tmp_path).read_text()
     assert "A search for settings and learning rates." in text and "learning rate" in text
 
@@ -163,4 +163,4 @@ def test_frames_are_written_as_tables(small: Built, tmp_path: Path, capsys: pyte
     assert main([str(small.records), "--frames", "--output", str(tmp_path)]) == 0
     names = {"attempts.csv", "rows.csv", "runs.csv", "scores.csv", "tuning.csv"}
     assert {path.name for path in (tmp_path / "frames").iterdir()} == names
-    assert len(pd.read_csv(tmp_path / "frames" / "runs.csv")) == 24
+    assert len(pd.read_csv(tmp_path / "frames" / "runs.csv")) == 33
