@@ -14,8 +14,10 @@ import os
 import runpy
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +25,7 @@ import torch
 from algorithms import DistributedOptimizer
 
 RANK = os.environ["RANK"]
-LOG, KILLED_AFTER = f"{sys.argv[1]}-{RANK}.jsonl", int(sys.argv[2])
+LOG, OTHERS, KILLED_AFTER = f"{sys.argv[1]}-{RANK}.jsonl", f"{sys.argv[1]}-0.jsonl", int(sys.argv[2])
 consensus = DistributedOptimizer.consensus
 seen: list[str] = []
 
@@ -43,6 +45,8 @@ def watched(self: DistributedOptimizer, *given: Any, **named: Any) -> Iterator[N
     with open(LOG, "w") as log:
         log.writelines(seen)
     if len(seen) == KILLED_AFTER and RANK == "1":
+        while len(Path(OTHERS).read_text().splitlines()) < KILLED_AFTER:  # torchrun will end rank 0 as well
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
 
 
