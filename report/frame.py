@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +36,7 @@ TRAINING = ("gradient", "error", "model")
 _RUN = ["row", "seed", "run_id", "status", "score", "train_loss", "test_loss", "bits", "wall_seconds"]
 _EVENT = ["step", "epoch", "learning_rate", "train_loss", "test_loss", "bits_sent", "error_norm", "worker_distance"]
 _EVENT += ["wall_seconds"]
+_OF_EVENT = itemgetter(*_EVENT)
 _SCORE = ["row", "seed", "run_id", "score", *_EVENT]
 _TUNING = ["row", "label", "trial", "candidate", "learning_rate", "num_epochs", "seed", "run_id", "status", "score"]
 _TUNING += ["train_loss"]
@@ -118,19 +120,20 @@ def read_frames(folder: Path, tuning: Path | None = None) -> Frames:
     """
     experiment = _experiment(folder)
     metric, found = metric_of(experiment.metric), read_runs(folder)
-    lines: dict[str, list[dict[str, Any]]] = {"runs": [], "scores": [], "attempts": [], "trials": []}
+    lines: dict[str, list[dict[str, Any]]] = {"runs": [], "attempts": [], "trials": []}
+    scores: list[tuple[Any, ...]] = []
     for row, seed, run_id in _planned(folder, experiment):
         run, events = _run(folder, found, run_id)
         lines["runs"].append(_run_line(folder, row.row, seed, run_id, run, metric))
         lines["trials"] += [_trial_line(row, seed, run_id, run, events, metric)] if row.tunes else []
-        lines["scores"] += _score_lines(row.row, seed, run_id, events, metric)
+        scores += _score_lines(row.row, seed, run_id, events, metric)
         lines["attempts"] += _attempt_lines(row.row, run) if run else []
     return Frames(
         folder,
         experiment,
         pd.DataFrame([_row_line(row) for row in experiment.rows]),
         _frame(lines["runs"], _RUN),
-        _frame(lines["scores"], _SCORE),
+        pd.DataFrame(scores, columns=_SCORE),
         # Where the experiment is a tuning itself, its own runs are the trials.
         _frame(lines["trials"], _TUNING) if lines["trials"] else _tuning_frame(experiment, folder, tuning),
         # Two rows may share a run, whose attempts count once.
@@ -234,11 +237,11 @@ def status_of(result: Result) -> Literal["done", "diverged"]:
 
 def _score_lines(
     row: str, seed: int, run_id: str, events: list[dict[str, Any]], metric: Metric
-) -> Iterator[dict[str, Any]]:
-    first = {"row": row, "seed": seed, "run_id": run_id}
+) -> Iterator[tuple[Any, ...]]:
+    """Lines of `_SCORE`: as tuples, since there are the most of them."""
     for event in events:
         score = score_of(event["test_accuracy"], event["test_loss"], event.get("metrics"), metric)
-        yield {**first, "score": score, **{key: event[key] for key in _EVENT}}
+        yield (row, seed, run_id, score, *_OF_EVENT(event))
 
 
 def _attempt_lines(row: str, run: RunRecord) -> Iterator[dict[str, Any]]:
