@@ -14,7 +14,7 @@ from matplotlib.ticker import NullLocator
 
 from report.frame import Frames
 from report.plotting import FAMILIES, colour_of, decades, family_of, headline, new_figure, style
-from report.regime import assay_frame
+from report.regime import tells
 from report.statistics import LESS, contrasts_frame
 from report.wording import MINUS, amount, counted, points
 
@@ -74,7 +74,7 @@ def loss_at_one_load(frames: Frames, accuracy: pd.DataFrame) -> tuple[pd.DataFra
         return shown, "Points against all sent", at
     margin, contrasts = counted(round(100 * experiment.margin, 6), "point"), contrasts_frame(frames)
     asked = contrasts[contrasts["kind"] == "non-inferiority"]
-    if len(asked) and assay_frame(frames)["reason"].iloc[0] is None:
+    if len(asked) and tells(frames):
         less = (asked["verdict"] == LESS).sum()
         return shown, f"{less} of {len(asked)} methods asked about are shown to lose less than {margin}", at
     drawn = shown[~shown["is_bound"]]

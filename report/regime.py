@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from report.frame import Frames
-from report.statistics import against_baseline
+from report.statistics import against_baseline, contrasts_frame
 
 MARGINS, DEVIATIONS = 3, 10
 """An experiment can tell if its gap from floor to ceiling holds so many margins, and so many standard deviations."""
@@ -33,6 +33,10 @@ _LIMITS = (10.0, 4.0)
 Vector = NDArray[np.float64]
 
 
+NOT_CLAIMED = "not claimed"
+"""The verdict of an experiment that cannot tell a loss."""
+
+
 def assay_frame(frames: Frames) -> pd.DataFrame:
     """The gap between everything sent and a worker alone, at every length, longest first.
 
@@ -49,6 +53,17 @@ def assay_frame(frames: Frames) -> pd.DataFrame:
         reason = _reason(experiment.margin, high - low, deviation)
         lines.append((steps, high, low, high - low, deviation, reason))
     return pd.DataFrame(lines, columns=["num_steps", "ceiling", "floor", "gap", "deviation", "reason"])
+
+
+def claimed_contrasts(frames: Frames) -> pd.DataFrame:
+    """`contrasts_frame`, without a verdict where the experiment cannot tell a loss: it claims nothing."""
+    lines = contrasts_frame(frames)
+    return lines if tells(frames) else lines.assign(verdict=NOT_CLAIMED)
+
+
+def tells(frames: Frames) -> bool:
+    """Whether an experiment can tell a loss at its own length."""
+    return bool(assay_frame(frames)["reason"].isna().iloc[0])
 
 
 def _bound(frames: Frames, name: str | None, num_steps: int) -> pd.Series[float]:

@@ -15,10 +15,11 @@ from harness.records.store import write_text_atomically
 from report.accuracy_tables import accuracy_frame
 from report.explorer.steps import scored_models, step_models, timings_table
 from report.frame import Frames, read_frames
+from report.regime import claimed_contrasts
 from report.speed.scored import scored_experiments
 from report.speed.timed import STUDY
 from report.speed.workload_model import read_study
-from report.statistics import contrasts_frame, difference, pool_of
+from report.statistics import difference, pool_of
 
 HERE = Path(__file__).parent
 SCRIPTS = ("charts.js", "tables.js", "state.js", "accuracy.js", "speed.js", "explorer.js")
@@ -154,7 +155,7 @@ def _methods(frames: Frames | None, models: Sequence[Mapping[str, Any]]) -> list
 
 def experiment_tables(frames: Frames) -> dict[str, pd.DataFrame]:
     """The tables of an experiment's page by name: rows, contrasts, runs, tuning, pairs and scores."""
-    contrasts = contrasts_frame(frames)
+    contrasts = claimed_contrasts(frames)
     commands = frames.attempts.groupby("run_id")["command"].last().rename("command")
     return {
         "rows": _rows(frames),

@@ -14,17 +14,15 @@ from matplotlib.figure import Figure
 from harness.records.store import read_record
 from harness.records.timings import Timing
 from report.frame import Frames, UsageError, read_frames
-from report.regime import assay_frame
+from report.regime import claimed_contrasts
 from report.speed.timed import STUDY
 from report.speed.workload_model import SpeedStudy, read_study
-from report.statistics import UNKNOWN, Pool, contrasts_frame, difference, pool_of
+from report.statistics import UNKNOWN, Pool, difference, pool_of
 
 SHIPPED = Path(__file__).parents[2] / "results"
 """Records that come with the project."""
 
 TWO_LEVEL = "study_two_level"
-NOT_CLAIMED = "not claimed"
-"""The verdict of an experiment that cannot tell a loss."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +51,8 @@ class Compared:
     @cached_property
     def contrasts(self) -> dict[tuple[str, str], dict[Hashable, Any]]:
         """The declared contrasts by row and reference. An experiment that cannot tell a loss claims nothing."""
-        lines = contrasts_frame(self.frames)
-        lines = lines if self.claims else lines.assign(verdict=NOT_CLAIMED)
-        return {(line["row"], line["reference"]): line for line in lines.to_dict("records")}
-
-    @cached_property
-    def claims(self) -> bool:
-        """Whether it can tell a loss."""
-        return bool(assay_frame(self.frames)["reason"].isna().iloc[0])
+        lines = claimed_contrasts(self.frames).to_dict("records")
+        return {(line["row"], line["reference"]): line for line in lines}
 
     @property
     def baseline(self) -> str:

@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from report.accuracy_figures import loss_at_one_load, loss_figure
 from report.accuracy_tables import accuracy_frame
 from report.frame import JUDGED, LONG
-from report.questions.evidence import NOT_CLAIMED, Answer, Compared, Evidence, asked_of
+from report.questions.evidence import Answer, Compared, Evidence, asked_of
+from report.regime import NOT_CLAIMED, tells
 from report.statistics import BETTER, LESS, MORE, WORSE
 
 SHOWN = ("mcser-96", "mcser_block-96", "local_sgd-96", "qsparse-96", "ef_topk-96", "diloco-96")
@@ -59,7 +60,7 @@ def other_tasks(evidence: Evidence) -> Answer | None:
         pairs = [(row, each.baseline) for row in rows]
         pairs += [(row, other) for row in rows if row in ("mcser-8", "cser-8") for other in local]
         pairs = [(x.row, x.reference) for x in each.frames.contrasts] or pairs
-        judged += [TEXTS[name]] if each.claims and each.frames.contrasts else []
+        judged += [TEXTS[name]] if tells(each.frames) and each.frames.contrasts else []
         tables.append(each.contrasts_of(pairs).assign(task=TEXTS[name], margin=each.frames.experiment.margin))
     frame = pd.concat(tables, ignore_index=True)
     claimed = frame[frame["verdict"] != NOT_CLAIMED]
@@ -71,7 +72,7 @@ def other_tasks(evidence: Evidence) -> Answer | None:
         "apart": int(against["verdict"].isin((BETTER, WORSE)).sum()),
         "names": list(found),
         "tasks": judged,
-        "silent": [said for name, said in TEXTS.items() if name in found and not found[name].claims],
+        "silent": [said for name, said in TEXTS.items() if name in found and not tells(found[name].frames)],
         "beyond": _beyond(losses),
     }
     own = frame["row"].eq("mcser-8") | (frame["row"].eq("cser-8") & ~frame["task"].eq(TEXTS["cmudict"]))
