@@ -43,10 +43,12 @@ class RestartSpec(Strict):
 
     `without`: names of the method's own vectors, or "parameters", in whose place worker 0's are taken; what they hold
     next is what an optimiser holds that is made anew. `at`: the share of the run's steps after which this is so.
-    `worker`: the rank of the only one who loses it; None for all workers.
+    `worker`: the rank of the only one who loses it; None for all workers. `everything_sent`: instead of a loss, all go
+    on from their average model and send every gradient whole, with a new optimiser: a synchronous tail.
     """
 
-    without: Annotated[list[Name], Field(min_length=1), AfterValidator(_once)]
+    without: Annotated[list[Name], AfterValidator(_once)] = []
+    everything_sent: bool = False
     at: Annotated[float, Field(gt=0, lt=1)] = 0.5
     worker: Annotated[int, Field(ge=0)] | None = None
 
@@ -54,7 +56,20 @@ class RestartSpec(Strict):
     def name(self) -> str:
         """For the name of a row: what is lost, and by whom and when where that is not all and half of the run."""
         worker = "" if self.worker is None else f"-worker{self.worker}"
-        return "+".join(self.without) + worker + ("" if self.at == 0.5 else f"-at{self.at:g}")
+        lost = "everything_sent" if self.everything_sent else "+".join(self.without)
+        return lost + worker + ("" if self.at == 0.5 else f"-at{self.at:g}")
+
+    def is_due(self, step: int, num_steps: int) -> bool:
+        """Whether it comes after this many steps of the run."""
+        return step == round(self.at * num_steps)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RestartSpec:
+        if self.everything_sent == bool(self.without):
+            raise ValueError("a restart has either `without`, with a name at least, or everything_sent = true")
+        if self.everything_sent and self.worker is not None:
+            raise ValueError("everything_sent concerns all workers; leave `worker` out")
+        return self
 
 
 class RestartOf(RestartSpec):
@@ -91,6 +106,8 @@ class RowSpec(Strict):
         """The row once more, under another name, with this restart."""
         own = RestartSpec(**restart.model_dump(exclude={"row"}))
         label = f"{self.label} without {' and '.join(own.without).replace('_', ' ')}"
+        if own.everything_sent:
+            label = f"{self.label}, then {100 * (1 - own.at):g} % of the steps with everything sent"
         label += "" if own.worker is None else f" of worker {own.worker}"
         return self.model_copy(update={"row": f"{self.row}~{own.name}", "label": label, "restart": own})
 

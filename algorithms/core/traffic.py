@@ -63,6 +63,13 @@ class Traffic:
     def add_entry(self, purpose: Purpose, entry: Entry) -> None:
         self.add(purpose, *astuple(entry))
 
+    def __add__(self, other: Traffic) -> Traffic:
+        total = Traffic()
+        for entries in (self.entries, other.entries):
+            for purpose, entry in entries.items():
+                total.add_entry(purpose, entry)
+        return total
+
     def __getitem__(self, purpose: Purpose) -> Entry:
         return self.entries[purpose]
 

@@ -91,8 +91,9 @@ def _settings(row: Row) -> str:
     if row.warmup_epochs is not None:
         parts.append(f"warm-up {row.warmup_epochs:g} epochs")
     if row.restart is not None:
+        lost = f"lost: {_said(row.restart['without'])}" if row.restart["without"] else "send everything from there on"
         who = "all workers" if row.restart["worker"] is None else f"worker {row.restart['worker']}"
-        parts.append(f"at {100 * row.restart['at']:g} % of the run {who} lost: {_said(row.restart['without'])}")
+        parts.append(f"at {100 * row.restart['at']:g} % of the run {who} {lost}")
     return "; ".join(parts)
 
 

@@ -24,7 +24,7 @@ from harness.spec import EvaluationSpec, ModelSpec, RunConfig, ScheduleSpec, Spe
 from harness.tasks.task import find_task
 from harness.train.build import build_model, build_optimizer, num_steps_of, trainable
 from harness.train.local_workers import Trainee, seconds_to_idle
-from harness.train.training import check_restart
+from harness.train.training import check_restart, planned_traffic
 
 MAX_STEPS, MAX_SECONDS = 20, 1.0
 """Dry steps at the most."""
@@ -138,7 +138,8 @@ def _footprint(config_json: str) -> Footprint:
     element = optimizer.flat.parameters.element_size()
     if config.restart is not None:
         check_restart(config.restart, optimizer, num_steps, config.num_workers)
-    traffic, topology = optimizer.expected_traffic(num_steps), optimizer.topology
+    has_tail = config.restart is not None and config.restart.everything_sent
+    traffic, topology = planned_traffic(config, optimizer, num_steps), optimizer.topology
     return Footprint(
         formula=optimizer.formula.replace("32 ", f"{optimizer.float_bits} "),
         num_parameters=layout.numel,
@@ -150,7 +151,7 @@ def _footprint(config_json: str) -> Footprint:
         memory_bytes=round((2 + optimizer.memory_in_parameters()) * layout.numel) * element,
         checkpoint_bytes=_bytes_of(empty.state_dict().values()) + _worker_bytes(optimizer, config.num_workers),
         averages_models=optimizer.averages_models,
-        final_exchange=optimizer.averages_models and not optimizer.agree_after(num_steps),
+        final_exchange=optimizer.averages_models and not (has_tail or optimizer.agree_after(num_steps)),
         spectral_gap=None if topology is None else topology.spectral_gap(config.num_workers),
         num_rounds=1 if topology is None else len(topology.rounds(config.num_workers)),
     )

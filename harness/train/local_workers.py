@@ -41,11 +41,16 @@ def local_workers(
     models = [copy.deepcopy(model) for _ in range(num_workers)]
     stacked = nn.ParameterList(_rows_of(parameter.detach(), num_workers) for parameter in model.parameters())
     optimizer = build_optimizer(config, stacked, collectives, num_steps)
+    bind_rows(models, optimizer)
+    return models, optimizer
+
+
+def bind_rows(models: Sequence[nn.Module], optimizer: DistributedOptimizer) -> None:
+    """Makes the parameters and gradients of stacked workers' models rows of the optimiser's."""
     for rank, each in enumerate(models):
         for own, all_workers in zip(each.parameters(), optimizer.flat.tensors, strict=True):
             assert all_workers.grad is not None
             own.data, own.grad = all_workers.data[rank], all_workers.grad[rank]
-    return models, optimizer
 
 
 def _rows_of(tensor: Tensor, num_rows: int) -> nn.Parameter:

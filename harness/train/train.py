@@ -189,7 +189,7 @@ def record_result(training: Training) -> None:
         RuntimeError: the bits sent are not those of the method's closed form.
     """
     work, optimizer, collectives = training.work, training.optimizer, training.work.collectives
-    expected, sent = optimizer.expected_traffic(optimizer.num_steps).training(), collectives.traffic.training()
+    expected, sent = training.expected_traffic.training(), collectives.traffic.training()
     if expected != sent:
         raise RuntimeError(
             f"worker {collectives.rank} sent {sent} where the closed form of {work.config.algorithm} says {expected}"
@@ -207,7 +207,7 @@ def record_result(training: Training) -> None:
 def _result(training: Training, recorder: Recorder, digest: str, own: list[float]) -> Result:
     score = training.score if training.diverged_at is None else None
     samples, traffic, optimizer = training.work.samples, training.work.collectives.traffic, training.optimizer
-    expected, numel = optimizer.expected_traffic(optimizer.num_steps), optimizer.flat.layout.numel
+    expected, numel = training.expected_traffic, optimizer.flat.layout.numel
     return Result(
         version=store.VERSION,
         run_id=recorder.run_id,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from algorithms import Collectives, DistributedOptimizer, SoloCollectives, StackedCollectives
+from algorithms import Collectives, DistributedOptimizer, Purpose, SoloCollectives, StackedCollectives, Traffic
 from algorithms.core.traffic import Elapsed, mark
 from harness.records.recorder import Recorder
 from harness.rows import RestartSpec
@@ -20,7 +20,7 @@ from harness.train import checkpoint
 from harness.train.build import build_optimizer, format_of, module_to_train, num_steps_of
 from harness.train.checkpoint import CheckpointError
 from harness.train.evaluate import Score
-from harness.train.local_workers import MixedPrecision, batched_backward, local_workers
+from harness.train.local_workers import MixedPrecision, batched_backward, bind_rows, local_workers
 from harness.train.order import class_counts, learning_rate_factor, token_weights, worker_batches, worker_shards
 
 PARAMETERS = "parameters"
@@ -72,10 +72,9 @@ class Training:
         self.num_train, self.num_evaluation = split_sizes(task, config.task)
         self.per_epoch, self.num_steps = num_steps_of(config)
         self.models, self.optimizer = local_workers(config, work.model, collectives, self.num_steps)
-        self._trained = [module_to_train(self.optimizer, each) for each in self.models]
-        plain = config.precision == "fp32" and not config.label_smoothing and isinstance(samples, TensorSamples)
-        stacks = plain and isinstance(collectives, StackedCollectives)
-        self._batched = batched_backward(self.models[0], self.optimizer.flat.tensors) if stacks else None
+        self._sent_before = Traffic()
+        """What a method sends before a synchronous tail, by the closed form."""
+        self._find_passes()
         self.step = 0
         device = self.optimizer.flat.parameters.device
         self.precision = MixedPrecision(config.precision, device, config.label_smoothing)
@@ -95,11 +94,38 @@ class Training:
         for each in self.models:
             each.train()
 
+    def _find_passes(self) -> None:
+        """Find what forward and backward passes go through: all workers' at once, or each worker's."""
+        config, samples, optimizer = self.work.config, self.work.samples, self.optimizer
+        self._trained = [module_to_train(optimizer, each) for each in self.models]
+        plain = config.precision == "fp32" and not config.label_smoothing and isinstance(samples, TensorSamples)
+        stacks = plain and isinstance(optimizer.collectives, StackedCollectives)
+        self._batched = batched_backward(self.models[0], optimizer.flat.tensors) if stacks else None
+
+    @property
+    def expected_traffic(self) -> Traffic:
+        """What the closed form says that a worker has sent by now."""
+        return self._sent_before + self.optimizer.expected_traffic(self.optimizer.num_steps)
+
+    def _send_everything(self) -> None:
+        """Go on from the workers' average model, with every gradient sent and an optimiser made anew."""
+        config, before = self.work.config, self.optimizer
+        self._sent_before = traffic_before_tail(config, before, self.num_steps)
+        if not before.agree_after(before.num_steps):
+            before.collectives.all_reduce_mean_(before.flat.parameters, Purpose.MODEL)
+        self.optimizer = tail_of(config, before.flat.tensors, before.collectives, self.num_steps)
+        if isinstance(before.collectives, StackedCollectives):
+            bind_rows(self.models, self.optimizer)
+        self._find_passes()
+
     def _resume(self) -> None:
         loaded = checkpoint.load(self.work.checkpoints, self._savers)
         if loaded is not None:
             self.step, state = loaded
             self._check_state(state)
+            restart = self.work.config.restart
+            if restart is not None and restart.everything_sent and self.step > round(restart.at * self.num_steps):
+                self._send_everything()
             for model, saved in zip(self.models, state["models"], strict=True):
                 model.load_state_dict(saved)
             self.optimizer.load_state_dict(state["optimizer"])
@@ -170,7 +196,11 @@ class Training:
         self.clock.switch("data")
         batches = self._ahead or next(self._batches)
         self.clock.switch("compute")
-        restart_if_due(config, self.optimizer, self.step, self.num_steps)
+        if config.restart is not None and config.restart.is_due(self.step, self.num_steps):
+            if config.restart.everything_sent:
+                self._send_everything()
+            else:
+                lose_state(config, config.restart, self.optimizer, self.num_steps)
         factor = learning_rate_factor(config.schedule, self.step, self.per_epoch, config.num_epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * factor
@@ -265,16 +295,40 @@ def state_of(optimizer: DistributedOptimizer) -> tuple[dict[str, Tensor], dict[s
     return own, {name: value for name, value in state.items() if name not in own}
 
 
-def restart_if_due(config: RunConfig, optimizer: DistributedOptimizer, step: int, num_steps: int) -> None:
+def tail_of(
+    config: RunConfig, tensors: Iterable[Tensor], collectives: Collectives, num_steps: int
+) -> DistributedOptimizer:
+    """The optimiser of a synchronous tail: the same local step, and every gradient sent whole."""
+    plain = config.model_copy(update={"algorithm": "sgd", "settings": {}})
+    return build_optimizer(plain, nn.ParameterList(tensors), collectives, num_steps)
+
+
+def traffic_before_tail(config: RunConfig, optimizer: DistributedOptimizer, num_steps: int) -> Traffic:
+    """The closed form of what a method sends until its synchronous tail, the average that this starts from included."""
+    assert config.restart is not None
+    num_before = round(config.restart.at * num_steps)
+    traffic = optimizer.expected_traffic(num_before)
+    if not optimizer.agree_after(num_before):
+        traffic.add(Purpose.MODEL, 8 * optimizer.flat.parameters.element_size() * optimizer.flat.layout.numel)
+    return traffic
+
+
+def planned_traffic(config: RunConfig, optimizer: DistributedOptimizer, num_steps: int) -> Traffic:
+    """The closed form of what a worker sends in the whole run; `optimizer` is on the meta device."""
+    if config.restart is None or not config.restart.everything_sent:
+        return optimizer.expected_traffic(num_steps)
+    tail = tail_of(config, optimizer.flat.tensors, optimizer.collectives, num_steps)
+    num_tail = num_steps - round(config.restart.at * num_steps)
+    return traffic_before_tail(config, optimizer, num_steps) + tail.expected_traffic(num_tail)
+
+
+def lose_state(config: RunConfig, restart: RestartSpec, optimizer: DistributedOptimizer, num_steps: int) -> None:
     """Give the optimiser, for what is lost, what one holds that is made anew on the present parameters.
 
-    All workers must call it together, before each step, with the number of steps that were taken and that of the whole
-    run. As at every start, worker 0's parameters go to all, and count as control. The number of steps is kept, and so
-    is what comes of it: the schedule, and which blocks are drawn.
+    All workers must call it together, with the number of steps of the whole run. As at every start, worker 0's
+    parameters go to all, and count as control. The number of steps is kept, and so is what comes of it: the schedule,
+    and which blocks are drawn.
     """
-    restart = config.restart
-    if restart is None or step != round(restart.at * num_steps):
-        return
     copies = nn.ParameterList(nn.Parameter(each.detach().clone()) for each in optimizer.flat.tensors)
     own, common = state_of(build_optimizer(config, copies, optimizer.collectives, num_steps))
     lost = {name: value for name, value in (own | common).items() if name in restart.without}

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from algorithms import DistributedOptimizer, StackedCollectives
 from algorithms.registry import algorithms
 from harness.cli.show import show_plan
+from harness.plan.footprint import footprint_of
 from harness.plan.plan import make_plan
 from harness.spec import RunConfig, run_id
 from harness.spec_file import load_spec
 from harness.train.build import build_optimizer
-from harness.train.training import restart_if_due
-from harness.workers.attempt import attempt_stacked
+from harness.train.training import Training, lose_state
+from harness.workers.attempt import attempt_stacked, work_of
 from tests.harness.support import (
     BLOCK,
     Table,
@@ -96,10 +97,9 @@ def test_what_is_lost_begins_anew_and_nothing_else_changes(method: str, lost: st
     first_factors = held(optimizer).get("right_factors")
     train(optimizer, 0, NUM_TAKEN)
     before, steps = held(optimizer), optimizer.num_steps
-    for other in (NUM_TAKEN - 1, NUM_TAKEN + 1):
-        restart_if_due(config, optimizer, other, NUM_STEPS)
-    assert all(torch.equal(value, before[name]) for name, value in held(optimizer).items())
-    restart_if_due(config, optimizer, NUM_TAKEN, NUM_STEPS)
+    assert config.restart is not None
+    assert [step for step in range(NUM_STEPS) if config.restart.is_due(step, NUM_STEPS)] == [NUM_TAKEN]
+    lose_state(config, config.restart, optimizer, NUM_STEPS)
     after = held(optimizer)
     expected = {
         "zeros": torch.zeros_like(before[lost]),
@@ -120,7 +120,8 @@ def test_one_worker_alone_loses_what_all_would_lose(method: str, lost: str) -> N
     for config, optimizer in ((alone, one), (everybody, all_of_them)):
         train(optimizer, 0, NUM_TAKEN)
         before = held(optimizer)[lost]
-        restart_if_due(config, optimizer, NUM_TAKEN, NUM_STEPS)
+        assert config.restart is not None
+        lose_state(config, config.restart, optimizer, NUM_STEPS)
     after = held(one)[lost]
     assert torch.equal(after[:2], before[:2]) and torch.equal(after[2], held(all_of_them)[lost][2])
 
@@ -134,6 +135,39 @@ def test_a_restart_sends_as_much_and_ends_elsewhere(tmp_path: Path) -> None:
     assert all(map(attempt_stacked, jobs))
     result, other = (comparable(job.folder)[1] for job in jobs)
     assert result["traffic"] == other["traffic"] and result["parameters_sha256"] != other["parameters_sha256"]
+
+
+TAIL = {"everything_sent": True, "at": 0.5}
+
+
+def test_a_synchronous_tail_of_sgd_is_sgd_that_lost_its_momentum(tmp_path: Path) -> None:
+    jobs = [job_for(small_config(restart=restart), tmp_path) for restart in (TAIL, {"without": ["momentum"]})]
+    assert all(map(attempt_stacked, jobs)) and len({job.folder for job in jobs}) == 2
+    first, second = (comparable(job.folder)[1] for job in jobs)
+    assert {key for key in first if first[key] != second[key]} == {"run_id"}
+
+
+@pytest.mark.parametrize(
+    "model", [{"name": "small_cnn", "options": {"widths": [4, 8]}}, {"name": "mlp", "options": {"hidden": 8}}]
+)
+def test_a_synchronous_tail_begins_from_the_average_and_sends_each_gradient(model: Table, tmp_path: Path) -> None:
+    """20 of 40 steps by local SGD, which averaged after 7 and 14: the average at 20, then 20 gradients."""
+    config = small_config("local_sgd", {"sync_interval": 7}, restart=TAIL, model=model)
+    job = job_for(config, tmp_path)
+    assert attempt_stacked(job)
+    result = comparable(job.folder)[1]
+    size = 32 * result["num_parameters"]
+    sent = {key: (entry["bits"], entry["collectives"]) for key, entry in result["traffic"].items()}
+    assert (sent["model"], sent["gradient"]) == ((3 * size, 3), (20 * size, 20))
+    assert footprint_of(config).bits == 23 * size and not footprint_of(config).final_exchange
+    training = Training(work_of(job_for(config, tmp_path / "by steps"), StackedCollectives(2)))
+    for _ in range(20):
+        training.take_step()
+    own = training.optimizer.flat.parameters.clone()
+    training.take_step()
+    both = training.optimizer.flat.parameters
+    spread, moved = (own[0] - own[1]).norm(), (both[0] - own.mean(0)).norm()
+    assert torch.equal(both[0], both[1]) and 0 < moved < 0.3 * spread
 
 
 def spec_with(*restarts: Table) -> Table:

@@ -52,6 +52,7 @@ def train_through_stops(config: RunConfig, results: Path, stops: list[int], monk
 RESTARTS: list[tuple[str, Table, Table]] = [
     ("choco_sgd", BLOCK, {"restart": {"without": ["estimate", "mixed_estimates"], "worker": 1}}),
     ("powersgd", BLOCK, {"restart": {"without": ["right_factors", "error"]}}),
+    *((name, BLOCK, {"restart": {"everything_sent": True}}) for name in ("mcser", "ef_sgd", "choco_sgd")),
 ]
 CASES: list[tuple[str, Table, Table]] = [
     *((name, BLOCK, {}) for name in algorithms()),
