@@ -109,7 +109,9 @@ class RowSpec(Strict):
         if own.everything_sent:
             label = f"{self.label}, then {100 * (1 - own.at):g} % of the steps with everything sent"
         label += "" if own.worker is None else f" of worker {own.worker}"
-        return self.model_copy(update={"row": f"{self.row}~{own.name}", "label": label, "restart": own})
+        ratio = None if own.everything_sent else self.ratio
+        row = f"{self.row}~{own.name}"
+        return self.model_copy(update={"row": row, "label": label, "restart": own, "ratio": ratio})
 
     @property
     def tables(self) -> list[dict[str, Any]]:

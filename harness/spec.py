@@ -205,8 +205,8 @@ class ContrastSpec(Strict):
     `margin`: instead of the experiment's.
     """
 
-    row: Name
-    reference: Name
+    row: str
+    reference: str
     kind: Literal["non-inferiority", "superiority", "equivalence"]
     question: str
     margin: Positive | None = None
@@ -261,10 +261,11 @@ class Spec(Strict):
             raise ValueError(f"two rows are named {twice[0]!r}; give each row a name of its own")
         named = [("baseline", self.statistics.baseline), ("floor", self.statistics.floor)]
         named += [("row to restart", restart.row) for restart in self.restarts]
-        named += [("contrast's row", name) for each in self.contrasts for name in (each.row, each.reference)]
-        for what, name in named:
-            if name is not None and name not in rows:
-                raise ValueError(f"the {what} {name!r} is no row; the rows are {', '.join(rows)}")
+        contrasted = [("contrast's row", name) for each in self.contrasts for name in (each.row, each.reference)]
+        for known, uses in ((rows, named), (names, contrasted)):
+            for what, name in uses:
+                if name is not None and name not in known:
+                    raise ValueError(f"the {what} {name!r} is no row; the rows are {', '.join(known)}")
         momentum, steps = (
             self.training.momentum,
             {row.local_step or self.training.local_step for row in self.all_rows()},
