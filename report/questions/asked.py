@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from report.frame import JUDGED
-from report.questions import losses, speed, studies, tuning
+from report.questions import losses, networks, speed, studies, tuning
 from report.questions.evidence import Answer, Evidence
 
 LONG_RUN, SPEEDUPS, TUNE = "make reproduce-long", "make speedups", "make tune"
@@ -60,7 +60,7 @@ _ANSWERED = (
     (speed.what_headlines_ask, SPEEDUPS),
     (speed.does_it_save_money, SPEEDUPS),
     (studies.over_width, STUDIES.format("two_level width_8 width_128")),
-    (studies.other_networks, STUDIES.format("two_level network_cnn network_densenet network_shufflenet")),
+    (networks.other_networks, STUDIES.format("two_level network_cnn network_densenet network_shufflenet")),
     (losses.other_tasks, "make reproduce EXPERIMENT=kjv_es"),
     (studies.are_both_levels_needed, STUDIES.format("two_level")),
     (studies.how_to_share_a_budget, STUDIES.format("two_level")),

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from report.frame import JUDGED
 from report.plotting import FAMILIES, end_labels, new_figure
 from report.questions.evidence import TWO_LEVEL, Answer, Compared, Evidence, asked_of
-from report.statistics import LESS
 
 BOTH, BOTH_CSER = "mcser-h16-r1_12-r2_192", "cser-h16-r1_12-r2_192"
 LEVELS = {
@@ -252,35 +251,3 @@ def over_skew(evidence: Evidence) -> Answer | None:
 def over_workers(evidence: Evidence) -> Answer | None:
     """Question 19: more workers on the same data, and more workers with more data."""
     return over_set_ups(evidence, "workers", "samples")
-
-
-NETWORKS = {
-    "Perceptron": (JUDGED, "mcser-96", "local_sgd-96"),
-    "Convolutions": ("study_network_cnn", "mcser-h16-r1_3-r2_48", "local_sgd-24"),
-    "Transformer": ("cmudict", "mcser-8", "local_sgd-8"),
-    "DenseNet": ("study_network_densenet", BOTH, "local_sgd-96"),
-    "ShuffleNet": ("study_network_shufflenet", BOTH, "local_sgd-96"),
-}
-"""By kind of network: an experiment of it, its M-CSER and its local SGD."""
-
-
-def other_networks(evidence: Evidence) -> Answer | None:
-    """Question 9: M-CSER against SGD and against local SGD, on each kind of network that was run."""
-    tables = {}
-    for kind, (name, mine, local) in NETWORKS.items():
-        known = evidence.experiment(name)
-        if known and known.has(known.baseline, mine, local):
-            own = known.contrasts_of([(mine, known.baseline), (mine, local)])
-            tables[kind] = own.assign(margin=known.frames.experiment.margin, experiment=name)
-    if len(tables) < 2:
-        return None
-    frame = pd.concat(tables, names=["network", None]).reset_index("network")
-    losses, locals_ = frame.iloc[::2], frame.iloc[1::2]
-    numbers = {
-        "kinds": len(tables),
-        "shown": int((losses["verdict"] == LESS).sum()),
-        "local": locals_[["network", "verdict"]].to_dict("records"),
-        "experiments": [f"`{name}`" for name in losses["experiment"]],
-        "missing": [kind for kind in NETWORKS if kind not in tables],
-    }
-    return Answer(frame, numbers)

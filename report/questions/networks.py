@@ -1,0 +1,175 @@
+"""What carries over between kinds of network: question 9, and the spread between kinds that widens advice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy.stats import rankdata
+
+from report.frame import JUDGED
+from report.plotting import FAMILIES, new_figure
+from report.questions.evidence import Answer, Compared, Evidence
+from report.regime import Vector, tells
+from report.statistics import LESS
+
+RESET, LOCAL, TOP_K, POWERSGD, OUTER = "error reset", "local steps", "error feedback, top-k", "PowerSGD", "DiLoCo"
+NUM_DRAWS = 2_000
+"""Draws of the seeds' noise for the interval of a rank correlation."""
+HALF_WIDTH = 1.96
+"""Standard errors of half an interval of 95 %."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An experiment of a kind of network and its row of each method; all send some 200 to 300 models."""
+
+    network: str
+    experiment: str
+    rows: Mapping[str, str]
+
+
+_SMALL = {RESET: "mcser-h16-r1_12-r2_192", LOCAL: "local_sgd-96", TOP_K: "ef_topk-96"}
+_TEXT = {RESET: "cser-8", LOCAL: "local-8", TOP_K: "ef_topk-8", POWERSGD: "powersgd-8"}
+KINDS = (
+    Kind("Perceptron", JUDGED, {RESET: "mcser-96", LOCAL: "local_sgd-96", TOP_K: "ef_topk-96", OUTER: "diloco-96"}),
+    Kind(
+        "Convolutions", "study_network_cnn", {RESET: "mcser-h16-r1_3-r2_48", LOCAL: "local_sgd-24", TOP_K: "ef_topk-96"}
+    ),
+    Kind("Transformer, SGD", "cmudict", _TEXT | {RESET: "mcser-8", LOCAL: "local_sgd-8"}),
+    Kind("Transformer, AdamW", "cmudict_adamw", _TEXT),
+    Kind("Translation, AdamW", "kjv_es", _TEXT),
+    Kind("GPT, AdamW", "gpt_text", _TEXT | {TOP_K: "ef_topk-32", OUTER: "diloco-8"}),
+    Kind("DenseNet", "study_network_densenet", _SMALL),
+    Kind("ShuffleNet", "study_network_shufflenet", _SMALL),
+)
+
+
+def shares_lost(evidence: Evidence) -> pd.DataFrame:
+    """What each method loses on each kind of network, as a share of what can be lost there.
+
+    That is what lies between everything sent and a worker alone.
+
+    Returns:
+        The columns network, experiment, tells, method, label, models_sent, share, low and high (95 %).
+    """
+    lines = []
+    for kind in KINDS:
+        known = evidence.experiment(kind.experiment)
+        floor = known.frames.experiment.floor if known else None
+        if known and floor and known.has(known.baseline, floor):
+            gap = known.contrast(floor, known.baseline)["estimate"]
+            for method, row in kind.rows.items():
+                if known.has(row):
+                    lines.append(_line(known, kind, method, row, gap))
+    return pd.DataFrame(lines)
+
+
+def _line(known: Compared, kind: Kind, method: str, row: str, gap: float) -> dict[str, Any]:
+    found = known.contrast(row, known.baseline)
+    names = {"network": kind.network, "experiment": kind.experiment, "tells": tells(known.frames), "method": method}
+    shares = {"share": found["estimate"] / gap, "low": found["high"] / gap, "high": found["low"] / gap}
+    return names | {key: found[key] for key in ("label", "models_sent")} | shares
+
+
+def spread_between_kinds(shares: pd.DataFrame) -> float:
+    """Standard deviation of a method's share lost between kinds of network, beyond what seeds explain.
+
+    The mean over methods of at least two kinds; 0 where seeds explain all, and where there is nothing to compare.
+    """
+    beyond = []
+    for _, own in shares.groupby("method"):
+        if len(own) > 1:
+            noise = ((own["high"] - own["low"]) / (2 * HALF_WIDTH)) ** 2
+            beyond.append(float(own["share"].var() - noise.mean()))
+    return math.sqrt(max(0.0, sum(beyond) / len(beyond))) if beyond else 0.0
+
+
+def rank_correlation(shares: pd.DataFrame) -> tuple[float, float, float]:
+    """Mean Spearman correlation of methods' shares lost over pairs of kinds that share three methods or more.
+
+    Returns:
+        The mean and a 95 % interval from draws of each share within its own interval; NaN without such a pair.
+    """
+    generator, means = np.random.default_rng(0), []
+    for one, other in combinations(dict.fromkeys(shares["network"]), 2):
+        both = pd.merge(*(shares[shares["network"] == name] for name in (one, other)), on="method")
+        if len(both) >= 3:
+            drawn = []
+            for side in ("_x", "_y"):
+                error = (both["high" + side] - both["low" + side]).to_numpy() / (2 * HALF_WIDTH)
+                noise = error * generator.standard_normal((NUM_DRAWS, len(both)))
+                drawn.append(both["share" + side].to_numpy() + np.vstack([np.zeros(len(both)), noise]))
+            means.append(_rank_correlations(*drawn))
+    if not means:
+        return math.nan, math.nan, math.nan
+    mean = np.mean(means, axis=0)
+    low, high = np.quantile(mean[1:], [0.025, 0.975])
+    return float(mean[0]), float(low), float(high)
+
+
+def _rank_correlations(one: Vector, other: Vector) -> Vector:
+    """Spearman's, of each line of two arrays without ties."""
+    apart = rankdata(one, axis=1) - rankdata(other, axis=1)
+    count = one.shape[1]
+    return np.asarray(1 - 6 * (apart**2).sum(axis=1) / (count * (count**2 - 1)))
+
+
+def other_networks(evidence: Evidence) -> Answer | None:
+    """Question 9: error reset against everything sent and against local steps, on each kind of network that was run."""
+    shares = shares_lost(evidence)
+    if shares.empty or shares["network"].nunique() < 2:
+        return None
+    tables = []
+    for kind in KINDS:
+        known = evidence.experiment(kind.experiment)
+        mine, local = kind.rows[RESET], kind.rows[LOCAL]
+        if known and known.has(known.baseline, mine, local):
+            own = known.contrasts_of([(mine, known.baseline), (mine, local)])
+            margin = known.frames.experiment.margin
+            tables.append(own.assign(network=kind.network, margin=margin, experiment=kind.experiment))
+    frame = pd.concat(tables, ignore_index=True)
+    losses, locals_ = frame.iloc[::2], frame.iloc[1::2]
+    rank, low, high = rank_correlation(shares)
+    numbers = {
+        "kinds": len(tables),
+        "shown": int((losses["verdict"] == LESS).sum()),
+        "local": locals_[["network", "verdict"]].to_dict("records"),
+        "experiments": [f"`{name}`" for name in losses["experiment"]],
+        "missing": [kind.network for kind in KINDS if kind.network not in set(losses["network"])],
+        "rank": rank,
+        "rank_interval": (low, high),
+        "spread": spread_between_kinds(shares),
+    }
+    return Answer(frame, numbers, _by_kind(shares))
+
+
+COLOURS = {
+    RESET: FAMILIES["error reset"][0], LOCAL: FAMILIES["local steps"][0], TOP_K: FAMILIES["error feedback"][0],
+    POWERSGD: "#8A3FA0", OUTER: "#7B4B2A",
+}  # fmt: skip
+
+
+def _by_kind(shares: pd.DataFrame) -> Figure:
+    """A line for each kind of network, a mark for each method at the share that it loses."""
+    names = list(dict.fromkeys(shares["network"]))
+    figure, (axes,) = new_figure(0.75 + 0.3 * len(names))
+    for number, (method, colour) in enumerate(COLOURS.items()):
+        own = shares[shares["method"] == method]
+        if len(own):
+            height = np.array([names.index(name) for name in own["network"]]) + 0.14 * (number - 2)
+            ends = [own["share"] - own["low"], own["high"] - own["share"]]
+            axes.errorbar(own["share"], height, xerr=ends, fmt="o", color=colour, label=method, elinewidth=0.8)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.axvline(0, color="#555555", linewidth=0.8)
+    axes.axvline(1, color="#777777", linewidth=0.8, linestyle="--")
+    axes.set_xlabel("share lost of what can be lost: 0 is everything sent, 1 a worker alone")
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
