@@ -22,11 +22,13 @@ from harness.records.timings import Collective, Message, Rounds
 from report.ends import end_of
 from report.frame import TRAINING, Frames, UsageError, read_frames
 from report.job import TrainingJob, add_arguments, job_of
+from report.questions.evidence import SHIPPED, Evidence
+from report.questions.networks import METHODS, shares_lost, spread_between_kinds
 from report.regime import PREDICTORS, Vector, assay_frame, fitted_values, left_out_values, lost_frame, predictors_frame
 from report.speed.cost_model import Compute, Link, Links, Network, step_seconds
 from report.wording import amount, factor, milliseconds, points, short
 
-MAP = Path(__file__).parents[1] / "results/reference/fashion_mnist_long"
+MAP = SHIPPED / "reference/fashion_mnist_long"
 """The experiment whose runs predict losses."""
 BUCKET_BYTES = 25 * 2**20
 """Of DDP's buckets, its default."""
@@ -110,16 +112,19 @@ def _rounds(sending: Sending, num_workers: int) -> Rounds:
     return (tuple(dict.fromkeys((1, num_workers - 1))),)
 
 
-def expected_losses(lost: pd.DataFrame, wanted: pd.DataFrame, predictor: str) -> pd.DataFrame:
+def expected_losses(
+    lost: pd.DataFrame, wanted: pd.DataFrame, predictor: str, between_kinds: float = 0.0
+) -> pd.DataFrame:
     """The share of the gap that a method is expected to lose at each of the wanted lines, with a 95 % interval.
 
-    The interval joins two errors: the seeds', by drawing their noise, and the curve's own, by the misses of rows of one
-    length that are predicted from the other lengths alone.
+    The interval joins three errors: the seeds', by drawing their noise; the curve's own, by the misses of rows of one
+    length that are predicted from the other lengths alone; and that the job's network is of another kind.
 
     Args:
         lost: the method's rows of `report.regime.lost_frame`.
         wanted: with the columns models_sent, num_steps and ratio_sent.
         predictor: one of `PREDICTORS`.
+        between_kinds: standard deviation of the share between kinds of network.
 
     Returns:
         The columns share, low, high and beyond: how many times more, or fewer, models or steps than in any run.
@@ -133,7 +138,8 @@ def expected_losses(lost: pd.DataFrame, wanted: pd.DataFrame, predictor: str) ->
         fitted_values(logs, observed + noise * generator.standard_normal(len(noise)), at) for _ in range(NUM_DRAWS)
     ]
     misses = observed - left_out_values(logs, observed, steps)
-    error = COVERAGE * np.hypot(np.std(drawn, axis=0), math.sqrt(float((misses**2).mean())))
+    others = math.hypot(math.sqrt(float((misses**2).mean())), between_kinds)
+    error = COVERAGE * np.hypot(np.std(drawn, axis=0), others)
     beyond = _beyond(lost["models_sent"], wanted["models_sent"])
     if "num_steps" in columns:
         beyond = np.maximum(beyond, _beyond(lost["num_steps"], wanted["num_steps"]))
@@ -159,8 +165,11 @@ class Advice:
     where: str
 
 
-def advise(job: TrainingJob, frames: Frames) -> Advice:
+def advise(job: TrainingJob, frames: Frames, shares: pd.DataFrame) -> Advice:
     """Advice from an experiment's runs of several lengths, and the traffic of its rows at the main length.
+
+    Args:
+        shares: what methods lose on other kinds of network; see `report.questions.networks.shares_lost`.
 
     Raises:
         UsageError: the experiment has no runs of several lengths, or none that can tell a loss.
@@ -173,6 +182,7 @@ def advise(job: TrainingJob, frames: Frames) -> Advice:
     gap = job.gap if job.gap is not None else float(telling["gap"].iloc[0])
     explained = predictors_frame(lost).set_index("predictor")["left_out"]
     predictor = str(explained[["models sent", "steps and ratio"]].idxmax())
+    spreads = spread_between_kinds(shares)
     lines: list[dict[Any, Any]] = [_ddp(job, 4, "DDP, fp32"), _ddp(job, 2, "DDP, fp16 hook")]
     rows = frames.rows[frames.rows["base"].isna() & frames.rows["tunes"].isna() & (frames.rows["rule"] == "held_out")]
     for label, group in rows.groupby("label", sort=False):
@@ -190,9 +200,11 @@ def advise(job: TrainingJob, frames: Frames) -> Advice:
         names = ["method", "ratio", "seconds", "models_sent", "num_steps", "ratio_sent"]
         wanted = pd.DataFrame(own, columns=names)
         if len(wanted):
-            lines += pd.concat([wanted, expected_losses(known, wanted, predictor)], axis=1).to_dict("records")
+            between = spreads.get(METHODS.get(group["algorithm"].iloc[0], ""), max(spreads.values(), default=0.0))
+            losses = expected_losses(known, wanted, predictor, between)
+            lines += pd.concat([wanted, losses], axis=1).to_dict("records")
     table = pd.DataFrame(lines).sort_values(["seconds", "method"], ignore_index=True)
-    return Advice(table, gap, _sentence(job, gap, table), _where(job, frames, telling, predictor))
+    return Advice(table, gap, _sentence(job, gap, table), _where(job, frames, telling, predictor, shares))
 
 
 def _ddp(job: TrainingJob, bytes_per_number: int, name: str) -> dict[str, Any]:
@@ -227,15 +239,16 @@ def _points(share: float) -> str:
     return points(share).lstrip("+")
 
 
-def _where(job: TrainingJob, frames: Frames, telling: pd.DataFrame, predictor: str) -> str:
+def _where(job: TrainingJob, frames: Frames, telling: pd.DataFrame, predictor: str, shares: pd.DataFrame) -> str:
     size, steps = int(frames.rows["num_parameters"].iloc[0]), telling["num_steps"]
     larger, longer = amount(job.num_parameters / size), amount(job.num_steps / steps.max())
     return (
         f"The map is {frames.experiment.title}: a network of {size:,} parameters, {len(telling)} lengths from "
         f"{steps.min():,} to {steps.max():,} steps. This job has {larger} times the parameters, {longer} times the "
         f"steps of the longest, and {job.num_workers} workers. Losses are predicted from {predictor}, which does best "
-        "at lengths that it was not shown. Whether they carry over to other networks was not tested. Step times are "
-        "modelled, without encoding. DDP with fp16 is taken to lose nothing."
+        f"at lengths that it was not shown. Intervals are widened by what a method's share lost differs by between "
+        f"{shares['network'].nunique()} kinds of network; a method that was run on one has the widest. "
+        "Step times are modelled, without encoding. DDP with fp16 is taken to lose nothing."
     )
 
 
@@ -263,7 +276,7 @@ def run(options: argparse.Namespace) -> int:
 
     def said() -> str:
         job = job_of(options)
-        return as_text(job, advise(job, read_frames(options.map)))
+        return as_text(job, advise(job, read_frames(options.map), shares_lost(Evidence((SHIPPED,)))))
 
     return end_of(said, UsageError)
 

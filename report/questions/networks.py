@@ -20,6 +20,11 @@ from report.regime import Vector, tells
 from report.statistics import LESS
 
 RESET, LOCAL, TOP_K, POWERSGD, OUTER = "error reset", "local steps", "error feedback, top-k", "PowerSGD", "DiLoCo"
+METHODS = {
+    **dict.fromkeys(("csea", "cser", "cser_pl", "mcser"), RESET), **dict.fromkeys(("local_sgd", "qsr"), LOCAL),
+    **dict.fromkeys(("ef_sgd", "qsparse_local_sgd"), TOP_K), "powersgd": POWERSGD, "diloco": OUTER,
+}  # fmt: skip
+"""By algorithm: the method that speaks for it between kinds of network."""
 NUM_DRAWS = 2_000
 """Draws of the seeds' noise for the interval of a rank correlation."""
 HALF_WIDTH = 1.96
@@ -78,17 +83,13 @@ def _line(known: Compared, kind: Kind, method: str, row: str, gap: float) -> dic
     return names | {key: found[key] for key in ("label", "models_sent")} | shares
 
 
-def spread_between_kinds(shares: pd.DataFrame) -> float:
-    """Standard deviation of a method's share lost between kinds of network, beyond what seeds explain.
+def spread_between_kinds(shares: pd.DataFrame) -> dict[str, float]:
+    """Standard deviation of a method's share lost between kinds of network, the seeds' noise included, by method.
 
-    The mean over methods of at least two kinds; 0 where seeds explain all, and where there is nothing to compare.
+    Methods that were run on one kind alone are not there.
     """
-    beyond = []
-    for _, own in shares.groupby("method"):
-        if len(own) > 1:
-            noise = ((own["high"] - own["low"]) / (2 * HALF_WIDTH)) ** 2
-            beyond.append(float(own["share"].var() - noise.mean()))
-    return math.sqrt(max(0.0, sum(beyond) / len(beyond))) if beyond else 0.0
+    spreads = shares.groupby("method")["share"].std().dropna()
+    return {str(method): float(spread) for method, spread in spreads.items()}
 
 
 def rank_correlation(shares: pd.DataFrame) -> tuple[float, float, float]:

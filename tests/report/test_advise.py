@@ -25,6 +25,15 @@ def frames() -> Frames:
 
 
 @pytest.fixture(scope="module")
+def shares() -> pd.DataFrame:
+    """Three methods on two kinds of network, by hand."""
+    lost = {"error reset": (0.0, 0.04), "local steps": (0.01, 0.05), "DiLoCo": (0.0, 0.02)}
+    lines = [(f"kind {n}", method, value) for method, both in lost.items() for n, value in enumerate(both)]
+    frame = pd.DataFrame(lines, columns=["network", "method", "share"])
+    return frame.assign(low=frame["share"] - 0.01, high=frame["share"] + 0.01)
+
+
+@pytest.fixture(scope="module")
 def lost(frames: Frames) -> pd.DataFrame:
     return lost_frame(frames)
 
@@ -98,20 +107,27 @@ def test_a_job_within_and_beyond_what_was_run(lost: pd.DataFrame) -> None:
     assert expected_losses(group, longest, "steps and ratio")["beyond"].to_list() == pytest.approx([8.0] * len(longest))
 
 
-def test_a_slow_link_asks_for_a_method_and_a_fast_one_for_ddp(frames: Frames) -> None:
-    slow = advise(RESNET50, frames)
+def test_a_slow_link_asks_for_a_method_and_a_fast_one_for_ddp(frames: Frames, shares: pd.DataFrame) -> None:
+    slow = advise(RESNET50, frames, shares)
     lines = slow.lines
     assert slow.sentence.startswith("Use ") and not slow.sentence.startswith("Use plain DDP")
     named = lines[[slow.sentence.startswith(f"Use {name} at ratio") for name in lines["method"]]]
     assert len(named) and (slow.gap * named["high"]).min() <= RESNET50.margin
-    assert "times beyond what was run" in slow.sentence and "was not tested" in slow.where
+    assert "times beyond what was run" in slow.sentence and "between 2 kinds of network" in slow.where
     fast = TrainingJob(25_600_000, 450_000, 8, 1, 27e-3, 400e9, latency_seconds=5e-6)
-    assert advise(fast, frames).sentence.startswith("Use plain DDP")
+    assert advise(fast, frames, shares).sentence.startswith("Use plain DDP")
+
+
+def test_an_interval_is_widened_by_the_spread_between_kinds(lost: pd.DataFrame) -> None:
+    group = lost[lost["label"] == "M-CSER"]
+    own, wider = (expected_losses(group, group, "models sent", spread) for spread in (0.0, 0.1))
+    half, wide = (each["high"] - each["share"] for each in (own, wider))
+    assert (wide**2 - half**2).to_numpy() == pytest.approx((1.96 * 0.1) ** 2) and (own["share"] == wider["share"]).all()
 
 
 def test_an_experiment_of_one_length_has_no_map() -> None:
     with pytest.raises(UsageError, match="has no runs of several lengths"):
-        advise(RESNET50, read_frames(MAP.parents[1] / "study_released"))
+        advise(RESNET50, read_frames(MAP.parents[1] / "study_released"), pd.DataFrame())
 
 
 def test_the_command_prints_a_sentence_and_a_table(capsys: pytest.CaptureFixture[str]) -> None:
