@@ -88,7 +88,7 @@ class ChocoSGD(DistributedOptimizer):
     def stages(self) -> list[Stage]:
         return [Stage(Purpose.MODEL, self.compressor)]
 
-    def agree_after(self, num_steps: int) -> bool:
+    def _agree_after(self, num_steps: int) -> bool:
         if num_steps == 0 or self.collectives.world_size == 1:
             return True
         averages = self.mixing.averages and self.gamma == 1 and not self.released_order

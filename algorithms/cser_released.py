@@ -91,9 +91,9 @@ class CSERReleased(CSER):
             gradient = replace(gradient, except_every=self.reset_interval)
         return [gradient, error]
 
-    def agree_after(self, num_steps: int) -> bool:
+    def _agree_after(self, num_steps: int) -> bool:
         if not (self.averages_parameters or self.skip_gradient_at_reset):
-            return super().agree_after(num_steps)
+            return super()._agree_after(num_steps)
         *_, last = (stage for stage in self.stages() if stage.takes_place(num_steps))
         averages = self.averages_parameters or last.purpose is Purpose.ERROR
         exact = self.communication_dtype is None or self.overwrite_master

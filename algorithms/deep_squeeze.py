@@ -67,7 +67,7 @@ class DeepSqueeze(DistributedOptimizer):
     def stages(self) -> list[Stage]:
         return [Stage(Purpose.MODEL, self.compressor)]
 
-    def agree_after(self, num_steps: int) -> bool:
+    def _agree_after(self, num_steps: int) -> bool:
         if num_steps == 0 or self.collectives.world_size == 1:
             return True
         averages = mixing_of(self.rounds, num_steps).averages and self.gamma == 1

@@ -89,7 +89,7 @@ class DiLoCo(DistributedOptimizer):
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
         return {"sync_interval": ratio}
 
-    def expected_traffic(self, num_steps: int) -> Traffic:
+    def _expected_traffic(self, num_steps: int) -> Traffic:
         traffic = Traffic()
         rounds, fragments = divmod(num_syncs := num_steps // self.fragment_interval, self.num_fragments)
         numel = rounds * self.flat.layout.numel + self._start(fragments)
@@ -98,7 +98,7 @@ class DiLoCo(DistributedOptimizer):
             traffic.add(Purpose.GRADIENT, self.float_bits * self.flat.layout.numel * num_steps, num_steps)
         return traffic
 
-    def agree_after(self, num_steps: int) -> bool:
+    def _agree_after(self, num_steps: int) -> bool:
         together = self.num_fragments == 1 and self.communication_dtype is None and num_steps % self.sync_interval == 0
         return num_steps == 0 or together
 

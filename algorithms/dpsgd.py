@@ -60,7 +60,7 @@ class DPSGD(DistributedOptimizer):
     def stages(self) -> list[Stage]:
         return [Stage(Purpose.MODEL)]
 
-    def agree_after(self, num_steps: int) -> bool:
+    def _agree_after(self, num_steps: int) -> bool:
         if num_steps == 0 or self.collectives.world_size == 1:
             return True
         # Where messages are rounded each worker keeps what rounding took from its own.

@@ -58,7 +58,7 @@ class EF21SGDM(DistributedOptimizer):
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
         return {"compressor": BlockSparsifier(ratio)}
 
-    def expected_traffic(self, num_steps: int) -> Traffic:
+    def _expected_traffic(self, num_steps: int) -> Traffic:
         traffic = Traffic()
         first, later = range(1, min(num_steps, 1) + 1), range(2, num_steps + 1)
         traffic.add_entry(Purpose.GRADIENT, self.cost(Identity(), Purpose.GRADIENT, first))

@@ -69,7 +69,7 @@ class LocalSGD(DistributedOptimizer):
     def stages(self) -> list[Stage]:
         return [Stage(Purpose.MODEL, every=interval) for _, interval in self.averaged]
 
-    def agree_after(self, num_steps: int) -> bool:
+    def _agree_after(self, num_steps: int) -> bool:
         exact = num_steps == 0 or self.communication_dtype is None
         return exact and num_steps % self.sync_interval == 0
 

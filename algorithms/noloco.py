@@ -68,7 +68,7 @@ class NoLoCo(DistributedOptimizer):
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
         return {"sync_interval": ratio}
 
-    def expected_traffic(self, num_steps: int) -> Traffic:
+    def _expected_traffic(self, num_steps: int) -> Traffic:
         num_messages = min(self.group_size, self.collectives.world_size) - 1
         num_meetings = num_steps // self.sync_interval if num_messages else 0
         bits = self.float_bits * self.flat.layout.numel * num_messages * num_meetings
@@ -76,7 +76,7 @@ class NoLoCo(DistributedOptimizer):
         traffic.add(Purpose.MODEL, bits, num_meetings, neighbour_bits=bits)
         return traffic
 
-    def agree_after(self, num_steps: int) -> bool:
+    def _agree_after(self, num_steps: int) -> bool:
         exact = num_steps == 0 or self.communication_dtype is None
         meet = num_steps % self.sync_interval == 0 and self.group_size >= self.collectives.world_size
         return self.collectives.world_size == 1 or (exact and meet)

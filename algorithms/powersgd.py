@@ -75,7 +75,7 @@ class PowerSGD(DistributedOptimizer):
         low.normalise_(q)
         return q
 
-    def expected_traffic(self, num_steps: int) -> Traffic:
+    def _expected_traffic(self, num_steps: int) -> Traffic:
         traffic = Traffic()
         for numel in (self._low_rank.first_numel, self._low_rank.second_numel):
             traffic.add(Purpose.GRADIENT, self.float_bits * numel * num_steps, num_steps if numel else 0)

@@ -88,7 +88,7 @@ class QSparseLocalSGD(DistributedOptimizer):
     def stages(self) -> list[Stage]:
         return [Stage(Purpose.MODEL, self.compressor, every=self.sync_interval, early=self._error_after_step)]
 
-    def agree_after(self, num_steps: int) -> bool:
+    def _agree_after(self, num_steps: int) -> bool:
         return not self.keep_master and num_steps % self.sync_interval == 0
 
     def _error_after_step(self, support: Windows) -> Tensor:

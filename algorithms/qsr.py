@@ -52,14 +52,14 @@ class QSR(LocalSGD):
     def stages(self) -> list[Stage]:
         return []  # none that takes place every so many steps
 
-    def expected_traffic(self, num_steps: int) -> Traffic:
+    def _expected_traffic(self, num_steps: int) -> Traffic:
         number, end, _ = self._round_at(num_steps)
         num_syncs = number if end == num_steps else number - 1
         traffic = Traffic()
         traffic.add(Purpose.MODEL, self.float_bits * self.flat.layout.numel * num_syncs, num_syncs)
         return traffic
 
-    def agree_after(self, num_steps: int) -> bool:
+    def _agree_after(self, num_steps: int) -> bool:
         exact = num_steps == 0 or self.communication_dtype is None
         return exact and self._round_at(num_steps)[1] == num_steps
 

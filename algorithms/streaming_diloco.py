@@ -82,7 +82,7 @@ class StreamingDiLoCo(DiLoCo):
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
         return {"sync_interval": ratio, "delay": min(1, ratio - 1)}
 
-    def agree_after(self, num_steps: int) -> bool:
+    def _agree_after(self, num_steps: int) -> bool:
         whole = self.num_fragments == 1 and self.merge == 0 and num_steps > self.delay
         return num_steps == 0 or (whole and (num_steps - self.delay) % self.sync_interval == 0)
 

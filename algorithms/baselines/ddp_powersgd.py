@@ -78,7 +78,7 @@ class DDPPowerSGD(DDP):
         errors: dict[int, Tensor] = self.hook_state.error_dict
         return torch.cat([errors[bucket] for bucket in sorted(errors)]).unsqueeze(0) if errors else None
 
-    def expected_traffic(self, num_steps: int) -> Traffic:
+    def _expected_traffic(self, num_steps: int) -> Traffic:
         traffic, num_full = Traffic(), min(num_steps, EARLIEST - 1)
         traffic.add(Purpose.GRADIENT, 32 * self.flat.layout.numel * num_full, num_full)
         traffic.add(Purpose.GRADIENT, 32 * self._sent_numel * (num_steps - num_full), 3 * (num_steps - num_full))

@@ -108,12 +108,14 @@ def _gathered(collectives: Collectives, message: bytes) -> list[bytes]:
 
 
 @torch.no_grad()
-def make_equal_(collectives: Collectives, flat: FlatBuffers, model: nn.Module | None) -> None:
-    """Send worker 0's parameters, and of what else the model has, if given: frozen parameters and buffers."""
+def make_equal_(
+    collectives: Collectives, flat: FlatBuffers, groups: Iterable[Mapping[str, Any]], model: nn.Module | None
+) -> None:
+    """Sends worker 0's parameters, and of what the model, if given, has beside the groups: frozen ones and buffers."""
     collectives.broadcast_(flat.parameters, Purpose.CONTROL)
     if model is None:
         return
-    known = set(map(id, flat.tensors))
+    known = {id(parameter) for group in groups for parameter in group["params"]}
     for tensor in [*model.parameters(), *model.buffers()]:
         if id(tensor) not in known:
             message = tensor.detach().contiguous().unsqueeze(0)
@@ -130,28 +132,31 @@ class FirstStep:
     """The checks of the first step, and what must be noted before it for them, once all workers hold the same.
 
     Args:
+        flats: the parameters and gradients, of each type.
         averaged: the method's own backward pass averages gradients, so that they may be equal on all workers.
     """
 
     was_loaded = False
     """Whether a state was loaded since: then parameters are as they should be, and may differ between workers."""
 
-    def __init__(self, flat: FlatBuffers, collectives: Collectives, averaged: bool) -> None:
-        self._flat, self._collectives = flat, collectives
-        self._own = torch.zeros(len(flat.tensors), dtype=torch.int64, device=flat.parameters.device)
+    def __init__(self, flats: Sequence[FlatBuffers], collectives: Collectives, averaged: bool) -> None:
+        self._flats, self._collectives = flats, collectives
+        self._tensors = [each for flat in flats for each in flat.tensors]
+        self._own = torch.zeros(len(self._tensors), dtype=torch.int64, device=flats[0].parameters.device)
         """The sum of each gradient, as the backward pass left it on this worker."""
-        self._start = self._sums(flat.parameters)
+        self._start = self._sums(flat.parameters for flat in flats)
         several = isinstance(collectives, ProcessGroupCollectives) and collectives.world_size > 1
         self._hooks = [
             parameter.register_post_accumulate_grad_hook(partial(self._note, number))  # type: ignore[no-untyped-call]
-            for number, parameter in enumerate(flat.tensors)
+            for number, parameter in enumerate(self._tensors)
             if several and not averaged and parameter.requires_grad
         ]
 
-    def _sums(self, vector: Tensor) -> Tensor:
+    def _sums(self, vectors: Iterable[Tensor]) -> Tensor:
         """Returns, of each worker here and tensor, the sum of the numbers read as integers: exact in any order."""
-        parts = [each.view(_integers(vector)) for each in self._flat.layout.tensors]
-        return torch.stack([part.reshape(len(vector), -1).sum(1) for part in parts], dim=1)
+        pairs = zip(self._flats, map(_integers, vectors), strict=True)
+        parts = [each.view(vector) for flat, vector in pairs for each in flat.layout.tensors]
+        return torch.stack([part.reshape(len(part), -1).sum(1) for part in parts], dim=1)
 
     def close(self) -> None:
         """Notes nothing any more."""
@@ -174,15 +179,15 @@ class FirstStep:
                 gradients are averaged already, or workers went on from states or models that do not belong together.
         """
         self.close()
-        check_parameters(model, self._flat)
-        if self._flat.parameters.is_meta:
+        check_parameters(model, self._tensors)
+        if self._flats[0].parameters.is_meta:
             raise RuntimeError(
                 "the model was on the meta device when the optimiser was made, so this trains nothing; make the "
                 "optimiser after to_empty() and the initialisation"
             )
-        if type(self._flat.parameters) is not Tensor:
+        if type(self._flats[0].parameters) is not Tensor:
             return False
-        if not self._flat.gradients.any():
+        if not any(flat.gradients.any() for flat in self._flats):
             warnings.warn(
                 "no parameter has a gradient at the optimiser's first step; where the model got other ones since it "
                 "was made (load_state_dict with assign=True, to_empty), make the optimiser afterwards",
@@ -192,7 +197,8 @@ class FirstStep:
 
     def _compare(self, may_differ: bool) -> bool:
         """Compares all workers' sums, of gradients and parameters, then and now."""
-        gradients, parameters = self._sums(self._flat.gradients), self._sums(self._flat.parameters)
+        gradients = self._sums(flat.gradients for flat in self._flats)
+        parameters = self._sums(flat.parameters for flat in self._flats)
         sums = torch.stack([self._own.expand_as(gradients), gradients, self._start, parameters], dim=1)
         if len(sums) < self._collectives.world_size:
             sums = self._collectives.all_gather(sums, Purpose.CONTROL)
@@ -212,12 +218,12 @@ class FirstStep:
         return not self.was_loaded and not torch.equal(sums[:, 2], sums[:, 3])
 
 
-def check_parameters(model: nn.Module | None, flat: FlatBuffers) -> None:
+def check_parameters(model: nn.Module | None, tensors: Sequence[Tensor]) -> None:
     """Raises RuntimeError where the model, if it is known, does not hold the optimiser's parameters any more."""
     if model is None:
         return
     held = set(map(id, model.parameters()))
-    missing = [number for number, parameter in enumerate(flat.tensors) if id(parameter) not in held]
+    missing = [number for number, parameter in enumerate(tensors) if id(parameter) not in held]
     if missing:
         raise RuntimeError(
             f"the model has another Parameter in place of number {missing[0]} than when the optimiser was made "
@@ -227,7 +233,9 @@ def check_parameters(model: nn.Module | None, flat: FlatBuffers) -> None:
         )
 
 
-def overflowed(optimizer: Optimizer, gradients: Tensor, collectives: Collectives, reducer: Reducer | None) -> bool:
+def overflowed(
+    optimizer: Optimizer, gradients: Sequence[Tensor], collectives: Collectives, reducer: Reducer | None
+) -> bool:
     """Returns whether, under a `GradScaler`, any worker's gradients overflowed; if none, takes the scale out of these.
 
     A worker that skipped alone would leave the others waiting, or drift from them.
@@ -242,11 +250,12 @@ def overflowed(optimizer: Optimizer, gradients: Tensor, collectives: Collectives
         return False
     if reducer is not None:
         reducer.stop("a GradScaler takes the scale out of the gradients in step()")
-    found = found_inf.detach().float().reshape(1, 1).repeat(len(gradients), 1)
+    found = found_inf.detach().float().reshape(1, 1).repeat(len(gradients[0]), 1)
     collectives.all_reduce_sum_(found, Purpose.CONTROL)
     if found[0].item() > 0:
         return True
     grad_scale: Tensor | None = getattr(optimizer, "grad_scale", None)
     if grad_scale is not None:
-        gradients.div_(grad_scale)
+        for each in gradients:
+            each.div_(grad_scale)
     return False

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -40,6 +42,12 @@ class Collectives(ABC):
     def own_ranks(self) -> range:
         """The workers at this end: this one."""
         return range(self.rank, self.rank + 1)
+
+    def without_overlap(self) -> Self:
+        """Returns this end for another optimiser, which counts in the same place and sends nothing early."""
+        other = copy.copy(self)
+        other.early = None
+        return other
 
     def all_reduce_sum_(self, tensor: Tensor, purpose: Purpose) -> None:
         """Replace `tensor` (dense, any dtype that adds) by its sum over workers, in place."""

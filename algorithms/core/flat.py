@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,14 +21,42 @@ from torch.utils.dlpack import from_dlpack
 from algorithms.core.layout import Layout, Window
 
 
+class GroupsOfOneType(list[dict[str, Any]]):
+    """An optimiser's parameter groups, for another one that takes only what has type `dtype` of each."""
+
+    def __init__(self, groups: Iterable[dict[str, Any]], dtype: torch.dtype) -> None:
+        super().__init__(groups)
+        self.dtype = dtype
+
+
+def types_of(groups: Sequence[Mapping[str, Any]]) -> list[torch.dtype]:
+    """Returns the types of the groups' parameters, first that of the most numbers.
+
+    Raises:
+        ValueError: there is no parameter, or they are on several devices.
+    """
+    tensors = [parameter for group in groups for parameter in group["params"]]
+    if not tensors:
+        raise ValueError("there is no parameter to train: every group is empty")
+    numels = Counter[torch.dtype]()
+    for number, parameter in enumerate(tensors):
+        numels[parameter.dtype] += parameter.numel()
+        if parameter.device != tensors[0].device:
+            raise ValueError(
+                f"parameter {number} is on {parameter.device}, parameter 0 on {tensors[0].device}; an optimiser takes "
+                "parameters on one device"
+            )
+    return [dtype for dtype, _ in numels.most_common()]
+
+
 class FlatBuffers:
-    """Moves the parameters of all groups, in order, into one tensor, and their gradients into another.
+    """Moves the parameters of all groups that have one type, in order, into one tensor, their gradients into another.
 
     Args:
         stacked: parameters have a first axis, over workers, and so have the buffers.
 
     Raises:
-        ValueError: there is no parameter, or one that cannot lie there; the message says which and why.
+        ValueError: one of them cannot lie there; the message says which and why.
     """
 
     def __init__(self, groups: Sequence[Sequence[Parameter]], stacked: bool = False) -> None:
@@ -187,9 +217,7 @@ def dense(gradient: Tensor) -> Tensor:
 
 
 def _check(tensors: Sequence[Parameter]) -> None:
-    if not tensors:
-        raise ValueError("there is no parameter to train: every group is empty")
-    first, addresses = tensors[0], dict[int, int]()
+    addresses = dict[int, int]()
     frozen = [number for number, each in enumerate(tensors) if not each.requires_grad]
     if frozen:
         warnings.warn(
@@ -200,11 +228,6 @@ def _check(tensors: Sequence[Parameter]) -> None:
     for number, parameter in enumerate(tensors):
         if not parameter.is_floating_point():
             raise ValueError(f"parameter {number} is {parameter.dtype}; an optimiser takes real floating-point numbers")
-        if (parameter.dtype, parameter.device) != (first.dtype, first.device):
-            raise ValueError(
-                f"parameter {number} is {parameter.dtype} on {parameter.device}, parameter 0 is {first.dtype} on "
-                f"{first.device}; an optimiser takes parameters of one type on one device"
-            )
         if parameter.numel() and not parameter.is_meta and not isinstance(parameter, FakeTensor):
             other = addresses.setdefault(parameter.data_ptr(), number)
             if other != number and tensors[other] is parameter:

@@ -20,10 +20,12 @@ from algorithms.core.settings import (
     described,
     in_words,
     overall_ratio,
+    own_defaults,
     own_parameters,
     require_interval,
 )
 from algorithms.core.stages import EarlyMessage, Stage, early_messages, equalises, traffic_of
+from algorithms.core.state import check_state, counts_of, vectors_of
 from algorithms.core.topology import Mixing, Topology
 from algorithms.core.traffic import Entry, Purpose, Traffic
 
@@ -72,7 +74,10 @@ class Method:
     local: LocalOptimizer
     local_step: LocalStepName
     param_groups: list[dict[str, Any]]
+    num_steps: int
     seed: int
+    _siblings: list[Self]
+    """Where parameters have several types, the optimisers alike for each type but the first."""
     _given: dict[str, Any]
     _buffers: dict[str, Tensor]
     """The state, of shape (local workers, d), by name."""
@@ -80,6 +85,8 @@ class Method:
     """What all workers have in common of it, of any shape."""
     _anchors: list[Tensor]
     """Those of the buffers that began as the parameters."""
+    _loaded: Tensor | None
+    """Parameters that a state put there, until the next step."""
 
     def __new__(cls, *args: Any, **given: Any) -> Self:
         # Methods hand on to their base what they are made of; what the user gave is known here alone.
@@ -93,6 +100,18 @@ class Method:
         """The method's own settings, as they were given or by default."""
         return {key: self._given.get(key, parameter.default) for key, parameter in own_parameters(type(self)).items()}
 
+    @property
+    def _of_each_type(self) -> list[Self]:
+        """Itself and its siblings, at this step, with these groups."""
+        for each in self._siblings:
+            each.param_groups, each.num_steps, each.schedule = self.param_groups, self.num_steps, self.schedule
+        return [self, *self._siblings]
+
+    @property
+    def num_parameters(self) -> int:
+        """d, over all types."""
+        return sum(each.flat.layout.numel for each in self._of_each_type)
+
     def _compared(self) -> dict[str, str]:
         """Returns what workers and saved states must have in common, in words."""
         return in_words(self.settings, self.communication_dtype, self.local_step)
@@ -101,7 +120,7 @@ class Method:
         """Returns the method, its settings, the groups' numbers, d, the overall ratio and the worker, in one line."""
         sent = {} if self.communication_dtype is None else {"communication_dtype": self.communication_dtype}
         what = (type(self).__name__, {**self.settings, **sent}, self.local_step, self.param_groups)
-        return described(*what, self.flat.layout.numel, self.overall_ratio(), self.collectives)
+        return described(*what, self.num_parameters, self.overall_ratio(), self.collectives)
 
     # What is sent.
 
@@ -109,13 +128,21 @@ class Method:
         """Returns what a step sends, in order; nothing by default.
 
         From them follow the closed form, what can be sent early and, where messages are averages over all workers,
-        when these agree. A method of which that is not all says the rest itself: it has its own `expected_traffic`,
-        `early_messages` or `agree_after`.
+        when these agree. A method of which that is not all says the rest itself: it has its own `_expected_traffic`,
+        `early_messages` or `_agree_after`.
         """
         return ()
 
     def expected_traffic(self, num_steps: int) -> Traffic:
         """Returns what one worker sends in the first `num_steps` steps, in closed form."""
+        total = Traffic()
+        for each in self._of_each_type:
+            for purpose, entry in each._expected_traffic(num_steps).entries.items():
+                total.add_entry(purpose, entry)
+        return total
+
+    def _expected_traffic(self, num_steps: int) -> Traffic:
+        """Does what `expected_traffic` says, for the parameters of one type."""
         return traffic_of(self.stages(), num_steps, self.cost, self.topology, self.collectives.world_size)
 
     def early_messages(self, step: int) -> list[EarlyMessage]:
@@ -129,6 +156,10 @@ class Method:
         what was drawn or trained; where messages are rounded, as each worker keeps what rounding took; and by default
         among neighbours.
         """
+        return all(each._agree_after(num_steps) for each in self._of_each_type)
+
+    def _agree_after(self, num_steps: int) -> bool:
+        """Does what `agree_after` says, for the parameters of one type."""
         if num_steps == 0 or not self.workers_differ:
             return True
         exact = self.communication_dtype is None and self.topology is None
@@ -137,7 +168,7 @@ class Method:
     @property
     def float_bits(self) -> int:
         """Bits of a number in a message, in the closed forms."""
-        return torch.finfo(self.communication_dtype or torch.float32).bits
+        return torch.finfo(self.communication_dtype or self.flat.parameters.dtype).bits
 
     def cost(self, compressor: Compressor, purpose: Purpose, steps: range) -> Entry:
         """Returns what one worker sends at these steps; on a meta model, for plans, the mean over draws of it."""
@@ -182,7 +213,7 @@ class Method:
 
     def overall_ratio(self) -> float:
         """Returns how many times as much SGD sends in the long run; infinite where nothing is sent."""
-        return overall_ratio(self.settings, self.flat.layout.numel, self.expected_traffic)
+        return overall_ratio(self.settings, self.num_parameters, self.expected_traffic)
 
     # What an update is written in.
 
@@ -235,3 +266,44 @@ class Method:
     @property
     def _sending(self) -> tuple[Collectives, torch.dtype | None]:
         return self.collectives, self.communication_dtype
+
+    # What is saved of it, for the parameters of one type.
+
+    def _vectors(self, with_parameters: bool) -> dict[str, Tensor]:
+        return {**({"parameters": self.flat.parameters} if with_parameters else {}), **self._buffers}
+
+    def _flat_state(self, vectors: dict[str, Tensor], is_common: bool) -> dict[str, Any]:
+        return {
+            "method": self.name,
+            "num_steps": self.num_steps,
+            "seed": self.seed,
+            "rank": None if is_common else self.collectives.rank,
+            "world_size": None if is_common else self.collectives.world_size,
+            "settings": self._compared(),
+            **vectors,
+            **self._common,
+            **self.local.counts(),
+        }
+
+    def _read(self, state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
+        """Returns a flat state's vectors and counts, or raises ValueError where they do not fit."""
+        check_state(state, self.name, self.collectives, self._compared(), own_defaults(type(self)))
+        vectors = vectors_of(state, self._buffers, self._common, self.flat.parameters, self.name)
+        return vectors, counts_of(state, self.local.counts(), self.name)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        vectors, counts = self._read(state)
+        parameters = vectors.pop("parameters", None)
+        self.seed = state["seed"]
+        self.local.restore(counts)
+        if "momentum" in vectors and "momentum" not in self._buffers:
+            self.new_buffer("momentum")
+        for key, buffer in {**self._buffers, **self._common}.items():
+            buffer.zero_() if key not in vectors else buffer.copy_(vectors[key])
+        if parameters is not None:
+            self.flat.parameters.copy_(parameters)
+            self._loaded = self.flat.parameters.clone()
+
+    def _num_held(self) -> int:
+        """Returns the numbers of one worker's state."""
+        return len(self._buffers) * self.flat.layout.numel + sum(map(Tensor.numel, self._common.values()))

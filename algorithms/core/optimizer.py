@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,22 +22,14 @@ from algorithms.core.checks import (
     to_agree_on,
 )
 from algorithms.core.collectives import Collectives, StackedCollectives
-from algorithms.core.flat import FlatBuffers
+from algorithms.core.compressors import Draw
+from algorithms.core.flat import FlatBuffers, GroupsOfOneType, types_of
 from algorithms.core.local_step import AdamW, LocalOptimizer, Nesterov
 from algorithms.core.method import Method
 from algorithms.core.overlap import Reducer
 from algorithms.core.process_group import default_collectives
-from algorithms.core.settings import LocalStepName, check_numbers, check_options, group_defaults, own_defaults
-from algorithms.core.state import (
-    UNSENT,
-    Errors,
-    averaged,
-    check_state,
-    check_still_loaded,
-    consensus_buffers,
-    counts_of,
-    vectors_of,
-)
+from algorithms.core.settings import LocalStepName, check_numbers, check_options, group_defaults
+from algorithms.core.state import OTHER_TYPES, UNSENT, Errors, averaged, check_still_loaded, consensus_buffers
 from algorithms.core.traffic import Traffic
 
 
@@ -45,8 +37,8 @@ class DistributedOptimizer(Method, Optimizer):
     """SGD with Nesterov momentum, or AdamW, on flat buffers, and a place for each method's communication.
 
     Args:
-        params: trainable parameters or groups of them, real, of one type and on one device; worker 0's values are sent
-            to all.
+        params: trainable parameters or groups of them, real and on one device; worker 0's values are sent to all. Each
+            type has flat vectors, state and messages of its own.
         lr: learning rate, per group.
         momentum: Nesterov momentum, per group; local, never averaged. By default 0, or 0.9 where the method needs it.
         weight_decay: added to the gradient, as in PyTorch, per group.
@@ -94,25 +86,42 @@ class DistributedOptimizer(Method, Optimizer):
         self.collectives = collectives = default_collectives(self.param_groups) if collectives is None else collectives
         self.seed, self.num_steps, self.local_step = seed, 0, local_step
         stacked = isinstance(collectives, StackedCollectives)
-        self.flat = FlatBuffers([group["params"] for group in self.param_groups], stacked)
+        own, *others = [params.dtype] if isinstance(params, GroupsOfOneType) else types_of(self.param_groups)
+        of_own = [[each for each in group["params"] if each.dtype == own] for group in self.param_groups]
+        self.flat = FlatBuffers(of_own, stacked)
         self.communication_dtype = None if communication_dtype == self.flat.parameters.dtype else communication_dtype
         self._buffers, self._common, self._anchors = {}, {}, []
         self.local: LocalOptimizer = (AdamW if local_step == "adamw" else Nesterov)(self.flat, self._buffers)
         self.local.buffers(self.param_groups)
         self._model = model
-        self._loaded: Tensor | None = None  # parameters that `load_state_dict` put there, until the next step
+        self._loaded = None
         self._shows_average = False
         if collectives.world_size > 1:
             if not stacked:
                 fields = to_agree_on(self.name, seed, self.flat, self.param_groups, local_step, collectives)
-                check_agreement(collectives, {**fields, **self._compared()})
-            make_equal_(collectives, self.flat, model)
-        self._first_step: FirstStep | None = FirstStep(self.flat, collectives, self.averages_in_backward)
+                check_agreement(collectives, {**fields, "other types": others, **self._compared()})
+            make_equal_(collectives, self.flat, self.param_groups, model)
+        self._siblings = [self._sibling(dtype) for dtype in others]  # type: ignore[misc]
+        self._first_step: FirstStep | None = None
+        if not isinstance(params, GroupsOfOneType):
+            flats = [each.flat for each in self._of_each_type]
+            self._first_step = FirstStep(flats, collectives, self.averages_in_backward)
         self._reducer: Reducer | None = None
         if collectives.early is not None:
             messages = lambda: self.early_messages(self.num_steps + 1)  # noqa: E731
             sums, traffic = collectives.early, collectives.traffic
             self._reducer = Reducer(self.flat, traffic, sums, messages, self.communication_dtype)
+
+    def _sibling(self, dtype: torch.dtype) -> Self:
+        """Returns an optimiser alike, for the same groups' parameters of another type; its draws are its own."""
+        if self.averages_in_backward:
+            raise ValueError(f"{self.name}: parameters must have one type, and here are {dtype} besides")
+        groups, seed = GroupsOfOneType(self.param_groups, dtype), Draw(self.seed, 0, str(dtype)).key()
+        own = {"params": groups, "seed": seed, "collectives": self.collectives.without_overlap(), "model": None}
+        try:
+            return type(self)(**self._given | own)
+        except ValueError as error:
+            raise ValueError(f"{error} (of the parameters of type {dtype}, which have messages of their own)") from None
 
     @property
     def traffic(self) -> Traffic:
@@ -122,7 +131,8 @@ class DistributedOptimizer(Method, Optimizer):
     @property
     def error(self) -> Tensor | None:
         """The error of the workers at this end, of shape (local workers, d), where the method keeps one."""
-        return self._buffers.get("error")
+        errors = [each._buffers["error"] for each in self._of_each_type if "error" in each._buffers]
+        return torch.cat(errors, dim=1) if len(errors) > 1 else next(iter(errors), None)
 
     @abstractmethod
     def _update(self, step: int) -> None:
@@ -152,10 +162,11 @@ class DistributedOptimizer(Method, Optimizer):
                 loss = closure()
         check_numbers(self.param_groups)
         self._adopt_moved()
-        self.flat.collect_gradients()
-        if self._loaded is not None:
-            loaded, self._loaded = self._loaded, None
-            check_still_loaded(loaded, self.flat.parameters)
+        of_each_type = self._of_each_type
+        for each in of_each_type:
+            each.flat.collect_gradients()
+            loaded, each._loaded = each._loaded, None
+            check_still_loaded(loaded, each.flat.parameters)
         # Last of the checks, as it is a collective: what a worker sees alone it must say before it waits for others.
         if self._first_step is not None:
             first_step, self._first_step = self._first_step, None
@@ -164,28 +175,36 @@ class DistributedOptimizer(Method, Optimizer):
         if not self._overflowed():
             if self._reducer is not None:
                 self._reducer.begin_rest()
-            self._update(self.num_steps + 1)
+            for each in of_each_type:
+                each._update(self.num_steps + 1)
             self.num_steps += 1
         return loss
 
     def _overflowed(self) -> bool:
-        return overflowed(self, self.flat.gradients, self.collectives, self._reducer)
+        gradients = [each.flat.gradients for each in self._of_each_type]
+        return overflowed(self, gradients, self.collectives, self._reducer)
 
     def _adopt_moved(self) -> None:
         """Takes back parameters that someone moved, or raises RuntimeError where that cannot be."""
-        if self.flat.moved():
-            self._drop_early()
-            self.flat.adopt(self._buffers.values())
+        for each in self._of_each_type:
+            if each.flat.moved():
+                self._drop_early()
+                each.flat.adopt(each._buffers.values())
 
     def _check_model(self) -> None:
         """Raises RuntimeError where what would be read is not the model's any more."""
-        check_parameters(self._model, self.flat)
+        check_parameters(self._model, self._tensors)
         self._adopt_moved()
+
+    @property
+    def _tensors(self) -> list[Tensor]:
+        return [tensor for each in self._of_each_type for tensor in each.flat.tensors]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clears all gradients. They stay views of one vector, and read as zeros, whatever `set_to_none` says."""
         self._adopt_moved()
-        self.flat.zero_gradients()
+        for each in self._of_each_type:
+            each.flat.zero_gradients()
         self._drop_early()
 
     def _drop_early(self) -> None:
@@ -202,7 +221,8 @@ class DistributedOptimizer(Method, Optimizer):
             return super().add_param_group(param_group)
         if self._first_step is None or self._first_step.was_loaded:
             raise ValueError(
-                "the parameters lie in one flat vector; add groups before the first step or a loaded state"
+                "no group can be added after the first step or a loaded state, as a state must not depend on when one "
+                "came; add it at the start, frozen (requires_grad_(False)) until it is to be trained"
             )
         before, groups = dict(self.__dict__), [*self.param_groups, param_group]
         del self.flat
@@ -224,13 +244,14 @@ class DistributedOptimizer(Method, Optimizer):
         self._check_model()
         if self._reducer is not None:
             self._reducer.drop()
-        if self.collectives.world_size > 1:
-            make_equal_(self.collectives, self.flat, self._model)
-        for anchor in self._anchors:
-            anchor.copy_(self.flat.parameters)
-        for key in self._buffers.keys() & set(UNSENT):
-            self._buffers[key].zero_()
-        self._loaded = None
+        for each in self._of_each_type:
+            if self.collectives.world_size > 1:
+                make_equal_(self.collectives, each.flat, self.param_groups, each._model)
+            for anchor in each._anchors:
+                anchor.copy_(each.flat.parameters)
+            for key in each._buffers.keys() & set(UNSENT):
+                each._buffers[key].zero_()
+            each._loaded = None
 
     @contextmanager
     def consensus(self, model: nn.Module | None = None, averages: Iterable[nn.Module] = ()) -> Iterator[None]:
@@ -248,15 +269,16 @@ class DistributedOptimizer(Method, Optimizer):
             RuntimeError: the model does not hold the optimiser's parameters.
         """
         self._check_model()
-        check_parameters(model, self.flat)
+        check_parameters(model, self._tensors)
         enter_together(self.collectives, "consensus()")
-        held = set(map(id, self.flat.tensors))
+        held = set(map(id, self._tensors))
         others = [each for module in averages for each in (*module.parameters(), *module.buffers())]
         others += [] if model is None else model.buffers()
         unique = {id(each): each for each in others if id(each) not in held}
         before, self._shows_average = self._shows_average, True
         try:
-            with averaged(self.flat.parameters, unique.values(), self.collectives):
+            parameters = [each.flat.parameters for each in self._of_each_type]
+            with averaged(parameters, unique.values(), self.collectives):
                 yield
         finally:
             self._shows_average = before
@@ -276,8 +298,7 @@ class DistributedOptimizer(Method, Optimizer):
 
         Where workers' parameters may differ, it holds this worker's, and `load_state_dict` puts them back.
         """
-        parameters = {"parameters": self.flat.parameters} if self.workers_differ else {}
-        return self._state({**parameters, **self._buffers}, self.state_is_common)
+        return self._state([each._vectors(self.workers_differ) for each in self._of_each_type], self.state_is_common)
 
     def consensus_state_dict(self, errors: Errors) -> dict[str, Any]:
         """Returns a state that fits any worker and any number of workers. All workers must call it together.
@@ -290,24 +311,16 @@ class DistributedOptimizer(Method, Optimizer):
         """
         self._check_model()
         with torch.no_grad():
-            buffers = consensus_buffers({**self._buffers, "parameters": self.flat.parameters}, errors, self.collectives)
-        return self._state({"parameters": buffers.pop("parameters"), **buffers}, is_common=True)
+            vectors = [consensus_buffers(each._vectors(True), errors, self.collectives) for each in self._of_each_type]
+        return self._state(vectors, is_common=True)
 
-    def _state(self, vectors: dict[str, Tensor], is_common: bool) -> dict[str, Any]:
+    def _state(self, vectors: Sequence[dict[str, Tensor]], is_common: bool) -> dict[str, Any]:
         self._refuse_inside_consensus("a state")
         self._check_model()
-        flat = {
-            "method": self.name,
-            "num_steps": self.num_steps,
-            "seed": self.seed,
-            "rank": None if is_common else self.collectives.rank,
-            "world_size": None if is_common else self.collectives.world_size,
-            "settings": self._compared(),
-            **vectors,
-            **self._common,
-            **self.local.counts(),
-        }
-        return {**super().state_dict(), "flat": flat}
+        own, *others = [each._flat_state(its, is_common) for each, its in zip(self._of_each_type, vectors, strict=True)]
+        names = [str(each.flat.parameters.dtype) for each in self._siblings]
+        siblings = {OTHER_TYPES: dict(zip(names, others, strict=True))} if others else {}
+        return {**super().state_dict(), "flat": {**own, **siblings}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues, bit for bit, from a `state_dict` of the same method, settings, model and worker.
@@ -319,26 +332,25 @@ class DistributedOptimizer(Method, Optimizer):
         """
         self._refuse_inside_consensus("load_state_dict()")
         flat = dict(state_dict.get("flat", {}))
-        check_state(flat, self.name, self.collectives, self._compared(), own_defaults(type(self)))
-        vectors = vectors_of(flat, self._buffers, self._common, self.flat.parameters, self.name)
-        counts = counts_of(flat, self.local.counts(), self.name)
-        parameters = vectors.pop("parameters", None)
+        others = flat.pop(OTHER_TYPES, {})
+        if list(others) != (names := [str(each.flat.parameters.dtype) for each in self._siblings]):
+            raise ValueError(
+                f"this state does not fit {self.name}: beside most parameters it has some of {list(others)}, this has "
+                f"of {names}"
+            )
+        states = list(zip(self._of_each_type, [flat, *others.values()], strict=True))
+        for each, state in states:
+            each._read(state)
         self._adopt_moved()
         self._drop_early()
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "flat"})
         check_options(self.param_groups, self.local_step)
-        self.num_steps, self.seed = flat["num_steps"], flat["seed"]
+        self.num_steps = flat["num_steps"]
         if self._first_step is not None:
             self._first_step.was_loaded = True
-        self.local.restore(counts)
-        if "momentum" in vectors and "momentum" not in self._buffers:
-            self.new_buffer("momentum")
-        for key, buffer in {**self._buffers, **self._common}.items():
-            buffer.zero_() if key not in vectors else buffer.copy_(vectors[key])
-        if parameters is not None:
-            self.flat.parameters.copy_(parameters)
-            self._loaded = self.flat.parameters.clone()
+        for each, state in states:
+            each._restore(state)
 
     def memory_in_parameters(self) -> float:
         """Returns a worker's state in units of the parameters' own size, these and their gradients left out."""
-        return len(self._buffers) + sum(map(Tensor.numel, self._common.values())) / self.flat.layout.numel
+        return sum(each._num_held() for each in self._of_each_type) / self.num_parameters

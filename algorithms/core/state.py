@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -14,6 +14,8 @@ from algorithms.core.traffic import Purpose
 
 Errors = Literal["average", "drop"]
 
+OTHER_TYPES = "other types"
+"""Where a state holds what belongs to parameters of each type but the first."""
 UNSENT = ("error", "accumulated")
 """Buffers that hold what a worker has not sent yet."""
 
@@ -98,19 +100,19 @@ def check_still_loaded(loaded: Tensor | None, parameters: Tensor) -> None:
 
 
 @contextmanager
-def averaged(parameters: Tensor, others: Iterable[Tensor], collectives: Collectives) -> Iterator[None]:
+def averaged(parameters: Sequence[Tensor], others: Iterable[Tensor], collectives: Collectives) -> Iterator[None]:
     """Makes the parameters, and other floating-point tensors of this worker, the workers' averages inside.
 
     All workers must enter. Afterwards they are what they were.
     """
-    tensors = [parameters, *(each.detach().unsqueeze(0) for each in others if each.is_floating_point())]
+    tensors = [*parameters, *(each.detach().unsqueeze(0) for each in others if each.is_floating_point())]
     own = [tensor.clone() for tensor in tensors]
     # A sum of the least numbers that there are, as in a mask, would be infinite. A power of two changes no other bit.
     scale = 2.0 ** (collectives.world_size - 1).bit_length()
     try:
         with torch.no_grad():
-            for tensor in tensors:
-                is_scaled = tensor is not parameters and tensor.element_size() > 2
+            for number, tensor in enumerate(tensors):
+                is_scaled = number >= len(parameters) and tensor.element_size() > 2
                 mean = tensor / scale if is_scaled else tensor.contiguous()
                 collectives.all_reduce_mean_(mean, Purpose.EVALUATION)
                 tensor.copy_(mean.mul_(scale) if is_scaled else mean)

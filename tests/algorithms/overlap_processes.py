@@ -28,6 +28,7 @@ from algorithms import (
     Zero,
 )
 from algorithms.core.overlap import EarlyMeans
+from algorithms.core.state import OTHER_TYPES
 from tests.algorithms.problems import join, make_optimizer, outcomes, own_settings, reloaded, switches
 
 WORLD_SIZE, NUM_STEPS, INTERVAL = 3, 7, 3
@@ -52,6 +53,8 @@ class Case:
     own: dict[str, Any] = field(default_factory=dict)
     common: dict[str, Any] = field(default_factory=dict)
     dtype: torch.dtype = torch.float32
+    first_dtype: torch.dtype | None = None
+    """The first layer's, if it is another."""
     habit: str = "plain"
     """How the training script goes about a step: see `one_step`."""
     group: str = "all"
@@ -75,6 +78,14 @@ CASES = {
     "ef_sgd-branch-adamw": Case("ef_sgd", common=ADAMW, habit="branch"),
     "ef_sgd-gradients": Case("ef_sgd", own={"error_feedback_on": "gradients"}, common=ADAMW),
     "ef_sgd-double": Case("ef_sgd", dtype=torch.float64),
+    **{
+        f"{name}-{first}": Case(name, first_dtype=first, habit=habit)
+        for name, first, habit in (
+            ("ef_sgd", torch.float64, "accumulate"),
+            ("mcser", torch.float64, "reload"),
+            ("mcser", torch.bfloat16, "plain"),
+        )
+    },
     "qsparse-keep": Case("qsparse_local_sgd", own={"keep_master": True}),
     "sgd": Case("sgd"),
     "local_sgd": Case("local_sgd"),
@@ -91,22 +102,23 @@ NEVER_EARLY = ("sgd", "local_sgd", "cser-explicit", "mcser-others")
 class Net(nn.Module):
     """Three layers, the middle one of which can be left out."""
 
-    def __init__(self, rank: int, dtype: torch.dtype) -> None:
+    def __init__(self, rank: int, dtype: torch.dtype, first_dtype: torch.dtype | None = None) -> None:
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(rank)
             self.first, self.middle, self.last = (nn.Linear(a, b) for a, b in itertools.pairwise(SIZES))
             self.shortcut = torch.randn(SIZES[1], SIZES[2]).to(dtype)
         self.to(dtype)
+        self.first.to(first_dtype)
 
     def forward(self, inputs: Tensor, short: bool = False) -> Tensor:
-        hidden = self.first(inputs).tanh()
+        hidden = self.first(inputs.to(self.first.weight.dtype)).tanh().to(inputs.dtype)
         return self.last(hidden @ self.shortcut if short else self.middle(hidden).tanh())  # type: ignore[no-any-return]
 
 
 def loss_of(model: Net, rank: int, step: int, short: bool = False, part: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(1000 * step + 10 * rank + part)
-    inputs = torch.randn(6, SIZES[0], generator=generator).to(model.first.weight.dtype)
+    inputs = torch.randn(6, SIZES[0], generator=generator).to(model.last.weight.dtype)
     return (model(inputs, short) - inputs[:, : SIZES[-1]].sin()).square().mean()
 
 
@@ -151,7 +163,7 @@ def one_step(habit: str, optimizer: DistributedOptimizer, model: Net, step: int,
 def outcome(case: Case, overlap: bool, group: dist.ProcessGroup | None = None) -> dict[str, Any]:
     """Parameters, state and traffic after a training, and how many sums were begun before their step."""
     collectives = ProcessGroupCollectives(group, overlap)
-    model = Net(collectives.rank, case.dtype)
+    model = Net(collectives.rank, case.dtype, case.first_dtype)
     optimizer = make(case, collectives, model)
     schedule = StepLR(optimizer, 2, gamma=0.7)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
@@ -162,12 +174,14 @@ def outcome(case: Case, overlap: bool, group: dist.ProcessGroup | None = None) -
         if case.habit == "reload" and step == 4:
             loss_of(model, collectives.rank, 99).backward()  # a checkpoint may come at any time
             state = reloaded(optimizer.state_dict()), reloaded(model.state_dict())
-            model = Net(7, case.dtype)
+            model = Net(7, case.dtype, case.first_dtype)
             optimizer = make(case, collectives, model)
             optimizer.load_state_dict(state[0])
             model.load_state_dict(state[1])
             schedule.optimizer = optimizer
-    flat = optimizer.state_dict()["flat"] | {"x": optimizer.flat.parameters}
+    flat = optimizer.state_dict()["flat"] | dict(model.state_dict())
+    for other in flat.pop(OTHER_TYPES, {}).values():
+        flat |= {f"other {key}": value for key, value in other.items()}
     assert not collectives.early or collectives.early.drop() == [], "nothing is left under way"
     return {
         "vectors": {key: value.clone() for key, value in flat.items() if isinstance(value, Tensor)},

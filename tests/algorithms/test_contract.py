@@ -273,12 +273,12 @@ def test_the_closed_form_is_what_a_hand_counts(name: str, key: str) -> None:
     for purpose, count in COUNTS[name].items():
         bits = count * MESSAGE_BITS[key]
         expected[purpose] = Entry(bits, count if bits else 0, bits if isinstance(COMPRESSORS[key], Gathered) else 0)
-    assert make_optimizer(name, make_model(), own).expected_traffic(13).training() == expected
+    assert make_optimizer(name, make_model(torch.float32), own).expected_traffic(13).training() == expected
 
 
 @pytest.mark.parametrize("key", MESSAGE_BITS)
 def test_the_first_message_of_ef21_is_whole(key: str) -> None:
-    optimizer = make_optimizer("ef21_sgdm", make_model(), {"compressor": COMPRESSORS[key]})
+    optimizer = make_optimizer("ef21_sgdm", make_model(torch.float32), {"compressor": COMPRESSORS[key]})
     whole, later, count = 32 * NUM_PARAMETERS, 12 * MESSAGE_BITS[key], 12 if MESSAGE_BITS[key] else 0
     gathered = later if isinstance(COMPRESSORS[key], Gathered) else 0
     expected = [Entry(), Entry(whole, 1), Entry(whole + later, 1 + count, gathered)]
