@@ -135,11 +135,7 @@ class Method:
 
     def expected_traffic(self, num_steps: int) -> Traffic:
         """Returns what one worker sends in the first `num_steps` steps, in closed form."""
-        total = Traffic()
-        for each in self._of_each_type:
-            for purpose, entry in each._expected_traffic(num_steps).entries.items():
-                total.add_entry(purpose, entry)
-        return total
+        return sum((each._expected_traffic(num_steps) for each in self._of_each_type), Traffic())
 
     def _expected_traffic(self, num_steps: int) -> Traffic:
         """Does what `expected_traffic` says, for the parameters of one type."""
