@@ -41,7 +41,7 @@ SHAPES = [(6, 4), (6,), (5, 6), (5,), (3, 5), (4,)]
 """Of weights and biases in turn; 84 numbers, of which weights have 69."""
 ACCURATE = (torch.float32, torch.float64)
 SHORT = (torch.bfloat16, torch.float32)
-SGD = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
+SGD: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
 COMMON_MOMENTS = ("sgd", "sgd_accumulate", "powersgd")
 Types = tuple[torch.dtype, torch.dtype]
 
