@@ -8,6 +8,7 @@ from algorithms.compressors.chunks import ChunkTopK as ChunkTopK
 from algorithms.compressors.coordinates import RandomK as RandomK
 from algorithms.compressors.coordinates import TopK as TopK
 from algorithms.compressors.quantisers import QSGD as QSGD
+from algorithms.compressors.quantisers import QuantisedBlocks as QuantisedBlocks
 from algorithms.compressors.quantisers import ScaledSign as ScaledSign
 from algorithms.core.checkpoints import load_checkpoint as load_checkpoint
 from algorithms.core.checkpoints import newest_checkpoint as newest_checkpoint

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from algorithms import CollectiveError, Collectives
-from algorithms.core.collectives import sum_in_rank_order
+from algorithms.core.collectives import Add, share_of, sum_in_rank_order
 from algorithms.core.topology import Mixing
 
 T = TypeVar("T")
@@ -58,6 +58,15 @@ class ThreadCollectives(Collectives):
 
     def _gather(self, tensor: Tensor) -> Tensor:
         return self.group.exchange(self.rank, "gather", tensor)
+
+    def _reduce_blocks(self, blocks: Tensor, add: Add) -> tuple[Tensor, Tensor]:
+        num_blocks, n = blocks.shape[1], self.world_size
+        shares = [share_of(range(rank, rank + 1), num_blocks, n) for rank in range(n)]
+        message, rest = add(self._gather(blocks)[:, shares[self.rank]])
+        everyones = torch.zeros_like(blocks)
+        everyones[0, shares[self.rank]] = message
+        everyones = self._gather(everyones)
+        return torch.cat([row[share] for row, share in zip(everyones, shares, strict=True)]), rest
 
     def _broadcast_(self, tensor: Tensor) -> None:
         tensor.copy_(self.group.exchange(self.rank, "broadcast", tensor))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 from algorithms.core.overlap import EarlyMeans
 from algorithms.core.topology import Mixing
 from algorithms.core.traffic import Elapsed, Mark, Purpose, Traffic, mark
+
+Add = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""From all workers' messages of some blocks: the message that goes to all in their place, and what stays here."""
 
 
 class CollectiveError(RuntimeError):
@@ -71,6 +74,26 @@ class Collectives(ABC):
             rest = self._mean_(tensor)
         self._count(tensor, purpose, started)
         return rest
+
+    def all_reduce_blocks(self, blocks: Tensor, add: Add, purpose: Purpose) -> tuple[Tensor, Tensor]:
+        """Has messages added in shares: each worker gets its share of all messages, and sends what `add` makes of it.
+
+        An all-to-all and an all-gather, which on links between single workers put as much as an all-reduce; counted as
+        one of the message. Where several workers share a link, it carries each one's all-to-all.
+
+        Args:
+            blocks: messages in blocks that can be added one without the other, uint8 of shape (local workers, number of
+                blocks, bytes).
+            add: from the blocks of this end's share, of shape (world_size, their number, bytes), makes those that go to
+                all, of shape (their number, bytes).
+
+        Returns:
+            The blocks that went to all, of shape (number of blocks, bytes), and what else `add` returned.
+        """
+        started = self._mark(blocks)
+        reduced = self._reduce_blocks(blocks, add)
+        self._count(blocks, purpose, started)
+        return reduced
 
     def all_gather(self, tensor: Tensor, purpose: Purpose) -> Tensor:
         """All workers' tensors: of shape (world_size, *tensor.shape[1:]). Read only."""
@@ -136,6 +159,10 @@ class Collectives(ABC):
             row[share] = added[share]
         return rest
 
+    def _reduce_blocks(self, blocks: Tensor, add: Add) -> tuple[Tensor, Tensor]:
+        """Does so where all workers are at this end."""
+        return add(blocks)
+
     @abstractmethod
     def _sum_(self, tensor: Tensor) -> None: ...
 
@@ -147,6 +174,11 @@ class Collectives(ABC):
 
     @abstractmethod
     def _exchange(self, tensor: Tensor, mixing: Mixing) -> dict[int, Tensor]: ...
+
+
+def share_of(ranks: range, count: int, world_size: int) -> slice:
+    """Returns which of `count` things in a row fall to these workers; shares differ in size by 1 at most."""
+    return slice(ranks.start * count // world_size, ranks.stop * count // world_size)
 
 
 def sum_in_rank_order(rows: Sequence[Tensor]) -> Tensor:

@@ -94,7 +94,7 @@ class Compressor(ABC):
     def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
         """Bits that one worker sends for this draw; 0 means that no collective takes place.
 
-        `float_bits`: of a number in a message, where the compressor leaves that open (`Gathered` ones have a format).
+        `float_bits`: of a number in a message, where the compressor leaves that open (`Encoded` ones have a format).
         """
 
     def cost(self, layout: Layout, draw: Callable[[int], Draw], steps: range, float_bits: int = FLOAT_BITS) -> Entry:
@@ -118,8 +118,8 @@ class SharedSupport(Compressor):
         """The coordinates kept in this draw, the same on every worker."""
 
 
-class Gathered(Compressor):
-    """Differs between workers or is not linear: its messages must be all-gathered and decoded one by one."""
+class Encoded(Compressor):
+    """Is not linear, so its messages are bytes in a format of its own."""
 
     @abstractmethod
     def encode(self, vector: Tensor, draw: Draw, rank: int) -> Tensor:
@@ -128,6 +128,23 @@ class Gathered(Compressor):
     @abstractmethod
     def decode(self, message: Tensor, numel: int, dtype: torch.dtype) -> Tensor:
         """C(vector), of shape (numel,), from a message."""
+
+
+class Gathered(Encoded):
+    """Differs between workers or is not linear: its messages must be all-gathered and decoded one by one."""
+
+
+class Reduced(Encoded):
+    """Rounds block by block, and draws nothing: shares of the messages are added on their way, and rounded again.
+
+    A message has an axis of blocks, (..., blocks, bytes), and vectors and messages may have others before it.
+    """
+
+    block_size: int
+    """Coordinates of a block; the last one is filled up."""
+    second_error: bool
+    """Whether what the second rounding adds counts as sent by the worker that added the share, so that it is fed back;
+    if not, it is lost, and the mean is not exactly that of what was sent."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +220,7 @@ def checked(
     """
     if not isinstance(compressor, Compressor):
         raise ValueError(f"it must be a compressor, not {compressor!r}")
-    if communication_dtype is not None and isinstance(compressor, Gathered):
+    if communication_dtype is not None and isinstance(compressor, Encoded):
         raise ValueError(
             f"messages of {compressor.kind} have a format of their own; leave the communication dtype (a spec's wire) "
             "at fp32"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from algorithms.core.collectives import Collectives
-from algorithms.core.compressors import Compressor, Draw, Gathered, SharedSupport
+from algorithms.core.collectives import Collectives, share_of, sum_in_rank_order
+from algorithms.core.compressors import Compressor, Draw, Encoded, Gathered, Reduced, SharedSupport
 from algorithms.core.layout import Layout, Support, whole
 from algorithms.core.topology import Mixing
 from algorithms.core.traffic import Purpose
@@ -78,6 +78,8 @@ def exchange(
     if isinstance(compressor, SharedSupport):
         support = compressor.support(layout, draw)
         return Exchanged(support, *average(support.gather(vector), purpose, collectives, communication_dtype))
+    if isinstance(compressor, Reduced):
+        return _exchange_in_shares(vector, compressor, draw, purpose, collectives)
     assert isinstance(compressor, Gathered)
     gathered = collectives.all_gather(_encoded(vector, compressor, draw, collectives), purpose)
     own, mean = [], vector.new_zeros(layout.numel)
@@ -90,7 +92,40 @@ def exchange(
     return Exchanged(whole(layout.numel), torch.stack(own), mean.expand_as(vector))
 
 
-def _encoded(vector: Tensor, compressor: Gathered, draw: Draw, collectives: Collectives) -> Tensor:
+def _exchange_in_shares(
+    vector: Tensor, compressor: Reduced, draw: Draw, purpose: Purpose, collectives: Collectives
+) -> Exchanged:
+    """The compressed all-reduce: a worker decodes its share of all messages, adds it in 32 bits and encodes the mean.
+
+    Source: Wang et al., "ZeRO++: Extremely efficient collective communication for giant model training", 2023, section
+    3.3, and Tang et al., "1-bit Adam", ICML 2021, whose error of the second stage is here part of the worker's own.
+    """
+    numel, size, num_workers = vector.shape[-1], compressor.block_size, collectives.world_size
+    blocks = compressor.encode(vector, draw, collectives.rank)
+
+    def coordinates(ranks: range) -> slice:
+        share = share_of(ranks, blocks.shape[-2], num_workers)
+        return slice(min(share.start * size, numel), min(share.stop * size, numel))
+
+    here = coordinates(collectives.own_ranks)
+    count, dtype = here.stop - here.start, torch.promote_types(vector.dtype, torch.float32)
+
+    def add(received: Tensor) -> tuple[Tensor, Tensor]:
+        # Divided before they are added: whatever the numbers are, their sum is finite.
+        exact = sum_in_rank_order(compressor.decode(received, count, dtype).div_(num_workers).unbind())
+        message = compressor.encode(exact, draw, collectives.rank)
+        return message, compressor.decode(message, count, dtype).sub_(exact).mul_(num_workers)
+
+    reduced, rest = collectives.all_reduce_blocks(blocks, add, purpose)
+    own = compressor.decode(blocks, numel, vector.dtype)
+    if compressor.second_error:
+        for row, rank in zip(own, collectives.own_ranks, strict=True):
+            share = coordinates(range(rank, rank + 1))
+            row[share] += rest[share.start - here.start : share.stop - here.start]
+    return Exchanged(whole(numel), own, compressor.decode(reduced, numel, vector.dtype).expand_as(vector))
+
+
+def _encoded(vector: Tensor, compressor: Encoded, draw: Draw, collectives: Collectives) -> Tensor:
     """The messages of the workers at this end, a row each."""
     rows = zip(collectives.own_ranks, vector, strict=True)
     return torch.stack([compressor.encode(own, draw, rank) for rank, own in rows])
@@ -111,7 +146,7 @@ def mix(
         support = compressor.support(layout, draw)
         sent = mix_dense(support.gather(vector), mixing, purpose, collectives, communication_dtype)
         return Mixed(support, *sent)
-    assert isinstance(compressor, Gathered)
+    assert isinstance(compressor, Encoded)
 
     def decode(message: Tensor) -> Tensor:
         return compressor.decode(message, layout.numel, vector.dtype)

@@ -11,7 +11,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from algorithms.core.collectives import CollectiveError, Collectives, SoloCollectives, mean_in_rank_order
+from algorithms.core.collectives import (
+    Add,
+    CollectiveError,
+    Collectives,
+    SoloCollectives,
+    mean_in_rank_order,
+    share_of,
+)
 from algorithms.core.overlap import EarlyMeans
 from algorithms.core.topology import Mixing
 from algorithms.core.traffic import Mark, mark
@@ -64,6 +71,21 @@ class ProcessGroupCollectives(Collectives):
             rest = torch.zeros(self.world_size, own.numel(), device=message.device)
             rest[self.rank] = (own.float() - exact).mul_(self.world_size)
         return rest.view(-1)[: message.numel()].view_as(message).to(tensor.device)
+
+    def _reduce_blocks(self, blocks: Tensor, add: Add) -> tuple[Tensor, Tensor]:
+        (message,) = blocks if self.device is None else blocks.to(self.device)
+        (num_blocks, num_bytes), n = message.shape, self.world_size
+        shares = [share_of(range(rank, rank + 1), num_blocks, n) for rank in range(n)]
+        counts = [share.stop - share.start for share in shares]
+        own = counts[self.rank]
+        received, reduced = message.new_empty(n * own, num_bytes), torch.empty_like(message)
+        with translated_errors():
+            dist.all_to_all_single(received, message, [own] * n, counts, group=self.group)
+        to_all, rest = add(received.view(n, own, num_bytes).to(blocks.device))
+        with translated_errors():  # shares need not be equal, so this is no all-gather in the backend's sense
+            copies = to_all.to(message.device).repeat(n, 1)
+            dist.all_to_all_single(reduced, copies, counts, [own] * n, group=self.group)
+        return reduced.to(blocks.device), rest
 
     @contextmanager
     def _sendable(self, tensor: Tensor) -> Iterator[Tensor]:

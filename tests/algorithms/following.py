@@ -80,16 +80,19 @@ def first_q(seed: int) -> Callable[[int, int, int], Array]:
     return lambda number, columns, rank: Draw(seed, 0, "gradient").normal((columns, rank), number).double().numpy()
 
 
-GATHERED: dict[str, Compress] = {
+ENCODED: dict[str, Compress] = {
     "top_k": transcription.top_k(5),  # 51 / 10
     "sign": transcription.scaled_sign,
     "qsgd": transcription.qsgd(7, 16, qsgd_noise),
     "chunks": transcription.chunk_top_k(5, 12, 2),
+    "int4": transcription.in_two_stages(transcription.quantised_blocks(4, 16), 16),
 }
 
 
-def compress_of(key: str) -> Compress:
-    return GATHERED[key] if key in GATHERED else transcription.masked(mask_of(SHARED[key]))
+def compress_of(key: str, among_neighbours: bool = False) -> Compress:
+    if key == "int4" and among_neighbours:
+        return transcription.quantised_blocks(4, 16)
+    return ENCODED[key] if key in ENCODED else transcription.masked(mask_of(SHARED[key]))
 
 
 def trajectory(name: str, own: dict[str, Any], **numbers: Any) -> list[tuple[list[Array], list[Array]]]:

@@ -28,6 +28,7 @@ from algorithms import (
     DistributedOptimizer,
     Identity,
     PerTensorBlockSparsifier,
+    QuantisedBlocks,
     RandomK,
     ScaledSign,
     StackedCollectives,
@@ -56,13 +57,14 @@ SHARED: dict[str, SharedSupport] = {
     "identity": Identity(),
     "zero": Zero(),
 }
-GATHERED: dict[str, Compressor] = {
+ENCODED: dict[str, Compressor] = {
     "top_k": TopK(10),
     "sign": ScaledSign(),
     "qsgd": QSGD(4, bucket_size=16),
     "chunks": ChunkTopK(5, 12, 2),
+    "int4": QuantisedBlocks(4, block_size=16),
 }
-COMPRESSORS: dict[str, Compressor] = {**SHARED, **GATHERED}
+COMPRESSORS: dict[str, Compressor] = {**SHARED, **ENCODED}
 MESSAGE_BITS = {
     "block": 32 * 13,  # one of 4 blocks of 13
     "blocks": 32 * 2 * 7,  # two of 8 blocks of 7
@@ -72,6 +74,7 @@ MESSAGE_BITS = {
     "top_k": (32 + 32) * 5,
     "sign": 8 * 7 + 32,  # 51 bits in 7 bytes, and a scale
     "qsgd": 8 * 26 + 32 * 4,  # 51 codes of 4 bits in 26 bytes, and a norm for each of 4 buckets
+    "int4": 4 * (32 + 4 * 16),  # 4 blocks, each with a scale, the last one filled up
     "chunks": 8 * 6 + 8 * 12 + 32 * 4,  # 5 of each 12 and 3 of the last: 23 of 2 bits, 4 bits of index; 4 means
 }
 """Bits of one message of the 51 parameters in 32-bit numbers, counted by hand."""

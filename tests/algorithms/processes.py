@@ -37,7 +37,7 @@ MISSED = ("sum", "gather", "exchange with neighbours", "consensus")
 
 KEYS = ["blocks", "top_k"]
 RUNS = [(name, key) for name in NAMES for key in named_compressors(name, {key: COMPRESSORS[key] for key in KEYS})]
-RUNS += [("ef_sgd", "qsgd"), ("diloco", "fragments")]
+RUNS += [("ef_sgd", "qsgd"), ("ef_sgd", "int4"), ("mcser", "int4"), ("diloco", "fragments")]
 FRAGMENTS = {"sync_interval": 6, "num_fragments": 3}
 
 

@@ -19,12 +19,13 @@ from algorithms import (
     Compressor,
     Identity,
     PerTensorBlockSparsifier,
+    QuantisedBlocks,
     RandomK,
     ScaledSign,
     TopK,
     Zero,
 )
-from algorithms.core.compressors import Draw, Gathered, SharedSupport, checked
+from algorithms.core.compressors import Draw, Encoded, Gathered, SharedSupport, checked
 from algorithms.core.layout import Layout, Window
 from algorithms.core.traffic import Entry
 from algorithms.registry import compressors
@@ -66,7 +67,7 @@ def compressed(compressor: Compressor, vector: Tensor, draw: Draw, rank: int = 0
         support, result = compressor.support(flat_layout(vector.numel()), draw), torch.zeros_like(vector)
         support.add_(result, support.gather(vector))
         return result
-    assert isinstance(compressor, Gathered)
+    assert isinstance(compressor, Encoded)
     return compressor.decode(compressor.encode(vector, draw, rank), vector.numel(), vector.dtype)
 
 
@@ -93,15 +94,16 @@ SPARSIFIERS = st.one_of(
 )
 QSGDS = st.builds(QSGD, st.sampled_from([2, 4, 8]), st.integers(1, 60))
 CHUNKS = chunk_sparsifiers(st.sampled_from([2, 4, 8]))
-ANY = st.one_of(SPARSIFIERS, CHUNKS, QSGDS, st.just(ScaledSign()))
+INTEGERS = st.builds(QuantisedBlocks, st.sampled_from([1, 4, 8]), st.integers(1, 9).map(lambda count: 8 * count))
+ANY = st.one_of(SPARSIFIERS, CHUNKS, QSGDS, INTEGERS, st.just(ScaledSign()))
 
 
 def test_every_compressor_is_known_by_its_name() -> None:
-    kinds = [Identity, Zero, BlockSparsifier, PerTensorBlockSparsifier, RandomK, TopK, ChunkTopK, ScaledSign, QSGD]
-    assert compressors() == {kind.kind: kind for kind in kinds}
+    sparsifiers = [Identity, Zero, BlockSparsifier, PerTensorBlockSparsifier, RandomK, TopK, ChunkTopK]
+    assert compressors() == {kind.kind: kind for kind in [*sparsifiers, ScaledSign, QSGD, QuantisedBlocks]}
 
 
-@given(SPARSIFIERS | CHUNKS | st.just(ScaledSign()), st.integers(48, 200), SEEDS, DTYPES)
+@given(SPARSIFIERS | CHUNKS | INTEGERS | st.just(ScaledSign()), st.integers(48, 200), SEEDS, DTYPES)
 def test_compression_never_adds_to_the_error(compressor: Compressor, numel: int, seed: int, dtype: torch.dtype) -> None:
     vector = random_vector(numel, seed, dtype)
     lost = (vector - compressed(compressor, vector, draw_at(1, seed))).double()
@@ -119,7 +121,7 @@ def test_the_payload_is_what_is_sent_and_the_cost_of_many_steps_is_the_sum(
         if isinstance(compressor, SharedSupport):
             bits.append(32 * compressor.support(layout, draw).gather(torch.zeros(numel)).numel())
         else:
-            assert isinstance(compressor, Gathered)
+            assert isinstance(compressor, Encoded)
             message = compressor.encode(random_vector(numel, seed, dtype), draw, 1)
             assert message.dtype == torch.uint8
             bits.append(8 * message.numel())
@@ -151,6 +153,8 @@ PAYLOADS: list[tuple[Compressor, int]] = [
     (ChunkTopK(4, 4096, 4), (4 * 16 + 2 + 6) * 8),  # 12 bits of index, though there are but 51 places
     (QSGD(2, 16), 13 * 8 + 4 * 32),  # 102 bits in 13 bytes, a norm for each of 4 buckets
     (QSGD(8, 51), 51 * 8 + 32),
+    (QuantisedBlocks(1, 8), 7 * (32 + 8)),
+    (QuantisedBlocks(8), 32 + 8 * 256),
 ]
 
 
@@ -337,8 +341,8 @@ def test_qsgd_draws_anew_for_each_worker_and_step() -> None:
     assert torch.equal(compressed(compressor, vector, draw_at(3), 1), compressed(compressor, vector, draw_at(3), 1))
 
 
-@pytest.mark.parametrize("compressor", [TopK(4), ScaledSign(), QSGD(4, 16), ChunkTopK()], ids=str)
-def test_zero_stays_zero_and_encoding_leaves_all_else_alone(compressor: Gathered) -> None:
+@pytest.mark.parametrize("compressor", [TopK(4), ScaledSign(), QSGD(4, 16), ChunkTopK(), QuantisedBlocks()], ids=str)
+def test_zero_stays_zero_and_encoding_leaves_all_else_alone(compressor: Encoded) -> None:
     assert compressed(compressor, torch.zeros(40), draw_at(0)).tolist() == [0] * 40
     vector = random_vector(40, 1)
     before, state = vector.clone(), torch.get_rng_state()
@@ -376,6 +380,8 @@ WRONG: list[tuple[Callable[[], Compressor], str]] = [
     (lambda: TopK("4"), "not '4'"),  # type: ignore[arg-type]
     (lambda: PerTensorBlockSparsifier(True), "not True"),
     (lambda: QSGD(True), "not True"),
+    (lambda: QuantisedBlocks(2), "1, 4 or 8"),
+    (lambda: QuantisedBlocks(8, 12), "multiple of 8"),
     (lambda: QSGD(4, bucket_size=True), "not True"),
 ]
 

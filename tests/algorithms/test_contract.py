@@ -21,7 +21,7 @@ from algorithms.registry import settings
 from tests.algorithms.problems import (
     ADAMW,
     COMPRESSORS,
-    GATHERED,
+    ENCODED,
     JOINT,
     LR,
     MESSAGE_BITS,
@@ -326,7 +326,7 @@ MAY_AGREE_UNKNOWN = {"identity", "per_tensor"}
 @pytest.mark.parametrize("communication_dtype", [None, torch.float16])
 @pytest.mark.parametrize(("name", "key"), [pair for pair in PAIRS if pair[0] in JOINT])
 def test_workers_agree_where_the_method_says_so(name: str, key: str, communication_dtype: torch.dtype | None) -> None:
-    if communication_dtype is not None and key in GATHERED:
+    if communication_dtype is not None and key in ENCODED:
         return  # such messages have a format of their own
     for chosen in every_switch(name):
         own = own_settings(name, [COMPRESSORS[key]], 3, **chosen)

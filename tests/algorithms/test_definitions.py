@@ -62,6 +62,7 @@ CSER_CASES = [
     ("qsgd", "block", 3, 0.9),
     ("block", "qsgd", 3, 0.9),
     ("top_k", "top_k", 1, 0.9),
+    ("int4", "int4", 3, 0.9),
 ]
 RELEASED_SWITCHES = ("average_parameters", "skip_gradient_at_reset", "decay_in_momentum_only")
 # Topology, W of each step, compressor, gamma, and the switches of CHOCO-SGD.
@@ -185,11 +186,11 @@ def neighbours() -> Iterator[tuple[str, dict[str, Any], float, Follow]]:
         topology, weights = WEIGHTS[kind]
         own = {"topology": topology, "compressor": COMPRESSORS[key], "gamma": gamma}
         own |= {"released_order": released, "estimates_from_zero": from_zero}
-        yield "choco_sgd", own, 0.9, by(t.choco_sgd, weights(1), compress_of(key), gamma, released, from_zero)
+        yield "choco_sgd", own, 0.9, by(t.choco_sgd, weights(1), compress_of(key, True), gamma, released, from_zero)
     for kind, key in [*(("ring", key) for key in COMPRESSORS), *((kind, "qsgd") for kind in WEIGHTS)]:
         topology, weights = WEIGHTS[kind]
         own = {"topology": topology, "compressor": COMPRESSORS[key], "gamma": 0.1}
-        yield "deep_squeeze", own, 0.9, by(t.deep_squeeze, weights, compress_of(key), 0.1)
+        yield "deep_squeeze", own, 0.9, by(t.deep_squeeze, weights, compress_of(key, True), 0.1)
 
 
 CASES = list(cases())

@@ -496,6 +496,37 @@ def scaled_sign(step: int, purpose: str, v: Vectors) -> Vectors:
     return np.where(v >= 0, 1.0, -1.0) * single(np.mean(np.abs(v), axis=1, keepdims=True))
 
 
+def quantised_blocks(bits: int, size: int) -> Compress:
+    """Of each block signs times the mean magnitude, or the nearest of 2^bits - 1 multiples of a scale about 0."""
+
+    def block(part: Array) -> Array:
+        if bits == 1:
+            return np.where(part >= 0, 1.0, -1.0) * single(np.mean(np.abs(part), keepdims=True))
+        scale = single(np.max(np.abs(part), keepdims=True) / (2 ** (bits - 1) - 1))
+        return scale * np.rint(part / np.where(scale > 0, scale, 1.0))
+
+    def one(v: Array) -> Array:
+        return np.concatenate([block(v[start : start + size]) for start in range(0, len(v), size)])
+
+    return lambda step, purpose, v: np.array([one(vi) for vi in v])
+
+
+def in_two_stages(compress: Compress, size: int) -> Compress:
+    """What is sent is averaged in blocks, and compressed again; who owns a block counts what that adds as its own."""
+
+    def both(step: int, purpose: str, v: Vectors) -> Vectors:
+        sent = compress(step, purpose, v)
+        mean = sent.mean(axis=0)
+        added = compress(step, purpose, mean[None])[0] - mean
+        num_workers, num_blocks = len(v), -(-v.shape[1] // size)
+        for owner in range(num_workers):
+            own = slice(owner * num_blocks // num_workers * size, (owner + 1) * num_blocks // num_workers * size)
+            sent[owner, own] += num_workers * added[own]
+        return sent
+
+    return both
+
+
 def qsgd(levels: int, bucket: int, noise: Callable[[int, str, int], Array]) -> Compress:
     """Each v_j becomes ||v|| l / levels, l being levels v_j / ||v|| rounded down or up at random, per bucket.
 
