@@ -25,7 +25,10 @@ def mlp(input_shape: tuple[int, ...], num_classes: int, hidden: Count) -> nn.Mod
 
 
 def small_cnn(
-    input_shape: tuple[int, ...], num_classes: int, widths: Annotated[list[Count], Field(min_length=2, max_length=2)]
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    widths: Annotated[list[Count], Field(min_length=2, max_length=2)],
+    group_norm: Annotated[int, Field(ge=0)] = 0,
 ) -> nn.Module:
     """A 5 x 5 convolution of stride 3, a 3 x 3 of stride 2, each with batch norm and ReLU, and a linear classifier.
 
@@ -33,16 +36,17 @@ def small_cnn(
         input_shape: (channels, height, width).
         num_classes: outputs.
         widths: channels of the two convolutions.
+        group_norm: groups of a group norm in place of batch norm; 0 for batch norm.
     """
     channels, height, width = input_shape
     first, second = widths
     pixels = math.ceil(height / 6) * math.ceil(width / 6)
     return nn.Sequential(
         nn.Conv2d(channels, first, 5, stride=3, padding=2, bias=False),
-        nn.BatchNorm2d(first),
+        nn.GroupNorm(group_norm, first) if group_norm else nn.BatchNorm2d(first),
         nn.ReLU(),
         nn.Conv2d(first, second, 3, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(second),
+        nn.GroupNorm(group_norm, second) if group_norm else nn.BatchNorm2d(second),
         nn.ReLU(),
         nn.Flatten(),
         nn.Linear(second * pixels, num_classes),

@@ -97,9 +97,22 @@ def the_relatives(evidence: Evidence) -> Answer | None:
     return Answer(frame, numbers | {"diloco": judged.contrast("diloco-96", judged.baseline), "regime": long.regime})
 
 
-@asked_of(JUDGED, "local_sgd-96", "mcser-96", "mcser_block-96", "final_average", "sgd")
-def would_local_sgd_do(long: Compared) -> Answer:
-    """Question 25: the contrasts of M-CSER with local SGD, and one average at the end."""
+def would_local_sgd_do(evidence: Evidence) -> Answer | None:
+    """Question 25: M-CSER less local SGD on two kinds of network, one average at the end, and a synchronous tail."""
+    long, tails = evidence.experiment(JUDGED), evidence.experiment("study_tail")
+    if not (long and long.has("local_sgd-96", "mcser-96", "mcser_block-96", "final_average", "sgd")):
+        return None
     pairs = [(row, "local_sgd-96") for row in ("mcser-96", "mcser_block-96")] + [("final_average", "sgd")]
-    frame = long.contrasts_of(pairs)
-    return Answer(frame, {"lines": frame.to_dict("records")})
+    tables = [long.contrasts_of(pairs).assign(network="perceptron")]
+    if cnn := evidence.experiment("study_network_cnn"):
+        tables.append(cnn.contrasts_of([("mcser-h16-r1_3-r2_48", "local_sgd-24")]).assign(network="convolutions"))
+    if tails:
+        tail = "local_sgd-96~everything_sent-at0.75"
+        against = tails.contrasts_of([(tail, "local_sgd-96"), (tail, "local_sgd-4")]).assign(network="perceptron")
+        against["other"] = "local SGD, H = " + against["reference"].str.rpartition("-")[2]
+        tables.append(against)
+    frame = pd.concat(tables, ignore_index=True)
+    numbers = {"regime": long.regime, "lines": tables[0].to_dict("records"), "tail": None}
+    if tails and len(tables[-1]) == 2:
+        numbers["tail"] = tables[-1].to_dict("records")
+    return Answer(frame, numbers)

@@ -220,11 +220,11 @@ def test_plans_have_the_runs_of_the_records_that_ship(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [*FIXED, *SHIPPED])
-def test_a_study_has_floor_ceiling_three_seeds_and_one_budget(name: str) -> None:
+def test_a_study_has_floor_ceiling_at_least_three_seeds_and_one_budget(name: str) -> None:
     plan = plan_experiment(f"studies/{name}", RESULTS)
     rows = {row.row: row for row in plan.experiment.rows}
     assert plan.experiment.floor == "alone" and plan.experiment.baseline == "sgd" and {"sgd", "alone"} <= rows.keys()
-    assert {row.num_steps for row in rows.values()} == {4675} and all(len(row.runs) == 3 for row in rows.values())
+    assert {row.num_steps for row in rows.values()} == {4675} and all(len(row.runs) >= 3 for row in rows.values())
     sent = [(rows[run.row].ratio, footprint_of(run.config).models_sent) for run in plan.runs]
     assert 96 in dict(sent) and all(48 < each < 51 for ratio, each in sent if ratio == 96)
     assert all(193 < each < 200 for ratio, each in sent if ratio == 24)

@@ -195,7 +195,7 @@ def test_for_large_images_it_is_torchvisions_own(options: dict[str, Any], theirs
 # The small ones of the studies of kinds of network
 
 
-@pytest.mark.parametrize("study", ["network_cnn", "network_densenet", "network_shufflenet"])
+@pytest.mark.parametrize("study", ["network_cnn", "group_norm", "network_densenet", "network_shufflenet"])
 def test_a_study_s_network_is_about_as_large_as_the_perceptron(study: str) -> None:
     spec, task = load_spec(find_spec(f"studies/{study}")), find_task("fashion_mnist")
     model = build_model(spec.model, task, 0, torch.device("cpu"))
@@ -205,6 +205,7 @@ def test_a_study_s_network_is_about_as_large_as_the_perceptron(study: str) -> No
     outputs.sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert 0.7 < count(model) / count(perceptron) < 1.5
+    assert any(isinstance(each, nn.BatchNorm2d) for each in model.modules()) == (study != "group_norm")
 
 
 def test_a_layer_of_the_densenet_adds_as_many_channels_as_the_growth_rate() -> None:
