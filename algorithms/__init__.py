@@ -1,5 +1,7 @@
 """PyTorch optimisers that communicate, usable alone in any training script."""
 
+from torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks import noop_hook as noop_hook
+
 from algorithms.alone import Alone as Alone
 from algorithms.choco_sgd import ChocoSGD as ChocoSGD
 from algorithms.compressors.block import BlockSparsifier as BlockSparsifier

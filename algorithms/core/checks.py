@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from algorithms.core.collectives import CollectiveError, Collectives
+from algorithms.core.collectives import CollectiveError, Collectives, StackedCollectives
 from algorithms.core.flat import FlatBuffers, dense
 from algorithms.core.overlap import Reducer
 from algorithms.core.process_group import ProcessGroupCollectives
@@ -128,6 +128,10 @@ def _integers(tensor: Tensor) -> Tensor:
     return tensor.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
 
 
+def _has_gradient(parameter: Tensor) -> bool:
+    return parameter.grad is not None and bool(parameter.grad.any())
+
+
 class FirstStep:
     """The checks of the first step, and what must be noted before it for them, once all workers hold the same.
 
@@ -145,11 +149,14 @@ class FirstStep:
         self._own = torch.zeros(len(self._tensors), dtype=torch.int64, device=flats[0].parameters.device)
         """The sum of each gradient, as the backward pass left it on this worker."""
         self._start = self._sums(flat.parameters for flat in flats)
-        several = isinstance(collectives, ProcessGroupCollectives) and collectives.world_size > 1
+        is_watched = not averaged and not isinstance(collectives, StackedCollectives)
+        self._silent = {number for number, each in enumerate(self._tensors) if is_watched and each.requires_grad}
+        """The numbers of the parameters that are watched, and that no backward pass has reached yet."""
         self._hooks = [
-            parameter.register_post_accumulate_grad_hook(partial(self._note, number))  # type: ignore[no-untyped-call]
-            for number, parameter in enumerate(self._tensors)
-            if several and not averaged and parameter.requires_grad
+            self._tensors[number].register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                partial(self._note, number)
+            )
+            for number in sorted(self._silent)
         ]
 
     def _sums(self, vectors: Iterable[Tensor]) -> Tensor:
@@ -166,10 +173,11 @@ class FirstStep:
     @torch.no_grad()
     def _note(self, number: int, parameter: Tensor) -> None:
         assert parameter.grad is not None
+        self._silent.discard(number)
         self._own[number] = _integers(dense(parameter.grad)).sum()
 
     def check(self, model: nn.Module | None, may_differ: bool) -> bool:
-        """Returns whether anyone's parameters were changed since the start. Warns where none has a gradient.
+        """Returns whether anyone's parameters were changed since the start. Warns where gradients are missing.
 
         Args:
             may_differ: whether workers' parameters may, once a state was loaded.
@@ -187,10 +195,13 @@ class FirstStep:
             )
         if type(self._flats[0].parameters) is not Tensor:
             return False
-        if not any(flat.gradients.any() for flat in self._flats):
+        none = not any(flat.gradients.any() for flat in self._flats)
+        silent = ", ".join(str(number) for number in sorted(self._silent) if not _has_gradient(self._tensors[number]))
+        if none or silent:
             warnings.warn(
-                "no parameter has a gradient at the optimiser's first step; where the model got other ones since it "
-                "was made (load_state_dict with assign=True, to_empty), make the optimiser afterwards",
+                f"{'no parameter has a gradient' if none else f'parameters {silent} have no gradient'} at the "
+                "optimiser's first step; where the model got other ones since it was made (a new head, to_empty, "
+                "load_state_dict with assign=True), make the optimiser afterwards",
                 stacklevel=4,
             )
         return self._compare(may_differ)
@@ -207,8 +218,8 @@ class FirstStep:
             # Sums that differed after the backward pass, and are equal now, were averaged by someone.
             raise RuntimeError(
                 "every worker has the same gradients, though the backward pass gave each its own: they are averaged in "
-                "full before this optimiser sees them, so that nothing is saved; take the DistributedDataParallel off: "
-                "call ddp.module (for Trainer, accelerate, Lightning see docs/in-your-own-script.md)"
+                "full before this optimiser sees them, so that nothing is saved; take the DistributedDataParallel off, "
+                "or call ddp.register_comm_hook(None, algorithms.noop_hook) (see docs/in-your-own-script.md)"
             )
         if self.was_loaded and not may_differ and not same:
             raise RuntimeError(

@@ -93,9 +93,9 @@ def check_still_loaded(loaded: Tensor | None, parameters: Tensor) -> None:
     """Raises RuntimeError where a state's parameters were loaded, and are not the model's any more."""
     if loaded is not None and not torch.allclose(loaded, parameters, 0, 0, equal_nan=True):
         raise RuntimeError(
-            "the parameters are not those of the state that this optimiser loaded, which are this worker's own; load "
-            "the model first and then the optimiser (after a change that is meant, call optimizer.reanchor() on all "
-            "workers)"
+            "the parameters are not those of the state that this optimiser loaded, which are this worker's own; make "
+            "any DistributedDataParallel first, as it sends worker 0's, load the model next and the optimiser last "
+            "(after a change that is meant, call optimizer.reanchor() on all workers)"
         )
 
 

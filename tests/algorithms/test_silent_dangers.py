@@ -116,6 +116,15 @@ def test_a_model_that_was_on_meta_is_noticed() -> None:
             optimizer.step()
 
 
+def test_a_head_that_was_replaced_is_noticed() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    optimizer = SGD(model.parameters(), lr=0.1)
+    model[1] = nn.Linear(3, 5)
+    model(torch.ones(1, 3)).sum().backward()
+    with pytest.warns(UserWarning, match=r"parameters 2, 3 have no gradient at the optimiser's first step"):
+        optimizer.step()
+
+
 def test_a_conversion_that_makes_new_parameters_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.__future__, "_overwrite_module_params_on_conversion", True)
     model, known = nn.Linear(3, 2), nn.Linear(3, 2)

@@ -28,6 +28,7 @@ from algorithms import (
     PerTensorBlockSparsifier,
     ProcessGroupCollectives,
     algorithms,
+    noop_hook,
 )
 from tests.algorithms.problems import JOINT, NAMES, join, outcomes, own_settings, reloaded, takes_any
 
@@ -239,7 +240,7 @@ def another_workers_state_is_refused(name: str) -> None:
         model.load_state_dict(box[0]["model"])
         loss_of(model, 8, dist.get_rank()).backward()
         if dist.get_rank():
-            with refused(RuntimeError, "this worker's own", "load the model first"):
+            with refused(RuntimeError, "this worker's own", "load the model next"):
                 optimizer.step()
     dist.barrier()
 
@@ -348,12 +349,25 @@ def a_ddp_that_was_left_is_named(name: str) -> None:
     wrapped = DistributedDataParallel(model)
     optimizer = make(name, wrapped)
     loss_of(wrapped, 1, dist.get_rank()).backward()
-    with refused(RuntimeError, "DistributedDataParallel", "ddp.module"):
+    with refused(RuntimeError, "DistributedDataParallel", "noop_hook"):
         optimizer.step()
     same = Net()
     optimizer = make(name, same)
     loss_of(same, 1, 0).backward()  # where all workers see the same batch, nobody has averaged anything
     optimizer.step()
+
+
+def a_ddp_that_sends_nothing_changes_nothing(name: str) -> None:
+    """BatchNorm's statistics are each worker's own without DDP, so that DDP must not send them."""
+    ends = []
+    for in_ddp in (False, True):
+        optimizer = make(name, model := Net())
+        wrapped = DistributedDataParallel(model, broadcast_buffers=False) if in_ddp else model
+        if in_ddp:
+            wrapped.register_comm_hook(None, noop_hook)
+        train(optimizer, wrapped, range(1, 9))
+        ends.append(optimizer.flat.parameters.clone())
+    assert torch.equal(*ends)
 
 
 # 7. Gradients that are None, and parameters frozen later.
