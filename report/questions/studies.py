@@ -21,7 +21,10 @@ LEVELS = {
     "cser-c1_zero": (BOTH_CSER, "CSER, C1 = 0 (no resets)"),
     "cser-c2_zero": (BOTH_CSER, "CSER, C2 = 0 (resets alone)"),
 }
-KINDS = {"block": "blocks", "random_k": "random-k", "top_k": "top-k", "qsgd": "QSGD", "sign": "sign"}
+KINDS = {
+    "block": "blocks", "random_k": "random-k", "top_k": "top-k", "qsgd": "QSGD", "sign": "sign",
+    "quantised1": "sign in two stages", "quantised4": "4 bits in two stages",
+}  # fmt: skip
 RULES = {"drop": "dropped", "feedback": "error feedback", "reset": "error reset"}
 RESET_PAIRS = {"mcser_block-96": "ef_block-96", "mcser-96": "ef_topk-96"}
 FAMILY = ("cser", "mcser", "csea", "cser_pl")
