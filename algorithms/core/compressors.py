@@ -211,9 +211,12 @@ def check_numel(name: str, ratio: float, layout: Layout) -> None:
 
 
 def checked(
-    compressor: Compressor, layout: Layout, communication_dtype: torch.dtype | None, fed_back: bool
+    compressor: Compressor, layout: Layout, communication_dtype: torch.dtype | None, fed_back: bool, or_whole: bool
 ) -> Compressor:
     """Returns the compressor to use: itself, or scaled where what it leaves out is fed back and would else grow.
+
+    Args:
+        or_whole: a vector that is too small for it is sent whole.
 
     Raises:
         ValueError: it cannot work on such a vector, or with such messages.
@@ -225,7 +228,12 @@ def checked(
             f"messages of {compressor.kind} have a format of their own; leave the communication dtype (a spec's wire) "
             "at fp32"
         )
-    compressor.check(layout)
+    try:
+        compressor.check(layout)
+    except ValueError:
+        if or_whole:
+            return Identity()
+        raise
     omega = compressor.variance(layout)
     return Scaled(compressor, omega) if fed_back and omega and isinstance(compressor, Gathered) else compressor
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from algorithms.core.collectives import Collectives
 from algorithms.core.compressors import Compressor, Draw, checked
 from algorithms.core.exchange import Exchanged, Mixed, average, exchange, mix
-from algorithms.core.flat import FlatBuffers
+from algorithms.core.flat import FlatBuffers, GroupsOfOneType
 from algorithms.core.layout import Layout, Windows
 from algorithms.core.local_step import LocalOptimizer, after_local_step, local_step_
 from algorithms.core.settings import (
@@ -108,6 +108,10 @@ class Method:
         return [self, *self._siblings]
 
     @property
+    def _is_sibling(self) -> bool:
+        return isinstance(self._given.get("params"), GroupsOfOneType)
+
+    @property
     def num_parameters(self) -> int:
         """d, over all types."""
         return sum(each.flat.layout.numel for each in self._of_each_type)
@@ -183,7 +187,7 @@ class Method:
             ValueError: it cannot work on this model, or with these messages; the message names the setting.
         """
         try:
-            return checked(compressor, self.flat.layout, self.communication_dtype, fed_back)
+            return checked(compressor, self.flat.layout, self.communication_dtype, fed_back, self._is_sibling)
         except ValueError as error:
             raise ValueError(f"{self.name}: {setting}: {error}") from None
 

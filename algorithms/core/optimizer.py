@@ -103,7 +103,7 @@ class DistributedOptimizer(Method, Optimizer):
             make_equal_(collectives, self.flat, self.param_groups, model)
         self._siblings = [self._sibling(dtype) for dtype in others]  # type: ignore[misc]
         self._first_step: FirstStep | None = None
-        if not isinstance(params, GroupsOfOneType):
+        if not self._is_sibling:
             flats = [each.flat for each in self._of_each_type]
             self._first_step = FirstStep(flats, collectives, self.averages_in_backward)
         self._reducer: Reducer | None = None

@@ -20,10 +20,12 @@ from algorithms import (
     Collectives,
     DiLoCo,
     DistributedOptimizer,
+    Purpose,
     StackedCollectives,
     algorithms,
 )
 from algorithms.baselines.ddp import DDP
+from algorithms.core.traffic import Entry
 from tests.algorithms.problems import (
     ADAMW,
     COMPRESSORS,
@@ -147,6 +149,7 @@ def test_without_compression_each_type_is_stepped_as_torch_steps_it(
 # What is sent.
 
 
+@pytest.mark.filterwarnings("ignore:no parameter has a gradient")
 @pytest.mark.parametrize("types", [ACCURATE, SHORT], ids=str)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_bits_are_the_sum_of_those_of_each_type_alone(name: str, types: Types) -> None:
@@ -175,7 +178,7 @@ def test_the_bits_are_the_sum_of_those_of_each_type_alone(name: str, types: Type
         assert both.traffic.training() == both.expected_traffic(7).training()
 
 
-def test_types_draw_apart_and_a_part_that_is_too_small_is_named() -> None:
+def test_types_draw_apart_and_one_that_is_too_small_to_compress_is_sent_whole() -> None:
     """In each step a block of each type moves; were they drawn alike, both would have the same number."""
     same = [Parameter(torch.zeros(64, dtype=dtype)) for dtype in ACCURATE]
     optimizer = EFSGD(same, lr=1.0, compressor=BlockSparsifier(8))
@@ -188,8 +191,17 @@ def test_types_draw_apart_and_a_part_that_is_too_small_is_named() -> None:
         places.append([int((x != old).nonzero()[0]) for x, old in zip(same, before, strict=True)])
     assert any(first != second for first, second in places)
     small = [Parameter(torch.zeros(64)), Parameter(torch.zeros(6, dtype=torch.float64))]
-    with pytest.raises(ValueError, match=r"the model has 6; .* \(of the parameters of type torch.float64, "):
-        EFSGD(small, lr=1.0, compressor=BlockSparsifier(8))
+    optimizer = EFSGD(small, lr=1.0, compressor=BlockSparsifier(8))
+    small[1].grad = torch.ones_like(small[1])
+    optimizer.step()
+    assert (small[1] == -1).all()
+    assert (
+        optimizer.traffic[Purpose.GRADIENT]
+        == optimizer.expected_traffic(1)[Purpose.GRADIENT]
+        == Entry(8 * 32 + 6 * 64, 2)
+    )
+    with pytest.raises(ValueError, match=r"num_fragments = 8 is more .* \(of the parameters of type torch.float64, "):
+        DiLoCo(small, lr=1.0, sync_interval=8, num_fragments=8)
 
 
 # States.
