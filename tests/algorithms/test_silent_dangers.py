@@ -220,12 +220,17 @@ def test_groups_may_be_added_before_the_first_step(name: str) -> None:
         numbers = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
         own = own_settings(name, [SHARED["blocks"]], 3)
         optimizer = algorithms()[name](**{"params": [weights], "collectives": collectives, **own, **numbers})
-        with pytest.raises(ValueError, match=r"parameter 2 is torch\.float16 on"):
-            optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2, dtype=torch.float16))]})
+        twice, imaginary = nn.Parameter(weights["params"][0].detach()), torch.zeros(2, dtype=torch.complex64)
+        for refused, words in (
+            (twice, "share memory"),
+            (nn.Parameter(imaginary), "is torch.complex64"),
+        ):
+            with pytest.raises(ValueError, match=words):
+                optimizer.add_param_group({"params": [refused]})
         optimizer.add_param_group({**biases, **ADDED})
         for model, each in ((at_once, whole), (later, optimizer)):
             train(each, model, rank, range(1, 8))
-        with pytest.raises(ValueError, match="before the first step"):
+        with pytest.raises(ValueError, match="no group can be added after the first step"):
             optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})
         return flat_of(whole), flat_of(optimizer)
 
