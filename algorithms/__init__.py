@@ -22,6 +22,7 @@ from algorithms.core.collectives import StackedCollectives as StackedCollectives
 from algorithms.core.compressors import Compressor as Compressor
 from algorithms.core.compressors import Identity as Identity
 from algorithms.core.compressors import Zero as Zero
+from algorithms.core.muon import muon_groups as muon_groups
 from algorithms.core.optimizer import DistributedOptimizer as DistributedOptimizer
 from algorithms.core.process_group import ProcessGroupCollectives as ProcessGroupCollectives
 from algorithms.core.topology import Topology as Topology

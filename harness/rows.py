@@ -23,8 +23,9 @@ Seed = Annotated[int, Field(ge=0)]
 Ratio = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
-LocalStep = Literal["sgd", "adamw"]
-"""By whose rule a worker steps: Nesterov SGD's, or AdamW's with `betas` and `eps`, which has no momentum."""
+LocalStep = Literal["sgd", "adamw", "muon"]
+"""By whose rule a worker steps: Nesterov SGD's; AdamW's with `betas` and `eps`, which has no momentum; or Muon's, with
+momentum on hidden matrices and AdamW on all else."""
 Betas = Annotated[list[Share], Field(min_length=2, max_length=2)]
 
 

@@ -270,7 +270,7 @@ class Spec(Strict):
             self.training.momentum,
             {row.local_step or self.training.local_step for row in self.all_rows()},
         )
-        if momentum and "sgd" not in steps:
+        if momentum and steps == {"adamw"}:
             raise ValueError(f"training.momentum = {momentum:g} does nothing, as all rows step by AdamW; set it to 0.0")
         self._check_contrasts()
         self._check_seeds()

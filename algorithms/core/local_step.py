@@ -28,12 +28,14 @@ class Span:
     """A share of the flat vector that is stepped in one go, with the numbers of its parameter group.
 
     `num_done`: local steps that its tensors have done, where the local optimiser asks for that.
+    `whole`: the matrix that it is, where it cannot be stepped in slices; its offset is 0.
     """
 
     start: int
     stop: int
     group: Group
     num_done: int = 0
+    whole: Window | None = None
 
 
 # In one pass, and beforehand.
@@ -90,6 +92,8 @@ def _slice_after(
         if low < high:
             first = low - (low - span.start) % unit
             last = min(high + (span.start - high) % unit, span.stop)
+            if span.whole is not None:
+                first, last = span.start, span.stop
             x, g, *own = (vector[:, first:last].clone() for vector in (flat.parameters, flat.gradients, *buffers))
             changed = x if target is None else target[:, first:last].clone()
             before = changed.clone() if flat.frozen else changed

@@ -26,6 +26,7 @@ from algorithms.core.compressors import Draw
 from algorithms.core.flat import FlatBuffers, GroupsOfOneType, types_of
 from algorithms.core.local_step import AdamW, LocalOptimizer, Nesterov
 from algorithms.core.method import Method
+from algorithms.core.muon import Muon
 from algorithms.core.overlap import Reducer
 from algorithms.core.process_group import default_collectives
 from algorithms.core.settings import LocalStepName, check_numbers, check_options, group_defaults
@@ -34,13 +35,14 @@ from algorithms.core.traffic import Traffic
 
 
 class DistributedOptimizer(Method, Optimizer):
-    """SGD with Nesterov momentum, or AdamW, on flat buffers, and a place for each method's communication.
+    """SGD with Nesterov momentum, AdamW or Muon on flat buffers, and a place for each method's communication.
 
     Args:
         params: trainable parameters or groups of them, real and on one device; worker 0's values are sent to all. Each
             type has flat vectors, state and messages of its own.
         lr: learning rate, per group.
-        momentum: Nesterov momentum, per group; local, never averaged. By default 0, or 0.9 where the method needs it.
+        momentum: Nesterov momentum, per group; local, never averaged. By default 0, or 0.9 where the method needs it;
+            Muon's by default 0.95.
         weight_decay: added to the gradient, as in PyTorch, per group.
         collectives: how workers talk; by default the process group if there is one, else a group of one.
         seed: where the randomness that the workers share begins.
@@ -50,7 +52,8 @@ class DistributedOptimizer(Method, Optimizer):
             SGD, it is gone.
         model: the model that has the parameters. Then the rest of it, frozen parameters and buffers, is sent from
             worker 0 to all as well, and a parameter that is replaced later is noticed.
-        local_step: "sgd" or "adamw", the rule by which a worker steps. Its momentum or moments are state of its own.
+        local_step: "sgd", "adamw" or "muon", the rule by which a worker steps. Its momentum or moments are state of its
+            own. Muon takes matrices, and AdamW all else and groups with muon = False; see `muon_groups`.
         betas: AdamW's, per group; by default (0.9, 0.999).
         eps: AdamW's, per group; by default 1e-8.
 
@@ -91,7 +94,8 @@ class DistributedOptimizer(Method, Optimizer):
         self.flat = FlatBuffers(of_own, stacked)
         self.communication_dtype = None if communication_dtype == self.flat.parameters.dtype else communication_dtype
         self._buffers, self._common, self._anchors = {}, {}, []
-        self.local: LocalOptimizer = (AdamW if local_step == "adamw" else Nesterov)(self.flat, self._buffers)
+        local: type[LocalOptimizer] = {"sgd": Nesterov, "adamw": AdamW, "muon": Muon}[local_step]
+        self.local: LocalOptimizer = local(self.flat, self._buffers)
         self.local.buffers(self.param_groups)
         self._model = model
         self._loaded = None

@@ -17,7 +17,7 @@ from algorithms.core.collectives import Collectives
 from algorithms.core.compressors import FLOAT_BITS
 from algorithms.core.traffic import Traffic
 
-LocalStepName = Literal["sgd", "adamw"]
+LocalStepName = Literal["sgd", "adamw", "muon"]
 
 
 class Common(TypedDict, total=False):
@@ -38,6 +38,7 @@ class Common(TypedDict, total=False):
 NUMBERS: dict[str, tuple[str, ...]] = {
     "sgd": ("lr", "momentum", "weight_decay"),
     "adamw": ("lr", "betas", "eps", "weight_decay"),
+    "muon": ("lr", "momentum", "betas", "eps", "weight_decay"),
 }
 """The numbers that each parameter group has, by local step."""
 
@@ -59,7 +60,7 @@ _NOT_TAKEN = {
     "capturable": False,
 }
 """Options of torch.optim.SGD and AdamW that are not taken, with the value that says what is done anyway."""
-_DONE = {"sgd": "with Nesterov's momentum", "adamw": "with Adam's two moments"}
+_DONE = {"sgd": "with Nesterov's momentum", "adamw": "with Adam's two moments", "muon": "by Muon's rule"}
 
 
 # The numbers of parameter groups.
@@ -90,11 +91,12 @@ def group_defaults(
     foreign = [key for key, value in given.items() if value is not None and key not in NUMBERS[local_step]]
     if foreign:
         raise ValueError(f"{method}: {_foreign(foreign[0], local_step)}")
-    usual = {"momentum": 0.0 if without_momentum is None else 0.9, "betas": (0.9, 0.999), "eps": 1e-8}
+    momentum = 0.95 if local_step == "muon" else 0.0 if without_momentum is None else 0.9
+    usual = {"momentum": momentum, "betas": (0.9, 0.999), "eps": 1e-8}
     chosen = {key: usual[key] if given[key] is None else given[key] for key in NUMBERS[local_step]}
     if chosen.get("momentum") == 0 and without_momentum is not None:
         raise ValueError(f"{method}: the momentum must not be 0; without momentum the method is {without_momentum}")
-    return chosen
+    return {**chosen, "muon": True} if local_step == "muon" else chosen
 
 
 def _foreign(key: str, local_step: str) -> str:
@@ -126,6 +128,8 @@ def check_options(groups: Iterable[dict[str, Any]], local_step: LocalStepName) -
                     f"group {number}: {key} = {group[key]!r} is an option of torch.optim that these optimisers do "
                     f"not have (they minimise, {_DONE[local_step]}, in one fused pass); leave it out"
                 )
+        if "muon" in group and (local_step != "muon" or not isinstance(group["muon"], bool)):
+            raise ValueError(f"group {number}: muon is True or False, for local_step = 'muon' alone; leave it out")
         foreign = [key for keys in NUMBERS.values() for key in keys if key in group and key not in NUMBERS[local_step]]
         if foreign:
             raise ValueError(f"group {number}: {_foreign(foreign[0], local_step)}")

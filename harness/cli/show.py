@@ -83,8 +83,9 @@ def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:
 def _settings(row: Row) -> str:
     """A row's settings in words."""
     parts = [f"{key.replace('_', ' ')}: {_said(value)}" for key, value in row.settings.items()]
-    if row.local_step == "adamw":
-        parts.append(f"AdamW with betas {_said(row.betas)}, eps {row.eps:g}")
+    if row.local_step != "sgd":
+        muon = f"Muon with momentum {row.momentum:g} on hidden matrices, else " * (row.local_step == "muon")
+        parts.append(f"{muon}AdamW with betas {_said(row.betas)}, eps {row.eps:g}")
     else:
         heavy_ball = row.momentum > 0 and not row.nesterov
         parts.append(f"momentum {row.momentum:g}{' (heavy ball with dampening)' * heavy_ball}")

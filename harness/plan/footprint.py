@@ -131,9 +131,9 @@ def _footprint(config_json: str) -> Footprint:
     _check_evaluation(config.evaluation, per_epoch, num_steps)
     empty = _model_without_memory(config.model.model_dump_json(), config.task.name)
     # All workers stacked, since what a worker sends to neighbours depends on how many there are.
-    stacked = (each.detach().expand(config.num_workers, *each.shape) for each in empty.parameters())
-    model = nn.ParameterList(nn.Parameter(tensor) for tensor in stacked)
-    optimizer = build_optimizer(config, model, StackedCollectives(config.num_workers), num_steps)
+    expanded = (each.detach().expand(config.num_workers, *each.shape) for each in empty.parameters())
+    stacked = [nn.Parameter(tensor) for tensor in expanded]
+    optimizer = build_optimizer(config, empty, StackedCollectives(config.num_workers), num_steps, stacked)
     layout = optimizer.flat.layout
     element = optimizer.flat.parameters.element_size()
     if config.restart is not None:

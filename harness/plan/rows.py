@@ -143,7 +143,7 @@ def _local_step(training: TrainingSpec, row: RowSpec) -> dict[str, Any]:
     """The rule that a row's workers step by, and its numbers; those of the other rule are at their defaults."""
     local_step = row.local_step or training.local_step
     numbers: dict[str, Any] = {"momentum": 0.0, "betas": [0.9, 0.999], "eps": 1e-8}
-    own = {"sgd": ("momentum",), "adamw": ("betas", "eps")}[local_step]
+    own = {"sgd": ("momentum",), "adamw": ("betas", "eps"), "muon": ("momentum", "betas", "eps")}[local_step]
     for key in numbers:
         given = getattr(row, key)
         if given is not None and key not in own:

@@ -30,9 +30,9 @@ class Row(Planned):
     settings: dict[str, Any]
     """The method's own settings as its spec has them: compressors as tables with `kind` and `ratio`, intervals,
     topology; those left at their defaults are absent."""
-    local_step: Literal["sgd", "adamw"]
+    local_step: Literal["sgd", "adamw", "muon"]
     momentum: float
-    """Of SGD; 0 where the local step is AdamW's, which `betas` and `eps` belong to."""
+    """Of SGD or Muon; 0 where the local step is AdamW's. `betas` and `eps` are AdamW's and Muon's."""
     nesterov: bool
     """Whether the momentum is Nesterov's; else the method has heavy ball with dampening."""
     betas: list[float]

@@ -6,14 +6,14 @@ import importlib
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
-from algorithms import Collectives, Compressor, DistributedOptimizer, Topology
+from algorithms import Collectives, Compressor, DistributedOptimizer, Topology, muon_groups
 from algorithms.baselines.ddp import DDP
 from algorithms.registry import compressors, methods, settings
 from harness.models import NETWORKS
@@ -88,9 +88,16 @@ def trainable(config: RunConfig, device: torch.device) -> nn.Module:
 
 
 def build_optimizer(
-    config: RunConfig, model: nn.Module, collectives: Collectives | None, num_steps: int
+    config: RunConfig,
+    model: nn.Module,
+    collectives: Collectives | None,
+    num_steps: int,
+    stacked: Sequence[nn.Parameter] | None = None,
 ) -> DistributedOptimizer:
     """The run's optimiser; on a meta model this is how a plan checks settings and counts bits.
+
+    Args:
+        stacked: the parameters of all workers, in the model's order, which are then trained in place of the model's.
 
     Raises:
         SpecError: unknown algorithm, setting or compressor, or values that it cannot take.
@@ -100,15 +107,18 @@ def build_optimizer(
         raise SpecError(f"unknown algorithm {config.algorithm!r}; the algorithms are {', '.join(known)}")
     algorithm = known[config.algorithm]
     given = _settings(algorithm, config.settings, num_steps)
-    if config.local_step == "adamw":
-        given |= {"local_step": "adamw", "betas": tuple(config.betas), "eps": config.eps}
+    parameters: Iterable[Any] = model.parameters() if stacked is None else stacked
+    if config.local_step != "sgd":
+        given |= {"local_step": config.local_step, "betas": tuple(config.betas), "eps": config.eps}
+    if config.local_step == "muon":
+        parameters = muon_groups(model, parameters)
     if config.precision == "fp16" and issubclass(algorithm, DDP) and not algorithm.survives_overflow:
         raise SpecError(f"{config.algorithm}: an overflow would spoil the hook's state for ever; take fp32 or bf16")
     try:
         optimizer = algorithm(
-            model.parameters(),
+            parameters,
             lr=config.learning_rate,
-            momentum=config.momentum if config.local_step == "sgd" else config.momentum or None,
+            momentum=(config.momentum or None) if config.local_step == "adamw" else config.momentum,
             weight_decay=config.weight_decay,
             collectives=collectives,
             seed=derive_seed(config.seed, "compression"),

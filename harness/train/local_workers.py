@@ -39,8 +39,8 @@ def local_workers(
         return [model], build_optimizer(config, model, collectives, num_steps)
     num_workers = collectives.world_size
     models = [copy.deepcopy(model) for _ in range(num_workers)]
-    stacked = nn.ParameterList(_rows_of(parameter.detach(), num_workers) for parameter in model.parameters())
-    optimizer = build_optimizer(config, stacked, collectives, num_steps)
+    stacked = [_rows_of(parameter.detach(), num_workers) for parameter in model.parameters()]
+    optimizer = build_optimizer(config, model, collectives, num_steps, stacked)
     bind_rows(models, optimizer)
     return models, optimizer
 

@@ -75,6 +75,7 @@ CASES = {
     **{f"{name}-{habit}": Case(name, habit=habit) for name in ("ef_sgd", "mcser") for habit in HABITS},
     **{f"{name}-plain": Case(name, common={"momentum": 0.0, "weight_decay": 0.0}) for name in ("ef_sgd", "cser")},
     **{f"{name}-adamw": Case(name, common=ADAMW) for name in ("ef_sgd", "mcser")},
+    "mcser-muon": Case("mcser", common={**ADAMW, "local_step": "muon"}),
     "ef_sgd-branch-adamw": Case("ef_sgd", common=ADAMW, habit="branch"),
     "ef_sgd-gradients": Case("ef_sgd", own={"error_feedback_on": "gradients"}, common=ADAMW),
     "ef_sgd-double": Case("ef_sgd", dtype=torch.float64),

@@ -264,7 +264,7 @@ def test_methods_that_step_by_sgd_alone_say_why(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "given", "words"),
     [
-        ("sgd", {"local_step": "adam"}, "sgd: local_step must be one of sgd, adamw, not 'adam'"),
+        ("sgd", {"local_step": "adam"}, "sgd: local_step must be one of sgd, adamw, muon, not 'adam'"),
         ("sgd", {"momentum": 0.9}, "sgd: momentum belongs to local_step = 'sgd', and local_step is 'adamw'; leave"),
         ("sgd", {"local_step": "sgd"}, "sgd: betas belongs to local_step = 'adamw', and local_step is 'sgd'"),
         ("sgd", {"betas": (0.9, 1.0)}, r"betas must lie in \[0, 1\), not \(0.9, 1.0\)"),

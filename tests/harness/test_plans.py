@@ -13,6 +13,7 @@ import torch
 
 from algorithms import StackedCollectives
 from harness.cli.show import show_plan
+from harness.models.transformer import GPT
 from harness.plan.footprint import footprint_of
 from harness.plan.plan import Plan, make_plan
 from harness.spec import RunConfig, SpecError, run_id
@@ -202,6 +203,24 @@ def test_a_plan_has_each_rows_local_step_and_the_optimiser_its_numbers(
     plain = configs["ef_sgd"].model_copy(update={"settings": {}, "algorithm": "sgd"})
     sgd, adamw = footprint_of(plain), footprint_of(configs["sgd"])
     assert adamw.memory_bytes - sgd.memory_bytes == adamw.checkpoint_bytes - sgd.checkpoint_bytes == 4 * 742
+
+
+def test_muon_leaves_a_models_embeddings_and_output_to_adamw(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stacked workers' parameters are grouped as their model's own, and stay in its order."""
+    spec = small_spec()
+    spec["training"] |= {"local_step": "muon", "momentum": 0.95}
+    plan = plan_of(spec, tmp_path)
+    show_plan(plan)
+    assert "Muon with momentum 0.95 on hidden matrices, else AdamW with betas 0.9, 0.999" in capsys.readouterr().out
+    config = next(run.config for run in plan.runs if run.row == "sgd")
+    model = GPT(8, 11, width=4, num_heads=2, num_layers=1, feedforward=6)
+    stacked = [torch.nn.Parameter(each.detach().expand(2, *each.shape).clone()) for each in model.parameters()]
+    apart, hidden = build_optimizer(config, model, StackedCollectives(2), 1, stacked).param_groups
+    assert (apart["muon"], hidden["muon"], hidden["momentum"]) == (False, True, 0.95)
+    assert [tuple(each.shape) for each in apart["params"]] == [(2, 11, 4), (2, 8, 4)]
+    assert [*apart["params"], *hidden["params"]] == stacked
 
 
 @pytest.mark.parametrize(

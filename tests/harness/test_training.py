@@ -57,6 +57,7 @@ RESTARTS: list[tuple[str, Table, Table]] = [
 CASES: list[tuple[str, Table, Table]] = [
     *((name, BLOCK, {}) for name in algorithms()),
     *((name, QSGD, {}) for name in ("ef_sgd", "mcser", "qsparse_local_sgd", "choco_sgd")),
+    ("diloco", BLOCK, {"local_step": "muon"}),
     *RESTARTS,  # in the middle, where there is a score and a checkpoint too
 ]
 """Every algorithm with a shared support, and some of each family besides."""
