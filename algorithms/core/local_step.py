@@ -138,7 +138,8 @@ class Nesterov:
 
     def spans(self, groups: Sequence[Group]) -> list[Span]:
         """Returns the flat vector, in order, in shares that may be stepped in one go."""
-        return [Span(part.start, part.stop, group) for part, group in zip(self.flat.parts, groups, strict=True)]
+        shares = zip(self.flat.parts, groups, strict=True)
+        return [Span(part.start, part.stop, group) for part, group in shares if part.start < part.stop]
 
     def step_(
         self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None, sign: int
