@@ -209,7 +209,9 @@ def test_types_draw_apart_and_one_that_is_too_small_to_compress_is_sent_whole() 
 
 @pytest.mark.parametrize("types", [ACCURATE, SHORT], ids=str)
 @pytest.mark.parametrize(
-    ("name", "common"), [*((name, SGD) for name in NAMES), *((name, ADAMW) for name in TAKING_ADAMW)], ids=str
+    ("name", "common"),
+    [*((name, SGD) for name in NAMES), *((name, ADAMW) for name in TAKING_ADAMW), ("diloco", {"local_step": "muon"})],
+    ids=str,
 )
 def test_a_run_that_is_resumed_and_one_whose_workers_are_stacked_have_the_same_bits(
     name: str, common: dict[str, Any], types: Types
