@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -63,7 +63,9 @@ def sendings_of(frames: Frames, row: pd.Series) -> list[Sending]:
             for key in ("bits", "collectives", "gathered_bits", "neighbour_bits")
         )
         if bits > 0:  # false for nan, of a purpose that a run has not
-            way: Collective = "exchange" if 2 * told > bits else "all_gather" if 2 * gathered > bits else "all_reduce"
+            kinds = [row.get(f"{key}.kind") for key in ("compressor", f"{purpose}_compressor")]
+            dense: Collective = "two_stages" if "quantised_blocks" in kinds else "all_reduce"
+            way: Collective = "exchange" if 2 * told > bits else "all_gather" if 2 * gathered > bits else dense
             models = bits / collectives / (32 * row["num_parameters"])
             found.append(Sending(models, collectives / row["num_steps"], way, row.get("topology") == "one_peer"))
     return found
@@ -98,7 +100,7 @@ def _network(job: TrainingJob) -> Network:
     """The job's network, its collectives by hierarchy where machines hold several workers."""
     inside = Link(0.0, 8 / job.inside_bits_per_second if job.inside_bits_per_second else 0.0)
     links = Links(Link(job.latency_seconds, 8 / job.bits_per_second), inside)
-    names: dict[Collective, Links] = dict.fromkeys(("all_reduce", "all_gather", "exchange"), links)
+    names: dict[Collective, Links] = dict.fromkeys(get_args(Collective), links)
     is_both = job.num_machines > 1 and job.workers_per_machine > 1
     return Network(job.num_machines, job.workers_per_machine, names, "hierarchical" if is_both else "ring")
 

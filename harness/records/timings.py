@@ -11,7 +11,7 @@ from harness.records.store import Attempt, Record
 Basis = Literal["measured", "emulated"]
 """`emulated`: compute was a wait of known length, or the clock was dilated; the network is real in both."""
 
-Collective = Literal["all_reduce", "all_gather", "exchange"]
+Collective = Literal["all_reduce", "two_stages", "all_gather", "exchange"]
 """`exchange`: each worker sends one message to each of its neighbours, straight; in a sweep they are a ring's."""
 
 Rounds = tuple[tuple[int, ...], ...]
@@ -230,11 +230,12 @@ def formula_bytes(collective: Collective, payload_bytes: int, fabric: Fabric) ->
 
 
 def ring_bytes(collective: Collective, payload_bytes: int, num_workers: int) -> float:
-    """Bytes that one worker sends in a ring: 2(n-1)/n of its payload in an all-reduce, n-1 payloads in an all-gather.
+    """Bytes that one worker sends in a ring: 2(n-1)/n of its payload in an all-reduce, in one go or in two stages, n-1
+    payloads in an all-gather.
 
     In an exchange its payload: two messages leave a machine of a ring, however many of its workers are in it.
     """
     if collective == "exchange":
         return payload_bytes
     others = num_workers - 1
-    return (2 * others / num_workers if collective == "all_reduce" else others) * payload_bytes
+    return (others if collective == "all_gather" else 2 * others / num_workers) * payload_bytes

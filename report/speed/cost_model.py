@@ -6,14 +6,16 @@ of the two, with p fitted (p = 1 is the sum, and a large p the longer of the two
 
     flat ring     all-reduce   2 (n-1) h(b/n)                   all-gather   (n-1) h(b)
     tree          all-reduce   2 ceil(log2 m) h(b) inside + 2 ceil(log2 M) h(b) between
+    pairs         two stages   2 (n-m) h(m b/n) between, or 2 (m-1) h(b/n) inside where that takes longer
     neighbours    exchange     h(k b), a worker's k messages at once; a machine's link carries those that leave it
     hierarchical  all-reduce   inside, a pipelined chain up and one down, 2 ((m-1) alpha + b beta), and a ring of the
                                machines between, 2 (M-1) h(b/M)
                   all-gather   (m-1) h(b) inside, (M-1) h(m b) between, (m-1) alpha + n b beta inside
 
 The flat ring's workers are contiguous in their machines, so that each link, a machine's or a worker's, carries the same
-bytes; all hops go on at once, and the slowest link sets the pace. An all-gather by tree goes round the ring. In an
-exchange b is one message, of the worker's k; it has one hop, whatever n is, and takes the same way in every algorithm.
+bytes; all hops go on at once, and the slowest link sets the pace. An all-gather by tree goes round the ring. In two
+stages each worker sends to each other one, whatever the algorithm, so a machine's link carries all m workers' messages.
+In an exchange b is one message, of the worker's k; it has one hop, whatever n is and whatever the algorithm.
 """
 
 from __future__ import annotations
@@ -79,11 +81,15 @@ class Compute:
 
 
 def collective_seconds(network: Network, collective: Collective, payload_bytes: float) -> float:
-    """Seconds of an all-reduce or all-gather that nothing else delays."""
+    """Seconds of an all-reduce, in one go or in two stages, or of an all-gather, that nothing else delays."""
     machines, workers = network.num_machines, network.workers_per_machine
     links = network.links[collective]
     if network.num_workers == 1:
         seconds = 0.0
+    elif collective == "two_stages":
+        others, share = network.num_workers - workers, payload_bytes / network.num_workers
+        between = others * links.between.hop(workers * share) if others else 0.0
+        seconds = 2 * max(between, (workers - 1) * links.inside.hop(share))
     elif network.algorithm == "hierarchical" and min(machines, workers) > 1:
         seconds = _hierarchical(network, links, collective, payload_bytes)
     elif network.algorithm == "tree" and collective == "all_reduce":

@@ -16,7 +16,7 @@ from scipy.special import expit
 from harness.records.timings import Collective, Fabric, Sweep
 from report.speed.cost_model import Algorithm, Link, Links, Network, ring_hops
 
-COLLECTIVES: tuple[Collective, ...] = ("all_reduce", "all_gather", "exchange")
+COLLECTIVES: tuple[Collective, ...] = ("all_reduce", "two_stages", "all_gather", "exchange")
 POWERS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Of the norm that joins latency and sending: those that are tried."""
 LEAST_ALPHA = 1e-10

@@ -249,6 +249,8 @@ DPSGD = {"order": "adapt_then_combine"}
 CHOCO = {"topology": "exponential", "compressor": BLOCK, "gamma": 0.5}
 SIGN = (8 * 93 + 32) / (32 * 742)
 """A message of signs, in models."""
+SIGNS, SENT = {"kind": "quantised_blocks", "bits": 1}, 3 * (256 + 32) / (32 * 742)
+"""Signs that are all-reduced, and their three blocks, in models."""
 
 
 @pytest.mark.parametrize(
@@ -263,6 +265,7 @@ SIGN = (8 * 93 + 32) / (32 * 742)
         # Blocks of 186 numbers; top-k keeps 92 of 742, each with an index.
         ("ef_sgd", {"compressor": BLOCK}, 20 * 186 / 742, RING * 20 * 186 / 742, False),
         ("ef_sgd", {"compressor": TOP_K}, 20 * 184 / 742, 3 * 20 * 184 / 742, False),
+        ("ef_sgd", {"compressor": SIGNS}, 20 * SENT, RING * 20 * SENT, False),
         ("csea", {"error_compressor": BLOCK}, 20 * 186 / 742 + 1, RING * (20 * 186 / 742 + 1), True),
         ("csea", {"error_compressor": TOP_K}, 20 * 184 / 742 + 1, 3 * 20 * 184 / 742 + RING, True),
         # A link carries once what goes to neighbours, and the average at the end is all-reduced.

@@ -45,6 +45,11 @@ def test_a_step_is_the_passes_and_the_messages_by_hand() -> None:
     assert method_seconds(job, [Sending(1.0, 0.25, "all_reduce")]) == pytest.approx(30e-3 + in_ring / 4)
     assert method_seconds(job, [Sending(0.5, 1.0, "all_gather")]) == pytest.approx(30e-3 + gathered)
     assert ddp_seconds(job, 4) == pytest.approx(30e-3 + in_ring)  # one bucket holds it all
+    # In two stages a machine's four workers send their messages each, where a ring would enter and leave it once.
+    assert method_seconds(job, [Sending(1.0, 1.0, "two_stages")]) == pytest.approx(30e-3 + in_ring)
+    two = TrainingJob(1_000_000, 100, 2, 4, 30e-3, 1e9, 1e12, latency_seconds=0.0)
+    four_to_four = 2 * 4 * 4 * 4e6 / 8 * 8 / 1e9
+    assert method_seconds(two, [Sending(1.0, 1.0, "two_stages")]) == pytest.approx(30e-3 + four_to_four)
     # Two messages of a model to neighbours on a ring, or one to a peer: one hop, and as many models on the link.
     on_a_ring, to_a_peer = Sending(2.0, 1.0, "exchange"), Sending(1.0, 1.0, "exchange", one_peer=True)
     assert method_seconds(job, [on_a_ring]) == pytest.approx(30e-3 + 1e-3 + 2 * 4e6 * 8 / 1e9)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
 from harness.records.timings import Collective, Message
@@ -24,7 +26,7 @@ COMPUTE = Compute(10e-3, 30e-3)
 
 def _network(machines: int, workers: int, algorithm: Algorithm = "ring", inside: Link = INSIDE) -> Network:
     links = Links(BETWEEN, inside)
-    return Network(machines, workers, {"all_reduce": links, "all_gather": links, "exchange": links}, algorithm)
+    return Network(machines, workers, dict.fromkeys(get_args(Collective), links), algorithm)
 
 
 def _message(num_bytes: int, ready: float, every: int = 1, collective: Collective = "all_reduce") -> Message:
@@ -48,6 +50,11 @@ def _message(num_bytes: int, ready: float, every: int = 1, collective: Collectiv
         # Gather 3 (0.1 + 0.8); between, four workers' 8 kB, 1 (1 + 32); all 64 kB on, 0.3 + 6.4.
         (_network(2, 4, "hierarchical"), "all_gather", 42.4),
         (_network(1, 1), "all_reduce", 0.0),
+        (_network(8, 1, "tree"), "two_stages", 28.0),  # 2 x 7 messages of 1 kB, as in a ring
+        (_network(1, 8), "two_stages", 2.8),
+        # Four workers send 1 kB to each of the four of the other machine, twice: 2 x 4 (1 + 4).
+        (_network(2, 4, "hierarchical"), "two_stages", 40.0),
+        (_network(2, 4, inside=Link(50e-3, 0.1e-6)), "two_stages", 300.6),  # or inside: 2 x 3 (50 + 0.1)
     ],
 )
 def test_a_collective_of_eight_kilobytes(network: Network, collective: Collective, milliseconds: float) -> None:

@@ -233,6 +233,7 @@ def test_every_collective_of_a_worker_is_seen_once_with_its_payload() -> None:
         ("all_reduce", 2000, 1, True),
         ("all_gather", 1000, 2, True),
         ("exchange", 4000, 3, True),
+        ("two_stages", 80, 4, True),
     ]
     with start_workers(_talk, [()] * 2) as workers:
         for seen in workers.hear_all():
@@ -248,6 +249,7 @@ def _talk(worker: Worker) -> list[tuple[str, int, int, bool]]:
             collectives.all_reduce_mean_(numbers.half(), purpose)
             collectives.all_gather(numbers.byte(), purpose)
             collectives.exchange_with_neighbours(numbers, ring, purpose)
+            collectives.all_reduce_blocks(torch.zeros(1, 4, 20).byte(), lambda parts: (parts[0], parts), purpose)
         return [
             (each.collective, each.payload_bytes, each.key[1], each.ended is not None and each.ended >= each.began)
             for each in seen
