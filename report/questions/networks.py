@@ -100,7 +100,8 @@ def rank_correlation(shares: pd.DataFrame) -> tuple[float, float, float]:
     """
     generator, means = np.random.default_rng(0), []
     for one, other in combinations(dict.fromkeys(shares["network"]), 2):
-        both = pd.merge(*(shares[shares["network"] == name] for name in (one, other)), on="method")
+        left, right = (shares[shares["network"] == name] for name in (one, other))
+        both = left.merge(right, on="method")
         if len(both) >= 3:
             drawn = []
             for side in ("_x", "_y"):
