@@ -224,13 +224,26 @@ def read_if_whole(path: Path, kind: type[R]) -> R | None:
 
 
 def _read_json(path: Path | str) -> Any:
+    """The JSON in a file; in a file of lines that of each line, without a torn last one."""
     try:
         with open(path, "rb") as file:
-            return from_json(file.read())
+            data = file.read()
     except FileNotFoundError:
         raise _missing(path) from None
+    if not str(path).endswith(".jsonl"):
+        return _parse_json(data, path)
+    *lines, last = data.split(b"\n")
+    found = [_parse_json(line, f"{path}, line {number},") for number, line in enumerate(lines, start=1)]
+    with suppress(ValueError):  # a line that lacks nothing but its end is whole
+        found.append(from_json(last))
+    return found
+
+
+def _parse_json(data: bytes, where: Path | str) -> Any:
+    try:
+        return from_json(data)
     except ValueError as error:
-        raise RecordError(f"{path} is damaged ({error}); delete the file and run again") from None
+        raise RecordError(f"{where} is damaged ({error}); delete the file and run again") from None
 
 
 def _missing(path: Path | str) -> RecordError:
@@ -262,36 +275,15 @@ def read_events(path: Path) -> list[Event]:
     Raises:
         RecordError: a damaged line that is not the last.
     """
-    return _parse_events(_read_lines(path), path) if path.exists() else []
-
-
-def _read_lines(path: Path | str) -> list[Any]:
-    """The JSON of each line, without a torn last one."""
-    found: list[Any] = []
-    with open(path, "rb") as file:
-        lines = file.read().splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            found.append(from_json(line))
-        except ValueError:
-            if number < len(lines):
-                raise _damaged_line(path, number) from None
-    return found
+    return _parse_events(_read_json(path), path) if path.exists() else []
 
 
 def _parse_events(lines: Iterable[object], path: Path | str) -> list[Event]:
     by_step: dict[int, Event] = {}
     for number, line in enumerate(lines, start=1):
-        try:
-            event = Event.model_validate(line)
-        except ValidationError:
-            raise _damaged_line(path, number) from None
+        event = parse_record(line, f"{path}, line {number},", Event)
         by_step[event.step] = event
     return [by_step[step] for step in sorted(by_step)]
-
-
-def _damaged_line(path: Path | str, number: int) -> RecordError:
-    return RecordError(f"{path}, line {number}, is damaged; delete the run's folder and run again")
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -313,7 +305,7 @@ def read_run_files(folder: Path) -> dict[str, Any]:
     for file in RUN_FILES:
         path = f"{folder}/{file}"  # a Path for each of ten thousand runs' files takes as long as reading them
         if os.path.exists(path):
-            files[file.partition(".")[0]] = (_read_lines if path.endswith(".jsonl") else _read_json)(path)
+            files[file.partition(".")[0]] = _read_json(path)
     return files
 
 

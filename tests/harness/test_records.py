@@ -77,7 +77,7 @@ def test_damaged_middle_line_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path, 1, 2, 3)
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], lines[1][:30], lines[2]]) + "\n")
-    with pytest.raises(RecordError, match=r"events.jsonl, line 2, is damaged; delete"):
+    with pytest.raises(RecordError, match=r"events.jsonl, line 2, is damaged .*; delete"):
         read_events(path)
 
 
