@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from tabulate import tabulate
 
 from algorithms import algorithms
 from harness.plan.footprint import Footprint
-from harness.plan.forecast import (
-    Effort,
-    effort_of,
-    hours_sentences,
-    powers,
-    price_sentences,
-    row_hours,
-    usual_link,
-)
+from harness.plan.forecast import cost_sentences, effort_of, hours_on, link_bits_of, powers, usual_link
 from harness.plan.plan import COMMON, Plan
-from harness.records.experiment import Experiment, Row
-from harness.records.state import Seen, State, judge, look
-from harness.records.store import read_optional
-from harness.workers.attempt import num_cores
+from harness.records.experiment import Row
+from harness.records.state import RunStatus, State
 
 
 def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:
@@ -45,7 +35,7 @@ def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:
             "ratio": f"{row.ratio:g}",
             "models sent": f"{row.models_sent:,.1f}",  # to a tenth, so that the one exchange at the end shows
             "on a link": f"{row.link_models:,.1f}",
-            **({f"hours at {link / 1e9:g} Gb/s": f"{row_hours(row, link):,.2f}"} if link else {}),
+            **({f"hours at {link / 1e9:g} Gb/s": f"{hours_on(link_bits_of(row), link):,.2f}"} if link else {}),
             "lr": f"{row.learning_rate:g}",
             "runs": len(row.runs),
             "steps": row.num_steps,
@@ -77,7 +67,7 @@ def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:
         print(f"{config.wire} messages: rounding is lost by {', '.join(rounded) or 'no row'}; all others send it later")
     if experiment.contrasts:
         _show_power(plan)
-    show_costs(effort, link)
+    print(*cost_sentences(effort, link), sep="\n")
 
 
 def _settings(row: Row) -> str:
@@ -139,67 +129,55 @@ def _show_power(plan: Plan) -> None:
     print(f"{said}; of rows that are equal, or for superiority the margin apart\n")
 
 
-def show_costs(effort: Effort, link_bits_per_second: float | None = None) -> None:
-    """Runs, memory, and what the runs take; the link is as of `show_plan`."""
-    known, config = effort.compute[0][0], effort.configs[0]
-    activations = "without activations (a GPU would measure them)"
-    if known.activation_bytes is not None:
-        activations = (
-            f"to which activations add {known.activation_bytes / 1e6:,.0f} MB ({known.basis}: {config.batch_size} of "
-            f"them, {config.precision})"
-        )
-    each = f"{len(effort.configs)} runs; {1e3 * known.seconds:.3g} ms of compute a step"
-    print(f"{each}; memory: parameters, gradients and optimiser state, {activations}")
-    if known.device == "CPU core":
-        hours = effort.low * config.num_workers
-        print(
-            f"{hours:,.1f} CPU core hours for forward and backward passes and updates ({known.basis}); communication, "
-            "data and evaluation come on top"
-        )
-        print(f"about {60 * hours / num_cores():.0f} min on the {num_cores()} cores of this machine")
-        return
-    link = usual_link(known.device) if link_bits_per_second is None else link_bits_per_second
-    print(*hours_sentences(effort, link), *price_sentences(effort), sep="\n")
+def status_text(runs: Sequence[RunStatus], num_workers: int) -> str:
+    """Runs of each row by state, a line for each run that there is something to say of, and what they take in sum."""
+    totals = Counter(run.state for run in runs)
+    columns = [state for state in get_args(State) if totals[state] or state in ("done", "missing")]
+    by_row: dict[str, Counter[str]] = {}
+    for run in runs:
+        by_row.setdefault(run.row, Counter())[run.state] += 1
+    table = [[row, *(counts[state] for state in columns)] for row, counts in by_row.items()]
+    lines = [f"{run.state}: {run.row} seed {run.seed}: {said}" for run in runs if (said := _said_of(run))]
+    spent, left = worker_hours(runs, num_workers)
+    to_come = "unknown" if left is None else f"about {left:,.2g}"
+    hours = f"hours of a worker: {spent:,.2g} in runs that are done, {to_come} left"
+    return "\n".join([tabulate(table, ["row", *columns]), *lines, f"{totals_text(runs)}; {hours}"])
 
 
-STATES: tuple[State, ...] = ("done", "running", "stopped", "stale", "failed", "missing")
-"""Those that a run can be in as far as its records say; what is queued on a cluster, the cluster's status knows."""
+def totals_text(runs: Sequence[RunStatus]) -> str:
+    """How many runs are in each state."""
+    return ", ".join(f"{count} {state}" for state, count in Counter(run.state for run in runs).items())
 
 
-def show_status(plan: Plan, results: Path) -> None:
-    """How far each row is, what is running, what stopped or failed and why.
-
-    Raises:
-        RecordError: experiment.json or a result is damaged, or of another version.
-    """
-    folder = results / plan.experiment.name
-    read_optional(folder / "experiment.json", Experiment)  # a damaged one is told
-    seen = {run.run_id: look(folder / run.run_id) for run in plan.runs}
-    states = {run_id: judge(each) for run_id, each in seen.items()}
-    table = []
-    for row in plan.experiment.rows:
-        counts = Counter(states[run_id][0] for run_id in row.runs.values())
-        table.append([row.row, *(counts[state] for state in STATES)])
-    print(tabulate(table, ["row", *STATES]))
-    for run in plan.runs:
-        state, detail = states[run.run_id]
-        said = "; ".join(filter(None, [_place(seen[run.run_id], state), detail, _advice(state, folder / run.run_id)]))
-        if said:
-            print(f"{state}: {run.row} seed {run.seed}: {said}")
+def worker_hours(runs: Sequence[RunStatus], num_workers: int) -> tuple[float, float | None]:
+    """Hours of one worker, a GPU or a process: of the runs that are done, and of the others if they are as long."""
+    seconds = [run.seen.result.wall_seconds for run in runs if run.seen.result]
+    spent = sum(seconds) * num_workers / 3600
+    return spent, spent / len(seconds) * (len(runs) - len(seconds)) if seconds else None
 
 
-def _place(seen: Seen, state: State) -> str:
-    """How far the run is, where the newest heartbeat says so."""
-    beat = seen.heartbeat
-    if beat is None or state not in ("running", "stale"):
-        return ""
-    place = f"step {beat.step} of {beat.num_steps}"
-    if state == "stale":
-        return place
-    return f"{place}, {beat.images_per_second:,.0f} samples/s, {beat.seconds_left or 0:.0f} s left"
+def status_fields(runs: Sequence[RunStatus]) -> list[dict[str, Any]]:
+    """The same for machines: of each run what is known, with its newest heartbeat."""
+    return [
+        {key: getattr(run, key) for key in ("row", "seed", "state", "detail", "job", "log")}
+        | {
+            "run_id": run.folder.name,
+            "failure": run.seen.failure.kind if run.seen.failure else None,
+            "heartbeat": run.seen.heartbeat.json_fields() if run.seen.heartbeat else None,
+        }
+        for run in runs
+    ]
 
 
-def _advice(state: State, folder: Path) -> str:
-    if state in ("stopped", "stale"):
-        return "the next run goes on from its checkpoint"
-    return str(folder / "failure.json") if state == "failed" else ""
+def _said_of(run: RunStatus) -> str:
+    """How far the run is, where the newest heartbeat says so, what there is to say of it, and where to look."""
+    parts, beat = [run.job or "", run.detail], run.seen.heartbeat
+    if beat is not None and run.state in ("running", "stale"):
+        parts.insert(1, f"step {beat.step} of {beat.num_steps}")
+        if run.state == "running":
+            parts.insert(2, f"{beat.images_per_second:,.0f} samples/s, {beat.seconds_left or 0:.0f} s left")
+    if run.state in ("stopped", "stale"):
+        parts.append("the next run goes on from its checkpoint")
+    if run.state == "failed" or (run.state == "stale" and run.log):
+        parts.append(run.log or str(run.folder / "failure.json"))
+    return "; ".join(filter(None, parts))

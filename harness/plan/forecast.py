@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,45 +27,38 @@ class Effort:
 
     Attributes:
         configs: of the runs that differ.
-        compute: hours of all runs one after the other, and the step that they come from; least first.
-        link_models: models of 32 d bits that cross a worker's link in all runs.
-        model_bits: 32 d.
+        compute: hours of all runs one after the other, by each step's time that is known; least first.
+        link_bits: what crosses a worker's link in all runs.
     """
 
     configs: list[RunConfig]
     compute: list[tuple[StepTime, float]]
-    link_models: float
-    model_bits: int
+    link_bits: float
 
-    @property
-    def low(self) -> float:
-        """Hours at the fastest that is known, were all communication hidden behind it."""
-        return self.compute[0][1]
-
-    def high(self, link_bits_per_second: float | None) -> float:
-        """Hours at the slowest that is known, were no communication hidden."""
-        return self.compute[-1][1] + _hours_on(self.link_models * self.model_bits, link_bits_per_second)
+    def hours(self, link_bits_per_second: float | None) -> tuple[float, float]:
+        """At the fastest that is known with all communication hidden, and at the slowest with none hidden."""
+        return self.compute[0][1], self.compute[-1][1] + hours_on(self.link_bits, link_bits_per_second)
 
 
 def effort_of(plan: Plan) -> Effort:
     """Reckon; where there is a GPU or the network is small, by dry steps."""
-    rows = {row.row: row for row in plan.experiment.rows}
+    bits = {row.row: link_bits_of(row) for row in plan.experiment.rows}
     runs = {run.run_id: run for run in plan.runs}.values()
     steps = [(step_times(run.config), num_steps_of(run.config)[1]) for run in runs]
     compute = [
         (time, sum(times[place].seconds * num_steps for times, num_steps in steps) / 3600)
         for place, time in enumerate(steps[0][0])
     ]
-    crossing = sum(rows[run.row].link_models or 0.0 for run in runs)
-    return Effort([run.config for run in runs], compute, crossing, 32 * plan.experiment.rows[0].num_parameters)
+    return Effort([run.config for run in runs], compute, sum(bits[run.row] for run in runs))
 
 
-def row_hours(row: Row, link_bits_per_second: float) -> float:
-    """Hours that what a run of the row sends takes on a worker's link at its full rate, if nothing hides it."""
-    return _hours_on((row.link_models or 0.0) * 32 * row.num_parameters, link_bits_per_second)
+def link_bits_of(row: Row) -> float:
+    """What crosses a worker's link in a run of the row."""
+    return (row.link_models or 0.0) * 32 * row.num_parameters
 
 
-def _hours_on(bits: float, link_bits_per_second: float | None) -> float:
+def hours_on(bits: float, link_bits_per_second: float | None) -> float:
+    """Hours that bits take on a link at its full rate; none where there is no link."""
     return bits / link_bits_per_second / 3600 if link_bits_per_second else 0.0
 
 
@@ -77,20 +71,46 @@ def _with(device: str) -> list[Machine]:
     return [machine for machine in hardware().machines if machine.device in device]
 
 
-def hours_sentences(effort: Effort, link_bits_per_second: float | None) -> list[str]:
+def cost_sentences(effort: Effort, link_bits_per_second: float | None = None) -> list[str]:
+    """Runs, memory, and hours and dollars of all runs.
+
+    Args:
+        link_bits_per_second: of a node, 0 where nothing passes one or nobody knows; None for such GPUs' usual link.
+    """
+    known, config = effort.compute[0][0], effort.configs[0]
+    activations = "without activations (a GPU would measure them)"
+    if known.activation_bytes is not None:
+        activations = (
+            f"to which activations add {known.activation_bytes / 1e6:,.0f} MB ({known.basis}: {config.batch_size} of "
+            f"them, {config.precision})"
+        )
+    each = f"{len(effort.configs)} runs; {1e3 * known.seconds:.3g} ms of compute a step"
+    first = f"{each}; memory: parameters, gradients and optimiser state, {activations}"
+    if known.device == "CPU core":
+        hours, num_cores = effort.compute[0][1] * config.num_workers, len(os.sched_getaffinity(0))
+        return [
+            first,
+            f"{hours:,.1f} CPU core hours for forward and backward passes and updates ({known.basis}); communication, "
+            "data and evaluation come on top",
+            f"about {60 * hours / num_cores:.0f} min on the {num_cores} cores of this machine",
+        ]
+    link = usual_link(known.device) if link_bits_per_second is None else link_bits_per_second
+    return [first, *_hours_sentences(effort, link), *_price_sentences(effort)]
+
+
+def _hours_sentences(effort: Effort, link_bits_per_second: float | None) -> list[str]:
     """Hours of a run and of all, by each figure that is known, and in sum."""
     num_runs, num_workers = len(effort.configs), effort.configs[0].num_workers
     lines = [f"hours on {num_workers} GPUs, of a run and of all {num_runs} one after the other:"]
-    names = ["low", *["between"] * (len(effort.compute) - 2), "likely"] if len(effort.compute) > 1 else ["compute"]
-    for name, (time, hours) in zip(names, effort.compute, strict=True):
-        lines.append(f"  {name}: {_in_words(hours / num_runs)} and {_in_words(hours)} ({time.device}; {time.basis})")
+    for time, hours in effort.compute:
+        lines.append(f"  {_in_words(hours / num_runs)} and {_in_words(hours)} ({time.device}; {time.basis})")
     if link_bits_per_second:
-        added = effort.high(link_bits_per_second) - effort.compute[-1][1]
+        added = hours_on(effort.link_bits, link_bits_per_second)
         lines.append(
             f"  modelled communication at {link_bits_per_second / 1e9:g} Gb/s, at line rate and with nothing hidden: "
             f"{_in_words(added / num_runs)} more on average, {_in_words(added)} in all; by row above"
         )
-    span = f"{_in_words(effort.low)} to {_in_words(effort.high(link_bits_per_second))}"
+    span = " to ".join(map(_in_words, effort.hours(link_bits_per_second)))
     return [*lines, f"  so {span} in all; evaluation comes on top"]
 
 
@@ -98,14 +118,14 @@ def _in_words(hours: float) -> str:
     return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
-def price_sentences(effort: Effort) -> list[str]:
+def _price_sentences(effort: Effort) -> list[str]:
     """Dollars on each kind of machine in the price table, with its own link between machines."""
     device, num_workers = effort.compute[0][0].device, effort.configs[0].num_workers
     lines = []
     for machine in _with(device):
         count = -(-num_workers // machine.gpus)
-        link = machine.bits_per_second if count > 1 else None
-        low, high = (hours * count * machine.dollars_per_hour for hours in (effort.low, effort.high(link)))
+        hours = effort.hours(machine.bits_per_second if count > 1 else None)
+        low, high = (each * count * machine.dollars_per_hour for each in hours)
         lines.append(f"about {low:,.0f} to {high:,.0f} dollars on {count} x {machine.name} ({machine.source})")
     return lines or [f"no price: harness/records/hardware.toml has none for {device}"]
 

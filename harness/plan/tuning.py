@@ -17,7 +17,7 @@ from statistics import fmean
 from typing import Literal, NamedTuple
 
 from harness.plan.rows import PlannedRow, config_of, plan_row
-from harness.records.experiment import Choice, Tuning, metric_of, read_experiment, score_in
+from harness.records.experiment import Choice, Tuning, metric_of, score_in
 from harness.records.packs import read_result
 from harness.rows import RowSpec
 from harness.spec import Spec, SpecError, TuningSpec, run_id
@@ -293,25 +293,12 @@ def _finished_search(spec: Spec, row: RowSpec, folder: Path, command: str) -> Se
     found = _search(spec, row, folder)
     if found.missing:
         trial, seed = found.missing[0]
-        why = _why_missing(folder, row.row, _trial_name(row, trial), seed, _run_id(spec, row, trial, seed))
-        raise SpecError(f"{why}; run the tuning first (`{command}`)")
+        run, name = _run_id(spec, row, trial, seed), _trial_name(row, trial)
+        raise SpecError(
+            f"row {row.row!r} has no learning_rate, and the tuning in {folder} no run {run} of {name} to choose by: "
+            "it is not done, or was made with other settings than the spec has; run the tuning first "
+            f"(`{command}`), or give the spec a [tuning] of its own"
+        )
     if found.by_accuracy is None:
         raise SpecError(f"row {row.row!r} diverged at every learning rate of the grid in {folder}; widen the grid")
     return found
-
-
-def _why_missing(folder: Path, row: str, trial: str, seed: int, run_id: str) -> str:
-    """Why a trial's run at a seed is missing: no tuning, another one, one with other settings, or one not done."""
-    if not (folder / "experiment.json").exists():
-        missing = folder / "experiment.json"
-        return f"learning rates are left to the tuning, but {missing} is missing: there is no tuning yet"
-    rows = [each for each in read_experiment(folder).rows if each.tunes == row]
-    if not rows:
-        return f"{folder} holds no tuning of row {row!r}"
-    recorded = {each.row: each.runs.get(str(seed), run_id) for each in rows}
-    if recorded.get(trial, run_id) != run_id:
-        return (
-            f"the tuning records in {folder} were made with other settings of {trial} than the spec has (if they are "
-            "another experiment's, give the spec a [tuning] of its own)"
-        )
-    return f"the tuning in {folder} is not complete (run {run_id} of {trial} is missing)"
