@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -27,7 +27,7 @@ from harness.train.build import num_steps_of
 from harness.workers.attempt import Job, attempt_in_group, done_meanwhile, num_cores, prepare_thread, recorded
 from harness.workers.process_group import Workers, backend_for, device_groups, from_rank_0, joined
 from harness.workers.processes import StopFlag, noticed
-from harness.workers.progress import LaunchDisplay, Progress
+from harness.workers.progress import LaunchDisplay
 from harness.workers.run_process import ActiveRun, Resources, close, start
 
 POLL_SECONDS = 0.1
@@ -135,30 +135,28 @@ def launch(plan: Plan, options: Options, display: LaunchDisplay) -> int:
     return failures
 
 
+@dataclass
 class _Launch:
     """The runs of a launch: those to come, those that are on, and the steps that each still has before it."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        options: Options,
-        pending: list[PlannedRun],
-        free: list[Resources],
-        display: LaunchDisplay,
-        flag: StopFlag,
-    ) -> None:
-        self.plan, self.options = plan, options
-        self.pending, self.free, self.active = pending, free, list[ActiveRun]()
-        self.display, self.flag = display, flag
-        self.total = len({run.run_id for run in plan.runs})
-        self.failures, self.done = 0, self.total - len(pending)
-        self.asked = False
-        self.first_step_seen_at: float | None = None
-        folder = options.results / plan.experiment.name
+    plan: Plan
+    options: Options
+    pending: list[PlannedRun]
+    free: list[Resources]
+    display: LaunchDisplay
+    flag: StopFlag
+    active: list[ActiveRun] = field(default_factory=list)
+    failures: int = 0
+    asked: bool = False
+
+    def __post_init__(self) -> None:
+        self.total = len({run.run_id for run in self.plan.runs})
+        self.done = self.total - len(self.pending)
+        folder = self.options.results / self.plan.experiment.name
         self.steps_left = {
-            run.run_id: num_steps_of(run.config)[1] - (saved_step(folder / run.run_id) or 0) for run in pending
+            run.run_id: num_steps_of(run.config)[1] - (saved_step(folder / run.run_id) or 0) for run in self.pending
         }
-        self.steps_at_start = sum(self.steps_left.values())
+        self.num_steps = sum(self.steps_left.values())
 
     def go(self) -> int:
         """Start runs where there is room, until all have ended; returns how many failed."""
@@ -188,32 +186,21 @@ class _Launch:
         for each, beat in zip(self.active, beats.values(), strict=True):
             if beat is not None:
                 self.steps_left[each.job.run.run_id] = beat.num_steps - beat.step
-        self.display.update(Progress(self.done, self.total, beats, self._seconds_left()))
-
-    def _seconds_left(self) -> float | None:
-        """What is left takes as long, step for step, as what was done since the first steps were seen."""
-        left, now = sum(self.steps_left.values()), time.monotonic()
-        if self.first_step_seen_at is None and left < self.steps_at_start:  # until then processes load
-            self.first_step_seen_at, self.steps_at_start = now, left
-        done = self.steps_at_start - left
-        if self.first_step_seen_at is None or done <= 0:
-            return None
-        return (now - self.first_step_seen_at) * left / done
+        self.display.update(beats, self.num_steps, sum(self.steps_left.values()))
 
     def _close_ended(self) -> None:
         for each in [each for each in self.active if each.has_ended()]:
             self.active.remove(each)
             self.free.append(each.place)
             unfinished = close(each)
-            left = self.steps_left.pop(each.job.run.run_id)
+            del self.steps_left[each.job.run.run_id]
             if unfinished is None:
                 self.done += 1
             else:
-                self.steps_at_start -= left
                 self.failures += unfinished.kind != "skipped"
                 if unfinished.concerns_all:
                     self.pending.clear()
-            self.display.ended(each.name, unfinished)
+            self.display.ended(each.name, unfinished, f"{self.done}/{self.total}")
 
     def _ask_to_stop(self) -> None:
         if not self.asked:

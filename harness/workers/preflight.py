@@ -51,6 +51,11 @@ def checks(plan: Plan, options: Options) -> Iterator[Check]:
         yield Check("GPUs suffice", lacking is None, lacking or f"each {each}, {jobs} runs at once")
 
 
+def line_of(check: Check, where: str = "") -> str:
+    """A check for people; `where` it was made is said of one that failed."""
+    return f"{'ok  ' if check.passed else 'FAIL'} {check.what}: {check.detail}{'' if check.passed else where}"
+
+
 def check_data(task: Task, data: Path | None) -> Check:
     """Whether the task finds its data whole: sums or counts of each split, and that samples of images decode."""
     try:
@@ -111,16 +116,13 @@ def check_writable(what: str, folder: Path) -> Check:
 
 
 def check_results(plan: Plan, results: Path, jobs: int) -> Check:
-    """Whether the folder of results can be written to; if so, whether it has room for checkpoints."""
-    writable = check_writable("disk", results)
-    return check_disk(plan, results, jobs) if writable.passed else writable
+    """Whether the folder of results can be written to, and the checkpoints of the runs that go at once find room.
 
-
-def check_disk(plan: Plan, results: Path, jobs: int) -> Check:
-    """Whether the checkpoints of the runs that go at once find room; a run that is done has none.
-
-    Each has its generations, and beside them for a moment the one that is being written.
+    Each has its generations, and beside them for a moment the one that is being written; a run that is done has none.
     """
+    writable = check_writable("disk", results)
+    if not writable.passed:
+        return writable
     workers = max(run.config.num_workers for run in plan.runs)
     checkpoint = max(footprint.checkpoint_bytes for footprint in plan.footprints.values())
     needed = (GENERATIONS + 1) * min(jobs, len(plan.runs)) * workers * checkpoint

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import traceback
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from harness.records import store
@@ -63,7 +63,6 @@ class ActiveRun:
     job: Job
     place: Resources
     workers: WorkerProcesses
-    started: float = field(default_factory=time.monotonic)
     failed_at: float | None = None
     was_killed: bool = False
     """Someone else did: the system's memory guard, or by hand."""

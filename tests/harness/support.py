@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cache
@@ -23,11 +23,11 @@ from torch import Tensor
 
 from algorithms import Collectives, Compressor
 from algorithms.registry import methods, settings
-from harness.__main__ import main as harness_main
+from harness.__main__ import main
 from harness.plan.rows import PlannedRun
 from harness.records.packs import read_pack
 from harness.records.provenance import new_attempt
-from harness.records.store import read_run
+from harness.records.store import Heartbeat, read_run
 from harness.spec import RunConfig, TaskSpec, run_id
 from harness.tasks.blobs import Blobs
 from harness.tasks.task import Batch, TensorSamples
@@ -35,7 +35,6 @@ from harness.train import checkpoint
 from harness.train.train import train
 from harness.workers.attempt import Job, prepare_thread, recorded, work_of
 from harness.workers.launch import Options, Workers
-from harness.workers.progress import Progress
 from harness.workers.run_process import Unfinished
 from tests.threads import run_workers
 
@@ -76,8 +75,7 @@ def small_config(algorithm: str = "sgd", table: Table | None = None, **changes: 
 def shipped_run() -> dict[str, Any]:
     """The files of a run that was done once, as plain data."""
     pack = read_pack(ROOT / "results" / "fashion_mnist_tuning")
-    assert pack is not None
-    return pack.files(min(pack.lines))
+    return dict(pack[min(pack)])
 
 
 def settings_of(name: str, compressor: Table) -> Table:
@@ -265,20 +263,20 @@ def call(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 class CommandLine:
-    """Commands that are called in this process, by default the harness's, and what they say."""
+    """Commands that are called in this process, and what they say."""
 
-    def __init__(self, capsys: pytest.CaptureFixture[str], main: Callable[[list[str]], int] = harness_main) -> None:
-        self._capsys, self._main = capsys, main
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
 
     def out(self, *words: str | Path, code: int = 0) -> str:
         """What a command prints that ends with this code; it complains of nothing if that is 0."""
-        ended, said = self._main(list(map(str, words))), self._capsys.readouterr()
+        ended, said = main(list(map(str, words))), self._capsys.readouterr()
         assert ended == code and (code or not said.err), said
         return said.out
 
     def refused(self, *words: str | Path, code: int = 2) -> str:
         """The one sentence with which a command refuses."""
-        ended, said = self._main(list(map(str, words))), self._capsys.readouterr()
+        ended, said = main(list(map(str, words))), self._capsys.readouterr()
         assert ended == code and said.err.startswith("error: ") and said.err.count("\n") == 1, said
         return said.err.strip().removeprefix("error: ")
 
@@ -289,10 +287,10 @@ class Quiet:
     def __init__(self) -> None:
         self.ends: dict[str, str | None] = {}
 
-    def update(self, progress: Progress) -> None:
-        assert 0 <= progress.done <= progress.total
+    def update(self, beats: Mapping[str, Heartbeat | None], num_steps: int, steps_left: int) -> None:
+        assert steps_left >= 0
 
-    def ended(self, name: str, unfinished: Unfinished | None) -> None:
+    def ended(self, name: str, unfinished: Unfinished | None, place: str) -> None:
         self.ends[name.replace(" seed", "")] = None if unfinished is None else str(unfinished)
 
     def say(self, sentence: str) -> None:

@@ -22,7 +22,7 @@ from harness.tasks.task import find_task
 from harness.train import checkpoint
 from harness.train.build import build_model, build_optimizer
 from harness.workers import preflight, process_group
-from harness.workers.preflight import check_disk, check_reading, check_results, check_writable
+from harness.workers.preflight import check_reading, check_results, check_writable
 from harness.workers.process_group import choose_workers, device_groups, joined, own_gpu
 from tests.harness.support import CommandLine, changed, small_config, small_spec, write_spec
 
@@ -163,9 +163,9 @@ def test_disk_that_is_asked_for_is_what_checkpoints_take(tmp_path: Path, monkeyp
     for free, suffices in ((needed, False), (needed + 1, True)):
         usage = shutil._ntuple_diskusage(free, 0, free)
         monkeypatch.setattr(shutil, "disk_usage", lambda folder, usage=usage: usage)
-        check = check_disk(plan, tmp_path / "not" / "there", jobs=2)
+        check = check_results(plan, tmp_path / "not" / "there", jobs=2)
         assert check.passed == suffices and ("make room" in check.detail) != suffices
-    assert check_disk(plan, tmp_path, jobs=10**6).detail == check_disk(plan, tmp_path, jobs=len(plan.runs)).detail
+    assert check_results(plan, tmp_path, jobs=10**6).detail == check_results(plan, tmp_path, jobs=6).detail
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -26,7 +27,6 @@ from harness.train import train
 from harness.workers.attempt import attempt_stacked
 from harness.workers.launch import launch
 from harness.workers.processes import Interrupted, noticed
-from harness.workers.progress import Progress
 from tests.harness.support import (
     CSER,
     CommandLine,
@@ -68,8 +68,8 @@ class Stopper(Quiet):
         self.said: list[str] = []
         self.beats: list[Heartbeat] = []
 
-    def update(self, progress: Progress) -> None:
-        self.beats += [beat for beat in progress.active.values() if beat is not None]
+    def update(self, beats: Mapping[str, Heartbeat | None], num_steps: int, steps_left: int) -> None:
+        self.beats += [beat for beat in beats.values() if beat is not None]
         if self.beats and self.times:
             self.times -= 1
             os.kill(os.getpid(), self.number)
