@@ -24,7 +24,6 @@ RUN_OPTIONS = $(if $(ROWS),--rows $(ROWS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if 
 PAPER_OPTIONS = --device "$(DEVICE)" $(if $(WORKERS),,--workers auto) $(RUN_OPTIONS)
 RESULTS_OPTION = $(if $(filter-out results,$(RESULTS)),--results "$(RESULTS)")
 
-SLURM := $(RUN) -m slurm
 SUBMIT_OPTIONS = --cluster "$(CLUSTER)" $(if $(DATA),--data "$(DATA)") $(if $(YES),--yes) $(RESULTS_OPTION)
 
 export PYTHON VENV
@@ -97,22 +96,21 @@ reproduce-cifar100 reproduce-imagenet: reproduce-%: $(VENV)/.installed
 else
 # These submit job arrays to a Slurm cluster and return; see docs/slurm.md.
 reproduce-cifar100 reproduce-imagenet: reproduce-%: $(VENV)/.installed
-	@$(SLURM) submit $* $(SUBMIT_OPTIONS)
+	@$(HARNESS) submit $* $(SUBMIT_OPTIONS)
 endif
 
 reproduce-small: $(VENV)/.installed ## six short runs, here or with CLUSTER= on a Slurm cluster, and their report
 	@echo "$@: running the experiment"
-	@$(if $(CLUSTER),$(SLURM) submit fashion_mnist_small $(SUBMIT_OPTIONS) --yes --wait,\
+	@$(if $(CLUSTER),$(HARNESS) submit fashion_mnist_small $(SUBMIT_OPTIONS) --yes --wait,\
 	    $(HARNESS) run fashion_mnist_small $(RUN_OPTIONS) $(RESULTS_OPTION))
 	@echo "$@: writing the report"
 	@$(HARNESS) report fashion_mnist_small $(RESULTS_OPTION)
 
-resubmit: $(VENV)/.installed ## submit what is left of a campaign on a Slurm cluster
-	@$(SLURM) resubmit $(EXPERIMENT) $(if $(YES),--yes) $(RESULTS_OPTION)
+resubmit: $(VENV)/.installed ## submit what is left of EXPERIMENT= on a Slurm cluster, as it was submitted before
+	@$(HARNESS) submit "$(EXPERIMENT)" $(if $(YES),--yes) $(RESULTS_OPTION)
 
 status: $(VENV)/.installed ## say which runs are done, on, failed or missing, here and on clusters
 	@$(HARNESS) status $(or $(EXPERIMENT),fashion_mnist_regime) $(RESULTS_OPTION)
-	@$(if $(wildcard $(RESULTS)/*/campaign.json),$(SLURM) status $(RESULTS_OPTION),:)
 
 report: $(VENV)/.installed ## write the report from the records there are (EXPERIMENT=fashion_mnist_regime)
 	@$(HARNESS) report $(or $(EXPERIMENT),fashion_mnist_regime) $(RESULTS_OPTION)

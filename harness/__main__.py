@@ -58,7 +58,7 @@ def _rates(text: str) -> list[float]:
 def _parser() -> argparse.ArgumentParser:
     import shtab
 
-    parser = argparse.ArgumentParser(prog=exits.program("harness"), description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog=exits.program(), description=__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=_version())
     shtab.add_argument_to(parser, "--print-completion")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -72,16 +72,19 @@ def _parser() -> argparse.ArgumentParser:
     plan = add(commands.plan, "print the runs of an experiment with bits, memory and time; touches no data")
     preflight = add(commands.preflight, "look at data, disk and GPUs before a long experiment")
     run = add(commands.run, "do the runs that are missing")
-    status = add(commands.status, "say how far each row is")
+    submit = add(commands.submit, "submit what is missing to a Slurm cluster, and return at once")
+    status = add(commands.status, "say how far each row is, here and on a cluster")
     collect = add(commands.collect, "write an experiment's rows, runs, scores and trials as CSV")
     report = add(commands.report, "make report.md and report.pdf from the records")
-    for sub in (plan, preflight, run, status, collect, report):
+    for sub in (plan, preflight, run, submit, status, collect, report):
         sub.add_argument("experiment", help="name of a shipped experiment, or a TOML file")
         sub.add_argument("--tuning", action="store_true", help="the experiment's tuning instead of itself")
         sub.add_argument("--results", type=Path, default=Path("results"), help="folder of records (default: results)")
         sub.set_defaults(rows=[], seeds=[])
     for sub in (preflight, run):
         _add_run_options(sub)
+    _add_submit_options(submit)
+    status.add_argument("--json", action="store_true", help="for machines")
     pack = add(commands.pack, "put the finished runs of an experiment into one file, runs.jsonl in its folder")
     what = "afterwards remove the folders that the file gives back to the byte, logs and checkpoints with them"
     pack.add_argument("--remove-folders", action="store_true", help=what)
@@ -115,6 +118,16 @@ def _add_run_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--checkpoint-minutes", type=_at_least_0, default=5.0, help=what)
     what = "how long a collective waits (default: 300)"
     sub.add_argument("--timeout-seconds", type=_above_0, default=300.0, help=what)
+
+
+def _add_submit_options(submit: argparse.ArgumentParser) -> None:
+    what = "a profile of slurm/clusters, NAME or NAME:VARIANT, or a file (default: as submitted before, with its data)"
+    submit.add_argument("--cluster", help=what)
+    submit.add_argument("--data", type=Path, help="folder with the data set, as the compute nodes see it")
+    submit.add_argument("--dry-run", action="store_true", help="print counts, cost and what sbatch would get, no more")
+    submit.add_argument("--yes", action="store_true", help="do not ask before submitting")
+    submit.add_argument("--no-preflight", action="store_true", help="do not check from compute nodes first")
+    submit.add_argument("--wait", action="store_true", help="stay until nothing is queued or running any more")
 
 
 def _add_timing_options(

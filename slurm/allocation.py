@@ -1,32 +1,19 @@
-"""What Slurm says: in answer to a command, of a job and a worker's place in it, and when to stop. It needs no torch."""
+"""What Slurm says of a job and a worker's place in it, and when to stop. It needs no torch."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import signal
-import subprocess
-import time
 from dataclasses import dataclass
-from types import FrameType
-from typing import Literal
 
 import submitit
 from submitit.helpers import TorchDistributedEnvironment
 
-from slurm.profile import LOOK_SECONDS, Profile
+from harness.workers.processes import StopFlag
 
 PORTS = range(20_000, 32_000)
 """Below the ephemeral ports of Linux, from which others' connections take theirs (32768 and up by default)."""
-
-
-def ask_slurm(*command: str) -> str | None:
-    """What one of Slurm's commands says; None where it does not answer, which is not the same as an empty answer."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout
 
 
 @dataclass(frozen=True)
@@ -76,7 +63,7 @@ def this_allocation() -> Allocation:
     )
 
 
-class StopNotice:
+class StopNotice(StopFlag):
     """Slurm's word to a worker that it must stop, as a flag that the training loop asks for between steps.
 
     Listens for USR2, which comes before the time limit or by hand, and TERM, which comes before a job is ended. Until
@@ -85,20 +72,13 @@ class StopNotice:
     limit for a time-out, and requeues before workers agree on a step; so this one replaces it.
     """
 
-    def __init__(self, profile: Profile) -> None:
-        self._ends = float(os.environ.get("SLURM_JOB_END_TIME") or time.time() + 60 * profile.time_limit_minutes)
-        self._warning_seconds = profile.warning_seconds
-        self.kind: Literal["preempted", "timeout"] | None = None
-        signal.signal(signal.SIGUSR2, self._note)
+    def __init__(self) -> None:
+        super().__init__()
+        signal.signal(signal.SIGUSR2, self.note)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        # Slurm looks at the clock now and then, and warns early rather than late.
-        near_the_end = time.time() > self._ends - self._warning_seconds - 2 * LOOK_SECONDS
-        self.kind = self.kind or ("timeout" if near_the_end else "preempted")
 
     def stop_requested(self) -> bool:
         """Whether the worker must stop at the next occasion."""
         if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, self._note)
-        return self.kind is not None
+            signal.signal(signal.SIGTERM, self.note)
+        return super().stop_requested()

@@ -1,16 +1,24 @@
-"""What a campaign keeps in the experiment's folder: its record `campaign.json`, and the code that its jobs run."""
+"""A campaign: its record `campaign.json` in the experiment's folder, the code that its jobs run, and how far it is."""
 
 from __future__ import annotations
 
 import datetime
-import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from harness.cli.exits import OURS
 from harness.records import store
+from harness.records.provenance import output_of
+from harness.records.state import RunStatus, Submitted, status_of
 from harness.records.store import Record
+
+if TYPE_CHECKING:
+    from harness.plan.rows import PlannedRun  # which loads torch
+
+WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
+"""What squeue says of a job that waits."""
 
 PACKAGES = ("algorithms", "harness", "report", "slurm")
 
@@ -74,6 +82,37 @@ def read_campaign(folder: Path) -> Campaign:
     return found or Campaign(version=store.VERSION, experiment=folder.name, submissions=[])
 
 
+def statuses(folder: Path, runs: Iterable[PlannedRun]) -> list[RunStatus]:
+    """The state of each of these runs of an experiment's folder, by their records, and by the queue if submitted.
+
+    Raises:
+        RecordError: a record is damaged.
+    """
+    campaign = read_campaign(folder)
+    queue = queued_jobs() if campaign.submissions else {}
+    unique = {run.run_id: run for run in runs}
+    return [status_of(folder / key, run.row, run.seed, submitted(campaign, key, queue)) for key, run in unique.items()]
+
+
+def submitted(campaign: Campaign, run_id: str, queue: dict[str, str] | None) -> Submitted | None:
+    """What squeue, if it answered, says of the last job of a run; None where it was never submitted."""
+    submission, job = campaign.latest(run_id) or (None, None)
+    if submission is None:
+        return None
+    said = None if queue is None else queue.get(job or "")
+    on: Literal["waits", "runs", "gone"] = "waits" if said in WAITING else "runs" if said else "gone"
+    return Submitted(job, str(submission.log_of(job)) if job else None, None if queue is None else on)
+
+
+def queued_jobs() -> dict[str, str] | None:
+    """State (PENDING, RUNNING, ...) of each of the user's jobs in the queue by its id, such as 12_0.
+
+    None where squeue does not answer, which is not the same as an empty queue.
+    """
+    said = output_of("squeue", "--me", "--array", "--noheader", "--format=%i|%T")
+    return None if said is None else dict(line.split("|", 1) for line in said.splitlines())
+
+
 def put_submission(folder: Path, number: int, submission: Submission | None) -> None:
     """Write the last submission, which has this number, down; None takes it back, as where sbatch refused."""
     campaign = read_campaign(folder)
@@ -86,35 +125,13 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def snapshot_path(folder: Path) -> Path:
-    """The place of a snapshot of the code as it is now: below `folder`, named by a digest of what is in it."""
-    digest = hashlib.sha256()
-    for path in _sources():
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        digest.update(f"{path.relative_to(OURS)}\0{content}\n".encode())
-    return folder / digest.hexdigest()[:12]
-
-
 def take_snapshot(folder: Path) -> Path:
-    """Copy the packages to `snapshot_path`, unless they are there, and return it: what a queued job will run.
+    """Copy our packages to this folder, over what a submission that was refused has left, and return it.
 
     Raises:
         OSError: no space, no permission.
     """
-    target, unfinished = snapshot_path(folder), folder / ".unfinished"
-    if not target.exists():
-        shutil.rmtree(unfinished, ignore_errors=True)
-        for path in _sources():
-            copy = unfinished / path.relative_to(OURS)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
-        unfinished.rename(target)
-    return target
-
-
-def _sources() -> Iterator[Path]:
-    """The files of our packages, but for `harness/shipped`, a link to the results, which jobs do not need."""
-    for package in PACKAGES:
-        for path in sorted((OURS / package).rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts and "shipped" not in path.parts:
-                yield path
+    shutil.rmtree(folder, ignore_errors=True)
+    for package in PACKAGES:  # `harness/shipped` is a link to results, which jobs do not need
+        shutil.copytree(OURS / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "shipped"))
+    return folder

@@ -24,8 +24,9 @@ LOOK_SECONDS = 30
 WORK_SECONDS = 20
 """What must remain for work between a job's start and the warning."""
 
-OWN_FLAGS = ("array", "output", "error", "signal", "requeue", "open-mode", "ntasks", "job-name")
-"""sbatch's flags that campaigns depend on."""
+OWN_FLAGS = {"array", "cpus-per-task", "error", "job-name", "nodes", "ntasks", "ntasks-per-node", "open-mode", "output"}
+OWN_FLAGS |= {"requeue", "signal", "time"}
+"""sbatch's flags that campaigns set themselves."""
 
 PREFLIGHT_MINUTES = 20
 """Most of it is for a first look through ImageNet's folders on a slow file system."""
@@ -36,18 +37,10 @@ class Profile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
     device: Literal["cuda", "cpu"] = "cuda"
     nodes: Count
-    gpus_per_node: Annotated[int, Field(ge=0)] = 0
-    gpu_type: str | None = None
-    gpu_request: Literal["gpus-per-node", "gres", "none"] = "gpus-per-node"
-    workers_per_node: Count | None = None
+    workers_per_node: Count
     cpus_per_worker: Count
-    memory_gb: Positive | None = None
     time_limit_minutes: Count
     warning_seconds: Count
     array_parallelism: Count
@@ -60,36 +53,20 @@ class Profile(BaseModel):
     launch_prefix: str = ""
     python: str | None = None
     setup: list[str] = []
-    extra_sbatch: list[Annotated[str, Field(pattern=r"^--[a-z][a-z0-9-]*(=\S.*)?$")]] = []
+    sbatch: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")], bool | int | str] = {}
 
     @model_validator(mode="after")
     def _consistent(self) -> Profile:
-        if self.device == "cuda" and self.gpus_per_node == 0:
-            raise ValueError('gpus_per_node is 0; give the GPUs per node, or device = "cpu"')
-        if self.device == "cuda" and self.workers_per_node not in (None, self.gpus_per_node):
-            raise ValueError(
-                f"workers_per_node is {self.workers_per_node} and gpus_per_node {self.gpus_per_node}; on GPUs there is "
-                "one worker on each, so leave workers_per_node out"
-            )
-        if self.device == "cpu" and self.workers_per_node is None:
-            raise ValueError('workers_per_node is missing; with device = "cpu" it is the number of processes per node')
-        warning = self.warning_seconds
-        needed = -(-(warning + LOOK_SECONDS + WORK_SECONDS) // 60)
+        needed = -(-(self.warning_seconds + LOOK_SECONDS + WORK_SECONDS) // 60)
         if self.time_limit_minutes < needed:
             raise ValueError(
                 f"time_limit_minutes = {self.time_limit_minutes} leaves no time to work, as Slurm warns up to "
-                f"{LOOK_SECONDS} s earlier than warning_seconds = {warning} before the end; make it at least {needed}, "
-                "or lower warning_seconds"
+                f"{LOOK_SECONDS} s earlier than warning_seconds = {self.warning_seconds} before the end; make it at "
+                f"least {needed}, or lower warning_seconds"
             )
-        for flag in self.extra_sbatch:
-            if flag[2:].split("=")[0] in OWN_FLAGS:
-                raise ValueError(f"extra_sbatch holds {flag!r}, which campaigns set themselves; remove it")
+        if own := OWN_FLAGS & self.sbatch.keys():
+            raise ValueError(f"sbatch holds {min(own)!r}, which campaigns set themselves; remove it")
         return self
-
-    @property
-    def tasks_per_node(self) -> int:
-        """Workers on a node, each a process."""
-        return self.workers_per_node or self.gpus_per_node
 
     @property
     def link_bits_per_second(self) -> float | None:
@@ -100,7 +77,7 @@ class Profile(BaseModel):
     @property
     def num_workers(self) -> int:
         """Workers of a run."""
-        return self.nodes * self.tasks_per_node
+        return self.nodes * self.workers_per_node
 
 
 def load_profile(name: str) -> Profile:
@@ -121,11 +98,15 @@ def load_profile(name: str) -> Profile:
     if variant and variant not in variants:
         raise SpecError(f"{path} has no variant {variant!r}; it has {', '.join(variants) or 'none'}")
     try:
-        for each in variants.values():
-            Profile.model_validate(table | each)
-        return Profile.model_validate(table | variants.get(variant, {}))
+        profiles = {key: Profile.model_validate(_over(table, each)) for key, each in variants.items()}
+        return profiles[variant] if variant else Profile.model_validate(table)
     except ValidationError as error:
         raise SpecError(f"{path}: {explain(error)}") from None
+
+
+def _over(table: dict[str, Any], variant: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a variant over those of the profile, and its flags for sbatch over the profile's."""
+    return table | variant | {"sbatch": {**table.get("sbatch", {}), **variant.get("sbatch", {})}}
 
 
 @dataclass(frozen=True)
@@ -140,36 +121,9 @@ class SubmissionPaths:
     submission: int
 
 
-def array_parameters(profile: Profile, name: str, place: SubmissionPaths, *after: str) -> dict[str, Any]:
-    """submitit's parameters for an array of runs; `after`: dependencies, such as afterok:12."""
-    # Not in a container, which mostly lacks scontrol: by the Python that submits.
-    requeue = [sys.executable, "-m", "slurm.requeue", str(place.campaign), str(place.submission)]
-    extra: dict[str, Any] = {"requeue": True}
-    if after:
-        extra |= {"dependency": ",".join(after), "kill-on-invalid-dep": "yes"}
-    return _parameters(profile, place.code) | {
-        "job_name": name,
-        "time": profile.time_limit_minutes,
-        "signal_delay_s": profile.warning_seconds,
-        "array_parallelism": profile.array_parallelism,
-        # What srun returned decides what comes next; see slurm/requeue.py.
-        "teardown": [f"{shlex.join(requeue)} {profile.max_retries} $?"],
-        "additional_parameters": extra | _flags(profile),
-    }
-
-
 def preflight_minutes(profile: Profile) -> int:
     """The time limit of the preflight job."""
     return min(PREFLIGHT_MINUTES, profile.time_limit_minutes)
-
-
-def preflight_parameters(profile: Profile, name: str, place: SubmissionPaths) -> dict[str, Any]:
-    """submitit's parameters for the job that checks nodes, network and data in a run's own shape."""
-    return _parameters(profile, place.code) | {
-        "job_name": f"{name}-preflight",
-        "time": preflight_minutes(profile),
-        "additional_parameters": _flags(profile),
-    }
 
 
 def sbatch_text(profile: Profile, place: SubmissionPaths, parameters: dict[str, Any], num_tasks: int = 1) -> str:
@@ -185,21 +139,19 @@ def python_of(profile: Profile) -> str:
     return f"{profile.launch_prefix} {python}" if profile.launch_prefix else python
 
 
-def _parameters(profile: Profile, code: Path) -> dict[str, Any]:
+def preflight_parameters(profile: Profile, name: str, place: SubmissionPaths) -> dict[str, Any]:
+    """submitit's parameters for the job that checks nodes, network and data in a run's own shape."""
     return {
-        "partition": profile.partition,
-        "account": profile.account,
-        "qos": profile.qos,
-        "constraint": profile.constraint,
+        "job_name": f"{name}-preflight",
+        "time": preflight_minutes(profile),
         "nodes": profile.nodes,
-        "ntasks_per_node": profile.tasks_per_node,
+        "ntasks_per_node": profile.workers_per_node,
         "cpus_per_task": profile.cpus_per_worker,
-        "mem": None if profile.memory_gb is None else f"{round(1024 * profile.memory_gb)}M",
         "wckey": None,
         "stderr_to_stdout": True,
         "setup": [
             *profile.setup,
-            *_exports(profile, code),
+            *_exports(profile, place.code),
             # The signals are for the workers: this shell must get to its last line, whatever becomes of them.
             "set +e; trap : TERM USR2",
         ],
@@ -211,6 +163,23 @@ def _parameters(profile: Profile, code: Path) -> dict[str, Any]:
             "--kill-on-bad-exit=1",
             "--open-mode=append",
         ],
+        "additional_parameters": profile.sbatch,
+    }
+
+
+def array_parameters(profile: Profile, name: str, place: SubmissionPaths, *after: str) -> dict[str, Any]:
+    """The same for an array of runs; `after`: dependencies, such as afterok:12."""
+    # Not in a container, which mostly lacks scontrol: by the Python that submits.
+    requeue = [sys.executable, "-m", "slurm.requeue", str(place.campaign), str(place.submission)]
+    waits = {"dependency": ",".join(after), "kill-on-invalid-dep": "yes"} if after else {}
+    return preflight_parameters(profile, name, place) | {
+        "job_name": name,
+        "time": profile.time_limit_minutes,
+        "signal_delay_s": profile.warning_seconds,
+        "array_parallelism": profile.array_parallelism,
+        # What srun returned decides what comes next; see slurm/requeue.py.
+        "teardown": [f"{shlex.join(requeue)} {profile.max_retries} $?"],
+        "additional_parameters": {"requeue": True} | waits | profile.sbatch,
     }
 
 
@@ -219,23 +188,13 @@ def _exports(profile: Profile, code: Path) -> list[str]:
     variables = {
         "PYTHONSAFEPATH": "1",  # or the folder in which the command was typed would go before the snapshot
         "OMP_NUM_THREADS": "1",
-        "LOCAL_WORLD_SIZE": str(profile.tasks_per_node),
+        "LOCAL_WORLD_SIZE": str(profile.workers_per_node),
     }
     if profile.network_interface:
         variables |= dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), profile.network_interface)
     # Behind the snapshot stays what modules put there.
     path = f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"
     return [path, *(f"export {name}={shlex.quote(value)}" for name, value in variables.items())]
-
-
-def _flags(profile: Profile) -> dict[str, Any]:
-    """GPUs as the site wants them asked for, and `extra_sbatch`, as submitit wants it."""
-    gpus = f"{profile.gpu_type}:{profile.gpus_per_node}" if profile.gpu_type else str(profile.gpus_per_node)
-    asked: dict[str, Any] = {}
-    if profile.gpus_per_node and profile.gpu_request != "none":
-        asked = {"gres": f"gpu:{gpus}"} if profile.gpu_request == "gres" else {"gpus-per-node": gpus}
-    pairs = (flag[2:].partition("=") for flag in profile.extra_sbatch)
-    return asked | {name: value if equals else True for name, equals, value in pairs}
 
 
 def explain_refusal(message: str, cluster: str) -> str:

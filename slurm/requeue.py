@@ -1,4 +1,4 @@
-"""Which jobs have started a run and how each start ended, in `slurm.json` of its folder; and what follows from that.
+"""Which jobs have started a run, in `slurm.json` of its folder; how a start ended; and what follows from that.
 
 The last line of every job's script calls this: it looks at how the workers ended, and requeues the job or lets it end.
 It loads no torch, which can take longer than Slurm leaves a job that it ends.
@@ -17,40 +17,37 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from harness.records import packs, store
+from harness.records.provenance import output_of
 from harness.records.recorder import end_by_watchdog, tail_of, write_failure
 from harness.records.run_lock import BusyError, owned
 from harness.records.state import is_done, saved_step
 from harness.records.store import Failure, FailureKind, Record, RecordError, RunFile
-from slurm.allocation import Allocation, ask_slurm, this_allocation
+from slurm.allocation import Allocation, this_allocation
 from slurm.campaign import Campaign, Submission, now
 
 ALWAYS: tuple[FailureKind, ...] = ("preempted",)
-COUNTED: tuple[FailureKind, ...] = ("node", "communication", "timeout")
-"""Ends after which a job goes on: always, or `max_retries` times. All others - oom, disk, data, bug - would come again;
-a run that diverged has a result, and is done."""
+RETRIED: tuple[FailureKind, ...] = ("node", "communication", "timeout")
+"""Ends after which a job goes on: always, or `max_retries` times in a row without a later checkpoint. All others - oom,
+disk, data, bug - would come again; a run that diverged has a result, and is done."""
 
+NONE = "none"
+"""The attempt of a job none of whose workers began one."""
+
+End = tuple[FailureKind, str]
+"""Kind of a failure, and what there is to say of it."""
 
 TOLD_TO_STOP = 128 + signal.SIGUSR2
 """srun's exit code where USR2 ended the workers: they were still loading, and did not listen for it."""
 
 
 class Start(Record):
-    """One start of a job, and how it ended, which is filled in when the next start looks back.
-
-    `progressed`: whether it left a later checkpoint than it began from.
-    """
+    """One start of a job. `saved`: the step of the checkpoint that it began from, 0 where there was none."""
 
     job: str
     restart: int
     attempt: str
     time: str
-    ended: FailureKind | None = None
-    progressed: bool | None = None
-
-    @property
-    def counts(self) -> bool:
-        """Whether going on after it is a retry: a long run meets its time limit again and again, and gets on."""
-        return self.ended in COUNTED and not (self.ended == "timeout" and self.progressed)
+    saved: int = 0
 
 
 class Starts(Record):
@@ -65,19 +62,13 @@ class NothingToDo(RuntimeError):
 
 
 def read_starts(folder: Path) -> list[Start]:
-    """The starts so far, the last one closed where there is a record of how it ended: no record means `node`.
+    """The starts so far.
 
     Raises:
         RecordError: damaged, or of another version.
     """
     record = store.read_optional(folder / "slurm.json", Starts)
-    if record is None or not record.starts:
-        return []
-    *before, last = record.starts
-    if last.ended:
-        return record.starts
-    found = {"ended": recorded_end(folder, last.attempt), "progressed": _has_progressed(folder, last.attempt)}
-    return [*before, last.model_copy(update=found)]
+    return record.starts if record else []
 
 
 def add_start(folder: Path, before: Sequence[Start], start: Start) -> None:
@@ -92,14 +83,17 @@ def read_failure(folder: Path, attempt: str) -> Failure | None:
 
 
 def recorded_end(folder: Path, attempt: str) -> FailureKind:
-    """How an attempt that left no result ended."""
+    """How an attempt that left no result ended; no record means `node`."""
     failure = read_failure(folder, attempt)
     return failure.kind if failure else "node"
 
 
-def num_retries(starts: Sequence[Start], job: str) -> int:
-    """Starts of this job after which going on is a retry; another job of the same run begins to count anew."""
-    return sum(start.counts for start in starts if start.job == job)
+def goes_on(folder: Path, starts: Sequence[Start], max_retries: int) -> bool:
+    """Whether the last start's job goes on; another job of the same run begins to count anew."""
+    last, saved = starts[-1], saved_step(folder) or 0
+    ended = recorded_end(folder, last.attempt)
+    in_vain = sum((start.job, start.saved) == (last.job, saved) for start in starts)
+    return ended in ALWAYS or (ended in RETRIED and in_vain <= max_retries)
 
 
 def begins(attempt: str) -> str:
@@ -116,32 +110,25 @@ def begin_attempt(folder: Path, run_id: str, allocation: Allocation, max_retries
     """
     folder.mkdir(parents=True, exist_ok=True)
     starts = read_starts(folder)
+    ours = [start.attempt for start in starts if start.job == allocation.job]
     run = store.read_optional(folder / "run.json", RunFile)
     newest = run.attempts[-1].attempt if run and run.attempts else None
     try:
         stack.enter_context(owned(folder))
     except BusyError as error:
-        ours = [start.attempt for start in starts if start.job == allocation.job]
         if newest not in ours if newest else not ours:
             raise NothingToDo(str(error)) from None
         # An orphan of this job has the lock, and will find out that it was replaced.
-    if num_retries(starts, allocation.job) > max_retries:
-        kinds = ", ".join(start.ended or "node" for start in starts if start.job == allocation.job)
-        message, last = f"gave up: the attempts of job {allocation.job} ended with {kinds}", starts[-1]
-        write_failure(folder, run_id, last.attempt, last.ended or "node", message, "", is_last_word=True)
+    if ours and not goes_on(folder, starts, max_retries):
+        kind = recorded_end(folder, ours[-1])
+        message = f"gave up: job {allocation.job} ended with {kind} at start {len(ours)}, and has saved nothing new"
+        write_failure(folder, run_id, ours[-1], kind, message, "", is_last_word=True)
         raise NothingToDo(message)
-    start = Start(job=allocation.job, restart=allocation.restart, attempt=allocation.attempt, time=now())
-    add_start(folder, starts, start)
+    place = {"job": allocation.job, "restart": allocation.restart, "attempt": allocation.attempt}
+    add_start(folder, starts, Start(**place, time=now(), saved=saved_step(folder) or 0))
     # Only now: having written to the folder, this node sees what others wrote to it before.
     if is_done(folder):
         raise NothingToDo(f"run {run_id} is done")
-
-
-def _has_progressed(folder: Path, attempt: str) -> bool:
-    """Whether the newest attempt, if it is this one, has left a later checkpoint than it began from."""
-    run, saved = store.read_optional(folder / "run.json", RunFile), saved_step(folder)
-    newest = run.attempts[-1] if run and run.attempts else None
-    return bool(newest and newest.attempt == attempt and saved is not None and saved > newest.resumed_from_step)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -161,12 +148,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def goes_on(starts: Sequence[Start], max_retries: int) -> bool:
-    """Whether the last start's job is requeued, which goes on so many times after an end that counts."""
-    last = starts[-1]
-    return last.ended in (*ALWAYS, *COUNTED) and not (last.counts and num_retries(starts, last.job) > max_retries)
-
-
 def decide(folder: Path, submission: Submission, allocation: Allocation, max_retries: int, code: int) -> int:
     """Requeue the job where its run has no result and may go on; returns the job's exit code.
 
@@ -175,27 +156,28 @@ def decide(folder: Path, submission: Submission, allocation: Allocation, max_ret
     """
     if packs.read_result(folder) is not None:
         return 0
-    starts = read_starts(folder)
+    starts, log = read_starts(folder), submission.log_of(allocation.job)
     here = [start for start in starts if (start.job, start.restart) == (allocation.job, allocation.restart)]
     if here and here[-1] is not starts[-1]:
         # Slurm believed this job dead and started it anew: requeuing it now would end that other start.
         print("a later start has taken the run over: nothing follows from this one", flush=True)
         return 1
+    attempt = here[-1].attempt if here else NONE
     by_slurm = _ended_by_slurm(allocation)
+    if (here or code) and (by_slurm or read_failure(folder, attempt) is None):
+        # What a worker has said stands, but for "communication", which is no cause.
+        kind, why = by_slurm or _unsaid_end(log, attempt, code)
+        write_failure(folder, folder.name, attempt, kind, f"{why}; srun ended with code {code}, see {log}", "")
     if not here:
         lost = allocation.restart - sum(start.job == allocation.job for start in starts)
-        is_told = _without_a_start(folder, submission.log_of(allocation.job), by_slurm, code) and lost < max_retries
+        is_told = by_slurm is None and code == TOLD_TO_STOP and lost < max_retries
         return _requeue(allocation, "told to stop before a worker began") if is_told else code
-    _record_end(folder, here[-1], submission.log_of(allocation.job), by_slurm, code)
-    starts = read_starts(folder)
-    how = f"ended with {starts[-1].ended}"
-    if not goes_on(starts, max_retries):
-        print(f"{how} as start {allocation.restart + 1} of this job: not requeued", flush=True)
-        return 1
-    if by_slurm is not None:
-        print(f"{how}: Slurm ends the job, and requeues it or not", flush=True)
-        return 1
-    return _requeue(allocation, how)
+    how = f"ended with {recorded_end(folder, attempt)}"
+    if by_slurm is None and goes_on(folder, starts, max_retries):
+        return _requeue(allocation, how)
+    why = "not requeued" if by_slurm is None else "Slurm ends the job, and requeues it or not"
+    print(f"{how} as start {allocation.restart + 1} of this job: {why}", flush=True)
+    return 1
 
 
 def _requeue(allocation: Allocation, why: str) -> int:
@@ -203,12 +185,12 @@ def _requeue(allocation: Allocation, why: str) -> int:
     return subprocess.run(["scontrol", "requeue", allocation.job], check=False).returncode
 
 
-def _ended_by_slurm(allocation: Allocation) -> tuple[FailureKind, str] | None:
+def _ended_by_slurm(allocation: Allocation) -> End | None:
     """How Slurm itself ends this job: a cancelled one would come back if it were requeued here. None where it does not.
 
     At its time limit a job is being ended too, and comes back only if it is requeued here.
     """
-    said = ask_slurm("scontrol", "show", "job", "--oneliner", allocation.job)
+    said = output_of("scontrol", "show", "job", "--oneliner", allocation.job)
     if said is None or "JobState=RUNNING" in said.split() or _is_at_its_limit():
         return None
     if lost := re.search(r"\bFailedNode=(\S+)", said):
@@ -216,42 +198,23 @@ def _ended_by_slurm(allocation: Allocation) -> tuple[FailureKind, str] | None:
     restarts = re.search(r"\bRestarts=(\d+)", said)
     if restarts and int(restarts[1]) > allocation.restart:
         return "preempted", "the job was requeued by Slurm"
-    return "preempted", "the job was cancelled; `resubmit` takes it up again"
+    return "preempted", "the job was cancelled; `make resubmit` takes it up again"
 
 
 def _is_at_its_limit() -> bool:
     return time.time() >= float(os.environ.get("SLURM_JOB_END_TIME") or "inf")
 
 
-def _without_a_start(folder: Path, log: Path, by_slurm: tuple[FailureKind, str] | None, code: int) -> bool:
-    """Say how a job ended whose workers had nothing to do, or did not come so far as to say which attempt they are.
-
-    Returns whether they were only told to stop, before they could listen.
-    """
-    is_told = by_slurm is None and code == TOLD_TO_STOP
-    usual: tuple[FailureKind, str] = ("bug", f"the job's processes ended with code {code}")
-    kind, why = by_slurm or (("preempted", "the job was told to stop") if is_told else usual)
-    if code:
-        write_failure(folder, folder.name, "none", kind, f"{why}, before a worker began; see {log}", "")
-    return is_told
-
-
-def _record_end(folder: Path, start: Start, log: Path, by_slurm: tuple[FailureKind, str] | None, code: int) -> None:
-    """See to it that there is a record of how the attempt ended, where it left no word of that."""
-    if by_slurm is None and read_failure(folder, start.attempt) is not None:
-        return
-    # At its limit: the workers did not come to save within warning_seconds.
-    usual: tuple[FailureKind, str] = ("timeout" if _is_at_its_limit() else "node", "the workers ended without a word")
-    kind, message = by_slurm or _said_by_watchdog(log, start) or usual
-    # What a worker has said stands, but for "communication", which is no cause.
-    write_failure(folder, folder.name, start.attempt, kind, f"{message}, srun with code {code}; see {log}", "")
-
-
-def _said_by_watchdog(log: Path, start: Start) -> tuple[FailureKind, str] | None:
-    """What NCCL's watchdog said as the last of this attempt, in any worker's log, before it ended the process."""
+def _unsaid_end(log: Path, attempt: str, code: int) -> End:
+    """How an attempt ended whose workers left no record of it, or a job none of whose workers began one."""
+    if attempt == NONE:
+        told: End = ("preempted", "the job was told to stop before a worker began")
+        return told if code == TOLD_TO_STOP else ("bug", "the job's processes ended before a worker began")
     own, suffix = log.name.rsplit("_0_", 1)
     texts = [tail_of(each) for each in sorted(log.parent.glob(f"{own}_*_{suffix}"))]
-    return end_by_watchdog("\n".join(text.partition(begins(start.attempt))[2] for text in texts))
+    watchdog = end_by_watchdog("\n".join(text.partition(begins(attempt))[2] for text in texts))
+    # At its limit: the workers did not come to save within warning_seconds.
+    return watchdog or ("timeout" if _is_at_its_limit() else "node", "the workers ended without a word")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
+import time
+from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,24 +17,25 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from harness.cli.show import show_plan
 from harness.plan.plan import Plan
 from harness.plan.rows import PlannedRun
-from harness.records.provenance import new_attempt
+from harness.records.provenance import new_attempt, output_of
+from harness.records.recorder import tail_of
 from harness.records.run_lock import locked
 from harness.spec import SpecError
 from harness.tasks.task import find_task
 from harness.workers.attempt import Job
 from harness.workers.launch import missing_runs, write_experiment
-from slurm.allocation import ask_slurm
 from slurm.campaign import (
     CampaignError,
     Submission,
     campaign_path,
     now,
     put_submission,
+    queued_jobs,
     read_campaign,
-    snapshot_path,
+    statuses,
     take_snapshot,
 )
-from slurm.job import PreflightTask, do_run, preflight, wait_for_preflight
+from slurm.job import ALL_WELL, PreflightTask, do_run, preflight
 from slurm.profile import (
     Profile,
     SubmissionPaths,
@@ -44,10 +46,15 @@ from slurm.profile import (
     python_of,
     sbatch_text,
 )
-from slurm.status import observe, queued_jobs
 
 LOCK_SECONDS = 5.0
 """How long another command that submits the experiment is waited for."""
+
+WAIT_SECONDS = 600.0
+"""How long the preflight is waited for; then the array waits for it in the queue."""
+
+ASK_SECONDS, LATE_SECONDS = 2.0, 30.0
+"""Between two questions, and how much later than its job an answer may arrive, over a network file system."""
 
 MAX_ARRAY_SIZE = 1001
 """Slurm's own limit of an array's size, for where the cluster's is not known."""
@@ -62,7 +69,6 @@ class Request:
     data: Path | None
     cluster: str
     profile: Profile
-    command: str
     preflight: bool
 
     @property
@@ -75,10 +81,11 @@ class Request:
         """The experiment's."""
         return self.results / self.name
 
-    def place(self, code: Path) -> SubmissionPaths:
-        """The places of the next submission's files."""
+    def place(self, code: Path | None = None) -> SubmissionPaths:
+        """The places of the next submission's files; by default it has a copy of the sources of its own."""
         number = len(read_campaign(self.folder).submissions)
-        return SubmissionPaths(self.folder / "jobs" / f"{number:03d}", code, campaign_path(self.folder), number)
+        jobs = self.folder / "jobs" / f"{number:03d}"
+        return SubmissionPaths(jobs, code or jobs / "code", campaign_path(self.folder), number)
 
 
 def check(request: Request) -> None:
@@ -87,16 +94,23 @@ def check(request: Request) -> None:
     for run in request.plan.runs:
         if run.config.num_workers != profile.num_workers:
             raise SpecError(
-                f"the profile {request.cluster} gives {profile.nodes} nodes x {profile.tasks_per_node} = "
-                f"{profile.num_workers} workers, {request.name} has {run.config.num_workers}; change nodes, "
-                "gpus_per_node or workers_per_node in it, or take another profile or variant"
+                f"the profile {request.cluster} gives {profile.nodes} nodes x {profile.workers_per_node} = "
+                f"{profile.num_workers} workers, {request.name} has {run.config.num_workers}; change nodes "
+                "or workers_per_node in it, or take another profile or variant"
             )
 
 
 def left_to_submit(request: Request) -> list[PlannedRun]:
-    """The runs that are neither done nor queued or running."""
-    in_hand = observe(request.folder, request.plan.experiment, queued_jobs()).in_hand()
-    return [run for run in missing_runs(request.plan, request.folder) if run.run_id not in in_hand]
+    """The runs that are neither done nor queued or running.
+
+    Raises:
+        CampaignError: the queue does not answer, and runs that were submitted before may wait in it.
+    """
+    if read_campaign(request.folder).submissions and queued_jobs() is None:
+        raise CampaignError("squeue does not answer, so nobody knows which runs are queued; call again when it does")
+    missing = missing_runs(request.plan, request.folder)
+    there = zip(missing, statuses(request.folder, missing), strict=True)
+    return [run for run, status in there if status.state not in ("queued", "running")]
 
 
 def show(request: Request, num_runs: int) -> None:
@@ -107,22 +121,22 @@ def show(request: Request, num_runs: int) -> None:
     if request.preflight and num_runs:
         print(f"first preflight, a job in the shape of a run, for {preflight_minutes(profile)} min at most")
     print(
-        f"to submit on {request.cluster}: {num_runs} runs of {profile.nodes} nodes x {profile.tasks_per_node} workers, "
-        f"at most {profile.array_parallelism} at once, {profile.time_limit_minutes} min each before they are requeued; "
-        f"{others} others are done, queued or running"
+        f"to submit on {request.cluster}: {num_runs} runs of {profile.nodes} nodes x {profile.workers_per_node} "
+        f"workers, at most {profile.array_parallelism} at once, {profile.time_limit_minutes} min each before they are "
+        f"requeued; {others} others are done, queued or running"
     )
 
 
 def array_sizes(num_runs: int) -> list[int]:
     """The sizes of the arrays that so many runs need, as a cluster takes no array of more than MaxArraySize tasks."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask_slurm("scontrol", "show", "config") or "", re.MULTILINE)
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", output_of("scontrol", "show", "config") or "", re.MULTILINE)
     largest = max(1, int(found[1]) if found else MAX_ARRAY_SIZE)
     return [min(largest, num_runs - start) for start in range(0, num_runs, largest)]
 
 
 def sbatch_texts(request: Request, num_runs: int) -> list[str]:
     """What sbatch would get, in this order: the preflight job where there is one, and the arrays."""
-    profile, name, place = request.profile, request.name, request.place(snapshot_path(request.folder / "code"))
+    profile, name, place = request.profile, request.name, request.place()
     first = [sbatch_text(profile, place, preflight_parameters(profile, name, place))] if request.preflight else []
     array = array_parameters(profile, name, place)
     return [*first, *(sbatch_text(profile, place, array, size) for size in array_sizes(num_runs))]
@@ -147,7 +161,7 @@ def submit(request: Request) -> list[str]:
         if request.data is None:
             # Here, where there may be a network, so that jobs need not fetch it.
             find_task(request.plan.experiment.task).prepare(None)
-        code = take_snapshot(request.folder / "code")
+        code = take_snapshot(request.place().code)
         try:
             with redirect_stderr(io.StringIO()):  # submitit repeats there what sbatch says
                 after = _preflight(request, code) if request.preflight else []
@@ -163,19 +177,42 @@ def submit(request: Request) -> list[str]:
 def _preflight(request: Request, code: Path) -> list[str]:
     """Check from the compute nodes; returns what the array must wait for where that has not ended in time."""
     profile, place = request.profile, request.place(code)
-    answers = place.jobs / "preflight"
-    shutil.rmtree(answers, ignore_errors=True)
-    answers.mkdir(parents=True)
     executor = SlurmExecutor(folder=place.jobs, python=python_of(profile))
     executor.update_parameters(**preflight_parameters(profile, request.name, place))
-    task = PreflightTask(request.plan, request.results, request.data, profile, answers)
-    job = str(executor.submit(preflight, task).job_id)
+    job = str(executor.submit(preflight, PreflightTask(request.plan, request.results, request.data, profile)).job_id)
     print(f"preflight: job {job} checks nodes, network and data in the shape of a run", flush=True)
-    if wait_for_preflight(job, task, place.jobs / f"{job}_0_log.out"):
+    if wait_for_preflight(job, [place.jobs / f"{job}_{rank}_log.out" for rank in range(profile.num_workers)]):
         print("preflight: all well", flush=True)
         return []
     print(f"preflight: job {job} still waits; the array is submitted to start after it, if all is well", flush=True)
     return [f"afterok:{job}"]
+
+
+def wait_for_preflight(job: str, logs: Sequence[Path]) -> bool:
+    """Whether the job, whose ranks have these logs, found all well; False where it has not in time: no bad sign.
+
+    Raises:
+        CampaignError: a check failed, or the job ended without an answer.
+    """
+    began = seen = time.monotonic()
+    while True:
+        queue, said = queued_jobs(), [tail_of(log).splitlines() for log in logs]
+        lines = {line.partition(":")[0]: line for each in reversed(said) for line in each}
+        if failed := [line for what, line in lines.items() if what.startswith("FAIL ")]:
+            raise CampaignError(f"preflight fails on the compute nodes: {'; '.join(failed)} (see {logs[0]})")
+        if all(ALL_WELL in each for each in said):
+            print(*(line for what, line in lines.items() if what.startswith("ok ")), sep="\n", flush=True)
+            return True
+        now = time.monotonic()
+        seen = now if queue is None or job in queue else seen
+        if now - seen > LATE_SECONDS:
+            raise CampaignError(
+                f"the preflight job {job} ended without an answer; see {logs[0]}. If that is missing too, compute "
+                f"nodes do not see {logs[0].parent}: give --results a folder on a shared file system"
+            )
+        if now - began > WAIT_SECONDS:
+            return False
+        time.sleep(ASK_SECONDS)
 
 
 def _submit_array(request: Request, code: Path, runs: list[PlannedRun], *after: str) -> list[str]:
@@ -191,7 +228,7 @@ def _submit_array(request: Request, code: Path, runs: list[PlannedRun], *after: 
         runs=[run.run_id for run in runs],
         jobs=[],
     )
-    attempt = new_attempt("slurm", "", torch.device("cpu")).model_copy(update={"command": request.command})
+    attempt = new_attempt("slurm", "", torch.device("cpu"))
     limits = {"checkpoint_minutes": profile.checkpoint_minutes, "timeout_seconds": profile.timeout_seconds}
     given = [
         Job(request.name, request.folder / run.run_id, run, attempt, request.data, profile.device, (), **limits)

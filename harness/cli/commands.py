@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import shutil
+import sys
 from pathlib import Path
+from time import sleep
 from typing import TYPE_CHECKING
 
-from harness.cli.exits import FAILURE, complain, program
+from harness.cli.exits import FAILURE, UsageError, complain, program
 
 if TYPE_CHECKING:
     from harness.plan.plan import Plan
     from harness.workers.launch import Options
+
+WAIT_SECONDS = 5.0
+"""Between two looks at a campaign that is waited for."""
 
 
 def _planned(options: argparse.Namespace) -> Plan:
@@ -49,18 +56,17 @@ def _launch_options(options: argparse.Namespace, planned: Plan) -> Options:
 
 def preflight(options: argparse.Namespace) -> int:
     """Say whether what a long experiment needs is there, and then how long it takes; 1 where something is not."""
-    from harness.cli.show import show_costs
-    from harness.plan.forecast import effort_of
-    from harness.workers.preflight import checks
+    from harness.plan.forecast import cost_sentences, effort_of
+    from harness.workers.preflight import checks, line_of
 
     planned = _planned(options)
     failed = 0
     for check in checks(planned, _launch_options(options, planned)):
-        print(f"{'ok  ' if check.passed else 'FAIL'} {check.what}: {check.detail}", flush=True)
+        print(line_of(check), flush=True)
         failed += not check.passed
     if failed:
         return FAILURE
-    show_costs(effort_of(planned))
+    print(*cost_sentences(effort_of(planned)), sep="\n")
     return 0
 
 
@@ -78,31 +84,101 @@ def run(options: argparse.Namespace) -> int:
         run_under_torchrun(planned, launch_options)
         return 0
     places(planned, launch_options)  # Too few GPUs are refused before anything is written or fetched.
-    missing = prepare(planned, options.results)
-    if not missing:
-        print(f"all {len({run.run_id for run in planned.runs})} runs of {planned.experiment.name} are done")
-        return 0
     # Before the first run, so that runs side by side do not each fetch it.
-    find_task(planned.runs[0].config.task.name).prepare(options.data)
-    while missing:
+    if prepare(planned, options.results):
+        find_task(planned.runs[0].config.task.name).prepare(options.data)
+    while prepare(planned, options.results):
         with LaunchDisplay() as display:
             failures = launch(planned, launch_options, display)
         if failures:
-            why = f"`{program('harness')} status {options.experiment}` says why"
+            why = f"`{program()} status {options.experiment}` says why"
             return complain(f"{failures} runs failed; {why}", FAILURE)
         if skipped := len(prepare(planned, options.results)):
             print(f"{skipped} runs were skipped, as another command is at them; call again when it has ended")
             return 0
         planned = _planned(options)  # A tuning's records say what it wants next.
-        missing = prepare(planned, options.results)
+    print(f"all {len({run.run_id for run in planned.runs})} runs of {planned.experiment.name} are done")
     return 0
 
 
-def status(options: argparse.Namespace) -> int:
-    """Say how far each row is."""
-    from harness.cli.show import show_status
+def submit(options: argparse.Namespace) -> int:
+    """Submit the runs that are missing to a Slurm cluster; 1 where the command waits, and some have no result then."""
+    from slurm.campaign import read_campaign
+    from slurm.profile import load_profile
+    from slurm.submit import Request, check, left_to_submit, sbatch_texts, show
+    from slurm.submit import submit as submit_runs
 
-    show_status(_planned(options), options.results)
+    planned = _planned(options)
+    if options.cluster is None:
+        folder = options.results / planned.experiment.name
+        before = read_campaign(folder).submissions
+        if not before:
+            raise UsageError(f"{folder} holds no campaign; say on which --cluster (make: CLUSTER=)")
+        options.cluster, options.data = before[-1].cluster, options.data or before[-1].data
+    request = Request(
+        plan=planned,
+        results=options.results.absolute(),
+        data=Path(options.data).absolute() if options.data else None,
+        cluster=options.cluster,
+        profile=load_profile(options.cluster),
+        preflight=not options.no_preflight,
+    )
+    check(request)
+    if not options.dry_run and not (shutil.which("sbatch") and shutil.which("srun")):
+        raise UsageError(
+            "sbatch is not on the path: call this on a login node of the cluster, or load its Slurm module (--dry-run "
+            "needs none)"
+        )
+    left = left_to_submit(request)
+    if options.dry_run or left:
+        show(request, len(left))
+    if options.dry_run:
+        print("", *sbatch_texts(request, len(left)) if left else ["nothing is left to submit"], sep="\n\n")
+        return 0
+    if left and not options.yes:
+        if not sys.stdin.isatty():
+            raise UsageError("nobody is here to confirm: give --yes (make: YES=1)")
+        if input("submit? [y/N] ").strip().lower() not in ("y", "yes"):
+            print("nothing was submitted")
+            return 0
+    jobs = submit_runs(request) if left else []
+    said = f"submitted {len(jobs)} runs as job {', '.join(dict.fromkeys(job.split('_')[0] for job in jobs))}"
+    print(said if jobs else "nothing to submit: all runs are done, queued or running")
+    if options.wait:
+        return _wait(planned, request.folder)
+    print(f"`{program()} status {options.experiment}` (make status) shows how far they are")
+    return 0
+
+
+def _wait(planned: Plan, folder: Path) -> int:
+    """Until nothing is queued or running; 1 where runs are left then."""
+    from harness.cli.show import status_text, totals_text
+    from slurm.campaign import statuses
+
+    runs, said = statuses(folder, planned.runs), ""
+    while {"queued", "running"} & {run.state for run in runs}:
+        if totals_text(runs) != said:
+            said = totals_text(runs)
+            print(said, flush=True)
+        sleep(WAIT_SECONDS)
+        runs = statuses(folder, planned.runs)
+    print(status_text(runs, planned.runs[0].config.num_workers))
+    return 0 if all(run.state == "done" for run in runs) else FAILURE
+
+
+def status(options: argparse.Namespace) -> int:
+    """Say how far each row is, here and on a cluster."""
+    from harness.cli.show import status_fields, status_text
+    from harness.records.experiment import Experiment
+    from harness.records.store import read_optional
+    from slurm.campaign import statuses
+
+    planned = _planned(options)
+    folder = options.results / planned.experiment.name
+    read_optional(folder / "experiment.json", Experiment)  # a damaged one is told
+    runs = statuses(folder, planned.runs)
+    text = status_text(runs, planned.runs[0].config.num_workers)
+    print(json.dumps(status_fields(runs), indent=1) if options.json else text)
     return 0
 
 
@@ -112,15 +188,11 @@ def collect(options: argparse.Namespace) -> int:
 
 
 def pack(options: argparse.Namespace) -> int:
-    """Add the finished runs in an experiment's folder to its pack, and say what was done."""
+    """Add the finished runs in an experiment's folder to its pack, and say how many it has."""
     from harness.records.packs import pack_runs
 
-    done = pack_runs(options.folder, options.remove_folders)
-    print(
-        f"{options.folder}: {done.num_runs} runs, {done.added} of them new or changed; {done.removed} folders removed"
-    )
-    if done.left:
-        print(f"{done.left} folders of runs that are not done were left as they are")
+    num_runs, num_folders = pack_runs(options.folder, options.remove_folders)
+    print(f"{options.folder}: {num_runs} runs in the pack, {num_folders} of them from folders")
     return 0
 
 

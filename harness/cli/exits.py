@@ -58,10 +58,10 @@ def end_of(command: Callable[[], int], kept: str, interrupted: str) -> int:
         return complain(error, int(error.exit_code))
 
 
-def program(module: str) -> str:
-    """What was typed to start this command: the installed one's name, or else `python -m` and the module's."""
+def program() -> str:
+    """What was typed to start this command: the installed one's name, or else `python -m harness`."""
     name = Path(sys.argv[0]).name
-    return name if name.startswith("cser-") else f"python -m {module}"
+    return name if name.startswith("cser-") else "python -m harness"
 
 
 def leave_out_current_folder() -> None:

@@ -16,16 +16,20 @@ from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from harness.records.store import Attempt
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "matplotlib", "pydantic", "submitit", "typst")
 
 
 def new_attempt(launch: str, backend: str, device: torch.device) -> Attempt:
     """An attempt that begins now, here; its step is filled in when it is known."""
+    import torch  # here, as what Slurm calls between two starts has no time to load it
+
     cuda = device.type == "cuda"
     nccl: Callable[[], tuple[int, ...]] = torch.cuda.nccl.version
     commit, diff = _code_version()
@@ -58,7 +62,7 @@ def _command_line() -> str:
 
 
 def output_of(*command: str, cwd: Path | None = None) -> str | None:
-    """What a command says; None where it fails, is not there, or takes too long."""
+    """What a command says; None where it fails, is not there, or takes too long, which is no empty answer."""
     try:
         done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -10,7 +10,7 @@ from typing import Literal
 
 from harness.records import packs, store
 from harness.records.run_lock import is_owned
-from harness.records.store import Failure, FailureKind, Heartbeat, Result, RunFile
+from harness.records.store import Failure, Heartbeat, Result, RunFile
 
 State = Literal["done", "running", "queued", "stopped", "failed", "stale", "missing"]
 """`stopped`: asked to, with its state saved. `stale`: it ended without a word. A run that diverged is done."""
@@ -18,9 +18,6 @@ State = Literal["done", "running", "queued", "stopped", "failed", "stale", "miss
 FRESH_SECONDS, GONE_FRESH_SECONDS = 600.0, 60.0
 """A heartbeat no older is that of a run that is on: there is none while a model is scored, which can take minutes. The
 second holds where the run's job has left the queue, and its last records are on their way."""
-
-TRUST_SECONDS = 86_400.0
-"""For so long a submitted run counts as queued without a word from it, where the queue cannot be seen."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +37,28 @@ class Seen:
 
 @dataclass(frozen=True)
 class Submitted:
-    """What is known of the job that a run was submitted as. `queue`: None where the queue does not answer.
+    """What is known of the job that a run was submitted as; its name and log are None before it has them.
 
-    `goes_on_after`: the kinds of failure after which the job may run again.
+    `queue`: None where the queue does not answer, so that records are all there is.
     """
 
+    name: str | None
+    log: str | None
     queue: Literal["waits", "runs", "gone"] | None
-    submitted_at: float
-    goes_on_after: tuple[FailureKind, ...]
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One run, as it is shown. `job` and `log`: of the newest job that it was submitted as to a cluster."""
+
+    folder: Path
+    row: str
+    seed: int
+    state: State
+    detail: str
+    seen: Seen
+    job: str | None = None
+    log: str | None = None
 
 
 def is_done(folder: Path) -> bool:
@@ -98,16 +109,24 @@ def judge(seen: Seen, job: Submitted | None = None, now: float | None = None) ->
         if silent is None:
             return "running", "starting or ending"
         return "running", "" if silent < FRESH_SECONDS else f"silent for {silent:.0f} s"
-    if job is not None and job.queue is None and _may_be_waiting(job, seen.failure, now):
-        return "queued", "as far as its records say: squeue does not answer"
     if seen.failure is not None and not seen.replaced:
         kind, message = seen.failure.kind, seen.failure.message
         return ("stopped", message) if kind == "preempted" else ("failed", f"{kind}: {message}")
-    if job is not None:
-        return "stale", "its job left the queue, and no record of how it ended"
+    if job is not None and job.queue == "gone":
+        return "stale", f"its job left the queue, and no record of how it ended; `sacct -j {job.name}` may know"
     if silent is None:
-        return "missing", ""
+        return "missing", "" if job is None else "squeue does not answer"
     return "stale", "its process ended without a word" if seen.owned is False else f"silent for {silent:.0f} s"
+
+
+def status_of(folder: Path, row: str, seed: int, job: Submitted | None = None) -> RunStatus:
+    """What is shown of the run in this folder. `job`: see `judge`.
+
+    Raises:
+        RecordError: the result or the failure is damaged, or of another version.
+    """
+    seen = look(folder)
+    return RunStatus(folder, row, seed, *judge(seen, job), seen, *((job.name, job.log) if job else ()))
 
 
 def _silent_seconds(seen: Seen, now: float) -> float | None:
@@ -124,8 +143,3 @@ def _is_on(seen: Seen, silent: float | None, job: Submitted | None) -> bool:
         return seen.owned
     fresh = GONE_FRESH_SECONDS if job is not None and job.queue == "gone" else FRESH_SECONDS
     return silent is not None and silent < fresh
-
-
-def _may_be_waiting(job: Submitted, failure: Failure | None, now: float) -> bool:
-    """Whether a job that cannot be asked after was submitted not long ago, and has not failed for good."""
-    return now - job.submitted_at < TRUST_SECONDS and (failure is None or failure.kind in job.goes_on_after)

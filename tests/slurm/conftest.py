@@ -7,8 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from slurm.__main__ import main
-from tests.harness.support import CommandLine
 from tests.slurm.local_cluster import LocalCluster, missing_packages, running
 
 
@@ -29,8 +27,8 @@ def slurm() -> None:
 
 @pytest.fixture(scope="session")
 def cluster(slurm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    """Six idle nodes, the last with four GPUs; it takes arrays of three tasks. Tests leave it as they found it."""
-    with running(tmp_path_factory.mktemp("slurm"), gpus_per_node=(1, 1, 1, 1, 1, 4), max_array_size=3) as shared:
+    """Six idle nodes; it takes arrays of three tasks. Tests leave it as they found it."""
+    with running(tmp_path_factory.mktemp("slurm"), num_nodes=6, max_array_size=3) as shared:
         yield shared
 
 
@@ -39,9 +37,3 @@ def slurm_conf(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """For the test, Slurm's commands mean the shared cluster, in this process and those it starts."""
     for name, value in cluster.environment.items():
         monkeypatch.setenv(name, value)
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> CommandLine:
-    """Slurm's command line, called in this process."""
-    return CommandLine(capsys, main)

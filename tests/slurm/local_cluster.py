@@ -1,4 +1,4 @@
-"""A real Slurm on this machine, with several nodes and fake GPUs: for tests, and for trying things.
+"""A real Slurm on this machine, with several nodes: for tests, and for trying things.
 
     python tests/slurm/local_cluster.py     # prints the line that another shell needs, and runs until Ctrl-C
 
@@ -56,9 +56,9 @@ def missing_packages() -> str | None:
 class LocalCluster:
     """A cluster whose daemons are children of this process. Slurm's commands need its `environment`."""
 
-    def __init__(self, folder: Path, gpus_per_node: Sequence[int], max_array_size: int) -> None:
+    def __init__(self, folder: Path, num_nodes: int, max_array_size: int) -> None:
         self.folder, self.name = folder, f"local{secrets.token_hex(4)}"
-        self.gpus = {f"node{number}": num_gpus for number, num_gpus in enumerate(gpus_per_node, 1)}
+        self.nodes = [f"node{number}" for number in range(1, num_nodes + 1)]
         self.max_array_size, self.first_port = max_array_size, _free_ports()
         self.environment = {"SLURM_CONF": f"{folder}/etc/slurm.conf"}
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
@@ -74,15 +74,15 @@ class LocalCluster:
     def start(self) -> None:
         """Start all daemons, and wait until all nodes answer. Raises ClusterError."""
         _write_files(self)
-        for name in ("munged", "slurmctld", *self.gpus):
+        for name in ("munged", "slurmctld", *self.nodes):
             self._launch(name)
-        for node in self.gpus:
+        for node in self.nodes:
             self._wait(lambda node=node: self._answers(node), node)
 
     def stop(self) -> None:
         """End all daemons and the jobs on the nodes."""
         self._end("slurmctld")
-        for node in self.gpus:
+        for node in self.nodes:
             self.kill_node(node)
         self._end("munged")
 
@@ -177,11 +177,9 @@ class LocalCluster:
 
 
 @contextmanager
-def running(
-    folder: Path, gpus_per_node: Sequence[int] = (1, 1, 1, 1), max_array_size: int = 1001
-) -> Iterator[LocalCluster]:
+def running(folder: Path, num_nodes: int, max_array_size: int = 1001) -> Iterator[LocalCluster]:
     """A cluster that keeps to this folder, and is stopped with all that runs on it at the end."""
-    cluster = LocalCluster(folder, gpus_per_node, max_array_size)
+    cluster = LocalCluster(folder, num_nodes, max_array_size)
     try:
         cluster.start()
         yield cluster
@@ -203,22 +201,15 @@ def _free_ports() -> int:
 
 
 def _write_files(cluster: LocalCluster) -> None:
-    """Make the folders, keys, fake devices and configuration files."""
+    """Make the folders, the key and the configuration files."""
     folder = cluster.folder
     folder.chmod(0o700)
-    for name in ("etc", "log", "run", "state", "munge", "dev", *(f"spool/{node}" for node in cluster.gpus)):
+    for name in ("etc", "log", "run", "state", "munge", *(f"spool/{node}" for node in cluster.nodes)):
         (folder / name).mkdir(parents=True)
     key = folder / "munge/munge.key"
     key.touch(mode=0o600)
     key.write_bytes(secrets.token_bytes(128))
-    for number in range(max(cluster.gpus.values())):
-        (folder / f"dev/gpu{number}").symlink_to("/dev/null")
-    gres = ["AutoDetect=off"]
-    for node, num_gpus in cluster.gpus.items():
-        devices = f"{folder}/dev/gpu" + ("0" if num_gpus == 1 else f"[0-{num_gpus - 1}]")
-        gres.append(f"NodeName={node} Name=gpu Type=v100 File={devices}")
     (folder / "etc/slurm.conf").write_text(_slurm_conf(cluster))
-    (folder / "etc/gres.conf").write_text("\n".join(gres) + "\n")
     (folder / "etc/cgroup.conf").write_text("CgroupPlugin=disabled\n")
 
 
@@ -226,9 +217,9 @@ def _slurm_conf(cluster: LocalCluster) -> str:
     folder, user = cluster.folder, pwd.getpwuid(os.getuid()).pw_name
     memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
     nodes = "\n".join(
-        f"NodeName={node} NodeHostname=localhost NodeAddr=127.0.0.1 Port={cluster.port(node)} CPUs={8 * num_gpus} "
-        f"RealMemory={memory_mb} Gres=gpu:v100:{num_gpus} Feature=v100 State=UNKNOWN"
-        for node, num_gpus in cluster.gpus.items()
+        f"NodeName={node} NodeHostname=localhost NodeAddr=127.0.0.1 Port={cluster.port(node)} CPUs=8 "
+        f"RealMemory={memory_mb} State=UNKNOWN"
+        for node in cluster.nodes
     )
     return f"""\
 ClusterName={cluster.name}
@@ -264,9 +255,8 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 DefMemPerCPU=100
 SlurmdParameters=config_overrides
-GresTypes=gpu
 {nodes}
-PartitionName=main Default=YES Nodes={",".join(cluster.gpus)} MaxTime=INFINITE State=UP
+PartitionName=main Default=YES Nodes={",".join(cluster.nodes)} MaxTime=INFINITE State=UP
 """
 
 
@@ -282,13 +272,13 @@ def _communication() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a cluster until Ctrl-C or SIGTERM; returns the exit code."""
     parser = argparse.ArgumentParser(prog="local_cluster", description="A real Slurm on this machine, until Ctrl-C.")
-    parser.add_argument("--nodes", type=int, default=4, help="how many it has, with a GPU each (default: 4)")
+    parser.add_argument("--nodes", type=int, default=4, help="how many it has (default: 4)")
     nodes = parser.parse_args(arguments).nodes
     if missing := missing_packages():
         print(f"error: {missing}", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with suppress(KeyboardInterrupt), TemporaryDirectory() as folder, running(Path(folder), (1,) * nodes) as cluster:
+    with suppress(KeyboardInterrupt), TemporaryDirectory() as folder, running(Path(folder), nodes) as cluster:
         print(f"export SLURM_CONF={cluster.environment['SLURM_CONF']}")
         print("# with this line in another shell, sinfo, sbatch, squeue and the rest mean this cluster", flush=True)
         signal.pause()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import tomli_w
 
-from slurm.__main__ import main
+from harness.__main__ import main
 from slurm.allocation import Allocation
 from slurm.campaign import PACKAGES, Submission
 from tests.harness.support import ROOT, Table, small_spec
@@ -25,15 +25,13 @@ PATIENCE_SECONDS = 150.0
 """A busy machine takes its time to load torch in one process after another."""
 
 
-def small_profile(**changes: Any) -> Table:
+def small_profile(flags: Table | None = None, **changes: Any) -> Table:
     """Workers as gloo processes on two nodes of the tests' cluster, one on each; every look at the loss saves."""
     return {
-        "partition": "main",
         "device": "cpu",
         "nodes": 2,
         "workers_per_node": 1,
         "cpus_per_worker": 1,
-        "memory_gb": 0.5,
         "time_limit_minutes": 10,
         "warning_seconds": 10,
         "array_parallelism": 2,
@@ -41,6 +39,7 @@ def small_profile(**changes: Any) -> Table:
         "timeout_seconds": 60.0,
         "network_interface": "lo",
         "master_address": "127.0.0.1",
+        "sbatch": {"partition": "main", "mem": "512M"} | (flags or {}),
     } | changes
 
 
@@ -71,16 +70,16 @@ def slow_checkout(folder: Path, seconds: float) -> Path:
 
 
 def slurm_command(*words: str | Path, checkout: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """`python -m slurm ...` with the sources of a checkout; our own are here already, and do so without a process."""
+    """`python -m harness ...` with the sources of a checkout; our own are here already, and do so without a process."""
     said = list(map(str, words))
     if checkout == ROOT:
         out, err = io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-            patch.setattr(sys, "argv", ["slurm", *said])
+            patch.setattr(sys, "argv", ["__main__.py", *said])
             code = main(said)
         return subprocess.CompletedProcess(said, code, out.getvalue(), err.getvalue())
     environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "slurm", *said]
+    command = [sys.executable, "-m", "harness", *said]
     return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=400)
 
 

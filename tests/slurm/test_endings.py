@@ -29,78 +29,33 @@ from slurm import requeue
 from slurm.allocation import Allocation
 from slurm.campaign import put_submission
 from slurm.profile import load_profile
-from slurm.requeue import (
-    ALWAYS,
-    COUNTED,
-    NothingToDo,
-    Start,
-    add_start,
-    begin_attempt,
-    decide,
-    goes_on,
-    num_retries,
-    read_starts,
-)
+from slurm.requeue import ALWAYS, RETRIED, NothingToDo, Start, add_start, begin_attempt, decide, read_starts
 from tests.harness.support import ROOT, job_for, small_config
 from tests.slurm.support import allocation, small_profile, submission, write_profile
-
-# Policy
-
-
-def starts_of(*ends: FailureKind, progressed: bool = False, job: str = "7_0") -> list[Start]:
-    return [
-        Start(job=job, restart=number, attempt=f"a{number}", time="", ended=kind, progressed=progressed)
-        for number, kind in enumerate(ends)
-    ]
-
-
-GOT_ON = starts_of(*["timeout"] * 50, progressed=True)
-OTHERS = starts_of("node", "node", "node", job="6_0")
-FOLLOWS: list[tuple[list[Start], int, bool]] = [
-    (starts_of(*["preempted"] * 50, *["node"] * 9, "preempted"), 0, True),
-    # A time limit before which the job got on is no retry; all else that was lost is, together.
-    ([*starts_of("node", "timeout"), *GOT_ON], 0, True),
-    ([*GOT_ON, *starts_of("node", "timeout", "timeout")], 2, False),
-    ([*OTHERS, *GOT_ON, *starts_of("node", "node")], 2, True),
-    *((starts_of("preempted", "node", "preempted", "timeout", kind), 3, True) for kind in COUNTED),
-    *((starts_of("communication", "node", "timeout", kind), 3, False) for kind in COUNTED),
-    *((starts_of(kind, kind, progressed=True), 1, False) for kind in COUNTED if kind != "timeout"),
-    # What would come again is not tried again.
-    *((starts_of(kind), 100, False) for kind in get_args(FailureKind) if kind not in (*ALWAYS, *COUNTED)),
-]
-
-
-@pytest.mark.parametrize(("starts", "max_retries", "goes"), FOLLOWS)
-def test_what_follows_an_end(starts: list[Start], max_retries: int, goes: bool) -> None:
-    assert goes_on(starts, max_retries) is goes
-
 
 # Notice
 
 LISTENS = """
 import os, signal, sys
 from slurm.allocation import StopNotice
-from slurm.profile import load_profile
-notice, number, trains = StopNotice(load_profile("local")), int(sys.argv[1]), sys.argv[2] == "trains"
+notice, number, trains = StopNotice(), int(sys.argv[1]), sys.argv[2] == "trains"
 trains = trains and not notice.stop_requested()
 os.kill(os.getpid(), number)
-print(notice.stop_requested() and notice.kind)
+print(notice.stop_requested())
 """
 
 
-@pytest.mark.parametrize(("number", "phase", "left", "said"), [
-    (signal.SIGUSR2, "trains", 3600, "preempted\n"),
-    (signal.SIGTERM, "trains", 3600, "preempted\n"),
-    (signal.SIGUSR2, "trains", 40, "timeout\n"),
-    (signal.SIGTERM, "loads", 3600, ""),
+@pytest.mark.parametrize(("number", "phase", "said"), [
+    (signal.SIGUSR2, "trains", "True\n"),
+    (signal.SIGTERM, "trains", "True\n"),
+    (signal.SIGTERM, "loads", ""),
 ])  # fmt: skip
-def test_notice_tells_a_time_limit_from_a_preemption_and_ends_a_worker_that_only_loads_at_once(
-    number: signal.Signals, phase: str, left: int, said: str
+def test_notice_is_heard_by_a_worker_that_trains_and_ends_one_that_only_loads_at_once(
+    number: signal.Signals, phase: str, said: str
 ) -> None:
     """So that the last line of the script has its turn before Slurm's KILL."""
-    given = os.environ | {"SLURM_JOB_END_TIME": str(int(time.time() + left))}
     words = [sys.executable, "-c", LISTENS, str(int(number)), phase]
-    ended = subprocess.run(words, cwd=ROOT, env=given, capture_output=True, text=True)
+    ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (0 if said else -number, said)
 
 
@@ -128,9 +83,14 @@ def failure_of(folder: Path) -> Failure:
     return read_record(folder / "failure.json", Failure)
 
 
-def started(folder: Path, *ends: FailureKind, said: tuple[str, FailureKind] | None = None) -> Path:
-    """Records of a run whose job 7_0 started once more than it ended in these ways; the last start is attempt `now`."""
-    add_start(folder, starts_of(*ends), Start(job="7_0", restart=len(ends), attempt="now", time=""))
+def starts_of(num_starts: int, job: str = "7_0", saved: int = 0) -> list[Start]:
+    given = [(number, f"a{number}") for number in range(num_starts)]
+    return [Start(job=job, restart=restart, attempt=name, time="", saved=saved) for restart, name in given]
+
+
+def started(folder: Path, before: int = 0, said: tuple[str, FailureKind] | None = None) -> Path:
+    """Records of a run whose job 7_0 started so often before, and once more, as attempt `now`."""
+    add_start(folder, starts_of(before), Start(job="7_0", restart=before, attempt="now", time=""))
     if said:
         write_failure(folder, "run", *said, "its own words", "")
     return folder
@@ -154,18 +114,28 @@ def with_attempt(folder: Path, attempt: str, resumed_from_step: int = 0, saved: 
         (folder / "checkpoint" / "latest").write_text(f"step-{saved:09d}\n")
 
 
-def test_long_run_is_requeued_at_every_time_limit_so_long_as_it_gets_on(tmp_path: Path, requeued: Path) -> None:
-    """Each turn saves 10 steps more, but for the last two, which save none; then a retry is all there is."""
+@pytest.mark.parametrize(("kind", "follows"), [
+    ("preempted", [0] * 6),
+    *((kind, [0, 0, 0, 0, 0, 1]) for kind in RETRIED),
+    *((kind, [1] * 6) for kind in get_args(FailureKind) if kind not in (*ALWAYS, *RETRIED)),
+])  # fmt: skip
+def test_job_is_requeued_by_kind_so_long_as_its_starts_save_something_new(
+    kind: FailureKind, follows: list[int], tmp_path: Path, requeued: Path
+) -> None:
+    """Each start saves 10 steps more, but for the last two, which save none; one retry is all that is left then.
+
+    Starts of another job of the run do not count.
+    """
     folder, turns = tmp_path / "run", [10, 20, 30, 40, 40, 40]
-    codes = []
+    before = starts_of(9, job="6_0", saved=40)
     for restart, step in enumerate(turns):
-        attempt = begun(folder, restart=restart)
-        with_attempt(folder, attempt, turns[restart - 1] if restart else 0, saved=step)
-        write_failure(folder, "run", attempt, "timeout", "asked to stop", "")
-        codes.append(requeue_of(folder, restart, 0, max_retries=1))
-    assert codes == [0, 0, 0, 0, 0, 1]
-    assert requeued.read_text() == "requeue 7_0\n" * 5
-    assert [start.progressed for start in read_starts(folder)] == [True, True, True, True, False, False]
+        start = Start(job="7_0", restart=restart, attempt=f"b{restart}", time="", saved=turns[max(0, restart - 1)])
+        before.append(start.model_copy(update={"saved": 0}) if restart == 0 else start)
+        add_start(folder, before[:-1], before[-1])
+        with_attempt(folder, f"b{restart}", before[-1].saved, saved=step)
+        write_failure(folder, "run", f"b{restart}", kind, "why", "")
+        assert requeue_of(folder, restart, 1, max_retries=1) == follows[restart]
+    assert follows[0] or requeued.read_text() == "requeue 7_0\n" * follows.count(0)
 
 
 def test_workers_that_did_not_come_to_save_before_the_limit_ended_with_it(
@@ -178,28 +148,16 @@ def test_workers_that_did_not_come_to_save_before_the_limit_ended_with_it(
     assert failure_of(folder).kind == "timeout"
 
 
-CASES: list[tuple[list[FailureKind], tuple[str, FailureKind] | None, int, FailureKind]] = [
-    (["node", "preempted", "timeout"], ("now", "preempted"), 0, "preempted"),
-    ([], None, 0, "node"),  # without a word
-    (["node"], None, 0, "node"),
-    (["node", "preempted", "node"], None, 1, "node"),  # too often
-    (["node", "node"], ("a0", "preempted"), 1, "node"),  # what was said of an earlier attempt
-    *(([], ("now", kind), 1, kind) for kind in ("oom", "data", "disk", "bug")),
-]
-
-
-@pytest.mark.parametrize(("before", "said", "code", "kind"), CASES)
-def test_job_is_requeued_by_how_its_attempts_ended_and_a_record_of_that_is_left(
-    before: list[FailureKind],
-    said: tuple[str, FailureKind] | None,
-    code: int,
-    kind: FailureKind,
-    tmp_path: Path,
-    requeued: Path,
+@pytest.mark.parametrize(("said", "kind"), [
+    (None, "node"),  # without a word
+    (("a1", "oom"), "node"),  # what was said of an earlier attempt
+    (("now", "communication"), "communication"),
+])  # fmt: skip
+def test_a_record_is_left_of_an_end_that_nobody_told_of(
+    said: tuple[str, FailureKind] | None, kind: FailureKind, tmp_path: Path, requeued: Path
 ) -> None:
-    folder = started(tmp_path / "run", *before, said=said)
-    assert requeue_of(folder, len(before), 137) == code
-    assert requeued.exists() == (code == 0) and (code or requeued.read_text() == "requeue 7_0\n")
+    folder = started(tmp_path / "run", 2, said=said)
+    assert requeue_of(folder, 2, 137) == 1 and not requeued.exists()
     failure = failure_of(folder)
     assert (failure.kind, failure.attempt) == (kind, "now")
     if kind == "node":
@@ -221,12 +179,12 @@ ENDED = "[rank1]:[E] Process group watchdog thread terminated with exception: CU
 def test_workers_that_nccls_watchdog_ended_have_lost_one_and_are_tried_again(
     logs: list[str], kind: str, tmp_path: Path, requeued: Path
 ) -> None:
-    folder = started(tmp_path / "run", "preempted")
+    folder = started(tmp_path / "run", 1)
     (tmp_path / "jobs").mkdir()
     for rank, text in enumerate(logs):
         (tmp_path / "jobs" / f"7_0_{rank}_log.out").write_text(text)
     assert requeue_of(folder, 1, 134) == (kind == "bug") != requeued.exists()
-    assert failure_of(folder).kind == kind and "srun with code 134; see" in failure_of(folder).message
+    assert failure_of(folder).kind == kind and "srun ended with code 134, see" in failure_of(folder).message
 
 
 def test_job_whose_workers_did_not_begin_says_where_to_look_and_one_with_nothing_to_do_leaves_nothing(
@@ -235,7 +193,7 @@ def test_job_whose_workers_did_not_begin_says_where_to_look_and_one_with_nothing
     assert requeue_of(tmp_path / "run", 0, 0) == 0 and not (tmp_path / "run").exists()
     assert requeue_of(tmp_path / "run", 0, 1) == 1 and not requeued.exists()
     failure = failure_of(tmp_path / "run")
-    assert failure.kind == "bug" and "before a worker began; see" in failure.message
+    assert failure.kind == "bug" and "before a worker began; srun ended with code 1, see" in failure.message
 
 
 def test_job_that_is_told_to_stop_while_its_workers_load_goes_on_but_not_for_ever(
@@ -247,7 +205,7 @@ def test_job_that_is_told_to_stop_while_its_workers_load_goes_on_but_not_for_eve
     assert [requeue_of(folder, restart, 128 + signal.SIGUSR2) for restart in (1, 2, 3)] == [0, 0, 140]
     assert requeued.read_text() == "requeue 7_0\n" * 2
     failure = failure_of(folder)
-    assert failure.kind == "preempted" and failure.message.startswith("the job was told to stop, before a worker began")
+    assert failure.kind == "preempted" and failure.message.startswith("the job was told to stop before a worker began")
 
 
 @pytest.mark.parametrize(("end_time", "comes_back"), [(3600.0, False), (-1.0, True)])
@@ -261,7 +219,7 @@ def test_job_that_is_being_ended_comes_back_only_at_its_time_limit(
 
 
 BY_SLURM: list[tuple[str, FailureKind, str]] = [
-    ("Restarts=0", "preempted", "the job was cancelled; `resubmit` takes it up again"),
+    ("Restarts=0", "preempted", "the job was cancelled; `make resubmit` takes it up again"),
     ("Restarts=1", "preempted", "the job was requeued by Slurm"),
     ("FailedNode=node7 Restarts=1", "node", "the node node7 was lost"),
 ]
@@ -278,7 +236,7 @@ def test_job_that_slurm_ends_is_said_to_be_cancelled_requeued_or_to_have_lost_a_
     requeued: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its processes were killed at their start, or had lost each other: only a lost node counts as a retry."""
+    """Its processes were killed at their start, or had lost each other."""
     monkeypatch.setenv("STATE", "COMPLETING")
     monkeypatch.setenv("MORE", more)
     folder = tmp_path / "run"
@@ -286,7 +244,6 @@ def test_job_that_slurm_ends_is_said_to_be_cancelled_requeued_or_to_have_lost_a_
         started(folder, said=("now", "communication") if before == "communication" else None)
     assert requeue_of(folder, 0, 143) != 0
     assert failure_of(folder).kind == kind and failure_of(folder).message.startswith(words) and not requeued.exists()
-    assert num_retries(read_starts(folder), "7_0") == (kind == "node" and before != "no worker began")
 
 
 def test_the_last_line_has_its_turn_before_slurms_kill_since_it_loads_no_torch() -> None:
@@ -295,7 +252,7 @@ def test_the_last_line_has_its_turn_before_slurms_kill_since_it_loads_no_torch()
 
 
 def test_orphan_does_not_requeue_the_start_that_replaced_it(tmp_path: Path, requeued: Path) -> None:
-    folder = started(tmp_path / "run", "preempted", "node")
+    folder = started(tmp_path / "run", 2)
     assert requeue_of(folder, 1, 1) == 1
     assert not requeued.exists() and not (folder / "failure.json").exists()
 
@@ -360,19 +317,18 @@ def test_replaced_worker_ends_without_waiting_for_its_peers(tmp_path: Path, monk
 # Beginning anew
 
 
-def test_each_start_of_a_job_knows_how_the_one_before_ended_and_when_to_give_up(tmp_path: Path) -> None:
+def test_starts_that_save_nothing_new_give_up_and_a_job_that_was_submitted_anew_begins_to_count_anew(
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "run"
-    attempts = [begun(folder)]
-    write_failure(folder, "run", attempts[0], "preempted", "", "")
-    attempts += [begun(folder, restart=restart) for restart in (1, 2, 3)]
-    assert len(set(attempts)) == 4
-    starts = read_starts(folder)
-    assert [start.attempt for start in starts] == attempts
-    assert [start.ended for start in starts] == ["preempted", "node", "node", "node"]  # no record: none was left
-    with pytest.raises(NothingToDo, match=r"gave up: .*preempted, node, node, node"):
-        begun(folder, restart=4)
+    attempts = [begun(folder, restart=restart) for restart in (0, 1, 2)]
+    assert [start.attempt for start in read_starts(folder)] == attempts and len(set(attempts)) == 3
+    with pytest.raises(NothingToDo, match="gave up: job 7_0 ended with node at start 3"):
+        begun(folder, restart=3)
     assert failure_of(folder).kind == "node"
-    with ExitStack() as stack:  # a job that was submitted anew counts anew
+    write_failure(folder, "run", attempts[-1], "preempted", "", "", is_last_word=True)
+    begun(folder, restart=3)
+    with ExitStack() as stack:
         begin_attempt(folder, "run", allocation(job="9_0"), 2, stack)
 
 

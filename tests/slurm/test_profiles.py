@@ -17,7 +17,6 @@ from slurm.profile import (
     array_parameters,
     explain_refusal,
     load_profile,
-    preflight_parameters,
     sbatch_text,
 )
 from slurm.submit import array_sizes
@@ -33,14 +32,15 @@ def array_text(profile: Profile, name: str, place: SubmissionPaths, num_runs: in
     return sbatch_text(profile, place, array_parameters(profile, name, place), num_runs)
 
 
-SHIPPED = ["local", "v100", "v100:2x4", "v100:1x8", "template", "template:2x4"]
-"""And the template, which is a file for people to copy."""
+FILES = {"template": CLUSTERS.parent / "template.toml", "full": STORED / "full.toml"}
+"""The file for people to copy, and one that has every field."""
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", ["local", "v100", "v100:2x4", "v100:1x8", "template", "template:2x4", "full"])
 def test_text_for_sbatch_is_the_stored_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/opt/python/bin/python")
-    profile = load_profile(name.replace("template", str(CLUSTERS.parent / "template.toml")))
+    stem, colon, variant = name.partition(":")
+    profile = load_profile(f"{FILES.get(stem, stem)}{colon}{variant}")
     text = array_text(profile, "imagenet", PLACE, 80)
     assert text + "\n" == (STORED / f"{name.replace(':', '-')}.sh").read_text()
 
@@ -49,53 +49,7 @@ def test_text_for_sbatch_is_the_stored_one(name: str, monkeypatch: pytest.Monkey
 def test_aws_nodes_of_the_shape_can_give_the_memory_that_is_asked_for(name: str, offered_gb: int) -> None:
     """Slurm offers what a node has less what the system and the site keep: 5 % and a GB are usual."""
     profile = load_profile(name)
-    assert profile.num_workers == 8 and (profile.memory_gb or 0) <= 0.95 * offered_gb - 1
-
-
-def test_variants_go_over_the_profile(tmp_path: Path) -> None:
-    path = write_profile(tmp_path, small_profile(variants={"big": {"nodes": 4, "memory_gb": 2}}))
-    plain, big = load_profile(str(path)), load_profile(f"{path}:big")
-    assert (plain.nodes, plain.memory_gb, big.nodes, big.memory_gb) == (2, 0.5, 4, 2)
-    assert big.time_limit_minutes == plain.time_limit_minutes
-
-
-def test_fields_for_sbatch_that_shipped_profiles_leave_out(tmp_path: Path) -> None:
-    extra = {"account": "a1", "qos": "low", "setup": ["module load cuda"], "extra_sbatch": ["--exclusive", "--nice=5"]}
-    text = array_text(load_profile(str(write_profile(tmp_path, small_profile(**extra)))), "x", PLACE, 6).splitlines()
-    for line in ("account=a1", "qos=low", "exclusive", "nice=5", "mem=512M", "array=0-5%2", "time=10", "requeue"):
-        assert f"#SBATCH --{line}" in text
-    assert text.index("module load cuda") < next(i for i, line in enumerate(text) if line.startswith("srun "))
-
-
-@pytest.mark.parametrize(
-    ("changes", "asked"),
-    [
-        ({}, ["#SBATCH --gpus-per-node=4"]),
-        ({"gpu_request": "gres"}, ["#SBATCH --gres=gpu:4"]),
-        ({"gpu_request": "gres", "gpu_type": "v100"}, ["#SBATCH --gres=gpu:v100:4"]),
-        ({"gpu_request": "none"}, []),
-    ],
-)
-def test_gpus_are_asked_for_as_the_site_wants(changes: dict[str, str], asked: list[str], tmp_path: Path) -> None:
-    table = small_profile(device="cuda", gpus_per_node=4, workers_per_node=4, **changes)
-    text = array_text(load_profile(str(write_profile(tmp_path, table))), "x", PLACE, 6).splitlines()
-    assert [line for line in text if "gpu" in line] == asked and "#SBATCH --ntasks-per-node=4" in text
-
-
-def test_workers_start_in_a_container_and_what_follows_them_does_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "executable", "/opt/python/bin/python")
-    fields = {"launch_prefix": "apptainer exec --nv /shared/torch.sif", "python": "python3"}
-    profile = load_profile(str(write_profile(tmp_path, small_profile(**fields))))
-    for text in (
-        array_text(profile, "x", PLACE, 6),
-        sbatch_text(profile, PLACE, preflight_parameters(profile, "x", PLACE)),
-    ):
-        (line,) = [line for line in text.splitlines() if line.startswith("srun ")]
-        container = " --open-mode=append apptainer exec --nv /shared/torch.sif python3"
-        assert line.endswith(f"{container} -u -m submitit.core._submit {PLACE.jobs}")
-    assert "\n/opt/python/bin/python -m slurm.requeue " in array_text(profile, "x", PLACE, 6)
+    assert profile.num_workers == 8 and int(str(profile.sbatch["mem"]).rstrip("G")) <= 0.95 * offered_gb - 1
 
 
 def test_what_modules_put_into_pythonpath_stays_behind_the_snapshot() -> None:
@@ -110,15 +64,12 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"node": 2}, "unknown key 'node'"),
     ({"nodes": "2"}, "nodes: "),
     ({"nodes": 0}, "nodes: "),
-    ({"memory_gb": -1}, "memory_gb: "),
     ({"device": "gpu"}, "device: "),
-    ({"device": "cuda"}, "gpus_per_node is 0"),
-    ({"device": "cuda", "gpus_per_node": 4}, "leave workers_per_node out"),
-    ({"workers_per_node": None}, "workers_per_node is missing"),
+    ({"workers_per_node": None}, "workers_per_node: "),
     ({"time_limit_minutes": 1, "warning_seconds": 11}, "make it at least 2"),
     ({"time_limit_minutes": 5, "warning_seconds": 300}, "leaves no time to work"),
-    ({"extra_sbatch": ["exclusive"]}, "extra_sbatch.0"),
-    ({"extra_sbatch": ["--array=1-2"]}, "which campaigns set themselves"),
+    ({"sbatch": {"--exclusive": True}}, "sbatch."),
+    ({"sbatch": {"array": "1-2"}}, "which campaigns set themselves"),
     ({"variants": {"big": {"nodez": 1}}}, "unknown key 'nodez'"),
     ({"variants": 3}, "variants must be tables"),
 ]

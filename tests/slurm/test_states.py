@@ -5,24 +5,26 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from harness.cli.show import status_text, worker_hours
 from harness.records import store
 from harness.records.experiment import read_experiment
 from harness.records.run_lock import locked
 from harness.records.state import Seen, judge
 from harness.records.store import Failure, Heartbeat, Result
-from slurm.campaign import now, put_submission, read_campaign
-from slurm.status import observe, submitted
+from slurm import campaign
+from slurm.campaign import Campaign, put_submission, read_campaign, statuses, submitted
 from tests.harness.support import CommandLine, small_spec, write_spec
 from tests.report.holed import holed, unpacked
 from tests.slurm.support import small_profile, submission, write_profile
 
 NOW = 1_800_000_000.0
-SUBMITTED = "2027-01-15T07:00:00+00:00"  # an hour before NOW
 
 
 def beat(age: float, attempt: str = "a", **changes: Any) -> Heartbeat:
@@ -37,13 +39,15 @@ def failure(kind: str, attempt: str = "a") -> Failure:
 
 
 def judged(**changes: Any) -> tuple[str, str]:
-    """What is said of a run that was submitted an hour ago as job 7_0, whose job the queue does not know any more."""
-    given: dict[str, Any] = {"submission": submission(Path("/results/x"), "x", submitted_at=SUBMITTED), "queue": ""}
+    """What is said of a run that was submitted as job 7_0, whose job the queue does not know any more."""
+    given: dict[str, Any] = {"submission": submission(Path("/results/x"), "x"), "queue": ""}
     given |= changes
     queue = None if given["queue"] is None else {"7_0": given["queue"]} if given["queue"] else {}
     fields = {key: given.get(key) for key in ("result", "failure", "heartbeat", "owned")}
     seen = Seen(**fields, replaced=given.get("replaced", False))  # type: ignore[arg-type]
-    return judge(seen, submitted(given["submission"], "7_0", queue), NOW)
+    submissions = [given["submission"]] if given["submission"] else []
+    made = Campaign(version=store.VERSION, experiment="x", submissions=submissions)
+    return judge(seen, submitted(made, "x", queue), NOW)
 
 
 def result(folder: Path) -> Result:
@@ -51,7 +55,6 @@ def result(folder: Path) -> Result:
 
 
 GONE_ON = {"submission": None, "heartbeat": beat(1200, "b"), "failure": failure("oom"), "replaced": True}
-OLD = submission(Path("/x"), "x", submitted_at="2027-01-10T00:00:00+00:00")
 STATES: list[tuple[str, dict[str, Any], str, str]] = [
     ("waits", {"queue": "PENDING"}, "queued", ""),
     ("again", {"queue": "PENDING", "failure": failure("preempted"), "heartbeat": beat(900)}, "queued", "preempted"),
@@ -75,11 +78,9 @@ STATES: list[tuple[str, dict[str, Any], str, str]] = [
     ("scores very long", {"submission": None, "owned": True, "heartbeat": beat(1200)}, "running", "silent for"),
     ("went on, and died", GONE_ON, "stale", "silent for 1200 s"),
     # Where squeue does not answer, records are all there is.
-    ("unseen, new", {"queue": None}, "queued", "squeue does not answer"),
+    ("unseen, new", {"queue": None}, "missing", "squeue does not answer"),
     ("unseen, on", {"queue": None, "heartbeat": beat(3)}, "running", ""),
-    ("unseen, requeued", {"queue": None, "failure": failure("preempted"), "heartbeat": beat(900)}, "queued", ""),
     ("unseen, failed", {"queue": None, "failure": failure("oom")}, "failed", "oom: why"),
-    ("unseen, old", {"queue": None, "submission": OLD}, "stale", ""),
 ]
 
 
@@ -105,7 +106,7 @@ def folder(tmp_path: Path) -> Path:
     folder = holed(tmp_path / "results")
     runs = [run_id for row in read_experiment(folder).rows for run_id in row.runs.values()]
     assert len(runs) == len(set(runs))
-    put_submission(folder, 0, submission(folder, *runs, submitted_at=now()))
+    put_submission(folder, 0, submission(folder, *runs))
     return folder
 
 
@@ -116,46 +117,42 @@ def missing_run(folder: Path) -> tuple[str, str]:
     return next((run, job) for run, job in pairs if not (folder / run / "run.json").exists())
 
 
-def test_totals_hours_and_how_far_a_run_is(folder: Path) -> None:
-    experiment = read_experiment(folder)
-    run, job = missing_run(folder)
-    status = observe(folder, experiment, {job: "PENDING"})
+def test_totals_hours_and_how_far_a_run_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run_id, job), queue = missing_run(folder), dict[str, str]()
+    monkeypatch.setattr(campaign, "queued_jobs", lambda: queue)
+    rows = read_experiment(folder).rows
+    planned: Any = [
+        SimpleNamespace(run_id=run_id, row=row.row, seed=int(seed)) for row in rows for seed, run_id in row.runs.items()
+    ]
+    queue[job] = "PENDING"
+    runs = statuses(folder, planned)
     results = [store.read_record(path, Result) for path in folder.glob("*/result.json")]
-    assert status.totals["done"] == len(results)
-    assert status.totals["queued"] == 1 and status.totals["failed"] == 1
-    assert sum(status.totals.values()) == sum(len(row.runs) for row in experiment.rows)
+    states = Counter(run.state for run in runs)
+    assert (states["done"], states["queued"], states["failed"]) == (len(results), 1, 1) and len(runs) == len(planned)
     # 4 workers a run; what is left costs the mean of what ended.
-    spent = sum(each.wall_seconds for each in results)
-    assert status.worker_hours_spent == pytest.approx(4 * spent / 3600, rel=0.2)  # and what the failed one did
-    left = len(status.runs) - len(results)
-    assert status.worker_hours_left == pytest.approx(4 * left * spent / len(results) / 3600, rel=0.2)
-    assert status.in_hand() == {run}
-    store.write_record(folder / run / "heartbeat.json", beat(0, time=time.time()))
-    (shown,) = [each for each in observe(folder, experiment, {job: "RUNNING"}).runs if each.run_id == run]
-    assert (shown.state, shown.epoch, shown.images_per_second, shown.seconds_left) == ("running", 1.5, 640.0, 120.0)
-    assert shown.log == str(folder / "jobs" / f"{job}_0_log.out")
+    spent, left = sum(each.wall_seconds for each in results), len(runs) - len(results)
+    assert worker_hours(runs, 4) == pytest.approx((4 * spent / 3600, 4 * left * spent / len(results) / 3600))
+    store.write_record(folder / run_id / "heartbeat.json", beat(0, time=time.time()))
+    queue[job] = "RUNNING"
+    (line,) = [line for line in status_text(statuses(folder, planned), 4).splitlines() if line.startswith("running: ")]
+    assert line.endswith(f"{job}; step 50 of 100; 640 samples/s, 120 s left")
 
 
 def test_status_for_machines_and_for_people_name_kind_and_log_of_a_failure(
     folder: Path, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "")
-    (status,) = json.loads(cli.out("status", "--json", "--results", folder.parent))
-    assert status["experiment"] == "cmudict" and status["queue_answers"] is False
-    states = [run["state"] for run in status["runs"]]
-    assert {state: states.count(state) for state in status["totals"]} == status["totals"]
-    (failed,) = [run for run in status["runs"] if run["state"] == "failed"]
+    runs = json.loads(cli.out("status", "cmudict", "--json", "--results", folder.parent))
+    (failed,) = [run for run in runs if run["state"] == "failed"]
     text = cli.out("status", "cmudict", "--results", folder.parent)
-    (line,) = [line for line in text.splitlines() if " failed " in line and "_log.out" in line]
+    (line,) = [line for line in text.splitlines() if line.startswith("failed: ")]
     kind = store.read_record(next(folder.glob("*/failure.json")), Failure).kind
     assert kind == failed["failure"] and f" {kind}: " in line and failed["log"] in line
-    assert "squeue does not answer" in text and "GPU-hours: " in text
+    assert failed["log"].startswith(f"{folder}/jobs/7_") and "squeue does not answer" in text
 
 
-def test_status_and_resubmission_of_what_is_no_campaign(tmp_path: Path, cli: CommandLine) -> None:
-    for words in (["status", "imagenet"], ["resubmit", "imagenet"]):
-        assert f"{tmp_path}/imagenet holds no campaign" in cli.refused(*words, "--results", tmp_path)
-    assert "no campaigns in" in cli.out("status", "--results", tmp_path)
+def test_what_is_no_campaign_cannot_be_submitted_as_before(tmp_path: Path, cli: CommandLine) -> None:
+    assert f"{tmp_path}/imagenet holds no campaign" in cli.refused("submit", "imagenet", "--results", tmp_path)
 
 
 @pytest.mark.parametrize(("text", "words"), [('{"version": 1, "exp', "is damaged"), ('{"version": 9}', "version 9")])
@@ -163,7 +160,7 @@ def test_campaign_that_is_damaged_or_of_another_version_is_one_line(
     text: str, words: str, folder: Path, cli: CommandLine
 ) -> None:
     (folder / "campaign.json").write_text(text)
-    said = cli.refused("status", "--results", folder.parent, code=1)
+    said = cli.refused("status", "cmudict", "--results", folder.parent, code=1)
     assert "campaign.json" in said and words in said
 
 
@@ -176,9 +173,9 @@ def test_submission_that_sbatch_refused_is_taken_back(tmp_path: Path) -> None:
     pending = read_campaign(tmp_path)
     assert pending.latest("r2") == (pending.submissions[1], None)
     put_submission(tmp_path, 1, None)
-    campaign = read_campaign(tmp_path)
-    assert len(campaign.submissions) == 1
-    assert campaign.latest("r2") == (campaign.submissions[0], "7_1") and campaign.latest("r3") is None
+    left = read_campaign(tmp_path)
+    assert len(left.submissions) == 1
+    assert left.latest("r2") == (left.submissions[0], "7_1") and left.latest("r3") is None
 
 
 @pytest.mark.timeout(300)

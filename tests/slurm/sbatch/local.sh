@@ -2,10 +2,9 @@
 
 # Parameters
 #SBATCH --array=0-79%1
-#SBATCH --constraint=v100
 #SBATCH --cpus-per-task=1
 #SBATCH --job-name=imagenet
-#SBATCH --mem=2048M
+#SBATCH --mem=2G
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=2
 #SBATCH --open-mode=append

@@ -6,7 +6,7 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --gpus-per-node=v100:8
 #SBATCH --job-name=imagenet
-#SBATCH --mem=409600M
+#SBATCH --mem=400G
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=8
 #SBATCH --open-mode=append

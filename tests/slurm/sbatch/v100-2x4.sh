@@ -6,7 +6,7 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --gpus-per-node=v100:4
 #SBATCH --job-name=imagenet
-#SBATCH --mem=204800M
+#SBATCH --mem=200G
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=4
 #SBATCH --open-mode=append

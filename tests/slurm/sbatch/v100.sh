@@ -6,7 +6,7 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --gpus-per-node=v100:1
 #SBATCH --job-name=imagenet
-#SBATCH --mem=51200M
+#SBATCH --mem=50G
 #SBATCH --nodes=8
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
