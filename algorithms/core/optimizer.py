@@ -39,7 +39,7 @@ class DistributedOptimizer(Method, Optimizer):
 
     Args:
         params: trainable parameters or groups of them, real and on one device; worker 0's values are sent to all. Each
-            type has flat vectors, state and messages of its own.
+            type has flat vectors, state and messages of its own; overlap sends those of the type of most numbers early.
         lr: learning rate, per group.
         momentum: Nesterov momentum, per group; local, never averaged. By default 0, or 0.9 where the method needs it;
             Muon's by default 0.95.
