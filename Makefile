@@ -31,7 +31,7 @@ export PYTHON VENV
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup reproduce reproduce-long tune studies answers plan status report bench test check clean
-.PHONY: plan-cifar100 plan-imagenet reproduce-small reproduce-cifar100 reproduce-imagenet resubmit gpu-check netlab speedups speedups-scored
+.PHONY: plan-cifar100 plan-imagenet reproduce-small reproduce-cifar100 reproduce-imagenet resubmit gpu-check netlab speedups speedups-scored speedups-wide
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -134,6 +134,9 @@ SESSION ?= 1
 
 speedups-scored: $(VENV)/.installed ## time exactly what accuracy runs score, at 1, 10 and 25 Gb/s (SESSION=2: once more)
 	@$(HARNESS) speedups --scored "$(RESULTS)/scored_speedups/scored-$(SESSION).json"
+
+speedups-wide: $(VENV)/.installed ## time methods on links of 0 to 80 ms one way, beside the study of speed-ups (Linux, root)
+	@$(HARNESS) speedups --wide "$(RESULTS)/speedups"
 
 gpu-check: $(VENV)/.installed-dev ## try and time on GPUs what experiments rely on there; skipped where there is none
 	@$(MEASURE) -m gpu --table "$(RESULTS)/gpu/gpu_check.jsonl"

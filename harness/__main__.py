@@ -139,8 +139,13 @@ def _add_timing_options(
     speedups.add_argument("--accuracy", type=Path, action="append", default=[], metavar="FOLDER", help=what)
     speedups.add_argument("--minutes", type=_above_0, default=90.0, help="last begin of a study's timing (default: 90)")
     speedups.add_argument("--scored", type=Path, metavar="FILE", help="time only what accuracy runs score, into FILE")
+    speedups.add_argument(
+        "--wide", type=Path, metavar="FOLDER", help="time only links of several latencies, into FOLDER"
+    )
     for sub in (speedups, time):
-        sub.add_argument("--methods", nargs="*", default=[], help="of --scored, or of `time`, by name (default: all)")
+        sub.add_argument(
+            "--methods", nargs="*", default=[], help="of --scored, of --wide or of `time`, by name (default: all)"
+        )
     netlab.add_argument("--workers", type=_count, default=8, help="gloo processes (default: 8)")
     netlab.add_argument("--machines", type=_count, help="machines they are on, as many on each (default: one each)")
     what = "Mb/s of a machine's link (default: 10,50,100)"

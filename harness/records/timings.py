@@ -31,6 +31,8 @@ class Fabric(Record):
     """Limit of each machine's link; None where nothing limits it, or nobody knows."""
     inside_bits_per_second: float | None
     """Limit of each worker's link inside its machine; None where nothing limits it."""
+    latency_seconds: float = 0.0
+    """Set between machines, one way, beside what the host takes; a relay's in place of a switch."""
     dilation: float
     """k: the compute was slowed down k times, so the network stands for one k times as fast. 1 is real time."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
@@ -20,7 +19,8 @@ from types import FrameType
 from typing import Any
 
 from harness.records.run_lock import BusyError, locked
-from harness.timing.links import LabError, LabTopology, burst_bytes, frames_in_one_piece
+from harness.timing.links import QUEUE_BYTES, LabError, LabTopology, burst_bytes, frames_in_one_piece, unit_bytes
+from harness.timing.relay import enter
 from harness.workers.processes import Worker, WorkerProcesses, start_workers
 
 PREFIX = "cserlab"
@@ -34,11 +34,8 @@ LOCKS = Path("/run/cserlab")
 NAMESPACES = Path("/run/netns")
 CONGESTION_CONTROL = "cubic"
 """Linux's usual one, whatever the host is set to: BBR, for one, stops every ten seconds to look for a shorter way."""
-QUEUE_BYTES = 1 << 20
-"""What waits at each end of a link before frames are dropped, as in a switch with a deep buffer."""
 KILLING_SECONDS = 10.0
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-CLONE_NEWNET = 0x40000000
 
 
 def why_not() -> str | None:
@@ -58,8 +55,8 @@ def why_not() -> str | None:
 class Lab:
     """A lab that is up; made by `lab`.
 
-    A machine is a namespace with one interface, a link to the switch, which is a bridge in a namespace of its own. Its
-    workers are in it together.
+    A machine is a namespace with one interface, a link to the switch, which is a bridge in a namespace of its own, or a
+    relay where links have latency. Its workers are in it together.
 
     Attributes:
         topology: with the rate that links have now; `set_rate` changes it.
@@ -71,6 +68,7 @@ class Lab:
     def __init__(self, topology: LabTopology, prefix: str) -> None:
         self.topology, self._prefix = topology, prefix
         self._machines = [f"{prefix}-m{index}" for index in range(topology.num_machines)]
+        self._relay: subprocess.Popen[str] | None = None
 
     def command(self, rank: int, argv: Sequence[str]) -> list[str]:
         """The command that runs `argv` on the rank's machine, as the same process."""
@@ -99,23 +97,25 @@ class Lab:
         limit = f"root tbf rate {rate}bit burst {burst} limit {QUEUE_BYTES}"
         # Sockets look the number up with their route, so that is forgotten: those that are open would keep the old one.
         frames = f"link set {INTERFACE} gso_max_segs {frames_in_one_piece(bits_per_second)}"
+        if self._relay is not None:  # the first to be told, since without it there are no interfaces
+            self._tell_relay(f"{bits_per_second}\n")
+            frames = f"link set {INTERFACE} mtu {unit_bytes(bits_per_second)}"
         for machine in self._machines:
             _batch("ip", [frames, "route flush cache"], machine)
             _batch("tc", [f"qdisc replace dev {INTERFACE} {limit}"], machine)
+        if self._relay is not None:
+            return
         ports = range(self.topology.num_machines)
         _batch("tc", [f"qdisc replace dev m{index} {limit}" for index in ports], f"{self._prefix}-{SWITCH}")
 
     def lay_out(self) -> None:
         """Make the namespaces and the links between them. IPv6 stays off and bridges do not chat: nothing but workers
         send."""
-        switch = f"{self._prefix}-{SWITCH}"
-        _batch("ip", [f"netns add {name}" for name in (switch, *self._machines)])
-        pair = "link add {} netns {} type veth peer name m{} netns {}"
-        _batch("ip", [pair.format(INTERFACE, name, index, switch) for index, name in enumerate(self._machines)])
-        ports = [f"m{index}" for index in range(len(self._machines))]
-        lines = [f"link add {BRIDGE} type bridge stp_state 0 mcast_snooping 0"]
-        lines += [f"link set {port} master {BRIDGE}" for port in ports]
-        _batch("ip", [*lines, *(line for each in (BRIDGE, *ports) for line in _up(each))], switch)
+        _batch("ip", [f"netns add {name}" for name in self._machines])
+        if self.topology.latency_seconds:
+            self._start_relay()
+        else:
+            self._add_switch()
         for index, machine in enumerate(self._machines):
             own, how = _address(index), f"src {_address(index)} congctl {CONGESTION_CONTROL}"
             lines = [
@@ -125,6 +125,35 @@ class Lab:
             ]
             _batch("ip", [*_up("lo"), *_up(INTERFACE), *lines], machine)
         self.set_rate(self.topology.bits_per_second)
+
+    def _add_switch(self) -> None:
+        switch = f"{self._prefix}-{SWITCH}"
+        _batch("ip", [f"netns add {switch}"])
+        pair = "link add {} netns {} type veth peer name m{} netns {}"
+        _batch("ip", [pair.format(INTERFACE, name, index, switch) for index, name in enumerate(self._machines)])
+        ports = [f"m{index}" for index in range(len(self._machines))]
+        lines = [f"link add {BRIDGE} type bridge stp_state 0 mcast_snooping 0"]
+        lines += [f"link set {port} master {BRIDGE}" for port in ports]
+        _batch("ip", [*lines, *(line for each in (BRIDGE, *ports) for line in _up(each))], switch)
+
+    def _start_relay(self) -> None:
+        """The relay makes the machines' interfaces, and lives in the last one's namespace, with which it is ended."""
+        namespaces = [str(NAMESPACES / name) for name in self._machines]
+        arguments = [sys.executable, "-m", "harness.timing.relay", INTERFACE, str(self.topology.latency_seconds)]
+        pipe = subprocess.PIPE
+        self._relay = subprocess.Popen([*arguments, *namespaces], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        self._tell_relay("")
+
+    def _tell_relay(self, order: str) -> None:
+        """Send the relay a line, and wait for its answer. Raises LabError where it has ended."""
+        relay = self._relay
+        assert relay is not None and relay.stdin is not None and relay.stdout is not None and relay.stderr is not None
+        with suppress(BrokenPipeError):
+            relay.stdin.write(order)
+            relay.stdin.flush()
+        if not relay.stdout.readline():
+            said = relay.stderr.read().strip().rpartition("\n")[2]
+            raise LabError(f"the relay between the lab's machines ended: {said or 'without a word'}")
 
 
 def _address(machine: int) -> str:
@@ -244,11 +273,8 @@ def start_inside(network: Lab, work: Callable[..., object], arguments: Sequence[
 def _inside(
     worker: Worker, namespace: Path | None, interface: str, work: Callable[..., object], *arguments: object
 ) -> object:
-    """Enter the namespace (None: stay), as `ip netns exec` does, and work. os.setns would do, from Python 3.12 on."""
+    """Enter the namespace (None: stay), as `ip netns exec` does, and work."""
     if namespace is not None:
-        with open(namespace) as file:
-            libc = ctypes.CDLL(None, use_errno=True)
-            if libc.setns(file.fileno(), CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), "cannot enter the network namespace", str(namespace))
+        enter(str(namespace))
     os.environ["GLOO_SOCKET_IFNAME"] = interface
     return work(worker, *arguments)

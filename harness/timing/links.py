@@ -10,6 +10,7 @@ from harness.spec import SpecError
 MOST = 250
 """Machines, each a byte of an address; and workers of a machine."""
 LOWEST_RATE = 1e4
+LONGEST_LATENCY_SECONDS = 10.0
 
 FRAME_BYTES = 1514
 """An Ethernet frame of the usual 1500 bytes, as the kernel counts it: without preamble, checksum and gap."""
@@ -17,6 +18,10 @@ BURST_SECONDS = 1e-3
 """A link may be ahead of its rate by this much: more than this kernel's timers are late, less than a message takes."""
 MOST_FRAMES = 65535
 """The kernel's own bound of a piece."""
+QUEUE_BYTES = 1 << 20
+"""What waits at each end of a link before frames are dropped, as in a switch with a deep buffer."""
+LARGEST_UNIT_BYTES = 60_000
+"""Of a link with latency: in larger packets the relay has fewer to pass on."""
 
 
 class LabError(SpecError):
@@ -30,6 +35,8 @@ class LabTopology:
     Args:
         num_machines, workers_per_machine: their product is the world size; ranks are contiguous within a machine.
         bits_per_second: what each machine's link to the switch carries, each way, headers included.
+        latency_seconds: how long a packet is on its way from one machine to another, one way, beside what this machine
+            takes; 0 for a switch, and above for a relay in its place.
 
     Raises:
         LabError: a number or rate that no lab can have.
@@ -38,11 +45,15 @@ class LabTopology:
     num_machines: int
     workers_per_machine: int
     bits_per_second: float
+    latency_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         for what, count in (("machines", self.num_machines), ("workers a machine", self.workers_per_machine)):
             if not 1 <= count <= MOST:
                 raise LabError(f"a lab has 1 to {MOST} {what}, not {count}")
+        if not 0 <= self.latency_seconds <= LONGEST_LATENCY_SECONDS:
+            longest = f"{LONGEST_LATENCY_SECONDS:g}"
+            raise LabError(f"a link's latency is 0 to {longest} seconds one way, not {self.latency_seconds:g}")
         if not (math.isfinite(self.bits_per_second) and self.bits_per_second >= LOWEST_RATE):
             raise LabError(f"a link's rate is at least {rate_text(LOWEST_RATE)}, not {self.bits_per_second:g} bit/s")
 
@@ -60,7 +71,8 @@ class LabTopology:
 
     def __str__(self) -> str:
         workers = f"{self.workers_per_machine} x " if self.workers_per_machine > 1 else ""
-        return f"{self.num_machines} x {workers}{rate_text(self.bits_per_second)}"
+        far = f", {1e3 * self.latency_seconds:g} ms one way" if self.latency_seconds else ""
+        return f"{self.num_machines} x {workers}{rate_text(self.bits_per_second)}{far}"
 
 
 def rate_text(bits_per_second: float) -> str:
@@ -74,6 +86,11 @@ def rate_text(bits_per_second: float) -> str:
 def burst_bytes(bits_per_second: float) -> int:
     """Two frames, or what the rate carries in BURST_SECONDS: no small message gets through on an idle time's tokens."""
     return max(2 * FRAME_BYTES, round(bits_per_second * BURST_SECONDS / 8))
+
+
+def unit_bytes(bits_per_second: float) -> int:
+    """The largest packet on a link with latency: what its rate carries in BURST_SECONDS, as far as packets go."""
+    return min(burst_bytes(bits_per_second) - FRAME_BYTES + 1500, LARGEST_UNIT_BYTES)
 
 
 def frames_in_one_piece(bits_per_second: float) -> int:

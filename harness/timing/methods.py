@@ -87,6 +87,7 @@ _TABLE = (
     _own("deep_squeeze", "DeepSqueeze", "deep_squeeze"),
     _own("diloco", "DiLoCo", "diloco"),
     _own("ef21_sgdm", "EF21-SGDM", "ef21_sgdm"),
+    _own("noloco", "NoLoCo, pairs", "noloco"),
     # Its ratio depends on the model; the rank is that of the hook which it stands beside.
     method("powersgd", "PowerSGD rank 2, two messages", "powersgd", {"rank": 2}),
     method("sparta", "SPARTA", "cser_pl", _SPARTA),

@@ -35,6 +35,24 @@ RELATIVES = ("dpsgd", "dpsgd_ring", "choco_sgd", "deep_squeeze", "diloco", "ef21
 OF_RATIOS = (*(name for name in FEW if name not in ("csea", "cser_pl")), "mcser_32", "mcser_1024")
 """The methods for a published speed-up, of which it is not known which ratio it was of."""
 
+WIDE_WORKLOAD, WIDE_WORKERS, WIDE_LINK = "cmudict", 8, 100e6
+WIDE_LATENCIES = (0.0, 5e-3, 20e-3, 80e-3)
+"""Seconds one way: a switch, a region, a continent, and half the world."""
+WIDE = (
+    "all_reduce",
+    "ddp",
+    "powersgd_1",
+    "csea",
+    "cser_pl",
+    "mcser",
+    "local_sgd",
+    "diloco",
+    "dpsgd",
+    "choco_sgd",
+    "noloco",
+)
+"""The methods of wide-area links: those that claim them, and baselines."""
+
 SCORED_WORKLOAD, SCORED_WORKERS = "resnet50_v100", 8
 SCORED_LINKS = (1e9, 10e9, 25e9)
 """Bits a second, of the links that scored methods are emulated on."""
@@ -178,6 +196,31 @@ def run_scored(file: Path, results: Path, names: Sequence[str]) -> None:
     print(f"speedups: {len(methods)} scored methods, links up to {rate_text(most)} in all", flush=True)
     several = fabric(LabTopology(SCORED_WORKERS, 1, max(SCORED_LINKS))).model_copy(update={"bits_per_second": None})
     _time(file, workload(SCORED_WORKLOAD, "cpu"), methods, partial(scored_cells, most), most, several)
+
+
+def run_wide(folder: Path, names: Sequence[str]) -> None:
+    """Time methods on links of one rate and several latencies, each a session in real time, and write their records.
+
+    Args:
+        folder: of the records.
+        names: of the methods; all of `WIDE` if none is named.
+
+    Raises:
+        SpecError: an unknown method, or this machine can have no network lab.
+        WorkerError: a worker failed.
+    """
+    if unknown := [name for name in names if name not in METHODS]:
+        raise SpecError(f"unknown method {unknown[0]!r}; the methods are {', '.join(METHODS)}")
+    load, methods = workload(WIDE_WORKLOAD, "cpu"), [METHODS[name] for name in names or WIDE]
+    for latency in WIDE_LATENCIES:
+        topology = LabTopology(WIDE_WORKERS, 1, WIDE_LINK, latency)
+        print(f"speedups: {WIDE_WORKLOAD} on {topology}", flush=True)
+        session = Session(load, gradients_of(load.name), WIDE_WORKERS, methods, partial(on_one_link, WIDE_LINK, 1.0))
+        attempt = new_attempt("processes", "gloo", torch.device("cpu"))
+        with lab(topology) as up:
+            found = time_in_lab(session, up)
+        name = f"wide-{WIDE_LINK / 1e6:g}mbps-{1e3 * latency:g}ms.json"
+        write_record(folder / name, timing_of(session, found, attempt, fabric(topology)))
 
 
 def scored_cells(most_bits_per_second: float, load: Workload, method: Method) -> list[CellPlan]:

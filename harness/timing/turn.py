@@ -138,7 +138,8 @@ def _own(module: nn.Module, setting: Setting, method: Method) -> DistributedOpti
     """Build one of this project's methods."""
     group = setting.groups[0]
     collectives = _EqualFromTheStart(group, overlap=method.overlap)
-    if "topology" in method.settings and collectives.world_size < setting.num_workers:
+    has_neighbours = "topology" in method.settings or method.algorithm == "noloco"
+    if has_neighbours and collectives.world_size < setting.num_workers:
         collectives = _OneOfMany(group, setting.num_workers)
     problem = problem_of(setting.workload.name)
     config = short_run(problem, method.algorithm, method.settings, momentum=method.momentum)

@@ -37,8 +37,9 @@ from report.speed.tables import (
     networks_table,
     steps_table,
     sweeps_frame,
+    wide_table,
 )
-from report.speed.timed import STUDY
+from report.speed.timed import STUDY, wide_frame
 from report.speed.workload_model import SpeedStudy, WorkloadModel, read_study
 
 Parts = tuple[dict[str, Any], dict[str, pd.DataFrame], dict[str, Figure]]
@@ -76,7 +77,7 @@ def contents(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
     """What the template names, the tables by name of their CSV, and the figures."""
     modelled = [m for m in study.models.values() if m.is_modelled and {DDP, PROPOSED} <= m.methods.keys()]
     model = next((m for m in modelled if m.workload.name == HEADLINES[0].workload), None) or next(iter(modelled), None)
-    context = {
+    context: dict[str, Any] = {
         "model": model,
         "workloads": list(study.models.values()),
         "at": AT,
@@ -84,6 +85,11 @@ def contents(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
         "left_out": dict.fromkeys(f"{entry.what}: {entry.why}" for entry in study.records.study.left_out),
     }
     frames = {"step_times": study.cells, "sweeps": sweeps_frame(study.records.sweeps), "fits": fits_frame(study.fits)}
+    wide = wide_frame(study.records.wide)
+    context["wide"] = wide_table(wide) if len(wide) else None
+    if len(wide):
+        frames["wide_steps"] = wide
+        context["wide_link"], context["wide_load"] = wide["bits_per_second"].iloc[0], study.records.wide[0].workload
     parts = [_joined(study, experiments)] + ([_modelled(study, modelled, model)] if model else [])
     figures: dict[str, Figure] = {}
     for more_context, more_frames, more_figures in parts:

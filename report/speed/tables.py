@@ -43,6 +43,13 @@ def steps_table(cells: pd.DataFrame) -> pd.DataFrame:
     return cells.drop_duplicates("method").set_index("method")[["label", "ratio"]].join(table)
 
 
+def wide_table(steps: pd.DataFrame) -> pd.DataFrame:
+    """A line a method, the fastest at the highest latency first, a column a latency: milliseconds of a step."""
+    heads = {each: f"{1e3 * each:g} ms" for each in steps["latency_seconds"].unique()}
+    table = steps.pivot(index="label", columns="latency_seconds", values="seconds").sort_values(max(heads))
+    return table.rename(columns=heads).reset_index()
+
+
 def networks_table(cells: pd.DataFrame, layouts: pd.DataFrame) -> pd.DataFrame:
     """A line a workload and network, timed ones first: DDP's step, M-CSER's gain over it, and the most gained.
 

@@ -29,17 +29,21 @@ _PARTS = ["compute_seconds", "codec_seconds", "waiting_seconds", "transfer_secon
 
 @dataclass(frozen=True)
 class SpeedRecords:
-    """Everything read of one study, in the order of its lists; `sessions` are of scored methods."""
+    """Everything read of one study, in the order of its lists.
+
+    `sessions` are of scored methods; `wide` are on links of several latencies.
+    """
 
     study: TimingStudy
     sweeps: tuple[Sweep, ...]
     timings: tuple[Timing, ...]
     sessions: tuple[Timing, ...]
+    wide: tuple[Timing, ...]
 
     @property
     def attempts(self) -> list[Attempt]:
         """Of the sweeps, then of the timings, then of the sessions."""
-        records: list[Sweep | Timing] = [*self.sweeps, *self.timings, *self.sessions]
+        records: list[Sweep | Timing] = [*self.sweeps, *self.timings, *self.sessions, *self.wide]
         return [record.attempt for record in records]
 
 
@@ -54,12 +58,15 @@ def read_speed_records(folder: Path) -> SpeedRecords:
         raise UsageError(f"{folder} holds no {STUDY}; give the folder of a study, as results/speedups")
     study = read_record(folder / STUDY, TimingStudy)
     paths = sorted({*folder.glob("scored-*.json"), *(folder.parent / SCORED).glob("scored-*.json")})
+    wide = {path: read_record(path, Timing) for path in sorted(folder.glob("wide-*.json"))}
     sweeps = {folder / name: read_record(folder / name, Sweep) for name in study.sweeps}
     timings = {folder / name: read_record(folder / name, Timing) for name in study.timings}
     sessions = {path: read_record(path, Timing) for path in paths}
     _refuse_mixed({path: record.attempt for path, record in (sweeps | timings).items()})
-    _refuse_mixed({path: record.attempt for path, record in sessions.items()})
-    return SpeedRecords(study, tuple(sweeps.values()), tuple(timings.values()), tuple(sessions.values()))
+    for records in (sessions, wide):
+        _refuse_mixed({path: record.attempt for path, record in records.items()})
+    of_steps = [tuple(records.values()) for records in (timings, sessions, wide)]
+    return SpeedRecords(study, tuple(sweeps.values()), *of_steps)
 
 
 def _refuse_mixed(attempts: dict[Path, Attempt]) -> None:
@@ -88,6 +95,17 @@ def step_of(cells: Sequence[Cell]) -> dict[str, Any]:
         interval, (seconds, low, high) = "range", tuple(_mixed(cells, "seconds", of) for of in (median, min, max))
     num_steps = sum(len(cell.seconds) for cell in cells)
     return {"seconds": seconds, "low": low, "high": high, "interval": interval, "num_steps": num_steps}
+
+
+def wide_frame(timings: Sequence[Timing]) -> pd.DataFrame:
+    """One line a method and latency of the links, with its step over its period, as in `step_of`."""
+    lines = []
+    for timing in sorted(timings, key=lambda each: each.fabric.latency_seconds):
+        place = {key: getattr(timing.fabric, key) for key in ("latency_seconds", "bits_per_second")}
+        for method in timing.methods:
+            step = step_of(timing.cells_of(method.name, timing.fabric.bits_per_second))
+            lines.append({"method": method.name, "label": method.label, **place, **step})
+    return pd.DataFrame(lines)
 
 
 def _mixed(cells: Sequence[Cell], name: str, of: Callable[[Sequence[float]], float] = median) -> float:

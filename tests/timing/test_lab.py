@@ -158,6 +158,62 @@ def test_links_are_limited_at_both_ends_and_congestion_control_is_not_the_hosts(
         assert chosen == ["10.83.0.0/24", "local"], "to other machines, and to the machine's own workers"
 
 
+LISTENER = """
+import socket, sys, time
+with socket.create_server(("", 9)) as server:
+    print("up", flush=True)
+    connection, _ = server.accept()
+    received, began = 0, None
+    while data := connection.recv(1 << 20):
+        began = began or time.monotonic()
+        received += len(data)
+    print(received, time.monotonic() - began, flush=True)
+"""
+SENDER = """
+import socket, sys, time
+began = time.monotonic()
+with socket.create_connection((sys.argv[1], 9)) as connection:
+    print(time.monotonic() - began, flush=True)
+    connection.sendall(bytes(int(sys.argv[2])))
+"""
+
+
+@needs_lab
+@pytest.mark.usefixtures("prefix")
+@pytest.mark.parametrize(("latency_seconds", "rate"), [(0.02, 50e6), (0.1, 20e6)])
+def test_a_relay_adds_the_latency_both_ways_and_keeps_the_rate(latency_seconds: float, rate: float) -> None:
+    """A connection stands after a packet there and one back; a long transfer goes at the rate of its link."""
+    num_bytes = round(rate / 8 * 3)
+    with lab(LabTopology(2, 1, rate, latency_seconds)) as network:
+        listen = network.command(1, [sys.executable, "-c", LISTENER])
+        with subprocess.Popen(listen, stdout=subprocess.PIPE, text=True) as listener:
+            assert listener.stdout is not None and listener.stdout.readline() == "up\n"
+            send = network.command(0, [sys.executable, "-c", SENDER, "10.83.0.2", str(num_bytes)])
+            there_and_back = float(output(*send))
+            received, seconds = map(float, listener.stdout.readline().split())
+        sent = network.sent()[0][0]
+    assert 2 * latency_seconds <= there_and_back < 2 * latency_seconds + 0.1
+    assert received == num_bytes and num_bytes < sent < 1.1 * num_bytes
+    assert 0.5 * rate < 8 * received / seconds < 1.1 * rate
+
+
+@needs_lab
+def test_a_relay_that_ended_is_said_and_with_its_lab_it_ends(prefix: str) -> None:
+    with lab(LabTopology(2, 1, 1e8, 0.01)) as network:
+        assert network.topology == LabTopology(2, 1, 1e8, 0.01)
+        assert limits(f"{prefix}-m1") == {network.interface: 1e8} and f"{prefix}-switch" not in namespaces()
+        [pid] = map(int, output("ip", "netns", "pids", f"{prefix}-m1").split())
+        network.set_rate(5e7)
+        assert limits(f"{prefix}-m0") == {network.interface: 5e7}
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(LabError, match="the relay between the lab's machines ended"):
+            network.set_rate(1e7)
+    assert not namespaces(prefix)
+    with lab(LabTopology(2, 1, 1e8, 0.01)):
+        [pid] = map(int, output("ip", "netns", "pids", f"{prefix}-m1").split())
+    _until(lambda: not is_alive(pid))
+
+
 @pytest.fixture
 def root_on_linux(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
@@ -221,6 +277,9 @@ def test_numbers_that_no_lab_can_have_are_one_sentence(
 def test_texts() -> None:
     assert str(LabTopology(8, 1, 1e9)) == "8 x 1 Gb/s"
     assert str(LabTopology(2, 4, 250e6)) == "2 x 4 x 250 Mb/s"
+    assert str(LabTopology(8, 1, 1e8, 0.02)) == "8 x 100 Mb/s, 20 ms one way"
+    with pytest.raises(LabError, match="a link's latency is 0 to 10 seconds one way, not -1"):
+        LabTopology(8, 1, 1e8, -1.0)
     assert [rate_text(rate) for rate in (2.4e9, 12.5e6, 5e4)] == ["2.4 Gb/s", "12.5 Mb/s", "50 kb/s"]
 
 
