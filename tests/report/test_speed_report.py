@@ -143,3 +143,19 @@ def test_mistakes_are_sentences(tmp_path: Path) -> None:
     (folder / "timing-0.json").write_text(json.dumps(record))
     with pytest.raises(RecordError, match=r"timed on another machine than sweep-0\.json"):
         read_study(folder)
+
+
+def test_wide_area_links_have_a_table_by_latency(tmp_path: Path) -> None:
+    folder = write_study(tmp_path, [sweep(100e6)], [timing(20 * 100e6)])
+    for number, latency in enumerate((0.08, 0.0, 0.005)):
+        record = timing(1e8, dilation=1.0)
+        record["fabric"] |= {"latency_seconds": latency}
+        for cell, method in zip(record["cells"], record["methods"], strict=True):
+            cell["seconds"] = [0.1 + latency * (14 if method["baseline"] else 1)] * 2
+        (folder / f"wide-{number}.json").write_text(json.dumps(record))
+    context, frames, _ = contents(read_study(folder), [])
+    heads = ["label", "0 ms", "5 ms", "80 ms"]
+    assert list(context["wide"].columns) == heads and len(frames["wide_steps"]) == 3 * len(context["wide"])
+    assert context["wide"]["80 ms"].to_list() == pytest.approx([0.18, 0.18, 1.22, 1.22])
+    text = markdown_of("speed.md.j2", context)
+    assert "## Far apart" in text and "100 Mb/s, by latency one way" in text
