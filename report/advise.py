@@ -278,6 +278,11 @@ def run(options: argparse.Namespace) -> int:
 
     def said() -> str:
         job = job_of(options)
+        if not SHIPPED.is_dir():
+            raise UsageError(
+                f"advice stands on the records in {SHIPPED}, which come with a checkout and not with an installation; "
+                "run `python -m harness advise` in a checkout"
+            )
         return as_text(job, advise(job, read_frames(options.map), shares_lost(Evidence((SHIPPED,)))))
 
     return end_of(said, UsageError)

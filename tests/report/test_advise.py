@@ -161,3 +161,12 @@ def test_mistakes_are_one_sentence(words: str, said: str, capsys: pytest.Capture
     assert main([*words.split(), "--steps", "1000", "--compute-ms", "27"]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+def test_an_installation_without_records_says_where_they_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("report.advise.SHIPPED", Path("nowhere"))
+    words = "--parameters 1M --workers 8 --bandwidth 10Gb/s --steps 1000 --compute-ms 27"
+    assert main(words.split()) == 2
+    assert "advice stands on the records in nowhere, which come with a checkout" in capsys.readouterr().err
