@@ -12,9 +12,9 @@ from algorithms.compressors.coordinates import TopK as TopK
 from algorithms.compressors.quantisers import QSGD as QSGD
 from algorithms.compressors.quantisers import QuantisedBlocks as QuantisedBlocks
 from algorithms.compressors.quantisers import ScaledSign as ScaledSign
+from algorithms.core.checkpoints import consensus_checkpoint as consensus_checkpoint
 from algorithms.core.checkpoints import load_checkpoint as load_checkpoint
 from algorithms.core.checkpoints import newest_checkpoint as newest_checkpoint
-from algorithms.core.checkpoints import save_checkpoint as save_checkpoint
 from algorithms.core.collectives import CollectiveError as CollectiveError
 from algorithms.core.collectives import Collectives as Collectives
 from algorithms.core.collectives import SoloCollectives as SoloCollectives

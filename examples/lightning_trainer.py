@@ -15,12 +15,13 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from algorithms import MCSER, DistributedOptimizer, load_checkpoint, newest_checkpoint, save_checkpoint
+from algorithms import MCSER, DistributedOptimizer, consensus_checkpoint, load_checkpoint, newest_checkpoint
 
 
 class ConsensusStrategy(DDPStrategy):
     """One optimiser a worker, no DDP. What is validated, saved as the model or left after `fit` is the average."""
 
+    restore_checkpoint_after_setup = True  # when there is an optimiser
     _inside = ExitStack()
 
     def configure_ddp(self) -> None:
@@ -35,21 +36,20 @@ class ConsensusStrategy(DDPStrategy):
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         self._inside.close()  # a checkpoint at the end of a validation is written before that is over
-        with self.optimizers[0].consensus(self.lightning_module):
-            return {key: value.clone() for key, value in self.lightning_module.state_dict().items()}
-
-    def on_train_end(self) -> None:
-        self.lightning_module.load_state_dict(self.lightning_module_state_dict())
+        return {}
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        save_checkpoint({**checkpoint, "own": dict(self.lightning_module.named_buffers())}, filepath)
+        others = checkpoint | {"optimizer_states": []}
+        consensus_checkpoint(filepath, self.lightning_module, self.optimizers[0], trainer=others)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        return dict(load_checkpoint(checkpoint_path))
+        others = load_checkpoint(checkpoint_path, self.lightning_module, self.optimizers[0])
+        return others["trainer"] | {"state_dict": self.lightning_module.state_dict()}  # which is loaded already
 
-    def load_optimizer_state_dict(self, checkpoint: Any) -> None:
-        super().load_optimizer_state_dict(checkpoint)  # it has this worker's own parameters
-        self.lightning_module.load_state_dict(checkpoint["own"], strict=False)
+    def on_train_end(self) -> None:
+        with self.optimizers[0].consensus(self.lightning_module):
+            average = {key: value.clone() for key, value in self.lightning_module.state_dict().items()}
+        self.lightning_module.load_state_dict(average)
 
 
 class Classifier(LightningModule):

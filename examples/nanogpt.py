@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from algorithms import MCSER, DiLoCo, DistributedOptimizer, load_checkpoint, newest_checkpoint, save_checkpoint
+from algorithms import MCSER, DiLoCo, DistributedOptimizer, consensus_checkpoint, load_checkpoint, newest_checkpoint
 
 NUM_STEPS, WARMUP, EVALUATE_EVERY, BATCH_SIZE, CONTEXT, WIDTH = 120, 10, 40, 8, 48, 48
 
@@ -43,10 +43,7 @@ def train(model: GPT, optimizer: DistributedOptimizer, folder: Path) -> None:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / WARMUP))
     start = 0
     if newest := newest_checkpoint(folder):
-        start, of_model, of_optimizer, of_schedule = load_checkpoint(newest)
-        model.load_state_dict(of_model)
-        optimizer.load_state_dict(of_optimizer)  # after the model: it has this worker's own parameters
-        schedule.load_state_dict(of_schedule)
+        start = load_checkpoint(newest, model, optimizer, schedule=schedule)["step"]
     for step in range(start + 1, NUM_STEPS + 1):
         optimizer.zero_grad()
         model(batch(text, step * dist.get_world_size() + dist.get_rank())).backward()
@@ -57,8 +54,7 @@ def train(model: GPT, optimizer: DistributedOptimizer, folder: Path) -> None:
             with optimizer.consensus(model), torch.no_grad():
                 if dist.get_rank() == 0:
                     print(f"{folder.name}: step {step}, loss {model(batch(held_out, 0, 64)):.4f}", flush=True)
-            states = [each.state_dict() for each in (model, optimizer, schedule)]
-            save_checkpoint((step, *states), folder / f"step-{step}")
+            consensus_checkpoint(folder / f"step-{step}", model, optimizer, schedule=schedule, step=step)
 
 
 cuda = torch.cuda.is_available()

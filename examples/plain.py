@@ -1,4 +1,4 @@
-"""A plain training loop with M-CSER at ratio 16: evaluated at the consensus, and resumed from a file a rank.
+"""A plain training loop with M-CSER at ratio 16: evaluated and saved at the consensus, and resumed.
 
     torchrun --nproc-per-node 2 examples/plain.py [FOLDER]
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from algorithms import MCSER, load_checkpoint, newest_checkpoint, save_checkpoint
+from algorithms import MCSER, consensus_checkpoint, load_checkpoint, newest_checkpoint
 
 NUM_EPOCHS, BATCH_SIZE = 4, 32
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "checkpoint/plain")
@@ -56,10 +56,7 @@ batches = DataLoader(samples, BATCH_SIZE, sampler=sampler)
 
 start = 0
 if newest := newest_checkpoint(folder):
-    start, of_model, of_optimizer, of_schedule = load_checkpoint(newest)
-    model.load_state_dict(of_model)
-    optimizer.load_state_dict(of_optimizer)  # after the model: it has this worker's own parameters
-    schedule.load_state_dict(of_schedule)
+    start = load_checkpoint(newest, model, optimizer, schedule=schedule)["epoch"]
 
 for epoch in range(start + 1, NUM_EPOCHS + 1):
     sampler.set_epoch(epoch)
@@ -70,11 +67,8 @@ for epoch in range(start + 1, NUM_EPOCHS + 1):
     schedule.step()
     with optimizer.consensus(model):  # inside, all of it is the workers' average
         evaluate(model)
-    state = epoch, model.state_dict(), optimizer.state_dict(), schedule.state_dict()
-    save_checkpoint(state, folder / f"epoch-{epoch}")
+    consensus_checkpoint(folder / f"epoch-{epoch}", model, optimizer, schedule=schedule, epoch=epoch)
 
-with optimizer.consensus(model):
-    if torch.distributed.get_rank() == 0:
-        torch.save(model.state_dict(), folder / "model.pt")
-        print(repr(optimizer), optimizer.traffic, sep="\n")
+if torch.distributed.get_rank() == 0:
+    print(repr(optimizer), optimizer.traffic, sep="\n")
 torch.distributed.destroy_process_group()

@@ -18,7 +18,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from algorithms import MCSER, load_checkpoint, newest_checkpoint, save_checkpoint
+from algorithms import MCSER, consensus_checkpoint, load_checkpoint, newest_checkpoint
 
 NUM_EPOCHS, BATCH_SIZE, NUM_BATCHES = 4, 16, 12
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "checkpoint/timm")
@@ -52,10 +52,7 @@ ema = ModelEmaV3(model, decay=0.9)  # after the optimiser, which makes all worke
 
 start = 0
 if newest := newest_checkpoint(folder):
-    start, of_model, of_ema, of_optimizer = load_checkpoint(newest)
-    model.load_state_dict(of_model)
-    ema.load_state_dict(of_ema)
-    optimizer.load_state_dict(of_optimizer)  # after the model: it has this worker's own parameters
+    start = load_checkpoint(newest, model, optimizer, ema=ema)["epoch"]
 
 for epoch in range(start, NUM_EPOCHS):
     schedule.step(epoch)
@@ -69,8 +66,7 @@ for epoch in range(start, NUM_EPOCHS):
         ema.update(model, step)
     with optimizer.consensus(model):
         print(f"rank {dist.get_rank()}, epoch {epoch}: loss {validate(model):.4f}", flush=True)
-    states = (each.state_dict() for each in (model, ema, optimizer))
-    save_checkpoint([epoch + 1, *states], folder / f"epoch-{epoch}")
+    consensus_checkpoint(folder / f"epoch-{epoch}", model, optimizer, ema=ema, epoch=epoch + 1)
 
 with optimizer.consensus(model, averages=[ema]):  # outside the moving average is each worker's own
     if dist.get_rank() == 0:

@@ -12,19 +12,16 @@ from typing import Any
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
-from algorithms import MCSER, DistributedOptimizer, load_checkpoint, newest_checkpoint, save_checkpoint
+from algorithms import MCSER, DistributedOptimizer, consensus_checkpoint, load_checkpoint, newest_checkpoint
 
 
 class ConsensusTrainer(Trainer):
-    """Evaluates and saves the workers' average, and keeps each worker's optimiser in a file of its own.
-
-    The model of a checkpoint, and the best one, is the average. Each worker's own weights are in its optimiser's state.
-    """
+    """Evaluates and saves the workers' average: the model of a checkpoint, and the best one. Resumes each worker."""
 
     def __init__(self, model: torch.nn.Module, optimizer: DistributedOptimizer, **others: Any) -> None:
         super().__init__(model, optimizers=(optimizer, None), **others)
         self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)  # without DDP
-        self.consensus = partial(optimizer.consensus, model)
+        self.consensus, self.method = partial(optimizer.consensus, model), optimizer  # accelerate wraps its optimiser
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         with self.consensus():
@@ -35,15 +32,11 @@ class ConsensusTrainer(Trainer):
             super().save_model(*args, **kwargs)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        own = dict(self.model.named_buffers())
-        save_checkpoint((own, self.optimizer.state_dict(), self.lr_scheduler.state_dict()), output_dir)
+        consensus_checkpoint(output_dir, self.model, self.method, schedule=self.lr_scheduler)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            own, of_optimizer, of_schedule = load_checkpoint(checkpoint)
-            self.model.load_state_dict(own, strict=False)
-            self.optimizer.load_state_dict(of_optimizer)
-            self.lr_scheduler.load_state_dict(of_schedule)
+            load_checkpoint(checkpoint, self.model, self.method, schedule=self.lr_scheduler)
 
 
 def counting(num_samples: int, seed: int) -> list[dict[str, torch.Tensor]]:

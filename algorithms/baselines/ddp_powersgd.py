@@ -93,7 +93,7 @@ class DDPPowerSGD(DDP):
         """See `DistributedOptimizer`.
 
         Raises:
-            ValueError: see there; and a state without the hook's, as `consensus_state_dict` gives.
+            ValueError: see there; and a state without the hook's.
         """
         if "hook" not in state_dict:
             raise ValueError(f"this state does not fit {self.name}: it holds nothing of the hook's errors and factors")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import traceback
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -32,6 +33,11 @@ DIGEST_BYTES, TEXT_LENGTH = 8, 120
 
 def check_whole(groups: Iterable[Mapping[str, Any]]) -> None:
     """Raises ValueError where a parameter is a shard: each worker here holds a whole model, and averages it."""
+    if any(frame.f_code.co_qualname.startswith("ZeroRedundancyOptimizer.") for frame, _ in traceback.walk_stack(None)):
+        raise ValueError(
+            "ZeroRedundancyOptimizer gives each worker other parameters to step on, and these optimisers average those "
+            "of all; make this one directly, with all parameters, or keep torch's own optimiser in it"
+        )
     for parameter in (each for group in groups for each in group["params"]):
         for attribute, who in _SHARDED.items():
             if getattr(parameter, attribute, None):
@@ -176,11 +182,12 @@ class FirstStep:
         self._silent.discard(number)
         self._own[number] = _integers(dense(parameter.grad)).sum()
 
-    def check(self, model: nn.Module | None, may_differ: bool) -> bool:
+    def check(self, model: nn.Module | None, may_differ: bool, num_steps: int) -> bool:
         """Returns whether anyone's parameters were changed since the start. Warns where gradients are missing.
 
         Args:
             may_differ: whether workers' parameters may, once a state was loaded.
+            num_steps: that this worker's state has done.
 
         Raises:
             RuntimeError: the model has other parameters by now or had none when the optimiser was made, or its
@@ -204,22 +211,27 @@ class FirstStep:
                 "load_state_dict with assign=True), make the optimiser afterwards",
                 stacklevel=4,
             )
-        return self._compare(may_differ)
+        return self._compare(may_differ, num_steps)
 
-    def _compare(self, may_differ: bool) -> bool:
-        """Compares all workers' sums, of gradients and parameters, then and now."""
+    def _compare(self, may_differ: bool, num_steps: int) -> bool:
+        """Compares all workers' sums, of gradients and parameters, then and now, and how many steps they have done."""
         gradients = self._sums(flat.gradients for flat in self._flats)
         parameters = self._sums(flat.parameters for flat in self._flats)
-        sums = torch.stack([self._own.expand_as(gradients), gradients, self._start, parameters], dim=1)
+        steps = torch.full_like(gradients, num_steps)
+        sums = torch.stack([self._own.expand_as(gradients), gradients, self._start, parameters, steps], dim=1)
         if len(sums) < self._collectives.world_size:
             sums = self._collectives.all_gather(sums, Purpose.CONTROL)
-        before, after, _, same = (bool((part == part[0]).all()) for part in sums.unbind(1))
+        before, after, _, same, in_step = (bool((part == part[0]).all()) for part in sums.unbind(1))
         if self._hooks and after and not before:
             # Sums that differed after the backward pass, and are equal now, were averaged by someone.
             raise RuntimeError(
                 "every worker has the same gradients, though the backward pass gave each its own: they are averaged in "
                 "full before this optimiser sees them, so that nothing is saved; take the DistributedDataParallel off, "
                 "or call ddp.register_comm_hook(None, algorithms.noop_hook) (see docs/in-your-own-script.md)"
+            )
+        if not in_step:
+            raise RuntimeError(
+                f"the workers have done {sums[:, 4, 0].tolist()} steps; each must load the state that it saved itself"
             )
         if self.was_loaded and not may_differ and not same:
             raise RuntimeError(

@@ -30,7 +30,7 @@ from algorithms.core.muon import Muon
 from algorithms.core.overlap import Reducer
 from algorithms.core.process_group import default_collectives
 from algorithms.core.settings import LocalStepName, check_numbers, check_options, group_defaults
-from algorithms.core.state import OTHER_TYPES, UNSENT, Errors, averaged, check_still_loaded, consensus_buffers
+from algorithms.core.state import OTHER_TYPES, UNSENT, averaged, check_still_loaded
 from algorithms.core.traffic import Traffic
 
 
@@ -174,7 +174,7 @@ class DistributedOptimizer(Method, Optimizer):
         # Last of the checks, as it is a collective: what a worker sees alone it must say before it waits for others.
         if self._first_step is not None:
             first_step, self._first_step = self._first_step, None
-            if first_step.check(self._model, self.workers_differ):
+            if first_step.check(self._model, self.workers_differ, self.num_steps):
                 self.reanchor()
         if not self._overflowed():
             if self._reducer is not None:
@@ -298,25 +298,11 @@ class DistributedOptimizer(Method, Optimizer):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns PyTorch's state, with this worker's own under "flat". Each worker must save its own.
+        """Returns PyTorch's state, with this worker's own as "flat" in the first group. Each worker must save its own.
 
         Where workers' parameters may differ, it holds this worker's, and `load_state_dict` puts them back.
         """
         return self._state([each._vectors(self.workers_differ) for each in self._of_each_type], self.state_is_common)
-
-    def consensus_state_dict(self, errors: Errors) -> dict[str, Any]:
-        """Returns a state that fits any worker and any number of workers. All workers must call it together.
-
-        It holds the workers' average parameters and momentum or moments.
-
-        Args:
-            errors: what becomes of what workers have not sent yet: "average" sends the same in all from now on, "drop"
-                forgets it.
-        """
-        self._check_model()
-        with torch.no_grad():
-            vectors = [consensus_buffers(each._vectors(True), errors, self.collectives) for each in self._of_each_type]
-        return self._state(vectors, is_common=True)
 
     def _state(self, vectors: Sequence[dict[str, Tensor]], is_common: bool) -> dict[str, Any]:
         self._refuse_inside_consensus("a state")
@@ -324,7 +310,10 @@ class DistributedOptimizer(Method, Optimizer):
         own, *others = [each._flat_state(its, is_common) for each, its in zip(self._of_each_type, vectors, strict=True)]
         names = [str(each.flat.parameters.dtype) for each in self._siblings]
         siblings = {OTHER_TYPES: dict(zip(names, others, strict=True))} if others else {}
-        return {**super().state_dict(), "flat": {**own, **siblings}}
+        state = super().state_dict()
+        # In a group, as torch.distributed.checkpoint keeps these, and nothing beside them.
+        state["param_groups"][0]["flat"] = {**own, **siblings}
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues, bit for bit, from a `state_dict` of the same method, settings, model and worker.
@@ -335,7 +324,8 @@ class DistributedOptimizer(Method, Optimizer):
             ValueError: the state is another method's, model's or worker's, or of other settings.
         """
         self._refuse_inside_consensus("load_state_dict()")
-        flat = dict(state_dict.get("flat", {}))
+        groups = [dict(group) for group in state_dict.get("param_groups", [{}])]
+        flat = dict(groups[0].pop("flat", None) or state_dict.get("flat", {}))
         others = flat.pop(OTHER_TYPES, {})
         if list(others) != (names := [str(each.flat.parameters.dtype) for each in self._siblings]):
             raise ValueError(
@@ -347,7 +337,7 @@ class DistributedOptimizer(Method, Optimizer):
             each._read(state)
         self._adopt_moved()
         self._drop_early()
-        super().load_state_dict({key: value for key, value in state_dict.items() if key != "flat"})
+        super().load_state_dict({"state": {}, "param_groups": groups})
         check_options(self.param_groups, self.local_step)
         self.num_steps = flat["num_steps"]
         if self._first_step is not None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from types import TracebackType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import _get_default_store
 
 from algorithms.core.collectives import (
     Add,
@@ -25,6 +29,9 @@ from algorithms.core.traffic import Mark, mark
 
 # PyTorch 2.13 renamed it and warns of the old name.
 _all_gather: Callable[..., object] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
+FIRST_FAILURE, WORDS_LENGTH = "algorithms: first failure", 500
+"""The key in the group's store of what ended the first process that failed, and how much of that is kept."""
 
 
 class ProcessGroupCollectives(Collectives):
@@ -42,6 +49,7 @@ class ProcessGroupCollectives(Collectives):
 
     def __init__(self, group: dist.ProcessGroup | None = None, overlap: bool = False) -> None:
         super().__init__(dist.get_rank(group), dist.get_world_size(group))
+        _tell_others_at_the_end()
         self.group = group
         backend = dist.get_backend(group)
         self.device = torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else None
@@ -158,11 +166,37 @@ def _twin(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
     return twin
 
 
+@functools.cache
+def _tell_others_at_the_end() -> None:
+    """Makes an exception that ends this process known to the others, before it is shown as ever."""
+    show = sys.excepthook  # init_process_group() has put one of its own there too
+
+    def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        words = " ".join(f"{kind.__name__}: {error}".split())[:WORDS_LENGTH]
+        with suppress(Exception):  # Only the first counts: the others' follow from it.
+            _get_default_store().compare_set(FIRST_FAILURE, "", f"rank {dist.get_rank()} raised {words}")
+        show(kind, error, trace)
+
+    sys.excepthook = tell
+
+
+def _first_failure() -> str:
+    """Returns what a process has told, or nothing. It is asked for only where a collective has failed."""
+    try:
+        store = _get_default_store()
+        return store.get(FIRST_FAILURE).decode() if store.check([FIRST_FAILURE]) else ""
+    except dist.DistError:
+        return "rank 0 is gone, or whichever process kept the group's store; its own output says why"
+    except (RuntimeError, ValueError):  # There is no default group any more.
+        return ""
+
+
 @contextmanager
 def translated_errors() -> Iterator[None]:
     """Raises CollectiveError for what backends raise where a worker is lost or late, whatever their words.
 
-    A collective's failure is told by where it arises. Too little memory is another matter.
+    It names the rank and the exception that ended a process first, where that could be told. A collective's failure is
+    told by where it arises. Too little memory is another matter.
     """
     try:
         yield
@@ -170,4 +204,5 @@ def translated_errors() -> Iterator[None]:
         raise
     # Backends raise plain RuntimeErrors; Python's own sockets and pipes, under a store, have errors of their own.
     except (RuntimeError, ConnectionError, TimeoutError, EOFError) as error:
-        raise CollectiveError(f"a collective failed: {str(error) or type(error).__name__}") from error
+        said = _first_failure() or str(error) or type(error).__name__
+        raise CollectiveError(f"a collective failed: {said}") from error

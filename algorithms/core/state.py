@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from algorithms.core.collectives import Collectives
 from algorithms.core.traffic import Purpose
-
-Errors = Literal["average", "drop"]
 
 OTHER_TYPES = "other types"
 """Where a state holds what belongs to parameters of each type but the first."""
@@ -32,6 +30,11 @@ def check_state(
     A setting that a state does not know was at its default when it was saved: the method did not have it yet.
     """
     refused = f"this state does not fit {method}"
+    if not state:
+        raise ValueError(
+            f'{refused}: there is no "flat" in its first group, which is a worker\'s own; get_state_dict() keeps that '
+            "without flatten_optimizer_state_dict and full_state_dict, and consensus_checkpoint() saves it for all"
+        )
     if state.get("method") != method:
         raise ValueError(f"{refused}: its method is {state.get('method')!r}")
     saved = {**{key: repr(value) for key, value in defaults.items()}, **state["settings"]}
@@ -42,8 +45,8 @@ def check_state(
         return
     if state["world_size"] != worker.world_size:
         raise ValueError(
-            f"{refused}: it is one of {state['world_size']} workers', here are {worker.world_size}; to change their "
-            "number, save optimizer.consensus_state_dict() and load that on all workers"
+            f"{refused}: it is one of {state['world_size']} workers', here are {worker.world_size}; what "
+            "consensus_checkpoint() saves fits any number"
         )
     if state["rank"] != worker.rank:
         raise ValueError(
@@ -123,19 +126,29 @@ def averaged(parameters: Sequence[Tensor], others: Iterable[Tensor], collectives
                 tensor.copy_(values)
 
 
-def consensus_buffers(buffers: Mapping[str, Tensor], errors: Errors, collectives: Collectives) -> dict[str, Tensor]:
-    """Returns new vectors, the workers' averages; what was not sent yet is zero where that is to be dropped.
+def common_state(states: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Returns a state that fits any number of workers: the first one's, with the mean of all workers' vectors.
 
-    Raises:
-        ValueError: `errors` is neither "average" nor "drop".
+    It has no parameters, which the model has. A mean of vectors that are equal is what they are.
     """
-    if errors not in ("average", "drop"):
-        raise ValueError(f'errors must be "average" or "drop", not {errors!r}')
-    common = {}
-    for key in sorted(buffers):
-        common[key] = buffers[key].clone()
-        if key in UNSENT and errors == "drop":
-            common[key].zero_()
-        else:
-            collectives.all_reduce_mean_(common[key], Purpose.CONTROL)
-    return common
+    groups: list[dict[str, Any]] = []
+    sums: dict[tuple[int, str], Tensor] = {}
+    num_workers = 0
+    for state in states:
+        groups, num_workers = groups or state["param_groups"], num_workers + 1
+        for number, part in enumerate(_parts(state["param_groups"])):
+            for key, value in part.items():
+                if isinstance(value, Tensor):
+                    sums[number, key] = value.double() + sums.get((number, key), 0)
+    for number, part in enumerate(_parts(groups)):
+        for key, value in part.items():
+            part[key] = sums[number, key].div_(num_workers).to(value) if isinstance(value, Tensor) else value
+        part |= {"rank": None, "world_size": None}
+        part.pop("parameters", None)
+    return {"state": {}, "param_groups": groups}
+
+
+def _parts(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns what a state holds for parameters of each type."""
+    flat: dict[str, Any] = groups[0]["flat"]
+    return [flat, *flat.get(OTHER_TYPES, {}).values()]

@@ -168,7 +168,7 @@ def _check_evaluation(evaluation: EvaluationSpec, per_epoch: int, num_steps: int
 def _worker_bytes(optimizer: DistributedOptimizer, num_workers: int) -> int:
     """Of the state that one worker saves, where all of them are stacked."""
     stacked = optimizer.flat.parameters.shape
-    state = [each for each in optimizer.state_dict()["flat"].values() if isinstance(each, Tensor)]
+    state = [each for each in optimizer.state_dict()["param_groups"][0]["flat"].values() if isinstance(each, Tensor)]
     in_hook = optimizer.hook_numel if isinstance(optimizer, DDP) else 0
     return _bytes_of(each[0] if each.shape == stacked else each for each in state) + 4 * in_hook
 

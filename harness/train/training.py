@@ -289,7 +289,7 @@ def check_restart(restart: RestartSpec, optimizer: DistributedOptimizer, num_ste
 def state_of(optimizer: DistributedOptimizer) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Vectors of the parameters' shape by name, themselves among them; and what all workers have in common."""
     parameters = optimizer.flat.parameters
-    saved = {PARAMETERS: parameters, **optimizer.state_dict()["flat"]}
+    saved = {PARAMETERS: parameters, **optimizer.state_dict()["param_groups"][0]["flat"]}
     state = {name: value for name, value in saved.items() if isinstance(value, Tensor)}
     own = {name: value for name, value in state.items() if value.shape == parameters.shape}
     return own, {name: value for name, value in state.items() if name not in own}
@@ -336,7 +336,8 @@ def lose_state(config: RunConfig, restart: RestartSpec, optimizer: DistributedOp
         held = state_of(optimizer)[0]
         lost = {name: _of_worker(restart.worker, optimizer, held[name], value) for name, value in lost.items()}
     state = optimizer.state_dict()
-    optimizer.load_state_dict(state | {"flat": state["flat"] | lost})
+    state["param_groups"][0]["flat"] |= lost
+    optimizer.load_state_dict(state)
 
 
 def _of_worker(rank: int, optimizer: DistributedOptimizer, held: Tensor, new: Tensor) -> Tensor:

@@ -180,7 +180,7 @@ def outcome(case: Case, overlap: bool, group: dist.ProcessGroup | None = None) -
             optimizer.load_state_dict(state[0])
             model.load_state_dict(state[1])
             schedule.optimizer = optimizer
-    flat = optimizer.state_dict()["flat"] | dict(model.state_dict())
+    flat = optimizer.state_dict()["param_groups"][0]["flat"] | dict(model.state_dict())
     for other in flat.pop(OTHER_TYPES, {}).values():
         flat |= {f"other {key}": value for key, value in other.items()}
     assert not collectives.early or collectives.early.drop() == [], "nothing is left under way"

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
+import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,6 +49,52 @@ def test_a_missed_collective_of_processes_times_out(by_processes: list[dict[str,
         assert "a collective failed" in missed["message"]
         assert (kind, rank) != ("consensus", 0) or missed["message"].startswith("all workers must enter consensus()")
         assert processes.PATIENCE - 1 < missed["seconds"] < 60
+
+
+FAILING = """
+import time, torch
+from algorithms import SGD
+torch.distributed.init_process_group("gloo")
+optimizer = SGD([torch.nn.Parameter(torch.ones(3))], lr=0.1)
+optimizer.param_groups[0]["params"][0].sum().backward()
+optimizer.step()
+started = time.monotonic()
+try:
+    if torch.distributed.get_rank() == {rank}: {fails}
+    {waits}
+finally:
+    print(f"{{time.monotonic() - started:.1f}} seconds", flush=True)
+"""
+
+
+@slow_to_start
+@pytest.mark.parametrize(
+    ("rank", "fails", "waits", "words"),
+    [
+        (1, "raise KeyError('sample 17')", "optimizer.step()", "rank 1 raised KeyError: 'sample 17'"),
+        # This rank keeps the group's store, as there is no torchrun: its reason may go with it.
+        (
+            0,
+            "optimizer.state_dict(1)",
+            "optimizer.consensus().__enter__()",
+            "rank 0 (raised TypeError: .*state|is gone)",
+        ),
+    ],
+)
+def test_who_failed_first_is_named_to_others(rank: int, fails: str, waits: str, words: str) -> None:
+    """In a script of one's own, where an exception ends the process: within seconds, and not after the time-out."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-c", FAILING.format(rank=rank, fails=fails, waits=waits)]
+    env = {**os.environ, "WORLD_SIZE": "3", "MASTER_ADDR": "localhost", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    pipe: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "cwd": Path(__file__).parents[2]}
+    started = [subprocess.Popen(command, env={**env, "RANK": each}, text=True, **pipe) for each in "012"]
+    said = [process.communicate()[0] for process in started]
+    assert "CollectiveError" not in said.pop(rank)
+    for each in said:
+        assert re.search(f"CollectiveError: .*a collective failed: {words}", each), each
+        assert float(re.findall(r"([0-9.]+) seconds", each)[0]) < 60
 
 
 @slow_to_start

@@ -97,7 +97,7 @@ def test_schedules_of_rate_and_momentum(name: str, scheduler: str, momentum: flo
     assert_close(run(model, optimizer), run(plain, reference))
     again = make_optimizer(name, make_model(), own_settings(name), momentum=momentum)
     again.load_state_dict(optimizer.state_dict())
-    assert "momentum" in again.state_dict()["flat"]
+    assert "momentum" in again.state_dict()["param_groups"][0]["flat"]
 
 
 def by_a_closure(optimizer: DistributedOptimizer, model: nn.Module, step: int) -> None:
@@ -384,7 +384,7 @@ def test_memory_is_the_state_that_a_checkpoint_holds(name: str, common: dict[str
                 make_optimizer(name, make_model(), own, **common)
             continue
         optimizer = make_optimizer(name, make_model(), own, **common)
-        state = optimizer.state_dict()["flat"]
+        state = optimizer.state_dict()["param_groups"][0]["flat"]
         numel = sum(value.numel() for key, value in state.items() if isinstance(value, Tensor) and key != "parameters")
         assert optimizer.memory_in_parameters() == pytest.approx(numel / NUM_PARAMETERS, rel=1e-12)
         assert (optimizer.error is not None) == ("error" in state)

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from algorithms import BlockSparsifier, Collectives, DistributedOptimizer, Purpose, TopK, algorithms
 from algorithms.core.flat import FlatBuffers
 from algorithms.core.local_step import AdamW, Span, nesterov_step_
+from algorithms.core.state import common_state
 from algorithms.core.traffic import Entry
 from tests.algorithms import transcription
 from tests.algorithms.following import NUM_STEPS, assert_follows, compress_of, make_problem
@@ -202,7 +203,7 @@ def test_each_average_of_moments_is_a_model_on_the_link() -> None:
         sent = Entry(32 * NUM_PARAMETERS * (6 + 2 + 1), 6 + 2 + 1)
         assert optimizer.traffic["model"] == sent == optimizer.expected_traffic(13)["model"]
         assert [step for step in range(7) if optimizer.agree_after(step)] == [0, 2, 4, 6]
-        moments = optimizer.state_dict()["flat"]
+        moments = optimizer.state_dict()["param_groups"][0]["flat"]
         own = torch.stack([moments[key][0] for key in ("exp_avg", "exp_avg_sq")])
         others = collectives.all_gather(own.unsqueeze(0), Purpose.EVALUATION)
         assert not torch.equal(others[0], others[1]), "step 13 is each worker's own"
@@ -214,7 +215,7 @@ def test_each_average_of_moments_is_a_model_on_the_link() -> None:
 
 
 def test_a_state_for_any_worker_has_the_average_moments() -> None:
-    def work(collectives: Collectives) -> tuple[dict[str, Any], dict[str, Any]]:
+    def work(collectives: Collectives) -> dict[str, Any]:
         model = make_model()
         optimizer = make_optimizer("local_sgd", model, {"sync_interval": 10}, collectives, **ADAMW)
         for step in range(1, 6):
@@ -222,10 +223,11 @@ def test_a_state_for_any_worker_has_the_average_moments() -> None:
             model[0].bias.requires_grad_(step > 2)  # type: ignore[union-attr]
             batch_loss(model, step, collectives.rank).backward()
             optimizer.step()
-        return copy.deepcopy(optimizer.state_dict()["flat"]), optimizer.consensus_state_dict("drop")["flat"]
+        return copy.deepcopy(optimizer.state_dict())
 
-    (own, common), (other, same) = workers(work, 2)
-    assert own["tensor_steps"] == common["tensor_steps"] == same["tensor_steps"] == [5, 5, 3, 5]
+    states = workers(work, 2)
+    own, other, common = (each["param_groups"][0]["flat"] for each in (*states, common_state(copy.deepcopy(states))))
+    assert own["tensor_steps"] == common["tensor_steps"] == [5, 5, 3, 5]
     for key in ("exp_avg", "exp_avg_sq"):
         assert_close(common[key], (own[key] + other[key]) / 2)
 
@@ -237,7 +239,7 @@ def test_states_of_another_local_step_or_of_other_tensors_are_refused() -> None:
     with pytest.raises(ValueError, match="saved with local_step = None, this has 'adamw'"):
         make(**ADAMW).load_state_dict(make().state_dict())
     state = make(**ADAMW).state_dict()
-    state["flat"]["tensor_steps"] = [1]
+    state["param_groups"][0]["flat"]["tensor_steps"] = [1]
     with pytest.raises(ValueError, match=r"tensor_steps is \[1\], not 4 numbers"):
         make(**ADAMW).load_state_dict(state)
 
@@ -245,7 +247,7 @@ def test_states_of_another_local_step_or_of_other_tensors_are_refused() -> None:
 def test_a_state_from_before_a_method_had_a_setting_has_that_at_its_default() -> None:
     own = {"compressor": TopK(10)}
     state = make_optimizer("ef_sgd", make_model(), own).state_dict()
-    del state["flat"]["settings"]["error_feedback_on"]
+    del state["param_groups"][0]["flat"]["settings"]["error_feedback_on"]
     make_optimizer("ef_sgd", make_model(), own).load_state_dict(copy.deepcopy(state))
     with pytest.raises(ValueError, match="saved with error_feedback_on = 'updates', this has 'gradients'"):
         make_optimizer("ef_sgd", make_model(), own | ON_GRADIENTS).load_state_dict(state)

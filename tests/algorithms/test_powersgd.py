@@ -184,7 +184,8 @@ def test_a_state_of_other_factors_is_refused() -> None:
     state = make(rank=2).state_dict()
     with pytest.raises(ValueError, match="rank = 2, this has 3"):
         make(rank=3).load_state_dict(state)
-    state["flat"]["right_factors"] = state["flat"]["right_factors"][:-1]
+    flat = state["param_groups"][0]["flat"]
+    flat["right_factors"] = flat["right_factors"][:-1]
     with pytest.raises(ValueError, match=r"does not fit powersgd.*right_factors"):
         make(rank=2).load_state_dict(state)
 

@@ -25,6 +25,7 @@ from algorithms import (
     algorithms,
 )
 from algorithms.baselines.ddp import DDP
+from algorithms.core.state import OTHER_TYPES, common_state
 from algorithms.core.traffic import Entry
 from tests.algorithms.problems import (
     ADAMW,
@@ -256,17 +257,21 @@ def test_the_average_is_of_both_types_and_begins_a_run_of_another_size() -> None
         with optimizer.consensus():
             inside = [x.detach().clone() for x in tensors]
         assert all(map(torch.equal, before, tensors))
-        return before, inside, copy.deepcopy(optimizer.consensus_state_dict("drop"))
+        return before, inside, copy.deepcopy(optimizer.state_dict())
 
-    (first, inside, state), (second, same, _) = workers(work, 2)
+    (first, inside, own_state), (second, same, other_state) = workers(work, 2)
     for one, other, average, again in zip(first, second, inside, same, strict=True):
         assert not torch.equal(one, other)
         torch.testing.assert_close(average, (one + other) / 2)
         assert torch.equal(average, again)
-    alone = parameters(ACCURATE, 3)
-    optimizer = make("mcser", alone, own)
+    state = common_state(copy.deepcopy([own_state, other_state]))
+    optimizer = make("mcser", alone := parameters(ACCURATE, 3), own)
     optimizer.load_state_dict(state)
-    assert all(map(torch.equal, inside, alone)) and not optimizer.error.any()  # type: ignore[union-attr]
+    flats = [each["param_groups"][0]["flat"] for each in (optimizer.state_dict(), own_state, other_state)]
+    others = [next(iter(flat[OTHER_TYPES].values())) for flat in flats]
+    for mean, one, other in (flats, others):
+        assert one["error"].any()
+        torch.testing.assert_close(mean["error"], (one["error"] + other["error"]) / 2)
     one_type = make("mcser", parameters((torch.float32, torch.float32)), own)
     for optimizer, foreign in ((one_type, state), (make("mcser", alone, own), one_type.state_dict())):
         with pytest.raises(ValueError, match=r"^this state does not fit mcser: "):

@@ -12,7 +12,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from algorithms import SGD, Collectives, DiLoCo, DistributedOptimizer, SoloCollectives, algorithms
+from algorithms import (
+    SGD,
+    Collectives,
+    DiLoCo,
+    DistributedOptimizer,
+    SoloCollectives,
+    algorithms,
+    consensus_checkpoint,
+)
 from tests.algorithms.problems import (
     NAMES,
     SHARED,
@@ -70,11 +78,11 @@ def test_a_new_anchor_in_the_middle(name: str) -> None:
         model = make_model()
         optimizer = made(name, model, collectives)
         train(optimizer, model, collectives.rank, range(1, 6))
-        held = optimizer.state_dict()["flat"]
+        held = optimizer.state_dict()["param_groups"][0]["flat"]
         momentum = held.get("momentum", torch.zeros(1)).clone()
         put(model, 20 + collectives.rank)
         optimizer.reanchor()
-        expected, held = flat_parameters(make_model(seed=20)), optimizer.state_dict()["flat"]
+        expected, held = flat_parameters(make_model(seed=20)), optimizer.state_dict()["param_groups"][0]["flat"]
         assert torch.equal(flat_parameters(model), expected) and held["num_steps"] == 5
         for key in {"anchor", "estimate", "mixed_estimates"} & held.keys() - (
             {"estimate"} if name == "ef21_sgdm" else set()
@@ -152,7 +160,7 @@ def test_what_would_be_thrown_away_or_saved_as_ones_own_is_refused_inside_consen
     calls: list[Callable[[], object]] = [
         optimizer.step,
         optimizer.state_dict,
-        lambda: optimizer.consensus_state_dict("drop"),
+        lambda: consensus_checkpoint("nowhere", model, optimizer),
         lambda: optimizer.load_state_dict({}),
         optimizer.reanchor,
     ]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import torch
-from torch import Tensor
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
 
-from algorithms import BlockSparsifier, Collectives, DistributedOptimizer, TopK
+from algorithms import BlockSparsifier, Collectives, DistributedOptimizer, TopK, consensus_checkpoint, load_checkpoint
 from algorithms.core.layout import Layout
 from algorithms.core.low_rank import LowRank
 from tests.algorithms.problems import (
@@ -18,6 +20,7 @@ from tests.algorithms.problems import (
     make_optimizer,
     ordered,
     own_settings,
+    stacked,
     takes,
     train,
     workers,
@@ -36,7 +39,7 @@ def begun_and_trained(name: str) -> tuple[list[State], list[State]]:
     compressor = TopK(10) if takes(name, TopK(10)) else BlockSparsifier(4)
 
     def held(optimizer: DistributedOptimizer) -> State:
-        flat = optimizer.state_dict()["flat"] | {"parameters": optimizer.flat.parameters}
+        flat = optimizer.state_dict()["param_groups"][0]["flat"] | {"parameters": optimizer.flat.parameters}
         return {key: value.clone() for key, value in flat.items() if isinstance(value, Tensor)}
 
     def work(collectives: Collectives) -> tuple[State, State]:
@@ -74,6 +77,23 @@ def line(name: str) -> str:
         cells.append(part.replace("_", " ") + (f" ({', '.join(facts)})" if facts else ""))
     agree = "agree" if is_common(trained, "parameters") else "differ"
     return f"{agree} | {', '.join(cells)} | {len(whole)} d{' and Q' if parts != whole else ''} |"
+
+
+@pytest.mark.parametrize("name", ["mcser", "ef_sgd"])
+def test_stacked_workers_go_on_from_a_checkpoint(name: str, tmp_path: Path) -> None:
+    """Its model is one worker's, the average."""
+    (first, other) = (stacked(name, own_settings(name), 3, num_steps) for num_steps in (NUM_STEPS, 2))
+    consensus_checkpoint(tmp_path / "step-8", nn.ParameterList(first.flat.tensors), first, step=8)
+    assert load_checkpoint(tmp_path / "step-8", nn.ParameterList(other.flat.tensors), other) == {"step": 8}
+    saved, held = (each.state_dict()["param_groups"][0]["flat"] for each in (first, other))
+    assert torch.equal(other.flat.parameters, first.flat.parameters) and saved.keys() == held.keys()
+    assert all(
+        torch.equal(*pair) for pair in zip(saved.values(), held.values(), strict=True) if type(pair[0]) is Tensor
+    )
+    average = {"model": nn.ParameterList(each[0].detach() for each in first.flat.tensors).state_dict()}
+    dcp.load(average, checkpoint_id=tmp_path / "step-8", no_dist=True)
+    for rows, one in zip(first.flat.tensors, average["model"].values(), strict=True):
+        torch.testing.assert_close(one, rows.mean(0))
 
 
 def test_the_page_says_what_the_state_of_each_method_is() -> None:

@@ -21,7 +21,7 @@ from torch import nn
 from algorithms import (
     CSEA, CSER, CSERPL, DPSGD, EF21SGDM, EFSGD, MCSER, QSGD, SGD, Alone, BlockSparsifier, ChocoSGD, CSERReleased,
     DeepSqueeze, DiLoCo, LocalSGD, MCSERReleased, ProcessGroupCollectives, QSparseLocalSGD, SGDAccumulate, TopK,
-    Topology,
+    Topology, consensus_checkpoint,
 )
 
 model = nn.Linear(3, 2)
@@ -46,7 +46,8 @@ DPSGD(params, lr=0.1, topology="one_peer", order="adapt_then_combine")
 ChocoSGD(params, lr=0.1, topology="ring", compressor=TopK(ratio=8), gamma=0.1)
 DeepSqueeze(params, lr=0.1, topology=Topology("ring"), compressor=QSGD(bits=4), gamma=1)
 with optimizer.consensus(model):
-    print(optimizer.traffic.training_bits + 1, optimizer.consensus_state_dict(errors="drop"))
+    print(optimizer.traffic.training_bits + 1)
+consensus_checkpoint("step-1", model, optimizer, step=1)
 
 SGD(params, lr="0.1")  # wrong
 SGD(params)  # wrong
@@ -58,7 +59,7 @@ EFSGD(params, compressor=block)  # wrong
 EFSGD(params, lr=0.1, compressor=8)  # wrong
 CSERReleased(params, lr=0.1, gradient_compressor=TopK(8), error_compressor=block, reset_interval=8)  # wrong
 MCSER(params, lr=0.1, gradient_compressor=block, error_compressor=block, reset_interval=8, seed=None)  # wrong
-optimizer.consensus_state_dict(errors="keep")  # wrong
+consensus_checkpoint("step-1", model.state_dict(), optimizer)  # wrong
 optimizer.no_such_thing  # wrong
 DPSGD(params, lr=0.1, topology="rings", order="adapt_then_combine")  # wrong
 DPSGD(params, lr=0.1, topology="ring", order="adapt")  # wrong

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from algorithms import BlockSparsifier, DistributedOptimizer, Purpose, SoloCollectives, Traffic, algorithms
 from tests.algorithms import user_scripts
@@ -138,20 +141,26 @@ def test_what_cannot_be_parameters(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", ["flat", "original", "dtensor"])
+@pytest.mark.parametrize("kind", ["flat", "original", "dtensor", "zero"])
 def test_shards_of_parameters_are_refused(kind: str) -> None:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         model: nn.Module = nn.Linear(4, 4)
         if kind == "dtensor":
             fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
-        else:
+        elif kind != "zero":
             model = FullyShardedDataParallel(model, device_id=torch.device("cpu"), use_orig_params=kind == "original")
         before = [parameter.detach().clone() for parameter in model.parameters()]
-        said = "by fully_shard or tensor" if kind == "dtensor" else "by FullyShardedDataParallel"
+        said = "a shard by fully_shard or tensor" if kind == "dtensor" else "a shard by FullyShardedDataParallel"
         for name in NAMES:
-            with pytest.raises(ValueError, match=f"is a shard {said}"):
-                algorithms()[name](model.parameters(), lr=0.1, momentum=0.9, **own_settings(name))
+            make: Callable[..., object] = algorithms()[name]
+            if kind == "zero":
+                make, said = (
+                    partial(ZeroRedundancyOptimizer, optimizer_class=make),
+                    "ZeroRedundancyOptimizer gives each",
+                )
+            with pytest.raises(ValueError, match=said):
+                make(model.parameters(), lr=0.1, momentum=0.9, **own_settings(name))
         assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
     finally:
         dist.destroy_process_group()

@@ -18,7 +18,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    get_state_dict,
+    set_optimizer_state_dict,
+    set_state_dict,
+)
 from torch.nn.parallel import DistributedDataParallel
 
 from algorithms import (
@@ -28,6 +36,8 @@ from algorithms import (
     PerTensorBlockSparsifier,
     ProcessGroupCollectives,
     algorithms,
+    consensus_checkpoint,
+    load_checkpoint,
     noop_hook,
 )
 from tests.algorithms.problems import JOINT, NAMES, join, outcomes, own_settings, reloaded, takes_any
@@ -258,31 +268,68 @@ def a_state_of_other_settings_is_refused(name: str) -> None:
         make(name, Net(), communication_dtype=torch.float32).load_state_dict(state)
 
 
-def the_number_of_workers_changes_through_the_consensus(name: str) -> None:
+def a_checkpoint_fits_as_many_workers_to_the_bit_and_fewer_by_the_average(name: str) -> None:
+    rank, folder = dist.get_rank(), Path("checkpoints") / name
+    model = Net(rank)
+    optimizer = make(name, model)
+    train(optimizer, model, range(1, 8))
+    own, average = optimizer.state_dict()["param_groups"][0]["flat"], sum(everyones(values(model))) / WORLD_SIZE
+    means = {key: sum(everyones(own[key])) / WORLD_SIZE for key in own if isinstance(own[key], Tensor)}
+    consensus_checkpoint(folder, model, optimizer, rank=rank, none={})
+    train(optimizer, model, range(8, 13))
+
+    plain = {"model": Net(5).state_dict()}
+    dcp.load(plain, checkpoint_id=folder)
+    assert_close(torch.cat([plain["model"][key].reshape(-1) for key, _ in model.named_parameters()]), average)
+
+    again = Net(7)
+    resumed = make(name, again)
+    assert load_checkpoint(folder, again, resumed) == {"rank": rank, "none": {}}
+    train(resumed, again, range(8, 13))
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in again.state_dict().items())
+
+    if rank < 2:
+        model = Net(7)
+        fewer = make(name, model, collectives=ProcessGroupCollectives(PAIR[0]))
+        if not algorithms()[name].state_is_common:
+            with refused(ValueError, "4 workers'", "here are 2", "consensus_checkpoint()"):
+                fewer.load_state_dict(optimizer.state_dict())
+        assert load_checkpoint(folder, model, fewer) == {"rank": 0, "none": {}}
+        assert_close(values(model), average)
+        held = fewer.state_dict()["param_groups"][0]["flat"] | {"parameters": average.unsqueeze(0)}
+        for key, mean in means.items():
+            assert_close(held[key], mean)
+        assert torch.equal(model.norm.running_mean, plain["model"]["norm.running_mean"])  # type: ignore[arg-type]
+        train(fewer, model, range(8, 12))
+        assert fewer.num_steps == 11
+
+
+def torchs_own_state_functions_keep_all_or_refuse(name: str) -> None:
     model = Net(dist.get_rank())
     optimizer = make(name, model)
     train(optimizer, model, range(1, 8))
-    own = reloaded(worker_state(optimizer, model))
-    average = sum(everyones(values(model)), torch.zeros(())) / WORLD_SIZE
-    states = {errors: reloaded(optimizer.consensus_state_dict(errors)) for errors in ("average", "drop")}
-    unsent = [key for key in ("error", "accumulated") if key in own["optimizer"]["flat"]]
-    for key in unsent:
-        mean = sum(everyones(own["optimizer"]["flat"][key]), torch.zeros(())) / WORLD_SIZE
-        assert_close(states["average"]["flat"][key], mean)
-        assert not states["drop"]["flat"][key].any()
-    if dist.get_rank() < 2:
-        for state in states.values():
-            fewer_model = Net(dist.get_rank())
-            fewer = make(name, fewer_model, collectives=ProcessGroupCollectives(PAIR[0]))
-            if not algorithms()[name].state_is_common:
-                with refused(ValueError, "4 workers'", "here are 2", "consensus_state_dict()"):
-                    fewer.load_state_dict(own["optimizer"])
-            fewer.load_state_dict(state)
-            assert_close(values(fewer_model), average)
-            train(fewer, fewer_model, range(8, 12))
-            assert fewer.num_steps == 11
-    with refused(ValueError, '"average" or "drop"'):
-        optimizer.consensus_state_dict("keep")
+    of_model, of_optimizer = reloaded(get_state_dict(model, optimizer))
+    flattened = StateDictOptions(flatten_optimizer_state_dict=True)
+    flat = reloaded(get_optimizer_state_dict(model, optimizer, options=flattened))
+    train(optimizer, model, range(8, 13))
+    again = Net(7)
+    resumed = make(name, again)
+    with refused(ValueError, "a worker's own", "without flatten_optimizer_state_dict"):
+        set_optimizer_state_dict(again, resumed, flat, options=flattened)
+    set_state_dict(again, resumed, model_state_dict=of_model, optim_state_dict=of_optimizer)
+    train(resumed, again, range(8, 13))
+    assert torch.equal(values(again), values(model))
+
+
+def workers_that_go_on_from_different_steps_are_told_so(name: str) -> None:
+    state, _ = interrupted(name)
+    model = Net()
+    optimizer = make(name, model)
+    if dist.get_rank() != 2:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    with refused(RuntimeError, "[7, 7, 0, 7] steps", "saved itself"):
+        train(optimizer, model, range(8, 9))
 
 
 def consensus_averages_buffers_too(name: str) -> None:
@@ -422,7 +469,9 @@ CASES: dict[str, Callable[[str], None]] = {
         resumed_in_any_order,
         another_workers_state_is_refused,
         a_state_of_other_settings_is_refused,
-        the_number_of_workers_changes_through_the_consensus,
+        a_checkpoint_fits_as_many_workers_to_the_bit_and_fewer_by_the_average,
+        torchs_own_state_functions_keep_all_or_refuse,
+        workers_that_go_on_from_different_steps_are_told_so,
         consensus_averages_buffers_too,
         frozen_weights_and_buffers_start_equal,
         workers_that_differ_are_told_so,
@@ -456,7 +505,6 @@ def documents(folder: Path) -> str:
         "MASTER_ADDR": "localhost",
         "MASTER_PORT": str(port[0]),
     }
-    os.chdir(folder)
     dist.init_process_group("gloo")
     model = nn.Sequential(nn.Linear(8, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Linear(100, 2))
     optimizer = algorithms()["mcser"](model.parameters(), lr=0.1, model=model, **algorithms()["mcser"].at_ratio(256))
@@ -469,13 +517,14 @@ def documents(folder: Path) -> str:
         "torch": torch,
         "model": model,
         "optimizer": optimizer,
+        "schedule": torch.optim.lr_scheduler.ConstantLR(optimizer),
         "evaluate": lambda model: print(f"evaluated {sum(map(torch.numel, model.parameters()))} parameters"),
     }
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         for number, code in enumerate(guide_snippets()):
             saved = values(model)
-            save, load, restore = code.partition("dcp.load")  # the checkpoint is read after the model has gone on
+            save, load, restore = code.partition("if newest")  # the checkpoint is read after the model has gone on
             for part in (save, load + restore):
                 exec(compile(part, f"snippet {number}", "exec"), names)
                 if load and part is save:
@@ -488,6 +537,7 @@ def documents(folder: Path) -> str:
 def process(rank: int, folder: Path) -> None:
     """All cases for all methods; writes of each what it raised, or None."""
     join(rank, folder, WORLD_SIZE)
+    os.chdir(folder)
     PAIR.append(dist.new_group([0, 1]))
     with warnings.catch_warnings():
         warnings.filterwarnings("error", module="algorithms")

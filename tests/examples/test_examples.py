@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
+from torch.optim.lr_scheduler import ConstantLR
 
-from algorithms import load_checkpoint, newest_checkpoint, save_checkpoint
+from algorithms import SGD, consensus_checkpoint, load_checkpoint, newest_checkpoint
+from algorithms.core.checkpoints import METADATA
 
 ROOT = Path(__file__).parents[2]
 NUM_WORKERS = 2
-LAST = {"plain": 4, "transformers_trainer": 5, "lightning_trainer": 8, "timm_ema": 4, "nanogpt": 3}
+LAST = {"plain": 7, "transformers_trainer": 7, "lightning_trainer": 8, "timm_ema": 7, "nanogpt": 5}
 """Which `consensus()` of each example is its last evaluation; of nanoGPT's two methods, the first one's."""
 NEEDS = {"transformers_trainer": "accelerate", "lightning_trainer": "lightning", "timm_ema": "timm"}
 
@@ -83,17 +86,23 @@ def test_readme_quotes_the_plain_loop() -> None:
     assert [line for line in shown if not line.startswith("-") and line[1:] not in lines] == []
 
 
-def test_what_not_all_have_saved_is_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where a run ended between two workers' files, or while one was written."""
-    monkeypatch.setenv("WORLD_SIZE", "2")
+def test_what_is_not_whole_is_no_checkpoint(tmp_path: Path) -> None:
+    """A run ended before all workers had written, or while an old checkpoint was written anew."""
+    model = nn.Linear(2, 2)
+    optimizer = SGD(model.parameters(), lr=0.1)
     assert newest_checkpoint(tmp_path / "none") is None
-    for step, ranks in {9: "01", 10: "01", 11: "0"}.items():
-        for rank in ranks:
-            monkeypatch.setenv("RANK", rank)
-            save_checkpoint({"step": step, "rank": rank}, tmp_path / f"step-{step}")
-    (tmp_path / "step-11" / "worker-1-of-2.partial").touch()
+    for step in (9, 10, 11):
+        consensus_checkpoint(tmp_path / f"step-{step}", model, optimizer, step=step)
+    (tmp_path / "step-11" / METADATA).unlink()
     newest = newest_checkpoint(tmp_path)
     assert newest == tmp_path / "step-10"
-    assert load_checkpoint(newest) == {"step": 10, "rank": "0"}
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    assert newest_checkpoint(tmp_path) is None
+    assert load_checkpoint(newest, model, optimizer) == {"step": 10}
+    with pytest.raises(FileNotFoundError, match="step-11 is no checkpoint, or not whole"):
+        load_checkpoint(tmp_path / "step-11", model, optimizer)
+    with pytest.raises(ValueError, match=r"holds no 'schedule', but \['step'\]"):
+        load_checkpoint(newest, model, optimizer, schedule=ConstantLR(optimizer))
+    with pytest.raises(ValueError, match=r"rank 0 cannot write or read .*Missing key .*model.0.weight"):
+        load_checkpoint(newest, nn.Sequential(model), optimizer)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"rank 0 cannot write or read .*file"):
+        consensus_checkpoint(tmp_path / "file" / "step-12", model, optimizer)

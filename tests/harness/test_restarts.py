@@ -80,7 +80,7 @@ def train(optimizer: DistributedOptimizer, first: int, last: int) -> None:
 
 def held(optimizer: DistributedOptimizer) -> dict[str, Tensor]:
     """A copy of all that a checkpoint holds, and of the parameters."""
-    saved = {"parameters": optimizer.flat.parameters, **optimizer.state_dict()["flat"]}
+    saved = {"parameters": optimizer.flat.parameters, **optimizer.state_dict()["param_groups"][0]["flat"]}
     return {name: value.clone() for name, value in saved.items() if isinstance(value, Tensor)}
 
 

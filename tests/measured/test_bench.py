@@ -105,7 +105,8 @@ def sizes_of(name: str) -> dict[str, float]:
         optimizer.step()
     sizes["steps"] = peak()
     state = optimizer.state_dict()
-    flat = {key: value for key, value in state.get("flat", {}).items() if key != "parameters"}  # the model's own
+    flat = dict(state["param_groups"][0].get("flat", {}))
+    flat.pop("parameters", None)  # the model's own
     values = [*flat.values(), *(value for each in state["state"].values() for value in each.values())]
     sizes["state"] = sum(value.numel() * 4 for value in values if isinstance(value, Tensor)) / unit
     if isinstance(optimizer, DistributedOptimizer):

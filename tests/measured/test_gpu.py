@@ -122,7 +122,7 @@ def _overflowing(
 
 def _state(trainee: Trainee) -> dict[str, Tensor]:
     """Parameters, momentum, error and anchor, as copies."""
-    flat = trainee.optimizer.state_dict()["flat"] | {"x": trainee.optimizer.flat.parameters}
+    flat = trainee.optimizer.state_dict()["param_groups"][0]["flat"] | {"x": trainee.optimizer.flat.parameters}
     return {key: value.clone() for key, value in flat.items() if isinstance(value, Tensor)}
 
 
