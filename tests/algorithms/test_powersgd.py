@@ -170,7 +170,7 @@ def test_bits_counted_by_hand() -> None:
         (3, 48 + 39 + 39 + 39 + 4 + 6),
         (100, 64 + 78 + 78 + 52 + 4 + 6),
     ):
-        optimizer = make(rank=rank)
+        optimizer = make(dtype=torch.float32, rank=rank)
         assert optimizer.expected_traffic(10).training()["gradient"] == Entry(10 * 32 * (numbers + 6), 20)
         assert optimizer.overall_ratio() == pytest.approx(NUMEL / (numbers + 6))
     vectors = PowerSGD([nn.Parameter(torch.zeros(7))], lr=0.1, rank=1)
