@@ -42,6 +42,7 @@ WIDE = (
     "all_reduce",
     "ddp",
     "powersgd_1",
+    "two_stage_8",
     "csea",
     "cser_pl",
     "mcser",

@@ -151,6 +151,7 @@ def test_passes_in_half_precision_have_gradients_that_nothing_has_scaled(monkeyp
 
 OWN = [name for name, timed in METHODS.items() if timed.algorithm in algorithms()]
 NOT_OF_256 = {"all_reduce": 1, "mcser_32": 32, "mcser_1024": 1024, "dpsgd": 1, "dpsgd_ring": 0.5, "powersgd": None}
+NOT_OF_256 |= {"two_stage_8": 32 / (8 + 32 / 256)}
 
 
 def described(name: str, **changed: object) -> Method:
