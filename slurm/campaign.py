@@ -32,17 +32,14 @@ class CampaignError(RuntimeError):
 class Submission(Record):
     """One job array: when it was submitted (ISO 8601, UTC), and how.
 
-    `cluster` is the profile with its variant, `code` the snapshot, `jobs_folder` where logs and pickles are. Of each
-    task, `runs` has the run's id, and `jobs` the job's as Slurm writes it: 12_0, or 12 where there is one task only; it
-    is empty until sbatch answers.
+    `cluster` is the profile with its variant, `jobs_folder` where sources, logs and pickles are. Of each task, `runs`
+    has the run's id, and `jobs` the job's as Slurm writes it: 12_0, or 12 where there is one task only; it is empty
+    until sbatch answers.
     """
 
     submitted_at: str
     cluster: str
-    num_workers: int
-    device: str
     data: str | None
-    code: str
     jobs_folder: str
     runs: list[str]
     jobs: list[str]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 from dataclasses import dataclass
@@ -200,6 +199,4 @@ def _exports(profile: Profile, code: Path) -> list[str]:
 def explain_refusal(message: str, cluster: str) -> str:
     """What sbatch said, in one line, and where to look."""
     said = " ".join(line.removeprefix("sbatch: ").removeprefix("error: ") for line in message.splitlines() if line)
-    if re.search("contact slurm controller|configuration source", said.lower()):
-        return f"sbatch refused: {said}; Slurm is not up, or SLURM_CONF does not say where it is"
-    return f"sbatch refused: {said}; change the profile {cluster}"
+    return f"sbatch refused: {said}; see whether Slurm is up (sinfo), and change the profile {cluster}"

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from harness.records import packs, store
 from harness.records.provenance import output_of
-from harness.records.recorder import end_by_watchdog, tail_of, write_failure
+from harness.records.recorder import end_by_watchdog, read_failure, tail_of, write_failure
 from harness.records.run_lock import BusyError, owned
 from harness.records.state import is_done, saved_step
-from harness.records.store import Failure, FailureKind, Record, RecordError, RunFile
+from harness.records.store import FailureKind, Record, RecordError, RunFile
 from slurm.allocation import Allocation, this_allocation
 from slurm.campaign import Campaign, Submission, now
 
@@ -76,24 +76,23 @@ def add_start(folder: Path, before: Sequence[Start], start: Start) -> None:
     store.write_record(folder / "slurm.json", Starts(version=store.VERSION, starts=[*before, start]))
 
 
-def read_failure(folder: Path, attempt: str) -> Failure | None:
-    """What there is on how this attempt failed."""
-    failure = store.read_optional(folder / "failure.json", Failure)
-    return failure if failure is not None and failure.attempt == attempt else None
-
-
 def recorded_end(folder: Path, attempt: str) -> FailureKind:
     """How an attempt that left no result ended; no record means `node`."""
     failure = read_failure(folder, attempt)
     return failure.kind if failure else "node"
 
 
+def num_in_vain(folder: Path, starts: Sequence[Start]) -> int:
+    """Starts of one job that began where the run still is; none where the last one was told to stop."""
+    saved = saved_step(folder) or 0
+    in_vain = [start for start in starts if start.saved == saved]
+    return 0 if starts and recorded_end(folder, starts[-1].attempt) in ALWAYS else len(in_vain)
+
+
 def goes_on(folder: Path, starts: Sequence[Start], max_retries: int) -> bool:
-    """Whether the last start's job goes on; another job of the same run begins to count anew."""
-    last, saved = starts[-1], saved_step(folder) or 0
-    ended = recorded_end(folder, last.attempt)
-    in_vain = sum((start.job, start.saved) == (last.job, saved) for start in starts)
-    return ended in ALWAYS or (ended in RETRIED and in_vain <= max_retries)
+    """Whether the job of these starts goes on; another job of the same run begins to count anew."""
+    ended = recorded_end(folder, starts[-1].attempt)
+    return ended in (*ALWAYS, *RETRIED) and num_in_vain(folder, starts) <= max_retries
 
 
 def begins(attempt: str) -> str:
@@ -110,19 +109,20 @@ def begin_attempt(folder: Path, run_id: str, allocation: Allocation, max_retries
     """
     folder.mkdir(parents=True, exist_ok=True)
     starts = read_starts(folder)
-    ours = [start.attempt for start in starts if start.job == allocation.job]
+    ours = [start for start in starts if start.job == allocation.job]
     run = store.read_optional(folder / "run.json", RunFile)
     newest = run.attempts[-1].attempt if run and run.attempts else None
     try:
         stack.enter_context(owned(folder))
     except BusyError as error:
-        if newest not in ours if newest else not ours:
+        if newest not in [start.attempt for start in ours] if newest else not ours:
             raise NothingToDo(str(error)) from None
         # An orphan of this job has the lock, and will find out that it was replaced.
-    if ours and not goes_on(folder, starts, max_retries):
-        kind = recorded_end(folder, ours[-1])
+    if num_in_vain(folder, ours) > max_retries:
+        last = ours[-1].attempt
+        kind = recorded_end(folder, last)
         message = f"gave up: job {allocation.job} ended with {kind} at start {len(ours)}, and has saved nothing new"
-        write_failure(folder, run_id, ours[-1], kind, message, "", is_last_word=True)
+        write_failure(folder, run_id, last, kind, message, "", is_last_word=True)
         raise NothingToDo(message)
     place = {"job": allocation.job, "restart": allocation.restart, "attempt": allocation.attempt}
     add_start(folder, starts, Start(**place, time=now(), saved=saved_step(folder) or 0))
@@ -168,12 +168,13 @@ def decide(folder: Path, submission: Submission, allocation: Allocation, max_ret
         # What a worker has said stands, but for "communication", which is no cause.
         kind, why = by_slurm or _unsaid_end(log, attempt, code)
         write_failure(folder, folder.name, attempt, kind, f"{why}; srun ended with code {code}, see {log}", "")
+    ours = [start for start in starts if start.job == allocation.job]
     if not here:
-        lost = allocation.restart - sum(start.job == allocation.job for start in starts)
+        lost = allocation.restart - len(ours)
         is_told = by_slurm is None and code == TOLD_TO_STOP and lost < max_retries
         return _requeue(allocation, "told to stop before a worker began") if is_told else code
     how = f"ended with {recorded_end(folder, attempt)}"
-    if by_slurm is None and goes_on(folder, starts, max_retries):
+    if by_slurm is None and goes_on(folder, ours, max_retries):
         return _requeue(allocation, how)
     why = "not requeued" if by_slurm is None else "Slurm ends the job, and requeues it or not"
     print(f"{how} as start {allocation.restart + 1} of this job: {why}", flush=True)

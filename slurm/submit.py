@@ -24,17 +24,8 @@ from harness.spec import SpecError
 from harness.tasks.task import find_task
 from harness.workers.attempt import Job
 from harness.workers.launch import missing_runs, write_experiment
-from slurm.campaign import (
-    CampaignError,
-    Submission,
-    campaign_path,
-    now,
-    put_submission,
-    queued_jobs,
-    read_campaign,
-    statuses,
-    take_snapshot,
-)
+from slurm import campaign
+from slurm.campaign import CampaignError, Submission
 from slurm.job import ALL_WELL, PreflightTask, do_run, preflight
 from slurm.profile import (
     Profile,
@@ -83,9 +74,9 @@ class Request:
 
     def place(self, code: Path | None = None) -> SubmissionPaths:
         """The places of the next submission's files; by default it has a copy of the sources of its own."""
-        number = len(read_campaign(self.folder).submissions)
+        number = len(campaign.read_campaign(self.folder).submissions)
         jobs = self.folder / "jobs" / f"{number:03d}"
-        return SubmissionPaths(jobs, code or jobs / "code", campaign_path(self.folder), number)
+        return SubmissionPaths(jobs, code or jobs / "code", campaign.campaign_path(self.folder), number)
 
 
 def check(request: Request) -> None:
@@ -106,10 +97,10 @@ def left_to_submit(request: Request) -> list[PlannedRun]:
     Raises:
         CampaignError: the queue does not answer, and runs that were submitted before may wait in it.
     """
-    if read_campaign(request.folder).submissions and queued_jobs() is None:
+    if campaign.read_campaign(request.folder).submissions and campaign.queued_jobs() is None:
         raise CampaignError("squeue does not answer, so nobody knows which runs are queued; call again when it does")
     missing = missing_runs(request.plan, request.folder)
-    there = zip(missing, statuses(request.folder, missing), strict=True)
+    there = zip(missing, campaign.statuses(request.folder, missing), strict=True)
     return [run for run, status in there if status.state not in ("queued", "running")]
 
 
@@ -161,7 +152,7 @@ def submit(request: Request) -> list[str]:
         if request.data is None:
             # Here, where there may be a network, so that jobs need not fetch it.
             find_task(request.plan.experiment.task).prepare(None)
-        code = take_snapshot(request.place().code)
+        code = campaign.take_snapshot(request.place().code)
         try:
             with redirect_stderr(io.StringIO()):  # submitit repeats there what sbatch says
                 after = _preflight(request, code) if request.preflight else []
@@ -196,7 +187,7 @@ def wait_for_preflight(job: str, logs: Sequence[Path]) -> bool:
     """
     began = seen = time.monotonic()
     while True:
-        queue, said = queued_jobs(), [tail_of(log).splitlines() for log in logs]
+        queue, said = campaign.queued_jobs(), [tail_of(log).splitlines() for log in logs]
         lines = {line.partition(":")[0]: line for each in reversed(said) for line in each}
         if failed := [line for what, line in lines.items() if what.startswith("FAIL ")]:
             raise CampaignError(f"preflight fails on the compute nodes: {'; '.join(failed)} (see {logs[0]})")
@@ -218,12 +209,9 @@ def wait_for_preflight(job: str, logs: Sequence[Path]) -> bool:
 def _submit_array(request: Request, code: Path, runs: list[PlannedRun], *after: str) -> list[str]:
     profile, place = request.profile, request.place(code)
     submission = Submission(
-        submitted_at=now(),
+        submitted_at=campaign.now(),
         cluster=request.cluster,
-        num_workers=profile.num_workers,
-        device=profile.device,
         data=None if request.data is None else str(request.data),
-        code=str(code),
         jobs_folder=str(place.jobs),
         runs=[run.run_id for run in runs],
         jobs=[],
@@ -236,11 +224,11 @@ def _submit_array(request: Request, code: Path, runs: list[PlannedRun], *after: 
     ]
     executor = SlurmExecutor(folder=place.jobs, python=python_of(profile))
     executor.update_parameters(**array_parameters(profile, request.name, place, *after))
-    put_submission(request.folder, place.submission, submission)  # jobs may start before sbatch returns
+    campaign.put_submission(request.folder, place.submission, submission)  # jobs may start before sbatch returns
     jobs: list[str] = []
     try:
         jobs = [str(job.job_id) for job in executor.map_array(do_run, given, [profile] * len(given))]
     finally:
         submitted = submission.model_copy(update={"jobs": jobs}) if jobs else None
-        put_submission(request.folder, place.submission, submitted)
+        campaign.put_submission(request.folder, place.submission, submitted)
     return jobs

@@ -19,22 +19,10 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import from_json
 
+from harness.records import store
 from harness.records.experiment import read_experiment
 from harness.records.run_lock import locked
-from harness.records.store import (
-    RUN_FILES,
-    RecordError,
-    Result,
-    RunRecord,
-    event_line,
-    parse_run,
-    read_optional,
-    read_run,
-    read_run_files,
-    record_text,
-    run_folders,
-    write_text_atomically,
-)
+from harness.records.store import RecordError, Result, RunRecord
 from harness.spec import RunConfig, explain, run_id
 
 FORMAT = 2
@@ -113,7 +101,7 @@ def _finished_run(files: Files, folder: Path, where: object) -> RunRecord:
         RecordError: a file is damaged or of another version, the run is not done, or its id is not the folder's name
             and the hash of its config.
     """
-    record = parse_run(files, folder)
+    record = store.parse_run(files, folder)
     try:
         own = run_id(RunConfig.model_validate_json(json.dumps(record.run.config)))
     except ValidationError as error:
@@ -142,9 +130,9 @@ def read_runs(folder: Path) -> dict[str, RunRecord]:
         RecordError: the pack or a run cannot be used.
     """
     found = {run: _packed_run(folder / run, files) for run, files in read_pack(folder).items()}
-    for path in run_folders(folder):
+    for path in store.run_folders(folder):
         if path.name not in found or (path / "result.json").exists():
-            found[path.name] = read_run(path)
+            found[path.name] = store.read_run(path)
     return dict(sorted(found.items()))
 
 
@@ -155,7 +143,7 @@ def read_result(folder: Path) -> Result | None:
         RecordError: the result is damaged or of another version, or the pack cannot be used.
     """
     # A result whose run.json is gone says of no run that it is done.
-    if (folder / "run.json").exists() and (result := read_optional(folder / "result.json", Result)):
+    if (folder / "run.json").exists() and (result := store.read_optional(folder / "result.json", Result)):
         return result
     files = read_pack(folder.parent).get(folder.name)
     return _packed_run(folder, files).result if files else None
@@ -179,13 +167,15 @@ def pack_runs(folder: Path, remove_folders: bool = False) -> tuple[int, int]:
     experiment = read_experiment(folder)
     with _alone(folder):
         runs = _checked_pack(folder)
-        finished = {path.name: files for path in run_folders(folder) if "result" in (files := read_run_files(path))}
+        finished = {
+            path.name: files for path in store.run_folders(folder) if "result" in (files := store.read_run_files(path))
+        }
         for run, files in finished.items():
             _finished_run(files, folder / run, folder / run / "run.json")
         runs |= finished
         if not runs:
             raise RecordError(f"{folder} holds no finished run to pack; run the experiment first")
-        write_text_atomically(folder / NAME, render_pack(experiment.name, runs))
+        store.write_text_atomically(folder / NAME, render_pack(experiment.name, runs))
         if remove_folders:
             _remove_packed(folder, list(finished))
     return len(runs), len(finished)
@@ -200,7 +190,7 @@ def _remove_packed(folder: Path, finished: list[str]) -> None:
     """Take away the folders of these runs that are what the pack on the disk has, and what is left of such."""
     packed = read_pack(folder)
     for run in finished:
-        if _inside(packed[run]) == _inside(read_run_files(folder / run)):  # as text, in which nan is nan
+        if _inside(packed[run]) == _inside(store.read_run_files(folder / run)):  # as text, in which nan is nan
             (folder / run / "run.json").unlink()  # first: a folder without one is no run, so half a one is never read
     for path in map(folder.joinpath, packed):
         if path.is_dir() and not (path / "run.json").exists():
@@ -220,11 +210,12 @@ def unpack_runs(folder: Path) -> int:
         packed = _checked_pack(folder)
         missing = [run for run in packed if not (folder / run / "run.json").exists()]
         for run in missing:
-            for path in map((folder / run).joinpath, reversed(RUN_FILES)):  # run.json last: without one it is no run
-                if path.stem in packed[run]:
-                    fields = packed[run][path.stem]
-                    text = "".join(map(event_line, fields)) if path.suffix == ".jsonl" else record_text(fields)
-                    write_text_atomically(path, text, durable=False)
+            for name in reversed(store.RUN_FILES):  # run.json last: a folder without one is no run
+                stem, _, ending = name.partition(".")
+                if stem in packed[run]:
+                    fields = packed[run][stem]
+                    text = "".join(map(store.event_line, fields)) if ending == "jsonl" else store.record_text(fields)
+                    store.write_text_atomically(folder / run / name, text, durable=False)
     return len(missing)
 
 

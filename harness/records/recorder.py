@@ -121,6 +121,16 @@ def write_failure(
         store.write_record(path, Failure(version=store.VERSION, step=None, **fields))
 
 
+def read_failure(folder: Path, attempt: str) -> Failure | None:
+    """What there is on how this attempt failed.
+
+    Raises:
+        RecordError: the record is damaged, or of another version.
+    """
+    failure = store.read_optional(folder / "failure.json", Failure)
+    return failure if failure is not None and failure.attempt == attempt else None
+
+
 def truncate_events(path: Path, last_step: int) -> None:
     """Keep the whole lines of events up to `last_step`: a resumed run repeats the rest.
 

@@ -194,12 +194,8 @@ class _Launch:
             self.free.append(each.place)
             unfinished = close(each)
             del self.steps_left[each.job.run.run_id]
-            if unfinished is None:
-                self.done += 1
-            else:
-                self.failures += unfinished.kind != "skipped"
-                if unfinished.concerns_all:
-                    self.pending.clear()
+            self.done += unfinished is None
+            self.failures += unfinished is not None and unfinished.kind != "skipped"
             self.display.ended(each.name, unfinished, f"{self.done}/{self.total}")
 
     def _ask_to_stop(self) -> None:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from harness.records import store
-from harness.records.recorder import end_by_watchdog, tail_of, write_failure
+from harness.records.recorder import end_by_watchdog, read_failure, tail_of, write_failure
 from harness.records.run_lock import BusyError
 from harness.records.state import is_done
-from harness.records.store import Failure, FailureKind, Heartbeat, RecordError
+from harness.records.store import FailureKind, Heartbeat, RecordError
 from harness.workers.attempt import Job, attempt_as_rank, attempt_stacked, failure_kind
 from harness.workers.process_group import Workers
 from harness.workers.processes import Worker, WorkerProcesses, start_workers
@@ -40,13 +40,11 @@ class Resources:
 class Unfinished:
     """Why a run that was on has no result.
 
-    `stopped`: it was asked to, and saved its state. `skipped`: another command is at it. `concerns_all`: every other
-    run would meet the same.
+    `stopped`: it was asked to, and saved its state. `skipped`: another command is at it.
     """
 
     kind: FailureKind | Literal["stopped", "skipped"]
     message: str
-    concerns_all: bool = False
 
     @property
     def is_failure(self) -> bool:
@@ -136,20 +134,15 @@ def close(active: ActiveRun) -> Unfinished | None:
     if EXIT_BUSY in codes:
         return Unfinished("skipped", "another process is at this run; call again when it has ended")
     if EXIT_DISK in codes:
-        return Unfinished(
-            "disk", f"{job.folder} cannot be written to; make room or give permission, and call again", True
-        )
+        return Unfinished("disk", f"{job.folder} cannot be written to; make room or give permission, and call again")
     path = job.folder / "failure.json"
     with contextlib.suppress(RecordError):
-        failure = store.read_optional(path, Failure)
-        own = failure is not None and failure.attempt == job.attempt.attempt
+        failure = read_failure(job.folder, job.attempt.attempt)
+        if failure is not None and failure.kind == "preempted":
+            return Unfinished("stopped", failure.message)
         # Workers that lost the one that was killed know of no more than that.
-        if failure is not None and own and not (active.was_killed and failure.kind == "communication"):
-            if failure.kind == "preempted":
-                return Unfinished("stopped", failure.message)
-            # What is wrong with a run's own folder is no other run's affair.
-            of_all = failure.kind == "disk" or (failure.kind == "data" and str(job.folder) not in failure.message)
-            return Unfinished(failure.kind, f"{failure.message} ({path})", of_all)
+        if failure is not None and not (active.was_killed and failure.kind == "communication"):
+            return Unfinished(failure.kind, f"{failure.message} ({path})")
     kind, message = _death(active, codes)
     with contextlib.suppress(OSError):
         write_failure(job.folder, job.run.run_id, job.attempt.attempt, kind, message, "", is_last_word=True)

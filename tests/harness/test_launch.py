@@ -183,15 +183,6 @@ def test_a_damaged_folder_is_no_other_runs_affair_but_a_damaged_result_stops_the
     assert "failed: sgd seed 1: data: " in capsys.readouterr().out
 
 
-def test_data_that_no_run_can_have_stop_the_launch(tmp_path: Path) -> None:
-    spec = changed(small_spec(), "task.name", "fashion_mnist")
-    display = Quiet()
-    given = launch_options(tmp_path, jobs=1, data=tmp_path / "nowhere")
-    assert launch(planned(tmp_path, changed(spec, "tuning")), given, display) == 1
-    assert "data: " in str(display.ends["sgd 1"]) and "is missing; " in str(display.ends["sgd 1"])
-    assert len(display.ends) == 1
-
-
 def test_checkpoints_that_a_killed_process_left_beside_its_result_go(tmp_path: Path, cli: CommandLine) -> None:
     spec = only(small_spec(), "sgd")
     (run,) = planned(tmp_path, spec).runs

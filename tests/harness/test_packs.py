@@ -298,13 +298,13 @@ def test_killed_at_any_point_nothing_is_lost_and_the_same_command_goes_on(folder
 
 def test_a_folder_that_changes_while_it_is_packed_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = folder / max(finished(folder)) / "result.json"
-    write = packs.write_text_atomically
+    write = store.write_text_atomically
 
     def rewritten(*arguments: Any) -> None:
         write(*arguments)
         path.write_bytes(path.read_bytes().replace(b'"compute"', b'"komputi"'))
 
-    monkeypatch.setattr(packs, "write_text_atomically", rewritten)
+    monkeypatch.setattr(store, "write_text_atomically", rewritten)
     pack_runs(folder, remove_folders=True)
     assert list(finished(folder)) == [path.parent.name]
 

@@ -103,10 +103,7 @@ def submission(folder: Path, *runs: str, **changes: Any) -> Submission:
     given: Table = {
         "submitted_at": "2026-01-01T00:00:00+00:00",
         "cluster": "mycluster",
-        "num_workers": 4,
-        "device": "cuda",
         "data": None,
-        "code": str(folder / "code"),
         "jobs_folder": str(folder / "jobs"),
         "runs": list(runs),
         "jobs": [f"7_{number}" for number in range(len(runs))],

@@ -106,14 +106,14 @@ def test_an_interface_that_is_not_there_is_a_sentence_with_the_node(
 
 def test_job_that_ends_without_an_answer_is_said_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submit, "LATE_SECONDS", 0.0)
-    monkeypatch.setattr(submit, "queued_jobs", lambda: {})
+    monkeypatch.setattr(submit.campaign, "queued_jobs", lambda: {})
     with pytest.raises(CampaignError, match=f"the preflight job 12 ended without an answer; see {tmp_path}/log"):
         wait_for_preflight("12", [tmp_path / "log"])
 
 
 def test_job_that_waits_is_waited_for_no_longer_than_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submit, "WAIT_SECONDS", 0.0)
-    monkeypatch.setattr(submit, "queued_jobs", lambda: {"12": "PENDING"})
+    monkeypatch.setattr(submit.campaign, "queued_jobs", lambda: {"12": "PENDING"})
     assert not wait_for_preflight("12", [tmp_path / "log"])
 
 
