@@ -82,7 +82,7 @@ MISTAKES: dict[str, tuple[Table, list[str]]] = {
     "more workers than samples": ({"training.num_workers": 1000}, ["1000 workers", "20 samples", "1600"]),
     "nothing left to train on": ({"task.held_out": 1600}, ["held_out", "1600"]),
     "model that cannot be": ({"model.options.widths": [4]}, ["small_cnn", "at least 2 items"]),
-    "no rate and no tuning": ({"rows.0.learning_rate": ABSENT}, ["learning rate", "tuning"]),
+    "no rate and no tuning": ({"rows.0.learning_rate": ABSENT}, ["learning_rate", "tuning"]),
     "wrong type of a model's option": (
         {"model.options.widths": "4, 8"},
         ["small_cnn", "widths", "valid list", "'4, 8'"],
