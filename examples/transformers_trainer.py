@@ -21,15 +21,8 @@ class ConsensusTrainer(Trainer):
     def __init__(self, model: torch.nn.Module, optimizer: DistributedOptimizer, **others: Any) -> None:
         super().__init__(model, optimizers=(optimizer, None), **others)
         self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)  # without DDP
-        self.consensus, self.method = partial(optimizer.consensus, model), optimizer  # accelerate wraps its optimiser
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        with self.consensus():
-            return super().evaluate(*args, **kwargs)
-
-    def save_model(self, *args: Any, **kwargs: Any) -> None:
-        with self.consensus():
-            super().save_model(*args, **kwargs)
+        self.method, at_consensus = optimizer, optimizer.consensus(model)  # accelerate wraps its optimiser
+        self.evaluate, self.save_model = at_consensus(self.evaluate), at_consensus(self.save_model)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         consensus_checkpoint(output_dir, self.model, self.method, schedule=self.lr_scheduler)

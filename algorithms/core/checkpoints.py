@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -10,11 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from algorithms.core.collectives import Collectives, StackedCollectives
+from algorithms.core.collectives import Collectives, SoloCollectives, StackedCollectives
 from algorithms.core.optimizer import DistributedOptimizer
 from algorithms.core.process_group import ProcessGroupCollectives, translated_errors
 from algorithms.core.state import common_state
@@ -30,6 +32,8 @@ def consensus_checkpoint(
     folder: str | Path, model: nn.Module, optimizer: DistributedOptimizer, **others: object
 ) -> None:
     """Saves the workers' average model, and what each of them needs to go on. All workers must call it.
+
+    That includes the random generators of the process: Python's, NumPy's, torch's and the current GPU's.
 
     The average needs nothing of this package to be read, nor several processes:
 
@@ -59,6 +63,7 @@ def consensus_checkpoint(
     own = {
         "model": {key: value for key, value in model.state_dict().items() if key not in parameters},
         "optimizer": optimizer.state_dict(),
+        "generators": _generators(),
         "others": {key: each.state_dict() if isinstance(each, Stateful) else each for key, each in others.items()},
     }
     if collectives.rank == 0 and (folder / METADATA).exists():
@@ -73,14 +78,15 @@ def consensus_checkpoint(
 
 
 def load_checkpoint(
-    folder: str | Path, model: nn.Module, optimizer: DistributedOptimizer, **others: Stateful
+    folder: str | Path, model: nn.Module, optimizer: DistributedOptimizer | None = None, **others: Stateful
 ) -> dict[str, Any]:
     """Goes on from a `consensus_checkpoint`, and returns the other values that it holds. All workers must call it.
 
-    As many workers as saved it go on to the bit, each from its own state. Any other number begins at the average model,
-    with the average of all momenta, errors and the like, and with worker 0's other values.
+    As many workers as saved it go on to the bit, each from its own state and random generators. Any other number begins
+    at the average model, with the average of all momenta, errors and the like, and with worker 0's other values.
 
     Args:
+        optimizer: None gives the model the average, for use; then any one process may call it.
         others: objects that were saved under the same names, whose states are loaded.
 
     Raises:
@@ -88,26 +94,27 @@ def load_checkpoint(
         OSError: a worker could not read.
         ValueError: it is another method's or model's, of other settings, or lacks a name.
     """
-    folder, collectives = Path(folder), optimizer.collectives
+    folder, collectives = Path(folder), SoloCollectives() if optimizer is None else optimizer.collectives
     if not (folder / METADATA).exists():
         raise FileNotFoundError(f"{folder} is no checkpoint, or not whole; newest_checkpoint() finds those that are")
     average = _of_one_worker(model.state_dict(), collectives)
     state: dict[str, Any] = {"model": {key: _copy(value) for key, value in average.items()}, "world_size": 0}
     _read_(state, folder, collectives)
     average = {key: _as_held(state["model"][key], held) for key, held in model.state_dict().items()}
-    if state["world_size"] == collectives.world_size:
-        own = _read_worker(folder, collectives.rank, collectives)
-        model.load_state_dict(average | own["model"])
-    else:
-        own = _read_worker(folder, 0, collectives)
+    goes_on = optimizer is not None and state["world_size"] == collectives.world_size
+    own = _read_worker(folder, collectives.rank if goes_on else 0, collectives)
+    model.load_state_dict(average | own["model"] if goes_on else average)
+    if optimizer is not None and not goes_on:
         workers = (_read_worker(folder, rank, collectives)["optimizer"] for rank in range(state["world_size"]))
         own["optimizer"] = common_state(workers)
-        model.load_state_dict(average)
-    optimizer.load_state_dict(own["optimizer"])
+    if optimizer is not None:
+        optimizer.load_state_dict(own["optimizer"])
     for key, each in others.items():
         if key not in own["others"]:
             raise ValueError(f"{folder} holds no {key!r}, but {sorted(own['others'])}")
         each.load_state_dict(own["others"].pop(key))
+    if goes_on:
+        _set_generators(*own["generators"])
     return dict(own["others"])
 
 
@@ -115,6 +122,19 @@ def newest_checkpoint(parent: str | Path) -> Path | None:
     """Returns the folder in `parent` to go on from: of those that all workers saved, the one of the highest numbers."""
     whole = [path.parent for path in Path(parent).glob(f"*/{METADATA}")]
     return max(whole, key=lambda folder: [int(number) for number in re.findall(r"\d+", folder.name)], default=None)
+
+
+def _generators() -> tuple[Any, ...]:
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
+
+
+def _set_generators(python: Any, numpy: Any, cpu: Tensor, cuda: Tensor | None) -> None:
+    random.setstate(python)
+    np.random.set_state(numpy)
+    torch.set_rng_state(cpu)
+    if cuda is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(cuda)
 
 
 def _read_worker(folder: Path, rank: int, collectives: Collectives) -> dict[str, Any]:

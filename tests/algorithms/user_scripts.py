@@ -345,6 +345,7 @@ def consensus_averages_buffers_too(name: str) -> None:
         assert_close(model.norm.running_mean, mean)  # type: ignore[arg-type]
         gathered = everyones(torch.cat([value.double().reshape(-1) for value in model.state_dict().values()]))
         assert all(torch.equal(gathered[0], other) for other in gathered)
+    assert_close(optimizer.consensus(model)(model.norm.running_mean.clone)(), mean)  # type: ignore[operator]
     assert all(torch.equal(value, own[key]) for key, value in model.state_dict().items())
     saved = {key: value for key, value in own.items() if "running" in key}
     assert not torch.equal(saved["norm.running_mean"], mean)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from torch import nn
 from torch.optim.lr_scheduler import ConstantLR
 
@@ -106,3 +109,15 @@ def test_what_is_not_whole_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"rank 0 cannot write or read .*file"):
         consensus_checkpoint(tmp_path / "file" / "step-12", model, optimizer)
+
+
+def test_a_checkpoint_puts_random_generators_back_and_gives_its_model_without_an_optimiser(tmp_path: Path) -> None:
+    draws = [random.random, np.random.random, lambda: torch.rand(1).item()]
+    model, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    consensus_checkpoint(tmp_path / "step-1", model, optimizer, step=1)
+    drawn = [draw() for draw in draws]
+    assert load_checkpoint(tmp_path / "step-1", model, optimizer) == {"step": 1}
+    assert [draw() for draw in draws] == drawn
+    assert load_checkpoint(tmp_path / "step-1", other) == {"step": 1} and torch.equal(other.weight, model.weight)
+    assert [draw() for draw in draws] != drawn
