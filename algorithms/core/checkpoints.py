@@ -85,6 +85,8 @@ def load_checkpoint(
     As many workers as saved it go on to the bit, each from its own state and random generators. Any other number begins
     at the average model, with the average of all momenta, errors and the like, and with worker 0's other values.
 
+    Load what you trust alone: values that are no tensors are pickled.
+
     Args:
         optimizer: None gives the model the average, for use; then any one process may call it.
         others: objects that were saved under the same names, whose states are loaded.
