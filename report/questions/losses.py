@@ -103,12 +103,14 @@ def would_local_sgd_do(evidence: Evidence) -> Answer | None:
     if not (long and long.has("local_sgd-96", "mcser-96", "mcser_block-96", "final_average", "sgd")):
         return None
     pairs = [(row, "local_sgd-96") for row in ("mcser-96", "mcser_block-96")] + [("final_average", "sgd")]
-    tables = [long.contrasts_of(pairs).assign(network="perceptron")]
+    tables = [long.contrasts_of(pairs).assign(network="perceptron", experiment=JUDGED)]
     if cnn := evidence.experiment("study_network_cnn"):
-        tables.append(cnn.contrasts_of([("mcser-h16-r1_3-r2_48", "local_sgd-24")]).assign(network="convolutions"))
+        own = cnn.contrasts_of([("mcser-h16-r1_3-r2_48", "local_sgd-24")])
+        tables.append(own.assign(network="convolutions", experiment="study_network_cnn"))
     if tails:
         tail = "local_sgd-96~everything_sent-at0.75"
-        against = tails.contrasts_of([(tail, "local_sgd-96"), (tail, "local_sgd-4")]).assign(network="perceptron")
+        against = tails.contrasts_of([(tail, "local_sgd-96"), (tail, "local_sgd-4")])
+        against = against.assign(network="perceptron", experiment="study_tail")
         against["other"] = "local SGD, H = " + against["reference"].str.rpartition("-")[2]
         tables.append(against)
     frame = pd.concat(tables, ignore_index=True)

@@ -149,7 +149,7 @@ def other_networks(evidence: Evidence) -> Answer | None:
         "rank_interval": (low, high),
         "spread": spread_between_kinds(shares),
     }
-    return Answer(frame, numbers, _by_kind(shares))
+    return Answer(frame, numbers, _by_kind(shares), rows=locals_.head(6))
 
 
 COLOURS = {

@@ -85,7 +85,8 @@ def why_resets_help(evidence: Evidence) -> Answer | None:
     frame = study.contrasts_of((f"{kind}-reset", f"{kind}-feedback") for kind in KINDS)
     frame["label"] = frame["row"].str.removesuffix("-reset").map(KINDS)
     numbers = {"blocks": blocks, "topk": topk, "regime": judged.regime, "study": study.regime}
-    return Answer(frame, numbers | {"most_apart": (frame["learning_rate"] / frame["other_rate"]).max()})
+    numbers |= {"most_apart": (frame["learning_rate"] / frame["other_rate"]).max()}
+    return Answer(frame, numbers, rows=frame.head(6))
 
 
 @asked_of(TWO_LEVEL, BOTH)
@@ -138,6 +139,7 @@ def which_compressors_work(study: Compared) -> Answer:
     wide = frame.pivot(index="compressor", columns="rule", values="estimate")
     resets = frame[frame["rule"] == RULES["reset"]].set_index("compressor")
     shown = wide.loc[frame["compressor"].unique()].join(resets[["models_sent", "link_models"]]).reset_index()
+    shown = shown[shown["compressor"] != KINDS["random_k"]]  # much as blocks; the answer's first line has it
     ends = resets.reset_index().sort_values("estimate")
     feedback = wide.loc[KINDS["block"], RULES["feedback"]]
     return Answer(frame, {"best": ends.iloc[-1], "worst": ends.iloc[0], "block_feedback": feedback}, rows=shown)
