@@ -273,6 +273,12 @@ def as_text(job: TrainingJob, advice: Advice) -> str:
     return f"{advice.sentence}\n\n{tabulate(lines, heads, disable_numparse=True)}\n\n{advice.where}\n{gap}"
 
 
+def _shares() -> pd.DataFrame:
+    """What methods lose on the kinds of network whose shipped experiment can tell a loss."""
+    shares = shares_lost(Evidence((SHIPPED,)))
+    return shares[shares["tells"]]
+
+
 def run(options: argparse.Namespace) -> int:
     """Print the recommendation, the table and what it rests on; returns the exit status."""
 
@@ -283,7 +289,7 @@ def run(options: argparse.Namespace) -> int:
                 f"advice stands on the records in {SHIPPED}, which come with a checkout and not with an installation; "
                 "run `python -m harness advise` in a checkout"
             )
-        return as_text(job, advise(job, read_frames(options.map), shares_lost(Evidence((SHIPPED,)))))
+        return as_text(job, advise(job, read_frames(options.map), _shares()))
 
     return end_of(said, UsageError)
 

@@ -33,7 +33,7 @@ HALF_WIDTH = 1.96
 
 @dataclass(frozen=True)
 class Kind:
-    """An experiment of a kind of network and its row of each method; all send some 200 to 300 models."""
+    """An experiment of a kind of network and its row of each method. Models sent and loads of a link differ by row."""
 
     network: str
     experiment: str
@@ -138,7 +138,8 @@ def other_networks(evidence: Evidence) -> Answer | None:
             tables.append(own.assign(network=kind.network, margin=margin, experiment=kind.experiment))
     frame = pd.concat(tables, ignore_index=True)
     losses, locals_ = frame.iloc[::2], frame.iloc[1::2]
-    rank, low, high = rank_correlation(shares)
+    telling = shares[shares["tells"]]
+    rank, low, high = rank_correlation(telling)
     numbers = {
         "kinds": len(tables),
         "shown": int((losses["verdict"] == LESS).sum()),
@@ -147,7 +148,8 @@ def other_networks(evidence: Evidence) -> Answer | None:
         "missing": [kind.network for kind in KINDS if kind.network not in set(losses["network"])],
         "rank": rank,
         "rank_interval": (low, high),
-        "spread": spread_between_kinds(shares),
+        "spread": spread_between_kinds(telling),
+        "telling": telling["network"].nunique(),
     }
     return Answer(frame, numbers, _by_kind(shares), rows=locals_.head(6))
 
@@ -160,15 +162,15 @@ COLOURS = {
 
 def _by_kind(shares: pd.DataFrame) -> Figure:
     """A line for each kind of network, a mark for each method at the share that it loses."""
-    names = list(dict.fromkeys(shares["network"]))
+    names = dict(zip(shares["network"], shares["tells"], strict=True))
     figure, (axes,) = new_figure(0.75 + 0.3 * len(names))
     for number, (method, colour) in enumerate(COLOURS.items()):
         own = shares[shares["method"] == method]
         if len(own):
-            height = np.array([names.index(name) for name in own["network"]]) + 0.14 * (number - 2)
+            height = np.array([list(names).index(name) for name in own["network"]]) + 0.14 * (number - 2)
             ends = [own["share"] - own["low"], own["high"] - own["share"]]
             axes.errorbar(own["share"], height, xerr=ends, fmt="o", color=colour, label=method, elinewidth=0.8)
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), [name if tells else f"({name})" for name, tells in names.items()])
     axes.invert_yaxis()
     axes.axvline(0, color="#555555", linewidth=0.8)
     axes.axvline(1, color="#777777", linewidth=0.8, linestyle="--")
