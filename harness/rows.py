@@ -116,7 +116,7 @@ class RowSpec(Strict):
         own = RestartSpec(**restart.model_dump(exclude={"row"}))
         label = f"{self.label} without {' and '.join(own.without).replace('_', ' ')}"
         if own.everything_sent:
-            label = f"{self.label}, then {100 * (1 - own.at):g} % of the steps with everything sent"
+            label = f"{self.label}, tail of {100 * (1 - own.at):g} %"
         label += "" if own.worker is None else f" of worker {own.worker}"
         ratio = None if own.everything_sent else self.ratio
         row = f"{self.row}~{own.name}"
