@@ -13,20 +13,29 @@ Source: Douillard et al., "Streaming DiLoCo with overlapping communication", arX
 Without lateness, tau = 0 and alpha = 0, this is `diloco`, in fragments as there. Momentum, or AdamW's moments, are
 local and are kept. The source's inner optimiser is local_step = "adamw", by default it is SGD.
 
-Deviations: fragments are equal shares of the flat vector, where it takes layers; numbers have 32 or 16 bits, where it
-sends 4, and what rounding takes is sent the next time. A message is waited for when it is sent, and its result put by:
-training is as the source's, the clock is not.
-Cost: 32 d / H bits per step on average, an all-reduce of d / F every H / F steps.
+What shorter numbers leave out is sent the next time: e_i <- x - x_i + e_i is sent, and e_i keeps what rounding took.
+
+With ProcessGroupCollectives(overlap=True) a message travels beside the steps until it is used. Else it is waited for
+when it is sent, and put by: training is the same, the clock is not.
+
+Deviations: fragments are equal shares of the flat vector, where it takes layers; its 4 bits are floating, here they are
+`quantised_blocks`, and it keeps no e. With fewer bits e grows without bound under an outer momentum of 0.9.
+Cost: 32 d / H bits per step on average, an all-reduce of d / F every H / F steps; b + 32 / 256 for 32 with b bits.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Unpack
+from collections import deque
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, Unpack
 
-import torch
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from algorithms.core import Common, Layout, Purpose
+from algorithms.compressors.quantisers import QuantisedBlocks
+from algorithms.core import Common, Layout, Purpose, Traffic
+from algorithms.core.exchange import Exchanged
+from algorithms.core.stages import EVERYTHING
 from algorithms.diloco import DiLoCo
 
 
@@ -37,18 +46,13 @@ class StreamingDiLoCo(DiLoCo):
         sync_interval, num_fragments, outer_lr, outer_momentum: H, F, eta and mu, as in `DiLoCo`.
         delay: tau, in steps, from 0 up and below H.
         merge: alpha, in [0, 1], the share of a worker's own parameters that it keeps.
+        bits: of a number that is sent: 4 or 8, in two stages, or 32, which leaves it to `communication_dtype`.
         common: see `DistributedOptimizer`.
     """
 
     name = "streaming_diloco"
-    no_compression: ClassVar = {
-        "sync_interval": 1,
-        "outer_lr": 1.0,
-        "outer_momentum": 0.0,
-        "delay": 0,
-        "merge": 0.0,
-    }
-    tried_with: ClassVar = {"outer_lr": 0.7, "outer_momentum": 0.9, "delay": 1, "merge": 0.5}
+    no_compression: ClassVar = {**DiLoCo.no_compression, "delay": 0, "merge": 0.0}
+    tried_with: ClassVar = {**DiLoCo.tried_with, "delay": 1, "merge": 0.5}
 
     def __init__(
         self,
@@ -60,23 +64,23 @@ class StreamingDiLoCo(DiLoCo):
         outer_lr: float = 0.7,
         outer_momentum: float = 0.9,
         merge: float = 0.5,
+        bits: Literal[4, 8, 32] = 32,
         **common: Unpack[Common],
     ) -> None:
-        super().__init__(
-            params,
-            sync_interval=sync_interval,
-            num_fragments=num_fragments,
-            outer_lr=outer_lr,
-            outer_momentum=outer_momentum,
-            **common,
-        )
+        outer: Any = {"num_fragments": num_fragments, "outer_lr": outer_lr, "outer_momentum": outer_momentum}
+        super().__init__(params, sync_interval=sync_interval, **outer, **common)
         if type(delay) is not int or not 0 <= delay < sync_interval:
             raise ValueError(f"{self.name}: delay must be an integer from 0 up and below sync_interval, not {delay!r}")
         if isinstance(merge, bool) or not isinstance(merge, int | float) or not 0 <= merge <= 1:
             raise ValueError(f"{self.name}: merge must lie in [0, 1], not {merge!r}")
         self.delay, self.merge = delay, merge
+        if bits not in (4, 8, 32):
+            raise ValueError(f"{self.name}: bits must be 4, 8 or 32, not {bits!r}")
+        self.compressor = EVERYTHING if bits == 32 else self.checked("bits", QuantisedBlocks(bits))
         self.delta = self.new_buffer("delayed")
-        self.e = None if self.communication_dtype is None else self.new_buffer("error")
+        is_exact = bits == 32 and self.communication_dtype is None
+        self.e = None if is_exact else self.new_buffer("error")
+        self._under_way = deque[tuple[int, Callable[[], Exchanged]]]()
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
@@ -86,20 +90,46 @@ class StreamingDiLoCo(DiLoCo):
         whole = self.num_fragments == 1 and self.merge == 0 and num_steps > self.delay
         return num_steps == 0 or (whole and (num_steps - self.delay) % self.sync_interval == 0)
 
+    def _expected_traffic(self, num_steps: int) -> Traffic:
+        traffic = Traffic()
+        for first in range(self.fragment_interval, self.sync_interval + 1, self.fragment_interval):
+            steps, layout = range(first, num_steps + 1, self.sync_interval), Layout.flat(self.fragment(first))
+            traffic.add_entry(Purpose.MODEL, self.cost(self.compressor, Purpose.MODEL, steps, layout))
+        return traffic
+
+    @property
+    def traffic(self) -> Traffic:
+        """As for any method; waits for what is under way."""
+        self._put_by()
+        return super().traffic
+
     def _update(self, step: int) -> None:
         self.local_step_()
         if step % self.fragment_interval == 0:
-            here = self.fragment(step)
-            delta = self.x[..., here] - self.flat.parameters[..., here]
-            if self.e is None:
-                self.average_in_place_(delta, Purpose.MODEL)
-                self.delta[..., here] = delta
-            else:  # what rounding takes is sent the next time
-                own, self.delta[..., here] = self.average(delta.add_(self.e[..., here]), Purpose.MODEL)
-                torch.sub(delta, own, out=self.e[..., here])
+            self._send(step)
         sent = step - self.delay
         if sent > 0 and sent % self.fragment_interval == 0:
+            self._put_by(sent)
             self._arrive(self.fragment(sent))
+
+    def _send(self, step: int) -> None:
+        here = self.fragment(step)
+        message = self.x[..., here] - self.flat.parameters[..., here]
+        if self.e is not None:
+            message = self.e[..., here].add_(message)
+        sending = self.begin_exchange(message, self.compressor, Layout.flat(here), step, Purpose.MODEL)
+        self._under_way.append((step, sending))
+        if self.collectives.early is None:
+            self._put_by()
+
+    def _put_by(self, until: int | None = None) -> None:
+        """Waits for what was sent up to a step, by default for all, and keeps it for the steps that use it."""
+        while self._under_way and (until is None or self._under_way[0][0] <= until):
+            step, waiting = self._under_way.popleft()
+            here, sent = self.fragment(step), waiting()
+            sent.support.copy_(self.delta[..., here].zero_(), sent.mean)
+            if self.e is not None:
+                sent.support.add_(self.e[..., here], sent.own, alpha=-1)
 
     def _arrive(self, here: slice) -> None:
         """Takes the outer step of a fragment and merges it."""
@@ -110,3 +140,11 @@ class StreamingDiLoCo(DiLoCo):
             v = self.v[..., here].mul_(self.outer_momentum).add_(delta)
             x.sub_(v * (self.outer_lr * self.outer_momentum))
         local.mul_(self.merge).add_(x * (1 - self.merge))
+
+    def _vectors(self, with_parameters: bool) -> dict[str, Tensor]:
+        self._put_by()
+        return super()._vectors(with_parameters)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self._put_by()
+        super()._restore(state)

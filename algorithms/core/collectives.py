@@ -40,6 +40,8 @@ class Collectives(ABC):
         other work."""
         self.early: EarlyMeans | None = None
         """Means that are begun during the backward pass, where the group is asked to overlap."""
+        self.twin: Collectives = self
+        """The end of a group of its own by which they travel."""
 
     @property
     def own_ranks(self) -> range:

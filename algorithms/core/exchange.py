@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from algorithms.core.collectives import Collectives, share_of, sum_in_rank_order
 from algorithms.core.compressors import Compressor, Draw, Encoded, Gathered, Reduced, SharedSupport
 from algorithms.core.layout import Layout, Support, whole
 from algorithms.core.topology import Mixing
-from algorithms.core.traffic import Purpose
+from algorithms.core.traffic import Elapsed, Purpose, Traffic
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,40 @@ def exchange(
             own.append(decoded)
     mean.div_(collectives.world_size)
     return Exchanged(whole(layout.numel), torch.stack(own), mean.expand_as(vector))
+
+
+def begin_exchange(
+    vector: Tensor,
+    compressor: Compressor,
+    layout: Layout,
+    draw: Draw,
+    purpose: Purpose,
+    collectives: Collectives,
+    communication_dtype: torch.dtype | None = None,
+) -> Callable[[], Exchanged]:
+    """Begins `exchange`, beside whatever follows where the group overlaps; returns what waits for the result.
+
+    Until it has returned, `vector` must not be changed, and with overlap what was sent is not counted.
+    """
+    if collectives.early is None:
+        sent = exchange(vector, compressor, layout, draw, purpose, collectives, communication_dtype)
+        return lambda: sent
+    end, supports = copy.copy(collectives.twin), list[Support]()
+    end.traffic, end.elapsed = Traffic(), Elapsed()
+
+    def send() -> tuple[Tensor, Tensor]:
+        sent = exchange(vector, compressor, layout, draw, purpose, end, communication_dtype)
+        supports.append(sent.support)
+        return sent.own, sent.mean
+
+    waiting = collectives.early.beside(send, vector)
+
+    def wait() -> Exchanged:
+        own, mean = waiting()
+        collectives.traffic.add_entry(purpose, end.traffic[purpose])
+        return Exchanged(supports[0], own, mean)
+
+    return wait
 
 
 def _exchange_in_shares(

@@ -55,6 +55,11 @@ class Layout:
             offset += tensor.numel()
         return cls(tuple(windows))
 
+    @classmethod
+    def flat(cls, part: slice) -> Layout:
+        """The layout of a part of a flat vector, taken as one tensor."""
+        return cls((Window(0, (part.stop - part.start,), (1,)),))
+
     @cached_property
     def numel(self) -> int:
         """d, the number of coordinates."""

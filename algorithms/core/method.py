@@ -10,7 +10,7 @@ from torch import Tensor
 
 from algorithms.core.collectives import Collectives
 from algorithms.core.compressors import Compressor, Draw, checked
-from algorithms.core.exchange import Exchanged, Mixed, average, exchange, mix
+from algorithms.core.exchange import Exchanged, Mixed, average, begin_exchange, exchange, mix
 from algorithms.core.flat import FlatBuffers, GroupsOfOneType
 from algorithms.core.layout import Layout, Windows
 from algorithms.core.local_step import LocalOptimizer, after_local_step, local_step_
@@ -170,11 +170,12 @@ class Method:
         """Bits of a number in a message, in the closed forms."""
         return torch.finfo(self.communication_dtype or self.flat.parameters.dtype).bits
 
-    def cost(self, compressor: Compressor, purpose: Purpose, steps: range) -> Entry:
+    def cost(self, compressor: Compressor, purpose: Purpose, steps: range, layout: Layout | None = None) -> Entry:
         """Returns what one worker sends at these steps; on a meta model, for plans, the mean over draws of it."""
+        layout = layout or self.flat.layout
         if self.flat.parameters.is_meta:
-            return compressor.mean_cost(self.flat.layout, len(steps), self.float_bits)
-        return compressor.cost(self.flat.layout, lambda step: self.draw(step, purpose), steps, self.float_bits)
+            return compressor.mean_cost(layout, len(steps), self.float_bits)
+        return compressor.cost(layout, lambda step: self.draw(step, purpose), steps, self.float_bits)
 
     def draw(self, step: int, purpose: Purpose) -> Draw:
         """Returns the randomness of this step and purpose, which all workers share."""
@@ -247,6 +248,12 @@ class Method:
     def exchange(self, vector: Tensor, compressor: Compressor, step: int, purpose: Purpose) -> Exchanged:
         """Sends C(vector) and averages it; see `core.exchange.exchange`."""
         return exchange(vector, compressor, self.flat.layout, self.draw(step, purpose), purpose, *self._sending)
+
+    def begin_exchange(
+        self, vector: Tensor, compressor: Compressor, layout: Layout, step: int, purpose: Purpose
+    ) -> Callable[[], Exchanged]:
+        """Begins to send C(vector), a vector of this layout, and returns what waits; see `core.exchange`."""
+        return begin_exchange(vector, compressor, layout, self.draw(step, purpose), purpose, *self._sending)
 
     def mix(self, vector: Tensor, compressor: Compressor, mixing: Mixing, step: int, purpose: Purpose) -> Mixed:
         """Sends C(vector) to neighbours and mixes what these send; see `core.exchange.mix`."""

@@ -2,7 +2,8 @@
 
 A sparsifier's choice is known before the backward pass. When the gradients of all tensors that a message touches are
 done, the message is computed on the side, by the arithmetic that `step()` will use, and its mean is begun. `step()`
-goes its usual way; where it asks for that mean it finds it begun, or finished.
+goes its usual way; where it asks for that mean it finds it begun, or finished. What a method itself begins for later
+steps (`core.exchange.begin_exchange`) goes on beside them in the same way.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +23,8 @@ from torch import Tensor
 from algorithms.core.flat import FlatBuffers
 from algorithms.core.stages import EarlyMessage
 from algorithms.core.traffic import Purpose, Traffic
+
+T = TypeVar("T", bound=tuple[Tensor | None, ...])
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,9 @@ class EarlyMeans:
 
     def __init__(self, mean_: Callable[[Tensor], Tensor | None]) -> None:
         self._mean_ = mean_
+        self._begun: dict[Purpose, _Begun] = {}
         self._helper = ThreadPoolExecutor(1, "early_means")
         self._stream: torch.cuda.Stream | None = None
-        self._begun: dict[Purpose, _Begun] = {}
 
     def begin(self, message: Tensor, purpose: Purpose) -> None:
         """Begins the mean of `message`, which must not be changed. All workers must begin the same in the same order.
@@ -56,24 +60,28 @@ class EarlyMeans:
                 "two optimisers send early through one ProcessGroupCollectives(overlap=True); give each its own"
             )
         mean = message.clone()
-        self._begun[purpose] = _Begun(message, mean, self._start(mean))
+        waiting = self.beside(lambda: (self._mean_(mean),), mean)
+        self._begun[purpose] = _Begun(message, mean, lambda: waiting()[0])
 
-    def _start(self, mean: Tensor) -> Callable[[], Tensor | None]:
-        if not mean.is_cuda:
-            return self._helper.submit(self._mean_, mean).result
-        # On a GPU no thread is needed: the host goes on while the mean waits for its turn in a stream of its own.
-        stream = self._stream = self._stream or torch.cuda.Stream(mean.device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(mean.device))
+    def beside(self, do: Callable[[], T], like: Tensor) -> Callable[[], T]:
+        """Has done on the side, in the order of calls, what reads tensors such as `like`; returns what waits for it."""
+        if not like.is_cuda:
+            return self._helper.submit(do).result
+        # On a GPU no thread is needed: the host goes on while the work waits for its turn in a stream of its own.
+        stream = self._stream = self._stream or torch.cuda.Stream(like.device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(like.device))
         with torch.cuda.stream(stream):
-            rest = self._mean_(mean)
+            made = do()
             done = stream.record_event()
+        like.record_stream(stream)
 
-        def wait() -> Tensor | None:
-            current = torch.cuda.current_stream(mean.device)
+        def wait() -> T:
+            current = torch.cuda.current_stream(like.device)
             current.wait_event(done)
-            if rest is not None:
-                rest.record_stream(current)
-            return rest
+            for each in made:
+                if each is not None:
+                    each.record_stream(current)
+            return made
 
         return wait
 

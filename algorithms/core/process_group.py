@@ -55,7 +55,8 @@ class ProcessGroupCollectives(Collectives):
         self.device = torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else None
         """The device that tensors must be on to be sent; None if any will do."""
         if overlap:
-            self.early = EarlyMeans(ProcessGroupCollectives(_twin(group))._mean_)
+            self.twin = ProcessGroupCollectives(_twin(group))
+            self.early = EarlyMeans(self.twin._mean_)
 
     def _mark(self, tensor: Tensor) -> Mark:
         return mark(self.device or tensor.device)

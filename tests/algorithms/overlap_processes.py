@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -96,8 +97,14 @@ CASES = {
     "cser-zero": Case("cser", ("zero", "block")),
     "mcser-others": Case("mcser", ("random_k", "identity")),
 }
-NEVER_EARLY = ("sgd", "local_sgd", "cser-explicit", "mcser-others")
-"""Messages that need all gradients."""
+STREAMING: dict[str, Any] = {"num_fragments": 3, "delay": 2}
+CASES |= {
+    "streaming": Case("streaming_diloco", own=STREAMING),
+    "streaming-4-bits": Case("streaming_diloco", own={**STREAMING, "bits": 4}, habit="reload"),
+    "streaming-bf16": Case("streaming_diloco", own=STREAMING, common={"communication_dtype": torch.bfloat16}),
+}
+NEVER_EARLY = ("sgd", "local_sgd", "cser-explicit", "mcser-others", "streaming", "streaming-bf16", "streaming-4-bits")
+"""Messages that need all gradients. Those of Streaming DiLoCo travel beside the steps that follow."""
 
 
 class Net(nn.Module):
@@ -201,7 +208,7 @@ def changes_no_bit(key: str, group: dist.ProcessGroup | None) -> None:
     assert without["training"] == overlapped["training"]
     if case.group == "all":
         wasted = overlapped["control"] - without["control"]
-        assert (wasted > 0) == (case.habit in WASTEFUL), wasted
+        assert (wasted > 0) == (case.habit in WASTEFUL and key not in NEVER_EARLY), wasted
         assert without["begun"] == 0 and (overlapped["begun"] > 0) == (key not in NEVER_EARLY)
     # Only in the first step, which does not know of the GradScaler.
     assert key != "mcser-scaler" or overlapped["begun"] == 1
@@ -258,7 +265,26 @@ def takes_what_is_no_number() -> None:
     assert optimizer.flat.parameters.isnan().all()
 
 
+def streams_beside_the_steps() -> None:
+    """What is sent in one step is not waited for before the step that uses it."""
+    collectives, go_on, was_free = ProcessGroupCollectives(overlap=True), threading.Event(), list[bool]()
+    model = Net(0, torch.float32)
+    optimizer = make(Case("streaming_diloco", own=STREAMING), collectives, model)
+    for step in range(1, 6):
+        if step == 4:  # What is sent here waits, and is used two steps later.
+            hold = lambda: (was_free.append(go_on.wait(20)), ())[1]  # noqa: E731
+            collectives.early.beside(hold, torch.zeros(1))  # type: ignore[union-attr]
+        optimizer.zero_grad()
+        loss_of(model, collectives.rank, step).backward()
+        optimizer.step()
+        if step == 4:
+            assert not was_free
+            go_on.set()
+    assert optimizer.traffic.training() == optimizer.expected_traffic(5).training() and was_free == [True]
+
+
 OTHERS: dict[str, Callable[[], None]] = {
+    "streams beside the steps": streams_beside_the_steps,
     "clipped afterwards": lambda: refuses(lambda optimizer, model: nn.utils.clip_grad_norm_(model.parameters(), 1e-3)),
     "another rate afterwards": lambda: refuses(halve_rates),
     "no number": takes_what_is_no_number,

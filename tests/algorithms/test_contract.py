@@ -188,6 +188,7 @@ RESUMED: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
     ("diloco", "identity", FRAGMENTS | {"outer_momentum": 0.0}, {}),
     ("powersgd", "identity", {"rank": 2}, {}),
     ("streaming_diloco", "identity", FRAGMENTS | {"delay": 5}, {}),
+    ("streaming_diloco", "identity", FRAGMENTS | {"delay": 3, "bits": 4}, {}),
     ("local_sgd", "identity", {"first_moment_interval": 3, "second_moment_interval": 2}, ADAMW),
 ]
 

@@ -154,6 +154,10 @@ def cases() -> Iterator[tuple[str, dict[str, Any], float, Follow]]:
         yield "diloco", {"sync_interval": 5, **more}, 0.9, by(t.streaming_diloco, 5, 1, 0, 0.7, 0.9, 0.0, **more)
     for case in STREAMING_CASES:
         yield "streaming_diloco", dict(zip(keys, case, strict=True)), 0.9, by(t.streaming_diloco, *case)
+        for bits in (4, 8):
+            compress = t.in_two_stages(t.quantised_blocks(bits, 256), 256)
+            own = {**dict(zip(keys, case, strict=True)), "bits": bits}
+            yield "streaming_diloco", own, 0.9, by(t.streaming_diloco, *case, compress=compress)
     yield from neighbours()
 
 

@@ -267,14 +267,16 @@ def streaming_diloco(
     outer_momentum: float,
     merge: float,
     send_gradients: bool = False,
+    compress: Compress | None = None,
 ) -> Iterator[State]:
     """Each fragment is sent in its own steps, and a message waits in a queue for the step at which it arrives.
 
     Fragment f has the coordinates from f d / F to (f + 1) d / F, both rounded down. DiLoCo has no delay and no merge.
+    What `compress` leaves out of a message goes with the next one of the fragment.
     """
     zero, d = 0 * problem.start, len(problem.start)
     theta, velocity = problem.start.copy(), zero.copy()
-    x, m = problem.everywhere(theta), problem.everywhere(zero)
+    x, m, e = problem.everywhere(theta), problem.everywhere(zero), problem.everywhere(zero)
     under_way: dict[tuple[int, int], Array] = {}
     for t in range(1, num_steps + 1):
         p = updates(problem, m, x, t)
@@ -282,13 +284,17 @@ def streaming_diloco(
         for f in range(num_fragments):
             here = slice(f * d // num_fragments, (f + 1) * d // num_fragments)
             if t % interval == (f + 1) * (interval // num_fragments) % interval:
-                under_way[t + delay, f] = mean(theta[here] - x[:, here])
+                sent = message = theta[here] - x[:, here] + e[:, here]
+                if compress is not None:
+                    sent = compress(t, "model", message)
+                    e[:, here] = message - sent
+                under_way[t + delay, f] = mean(sent)
             if (t, f) in under_way:
                 gradient = under_way.pop((t, f))
                 velocity[here] = outer_momentum * velocity[here] + gradient
                 theta[here] = theta[here] - outer_lr * (gradient + outer_momentum * velocity[here])
                 x[:, here] = merge * x[:, here] + (1 - merge) * theta[here]
-        yield x.copy(), []
+        yield x.copy(), [] if compress is None else e.copy()
 
 
 def ef21_sgdm(problem: Problem, num_steps: int, compress: Compress) -> Iterator[State]:
