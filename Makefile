@@ -31,7 +31,7 @@ export PYTHON VENV
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup reproduce reproduce-long tune studies answers plan status report bench test check clean
-.PHONY: plan-cifar100 plan-imagenet reproduce-small reproduce-cifar100 reproduce-imagenet resubmit gpu-check netlab speedups speedups-scored speedups-wide
+.PHONY: plan-cifar100 plan-imagenet reproduce-small reproduce-cifar100 reproduce-imagenet resubmit gpu-check netlab speedups speedups-scored speedups-wide speedups-consecutive
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -137,6 +137,9 @@ speedups-scored: $(VENV)/.installed ## time exactly what accuracy runs score, at
 
 speedups-wide: $(VENV)/.installed ## time methods on links of 0 to 80 ms one way, beside the study of speed-ups (Linux, root)
 	@$(HARNESS) speedups --wide "$(RESULTS)/speedups"
+
+speedups-consecutive: $(VENV)/.installed ## time steps in a row: what travels beside them, and slow workers (Linux, root)
+	@$(HARNESS) speedups --consecutive "$(RESULTS)/speedups"
 
 gpu-check: $(VENV)/.installed-dev ## try and time on GPUs what experiments rely on there; skipped where there is none
 	@$(MEASURE) -m gpu --table "$(RESULTS)/gpu/gpu_check.jsonl"

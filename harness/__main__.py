@@ -142,10 +142,11 @@ def _add_timing_options(
     speedups.add_argument(
         "--wide", type=Path, metavar="FOLDER", help="time only links of several latencies, into FOLDER"
     )
+    what = "time only steps in a row, with slow workers and without, into FOLDER"
+    speedups.add_argument("--consecutive", type=Path, metavar="FOLDER", help=what)
+    what = "of --scored, --wide, --consecutive or `time`, by name (default: all)"
     for sub in (speedups, time):
-        sub.add_argument(
-            "--methods", nargs="*", default=[], help="of --scored, of --wide or of `time`, by name (default: all)"
-        )
+        sub.add_argument("--methods", nargs="*", default=[], help=what)
     netlab.add_argument("--workers", type=_count, default=8, help="gloo processes (default: 8)")
     netlab.add_argument("--machines", type=_count, help="machines they are on, as many on each (default: one each)")
     what = "Mb/s of a machine's link (default: 10,50,100)"

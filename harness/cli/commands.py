@@ -238,7 +238,7 @@ def answers(options: argparse.Namespace) -> int:
 
 def speedups(options: argparse.Namespace) -> int:
     """Do the study of speed-ups and build its report; 1 where a worker failed, else the report's exit code."""
-    from harness.timing.study import run_scored, run_study, run_wide
+    from harness.timing.study import run_consecutive, run_scored, run_study, run_wide
     from report.__main__ import main as build
 
     if options.scored is not None:
@@ -246,6 +246,9 @@ def speedups(options: argparse.Namespace) -> int:
         return 0
     if options.wide is not None:
         run_wide(options.wide, options.methods)
+        return 0
+    if options.consecutive is not None:
+        run_consecutive(options.consecutive, options.methods)
         return 0
     run_study(options.output, options.minutes)
     accuracy = [word for folder in options.accuracy for word in ("--accuracy", str(folder))]

@@ -104,8 +104,18 @@ class Method(Record):
         return 4 * num_parameters / sum(message.payload_bytes / message.every for message in self.messages)
 
 
-StepKind = Literal["every", "ordinary", "synchronising"]
-"""`every`: all steps of the method are alike; else the last of a period synchronises, others are ordinary."""
+StepKind = Literal["every", "ordinary", "synchronising", "consecutive"]
+"""`every`: all steps of the method are alike; else the last of a period synchronises, others are ordinary.
+
+`consecutive`: whole periods, one step after the other, so that a message can travel beside the steps that follow, and a
+worker can be late without the others' waiting at once. A number is then a stretch's mean over its steps."""
+
+
+class Stragglers(Record):
+    """Workers whose passes take `factor` times as long: worker 0 in every step, or each in its turn, one a step."""
+
+    who: Literal["one", "in turn"]
+    factor: float
 
 
 class Cell(Record):
@@ -114,7 +124,8 @@ class Cell(Record):
     `seconds` are the slowest worker's, the others are means over workers. Where steps are emulated `seconds` leave the
     codec out, since it runs on this host's cores: encoding, decoding and update. `waiting` is from a worker's arrival
     at a collective to the last one's, and 0 where the workers share no clock; `transfer` is the rest of the collective
-    that was not hidden behind the backward pass. The dilation is undone in all but the codec's.
+    that was not hidden behind the backward pass. The dilation is undone in all but the codec's. Of consecutive steps
+    `transfer` is all that is not compute, and `seconds` leave nothing out.
     """
 
     method: str
@@ -148,6 +159,7 @@ class Timing(Record):
     fabric: Fabric
     """Its rate is None where cells are of several."""
     workload: Workload
+    stragglers: Stragglers | None = None
     num_warmup_steps: int
     methods: list[Method]
     cells: list[Cell]

@@ -40,6 +40,8 @@ def method(
     """
     intervals = (settings.get(key) for key in ("reset_interval", "sync_interval", "accumulation_steps"))
     period = next((each for each in intervals if each is not None), 1)
+    if isinstance(period, int):
+        period //= settings.get("num_fragments", 1)
     return Method(
         name=name,
         label=label,
@@ -99,6 +101,23 @@ METHODS = {each.name: each for each in _TABLE}
 Those of the family without a ratio in their label have an overall one of 256, and so have their relatives; but D-PSGD
 compresses nothing, and two stages of 8 bits have 3.9.
 """
+
+STEPS_BETWEEN = 64
+"""Steps between two averages of a model in `CONSECUTIVE`; blocks have that ratio."""
+_STREAMING = {"sync_interval": STEPS_BETWEEN, "num_fragments": 4, "delay": 12}
+_IN_A_ROW = (
+    METHODS["ddp"],
+    _own("mcser_64", "M-CSER", "mcser", STEPS_BETWEEN),
+    _own("local_sgd_64", "local SGD", "local_sgd", STEPS_BETWEEN),
+    _own("diloco_64", "DiLoCo", "diloco", STEPS_BETWEEN),
+    method("streaming", "Streaming DiLoCo, waiting", "streaming_diloco", _STREAMING),
+    method("streaming_overlap", "Streaming DiLoCo", "streaming_diloco", _STREAMING, overlap=True),
+    method("streaming_4", "Streaming DiLoCo, 4 bits", "streaming_diloco", _STREAMING | {"bits": 4}, overlap=True),
+    _own("noloco_64", "NoLoCo, pairs", "noloco", STEPS_BETWEEN),
+    METHODS["dpsgd"],
+)
+CONSECUTIVE = {each.name: each for each in _IN_A_ROW}
+"""The methods of consecutive steps: a message may travel beside the steps that follow, and a worker may be late."""
 
 
 def scored_methods(results: Path) -> dict[str, Method]:

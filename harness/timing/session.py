@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import gc
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from statistics import mean
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 
 from harness.records.store import VERSION, Attempt
-from harness.records.timings import Cell, Fabric, Message, Method, StepKind, Timing, Workload
+from harness.records.timings import Cell, Fabric, Message, Method, StepKind, Stragglers, Timing, Workload
 from harness.timing.lab import Lab, start_inside
 from harness.timing.method_messages import described
 from harness.timing.timed_step import Parts, RankStep, parts_of
@@ -23,6 +26,8 @@ from harness.workers.processes import Worker
 
 TIMEOUT_SECONDS = 900.0
 """How long a worker waits for the others."""
+LEAST_STRETCH = 16
+"""Consecutive steps of a stretch, at least."""
 SetLink = Callable[[float | None], object]
 
 
@@ -56,6 +61,8 @@ class Session:
         methods: in the order of turns.
         cells_of: what is timed of a method, by its messages; a function of a module, perhaps with arguments bound.
         trains: see `Setting`.
+        steps_per_visit: of each cell; stretches of them where they are consecutive.
+        stragglers: who is slow, in consecutive steps.
     """
 
     workload: Workload
@@ -66,6 +73,7 @@ class Session:
     trains: bool = False
     num_visits: int = 2
     steps_per_visit: int = 5
+    stragglers: Stragglers | None = None
 
 
 def kinds_of(method: Method) -> list[tuple[StepKind, float, list[Message]]]:
@@ -79,6 +87,11 @@ def kinds_of(method: Method) -> list[tuple[StepKind, float, list[Message]]]:
 def on_one_link(link: float | None, dilation: float, workload: Workload, method: Method) -> list[CellPlan]:
     """Cells of both kinds of steps on links of one rate."""
     return [CellPlan(kind, share, link, dilation) for kind, share, _ in kinds_of(method)]
+
+
+def on_end(link: float | None, workload: Workload, method: Method) -> list[CellPlan]:
+    """One cell of consecutive steps, in real time, on links of one rate."""
+    return [CellPlan("consecutive", 1.0, link, 1.0)]
 
 
 def time_methods(session: Session, device: torch.device, set_link: SetLink | None = None) -> Found:
@@ -122,7 +135,10 @@ def _turn(
         turn.trainee.slow_down(plan.dilation)
         if set_link is not None and plan.link is not None:
             set_link(plan.link / plan.dilation)
-        yield plan, [_step(turn, number, plan.kind != "ordinary", set_link is not None) for number in numbers]
+        if plan.kind == "consecutive":
+            yield plan, [_stretch(turn, number, plan.dilation, session.stragglers) for number in numbers]
+        else:
+            yield plan, [_step(turn, number, plan.kind != "ordinary", set_link is not None) for number in numbers]
 
 
 def _step(turn: Turn, number: int, synchronises: bool, share_clock: bool) -> Parts:
@@ -132,6 +148,27 @@ def _step(turn: Turn, number: int, synchronises: bool, share_clock: bool) -> Par
     workers: list[RankStep] = [own] * dist.get_world_size()
     dist.all_gather_object(workers, own)
     return parts_of(workers, share_clock)
+
+
+def _stretch(turn: Turn, number: int, dilation: float, stragglers: Stragglers | None) -> Parts:
+    """Means over the steps of whole periods, between which nobody waits but for what a method waits for."""
+    rank, world_size, period = dist.get_rank(), dist.get_world_size(), turn.method.period
+    num_steps = period * math.ceil(LEAST_STRETCH / period)
+    turn.go_to(number * num_steps // period, True)
+    compute = 0.0
+    dist.barrier()
+    began = time.perf_counter()
+    for step in range(num_steps):
+        slow = stragglers is not None and rank == (0 if stragglers.who == "one" else step % world_size)
+        turn.trainee.slow_down(dilation * (stragglers.factor if stragglers is not None and slow else 1.0))
+        turn.step()
+        compute += turn.trainee.scheduled_seconds
+    own = time.perf_counter() - began, compute
+    workers = [own] * world_size
+    dist.all_gather_object(workers, own)
+    seconds, passes = zip(*workers, strict=True)
+    total, compute = max(seconds) / num_steps, mean(passes) / num_steps
+    return Parts(total, compute, 0.0, 0.0, total - compute)
 
 
 def cell_of(name: str, plan: CellPlan, steps: Sequence[tuple[int, Parts]], trains: bool) -> Cell:
@@ -159,6 +196,7 @@ def timing_of(session: Session, found: Found, attempt: Attempt, fabric: Fabric) 
         attempt=attempt,
         fabric=fabric,
         workload=session.workload,
+        stragglers=session.stragglers,
         num_warmup_steps=NUM_WARMUP_STEPS,
         methods=found[0],
         cells=found[1],

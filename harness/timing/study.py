@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,13 +12,13 @@ import torch
 
 from harness.records.provenance import new_attempt
 from harness.records.store import VERSION, write_record
-from harness.records.timings import Fabric, LeftOut, Method, TimingStudy, Workload, ring_bytes
+from harness.records.timings import Fabric, LeftOut, Method, Stragglers, TimingStudy, Workload, ring_bytes
 from harness.spec import SpecError
 from harness.timing.lab import lab
 from harness.timing.links import LabTopology, rate_text
-from harness.timing.methods import METHODS, scored_methods
+from harness.timing.methods import CONSECUTIVE, METHODS, scored_methods
 from harness.timing.netlab import ceiling_bits_per_second, record_name
-from harness.timing.session import CellPlan, CellsOf, Session, kinds_of, on_one_link, time_in_lab, timing_of
+from harness.timing.session import CellPlan, CellsOf, Session, kinds_of, on_end, on_one_link, time_in_lab, timing_of
 from harness.timing.sweep import connected, fabric, sweep_lab
 from harness.timing.trainees import workload
 from harness.timing.workloads import gradients_of
@@ -53,6 +53,11 @@ WIDE = (
     "noloco",
 )
 """The methods of wide-area links: those that claim them, and baselines."""
+
+SLOW = (None, Stragglers(who="one", factor=1.5), Stragglers(who="one", factor=3), Stragglers(who="in turn", factor=3))
+"""Who is slow in consecutive steps."""
+FAR = (5e-3, 20e-3)
+"""Seconds one way at which consecutive steps are timed too, where nobody is slow."""
 
 SCORED_WORKLOAD, SCORED_WORKERS = "resnet50_v100", 8
 SCORED_LINKS = (1e9, 10e9, 25e9)
@@ -210,18 +215,46 @@ def run_wide(folder: Path, names: Sequence[str]) -> None:
         SpecError: an unknown method, or this machine can have no network lab.
         WorkerError: a worker failed.
     """
-    if unknown := [name for name in names if name not in METHODS]:
-        raise SpecError(f"unknown method {unknown[0]!r}; the methods are {', '.join(METHODS)}")
-    load, methods = workload(WIDE_WORKLOAD, "cpu"), [METHODS[name] for name in names or WIDE]
+    methods, load = _named(METHODS, names or WIDE), workload(WIDE_WORKLOAD, "cpu")
     for latency in WIDE_LATENCIES:
-        topology = LabTopology(WIDE_WORKERS, 1, WIDE_LINK, latency)
-        print(f"speedups: {WIDE_WORKLOAD} on {topology}", flush=True)
         session = Session(load, gradients_of(load.name), WIDE_WORKERS, methods, partial(on_one_link, WIDE_LINK, 1.0))
-        attempt = new_attempt("processes", "gloo", torch.device("cpu"))
-        with lab(topology) as up:
-            found = time_in_lab(session, up)
-        name = f"wide-{WIDE_LINK / 1e6:g}mbps-{1e3 * latency:g}ms.json"
-        write_record(folder / name, timing_of(session, found, attempt, fabric(topology)))
+        _time_wide(folder / f"wide-{_link(latency)}.json", session, latency)
+
+
+def run_consecutive(folder: Path, names: Sequence[str]) -> None:
+    """Time consecutive steps, with nobody slow and with stragglers, each a session in real time, as `run_wide` does.
+
+    Args:
+        names: of `CONSECUTIVE`; all if none is named. Far apart M-CSER is left out: it would take a quarter of an hour.
+    """
+    load = workload(WIDE_WORKLOAD, "cpu")
+    for latency, slow in [*((0.0, each) for each in SLOW), *((each, None) for each in FAR)]:
+        methods = _named(CONSECUTIVE, names or [name for name in CONSECUTIVE if not latency or name != "mcser_64"])
+        cells_of = partial(on_end, WIDE_LINK)
+        session = Session(
+            load, gradients_of(load.name), WIDE_WORKERS, methods, cells_of, steps_per_visit=2, stragglers=slow
+        )
+        which = "" if slow is None else f"-{slow.who.replace(' ', '-')}-{slow.factor:g}"
+        _time_wide(folder / f"consecutive-{_link(latency)}{which}.json", session, latency)
+
+
+def _named(known: Mapping[str, Method], names: Sequence[str]) -> list[Method]:
+    if unknown := [name for name in names if name not in known]:
+        raise SpecError(f"unknown method {unknown[0]!r}; the methods are {', '.join(known)}")
+    return [known[name] for name in names]
+
+
+def _link(latency: float) -> str:
+    return f"{WIDE_LINK / 1e6:g}mbps-{1e3 * latency:g}ms"
+
+
+def _time_wide(file: Path, session: Session, latency: float) -> None:
+    topology = LabTopology(WIDE_WORKERS, 1, WIDE_LINK, latency)
+    print(f"speedups: {file.stem}, {WIDE_WORKLOAD} on {topology}", flush=True)
+    attempt = new_attempt("processes", "gloo", torch.device("cpu"))
+    with lab(topology) as up:
+        found = time_in_lab(session, up)
+    write_record(file, timing_of(session, found, attempt, fabric(topology)))
 
 
 def scored_cells(most_bits_per_second: float, load: Workload, method: Method) -> list[CellPlan]:

@@ -110,6 +110,8 @@ class Turn:
             began = mark(device)
             self.step()
             ended = mark(device)
+            if isinstance(self.optimizer, DistributedOptimizer):
+                _ = self.optimizer.traffic  # What travels beside the steps that follow is seen to its end.
         while device.type == "cpu" and any(each.ended is None for each in seen):
             time.sleep(1e-3)  # DDP can go on before the end of its all-reduce is noted.
         intervals = {each.key: (each.began, each.ended) for each in seen if each.ended is not None}

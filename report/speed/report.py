@@ -31,6 +31,7 @@ from report.speed.tables import (
     AT,
     agreement_frame,
     clear_cells,
+    consecutive_table,
     costs_table,
     headlines_table,
     joined_table,
@@ -39,7 +40,7 @@ from report.speed.tables import (
     sweeps_frame,
     wide_table,
 )
-from report.speed.timed import STUDY, wide_frame
+from report.speed.timed import STUDY, consecutive_frame, wide_frame
 from report.speed.workload_model import SpeedStudy, WorkloadModel, read_study
 
 Parts = tuple[dict[str, Any], dict[str, pd.DataFrame], dict[str, Figure]]
@@ -90,6 +91,12 @@ def contents(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
     if len(wide):
         frames["wide_steps"] = wide
         context["wide_link"], context["wide_load"] = wide["bits_per_second"].iloc[0], study.records.wide[0].workload
+    row = consecutive_frame(study.records.consecutive)
+    context["row"] = consecutive_table(row) if len(row) else None
+    if len(row):
+        frames["consecutive_steps"], context["row_load"] = row, study.records.consecutive[0].workload
+        context["row_link"] = row["bits_per_second"].iloc[0]
+        context["passes"] = row.loc[row["condition"] == row["condition"].iloc[0], "passes_seconds"].mean()
     parts = [_joined(study, experiments)] + ([_modelled(study, modelled, model)] if model else [])
     figures: dict[str, Figure] = {}
     for more_context, more_frames, more_figures in parts:

@@ -50,6 +50,12 @@ def wide_table(steps: pd.DataFrame) -> pd.DataFrame:
     return table.rename(columns=heads).reset_index()
 
 
+def consecutive_table(steps: pd.DataFrame) -> pd.DataFrame:
+    """A line a method, in the order of the records, a column a condition: milliseconds of a step."""
+    table = steps.pivot(index="label", columns="condition", values="seconds")
+    return table.loc[steps["label"].unique(), steps["condition"].unique()].reset_index()
+
+
 def networks_table(cells: pd.DataFrame, layouts: pd.DataFrame) -> pd.DataFrame:
     """A line a workload and network, timed ones first: DDP's step, M-CSER's gain over it, and the most gained.
 

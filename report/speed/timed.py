@@ -31,7 +31,7 @@ _PARTS = ["compute_seconds", "codec_seconds", "waiting_seconds", "transfer_secon
 class SpeedRecords:
     """Everything read of one study, in the order of its lists.
 
-    `sessions` are of scored methods; `wide` are on links of several latencies.
+    `sessions` are of scored methods; `wide` are on links of several latencies, and so are `consecutive` steps.
     """
 
     study: TimingStudy
@@ -39,11 +39,13 @@ class SpeedRecords:
     timings: tuple[Timing, ...]
     sessions: tuple[Timing, ...]
     wide: tuple[Timing, ...]
+    consecutive: tuple[Timing, ...]
 
     @property
     def attempts(self) -> list[Attempt]:
         """Of the sweeps, then of the timings, then of the sessions."""
-        records: list[Sweep | Timing] = [*self.sweeps, *self.timings, *self.sessions, *self.wide]
+        records: list[Sweep | Timing] = [*self.sweeps, *self.timings, *self.sessions]
+        records += [*self.wide, *self.consecutive]
         return [record.attempt for record in records]
 
 
@@ -58,14 +60,17 @@ def read_speed_records(folder: Path) -> SpeedRecords:
         raise UsageError(f"{folder} holds no {STUDY}; give the folder of a study, as results/speedups")
     study = read_record(folder / STUDY, TimingStudy)
     paths = sorted({*folder.glob("scored-*.json"), *(folder.parent / SCORED).glob("scored-*.json")})
-    wide = {path: read_record(path, Timing) for path in sorted(folder.glob("wide-*.json"))}
+    wide, consecutive = (
+        {path: read_record(path, Timing) for path in sorted(folder.glob(f"{name}-*.json"))}
+        for name in ("wide", "consecutive")
+    )
     sweeps = {folder / name: read_record(folder / name, Sweep) for name in study.sweeps}
     timings = {folder / name: read_record(folder / name, Timing) for name in study.timings}
     sessions = {path: read_record(path, Timing) for path in paths}
     _refuse_mixed({path: record.attempt for path, record in (sweeps | timings).items()})
-    for records in (sessions, wide):
+    for records in (sessions, wide, consecutive):
         _refuse_mixed({path: record.attempt for path, record in records.items()})
-    of_steps = [tuple(records.values()) for records in (timings, sessions, wide)]
+    of_steps = [tuple(records.values()) for records in (timings, sessions, wide, consecutive)]
     return SpeedRecords(study, tuple(sweeps.values()), *of_steps)
 
 
@@ -106,6 +111,26 @@ def wide_frame(timings: Sequence[Timing]) -> pd.DataFrame:
             step = step_of(timing.cells_of(method.name, timing.fabric.bits_per_second))
             lines.append({"method": method.name, "label": method.label, **place, **step})
     return pd.DataFrame(lines)
+
+
+def consecutive_frame(timings: Sequence[Timing]) -> pd.DataFrame:
+    """One line a method and condition, which is a latency or who is slow, with its consecutive steps, as `wide_frame`.
+
+    `passes_seconds` is a worker's own time of a step, the mean over workers.
+    """
+
+    def order(timing: Timing) -> tuple[float, ...]:
+        slow = timing.stragglers
+        return (0, timing.fabric.latency_seconds) if slow is None else (1, slow.who == "in turn", slow.factor)
+
+    frames = []
+    for timing in sorted(timings, key=order):
+        latency, slow = f"{1e3 * timing.fabric.latency_seconds:g} ms", timing.stragglers
+        condition = latency if slow is None else f"{slow.who} {slow.factor:g}x"
+        cells = [timing.cells_of(each.name, timing.fabric.bits_per_second) for each in timing.methods]
+        passes = [_mixed(each, "compute_seconds") for each in cells]
+        frames.append(wide_frame([timing]).assign(condition=condition, passes_seconds=passes))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
 def _mixed(cells: Sequence[Cell], name: str, of: Callable[[Sequence[float]], float] = median) -> float:

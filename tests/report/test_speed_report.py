@@ -145,6 +145,24 @@ def test_mistakes_are_sentences(tmp_path: Path) -> None:
         read_study(folder)
 
 
+def test_consecutive_steps_have_a_table_by_latency_and_by_who_is_slow(tmp_path: Path) -> None:
+    folder = write_study(tmp_path, [sweep(100e6)], [timing(20 * 100e6)])
+    cases = [(0.02, None), (0.0, {"who": "in turn", "factor": 3.0}), (0.0, None), (0.0, {"who": "one", "factor": 1.5})]
+    for number, (latency, slow) in enumerate(cases):
+        record = timing(1e8, dilation=1.0)
+        record["fabric"] |= {"latency_seconds": latency}
+        record["stragglers"] = slow
+        for cell in record["cells"]:
+            cell |= {"kind": "consecutive", "seconds": [0.1 + number] * 2}
+        (folder / f"consecutive-{number}.json").write_text(json.dumps(record))
+    context, frames, _ = contents(read_study(folder), [])
+    heads = ["0 ms", "20 ms", "one 1.5x", "in turn 3x"]
+    assert list(context["row"].columns) == ["label", *heads]
+    assert context["row"][heads].iloc[0].to_list() == pytest.approx([2.1, 0.1, 3.1, 1.1])
+    assert len(frames["consecutive_steps"]) == 4 * len(context["row"])
+    assert "## Steps in a row" in markdown_of("speed.md.j2", context)
+
+
 def test_wide_area_links_have_a_table_by_latency(tmp_path: Path) -> None:
     folder = write_study(tmp_path, [sweep(100e6)], [timing(20 * 100e6)])
     for number, latency in enumerate((0.08, 0.0, 0.005)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -15,10 +16,10 @@ from scipy import stats
 from algorithms import ProcessGroupCollectives, Purpose
 from algorithms.core.topology import Topology
 from harness.records.provenance import new_attempt
-from harness.records.timings import Cell, Fabric, StepKind, Timing, formula_bytes, mean_step
+from harness.records.timings import Cell, Fabric, StepKind, Stragglers, Timing, formula_bytes, mean_step
 from harness.timing.links import LabTopology
-from harness.timing.methods import METHODS
-from harness.timing.session import CellPlan, Session, cell_of, on_one_link, time_in_lab, timing_of
+from harness.timing.methods import CONSECUTIVE, METHODS
+from harness.timing.session import CellPlan, Session, cell_of, on_end, on_one_link, time_in_lab, timing_of
 from harness.timing.sweep import fabric
 from harness.timing.timed_step import Parts, RankStep, parts_of, recorded
 from harness.timing.trainees import workload
@@ -100,6 +101,20 @@ def test_what_goes_to_neighbours_is_seen_and_timed(session: tuple[Timing, list[f
     assert message.rounds == ((1,),), "two workers in a ring have one neighbour each"
     [cell] = record.cells_of("dpsgd_ring", LINK)
     assert all(one + other > 0 for one, other in zip(cell.transfer_seconds, cell.waiting_seconds, strict=True))
+
+
+@pytest.mark.parametrize(("who", "extra"), [("one", 2.0), ("in turn", 2.0)])
+def test_of_two_workers_one_is_slow_at_each_of_consecutive_steps(asked: Session, who: Any, extra: float) -> None:
+    methods = [CONSECUTIVE[name] for name in ("ddp", "streaming_4")]
+    slow = Stragglers(who=who, factor=1 + extra)
+    row = replace(asked, methods=methods, cells_of=partial(on_end, LINK), num_visits=1, stragglers=slow)
+    found = time_in_lab(row, Loopback())  # type: ignore[arg-type]
+    scheduled = asked.workload.forward_seconds + asked.workload.backward_seconds
+    assert [(each.name, each.period, len(each.messages)) for each in found[0]][1] == ("streaming_4", 16, 1)
+    for cell in found[1]:
+        assert cell.compute_seconds == pytest.approx([scheduled * (1 + extra / 2)] * 2), "the mean over both workers"
+        least = 1 + (extra if who == "one" or cell.method == "ddp" else extra / 2)
+        assert min(cell.seconds) >= least * scheduled * 0.999, "who averages in each step waits in each"
 
 
 def _impossible(*arguments: object) -> list[CellPlan]:
