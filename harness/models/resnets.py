@@ -21,8 +21,8 @@ Initial values are torchvision's and those of the CSER authors' scripts, with ze
 `MSRAPrelu()`, normal weights of variance 2 / (1 + 0.25^2) over the mean of fan-in and fan-out. Wide ResNet: MXNet's
 `Xavier()`, Glorot uniform weights.
 
-Deviations: ResNet-50 v2's `width` is an addition, and the precision (the authors': float16 with a float32 copy) is up
-to the caller.
+Deviations: ResNet-50 v2's `width` and Wide ResNet's `stem_stride` are additions, and the precision (the authors':
+float16 with a float32 copy) is up to the caller.
 """
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ def resnet50_v2(input_shape: tuple[int, ...], num_classes: int, width: Count = 6
     return model.apply(partial(_initialise, lambda weight: nn.init.xavier_normal_(weight, gain=gain)))
 
 
-def wide_resnet(input_shape: tuple[int, ...], num_classes: int, depth: int, width: Count) -> nn.Module:
+def wide_resnet(
+    input_shape: tuple[int, ...], num_classes: int, depth: int, width: Count, stem_stride: Count = 1
+) -> nn.Module:
     """Three stages of n blocks, the second and third at half the resolution of the one before.
 
     Args:
@@ -96,13 +98,14 @@ def wide_resnet(input_shape: tuple[int, ...], num_classes: int, depth: int, widt
         num_classes: outputs.
         depth: 6n + 4, for n blocks in each of three stages.
         width: the factor k; the stages have 16k, 32k and 64k channels.
+        stem_stride: of the first convolution; 2 takes a quarter of the arithmetic.
     """
     if depth < 10 or (depth - 4) % 6:
         raise ValueError(f"depth must be 6n + 4 (10, 16, 22, 28, 34, 40, ...), not {depth}")
     num_blocks = (depth - 4) // 6
     model = nn.Sequential(
         nn.BatchNorm2d(input_shape[0], affine=False),
-        nn.Conv2d(input_shape[0], 16, 3, padding=1, bias=False),
+        nn.Conv2d(input_shape[0], 16, 3, stride=stem_stride, padding=1, bias=False),
         nn.BatchNorm2d(16),
         _stage(_two_convolutions, 16, 16 * width, num_blocks, stride=1),
         _stage(_two_convolutions, 16 * width, 32 * width, num_blocks, stride=2),

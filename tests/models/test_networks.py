@@ -208,6 +208,14 @@ def test_a_study_s_network_is_about_as_large_as_the_perceptron(study: str) -> No
     assert any(isinstance(each, nn.BatchNorm2d) for each in model.modules()) == (study != "group_norm")
 
 
+def test_a_stem_of_stride_2_halves_all_resolutions_and_keeps_every_parameter() -> None:
+    full, halved = (build("wide_resnet", (1, 28, 28), stem_stride=stride) for stride in (1, 2))
+    assert [each.shape for each in full.parameters()] == [each.shape for each in halved.parameters()]
+    assert count(halved) == 77_594 and halved(images((1, 28, 28))).shape == (4, 10)
+    heads = [nn.Sequential(*list(model.children())[:-3])(images((1, 28, 28))).shape[-1] for model in (full, halved)]
+    assert heads == [7, 4]
+
+
 def test_a_layer_of_the_densenet_adds_as_many_channels_as_the_growth_rate() -> None:
     model = small_densenet((1, 28, 28), 10, growth_rate=6, blocks=[2, 3])
     # 6 from the stem, 2 x 6 from the first block, halved by the transition, 3 x 6 from the second.

@@ -6,6 +6,7 @@ import gzip
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import torchvision
 from harness.spec import TaskSpec
 from harness.tasks import DataError, fashion_mnist
 from harness.tasks.fashion_mnist import MEAN, STANDARD_DEVIATION, FashionMNIST, contents, verified
+from harness.tasks.fashion_mnist_crops import TASK as CROPS
 from tests.tasks.miniatures import fashion_mnist_files
 
 IMAGES, LABELS = list(fashion_mnist.FILES)[:2]
@@ -150,3 +152,27 @@ def test_samples_are_the_files_bytes_normalised(places: Places) -> None:
     pixels = torch.tensor(list(raw[16:]), dtype=torch.float32).view(5, 1, 28, 28)
     assert torch.allclose(samples.train_inputs, (pixels / 255 - MEAN) / STANDARD_DEVIATION, atol=1e-6)
     assert samples.train_labels.tolist() == [0, 1, 2, 3, 4] and samples.evaluation_labels.tolist() == [0, 1, 2]
+
+
+def test_with_crops_training_images_are_shifted_and_all_others_are_as_without(places: Places) -> None:
+    folder = fashion_mnist_files(places.root / "large", 40, 6)
+    fashion_mnist.FILES.update(folder)
+    sized = {"num_train": 40, "num_test": 6}
+    plain, cropped = (
+        replace(task, **sized).load(places.root / "large", TaskSpec(name="any"), torch.device("cpu"))
+        for task in (FashionMNIST(), CROPS)
+    )
+    for ours, theirs in zip(*(each.evaluation_batches(torch.arange(6)) for each in (cropped, plain)), strict=True):
+        torch.testing.assert_close(ours[0], theirs[0])
+        assert torch.equal(ours[1], theirs[1])
+    order = torch.arange(40)
+    [(images, labels)] = cropped.training_batches([order], seed=3, rank=1, first_step=5)
+    whole, classes = plain.train_inputs, plain.train_labels
+    assert torch.equal(labels, classes) and not torch.allclose(images, whole)
+    black = -MEAN / STANDARD_DEVIATION
+    padded = torch.nn.functional.pad(whole, [4] * 4, value=black)
+    shifts = [padded[..., y : y + 28, x : x + 28] for y in range(9) for x in range(9)]
+    candidates = torch.stack([*shifts, *(each.flip(-1) for each in shifts)])
+    assert (candidates - images).abs().amax(dim=(2, 3, 4)).min(dim=0).values.max() < 1e-5, (
+        "each is a shift or its mirror"
+    )
