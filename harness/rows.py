@@ -29,16 +29,16 @@ momentum on hidden matrices and AdamW on all else."""
 Betas = Annotated[list[Share], Field(min_length=2, max_length=2)]
 
 
-def _once(values: list[Any]) -> list[Any]:
-    """Rates are compared as the names of rows have them, with six digits."""
+def once(values: list[Any]) -> list[Any]:
+    """Refuse a list that holds a value twice; rates are compared as the names of rows have them, with six digits."""
     if len({f"{value:g}" if isinstance(value, float) else value for value in values}) < len(values):
         raise ValueError("holds a value twice")
     return values
 
 
-Seeds = Annotated[list[Seed], AfterValidator(_once)]
+Seeds = Annotated[list[Seed], AfterValidator(once)]
 """Runs with the same seed would be the same run."""
-Rates = Annotated[list[Positive], AfterValidator(_once)]
+Rates = Annotated[list[Positive], AfterValidator(once)]
 
 
 class Strict(BaseModel):
@@ -56,7 +56,7 @@ class RestartSpec(Strict):
     on from their average model and send every gradient whole, with a new optimiser: a synchronous tail.
     """
 
-    without: Annotated[list[Name], AfterValidator(_once)] = []
+    without: Annotated[list[Name], AfterValidator(once)] = []
     everything_sent: bool = False
     at: Annotated[float, Field(gt=0, lt=1)] = 0.5
     worker: Annotated[int, Field(ge=0)] | None = None

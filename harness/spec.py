@@ -7,7 +7,7 @@ import json
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from harness.rows import (
     Betas,
@@ -25,6 +25,7 @@ from harness.rows import (
     Seeds,
     Share,
     Strict,
+    once,
 )
 
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -221,7 +222,7 @@ class SensitivitySpec(Strict):
 class LengthsSpec(Strict):
     """All rows again at these lengths, with the settings and rates that were chosen for the rows themselves."""
 
-    num_epochs: Annotated[list[Count], Field(min_length=1)]
+    num_epochs: Annotated[list[Count], Field(min_length=1), AfterValidator(once)]
     seeds: Annotated[Seeds, Field(min_length=1)]
 
 
@@ -241,7 +242,7 @@ class Spec(Strict):
     tuning: TuningSpec | None = None
     lengths: LengthsSpec | None = None
     sensitivity: SensitivitySpec | None = None
-    contrasts: list[ContrastSpec] = []
+    contrasts: Annotated[list[ContrastSpec], AfterValidator(once)] = []
     rows: list[RowSpec] = []
     grids: list[GridSpec] = []
     restarts: list[RestartOf] = []
@@ -266,66 +267,36 @@ class Spec(Strict):
             for what, name in uses:
                 if name is not None and name not in known:
                     raise ValueError(f"the {what} {name!r} is no row; the rows are {', '.join(known)}")
-        momentum, steps = (
-            self.training.momentum,
-            {row.local_step or self.training.local_step for row in self.all_rows()},
-        )
-        if momentum and steps == {"adamw"}:
-            raise ValueError(f"training.momentum = {momentum:g} does nothing, as all rows step by AdamW; set it to 0.0")
-        self._check_contrasts()
-        self._check_seeds()
-        self._check_lengths()
-        self._check_warmup()
-        self._check_tuning()
-        return self
-
-    def _check_contrasts(self) -> None:
-        known = [(each.row, each.reference, each.kind) for each in self.contrasts]
-        for row, reference, kind in known:
-            if row == reference or known.count((row, reference, kind)) > 1:
-                raise ValueError(f"the contrast of {row!r} with {reference!r} is no new one; remove it")
         if self.contrasts and self.statistics.declared is None:
             raise ValueError(
                 "contrasts need statistics.declared, which says what had been seen when they were declared"
             )
-
-    def _check_seeds(self) -> None:
-        tuning = self.tuning
-        if tuning is None:
-            return
-        given = {"statistics.seeds": self.statistics.seeds, "statistics.baseline_seeds": self.statistics.baseline_seeds}
-        given |= {"sensitivity.seeds": self.sensitivity.seeds} if self.sensitivity else {}
-        given |= {"lengths.seeds": self.lengths.seeds} if self.lengths else {}
-        for name, seeds in (given | {"tuning.both_rules_seeds": tuning.both_rules_seeds}).items():
-            if set(tuning.seeds) & set(seeds):
-                raise ValueError(f"tuning.seeds must be other than {name}, or the report would be tuned on itself")
-
-    def _check_lengths(self) -> None:
-        if self.lengths:
-            lengths = [self.training.num_epochs, *self.lengths.num_epochs]
-            twice = [length for length in lengths if lengths.count(length) > 1]
-            if twice:
-                raise ValueError(f"lengths.num_epochs: {twice[0]} epochs are there already; give other lengths")
+        self._check_warmup()
+        if self.tuning:
+            self._check_tuning(self.tuning)
+        return self
 
     def _check_warmup(self) -> None:
         """Not of grids whose warm-up grows: the released rule makes some that no run outlasts."""
-        lengths = {"training.num_epochs": [self.training.num_epochs]}
-        lengths |= {"lengths.num_epochs": self.lengths.num_epochs} if self.lengths else {}
-        lengths |= {"tuning.num_epochs": [self.tuning.num_epochs]} if self.tuning and self.tuning.num_epochs else {}
-        own = {f"row {row.row!r}": row.warmup_epochs for row in self.rows if row.warmup_epochs is not None}
-        for name, num_epochs in ((name, length) for name, several in lengths.items() for length in several):
-            common = self.schedule.warmup_epochs + self.schedule.warmup_share * num_epochs
-            for where, warmup in ({"schedule": common} | own).items():
-                if warmup > num_epochs:
-                    raise ValueError(
-                        f"{where}: a warm-up of {warmup:g} epochs is longer than {name} = {num_epochs}; lower "
-                        "warmup_epochs, or give schedule.warmup_share instead"
-                    )
+        lengths = [self.training.num_epochs, *(self.lengths.num_epochs if self.lengths else [])]
+        shortest = min([*lengths, (self.tuning and self.tuning.num_epochs) or lengths[0]])
+        warmups = [("schedule", self.schedule.warmup_epochs + self.schedule.warmup_share * shortest)]
+        warmups += [(f"row {row.row!r}", row.warmup_epochs or 0.0) for row in self.rows]
+        for where, warmup in warmups:
+            if warmup > shortest:
+                raise ValueError(
+                    f"{where}: a warm-up of {warmup:g} epochs is longer than the shortest run, of num_epochs = "
+                    f"{shortest}; lower warmup_epochs, or give schedule.warmup_share instead"
+                )
 
-    def _check_tuning(self) -> None:
-        tuning = self.tuning
-        if tuning is None:
-            return
+    def _check_tuning(self, tuning: TuningSpec) -> None:
+        statistics = self.statistics
+        reported = {"statistics.seeds": statistics.seeds, "statistics.baseline_seeds": statistics.baseline_seeds}
+        reported |= {"sensitivity.seeds": self.sensitivity.seeds} if self.sensitivity else {}
+        reported |= {"lengths.seeds": self.lengths.seeds} if self.lengths else {}
+        for name, seeds in (reported | {"tuning.both_rules_seeds": tuning.both_rules_seeds}).items():
+            if set(tuning.seeds) & set(seeds):
+                raise ValueError(f"tuning.seeds must be other than {name}, or the report would be tuned on itself")
         for row in self.all_rows():
             if tuning.records and row.learning_rate is not None:
                 continue

@@ -91,14 +91,14 @@ def _varied(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     if "like" in base:
         raise SpecError(f"like = {like!r}, which is itself like {base['like']!r}; name that instead")
     tunes_itself = not _table(own, "tuning").keys() <= OWN_IN_SHARED_TUNING
-    tables = {
-        key: base[key] | value if isinstance(value, dict) and isinstance(base.get(key), dict) else value
-        for key, value in own.items()
+    left_out = {"statistics": NOT_INHERITED_STATISTICS, "tuning": () if tunes_itself else OWN_IN_SHARED_TUNING}
+    base = {key: value for key, value in base.items() if key not in NOT_INHERITED} | {
+        table: {key: value for key, value in base[table].items() if key not in keys}
+        for table, keys in left_out.items()
+        if table in base
     }
-    data = {key: value for key, value in (base | tables).items() if key != "like"}
-    for key in NOT_INHERITED:
-        if key not in own:
-            data.pop(key, None)
+    data = base | {key: _table(base, key) | value if isinstance(value, dict) else value for key, value in own.items()}
+    del data["like"]
     known = {row.get("row"): row for row in base.get("rows", [])}
     if isinstance(data.get("rows"), list):
         data["rows"] = [_named_row(row, known, like, tunes_itself) for row in data["rows"]]
@@ -110,13 +110,10 @@ def _varied(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
                 f"row {strange[0]!r} has no learning_rate, and {like} no tuning of it; give it one, or the experiment "
                 "a [tuning] of its own"
             )
-        shared = {key: value for key, value in base["tuning"].items() if key not in OWN_IN_SHARED_TUNING}
-        data["tuning"] = shared | _table(own, "tuning") | {"records": base.get("name")}
+        data["tuning"] = _table(data, "tuning") | {"records": base.get("name")}
     statistics = _table(data, "statistics")
-    floor = [] if statistics.get("floor") in [row.get("row") for row in rows] else ["floor"]
-    left = {*NOT_INHERITED_STATISTICS, *floor} - _table(own, "statistics").keys()
-    if statistics:
-        data["statistics"] = {key: value for key, value in statistics.items() if key not in left}
+    if "floor" not in _table(own, "statistics") and statistics.get("floor") not in [row.get("row") for row in rows]:
+        statistics.pop("floor", None)
     return data
 
 

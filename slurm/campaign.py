@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
 import shutil
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,9 +13,11 @@ from harness.records import store
 from harness.records.provenance import output_of
 from harness.records.state import RunStatus, Submitted, status_of
 from harness.records.store import Record
+from slurm.profile import Profile, SubmissionPaths
 
 if TYPE_CHECKING:
-    from harness.plan.rows import PlannedRun  # which loads torch
+    from harness.plan.plan import Plan  # which loads torch
+    from harness.plan.rows import PlannedRun
 
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 """What squeue says of a job that waits."""
@@ -79,6 +81,34 @@ def read_campaign(folder: Path) -> Campaign:
     return found or Campaign(version=store.VERSION, experiment=folder.name, submissions=[])
 
 
+@dataclass(frozen=True)
+class Request:
+    """The runs of a plan on a cluster. Paths are absolute, since jobs start elsewhere."""
+
+    plan: Plan
+    results: Path
+    data: Path | None
+    cluster: str
+    profile: Profile
+    preflight: bool
+
+    @property
+    def name(self) -> str:
+        """The experiment's."""
+        return self.plan.experiment.name
+
+    @property
+    def folder(self) -> Path:
+        """The experiment's."""
+        return self.results / self.name
+
+    def place(self, code: Path | None = None) -> SubmissionPaths:
+        """The places of the next submission's files; by default it has a copy of the sources of its own."""
+        number = len(read_campaign(self.folder).submissions)
+        jobs = self.folder / "jobs" / f"{number:03d}"
+        return SubmissionPaths(jobs, code or jobs / "code", campaign_path(self.folder), number)
+
+
 def statuses(folder: Path, runs: Iterable[PlannedRun]) -> list[RunStatus]:
     """The state of each of these runs of an experiment's folder, by their records, and by the queue if submitted.
 
@@ -115,11 +145,6 @@ def put_submission(folder: Path, number: int, submission: Submission | None) -> 
     campaign = read_campaign(folder)
     submissions = [*campaign.submissions[:number], *([submission] if submission else [])]
     store.write_record(campaign_path(folder), campaign.model_copy(update={"submissions": submissions}))
-
-
-def now() -> str:
-    """The present moment as records have it."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def take_snapshot(folder: Path) -> Path:

@@ -10,14 +10,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import submitit
 import torch
 
 from algorithms import ProcessGroupCollectives
-from harness.plan.plan import Plan
 from harness.records.provenance import new_attempt, output_of
 from harness.records.recorder import SupersededError, write_failure
 from harness.spec import SpecError
@@ -28,6 +27,7 @@ from harness.workers.attempt import Job, attempt_in_group, prepare_thread, recor
 from harness.workers.preflight import first_line
 from harness.workers.process_group import backend_for, from_rank_0, joined, own_gpu
 from slurm.allocation import Allocation, StopNotice, this_allocation
+from slurm.campaign import Request
 from slurm.profile import Profile
 from slurm.requeue import NothingToDo, begin_attempt, begins, recorded_end
 
@@ -112,43 +112,33 @@ def facts(allocation: Allocation) -> dict[str, str]:
     return {name: text for name, text in found.items() if text}
 
 
-@dataclass(frozen=True)
-class PreflightTask:
-    """What the preflight's job needs."""
-
-    plan: Plan
-    results: Path
-    data: Path | None
-    profile: Profile
-
-
-def preflight(task: PreflightTask) -> None:
+def preflight(request: Request) -> None:
     """What each process of the job does: say a line of each check, until one fails, and at last that all is well."""
     host = os.environ.get("SLURMD_NODENAME") or platform.node()
-    for check in checks_here(task, this_allocation()):
+    for check in checks_here(request, this_allocation()):
         print(machine.line_of(check, f" (on {host})"), flush=True)
         if not check.passed:
             sys.exit(1)  # which ends the others too, since srun is told so
     print(ALL_WELL, flush=True)
 
 
-def checks_here(task: PreflightTask, here: Allocation) -> Iterator[Check]:
+def checks_here(request: Request, here: Allocation) -> Iterator[Check]:
     """The checks of one process: its GPUs, its node's disk, the network, then, while all read too, the data.
 
     Rank 0 looks at the data for all; one of each node does where that is quick, as where no folders are looked through.
     """
-    profile, config = task.profile, task.plan.runs[0].config
+    profile, config = request.profile, request.plan.runs[0].config
     configured, device = find_task(config.task.name), own_device(profile, here)
     if device != "cpu":
         yield from machine.check_gpus()
     if here.local_rank == 0:
         yield machine.check_writable("temporary files", Path(tempfile.gettempdir()))
     yield network_check(profile, here, device)
-    yield from machine.check_reading(config, task.data, device, profile.cpus_per_worker)
+    yield from machine.check_reading(config, request.data, device, profile.cpus_per_worker)
     if here.rank == 0:
-        yield machine.check_results(task.plan, task.results, profile.array_parallelism)
+        yield machine.check_results(request.plan, request.results, profile.array_parallelism)
     if here.rank == 0 or (here.local_rank == 0 and not hasattr(configured, "measured_reading_rate")):
-        yield machine.check_data(configured, task.data)
+        yield machine.check_data(configured, request.data)
 
 
 def network_check(profile: Profile, here: Allocation, device: str) -> Check:

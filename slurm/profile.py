@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from submitit.slurm.slurm import _make_sbatch_string  # the public way to the text needs srun on the path
 
-from harness.rows import Count, NonNegative, Positive
+from harness.rows import Count, NonNegative, Positive, Strict
 from harness.spec import SpecError, explain
 from harness.spec_file import read_toml
 
@@ -31,10 +31,8 @@ PREFLIGHT_MINUTES = 20
 """Most of it is for a first look through ImageNet's folders on a slow file system."""
 
 
-class Profile(BaseModel):
+class Profile(Strict):
     """A cluster, and the shape of a run on it: nodes x workers. `slurm/template.toml` explains every field."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     device: Literal["cuda", "cpu"] = "cuda"
     nodes: Count

@@ -17,13 +17,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from harness.records import packs, store
-from harness.records.provenance import output_of
+from harness.records.provenance import now, output_of
 from harness.records.recorder import end_by_watchdog, read_failure, tail_of, write_failure
 from harness.records.run_lock import BusyError, owned
 from harness.records.state import is_done, saved_step
 from harness.records.store import FailureKind, Record, RecordError, RunFile
 from slurm.allocation import Allocation, this_allocation
-from slurm.campaign import Campaign, Submission, now
+from slurm.campaign import Campaign, Submission
 
 ALWAYS: tuple[FailureKind, ...] = ("preempted",)
 RETRIED: tuple[FailureKind, ...] = ("node", "communication", "timeout")

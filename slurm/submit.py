@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,9 +14,8 @@ from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from harness.cli.show import show_plan
-from harness.plan.plan import Plan
 from harness.plan.rows import PlannedRun
-from harness.records.provenance import new_attempt, output_of
+from harness.records.provenance import new_attempt, now, output_of
 from harness.records.recorder import tail_of
 from harness.records.run_lock import locked
 from harness.spec import SpecError
@@ -25,11 +23,9 @@ from harness.tasks.task import find_task
 from harness.workers.attempt import Job
 from harness.workers.launch import missing_runs, write_experiment
 from slurm import campaign
-from slurm.campaign import CampaignError, Submission
-from slurm.job import ALL_WELL, PreflightTask, do_run, preflight
+from slurm.campaign import CampaignError, Request, Submission
+from slurm.job import ALL_WELL, do_run, preflight
 from slurm.profile import (
-    Profile,
-    SubmissionPaths,
     array_parameters,
     explain_refusal,
     preflight_minutes,
@@ -49,34 +45,6 @@ ASK_SECONDS, LATE_SECONDS = 2.0, 30.0
 
 MAX_ARRAY_SIZE = 1001
 """Slurm's own limit of an array's size, for where the cluster's is not known."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """The runs of a plan on a cluster. Paths are absolute, since jobs start elsewhere."""
-
-    plan: Plan
-    results: Path
-    data: Path | None
-    cluster: str
-    profile: Profile
-    preflight: bool
-
-    @property
-    def name(self) -> str:
-        """The experiment's."""
-        return self.plan.experiment.name
-
-    @property
-    def folder(self) -> Path:
-        """The experiment's."""
-        return self.results / self.name
-
-    def place(self, code: Path | None = None) -> SubmissionPaths:
-        """The places of the next submission's files; by default it has a copy of the sources of its own."""
-        number = len(campaign.read_campaign(self.folder).submissions)
-        jobs = self.folder / "jobs" / f"{number:03d}"
-        return SubmissionPaths(jobs, code or jobs / "code", campaign.campaign_path(self.folder), number)
 
 
 def check(request: Request) -> None:
@@ -170,7 +138,7 @@ def _preflight(request: Request, code: Path) -> list[str]:
     profile, place = request.profile, request.place(code)
     executor = SlurmExecutor(folder=place.jobs, python=python_of(profile))
     executor.update_parameters(**preflight_parameters(profile, request.name, place))
-    job = str(executor.submit(preflight, PreflightTask(request.plan, request.results, request.data, profile)).job_id)
+    job = str(executor.submit(preflight, request).job_id)
     print(f"preflight: job {job} checks nodes, network and data in the shape of a run", flush=True)
     if wait_for_preflight(job, [place.jobs / f"{job}_{rank}_log.out" for rank in range(profile.num_workers)]):
         print("preflight: all well", flush=True)
@@ -209,7 +177,7 @@ def wait_for_preflight(job: str, logs: Sequence[Path]) -> bool:
 def _submit_array(request: Request, code: Path, runs: list[PlannedRun], *after: str) -> list[str]:
     profile, place = request.profile, request.place(code)
     submission = Submission(
-        submitted_at=campaign.now(),
+        submitted_at=now(),
         cluster=request.cluster,
         data=None if request.data is None else str(request.data),
         jobs_folder=str(place.jobs),

@@ -103,9 +103,9 @@ def run(options: argparse.Namespace) -> int:
 
 def submit(options: argparse.Namespace) -> int:
     """Submit the runs that are missing to a Slurm cluster; 1 where the command waits, and some have no result then."""
-    from slurm.campaign import read_campaign
+    from slurm.campaign import Request, read_campaign
     from slurm.profile import load_profile
-    from slurm.submit import Request, check, left_to_submit, sbatch_texts, show
+    from slurm.submit import check, left_to_submit, sbatch_texts, show
     from slurm.submit import submit as submit_runs
 
     planned = _planned(options)

@@ -10,24 +10,16 @@ from pydantic import BaseModel
 from tabulate import tabulate
 
 from algorithms import algorithms
-from harness.plan.footprint import Footprint
-from harness.plan.forecast import cost_sentences, effort_of, hours_on, link_bits_of, powers, usual_link
+from harness.plan.forecast import cost_sentences, effort_of, hours_on, link_bits_of, powers
 from harness.plan.plan import COMMON, Plan
 from harness.records.experiment import Row
 from harness.records.state import RunStatus, State
 
 
 def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:
-    """Runs, settings, bits and memory of each row, and what all of them take.
-
-    Args:
-        link_bits_per_second: of a node of the cluster that is meant, 0 where nothing passes one or nobody knows; None
-            for the usual link of such GPUs.
-    """
-    experiment, effort = plan.experiment, effort_of(plan)
-    config, device = effort.configs[0], effort.compute[0][0].device
-    link = usual_link(device) if link_bits_per_second is None else link_bits_per_second
-    link = None if device == "CPU core" else link
+    """Runs, settings, bits and memory of each row, and what all of them take on such a link; see `effort_of`."""
+    experiment, effort = plan.experiment, effort_of(plan, link_bits_per_second)
+    config, link = effort.configs[0], effort.link_bits_per_second
     table = [
         {
             "row": row.row,
@@ -59,7 +51,9 @@ def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:
     print(tabulate(table, "keys", disable_numparse=True), end="\n\n")
     for name, footprint in plan.footprints.items():
         if footprint.spectral_gap is not None:
-            print(f"{name}: {_mixing(footprint)}")
+            over = "" if footprint.num_rounds == 1 else f" over {footprint.num_rounds} steps"
+            bits = f"{footprint.neighbour_bits:,} bits in all from one worker to its neighbours"
+            print(f"{name}: spectral gap {footprint.spectral_gap:.3g}{over}; {bits}")
     for sentence in plan.left_out:
         print(sentence)
     if config.wire != "fp32":
@@ -67,7 +61,7 @@ def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:
         print(f"{config.wire} messages: rounding is lost by {', '.join(rounded) or 'no row'}; all others send it later")
     if experiment.contrasts:
         _show_power(plan)
-    print(*cost_sentences(effort, link), sep="\n")
+    print(*cost_sentences(effort), sep="\n")
 
 
 def _settings(row: Row) -> str:
@@ -99,13 +93,6 @@ def _said(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_said, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _mixing(footprint: Footprint) -> str:
-    """How near a topology brings the workers, and what that takes."""
-    per_step = "" if footprint.num_rounds == 1 else f" over {footprint.num_rounds} steps"
-    bits = f"{footprint.neighbour_bits:,} bits in all from one worker to its neighbours"
-    return f"spectral gap {footprint.spectral_gap:.3g}{per_step}; {bits}"
 
 
 def _show_power(plan: Plan) -> None:

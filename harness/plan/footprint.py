@@ -20,7 +20,7 @@ from algorithms import DistributedOptimizer, SoloCollectives, StackedCollectives
 from algorithms.baselines.ddp import DDP
 from algorithms.registry import methods
 from harness.records.hardware import TrainingRate, hardware
-from harness.spec import EvaluationSpec, ModelSpec, RunConfig, ScheduleSpec, Spec, SpecError
+from harness.spec import ModelSpec, RunConfig, ScheduleSpec, Spec, SpecError
 from harness.tasks.task import find_task
 from harness.train.build import build_model, build_optimizer, num_steps_of, trainable
 from harness.train.local_workers import Trainee, seconds_to_idle
@@ -31,7 +31,7 @@ MAX_STEPS, MAX_SECONDS = 20, 1.0
 
 DRY_FLOPS = 2e9
 """Up to so much work in a forward pass a CPU is timed; beyond, the answer would take longer than a plan should."""
-MEASURED = "measured on dry steps on random images"
+MEASURED, CPU = "measured on dry steps on random images", "CPU core"
 
 RESNET50_FORWARD_FLOPS = 8.2e9
 """Per image of 224 x 224: 4.1 G multiply-adds (He et al., CVPR 2016, table 1: 3.8 G, v1.5 a little more)."""
@@ -128,7 +128,11 @@ def footprint_of(config: RunConfig) -> Footprint:
 def _footprint(config_json: str) -> Footprint:
     config = RunConfig.model_validate_json(config_json)
     per_epoch, num_steps = num_steps_of(config)
-    _check_evaluation(config.evaluation, per_epoch, num_steps)
+    evaluation = config.evaluation  # More scores than steps would silently be fewer.
+    if evaluation.num_scores is not None and evaluation.num_scores > num_steps:
+        raise SpecError(f"evaluation.num_scores = {evaluation.num_scores} is more than the run's {num_steps} steps")
+    if evaluation.num_scores is None and evaluation.per_epoch > per_epoch:
+        raise SpecError(f"evaluation.per_epoch = {evaluation.per_epoch} is more than the {per_epoch} steps of an epoch")
     empty = _model_without_memory(config.model.model_dump_json(), config.task.name)
     # All workers stacked, since what a worker sends to neighbours depends on how many there are.
     expanded = (each.detach().expand(config.num_workers, *each.shape) for each in empty.parameters())
@@ -155,14 +159,6 @@ def _footprint(config_json: str) -> Footprint:
         spectral_gap=None if topology is None else topology.spectral_gap(config.num_workers),
         num_rounds=1 if topology is None else len(topology.rounds(config.num_workers)),
     )
-
-
-def _check_evaluation(evaluation: EvaluationSpec, per_epoch: int, num_steps: int) -> None:
-    """More scores than steps would silently be fewer."""
-    if evaluation.num_scores is not None and evaluation.num_scores > num_steps:
-        raise SpecError(f"evaluation.num_scores = {evaluation.num_scores} is more than the run's {num_steps} steps")
-    if evaluation.num_scores is None and evaluation.per_epoch > per_epoch:
-        raise SpecError(f"evaluation.per_epoch = {evaluation.per_epoch} is more than the {per_epoch} steps of an epoch")
 
 
 def _worker_bytes(optimizer: DistributedOptimizer, num_workers: int) -> int:
@@ -224,13 +220,11 @@ def _step_times(config: RunConfig) -> tuple[StepTime, ...]:
         return (dry_steps(config, torch.device("cpu")),)
     wanted = "mixed" if config.precision == "fp16" else "fp32"  # A V100 has no bf16.
     rates = [rate for rate in hardware().training if (rate.gpus, rate.precision, rate.batch_size) == (8, wanted, None)]
-    return tuple(sorted((_scaled(flops, rate) for rate in rates), key=lambda time: time.seconds))
-
-
-def _scaled(flops: float, rate: TrainingRate) -> StepTime:
-    """What so many operations of a forward pass take at the rate published for ResNet-50."""
-    seconds = flops / (RESNET50_FORWARD_FLOPS * rate.images_per_second / rate.gpus)
-    return StepTime(seconds, rate.device, f"scaled by arithmetic from {rate.source}")
+    # What so many operations of a forward pass take at the rate published for ResNet-50.
+    seconds = [flops / (RESNET50_FORWARD_FLOPS * rate.images_per_second / rate.gpus) for rate in rates]
+    times = zip(seconds, rates, strict=True)
+    found = [StepTime(each, rate.device, f"scaled by arithmetic from {rate.source}") for each, rate in times]
+    return tuple(sorted(found, key=lambda time: time.seconds))
 
 
 def forward_flops(config: RunConfig) -> float:
@@ -257,5 +251,5 @@ def dry_steps(config: RunConfig, device: torch.device) -> StepTime:
     while len(times) < MAX_STEPS and sum(times) < MAX_SECONDS:
         times.append(seconds_to_idle(trainee.step, device))
     peak = torch.cuda.max_memory_allocated(device) - held if cuda else None
-    name = torch.cuda.get_device_name(device) if cuda else "CPU core"
+    name = torch.cuda.get_device_name(device) if cuda else CPU
     return StepTime(median(times), name, MEASURED, peak)

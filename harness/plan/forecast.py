@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import chi2, nct, norm, t
 
-from harness.plan.footprint import StepTime, step_times
+from harness.plan.footprint import CPU, StepTime, step_times
 from harness.plan.plan import Plan
 from harness.records.experiment import Contrast, Experiment, Row
 from harness.records.hardware import Machine, hardware
@@ -23,25 +23,31 @@ _POINTS = 2000
 
 @dataclass(frozen=True)
 class Effort:
-    """Of all runs of a plan.
+    """Of all runs of a plan, one after the other.
 
     Attributes:
         configs: of the runs that differ.
-        compute: hours of all runs one after the other, by each step's time that is known; least first.
+        compute: hours by each step's time that is known; least first.
         link_bits: what crosses a worker's link in all runs.
+        link_bits_per_second: of a node; None where nothing passes one, or nobody knows.
     """
 
     configs: list[RunConfig]
     compute: list[tuple[StepTime, float]]
     link_bits: float
+    link_bits_per_second: float | None
 
     def hours(self, link_bits_per_second: float | None) -> tuple[float, float]:
         """At the fastest that is known with all communication hidden, and at the slowest with none hidden."""
         return self.compute[0][1], self.compute[-1][1] + hours_on(self.link_bits, link_bits_per_second)
 
 
-def effort_of(plan: Plan) -> Effort:
-    """Reckon; where there is a GPU or the network is small, by dry steps."""
+def effort_of(plan: Plan, link_bits_per_second: float | None = None) -> Effort:
+    """Reckon; where there is a GPU or the network is small, by dry steps.
+
+    Args:
+        link_bits_per_second: of a node, 0 where nothing passes one or nobody knows; None for such GPUs' usual link.
+    """
     bits = {row.row: link_bits_of(row) for row in plan.experiment.rows}
     runs = {run.run_id: run for run in plan.runs}.values()
     steps = [(step_times(run.config), num_steps_of(run.config)[1]) for run in runs]
@@ -49,7 +55,12 @@ def effort_of(plan: Plan) -> Effort:
         (time, sum(times[place].seconds * num_steps for times, num_steps in steps) / 3600)
         for place, time in enumerate(steps[0][0])
     ]
-    return Effort([run.config for run in runs], compute, sum(bits[run.row] for run in runs))
+    device = compute[0][0].device
+    link = link_bits_per_second
+    if link is None:
+        link = next((machine.bits_per_second for machine in _with(device) if machine.gpus == 1), None)
+    link = link if link and device != CPU else None
+    return Effort([run.config for run in runs], compute, sum(bits[run.row] for run in runs), link)
 
 
 def link_bits_of(row: Row) -> float:
@@ -62,22 +73,14 @@ def hours_on(bits: float, link_bits_per_second: float | None) -> float:
     return bits / link_bits_per_second / 3600 if link_bits_per_second else 0.0
 
 
-def usual_link(device: str) -> float | None:
-    """The link of the machine in the price table that has one such GPU."""
-    return next((machine.bits_per_second for machine in _with(device) if machine.gpus == 1), None)
-
-
 def _with(device: str) -> list[Machine]:
+    """The machines of the price table that have such GPUs."""
     return [machine for machine in hardware().machines if machine.device in device]
 
 
-def cost_sentences(effort: Effort, link_bits_per_second: float | None = None) -> list[str]:
-    """Runs, memory, and hours and dollars of all runs.
-
-    Args:
-        link_bits_per_second: of a node, 0 where nothing passes one or nobody knows; None for such GPUs' usual link.
-    """
-    known, config = effort.compute[0][0], effort.configs[0]
+def cost_sentences(effort: Effort) -> list[str]:
+    """Runs, memory, and hours and dollars of all runs."""
+    (known, hours), config = effort.compute[0], effort.configs[0]
     activations = "without activations (a GPU would measure them)"
     if known.activation_bytes is not None:
         activations = (
@@ -86,31 +89,30 @@ def cost_sentences(effort: Effort, link_bits_per_second: float | None = None) ->
         )
     each = f"{len(effort.configs)} runs; {1e3 * known.seconds:.3g} ms of compute a step"
     first = f"{each}; memory: parameters, gradients and optimiser state, {activations}"
-    if known.device == "CPU core":
-        hours, num_cores = effort.compute[0][1] * config.num_workers, len(os.sched_getaffinity(0))
+    if known.device == CPU:
+        hours, num_cores = hours * config.num_workers, len(os.sched_getaffinity(0))
         return [
             first,
             f"{hours:,.1f} CPU core hours for forward and backward passes and updates ({known.basis}); communication, "
             "data and evaluation come on top",
             f"about {60 * hours / num_cores:.0f} min on the {num_cores} cores of this machine",
         ]
-    link = usual_link(known.device) if link_bits_per_second is None else link_bits_per_second
-    return [first, *_hours_sentences(effort, link), *_price_sentences(effort)]
+    return [first, *_hours_sentences(effort), *_price_sentences(effort)]
 
 
-def _hours_sentences(effort: Effort, link_bits_per_second: float | None) -> list[str]:
+def _hours_sentences(effort: Effort) -> list[str]:
     """Hours of a run and of all, by each figure that is known, and in sum."""
-    num_runs, num_workers = len(effort.configs), effort.configs[0].num_workers
+    link, num_runs, num_workers = effort.link_bits_per_second, len(effort.configs), effort.configs[0].num_workers
     lines = [f"hours on {num_workers} GPUs, of a run and of all {num_runs} one after the other:"]
     for time, hours in effort.compute:
         lines.append(f"  {_in_words(hours / num_runs)} and {_in_words(hours)} ({time.device}; {time.basis})")
-    if link_bits_per_second:
-        added = hours_on(effort.link_bits, link_bits_per_second)
+    if link:
+        added = hours_on(effort.link_bits, link)
         lines.append(
-            f"  modelled communication at {link_bits_per_second / 1e9:g} Gb/s, at line rate and with nothing hidden: "
+            f"  modelled communication at {link / 1e9:g} Gb/s, at line rate and with nothing hidden: "
             f"{_in_words(added / num_runs)} more on average, {_in_words(added)} in all; by row above"
         )
-    span = " to ".join(map(_in_words, effort.hours(link_bits_per_second)))
+    span = " to ".join(map(_in_words, effort.hours(link)))
     return [*lines, f"  so {span} in all; evaluation comes on top"]
 
 

@@ -17,6 +17,9 @@ _FROM_CONFIG = {
     *("algorithm", "settings", "learning_rate", "local_step", "momentum", "betas", "eps", "weight_decay"),
     *("num_epochs", "restart"),
 }
+_FROM_FOOTPRINT = (
+    *("formula", "num_steps", "num_parameters", "final_exchange", "models_sent", "link_models", "spectral_gap"),
+)
 
 
 @dataclass(frozen=True)
@@ -68,14 +71,8 @@ def plan_row(
         ratio=row.ratio or float(f"{footprint.ratio:.4g}"),
         nesterov=methods()[row.algorithm].nesterov,
         warmup_epochs=row.warmup_epochs,
-        formula=footprint.formula,
-        num_steps=footprint.num_steps,
-        num_parameters=footprint.num_parameters,
         expected_bits=footprint.bits,
-        final_exchange=footprint.final_exchange,
-        models_sent=footprint.models_sent,
-        link_models=footprint.link_models,
-        spectral_gap=footprint.spectral_gap,
+        **{key: getattr(footprint, key) for key in _FROM_FOOTPRINT},
         runs={str(run.seed): run.run_id for run in runs},
         **configs[0].model_dump(include=_FROM_CONFIG),
         **own,

@@ -79,20 +79,21 @@ def search(tuning: TuningSpec, row: RowSpec, outcomes: Outcomes) -> SearchState:
                 tried_at.setdefault(Trial(candidate, rate), screening)
         if missing():
             break
-        ranking = _ranking(list(tried_at), screening, outcomes)
-        if any([_extend(rates[trial.candidate], trial.learning_rate, tuning) for trial in ranking[:1]]):
-            continue
-        if not ranking and any([_extend(own, None, tuning) for own in rates]):
+        ranking = _ranking(tried_at, screening, outcomes)
+        best = ranking[0] if ranking else None
+        followed = rates if best is None else [rates[best.candidate]]
+        if any([_extend(each, best and best.learning_rate, tuning) for each in followed]):
             continue
         for trial in _best(ranking, tuning.finalists, outcomes, tuning.seeds):
             finalists.add(trial)
             tried_at[trial] = tuning.seeds
         if missing():
             break
-        best = _ranking(list(finalists), tuning.seeds, outcomes)[:1]
-        if not any([_extend(rates[trial.candidate], trial.learning_rate, tuning) for trial in best]):
-            by_loss = _least_loss(tried_at, screening, outcomes)
-            return SearchState(_in_order(tried_at), [], best[0] if best else None, by_loss)
+        chosen = _ranking(finalists, tuning.seeds, outcomes)[:1]
+        if not any([_extend(rates[trial.candidate], trial.learning_rate, tuning) for trial in chosen]):
+            finished = [trial for trial, seeds in tried_at.items() if not _diverged(trial, seeds, outcomes)]
+            by_loss = _ranking(finished, screening, outcomes, "train_loss")
+            return SearchState(_in_order(tried_at), [], next(iter(chosen), None), next(iter(by_loss), None))
     return SearchState(_in_order(tried_at), missing())
 
 
@@ -101,23 +102,20 @@ def _in_order(tried_at: dict[Trial, list[int]]) -> dict[Trial, list[int]]:
     return dict(sorted(tried_at.items(), key=lambda item: item[0].candidate))
 
 
-def _ranking(trials: Sequence[Trial], seeds: Sequence[int], outcomes: Outcomes) -> list[Trial]:
-    """From the best mean accuracy over these seeds to the worst, without those that diverged at one."""
-    means = _means(trials, seeds, outcomes, "accuracy")
-    return sorted(means, key=lambda trial: (-means[trial], trial.learning_rate, trial.candidate))
-
-
-def _means(
-    trials: Iterable[Trial], seeds: Sequence[int], outcomes: Outcomes, number: Literal["accuracy", "train_loss"]
-) -> dict[Trial, float]:
-    """A number's mean over these seeds, of the trials that have it at all of them."""
-    means = {}
+def _ranking(
+    trials: Iterable[Trial],
+    seeds: Sequence[int],
+    outcomes: Outcomes,
+    number: Literal["accuracy", "train_loss"] = "accuracy",
+) -> list[Trial]:
+    """From the best mean of a number over these seeds to the worst, without the trials that diverged at one."""
+    sign, means = -1 if number == "accuracy" else 1, dict[Trial, float]()
     for trial in trials:
         found = [getattr(outcomes(trial, seed), number, None) for seed in seeds]
         known = [each for each in found if each is not None]
         if len(known) == len(found):
-            means[trial] = fmean(known)
-    return means
+            means[trial] = sign * fmean(known)
+    return sorted(means, key=lambda trial: (means[trial], trial.learning_rate, trial.candidate))
 
 
 def _best(ranking: list[Trial], count: int | None, outcomes: Outcomes, seeds: list[int]) -> list[Trial]:
@@ -133,12 +131,6 @@ def _best(ranking: list[Trial], count: int | None, outcomes: Outcomes, seeds: li
 
 def _diverged(trial: Trial, seeds: Sequence[int], outcomes: Outcomes) -> bool:
     return any(outcome.accuracy is None for seed in seeds if (outcome := outcomes(trial, seed)))
-
-
-def _least_loss(tried_at: dict[Trial, list[int]], screening: Sequence[int], outcomes: Outcomes) -> Trial | None:
-    finished = [trial for trial, seeds in tried_at.items() if not _diverged(trial, seeds, outcomes)]
-    means = _means(finished, screening, outcomes, "train_loss")
-    return min(means, key=lambda trial: (means[trial], trial.learning_rate, trial.candidate), default=None)
 
 
 def _extend(rates: list[float], best: float | None, tuning: TuningSpec) -> bool:

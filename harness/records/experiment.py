@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ConfigDict, Field
 
 from harness.records.store import Event, Record, Result, read_record
+from harness.spec import ContrastSpec
 
 
 class Planned(Record):
@@ -66,13 +67,9 @@ class Row(Planned):
     """Of the topology, where workers talk to their neighbours alone."""
 
 
-class Contrast(Record):
-    """A comparison of two rows that was declared before its runs; see `harness.spec.ContrastSpec`."""
+class Contrast(ContrastSpec):
+    """A comparison of two rows that was declared before its runs."""
 
-    row: str
-    reference: str
-    kind: Literal["non-inferiority", "superiority", "equivalence"]
-    question: str
     margin: float
     """In the unit of the score (0.01 is one percentage point of accuracy)."""
 
@@ -183,22 +180,15 @@ def metric_of(name: str | None) -> Metric:
     return ACCURACY if name is None else METRICS[name]
 
 
-def value_of(
-    accuracy: float | None, loss: float | None, others: Mapping[str, float] | None, metric: Metric
-) -> float | None:
-    """The metric as recorded; None where it was not, or the run diverged."""
-    if metric.name == "accuracy":
-        return accuracy
-    if metric.name in ("loss", "perplexity"):
-        return math.exp(min(loss, 700.0)) if metric.name == "perplexity" and loss is not None else loss
-    return (others or {}).get(metric.name)
-
-
 def score_of(
     accuracy: float | None, loss: float | None, others: Mapping[str, float] | None, metric: Metric
 ) -> float | None:
-    """The metric such that more is better: of an error rate 1 less it, of a loss its negative."""
-    value = value_of(accuracy, loss, others, metric)
+    """The metric such that more is better: of an error rate 1 less it, of a loss its negative.
+
+    None where it was not recorded, or the run diverged.
+    """
+    perplexity = None if loss is None else math.exp(min(loss, 700.0))
+    value = {"accuracy": accuracy, "loss": loss, "perplexity": perplexity, **(others or {})}.get(metric.name)
     return value if value is None or metric.higher_is_better else (1 if metric.is_share else 0) - value
 
 

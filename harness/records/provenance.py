@@ -35,7 +35,7 @@ def new_attempt(launch: str, backend: str, device: torch.device) -> Attempt:
     commit, diff = _code_version()
     return Attempt(
         attempt=uuid.uuid4().hex[:8],
-        started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        started_at=now(),
         resumed_from_step=0,
         host=platform.node(),
         command=_command_line(),
@@ -52,6 +52,11 @@ def new_attempt(launch: str, backend: str, device: torch.device) -> Attempt:
         nccl=".".join(map(str, nccl())) if backend == "nccl" else None,
         slurm={key: os.environ[key] for key in sorted(os.environ) if key.startswith("SLURM_JOB")} or None,
     )
+
+
+def now() -> str:
+    """The present moment as records have it: ISO 8601, UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _command_line() -> str:

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from harness.plan.plan import Plan, make_plan, plan_experiment
+from harness.plan.plan import Plan, make_plan
 from harness.plan.tuning import TrialOutcome
 from harness.records.experiment import read_experiment
 from harness.records.store import RecordError, write_record
-from harness.spec import SpecError
+from harness.spec import Spec, SpecError
 from harness.spec_file import EXPERIMENTS, load_spec
 from tests.harness.support import BLOCK, CommandLine, Table, changed, shipped_run, small_spec, write_spec
 
@@ -155,7 +155,7 @@ def test_rows_take_settings_and_rate_from_the_tuning(tuned: Path) -> None:
         ("rows.4.learning_rate", 0.1, "candidates, so it can have neither settings nor a learning_rate"),
         ("rows.0.learning_rates", [0.1, 0.1000000001, 0.2], "rows.0.learning_rates: holds a value twice"),
         ("statistics.floor", "nobody", "the floor 'nobody' is no row"),
-        ("lengths.num_epochs", [2, 4], "4 epochs are there already"),
+        ("lengths.num_epochs", [2, 2], "lengths.num_epochs: holds a value twice"),
         ("lengths.seeds", [101], "tuning.seeds must be other than lengths.seeds"),
         ("tuning.both_rules_seeds", [3, 3], "tuning.both_rules_seeds: holds a value twice"),
         ("tuning.lowest", 0.015, "the rate 0.01 lies outside tuning.lowest and highest"),
@@ -171,23 +171,19 @@ def test_specs_that_cannot_be_are_refused(path: str, value: Any, words: str, tmp
 # Records that do not suffice.
 
 
-def a_trial(folder: Path) -> tuple[str, Path]:
-    """A trial of the tuning's row "sgd", and the folder of its run."""
-    row = next(row for row in read_experiment(folder / "small_tuning").rows if row.tunes == "sgd")
-    return row.row, folder / "small_tuning" / row.runs["101"]
-
-
 def test_a_tuning_that_is_not_there_or_not_done_is_named_with_the_command_that_makes_it(tuned: Path) -> None:
     command = r"run the tuning first \(`python -m harness run"
     with pytest.raises(SpecError, match=rf"the tuning in .*new_tuning no run .*; {command} new --tuning`\)"):
         planned(tuned, regime_spec() | {"name": "new"})
-    name, run = a_trial(tuned)
-    whole = (run / "result.json").read_text()
-    (run / "result.json").write_text(whole[:100])
+    folder = tuned / "small_tuning"
+    row = next(row for row in read_experiment(folder).rows if row.tunes == "sgd")
+    result = folder / row.runs["101"] / "result.json"
+    result.write_text(result.read_text()[:100])
     with pytest.raises(RecordError, match=r"result.json is damaged"):
         planned(tuned, regime_spec())
-    (run / "result.json").unlink()
-    with pytest.raises(SpecError, match=rf"no run {run.name} of {name} .*it is not done, or .*; {command} small"):
+    result.unlink()
+    words = rf"no run {row.runs['101']} of {row.row} .*it is not done, or .*; {command} small"
+    with pytest.raises(SpecError, match=words):
         planned(tuned, regime_spec())
 
 
@@ -306,24 +302,15 @@ def test_the_command_tunes_in_rounds_until_nothing_is_missing(tmp_path: Path, cl
 # Experiments that are like another.
 
 
-def test_a_row_with_a_learning_rate_is_not_tuned() -> None:
-    plan = plan_experiment("studies/rules", Path("no records"), tuning=True)
-    tuned = {row.tunes for row in plan.experiment.rows}
-    open_rows = {r.row for r in load_spec(EXPERIMENTS / "studies/rules.toml").rows if r.learning_rate is None}
-    assert tuned == open_rows and len(plan.runs) == 3 * len(open_rows)
-
-
-def like(folder: Path, text: str) -> Path:
+def like_two_level(folder: Path, text: str) -> Spec:
     path = folder / "own.toml"
-    path.write_text(f'format = 1\nname = "own"\ntitle = "own"\n{text}')
-    return path
+    path.write_text(f'format = 1\nname = "own"\ntitle = "own"\nlike = "studies/two_level"\n{text}')
+    return load_spec(path)
 
 
 def test_what_is_not_said_is_as_in_the_other_experiment(tmp_path: Path) -> None:
     base = load_spec(EXPERIMENTS / "studies/two_level.toml")
-    spec = load_spec(
-        like(tmp_path, 'like = "studies/two_level"\nrows = ["sgd", "alone"]\n[training]\nnum_workers = 2\n')
-    )
+    spec = like_two_level(tmp_path, 'rows = ["sgd", "alone"]\n[training]\nnum_workers = 2\n')
     assert spec.training == base.training.model_copy(update={"num_workers": 2})
     assert [row.row for row in spec.rows] == ["sgd", "alone"] and spec.rows[0] == base.rows[0]
     same = {"name": base.name, "title": base.title, "training": base.training, "tuning": base.tuning}
@@ -333,9 +320,10 @@ def test_what_is_not_said_is_as_in_the_other_experiment(tmp_path: Path) -> None:
 
 def test_rows_taken_by_name_are_tuned_where_the_variation_has_a_tuning(tmp_path: Path) -> None:
     tuning = "[tuning]\ngrid = [0.1, 0.3, 1.0]\nseeds = [101]\nheld_out = 1000\n"
-    rows = load_spec(like(tmp_path, f'like = "studies/two_level"\nrows = ["sgd", "alone"]\n{tuning}')).rows
+    rows = like_two_level(tmp_path, f'rows = ["sgd", "alone"]\n{tuning}').rows
     assert [row.learning_rate for row in rows] == [None, None]
-    own = '[[rows]]\nrow = "sgd"\nlabel = "SGD"\nalgorithm = "sgd"\nratio = 1\nlearning_rate = 0.2\n'
-    alone = own.replace('"sgd"', '"alone"').replace("ratio = 1\n", "")
-    rows = load_spec(like(tmp_path, f'like = "studies/two_level"\n{tuning}{own}{alone}')).rows
-    assert [row.learning_rate for row in rows] == [0.2, 0.2]
+    own = "".join(
+        f'[[rows]]\nrow = "{name}"\nlabel = "X"\nalgorithm = "{name}"\nlearning_rate = 0.2\n'
+        for name in ("sgd", "alone")
+    )
+    assert [row.learning_rate for row in like_two_level(tmp_path, tuning + own).rows] == [0.2, 0.2]

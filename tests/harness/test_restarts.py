@@ -90,40 +90,34 @@ def parts() -> list[tuple[str, str]]:
     return [(method, name) for method in algorithms() for name in held(stacked(config_of(method)))]
 
 
-@pytest.mark.parametrize(("method", "lost"), parts())
-def test_what_is_lost_begins_anew_and_nothing_else_changes(method: str, lost: str) -> None:
-    config = config_of(method, without=[lost])
+def lost_in_the_middle(config: RunConfig) -> tuple[dict[str, Tensor], dict[str, Tensor], DistributedOptimizer]:
+    """What is held before and after the restart, and the optimiser."""
     optimizer = stacked(config)
-    first_factors = held(optimizer).get("right_factors")
     train(optimizer, 0, NUM_TAKEN)
-    before, steps = held(optimizer), optimizer.num_steps
+    before = held(optimizer)
     assert config.restart is not None
     assert [step for step in range(NUM_STEPS) if config.restart.is_due(step, NUM_STEPS)] == [NUM_TAKEN]
     lose_state(config, config.restart, optimizer, NUM_STEPS)
-    after = held(optimizer)
+    assert optimizer.num_steps == NUM_TAKEN
+    return before, held(optimizer), optimizer
+
+
+@pytest.mark.parametrize(("method", "lost"), parts())
+def test_what_all_workers_or_one_lose_begins_anew_and_nothing_else_changes(method: str, lost: str) -> None:
+    config = config_of(method, without=[lost])
+    before, after, optimizer = lost_in_the_middle(config)
     expected = {
         "zeros": torch.zeros_like(before[lost]),
         "worker 0's parameters": before["parameters"][0].expand_as(before["parameters"]),
-        "as drawn": first_factors,
+        "as drawn": held(stacked(config)).get("right_factors"),
     }[begins(method, lost)]
     assert expected is not None and torch.equal(after[lost], expected)
     assert all(torch.equal(after[name], value) for name, value in before.items() if name != lost)
-    assert optimizer.num_steps == steps
     train(optimizer, NUM_TAKEN, NUM_STEPS)
     assert optimizer.flat.parameters.isfinite().all()
-
-
-@pytest.mark.parametrize(("method", "lost"), [part for part in parts() if part[1] != "right_factors"])
-def test_one_worker_alone_loses_what_all_would_lose(method: str, lost: str) -> None:
-    alone, everybody = config_of(method, without=[lost], worker=2), config_of(method, without=[lost])
-    one, all_of_them = stacked(alone), stacked(everybody)
-    for config, optimizer in ((alone, one), (everybody, all_of_them)):
-        train(optimizer, 0, NUM_TAKEN)
-        before = held(optimizer)[lost]
-        assert config.restart is not None
-        lose_state(config, config.restart, optimizer, NUM_STEPS)
-    after = held(one)[lost]
-    assert torch.equal(after[:2], before[:2]) and torch.equal(after[2], held(all_of_them)[lost][2])
+    if lost != "right_factors":  # which workers have in common
+        before, alone, _ = lost_in_the_middle(config_of(method, without=[lost], worker=2))
+        assert torch.equal(alone[lost][:2], before[lost][:2]) and torch.equal(alone[lost][2], after[lost][2])
 
 
 # Whole runs and specs.

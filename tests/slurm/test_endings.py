@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import signal
 import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
 
 import pytest
-import torch.distributed as dist
 
 import slurm.job
-from algorithms import CollectiveError
 from harness.records import store
 from harness.records.recorder import SupersededError, write_failure
 from harness.records.run_lock import owned
 from harness.records.store import Failure, FailureKind, read_record
 from harness.workers.attempt import attempt_stacked
 from slurm import requeue
-from slurm.allocation import Allocation
 from slurm.campaign import put_submission
-from slurm.profile import load_profile
 from slurm.requeue import ALWAYS, RETRIED, NothingToDo, Start, add_start, begin_attempt, decide, read_starts
-from tests.harness.support import ROOT, job_for, small_config
-from tests.slurm.support import allocation, small_profile, submission, write_profile
+from tests.harness.support import ROOT, Table, job_for, small_config
+from tests.slurm.support import allocation, submission
 
 # Notice
 
@@ -53,7 +47,6 @@ print(notice.stop_requested())
 def test_notice_is_heard_by_a_worker_that_trains_and_ends_one_that_only_loads_at_once(
     number: signal.Signals, phase: str, said: str
 ) -> None:
-    """So that the last line of the script has its turn before Slurm's KILL."""
     words = [sys.executable, "-c", LISTENS, str(int(number)), phase]
     ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (0 if said else -number, said)
@@ -84,8 +77,7 @@ def failure_of(folder: Path) -> Failure:
 
 
 def starts_of(num_starts: int, job: str = "7_0", saved: int = 0) -> list[Start]:
-    given = [(number, f"a{number}") for number in range(num_starts)]
-    return [Start(job=job, restart=restart, attempt=name, time="", saved=saved) for restart, name in given]
+    return [Start(job=job, restart=number, attempt=f"a{number}", time="", saved=saved) for number in range(num_starts)]
 
 
 def started(folder: Path, before: int = 0, said: tuple[str, FailureKind] | None = None) -> Path:
@@ -96,7 +88,7 @@ def started(folder: Path, before: int = 0, said: tuple[str, FailureKind] | None 
     return folder
 
 
-def begun(folder: Path, **changes: int) -> str:
+def begun(folder: Path, **changes: int | str) -> str:
     with ExitStack() as stack:
         begin_attempt(folder, folder.name, allocation(**changes), 2, stack)
     return allocation(**changes).attempt
@@ -126,74 +118,75 @@ def test_job_is_requeued_by_kind_so_long_as_its_starts_save_something_new(
 
     Starts of another job of the run do not count.
     """
-    folder, turns = tmp_path / "run", [10, 20, 30, 40, 40, 40]
+    folder, turns = tmp_path / "run", [0, 10, 20, 30, 40, 40, 40]
     before = starts_of(9, job="6_0", saved=40)
-    for restart, step in enumerate(turns):
-        start = Start(job="7_0", restart=restart, attempt=f"b{restart}", time="", saved=turns[max(0, restart - 1)])
-        before.append(start.model_copy(update={"saved": 0}) if restart == 0 else start)
+    for restart, (saved, step) in enumerate(itertools.pairwise(turns)):
+        before.append(Start(job="7_0", restart=restart, attempt=f"b{restart}", time="", saved=saved))
         add_start(folder, before[:-1], before[-1])
-        with_attempt(folder, f"b{restart}", before[-1].saved, saved=step)
+        with_attempt(folder, f"b{restart}", saved, saved=step)
         write_failure(folder, "run", f"b{restart}", kind, "why", "")
         assert requeue_of(folder, restart, 1, max_retries=1) == follows[restart]
     assert follows[0] or requeued.read_text() == "requeue 7_0\n" * follows.count(0)
 
 
-def test_workers_that_did_not_come_to_save_before_the_limit_ended_with_it(
-    tmp_path: Path, requeued: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SLURM_JOB_END_TIME", str(time.time() - 1))
-    folder = tmp_path / "run"
-    with_attempt(folder, begun(folder), saved=10)
-    assert requeue_of(folder, 0, 137, max_retries=0) == 0
-    assert failure_of(folder).kind == "timeout"
-
-
-@pytest.mark.parametrize(("said", "kind"), [
-    (None, "node"),  # without a word
-    (("a1", "oom"), "node"),  # what was said of an earlier attempt
-    (("now", "communication"), "communication"),
-])  # fmt: skip
-def test_a_record_is_left_of_an_end_that_nobody_told_of(
-    said: tuple[str, FailureKind] | None, kind: FailureKind, tmp_path: Path, requeued: Path
-) -> None:
-    folder = started(tmp_path / "run", 2, said=said)
-    assert requeue_of(folder, 2, 137) == 1 and not requeued.exists()
-    failure = failure_of(folder)
-    assert (failure.kind, failure.attempt) == (kind, "now")
-    if kind == "node":
-        assert "code 137" in failure.message and "jobs/7_0_0_log.out" in failure.message
-    else:
-        assert failure.message == "its own words"
-
-
 BEFORE, NOW = "attempt a0 begins\n", "attempt now begins\n"
 WAITED = "[rank0]:[E] [Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=4, OpType=ALLREDUCE)\n"
 ENDED = "[rank1]:[E] Process group watchdog thread terminated with exception: CUDA error: an illegal memory access\n"
+LIMIT, IS_ENDED = {"SLURM_JOB_END_TIME": "0"}, {"STATE": "COMPLETING", "SLURM_JOB_END_TIME": "9e9"}
+LOST = ("now", "communication")
+BY_SLURM = [
+    ("Restarts=0", "preempted", "the job was cancelled; `make resubmit` takes it up again"),
+    ("Restarts=1", "preempted", "the job was requeued by Slurm"),
+    ("FailedNode=node7 Restarts=1", "node", "the node node7 was lost"),
+]
+ENDS: dict[str, tuple[Table, int, str, str]] = {
+    # name: (starts before, what was said, logs, Slurm's variables, srun's code), the job's code, kind and words
+    "without a word": ({"before": 2}, 1, "node", "srun ended with code 137, see "),
+    "a word of an earlier attempt": ({"before": 2, "said": ("a1", "oom")}, 1, "node", "/jobs/7_0_0_log.out"),
+    "with a word": ({"before": 2, "said": LOST}, 1, "communication", "its own words"),
+    "one was lost": (
+        {"before": 1, "logs": [BEFORE + NOW + WAITED, BEFORE + ENDED + NOW]},
+        0, "communication", "srun ended with code 137, see",
+    ),
+    "a kernel failed": ({"before": 1, "logs": [NOW + WAITED, NOW + ENDED]}, 1, "bug", "a kernel failed on the GPU"),
+    "the watchdog before": ({"before": 1, "logs": [BEFORE + WAITED + NOW, BEFORE + ENDED]}, 0, "node", "without a"),
+    "before it began": ({}, 137, "bug", "before a worker began; srun ended with code 137, see"),
+    "too late to save": ({"before": 0, "slurm": LIMIT}, 0, "timeout", "without a word"),
+    "ended, and saved": ({"before": 0, "said": ("now", "preempted"), "slurm": IS_ENDED}, 1, "preempted", "its own"),
+    "ended at its limit": (
+        {"before": 0, "said": ("now", "preempted"), "slurm": IS_ENDED | LIMIT, "code": 0}, 0, "preempted", "its own"
+    ),
+    **{
+        f"{more}, {what}": (how | {"slurm": IS_ENDED | {"MORE": more}}, code, kind, words)
+        for more, kind, words in BY_SLURM
+        for what, how, code in [
+            ("no worker began", {}, 137), ("no word", {"before": 0}, 1), ("lost", {"before": 0, "said": LOST}, 1)
+        ]
+    },
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(("logs", "kind"), [
-    ([BEFORE + NOW + WAITED, BEFORE + ENDED + NOW], "communication"),
-    ([NOW + WAITED, NOW + ENDED], "bug"),
-    ([BEFORE + WAITED + NOW, BEFORE + ENDED], "node"),
-])  # fmt: skip
-def test_workers_that_nccls_watchdog_ended_have_lost_one_and_are_tried_again(
-    logs: list[str], kind: str, tmp_path: Path, requeued: Path
+@pytest.mark.parametrize("name", ENDS)
+def test_what_is_recorded_of_an_end_and_whether_the_job_goes_on(
+    name: str, tmp_path: Path, requeued: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = started(tmp_path / "run", 1)
+    """A job that Slurm ends comes back only at its time limit. Two retries are left to each."""
+    how, code, kind, words = ENDS[name]
+    folder = tmp_path / "run"
     (tmp_path / "jobs").mkdir()
-    for rank, text in enumerate(logs):
+    if "before" in how:
+        started(folder, how["before"], how.get("said"))
+    for rank, text in enumerate(how.get("logs", ())):
         (tmp_path / "jobs" / f"7_0_{rank}_log.out").write_text(text)
-    assert requeue_of(folder, 1, 134) == (kind == "bug") != requeued.exists()
-    assert failure_of(folder).kind == kind and "srun ended with code 134, see" in failure_of(folder).message
+    for variable, value in how.get("slurm", {}).items():
+        monkeypatch.setenv(variable, value)
+    assert requeue_of(folder, how.get("before", 0), how.get("code", 137)) == code
+    assert requeued.exists() == (code == 0)
+    assert failure_of(folder).kind == kind and words in failure_of(folder).message
 
 
-def test_job_whose_workers_did_not_begin_says_where_to_look_and_one_with_nothing_to_do_leaves_nothing(
-    tmp_path: Path, requeued: Path
-) -> None:
-    assert requeue_of(tmp_path / "run", 0, 0) == 0 and not (tmp_path / "run").exists()
-    assert requeue_of(tmp_path / "run", 0, 1) == 1 and not requeued.exists()
-    failure = failure_of(tmp_path / "run")
-    assert failure.kind == "bug" and "before a worker began; srun ended with code 1, see" in failure.message
+def test_job_with_nothing_to_do_leaves_nothing(tmp_path: Path, requeued: Path) -> None:
+    assert requeue_of(tmp_path / "run", 0, 0) == 0 and not (tmp_path / "run").exists() and not requeued.exists()
 
 
 def test_job_that_is_told_to_stop_while_its_workers_load_goes_on_but_not_for_ever(
@@ -206,44 +199,6 @@ def test_job_that_is_told_to_stop_while_its_workers_load_goes_on_but_not_for_eve
     assert requeued.read_text() == "requeue 7_0\n" * 2
     failure = failure_of(folder)
     assert failure.kind == "preempted" and failure.message.startswith("the job was told to stop before a worker began")
-
-
-@pytest.mark.parametrize(("end_time", "comes_back"), [(3600.0, False), (-1.0, True)])
-def test_job_that_is_being_ended_comes_back_only_at_its_time_limit(
-    end_time: float, comes_back: bool, tmp_path: Path, requeued: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("STATE", "COMPLETING")
-    monkeypatch.setenv("SLURM_JOB_END_TIME", str(time.time() + end_time))
-    assert requeue_of(started(tmp_path / "run", said=("now", "preempted")), 0, 0) == (not comes_back)
-    assert requeued.exists() == comes_back
-
-
-BY_SLURM: list[tuple[str, FailureKind, str]] = [
-    ("Restarts=0", "preempted", "the job was cancelled; `make resubmit` takes it up again"),
-    ("Restarts=1", "preempted", "the job was requeued by Slurm"),
-    ("FailedNode=node7 Restarts=1", "node", "the node node7 was lost"),
-]
-
-
-@pytest.mark.parametrize(("more", "kind", "words"), BY_SLURM, ids=[more for more, *_ in BY_SLURM])
-@pytest.mark.parametrize("before", ["no worker began", "no word", "communication"])
-def test_job_that_slurm_ends_is_said_to_be_cancelled_requeued_or_to_have_lost_a_node(
-    more: str,
-    kind: FailureKind,
-    words: str,
-    before: str,
-    tmp_path: Path,
-    requeued: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Its processes were killed at their start, or had lost each other."""
-    monkeypatch.setenv("STATE", "COMPLETING")
-    monkeypatch.setenv("MORE", more)
-    folder = tmp_path / "run"
-    if before != "no worker began":
-        started(folder, said=("now", "communication") if before == "communication" else None)
-    assert requeue_of(folder, 0, 143) != 0
-    assert failure_of(folder).kind == kind and failure_of(folder).message.startswith(words) and not requeued.exists()
 
 
 def test_the_last_line_has_its_turn_before_slurms_kill_since_it_loads_no_torch() -> None:
@@ -278,28 +233,11 @@ def test_full_disk_requeues_nothing(
 # Workers of a start
 
 
-def test_workers_of_a_start_meet_and_nobody_elses_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where another job has the same port by chance, one that came late waits in vain, and says where."""
-    monkeypatch.setattr(dist, "init_process_group", lambda *arguments, **options: None)
-    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
-    profile = load_profile(str(write_profile(tmp_path, small_profile())))
+def test_starts_meet_at_ports_of_their_own_which_linux_hands_out_to_nobody() -> None:
     low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     starts = [allocation(job=str(os.getpid()), restart=restart, world_size=2) for restart in range(200)]
     assert all(1024 < start.port < low for start in starts) and len({start.port for start in starts}) > 190
-    ours, others = starts[0], (allocation(job=f"x{number}", world_size=2) for number in range(10**6))
-    other = next(start for start in others if start.port == ours.port)
-
-    def come(start: Allocation, seconds: float) -> None:
-        with slurm.job.meeting(profile, start, seconds):
-            pass
-
-    with ThreadPoolExecutor(1) as pool:
-        peer = pool.submit(come, replace(other, rank=1), 60.0)
-        with slurm.job.meeting(profile, other, 60.0):
-            peer.result()
-            words = rf"the workers do not meet at tcp://127\.0\.0\.1:{ours.port}: "
-            with pytest.raises(CollectiveError, match=words):
-                come(replace(ours, rank=1), 1.0)
+    assert len({start.key for start in starts}) == 200  # where two have the same port by chance
 
 
 def test_replaced_worker_ends_without_waiting_for_its_peers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,9 +120,10 @@ def missing_run(folder: Path) -> tuple[str, str]:
 def test_totals_hours_and_how_far_a_run_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (run_id, job), queue = missing_run(folder), dict[str, str]()
     monkeypatch.setattr(campaign, "queued_jobs", lambda: queue)
-    rows = read_experiment(folder).rows
     planned: Any = [
-        SimpleNamespace(run_id=run_id, row=row.row, seed=int(seed)) for row in rows for seed, run_id in row.runs.items()
+        SimpleNamespace(run_id=run_id, row=row.row, seed=int(seed))
+        for row in read_experiment(folder).rows
+        for seed, run_id in row.runs.items()
     ]
     queue[job] = "PENDING"
     runs = statuses(folder, planned)
