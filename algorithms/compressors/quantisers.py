@@ -124,7 +124,7 @@ class QuantisedBlocks(Reduced):
     def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
         return math.ceil(layout.numel / self.block_size) * (FLOAT_BITS + self.block_size * self.bits)
 
-    def encode(self, vector: Tensor, draw: Draw, rank: int) -> Tensor:
+    def encode(self, vector: Tensor, draw: Draw | None = None, rank: int = 0) -> Tensor:
         (*lead, numel), size = vector.shape, self.block_size
         num_blocks, levels = math.ceil(numel / size), self._levels
         padded = torch.nn.functional.pad(vector, (0, num_blocks * size - numel)).view(*lead, num_blocks, size)

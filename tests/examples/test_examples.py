@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import random
 import re
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.optim.lr_scheduler import ConstantLR
 
 from algorithms import SGD, consensus_checkpoint, load_checkpoint, newest_checkpoint
@@ -26,6 +28,8 @@ ROOT = Path(__file__).parents[2]
 NUM_WORKERS = 2
 LAST = {"plain": 7, "transformers_trainer": 7, "lightning_trainer": 8, "timm_ema": 7, "nanogpt": 5}
 """Which `consensus()` of each example is its last evaluation; of nanoGPT's two methods, the first one's."""
+SHARDED = "fsdp2_compressed_gradients"
+"""The example that has none of our optimisers."""
 NEEDS = {"transformers_trainer": "accelerate", "lightning_trainer": "lightning", "timm_ema": "timm"}
 
 
@@ -38,14 +42,24 @@ class Started:
     ranks: list[list[dict[str, Any]]]
 
 
+def launch(folder: Path, script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Starts one of these tests' scripts by torchrun."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={NUM_WORKERS}"]
+    command = [*launcher, str(ROOT / "tests/examples" / script), *map(str, arguments)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+
+
+def logged(log: Path) -> list[list[dict[str, Any]]]:
+    """What each rank wrote."""
+    lines = [Path(f"{log}-{rank}.jsonl").read_text().splitlines() for rank in range(NUM_WORKERS)]
+    return [[json.loads(each) for each in rank] for rank in lines]
+
+
 def start(name: str, folder: Path, attempt: int, killed_after: int) -> Started:
     log = folder / f"attempt-{attempt}"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={NUM_WORKERS}"]
-    watched = [ROOT / "tests/examples/watched.py", log, killed_after, ROOT / f"examples/{name}.py", folder / "saved"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([*launcher, *map(str, watched)], cwd=folder, env=env, capture_output=True, text=True)
-    lines = [Path(f"{log}-{rank}.jsonl").read_text().splitlines() for rank in range(NUM_WORKERS)]
-    return Started(done.stdout + done.stderr, done.returncode, [[json.loads(each) for each in rank] for rank in lines])
+    done = launch(folder, "watched.py", log, killed_after, ROOT / f"examples/{name}.py", folder / "saved")
+    return Started(done.stdout + done.stderr, done.returncode, logged(log))
 
 
 def losses(said: str) -> list[float]:
@@ -76,9 +90,32 @@ def test_an_example(name: str, tmp_path: Path) -> None:
     assert last in losses(resumed.said)
 
 
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not hasattr(FSDPModule, "set_custom_reduce_scatter"), reason="an older FSDP2 has no such hook")
+def test_gradients_of_fsdp2_are_compressed(tmp_path: Path) -> None:
+    """Off by half a step of the blocks at most, or nothing lost in the long run; and the bits of the closed form."""
+    done = launch(tmp_path, "watched_reduce_scatter.py", tmp_path / "log", ROOT / f"examples/{SHARDED}.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    slices = [(20 * 512 + 512) / 2, (6 * 512 + 6) / 2]  # of 5 rows FSDP makes 6, which 2 ranks can share
+    for rank in logged(tmp_path / "log"):
+        seen = [(each["bits"], each["is_fed_back"], each["numel"]) for each in rank]
+        assert seen == [(*kind, numel) for kind in ((4, False), (1, False), (1, True)) for numel in slices]
+        for each in rank:
+            num_blocks = NUM_WORKERS * math.ceil(each["numel"] / 256)
+            assert each["num_calls"] == 60
+            assert each["payload_bits"] == 60 * num_blocks * (32 + 256 * each["bits"])
+            assert "only means are compressed" in each["refused"]
+            if each["bits"] == 4:
+                assert 0.1 < each["worst"] < 1.001
+            assert each["lost"] < 1e-5 if each["is_fed_back"] else each["lost"] > 1e-3
+    whole, four_bits, one_bit, fed_back = losses(done.stdout)
+    assert whole < 0.4 and abs(four_bits - whole) < 0.01
+    assert abs(fed_back - whole) < abs(one_bit - whole)
+
+
 def test_examples_are_short_and_each_is_tried() -> None:
     files = sorted((ROOT / "examples").glob("*.py"))
-    assert {path.stem for path in files} == LAST.keys()
+    assert {path.stem for path in files} == LAST.keys() | {SHARDED}
     assert all(len(path.read_text().splitlines()) <= 80 for path in files)
 
 
