@@ -43,7 +43,8 @@ def check_whole(groups: Iterable[Mapping[str, Any]]) -> None:
             if getattr(parameter, attribute, None):
                 raise ValueError(
                     f"a parameter of shape {tuple(parameter.shape)} is a shard by {who}; these optimisers average "
-                    "whole models: give them the module as it was before, or keep torch's own optimiser"
+                    "whole models: give them the module as it was before, or keep torch's own optimiser, whose "
+                    "gradients examples/fsdp2_compressed_gradients.py compresses under fully_shard"
                 )
 
 
