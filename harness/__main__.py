@@ -25,8 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
         return int(options.command(options))
 
-    kept = "what was recorded is kept"
-    return exits.end_of(command, f"{kept}; mend this and call again", f"{kept}; the same command goes on from here")
+    return exits.end_of(command)
 
 
 def _number(least: float, wanted: str, kind: type[float] = float) -> Callable[[str], Any]:

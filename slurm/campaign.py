@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 """What squeue says of a job that waits."""
 
+NAME = "campaign.json"
+"""The record's, in an experiment's folder."""
+
 PACKAGES = ("algorithms", "harness", "report", "slurm")
 
 
@@ -66,18 +69,13 @@ class Campaign(Record):
         return None
 
 
-def campaign_path(folder: Path) -> Path:
-    """The record's place in an experiment's folder."""
-    return folder / "campaign.json"
-
-
 def read_campaign(folder: Path) -> Campaign:
     """The campaign of the experiment in this folder, with no submissions where there is none yet.
 
     Raises:
         RecordError: damaged, or of another version.
     """
-    found = store.read_optional(campaign_path(folder), Campaign)
+    found = store.read_optional(folder / NAME, Campaign)
     return found or Campaign(version=store.VERSION, experiment=folder.name, submissions=[])
 
 
@@ -106,7 +104,7 @@ class Request:
         """The places of the next submission's files; by default it has a copy of the sources of its own."""
         number = len(read_campaign(self.folder).submissions)
         jobs = self.folder / "jobs" / f"{number:03d}"
-        return SubmissionPaths(jobs, code or jobs / "code", campaign_path(self.folder), number)
+        return SubmissionPaths(jobs, code or jobs / "code", self.folder / NAME, number)
 
 
 def statuses(folder: Path, runs: Iterable[PlannedRun]) -> list[RunStatus]:
@@ -144,7 +142,7 @@ def put_submission(folder: Path, number: int, submission: Submission | None) -> 
     """Write the last submission, which has this number, down; None takes it back, as where sbatch refused."""
     campaign = read_campaign(folder)
     submissions = [*campaign.submissions[:number], *([submission] if submission else [])]
-    store.write_record(campaign_path(folder), campaign.model_copy(update={"submissions": submissions}))
+    store.write_record(folder / NAME, campaign.model_copy(update={"submissions": submissions}))
 
 
 def take_snapshot(folder: Path) -> Path:

@@ -184,7 +184,7 @@ def status(options: argparse.Namespace) -> int:
 
 def collect(options: argparse.Namespace) -> int:
     """Write the experiment's tables as CSV, and say where."""
-    return _report(options, "--frames")
+    return report(options, "--frames")
 
 
 def pack(options: argparse.Namespace) -> int:
@@ -204,12 +204,8 @@ def unpack(options: argparse.Namespace) -> int:
     return 0
 
 
-def report(options: argparse.Namespace) -> int:
-    """Build the report; the exit code is the report's."""
-    return _report(options)
-
-
-def _report(options: argparse.Namespace, *own: str) -> int:
+def report(options: argparse.Namespace, *own: str) -> int:
+    """Build the report, which may have words of its own; the exit code is the report's."""
     from harness.plan.tuning import tuning_folder
     from harness.spec_file import find_spec, load_spec
     from report.__main__ import main as build

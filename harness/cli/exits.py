@@ -25,15 +25,13 @@ def complain(error: object, code: int) -> int:
     return code
 
 
-def end_of(command: Callable[[], int], kept: str, interrupted: str) -> int:
+def end_of(command: Callable[[], int]) -> int:
     """Do the command and return its exit code: 2 for a user's mistake, 1 for a failure, 128 + n for a signal.
 
     An exception whose class has an `exit_code` says in a sentence what people need to know; any other is a bug.
 
     Args:
         command: imports what it needs itself, so that Ctrl-C is heard from the first moment.
-        kept: what is said after an error of the system.
-        interrupted: what is said after Ctrl-C.
     """
     try:
         code = command()
@@ -44,13 +42,14 @@ def end_of(command: Callable[[], int], kept: str, interrupted: str) -> int:
         return BROKEN_PIPE
     except OSError as error:
         where = f" at {error.filename}" if error.filename else ""
-        return complain(f"{error.strerror or error or type(error).__name__}{where}: {kept}", FAILURE)
+        said = f"{error.strerror or error or type(error).__name__}{where}"
+        return complain(f"{said}: what was recorded is kept; mend this and call again", FAILURE)
     except ModuleNotFoundError as error:
         if OURS.joinpath(str(error.name).partition(".")[0]).exists():
             raise
         return complain(f"{error.name} is not installed; pip install '{OURS}[harness]' has all that is needed", FAILURE)
     except KeyboardInterrupt as stop:
-        print(f"interrupted: {interrupted}", file=sys.stderr)
+        print("interrupted: what was recorded is kept; the same command goes on from here", file=sys.stderr)
         return int(getattr(stop, "exit_code", INTERRUPTED))
     except Exception as error:
         if not hasattr(error, "exit_code"):

@@ -183,7 +183,7 @@ def test_output_that_nobody_reads_to_its_end_ends_a_command_quietly(tmp_path: Pa
     code = """
 import sys
 from harness.cli import exits
-sys.exit(exits.end_of(lambda: print("row " * 50_000) or 0, "", ""))
+sys.exit(exits.end_of(lambda: print("row " * 50_000) or 0))
 """
     pipe = subprocess.PIPE
     unread = subprocess.Popen([sys.executable, "-c", code], env=environment(), stdout=pipe, stderr=pipe)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -19,6 +20,7 @@ from harness.tasks.fashion_mnist import FashionMNIST
 from harness.tasks.imagenet import ImageNet
 from harness.tasks.kjv_es import ENGLISH, PACKAGES, Bibles
 from harness.tasks.parallel import TextFiles
+from harness.tasks.task import find_task
 from harness.workers.attempt import attempt_stacked
 from tests.harness.support import Table, job_for
 from tests.tasks.miniatures import (
@@ -45,6 +47,7 @@ SHRUNKEN: dict[str, Table] = {
     "imagenet": {"width": 2},
     "imagenet_released": {"width": 3},
     "fashion_mnist": {"widths": [4, 8]},
+    "fashion_mnist_crops": {"depth": 10, "width": 1, "stem_stride": 2},
     "fashion_mnist_long": {"hidden": 4},
     "cmudict": TRANSFORMER,
     "cmudict_adamw": TRANSFORMER,
@@ -94,9 +97,9 @@ def miniature(name: str, folder: Path, patch: pytest.MonkeyPatch) -> object:
     if name == "imagenet":
         imagenet_tree(folder, NUM_TRAIN, NUM_TEST)
         return ImageNet(**own, num_classes=3, side=16, resize=20)
-    if name == "fashion_mnist":
+    if name.startswith("fashion_mnist"):
         patch.setattr(fashion_mnist, "FILES", fashion_mnist_files(folder, NUM_TRAIN, NUM_TEST))
-        return FashionMNIST(**own)
+        return replace(cast(FashionMNIST, find_task(name)), **own)
     if name == "cmudict":
         cmudict_file(folder, NUM_TRAIN + NUM_TEST)
         return CMUDict(**own, sha256=None)
