@@ -50,7 +50,7 @@ KINDS = (
     Kind("Transformer, SGD", "cmudict", _TEXT | {RESET: "mcser-8", LOCAL: "local_sgd-8"}),
     Kind("Transformer, AdamW", "cmudict_adamw", _TEXT),
     Kind("Translation, AdamW", "kjv_es", _TEXT),
-    Kind("GPT, AdamW", "gpt_text", _TEXT | {TOP_K: "ef_topk-32", OUTER: "diloco-8"}),
+    Kind("GPT, AdamW", "gpt_text", _TEXT | {TOP_K: "ef_topk_updates-32", OUTER: "diloco-8"}),
     Kind("DenseNet", "study_network_densenet", _SMALL),
     Kind("ShuffleNet", "study_network_shufflenet", _SMALL),
 )
