@@ -8,8 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from report.ends import end_of
-from report.frame import UsageError
+from report.frame import UsageError, end_of
 
 _DESCRIPTION = """\
 Build the report of an experiment, or of a study of step times, from its records: report.md, report.pdf, figures/ and
@@ -25,8 +24,8 @@ examples:
 exit status: 0 written; 1 a record is damaged or a file cannot be written; 2 the command cannot be used as given"""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Build a report; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m report",
         description=_DESCRIPTION,
@@ -47,37 +46,37 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--frames", action="store_true", help="of an experiment: write its tables as CSV and no report")
     parser.add_argument("--output", type=Path, help="folder to write into (default: the experiment's)")
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Build a report; returns the exit status."""
-    options = parser().parse_args(arguments)
+    options = parser.parse_args(arguments)
     gc.disable()  # of ten thousand records nothing is garbage
     # Here and not above, so that --help does not wait for the plotting library.
-    from report.accuracy_report import build_report, write_frames
+    from report.accuracy_report import build_report
     from report.explorer.page import write_experiment_page, write_study_page
     from report.frame import read_frames
-    from report.speed.report import build_speed_report, is_speed_study
+    from report.render import write_tables
+    from report.speed.report import build_speed_report
+    from report.speed.timed import STUDY, experiments_beside
+    from report.speed.workload_model import read_study
 
     def write() -> str:
-        is_study = is_speed_study(options.folder)
+        is_study = (options.folder / STUDY).exists()
         for name in ("tuning", "frames") if is_study else ("accuracy",):
             if getattr(options, name):
                 what = "a study of step times" if is_study else "an experiment"
                 raise UsageError(f"the folder holds {what}, to which --{name} does not belong; leave it out")
         if is_study:
-            path = build_speed_report(options.folder, options.accuracy, options.output)
-            write_study_page(path.with_suffix(".html"), options.folder, options.accuracy)
+            study = read_study(options.folder)
+            experiments = experiments_beside(options.folder, study.records, options.accuracy)
+            path = build_speed_report(study, experiments, options.output or options.folder)
+            write_study_page(path.with_suffix(".html"), study, experiments)
         else:
             frames = read_frames(options.folder, options.tuning)
             if options.frames:
-                return f"wrote {write_frames(frames, options.output)}"
+                return f"wrote {write_tables((options.output or options.folder) / 'frames', frames.tables)}"
             path = build_report(frames, options.output)
             write_experiment_page(path.with_suffix(".html"), frames)
         return f"wrote {path} and report.pdf, report.html, figures/ and csv/ beside it"
 
-    return end_of(write, UsageError)
+    return end_of(write)
 
 
 if __name__ == "__main__":

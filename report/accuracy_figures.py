@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from report.frame import Frames
-from report.plotting import FAMILIES, colour_of, decades, family_of, headline, new_figure, style
+from report.plotting import FAMILIES, GREY, colour_of, decades, family_of, headline, new_figure, style
 from report.regime import tells
 from report.statistics import LESS, contrasts_frame
 from report.wording import MINUS, amount, counted, points
@@ -99,13 +99,12 @@ def loss_figure(shown: pd.DataFrame, margin: float | None, title: str) -> Figure
         if margin is not None:
             axes.axvspan(-100 * margin, 0, color=_MARGIN, zorder=0)
         axes.set_xlabel(f"points against all sent (bars: 95 %{'' if margin is None else '; green: within the margin'})")
-        axes.axvline(0, color="#555555", linewidth=0.8)
+        axes.axvline(0, **GREY)
         axes.set_yticks(range(len(lines)), [_name(line) for line in lines])
         colours = [colour_of(line["algorithm"]) for line in lines]
         for text, colour in zip(axes.get_yticklabels(), colours, strict=True):
             text.set_color(colour)
-        axes.set_ylim(len(lines) - 0.5, -0.5)
-        axes.set_xlim(left=end)
+        axes.set(ylim=(len(lines) - 0.5, -0.5), xlim=(end, None))
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", visible=False)
         families = [name for name in dict.fromkeys(family_of(line["algorithm"]) for line in lines) if name in FAMILIES]
@@ -155,11 +154,9 @@ def link_figure(accuracy: pd.DataFrame, margin: float | None, title: str) -> Fig
     with style():
         figure, panels = new_figure(3.4, len(groups))
         for axes, (name, group) in zip(panels, groups.items(), strict=True):
-            axes.set_xscale("log")
-            axes.set_xlim(low, high)
+            axes.set(xscale="log", xlim=(low, high), xlabel="models on a link in a run")
             _panel(axes, group, margin)
             axes.set_title(name, color=FAMILIES[name][0], fontsize=8.5)
-            axes.set_xlabel("models on a link in a run")
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, handlelength=1.4, columnspacing=1.0)
         panels[0].set_ylabel("points against all sent")
         headline(figure, title)

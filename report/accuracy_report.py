@@ -11,23 +11,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from report.accuracy_figures import drawn_methods, link_figure, loss_at_one_load, loss_figure
-from report.accuracy_tables import tables_of
 from report.frame import JUDGED, LONG, Frames
-from report.regime import noise_share
+from report.regime import assay_frame, lost_frame, needs_frame, noise_share, predictors_frame
 from report.render import write_report
-from report.statistics import (
-    BETTER,
-    DIVERGED,
-    EQUAL,
-    LESS,
-    MORE,
-    NO_RUNS,
-    NOT_RUN,
-    NOT_TOLD,
-    OTHER_RATE,
-    WORSE,
-    pool_of,
-)
+from report.statistics import MORE, VERDICTS, accuracy_frame, contrasts_frame, pool_of, rates_frame
 from report.wording import FORMATS, amount, counted, listed, points, short
 
 MOST_ROWS = 62
@@ -36,7 +23,6 @@ MOST_ROWS = 62
 _MOST_STATES = 6
 """States of the code, or machines, that are named on a page."""
 
-_VERDICTS = (BETTER, WORSE, LESS, MORE, EQUAL, OTHER_RATE, NOT_RUN, NOT_TOLD, DIVERGED, NO_RUNS)
 _JOINED = {"non-inferiority": "", "equivalence": " and ", "superiority": " against "}
 
 
@@ -60,6 +46,21 @@ def build_report(frames: Frames, output: Path | None = None, with_pdf: bool = Tr
     return write_report(output or frames.folder, "report", "accuracy.md.j2", context, csv, figures, with_pdf)
 
 
+def tables_of(frames: Frames) -> dict[str, pd.DataFrame]:
+    """Every table of the report, whole and unrounded, by the name of its CSV file."""
+    lost = lost_frame(frames)
+    return {
+        "accuracy": accuracy_frame(frames),
+        "contrasts": contrasts_frame(frames),
+        "needs": needs_frame(frames),
+        "lengths": assay_frame(frames),
+        "lost": lost,
+        "predictors": predictors_frame(lost),
+        "rates": rates_frame(frames),
+        "tuning_cost": tuning_frame(frames),
+    }
+
+
 def _told_apart(frames: Frames) -> dict[str, pd.DataFrame]:
     """The frames, with what an interruption changes beside the attempts alone: times, and bookkeeping's traffic."""
     timed = [name for name in frames.runs if str(name).split(".")[0] in ("wall_seconds", "control")]
@@ -67,19 +68,6 @@ def _told_apart(frames: Frames) -> dict[str, pd.DataFrame]:
     attempts = frames.attempts.merge(frames.runs[["run_id", *timed]].drop_duplicates("run_id"), on="run_id", how="left")
     scores = frames.scores.drop(columns="wall_seconds")
     return frames.tables | {"runs": runs, "scores": scores, "attempts": attempts}
-
-
-def write_frames(frames: Frames, output: Path | None = None) -> Path:
-    """Write an experiment's frames as frames/*.csv, for whoever starts from there.
-
-    Raises:
-        OSError: the output cannot be written.
-    """
-    target = (output or frames.folder) / "frames"
-    target.mkdir(parents=True, exist_ok=True)
-    for name, frame in frames.tables.items():
-        frame.to_csv(target / f"{name}.csv", index=False, lineterminator="\n")
-    return target
 
 
 def _figures(frames: Frames, accuracy: pd.DataFrame) -> tuple[dict[str, Figure], dict[str, str]]:
@@ -103,6 +91,7 @@ def _context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, An
     verdicts = contrasts["verdict"].value_counts()
     own_p = contrasts["p_holm"].mask(contrasts["verdict"] == MORE, contrasts["p_more_holm"])
     return {
+        **tables,
         "experiment": experiment,
         "frames": frames,
         "status": {"done": 0, "diverged": 0, "planned": len(frames.runs)}
@@ -112,42 +101,30 @@ def _context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, An
         "judged": JUDGED,
         "margin": counted(round(100 * (experiment.margin or 0.0), 6), "point"),
         "baseline": frames.by_row.loc[experiment.baseline, "label"] if experiment.baseline else "the baseline",
-        "is_tuning": _is_tuning(frames),
         "has_difference": bool(accuracy["difference"].notna().any()),
         "assay": {"reason": "it has no rows"} | next(iter(tables["lengths"].to_dict("records")), {}),
-        "num_steps": int(rows["num_steps"].max()),
-        "num_parameters": int(rows["num_parameters"].max()),
         "accuracy": shown,
         "columns": columns,
         "written": _written(frames),
-        "left_out": 0 if _is_tuning(frames) else int(accuracy["is_own"].sum()) - len(shown),
+        "left_out": 0 if frames.is_tuning else int(accuracy["is_own"].sum()) - len(shown),
         "has_links": bool(accuracy["models_sent"].notna().any()),
         "mcser": {"mcser", "cser"} <= set(rows["algorithm"]),
         "ours": bool(((rows["algorithm"] == "cser") & (rows["local_step"] == "adamw")).any()),
         "contrasts": contrasts.assign(own_p=own_p),  # of losing more, where that is the verdict
-        "num_verdicts": {word: int(verdicts.get(word, 0)) for word in _VERDICTS},
+        "num_verdicts": {word: int(verdicts.get(word, 0)) for word in VERDICTS},
         "verdicts": _verdict_table(frames, contrasts),
         "pool": pool_of(frames),
         "spreads": {row: float(frames.done(row).std()) for row in pool_of(frames).rows},
         "needs": needs[needs["num_tried"] > 1].sort_values(["shown_less", "shown_more"]) if len(needs) else needs,
-        "predictors": tables["predictors"],
         "noise": noise_share(lost) if len(lost) else math.nan,
-        "num_predicted": lost["label"].nunique(),
         "rates": _rate_table(frames, tables["rates"]),
-        "tuning": tables["tuning_cost"],
-        "trials": frames.tuning,
         **_provenance(frames),
     }
 
 
-def _is_tuning(frames: Frames) -> bool:
-    """Whether the experiment is a search for settings and rates: then of every tuned row the best trial is shown."""
-    return bool(frames.rows["tunes"].notna().any())
-
-
 def _accuracy_table(frames: Frames, accuracy: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, tuple[str, str]]]:
     experiment, own = frames.experiment, accuracy[accuracy["is_own"]]
-    if _is_tuning(frames):
+    if frames.is_tuning:
         tuned = own["row"].map(frames.by_row["tunes"])
         own = own.loc[own["mean"].fillna(-math.inf).groupby(tuned, sort=False).idxmax()]
     if len(own) > MOST_ROWS:
@@ -158,7 +135,7 @@ def _accuracy_table(frames: Frames, accuracy: pd.DataFrame) -> tuple[pd.DataFram
     unit = "%" if frames.metric.unit == "percent" else frames.metric.unit
     columns = {"label": ("method", "text"), "ratio": ("ratio", "amount"), "learning_rate": ("rate", "short")}
     columns |= {"models_sent": ("models", "amount"), "link_models": ("link", "amount")}
-    columns |= {"runs": ("runs", "number" if own["runs"].str.isdigit().all() else "text")}
+    columns |= {"runs": ("runs", "count" if own["runs"].str.isdigit().all() else "text")}
     columns |= {"mean": (f"{frames.metric.score_label}, {unit}", _written(frames))}
     columns |= {"difference": ("difference", "points")}
     columns |= {"difference_low, difference_high": ("95 % interval", "interval")}
@@ -179,7 +156,7 @@ def _runs(line: Mapping[Any, Any]) -> str:
 
 def _verdict_table(frames: Frames, contrasts: pd.DataFrame) -> pd.DataFrame:
     """One line a verdict: the contrasts that have it, each with its estimate."""
-    found: dict[str, list[str]] = {word: [] for word in _VERDICTS}
+    found: dict[str, list[str]] = {word: [] for word in VERDICTS}
     for line in contrasts.to_dict("records"):
         joined = _JOINED[line["kind"]]
         said = _name(frames, line["row"]) + (joined and joined + _name(frames, line["reference"]))
@@ -244,3 +221,20 @@ def _value(value: Any) -> str:
         told = ((key, each) for key, each in value.items() if each not in (0, [], None, {}, False))
         return ", ".join(f"{key.replace('_', ' ')} {_value(each)}" for key, each in told)
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def tuning_frame(frames: Frames) -> pd.DataFrame:
+    """What the search cost by method: label, num_rows, num_trials, num_runs, num_epochs, rates, num_at_end."""
+    named = frames.experiment.tuning
+    choices, selected = (named.choices, named.selected) if named else ({}, {})
+    tried = frames.tuning[frames.tuning["row"].isin(frames.by_row.index)] if selected else frames.tuning
+    lines = []
+    for label, group in tried.groupby("label", sort=False):
+        mine = list(group["row"].unique())
+        rates = sorted({selected[row] for row in mine if row in selected})
+        at_end = sum(choices[row].at_end for row in mine if row in choices)
+        epochs = group.drop_duplicates("run_id")["num_epochs"].sum()
+        said = ", ".join(short(rate) for rate in rates) or None
+        lines.append((label, len(mine), group["trial"].nunique(), group["run_id"].nunique(), epochs, said, at_end))
+    columns = ["label", "num_rows", "num_trials", "num_runs", "num_epochs", "rates", "num_at_end"]
+    return pd.DataFrame(lines, columns=columns)

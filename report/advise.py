@@ -12,21 +12,21 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
 from harness.records.timings import Collective, Message, Rounds
-from report.ends import end_of
-from report.frame import TRAINING, Frames, UsageError, read_frames
+from report.frame import TRAINING, Frames, UsageError, end_of, read_frames
 from report.job import TrainingJob, add_arguments, job_of
 from report.questions.evidence import SHIPPED, Evidence
 from report.questions.networks import METHODS, shares_lost, spread_between_kinds
 from report.regime import PREDICTORS, Vector, assay_frame, fitted_values, left_out_values, lost_frame, predictors_frame
+from report.render import environment
 from report.speed.cost_model import Compute, Link, Links, Network, step_seconds
-from report.wording import amount, factor, milliseconds, points, short
+from report.wording import amount, milliseconds, points, short
 
 MAP = SHIPPED / "reference/fashion_mnist_long"
 """The experiment whose runs predict losses."""
@@ -155,7 +155,7 @@ def _beyond(tried: pd.Series, values: pd.Series) -> Vector:
 
 @dataclass(frozen=True)
 class Advice:
-    """All lines, the fastest first, what is recommended, and what the map was made of.
+    """All lines, the fastest first, and the text: a recommendation, the table, and what it rests on.
 
     `lines` has the columns method, ratio, seconds, models_sent, share, low, high and beyond; DDP loses nothing by
     definition (fp32), or is taken to (fp16). `gap` turns a share lost into points.
@@ -163,8 +163,7 @@ class Advice:
 
     lines: pd.DataFrame
     gap: float
-    sentence: str
-    where: str
+    text: str
 
 
 def advise(job: TrainingJob, frames: Frames, shares: pd.DataFrame) -> Advice:
@@ -188,25 +187,37 @@ def advise(job: TrainingJob, frames: Frames, shares: pd.DataFrame) -> Advice:
     lines: list[dict[Any, Any]] = [_ddp(job, 4, "DDP, fp32"), _ddp(job, 2, "DDP, fp16 hook")]
     rows = frames.rows[frames.rows["base"].isna() & frames.rows["tunes"].isna() & (frames.rows["rule"] == "held_out")]
     for label, group in rows.groupby("label", sort=False):
-        known, own = lost[lost["label"] == label], []
-        if known.empty:
+        known = lost[lost["label"] == label]
+        own = [(row, sendings) for _, row in group.iterrows() if (sendings := sendings_of(frames, row))]
+        if known.empty or not own:
             continue
-        for _, row in group.iterrows():
-            sendings = sendings_of(frames, row)
-            if sendings:
-                models = job.num_steps * math.fsum(each.models * each.share_of_steps for each in sendings)
-                models += bool(row["final_exchange"])
-                own.append(
-                    (label, row["ratio"], method_seconds(job, sendings), models, job.num_steps, job.num_steps / models)
-                )
-        names = ["method", "ratio", "seconds", "models_sent", "num_steps", "ratio_sent"]
-        wanted = pd.DataFrame(own, columns=names)
-        if len(wanted):
-            between = spreads.get(METHODS.get(group["algorithm"].iloc[0], ""), max(spreads.values(), default=0.0))
-            losses = expected_losses(known, wanted, predictor, between)
-            lines += pd.concat([wanted, losses], axis=1).to_dict("records")
+        wanted = pd.DataFrame([_job_line(job, row, sendings) for row, sendings in own])
+        between = spreads.get(METHODS.get(group["algorithm"].iloc[0], ""), max(spreads.values(), default=0.0))
+        losses = expected_losses(known, wanted, predictor, between)
+        lines += pd.concat([wanted, losses], axis=1).to_dict("records")
     table = pd.DataFrame(lines).sort_values(["seconds", "method"], ignore_index=True)
-    return Advice(table, gap, _sentence(job, gap, table), _where(job, frames, telling, predictor, shares))
+    base, best = _recommended(job, gap, table)
+    context = {
+        "job": job,
+        "gap": gap,
+        "worth": WORTH,
+        "base": base,
+        "best": best,
+        "table": tabulate(_shown(job, gap, table).to_dict("list"), headers="keys", disable_numparse=True),
+        "experiment": frames.experiment,
+        "size": frames.rows["num_parameters"].iloc[0],
+        "lengths": telling["num_steps"],
+        "predictor": predictor,
+        "num_kinds": shares["network"].nunique(),
+    }
+    return Advice(table, gap, environment().get_template("advice.md.j2").render(context).rstrip())
+
+
+def _job_line(job: TrainingJob, row: pd.Series, sendings: Sequence[Sending]) -> dict[str, Any]:
+    models = job.num_steps * math.fsum(each.models * each.share_of_steps for each in sendings)
+    models += bool(row["final_exchange"])
+    line = {"method": row["label"], "ratio": row["ratio"], "seconds": method_seconds(job, sendings)}
+    return line | {"models_sent": models, "num_steps": job.num_steps, "ratio_sent": job.num_steps / models}
 
 
 def _ddp(job: TrainingJob, bytes_per_number: int, name: str) -> dict[str, Any]:
@@ -216,92 +227,62 @@ def _ddp(job: TrainingJob, bytes_per_number: int, name: str) -> dict[str, Any]:
     return line | {"models_sent": job.num_steps / ratio} | nothing
 
 
-def _sentence(job: TrainingJob, gap: float, lines: pd.DataFrame) -> str:
+def _recommended(job: TrainingJob, gap: float, lines: pd.DataFrame) -> tuple[dict[Any, Any], dict[Any, Any] | None]:
+    """DDP's faster line, and the line that is recommended over it; None where none is worth it."""
     base = lines[lines["method"].str.startswith("DDP")].iloc[0]
     safe = lines[gap * lines["high"] <= job.margin]
     # Of lines that are about as fast as the fastest, the one that sends most is the safest.
     near = safe[safe["seconds"] <= WORTH * safe["seconds"].min()]
     best = near.loc[near["models_sent"].idxmax()]
-    if base["seconds"] < WORTH * safe["seconds"].min() or best["method"].startswith("DDP"):
-        return (
-            f"Use plain {base['method']}: its step takes {milliseconds(base['seconds'])} ms, and no method that is "
-            f"expected to lose at most {_points(job.margin)} points is more than {100 * (WORTH - 1):.0f} % faster."
-        )
-    far = f"; this is {best['beyond']:.2g} times beyond what was run" if best["beyond"] > 1 else ""
-    own, theirs = milliseconds(best["seconds"]), milliseconds(base["seconds"])
-    loss, most = _points(gap * best["share"]), _points(gap * best["high"])
-    return (
-        f"Use {best['method']} at ratio {amount(best['ratio'])}: a modelled step of {own} ms is "
-        f"{factor(base['seconds'] / best['seconds'])} as fast as {base['method']} ({theirs} ms), and of "
-        f"{amount(best['models_sent'])} models sent the map expects a loss of {loss} points, at most {most}{far}."
-    )
+    is_plain = base["seconds"] < WORTH * safe["seconds"].min() or best["method"].startswith("DDP")
+    return base.to_dict(), None if is_plain else best.to_dict()
 
 
-def _points(share: float) -> str:
-    return points(share).lstrip("+")
+def _shown(job: TrainingJob, gap: float, lines: pd.DataFrame) -> pd.DataFrame:
+    """The lines as texts."""
+    hours = lines["seconds"] * job.num_steps / 3600
+    losses = [(gap * lines[key]).map(points) for key in ("share", "low", "high")]
+    beyond = lines["beyond"].map("{:.2g} times".format)
+    shown = {
+        "method": lines["method"],
+        "ratio": lines["ratio"].map(short),
+        "ms a step": lines["seconds"].map(milliseconds),
+        "hours": hours.map("{:.3g}".format),
+        "models sent": lines["models_sent"].map(amount),
+        "expected loss, points": (losses[0] + " (" + losses[1] + " to " + losses[2] + ")").mask(
+            lines["method"].str.startswith("DDP"), "0"
+        ),
+        "beyond what was run": beyond.mask(lines["beyond"] == 1, "no"),
+    }
+    dollars = {"dollars": (hours * job.dollars_per_hour).map("{:,.0f}".format)} if job.dollars_per_hour else {}
+    return pd.DataFrame(shown | dollars)
 
 
-def _where(job: TrainingJob, frames: Frames, telling: pd.DataFrame, predictor: str, shares: pd.DataFrame) -> str:
-    size, steps = int(frames.rows["num_parameters"].iloc[0]), telling["num_steps"]
-    larger, longer = amount(job.num_parameters / size), amount(job.num_steps / steps.max())
-    return (
-        f"The map is {frames.experiment.title}: a network of {size:,} parameters, {len(telling)} lengths from "
-        f"{steps.min():,} to {steps.max():,} steps. This job has {larger} times the parameters, {longer} times the "
-        f"steps of the longest, and {job.num_workers} workers. Losses are predicted from {predictor}, which does best "
-        f"at lengths that it was not shown. Intervals are widened by what a method's share lost differs by between "
-        f"{shares['network'].nunique()} kinds of network; a method that was run on one has the widest. "
-        "Step times are modelled, without encoding. DDP with fp16 is taken to lose nothing."
-    )
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one sentence, as all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
 
 
-def as_text(job: TrainingJob, advice: Advice) -> str:
-    """The recommendation, the table, and what it rests on."""
-    heads = ["method", "ratio", "ms a step", "hours", "models sent", "expected loss, points", "beyond what was run"]
-    heads += ["dollars"] if job.dollars_per_hour else []
-    lines = []
-    for line in advice.lines.to_dict("records"):
-        hours = line["seconds"] * job.num_steps / 3600
-        share, low, high = (points(advice.gap * line[key]) for key in ("share", "low", "high"))
-        loss = "0" if line["method"].startswith("DDP") else f"{share} ({low} to {high})"
-        beyond = "no" if line["beyond"] == 1 else f"{line['beyond']:.2g} times"
-        cells = [line["method"], short(line["ratio"]), milliseconds(line["seconds"]), f"{hours:.3g}"]
-        cells += [amount(line["models_sent"]), loss, beyond]
-        lines.append(cells + ([f"{hours * job.dollars_per_hour:,.0f}"] if job.dollars_per_hour else []))
-    gap = (
-        f"Shares lost are turned into points by a gap of {100 * advice.gap:.2f} points between a worker alone and SGD."
-    )
-    return f"{advice.sentence}\n\n{tabulate(lines, heads, disable_numparse=True)}\n\n{advice.where}\n{gap}"
-
-
-def _shares() -> pd.DataFrame:
-    """What methods lose on the kinds of network whose shipped experiment can tell a loss."""
-    shares = shares_lost(Evidence((SHIPPED,)))
-    return shares[shares["tells"]]
-
-
-def run(options: argparse.Namespace) -> int:
-    """Print the recommendation, the table and what it rests on; returns the exit status."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m harness advise`: print the recommendation, the table and what it rests on."""
+    parser = _Parser(prog="python -m harness advise", description="Advice for one's own job.", allow_abbrev=False)
+    add_arguments(parser)
+    parser.add_argument("--map", type=Path, default=MAP, help="folder of the experiment whose runs predict losses")
 
     def said() -> str:
+        options = parser.parse_args(arguments)
         job = job_of(options)
         if not SHIPPED.is_dir():
             raise UsageError(
                 f"advice stands on the records in {SHIPPED}, which come with a checkout and not with an installation; "
                 "run `python -m harness advise` in a checkout"
             )
-        return as_text(job, advise(job, read_frames(options.map), _shares()))
+        shares = shares_lost(Evidence((SHIPPED,)))
+        return advise(job, read_frames(options.map), shares[shares["tells"]]).text
 
-    return end_of(said, UsageError)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m harness advise`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m harness advise", description="Advice for one's own job.", allow_abbrev=False
-    )
-    add_arguments(parser)
-    parser.add_argument("--map", type=Path, default=MAP, help="folder of the experiment whose runs predict losses")
-    return run(parser.parse_args(arguments))
+    return end_of(said)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
@@ -48,6 +49,27 @@ class UsageError(ValueError):
     """The command was given something that cannot be used; the message is one sentence for the user."""
 
 
+def end_of(write: Callable[[], str]) -> int:
+    """What a command of the report ends with: it writes, and says what; a failure is one sentence on standard error.
+
+    Returns:
+        The exit status: 0, 1 for a failure, 2 for a user's mistake, 130 after Ctrl-C.
+    """
+    try:
+        print(write())
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"error: cannot read or write {what}; check the folder or choose another --output", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: the same command writes the report anew", file=sys.stderr)
+        return 130
+    return 0
+
+
 @dataclass(frozen=True)
 class Frames:
     """An experiment and its runs. Scores are shares (0.8738 is 87.38 %); more is better, also of an error rate.
@@ -78,6 +100,11 @@ class Frames:
     def contrasts(self) -> list[Contrast]:
         """The declared comparisons; none in an experiment that declares none."""
         return list(self.experiment.contrasts or [])
+
+    @property
+    def is_tuning(self) -> bool:
+        """Whether it is a search for settings and rates: then of every tuned row the best trial is shown."""
+        return bool(self.rows["tunes"].notna().any())
 
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -120,30 +147,46 @@ def read_frames(folder: Path, tuning: Path | None = None) -> Frames:
     """
     experiment = _experiment(folder)
     metric, found = metric_of(experiment.metric), read_runs(folder)
-    lines: dict[str, list[dict[str, Any]]] = {"runs": [], "attempts": [], "trials": []}
-    scores: list[tuple[Any, ...]] = []
-    for row, seed, run_id in _planned(folder, experiment):
-        run, events = _run(folder, found, run_id)
-        lines["runs"].append(_run_line(folder, row.row, seed, run_id, run, metric))
-        lines["trials"] += [_trial_line(row, seed, run_id, run, events, metric)] if row.tunes else []
-        scores += _score_lines(row.row, seed, run_id, events, metric)
-        lines["attempts"] += _attempt_lines(row.row, run) if run else []
+    planned = _planned(folder, experiment, found)
+    # Where the experiment is a tuning itself, its own runs are the trials.
+    trials = [each for each in planned if each.row.tunes] or _trials(folder, experiment, tuning)
     return Frames(
         folder,
         experiment,
         pd.DataFrame([_row_line(row) for row in experiment.rows]),
-        _frame(lines["runs"], _RUN),
-        pd.DataFrame(scores, columns=_SCORE),
-        # Where the experiment is a tuning itself, its own runs are the trials.
-        _frame(lines["trials"], _TUNING) if lines["trials"] else _tuning_frame(experiment, folder, tuning),
+        _frame((_run_line(folder, each, metric) for each in planned), _RUN),
+        pd.DataFrame([line for each in planned for line in _score_lines(each, metric)], columns=_SCORE),
+        _frame((_trial_line(each, metric) for each in trials), _TUNING),
         # Two rows may share a run, whose attempts count once.
-        _frame(lines["attempts"], _ATTEMPT).drop_duplicates(["run_id", "attempt"]),
-        len(set(found) - {run_id for row in experiment.rows for run_id in row.runs.values()}),
+        _frame((line for each in planned for line in _attempt_lines(each)), _ATTEMPT).drop_duplicates(
+            ["run_id", "attempt"]
+        ),
+        len(found.keys() - {each.run_id for each in planned}),
     )
 
 
-def _frame(lines: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
-    return pd.DataFrame(lines) if lines else pd.DataFrame(columns=columns)
+class _Planned(NamedTuple):
+    """A planned run; `run` is None where nothing was recorded."""
+
+    row: Row
+    seed: int
+    run_id: str
+    run: RunRecord | None
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [vars(event) for event in self.run.events] if self.run else []
+
+    @property
+    def status(self) -> Status:
+        if self.run is None or self.run.result is None:
+            return "failed" if self.run is not None and self.run.failure else "missing"
+        return status_of(self.run.result)
+
+
+def _frame(lines: Iterable[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
+    found = list(lines)
+    return pd.DataFrame(found) if found else pd.DataFrame(columns=columns)
 
 
 def _experiment(folder: Path) -> Experiment:
@@ -157,25 +200,29 @@ def _experiment(folder: Path) -> Experiment:
     return experiment
 
 
-def _planned(folder: Path, experiment: Experiment) -> Iterator[tuple[Row, int, str]]:
-    """Every planned run: its row, seed and id, in the order of rows and seeds."""
+def _planned(folder: Path, experiment: Experiment, found: Mapping[str, RunRecord]) -> list[_Planned]:
+    """Every planned run, in the order of rows and seeds."""
+    planned = []
     for row in experiment.rows:
         try:
             seeds = sorted((int(seed), run_id) for seed, run_id in row.runs.items())
         except ValueError:
             path = folder / "experiment.json"
             raise RecordError(f"{path} names a seed in row {row.row!r} that is no whole number; plan again") from None
-        yield from ((row, seed, run_id) for seed, run_id in seeds)
+        planned += [_Planned(row, seed, run_id, found.get(run_id)) for seed, run_id in seeds]
+    for each in planned:
+        if each.run and each.run.run.run_id != each.run_id:
+            where = folder / each.run_id / "run.json"
+            raise RecordError(f"{where} belongs to run {each.run.run.run_id}; delete the folder and run again")
+    return planned
 
 
-def _run(folder: Path, found: Mapping[str, RunRecord], run_id: str) -> tuple[RunRecord | None, list[dict[str, Any]]]:
-    run = found.get(run_id)
-    if run is None:
-        return None, []
-    if run.run.run_id != run_id:
-        where = folder / run_id / "run.json"
-        raise RecordError(f"{where} belongs to run {run.run.run_id}; delete the folder and run again")
-    return run, [vars(event) for event in run.events]
+def _trials(folder: Path, experiment: Experiment, tuning: Path | None) -> list[_Planned]:
+    """The runs of the tuning in a folder: the one given, or that which the experiment names, where it is at hand."""
+    if tuning is None and experiment.tuning is not None:
+        places = [place / experiment.tuning.experiment for place in (folder.parent, folder.parent.parent)]
+        tuning = next((place for place in places if (place / "experiment.json").exists()), None)
+    return [] if tuning is None else _planned(tuning, _experiment(tuning), read_runs(tuning))
 
 
 def _row_line(row: Row) -> dict[str, Any]:
@@ -193,10 +240,10 @@ def _paths(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, 
             yield f"{above}{key}", str(value) if isinstance(value, list) else value
 
 
-def _run_line(folder: Path, row: str, seed: int, run_id: str, run: RunRecord | None, metric: Metric) -> dict[str, Any]:
-    line: dict[str, Any] = dict.fromkeys(_RUN) | {"row": row, "seed": seed, "run_id": run_id, "score": math.nan}
-    status = _status(run)
-    line["status"] = status
+def _run_line(folder: Path, planned: _Planned, metric: Metric) -> dict[str, Any]:
+    row, seed, run_id, run = planned
+    line: dict[str, Any] = dict.fromkeys(_RUN) | {"row": row.row, "seed": seed, "run_id": run_id, "score": math.nan}
+    line["status"] = planned.status
     if run is None or run.result is None:
         return line
     result = run.result
@@ -208,15 +255,9 @@ def _run_line(folder: Path, row: str, seed: int, run_id: str, run: RunRecord | N
         line["worker_accuracy"] = math.fsum(result.worker_accuracy) / len(result.worker_accuracy)
     for purpose, entry in result.traffic.items():
         line |= {f"{purpose}.{key}": value for key, value in vars(entry).items()}
-    if status == "done":
+    if planned.status == "done":
         line["score"] = _score(f"{folder}/{run_id}/result.json", result, metric)
     return line
-
-
-def _status(run: RunRecord | None) -> Status:
-    if run is None or run.result is None:
-        return "failed" if run is not None and run.failure else "missing"
-    return status_of(run.result)
 
 
 def _score(path: str, result: Result, metric: Metric) -> float:
@@ -235,53 +276,29 @@ def status_of(result: Result) -> Literal["done", "diverged"]:
     return "diverged" if result.status == "diverged" or is_beyond else "done"
 
 
-def _score_lines(
-    row: str, seed: int, run_id: str, events: list[dict[str, Any]], metric: Metric
-) -> Iterator[tuple[Any, ...]]:
+def _score_lines(planned: _Planned, metric: Metric) -> Iterator[tuple[Any, ...]]:
     """Lines of `_SCORE`: as tuples, since there are the most of them."""
-    for event in events:
+    for event in planned.events:
         score = score_of(event["test_accuracy"], event["test_loss"], event.get("metrics"), metric)
-        yield (row, seed, run_id, score, *_OF_EVENT(event))
+        yield (planned.row.row, planned.seed, planned.run_id, score, *_OF_EVENT(event))
 
 
-def _attempt_lines(row: str, run: RunRecord) -> Iterator[dict[str, Any]]:
-    for attempt in run.run.attempts:
+def _attempt_lines(planned: _Planned) -> Iterator[dict[str, Any]]:
+    for attempt in planned.run.run.attempts if planned.run else ():
         packages = " ".join(f"{name} {version}" for name, version in attempt.packages.items())
         plain = {key: value for key, value in vars(attempt).items() if key not in ("slurm", "packages")}
-        yield {"run_id": run.run.run_id, "row": row, **plain, "packages": packages}
+        yield {"run_id": planned.run_id, "row": planned.row.row, **plain, "packages": packages}
 
 
-def _tuning_frame(experiment: Experiment, folder: Path, tuning: Path | None) -> pd.DataFrame:
-    """The trials of the tuning in a folder: the one given, or that which the experiment names, where it is at hand."""
-    if tuning is None and experiment.tuning is not None:
-        places = [place / experiment.tuning.experiment for place in (folder.parent, folder.parent.parent)]
-        tuning = next((place for place in places if (place / "experiment.json").exists()), None)
-    if tuning is None:
-        return pd.DataFrame(columns=_TUNING)
-    metric, found, searched = metric_of(experiment.metric), read_runs(tuning), _experiment(tuning)
-    lines = [
-        _trial_line(row, seed, run_id, *_run(tuning, found, run_id), metric)
-        for row, seed, run_id in _planned(tuning, searched)
-    ]
-    return pd.DataFrame(lines, columns=_TUNING)
-
-
-def _trial_line(
-    row: Row, seed: int, run_id: str, run: RunRecord | None, events: list[dict[str, Any]], metric: Metric
-) -> dict[str, Any]:
-    status, result = _status(run), run.result if run is not None else None
-    losses = [event["train_loss"] for event in events]
+def _trial_line(planned: _Planned, metric: Metric) -> dict[str, Any]:
+    row, seed, run_id, run = planned
+    result = run.result if run else None
+    losses = [event["train_loss"] for event in planned.events]
     losses += [result.train_loss] if result is not None and result.train_loss is not None else []
-    return {
-        "row": row.tunes,
-        "label": row.label,
-        "trial": row.row,
-        "candidate": row.candidate,
-        "learning_rate": row.learning_rate,
-        "num_epochs": row.num_epochs,
-        "seed": seed,
-        "run_id": run_id,
-        "status": status,
-        "score": score_in(result, metric) if result is not None and status == "done" else math.nan,
+    own = {key: getattr(row, key) for key in ("candidate", "learning_rate", "num_epochs")}
+    line = {"row": row.tunes, "label": row.label, "trial": row.row, **own, "seed": seed, "run_id": run_id}
+    return line | {
+        "status": planned.status,
+        "score": score_in(result, metric) if result is not None and planned.status == "done" else math.nan,
         "train_loss": min((loss for loss in losses if math.isfinite(loss)), default=None),
     }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 from report.frame import UsageError
 
@@ -42,91 +43,75 @@ class TrainingJob:
         return self.num_machines * self.workers_per_machine
 
 
-def quantity(options: argparse.Namespace, option: str, unit: str = "") -> float:
-    """An option's number: "25.6M" is 25.6 million, "10Gb/s" with the unit "b/s" ten thousand million.
+def _number(unit: str = "", in_one: float = 1.0) -> Callable[[str], float]:
+    """What reads a number above 0: "25.6M" is 25.6 million, "10Gb/s" with the unit "b/s" ten thousand million.
 
-    Raises:
-        UsageError: anything else, or not above 0.
+    Args:
+        in_one: so many of the option's units are one of the job's, as 1,000 milliseconds are a second.
     """
-    text = getattr(options, option.replace("-", "_"))
-    match = re.fullmatch(rf"([0-9]+(?:\.[0-9]+)?(?:e[0-9]+)?|\.[0-9]+)\s*([kMGBT]?)({re.escape(unit)})?", text.strip())
-    value = float(match[1]) * _PREFIXES[match[2]] if match else math.nan
-    if not 0 < value < math.inf:
-        example = f"10G{unit}" if unit else "450000 or 25.6M"
-        raise UsageError(f"--{option}: {text!r} is no number above 0; write it as {example}")
-    return value
+    pattern = rf"([0-9]+(?:\.[0-9]+)?(?:e[0-9]+)?|\.[0-9]+)\s*([kMGBT]?)({re.escape(unit)})?"
+
+    def read(text: str) -> float:
+        match = re.fullmatch(pattern, text.strip())
+        value = float(match[1]) * _PREFIXES[match[2]] if match else math.nan
+        if not 0 < value < math.inf:
+            example = f"10G{unit}" if unit else "450000 or 25.6M"
+            raise argparse.ArgumentTypeError(f"{text!r} is no number above 0; write it as {example}")
+        return value / in_one
+
+    return read
 
 
-def count(options: argparse.Namespace, option: str) -> int:
-    """An option's whole number, as of parameters, steps or workers.
-
-    Raises:
-        UsageError: anything else, or below 1.
-    """
-    value = quantity(options, option)
+def _count(text: str) -> int:
+    value = _number()(text)
     if abs(value - round(value)) > 1e-6 * value:
-        raise UsageError(f"--{option}: {value:g} is no whole number")
+        raise argparse.ArgumentTypeError(f"{value:g} is no whole number")
     return round(value)
 
 
+def _layout(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})", text.strip())
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is no layout; write machines x workers a machine, as 2x4")
+    return int(match[1]), int(match[2])
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
-    parser.add_argument("--parameters", help="of the network, as 25.6M")
-    parser.add_argument("--steps", help="of the whole job, as 450000")
-    parser.add_argument("--workers", help="one a machine; or give --layout")
-    parser.add_argument("--layout", help="machines x workers a machine, as 2x4")
-    parser.add_argument("--compute-ms", help="forward and backward pass of one worker's batch")
-    parser.add_argument("--bandwidth", help="of a machine's link, each way, as 10Gb/s")
-    parser.add_argument("--inside", help="of a worker's link inside its machine, as 1200Gb/s (default: no limit)")
-    parser.add_argument("--latency-us", default="50", help="of a hop (default: 50)")
-    parser.add_argument("--margin", default="0.5", help="loss that counts as none, in points (default: 0.5)")
-    parser.add_argument("--gap", help="points between a worker alone and SGD in this job (default: the map's)")
-    parser.add_argument("--dollars-per-hour", help="of all machines together")
+    """The command's options, each put where the job has it."""
+    percent, link = _number(in_one=100), _number("b/s")
+
+    def add(option: str, name: str, kind: Callable[[str], object], what: str, is_required: bool = False) -> None:
+        default = getattr(TrainingJob, name, None)
+        metavar = option.strip("-").replace("-", "_").upper()
+        parser.add_argument(
+            option, dest=name, type=kind, default=default, required=is_required, metavar=metavar, help=what
+        )
+
+    add("--parameters", "num_parameters", _count, "of the network, as 25.6M", True)
+    add("--steps", "num_steps", _count, "of the whole job, as 450000", True)
+    add("--workers", "workers", _count, "one a machine; or give --layout")
+    add("--layout", "layout", _layout, "machines x workers a machine, as 2x4")
+    add("--compute-ms", "compute_seconds", _number(in_one=1e3), "both passes of one worker's batch, as 27", True)
+    add("--bandwidth", "bits_per_second", link, "of a machine's link, each way, as 10Gb/s", True)
+    add("--inside", "inside_bits_per_second", link, "of a worker's link inside its machine (default: no limit)")
+    add("--latency-us", "latency_seconds", _number(in_one=1e6), "of a hop (default: 50)")
+    add("--margin", "margin", percent, "loss that counts as none, in points (default: 0.5)")
+    add("--gap", "gap", percent, "points between a worker alone and SGD in this job (default: the map's)")
+    add("--dollars-per-hour", "dollars_per_hour", _number(), "of all machines together")
 
 
 def job_of(options: argparse.Namespace) -> TrainingJob:
     """The job that the options tell.
 
     Raises:
-        UsageError: a number that is missing or cannot be read, or workers and layout that disagree.
+        UsageError: one worker alone, no number of workers, or workers and layout that disagree.
     """
-    machines, each = _shape(options)
+    machines, each = options.layout or (options.workers, 1)
+    if machines is None:
+        raise UsageError("how many workers? give --workers 8, or --layout 2x4")
+    if options.workers not in (None, machines * each):
+        raise UsageError(f"--workers {options.workers} and --layout {machines}x{each} disagree; leave one out")
     if machines * each < 2:
         raise UsageError("one worker sends nothing; give two workers or more")
-    for option, example in (
-        ("parameters", "25.6M"),
-        ("steps", "450000"),
-        ("compute-ms", "27"),
-        ("bandwidth", "10Gb/s"),
-    ):
-        if getattr(options, option.replace("-", "_")) is None:
-            raise UsageError(f"--{option} is missing; give it, as --{option} {example}")
-    return TrainingJob(
-        num_parameters=count(options, "parameters"),
-        num_steps=count(options, "steps"),
-        num_machines=machines,
-        workers_per_machine=each,
-        compute_seconds=quantity(options, "compute-ms") / 1e3,
-        bits_per_second=quantity(options, "bandwidth", "b/s"),
-        inside_bits_per_second=quantity(options, "inside", "b/s") if options.inside else 0.0,
-        latency_seconds=quantity(options, "latency-us") / 1e6,
-        margin=quantity(options, "margin") / 100,
-        gap=quantity(options, "gap") / 100 if options.gap else None,
-        dollars_per_hour=quantity(options, "dollars-per-hour") if options.dollars_per_hour else None,
-    )
-
-
-def _shape(options: argparse.Namespace) -> tuple[int, int]:
-    """Machines and workers of each: of the layout, or as many machines as workers."""
-    workers = count(options, "workers") if options.workers else None
-    if not options.layout:
-        if workers is None:
-            raise UsageError("how many workers? give --workers 8, or --layout 2x4")
-        return workers, 1
-    match = re.fullmatch(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})", options.layout.strip())
-    if not match:
-        raise UsageError(f"{options.layout!r} is no layout; write machines x workers a machine, as 2x4")
-    machines, each = int(match[1]), int(match[2])
-    if workers not in (None, machines * each):
-        raise UsageError(f"--workers {workers} and --layout {options.layout} disagree; leave one out")
-    return machines, each
+    told = vars(options) | {"num_machines": machines, "workers_per_machine": each}
+    return TrainingJob(**{field.name: told[field.name] for field in fields(TrainingJob)})

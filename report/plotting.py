@@ -34,15 +34,16 @@ FAMILIES: dict[str, tuple[str, str]] = {
 OTHER = "#7B4B2A"
 """Colour of a method of no family."""
 
+GREY: dict[str, Any] = {"color": "#555555", "linewidth": 0.8}
+"""A line at what others are compared with."""
+
 _STYLE: dict[RcKeyType, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": SIZE,
     "axes.titlesize": 9,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "legend.fontsize": SIZE,
     "legend.frameon": False,
-    "axes.labelsize": SIZE,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
@@ -50,8 +51,6 @@ _STYLE: dict[RcKeyType, Any] = {
     "grid.color": "#e6e6e6",
     "grid.linewidth": 0.5,
     "axes.axisbelow": True,
-    "xtick.labelsize": SIZE,
-    "ytick.labelsize": SIZE,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "lines.linewidth": 1.2,
@@ -77,17 +76,16 @@ def colour_of(algorithm: str) -> str:
     return FAMILIES[family][0] if family in FAMILIES else OTHER
 
 
-def new_figure(height: float, columns: int = 1, rows: int = 1, shared: bool = False) -> tuple[Figure, list[Axes]]:
-    """A figure of page width with a grid of axes, row by row. No global state, so that figures do not touch.
-
-    Args:
-        height: of the whole, in inches.
-        shared: whether all axes have the same limits.
-    """
+def new_figure(height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure of page width and so many inches high, with axes side by side. No global state: figures do not touch."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared)
-    return figure, [each for line in axes for each in line]
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+def legend_beside(axes: Axes, title: str | None = None) -> None:
+    """The legend, right of the axes."""
+    axes.legend(title=title, loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -118,9 +116,9 @@ def headline(figure: Figure, title: str) -> None:
 
 
 def end_labels(axes: Axes, ends: list[tuple[float, float, str, str]], leaders: bool = False) -> None:
-    """Names right of the ends of lines (x, y, name, colour), moved apart so that none touches another.
+    """Names in a column right of points (x, y, name, colour), in their order, moved apart so that none touches another.
 
-    With `leaders` a thin line joins each name to its end.
+    With `leaders` a thin line joins each name to its point.
 
     The figure must have its final limits: names are placed by where the axes then are.
     """
@@ -129,14 +127,14 @@ def end_labels(axes: Axes, ends: list[tuple[float, float, str, str]], leaders: b
     figure.draw_without_rendering()
     height = 1.3 * SIZE * figure.dpi / 72
     box = axes.get_window_extent()
-    heights = [float(axes.transData.transform((end[0], end[1]))[1]) for end in ends]
-    order = sorted(range(len(ends)), key=lambda number: heights[number])
-    places = spread([heights[number] for number in order], height, box.y0 + height / 2, box.y1 - height / 2)
-    for number, place in zip(order, places, strict=True):
-        x, y, name, colour = ends[number]
-        across, up = 20 if leaders else 6, (place - heights[number]) * 72 / figure.dpi
+    pixels = [axes.transData.transform((x, y)).tolist() for x, y, *_ in ends]
+    found = sorted(zip(pixels, ends, strict=True), key=lambda each: float(each[0][1]))
+    places = spread([low for (_, low), _ in found], height, box.y0 + height / 2, box.y1 - height / 2)
+    right = max(left for left, _ in pixels)
+    for ((left, low), (x, y, name, colour)), place in zip(found, places, strict=True):
+        across, up = (right - left) * 72 / figure.dpi + (20 if leaders else 6), (place - low) * 72 / figure.dpi
         text = axes.annotate(name, (x, y), xytext=(across, up), textcoords="offset points", va="center", color=colour)
-        text.set_in_layout(False)
+        text.set_in_layout(leaders)
         if leaders:
             leader = {"arrowstyle": "-", "linewidth": 0.5, "color": colour, "shrinkA": 0, "shrinkB": 0}
             line = axes.annotate("", (x, y), xytext=(across - 2, up), textcoords="offset points", arrowprops=leader)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from report.frame import Frames
-from report.statistics import against_baseline, contrasts_frame
+from report.statistics import against_baseline, contrasts_frame, rows_by_length
 
 MARGINS, DEVIATIONS = 3, 10
 """An experiment can tell if its gap from floor to ceiling holds so many margins, and so many standard deviations."""
@@ -44,10 +44,11 @@ def assay_frame(frames: Frames) -> pd.DataFrame:
     (why a loss could not be told; None where it could).
     """
     experiment, rows = frames.experiment, frames.rows
+    bounds = [rows_by_length(frames, name) for name in (experiment.baseline, experiment.floor)]
     lines = []
     lengths = rows.loc[(rows["rule"] == "held_out") & rows["tunes"].isna(), "num_steps"].unique()
     for steps in sorted((int(each) for each in lengths), reverse=True):
-        ceiling, floor = (_bound(frames, name, steps) for name in (experiment.baseline, experiment.floor))
+        ceiling, floor = (frames.done(each.get(steps, "")) for each in bounds)
         high, low = ceiling.mean(), floor.mean()
         deviation = max(ceiling.std(ddof=1), floor.std(ddof=1)) if min(len(ceiling), len(floor)) > 1 else math.nan
         reason = _reason(experiment.margin, high - low, deviation)
@@ -63,14 +64,7 @@ def claimed_contrasts(frames: Frames) -> pd.DataFrame:
 
 def tells(frames: Frames) -> bool:
     """Whether an experiment can tell a loss at its own length."""
-    return bool(assay_frame(frames)["reason"].isna().iloc[0])
-
-
-def _bound(frames: Frames, name: str | None, num_steps: int) -> pd.Series[float]:
-    rows = frames.rows
-    is_it = ((rows["row"] == name) | (rows["base"] == name)) & (rows["rule"] == "held_out")
-    found = rows.loc[is_it & (rows["num_steps"] == num_steps), "row"].to_list()
-    return frames.done(found[0]) if name is not None and found else pd.Series(dtype=float)
+    return bool(assay_frame(frames)["reason"].head(1).isna().any())
 
 
 def _reason(margin: float | None, gap: float, deviation: float) -> str | None:
@@ -170,10 +164,10 @@ def lost_frame(frames: Frames) -> pd.DataFrame:
 
 def _telling(frames: Frames) -> dict[int, tuple[float, float, float]]:
     """By a length that can tell: the ceiling's mean, the variance of that mean in shares of the gap, the gap."""
-    found = {}
+    found, baselines = {}, rows_by_length(frames, frames.experiment.baseline)
     for line in assay_frame(frames).to_dict("records"):
         if line["reason"] is None:
-            scores = _bound(frames, frames.experiment.baseline, line["num_steps"]).to_numpy(dtype=float)
+            scores = frames.done(baselines[line["num_steps"]]).to_numpy(dtype=float)
             noise = float(scores.var(ddof=1)) / len(scores) / line["gap"] ** 2
             found[int(line["num_steps"])] = (line["ceiling"], noise, line["gap"])
     return found

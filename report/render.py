@@ -79,6 +79,14 @@ def markdown_of(template: str, context: Mapping[str, Any]) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
+def write_tables(folder: Path, frames: Mapping[str, pd.DataFrame]) -> Path:
+    """Write each frame as NAME.csv, whole and unrounded; returns the folder, which is made if it is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, frame in frames.items():
+        frame.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+    return folder
+
+
 def write_report(
     output: Path,
     name: str,
@@ -104,10 +112,7 @@ def write_report(
     Raises:
         OSError: the folder cannot be written.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "csv").mkdir(exist_ok=True)
-    for key, frame in frames.items():
-        frame.to_csv(output / "csv" / f"{key}.csv", index=False, lineterminator="\n")
+    write_tables(output / "csv", frames)
     for key, figure in figures.items():
         save(figure, output / "figures" / f"{key}.png")
     text = markdown_of(template, context)

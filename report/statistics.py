@@ -30,6 +30,8 @@ BETTER, WORSE, EQUAL = "better", "worse", "equal within the margin"
 NOT_TOLD, DIVERGED, NO_RUNS = "not told apart", "diverged", "not enough runs"
 OTHER_RATE, NOT_RUN = "not shown at equal rate", "not run at equal rate"
 """Of a difference between the best rates of two methods, which might be the rates'."""
+VERDICTS = (BETTER, WORSE, LESS, MORE, EQUAL, OTHER_RATE, NOT_RUN, NOT_TOLD, DIVERGED, NO_RUNS)
+"""In the order in which a report tells them."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Difference:
             return 0.0 if distance > 0 else 1.0
         return float(special.stdtr(self.degrees, -distance / self.standard_error))
 
+
+_ROW = ["row", "label", "algorithm", "ratio", "learning_rate", "momentum", "num_steps", "models_sent", "link_models"]
 
 UNKNOWN = Difference(math.nan, math.nan, math.nan)
 """Of rows without runs."""
@@ -139,7 +143,7 @@ def against_baseline(frames: Frames) -> pd.DataFrame:
     high_one_sided (each a bound of 95 % alone).
     """
     pool = pool_of(frames)
-    references = _baselines(frames)
+    references = rows_by_length(frames, frames.experiment.baseline)
     lines = []
     for row, steps in zip(frames.rows["row"], frames.rows["num_steps"], strict=True):
         reference = references.get(steps)
@@ -151,11 +155,34 @@ def against_baseline(frames: Frames) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=[*columns, "low_one_sided", "high_one_sided"])
 
 
-def _baselines(frames: Frames) -> dict[int, str]:
-    """The baseline's row by number of steps."""
-    name, rows = frames.experiment.baseline, frames.rows
+def rows_by_length(frames: Frames, name: str | None) -> dict[int, str]:
+    """A row and those that repeat it at another length, by number of steps."""
+    rows = frames.rows
     mine = rows[((rows["row"] == name) | (rows["base"] == name)) & (rows["rule"] == "held_out")]
     return {int(steps): str(row) for row, steps in zip(mine["row"], mine["num_steps"], strict=True)}
+
+
+def accuracy_frame(frames: Frames) -> pd.DataFrame:
+    """All rows with their mean and their difference to the baseline of their length, in the order of the plan.
+
+    Columns: those of `Frames.rows` without its settings; num_planned, num_diverged, num_runs, mean, deviation, low,
+    high; difference, standard_error, degrees, difference_low, difference_high; is_bound, is_own (a row of its own, at
+    the experiment's length and the settings that were chosen for it).
+    """
+    status = frames.runs.groupby("row")["status"]
+    counts = pd.DataFrame(
+        {"num_planned": status.size(), "num_diverged": status.agg(lambda of: (of == "diverged").sum())}
+    )
+    names = {"estimate": "difference", "low": "difference_low", "high": "difference_high"}
+    against = against_baseline(frames).rename(columns=names).drop(columns="reference")
+    found = frames.rows[[*_ROW, "base", "rule"]]
+    for others in (counts, summary_frame(frames), against):
+        found = found.merge(others, on="row", how="left")
+    found["num_runs"] = found["num_runs"].fillna(0).astype(int)
+    bounds = {frames.experiment.baseline, frames.experiment.floor} - {None}
+    found["is_bound"] = found["row"].isin(bounds) | found["base"].isin(bounds)
+    found["is_own"] = found["base"].isna() & (found["rule"] == "held_out")
+    return found
 
 
 def rates_frame(frames: Frames) -> pd.DataFrame:

@@ -1,4 +1,7 @@
-"""Markdown as a PDF: its tokens become Typst source in which every text is a quoted string, and so never markup."""
+"""Markdown as a PDF: its tokens become Typst source in which every text is a quoted string, and so never markup.
+
+It knows what the templates use: headings, paragraphs, bullets, quotes, tables, pictures, code, bold and italic type.
+"""
 
 from __future__ import annotations
 
@@ -24,46 +27,7 @@ _SCALES = (0.9, 0.94, 0.97, 1.0, 1.04, 1.08, 1.12)
 _LEAST_WIDTH = 0.94
 """Of a picture, in the width of the text: its type is at 7 points then."""
 
-_PREAMBLE = """\
-#set document(title: {title}, date: none)
-#set page(paper: "a4", margin: (x: 17mm, top: 15mm, bottom: 15mm), numbering: "1 / 1",
-  header: context if counter(page).get().first() > 1 [#text(7.5pt, fill: luma(110))[#{title}]])
-#set text(font: "Libertinus Serif", size: {scale} * 9.5pt, lang: "en", hyphenate: false)
-#set par(leading: 0.58em, spacing: 0.95em)
-#set list(spacing: 0.7em)
-#show heading.where(level: 1): set text(size: 15pt)
-#show heading.where(level: 2): set text(size: 13pt)
-#show heading.where(level: 2): set block(above: 1.5em, below: 0.8em, sticky: true)
-#show heading.where(level: 3): set text(size: 10.5pt)
-#show heading.where(level: 3): set block(above: 1.2em, below: 0.7em, sticky: true)
-#show raw: set text(font: "DejaVu Sans Mono", size: 0.82em)
-#show link: set text(fill: rgb("#0b4f8a"))
-#let verdict(body) = block(width: 100%, fill: rgb("#f2f6fa"), stroke: (left: 2.5pt + rgb("#0072B2")),
-  inset: 9pt, above: 1em, below: 1.2em, body)
-#let picture(path, body) = block(above: 1.1em, below: 1.1em, breakable: false)[
-  #image(path, width: {width}) #block(above: 0.5em)[#text({scale} * 8.5pt, fill: luma(60), body)]]
-#let kept(body) = block(breakable: false, width: 100%, above: 1.6em, body)
-#let grid-table(columns, align, count, head, ..cells) = block(width: 100%, above: 0.8em, below: 1.1em,
-  breakable: count > {most_kept}, layout(page => {{
-    let drawn(size, columns) = {{
-      set text(calc.max(7pt, {scale} * size), number-width: "tabular")
-      set par(leading: 0.42em, justify: false)
-      table(columns: columns, align: align, stroke: none, inset: (x: 0.36em, y: 0.3em),
-        fill: (x, y) => if y > 0 and calc.even(y) {{ luma(246) }},
-        table.hline(stroke: 0.8pt), table.header(
-          ..head.zip(align).map(((head, align)) => table.cell(align: align + bottom, strong(head)))),
-        table.hline(stroke: 0.4pt), ..cells, table.hline(stroke: 0.8pt))
-    }}
-    let fits(columns) = size => measure(drawn(size, columns)).width <= page.width
-    let whole = columns.map(_ => auto)
-    let narrow = columns.map(width => if width == auto {{ auto }} else {{ 11em }})
-    let size = (8.5pt, 7.8pt).find(fits(whole))
-    if size != none {{ drawn(size, whole) }} else {{
-      let size = (8.5pt, 7.8pt, 7pt).find(fits(narrow))
-      drawn(if size == none {{ 7pt }} else {{ size }}, columns)
-    }}
-  }}))
-"""
+_PREAMBLE = (Path(__file__).parent / "templates/page.typ").read_text()
 
 _END = "#context { let at = here().position(); [#metadata((at.page, at.y / page.height)) <end>] }\n"
 """The page on which a text ends, and the share of that page's height above the end."""
@@ -114,8 +78,9 @@ def typst_of(markdown: str, root: Path, scale: float = 1.0, last: int = 0) -> st
     title = next((tokens[n + 1].content for n, token in enumerate(tokens) if token.type == "heading_open"), "")
     starts = [n for n, token in enumerate(tokens) if token.type == "heading_open" and token.tag == "h2"]
     before = _blocks(tokens[: starts[0] if starts else len(tokens)], root)
-    numbers = {"most_kept": _MOST_KEPT, "scale": scale, "width": f"{100 * min(max(scale, _LEAST_WIDTH), 1):g}%"}
-    parts = [_PREAMBLE.format(title=quote(title), **numbers), *before]
+    width = f"{100 * min(max(scale, _LEAST_WIDTH), 1):g}%"
+    known = {"title": quote(title), "scale": scale, "width": width, "most_kept": _MOST_KEPT}
+    parts = [*(f"#let {name} = {value}" for name, value in known.items()), _PREAMBLE, *before]
     for start, end in pairwise([*starts, len(tokens)]):
         section = tokens[start:end]
         rows, pictures = (sum(map(of, section)) for of in (lambda token: token.type == "tr_open", _is_picture))
@@ -130,13 +95,10 @@ def _is_picture(token: Token) -> bool:
     return len(children) == 1 and children[0].type == "image"
 
 
-_OPENED = {
-    "bullet_list_open": "#list(",
-    "ordered_list_open": "#enum(",
-    "list_item_open": "[",
-    "blockquote_open": "#verdict[",
-}
-_CLOSED = {"bullet_list_close": ")", "ordered_list_close": ")", "list_item_close": "],", "blockquote_close": "]"}
+_BOUNDS = {
+    "bullet_list_open": "#list(", "bullet_list_close": ")", "list_item_open": "[", "list_item_close": "],",
+    "blockquote_open": "#verdict[", "blockquote_close": "]",
+}  # fmt: skip
 
 
 def _blocks(tokens: Sequence[Token], root: Path, floats: bool = False) -> list[str]:
@@ -147,29 +109,22 @@ def _blocks(tokens: Sequence[Token], root: Path, floats: bool = False) -> list[s
         token = tokens[number]
         if token.type == "table_open":
             end = next(n for n in range(number, len(tokens)) if tokens[n].type == "table_close")
-            parts.append(_table(tokens[number:end], root))
+            parts.append(_table(tokens[number:end]))
             number = end
         elif token.type == "heading_open":
-            parts.append(f"#heading(level: {token.tag[1:]})[{_inline(tokens[number + 1], root)}]")
+            parts.append(f"#heading(level: {token.tag[1:]})[{_inline(tokens[number + 1])}]")
             number += 2
         elif token.type == "inline":
             leads = any(each.type == "table_open" or _is_picture(each) for each in tokens[number + 2 : number + 4])
             said = _paragraph(token, root)
-            said = (
-                f"#place(auto, float: true, clearance: 1em, align(left)[{said}])"
-                if floats and _is_picture(token)
-                else said
-            )
+            if floats and _is_picture(token):
+                said = f"#place(auto, float: true, clearance: 1em, align(left)[{said}])"
             parts.append(f"#block(sticky: true)[{said}]" if leads else said)
-        elif token.type in ("fence", "code_block"):
+        elif token.type == "fence":
             lines = ", ".join(quote(line) if line.strip() else '""' for line in token.content.rstrip("\n").split("\n"))
             parts.append(f'#raw(block: true, ({lines},).join("\\n"))')
-        elif token.type == "hr":
-            parts.append("#line(length: 100%, stroke: 0.4pt + luma(150))")
-        elif token.type in _OPENED:
-            parts.append(_OPENED[token.type])
-        elif token.type in _CLOSED:
-            parts.append(_CLOSED[token.type])
+        elif token.type in _BOUNDS:
+            parts.append(_BOUNDS[token.type])
         number += 1
     return parts
 
@@ -179,46 +134,33 @@ def _paragraph(token: Token, root: Path) -> str:
         path = str(token.children[0].attrs["src"])
         vector = str(Path(path).with_suffix(".pdf"))
         shown = vector if (root / vector).exists() else path
-        return f"#picture({quote('/' + shown)})[{_inline(token.children[0], root)}]"
-    return f"#par[{_inline(token, root)}]"
+        return f"#picture({quote('/' + shown)})[{_inline(token.children[0])}]"
+    return f"#par[{_inline(token)}]"
 
 
-_MARKS = {"strong_open": "#strong[", "em_open": "#emph[", "strong_close": "]", "em_close": "]", "link_close": "]"}
+_MARKS = {"strong_open": "#strong[", "em_open": "#emph[", "strong_close": "]", "em_close": "]", "softbreak": '#" "'}
 
 
-def _inline(token: Token, root: Path) -> str:
+def _inline(token: Token) -> str:
     parts = []
     for child in token.children or []:
         if child.type == "text":
             parts.append(f"#{quote(child.content)}" if child.content else "")
         elif child.type == "code_inline":
             parts.append(f"#raw({quote(child.content)})")
-        elif child.type in ("softbreak", "hardbreak"):
-            parts.append('#" "' if child.type == "softbreak" else "#linebreak()")
-        elif child.type == "link_open":
-            target = str(child.attrs["href"])
-            parts.append(f"#link({quote(target)})[" if "://" in target else "#[")
-        elif child.type in _MARKS:
-            parts.append(_MARKS[child.type])
+        else:
+            parts.append(_MARKS.get(child.type, ""))
     return "".join(parts)
 
 
-def _table(tokens: Sequence[Token], root: Path) -> str:
-    rows: list[list[Token]] = []
-    aligns: list[str] = []
-    for number, token in enumerate(tokens):
-        if token.type == "tr_open":
-            rows.append([])
-        elif token.type in ("th_open", "td_open"):
-            rows[-1].append(tokens[number + 1])
-            if token.type == "th_open":
-                aligns.append(str(token.attrs.get("style", "")).removeprefix("text-align:") or "left")
-    head, *body = rows
+def _table(tokens: Sequence[Token]) -> str:
+    cells = [token for token in tokens if token.type == "inline"]
+    heads = [token for token in tokens if token.type == "th_open"]
+    aligns = [str(token.attrs.get("style", "")).removeprefix("text-align:") or "left" for token in heads]
+    head, *body = (cells[start : start + len(heads)] for start in range(0, len(cells), len(heads)))
     longest = [max((len(row[place].content) for row in body), default=0) for place in range(len(head))]
-    widths = [
-        f"{length}fr" if align == "left" and length > _LONG else "auto"
-        for length, align in zip(longest, aligns, strict=True)
-    ]
-    heads = ", ".join(f"[{_inline(cell, root)}]" for cell in head)
-    cells = "".join(f", [{_inline(cell, root)}]" for row in body for cell in row)
-    return f"#grid-table(({', '.join(widths)},), ({', '.join(aligns)},), {len(body)}, ({heads},){cells})"
+    is_wide = [align == "left" and length > _LONG for length, align in zip(longest, aligns, strict=True)]
+    widths = [f"{length}fr" if wide else "auto" for length, wide in zip(longest, is_wide, strict=True)]
+    first = ", ".join(f"[{_inline(cell)}]" for cell in head)
+    others = "".join(f", [{_inline(cell)}]" for row in body for cell in row)
+    return f"#grid-table(({', '.join(widths)},), ({', '.join(aligns)},), {len(body)}, ({first},){others})"

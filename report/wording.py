@@ -12,8 +12,7 @@ NONE = "\u2013"
 """Shown where there is no number."""
 
 FORMATS: dict[str, Callable[[Any], str]] = {}
-"""Ways to write a cell of a table, by name; `interval` and `span` are for two numbers, `text` and
-`code` for any word, the others for one number."""
+"""Ways to write a cell of a table, by name: `interval` and `span` two numbers, `text` and `code` a word, others one."""
 
 
 def _format(write: Callable[[Any], str]) -> Callable[[Any], str]:
@@ -87,12 +86,6 @@ def probability(value: float) -> str:
 @_format
 def text(value: Any) -> str:
     """A word as it is."""
-    return str(value)
-
-
-@_format
-def number(value: Any) -> str:
-    """A number that is text already."""
     return str(value)
 
 

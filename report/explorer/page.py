@@ -12,14 +12,12 @@ from typing import Any
 import pandas as pd
 
 from harness.records.store import write_text_atomically
-from report.accuracy_tables import accuracy_frame
 from report.explorer.steps import scored_models, step_models, timings_table
-from report.frame import Frames, read_frames
+from report.frame import Frames
 from report.regime import claimed_contrasts
-from report.speed.scored import scored_experiments
 from report.speed.timed import STUDY
-from report.speed.workload_model import read_study
-from report.statistics import difference, pool_of
+from report.speed.workload_model import SpeedStudy, read_study
+from report.statistics import accuracy_frame, difference, pool_of
 
 HERE = Path(__file__).parent
 SCRIPTS = ("charts.js", "tables.js", "state.js", "accuracy.js", "speed.js", "explorer.js")
@@ -46,25 +44,22 @@ def write_experiment_page(path: Path, frames: Frames) -> None:
     """
     places = [place / "speedups" for place in (frames.folder.parent, frames.folder.parent.parent)]
     study = next((read_study(place) for place in places if (place / STUDY).exists()), None)
-    is_tuning = bool(frames.rows["tunes"].notna().any())
-    models = scored_models(study, frames) if study and study.records.sessions and not is_tuning else []
+    models = scored_models(study, frames) if study and study.records.sessions and not frames.is_tuning else []
     timings = timings_table(study, {model["name"] for model in models}) if study and models else None
-    page = explorer_page(frames, models, timings, without=("scores", "pairs") if is_tuning else ())
+    page = explorer_page(frames, models, timings, without=("scores", "pairs") if frames.is_tuning else ())
     write_text_atomically(path, page, durable=False)
 
 
-def write_study_page(path: Path, folder: Path, accuracy: Sequence[Path] = ()) -> None:
-    """Write a study's page, with the rows of one experiment: the first given, or the first that the sessions name.
+def write_study_page(path: Path, study: SpeedStudy, experiments: Sequence[Frames]) -> None:
+    """Write a study's page, with the rows of the first experiment.
 
     Raises:
-        UsageError, RecordError: as `read_frames` and `read_study`.
         OSError: the file cannot be written.
     """
-    study = read_study(folder)
-    found = [read_frames(place) for place in accuracy[:1]] or scored_experiments(folder, study.records.sessions)
-    scored = scored_models(study, found[0]) if found and study.records.sessions else []
+    frames = next(iter(experiments), None)
+    scored = scored_models(study, frames) if frames and study.records.sessions else []
     title, without = "Step times and speed-ups", ("scores", "tuning", "pairs")
-    page = explorer_page(next(iter(found), None), scored + step_models(study), timings_table(study), title, without)
+    page = explorer_page(frames, scored + step_models(study), timings_table(study), title, without)
     write_text_atomically(path, page, durable=False)
 
 

@@ -11,14 +11,11 @@ from harness.records.store import Attempt
 from harness.records.timings import Message, Method, Timing
 from report.frame import Frames
 from report.speed.cost_model import Compute, Network, step_seconds
-from report.speed.scored import joined_frame, scored_steps_frame
+from report.speed.timed import joined_frame, scored_steps_frame
 from report.speed.workload_model import SpeedStudy, WorkloadModel
 
 RATES = tuple(float(f"{10 ** (7 + step / 12):.6g}") for step in range(56))
 """Bits per second, 10 Mb/s to 383 Gb/s; between them the page goes straight in logarithms."""
-
-BASELINES = ("ddp", "ddp_fp16", "ddp_powersgd")
-"""Algorithms that scored methods are compared with."""
 
 
 def timings_table(study: SpeedStudy, workloads: Collection[str] | None = None) -> pd.DataFrame:
@@ -41,7 +38,7 @@ def step_models(study: SpeedStudy) -> list[dict[str, Any]]:
     found = []
     for model in study.models.values():
         if model.is_modelled:
-            methods = [_method(each, each.baseline, model.codec_seconds(each), []) for each in model.methods.values()]
+            methods = [_method(each, model.codec_seconds(each), []) for each in model.methods.values()]
             found.append(_model(model, model.workload.name, "", [each.attempt for each in model.timings], methods))
     return found
 
@@ -52,10 +49,9 @@ def scored_models(study: SpeedStudy, frames: Frames) -> list[dict[str, Any]]:
     rows = {str(name): list(group["row"].unique()) for name, group in joined.groupby("method")}
     found = []
     for work, methods in _sessions(study).items():
-        is_baseline = {each.name: each.algorithm in BASELINES for each in methods}
         if work in study.models and study.models[work].is_modelled and any(each.name in rows for each in methods):
-            wanted = [each for each in methods if each.name in rows or is_baseline[each.name]]
-            told = [_method(each, is_baseline[each.name], 0.0, rows.get(each.name, [])) for each in wanted]
+            wanted = [each for each in methods if each.name in rows or each.baseline]
+            told = [_method(each, 0.0, rows.get(each.name, [])) for each in wanted]
             attempts = [session.attempt for session in study.records.sessions if session.workload.name == work]
             found.append(_model(study.models[work], scored_name(work), "without encoding and update; ", attempts, told))
     return found
@@ -76,17 +72,9 @@ def _sessions(study: SpeedStudy) -> dict[str, list[Method]]:
     return {work: list(methods.values()) for work, methods in found.items()}
 
 
-def _method(method: Method, is_baseline: bool, codec_seconds: float, rows: Sequence[str]) -> dict[str, Any]:
-    return {
-        "name": method.name,
-        "label": method.label,
-        "algorithm": method.algorithm,
-        "baseline": is_baseline,
-        "period": method.period,
-        "codec_seconds": codec_seconds,
-        "messages": method.messages,
-        "rows": rows,
-    }
+def _method(method: Method, codec_seconds: float, rows: Sequence[str]) -> dict[str, Any]:
+    told = {name: getattr(method, name) for name in ("name", "label", "algorithm", "baseline", "period")}
+    return told | {"codec_seconds": codec_seconds, "messages": method.messages, "rows": rows}
 
 
 def _model(

@@ -7,12 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from report.ends import end_of
-from report.frame import UsageError
+from report.frame import end_of
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Build the answers; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m harness answers",
         description="Answer the questions of the paper's readers from the records there are; nothing is trained.",
@@ -23,19 +22,14 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", type=Path, help="folder to write into (default: answers/ in the results)")
     parser.add_argument("--readme", type=Path, help="file that gets the three cards between its marks")
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Build the answers; returns the exit status."""
-    options = parser().parse_args(arguments)
+    options = parser.parse_args(arguments)
     from report.questions.build import build_answers
 
     def write() -> str:
         written = build_answers(options.results, options.output, options.readme)
         return f"wrote {written} and answers.pdf beside it"
 
-    return end_of(write, UsageError)
+    return end_of(write)
 
 
 if __name__ == "__main__":

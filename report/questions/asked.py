@@ -1,85 +1,65 @@
-"""The list of the questions: what was asked, which function answers, and which command fills what is missing."""
+"""The questions: a template's head says what was asked and what must have been run, and its body is the answer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from report.frame import JUDGED
 from report.questions import losses, networks, speed, studies, tuning
 from report.questions.evidence import Answer, Evidence
+from report.render import TEMPLATES
 
-LONG_RUN, SPEEDUPS, TUNE = "make reproduce-long", "make speedups", "make tune"
-JUDGED_RUN = f"make reproduce EXPERIMENT={JUDGED}"
-STUDIES = 'make studies STUDIES="{}"'
+COMPUTED: dict[int, Callable[[Evidence], Answer | None]] = {
+    1: losses.what_is_lost, 2: speed.which_baseline, 3: speed.which_layout, 4: speed.which_bandwidth,
+    5: speed.over_older_methods, 6: speed.what_headlines_ask, 7: speed.does_it_save_money, 8: studies.over_width,
+    9: networks.other_networks, 10: losses.other_tasks, 12: studies.how_to_share_a_budget,
+    13: tuning.is_least_loss_best, 14: tuning.what_tuning_costs, 15: studies.why_resets_help,
+    16: studies.is_the_error_ever_zero, 17: studies.which_compressors_work, 18: studies.over_skew,
+    19: studies.over_workers, 20: tuning.which_learning_rate, 22: speed.which_ratio_is_needed,
+    23: losses.the_relatives, 25: losses.would_local_sgd_do,
+}  # fmt: skip
+"""Answers that take more than the contrasts in the head of their template."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """`command` makes the runs that the answer needs."""
+    """What the head of a question's template says, in TOML within a comment of the template.
+
+    Attributes:
+        command: makes the runs that the answer needs.
+        needs: by experiment, rows without whose finished runs there is no answer. The answer's numbers have the
+            `regime` of the first experiment besides.
+        pairs: contrasts of that experiment: row, reference, and what the table calls the row if not by its label.
+    """
 
     number: int
     asked: str
-    answer: Callable[[Evidence], Answer | None]
     command: str
+    needs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    pairs: Sequence[Sequence[str]] = ()
+
+    def answer(self, evidence: Evidence) -> Answer | None:
+        """The answer; None where what it needs was not run."""
+        known = [(evidence.experiment(name), rows) for name, rows in self.needs.items()]
+        if not all(each and each.has(*rows) for each, rows in known):
+            return None
+        found = COMPUTED.get(self.number, self._contrasts)(evidence)
+        regimes = [each.regime for each, _ in known if each]
+        return found and replace(found, numbers={"regime": next(iter(regimes), None), **found.numbers})
+
+    def _contrasts(self, evidence: Evidence) -> Answer:
+        """All pairs in a table; for sentences, `by` has each one's line by its row."""
+        frame = evidence[next(iter(self.needs))].contrasts_of((row, reference) for row, reference, *_ in self.pairs)
+        names = {row: name[0] for row, _, *name in self.pairs if name}
+        frame["label"] = frame["row"].map(names).fillna(frame["label"])
+        return Answer(frame, {"by": frame.set_index("row").to_dict("index")})
 
 
-_ASKED = """\
-Which accuracies are reached, on ResNet-50 above all, and is anything lost?
-Faster than what: is the baseline overlapped, and in which precision?
-Why eight machines with a GPU each, and not two with four or one with eight?
-Below which bandwidth does it pay, and do older methods not do as well there?
-How much faster is it than QSparse-local-SGD and EF-SGD?
-What has to be true of the cluster for "4.5x" and "10x"?
-Does it save money, where a node costs as much with one GPU as with eight?
-What does a bit buy where the network is not over-parametrised?
-Do other networks, as DenseNet and ShuffleNet, behave alike?
-And another task, as translation by a Transformer?
-Are both levels of CSER needed: what of H = 1, C1 = 0, C2 = 0?
-How should H, R1 and R2 share a budget?
-Is the setting with the least training loss the most accurate one?
-What does tuning cost, as one more compressor is one more knob?
-Why should error reset help against error feedback?
-Is the error ever reset to zero, or only slowly averaged?
-Which other compressors work: top-k, random-k, quantisers, sign?
-What if workers hold different kinds of data?
-How many workers does it stand?
-Which learning rate, as the theory asks for small ones?
-Does momentum help M-CSER beyond CSER?
-When are ratios of 256 to 1024 needed at all?
-How do PowerSGD, CHOCO-SGD, DeepSqueeze, D-PSGD and DiLoCo compare?
-Is the method as it was released the method as it is written?
-Would plain local SGD, or one average at the end, do as well for the same bits?"""
+def _questions() -> list[Question]:
+    heads = {int(path.name.split(".")[0]): path.read_text() for path in (TEMPLATES / "questions").glob("*.md.j2")}
+    read = {number: tomllib.loads(text[2 : text.index("#}")]) for number, text in sorted(heads.items())}
+    return [Question(number, **head) for number, head in read.items()]
 
-_ANSWERED = (
-    (losses.what_is_lost, JUDGED_RUN),
-    (speed.which_baseline, SPEEDUPS),
-    (speed.which_layout, SPEEDUPS),
-    (speed.which_bandwidth, SPEEDUPS),
-    (speed.over_older_methods, SPEEDUPS),
-    (speed.what_headlines_ask, SPEEDUPS),
-    (speed.does_it_save_money, SPEEDUPS),
-    (studies.over_width, STUDIES.format("two_level width_8 width_128")),
-    (networks.other_networks, STUDIES.format("two_level network_cnn network_densenet network_shufflenet")),
-    (losses.other_tasks, "make reproduce EXPERIMENT=kjv_es"),
-    (studies.are_both_levels_needed, STUDIES.format("two_level")),
-    (studies.how_to_share_a_budget, STUDIES.format("two_level")),
-    (tuning.is_least_loss_best, TUNE),
-    (tuning.what_tuning_costs, TUNE),
-    (studies.why_resets_help, STUDIES.format("rules")),
-    (studies.is_the_error_ever_zero, STUDIES.format("two_level")),
-    (studies.which_compressors_work, STUDIES.format("rules")),
-    (studies.over_skew, STUDIES.format("two_level skew_class_shards")),
-    (studies.over_workers, STUDIES.format("two_level workers_2 workers_32 weak_scaling_2 weak_scaling_16")),
-    (tuning.which_learning_rate, TUNE),
-    (studies.does_momentum_help, STUDIES.format("momentum")),
-    (speed.which_ratio_is_needed, SPEEDUPS),
-    (losses.the_relatives, LONG_RUN),
-    (studies.released_or_written, STUDIES.format("released")),
-    (losses.would_local_sgd_do, JUDGED_RUN),
-)
 
-QUESTIONS = tuple(
-    Question(number, asked, answer, command)
-    for number, (asked, (answer, command)) in enumerate(zip(_ASKED.split("\n"), _ANSWERED, strict=True), 1)
-)
+QUESTIONS = _questions()

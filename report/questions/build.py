@@ -1,4 +1,4 @@
-"""From records to answers.md and answers.pdf, and to README's cards and figure."""
+"""From records to answers.md and answers.pdf, and to README's cards."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from report.frame import JUDGED
 from report.plotting import style
 from report.questions.asked import QUESTIONS, Question
 from report.questions.evidence import Answer, Evidence, evidence_of
-from report.questions.losses import loss_at_one_link
-from report.questions.speed import AT, SCORED, gain
+from report.questions.speed import SCORED, gain
 from report.render import environment, write_report
 from report.speed.comparisons import DDP
+from report.speed.report import AT
 
 NAME = "answers"
 RIVAL = "ddp_powersgd_1"
@@ -44,8 +44,6 @@ def build_answers(results: Path, output: Path | None = None, readme: Path | None
         answers = {question.number: answer for question, answer in found if answer}
         figures = {f"question_{number}": each.figure for number, each in answers.items() if each.figure}
         frames = {f"question_{number}": each.frame for number, each in answers.items()}
-        if long := evidence.experiment(JUDGED):
-            frames["loss_at_one_link"], figures["loss_at_one_link"] = loss_at_one_link(long)
     output = output or results / NAME
     said = [{"number": q.number, "asked": q.asked, "command": q.command, "text": _said(q, a)} for q, a in found]
     names = sorted(each.frames.experiment.name for each in evidence.known.values() if each)
@@ -67,15 +65,15 @@ def _said(question: Question, answer: Answer | None) -> str:
 
 def cards_of(evidence: Evidence, answers: dict[int, Answer]) -> dict[str, Any]:
     """The numbers of the three cards; None for a card whose runs are missing."""
-    long = evidence.experiment(JUDGED)
-    has_accuracy = long is not None and long.has("mcser-96", long.baseline)
+    judged = evidence.experiment(JUDGED)
+    known = judged if judged and judged.has("mcser-96", "mcser_block-96", judged.baseline) else None
     steps = answers[5].frame if 5 in answers else pd.DataFrame(columns=["method", "gbits"])
     cells = steps[steps["gbits"] == AT / 1e9].set_index("method")
     has_speed = {SCORED, DDP, RIVAL} <= set(cells.index)
     return {
-        "accuracy": long.contrast("mcser-96", long.baseline) if long and has_accuracy else None,
-        "blocks": long.contrast("mcser_block-96", long.baseline) if long and long.has("mcser_block-96") else None,
-        "regime": long.regime if long else {},
+        "accuracy": known and known.contrast("mcser-96", known.baseline),
+        "blocks": known and known.contrast("mcser_block-96", known.baseline),
+        "regime": known and known.regime,
         "over_best": gain(cells, SCORED, RIVAL) if has_speed else None,
         "over_ddp": gain(cells, SCORED, DDP) if has_speed else None,
         "gbits": AT / 1e9,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property, wraps
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,10 @@ SHIPPED = Path(__file__).parents[2] / "results"
 """Records that come with the project."""
 
 TWO_LEVEL = "study_two_level"
+
+CONTRAST = ["row", "reference", "label", "other", "ratio", "learning_rate", "models_sent", "link_models", "other_rate"]
+CONTRAST += ["estimate", "low", "high", "kind", "p_holm", "verdict"]
+"""Columns of a table of contrasts."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class Compared:
 
     def contrasts_of(self, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
         """The contrast of each pair that has finished runs, a line each."""
-        return pd.DataFrame([self.contrast(*pair) for pair in pairs if self.has(*pair)])
+        return pd.DataFrame([self.contrast(*pair) for pair in pairs if self.has(*pair)], columns=CONTRAST)
 
     def has(self, *rows: str) -> bool:
         """Whether all these rows have a finished run."""
@@ -114,6 +118,18 @@ class Evidence:
             self.known[name] = next((Compared(each) for each in found if (each.runs["status"] == "done").any()), None)
         return self.known[name]
 
+    def __getitem__(self, name: str) -> Compared:
+        """An experiment that the question needs, so that it is there."""
+        found = self.experiment(name)
+        assert found is not None, f"the head of a template does not name {name}"
+        return found
+
+    def contrasts(self, parts: Iterable[tuple[str, Iterable[tuple[str, str]], Mapping[str, Any]]]) -> pd.DataFrame:
+        """Contrasts of several experiments in one table: of each its name, the pairs, and columns that are added."""
+        known = ((self.experiment(name), pairs, columns) for name, pairs, columns in parts)
+        tables = [each.contrasts_of(pairs).assign(**columns) for each, pairs, columns in known if each]
+        return pd.concat([table for table in tables if len(table)], ignore_index=True)
+
     @cached_property
     def speed(self) -> SpeedStudy | None:
         """The study of step times; None where there is none.
@@ -140,24 +156,3 @@ def evidence_of(results: Path) -> Evidence:
     if not results.is_dir():
         raise UsageError(f"there is no folder {results}; give the folder of results, as --results results")
     return Evidence(tuple(dict.fromkeys((results.resolve(), SHIPPED.resolve()))))
-
-
-def asked_of(
-    name: str, *rows: str
-) -> Callable[[Callable[[Compared], Answer | None]], Callable[[Evidence], Answer | None]]:
-    """Decorator of an answer from one experiment: not asked where that, or a finished run of a row, is missing.
-
-    The answer's numbers have the experiment's `regime` besides.
-    """
-
-    def asked(answer: Callable[[Compared], Answer | None]) -> Callable[[Evidence], Answer | None]:
-        @wraps(answer)
-        def answered(evidence: Evidence) -> Answer | None:
-            known = evidence.experiment(name)
-            if known is None or not known.has(*rows) or (found := answer(known)) is None:
-                return None
-            return replace(found, numbers={"regime": known.regime, **found.numbers})
-
-        return answered
-
-    return asked

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,8 +13,8 @@ from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
 from report.frame import JUDGED
-from report.plotting import FAMILIES, new_figure
-from report.questions.evidence import Answer, Compared, Evidence
+from report.plotting import FAMILIES, GREY, legend_beside, new_figure
+from report.questions.evidence import Answer, Evidence
 from report.regime import Vector, tells
 from report.statistics import LESS
 
@@ -40,13 +39,12 @@ class Kind:
     rows: Mapping[str, str]
 
 
+_MLP = {RESET: "mcser-96", LOCAL: "local_sgd-96", TOP_K: "ef_topk-96", OUTER: "diloco-96"}
 _SMALL = {RESET: "mcser-h16-r1_12-r2_192", LOCAL: "local_sgd-96", TOP_K: "ef_topk-96"}
 _TEXT = {RESET: "cser-8", LOCAL: "local-8", TOP_K: "ef_topk-8", POWERSGD: "powersgd-8"}
 KINDS = (
-    Kind("Perceptron", JUDGED, {RESET: "mcser-96", LOCAL: "local_sgd-96", TOP_K: "ef_topk-96", OUTER: "diloco-96"}),
-    Kind(
-        "Convolutions", "study_network_cnn", {RESET: "mcser-h16-r1_3-r2_48", LOCAL: "local_sgd-24", TOP_K: "ef_topk-96"}
-    ),
+    Kind("Perceptron", JUDGED, _MLP),
+    Kind("Convolutions", "study_network_cnn", _SMALL | {RESET: "mcser-h16-r1_3-r2_48", LOCAL: "local_sgd-24"}),
     Kind("Transformer, SGD", "cmudict", _TEXT | {RESET: "mcser-8", LOCAL: "local_sgd-8"}),
     Kind("Transformer, AdamW", "cmudict_adamw", _TEXT),
     Kind("Translation, AdamW", "kjv_es", _TEXT),
@@ -64,23 +62,18 @@ def shares_lost(evidence: Evidence) -> pd.DataFrame:
     Returns:
         The columns network, experiment, tells, method, label, models_sent, share, low and high (95 %).
     """
-    lines = []
+    tables = []
     for kind in KINDS:
         known = evidence.experiment(kind.experiment)
         floor = known.frames.experiment.floor if known else None
         if known and floor and known.has(known.baseline, floor):
             gap = known.contrast(floor, known.baseline)["estimate"]
-            for method, row in kind.rows.items():
-                if known.has(row):
-                    lines.append(_line(known, kind, method, row, gap))
-    return pd.DataFrame(lines)
-
-
-def _line(known: Compared, kind: Kind, method: str, row: str, gap: float) -> dict[str, Any]:
-    found = known.contrast(row, known.baseline)
-    names = {"network": kind.network, "experiment": kind.experiment, "tells": tells(known.frames), "method": method}
-    shares = {"share": found["estimate"] / gap, "low": found["high"] / gap, "high": found["low"] / gap}
-    return names | {key: found[key] for key in ("label", "models_sent")} | shares
+            own = known.contrasts_of((row, known.baseline) for row in kind.rows.values())
+            own["method"] = own["row"].map({row: method for method, row in kind.rows.items()})
+            own["share"], own["low"], own["high"] = own["estimate"] / gap, own["high"] / gap, own["low"] / gap
+            tables.append(own.assign(network=kind.network, experiment=kind.experiment, tells=tells(known.frames)))
+    columns = ["network", "experiment", "tells", "method", "label", "models_sent", "share", "low", "high"]
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
 
 def spread_between_kinds(shares: pd.DataFrame) -> dict[str, float]:
@@ -126,28 +119,27 @@ def _rank_correlations(one: Vector, other: Vector) -> Vector:
 def other_networks(evidence: Evidence) -> Answer | None:
     """Question 9: error reset against everything sent and against local steps, on each kind of network that was run."""
     shares = shares_lost(evidence)
-    if shares.empty or shares["network"].nunique() < 2:
+    run = shares.groupby("network")["method"].agg(set)
+    kinds = [kind for kind in KINDS if {RESET, LOCAL} <= run.get(kind.network, set())]
+    if len(kinds) < 2:
         return None
-    tables = []
-    for kind in KINDS:
-        known = evidence.experiment(kind.experiment)
-        mine, local = kind.rows[RESET], kind.rows[LOCAL]
-        if known and known.has(known.baseline, mine, local):
-            own = known.contrasts_of([(mine, known.baseline), (mine, local)])
-            margin = known.frames.experiment.margin
-            tables.append(own.assign(network=kind.network, margin=margin, experiment=kind.experiment))
-    frame = pd.concat(tables, ignore_index=True)
+    parts = []
+    for kind in kinds:
+        known, mine, local = evidence[kind.experiment], kind.rows[RESET], kind.rows[LOCAL]
+        named = {"network": kind.network, "margin": known.frames.experiment.margin, "experiment": kind.experiment}
+        parts.append((kind.experiment, [(mine, known.baseline), (mine, local)], named))
+    frame = evidence.contrasts(parts)
     losses, locals_ = frame.iloc[::2], frame.iloc[1::2]
     telling = shares[shares["tells"]]
-    rank, low, high = rank_correlation(telling)
+    rank, *ends = rank_correlation(telling)
     numbers = {
-        "kinds": len(tables),
+        "kinds": len(kinds),
         "shown": int((losses["verdict"] == LESS).sum()),
         "local": locals_[["network", "verdict"]].to_dict("records"),
         "experiments": [f"`{name}`" for name in losses["experiment"]],
-        "missing": [kind.network for kind in KINDS if kind.network not in set(losses["network"])],
+        "missing": [kind.network for kind in KINDS if kind not in kinds],
         "rank": rank,
-        "rank_interval": (low, high),
+        "rank_interval": ends,
         "spread": spread_between_kinds(telling),
         "telling": telling["network"].nunique(),
     }
@@ -172,8 +164,8 @@ def _by_kind(shares: pd.DataFrame) -> Figure:
             axes.errorbar(own["share"], height, xerr=ends, fmt="o", color=colour, label=method, elinewidth=0.8)
     axes.set_yticks(range(len(names)), [name if tells else f"({name})" for name, tells in names.items()])
     axes.invert_yaxis()
-    axes.axvline(0, color="#555555", linewidth=0.8)
+    axes.axvline(0, **GREY)
     axes.axvline(1, color="#777777", linewidth=0.8, linestyle="--")
     axes.set_xlabel("share lost of what can be lost: 0 is everything sent, 1 a worker alone")
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    legend_beside(axes)
     return figure

@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
 
-from report.frame import LONG
-from report.plotting import new_figure
-from report.questions.evidence import Answer, Compared, asked_of
+from report.frame import LONG, Frames
+from report.plotting import legend_beside, new_figure
+from report.questions.evidence import Answer, Evidence
 from report.wording import listed, short
 
 NEAR = 0.002
@@ -28,32 +28,31 @@ SHOWN = {
 """Rows of the figure over rates."""
 
 
-def _trials(long: Compared) -> pd.DataFrame:
+def _trials(frames: Frames) -> pd.DataFrame:
     """All trials of the experiment's search, each at the one seed that all have; only one that is done has a score."""
-    trials: pd.DataFrame = long.frames.tuning
+    trials = frames.tuning
     first: pd.DataFrame = trials[trials["seed"] == trials["seed"].min()].reset_index(drop=True)
     return first
 
 
-@asked_of(LONG)
-def is_least_loss_best(long: Compared) -> Answer | None:
+def is_least_loss_best(evidence: Evidence) -> Answer | None:
     """Question 13: held-out accuracy that is lost where the least training loss chooses."""
-    trials = _trials(long).dropna(subset=["score"])
+    frames = evidence[LONG].frames
+    trials = _trials(frames).dropna(subset=["score"])
     if trials.empty:
         return None
     groups = trials.dropna(subset="train_loss").groupby("row", sort=False)
     best, least = (
         trials.loc[index].set_index("row") for index in (groups["score"].idxmax(), groups["train_loss"].idxmin())
     )
-    is_other = best["candidate"].fillna(0) != least["candidate"].fillna(0)
-    frame = long.frames.by_row.reindex(best.index)[["label", "ratio"]]
+    frame = frames.by_row.reindex(best.index)[["label", "ratio"]]
     frame["label"] = frame["label"].fillna(frame.index.to_series())
     frame["best_rate"], frame["best"] = best["learning_rate"], best["score"]
     frame["loss_rate"], frame["at_loss"] = least["learning_rate"], least["score"]
     frame["cost"] = frame["best"] - frame["at_loss"]
-    frame = frame.sort_values("cost", ascending=False).reset_index()
-    done = long.frames.runs[long.frames.runs["status"] == "done"]
-    own = done[done["row"].isin(long.frames.rows.loc[long.frames.rows["base"].isna(), "row"])]
+    frame = frame.sort_values("cost", ascending=False)
+    done = frames.runs[frames.runs["status"] == "done"]
+    own = done[done["row"].isin(frames.rows.loc[frames.rows["base"].isna(), "row"])]
     means = own.groupby("row")[["score", "train_loss"]].mean()
     numbers = {
         "rows_count": len(frame),
@@ -61,30 +60,26 @@ def is_least_loss_best(long: Compared) -> Answer | None:
         "mean": frame["cost"].mean(),
         "correlation": float(stats.spearmanr(means["train_loss"], means["score"]).statistic),
     }
+    is_other = best["candidate"].fillna(0) != least["candidate"].fillna(0)
     shown = frame.head(4)
-    differs = [_differs(line, bool(is_other[line["row"]])) for line in shown.to_dict("records")]
-    return Answer(frame, numbers, rows=shown.assign(differs=differs))
+    differs = [
+        listed([f"rate {short(loss)} for {short(rate)}"] * (loss != rate) + ["other settings"] * bool(is_other[row]))
+        for row, rate, loss in zip(shown.index, shown["best_rate"], shown["loss_rate"], strict=True)
+    ]
+    return Answer(frame.reset_index(), numbers, rows=shown.assign(differs=differs))
 
 
-def _differs(line: dict[Any, Any], is_other: bool) -> str:
-    """How the trial of least loss differs from the best one."""
-    is_rate = line["loss_rate"] != line["best_rate"]
-    rate = [f"rate {short(line['loss_rate'])} for {short(line['best_rate'])}"] if is_rate else []
-    return listed(rate + ["other settings"] * is_other)
-
-
-@asked_of(LONG)
-def what_tuning_costs(long: Compared) -> Answer | None:
+def what_tuning_costs(evidence: Evidence) -> Answer | None:
     """Question 14: trials of a decade of rates until the best is near, for rows with one setting and with three."""
-    groups = _trials(long).groupby("row", sort=False)
+    frames = evidence[LONG].frames
+    groups = _trials(frames).groupby("row", sort=False)
     frame = pd.DataFrame([{"row": row} | _decade(group) for row, group in groups if group["score"].notna().any()])
     if frame.empty:
         return None
     shown = frame.groupby("settings", as_index=False).agg(
         rows=("row", "size"), trials=("trials", "median"), needed=("needed", "median"), spread=("spread", "median")
     )
-    numbers = {"lines": shown.to_dict("records"), "runs": long.frames.tuning["run_id"].nunique()}
-    return Answer(frame, numbers, rows=shown)
+    return Answer(frame, {"runs": frames.tuning["run_id"].nunique()}, rows=shown)
 
 
 def _decade(group: pd.DataFrame) -> dict[str, float]:
@@ -109,10 +104,9 @@ def _needed(trials: int, near: int) -> int:
     return next(k for k in range(1, trials + 1) if math.comb(trials - near, k) <= 0.5 * math.comb(trials, k))
 
 
-@asked_of(LONG)
-def which_learning_rate(long: Compared) -> Answer | None:
+def which_learning_rate(evidence: Evidence) -> Answer | None:
     """Question 20: the rates chosen, and the lowest at which anything diverged."""
-    trials = _trials(long)
+    trials = _trials(evidence[LONG].frames)
     done, diverged = trials.dropna(subset=["score"]), trials[trials["status"] == "diverged"]
     if "sgd" not in set(done["row"]):
         return None
@@ -136,9 +130,6 @@ def _rates(trials: pd.DataFrame) -> Figure:
         axes.plot(own.index, 100 * own, "o-", color=colour, label=name)
         gone = own.index[own.isna()]
         axes.plot(gone, np.full(len(gone), 71.0), "x", color=colour)
-    axes.set_xscale("log")
-    axes.set_ylim(70, 90)
-    axes.set_xlabel("learning rate; a cross: diverged")
-    axes.set_ylabel("held-out accuracy, %")
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    axes.set(xscale="log", ylim=(70, 90), xlabel="learning rate; a cross: diverged", ylabel="held-out accuracy, %")
+    legend_beside(axes)
     return figure

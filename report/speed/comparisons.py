@@ -15,7 +15,7 @@ from scipy.optimize import brentq
 from harness.records.hardware import hardware
 from harness.records.timings import Message
 from report.speed.cost_model import Algorithm, Compute, Network, step_seconds
-from report.speed.workload_model import SpeedStudy, WorkloadModel
+from report.speed.workload_model import SpeedStudy, WorkloadModel, seconds_at
 
 LOWEST, HIGHEST = 1e6, 400e9
 """Bits per second: the range over which everything is modelled."""
@@ -77,20 +77,14 @@ def speedup(model: WorkloadModel, method: str, baseline: str, bits_per_second: f
     Raises:
         ValueError: nothing was swept, so nothing can be modelled.
     """
-    own, base = (model.seconds_at(model.methods[name], bits_per_second, slower) for name in (method, baseline))
-    return base / own
-
-
-def faster_spans(model: WorkloadModel, method: str, baseline: str) -> list[tuple[float, float]]:
-    """Bits per second, from and to, at which the method is clearly faster than the baseline."""
-    return spans_above(lambda bits: speedup(model, method, baseline, bits) - CLEARLY, LOWEST, HIGHEST)
+    return seconds_at(model, baseline, bits_per_second, slower) / seconds_at(model, method, bits_per_second, slower)
 
 
 def speedups_frame(model: WorkloadModel, rates: Sequence[float]) -> pd.DataFrame:
     """One line a method and rate: modelled seconds, the speed-up over DDP, and over the baseline that is best there."""
     lines = []
     for bits in rates:
-        seconds = {name: model.seconds_at(method, bits) for name, method in model.methods.items()}
+        seconds = {name: seconds_at(model, name, bits) for name in model.methods}
         best = min((name for name in seconds if model.methods[name].baseline), key=lambda name: seconds[name])
         for name, method in model.methods.items():
             over = {"over_ddp": seconds[DDP] / seconds[name], "over_best": seconds[best] / seconds[name]}
@@ -133,14 +127,14 @@ def headlines_frame(study: SpeedStudy) -> pd.DataFrame:
                 "rival": rival,
                 "compute_seconds": compute,
                 "source": marks.get(compute),
-                "holds_up_to": _highest_rate(factor, headline.target),
+                "holds_up_to": highest_rate(factor, headline.target),
             }
             lines += [common | {"bits_per_second": bits, "factor": factor(bits)} for bits in HEADLINE_RATES]
     return pd.DataFrame(lines)
 
 
-def _highest_rate(factor: Callable[[float], float], target: float) -> float:
-    """Bits per second up to which a factor is reached; nan where it never is."""
+def highest_rate(factor: Callable[[float], float], target: float) -> float:
+    """Bits per second up to which a speed-up, a function of them, is above a target; nan where it never is."""
     return max((high for _, high in spans_above(lambda bits: factor(bits) - target, LOWEST, HIGHEST)), default=math.nan)
 
 

@@ -1,7 +1,8 @@
-"""The report of a study of step times: what its template names, the frames behind it, and its figures."""
+"""The report of a study of step times: its tables, plain data with few words, and what its template names."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from report.frame import Frames, UsageError, read_frames
+from harness.records.timings import Sweep
+from report.frame import Frames
 from report.render import write_report
 from report.speed.comparisons import (
     DDP,
@@ -17,6 +19,7 @@ from report.speed.comparisons import (
     HIGHEST,
     LOWEST,
     PROPOSED,
+    RIVALS,
     costs_frame,
     headlines_frame,
     layouts_frame,
@@ -24,87 +27,65 @@ from report.speed.comparisons import (
     needed_ratios_frame,
     speedups_frame,
 )
-from report.speed.figures import draw_headlines, draw_loss_and_step, draw_speedups
+from report.speed.figures import draw_loss_and_step, draw_speedups
 from report.speed.fitting import fits_frame
-from report.speed.scored import baselines_frame, joined_frame, scored_experiments, scored_steps_frame
-from report.speed.tables import (
-    AT,
-    agreement_frame,
-    clear_cells,
-    consecutive_table,
-    costs_table,
-    headlines_table,
-    joined_table,
-    networks_table,
-    steps_table,
-    sweeps_frame,
-    wide_table,
-)
-from report.speed.timed import STUDY, consecutive_frame, wide_frame
-from report.speed.workload_model import SpeedStudy, WorkloadModel, read_study
+from report.speed.timed import baselines_frame, consecutive_frame, joined_frame, scored_steps_frame, wide_frame
+from report.speed.workload_model import SpeedStudy, WorkloadModel
+from report.wording import factor, milliseconds, rate
 
 Parts = tuple[dict[str, Any], dict[str, pd.DataFrame], dict[str, Figure]]
 """What the template names, the tables by name of their CSV, and the figures."""
 
+AT = 10e9
+"""Bits per second at which single numbers are given."""
+LARGE_RATIO = 64
+"""From which on methods are asked whether they differ among themselves at all."""
+HEADER_BYTES = 66
+"""Of a frame on the link: Ethernet 14, IP 20, TCP 32."""
 
-def is_speed_study(folder: Path) -> bool:
-    """Whether the folder holds timings instead of an experiment."""
-    return (folder / STUDY).exists()
 
-
-def build_speed_report(folder: Path, accuracy: Sequence[Path] = (), output: Path | None = None) -> Path:
+def build_speed_report(study: SpeedStudy, experiments: Sequence[Frames], output: Path) -> Path:
     """Write the report of a study; the same records give the same bytes of Markdown and CSV. Returns its path.
 
     Args:
-        folder: of the study.
-        accuracy: folders of accuracy experiments whose losses stand beside the step times; none given: those that the
-            timed sessions name, where they lie beside the study or under reference/.
-        output: where to write; None is the study's folder.
+        experiments: whose losses stand beside the step times.
+        output: the folder to write into.
 
     Raises:
-        UsageError: there is no such folder, no study in it, or no experiment in one of `accuracy`.
-        RecordError: a record is damaged, or records of different machines are mixed; the message names the file.
         OSError: the output cannot be written.
     """
-    if len({path.resolve() for path in accuracy}) < len(accuracy):
-        raise UsageError("--accuracy names the same experiment twice; give each once")
-    study = read_study(folder)
-    given = [read_frames(path) for path in accuracy]
-    experiments = given or scored_experiments(folder, study.records.sessions)
-    return write_report(output or folder, "report", "speed.md.j2", *contents(study, experiments))
+    return write_report(output, "report", "speed.md.j2", *contents(study, experiments))
 
 
 def contents(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
     """What the template names, the tables by name of their CSV, and the figures."""
     modelled = [m for m in study.models.values() if m.is_modelled and {DDP, PROPOSED} <= m.methods.keys()]
     model = next((m for m in modelled if m.workload.name == HEADLINES[0].workload), None) or next(iter(modelled), None)
+    wide, row = wide_frame(study.records.wide), consecutive_frame(study.records.consecutive)
+    sweeps = sweeps_frame(study.records.sweeps)
     context: dict[str, Any] = {
         "model": model,
         "workloads": list(study.models.values()),
         "at": AT,
+        "records": study.records,
         "machine": _machine(study),
         "left_out": dict.fromkeys(f"{entry.what}: {entry.why}" for entry in study.records.study.left_out),
+        "wide": wide_table(wide) if len(wide) else None,
+        "row": consecutive_table(row) if len(row) else None,
+        "passes": row.loc[row["condition"] == row["condition"].iloc[0], "passes_seconds"].mean() if len(row) else None,
     }
-    frames = {"step_times": study.cells, "sweeps": sweeps_frame(study.records.sweeps), "fits": fits_frame(study.fits)}
-    wide = wide_frame(study.records.wide)
-    context["wide"] = wide_table(wide) if len(wide) else None
-    if len(wide):
-        frames["wide_steps"] = wide
-        context["wide_link"], context["wide_load"] = wide["bits_per_second"].iloc[0], study.records.wide[0].workload
-    row = consecutive_frame(study.records.consecutive)
-    context["row"] = consecutive_table(row) if len(row) else None
-    if len(row):
-        frames["consecutive_steps"], context["row_load"] = row, study.records.consecutive[0].workload
-        context["row_link"] = row["bits_per_second"].iloc[0]
-        context["passes"] = row.loc[row["condition"] == row["condition"].iloc[0], "passes_seconds"].mean()
-    parts = [_joined(study, experiments)] + ([_modelled(study, modelled, model)] if model else [])
+    frames = {"step_times": study.cells, "sweeps": sweeps, "fits": fits_frame(study.fits)}
+    frames |= {name: frame for name, frame in (("wide_steps", wide), ("consecutive_steps", row)) if len(frame)}
     figures: dict[str, Figure] = {}
+    parts = [_joined(study, experiments)] + ([_modelled(study, modelled, model, sweeps)] if model else [])
     for more_context, more_frames, more_figures in parts:
         context, frames, figures = context | more_context, frames | more_frames, figures | more_figures
     return context, frames, figures
 
 
-def _modelled(study: SpeedStudy, modelled: Sequence[WorkloadModel], model: WorkloadModel) -> Parts:
+def _modelled(
+    study: SpeedStudy, modelled: Sequence[WorkloadModel], model: WorkloadModel, sweeps: pd.DataFrame
+) -> Parts:
     frames = {
         "modelled": pd.concat([speedups_frame(m, log_grid(LOWEST, HIGHEST)) for m in modelled]),
         "headlines": headlines_frame(study),
@@ -113,11 +94,7 @@ def _modelled(study: SpeedStudy, modelled: Sequence[WorkloadModel], model: Workl
         "agreement": agreement_frame(study.cells),
         "needed_ratios": pd.concat([needed_ratios_frame(m, (1e8, 1e9, AT, 25e9, 100e9)) for m in modelled]),
     }
-    figures = {"speedups": draw_speedups(study, model)}
-    headlines = frames["headlines"]
-    if len(headlines):
-        figures["headlines"] = draw_headlines(study, headlines)
-    clear = clear_cells(study.cells)
+    headlines, clear = frames["headlines"], clear_cells(study.cells)
     own = clear[clear["workload"] == model.workload.name]
     at = speedups_frame(model, [AT]).set_index("method").loc[PROPOSED]
     reach = headlines[(headlines["method"] == PROPOSED) & (headlines["rival"] == DDP) & headlines["source"].notna()]
@@ -128,14 +105,14 @@ def _modelled(study: SpeedStudy, modelled: Sequence[WorkloadModel], model: Workl
         "networks": networks_table(clear, frames["layouts"]),
         "reach": [(words, own.iloc[0], own.iloc[-1]) for words, own in reach.groupby("headline", sort=False)],
         "agreement": frames["agreement"],
-        "beyond_formula": sweeps_frame(study.records.sweeps).query("payload_bytes >= 1e6")["beyond_formula"].abs(),
+        "beyond_formula": sweeps.query("payload_bytes >= 1e6")["beyond_formula"].abs(),
         "steps": steps_table(own),
         "num_steps": (int(own["num_steps"].min()), int(own["num_steps"].max())),
         "has_ranges": bool((own["interval"] == "range").any()),
         "headlines": headlines_table(headlines) if len(headlines) else headlines,
         "costs": costs_table(frames["costs"]),
     }
-    return context, frames, figures
+    return context, frames, {"speedups": draw_speedups(study, model)}
 
 
 def _joined(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
@@ -143,17 +120,15 @@ def _joined(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
     sessions = study.records.sessions
     frames, figures = {"scored_steps": scored_steps_frame(sessions)}, {}
     if not sessions or not experiments:
-        return {"sessions": sessions, "joined": None}, frames, {}
+        return {"joined": None}, frames, {}
     joined = [joined_frame(each, sessions) for each in experiments]
     frames["loss_and_step"] = pd.concat(joined)
     experiment, timed = experiments[0].experiment, joined[0].dropna(subset=["seconds"])
     if timed["estimate"].notna().any():
         figures["loss_and_step"] = draw_loss_and_step(timed, experiment.margin)
     beside = baselines_frame(sessions)
-    unscored = beside[~beside["method"].isin(timed["method"])]
     context = {
-        "sessions": sessions,
-        "joined": joined_table(pd.concat([timed, unscored])),
+        "joined": joined_table(pd.concat([timed, beside[~beside["method"].isin(timed["method"])]])),
         "rates": sorted(timed["bits_per_second"].unique()),
         "intervals": set(timed["interval"]),
         "experiment": experiment,
@@ -192,3 +167,122 @@ def _machine(study: SpeedStudy) -> dict[str, str]:
         "command": "; ".join(dict.fromkeys(attempt.command for attempt in attempts)),
         "from": min(attempt.started_at for attempt in attempts)[:10],
     }
+
+
+def clear_cells(cells: pd.DataFrame) -> pd.DataFrame:
+    """Cells that were not crowded; of a network that was timed at two latencies, those with the most methods.
+
+    With `layout` and `network` as texts.
+    """
+    layout = cells["machines"].astype(str) + " x " + cells["workers_per_machine"].astype(str)
+    network = layout + ", " + cells["bits_per_second"].map(rate)
+    cells = cells.assign(layout=layout, network=network, many=cells.groupby("timing")["method"].transform("size"))
+    ordered = cells.sort_values("many", ascending=False, kind="stable")
+    first = ordered.groupby(["workload", "network"])["timing"].transform("first")
+    return cells[(cells["timing"] == first) & ~cells["crowded"]].drop(columns="many")
+
+
+def steps_table(cells: pd.DataFrame) -> pd.DataFrame:
+    """A line a method, a column a network: milliseconds, and in brackets the speed-up over DDP."""
+    base = cells[cells["method"] == DDP].set_index("network")["seconds"]
+    gains = cells["network"].map(base) / cells["seconds"]
+    said = [f"{milliseconds(s)} ({factor(gain)})" for s, gain in zip(cells["seconds"], gains, strict=True)]
+    order = cells.sort_values(["workers_per_machine", "bits_per_second"])["network"].unique()
+    table = cells.assign(said=said).pivot(index="method", columns="network", values="said")[list(order)]
+    return cells.drop_duplicates("method").set_index("method")[["label", "ratio"]].join(table)
+
+
+def wide_table(steps: pd.DataFrame) -> pd.DataFrame:
+    """A line a method, the fastest at the highest latency first, a column a latency: milliseconds of a step."""
+    heads = {each: f"{1e3 * each:g} ms" for each in steps["latency_seconds"].unique()}
+    table = steps.pivot(index="label", columns="latency_seconds", values="seconds").sort_values(max(heads))
+    return table.rename(columns=heads).reset_index()
+
+
+def consecutive_table(steps: pd.DataFrame) -> pd.DataFrame:
+    """A line a method, in the order of the records, a column a condition: milliseconds of a step."""
+    table = steps.pivot(index="label", columns="condition", values="seconds")
+    return table.loc[steps["label"].unique(), steps["condition"].unique()].reset_index()
+
+
+def networks_table(cells: pd.DataFrame, layouts: pd.DataFrame) -> pd.DataFrame:
+    """A line a workload and network, timed ones first: DDP's step, M-CSER's gain over it, and the most gained.
+
+    And of the methods of a large ratio how many there are, the least and the most over DDP, and most over least.
+    """
+    layout = layouts["machines"].astype(str) + " x " + layouts["workers_per_machine"].astype(str)
+    lines = []
+    for frame in (cells, layouts.assign(basis="modelled", layout=layout)):
+        for (work, place, bits), group in frame.groupby(["workload", "layout", "bits_per_second"]):
+            own: Any = group.set_index("method")
+            if not {DDP, PROPOSED} <= set(own.index):
+                continue
+            gains = own.loc[DDP, "seconds"] / own["seconds"]
+            best, large = gains[~own["baseline"]].idxmax(), gains[own["ratio"] >= LARGE_RATIO]
+            line = {"workload": work, "layout": place, "bits_per_second": bits, "basis": own["basis"].iloc[0]}
+            line |= {"ddp": own.loc[DDP, "seconds"], "proposed": gains[PROPOSED], "best": gains[best]}
+            line |= {"label": own.loc[best, "label"], "num_large": len(large), "apart": large.max() / large.min()}
+            lines.append(line | {"least": large.min(), "most": large.max()})
+    return pd.DataFrame(lines)
+
+
+def headlines_table(headlines: pd.DataFrame) -> pd.DataFrame:
+    """A line a headline and published compute time: by rival the proposed method's factor at `AT`, and its reach."""
+    kept = headlines[headlines["source"].notna() & (headlines["method"] == PROPOSED)]
+    kept = kept[kept["bits_per_second"] == AT]
+    reach = ["never" if math.isnan(bits) else rate(bits) for bits in kept["holds_up_to"]]
+    said = [f"{factor(gain)} ({each})" for gain, each in zip(kept["factor"], reach, strict=True)]
+    wide = kept.assign(said=said).pivot(index=["headline", "compute_seconds", "source"], columns="rival", values="said")
+    return wide.reindex(columns=list(RIVALS)).reset_index()
+
+
+def costs_table(costs: pd.DataFrame) -> pd.DataFrame:
+    """A line a kind of machines, the most machines first, a column a method: dollars per thousand steps."""
+    keys = ["machines", "machine", "bits_per_second", "dollars_per_hour", "source"]
+    wide = costs.pivot(index=keys, columns="method", values="dollars_per_1000_steps").reset_index()
+    name = wide["machines"].astype(str) + " x " + wide["machine"]
+    return wide.assign(name=name).sort_values("machines", ascending=False, ignore_index=True)
+
+
+def joined_table(timed: pd.DataFrame) -> pd.DataFrame:
+    """A line a row of an experiment that was timed, a column a rate, the most accurate first."""
+    texts = [timed[name].map(milliseconds) for name in ("seconds", "seconds_low", "seconds_high")]
+    said = texts[0] + " (" + texts[1] + " to " + texts[2] + ")"
+    keys = ["row", "label", "ratio", "estimate"]
+    wide = timed.assign(said=said).pivot(index=keys, columns="bits_per_second", values="said").reset_index()
+    return wide.sort_values("estimate", ascending=False, ignore_index=True)
+
+
+def agreement_frame(cells: pd.DataFrame) -> pd.DataFrame:
+    """The model's absolute relative error: mean, median and 90th percentile, by layout and of all.
+
+    `what` is "step", or "communication" of those steps in which it takes over a tenth of the compute.
+    """
+    layout = cells["machines"].astype(str) + " x " + cells["workers_per_machine"].astype(str)
+    large = cells["communication_seconds"] > 0.1 * cells["compute_seconds"]
+    lines = []
+    for what, errors in (("step", cells["error"]), ("communication", cells["communication_error"][large])):
+        errors = errors.dropna().abs()
+        for name, group in [("all", errors), *errors.groupby(layout)]:
+            numbers = {"mean": group.mean(), "median": group.median(), "p90": group.quantile(0.9)}
+            lines.append({"what": what, "layout": name, "num_cells": len(group)} | numbers)
+    return pd.DataFrame(lines)
+
+
+def sweeps_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
+    """One line a swept collective and size: median seconds, and the bytes counted on a link beside the formula's.
+
+    `beyond_formula`: the share of the formula's bytes that a link carried beside them and the headers.
+    """
+    lines = []
+    for sweep in sweeps:
+        place = sweep.fabric.model_dump(include={"num_machines", "workers_per_machine", "bits_per_second", "dilation"})
+        for point in sweep.points:
+            seconds = pd.Series(point.seconds, dtype=float)
+            numbers = point.model_dump(exclude={"seconds"}) | {"median_seconds": seconds.median()}
+            lines.append(place | numbers | {"repetitions": len(seconds)})
+    frame = pd.DataFrame(lines)
+    if len(frame):
+        carried = frame["wire_bytes"].astype(float) - HEADER_BYTES * frame["wire_frames"].astype(float)
+        frame["beyond_formula"] = carried / frame["formula_bytes"] - 1
+    return frame

@@ -1,4 +1,7 @@
-"""A study's records, and every cell of them, a method's step on a network as the clock had it, as a line of a frame."""
+"""Steps by the clock as lines of frames: of a study's networks, and of the settings that an experiment scores.
+
+Speed is joined to accuracy by settings: a row's step is that of the timed method whose settings are the row's.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,11 @@ from typing import Any
 
 import pandas as pd
 
+from harness.records.experiment import Row
 from harness.records.store import Attempt, RecordError, read_record
-from harness.records.timings import Cell, Sweep, Timing, TimingStudy, mean_step
-from report.frame import UsageError
+from harness.records.timings import Cell, Method, Sweep, Timing, TimingStudy, mean_step
+from report.frame import JUDGED, Frames, UsageError, read_frames
+from report.statistics import against_baseline
 
 STUDY = "study.json"
 SCORED = "scored_speedups"
@@ -24,6 +29,8 @@ CROWDED = 0.15
 """Share of the slowed passes beyond which a codec that hides behind them no longer fits, on the host's cores."""
 _ENCODES = 2.5
 """Baselines of a larger ratio encode behind the backward pass; an fp16 hook's ratio is 2."""
+_STEP = ["method", "label", "algorithm", "bits_per_second", "seconds", "low", "high", "interval", "num_steps"]
+_STEP += ["num_sessions", "codec_alone_seconds"]
 _PARTS = ["compute_seconds", "codec_seconds", "waiting_seconds", "transfer_seconds"]
 
 
@@ -171,3 +178,96 @@ def cells_frame(timings: Sequence[Timing]) -> pd.DataFrame:
             }
             lines.append(place | named | numbers | derived)
     return pd.DataFrame(lines)
+
+
+def scored_steps_frame(sessions: Sequence[Timing]) -> pd.DataFrame:
+    """One line a scored method and rate of the links: its emulated step, without encoding and update.
+
+    `seconds` is the mean over sessions of each one's step over the method's period. Of one session `low`, `high` and
+    `interval` are as in `step_of`; of several they are the lowest and highest of their means, and it is "sessions".
+    """
+    found: dict[tuple[str, float], list[tuple[Method, dict[str, Any]]]] = {}
+    for session in sessions:
+        rates = sorted({cell.bits_per_second for cell in session.cells if cell.bits_per_second})
+        for method in session.methods:
+            for bits in rates:
+                cells = session.cells_of(method.name, bits)
+                if math.isclose(sum(cell.share for cell in cells), 1.0):
+                    found.setdefault((method.name, bits), []).append((method, step_of(cells)))
+    lines = []
+    for (name, bits), known in found.items():
+        method, step = known[0]
+        means = [each["seconds"] for _, each in known]
+        if len(known) > 1:
+            step = {"low": min(means), "high": max(means), "interval": "sessions"}
+        alone = [each.codec_alone_seconds for each, _ in known if each.codec_alone_seconds is not None]
+        named = {"method": name, "label": method.label, "algorithm": method.algorithm, "bits_per_second": bits}
+        step |= {"seconds": math.fsum(means) / len(means), "num_steps": sum(each["num_steps"] for _, each in known)}
+        lines.append(named | step | {"num_sessions": len(known), "codec_alone_seconds": alone[0] if alone else None})
+    return pd.DataFrame(lines, columns=_STEP)
+
+
+def joined_frame(frames: Frames, sessions: Sequence[Timing]) -> pd.DataFrame:
+    """One line a row of the experiment's own length and rate of the links: what it loses, and its step.
+
+    A row and a timed method are joined where algorithm, settings and momentum are equal, or where the row is SGD's
+    and the method is DDP with rows of its own. `estimate` is the row's score minus the baseline's, a
+    share, with its 95 % interval; a row that diverged has none. A row that was not timed has one line, without rate and
+    seconds. `frontier`: no other line of the same rate is as fast or faster and loses no more.
+    """
+    name, baseline = frames.experiment.name, frames.experiment.baseline
+    own = [row for row in frames.experiment.rows if row.base is None and row.rule == "held_out" and row.tunes is None]
+    methods = [method for session in sessions for method in session.methods]
+    pairs = dict.fromkeys((row.row, method.name) for row in own for method in methods if _is_of(method, row))
+    steps = scored_steps_frame(sessions).drop(columns=["algorithm", "codec_alone_seconds"])
+    steps = steps.rename(columns={"label": "timed_label", "low": "seconds_low", "high": "seconds_high"})
+    losses = against_baseline(frames)[["row", "estimate", "low", "high"]]
+    losses = losses[~losses["row"].isin(frames.runs.loc[frames.runs["status"] == "diverged", "row"])]
+    nothing = pd.DataFrame([(baseline, 0.0, 0.0, 0.0)], columns=losses.columns)
+
+    rows = frames.rows[frames.rows["row"].isin([row.row for row in own])]
+    frame = rows[["row", "label", "algorithm", "ratio", "models_sent"]].assign(experiment=name)
+    frame = frame.merge(pd.concat([losses, nothing]), how="left", on="row")
+    frame = frame.merge(pd.DataFrame([*pairs], columns=["row", "method"]), how="left", on="row")
+    frame = frame.merge(steps, how="left", on="method")
+    frame["label"] = frame["timed_label"].where(frame["row"] == baseline).fillna(frame["label"])
+    ordered = frame.dropna(subset=["seconds", "estimate"]).sort_values(["seconds", "estimate"], ascending=[True, False])
+    best = ordered.groupby("bits_per_second")["estimate"].cummax()
+    beaten = best.groupby(ordered["bits_per_second"]).shift(fill_value=-math.inf)
+    frame["frontier"] = frame.index.isin(ordered.index[ordered["estimate"] > beaten])
+    return frame.drop(columns="timed_label")
+
+
+def baselines_frame(sessions: Sequence[Timing]) -> pd.DataFrame:
+    """Steps of the sessions' baselines with the columns of `joined_frame`, scored or not; the ratio is of the timed
+    network."""
+    ratios = {m.name: m.ratio(each.workload.num_parameters) for each in sessions for m in each.methods if m.baseline}
+    steps = scored_steps_frame(sessions).rename(columns={"low": "seconds_low", "high": "seconds_high"})
+    steps = steps[steps["method"].isin(ratios.keys())]
+    return steps.assign(row=steps["method"], ratio=steps["method"].map(ratios), estimate=math.nan)
+
+
+def _is_of(method: Method, row: Row) -> bool:
+    equal = (method.algorithm, method.settings, method.momentum) == (row.algorithm, row.settings, row.momentum)
+    return equal or (method.algorithm == "ddp" and bool(method.rows) and row.algorithm == "sgd")
+
+
+def experiments_beside(folder: Path, records: SpeedRecords, given: Sequence[Path] = ()) -> list[Frames]:
+    """The accuracy experiments whose losses stand beside a study's step times.
+
+    Args:
+        folder: of the study.
+        given: the experiments' folders; none: the judged one and those whose rows the sessions name, where they lie
+            beside the study or under reference/.
+
+    Raises:
+        UsageError: a folder holds no experiment, or is given twice.
+    """
+    if len({path.resolve() for path in given}) < len(given):
+        raise UsageError("--accuracy names the same experiment twice; give each once")
+    if given:
+        return [read_frames(path) for path in given]
+    named = (row.split("/")[0] for each in records.sessions for method in each.methods for row in method.rows)
+    names = dict.fromkeys((JUDGED, *named))
+    places = [place / name for name in names for place in (folder.parent, folder.parent / "reference")]
+    return [read_frames(place) for place in places if (place / "experiment.json").exists()]

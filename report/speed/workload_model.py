@@ -154,17 +154,6 @@ class WorkloadModel:
         """Whether a network of the kind that it ran on was swept."""
         return network_on(self.main.fabric, self.fits) is not None
 
-    def seconds_at(self, method: Method, bits_per_second: float, slower: float = 1.0) -> float:
-        """Modelled seconds of a step on the curves' layout at this rate of each machine's link.
-
-        Args:
-            slower: how many times slower the device's passes are.
-
-        Raises:
-            ValueError: nothing was swept, so nothing can be modelled.
-        """
-        return _seconds_at(self, method.name, bits_per_second, slower)
-
     def seconds(self, method: Method, network: Network, slower: float = 1.0) -> float:
         """Modelled seconds of a step, the codec among them, on a device so many times slower."""
         return self._step(method, network, slower, self.codec_seconds(method))
@@ -179,8 +168,16 @@ def _network_at(model: WorkloadModel, bits_per_second: float) -> Network:
 
 
 @cache
-def _seconds_at(model: WorkloadModel, name: str, bits_per_second: float, slower: float) -> float:
-    return model.seconds(model.methods[name], _network_at(model, bits_per_second), slower)
+def seconds_at(model: WorkloadModel, method: str, bits_per_second: float, slower: float = 1.0) -> float:
+    """Modelled seconds of a step of a method, by name, on the curves' layout at this rate of each machine's link.
+
+    Args:
+        slower: how many times slower the device's passes are.
+
+    Raises:
+        ValueError: nothing was swept, so nothing can be modelled.
+    """
+    return model.seconds(model.methods[method], _network_at(model, bits_per_second), slower)
 
 
 def bits_inside(fabric: Fabric) -> float | None:

@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+RECORD = json.loads(
+    (Path(__file__).parents[2] / "results/speedups/timing-resnet50_v100-8x1-10000mbps.json").read_text()
+)
+"""Who and where, on which kind of network, and what was trained, are as this has them."""
 ALPHA = 100e-6
 EFFICIENCY = 0.9
-NUM_PARAMETERS = 25_557_032
+NUM_PARAMETERS = RECORD["workload"]["num_parameters"]
 FORWARD, BACKWARD = 0.010, 0.020
 METHODS = {
     "all_reduce": (True, [1.0]),
@@ -20,25 +24,12 @@ METHODS = {
 """By name: whether it is a baseline, and when each of its messages gets ready; others than baselines send a 256th."""
 
 
-def attempt() -> dict[str, Any]:
-    """Who and where, as a record has it."""
-    plain = {"attempt": "a1", "started_at": "2030-01-01T00:00:00Z", "resumed_from_step": 0, "host": "made-up-host"}
-    run = {"command": "python -m harness speedups", "launch": "processes", "backend": "gloo", "device": "cpu"}
-    code = {"git_commit": "0" * 40, "git_diff_sha256": None, "python": "3.12.0", "packages": {"torch": "0.0"}}
-    return plain | run | code | {"cpu": "made-up CPU", "num_cpus": 2}
-
-
 def fabric(bits_per_second: float, dilation: float = 1.0, machines: int = 8) -> dict[str, Any]:
     """Eight workers, on as many machines or fewer."""
-    return {
-        "kind": "netlab",
-        "backend": "gloo",
-        "num_machines": machines,
-        "workers_per_machine": 8 // machines,
-        "bits_per_second": bits_per_second,
-        "inside_bits_per_second": None if machines == 8 else 1e9,
-        "dilation": dilation,
-    }
+    place = {"num_machines": machines, "workers_per_machine": 8 // machines, "dilation": dilation}
+    inside = None if machines == 8 else 1e9
+    found: dict[str, Any] = RECORD["fabric"] | place
+    return found | {"bits_per_second": bits_per_second, "inside_bits_per_second": inside}
 
 
 def ring_seconds(num_bytes: float, bits_per_second: float) -> float:
@@ -58,7 +49,7 @@ def sweep(bits_per_second: float) -> dict[str, Any]:
             point = {"collective": collective, "payload_bytes": size, "formula_bytes": wire}
             counted = {"wire_bytes": 1.0 * wire + 66 * wire / 1448 + 0.002 * wire, "wire_frames": wire / 1448}
             points.append(point | counted | {"seconds": [seconds, 0.99 * seconds, 1.01 * seconds]})
-    return {"version": 1, "attempt": attempt(), "fabric": fabric(bits_per_second), "points": points}
+    return {"version": 1, "attempt": RECORD["attempt"], "fabric": fabric(bits_per_second), "points": points}
 
 
 def timing(stands_for: float, basis: str = "emulated", dilation: float = 20.0) -> dict[str, Any]:
@@ -67,18 +58,14 @@ def timing(stands_for: float, basis: str = "emulated", dilation: float = 20.0) -
     plain = {"kind": "every", "share": 1.0, "bits_per_second": stands_for, "dilation": dilation, "visits": [0, 1]}
     times = {"seconds": [0.1, 0.1], "compute_seconds": [FORWARD + BACKWARD] * 2}
     times |= {"codec_seconds": zeros, "waiting_seconds": zeros, "transfer_seconds": zeros}
-    workload = {"name": "resnet50_v100", "model": "resnet50", "batch_size": 16, "num_parameters": NUM_PARAMETERS}
-    passes = {"forward_seconds": FORWARD, "backward_seconds": BACKWARD, "source": "made up"}
-    return {
-        "version": 1,
+    record: dict[str, Any] = RECORD | {
         "basis": basis,
-        "attempt": attempt(),
         "fabric": fabric(stands_for / dilation, dilation),
-        "workload": workload | passes | {"device": "V100-16GB"},
-        "num_warmup_steps": 3,
+        "workload": RECORD["workload"] | {"forward_seconds": FORWARD, "backward_seconds": BACKWARD},
         "methods": [_method(name, baseline, ready) for name, (baseline, ready) in METHODS.items()],
         "cells": [plain | times | {"method": name} for name in METHODS],
     }
+    return record
 
 
 def _method(name: str, baseline: bool, ready: list[float]) -> dict[str, Any]:

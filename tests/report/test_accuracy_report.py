@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shutil
@@ -14,15 +13,13 @@ import pytest
 import typst
 from matplotlib.image import imread
 
-from harness.records.packs import read_runs
 from report.__main__ import main
 from report.accuracy_figures import drawn_methods, link_figure, loss_at_one_load, loss_figure, main_load
 from report.accuracy_report import build_report
-from report.accuracy_tables import accuracy_frame
 from report.explorer.page import write_experiment_page
-from report.frame import Frames, read_frames
+from report.frame import JUDGED, Frames, read_frames
 from report.regime import needs_frame
-from report.statistics import contrasts_frame
+from report.statistics import accuracy_frame, contrasts_frame
 from report.typesetting import fitted_source
 from tests.report.faults import faults_of
 from tests.report.holed import RESULTS, Built, build, holed, resume, run_of, unpacked
@@ -63,28 +60,6 @@ def test_a_shipped_report_is_short_and_its_last_page_at_least_half_full(folder: 
     assert len(pages) <= 8 and ink[ink < 0.94].max() > 0.48, "the page's number stands below"
 
 
-@pytest.mark.parametrize("folder", REPORTED, ids=lambda folder: folder.name)
-def test_verdicts_are_sentences_that_one_can_read(folder: Path) -> None:
-    quoted = [line[1:].strip() for line in (folder / "report.md").read_text().splitlines() if line.startswith(">")]
-    said = " ".join(line for line in quoted if not line.startswith("|")).replace("*", "")
-    for sentence in re.split(r"(?<=[.?!])\s", said):
-        assert len(sentence.split()) <= 30 and len(re.findall(r"\d[\d,.]*", sentence)) <= 4, sentence
-
-
-def test_means_and_differences_are_the_packs(long: Frames) -> None:
-    """Worked out again from the packed runs, by names of rows alone."""
-    scores = pd.Series({run_id: run.result.test_accuracy for run_id, run in read_runs(LONG).items() if run.result})
-    plan = {
-        row["row"]: list(row["runs"].values()) for row in json.loads((LONG / "experiment.json").read_text())["rows"]
-    }
-    shown = accuracy_frame(long).set_index("row")
-    for row in ("sgd", "mcser-96", "ef_topk-1536", "local_sgd-12"):
-        assert shown.loc[row, "mean"] == pytest.approx(scores[plan[row]].mean(), abs=1e-12)
-        if row != "sgd":
-            difference = scores[plan[row]].mean() - scores[plan["sgd"]].mean()
-            assert shown.loc[row, "difference"] == pytest.approx(difference, abs=1e-12)
-
-
 def test_no_cell_of_what_a_method_needs_contradicts_another(long: Frames) -> None:
     needs = needs_frame(long)
     accuracy = accuracy_frame(long).set_index("row")
@@ -108,11 +83,14 @@ def test_a_declared_verdict_is_never_denied_by_what_a_method_needs(long: Frames)
 
 
 def test_figures_can_be_read(long: Frames) -> None:
-    accuracy = accuracy_frame(long)
+    """README shows that of the judged experiment."""
+    accuracy, judged = accuracy_frame(long), read_frames(LONG.parent / JUDGED)
     shown, title, load = loss_at_one_load(long, accuracy)
     assert shown["label"].is_unique and (shown["link_models"] <= 1.05 * main_load(long)).all()
     assert load and title == "6 of 9 methods asked about are shown to lose less than 0.5 points"
-    assert faults_of(loss_figure(shown, 0.005, title)) == []
+    quoted, *_ = loss_at_one_load(judged, accuracy_frame(judged))
+    for each in (shown, quoted):
+        assert faults_of(loss_figure(each, 0.005, title)) == []
     own = accuracy[accuracy["is_own"] & (accuracy["row"] != "sgd")]
     assert drawn_methods(own)["label"].nunique() == 10
     assert faults_of(link_figure(own, 0.005, "Differences over what a link carries")) == []
@@ -155,8 +133,8 @@ def test_no_runs_and_a_tuning_have_reports_too(tmp_path: Path) -> None:
     empty = build(records)
     assert "| not enough runs | M-CSER; local SGD;" in empty.markdown
     assert "0 of 33 runs are done" in empty.markdown and not (empty.output / "figures").exists()
-    text = build_report(read_frames(RESULTS / "cmudict_tuning"), tmp_path).read_text()
-    assert "A search for settings and learning rates." in text and "learning rate" in text
+    assert main([str(RESULTS / "cmudict_tuning"), "--output", str(tmp_path)]) == 0
+    assert "A search for settings and learning rates." in (tmp_path / "report.md").read_text()
 
 
 def test_frames_are_written_as_tables(small: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -115,12 +115,12 @@ def test_a_job_within_and_beyond_what_was_run(lost: pd.DataFrame) -> None:
 def test_a_slow_link_asks_for_a_method_and_a_fast_one_for_ddp(frames: Frames, shares: pd.DataFrame) -> None:
     slow = advise(RESNET50, frames, shares)
     lines = slow.lines
-    assert slow.sentence.startswith("Use ") and not slow.sentence.startswith("Use plain DDP")
-    named = lines[[slow.sentence.startswith(f"Use {name} at ratio") for name in lines["method"]]]
+    assert slow.text.startswith("Use ") and not slow.text.startswith("Use plain DDP")
+    named = lines[[slow.text.startswith(f"Use {name} at ratio") for name in lines["method"]]]
     assert len(named) and (slow.gap * named["high"]).min() <= RESNET50.margin
-    assert "times beyond what was run" in slow.sentence and "between 2 kinds of network" in slow.where
+    assert "times beyond what was run" in slow.text and "between 2 kinds of network" in slow.text
     fast = TrainingJob(25_600_000, 450_000, 8, 1, 27e-3, 400e9, latency_seconds=5e-6)
-    assert advise(fast, frames, shares).sentence.startswith("Use plain DDP")
+    assert advise(fast, frames, shares).text.startswith("Use plain DDP")
 
 
 def test_an_interval_is_widened_by_the_spread_between_kinds(lost: pd.DataFrame) -> None:
@@ -150,8 +150,8 @@ def test_the_command_prints_a_sentence_and_a_table(capsys: pytest.CaptureFixture
         ("--parameters 1M --workers 8 --layout 2x3 --bandwidth 10Gb/s", "disagree"),
         ("--parameters 1M --workers 1 --bandwidth 10Gb/s", "one worker sends nothing"),
         ("--parameters 1M --workers 2.5 --bandwidth 10Gb/s", "--workers: 2.5 is no whole number"),
-        ("--parameters 1M --workers 8", "--bandwidth is missing; give it, as --bandwidth 10Gb/s"),
-        ("--workers 8 --bandwidth 10Gb/s", "--parameters is missing"),
+        ("--parameters 1M --workers 8", "the following arguments are required: --bandwidth"),
+        ("--workers 8 --bandwidth 10Gb/s", "are required: --parameters"),
         ("--parameters 1M --layout 2by4 --bandwidth 10Gb/s", "is no layout"),
         ("--parameters 1M --workers 8 --bandwidth 0", "--bandwidth: '0' is no number above 0"),
         ("--parameters 1M --workers 8 --bandwidth 10Gb/s --map nowhere", "there is no folder nowhere"),

@@ -21,9 +21,8 @@ from report.questions.__main__ import main
 from report.questions.asked import QUESTIONS
 from report.questions.build import build_answers, put_into
 from report.questions.evidence import evidence_of
-from report.questions.losses import loss_at_one_link
 from tests.report.faults import faults_of
-from tests.report.test_independent import PLANS, difference_of, known_of, scores_of
+from tests.report.test_independent import PLANS, difference_of, scores_of
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
@@ -34,7 +33,7 @@ NUMBER = re.compile(r"(?<![\w.−+-])[−+]?\d[\d,]*(?:\.\d+)?(?!\w*\.?\w*\d\w*[
 COMPARED = {
     8: ("study_two_level", "study_width_8", "study_width_128"), 11: ("study_two_level",), 12: ("study_two_level",),
     15: ("study_rules",), 17: ("study_rules",), 21: ("study_momentum",), 24: ("study_released",),
-    23: (LONG,), 25: (JUDGED,),
+    1: (JUDGED,), 23: (LONG,), 25: (JUDGED,),
 }  # fmt: skip
 """Questions whose CSV has differences of rows, and the experiments that these are of."""
 
@@ -86,9 +85,6 @@ def test_figures_have_no_small_or_overlapping_type_and_few_lines(shipped: Path) 
     own = evidence_of(shipped)
     with style():
         figures = [answer.figure for question in QUESTIONS if (answer := question.answer(own)) and answer.figure]
-        long = own.experiment(JUDGED)
-        assert long
-        figures.append(loss_at_one_link(long)[1])
         assert len(figures) > 5
         assert [faults_of(figure) for figure in figures] == [[]] * len(figures)
 
@@ -118,17 +114,6 @@ def test_differences_are_those_of_the_raw_results(number: int) -> None:
         name = order[line.at] if ats else getattr(line, "experiment", names[0])
         found = welch(name, str(line.row), str(line.reference))
         assert found == pytest.approx((line.estimate, line.low, line.high), rel=1e-9, abs=1e-12), line.row
-
-
-def test_contrasts_are_those_of_the_raw_results() -> None:
-    frame, folder = pd.read_csv(SHIPPED / "csv" / "question_1.csv"), folder_of(JUDGED)
-    declared = {(each["row"], each["reference"]) for each in PLANS[folder].get("contrasts") or []}
-    assert frame["verdict"].notna().all() == bool(declared)
-    for line in frame.itertuples():
-        assert not declared or (line.row, line.reference) in declared
-        found = welch(JUDGED, str(line.row), str(line.reference))
-        assert found == pytest.approx((line.estimate, line.low, line.high), rel=1e-9, abs=1e-12), line.row
-        assert line.score == pytest.approx(np.mean(known_of(folder)[0][str(line.row)]))
 
 
 def test_trials_are_counted_from_the_raw_results() -> None:

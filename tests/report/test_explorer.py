@@ -19,7 +19,7 @@ from report.explorer.page import experiment_tables, explorer_page
 from report.explorer.steps import scored_models, scored_name, step_models, timings_table
 from report.frame import Frames, read_frames
 from report.speed.cost_model import Compute, period_seconds
-from report.speed.workload_model import SpeedStudy, read_study
+from report.speed.workload_model import SpeedStudy, read_study, seconds_at
 
 selenium = pytest.importorskip("selenium")
 
@@ -224,7 +224,7 @@ def test_step_times_are_the_models(opened: webdriver.Chrome, study: SpeedStudy) 
             network = model.network(rate)
             assert network is not None
             if name == work:
-                assert seconds == pytest.approx(model.seconds_at(model.methods[method], rate, factor), rel=0.01)
+                assert seconds == pytest.approx(seconds_at(model, method, rate, factor), rel=0.01)
             elif name == scored_name(work):
                 compute = Compute(factor * model.workload.forward_seconds, factor * model.workload.backward_seconds)
                 wanted = period_seconds(compute, scored[method].messages, scored[method].period, network)

@@ -9,7 +9,7 @@ import pytest
 
 from harness.records.packs import read_runs
 from harness.records.store import Result
-from report.frame import Frames, UsageError, read_frames, status_of
+from report.frame import Frames, read_frames, status_of
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -55,10 +55,3 @@ def test_a_loss_beyond_a_thousand_guesses_has_diverged(frames: Frames, loss: flo
     """Ten classes: a constant guess loses ln 10 = 2.3026."""
     result: Result | None = next(iter(read_runs(frames.folder).values())).result
     assert result is not None and status_of(result.model_copy(update={"train_loss": loss})) == status
-
-
-def test_a_users_mistake_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is no folder"):
-        read_frames(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match=r"no experiment\.json"):
-        read_frames(tmp_path)

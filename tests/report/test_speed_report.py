@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from report.frame import UsageError
 from report.render import markdown_of
 from report.speed.comparisons import HEADLINES, headline_marks, needed_ratios_frame, speedup
 from report.speed.report import build_speed_report, contents
-from report.speed.scored import scored_experiments, scored_steps_frame
+from report.speed.timed import experiments_beside, scored_steps_frame
 from report.speed.workload_model import SpeedStudy, codec_bytes, read_study
 from tests.report.faults import faults_of
 from tests.report.made_up_timings import NUM_PARAMETERS, ring_seconds, sweep, timing, write_study
@@ -32,7 +33,7 @@ def study() -> SpeedStudy:
 
 @pytest.fixture(scope="module")
 def built(study: SpeedStudy) -> tuple[str, dict[str, pd.DataFrame], dict[str, Any]]:
-    context, frames, figures = contents(study, scored_experiments(SHIPPED, study.records.sessions))
+    context, frames, figures = contents(study, experiments_beside(SHIPPED, study.records))
     return markdown_of("speed.md.j2", context), frames, figures
 
 
@@ -78,15 +79,6 @@ def test_the_factor_of_two_machines_is_first_what_was_timed(built: tuple[Any, ..
     assert said in text
 
 
-def test_the_headline_changes_with_the_compute_time(built: tuple[Any, ...]) -> None:
-    lines = built[1]["headlines"]
-    lines = lines[(lines["bits_per_second"] == 10e9) & (lines["method"] == "mcser") & (lines["rival"] == "ddp")]
-    lines = lines[lines["headline"] == "4.5x on ImageNet"].set_index("compute_seconds")["factor"]
-    assert lines.index.min() == 0.02 and lines.index.max() == 0.06 and lines.is_monotonic_decreasing
-    first, later = (lines[abs(lines.index - 32 / rate) < 1e-9].iloc[0] for rate in (1200, 726.975))
-    assert first > 4.5 > later
-
-
 def test_the_head_is_of_what_is_scored_and_can_be_looked_up(built: tuple[Any, ...], study: SpeedStudy) -> None:
     text, steps = built[0], scored_steps_frame(study.records.sessions)
     own = steps[steps["bits_per_second"] == 10e9].set_index("method")["seconds"]
@@ -99,7 +91,7 @@ def test_the_head_is_of_what_is_scored_and_can_be_looked_up(built: tuple[Any, ..
 
 def test_every_figure_can_be_read(built: tuple[Any, ...]) -> None:
     figures = built[2]
-    assert set(figures) == {"speedups", "headlines", "loss_and_step"}
+    assert set(figures) == {"speedups", "loss_and_step"}
     assert {name: faults_of(figure) for name, figure in figures.items()} == {name: [] for name in figures}
 
 
@@ -120,23 +112,26 @@ def test_the_shipped_tables_are_of_the_shipped_records(built: tuple[Any, ...], n
 
 
 def test_a_report_can_be_built_of_whatever_there_is(tmp_path: Path) -> None:
-    empty = build_speed_report(write_study(tmp_path / "empty", [], []))
+    def report_of(name: str, *timings: dict[str, Any], sweeps: Sequence[dict[str, Any]] = ()) -> Path:
+        study = read_study(write_study(tmp_path / name, sweeps, timings))
+        return build_speed_report(study, [], tmp_path / name)
+
+    empty = report_of("empty")
     assert "Nothing can be said yet" in empty.read_text() and empty.with_suffix(".pdf").exists()
-    unswept = write_study(tmp_path / "unswept", [], [timing(2e9)])
-    assert "Nothing can be said yet" in build_speed_report(unswept).read_text()
-    cells = read_study(unswept).cells
+    assert "Nothing can be said yet" in report_of("unswept", timing(2e9)).read_text()
+    cells = read_study(tmp_path / "unswept").cells
     assert cells["predicted_seconds"].isna().all() and not math.isnan(cells["seconds"].iloc[0])
-    measured = write_study(tmp_path / "measured", [sweep(100e6)], [timing(100e6, "measured", 1.0)])
-    first = build_speed_report(measured, output=tmp_path / "out").read_bytes()
-    assert b"Measured milliseconds of a step" in first and b"Emulated" not in first
-    assert build_speed_report(measured, output=tmp_path / "again").read_bytes() == first
+    first, again = (
+        report_of(name, timing(100e6, "measured", 1.0), sweeps=[sweep(100e6)]).read_text() for name in ("one", "two")
+    )
+    assert "Measured milliseconds of a step" in first and "Emulated" not in first and first == again
 
 
-def test_mistakes_are_sentences(tmp_path: Path) -> None:
+def test_mistakes_are_sentences(study: SpeedStudy, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"holds no study.json"):
         read_study(tmp_path)
     with pytest.raises(UsageError, match="names the same experiment twice"):
-        build_speed_report(SHIPPED, [SHIPPED, SHIPPED])
+        experiments_beside(SHIPPED, study.records, [SHIPPED, SHIPPED])
     folder = write_study(tmp_path / "mixed", [sweep(100e6)], [timing(100e6)])
     record = json.loads((folder / "timing-0.json").read_text())
     record["attempt"]["host"] = "elsewhere"

@@ -6,15 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from scipy import stats
 
 from harness.records.timings import Timing
 from report.frame import Frames, read_frames
 from report.speed.figures import draw_loss_and_step
-from report.speed.scored import joined_frame, scored_steps_frame
-from report.speed.timed import cells_frame, read_speed_records
+from report.speed.timed import joined_frame, scored_steps_frame
 from tests.report.faults import faults_of
 
 ROOT = Path(__file__).parents[2]
@@ -104,20 +102,6 @@ def test_an_interval_is_called_what_it_is(frames: Frames) -> None:
     few = session([method(frames, "mcser-96")], [cell("mcser-96", [0.1, 0.3], 1e9)])
     line = scored_steps_frame([few]).iloc[0]
     assert (line["interval"], line["seconds"], line["low"], line["high"]) == ("range", pytest.approx(0.2), 0.1, 0.3)
-
-
-def test_cells_of_few_steps_have_ranges_and_of_many_t_intervals() -> None:
-    timing = read_speed_records(ROOT / "results/speedups").timings[-1]
-    [own] = timing.cells_of("ddp", timing.cells[0].bits_per_second)
-    for times in (1, 3):
-        seconds = own.seconds * times
-        cells = [own.model_copy(update={"seconds": seconds})]
-        [line] = cells_frame([timing.model_copy(update={"cells": cells})]).to_dict("records")
-        t = stats.ttest_1samp(seconds, 0.0).confidence_interval(0.95)
-        expected = (min(seconds), max(seconds)) if times == 1 else (t.low, t.high)
-        assert line["interval"] == ("range" if times == 1 else "t")
-        assert (line["low"], line["high"]) == pytest.approx(expected)
-        assert line["seconds"] == pytest.approx((np.median if times == 1 else np.mean)(seconds))
 
 
 def test_the_figure_can_be_read(frames: Frames) -> None:

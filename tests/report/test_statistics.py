@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
 from harness.records.experiment import Contrast
@@ -19,7 +18,7 @@ from report.statistics import at_equal_rate, contrasts_frame, difference, pool_o
 
 SHIPPED = Path(__file__).parents[2] / "results" / "reference"
 SGD = [0.874, 0.877, 0.875, 0.876, 0.8745, 0.8765, 0.8752, 0.8758]
-A, B, C = [0.873, 0.874, 0.875], [0.871, 0.8722, 0.8735], [0.840, 0.8412, 0.8425]
+A, B = [0.873, 0.874, 0.875], [0.871, 0.8722, 0.8735]
 
 
 @pytest.fixture(scope="module")
@@ -42,23 +41,6 @@ def made_up(shipped: Frames, scores: dict[str, list[float]], *contrasts: tuple[s
     return replace(shipped, experiment=experiment, rows=rows, runs=pd.DataFrame(lines))
 
 
-def test_one_variance_of_the_methods_and_the_baselines_own(shipped: Frames) -> None:
-    """By hand: methods' residuals over their degrees, the baseline's own, Satterthwaite's formula."""
-    frames = made_up(shipped, {"sgd": SGD, "a": A, "b": B}, ("a", "sgd", "non-inferiority"), ("a", "b", "superiority"))
-    pool = pool_of(frames)
-    assert pool.rows == {"a", "b"} and pool.degrees == 4
-    assert pool.p_value == pytest.approx(stats.levene(A, B, center="median").pvalue)
-    line, other = (line for _, line in contrasts_frame(frames).iterrows())
-    pooled = (np.var(A, ddof=1) * 2 + np.var(B, ddof=1) * 2) / 4
-    mine, theirs = pooled / 3, np.var(SGD, ddof=1) / 8
-    assert line["standard_error"] == pytest.approx(math.sqrt(mine + theirs), rel=1e-12)
-    assert line["degrees"] == pytest.approx((mine + theirs) ** 2 / (mine**2 / 4 + theirs**2 / 7), rel=1e-12)
-    # Two methods of one pool: Student's test with equal variances, which statsmodels has.
-    student = CompareMeans(DescrStatsW(A), DescrStatsW(B))
-    assert other["p"] == pytest.approx(student.ttest_ind(usevar="pooled")[1], rel=1e-9)
-    assert (other["low"], other["high"]) == pytest.approx(student.tconfint_diff(usevar="pooled"), rel=1e-9)
-
-
 def test_unlike_variances_are_not_pooled(shipped: Frames) -> None:
     wild, calm = [0.80, 0.95, 0.70, 0.99, 0.60, 0.9], [0.8701, 0.8702, 0.8703, 0.8701, 0.8702, 0.87]
     frames = made_up(
@@ -71,18 +53,6 @@ def test_unlike_variances_are_not_pooled(shipped: Frames) -> None:
     assert (first["low"], first["high"]) == pytest.approx(tuple(welch.confidence_interval(0.95)), rel=1e-9)
     both = CompareMeans(DescrStatsW(calm), DescrStatsW(wild)).ttost_ind(-0.005, 0.005, usevar="unequal")
     assert second["p"] == pytest.approx(both[0], rel=1e-9)
-
-
-def test_holm_and_the_family_of_the_reverse(shipped: Frames) -> None:
-    scores = {"sgd": SGD, "a": A, "b": B, "c": C}
-    kinds = [("a", "sgd"), ("b", "sgd"), ("c", "sgd")]
-    frames = made_up(shipped, scores, *((*pair, "non-inferiority") for pair in kinds), ("a", "b", "equivalence"))
-    found = contrasts_frame(frames)
-    assert found["p_holm"].to_list() == pytest.approx(multipletests(found["p"], method="holm")[1].tolist())
-    reverse = found["p_more_holm"].dropna()
-    assert reverse.to_list() == pytest.approx(multipletests(1 - found["p"][:3], method="holm")[1].tolist())
-    assert found["verdict"].to_list()[2] == "loses more than the margin"
-    assert found["verdict"].to_list()[0] == "loses less than the margin"
 
 
 @pytest.mark.parametrize(
