@@ -10,8 +10,6 @@ Momentum, or AdamW's moments, are local: each worker's own, and never averaged.
 Cost: 0 bits.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from algorithms.core import DistributedOptimizer, Layout

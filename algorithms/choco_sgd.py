@@ -18,8 +18,6 @@ the learning rate is as given, where the release scales it with the number of ne
 Cost: 32 d / R bits per step for each neighbour and a sparsifier of ratio R, one exchange.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Unpack
 
 from torch.optim.optimizer import ParamsT

@@ -9,8 +9,6 @@ Momentum, or AdamW's moments, are local: each worker's own, and never averaged.
 Cost: 32 d / R1 bits per step for a sparsifier of ratio R1, one collective.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Unpack
 
 from torch.optim.optimizer import ParamsT

@@ -17,8 +17,6 @@ Cost: 32 d / R2 + 32 d / (R1 H) bits per step on average for sparsifiers of rati
 and one more every H steps, none for a compressor that sends nothing.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any, ClassVar, Unpack
 

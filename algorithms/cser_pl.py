@@ -11,8 +11,6 @@ Momentum, or AdamW's moments, are local: each worker's own, and never averaged.
 Cost: 32 d / (R1 H) bits per step on average for a sparsifier of ratio R1, one collective every H steps.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Unpack
 
 from torch.optim.optimizer import ParamsT

@@ -13,15 +13,13 @@ The first also erases older differences in C2's blocks. The blocks of the releas
 Cost: 32 (1 - 1/H) d / R2 + 32 d / (R1 H) bits per step on average, one collective per step.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import ClassVar, Unpack
 
 from torch.optim.optimizer import ParamsT
 
 from algorithms.core import Common, Compressor, Purpose, SharedSupport, Stage
-from algorithms.core.local_step import Nesterov, decay_in_momentum_only_
+from algorithms.core.local_step import DecayInMomentumOnly
 from algorithms.core.stages import sends_all
 from algorithms.cser import CSER
 
@@ -81,7 +79,7 @@ class CSERReleased(CSER):
         self.decay_in_momentum_only = decay_in_momentum_only
         self.overwrite_master = overwrite_master
         if decay_in_momentum_only:
-            self.local = Nesterov(self.flat, self._buffers, decay_in_momentum_only_)
+            self.local = DecayInMomentumOnly(self.flat, self._buffers)
 
     def stages(self) -> list[Stage]:
         gradient, error = super().stages()

@@ -13,8 +13,6 @@ moments, are local. Weight decay enters p_i. C takes the flat vector, where the 
 Cost: 32 d / R bits per step for each neighbour and a sparsifier of ratio R, one exchange.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Unpack
 
 from torch.optim.optimizer import ParamsT

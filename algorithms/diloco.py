@@ -24,8 +24,6 @@ With send_gradients the inner step is of the mean gradient: nothing is saved, an
 Cost: 32 d / H bits per step on average, an all-reduce of d / F every H / F steps; send_gradients: 32 d more.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Unpack
 
 from torch.optim.optimizer import ParamsT

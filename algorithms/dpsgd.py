@@ -12,14 +12,11 @@ each step. Where messages are rounded, x_i + sum_j w_ij (r_j - r_i) stands for t
 Cost: 32 d bits per step for each neighbour (ring 2, exponential log2 n, one_peer 1, complete n - 1), one exchange.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Literal, Unpack, get_args
 
 from torch.optim.optimizer import ParamsT
 
 from algorithms.core import Common, DistributedOptimizer, Layout, Purpose, Stage, Topology
-from algorithms.core.exchange import mix_dense
 from algorithms.core.topology import Named, as_topology, mixing_of
 
 Order = Literal["combine_while_adapt", "adapt_then_combine"]
@@ -71,7 +68,7 @@ class DPSGD(DistributedOptimizer):
         x, mixing = self.flat.parameters, mixing_of(self.rounds, step)
         if self.order == "adapt_then_combine":
             self.local_step_()
-        _, pull = mix_dense(x, mixing, Purpose.MODEL, self.collectives, self.communication_dtype)
+        _, pull = self.sending.mix_dense(x, mixing, Purpose.MODEL)
         if self.order == "combine_while_adapt":
             self.local_step_()
         x.add_(pull)

@@ -21,8 +21,6 @@ stays; all workers must freeze the same.
 Cost: 32 d / R bits per step for a sparsifier of ratio R, one collective; in the first step 32 d.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Unpack
 
 import torch

@@ -27,9 +27,6 @@ With `drop_rest` what is not sent is lost, e_i <- 0: compression without a memor
 Cost: 32 d / R bits per step for a sparsifier of ratio R, one collective.
 """
 
-from __future__ import annotations
-
-from functools import partial
 from typing import Any, ClassVar, Literal, Unpack, get_args
 
 from torch import Tensor
@@ -37,7 +34,7 @@ from torch.optim.optimizer import ParamsT
 
 from algorithms.compressors.block import BlockSparsifier
 from algorithms.core import Common, Compressor, DistributedOptimizer, Identity, Layout, Purpose, Stage, Windows
-from algorithms.core.local_step import Group, Nesterov, local_step_, nesterov_step_
+from algorithms.core.local_step import Nesterov
 
 FedBack = Literal["updates", "gradients"]
 
@@ -87,7 +84,6 @@ class EFSGD(DistributedOptimizer):
                 raise ValueError(
                     f"{self.name}: decay_apart is meant for SGD with error feedback on updates; leave it out"
                 )
-            self.local = Nesterov(self.flat, self._buffers, _without_decay_)
             self.decay = Nesterov(self.flat, {"momentum": self.new_buffer("decay_momentum")})
 
     @classmethod
@@ -95,21 +91,27 @@ class EFSGD(DistributedOptimizer):
         return {"compressor": BlockSparsifier(ratio)}
 
     def stages(self) -> list[Stage]:
-        error_after_step = partial(self.after_local_step, target=self.e, sign=+1)
-        return [Stage(Purpose.GRADIENT, self.compressor, early=self._sum if self.on_gradients else error_after_step)]
+        return [Stage(Purpose.GRADIENT, self.compressor, early=self._error_to_send)]
 
-    def _sum(self, support: Windows) -> Tensor:
-        return support.gather(self.e).add_(support.gather(self.flat.gradients))
+    def _error_to_send(self, support: Windows) -> Tensor:
+        if self.on_gradients:
+            return support.gather(self.e).add_(support.gather(self.flat.gradients))
+        return self.local.after(self._groups, support, self.e, sign=+1)
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        """The groups' numbers in p_i."""
+        return [group | {"weight_decay": 0.0} for group in self.param_groups] if self.decay else self.param_groups
 
     def _update(self, step: int) -> None:
         g = self.flat.gradients
         if self.on_gradients:
             self.e.add_(g)
         else:
-            self.local_step_(self.e, sign=+1)
+            self.local.apply_(self._groups, self.e, sign=+1)
             if self.decay:
                 g.zero_()
-                local_step_(self.flat, self.param_groups, self.decay, None, sign=-1)
+                self.decay.apply_(self.param_groups)
         sent = self.exchange(self.e, self.compressor, step, Purpose.GRADIENT)
         if self.drop_rest:
             self.e.zero_()
@@ -120,7 +122,3 @@ class EFSGD(DistributedOptimizer):
             self.local_step_()
         else:
             sent.support.add_(self.flat.parameters, sent.mean, alpha=-1)
-
-
-def _without_decay_(group: Group, x: Tensor, g: Tensor, m: Tensor | None, target: Tensor | None, sign: int) -> None:
-    nesterov_step_(group | {"weight_decay": 0.0}, x, g, m, target, sign)

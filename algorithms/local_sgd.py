@@ -15,8 +15,6 @@ the one before, and it clips gradients, which is the user's to do.
 Cost: 32 d (1 / H + 1 / K_u + 1 / K_v) bits per step on average, an all-reduce of d for each average.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Unpack
 
 from torch import Tensor

@@ -9,8 +9,6 @@ With AdamW p_i is what that would subtract, its two moments are local likewise, 
 Cost: as CSER. State: the momentum or the moments, and with block sparsifiers nothing else.
 """
 
-from __future__ import annotations
-
 from algorithms.cser import CSER
 
 

@@ -3,8 +3,6 @@
 Source and switches: see `cser_released.py`. Cost: the same.
 """
 
-from __future__ import annotations
-
 from algorithms.cser_released import CSERReleased
 
 

@@ -17,15 +17,12 @@ local_step = "adamw". All workers must call a step together, though each waits f
 Cost: 32 d (G - 1) / H bits per step on average, one exchange with neighbours every H steps.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Unpack
 
 import numpy
 from torch.optim.optimizer import ParamsT
 
 from algorithms.core import Common, DistributedOptimizer, Layout, Purpose, Traffic, require_interval
-from algorithms.core.exchange import mix_dense
 from algorithms.core.settings import require_outer
 from algorithms.core.topology import Mixing
 
@@ -93,7 +90,7 @@ class NoLoCo(DistributedOptimizer):
         self.local_step_()
         if step % self.sync_interval == 0:
             x = self.flat.parameters
-            _, pull = mix_dense(x, self.meeting(step), Purpose.MODEL, self.collectives, self.communication_dtype)
+            _, pull = self.sending.mix_dense(x, self.meeting(step), Purpose.MODEL)
             # Each product is rounded before it is added, so that no bit depends on where a kernel's vectors begin.
             self.m.mul_(self.outer_momentum).add_(pull.add_(x).sub_(self.phi).mul_(self.outer_lr))
             self.phi.add_(self.m)

@@ -22,8 +22,6 @@ Cost: 32 (sum of r (rows + columns) over matrices + other numbers) bits per step
 no matrix, then every Q.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, ClassVar, Unpack
 

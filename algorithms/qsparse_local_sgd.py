@@ -15,8 +15,6 @@ Momentum, or AdamW's moments, are local and never averaged.
 Cost: 32 d / (R1 H) bits per step on average for a sparsifier of ratio R1, one collective every H steps.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any, ClassVar, Unpack
 
@@ -35,7 +33,7 @@ from algorithms.core import (
     Windows,
     require_interval,
 )
-from algorithms.core.local_step import Nesterov, decay_in_momentum_only_
+from algorithms.core.local_step import DecayInMomentumOnly
 
 
 class QSparseLocalSGD(DistributedOptimizer):
@@ -75,7 +73,7 @@ class QSparseLocalSGD(DistributedOptimizer):
         if decay_in_momentum_only:
             if self.local_step != "sgd":
                 raise ValueError(f"{self.name}: decay_in_momentum_only is meant for SGD's momentum; leave it out")
-            self.local = Nesterov(self.flat, self._buffers, decay_in_momentum_only_)
+            self.local = DecayInMomentumOnly(self.flat, self._buffers)
         self.e = self.new_buffer("error")
         self.x = self.new_buffer("anchor", like=self.flat.parameters)
 

@@ -14,8 +14,6 @@ Deviations: the release is told how long the warm-up is, and the run, with whose
 Cost: 32 d bits a round, an all-reduce.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any, ClassVar, Unpack
 

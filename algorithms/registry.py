@@ -1,7 +1,5 @@
 """Finds algorithms, baselines and compressors: each is a module that defines its class. Nothing lists them."""
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import pkgutil

@@ -10,8 +10,6 @@ torch.optim.AdamW under DDP.
 Cost: 32 d bits per step, one all-reduce.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar
 

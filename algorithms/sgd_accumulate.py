@@ -12,8 +12,6 @@ steps, are dropped.
 Cost: 32 d / A bits per step on average, an all-reduce every A steps.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Unpack
 
 from torch.optim.optimizer import ParamsT

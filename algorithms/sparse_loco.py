@@ -18,8 +18,6 @@ CCLoco, takes the mean over those workers that sent a number; the paper, as here
 Cost: what C sends, every H steps, by one all-gather.
 """
 
-from __future__ import annotations
-
 from typing import ClassVar, Unpack
 
 from torch.optim.optimizer import ParamsT

@@ -1,7 +1,5 @@
 """Block sparsifiers: of the flat vector (the paper's GRBS), and tensor by tensor, as in its authors' released code."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The largest numbers of each chunk of the vector, in few bits: SparseLoCo's compressor."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import ClassVar

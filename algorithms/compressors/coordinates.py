@@ -1,7 +1,5 @@
 """Sparsifiers of single coordinates: random ones that all workers draw alike, and the largest, each worker its own."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

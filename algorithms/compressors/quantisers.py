@@ -1,7 +1,5 @@
 """Quantisers: every coordinate in a few bits, as a sign and a scale, rounded at random (QSGD) or to the nearest."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import ClassVar

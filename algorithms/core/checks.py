@@ -1,7 +1,5 @@
 """What is checked when an optimiser is made and at its first step, so that nothing goes wrong in silence."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import traceback
@@ -19,7 +17,6 @@ from algorithms.core.collectives import CollectiveError, Collectives, StackedCol
 from algorithms.core.flat import FlatBuffers, dense
 from algorithms.core.overlap import Reducer
 from algorithms.core.process_group import ProcessGroupCollectives
-from algorithms.core.settings import NUMBERS, LocalStepName
 from algorithms.core.traffic import Purpose
 
 _SHARDED = {
@@ -68,28 +65,6 @@ def check_agreement(collectives: Collectives, fields: Mapping[str, object]) -> N
     raise ValueError(f"the workers' optimisers differ ({said}); give all workers the same model, settings and seed")
 
 
-def to_agree_on(
-    method: str,
-    seed: int,
-    flat: FlatBuffers,
-    groups: Sequence[Mapping[str, Any]],
-    local_step: LocalStepName,
-    collectives: Collectives,
-) -> dict[str, object]:
-    """Returns what workers must have in common beside the method's settings: what is trained, with which numbers."""
-    tensors = flat.layout.tensors
-    shapes = "; ".join(f"{each.shape} strides {each.strides}" for each in tensors)
-    kind = f"{str(flat.parameters.dtype).removeprefix('torch.')} on {flat.parameters.device.type}"
-    numbers = NUMBERS[local_step]
-    return {
-        "method": method,
-        "seed": seed,
-        "parameters": f"{flat.layout.numel:,} in {len(tensors)} tensors, {kind}: {shapes}",
-        f"{', '.join(numbers)} of each group": [tuple(_plain(group[key]) for key in numbers) for group in groups],
-        "overlap": collectives.early is not None,
-    }
-
-
 def enter_together(collectives: Collectives, call: str) -> None:
     """Compares, where workers are processes, whether all of them are at this call.
 
@@ -103,10 +78,6 @@ def enter_together(collectives: Collectives, call: str) -> None:
             check_agreement(collectives, {"call": call})
         except (CollectiveError, ValueError) as error:
             raise CollectiveError(f"all workers must enter {call}, and some did not: {error}") from error
-
-
-def _plain(number: Any) -> float | tuple[float, ...]:
-    return tuple(map(float, number)) if isinstance(number, tuple | list) else float(number)
 
 
 def _gathered(collectives: Collectives, message: bytes) -> list[bytes]:

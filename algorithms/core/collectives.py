@@ -1,9 +1,6 @@
 """`Collectives`: the only way in which workers talk. It counts every bit and every call."""
 
-from __future__ import annotations
-
 import copy
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Self
 
@@ -22,10 +19,11 @@ class CollectiveError(RuntimeError):
     """A collective did not take place: a worker died, was late, or asked for something else than the others."""
 
 
-class Collectives(ABC):
+class Collectives:
     """One end of the group, at which one worker is, or all of them are.
 
-    The first axis of every tensor is over the workers at this end: a process sends tensors of shape (1, ...).
+    The first axis of every tensor is over the workers at this end: a process sends tensors of shape (1, ...). What is
+    done here with tensors is right where all workers are at this end; a subclass that reaches others does its own.
 
     Payload is counted as what this worker contributes: for an all-reduce the message's own size, whatever the fabric
     makes of it; for an all-gather the message that it sends; for neighbours that message once for each of them.
@@ -162,20 +160,21 @@ class Collectives(ABC):
         return rest
 
     def _reduce_blocks(self, blocks: Tensor, add: Add) -> tuple[Tensor, Tensor]:
-        """Does so where all workers are at this end."""
         return add(blocks)
 
-    @abstractmethod
-    def _sum_(self, tensor: Tensor) -> None: ...
+    def _sum_(self, tensor: Tensor) -> None:
+        assert len(tensor) == self.world_size, "a row for each worker"
+        if len(tensor) > 1:
+            tensor.copy_(sum_in_rank_order(tensor.unbind()))
 
-    @abstractmethod
-    def _gather(self, tensor: Tensor) -> Tensor: ...
+    def _gather(self, tensor: Tensor) -> Tensor:
+        return tensor
 
-    @abstractmethod
-    def _broadcast_(self, tensor: Tensor) -> None: ...
+    def _broadcast_(self, tensor: Tensor) -> None:
+        tensor[1:] = tensor[0]
 
-    @abstractmethod
-    def _exchange(self, tensor: Tensor, mixing: Mixing) -> dict[int, Tensor]: ...
+    def _exchange(self, tensor: Tensor, mixing: Mixing) -> dict[int, Tensor]:
+        return dict(enumerate(tensor.unbind()))
 
 
 def share_of(ranks: range, count: int, world_size: int) -> slice:
@@ -202,18 +201,6 @@ class SoloCollectives(Collectives):
     def __init__(self) -> None:
         super().__init__(0, 1)
 
-    def _sum_(self, tensor: Tensor) -> None:
-        pass
-
-    def _gather(self, tensor: Tensor) -> Tensor:
-        return tensor
-
-    def _broadcast_(self, tensor: Tensor) -> None:
-        pass
-
-    def _exchange(self, tensor: Tensor, mixing: Mixing) -> dict[int, Tensor]:
-        return {}
-
 
 class StackedCollectives(Collectives):
     """A group whose workers are the rows of one process's tensors; traffic and bits are as each of them alone.
@@ -229,16 +216,3 @@ class StackedCollectives(Collectives):
     def own_ranks(self) -> range:
         """The workers at this end: all."""
         return range(self.world_size)
-
-    def _sum_(self, tensor: Tensor) -> None:
-        assert len(tensor) == self.world_size, "a row for each worker"
-        tensor.copy_(sum_in_rank_order(tensor.unbind()))
-
-    def _gather(self, tensor: Tensor) -> Tensor:
-        return tensor
-
-    def _broadcast_(self, tensor: Tensor) -> None:
-        tensor.copy_(tensor[0].clone())
-
-    def _exchange(self, tensor: Tensor, mixing: Mixing) -> dict[int, Tensor]:
-        return dict(enumerate(tensor.unbind()))

@@ -1,7 +1,5 @@
 """What a compressor is: its type says how its messages travel, it states its payload, and draws alike everywhere."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import math

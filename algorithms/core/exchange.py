@@ -1,10 +1,8 @@
 """How vectors are sent: partially synchronised over all workers (PSync of Xie 2020), or mixed with neighbours'."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -42,181 +40,158 @@ class Mixed:
     pull: Tensor
 
 
-def _rounded(payload: Tensor, communication_dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
-    """Returns the message for `payload` and what that says: the payload rounded, or itself where there is no type."""
-    if communication_dtype is None:
-        return payload, payload
-    message = payload.to(communication_dtype, copy=True)
-    return message, message.to(payload.dtype)
+@dataclass(frozen=True)
+class Sending:
+    """How vectors of shape (local workers, d) are sent: between these workers, and dense ones as numbers of this type.
 
-
-def average(
-    payload: Tensor, purpose: Purpose, collectives: Collectives, communication_dtype: torch.dtype | None = None
-) -> tuple[Tensor, Tensor]:
-    """What of `payload` was sent, and the workers' mean of that; `payload` is left as it is.
-
-    Where messages are rounded, so is their mean. What that adds or takes counts as sent by the worker on whose share of
-    the coordinates it falls: so the mean is that of what was sent, and who keeps what was not sent loses nothing.
+    Vectors are left as they are.
     """
-    message, own = _rounded(payload, communication_dtype)
-    message = message.clone() if message is payload else message
-    rest = collectives.all_reduce_mean_(message, purpose) if payload.numel() else None
-    if communication_dtype is not None and rest is not None:
-        own.add_(rest)
-    return own, message.to(payload.dtype)
 
+    collectives: Collectives
+    communication_dtype: torch.dtype | None = None
+    """None for the vector's own type."""
 
-def exchange(
-    vector: Tensor,
-    compressor: Compressor,
-    layout: Layout,
-    draw: Draw,
-    purpose: Purpose,
-    collectives: Collectives,
-    communication_dtype: torch.dtype | None = None,
-) -> Exchanged:
-    """Send C(vector), of shape (local workers, d), and average it; `vector` stays."""
-    if isinstance(compressor, SharedSupport):
-        support = compressor.support(layout, draw)
-        return Exchanged(support, *average(support.gather(vector), purpose, collectives, communication_dtype))
-    if isinstance(compressor, Reduced):
-        return _exchange_in_shares(vector, compressor, draw, purpose, collectives)
-    assert isinstance(compressor, Gathered)
-    gathered = collectives.all_gather(_encoded(vector, compressor, draw, collectives), purpose)
-    own, mean = [], vector.new_zeros(layout.numel)
-    for rank, message in enumerate(gathered):
-        decoded = compressor.decode(message, layout.numel, vector.dtype)
-        mean += decoded
-        if rank in collectives.own_ranks:
-            own.append(decoded)
-    mean.div_(collectives.world_size)
-    return Exchanged(whole(layout.numel), torch.stack(own), mean.expand_as(vector))
+    def average(self, payload: Tensor, purpose: Purpose) -> tuple[Tensor, Tensor]:
+        """Returns what of `payload`, of any length, was sent, and the workers' mean of that.
 
+        Where messages are rounded, so is their mean. What that adds or takes counts as sent by the worker on whose
+        share of the coordinates it falls: so the mean is that of what was sent, and who keeps what was not sent loses
+        nothing.
+        """
+        message, own = self._rounded(payload)
+        message = message.clone() if message is payload else message
+        rest = self.collectives.all_reduce_mean_(message, purpose) if payload.numel() else None
+        if self.communication_dtype is not None and rest is not None:
+            own.add_(rest)
+        return own, message.to(payload.dtype)
 
-def begin_exchange(
-    vector: Tensor,
-    compressor: Compressor,
-    layout: Layout,
-    draw: Draw,
-    purpose: Purpose,
-    collectives: Collectives,
-    communication_dtype: torch.dtype | None = None,
-) -> Callable[[], Exchanged]:
-    """Begins `exchange`, beside whatever follows where the group overlaps; returns what waits for the result.
+    def _rounded(self, payload: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the message for `payload`, and what that says: it rounded, or itself where there is no type."""
+        if self.communication_dtype is None:
+            return payload, payload
+        message = payload.to(self.communication_dtype, copy=True)
+        return message, message.to(payload.dtype)
 
-    Until it has returned, `vector` must not be changed, and with overlap what was sent is not counted.
-    """
-    if collectives.early is None:
-        sent = exchange(vector, compressor, layout, draw, purpose, collectives, communication_dtype)
-        return lambda: sent
-    end, supports = copy.copy(collectives.twin), list[Support]()
-    end.traffic, end.elapsed = Traffic(), Elapsed()
+    def exchange(
+        self, vector: Tensor, compressor: Compressor, layout: Layout, draw: Draw, purpose: Purpose
+    ) -> Exchanged:
+        """Sends C(vector) and averages it."""
+        collectives = self.collectives
+        if isinstance(compressor, SharedSupport):
+            support = compressor.support(layout, draw)
+            return Exchanged(support, *self.average(support.gather(vector), purpose))
+        if isinstance(compressor, Reduced):
+            return self._exchange_in_shares(vector, compressor, draw, purpose)
+        assert isinstance(compressor, Gathered)
+        gathered = collectives.all_gather(self._encoded(vector, compressor, draw), purpose)
+        own, mean = [], vector.new_zeros(layout.numel)
+        for rank, message in enumerate(gathered):
+            decoded = compressor.decode(message, layout.numel, vector.dtype)
+            mean += decoded
+            if rank in collectives.own_ranks:
+                own.append(decoded)
+        mean.div_(collectives.world_size)
+        return Exchanged(whole(layout.numel), torch.stack(own), mean.expand_as(vector))
 
-    def send() -> tuple[Tensor, Tensor]:
-        sent = exchange(vector, compressor, layout, draw, purpose, end, communication_dtype)
-        supports.append(sent.support)
-        return sent.own, sent.mean
+    def begin_exchange(
+        self, vector: Tensor, compressor: Compressor, layout: Layout, draw: Draw, purpose: Purpose
+    ) -> Callable[[], Exchanged]:
+        """Begins `exchange`, beside whatever follows where the group overlaps; returns what waits for the result.
 
-    waiting = collectives.early.beside(send, vector)
+        Until it has returned, `vector` must not be changed, and with overlap what was sent is not counted.
+        """
+        if self.collectives.early is None:
+            sent = self.exchange(vector, compressor, layout, draw, purpose)
+            return lambda: sent
+        end, supports = copy.copy(self.collectives.twin), list[Support]()
+        end.traffic, end.elapsed = Traffic(), Elapsed()
 
-    def wait() -> Exchanged:
-        own, mean = waiting()
-        collectives.traffic.add_entry(purpose, end.traffic[purpose])
-        return Exchanged(supports[0], own, mean)
+        def send() -> tuple[Tensor, Tensor]:
+            sent = replace(self, collectives=end).exchange(vector, compressor, layout, draw, purpose)
+            supports.append(sent.support)
+            return sent.own, sent.mean
 
-    return wait
+        waiting = self.collectives.early.beside(send, vector)
 
+        def wait() -> Exchanged:
+            own, mean = waiting()
+            self.collectives.traffic.add_entry(purpose, end.traffic[purpose])
+            return Exchanged(supports[0], own, mean)
 
-def _exchange_in_shares(
-    vector: Tensor, compressor: Reduced, draw: Draw, purpose: Purpose, collectives: Collectives
-) -> Exchanged:
-    """The compressed all-reduce: a worker decodes its share of all messages, adds it in 32 bits and encodes the mean.
+        return wait
 
-    Source: Wang et al., "ZeRO++: Extremely efficient collective communication for giant model training", 2023, section
-    3.3, and Tang et al., "1-bit Adam", ICML 2021, whose error of the second stage is here part of the worker's own.
-    """
-    numel, size, num_workers = vector.shape[-1], compressor.block_size, collectives.world_size
-    blocks = compressor.encode(vector, draw, collectives.rank)
+    def _exchange_in_shares(self, vector: Tensor, compressor: Reduced, draw: Draw, purpose: Purpose) -> Exchanged:
+        """The compressed all-reduce: a worker decodes its share of all messages, adds it in 32 bits, encodes the mean.
 
-    def coordinates(ranks: range) -> slice:
-        share = share_of(ranks, blocks.shape[-2], num_workers)
-        return slice(min(share.start * size, numel), min(share.stop * size, numel))
+        Source: Wang et al., "ZeRO++: Extremely efficient collective communication for giant model training", 2023,
+        section 3.3, and Tang et al., "1-bit Adam", ICML 2021, whose error of the second stage is here part of the
+        worker's own.
+        """
+        collectives = self.collectives
+        numel, size, num_workers = vector.shape[-1], compressor.block_size, collectives.world_size
+        blocks = compressor.encode(vector, draw, collectives.rank)
 
-    here = coordinates(collectives.own_ranks)
-    count, dtype = here.stop - here.start, torch.promote_types(vector.dtype, torch.float32)
+        def coordinates(ranks: range) -> slice:
+            share = share_of(ranks, blocks.shape[-2], num_workers)
+            return slice(min(share.start * size, numel), min(share.stop * size, numel))
 
-    def add(received: Tensor) -> tuple[Tensor, Tensor]:
-        # Divided before they are added: whatever the numbers are, their sum is finite.
-        exact = sum_in_rank_order(compressor.decode(received, count, dtype).div_(num_workers).unbind())
-        message = compressor.encode(exact, draw, collectives.rank)
-        return message, compressor.decode(message, count, dtype).sub_(exact).mul_(num_workers)
+        here = coordinates(collectives.own_ranks)
+        count, dtype = here.stop - here.start, torch.promote_types(vector.dtype, torch.float32)
 
-    reduced, rest = collectives.all_reduce_blocks(blocks, add, purpose)
-    own = compressor.decode(blocks, numel, vector.dtype)
-    if compressor.second_error:
-        for row, rank in zip(own, collectives.own_ranks, strict=True):
-            share = coordinates(range(rank, rank + 1))
-            row[share] += rest[share.start - here.start : share.stop - here.start]
-    return Exchanged(whole(numel), own, compressor.decode(reduced, numel, vector.dtype).expand_as(vector))
+        def add(received: Tensor) -> tuple[Tensor, Tensor]:
+            # Divided before they are added: whatever the numbers are, their sum is finite.
+            exact = sum_in_rank_order(compressor.decode(received, count, dtype).div_(num_workers).unbind())
+            message = compressor.encode(exact, draw, collectives.rank)
+            return message, compressor.decode(message, count, dtype).sub_(exact).mul_(num_workers)
 
+        reduced, rest = collectives.all_reduce_blocks(blocks, add, purpose)
+        own = compressor.decode(blocks, numel, vector.dtype)
+        if compressor.second_error:
+            for row, rank in zip(own, collectives.own_ranks, strict=True):
+                share = coordinates(range(rank, rank + 1))
+                row[share] += rest[share.start - here.start : share.stop - here.start]
+        return Exchanged(whole(numel), own, compressor.decode(reduced, numel, vector.dtype).expand_as(vector))
 
-def _encoded(vector: Tensor, compressor: Encoded, draw: Draw, collectives: Collectives) -> Tensor:
-    """The messages of the workers at this end, a row each."""
-    rows = zip(collectives.own_ranks, vector, strict=True)
-    return torch.stack([compressor.encode(own, draw, rank) for rank, own in rows])
+    def _encoded(self, vector: Tensor, compressor: Encoded, draw: Draw) -> Tensor:
+        """The messages of the workers at this end, a row each."""
+        rows = zip(self.collectives.own_ranks, vector, strict=True)
+        return torch.stack([compressor.encode(own, draw, rank) for rank, own in rows])
 
+    def mix(
+        self, vector: Tensor, compressor: Compressor, mixing: Mixing, layout: Layout, draw: Draw, purpose: Purpose
+    ) -> Mixed:
+        """Sends C(vector) to the neighbours and mixes what these send."""
+        if isinstance(compressor, SharedSupport):
+            support = compressor.support(layout, draw)
+            return Mixed(support, *self.mix_dense(support.gather(vector), mixing, purpose))
+        assert isinstance(compressor, Encoded)
 
-def mix(
-    vector: Tensor,
-    compressor: Compressor,
-    mixing: Mixing,
-    layout: Layout,
-    draw: Draw,
-    purpose: Purpose,
-    collectives: Collectives,
-    communication_dtype: torch.dtype | None = None,
-) -> Mixed:
-    """Send C(vector), of shape (local workers, d), to the neighbours and mix what these send; `vector` stays."""
-    if isinstance(compressor, SharedSupport):
-        support = compressor.support(layout, draw)
-        sent = mix_dense(support.gather(vector), mixing, purpose, collectives, communication_dtype)
-        return Mixed(support, *sent)
-    assert isinstance(compressor, Encoded)
+        def decode(message: Tensor) -> Tensor:
+            return compressor.decode(message, layout.numel, vector.dtype)
 
-    def decode(message: Tensor) -> Tensor:
-        return compressor.decode(message, layout.numel, vector.dtype)
+        encoded = self._encoded(vector, compressor, draw)
+        received = self.collectives.exchange_with_neighbours(encoded, mixing, purpose)
+        own = torch.stack([decode(message) for message in encoded])
+        return Mixed(whole(layout.numel), own, self._pull(own, mixing, lambda sender: decode(received[sender])))
 
-    encoded = _encoded(vector, compressor, draw, collectives)
-    received = collectives.exchange_with_neighbours(encoded, mixing, purpose)
-    own = torch.stack([decode(message) for message in encoded])
-    return Mixed(whole(layout.numel), own, _pull(own, mixing, collectives, lambda sender: decode(received[sender])))
+    def mix_dense(self, payload: Tensor, mixing: Mixing, purpose: Purpose) -> tuple[Tensor, Tensor]:
+        """Returns what of `payload`, of any length, was sent, and its pull, as in `Mixed`."""
+        message, own = self._rounded(payload)
+        if not payload.numel():
+            return own, torch.zeros_like(own)
+        received = self.collectives.exchange_with_neighbours(message, mixing, purpose)
+        return own, self._pull(own, mixing, lambda sender: received[sender].to(own.dtype))
 
+    def _pull(self, own: Tensor, mixing: Mixing, sent_by: Callable[[int], Tensor]) -> Tensor:
+        """sum_j w_ij (m_j - m_i) for the workers at this end, j in the order of ranks; a new tensor.
 
-def mix_dense(
-    payload: Tensor,
-    mixing: Mixing,
-    purpose: Purpose,
-    collectives: Collectives,
-    communication_dtype: torch.dtype | None = None,
-) -> tuple[Tensor, Tensor]:
-    """What of `payload` was sent, of any length, and its pull, as in `Mixed`; `payload` is left as it is."""
-    message, own = _rounded(payload, communication_dtype)
-    if not payload.numel():
-        return own, torch.zeros_like(own)
-    received = collectives.exchange_with_neighbours(message, mixing, purpose)
-    return own, _pull(own, mixing, collectives, lambda sender: received[sender].to(own.dtype))
-
-
-def _pull(own: Tensor, mixing: Mixing, collectives: Collectives, sent_by: Callable[[int], Tensor]) -> Tensor:
-    """sum_j w_ij (m_j - m_i) for the workers at this end, j in the order of ranks; a new tensor.
-
-    Differences rather than the sum itself: rounded weights need not sum to 1, and in many steps a small excess would
-    let the parameters grow. A product and an addition, each on its own, are rounded alike by all kernels, so that all
-    kinds of group give the same bits.
-    """
-    pull, rows, own_ranks = torch.zeros_like(own), own.unbind(), collectives.own_ranks
-    for rank, mine, total in zip(own_ranks, rows, pull, strict=True):
-        for sender, weight in mixing.neighbours[rank]:
-            theirs = rows[sender - own_ranks.start] if sender in own_ranks else sent_by(sender)
-            total.add_((theirs - mine).mul_(weight))
-    return pull
+        Differences rather than the sum itself: rounded weights need not sum to 1, and in many steps a small excess
+        would let the parameters grow. A product and an addition, each on its own, are rounded alike by all kernels, so
+        that all kinds of group give the same bits.
+        """
+        pull, rows, own_ranks = torch.zeros_like(own), own.unbind(), self.collectives.own_ranks
+        for rank, mine, total in zip(own_ranks, rows, pull, strict=True):
+            for sender, weight in mixing.neighbours[rank]:
+                theirs = rows[sender - own_ranks.start] if sender in own_ranks else sent_by(sender)
+                total.add_((theirs - mine).mul_(weight))
+        return pull

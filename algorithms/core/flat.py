@@ -3,8 +3,6 @@
 Each is of shape (local workers, d), a row a worker: a process has one row, stacked workers have all.
 """
 
-from __future__ import annotations
-
 import operator
 import warnings
 from collections import Counter

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -81,35 +80,23 @@ def _is_dense(tensor: Tensor) -> bool:
     )
 
 
-class Support(Protocol):
-    """The coordinates that are sent, and how to read and change them in flat vectors of shape (..., d)."""
-
-    @property
-    def payload_numel(self) -> int:
-        """Numbers of its message."""
-
-    def gather(self, flat: Tensor) -> Tensor:
-        """A new dense tensor of shape (..., payload_numel): the coordinates of `flat` in order."""
-
-    def add_(self, flat: Tensor, values: Tensor, alpha: float = 1.0) -> None:
-        """flat[support] += alpha * values, values as `gather` lays them out."""
-
-    def copy_(self, flat: Tensor, values: Tensor) -> None:
-        """flat[support] = values."""
-
-
 @dataclass(frozen=True)
 class Windows:
-    """A support made of disjoint windows, sent as one dense message, with `padding` zeros at its end."""
+    """A support made of disjoint windows, sent as one dense message, with `padding` zeros at its end.
+
+    Flat vectors are of shape (..., d).
+    """
 
     windows: tuple[Window, ...]
     padding: int = 0
 
     @property
     def payload_numel(self) -> int:
+        """Numbers of its message."""
         return sum(window.numel for window in self.windows) + self.padding
 
     def gather(self, flat: Tensor) -> Tensor:
+        """Returns a new dense tensor of shape (..., payload_numel): the coordinates of `flat` in order."""
         lead = flat.shape[:-1]
         parts = [window.view(flat).reshape(*lead, window.numel) for window in self.windows]
         if self.padding or not parts:
@@ -117,14 +104,16 @@ class Windows:
         return torch.cat(parts, dim=-1)
 
     def add_(self, flat: Tensor, values: Tensor, alpha: float = 1.0) -> None:
+        """flat[support] += alpha * values, values as `gather` lays them out."""
         for window, part in self._pairs(values):
             window.view(flat).add_(part, alpha=alpha)
 
     def copy_(self, flat: Tensor, values: Tensor) -> None:
+        """flat[support] = values."""
         for window, part in self._pairs(values):
             window.view(flat).copy_(part)
 
-    def is_apart(self, other: Support) -> bool:
+    def is_apart(self, other: Windows | Indices) -> bool:
         """Returns whether the two are seen to have no coordinate in common."""
         if not isinstance(other, Windows):
             return False
@@ -140,7 +129,7 @@ class Windows:
 
 @dataclass(frozen=True)
 class Indices:
-    """A support given by distinct coordinates: int64 tensor of shape (k,), on any device."""
+    """A support given by distinct coordinates, an int64 tensor of shape (k,) on any device; see `Windows`."""
 
     index: Tensor
 
@@ -162,6 +151,10 @@ class Indices:
         if flat.device.type == "cuda" and self.index.device.type == "cpu":
             return self.index.pin_memory().to(flat.device, non_blocking=True)
         return self.index.to(flat.device)
+
+
+Support = Windows | Indices
+"""The coordinates that are sent, and how to read and change them in flat vectors."""
 
 
 def whole(numel: int) -> Windows:

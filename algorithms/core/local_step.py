@@ -1,8 +1,7 @@
 """The local step on the flat vectors, SGD's or AdamW's: in one pass over them, or on a slice of them beforehand."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -38,71 +37,88 @@ class Span:
     whole: Window | None = None
 
 
-# In one pass, and beforehand.
+class LocalStep(ABC):
+    """What a worker would do on its own: p_i, which is subtracted from x_i.
 
+    Args:
+        flat: the parameters and gradients.
+        held: where buffers are kept beside the parameters, each worker's own; they are part of the state.
+    """
 
-def local_step_(
-    flat: FlatBuffers, groups: Sequence[Group], local: LocalOptimizer, target: Tensor | None, sign: int
-) -> None:
-    """target <- target + sign p, the target being the parameters if None; frozen tensors and their buffers stay."""
-    buffers = local.buffers(groups)
-    changed = [flat.parameters if target is None else target, *buffers]
-    kept = [(vector, here, vector[:, here].clone()) for here in flat.frozen_slices() for vector in changed]
-    for span in local.spans(groups):
-        here = (slice(None), slice(span.start, span.stop))
-        own = [buffer[here] for buffer in buffers]
-        local.step_(
-            span, flat.parameters[here], flat.gradients[here], own, None if target is None else target[here], sign
-        )
-    for vector, frozen, values in kept:
-        vector[:, frozen] = values
-    local.count()
+    def __init__(self, flat: FlatBuffers, held: dict[str, Tensor]) -> None:
+        self.flat, self.held = flat, held
 
+    @abstractmethod
+    def buffers(self, groups: Sequence[Group]) -> list[Tensor]:
+        """Returns the buffers, each of shape (local workers, d); they are made when they are first needed."""
 
-def after_local_step(
-    flat: FlatBuffers,
-    groups: Sequence[Group],
-    local: LocalOptimizer,
-    support: Windows,
-    target: Tensor | None,
-    sign: int,
-) -> Tensor:
-    """Returns `support.gather` of the target as `local_step_` will leave it, to the bit; nothing is changed."""
-    parts, num_rows = [], len(flat.parameters)
-    for window in support.windows:
-        near = _slice_after(flat, groups, local, slice(*window.span), target, sign)
-        parts.append(Window(0, window.shape, window.strides).view(near).reshape(num_rows, -1))
-    return torch.cat([*parts, flat.parameters.new_zeros(num_rows, support.padding)], dim=-1)
+    @abstractmethod
+    def spans(self, groups: Sequence[Group]) -> list[Span]:
+        """Returns the flat vector, in order, in shares that may be stepped in one go."""
 
+    @abstractmethod
+    def step_(
+        self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None, sign: int
+    ) -> None:
+        """target <- target + sign p, coordinate by coordinate; the target is x if None. g may be used up.
 
-def _slice_after(
-    flat: FlatBuffers,
-    groups: Sequence[Group],
-    local: LocalOptimizer,
-    wanted: slice,
-    target: Tensor | None,
-    sign: int,
-) -> Tensor:
-    # A kernel may round what its vectors do not cover in another way (a fused multiply-add is rounded once). So slices
-    # are widened to where the whole span's vectors begin and end; what they hold beyond is not used.
-    unit = VECTOR_BYTES // flat.parameters.element_size()
-    buffers, pieces = local.buffers(groups), []
-    for span in local.spans(groups):
-        low, high = max(wanted.start, span.start), min(wanted.stop, span.stop)
-        if low < high:
-            first = low - (low - span.start) % unit
-            last = min(high + (span.start - high) % unit, span.stop)
-            if span.whole is not None:
-                first, last = span.start, span.stop
-            x, g, *own = (vector[:, first:last].clone() for vector in (flat.parameters, flat.gradients, *buffers))
-            changed = x if target is None else target[:, first:last].clone()
-            before = changed.clone() if flat.frozen else changed
-            local.step_(span, x, g, own, None if target is None else changed, sign)
-            for frozen in flat.frozen_slices():
-                here = slice(max(frozen.start - first, 0), max(frozen.stop - first, 0))
-                changed[:, here] = before[:, here]
-            pieces.append(changed[:, low - first : high - first])
-    return torch.cat(pieces, dim=-1)
+        All are of shape (local workers, n): a span's coordinates, or a slice of them. Rows go one by one: a kernel's
+        rounding depends on where its vectors begin, and a worker's bits must not depend on its neighbours.
+        """
+
+    def count(self) -> None:  # noqa: B027 (SGD need not know)
+        """Notes that a step is done, of all tensors but frozen ones."""
+
+    def counts(self) -> dict[str, list[int]]:
+        """Returns what the state must hold beside the buffers, by name."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Goes on from the counts of a state."""
+
+    def apply_(self, groups: Sequence[Group], target: Tensor | None = None, sign: int = -1) -> None:
+        """target <- target + sign p, the target being the parameters if None; frozen tensors and buffers stay."""
+        flat, buffers = self.flat, self.buffers(groups)
+        changed = [flat.parameters if target is None else target, *buffers]
+        kept = [(vector, here, vector[:, here].clone()) for here in flat.frozen_slices() for vector in changed]
+        for span in self.spans(groups):
+            here = (slice(None), slice(span.start, span.stop))
+            own = [buffer[here] for buffer in buffers]
+            of_target = None if target is None else target[here]
+            self.step_(span, flat.parameters[here], flat.gradients[here], own, of_target, sign)
+        for vector, frozen, values in kept:
+            vector[:, frozen] = values
+        self.count()
+
+    def after(self, groups: Sequence[Group], support: Windows, target: Tensor | None, sign: int) -> Tensor:
+        """Returns `support.gather` of the target as `apply_` will leave it, to the bit; nothing is changed."""
+        parts, num_rows = [], len(self.flat.parameters)
+        for window in support.windows:
+            near = self._slice_after(groups, slice(*window.span), target, sign)
+            parts.append(Window(0, window.shape, window.strides).view(near).reshape(num_rows, -1))
+        return torch.cat([*parts, self.flat.parameters.new_zeros(num_rows, support.padding)], dim=-1)
+
+    def _slice_after(self, groups: Sequence[Group], wanted: slice, target: Tensor | None, sign: int) -> Tensor:
+        # A kernel may round what its vectors do not cover in another way (a fused multiply-add is rounded once). So
+        # slices are widened to where the whole span's vectors begin and end; what they hold beyond is not used.
+        flat, buffers, pieces = self.flat, self.buffers(groups), []
+        unit = VECTOR_BYTES // flat.parameters.element_size()
+        for span in self.spans(groups):
+            low, high = max(wanted.start, span.start), min(wanted.stop, span.stop)
+            if low < high:
+                first = low - (low - span.start) % unit
+                last = min(high + (span.start - high) % unit, span.stop)
+                if span.whole is not None:
+                    first, last = span.start, span.stop
+                x, g, *own = (vector[:, first:last].clone() for vector in (flat.parameters, flat.gradients, *buffers))
+                changed = x if target is None else target[:, first:last].clone()
+                before = changed.clone() if flat.frozen else changed
+                self.step_(span, x, g, own, None if target is None else changed, sign)
+                for frozen in flat.frozen_slices():
+                    here = slice(max(frozen.start - first, 0), max(frozen.stop - first, 0))
+                    changed[:, here] = before[:, here]
+                pieces.append(changed[:, low - first : high - first])
+        return torch.cat(pieces, dim=-1)
 
 
 def fused_is_right(x: Tensor) -> bool:
@@ -110,26 +126,13 @@ def fused_is_right(x: Tensor) -> bool:
     return x.device.type == "cuda" or (x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64))
 
 
-# SGD.
-
-
-@dataclass(frozen=True)
-class Nesterov:
+class Nesterov(LocalStep):
     """SGD with Nesterov momentum: m_i <- beta m_i + g_i, p_i = eta (beta m_i + g_i); weight decay is part of g_i.
 
-    Args:
-        flat: the parameters and gradients.
-        held: where the buffer "momentum" is kept once it is made, when a group has momentum: a schedule may switch it
-            on.
-        arithmetic_: the arithmetic of a method whose update is another one.
+    The buffer "momentum" is made when a group has momentum: a schedule may switch it on.
     """
 
-    flat: FlatBuffers
-    held: dict[str, Tensor]
-    arithmetic_: Callable[[Group, Tensor, Tensor, Tensor | None, Tensor | None, int], None] | None = None
-
     def buffers(self, groups: Sequence[Group]) -> list[Tensor]:
-        """Returns the buffers, each of shape (local workers, d); they are made when they are first needed."""
         if "momentum" not in self.held:
             if not any(group["momentum"] for group in groups):
                 return []
@@ -137,37 +140,20 @@ class Nesterov:
         return [self.held["momentum"]]
 
     def spans(self, groups: Sequence[Group]) -> list[Span]:
-        """Returns the flat vector, in order, in shares that may be stepped in one go."""
         shares = zip(self.flat.parts, groups, strict=True)
         return [Span(part.start, part.stop, group) for part, group in shares if part.start < part.stop]
 
     def step_(
         self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None, sign: int
     ) -> None:
-        """target <- target + sign p, coordinate by coordinate; the target is x if None. g may be used up.
-
-        All of shape (local workers, n): a span's coordinates, or a slice of them.
-        """
-        arithmetic_ = self.arithmetic_ or nesterov_step_
-        arithmetic_(span.group, x, g, buffers[0] if buffers else None, target, sign)
-
-    def count(self) -> None:
-        """Notes that a step is done, of all tensors but frozen ones; SGD need not know."""
-
-    def counts(self) -> dict[str, list[int]]:
-        """Returns what the state must hold beside the buffers, by name."""
-        return {}
-
-    def restore(self, counts: dict[str, list[int]]) -> None:
-        """Goes on from these counts."""
+        nesterov_step_(span.group, x, g, buffers[0] if buffers else None, target, sign)
 
 
 def nesterov_step_(group: Group, x: Tensor, g: Tensor, m: Tensor | None, target: Tensor | None, sign: int) -> None:
     """target <- target + sign eta u, with m <- beta m + g and then u = beta m + g; the target is x if None.
 
     All of shape (local workers, n). For another target than x the weight decay is first added to the gradients, since
-    it is x's own. Rows go one by one: a kernel's rounding depends on where its vectors begin, and a worker's bits must
-    not depend on its neighbours.
+    it is x's own.
     """
     decay = group["weight_decay"]
     if target is not None and decay:
@@ -189,21 +175,21 @@ def nesterov_step_(group: Group, x: Tensor, g: Tensor, m: Tensor | None, target:
     )
 
 
-def decay_in_momentum_only_(
-    group: Group, x: Tensor, g: Tensor, m: Tensor | None, target: Tensor | None, sign: int
-) -> None:
-    """Does as `nesterov_step_` from x, but the direct term has no decay."""
-    if m is None:
-        return nesterov_step_(group, x, g, m, target, sign)
-    for own_x, own_g, own_m in zip(x, g, m, strict=True):
-        own_m.mul_(group["momentum"]).add_(own_g).add_(own_x, alpha=group["weight_decay"])
-        own_x.add_(own_g, alpha=-group["lr"]).add_(own_m, alpha=-group["lr"] * group["momentum"])
+class DecayInMomentumOnly(Nesterov):
+    """From x alone: the weight decay enters the momentum, and the direct term has none."""
+
+    def step_(
+        self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None, sign: int
+    ) -> None:
+        group = span.group
+        if not buffers:
+            return super().step_(span, x, g, buffers, target, sign)
+        for own_x, own_g, own_m in zip(x, g, buffers[0], strict=True):
+            own_m.mul_(group["momentum"]).add_(own_g).add_(own_x, alpha=group["weight_decay"])
+            own_x.add_(own_g, alpha=-group["lr"]).add_(own_m, alpha=-group["lr"] * group["momentum"])
 
 
-# AdamW.
-
-
-class AdamW:
+class AdamW(LocalStep):
     """Adam with bias correction and decoupled weight decay, as torch.optim.AdamW has it; g_i has no decay in it.
 
     Source: Loshchilov and Hutter, "Decoupled weight decay regularization", ICLR 2019, algorithm 2.
@@ -211,12 +197,12 @@ class AdamW:
         m_i <- beta1 m_i + (1 - beta1) g_i;   v_i <- beta2 v_i + (1 - beta2) g_i^2
         p_i = eta lambda x_i + eta (m_i / (1 - beta1^t)) / (sqrt(v_i / (1 - beta2^t)) + eps)
 
-    t counts the steps that a tensor has done, which are fewer where it was frozen for a while. The moments "exp_avg"
-    and "exp_avg_sq", of shape (local workers, d), are put into `held`.
+    t counts the steps that a tensor has done, which are fewer where it was frozen for a while. The buffers are the
+    moments "exp_avg" and "exp_avg_sq".
     """
 
     def __init__(self, flat: FlatBuffers, held: dict[str, Tensor]) -> None:
-        self.flat = flat
+        super().__init__(flat, held)
         self._moments = [held.setdefault(key, flat.new_buffer()) for key in ("exp_avg", "exp_avg_sq")]
         self._done = [0] * len(flat.tensors)
         """Steps that each tensor has done."""
@@ -238,7 +224,6 @@ class AdamW:
     def step_(
         self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None, sign: int
     ) -> None:
-        """See `Nesterov`. Rows go one by one, as in `nesterov_step_`."""
         group, (exp_avg, exp_avg_sq) = span.group, buffers
         lr, decay, (beta1, beta2) = group["lr"], group["weight_decay"], group["betas"]
         if target is not None and decay:  # x's own, though the target is another
@@ -272,9 +257,5 @@ class AdamW:
     def counts(self) -> dict[str, list[int]]:
         return {COUNTS: list(self._done)}
 
-    def restore(self, counts: dict[str, list[int]]) -> None:
-        self._done = list(counts[COUNTS])
-
-
-LocalOptimizer = Nesterov | AdamW
-"""What a worker would do on its own. Its buffers beside the parameters, each worker's own, are part of the state."""
+    def restore(self, state: dict[str, Any]) -> None:
+        self._done = list(state[COUNTS])

@@ -1,7 +1,5 @@
 """Tensors of two or more axes as matrices, and where the factors of their low-rank approximations lie in messages."""
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_right
 from dataclasses import dataclass

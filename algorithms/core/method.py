@@ -1,7 +1,6 @@
 """What a method's file is written in: what it says of itself, what follows from that, and the parts of an update."""
 
-from __future__ import annotations
-
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
@@ -9,23 +8,21 @@ import torch
 from torch import Tensor
 
 from algorithms.core.collectives import Collectives
-from algorithms.core.compressors import Compressor, Draw, checked
-from algorithms.core.exchange import Exchanged, Mixed, average, begin_exchange, exchange, mix
+from algorithms.core.compressors import FLOAT_BITS, Compressor, Draw, checked
+from algorithms.core.exchange import Exchanged, Mixed, Sending
 from algorithms.core.flat import FlatBuffers, GroupsOfOneType
 from algorithms.core.layout import Layout, Windows
-from algorithms.core.local_step import LocalOptimizer, after_local_step, local_step_
+from algorithms.core.local_step import LocalStep
 from algorithms.core.settings import (
+    NUMBERS,
     LocalStepName,
     check_arguments,
-    described,
-    in_words,
-    overall_ratio,
     own_defaults,
     own_parameters,
     require_interval,
 )
 from algorithms.core.stages import EarlyMessage, Stage, early_messages, equalises, traffic_of
-from algorithms.core.state import check_state, counts_of, vectors_of
+from algorithms.core.state import check_state
 from algorithms.core.topology import Mixing, Topology
 from algorithms.core.traffic import Entry, Purpose, Traffic
 
@@ -71,7 +68,7 @@ class Method:
     communication_dtype: torch.dtype | None
     """The type of numbers in messages, None for the parameters' own."""
     flat: FlatBuffers
-    local: LocalOptimizer
+    local: LocalStep
     local_step: LocalStepName
     param_groups: list[dict[str, Any]]
     num_steps: int
@@ -118,13 +115,21 @@ class Method:
 
     def _compared(self) -> dict[str, str]:
         """Returns what workers and saved states must have in common, in words."""
-        return in_words(self.settings, self.communication_dtype, self.local_step)
+        stepping = {} if self.local_step == "sgd" else {"local_step": self.local_step}
+        compared = {**self.settings, "communication_dtype": self.communication_dtype, **stepping}
+        return {key: repr(value) for key, value in compared.items()}
 
     def __repr__(self) -> str:
         """Returns the method, its settings, the groups' numbers, d, the overall ratio and the worker, in one line."""
-        sent = {} if self.communication_dtype is None else {"communication_dtype": self.communication_dtype}
-        what = (type(self).__name__, {**self.settings, **sent}, self.local_step, self.param_groups)
-        return described(*what, self.num_parameters, self.overall_ratio(), self.collectives)
+        own, ratio = dict(self.settings), self.overall_ratio()
+        own |= {} if self.communication_dtype is None else {"communication_dtype": self.communication_dtype}
+        own |= {} if self.local_step == "sgd" else {"local_step": self.local_step}
+        first, *others = [{key: group[key] for key in NUMBERS[self.local_step]} for group in self.param_groups]
+        given = ", ".join(f"{key}={value!r}" for key, value in (own | first).items())
+        given += "".join(f", group {number}: {each}" for number, each in enumerate(others, 1))
+        sent = "nothing is sent" if ratio == math.inf else f"overall ratio {ratio:,.4g}"
+        worker = f"worker {self.collectives.rank} of {self.collectives.world_size}"
+        return f"{type(self).__name__}({given}; d = {self.num_parameters:,}, {sent}, {worker})"
 
     # What is sent.
 
@@ -213,8 +218,12 @@ class Method:
         raise ValueError(f"{cls.name} does not say how it reaches a ratio; give its settings themselves")
 
     def overall_ratio(self) -> float:
-        """Returns how many times as much SGD sends in the long run; infinite where nothing is sent."""
-        return overall_ratio(self.settings, self.num_parameters, self.expected_traffic)
+        """Returns how many times as much SGD sends in the long run (32 d bits a step); infinite for nothing."""
+        intervals = math.prod(value for value in self.settings.values() if type(value) is int and value)
+        num_steps = intervals * math.ceil(100 / intervals)  # whole intervals; where draws differ, about their mean
+        sent = [self.expected_traffic(steps).training_bits for steps in (num_steps, 2 * num_steps)]
+        bits = sent[1] - sent[0]  # without what is sent but once, at the start
+        return FLOAT_BITS * self.num_parameters * num_steps / bits if bits else math.inf
 
     # What an update is written in.
 
@@ -235,33 +244,33 @@ class Method:
 
     def local_step_(self, target: Tensor | None = None, sign: int = -1) -> None:
         """target <- target + sign p, p being what the local optimiser would subtract; the target is x by default."""
-        local_step_(self.flat, self.param_groups, self.local, target, sign)
+        self.local.apply_(self.param_groups, target, sign)
 
     def after_local_step(self, support: Windows, target: Tensor | None = None, sign: int = -1) -> Tensor:
         """Returns `support.gather(target)` as `local_step_(target, sign)` will leave it, to the bit."""
-        return after_local_step(self.flat, self.param_groups, self.local, support, target, sign)
+        return self.local.after(self.param_groups, support, target, sign)
 
     def average_gradients_(self) -> None:
         """g <- mean(g), for methods whose workers all take the same step."""
         self.average_in_place_(self.flat.gradients, Purpose.GRADIENT)
 
     def exchange(self, vector: Tensor, compressor: Compressor, step: int, purpose: Purpose) -> Exchanged:
-        """Sends C(vector) and averages it; see `core.exchange.exchange`."""
-        return exchange(vector, compressor, self.flat.layout, self.draw(step, purpose), purpose, *self._sending)
+        """Sends C(vector) and averages it; see `Sending`."""
+        return self.sending.exchange(vector, compressor, self.flat.layout, self.draw(step, purpose), purpose)
 
     def begin_exchange(
         self, vector: Tensor, compressor: Compressor, layout: Layout, step: int, purpose: Purpose
     ) -> Callable[[], Exchanged]:
-        """Begins to send C(vector), a vector of this layout, and returns what waits; see `core.exchange`."""
-        return begin_exchange(vector, compressor, layout, self.draw(step, purpose), purpose, *self._sending)
+        """Begins to send C(vector), a vector of this layout, and returns what waits; see `Sending`."""
+        return self.sending.begin_exchange(vector, compressor, layout, self.draw(step, purpose), purpose)
 
     def mix(self, vector: Tensor, compressor: Compressor, mixing: Mixing, step: int, purpose: Purpose) -> Mixed:
-        """Sends C(vector) to neighbours and mixes what these send; see `core.exchange.mix`."""
-        return mix(vector, compressor, mixing, self.flat.layout, self.draw(step, purpose), purpose, *self._sending)
+        """Sends C(vector) to neighbours and mixes what these send; see `Sending`."""
+        return self.sending.mix(vector, compressor, mixing, self.flat.layout, self.draw(step, purpose), purpose)
 
     def average(self, payload: Tensor, purpose: Purpose) -> tuple[Tensor, Tensor]:
-        """Returns what of `payload` was sent, and its mean over workers; see `core.exchange.average`."""
-        return average(payload, purpose, *self._sending)
+        """Returns what of `payload` was sent, and its mean over workers; see `Sending`."""
+        return self.sending.average(payload, purpose)
 
     def average_in_place_(self, vector: Tensor, purpose: Purpose) -> None:
         """vector <- mean(vector), rounded if messages have another type; without a copy if they have not."""
@@ -271,8 +280,9 @@ class Method:
             vector.copy_(self.average(vector, purpose)[1])
 
     @property
-    def _sending(self) -> tuple[Collectives, torch.dtype | None]:
-        return self.collectives, self.communication_dtype
+    def sending(self) -> Sending:
+        """How vectors are sent."""
+        return Sending(self.collectives, self.communication_dtype)
 
     # What is saved of it, for the parameters of one type.
 
@@ -292,20 +302,38 @@ class Method:
             **self.local.counts(),
         }
 
-    def _read(self, state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
-        """Returns a flat state's vectors and counts, or raises ValueError where they do not fit."""
+    def _read(self, state: dict[str, Any]) -> dict[str, Tensor]:
+        """Returns a flat state's vectors by name; only momentum, which is made when it is needed, may be missing.
+
+        Raises:
+            ValueError: the state does not fit.
+        """
         check_state(state, self.name, self.collectives, self._compared(), own_defaults(type(self)))
-        vectors = vectors_of(state, self._buffers, self._common, self.flat.parameters, self.name)
-        return vectors, counts_of(state, self.local.counts(), self.name)
+        refused, held, shape = (
+            f"this state does not fit {self.name}",
+            self._buffers | self._common,
+            tuple(self.flat.parameters.shape),
+        )
+        vectors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+        shapes = dict.fromkeys(vectors, shape) | {key: tuple(value.shape) for key, value in self._common.items()}
+        wrong = {key: tuple(value.shape) for key, value in vectors.items() if tuple(value.shape) != shapes[key]}
+        if wrong or (vectors.keys() ^ held) - {"momentum", "parameters"}:
+            found = wrong or sorted(vectors)
+            raise ValueError(f"{refused}: it holds {found}, this has {sorted(held)} of shape {shape}")
+        for key, counts in self.local.counts().items():
+            saved = state.get(key)
+            if not isinstance(saved, list) or len(saved) != len(counts):
+                raise ValueError(f"{refused}: its {key} is {saved}, not {len(counts)} numbers")
+        return vectors
 
     def _restore(self, state: dict[str, Any]) -> None:
-        vectors, counts = self._read(state)
+        vectors = self._read(state)
         parameters = vectors.pop("parameters", None)
         self.seed = state["seed"]
-        self.local.restore(counts)
+        self.local.restore(state)
         if "momentum" in vectors and "momentum" not in self._buffers:
             self.new_buffer("momentum")
-        for key, buffer in {**self._buffers, **self._common}.items():
+        for key, buffer in (self._buffers | self._common).items():
             buffer.zero_() if key not in vectors else buffer.copy_(vectors[key])
         if parameters is not None:
             self.flat.parameters.copy_(parameters)

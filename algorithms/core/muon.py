@@ -1,7 +1,5 @@
 """Muon as the local step: matrices move by their orthogonalised momentum, all else by AdamW."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
@@ -53,7 +51,7 @@ class Muon(AdamW):
     def step_(
         self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None, sign: int
     ) -> None:
-        """See `Nesterov`; of a matrix all coordinates must be there."""
+        """See `LocalStep`; of a matrix all coordinates must be there."""
         if span.whole is None:
             return super().step_(span, x, g, buffers, target, sign)
         lr, decay, mu = span.group["lr"], span.group["weight_decay"], span.group["momentum"]

@@ -1,12 +1,11 @@
 """`DistributedOptimizer`: what all methods share as `torch.optim.Optimizer`s: the local step, state, consensus."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
@@ -19,17 +18,16 @@ from algorithms.core.checks import (
     enter_together,
     make_equal_,
     overflowed,
-    to_agree_on,
 )
 from algorithms.core.collectives import Collectives, StackedCollectives
 from algorithms.core.compressors import Draw
 from algorithms.core.flat import FlatBuffers, GroupsOfOneType, types_of
-from algorithms.core.local_step import AdamW, LocalOptimizer, Nesterov
+from algorithms.core.local_step import AdamW, LocalStep, Nesterov
 from algorithms.core.method import Method
 from algorithms.core.muon import Muon
 from algorithms.core.overlap import Reducer
 from algorithms.core.process_group import default_collectives
-from algorithms.core.settings import LocalStepName, check_numbers, check_options, group_defaults
+from algorithms.core.settings import NUMBERS, LocalStepName, check_numbers, check_options, group_defaults
 from algorithms.core.state import OTHER_TYPES, UNSENT, averaged, check_still_loaded
 from algorithms.core.traffic import Traffic
 
@@ -94,16 +92,15 @@ class DistributedOptimizer(Method, Optimizer):
         self.flat = FlatBuffers(of_own, stacked)
         self.communication_dtype = None if communication_dtype == self.flat.parameters.dtype else communication_dtype
         self._buffers, self._common, self._anchors = {}, {}, []
-        local: type[LocalOptimizer] = {"sgd": Nesterov, "adamw": AdamW, "muon": Muon}[local_step]
-        self.local: LocalOptimizer = local(self.flat, self._buffers)
+        rules: dict[str, type[LocalStep]] = {"sgd": Nesterov, "adamw": AdamW, "muon": Muon}
+        self.local = rules[local_step](self.flat, self._buffers)
         self.local.buffers(self.param_groups)
         self._model = model
         self._loaded = None
         self._shows_average = False
         if collectives.world_size > 1:
             if not stacked:
-                fields = to_agree_on(self.name, seed, self.flat, self.param_groups, local_step, collectives)
-                check_agreement(collectives, {**fields, "other types": others, **self._compared()})
+                check_agreement(collectives, {**self._to_agree_on(), "other types": others, **self._compared()})
             make_equal_(collectives, self.flat, self.param_groups, model)
         self._siblings = [self._sibling(dtype) for dtype in others]  # type: ignore[misc]
         self._first_step: FirstStep | None = None
@@ -126,6 +123,20 @@ class DistributedOptimizer(Method, Optimizer):
             return type(self)(**self._given | own)
         except ValueError as error:
             raise ValueError(f"{error} (of the parameters of type {dtype}, which have messages of their own)") from None
+
+    def _to_agree_on(self) -> dict[str, object]:
+        """Returns what workers must have in common beside settings: what is trained, and with which numbers."""
+        tensors, own, numbers = self.flat.layout.tensors, self.flat.parameters, NUMBERS[self.local_step]
+        kind = f"{str(own.dtype).removeprefix('torch.')} on {own.device.type}"
+        shapes = "; ".join(f"{each.shape} strides {each.strides}" for each in tensors)
+        plain = [[np.asarray(group[key], float).tolist() for key in numbers] for group in self.param_groups]
+        return {
+            "method": self.name,
+            "seed": self.seed,
+            "parameters": f"{self.flat.layout.numel:,} in {len(tensors)} tensors, {kind}: {shapes}",
+            f"{', '.join(numbers)} of each group": plain,
+            "overlap": self.collectives.early is not None,
+        }
 
     @property
     def traffic(self) -> Traffic:

@@ -6,8 +6,6 @@ goes its usual way; where it asks for that mean it finds it begun, or finished. 
 steps (`core.exchange.begin_exchange`) goes on beside them in the same way.
 """
 
-from __future__ import annotations
-
 import warnings
 import weakref
 from collections import deque

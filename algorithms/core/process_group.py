@@ -1,7 +1,5 @@
 """Collectives over a torch.distributed process group: NCCL on GPUs, gloo on CPUs."""
 
-from __future__ import annotations
-
 import functools
 import os
 import sys
@@ -82,7 +80,7 @@ class ProcessGroupCollectives(Collectives):
         return rest.view(-1)[: message.numel()].view_as(message).to(tensor.device)
 
     def _reduce_blocks(self, blocks: Tensor, add: Add) -> tuple[Tensor, Tensor]:
-        (message,) = blocks if self.device is None else blocks.to(self.device)
+        (message,) = blocks.to(self.device)
         (num_blocks, num_bytes), n = message.shape, self.world_size
         shares = [share_of(range(rank, rank + 1), num_blocks, n) for rank in range(n)]
         counts = [share.stop - share.start for share in shares]
@@ -99,13 +97,13 @@ class ProcessGroupCollectives(Collectives):
     @contextmanager
     def _sendable(self, tensor: Tensor) -> Iterator[Tensor]:
         """`tensor` itself, or a copy of it on the backend's device, which at the end is copied back."""
-        message = tensor if self.device is None else tensor.to(self.device)
+        message = tensor.to(self.device)
         yield message
         if message is not tensor:
             tensor.copy_(message)
 
     def _gather(self, tensor: Tensor) -> Tensor:
-        message = tensor if self.device is None else tensor.to(self.device)
+        message = tensor.to(self.device)
         gathered = message.new_empty((self.world_size, *message.shape[1:]))
         with translated_errors():
             _all_gather(gathered.view(-1), message.contiguous().view(-1), group=self.group)
@@ -116,17 +114,13 @@ class ProcessGroupCollectives(Collectives):
             dist.broadcast(message, group=self.group, group_src=0)
 
     def _exchange(self, tensor: Tensor, mixing: Mixing) -> dict[int, Tensor]:
-        message = (tensor if self.device is None else tensor.to(self.device))[0].contiguous()
+        message = tensor.to(self.device)[0].contiguous()
         received = {sender: torch.empty_like(message) for sender in mixing.senders[self.rank]}
-        sending = [
-            dist.P2POp(dist.isend, message, group=self.group, group_peer=receiver)
-            for receiver in mixing.receivers[self.rank]
-        ]
-        receiving = [
-            dist.P2POp(dist.irecv, buffer, group=self.group, group_peer=sender) for sender, buffer in received.items()
-        ]
+        operations = [(dist.isend, message, receiver) for receiver in mixing.receivers[self.rank]]
+        operations += [(dist.irecv, buffer, sender) for sender, buffer in received.items()]
+        at_once = [dist.P2POp(act, each, group=self.group, group_peer=peer) for act, each, peer in operations]
         with translated_errors():
-            for work in dist.batch_isend_irecv(sending + receiving):
+            for work in dist.batch_isend_irecv(at_once):
                 work.wait()
         return {sender: buffer.to(tensor.device) for sender, buffer in received.items()}
 

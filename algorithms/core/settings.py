@@ -1,11 +1,9 @@
-"""What a method is given: the arguments that all have, the settings of its own, their checks, and how it prints."""
-
-from __future__ import annotations
+"""What a method is given: the arguments that all have, the settings of its own, and their checks."""
 
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from math import inf
 from numbers import Real
 from typing import Any, Literal, Required, TypedDict, get_args
@@ -14,8 +12,6 @@ import torch
 from torch import nn
 
 from algorithms.core.collectives import Collectives
-from algorithms.core.compressors import FLOAT_BITS
-from algorithms.core.traffic import Traffic
 
 LocalStepName = Literal["sgd", "adamw", "muon"]
 
@@ -199,43 +195,3 @@ def nearest_factors(product: int) -> tuple[int, int]:
     """Returns the two integers of this product that are nearest to each other, the smaller one first."""
     smaller = next(each for each in range(math.isqrt(product), 0, -1) if product % each == 0)
     return smaller, product // smaller
-
-
-# How a method prints, and is compared.
-
-
-def in_words(settings: Mapping[str, Any], communication_dtype: torch.dtype | None, local_step: str) -> dict[str, str]:
-    """Returns what states and workers compare: settings, communication dtype and a local step other than SGD's."""
-    stepping = {} if local_step == "sgd" else {"local_step": local_step}
-    compared = {**settings, "communication_dtype": communication_dtype, **stepping}
-    return {key: repr(value) for key, value in compared.items()}
-
-
-def overall_ratio(
-    settings: Mapping[str, Any], num_parameters: int, expected_traffic: Callable[[int], Traffic]
-) -> float:
-    """Returns how many times as much SGD sends in the long run (32 d bits a step); infinite where nothing is sent."""
-    intervals = math.prod(value for value in settings.values() if type(value) is int and value)
-    num_steps = intervals * math.ceil(100 / intervals)  # whole intervals; where draws differ, about their mean
-    sent = [expected_traffic(steps).training_bits for steps in (num_steps, 2 * num_steps)]
-    bits = sent[1] - sent[0]  # without what is sent but once, at the start
-    return FLOAT_BITS * num_parameters * num_steps / bits if bits else inf
-
-
-def described(
-    name: str,
-    settings: Mapping[str, Any],
-    local_step: LocalStepName,
-    groups: Sequence[Mapping[str, Any]],
-    num_parameters: int,
-    ratio: float,
-    collectives: Collectives,
-) -> str:
-    """Returns a line with the class, its settings, the numbers of each group, d, the overall ratio and the worker."""
-    numbers = [{key: group[key] for key in NUMBERS[local_step]} for group in groups]
-    settings = settings if local_step == "sgd" else {**settings, "local_step": local_step}
-    own = ", ".join(f"{key}={value!r}" for key, value in {**settings, **numbers[0]}.items())
-    others = "".join(f", group {number}: {each}" for number, each in enumerate(numbers[1:], 1))
-    sent = "nothing is sent" if ratio == inf else f"overall ratio {ratio:,.4g}"
-    worker = f"worker {collectives.rank} of {collectives.world_size}"
-    return f"{name}({own}{others}; d = {num_parameters:,}, {sent}, {worker})"

@@ -1,7 +1,5 @@
 """A method's step as data: what is sent, in stages; the closed form and what can be sent early follow from them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Saved states: which worker may go on from one, and the workers' average that fits them all."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -53,43 +51,6 @@ def check_state(
             f"{refused}: it is worker {state['rank']}'s, this is worker {worker.rank}; each worker must save a file of "
             "its own and load that"
         )
-
-
-def vectors_of(
-    state: Mapping[str, Any],
-    buffers: Mapping[str, Tensor],
-    common: Mapping[str, Tensor],
-    parameters: Tensor,
-    method: str,
-) -> dict[str, Tensor]:
-    """Returns a state's vectors, by name, a row a worker at this end.
-
-    Args:
-        buffers: the optimiser's, of the parameters' shape; `common`: of any shape.
-
-    Raises:
-        ValueError: they are not as the optimiser's; only momentum may be missing, as it is made when it is needed.
-    """
-    vectors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    shape = tuple(parameters.shape)
-    shapes = dict.fromkeys(vectors, shape) | {key: tuple(value.shape) for key, value in common.items()}
-    wrong = {key: tuple(value.shape) for key, value in vectors.items() if tuple(value.shape) != shapes[key]}
-    held = {*buffers, *common}
-    if wrong or (vectors.keys() ^ held) - {"momentum", "parameters"}:
-        raise ValueError(
-            f"this state does not fit {method}: it holds {wrong or sorted(vectors)}, this has {sorted(held)} of "
-            f"shape {shape}"
-        )
-    return vectors
-
-
-def counts_of(state: Mapping[str, Any], own: Mapping[str, list[int]], method: str) -> dict[str, list[int]]:
-    """Returns what the local optimiser counted. Raises ValueError where a state has it not, or of other tensors."""
-    for key, counts in own.items():
-        saved = state.get(key)
-        if not isinstance(saved, list) or len(saved) != len(counts):
-            raise ValueError(f"this state does not fit {method}: its {key} is {saved}, not {len(counts)} numbers")
-    return {key: list(state[key]) for key in own}
 
 
 def check_still_loaded(loaded: Tensor | None, parameters: Tensor) -> None:

@@ -1,7 +1,5 @@
 """Topologies: whose messages each worker takes, and with what weight; plain data, with their spectral gap."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import Literal, get_args

@@ -41,15 +41,11 @@ class Entry:
     neighbour_bits: int = 0
 
 
-def _empty() -> dict[Purpose, Entry]:
-    return {purpose: Entry() for purpose in Purpose}
-
-
 @dataclass
 class Traffic:
     """The count of what one worker has sent so far; == compares it with a closed form."""
 
-    entries: dict[Purpose, Entry] = field(default_factory=_empty)
+    entries: dict[Purpose, Entry] = field(default_factory=lambda: {purpose: Entry() for purpose in Purpose})
 
     def add(
         self, purpose: Purpose, bits: int, collectives: int = 1, gathered_bits: int = 0, neighbour_bits: int = 0
@@ -95,10 +91,7 @@ class Traffic:
         return {purpose.value: self.entries[purpose] for purpose in TRAINING}
 
     def state_dict(self) -> dict[str, list[int]]:
-        return {
-            purpose.value: [entry.bits, entry.collectives, entry.gathered_bits, entry.neighbour_bits]
-            for purpose, entry in self.entries.items()
-        }
+        return {purpose.value: list(astuple(entry)) for purpose, entry in self.entries.items()}
 
     def load_state_dict(self, state: dict[str, list[int]]) -> None:
         self.entries = {purpose: Entry(*state[purpose.value]) for purpose in Purpose}
