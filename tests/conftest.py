@@ -20,9 +20,7 @@ TOGETHER = (
     "tests/timing/test_trainees.py",
     "tests/timing/test_sessions.py",
     "tests/timing/test_study.py",
-    "tests/algorithms/test_collectives.py",
-    "tests/algorithms/test_overlap.py",
-    "tests/algorithms/test_user_scripts.py",
+    "tests/algorithms/test_processes.py",
 )
 """Beginnings of tests' ids: those with the same one share a cluster or a slow fixture, and so run on one worker."""
 

@@ -1,7 +1,8 @@
 """`Collectives`: the only way in which workers talk. It counts every bit and every call."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Self
 
 import torch
@@ -54,9 +55,8 @@ class Collectives:
 
     def all_reduce_sum_(self, tensor: Tensor, purpose: Purpose) -> None:
         """Replace `tensor` (dense, any dtype that adds) by its sum over workers, in place."""
-        started = self._mark(tensor)
-        self._sum_(tensor)
-        self._count(tensor, purpose, started)
+        with self._counted(tensor, purpose):
+            self._sum_(tensor)
 
     def all_reduce_mean_(self, tensor: Tensor, purpose: Purpose) -> Tensor | None:
         """Replaces `tensor` (dense, floating) by its mean over workers, in place.
@@ -68,12 +68,9 @@ class Collectives:
             For numbers of 16 bits n times what rounding added to the mean, in 32 bits and of the tensor's shape: on
             this worker's share, elsewhere 0. Where each adds it to what it sent, the mean of that is what all received.
         """
-        started = self._mark(tensor)
-        was_begun, rest = (False, None) if self.early is None else self.early.finish_(tensor, purpose)
-        if not was_begun:
-            rest = self._mean_(tensor)
-        self._count(tensor, purpose, started)
-        return rest
+        with self._counted(tensor, purpose):
+            was_begun, rest = (False, None) if self.early is None else self.early.finish_(tensor, purpose)
+            return rest if was_begun else self._mean_(tensor)
 
     def all_reduce_blocks(self, blocks: Tensor, add: Add, purpose: Purpose) -> tuple[Tensor, Tensor]:
         """Has messages added in shares: each worker gets its share of all messages, and sends what `add` makes of it.
@@ -90,23 +87,18 @@ class Collectives:
         Returns:
             The blocks that went to all, of shape (number of blocks, bytes), and what else `add` returned.
         """
-        started = self._mark(blocks)
-        reduced = self._reduce_blocks(blocks, add)
-        self._count(blocks, purpose, started)
-        return reduced
+        with self._counted(blocks, purpose):
+            return self._reduce_blocks(blocks, add)
 
     def all_gather(self, tensor: Tensor, purpose: Purpose) -> Tensor:
         """All workers' tensors: of shape (world_size, *tensor.shape[1:]). Read only."""
-        started = self._mark(tensor)
-        gathered = self._gather(tensor)
-        self._count(tensor, purpose, started, is_gather=True)
-        return gathered
+        with self._counted(tensor, purpose, is_gather=True):
+            return self._gather(tensor)
 
     def broadcast_(self, tensor: Tensor, purpose: Purpose) -> None:
         """Replace `tensor` by worker 0's, in place."""
-        started = self._mark(tensor)
-        self._broadcast_(tensor)
-        self._count(tensor, purpose, started)
+        with self._counted(tensor, purpose):
+            self._broadcast_(tensor)
 
     def exchange_with_neighbours(self, tensor: Tensor, mixing: Mixing, purpose: Purpose) -> dict[int, Tensor]:
         """Send `tensor` (dense, of one shape and type on all workers) to those who take this worker's messages.
@@ -121,24 +113,24 @@ class Collectives:
         assert mixing.num_workers == self.world_size, "a mixing of another group"
         if not mixing.num_messages:
             return {}
-        started = self._mark(tensor)
-        received = self._exchange(tensor, mixing)
-        bits = self._message_bits(tensor) * mixing.num_messages
-        self.traffic.add(purpose, bits, neighbour_bits=bits)
-        self.elapsed.add(self.account, started, self._mark(tensor))
-        return received
+        with self._counted(tensor, purpose, to_neighbours=mixing.num_messages):
+            return self._exchange(tensor, mixing)
 
-    def _count(self, tensor: Tensor, purpose: Purpose, started: Mark, is_gather: bool = False) -> None:
-        bits = self._message_bits(tensor)
-        self.traffic.add(purpose, bits, gathered_bits=bits if is_gather else 0)
+    @contextmanager
+    def _counted(
+        self, tensor: Tensor, purpose: Purpose, is_gather: bool = False, to_neighbours: int = 0
+    ) -> Iterator[None]:
+        """Counts a collective with this message, once it has taken place, and its time."""
+        started = self._mark(tensor)
+        bits = 8 * tensor.element_size() * tensor.numel() // len(self.own_ranks)
+        yield
+        straight = bits * to_neighbours
+        self.traffic.add(purpose, straight or bits, 1, bits if is_gather else 0, straight)
         self.elapsed.add(self.account, started, self._mark(tensor))
 
     def _mark(self, tensor: Tensor) -> Mark:
         """Now, where this tensor's collectives take place."""
         return mark(tensor.device)
-
-    def _message_bits(self, tensor: Tensor) -> int:
-        return 8 * tensor.element_size() * tensor.numel() // len(self.own_ranks)
 
     def _mean_(self, tensor: Tensor) -> Tensor | None:
         if self.world_size > 1 and tensor.element_size() < 4:

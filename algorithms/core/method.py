@@ -309,11 +309,8 @@ class Method:
             ValueError: the state does not fit.
         """
         check_state(state, self.name, self.collectives, self._compared(), own_defaults(type(self)))
-        refused, held, shape = (
-            f"this state does not fit {self.name}",
-            self._buffers | self._common,
-            tuple(self.flat.parameters.shape),
-        )
+        refused, held = f"this state does not fit {self.name}", self._buffers | self._common
+        shape = tuple(self.flat.parameters.shape)
         vectors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
         shapes = dict.fromkeys(vectors, shape) | {key: tuple(value.shape) for key, value in self._common.items()}
         wrong = {key: tuple(value.shape) for key, value in vectors.items() if tuple(value.shape) != shapes[key]}

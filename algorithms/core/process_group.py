@@ -116,7 +116,8 @@ class ProcessGroupCollectives(Collectives):
     def _exchange(self, tensor: Tensor, mixing: Mixing) -> dict[int, Tensor]:
         message = tensor.to(self.device)[0].contiguous()
         received = {sender: torch.empty_like(message) for sender in mixing.senders[self.rank]}
-        operations = [(dist.isend, message, receiver) for receiver in mixing.receivers[self.rank]]
+        operations: list[tuple[Callable[..., Any], Tensor, int]] = []
+        operations += [(dist.isend, message, receiver) for receiver in mixing.receivers[self.rank]]
         operations += [(dist.irecv, buffer, sender) for sender, buffer in received.items()]
         at_once = [dist.P2POp(act, each, group=self.group, group_peer=peer) for act, each, peer in operations]
         with translated_errors():

@@ -1,7 +1,5 @@
 """Settings that the tests of the algorithms share."""
 
-from __future__ import annotations
-
 import torch
 from hypothesis import settings
 

@@ -1,7 +1,5 @@
 """How tests hold a method to its transcription: the same problem and draws, compared step by step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,12 +14,12 @@ from tests.algorithms import transcription
 from tests.algorithms.problems import (
     BIAS_LR,
     BIAS_WEIGHT_DECAY,
-    LR,
-    MOMENTUM,
     NUM_PARAMETERS,
+    NUM_WEIGHTS,
+    SGD,
     SHARED,
-    WEIGHT_DECAY,
     batch_loss,
+    flat_parameters,
     make_model,
     make_optimizer,
     ordered,
@@ -31,15 +29,13 @@ from tests.algorithms.problems import (
 from tests.algorithms.transcription import Array, Compress, Mask, Problem, State
 
 SEED, NUM_WORKERS, NUM_STEPS = 11, 4, 50
-NUM_WEIGHTS = 42
+SHAPES = [(6, 4), (3, 6), (6,), (3,)]
 
 
-def per_coordinate(weights: float, biases: float) -> Array:
-    return np.where(np.arange(NUM_PARAMETERS) < NUM_WEIGHTS, weights, biases)
-
-
-def make_problem(momentum: float = MOMENTUM) -> Problem:
-    model = make_model()
+def make_problem(common: dict[str, Any] | None = None) -> Problem:
+    """The problem for a transcription, under the numbers that the method is given."""
+    common = SGD | (common or {})
+    model, start = make_model(), flat_parameters(make_model()).numpy()
     parameters = ordered(model)
 
     def gradient(x: Array, step: int, worker: int) -> Array:
@@ -47,14 +43,16 @@ def make_problem(momentum: float = MOMENTUM) -> Problem:
         gradients = torch.autograd.grad(batch_loss(model, step, worker), parameters)
         return torch.cat([part.reshape(-1) for part in gradients]).numpy()
 
-    return Problem(
-        start=torch.cat([parameter.detach().reshape(-1) for parameter in parameters]).numpy(),
-        gradient=gradient,
-        num_workers=NUM_WORKERS,
-        eta=per_coordinate(LR, BIAS_LR),
-        beta=momentum,
-        decay=per_coordinate(WEIGHT_DECAY, BIAS_WEIGHT_DECAY),
-    )
+    def per_coordinate(weights: float, biases: float) -> Array:
+        return np.where(np.arange(NUM_PARAMETERS) < NUM_WEIGHTS, weights, biases)
+
+    eta, decay = per_coordinate(common["lr"], BIAS_LR), per_coordinate(common["weight_decay"], BIAS_WEIGHT_DECAY)
+    problem = Problem(start, gradient, NUM_WORKERS, eta, common["momentum"] or 0.0, decay)
+    if "local_step" in common:
+        shapes = SHAPES[:2] if common["local_step"] == "muon" else []
+        zero = problem.everywhere(0 * start)
+        problem.adam = transcription.AdamW(zero, common["betas"], common["eps"], problem.beta, shapes)
+    return problem
 
 
 def mask_of(compressor: SharedSupport) -> Mask:
@@ -95,35 +93,24 @@ def compress_of(key: str, among_neighbours: bool = False) -> Compress:
     return ENCODED[key] if key in ENCODED else transcription.masked(mask_of(SHARED[key]))
 
 
-def trajectory(name: str, own: dict[str, Any], **numbers: Any) -> list[tuple[list[Array], list[Array]]]:
-    """After each step, the workers' parameters, and their errors where the method holds them."""
+def assert_follows(name: str, own: dict[str, Any], expected: Iterator[State], **common: Any) -> None:
+    """After each step the workers' parameters, and their errors where the method holds them, are as expected."""
 
     def work(collectives: Collectives) -> list[tuple[Array, Array | None]]:
         model = make_model()
-        optimizer = make_optimizer(name, model, own, collectives, seed=SEED, **numbers)
+        optimizer = make_optimizer(name, model, own, collectives, seed=SEED, **common)
         states = []
         for step in range(1, NUM_STEPS + 1):
             train(optimizer, model, collectives.rank, [step])
             error = None if optimizer.error is None else optimizer.error[0].numpy().copy()
-            states.append((optimizer.flat.parameters[0].numpy().copy(), error))
+            states.append((flat_parameters(model).numpy(), error))
         return states
 
-    per_worker = workers(work, NUM_WORKERS)
-    return [
-        ([x for x, _ in states], [e for _, e in states if e is not None]) for states in zip(*per_worker, strict=True)
-    ]
-
-
-def assert_follows(
-    name: str,
-    own: dict[str, Any],
-    expected: Iterator[State],
-    momentum: float | None = MOMENTUM,
-    rtol: float = 1e-9,
-    **numbers: Any,
-) -> None:
-    actual = trajectory(name, own, momentum=momentum, **numbers)
-    for step, ((xs, es), (want_xs, want_es)) in enumerate(zip(actual, expected, strict=True), start=1):
-        np.testing.assert_allclose(xs, want_xs, rtol=rtol, atol=rtol, err_msg=f"parameters after step {step}")
-        if es:
-            np.testing.assert_allclose(es, want_es, rtol=rtol, atol=rtol, err_msg=f"errors after step {step}")
+    tolerance = 1e-8 if "local_step" in common else 1e-9
+    actual = zip(*workers(work, NUM_WORKERS), strict=True)
+    for step, (states, (want_xs, want_es)) in enumerate(zip(actual, expected, strict=False), start=1):
+        found = [(f"parameters after step {step}", [x for x, _ in states], want_xs)]
+        if states[0][1] is not None:
+            found.append((f"errors after step {step}", [e for _, e in states], want_es))
+        for what, vectors, wanted in found:
+            np.testing.assert_allclose(vectors, wanted, rtol=tolerance, atol=tolerance, err_msg=what)

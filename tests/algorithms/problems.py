@@ -1,7 +1,5 @@
 """A small non-convex problem, and how the tests build and train any algorithm on it."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import multiprocessing
@@ -17,6 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import Parameter
 
 from algorithms import (
@@ -41,13 +40,29 @@ from algorithms.registry import settings
 from tests.threads import run_workers
 
 T = TypeVar("T")
+Types = torch.dtype | tuple[torch.dtype, torch.dtype]
+"""A type for all parameters, or one for each layer."""
 
 NAMES = list(algorithms())
 JOINT = [name for name, algorithm in algorithms().items() if algorithm.averages_models]
 """Methods in whose result the workers have a part in common; the others need not be SGD, nor send anything."""
+TAKING_ADAMW = [name for name, algorithm in algorithms().items() if algorithm.sgd_alone is None]
+NUM_PARAMETERS, NUM_WEIGHTS = 51, 42  # 24 + 18 weights and 6 + 3 biases: odd, so that blocks and bytes are not even
+ACCURATE, SHORT = (torch.float32, torch.float64), (torch.bfloat16, torch.float32)
+
 LR, WEIGHT_DECAY, MOMENTUM = 0.1, 0.01, 0.9
 BIAS_LR, BIAS_WEIGHT_DECAY = 0.04, 0.03
-NUM_PARAMETERS = 51  # 24 + 18 weights and 6 + 3 biases: odd, so that blocks and bytes do not come out even
+SGD: dict[str, Any] = {"lr": LR, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY}
+"""What a method is given by default, and what it is given to step by AdamW and by Muon."""
+ADAMW: dict[str, Any] = {
+    "local_step": "adamw",
+    "lr": 0.02,
+    "momentum": None,
+    "betas": (0.8, 0.95),
+    "eps": 1e-6,
+    "weight_decay": 0.05,
+}
+MUON: dict[str, Any] = {**ADAMW, "local_step": "muon", "momentum": MOMENTUM}
 
 SHARED: dict[str, SharedSupport] = {
     "block": BlockSparsifier(4),
@@ -78,25 +93,22 @@ MESSAGE_BITS = {
     "chunks": 8 * 6 + 8 * 12 + 32 * 4,  # 5 of each 12 and 3 of the last: 23 of 2 bits, 4 bits of index; 4 means
 }
 """Bits of one message of the 51 parameters in 32-bit numbers, counted by hand."""
-ADAMW: dict[str, Any] = {
-    "local_step": "adamw",
-    "lr": 0.02,
-    "momentum": None,
-    "betas": (0.8, 0.95),
-    "eps": 1e-6,
-    "weight_decay": 0.05,
-}
-"""What a method is given to step by AdamW."""
-TAKING_ADAMW = [name for name, algorithm in algorithms().items() if algorithm.sgd_alone is None]
 
 
-def assert_close(actual: Tensor, expected: Tensor, atol: float = 1e-12) -> None:
-    torch.testing.assert_close(actual, expected, rtol=0, atol=atol)
+# The problem.
 
 
-def make_model(dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Module:
+class Linear(nn.Linear):
+    """Takes inputs of another type."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs.to(self.weight.dtype))
+
+
+def make_model(dtype: Types = torch.float64, seed: int = 0) -> nn.Sequential:
     """A network of one hidden layer, with 51 parameters that depend on `seed` alone."""
-    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).to(dtype)
+    first, second = dtype if isinstance(dtype, tuple) else (dtype, dtype)
+    model = nn.Sequential(Linear(4, 6, dtype=first), nn.Tanh(), Linear(6, 3, dtype=second))
     generator = np.random.default_rng(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -106,14 +118,16 @@ def make_model(dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Module:
 
 def ordered(model: nn.Module) -> list[Parameter]:
     """The parameters in the order of the flat vector: weights, then biases."""
-    return sorted(model.parameters(), key=lambda parameter: parameter.dim() == 1)
+    parameters = list(model.parameters())
+    return parameters[::2] + parameters[1::2]
 
 
-def groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Two groups with learning rates and weight decays of their own."""
-    weights = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-    biases = [parameter for parameter in model.parameters() if parameter.dim() == 1]
-    return [{"params": weights}, {"params": biases, "lr": BIAS_LR, "weight_decay": BIAS_WEIGHT_DECAY}]
+def groups(parameters: Sequence[Tensor]) -> list[dict[str, Any]]:
+    """Two groups with learning rates and weight decays of their own, of weights and of biases."""
+    return [
+        {"params": list(parameters[::2])},
+        {"params": list(parameters[1::2]), "lr": BIAS_LR, "weight_decay": BIAS_WEIGHT_DECAY},
+    ]
 
 
 @cache
@@ -125,10 +139,22 @@ def batch(dtype: torch.dtype, step: int, rank: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(inputs).to(dtype), torch.from_numpy(targets).to(dtype)
 
 
-def batch_loss(model: nn.Module, step: int, rank: int) -> Tensor:
-    """The loss on a worker's batch of one step."""
-    inputs, targets = batch(next(model.parameters()).dtype, step, rank)
+def batch_loss(model: Callable[[Tensor], Tensor], step: int, rank: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """The loss on a worker's batch of one step, of numbers of the parameters' type or of this one."""
+    dtype = next(model.parameters()).dtype if isinstance(model, nn.Module) else dtype
+    inputs, targets = batch(dtype, step, rank)
     return (model(inputs) - targets).square().mean()
+
+
+def flat_parameters(model: nn.Module) -> Tensor:
+    return torch.cat([parameter.detach().reshape(-1) for parameter in ordered(model)])
+
+
+def assert_close(actual: Tensor, expected: Tensor, atol: float = 1e-12) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=atol)
+
+
+# What methods are without compression.
 
 
 class HeavyBall(torch.optim.Optimizer):
@@ -157,14 +183,10 @@ def torch_sgd(name: str, params: Any, **common: float) -> torch.optim.Optimizer:
     return HeavyBall(params, **common)
 
 
-def flat_parameters(model: nn.Module) -> Tensor:
-    return torch.cat([parameter.detach().reshape(-1) for parameter in ordered(model)])
-
-
-def on_the_mean_gradient(make: Callable[[nn.Module], torch.optim.Optimizer], world_size: int, num_steps: int) -> Tensor:
-    """The parameters after an optimiser of torch on the average gradient."""
+def plain_sgd(name: str, world_size: int, num_steps: int) -> Tensor:
+    """The parameters after `torch_sgd` on the average gradient."""
     model = make_model()
-    optimizer = make(model)
+    optimizer = torch_sgd(name, groups(list(model.parameters())), **SGD)
     for step in range(1, num_steps + 1):
         optimizer.zero_grad()
         torch.stack([batch_loss(model, step, rank) for rank in range(world_size)]).mean().backward()
@@ -172,10 +194,7 @@ def on_the_mean_gradient(make: Callable[[nn.Module], torch.optim.Optimizer], wor
     return flat_parameters(model)
 
 
-def plain_sgd(name: str, world_size: int, num_steps: int) -> Tensor:
-    """The parameters after `torch_sgd` on the average gradient."""
-    common = {"lr": LR, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY}
-    return on_the_mean_gradient(lambda model: torch_sgd(name, groups(model), **common), world_size, num_steps)
+# Settings.
 
 
 def own_settings(
@@ -224,21 +243,20 @@ def takes(name: str, compressor: Compressor) -> bool:
     return all(isinstance(compressor, kind) for kind in kinds_taken(name))
 
 
-def takes_any(name: str) -> bool:
-    return bool(kinds_taken(name))
-
-
-def named_compressors(name: str, compressors: dict[str, Compressor]) -> list[str]:
+def named_compressors(name: str, compressors: Mapping[str, Compressor]) -> list[str]:
     """Which of `compressors` to try on the algorithm: those it takes, or any one where it takes none."""
-    return [key for key, value in compressors.items() if takes(name, value)] if takes_any(name) else ["identity"]
+    return [key for key, each in compressors.items() if takes(name, each)] if kinds_taken(name) else ["identity"]
+
+
+# Training.
 
 
 def make_optimizer(
-    name: str, model: nn.Module, own: dict[str, Any], collectives: Collectives | None = None, **common: Any
+    name: str, model: nn.Module, /, own: dict[str, Any], collectives: Collectives | None = None, **common: Any
 ) -> DistributedOptimizer:
     """The algorithm on the model's two groups."""
-    common = {"lr": LR, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY} | common
-    return algorithms()[name](groups(model), collectives=collectives, **own, **common)
+    given = groups(list(model.parameters()))
+    return algorithms()[name](given, collectives=collectives, **own, **(SGD | common))
 
 
 def train(optimizer: DistributedOptimizer, model: nn.Module, rank: int, steps: Sequence[int]) -> None:
@@ -248,18 +266,13 @@ def train(optimizer: DistributedOptimizer, model: nn.Module, rank: int, steps: S
         optimizer.step()
 
 
-def flat_of(optimizer: DistributedOptimizer) -> Tensor:
-    """A copy of this worker's parameters."""
-    return optimizer.flat.parameters[0].detach().clone()
-
-
 def workers(work: Callable[[Collectives], T], world_size: int) -> list[T]:
     """`run_workers` with a time-out that a test can bear."""
     return run_workers(work, world_size, timeout_seconds=60)
 
 
 def trained(
-    name: str, own: dict[str, Any], world_size: int, num_steps: int, dtype: torch.dtype = torch.float64, **common: Any
+    name: str, own: dict[str, Any], world_size: int, num_steps: int, dtype: Types = torch.float64, **common: Any
 ) -> list[Tensor]:
     """Each worker's parameters after `num_steps`; every worker starts from other values, so worker 0's must count."""
 
@@ -267,33 +280,28 @@ def trained(
         model = make_model(dtype, seed=collectives.rank)
         optimizer = make_optimizer(name, model, own, collectives, **common)
         train(optimizer, model, collectives.rank, range(1, num_steps + 1))
-        return flat_of(optimizer)
+        return flat_parameters(model)
 
     return workers(work, world_size)
 
 
-def stacked(name: str, own: dict[str, Any], num_workers: int, num_steps: int, **common: Any) -> DistributedOptimizer:
-    """An optimiser whose rows are the workers, after training as `trained` does in 32 bits."""
-    models = [make_model(torch.float32) for _ in range(num_workers)]
-    rows = {
-        id(same[0]): nn.Parameter(torch.stack([each.detach() for each in same]))
-        for same in zip(*(model.parameters() for model in models), strict=True)
-    }
-    given = [{**group, "params": [rows[id(each)] for each in group["params"]]} for group in groups(models[0])]
-    common = {"lr": LR, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY} | common
-    optimizer = algorithms()[name](given, collectives=StackedCollectives(num_workers), **own, **common)
+def stacked(
+    name: str, own: dict[str, Any], num_workers: int, num_steps: int, dtype: Types = torch.float32, **common: Any
+) -> tuple[DistributedOptimizer, list[Tensor]]:
+    """An optimiser whose rows are the workers, after training as `trained` does, and each worker's parameters."""
+    model = make_model(dtype)
+    rows = {key: Parameter(torch.stack([each.detach()] * num_workers)) for key, each in model.named_parameters()}
+    given, collectives = groups(list(rows.values())), StackedCollectives(num_workers)
+    optimizer = algorithms()[name](given, collectives=collectives, **own, **(SGD | common))
+    first = next(iter(rows.values())).dtype
     for step in range(1, num_steps + 1):
         optimizer.zero_grad()
-        for rank, model in enumerate(models):
-            pairs = list(zip(model.parameters(), models[0].parameters(), strict=True))
-            for each, first in pairs:
-                each.data = rows[id(first)].detach()[rank].clone()
-        for rank, model in enumerate(models):
-            gradients = torch.autograd.grad(batch_loss(model, step, rank), list(model.parameters()))
-            for gradient, first in zip(gradients, models[0].parameters(), strict=True):
-                rows[id(first)].grad[rank] = gradient  # type: ignore[index]
+        for rank in range(num_workers):
+            own_rows = {key: each[rank].clone() for key, each in rows.items()}
+            batch_loss(lambda inputs, own=own_rows: functional_call(model, own, inputs), step, rank, first).backward()
         optimizer.step()
-    return optimizer
+    parameters = [each.detach() for each in (*list(rows.values())[::2], *list(rows.values())[1::2])]
+    return optimizer, [torch.cat([each[rank].reshape(-1) for each in parameters]) for rank in range(num_workers)]
 
 
 def reloaded(state: Any) -> Any:
@@ -302,38 +310,6 @@ def reloaded(state: Any) -> Any:
     torch.save(state, file)
     file.seek(0)
     return torch.load(file, weights_only=True)
-
-
-def assert_resumable(name: str, own: dict[str, Any], stops: tuple[int, ...], **common: Any) -> None:
-    """Two workers that are stopped, and go on as optimisers that know no more than a file, have the same bits."""
-
-    def work(collectives: Collectives) -> dict[int, Tensor]:
-        def train_on(model: nn.Module, optimizer: DistributedOptimizer, first: int) -> tuple[dict[int, Any], Tensor]:
-            files = {}
-            for step in range(first, 13):
-                optimizer.zero_grad()
-                batch_loss(model, step, collectives.rank).backward()
-                if step in (2, 3):
-                    model[0].bias.grad = None  # type: ignore[index,union-attr]
-                optimizer.step()
-                files[step] = reloaded({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
-            return files, flat_of(optimizer)
-
-        model = make_model(torch.float32, seed=collectives.rank)
-        files, final = train_on(model, make_optimizer(name, model, own, collectives, seed=3, **common), 1)
-        ends = {0: final}
-        for stop in stops:
-            model = make_model(torch.float32, seed=7)
-            optimizer = make_optimizer(name, model, own, collectives, **common | {"lr": 0.7})
-            model.load_state_dict(files[stop]["model"])
-            optimizer.load_state_dict(files[stop]["optimizer"])
-            assert optimizer.num_steps == stop
-            ends[stop] = train_on(model, optimizer, stop + 1)[1]
-        return ends
-
-    for ends in workers(work, 2):
-        for stop, end in ends.items():
-            assert torch.equal(end, ends[0]), f"after step {stop}"
 
 
 # Processes.
@@ -360,7 +336,7 @@ def outcomes(cases: Mapping[Any, Callable[[], object]]) -> dict[Any, str | None]
 
 
 def join(rank: int, folder: Path, world_size: int) -> None:
-    """How such a process begins: with a group of all, which waits a minute for any of them."""
+    """How such a process begins: with a group of all, which waits some minutes for any of them."""
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / "store"), world_size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=timedelta(minutes=5))

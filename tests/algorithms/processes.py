@@ -1,11 +1,12 @@
-"""What the processes of the collectives' tests do: here, so that other interpreters can import it."""
+"""What four processes do with methods and collectives: here, so that other interpreters can import it."""
 
-from __future__ import annotations
-
+import os
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,14 +17,16 @@ from torch import Tensor
 from algorithms import Collectives, ProcessGroupCollectives, Purpose, Topology
 from algorithms.core.checks import enter_together
 from algorithms.core.topology import Mixing, Named
+from tests.algorithms import overlap_scripts, user_scripts
 from tests.algorithms.problems import (
     COMPRESSORS,
     NAMES,
-    flat_of,
+    flat_parameters,
     join,
     make_model,
     make_optimizer,
     named_compressors,
+    outcomes,
     own_settings,
     train,
 )
@@ -47,7 +50,7 @@ def final_state(collectives: Collectives, name: str, key: str) -> tuple[Tensor, 
     own = FRAGMENTS if key == "fragments" else own_settings(name, [COMPRESSORS[key]], 4)
     optimizer = make_optimizer(name, model, own, collectives)
     train(optimizer, model, collectives.rank, range(1, NUM_STEPS + 1))
-    return flat_of(optimizer), optimizer.traffic.state_dict()
+    return flat_parameters(model), optimizer.traffic.state_dict()
 
 
 def every_run(make: Callable[[], Collectives]) -> dict[tuple[str, str], tuple[Tensor, dict[str, Any]]]:
@@ -117,14 +120,22 @@ def missed(collectives: Collectives, kind: str) -> dict[str, Any]:
 
 
 def process(rank: int, folder: Path) -> None:
-    """All that one process has to do, so that starting it is paid for once."""
+    """All that one process has to do, so that starting it is paid for once; what it found goes to a file."""
     join(rank, folder, WORLD_SIZE)
+    os.chdir(folder)
     pair = dist.new_group([0, 1])
+    user_scripts.PAIR.append(pair)
     impatient = [dist.new_group(timeout=timedelta(seconds=PATIENCE)) for _ in MISSED]
-    results: dict[str, Any] = {
-        "runs_of_4": every_run(ProcessGroupCollectives),
-        "collectives": every_collective(ProcessGroupCollectives()),
-    }
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", module="algorithms")
+        scripts = {(case, name): partial(act, name) for case, act in user_scripts.CASES.items() for name in NAMES}
+        results: dict[str, Any] = {"scripts": outcomes(scripts)}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        results["overlap"] = outcomes(overlap_scripts.cases(pair))
+    results["said"] = sorted({str(each.message) for each in caught if "overlap" in str(each.message)})
+    results["runs_of_4"] = every_run(ProcessGroupCollectives)
+    results["collectives"] = every_collective(ProcessGroupCollectives())
     if rank < 2:
         results["runs_of_2"] = every_run(lambda: ProcessGroupCollectives(pair))
     dist.barrier()
@@ -132,4 +143,8 @@ def process(rank: int, folder: Path) -> None:
     with ThreadPoolExecutor() as pool:  # all at once, each on its own group
         results["missed"] = dict(zip(MISSED, pool.map(missed, ends, MISSED), strict=True))
     dist.barrier()  # worker 1 is alive all the while
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        results["printed"] = user_scripts.documents()
     torch.save(results, folder / f"{rank}.pt")
+    overlap_scripts.leave_a_sum_under_way()

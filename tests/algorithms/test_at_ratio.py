@@ -1,7 +1,5 @@
 """Settings by ratio: each method says them itself, they reach it, and are the published ones where there are such."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -88,10 +86,3 @@ def test_some_methods_have_no_ratio(name: str, words: str) -> None:
     for ratio in RATIOS:
         with pytest.raises(ValueError, match=words):
             algorithms()[name].at_ratio(ratio)
-
-
-@pytest.mark.parametrize("wrong", [0, -1, 1.5, True, "256", None])
-@pytest.mark.parametrize("name", NAMES)
-def test_a_ratio_is_an_integer_from_1_up(name: str, wrong: Any) -> None:
-    with pytest.raises(ValueError, match=f"{name}: ratio must be an integer from 1 up"):
-        algorithms()[name].at_ratio(wrong)

@@ -1,7 +1,5 @@
 """The all-reduce of quantised blocks: what all receive and what each keeps make up what was sent, at any size."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,7 @@ from torch import Tensor
 
 from algorithms import Purpose, QuantisedBlocks, StackedCollectives
 from algorithms.core.compressors import Draw
-from algorithms.core.exchange import Exchanged, exchange
+from algorithms.core.exchange import Exchanged, Sending
 from algorithms.core.layout import Layout
 from algorithms.core.traffic import Entry
 from tests.algorithms.problems import workers
@@ -37,7 +35,7 @@ def layout_of(vector: Tensor) -> Layout:
 def sent_by(vector: Tensor, compressor: QuantisedBlocks) -> tuple[Exchanged, Entry]:
     """What the exchange gives workers that are stacked, and what was counted."""
     collectives = StackedCollectives(len(vector))
-    sent = exchange(vector, compressor, layout_of(vector), DRAW, Purpose.GRADIENT, collectives)
+    sent = Sending(collectives).exchange(vector, compressor, layout_of(vector), DRAW, Purpose.GRADIENT)
     return sent, collectives.traffic[Purpose.GRADIENT]
 
 
@@ -70,8 +68,8 @@ def test_workers_of_their_own_get_the_bits_of_stacked_ones(bits: int, numel: int
     vector, compressor = numbers(4, numel, 0), QuantisedBlocks(bits, 8)
     sent, _ = sent_by(vector, compressor)
     found = workers(
-        lambda each: exchange(
-            vector[each.rank : each.rank + 1], compressor, layout_of(vector), DRAW, Purpose.GRADIENT, each
+        lambda each: Sending(each).exchange(
+            vector[each.rank : each.rank + 1], compressor, layout_of(vector), DRAW, Purpose.GRADIENT
         ),
         4,
     )
@@ -88,21 +86,3 @@ def test_large_numbers_stay_finite_and_those_that_are_not_are_seen(bits: int) ->
     vector[3, 11] = float("nan")
     seen = sent_by(vector, QuantisedBlocks(bits, 8))[0].mean[0].isnan()
     assert seen[8:16].any() and not seen[:8].any() and not seen[16:].any(), "in its block alone"
-
-
-@pytest.mark.parametrize(
-    ("bits", "second_error", "least", "most"), [(1, True, 0, 0.05), (4, True, 0, 0.01), (1, False, 0.2, 1)]
-)
-def test_feedback_makes_up_for_both_stages(bits: int, second_error: bool, least: float, most: float) -> None:
-    """What was received comes to what was given, up to a bounded error; without the second stage's it never does."""
-    generator, compressor = np.random.default_rng(1), QuantisedBlocks(bits, 64, second_error)
-    direction = generator.normal(size=256)
-    error, received, given = torch.zeros(8, 256), torch.zeros(256), torch.zeros(256)
-    for _ in range(400):
-        vector = torch.from_numpy(direction + generator.normal(size=(8, 256))).float()
-        given += vector.mean(dim=0)
-        error += vector
-        sent, _ = sent_by(error, compressor)
-        error -= sent.own
-        received += sent.mean[0]
-    assert least <= float((received - given).norm() / given.norm()) <= most

@@ -1,9 +1,6 @@
 """Compressors: what they keep, what they lose, and how many bits they send."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -29,8 +26,8 @@ from algorithms.core.compressors import Draw, Encoded, Gathered, SharedSupport, 
 from algorithms.core.layout import Layout, Window
 from algorithms.core.traffic import Entry
 from algorithms.registry import compressors
-from tests.algorithms.problems import COMPRESSORS, MESSAGE_BITS
-from tests.algorithms.transcription import chunk_top_k, scaled_sign, top_k
+from tests.algorithms import transcription
+from tests.algorithms.transcription import Array, Compress
 
 DTYPES = st.sampled_from([torch.float32, torch.float64])
 SEEDS = st.integers(0, 2**32)
@@ -87,15 +84,16 @@ SPARSIFIERS = st.one_of(
     block_sparsifiers(),
     PER_TENSOR,
     st.builds(RandomK, RATIOS),
-    st.builds(TopK, RATIOS),
-    chunk_sparsifiers(st.just(32)),
     st.just(Identity()),
     st.just(Zero()),
 )
 QSGDS = st.builds(QSGD, st.sampled_from([2, 4, 8]), st.integers(1, 60))
 CHUNKS = chunk_sparsifiers(st.sampled_from([2, 4, 8]))
 INTEGERS = st.builds(QuantisedBlocks, st.sampled_from([1, 4, 8]), st.integers(1, 9).map(lambda count: 8 * count))
-ANY = st.one_of(SPARSIFIERS, CHUNKS, QSGDS, INTEGERS, st.just(ScaledSign()))
+ENCODED = st.one_of(
+    st.builds(TopK, RATIOS), chunk_sparsifiers(st.just(32)), CHUNKS, QSGDS, INTEGERS, st.just(ScaledSign())
+)
+ANY = st.one_of(SPARSIFIERS, ENCODED)
 
 
 def test_every_compressor_is_known_by_its_name() -> None:
@@ -103,7 +101,7 @@ def test_every_compressor_is_known_by_its_name() -> None:
     assert compressors() == {kind.kind: kind for kind in [*sparsifiers, ScaledSign, QSGD, QuantisedBlocks]}
 
 
-@given(SPARSIFIERS | CHUNKS | INTEGERS | st.just(ScaledSign()), st.integers(48, 200), SEEDS, DTYPES)
+@given(ANY.filter(lambda each: not isinstance(each, QSGD)), st.integers(48, 200), SEEDS, DTYPES)
 def test_compression_never_adds_to_the_error(compressor: Compressor, numel: int, seed: int, dtype: torch.dtype) -> None:
     vector = random_vector(numel, seed, dtype)
     lost = (vector - compressed(compressor, vector, draw_at(1, seed))).double()
@@ -144,7 +142,6 @@ def test_the_mean_cost_of_draws_that_differ_is_their_mean(compressor: PerTensorB
 
 # 32-bit numbers and indices; d = 51 = 42 + 9.
 PAYLOADS: list[tuple[Compressor, int]] = [
-    *((COMPRESSORS[key], bits) for key, bits in MESSAGE_BITS.items()),
     (BlockSparsifier(1, 3), 51 * 32),
     (BlockSparsifier(3), 17 * 32),
     (PerTensorBlockSparsifier(7), (6 * 1 + 1) * 32),  # one of 7 rows of 6; one of 9
@@ -274,51 +271,45 @@ def test_a_coin_decides_whether_a_tensor_takes_part() -> None:
 # Top-k, sign, QSGD.
 
 
-@given(st.integers(12, 120), RATIOS, SEEDS, DTYPES)
-def test_top_k_and_the_scaled_sign_are_what_their_definitions_say(
-    numel: int, ratio: float, seed: int, dtype: torch.dtype
+def definition_of(compressor: Encoded, numel: int, dtype: torch.dtype) -> Compress:
+    def noise(step: int, purpose: str, worker: int) -> Array:
+        padded = torch.empty(2 * numel + 60, dtype=dtype)
+        return (
+            padded.uniform_(generator=Draw(0, step, purpose).generator(padded.device, worker)).double().numpy()[:numel]
+        )
+
+    match compressor:
+        case TopK(ratio):
+            return transcription.top_k(max(1, math.floor(numel / ratio)))
+        case ChunkTopK(kept, chunk_size, bits):
+            return transcription.chunk_top_k(kept, chunk_size, bits)
+        case QuantisedBlocks(bits, block_size):
+            return transcription.quantised_blocks(bits, block_size)
+        case QSGD(bits, bucket_size):
+            return transcription.qsgd({2: 1, 4: 7, 8: 127}[bits], bucket_size, noise)
+    return transcription.scaled_sign
+
+
+@given(ENCODED, st.integers(12, 150), SEEDS, DTYPES)
+def test_a_message_says_what_the_definition_does(
+    compressor: Encoded, numel: int, seed: int, dtype: torch.dtype
 ) -> None:
     vector = random_vector(numel, seed, dtype)
     vector[0] = 0
-    count = max(1, math.floor(numel / ratio))
-    for compressor, definition in ((TopK(ratio), top_k(count)), (ScaledSign(), scaled_sign)):
-        expected = definition(1, "gradient", vector.double().numpy()[None])[0]
-        sent = compressed(compressor, vector, draw_at(0)).double().numpy()
-        np.testing.assert_allclose(sent, expected, rtol=1e-6, atol=0)
-
-
-@given(chunk_sparsifiers(st.sampled_from([2, 4, 8, 32])), st.integers(1, 120), SEEDS, DTYPES)
-def test_each_chunk_keeps_its_largest_and_the_mean_of_each_bin(
-    compressor: ChunkTopK, numel: int, seed: int, dtype: torch.dtype
-) -> None:
-    vector = random_vector(numel, seed, dtype)
-    definition = chunk_top_k(compressor.kept, compressor.chunk_size, compressor.bits)
-    expected = torch.from_numpy(definition(1, "gradient", vector.double().numpy()[None])[0])
-    sent = compressed(compressor, vector, draw_at(0)).double()
-    if compressor.bits == 32:
-        assert torch.equal(sent, expected)
-    else:  # a number at a bin's edge may fall to either side
-        assert ((sent - expected).abs() < 1e-6 * vector.abs().max()).double().mean() > 0.9
+    expected = definition_of(compressor, numel, dtype)(1, "gradient", vector.double().numpy()[None])[0]
+    sent = compressed(compressor, vector, draw_at(1)).double().numpy()
+    near = np.abs(sent - expected) < 1e-6 * float(vector.abs().max())
+    # A number at a bin's edge, or half-way between two levels, may fall to either side.
+    is_exact = isinstance(compressor, TopK | ScaledSign) or (
+        isinstance(compressor, ChunkTopK) and compressor.bits == 32
+    )
+    assert near.all() if is_exact else near.mean() > 0.9
 
 
 def test_numbers_that_are_alike_stay_what_they_are() -> None:
     vector = torch.tensor([2.5, 0, 0, 2.5, 0])
     for chunk in (5, 3):
         assert torch.equal(compressed(ChunkTopK(2 if chunk == 5 else 1, chunk, 2), vector, draw_at(0)), vector)
-
-
-@given(QSGDS, st.integers(1, 150), SEEDS, DTYPES)
-def test_qsgd_rounds_to_a_neighbouring_level(compressor: QSGD, numel: int, seed: int, dtype: torch.dtype) -> None:
-    vector = random_vector(numel, seed, dtype)
-    sent = compressed(compressor, vector, draw_at(0, seed)).double()
-    levels = {2: 1, 4: 7, 8: 127}[compressor.bits]
-    for start in range(0, numel, compressor.bucket_size):
-        here = slice(start, start + compressor.bucket_size)
-        norm = float(vector[here].double().norm())
-        assert (sent[here].abs() <= norm * (1 + 1e-6)).all(), "bounded by the bucket's norm"
-        level = sent[here] * levels / norm
-        torch.testing.assert_close(level, level.round(), rtol=0, atol=1e-4)
-        assert ((level - vector[here].double() * levels / norm).abs() < 1 + 1e-4).all()
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
@@ -349,51 +340,3 @@ def test_zero_stays_zero_and_encoding_leaves_all_else_alone(compressor: Encoded)
     compressed(compressor, vector, draw_at(0))
     assert torch.equal(vector, before)
     assert torch.equal(torch.get_rng_state(), state)
-
-
-# What cannot be.
-
-WRONG: list[tuple[Callable[[], Compressor], str]] = [
-    (lambda: BlockSparsifier(0), "at least 1"),
-    (lambda: BlockSparsifier(-2), "at least 1"),
-    (lambda: BlockSparsifier(4, 6), "multiple"),
-    (lambda: BlockSparsifier(4, 0), "num_blocks"),
-    (lambda: BlockSparsifier(4, -4), "num_blocks"),
-    (lambda: BlockSparsifier(2.5), "ratio"),  # type: ignore[arg-type]
-    (lambda: PerTensorBlockSparsifier(0.5), "row_ratio"),
-    (lambda: PerTensorBlockSparsifier(2, 0), "column_ratio"),
-    (lambda: PerTensorBlockSparsifier(2, 2, math.nan), "tensor_ratio"),
-    (lambda: RandomK(0.9), "random-k"),
-    (lambda: RandomK(math.inf), "random-k"),
-    (lambda: TopK(0), "top-k"),
-    (lambda: TopK(math.nan), "top-k"),
-    (lambda: ChunkTopK(0), "kept must be"),
-    (lambda: ChunkTopK(5, 4), "lower kept"),
-    (lambda: ChunkTopK(1, 4, 3), "2, 4, 8 or 32 bits"),
-    (lambda: QSGD(3), "2, 4 or 8"),
-    (lambda: QSGD(4, 0), "bucket_size"),
-    (lambda: BlockSparsifier(True), "not True"),
-    (lambda: BlockSparsifier("4"), "not '4'"),  # type: ignore[arg-type]
-    (lambda: BlockSparsifier(4, num_blocks=True), "num_blocks = True"),
-    (lambda: RandomK(True), "not True"),
-    (lambda: TopK(True), "not True"),
-    (lambda: TopK("4"), "not '4'"),  # type: ignore[arg-type]
-    (lambda: PerTensorBlockSparsifier(True), "not True"),
-    (lambda: QSGD(True), "not True"),
-    (lambda: QuantisedBlocks(2), "1, 4 or 8"),
-    (lambda: QuantisedBlocks(8, 12), "multiple of 8"),
-    (lambda: QSGD(4, bucket_size=True), "not True"),
-]
-
-
-@pytest.mark.parametrize(("make", "message"), WRONG)
-def test_settings_out_of_range_are_refused(make: Callable[[], Compressor], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make()
-
-
-@pytest.mark.parametrize("compressor", [BlockSparsifier(11), BlockSparsifier(1, 11), RandomK(10.5), TopK(11)], ids=str)
-def test_a_model_too_small_for_the_ratio_is_refused(compressor: Compressor) -> None:
-    with pytest.raises(ValueError, match="10"):
-        compressor.check(flat_layout(10))
-    compressor.check(flat_layout(11))

@@ -1,7 +1,5 @@
 """Each algorithm against its definition, the NumPy transcription; and the two forms of CSER."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from algorithms import Topology, algorithms
+from algorithms import Topology
 from algorithms.core.compressors import Draw
 from tests.algorithms import transcription
 from tests.algorithms.following import (
     NUM_STEPS,
     NUM_WORKERS,
     SEED,
+    SHAPES,
     assert_follows,
     compress_of,
     first_q,
@@ -24,18 +23,18 @@ from tests.algorithms.following import (
     mask_of,
 )
 from tests.algorithms.problems import (
+    ADAMW,
     COMPRESSORS,
     LR,
+    MUON,
     NAMES,
     SHARED,
     assert_close,
-    make_model,
     own_settings,
     trained,
 )
 from tests.algorithms.transcription import Array, Problem, State
 
-SHAPES = [(6, 4), (3, 6), (6,), (3,)]
 ORDERS = ("combine_while_adapt", "adapt_then_combine")
 WEIGHTS: dict[str, tuple[Any, Callable[[int], Array]]] = {
     "ring": ("ring", lambda step: transcription.ring(4)),
@@ -88,7 +87,7 @@ Follow = Callable[[Problem], Iterator[State]]
 
 
 def by(definition: Callable[..., Iterator[State]], *given: Any, **more: Any) -> Follow:
-    return lambda problem: definition(problem, NUM_STEPS, *given, **more)
+    return lambda problem: definition(problem, *given, **more)
 
 
 def forms(*keys: str) -> list[bool]:
@@ -101,8 +100,8 @@ def csers(c2: str, c1: str, interval: int) -> dict[str, Any]:
     return {**compressors, "reset_interval": interval}
 
 
-def cases() -> Iterator[tuple[str, dict[str, Any], float, Follow]]:
-    """A method, its settings, the momentum, and the transcription that it must follow with these."""
+def cases() -> Iterator[tuple[str, dict[str, Any], float | dict[str, Any], Follow]]:
+    """A method, its settings, the momentum or the local step, and the transcription that it must follow with these."""
     t = transcription
     for momentum in (0.0, 0.9):
         yield "sgd", {}, momentum, by(t.sgd)
@@ -159,6 +158,27 @@ def cases() -> Iterator[tuple[str, dict[str, Any], float, Follow]]:
             own = {**dict(zip(keys, case, strict=True)), "bits": bits}
             yield "streaming_diloco", own, 0.9, by(t.streaming_diloco, *case, compress=compress)
     yield from neighbours()
+    yield from other_local_steps()
+
+
+def other_local_steps() -> Iterator[tuple[str, dict[str, Any], dict[str, Any], Follow]]:
+    t, outer = transcription, {"sync_interval": 6, "num_fragments": 3, "outer_lr": 0.7, "outer_momentum": 0.9}
+    for c2, c1, held in (("block", "blocks", False), ("blocks", "block", True), ("top_k", "random_k", True)):
+        definition = by(t.cser, compress_of(c2), compress_of(c1), 3)
+        yield "mcser", csers(c2, c1, 3) | {"explicit_error": held}, ADAMW, definition
+    for key in ("blocks", "random_k", "top_k"):
+        own = {"compressor": COMPRESSORS[key]}
+        yield "ef_sgd", own, ADAMW, by(t.ef_sgd, compress_of(key))
+        for common in ({}, ADAMW):
+            own = own | {"error_feedback_on": "gradients"}
+            yield "ef_sgd", own, common, by(t.ef_on_gradients, compress_of(key))
+    # All averaged in each step, Local Adam, DES-LOC as it is recommended, and such as never meet.
+    for periods in ((1, 1, 1), (4, 4, 4), (2, 6, 12), (3, 2, 5)):
+        keys = ("sync_interval", "first_moment_interval", "second_moment_interval")
+        yield "local_sgd", dict(zip(keys, periods, strict=True)), ADAMW, by(t.averaged_moments, periods)
+    yield "local_sgd", {"sync_interval": 4}, MUON, by(t.local_sgd, 4)
+    yield "diloco", outer, MUON, by(t.streaming_diloco, 6, 3, 0, 0.7, 0.9, 0.0)
+    yield "ef_sgd", {"compressor": COMPRESSORS["top_k"]}, MUON, by(t.ef_sgd, compress_of("top_k"))
 
 
 def meetings(size: int) -> Callable[[int], list[list[int]]]:
@@ -201,26 +221,16 @@ CASES = list(cases())
 
 
 @pytest.mark.parametrize(
-    ("name", "own", "momentum", "definition"),
-    CASES,
-    ids=[f"{name}-{number}" for number, (name, *_) in enumerate(CASES)],
+    ("name", "own", "local", "definition"), CASES, ids=[f"{name}-{number}" for number, (name, *_) in enumerate(CASES)]
 )
-def test_each_method_is_what_its_definition_says(
-    name: str, own: dict[str, Any], momentum: float, definition: Follow
-) -> None:
-    assert_follows(name, own, definition(make_problem(momentum)), momentum)
+def test_each_method_is_what_its_definition_says(name: str, own: Any, local: Any, definition: Follow) -> None:
+    common = local if isinstance(local, dict) else {"momentum": local}
+    assert_follows(name, own, definition(make_problem(common)), **common)
 
 
 def test_every_method_has_a_definition() -> None:
     missing = set(NAMES) - {name for name, *_ in CASES}
     assert not missing, f"{missing}: write the definition down in transcription.py and name it in `cases`"
-
-
-@pytest.mark.parametrize("name", ["cser_released", "mcser_released"])
-def test_the_released_variants_take_no_explicit_error(name: str) -> None:
-    own = own_settings(name, [SHARED["block"]], 3)
-    with pytest.raises(TypeError, match="explicit_error"):
-        algorithms()[name](make_model().parameters(), lr=0.1, momentum=0.9, explicit_error=True, **own)
 
 
 @pytest.mark.parametrize("c1", SHARED)

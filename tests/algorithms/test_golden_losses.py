@@ -4,8 +4,6 @@ After a change that is meant, run UPDATE_GOLDEN=1 python -m pytest tests/algorit
 diff.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

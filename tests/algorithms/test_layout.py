@@ -1,7 +1,5 @@
 """The layout of tensors in one vector, and windows of it, against plain indexing."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,6 @@
 """Each line of the table in docs/algorithms.md that says which method another is, trained as it stands there."""
 
-from __future__ import annotations
-
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,16 +12,16 @@ import torch
 from torch import Tensor
 
 import algorithms as package
-from algorithms import Collectives, algorithms
+from algorithms import Collectives, Compressor, algorithms
 from algorithms.registry import settings
 from tests.algorithms import transcription
-from tests.algorithms.following import NUM_STEPS, assert_follows, compress_of, make_problem, mask_of
+from tests.algorithms.following import assert_follows, compress_of, make_problem, mask_of
 from tests.algorithms.problems import (
     COMPRESSORS,
     NAMES,
     SHARED,
     batch_loss,
-    flat_of,
+    flat_parameters,
     make_model,
     make_optimizer,
     named_compressors,
@@ -36,6 +35,7 @@ from tests.algorithms.problems import (
 DOCUMENT = Path(__file__).parents[2] / "docs" / "algorithms.md"
 HEADING = "## Which setting of which method is which other method"
 RUN, NUM_WORKERS = 12, 4
+SOME = ("block", "random_k", "top_k")
 IN_WORDS: dict[str, dict[str, Any]] = {
     "`sync_interval` beyond the run's end": {"sync_interval": RUN + 1},
     "`group_size` = all workers": {"group_size": NUM_WORKERS},
@@ -75,60 +75,22 @@ def lines() -> Iterator[Line]:
                 yield Line(method, setting, other, exact)
 
 
-def each(key: str, *values: Any, **rest: Any) -> list[dict[str, Any]]:
-    return [{key: COMPRESSORS.get(value, value), **rest} for value in values]
-
-
-def pairs_of_blocks() -> list[dict[str, Any]]:
-    pairs = [("blocks", "block"), ("per_tensor", "random_k")]
-    return [
-        {"gradient_compressor": SHARED[c2], "error_compressor": SHARED[c1], "reset_interval": 3} for c2, c1 in pairs
-    ]
-
-
-ZERO = "`gradient_compressor = Zero()`"
-OFF = "`gradient_compressor = Zero(), decay_in_momentum_only = False`"
-EVERYTHING = "`compressor = Identity(), gamma = 1`"
-SOME = ("block", "random_k", "top_k")
-TOP_K = COMPRESSORS["top_k"]
-REST: dict[tuple[str, str], list[dict[str, Any]]] = {
-    ("qsr", "`alpha = 0`"): each("sync_interval", 1, 4),
-    ("sparse_loco", "`outer_lr = 1, error_decay = 1`"): each("compressor", *SOME, "chunks", sync_interval=4),
-    ("sparse_loco", "`compressor = Identity(), outer_lr = 1, error_decay = 1`"): each("sync_interval", 4),
-    ("cser", ZERO): each("error_compressor", *SOME, reset_interval=4),
-    ("mcser", "any"): each("error_compressor", *SOME, gradient_compressor=TOP_K, reset_interval=4),
-    ("cser_released", "all switches off"): pairs_of_blocks(),
-    ("cser_released", OFF): each("error_compressor", "block", reset_interval=3),
-    ("mcser_released", "any"): pairs_of_blocks(),
-    ("cser_pl", "`reset_interval = 1`"): each("error_compressor", *SOME),
-    ("cser_pl", "`error_compressor = Identity()`"): each("reset_interval", 1, 4),
-    ("cser_pl", "`error_compressor = Zero()`"): each("reset_interval", 2),
-    ("diloco", "`outer_lr = 1, outer_momentum = 0, num_fragments = 1`"): each("sync_interval", 1, 3),
-    ("diloco", "`outer_lr = 1, outer_momentum = 0`, one worker"): [
-        {"sync_interval": interval, "num_fragments": fragments} for interval, fragments in ((1, 1), (4, 1), (6, 3))
-    ],
-    ("streaming_diloco", "`merge = 1`"): each("sync_interval", 4, num_fragments=2, delay=1),
-    ("streaming_diloco", "`delay = 0, merge = 0`"): each("sync_interval", 6, num_fragments=3),
-    ("qsparse_local_sgd", "`compressor = Identity()`"): each("sync_interval", 1, 4),
-    ("qsparse_local_sgd", "`sync_interval = 1`"): each("compressor", "top_k", "sign"),
-    ("noloco", "`group_size` = all workers, `outer_momentum = 0`"): each("sync_interval", 1, 4, outer_lr=0.7),
-    ("choco_sgd", EVERYTHING): [
-        {"topology": kind, "estimates_from_zero": zero} for kind in ("ring", "exponential") for zero in (False, True)
-    ],
-    ("choco_sgd", "`compressor = Identity(), gamma = 1, released_order = True`"): each(
-        "topology", "ring", "exponential"
-    ),
-    ("deep_squeeze", EVERYTHING): each("topology", "ring", "one_peer"),
-}
-"""Of lines that leave settings open, values of these."""
-
-
 def rest_of(line: Line) -> list[dict[str, Any]]:
-    if "one worker" in line.setting and line.method != "diloco":
-        keys = named_compressors(line.method, COMPRESSORS)
-        return [own_settings(line.method, [COMPRESSORS[key]], interval) for key in keys for interval in (1, 3)]
-    forms = [{"explicit_error": held} for held in (False, True)] if "explicit_error" in switches(line.method) else [{}]
-    return REST.get((line.method, line.setting), forms)
+    """Settings that the line leaves open, at some values."""
+    name, fixed = line.method, line.fixed()
+    is_open = any(isinstance(value, Compressor) and key not in fixed for key, value in own_settings(name).items())
+    tried: dict[str, Compressor] = {key: COMPRESSORS[key] for key in (*SOME, "per_tensor", "chunks")}
+    if "one worker" in line.setting:
+        tried = COMPRESSORS
+    elif "but for what compressors draw" in line.other:
+        tried = {key: COMPRESSORS[key] for key in ("top_k", "sign")}
+    keys = named_compressors(name, tried) if is_open else ["identity"]
+    both = "explicit_error" in switches(name) and not line.to_the_bit
+    forms = [{"explicit_error": held} for held in (False, True)] if both else [{}]
+    return [
+        own_settings(name, [COMPRESSORS[key], COMPRESSORS["block"]], interval, **form)
+        for key, interval, form in itertools.product(keys, (2, 4), forms)
+    ]
 
 
 def result(name: str, given: dict[str, Any], num_workers: int, dtype: torch.dtype) -> list[Tensor]:
@@ -160,7 +122,7 @@ def accumulated_batches_are_one_batch() -> None:
             losses = [batch_loss(model, step, collectives.rank) for step in range(first, first + 3)]
             torch.stack(losses).mean().backward()
             optimizer.step()
-        return flat_of(optimizer)
+        return flat_parameters(model)
 
     accumulated = trained("sgd_accumulate", {"accumulation_steps": 3}, 2, 9)
     torch.testing.assert_close(accumulated, workers(work, 2), rtol=0, atol=1e-12)
@@ -172,13 +134,13 @@ def one_average_at_the_end() -> None:
 
 
 def is_sparta() -> None:
-    by_hand = transcription.sparta(make_problem(), NUM_STEPS, mask_of(SHARED["random_k"]))
+    by_hand = transcription.sparta(make_problem(), mask_of(SHARED["random_k"]))
     assert_follows("cser_pl", {"error_compressor": SHARED["random_k"], "reset_interval": 1}, by_hand)
 
 
 def is_ef21() -> None:
     for key in SOME:
-        by_hand = transcription.ef21(make_problem(momentum=0.0), NUM_STEPS, compress_of(key))
+        by_hand = transcription.ef21(make_problem({"momentum": 0.0}), compress_of(key))
         assert_follows("ef21_sgdm", {"compressor": COMPRESSORS[key]}, by_hand, momentum=0.0)
 
 
@@ -203,7 +165,7 @@ def test_one_method_is_another(line: Line) -> None:
 
 
 def test_no_line_is_lost_and_each_method_has_one_and_that_in_which_it_is_sgd() -> None:
-    assert {*REST, *SPECIAL} <= {(line.method, line.setting) for line in LINES}
+    assert SPECIAL.keys() <= {(line.method, line.setting) for line in LINES}
     for name in NAMES:
         assert any(f"`{name}`" in f"`{line.method}` {line.other}" for line in LINES)
         own = [line for line in LINES if line.method == name and re.match("`(sgd|torch.optim.SGD)`", line.other)]

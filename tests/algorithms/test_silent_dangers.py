@@ -1,7 +1,5 @@
 """What would be wrong in silence in anyone's script: weights loaded late, models that moved on, copies of states."""
 
-from __future__ import annotations
-
 import copy
 import io
 import pickle
@@ -13,63 +11,73 @@ import torch
 from torch import Tensor, nn
 
 from algorithms import (
+    EFSGD,
     SGD,
+    BlockSparsifier,
     Collectives,
     DiLoCo,
     DistributedOptimizer,
+    Purpose,
     SoloCollectives,
     algorithms,
     consensus_checkpoint,
 )
+from algorithms.core.traffic import Entry
 from tests.algorithms.problems import (
+    ACCURATE,
+    LR,
+    MOMENTUM,
     NAMES,
     SHARED,
+    WEIGHT_DECAY,
+    Types,
     batch_loss,
-    flat_of,
     flat_parameters,
     groups,
     make_model,
     make_optimizer,
     own_settings,
     train,
+    trained,
     workers,
 )
 
-ADDED = {"lr": 0.04, "weight_decay": 0.03}
+EACH = [*((name, torch.float64) for name in NAMES), ("diloco", ACCURATE), ("mcser", ACCURATE)]
 
 
-def made(name: str, model: nn.Module, collectives: Collectives | None = None, **more: Any) -> DistributedOptimizer:
+def made(name: str, model: nn.Module, /, collectives: Collectives | None = None, **more: Any) -> DistributedOptimizer:
     return make_optimizer(name, model, own_settings(name, [SHARED["blocks"]], 3), collectives, **more)
 
 
-def put(model: nn.Module, seed: int) -> None:
+def put(model: nn.Module, seed: int, dtype: Types = torch.float64) -> None:
     """What load_state_dict does: other weights in the same parameters."""
-    model.load_state_dict(make_model(seed=seed).state_dict())
+    model.load_state_dict(make_model(dtype, seed).state_dict())
 
 
 # Weights that are loaded late.
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_weights_loaded_after_the_optimiser_was_made_are_where_it_begins(name: str) -> None:
+@pytest.mark.parametrize(("name", "dtype"), EACH)
+def test_weights_loaded_after_the_optimiser_was_made_are_where_it_begins(name: str, dtype: Types) -> None:
     """As if they had been there before, to the bit; and of ranks that load different ones worker 0's count."""
 
     def work(collectives: Collectives) -> tuple[Tensor, Tensor, Tensor]:
-        before, late, apart = (make_model(seed=seed) for seed in (5, 6, 7))
+        before, late, apart = (make_model(dtype, seed) for seed in (5, 6, 7))
         first, second = made(name, before, collectives), made(name, late, collectives)
-        put(late, 5)
+        put(late, 5, dtype)
         for model, optimizer in ((before, first), (late, second)):
             train(optimizer, model, collectives.rank, range(1, 9))
         third = made(name, apart, collectives)
         for group in third.param_groups:
             group["lr"] = 0.0
-        put(apart, 10 + collectives.rank)
+        put(apart, 10 + collectives.rank, dtype)
         train(third, apart, collectives.rank, [1])
-        return flat_of(first), flat_of(second), flat_parameters(apart)
+        return flat_parameters(before), flat_parameters(late), flat_parameters(apart)
 
     for first, second, apart in workers(work, 2):
         assert torch.equal(first, second)
-        torch.testing.assert_close(apart, flat_parameters(make_model(seed=10)), rtol=0, atol=1e-14)
+        wanted = flat_parameters(make_model(dtype, 10))
+        torch.testing.assert_close(apart, wanted, rtol=0, atol=1e-14 if dtype == torch.float64 else 1e-7)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -84,9 +92,8 @@ def test_a_new_anchor_in_the_middle(name: str) -> None:
         optimizer.reanchor()
         expected, held = flat_parameters(make_model(seed=20)), optimizer.state_dict()["param_groups"][0]["flat"]
         assert torch.equal(flat_parameters(model), expected) and held["num_steps"] == 5
-        for key in {"anchor", "estimate", "mixed_estimates"} & held.keys() - (
-            {"estimate"} if name == "ef21_sgdm" else set()
-        ):
+        anchors = {"anchor", "mixed_estimates"} | ({"estimate"} if name != "ef21_sgdm" else set())
+        for key in anchors & held.keys():
             assert torch.equal(held[key][0], expected)
         assert not any(held[key].any() for key in {"error", "accumulated"} & held.keys())
         assert torch.equal(held.get("momentum", torch.zeros(1)), momentum)
@@ -106,7 +113,7 @@ def test_workers_that_resume_from_different_models_are_told_so(name: str) -> Non
             train(optimizer, model, collectives.rank, [1])
         optimizer.reanchor()
         train(optimizer, model, collectives.rank, [1, 2])
-        return str(flat_of(optimizer).tolist())
+        return str(flat_parameters(model).tolist())
 
     assert len(set(workers(work, 2))) == 1
 
@@ -114,35 +121,32 @@ def test_workers_that_resume_from_different_models_are_told_so(name: str) -> Non
 # Models that went on without the optimiser.
 
 
-def test_a_model_that_was_on_meta_is_noticed() -> None:
+def test_parameters_that_are_replaced_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model from meta, a new head, and a conversion that makes new parameters."""
     for is_known in (False, True):
         with torch.device("meta"):
-            model = nn.Linear(3, 2)
+            model: nn.Module = nn.Linear(3, 2)
         optimizer = SGD(model.parameters(), lr=0.1, model=model if is_known else None)
         model.to_empty(device="cpu")(torch.ones(1, 3)).sum().backward()
         with pytest.raises(RuntimeError, match=r"on the meta device|another Parameter in place of number 0"):
             optimizer.step()
-
-
-def test_a_head_that_was_replaced_is_noticed() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
     optimizer = SGD(model.parameters(), lr=0.1)
-    model[1] = nn.Linear(3, 5)
+    model[1] = nn.Linear(3, 5)  # type: ignore[operator]
     model(torch.ones(1, 3)).sum().backward()
     with pytest.warns(UserWarning, match=r"parameters 2, 3 have no gradient at the optimiser's first step"):
         optimizer.step()
-
-
-def test_a_conversion_that_makes_new_parameters_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(ACCURATE)
+    optimizer = made("mcser", model, model=model)
+    model[2].bias = nn.Parameter(torch.zeros(3, dtype=torch.float64))  # type: ignore[index]
+    with pytest.raises(RuntimeError, match="another Parameter in place of number 3"):
+        optimizer.state_dict()
     monkeypatch.setattr(torch.__future__, "_overwrite_module_params_on_conversion", True)
-    model, known = nn.Linear(3, 2), nn.Linear(3, 2)
-    optimizer, knowing = SGD(model.parameters(), lr=0.1), SGD(known.parameters(), lr=0.1, model=known)
-    for each in (model, known):
-        each.double()(torch.ones(1, 3, dtype=torch.float64)).sum().backward()
+    model = nn.Linear(3, 2)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    model.double()(torch.ones(1, 3, dtype=torch.float64)).sum().backward()
     with pytest.warns(UserWarning, match="no parameter has a gradient"):
         optimizer.step()
-    with pytest.raises(RuntimeError, match="another Parameter in place of number 0"):
-        knowing.step()
 
 
 # Copies, and the average.
@@ -195,69 +199,110 @@ def test_moving_averages_are_averaged_where_they_are_named_and_a_masks_least_num
     workers(work, 3)
 
 
-# What is given to the constructor.
+# Groups and types.
 
 
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ({"sync_interval": 2}, r"^DiLoCo needs lr by name"),
-        ({"lr": 0.1}, r"^DiLoCo needs sync_interval by name"),
-        ({"lr": 0.1, "sync_intervall": 2}, r"^DiLoCo has no argument sync_intervall; did you mean sync_interval\?$"),
-        ({"lr": 0.1, "sync_interval": 2, "nesterov": True}, r"^DiLoCo has no argument nesterov; it takes lr, sync_int"),
-    ],
-)
-def test_arguments_that_are_missing_or_unknown_are_named_by_the_methods_name(given: Any, words: str) -> None:
-    with pytest.raises(TypeError, match=words):
-        DiLoCo(make_model().parameters(), **given)
+@pytest.mark.parametrize(("name", "dtype"), EACH)
+def test_groups_may_be_added_before_the_first_step(name: str, dtype: Types) -> None:
+    own, numbers = own_settings(name, [SHARED["blocks"]], 3), {"lr": LR, "momentum": MOMENTUM}
 
-
-@pytest.mark.filterwarnings("ignore:optimizer contains")
-def test_a_parameter_given_twice_is_named_so() -> None:
-    weight = nn.Parameter(torch.zeros(3))
-    with pytest.raises(ValueError, match="parameters 0 and 1 are one and the same Parameter; give each once"):
-        SGD([weight, weight], lr=0.1)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_groups_may_be_added_before_the_first_step(name: str) -> None:
     def work(collectives: Collectives) -> tuple[Tensor, Tensor]:
-        (at_once, later), rank = (make_model(seed=2) for _ in range(2)), collectives.rank
+        (at_once, later), rank = (make_model(dtype, 2) for _ in range(2)), collectives.rank
         whole = made(name, at_once, collectives)
-        weights, biases = groups(later)
-        numbers = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
-        own = own_settings(name, [SHARED["blocks"]], 3)
-        optimizer = algorithms()[name](**{"params": [weights], "collectives": collectives, **own, **numbers})
+        weights, biases = groups(list(later.parameters()))
+        make = algorithms()[name]
+        optimizer = make([weights], collectives=collectives, weight_decay=WEIGHT_DECAY, **own, **numbers)
         twice, imaginary = nn.Parameter(weights["params"][0].detach()), torch.zeros(2, dtype=torch.complex64)
-        for refused, words in (
-            (twice, "share memory"),
-            (nn.Parameter(imaginary), "is torch.complex64"),
-        ):
+        for refused, words in ((twice, "share memory"), (nn.Parameter(imaginary), "is torch.complex64")):
             with pytest.raises(ValueError, match=words):
                 optimizer.add_param_group({"params": [refused]})
-        optimizer.add_param_group({**biases, **ADDED})
+        optimizer.add_param_group(biases)
         for model, each in ((at_once, whole), (later, optimizer)):
             train(each, model, rank, range(1, 8))
-        with pytest.raises(ValueError, match="no group can be added after the first step"):
+        with pytest.raises(ValueError, match=r"after the first step .* add it at the start, frozen"):
             optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})
-        return flat_of(whole), flat_of(optimizer)
+        return flat_parameters(at_once), flat_parameters(later)
 
     for whole, grown in workers(work, 2):
         assert torch.equal(whole, grown)
 
 
+def test_types_draw_apart_and_one_that_is_too_small_to_compress_is_sent_whole() -> None:
+    """In each step a block of each type moves; were they drawn alike, both would have the same number."""
+    same = [nn.Parameter(torch.zeros(64, dtype=dtype)) for dtype in ACCURATE]
+    optimizer = EFSGD(same[:1], lr=1.0, compressor=BlockSparsifier(8))
+    optimizer.add_param_group({"params": same[1:]})
+    places = []
+    for _ in range(12):
+        before = [x.detach().clone() for x in same]
+        for x in same:
+            x.grad = torch.ones_like(x)
+        optimizer.step()
+        places.append([int((x != old).nonzero()[0]) for x, old in zip(same, before, strict=True)])
+    assert any(first != second for first, second in places)
+    small = [nn.Parameter(torch.zeros(64)), nn.Parameter(torch.zeros(6, dtype=torch.float64))]
+    optimizer = EFSGD(small, lr=1.0, compressor=BlockSparsifier(8))
+    small[1].grad = torch.ones_like(small[1])
+    optimizer.step()
+    sent = Entry(8 * 32 + 6 * 64, 2)
+    assert (small[1] == -1).all()
+    assert optimizer.traffic[Purpose.GRADIENT] == sent == optimizer.expected_traffic(1)[Purpose.GRADIENT]
+
+
+def test_types_that_differ_between_workers_are_noticed() -> None:
+    with pytest.raises(ValueError, match="the workers' optimisers differ"):
+        workers(lambda each: made("mcser", make_model((torch.float32, ACCURATE[each.rank])), each), 2)
+
+
 def test_frozen_layers_may_be_thawed_later() -> None:
     model = make_model()
-    model[0].requires_grad_(False)  # type: ignore[index]
+    model[0].requires_grad_(False)
     with pytest.warns(UserWarning, match=r"parameter 0 does not require a gradient, nor do 1 more, yet they are sent"):
         optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9, collectives=SoloCollectives())
     start = [parameter.detach().clone() for parameter in model.parameters()]
-    for step in (1, 2):
-        moved = [not torch.equal(*pair) for pair in zip(model.parameters(), start, strict=True)]
-        assert moved == ([False] * 4 if step == 1 else [False, False, True, True])
-        optimizer.zero_grad()
-        batch_loss(model, step, 0).backward()
-        optimizer.step()
-    model[0].requires_grad_(True)  # type: ignore[index]
-    train(optimizer, model, 0, [3])
-    assert not any(torch.equal(*pair) for pair in zip(model.parameters(), start, strict=True))
+    for step in (1, 2, 3):
+        model[0].requires_grad_(step > 1)
+        train(optimizer, model, 0, [step])
+        assert [not torch.equal(*pair) for pair in zip(model.parameters(), start, strict=True)] == [step > 1] * 2 + [
+            True
+        ] * 2
+
+
+# Scaled gradients: the scale is taken out, and all workers skip a step where one of them overflowed.
+
+
+SCALED = [(name, dtype, clip) for name, dtype in EACH for clip in (False, True)]
+
+
+# Gradients of 16 bits are scaled, too, but torch does not take the scale out of them before the step.
+@pytest.mark.parametrize(("name", "dtype", "clip"), [*SCALED, ("mcser", (torch.float16, torch.float32), False)])
+def test_the_scale_is_taken_out_and_all_workers_skip_where_one_overflowed(name: str, dtype: Types, clip: bool) -> None:
+    def scaled_steps(overflow: dict[int, int]) -> list[tuple[Tensor, int]]:
+        """Of each worker its parameters and the steps counted. `overflow`: the worker that overflows, by step."""
+
+        def work(collectives: Collectives) -> tuple[Tensor, int]:
+            model = make_model(dtype)
+            optimizer = made(name, model, collectives)
+            scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+            for step in range(1, 9):
+                optimizer.zero_grad()
+                loss = batch_loss(model, step, collectives.rank)
+                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                if overflow.get(step) == collectives.rank:
+                    next(model.parameters()).grad.view(-1)[0] = float("inf")  # type: ignore[union-attr]
+                if clip:
+                    scaler.unscale_(optimizer)
+                    nn.utils.clip_grad_norm_(model.parameters(), 1e9)
+                scaler.step(optimizer)
+                scaler.update()
+            return flat_parameters(model), optimizer.num_steps
+
+        return workers(work, 2)
+
+    plain = trained(name, own_settings(name, [SHARED["blocks"]], 3), 2, 8, dtype)
+    tolerance = {torch.float64: 1e-12, ACCURATE: 1e-6}.get(dtype, 0.02)
+    for (parameters, num_steps), expected in zip(scaled_steps({}), plain, strict=True):
+        assert num_steps == 8
+        torch.testing.assert_close(parameters, expected, rtol=0, atol=tolerance)
+    for parameters, num_steps in scaled_steps({2: 0, 5: 1}):
+        assert num_steps == 6 and parameters.isfinite().all()

@@ -1,9 +1,9 @@
 """What each method's state is: which parts, whose they are, how large, and how they begin; the page's table says it."""
 
-from __future__ import annotations
-
+import copy
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from algorithms import BlockSparsifier, Collectives, DistributedOptimizer, TopK, consensus_checkpoint, load_checkpoint
 from algorithms.core.layout import Layout
 from algorithms.core.low_rank import LowRank
+from algorithms.core.state import OTHER_TYPES, common_state
 from tests.algorithms.problems import (
+    ACCURATE,
+    ADAMW,
     NAMES,
     NUM_PARAMETERS,
     make_model,
@@ -82,7 +85,7 @@ def line(name: str) -> str:
 @pytest.mark.parametrize("name", ["mcser", "ef_sgd"])
 def test_stacked_workers_go_on_from_a_checkpoint(name: str, tmp_path: Path) -> None:
     """Its model is one worker's, the average."""
-    (first, other) = (stacked(name, own_settings(name), 3, num_steps) for num_steps in (NUM_STEPS, 2))
+    first, other = (stacked(name, own_settings(name), 3, num_steps)[0] for num_steps in (NUM_STEPS, 2))
     consensus_checkpoint(tmp_path / "step-8", nn.ParameterList(first.flat.tensors), first, step=8)
     assert load_checkpoint(tmp_path / "step-8", nn.ParameterList(other.flat.tensors), other) == {"step": 8}
     saved, held = (each.state_dict()["param_groups"][0]["flat"] for each in (first, other))
@@ -94,6 +97,34 @@ def test_stacked_workers_go_on_from_a_checkpoint(name: str, tmp_path: Path) -> N
     dcp.load(average, checkpoint_id=tmp_path / "step-8", no_dist=True)
     for rows, one in zip(first.flat.tensors, average["model"].values(), strict=True):
         torch.testing.assert_close(one, rows.mean(0))
+
+
+def test_a_state_for_any_number_of_workers_has_the_averages_of_parameters_of_each_type() -> None:
+    own = own_settings("mcser", [TopK(10)], 3)
+
+    def work(collectives: Collectives) -> Any:
+        model = make_model(ACCURATE)
+        optimizer = make_optimizer("mcser", model, own, collectives, **ADAMW)
+        for step in range(1, 6):
+            model[0].bias.requires_grad_(step > 2)  # type: ignore[union-attr]
+            train(optimizer, model, collectives.rank, [step])
+        assert optimizer.error is not None and optimizer.error.shape == (1, NUM_PARAMETERS)
+        return copy.deepcopy(optimizer.state_dict())
+
+    states = workers(work, 2)
+    common = common_state(copy.deepcopy(states))
+    optimizer = make_optimizer("mcser", make_model(ACCURATE, 3), own, **ADAMW)
+    optimizer.load_state_dict(copy.deepcopy(common))
+    flats = [state["param_groups"][0]["flat"] for state in (*states, optimizer.state_dict())]
+    for first, second, mean in (flats, [flat[OTHER_TYPES]["torch.float64"] for flat in flats]):
+        assert mean["tensor_steps"] == first["tensor_steps"] == ([5, 3] if first is flats[0] else [5, 5])
+        for key in ("error", "exp_avg", "exp_avg_sq"):
+            torch.testing.assert_close(mean[key], (first[key] + second[key]) / 2)
+            assert mean[key].any()
+    one_type = make_optimizer("mcser", make_model(torch.float32), own, **ADAMW)
+    for each, foreign in ((one_type, common), (optimizer, one_type.state_dict())):
+        with pytest.raises(ValueError, match=r"^this state does not fit mcser: "):
+            each.load_state_dict(copy.deepcopy(foreign))
 
 
 def test_the_page_says_what_the_state_of_each_method_is() -> None:

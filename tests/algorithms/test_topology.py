@@ -1,23 +1,24 @@
-"""Topologies: their weights against matrices written by hand, and their gaps."""
-
-from __future__ import annotations
+"""Topologies: their weights against matrices written by hand, their gaps, and when workers agree."""
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from algorithms import Topology
-from algorithms.core.topology import as_topology
+from algorithms import StackedCollectives, Topology, algorithms
+from algorithms.core.topology import Named, as_topology
 from tests.algorithms import transcription
+from tests.algorithms.problems import NAMES, own_settings
 
-KINDS = ("ring", "exponential", "one_peer", "complete")
+GOSSIP = [name for name in NAMES if "topology" in own_settings(name)]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8, 16])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", get_args(Named))
 def test_each_step_mixes_as_the_matrix_written_by_hand_and_who_sends_is_who_is_received_from(kind: Any, n: int) -> None:
     is_power = n & (n - 1) == 0
     if kind == "one_peer" and not (is_power and n > 1):
@@ -45,40 +46,30 @@ def test_each_step_mixes_as_the_matrix_written_by_hand_and_who_sends_is_who_is_r
             np.testing.assert_allclose(mixing.matrix.sum(axis=axis), 1, rtol=0, atol=1e-15)
 
 
-# Spectral gaps.
-
-
 @pytest.mark.parametrize("n", [4, 8, 16, 32])
-def test_the_gap_of_a_ring(n: int) -> None:
-    """1/3 + 2/3 cos(2 pi k / n) are its eigenvalues."""
-    values = [1 / 3 + 2 / 3 * math.cos(2 * math.pi * k / n) for k in range(1, n)]
-    assert Topology("ring").spectral_gap(n) == pytest.approx(1 - max(map(abs, values)))
-    assert Topology("ring").spectral_gap(n) == pytest.approx({4: 0.667, 8: 0.195, 16: 0.051, 32: 0.013}[n], abs=5e-4)
-
-
-@pytest.mark.parametrize("n", [2, 4, 8, 16, 32])
-def test_the_gaps_of_exponential_and_complete_graphs(n: int) -> None:
-    assert Topology("exponential").spectral_gap(n) == pytest.approx(2 / (1 + math.log2(n)))
-    assert Topology("complete").spectral_gap(n) == pytest.approx(1)
-    assert Topology("one_peer").spectral_gap(n) == pytest.approx(1), "exact after log2 n rounds"
-
-
-# What cannot be.
-
-
-@pytest.mark.parametrize("n", [3, 5, 6, 7, 12])
-def test_one_peer_needs_a_power_of_two(n: int) -> None:
-    with pytest.raises(ValueError, match=f"one_peer needs a power of two of workers, not {n}"):
-        Topology("one_peer").rounds(n)
-
-
-def test_names_that_are_none() -> None:
-    with pytest.raises(ValueError, match="unknown topology 'torus'; it must be one of ring, exponential, one_peer, "):
-        Topology("torus")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="some_method: unknown topology 3"):
-        as_topology("some_method", 3)  # type: ignore[arg-type]
+def test_spectral_gaps(n: int) -> None:
+    """A ring's eigenvalues are 1/3 + 2/3 cos(2 pi k / n)."""
+    ring = max(abs(1 / 3 + 2 / 3 * math.cos(2 * math.pi * k / n)) for k in range(1, n))
+    gaps = {"ring": 1 - ring, "exponential": 2 / (1 + math.log2(n)), "complete": 1, "one_peer": 1}
+    for kind, gap in gaps.items():
+        assert Topology(kind).spectral_gap(n) == pytest.approx(gap)  # type: ignore[arg-type]
 
 
 def test_a_topology_is_known_by_its_name() -> None:
     assert repr(Topology("ring")) == repr("ring") and Topology("ring").spectral_gap(1) == 1
     assert as_topology("m", "ring") == as_topology("m", Topology("ring")) == Topology("ring")
+
+
+@pytest.mark.parametrize("name", GOSSIP)
+def test_when_workers_are_known_to_agree(name: str) -> None:
+    def says(num_workers: int, num_steps: int, communication_dtype: torch.dtype | None = None, **changes: Any) -> bool:
+        own = own_settings(name) | changes
+        common = {"collectives": StackedCollectives(num_workers), "communication_dtype": communication_dtype}
+        optimizer = algorithms()[name]([nn.Parameter(torch.zeros(num_workers, 9))], lr=0.1, **own, **common)
+        return optimizer.agree_after(num_steps)
+
+    assert says(4, 7) and says(1, 7, topology="ring") and says(4, 0, topology="ring")
+    assert says(3, 7, topology="ring"), "of three all are neighbours"
+    assert not says(4, 7, topology="ring") and not says(4, 7, torch.float16)
+    other: dict[str, Any] = {"gamma": 0.5} if "gamma" in own_settings(name) else {"order": "combine_while_adapt"}
+    assert not says(4, 7, **other)

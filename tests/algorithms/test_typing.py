@@ -1,7 +1,5 @@
 """What a type checker says of a user's script: nothing where it is right, and the place where it is wrong."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,11 +1,8 @@
-"""The optimisers in anyone's script: four processes that do to them what scripts do, and what they must be told."""
-
-from __future__ import annotations
+"""The optimisers in anyone's script, in one process: types, groups, shards, sparse gradients, and what people read."""
 
 import math
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,45 +13,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
-from algorithms import BlockSparsifier, DistributedOptimizer, Purpose, SoloCollectives, Traffic, algorithms
-from tests.algorithms import user_scripts
-from tests.algorithms.problems import NAMES, make_model, own_settings, run_processes
+from algorithms import BlockSparsifier, DistributedOptimizer, SoloCollectives, algorithms
+from tests.algorithms.problems import NAMES, make_model, own_settings
 
-slow_to_start = pytest.mark.timeout(400)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where four processes, started once, wrote what they found."""
-    folder: Path = tmp_path_factory.mktemp("processes")
-    run_processes(user_scripts.process, user_scripts.WORLD_SIZE, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def found(folder: Path) -> list[dict[tuple[str, str], Any]]:
-    """Of each process, what each case found wrong."""
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(user_scripts.WORLD_SIZE)]
-
-
-@slow_to_start
-@pytest.mark.parametrize("case", user_scripts.CASES)
-@pytest.mark.parametrize("name", NAMES)
-def test_in_four_processes(found: list[dict[tuple[str, str], Any]], name: str, case: str) -> None:
-    wrong = [f"rank {rank}: {results[case, name]}" for rank, results in enumerate(found) if results[case, name]]
-    assert not wrong, "\n".join(wrong)
-
-
-@slow_to_start
-def test_what_the_guide_shows_runs_as_it_stands(folder: Path) -> None:
-    for rank in range(user_scripts.WORLD_SIZE):
-        said = (folder / f"{rank}.txt").read_text()
-        assert "evaluated 1302 parameters" in said
-        assert "training in all" in said and "MCSER(gradient_compressor=BlockSparsifier(ratio=512" in said
-        assert f"worker {rank} of 4" in said
-
-
-# 2. Numbers of 16 bits.
+# Numbers of 16 bits.
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -69,7 +31,7 @@ def test_parameters_of_16_bits_move(name: str, dtype: torch.dtype) -> None:
     assert (parameter < 0.6).all()
 
 
-# 5. No process group.
+# No process group.
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -86,55 +48,14 @@ def test_several_processes_without_a_group_are_refused(name: str, monkeypatch: p
     assert make().collectives.world_size == 1
 
 
-# 7. Values that would be ignored.
-
-
-@pytest.mark.parametrize(
-    ("group", "words"),
-    [
-        ({"lr": -1.0}, "learning rate"),
-        ({"lr": float("nan")}, "learning rate"),
-        ({"momentum": 1.5}, "momentum"),
-        ({"weight_decay": -1.0}, "weight decay"),
-        ({"lr": True}, "lr"),
-        ({"lr": torch.tensor(0.1)}, "lr must be a plain number"),
-        ({"nesterov": False}, "nesterov = False"),
-        ({"maximize": True}, "maximize = True"),
-        ({"foreach": True}, "foreach = True"),
-        ({"differentiable": True}, "differentiable = True"),
-        ({"dampening": 0.5}, "dampening = 0.5"),
-        ({"fused": False}, "fused = False"),
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("name", NAMES)
-def test_what_a_group_says_is_done_or_refused(name: str, group: dict[str, Any], words: str) -> None:
-    given = [{"params": make_model().parameters(), **group}]
-    with pytest.raises(ValueError, match=words):
-        algorithms()[name](given, lr=0.1, momentum=0.9, **own_settings(name))
-    if set(group) <= {"lr", "momentum", "weight_decay"} and type(next(iter(group.values()))) is float:
-        model = make_model()
-        optimizer = algorithms()[name](model.parameters(), lr=0.1, momentum=0.9, **own_settings(name))
-        optimizer.param_groups[0].update(group)
-        with pytest.raises(ValueError, match=words):
-            optimizer.step()
+# Groups and shards.
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_cannot_be_parameters(name: str) -> None:
-    def make(*groups: dict[str, Any]) -> DistributedOptimizer:
-        return algorithms()[name](list(groups), lr=0.1, momentum=0.9, **own_settings(name))
-
-    with pytest.raises(ValueError, match="every group is empty"):
-        make({"params": []})
-    with pytest.raises(ValueError, match="complex64"):
-        make({"params": [nn.Parameter(torch.zeros(2, dtype=torch.complex64))]})
-    first, second = nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(4))
-    second.data = first.data
-    with pytest.raises(ValueError, match="parameters 0 and 1 share memory"):
-        make({"params": [first, second]})
+def test_groups_and_parameters_may_be_empty(name: str) -> None:
     weight, empty = nn.Parameter(torch.ones(4)), nn.Parameter(torch.zeros(0, 3))
-    optimizer = make({"params": []}, {"params": [weight, empty]}, {"params": []})
+    given = [{"params": []}, {"params": [weight, empty]}, {"params": []}]
+    optimizer = algorithms()[name](given, lr=0.1, momentum=0.9, **own_settings(name))
     (weight.sum() + empty.sum()).backward()
     optimizer.step()
     assert torch.equal(weight, weight[:1].expand(4)) and weight[0] < 1
@@ -184,21 +105,7 @@ def test_a_first_step_without_any_gradient_is_noticed() -> None:
         optimizer.step()
 
 
-# 9. What people read.
-
-
-def test_traffic_prints_as_a_table() -> None:
-    traffic = Traffic()
-    traffic.add(Purpose.GRADIENT, 8_000_000, 10)
-    traffic.add(Purpose.ERROR, 400, 2)
-    traffic.add(Purpose.CONTROL, 32)
-    assert str(traffic).splitlines() == [
-        "sent by one worker for     collectives        payload bits     megabytes",
-        "gradient                            10           8,000,000         1.000",
-        "error                                2                 400         0.000",
-        "control                              1                  32         0.000",
-        "training in all                     12           8,000,400         1.000",
-    ]
+# What people read.
 
 
 @pytest.mark.parametrize("name", NAMES)

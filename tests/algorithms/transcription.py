@@ -1,6 +1,7 @@
 """The algorithms in slow NumPy, line by line from their definitions: x[i], m[i], e[i] are worker i's vectors.
 
-A compressor is a function of (step, purpose, the workers' vectors) that returns the workers' C(v).
+A compressor is a function of (step, purpose, the workers' vectors) that returns the workers' C(v). A method goes on for
+ever.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ Vectors = Array
 Compress = Callable[[int, str, Vectors], Vectors]
 Mask = Callable[[int, str], NDArray[np.bool_]]
 State = tuple[Vectors, Vectors | list[Array]]
+Shapes = Sequence[tuple[int, ...]]
 
 
 @dataclass
@@ -30,11 +33,14 @@ class Problem:
     eta: Array
     beta: float
     decay: Array
-    rule: Callable[[Vectors, Vectors], Vectors] | None = None
-    """Another local step than Nesterov's: the workers' updates from their gradients and their x."""
+    adam: AdamW | None = None
+    """Another local step than Nesterov's."""
 
     def everywhere(self, value: Array) -> Vectors:
         return np.tile(value, (self.num_workers, 1))
+
+    def zeros(self) -> Vectors:
+        return self.everywhere(0 * self.start)
 
     def gradients(self, xs: Vectors, step: int) -> Vectors:
         """g_i at x_i, without weight decay."""
@@ -47,12 +53,52 @@ def mean(vectors: Vectors | list[Array]) -> Array:
 
 
 def updates(problem: Problem, momenta: Vectors, xs: Vectors, step: int) -> Vectors:
+    """The workers' p, of their own gradients."""
+    return updates_of(problem, momenta, xs, problem.gradients(xs, step))
+
+
+def updates_of(problem: Problem, momenta: Vectors, xs: Vectors, gradients: Vectors) -> Vectors:
     """g <- g + lambda x;  m <- beta m + g;  p = eta (beta m + g), for each worker."""
-    if problem.rule is not None:
-        return problem.rule(problem.gradients(xs, step), xs)
-    g = problem.gradients(xs, step) + problem.decay * xs
+    if problem.adam is not None:
+        return problem.adam.updates(problem, gradients, xs)
+    g = gradients + problem.decay * xs
     momenta[:] = problem.beta * momenta + g
     return problem.eta * (problem.beta * momenta + g)
+
+
+class AdamW:
+    """Of each worker m and v, and t steps; p = eta (lambda x + mhat / (sqrt(vhat) + eps)).
+
+    Where the first coordinates are matrices, these move by Muon: p = eta (lambda x + 0.2 sqrt(max(rows, columns)) O(u))
+    with m <- mu m + (1 - mu) g and u = mu m + (1 - mu) g.
+    """
+
+    def __init__(self, zero: Vectors, betas: tuple[float, float], eps: float, mu: float, shapes: Shapes) -> None:
+        self.m, self.v, self.t, self.eps, self.shapes = zero.copy(), zero.copy(), 0, eps, shapes
+        self.b1 = np.where(np.arange(zero.shape[1]) < sum(map(math.prod, shapes)), mu, betas[0])
+        self.b2 = betas[1]
+
+    def updates(self, problem: Problem, gradients: Vectors, xs: Vectors) -> Vectors:
+        self.t += 1
+        self.m = self.b1 * self.m + (1 - self.b1) * gradients
+        self.v = self.b2 * self.v + (1 - self.b2) * gradients**2
+        direction = self.m / (1 - self.b1**self.t) / (np.sqrt(self.v / (1 - self.b2**self.t)) + self.eps)
+        u, offset = self.b1 * self.m + (1 - self.b1) * gradients, 0
+        for shape in self.shapes:
+            here = slice(offset, offset + math.prod(shape))
+            for own, direction_of in zip(u[:, here], direction[:, here], strict=True):
+                direction_of[:] = 0.2 * max(shape) ** 0.5 * polar(own.reshape(shape)).reshape(-1)
+            offset = here.stop
+        return problem.eta * (problem.decay * xs + direction)
+
+
+def polar(u: Array) -> Array:
+    """O(u): X <- a X + (b A + c A^2) X, five times, A = X X^T, from u over its Frobenius norm, lying wide."""
+    x = (u if u.shape[0] <= u.shape[1] else u.T) / max(np.linalg.norm(u), 1e-7)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x if u.shape[0] <= u.shape[1] else x.T
 
 
 def released_updates(problem: Problem, momenta: Vectors, xs: Vectors, step: int) -> Vectors:
@@ -69,17 +115,17 @@ def psync(v: Vectors, compress: Compress, step: int, purpose: str) -> tuple[Vect
     return mean(sent) + r, r
 
 
-def sgd(problem: Problem, num_steps: int) -> Iterator[State]:
-    x, m = problem.start.copy(), problem.everywhere(0 * problem.start)
-    for t in range(1, num_steps + 1):
+def sgd(problem: Problem) -> Iterator[State]:
+    x, m = problem.start.copy(), problem.zeros()
+    for t in count(1):
         x = x - mean(updates(problem, m, problem.everywhere(x), t))
         yield problem.everywhere(x), []
 
 
-def sgd_accumulate(problem: Problem, num_steps: int, accumulation_steps: int) -> Iterator[State]:
+def sgd_accumulate(problem: Problem, accumulation_steps: int) -> Iterator[State]:
     """SGD on the mean of all gradients since the last step, which are all of the same x."""
     x, m, since = problem.start.copy(), 0 * problem.start, []
-    for t in range(1, num_steps + 1):
+    for t in count(1):
         since += [problem.gradient(x, t, i) for i in range(problem.num_workers)]
         if t % accumulation_steps == 0:
             g = mean(since) + problem.decay * x
@@ -88,12 +134,10 @@ def sgd_accumulate(problem: Problem, num_steps: int, accumulation_steps: int) ->
         yield problem.everywhere(x), []
 
 
-def ef_sgd(
-    problem: Problem, num_steps: int, compress: Compress, drop_rest: bool = False, decay_apart: bool = False
-) -> Iterator[State]:
+def ef_sgd(problem: Problem, compress: Compress, drop_rest: bool = False, decay_apart: bool = False) -> Iterator[State]:
     zero = 0 * problem.start
     x, v, m, e = problem.start.copy(), zero.copy(), problem.everywhere(zero), problem.everywhere(zero)
-    for t in range(1, num_steps + 1):
+    for t in count(1):
         if decay_apart:
             g = problem.gradients(problem.everywhere(x), t)
             m = problem.beta * m + g
@@ -109,10 +153,21 @@ def ef_sgd(
         yield problem.everywhere(x), e
 
 
+def ef_on_gradients(problem: Problem, compress: Compress) -> Iterator[State]:
+    """What is sent are gradients; all workers then take the same step."""
+    e, x = problem.zeros(), problem.start.copy()
+    m = e.copy()
+    for t in count(1):
+        e = e + problem.gradients(problem.everywhere(x), t)
+        sent = compress(t, "gradient", e)
+        e = e - sent
+        x = x - updates_of(problem, m, problem.everywhere(x), problem.everywhere(mean(sent)))[0]
+        yield problem.everywhere(x), e
+
+
 def powersgd(
     problem: Problem,
-    num_steps: int,
-    shapes: Sequence[tuple[int, ...]],
+    shapes: Shapes,
     rank: int,
     first_q: Callable[[int, int, int], Array],
 ) -> Iterator[State]:
@@ -123,7 +178,7 @@ def powersgd(
     zero = 0 * problem.start
     x, m, e = problem.start.copy(), zero.copy(), problem.everywhere(zero)
     q: dict[int, Array] = {}
-    for t in range(1, num_steps + 1):
+    for t in count(1):
         gradients = problem.gradients(problem.everywhere(x), t)
         g, offset = mean(gradients), 0
         for number, shape in enumerate(shapes):
@@ -156,9 +211,9 @@ def gram_schmidt(matrix: Array) -> Array:
     return np.stack(done, axis=1)
 
 
-def local_sgd(problem: Problem, num_steps: int, interval: int) -> Iterator[State]:
-    x, m = problem.everywhere(problem.start), problem.everywhere(0 * problem.start)
-    for t in range(1, num_steps + 1):
+def local_sgd(problem: Problem, interval: int) -> Iterator[State]:
+    x, m = problem.everywhere(problem.start), problem.zeros()
+    for t in count(1):
         p = updates(problem, m, x, t)
         x = x - p
         if t % interval == 0:
@@ -166,11 +221,11 @@ def local_sgd(problem: Problem, num_steps: int, interval: int) -> Iterator[State
         yield x, []
 
 
-def qsr(problem: Problem, num_steps: int, base: int, alpha: float, rates: Callable[[int], float]) -> Iterator[State]:
+def qsr(problem: Problem, base: int, alpha: float, rates: Callable[[int], float]) -> Iterator[State]:
     """`rates(t)` is the first coordinate's learning rate at step t; the others' are in proportion."""
-    x, m = problem.everywhere(problem.start), problem.everywhere(0 * problem.start)
+    x, m = problem.everywhere(problem.start), problem.zeros()
     ends, before = [0], 0.0
-    for t in range(1, num_steps + 1):
+    for t in count(1):
         if t == ends[-1] + 1:
             rule = max(base, int(np.floor((alpha / rates(t)) ** 2)))
             ends.append(ends[-1] + (base if rates(t) > before else rule))
@@ -181,12 +236,10 @@ def qsr(problem: Problem, num_steps: int, base: int, alpha: float, rates: Callab
         yield x, []
 
 
-def sparse_loco(
-    problem: Problem, num_steps: int, compress: Compress, interval: int, outer_lr: float, decay: float
-) -> Iterator[State]:
-    theta, e = problem.start.copy(), problem.everywhere(0 * problem.start)
-    x, m = problem.everywhere(theta), problem.everywhere(0 * problem.start)
-    for t in range(1, num_steps + 1):
+def sparse_loco(problem: Problem, compress: Compress, interval: int, outer_lr: float, decay: float) -> Iterator[State]:
+    theta, e = problem.start.copy(), problem.zeros()
+    x, m = problem.everywhere(theta), problem.zeros()
+    for t in count(1):
         x = x - updates(problem, m, x, t)
         if t % interval == 0:
             e = decay * e + (theta - x)
@@ -199,16 +252,15 @@ def sparse_loco(
 
 def noloco(
     problem: Problem,
-    num_steps: int,
     interval: int,
     groups: Callable[[int], list[list[int]]],
     outer_lr: float,
     outer_momentum: float,
 ) -> Iterator[State]:
     """As the release has it: in a group both the anchors and what they moved by are averaged."""
-    phi, delta = problem.everywhere(problem.start), problem.everywhere(0 * problem.start)
+    phi, delta = problem.everywhere(problem.start), problem.zeros()
     x, m, momentum = phi.copy(), 0 * phi, 0 * phi
-    for t in range(1, num_steps + 1):
+    for t in count(1):
         x = x - updates(problem, m, x, t)
         if t % interval == 0:
             delta = x - phi
@@ -221,14 +273,13 @@ def noloco(
         yield x, []
 
 
-def averaged_moments(
-    problem: Problem, num_steps: int, periods: Sequence[int], moments: Sequence[Callable[[], Vectors]]
-) -> Iterator[State]:
+def averaged_moments(problem: Problem, periods: Sequence[int]) -> Iterator[State]:
     """Local Adam, or DES-LOC: every K_x, K_u and K_v steps the workers' x, first and second moments are averaged."""
     x = problem.everywhere(problem.start)
-    for t in range(1, num_steps + 1):
+    assert problem.adam is not None
+    for t in count(1):
         x = x - updates(problem, x, x, t)
-        for period, vectors in zip(periods, (x, *(moment() for moment in moments)), strict=True):
+        for period, vectors in zip(periods, (x, problem.adam.m, problem.adam.v), strict=True):
             if t % period == 0:
                 vectors[:] = mean(vectors)
         yield x.copy(), []
@@ -236,7 +287,6 @@ def averaged_moments(
 
 def qsparse_local_sgd(
     problem: Problem,
-    num_steps: int,
     compress: Compress,
     interval: int,
     keep_master: bool = False,
@@ -245,7 +295,7 @@ def qsparse_local_sgd(
     zero = 0 * problem.start
     anchor, y = problem.start.copy(), problem.everywhere(problem.start)
     m, e = problem.everywhere(zero), problem.everywhere(zero)
-    for t in range(1, num_steps + 1):
+    for t in count(1):
         p = step_of(problem, m, y, t)
         y = y - p
         if t % interval == 0:
@@ -259,7 +309,6 @@ def qsparse_local_sgd(
 
 def streaming_diloco(
     problem: Problem,
-    num_steps: int,
     interval: int,
     num_fragments: int,
     delay: int,
@@ -278,7 +327,7 @@ def streaming_diloco(
     theta, velocity = problem.start.copy(), zero.copy()
     x, m, e = problem.everywhere(theta), problem.everywhere(zero), problem.everywhere(zero)
     under_way: dict[tuple[int, int], Array] = {}
-    for t in range(1, num_steps + 1):
+    for t in count(1):
         p = updates(problem, m, x, t)
         x = x - (problem.everywhere(mean(p)) if send_gradients else p)
         for f in range(num_fragments):
@@ -297,11 +346,11 @@ def streaming_diloco(
         yield x.copy(), [] if compress is None else e.copy()
 
 
-def ef21_sgdm(problem: Problem, num_steps: int, compress: Compress) -> Iterator[State]:
+def ef21_sgdm(problem: Problem, compress: Compress) -> Iterator[State]:
     """With g_i as h_i and eta as a = 1 - beta; the first v_i is the first gradient, and is sent in full."""
     a, zero = 1 - problem.beta, 0 * problem.start
     x, h = problem.start.copy(), zero
-    for t in range(1, num_steps + 1):
+    for t in count(1):
         g = problem.gradients(problem.everywhere(x), t) + problem.decay * x
         if t == 1:
             v, own, sent = g, problem.everywhere(zero), everything(t, "gradient", g)
@@ -314,10 +363,10 @@ def ef21_sgdm(problem: Problem, num_steps: int, compress: Compress) -> Iterator[
         yield problem.everywhere(x), []
 
 
-def ef21(problem: Problem, num_steps: int, compress: Compress) -> Iterator[State]:
+def ef21(problem: Problem, compress: Compress) -> Iterator[State]:
     """EF21: g_i <- g_i + C(gradient - g_i); x <- x - gamma mean(g). No momentum; the first gradient is sent in full."""
-    x, estimates = problem.start.copy(), problem.everywhere(0 * problem.start)
-    for t in range(1, num_steps + 1):
+    x, estimates = problem.start.copy(), problem.zeros()
+    for t in count(1):
         gradients = problem.gradients(problem.everywhere(x), t) + problem.decay * x
         changes = gradients - estimates
         sent = changes if t == 1 else compress(t, "gradient", changes)
@@ -326,19 +375,19 @@ def ef21(problem: Problem, num_steps: int, compress: Compress) -> Iterator[State
         yield problem.everywhere(x), []
 
 
-def sparta(problem: Problem, num_steps: int, mask: Mask) -> Iterator[State]:
+def sparta(problem: Problem, mask: Mask) -> Iterator[State]:
     """Sparse parameter averaging: after each local step the parameters that the mask draws become their averages."""
-    x, m = problem.everywhere(problem.start), problem.everywhere(0 * problem.start)
-    for t in range(1, num_steps + 1):
+    x, m = problem.everywhere(problem.start), problem.zeros()
+    for t in count(1):
         x = x - updates(problem, m, x, t)
         x = averaged_where(x, mask(t, "error"))
         yield x, []
 
 
-def cser(problem: Problem, num_steps: int, c2: Compress, c1: Compress, interval: int) -> Iterator[State]:
+def cser(problem: Problem, c2: Compress, c1: Compress, interval: int) -> Iterator[State]:
     zero = 0 * problem.start
     x, m, e = problem.everywhere(problem.start), problem.everywhere(zero), problem.everywhere(zero)
-    for t in range(1, num_steps + 1):
+    for t in count(1):
         p, r = psync(updates(problem, m, x, t), c2, t, "gradient")
         x = x - p
         e = e - r
@@ -351,7 +400,6 @@ def cser(problem: Problem, num_steps: int, c2: Compress, c1: Compress, interval:
 
 def cser_released(
     problem: Problem,
-    num_steps: int,
     mask2: Mask,
     mask1: Mask,
     interval: int,
@@ -359,9 +407,9 @@ def cser_released(
     skip_gradient_at_reset: bool,
     decay_in_momentum_only: bool,
 ) -> Iterator[State]:
-    x, m = problem.everywhere(problem.start), problem.everywhere(0 * problem.start)
+    x, m = problem.everywhere(problem.start), problem.zeros()
     step_of = released_updates if decay_in_momentum_only else updates
-    for t in range(1, num_steps + 1):
+    for t in count(1):
         reset = t % interval == 0
         p = step_of(problem, m, x, t)
         gradient_stage = not (reset and skip_gradient_at_reset)
@@ -375,12 +423,10 @@ def cser_released(
         yield x, []
 
 
-def dpsgd(
-    problem: Problem, num_steps: int, weights: Callable[[int], Array], combine_while_adapt: bool
-) -> Iterator[State]:
+def dpsgd(problem: Problem, weights: Callable[[int], Array], combine_while_adapt: bool) -> Iterator[State]:
     """`weights(t)` is W of step t, counted from 1."""
-    x, m = problem.everywhere(problem.start), problem.everywhere(0 * problem.start)
-    for t in range(1, num_steps + 1):
+    x, m = problem.everywhere(problem.start), problem.zeros()
+    for t in count(1):
         p = updates(problem, m, x, t)
         x = mixed(weights(t), x) - p if combine_while_adapt else mixed(weights(t), x - p)
         yield x, []
@@ -388,7 +434,6 @@ def dpsgd(
 
 def choco_sgd(
     problem: Problem,
-    num_steps: int,
     w: Array,
     compress: Compress,
     gamma: float,
@@ -396,9 +441,9 @@ def choco_sgd(
     from_zero: bool = False,
 ) -> Iterator[State]:
     """Each worker holds xhat_j of every neighbour, where the module holds their weighted sum."""
-    x, m = problem.everywhere(problem.start), problem.everywhere(0 * problem.start)
+    x, m = problem.everywhere(problem.start), problem.zeros()
     xhat = problem.everywhere(0 * problem.start if from_zero else problem.start)
-    for t in range(1, num_steps + 1):
+    for t in count(1):
         half = x - updates(problem, m, x, t)
         if released_order:
             x = consensus_step(w, gamma, half, xhat)
@@ -410,11 +455,11 @@ def choco_sgd(
 
 
 def deep_squeeze(
-    problem: Problem, num_steps: int, weights: Callable[[int], Array], compress: Compress, gamma: float
+    problem: Problem, weights: Callable[[int], Array], compress: Compress, gamma: float
 ) -> Iterator[State]:
     zero = 0 * problem.start
     x, m, e = problem.everywhere(problem.start), problem.everywhere(zero), problem.everywhere(zero)
-    for t in range(1, num_steps + 1):
+    for t in count(1):
         half = x - updates(problem, m, x, t)
         v = half + e
         sent = compress(t, "model", v)

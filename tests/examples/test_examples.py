@@ -1,7 +1,5 @@
 """The examples, started by torchrun as they stand: equal at the consensus, learning, the same once resumed."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import math

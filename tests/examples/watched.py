@@ -6,8 +6,6 @@ For each `consensus()` a line goes to LOG, with the rank in its name: digests of
 own state afterwards. With KILLED_AFTER of 2, rank 1 kills itself after the second, before anything of it is saved.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,6 +1,4 @@
-"""Workers as threads and as processes: the same bits and counts, and errors where a collective cannot take place."""
-
-from __future__ import annotations
+"""Workers as processes: what user scripts do to them, overlap, and collectives, also where these cannot take place."""
 
 import os
 import re
@@ -15,16 +13,48 @@ import pytest
 import torch
 
 from algorithms import Collectives, Purpose
-from tests.algorithms import processes
-from tests.algorithms.problems import run_processes, workers
+from tests.algorithms import overlap_scripts, processes, user_scripts
+from tests.algorithms.problems import NAMES, run_processes, workers
 
-slow_to_start = pytest.mark.timeout(400)
+slow_to_start = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
 def by_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What four processes, started once, found."""
     return run_processes(processes.process, processes.WORLD_SIZE, tmp_path_factory.mktemp("processes"))
+
+
+@slow_to_start
+@pytest.mark.parametrize("case", user_scripts.CASES)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_script_of_ones_own(by_processes: list[dict[str, Any]], name: str, case: str) -> None:
+    told = [(rank, results["scripts"][case, name]) for rank, results in enumerate(by_processes)]
+    wrong = [f"rank {rank}: {raised}" for rank, raised in told if raised]
+    assert not wrong, "\n".join(wrong)
+
+
+@slow_to_start
+def test_what_the_guide_shows_runs_as_it_stands(by_processes: list[dict[str, Any]]) -> None:
+    for results in by_processes:
+        said = results["printed"]
+        assert "evaluated 1302 parameters" in said and "worker " in said and " of 4" in said
+        assert "training in all" in said and "MCSER(gradient_compressor=BlockSparsifier(ratio=512" in said
+
+
+@slow_to_start
+@pytest.mark.parametrize("key", overlap_scripts.KEYS)
+def test_overlap_changes_no_bit_and_what_would_change_a_message_afterwards_is_refused(
+    by_processes: list[dict[str, Any]], key: str
+) -> None:
+    wrong = [f"rank {rank}: {results['overlap'][key]}" for rank, results in enumerate(by_processes)]
+    assert all(each.endswith(": None") for each in wrong), "\n".join(wrong)
+
+
+@slow_to_start
+def test_under_a_grad_scaler_nothing_is_sent_early(by_processes: list[dict[str, Any]]) -> None:
+    words = "overlap: a GradScaler takes the scale out of the gradients in step(), so nothing is sent before step()"
+    assert all(results["said"] == [words] for results in by_processes)
 
 
 @slow_to_start
