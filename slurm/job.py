@@ -123,22 +123,17 @@ def preflight(request: Request) -> None:
 
 
 def checks_here(request: Request, here: Allocation) -> Iterator[Check]:
-    """The checks of one process: its GPUs, its node's disk, the network, then, while all read too, the data.
-
-    Rank 0 looks at the data for all; one of each node does where that is quick, as where no folders are looked through.
-    """
-    profile, config = request.profile, request.plan.runs[0].config
-    configured, device = find_task(config.task.name), own_device(profile, here)
+    """The checks of one process: its GPUs, its node's disk, the network, and for its node the data."""
+    profile, device = request.profile, own_device(request.profile, here)
     if device != "cpu":
         yield from machine.check_gpus()
     if here.local_rank == 0:
         yield machine.check_writable("temporary files", Path(tempfile.gettempdir()))
     yield network_check(profile, here, device)
-    yield from machine.check_reading(config, request.data, device, profile.cpus_per_worker)
     if here.rank == 0:
         yield machine.check_results(request.plan, request.results, profile.array_parallelism)
-    if here.rank == 0 or (here.local_rank == 0 and not hasattr(configured, "measured_reading_rate")):
-        yield machine.check_data(configured, request.data)
+    if here.local_rank == 0:
+        yield machine.check_data(find_task(request.plan.runs[0].config.task.name), request.data)
 
 
 def network_check(profile: Profile, here: Allocation, device: str) -> Check:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import itertools
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +19,7 @@ from typing import TypeVar
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.datasets.folder import find_classes, make_dataset
+from torchvision.datasets import DatasetFolder
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import functional
 
@@ -49,24 +48,6 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class ImageIndex:
-    """The JPEG files of class folders, both in the order of their names."""
-
-    root: Path
-    classes: list[str]
-    paths: list[str]
-    labels: Tensor
-
-    def part(self, numbers: Tensor) -> ImageIndex:
-        """These images alone, in this order."""
-        return ImageIndex(self.root, self.classes, self.chosen(numbers), self.labels[numbers])
-
-    def chosen(self, numbers: Tensor) -> list[str]:
-        """The paths of these images."""
-        return [self.paths[number] for number in numbers.tolist()]
-
-
-@dataclass(frozen=True)
 class ImageNet:
     """The folders train/ and val/ of class folders, in DATA or in $XDG_CACHE_HOME/cser-bench/imagenet.
 
@@ -85,46 +66,29 @@ class ImageNet:
         return (3, self.side, self.side)
 
     def prepare(self, data: Path | None) -> None:
-        indices = [self._index(data, split) for split in ("train", "val")]
-        _check_same_classes(*indices)
-        for index in indices:
-            read_images(index.paths[:: max(1, len(index.paths) // SAMPLED)], self.side, self.resize)
+        for folder in self._splits(data):
+            paths = [path for path, _ in folder.samples]
+            read_images(paths[:: max(1, len(paths) // SAMPLED)], self.side, self.resize)
 
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> ImageNetSamples:
-        train = self._index(data, "train")
+        train, val = self._splits(data)
         kept, held_out = held_out_indices(self.num_train, spec.held_out, spec.num_train)
-        scored = train.part(held_out) if spec.held_out else self._index(data, "val")
-        _check_same_classes(train, scored)
-        return ImageNetSamples(self, train.part(kept), scored, device)
+        scored = Images.of(train, held_out) if spec.held_out else Images.of(val, torch.arange(self.num_test))
+        return ImageNetSamples(self, Images.of(train, kept), scored, device)
 
-    def measured_reading_rate(self, data: Path | None, seconds: float) -> float:
-        """Training images a second that each of this process's readers delivers now; `num_readers` says how many go.
-
-        The images are drawn anew each time, so that few are in a cache.
+    def _splits(self, data: Path | None) -> tuple[DatasetFolder, DatasetFolder]:
+        """Look through both folders, as torchvision's `ImageFolder` does.
 
         Raises:
-            DataError: the data is missing or incomplete, or an image cannot be read.
+            DataError: missing, incomplete or unreadable, or a class is in one of the two alone.
         """
-        index, draws = self._index(data, "train"), draw(generator(0, "reading rate"), SAMPLED, JITTER, LIGHTING)
-        random = torch.Generator()
-        random.seed()
-        started = time.monotonic()
+        root = cache_folder("imagenet") if data is None else data.expanduser()
+        train, val = self._split(root / "train", self.num_train), self._split(root / "val", self.num_test)
+        if odd := set(train.classes) ^ set(val.classes):
+            raise DataError(f"class {min(odd)} is in only one of {train.root} and {val.root}; extract both again")
+        return train, val
 
-        def calls() -> Iterator[Callable[[], Tensor]]:
-            while time.monotonic() < started + seconds:
-                paths = index.chosen(torch.randint(len(index.paths), (SAMPLED,), generator=random))
-                yield partial(read_images, paths, self.side, self.resize, draws)
-
-        count = SAMPLED * sum(1 for _ in in_order(calls()))
-        return count / (time.monotonic() - started) / num_readers(own_cores())
-
-    def _index(self, data: Path | None, split: str) -> ImageIndex:
-        """Look through the folder of "train" or "val", as torchvision's `ImageFolder` does.
-
-        Raises:
-            DataError: missing, incomplete or unreadable.
-        """
-        root = (cache_folder("imagenet") if data is None else data.expanduser()) / split
+    def _split(self, root: Path, num_images: int) -> DatasetFolder:
         if not root.is_dir():
             raise DataError(
                 f"ImageNet is not at hand: {root} is not a folder; ILSVRC-2012 may not be fetched by programs, so get "
@@ -132,24 +96,40 @@ class ImageNet:
                 "DATA=FOLDER"
             )
         try:
-            classes, numbers = find_classes(root)
-            found = make_dataset(root, numbers, (".jpeg", ".jpg"))
+            found = DatasetFolder(str(root), Image.open, (".jpeg", ".jpg"))
         except OSError as error:
             advice = f"it must hold one folder per class, as in {root.name}/n01440764/NAME.JPEG"
             raise DataError(f"{root} cannot be used ({error.strerror or error}); {advice}") from None
-        labels, expected = torch.tensor([label for _, label in found]), {"train": self.num_train, "val": self.num_test}
-        if len(classes) != self.num_classes:
+        if len(found.classes) != self.num_classes:
             raise DataError(
-                f"{root} holds {len(classes):,} class folders where {self.num_classes:,} are expected; "
+                f"{root} holds {len(found.classes):,} class folders where {self.num_classes:,} are expected; "
                 "extract ILSVRC-2012 again, and keep other folders out of it"
             )
-        if len(found) != expected[split]:
-            sizes = torch.bincount(labels, minlength=len(classes))
+        if len(found) != num_images:
+            fewest, label = torch.bincount(torch.tensor(found.targets), minlength=self.num_classes).min(0)
             raise DataError(
-                f"{root} holds {len(found):,} images where {expected[split]:,} are expected (the fewest, "
-                f"{int(sizes.min()):,} of {classes[int(sizes.argmin())]}); extract ILSVRC-2012 again"
+                f"{root} holds {len(found):,} images where {num_images:,} are expected (the fewest, "
+                f"{int(fewest):,} of {found.classes[int(label)]}); extract ILSVRC-2012 again"
             )
-        return ImageIndex(root, classes, [path for path, _ in found], labels)
+        return found
+
+
+@dataclass(frozen=True)
+class Images:
+    """JPEG files and their labels."""
+
+    paths: list[str]
+    labels: Tensor
+
+    @classmethod
+    def of(cls, folder: DatasetFolder, numbers: Tensor) -> Images:
+        """These images of the folder, in this order."""
+        chosen = [folder.samples[number] for number in numbers.tolist()]
+        return cls([path for path, _ in chosen], torch.tensor([label for _, label in chosen]))
+
+    def chosen(self, places: Tensor) -> list[str]:
+        """The paths of the images at these places."""
+        return [self.paths[place] for place in places.tolist()]
 
 
 @dataclass(frozen=True)
@@ -157,8 +137,8 @@ class ImageNetSamples:
     """Files, which are read when they are used."""
 
     task: ImageNet
-    train: ImageIndex
-    evaluated: ImageIndex
+    train: Images
+    evaluated: Images
     device: torch.device
 
     @property
@@ -189,34 +169,11 @@ class ImageNetSamples:
             yield pixels, to_device(self.evaluated.labels[places], self.device)
 
 
-def _check_same_classes(train: ImageIndex, test: ImageIndex) -> None:
-    """Labels are places among the sorted classes. Raises DataError where a class is in one of the splits alone."""
-    if test.classes != train.classes:
-        odd = min(set(test.classes) ^ set(train.classes))
-        raise DataError(f"class {odd} is in only one of {train.root} and {test.root}; extract both again")
-
-
-def num_readers(cores: int) -> int:
-    """Threads that read for a local rank with so many cores: one for each, 8 at most."""
-    return min(max(1, cores), MAX_READERS)
-
-
-def own_cores() -> int:
-    """Cores that this local rank has to itself: of those that it may use its share, unless they are its own already.
-
-    Slurm binds each task to its own cores, torchrun lets all ranks of a machine use all of them. Where Slurm binds no
-    task, it still says how many each was promised.
-    """
-    usable, ranks = len(os.sched_getaffinity(0)), int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
-    share = max(1, (os.cpu_count() or usable) // ranks)
-    cores = usable if usable <= share else usable // ranks
-    return max(1, min(cores, int(os.environ.get("SLURM_CPUS_PER_TASK") or cores)))
-
-
 @cache
 def readers() -> ThreadPoolExecutor:
-    """The reading threads of this process."""
-    return ThreadPoolExecutor(num_readers(own_cores()), "reader", lambda: torch.set_num_threads(1))
+    """The reading threads of this process: one for each core of its share of those that it may use."""
+    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    return ThreadPoolExecutor(min(max(1, cores), MAX_READERS), "reader", lambda: torch.set_num_threads(1))
 
 
 def in_order(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
@@ -224,8 +181,7 @@ def in_order(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
     waiting, ahead = iter(calls), deque[Future[T]]()
     try:
         while True:
-            free = num_readers(own_cores()) + 1 - len(ahead)
-            ahead.extend(readers().submit(call) for call in itertools.islice(waiting, free))
+            ahead.extend(readers().submit(call) for call in itertools.islice(waiting, MAX_READERS + 1 - len(ahead)))
             if not ahead:
                 return
             yield ahead.popleft().result()

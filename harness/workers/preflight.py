@@ -8,20 +8,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from algorithms import CollectiveError
-from harness.plan.footprint import dry_steps
 from harness.plan.plan import Plan
-from harness.spec import RunConfig, SpecError
+from harness.spec import SpecError
 from harness.tasks import DataError
-from harness.tasks.imagenet import num_readers
 from harness.tasks.task import Check, Task, find_task
 from harness.train.checkpoint import GENERATIONS
-from harness.workers.attempt import num_cores
 from harness.workers.launch import Options, places
 
 PROBE_BYTES = 1_000_000
@@ -30,16 +26,10 @@ PROBE_BYTES = 1_000_000
 REDUCED_BYTES, REPEATS = {"cuda": 64_000_000, "cpu": 8_000_000}, 5
 """What an all-reduce is timed with, by kind of device: enough that latency hardly counts."""
 
-READING_SECONDS = 3.0
-"""How long images are read for their rate."""
-
 
 def checks(plan: Plan, options: Options) -> Iterator[Check]:
     """The checks before a launch with these options, as they are made; touches nothing but a temporary folder."""
-    config = plan.runs[0].config
-    yield check_data(find_task(config.task.name), options.data)
-    processes = config.num_workers if options.workers == "processes" else 1
-    yield from check_reading(config, options.data, options.device, max(1, num_cores() // processes))
+    yield check_data(find_task(plan.runs[0].config.task.name), options.data)
     try:
         jobs, lacking = len(places(plan, options)), None
     except SpecError as error:
@@ -63,38 +53,6 @@ def check_data(task: Task, data: Path | None) -> Check:
     except DataError as error:
         return Check("data", False, str(error))
     return Check("data", True, f"{task.num_train:,} + {task.num_test:,} samples, found and verified")
-
-
-def check_reading(config: RunConfig, data: Path | None, device: str, cores: int) -> Iterator[Check]:
-    """How many images a second a worker's readers reach on so many cores, measured, and how many its GPU takes.
-
-    Says nothing of a task that reads no files, or whose files cannot be read, which `check_data` says.
-    """
-    task: Any = find_task(config.task.name)
-    if not hasattr(task, "measured_reading_rate"):
-        return
-    taken = None
-    try:
-        each = task.measured_reading_rate(data, READING_SECONDS)
-        if device != "cpu" and torch.cuda.is_available():
-            gpu = torch.device("cuda", torch.cuda.current_device())
-            taken = config.batch_size / dry_steps(config, gpu).seconds
-    except DataError:
-        return
-    except RuntimeError as error:
-        advice = "if memory is short, use a smaller batch or lower precision"
-        yield Check("a training step", False, f"{first_line(error)}; {advice}")
-        return
-    yield Check("reading", True, reading(each, num_readers(cores), taken))
-
-
-def reading(each: float, readers: int, taken: float | None) -> str:
-    """In words: images a second of one reader, of a worker's readers, and what its GPU takes (None: there is none)."""
-    text = f"{readers} readers a worker reach about {each * readers:,.0f} images/s, {each:,.0f} each"
-    if taken is None:
-        return text
-    text += f"; its GPU takes {taken:,.0f}"
-    return text if each * readers >= taken else f"{text}, and would wait for them: give a worker more cores"
 
 
 def first_line(error: Exception) -> str:

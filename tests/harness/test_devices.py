@@ -8,7 +8,6 @@ import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,15 +15,15 @@ import torch.distributed as dist
 
 from algorithms import ProcessGroupCollectives, SoloCollectives
 from harness.plan.plan import make_plan
-from harness.spec import SpecError, TaskSpec
+from harness.spec import SpecError
 from harness.spec_file import load_spec
 from harness.tasks.task import find_task
 from harness.train import checkpoint
 from harness.train.build import build_model, build_optimizer
-from harness.workers import preflight, process_group
-from harness.workers.preflight import check_reading, check_results, check_writable
+from harness.workers import process_group
+from harness.workers.preflight import check_results, check_writable
 from harness.workers.process_group import choose_workers, device_groups, joined, own_gpu
-from tests.harness.support import CommandLine, changed, small_config, small_spec, write_spec
+from tests.harness.support import CommandLine, changed, small_spec, write_spec
 
 
 @pytest.mark.parametrize(
@@ -41,34 +40,23 @@ def test_each_local_rank_has_the_gpu_of_its_number(given: tuple[str, int, int], 
 
 
 @pytest.mark.parametrize(
-    ("device", "num_processes", "num_gpus", "parts"),
+    ("given", "words"),
     [
-        ("cuda", 1, 0, ["no GPUs", "--device cpu"]),
-        ("cuda", 8, 4, ["8 processes", "4", "--workers stacked"]),
+        (("cuda", 1, 0), "no GPUs on this machine; .*--device cpu"),
+        (("cuda", 8, 4), "8 processes .* torch sees 4; .*--workers stacked"),
     ],
 )
-def test_too_few_gpus_are_refused_with_a_remedy(
-    device: str, num_processes: int, num_gpus: int, parts: list[str]
-) -> None:
-    with pytest.raises(SpecError) as caught:
-        device_groups(device, num_processes, num_gpus)
-    assert not [part for part in parts if part not in str(caught.value)]
+def test_too_few_gpus_are_refused_with_a_remedy(given: tuple[str, int, int], words: str) -> None:
+    with pytest.raises(SpecError, match=words):
+        device_groups(*given)
 
 
-@pytest.mark.parametrize(("num_gpus", "gpus"), [
-    (4, ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]),  # each sees all of its host
-    (1, ["cuda:0"] * 4),  # each sees its own alone, as with Slurm's --gpus-per-task
-    (2, ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]),  # too few, which `joined` refuses
-    (0, ["cuda:0"] * 4),
-])  # fmt: skip
-def test_what_a_process_of_another_launcher_has(num_gpus: int, gpus: list[str]) -> None:
-    assert [own_gpu(local_rank, num_gpus) for local_rank in range(4)] == gpus
-
-
-def test_auto_is_processes_where_there_is_a_gpu_for_each_worker() -> None:
+def test_what_a_process_of_another_launcher_has_and_what_auto_means() -> None:
+    """Each sees all GPUs of its host, or its own alone, as with Slurm; too few are for `joined` to refuse."""
+    assert [own_gpu(local_rank, 4) for local_rank in range(3)] == ["cuda:0", "cuda:1", "cuda:2"]
+    assert [own_gpu(local_rank, 1) for local_rank in range(2)] == ["cuda:0", "cuda:0"]
     machines = [("cuda", 8, 8), ("cuda", 8, 7), ("cpu", 1, 8)]
-    chosen = [choose_workers("auto", *machine) for machine in machines]
-    assert chosen == ["processes", "stacked", "stacked"]
+    assert [choose_workers("auto", *machine) for machine in machines] == ["processes", "stacked", "stacked"]
     assert choose_workers("processes", "cuda", 8, 1) == "processes"
 
 
@@ -100,47 +88,15 @@ needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machin
 
 
 @needs_no_gpu
-def test_a_run_without_the_gpus_it_needs_is_refused_before_anything_is_written(
-    tmp_path: Path, cli: CommandLine
-) -> None:
+def test_gpus_that_are_not_there_are_said_before_anything_is_written(tmp_path: Path, cli: CommandLine) -> None:
     path, results = write_spec(tmp_path, small_spec()), tmp_path / "results"
     said = cli.refused("run", path, "--results", results, "--device", "cuda")
     assert said.startswith("--device cuda: torch sees no GPUs") and not results.exists()
-
-
-@needs_no_gpu
-def test_a_preflight_without_gpus_says_so_line_by_line(tmp_path: Path, cli: CommandLine) -> None:
-    options = ["--results", tmp_path, "--device", "cuda"]
-    said = cli.out("preflight", write_spec(tmp_path, small_spec()), *options, code=1)
-    checks = ["ok   data", "ok   disk", "FAIL GPUs", "FAIL GPUs suffice"]
-    assert [line.split(":")[0] for line in said.splitlines()] == checks
+    lines = cli.out("preflight", path, "--results", tmp_path, "--device", "cuda", code=1).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["ok   data", "ok   disk", "FAIL GPUs", "FAIL GPUs suffice"]
 
 
 # Preflight
-
-
-def test_reading_is_said_beside_what_the_gpu_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader is measured; a worker of the run has four cores."""
-    monkeypatch.setattr("harness.tasks.imagenet.ImageNet.measured_reading_rate", lambda *arguments: 500.0)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    config = small_config(task=TaskSpec(name="imagenet"))
-    for taken, words in (
-        (None, "4 readers a worker reach about 2,000 images/s, 500 each"),
-        (1200.0, "2,000 images/s, 500 each; its GPU takes 1,200"),
-        (2500.0, "its GPU takes 2,500, and would wait for them: give a worker more cores"),
-    ):
-        seconds = SimpleNamespace(seconds=config.batch_size / taken if taken else None)
-        monkeypatch.setattr(torch.cuda, "is_available", lambda taken=taken: taken is not None)
-        monkeypatch.setattr(preflight, "dry_steps", lambda config, device, seconds=seconds: seconds)
-        (check,) = check_reading(config, None, "cuda", cores=4)
-        assert check.passed and check.detail.endswith(words)
-
-    def fail(*arguments: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
-
-    monkeypatch.setattr(preflight, "dry_steps", fail)
-    (check,) = check_reading(config, None, "cuda", cores=4)
-    assert not check.passed and "CUDA out of memory.; if memory is short" in check.detail
 
 
 def test_disk_that_is_asked_for_is_what_checkpoints_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +121,6 @@ def test_disk_that_is_asked_for_is_what_checkpoints_take(tmp_path: Path, monkeyp
         monkeypatch.setattr(shutil, "disk_usage", lambda folder, usage=usage: usage)
         check = check_results(plan, tmp_path / "not" / "there", jobs=2)
         assert check.passed == suffices and ("make room" in check.detail) != suffices
-    assert check_results(plan, tmp_path, jobs=10**6).detail == check_results(plan, tmp_path, jobs=6).detail
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])

@@ -97,20 +97,14 @@ def test_a_torch_without_code_for_the_gpu_is_one_sentence(monkeypatch: pytest.Mo
     assert "\n" not in gpu.detail
 
 
-def test_data_in_memory_are_looked_at_on_each_node_and_folders_of_files_by_rank_0_alone(
+def test_disk_and_data_are_looked_at_on_each_node_and_results_by_rank_0_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preflight, "network_check", lambda *arguments: Check("network", True, ""))
     ranks = [allocation(rank=rank, local_rank=rank % 2) for rank in range(3)]
-
-    def looked(task: Request) -> list[list[str]]:
-        return [[check.what for check in preflight.checks_here(task, here)] for here in ranks]
-
-    disk = "temporary files"
-    assert looked(task_of(tmp_path)) == [[disk, "network", "disk", "data"], ["network"], [disk, "network", "data"]]
-    plan = plan_of(tmp_path, task={"name": "imagenet"}, model={"name": "resnet50"})
-    files = looked(task_of(tmp_path, plan, tmp_path / "none"))
-    assert files == [[disk, "network", "disk", "data"], ["network"], [disk, "network"]]
+    task, disk = task_of(tmp_path), "temporary files"
+    looked = [[check.what for check in preflight.checks_here(task, here)] for here in ranks]
+    assert looked == [[disk, "network", "disk", "data"], ["network"], [disk, "network", "data"]]
 
 
 def test_a_link_that_carries_less_than_half_is_pointed_out() -> None:
