@@ -27,22 +27,20 @@ def transformer(
     num_heads: Count,
     num_layers: Count,
     feedforward: Count,
-    tied: bool = True,
 ) -> nn.Module:
-    """Encoder and decoder of `num_layers` each.
+    """Encoder and decoder of `num_layers` each; one matrix embeds source and target and, transposed, is the output.
 
     Args:
         input_shape: (2, most tokens of a sentence).
         num_classes: tokens, of source and target together.
         width: of an embedding.
         feedforward: hidden width of the part that looks at one position alone.
-        tied: one matrix for the embeddings of source and target and, transposed, for the output.
     """
     if len(input_shape) != 2 or input_shape[0] != 2:
         raise ValueError(f"transformer takes pairs of sentences, not samples of shape {input_shape}; give a text task")
     if width % (2 * num_heads):
         raise ValueError(f"width must be a multiple of 2 num_heads, not {width} with num_heads = {num_heads}")
-    return Transformer(input_shape[1], num_classes, width, num_heads, num_layers, feedforward, tied)
+    return Transformer(input_shape[1], num_classes, width, num_heads, num_layers, feedforward)
 
 
 @dataclass(frozen=True)
@@ -71,27 +69,24 @@ class Transformer(nn.Module):
     positions: Tensor
 
     def __init__(
-        self, length: int, num_tokens: int, width: int, num_heads: int, num_layers: int, feedforward: int, tied: bool
+        self, length: int, num_tokens: int, width: int, num_heads: int, num_layers: int, feedforward: int
     ) -> None:
         super().__init__()
-        self.source_embedding = nn.Embedding(num_tokens, width)
-        self.target_embedding = self.source_embedding if tied else nn.Embedding(num_tokens, width)
+        self.embedding = nn.Embedding(num_tokens, width)
         self.encoder = nn.ModuleList(EncoderLayer(width, num_heads, feedforward) for _ in range(num_layers))
         self.encoder_norm = nn.LayerNorm(width)
         self.decoder = nn.ModuleList(DecoderLayer(width, num_heads, feedforward) for _ in range(num_layers))
         self.decoder_norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, num_tokens, bias=False)
-        for embedding in {self.source_embedding, self.target_embedding}:
-            nn.init.normal_(embedding.weight, std=width**-0.5)
-        if tied:
-            self.output.weight = self.target_embedding.weight
+        nn.init.normal_(self.embedding.weight, std=width**-0.5)
+        self.output.weight = self.embedding.weight
         self.register_buffer("positions", sines(length, width), persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Scores, of shape (batch, num_tokens, length), of inputs of shape (batch, 2, length): source and target."""
         source, target = inputs.long().unbind(1)
         memory, visible = self._encode(source)
-        hidden = self._embedded(self.target_embedding, target, 0)
+        hidden = self._embedded(target, 0)
         for layer, seen in zip(self.decoder, memory, strict=True):
             hidden, _ = layer(hidden, seen, visible, None)
         scores: Tensor = self.output(self.decoder_norm(hidden))
@@ -105,7 +100,7 @@ class Transformer(nn.Module):
 
     def next_scores(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """Scores, of shape (batch, num_tokens), of what follows the newest tokens of the target, of shape (batch,)."""
-        hidden = self._embedded(self.target_embedding, tokens.unsqueeze(1), state.past[0][0].shape[2])
+        hidden = self._embedded(tokens.unsqueeze(1), state.past[0][0].shape[2])
         pasts = []
         for layer, seen, past in zip(self.decoder, state.memory, state.past, strict=True):
             hidden, own = layer(hidden, seen, state.visible, past)
@@ -115,14 +110,14 @@ class Transformer(nn.Module):
 
     def _encode(self, source: Tensor) -> tuple[tuple[Past, ...], Tensor]:
         visible = (source != PAD)[:, None, None, :]
-        hidden = self._embedded(self.source_embedding, source, 0)
+        hidden = self._embedded(source, 0)
         for layer in self.encoder:
             hidden = layer(hidden, visible)
         hidden = self.encoder_norm(hidden)
         return tuple(layer.cross.keys_and_values(hidden) for layer in self.decoder), visible  # type: ignore[operator, union-attr]
 
-    def _embedded(self, embedding: nn.Embedding, tokens: Tensor, first: int) -> Tensor:
-        scaled = embedding(tokens) * math.sqrt(embedding.embedding_dim)
+    def _embedded(self, tokens: Tensor, first: int) -> Tensor:
+        scaled = self.embedding(tokens) * math.sqrt(self.embedding.embedding_dim)
         return scaled + self.positions[first : first + tokens.shape[1]]  # type: ignore[no-any-return]
 
 

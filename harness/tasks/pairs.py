@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import cached_property
 from typing import Any
 
 import numpy
@@ -53,81 +53,52 @@ def plain(tokens: Iterable[int]) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Sentences:
-    """Sequences of tokens, END included, one after the other.
+class Pairs:
+    """Sources and targets on the device, and the group that each pair belongs to (for shards by group), int64.
 
     Attributes:
-        tokens: int32 of shape (sum of lengths + 1,), on the device; the last is PAD.
-        starts: int64 of shape (number of sentences,), on the device.
-        lengths: int64 of the same shape, on the CPU, where batches are planned.
+        tokens: int32 of shape (pairs, 2, length): the source, and the target with BEGIN before it, each with END after
+            it, filled up with PAD.
     """
 
     tokens: Tensor
-    starts: Tensor
-    lengths: Tensor
-
-    @classmethod
-    def of(cls, sequences: Sequence[Tokens], device: torch.device, begin: bool = False) -> Sentences:
-        """END is put after each sequence, and BEGIN before it if asked for."""
-        first = [BEGIN] if begin else []
-        tokens = (token for each in sequences for token in (*first, *each, END))
-        lengths = torch.tensor([len(each) + 1 + begin for each in sequences], dtype=torch.int64)
-        starts = lengths.cumsum(0) - lengths
-        flat = numpy.fromiter(chain(tokens, [PAD]), dtype=numpy.int32, count=int(lengths.sum()) + 1)
-        return cls(torch.from_numpy(flat).to(device), starts.to(device), lengths)
-
-    def padded(self, index: Tensor, width: int) -> Tensor:
-        """Sentences `index`, on the CPU, as int64 of shape (len(index), width), filled up with PAD."""
-        device = self.tokens.device
-        lengths, index = to_device(self.lengths[index], device), to_device(index, device)
-        places = torch.arange(width, device=device)
-        inside = places < lengths.unsqueeze(1)
-        where = torch.where(inside, self.starts[index].unsqueeze(1) + places, len(self.tokens) - 1)
-        return self.tokens[where].long()
-
-    def sequences(self, index: Tensor) -> list[list[int]]:
-        """The tokens of sentences `index`, without BEGIN and END."""
-        width = int(self.lengths[index].max())
-        return [plain(row) for row in self.padded(index, width).tolist()]
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Sources and targets, and to which group each pair belongs (for shards by group), int64."""
-
-    source: Sentences
-    target: Sentences
     groups: Tensor
 
     @classmethod
     def of(cls, encoded: Encoded, index: Sequence[int], device: torch.device) -> Pairs:
         """The pairs of these numbers, in this order."""
         sources, targets, groups = encoded
-        return cls(
-            Sentences.of([sources[number] for number in index], device),
-            Sentences.of([targets[number] for number in index], device, begin=True),
-            torch.tensor([groups[number] for number in index], dtype=torch.int64),
-        )
+        longest = max(max(len(sources[number]) + 1, len(targets[number]) + 2) for number in index)
+        tokens = numpy.full((len(index), 2, longest + 1), PAD, numpy.int32)
+        for (source, target), number in zip(tokens, index, strict=True):
+            own, following = sources[number], targets[number]
+            source[: len(own)], source[len(own)] = own, END
+            target[0], target[1 : len(following) + 1], target[len(following) + 1] = BEGIN, following, END
+        chosen = torch.tensor([groups[number] for number in index], dtype=torch.int64)
+        return cls(torch.from_numpy(tokens).to(device), chosen)
 
-    @property
-    def lengths(self) -> Tensor:
-        """Positions that each pair takes in a batch."""
-        return torch.maximum(self.source.lengths, self.target.lengths - 1)
-
-    @property
+    @cached_property
     def num_tokens(self) -> Tensor:
-        """Tokens that a model is to predict of each pair: those of the target, and END."""
-        return self.target.lengths - 1
+        """Tokens that a model is to predict of each pair: those of the target, and END; on the CPU."""
+        return (self.tokens[:, 1] != PAD).sum(1).cpu() - 1
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """Positions that each pair takes in a batch; on the CPU, where batches are planned."""
+        return torch.maximum((self.tokens[:, 0] != PAD).sum(1).cpu(), self.num_tokens)
 
     def batch(self, index: Tensor) -> Batch:
         """Inputs, int64 of shape (batch, 2, length): the source, and the target with BEGIN before it.
 
         Labels, int64 of shape (batch, length), are the target with END after it, and IGNORED beyond.
         """
-        width = int(self.lengths[index].max())
-        source, target = self.source.padded(index, width), self.target.padded(index, width + 1)
-        following = target[:, 1:]
-        return torch.stack([source, target[:, :-1]], 1), following.masked_fill(following == PAD, IGNORED)
+        chosen = self.tokens[to_device(index, self.tokens.device), :, : int(self.lengths[index].max()) + 1].long()
+        following = chosen[:, 1, 1:]
+        return chosen[:, :, :-1], following.masked_fill(following == PAD, IGNORED)
+
+    def sentences(self, side: int, index: Tensor) -> list[list[int]]:
+        """The sources (side 0) or targets (1) of these pairs, without BEGIN and END."""
+        return [plain(row) for row in self.tokens[index.to(self.tokens.device), side].tolist()]
 
 
 def chosen_pairs(train: Encoded, test: Encoded, spec: TaskSpec, device: torch.device) -> tuple[Pairs, Pairs]:

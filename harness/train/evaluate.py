@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
 
 from algorithms import Collectives, DistributedOptimizer, Purpose
 from harness.models.transformer import Transformer
@@ -169,17 +169,18 @@ def _batch_norm(
 ) -> Iterator[None]:
     """Inside, batch norm's running statistics follow the policy; afterwards they are the worker's own again."""
     layers = [[each for each in model.modules() if isinstance(each, _BatchNorm)] for model in models]
-    statistics = [
-        [buffer for layer in own for buffer in (layer.running_mean, layer.running_var) if buffer is not None]
-        for own in layers
-    ]
+    buffers = [[buffer for layer in own for buffer in layer.buffers()] for own in layers]
+    statistics = [[buffer for buffer in own if buffer.is_floating_point()] for own in buffers]
     if not statistics[0] or config.evaluation.batch_norm == "local":
         yield
         return
-    kept = [[copy.deepcopy(layer.state_dict()) for layer in own] for own in layers]
+    kept = [buffer.clone() for own in buffers for buffer in own]
     if config.evaluation.batch_norm == "recalibrate":
-        for rank, model, own in zip(collectives.own_ranks, models, layers, strict=True):
-            _recalibrate(config, model, own, precision, samples, rank, num_train)
+        sizes, steps = (config.num_workers, config.batch_size), range(RECALIBRATION_STEPS)
+        for rank, model in zip(collectives.own_ranks, models, strict=True):
+            indices = worker_batches(config.seed, num_train, rank, *sizes, steps)
+            with precision.autocast():
+                update_bn(samples.training_batches(indices, config.seed, rank, 0), model)
     flat = torch.stack([torch.cat([buffer.view(-1) for buffer in own]) for own in statistics])
     collectives.all_reduce_mean_(flat, Purpose.EVALUATION)
     for own_statistics, mean in zip(statistics, flat, strict=True):
@@ -188,31 +189,8 @@ def _batch_norm(
     try:
         yield
     finally:
-        for layer, state in zip(chain(*layers), chain(*kept), strict=True):
-            layer.load_state_dict(state)
-
-
-def _recalibrate(
-    config: RunConfig,
-    model: nn.Module,
-    layers: list[_BatchNorm],
-    precision: MixedPrecision,
-    samples: Samples,
-    rank: int,
-    num_train: int,
-) -> None:
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-    sizes = config.num_workers, config.batch_size
-    indices = worker_batches(config.seed, num_train, rank, *sizes, range(RECALIBRATION_STEPS))
-    for number, (inputs, _) in enumerate(samples.training_batches(indices, config.seed, rank, 0), 1):
-        for layer in layers:
-            # The mean of all batches. PyTorch's momentum of None is the same, but asks the GPU for the number.
-            layer.momentum = 1.0 / number
-        precision.outputs(model, inputs)
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
+        for buffer, before in zip(chain(*buffers), kept, strict=True):
+            buffer.copy_(before)
 
 
 def answers(model: Any, source: Tensor, precision: MixedPrecision, max_length: int, num_beams: int) -> list[list[int]]:
@@ -284,7 +262,7 @@ def translation_sums(
         outputs = precision.outputs(model, inputs)
         loss = nn.functional.cross_entropy(outputs, labels, reduction="sum").item()
         said = answers(model, inputs[:, 0], precision, samples.max_length, num_beams)
-        expected = samples.evaluation.target.sequences(index)
+        expected = samples.evaluation.sentences(1, index)
         correct = sum(map(list.__eq__, said, expected))
         tokens = int(samples.evaluation.num_tokens[index].sum())
         sums = [correct, len(said), loss, tokens, *samples.measure.sums(said, expected)]

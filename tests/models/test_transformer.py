@@ -18,9 +18,9 @@ NUM_TOKENS, LENGTH = 11, 9
 SIZES = {"width": 16, "num_heads": 2, "num_layers": 2, "feedforward": 24}
 
 
-def small(tied: bool = True, **sizes: int) -> nn.Module:
+def small(**sizes: int) -> nn.Module:
     torch.manual_seed(0)
-    return build((2, LENGTH), NUM_TOKENS, **(SIZES | sizes), tied=tied).eval()
+    return build((2, LENGTH), NUM_TOKENS, **(SIZES | sizes)).eval()
 
 
 def pairs(batch: int = 3, length: int = 7) -> Tensor:
@@ -54,9 +54,8 @@ def test_what_fills_a_batch_up_changes_nothing() -> None:
     torch.testing.assert_close(model(wider)[:, :, :7], model(inputs), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_decoding_step_by_step_and_by_rows_scores_as_the_whole_does(tied: bool) -> None:
-    model, inputs = small(tied), pairs()
+def test_decoding_step_by_step_and_by_rows_scores_as_the_whole_does() -> None:
+    model, inputs = small(), pairs()
     whole, state = model(inputs), model.begin(inputs[:, 0])
     for place in range(inputs.shape[2]):
         scores, state = model.next_scores(inputs[:, 1, place], state)
@@ -134,19 +133,18 @@ def test_beams_enough_find_the_best_sentence_and_one_is_greedy(seed: int) -> Non
 
 
 def test_sizes_go_from_small_to_base() -> None:
-    def count(num_tokens: int, tied: bool, **sizes: int) -> int:
+    def count(num_tokens: int, **sizes: int) -> int:
         with torch.device("meta"):
-            return sum(each.numel() for each in build((2, 64), num_tokens, tied=tied, **sizes).parameters())
+            return sum(each.numel() for each in build((2, 64), num_tokens, **sizes).parameters())
 
-    base = {"width": 512, "num_heads": 8, "num_layers": 6, "feedforward": 2048}
     # Vaswani et al. count 65 million with 37,000 tokens.
-    assert count(37_000, True, **base) == pytest.approx(63e6, rel=0.05)
-    assert count(37_000, False, **base) - count(37_000, True, **base) == 2 * 37_000 * 512
-    assert count(71, True, width=64, num_heads=4, num_layers=2, feedforward=128) == 172_224
+    base = {"width": 512, "num_heads": 8, "num_layers": 6, "feedforward": 2048}
+    assert count(37_000, **base) == pytest.approx(63e6, rel=0.05)
+    assert count(71, width=64, num_heads=4, num_layers=2, feedforward=128) == 172_224
 
 
 def test_gradients_are_dense_and_reach_every_parameter() -> None:
-    model = small(tied=False).train()
+    model = small().train()
     model(pairs()).square().sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and not parameter.grad.is_sparse and parameter.grad.abs().sum() > 0, name
