@@ -5,8 +5,8 @@ block ("version 1.5"); He et al., "Identity Mappings in Deep Residual Networks" 
 Zagoruyko and Komodakis, "Wide Residual Networks" (2016), without dropout, as GluonCV's `cifar_wideresnet40_8`. The CSER
 authors trained the last two.
 
-The stem of ResNet-50 and ResNet-50 v2 is a bare 3 x 3 convolution of stride 1 for images with sides of at most 64.
-Images need not have three channels.
+The stem of ResNet-50 v2 is a bare 3 x 3 convolution of stride 1 for images with sides of at most 64. Images of the
+last two need not have three channels.
 
 GluonCV's forms have a batch norm without affine parameters on the input. ResNet-50 v2 has the stride in the 3 x 3
 convolution of a block (the article's code has it in the first 1 x 1). Wide ResNet has a batch norm without ReLU between
@@ -41,25 +41,11 @@ EXPANSION = 4
 """Channels of a bottleneck's output for each channel of its 3 x 3 convolution."""
 
 
-def resnet50(input_shape: tuple[int, ...], num_classes: int, width: Count = 64) -> nn.Module:
-    """Four stages of 3, 4, 6 and 3 bottlenecks.
-
-    Args:
-        input_shape: (channels, height, width).
-        num_classes: outputs.
-        width: channels of the 3 x 3 convolutions in the first stage, torchvision's `width_per_group`; it widens these
-            convolutions in all stages and leaves what a block takes and gives (256 to 2048 channels) as it is.
-    """
-    network: nn.Module = models.resnet50(weights=None, num_classes=num_classes, width_per_group=width)
-    channels, *sides = input_shape
-    small = max(sides) <= SMALL_SIDE
-    if small:
-        network.set_submodule("maxpool", nn.Identity())
-    if small or channels != 3:
-        kernel, stride = (3, 1) if small else (7, 2)
-        stem = nn.Conv2d(channels, 64, kernel, stride=stride, padding=kernel // 2, bias=False)
-        nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
-        network.set_submodule("conv1", stem)
+def resnet50(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """torchvision's, for colour images of any size."""
+    if input_shape[0] != 3:
+        raise ValueError(f"resnet50 takes colour images, not samples of shape {input_shape}; give resnet50_v2")
+    network: nn.Module = models.resnet50(weights=None, num_classes=num_classes)
     return network
 
 

@@ -144,15 +144,11 @@ class MixedPrecision:
         outputs = self.outputs(model, inputs)
         return nn.functional.cross_entropy(outputs, labels, label_smoothing=self._label_smoothing)
 
-    def backward(self, loss: Tensor) -> None:
-        """Backward pass, with the loss scaled."""
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-
     def both_passes(self, model: nn.Module, inputs: Tensor, labels: Tensor, weight: float | None = None) -> Tensor:
-        """One worker's, of its loss times `weight`, which is returned: gradients are added to what there is."""
+        """One worker's, of its loss times `weight`, which is returned; scaled gradients are added to what there is."""
         loss = self.loss(model, inputs, labels)
         loss = loss if weight is None else weight * loss
-        self.backward(loss)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     def step(self, optimizer: DistributedOptimizer) -> None:
