@@ -116,10 +116,10 @@ report: $(VENV)/.installed ## write the report from the records there are (EXPER
 	@$(HARNESS) report $(or $(EXPERIMENT),fashion_mnist_regime) $(RESULTS_OPTION)
 
 # One process, so that nothing that is timed runs beside anything else.
-MEASURE = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -q tests/measured
+MEASURE = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -v tests/measured
 
 bench: $(VENV)/.installed-dev ## time the optimisers' own arithmetic on this machine
-	@$(MEASURE) -m bench --table "$(RESULTS)/bench/bench.jsonl"
+	@$(MEASURE) -m bench --junit-xml "$(RESULTS)/bench/bench.xml"
 
 netlab: $(VENV)/.installed ## time collectives on an emulated network of this machine's own (Linux, root)
 	@$(HARNESS) netlab --output "$(RESULTS)/netlab"
@@ -142,7 +142,7 @@ speedups-consecutive: $(VENV)/.installed ## time steps in a row: what travels be
 	@$(HARNESS) speedups --consecutive "$(RESULTS)/speedups"
 
 gpu-check: $(VENV)/.installed-dev ## try and time on GPUs what experiments rely on there; skipped where there is none
-	@$(MEASURE) -m gpu --table "$(RESULTS)/gpu/gpu_check.jsonl"
+	@$(MEASURE) -m gpu --junit-xml "$(RESULTS)/gpu/gpu_check.xml"
 
 # One thread per worker of the tests: they already run on all cores. One worker more than cores, since tests of clusters and
 # networks wait for most of their time.

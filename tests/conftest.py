@@ -25,10 +25,6 @@ TOGETHER = (
 """Beginnings of tests' ids: those with the same one share a cluster or a slow fixture, and so run on one worker."""
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--table", metavar="FILE", help="of checks of GPUs and benchmarks: a row of each, as it is done")
-
-
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Hand out tests one by one, but these by the group. xdist's own `loadgroup` does so no more with pytest 9.2."""

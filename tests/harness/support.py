@@ -27,13 +27,13 @@ from harness.__main__ import main
 from harness.plan.rows import PlannedRun
 from harness.records.packs import read_pack
 from harness.records.provenance import new_attempt
-from harness.records.store import Heartbeat, read_run
+from harness.records.store import Heartbeat, RunRecord, read_run
 from harness.spec import RunConfig, TaskSpec, run_id
 from harness.tasks.blobs import Blobs
 from harness.tasks.task import Batch, TensorSamples
 from harness.train import checkpoint
 from harness.train.train import train
-from harness.workers.attempt import Job, prepare_thread, recorded, work_of
+from harness.workers.attempt import Job, attempt_stacked, prepare_thread, recorded, work_of
 from harness.workers.launch import Options, Workers
 from harness.workers.run_process import Unfinished
 from tests.threads import run_workers
@@ -107,6 +107,13 @@ def job_for(config: RunConfig, results: Path, **changes: Any) -> Job:
         "timeout_seconds": 60.0,
     }
     return Job(**(given | changes))
+
+
+def done(config: RunConfig, results: Path, **changes: Any) -> RunRecord:
+    """The run, done by stacked workers, see `job_for`."""
+    job = job_for(config, results, **changes)
+    assert attempt_stacked(job)
+    return read_run(job.folder)
 
 
 def attempt_in_threads(job: Job, asked: Callable[[int], Callable[[], bool] | None] = lambda rank: None) -> bool:

@@ -37,6 +37,7 @@ from tests.harness.support import (
     changed,
     command,
     comparable,
+    done,
     environment,
     job_for,
     kept_checkpoints,
@@ -174,17 +175,14 @@ def test_checkpoint_that_does_not_fit_leaves_room_for_the_record_of_that(
 def test_checkpoint_killed_at_any_moment_is_the_one_before_or_the_new_one(before: list[int], tmp_path: Path) -> None:
     """The last case is a run that goes on from step 10 because 20 is damaged, and gets to 15 first."""
     found: list[tuple[int, float] | None] = []
-    done = ["killed"]
-    while "killed" in done:
+    changes = ["killed"]
+    while "killed" in changes:
         folder = tmp_path / str(len(found))
         save(folder, *before)
         if 20 in before:
             (folder / "step-000000020" / "rank-1.pt").write_bytes(b"damaged")
-        with killed_at(len(found)) as done:
-            try:
-                save(folder, 15)
-            except Killed:
-                assert "killed" in done
+        with killed_at(len(found)) as changes, suppress(Killed):
+            save(folder, 15)
         old = {0: None, 1: (5, 5.0)}.get(len(before), (10, 10.0))
         found.append(load(folder))
         assert found[-1] in (old, (15, 15.0))
@@ -199,18 +197,17 @@ def test_checkpoint_killed_at_any_moment_is_the_one_before_or_the_new_one(before
 
 
 def test_run_goes_on_from_the_generation_before_or_starts_anew(tmp_path: Path) -> None:
-    whole = job_for(small_config("cser", CSER), tmp_path / "whole")
     with kept_checkpoints():
-        assert attempt_stacked(whole)
+        whole = done(small_config("cser", CSER), tmp_path / "whole")
     for spoilt, resumed in ([], 25), (["step-000000025"], 20), (["step-000000025", "step-000000020"], 0):
-        job = job_for(whole.run.config, tmp_path / str(resumed))
-        shutil.copytree(whole.folder, job.folder)
-        (job.folder / "result.json").unlink()
+        folder = tmp_path / str(resumed) / whole.folder.name
+        shutil.copytree(whole.folder, folder)
+        (folder / "result.json").unlink()
         for name in spoilt:
-            flip(job.folder / "checkpoint" / name / "rank-0.pt")
-        assert attempt_stacked(job)
-        assert read_run(job.folder).run.attempts[-1].resumed_from_step == resumed
-        assert comparable(job.folder) == comparable(whole.folder)
+            flip(folder / "checkpoint" / name / "rank-0.pt")
+        record = done(small_config("cser", CSER), folder.parent)
+        assert record.run.attempts[-1].resumed_from_step == resumed
+        assert comparable(folder) == comparable(whole.folder)
 
 
 # Killed at any moment
@@ -264,8 +261,7 @@ def test_worker_processes_killed_as_they_start_and_as_they_train_change_nothing(
     assert launched(plan, tmp_path) == (0, {f"{name} 1": None})
     resumed = [attempt.resumed_from_step for attempt in read_run(folder).run.attempts]
     assert resumed == sorted(resumed) and resumed[-1] >= 60
-    whole = job_for(run.config, tmp_path / "whole", checkpoint_minutes=60.0)
-    assert attempt_stacked(whole)
+    whole = done(run.config, tmp_path / "whole", checkpoint_minutes=60.0)
     assert comparable(folder) == comparable(whole.folder)
 
 
@@ -286,8 +282,7 @@ def test_a_command_killed_with_all_its_processes_goes_on_and_does_nothing_twice(
     again = [*words[3:], "--results", str(tmp_path / "results")]
     assert main(again) == 0
     assert read_run(folder).run.attempts[-1].resumed_from_step >= 20
-    undisturbed = job_for(run.config, tmp_path / "undisturbed", experiment="small", checkpoint_minutes=5.0)
-    assert attempt_stacked(undisturbed)
+    undisturbed = done(run.config, tmp_path / "undisturbed", checkpoint_minutes=5.0)
     assert comparable(folder) == comparable(undisturbed.folder)
     before = {each: each.stat().st_mtime_ns for each in (tmp_path / "results").rglob("*")}
     assert main(again) == 0
@@ -307,7 +302,7 @@ def test_attempt_killed_at_any_moment_goes_on_as_if_nothing_had_been(tmp_path: P
         with killed_at(moment), suppress(Killed):
             attempt_stacked(broken)
         if not is_done(broken.folder):
-            assert attempt_stacked(job_for(config, tmp_path / str(moment)))
+            done(config, tmp_path / str(moment))
         assert comparable(broken.folder) == comparable(whole.folder), (moment, changes[moment])
         assert not [path.name for path in broken.folder.rglob(".*")]
         shutil.rmtree(broken.folder)

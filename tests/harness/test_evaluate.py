@@ -3,239 +3,181 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from algorithms import Collectives, Purpose, SoloCollectives
+from algorithms import DistributedOptimizer, Purpose, StackedCollectives
 from harness.spec import RunConfig, TaskSpec
 from harness.tasks.blobs import TASK
 from harness.tasks.task import Batch, TensorSamples
-from harness.train.build import build_model, build_optimizer
-from harness.train.evaluate import RECALIBRATION_STEPS, Score, evaluate, worker_accuracies
-from harness.train.local_workers import MixedPrecision
+from harness.train.build import build_model
+from harness.train.evaluate import RECALIBRATION_STEPS, evaluate, worker_accuracies
+from harness.train.local_workers import MixedPrecision, local_workers
 from harness.train.order import worker_batches
 from tests.harness.support import CSER, small_config
-from tests.threads import run_workers
 
-SAMPLES = TASK.load(None, TaskSpec(name="blobs"), torch.device("cpu"))
-PLAIN = MixedPrecision("fp32", torch.device("cpu"))
-NUM_WORKERS = [1, 3]
+CPU = torch.device("cpu")
+SAMPLES = TASK.load(None, TaskSpec(name="blobs"), CPU)
+PLAIN = MixedPrecision("fp32", CPU)
+Workers = tuple[RunConfig, list[nn.Module], DistributedOptimizer]
 
 
-@dataclass
-class Counted:
-    """Samples that remember which of them were scored."""
+@dataclass(frozen=True)
+class Counted(TensorSamples):
+    """Samples that remember which of them were scored, and lose the first so many of each worker's."""
 
-    samples: TensorSamples
+    lost: int = 0
     scored: list[int] = field(default_factory=list)
 
-    def training_batches(self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int) -> Iterator[Batch]:
-        return self.samples.training_batches(indices, seed, rank, first_step)
-
-    def evaluation_batches(self, indices: Tensor) -> Iterator[Batch]:
-        self.scored += indices.tolist()
-        return self.samples.evaluation_batches(indices)
+    def evaluation_batches(self, indices: Tensor) -> Any:
+        self.scored.extend(indices.tolist())
+        return super().evaluation_batches(indices[self.lost :])
 
 
-@dataclass
-class Seen:
-    """What one worker had before and after an evaluation, and what came of it."""
-
-    score: Score
-    own: nn.Module
-    error: Tensor | None
-    before: dict[str, Any]
-    after: dict[str, Any]
-    training: bool
+def batches_of(rank: int, num_workers: int, num_steps: int) -> list[Batch]:
+    indices = worker_batches(1, 1600, rank, num_workers, 20, range(num_steps))
+    return list(SAMPLES.training_batches(indices, 1, rank, 0))
 
 
-def state(model: nn.Module, optimizer: Any) -> dict[str, Any]:
-    """All that an evaluation must leave as it was."""
-    tensors = {key: value.clone() for key, value in model.state_dict().items()}
-    momenta = {f"momentum of {name}": torch.tensor(module.momentum) for name, module in batch_norms(model).items()}
-    optimizer_state = {f"flat {key}": value.clone() for key, value in optimizer._buffers.items()}
-    return tensors | momenta | optimizer_state | {"gradients": optimizer.flat.gradients.clone()}
-
-
-def batch_norms(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
-    return {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
-
-
-def evaluated(
-    num_workers: int, policy: str = "average", algorithm: str = "cser"
-) -> tuple[RunConfig, list[Seen], list[int]]:
-    """Workers that have trained seven steps on batches of their own, and then scored their average.
-
-    So few steps leave their running statistics alike, so these are then pulled apart.
-    """
-    table = CSER if algorithm == "cser" else {}
+def trained(num_workers: int, policy: str = "average", algorithm: str = "cser", **changes: Any) -> Workers:
+    """Workers that have trained seven steps; so few leave running statistics alike, which are then pulled apart."""
     evaluation = {"per_epoch": 2, "batch_norm": policy}
-    config = small_config(algorithm, table, num_workers=num_workers, evaluation=evaluation)
-    counted = Counted(SAMPLES)
-    built = build_model(config.model, TASK, config.seed, torch.device("cpu"))
-
-    def work(collectives: Collectives) -> Seen:
-        model = copy.deepcopy(built)
-        optimizer = build_optimizer(config, model, collectives, 40)
-        batches = worker_batches(1, 1600, collectives.rank, num_workers, 20, range(7))
-        for inputs, labels in SAMPLES.training_batches(batches, 1, collectives.rank, 0):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(inputs), labels).backward()
-            optimizer.step()
-        for layer in batch_norms(model).values():
-            layer.running_var.mul_(1 + collectives.rank)  # type: ignore[union-attr]
-        own, before = copy.deepcopy(model), state(model, optimizer)
-        error = None if optimizer.error is None else optimizer.error.clone()
-        score = evaluate(config, [model], optimizer, PLAIN, counted, 500, 1600)  # type: ignore[arg-type]
-        return Seen(score, own, error, before, state(model, optimizer), model.training)
-
-    return config, run_workers(work, num_workers), counted.scored
+    table = CSER if algorithm == "cser" else {}
+    config = small_config(algorithm, table, num_workers=num_workers, evaluation=evaluation, **changes)
+    model = build_model(config.model, TASK, config.seed, CPU)
+    models, optimizer = local_workers(config, model, StackedCollectives(num_workers), 40)
+    for batches in zip(*(batches_of(rank, num_workers, 7) for rank in range(num_workers)), strict=True):
+        optimizer.zero_grad()
+        for own, (inputs, labels) in zip(models, batches, strict=True):
+            nn.functional.cross_entropy(own(inputs), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    for rank, own in enumerate(models):
+        for layer in batch_norms(own):
+            layer.running_var.mul_(1 + rank)  # type: ignore[union-attr]
+    return config, models, optimizer
 
 
-def mean_of(tensors: list[Tensor]) -> Tensor:
-    return torch.stack([tensor.double() for tensor in tensors]).mean(dim=0).float()
+def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
+    return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
-def average_model(seen: list[Seen]) -> nn.Module:
+def state(models: list[nn.Module], optimizer: DistributedOptimizer) -> list[Tensor]:
+    """All that an evaluation must leave as it was."""
+    own = [value for model in models for value in model.state_dict().values()]
+    momenta = [torch.tensor(layer.momentum) for model in models for layer in batch_norms(model)]
+    modes = [torch.tensor(model.training) for model in models]
+    flat = [*optimizer._buffers.values(), optimizer.flat.gradients, torch.get_rng_state()]
+    return [each.clone() for each in (*own, *momenta, *modes, *flat)]
+
+
+def average_of(models: list[nn.Module]) -> nn.Module:
     """A model with the workers' mean of every parameter and of every running statistic."""
-    average = copy.deepcopy(seen[0].own)
-    states = [each.own.state_dict() for each in seen]
-    average.load_state_dict({key: mean_of([each[key] for each in states]) for key in states[0]})
+    average, states = copy.deepcopy(models[0]), [model.state_dict() for model in models]
+    means = {key: torch.stack([each[key].double() for each in states]).mean(0) for key in states[0]}
+    average.load_state_dict({key: mean.to(states[0][key].dtype) for key, mean in means.items()})
     return average
 
 
 def direct_score(model: nn.Module) -> tuple[int, float]:
     """Correct answers and mean loss over the whole test set, in one pass."""
-    model.eval()
     with torch.no_grad():
-        outputs = model(SAMPLES.evaluation_inputs)
-    labels = SAMPLES.evaluation_labels
-    loss = nn.functional.cross_entropy(outputs.double(), labels).item()
-    return int((outputs.argmax(dim=1) == labels).sum()), loss
+        outputs = copy.deepcopy(model).eval()(SAMPLES.evaluation_inputs)
+    loss = nn.functional.cross_entropy(outputs.double(), SAMPLES.evaluation_labels).item()
+    return int((outputs.argmax(dim=1) == SAMPLES.evaluation_labels).sum()), loss
 
 
-def recalibrated(config: RunConfig, average: nn.Module) -> nn.Module:
-    """The average model with statistics from plain formulas: means over all workers' batches, layer by layer."""
-    layers = list(batch_norms(average).values())
-    sums = [[torch.zeros_like(layer.running_mean), torch.zeros_like(layer.running_var)] for layer in layers]  # type: ignore[arg-type]
-    inputs_of: dict[int, Tensor] = {}
-    hooks = [
-        layer.register_forward_pre_hook(lambda _, inputs, number=number: inputs_of.update({number: inputs[0]}))
-        for number, layer in enumerate(layers)
-    ]
-    average.train()
-    count = config.num_workers * RECALIBRATION_STEPS
-    for rank in range(config.num_workers):
-        for index in worker_batches(1, 1600, rank, config.num_workers, 20, range(RECALIBRATION_STEPS)):
-            with torch.no_grad():
-                average(SAMPLES.train_inputs[index])
-            for number, (mean, var) in enumerate(sums):
-                mean += inputs_of[number].mean(dim=(0, 2, 3)) / count
-                var += inputs_of[number].var(dim=(0, 2, 3), unbiased=True) / count
-    for hook in hooks:
-        hook.remove()
-    for layer, (mean, var) in zip(layers, sums, strict=True):
-        layer.running_mean, layer.running_var = mean, var
+def recalibrated(average: nn.Module, num_workers: int) -> nn.Module:
+    """The average model with the means over all workers' batches of means and variances, layer by layer."""
+    average, sums = copy.deepcopy(average).train(), {}
+    for layer in batch_norms(average):
+        sums[layer] = [torch.zeros_like(layer.running_mean), torch.zeros_like(layer.running_var)]  # type: ignore[arg-type]
+
+        def add(layer: nn.Module, inputs: tuple[Tensor]) -> None:
+            sums[layer][0] += inputs[0].mean((0, 2, 3))
+            sums[layer][1] += inputs[0].var((0, 2, 3), unbiased=True)
+
+        layer.register_forward_pre_hook(add)
+    with torch.no_grad():
+        for rank in range(num_workers):
+            for inputs, _ in batches_of(rank, num_workers, RECALIBRATION_STEPS):
+                average(inputs)
+    for layer, totals in sums.items():
+        layer.running_mean, layer.running_var = (each / (num_workers * RECALIBRATION_STEPS) for each in totals)
+        layer._forward_pre_hooks.clear()
     return average
 
 
-def expected_scores(policy: str, config: RunConfig, seen: list[Seen]) -> list[tuple[int, float]]:
-    """Correct answers and loss of each model that is scored: the average, or all workers with its parameters."""
-    average = average_model(seen)
+def scored_models(policy: str, models: list[nn.Module]) -> list[nn.Module]:
+    """The models that are scored: the average, or all workers with its parameters."""
+    average = average_of(models)
     if policy != "local":
-        return [direct_score(average if policy == "average" else recalibrated(config, average))]
-    for each in seen:
-        each.own.load_state_dict(each.own.state_dict() | dict(average.named_parameters()))
-    return [direct_score(each.own) for each in seen]
+        return [average if policy == "average" else recalibrated(average, len(models))]
+    own = copy.deepcopy(models)
+    for each in own:
+        each.load_state_dict(each.state_dict() | dict(average.named_parameters()))
+    return own
 
 
 @pytest.mark.parametrize("policy", ["average", "recalibrate", "local"])
-@pytest.mark.parametrize("num_workers", NUM_WORKERS)
+@pytest.mark.parametrize("num_workers", [1, 3])
 def test_every_sample_is_scored_once_by_the_average_model_under_each_policy_and_nothing_is_changed(
     policy: str, num_workers: int
 ) -> None:
     """Of running statistics: their mean, those of the average model, or each worker's own."""
-    torch.manual_seed(3)
-    generator = torch.get_rng_state()
-    config, seen, scored = evaluated(num_workers, policy)
-    assert torch.get_rng_state().equal(generator)
-    for each in seen:
-        assert each.training and each.before.keys() == each.after.keys()
-        assert not [key for key, value in each.before.items() if not value.equal(each.after[key])]
-        assert int(each.after["1.num_batches_tracked"]) == 7
+    config, models, optimizer = trained(num_workers, policy)
+    samples, before = Counted(**vars(SAMPLES)), state(models, optimizer)
+    score = evaluate(config, models, optimizer, PLAIN, samples, 500, 1600)
+    assert all(map(torch.equal, before, state(models, optimizer)))
     # The workers themselves differ, so that the comparison says something.
-    assert len({direct_score(each.own)[1] for each in seen}) == num_workers
-    expected = expected_scores(policy, config, seen)
-    assert sorted(scored) == sorted(list(range(500)) * len(expected))
-    (score,) = {each.score for each in seen}
-    count = 500 * len(expected)
-    correct = sum(number for number, _ in expected)
+    assert len({direct_score(model)[1] for model in models}) == num_workers
+    expected = [direct_score(model) for model in scored_models(policy, models)]
+    assert sorted(samples.scored) == sorted(list(range(500)) * len(expected))
+    count, correct = 500 * len(expected), sum(number for number, _ in expected)
     assert (score.correct, score.count, score.accuracy) == (correct, count, pytest.approx(correct / count))
     assert score.loss == pytest.approx(sum(loss for _, loss in expected) / len(expected), rel=1e-4)
     assert policy != "local" or len({loss for _, loss in expected}) == num_workers
 
 
-def norm(vector: Tensor) -> float:
-    return float(vector.double().square().sum())
-
-
-@pytest.mark.parametrize("num_workers", NUM_WORKERS)
-def test_worker_distance_and_error_norm(num_workers: int) -> None:
-    _, seen, _ = evaluated(num_workers)
-    own = [torch.cat([p.detach().reshape(-1) for p in each.own.parameters()]) for each in seen]
-    distances = [norm(each - mean_of(own)) for each in own]
-    errors = [norm(each.error) for each in seen if each.error is not None]
-    assert len(errors) == num_workers and min(errors) > 0
-    score = seen[0].score
-    assert score.worker_distance == pytest.approx((sum(distances) / num_workers) ** 0.5, rel=1e-4, abs=1e-6)
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_worker_distance_and_error_norm_are_roots_of_mean_squares(num_workers: int) -> None:
+    config, models, optimizer = trained(num_workers)
+    parameters, error = optimizer.flat.parameters.double(), optimizer.error
+    assert error is not None and error.any(1).all()
+    score = evaluate(config, models, optimizer, PLAIN, SAMPLES, 500, 1600)
+    distance = (parameters - parameters.mean(0)).square().sum(1).mean().sqrt().item()
+    assert score.worker_distance == pytest.approx(distance, rel=1e-4, abs=1e-6)
     assert (score.worker_distance > 0) == (num_workers > 1)
-    assert score.error_norm == pytest.approx((sum(errors) / num_workers) ** 0.5, rel=1e-6)
-    _, plain, _ = evaluated(2, algorithm="sgd")
-    assert {(each.score.error_norm, each.score.worker_distance) for each in plain} == {(None, 0.0)}
-
-
-class Lossy:
-    """Samples that lose the first of each worker's."""
-
-    def evaluation_batches(self, indices: Tensor) -> Iterator[Batch]:
-        return SAMPLES.evaluation_batches(indices[1:])
+    assert score.error_norm == pytest.approx(error.double().square().sum(1).mean().sqrt().item(), rel=1e-6)
+    plain = trained(2, algorithm="sgd")
+    score = evaluate(*plain, PLAIN, SAMPLES, 500, 1600)
+    assert (score.error_norm, score.worker_distance) == (None, 0.0)
 
 
 def test_evaluation_is_no_training_traffic_and_too_few_scored_samples_are_an_error() -> None:
-    config = small_config(num_workers=2)
-    built = build_model(config.model, TASK, 1, torch.device("cpu"))
-
-    def work(collectives: Collectives, samples: Any) -> tuple[int, int]:
-        model = copy.deepcopy(built)
-        optimizer = build_optimizer(config, model, collectives, 40)
-        evaluate(config, [model], optimizer, PLAIN, samples, 500, 1600)
-        return collectives.traffic.training_bits, collectives.traffic[Purpose.EVALUATION].bits
-
+    config, models, optimizer = trained(2, algorithm="sgd")
+    before = optimizer.traffic.training_bits
+    evaluate(config, models, optimizer, PLAIN, SAMPLES, 500, 1600)
     # The parameters once, two statistics of 4 + 8 channels, and five sums of 64 bits.
-    assert set(run_workers(partial(work, samples=SAMPLES), 2)) == {(0, 32 * 742 + 32 * 24 + 64 * 5)}
+    assert optimizer.traffic.training_bits == before
+    assert optimizer.traffic[Purpose.EVALUATION].bits == 32 * 742 + 32 * 24 + 64 * 5
     with pytest.raises(RuntimeError, match=r"498 samples were scored where there .* 500"):
-        run_workers(partial(work, samples=Lossy()), 2)
+        evaluate(config, models, optimizer, PLAIN, Counted(**vars(SAMPLES), lost=1), 500, 1600)
 
 
 def test_scores_are_made_in_the_precision_that_was_trained_in() -> None:
-    config = small_config(precision="bf16")
-    model = build_model(config.model, TASK, 1, torch.device("cpu"))
-    optimizer = build_optimizer(config, model, SoloCollectives(), 40)
-    precision = MixedPrecision("bf16", torch.device("cpu"))
-    score = evaluate(config, [model], optimizer, precision, SAMPLES, 500, 1600)
-    (accuracy,) = worker_accuracies([model], precision, SoloCollectives(), SAMPLES, 500)
-    model.eval()
+    config, models, optimizer = trained(1, algorithm="sgd", precision="bf16")
+    precision = MixedPrecision("bf16", CPU)
+    score = evaluate(config, models, optimizer, precision, SAMPLES, 500, 1600)
+    (accuracy,) = worker_accuracies(models, precision, optimizer.collectives, SAMPLES, 500)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        outputs = model(SAMPLES.evaluation_inputs)
+        outputs = models[0].eval()(SAMPLES.evaluation_inputs)
     assert outputs.dtype == torch.bfloat16
     labels = SAMPLES.evaluation_labels
     assert score.loss == pytest.approx(nn.functional.cross_entropy(outputs.float(), labels).item(), rel=1e-6)
     assert accuracy == score.accuracy == (outputs.argmax(1) == labels).double().mean().item()
-    plain = evaluate(config, [model], optimizer, PLAIN, SAMPLES, 500, 1600)
+    plain = evaluate(config, models, optimizer, PLAIN, SAMPLES, 500, 1600)
     assert abs(plain.loss - score.loss) > 1e-5 * score.loss

@@ -16,7 +16,6 @@ from harness.records.run_lock import owned
 from harness.records.store import Failure, read_record, read_run
 from harness.spec_file import load_spec
 from harness.tasks import blobs
-from harness.workers.attempt import attempt_stacked
 from harness.workers.launch import launch, missing_runs
 from tests.harness.support import (
     CSER,
@@ -28,6 +27,7 @@ from tests.harness.support import (
     changed,
     command,
     comparable,
+    done,
     job_for,
     kept_checkpoints,
     launch_options,
@@ -57,8 +57,7 @@ def test_processes_equal_stacked_workers(num_workers: int, tmp_path: Path) -> No
     plan = planned(tmp_path, spec)
     (run,) = plan.runs
     assert launch(plan, launch_options(tmp_path / "processes", "processes"), Quiet()) == 0
-    stacked = job_for(run.config, tmp_path / "stacked")
-    assert attempt_stacked(stacked)
+    stacked = done(run.config, tmp_path / "stacked")
     folder = tmp_path / "processes" / "small" / run.run_id
     (events, result), (stacked_events, stacked_result) = comparable(folder), comparable(stacked.folder)
     if num_workers == 2:
@@ -78,15 +77,12 @@ def torchrun(num_processes: int, *arguments: str | Path) -> list[str]:
 def test_torchrun_equals_stacked_workers(tmp_path: Path) -> None:
     spec = only(small_spec(), "ef_sgd") | {"statistics": small_spec()["statistics"] | {"baseline": "ef_sgd"}}
     path = write_spec(tmp_path, spec)
-    done = call(torchrun(2, "run", path, "--results", tmp_path / "torchrun"), tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert [line for line in done.stdout.splitlines() if line.endswith("done")] == [
-        "ef_sgd seed 1: done",
-        "ef_sgd seed 2: done",
-    ]
+    said = call(torchrun(2, "run", path, "--results", tmp_path / "torchrun"), tmp_path)
+    assert said.returncode == 0, said.stderr
+    lines = [line for line in said.stdout.splitlines() if line.endswith("done")]
+    assert lines == ["ef_sgd seed 1: done", "ef_sgd seed 2: done"]
     for run in planned(tmp_path, spec).runs:
-        stacked = job_for(run.config, tmp_path / "stacked")
-        assert attempt_stacked(stacked)
+        stacked = done(run.config, tmp_path / "stacked")
         folder = tmp_path / "torchrun" / "small" / run.run_id
         assert comparable(folder) == comparable(stacked.folder)
         (attempt,) = read_run(folder).run.attempts
@@ -186,12 +182,11 @@ def test_a_damaged_folder_is_no_other_runs_affair_but_a_damaged_result_stops_the
 def test_checkpoints_that_a_killed_process_left_beside_its_result_go(tmp_path: Path, cli: CommandLine) -> None:
     spec = only(small_spec(), "sgd")
     (run,) = planned(tmp_path, spec).runs
-    job = job_for(run.config, tmp_path / "small", experiment="small")
     with kept_checkpoints():
-        assert attempt_stacked(job)
-    assert (job.folder / "checkpoint" / "latest").exists()
+        folder = done(run.config, tmp_path / "small").folder
+    assert (folder / "checkpoint" / "latest").exists()
     assert "are done" in cli.out("run", write_spec(tmp_path, spec), "--results", tmp_path)
-    assert not (job.folder / "checkpoint").exists()
+    assert not (folder / "checkpoint").exists()
 
 
 def test_runs_that_another_command_is_at_are_skipped_with_a_word_and_fail_nothing(
@@ -214,7 +209,7 @@ def test_all_workers_compute_on_one_thread_each(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(blobs, "TASK", hook)
     torch.set_num_threads(2)
     try:
-        assert attempt_stacked(job_for(small_config("cser", CSER), tmp_path))
+        done(small_config("cser", CSER), tmp_path)
     finally:
         torch.set_num_threads(1)
     assert threads == [1] * 80

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,24 +12,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from algorithms import DistributedOptimizer, SoloCollectives, StackedCollectives
+from algorithms import DistributedOptimizer, SoloCollectives
 from algorithms.core.checks import FirstStep
 from algorithms.registry import algorithms
 from harness.records.store import Failure, RunRecord, read_record, read_run
-from harness.spec import ModelSpec
 from harness.tasks import blobs
-from harness.tasks.task import find_task
-from harness.train import build
+from harness.train import build, training
 from harness.train.build import build_model, build_optimizer, format_of, lay_out
-from harness.train.local_workers import MixedPrecision, batched_backward, local_workers, random_batch
+from harness.train.local_workers import MixedPrecision, batched_backward
 from harness.workers.attempt import attempt_stacked
 from tests.harness.support import (
     BLOCK,
     CSER,
     DoctoredBlobs,
-    Table,
-    attempt_in_threads,
     comparable,
+    done,
     job_for,
     kept_checkpoints,
     settings_of,
@@ -39,55 +34,48 @@ from tests.harness.support import (
     stop_before,
 )
 
-Place = tuple[int, int]
-"""A worker and one of its steps, counted from 0."""
 INFINITY = float("inf")
 # Worker 1 alone before the first of several resets; worker 0 alone after it; both.
-FORCED: set[Place] = {(1, 5), (0, 21), (0, 30), (1, 30)}
+FORCED = {(1, 5), (0, 21), (0, 30), (1, 30)}
 
 
 class Overflows:
-    """Makes gradients, or the loss itself, infinite at these places, and writes down what each step changed."""
+    """Makes gradients, or the loss itself, infinite at these places, each a worker and a step counted from 0.
+
+    Attributes:
+        changed: what each step of the two stacked workers changed of the optimiser's state.
+        losses: of both workers, step by step.
+    """
 
     def __init__(
-        self, patch: pytest.MonkeyPatch, forced: set[Place], of_loss: bool = False, stop_before: int | None = None
+        self, patch: pytest.MonkeyPatch, forced: set[tuple[int, int]], of_loss: bool = False, first: int = 0
     ) -> None:
-        self.changed: dict[Place, set[str]] = {}
-        self.losses: dict[Place, float] = {}
-        here, loss, step = threading.local(), MixedPrecision.loss, MixedPrecision.step
+        self.changed: list[set[str]] = []
+        self.losses: list[float] = []
+        loss, step = MixedPrecision.loss, MixedPrecision.step
 
         def watched_loss(precision: MixedPrecision, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-            value = loss(precision, model, inputs, labels)
-            if here.place in forced:
+            value, place = loss(precision, model, inputs, labels), divmod(len(self.losses), 2)
+            if (place[1], first + place[0]) in forced:
                 if of_loss:
                     value = value * INFINITY
                 else:
                     value.register_hook(lambda gradient: gradient * INFINITY)
-            self.losses[here.place] = value.item()
+            self.losses.append(value.item())
             return value
 
         def watched_step(precision: MixedPrecision, optimizer: DistributedOptimizer) -> None:
             before = state_of(optimizer)
             step(precision, optimizer)
             after = state_of(optimizer)
-            self.changed[here.place] = {key for key in before if not torch.equal(before[key], after[key])}
-
-        def arrive(rank: int, step: int) -> None:
-            here.place = rank, step
-            if step == stop_before:
-                raise KeyError(f"stopped before step {step}")
+            self.changed.append({key for key in before if not torch.equal(before[key], after[key])})
 
         patch.setattr(MixedPrecision, "loss", watched_loss)
         patch.setattr(MixedPrecision, "step", watched_step)
-        patch.setattr(blobs, "TASK", DoctoredBlobs(hook=arrive))
 
     def skipped(self) -> set[int]:
-        """Steps that changed nothing; each worker must say the same of each step."""
-        by_step: dict[int, set[bool]] = {}
-        for (_, step), changed in self.changed.items():
-            by_step.setdefault(step, set()).add(not changed)
-        assert all(len(words) == 1 for words in by_step.values())
-        return {step for step, words in by_step.items() if words == {True}}
+        """Steps that changed nothing."""
+        return {step for step, changed in enumerate(self.changed) if not changed}
 
 
 def state_of(optimizer: DistributedOptimizer) -> dict[str, Tensor]:
@@ -97,17 +85,8 @@ def state_of(optimizer: DistributedOptimizer) -> dict[str, Tensor]:
     return copies | {"parameters": optimizer.flat.parameters.detach().clone(), "steps": steps}
 
 
-def precision_states(folder: Path) -> list[dict[str, Any]]:
-    """What the ranks' last checkpoints say of loss scaling."""
-    files = sorted((folder / "checkpoint" / "step-000000025").glob("rank-*.pt"))
-    return [torch.load(file, weights_only=True)["precision"] for file in files]
-
-
 def trained(folder: Path, algorithm: str = "cser", **changes: Any) -> RunRecord:
-    """What a run of two threads leaves."""
-    job = job_for(small_config(algorithm, settings_of(algorithm, BLOCK), **changes), folder)
-    assert attempt_in_threads(job)
-    return read_run(job.folder)
+    return done(small_config(algorithm, settings_of(algorithm, BLOCK), **changes), folder)
 
 
 @pytest.mark.parametrize("name", algorithms())
@@ -115,14 +94,12 @@ def test_all_workers_skip_a_step_that_overflowed_on_one_and_nothing_of_it_is_lef
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overflows = Overflows(monkeypatch, FORCED)
-    record = trained(tmp_path, name, precision="fp16")
+    result = trained(tmp_path, name, precision="fp16").result
     skipped = overflows.skipped()
     assert {5, 21, 30} <= skipped and len(skipped) < 10
-    for (_, step), changed in overflows.changed.items():
-        # The parameters of some methods stand still until workers talk; the count of steps and some state do not.
-        assert "steps" in changed and len(changed) > 1 if step not in skipped else changed == set()
-    result = record.result
-    assert result is not None and (result.status, result.num_steps) == ("done", 40)
+    # The parameters of some methods stand still until workers talk; the count of steps and some state do not.
+    assert all("steps" in changed and len(changed) > 1 for changed in overflows.changed if changed)
+    assert (result.status, result.num_steps) == ("done", 40)
     if name == "sgd":
         assert result.traffic["gradient"].collectives == 40 - len(skipped)
 
@@ -135,31 +112,28 @@ def test_interrupted_equals_uninterrupted_in_half_precision(
     name: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = small_config(name, settings_of(name, BLOCK), precision=precision)
-    forced = FORCED if precision == "fp16" else set()
-    folders = []
-    for place, stops in (("whole", [None]), ("broken", [12, 22, 30, None])):
-        for stop in stops:
+    states = []
+    for place, attempts in (("whole", {None: 0}), ("broken", {12: 0, 22: 0, 30: 20, None: 25})):
+        for stop, first in attempts.items():
             with monkeypatch.context() as patch, kept_checkpoints():
-                Overflows(patch, forced, stop_before=stop)
+                Overflows(patch, FORCED if precision == "fp16" else set(), first=first)
+                patch.setattr(blobs, "TASK", DoctoredBlobs(hook=partial(stop_before, stop)))
                 job = job_for(config, tmp_path / place)
-                assert attempt_in_threads(job) == (stop is None)
-        folders.append(job.folder)
-    whole, broken = folders
-    assert [attempt.resumed_from_step for attempt in read_run(broken).run.attempts] == [0, 0, 20, 25]
-    assert comparable(broken) == comparable(whole)
-    states = precision_states(broken)
-    assert states == precision_states(whole)
-    if precision == "fp16":  # each worker has lowered its own scale
-        assert all(state["scale"] < 2.0**16 and state["_growth_tracker"] > 0 for state in states)
+                assert attempt_stacked(job) == (stop is None)
+        saved = job.folder / "checkpoint" / "step-000000025" / "rank-0.pt"
+        states.append(torch.load(saved, weights_only=True)["precision"])
+    assert [attempt.resumed_from_step for attempt in read_run(job.folder).run.attempts] == [0, 0, 20, 25]
+    assert comparable(job.folder) == comparable(tmp_path / "whole" / job.folder.name)
+    assert states[0] == states[1]
+    assert precision != "fp16" or (states[0]["scale"] < 2.0**16 and states[0]["_growth_tracker"] > 0)
 
 
 def test_an_infinite_loss_is_skipped_and_no_part_of_the_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     overflows = Overflows(monkeypatch, {(1, 5)}, of_loss=True)
     record = trained(tmp_path, precision="fp16")
-    assert 5 in overflows.skipped() and overflows.losses[1, 5] == INFINITY
-    first = [loss for (_, step), loss in overflows.losses.items() if step < 20 and math.isfinite(loss)]
-    assert len(first) == 39
-    assert record.result is not None and record.result.status == "done"
+    assert 5 in overflows.skipped() and overflows.losses[11] == INFINITY
+    first = [loss for loss in overflows.losses[:40] if math.isfinite(loss)]
+    assert len(first) == 39 and record.result.status == "done"
     assert record.events[0].train_loss == pytest.approx(math.fsum(first) / 39, rel=1e-6)
 
 
@@ -170,63 +144,30 @@ def test_without_loss_scaling_an_infinite_gradient_is_divergence(
     overflows = Overflows(monkeypatch, {(1, 5)})
     result = trained(tmp_path, precision=precision).result
     assert overflows.skipped() == set()
-    assert result is not None and (result.status, result.diverged_at_step) == ("diverged", 20)
+    assert (result.status, result.diverged_at_step) == ("diverged", 20)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_half_precision_learns_as_well(precision: str, tmp_path: Path) -> None:
     half, full = (trained(tmp_path, precision=each, num_epochs=3).result for each in (precision, "fp32"))
-    assert half is not None and full is not None and half.parameters_sha256 != full.parameters_sha256
-    assert half.test_accuracy is not None and full.test_accuracy is not None
+    assert half.parameters_sha256 != full.parameters_sha256
     assert full.test_accuracy > 0.5 and abs(half.test_accuracy - full.test_accuracy) < 0.05
 
 
 # Workers in one process
 
 
-NUM_WORKERS = 4
-BATCHED = {"name": "mlp", "options": {"hidden": 9}}
-
-
-def test_batched_passes_give_each_workers_gradients_up_to_rounding() -> None:
-    task = find_task("blobs")
-    model = build_model(ModelSpec.model_validate(BATCHED), task, 0, torch.device("cpu"))
-    draws = (torch.Generator().manual_seed(rank) for rank in range(NUM_WORKERS))
-    batches = [random_batch(task, 10, draw, torch.empty(0)) for draw in draws]
-    models, optimizer = local_workers(small_config(), model, StackedCollectives(NUM_WORKERS), 40)
-    backward = batched_backward(models[0], optimizer.flat.tensors)
-    assert backward
-    backward(*(torch.cat(each) for each in zip(*batches, strict=True)))
-    single = []
-    for inputs, labels in batches:
-        own = copy.deepcopy(model)
-        nn.functional.cross_entropy(own(inputs), labels).backward()  # type: ignore[no-untyped-call]
-        single.append(torch.cat([each.grad.flatten() for each in own.parameters() if each.grad is not None]))
-    torch.testing.assert_close(optimizer.flat.gradients, torch.stack(single), rtol=1e-4, atol=1e-6)
-
-
-def both(tmp_path: Path, name: str, compressor: Table, **changes: Any) -> list[tuple[list[Table], Table]]:
-    """Events and result of a run of stacked workers, and of threads that each have a worker."""
-    own = {"num_workers": NUM_WORKERS, "batch_size": 10, "partition": {"kind": "contiguous"}}
-    config = small_config(name, settings_of(name, compressor), **own, **changes)
-    stacked, threads = job_for(config, tmp_path / "stacked"), job_for(config, tmp_path / "threads")
-    assert attempt_stacked(stacked) and attempt_in_threads(threads)
-    return [comparable(stacked.folder), comparable(threads.folder)]
-
-
-def test_a_run_by_batched_passes_is_the_run_of_one_after_the_other_up_to_rounding(tmp_path: Path) -> None:
-    (events, result), (others, other) = both(tmp_path, "mcser", BLOCK, model=BATCHED)
+def test_batched_passes_are_those_of_one_after_the_other_up_to_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"num_workers": 4, "batch_size": 10, "partition": {"kind": "contiguous"}}
+    config = small_config("mcser", settings_of("mcser", BLOCK), **own, model={"name": "mlp", "options": {"hidden": 9}})
+    (events, result) = comparable(done(config, tmp_path / "at once").folder)
+    found: list[object] = []
+    monkeypatch.setattr(training, "batched_backward", lambda *arguments: found.append(batched_backward(*arguments)))
+    (others, other) = comparable(done(config, tmp_path / "one by one").folder)
     assert [event["test_loss"] for event in events] == pytest.approx([each["test_loss"] for each in others], rel=1e-4)
-    assert result["traffic"] == other["traffic"]
-
-
-@pytest.mark.parametrize(
-    ("name", "compressor"),
-    [("mcser", BLOCK), ("ef_sgd", {"kind": "top_k", "ratio": 7.0}), ("dpsgd", BLOCK), ("powersgd", BLOCK)],
-)
-def test_stacked_equals_threads(name: str, compressor: Table, tmp_path: Path) -> None:
-    stacked, threads = both(tmp_path, name, compressor)
-    assert stacked == threads
+    assert result["traffic"] == other["traffic"] and all(found)
 
 
 # Memory

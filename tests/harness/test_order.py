@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from collections import Counter, defaultdict
@@ -17,19 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from algorithms import Collectives
+from algorithms import StackedCollectives
 from algorithms.registry import algorithms
-from harness.records.store import read_run
 from harness.seeds import derive_seed
 from harness.spec import PartitionSpec, ScheduleSpec, SpecError, TaskSpec
 from harness.tasks.blobs import TASK
 from harness.tasks.task import Batch, TensorSamples, held_out_indices, split_sizes
-from harness.train.build import build_model, build_optimizer, num_steps_of
+from harness.train.build import build_model, num_steps_of
+from harness.train.local_workers import local_workers
 from harness.train.order import class_counts, evaluation_steps, learning_rate_factor, worker_batches, worker_shards
-from harness.train.train import parameters_sha256
-from harness.workers.attempt import attempt_stacked
-from tests.harness.support import BLOCK, Table, job_for, settings_of, small_config
-from tests.threads import run_workers
+from tests.harness.support import BLOCK, Table, done, settings_of, small_config
 
 FIXED: dict[str, Table] = {
     "contiguous": {"kind": "contiguous"},
@@ -61,6 +57,8 @@ def test_shards_are_disjoint_of_one_size_and_leave_out_no_more_than_they_must(
 ) -> None:
     shards = shards_of(torch.tensor(labels), num_workers, seed, **spec)
     assert len(shards) == num_workers
+    torch.manual_seed(5)  # The global generator has no say.
+    assert shards_of(torch.tensor(labels), num_workers, seed, **spec) == shards
     stretches = num_workers * spec.get("shards_per_worker", 1)
     assert {len(shard) for shard in shards} == {len(labels) // stretches * stretches // num_workers}
     held = [sample for shard in shards for sample in shard]
@@ -81,44 +79,31 @@ def test_contiguous_shards_are_stretches_of_the_data_set() -> None:
 def first_shares(labels: Tensor, alpha: float) -> numpy.ndarray[Any, Any]:
     """Class shares of worker 0, who finds all classes full, under a hundred seeds; shape (100, classes)."""
     shards = [shards_of(labels, 20, seed, kind="dirichlet", alpha=alpha)[0] for seed in range(100)]
-    return numpy.stack([numpy.bincount(labels[shard].numpy(), minlength=int(labels.max()) + 1) for shard in shards]) / (
-        len(labels) // 20
-    )
+    counts = [numpy.bincount(labels[shard], minlength=int(labels.max()) + 1) for shard in shards]
+    return numpy.stack(counts) / (len(labels) // 20)
 
 
 @pytest.mark.parametrize("alpha", [0.3, 1.0, 5.0])
-def test_shares_have_the_second_moment_of_a_dirichlet_distribution(alpha: float) -> None:
-    shares = first_shares(torch.arange(20_000) % CLASSES, alpha)
-    squares = (shares**2).sum(axis=1)
+def test_shares_have_the_second_moment_of_a_dirichlet_distribution_and_follow_the_sizes_of_classes(
+    alpha: float,
+) -> None:
+    squares = (first_shares(torch.arange(20_000) % CLASSES, alpha) ** 2).sum(axis=1)
     # Of K shares with parameter alpha each: E sum p^2 = (alpha + 1) / (K alpha + 1); 1000 samples are drawn of them.
     expected = (alpha + 1) / (CLASSES * alpha + 1)
     expected += (1 - expected) / 1_000
     assert abs(squares.mean() - expected) < 4 * squares.std() / 10
+    unequal = torch.repeat_interleave(torch.arange(3), torch.tensor([2_000, 6_000, 12_000]))
+    assert abs(first_shares(unequal, alpha=1.0).mean(axis=0) - [0.1, 0.3, 0.6]).max() < 0.08
 
 
-def test_shares_follow_the_sizes_of_the_classes() -> None:
-    labels = torch.repeat_interleave(torch.arange(3), torch.tensor([2_000, 6_000, 12_000]))
-    shares = first_shares(labels, alpha=1.0)
-    assert abs(shares.mean(axis=0) - [0.1, 0.3, 0.6]).max() < 0.08
-
-
-@pytest.mark.parametrize("num_workers", [5, 10])
-def test_class_shards_give_a_worker_few_classes(num_workers: int) -> None:
-    shards = shards_of(num_workers=num_workers, kind="class_shards", shards_per_worker=2)
-    sets = [set(LABELS[shard].tolist()) for shard in shards]
+def test_class_shards_give_a_worker_few_classes() -> None:
+    sets = [set(LABELS[shard].tolist()) for shard in shards_of(num_workers=10, **FIXED["class_shards"])]
     assert max(map(len, sets)) == 2
+    assert all(
+        shards_of(seed=1, **FIXED[kind]) != shards_of(seed=2, **FIXED[kind]) for kind in ("dirichlet", "class_shards")
+    )
     # They are dealt out at random: not each worker has neighbours.
     assert any(len(each) == 2 and max(each) - min(each) > 1 for each in sets)
-    all_of_them = shards_of(num_workers=num_workers, kind="class_shards", shards_per_worker=160 // num_workers)
-    assert min(len(set(LABELS[shard].tolist())) for shard in all_of_them) > 2
-
-
-@pytest.mark.parametrize("kind", FIXED)
-def test_shards_depend_on_the_seed_alone(kind: str) -> None:
-    first = shards_of(seed=1, **FIXED[kind])
-    torch.manual_seed(5)
-    assert shards_of(seed=1, **FIXED[kind]) == first
-    assert (shards_of(seed=2, **FIXED[kind]) == first) == (kind == "contiguous")
 
 
 @settings(deadline=None, derandomize=True, max_examples=90)
@@ -165,10 +150,7 @@ def test_what_each_worker_trains_on_and_recorded_counts_of_classes(
 
     monkeypatch.setattr(TensorSamples, "training_batches", watched)
     partition = FIXED.get(kind, {"kind": kind})
-    job = job_for(small_config(num_workers=4, partition=partition, num_epochs=2), tmp_path)
-    assert attempt_stacked(job)
-    result = read_run(job.folder).result
-    assert result is not None
+    result = done(small_config(num_workers=4, partition=partition, num_epochs=2), tmp_path).result
     # 4 workers x 20 samples x 20 steps are all 1,600, in each of both epochs.
     first, second = ([seen[rank][part] for rank in range(4)] for part in (slice(400), slice(400, 800)))
     for epoch in (first, second):
@@ -268,36 +250,20 @@ def test_held_out_samples_are_always_the_same_and_apart_from_those_that_are_trai
 
 
 def test_seeds_of_different_streams_differ_and_never_change() -> None:
-    assert derive_seed(1, "init") == derive_seed(1, "init")
     streams = {derive_seed(*parts) for parts in [(1, "init"), (2, "init"), (1, "order"), (1, "order", 0), (11, "init")]}
-    assert len(streams) == 5
-    assert all(0 <= seed < 2**63 for seed in streams)
-    # Written down, so that records of today can be repeated tomorrow.
-    assert derive_seed(1, "init") == int.from_bytes(bytes.fromhex(SHA256_OF_1_INIT)[:8], "little") >> 1
-
-
-SHA256_OF_1_INIT = "c533243a0e98fb04cf3310c202edd5809d3a39f4485ac357a057d64b88e691a6"
-
-
-def first_state(name: str, seed: int) -> tuple[str, str]:
-    """Digests of the initial parameters of worker 1, and of the flat vector that its optimiser trains."""
-    config = small_config(name, settings_of(name, BLOCK), seed=seed)
-    before = torch.get_rng_state()
-    built = build_model(config.model, TASK, config.seed, torch.device("cpu"))
-    assert torch.get_rng_state().equal(before)  # the global generator
-
-    def work(collectives: Collectives) -> tuple[str, str]:
-        model = copy.deepcopy(built)
-        named = torch.cat([parameter.detach().reshape(-1) for parameter in model.parameters()])
-        optimizer = build_optimizer(config, model, collectives, 40)
-        return parameters_sha256(named), parameters_sha256(optimizer.flat.parameters)
-
-    return run_workers(work, 2)[1]
+    assert len(streams) == 5 and all(0 <= seed < 2**63 for seed in streams)
+    # Written down, so that records of today can be repeated tomorrow: the start of sha256("(1, 'init')").
+    assert derive_seed(1, "init") == int.from_bytes(bytes.fromhex("c533243a0e98fb04"), "little") >> 1
 
 
 def test_all_algorithms_start_from_the_same_parameters() -> None:
-    states = {first_state(name, seed=1) for name in algorithms()}
-    assert len(states) == 1
-    ((before, after),) = states
-    assert before == after
-    assert first_state("sgd", seed=2) not in states
+    """Of the model, which the seed alone decides, on each worker; the global generator is left as it was."""
+    before = torch.get_rng_state()
+    first, other = (build_model(small_config().model, TASK, seed, torch.device("cpu")) for seed in (1, 2))
+    assert torch.get_rng_state().equal(before)
+    own, others = (torch.cat([each.detach().flatten() for each in model.parameters()]) for model in (first, other))
+    assert not torch.equal(own, others)
+    for name in algorithms():
+        config = small_config(name, settings_of(name, BLOCK))
+        _, optimizer = local_workers(config, first, StackedCollectives(2), 40)
+        assert torch.equal(optimizer.flat.parameters, own.expand(2, -1))

@@ -19,11 +19,12 @@ from harness.spec import RunConfig, run_id
 from harness.spec_file import load_spec
 from harness.train.build import build_optimizer
 from harness.train.training import Training, lose_state
-from harness.workers.attempt import attempt_stacked, work_of
+from harness.workers.attempt import work_of
 from tests.harness.support import (
     BLOCK,
     Table,
     comparable,
+    done,
     job_for,
     settings_of,
     small_config,
@@ -103,9 +104,8 @@ def test_what_all_workers_or_one_lose_begins_anew_and_nothing_else_changes(metho
 
 def test_a_restart_sends_as_much_and_ends_elsewhere(tmp_path: Path) -> None:
     config = small_config("powersgd", settings_of("powersgd", BLOCK), restart={"without": ["right_factors", "error"]})
-    jobs = [job_for(each, tmp_path) for each in (config, config.model_copy(update={"restart": None}))]
-    assert all(map(attempt_stacked, jobs))
-    result, other = (comparable(job.folder)[1] for job in jobs)
+    both = config, config.model_copy(update={"restart": None})
+    result, other = (comparable(done(each, tmp_path).folder)[1] for each in both)
     assert result["traffic"] == other["traffic"] and result["parameters_sha256"] != other["parameters_sha256"]
 
 
@@ -113,9 +113,8 @@ TAIL = {"everything_sent": True, "at": 0.5}
 
 
 def test_a_synchronous_tail_of_sgd_is_sgd_that_lost_its_momentum(tmp_path: Path) -> None:
-    jobs = [job_for(small_config(restart=restart), tmp_path) for restart in (TAIL, {"without": ["momentum"]})]
-    assert all(map(attempt_stacked, jobs)) and len({job.folder for job in jobs}) == 2
-    first, second = (comparable(job.folder)[1] for job in jobs)
+    configs = (small_config(restart=restart) for restart in (TAIL, {"without": ["momentum"]}))
+    first, second = (comparable(done(config, tmp_path).folder)[1] for config in configs)
     assert {key for key in first if first[key] != second[key]} == {"run_id"}
 
 
@@ -125,9 +124,7 @@ def test_a_synchronous_tail_of_sgd_is_sgd_that_lost_its_momentum(tmp_path: Path)
 def test_a_synchronous_tail_begins_from_the_average_and_sends_each_gradient(model: Table, tmp_path: Path) -> None:
     """20 of 40 steps by local SGD, which averaged after 7 and 14: the average at 20, then 20 gradients."""
     config = small_config("local_sgd", {"sync_interval": 7}, restart=TAIL, model=model)
-    job = job_for(config, tmp_path)
-    assert attempt_stacked(job)
-    result = comparable(job.folder)[1]
+    result = comparable(done(config, tmp_path).folder)[1]
     size = 32 * result["num_parameters"]
     sent = {key: (entry["bits"], entry["collectives"]) for key, entry in result["traffic"].items()}
     assert (sent["model"], sent["gradient"]) == ((3 * size, 3), (20 * size, 20))

@@ -18,10 +18,9 @@ import pytest
 
 from harness.plan.plan import Plan, make_plan
 from harness.records import run_lock
-from harness.records.recorder import SupersededError, write_failure
 from harness.records.run_lock import owned
 from harness.records.state import judge, look, saved_step
-from harness.records.store import Failure, Heartbeat, read_record, read_run, write_record
+from harness.records.store import Failure, Heartbeat, read_record, read_run
 from harness.spec_file import load_spec
 from harness.train import train
 from harness.workers.attempt import attempt_stacked
@@ -29,12 +28,12 @@ from harness.workers.launch import launch
 from harness.workers.processes import Interrupted, noticed
 from tests.harness.support import (
     CSER,
-    CommandLine,
     Quiet,
     attempt_in_threads,
     changed,
     command,
     comparable,
+    done,
     environment,
     job_for,
     launch_options,
@@ -112,15 +111,14 @@ KINDS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_stopped_and_called_again_gives_the_same_as_undisturbed(kind: str, tmp_path: Path) -> None:
     config = small_config("cser", CSER, num_epochs=3, **KINDS[kind])
-    whole = job_for(config, tmp_path / "whole", checkpoint_minutes=60.0)
-    assert attempt_stacked(whole)
+    whole = done(config, tmp_path / "whole", checkpoint_minutes=60.0)
     for steps in (1, 33, 60):  # Stacked workers stop at the very step at which they are asked to.
         asked = iter(range(steps - 1))
         job = job_for(config, tmp_path / "stopped", checkpoint_minutes=60.0)
         assert not attempt_stacked(job, lambda asked=asked: next(asked, None) is None)  # type: ignore[misc]
     folder = tmp_path / "stopped" / whole.folder.name
-    assert attempt_stacked(job_for(config, tmp_path / "stopped"))
-    assert [each.resumed_from_step for each in read_run(folder).run.attempts] == [0, 1, 34, 94]
+    record = done(config, tmp_path / "stopped")
+    assert [each.resumed_from_step for each in record.run.attempts] == [0, 1, 34, 94]
     assert comparable(folder) == comparable(whole.folder)
 
 
@@ -189,33 +187,12 @@ def test_run_that_another_command_did_while_its_lock_was_waited_for_is_not_done_
 @pytest.mark.timeout(300)
 def test_worker_processes_look_again_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = make_plan(load_spec(write_spec(tmp_path, only(small_spec(), "sgd"))), tmp_path)
-    (run,) = plan.runs
-    done = job_for(run.config, tmp_path / "small", experiment="small")
-    assert attempt_stacked(done)
+    before = done(plan.runs[0].config, tmp_path / "small")
     # The command had looked before the other one finished the run.
     monkeypatch.setattr("harness.workers.launch.missing_runs", lambda plan, folder: list(plan.runs))
     display = Quiet()
     assert launch(plan, launch_options(tmp_path, "processes"), display) == 0
-    assert display.ends == {"sgd 1": None} and len(read_run(done.folder).run.attempts) == 1
-
-
-# States
-
-
-def test_status_of_a_run_that_died_without_a_record(tmp_path: Path, cli: CommandLine) -> None:
-    """As where the disk was full: the heartbeat is fresh, but nobody holds the run's lock."""
-    plan, folder = planned(tmp_path)
-    job = job_for(plan.runs[0].config, tmp_path / "results" / "small")
-    job.recorder().begin(0)
-    beat = Heartbeat(
-        attempt=job.attempt.attempt, time=time.time(), step=7, num_steps=40 * LONG, epoch=0.1, loss=None,
-        accuracy=None, images_per_second=1.0, megabytes_sent=1.0, seconds_left=None,
-    )  # fmt: skip
-    words = ["status", tmp_path / "spec.toml", "--results", tmp_path / "results"]
-    with owned(folder):
-        write_record(folder / "heartbeat.json", beat)
-        assert "running: cser seed 1: step 7 of" in cli.out(*words)
-    assert "stale: cser seed 1: step 7 of 12000; its process ended without a word" in cli.out(*words)
+    assert display.ends == {"sgd 1": None} and len(read_run(before.folder).run.attempts) == 1
 
 
 # Workers that stop together
@@ -242,8 +219,8 @@ def test_all_workers_stop_at_one_step_and_quick_steps_are_not_interrupted_by_que
     """Until the first look, at step 20, workers talk at each step; then, where steps are quick, at looks: at 25, 40."""
     monkeypatch.setattr(train, "STOP_SECONDS", seconds)
     job, asked = job_for(CONFIG, tmp_path, checkpoint_minutes=60.0), itertools.count(1)
-    done = attempt_in_threads(job, lambda own: lambda: own == rank and next(asked) >= call)
-    assert done == (step is None)
+    has_result = attempt_in_threads(job, lambda own: lambda: own == rank and next(asked) >= call)
+    assert has_result == (step is None)
     if step:
         failure = read_record(job.folder / "failure.json", Failure)
         assert (failure.kind, failure.message) == ("preempted", f"asked to stop; saved at step {step} of 40")
@@ -253,23 +230,6 @@ def test_all_workers_stop_at_one_step_and_quick_steps_are_not_interrupted_by_que
 
 
 # Attempts that were replaced
-
-
-def test_replaced_attempt_writes_nothing(whole: Path, tmp_path: Path) -> None:
-    old, new = job_for(CONFIG, tmp_path), job_for(CONFIG, tmp_path)
-    for job in (old, new):
-        job.recorder().begin(0)
-    record, recorder = read_run(whole), old.recorder()
-    before = {path.name: path.read_bytes() for path in old.folder.iterdir()}
-    words = f"attempt {new.attempt.attempt} has taken run .* over from attempt"
-    with pytest.raises(SupersededError, match=words):
-        recorder.event(record.events[0])
-    with pytest.raises(SupersededError, match=words):
-        recorder.finish(record.result)  # type: ignore[arg-type]
-    write_failure(old.folder, old.run.run_id, old.attempt.attempt, "communication", "lost the others", "")
-    assert {path.name: path.read_bytes() for path in old.folder.iterdir()} == before
-    write_failure(new.folder, new.run.run_id, new.attempt.attempt, "communication", "lost the others", "")
-    assert read_record(new.folder / "failure.json", Failure).attempt == new.attempt.attempt
 
 
 def test_attempt_that_is_replaced_in_the_middle_stops_and_the_new_one_is_whole(whole: Path, tmp_path: Path) -> None:
@@ -285,6 +245,7 @@ def test_attempt_that_is_replaced_in_the_middle_stops_and_the_new_one_is_whole(w
         return False
 
     assert not attempt_in_threads(old, lambda rank: replaced if rank == 0 else lambda: False)
-    assert not (old.folder / "result.json").exists() and not (old.folder / "events.jsonl").exists()
+    written = {path.name for path in old.folder.glob("*.json*")}
+    assert not written & {"result.json", "events.jsonl", "failure.json"}
     assert attempt_in_threads(new)
     assert comparable(new.folder) == comparable(whole)

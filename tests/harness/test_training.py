@@ -17,7 +17,7 @@ from algorithms.core.traffic import Mark, mark
 from algorithms.registry import algorithms
 from algorithms.sgd import SGD
 from harness.plan.footprint import footprint_of
-from harness.records.store import Failure, RunRecord, read_record, read_run
+from harness.records.store import Failure, read_record, read_run
 from harness.spec import RunConfig
 from harness.tasks import blobs
 from harness.train.training import PHASES, Clock
@@ -28,6 +28,7 @@ from tests.harness.support import (
     DoctoredBlobs,
     Table,
     comparable,
+    done,
     job_for,
     settings_of,
     small_config,
@@ -82,20 +83,15 @@ def test_a_plan_knows_what_a_rule_of_the_learning_rate_will_send(tmp_path: Path)
     slower = config.model_copy(update={"learning_rate": 0.025})
     assert footprint_of(config).bits > footprint_of(slower).bits > 0
     for each in (config, slower):
-        job = job_for(each, tmp_path)
-        assert attempt_stacked(job)
-        result = read_run(job.folder).result
-        assert result is not None and result.traffic["model"].bits == footprint_of(each).bits
+        assert done(each, tmp_path).result.traffic["model"].bits == footprint_of(each).bits
 
 
 def test_training_learns(tmp_path: Path) -> None:
-    job = job_for(small_config(num_epochs=3), tmp_path)
-    assert attempt_stacked(job)
-    record = read_run(job.folder)
+    record = done(small_config(num_epochs=3), tmp_path)
     assert [event.step for event in record.events] == [20, 40, 60, 80, 100, 120]
     assert record.events[-1].train_loss < record.events[0].train_loss
     # Ten classes: chance is 0.1.
-    assert record.result is not None and (record.result.test_accuracy or 0) > 0.5
+    assert record.result.test_accuracy > 0.5
     seconds = record.result.clock_seconds
     assert set(seconds) == set(PHASES) and all(value > 0 for value in seconds.values())
     assert sum(seconds.values()) == pytest.approx(record.result.wall_seconds, rel=1e-9)
@@ -104,10 +100,7 @@ def test_training_learns(tmp_path: Path) -> None:
 
 
 def test_result_is_the_last_event(tmp_path: Path) -> None:
-    job = job_for(small_config("cser", CSER), tmp_path)
-    assert attempt_stacked(job)
-    record = read_run(job.folder)
-    assert record.result is not None
+    record = done(small_config("cser", CSER), tmp_path)
     last, result = record.events[-1].model_dump(), record.result.model_dump()
     shared = ["train_loss", "test_loss", "test_correct", "test_count", "test_accuracy"]
     assert {key: last[key] for key in shared} == {key: result[key] for key in shared}
@@ -135,21 +128,14 @@ def test_recorded_loss_is_the_mean_over_workers_and_steps_since_the_last_score_a
         return loss
 
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", spy)
-    job = job_for(small_config(learning_rate=0.08, schedule={"kind": "cosine", "warmup_epochs": 0.75}), tmp_path)
-    assert attempt_stacked(job)
+    schedule = {"kind": "cosine", "warmup_epochs": 0.75}
+    events = done(small_config(learning_rate=0.08, schedule=schedule), tmp_path).events
     assert len(losses) == 80
     means = [math.fsum(losses[:40]) / 40, math.fsum(losses[40:]) / 40]
-    events = read_run(job.folder).events
     assert [event.train_loss for event in events] == pytest.approx(means, rel=1e-5)
     # Of 40 steps 30 are warm-up; number 20 of them, then number 10 of the 10 that fall from 1 to 0.
     expected = [0.08 * 20 / 30, 0.08 * (1 + math.cos(0.9 * math.pi)) / 2]
     assert [event.learning_rate for event in events] == pytest.approx(expected)
-
-
-def diverging(tmp_path: Path, **changes: Any) -> RunRecord:
-    job = job_for(small_config("cser", CSER, **changes), tmp_path)
-    assert attempt_stacked(job)
-    return read_run(job.folder)
 
 
 DIVERGING: dict[str, tuple[dict[str, Any], int, list[int]]] = {
@@ -165,9 +151,9 @@ DIVERGING: dict[str, tuple[dict[str, Any], int, list[int]]] = {
 @pytest.mark.parametrize("when", DIVERGING)
 def test_divergence_is_a_result_with_its_step_and_nothing_filled_in(when: str, tmp_path: Path) -> None:
     changes, step, scored = DIVERGING[when]
-    record = diverging(tmp_path, **changes)
-    assert record.result is not None and record.failure is None
+    record = done(small_config("cser", CSER, **changes), tmp_path)
     result = record.result
+    assert record.failure is None
     assert (result.status, result.diverged_at_step, result.num_steps) == ("diverged", step, step)
     scores = [result.train_loss, result.test_loss, result.test_correct, result.test_count, result.test_accuracy]
     assert scores == [None] * 5
@@ -180,13 +166,11 @@ def test_divergence_is_a_result_with_its_step_and_nothing_filled_in(when: str, t
 
 
 def test_a_loss_that_explodes_and_stays_finite_is_no_divergence_but_a_score(tmp_path: Path) -> None:
-    record = diverging(tmp_path, learning_rate=30.0)
-    assert record.result is not None and record.result.status == "done"
+    record = done(small_config("cser", CSER, learning_rate=30.0), tmp_path)
     # Ten classes: a guess has a loss of 2.3 and an accuracy of 0.1.
     losses = [record.result.train_loss, *(event.train_loss for event in record.events)]
-    assert all(loss is not None and math.isfinite(loss) for loss in losses) and max(losses) > 1e6  # type: ignore[type-var]
-    assert record.result.test_accuracy is not None and record.result.test_accuracy < 0.3
-    assert record.result.test_accuracy == record.events[-1].test_accuracy
+    assert all(map(math.isfinite, losses)) and max(losses) > 1e6
+    assert record.result.status == "done" and record.result.test_accuracy < 0.3
 
 
 class LeakySGD(SGD):
@@ -213,28 +197,7 @@ def test_a_method_that_sends_other_than_its_closed_form_fails_the_run(
 
 # Where time is booked: on a GPU by when that comes to the work, and nobody waits
 
-
-CPU, GPU = torch.device("cpu"), torch.device("cuda")
-
-
-def test_clock_on_made_up_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr("algorithms.core.traffic.time.perf_counter", lambda: now[0])
-    collectives = SoloCollectives()
-    collectives.elapsed.add("", 0.0, 50.0)  # before there was a clock
-    clock = Clock(collectives, CPU, {"data": 5.0})
-    for phase, passed, talked in [
-        ("data", 2.0, 0.5),
-        ("compute", 1.0, 0.0),
-        ("evaluate", 4.0, 3.0),
-        ("data", 8.0, 1.0),
-    ]:
-        now[0] += passed
-        collectives.elapsed.add(collectives.account, 0.0, talked)
-        clock.switch(phase)  # type: ignore[arg-type]
-    # Each switch ends the phase before it: compute, data, compute, evaluate.
-    assert clock.seconds == {"data": 6.0, "compute": 2.5, "communicate": 4.5, "evaluate": 7.0, "checkpoint": 0.0}
-    assert clock.wall_seconds == 20.0
+GPU = torch.device("cuda")
 
 
 class Event:
@@ -261,16 +224,6 @@ class Event:
         return 1e3 * (end.at - self.at)
 
 
-@pytest.fixture
-def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Event]:
-    """The events in the order in which a made-up GPU was told of them."""
-    events: list[Event] = []
-    monkeypatch.setattr(Event, "recorded", events, raising=False)
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
-    return events
-
-
 class OnGPU(SoloCollectives):
     """Collectives that a GPU does."""
 
@@ -278,7 +231,12 @@ class OnGPU(SoloCollectives):
         return mark(GPU)
 
 
-def test_a_gpus_times_are_its_own_and_nobody_waits_for_them(recorded: list[Event]) -> None:
+def test_a_gpus_times_are_its_own_and_nobody_waits_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The events are in the order in which a made-up GPU was told of them."""
+    recorded: list[Event] = []
+    monkeypatch.setattr(Event, "recorded", recorded, raising=False)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
     collectives = OnGPU()
     clock = Clock(collectives, GPU, {"communicate": 100.0})
     for _ in range(2):  # steps, as the host tells the GPU of them

@@ -10,20 +10,18 @@ from typing import Any
 import pytest
 import torch
 
-from harness.records.store import read_run
 from harness.seeds import generator
-from harness.spec import RunConfig, TaskSpec, run_id
+from harness.spec import RunConfig, TaskSpec
 from harness.tasks.pairs import PairSamples
 from harness.tasks.reversal import TASK
 from harness.train.build import build_model
 from harness.train.evaluate import translation_sums
 from harness.train.local_workers import MixedPrecision
 from harness.train.order import worker_batches
-from harness.workers.attempt import attempt_stacked
 from tests.harness.support import (
     CSER,
     comparable,
-    job_for,
+    done,
     small_config,
 )
 
@@ -71,10 +69,8 @@ def test_a_step_of_two_workers_is_the_step_of_one_with_all_their_tokens(tmp_path
     ends = []
     for num_workers in (1, 2):
         own = config(num_workers=num_workers, batch_size=40 // num_workers, partition={"kind": "reshuffled"})
-        assert attempt_stacked(job_for(own, tmp_path))
-        ends.append(read_run(tmp_path / run_id(own)).result)
+        ends.append(done(own, tmp_path).result)
     one, two = ends
-    assert one is not None and two is not None
     assert one.num_steps == two.num_steps == 40
     assert two.test_loss == pytest.approx(one.test_loss, rel=1e-4)
     assert two.train_loss == pytest.approx(one.train_loss, rel=1e-4)
@@ -107,9 +103,7 @@ METHODS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", METHODS)
 def test_a_run_has_the_losses_that_were_last_looked_at(name: str, tmp_path: Path) -> None:
     """After a change of losses that is meant, run with UPDATE_GOLDEN=1 and read the diff."""
-    own = config(name, METHODS[name])
-    assert attempt_stacked(job_for(own, tmp_path))
-    events, result = comparable(tmp_path / run_id(own))
+    events, result = comparable(done(config(name, METHODS[name]), tmp_path).folder)
     assert result["class_counts"] and all(sum(each) == 800 for each in result["class_counts"])
     assert set(result["metrics"]) == {"phone_error_rate"}
     assert result["data_sha256"] == samples().sha256

@@ -1,80 +1,46 @@
-"""Checks of GPUs and benchmarks as tests: each writes its row to a file at once; one table ends them all."""
+"""Checks of GPUs and benchmarks as tests, of which one table says at the end what each measured."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tabulate import tabulate
 
-from harness.records.provenance import new_attempt, output_of
 from harness.workers.attempt import prepare_thread
 from tests.measured.subjects import FULL, TINY, Scale
 
 
-class Table:
-    """A row for each check, in a file whose first line is the machine."""
-
-    def __init__(self, file: Path) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self._file = file
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"machine": _machine()}) + "\n")
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep the row of a test whose call is over, or which could not begin, whatever becomes of those after it."""
-        if not {"gpu", "bench"} & set(report.keywords) or not (report.when == "call" or report.failed):
-            return
-        row = {
-            "name": report.nodeid.partition("::")[2],
-            "passed": report.outcome == "passed",
-            "seconds": round(report.duration, 2),
-            # JSON knows no infinity and no NaN.
-            "measured": json.loads(json.dumps(dict(report.user_properties)), parse_constant=str),
-            "remark": _last_line(report),
-        }
-        self.rows.append(row)
-        with self._file.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Show all rows."""
-        cells = [[r["name"], _words(r["measured"]), r["remark"], "ok" if r["passed"] else "FAIL"] for r in self.rows]
-        headers, widths = ["what", "measured", "remark", ""], [48, 72, 48, 4]
-        terminalreporter.write_line("")
-        terminalreporter.write_line(tabulate(cells, headers, disable_numparse=True, maxcolwidths=widths))
-        well = f"{sum(row['passed'] for row in self.rows)} of {len(self.rows)} are well"
-        terminalreporter.write_line(f"{well}; every row is in {self._file}")
-
-
 def pytest_sessionstart(session: pytest.Session) -> None:
-    config = session.config
-    if config.getoption("--table") is None:
-        return
-    if config.getoption("-m") == "gpu" and not torch.cuda.is_available():
+    if session.config.getoption("-m") == "gpu" and not torch.cuda.is_available():
         pytest.exit("gpu-check: skipped, since torch sees no GPU on this machine", 0)
-    config.pluginmanager.register(Table(Path(config.getoption("--table"))))
 
 
-def _machine() -> dict[str, Any]:
-    """The code, the packages and the GPUs that the rows belong to."""
-    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    attempt = new_attempt("tests", backend, device).model_dump(exclude={"attempt", "resumed_from_step", "launch"})
+def pytest_report_header() -> str:
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    driver = output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-    return {**attempt, "gpus": names, "cuda": torch.version.cuda, "driver": driver}
+    return f"torch {torch.__version__}, CUDA {torch.version.cuda}, on {', '.join(names) or 'a CPU'}"
 
 
-def _last_line(report: pytest.TestReport) -> str:
-    if report.passed:
-        return ""
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Show a row for each check, where checks are all that was asked for."""
+    if terminalreporter.config.getoption("-m") not in ("gpu", "bench"):
+        return
+    reports = [each for kind in ("passed", "failed", "error") for each in terminalreporter.stats.get(kind, [])]
+    rows = [
+        [each.nodeid.partition("::")[2], _words(dict(each.user_properties)), _remark(each), each.outcome]
+        for each in reports
+        if each.when == "call" or each.failed
+    ]
+    headers, widths = ["what", "measured", "remark", ""], [48, 72, 48, 6]
+    terminalreporter.write_line("")
+    terminalreporter.write_line(tabulate(rows, headers, disable_numparse=True, maxcolwidths=widths))
+
+
+def _remark(report: pytest.TestReport) -> str:
     crash = getattr(report.longrepr, "reprcrash", None)
-    return str(crash.message if crash else report.longrepr).splitlines()[0][:300]
+    return "" if report.passed else str(crash.message if crash else report.longrepr).splitlines()[0][:300]
 
 
 def _words(value: Any) -> str:

@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -138,27 +137,6 @@ def _learn(device: torch.device, scale: Scale, name: str) -> list[float]:
     return [float(trainee.step()) for _ in range(scale.num_steps)]
 
 
-def test_processes_beside_workers_stacked_on_one_device(
-    device: torch.device, scale: Scale, record_property: Record
-) -> None:
-    """Whole steps of as many workers, in a process each, on a GPU of its own where there is one, and as rows."""
-    apart = on_processes(_seconds_of_a_step, device, scale)
-    config = learning("mcser", scale).model_copy(update={"num_workers": len(apart)})
-    stacked = Trainee(config, trainable(config, device), StackedCollectives(len(apart)))
-    record_property("processes", len(apart))
-    record_property("stacked / processes", _seconds(stacked, device) / max(apart))
-    assert min(apart) > 0
-
-
-def _seconds_of_a_step(device: torch.device, scale: Scale) -> float:
-    return _seconds(trainee_of(learning("mcser", scale), device, ProcessGroupCollectives()), device)
-
-
-def _seconds(trainee: Trainee, device: torch.device) -> float:
-    """Median seconds of a step after a few."""
-    return median([seconds_to_idle(trainee.step, device) for _ in range(WARM_UP + WATCHED)][WARM_UP:])
-
-
 # One process
 
 
@@ -238,22 +216,16 @@ def test_the_host_never_waits_for_the_gpu_in_a_step(device: torch.device, scale:
     samples = CroppedSamples(padded.to(device), labels, images.to(device), labels, [0.5] * 3, [0.2] * 3)
     indices = (torch.arange(config.batch_size) for _ in range(WARM_UP + WATCHED))
     batches = samples.training_batches(indices, 1, 0, 0)
-    for step in range(WARM_UP + WATCHED):
-        with _watched(device.type == "cuda" and step >= WARM_UP):
+    try:
+        for step in range(WARM_UP + WATCHED):
+            if device.type == "cuda" and step == WARM_UP:
+                torch.cuda.set_sync_debug_mode("error")
             trainee.batches = [[next(batches)]]
             trainee.step()
-    assert trainee.optimizer.num_steps == WARM_UP + WATCHED
-
-
-@contextmanager
-def _watched(watch: bool) -> Iterator[None]:
-    if watch:
-        torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
     finally:
-        if watch:
+        if device.type == "cuda":
             torch.cuda.set_sync_debug_mode("default")
+    assert trainee.optimizer.num_steps == WARM_UP + WATCHED
 
 
 @pytest.mark.parametrize("name", algorithms())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -123,27 +122,6 @@ def test_where_all_fail_each_place_is_named_with_its_reason(places: Places) -> N
     (places.root / "bin" / "apt-get").unlink()
     with pytest.raises(DataError, match="No such file or directory: 'apt-get'"):
         contents(None)
-
-
-def test_an_interrupted_fetch_is_never_taken_for_done(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped in the middle of the third file: the next call sees that it is not whole and fetches again."""
-    places.fill(places.root / "contents")
-    places.fake_apt("touch it.deb")
-    copy, done = shutil.copyfile, []
-
-    def stop_at_the_third(source: Path, target: Path) -> None:
-        done.append(target)
-        if len(done) == 3:
-            target.write_bytes(source.read_bytes()[:20])
-            raise KeyboardInterrupt
-        copy(source, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "copyfile", stop_at_the_third)
-        with pytest.raises(KeyboardInterrupt):
-            contents(None)
-    assert len(os.listdir(places.cache)) == 3
-    assert contents(None) == verified(places.cache)
 
 
 def test_samples_are_the_files_bytes_normalised(places: Places) -> None:
