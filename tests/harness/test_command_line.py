@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -33,63 +32,36 @@ from tests.harness.support import (
 ROWS = {"sgd": "SGD", "cser": "CSER", "ef_sgd": "EF-SGD"}
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """A small experiment that has been run and reported by the command line."""
-
-    spec: Path
-    results: Path
-    printed: dict[str, str]
-
-    @property
-    def folder(self) -> Path:
-        return self.results / "small"
-
-    def raw(self) -> list[Table]:
-        """run.json and result.json of every run, read as plain JSON."""
-        found = []
-        for path in sorted(self.folder.glob("*/result.json")):
-            run, result = json.loads(path.with_name("run.json").read_text()), json.loads(path.read_text())
-            found.append(result | {"row": run["row"], "seed": run["seed"]})
-        return found
-
-
-@pytest.fixture(scope="module")
-def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
-    folder = tmp_path_factory.mktemp("whole")
-    path, printed = write_spec(folder, changed(small_spec(), "tuning")), {}
+def test_run_report_collect_and_status_agree_with_the_raw_records(tmp_path: Path, cli: CommandLine) -> None:
+    path, results, printed = write_spec(tmp_path, changed(small_spec(), "tuning")), tmp_path / "results", {}
+    folder = results / "small"
     for name, more in ("run", ["--jobs", "2"]), ("report", []):
-        done = call(command(name, path, *more), folder)
+        done = call(command(name, path, *more), tmp_path)
         assert done.returncode == 0, done.stderr
         printed[name] = done.stdout
-    return Experiment(path, folder / "results", printed)
-
-
-def test_run_says_what_it_did_and_report_and_tables_agree_with_the_raw_records(
-    experiment: Experiment, cli: CommandLine
-) -> None:
-    ended = [line.split("] ") for line in experiment.printed["run"].splitlines() if line.startswith("[")]
+    ended = [line.split("] ") for line in printed["run"].splitlines() if line.startswith("[")]
     assert sorted(said for _, said in ended) == sorted(f"{row} seed {seed}: done" for row in ROWS for seed in (1, 2))
     assert [number for number, _ in ended] == [f"[{number}/6" for number in range(1, 7)]
-    assert (experiment.folder / "report.pdf").read_bytes().startswith(b"%PDF")
-    page = (experiment.folder / "report.md").read_text()
-    assert "frames" in cli.out("collect", experiment.spec, "--results", experiment.results)
+    assert (folder / "report.pdf").read_bytes().startswith(b"%PDF")
+    page = (folder / "report.md").read_text()
+    assert "frames" in cli.out("collect", path, "--results", results)
     tables = []
     for name in ("csv", "frames"):
-        with (experiment.folder / name / "runs.csv").open(newline="") as file:
+        with (folder / name / "runs.csv").open(newline="") as file:
             tables.append({line["run_id"]: line for line in csv.DictReader(file)})
-    runs = experiment.raw()
-    assert [run["status"] for run in runs] == ["done"] * 6
-    for run in runs:
-        training = {key: run["traffic"][key] for key in ("gradient", "error", "model")}
-        assert training == run["expected_traffic"]
+    scores: dict[str, list[float]] = {row: [] for row in ROWS}
+    for place in folder.glob("*/result.json"):
+        run, result = json.loads(place.with_name("run.json").read_text()), json.loads(place.read_text())
+        training = {key: result["traffic"][key] for key in ("gradient", "error", "model")}
+        assert training == result["expected_traffic"]
         reported, collected = (table[run["run_id"]] for table in tables)
         assert int(reported["bits"]) == sum(entry["bits"] for entry in training.values())
         assert (collected["row"], int(collected["seed"]), collected["status"]) == (run["row"], run["seed"], "done")
-        assert float(collected["score"]) == pytest.approx(run["test_accuracy"], rel=1e-12)
+        assert float(collected["score"]) == pytest.approx(result["test_accuracy"], rel=1e-12)
+        scores[run["row"]].append(100 * result["test_correct"] / result["test_count"])
     for row, label in ROWS.items():
-        scores = [100 * run["test_correct"] / run["test_count"] for run in runs if run["row"] == row]
-        assert label in page and len(scores) == 2 and f"{fmean(scores):.2f}" in page
+        assert label in page and len(scores[row]) == 2 and f"{fmean(scores[row]):.2f}" in page
+    assert counts(cli.out("status", path, "--results", results)) == {row: [2, 0] for row in ROWS}
 
 
 def test_plan_prints_rows_bits_and_counts_touches_no_data_and_writes_nothing(tmp_path: Path, cli: CommandLine) -> None:
@@ -115,18 +87,14 @@ def counts(output: str) -> dict[str, list[int]]:
     return {line[0]: [int(number) for number in line[1:]] for line in lines if line and line[0] in ROWS}
 
 
-def test_status_of_what_is_done_of_nothing_and_of_a_damaged_plan(
-    experiment: Experiment, tmp_path: Path, cli: CommandLine
-) -> None:
-    done = cli.out("status", experiment.spec, "--results", experiment.results)
-    assert counts(done) == {row: [2, 0] for row in ROWS}
-    nothing = cli.out("status", experiment.spec, "--results", tmp_path)
-    assert counts(nothing) == {row: [0, 2] for row in ROWS}
-    assert not list(tmp_path.iterdir())
-    (tmp_path / "small").mkdir()
-    (tmp_path / "small" / "experiment.json").write_text('{"version": 1, "name": "small"}')
-    said = cli.refused("status", experiment.spec, "--results", tmp_path, code=1)
-    assert said.startswith(f"{tmp_path / 'small' / 'experiment.json'} has a bad field")
+def test_status_of_nothing_and_of_a_damaged_plan(tmp_path: Path, cli: CommandLine) -> None:
+    path, results = write_spec(tmp_path, small_spec()), tmp_path / "results"
+    assert counts(cli.out("status", path, "--results", results)) == {row: [0, 2] for row in ROWS}
+    assert not results.exists()
+    (results / "small").mkdir(parents=True)
+    (results / "small" / "experiment.json").write_text('{"version": 1, "name": "small"}')
+    said = cli.refused("status", path, "--results", results, code=1)
+    assert said.startswith(f"{results / 'small' / 'experiment.json'} has a bad field")
 
 
 @pytest.mark.parametrize("name", ["collect", "report"])

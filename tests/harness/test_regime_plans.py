@@ -161,6 +161,7 @@ def test_rows_take_settings_and_rate_from_the_tuning(tuned: Path) -> None:
         ("tuning.lowest", 0.015, "the rate 0.01 lies outside tuning.lowest and highest"),
         ("tuning.finalists", 0, "tuning.finalists"),
         ("schedule.warmup_share", 1.0, "schedule.warmup_share"),
+        ("schedule.warmup_epochs", 1.5, "a warm-up of 1.6 epochs is longer than the shortest run, of num_epochs = 1;"),
     ],
 )
 def test_specs_that_cannot_be_are_refused(path: str, value: Any, words: str, tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ MISTAKES: dict[str, tuple[Table, list[str]]] = {
         {"model.options.widths": "4, 8"},
         ["small_cnn", "widths", "valid list", "'4, 8'"],
     ),
+    "milestones without a list": ({"schedule": {"kind": "milestones"}}, ["schedule", "milestones", "list"]),
     "warm-up longer than the run": ({"schedule.warmup_epochs": 99}, ["warm-up of 99", "num_epochs = 1"]),
     "a row's warm-up longer than the run": ({"rows.1.warmup_epochs": 2}, ["row 'cser'", "warm-up of 2", "num_epochs"]),
     "more scores than steps in all": ({"evaluation.num_scores": 41}, ["evaluation.num_scores", "41", "40 steps"]),

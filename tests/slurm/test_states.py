@@ -156,15 +156,6 @@ def test_what_is_no_campaign_cannot_be_submitted_as_before(tmp_path: Path, cli: 
     assert f"{tmp_path}/imagenet holds no campaign" in cli.refused("submit", "imagenet", "--results", tmp_path)
 
 
-@pytest.mark.parametrize(("text", "words"), [('{"version": 1, "exp', "is damaged"), ('{"version": 9}', "version 9")])
-def test_campaign_that_is_damaged_or_of_another_version_is_one_line(
-    text: str, words: str, folder: Path, cli: CommandLine
-) -> None:
-    (folder / "campaign.json").write_text(text)
-    said = cli.refused("status", "cmudict", "--results", folder.parent, code=1)
-    assert "campaign.json" in said and words in said
-
-
 # The record and the lock
 
 
