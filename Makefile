@@ -116,7 +116,7 @@ report: $(VENV)/.installed ## write the report from the records there are (EXPER
 	@$(HARNESS) report $(or $(EXPERIMENT),fashion_mnist_regime) $(RESULTS_OPTION)
 
 # One process, so that nothing that is timed runs beside anything else.
-MEASURE = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -v tests/measured
+MEASURE = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -v -o junit_family=xunit1 tests/measured
 
 bench: $(VENV)/.installed-dev ## time the optimisers' own arithmetic on this machine
 	@$(MEASURE) -m bench --junit-xml "$(RESULTS)/bench/bench.xml"

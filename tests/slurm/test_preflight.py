@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from harness.plan.plan import Plan, make_plan
+from harness.plan.plan import make_plan
 from harness.spec_file import load_spec
 from harness.tasks.task import Check
 from harness.workers.preflight import check_gpus
@@ -21,20 +20,14 @@ from slurm.campaign import CampaignError, Request
 from slurm.job import ALL_WELL, rate_in_words
 from slurm.profile import load_profile
 from slurm.submit import wait_for_preflight
-from tests.harness.support import changed, small_spec, write_spec
+from tests.harness.support import small_spec, write_spec
 from tests.slurm.support import allocation, small_profile, write_profile
 
 
-def plan_of(folder: Path, **changes: Any) -> Plan:
-    spec = small_spec()
-    for key, value in changes.items():
-        spec = changed(spec, key, value)
-    return make_plan(load_spec(write_spec(folder, spec)), folder)
-
-
-def task_of(folder: Path, plan: Plan | None = None, data: Path | None = None, **fields: Any) -> Request:
-    profile = load_profile(str(write_profile(folder, small_profile(link_gigabits_per_second=10.0, **fields))))
-    return Request(plan or plan_of(folder), folder / "results", data, "cluster", profile, True)
+def task_of(folder: Path) -> Request:
+    profile = load_profile(str(write_profile(folder, small_profile(link_gigabits_per_second=10.0))))
+    plan = make_plan(load_spec(write_spec(folder, small_spec())), folder)
+    return Request(plan, folder / "results", None, "cluster", profile, True)
 
 
 def test_what_all_ranks_say_is_told_once_and_what_fails_is_a_sentence(
