@@ -71,7 +71,8 @@ def contents(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
         "machine": _machine(study),
         "left_out": dict.fromkeys(f"{entry.what}: {entry.why}" for entry in study.records.study.left_out),
         "wide": wide_table(wide) if len(wide) else None,
-        "row": consecutive_table(row) if len(row) else None,
+        "row": (in_a_row := consecutive_table(row) if len(row) else None),
+        "row_at": {} if in_a_row is None else in_a_row.set_index("label").to_dict("index"),
         "passes": row.loc[row["condition"] == row["condition"].iloc[0], "passes_seconds"].mean() if len(row) else None,
     }
     frames = {"step_times": study.cells, "sweeps": sweeps, "fits": fits_frame(study.fits)}
