@@ -76,8 +76,11 @@ def other_tasks(evidence: Evidence) -> Answer | None:
         "silent": [TEXTS[name] for name, frames in found.items() if not tells(frames)],
         "beyond": (beyond["label"] + " (" + beyond["task"] + ")").tolist(),
     }
-    forms = frame[frame["row"].isin(("ef_topk_updates-32", "ef_topk-32"))].sort_values("estimate", ascending=False)
-    return Answer(frame, numbers | {"forms": forms["estimate"].tolist()}, rows=claimed[own].head(6))
+    forms = [
+        frame[frame["row"].str.match(name)].set_index("task")["estimate"] for name in ("ef_topk_updates-", "ef_topk-")
+    ]
+    numbers["forms"] = list(pd.concat(forms, axis=1, join="inner").itertuples(name=None))
+    return Answer(frame, numbers, rows=claimed[own].head(6))
 
 
 def the_relatives(evidence: Evidence) -> Answer:
