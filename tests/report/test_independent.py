@@ -43,7 +43,10 @@ def scores_of(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
                 classes = len(result["class_counts"][0]) if result.get("class_counts") else 50_000
                 losses = [result[key] for key in ("train_loss", "test_loss") if result[key] is not None]
                 lost = [not math.isfinite(loss) or loss > 1000 * math.log(classes) for loss in losses]
-                value = result["test_accuracy"] if metric == "accuracy" else (result["metrics"] or {}).get(metric)
+                if metric == "loss":
+                    value = None if result["test_loss"] is None else -result["test_loss"]
+                else:
+                    value = result["test_accuracy"] if metric == "accuracy" else (result["metrics"] or {}).get(metric)
                 value = 1 - value if metric == "phone_error_rate" else value
                 found.append((row["row"], run_id, value, result["status"] == "diverged" or any(lost)))
     return pd.DataFrame(found, columns=["row", "run_id", "score", "diverged"])
