@@ -22,7 +22,10 @@ from report.statistics import UNKNOWN, Pool, difference, pool_of
 SHIPPED = Path(__file__).parents[2] / "results"
 """Records that come with the project."""
 
-TWO_LEVEL = "study_two_level"
+TWO_LEVEL, CONVOLUTIONS, RESIDUAL, GPT = "study_two_level", "study_network_cnn", "resnet_regime", "gpt_text"
+
+NETWORKS = {CONVOLUTIONS: "convolutions", RESIDUAL: "a residual network", GPT: "a GPT"}
+"""What answers that rest on a perceptron say of other networks, by experiment."""
 
 CONTRAST = ["row", "reference", "label", "other", "ratio", "learning_rate", "models_sent", "link_models", "other_rate"]
 CONTRAST += ["estimate", "low", "high", "kind", "p_holm", "verdict"]
@@ -128,7 +131,17 @@ class Evidence:
         """Contrasts of several experiments in one table: of each its name, the pairs, and columns that are added."""
         known = ((self.experiment(name), pairs, columns) for name, pairs, columns in parts)
         tables = [each.contrasts_of(pairs).assign(**columns) for each, pairs, columns in known if each]
-        return pd.concat([table for table in tables if len(table)], ignore_index=True)
+        found = [table for table in tables if len(table)]
+        return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=CONTRAST)
+
+    def elsewhere(self, pairs: Mapping[str, Iterable[tuple[str, str]]]) -> list[dict[Hashable, Any]]:
+        """Contrasts on other networks, by experiment: a line each, with the network and its number of parameters."""
+        known = {name: each for name in pairs if (each := self.experiment(name))}
+        parts = (
+            (name, pairs[name], {"network": NETWORKS[name], "num_parameters": each.regime["num_parameters"]})
+            for name, each in known.items()
+        )
+        return self.contrasts(parts).to_dict("records")
 
     @cached_property
     def speed(self) -> SpeedStudy | None:

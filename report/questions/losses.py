@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from report.frame import JUDGED, LONG
-from report.questions.evidence import Answer, Evidence
+from report.questions.evidence import CONVOLUTIONS, GPT, NETWORKS, RESIDUAL, Answer, Compared, Evidence
 from report.regime import NOT_CLAIMED, tells
 from report.statistics import BETTER, LESS, MORE, WORSE
 
@@ -18,19 +18,26 @@ TEXTS = {
     "cmudict": "letters to phones, SGD",
     "cmudict_adamw": "letters to phones, AdamW",
     "kjv_es": "English to Spanish, AdamW",
-    "gpt_text": "a GPT, AdamW",
+    GPT: "a GPT, AdamW",
 }
 
 TAIL = "local_sgd-96~everything_sent-at0.75"
 OWN = [("mcser-96", "local_sgd-96"), ("mcser_block-96", "local_sgd-96"), ("final_average", "sgd")]
 AGAINST_LOCAL = (
     (JUDGED, "perceptron", OWN),
-    ("study_network_cnn", "convolutions", [("mcser-h16-r1_3-r2_48", "local_sgd-24")]),
+    (CONVOLUTIONS, "convolutions", [("mcser-h16-r1_3-r2_48", "local_sgd-24")]),
+    (RESIDUAL, "residual network", [("mcser_block-24", "local_sgd-24")]),
     ("kjv_es", "translation", [("cser-8", "local-8")]),
-    ("gpt_text", "GPT", [("cser-8", "local-8")]),
+    (GPT, "GPT", [("cser-8", "local-8")]),
     ("study_tail", "perceptron", [(TAIL, "local_sgd-96"), (TAIL, "local_sgd-4")]),
 )
 """Question 25's experiments, their networks and pairs."""
+
+
+def _losses(known: Compared) -> pd.DataFrame:
+    """Each method of which it was asked what it loses, against the baseline."""
+    declared = [each.row for each in known.frames.contrasts if each.kind == "non-inferiority"]
+    return known.contrasts_of((row, known.baseline) for row in declared)
 
 
 def _judged(losses: pd.DataFrame) -> dict[str, int]:
@@ -42,12 +49,13 @@ def _judged(losses: pd.DataFrame) -> dict[str, int]:
 def what_is_lost(evidence: Evidence) -> Answer:
     """Question 1: differences to SGD at the main ratio, judged, and the accuracies behind them."""
     known = evidence[JUDGED]
-    declared = [each.row for each in known.frames.contrasts if each.kind == "non-inferiority"]
-    frame = known.contrasts_of((row, known.baseline) for row in declared)
+    frame = _losses(known)
+    others = ((network, evidence.experiment(name)) for name, network in NETWORKS.items())
+    elsewhere = [{"network": network} | _judged(_losses(each)) for network, each in others if each]
     frame["score"] = [known.frames.done(row).mean() for row in frame["row"]]
     bounds = {"ceiling": known.frames.done(known.baseline).mean(), "floor": known.frames.done("alone").mean()}
     shown = frame[frame["row"].isin(SHOWN)].sort_values("estimate", ascending=False)
-    return Answer(frame, _judged(frame) | bounds, rows=shown)
+    return Answer(frame, _judged(frame) | bounds | {"elsewhere": elsewhere}, rows=shown)
 
 
 def other_tasks(evidence: Evidence) -> Answer | None:
@@ -84,13 +92,18 @@ def other_tasks(evidence: Evidence) -> Answer | None:
 
 
 def the_relatives(evidence: Evidence) -> Answer:
-    """Question 23: the relatives' differences to SGD; DiLoCo's is a contrast, and so is that of its outer momentum."""
+    """Question 23: the relatives' differences to SGD; DiLoCo's is a contrast, and so are those on other networks."""
     long, judged = evidence[LONG], evidence[JUDGED]
     frame = long.contrasts_of((name, long.baseline) for name in RELATIVES)
     frame = frame.sort_values("estimate", ascending=False).drop(columns=["kind", "p_holm", "verdict"])
     outer = judged.contrast("diloco-96", "sgd_outer")
     numbers = {"best": frame.iloc[0], "worst": frame.iloc[-1], "judged": judged.regime, "outer": outer}
-    return Answer(frame, numbers | {"diloco": judged.contrast("diloco-96", judged.baseline)})
+    pairs = {
+        RESIDUAL: [("powersgd", "sgd"), ("diloco-24", "sgd")],
+        GPT: [("powersgd-8", "adamw"), ("diloco-8", "adamw")],
+    }
+    numbers |= {"diloco": judged.contrast("diloco-96", judged.baseline), "elsewhere": evidence.elsewhere(pairs)}
+    return Answer(frame, numbers)
 
 
 def would_local_sgd_do(evidence: Evidence) -> Answer:

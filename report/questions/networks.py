@@ -14,8 +14,8 @@ from scipy.stats import rankdata
 
 from report.frame import JUDGED
 from report.plotting import FAMILIES, GREY, legend_beside, new_figure
-from report.questions.evidence import Answer, Evidence
-from report.regime import Vector, tells
+from report.questions.evidence import CONVOLUTIONS, GPT, RESIDUAL, Answer, Evidence
+from report.regime import NOT_CLAIMED, Vector, tells
 from report.statistics import LESS
 
 RESET, LOCAL, TOP_K, POWERSGD, OUTER = "error reset", "local steps", "error feedback, top-k", "PowerSGD", "DiLoCo"
@@ -42,13 +42,21 @@ class Kind:
 _MLP = {RESET: "mcser-96", LOCAL: "local_sgd-96", TOP_K: "ef_topk-96", OUTER: "diloco-96"}
 _SMALL = {RESET: "mcser-h16-r1_12-r2_192", LOCAL: "local_sgd-96", TOP_K: "ef_topk-96"}
 _TEXT = {RESET: "cser-8", LOCAL: "local-8", TOP_K: "ef_topk-8", POWERSGD: "powersgd-8"}
+_RESIDUAL = {
+    RESET: "mcser_block-24",
+    LOCAL: "local_sgd-24",
+    TOP_K: "ef_topk-96",
+    OUTER: "diloco-24",
+    POWERSGD: "powersgd",
+}
 KINDS = (
     Kind("Perceptron", JUDGED, _MLP),
-    Kind("Convolutions", "study_network_cnn", _SMALL | {RESET: "mcser-h16-r1_3-r2_48", LOCAL: "local_sgd-24"}),
+    Kind("Convolutions", CONVOLUTIONS, _SMALL | {RESET: "mcser-h16-r1_3-r2_48", LOCAL: "local_sgd-24"}),
+    Kind("Residual", RESIDUAL, _RESIDUAL),
     Kind("Transformer, SGD", "cmudict", _TEXT | {RESET: "mcser-8", LOCAL: "local_sgd-8"}),
     Kind("Transformer, AdamW", "cmudict_adamw", _TEXT),
     Kind("Translation, AdamW", "kjv_es", _TEXT),
-    Kind("GPT, AdamW", "gpt_text", _TEXT | {TOP_K: "ef_topk_updates-32", OUTER: "diloco-8"}),
+    Kind("GPT, AdamW", GPT, _TEXT | {TOP_K: "ef_topk_updates-32", OUTER: "diloco-8"}),
     Kind("DenseNet", "study_network_densenet", _SMALL),
     Kind("ShuffleNet", "study_network_shufflenet", _SMALL),
 )
@@ -127,6 +135,7 @@ def other_networks(evidence: Evidence) -> Answer | None:
     for kind in kinds:
         known, mine, local = evidence[kind.experiment], kind.rows[RESET], kind.rows[LOCAL]
         named = {"network": kind.network, "margin": known.frames.experiment.margin, "experiment": kind.experiment}
+        named["form"] = known.frames.by_row.loc[mine, "error_compressor.kind"]
         parts.append((kind.experiment, [(mine, known.baseline), (mine, local)], named))
     frame = evidence.contrasts(parts)
     losses, locals_ = frame.iloc[::2], frame.iloc[1::2]
@@ -134,6 +143,7 @@ def other_networks(evidence: Evidence) -> Answer | None:
     rank, *ends = rank_correlation(telling)
     numbers = {
         "kinds": len(kinds),
+        "blocks": locals_.loc[locals_["form"] == "block", "network"].tolist(),
         "shown": int((losses["verdict"] == LESS).sum()),
         "local": locals_[["network", "verdict"]].to_dict("records"),
         "experiments": [f"`{name}`" for name in losses["experiment"]],
@@ -143,7 +153,7 @@ def other_networks(evidence: Evidence) -> Answer | None:
         "spread": spread_between_kinds(telling),
         "telling": telling["network"].nunique(),
     }
-    return Answer(frame, numbers, _by_kind(shares), rows=locals_.head(6))
+    return Answer(frame, numbers, _by_kind(shares), rows=locals_[locals_["verdict"] != NOT_CLAIMED].head(6))
 
 
 COLOURS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 
 from report.frame import JUDGED
 from report.plotting import FAMILIES, GREY, end_labels, legend_beside, new_figure
-from report.questions.evidence import TWO_LEVEL, Answer, Evidence
+from report.questions.evidence import CONVOLUTIONS, GPT, RESIDUAL, TWO_LEVEL, Answer, Evidence
 
 BOTH = "mcser-h16-r1_12-r2_192"
 KINDS = {
@@ -63,7 +64,9 @@ def why_resets_help(evidence: Evidence) -> Answer:
     judged, study = evidence[JUDGED], evidence["study_rules"]
     frame = study.contrasts_of((f"{kind}-reset", f"{kind}-feedback") for kind in KINDS)
     frame["label"] = frame["row"].str.removesuffix("-reset").map(KINDS)
+    pairs = {RESIDUAL: [("mcser_topk", "ef_topk-96")], GPT: [("cser-8", "ef_topk_updates-32")]}
     numbers = {
+        "elsewhere": evidence.elsewhere(pairs),
         "blocks": judged.contrast("mcser_block-96", "ef_block-96"),
         "topk": judged.contrast("mcser-96", "ef_topk-96"),
         "study": study.regime,
@@ -191,12 +194,20 @@ def _set_ups(frame: pd.DataFrame, changed: tuple[str, ...]) -> Figure:
 
 def over_width(evidence: Evidence) -> Answer:
     """Question 8: networks from fewer parameters than samples to four times as many."""
-    return _over(evidence, "width")
+    pairs = {
+        CONVOLUTIONS: [("mcser-h16-r1_3-r2_48", "sgd")],
+        RESIDUAL: [("mcser_block-24", "sgd")],
+        GPT: [("cser-8", "adamw")],
+    }
+    answer = _over(evidence, "width")
+    return replace(answer, numbers={**answer.numbers, "elsewhere": evidence.elsewhere(pairs)})
 
 
 def over_skew(evidence: Evidence) -> Answer:
     """Question 18: from equal shares to two classes a worker."""
-    return _over(evidence, "skew")
+    answer = _over(evidence, "skew")
+    books = evidence.contrasts([("study_gpt_text_books", [("local-8", "adamw"), ("cser-8", "local-8")], {})])
+    return replace(answer, numbers={**answer.numbers, "books": books.to_dict("records")})
 
 
 def over_workers(evidence: Evidence) -> Answer:
