@@ -135,7 +135,7 @@ def other_networks(evidence: Evidence) -> Answer | None:
     for kind in kinds:
         known, mine, local = evidence[kind.experiment], kind.rows[RESET], kind.rows[LOCAL]
         named = {"network": kind.network, "margin": known.frames.experiment.margin, "experiment": kind.experiment}
-        named["form"] = known.frames.by_row.loc[mine, "error_compressor.kind"]
+        named["form"] = str(known.frames.by_row.loc[mine, "error_compressor.kind"])
         parts.append((kind.experiment, [(mine, known.baseline), (mine, local)], named))
     frame = evidence.contrasts(parts)
     losses, locals_ = frame.iloc[::2], frame.iloc[1::2]
