@@ -34,6 +34,8 @@ BUCKET_BYTES = 25 * 2**20
 """Of DDP's buckets, its default."""
 FORWARD_SHARE = 1 / 3
 """Of the two passes' time: an assumption, since a backward pass has twice the forward pass's arithmetic."""
+DDP_HELD = 4.0
+"""Models that DDP holds: parameters, gradients, momentum and its buckets."""
 WORTH = 1.05
 """A method is recommended over DDP where its step is so many times as fast, or more."""
 COVERAGE, NUM_DRAWS = 1.96, 20
@@ -157,8 +159,9 @@ def _beyond(tried: pd.Series, values: pd.Series) -> Vector:
 class Advice:
     """All lines, the fastest first, and the text: a recommendation, the table, and what it rests on.
 
-    `lines` has the columns method, ratio, seconds, models_sent, share, low, high and beyond; DDP loses nothing by
-    definition (fp32), or is taken to (fp16). `gap` turns a share lost into points.
+    `lines` has the columns method, ratio, seconds, models_sent, held (in models, the most at a synchronisation), share,
+    low, high and beyond; DDP loses nothing by definition (fp32), or is taken to (fp16). `gap` turns a share lost into
+    points.
     """
 
     lines: pd.DataFrame
@@ -217,13 +220,14 @@ def _job_line(job: TrainingJob, row: pd.Series, sendings: Sequence[Sending]) -> 
     models = job.num_steps * math.fsum(each.models * each.share_of_steps for each in sendings)
     models += bool(row["final_exchange"])
     line = {"method": row["label"], "ratio": row["ratio"], "seconds": method_seconds(job, sendings)}
+    line["held"] = row["peak_models"]
     return line | {"models_sent": models, "num_steps": job.num_steps, "ratio_sent": job.num_steps / models}
 
 
 def _ddp(job: TrainingJob, bytes_per_number: int, name: str) -> dict[str, Any]:
     ratio = 4 / bytes_per_number
     nothing = {"share": 0.0, "low": 0.0, "high": 0.0, "beyond": 1.0}
-    line = {"method": name, "ratio": ratio, "seconds": ddp_seconds(job, bytes_per_number)}
+    line = {"method": name, "ratio": ratio, "seconds": ddp_seconds(job, bytes_per_number), "held": DDP_HELD}
     return line | {"models_sent": job.num_steps / ratio} | nothing
 
 
@@ -249,6 +253,7 @@ def _shown(job: TrainingJob, gap: float, lines: pd.DataFrame) -> pd.DataFrame:
         "ms a step": lines["seconds"].map(milliseconds),
         "hours": hours.map("{:.3g}".format),
         "models sent": lines["models_sent"].map(amount),
+        "GB held": (lines["held"] * 4 * job.num_parameters / 1e9).map("{:.2g}".format),
         "expected loss, points": (losses[0] + " (" + losses[1] + " to " + losses[2] + ")").mask(
             lines["method"].str.startswith("DDP"), "0"
         ),

@@ -57,7 +57,8 @@ class Draw:
 
     def generator(self, device: torch.device, *extra: int) -> torch.Generator:
         """A torch generator of its own on `device`; never the global one."""
-        return torch.Generator(device).manual_seed(self.key(*extra) & (2**63 - 1))
+        where = "cpu" if device.type == "meta" else device  # in a dry step nothing is drawn
+        return torch.Generator(where).manual_seed(self.key(*extra) & (2**63 - 1))
 
 
 @functools.lru_cache(maxsize=8)

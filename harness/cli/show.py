@@ -32,7 +32,7 @@ def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:
             "runs": len(row.runs),
             "steps": row.num_steps,
             "MB sent per worker": f"{row.expected_bits / 8e6:.3f}",
-            "MB state per worker": f"{plan.footprints[row.row].memory_bytes / 1e6:.2f}",
+            "MB held, at most": f"{plan.footprints[row.row].peak_models * 4 * row.num_parameters / 1e6:.2f}",
             "settings": _settings(row),
         }
         for row in experiment.rows

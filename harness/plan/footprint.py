@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from algorithms import DistributedOptimizer, SoloCollectives, StackedCollectives
 from algorithms.baselines.ddp import DDP
 from algorithms.registry import methods
+from harness.plan.peak import peak_models
 from harness.records.hardware import TrainingRate, hardware
 from harness.spec import ModelSpec, RunConfig, ScheduleSpec, Spec, SpecError
 from harness.tasks.task import find_task
@@ -52,6 +53,8 @@ class Footprint:
     gathered_bits: int
     neighbour_bits: int
     memory_bytes: int
+    peak_models: float
+    """The most that a step holds, in models; see `harness.plan.peak`."""
     checkpoint_bytes: int
     """Of one generation: the model's state and the optimiser's."""
     averages_models: bool
@@ -153,6 +156,7 @@ def _footprint(config_json: str) -> Footprint:
         gathered_bits=sum(entry.gathered_bits for entry in traffic.training().values()),
         neighbour_bits=sum(entry.neighbour_bits for entry in traffic.training().values()),
         memory_bytes=round((2 + optimizer.memory_in_parameters()) * layout.numel) * element,
+        peak_models=peak_models(config, empty, num_steps),
         checkpoint_bytes=_bytes_of(empty.state_dict().values()) + _worker_bytes(optimizer, config.num_workers),
         averages_models=optimizer.averages_models,
         final_exchange=optimizer.averages_models and not (has_tail or optimizer.agree_after(num_steps)),

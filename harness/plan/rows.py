@@ -18,7 +18,8 @@ _FROM_CONFIG = {
     *("num_epochs", "restart"),
 }
 _FROM_FOOTPRINT = (
-    *("formula", "num_steps", "num_parameters", "final_exchange", "models_sent", "link_models", "spectral_gap"),
+    *("formula", "num_steps", "num_parameters", "final_exchange", "models_sent", "link_models"),
+    *("peak_models", "spectral_gap"),
 )
 
 

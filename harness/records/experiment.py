@@ -63,6 +63,9 @@ class Row(Planned):
     link_models: float | None = None
     """What one worker's link carries for that: 2 (n-1)/n of a payload all-reduced in a ring, n-1 of one gathered, and
     once what is sent to a neighbour."""
+    peak_models: float | None = None
+    """The most that a worker holds in a step that synchronises, in models: parameters, gradients, state and messages,
+    activations left out."""
     spectral_gap: float | None = None
     """Of the topology, where workers talk to their neighbours alone."""
 

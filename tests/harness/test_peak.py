@@ -1,0 +1,60 @@
+"""The most memory of a step, as planned on the meta device: against steps that are done, and against what is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from harness.plan.peak import Allocations, OneOfMany, peak_models
+from harness.spec import RunConfig
+from harness.train.build import build_optimizer
+from tests.harness.support import small_config
+
+SIZE, NUM_STEPS = 300, 24
+TOP_K = {"kind": "top_k", "ratio": 8}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "sgd": {},
+    "local_sgd": {"sync_interval": 4},
+    "diloco": {"sync_interval": 4},
+    "ef_sgd": {"compressor": TOP_K},
+    "qsparse_local_sgd": {"compressor": TOP_K, "sync_interval": 4},
+    "cser": {"gradient_compressor": {"kind": "block", "ratio": 8}, "error_compressor": TOP_K, "reset_interval": 4},
+    "sparse_loco": {"sync_interval": 4, "compressor": {"kind": "chunk_top_k", "kept": 64}},
+    "streaming_diloco": {"sync_interval": 4, "delay": 1, "bits": 4},
+}
+
+
+def config_of(name: str, num_workers: int) -> RunConfig:
+    changes = {"algorithm": name, "settings": SETTINGS[name], "num_workers": num_workers, "momentum": 0.9}
+    return small_config().model_copy(update=changes)
+
+
+def network(device: str) -> nn.Module:
+    return nn.Linear(SIZE, SIZE, bias=False, device=device)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_peak_that_is_planned_is_that_of_steps_that_are_done(name: str) -> None:
+    config, model = config_of(name, 1), network("cpu")
+    optimizer = build_optimizer(config, model, OneOfMany(0, 1), NUM_STEPS)
+    most = 0
+    for _ in range(12):
+        model(torch.ones(1, SIZE)).sum().backward()
+        with Allocations() as allocations:
+            optimizer.step()
+        most = max(most, allocations.most)
+    done = 2 + optimizer.memory_in_parameters() + most / (4 * SIZE**2)
+    assert peak_models(config, network("meta"), NUM_STEPS) == pytest.approx(done, abs=0.05)
+
+
+def test_parameters_gradients_momentum_and_what_is_gathered_are_held() -> None:
+    peaks = {
+        (name, n): peak_models(config_of(name, n), network("meta"), NUM_STEPS) for name in SETTINGS for n in (2, 6)
+    }
+    assert peaks["sgd", 2] == peaks["local_sgd", 6] == 3
+    assert peaks["diloco", 2] >= 5
+    # Eight times fewer numbers from each of four workers more, each with its 64 bits.
+    assert peaks["ef_sgd", 6] - peaks["ef_sgd", 2] == pytest.approx(4 * 2 / 8, rel=0.5)
