@@ -90,16 +90,10 @@ def counts(output: str) -> dict[str, list[int]]:
 def test_status_of_nothing_and_of_a_damaged_plan(tmp_path: Path, cli: CommandLine) -> None:
     path, results = write_spec(tmp_path, small_spec()), tmp_path / "results"
     assert counts(cli.out("status", path, "--results", results)) == {row: [0, 2] for row in ROWS}
-    assert not results.exists()
+    assert "results/small" in cli.refused("report", path, "--results", results) and not results.exists()
     (results / "small").mkdir(parents=True)
     (results / "small" / "experiment.json").write_text('{"version": 1, "name": "small"}')
-    said = cli.refused("status", path, "--results", results, code=1)
-    assert said.startswith(f"{results / 'small' / 'experiment.json'} has a bad field")
-
-
-@pytest.mark.parametrize("name", ["collect", "report"])
-def test_commands_that_need_records_say_where_there_are_none(name: str, tmp_path: Path, cli: CommandLine) -> None:
-    assert "results/small" in cli.refused(name, write_spec(tmp_path, small_spec()), "--results", tmp_path / "results")
+    assert "experiment.json has a bad field" in cli.refused("status", path, "--results", results, code=1)
 
 
 @pytest.mark.parametrize(
@@ -108,8 +102,7 @@ def test_commands_that_need_records_say_where_there_are_none(name: str, tmp_path
         ([], "required"),
         (["sing"], "invalid choice"),
         (["run"], "required"),
-        (["run", "x", "--jobs", "0"], "whole number of at least 1, not '0'"),
-        (["run", "x", "--jobs", "x"], "whole number of at least 1, not 'x'"),
+        *((["run", "x", "--jobs", bad], f"at least 1, not '{bad}'") for bad in ("0", "x")),
         (["run", "x", "--workers", "bees"], "invalid choice"),
         (["plan", "x", "--lr", "1"], "unrecognized"),
         (["run", "x", "--job", "2"], "unrecognized arguments: --job 2"),
@@ -160,9 +153,8 @@ sys.exit(exits.end_of(lambda: print("row " * 50_000) or 0))
     assert (unread.wait(100), unread.stderr.read()) == (141, b"")
 
 
-@pytest.mark.parametrize("module", ["shtab", "pydantic"])
-def test_ctrl_c_while_a_command_still_loads_is_one_line(module: str, tmp_path: Path) -> None:
-    (tmp_path / f"{module}.py").write_text("raise KeyboardInterrupt\n")
+def test_ctrl_c_while_a_command_still_loads_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "pydantic.py").write_text("raise KeyboardInterrupt\n")
     own = environment()
     own["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{own['PYTHONPATH']}"
     words = [sys.executable, "-m", "harness", "status", "fashion_mnist", "--results", str(tmp_path)]

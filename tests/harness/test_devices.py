@@ -21,34 +21,20 @@ from harness.tasks.task import find_task
 from harness.train import checkpoint
 from harness.train.build import build_model, build_optimizer
 from harness.workers import process_group
-from harness.workers.preflight import check_results, check_writable
+from harness.workers.preflight import check_gpus, check_results, check_writable
 from harness.workers.process_group import choose_workers, device_groups, joined, own_gpu
 from tests.harness.support import CommandLine, changed, small_spec, write_spec
 
 
-@pytest.mark.parametrize(
-    ("given", "groups"),
-    [
-        (("cuda", 4, 4), [("cuda:0", "cuda:1", "cuda:2", "cuda:3")]),
-        (("cuda", 2, 5), [("cuda:0", "cuda:1"), ("cuda:2", "cuda:3")]),  # runs at once have GPUs of their own
-        (("cuda", 1, 3), [("cuda:0",), ("cuda:1",), ("cuda:2",)]),
-        (("cpu", 3, 0), [("cpu", "cpu", "cpu")]),
-    ],
-)
-def test_each_local_rank_has_the_gpu_of_its_number(given: tuple[str, int, int], groups: list[tuple[str, ...]]) -> None:
-    assert device_groups(*given) == groups
-
-
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        (("cuda", 1, 0), "no GPUs on this machine; .*--device cpu"),
-        (("cuda", 8, 4), "8 processes .* torch sees 4; .*--workers stacked"),
-    ],
-)
-def test_too_few_gpus_are_refused_with_a_remedy(given: tuple[str, int, int], words: str) -> None:
-    with pytest.raises(SpecError, match=words):
-        device_groups(*given)
+def test_each_local_rank_has_the_gpu_of_its_number_and_too_few_are_refused_with_a_remedy() -> None:
+    assert device_groups("cuda", 4, 4) == [("cuda:0", "cuda:1", "cuda:2", "cuda:3")]
+    # Runs at once have GPUs of their own.
+    assert device_groups("cuda", 2, 5) == [("cuda:0", "cuda:1"), ("cuda:2", "cuda:3")]
+    assert device_groups("cpu", 3, 0) == [("cpu", "cpu", "cpu")]
+    with pytest.raises(SpecError, match=r"no GPUs on this machine; .*--device cpu"):
+        device_groups("cuda", 1, 0)
+    with pytest.raises(SpecError, match=r"8 processes .* torch sees 4; .*--workers stacked"):
+        device_groups("cuda", 8, 4)
 
 
 def test_what_a_process_of_another_launcher_has_and_what_auto_means() -> None:
@@ -84,10 +70,7 @@ def test_ranks_of_a_group_tell_each_other_what_they_have(same: bool, tmp_path: P
         assert ends == ["rank 0", "rank 1"]
 
 
-needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-
-
-@needs_no_gpu
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_gpus_that_are_not_there_are_said_before_anything_is_written(tmp_path: Path, cli: CommandLine) -> None:
     path, results = write_spec(tmp_path, small_spec()), tmp_path / "results"
     said = cli.refused("run", path, "--results", results, "--device", "cuda")
@@ -139,7 +122,14 @@ def test_a_disk_that_cannot_be_written_to_is_one_sentence(
         assert "make room or give permission" in check.detail and "\n" not in check.detail
 
 
-def test_the_command_prints_a_line_per_check_and_then_what_the_runs_take(tmp_path: Path, cli: CommandLine) -> None:
-    lines = cli.out("preflight", write_spec(tmp_path, small_spec()), "--results", tmp_path).splitlines()
-    assert [line.split(":")[0] for line in lines[:2]] == ["ok   data", "ok   disk"]
-    assert lines[2].startswith("6 runs; ") and "CPU core hours" in lines[3]
+def test_a_torch_without_code_for_the_gpu_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_code(*size: int, device: str) -> None:
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Tesla V100-SXM2-16GB")
+    monkeypatch.setattr(torch, "ones", no_code)
+    (gpu,) = check_gpus()
+    assert not gpu.passed and "Tesla V100-SXM2-16GB: CUDA error: no kernel image" in gpu.detail
+    assert "\n" not in gpu.detail

@@ -50,18 +50,14 @@ def close_to(value: Any) -> Any:
     return pytest.approx(value, rel=1e-4, abs=1e-5) if isinstance(value, float) else value
 
 
-@pytest.mark.parametrize("num_workers", [2, 4])
-def test_processes_equal_stacked_workers(num_workers: int, tmp_path: Path) -> None:
-    """Of two to the bit; of more the backend adds in another order."""
-    spec = changed(only(small_spec(), "cser"), "training.num_workers", num_workers)
-    plan = planned(tmp_path, spec)
+def test_processes_equal_stacked_workers(tmp_path: Path) -> None:
+    """Four: the backend adds in another order. Two are equal to the bit, as under torchrun below."""
+    plan = planned(tmp_path, changed(only(small_spec(), "cser"), "training.num_workers", 4))
     (run,) = plan.runs
     assert launch(plan, launch_options(tmp_path / "processes", "processes"), Quiet()) == 0
-    stacked = done(run.config, tmp_path / "stacked")
     folder = tmp_path / "processes" / "small" / run.run_id
-    (events, result), (stacked_events, stacked_result) = comparable(folder), comparable(stacked.folder)
-    if num_workers == 2:
-        assert (events, result) == (stacked_events, stacked_result)
+    events, result = comparable(folder)
+    stacked_events, stacked_result = comparable(done(run.config, tmp_path / "stacked").folder)
     del result["parameters_sha256"], stacked_result["parameters_sha256"]
     for one, other in zip([*events, result], [*stacked_events, stacked_result], strict=True):
         assert one == {key: close_to(value) for key, value in other.items()}
@@ -105,12 +101,11 @@ def test_torchrun_with_another_number_of_processes_no_place_to_meet_or_a_run_in_
 ) -> None:
     spec, results = only(small_spec(), "sgd"), tmp_path / "results"
     path = write_spec(tmp_path, changed(spec, "training.num_workers", 3))
-    said = cli.refused("run", path, "--results", results)
-    assert said == "the launcher started 1 processes, the experiment has [3] workers"
+    assert "started 1 processes, the experiment has [3] workers" in cli.refused("run", path, "--results", results)
     with monkeypatch.context() as elsewhere:
         elsewhere.delenv("MASTER_ADDR")
         said = cli.refused("run", path, "--results", results)
-    assert said.startswith("RANK and WORLD_SIZE are set, MASTER_ADDR not; ") and not results.exists()
+    assert "MASTER_ADDR not" in said and not results.exists()
     (run,) = planned(tmp_path, changed(spec, "training.num_workers", 1)).runs
     folder = results / "small" / run.run_id
     with owned(folder):
@@ -125,24 +120,15 @@ def test_torchrun_with_another_number_of_processes_no_place_to_meet_or_a_run_in_
 # Failures
 
 
-def spoil(plan: Plan, results: Path, row: str, seed: int) -> Path:
-    """Make one run fail: where its events should be written there is a folder."""
-    (run,) = [run for run in plan.runs if (run.row, run.seed) == (row, seed)]
-    folder = results / plan.experiment.name / run.run_id
+def test_siblings_go_on_after_one_fails_and_the_next_launch_tries_it_again(tmp_path: Path) -> None:
+    """Its events should be written where there is a folder."""
+    plan = planned(tmp_path, small_spec())
+    runs = missing_runs(plan, tmp_path / "small")
+    assert [(run.row, run.seed) for run in runs] == [(row, s) for s in (1, 2) for row in ("sgd", "cser", "ef_sgd")]
+    folder = tmp_path / "small" / runs[1].run_id
     (folder / "events.jsonl").mkdir(parents=True)
-    return folder
-
-
-@pytest.mark.parametrize("workers", ["stacked", "processes"])
-def test_siblings_go_on_after_one_fails_and_the_next_launch_tries_it_again(workers: Any, tmp_path: Path) -> None:
-    spec = small_spec() if workers == "stacked" else only(small_spec(), "cser")
-    plan = planned(tmp_path, spec)
-    order = [(run.row, run.seed) for run in missing_runs(plan, tmp_path / "small")]
-    if workers == "stacked":
-        assert order == [(row, seed) for seed in (1, 2) for row in ("sgd", "cser", "ef_sgd")]
-    folder = spoil(plan, tmp_path, "cser", 1)
     display = Quiet()
-    assert launch(plan, launch_options(tmp_path, workers), display) == 1
+    assert launch(plan, launch_options(tmp_path), display) == 1
     assert [name for name, failure in display.ends.items() if failure] == ["cser 1"]
     assert len(display.ends) == len(plan.runs)
     failure = read_record(folder / "failure.json", Failure)
@@ -151,12 +137,12 @@ def test_siblings_go_on_after_one_fails_and_the_next_launch_tries_it_again(worke
     (folder / "events.jsonl").rmdir()
     assert [run.run_id for run in missing_runs(plan, tmp_path / "small")] == [folder.name]
     again = Quiet()
-    assert launch(plan, launch_options(tmp_path, workers), again) == 0
+    assert launch(plan, launch_options(tmp_path), again) == 0
     assert again.ends == {"cser 1": None}
     assert not (folder / "failure.json").exists() and len(read_run(folder).run.attempts) == 2
 
 
-@pytest.mark.parametrize("name", ["run.json", "events.jsonl", "result.json"])
+@pytest.mark.parametrize("name", ["run.json", "result.json"])
 def test_a_damaged_folder_is_no_other_runs_affair_but_a_damaged_result_stops_the_command(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from algorithms import StackedCollectives
-from harness.cli.show import show_plan
 from harness.models.transformer import GPT
 from harness.plan.footprint import footprint_of
 from harness.plan.plan import Plan, make_plan, plan_experiment
@@ -23,40 +20,22 @@ from harness.spec import RunConfig, SpecError, run_id
 from harness.spec_file import EXPERIMENTS, load_spec
 from harness.train.build import build_optimizer
 from tests.harness.support import BLOCK, CSER, ROOT, Table, changed, small_config, small_spec, write_spec
-from tests.harness.test_specs import row_of
 
 
-@pytest.mark.parametrize(("path", "other"), [
-    ("learning_rate", 0.06), ("settings.reset_interval", 4), ("task.held_out", 1), ("repeat", 1),
-    ("restart", {"without": ["error"]}),
-])  # fmt: skip
-def test_run_id_depends_on_every_scientific_field(path: str, other: Any) -> None:
-    config = small_config("cser", CSER)
-    table = changed(config.model_dump(mode="json"), path, other)
-    assert run_id(RunConfig.model_validate(table)) != run_id(config)
-
-
-def test_fields_at_their_default_are_no_part_of_the_hash_so_that_new_ones_change_no_old_id() -> None:
-    written_down = {
-        "task": {"name": "blobs"},
-        "model": {"name": "small_cnn", "options": {"widths": [4, 8]}},
-        "num_workers": 2,
-        "batch_size": 20,
-        "num_epochs": 1,
-        "algorithm": "sgd",
-        "learning_rate": 0.05,
-        "momentum": 0.9,
-        "weight_decay": 0.001,
-        "schedule": {"kind": "cosine", "warmup_epochs": 0.25},
-        "evaluation": {"per_epoch": 2},
-        "seed": 1,
+def test_run_id_depends_on_scientific_fields() -> None:
+    others = {
+        "learning_rate": 0.06,
+        "settings.reset_interval": 4,
+        "task.held_out": 1,
+        "restart": {"without": ["error"]},
     }
-    text = json.dumps(written_down, sort_keys=True)
-    assert run_id(small_config()) == hashlib.sha256(text.encode()).hexdigest()[:12]
+    config = small_config("cser", CSER)
+    tables = [changed(config.model_dump(mode="json"), path, other) for path, other in others.items()]
+    assert len({run_id(each) for each in [config, *map(RunConfig.model_validate, tables)]}) == 1 + len(others)
 
 
-def plan_of(table: Table, folder: Path, tuning: bool = False) -> Plan:
-    return make_plan(load_spec(write_spec(folder, table)), folder, tuning)
+def plan_of(table: Table, folder: Path) -> Plan:
+    return make_plan(load_spec(write_spec(folder, table)), folder)
 
 
 def test_run_ids_do_not_depend_on_names_words_and_statistics(tmp_path: Path) -> None:
@@ -88,29 +67,6 @@ def test_plan_is_what_the_spec_says(tmp_path: Path) -> None:
     assert numbers == {"sgd": 3, "cser": 3, "ef_sgd": 4}
 
 
-def test_a_plan_prints_what_rows_share_and_momentum_that_is_not_nesterovs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    spec = small_spec()
-    spec["rows"][2]["algorithm"] = "ef21_sgdm"
-    spec["statistics"]["baseline_seeds"] = [1, 2, 3]
-    show_plan(plan_of(spec, tmp_path))
-    said = capsys.readouterr().out
-    assert "ratio 4); momentum 0.9 (heavy ball with dampening)\n" in said
-    assert said.startswith("Small\nbatch_size: 20\ncommunication_dtype: fp32\nevaluation: per_epoch 2\n")
-    assert "\nseeds: 1, 2\nbaseline_seeds: 1, 2, 3\n" in said
-    assert "model: small_cnn (options widths 4, 8)\n" in said and "schedule: cosine (warmup_epochs 0.25, " in said
-
-
-def test_the_reports_commands_name_the_spec_as_it_was_given(tmp_path: Path) -> None:
-    spec = load_spec(write_spec(tmp_path, changed(small_spec(), "rows.0.learning_rate")))
-    for given_as, argument in ((None, "small"), ("my spec.toml", "'my spec.toml'")):
-        plan = make_plan(spec, tmp_path, tuning=True, given_as=given_as)
-        assert plan.experiment.commands == [
-            f"python -m harness {what} {argument} --tuning" for what in ("run", "report")
-        ]
-
-
 def test_some_rows_and_seeds_of_a_plan(tmp_path: Path) -> None:
     plan = make_plan(load_spec(EXPERIMENTS / "cifar100.toml"), tmp_path)
     row, other = plan.experiment.rows[3].row, plan.experiment.rows[5].row
@@ -119,18 +75,13 @@ def test_some_rows_and_seeds_of_a_plan(tmp_path: Path) -> None:
         (name, seed) for name in (row, other) for seed in (1, 2)
     }
     assert some.experiment == plan.experiment and plan.only([], []).runs == plan.runs
-    with pytest.raises(SpecError, match=f"has no row 'mcsr'; its rows are {plan.experiment.rows[0].row}, "):
+    with pytest.raises(SpecError, match="has no row 'mcsr'"):
         plan.only([row, "mcsr"], [])
     with pytest.raises(SpecError, match="has no run of these seeds"):
         plan.only([row], [77])
 
 
-# What a plan makes of a row.
-
-
-def test_a_plan_has_each_rows_local_step_and_the_optimiser_its_numbers(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_plan_has_each_rows_local_step_and_the_optimiser_its_numbers(tmp_path: Path) -> None:
     """All rows by AdamW, the second one with numbers of its own, the third by SGD."""
     spec = small_spec()
     spec["training"] |= {"local_step": "adamw", "betas": [0.9, 0.98], "eps": 1e-9}
@@ -145,11 +96,6 @@ def test_a_plan_has_each_rows_local_step_and_the_optimiser_its_numbers(
         "cser": ("adamw", 0.0, [0.8, 0.9], 1e-6),
         "ef_sgd": ("sgd", 0.9, [0.9, 0.999], 1e-8),
     }
-    show_plan(plan)
-    said = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.split()[:1]}
-    assert said["sgd"].endswith("  AdamW with betas 0.9, 0.98, eps 1e-09")
-    assert said["cser"].endswith("; AdamW with betas 0.8, 0.9, eps 1e-06")
-    assert said["ef_sgd"].endswith("; momentum 0.9")
     model = torch.nn.ParameterList([torch.nn.Parameter(torch.zeros(2, 3))])
     (group,) = build_optimizer(configs["sgd"], model, StackedCollectives(2), 1).param_groups
     numbers = {key: value for key, value in group.items() if key != "params"}
@@ -160,38 +106,15 @@ def test_a_plan_has_each_rows_local_step_and_the_optimiser_its_numbers(
     assert adamw.memory_bytes - sgd.memory_bytes == adamw.checkpoint_bytes - sgd.checkpoint_bytes == 4 * 742
 
 
-def test_muon_leaves_a_models_embeddings_and_output_to_adamw(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_muon_leaves_a_models_embeddings_and_output_to_adamw() -> None:
     """Stacked workers' parameters are grouped as their model's own, and stay in its order."""
-    spec = small_spec()
-    spec["training"] |= {"local_step": "muon", "momentum": 0.95}
-    plan = plan_of(spec, tmp_path)
-    show_plan(plan)
-    assert "Muon with momentum 0.95 on hidden matrices, else AdamW with betas 0.9, 0.999" in capsys.readouterr().out
-    config = next(run.config for run in plan.runs if run.row == "sgd")
+    config = small_config(local_step="muon", momentum=0.95)
     model = GPT(8, 11, width=4, num_heads=2, num_layers=1, feedforward=6)
     stacked = [torch.nn.Parameter(each.detach().expand(2, *each.shape).clone()) for each in model.parameters()]
     apart, hidden = build_optimizer(config, model, StackedCollectives(2), 1, stacked).param_groups
     assert (apart["muon"], hidden["muon"], hidden["momentum"]) == (False, True, 0.95)
     assert [tuple(each.shape) for each in apart["params"]] == [(2, 11, 4), (2, 8, 4)]
     assert [*apart["params"], *hidden["params"]] == stacked
-
-
-@pytest.mark.parametrize(
-    ("topology", "sentence"),
-    [
-        ("ring", f"own: spectral gap 0.667; {2 * 20 * 32 * 742:,} bits in all from one worker to its neighbours"),
-        ("one_peer", f"own: spectral gap 1 over 2 steps; {20 * 32 * 742:,} bits in all"),
-        ("complete", f"own: spectral gap 1; {3 * 20 * 32 * 742:,} bits in all"),
-    ],
-)
-def test_a_plan_prints_the_gap_of_a_topology_and_its_bits(
-    topology: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    own = row_of("dpsgd", topology=topology, order="adapt_then_combine")
-    show_plan(plan_of(changed(changed(small_spec(), "training.num_workers", 4), "rows.1", own), tmp_path))
-    assert sentence in capsys.readouterr().out
 
 
 # Models sent.
@@ -307,11 +230,3 @@ def test_the_shipped_experiments_are_in_the_papers_regime() -> None:
     for field in ("task", "model", "schedule", "evaluation", "partition"):
         assert getattr(short, field) == getattr(long, field), field
     assert short.tuning is not None and long.tuning is not None and short.tuning.records == long.name
-
-
-def test_small_fashion_mnist_shares_its_runs_with_the_whole_one() -> None:
-    small = make_plan(load_spec(EXPERIMENTS / "fashion_mnist_small.toml"), RESULTS)
-    whole = make_plan(load_spec(EXPERIMENTS / "fashion_mnist.toml"), RESULTS)
-    runs = {(run.row, run.seed): run.run_id for run in whole.runs}
-    assert len(small.runs) == 6
-    assert all(run.run_id == runs[run.row, run.seed] for run in small.runs)

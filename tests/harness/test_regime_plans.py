@@ -12,8 +12,8 @@ import pytest
 from harness.plan.plan import Plan, make_plan
 from harness.plan.tuning import TrialOutcome
 from harness.records.experiment import read_experiment
-from harness.records.store import RecordError, write_record
-from harness.spec import Spec, SpecError
+from harness.records.store import write_record
+from harness.spec import SpecError
 from harness.spec_file import EXPERIMENTS, load_spec
 from tests.harness.support import BLOCK, CommandLine, Table, changed, shipped_run, small_spec, write_spec
 
@@ -146,22 +146,13 @@ def test_rows_take_settings_and_rate_from_the_tuning(tuned: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
-        (
-            "rows.4.learning_rates",
-            [0.01, 0.02],
-            r"row 'csea-4' begins with 6 trials \(3 tables of settings at 2 rates\)",
-        ),
-        ("rows.4.settings", {"error_compressor": BLOCK}, "candidates, so it can have neither settings"),
+        ("rows.4.learning_rates", [0.01, 0.02], "row 'csea-4' begins with 6 trials"),
         ("rows.4.learning_rate", 0.1, "candidates, so it can have neither settings nor a learning_rate"),
         ("rows.0.learning_rates", [0.1, 0.1000000001, 0.2], "rows.0.learning_rates: holds a value twice"),
         ("statistics.floor", "nobody", "the floor 'nobody' is no row"),
-        ("lengths.num_epochs", [2, 2], "lengths.num_epochs: holds a value twice"),
         ("lengths.seeds", [101], "tuning.seeds must be other than lengths.seeds"),
-        ("tuning.both_rules_seeds", [3, 3], "tuning.both_rules_seeds: holds a value twice"),
         ("tuning.lowest", 0.015, "the rate 0.01 lies outside tuning.lowest and highest"),
-        ("tuning.finalists", 0, "tuning.finalists"),
-        ("schedule.warmup_share", 1.0, "schedule.warmup_share"),
-        ("schedule.warmup_epochs", 1.5, "a warm-up of 1.6 epochs is longer than the shortest run, of num_epochs = 1;"),
+        ("schedule.warmup_epochs", 1.5, "a warm-up of 1.6 epochs is longer than the shortest run"),
     ],
 )
 def test_specs_that_cannot_be_are_refused(path: str, value: Any, words: str, tmp_path: Path) -> None:
@@ -178,11 +169,7 @@ def test_a_tuning_that_is_not_there_or_not_done_is_named_with_the_command_that_m
         planned(tuned, regime_spec() | {"name": "new"})
     folder = tuned / "small_tuning"
     row = next(row for row in read_experiment(folder).rows if row.tunes == "sgd")
-    result = folder / row.runs["101"] / "result.json"
-    result.write_text(result.read_text()[:100])
-    with pytest.raises(RecordError, match=r"result.json is damaged"):
-        planned(tuned, regime_spec())
-    result.unlink()
+    (folder / row.runs["101"] / "result.json").unlink()
     words = rf"no run {row.runs['101']} of {row.row} .*it is not done, or .*; {command} small"
     with pytest.raises(SpecError, match=words):
         planned(tuned, regime_spec())
@@ -226,22 +213,15 @@ def test_the_other_rules_choices_are_rows_of_their_own_where_they_differ(tuned: 
     (row,) = [row for row in plan.experiment.rows if row.rule == "training_loss"]
     assert (row.row, row.base, list(row.runs)) == ("csea-4~loss", "csea-4", ["1", "2"])
     assert row.settings == {"error_compressor": TOP_K} and row.num_steps == 80
-    spec["tuning"]["both_rules_seeds"] = [2]
-    (row,) = [row for row in planned(tuned, spec).experiment.rows if row.rule == "training_loss"]
-    assert list(row.runs) == ["2"]
 
 
 # A tuning that two experiments share.
 
 
-def borrower(**changes: Any) -> Table:
-    same: Table = {"format": 1, "like": "small", "name": "other", "title": "Another", "training": {"num_epochs": 3}}
-    return same | {"rows": ["sgd", "alone", "csea-4"]} | changes
-
-
 def write_borrower(folder: Path, **changes: Any) -> Path:
     write_spec(folder, regime_spec()).rename(folder / "small.toml")
-    return write_spec(folder, borrower(**changes))
+    same: Table = {"format": 1, "like": "small", "name": "other", "title": "Another", "training": {"num_epochs": 3}}
+    return write_spec(folder, same | {"rows": ["sgd", "alone", "csea-4"]} | changes)
 
 
 def test_a_borrower_has_choices_from_the_tuning_beside_rows_of_its_own_and_restarts_any(tuned: Path) -> None:
@@ -255,37 +235,21 @@ def test_a_borrower_has_choices_from_the_tuning_beside_rows_of_its_own_and_resta
     assert configs["csea-4"].num_epochs == 3 and configs["own~momentum"].learning_rate == 0.2
     assert configs["csea-4~momentum"].settings == configs["csea-4"].settings
     assert plan.experiment.tuning is not None and plan.experiment.tuning.experiment == "small_tuning"
-    write_spec(path.parent, borrower(rows=["sgd", {key: own[key] for key in own if key != "learning_rate"}]))
-    with pytest.raises(SpecError, match="row 'own' has no learning_rate, and small no tuning of it"):
-        load_spec(path)
-
-
-def test_a_borrower_says_which_command_makes_its_tuning(tmp_path: Path, cli: CommandLine) -> None:
-    for options in ([], ["--tuning"]):
-        said = cli.refused("plan", write_borrower(tmp_path), "--results", tmp_path, *options)
-        assert "`python -m harness run small --tuning`" in said
-
-
-def test_records_of_another_tuning_are_refused(tuned: Path) -> None:
-    path = write_borrower(tuned, training={"weight_decay": 0.25})
-    with pytest.raises(SpecError, match=r"of sgd_lr0.01 .*made with other settings than the spec has"):
-        make_plan(load_spec(path), tuned)
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"training": {"weight_decay": 0.25}}, "made with other settings than the spec has"),
         ({"tuning": {"records": "small"}}, "name the experiment whose tuning this shares in `like`"),
-        ({"rows": ["sgd", "adam"]}, "rows names 'adam', which is not among the ..rows.. of small"),
-        ({"rows": [["sgd"]]}, "row 1: "),
+        ({"rows": ["sgd", "adam"]}, "rows names 'adam', which is not among the"),
         ({"like": "nothing"}, "no experiment 'nothing'"),
         ({"like": "studies/workers_2"}, "which is itself like 'studies/two_level'; name that instead"),
-        ({"tuning": {"both_rules": 3}}, "tuning.both_rules"),
     ],
 )
-def test_borrowings_that_cannot_be_are_refused(changes: Table, words: str, tmp_path: Path) -> None:
+def test_borrowings_that_cannot_be_are_refused(changes: Table, words: str, tuned: Path) -> None:
     with pytest.raises(SpecError, match=words):
-        load_spec(write_borrower(tmp_path, **changes))
+        make_plan(load_spec(write_borrower(tuned, **changes)), tuned)
 
 
 def test_the_command_tunes_in_rounds_until_nothing_is_missing(tmp_path: Path, cli: CommandLine) -> None:
@@ -303,28 +267,12 @@ def test_the_command_tunes_in_rounds_until_nothing_is_missing(tmp_path: Path, cl
 # Experiments that are like another.
 
 
-def like_two_level(folder: Path, text: str) -> Spec:
-    path = folder / "own.toml"
-    path.write_text(f'format = 1\nname = "own"\ntitle = "own"\nlike = "studies/two_level"\n{text}')
-    return load_spec(path)
-
-
 def test_what_is_not_said_is_as_in_the_other_experiment(tmp_path: Path) -> None:
     base = load_spec(EXPERIMENTS / "studies/two_level.toml")
-    spec = like_two_level(tmp_path, 'rows = ["sgd", "alone"]\n[training]\nnum_workers = 2\n')
+    own: Table = {"format": 1, "name": "own", "title": "own", "like": "studies/two_level"}
+    spec = load_spec(write_spec(tmp_path, own | {"rows": ["sgd", "alone"], "training": {"num_workers": 2}}))
     assert spec.training == base.training.model_copy(update={"num_workers": 2})
     assert [row.row for row in spec.rows] == ["sgd", "alone"] and spec.rows[0] == base.rows[0]
     same = {"name": base.name, "title": base.title, "training": base.training, "tuning": base.tuning}
     assert spec.model_copy(update=same) == base.model_copy(update={"rows": spec.rows})
     assert spec.tuning is not None and spec.tuning.records == "study_two_level"  # whose choices it takes
-
-
-def test_rows_taken_by_name_are_tuned_where_the_variation_has_a_tuning(tmp_path: Path) -> None:
-    tuning = "[tuning]\ngrid = [0.1, 0.3, 1.0]\nseeds = [101]\nheld_out = 1000\n"
-    rows = like_two_level(tmp_path, f'rows = ["sgd", "alone"]\n{tuning}').rows
-    assert [row.learning_rate for row in rows] == [None, None]
-    own = "".join(
-        f'[[rows]]\nrow = "{name}"\nlabel = "X"\nalgorithm = "{name}"\nlearning_rate = 0.2\n'
-        for name in ("sgd", "alone")
-    )
-    assert [row.learning_rate for row in like_two_level(tmp_path, tuning + own).rows] == [0.2, 0.2]

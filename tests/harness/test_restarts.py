@@ -1,4 +1,4 @@
-"""Restarts without a part of the state: what is put in its place, that nothing else changes, and what is refused."""
+"""Restarts without a part of the state: what is put in its place, and that nothing else changes; a synchronous tail."""
 
 from __future__ import annotations
 
@@ -12,25 +12,12 @@ from torch import Tensor, nn
 
 from algorithms import DistributedOptimizer, StackedCollectives
 from algorithms.registry import algorithms
-from harness.cli.show import show_plan
 from harness.plan.footprint import footprint_of
-from harness.plan.plan import make_plan
-from harness.spec import RunConfig, run_id
-from harness.spec_file import load_spec
+from harness.spec import RunConfig
 from harness.train.build import build_optimizer
 from harness.train.training import Training, lose_state
 from harness.workers.attempt import work_of
-from tests.harness.support import (
-    BLOCK,
-    Table,
-    comparable,
-    done,
-    job_for,
-    settings_of,
-    small_config,
-    small_spec,
-)
-from tests.harness.support import write_spec as written
+from tests.harness.support import BLOCK, comparable, done, job_for, settings_of, small_config
 
 NUM_WORKERS, NUM_STEPS, NUM_TAKEN = 3, 16, 8
 """With intervals of 3 the middle of a run is none of the steps at which workers synchronise."""
@@ -38,8 +25,7 @@ TOP_K = {"kind": "top_k", "ratio": 4}
 
 
 def config_of(method: str, **restart: Any) -> RunConfig:
-    kind = "block" if "released" in method else "top_k"
-    table = settings_of(method, {"top_k": TOP_K, "block": BLOCK}[kind])
+    table = settings_of(method, BLOCK if "released" in method else TOP_K)
     return small_config(method, table, num_workers=NUM_WORKERS, restart=restart or None)
 
 
@@ -102,13 +88,6 @@ def test_what_all_workers_or_one_lose_begins_anew_and_nothing_else_changes(metho
 # Whole runs and specs.
 
 
-def test_a_restart_sends_as_much_and_ends_elsewhere(tmp_path: Path) -> None:
-    config = small_config("powersgd", settings_of("powersgd", BLOCK), restart={"without": ["right_factors", "error"]})
-    both = config, config.model_copy(update={"restart": None})
-    result, other = (comparable(done(each, tmp_path).folder)[1] for each in both)
-    assert result["traffic"] == other["traffic"] and result["parameters_sha256"] != other["parameters_sha256"]
-
-
 TAIL = {"everything_sent": True, "at": 0.5}
 
 
@@ -118,12 +97,9 @@ def test_a_synchronous_tail_of_sgd_is_sgd_that_lost_its_momentum(tmp_path: Path)
     assert {key for key in first if first[key] != second[key]} == {"run_id"}
 
 
-@pytest.mark.parametrize(
-    "model", [{"name": "small_cnn", "options": {"widths": [4, 8]}}, {"name": "mlp", "options": {"hidden": 8}}]
-)
-def test_a_synchronous_tail_begins_from_the_average_and_sends_each_gradient(model: Table, tmp_path: Path) -> None:
+def test_a_synchronous_tail_begins_from_the_average_and_sends_each_gradient(tmp_path: Path) -> None:
     """20 of 40 steps by local SGD, which averaged after 7 and 14: the average at 20, then 20 gradients."""
-    config = small_config("local_sgd", {"sync_interval": 7}, restart=TAIL, model=model)
+    config = small_config("local_sgd", {"sync_interval": 7}, restart=TAIL)
     result = comparable(done(config, tmp_path).folder)[1]
     size = 32 * result["num_parameters"]
     sent = {key: (entry["bits"], entry["collectives"]) for key, entry in result["traffic"].items()}
@@ -137,29 +113,3 @@ def test_a_synchronous_tail_begins_from_the_average_and_sends_each_gradient(mode
     both = training.optimizer.flat.parameters
     spread, moved = (own[0] - own[1]).norm(), (both[0] - own.mean(0)).norm()
     assert torch.equal(both[0], both[1]) and 0 < moved < 0.3 * spread
-
-
-def spec_with(*restarts: Table) -> Table:
-    return small_spec() | {"restarts": list(restarts)}
-
-
-def test_a_restart_is_a_row_of_its_own_with_its_rows_settings(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    error = {"row": "ef_sgd", "without": ["error"]}
-    late = {"row": "cser", "without": ["error", "parameters"], "worker": 1, "at": 0.75}
-    spec = spec_with(error, late)
-    plan = make_plan(load_spec(written(tmp_path, spec)), tmp_path)
-    rows = {row.row: row for row in plan.experiment.rows}
-    assert list(rows) == ["sgd", "cser", "ef_sgd", "ef_sgd~error", "cser~error+parameters-worker1-at0.75"]
-    assert rows["ef_sgd~error"].label == "EF-SGD without error"
-    assert rows["ef_sgd~error"].settings == rows["ef_sgd"].settings
-    show_plan(plan)
-    assert "momentum 0.9; at 50 % of the run all workers lost: error\n" in capsys.readouterr().out
-    configs = {run.row: run.config for run in plan.runs}
-    assert configs["ef_sgd~error"].model_copy(update={"restart": None}) == configs["ef_sgd"]
-    assert run_id(configs["ef_sgd"]) == run_id(configs["ef_sgd"].model_copy(update={"restart": None}))
-    assert len({run.run_id for run in plan.runs}) == len(plan.runs) == 10
-    spec["rows"][0]["restart"] = {"without": ["momentum"]}  # a row may say it itself
-    plan = make_plan(load_spec(written(tmp_path, spec)), tmp_path)
-    assert [run.config.restart is not None for run in plan.runs][:4] == [True, True, False, False]

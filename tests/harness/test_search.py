@@ -120,15 +120,8 @@ def test_each_table_of_settings_is_searched_by_itself() -> None:
     assert found.by_accuracy == Trial(1, 0.3) and sum(trial.candidate == 0 for trial in found.wanted) == 3
 
 
-def test_least_training_loss_is_a_rule_of_its_own_over_all_trials_at_the_first_seed() -> None:
-    table = {0.003: (0.9, 0.3), 0.01: (0.8, 0.2), 0.03: (0.7, 0.1)}
-    _, found = all_rounds(tuning_of(finalists=1), row_of(), lambda _, rate, seed: table[rate])
-    assert found.by_accuracy == Trial(0, 0.003) and found.by_training_loss == Trial(0, 0.03)
-
-
-@pytest.mark.parametrize("grid", [[0.01, 0.1, 1.0], [1.0, 0.1, 0.01], [0.1, 1.0, 0.01]])
-def test_of_equals_the_smaller_rate_and_then_the_first_settings_win(grid: list[float]) -> None:
-    tuning = tuning_of(grid=grid, seeds=[101, 102])
+def test_of_equals_the_smaller_rate_and_then_the_first_settings_win() -> None:
+    tuning = tuning_of(grid=[1.0, 0.1, 0.01], seeds=[101, 102])
     scores = {0.01: [0.5, 0.25], 0.1: [0.75, 0.5], 1.0: [0.5, 0.75]}
     _, found = all_rounds(tuning, row_of(2), lambda _, rate, seed: scores[rate][seed - 101])
     assert found.by_accuracy == Trial(0, 0.1)
@@ -153,31 +146,21 @@ def test_dry_steps_need_no_data_and_leave_the_global_generator_alone(precision: 
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def told(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """What a plan says after its table."""
-    show.show_plan(make_plan(load_spec(write_spec(folder, small_spec())), folder))
-    return capsys.readouterr().out.split("\n\n")[-1]
-
-
-@pytest.fixture
-def a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine with a GPU on which a step takes half a second and 3 MB."""
+def test_with_a_gpu_time_and_activations_are_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step takes half a second and 3 MB."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda index: "NVIDIA X1")
     monkeypatch.setattr(footprint, "dry_steps", lambda config, device: StepTime(0.5, "NVIDIA X1", MEASURED, 3_000_000))
-    footprint._KNOWN_TIMES.clear()
-    yield
-    footprint._KNOWN_TIMES.clear()
-
-
-@pytest.mark.usefixtures("a_gpu")
-def test_with_a_gpu_time_and_activations_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = told(tmp_path, capsys)
+    monkeypatch.setattr(footprint, "_KNOWN_TIMES", {})
+    show.show_plan(make_plan(load_spec(write_spec(tmp_path, small_spec())), tmp_path))
+    output = capsys.readouterr().out
     assert "activations add 3 MB (measured on dry steps on random images: 20 of them, fp32)" in output
     # 6 runs of 40 steps of half a second.
     each, whole = 40 * 0.5 / 3600, 6 * 40 * 0.5 / 3600
     assert f"  {each:.2g} and {whole:.2g} (NVIDIA X1; measured on dry steps on random images)" in output
-    assert "no price: harness/records/hardware.toml has none for NVIDIA X1" in output and "dollars" not in output
+    assert "no price" in output and "dollars" not in output
 
 
 STEPS, NUM_RUNS = 120 * (1_281_167 // 256), 80
@@ -196,8 +179,6 @@ def test_without_a_gpu_hours_and_dollars_are_ranges_with_a_source_for_each_end_a
     imagenet = make_plan(load_spec(EXPERIMENTS / "imagenet.toml"), tmp_path)
     show.show_plan(imagenet, 25e9)
     output = capsys.readouterr().out
-    assert "80 runs" in output and "without activations" in output
-    assert "fp16 messages: rounding is lost by sgd; all others send it later\n" in output
     found = re.findall(r"^  [\d,.]+ and ([\d,.]+) \(V100-16GB; (.*)\)$", output, re.M)
     published = {5815.8: "before NHWC", 4808.0: "GluonCV, training log"}  # and not 8322, of batches of 256
     for (hours, source), (rate, words) in zip(found, published.items(), strict=True):

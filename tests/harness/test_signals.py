@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from harness.plan.plan import Plan, make_plan
-from harness.records import run_lock
 from harness.records.run_lock import owned
 from harness.records.state import judge, look, saved_step
 from harness.records.store import Failure, Heartbeat, read_record, read_run
@@ -31,10 +28,8 @@ from tests.harness.support import (
     Quiet,
     attempt_in_threads,
     changed,
-    command,
     comparable,
     done,
-    environment,
     job_for,
     launch_options,
     only,
@@ -43,34 +38,34 @@ from tests.harness.support import (
     write_spec,
 )
 
-TRANSFORMER = {"name": "transformer", "options": {"width": 16, "num_heads": 2, "num_layers": 1, "feedforward": 16}}
 LONG = 300
 """Epochs of a run that is surely on when it is stopped: 12,000 steps."""
 
 
-def long_spec() -> dict[str, object]:
-    return changed(only(small_spec(), "cser"), "training.num_epochs", LONG)
-
-
 def planned(folder: Path) -> tuple[Plan, Path]:
     """A plan of one long run, and the run's folder."""
-    plan = make_plan(load_spec(write_spec(folder, long_spec())), folder / "results")
+    spec = changed(only(small_spec(), "cser"), "training.num_epochs", LONG)
+    plan = make_plan(load_spec(write_spec(folder, spec)), folder / "results")
     return plan, folder / "results" / "small" / plan.runs[0].run_id
 
 
 class Stopper(Quiet):
-    """Sends this process a signal as soon as the run trains, and remembers what is said and shown."""
+    """Sends this process a signal as soon as the run trains, and remembers what is said and shown.
 
-    def __init__(self, number: signal.Signals, times: int = 1) -> None:
+    With `freezes` the run's processes cannot save, and the signal comes twice.
+    """
+
+    def __init__(self, number: signal.Signals, freezes: bool = False) -> None:
         super().__init__()
-        self.number, self.times = number, times
+        self.number, self.freezes = number, freezes
         self.said: list[str] = []
         self.beats: list[Heartbeat] = []
 
     def update(self, beats: Mapping[str, Heartbeat | None], num_steps: int, steps_left: int) -> None:
         self.beats += [beat for beat in beats.values() if beat is not None]
-        if self.beats and self.times:
-            self.times -= 1
+        if self.beats and (self.freezes or not self.said):
+            for each in multiprocessing.active_children() if self.freezes else ():
+                os.kill(each.pid or 0, signal.SIGSTOP)
             os.kill(os.getpid(), self.number)
 
     def say(self, sentence: str) -> None:
@@ -101,16 +96,12 @@ def test_stop_saves_within_a_step_and_the_next_command_goes_on_from_there(worker
     assert again.beats[0].step > step
 
 
-KINDS: dict[str, dict[str, Any]] = {
-    "sgd": {},
-    "adamw": {"local_step": "adamw", "momentum": 0.0, "learning_rate": 0.003},
-    "pairs": {"task": {"name": "reversal"}, "model": TRANSFORMER},
-}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_stopped_and_called_again_gives_the_same_as_undisturbed(kind: str, tmp_path: Path) -> None:
-    config = small_config("cser", CSER, num_epochs=3, **KINDS[kind])
+def test_stopped_and_called_again_gives_the_same_as_undisturbed(tmp_path: Path) -> None:
+    """Pairs of sentences, by AdamW."""
+    small = {"width": 16, "num_heads": 2, "num_layers": 1, "feedforward": 16}
+    own = {"task": {"name": "reversal"}, "model": {"name": "transformer", "options": small}}
+    own |= {"local_step": "adamw", "momentum": 0.0, "learning_rate": 0.003}
+    config = small_config("cser", CSER, num_epochs=3, **own)
     whole = done(config, tmp_path / "whole", checkpoint_minutes=60.0)
     for steps in (1, 33, 60):  # Stacked workers stop at the very step at which they are asked to.
         asked = iter(range(steps - 1))
@@ -122,37 +113,13 @@ def test_stopped_and_called_again_gives_the_same_as_undisturbed(kind: str, tmp_p
     assert comparable(folder) == comparable(whole.folder)
 
 
-def lock_holders(folder: Path) -> list[int]:
-    """The other processes that have the lock of this run open."""
-    lock, found = (folder / run_lock.NAME).resolve(), set[int]()
-    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
-        with suppress(OSError):  # it ended, or is somebody else's
-            if descriptor.resolve() == lock:
-                found.add(int(descriptor.parts[2]))
-    return sorted(found - {os.getpid()})
-
-
-@pytest.mark.timeout(300)
-def test_the_second_signal_ends_at_once(tmp_path: Path) -> None:
-    path = write_spec(tmp_path, long_spec())
-    folder = planned(tmp_path)[1]
-    words, pipe = command("run", path, "--jobs", "1"), subprocess.PIPE
-    process = subprocess.Popen(words, cwd=tmp_path, env=environment(), stdout=pipe, stderr=pipe, text=True)
-    assert process.stdout is not None and process.stderr is not None
-    try:
-        while not (folder / "heartbeat.json").exists():
-            assert process.poll() is None
-            time.sleep(0.05)
-        (victim,) = lock_holders(folder)
-        os.kill(victim, signal.SIGSTOP)  # so that it cannot save
-        process.send_signal(signal.SIGINT)
-        assert any(line.startswith("stopping: ") for line in iter(process.stdout.readline, ""))
-        assert process.poll() is None
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
-    finally:
-        process.kill()
-    assert "the same command goes on from here" in process.stderr.read()
+def test_the_second_signal_ends_at_once_a_run_that_cannot_save(tmp_path: Path) -> None:
+    plan, folder = planned(tmp_path)
+    display = Stopper(signal.SIGTERM, freezes=True)
+    with pytest.raises(Interrupted) as caught:
+        launch(plan, launch_options(tmp_path / "results", jobs=1, checkpoint_minutes=60.0), display)
+    assert caught.value.exit_code == 143 and len(display.said) == 1 and not display.ends
+    assert not multiprocessing.active_children()
     assert not (folder / "checkpoint").exists() and judge(look(folder))[0] == "stale"
 
 
@@ -182,17 +149,6 @@ def test_run_that_another_command_did_while_its_lock_was_waited_for_is_not_done_
         assert not waiting.done()
     assert waiting.result()
     assert (first.folder / "result.json").read_bytes() == result and len(read_run(first.folder).run.attempts) == 1
-
-
-@pytest.mark.timeout(300)
-def test_worker_processes_look_again_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = make_plan(load_spec(write_spec(tmp_path, only(small_spec(), "sgd"))), tmp_path)
-    before = done(plan.runs[0].config, tmp_path / "small")
-    # The command had looked before the other one finished the run.
-    monkeypatch.setattr("harness.workers.launch.missing_runs", lambda plan, folder: list(plan.runs))
-    display = Quiet()
-    assert launch(plan, launch_options(tmp_path, "processes"), display) == 0
-    assert display.ends == {"sgd 1": None} and len(read_run(before.folder).run.attempts) == 1
 
 
 # Workers that stop together

@@ -18,16 +18,7 @@ from harness.plan.plan import make_plan
 from harness.spec import SpecError
 from harness.spec_file import EXPERIMENTS, find_spec, load_spec
 from harness.train.build import build_optimizer
-from tests.harness.support import (
-    BLOCK,
-    CSER,
-    CommandLine,
-    Table,
-    changed,
-    small_config,
-    small_spec,
-    write_spec,
-)
+from tests.harness.support import BLOCK, CommandLine, Table, changed, small_config, small_spec, write_spec
 
 ABSENT = object()
 CONTRAST = {"row": "cser", "reference": "sgd", "kind": "non-inferiority", "question": "Is anything lost?"}
@@ -46,87 +37,61 @@ ADAMW: Table = {"training.local_step": "adamw", "rows.1.momentum": ABSENT, "rows
 MISTAKES: dict[str, tuple[Table, list[str]]] = {
     # name: (values, or ABSENT, by path, what the sentence must contain)
     "unknown key": ({"tittle": "x"}, ["tittle", "unknown key"]),
-    "unknown key of a row": ({"rows.1.lr": 0.1}, ["rows.1.lr", "unknown key"]),
     "unknown option of the model": ({"model.options.depth": 3}, ["small_cnn", "depth", "widths"]),
     "unknown setting": ({"rows.1.settings.interval": 3}, ["cser", "'interval'", "reset_interval"]),
-    "missing section": ({"training": ABSENT}, ["training", "required"]),
     "missing setting": ({"rows.1.settings.reset_interval": ABSENT}, ["cser", "'reset_interval'", "needs"]),
     "missing kind of a compressor": ({"rows.2.settings.compressor.kind": ABSENT}, ["compressor", "top_k"]),
     "format": ({"format": 2}, ["format", "1"]),
-    "truth for a setting": ({"rows.1.settings.reset_interval": True}, ["reset_interval", "int", "True"]),
     "number for a compressor": ({"rows.2.settings.compressor": 64}, ["compressor", "64", "block"]),
-    "epochs without end": ({"training.num_epochs": 10**30}, ["training.num_epochs"]),
     "a seed twice": ({"statistics.seeds": [1, 2, 1]}, ["statistics.seeds", "twice"]),
     "tuned on itself": ({"tuning.seeds": [101, 2]}, ["tuning.seeds", "statistics.seeds"]),
-    "a rate of the grid twice": ({"tuning.grid": [0.1, 0.1]}, ["tuning.grid", "twice"]),
     "a contrast of no row": ({"contrasts": [CONTRAST | {"reference": "adam"}]}, ["contrast", "'adam'", "no row"]),
-    "a contrast twice": ({"contrasts": [CONTRAST, CONTRAST]}, ["contrasts", "twice"]),
     "contrasts without what was seen": ({"contrasts": [CONTRAST]}, ["statistics.declared"]),
-    "no rows": ({"rows": []}, ["no rows", "[[rows]]"]),
-    "no such baseline": ({"statistics.baseline": "adam"}, ["'adam'", "sgd, cser, ef_sgd"]),
     "ratio beyond the model": ({"rows.2.settings.compressor.ratio": 10**6}, ["compressor", "1000000", "742"]),
     "more workers than samples": ({"training.num_workers": 1000}, ["1000 workers", "20 samples", "1600"]),
-    "nothing left to train on": ({"task.held_out": 1600}, ["held_out", "1600"]),
     "model that cannot be": ({"model.options.widths": [4]}, ["small_cnn", "at least 2 items"]),
     "no rate and no tuning": ({"rows.0.learning_rate": ABSENT}, ["learning_rate", "tuning"]),
-    "wrong type of a model's option": (
-        {"model.options.widths": "4, 8"},
-        ["small_cnn", "widths", "valid list", "'4, 8'"],
-    ),
-    "milestones without a list": ({"schedule": {"kind": "milestones"}}, ["schedule", "milestones", "list"]),
+    "wrong type of a model's option": ({"model.options.widths": "4, 8"}, ["small_cnn", "widths", "'4, 8'"]),
     "warm-up longer than the run": ({"schedule.warmup_epochs": 99}, ["warm-up of 99", "num_epochs = 1"]),
     "a row's warm-up longer than the run": ({"rows.1.warmup_epochs": 2}, ["row 'cser'", "warm-up of 2", "num_epochs"]),
     "more scores than steps in all": ({"evaluation.num_scores": 41}, ["evaluation.num_scores", "41", "40 steps"]),
     "unknown algorithm": ({"rows.1.algorithm": "adam"}, ["row cser: ", "'adam'", *algorithms()]),
+    "compressor that the method cannot take": (
+        {
+            "rows.1": row_of(
+                "mcser_released", error_compressor={"kind": "sign"}, gradient_compressor=BLOCK, reset_interval=3
+            )
+        },
+        ["mcser_released", "error_compressor", "'sign'", "block", "random_k"],
+    ),
     "unknown compressor": ({"rows.2.settings.compressor.kind": "magic"}, ["magic", *compressors()]),
-    "unknown model": ({"model.name": "bert"}, ["'bert'", "small_cnn"]),
-    "unknown task": ({"task.name": "mnist"}, ["'mnist'", "blobs", "fashion_mnist"]),
     "metric of another task": ({"statistics.metric": "bleu"}, ["blobs", "'bleu'", "accuracy"]),
-    "beams without sentences": ({"evaluation.beam": 4}, ["evaluation.beam", "blobs"]),
     "rate that falls from no warm-up": ({"schedule": {"kind": "inverse_sqrt"}}, ["inverse_sqrt", "warm-up"]),
-    "no rate and no section": ({"tuning": ABSENT, "rows.2.learning_rate": ABSENT}, ["'ef_sgd'", "[tuning]"]),
-    # Topologies.
     "unknown topology": (
         {"rows.1": row_of("dpsgd", topology="torus", order="adapt_then_combine")},
-        ["dpsgd: topology: unknown topology 'torus'; it must be one of ring, exponential"],
+        ["'torus'", "ring"],
     ),
-    # Local steps.
     "adamw with momentum": (ADAMW | {"rows.1.momentum": 0.9}, ["row cser: ", "adamw, which has no momentum"]),
-    "sgd with betas": (
-        ADAMW | {"rows.2.betas": [0.9, 0.99]},
-        ["row ef_sgd: its local step is sgd, which has no betas"],
-    ),
+    "sgd with betas": (ADAMW | {"rows.2.betas": [0.9, 0.99]}, ["row ef_sgd: ", "sgd, which has no betas"]),
     "sgd's method with adamw": (
         {"rows.1": row_of("ef21_sgdm", compressor=BLOCK) | {"local_step": "adamw"}},
         ["ef21_sgdm: local_step = 'adamw' cannot be"],
     ),
-    # DDP.
-    "ddp with a wire": (
-        {"rows.1": row_of("ddp"), "training.wire": "fp16"},
-        ["row own: ", "ddp: its hook says what is sent"],
-    ),
+    "ddp with a wire": ({"rows.1": row_of("ddp"), "training.wire": "fp16"}, ["row own: ", "its hook"]),
     "hook in fp16": (
         {"rows.1": row_of("ddp_powersgd", rank=1), "training.precision": "fp16"},
         ["row own: ", "spoil the hook's state"],
     ),
-    # Restarts.
     "restart of no row": (restart("ef", "error"), ["the row to restart 'ef' is no row"]),
     "restart twice": (restart("ef_sgd", "error", times=2), ["two rows are named 'ef_sgd~error'"]),
-    "restart without no state": (
-        restart("ef_sgd", "residual"),
-        ["ef_sgd: there is no state 'residual' to restart without; it has parameters, momentum, error"],
-    ),
+    "restart without no state": (restart("ef_sgd", "residual"), ["'residual'", "parameters, momentum, error"]),
     "restart at an end": (restart("ef_sgd", "error", at=0.001), ["is at an end of the run"]),
     "restart of no worker": (restart("ef_sgd", "error", worker=2), ["ranks go from 0 to 1"]),
     "restart of what is common": (
         restart("own", "right_factors", worker=0) | {"rows.1": row_of("powersgd", rank=1) | {"ratio": 2}},
         ["all workers hold 'right_factors' in common, so none can lose it alone"],
     ),
-    # What sends too little.
-    "interval beyond the run": (
-        {"rows.1": row_of("local_sgd", sync_interval=41)},
-        ["row own: ", "sync_interval of 41 is more than the run's 40 steps", "raise num_epochs"],
-    ),
+    "interval beyond the run": ({"rows.1": row_of("local_sgd", sync_interval=41)}, ["row own: ", "41", "40 steps"]),
     "less than a model": (
         {"rows.1": row_of("ef_sgd", compressor={"kind": "block", "ratio": 50})},
         ["row own: ", "sends 0.81 of a model", "raise num_epochs"],
@@ -169,31 +134,14 @@ def test_setting_that_may_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
         build_optimizer(small_config("own", {"rank": "x"}), nn.Linear(2, 2), SoloCollectives(), 10)
 
 
-@pytest.mark.parametrize("key", ["gradient_compressor", "error_compressor"])
-def test_compressor_that_the_method_cannot_take(key: str, tmp_path: Path, cli: CommandLine) -> None:
-    own = row_of("mcser_released", **{k: v for k, v in CSER.items() if k != "explicit_error"})
-    own["settings"][key] = {"kind": "sign"}
-    spec = changed(small_spec(), "rows.1", own | {"momentum": 0.9})
-    assert_is_refused(spec, tmp_path, ["mcser_released", key, "'sign'", "block", "random_k"], cli)
-    # The same spec with a compressor of shared support is fine.
-    spec["rows"][1]["settings"][key] = BLOCK
-    cli.out("plan", write_spec(tmp_path, spec))
-
-
-def test_tuning_of_a_spec_without_one(tmp_path: Path, cli: CommandLine) -> None:
+def test_files_that_are_no_spec_and_a_spec_without_a_tuning(tmp_path: Path, cli: CommandLine) -> None:
+    path = tmp_path / "bad.toml"
+    for content, part in ((b"rows = [", "not valid TOML"), (b"\xff\xfe", "not valid TOML"), (b"", "required")):
+        path.write_bytes(content)
+        said = cli.refused("plan", path)
+        assert str(path) in said and part in said
     path = write_spec(tmp_path, changed(small_spec(), "tuning"))
     assert "[tuning]" in cli.refused("plan", path, "--tuning")
-
-
-@pytest.mark.parametrize(
-    ("content", "part"),
-    [(b"rows = [", "not valid TOML"), (b"\xff\xfe", "not valid TOML"), (b"", "required")],
-)
-def test_files_that_are_no_spec(content: bytes, part: str, tmp_path: Path, cli: CommandLine) -> None:
-    path = tmp_path / "bad.toml"
-    path.write_bytes(content)
-    said = cli.refused("plan", path)
-    assert str(path) in said and part in said
 
 
 def test_paths_are_found_before_names_and_an_unknown_name_is_said_with_those_like_it(

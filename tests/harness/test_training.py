@@ -10,17 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from algorithms import Purpose, SoloCollectives
-from algorithms.core.traffic import Mark, mark
+from algorithms import Purpose
 from algorithms.registry import algorithms
 from algorithms.sgd import SGD
 from harness.plan.footprint import footprint_of
 from harness.records.store import Failure, read_record, read_run
 from harness.spec import RunConfig
 from harness.tasks import blobs
-from harness.train.training import PHASES, Clock
+from harness.train.training import PHASES
 from harness.workers.attempt import attempt_stacked
 from tests.harness.support import (
     BLOCK,
@@ -193,65 +191,3 @@ def test_a_method_that_sends_other_than_its_closed_form_fails_the_run(
     assert not (job.folder / "result.json").exists()
     failure = read_record(job.folder / "failure.json", Failure)
     assert failure.kind == "bug" and "closed form of leaky" in failure.message
-
-
-# Where time is booked: on a GPU by when that comes to the work, and nobody waits
-
-GPU = torch.device("cuda")
-
-
-class Event:
-    """A CUDA event of a GPU that comes to it when a test says so."""
-
-    recorded: list[Event]
-
-    def __init__(self, enable_timing: bool = False) -> None:
-        assert enable_timing
-        self.at: float | None = None
-
-    def record(self, stream: object) -> None:
-        self.recorded.append(self)
-
-    def query(self) -> bool:
-        return self.at is not None
-
-    def synchronize(self) -> None:
-        assert self.at is not None, "the host waits for the GPU"
-
-    def elapsed_time(self, end: Event) -> float:
-        """Milliseconds."""
-        assert self.at is not None and end.at is not None
-        return 1e3 * (end.at - self.at)
-
-
-class OnGPU(SoloCollectives):
-    """Collectives that a GPU does."""
-
-    def _mark(self, tensor: Tensor) -> Mark:
-        return mark(GPU)
-
-
-def test_a_gpus_times_are_its_own_and_nobody_waits_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The events are in the order in which a made-up GPU was told of them."""
-    recorded: list[Event] = []
-    monkeypatch.setattr(Event, "recorded", recorded, raising=False)
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
-    collectives = OnGPU()
-    clock = Clock(collectives, GPU, {"communicate": 100.0})
-    for _ in range(2):  # steps, as the host tells the GPU of them
-        clock.switch("data")
-        clock.switch("compute")
-        collectives.all_reduce_sum_(torch.zeros(1), Purpose.GRADIENT)
-    clock.switch("evaluate")  # so far the GPU has come to nothing, and no one has asked it
-    assert len(recorded) == 1 + 2 * 4 + 1
-    # It starts at 10 s. In the first step it waits 3 s for data, computes for 1 s, and waits 4 s for the others.
-    times = [10.0, 10.0, 13.0, 14.0, 18.0]
-    # In the second none for data, 2 s, 1 s, and half a second for the rest.
-    times += [18.0, 18.0, 20.0, 21.0, 21.5]
-    for event, time in zip(recorded, times, strict=True):
-        event.at = time
-    seconds = clock.seconds
-    expected = {"data": 3.0, "compute": 3.5, "communicate": 105.0, "evaluate": 0.0, "checkpoint": 0.0}
-    assert seconds == pytest.approx(expected)
-    assert clock.wall_seconds == pytest.approx(100.0 + 21.5 - 10.0)

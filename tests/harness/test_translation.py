@@ -18,12 +18,7 @@ from harness.train.build import build_model
 from harness.train.evaluate import translation_sums
 from harness.train.local_workers import MixedPrecision
 from harness.train.order import worker_batches
-from tests.harness.support import (
-    CSER,
-    comparable,
-    done,
-    small_config,
-)
+from tests.harness.support import CSER, comparable, done, small_config
 
 CPU = torch.device("cpu")
 PLAIN = MixedPrecision("fp32", CPU)

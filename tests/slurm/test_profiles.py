@@ -1,7 +1,8 @@
-"""Profiles: what they say to sbatch, what is refused, and what a dry run shows where there is no Slurm."""
+"""Without Slurm: what profiles say to sbatch, what is refused, what a dry run shows, and what preflight says."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,16 +11,11 @@ from typing import Any
 import pytest
 
 from harness.spec import SpecError
-from slurm.profile import (
-    CLUSTERS,
-    Profile,
-    SubmissionPaths,
-    array_parameters,
-    explain_refusal,
-    load_profile,
-    sbatch_text,
-)
-from slurm.submit import array_sizes
+from slurm import submit
+from slurm.campaign import CampaignError
+from slurm.job import ALL_WELL
+from slurm.profile import CLUSTERS, Profile, SubmissionPaths, array_parameters, load_profile, sbatch_text
+from slurm.submit import array_sizes, wait_for_preflight
 from tests.harness.support import CommandLine, small_spec, write_spec
 from tests.slurm.support import small_profile, write_profile
 
@@ -63,10 +59,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"node": 2}, "unknown key 'node'"),
     ({"nodes": 0}, "nodes: "),
     ({"time_limit_minutes": 5, "warning_seconds": 300}, "leaves no time to work"),
-    ({"sbatch": {"--exclusive": True}}, "sbatch."),
     ({"sbatch": {"array": "1-2"}}, "which campaigns set themselves"),
     ({"variants": {"big": {"nodez": 1}}}, "unknown key 'nodez'"),
-    ({"variants": 3}, "variants must be tables"),
 ]
 
 
@@ -142,6 +136,30 @@ def test_mistakes_of_the_user_are_one_line_and_exit_with_2(
     assert error in said and not (tmp_path / "results").exists()
 
 
-def test_refusals_of_sbatch_are_one_line_that_says_where_to_look() -> None:
-    said = explain_refusal("sbatch: error: invalid partition: gpuu\nsbatch: error: Batch job ...", "mycluster")
-    assert said.startswith("sbatch refused: invalid partition: gpuu Batch job ...; ") and said.endswith("mycluster")
+# Preflight
+
+
+def test_what_all_ranks_say_is_told_once_and_what_fails_is_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs = [tmp_path / "rank0.log", tmp_path / "rank1.log"]
+    well = f"ok   network: 9 Gb/s (on node0)\nan aside\n{ALL_WELL}\n"
+    for log in logs:
+        log.write_text(well)
+    assert wait_for_preflight("12", logs) and capsys.readouterr().out == "ok   network: 9 Gb/s (on node0)\n"
+    logs[1].write_text("FAIL data: it is not there (on node1)\n")
+    words = f"preflight fails on the compute nodes: FAIL data: it is not there (on node1) (see {logs[0]})"
+    with pytest.raises(CampaignError, match=re.escape(words)):
+        wait_for_preflight("12", logs)
+
+
+def test_job_that_ends_without_an_answer_is_said_to_and_one_that_waits_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "LATE_SECONDS", 0.0)
+    monkeypatch.setattr(submit.campaign, "queued_jobs", lambda: {})
+    with pytest.raises(CampaignError, match="the preflight job 12 ended without an answer"):
+        wait_for_preflight("12", [tmp_path / "log"])
+    monkeypatch.setattr(submit, "WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(submit.campaign, "queued_jobs", lambda: {"12": "PENDING"})
+    assert not wait_for_preflight("12", [tmp_path / "log"])
