@@ -18,13 +18,11 @@ the learning rate is as given, where the release scales it with the number of ne
 Cost: 32 d / R bits per step for each neighbour and a sparsifier of ratio R, one exchange.
 """
 
-from typing import Any, ClassVar, Unpack
-
-from torch.optim.optimizer import ParamsT
+from typing import Any, ClassVar
 
 from algorithms.compressors.block import BlockSparsifier
-from algorithms.core import Common, Compressor, DistributedOptimizer, Identity, Layout, Purpose, Stage, Topology
-from algorithms.core.settings import require_gamma
+from algorithms.core import Compressor, DistributedOptimizer, Identity, Layout, Purpose, Stage, Topology
+from algorithms.core.settings import ConsensusStep
 from algorithms.core.topology import Named, as_topology
 
 
@@ -37,7 +35,6 @@ class ChocoSGD(DistributedOptimizer):
         gamma: the consensus step, in (0, 1]; the more is left out, the smaller it must be.
         released_order: mix with the estimates that were known before this step.
         estimates_from_zero: let xhat begin at 0, so that the first messages are of the parameters themselves.
-        common: see `DistributedOptimizer`.
 
     Raises:
         ValueError: gamma out of range, or a topology that does not fit, or changes.
@@ -48,29 +45,21 @@ class ChocoSGD(DistributedOptimizer):
     no_compression: ClassVar = {"topology": "complete", "compressor": Identity(), "gamma": 1.0}
     tried_with: ClassVar = {"topology": "ring", "gamma": 0.3}
 
-    def __init__(
-        self,
-        params: ParamsT,
-        *,
-        topology: Topology | Named,
-        compressor: Compressor,
-        gamma: float,
-        released_order: bool = False,
-        estimates_from_zero: bool = False,
-        **common: Unpack[Common],
-    ) -> None:
-        super().__init__(params, **common)
-        require_gamma(self.name, gamma)
-        self.topology: Topology = as_topology(self.name, topology)
-        if not self.topology.is_static:
+    topology: Topology | Named
+    compressor: Compressor
+    gamma: ConsensusStep
+    released_order: bool = False
+    estimates_from_zero: bool = False
+
+    def _set_up(self) -> None:
+        self.network = as_topology(self.name, self.topology)
+        if not self.network.is_static:
             raise ValueError(
                 f"{self.name}: its sum over the neighbours' estimates needs the same neighbours in each step, and the "
-                f"topology {self.topology.kind} changes them; take ring, exponential, complete or a matrix"
+                f"topology {self.network.kind} changes them; take ring, exponential or complete"
             )
-        (self.mixing,) = self.topology.rounds(self.collectives.world_size)
-        self.compressor, self.gamma = self.checked("compressor", compressor), gamma
-        self.released_order = released_order
-        start = None if estimates_from_zero else self.flat.parameters
+        (self.mixing,) = self.network.rounds(self.collectives.world_size)
+        start = None if self.estimates_from_zero else self.flat.parameters
         self.xhat = self.new_buffer("estimate", like=start)
         self.s = self.new_buffer("mixed_estimates", like=start)
 
@@ -84,10 +73,10 @@ class ChocoSGD(DistributedOptimizer):
         return {"topology": "ring", "compressor": BlockSparsifier(2 * ratio), "gamma": min(1.0, 0.5 / ratio)}
 
     def stages(self) -> list[Stage]:
-        return [Stage(Purpose.MODEL, self.compressor)]
+        return [Stage(Purpose.MODEL, self.compressor, neighbours=self.mixing.num_messages)]
 
     def _agree_after(self, num_steps: int) -> bool:
-        if num_steps == 0 or self.collectives.world_size == 1:
+        if self.collectives.world_size == 1:
             return True
         averages = self.mixing.averages and self.gamma == 1 and not self.released_order
         return averages and isinstance(self.compressor, Identity) and self.communication_dtype is None

@@ -9,12 +9,10 @@ Momentum, or AdamW's moments, are local: each worker's own, and never averaged.
 Cost: 32 d / R1 bits per step for a sparsifier of ratio R1, one collective.
 """
 
-from typing import Any, ClassVar, Unpack
-
-from torch.optim.optimizer import ParamsT
+from typing import Any, ClassVar
 
 from algorithms.compressors.block import BlockSparsifier
-from algorithms.core import Common, Compressor, Identity, Layout, Zero
+from algorithms.core import Compressor, Identity, Layout, Zero, fixed
 from algorithms.cser import CSER
 
 
@@ -25,17 +23,8 @@ class CSEA(CSER):
     formula = "32 d / R1"
     no_compression: ClassVar = {"error_compressor": Identity()}
 
-    def __init__(
-        self, params: ParamsT, *, error_compressor: Compressor, explicit_error: bool = False, **common: Unpack[Common]
-    ) -> None:
-        super().__init__(
-            params,
-            gradient_compressor=Zero(),
-            error_compressor=error_compressor,
-            reset_interval=1,
-            explicit_error=explicit_error,
-            **common,
-        )
+    gradient_compressor: Compressor = fixed(Zero())
+    reset_interval: int = fixed(1)
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:

@@ -18,15 +18,14 @@ and one more every H steps, none for a compressor that sends nothing.
 """
 
 from dataclasses import replace
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
 from torch import Tensor
-from torch.optim.optimizer import ParamsT
 
 from algorithms.compressors.block import BlockSparsifier
 from algorithms.core import (
-    Common,
     Compressor,
+    Count,
     DistributedOptimizer,
     Identity,
     Layout,
@@ -35,7 +34,6 @@ from algorithms.core import (
     Stage,
     Windows,
     Zero,
-    require_interval,
 )
 from algorithms.core.layout import Support
 from algorithms.core.settings import nearest_factors
@@ -49,30 +47,20 @@ class CSER(DistributedOptimizer):
         error_compressor: C1, any.
         reset_interval: H, in steps.
         explicit_error: hold the error even where it is not needed, for instance to look at its norm.
-        common: see `DistributedOptimizer`.
     """
 
     name = "cser"
     formula = "32 d / R2 + 32 d / (R1 H)"
     no_compression: ClassVar = {"gradient_compressor": Identity(), "error_compressor": Identity(), "reset_interval": 1}
 
-    def __init__(
-        self,
-        params: ParamsT,
-        *,
-        gradient_compressor: Compressor,
-        error_compressor: Compressor,
-        reset_interval: int,
-        explicit_error: bool = False,
-        **common: Unpack[Common],
-    ) -> None:
-        require_interval(self.name, "reset_interval", reset_interval)
-        super().__init__(params, **common)
-        self.gradient_compressor = self.checked("gradient_compressor", gradient_compressor)
-        self.error_compressor = self.checked("error_compressor", error_compressor)
-        self.reset_interval = reset_interval
-        shared = isinstance(gradient_compressor, SharedSupport) and isinstance(error_compressor, SharedSupport)
-        self.e = self.new_buffer("error") if explicit_error or not shared else None
+    gradient_compressor: Compressor
+    error_compressor: Compressor
+    reset_interval: Count
+    explicit_error: bool = False
+
+    def _set_up(self) -> None:
+        shared = all(isinstance(each, SharedSupport) for each in (self.gradient_compressor, self.error_compressor))
+        self.e = self.new_buffer("error") if self.explicit_error or not shared else None
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
@@ -100,7 +88,7 @@ class CSER(DistributedOptimizer):
         if self.e is None:
             self._sync_update(step)
             if reset:
-                self.average_parameters(self.error_compressor, step, Purpose.ERROR)
+                self.average_coordinates_(self.error_compressor, step, Purpose.ERROR)
         else:
             self._sync_update_explicitly(step)
             if reset:
@@ -130,7 +118,7 @@ class CSER(DistributedOptimizer):
         sent.support.add_(x, sent.own - sent.mean)
         sent.support.add_(e, sent.own)
 
-    def average_parameters(self, compressor: Compressor, step: int, purpose: Purpose) -> None:
+    def average_coordinates_(self, compressor: Compressor, step: int, purpose: Purpose) -> None:
         """x <- mean(x) on the coordinates that the compressor draws."""
         support = self.support(compressor, step, purpose)
         values = support.gather(self.flat.parameters)

@@ -11,12 +11,10 @@ Momentum, or AdamW's moments, are local: each worker's own, and never averaged.
 Cost: 32 d / (R1 H) bits per step on average for a sparsifier of ratio R1, one collective every H steps.
 """
 
-from typing import Any, ClassVar, Unpack
-
-from torch.optim.optimizer import ParamsT
+from typing import Any, ClassVar
 
 from algorithms.compressors.block import BlockSparsifier
-from algorithms.core import Common, Compressor, Identity, Layout, Zero
+from algorithms.core import Compressor, Identity, Layout, Zero, fixed
 from algorithms.core.settings import nearest_factors
 from algorithms.cser import CSER
 
@@ -29,23 +27,7 @@ class CSERPL(CSER):
     formula = "32 d / (R1 H)"
     no_compression: ClassVar = {"error_compressor": Identity(), "reset_interval": 1}
 
-    def __init__(
-        self,
-        params: ParamsT,
-        *,
-        error_compressor: Compressor,
-        reset_interval: int,
-        explicit_error: bool = False,
-        **common: Unpack[Common],
-    ) -> None:
-        super().__init__(
-            params,
-            gradient_compressor=Zero(),
-            error_compressor=error_compressor,
-            reset_interval=reset_interval,
-            explicit_error=explicit_error,
-            **common,
-        )
+    gradient_compressor: Compressor = fixed(Zero())
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:

@@ -14,11 +14,9 @@ Cost: 32 (1 - 1/H) d / R2 + 32 d / (R1 H) bits per step on average, one collecti
 """
 
 from dataclasses import replace
-from typing import ClassVar, Unpack
+from typing import ClassVar
 
-from torch.optim.optimizer import ParamsT
-
-from algorithms.core import Common, Compressor, Purpose, SharedSupport, Stage
+from algorithms.core import Compressor, Purpose, SharedSupport, Stage, fixed
 from algorithms.core.local_step import DecayInMomentumOnly
 from algorithms.core.stages import sends_all
 from algorithms.cser import CSER
@@ -36,7 +34,6 @@ class CSERReleased(CSER):
         decay_in_momentum_only: the weight decay is left out of the direct term of the Nesterov update.
         overwrite_master: averaged parameters are what was received; where messages are rounded, what rounding lost is
             gone.
-        common: see `DistributedOptimizer`.
     """
 
     name = "cser_released"
@@ -51,49 +48,34 @@ class CSERReleased(CSER):
         "overwrite_master": False,
     }
 
-    def __init__(
-        self,
-        params: ParamsT,
-        *,
-        gradient_compressor: SharedSupport,
-        error_compressor: SharedSupport,
-        reset_interval: int,
-        average_parameters: bool = True,
-        skip_gradient_at_reset: bool = True,
-        decay_in_momentum_only: bool = True,
-        overwrite_master: bool = True,
-        **common: Unpack[Common],
-    ) -> None:
-        super().__init__(
-            params,
-            gradient_compressor=gradient_compressor,
-            error_compressor=error_compressor,
-            reset_interval=reset_interval,
-            explicit_error=False,
-            **common,
-        )
+    gradient_compressor: SharedSupport
+    error_compressor: SharedSupport
+    explicit_error: bool = fixed(False)
+    average_parameters: bool = True
+    skip_gradient_at_reset: bool = True
+    decay_in_momentum_only: bool = True
+    overwrite_master: bool = True
+
+    def _set_up(self) -> None:
+        super()._set_up()
         if self.e is not None:
             raise ValueError(f"{self.name}: compressors must have a support that all workers share, as block has")
-        self.averages_parameters = average_parameters
-        self.skip_gradient_at_reset = skip_gradient_at_reset
-        self.decay_in_momentum_only = decay_in_momentum_only
-        self.overwrite_master = overwrite_master
-        if decay_in_momentum_only:
+        if self.decay_in_momentum_only:
             self.local = DecayInMomentumOnly(self.flat, self._buffers)
 
     def stages(self) -> list[Stage]:
         gradient, error = super().stages()
-        if self.averages_parameters:
+        if self.average_parameters:
             gradient = replace(gradient, early=self.after_local_step)
         if self.skip_gradient_at_reset:
             gradient = replace(gradient, except_every=self.reset_interval)
         return [gradient, error]
 
     def _agree_after(self, num_steps: int) -> bool:
-        if not (self.averages_parameters or self.skip_gradient_at_reset):
+        if not (self.average_parameters or self.skip_gradient_at_reset):
             return super()._agree_after(num_steps)
         *_, last = (stage for stage in self.stages() if stage.takes_place(num_steps))
-        averages = self.averages_parameters or last.purpose is Purpose.ERROR
+        averages = self.average_parameters or last.purpose is Purpose.ERROR
         exact = self.communication_dtype is None or self.overwrite_master
         return averages and exact and sends_all(last, self.flat.layout, self.draw(num_steps, last.purpose))
 
@@ -101,16 +83,16 @@ class CSERReleased(CSER):
         reset = step % self.reset_interval == 0
         if reset and self.skip_gradient_at_reset:
             self.local_step_()
-        elif self.averages_parameters:
+        elif self.average_parameters:
             self.local_step_()
-            self.average_parameters(self.gradient_compressor, step, Purpose.GRADIENT)
+            self.average_coordinates_(self.gradient_compressor, step, Purpose.GRADIENT)
         else:
             self._sync_update(step)
         if reset:
-            self.average_parameters(self.error_compressor, step, Purpose.ERROR)
+            self.average_coordinates_(self.error_compressor, step, Purpose.ERROR)
 
-    def average_parameters(self, compressor: Compressor, step: int, purpose: Purpose) -> None:
+    def average_coordinates_(self, compressor: Compressor, step: int, purpose: Purpose) -> None:
         if not self.overwrite_master:
-            return super().average_parameters(compressor, step, purpose)
+            return super().average_coordinates_(compressor, step, purpose)
         sent = self.exchange(self.flat.parameters, compressor, step, purpose)
         sent.support.copy_(self.flat.parameters, sent.mean)

@@ -13,13 +13,11 @@ moments, are local. Weight decay enters p_i. C takes the flat vector, where the 
 Cost: 32 d / R bits per step for each neighbour and a sparsifier of ratio R, one exchange.
 """
 
-from typing import Any, ClassVar, Unpack
-
-from torch.optim.optimizer import ParamsT
+from typing import Any, ClassVar
 
 from algorithms.compressors.block import BlockSparsifier
-from algorithms.core import Common, Compressor, DistributedOptimizer, Identity, Layout, Purpose, Stage, Topology
-from algorithms.core.settings import require_gamma
+from algorithms.core import Compressor, DistributedOptimizer, Identity, Layout, Purpose, Stage, Topology
+from algorithms.core.settings import ConsensusStep
 from algorithms.core.topology import Named, as_topology, mixing_of
 
 
@@ -30,7 +28,6 @@ class DeepSqueeze(DistributedOptimizer):
         topology: who mixes with whom, by name or as a `Topology`.
         compressor: C, any; top-k sends the same largest parameters again and again.
         gamma: the consensus step, in (0, 1].
-        common: see `DistributedOptimizer`.
 
     Raises:
         ValueError: gamma out of range, or a topology that there is not for so many workers.
@@ -41,20 +38,13 @@ class DeepSqueeze(DistributedOptimizer):
     no_compression: ClassVar = {"topology": "complete", "compressor": Identity(), "gamma": 1.0}
     tried_with: ClassVar = {"topology": "ring", "gamma": 0.1}
 
-    def __init__(
-        self,
-        params: ParamsT,
-        *,
-        topology: Topology | Named,
-        compressor: Compressor,
-        gamma: float,
-        **common: Unpack[Common],
-    ) -> None:
-        super().__init__(params, **common)
-        require_gamma(self.name, gamma)
-        self.topology: Topology = as_topology(self.name, topology)
-        self.rounds = self.topology.rounds(self.collectives.world_size)
-        self.compressor, self.gamma = self.checked("compressor", compressor), gamma
+    topology: Topology | Named
+    compressor: Compressor
+    gamma: ConsensusStep
+
+    def _set_up(self) -> None:
+        self.network = as_topology(self.name, self.topology)
+        self.rounds = self.network.rounds(self.collectives.world_size)
         self.e = self.new_buffer("error")
 
     @classmethod
@@ -63,10 +53,10 @@ class DeepSqueeze(DistributedOptimizer):
         return {"topology": "ring", "compressor": BlockSparsifier(2 * ratio), "gamma": min(1.0, 0.256 / ratio)}
 
     def stages(self) -> list[Stage]:
-        return [Stage(Purpose.MODEL, self.compressor)]
+        return [Stage(Purpose.MODEL, self.compressor, neighbours=self.rounds[0].num_messages)]
 
     def _agree_after(self, num_steps: int) -> bool:
-        if num_steps == 0 or self.collectives.world_size == 1:
+        if self.collectives.world_size == 1:
             return True
         averages = mixing_of(self.rounds, num_steps).averages and self.gamma == 1
         return averages and isinstance(self.compressor, Identity) and self.communication_dtype is None

@@ -24,12 +24,11 @@ With send_gradients the inner step is of the mean gradient: nothing is saved, an
 Cost: 32 d / H bits per step on average, an all-reduce of d / F every H / F steps; send_gradients: 32 d more.
 """
 
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
-from torch.optim.optimizer import ParamsT
-
-from algorithms.core import Common, DistributedOptimizer, Layout, Purpose, Traffic, require_interval
-from algorithms.core.settings import require_outer
+from algorithms.core import Compressor, Count, DistributedOptimizer, Layout, Purpose, Stage
+from algorithms.core.settings import BelowOne, Positive
+from algorithms.core.stages import EVERYTHING
 
 
 class DiLoCo(DistributedOptimizer):
@@ -41,7 +40,6 @@ class DiLoCo(DistributedOptimizer):
         sync_interval: H, in steps; a multiple of `num_fragments`, F, which is at most d.
         outer_lr, outer_momentum: alpha, above 0, which no schedule changes, and mu, in [0, 1).
         send_gradients: average the gradients of every step too.
-        common: see `DistributedOptimizer`.
     """
 
     name = "diloco"
@@ -49,56 +47,41 @@ class DiLoCo(DistributedOptimizer):
     no_compression: ClassVar = {"sync_interval": 1, "outer_lr": 1.0, "outer_momentum": 0.0}
     tried_with: ClassVar = {"outer_lr": 0.7, "outer_momentum": 0.9}
 
-    def __init__(
-        self,
-        params: ParamsT,
-        *,
-        sync_interval: int,
-        outer_lr: float = 0.7,
-        outer_momentum: float = 0.9,
-        num_fragments: int = 1,
-        send_gradients: bool = False,
-        **common: Unpack[Common],
-    ) -> None:
-        require_interval(self.name, "sync_interval", sync_interval)
-        require_interval(self.name, "num_fragments", num_fragments)
-        if sync_interval % num_fragments:
+    sync_interval: Count
+    outer_lr: Positive = 0.7
+    outer_momentum: BelowOne = 0.9
+    num_fragments: Count = 1
+    send_gradients: bool = False
+
+    def _set_up(self) -> None:
+        if self.sync_interval % self.num_fragments:
             raise ValueError(
-                f"{self.name}: sync_interval = {sync_interval} must be a multiple of num_fragments = {num_fragments}, "
-                "as a fragment is sent every sync_interval / num_fragments steps"
+                f"{self.name}: sync_interval = {self.sync_interval} must be a multiple of num_fragments = "
+                f"{self.num_fragments}, as a fragment is sent every sync_interval / num_fragments steps"
             )
-        require_outer(self.name, outer_lr, outer_momentum)
-        super().__init__(params, **common)
-        if num_fragments > self.flat.layout.numel:
+        if self.num_fragments > self.flat.layout.numel:
             raise ValueError(
-                f"{self.name}: num_fragments = {num_fragments} is more than the model's {self.flat.layout.numel} "
+                f"{self.name}: num_fragments = {self.num_fragments} is more than the model's {self.flat.layout.numel} "
                 "parameters; lower it"
             )
-        self.sync_interval = sync_interval
-        self.outer_lr = outer_lr
-        self.outer_momentum = outer_momentum
-        self.num_fragments = num_fragments
-        self.send_gradients = send_gradients
-        self.fragment_interval = sync_interval // num_fragments
+        self.compressor: Compressor = EVERYTHING
+        self.fragment_interval = self.sync_interval // self.num_fragments
         self.x = self.new_buffer("anchor", like=self.flat.parameters)
-        self.v = self.new_buffer("outer_momentum") if outer_momentum else None
+        self.v = self.new_buffer("outer_momentum") if self.outer_momentum else None
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
         return {"sync_interval": ratio}
 
-    def _expected_traffic(self, num_steps: int) -> Traffic:
-        traffic = Traffic()
-        rounds, fragments = divmod(num_syncs := num_steps // self.fragment_interval, self.num_fragments)
-        numel = rounds * self.flat.layout.numel + self._start(fragments)
-        traffic.add(Purpose.MODEL, self.float_bits * numel, num_syncs)
-        if self.send_gradients:
-            traffic.add(Purpose.GRADIENT, self.float_bits * self.flat.layout.numel * num_steps, num_steps)
-        return traffic
+    def stages(self) -> list[Stage]:
+        stages = [Stage(Purpose.GRADIENT)] if self.send_gradients else []
+        for first in range(self.fragment_interval, self.sync_interval + 1, self.fragment_interval):
+            part = Layout.flat(self.fragment(first))
+            stages.append(Stage(Purpose.MODEL, self.compressor, every=self.sync_interval, first=first, layout=part))
+        return stages
 
     def _agree_after(self, num_steps: int) -> bool:
-        together = self.num_fragments == 1 and self.communication_dtype is None and num_steps % self.sync_interval == 0
-        return num_steps == 0 or together
+        return self.num_fragments == 1 and self.communication_dtype is None and num_steps % self.sync_interval == 0
 
     def fragment(self, step: int) -> slice:
         """The coordinates that are synchronised at this step, which must be one with a synchronisation."""

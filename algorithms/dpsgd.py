@@ -12,11 +12,9 @@ each step. Where messages are rounded, x_i + sum_j w_ij (r_j - r_i) stands for t
 Cost: 32 d bits per step for each neighbour (ring 2, exponential log2 n, one_peer 1, complete n - 1), one exchange.
 """
 
-from typing import Any, ClassVar, Literal, Unpack, get_args
+from typing import Any, ClassVar, Literal
 
-from torch.optim.optimizer import ParamsT
-
-from algorithms.core import Common, DistributedOptimizer, Layout, Purpose, Stage, Topology
+from algorithms.core import DistributedOptimizer, Layout, Purpose, Stage, Topology
 from algorithms.core.topology import Named, as_topology, mixing_of
 
 Order = Literal["combine_while_adapt", "adapt_then_combine"]
@@ -28,7 +26,6 @@ class DPSGD(DistributedOptimizer):
     Args:
         topology: who mixes with whom, by name or as a `Topology`.
         order: of the step and the mixing.
-        common: see `DistributedOptimizer`.
 
     Raises:
         ValueError: an order or a topology that there is not, or not for so many workers.
@@ -39,13 +36,12 @@ class DPSGD(DistributedOptimizer):
     no_compression: ClassVar = {"topology": "complete", "order": "adapt_then_combine"}
     tried_with: ClassVar = {"topology": "ring"}
 
-    def __init__(self, params: ParamsT, *, topology: Topology | Named, order: Order, **common: Unpack[Common]) -> None:
-        super().__init__(params, **common)
-        if order not in get_args(Order):
-            raise ValueError(f"{self.name}: order must be one of {', '.join(get_args(Order))}, not {order!r}")
-        self.topology: Topology = as_topology(self.name, topology)
-        self.rounds = self.topology.rounds(self.collectives.world_size)
-        self.order = order
+    topology: Topology | Named
+    order: Order
+
+    def _set_up(self) -> None:
+        self.network = as_topology(self.name, self.topology)
+        self.rounds = self.network.rounds(self.collectives.world_size)
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
@@ -55,10 +51,10 @@ class DPSGD(DistributedOptimizer):
         return {"topology": "one_peer", "order": "adapt_then_combine"}
 
     def stages(self) -> list[Stage]:
-        return [Stage(Purpose.MODEL)]
+        return [Stage(Purpose.MODEL, neighbours=self.rounds[0].num_messages)]
 
     def _agree_after(self, num_steps: int) -> bool:
-        if num_steps == 0 or self.collectives.world_size == 1:
+        if self.collectives.world_size == 1:
             return True
         # Where messages are rounded each worker keeps what rounding took from its own.
         averaged = self.order == "adapt_then_combine" and mixing_of(self.rounds, num_steps).averages

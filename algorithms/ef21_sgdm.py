@@ -21,14 +21,13 @@ stays; all workers must freeze the same.
 Cost: 32 d / R bits per step for a sparsifier of ratio R, one collective; in the first step 32 d.
 """
 
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import ParamsT
 
 from algorithms.compressors.block import BlockSparsifier
-from algorithms.core import Common, Compressor, DistributedOptimizer, Identity, Layout, Purpose, Traffic
+from algorithms.core import Compressor, DistributedOptimizer, Identity, Layout, Purpose, Stage
 
 
 class EF21SGDM(DistributedOptimizer):
@@ -36,7 +35,6 @@ class EF21SGDM(DistributedOptimizer):
 
     Args:
         compressor: C, any.
-        common: see `DistributedOptimizer`; of each group, momentum is 1 - a.
     """
 
     name = "ef21_sgdm"
@@ -46,9 +44,9 @@ class EF21SGDM(DistributedOptimizer):
     nesterov = False
     workers_differ = False
 
-    def __init__(self, params: ParamsT, *, compressor: Compressor, **common: Unpack[Common]) -> None:
-        super().__init__(params, **common)
-        self.compressor = self.checked("compressor", compressor)
+    compressor: Compressor
+
+    def _set_up(self) -> None:
         self.h_i = self.new_buffer("estimate")
         self.h = self.new_buffer("mean_estimate")
 
@@ -56,12 +54,8 @@ class EF21SGDM(DistributedOptimizer):
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
         return {"compressor": BlockSparsifier(ratio)}
 
-    def _expected_traffic(self, num_steps: int) -> Traffic:
-        traffic = Traffic()
-        first, later = range(1, min(num_steps, 1) + 1), range(2, num_steps + 1)
-        traffic.add_entry(Purpose.GRADIENT, self.cost(Identity(), Purpose.GRADIENT, first))
-        traffic.add_entry(Purpose.GRADIENT, self.cost(self.compressor, Purpose.GRADIENT, later))
-        return traffic
+    def stages(self) -> list[Stage]:
+        return [Stage(Purpose.GRADIENT, last=1), Stage(Purpose.GRADIENT, self.compressor, first=2)]
 
     def _update(self, step: int) -> None:
         change = torch.sub(self._averaged_gradient(step), self.h_i, out=self.flat.gradients)

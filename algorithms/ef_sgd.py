@@ -27,13 +27,12 @@ With `drop_rest` what is not sent is lost, e_i <- 0: compression without a memor
 Cost: 32 d / R bits per step for a sparsifier of ratio R, one collective.
 """
 
-from typing import Any, ClassVar, Literal, Unpack, get_args
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
-from torch.optim.optimizer import ParamsT
 
 from algorithms.compressors.block import BlockSparsifier
-from algorithms.core import Common, Compressor, DistributedOptimizer, Identity, Layout, Purpose, Stage, Windows
+from algorithms.core import Compressor, DistributedOptimizer, Identity, Layout, Purpose, Stage, Windows
 from algorithms.core.local_step import Nesterov
 
 FedBack = Literal["updates", "gradients"]
@@ -47,7 +46,6 @@ class EFSGD(DistributedOptimizer):
         error_feedback_on: "updates", after momentum or moments, or "gradients", before them.
         drop_rest: forget what is not sent.
         decay_apart: weight decay has a momentum of its own and is not compressed.
-        common: see `DistributedOptimizer`.
 
     Raises:
         ValueError: error feedback on something else; weight decay apart from other updates than SGD's.
@@ -58,33 +56,25 @@ class EFSGD(DistributedOptimizer):
     no_compression: ClassVar = {"compressor": Identity()}
     workers_differ = False
 
-    def __init__(
-        self,
-        params: ParamsT,
-        *,
-        compressor: Compressor,
-        error_feedback_on: FedBack = "updates",
-        drop_rest: bool = False,
-        decay_apart: bool = False,
-        **common: Unpack[Common],
-    ) -> None:
-        if error_feedback_on not in get_args(FedBack):
-            raise ValueError(
-                f"{self.name}: error_feedback_on must be one of {', '.join(get_args(FedBack))}, not "
-                f"{error_feedback_on!r}"
-            )
-        super().__init__(params, **common)
-        self.compressor = self.checked("compressor", compressor, fed_back=not drop_rest)
-        self.on_gradients = error_feedback_on == "gradients"
-        self.drop_rest = drop_rest
+    compressor: Compressor
+    error_feedback_on: FedBack = "updates"
+    drop_rest: bool = False
+    decay_apart: bool = False
+
+    def _set_up(self) -> None:
+        self.on_gradients = self.error_feedback_on == "gradients"
         self.e = self.new_buffer("error")
         self.decay: Nesterov | None = None
-        if decay_apart:
+        if self.decay_apart:
             if self.on_gradients or self.local_step != "sgd":
                 raise ValueError(
                     f"{self.name}: decay_apart is meant for SGD with error feedback on updates; leave it out"
                 )
             self.decay = Nesterov(self.flat, {"momentum": self.new_buffer("decay_momentum")})
+
+    @property
+    def feeds_back(self) -> bool:
+        return not self.drop_rest
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:

@@ -15,12 +15,11 @@ the one before, and it clips gradients, which is the user's to do.
 Cost: 32 d (1 / H + 1 / K_u + 1 / K_v) bits per step on average, an all-reduce of d for each average.
 """
 
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
 from torch import Tensor
-from torch.optim.optimizer import ParamsT
 
-from algorithms.core import Common, DistributedOptimizer, Layout, Purpose, Stage, require_interval
+from algorithms.core import Count, DistributedOptimizer, Layout, Purpose, Stage
 
 
 class LocalSGD(DistributedOptimizer):
@@ -29,36 +28,27 @@ class LocalSGD(DistributedOptimizer):
     Args:
         sync_interval: H, steps between two averages.
         first_moment_interval, second_moment_interval: K_u and K_v, for `local_step = "adamw"`; None for never.
-        common: see `DistributedOptimizer`.
     """
 
     name = "local_sgd"
     formula = "32 d / H"
     no_compression: ClassVar = {"sync_interval": 1}
 
-    def __init__(
-        self,
-        params: ParamsT,
-        *,
-        sync_interval: int,
-        first_moment_interval: int | None = None,
-        second_moment_interval: int | None = None,
-        **common: Unpack[Common],
-    ) -> None:
-        moments = {"first_moment_interval": first_moment_interval, "second_moment_interval": second_moment_interval}
-        given = {key: interval for key, interval in moments.items() if interval is not None}
-        for key, interval in {"sync_interval": sync_interval, **given}.items():
-            require_interval(self.name, key, interval)
-        super().__init__(params, **common)
-        if given and (self.local_step != "adamw" or self.communication_dtype is not None):
+    sync_interval: Count
+    first_moment_interval: Count | None = None
+    second_moment_interval: Count | None = None
+
+    def _set_up(self) -> None:
+        intervals = (self.first_moment_interval, self.second_moment_interval)
+        if any(intervals) and (self.local_step != "adamw" or self.communication_dtype is not None):
+            first = "first" if self.first_moment_interval else "second"
             raise ValueError(
-                f"{self.name}: {next(iter(given))} is for local_step = 'adamw' without a communication_dtype, in whose "
-                "few bits second moments would be lost; leave it out"
+                f"{self.name}: {first}_moment_interval is for local_step = 'adamw' without a communication_dtype, in "
+                "whose few bits second moments would be lost; leave it out"
             )
-        self.sync_interval = sync_interval
-        buffers = self.local.buffers(self.param_groups)
-        self.averaged = [(self.flat.parameters, sync_interval)]
-        self.averaged += [(buffer, k) for buffer, k in zip(buffers, moments.values(), strict=False) if k is not None]
+        moments = self.local.buffers(self.param_groups)
+        self.averaged = [(self.flat.parameters, self.sync_interval)]
+        self.averaged += [(moment, k) for moment, k in zip(moments, intervals, strict=False) if k is not None]
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
@@ -68,8 +58,7 @@ class LocalSGD(DistributedOptimizer):
         return [Stage(Purpose.MODEL, every=interval) for _, interval in self.averaged]
 
     def _agree_after(self, num_steps: int) -> bool:
-        exact = num_steps == 0 or self.communication_dtype is None
-        return exact and num_steps % self.sync_interval == 0
+        return self.communication_dtype is None and num_steps % self.sync_interval == 0
 
     def _update(self, step: int) -> None:
         self.local_step_()

@@ -17,13 +17,12 @@ local_step = "adamw". All workers must call a step together, though each waits f
 Cost: 32 d (G - 1) / H bits per step on average, one exchange with neighbours every H steps.
 """
 
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
 import numpy
-from torch.optim.optimizer import ParamsT
 
-from algorithms.core import Common, DistributedOptimizer, Layout, Purpose, Traffic, require_interval
-from algorithms.core.settings import require_outer
+from algorithms.core import Count, DistributedOptimizer, Layout, Purpose, Stage
+from algorithms.core.settings import BelowOne, Positive
 from algorithms.core.topology import Mixing
 
 
@@ -34,7 +33,6 @@ class NoLoCo(DistributedOptimizer):
         sync_interval: H, in steps.
         group_size: G, workers that meet; all of them if there are fewer.
         outer_lr, outer_momentum: alpha, above 0, which no schedule changes, and mu, in [0, 1).
-        common: see `DistributedOptimizer`.
     """
 
     name = "noloco"
@@ -42,22 +40,12 @@ class NoLoCo(DistributedOptimizer):
     no_compression: ClassVar = {"sync_interval": 1, "group_size": 1_000_000, "outer_lr": 1.0, "outer_momentum": 0.0}
     tried_with: ClassVar = {"group_size": 2, "outer_lr": 0.7, "outer_momentum": 0.5}
 
-    def __init__(
-        self,
-        params: ParamsT,
-        *,
-        sync_interval: int,
-        group_size: int = 2,
-        outer_lr: float = 0.7,
-        outer_momentum: float = 0.5,
-        **common: Unpack[Common],
-    ) -> None:
-        require_interval(self.name, "sync_interval", sync_interval)
-        require_interval(self.name, "group_size", group_size)
-        require_outer(self.name, outer_lr, outer_momentum)
-        super().__init__(params, **common)
-        self.sync_interval, self.group_size = sync_interval, group_size
-        self.outer_lr, self.outer_momentum = outer_lr, outer_momentum
+    sync_interval: Count
+    group_size: Count = 2
+    outer_lr: Positive = 0.7
+    outer_momentum: BelowOne = 0.5
+
+    def _set_up(self) -> None:
         self.phi = self.new_buffer("anchor", like=self.flat.parameters)
         self.m = self.new_buffer("outer_momentum")
 
@@ -65,18 +53,13 @@ class NoLoCo(DistributedOptimizer):
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
         return {"sync_interval": ratio}
 
-    def _expected_traffic(self, num_steps: int) -> Traffic:
-        num_messages = min(self.group_size, self.collectives.world_size) - 1
-        num_meetings = num_steps // self.sync_interval if num_messages else 0
-        bits = self.float_bits * self.flat.layout.numel * num_messages * num_meetings
-        traffic = Traffic()
-        traffic.add(Purpose.MODEL, bits, num_meetings, neighbour_bits=bits)
-        return traffic
+    def stages(self) -> list[Stage]:
+        num_others = min(self.group_size, self.collectives.world_size) - 1
+        return [Stage(Purpose.MODEL, every=self.sync_interval, neighbours=num_others)]
 
     def _agree_after(self, num_steps: int) -> bool:
-        exact = num_steps == 0 or self.communication_dtype is None
         meet = num_steps % self.sync_interval == 0 and self.group_size >= self.collectives.world_size
-        return self.collectives.world_size == 1 or (exact and meet)
+        return self.collectives.world_size == 1 or (self.communication_dtype is None and meet)
 
     def meeting(self, step: int) -> Mixing:
         """Returns who talks to whom at this step, the same on all workers."""

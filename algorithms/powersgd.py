@@ -23,13 +23,12 @@ no matrix, then every Q.
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import ParamsT
 
-from algorithms.core import Common, DistributedOptimizer, Layout, Purpose, Traffic, require_interval
+from algorithms.core import Count, DistributedOptimizer, Layout, Purpose, Stage
 from algorithms.core.low_rank import LowRank, greatest_rank, sent_numel
 
 
@@ -38,7 +37,6 @@ class PowerSGD(DistributedOptimizer):
 
     Args:
         rank: r, of a matrix at most its smaller side.
-        common: see `DistributedOptimizer`.
     """
 
     name = "powersgd"
@@ -47,11 +45,10 @@ class PowerSGD(DistributedOptimizer):
     tried_with: ClassVar = {"rank": 1}
     workers_differ = False
 
-    def __init__(self, params: ParamsT, *, rank: int, **common: Unpack[Common]) -> None:
-        require_interval(self.name, "rank", rank)
-        super().__init__(params, **common)
-        self.rank = rank
-        self._low_rank = LowRank(self.flat.layout, rank)
+    rank: Count
+
+    def _set_up(self) -> None:
+        self._low_rank = LowRank(self.flat.layout, self.rank)
         self.e = self.new_buffer("error")
         self.q = self.new_common("right_factors", self._first_factors())
 
@@ -73,11 +70,9 @@ class PowerSGD(DistributedOptimizer):
         low.normalise_(q)
         return q
 
-    def _expected_traffic(self, num_steps: int) -> Traffic:
-        traffic = Traffic()
-        for numel in (self._low_rank.first_numel, self._low_rank.second_numel):
-            traffic.add(Purpose.GRADIENT, self.float_bits * numel * num_steps, num_steps if numel else 0)
-        return traffic
+    def stages(self) -> list[Stage]:
+        sizes = (self._low_rank.first_numel, self._low_rank.second_numel)
+        return [Stage(Purpose.GRADIENT, layout=Layout.flat(slice(0, numel))) for numel in sizes]
 
     def _update(self, step: int) -> None:
         self._average_in_low_rank_()

@@ -16,23 +16,12 @@ Cost: 32 d / (R1 H) bits per step on average for a sparsifier of ratio R1, one c
 """
 
 import math
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
 from torch import Tensor
-from torch.optim.optimizer import ParamsT
 
 from algorithms.compressors.block import BlockSparsifier
-from algorithms.core import (
-    Common,
-    Compressor,
-    DistributedOptimizer,
-    Identity,
-    Layout,
-    Purpose,
-    Stage,
-    Windows,
-    require_interval,
-)
+from algorithms.core import Compressor, Count, DistributedOptimizer, Identity, Layout, Purpose, Stage, Windows
 from algorithms.core.local_step import DecayInMomentumOnly
 
 
@@ -45,7 +34,6 @@ class QSparseLocalSGD(DistributedOptimizer):
         keep_master: as released for fp16, a synchronisation does not reset y_i, the fp32 master copy, so that its drift
             from the anchor enters the error again each time.
         decay_in_momentum_only: the weight decay is left out of the direct term of the Nesterov update.
-        common: see `DistributedOptimizer`.
 
     Raises:
         ValueError: `decay_in_momentum_only` with another local step than SGD's.
@@ -55,22 +43,13 @@ class QSparseLocalSGD(DistributedOptimizer):
     formula = "32 d / (R1 H)"
     no_compression: ClassVar = {"compressor": Identity(), "sync_interval": 1, "keep_master": False}
 
-    def __init__(
-        self,
-        params: ParamsT,
-        *,
-        compressor: Compressor,
-        sync_interval: int,
-        keep_master: bool = False,
-        decay_in_momentum_only: bool = False,
-        **common: Unpack[Common],
-    ) -> None:
-        require_interval(self.name, "sync_interval", sync_interval)
-        super().__init__(params, **common)
-        self.compressor = self.checked("compressor", compressor)
-        self.sync_interval = sync_interval
-        self.keep_master = keep_master
-        if decay_in_momentum_only:
+    compressor: Compressor
+    sync_interval: Count
+    keep_master: bool = False
+    decay_in_momentum_only: bool = False
+
+    def _set_up(self) -> None:
+        if self.decay_in_momentum_only:
             if self.local_step != "sgd":
                 raise ValueError(f"{self.name}: decay_in_momentum_only is meant for SGD's momentum; leave it out")
             self.local = DecayInMomentumOnly(self.flat, self._buffers)

@@ -15,11 +15,10 @@ Cost: 32 d bits a round, an all-reduce.
 """
 
 import math
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
-from torch.optim.optimizer import ParamsT
-
-from algorithms.core import Common, Layout, Purpose, Stage, Traffic
+from algorithms.core import Layout, Purpose, Stage, Traffic, fixed
+from algorithms.core.settings import NotNegative
 from algorithms.local_sgd import LocalSGD
 
 Round = tuple[int, int, float]
@@ -36,11 +35,12 @@ class QSR(LocalSGD):
     tried_with: ClassVar = {"alpha": 0.25}
     traffic_follows_rate = True
 
-    def __init__(self, params: ParamsT, *, sync_interval: int, alpha: float, **common: Unpack[Common]) -> None:
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < math.inf:
-            raise ValueError(f"{self.name}: alpha must be a number from 0 up, not {alpha!r}")
-        super().__init__(params, sync_interval=sync_interval, **common)
-        self.alpha = alpha
+    alpha: NotNegative
+    first_moment_interval: int | None = fixed(None)
+    second_moment_interval: int | None = fixed(None)
+
+    def _set_up(self) -> None:
+        super()._set_up()
         self.param_groups[0]["round"] = NONE  # there PyTorch saves and loads it
 
     @classmethod
@@ -58,8 +58,7 @@ class QSR(LocalSGD):
         return traffic
 
     def _agree_after(self, num_steps: int) -> bool:
-        exact = num_steps == 0 or self.communication_dtype is None
-        return exact and self._round_at(num_steps)[1] == num_steps
+        return self.communication_dtype is None and self._round_at(num_steps)[1] == num_steps
 
     def _round_at(self, step: int) -> Round:
         """Returns the round that a step is in; of steps to come, at the rates of the schedule, or else at today's."""

@@ -3,14 +3,13 @@
 import importlib
 import inspect
 import pkgutil
-import typing
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
 from algorithms.core.compressors import Compressor, Identity, Zero
 from algorithms.core.optimizer import DistributedOptimizer
-from algorithms.core.settings import own_parameters
+from algorithms.core.settings import REQUIRED
 
 T = TypeVar("T")
 
@@ -65,8 +64,4 @@ def _by_name(found: Sequence[tuple[str, type[T]]]) -> dict[str, type[T]]:
 
 def settings(algorithm: type[DistributedOptimizer]) -> dict[str, tuple[Any, bool]]:
     """The method's own settings, by name: the type it declares, and whether it must be given."""
-    hints = typing.get_type_hints(algorithm.__init__)
-    return {
-        key: (hints[key], parameter.default is inspect.Parameter.empty)
-        for key, parameter in own_parameters(algorithm).items()
-    }
+    return {key: (each.declared, each.default is REQUIRED) for key, each in algorithm.declared.items()}

@@ -12,11 +12,9 @@ steps, are dropped.
 Cost: 32 d / A bits per step on average, an all-reduce every A steps.
 """
 
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
-from torch.optim.optimizer import ParamsT
-
-from algorithms.core import Common, DistributedOptimizer, Layout, Purpose, Stage, require_interval
+from algorithms.core import Count, DistributedOptimizer, Layout, Purpose, Stage
 
 
 class SGDAccumulate(DistributedOptimizer):
@@ -28,10 +26,9 @@ class SGDAccumulate(DistributedOptimizer):
     no_compression: ClassVar = {"accumulation_steps": 1}
     workers_differ = False
 
-    def __init__(self, params: ParamsT, *, accumulation_steps: int, **common: Unpack[Common]) -> None:
-        require_interval(self.name, "accumulation_steps", accumulation_steps)
-        super().__init__(params, **common)
-        self.accumulation_steps = accumulation_steps
+    accumulation_steps: Count
+
+    def _set_up(self) -> None:
         self.a = self.new_buffer("accumulated")
 
     @classmethod

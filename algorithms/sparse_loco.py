@@ -18,12 +18,10 @@ CCLoco, takes the mean over those workers that sent a number; the paper, as here
 Cost: what C sends, every H steps, by one all-gather.
 """
 
-from typing import ClassVar, Unpack
+from typing import ClassVar
 
-from torch.optim.optimizer import ParamsT
-
-from algorithms.core import Common, Compressor, Identity, Purpose, Stage
-from algorithms.core.settings import require_outer
+from algorithms.core import Identity, Purpose, Stage, fixed
+from algorithms.core.settings import Positive, Share
 from algorithms.qsparse_local_sgd import QSparseLocalSGD
 
 
@@ -35,28 +33,16 @@ class SparseLoCo(QSparseLocalSGD):
         sync_interval: H, in steps.
         outer_lr: alpha, above 0, which no schedule changes.
         error_decay: beta, in [0, 1].
-        common: see `DistributedOptimizer`.
     """
 
     name = "sparse_loco"
     no_compression: ClassVar = {"compressor": Identity(), "sync_interval": 1, "outer_lr": 1.0, "error_decay": 1.0}
     tried_with: ClassVar = {"outer_lr": 0.8, "error_decay": 0.9}
 
-    def __init__(
-        self,
-        params: ParamsT,
-        *,
-        compressor: Compressor,
-        sync_interval: int,
-        outer_lr: float = 1.0,
-        error_decay: float = 0.95,
-        **common: Unpack[Common],
-    ) -> None:
-        require_outer(self.name, outer_lr)
-        if isinstance(error_decay, bool) or not isinstance(error_decay, int | float) or not 0 <= error_decay <= 1:
-            raise ValueError(f"{self.name}: error_decay must lie in [0, 1], not {error_decay!r}")
-        super().__init__(params, compressor=compressor, sync_interval=sync_interval, **common)
-        self.outer_lr, self.error_decay = outer_lr, error_decay
+    outer_lr: Positive = 1.0
+    error_decay: Share = 0.95
+    keep_master: bool = fixed(False)
+    decay_in_momentum_only: bool = fixed(False)
 
     def stages(self) -> list[Stage]:
         return [Stage(Purpose.MODEL, self.compressor, every=self.sync_interval)]

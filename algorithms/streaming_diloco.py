@@ -27,15 +27,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, Unpack
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
-from torch.optim.optimizer import ParamsT
 
 from algorithms.compressors.quantisers import QuantisedBlocks
-from algorithms.core import Common, Layout, Purpose, Traffic
+from algorithms.core import Layout, Purpose, Traffic, fixed
 from algorithms.core.exchange import Exchanged
-from algorithms.core.stages import EVERYTHING
+from algorithms.core.settings import Share
 from algorithms.diloco import DiLoCo
 
 
@@ -47,38 +46,27 @@ class StreamingDiLoCo(DiLoCo):
         delay: tau, in steps, from 0 up and below H.
         merge: alpha, in [0, 1], the share of a worker's own parameters that it keeps.
         bits: of a number that is sent: 4 or 8, in two stages, or 32, which leaves it to `communication_dtype`.
-        common: see `DistributedOptimizer`.
     """
 
     name = "streaming_diloco"
     no_compression: ClassVar = {**DiLoCo.no_compression, "delay": 0, "merge": 0.0}
     tried_with: ClassVar = {**DiLoCo.tried_with, "delay": 1, "merge": 0.5}
 
-    def __init__(
-        self,
-        params: ParamsT,
-        *,
-        sync_interval: int,
-        num_fragments: int = 1,
-        delay: int = 1,
-        outer_lr: float = 0.7,
-        outer_momentum: float = 0.9,
-        merge: float = 0.5,
-        bits: Literal[4, 8, 32] = 32,
-        **common: Unpack[Common],
-    ) -> None:
-        outer: Any = {"num_fragments": num_fragments, "outer_lr": outer_lr, "outer_momentum": outer_momentum}
-        super().__init__(params, sync_interval=sync_interval, **outer, **common)
-        if type(delay) is not int or not 0 <= delay < sync_interval:
-            raise ValueError(f"{self.name}: delay must be an integer from 0 up and below sync_interval, not {delay!r}")
-        if isinstance(merge, bool) or not isinstance(merge, int | float) or not 0 <= merge <= 1:
-            raise ValueError(f"{self.name}: merge must lie in [0, 1], not {merge!r}")
-        self.delay, self.merge = delay, merge
-        if bits not in (4, 8, 32):
-            raise ValueError(f"{self.name}: bits must be 4, 8 or 32, not {bits!r}")
-        self.compressor = EVERYTHING if bits == 32 else self.checked("bits", QuantisedBlocks(bits))
+    send_gradients: bool = fixed(False)
+    delay: int = 1
+    merge: Share = 0.5
+    bits: Literal[4, 8, 32] = 32
+
+    def _set_up(self) -> None:
+        super()._set_up()
+        if type(self.delay) is not int or not 0 <= self.delay < self.sync_interval:
+            raise ValueError(
+                f"{self.name}: delay must be an integer from 0 up and below sync_interval, not {self.delay!r}"
+            )
+        if self.bits != 32:
+            self.compressor = self.checked("bits", QuantisedBlocks(self.bits))
         self.delta = self.new_buffer("delayed")
-        is_exact = bits == 32 and self.communication_dtype is None
+        is_exact = self.bits == 32 and self.communication_dtype is None
         self.e = None if is_exact else self.new_buffer("error")
         self._under_way = deque[tuple[int, Callable[[], Exchanged]]]()
 
@@ -88,14 +76,7 @@ class StreamingDiLoCo(DiLoCo):
 
     def _agree_after(self, num_steps: int) -> bool:
         whole = self.num_fragments == 1 and self.merge == 0 and num_steps > self.delay
-        return num_steps == 0 or (whole and (num_steps - self.delay) % self.sync_interval == 0)
-
-    def _expected_traffic(self, num_steps: int) -> Traffic:
-        traffic = Traffic()
-        for first in range(self.fragment_interval, self.sync_interval + 1, self.fragment_interval):
-            steps, layout = range(first, num_steps + 1, self.sync_interval), Layout.flat(self.fragment(first))
-            traffic.add_entry(Purpose.MODEL, self.cost(self.compressor, Purpose.MODEL, steps, layout))
-        return traffic
+        return whole and (num_steps - self.delay) % self.sync_interval == 0
 
     @property
     def traffic(self) -> Traffic:

@@ -16,7 +16,7 @@ Cost: 32 d bits per step, in DDP's buckets, which are counted as one collective.
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -24,9 +24,8 @@ from torch import Tensor, nn
 from torch.distributed import GradBucket, ProcessGroup  # type: ignore[attr-defined]
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.optimizer import ParamsT
 
-from algorithms.core import Common, Layout, Purpose
+from algorithms.core import Layout, Purpose
 from algorithms.core.process_group import ProcessGroupCollectives, translated_errors
 from algorithms.sgd import SGD
 
@@ -47,11 +46,10 @@ class DDP(SGD):
     """Bits of a number that the hook sends."""
     survives_overflow: ClassVar[bool] = True
     """Whether the hook's state is as before after a step whose gradients were not finite, as loss scaling has them."""
-    hook_numel: int = 0
+    hook_numel = 0
     """Numbers that the hook keeps from step to step, and that a state holds."""
 
-    def __init__(self, params: ParamsT, **common: Unpack[Common]) -> None:
-        super().__init__(params, **common)
+    def _set_up(self) -> None:
         if self.communication_dtype is not None:
             raise ValueError(
                 f"{self.name}: its hook says what is sent; leave the communication dtype (a spec's wire) at fp32, or "

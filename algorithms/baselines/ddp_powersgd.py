@@ -15,16 +15,15 @@ buckets, which are counted as three in all. In the first two steps: 32 d bits, o
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.distributed import GradBucket, ProcessGroup  # type: ignore[attr-defined]
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
-from torch.optim.optimizer import ParamsT
 
 from algorithms.baselines.ddp import DDP, Hook
-from algorithms.core import Common, Purpose, Traffic, require_interval
+from algorithms.core import Count, Purpose, Traffic
 from algorithms.core.layout import Window
 
 EARLIEST = 3
@@ -38,7 +37,6 @@ class DDPPowerSGD(DDP):
 
     Args:
         rank: r, of a matrix at most its smaller side.
-        common: see `DistributedOptimizer`.
     """
 
     name = "ddp_powersgd"
@@ -49,18 +47,20 @@ class DDPPowerSGD(DDP):
     needs_contiguous = True
     survives_overflow = False
 
-    def __init__(self, params: ParamsT, *, rank: int, **common: Unpack[Common]) -> None:
-        require_interval(self.name, "rank", rank)
-        super().__init__(params, **common)
+    rank: Count
+
+    def _set_up(self) -> None:
+        super()._set_up()
         if not all(each.shape and _is_contiguous(each) for each in self.flat.layout.tensors):
             raise ValueError(
                 f"{self.name}: PyTorch's hook takes parameters of one axis or more that are contiguous; make the model "
                 "so, or take powersgd"
             )
         self._counted = 0
-        self._sent_numel = sum(sent_numel(each.shape, rank) for each in self.flat.layout.tensors)
-        compressed = [each for each in self.flat.layout.tensors if sent_numel(each.shape, rank) < each.numel]
-        self.hook_numel = self.flat.layout.numel + sum(sent_numel(each.shape, rank) for each in compressed)
+        tensors = self.flat.layout.tensors
+        self._sent_numel = sum(sent_numel(each.shape, self.rank) for each in tensors)
+        compressed = [each for each in tensors if sent_numel(each.shape, self.rank) < each.numel]
+        self.hook_numel = self.flat.layout.numel + sum(sent_numel(each.shape, self.rank) for each in compressed)
 
     @classmethod
     def hook(cls, group: ProcessGroup | None, settings: Mapping[str, Any]) -> tuple[Any, Hook]:

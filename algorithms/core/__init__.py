@@ -7,8 +7,8 @@ from algorithms.core.compressors import Zero as Zero
 from algorithms.core.layout import Layout as Layout
 from algorithms.core.layout import Windows as Windows
 from algorithms.core.optimizer import DistributedOptimizer as DistributedOptimizer
-from algorithms.core.settings import Common as Common
-from algorithms.core.settings import require_interval as require_interval
+from algorithms.core.settings import Count as Count
+from algorithms.core.settings import fixed as fixed
 from algorithms.core.stages import Stage as Stage
 from algorithms.core.topology import Topology as Topology
 from algorithms.core.traffic import Purpose as Purpose

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, dataclass_transform
 
 import torch
 from torch import Tensor
@@ -14,12 +14,14 @@ from algorithms.core.flat import FlatBuffers, GroupsOfOneType
 from algorithms.core.layout import Layout, Windows
 from algorithms.core.local_step import LocalStep
 from algorithms.core.settings import (
+    FROM_1_UP,
     NUMBERS,
+    REQUIRED,
     LocalStepName,
+    Setting,
+    argument,
     check_arguments,
-    own_defaults,
-    own_parameters,
-    require_interval,
+    fixed,
 )
 from algorithms.core.stages import EarlyMessage, Stage, early_messages, equalises, traffic_of
 from algorithms.core.state import check_state
@@ -27,6 +29,7 @@ from algorithms.core.topology import Mixing, Topology
 from algorithms.core.traffic import Entry, Purpose, Traffic
 
 
+@dataclass_transform(kw_only_default=True, field_specifiers=(fixed, argument))
 class Method:
     """The half of a `DistributedOptimizer` that a method uses or overrides; the other half is what scripts call."""
 
@@ -52,7 +55,7 @@ class Method:
     """Whether the momentum is Nesterov's; if not, it is the heavy ball's with dampening, v <- beta v + (1 - beta) g."""
     traffic_follows_rate: ClassVar[bool] = False
     """Whether what is sent depends on the learning rate."""
-    topology: Topology | None = None
+    network: Topology | None = None
     """Who mixes with whom, where workers talk to their neighbours alone."""
     schedule: Callable[[int], float] | None = None
     """The first group's learning rate at each step, counted from 1, where it is known beforehand."""
@@ -63,6 +66,8 @@ class Method:
     """Settings that tests try the method with beside compressors and intervals, where `no_compression` has others."""
     formula: ClassVar[str]
     """Payload bits of one worker per step, in words of d and the settings."""
+    declared: ClassVar[Mapping[str, Setting]] = {}
+    """The settings of its own, which the class annotates, by name."""
 
     collectives: Collectives
     communication_dtype: torch.dtype | None
@@ -86,7 +91,6 @@ class Method:
     """Parameters that a state put there, until the next step."""
 
     def __new__(cls, *args: Any, **given: Any) -> Self:
-        # Methods hand on to their base what they are made of; what the user gave is known here alone.
         check_arguments(cls, given)
         self = super().__new__(cls)
         self._given = given
@@ -95,7 +99,7 @@ class Method:
     @property
     def settings(self) -> dict[str, Any]:
         """The method's own settings, as they were given or by default."""
-        return {key: self._given.get(key, parameter.default) for key, parameter in own_parameters(type(self)).items()}
+        return {key: self._given.get(key, setting.default) for key, setting in self.declared.items()}
 
     @property
     def _of_each_type(self) -> list[Self]:
@@ -148,7 +152,7 @@ class Method:
 
     def _expected_traffic(self, num_steps: int) -> Traffic:
         """Does what `expected_traffic` says, for the parameters of one type."""
-        return traffic_of(self.stages(), num_steps, self.cost, self.topology, self.collectives.world_size)
+        return traffic_of(self.stages(), num_steps, self.cost)
 
     def early_messages(self, step: int) -> list[EarlyMessage]:
         """Returns the messages of step number `step` that need some tensors' gradients only, so may be sent early."""
@@ -161,39 +165,50 @@ class Method:
         what was drawn or trained; where messages are rounded, as each worker keeps what rounding took; and by default
         among neighbours.
         """
+        if num_steps == 0 or not self.workers_differ:
+            return True
         return all(each._agree_after(num_steps) for each in self._of_each_type)
 
     def _agree_after(self, num_steps: int) -> bool:
-        """Does what `agree_after` says, for the parameters of one type."""
-        if num_steps == 0 or not self.workers_differ:
-            return True
-        exact = self.communication_dtype is None and self.topology is None
-        return exact and any(equalises(stage, num_steps, self.flat.layout, self.draw) for stage in self.stages())
+        """Does what `agree_after` says, for the parameters of one type and one step or more."""
+        return self.communication_dtype is None and any(
+            equalises(stage, num_steps, self.flat.layout, self.draw) for stage in self.stages()
+        )
 
     @property
     def float_bits(self) -> int:
         """Bits of a number in a message, in the closed forms."""
         return torch.finfo(self.communication_dtype or self.flat.parameters.dtype).bits
 
-    def cost(self, compressor: Compressor, purpose: Purpose, steps: range, layout: Layout | None = None) -> Entry:
+    def cost(self, stage: Stage, steps: range) -> Entry:
         """Returns what one worker sends at these steps; on a meta model, for plans, the mean over draws of it."""
-        layout = layout or self.flat.layout
+        layout, compressor = stage.layout or self.flat.layout, stage.compressor
         if self.flat.parameters.is_meta:
-            return compressor.mean_cost(layout, len(steps), self.float_bits)
-        return compressor.cost(layout, lambda step: self.draw(step, purpose), steps, self.float_bits)
+            entry = compressor.mean_cost(layout, len(steps), self.float_bits)
+        else:
+            entry = compressor.cost(layout, lambda step: self.draw(step, stage.purpose), steps, self.float_bits)
+        if stage.neighbours is None:
+            return entry
+        bits = entry.bits * stage.neighbours
+        return Entry(bits, entry.collectives if stage.neighbours else 0, neighbour_bits=bits)
 
     def draw(self, step: int, purpose: Purpose) -> Draw:
         """Returns the randomness of this step and purpose, which all workers share."""
         return Draw(self.seed, step, purpose.value)
 
-    def checked(self, setting: str, compressor: Compressor, fed_back: bool = True) -> Compressor:
+    @property
+    def feeds_back(self) -> bool:
+        """Whether what compressors leave out is sent later."""
+        return True
+
+    def checked(self, setting: str, compressor: Compressor) -> Compressor:
         """Returns the compressor to use for a setting: scaled where what it leaves out is fed back and would else grow.
 
         Raises:
             ValueError: it cannot work on this model, or with these messages; the message names the setting.
         """
         try:
-            return checked(compressor, self.flat.layout, self.communication_dtype, fed_back, self._is_sibling)
+            return checked(compressor, self.flat.layout, self.communication_dtype, self.feeds_back, self._is_sibling)
         except ValueError as error:
             raise ValueError(f"{self.name}: {setting}: {error}") from None
 
@@ -209,7 +224,7 @@ class Method:
         Raises:
             ValueError: no settings reach that ratio.
         """
-        require_interval(cls.name, "ratio", ratio)
+        FROM_1_UP.check(f"{cls.name}: ratio", ratio)
         return cls._at_ratio(ratio, None if params is None else Layout.of(params))
 
     @classmethod
@@ -308,7 +323,8 @@ class Method:
         Raises:
             ValueError: the state does not fit.
         """
-        check_state(state, self.name, self.collectives, self._compared(), own_defaults(type(self)))
+        defaults = {key: each.default for key, each in self.declared.items() if each.default is not REQUIRED}
+        check_state(state, self.name, self.collectives, self._compared(), defaults)
         refused, held = f"this state does not fit {self.name}", self._buffers | self._common
         shape = tuple(self.flat.parameters.shape)
         vectors = {key: value for key, value in state.items() if isinstance(value, Tensor)}

@@ -1,9 +1,11 @@
 """`DistributedOptimizer`: what all methods share as `torch.optim.Optimizer`s: the local step, state, consensus."""
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Self
+from dataclasses import InitVar
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -20,14 +22,22 @@ from algorithms.core.checks import (
     overflowed,
 )
 from algorithms.core.collectives import Collectives, StackedCollectives
-from algorithms.core.compressors import Draw
+from algorithms.core.compressors import Compressor, Draw
 from algorithms.core.flat import FlatBuffers, GroupsOfOneType, types_of
 from algorithms.core.local_step import AdamW, LocalStep, Nesterov
 from algorithms.core.method import Method
 from algorithms.core.muon import Muon
 from algorithms.core.overlap import Reducer
 from algorithms.core.process_group import default_collectives
-from algorithms.core.settings import NUMBERS, LocalStepName, check_numbers, check_options, group_defaults
+from algorithms.core.settings import (
+    NUMBERS,
+    LocalStepName,
+    argument,
+    check_numbers,
+    check_options,
+    declared_settings,
+    group_defaults,
+)
 from algorithms.core.state import OTHER_TYPES, UNSENT, averaged, check_still_loaded
 from algorithms.core.traffic import Traffic
 
@@ -65,6 +75,29 @@ class DistributedOptimizer(Method, Optimizer):
 
     _step_supports_amp_scaling = True  # a GradScaler then sets found_inf and grad_scale for the time of a step
 
+    if TYPE_CHECKING:  # the first arguments of every method's constructor; its own settings follow
+        params: InitVar[ParamsT] = argument(kw_only=False)
+        lr: InitVar[float]
+        momentum: InitVar[float | None] = None
+        weight_decay: InitVar[float] = 0.0
+        collectives: InitVar[Collectives | None] = None
+        seed: InitVar[int] = 0
+        communication_dtype: InitVar[torch.dtype | None] = None
+        model: InitVar[nn.Module | None] = None
+        local_step: InitVar[LocalStepName] = "sgd"
+        betas: InitVar[tuple[float, float]] = (0.9, 0.999)
+        eps: InitVar[float] = 1e-8
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.declared = declared_settings(cls, cls.declared)
+        _, *common, _ = inspect.signature(DistributedOptimizer.__init__).parameters.values()
+        by_name = [
+            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.declared)
+            for key, each in cls.declared.items()
+        ]
+        cls.__signature__ = inspect.Signature([*common, *by_name])  # type: ignore[attr-defined]
+
     def __init__(
         self,
         params: ParamsT,
@@ -79,7 +112,11 @@ class DistributedOptimizer(Method, Optimizer):
         local_step: LocalStepName = "sgd",
         betas: tuple[float, float] | None = None,
         eps: float | None = None,
+        **settings: Any,
     ) -> None:
+        for key, setting in self.declared.items():
+            setting.check(f"{self.name}: {key}", self.settings[key])
+            setattr(self, key, self.settings[key])
         given = {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, group_defaults(self.name, local_step, given, self.without_momentum, self.sgd_alone))
         check_options(self.param_groups, local_step)
@@ -112,6 +149,16 @@ class DistributedOptimizer(Method, Optimizer):
             messages = lambda: self.early_messages(self.num_steps + 1)  # noqa: E731
             sums, traffic = collectives.early, collectives.traffic
             self._reducer = Reducer(self.flat, traffic, sums, messages, self.communication_dtype)
+        for key, setting in self.declared.items():
+            if isinstance(setting.declared, type) and issubclass(setting.declared, Compressor):
+                setattr(self, key, self.checked(key, self.settings[key]))
+        self._set_up()
+
+    def _set_up(self) -> None:
+        """Makes what a method holds beside the settings, which are attributes by now, and says where these are wrong.
+
+        Compressors are checked, and scaled where need be.
+        """
 
     def _sibling(self, dtype: torch.dtype) -> Self:
         """Returns an optimiser alike, for the same groups' parameters of another type; its draws are its own."""

@@ -1,35 +1,16 @@
-"""What a method is given: the arguments that all have, the settings of its own, and their checks."""
+"""What a method is given: the numbers of its parameter groups, the settings of its own, and their checks."""
 
 import difflib
 import inspect
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from math import inf
 from numbers import Real
-from typing import Any, Literal, Required, TypedDict, get_args
-
-import torch
-from torch import nn
-
-from algorithms.core.collectives import Collectives
+from types import SimpleNamespace
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 LocalStepName = Literal["sgd", "adamw", "muon"]
-
-
-class Common(TypedDict, total=False):
-    """The arguments that all methods have; see `DistributedOptimizer`."""
-
-    lr: Required[float]
-    momentum: float | None
-    weight_decay: float
-    collectives: Collectives | None
-    seed: int
-    communication_dtype: torch.dtype | None
-    model: nn.Module | None
-    local_step: LocalStepName
-    betas: tuple[float, float]
-    eps: float
-
 
 NUMBERS: dict[str, tuple[str, ...]] = {
     "sgd": ("lr", "momentum", "weight_decay"),
@@ -143,52 +124,89 @@ def _check_plain(number: int, key: str, value: Any) -> None:
 # The settings of a method's own.
 
 
-def check_arguments(algorithm: type[Any], given: Mapping[str, Any]) -> None:
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a setting may be: the words after "must", and whether a number is one of them."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+    def check(self, name: str, value: Any) -> None:
+        """Raises ValueError unless the value is a number in this range."""
+        if isinstance(value, bool) or not isinstance(value, int | float) or not self.holds(value):
+            raise ValueError(f"{name} must {self.words}, not {value!r}")
+
+
+FROM_1_UP = Range("be an integer from 1 up", lambda value: isinstance(value, int) and value >= 1)
+Count = Annotated[int, FROM_1_UP]
+Positive = Annotated[float, Range("be a number above 0", lambda value: 0 < value < inf)]
+NotNegative = Annotated[float, Range("be a number from 0 up", lambda value: 0 <= value < inf)]
+ConsensusStep = Annotated[float, Range("be a number above 0 and up to 1", lambda value: 0 < value <= 1)]
+BelowOne = Annotated[float, Range("lie in [0, 1)", lambda value: 0 <= value < 1)]
+Share = Annotated[float, Range("lie in [0, 1]", lambda value: 0 <= value <= 1)]
+
+REQUIRED = inspect.Parameter.empty
+"""The default of a setting that must be given."""
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What `fixed` leaves in a class."""
+
+    value: Any
+
+
+def fixed(value: Any, *, init: Literal[False] = False) -> Any:
+    """Declares, in a method's class, that a setting of the method it is derived from is always this."""
+    return Fixed(value)
+
+
+def argument(*, kw_only: bool = True) -> Any:
+    """Declares an argument of all methods that need not be given by name, for type checkers alone."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting of a method: its type, its default, and the range that goes with the type, if any."""
+
+    declared: Any
+    default: Any
+    within: Range | None
+
+    def check(self, name: str, value: Any) -> None:
+        """Raises ValueError where a number is out of range, or a value none of those that are listed."""
+        choices = get_args(self.declared)
+        if get_origin(self.declared) is Literal and value not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, not {value!r}")
+        if self.within is not None and not (value is None and type(None) in choices):
+            self.within.check(name, value)
+
+
+def declared_settings(method: type[Any], inherited: Mapping[str, Setting]) -> dict[str, Setting]:
+    """Returns a method's settings by name: those inherited, and what its class annotates but for class variables."""
+    found, hints = dict(inherited), inspect.get_annotations(method, eval_str=True)
+    plain = get_type_hints(SimpleNamespace(__annotations__=hints))
+    for key, hint in hints.items():
+        default = vars(method).get(key, REQUIRED)
+        if isinstance(default, Fixed):
+            del found[key]
+            setattr(method, key, default.value)
+        elif ClassVar not in (hint, get_origin(hint)):
+            ranges = [each for part in (hint, *get_args(hint)) for each in getattr(part, "__metadata__", ())]
+            found[key] = Setting(plain[key], default, next(iter(ranges), None))
+    return found
+
+
+def check_arguments(method: type[Any], given: Mapping[str, Any]) -> None:
     """Raises TypeError, by the method's own name, where an argument is missing or is none that it has."""
-    own, name = own_parameters(algorithm), algorithm.__name__
-    known = {"params", *own, *Common.__annotations__}
-    for key in given.keys() - known:
+    known, name = inspect.signature(method).parameters, method.__name__
+    for key in given.keys() - known.keys():
         near = difflib.get_close_matches(key, known, 1)
-        meant = f"; did you mean {near[0]}?" if near else f"; it takes {', '.join(['lr', *own])} and what all take"
-        raise TypeError(f"{name} has no argument {key}{meant}")
-    missing = [key for key, each in own.items() if each.default is inspect.Parameter.empty and key not in given]
-    if missing := [*missing, *(["lr"] if "lr" not in given else [])]:
+        others = f"it takes {', '.join(['lr', *method.declared])} and what all take"
+        raise TypeError(f"{name} has no argument {key}; {f'did you mean {near[0]}?' if near else others}")
+    missing = [key for key, each in known.items() if each.default is REQUIRED and key not in (*given, "params")]
+    if missing:
         raise TypeError(f"{name} needs {', '.join(missing)} by name, as in {name}(model.parameters(), lr=0.1, ...)")
-
-
-def own_parameters(algorithm: type[Any]) -> dict[str, inspect.Parameter]:
-    """Returns the arguments that a method has and others have not, by name: its settings."""
-    return {
-        key: parameter
-        for key, parameter in inspect.signature(algorithm.__init__).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and key not in Common.__annotations__
-    }
-
-
-def own_defaults(algorithm: type[Any]) -> dict[str, Any]:
-    """Returns the settings that need not be given, with their values then."""
-    parameters = own_parameters(algorithm).items()
-    return {key: each.default for key, each in parameters if each.default is not inspect.Parameter.empty}
-
-
-def require_interval(name: str, key: str, interval: int) -> None:
-    """Raises ValueError unless `interval` is an integer from 1 up."""
-    if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
-        raise ValueError(f"{name}: {key} must be an integer from 1 up, not {interval!r}")
-
-
-def require_gamma(name: str, gamma: float) -> None:
-    """Raises ValueError unless `gamma`, the consensus step, is a number in (0, 1]."""
-    if isinstance(gamma, bool) or not isinstance(gamma, int | float) or not 0 < gamma <= 1:
-        raise ValueError(f"{name}: gamma must be a number above 0 and up to 1, not {gamma!r}")
-
-
-def require_outer(name: str, outer_lr: float, outer_momentum: float = 0.0) -> None:
-    """Raises ValueError unless the rate of an outer step is a number above 0 and its momentum lies in [0, 1)."""
-    if isinstance(outer_lr, bool) or not isinstance(outer_lr, int | float) or not 0 < outer_lr < math.inf:
-        raise ValueError(f"{name}: outer_lr must be a number above 0, not {outer_lr!r}")
-    if isinstance(outer_momentum, bool) or not isinstance(outer_momentum, int | float) or not 0 <= outer_momentum < 1:
-        raise ValueError(f"{name}: outer_momentum must lie in [0, 1), not {outer_momentum!r}")
 
 
 def nearest_factors(product: int) -> tuple[int, int]:

@@ -10,7 +10,6 @@ from torch import Tensor
 from algorithms.core.compressors import FLOAT_BITS, Compressor, Draw, Identity, SharedSupport
 from algorithms.core.flat import FlatBuffers
 from algorithms.core.layout import Layout, Support, Windows
-from algorithms.core.topology import Topology
 from algorithms.core.traffic import Entry, Purpose, Traffic
 
 EVERYTHING = Identity()
@@ -18,14 +17,18 @@ EVERYTHING = Identity()
 
 @dataclass(frozen=True)
 class Stage:
-    """One message of a step: C(v) of a vector v of shape (d,), averaged over all workers or mixed with neighbours'.
+    """One message of a step: C(v) of a vector v, averaged over all workers or mixed with neighbours'.
 
     Args:
-        purpose: what v is: the step's gradient or update, the error, or the model. Stages of one step differ in it,
-            since equal purposes draw equal coordinates.
+        purpose: what v is: the step's gradient or update, the error, or the model. Stages of one step differ in it
+            where they draw, since equal purposes draw equal coordinates.
         compressor: C; by default the whole vector is sent.
-        every: the stage takes place at steps that are multiples of it, counted from 1,
-        except_every: but not at multiples of this, itself a multiple of `every`.
+        every: the stage takes place at each so many-th step, the first of which is
+        first: this one, counted from 1, and by default number `every`,
+        last: and none comes after this one,
+        except_every: nor at multiples of this, itself a multiple of `every`.
+        layout: of v where that is not the whole flat vector.
+        neighbours: to how many a worker sends its message; None where it is averaged.
         early: computes what will be sent of these coordinates, of shape (support.payload_numel,), once their gradients
             are done, and changes nothing: `DistributedOptimizer.after_local_step`, say. Then it can be sent during the
             backward pass. None where the message needs more than that.
@@ -34,42 +37,34 @@ class Stage:
     purpose: Purpose
     compressor: Compressor = EVERYTHING
     every: int = 1
+    first: int | None = None
+    last: int | None = None
     except_every: int | None = None
+    layout: Layout | None = None
+    neighbours: int | None = None
     early: Callable[[Windows], Tensor] | None = None
 
+    def steps(self, num_steps: int) -> range:
+        """Returns the steps up to number `num_steps` at which it takes place, those of `except_every` among them."""
+        last = num_steps if self.last is None else min(num_steps, self.last)
+        return range(self.every if self.first is None else self.first, last + 1, self.every)
+
     def takes_place(self, step: int) -> bool:
-        return step % self.every == 0 and (self.except_every is None or step % self.except_every != 0)
+        return step in self.steps(step) and (self.except_every is None or step % self.except_every != 0)
 
 
-def traffic_of(
-    stages: Iterable[Stage],
-    num_steps: int,
-    cost: Callable[[Compressor, Purpose, range], Entry],
-    topology: Topology | None,
-    num_workers: int,
-) -> Traffic:
+def traffic_of(stages: Iterable[Stage], num_steps: int, cost: Callable[[Stage, range], Entry]) -> Traffic:
     """Returns what one worker sends in the first `num_steps` steps, in closed form; `cost` is a stage's.
 
     What falls on the steps left out is taken off again, so that mean costs are rounded once for each.
     """
-
-    def sent(stage: Stage, every: int) -> Entry:
-        entry = cost(stage.compressor, stage.purpose, range(every, num_steps + 1, every))
-        return entry if topology is None else _to_neighbours(entry, topology, num_workers)
-
     traffic = Traffic()
     for stage in stages:
-        traffic.add_entry(stage.purpose, sent(stage, stage.every))
+        traffic.add_entry(stage.purpose, cost(stage, stage.steps(num_steps)))
         if stage.except_every is not None:
-            out = sent(stage, stage.except_every)
+            out = cost(stage, range(stage.except_every, num_steps + 1, stage.except_every))
             traffic.add(stage.purpose, -out.bits, -out.collectives, -out.gathered_bits, -out.neighbour_bits)
     return traffic
-
-
-def _to_neighbours(cost: Entry, topology: Topology, num_workers: int) -> Entry:
-    num_messages = topology.rounds(num_workers)[0].num_messages
-    bits = cost.bits * num_messages
-    return Entry(bits, cost.collectives if num_messages else 0, neighbour_bits=bits)
 
 
 def equalises(stage: Stage, step: int, layout: Layout, draw: Callable[[int, Purpose], Draw]) -> bool:
@@ -79,7 +74,8 @@ def equalises(stage: Stage, step: int, layout: Layout, draw: Callable[[int, Purp
     """
     if stage.purpose is Purpose.GRADIENT:
         return isinstance(stage.compressor, Identity) and stage.every == 1 and stage.except_every is None
-    return stage.takes_place(step) and sends_all(stage, layout, draw(step, stage.purpose))
+    is_whole = stage.layout is None and stage.neighbours is None
+    return is_whole and stage.takes_place(step) and sends_all(stage, layout, draw(step, stage.purpose))
 
 
 def sends_all(stage: Stage, layout: Layout, draw: Draw) -> bool:

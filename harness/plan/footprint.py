@@ -146,7 +146,7 @@ def _footprint(config_json: str) -> Footprint:
     if config.restart is not None:
         check_restart(config.restart, optimizer, num_steps, config.num_workers)
     has_tail = config.restart is not None and config.restart.everything_sent
-    traffic, topology = planned_traffic(config, optimizer, num_steps), optimizer.topology
+    traffic, topology = planned_traffic(config, optimizer, num_steps), optimizer.network
     return Footprint(
         formula=optimizer.formula.replace("32 ", f"{optimizer.float_bits} "),
         num_parameters=layout.numel,

@@ -105,7 +105,7 @@ def cases() -> Iterator[tuple[str, dict[str, Any], str]]:
         yield "noloco", {"outer_momentum": wrong}, r"^noloco: outer_momentum must lie in \[0, 1\)"
     yield "sparse_loco", {"error_decay": 1.1}, r"error_decay must lie in \[0, 1\]"
     yield "streaming_diloco", {"delay": 1}, "delay must be an integer from 0 up and below sync_interval"
-    yield "streaming_diloco", {"bits": 2}, "bits must be 4, 8 or 32, not 2"
+    yield "streaming_diloco", {"bits": 2}, "bits must be one of 4, 8, 32, not 2"
     yield "streaming_diloco", {"merge": -0.1}, r"merge must lie in \[0, 1\]"
     for wrong in (-0.1, math.inf, math.nan, True, "0.1"):
         yield "qsr", {"alpha": wrong}, "qsr: alpha must be a number from 0 up"
