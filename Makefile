@@ -130,16 +130,14 @@ ACCURACY = $(firstword $(wildcard $(RESULTS)/fashion_mnist results/reference/fas
 speedups: $(VENV)/.installed ## time every method and baseline on such a network, then write the report of speed-ups
 	@$(HARNESS) speedups --output "$(RESULTS)/speedups" $(if $(ACCURACY),--accuracy "$(ACCURACY)")
 
-SESSION ?= 1
-
-speedups-scored: $(VENV)/.installed ## time exactly what accuracy runs score, at 1, 10 and 25 Gb/s (SESSION=2: once more)
-	@$(HARNESS) speedups --scored "$(RESULTS)/scored_speedups/scored-$(SESSION).json"
+speedups-scored: $(VENV)/.installed ## time exactly what accuracy runs score, at 1, 10 and 25 Gb/s, a session more each time
+	@$(HARNESS) speedups --only scored --output "$(RESULTS)/scored_speedups"
 
 speedups-wide: $(VENV)/.installed ## time methods on links of 0 to 80 ms one way, beside the study of speed-ups (Linux, root)
-	@$(HARNESS) speedups --wide "$(RESULTS)/speedups"
+	@$(HARNESS) speedups --only wide --output "$(RESULTS)/speedups"
 
 speedups-consecutive: $(VENV)/.installed ## time steps in a row: what travels beside them, and slow workers (Linux, root)
-	@$(HARNESS) speedups --consecutive "$(RESULTS)/speedups"
+	@$(HARNESS) speedups --only consecutive --output "$(RESULTS)/speedups"
 
 gpu-check: $(VENV)/.installed-dev ## try and time on GPUs what experiments rely on there; skipped where there is none
 	@$(MEASURE) -m gpu --junit-xml "$(RESULTS)/gpu/gpu_check.xml"

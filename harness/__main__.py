@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_timing_options(
         add(commands.speedups, "time methods and baselines on an emulated network, and report it"),
         add(commands.netlab, "time collectives on an emulated network of this machine's own"),
-        add(commands.time, "time training steps of methods and baselines, under torchrun or srun"),
+        add(commands.time, "time training steps of methods and baselines, under torchrun"),
     )
     return parser
 
@@ -137,13 +137,9 @@ def _add_timing_options(
     what = "of accuracy runs"
     speedups.add_argument("--accuracy", type=Path, action="append", default=[], metavar="FOLDER", help=what)
     speedups.add_argument("--minutes", type=_above_0, default=90.0, help="last begin of a study's timing (default: 90)")
-    speedups.add_argument("--scored", type=Path, metavar="FILE", help="time only what accuracy runs score, into FILE")
-    speedups.add_argument(
-        "--wide", type=Path, metavar="FOLDER", help="time only links of several latencies, into FOLDER"
-    )
-    what = "time only steps in a row, with slow workers and without, into FOLDER"
-    speedups.add_argument("--consecutive", type=Path, metavar="FOLDER", help=what)
-    what = "of --scored, --wide, --consecutive or `time`, by name (default: all)"
+    what = "what accuracy runs score; links of several latencies; or steps in a row, with slow workers and without"
+    speedups.add_argument("--only", choices=("scored", "wide", "consecutive"), help=f"time only {what}; no report")
+    what = "of --only or `time`, by name (default: all)"
     for sub in (speedups, time):
         sub.add_argument("--methods", nargs="*", default=[], help=what)
     netlab.add_argument("--workers", type=_count, default=8, help="gloo processes (default: 8)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -63,13 +63,11 @@ class ModelSpec(Strict):
 class ScheduleSpec(Strict):
     """Learning rate over time, in epochs: linear warm-up from 0, then cosine to 0 or steps at milestones.
 
-    "inverse_sqrt" falls with the root of the step from the warm-up's end on (Vaswani et al., NeurIPS 2017).
-
     `staircase_warmup`, as released for CIFAR-100: the warm-up rises once an epoch, to (epoch + 1) / warmup_epochs.
     `warmup_share`: so much of the run is added to `warmup_epochs`, in proportion for runs of other lengths.
     """
 
-    kind: Literal["constant", "cosine", "milestones", "inverse_sqrt"]
+    kind: Literal["constant", "cosine", "milestones"]
     warmup_epochs: NonNegative = 0.0
     staircase_warmup: bool = False
     milestones: list[Positive] = []
@@ -80,8 +78,6 @@ class ScheduleSpec(Strict):
     def _consistent(self) -> ScheduleSpec:
         if self.kind == "milestones" and not self.milestones:
             raise ValueError("kind 'milestones' needs the list `milestones`, the epochs at which the rate falls")
-        if self.kind == "inverse_sqrt" and not self.warmup_epochs and not self.warmup_share:
-            raise ValueError("kind 'inverse_sqrt' needs a warm-up, from whose end on the rate falls")
         return self
 
 
@@ -148,6 +144,15 @@ def run_id(config: RunConfig) -> str:
     """Hash of the scientific fields alone; fields at their default are left out, so that new ones change no old id."""
     canonical = json.dumps(config.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+class PlannedRun(NamedTuple):
+    """One run to do: a row of the table at one seed."""
+
+    run_id: str
+    row: str
+    seed: int
+    config: RunConfig
 
 
 class StatisticsSpec(Strict):

@@ -22,11 +22,7 @@ OWN_IN_SHARED_TUNING = {"both_rules", "both_rules_seeds"}
 
 
 def find_spec(name_or_path: str) -> Path:
-    """The file of a shipped experiment by its name or that of its file, or of any other by its path.
-
-    Raises:
-        SpecError: there is no such file; the message names those of like names.
-    """
+    """The file of a shipped experiment by its name or that of its file, or of any other by its path."""
     path = Path(name_or_path)
     shipped = EXPERIMENTS / f"{name_or_path}.toml"
     for candidate in (path, shipped):
@@ -43,11 +39,7 @@ def find_spec(name_or_path: str) -> Path:
 
 
 def load_spec(path: Path) -> Spec:
-    """Read and validate an experiment file.
-
-    Raises:
-        SpecError: not TOML, unknown keys, wrong types or impossible values, in one sentence.
-    """
+    """Read and validate an experiment file. Raises SpecError, in one sentence."""
     data = read_toml(path)
     try:
         if "records" in _table(data, "tuning"):
@@ -65,11 +57,7 @@ def load_spec(path: Path) -> Spec:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a file.
-
-    Raises:
-        SpecError: it is no TOML, or cannot be read.
-    """
+    """The tables of a file. Raises SpecError: it is no TOML, or cannot be read."""
     try:
         return tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -82,10 +70,8 @@ def _varied(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """The data of `base` with that of `own` in its place, key by key within a table.
 
     `rows` may name rows of the base; tables replace them. An experiment with a tuning of its own leaves the learning
-    rates of the rows that it names to that; one without has its choices from the base's tuning.
-
-    Raises:
-        SpecError: `rows` names one that the base has not, or the base is itself like another.
+    rates of the rows that it names to that; one without has its choices from the base's tuning. Raises SpecError:
+    `rows` names one that the base has not, or the base is itself like another.
     """
     like = own["like"]
     if "like" in base:

@@ -17,7 +17,7 @@ from slurm.profile import Profile, SubmissionPaths
 
 if TYPE_CHECKING:
     from harness.plan.plan import Plan  # which loads torch
-    from harness.plan.rows import PlannedRun
+    from harness.spec import PlannedRun
 
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 """What squeue says of a job that waits."""

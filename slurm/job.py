@@ -21,9 +21,10 @@ from harness.records.provenance import new_attempt, output_of
 from harness.records.recorder import SupersededError, write_failure
 from harness.spec import SpecError
 from harness.tasks.task import Check, find_task
-from harness.train.training import Preempted
+from harness.train.train import train
+from harness.train.training import Job, Preempted
 from harness.workers import preflight as machine
-from harness.workers.attempt import Job, attempt_in_group, prepare_thread, recorded
+from harness.workers.attempt import prepare_thread, recorded
 from harness.workers.preflight import first_line
 from harness.workers.process_group import backend_for, from_rank_0, joined, own_gpu
 from slurm.allocation import Allocation, StopNotice, this_allocation
@@ -92,7 +93,7 @@ def _here(job: Job, profile: Profile, allocation: Allocation) -> Job:
 def _train(job: Job, rank: int, notice: StopNotice) -> None:
     """Ends the process, and leaves the group as it stands, where another attempt has taken the run over."""
     try:
-        attempt_in_group(job, ProcessGroupCollectives(), notice.stop_requested)
+        train(job, ProcessGroupCollectives(), notice.stop_requested)
     except Preempted as error:
         if rank == 0:
             write_failure(job.folder, job.run.run_id, job.attempt.attempt, "preempted", str(error), "")

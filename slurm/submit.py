@@ -14,13 +14,12 @@ from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from harness.cli.show import show_plan
-from harness.plan.rows import PlannedRun
 from harness.records.provenance import new_attempt, now, output_of
 from harness.records.recorder import tail_of
 from harness.records.run_lock import locked
-from harness.spec import SpecError
+from harness.spec import PlannedRun, SpecError
 from harness.tasks.task import find_task
-from harness.workers.attempt import Job
+from harness.train.training import Job
 from harness.workers.launch import missing_runs, write_experiment
 from slurm import campaign
 from slurm.campaign import CampaignError, Request, Submission

@@ -23,7 +23,6 @@ from harness.__main__ import _parser
 from harness.plan.footprint import footprint_of
 from harness.records.store import Result, read_record, read_run
 from harness.spec import TaskSpec
-from harness.tasks.parallel import ParallelText
 from harness.tasks.task import TensorSamples, find_task
 from harness.workers.attempt import attempt_as_rank, attempt_stacked
 from report.frame import LONG
@@ -33,7 +32,7 @@ from tests.algorithms.problems import make_model, make_optimizer, own_settings, 
 from tests.harness.support import job_for, small_config
 
 PAGE = Path(__file__).parents[1] / "docs" / "adding.md"
-METHOD, COMPRESSOR, BASELINE, TASK, TEXT, QUESTION = range(6)
+METHOD, COMPRESSOR, BASELINE, TASK, QUESTION = range(5)
 
 
 def shown(number: int, language: str = "python") -> str:
@@ -166,13 +165,6 @@ def test_the_task_is_found_counted_and_learnt(letters: str, tmp_path: Path) -> N
     attempt_stacked(job)
     accuracy = read_record(job.folder / "result.json", Result).test_accuracy
     assert accuracy is not None and accuracy > 5 / 26
-
-
-def test_the_text_task_has_what_plans_ask_for() -> None:
-    from harness.tasks.parallel import TextFiles
-
-    task = run(TEXT, ParallelText=ParallelText, TextFiles=TextFiles)["TASK"]
-    assert task.num_train == 4_468_840 and task.num_classes == 37_000 and task.input_shape == (2, 128)
 
 
 # A question.

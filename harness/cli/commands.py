@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from time import sleep
 from typing import TYPE_CHECKING
@@ -36,22 +38,10 @@ def plan(options: argparse.Namespace) -> int:
     return 0
 
 
-def _launch_options(options: argparse.Namespace, planned: Plan) -> Options:
-    import torch
-
+def _launch_options(options: argparse.Namespace) -> Options:
     from harness.workers.launch import Options
-    from harness.workers.process_group import choose_workers
 
-    num_workers = max(run.config.num_workers for run in planned.runs)
-    return Options(
-        results=options.results,
-        data=options.data,
-        workers=choose_workers(options.workers, options.device, num_workers, torch.cuda.device_count()),
-        device=options.device,
-        jobs=options.jobs,
-        checkpoint_minutes=options.checkpoint_minutes,
-        timeout_seconds=options.timeout_seconds,
-    )
+    return Options(**{field.name: getattr(options, field.name) for field in fields(Options)})
 
 
 def preflight(options: argparse.Namespace) -> int:
@@ -61,7 +51,7 @@ def preflight(options: argparse.Namespace) -> int:
 
     planned = _planned(options)
     failed = 0
-    for check in checks(planned, _launch_options(options, planned)):
+    for check in checks(planned, _launch_options(options)):
         print(line_of(check), flush=True)
         failed += not check.passed
     if failed:
@@ -72,25 +62,22 @@ def preflight(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Do the runs that are missing; 1 where one failed."""
-    if os.environ.get("RANK", "0") == "0":
-        print(f"{options.experiment}: planning", flush=True)  # before torch is loaded, which takes its time
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        raise UsageError(
+            "`run` starts its workers itself: call it once, without torchrun; for several machines `submit`"
+        )
+    print(f"{options.experiment}: planning", flush=True)  # before torch is loaded, which takes its time
     from harness.tasks.task import find_task
-    from harness.workers.launch import launch, places, prepare, run_under_torchrun
-    from harness.workers.progress import LaunchDisplay
+    from harness.workers.launch import launch, places, prepare
 
     planned = _planned(options)
-    launch_options = _launch_options(options, planned)
-    if {"RANK", "WORLD_SIZE"} <= os.environ.keys():  # torchrun, or what starts workers as it does
-        run_under_torchrun(planned, launch_options)
-        return 0
+    launch_options = _launch_options(options)
     places(planned, launch_options)  # Too few GPUs are refused before anything is written or fetched.
     # Before the first run, so that runs side by side do not each fetch it.
     if prepare(planned, options.results):
         find_task(planned.runs[0].config.task.name).prepare(options.data)
     while prepare(planned, options.results):
-        with LaunchDisplay() as display:
-            failures = launch(planned, launch_options, display)
-        if failures:
+        if failures := launch(planned, launch_options, partial(print, flush=True)):
             why = f"`{program()} status {options.experiment}` says why"
             return complain(f"{failures} runs failed; {why}", FAILURE)
         if skipped := len(prepare(planned, options.results)):
@@ -234,17 +221,12 @@ def answers(options: argparse.Namespace) -> int:
 
 def speedups(options: argparse.Namespace) -> int:
     """Do the study of speed-ups and build its report; 1 where a worker failed, else the report's exit code."""
-    from harness.timing.study import run_consecutive, run_scored, run_study, run_wide
+    from harness.timing.study import SESSIONS, run_study
     from report.__main__ import main as build
 
-    if options.scored is not None:
-        run_scored(options.scored, Path("results"), options.methods)
-        return 0
-    if options.wide is not None:
-        run_wide(options.wide, options.methods)
-        return 0
-    if options.consecutive is not None:
-        run_consecutive(options.consecutive, options.methods)
+    if options.only:
+        for timed in SESSIONS[options.only](options.output, options.methods):
+            timed.write(options.output)
         return 0
     run_study(options.output, options.minutes)
     accuracy = [word for folder in options.accuracy for word in ("--accuracy", str(folder))]
@@ -253,9 +235,9 @@ def speedups(options: argparse.Namespace) -> int:
 
 def netlab(options: argparse.Namespace) -> int:
     """Sweep networks of the rates asked for; 1 where a worker failed."""
-    from harness.timing import netlab
+    from harness.timing.sweep import netlab
 
-    netlab.run(options.workers, options.machines, options.rates, options.output)
+    netlab(options.workers, options.machines, options.rates, options.output)
     return 0
 
 

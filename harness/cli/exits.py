@@ -28,10 +28,8 @@ def complain(error: object, code: int) -> int:
 def end_of(command: Callable[[], int]) -> int:
     """Do the command and return its exit code: 2 for a user's mistake, 1 for a failure, 128 + n for a signal.
 
-    An exception whose class has an `exit_code` says in a sentence what people need to know; any other is a bug.
-
-    Args:
-        command: imports what it needs itself, so that Ctrl-C is heard from the first moment.
+    An exception whose class has an `exit_code` says in a sentence what people need to know; any other is a bug. The
+    command imports what it needs itself, so that Ctrl-C is heard from the first moment.
     """
     try:
         code = command()

@@ -52,10 +52,7 @@ def resnet50(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
 def resnet50_v2(input_shape: tuple[int, ...], num_classes: int, width: Count = 64) -> nn.Module:
     """Four stages of 3, 4, 6 and 3 bottlenecks.
 
-    Args:
-        input_shape: (channels, height, width).
-        num_classes: outputs.
-        width: channels of the stem, and of the 3 x 3 convolutions in the first stage; all other widths follow it.
+    `width`: channels of the stem, and of the 3 x 3 convolutions in the first stage; all other widths follow it.
     """
     channels, *sides = input_shape
     stem: list[nn.Module] = [nn.BatchNorm2d(channels, affine=False)]
@@ -77,11 +74,9 @@ def resnet50_v2(input_shape: tuple[int, ...], num_classes: int, width: Count = 6
 def wide_resnet(
     input_shape: tuple[int, ...], num_classes: int, depth: int, width: Count, stem_stride: Count = 1
 ) -> nn.Module:
-    """Three stages of n blocks, the second and third at half the resolution of the one before.
+    """Three stages of n blocks, each but the first at half the resolution of the one before; images are about 32 x 32.
 
     Args:
-        input_shape: (channels, height, width), of about 32 x 32.
-        num_classes: outputs.
         depth: 6n + 4, for n blocks in each of three stages.
         width: the factor k; the stages have 16k, 32k and 64k channels.
         stem_stride: of the first convolution; 2 takes a quarter of the arithmetic.
@@ -102,12 +97,9 @@ def wide_resnet(
 
 
 class PreActivationBlock(nn.Module):
-    """Convolutions, each after batch norm and ReLU, added to the input.
+    """Convolutions, of which one may have a stride, each after batch norm and ReLU, added to the input.
 
     Where channels change, the shortcut is a convolution of 1 x 1 and starts from the activated input.
-
-    Args:
-        convolutions: of which one may have a stride, where channels change.
     """
 
     def __init__(self, convolutions: Sequence[nn.Conv2d]) -> None:

@@ -32,11 +32,7 @@ def small_cnn(
 ) -> nn.Module:
     """A 5 x 5 convolution of stride 3, a 3 x 3 of stride 2, each with batch norm and ReLU, and a linear classifier.
 
-    Args:
-        input_shape: (channels, height, width).
-        num_classes: outputs.
-        widths: channels of the two convolutions.
-        group_norm: groups of a group norm in place of batch norm; 0 for batch norm.
+    `widths`: channels of the two; `group_norm`: groups of a group norm in place of batch norm, 0 for batch norm.
     """
     channels, height, width = input_shape
     first, second = widths
@@ -61,11 +57,7 @@ def small_densenet(
 ) -> nn.Module:
     """Dense blocks with a transition, which halves the image, between each two; bottlenecks of twice the growth rate.
 
-    Args:
-        input_shape: (channels, height, width).
-        num_classes: outputs.
-        growth_rate: channels that each layer adds; the stem has as many.
-        blocks: layers of each dense block.
+    `growth_rate`: channels that each layer adds, and of the stem; `blocks`: layers of each dense block.
     """
     smallest = 3 * 2 ** (len(blocks) - 1)
     if min(input_shape[1:]) < smallest:
@@ -86,13 +78,9 @@ def small_shufflenet(
     units: Annotated[list[Count], Field(min_length=3, max_length=3)],
     widths: Annotated[list[Count], Field(min_length=5, max_length=5)],
 ) -> nn.Module:
-    """Three stages, each of which halves the image.
+    """Three stages of so many units, each of which halves the image.
 
-    Args:
-        input_shape: (channels, height, width).
-        num_classes: outputs.
-        units: of each of the three stages.
-        widths: channels of the stem, the three stages and the last convolution.
+    `widths`: channels of the stem, the three stages and the last convolution.
     """
     if any(width % 2 for width in widths[1:4]):
         raise ValueError(f"widths must be even in the three stages, which split them, not {widths!r}")

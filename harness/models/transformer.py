@@ -30,11 +30,7 @@ def transformer(
 ) -> nn.Module:
     """Encoder and decoder of `num_layers` each; one matrix embeds source and target and, transposed, is the output.
 
-    Args:
-        input_shape: (2, most tokens of a sentence).
-        num_classes: tokens, of source and target together.
-        width: of an embedding.
-        feedforward: hidden width of the part that looks at one position alone.
+    `width` is an embedding's, `feedforward` the hidden one of the part that looks at one position alone.
     """
     if len(input_shape) != 2 or input_shape[0] != 2:
         raise ValueError(f"transformer takes pairs of sentences, not samples of shape {input_shape}; give a text task")
@@ -131,11 +127,7 @@ def gpt(
 ) -> nn.Module:
     """A decoder alone, as in GPT-2: learned positions, and one matrix for embeddings and output.
 
-    Args:
-        input_shape: (symbols of a window,).
-        num_classes: symbols.
-        width: of an embedding.
-        feedforward: hidden width of the part that looks at one position alone.
+    `width` is an embedding's, `feedforward` the hidden one of the part that looks at one position alone.
     """
     if len(input_shape) != 1:
         raise ValueError(

@@ -96,12 +96,7 @@ class Footprint:
 
 
 def check_common(spec: Spec) -> None:
-    """Look at what all rows have in common.
-
-    Raises:
-        SpecError: there is no such task or model, or none with its options; the task's samples have no such metric, or
-            are no sentences to be decoded.
-    """
+    """Look at what all rows have in common; raises SpecError for a task, model, metric or beam that cannot be."""
     task = spec.task.name
     known = getattr(find_task(task), "metrics", ())
     _model_without_memory(spec.model.model_dump_json(), task)
@@ -116,11 +111,7 @@ def check_common(spec: Spec) -> None:
 
 
 def footprint_of(config: RunConfig) -> Footprint:
-    """Check the settings and count; learning rate, schedule and seeds change nothing here.
-
-    Raises:
-        SpecError: a setting that cannot be used.
-    """
+    """Check the settings, and count; rates and seeds change nothing here. Raises SpecError: a setting is of no use."""
     same: dict[str, Any] = {"seed": 0, "repeat": 0}
     if not getattr(methods().get(config.algorithm), "traffic_follows_rate", False):
         same |= {"learning_rate": 1.0, "schedule": ScheduleSpec(kind="constant")}
@@ -202,10 +193,7 @@ def published_rate(precision: str) -> TrainingRate:
 
 
 def step_times(config: RunConfig) -> tuple[StepTime, ...]:
-    """One step of one worker, as measured, or by each rate published of eight GPUs together, the fastest first.
-
-    Touches no data, and without a GPU takes at most two seconds.
-    """
+    """A worker's step, measured, or by each rate published of eight GPUs together, the fastest first; without data."""
     key = (config.model.model_dump_json(), config.task.name, config.batch_size, config.precision)
     if key not in _KNOWN_TIMES:
         _KNOWN_TIMES[key] = _step_times(config)

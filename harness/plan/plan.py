@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.plan.footprint import Footprint, check_common
-from harness.plan.rows import PlannedRow, PlannedRun, checked_footprint, config_of, plan_row, why_too_short
+from harness.plan.rows import PlannedRow, checked_footprint, config_of, plan_row, why_too_short
 from harness.plan.tuning import (
     SearchState,
     choices,
@@ -22,7 +22,7 @@ from harness.plan.tuning import (
 from harness.records import store
 from harness.records.experiment import Contrast, Experiment
 from harness.rows import RowSpec
-from harness.spec import Spec, SpecError
+from harness.spec import PlannedRun, Spec, SpecError
 from harness.spec_file import find_spec, load_spec
 
 COMMON = {
@@ -46,11 +46,7 @@ class Plan:
     """Standard deviation of a row's scores between seeds, as the spec expects it."""
 
     def only(self, rows: Collection[str], seeds: Collection[int]) -> Plan:
-        """The plan with the runs of these rows and seeds alone; none given stands for all. The record stays whole.
-
-        Raises:
-            SpecError: there is no such row, or no such run.
-        """
+        """The plan with the runs of these rows and seeds alone; none stands for all. The record stays whole."""
         known = [row.row for row in self.experiment.rows]
         if unknown := [row for row in rows if row not in known]:
             raise SpecError(f"{self.experiment.name} has no row {unknown[0]!r}; its rows are {', '.join(known)}")
@@ -61,12 +57,7 @@ class Plan:
 
 
 def plan_experiment(name_or_path: str, results: Path, tuning: bool = False) -> Plan:
-    """The plan of a shipped experiment by its name, or of a TOML file, or of its tuning.
-
-    Raises:
-        SpecError: as `make_plan`, with the file's name, or there is no such file.
-        RecordError: a record of the tuning is damaged.
-    """
+    """The plan of a shipped experiment by its name, of a TOML file, or of its tuning; errors name the file."""
     path = find_spec(name_or_path)
     spec = load_spec(path)
     try:
@@ -81,9 +72,8 @@ def make_plan(spec: Spec, results: Path, tuning: bool = False, given_as: str | N
     Args:
         given_as: the name or path that the spec was found by, for the commands that the report prints.
 
-    Raises:
-        SpecError: a setting that cannot be used, or learning rates that are not known yet.
-        RecordError: a record of the tuning is damaged.
+    Raises SpecError: a setting that cannot be used, or learning rates that are not known yet; RecordError: a record of
+    the tuning is damaged.
     """
     check_common(spec)
     given_as, left_out = given_as or spec.name, list[str]()

@@ -11,7 +11,7 @@ from algorithms.registry import methods
 from harness.plan.footprint import Footprint, footprint_of
 from harness.records.experiment import Row
 from harness.rows import RowSpec
-from harness.spec import RunConfig, Spec, SpecError, TrainingSpec, explain, run_id
+from harness.spec import PlannedRun, RunConfig, Spec, SpecError, TrainingSpec, explain, run_id
 
 _FROM_CONFIG = {
     *("algorithm", "settings", "learning_rate", "local_step", "momentum", "betas", "eps", "weight_decay"),
@@ -21,16 +21,6 @@ _FROM_FOOTPRINT = (
     *("formula", "num_steps", "num_parameters", "final_exchange", "models_sent", "link_models"),
     *("peak_models", "spectral_gap"),
 )
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """One run to do: a row of the table at one seed."""
-
-    run_id: str
-    row: str
-    seed: int
-    config: RunConfig
 
 
 @dataclass(frozen=True)
@@ -57,8 +47,7 @@ def plan_row(
         name: the planned row's, where it is not the row itself.
         own: what else the planned row's record says of where it comes from.
 
-    Raises:
-        SpecError: a setting that cannot be used, or a run that sends too little.
+    Raises SpecError: a setting that cannot be used, or a run that sends too little.
     """
     name = name or row.row
     configs = [config_of(spec, row, seed, num_epochs, tuning) for seed in seeds]
@@ -82,11 +71,7 @@ def plan_row(
 
 
 def checked_footprint(row: str, config: RunConfig) -> Footprint:
-    """A config's footprint.
-
-    Raises:
-        SpecError: a setting that cannot be used; the message names the row.
-    """
+    """A config's footprint; the message of a SpecError names the row."""
     try:
         return footprint_of(config)
     except SpecError as error:
@@ -104,11 +89,7 @@ def why_too_short(row: RowSpec, footprint: Footprint) -> str | None:
 
 
 def config_of(spec: Spec, row: RowSpec, seed: int, num_epochs: int | None = None, tuning: bool = False) -> RunConfig:
-    """The run of a row with settings and a rate at a seed, as long as the experiment if no length is given.
-
-    Raises:
-        SpecError: a value that cannot be.
-    """
+    """The run of a row with settings and a rate at a seed; as long as the experiment if no length is given."""
     task, schedule, same_seed = spec.task, spec.schedule, spec.statistics.same_seed
     if tuning and spec.tuning:
         task = task.model_copy(update={"held_out": spec.tuning.held_out})

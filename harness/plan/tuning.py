@@ -134,11 +134,7 @@ def _diverged(trial: Trial, seeds: Sequence[int], outcomes: Outcomes) -> bool:
 
 
 def _extend(rates: list[float], best: float | None, tuning: TuningSpec) -> bool:
-    """Add the rate beyond the best one, where that is the last and the bound allows it; whether one was added.
-
-    Args:
-        best: None where all diverged, so that a smaller one is wanted.
-    """
+    """Add the rate beyond the best (None: all diverged), where that is the last and may be; whether one was added."""
     if len(rates) < 2:  # one has no neighbour to take a step from
         return False
     if best == max(rates) and tuning.highest is not None:
@@ -191,12 +187,7 @@ def settled(row: RowSpec, trial: Trial) -> RowSpec:
 
 
 def trial_rows(spec: Spec, results: Path) -> Iterator[PlannedRow]:
-    """The rows of the spec's tuning experiment, as far as its records say what comes next.
-
-    Raises:
-        SpecError: there is nothing to tune, or the tuning is another experiment's.
-        RecordError: a record of the tuning is damaged.
-    """
+    """The rows of the tuning, as far as its records say what comes next. Raises SpecError: there is nothing to tune."""
     if spec.tuning is None:
         raise SpecError(f"{spec.name} has no [tuning] section; give one, or learning rates in its rows")
     if spec.tuning.records:
@@ -217,12 +208,7 @@ def trial_rows(spec: Spec, results: Path) -> Iterator[PlannedRow]:
 
 
 def choices(spec: Spec, results: Path, command: str) -> dict[str, SearchState]:
-    """The finished search of each row that leaves its choice to the tuning. `command` makes the tuning.
-
-    Raises:
-        SpecError: there is no tuning, or it is not done, or was made with other settings.
-        RecordError: a record of the tuning is damaged.
-    """
+    """Each open row's finished search. Raises SpecError where the tuning, which `command` makes, lacks a run."""
     rows = open_rows(spec)
     if rows and spec.tuning is None:
         raise SpecError(f"row {rows[0].row!r} has no learning_rate; give it one, or the spec a [tuning] section")

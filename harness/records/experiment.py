@@ -137,11 +137,7 @@ class Experiment(Planned):
 
 
 def read_experiment(folder: Path) -> Experiment:
-    """Read results/<experiment>/experiment.json.
-
-    Raises:
-        RecordError: absent, damaged or of another version.
-    """
+    """Read results/<experiment>/experiment.json. Raises RecordError: absent, damaged or of another version."""
     return read_record(folder / "experiment.json", Experiment)
 
 

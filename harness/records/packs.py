@@ -37,11 +37,7 @@ Files = dict[str, Any]
 
 
 def read_pack(folder: Path) -> Mapping[str, Files]:
-    """The files of each run in the pack of an experiment's folder, by id; nothing where there is no pack.
-
-    Raises:
-        RecordError: damaged, edited, torn or of another version.
-    """
+    """The files of each run in the folder's pack, by id; nothing where there is none. Raises RecordError if bad."""
     path = folder / NAME
     try:
         status = path.stat()
@@ -95,12 +91,7 @@ def _inside(fields: Files) -> str:
 
 
 def _finished_run(files: Files, folder: Path, where: object) -> RunRecord:
-    """The run in the files of this folder, packed or not.
-
-    Raises:
-        RecordError: a file is damaged or of another version, the run is not done, or its id is not the folder's name
-            and the hash of its config.
-    """
+    """The run in the files of this folder, packed or not. Raises RecordError: damaged, not done, or another run."""
     record = store.parse_run(files, folder)
     try:
         own = run_id(RunConfig.model_validate_json(json.dumps(record.run.config)))
@@ -125,9 +116,6 @@ def read_runs(folder: Path) -> dict[str, RunRecord]:
 
     Where both have a run, a folder with a result wins: it is what was written last here, and a pack that it should go
     into is made from it. A folder without one is a try at a run that the pack has done.
-
-    Raises:
-        RecordError: the pack or a run cannot be used.
     """
     found = {run: _packed_run(folder / run, files) for run, files in read_pack(folder).items()}
     for path in store.run_folders(folder):
@@ -137,11 +125,7 @@ def read_runs(folder: Path) -> dict[str, RunRecord]:
 
 
 def read_result(folder: Path) -> Result | None:
-    """The result of the run of this folder, in the folder or in the experiment's pack; None if it is not done.
-
-    Raises:
-        RecordError: the result is damaged or of another version, or the pack cannot be used.
-    """
+    """The result of the run of this folder, in it or packed; None if it is not done. Raises RecordError if bad."""
     # A result whose run.json is gone says of no run that it is done.
     if (folder / "run.json").exists() and (result := store.read_optional(folder / "result.json", Result)):
         return result
@@ -153,16 +137,11 @@ def pack_runs(folder: Path, remove_folders: bool = False) -> tuple[int, int]:
     """Add the finished runs that are folders to the experiment's pack, and make it where there is none.
 
     Wherever this is stopped, nothing is lost, and the same call goes on. Returns how many runs the pack has, and how
-    many of them are folders.
+    many of them are folders. Raises RecordError where a record or the pack is bad; nothing was changed then.
 
     Args:
-        folder: of the experiment.
         remove_folders: afterwards take away the folders of runs that the pack, read again from the disk, has; with
             them go their logs, checkpoints and locks.
-
-    Raises:
-        RecordError: a record, or the pack that is there, cannot be used; nothing was changed then.
-        OSError: no space, no permission; the old pack is then untouched.
     """
     experiment = read_experiment(folder)
     with _alone(folder):
@@ -198,11 +177,9 @@ def _remove_packed(folder: Path, finished: list[str]) -> None:
 
 
 def unpack_runs(folder: Path) -> int:
-    """Make folders of the packed runs that have none here, and return how many were made; the pack stays.
+    """Make folders of the packed runs that have none here, and return how many; the pack stays.
 
-    Raises:
-        RecordError: there is no pack, or it cannot be used; nothing was written then.
-        OSError: no space, no permission; call again when that is mended.
+    Raises RecordError: there is no pack, or it cannot be used; nothing was written then.
     """
     if not (folder / NAME).exists():
         raise RecordError(f"{folder} holds no {NAME} to unpack; give the folder of an experiment that has one")

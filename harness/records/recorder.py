@@ -29,18 +29,14 @@ class Recorder:
     """One attempt at one run, in the run's folder. Once it has begun it writes only while no newer one has.
 
     A lock would not do: a job that was thought dead can outlive its successor's start, on another machine. So all
-    methods that write after `begin` raise SupersededError where run.json names a newer attempt.
-
-    Args:
-        folder: results/<experiment>/<run id>.
-        run: what goes to run.json, without this attempt.
-        attempt: this attempt.
+    methods that write after `begin` raise SupersededError where run.json names a newer attempt. `run` is what goes to
+    run.json, without this attempt.
     """
 
     def __init__(self, folder: Path, run: RunFile, attempt: Attempt) -> None:
         self.folder = folder
-        self._run = run
-        self._attempt = attempt
+        self._run, self._attempt = run, attempt
+        self.run_id, self.attempt = run.run_id, attempt.attempt
         self._beaten = 0.0
 
     def begin(self, resumed_from_step: int) -> None:
@@ -57,9 +53,8 @@ class Recorder:
     def check_is_newest(self) -> None:
         """Raises SupersededError where run.json names a newer attempt."""
         newest = store.read_record(self.folder / "run.json", RunFile).attempts[-1].attempt
-        if newest != self._attempt.attempt:
-            mine = self._attempt.attempt
-            raise SupersededError(f"attempt {newest} has taken run {self.run_id} over from attempt {mine}")
+        if newest != self.attempt:
+            raise SupersededError(f"attempt {newest} has taken run {self.run_id} over from attempt {self.attempt}")
 
     def event(self, event: Event) -> None:
         self.check_is_newest()
@@ -81,14 +76,6 @@ class Recorder:
         (self.folder / "heartbeat.json").unlink(missing_ok=True)
         store.write_record(self.folder / "result.json", result)
 
-    @property
-    def attempt(self) -> str:
-        return self._attempt.attempt
-
-    @property
-    def run_id(self) -> str:
-        return self._run.run_id
-
 
 def write_failure(
     folder: Path,
@@ -102,10 +89,7 @@ def write_failure(
     """Record why an attempt ended without a result, unless a newer one has begun, whose folder this is then.
 
     Of the attempt's workers the first one's failure stands, and not what comes of it in the others; but "communication"
-    is no cause, and gives way to any other.
-
-    Args:
-        is_last_word: said by who looks back at the attempt, over whatever its workers said.
+    is no cause, and gives way to any other. `is_last_word`: said by who looks back at the attempt, over all of these.
     """
     run = store.read_if_whole(folder / "run.json", RunFile)
     if run is not None and attempt in [each.attempt for each in run.attempts[:-1]]:
@@ -122,21 +106,13 @@ def write_failure(
 
 
 def read_failure(folder: Path, attempt: str) -> Failure | None:
-    """What there is on how this attempt failed.
-
-    Raises:
-        RecordError: the record is damaged, or of another version.
-    """
+    """What there is on how this attempt failed. Raises RecordError: the record is damaged, or of another version."""
     failure = store.read_optional(folder / "failure.json", Failure)
     return failure if failure is not None and failure.attempt == attempt else None
 
 
 def truncate_events(path: Path, last_step: int) -> None:
-    """Keep the whole lines of events up to `last_step`: a resumed run repeats the rest.
-
-    Raises:
-        RecordError: a damaged line that is not the last.
-    """
+    """Keep the whole lines of events up to `last_step`: a resumed run repeats the rest."""
     if path.exists():
         kept = [event for event in store.read_events(path) if event.step <= last_step]
         store.write_text_atomically(path, "".join(store.event_line(event.json_fields()) for event in kept))

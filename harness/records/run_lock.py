@@ -30,10 +30,8 @@ def locked(path: Path, patience_seconds: float = math.inf, busy: str = "") -> It
     """Hold the lock of this file, which the system takes back from a killed process.
 
     Where the file system has no locks everything goes on; only the names of attempts then tell who began last. A file
-    that says who has a run would be no substitute: a process that is killed leaves it behind.
-
-    Raises:
-        BusyError: another process holds it for longer than that; `busy` is the message.
+    that says who has a run would be no substitute: a process that is killed leaves it behind. Raises BusyError: another
+    process holds it for longer than that; `busy` is the message.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
@@ -47,11 +45,7 @@ def locked(path: Path, patience_seconds: float = math.inf, busy: str = "") -> It
 
 @contextmanager
 def owned(folder: Path, rank: int = 0) -> Iterator[None]:
-    """Hold the run's lock; of many processes that work at a run together rank 0 does so for all.
-
-    Raises:
-        BusyError: another process is at this run.
-    """
+    """Hold the run's lock; rank 0 does so for all its workers. Raises BusyError: another process is at this run."""
     if rank:
         yield
         return

@@ -62,11 +62,7 @@ class RunStatus:
 
 
 def is_done(folder: Path) -> bool:
-    """Whether the run of this folder has a valid result, in the folder or packed.
-
-    Raises:
-        RecordError: the result is damaged, or of another version.
-    """
+    """Whether the run of this folder has a valid result, in the folder or packed. Raises RecordError for a bad one."""
     return packs.read_result(folder) is not None
 
 
@@ -79,11 +75,7 @@ def saved_step(folder: Path) -> int | None:
 
 
 def look(folder: Path) -> Seen:
-    """Read what there is on the run in this folder.
-
-    Raises:
-        RecordError: the result or the failure is damaged, or of another version.
-    """
+    """Read what there is on the run in this folder. Raises RecordError: the result or the failure is damaged."""
     result = packs.read_result(folder)
     if result is not None:
         return Seen(result, None, None, None)
@@ -120,11 +112,7 @@ def judge(seen: Seen, job: Submitted | None = None, now: float | None = None) ->
 
 
 def status_of(folder: Path, row: str, seed: int, job: Submitted | None = None) -> RunStatus:
-    """What is shown of the run in this folder. `job`: see `judge`.
-
-    Raises:
-        RecordError: the result or the failure is damaged, or of another version.
-    """
+    """What is shown of the run in this folder; see `judge`. Raises RecordError as `look`."""
     seen = look(folder)
     return RunStatus(folder, row, seed, *judge(seen, job), seen, *((job.name, job.log) if job else ()))
 

@@ -203,11 +203,7 @@ R = TypeVar("R", bound=Record)
 
 
 def read_record(path: Path, kind: type[R]) -> R:
-    """Read one JSON record.
-
-    Raises:
-        RecordError: absent, torn, of another version or of another shape.
-    """
+    """Read one JSON record. Raises RecordError: absent, torn, of another version or of another shape."""
     return parse_record(_read_json(path), path, kind)
 
 
@@ -251,11 +247,7 @@ def _missing(path: Path | str) -> RecordError:
 
 
 def parse_record(fields: object, path: Path | str, kind: type[R]) -> R:
-    """The record in a file's JSON.
-
-    Raises:
-        RecordError: of another version or of another shape.
-    """
+    """The record in a file's JSON. Raises RecordError: of another version or of another shape."""
     if isinstance(fields, dict) and "version" in kind.model_fields and fields.get("version") != VERSION:
         raise RecordError(
             f"{path} is of records version {fields.get('version')!r}, this program reads version {VERSION}; "
@@ -270,11 +262,7 @@ def parse_record(fields: object, path: Path | str, kind: type[R]) -> R:
 
 
 def read_events(path: Path) -> list[Event]:
-    """Read events.jsonl: the last line of each step counts (a resumed run repeats steps), a torn last line is dropped.
-
-    Raises:
-        RecordError: a damaged line that is not the last.
-    """
+    """Read events.jsonl: the last line of a step counts, as a resumed run repeats steps; a torn last one is dropped."""
     return _parse_events(_read_json(path), path) if path.exists() else []
 
 
@@ -287,20 +275,12 @@ def _parse_events(lines: Iterable[object], path: Path | str) -> list[Event]:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read one run's folder.
-
-    Raises:
-        RecordError: a record in it is damaged or of another version.
-    """
+    """Read one run's folder. Raises RecordError: a record in it is damaged or of another version."""
     return parse_run(read_run_files(folder), folder)
 
 
 def read_run_files(folder: Path) -> dict[str, Any]:
-    """The JSON of what is kept of the run in this folder, by the names of its files without their endings.
-
-    Raises:
-        RecordError: a file is damaged.
-    """
+    """The JSON of what is kept of the run in this folder, by the names of its files without their endings."""
     files: dict[str, Any] = {}
     for file in RUN_FILES:
         path = f"{folder}/{file}"  # a Path for each of ten thousand runs' files takes as long as reading them
@@ -310,11 +290,7 @@ def read_run_files(folder: Path) -> dict[str, Any]:
 
 
 def parse_run(files: Mapping[str, Any], folder: Path) -> RunRecord:
-    """The run in the JSON of its files, by their names without endings; `folder` is where they are, or would be.
-
-    Raises:
-        RecordError: a record is damaged, of another version or of another run.
-    """
+    """The run in the JSON of its files, by their names without endings. Raises RecordError where one is bad."""
 
     def parsed(kind: type[R], name: str) -> R | None:
         return parse_record(files[name], f"{folder}/{name}.json", kind) if name in files else None
@@ -338,8 +314,7 @@ def run_folders(folder: Path) -> Iterator[Path]:
 def write_text_atomically(path: Path, text: str, durable: bool = True) -> None:
     """Replace `path` by `text` so that a reader sees the old file or the new one, never a part.
 
-    Raises:
-        OSError: no space, no permission; the old file is then untouched.
+    Raises OSError: no space, no permission; the old file is then untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

@@ -12,7 +12,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from harness.seeds import generator
-from harness.tasks.task import Batch, to_device
+from harness.spec import TaskSpec
+from harness.tasks.task import Batch, subset, to_device
 
 LIGHTING_EIGENVALUES = (55.46, 4.794, 1.148)
 LIGHTING_EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
@@ -31,6 +32,8 @@ CONTRAST, SATURATION = 1, 2
 """Changes by number; brightness is 0."""
 
 EVALUATION_BATCH = 1000
+PADDING = 4
+"""Of images before they are cropped to their own size, as in the paper's released scripts."""
 
 
 @functools.cache
@@ -40,11 +43,7 @@ def _per_channel(numbers: tuple[float, ...], device: torch.device) -> Tensor:
 
 
 def normalised(images: Tensor, mean: Sequence[float], standard_deviation: Sequence[float]) -> Tensor:
-    """Pixels of 0 to 255 scaled to [0, 1] and normalised per channel; a new contiguous float32 tensor.
-
-    Args:
-        images: shape (batch, channels, height, width).
-    """
+    """Copies of images of 0 to 255, shape (batch, channels, ...), scaled to [0, 1] and normalised per channel."""
     pixels = images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
     scale = tuple(1 / (255 * deviation) for deviation in standard_deviation)
     shift = tuple(-centre / deviation for centre, deviation in zip(mean, standard_deviation, strict=True))
@@ -61,11 +60,8 @@ def shifted_crops(padded: Tensor, index: Tensor, shifts: Tensor, side: int) -> T
     """Crops of `side` x `side` out of padded images, mirrored where the draws say so, in one gather for the batch.
 
     Args:
-        padded: shape (num_images, channels, height, width).
+        padded: shape (num_images, channels, height, width); the result's is (batch, channels, side, side).
         index, shifts: the images to take, int64 of shape (batch,), and their draws, on the device of `padded`.
-
-    Returns:
-        Shape (batch, channels, side, side).
     """
     along = torch.arange(side, device=padded.device)
     down, right, flips = shifts[:, :, None].unbind(1)
@@ -75,10 +71,10 @@ def shifted_crops(padded: Tensor, index: Tensor, shifts: Tensor, side: int) -> T
 
 @dataclass(frozen=True)
 class CroppedSamples:
-    """Images in memory, bytes on the device; those trained on are shifted by up to `padding` pixels and mirrored.
+    """Images in memory, bytes on the device; those trained on are shifted by up to PADDING pixels and mirrored.
 
     Attributes:
-        padded: training images with a border of `padding` zeros, shape (n, channels, side + 2 padding, ...).
+        padded: training images with a border of zeros, shape (n, channels, side + 2 PADDING, ...).
         evaluation_images: square, shape (n, channels, side, side).
         mean, standard_deviation: per channel, of pixels scaled to [0, 1].
     """
@@ -89,6 +85,16 @@ class CroppedSamples:
     evaluation_labels: Tensor
     mean: Sequence[float]
     standard_deviation: Sequence[float]
+
+    @classmethod
+    def of(
+        cls, train: Batch, test: Batch | None, spec: TaskSpec, device: torch.device, *statistics: Sequence[float]
+    ) -> CroppedSamples:
+        """Bytes and labels as `subset` divides them; `statistics` are mean and standard deviation."""
+        own = subset(train, spec, test)
+        padded = torch.nn.functional.pad(own.train_inputs, [PADDING] * 4).to(device)
+        scored = own.evaluation_inputs.to(device), own.evaluation_labels.to(device)
+        return cls(padded, own.train_labels.to(device), *scored, *statistics)
 
     def training_batches(self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int) -> Iterator[Batch]:
         side, device = self.evaluation_images.shape[-1], self.padded.device
@@ -147,14 +153,9 @@ def draw(random: torch.Generator, batch_size: int, jitter: float, lighting: floa
 def crop_box(
     height: int, width: int, attempts: Sequence[Sequence[float]], place: Sequence[float]
 ) -> tuple[int, int, int, int]:
-    """The box of a random resized crop: its area's share uniform, its aspect's logarithm uniform.
+    """Top, left, height and width of a random resized crop: its area's share uniform, its aspect's logarithm uniform.
 
-    Args:
-        height, width: of the image.
-        attempts, place: a row of `Draws.attempts` and of `Draws.places`.
-
-    Returns:
-        Top, left, height, width.
+    `attempts` and `place` are a row of `Draws.attempts` and of `Draws.places`.
     """
     low, high = math.log(CROP_ASPECT[0]), math.log(CROP_ASPECT[1])
     for area_draw, aspect_draw in attempts:

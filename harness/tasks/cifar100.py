@@ -12,12 +12,10 @@ from torchvision import datasets
 from harness.spec import TaskSpec
 from harness.tasks import DataError
 from harness.tasks.augment import CroppedSamples
-from harness.tasks.task import cache_folder, held_out_indices
+from harness.tasks.task import cache_folder
 
 MEAN, STANDARD_DEVIATION = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 """Per channel, of pixels scaled to [0, 1]; those of the paper's released scripts."""
-
-PADDING = 4
 
 
 @dataclass(frozen=True)
@@ -34,19 +32,11 @@ class CIFAR100:
         self._read(data, "train")
 
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> CroppedSamples:
-        images, labels = self._read(data, "train")
-        kept, held_out = held_out_indices(self.num_train, spec.held_out, spec.num_train)
-        scored = (images[held_out], labels[held_out]) if spec.held_out else self._read(data, "test")
-        padded = torch.nn.functional.pad(images[kept], [PADDING] * 4).to(device)
-        evaluated, classes = (each.to(device) for each in scored)
-        return CroppedSamples(padded, labels[kept].to(device), evaluated, classes, MEAN, STANDARD_DEVIATION)
+        test = None if spec.held_out else self._read(data, "test")
+        return CroppedSamples.of(self._read(data, "train"), test, spec, device, MEAN, STANDARD_DEVIATION)
 
     def _read(self, data: Path | None, split: str) -> tuple[Tensor, Tensor]:
-        """Images, bytes of shape (n, 3, 32, 32), and labels; fetched into the user's cache where no folder is given.
-
-        Raises:
-            DataError: missing, damaged, or not to be fetched.
-        """
+        """Images, bytes of shape (n, 3, 32, 32), and labels; fetched where no folder is given. Raises DataError."""
         root = cache_folder("cifar100") if data is None else data.expanduser()
         names = f"the folder {self.release.base_folder}/ or {self.release.filename}"
         try:

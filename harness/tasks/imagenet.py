@@ -5,7 +5,6 @@ Threads read, decode and crop batches ahead of their use: decoding and resizing 
 
 from __future__ import annotations
 
-import io
 import itertools
 import os
 from collections import deque
@@ -17,10 +16,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.datasets import DatasetFolder
-from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional
 
 from harness.seeds import generator
@@ -41,9 +39,6 @@ SAMPLED = 32
 MAX_READERS = 8
 """Reading threads of a process at the most; fewer where there are fewer cores."""
 
-UNDECODABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
-"""What decoders raise at the contents of a file."""
-
 T = TypeVar("T")
 
 
@@ -51,8 +46,7 @@ T = TypeVar("T")
 class ImageNet:
     """The folders train/ and val/ of class folders, in DATA or in $XDG_CACHE_HOME/cser-bench/imagenet.
 
-    Attributes:
-        side: of the crops; the shorter side is resized to `resize` before a central crop.
+    Crops have sides of `side`; before a central one the shorter side is resized to `resize`.
     """
 
     num_train: int = 1_281_167
@@ -77,11 +71,7 @@ class ImageNet:
         return ImageNetSamples(self, Images.of(train, kept), scored, device)
 
     def _splits(self, data: Path | None) -> tuple[DatasetFolder, DatasetFolder]:
-        """Look through both folders, as torchvision's `ImageFolder` does.
-
-        Raises:
-            DataError: missing, incomplete or unreadable, or a class is in one of the two alone.
-        """
+        """Both folders, as torchvision's `ImageFolder` looks through them. Raises DataError if they are not whole."""
         root = cache_folder("imagenet") if data is None else data.expanduser()
         train, val = self._split(root / "train", self.num_train), self._split(root / "val", self.num_test)
         if odd := set(train.classes) ^ set(val.classes):
@@ -96,7 +86,7 @@ class ImageNet:
                 "DATA=FOLDER"
             )
         try:
-            found = DatasetFolder(str(root), Image.open, (".jpeg", ".jpg"))
+            found = DatasetFolder(str(root), decode_image, (".jpeg", ".jpg"))
         except OSError as error:
             advice = f"it must hold one folder per class, as in {root.name}/n01440764/NAME.JPEG"
             raise DataError(f"{root} cannot be used ({error.strerror or error}); {advice}") from None
@@ -191,13 +181,9 @@ def in_order(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
 
 
 def read_images(paths: Sequence[str], side: int, resize: int, draws: Draws | None = None) -> Tensor:
-    """Read a batch: random resized crops by these draws, or else central crops after resizing to `resize`.
+    """Random resized crops by these draws, or else central ones after resizing: uint8 of shape (batch, 3, side, side).
 
-    Returns:
-        Pixels, uint8 of shape (batch, 3, side, side).
-
-    Raises:
-        DataError: a file cannot be read or decoded.
+    Raises DataError: a file cannot be read or decoded.
     """
     images = torch.empty((len(paths), 3, side, side), dtype=torch.uint8)
     for position, path in enumerate(paths):
@@ -211,24 +197,16 @@ def read_images(paths: Sequence[str], side: int, resize: int, draws: Draws | Non
                 images[position] = functional.center_crop(functional.resize(pixels, [resize]), [side])
             else:
                 images[position] = random_crop(pixels, side, draws, position)
-        except UNDECODABLE as error:
-            reason = str(error) or type(error).__name__
+        except (RuntimeError, ValueError) as error:
             advice = "put an undamaged copy in its place"
-            raise DataError(f"{path} is no image that can be decoded ({reason}); {advice}") from None
+            raise DataError(f"{path} is no image that can be decoded ({error}); {advice}") from None
     return images
 
 
 def decoded(raw: bytes) -> Tensor:
-    """All pixels of an image as red, green and blue, uint8 of shape (3, height, width).
-
-    Raises:
-        One of `UNDECODABLE`.
-    """
-    try:
-        # A bytearray, since torch warns about memory that is read-only.
-        pixels: Tensor = decode_jpeg(torch.frombuffer(bytearray(raw), dtype=torch.uint8), ImageReadMode.RGB)
-    except RuntimeError:  # PIL takes files that this does not (CMYK, and other formats), and says what is wrong.
-        pixels = functional.pil_to_tensor(Image.open(io.BytesIO(raw)).convert("RGB"))
+    """All pixels of an image as red, green and blue, uint8 of shape (3, height, width)."""
+    # A bytearray, since torch warns about memory that is read-only.
+    pixels: Tensor = decode_image(torch.frombuffer(bytearray(raw), dtype=torch.uint8), ImageReadMode.RGB)
     return pixels
 
 

@@ -15,15 +15,26 @@ long it is. Slots are the testament's headings, then each book's heading and eac
 
 from __future__ import annotations
 
+import hashlib
 import re
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from harness.spec import TaskSpec
 from harness.tasks import DataError
-from harness.tasks.pairs import shuffled
-from harness.tasks.parallel import ParallelText, Splits, TextPair
+from harness.tasks.pairs import NUM_SPECIAL, BleuAndChrf, Encoded, PairSamples, Tokens, chosen_pairs, digest, shuffled
+
+SPECIAL = ["<pad>", "<begin>", "<end>"]
+LEAST = NUM_SPECIAL + 256
+"""Any text is made of bytes, so no token is ever unknown."""
 
 BLOCK, VERSE = struct.Struct("<III"), struct.Struct("<IIH")
 SHARE, MODULES = Path("/usr/share/sword"), Path("modules/texts/ztext")
@@ -34,24 +45,75 @@ NUM_SLOTS = 32_361
 """A versification's, which both texts have."""
 MAX_WORDS, MAX_RATIO = 25, 2.0
 
+
+class TextPair(NamedTuple):
+    """A verse in both languages, and the book that it is in."""
+
+    source: str
+    target: str
+    group: int = 0
+
+
 Chapter = list[TextPair]
 
 
 @dataclass(frozen=True)
-class Bibles:
-    """The chapters of both texts; `num_slots` are those of their versification."""
+class BibleVerses:
+    """A task of pairs of verses, in subwords that are learnt from those to train on.
 
+    Attributes:
+        num_slots: of the versification that both texts have.
+        vocabulary: subwords of both languages together.
+        positions: most subwords of a verse, END included; longer ones are cut.
+        sha256: the digest of all pairs, those to score first; None where any will do.
+        max_cut: a larger share of verses to cut is refused.
+    """
+
+    num_train: int
+    num_test: int
     num_test_chapters: int = 89
     num_slots: int = NUM_SLOTS
-    where: str = "install the packages of Debian 13"
+    vocabulary: int = 2_000
+    positions: int = 96
+    sha256: str | None = None
+    max_cut: float = 0.01
+    metrics: tuple[str, ...] = ("bleu", "chrf")
 
-    def read(self, data: Path | None) -> Splits:
-        english, spanish = (read_module(name, data or SHARE, self.num_slots) for name in PACKAGES)
-        chapters = chapters_of(english, spanish)
+    @property
+    def num_classes(self) -> int:
+        return self.vocabulary
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return (2, self.positions)
+
+    def prepare(self, data: Path | None) -> None:
+        self._read(data)
+
+    def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> PairSamples:
+        """Raises DataError as `prepare`, or where the vocabulary or `positions` do not fit the texts."""
+        train, test, sha256 = self._read(data)
+        subwords = Subwords([text for pair in train for text in pair[:2]], self.vocabulary)
+        encoded_train, encoded_test = _encoded(train, subwords), _encoded(test, subwords)
+        _cut([encoded_train, encoded_test], self.positions - 1, self.max_cut)
+        pairs = chosen_pairs(encoded_train, encoded_test, spec, device)
+        return PairSamples(*pairs, BleuAndChrf(subwords.decode), self.positions, sha256, subwords.sha256)
+
+    def _read(self, data: Path | None) -> tuple[Chapter, Chapter, str]:
+        """Pairs to train on, pairs to score, and their digest. Raises DataError where they are other ones."""
+        share = data or SHARE
+        chapters = chapters_of(*(read_module(name, share, self.num_slots) for name in PACKAGES))
         order = shuffled(len(chapters), seed=0)
         parts = order[self.num_test_chapters :], order[: self.num_test_chapters]
         train, test = ([pair for number in part for pair in chapters[number] if fits(pair)] for part in parts)
-        return train, test
+        sha256 = digest(f"{pair.source}\t{pair.target}" for pair in (*test, *train))
+        if (len(train), len(test)) != (self.num_train, self.num_test) or self.sha256 not in (None, sha256):
+            raise DataError(
+                f"the texts in {share} are other ones than they should be ({len(train):,} pairs to train on and "
+                f"{len(test):,} to score, expected {self.num_train:,} and {self.num_test:,}); install the packages of "
+                "Debian 13"
+            )
+        return train, test, sha256
 
 
 def fits(pair: TextPair) -> bool:
@@ -77,14 +139,9 @@ def chapters_of(english: list[str], spanish: list[str]) -> list[Chapter]:
 
 
 def read_module(name: str, share: Path, num_slots: int) -> list[str]:
-    """The plain text of each slot, in order; of headings it is empty.
+    """The plain text of each slot of one of `PACKAGES`, in order; of headings it is empty.
 
-    Args:
-        name: of the text, one of `PACKAGES`.
-        share: the folder `sword`, as /usr/share/sword.
-
-    Raises:
-        DataError: a file is missing, cut short, damaged, or of another versification.
+    `share` is the folder `sword`, as /usr/share/sword. Raises DataError: missing, damaged, or of another versification.
     """
     folder, package = share / MODULES / name, PACKAGES[name]
     slots = [text for testament in ("ot", "nt") for text in _testament(folder, testament, package)]
@@ -123,11 +180,58 @@ def plain_text(osis: str) -> str:
     return " ".join(re.sub(r"<[^>]*>", "", text).split())
 
 
-TASK = ParallelText(
-    num_train=15_870,
-    num_test=1_203,
-    source=Bibles(),
-    vocabulary=2_000,
-    positions=96,
-    sha256="6916bd8abc115215fdd29009a57566b2c97c62e6793fbd839200c006204a65a6",
+def _encoded(pairs: Chapter, subwords: Subwords) -> Encoded:
+    sources, targets, groups = zip(*pairs, strict=True)
+    return subwords.encode(sources), subwords.encode(targets), list(groups)
+
+
+def _cut(encoded: Sequence[Encoded], longest: int, max_cut: float) -> None:
+    """Cut sentences to `longest` subwords, in place. Raises DataError where that is more than a share `max_cut`."""
+    sides = [side for sources, targets, _ in encoded for side in (sources, targets)]
+    total, num_cut = sum(map(len, sides)), sum(len(own) > longest for side in sides for own in side)
+    if num_cut > max_cut * total:
+        raise DataError(
+            f"{num_cut:,} of {total:,} sentences are longer than the {longest} subwords that the model has positions "
+            f"for, more than {max_cut:.1%}; give more positions"
+        )
+    for side in sides:
+        side[:] = [own[:longest] for own in side]
+
+
+class Subwords:
+    """One vocabulary for both languages, by byte-pair encoding (Sennrich et al., ACL 2016), as `tokenizers` learns it.
+
+    Of its `size` the first tokens are those of `harness.tasks.pairs`. Raises DataError: the texts have too few.
+    """
+
+    def __init__(self, texts: Sequence[str], size: int) -> None:
+        if size < LEAST:
+            raise DataError(f"a vocabulary of {size} has no room for the {LEAST} bytes and marks; give a larger one")
+        self._tokenizer: Tokenizer = Tokenizer(models.BPE())
+        self._tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        self._tokenizer.decoder = decoders.ByteLevel()
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        trainer = trainers.BpeTrainer(
+            vocab_size=size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+        )
+        self._tokenizer.train_from_iterator(texts, trainer)
+        found = self._tokenizer.get_vocab_size()
+        if found != size:
+            raise DataError(
+                f"a vocabulary of {size:,} is larger than the training texts allow, which have {found:,} subwords; "
+                "lower it"
+            )
+        self.sha256 = hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
+
+    def encode(self, texts: Sequence[str]) -> list[Tokens]:
+        """Tokens of each text, int32."""
+        return [numpy.array(each.ids, dtype=numpy.int32) for each in self._tokenizer.encode_batch(list(texts))]  # type: ignore[misc]
+
+    def decode(self, tokens: Tokens) -> str:
+        """The text; bytes that are none become a question mark in a diamond."""
+        return self._tokenizer.decode([int(token) for token in tokens]).strip()
+
+
+TASK = BibleVerses(
+    num_train=15_870, num_test=1_203, sha256="6916bd8abc115215fdd29009a57566b2c97c62e6793fbd839200c006204a65a6"
 )

@@ -182,11 +182,7 @@ class PhoneErrors:
 
 
 class BleuAndChrf:
-    """BLEU (Papineni et al., ACL 2002) and chrF (Popović, WMT 2015) of the whole split, by sacreBLEU (Post, WMT 2018).
-
-    Args:
-        text: of a sentence's tokens.
-    """
+    """BLEU (Papineni et al., ACL 2002) and chrF (Popović, WMT 2015) of a whole split, by sacreBLEU (Post, 2018)."""
 
     def __init__(self, text: Callable[[Tokens], str]) -> None:
         from sacrebleu.metrics.bleu import BLEU

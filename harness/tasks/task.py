@@ -55,11 +55,7 @@ class Task(Protocol):
         """Find, fetch if need be, and verify the data; `load` is then quick. Raises as `load`."""
 
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> Samples:
-        """Read the data from the folder `data`, or from where it is known to lie, and verify it.
-
-        Raises:
-            DataError: data missing or damaged; the message says where and what to do.
-        """
+        """Read the data from the folder `data`, or where it is known to lie, and verify it, else raise DataError."""
 
 
 EVALUATION_BATCH = 250
@@ -90,11 +86,7 @@ def _chosen(inputs: Tensor, labels: Tensor, index: Tensor) -> Batch:
 
 
 def split_sizes(task: Task, spec: TaskSpec) -> tuple[int, int]:
-    """Number of samples trained on, and evaluated.
-
-    Raises:
-        SpecError: more samples are asked for than there are.
-    """
+    """Number of samples trained on, and evaluated. Raises SpecError: more samples are asked for than there are."""
     if spec.held_out >= task.num_train:
         raise SpecError(f"task {spec.name}: held_out = {spec.held_out} leaves nothing of {task.num_train} to train on")
     if spec.num_train + spec.held_out > task.num_train:
@@ -128,11 +120,7 @@ def cache_folder(name: str) -> Path:
 
 
 def find_task(name: str) -> Task:
-    """The task of that name.
-
-    Raises:
-        SpecError: there is none; the message names those there are.
-    """
+    """The task of that name. Raises SpecError: there is none; the message names those there are."""
     known = sorted(module.name for module in pkgutil.iter_modules(tasks.__path__))
     found = getattr(importlib.import_module(f"harness.tasks.{name}"), "TASK", None) if name in known else None
     if found is None:

@@ -1,4 +1,4 @@
-"""The command `time`: sweeps the network at hand and times methods on it, as one of torchrun's or srun's processes."""
+"""The command `time`: sweeps the network at hand and times methods on it, as one of torchrun's processes."""
 
 from __future__ import annotations
 
@@ -16,29 +16,20 @@ from harness.spec import SpecError
 from harness.timing.methods import METHODS
 from harness.timing.session import TIMEOUT_SECONDS, Session, on_one_link, time_methods, timing_of
 from harness.timing.sweep import slowest_seconds, sweep
-from harness.timing.trainees import workload
-from harness.timing.workloads import EMULATED, gradients_of, problem_of
+from harness.timing.workloads import EMULATED, gradients_of, problem_of, workload
 from harness.workers.attempt import prepare_thread
 from harness.workers.process_group import joined, own_gpu
-
-OF_SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
-MASTER_PORT = "29500"
 
 
 def run(name: str, methods: list[str], num_visits: int, steps_per_visit: int, output: Path) -> None:
     """Sweep the network, and time the methods (all if none is named) on the workload; rank 0 writes both records.
 
     A workload with published times is emulated by waiting, over gloo; others are trained, on GPUs where there are some.
-
-    Args:
-        output: folder of the records, made a study of; timings of other workloads that are in it stay.
-
-    Raises:
-        SpecError: started by neither torchrun nor srun, an unknown workload or method, or two workers have one GPU.
-        RecordError: the folder holds a damaged study.
-        RuntimeError: a collective failed.
+    The folder `output` is made a study of; timings of other workloads that are in it stay. Raises SpecError: not
+    started by torchrun, or an unknown name.
     """
-    launch = environment()
+    if "RANK" not in os.environ:
+        raise SpecError("timing needs several workers: start it with torchrun")
     if unknown := [method for method in methods if method not in METHODS]:
         raise SpecError(f"unknown method {unknown[0]!r}; the methods are {', '.join(METHODS)}")
     problem_of(name)
@@ -58,7 +49,7 @@ def run(name: str, methods: list[str], num_visits: int, steps_per_visit: int, ou
     )
     place = torch.device(device)
     with joined(device, TIMEOUT_SECONDS, "env://"):
-        attempt, rank = new_attempt(launch, network.backend, place), dist.get_rank()
+        attempt, rank = new_attempt("torchrun", network.backend, place), dist.get_rank()
         swept = sweep(attempt, network, slowest_seconds(place))
         found = time_methods(session, place)
     if rank == 0:
@@ -73,20 +64,6 @@ def add_to_study(folder: Path, swept: Sweep, timing: Timing) -> None:
     write_record(folder / "sweep.json", swept)
     write_record(folder / name, timing)
     write_record(file, TimingStudy(version=VERSION, sweeps=["sweep.json"], timings=timings, left_out=[]))
-
-
-def environment() -> str:
-    """Which of the two started this process; what srun says is put as torchrun does."""
-    if "RANK" in os.environ:
-        return "torchrun"
-    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
-        os.environ.update({key: os.environ[theirs] for key, theirs in OF_SLURM.items()})
-        # "4(x2)": four on each of two nodes.
-        os.environ.setdefault("LOCAL_WORLD_SIZE", os.environ["SLURM_STEP_TASKS_PER_NODE"].partition("(")[0])
-        os.environ.setdefault("MASTER_ADDR", os.environ["SLURM_LAUNCH_NODE_IPADDR"])
-        os.environ.setdefault("MASTER_PORT", MASTER_PORT)
-        return "srun"
-    raise SpecError("timing needs several workers: start it with torchrun, or with srun from a batch script")
 
 
 def fabric_here(backend: str) -> Fabric:

@@ -18,9 +18,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from harness.records.run_lock import BusyError, locked
-from harness.timing.links import QUEUE_BYTES, LabError, LabTopology, burst_bytes, frames_in_one_piece, unit_bytes
-from harness.timing.relay import enter
+from harness.records.run_lock import locked
+from harness.timing.links import (
+    QUEUE_BYTES,
+    LabError,
+    LabTopology,
+    burst_bytes,
+    enter,
+    frames_in_one_piece,
+    unit_bytes,
+)
 from harness.workers.processes import Worker, WorkerProcesses, start_workers
 
 PREFIX = "cserlab"
@@ -31,6 +38,7 @@ SWITCH, BRIDGE = "switch", "bridge"
 CAPABILITIES = {12: "CAP_NET_ADMIN", 21: "CAP_SYS_ADMIN"}
 LOCKS = Path("/run/cserlab")
 """A file for each prefix, which a lab's owner keeps locked. /run does not outlive a boot, and neither do namespaces."""
+ALREADY = "a lab is up on this machine already: wait, or end the process that has it"
 NAMESPACES = Path("/run/netns")
 CONGESTION_CONTROL = "cubic"
 """Linux's usual one, whatever the host is set to: BBR, for one, stops every ten seconds to look for a shorter way."""
@@ -87,11 +95,7 @@ class Lab:
         return [_counted(machine) for machine in self._machines]
 
     def set_rate(self, bits_per_second: float) -> None:
-        """Change the links in place, both ways.
-
-        Raises:
-            LabError: a rate that no lab can have.
-        """
+        """Change the links in place, both ways. Raises LabError: a rate that no lab can have."""
         self.topology = replace(self.topology, bits_per_second=bits_per_second)
         rate, burst = round(bits_per_second), burst_bytes(bits_per_second)
         limit = f"root tbf rate {rate}bit burst {burst} limit {QUEUE_BYTES}"
@@ -139,7 +143,7 @@ class Lab:
     def _start_relay(self) -> None:
         """The relay makes the machines' interfaces, and lives in the last one's namespace, with which it is ended."""
         namespaces = [str(NAMESPACES / name) for name in self._machines]
-        arguments = [sys.executable, "-m", "harness.timing.relay", INTERFACE, str(self.topology.latency_seconds)]
+        arguments = [sys.executable, "-m", "harness.timing.links", INTERFACE, str(self.topology.latency_seconds)]
         pipe = subprocess.PIPE
         self._relay = subprocess.Popen([*arguments, *namespaces], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
         self._tell_relay("")
@@ -168,15 +172,13 @@ def _up(interface: str) -> list[str]:
 @contextmanager
 def lab(topology: LabTopology) -> Iterator[Lab]:
     """Inside, the lab is up. At the end, also by an exception, SIGINT, SIGTERM or SIGHUP, all of it is gone, and so is
-    every process in its namespaces; what a lab that was killed has left, the next one removes.
-
-    Raises:
-        LabError: no lab is possible here, or one is up already.
+    every process in its namespaces; what a lab that was killed has left, the next one removes. Raises LabError where
+    no lab is possible, and BusyError where one is up already.
     """
     if reason := why_not():
         raise LabError(reason)
     made = Lab(topology, PREFIX)
-    with _signals_as_exceptions(), _alone():
+    with _signals_as_exceptions(), locked(LOCKS / PREFIX, 0.0, ALREADY):
         remove_namespaces(PREFIX)
         try:
             made.lay_out()
@@ -189,22 +191,8 @@ def lab(topology: LabTopology) -> Iterator[Lab]:
                 signal.pthread_sigmask(signal.SIG_SETMASK, waiting)
 
 
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Inside, no other lab of this prefix can come up. Raises LabError where one is up."""
-    try:
-        with locked(LOCKS / PREFIX, 0.0, "a lab is up on this machine already: wait, or end the process that has it"):
-            yield
-    except BusyError as error:
-        raise LabError(str(error)) from None
-
-
 def remove_namespaces(prefix: str) -> None:
-    """End what lives in the namespaces of this prefix, and delete them.
-
-    Raises:
-        LabError: a process that does not end, or a namespace that `ip` cannot delete.
-    """
+    """End what lives in the namespaces of this prefix, and delete them. Raises LabError where one stays."""
     for path in sorted(NAMESPACES.glob(f"{prefix}-*")):
         _empty(path.name)
         done = subprocess.run(["ip", "netns", "delete", path.name], capture_output=True, text=True, check=False)

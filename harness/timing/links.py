@@ -1,8 +1,22 @@
-"""What a lab can be: machines on one switch, the rate of their links, and what a link lets through at once."""
+"""What a lab can be: machines and the rate of their links, on one switch, or far apart on a relay in its place.
+
+The relay holds every packet back, as a long way does (Linux, root). It is a process of its own, which a lab starts and
+ends. Each machine's interface is a TUN device whose other end is here, so the kernel cuts and sums what leaves a
+machine as for a real link. A machine's end limits what it sends; what it receives is limited here.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
+import heapq
 import math
+import os
+import select
+import struct
+import sys
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.spec import SpecError
@@ -23,6 +37,12 @@ QUEUE_BYTES = 1 << 20
 LARGEST_UNIT_BYTES = 60_000
 """Of a link with latency: in larger packets the relay has fewer to pass on."""
 
+TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
+CLONE_NEWNET = 0x40000000
+LARGEST_PACKET = 1 << 16
+DESTINATION = 19
+"""Where a packet of IPv4 has the last byte of the address that it goes to."""
+
 
 class LabError(SpecError):
     """There can be no such lab here: one sentence says why, and what to do."""
@@ -37,9 +57,6 @@ class LabTopology:
         bits_per_second: what each machine's link to the switch carries, each way, headers included.
         latency_seconds: how long a packet is on its way from one machine to another, one way, beside what this machine
             takes; 0 for a switch, and above for a relay in its place.
-
-    Raises:
-        LabError: a number or rate that no lab can have.
     """
 
     num_machines: int
@@ -99,3 +116,63 @@ def frames_in_one_piece(bits_per_second: float) -> int:
     A piece larger than the burst would be cut into frames by the limit, one by one, which takes much more CPU.
     """
     return min(burst_bytes(bits_per_second) // FRAME_BYTES, MOST_FRAMES)
+
+
+def enter(namespace: str) -> None:
+    """Moves this thread into a network namespace. os.setns would do, from Python 3.12 on."""
+    with open(namespace) as file:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.setns(file.fileno(), CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), "cannot enter the network namespace", namespace)
+
+
+def open_tun(namespace: str, interface: str) -> int:
+    """Returns the file that is the other end of a new TUN device in the namespace."""
+    enter(namespace)
+    device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+    fcntl.ioctl(device, TUNSETIFF, struct.pack("16sH", interface.encode(), IFF_TUN | IFF_NO_PI))
+    return device
+
+
+def relay(devices: Sequence[int], latency_seconds: float, orders: int) -> None:
+    """Passes packets on until `orders` is closed, from where each line gives the rate of all links, in bits a second.
+
+    A packet leaves for the machine whose address it has, after those before it at the link's rate, and arrives
+    `latency_seconds` later. One that would wait behind more than QUEUE_BYTES is dropped.
+    """
+    rate, number = 1e12, 0
+    free = [0.0] * len(devices)
+    """When the link to a machine will have sent what was given to it."""
+    flying: list[tuple[float, int, int, bytes]] = []
+    while True:
+        wait = max(0.0, flying[0][0] - time.monotonic()) if flying else None
+        ready, _, _ = select.select([orders, *devices], [], [], wait)
+        if orders in ready:
+            lines = os.read(orders, LARGEST_PACKET).split()
+            if not lines:
+                return
+            rate = float(lines[-1])
+            os.write(1, b"set\n")
+            ready.remove(orders)
+        for device in ready:
+            packet = os.read(device, LARGEST_PACKET)
+            machine, now = packet[DESTINATION] - 1, time.monotonic()
+            is_ours = packet[0] >> 4 == 4 and 0 <= machine < len(devices)
+            if is_ours and (free[machine] - now) * rate <= 8 * QUEUE_BYTES:
+                free[machine] = max(free[machine], now) + 8 * len(packet) / rate
+                heapq.heappush(flying, (free[machine] + latency_seconds, number, machine, packet))
+                number += 1
+        while flying and flying[0][0] <= time.monotonic():
+            _, _, machine, packet = heapq.heappop(flying)
+            os.write(devices[machine], packet)
+
+
+def main(interface: str, latency_seconds: str, *namespaces: str) -> None:
+    """Makes the devices, says so, and relays; it ends in the last machine's namespace, with which it is ended."""
+    devices = [open_tun(namespace, interface) for namespace in namespaces]
+    os.write(1, b"made\n")
+    relay(devices, float(latency_seconds), 0)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -124,13 +124,8 @@ def scored_methods(results: Path) -> dict[str, Method]:
     """The baselines, then each configuration that the experiments score: settings as their tuning chose them.
 
     Of a row that is there at several ratios, in `MAIN`, that of the experiment's main ratio is taken; rows of
-    the other experiments are all taken. DDP computes what SGD does, so SGD's rows are DDP's too.
-
-    Args:
-        results: folder of the experiments' own records, if any: their tunings.
-
-    Raises:
-        SpecError, RecordError: an experiment cannot be planned.
+    the other experiments are all taken. DDP computes what SGD does, so SGD's rows are DDP's too. `results` may have
+    the experiments' own tunings.
     """
     found: list[Method] = []
     for experiment in EXPERIMENTS:

@@ -16,9 +16,8 @@ import torch.distributed as dist
 from harness.records.store import VERSION, Attempt
 from harness.records.timings import Cell, Fabric, Message, Method, StepKind, Stragglers, Timing, Workload
 from harness.timing.lab import Lab, start_inside
-from harness.timing.method_messages import described
 from harness.timing.timed_step import Parts, RankStep, parts_of
-from harness.timing.turn import NUM_WARMUP_STEPS, Setting, Turn, make_groups
+from harness.timing.turn import NUM_WARMUP_STEPS, Setting, Turn, described, make_groups
 from harness.timing.workloads import Gradients
 from harness.workers.attempt import prepare_thread
 from harness.workers.process_group import from_rank_0, joined
@@ -204,11 +203,7 @@ def timing_of(session: Session, found: Found, attempt: Attempt, fabric: Fabric) 
 
 
 def time_in_lab(session: Session, network: Lab) -> Found:
-    """The session, with a worker for each of the lab's; its links are set as cells ask, and else as they are now.
-
-    Raises:
-        WorkerError: a worker failed; the others are ended.
-    """
+    """The session, with a worker for each of the lab's; its links are set as cells ask, and else as they are now."""
     fastest = network.topology.bits_per_second
     with start_inside(network, _work_in_lab, [(session,)] * session.num_workers) as workers:
         while not isinstance(heard := workers.hear(0), tuple):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -17,11 +18,9 @@ from harness.spec import SpecError
 from harness.timing.lab import lab
 from harness.timing.links import LabTopology, rate_text
 from harness.timing.methods import CONSECUTIVE, METHODS, scored_methods
-from harness.timing.netlab import ceiling_bits_per_second, record_name
-from harness.timing.session import CellPlan, CellsOf, Session, kinds_of, on_end, on_one_link, time_in_lab, timing_of
-from harness.timing.sweep import connected, fabric, sweep_lab
-from harness.timing.trainees import workload
-from harness.timing.workloads import gradients_of
+from harness.timing.session import CellPlan, Session, kinds_of, on_end, on_one_link, time_in_lab, timing_of
+from harness.timing.sweep import ceiling_bits_per_second, connected, fabric, record_name, sweep_lab
+from harness.timing.workloads import gradients_of, workload
 
 SHARE_OF_CEILING = 0.3
 """The part of what this machine's links reach that is used: the rest of its cores' time is for the methods."""
@@ -39,18 +38,8 @@ WIDE_WORKLOAD, WIDE_WORKERS, WIDE_LINK = "cmudict", 8, 100e6
 WIDE_LATENCIES = (0.0, 5e-3, 20e-3, 80e-3)
 """Seconds one way: a switch, a region, a continent, and half the world."""
 WIDE = (
-    "all_reduce",
-    "ddp",
-    "powersgd_1",
-    "two_stage_8",
-    "csea",
-    "cser_pl",
-    "mcser",
-    "local_sgd",
-    "diloco",
-    "dpsgd",
-    "choco_sgd",
-    "noloco",
+    *("all_reduce", "ddp", "powersgd_1", "two_stage_8", "csea", "cser_pl", "mcser", "local_sgd", "diloco", "dpsgd"),
+    *("choco_sgd", "noloco"),
 )
 """The methods of wide-area links: those that claim them, and baselines."""
 
@@ -91,11 +80,7 @@ class TimingJob:
     methods: tuple[str, ...] = tuple(METHODS)
 
     def emulated(self, most_bits_per_second: float) -> tuple[LabTopology, float]:
-        """The lab that stands for the job's network, and how many times slower all is in it.
-
-        Args:
-            most_bits_per_second: of all workers' links together.
-        """
+        """The lab that stands for the job's network, where all links carry so much, and how many times slower it is."""
         whole = LabTopology(self.num_machines, self.workers_per_machine, self.bits_per_second)
         dilation = max(self.dilation, whole.ring_bits_per_second / most_bits_per_second)
         return replace(whole, bits_per_second=self.bits_per_second / dilation), dilation
@@ -125,16 +110,28 @@ two latencies, one twice the other.
 """
 
 
+class Timed(NamedTuple):
+    """A session, the lab that it is timed in, the network that this stands for, and the name of its record."""
+
+    name: str
+    session: Session
+    lab: LabTopology
+    """Its links are so fast while methods warm up."""
+    fabric: Fabric
+
+    def write(self, folder: Path) -> None:
+        """Time the session, and write its record into the folder. Raises LabError or WorkerError where that fails."""
+        print(f"speedups: {self.name}, {len(self.session.methods)} methods on {self.lab}", flush=True)
+        attempt = new_attempt("processes", "gloo", torch.device("cpu"))
+        with lab(self.lab) as up:
+            found = time_in_lab(self.session, up)
+        write_record(folder / f"{self.name}.json", timing_of(self.session, found, attempt, self.fabric))
+
+
 def run_study(output: Path, minutes: float) -> TimingStudy:
     """Sweeps of the jobs' links, to which the cost model is fitted, then the jobs; writes their records and study.json.
 
-    Args:
-        output: folder of the records.
-        minutes: a timing that would be begun later is left out.
-
-    Raises:
-        LabError: this machine can have no network lab.
-        WorkerError: a worker failed.
+    A timing that would be begun after so many minutes is left out.
     """
     ends = time.monotonic() + 60 * minutes
     most = SHARE_OF_CEILING * ceiling_bits_per_second(max(job.num_machines * job.workers_per_machine for job in JOBS))
@@ -152,12 +149,15 @@ def run_study(output: Path, minutes: float) -> TimingStudy:
         if why := _why_not(load, dilation, ends):
             left_out.append(LeftOut(what=str(job), why=why))
             continue
-        print(f"speedups: {job}, slowed down {dilation:.4g} times", flush=True)
-        place = f"{job.num_machines}x{job.workers_per_machine}-{job.bits_per_second / 1e6:g}mbps"
-        name = f"timing-{job.workload}-{place}"
-        timings.append(f"{name}.json" if f"{name}.json" not in timings else f"{name}-slowed-{job.dilation:g}.json")
-        methods, cells_of = [METHODS[each] for each in job.methods], partial(on_one_link, job.bits_per_second, dilation)
-        _time(output / timings[-1], load, methods, cells_of, most, fabric(topology, dilation))
+        name = f"timing-{job.workload}-{job.num_machines}x{job.workers_per_machine}-{job.bits_per_second / 1e6:g}mbps"
+        name += f"-slowed-{job.dilation:g}" if f"{name}.json" in timings else ""
+        timings.append(f"{name}.json")
+        cells_of, made = partial(on_one_link, job.bits_per_second, dilation), fabric(topology, dilation)
+        fastest = replace(topology, bits_per_second=most / made.num_workers)
+        session = Session(
+            load, gradients_of(load.name), made.num_workers, [METHODS[each] for each in job.methods], cells_of
+        )
+        Timed(name, session, fastest, made).write(output)
     sweeps = [record_name(topology) for topology in topologies]
     study = TimingStudy(version=VERSION, sweeps=sweeps, timings=timings, left_out=left_out)
     write_record(output / "study.json", study)
@@ -171,90 +171,58 @@ def _why_not(load: Workload, dilation: float, ends: float) -> str | None:
     return "the minutes given to the study were over" if time.monotonic() > ends else None
 
 
-def _time(
-    file: Path, load: Workload, methods: Sequence[Method], cells_of: CellsOf, most_bits_per_second: float, made: Fabric
-) -> None:
-    """Time a session and write its record; the lab's links are at their fastest while methods warm up."""
-    session = Session(load, gradients_of(load.name), made.num_workers, methods, cells_of)
-    attempt = new_attempt("processes", "gloo", torch.device("cpu"))
-    with lab(LabTopology(made.num_machines, made.workers_per_machine, most_bits_per_second / made.num_workers)) as up:
-        found = time_in_lab(session, up)
-    write_record(file, timing_of(session, found, attempt, made))
-
-
-def run_scored(file: Path, results: Path, names: Sequence[str]) -> None:
-    """Time exactly what the experiments score, on links of several rates in one session, and write its record.
-
-    Args:
-        file: the record's.
-        results: folder of the experiments' own records, if any: their tunings.
-        names: of the methods; all if none is named.
-
-    Raises:
-        SpecError: an unknown method, or this machine can have no network lab.
-        WorkerError: a worker failed.
-    """
-    known = scored_methods(results)
-    if unknown := [name for name in names if name not in known]:
-        raise SpecError(f"unknown method {unknown[0]!r}; the scored methods are {', '.join(known)}")
-    methods = [method for name, method in known.items() if name in names or not names]
-    most = SCORED_SHARE_OF_CEILING * ceiling_bits_per_second(SCORED_WORKERS)
-    print(f"speedups: {len(methods)} scored methods, links up to {rate_text(most)} in all", flush=True)
+def scored(folder: Path, names: Sequence[str]) -> Iterator[Timed]:
+    """Exactly what the experiments score, on links of several rates in one session; another call is another session."""
+    methods = _named(scored_methods(Path("results")), names)
+    most, load = SCORED_SHARE_OF_CEILING * ceiling_bits_per_second(SCORED_WORKERS), workload(SCORED_WORKLOAD, "cpu")
+    session = Session(load, gradients_of(load.name), SCORED_WORKERS, methods, partial(scored_cells, most))
     several = fabric(LabTopology(SCORED_WORKERS, 1, max(SCORED_LINKS))).model_copy(update={"bits_per_second": None})
-    _time(file, workload(SCORED_WORKLOAD, "cpu"), methods, partial(scored_cells, most), most, several)
+    number = 1 + len(list(folder.glob("scored-*.json")))
+    yield Timed(f"scored-{number}", session, LabTopology(SCORED_WORKERS, 1, most / SCORED_WORKERS), several)
 
 
-def run_wide(folder: Path, names: Sequence[str]) -> None:
-    """Time methods on links of one rate and several latencies, each a session in real time, and write their records.
-
-    Args:
-        folder: of the records.
-        names: of the methods; all of `WIDE` if none is named.
-
-    Raises:
-        SpecError: an unknown method, or this machine can have no network lab.
-        WorkerError: a worker failed.
-    """
+def wide(folder: Path, names: Sequence[str]) -> Iterator[Timed]:
+    """Links of one rate and several latencies, each a session in real time; of `WIDE` if no method is named."""
     methods, load = _named(METHODS, names or WIDE), workload(WIDE_WORKLOAD, "cpu")
     for latency in WIDE_LATENCIES:
         session = Session(load, gradients_of(load.name), WIDE_WORKERS, methods, partial(on_one_link, WIDE_LINK, 1.0))
-        _time_wide(folder / f"wide-{_link(latency)}.json", session, latency)
+        yield _in_real_time("wide", session, latency)
 
 
-def run_consecutive(folder: Path, names: Sequence[str]) -> None:
-    """Time consecutive steps, with nobody slow and with stragglers, each a session in real time, as `run_wide` does.
+def consecutive(folder: Path, names: Sequence[str]) -> Iterator[Timed]:
+    """Consecutive steps, with nobody slow and with stragglers, each a session in real time.
 
-    Args:
-        names: of `CONSECUTIVE`; all if none is named. Far apart M-CSER is left out: it would take a quarter of an hour.
+    Far apart M-CSER is left out where no method is named: it would take a quarter of an hour.
     """
     load = workload(WIDE_WORKLOAD, "cpu")
     for latency, slow in [*((0.0, each) for each in SLOW), *((each, None) for each in FAR)]:
         methods = _named(CONSECUTIVE, names or [name for name in CONSECUTIVE if not latency or name != "mcser_64"])
-        cells_of = partial(on_end, WIDE_LINK)
-        session = Session(
-            load, gradients_of(load.name), WIDE_WORKERS, methods, cells_of, steps_per_visit=2, stragglers=slow
-        )
-        which = "" if slow is None else f"-{slow.who.replace(' ', '-')}-{slow.factor:g}"
-        _time_wide(folder / f"consecutive-{_link(latency)}{which}.json", session, latency)
+        session = Session(load, gradients_of(load.name), WIDE_WORKERS, methods, partial(on_end, WIDE_LINK))
+        yield _in_real_time("consecutive", replace(session, steps_per_visit=2, stragglers=slow), latency)
+
+
+SESSIONS: dict[str, Callable[[Path, Sequence[str]], Iterator[Timed]]] = {
+    "scored": scored,
+    "wide": wide,
+    "consecutive": consecutive,
+}
+"""Sessions that are timed by themselves: called with the folder of records and names of methods, all if none is named.
+
+Raises SpecError: an unknown method, or this machine can have no network lab.
+"""
 
 
 def _named(known: Mapping[str, Method], names: Sequence[str]) -> list[Method]:
     if unknown := [name for name in names if name not in known]:
         raise SpecError(f"unknown method {unknown[0]!r}; the methods are {', '.join(known)}")
-    return [known[name] for name in names]
+    return [known[name] for name in names or known]
 
 
-def _link(latency: float) -> str:
-    return f"{WIDE_LINK / 1e6:g}mbps-{1e3 * latency:g}ms"
-
-
-def _time_wide(file: Path, session: Session, latency: float) -> None:
-    topology = LabTopology(WIDE_WORKERS, 1, WIDE_LINK, latency)
-    print(f"speedups: {file.stem}, {WIDE_WORKLOAD} on {topology}", flush=True)
-    attempt = new_attempt("processes", "gloo", torch.device("cpu"))
-    with lab(topology) as up:
-        found = time_in_lab(session, up)
-    write_record(file, timing_of(session, found, attempt, fabric(topology)))
+def _in_real_time(kind: str, session: Session, latency: float) -> Timed:
+    topology, slow = LabTopology(WIDE_WORKERS, 1, WIDE_LINK, latency), session.stragglers
+    name = f"{kind}-{WIDE_LINK / 1e6:g}mbps-{1e3 * latency:g}ms"
+    name += "" if slow is None else f"-{slow.who.replace(' ', '-')}-{slow.factor:g}"
+    return Timed(name, session, topology, fabric(topology))
 
 
 def scored_cells(most_bits_per_second: float, load: Workload, method: Method) -> list[CellPlan]:

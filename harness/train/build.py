@@ -6,7 +6,8 @@ import importlib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -26,8 +27,7 @@ from harness.train.order import learning_rate_factor, shard_size
 def build_model(spec: ModelSpec, task: Task, seed: int, device: torch.device) -> nn.Module:
     """A model whose initial parameters depend on the seed alone; the global generator is left as it was.
 
-    Raises:
-        SpecError: unknown model or options.
+    Raises SpecError: unknown model or options.
     """
     if spec.name not in NETWORKS:
         raise SpecError(f"unknown model {spec.name!r}; the models are {', '.join(sorted(NETWORKS))}")
@@ -35,13 +35,19 @@ def build_model(spec: ModelSpec, task: Task, seed: int, device: torch.device) ->
     _check_options(f"model {spec.name}", spec.options, build)
     # nn.Module draws initial values from the global generator and offers no other.
     place = torch.device("cpu" if device.type != "meta" else "meta")
-    with torch.random.fork_rng(devices=[]), place:
+    with torch.random.fork_rng(devices=[]), place, _refusals(f"model {spec.name}: "):
         torch.manual_seed(derive_seed(seed, "init"))
-        try:
-            model: nn.Module = build(task.input_shape, task.num_classes, **spec.options)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise SpecError(f"model {spec.name}: {error}") from None
+        model: nn.Module = build(task.input_shape, task.num_classes, **spec.options)
     return model.to(device)
+
+
+@contextmanager
+def _refusals(where: str) -> Iterator[None]:
+    """Have what a value of a spec was refused by said as the spec's mistake."""
+    try:
+        yield
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SpecError(f"{where}{error}") from None
 
 
 MemoryFormat = Literal["contiguous", "channels_last"]
@@ -76,11 +82,7 @@ def use_device(device: str) -> None:
 
 
 def trainable(config: RunConfig, device: torch.device) -> nn.Module:
-    """The run's model as training has it on the device: its numbers in the format that is chosen there.
-
-    Raises:
-        SpecError: unknown model or options.
-    """
+    """The run's model as training has it on the device: its numbers in the format that is chosen there."""
     use_device(str(device))
     model = build_model(config.model, find_task(config.task.name), config.seed, device)
     lay_out(model, methods()[config.algorithm].needs_contiguous)
@@ -96,11 +98,8 @@ def build_optimizer(
 ) -> DistributedOptimizer:
     """The run's optimiser; on a meta model this is how a plan checks settings and counts bits.
 
-    Args:
-        stacked: the parameters of all workers, in the model's order, which are then trained in place of the model's.
-
-    Raises:
-        SpecError: unknown algorithm, setting or compressor, or values that it cannot take.
+    `stacked` are the parameters of all workers, in the model's order, which are then trained in place of the model's.
+    Raises SpecError: an unknown algorithm, setting or compressor, or values that it cannot take.
     """
     known = methods()
     if config.algorithm not in known:
@@ -125,7 +124,7 @@ def build_optimizer(
             communication_dtype=torch.float16 if config.wire == "fp16" else None,
             **given,
         )
-    except ValueError as error:
+    except ValueError as error:  # and no other: what a collective raises here is no mistake of the spec's
         raise SpecError(str(error)) from None
     if per_epoch := num_steps // config.num_epochs:
         peak, length = config.learning_rate, (per_epoch, config.num_epochs)
@@ -134,11 +133,7 @@ def build_optimizer(
 
 
 def module_to_train(optimizer: DistributedOptimizer, model: nn.Module) -> nn.Module:
-    """What forward passes in training go through: the model, or what a baseline puts around it.
-
-    Raises:
-        SpecError: the workers are not such as the baseline needs.
-    """
+    """What forward passes in training go through: the model, or what a baseline puts around it."""
     try:
         return optimizer.through(model) if isinstance(optimizer, DDP) else model
     except ValueError as error:
@@ -161,7 +156,8 @@ def _value(algorithm: str, key: str, declared: Any, value: Any, num_steps: int) 
             raise SpecError(f"{algorithm}: {key} cannot be {compressor.kind!r}; it takes {takes}")
         return compressor
     if Topology in _choices(declared):
-        return build_topology(f"{algorithm}: {key}", value)
+        with _refusals(f"{algorithm}: {key}: "):
+            return Topology(value)
     if value == "end" and key.endswith("_interval"):
         return num_steps
     _check_type(f"{algorithm}: {key}", value, declared)
@@ -169,21 +165,15 @@ def _value(algorithm: str, key: str, declared: Any, value: Any, num_steps: int) 
 
 
 def build_compressor(where: str, table: Any) -> Compressor:
-    """A compressor from its table in a spec, for instance {kind = "block", ratio = 512}.
-
-    Raises:
-        SpecError: unknown kind or key, or a value out of range.
-    """
+    """A compressor from its table in a spec, for instance {kind = "block", ratio = 512}; else raises SpecError."""
     known = compressors()
     if not isinstance(table, dict) or not isinstance(table.get("kind"), str) or table["kind"] not in known:
         raise SpecError(f"{where}: unknown compressor {table!r}; give a table whose kind is one of {', '.join(known)}")
     kind = known[table["kind"]]
     options = {key: value for key, value in table.items() if key != "kind"}
     _check_options(f"{where}: compressor {kind.kind}", options, kind)
-    try:
+    with _refusals(f"{where}: "):
         return kind(**options)
-    except (TypeError, ValueError) as error:
-        raise SpecError(f"{where}: {error}") from None
 
 
 def table_at_ratio(algorithm: str, ratio: int) -> dict[str, Any]:
@@ -196,14 +186,6 @@ def _table(compressor: Compressor) -> dict[str, Any]:
     """What `build_compressor` makes this compressor of, defaults left out."""
     given = [(each, getattr(compressor, each.name)) for each in inspect.signature(type(compressor)).parameters.values()]
     return {"kind": compressor.kind} | {each.name: value for each, value in given if value != each.default}
-
-
-def build_topology(where: str, name: Any) -> Topology:
-    """A topology from its name in a spec. Raises SpecError where there is none of that name."""
-    try:
-        return Topology(name)
-    except ValueError as error:
-        raise SpecError(f"{where}: {error}") from None
 
 
 def _check_options(where: str, given: dict[str, Any], function: Callable[..., Any]) -> None:
@@ -248,11 +230,7 @@ def _choices(declared: Any) -> tuple[Any, ...]:
 
 
 def num_steps_of(config: RunConfig) -> tuple[int, int]:
-    """Steps per epoch, and in all.
-
-    Raises:
-        SpecError: the workers' batches need more samples than there are.
-    """
+    """Steps per epoch, and in all. Raises SpecError: the workers' batches need more samples than there are."""
     num_train, _ = split_sizes(find_task(config.task.name), config.task)
     per_epoch = shard_size(config.partition, num_train, config.num_workers) // config.batch_size
     if per_epoch == 0:

@@ -40,8 +40,7 @@ def save(
         attempt: keeps the files of two attempts that write at the same time apart.
         check_is_newest: raises where this attempt may not publish what it saved; rank 0 asks.
 
-    Raises:
-        OSError: no space, no permission; the generations before stay whole.
+    Raises OSError: no space, no permission; the generations before stay whole.
     """
     name = f"step-{step:09d}"
     temporary = folder / f"{name}.{attempt}.tmp"
@@ -106,8 +105,7 @@ def _published(folder: Path) -> list[str]:
 def load(folder: Path, collectives: Collectives) -> tuple[int, dict[str, Any]] | None:
     """The step and this rank's state of the newest generation that is whole on every rank, or None.
 
-    Raises:
-        CheckpointError: the checkpoint is of another number of workers or another version.
+    Raises CheckpointError: it is of another number of workers or another version.
     """
     for name in _agreed(_published(folder), collectives):
         state = _load_generation(folder / name, collectives)

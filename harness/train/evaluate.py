@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,14 +58,9 @@ def evaluate(
 ) -> Score:
     """Score the average model in the run's precision; models, optimiser and generators are then what they were.
 
-    Every sample counts once; with the batch-norm policy "local", and for a method that never averages, whose result is
-    each worker's own model, once per worker, so that the score is the mean of the workers' scores.
-
-    Args:
-        models: of the workers at this end, see `Collectives.own_ranks`.
-
-    Raises:
-        RuntimeError: another number of samples was scored.
+    Every sample counts once, or a RuntimeError is raised; with the batch-norm policy "local", and for a method that
+    never averages, whose result is each worker's own model, once per worker, so that the score is the mean of theirs.
+    `models` are those of the workers at this end, see `Collectives.own_ranks`.
     """
     collectives, averages = optimizer.collectives, optimizer.averages_models
     num_workers, every = collectives.world_size, torch.arange(num_evaluation)
@@ -193,13 +187,6 @@ def _batch_norm(
             buffer.copy_(before)
 
 
-def answers(model: Any, source: Tensor, precision: MixedPrecision, max_length: int, num_beams: int) -> list[list[int]]:
-    """What a `Transformer` says to sources of shape (batch, length), without END."""
-    with precision.autocast():
-        tokens = greedy(model, source, max_length) if num_beams == 1 else beam(model, source, max_length, num_beams)
-    return [plain(row) for row in tokens.tolist()]
-
-
 def greedy(model: Transformer, source: Tensor, max_length: int) -> Tensor:
     """The likeliest token each time, int64 of shape (batch, at most max_length); PAD after END."""
     state = model.begin(source)
@@ -248,20 +235,19 @@ def beam(model: Transformer, source: Tensor, max_length: int, num_beams: int) ->
 def translation_sums(
     model: nn.Module, indices: Tensor, precision: MixedPrecision, samples: PairSamples, num_beams: int
 ) -> Tensor:
-    """Sentences answered word for word, sentences, summed loss of tokens, tokens, and the sums of the measure.
-
-    Args:
-        model: in its mode for evaluation.
-
-    Returns:
-        float64 of shape (4 + samples.measure.num_sums,), on the model's device.
+    """Sentences answered word for word, sentences, summed loss of tokens, tokens, and the sums of the measure: float64,
+    of shape (4 + samples.measure.num_sums,), on the model's device. The model must be in its mode for evaluation.
     """
+    assert isinstance(model, Transformer), "no other network translates"
     totals = torch.zeros(4 + samples.measure.num_sums, dtype=torch.float64)
     for index in samples.parts(indices):
         inputs, labels = samples.evaluation.batch(index)
         outputs = precision.outputs(model, inputs)
         loss = nn.functional.cross_entropy(outputs, labels, reduction="sum").item()
-        said = answers(model, inputs[:, 0], precision, samples.max_length, num_beams)
+        source, longest = inputs[:, 0], samples.max_length
+        with precision.autocast():
+            found = greedy(model, source, longest) if num_beams == 1 else beam(model, source, longest, num_beams)
+        said = list(map(plain, found.tolist()))
         expected = samples.evaluation.sentences(1, index)
         correct = sum(map(list.__eq__, said, expected))
         tokens = int(samples.evaluation.num_tokens[index].sum())

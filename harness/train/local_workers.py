@@ -31,9 +31,6 @@ def local_workers(
 
     Stacked workers have copies of the model, with buffers of their own. Their parameters and gradients are rows of the
     optimiser's: `optimizer.flat.tensors[k][rank]` is parameter k of `models[rank]`.
-
-    Raises:
-        SpecError: unknown algorithm, setting or compressor, or values that it cannot take.
     """
     if not isinstance(collectives, StackedCollectives):
         return [model], build_optimizer(config, model, collectives, num_steps)
@@ -67,11 +64,7 @@ def batched_backward(model: nn.Module, stacked: Sequence[Tensor]) -> Callable[[T
     None where a layer is neither linear, with a bias, nor a ReLU nor flattens. The function takes inputs of shape
     (num_workers * batch, ...) and labels of shape (num_workers * batch,), adds to the gradients, and returns the
     workers' mean losses, of shape (num_workers,). Autograd would take half as long again: most of its time goes into
-    the layout of such gradients.
-
-    Args:
-        model: one worker's.
-        stacked: the parameters of all workers, of shape (num_workers, ...) each.
+    the layout of such gradients. `stacked` are the parameters of all workers, of shape (num_workers, ...) each.
     """
     if not isinstance(model, nn.Sequential) or not all(map(_has_batched_form, model)):
         return None
@@ -196,32 +189,25 @@ def random_batch(task: Task, batch_size: int, generator: torch.Generator, like: 
 
 
 class Trainee:
-    """The workers at this end, one or all of them stacked, with random batches of their own.
+    """The workers at this end, one or all of them stacked, with a random batch of its own each.
 
     Args:
         config: names the method, its settings, batch size and precision.
         model: is trained, or copied where workers are stacked; floating, on the device to train on.
-        num_batches: of each worker, that steps go through in turn.
     """
 
-    def __init__(self, config: RunConfig, model: nn.Module, collectives: Collectives, num_batches: int = 1) -> None:
+    def __init__(self, config: RunConfig, model: nn.Module, collectives: Collectives) -> None:
         self.models, self.optimizer = local_workers(config, model, collectives, num_steps=0)
         self._trained = [module_to_train(self.optimizer, each) for each in self.models]
         like = self.optimizer.flat.parameters
         self.precision = MixedPrecision(config.precision, like.device, config.label_smoothing)
         task, draws = find_task(config.task.name), [torch.Generator().manual_seed(r) for r in collectives.own_ranks]
-        self.batches = [
-            [random_batch(task, config.batch_size, each, like) for each in draws] for _ in range(num_batches)
-        ]
-        """Each worker's batches, turn by turn."""
-        self._next = 0
+        self.batches = [random_batch(task, config.batch_size, each, like) for each in draws]
 
     def step(self) -> Tensor:
-        """Train once, each worker on its next batch; the workers' losses before, of shape (local workers,)."""
-        batches = self.batches[self._next]
-        self._next = (self._next + 1) % len(self.batches)
+        """Train once, each worker on its batch; the workers' losses before, of shape (local workers,)."""
         self.optimizer.zero_grad()
-        each = zip(self._trained, batches, strict=True)
+        each = zip(self._trained, self.batches, strict=True)
         losses = torch.stack([self.precision.both_passes(model, *batch) for model, batch in each])
         self.precision.step(self.optimizer)
         return losses

@@ -153,8 +153,7 @@ def learning_rate_factor(schedule: ScheduleSpec, step: int, steps_per_epoch: int
     """What the peak learning rate is multiplied with at `step`, counted from 0.
 
     Linear warm-up from 0, at the step's end, so that the first step is not lost; then 1, or 1/2 (1 + cos(pi t)) with t
-    the share of the steps after the warm-up that are done, or `factor` for each milestone that has passed, or the root
-    of the warm-up's share of what is done.
+    the share of the steps after the warm-up that are done, or `factor` for each milestone that has passed.
     """
     epoch = step / steps_per_epoch
     warmup_epochs = schedule.warmup_epochs + schedule.warmup_share * num_epochs
@@ -164,8 +163,6 @@ def learning_rate_factor(schedule: ScheduleSpec, step: int, steps_per_epoch: int
     if schedule.kind == "cosine":
         share = (epoch - warmup_epochs) / (num_epochs - warmup_epochs)
         return 0.5 * (1 + math.cos(math.pi * share))
-    if schedule.kind == "inverse_sqrt":
-        return math.sqrt(warmup_epochs / epoch)
     return _milestones(schedule, epoch)
 
 

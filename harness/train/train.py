@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from algorithms import Purpose, StackedCollectives
+from algorithms import Collectives, Purpose, StackedCollectives
 from harness.records import store
 from harness.records.recorder import Recorder
 from harness.records.store import Event, Heartbeat, Result, TrafficEntry
@@ -20,7 +20,7 @@ from harness.tasks.task import to_device
 from harness.train import checkpoint
 from harness.train.evaluate import Score, evaluate, worker_accuracies
 from harness.train.order import evaluation_steps
-from harness.train.training import Preempted, Training, Work
+from harness.train.training import Job, Preempted, StopRequested, Training
 
 CHECK_EVERY = 25
 """Steps between two looks at the loss: for divergence, heartbeat and checkpoint."""
@@ -29,18 +29,16 @@ STOP_SECONDS = 2.0
 """So often, or at every step where one takes longer, workers ask each other whether to stop, which waits for a GPU."""
 
 
-def train(work: Work) -> None:
+def train(job: Job, collectives: Collectives, stop_requested: StopRequested | None = None) -> None:
     """Train the workers at this end from the newest checkpoint, or from the start, to a recorded result.
 
-    Raises:
-        Preempted: a stop was requested, and is possible now that the state is saved.
-        RuntimeError: the bits sent are not those of the method's closed form.
+    Raises Preempted where `stop_requested` is true for a worker, once the state is saved.
     """
-    training = Training(work)
-    if work.recorder is not None:
-        work.recorder.begin(training.step)
+    training = Training(job, collectives, stop_requested)
+    if training.recorder is not None:
+        training.recorder.begin(training.step)
     monitor = Monitor(training)
-    scored = evaluation_steps(work.config, training.per_epoch)
+    scored = evaluation_steps(training.config, training.per_epoch)
     while training.step < training.num_steps and training.diverged_at is None:
         training.take_step()
         monitor.after_step(training.step in scored)
@@ -54,7 +52,7 @@ class Monitor:
     """Watches one worker's training. What it finds, all workers find at the same step."""
 
     def __init__(self, training: Training) -> None:
-        self._training, self._work = training, training.work
+        self._training = training
         self._save_due = self._stopping = False
         self._ask_every = 1
         """Steps between two questions whether to stop; the first look says how many there may be."""
@@ -63,25 +61,24 @@ class Monitor:
 
     def after_step(self, scored: bool) -> None:
         """Look, where it is time or the average is about to be scored; else ask at times whether to stop."""
-        training, work = self._training, self._work
-        saves = False
+        training, saves = self._training, False
         if scored or training.step % CHECK_EVERY == 0:
             saves = self._look()
-        elif work.stop_requested is not None and training.step % self._ask_every == 0:
-            alone = isinstance(work.collectives, StackedCollectives)
+        elif training.stop_requested is not None and training.step % self._ask_every == 0:
+            alone = isinstance(training.collectives, StackedCollectives)
             self._stopping = self._wants_stop() if alone else self._total([self._wants_stop()]).item() > 0
         else:
             return
         self._save_due = (saves or self._stopping) and training.step < training.num_steps
-        recorder = work.recorder
+        recorder = training.recorder
         if recorder is not None and (recorder.heartbeat_is_due() or training.step == training.num_steps):
             recorder.heartbeat(self._heartbeat(recorder))
 
     def _look(self) -> bool:
         """Look at the mean loss over workers, and whether one of them is to stop; whether one means to save."""
-        training, collectives, now = self._training, self._work.collectives, time.monotonic()
-        every = self._work.checkpoint_seconds
-        wants_checkpoint = self._work.recorder is not None and now - self._saved >= every
+        training, collectives, now = self._training, self._training.collectives, time.monotonic()
+        every = 60 * training.job.checkpoint_minutes
+        wants_checkpoint = training.recorder is not None and now - self._saved >= every
         step_seconds = (now - self._looked) / (training.step - self._looked_at_step)
         self._looked, self._looked_at_step = now, training.step
         totals = self._total([wants_checkpoint, self._wants_stop(), step_seconds], training.losses).tolist()
@@ -100,19 +97,16 @@ class Monitor:
         sent = to_device(torch.tensor(values, dtype=torch.float64), losses.device)
         own = sent.expand(*losses.shape[:-1], -1)
         totals = own.clone() if before is None else torch.cat([before, own], dim=-1)
-        self._work.collectives.all_reduce_sum_(totals, Purpose.CONTROL)
+        self._training.collectives.all_reduce_sum_(totals, Purpose.CONTROL)
         return totals[0]
 
     def _wants_stop(self) -> bool:
-        return self._work.stop_requested is not None and self._work.stop_requested()
+        stop_requested = self._training.stop_requested
+        return stop_requested is not None and stop_requested()
 
     def save_if_due(self) -> None:
-        """Save, after the score of the same step: a resumed run would not make it again. Then stop, if that is why.
-
-        Raises:
-            Preempted: a stop was requested, and is possible now that the state is saved.
-        """
-        training, recorder = self._training, self._work.recorder
+        """Save, after the score of the same step: a resumed run would not make it. Then raise Preempted if asked."""
+        training, recorder = self._training, self._training.recorder
         if not self._save_due or training.diverged_at is not None:
             return
         self._save_due = False
@@ -124,7 +118,7 @@ class Monitor:
             raise Preempted(f"asked to stop; saved at step {training.step} of {training.num_steps}")
 
     def _heartbeat(self, recorder: Recorder) -> Heartbeat:
-        training, config = self._training, self._work.config
+        training, config = self._training, self._training.config
         rate = (training.step - self._first_step) / (time.monotonic() - self._started)
         return Heartbeat(
             attempt=recorder.attempt,
@@ -135,25 +129,24 @@ class Monitor:
             loss=training.train_loss,
             accuracy=training.score.accuracy if training.score else None,
             images_per_second=rate * config.batch_size * config.num_workers,
-            megabytes_sent=self._work.collectives.traffic.training_bits / 8e6,
+            megabytes_sent=training.collectives.traffic.training_bits / 8e6,
             seconds_left=(training.num_steps - training.step) / rate if rate else None,
         )
 
 
 def record_score(training: Training) -> None:
     """Score the workers' average and record it; a loss that is not finite makes the run diverge."""
-    work = training.work
     training.clock.switch("evaluate")
     sizes = training.num_evaluation, training.num_train
-    score = evaluate(work.config, training.models, training.optimizer, training.precision, work.samples, *sizes)
+    score = evaluate(training.config, training.models, training.optimizer, training.precision, training.samples, *sizes)
     training.clock.switch("compute")
     training.losses.zero_()
     if not math.isfinite(score.loss):
         training.diverged_at = training.step
         return
     training.score = score
-    if work.recorder is not None:
-        work.recorder.event(_event(training, score))
+    if training.recorder is not None:
+        training.recorder.event(_event(training, score))
 
 
 def _event(training: Training, score: Score) -> Event:
@@ -162,7 +155,7 @@ def _event(training: Training, score: Score) -> Event:
         step=training.step,
         epoch=training.step / training.per_epoch,
         learning_rate=training.optimizer.param_groups[0]["lr"],
-        bits_sent=training.work.collectives.traffic.training_bits,
+        bits_sent=training.collectives.traffic.training_bits,
         error_norm=score.error_norm,
         worker_distance=score.worker_distance,
         wall_seconds=training.clock.wall_seconds,
@@ -183,30 +176,26 @@ def _scores(train_loss: float | None, score: Score | None) -> dict[str, Any]:
 
 
 def record_result(training: Training) -> None:
-    """Check the bits of every worker against the closed form, and record the result.
-
-    Raises:
-        RuntimeError: the bits sent are not those of the method's closed form.
-    """
-    work, optimizer, collectives = training.work, training.optimizer, training.work.collectives
+    """Check every worker's bits against the closed form, else raise RuntimeError, and record the result."""
+    optimizer, collectives, samples = training.optimizer, training.collectives, training.samples
     expected, sent = training.expected_traffic.training(), collectives.traffic.training()
     if expected != sent:
         raise RuntimeError(
-            f"worker {collectives.rank} sent {sent} where the closed form of {work.config.algorithm} says {expected}"
+            f"worker {collectives.rank} sent {sent}, but the closed form of {optimizer.name} says {expected}"
         )
     with optimizer.consensus():
         digest = parameters_sha256(optimizer.flat.parameters[0])
     training.clock.switch("evaluate")
-    own = worker_accuracies(training.models, training.precision, collectives, work.samples, training.num_evaluation)
+    own = worker_accuracies(training.models, training.precision, collectives, samples, training.num_evaluation)
     training.clock.switch("compute")
-    if work.recorder is not None:
-        work.recorder.finish(_result(training, work.recorder, digest, own))
-        checkpoint.discard(work.checkpoints)
+    if training.recorder is not None:
+        training.recorder.finish(_result(training, training.recorder, digest, own))
+        checkpoint.discard(training.job.checkpoints)
 
 
 def _result(training: Training, recorder: Recorder, digest: str, own: list[float]) -> Result:
     score = training.score if training.diverged_at is None else None
-    samples, traffic, optimizer = training.work.samples, training.work.collectives.traffic, training.optimizer
+    samples, traffic, optimizer = training.samples, training.collectives.traffic, training.optimizer
     expected, numel = training.expected_traffic, optimizer.flat.layout.numel
     return Result(
         version=store.VERSION,
@@ -216,7 +205,7 @@ def _result(training: Training, recorder: Recorder, digest: str, own: list[float
         diverged_at_step=training.diverged_at,
         num_steps=training.step,
         num_parameters=numel,
-        world_size=training.work.collectives.world_size,
+        world_size=training.collectives.world_size,
         traffic={purpose.value: TrafficEntry(**asdict(entry)) for purpose, entry in traffic.entries.items()},
         expected_traffic={key: TrafficEntry(**asdict(entry)) for key, entry in expected.training().items()},
         overall_ratio=32 * numel * training.step / traffic.training_bits if traffic.training_bits else None,

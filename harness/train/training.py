@@ -13,15 +13,18 @@ from torch import Tensor, nn
 from algorithms import Collectives, DistributedOptimizer, Purpose, SoloCollectives, StackedCollectives, Traffic
 from algorithms.core.traffic import Elapsed, mark
 from harness.records.recorder import Recorder
+from harness.records.store import VERSION, Attempt, RunFile
 from harness.rows import RestartSpec
-from harness.spec import RunConfig, SpecError
-from harness.tasks.task import Batch, Samples, TensorSamples, find_task, split_sizes
+from harness.spec import PlannedRun, RunConfig, SpecError
+from harness.tasks.task import Batch, TensorSamples, find_task, split_sizes
 from harness.train import checkpoint
-from harness.train.build import build_optimizer, format_of, module_to_train, num_steps_of
+from harness.train.build import MemoryFormat, build_optimizer, format_of, module_to_train, num_steps_of, trainable
 from harness.train.checkpoint import CheckpointError
 from harness.train.evaluate import Score
 from harness.train.local_workers import MixedPrecision, batched_backward, bind_rows, local_workers
 from harness.train.order import class_counts, learning_rate_factor, token_weights, worker_batches, worker_shards
+
+StopRequested = Callable[[], bool]
 
 PARAMETERS = "parameters"
 """What a restart calls them, in whose place worker 0's are taken."""
@@ -36,47 +39,65 @@ class Preempted(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Work:
-    """A run, as one process takes part in it: as one of its workers, or as all of them where they are stacked.
+class Job:
+    """An attempt at a run and all that it needs; plain data, so that it can be sent to another process."""
 
-    `model` has the initial parameters. `recorder` is None but for one worker. `stop_requested` is asked between steps,
-    by all workers or by none; where it is true for one, all stop.
-    """
+    experiment: str
+    folder: Path
+    run: PlannedRun
+    attempt: Attempt
+    data: Path | None
+    device: str
+    """"cpu", or the GPU of this process: "cuda:0"."""
+    cores: tuple[int, ...]
+    """Cores that a run of stacked workers keeps to; it would else wander, and leave its caches behind."""
+    checkpoint_minutes: float
+    timeout_seconds: float
 
-    config: RunConfig
-    model: nn.Module
-    samples: Samples
-    collectives: Collectives
-    recorder: Recorder | None
-    checkpoints: Path
-    """The run's folder for them."""
-    checkpoint_seconds: float
-    """So often they are written."""
-    attempt: str
-    stop_requested: Callable[[], bool] | None = None
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / checkpoint.FOLDER
+
+    def recorder(self, memory_format: MemoryFormat = "contiguous") -> Recorder:
+        """The writer of this attempt's records, with its model in that format."""
+        run = RunFile(
+            version=VERSION,
+            run_id=self.run.run_id,
+            experiment=self.experiment,
+            row=self.run.row,
+            seed=self.run.seed,
+            config=self.run.config.model_dump(mode="json"),
+            attempts=[],
+        )
+        return Recorder(self.folder, run, self.attempt.model_copy(update={"memory_format": memory_format}))
 
 
 class Training:
     """The state of the workers at this end, resumed from the newest checkpoint if there is one.
 
+    `stop_requested` is asked between steps, by all workers or by none; where it is true for one, all stop.
+
     Attributes:
+        recorder: None but for one worker.
         losses: sum and number of each worker's losses since the last evaluation, shape (local workers, 2).
         train_loss, score: the last ones known, None before there is one.
         diverged_at: the step at which the run diverged, or None.
     """
 
-    def __init__(self, work: Work) -> None:
-        self.work = work
-        config, samples, collectives = work.config, work.samples, work.collectives
+    def __init__(self, job: Job, collectives: Collectives, stop_requested: StopRequested | None = None) -> None:
+        config, device = job.run.config, torch.device(job.device)
+        self.job, self.config, self.collectives, self.stop_requested = job, config, collectives, stop_requested
         task = find_task(config.task.name)
+        self.samples = samples = task.load(job.data, config.task, device)
+        model = trainable(config, device)
+        self.recorder = job.recorder(format_of(model)) if collectives.rank == 0 else None
         self.num_train, self.num_evaluation = split_sizes(task, config.task)
         self.per_epoch, self.num_steps = num_steps_of(config)
-        self.models, self.optimizer = local_workers(config, work.model, collectives, self.num_steps)
+        self.models, self.optimizer = local_workers(config, model, collectives, self.num_steps)
         self._sent_before = Traffic()
         """What a method sends before a synchronous tail, by the closed form."""
         self._find_passes()
         self.step = 0
-        device = self.optimizer.flat.parameters.device
         self.precision = MixedPrecision(config.precision, device, config.label_smoothing)
         self.losses = torch.zeros(len(self.models), 2, dtype=torch.float64, device=device)
         self.train_loss: float | None = None
@@ -96,7 +117,7 @@ class Training:
 
     def _find_passes(self) -> None:
         """Find what forward and backward passes go through: all workers' at once, or each worker's."""
-        config, samples, optimizer = self.work.config, self.work.samples, self.optimizer
+        config, samples, optimizer = self.config, self.samples, self.optimizer
         self._trained = [module_to_train(optimizer, each) for each in self.models]
         plain = config.precision == "fp32" and not config.label_smoothing and isinstance(samples, TensorSamples)
         stacks = plain and isinstance(optimizer.collectives, StackedCollectives)
@@ -109,7 +130,7 @@ class Training:
 
     def _send_everything(self) -> None:
         """Go on from the workers' average model, with every gradient sent and an optimiser made anew."""
-        config, before = self.work.config, self.optimizer
+        config, before = self.config, self.optimizer
         self._sent_before = traffic_before_tail(config, before, self.num_steps)
         if not before.agree_after(before.num_steps):
             before.collectives.all_reduce_mean_(before.flat.parameters, Purpose.MODEL)
@@ -119,11 +140,11 @@ class Training:
         self._find_passes()
 
     def _resume(self) -> None:
-        loaded = checkpoint.load(self.work.checkpoints, self._savers)
+        loaded = checkpoint.load(self.job.checkpoints, self._savers)
         if loaded is not None:
             self.step, state = loaded
             self._check_state(state)
-            restart = self.work.config.restart
+            restart = self.config.restart
             if restart is not None and restart.everything_sent and self.step > round(restart.at * self.num_steps):
                 self._send_everything()
             for model, saved in zip(self.models, state["models"], strict=True):
@@ -131,12 +152,12 @@ class Training:
             self.optimizer.load_state_dict(state["optimizer"])
             self.losses.copy_(state["losses"])
             self.precision.load_state_dict(state["precision"])
-            self.work.collectives.traffic.load_state_dict(state["traffic"])
-            self.clock = Clock(self.work.collectives, self.losses.device, state["clock_seconds"])
+            self.collectives.traffic.load_state_dict(state["traffic"])
+            self.clock = Clock(self.collectives, self.losses.device, state["clock_seconds"])
 
     def _check_state(self, state: dict[str, Any]) -> None:
         """Raises CheckpointError for a state of other workers, or with its numbers in another order."""
-        folder, own, saved = self.work.checkpoints, len(self.models), len(state["models"])
+        folder, own, saved = self.job.checkpoints, len(self.models), len(state["models"])
         if saved != own:
             raise CheckpointError(checkpoint.of_others(folder, saved, own))
         order, saved_order = format_of(self.models[0]), state.get("memory_format", "contiguous")
@@ -154,21 +175,19 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "losses": self.losses,
             "precision": self.precision.state_dict(),
-            "traffic": self.work.collectives.traffic.state_dict(),
+            "traffic": self.collectives.traffic.state_dict(),
             "clock_seconds": self.clock.seconds,
         }
-        folder, attempt = self.work.checkpoints, self.work.attempt
-        checkpoint.save(folder, self.step, state, self._savers, attempt, allowed)
+        checkpoint.save(self.job.checkpoints, self.step, state, self._savers, self.job.attempt.attempt, allowed)
 
     @property
     def _savers(self) -> Collectives:
         """Who writes checkpoints together: workers that are stacked are one process, and write one file."""
-        collectives = self.work.collectives
-        return SoloCollectives() if isinstance(collectives, StackedCollectives) else collectives
+        return SoloCollectives() if isinstance(self.collectives, StackedCollectives) else self.collectives
 
     def _all_batches(self) -> Iterator[list[Batch]]:
         """The batches of the workers at this end, step by step; a joint one where they go through all at once."""
-        config, samples, ranks = self.work.config, self.work.samples, self.work.collectives.own_ranks
+        config, samples, ranks = self.config, self.samples, self.collectives.own_ranks
         indices = [self._indices(rank) for rank in ranks]
         num_tokens: Tensor | None = getattr(samples, "num_tokens", None)
         if num_tokens is not None:
@@ -185,14 +204,14 @@ class Training:
 
     def _indices(self, rank: int) -> Iterator[Tensor]:
         """What a worker trains on from this step on."""
-        config, lengths = self.work.config, getattr(self.work.samples, "lengths", None)
+        config, lengths = self.config, getattr(self.samples, "lengths", None)
         steps, shard = range(self.step, self.num_steps), None if self._shards is None else self._shards[rank]
         sizes = config.num_workers, config.batch_size
         return worker_batches(config.seed, self.num_train, rank, *sizes, steps, shard, lengths)
 
     def take_step(self) -> None:
         """One step of the workers at this end."""
-        config = self.work.config
+        config = self.config
         self.clock.switch("data")
         batches = self._ahead or next(self._batches)
         self.clock.switch("compute")
@@ -229,11 +248,8 @@ class Clock:
 
     It is always in one phase; what a phase spends in collectives is "communicate" (waiting for others included). On a
     GPU the times are those at which it comes to the work and not those at which it is told to, so a phase in which it
-    waits for the CPU has that time. Nobody waits for it: its events are read when they are over.
-
-    Args:
-        device: where the run computes.
-        seconds: of earlier attempts, by phase.
+    waits for the CPU has that time. Nobody waits for it: its events are read when they are over. `seconds` are of
+    earlier attempts, by phase.
     """
 
     def __init__(self, collectives: Collectives, device: torch.device, seconds: dict[str, float] | None = None) -> None:

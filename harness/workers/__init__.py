@@ -1,1 +1,1 @@
-"""How workers are started and ended: stacked, processes, torchrun, Slurm tasks."""
+"""How workers are started and ended: stacked, processes."""

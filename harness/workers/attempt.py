@@ -1,34 +1,34 @@
-"""One attempt at one run: with all workers stacked in this process, or as one rank of a group; and why it failed."""
+"""One attempt at one run, in a process or a group of them: begun, asked to stop, ended, and why it has no result."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import signal
+import sys
+import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 
-from algorithms import CollectiveError, Collectives, ProcessGroupCollectives, StackedCollectives
-from harness.plan.rows import PlannedRun
-from harness.records.recorder import Recorder, write_failure
-from harness.records.run_lock import owned
+from algorithms import CollectiveError, ProcessGroupCollectives, StackedCollectives
+from harness.records.recorder import end_by_watchdog, read_failure, tail_of, write_failure
+from harness.records.run_lock import BusyError, owned
 from harness.records.state import is_done
-from harness.records.store import VERSION, Attempt, FailureKind, RecordError, RunFile
+from harness.records.store import FailureKind, RecordError
 from harness.spec import SpecError
 from harness.tasks import DataError
-from harness.tasks.task import find_task
-from harness.train import checkpoint
-from harness.train.build import MemoryFormat, format_of, trainable, use_device
+from harness.train.build import use_device
 from harness.train.checkpoint import CheckpointError
 from harness.train.train import train
-from harness.train.training import Preempted, Work
-from harness.workers.process_group import from_rank_0, joined
-
-StopRequested = Callable[[], bool]
+from harness.train.training import Job, Preempted, StopRequested
+from harness.workers.process_group import Workers, from_rank_0, joined
+from harness.workers.processes import Worker, WorkerProcesses, start_workers
 
 NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """What torch and the libraries under it say in plain RuntimeErrors."""
@@ -37,48 +37,21 @@ NO_PEER = "gloo/transport/"
 """In every error of gloo's connections, whatever it says. Most arise in a collective, which names them; those of an
 all-reduce that DistributedDataParallel makes by itself come out of a backward pass."""
 
-
-@dataclass(frozen=True)
-class Job:
-    """All that an attempt needs; plain data, so that it can be sent to another process."""
-
-    experiment: str
-    folder: Path
-    run: PlannedRun
-    attempt: Attempt
-    data: Path | None
-    device: str
-    """"cpu", or the GPU of this process: "cuda:0"."""
-    cores: tuple[int, ...]
-    """Cores that a run of stacked workers keeps to; it would else wander, and leave its caches behind."""
-    checkpoint_minutes: float
-    timeout_seconds: float
-
-    def recorder(self, memory_format: MemoryFormat = "contiguous") -> Recorder:
-        """The writer of this attempt's records, with its model in that format."""
-        run = RunFile(
-            version=VERSION,
-            run_id=self.run.run_id,
-            experiment=self.experiment,
-            row=self.run.row,
-            seed=self.run.seed,
-            config=self.run.config.model_dump(mode="json"),
-            attempts=[],
-        )
-        return Recorder(self.folder, run, self.attempt.model_copy(update={"memory_format": memory_format}))
+EXIT_BUSY, EXIT_DISK = 3, 5
+"""Exit codes of a run's process that leave no failure.json."""
+LOG = "log.txt"
+"""In the run's folder: what all its processes say."""
+GRACE_SECONDS = 15.0
+"""How long the other ranks of a run may go on after one has failed, to say what they know."""
 
 
 def attempt_stacked(job: Job, stop_requested: StopRequested | None = None) -> bool:
-    """Do the run with all workers stacked in this thread; True if it has a result. `stop_requested`: see `Work`.
-
-    Raises:
-        BusyError: another process is at this run.
-    """
+    """Do the run with all workers stacked in this thread; True if it has a result. Raises BusyError as `owned`."""
 
     def work() -> None:
         if not is_done(job.folder):  # by another command, while this one waited
             prepare_thread(job.device)
-            attempt_in_group(job, StackedCollectives(job.run.config.num_workers), stop_requested)
+            train(job, StackedCollectives(job.run.config.num_workers), stop_requested)
 
     os.sched_setaffinity(0, job.cores)
     with owned(job.folder):
@@ -86,40 +59,17 @@ def attempt_stacked(job: Job, stop_requested: StopRequested | None = None) -> bo
 
 
 def attempt_as_rank(job: Job, rank: int, init_method: str, stop_requested: StopRequested | None = None) -> bool:
-    """Do the run as worker `rank` of a new process group; True if it has a result. `stop_requested`: see `Work`.
-
-    Raises:
-        BusyError: another process is at this run.
-    """
+    """Do the run as worker `rank` of a new group; True if it has a result. Raises BusyError as `owned`."""
 
     def work() -> None:
         prepare_thread(job.device)
         with joined(job.device, job.timeout_seconds, init_method, rank, job.run.config.num_workers):
-            if not done_meanwhile(job.folder, rank):
-                attempt_in_group(job, ProcessGroupCollectives(), stop_requested)
+            # Another command may have done it while the lock was waited for: rank 0, which has it, looks for all.
+            if not from_rank_0(rank == 0 and is_done(job.folder)):
+                train(job, ProcessGroupCollectives(), stop_requested)
 
     with owned(job.folder, rank):
         return recorded(job, work)
-
-
-def done_meanwhile(folder: Path, rank: int) -> bool:
-    """Whether another command did the run while its lock was waited for: rank 0, which has it, looks for all."""
-    return from_rank_0(rank == 0 and is_done(folder))
-
-
-def attempt_in_group(job: Job, collectives: Collectives, stop_requested: StopRequested | None = None) -> None:
-    """Train as one worker of a group that stands already. `stop_requested`: see `Work`; what is raised: see `train`."""
-    train(work_of(job, collectives, stop_requested))
-
-
-def work_of(job: Job, collectives: Collectives, stop_requested: StopRequested | None = None) -> Work:
-    """What the workers at this end do, with their data and model loaded."""
-    config, device = job.run.config, torch.device(job.device)
-    samples = find_task(config.task.name).load(job.data, config.task, device)
-    model = trainable(config, device)
-    recorder = job.recorder(format_of(model)) if collectives.rank == 0 else None
-    folder, seconds = job.folder / checkpoint.FOLDER, 60 * job.checkpoint_minutes
-    return Work(config, model, samples, collectives, recorder, folder, seconds, job.attempt.attempt, stop_requested)
 
 
 def prepare_thread(device: str = "cpu") -> None:
@@ -167,6 +117,124 @@ def sentence(error: BaseException) -> str:
     return f"{str(error) or type(error).__name__}{advice}"
 
 
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+@dataclass(frozen=True)
+class Resources:
+    """What a run has while it is on: its cores, and a device for each of its processes."""
+
+    cores: tuple[int, ...]
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """Why a run that was on has no result. It was `stopped`, and saved its state, or another command is at it."""
+
+    kind: FailureKind | Literal["stopped", "skipped"]
+    message: str
+
+    @property
+    def is_failure(self) -> bool:
+        return self.kind not in ("stopped", "skipped")
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}"
+
+
+@dataclass
+class ActiveRun:
+    """A run that is on, in processes of its own."""
+
+    job: Job
+    place: Resources
+    workers: WorkerProcesses
+    failed_at: float | None = None
+    was_killed: bool = False
+    """Someone else did: the system's memory guard, or by hand."""
+    log_start: int = 0
+    """Size of the run's log when the attempt began."""
+
+    def has_ended(self) -> bool:
+        """Whether all of its processes have; when one fails the others get a time of grace."""
+        codes = self.workers.exit_codes()
+        self.was_killed |= -signal.SIGKILL in codes
+        if all(code is not None for code in codes):
+            return True
+        if any(codes):
+            self.failed_at = self.failed_at or time.monotonic()
+            if time.monotonic() - self.failed_at > GRACE_SECONDS:
+                self.workers.kill()
+                return True
+        return False
+
+
+def start(job: Job, workers: Workers, place: Resources) -> ActiveRun:
+    """Begin an attempt at a run."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    log = job.folder / LOG
+    log_start = log.stat().st_size if log.exists() else 0
+    arguments: list[tuple[Any, ...]] = [(job, workers)]
+    if workers == "processes":
+        devices = place.devices[: job.run.config.num_workers]
+        arguments = [(replace(job, device=device), workers) for device in devices]
+    return ActiveRun(job, place, start_workers(_attempt, arguments), log_start=log_start)
+
+
+def _attempt(worker: Worker, job: Job, workers: Workers) -> None:
+    """What a run's process does; everything it prints goes to the run's log."""
+    try:
+        with open(job.folder / LOG, "a", buffering=1) as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+            if workers == "processes":
+                has_result = attempt_as_rank(job, worker.rank, worker.init_method, worker.stop_requested)
+            else:
+                has_result = attempt_stacked(job, worker.stop_requested)
+            sys.exit(0 if has_result else 1)
+    except BusyError:
+        sys.exit(EXIT_BUSY)
+    except OSError as error:
+        # Not even the failure could be recorded: only the exit code can say it.
+        sys.exit(EXIT_DISK if failure_kind(error) == "disk" else 1)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
+
+
+def close(active: ActiveRun) -> Unfinished | None:
+    """Why the run has no result, or None. A process that died without a word gets a record too."""
+    active.workers.close()
+    codes, job = [code or 0 for code in active.workers.exit_codes()], active.job
+    if not any(codes) or is_done(job.folder):
+        return None
+    if EXIT_BUSY in codes:
+        return Unfinished("skipped", "another process is at this run; call again when it has ended")
+    if EXIT_DISK in codes:
+        return Unfinished("disk", f"{job.folder} cannot be written to; make room or give permission, and call again")
+    path = job.folder / "failure.json"
+    with contextlib.suppress(RecordError):
+        failure = read_failure(job.folder, job.attempt.attempt)
+        if failure is not None and failure.kind == "preempted":
+            return Unfinished("stopped", failure.message)
+        # Workers that lost the one that was killed know of no more than that.
+        if failure is not None and not (active.was_killed and failure.kind == "communication"):
+            return Unfinished(failure.kind, f"{failure.message} ({path})")
+    kind, message = _death(active, codes)
+    with contextlib.suppress(OSError):
+        write_failure(job.folder, job.run.run_id, job.attempt.attempt, kind, message, "", is_last_word=True)
+    return Unfinished(kind, f"{message} ({path})")
+
+
+def _death(active: ActiveRun, codes: list[int]) -> tuple[FailureKind, str]:
+    """Kind and words of a failure of which no worker could tell."""
+    see = f"see {LOG} beside this record"
+    if active.was_killed:
+        return "oom", (
+            "a process of the run was killed, by the system's memory guard or by hand; if it was the guard, use a "
+            f"smaller batch or lower precision, or fewer runs at once; {see}"
+        )
+    said = tail_of(active.job.folder / LOG, active.log_start) if -signal.SIGABRT in codes else ""
+    if found := end_by_watchdog(said):
+        return found[0], f"{found[1]}; {see}"
+    # Those that were killed were killed here, after one had ended otherwise.
+    code = next((code for code in codes if code not in (0, -signal.SIGKILL)), -signal.SIGKILL)
+    return "bug", f"the run's process ended with code {code}; {see}"

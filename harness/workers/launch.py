@@ -1,34 +1,28 @@
-"""Does the runs of a plan that are missing: several at once in processes of their own, or as torchrun's processes."""
+"""Does the runs of a plan that are missing, several at once, in processes of their own."""
 
 from __future__ import annotations
 
 import os
-import sys
 import time
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
-import torch.distributed as dist
 
-from algorithms import ProcessGroupCollectives
 from algorithms.registry import baselines
 from harness.plan.plan import Plan
-from harness.plan.rows import PlannedRun
 from harness.records import packs, store
 from harness.records.experiment import Experiment
 from harness.records.provenance import new_attempt
-from harness.records.run_lock import owned
-from harness.records.state import is_done, saved_step
-from harness.records.store import Attempt
-from harness.spec import RunConfig, SpecError
+from harness.records.state import is_done
+from harness.spec import PlannedRun, RunConfig, SpecError
 from harness.train import checkpoint
-from harness.train.build import num_steps_of
-from harness.workers.attempt import Job, attempt_in_group, done_meanwhile, num_cores, prepare_thread, recorded
-from harness.workers.process_group import Workers, backend_for, device_groups, from_rank_0, joined
+from harness.train.training import Job
+from harness.workers.attempt import ActiveRun, Resources, close, start
+from harness.workers.process_group import Workers, backend_for, device_groups
 from harness.workers.processes import StopFlag, noticed
-from harness.workers.progress import LaunchDisplay
-from harness.workers.run_process import ActiveRun, Resources, close, start
 
 POLL_SECONDS = 0.1
 
@@ -39,36 +33,16 @@ class Options:
 
     results: Path
     data: Path | None
-    workers: Workers
+    workers: Workers | Literal["auto"]
     device: str
     jobs: int | None
     """Runs at once; None for as many as there are cores, or GPUs, for."""
     checkpoint_minutes: float
     timeout_seconds: float
 
-    def job(self, plan: Plan, run: PlannedRun, attempt: Attempt, device: str, cores: tuple[int, ...] = ()) -> Job:
-        """An attempt at a run with these options."""
-        return Job(
-            experiment=plan.experiment.name,
-            folder=self.results / plan.experiment.name / run.run_id,
-            run=run,
-            attempt=attempt,
-            data=self.data,
-            device=device,
-            cores=cores,
-            checkpoint_minutes=self.checkpoint_minutes,
-            timeout_seconds=self.timeout_seconds,
-        )
-
 
 def missing_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
-    """The runs without a valid result, in the plan's order, seeds first, so that early reports cover all rows.
-
-    Rows of the second rule of selection come last.
-
-    Raises:
-        RecordError: a result is damaged or of another version, or the experiment's pack is not usable.
-    """
+    """The runs without a result, seeds first, so that early reports cover all rows; those of the second rule last."""
     packs.read_pack(folder)
     order = {run.run_id: number for number, run in enumerate(plan.runs)}
     seeds = {seed: number for number, seed in enumerate(plan.experiment.seeds)}
@@ -79,11 +53,7 @@ def missing_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
 
 
 def prepare(plan: Plan, results: Path) -> list[PlannedRun]:
-    """Write experiment.json, clear up after processes that were killed just after a result, and say what is missing.
-
-    Raises:
-        OSError, RecordError, SpecError: as `write_experiment` and `missing_runs`.
-    """
+    """Write experiment.json, clear up after processes that were killed just after a result, and say what is missing."""
     folder = write_experiment(plan, results)
     missing = missing_runs(plan, folder)
     for run_id in {run.run_id for run in plan.runs} - {run.run_id for run in missing}:
@@ -94,10 +64,7 @@ def prepare(plan: Plan, results: Path) -> list[PlannedRun]:
 def write_experiment(plan: Plan, results: Path) -> Path:
     """Write experiment.json, if it says anything new, and return the experiment's folder.
 
-    Raises:
-        OSError: no permission, no space.
-        RecordError: the folder belongs to another version.
-        SpecError: it holds the experiment of another spec, whose report would be lost.
+    Raises SpecError where it holds the experiment of another spec, whose report would be lost.
     """
     folder = results / plan.experiment.name
     path = folder / "experiment.json"
@@ -118,32 +85,29 @@ def _is_of_another_spec(written: Experiment, planned: Experiment) -> bool:
     return bool(written.commands) and written.commands[0] != planned.commands[0] and runs[0] != runs[1]
 
 
-def launch(plan: Plan, options: Options, display: LaunchDisplay) -> int:
-    """Do what is missing; return how many runs failed in this launch. Runs that another command is at are skipped.
+def launch(plan: Plan, options: Options, say: Callable[[str], None] = print) -> int:
+    """Do what is missing, but for runs that another command is at; return how many failed in this launch.
 
-    An interrupted launch leaves every run done, or ready to go on from its checkpoint.
-
-    Raises:
-        SpecError: the machine has too few GPUs, or the folder holds another experiment.
-        Interrupted: by a signal; at the first one the runs have saved their state.
+    How each run ended is said at once. An interrupted launch leaves every run done, or ready to go on from its
+    checkpoint, and raises Interrupted.
     """
     free = places(plan, options)
     pending = prepare(plan, options.results)
     with noticed() as flag:
-        failures = _Launch(plan, options, pending, free, display, flag).go()
+        failures = _Launch(plan, options, pending, free, say, flag).go()
         flag.raise_if_asked()
     return failures
 
 
 @dataclass
 class _Launch:
-    """The runs of a launch: those to come, those that are on, and the steps that each still has before it."""
+    """The runs of a launch: those to come, and those that are on."""
 
     plan: Plan
     options: Options
     pending: list[PlannedRun]
     free: list[Resources]
-    display: LaunchDisplay
+    say: Callable[[str], None]
     flag: StopFlag
     active: list[ActiveRun] = field(default_factory=list)
     failures: int = 0
@@ -152,11 +116,6 @@ class _Launch:
     def __post_init__(self) -> None:
         self.total = len({run.run_id for run in self.plan.runs})
         self.done = self.total - len(self.pending)
-        folder = self.options.results / self.plan.experiment.name
-        self.steps_left = {
-            run.run_id: num_steps_of(run.config)[1] - (saved_step(folder / run.run_id) or 0) for run in self.pending
-        }
-        self.num_steps = sum(self.steps_left.values())
 
     def go(self) -> int:
         """Start runs where there is room, until all have ended; returns how many failed."""
@@ -164,7 +123,6 @@ class _Launch:
             while self.pending or self.active:
                 while self.pending and self.free:
                     self.active.append(self._start(self.pending.pop(0), self.free.pop(0)))
-                self._show()
                 time.sleep(POLL_SECONDS)
                 self._close_ended()
                 if self.flag.stop_requested():
@@ -172,35 +130,37 @@ class _Launch:
         finally:
             for each in self.active:
                 each.workers.kill()
-        self._show()
         return self.failures
 
     def _start(self, run: PlannedRun, place: Resources) -> ActiveRun:
-        workers = workers_of(run.config, self.options)
-        backend = backend_for(self.options.device) if workers == "processes" else workers
-        attempt = new_attempt(workers, backend, torch.device(place.devices[0]))
-        return start(self.options.job(self.plan, run, attempt, place.devices[0], place.cores), workers, place)
-
-    def _show(self) -> None:
-        beats = {each.name: each.heartbeat() for each in self.active}
-        for each, beat in zip(self.active, beats.values(), strict=True):
-            if beat is not None:
-                self.steps_left[each.job.run.run_id] = beat.num_steps - beat.step
-        self.display.update(beats, self.num_steps, sum(self.steps_left.values()))
+        options, workers, device = self.options, workers_of(run.config, self.options), place.devices[0]
+        backend = backend_for(device) if workers == "processes" else workers
+        job = Job(
+            experiment=self.plan.experiment.name,
+            folder=options.results / self.plan.experiment.name / run.run_id,
+            run=run,
+            attempt=new_attempt(workers, backend, torch.device(device)),
+            data=options.data,
+            device=device,
+            cores=place.cores,
+            checkpoint_minutes=options.checkpoint_minutes,
+            timeout_seconds=options.timeout_seconds,
+        )
+        return start(job, workers, place)
 
     def _close_ended(self) -> None:
         for each in [each for each in self.active if each.has_ended()]:
             self.active.remove(each)
             self.free.append(each.place)
             unfinished = close(each)
-            del self.steps_left[each.job.run.run_id]
             self.done += unfinished is None
             self.failures += unfinished is not None and unfinished.kind != "skipped"
-            self.display.ended(each.name, unfinished, f"{self.done}/{self.total}")
+            verdict = "done" if unfinished is None else f"{'FAILED, ' * unfinished.is_failure}{unfinished}"
+            self.say(f"[{self.done}/{self.total}] {each.job.run.row} seed {each.job.run.seed}: {verdict}")
 
     def _ask_to_stop(self) -> None:
         if not self.asked:
-            self.display.say("stopping: the runs that are on save their state at their next step; again to end at once")
+            self.say("stopping: the runs that are on save their state at their next step; again to end at once")
         self.asked = True
         self.pending.clear()
         for each in self.active:
@@ -210,74 +170,22 @@ class _Launch:
 def places(plan: Plan, options: Options) -> list[Resources]:
     """A place for each of the runs that go at once; GPUs are shared only where the user wants more runs than they give.
 
-    Raises:
-        SpecError: the machine has too few GPUs for one run.
+    Raises SpecError where the machine has too few GPUs for one run.
     """
-    num_processes = 1
-    for run in plan.runs:
-        if workers_of(run.config, options) == "processes":
-            num_processes = max(num_processes, run.config.num_workers)
-            _check_gpus(run, options.device)
+    in_processes = [run.config.num_workers for run in plan.runs if workers_of(run.config, options) == "processes"]
+    num_processes = max(in_processes, default=1)
     groups = device_groups(options.device, num_processes, torch.cuda.device_count())
-    jobs = options.jobs or (num_cores() if options.device == "cpu" else len(groups))
     cores = sorted(os.sched_getaffinity(0))
+    jobs = options.jobs or (len(cores) if options.device == "cpu" else len(groups))
     # As many cores for each run, and shared ones where there are more runs.
     shares = [tuple(cores[job::jobs]) or (cores[job % len(cores)],) for job in range(jobs)]
     return [Resources(share, groups[number % len(groups)]) for number, share in enumerate(shares)]
 
 
-def _check_gpus(run: PlannedRun, device: str) -> None:
-    """A baseline cannot share a GPU, as stacked workers do."""
-    num_gpus, num_workers = torch.cuda.device_count(), run.config.num_workers
-    if run.config.algorithm in baselines() and device != "cpu" and num_gpus < num_workers:
-        raise SpecError(
-            f"row {run.row}: the {num_workers} workers of {run.config.algorithm} are processes, which need a GPU each; "
-            f"torch sees {num_gpus}. Take {num_workers} GPUs (torchrun, Slurm), --device cpu, or the row out"
-        )
-
-
 def workers_of(config: RunConfig, options: Options) -> Workers:
-    """How the run's workers go: a baseline's always as processes."""
-    return "processes" if config.algorithm in baselines() else options.workers
-
-
-def run_under_torchrun(plan: Plan, options: Options) -> None:
-    """Do the missing runs. A failure ends the process, and so the whole group, as its members may hang.
-
-    Raises:
-        SpecError: another number of processes was started than the experiment has workers, more of them on a machine
-            than it has GPUs, two with the same GPU, or without a word where they meet.
-        BusyError: another process is at one of the runs.
-        Interrupted: by a signal, after the run that was on has saved its state.
-    """
-    world_size = int(os.environ["WORLD_SIZE"])
-    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
-        raise SpecError(
-            f"RANK and WORLD_SIZE are set, {' and '.join(missing)} not; set all four, or none for a run here"
-        )
-    wanted = {run.config.num_workers for run in plan.runs}
-    if wanted != {world_size}:
-        raise SpecError(f"the launcher started {world_size} processes, the experiment has {sorted(wanted)} workers")
-    local_devices = device_groups(
-        options.device, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
-    )[0]
-    options = replace(options, device=local_devices[int(os.environ.get("LOCAL_RANK", "0"))])
-    prepare_thread(options.device)
-    with noticed(second_ends=False) as flag, joined(options.device, options.timeout_seconds, "env://"):
-        rank, by_id = dist.get_rank(), {run.run_id: run for run in plan.runs}
-        # Rank 0 says what is missing: others may see its records later.
-        for run_id in from_rank_0([run.run_id for run in prepare(plan, options.results)] if rank == 0 else []):
-            folder = options.results / plan.experiment.name / run_id
-            with owned(folder, rank):
-                if not done_meanwhile(folder, rank):
-                    _do_together(by_id[run_id], plan, options, flag)
-
-
-def _do_together(run: PlannedRun, plan: Plan, options: Options, flag: StopFlag) -> None:
-    attempt = new_attempt("torchrun", dist.get_backend(), torch.device(options.device))
-    job = options.job(plan, run, attempt, options.device)
-    if not recorded(job, lambda: attempt_in_group(job, ProcessGroupCollectives(), flag.stop_requested)):
-        flag.raise_if_asked()
-        sys.exit(1)  # past the end of the group, which peers that hang would keep waiting
-    if dist.get_rank() == 0:
-        print(f"{run.row} seed {run.seed}: done", flush=True)
+    """How the run's workers go: a baseline's as processes; "auto" stands for processes where each can have a GPU."""
+    if config.algorithm in baselines():
+        return "processes"
+    if options.workers != "auto":
+        return options.workers
+    return "processes" if options.device == "cuda" and torch.cuda.device_count() >= config.num_workers else "stacked"

@@ -18,7 +18,7 @@ from harness.spec import SpecError
 from harness.tasks import DataError
 from harness.tasks.task import Check, Task, find_task
 from harness.train.checkpoint import GENERATIONS
-from harness.workers.launch import Options, places
+from harness.workers.launch import Options, places, workers_of
 
 PROBE_BYTES = 1_000_000
 """Written to a disk to see that it can be: more than what a full one may still take beside a file's name."""
@@ -37,7 +37,7 @@ def checks(plan: Plan, options: Options) -> Iterator[Check]:
     yield check_results(plan, options.results, jobs)
     if options.device != "cpu":
         yield from check_gpus()
-        each = "run is one process" if options.workers == "stacked" else "worker has its own"
+        each = "run is one process" if workers_of(plan.runs[0].config, options) == "stacked" else "worker has its own"
         yield Check("GPUs suffice", lacking is None, lacking or f"each {each}, {jobs} runs at once")
 
 
@@ -115,10 +115,6 @@ def all_reduce_bits_per_second(device: str) -> float:
     """What one link carries while all workers of the group reduce a vector: 2 (n - 1) / n of it, as in a ring.
 
     All must call it. A tree, which NCCL may take for few bytes, would carry another share.
-
-    Raises:
-        CollectiveError: the sum is wrong.
-        RuntimeError: a backend's error, as where the others cannot be reached.
     """
     world_size, num_bytes = dist.get_world_size(), REDUCED_BYTES[torch.device(device).type]
     numbers = torch.ones(num_bytes // 4, device=device)

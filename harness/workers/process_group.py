@@ -22,20 +22,10 @@ T = TypeVar("T")
 Workers = Literal["stacked", "processes"]
 
 
-def choose_workers(wanted: Workers | Literal["auto"], device: str, num_workers: int, num_gpus: int) -> Workers:
-    """What "auto" means: stacked on the CPU; on GPUs processes if each can have one, else stacked."""
-    if wanted != "auto":
-        return wanted
-    return "processes" if device == "cuda" and num_gpus >= num_workers else "stacked"
-
-
 def device_groups(device: str, num_processes: int, num_gpus: int) -> list[tuple[str, ...]]:
     """The devices of each run that the machine has GPUs for at the same time: its processes', by local rank.
 
     A run whose workers are stacked is one process; "cpu" is one group, which any number of runs may share.
-
-    Raises:
-        SpecError: there are too few GPUs.
     """
     if device == "cpu":
         return [(device,) * num_processes]
@@ -46,8 +36,8 @@ def device_groups(device: str, num_processes: int, num_gpus: int) -> list[tuple[
         )
     if num_processes > num_gpus:
         raise SpecError(
-            f"{num_processes} processes on this machine need a GPU each, torch sees {num_gpus}; start fewer of them "
-            "here (torchrun on several machines), or share a GPU with --workers stacked"
+            f"{num_processes} processes on this machine need a GPU each, torch sees {num_gpus}; spread them over "
+            "machines with Slurm, or share a GPU with --workers stacked and without the rows of DDP, if there are any"
         )
     starts = range(0, num_gpus - num_processes + 1, num_processes)
     return [tuple(f"cuda:{start + rank}" for rank in range(num_processes)) for start in starts]
@@ -87,13 +77,9 @@ def joined(
 
     The group is destroyed after success alone. NCCL's end waits for collectives that are under way, and the peers of a
     worker that failed wait in one for that worker: it would hang before it could say why. Its process must end instead.
+    `key` is this group's, where another's workers may meet at the same place by chance; they then wait in vain.
 
-    Args:
-        key: this group's, where another group's workers may meet at the same place by chance; they then wait in vain.
-
-    Raises:
-        SpecError: two ranks have the same GPU.
-        CollectiveError: another worker did not come in time, or went.
+    Raises SpecError: two ranks have the same GPU; CollectiveError: another worker did not come in time, or went.
     """
     timeout = datetime.timedelta(seconds=timeout_seconds)
     try:
@@ -114,11 +100,7 @@ def joined(
 
 
 def from_rank_0(value: T) -> T:
-    """Rank 0's value, on every rank of the group.
-
-    Raises:
-        CollectiveError: another worker did not come in time, or went.
-    """
+    """Rank 0's value, on every rank of the group. Raises CollectiveError: another worker did not come, or went."""
     box: list[T] = [value]
     with translated_errors():
         dist.broadcast_object_list(box)

@@ -62,10 +62,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class WorkerProcesses:
-    """The processes of one start, this end of the pipe to each, by rank, and the folder in which they meet.
-
-    Used by `with`, they are ended after it.
-    """
+    """The processes of one start, the pipe to each, by rank, and where they meet; used by `with`, they end after it."""
 
     context: ProcessContext
     pipes: Sequence[Connection]
@@ -108,11 +105,7 @@ class WorkerProcesses:
             self.pipes[rank].send(what)
 
     def hear(self, rank: int, timeout_seconds: float = math.inf) -> Any:
-        """What the worker says next; at last it is what its work returned.
-
-        Raises:
-            WorkerError: one of them failed, and the others were ended, or this one says nothing for so long.
-        """
+        """What the worker says next, at last what its work returned. Raises WorkerError: one failed, or is silent."""
         deadline = time.monotonic() + timeout_seconds
         while not self.pipes[rank].poll(POLL_SECONDS):
             self._raise_if_failed()
@@ -152,7 +145,9 @@ def start_workers(
     """
     from torch.multiprocessing.spawn import start_processes
 
-    prepare_processes()
+    # One arena for all threads: workers then hand each other memory that is still in the core's cache.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("MALLOC_ARENA_MAX", "1")
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it tells of each process that it ends
     multiprocessing.get_context("forkserver").set_forkserver_preload([*PRELOADED, work.__module__, *preload])
     folder = tempfile.TemporaryDirectory(prefix="cser-workers-")
@@ -162,13 +157,6 @@ def start_workers(
     for pipe in theirs:
         pipe.close()
     return WorkerProcesses(context, ours, folder)
-
-
-def prepare_processes() -> None:
-    """Set, where the user has not, what the processes that will be started must find in their environment."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # One arena for all threads: workers then hand each other memory that is still in the core's cache.
-    os.environ.setdefault("MALLOC_ARENA_MAX", "1")
 
 
 def _be(
@@ -182,7 +170,9 @@ def _be(
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
-    flag = left_to_the_launcher()
+    flag = StopFlag()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, flag.note)
     for pipe in pipes[:rank] + pipes[rank + 1 :]:  # type: ignore[operator]
         pipe.close()
     with open(os.devnull, "w") as nowhere:
@@ -235,14 +225,9 @@ class StopFlag:
 
 
 @contextmanager
-def noticed(second_ends: bool = True) -> Iterator[StopFlag]:
-    """Inside, the first Ctrl-C or SIGTERM is only noted. Of the main thread alone.
-
-    Args:
-        second_ends: see `StopFlag`. Not under torchrun, where one Ctrl-C comes twice, from the terminal and from
-            torchrun, which itself ends workers that take too long.
-    """
-    flag, before = StopFlag(second_ends), {}
+def noticed() -> Iterator[StopFlag]:
+    """Inside, the main thread only notes the first Ctrl-C or SIGTERM; the second raises Interrupted."""
+    flag, before = StopFlag(second_ends=True), {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) != signal.SIG_IGN:  # as where a shell put the command into the background
@@ -252,11 +237,3 @@ def noticed(second_ends: bool = True) -> Iterator[StopFlag]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def left_to_the_launcher() -> StopFlag:
-    """How a run's process takes signals: SIGTERM asks it to stop, whoever sends it; Ctrl-C is the launcher's affair."""
-    flag = StopFlag()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, flag.note)
-    return flag

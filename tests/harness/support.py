@@ -9,33 +9,32 @@ import subprocess
 import sys
 import threading
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import tomli_w
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from algorithms import Collectives, Compressor
+from algorithms import Compressor
 from algorithms.registry import methods, settings
 from harness.__main__ import main
-from harness.plan.rows import PlannedRun
 from harness.records.packs import read_pack
 from harness.records.provenance import new_attempt
-from harness.records.store import Heartbeat, RunRecord, read_run
-from harness.spec import RunConfig, TaskSpec, run_id
+from harness.records.store import RunRecord, read_run
+from harness.spec import PlannedRun, RunConfig, TaskSpec, run_id
 from harness.tasks.blobs import Blobs
 from harness.tasks.task import Batch, TensorSamples
-from harness.train import checkpoint
+from harness.train import checkpoint, training
 from harness.train.train import train
-from harness.workers.attempt import Job, attempt_stacked, prepare_thread, recorded, work_of
+from harness.train.training import Job
+from harness.workers.attempt import attempt_stacked, prepare_thread, recorded
 from harness.workers.launch import Options, Workers
-from harness.workers.run_process import Unfinished
 from tests.threads import run_workers
 
 ROOT = Path(__file__).parents[2]
@@ -122,16 +121,17 @@ def attempt_in_threads(job: Job, asked: Callable[[int], Callable[[], bool] | Non
     `asked`: by rank, whom a worker asks whether to stop.
     """
 
-    turn = threading.Lock()
+    turn, make = threading.Lock(), training.trainable
 
-    def worker(collectives: Collectives) -> None:
+    def made_in_turn(config: RunConfig, device: torch.device) -> nn.Module:
         with turn:  # nn.Module draws from a generator that all threads share
-            own = work_of(job, collectives, asked(collectives.rank))
-        train(own)
+            return make(config, device)
 
     def work() -> None:
         prepare_thread()
-        run_workers(worker, job.run.config.num_workers)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(training, "trainable", made_in_turn)
+            run_workers(lambda own: train(job, own, asked(own.rank)), job.run.config.num_workers)
 
     return recorded(job, work)
 
@@ -289,22 +289,22 @@ class CommandLine:
 
 
 class Quiet:
-    """A display that remembers which runs ended how."""
+    """Takes what a launch says, and knows from it which runs ended how; None: done."""
 
     def __init__(self) -> None:
-        self.ends: dict[str, str | None] = {}
+        self.said: list[str] = []
 
-    def update(self, beats: Mapping[str, Heartbeat | None], num_steps: int, steps_left: int) -> None:
-        assert steps_left >= 0
+    def __call__(self, sentence: str) -> None:
+        self.said.append(sentence)
 
-    def ended(self, name: str, unfinished: Unfinished | None, place: str) -> None:
-        self.ends[name.replace(" seed", "")] = None if unfinished is None else str(unfinished)
+    @property
+    def ends(self) -> dict[str, str | None]:
+        lines = [each.partition("] ")[2].partition(": ") for each in self.said if each.startswith("[")]
+        verdicts = {name.replace(" seed", ""): verdict.removeprefix("FAILED, ") for name, _, verdict in lines}
+        return {name: None if verdict == "done" else verdict for name, verdict in verdicts.items()}
 
-    def say(self, sentence: str) -> None:
-        pass
 
-
-def launch_options(results: Path, workers: Workers = "stacked", **changes: Any) -> Options:
+def launch_options(results: Path, workers: Workers | Literal["auto"] = "stacked", **changes: Any) -> Options:
     """As the command's defaults, for two runs at once."""
     fields: Table = {
         "results": results,

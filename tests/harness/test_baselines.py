@@ -25,7 +25,9 @@ from harness.tasks import blobs
 from harness.tasks.task import find_task
 from harness.train.build import build_model
 from harness.train.local_workers import Trainee
-from harness.workers.attempt import Job, attempt_in_group, attempt_stacked, prepare_thread
+from harness.train.train import train
+from harness.train.training import Job
+from harness.workers.attempt import attempt_stacked, prepare_thread
 from harness.workers.launch import launch, places
 from harness.workers.process_group import joined
 from tests.harness.support import (
@@ -55,14 +57,14 @@ def process(rank: int, rendezvous: Path, whole: list[Job], broken: list[list[Job
     plain = blobs.TASK
     with joined("cpu", 60.0, f"file://{rendezvous}", rank, WORLD_SIZE):
         for job in whole:
-            attempt_in_group(job, ProcessGroupCollectives())
+            train(job, ProcessGroupCollectives())
         for *stopped, last in broken:
             for job, stop in zip(stopped, STOPS[last.run.config.algorithm], strict=True):
                 blobs.TASK = DoctoredBlobs(hook=partial(stop_before, stop))
                 with suppress(Stopped):
-                    attempt_in_group(job, ProcessGroupCollectives())
+                    train(job, ProcessGroupCollectives())
             blobs.TASK = plain
-            attempt_in_group(last, ProcessGroupCollectives())
+            train(last, ProcessGroupCollectives())
 
 
 NUM_STEPS, NUMEL = 26, 742
@@ -184,7 +186,7 @@ def test_a_step_that_is_skipped_is_none_of_the_methods_cost(group: None) -> None
 
 def test_a_forward_pass_beside_ddp_is_noticed(group: None) -> None:
     trainee = trainee_of("ddp")
-    trainee.precision.both_passes(trainee.models[0], *trainee.batches[0][0])
+    trainee.precision.both_passes(trainee.models[0], *trainee.batches[0])
     with pytest.raises(RuntimeError, match="let forward passes go through"):
         trainee.optimizer.step()
 
@@ -211,7 +213,7 @@ def test_a_launch_starts_processes_for_a_baseline_alone(tmp_path: Path) -> None:
 def test_without_a_gpu_for_each_worker_a_baseline_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = make_plan(spec_with("ddp", {}), tmp_path)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(SpecError, match=r"row other: the 2 workers of ddp .* need a GPU each; torch sees 1"):
+    with pytest.raises(SpecError, match=r"2 processes .* need a GPU each, torch sees 1; .* without the rows of DDP"):
         places(plan, launch_options(tmp_path, device="cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert places(plan, launch_options(tmp_path, device="cuda"))[0].devices == ("cuda:0", "cuda:1")

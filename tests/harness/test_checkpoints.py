@@ -27,7 +27,7 @@ from harness.records.store import Failure, read_record, read_run
 from harness.spec_file import load_spec
 from harness.train import checkpoint
 from harness.train.checkpoint import CheckpointError
-from harness.workers import launch, run_process
+from harness.workers import attempt, launch
 from harness.workers.attempt import attempt_stacked
 from tests.harness.support import (
     BLOCK,
@@ -237,7 +237,7 @@ def launched(plan: Plan, results: Path, kill: tuple[int, int] | None = None) -> 
 
     with pytest.MonkeyPatch.context() as patch:
         # A worker that is alone at the meeting point hears of no death.
-        patch.setattr(run_process, "GRACE_SECONDS", 1.0)
+        patch.setattr(attempt, "GRACE_SECONDS", 1.0)
         if kill:
             patch.setattr(launch, "start", doomed)
         options = launch_options(results, "processes", jobs=1, checkpoint_minutes=0.0)

@@ -21,9 +21,10 @@ from harness.tasks.task import find_task
 from harness.train import checkpoint
 from harness.train.build import build_model, build_optimizer
 from harness.workers import process_group
+from harness.workers.launch import workers_of
 from harness.workers.preflight import check_gpus, check_results, check_writable
-from harness.workers.process_group import choose_workers, device_groups, joined, own_gpu
-from tests.harness.support import CommandLine, changed, small_spec, write_spec
+from harness.workers.process_group import device_groups, joined, own_gpu
+from tests.harness.support import CommandLine, changed, launch_options, small_config, small_spec, write_spec
 
 
 def test_each_local_rank_has_the_gpu_of_its_number_and_too_few_are_refused_with_a_remedy() -> None:
@@ -37,13 +38,17 @@ def test_each_local_rank_has_the_gpu_of_its_number_and_too_few_are_refused_with_
         device_groups("cuda", 8, 4)
 
 
-def test_what_a_process_of_another_launcher_has_and_what_auto_means() -> None:
+def test_what_a_process_of_another_launcher_has_and_what_auto_means(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each sees all GPUs of its host, or its own alone, as with Slurm; too few are for `joined` to refuse."""
     assert [own_gpu(local_rank, 4) for local_rank in range(3)] == ["cuda:0", "cuda:1", "cuda:2"]
     assert [own_gpu(local_rank, 1) for local_rank in range(2)] == ["cuda:0", "cuda:0"]
-    machines = [("cuda", 8, 8), ("cuda", 8, 7), ("cpu", 1, 8)]
-    assert [choose_workers("auto", *machine) for machine in machines] == ["processes", "stacked", "stacked"]
-    assert choose_workers("processes", "cuda", 8, 1) == "processes"
+    config = small_config(num_workers=8)
+    for device, num_gpus, workers in (("cuda", 8, "processes"), ("cuda", 7, "stacked"), ("cpu", 8, "stacked")):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda num_gpus=num_gpus: num_gpus)
+        assert workers_of(config, launch_options(tmp_path, "auto", device=device)) == workers
+        assert workers_of(config, launch_options(tmp_path, "processes", device=device)) == "processes"
 
 
 def join(rank: int, init_method: str, own: str) -> str:

@@ -9,17 +9,15 @@ from typing import cast
 import pytest
 
 from harness.plan.plan import make_plan
-from harness.plan.rows import PlannedRun
 from harness.records.experiment import Row
 from harness.records.store import read_run
-from harness.spec import ModelSpec, Spec
+from harness.spec import ModelSpec, PlannedRun, Spec
 from harness.spec_file import EXPERIMENTS, load_spec
-from harness.tasks import fashion_mnist, kjv_es, kjv_text, wmt_en_de
+from harness.tasks import fashion_mnist, kjv_es, kjv_text
 from harness.tasks.cmudict import CMUDict
 from harness.tasks.fashion_mnist import FashionMNIST
 from harness.tasks.imagenet import ImageNet
-from harness.tasks.kjv_es import ENGLISH, PACKAGES, Bibles
-from harness.tasks.parallel import TextFiles
+from harness.tasks.kjv_es import ENGLISH, PACKAGES
 from harness.tasks.task import find_task
 from harness.workers.attempt import attempt_stacked
 from tests.harness.support import Table, job_for
@@ -29,7 +27,6 @@ from tests.tasks.miniatures import (
     cmudict_file,
     fashion_mnist_files,
     imagenet_tree,
-    parallel_files,
     write,
 )
 
@@ -53,7 +50,6 @@ SHRUNKEN: dict[str, Table] = {
     "cmudict_adamw": TRANSFORMER,
     "kjv_es": TRANSFORMER,
     "kjv_text": TRANSFORMER,
-    "wmt_en_de": TRANSFORMER,
 }
 
 
@@ -106,14 +102,9 @@ def miniature(name: str, folder: Path, patch: pytest.MonkeyPatch) -> object:
     if name == "kjv_text":
         num_slots = bible(folder, ENGLISH, 1, chapters=(40, 40))
         return replace(kjv_text.TASK, **own, length=8, num_slots=num_slots, sha256=None)
-    if name == "kjv_es":
-        num_slots, _ = (bible(folder, each, seed) for seed, each in enumerate(PACKAGES, 1))
-        own |= {"source": Bibles(3, num_slots), "sha256": None}
-        return replace(kjv_es.TASK, **own, vocabulary=300, positions=64)
-    made = replace(wmt_en_de.TASK, **own, vocabulary=300, positions=64)
-    assert isinstance(made.source, TextFiles)
-    parallel_files(folder, NUM_TRAIN, NUM_TEST, (*made.source.train, *made.source.test))
-    return made
+    num_slots, _ = (bible(folder, each, seed) for seed, each in enumerate(PACKAGES, 1))
+    own |= {"num_test_chapters": 3, "num_slots": num_slots, "sha256": None}
+    return replace(kjv_es.TASK, **own, vocabulary=300, positions=64)
 
 
 # Their rows are another's, all or some.

@@ -1,14 +1,12 @@
-"""Launching: processes and torchrun as good as stacked workers, and failures that are no other run's affair."""
+"""Launching: processes as good as stacked workers, and failures that are no other run's affair."""
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from harness.__main__ import main
 from harness.plan.plan import Plan, make_plan
@@ -23,9 +21,7 @@ from tests.harness.support import (
     DoctoredBlobs,
     Quiet,
     Table,
-    call,
     changed,
-    command,
     comparable,
     done,
     job_for,
@@ -65,56 +61,9 @@ def test_processes_equal_stacked_workers(tmp_path: Path) -> None:
     assert (attempt.launch, attempt.backend) == ("processes", "gloo")
 
 
-def torchrun(num_processes: int, *arguments: str | Path) -> list[str]:
-    launcher = ["--standalone", f"--nproc-per-node={num_processes}", "-m", "harness"]
-    return command(*launcher, *arguments, module="torch.distributed.run")
-
-
-def test_torchrun_equals_stacked_workers(tmp_path: Path) -> None:
-    spec = only(small_spec(), "ef_sgd") | {"statistics": small_spec()["statistics"] | {"baseline": "ef_sgd"}}
-    path = write_spec(tmp_path, spec)
-    said = call(torchrun(2, "run", path, "--results", tmp_path / "torchrun"), tmp_path)
-    assert said.returncode == 0, said.stderr
-    lines = [line for line in said.stdout.splitlines() if line.endswith("done")]
-    assert lines == ["ef_sgd seed 1: done", "ef_sgd seed 2: done"]
-    for run in planned(tmp_path, spec).runs:
-        stacked = done(run.config, tmp_path / "stacked")
-        folder = tmp_path / "torchrun" / "small" / run.run_id
-        assert comparable(folder) == comparable(stacked.folder)
-        (attempt,) = read_run(folder).run.attempts
-        assert (attempt.launch, attempt.backend) == ("torchrun", "gloo")
-
-
-@pytest.fixture
-def under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What torchrun, or Kubernetes, tells the only process of a group of one."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("MASTER_PORT", str(probe.getsockname()[1]))
-    for key, value in {"WORLD_SIZE": "1", "RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
-        monkeypatch.setenv(key, value)
-
-
-@pytest.mark.usefixtures("under_torchrun")
-def test_torchrun_with_another_number_of_processes_no_place_to_meet_or_a_run_in_hand_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: CommandLine
-) -> None:
-    spec, results = only(small_spec(), "sgd"), tmp_path / "results"
-    path = write_spec(tmp_path, changed(spec, "training.num_workers", 3))
-    assert "started 1 processes, the experiment has [3] workers" in cli.refused("run", path, "--results", results)
-    with monkeypatch.context() as elsewhere:
-        elsewhere.delenv("MASTER_ADDR")
-        said = cli.refused("run", path, "--results", results)
-    assert "MASTER_ADDR not" in said and not results.exists()
-    (run,) = planned(tmp_path, changed(spec, "training.num_workers", 1)).runs
-    folder = results / "small" / run.run_id
-    with owned(folder):
-        said = cli.refused("run", path, "--results", results, code=1)
-    assert said == f"another process is at run {run.run_id}"
-    assert {each.name for each in folder.iterdir()} == {"owner.lock"}
-    dist.destroy_process_group()  # which a process that fails takes along
-    cli.out("run", path, "--results", results)
-    assert read_run(folder).result is not None
+def test_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch, cli: CommandLine) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "without torchrun" in cli.refused("run", "fashion_mnist_small")
 
 
 # Failures

@@ -19,11 +19,11 @@ import torch.distributed as dist
 from harness.records.recorder import write_failure
 from harness.records.store import Failure, read_record
 from harness.tasks import blobs
+from harness.train.training import Job
 from harness.workers import process_group
-from harness.workers.attempt import Job, attempt_as_rank
+from harness.workers.attempt import ActiveRun, Resources, attempt_as_rank, close
 from harness.workers.process_group import joined
 from harness.workers.processes import Worker, WorkerError, WorkerProcesses, start_workers
-from harness.workers.run_process import ActiveRun, Resources, close
 from tests.harness.support import DoctoredBlobs, job_for, small_config
 
 # Who fails says so before its group ends

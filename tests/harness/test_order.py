@@ -184,10 +184,6 @@ SCHEDULES: dict[str, tuple[dict[str, Any], list[float]]] = {
         {"kind": "milestones", "milestones": [9.0], "warmup_epochs": 2.5, "staircase_warmup": True},
         [*[1 / 2.5] * 10, *[2 / 2.5] * 10, *[1.0] * 10],
     ),
-    "inverse root": (
-        {"kind": "inverse_sqrt", "warmup_epochs": 1.0},
-        [*TEN, *(math.sqrt(10 / step) for step in range(10, 30))],
-    ),
 }
 
 

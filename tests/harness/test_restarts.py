@@ -16,7 +16,6 @@ from harness.plan.footprint import footprint_of
 from harness.spec import RunConfig
 from harness.train.build import build_optimizer
 from harness.train.training import Training, lose_state
-from harness.workers.attempt import work_of
 from tests.harness.support import BLOCK, comparable, done, job_for, settings_of, small_config
 
 NUM_WORKERS, NUM_STEPS, NUM_TAKEN = 3, 16, 8
@@ -105,7 +104,7 @@ def test_a_synchronous_tail_begins_from_the_average_and_sends_each_gradient(tmp_
     sent = {key: (entry["bits"], entry["collectives"]) for key, entry in result["traffic"].items()}
     assert (sent["model"], sent["gradient"]) == ((3 * size, 3), (20 * size, 20))
     assert footprint_of(config).bits == 23 * size and not footprint_of(config).final_exchange
-    training = Training(work_of(job_for(config, tmp_path / "by steps"), StackedCollectives(2)))
+    training = Training(job_for(config, tmp_path / "by steps"), StackedCollectives(2))
     for _ in range(20):
         training.take_step()
     own = training.optimizer.flat.parameters.clone()

@@ -66,7 +66,6 @@ MISTAKES: dict[str, tuple[Table, list[str]]] = {
     ),
     "unknown compressor": ({"rows.2.settings.compressor.kind": "magic"}, ["magic", *compressors()]),
     "metric of another task": ({"statistics.metric": "bleu"}, ["blobs", "'bleu'", "accuracy"]),
-    "rate that falls from no warm-up": ({"schedule": {"kind": "inverse_sqrt"}}, ["inverse_sqrt", "warm-up"]),
     "unknown topology": (
         {"rows.1": row_of("dpsgd", topology="torus", order="adapt_then_combine")},
         ["'torus'", "ring"],

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from harness.plan.plan import Plan, make_plan
-from harness.plan.rows import PlannedRun
 from harness.records.store import Failure, Heartbeat, RecordError, read_optional, read_record, read_run
+from harness.spec import PlannedRun
 from harness.spec_file import load_spec
 from harness.workers.attempt import attempt_stacked
 from report.accuracy_report import build_report

@@ -244,7 +244,7 @@ def test_replaced_worker_ends_without_waiting_for_its_peers(tmp_path: Path, monk
     def replaced(*arguments: object) -> None:
         raise SupersededError("attempt b has taken the run over")
 
-    monkeypatch.setattr(slurm.job, "attempt_in_group", replaced)
+    monkeypatch.setattr(slurm.job, "train", replaced)
     monkeypatch.setattr(slurm.job, "ProcessGroupCollectives", lambda: None)
     task = job_for(small_config(), tmp_path)
     with pytest.raises(SystemExit) as ended:

@@ -210,13 +210,3 @@ def bible(share: Path, name: str, seed: int, chapters: tuple[int, ...] = (4, 4),
         testament(share / "modules/texts/ztext" / name, testament_name, slots)
         total += len(slots)
     return total
-
-
-def parallel_files(folder: Path, num_train: int, num_test: int, names: tuple[str, ...]) -> Path:
-    """Files of as many lines: two to train on, two to score."""
-    counts = (num_train, num_train, num_test, num_test)
-    texts = {
-        name: "\n".join(verses(seed, count)) + "\n"
-        for seed, (name, count) in enumerate(zip(names, counts, strict=True))
-    }
-    return write(folder, {name: text.encode() for name, text in texts.items()})

@@ -1,4 +1,4 @@
-"""Words, Bibles and parallel texts: miniatures in their real formats are read and split, and bad ones refused."""
+"""Words and Bibles: miniatures in their real formats are read and split, and bad ones refused."""
 
 from __future__ import annotations
 
@@ -12,24 +12,21 @@ import torch
 from harness.spec import TaskSpec
 from harness.tasks import DataError
 from harness.tasks.cmudict import SYMBOLS, CMUDict
-from harness.tasks.kjv_es import MODULES, PACKAGES, Bibles, fits, plain_text, read_module
+from harness.tasks.kjv_es import MODULES, PACKAGES, BibleVerses, Subwords, TextPair, fits, plain_text, read_module
 from harness.tasks.pairs import BEGIN, END, IGNORED, PAD, BleuAndChrf, Pairs, PairSamples, PhoneErrors, plain
-from harness.tasks.parallel import ParallelText, Subwords, TextFiles, TextPair
-from tests.tasks.miniatures import bible, cmudict_file, parallel_files, verses
+from tests.tasks.miniatures import bible, cmudict_file, verses
 
 CPU = torch.device("cpu")
-FILES = ("train.en", "train.de", "test.en", "test.de")
 WORDS = CMUDict(num_train=25, num_test=15, sha256=None)
-TEXT = ParallelText(25, 15, TextFiles(FILES[:2], FILES[2:], "made up"), vocabulary=300, positions=64)
 
 
-def kjv(share: Path) -> ParallelText:
+def kjv(share: Path) -> BibleVerses:
     """Eight chapters of five verses in both languages, three of which are scored."""
     num_slots = [bible(share, name, seed) for seed, name in enumerate(PACKAGES, 1)]
-    return ParallelText(25, 15, Bibles(3, num_slots[0]), 300, 64)
+    return BibleVerses(25, 15, 3, num_slots[0], 300, 64)
 
 
-def load(task: CMUDict | ParallelText, folder: Path, **spec: int) -> PairSamples:
+def load(task: CMUDict | BibleVerses, folder: Path, **spec: int) -> PairSamples:
     return task.load(folder, TaskSpec(name="any", **spec), CPU)
 
 
@@ -43,16 +40,14 @@ def texts(samples: PairSamples, split: str) -> list[tuple[str, str]]:
     return list(zip(map("".join, words), map(" ".join, phones), strict=True))
 
 
-@pytest.fixture(params=["words", "bibles", "files"])
-def task_and_folder(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[CMUDict | ParallelText, Path]:
+@pytest.fixture(params=["words", "bibles"])
+def task_and_folder(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[CMUDict | BibleVerses, Path]:
     if request.param == "words":
         return WORDS, cmudict_file(tmp_path, 40).parent
-    if request.param == "bibles":
-        return kjv(tmp_path), tmp_path
-    return TEXT, parallel_files(tmp_path, 25, 15, FILES)
+    return kjv(tmp_path), tmp_path
 
 
-def test_splits_share_nothing_and_are_the_same_each_time(task_and_folder: tuple[CMUDict | ParallelText, Path]) -> None:
+def test_splits_share_nothing_and_are_the_same_each_time(task_and_folder: tuple[CMUDict | BibleVerses, Path]) -> None:
     task, folder = task_and_folder
     samples = load(task, folder)
     train, test = texts(samples, "train"), texts(samples, "evaluation")
@@ -148,48 +143,24 @@ def test_bad_words_and_another_dictionary_are_refused(line: str, words: str, tmp
         load(WORDS, tmp_path)
 
 
-def lines_of(change: Callable[[list[bytes]], list[bytes]]) -> Callable[[bytes], bytes]:
-    return lambda raw: b"\n".join([*change(raw.splitlines()), b""])
-
-
-def another_line(line: bytes) -> Callable[[bytes], bytes]:
-    return lines_of(lambda lines: [*lines[:3], line, *lines[4:]])
-
-
-DROP_LAST = lines_of(lambda lines: lines[:-1])
-BAD_TEXT: dict[str, tuple[list[str], Callable[[bytes], bytes], str]] = {
-    "of another length": (["train.de"], DROP_LAST, "25 lines and .* 24"),
-    "with an empty line": (["train.en"], another_line(b" "), "line 4: one side .* is empty"),
-    "with fewer pairs": (["test.en", "test.de"], DROP_LAST, r"and 14 to score, .* 15\); made up"),
-    "no text": (["train.en"], lambda raw: b"\xff\xfe", "no text in UTF-8"),
-    "other than the known one": (["train.en"], another_line(b"Another sentence."), "other ones than they should be"),
-}
-
-
-@pytest.mark.parametrize("bad", [*BAD_TEXT, "missing"])
-def test_bad_parallel_files_are_refused(bad: str, tmp_path: Path) -> None:
-    known = replace(TEXT, sha256=load(TEXT, parallel_files(tmp_path, 25, 15, FILES)).sha256)
+def test_other_texts_than_the_known_ones_are_refused(tmp_path: Path) -> None:
+    task = kjv(tmp_path)
+    known = replace(task, sha256=load(task, tmp_path).sha256)
     known.prepare(tmp_path)
-    names, change, words = BAD_TEXT.get(bad, ([], bytes, r"train\.en is missing"))
-    for name in names:
-        rewrite(tmp_path / name, change)
-    if bad == "missing":
-        (tmp_path / "train.en").unlink()
-    with pytest.raises(DataError, match=words):
-        load(known, tmp_path)
-    with pytest.raises(DataError, match="give it as DATA"):
-        TEXT.prepare(None)
+    for other in (replace(known, sha256="0" * 64), replace(known, num_test=14)):
+        with pytest.raises(DataError, match=r"other ones than they should be .* expected 25 and 1[45]"):
+            other.prepare(tmp_path)
 
 
 def test_sentences_beyond_the_positions_are_cut_and_what_does_not_fit_is_refused(tmp_path: Path) -> None:
-    parallel_files(tmp_path, 25, 15, FILES)
+    task = kjv(tmp_path)
     with pytest.raises(DataError, match=r"of 80 sentences are longer than the 9 subwords"):
-        load(replace(TEXT, positions=10), tmp_path)
-    samples = load(replace(TEXT, positions=10, max_cut=1.0), tmp_path)
+        load(replace(task, positions=10), tmp_path)
+    samples = load(replace(task, positions=10, max_cut=1.0), tmp_path)
     assert int(samples.train.lengths.max()) == 10
     for size, words in ((5_000, "larger than the training texts allow"), (100, "no room")):
         with pytest.raises(DataError, match=words):
-            load(replace(TEXT, vocabulary=size), tmp_path)
+            load(replace(task, vocabulary=size), tmp_path)
 
 
 def test_subwords_give_the_text_back_and_are_learnt_from_the_training_split_alone(tmp_path: Path) -> None:
@@ -198,12 +169,9 @@ def test_subwords_give_the_text_back_and_are_learnt_from_the_training_split_alon
     assert [subwords.decode(tokens) for tokens in subwords.encode(odd)] == odd  # type: ignore[arg-type]
     assert all(min(tokens) > END for tokens in subwords.encode(odd))
     assert "\ufffd" in subwords.decode(list(subwords.encode(["é"])[0])[:-1]), "bytes that are no text"
-    parallel_files(tmp_path, 25, 15, FILES)
-    before = load(TEXT, tmp_path)
-    path = tmp_path / "test.en"
-    path.write_text(path.read_text().upper())
-    after = load(TEXT, tmp_path)
-    assert after.vocabulary_sha256 == before.vocabulary_sha256 and after.sha256 != before.sha256
+    task = kjv(tmp_path)
+    before, fewer = load(task, tmp_path), task._read(tmp_path)[0]
+    assert before.vocabulary_sha256 == Subwords([text for pair in fewer for text in pair[:2]], 300).sha256
 
 
 def test_phone_errors_are_insertions_deletions_and_substitutions_of_all_words() -> None:

@@ -17,9 +17,9 @@ import torch
 from torch import distributed as dist
 
 from algorithms import MCSER, BlockSparsifier, ProcessGroupCollectives
+from harness.records.run_lock import BusyError
 from harness.records.store import read_record
 from harness.records.timings import Sweep
-from harness.timing import netlab
 from harness.timing import sweep as sweeps
 from harness.timing.lab import lab, start_inside, why_not
 from harness.timing.links import LabError, LabTopology, burst_bytes, frames_in_one_piece, rate_text
@@ -124,7 +124,7 @@ def test_a_signal_ends_the_lab(prefix: str, owner: Owner, number: signal.Signals
 @needs_lab
 def test_what_a_killed_lab_left_is_removed_by_the_next_and_nothing_else_is(prefix: str, owner: Owner) -> None:
     process, inside = owner
-    with pytest.raises(LabError, match="a lab is up on this machine already"), lab(LabTopology(2, 1, 1e8)):
+    with pytest.raises(BusyError, match="a lab is up on this machine already"), lab(LabTopology(2, 1, 1e8)):
         pass
     assert len(namespaces(f"{prefix}-")) == 3 and is_alive(inside), "a lab in use is left alone"
     other = f"other{prefix}-m0"
@@ -269,7 +269,6 @@ def test_a_burst_is_short_and_no_piece_of_tcp_s_is_larger(rate: float) -> None:
 def test_numbers_that_no_lab_can_have_are_one_sentence(
     options: list[str], sentence: str, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(netlab, "why_not", lambda: None)
     monkeypatch.setattr("harness.timing.lab.why_not", lambda: None)
     assert cli.refused("netlab", *options).startswith(sentence)
 

@@ -22,8 +22,7 @@ from harness.timing.methods import CONSECUTIVE, METHODS
 from harness.timing.session import CellPlan, Session, cell_of, on_end, on_one_link, time_in_lab, timing_of
 from harness.timing.sweep import fabric
 from harness.timing.timed_step import Parts, RankStep, parts_of, recorded
-from harness.timing.trainees import workload
-from harness.timing.workloads import gradients_of
+from harness.timing.workloads import gradients_of, workload
 from harness.workers.process_group import joined
 from harness.workers.processes import Worker, WorkerError, start_workers
 

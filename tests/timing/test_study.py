@@ -14,9 +14,9 @@ import pytest
 
 from harness.plan.plan import plan_experiment
 from harness.records.store import read_record
-from harness.records.timings import Fabric, Message, Method, Sweep, Timing, TimingStudy, Workload
+from harness.records.timings import Message, Method, Sweep, Timing, TimingStudy
 from harness.timing import study
-from harness.timing.cluster import add_to_study, environment, fabric_here
+from harness.timing.cluster import add_to_study
 from harness.timing.links import LabTopology
 from harness.timing.methods import EXPERIMENTS, METHODS, scored_methods
 from harness.timing.study import (
@@ -27,7 +27,7 @@ from harness.timing.study import (
     run_study,
     scored_cells,
 )
-from harness.timing.trainees import workload
+from harness.timing.workloads import workload
 from report.speed.workload_model import read_study
 from tests.harness.support import CommandLine
 
@@ -107,8 +107,8 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Timed:
     def lab(topology: LabTopology) -> Iterator[SimpleNamespace]:
         yield SimpleNamespace(topology=topology)
 
-    def time(file: Path, load: Workload, methods: object, cells_of: object, most: float, network: Fabric) -> None:
-        seen.append((load.name, network.bits_per_second, most / network.num_workers))
+    def write(self: study.Timed, folder: Path) -> None:
+        seen.append((self.session.workload.name, self.fabric.bits_per_second, self.lab.bits_per_second))
 
     jobs = [TimingJob("resnet50_v100", 8, 1, rate, dilation) for rate, dilation in ((10e9, 1), (10e9, 128), (1e12, 1))]
     for name, stand_in in {
@@ -116,11 +116,11 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Timed:
         "lab": lab,
         "connected": lambda lab: nullcontext(),
         "sweep_lab": lambda lab, seconds: None,
-        "_time": time,
         "write_record": lambda path, record: None,
         "JOBS": jobs,
     }.items():
         monkeypatch.setattr(study, name, stand_in)
+    monkeypatch.setattr(study.Timed, "write", write)
     return seen
 
 
@@ -145,7 +145,7 @@ def test_what_there_is_no_time_for_is_left_out_and_said(timed: Timed, tmp_path: 
 
 
 SHIPPED = Path(__file__).parents[2] / "results/speedups"
-VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_NTASKS")
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @pytest.fixture(autouse=True)
@@ -163,15 +163,6 @@ def test_a_single_process_is_told_how_to_start_several_and_unknown_names_are_ref
     assert "unknown method 'sdg'" in cli.refused("time", "--methods", "sdg")
     said = cli.refused("time", "--workload", "resnet")
     assert "unknown workload 'resnet'; the workloads are" in said and "resnet50_v100" in said
-
-
-def test_srun_says_what_torchrun_would(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = {"PROCID": "5", "NTASKS": "8", "LOCALID": "1", "STEP_TASKS_PER_NODE": "4(x2)", "LAUNCH_NODE_IPADDR": "::1"}
-    for name, value in said.items():
-        monkeypatch.setenv(f"SLURM_{name}", value)
-    assert environment() == "srun"
-    layout = fabric_here("gloo")
-    assert (layout.num_machines, layout.workers_per_machine) == (2, 4)
 
 
 def test_torchrun_makes_a_study_that_can_be_reported(tmp_path: Path) -> None:

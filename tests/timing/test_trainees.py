@@ -11,12 +11,10 @@ from algorithms import DistributedOptimizer, algorithms
 from algorithms.core import traffic
 from harness.plan.footprint import RESNET50_FORWARD_FLOPS
 from harness.records.timings import Message, Method
-from harness.timing import trainees
-from harness.timing.method_messages import messages_of
+from harness.timing import workloads
 from harness.timing.methods import METHODS
-from harness.timing.trainees import Trainee, real_trainee, waiting_trainee, workload
-from harness.timing.turn import Turn
-from harness.timing.workloads import gradients_of, gradients_of_model
+from harness.timing.turn import Turn, messages_of
+from harness.timing.workloads import Trainee, gradients_of, gradients_of_model, real_trainee, waiting_trainee, workload
 from tests.timing.conftest import GRADIENTS, NUMEL, WORKLOAD, setting_of
 
 CPU = torch.device("cpu")
@@ -84,7 +82,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    for module in (trainees, traffic):
+    for module in (workloads, traffic):
         monkeypatch.setattr(module, "time", made)
     return made
 
@@ -137,7 +135,7 @@ def test_passes_in_half_precision_have_gradients_that_nothing_has_scaled(monkeyp
     """On the CPU's autocast, which stands for the GPU's."""
     gradients = []
     for precision in ("fp32", "fp16"):
-        monkeypatch.setattr(trainees, "computes_in", lambda name, device, precision=precision: precision)
+        monkeypatch.setattr(workloads, "computes_in", lambda name, device, precision=precision: precision)
         made = real_trainee("fashion_mnist", gradients_of("fashion_mnist"), CPU, 0)
         made.passes()
         gradients.append([parameter.grad for parameter in made.module.parameters()])
