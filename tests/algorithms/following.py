@@ -14,6 +14,7 @@ from tests.algorithms import transcription
 from tests.algorithms.problems import (
     BIAS_LR,
     BIAS_WEIGHT_DECAY,
+    LR,
     NUM_PARAMETERS,
     NUM_WEIGHTS,
     SGD,
@@ -80,7 +81,7 @@ def first_q(seed: int) -> Callable[[int, int, int], Array]:
 
 ENCODED: dict[str, Compress] = {
     "top_k": transcription.top_k(5),  # 51 / 10
-    "sign": transcription.scaled_sign,
+    "sign": transcription.quantised_blocks(1, NUM_PARAMETERS),
     "qsgd": transcription.qsgd(7, 16, qsgd_noise),
     "chunks": transcription.chunk_top_k(5, 12, 2),
     "int4": transcription.in_two_stages(transcription.quantised_blocks(4, 16), 16),
@@ -93,17 +94,35 @@ def compress_of(key: str, among_neighbours: bool = False) -> Compress:
     return ENCODED[key] if key in ENCODED else transcription.masked(mask_of(SHARED[key]))
 
 
-def assert_follows(name: str, own: dict[str, Any], expected: Iterator[State], **common: Any) -> None:
-    """After each step the workers' parameters, and their errors where the method holds them, are as expected."""
+def rises_and_falls(step: int) -> float:
+    """A learning rate: up to 0.1 in 8 steps, then by a line that would reach 0 at step 58."""
+    return LR * min(step / 8, (58 - step) / 50)
+
+
+def assert_follows(
+    name: str,
+    own: dict[str, Any],
+    expected: Iterator[State],
+    rate: Callable[[int], float] | None = None,
+    **common: Any,
+) -> None:
+    """After each step the workers' parameters, and their errors where the method holds them, are as expected.
+
+    `rate` is the first group's learning rate at a step; that of the second is in proportion.
+    """
 
     def work(collectives: Collectives) -> list[tuple[Array, Array | None]]:
         model = make_model()
         optimizer = make_optimizer(name, model, own, collectives, seed=SEED, **common)
         states = []
         for step in range(1, NUM_STEPS + 1):
+            if rate is not None:
+                for group, peak in zip(optimizer.param_groups, (1.0, BIAS_LR / LR), strict=True):
+                    group["lr"] = peak * rate(step)
             train(optimizer, model, collectives.rank, [step])
             error = None if optimizer.error is None else optimizer.error[0].numpy().copy()
             states.append((flat_parameters(model).numpy(), error))
+        assert optimizer.traffic.training() == optimizer.expected_traffic(NUM_STEPS).training()
         return states
 
     tolerance = 1e-8 if "local_step" in common else 1e-9

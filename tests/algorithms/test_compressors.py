@@ -16,13 +16,16 @@ from algorithms import (
     Compressor,
     Identity,
     PerTensorBlockSparsifier,
+    Purpose,
     QuantisedBlocks,
     RandomK,
     ScaledSign,
+    StackedCollectives,
     TopK,
     Zero,
 )
 from algorithms.core.compressors import Draw, Encoded, Gathered, SharedSupport, checked
+from algorithms.core.exchange import Exchanged, Sending
 from algorithms.core.layout import Layout, Window
 from algorithms.core.traffic import Entry
 from algorithms.registry import compressors
@@ -140,31 +143,6 @@ def test_the_mean_cost_of_draws_that_differ_is_their_mean(compressor: PerTensorB
     assert compressor.mean_cost(layout, draws, 16).bits == pytest.approx(mean.bits / 2, abs=1)
 
 
-# 32-bit numbers and indices; d = 51 = 42 + 9.
-PAYLOADS: list[tuple[Compressor, int]] = [
-    (BlockSparsifier(1, 3), 51 * 32),
-    (BlockSparsifier(3), 17 * 32),
-    (PerTensorBlockSparsifier(7), (6 * 1 + 1) * 32),  # one of 7 rows of 6; one of 9
-    (PerTensorBlockSparsifier(3.5, 3), (2 * 2 + 3) * 32),  # two rows, two columns; round(9 / 3.5) = 3
-    (ChunkTopK(5, 12, 32), (4 * 23 + 12) * 8),
-    (ChunkTopK(4, 4096, 4), (4 * 16 + 2 + 6) * 8),  # 12 bits of index, though there are but 51 places
-    (QSGD(2, 16), 13 * 8 + 4 * 32),  # 102 bits in 13 bytes, a norm for each of 4 buckets
-    (QSGD(8, 51), 51 * 8 + 32),
-    (QuantisedBlocks(1, 8), 7 * (32 + 8)),
-    (QuantisedBlocks(8), 32 + 8 * 256),
-]
-
-
-@pytest.mark.parametrize(("compressor", "bits"), PAYLOADS, ids=str)
-def test_payloads_counted_by_hand(compressor: Compressor, bits: int) -> None:
-    layout = layout_of((7, 6), (9,))
-    # The last of the blocks of rows may be short: take a draw where none is.
-    payloads = [compressor.payload_bits(layout, draw_at(step)) for step in range(40)]
-    assert max(payloads) == bits
-    if not isinstance(compressor, PerTensorBlockSparsifier):
-        assert min(payloads) == bits
-
-
 @pytest.mark.parametrize("compressor", [QSGD(2), QSGD(2, 16), QSGD(2, 4), QSGD(2, 3), QSGD(4, 64), QSGD(4)], ids=str)
 def test_the_variance_of_qsgd_is_what_its_worst_vector_loses(compressor: QSGD) -> None:
     """Numbers that are all alike are the worst where it is 1 or more; below, what is lost is less than what there was.
@@ -246,28 +224,6 @@ def test_each_tensor_keeps_an_aligned_block(
         assert kept.sum() == np.prod([hi - lo for lo, hi in spans]) * np.prod(kept.shape[2:])
 
 
-def test_each_place_of_a_tensor_is_reached_and_the_last_is_short() -> None:
-    layout = layout_of((10, 7))
-    spans = set()
-    for step in range(200):
-        kept = layout.tensors[0].view(mask(PerTensorBlockSparsifier(2.5, 2), layout, draw_at(step))).numpy() > 0
-        spans.add((ranges(kept, 0), ranges(kept, 1)))
-    assert spans == {(row, column) for row in [(0, 4), (4, 8), (8, 10)] for column in [(0, 4), (4, 7)]}
-
-
-def test_a_coin_decides_whether_a_tensor_takes_part() -> None:
-    """Of 2 x 1500 coins of probability 1 / 3: expected 1000, standard deviation 26."""
-    layout, compressor = layout_of((4,), (6, 2)), PerTensorBlockSparsifier(2, 1, 3)
-    masks = torch.stack([mask(compressor, layout, draw_at(step)) for step in range(1500)])
-    part = torch.stack([masks[:, :4].amax(1), masks[:, 4:].amax(1)])
-    assert abs(float(part.sum()) - 1000) < 130
-    both = float((part[0] * part[1]).sum())  # independent: 1500 / 9, standard deviation 12
-    assert abs(both - 1500 / 9) < 60
-    silent = [step for step in range(1500) if masks[step].sum() == 0]
-    assert len(silent) > 500
-    assert compressor.payload_bits(layout, draw_at(silent[0])) == 0
-
-
 # Top-k, sign, QSGD.
 
 
@@ -287,7 +243,7 @@ def definition_of(compressor: Encoded, numel: int, dtype: torch.dtype) -> Compre
             return transcription.quantised_blocks(bits, block_size)
         case QSGD(bits, bucket_size):
             return transcription.qsgd({2: 1, 4: 7, 8: 127}[bits], bucket_size, noise)
-    return transcription.scaled_sign
+    return transcription.quantised_blocks(1, numel)  # ScaledSign: one block
 
 
 @given(ENCODED, st.integers(12, 150), SEEDS, DTYPES)
@@ -340,3 +296,50 @@ def test_zero_stays_zero_and_encoding_leaves_all_else_alone(compressor: Encoded)
     compressed(compressor, vector, draw_at(0))
     assert torch.equal(vector, before)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+# The all-reduce of quantised blocks: what all receive and what each keeps make up what was sent, at any size.
+
+QUANTISERS = st.builds(
+    QuantisedBlocks, st.sampled_from([1, 4, 8]), st.sampled_from([8, 16, 40]), second_error=st.booleans()
+)
+
+
+def sent_by(vector: Tensor, compressor: QuantisedBlocks) -> tuple[Exchanged, Entry]:
+    """What the exchange gives workers that are stacked, and what was counted."""
+    collectives = StackedCollectives(len(vector))
+    layout = flat_layout(vector.shape[1])
+    sent = Sending(collectives).exchange(vector, compressor, layout, draw_at(1), Purpose.GRADIENT)
+    return sent, collectives.traffic[Purpose.GRADIENT]
+
+
+@given(QUANTISERS, st.sampled_from([1, 2, 3, 8]), st.integers(1, 120), st.integers(0, 99))
+def test_what_all_receive_and_what_each_keeps_is_what_there_was(
+    compressor: QuantisedBlocks, num_workers: int, numel: int, seed: int
+) -> None:
+    vector = random_vector(num_workers * numel, seed, torch.float32).view(num_workers, numel)
+    sent, counted = sent_by(vector, compressor)
+    num_blocks, size = -(-numel // compressor.block_size), compressor.block_size
+    assert counted == Entry(num_blocks * (32 + size * compressor.bits), 1, gathered_bits=0)
+    assert (sent.mean == sent.mean[0]).all(), "all receive the same"
+    once = transcription.quantised_blocks(compressor.bits, size)
+    expected = transcription.in_two_stages(once, size)(1, "gradient", vector.double().numpy())
+    # Rounding may fall to the other side where a number lies half-way between two levels.
+    largest = float(vector.abs().max())
+    assert (abs(sent.mean[0].double().numpy() - expected.mean(axis=0)) < 1e-5 * largest).mean() > 0.9
+    if compressor.second_error:
+        received_and_kept = num_workers * sent.mean[0] + (vector - sent.own).sum(dim=0)
+        torch.testing.assert_close(received_and_kept, vector.sum(dim=0), rtol=0, atol=4e-6 * largest * num_workers)
+    else:
+        alone = once(1, "gradient", vector.double().numpy())
+        assert (abs(sent.own.double().numpy() - alone) < 1e-5 * largest).mean() > 0.9
+
+
+@pytest.mark.parametrize("bits", [1, 4, 8])
+def test_large_numbers_stay_finite_and_those_that_are_not_are_seen(bits: int) -> None:
+    vector = torch.full((8, 40), 3e38)
+    sent, _ = sent_by(vector, QuantisedBlocks(bits, 8, second_error=False))
+    torch.testing.assert_close(sent.mean, vector, rtol=1e-6, atol=0)
+    vector[3, 11] = float("nan")
+    seen = sent_by(vector, QuantisedBlocks(bits, 8))[0].mean[0].isnan()
+    assert seen[8:16].any() and not seen[:8].any() and not seen[16:].any(), "in its block alone"

@@ -1,7 +1,7 @@
-"""PowerSGD on tensors of all sorts: its definition, its invariants, its bits, its state, and short numbers."""
+"""PowerSGD on tensors of all sorts: its definition, its invariants, and short numbers."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -9,14 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from algorithms import Collectives
-from algorithms.core.layout import Layout
-from algorithms.core.low_rank import LowRank
-from algorithms.core.traffic import Entry
+from algorithms import StackedCollectives
 from algorithms.powersgd import PowerSGD
 from tests.algorithms import transcription
 from tests.algorithms.following import first_q
-from tests.algorithms.problems import workers
 from tests.algorithms.transcription import Array, Problem
 
 # A convolution, vectors, matrices wide and tall, two of one shape, a scalar and a column.
@@ -24,6 +20,7 @@ SHAPES: list[tuple[int, ...]] = [(4, 3, 2, 2), (5,), (6, 7), (9, 4), (), (6, 7),
 SIZES = [math.prod(shape) for shape in SHAPES]
 NUMEL = sum(SIZES)
 SEED, NUM_WORKERS = 5, 3
+START = np.random.default_rng(0).normal(0, 1, NUMEL)
 
 Gradient = Callable[[Array, int, int], Array]
 
@@ -35,41 +32,19 @@ def towards_targets(x: Array, step: int, worker: int) -> Array:
     return x - target + noise
 
 
-def start() -> Array:
-    return np.random.default_rng(0).normal(0, 1, NUMEL)
-
-
-def parameters_at(x: Array, dtype: torch.dtype = torch.float64) -> list[nn.Parameter]:
-    parts = np.split(x, np.cumsum(SIZES)[:-1])
-    return [nn.Parameter(torch.from_numpy(p.reshape(s)).to(dtype)) for p, s in zip(parts, SHAPES, strict=True)]
-
-
-def make(collectives: Collectives | None = None, dtype: torch.dtype = torch.float64, **given: Any) -> PowerSGD:
-    return PowerSGD(
-        parameters_at(start(), dtype), collectives=collectives, **{"lr": 0.1, "rank": 2, "seed": SEED, **given}
-    )
-
-
-def step(optimizer: PowerSGD, gradient: Array) -> None:
-    for parameter, part in zip(optimizer.flat.tensors, np.split(gradient, np.cumsum(SIZES)[:-1]), strict=True):
-        parameter.grad = torch.from_numpy(part.reshape(parameter.shape)).to(parameter.dtype)
-    optimizer.step()
-
-
-def states(
-    num_steps: int, num_workers: int = NUM_WORKERS, gradient: Gradient = towards_targets, **given: Any
-) -> list[list[tuple[Array, Array]]]:
-    """After each step, of each worker, its parameters and its error."""
-
-    def work(collectives: Collectives) -> list[tuple[Array, Array]]:
-        optimizer, seen = make(collectives, **given), []
-        for number in range(1, num_steps + 1):
-            step(optimizer, gradient(optimizer.flat.parameters[0].numpy().copy(), number, collectives.rank))
-            assert optimizer.error is not None
-            seen.append((optimizer.flat.parameters[0].numpy().copy(), optimizer.error[0].numpy().copy()))
-        return seen
-
-    return [list(of_all) for of_all in zip(*workers(work, num_workers), strict=True)]
+def states(num_steps: int, gradient: Gradient = towards_targets, **given: Any) -> Iterator[tuple[Array, Array]]:
+    """After each step all workers' parameters and errors, a row each."""
+    parts = zip(np.split(START, np.cumsum(SIZES)[:-1]), SHAPES, strict=True)
+    rows = [np.array([part.reshape(shape)] * NUM_WORKERS) for part, shape in parts]
+    parameters = [nn.Parameter(torch.from_numpy(each)) for each in rows]
+    given = {"lr": 0.1, "seed": SEED, "collectives": StackedCollectives(NUM_WORKERS), **given}
+    optimizer = PowerSGD(parameters, **given)
+    for number in range(1, num_steps + 1):
+        xs = enumerate(optimizer.flat.parameters.numpy().copy())
+        optimizer.flat.gradients.copy_(torch.from_numpy(np.array([gradient(x, number, worker) for worker, x in xs])))
+        optimizer.step()
+        assert optimizer.error is not None
+        yield optimizer.flat.parameters.numpy().copy(), optimizer.error.numpy().copy()
 
 
 def assert_same(actual: Any, expected: Any, tolerance: float = 1e-12) -> None:
@@ -80,13 +55,12 @@ def assert_same(actual: Any, expected: Any, tolerance: float = 1e-12) -> None:
 @pytest.mark.parametrize("rank", [1, 2, 3, 4])
 def test_it_is_what_the_paper_says(rank: int, momentum: float) -> None:
     ones = np.ones(NUMEL)
-    problem = Problem(start(), towards_targets, NUM_WORKERS, 0.1 * ones, momentum, 0.02 * ones)
+    problem = Problem(START, towards_targets, NUM_WORKERS, 0.1 * ones, momentum, 0.02 * ones)
     expected = transcription.powersgd(problem, SHAPES, rank, first_q(SEED))
-    given = {"rank": rank, "momentum": momentum, "weight_decay": 0.02}
-    for number, (of_all, (xs, es)) in enumerate(zip(states(15, **given), expected, strict=False), start=1):
+    found = states(15, rank=rank, momentum=momentum, weight_decay=0.02)
+    for number, (own, wanted) in enumerate(zip(found, expected, strict=False), start=1):
         tolerance = 1e-12 if number < 9 else 1e-9  # rounding grows as a power iteration's directions turn
-        assert_same([x for x, _ in of_all], xs, tolerance)
-        assert_same([e for _, e in of_all], es, tolerance)
+        assert_same(own, wanted, tolerance)
 
 
 # Invariants.
@@ -104,81 +78,14 @@ def of_rank_one(x: Array, number: int, worker: int) -> Array:
 @pytest.mark.parametrize("gradient", [towards_targets, of_rank_one])
 def test_at_full_rank_it_is_sgd_from_the_first_step(gradient: Gradient) -> None:
     """The smaller side of the greatest matrix is 6."""
-    ones = np.ones(NUMEL)
-    sgd = transcription.sgd(Problem(start(), gradient, NUM_WORKERS, 0.1 * ones, 0.9, 0.02 * ones))
-    full = states(12, gradient=gradient, rank=6, momentum=0.9, weight_decay=0.02)
-    for of_all, (xs, _) in zip(full, sgd, strict=False):
-        assert_same([x for x, _ in of_all], xs)
-        assert np.abs(transcription.mean([e for _, e in of_all])).max() < 1e-13
-    lower = states(12, gradient=gradient, rank=5, momentum=0.9, weight_decay=0.02)
-    assert np.abs(lower[-1][0][0] - full[-1][0][0]).max() > 1e-3
-
-
-MATRICES = {
-    "plain": [1.0, 1.0, 1.0],
-    "a column of 0": [1.0, 0.0, 1.0],
-    "0": [0.0, 0.0, 0.0],
-    "tiny": [1e-150, 1e-150, 1e-150],
-    "huge": [1e150, 1e150, 1e150],
-    "columns of all sizes": [1e-12, 1.0, 1e12],
-}
-"""Factors of a random matrix' columns."""
-
-
-@pytest.mark.parametrize("key", [*MATRICES, "of rank 1"])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_the_columns_of_p_are_orthonormal_and_span_what_they_spanned(dtype: torch.dtype, key: str) -> None:
-    if dtype != torch.float64 and key in ("tiny", "huge", "columns of all sizes"):
-        return
-    plain = torch.randn(8, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    p = plain[:, :1] * plain[0] if key == "of rank 1" else plain * torch.tensor(MATRICES[key], dtype=torch.float64)
-    low = LowRank(Layout.of([torch.empty(8, 5)]), 3)
-    exact = torch.finfo(dtype).eps * 10
-    message = p.to(dtype).reshape(-1).clone()
-    low.orthonormalise_(message)
-    basis = low.factors(message, "rows")[0].double()
-    torch.testing.assert_close(basis.T @ basis, torch.eye(3, dtype=torch.float64), rtol=0, atol=exact)
-    size = float(p.abs().max()) or 1.0
-    torch.testing.assert_close(basis @ (basis.T @ p) / size, p / size, rtol=0, atol=exact)
-
-
-# Bits.
-
-
-def test_bits_counted_by_hand() -> None:
-    """Matrices of 4 x 12, 6 x 7 twice, 9 x 4, 3 x 1 and 1 x 5; 6 numbers are in none."""
-    for rank, numbers in (
-        (1, 16 + 13 + 13 + 13 + 4 + 6),
-        (3, 48 + 39 + 39 + 39 + 4 + 6),
-        (100, 64 + 78 + 78 + 52 + 4 + 6),
-    ):
-        optimizer = make(dtype=torch.float32, rank=rank)
-        assert optimizer.expected_traffic(10).training()["gradient"] == Entry(10 * 32 * (numbers + 6), 20)
-        assert optimizer.overall_ratio() == pytest.approx(NUMEL / (numbers + 6))
-    vectors = PowerSGD([nn.Parameter(torch.zeros(7))], lr=0.1, rank=1)
-    assert vectors.expected_traffic(10).training()["gradient"] == Entry(10 * 32 * 7, 10), "there is no second message"
-
-
-# State.
-
-
-def test_a_state_of_other_factors_is_refused() -> None:
-    state = make(rank=2).state_dict()
-    with pytest.raises(ValueError, match="rank = 2, this has 3"):
-        make(rank=3).load_state_dict(state)
-    flat = state["param_groups"][0]["flat"]
-    flat["right_factors"] = flat["right_factors"][:-1]
-    with pytest.raises(ValueError, match=r"does not fit powersgd.*right_factors"):
-        make(rank=2).load_state_dict(state)
-
-
-def test_the_first_factors_are_drawn_from_the_seed_alone() -> None:
-    first = make().q.clone()
-    assert all(torch.equal(first, other) for other in workers(lambda collectives: make(collectives).q.clone(), 3))
-    assert not torch.equal(first, make(seed=SEED + 1).q)
-    with torch.device("meta"):
-        planned = PowerSGD([nn.Parameter(torch.empty(shape)) for shape in SHAPES], lr=0.1, rank=2)
-    assert planned.expected_traffic(7) == make(rank=2, dtype=torch.float32).expected_traffic(7)
+    ones, given = np.ones(NUMEL), {"gradient": gradient, "momentum": 0.9, "weight_decay": 0.02}
+    sgd = transcription.sgd(Problem(START, gradient, NUM_WORKERS, 0.1 * ones, 0.9, 0.02 * ones))
+    full = list(states(12, rank=6, **given))
+    for (xs, es), (wanted, _) in zip(full, sgd, strict=False):
+        assert_same(xs, wanted)
+        assert np.abs(transcription.mean(es)).max() < 1e-13
+    *_, (lower, _) = states(12, rank=5, **given)
+    assert np.abs(lower - full[-1][0]).max() > 1e-3
 
 
 # Short numbers.
@@ -190,25 +97,11 @@ def test_small_gradients_do_not_vanish_in_messages_of_16_bits() -> None:
     def small(x: Array, number: int, worker: int) -> Array:
         return 1e-5 * towards_targets(0 * x, 1, worker)
 
-    full, short = (
-        states(6, gradient=small, lr=1e4, rank=1, communication_dtype=communication_dtype)[-1][0][0]
-        for communication_dtype in (None, torch.float16)
-    )
-    assert np.linalg.norm(short - full) < 0.02 * np.linalg.norm(full - start())
-
-
-def test_what_rounding_took_is_kept() -> None:
-    """Also of what is no matrix: with the error it is what there was."""
-    total, before = np.zeros(NUMEL), start()
-    for number, of_all in enumerate(states(8, 1, communication_dtype=torch.bfloat16, lr=1.0, rank=6), start=1):
-        total += towards_targets(before, number, 0)
-        before = of_all[0][0]
-        assert_same(start() - before + of_all[0][1], total)
-        assert np.abs(of_all[0][1]).max() > 1e-4
+    *_, (full, _) = states(6, small, lr=1e4, rank=1)
+    *_, (short, _) = states(6, small, lr=1e4, rank=1, communication_dtype=torch.float16)
+    assert np.linalg.norm(short - full) < 0.02 * np.linalg.norm(full - START)
 
 
 def test_numbers_that_are_none_stay_so_and_raise_nothing() -> None:
-    optimizer = make()
-    step(optimizer, np.full(NUMEL, np.nan))
-    step(optimizer, np.full(NUMEL, np.inf))
-    assert not torch.isfinite(optimizer.flat.parameters[0]).any()
+    *_, (xs, _) = states(2, lambda x, number, worker: np.full(NUMEL, np.nan if number == 1 else np.inf), rank=2)
+    assert not np.isfinite(xs).any()

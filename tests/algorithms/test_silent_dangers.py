@@ -136,11 +136,6 @@ def test_parameters_that_are_replaced_are_noticed(monkeypatch: pytest.MonkeyPatc
     model(torch.ones(1, 3)).sum().backward()
     with pytest.warns(UserWarning, match=r"parameters 2, 3 have no gradient at the optimiser's first step"):
         optimizer.step()
-    model = make_model(ACCURATE)
-    optimizer = made("mcser", model, model=model)
-    model[2].bias = nn.Parameter(torch.zeros(3, dtype=torch.float64))  # type: ignore[index]
-    with pytest.raises(RuntimeError, match="another Parameter in place of number 3"):
-        optimizer.state_dict()
     monkeypatch.setattr(torch.__future__, "_overwrite_module_params_on_conversion", True)
     model = nn.Linear(3, 2)
     optimizer = SGD(model.parameters(), lr=0.1)
@@ -212,10 +207,8 @@ def test_groups_may_be_added_before_the_first_step(name: str, dtype: Types) -> N
         weights, biases = groups(list(later.parameters()))
         make = algorithms()[name]
         optimizer = make([weights], collectives=collectives, weight_decay=WEIGHT_DECAY, **own, **numbers)
-        twice, imaginary = nn.Parameter(weights["params"][0].detach()), torch.zeros(2, dtype=torch.complex64)
-        for refused, words in ((twice, "share memory"), (nn.Parameter(imaginary), "is torch.complex64")):
-            with pytest.raises(ValueError, match=words):
-                optimizer.add_param_group({"params": [refused]})
+        with pytest.raises(ValueError, match="share memory"):
+            optimizer.add_param_group({"params": [nn.Parameter(weights["params"][0].detach())]})
         optimizer.add_param_group(biases)
         for model, each in ((at_once, whole), (later, optimizer)):
             train(each, model, rank, range(1, 8))
@@ -227,19 +220,7 @@ def test_groups_may_be_added_before_the_first_step(name: str, dtype: Types) -> N
         assert torch.equal(whole, grown)
 
 
-def test_types_draw_apart_and_one_that_is_too_small_to_compress_is_sent_whole() -> None:
-    """In each step a block of each type moves; were they drawn alike, both would have the same number."""
-    same = [nn.Parameter(torch.zeros(64, dtype=dtype)) for dtype in ACCURATE]
-    optimizer = EFSGD(same[:1], lr=1.0, compressor=BlockSparsifier(8))
-    optimizer.add_param_group({"params": same[1:]})
-    places = []
-    for _ in range(12):
-        before = [x.detach().clone() for x in same]
-        for x in same:
-            x.grad = torch.ones_like(x)
-        optimizer.step()
-        places.append([int((x != old).nonzero()[0]) for x, old in zip(same, before, strict=True)])
-    assert any(first != second for first, second in places)
+def test_numbers_of_a_type_that_are_too_few_to_compress_are_sent_whole() -> None:
     small = [nn.Parameter(torch.zeros(64)), nn.Parameter(torch.zeros(6, dtype=torch.float64))]
     optimizer = EFSGD(small, lr=1.0, compressor=BlockSparsifier(8))
     small[1].grad = torch.ones_like(small[1])
@@ -247,11 +228,6 @@ def test_types_draw_apart_and_one_that_is_too_small_to_compress_is_sent_whole() 
     sent = Entry(8 * 32 + 6 * 64, 2)
     assert (small[1] == -1).all()
     assert optimizer.traffic[Purpose.GRADIENT] == sent == optimizer.expected_traffic(1)[Purpose.GRADIENT]
-
-
-def test_types_that_differ_between_workers_are_noticed() -> None:
-    with pytest.raises(ValueError, match="the workers' optimisers differ"):
-        workers(lambda each: made("mcser", make_model((torch.float32, ACCURATE[each.rank])), each), 2)
 
 
 def test_frozen_layers_may_be_thawed_later() -> None:

@@ -121,10 +121,21 @@ def test_a_state_for_any_number_of_workers_has_the_averages_of_parameters_of_eac
         for key in ("error", "exp_avg", "exp_avg_sq"):
             torch.testing.assert_close(mean[key], (first[key] + second[key]) / 2)
             assert mean[key].any()
-    one_type = make_optimizer("mcser", make_model(torch.float32), own, **ADAMW)
-    for each, foreign in ((one_type, common), (optimizer, one_type.state_dict())):
-        with pytest.raises(ValueError, match=r"^this state does not fit mcser: "):
-            each.load_state_dict(copy.deepcopy(foreign))
+
+
+def test_states_of_another_local_step_or_from_before_a_method_had_a_setting() -> None:
+    """What a state does not know was at its default."""
+
+    def make(on: str = "updates", **common: Any) -> DistributedOptimizer:
+        return make_optimizer("ef_sgd", make_model(), {"compressor": TopK(10), "error_feedback_on": on}, **common)
+
+    with pytest.raises(ValueError, match="saved with local_step = None, this has 'adamw'"):
+        make(**ADAMW).load_state_dict(make().state_dict())
+    state = make().state_dict()
+    del state["param_groups"][0]["flat"]["settings"]["error_feedback_on"]
+    make().load_state_dict(copy.deepcopy(state))
+    with pytest.raises(ValueError, match="saved with error_feedback_on = 'updates', this has 'gradients'"):
+        make("gradients").load_state_dict(state)
 
 
 def test_the_page_says_what_the_state_of_each_method_is() -> None:

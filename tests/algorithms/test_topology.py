@@ -1,7 +1,6 @@
 """Topologies: their weights against matrices written by hand, their gaps, and when workers agree."""
 
 import math
-from collections.abc import Callable
 from typing import Any, get_args
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from torch import nn
 
 from algorithms import StackedCollectives, Topology, algorithms
-from algorithms.core.topology import Named, as_topology
+from algorithms.core.topology import Named
 from tests.algorithms import transcription
 from tests.algorithms.problems import NAMES, own_settings
 
@@ -26,16 +25,10 @@ def test_each_step_mixes_as_the_matrix_written_by_hand_and_who_sends_is_who_is_r
     rounds = Topology(kind).rounds(n)
     assert len(rounds) == (int(np.log2(n)) if kind == "one_peer" else 1)
     assert Topology(kind).is_static == (kind != "one_peer")
-    by_hand: dict[str, Callable[[int], Any]] = {
-        "ring": lambda step: transcription.ring(n),
-        "exponential": lambda step: transcription.exponential(n),
-        "one_peer": lambda step: transcription.one_peer(n, step),
-        "complete": lambda step: np.full((n, n), 1 / n),
-    }
     num_messages = {"ring": min(2, n - 1), "exponential": int(np.log2(n)), "one_peer": 1, "complete": n - 1}
     for step, mixing in enumerate(rounds, start=1):
         if kind != "exponential" or is_power:
-            np.testing.assert_allclose(mixing.matrix, by_hand[kind](step), rtol=0, atol=1e-15)
+            np.testing.assert_allclose(mixing.matrix, transcription.WEIGHTS[kind](n, step), rtol=0, atol=1e-15)
             assert mixing.num_messages == num_messages[kind]
         assert mixing.averages == (np.ptp(mixing.matrix) < 1e-12)
         sent = {(sender, rank) for rank, senders in enumerate(mixing.senders) for sender in senders}
@@ -53,11 +46,6 @@ def test_spectral_gaps(n: int) -> None:
     gaps = {"ring": 1 - ring, "exponential": 2 / (1 + math.log2(n)), "complete": 1, "one_peer": 1}
     for kind, gap in gaps.items():
         assert Topology(kind).spectral_gap(n) == pytest.approx(gap)  # type: ignore[arg-type]
-
-
-def test_a_topology_is_known_by_its_name() -> None:
-    assert repr(Topology("ring")) == repr("ring") and Topology("ring").spectral_gap(1) == 1
-    assert as_topology("m", "ring") == as_topology("m", Topology("ring")) == Topology("ring")
 
 
 @pytest.mark.parametrize("name", GOSSIP)

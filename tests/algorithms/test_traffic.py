@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from algorithms import Collectives, Purpose, Traffic
-from algorithms.core.checks import DIGEST_BYTES
+from algorithms import Traffic
 from algorithms.core.compressors import Gathered
 from algorithms.core.traffic import Entry
+from tests.algorithms.following import rises_and_falls
 from tests.algorithms.problems import (
     ADAMW,
     COMPRESSORS,
@@ -19,8 +19,6 @@ from tests.algorithms.problems import (
     named_compressors,
     own_settings,
     stacked,
-    train,
-    workers,
 )
 
 COUNTS: dict[str, dict[str, int]] = {
@@ -105,26 +103,14 @@ def test_what_is_sent_is_what_a_hand_counts(
     assert optimizer.expected_traffic(0) == Traffic()
 
 
-def test_the_checks_of_the_start_and_the_first_step_are_control() -> None:
-    def work(collectives: Collectives) -> None:
-        optimizer = make_optimizer("sgd", small := make_model(), {}, collectives)
-        train(optimizer, small, collectives.rank, range(1, 8))
-        at_start, sums_of_the_first_step = 64 * NUM_PARAMETERS + 8 * DIGEST_BYTES, 5 * 64 * len(optimizer.flat.tensors)
-        assert optimizer.traffic[Purpose.CONTROL].bits == at_start + sums_of_the_first_step
-        assert optimizer.traffic[Purpose.EVALUATION].collectives == 0
-
-    workers(work, 2)
+AVERAGED_AT = [2, 4, 6, 8, 10, 12, 14, 17, 20, 24, 29, 36, 48]
+"""Five rounds begin at rising rates; then (0.15 / rate)^2 is 2.5, 2.8, 3.04, 3.5, 4.1, 5.2, 7.2, 12.8."""
 
 
-def test_traffic_prints_as_a_table() -> None:
-    traffic = Traffic()
-    traffic.add(Purpose.GRADIENT, 8_000_000, 10)
-    traffic.add(Purpose.ERROR, 400, 2)
-    traffic.add(Purpose.CONTROL, 32)
-    assert str(traffic).splitlines() == [
-        "sent by one worker for     collectives        payload bits     megabytes",
-        "gradient                            10           8,000,000         1.000",
-        "error                                2                 400         0.000",
-        "control                              1                  32         0.000",
-        "training in all                     12           8,000,400         1.000",
-    ]
+def test_with_a_schedule_it_is_known_before_when_qsr_averages() -> None:
+    optimizer = make_optimizer("qsr", make_model(), {"sync_interval": 2, "alpha": 0.15})
+    assert optimizer.expected_traffic(50)["model"].collectives == 25, "with none, at the rate that is"
+    optimizer.schedule = rises_and_falls
+    for step in range(51):
+        assert optimizer.expected_traffic(step)["model"].collectives == sum(each <= step for each in AVERAGED_AT)
+    assert [step for step in range(1, 51) if optimizer.agree_after(step)] == AVERAGED_AT

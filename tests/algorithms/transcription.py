@@ -135,8 +135,7 @@ def sgd_accumulate(problem: Problem, accumulation_steps: int) -> Iterator[State]
 
 
 def ef_sgd(problem: Problem, compress: Compress, drop_rest: bool = False, decay_apart: bool = False) -> Iterator[State]:
-    zero = 0 * problem.start
-    x, v, m, e = problem.start.copy(), zero.copy(), problem.everywhere(zero), problem.everywhere(zero)
+    x, v, m, e = problem.start.copy(), 0 * problem.start, problem.zeros(), problem.zeros()
     for t in count(1):
         if decay_apart:
             g = problem.gradients(problem.everywhere(x), t)
@@ -149,7 +148,7 @@ def ef_sgd(problem: Problem, compress: Compress, drop_rest: bool = False, decay_
         e = e + p
         sent = compress(t, "gradient", e)
         x = x - mean(sent)
-        e = problem.everywhere(zero) if drop_rest else e - sent
+        e = problem.zeros() if drop_rest else e - sent
         yield problem.everywhere(x), e
 
 
@@ -165,18 +164,12 @@ def ef_on_gradients(problem: Problem, compress: Compress) -> Iterator[State]:
         yield problem.everywhere(x), e
 
 
-def powersgd(
-    problem: Problem,
-    shapes: Shapes,
-    rank: int,
-    first_q: Callable[[int, int, int], Array],
-) -> Iterator[State]:
+def powersgd(problem: Problem, shapes: Shapes, rank: int, first_q: Callable[[int, int, int], Array]) -> Iterator[State]:
     """Tensor after tensor, with the error that a worker sees, and Gram and Schmidt's orthogonalisation.
 
     At first the Q of a tensor is first_q(its number, columns, rank).
     """
-    zero = 0 * problem.start
-    x, m, e = problem.start.copy(), zero.copy(), problem.everywhere(zero)
+    x, m, e = problem.start.copy(), 0 * problem.start, problem.zeros()
     q: dict[int, Array] = {}
     for t in count(1):
         gradients = problem.gradients(problem.everywhere(x), t)
@@ -211,14 +204,16 @@ def gram_schmidt(matrix: Array) -> Array:
     return np.stack(done, axis=1)
 
 
-def local_sgd(problem: Problem, interval: int) -> Iterator[State]:
+def local_sgd(problem: Problem, interval: int, moment_intervals: Sequence[int] = ()) -> Iterator[State]:
+    """Where every so many steps AdamW's first and second moments are averaged too, it is Local Adam or DES-LOC."""
     x, m = problem.everywhere(problem.start), problem.zeros()
     for t in count(1):
-        p = updates(problem, m, x, t)
-        x = x - p
-        if t % interval == 0:
-            x = problem.everywhere(mean(x))
-        yield x, []
+        x = x - updates(problem, m, x, t)
+        moments = [] if problem.adam is None else [problem.adam.m, problem.adam.v]
+        for period, vectors in zip((interval, *moment_intervals), (x, *moments), strict=False):
+            if t % period == 0:
+                vectors[:] = mean(vectors)
+        yield x.copy(), []
 
 
 def qsr(problem: Problem, base: int, alpha: float, rates: Callable[[int], float]) -> Iterator[State]:
@@ -236,26 +231,8 @@ def qsr(problem: Problem, base: int, alpha: float, rates: Callable[[int], float]
         yield x, []
 
 
-def sparse_loco(problem: Problem, compress: Compress, interval: int, outer_lr: float, decay: float) -> Iterator[State]:
-    theta, e = problem.start.copy(), problem.zeros()
-    x, m = problem.everywhere(theta), problem.zeros()
-    for t in count(1):
-        x = x - updates(problem, m, x, t)
-        if t % interval == 0:
-            e = decay * e + (theta - x)
-            sent = compress(t, "model", e)
-            e = e - sent
-            theta = theta - outer_lr * mean(sent)
-            x = problem.everywhere(theta)
-        yield x, e
-
-
 def noloco(
-    problem: Problem,
-    interval: int,
-    groups: Callable[[int], list[list[int]]],
-    outer_lr: float,
-    outer_momentum: float,
+    problem: Problem, interval: int, groups: Callable[[int], list[list[int]]], outer_lr: float, outer_momentum: float
 ) -> Iterator[State]:
     """As the release has it: in a group both the anchors and what they moved by are averaged."""
     phi, delta = problem.everywhere(problem.start), problem.zeros()
@@ -273,36 +250,25 @@ def noloco(
         yield x, []
 
 
-def averaged_moments(problem: Problem, periods: Sequence[int]) -> Iterator[State]:
-    """Local Adam, or DES-LOC: every K_x, K_u and K_v steps the workers' x, first and second moments are averaged."""
-    x = problem.everywhere(problem.start)
-    assert problem.adam is not None
-    for t in count(1):
-        x = x - updates(problem, x, x, t)
-        for period, vectors in zip(periods, (x, problem.adam.m, problem.adam.v), strict=True):
-            if t % period == 0:
-                vectors[:] = mean(vectors)
-        yield x.copy(), []
-
-
 def qsparse_local_sgd(
     problem: Problem,
     compress: Compress,
     interval: int,
     keep_master: bool = False,
     step_of: Callable[[Problem, Vectors, Vectors, int], Vectors] = updates,
+    outer_lr: float = 1.0,
+    error_decay: float = 1.0,
 ) -> Iterator[State]:
-    zero = 0 * problem.start
+    """With an outer rate and an error that decays it is SparseLoCo."""
     anchor, y = problem.start.copy(), problem.everywhere(problem.start)
-    m, e = problem.everywhere(zero), problem.everywhere(zero)
+    m, e = problem.zeros(), problem.zeros()
     for t in count(1):
-        p = step_of(problem, m, y, t)
-        y = y - p
+        y = y - step_of(problem, m, y, t)
         if t % interval == 0:
-            e = e + anchor - y
+            e = error_decay * e + anchor - y
             sent = compress(t, "model", e)
-            anchor = anchor - mean(sent)
             e = e - sent
+            anchor = anchor - outer_lr * mean(sent)
             y = y if keep_master else problem.everywhere(anchor)
         yield y, e
 
@@ -323,9 +289,8 @@ def streaming_diloco(
     Fragment f has the coordinates from f d / F to (f + 1) d / F, both rounded down. DiLoCo has no delay and no merge.
     What `compress` leaves out of a message goes with the next one of the fragment.
     """
-    zero, d = 0 * problem.start, len(problem.start)
-    theta, velocity = problem.start.copy(), zero.copy()
-    x, m, e = problem.everywhere(theta), problem.everywhere(zero), problem.everywhere(zero)
+    theta, velocity, d = problem.start.copy(), 0 * problem.start, len(problem.start)
+    x, m, e = problem.everywhere(theta), problem.zeros(), problem.zeros()
     under_way: dict[tuple[int, int], Array] = {}
     for t in count(1):
         p = updates(problem, m, x, t)
@@ -348,12 +313,11 @@ def streaming_diloco(
 
 def ef21_sgdm(problem: Problem, compress: Compress) -> Iterator[State]:
     """With g_i as h_i and eta as a = 1 - beta; the first v_i is the first gradient, and is sent in full."""
-    a, zero = 1 - problem.beta, 0 * problem.start
-    x, h = problem.start.copy(), zero
+    a, x, h = 1 - problem.beta, problem.start.copy(), 0 * problem.start
     for t in count(1):
         g = problem.gradients(problem.everywhere(x), t) + problem.decay * x
         if t == 1:
-            v, own, sent = g, problem.everywhere(zero), everything(t, "gradient", g)
+            v, own, sent = g, problem.zeros(), everything(t, "gradient", g)
         else:
             v = (1 - a) * v + a * g
             sent = compress(t, "gradient", v - own)
@@ -385,8 +349,7 @@ def sparta(problem: Problem, mask: Mask) -> Iterator[State]:
 
 
 def cser(problem: Problem, c2: Compress, c1: Compress, interval: int) -> Iterator[State]:
-    zero = 0 * problem.start
-    x, m, e = problem.everywhere(problem.start), problem.everywhere(zero), problem.everywhere(zero)
+    x, m, e = problem.everywhere(problem.start), problem.zeros(), problem.zeros()
     for t in count(1):
         p, r = psync(updates(problem, m, x, t), c2, t, "gradient")
         x = x - p
@@ -433,12 +396,7 @@ def dpsgd(problem: Problem, weights: Callable[[int], Array], combine_while_adapt
 
 
 def choco_sgd(
-    problem: Problem,
-    w: Array,
-    compress: Compress,
-    gamma: float,
-    released_order: bool = False,
-    from_zero: bool = False,
+    problem: Problem, w: Array, compress: Compress, gamma: float, released_order: bool = False, from_zero: bool = False
 ) -> Iterator[State]:
     """Each worker holds xhat_j of every neighbour, where the module holds their weighted sum."""
     x, m = problem.everywhere(problem.start), problem.zeros()
@@ -457,8 +415,7 @@ def choco_sgd(
 def deep_squeeze(
     problem: Problem, weights: Callable[[int], Array], compress: Compress, gamma: float
 ) -> Iterator[State]:
-    zero = 0 * problem.start
-    x, m, e = problem.everywhere(problem.start), problem.everywhere(zero), problem.everywhere(zero)
+    x, m, e = problem.everywhere(problem.start), problem.zeros(), problem.zeros()
     for t in count(1):
         half = x - updates(problem, m, x, t)
         v = half + e
@@ -478,30 +435,22 @@ def consensus_step(w: Array, gamma: float, x: Vectors, v: Vectors) -> Vectors:
     return x + gamma * mixed(w - np.eye(len(v)), v)
 
 
-def ring(n: int) -> Array:
-    w = np.zeros((n, n))
-    for i in range(n):
-        for j in {(i - 1) % n, i, (i + 1) % n}:
-            w[i, j] = 1 / min(n, 3)
-    return w
-
-
-def exponential(n: int) -> Array:
-    """For n a power of two: worker i takes the messages of those at distances 1, 2, 4, ..., n / 2 before it."""
-    rounds = int(np.log2(n))
+def circulant(n: int, distances: Sequence[int]) -> Array:
+    """Worker i takes the messages of those so many before it, and has its own, all with equal weight."""
     w = np.eye(n)
     for i in range(n):
-        for k in range(rounds):
-            w[i, i - 2**k] = 1
-    return w / (rounds + 1)
+        for distance in distances:
+            w[i, i - distance] = 1
+    return w / np.sum(w[0])
 
 
-def one_peer(n: int, step: int) -> Array:
-    """The distance is 1 in step 1, 2 in step 2, 4 in step 3, and 1 again after n / 2."""
-    w = np.eye(n)
-    for i in range(n):
-        w[i, i - 2 ** ((step - 1) % int(np.log2(n)))] = 1
-    return w / 2
+WEIGHTS: dict[str, Callable[[int, int], Array]] = {
+    "ring": lambda n, step: circulant(n, [1, n - 1]),
+    "exponential": lambda n, step: circulant(n, [2**k for k in range(int(np.log2(n)))]),
+    "one_peer": lambda n, step: circulant(n, [2 ** ((step - 1) % int(np.log2(n)))]),
+    "complete": lambda n, step: circulant(n, range(n)),
+}
+"""W of n workers at a step, counted from 1; of exponential and one_peer for n a power of two."""
 
 
 def averaged_where(x: Vectors, mask: NDArray[np.bool_]) -> Vectors:
@@ -542,13 +491,8 @@ def top_k(k: int) -> Compress:
     return lambda step, purpose, v: np.array([one(vi) for vi in v])
 
 
-def scaled_sign(step: int, purpose: str, v: Vectors) -> Vectors:
-    """sign(v) mean|v|, zero counting as positive."""
-    return np.where(v >= 0, 1.0, -1.0) * single(np.mean(np.abs(v), axis=1, keepdims=True))
-
-
 def quantised_blocks(bits: int, size: int) -> Compress:
-    """Of each block signs times the mean magnitude, or the nearest of 2^bits - 1 multiples of a scale about 0."""
+    """Of each block signs (zero's is +) times the mean magnitude, or the nearest of 2^bits - 1 multiples of a scale."""
 
     def block(part: Array) -> Array:
         if bits == 1:

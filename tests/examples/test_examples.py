@@ -8,7 +8,6 @@ import random
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +30,6 @@ SHARDED = "fsdp2_compressed_gradients"
 NEEDS = {"transformers_trainer": "accelerate", "lightning_trainer": "lightning", "timm_ema": "timm"}
 
 
-@dataclass(frozen=True)
-class Started:
-    """What an example printed, its exit status, and what each rank saw at each `consensus()`."""
-
-    said: str
-    status: int
-    ranks: list[list[dict[str, Any]]]
-
-
 def launch(folder: Path, script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Starts one of these tests' scripts by torchrun."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={NUM_WORKERS}"]
@@ -54,10 +44,11 @@ def logged(log: Path) -> list[list[dict[str, Any]]]:
     return [[json.loads(each) for each in rank] for rank in lines]
 
 
-def start(name: str, folder: Path, attempt: int, killed_after: int) -> Started:
+def start(name: str, folder: Path, attempt: int, killed_after: int) -> tuple[str, int, list[list[dict[str, Any]]]]:
+    """What an example printed, its exit status, and what each rank saw at each `consensus()`."""
     log = folder / f"attempt-{attempt}"
     done = launch(folder, "watched.py", log, killed_after, ROOT / f"examples/{name}.py", folder / "saved")
-    return Started(done.stdout + done.stderr, done.returncode, logged(log))
+    return done.stdout + done.stderr, done.returncode, logged(log)
 
 
 def losses(said: str) -> list[float]:
@@ -71,40 +62,37 @@ def test_an_example(name: str, tmp_path: Path) -> None:
     """Rank 1 kills itself after the last evaluation, before that is saved; then the same command goes on."""
     if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None:
         pytest.skip(f"{NEEDS[name]} is not installed: pip install -e '.[examples]'")
-    whole = start(name, tmp_path, 1, LAST[name])
-    assert whole.status != 0 and "-9" in whole.said, whole.said
-    resumed = start(name, tmp_path, 2, 0)
-    assert resumed.status == 0, resumed.said
-    for ranks in (whole.ranks, resumed.ranks):
-        assert [seen["inside"] for seen in ranks[0]] == [seen["inside"] for seen in ranks[1]]
-    for uninterrupted, went_on in zip(whole.ranks, resumed.ranks, strict=True):
+    said, status, whole = start(name, tmp_path, 1, LAST[name])
+    assert status != 0 and "-9" in said, said
+    said_then, status, resumed = start(name, tmp_path, 2, 0)
+    assert status == 0, said_then
+    for first, second in (whole, resumed):
+        assert [seen["inside"] for seen in first] == [seen["inside"] for seen in second]
+    for uninterrupted, went_on in zip(whole, resumed, strict=True):
         assert len(uninterrupted) == LAST[name]
         steps = sorted({seen["step"] for seen in uninterrupted})
         assert went_on[0]["step"] >= steps[-2] > 0, "it began anew"
         assert next(seen for seen in went_on if seen["step"] == steps[-1]) == uninterrupted[-1]
-    assert whole.ranks[0][-1]["own"] != whole.ranks[1][-1]["own"]
-    first, *_, last = losses(whole.said)
-    assert last < first - 0.02
-    assert last in losses(resumed.said)
+    assert whole[0][-1]["own"] != whole[1][-1]["own"]
+    before, *_, last = losses(said)
+    assert last < before - 0.02 and last in losses(said_then)
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not hasattr(FSDPModule, "set_custom_reduce_scatter"), reason="an older FSDP2 has no such hook")
 def test_gradients_of_fsdp2_are_compressed(tmp_path: Path) -> None:
-    """Off by half a step of the blocks at most, or nothing lost in the long run; and the bits of the closed form."""
+    """What is applied is the mean, less what the rounding loses, which fed back is nothing in the long run."""
     done = launch(tmp_path, "watched_reduce_scatter.py", tmp_path / "log", ROOT / f"examples/{SHARDED}.py")
     assert done.returncode == 0, done.stdout + done.stderr
     slices = [(20 * 512 + 512) / 2, (6 * 512 + 6) / 2]  # of 5 rows FSDP makes 6, which 2 ranks can share
     for rank in logged(tmp_path / "log"):
-        seen = [(each["bits"], each["is_fed_back"], each["numel"]) for each in rank]
-        assert seen == [(*kind, numel) for kind in ((4, False), (1, False), (1, True)) for numel in slices]
+        seen = [(each["bits"], each["is_fed_back"], each["payload_bits"]) for each in rank]
+        assert seen == [
+            (bits, is_fed_back, 60 * NUM_WORKERS * math.ceil(numel / 256) * (32 + 256 * bits))
+            for bits, is_fed_back in ((4, False), (1, False), (1, True))
+            for numel in slices
+        ]
         for each in rank:
-            num_blocks = NUM_WORKERS * math.ceil(each["numel"] / 256)
-            assert each["num_calls"] == 60
-            assert each["payload_bits"] == 60 * num_blocks * (32 + 256 * each["bits"])
-            assert "only means are compressed" in each["refused"]
-            if each["bits"] == 4:
-                assert 0.1 < each["worst"] < 1.001
             assert each["lost"] < 1e-5 if each["is_fed_back"] else each["lost"] > 1e-3
     whole, four_bits, one_bit, fed_back = losses(done.stdout)
     assert whole < 0.4 and abs(four_bits - whole) < 0.01

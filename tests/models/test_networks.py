@@ -12,7 +12,6 @@ from torchvision import models
 
 from harness.models import resnets
 from harness.models.resnets import PreActivationBlock, resnet50, resnet50_v2, wide_resnet
-from harness.models.small_networks import small_densenet
 from harness.spec import ModelSpec, SpecError
 from harness.spec_file import find_spec, load_spec
 from harness.tasks.task import find_task
@@ -77,17 +76,12 @@ def test_it_trains_in_every_precision_and_layout(name: str, dtype: torch.dtype) 
 
 BAD_OPTIONS: list[tuple[str, dict[str, Any], str]] = [
     ("mlp", {"hidden": 0}, "hidden: Input should be greater than or equal to 1"),
-    ("small_cnn", {"widths": [4]}, "widths: List should have at least 2 items"),
     ("wide_resnet", {"depth": 41, "width": 8}, "6n + 4"),
-    ("wide_resnet", {"depth": 4, "width": 8}, "6n + 4"),
     ("wide_resnet", {"depth": 40.0, "width": 8}, "depth: Input should be a valid integer (given: 40.0)"),
     ("wide_resnet", {"depth": 40}, "needs the setting 'width'"),
-    ("resnet50_v2", {"width": True}, "width: Input should be a valid integer"),
     ("resnet50", {"depth": 50}, "has no setting 'depth'; it has none"),
     ("resnet50", {}, "takes colour images"),
-    ("small_densenet", {"growth_rate": 4, "blocks": [2, 0]}, "blocks: Input should be greater than or equal to 1"),
     ("small_densenet", {"growth_rate": 4, "blocks": [1, 1, 1, 1, 1]}, "at least 48"),
-    ("small_shufflenet", {"units": [2, 2], "widths": [16, 32, 64, 64, 128]}, "units: List should have at least 3"),
     ("small_shufflenet", {"units": [2, 2, 2], "widths": [16, 33, 64, 64, 128]}, "even"),
 ]
 
@@ -196,9 +190,3 @@ def test_a_stem_of_stride_2_halves_all_resolutions_and_keeps_every_parameter() -
     assert count(halved) == 77_594 and halved(images((1, 28, 28))).shape == (4, 10)
     heads = [nn.Sequential(*list(model.children())[:-3])(images((1, 28, 28))).shape[-1] for model in (full, halved)]
     assert heads == [7, 4]
-
-
-def test_a_layer_of_the_densenet_adds_as_many_channels_as_the_growth_rate() -> None:
-    model = small_densenet((1, 28, 28), 10, growth_rate=6, blocks=[2, 3])
-    # 6 from the stem, 2 x 6 from the first block, halved by the transition, 3 x 6 from the second.
-    assert model.get_parameter("classifier.weight").shape == (10, (6 + 12) // 2 + 18)

@@ -66,22 +66,6 @@ def test_decoding_step_by_step_and_by_rows_scores_as_the_whole_does() -> None:
     torch.testing.assert_close(scores, whole[rows, :, 1], atol=1e-5, rtol=1e-5)
 
 
-@torch.no_grad()
-def test_greedy_takes_the_likeliest_token_each_time() -> None:
-    model, source = small(), pairs()[:, 0]
-    found = greedy(model, source, LENGTH)  # type: ignore[arg-type]
-    for row, own in zip(source, found.tolist(), strict=True):
-        said = [BEGIN]
-        while len(said) <= len(own) and said[-1] != END:
-            width = max(len(row), len(said))
-            pair = torch.full((1, 2, width), PAD)
-            pair[0, 0, : len(row)], pair[0, 1, : len(said)] = row, torch.tensor(said)
-            scores = model(pair)[0, :, len(said) - 1]
-            scores[:END] = -torch.inf
-            said.append(int(scores.argmax()))
-        assert own == (said[1:] + [PAD] * len(own))[: len(own)]
-
-
 @dataclass(frozen=True)
 class Table:
     """Scores that depend on the last two tokens alone, at first on BEGIN and the source's first."""

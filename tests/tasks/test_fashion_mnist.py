@@ -74,8 +74,7 @@ def test_the_files_are_torchvisions() -> None:
     [
         (Path.unlink, "is missing"),
         (lambda path: path.write_bytes(path.read_bytes()[:-9]), "is damaged or unreadable"),
-        (flip, "is damaged: its contents have sha256 [0-9a-f]{64}, expected [0-9a-f]{64}"),
-        (lambda path: path.write_text("<html>Please log in</html>"), "is damaged or unreadable"),
+        (flip, "is damaged: its contents have sha256"),
     ],
 )
 @pytest.mark.parametrize("name", [IMAGES, LABELS])

@@ -107,10 +107,6 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: path.with_suffix(".bzs").unlink(), "apt-get install sword-text-kjv"),
     "cut text": (lambda path: rewrite(path.with_suffix(".bzz"), lambda raw: raw[:-20]), "nt.* are damaged"),
     "fewer verses": (lambda path: rewrite(path.with_suffix(".bzv"), lambda raw: raw[:-10]), "another versification"),
-    "wild verse": (
-        lambda path: rewrite(path.with_suffix(".bzv"), lambda raw: raw[:-10] + b"\xff" * 10),
-        "outside of its block",
-    ),
 }
 
 
