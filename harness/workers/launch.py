@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +22,7 @@ from harness.train import checkpoint
 from harness.train.training import Job
 from harness.workers.attempt import ActiveRun, Resources, close, start
 from harness.workers.process_group import Workers, backend_for, device_groups
-from harness.workers.processes import StopFlag, noticed
+from harness.workers.processes import noticed
 
 POLL_SECONDS = 0.1
 
@@ -91,80 +91,52 @@ def launch(plan: Plan, options: Options, say: Callable[[str], None] = print) -> 
     How each run ended is said at once. An interrupted launch leaves every run done, or ready to go on from its
     checkpoint, and raises Interrupted.
     """
-    free = places(plan, options)
-    pending = prepare(plan, options.results)
+    free, pending = places(plan, options), prepare(plan, options.results)
+    total, active, failures, asked = len({run.run_id for run in plan.runs}), list[ActiveRun](), 0, False
+    done = total - len(pending)
     with noticed() as flag:
-        failures = _Launch(plan, options, pending, free, say, flag).go()
+        try:
+            while pending or active:
+                while pending and free:
+                    active.append(_started(pending.pop(0), free.pop(0), plan, options))
+                time.sleep(POLL_SECONDS)
+                for each in [each for each in active if each.has_ended()]:
+                    active.remove(each)
+                    free.append(each.place)
+                    unfinished = close(each)
+                    done += unfinished is None
+                    failures += unfinished is not None and unfinished.kind != "skipped"
+                    verdict = "done" if unfinished is None else f"{'FAILED, ' * unfinished.is_failure}{unfinished}"
+                    say(f"[{done}/{total}] {each.job.run.row} seed {each.job.run.seed}: {verdict}")
+                if flag.stop_requested():
+                    if not asked:
+                        say("stopping: the runs that are on save their state at their next step; again to end at once")
+                    asked = True
+                    pending.clear()
+                    for each in active:
+                        each.workers.ask_to_stop()
+        finally:
+            for each in active:
+                each.workers.kill()
         flag.raise_if_asked()
     return failures
 
 
-@dataclass
-class _Launch:
-    """The runs of a launch: those to come, and those that are on."""
-
-    plan: Plan
-    options: Options
-    pending: list[PlannedRun]
-    free: list[Resources]
-    say: Callable[[str], None]
-    flag: StopFlag
-    active: list[ActiveRun] = field(default_factory=list)
-    failures: int = 0
-    asked: bool = False
-
-    def __post_init__(self) -> None:
-        self.total = len({run.run_id for run in self.plan.runs})
-        self.done = self.total - len(self.pending)
-
-    def go(self) -> int:
-        """Start runs where there is room, until all have ended; returns how many failed."""
-        try:
-            while self.pending or self.active:
-                while self.pending and self.free:
-                    self.active.append(self._start(self.pending.pop(0), self.free.pop(0)))
-                time.sleep(POLL_SECONDS)
-                self._close_ended()
-                if self.flag.stop_requested():
-                    self._ask_to_stop()
-        finally:
-            for each in self.active:
-                each.workers.kill()
-        return self.failures
-
-    def _start(self, run: PlannedRun, place: Resources) -> ActiveRun:
-        options, workers, device = self.options, workers_of(run.config, self.options), place.devices[0]
-        backend = backend_for(device) if workers == "processes" else workers
-        job = Job(
-            experiment=self.plan.experiment.name,
-            folder=options.results / self.plan.experiment.name / run.run_id,
-            run=run,
-            attempt=new_attempt(workers, backend, torch.device(device)),
-            data=options.data,
-            device=device,
-            cores=place.cores,
-            checkpoint_minutes=options.checkpoint_minutes,
-            timeout_seconds=options.timeout_seconds,
-        )
-        return start(job, workers, place)
-
-    def _close_ended(self) -> None:
-        for each in [each for each in self.active if each.has_ended()]:
-            self.active.remove(each)
-            self.free.append(each.place)
-            unfinished = close(each)
-            self.done += unfinished is None
-            self.failures += unfinished is not None and unfinished.kind != "skipped"
-            verdict = "done" if unfinished is None else f"{'FAILED, ' * unfinished.is_failure}{unfinished}"
-            self.say(f"[{self.done}/{self.total}] {each.job.run.row} seed {each.job.run.seed}: {verdict}")
-
-    def _ask_to_stop(self) -> None:
-        if not self.asked:
-            self.say("stopping: the runs that are on save their state at their next step; again to end at once")
-        self.asked = True
-        self.pending.clear()
-        for each in self.active:
-            each.workers.ask_to_stop()
+def _started(run: PlannedRun, place: Resources, plan: Plan, options: Options) -> ActiveRun:
+    workers, device = workers_of(run.config, options), place.devices[0]
+    backend = backend_for(device) if workers == "processes" else workers
+    job = Job(
+        experiment=plan.experiment.name,
+        folder=options.results / plan.experiment.name / run.run_id,
+        run=run,
+        attempt=new_attempt(workers, backend, torch.device(device)),
+        data=options.data,
+        device=device,
+        cores=place.cores,
+        checkpoint_minutes=options.checkpoint_minutes,
+        timeout_seconds=options.timeout_seconds,
+    )
+    return start(job, workers, place)
 
 
 def places(plan: Plan, options: Options) -> list[Resources]:
