@@ -23,8 +23,6 @@ Deviations: fragments are equal shares of the flat vector, where it takes layers
 Cost: 32 d / H bits per step on average, an all-reduce of d / F every H / F steps; b + 32 / 256 for 32 with b bits.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal

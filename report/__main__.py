@@ -1,7 +1,5 @@
 """Command line: python -m report results/<experiment>."""
 
-from __future__ import annotations
-
 import argparse
 import gc
 import sys

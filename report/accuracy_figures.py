@@ -1,7 +1,5 @@
 """Figures of an accuracy experiment: differences to the baseline at one link load, and over the load of a link."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Hashable
 from typing import Any

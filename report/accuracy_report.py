@@ -1,7 +1,5 @@
 """An accuracy experiment's report: the pages' tables and sentences' numbers, which templates/accuracy.md.j2 puts in."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from pathlib import Path

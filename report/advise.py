@@ -4,8 +4,6 @@ Steps are modelled from what each row of an experiment sent, by the cost model o
 curves through the experiment's runs of several lengths (report/regime.py), with how far the job lies beyond them.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import sys

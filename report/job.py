@@ -1,7 +1,5 @@
 """A training job that someone wants advice for, and how its numbers are written on a command line."""
 
-from __future__ import annotations
-
 import argparse
 import math
 import re

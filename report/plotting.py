@@ -1,7 +1,5 @@
 """How figures are made: one style, type of 7 points and more, a colour a family of methods, bytes that repeat."""
 
-from __future__ import annotations
-
 import textwrap
 from contextlib import AbstractContextManager
 from pathlib import Path

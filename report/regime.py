@@ -1,7 +1,5 @@
 """The regime: whether an experiment can tell a loss, how many models a method needs, what predicts what it loses."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """From numbers to pages: jinja2 templates make Markdown, and the same Markdown makes the PDF."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Hashable, Mapping
 from functools import lru_cache

@@ -6,8 +6,6 @@ object; the baseline has its own. Degrees of freedom are Satterthwaite's. One me
 where that also holds with one learning rate for both.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

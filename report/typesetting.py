@@ -3,8 +3,6 @@
 It knows what the templates use: headings, paragraphs, bullets, quotes, tables, pictures, code, bold and italic type.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from itertools import pairwise, product

@@ -1,7 +1,5 @@
 """How numbers are written, the same everywhere in a report; templates have these as filters."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from functools import wraps

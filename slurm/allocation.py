@@ -1,7 +1,5 @@
 """What Slurm says of a job and a worker's place in it, and when to stop. It needs no torch."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import signal

@@ -1,7 +1,5 @@
 """What each process of a job does: of a run's, and of the preflight's, which checks nodes, network and data before."""
 
-from __future__ import annotations
-
 import os
 import platform
 import socket

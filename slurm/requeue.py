@@ -4,8 +4,6 @@ The last line of every job's script calls this: it looks at how the workers ende
 It loads no torch, which can take longer than Slurm leaves a job that it ends.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import signal

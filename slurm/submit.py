@@ -1,7 +1,5 @@
 """Submitting: what is missing of an experiment and not in hand already goes to Slurm as job arrays, once."""
 
-from __future__ import annotations
-
 import io
 import re
 import time

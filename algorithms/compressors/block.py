@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from algorithms.core.compressors import FLOAT_BITS, Draw, SharedSupport, check_ratio
+from algorithms.core.compressors import FLOAT_BITS, Draw, SharedSupport
 from algorithms.core.layout import Layout, Window, Windows
+from algorithms.core.settings import Count, Ratio
 from algorithms.core.traffic import Entry
 
 
@@ -24,14 +25,13 @@ class BlockSparsifier(SharedSupport):
 
     kind: ClassVar[str] = "block"
 
-    ratio: int
-    num_blocks: int | None = None
+    ratio: Count
+    num_blocks: Count | None = None
 
     def __post_init__(self) -> None:
-        if type(self.ratio) is not int or self.ratio < 1:
-            raise ValueError(f"a block sparsifier's ratio must be an integer of at least 1, not {self.ratio!r}")
-        if type(self.blocks) is not int or self.blocks < 1 or self.blocks % self.ratio:
-            raise ValueError(f"num_blocks = {self.blocks} must be a positive multiple of the ratio {self.ratio}")
+        super().__post_init__()
+        if self.blocks % self.ratio:
+            raise ValueError(f"block: num_blocks = {self.blocks} must be a multiple of the ratio {self.ratio}")
 
     @property
     def blocks(self) -> int:
@@ -71,13 +71,9 @@ class PerTensorBlockSparsifier(SharedSupport):
 
     kind: ClassVar[str] = "per_tensor_block"
 
-    row_ratio: float
-    column_ratio: float = 1.0
-    tensor_ratio: float = 1.0
-
-    def __post_init__(self) -> None:
-        for key in ("row_ratio", "column_ratio", "tensor_ratio"):
-            check_ratio(f"a per-tensor block sparsifier ({key})", getattr(self, key))
+    row_ratio: Ratio
+    column_ratio: Ratio = 1.0
+    tensor_ratio: Ratio = 1.0
 
     def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
         return float_bits * sum(

@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from algorithms.core.compressors import FLOAT_BITS, Draw, Gathered, pack_bits, unpack_bits
 from algorithms.core.layout import Layout
+from algorithms.core.settings import Count
 
 SIGMAS = 6
 """Bins span so many standard deviations of the numbers that are sent."""
@@ -31,16 +32,12 @@ class ChunkTopK(Gathered):
 
     kind: ClassVar[str] = "chunk_top_k"
 
-    kept: int = 64
-    chunk_size: int = 4096
-    bits: int = 2
+    kept: Count = 64
+    chunk_size: Count = 4096
+    bits: Literal[2, 4, 8, 32] = 2
 
     def __post_init__(self) -> None:
-        if type(self.bits) is not int or self.bits not in (2, 4, 8, FLOAT_BITS):
-            raise ValueError(f"chunk_top_k sends numbers of 2, 4, 8 or 32 bits, not {self.bits!r}")
-        for key, value in (("kept", self.kept), ("chunk_size", self.chunk_size)):
-            if type(value) is not int or value < 1:
-                raise ValueError(f"chunk_top_k: {key} must be an integer from 1 up, not {value!r}")
+        super().__post_init__()
         if self.kept > self.chunk_size:
             raise ValueError(f"chunk_top_k keeps {self.kept} numbers of a chunk of {self.chunk_size}; lower kept")
 

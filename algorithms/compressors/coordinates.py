@@ -6,17 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from algorithms.core.compressors import (
-    FLOAT_BITS,
-    INDEX_BITS,
-    Draw,
-    Gathered,
-    SharedSupport,
-    check_numel,
-    check_ratio,
-    num_kept,
-)
+from algorithms.core.compressors import FLOAT_BITS, INDEX_BITS, Draw, Gathered, SharedSupport, check_numel, num_kept
 from algorithms.core.layout import Indices, Layout
+from algorithms.core.settings import Ratio
 
 
 @dataclass(frozen=True)
@@ -25,13 +17,10 @@ class RandomK(SharedSupport):
 
     kind: ClassVar[str] = "random_k"
 
-    ratio: float
-
-    def __post_init__(self) -> None:
-        check_ratio("random-k", self.ratio)
+    ratio: Ratio
 
     def check(self, layout: Layout) -> None:
-        check_numel("random-k", self.ratio, layout)
+        check_numel(self.kind, self.ratio, layout)
 
     def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
         return float_bits * num_kept(layout.numel, self.ratio)
@@ -46,13 +35,10 @@ class TopK(Gathered):
 
     kind: ClassVar[str] = "top_k"
 
-    ratio: float
-
-    def __post_init__(self) -> None:
-        check_ratio("top-k", self.ratio)
+    ratio: Ratio
 
     def check(self, layout: Layout) -> None:
-        check_numel("top-k", self.ratio, layout)
+        check_numel(self.kind, self.ratio, layout)
 
     def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
         return (FLOAT_BITS + INDEX_BITS) * num_kept(layout.numel, self.ratio)

@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from algorithms.core.compressors import FLOAT_BITS, Draw, Gathered, Reduced, pack_bits, unpack_bits
 from algorithms.core.layout import Layout
+from algorithms.core.settings import Count
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,8 @@ class QSGD(Gathered):
 
     kind: ClassVar[str] = "qsgd"
 
-    bits: int
-    bucket_size: int = 512
-
-    def __post_init__(self) -> None:
-        if type(self.bits) is not int or self.bits not in (2, 4, 8):
-            raise ValueError(f"QSGD takes codes of 2, 4 or 8 bits, not {self.bits!r}")
-        if type(self.bucket_size) is not int or self.bucket_size < 1:
-            raise ValueError(f"QSGD's bucket_size must be an integer of at least 1, not {self.bucket_size!r}")
+    bits: Literal[2, 4, 8]
+    bucket_size: Count = 512
 
     @property
     def levels(self) -> int:
@@ -105,14 +100,13 @@ class QuantisedBlocks(Reduced):
 
     kind: ClassVar[str] = "quantised_blocks"
 
-    bits: int = 8
-    block_size: int = 256
+    bits: Literal[1, 4, 8] = 8
+    block_size: Count = 256
     second_error: bool = True
 
     def __post_init__(self) -> None:
-        if type(self.bits) is not int or self.bits not in (1, 4, 8):
-            raise ValueError(f"quantised_blocks takes numbers of 1, 4 or 8 bits, not {self.bits!r}")
-        if type(self.block_size) is not int or self.block_size < 1 or self.block_size % 8:
+        super().__post_init__()
+        if self.block_size % 8:
             raise ValueError(f"quantised_blocks: block_size must be a multiple of 8, not {self.block_size!r}")
 
     @property

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from algorithms.core.layout import Layout, Support, Windows, whole
+from algorithms.core.settings import declared_settings
 from algorithms.core.traffic import Entry
 
 Integers = numpy.ndarray[tuple[int], numpy.dtype[numpy.uint64]]
@@ -78,6 +78,10 @@ class Compressor(ABC):
 
     kind: ClassVar[str]
     """The name that a spec has for it."""
+
+    def __post_init__(self) -> None:
+        for key, setting in declared_settings(type(self)).items():
+            setting.check(f"{self.kind}: {key}", getattr(self, key))
 
     def variance(self, layout: Layout) -> float:
         """Returns omega, the least with E |C(v) - v|^2 <= omega |v|^2 for every v, where it is 1 or more; else 0.
@@ -197,16 +201,10 @@ def num_kept(numel: int, ratio: float) -> int:
     return max(1, int(numel / ratio))
 
 
-def check_ratio(name: str, ratio: float) -> None:
-    """Raises ValueError unless the ratio is a finite number from 1 up."""
-    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 1 <= ratio < math.inf:
-        raise ValueError(f"the ratio of {name} must be a number from 1 up, not {ratio!r}")
-
-
-def check_numel(name: str, ratio: float, layout: Layout) -> None:
+def check_numel(kind: str, ratio: float, layout: Layout) -> None:
     """Raises ValueError where not even one coordinate would be kept."""
     if ratio > layout.numel:
-        raise ValueError(f"{name} at ratio {ratio} keeps no coordinate of the model's {layout.numel}; lower the ratio")
+        raise ValueError(f"{kind} at ratio {ratio} keeps no coordinate of the model's {layout.numel}; lower the ratio")
 
 
 def checked(

@@ -139,6 +139,7 @@ class Range:
 
 FROM_1_UP = Range("be an integer from 1 up", lambda value: isinstance(value, int) and value >= 1)
 Count = Annotated[int, FROM_1_UP]
+Ratio = Annotated[float, Range("be a number from 1 up", lambda value: 1 <= value < inf)]
 Positive = Annotated[float, Range("be a number above 0", lambda value: 0 < value < inf)]
 NotNegative = Annotated[float, Range("be a number from 0 up", lambda value: 0 <= value < inf)]
 ConsensusStep = Annotated[float, Range("be a number above 0 and up to 1", lambda value: 0 < value <= 1)]
@@ -176,21 +177,21 @@ class Setting:
     def check(self, name: str, value: Any) -> None:
         """Raises ValueError where a number is out of range, or a value none of those that are listed."""
         choices = get_args(self.declared)
-        if get_origin(self.declared) is Literal and value not in choices:
+        if get_origin(self.declared) is Literal and (isinstance(value, bool) or value not in choices):
             raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, not {value!r}")
         if self.within is not None and not (value is None and type(None) in choices):
             self.within.check(name, value)
 
 
-def declared_settings(method: type[Any], inherited: Mapping[str, Setting]) -> dict[str, Setting]:
-    """Returns a method's settings by name: those inherited, and what its class annotates but for class variables."""
-    found, hints = dict(inherited), inspect.get_annotations(method, eval_str=True)
+def declared_settings(declaring: type[Any], inherited: Mapping[str, Setting] = {}) -> dict[str, Setting]:
+    """Returns the settings of a method or compressor by name: those inherited, and what its class annotates."""
+    found, hints = dict(inherited), inspect.get_annotations(declaring, eval_str=True)
     plain = get_type_hints(SimpleNamespace(__annotations__=hints))
     for key, hint in hints.items():
-        default = vars(method).get(key, REQUIRED)
+        default = vars(declaring).get(key, REQUIRED)
         if isinstance(default, Fixed):
             del found[key]
-            setattr(method, key, default.value)
+            setattr(declaring, key, default.value)
         elif ClassVar not in (hint, get_origin(hint)):
             ranges = [each for part in (hint, *get_args(hint)) for each in getattr(part, "__metadata__", ())]
             found[key] = Setting(plain[key], default, next(iter(ranges), None))

@@ -1,7 +1,5 @@
 """The page: an experiment's frames, models of step times and the scripts in one HTML file that loads nothing."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence

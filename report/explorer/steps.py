@@ -1,7 +1,5 @@
 """What the page needs to model a step at any rate and compute time: each message's seconds on a grid of rates."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 

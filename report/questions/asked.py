@@ -1,7 +1,5 @@
 """The questions: a template's head says what was asked and what must have been run, and its body is the answer."""
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """From records to answers.md and answers.pdf, and to README's cards."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

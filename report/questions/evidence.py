@@ -1,7 +1,5 @@
 """What there is to answer from: experiments and step times, one's own where they were run, else those that ship."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property

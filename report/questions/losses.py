@@ -1,7 +1,5 @@
 """Questions on what is lost: by method, on other tasks, by the relatives, and against local SGD. Contrasts judge."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from report.frame import JUDGED, LONG

@@ -1,7 +1,5 @@
 """What carries over between kinds of network: question 9, and the spread between kinds that widens advice."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Questions on speed and money, from timed steps where there are any, else from the model, each called what it is."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial, wraps

@@ -1,7 +1,5 @@
 """Questions on how the method works: its levels, its budget, resets, compressors, and where it was run."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

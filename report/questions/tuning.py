@@ -1,7 +1,5 @@
 """Questions on tuning: both rules of choice, what tuning costs at equal grids, and which rates diverge."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Methods beside one another by the model: speed-ups, the rates at which they hold, the headlines, layouts and cost."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

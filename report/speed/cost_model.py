@@ -18,8 +18,6 @@ stages each worker sends to each other one, whatever the algorithm, so a machine
 In an exchange b is one message, of the worker's k; it has one hop, whatever n is and whatever the algorithm.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

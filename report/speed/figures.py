@@ -1,7 +1,5 @@
 """The figures of the report of speed: speed-ups over the rate of a link, and loss over the time of a step."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

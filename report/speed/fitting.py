@@ -1,7 +1,5 @@
 """Fitting: alpha and beta of a fabric from its sweep, and what they are at rates between and beyond the swept ones."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass

@@ -1,7 +1,5 @@
 """The report of a study of step times: its tables, plain data with few words, and what its template names."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

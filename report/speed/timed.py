@@ -3,8 +3,6 @@
 Speed is joined to accuracy by settings: a row's step is that of the timed method whose settings are the row's.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

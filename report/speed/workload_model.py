@@ -1,7 +1,5 @@
 """The model of one workload's steps on any network, from its timings and the sweeps of the networks that it ran on."""
 
-from __future__ import annotations
-
 import math
 import tomllib
 from collections.abc import Sequence

@@ -56,7 +56,7 @@ WRONG: list[tuple[Callable[[], Compressor], str]] = [
     (lambda: ChunkTopK(0), "kept"),
     (lambda: ChunkTopK(5, 4), "lower kept"),
     (lambda: ChunkTopK(1, 4, 3), "bits"),
-    (lambda: QSGD(3), "2, 4 or 8"),
+    (lambda: QSGD(3), "one of 2, 4, 8"),
     (lambda: QSGD(4, 0), "bucket_size"),
     (lambda: QuantisedBlocks(2), "bits"),
     (lambda: QuantisedBlocks(8, 12), "block_size"),
