@@ -150,8 +150,8 @@ class DistributedOptimizer(Method, Optimizer):
             sums, traffic = collectives.early, collectives.traffic
             self._reducer = Reducer(self.flat, traffic, sums, messages, self.communication_dtype)
         for key, setting in self.declared.items():
-            if isinstance(setting.declared, type) and issubclass(setting.declared, Compressor):
-                setattr(self, key, self.checked(key, self.settings[key]))
+            if setting.admits(Compressor) and (value := self.settings[key]) is not None:
+                setattr(self, key, self.checked(key, value))
         self._set_up()
 
     def _set_up(self) -> None:

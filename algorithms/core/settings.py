@@ -174,6 +174,11 @@ class Setting:
     default: Any
     within: Range | None
 
+    def admits(self, kind: type[Any]) -> bool:
+        """Returns whether its type is of this kind, or a union with one that is."""
+        kinds = (self.declared, *get_args(self.declared))
+        return any(isinstance(each, type) and issubclass(each, kind) for each in kinds)
+
     def check(self, name: str, value: Any) -> None:
         """Raises ValueError where a number is out of range, or a value none of those that are listed."""
         choices = get_args(self.declared)

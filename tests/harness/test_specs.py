@@ -118,17 +118,13 @@ def test_setting_that_may_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
     class Own(SGD):
         name: ClassVar[str] = "own"
-
-        def __init__(
-            self, params: Any, *, rank: int | None = None, compressor: Compressor | None = None, **common: Any
-        ) -> None:
-            super().__init__(params, **common)
-            self.given = rank, compressor
+        rank: int | None = None
+        compressor: Compressor | None = None
 
     monkeypatch.setattr("harness.train.build.methods", lambda: {"own": Own})
     for table, held in (({}, (None, None)), ({"rank": 3}, (3, None)), ({"compressor": BLOCK}, (None, 4))):
         made: Any = build_optimizer(small_config("own", table), nn.Linear(2, 2), SoloCollectives(), 10)
-        assert (made.given[0], getattr(made.given[1], "ratio", None)) == held
+        assert (made.rank, getattr(made.compressor, "ratio", None)) == held
     with pytest.raises(SpecError, match=r"own: rank: Input should be a valid integer.* \(given: 'x'\)"):
         build_optimizer(small_config("own", {"rank": "x"}), nn.Linear(2, 2), SoloCollectives(), 10)
 
