@@ -150,8 +150,9 @@ class DistributedOptimizer(Method, Optimizer):
             sums, traffic = collectives.early, collectives.traffic
             self._reducer = Reducer(self.flat, traffic, sums, messages, self.communication_dtype)
         for key, setting in self.declared.items():
-            if setting.admits(Compressor) and (value := self.settings[key]) is not None:
-                setattr(self, key, self.checked(key, value))
+            is_left_out = self.settings[key] is None and setting.admits(type(None))
+            if setting.admits(Compressor) and not is_left_out:
+                setattr(self, key, self.checked(key, self.settings[key]))
         self._set_up()
 
     def _set_up(self) -> None:
