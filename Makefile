@@ -147,8 +147,7 @@ gpu-check: $(VENV)/.installed-dev ## try and time on GPUs what experiments rely 
 PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -q -n "$(TEST_JOBS)" --durations 25 tests
 
 # What takes longest: jobs on a Slurm cluster of this machine's own, emulated networks, processes killed at any moment.
-LONGEST = tests/slurm tests/timing/test_lab.py tests/timing/test_sweeps.py tests/harness/test_kills.py \
-    tests/report/test_accuracy_report.py
+LONGEST = tests/slurm tests/timing/test_lab.py tests/harness/test_checkpoints.py tests/report/test_accuracy_report.py
 
 test: $(VENV)/.installed-dev ## run the tests, but for the longest, which check runs too
 	@echo "test: running the tests, without $(LONGEST)"

@@ -253,12 +253,3 @@ def words(page: Path) -> int:
 def test_documents_keep_to_their_budget() -> None:
     assert words(ROOT / "README.md") <= 1_200
     assert sum(words(ROOT / page) for page in PAGES) <= BUDGET
-
-
-def test_the_lint_sees_what_it_should() -> None:
-    long = "word " * 31 + "end. Short one."
-    assert [len(each.split()) for each in sentences(long)] == [32, 2]
-    assert sentences("- one item of 3.5 points.\n- another: `code here`\n\n    indented\n| a | table |") == [
-        "one item of 3.5 points.".join(["- ", ""]), "- another:", "x",
-    ]  # fmt: skip
-    assert len(NUMBER.findall("from −0.22 to 1,204 at R2 and fp32, 5.82x")) == 3

@@ -12,7 +12,7 @@ from statistics import median
 import pytest
 import torch
 
-from harness.workers.attempt import num_cores, prepare_thread
+from harness.workers.attempt import prepare_thread
 from tests.measured import subjects
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]
@@ -33,7 +33,7 @@ WITHIN = 1.07
 def idle() -> None:
     """Figures of a busy machine are no figures."""
     load = os.getloadavg()[0]
-    if load > BUSY * num_cores():
+    if load > BUSY * len(os.sched_getaffinity(0)):
         print(f"the load was {load:.1f} before this began: measure again when the machine is idle")
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -24,8 +25,9 @@ from harness.spec import Precision, RunConfig
 from harness.spec_file import find_spec, load_spec
 from harness.tasks.augment import CroppedSamples
 from harness.timing.workloads import Problem, short_run
-from harness.train.build import trainable
+from harness.train.build import format_of, trainable
 from harness.train.local_workers import Trainee, seconds_to_idle
+from harness.train.training import Clock
 from tests.measured import subjects
 from tests.measured.subjects import TINY, Scale, learning, on_processes
 
@@ -140,16 +142,19 @@ def _learn(device: torch.device, scale: Scale, name: str) -> list[float]:
 # One process
 
 
-@pytest.mark.parametrize("name", algorithms())
+@pytest.mark.parametrize(("name", "precision"), [*((name, "fp32") for name in algorithms()), ("mcser", "bf16")])
 def test_a_method_learns_with_stacked_workers(
-    device: torch.device, scale: Scale, name: str, record_property: Record
+    device: torch.device, scale: Scale, name: str, precision: Precision, record_property: Record
 ) -> None:
-    config = learning(name, scale)
+    if precision == "bf16" and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+        pytest.skip("this GPU has no bf16; use fp16")
+    config = learning(name, scale, precision)
     trainee = trainee_of(config, device, StackedCollectives(config.num_workers))
     num_steps = scale.num_steps * config.settings.get("accumulation_steps", 1)
     losses = [float(trainee.step().mean()) for _ in range(num_steps)]
     record_property("first and last loss", [losses[0], losses[-1]])
     assert all(map(math.isfinite, losses)) and losses[-1] < losses[0] / 2
+    assert trainee.optimizer.flat.parameters.dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", ["mcser", "ef_sgd"])
@@ -174,20 +179,12 @@ def _ways(device: torch.device, name: str) -> tuple[Tensor, Tensor]:
     return before, parameters.cpu()
 
 
-def test_bf16_trains_and_parameters_stay_fp32(device: torch.device, scale: Scale, record_property: Record) -> None:
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
-        pytest.skip("this GPU has no bf16; use fp16")
-    trainee = trainee_of(learning("mcser", scale, "bf16"), device)
-    losses = [float(trainee.step()) for _ in range(NUM_STEPS)]
-    record_property("last loss", losses[-1])
-    assert all(map(math.isfinite, losses)) and trainee.optimizer.num_steps == NUM_STEPS
-    assert trainee.optimizer.flat.parameters.dtype == torch.float32
-
-
 def test_channels_last_keeps_its_format_and_the_losses(
     device: torch.device, scale: Scale, record_property: Record
 ) -> None:
-    """Losses in fp32 after few steps, to a thousandth: the formats add in different orders."""
+    """The GPU's default. Losses in fp32 after few steps, to a thousandth: the formats add in different orders."""
+    default = format_of(trainable(learning("mcser", scale), device))
+    assert default == ("channels_last" if device.type == "cuda" else "contiguous")
     orders = (torch.contiguous_format, torch.channels_last)
     usual, last = (_in_format(device, scale, "fp32", order) for order in orders)
     pairs = [(float(usual.step()), float(last.step())) for _ in range(3)]
@@ -207,9 +204,13 @@ def _in_format(device: torch.device, scale: Scale, precision: Precision, order: 
 
 @pytest.mark.parametrize("name", algorithms())
 def test_the_host_never_waits_for_the_gpu_in_a_step(device: torch.device, scale: Scale, name: str) -> None:
-    """Training on images in memory, augmented; a wait is an error of torch's, which says for what."""
+    """Training on images in memory, augmented; a wait is an error of torch's, which says for what.
+
+    Neither does it for the times at which the GPU comes to the work, which are read at the end.
+    """
     config = learning(name, scale)
-    trainee = trainee_of(config, device)
+    trainee, began = trainee_of(config, device), time.perf_counter()
+    clock = Clock(trainee.optimizer.collectives, device)
     images = torch.randint(256, (256, 3, 32, 32), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
     labels = torch.zeros(256, dtype=torch.int64, device=device)
     padded = nn.functional.pad(images, [4] * 4)
@@ -220,12 +221,17 @@ def test_the_host_never_waits_for_the_gpu_in_a_step(device: torch.device, scale:
         for step in range(WARM_UP + WATCHED):
             if device.type == "cuda" and step == WARM_UP:
                 torch.cuda.set_sync_debug_mode("error")
+            clock.switch("data")
             trainee.batches = [[next(batches)]]
+            clock.switch("compute")
             trainee.step()
+        clock.switch("evaluate")
     finally:
         if device.type == "cuda":
             torch.cuda.set_sync_debug_mode("default")
     assert trainee.optimizer.num_steps == WARM_UP + WATCHED
+    seconds, wall = clock.seconds, time.perf_counter() - began
+    assert min(seconds["data"], seconds["compute"]) > 0 and seconds["evaluate"] == 0 and sum(seconds.values()) <= wall
 
 
 @pytest.mark.parametrize("name", algorithms())

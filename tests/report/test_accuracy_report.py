@@ -8,7 +8,6 @@ import shutil
 from io import BytesIO
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import typst
 from matplotlib.image import imread
@@ -135,10 +134,3 @@ def test_no_runs_and_a_tuning_have_reports_too(tmp_path: Path) -> None:
     assert "0 of 33 runs are done" in empty.markdown and not (empty.output / "figures").exists()
     assert main([str(RESULTS / "cmudict_tuning"), "--output", str(tmp_path)]) == 0
     assert "A search for settings and learning rates." in (tmp_path / "report.md").read_text()
-
-
-def test_frames_are_written_as_tables(small: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(small.records), "--frames", "--output", str(tmp_path)]) == 0
-    names = {"attempts.csv", "rows.csv", "runs.csv", "scores.csv", "tuning.csv"}
-    assert {path.name for path in (tmp_path / "frames").iterdir()} == names
-    assert len(pd.read_csv(tmp_path / "frames" / "runs.csv")) == 33

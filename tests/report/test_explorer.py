@@ -233,17 +233,6 @@ def test_step_times_are_the_models(opened: webdriver.Chrome, study: SpeedStudy) 
     assert names == {*study.models, scored_name("resnet50_v100")} and len(shown) > 1_500
 
 
-def test_a_point_of_the_frontier_opens_scores_and_steps(opened: webdriver.Chrome, frames: Frames) -> None:
-    find(opened, "#methods [data-all=true]").click()
-    mark = find(opened, "[data-chart=frontier] .mark[aria-label^='M-CSER:']")
-    assert mark.get_attribute("aria-label").endswith("ms a step")
-    opened.execute_script("arguments[0].focus()", mark)
-    opened.switch_to.active_element.send_keys(Keys.ENTER)
-    said = details(opened)
-    assert all(run_id in said for run_id in frames.runs[frames.runs["row"] == "mcser-96"]["run_id"])
-    assert "how its step is modelled" in said.lower() and "10,000,000,000" in said
-
-
 def test_sliders_move_step_times(opened: webdriver.Chrome) -> None:
     def slide(name: str, place: float) -> dict[str, tuple[float, float]]:
         """Milliseconds and speed-up of each method shown, with a slider at a place between 0 and 1."""

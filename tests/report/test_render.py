@@ -5,21 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from report import wording
 from report.plotting import end_labels, new_figure, style
 from report.render import table
 from report.typesetting import typst_of
 from tests.report.faults import faults_of
-
-
-def _figure() -> Figure:
-    with style():
-        figure, (axes,) = new_figure(2.0)
-        axes.plot([1, 2, 3], [1, 2, 3])
-        end_labels(axes, [(3, 3, "a name", "#000000"), (3, 3.01, "another", "#ff0000")])
-        return figure
 
 
 def test_cells_are_escaped_rounded_and_the_best_is_strong() -> None:
@@ -43,8 +34,11 @@ def test_no_text_is_typst_markup(tmp_path: Path) -> None:
 
 
 def test_faults_of_figures_are_found() -> None:
-    assert faults_of(_figure()) == []
     with style():
+        figure, (axes,) = new_figure(2.0)
+        axes.plot([1, 2, 3], [1, 2, 3])
+        end_labels(axes, [(3, 3, "a name", "#000000"), (3, 3.01, "another", "#ff0000")])
+        assert faults_of(figure) == []
         figure, (axes,) = new_figure(2.0)
         axes.text(0.5, 0.5, "one name")
         axes.text(0.5, 0.52, "another name", fontsize=5)

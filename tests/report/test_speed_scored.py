@@ -11,9 +11,7 @@ from scipy import stats
 
 from harness.records.timings import Timing
 from report.frame import Frames, read_frames
-from report.speed.figures import draw_loss_and_step
 from report.speed.timed import joined_frame, scored_steps_frame
-from tests.report.faults import faults_of
 
 ROOT = Path(__file__).parents[2]
 LINKS = (1e9, 10e9)
@@ -102,7 +100,3 @@ def test_an_interval_is_called_what_it_is(frames: Frames) -> None:
     few = session([method(frames, "mcser-96")], [cell("mcser-96", [0.1, 0.3], 1e9)])
     line = scored_steps_frame([few]).iloc[0]
     assert (line["interval"], line["seconds"], line["low"], line["high"]) == ("range", pytest.approx(0.2), 0.1, 0.3)
-
-
-def test_the_figure_can_be_read(frames: Frames) -> None:
-    assert faults_of(draw_loss_and_step(joined_frame(frames, [made(frames)]), 0.005)) == []

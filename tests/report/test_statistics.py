@@ -1,4 +1,4 @@
-"""The declared contrasts: estimates, intervals, p, Holm's correction and words, against scipy and statsmodels."""
+"""Frames, and the declared contrasts: estimates, p, Holm's correction and words, against scipy and statsmodels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from scipy import stats
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
 from harness.records.experiment import Contrast
-from report.frame import Frames, read_frames
+from harness.records.packs import read_runs
+from harness.records.store import Result
+from report.frame import Frames, read_frames, status_of
 from report.statistics import at_equal_rate, contrasts_frame, difference, pool_of
 
 SHIPPED = Path(__file__).parents[2] / "results" / "reference"
@@ -24,6 +26,29 @@ A, B = [0.873, 0.874, 0.875], [0.871, 0.8722, 0.8735]
 @pytest.fixture(scope="module")
 def shipped() -> Frames:
     return read_frames(SHIPPED / "fashion_mnist_regime")
+
+
+def test_settings_are_columns(shipped: Frames) -> None:
+    row = shipped.by_row.loc["mcser-96"]
+    assert (row["error_compressor.kind"], row["error_compressor.ratio"], row["reset_interval"]) == ("top_k", 16, 24)
+    assert math.isnan(shipped.by_row.loc["sgd", "reset_interval"]) and row["momentum"] == 0.9
+
+
+def test_the_tuning_is_found_and_named_by_row(shipped: Frames) -> None:
+    chosen = shipped.tuning[shipped.tuning["row"] == "sgd"]
+    assert chosen["learning_rate"].nunique() >= 9 and chosen["score"].notna().all()
+    alone = read_frames(SHIPPED.parent / "fashion_mnist_long_tuning")
+    assert alone.tuning["trial"].to_list() == alone.runs["row"].to_list()
+
+
+@pytest.mark.parametrize(
+    ("loss", "status"),
+    [(0.5, "done"), (2302.0, "done"), (2303.0, "diverged"), (math.inf, "diverged"), (math.nan, "diverged")],
+)
+def test_a_loss_beyond_a_thousand_guesses_has_diverged(shipped: Frames, loss: float, status: str) -> None:
+    """Ten classes: a constant guess loses ln 10 = 2.3026."""
+    result: Result | None = next(iter(read_runs(shipped.folder).values())).result
+    assert result is not None and status_of(result.model_copy(update={"train_loss": loss})) == status
 
 
 def made_up(shipped: Frames, scores: dict[str, list[float]], *contrasts: tuple[str, str, str]) -> Frames:

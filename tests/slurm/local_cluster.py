@@ -8,7 +8,6 @@ has the key in its folder may talk to its daemons.
 
 from __future__ import annotations
 
-import argparse
 import os
 import pwd
 import secrets
@@ -18,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -269,16 +268,13 @@ def _communication() -> str:
     return ""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a cluster until Ctrl-C or SIGTERM; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="local_cluster", description="A real Slurm on this machine, until Ctrl-C.")
-    parser.add_argument("--nodes", type=int, default=4, help="how many it has (default: 4)")
-    nodes = parser.parse_args(arguments).nodes
+def main() -> int:
+    """Run a cluster of four nodes until Ctrl-C or SIGTERM; returns the exit code."""
     if missing := missing_packages():
         print(f"error: {missing}", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with suppress(KeyboardInterrupt), TemporaryDirectory() as folder, running(Path(folder), nodes) as cluster:
+    with suppress(KeyboardInterrupt), TemporaryDirectory() as folder, running(Path(folder), 4) as cluster:
         print(f"export SLURM_CONF={cluster.environment['SLURM_CONF']}")
         print("# with this line in another shell, sinfo, sbatch, squeue and the rest mean this cluster", flush=True)
         signal.pause()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from harness.plan.plan import Plan, make_plan
-from harness.records.store import Failure, Heartbeat, RecordError, read_optional, read_record, read_run
+from harness.records.store import Heartbeat, RecordError, read_optional, read_run
 from harness.spec import PlannedRun
 from harness.spec_file import load_spec
 from harness.workers.attempt import attempt_stacked
@@ -82,7 +81,7 @@ def trial(folder: Path, spec: Table, profile: Table) -> Trial:
 
 
 def as_if_local(run: PlannedRun, folder: Path) -> object:
-    """What the run gives as threads of one process."""
+    """What the run gives with stacked workers."""
     job = job_for(run.config, folder, checkpoint_minutes=60.0)
     assert attempt_stacked(job)
     return comparable(job.folder)
@@ -110,17 +109,19 @@ def overtime(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) ->
     """A run that takes longer than its time limit of a minute, submitted before the others, which it disturbs little.
 
     Its 40 steps are slow, so that workers ask each other at every one whether to stop. On a busy machine half of a
-    minute passes before the first step, so it may take many turns.
+    minute passes before the first step, so it may take many turns. The job is held while its code is edited.
     """
     folder = tmp_path_factory.mktemp("overtime")
     slow = slow_checkout(folder / "checkout", 1.25)
-    spec = one_run("cser")
     limits = {"time_limit_minutes": 1, "warning_seconds": 10, "checkpoint_minutes": 60.0, "max_retries": 20}
-    made = trial(folder, spec, small_profile(**limits))
+    made = trial(folder, one_run("cser"), small_profile({"hold": True}, **limits))
     with pytest.MonkeyPatch.context() as patch:
         for name, value in cluster.environment.items():
             patch.setenv(name, value)
-        made.submit(checkout=slow)
+        job = made.submit(checkout=slow)
+        for path in (slow / "harness" / "tasks" / "blobs.py", slow / "slurm" / "job.py"):
+            path.write_text("raise ZeroDivisionError('this was edited after the submission')\n")
+        cluster.call("scontrol", "release", job)
     return made
 
 
@@ -185,36 +186,10 @@ def test_resubmitting_does_what_is_left_and_all_is_as_if_it_were_local(array: Tr
         assert not (folder / "failure.json").exists()
 
 
-# Requeues
-
-
-def test_requeued_run_of_a_held_job_has_one_result_from_the_code_that_was_submitted(
+def test_run_whose_node_dies_goes_on_and_a_cancelled_one_stays_so_until_it_is_resubmitted(
     cluster: LocalCluster, checkout: Path, tmp_path: Path
 ) -> None:
-    """The job is held, the code edited, the job released; then it is asked to stop, twice."""
-    made = trial(tmp_path, one_run("cser", num_epochs=2), small_profile({"hold": True}, checkpoint_minutes=60.0))
-    copy = tmp_path / "checkout"
-    shutil.copytree(checkout, copy)
-    job = made.submit(checkout=copy)
-    for path in (copy / "harness" / "tasks" / "blobs.py", copy / "slurm" / "job.py", copy / "harness" / "attempt.py"):
-        path.write_text("raise ZeroDivisionError('this was edited after the submission')\n")
-    cluster.call("scontrol", "release", job)
-    for step, sign in ((5, "USR2"), (30, "TERM")):
-        wait_until(lambda step=step: made.step() > step, f"step {step} is done")  # type: ignore[misc]
-        cluster.call("scancel", f"--signal={sign}", job)
-        wait_until(lambda: pending(job), "the job is requeued")
-        assert read_record(made.only_run / "failure.json", Failure).kind == "preempted"
-        cluster.start_now(job)
-    wait_until((made.only_run / "result.json").exists, "the run is done")
-    record = read_run(made.only_run)
-    steps = [attempt.resumed_from_step for attempt in record.run.attempts]
-    assert len(steps) == 3 and 0 == steps[0] < 5 < steps[1] < 30 < steps[2]
-    assert [start.saved for start in read_starts(made.only_run)] == steps
-    assert comparable(made.only_run) == as_if_local(made.plan.runs[0], tmp_path / "local")
-
-
-def test_run_whose_node_dies_goes_on_from_its_checkpoint(cluster: LocalCluster, checkout: Path, tmp_path: Path) -> None:
-    made = trial(tmp_path, one_run("ef_sgd", num_epochs=3), small_profile())
+    made = trial(tmp_path, one_run("ef_sgd", num_epochs=5), small_profile())
     job = made.submit(checkout=checkout)
     wait_until(lambda: made.step() > 40, "there is a checkpoint")
     slurm = read_run(made.only_run).run.attempts[0].slurm
@@ -226,30 +201,13 @@ def test_run_whose_node_dies_goes_on_from_its_checkpoint(cluster: LocalCluster, 
         assert not (made.only_run / "result.json").exists()
     finally:
         cluster.start_node(node)
+    before = made.step()
     cluster.start_now(job)
-    wait_until((made.only_run / "result.json").exists, "the run is done")
-    first, second = read_run(made.only_run).run.attempts
-    assert first.attempt != second.attempt and second.resumed_from_step > 0
-    assert len(read_starts(made.only_run)) == 2
-    assert comparable(made.only_run) == as_if_local(made.plan.runs[0], tmp_path / "local")
-
-
-def test_job_requeued_at_its_start_loses_no_retry_and_a_cancelled_one_stays_so_until_it_is_resubmitted(
-    cluster: LocalCluster, checkout: Path, tmp_path: Path
-) -> None:
-    made = trial(tmp_path, one_run("sgd", num_epochs=2), small_profile(checkpoint_minutes=60.0, max_retries=0))
-    job = made.submit(checkout=checkout)
-    for seen, what in ((lambda: read_starts(made.only_run), "it starts"), (lambda: made.step() > 5, "it trains")):
-        wait_until(lambda seen=seen: bool(seen()), what)  # type: ignore[misc]
-        if what == "it starts":
-            cluster.call("scontrol", "requeue", job)
-            wait_until(lambda: pending(job), "the job is requeued")
-            assert (
-                made.step() == 0 and "requeued by Slurm" in read_record(made.only_run / "failure.json", Failure).message
-            )
-            cluster.start_now(job)
+    wait_until(lambda: made.step() > before, "it trains again")
     cluster.call("scancel", job)
     wait_until(lambda: left_the_queue(made), "the job has ended")
+    first, second = read_run(made.only_run).run.attempts
+    assert first.attempt != second.attempt and second.resumed_from_step > 0
     (run,) = statuses(made.records, made.plan.runs)
     assert run.state == "stopped" and len(read_starts(made.only_run)) == 2
     done = slurm_command("submit", made.spec, "--results", made.results, "--yes", "--no-preflight", "--wait")
@@ -279,7 +237,10 @@ def test_data_that_compute_nodes_do_not_see_is_said_before_the_array_is_submitte
 # Last, since it takes its time
 
 
-def test_run_over_its_time_limit_goes_on_in_another_turn(overtime: Trial, tmp_path: Path) -> None:
+def test_run_over_its_time_limit_goes_on_in_another_turn_with_the_code_that_was_submitted(
+    overtime: Trial, tmp_path: Path
+) -> None:
     wait_until((overtime.only_run / "result.json").exists, "the run is done", 500.0)
-    assert len(read_run(overtime.only_run).run.attempts) >= 2
+    steps = [attempt.resumed_from_step for attempt in read_run(overtime.only_run).run.attempts]
+    assert len(steps) >= 2 and [start.saved for start in read_starts(overtime.only_run)] == steps
     assert comparable(overtime.only_run) == as_if_local(overtime.plan.runs[0], tmp_path)

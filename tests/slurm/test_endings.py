@@ -10,14 +10,12 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
 from typing import get_args
 
 import pytest
 
-import slurm.job
 from harness.records import store
-from harness.records.recorder import SupersededError, write_failure
+from harness.records.recorder import write_failure
 from harness.records.run_lock import owned
 from harness.records.store import Failure, FailureKind, read_record
 from harness.workers.attempt import attempt_stacked
@@ -148,7 +146,6 @@ ENDS: dict[str, tuple[Table, int, str, str]] = {
         {"before": 1, "logs": [BEFORE + NOW + WAITED, BEFORE + ENDED + NOW]},
         0, "communication", "srun ended with code 137, see",
     ),
-    "a kernel failed": ({"before": 1, "logs": [NOW + WAITED, NOW + ENDED]}, 1, "bug", "a kernel failed on the GPU"),
     "the watchdog before": ({"before": 1, "logs": [BEFORE + WAITED + NOW, BEFORE + ENDED]}, 0, "node", "without a"),
     "before it began": ({}, 137, "bug", "before a worker began; srun ended with code 137, see"),
     "too late to save": ({"before": 0, "slurm": LIMIT}, 0, "timeout", "without a word"),
@@ -183,10 +180,6 @@ def test_what_is_recorded_of_an_end_and_whether_the_job_goes_on(
     assert requeue_of(folder, how.get("before", 0), how.get("code", 137)) == code
     assert requeued.exists() == (code == 0)
     assert failure_of(folder).kind == kind and words in failure_of(folder).message
-
-
-def test_job_with_nothing_to_do_leaves_nothing(tmp_path: Path, requeued: Path) -> None:
-    assert requeue_of(tmp_path / "run", 0, 0) == 0 and not (tmp_path / "run").exists() and not requeued.exists()
 
 
 def test_job_that_is_told_to_stop_while_its_workers_load_goes_on_but_not_for_ever(
@@ -238,18 +231,6 @@ def test_starts_meet_at_ports_of_their_own_which_linux_hands_out_to_nobody() -> 
     starts = [allocation(job=str(os.getpid()), restart=restart, world_size=2) for restart in range(200)]
     assert all(1024 < start.port < low for start in starts) and len({start.port for start in starts}) > 190
     assert len({start.key for start in starts}) == 200  # where two have the same port by chance
-
-
-def test_replaced_worker_ends_without_waiting_for_its_peers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def replaced(*arguments: object) -> None:
-        raise SupersededError("attempt b has taken the run over")
-
-    monkeypatch.setattr(slurm.job, "train", replaced)
-    monkeypatch.setattr(slurm.job, "ProcessGroupCollectives", lambda: None)
-    task = job_for(small_config(), tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        slurm.job._train(task, 0, SimpleNamespace(stop_requested=None))  # type: ignore[arg-type]
-    assert ended.value.code == 1 and not (task.folder / "failure.json").exists()
 
 
 # Beginning anew

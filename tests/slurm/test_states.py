@@ -159,17 +159,6 @@ def test_what_is_no_campaign_cannot_be_submitted_as_before(tmp_path: Path, cli: 
 # The record and the lock
 
 
-def test_submission_that_sbatch_refused_is_taken_back(tmp_path: Path) -> None:
-    put_submission(tmp_path, 0, submission(tmp_path, "r1", "r2"))
-    put_submission(tmp_path, 1, submission(tmp_path, "r2", jobs=[]))
-    pending = read_campaign(tmp_path)
-    assert pending.latest("r2") == (pending.submissions[1], None)
-    put_submission(tmp_path, 1, None)
-    left = read_campaign(tmp_path)
-    assert len(left.submissions) == 1
-    assert left.latest("r2") == (left.submissions[0], "7_1") and left.latest("r3") is None
-
-
 @pytest.mark.timeout(300)
 def test_a_second_submitter_waits_and_then_says_who_is_at_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: CommandLine

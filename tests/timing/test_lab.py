@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,9 +21,9 @@ from harness.records.store import read_record
 from harness.records.timings import Sweep
 from harness.timing import sweep as sweeps
 from harness.timing.lab import lab, start_inside, why_not
-from harness.timing.links import LabError, LabTopology, burst_bytes, frames_in_one_piece, rate_text
+from harness.timing.links import LabError, LabTopology
 from harness.workers.process_group import joined
-from harness.workers.processes import Worker, WorkerError
+from harness.workers.processes import Worker
 from tests.harness.support import CommandLine
 from tests.timing.conftest import HEADER_BYTES, is_alive, limits, namespaces, needs_lab, output
 
@@ -113,10 +112,9 @@ def test_nothing_is_left_and_nothing_is_outside(prefix: str) -> None:
 
 
 @needs_lab
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_ends_the_lab(prefix: str, owner: Owner, number: signal.Signals) -> None:
+def test_a_signal_ends_the_lab(prefix: str, owner: Owner) -> None:
     process, inside = owner
-    process.send_signal(number)
+    process.send_signal(signal.SIGHUP)
     process.wait(20)
     assert not namespaces(f"{prefix}-") and not is_alive(inside)
 
@@ -180,9 +178,9 @@ with socket.create_connection((sys.argv[1], 9)) as connection:
 
 @needs_lab
 @pytest.mark.usefixtures("prefix")
-@pytest.mark.parametrize(("latency_seconds", "rate"), [(0.02, 50e6), (0.1, 20e6)])
-def test_a_relay_adds_the_latency_both_ways_and_keeps_the_rate(latency_seconds: float, rate: float) -> None:
+def test_a_relay_adds_the_latency_both_ways_and_keeps_the_rate() -> None:
     """A connection stands after a packet there and one back; a long transfer goes at the rate of its link."""
+    latency_seconds, rate = 0.1, 20e6
     num_bytes = round(rate / 8 * 3)
     with lab(LabTopology(2, 1, rate, latency_seconds)) as network:
         listen = network.command(1, [sys.executable, "-c", LISTENER])
@@ -214,32 +212,16 @@ def test_a_relay_that_ended_is_said_and_with_its_lab_it_ends(prefix: str) -> Non
     _until(lambda: not is_alive(pid))
 
 
-@pytest.fixture
-def root_on_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_there_can_be_no_lab_a_sentence_says_why(monkeypatch: pytest.MonkeyPatch, cli: CommandLine) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-
-
-@pytest.mark.usefixtures("root_on_linux")
-def test_where_there_can_be_no_lab_a_sentence_says_why(monkeypatch: pytest.MonkeyPatch, cli: CommandLine) -> None:
     for missing in ("ip", "tc"):
         monkeypatch.setattr(shutil, "which", lambda name, missing=missing: None if name == missing else "/usr/sbin")
-        assert why_not() == f"a network lab needs the program {missing}: install iproute2"
+        assert f"needs the program {missing}" in str(why_not())
     monkeypatch.setattr(os, "geteuid", lambda: 65534)
-    said = "a network lab needs root, to make network namespaces: call it with sudo"
-    assert cli.refused("netlab") == said
-    with pytest.raises(LabError, match="needs root"), lab(LabTopology(2, 1, 1e8)):
-        pass
+    assert "needs root" in cli.refused("netlab")
     monkeypatch.setattr(sys, "platform", "darwin")
     assert "needs Linux" in str(why_not())
-
-
-@needs_lab
-def test_a_capability_is_missing() -> None:
-    code = "from harness.timing.lab import why_not; print(why_not())"
-    without = ["setpriv", "--inh-caps=-net_admin", "--bounding-set=-net_admin", sys.executable, "-c", code]
-    done = subprocess.run(without, capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout == "a network lab needs CAP_NET_ADMIN, which root has not here\n"
 
 
 def _namespace_of(pid: int) -> int:
@@ -251,94 +233,17 @@ def _until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("rate", [1e5, 1e7, 125e6, 1e9, 1e12])
-def test_a_burst_is_short_and_no_piece_of_tcp_s_is_larger(rate: float) -> None:
-    assert burst_bytes(rate) <= max(2 * 1514, rate / 8 / 1000), "two frames or a millisecond"
-    assert 1514 <= 1514 * frames_in_one_piece(rate) <= burst_bytes(rate)
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        (["--workers", "8", "--machines", "3"], "8 workers are not as many on each of 3 machines"),
-        (["--workers", "8", "--machines", "1"], "8 workers are not as many on each of 1 machines"),
-        (["--workers", "300"], "a lab has 1 to 250 machines, not 300"),
-        (["--workers", "4", "--rates", "0.001"], "a link's rate is at least 10 kb/s, not 1000 bit/s"),
-    ],
-)
-def test_numbers_that_no_lab_can_have_are_one_sentence(
-    options: list[str], sentence: str, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_numbers_that_no_lab_can_have_are_one_sentence(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.timing.lab.why_not", lambda: None)
-    assert cli.refused("netlab", *options).startswith(sentence)
-
-
-def test_texts() -> None:
-    assert str(LabTopology(8, 1, 1e9)) == "8 x 1 Gb/s"
-    assert str(LabTopology(2, 4, 250e6)) == "2 x 4 x 250 Mb/s"
-    assert str(LabTopology(8, 1, 1e8, 0.02)) == "8 x 100 Mb/s, 20 ms one way"
-    with pytest.raises(LabError, match="a link's latency is 0 to 10 seconds one way, not -1"):
-        LabTopology(8, 1, 1e8, -1.0)
-    assert [rate_text(rate) for rate in (2.4e9, 12.5e6, 5e4)] == ["2.4 Gb/s", "12.5 Mb/s", "50 kb/s"]
+    for words, said in {
+        "--workers 8 --machines 3": "8 workers are not as many on each of 3 machines",
+        "--workers 300": "a lab has 1 to 250 machines, not 300",
+        "--workers 4 --rates 0.001": "a link's rate is at least 10 kb/s, not 1000 bit/s",
+    }.items():
+        assert cli.refused("netlab", *words.split()).startswith(said)
 
 
 # Sweeps
-
-MEGABYTE = 1_000_000
-
-
-@needs_lab
-@pytest.mark.parametrize(("num_machines", "workers_per_machine"), [(3, 1), (2, 2)])
-def test_a_machine_s_link_sends_what_a_ring_says(prefix: str, num_machines: int, workers_per_machine: int) -> None:
-    num_workers = num_machines * workers_per_machine
-    topology = LabTopology(num_machines, workers_per_machine, 1e9)
-    with lab(topology) as network, sweeps.connected(network) as seconds:
-        found = sweeps.sweep_lab(network, seconds, {"all_reduce": [MEGABYTE], "all_gather": [MEGABYTE]})
-    # A reduce-scatter and an all-gather of n chunks, n - 1 steps each; an all-gather of whole payloads.
-    steps = num_workers - 1
-    expected = {"all_reduce": 2 * steps * MEGABYTE / num_workers, "all_gather": steps * MEGABYTE}
-    assert found.fabric.num_workers == num_workers and found.fabric.bits_per_second == 1e9
-    for point in found.points:
-        assert point.wire_bytes is not None and point.wire_frames is not None
-        assert point.formula_bytes == expected.pop(point.collective)
-        assert point.wire_bytes - HEADER_BYTES * point.wire_frames == pytest.approx(point.formula_bytes, rel=0.03)
-        # 1448 bytes of data a frame, and an acknowledgement of two frames at the most.
-        frames = point.formula_bytes / 1448
-        assert frames <= point.wire_frames <= 2 * frames
-    assert not expected, "both were measured"
-
-
-@needs_lab
-def test_small_messages_come_first_and_long_ones_are_left_out(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweeps, "POINT_SECONDS", 0.01)
-    # A payload of 10 MB takes at least 80 s.
-    with lab(LabTopology(2, 1, 1e6)) as network, sweeps.connected(network) as seconds:
-        found = sweeps.sweep_lab(network, seconds, {"all_reduce": [10 * MEGABYTE, 1000, 100]})
-    assert [point.payload_bytes for point in found.points] == [100, 1000]
-
-
-@pytest.mark.parametrize(("bits_per_second", "least_pause"), [(0.3e6, 8 * 2 * 1514 / 0.3e6), (1e9, 3e-3)])
-def test_a_time_is_from_the_last_beginning_and_links_are_rested(bits_per_second: float, least_pause: float) -> None:
-    told: list[tuple[str, int, float]] = []
-    # Done at 5 and 4, of which the later one began at 3.
-    processes = SimpleNamespace(tell=lambda rank, order: told.append(order), hear_all=lambda: [(1.0, 5.0), (3.0, 4.0)])
-    network = SimpleNamespace(topology=LabTopology(2, 1, bits_per_second), sent=list)
-    now = time.monotonic()
-    assert sweeps.agreed_seconds(network, processes, "all_reduce", 8) == 2.0  # type: ignore[arg-type]
-    assert len(told) == 2
-    for collective, payload, start in told:
-        # Two frames of 1514 bytes are what a slow link can give at once; it needs as long to have them again.
-        assert (collective, payload) == ("all_reduce", 8) and start - now >= least_pause
-
-
-@needs_lab
-def test_a_worker_that_dies_is_said(prefix: str) -> None:
-    with (
-        lab(LabTopology(2, 1, 1e9)) as network,
-        sweeps.connected(network) as seconds,
-        pytest.raises(WorkerError, match=r"worker [01] failed: .*non-negative"),
-    ):
-        seconds("all_reduce", -4)  # No tensor has such a size.
 
 
 @needs_lab
@@ -353,4 +258,8 @@ def test_the_command_records_what_can_be_emulated(
     found = read_record(tmp_path / "sweep-2x1-20mbps.json", Sweep)
     assert found.fabric.bits_per_second == 20e6
     assert {point.collective for point in found.points} == {"all_reduce", "all_gather", "exchange"}
+    for point in found.points:
+        assert point.wire_bytes is not None and point.wire_frames is not None
+        if point.payload_bytes >= 100_000:
+            assert point.wire_bytes - HEADER_BYTES * point.wire_frames == pytest.approx(point.formula_bytes, rel=0.05)
     assert not namespaces(f"{prefix}-")

@@ -9,22 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats
 
-from algorithms import ProcessGroupCollectives, Purpose
-from algorithms.core.topology import Topology
 from harness.records.provenance import new_attempt
 from harness.records.timings import Cell, Fabric, StepKind, Stragglers, Timing, formula_bytes, mean_step
 from harness.timing.links import LabTopology
 from harness.timing.methods import CONSECUTIVE, METHODS
 from harness.timing.session import CellPlan, Session, cell_of, on_end, on_one_link, time_in_lab, timing_of
 from harness.timing.sweep import fabric
-from harness.timing.timed_step import Parts, RankStep, parts_of, recorded
+from harness.timing.timed_step import Parts, RankStep, parts_of
 from harness.timing.workloads import gradients_of, workload
-from harness.workers.process_group import joined
-from harness.workers.processes import Worker, WorkerError, start_workers
 
 TIMED = ["all_reduce", "ddp", "powersgd_2", "mcser", "mcser_overlap", "dpsgd_ring"]
 LINK, DILATION, FASTEST = 1e9, 2.0, 7e9
@@ -93,15 +87,6 @@ def test_every_step_waits_as_scheduled_and_its_parts_are_within_it(session: tupl
         assert all(0 < compute + waiting + transfer <= whole + 1e-9 for compute, waiting, transfer, whole in parts)
 
 
-def test_what_goes_to_neighbours_is_seen_and_timed(session: tuple[Timing, list[float]]) -> None:
-    record, _ = session
-    [message] = next(each.messages for each in record.methods if each.name == "dpsgd_ring")
-    assert (message.collective, message.payload_bytes) == ("exchange", 4 * record.workload.num_parameters)
-    assert message.rounds == ((1,),), "two workers in a ring have one neighbour each"
-    [cell] = record.cells_of("dpsgd_ring", LINK)
-    assert all(one + other > 0 for one, other in zip(cell.transfer_seconds, cell.waiting_seconds, strict=True))
-
-
 @pytest.mark.parametrize("who", ["one", "in turn"])
 def test_of_two_workers_one_is_slow_at_each_of_consecutive_steps(asked: Session, who: Any) -> None:
     methods = [CONSECUTIVE[name] for name in ("ddp", "streaming_4")]
@@ -114,16 +99,6 @@ def test_of_two_workers_one_is_slow_at_each_of_consecutive_steps(asked: Session,
         assert cell.compute_seconds == pytest.approx([scheduled * 2] * 2), "the mean over both workers"
         least = 3 if who == "one" or cell.method == "ddp" else 2
         assert min(cell.seconds) >= least * scheduled * 0.999, "who averages in each step waits in each"
-
-
-def _impossible(*arguments: object) -> list[CellPlan]:
-    raise ValueError("no such cells")
-
-
-def test_a_worker_that_fails_ends_all_and_is_said(asked: Session) -> None:
-    failing = replace(asked, methods=asked.methods[:1], cells_of=_impossible)
-    with pytest.raises(WorkerError, match=r"^worker \d failed: .*no such cells$"):
-        time_in_lab(failing, Loopback())  # type: ignore[arg-type]
 
 
 def test_the_codec_is_left_out_of_emulated_steps_and_the_dilation_undone_in_all_but_it() -> None:
@@ -207,64 +182,17 @@ def test_a_workers_step_is_split(
 ) -> None:
     parts = parts_of([step(ended, collectives, scheduled)], True)
     assert (parts.total, parts.compute, parts.codec, parts.transfer) == (ended, compute, codec, transfer)
-    assert parts.waiting == 0.0
+    assert parts.waiting == 0.0 and compute + codec + transfer == ended
 
 
 def test_a_worker_waits_until_the_last_has_come() -> None:
     early, late = step(20.0, [(11.0, 18.0)]), step(20.0, [(15.0, 18.0)], last_gradient=15.0)
     parts = parts_of([early, late], True)
     assert parts.waiting == (4.0 + 0.0) / 2 and parts.transfer == 3.0
-    assert parts.compute == (9.0 + 14.0) / 2
+    assert parts.compute == (9.0 + 14.0) / 2 and parts.compute + parts.codec + parts.waiting + parts.transfer == 20.0
+    scheduled = [replace(each, scheduled_seconds=9.0) for each in (early, late)]
+    parts = parts_of(scheduled, True)
+    found = (parts.compute, parts.codec, parts.waiting, parts.transfer)
+    assert found == (9.0, 8.0, 0.0, 3.0), "who waits for another's codec encodes too"
     parts = parts_of([early, late], False)
     assert parts.waiting == 0.0 and parts.transfer == (7.0 + 3.0) / 2, "without a common clock it is part of transfer"
-
-
-# Other tests let this process flush denormal numbers.
-times = st.floats(0, 10, allow_subnormal=False)
-
-
-@settings(deadline=None)  # How long an example takes is the machine's affair.
-@given(st.lists(st.tuples(times, times, times, times, times, times), min_size=1, max_size=4), st.booleans())
-def test_parts_add_up_to_the_mean_workers_step(rows: list[tuple[float, ...]], scheduled: bool) -> None:
-    workers = []
-    for before, passes, gap, first, pause, second in rows:
-        last = before + passes
-        begun = last + gap
-        own = {("a", 0): (begun, begun + first), ("a", 1): (begun + first + pause, begun + first + pause + second)}
-        ended = begun + first + pause + second
-        workers.append(RankStep(0.0, before, last, ended, own, 3.0 if scheduled else INFINITE))
-    parts = parts_of(workers, True)
-    total = parts.compute + parts.codec + parts.waiting + parts.transfer
-    assert total == pytest.approx(sum(worker.ended for worker in workers) / len(workers))
-    assert parts.total == max(worker.ended for worker in workers)
-    assert min(parts.compute, parts.codec, parts.waiting) >= -1e-9
-
-
-def test_every_collective_of_a_worker_is_seen_once_with_its_payload() -> None:
-    """Means of 16-bit numbers too, which go by two collectives of other kinds and send as much as an all-reduce."""
-    expected = [
-        ("all_reduce", 4000, 0, True),
-        ("all_reduce", 2000, 1, True),
-        ("all_gather", 1000, 2, True),
-        ("exchange", 4000, 3, True),
-        ("two_stages", 80, 4, True),
-    ]
-    with start_workers(_talk, [()] * 2) as workers:
-        for seen in workers.hear_all():
-            assert seen == expected
-
-
-def _talk(worker: Worker) -> list[tuple[str, int, int, bool]]:
-    with joined("cpu", 60.0, worker.init_method, worker.rank, worker.world_size):
-        collectives, numbers, purpose = ProcessGroupCollectives(), torch.ones(1, 1000), Purpose.GRADIENT
-        [ring] = Topology("ring").rounds(2)
-        with recorded(lambda: 0.5, torch.device("cpu")) as seen:
-            collectives.all_reduce_mean_(numbers, purpose)
-            collectives.all_reduce_mean_(numbers.half(), purpose)
-            collectives.all_gather(numbers.byte(), purpose)
-            collectives.exchange_with_neighbours(numbers, ring, purpose)
-            collectives.all_reduce_blocks(torch.zeros(1, 4, 20).byte(), lambda parts: (parts[0], parts), purpose)
-        return [
-            (each.collective, each.payload_bytes, each.key[1], each.ended is not None and each.ended >= each.began)
-            for each in seen
-        ]

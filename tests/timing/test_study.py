@@ -33,7 +33,6 @@ from tests.harness.support import CommandLine
 
 RESULTS = Path(__file__).parents[2] / "results"
 MODEL_BYTES, MOST = 102_228_128, 2e9
-Timed = list[tuple[str, float | None, float]]
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +57,6 @@ def test_every_row_of_the_regime_and_of_the_main_ratio_is_timed_as_it_is(scored:
     left = {row.partition("/")[2] for row in timed}
     assert {"sgd", "alone", "final_average", "dpsgd", "powersgd_rank_1"} <= left, "the bounds, and who has no ratio 96"
     assert not any(row.endswith(("-12", "-384", "-1536")) for row in left)
-
-
-def test_periods_are_those_of_the_settings(scored: dict[str, Method]) -> None:
-    expected = {"local_sgd-96": 96, "mcser-96": 24, "ef_topk-96": 1, "sgd_accumulate-96": 96, "final_average": 28050}
-    assert {name: scored[name].period for name in expected} == expected, "the last is of its run's only exchange"
-    expected = {"local_sgd": 256, "diloco": 256, "cser_pl": 16, "mcser_1024": 256, "mcser_overlap": 32, "dpsgd": 1}
-    assert {name: METHODS[name].period for name in expected} == expected
 
 
 def sending(method: Method, *sent: tuple[int, int]) -> Method:
@@ -98,10 +90,11 @@ def test_links_are_slowed_down_as_far_as_this_machine_needs_and_small_messages_f
     ]
 
 
-@pytest.fixture
-def timed(monkeypatch: pytest.MonkeyPatch) -> Timed:
-    """A machine of 2 Gb/s on which nothing takes time: by timing, its links' rate and the fastest that they have."""
-    seen: Timed = []
+def test_what_the_machine_cannot_do_or_has_no_time_for_is_left_out_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine of 2 Gb/s on which nothing takes time. Seen are timings, their links' rate and the fastest possible."""
+    seen: list[tuple[str, float | None, float]] = []
 
     @contextmanager
     def lab(topology: LabTopology) -> Iterator[SimpleNamespace]:
@@ -121,24 +114,15 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Timed:
     }.items():
         monkeypatch.setattr(study, name, stand_in)
     monkeypatch.setattr(study.Timed, "write", write)
-    return seen
-
-
-def test_what_the_machine_cannot_do_is_left_out_and_said(timed: Timed, tmp_path: Path) -> None:
     found = run_study(tmp_path, 60)
     assert found.sweeps == ["sweep-8x1-78.125mbps.json", "sweep-8x1-250mbps.json"]
     # The same links slowed down twice have a record each.
     name = "timing-resnet50_v100-8x1-10000mbps"
     assert found.timings == [f"{name}.json", f"{name}-slowed-128.json"]
-    assert timed == [("resnet50_v100", 250e6, 250e6), ("resnet50_v100", 10e9 / 128, 250e6)]
+    assert seen == [("resnet50_v100", 250e6, 250e6), ("resnet50_v100", 10e9 / 128, 250e6)]
     [slow] = found.left_out
     assert "8x1 workers at 1000 Gb/s" in slow.what and "slowed down 4000 times" in slow.why
-
-
-def test_what_there_is_no_time_for_is_left_out_and_said(timed: Timed, tmp_path: Path) -> None:
-    found = run_study(tmp_path, 0)
-    assert found.timings == timed == []
-    assert "minutes given to the study were over" in found.left_out[0].why
+    assert "minutes given to the study were over" in run_study(tmp_path, 0).left_out[0].why
 
 
 # Under a launcher
@@ -160,9 +144,8 @@ def test_a_single_process_is_told_how_to_start_several_and_unknown_names_are_ref
 ) -> None:
     assert "torchrun" in cli.refused("time")
     monkeypatch.setenv("RANK", "0")
-    assert "unknown method 'sdg'" in cli.refused("time", "--methods", "sdg")
-    said = cli.refused("time", "--workload", "resnet")
-    assert "unknown workload 'resnet'; the workloads are" in said and "resnet50_v100" in said
+    assert "'sdg'" in cli.refused("time", "--methods", "sdg")
+    assert "resnet50_v100" in cli.refused("time", "--workload", "resnet")
 
 
 def test_torchrun_makes_a_study_that_can_be_reported(tmp_path: Path) -> None:

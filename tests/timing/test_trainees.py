@@ -14,7 +14,7 @@ from harness.records.timings import Message, Method
 from harness.timing import workloads
 from harness.timing.methods import METHODS
 from harness.timing.turn import Turn, messages_of
-from harness.timing.workloads import Trainee, gradients_of, gradients_of_model, real_trainee, waiting_trainee, workload
+from harness.timing.workloads import Trainee, gradients_of, gradients_of_model, waiting_trainee, workload
 from tests.timing.conftest import GRADIENTS, NUMEL, WORKLOAD, setting_of
 
 CPU = torch.device("cpu")
@@ -25,7 +25,7 @@ def test_times_are_published_scaled_or_measured_and_say_so() -> None:
     assert resnet.forward_seconds + resnet.backward_seconds == pytest.approx(32 / 1200)
     assert resnet.backward_seconds == pytest.approx(2 * resnet.forward_seconds)
     assert (resnet.num_parameters, resnet.batch_size, wide.num_parameters) == (25_557_032, 32, 35_794_516)
-    assert "NVIDIA DeepLearningExamples" in resnet.source and "assumption" in resnet.source
+    assert "NVIDIA DeepLearningExamples" in resnet.source
     # 16 images of 32 x 32 at about 5.1 G multiply-adds (each of two operations), in fp32.
     expected = 16 * 2 * 5.1e9 / (RESNET50_FORWARD_FLOPS * 367)
     assert wide.forward_seconds + wide.backward_seconds == pytest.approx(expected, rel=0.05)
@@ -33,7 +33,6 @@ def test_times_are_published_scaled_or_measured_and_say_so() -> None:
     small = workload("fashion_mnist", "cpu")
     assert (small.num_parameters, small.batch_size) == (25_786, 16)
     assert min(small.forward_seconds, small.backward_seconds) > 0 and "measured here" in small.source
-    assert "on random images, fp32; forward to backward as 1 to 2" in small.source
 
 
 def test_gradients_are_in_order_and_modules_have_their_share_of_the_arithmetic() -> None:
@@ -54,14 +53,6 @@ def test_gradients_are_in_order_and_modules_have_their_share_of_the_arithmetic()
     assert gradients.order == (1, 0, 3, 4, 2), "of a linear layer the bias is only added"
     # Multiply-adds: 6 x 4 and 4 x 2.
     assert gradients.done == pytest.approx([0.25, 0.25, 1.0, 0.25, 0.25])
-
-
-def test_resnet50_has_all_its_parameters_in_the_order_of_their_gradients() -> None:
-    gradients = gradients_of("resnet50_v100")
-    assert sorted(gradients.order) == list(range(161))
-    done = [gradients.done[number] for number in gradients.order]
-    assert done == sorted(done) and done[-1] == pytest.approx(1.0)
-    assert gradients.order[-1] == 0 and set(gradients.order[:2]) == {159, 160}, "the first convolution, the last layer"
 
 
 class Clock:
@@ -93,55 +84,21 @@ def waiting(dilation: float = 10.0) -> Trainee:
     return trainee
 
 
-def test_gradients_come_as_scheduled_and_the_pass_is_noted_as_it_goes(clock: Clock) -> None:
+def test_gradients_come_as_scheduled_whatever_else_takes_time_and_the_pass_is_noted_as_it_goes(clock: Clock) -> None:
     trainee, seen = waiting(), list[float]()
-    for parameter in trainee.module.parameters():
-        parameter.register_hook(lambda _: seen.append(round(trainee.share_done, 6)))
-    trainee.passes()
-    # The forward pass's 10 s, and shares 0.8, 0, 0.2 of the backward pass's 20; without arithmetic nothing sleeps.
-    assert clock.slept == pytest.approx([10.0 + 16.0, 4.0])
-    assert seen == [0.8, 0.8, 0.8, 1.0]
-    assert trainee.began == 100.0 and trainee.last_gradient == pytest.approx(130.0)
-
-
-def test_in_all_it_waits_what_is_scheduled_whatever_else_takes_time(clock: Clock) -> None:
-    trainee = waiting()
 
     def hook(_: object) -> None:
+        seen.append(round(trainee.share_done, 6))
         clock.now += 0.5  # as DDP's copies to its buckets do
 
     for parameter in trainee.module.parameters():
         parameter.register_hook(hook)
-    started = clock.now
     trainee.passes()
-    assert trainee.scheduled_seconds == 30.0
-    # The first layer's gradient comes last, and nothing after it could hide its hook.
-    assert clock.now - started == pytest.approx(30.0 + 0.5)
-
-
-def test_without_a_dilation_it_does_not_wait_and_gradients_are_the_same_in_every_step(clock: Clock) -> None:
-    trainee, gradients = waiting(0.0), []
-    parameters = list(trainee.module.parameters())
-    assert [tuple(parameter.shape) for parameter in parameters] == list(GRADIENTS.shapes)
-    for _ in range(2):
-        trainee.module.zero_grad()
-        trainee.passes()
-        gradients.append([parameter.grad.clone() for parameter in parameters if parameter.grad is not None])
-    assert clock.slept == [] and len(gradients[0]) == len(parameters)
-    assert all(torch.equal(a, b) and a.isfinite().all() and a.any() for a, b in zip(*gradients, strict=True))
-
-
-def test_passes_in_half_precision_have_gradients_that_nothing_has_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the CPU's autocast, which stands for the GPU's."""
-    gradients = []
-    for precision in ("fp32", "fp16"):
-        monkeypatch.setattr(workloads, "computes_in", lambda name, device, precision=precision: precision)
-        made = real_trainee("fashion_mnist", gradients_of("fashion_mnist"), CPU, 0)
-        made.passes()
-        gradients.append([parameter.grad for parameter in made.module.parameters()])
-    for exact, half in zip(*gradients, strict=True):
-        assert exact is not None and half is not None and half.dtype == torch.float32
-        assert not torch.equal(exact, half) and (exact - half).norm() < 0.1 * exact.norm()
+    # The forward pass's 10 s, and shares 0.8, 0, 0.2 of the backward pass's 20, which hide three of the four hooks.
+    assert clock.slept == pytest.approx([10.0 + 16.0, 4.0 - 1.5])
+    assert seen == [0.8, 0.8, 0.8, 1.0] and trainee.scheduled_seconds == 30.0
+    assert (trainee.began, trainee.last_gradient, clock.now) == pytest.approx((100.0, 130.0, 130.5))
+    assert all(each.grad is not None and each.grad.any() for each in trainee.module.parameters())
 
 
 # Messages
@@ -176,17 +133,6 @@ def test_messages_of_a_period_are_what_the_closed_form_says(name: str, methods: 
     assert sum(period // message.every for message in messages) == num_collectives[1] - num_collectives[0]
     if ratio := NOT_OF_256.get(name, 256):  # What the name says; blocks of few parameters are rounded up.
         assert methods[name].ratio(NUMEL) == pytest.approx(ratio, rel=0.05)
-
-
-def test_ddp_sends_the_parameters_and_powersgd_what_is_no_matrix_and_two_factors(methods: dict[str, Method]) -> None:
-    for name, bytes_each in (("ddp", 4), ("ddp_fp16", 2)):
-        assert sum(message.payload_bytes for message in methods[name].messages) == bytes_each * NUMEL
-        assert methods[name].ratio(NUMEL) == 4 / bytes_each
-    matrices = [shape for shape in GRADIENTS.shapes if len(shape) > 1]
-    rest = sum(shape[0] for shape in GRADIENTS.shapes if len(shape) == 1)
-    for rank in (1, 2, 4):
-        expected = [rest, sum(rank * rows for rows, _ in matrices), sum(rank * columns for _, columns in matrices)]
-        assert [message.payload_bytes for message in methods[f"powersgd_{rank}"].messages] == [4 * n for n in expected]
 
 
 def test_a_bucket_is_ready_when_its_last_gradient_is(monkeypatch: pytest.MonkeyPatch, alone: None) -> None:
