@@ -82,6 +82,7 @@ def other_tasks(evidence: Evidence) -> Answer | None:
         "silent": [TEXTS[name] for name, frames in found.items() if not tells(frames)],
         "beyond": (beyond["label"] + " (" + beyond["task"] + ")").tolist(),
     }
+    numbers["topk"] = frame[(frame["row"] == "cser_topk-8") & (frame["kind"] == "superiority")].to_dict("records")
     forms = [
         frame[frame["row"].str.match(name)].set_index("task")["estimate"] for name in ("ef_topk_updates-", "ef_topk-")
     ]
@@ -113,4 +114,6 @@ def would_local_sgd_do(evidence: Evidence) -> Answer:
     lines = frame[frame["experiment"] == JUDGED].to_dict("records")
     others = frame[~tail & (frame["experiment"] != JUDGED)].to_dict("records")
     tails = frame[tail].to_dict("records") if tail.sum() == 2 else None
-    return Answer(frame, {"lines": lines, "others": others, "tail": tails}, rows=frame[~tail])
+    return Answer(
+        frame, {"lines": lines, "others": others, "tail": tails}, rows=frame[~tail & (frame["row"] != "final_average")]
+    )
