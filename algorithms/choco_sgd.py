@@ -11,8 +11,7 @@ ICML 2019, the memory-efficient form of CHOCO-SGD; its release, epfml/ChocoSGD.
 xhat_i is what the neighbours know of x_i, and s_i = sum_j w_ij xhat_j what worker i needs of theirs, so the weights
 must be the same in each step. As released (a switch), the last line comes before the second, with the old xhat and s,
 so that a message has until the next step to arrive. xhat begins at x_0, which all workers have, as in the release for
-convex problems; with `estimates_from_zero` at 0, as in the release for deep networks.
-Momentum, or AdamW's moments, are local.
+convex problems; in that for deep networks it begins at 0. Momentum, or AdamW's moments, are local.
 Weight decay enters p_i. C takes the flat vector, where the release compresses tensor by tensor, and
 the learning rate is as given, where the release scales it with the number of neighbours.
 Cost: 32 d / R bits per step for each neighbour and a sparsifier of ratio R, one exchange.
@@ -34,7 +33,6 @@ class ChocoSGD(DistributedOptimizer):
         compressor: C, any.
         gamma: the consensus step, in (0, 1]; the more is left out, the smaller it must be.
         released_order: mix with the estimates that were known before this step.
-        estimates_from_zero: let xhat begin at 0, so that the first messages are of the parameters themselves.
 
     Raises:
         ValueError: gamma out of range, or a topology that does not fit, or changes.
@@ -49,7 +47,6 @@ class ChocoSGD(DistributedOptimizer):
     compressor: Compressor
     gamma: ConsensusStep
     released_order: bool = False
-    estimates_from_zero: bool = False
 
     def _set_up(self) -> None:
         self.network = as_topology(self.name, self.topology)
@@ -59,9 +56,8 @@ class ChocoSGD(DistributedOptimizer):
                 f"topology {self.network.kind} changes them; take ring, exponential or complete"
             )
         (self.mixing,) = self.network.rounds(self.collectives.world_size)
-        start = None if self.estimates_from_zero else self.flat.parameters
-        self.xhat = self.new_buffer("estimate", like=start)
-        self.s = self.new_buffer("mixed_estimates", like=start)
+        self.xhat = self.new_buffer("estimate", like=self.flat.parameters)
+        self.s = self.new_buffer("mixed_estimates", like=self.flat.parameters)
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:

@@ -27,8 +27,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
-from torch import Tensor
-
 from algorithms.compressors.quantisers import QuantisedBlocks
 from algorithms.core import Layout, Purpose, Traffic, fixed
 from algorithms.core.exchange import Exchanged
@@ -96,7 +94,8 @@ class StreamingDiLoCo(DiLoCo):
         message = self.x[..., here] - self.flat.parameters[..., here]
         if self.e is not None:
             message = self.e[..., here].add_(message)
-        sending = self.begin_exchange(message, self.compressor, Layout.flat(here), step, Purpose.MODEL)
+        draw = self.draw(step, Purpose.MODEL)
+        sending = self.sending.begin_exchange(message, self.compressor, Layout.flat(here), draw, Purpose.MODEL)
         self._under_way.append((step, sending))
         if self.collectives.early is None:
             self._put_by()
@@ -120,9 +119,9 @@ class StreamingDiLoCo(DiLoCo):
             x.sub_(v * (self.outer_lr * self.outer_momentum))
         local.mul_(self.merge).add_(x * (1 - self.merge))
 
-    def _vectors(self, with_parameters: bool) -> dict[str, Tensor]:
+    def _flat_state(self) -> dict[str, Any]:
         self._put_by()
-        return super()._vectors(with_parameters)
+        return super()._flat_state()
 
     def _restore(self, state: dict[str, Any]) -> None:
         self._put_by()

@@ -89,12 +89,15 @@ def _parser() -> argparse.ArgumentParser:
     pack.add_argument("--remove-folders", action="store_true", help=what)
     for sub in (pack, add(commands.unpack, "make folders of the runs in an experiment's runs.jsonl")):
         sub.add_argument("folder", type=Path, help="folder of the experiment, as results/fashion_mnist")
+    answers = add(commands.answers, "answer the readers' questions from records; trains nothing")
+    what = "your own records; the rest is taken from those that ship (default: results)"
+    answers.add_argument("--results", type=Path, default=Path("results"), help=what)
+    answers.add_argument("--output", type=Path, help="folder to write into (default: answers/ in the results)")
+    answers.add_argument("--readme", type=Path, help="file that gets the three cards between its marks")
     # The options are the report's, and go there as they are: no character begins an option here.
-    as_they_are: dict[str, Any] = {"add_help": False, "prefix_chars": "\0"}
-    advise = add(commands.advise, "say what each method would take and lose in a job of yours", **as_they_are)
-    answers = add(commands.answers, "answer the readers' questions from records", **as_they_are)
-    for sub in (advise, answers):
-        sub.add_argument("words", nargs="*", metavar="OPTION", help="see its own --help")
+    what = "say what each method would take and lose in a job of yours"
+    advise = add(commands.advise, what, add_help=False, prefix_chars="\0")
+    advise.add_argument("words", nargs="*", metavar="OPTION", help="see its own --help")
     _add_timing_options(
         add(commands.speedups, "time methods and baselines on an emulated network, and report it"),
         add(commands.netlab, "time collectives on an emulated network of this machine's own"),

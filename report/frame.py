@@ -48,6 +48,8 @@ _ATTEMPT += ["device", "git_commit", "git_diff_sha256", "python", "cpu", "num_cp
 class UsageError(ValueError):
     """The command was given something that cannot be used; the message is one sentence for the user."""
 
+    exit_code = 2
+
 
 def end_of(write: Callable[[], str]) -> int:
     """What a command of the report ends with: it writes, and says what; a failure is one sentence on standard error.
@@ -59,7 +61,7 @@ def end_of(write: Callable[[], str]) -> int:
         print(write())
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+        return int(getattr(error, "exit_code", 1))
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         print(f"error: cannot read or write {what}; check the folder or choose another --output", file=sys.stderr)

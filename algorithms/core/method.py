@@ -273,12 +273,6 @@ class Method:
         """Sends C(vector) and averages it; see `Sending`."""
         return self.sending.exchange(vector, compressor, self.flat.layout, self.draw(step, purpose), purpose)
 
-    def begin_exchange(
-        self, vector: Tensor, compressor: Compressor, layout: Layout, step: int, purpose: Purpose
-    ) -> Callable[[], Exchanged]:
-        """Begins to send C(vector), a vector of this layout, and returns what waits; see `Sending`."""
-        return self.sending.begin_exchange(vector, compressor, layout, self.draw(step, purpose), purpose)
-
     def mix(self, vector: Tensor, compressor: Compressor, mixing: Mixing, step: int, purpose: Purpose) -> Mixed:
         """Sends C(vector) to neighbours and mixes what these send; see `Sending`."""
         return self.sending.mix(vector, compressor, mixing, self.flat.layout, self.draw(step, purpose), purpose)
@@ -301,18 +295,16 @@ class Method:
 
     # What is saved of it, for the parameters of one type.
 
-    def _vectors(self, with_parameters: bool) -> dict[str, Tensor]:
-        return {**({"parameters": self.flat.parameters} if with_parameters else {}), **self._buffers}
-
-    def _flat_state(self, vectors: dict[str, Tensor], is_common: bool) -> dict[str, Any]:
+    def _flat_state(self) -> dict[str, Any]:
         return {
             "method": self.name,
             "num_steps": self.num_steps,
             "seed": self.seed,
-            "rank": None if is_common else self.collectives.rank,
-            "world_size": None if is_common else self.collectives.world_size,
+            "rank": None if self.state_is_common else self.collectives.rank,
+            "world_size": None if self.state_is_common else self.collectives.world_size,
             "settings": self._compared(),
-            **vectors,
+            **({"parameters": self.flat.parameters} if self.workers_differ else {}),
+            **self._buffers,
             **self._common,
             **self.local.counts(),
         }
@@ -351,7 +343,3 @@ class Method:
         if parameters is not None:
             self.flat.parameters.copy_(parameters)
             self._loaded = self.flat.parameters.clone()
-
-    def _num_held(self) -> int:
-        """Returns the numbers of one worker's state."""
-        return len(self._buffers) * self.flat.layout.numel + sum(map(Tensor.numel, self._common.values()))

@@ -2,7 +2,7 @@
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import InitVar
 from typing import TYPE_CHECKING, Any, Self
@@ -361,12 +361,9 @@ class DistributedOptimizer(Method, Optimizer):
 
         Where workers' parameters may differ, it holds this worker's, and `load_state_dict` puts them back.
         """
-        return self._state([each._vectors(self.workers_differ) for each in self._of_each_type], self.state_is_common)
-
-    def _state(self, vectors: Sequence[dict[str, Tensor]], is_common: bool) -> dict[str, Any]:
         self._refuse_inside_consensus("a state")
         self._check_model()
-        own, *others = [each._flat_state(its, is_common) for each, its in zip(self._of_each_type, vectors, strict=True)]
+        own, *others = [each._flat_state() for each in self._of_each_type]
         names = [str(each.flat.parameters.dtype) for each in self._siblings]
         siblings = {OTHER_TYPES: dict(zip(names, others, strict=True))} if others else {}
         state = super().state_dict()
@@ -406,4 +403,6 @@ class DistributedOptimizer(Method, Optimizer):
 
     def memory_in_parameters(self) -> float:
         """Returns a worker's state in units of the parameters' own size, these and their gradients left out."""
-        return sum(each._num_held() for each in self._of_each_type) / self.num_parameters
+        vectors = sum(len(each._buffers) * each.flat.layout.numel for each in self._of_each_type)
+        others = sum(each.numel() for method in self._of_each_type for each in method._common.values())
+        return (vectors + others) / self.num_parameters

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from harness.records.store import write_text_atomically
-from report.frame import JUDGED
+from report.frame import JUDGED, UsageError
 from report.plotting import style
 from report.questions.asked import QUESTIONS, Question
 from report.questions.evidence import Answer, Evidence, evidence_of
@@ -32,8 +32,7 @@ def build_answers(results: Path, output: Path | None = None, readme: Path | None
 
     Raises:
         RecordError: a record is damaged or of another version; the message names the file.
-        UsageError: `results` is no folder.
-        ValueError: the readme has no marks.
+        UsageError: `results` is no folder, or the readme has no marks.
         OSError: the output cannot be written.
     """
     evidence = evidence_of(results)
@@ -83,12 +82,12 @@ def put_into(readme: Path, cards: str) -> None:
     """Write the cards between the marks of a README.
 
     Raises:
-        ValueError: it has no such marks.
+        UsageError: it has no such marks.
         OSError: it cannot be read or written.
     """
     text = readme.read_text()
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"{readme} has no lines {BEGIN} and {END}; put them where the cards belong")
+        raise UsageError(f"{readme} has no lines {BEGIN} and {END}; put them where the cards belong")
     write_text_atomically(readme, f"{before}{BEGIN}\n{cards}\n{END}{after}", durable=False)

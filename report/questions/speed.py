@@ -12,22 +12,9 @@ from scipy.optimize import brentq
 from harness.records.hardware import hardware
 from report.plotting import GREY, new_figure
 from report.questions.evidence import Answer, Evidence
-from report.speed.comparisons import (
-    CLEARLY,
-    DDP,
-    HIGHEST,
-    LOWEST,
-    PROPOSED,
-    costs_frame,
-    headlines_frame,
-    highest_rate,
-    layouts_frame,
-    log_grid,
-    needed_ratios_frame,
-    speedup,
-    speedups_frame,
-)
-from report.speed.report import AT, costs_table
+from report.speed import comparisons
+from report.speed.comparisons import DDP, PROPOSED
+from report.speed.report import AT, SOME_RATES, costs_table
 from report.speed.timed import scored_steps_frame
 from report.speed.workload_model import SpeedStudy, WorkloadModel
 
@@ -90,7 +77,8 @@ def which_baseline(study: SpeedStudy, _: WorkloadModel) -> Answer | None:
 def which_layout(study: SpeedStudy, model: WorkloadModel) -> Answer:
     """Question 3: the same eight workers on eight machines, on two and on one."""
     lines = []
-    for (machines, workers), group in layouts_frame(model, AT).groupby(["machines", "workers_per_machine"], sort=False):
+    layouts = comparisons.layouts_frame(model, AT).groupby(["machines", "workers_per_machine"], sort=False)
+    for (machines, workers), group in layouts:
         own: Any = group.set_index("method")
         step = timed(study, int(str(machines)))["seconds"].reindex([DDP, PROPOSED])
         numbers = (step[DDP] / step[PROPOSED], 1e3 * step[DDP], own["over_ddp"][PROPOSED], 1e3 * own["seconds"][DDP])
@@ -103,9 +91,9 @@ def which_layout(study: SpeedStudy, model: WorkloadModel) -> Answer:
 @of_model
 def which_bandwidth(_: SpeedStudy, model: WorkloadModel) -> Answer:
     """Question 4: the rate below which it is clearly faster than DDP, and how fast it is beside the best baseline."""
-    grid = speedups_frame(model, log_grid(1e9, 100e9))
+    grid = comparisons.speedups_frame(model, comparisons.log_grid(1e9, 100e9))
     over_best = grid.loc[grid["method"] == PROPOSED, "over_best"]
-    below = highest_rate(partial(speedup, model, PROPOSED, DDP), CLEARLY)
+    below = comparisons.highest_rate(partial(comparisons.speedup, model, PROPOSED, DDP), comparisons.CLEARLY)
     numbers = {"ddp": below, "most_over_best": over_best.max(), "least_over_best": over_best.min()}
     return Answer(grid, numbers, _bandwidth(grid))
 
@@ -145,7 +133,7 @@ def over_older_methods(evidence: Evidence) -> Answer | None:
 @of_model
 def what_headlines_ask(study: SpeedStudy, model: WorkloadModel) -> Answer | None:
     """Question 6: up to which rate the published factors hold, by the compute time of a step."""
-    frame = headlines_frame(study)
+    frame = comparisons.headlines_frame(study)
     if frame.empty:
         return None
     own = frame[(frame["rival"] == DDP) & (frame["bits_per_second"] == AT)]
@@ -164,7 +152,7 @@ def what_headlines_ask(study: SpeedStudy, model: WorkloadModel) -> Answer | None
 @of_model
 def does_it_save_money(study: SpeedStudy, model: WorkloadModel) -> Answer | None:
     """Question 7: dollars per thousand modelled steps; the change of the bill by the method where DDP is cheapest."""
-    frame = costs_frame(model)
+    frame = comparisons.costs_frame(model)
     if frame.empty:
         return None
     shown = costs_table(frame)
@@ -181,10 +169,10 @@ def which_ratio_is_needed(_: SpeedStudy, model: WorkloadModel) -> Answer:
     """Question 22: the rate at which a ratio of 256 is just needed, solved for, and the ratio needed at five rates."""
 
     def beyond(log_bits: float) -> float:
-        ratio = needed_ratios_frame(model, [math.exp(log_bits)])["ratio"].iloc[0]
+        ratio = comparisons.needed_ratios_frame(model, [math.exp(log_bits)])["ratio"].iloc[0]
         return math.log(1e6 if math.isnan(ratio) else ratio) - math.log(LARGE)
 
-    bits = math.exp(brentq(beyond, math.log(LOWEST), math.log(HIGHEST), xtol=1e-6))
-    frame = needed_ratios_frame(model, [100e6, 1e9, AT, 25e9, 100e9])
+    bits = math.exp(brentq(beyond, math.log(comparisons.LOWEST), math.log(comparisons.HIGHEST), xtol=1e-6))
+    frame = comparisons.needed_ratios_frame(model, SOME_RATES)
     frame["gbits"] = frame["bits_per_second"] / 1e9
     return Answer(frame, {"bits": bits, "at_10": frame.set_index("gbits")["ratio"][10.0], "large": LARGE})

@@ -57,6 +57,10 @@ def log_grid(low: float, high: float) -> list[float]:
     return [float(x) for x in np.geomspace(low, high, count + 1)]
 
 
+RATES = log_grid(LOWEST, HIGHEST)
+"""Bits per second, of tables over all rates."""
+
+
 def spans_above(margin: Callable[[float], float], low: float, high: float) -> list[tuple[float, float]]:
     """Where a continuous function is positive between two positive ends, as (from, to)."""
     grid = log_grid(low, high)

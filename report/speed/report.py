@@ -11,20 +11,8 @@ from matplotlib.figure import Figure
 from harness.records.timings import Sweep
 from report.frame import Frames
 from report.render import write_report
-from report.speed.comparisons import (
-    DDP,
-    HEADLINES,
-    HIGHEST,
-    LOWEST,
-    PROPOSED,
-    RIVALS,
-    costs_frame,
-    headlines_frame,
-    layouts_frame,
-    log_grid,
-    needed_ratios_frame,
-    speedups_frame,
-)
+from report.speed import comparisons
+from report.speed.comparisons import DDP, PROPOSED
 from report.speed.figures import draw_loss_and_step, draw_speedups
 from report.speed.fitting import fits_frame
 from report.speed.timed import baselines_frame, consecutive_frame, joined_frame, scored_steps_frame, wide_frame
@@ -36,6 +24,8 @@ Parts = tuple[dict[str, Any], dict[str, pd.DataFrame], dict[str, Figure]]
 
 AT = 10e9
 """Bits per second at which single numbers are given."""
+SOME_RATES = (1e8, 1e9, AT, 25e9, 100e9)
+"""Bits per second at which the ratio that is needed is told."""
 LARGE_RATIO = 64
 """From which on methods are asked whether they differ among themselves at all."""
 HEADER_BYTES = 66
@@ -58,7 +48,8 @@ def build_speed_report(study: SpeedStudy, experiments: Sequence[Frames], output:
 def contents(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
     """What the template names, the tables by name of their CSV, and the figures."""
     modelled = [m for m in study.models.values() if m.is_modelled and {DDP, PROPOSED} <= m.methods.keys()]
-    model = next((m for m in modelled if m.workload.name == HEADLINES[0].workload), None) or next(iter(modelled), None)
+    first = comparisons.HEADLINES[0].workload
+    model = next((m for m in modelled if m.workload.name == first), None) or next(iter(modelled), None)
     wide, row = wide_frame(study.records.wide), consecutive_frame(study.records.consecutive)
     sweeps = sweeps_frame(study.records.sweeps)
     context: dict[str, Any] = {
@@ -86,16 +77,16 @@ def _modelled(
     study: SpeedStudy, modelled: Sequence[WorkloadModel], model: WorkloadModel, sweeps: pd.DataFrame
 ) -> Parts:
     frames = {
-        "modelled": pd.concat([speedups_frame(m, log_grid(LOWEST, HIGHEST)) for m in modelled]),
-        "headlines": headlines_frame(study),
-        "layouts": layouts_frame(model, AT),
-        "costs": costs_frame(model),
+        "modelled": pd.concat([comparisons.speedups_frame(m, comparisons.RATES) for m in modelled]),
+        "headlines": comparisons.headlines_frame(study),
+        "layouts": comparisons.layouts_frame(model, AT),
+        "costs": comparisons.costs_frame(model),
         "agreement": agreement_frame(study.cells),
-        "needed_ratios": pd.concat([needed_ratios_frame(m, (1e8, 1e9, AT, 25e9, 100e9)) for m in modelled]),
+        "needed_ratios": pd.concat([comparisons.needed_ratios_frame(m, SOME_RATES) for m in modelled]),
     }
     headlines, clear = frames["headlines"], clear_cells(study.cells)
     own = clear[clear["workload"] == model.workload.name]
-    at = speedups_frame(model, [AT]).set_index("method").loc[PROPOSED]
+    at = comparisons.speedups_frame(model, [AT]).set_index("method").loc[PROPOSED]
     reach = headlines[(headlines["method"] == PROPOSED) & (headlines["rival"] == DDP) & headlines["source"].notna()]
     context = {
         "own": at,
@@ -232,7 +223,7 @@ def headlines_table(headlines: pd.DataFrame) -> pd.DataFrame:
     reach = ["never" if math.isnan(bits) else rate(bits) for bits in kept["holds_up_to"]]
     said = [f"{factor(gain)} ({each})" for gain, each in zip(kept["factor"], reach, strict=True)]
     wide = kept.assign(said=said).pivot(index=["headline", "compute_seconds", "source"], columns="rival", values="said")
-    return wide.reindex(columns=list(RIVALS)).reset_index()
+    return wide.reindex(columns=list(comparisons.RIVALS)).reset_index()
 
 
 def costs_table(costs: pd.DataFrame) -> pd.DataFrame:

@@ -396,11 +396,11 @@ def dpsgd(problem: Problem, weights: Callable[[int], Array], combine_while_adapt
 
 
 def choco_sgd(
-    problem: Problem, w: Array, compress: Compress, gamma: float, released_order: bool = False, from_zero: bool = False
+    problem: Problem, w: Array, compress: Compress, gamma: float, released_order: bool = False
 ) -> Iterator[State]:
     """Each worker holds xhat_j of every neighbour, where the module holds their weighted sum."""
     x, m = problem.everywhere(problem.start), problem.zeros()
-    xhat = problem.everywhere(0 * problem.start if from_zero else problem.start)
+    xhat = problem.everywhere(problem.start)
     for t in count(1):
         half = x - updates(problem, m, x, t)
         if released_order:

@@ -17,17 +17,17 @@ from harness.spec_file import find_spec
 from report.frame import JUDGED, LONG
 from report.plotting import style
 from report.questions import evidence
-from report.questions.__main__ import main
 from report.questions.asked import QUESTIONS
 from report.questions.build import build_answers, put_into
 from report.questions.evidence import evidence_of
+from tests.harness.support import CommandLine
 from tests.report.faults import faults_of
 from tests.report.test_independent import PLANS, difference_of, scores_of
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
 SHIPPED = RESULTS / "answers"
-AGAIN = "python -m report.questions --readme README.md"
+AGAIN = "python -m harness answers --readme README.md"
 FIRST = r"(\*\*)?(yes|no|not told apart|equal within|[+−]?\d)"
 NUMBER = re.compile(r"(?<![\w.−+-])[−+]?\d[\d,]*(?:\.\d+)?(?!\w*\.?\w*\d\w*[a-z])")
 COMPARED = {
@@ -156,9 +156,8 @@ def test_without_runs_every_question_names_a_command_that_is_there(
             assert find_spec(f"studies/{name}").exists()
 
 
-def test_mistakes_end_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--results", str(tmp_path / "nowhere")]) == 2
-    assert "there is no folder" in capsys.readouterr().err
+def test_mistakes_end_in_a_sentence(tmp_path: Path, cli: CommandLine) -> None:
+    assert "there is no folder" in cli.refused("answers", "--results", tmp_path / "nowhere")
     (tmp_path / "README.md").write_text("nothing of the kind")
     with pytest.raises(ValueError, match="has no lines <!-- begin: cards -->"):
         put_into(tmp_path / "README.md", "")
