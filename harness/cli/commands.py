@@ -62,16 +62,16 @@ def preflight(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Do the runs that are missing; 1 where one failed."""
-    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
-        raise UsageError(
-            "`run` starts its workers itself: call it once, without torchrun; for several machines `submit`"
-        )
-    print(f"{options.experiment}: planning", flush=True)  # before torch is loaded, which takes its time
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{options.experiment}: planning", flush=True)  # before torch is loaded, which takes its time
     from harness.tasks.task import find_task
-    from harness.workers.launch import launch, places, prepare
+    from harness.workers.launch import launch, places, prepare, run_under_torchrun
 
     planned = _planned(options)
     launch_options = _launch_options(options)
+    if {"RANK", "WORLD_SIZE"} <= os.environ.keys():  # torchrun, or what starts workers as it does
+        run_under_torchrun(planned, launch_options)
+        return 0
     places(planned, launch_options)  # Too few GPUs are refused before anything is written or fetched.
     # Before the first run, so that runs side by side do not each fetch it.
     if prepare(planned, options.results):

@@ -1,27 +1,34 @@
-"""Does the runs of a plan that are missing, several at once, in processes of their own."""
+"""Does the runs of a plan that are missing: several at once in processes of their own, or as torchrun's processes."""
 
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 
+from algorithms import ProcessGroupCollectives
 from algorithms.registry import baselines
 from harness.plan.plan import Plan
 from harness.records import packs, store
 from harness.records.experiment import Experiment
 from harness.records.provenance import new_attempt
+from harness.records.run_lock import owned
 from harness.records.state import is_done
+from harness.records.store import Attempt
 from harness.spec import PlannedRun, RunConfig, SpecError
 from harness.train import checkpoint
+from harness.train.train import train
 from harness.train.training import Job
-from harness.workers.attempt import ActiveRun, Resources, close, start
-from harness.workers.process_group import Workers, backend_for, device_groups
+from harness.workers.attempt import ActiveRun, Resources, close, prepare_thread, recorded, start
+from harness.workers.process_group import Workers, backend_for, device_groups, from_rank_0, joined
 from harness.workers.processes import noticed
 
 POLL_SECONDS = 0.1
@@ -124,19 +131,54 @@ def launch(plan: Plan, options: Options, say: Callable[[str], None] = print) -> 
 
 def _started(run: PlannedRun, place: Resources, plan: Plan, options: Options) -> ActiveRun:
     workers, device = workers_of(run.config, options), place.devices[0]
-    backend = backend_for(device) if workers == "processes" else workers
-    job = Job(
+    attempt = new_attempt(workers, backend_for(device) if workers == "processes" else workers, torch.device(device))
+    return start(_job(run, attempt, device, place.cores, plan, options), workers, place)
+
+
+def _job(run: PlannedRun, attempt: Attempt, device: str, cores: tuple[int, ...], plan: Plan, options: Options) -> Job:
+    return Job(
         experiment=plan.experiment.name,
         folder=options.results / plan.experiment.name / run.run_id,
         run=run,
-        attempt=new_attempt(workers, backend, torch.device(device)),
+        attempt=attempt,
         data=options.data,
         device=device,
-        cores=place.cores,
+        cores=cores,
         checkpoint_minutes=options.checkpoint_minutes,
         timeout_seconds=options.timeout_seconds,
     )
-    return start(job, workers, place)
+
+
+def run_under_torchrun(plan: Plan, options: Options) -> None:
+    """Do what is missing as one of the processes that torchrun, or what sets the same variables, has started.
+
+    A failure ends the process, and so the whole group, as its members may hang. Raises SpecError for another number of
+    processes than of workers, or no place to meet; BusyError where another command is at a run; Interrupted.
+    """
+    world_size, wanted = int(os.environ["WORLD_SIZE"]), {run.config.num_workers for run in plan.runs}
+    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise SpecError(
+            f"RANK and WORLD_SIZE are set, {' and '.join(missing)} not; set all four, or none for a run here"
+        )
+    if wanted != {world_size}:
+        raise SpecError(f"the launcher started {world_size} processes, the experiment has {sorted(wanted)} workers")
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    [devices, *_] = device_groups(options.device, here, torch.cuda.device_count())
+    device, by_id = devices[int(os.environ.get("LOCAL_RANK", "0"))], {run.run_id: run for run in plan.runs}
+    prepare_thread(device)
+    with noticed(second_ends=False) as flag, joined(device, options.timeout_seconds, "env://"):
+        attempt, rank = new_attempt("torchrun", dist.get_backend(), torch.device(device)), dist.get_rank()
+        # Rank 0 says what is missing: others may see its records later.
+        for run_id in from_rank_0([run.run_id for run in prepare(plan, options.results)] if rank == 0 else []):
+            job = _job(by_id[run_id], attempt, device, (), plan, options)
+            with owned(job.folder, rank):
+                if from_rank_0(rank == 0 and is_done(job.folder)):
+                    continue
+                if not recorded(job, partial(train, job, ProcessGroupCollectives(), flag.stop_requested)):
+                    flag.raise_if_asked()
+                    sys.exit(1)  # past the end of the group, which peers that hang would keep waiting
+            if rank == 0:
+                print(f"{job.run.row} seed {job.run.seed}: done", flush=True)
 
 
 def places(plan: Plan, options: Options) -> list[Resources]:

@@ -225,9 +225,12 @@ class StopFlag:
 
 
 @contextmanager
-def noticed() -> Iterator[StopFlag]:
-    """Inside, the main thread only notes the first Ctrl-C or SIGTERM; the second raises Interrupted."""
-    flag, before = StopFlag(second_ends=True), {}
+def noticed(second_ends: bool = True) -> Iterator[StopFlag]:
+    """Inside, the main thread only notes the first Ctrl-C or SIGTERM; the second raises Interrupted.
+
+    Not under torchrun, where one Ctrl-C comes twice: from the terminal and from torchrun, which ends those that stay.
+    """
+    flag, before = StopFlag(second_ends), {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) != signal.SIG_IGN:  # as where a shell put the command into the background

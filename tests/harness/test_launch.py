@@ -21,7 +21,9 @@ from tests.harness.support import (
     DoctoredBlobs,
     Quiet,
     Table,
+    call,
     changed,
+    command,
     comparable,
     done,
     job_for,
@@ -61,9 +63,34 @@ def test_processes_equal_stacked_workers(tmp_path: Path) -> None:
     assert (attempt.launch, attempt.backend) == ("processes", "gloo")
 
 
-def test_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch, cli: CommandLine) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "without torchrun" in cli.refused("run", "fashion_mnist_small")
+def test_torchrun_equals_stacked_workers(tmp_path: Path) -> None:
+    spec = only(small_spec(), "ef_sgd") | {"statistics": small_spec()["statistics"] | {"baseline": "ef_sgd"}}
+    path, launcher = write_spec(tmp_path, spec), ["--standalone", "--nproc-per-node=2", "-m", "harness"]
+    words = command(*launcher, "run", path, "--results", tmp_path / "torchrun", module="torch.distributed.run")
+    said = call(words, tmp_path)
+    assert said.returncode == 0, said.stderr
+    assert [line for line in said.stdout.splitlines() if line.endswith("done")] == [
+        "ef_sgd seed 1: done",
+        "ef_sgd seed 2: done",
+    ]
+    for run in planned(tmp_path, spec).runs:
+        folder = tmp_path / "torchrun" / "small" / run.run_id
+        assert comparable(folder) == comparable(done(run.config, tmp_path / "stacked").folder)
+        (attempt,) = read_run(folder).run.attempts
+        assert (attempt.launch, attempt.backend) == ("torchrun", "gloo")
+
+
+def test_torchrun_with_no_place_to_meet_or_another_number_of_processes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: CommandLine
+) -> None:
+    path = write_spec(tmp_path, changed(only(small_spec(), "sgd"), "training.num_workers", 3))
+    for key, value in {"WORLD_SIZE": "1", "RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(key, value)
+    assert "MASTER_PORT not" in cli.refused("run", path, "--results", tmp_path / "results")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    said = cli.refused("run", path, "--results", tmp_path / "results")
+    assert said == "the launcher started 1 processes, the experiment has [3] workers"
+    assert not (tmp_path / "results").exists()
 
 
 # Failures
