@@ -182,6 +182,8 @@ class Scaled(Gathered):
     Source: Beznosikov et al., "On biased compression for distributed learning", JMLR 2023.
     """
 
+    kind: ClassVar[str] = "scaled"
+
     unscaled: Gathered
     omega: float
 
