@@ -33,9 +33,6 @@ class ChocoSGD(DistributedOptimizer):
         compressor: C, any.
         gamma: the consensus step, in (0, 1]; the more is left out, the smaller it must be.
         released_order: mix with the estimates that were known before this step.
-
-    Raises:
-        ValueError: gamma out of range, or a topology that does not fit, or changes.
     """
 
     name = "choco_sgd"

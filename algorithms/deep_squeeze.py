@@ -28,9 +28,6 @@ class DeepSqueeze(DistributedOptimizer):
         topology: who mixes with whom, by name or as a `Topology`.
         compressor: C, any; top-k sends the same largest parameters again and again.
         gamma: the consensus step, in (0, 1].
-
-    Raises:
-        ValueError: gamma out of range, or a topology that there is not for so many workers.
     """
 
     name = "deep_squeeze"

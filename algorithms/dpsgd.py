@@ -26,9 +26,6 @@ class DPSGD(DistributedOptimizer):
     Args:
         topology: who mixes with whom, by name or as a `Topology`.
         order: of the step and the mixing.
-
-    Raises:
-        ValueError: an order or a topology that there is not, or not for so many workers.
     """
 
     name = "dpsgd"

@@ -46,9 +46,6 @@ class EFSGD(DistributedOptimizer):
         error_feedback_on: "updates", after momentum or moments, or "gradients", before them.
         drop_rest: forget what is not sent.
         decay_apart: weight decay has a momentum of its own and is not compressed.
-
-    Raises:
-        ValueError: error feedback on something else; weight decay apart from other updates than SGD's.
     """
 
     name = "ef_sgd"

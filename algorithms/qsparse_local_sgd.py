@@ -34,9 +34,6 @@ class QSparseLocalSGD(DistributedOptimizer):
         keep_master: as released for fp16, a synchronisation does not reset y_i, the fp32 master copy, so that its drift
             from the anchor enters the error again each time.
         decay_in_momentum_only: the weight decay is left out of the direct term of the Nesterov update.
-
-    Raises:
-        ValueError: `decay_in_momentum_only` with another local step than SGD's.
     """
 
     name = "qsparse_local_sgd"

@@ -5,11 +5,10 @@ import inspect
 import pkgutil
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from algorithms.core.compressors import Compressor, Identity, Zero
 from algorithms.core.optimizer import DistributedOptimizer
-from algorithms.core.settings import REQUIRED
 
 T = TypeVar("T")
 
@@ -60,8 +59,3 @@ def _by_name(found: Sequence[tuple[str, type[T]]]) -> dict[str, type[T]]:
             raise ValueError(f"two classes are named {name!r}: {named[name]} and {item}")
         named[name] = item
     return dict(sorted(named.items()))
-
-
-def settings(algorithm: type[DistributedOptimizer]) -> dict[str, tuple[Any, bool]]:
-    """The method's own settings, by name: the type it declares, and whether it must be given."""
-    return {key: (each.declared, each.default is REQUIRED) for key, each in algorithm.declared.items()}

@@ -34,11 +34,7 @@ Hook = Callable[[Any, GradBucket], torch.futures.Future[Tensor]]
 
 
 class DDP(SGD):
-    """DDP with its plain hook; a subclass has another one. Forward passes must go through `through(model)`.
-
-    Raises:
-        ValueError: see `DistributedOptimizer`; and a communication dtype, which is the hook's affair.
-    """
+    """DDP with its plain hook; a subclass has another one. Forward passes must go through `through(model)`."""
 
     name = "ddp"
     averages_in_backward = True

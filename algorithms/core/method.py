@@ -16,7 +16,6 @@ from algorithms.core.local_step import LocalStep
 from algorithms.core.settings import (
     FROM_1_UP,
     NUMBERS,
-    REQUIRED,
     LocalStepName,
     Setting,
     argument,
@@ -315,7 +314,7 @@ class Method:
         Raises:
             ValueError: the state does not fit.
         """
-        defaults = {key: each.default for key, each in self.declared.items() if each.default is not REQUIRED}
+        defaults = {key: each.default for key, each in self.declared.items() if not each.is_required}
         check_state(state, self.name, self.collectives, self._compared(), defaults)
         refused, held = f"this state does not fit {self.name}", self._buffers | self._common
         shape = tuple(self.flat.parameters.shape)

@@ -66,8 +66,8 @@ class DistributedOptimizer(Method, Optimizer):
         eps: AdamW's, per group; by default 1e-8.
 
     Raises:
-        ValueError: values out of range, a compressor that the method or the model cannot take, or workers that differ
-            in settings, seed or parameters.
+        ValueError: values out of range or that do not go together, a compressor that the method or the model cannot
+            take, a topology that does not fit, or workers that differ in settings, seed or parameters.
         RuntimeError: several processes were started (`WORLD_SIZE` in the environment) and cannot talk to each other.
 
     `p.grad` is scratch space during `step()`.

@@ -174,6 +174,11 @@ class Setting:
     default: Any
     within: Range | None
 
+    @property
+    def is_required(self) -> bool:
+        """Whether it must be given."""
+        return self.default is REQUIRED
+
     def admits(self, kind: type[Any]) -> bool:
         """Returns whether its type is of this kind, or a union with one that is."""
         kinds = (self.declared, *get_args(self.declared))

@@ -16,7 +16,7 @@ from torch import nn
 
 from algorithms import Collectives, Compressor, DistributedOptimizer, Topology, muon_groups
 from algorithms.baselines.ddp import DDP
-from algorithms.registry import compressors, methods, settings
+from algorithms.registry import compressors, methods
 from harness.models import NETWORKS
 from harness.seeds import derive_seed
 from harness.spec import ModelSpec, RunConfig, SpecError
@@ -141,10 +141,10 @@ def module_to_train(optimizer: DistributedOptimizer, model: nn.Module) -> nn.Mod
 
 
 def _settings(algorithm: type[DistributedOptimizer], table: dict[str, Any], num_steps: int) -> dict[str, Any]:
-    declared = settings(algorithm)
-    required = [key for key, (_, is_required) in declared.items() if is_required]
+    declared = algorithm.declared
+    required = [key for key, each in declared.items() if each.is_required]
     _check_keys(f"algorithm {algorithm.name}", table, list(declared), required)
-    return {key: _value(algorithm.name, key, declared[key][0], value, num_steps) for key, value in table.items()}
+    return {key: _value(algorithm.name, key, declared[key].declared, value, num_steps) for key, value in table.items()}
 
 
 def _value(algorithm: str, key: str, declared: Any, value: Any, num_steps: int) -> Any:

@@ -36,7 +36,6 @@ from algorithms import (
     algorithms,
 )
 from algorithms.core.compressors import SharedSupport
-from algorithms.registry import settings
 from tests.threads import run_workers
 
 T = TypeVar("T")
@@ -209,7 +208,8 @@ def own_settings(
     chosen = dict(lossless)
     if interval != 1 or tuple(compressors) != (Identity(),):
         chosen |= algorithm.tried_with
-    for key, (kind, required) in settings(algorithm).items():
+    for key, setting in algorithm.declared.items():
+        kind, required = setting.declared, setting.is_required
         if isinstance(kind, type) and issubclass(kind, Compressor):
             chosen[key] = next(turn)
         elif kind is int and lossless.get(key) == 1:
@@ -223,7 +223,7 @@ def own_settings(
 
 def switches(name: str) -> dict[str, bool]:
     """The algorithm's settings that are on or off, all off."""
-    return {key: False for key, (kind, _) in settings(algorithms()[name]).items() if kind is bool}
+    return {key: False for key, each in algorithms()[name].declared.items() if each.declared is bool}
 
 
 def every_switch(name: str) -> Iterator[dict[str, bool]]:
@@ -235,7 +235,8 @@ def every_switch(name: str) -> Iterator[dict[str, bool]]:
 
 def kinds_taken(name: str) -> list[type]:
     """The kinds of compressor that the algorithm's settings admit, one of each setting of that sort."""
-    kinds = [kind for kind, _ in settings(algorithms()[name]).values() if isinstance(kind, type)]
+    declared = (each.declared for each in algorithms()[name].declared.values())
+    kinds = [kind for kind in declared if isinstance(kind, type)]
     return [kind for kind in kinds if issubclass(kind, Compressor)]
 
 

@@ -13,7 +13,6 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 import algorithms as package
 from algorithms import Collectives, Purpose, algorithms
-from algorithms.registry import settings
 from tests.algorithms.problems import (
     ACCURATE,
     ADAMW,
@@ -59,9 +58,9 @@ def test_the_registry_finds_each_module_of_the_package_and_each_states_with_what
         assert getattr(package, algorithm.__name__) is algorithm
         stated = getattr(algorithm, "no_compression", "nothing")
         assert stated != "nothing", f"{name}: state no_compression, the settings that make it SGD, or None"
-        required = {key for key, (_, required) in settings(algorithm).items() if required}
-        assert stated is None or required <= stated.keys() <= settings(algorithm).keys()
-        assert algorithm.tried_with.keys() <= settings(algorithm).keys()
+        required = {key for key, each in algorithm.declared.items() if each.is_required}
+        assert stated is None or required <= stated.keys() <= algorithm.declared.keys()
+        assert algorithm.tried_with.keys() <= algorithm.declared.keys()
 
 
 # As PyTorch users expect.

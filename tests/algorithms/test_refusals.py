@@ -27,7 +27,6 @@ from algorithms import (
 from algorithms.baselines.ddp import DDP
 from algorithms.core.layout import Layout
 from algorithms.core.settings import REQUIRED
-from algorithms.registry import settings
 from tests.algorithms.problems import (
     ADAMW,
     JOINT,
@@ -112,7 +111,7 @@ def cases() -> Iterator[tuple[str, dict[str, Any], str]]:
             yield name, {key: TopK(10)}, "all workers share"
     for name in JOINT:
         if kinds_taken(name) and "released" not in name:
-            key = next(key for key, (kind, _) in settings(algorithms()[name]).items() if kind is Compressor)
+            key = next(key for key, each in algorithms()[name].declared.items() if each.declared is Compressor)
             yield name, {key: TopK(5), "communication_dtype": torch.float16}, "format of their own"
     for name in NAMES:
         if name not in TAKING_ADAMW:
@@ -133,7 +132,7 @@ def cases() -> Iterator[tuple[str, dict[str, Any], str]]:
 @pytest.mark.parametrize(("name", "given", "words"), cases())
 def test_settings_that_cannot_be(name: str, given: dict[str, Any], words: str) -> None:
     own = own_settings(name)
-    common = {key: value for key, value in given.items() if key not in settings(algorithms()[name])}
+    common = {key: value for key, value in given.items() if key not in algorithms()[name].declared}
     own |= {key: value for key, value in given.items() if key not in common}
     with pytest.raises(ValueError, match=words):
         make_optimizer(name, make_model(), own, **common)

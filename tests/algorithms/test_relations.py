@@ -13,7 +13,6 @@ from torch import Tensor
 
 import algorithms as package
 from algorithms import Compressor, algorithms
-from algorithms.registry import settings
 from tests.algorithms.problems import (
     COMPRESSORS,
     NAMES,
@@ -87,7 +86,7 @@ def rest_of(line: Line) -> list[dict[str, Any]]:
 
 def result(name: str, given: dict[str, Any], num_workers: int, dtype: torch.dtype) -> list[Tensor]:
     """Each worker's parameters, of a method that is given what it takes of these."""
-    own = {key: value for key, value in given.items() if key in settings(algorithms()[name])}
+    own = {key: value for key, value in given.items() if key in algorithms()[name].declared}
     common = {"momentum": given["momentum"]} if "momentum" in given else {}
     return trained(name, own, num_workers, RUN, dtype, seed=5, **common)
 

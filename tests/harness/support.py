@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from algorithms import Compressor
-from algorithms.registry import methods, settings
+from algorithms.registry import methods
 from harness.__main__ import main
 from harness.records.packs import read_pack
 from harness.records.provenance import new_attempt
@@ -84,7 +84,8 @@ def settings_of(name: str, compressor: Table) -> Table:
     """
     method, table = methods()[name], Table()
     stated = {**(method.no_compression or {}), **method.tried_with}
-    for key, (kind, required) in settings(method).items():
+    for key, setting in method.declared.items():
+        kind, required = setting.declared, setting.is_required
         if required:
             is_compressor = isinstance(kind, type) and issubclass(kind, Compressor)
             table[key] = dict(compressor) if is_compressor else 3 if kind is int else stated[key]
