@@ -222,7 +222,7 @@ def test_the_host_never_waits_for_the_gpu_in_a_step(device: torch.device, scale:
             if device.type == "cuda" and step == WARM_UP:
                 torch.cuda.set_sync_debug_mode("error")
             clock.switch("data")
-            trainee.batches = [[next(batches)]]
+            trainee.batches = [next(batches)]
             clock.switch("compute")
             trainee.step()
         clock.switch("evaluate")
