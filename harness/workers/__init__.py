@@ -1,1 +1,1 @@
-"""How workers are started and ended: stacked, processes."""
+"""How workers are started and ended: stacked, processes, torchrun."""
