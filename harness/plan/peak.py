@@ -83,14 +83,13 @@ def peak_models(config: RunConfig, model: nn.Module, num_steps: int) -> float:
     optimizer.local.step_ = lambda *_: None  # type: ignore[method-assign]
     held = optimizer.flat.parameters.element_size() * optimizer.flat.layout.numel
     with Allocations() as allocations:
-        for step in _steps(optimizer, config, num_steps):
+        for step in _steps(optimizer, num_steps):
             optimizer._update(step)
             optimizer.num_steps = step
     return float(2 + optimizer.memory_in_parameters() + allocations.most / held)
 
 
-def _steps(optimizer: DistributedOptimizer, config: RunConfig, num_steps: int) -> list[int]:
+def _steps(optimizer: DistributedOptimizer, num_steps: int) -> list[int]:
     """The first step, one in which all that is sent at intervals is sent, and that in which what is late arrives."""
-    named = [value for key, value in config.settings.items() if key.endswith("_interval") and isinstance(value, int)]
-    together = min(math.lcm(*named, *(stage.every for stage in optimizer.stages())), num_steps)
+    together = min(math.lcm(*(stage.every for stage in optimizer.stages())), num_steps)
     return sorted({1, together, together + getattr(optimizer, "delay", 0)})

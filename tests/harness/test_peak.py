@@ -58,3 +58,16 @@ def test_parameters_gradients_momentum_and_what_is_gathered_are_held() -> None:
     assert peaks["diloco", 2] >= 5
     # Eight times fewer numbers from each of four workers more, each with its 64 bits.
     assert peaks["ef_sgd", 6] - peaks["ef_sgd", 2] == pytest.approx(4 * 2 / 8, rel=0.5)
+
+
+def test_what_was_freed_counts_no_more_and_views_and_writing_in_place_not_at_all() -> None:
+    held = torch.zeros(1000)
+    with Allocations() as allocations:
+        held.view(10, 100).add_(1)
+        for _ in range(3):
+            kept = held + 1
+            del kept
+        kept = held + 1
+        assert (allocations.now, allocations.most) == (4000, 4000)
+        both = torch.cat([held, kept])
+    assert (allocations.now, allocations.most, len(both)) == (12_000, 12_000, 2000)
