@@ -29,7 +29,7 @@ from tests.algorithms.problems import (
     workers,
 )
 
-PAGE = (Path(__file__).parents[2] / "docs" / "lost-state.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "in-your-own-script.md").read_text()
 WORLD_SIZE, INTERVAL, NUM_STEPS = 4, 3, 8
 """Steps that end between two synchronisations."""
 FACTORS = LowRank(Layout.of([each.detach() for each in ordered(make_model())]), 1).second_numel
