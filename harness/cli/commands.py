@@ -223,12 +223,12 @@ def answers(options: argparse.Namespace) -> int:
 
 def speedups(options: argparse.Namespace) -> int:
     """Do the study of speed-ups and build its report; 1 where a worker failed, else the report's exit code."""
-    from harness.timing.study import SESSIONS, run_study
+    from harness.timing.study import SESSIONS, record, run_study
     from report.__main__ import main as build
 
     if options.only:
-        for timed in SESSIONS[options.only](options.output, options.methods):
-            timed.write(options.output)
+        for session in SESSIONS[options.only](options.output, options.methods):
+            record(session, options.output)
         return 0
     run_study(options.output, options.minutes)
     accuracy = [word for folder in options.accuracy for word in ("--accuracy", str(folder))]

@@ -41,6 +41,11 @@ class Fabric(Record):
         return self.num_machines * self.workers_per_machine
 
     @property
+    def layout(self) -> tuple[int, int]:
+        """Machines, and workers of each."""
+        return self.num_machines, self.workers_per_machine
+
+    @property
     def stands_for_bits_per_second(self) -> float | None:
         """The rate of a machine's link that this one emulates."""
         return None if self.bits_per_second is None else self.bits_per_second * self.dilation
@@ -58,6 +63,11 @@ class Workload(Record):
     backward_seconds: float
     source: str
     """Where the two come from: a publication, a calibration here, or a model of them."""
+
+    @property
+    def compute_seconds(self) -> float:
+        """Forward and backward pass of one worker's batch."""
+        return self.forward_seconds + self.backward_seconds
 
 
 class Message(Record):
@@ -95,13 +105,14 @@ class Method(Record):
     period: int
     """Steps after which the pattern of its messages repeats; 1 where all steps are alike."""
     messages: list[Message]
-    codec_alone_seconds: float | None
+    codec_alone_seconds: float | None = None
     """Encoding, decoding and update of a step, mean over the period, of one worker with a core (or a GPU) to itself;
     None: not timed."""
 
     def ratio(self, num_parameters: int) -> float:
-        """32-bit gradient over payload, on average over steps."""
-        return 4 * num_parameters / sum(message.payload_bytes / message.every for message in self.messages)
+        """32-bit gradient over payload, on average over steps; infinite where nothing is sent."""
+        sent = sum(message.payload_bytes / message.every for message in self.messages)
+        return 4 * num_parameters / sent if sent else math.inf
 
 
 StepKind = Literal["every", "ordinary", "synchronising", "consecutive"]
@@ -164,12 +175,6 @@ class Timing(Record):
     methods: list[Method]
     cells: list[Cell]
 
-    def cells_of(self, method: str, bits_per_second: float | None) -> list[Cell]:
-        """The method's cells on links of this rate, with those that send nothing."""
-        return [
-            cell for cell in self.cells if cell.method == method and cell.bits_per_second in (bits_per_second, None)
-        ]
-
 
 class SweepPoint(Record):
     """One collective at one size. `seconds` are the slowest worker's, one per repetition, the first left out."""
@@ -218,7 +223,7 @@ def mean_step(cells: Sequence[Cell], confidence: float = 0.95) -> tuple[float, f
     sessions differ is another question.
 
     Args:
-        cells: `Timing.cells_of` one method and link; at least two steps each.
+        cells: of one method and link, with those that send nothing; at least two steps each.
     """
     from scipy import stats  # most of a second to import, and most readers of records ask for no interval
 
@@ -236,7 +241,7 @@ def mean_step(cells: Sequence[Cell], confidence: float = 0.95) -> tuple[float, f
 
 
 def formula_bytes(collective: Collective, payload_bytes: int, fabric: Fabric) -> float:
-    """Bytes that a machine's link sends, without headers: in a ring over the ranks, what one worker sends to the next.
+    """Bytes that a machine's link sends, without headers: what one worker of a ring over the ranks sends to the next.
 
     Such a ring enters and leaves a machine once, however many of its workers are in it.
     """
@@ -245,9 +250,7 @@ def formula_bytes(collective: Collective, payload_bytes: int, fabric: Fabric) ->
 
 def ring_bytes(collective: Collective, payload_bytes: int, num_workers: int) -> float:
     """Bytes that one worker sends in a ring: 2(n-1)/n of its payload in an all-reduce, in one go or in two stages, n-1
-    payloads in an all-gather.
-
-    In an exchange its payload: two messages leave a machine of a ring, however many of its workers are in it.
+    payloads in an all-gather. In an exchange its payload, which is for both neighbours.
     """
     if collective == "exchange":
         return payload_bytes

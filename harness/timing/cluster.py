@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import os
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,8 +13,9 @@ from harness.records.provenance import new_attempt
 from harness.records.store import VERSION, read_record, write_record
 from harness.records.timings import Fabric, Sweep, Timing, TimingStudy
 from harness.spec import SpecError
-from harness.timing.methods import METHODS
-from harness.timing.session import TIMEOUT_SECONDS, Session, on_one_link, time_methods, timing_of
+from harness.timing.methods import METHODS, named
+from harness.timing.session import Session, timing_of
+from harness.timing.session_workers import TIMEOUT_SECONDS, time_methods
 from harness.timing.sweep import slowest_seconds, sweep
 from harness.timing.workloads import EMULATED, gradients_of, problem_of, workload
 from harness.workers.attempt import prepare_thread
@@ -30,19 +31,20 @@ def run(name: str, methods: list[str], num_visits: int, steps_per_visit: int, ou
     """
     if "RANK" not in os.environ:
         raise SpecError("timing needs several workers: start it with torchrun")
-    if unknown := [method for method in methods if method not in METHODS]:
-        raise SpecError(f"unknown method {unknown[0]!r}; the methods are {', '.join(METHODS)}")
+    wanted = named(METHODS, methods)
     problem_of(name)
     cuda = torch.cuda.is_available() and name not in EMULATED
     network = fabric_here("nccl" if cuda else "gloo")
     device = own_gpu(int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()) if cuda else "cpu"
     prepare_thread(device)
     session = Session(
-        workload=workload(name, device),
-        gradients=gradients_of(name),
-        num_workers=network.num_workers,
-        methods=[METHODS[each] for each in methods or METHODS],
-        cells_of=partial(on_one_link, None, 1.0),
+        f"timing-{name}",
+        workload(name, device),
+        gradients_of(name),
+        wanted,
+        network,
+        links=(None,),
+        fastest=math.inf,
         trains=name not in EMULATED,
         num_visits=num_visits,
         steps_per_visit=steps_per_visit,
@@ -53,7 +55,7 @@ def run(name: str, methods: list[str], num_visits: int, steps_per_visit: int, ou
         swept = sweep(attempt, network, slowest_seconds(place))
         found = time_methods(session, place)
     if rank == 0:
-        add_to_study(output, swept, timing_of(session, found, attempt, network))
+        add_to_study(output, swept, timing_of(session, *found, attempt))
 
 
 def add_to_study(folder: Path, swept: Sweep, timing: Timing) -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from algorithms.registry import baselines
 from harness.plan.plan import plan_experiment
 from harness.records.timings import Method
+from harness.spec import SpecError
 from harness.spec_file import find_spec, load_spec
 from harness.timing.workloads import MOMENTUM
 from harness.train.build import table_at_ratio
 
-BUCKET_MEGABYTES = 25
-"""DDP's default for all buckets but the first, which is of 1 MB."""
 RATIO = 256
 MAIN = "fashion_mnist_long"
 """The experiment whose rows at its main ratio are timed: another name here, and its rows are."""
@@ -49,11 +48,10 @@ def method(
         settings=dict(settings),
         momentum=momentum,
         rows=[],
+        messages=[],
         baseline=algorithm in baselines() or algorithm == "sgd",
         overlap=overlap,
         period=num_steps if period == "end" else period,
-        messages=[],
-        codec_alone_seconds=None,
     )
 
 
@@ -118,6 +116,13 @@ _IN_A_ROW = (
 )
 CONSECUTIVE = {each.name: each for each in _IN_A_ROW}
 """The methods of consecutive steps: a message may travel beside the steps that follow, and a worker may be late."""
+
+
+def named(known: Mapping[str, Method], names: Sequence[str]) -> list[Method]:
+    """The methods of these names, all if none is given. Raises SpecError: one is unknown."""
+    if unknown := [name for name in names if name not in known]:
+        raise SpecError(f"unknown method {unknown[0]!r}; the methods are {', '.join(known)}")
+    return [known[name] for name in names or known]
 
 
 def scored_methods(results: Path) -> dict[str, Method]:

@@ -1,33 +1,59 @@
-"""A timing session: methods take turns, there and back again, on links as asked for; in a lab, or under torchrun."""
+"""A session as data: what is timed together, over which links, in which order, and what its record holds."""
 
 from __future__ import annotations
 
-import gc
-import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from statistics import mean
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
-import torch.distributed as dist
-
 from harness.records.store import VERSION, Attempt
-from harness.records.timings import Cell, Fabric, Message, Method, StepKind, Stragglers, Timing, Workload
-from harness.timing.lab import Lab, start_inside
-from harness.timing.timed_step import Parts, RankStep, parts_of
-from harness.timing.turn import NUM_WARMUP_STEPS, Setting, Turn, described, make_groups
+from harness.records.timings import Cell, Fabric, Message, Method, StepKind, Stragglers, Timing, Workload, ring_bytes
+from harness.timing.timed_step import Parts
 from harness.timing.workloads import Gradients
-from harness.workers.attempt import prepare_thread
-from harness.workers.process_group import from_rank_0, joined
-from harness.workers.processes import Worker
 
-TIMEOUT_SECONDS = 900.0
-"""How long a worker waits for the others."""
-LEAST_STRETCH = 16
-"""Consecutive steps of a stretch, at least."""
-SetLink = Callable[[float | None], object]
+NUM_WARMUP_STEPS = 3
+"""DDP settles its buckets in the second step, and its PowerSGD hook compresses from the third on."""
+WANTED_SECONDS = 1.0
+"""The length of a slowed step, beside which a message's latency, some 20 ms here, is little."""
+HIGHEST_DILATION = 28.0
+WANTED_SECONDS_BEHIND, HIGHEST_DILATION_BEHIND = 3.0, 64.0
+"""The same where a method encodes behind its backward pass: this host's cores take long, and a slow pass hides it."""
+SILENT_DILATION = 8.0
+"""The dilation of steps that send nothing: they have no link to be slowed down for."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """All that is to be timed together; sent to workers as it is.
+
+    Attributes:
+        name: of the record's file, without its ending.
+        gradients: of the workload's model.
+        methods: in the order of turns, which are there and back again.
+        fabric: the network that the workers are on, and how many times slower all is there.
+        links: rates, before dilation, of the links that steps are emulated for, one after the other; None where no rate
+            is set.
+        fastest: rate of a lab's links while methods warm up; no cell asks for more.
+        by_cell: whether the dilation is chosen by cell, and the fabric's does not count.
+        in_a_row: whether consecutive steps are timed, in real time.
+        trains: whether the workload's model takes its passes; else they are waits of the workload's times.
+        steps_per_visit: of each cell; stretches of them where they are in a row.
+        stragglers: who is slow, in consecutive steps.
+    """
+
+    name: str
+    workload: Workload
+    gradients: Gradients
+    methods: Sequence[Method]
+    fabric: Fabric
+    links: Sequence[float | None]
+    fastest: float
+    by_cell: bool = False
+    in_a_row: bool = False
+    trains: bool = False
+    num_visits: int = 2
+    steps_per_visit: int = 5
+    stragglers: Stragglers | None = None
 
 
 class CellPlan(NamedTuple):
@@ -36,7 +62,7 @@ class CellPlan(NamedTuple):
     Attributes:
         kind: of the steps, by what they send; a method's that are all alike are synchronising steps in every turn.
         share: of the method's steps that are of this kind.
-        link: rate of the links that these steps are emulated for, before dilation; None where no rate is set.
+        link: as in `Session.links`.
         dilation: how many times slower passes are, and links.
     """
 
@@ -46,128 +72,38 @@ class CellPlan(NamedTuple):
     dilation: float
 
 
-CellsOf = Callable[[Workload, Method], Sequence[CellPlan]]
-Found = tuple[list[Method], list[Cell]]
-"""Methods as a session found them to be, and their cells, each method's in the order of a turn."""
+def cells_of(session: Session, method: Method) -> list[CellPlan]:
+    """What is timed of a method whose messages are known: each kind of its steps on each link.
 
-
-@dataclass(frozen=True)
-class Session:
-    """All that is to be timed together; sent to workers as it is.
-
-    Attributes:
-        gradients: of the workload's model.
-        methods: in the order of turns.
-        cells_of: what is timed of a method, by its messages; a function of a module, perhaps with arguments bound.
-        trains: see `Setting`.
-        steps_per_visit: of each cell; stretches of them where they are consecutive.
-        stragglers: who is slow, in consecutive steps.
+    Where dilations are by cell, steps that send nothing are timed once; and the dilation is large where messages are
+    small, since it divides latency.
     """
-
-    workload: Workload
-    gradients: Gradients
-    num_workers: int
-    methods: Sequence[Method]
-    cells_of: CellsOf
-    trains: bool = False
-    num_visits: int = 2
-    steps_per_visit: int = 5
-    stragglers: Stragglers | None = None
-
-
-def kinds_of(method: Method) -> list[tuple[StepKind, float, list[Message]]]:
-    """The kinds of a method's steps, their shares of all, and what steps of each send."""
+    if session.in_a_row:
+        return [CellPlan("consecutive", 1.0, link, 1.0) for link in session.links]
     always, period = [message for message in method.messages if message.every == 1], method.period
-    if period == 1:
-        return [("every", 1.0, always)]
-    return [("ordinary", 1 - 1 / period, always), ("synchronising", 1 / period, method.messages)]
+    kinds: list[tuple[StepKind, float, list[Message]]] = [("every", 1.0, always)]
+    if period > 1:
+        kinds = [("ordinary", 1 - 1 / period, always), ("synchronising", 1 / period, method.messages)]
+    cells = []
+    for kind, share, messages in kinds:
+        if session.by_cell and not messages:
+            cells.append(CellPlan(kind, share, None, SILENT_DILATION))
+            continue
+        for link in session.links:
+            dilation = _dilation(session, method, messages, link) if session.by_cell else session.fabric.dilation
+            cells.append(CellPlan(kind, share, link, dilation))
+    return cells
 
 
-def on_one_link(link: float | None, dilation: float, workload: Workload, method: Method) -> list[CellPlan]:
-    """Cells of both kinds of steps on links of one rate."""
-    return [CellPlan(kind, share, link, dilation) for kind, share, _ in kinds_of(method)]
-
-
-def on_end(link: float | None, workload: Workload, method: Method) -> list[CellPlan]:
-    """One cell of consecutive steps, in real time, on links of one rate."""
-    return [CellPlan("consecutive", 1.0, link, 1.0)]
-
-
-def time_methods(session: Session, device: torch.device, set_link: SetLink | None = None) -> Found:
-    """Go through the session as one worker of the group that stands; what rank 0 returns is whole.
-
-    Args:
-        set_link: called by all workers, has links of this rate; None: as fast as they can be. Where there is one the
-            workers are of one host, and share its clock.
-    """
-    together, alone = make_groups(session.workload.num_parameters)
-    setting = Setting(
-        session.workload, session.gradients, session.trains, session.num_workers, device, together, visible=False
-    )
-    looking = replace(setting, groups=alone, visible=True)
-    methods = from_rank_0(described(looking, session.methods) if dist.get_rank() == 0 else [])
-    known = {method.name: method for method in methods}
-    steps: dict[tuple[str, CellPlan], list[tuple[int, Parts]]] = {}
-    for visit, name in there_and_back(list(known), session.num_visits):
-        for plan, own in _turn(session, setting, known[name], visit, set_link):
-            steps.setdefault((name, plan), []).extend((visit, parts) for parts in own)
-    return methods, [cell_of(name, plan, own, session.trains) for (name, plan), own in steps.items()]
-
-
-def there_and_back(names: Sequence[str], num_rounds: int) -> Iterator[tuple[int, str]]:
-    """Number of the round and name: A B C, C B A, A B C, ... so that what disturbs the machine disturbs all alike."""
-    for number in range(num_rounds):
-        for name in names if number % 2 == 0 else reversed(names):
-            yield number, name
-
-
-def _turn(
-    session: Session, setting: Setting, method: Method, visit: int, set_link: SetLink | None
-) -> Iterator[tuple[CellPlan, list[Parts]]]:
-    """One turn of a method, built anew so that the memory of one at a time is needed."""
-    if set_link is not None:  # On a slow network most of a session would be the warm-up.
-        set_link(None)
-    turn = Turn(setting, method)
-    gc.collect()
-    numbers = range(visit * session.steps_per_visit, (visit + 1) * session.steps_per_visit)
-    for plan in session.cells_of(session.workload, method):
-        turn.trainee.slow_down(plan.dilation)
-        if set_link is not None and plan.link is not None:
-            set_link(plan.link / plan.dilation)
-        if plan.kind == "consecutive":
-            yield plan, [_stretch(turn, number, plan.dilation, session.stragglers) for number in numbers]
-        else:
-            yield plan, [_step(turn, number, plan.kind != "ordinary", set_link is not None) for number in numbers]
-
-
-def _step(turn: Turn, number: int, synchronises: bool, share_clock: bool) -> Parts:
-    turn.go_to(number, synchronises)
-    dist.barrier()
-    own, _ = turn.timed_step()
-    workers: list[RankStep] = [own] * dist.get_world_size()
-    dist.all_gather_object(workers, own)
-    return parts_of(workers, share_clock)
-
-
-def _stretch(turn: Turn, number: int, dilation: float, stragglers: Stragglers | None) -> Parts:
-    """Means over the steps of whole periods, between which nobody waits but for what a method waits for."""
-    rank, world_size, period = dist.get_rank(), dist.get_world_size(), turn.method.period
-    num_steps = period * math.ceil(LEAST_STRETCH / period)
-    turn.go_to(number * num_steps // period, True)
-    compute = 0.0
-    dist.barrier()
-    began = time.perf_counter()
-    for step in range(num_steps):
-        slow = stragglers is not None and rank == (0 if stragglers.who == "one" else step % world_size)
-        turn.trainee.slow_down(dilation * (stragglers.factor if stragglers is not None and slow else 1.0))
-        turn.step()
-        compute += turn.trainee.scheduled_seconds
-    own = time.perf_counter() - began, compute
-    workers = [own] * world_size
-    dist.all_gather_object(workers, own)
-    seconds, passes = zip(*workers, strict=True)
-    total, compute = max(seconds) / num_steps, mean(passes) / num_steps
-    return Parts(total, compute, 0.0, 0.0, total - compute)
+def _dilation(session: Session, method: Method, messages: Sequence[Message], link: float | None) -> float:
+    """How many times slower these messages are sent and passes are: a step takes as long as is wanted."""
+    assert link is not None, "links without a rate cannot be slowed down"
+    encodes_behind = method.overlap and method.algorithm != "ddp"
+    wanted = WANTED_SECONDS_BEHIND if encodes_behind else WANTED_SECONDS
+    highest = HIGHEST_DILATION_BEHIND if encodes_behind else HIGHEST_DILATION
+    sent = sum(ring_bytes(each.collective, each.payload_bytes, session.fabric.num_workers) for each in messages)
+    step = session.workload.compute_seconds + 8 * sent / link
+    return max(min(wanted / step, highest), link / session.fastest, 1.0)
 
 
 def cell_of(name: str, plan: CellPlan, steps: Sequence[tuple[int, Parts]], trains: bool) -> Cell:
@@ -187,44 +123,16 @@ def cell_of(name: str, plan: CellPlan, steps: Sequence[tuple[int, Parts]], train
     )
 
 
-def timing_of(session: Session, found: Found, attempt: Attempt, fabric: Fabric) -> Timing:
-    """The session's record."""
+def timing_of(session: Session, methods: list[Method], cells: list[Cell], attempt: Attempt) -> Timing:
+    """The session's record, with the methods as it found them to be and their cells, in the order of a turn."""
     return Timing(
         version=VERSION,
         basis="measured" if session.trains else "emulated",
         attempt=attempt,
-        fabric=fabric,
+        fabric=session.fabric,
         workload=session.workload,
         stragglers=session.stragglers,
         num_warmup_steps=NUM_WARMUP_STEPS,
-        methods=found[0],
-        cells=found[1],
+        methods=methods,
+        cells=cells,
     )
-
-
-def time_in_lab(session: Session, network: Lab) -> Found:
-    """The session, with a worker for each of the lab's; its links are set as cells ask, and else as they are now."""
-    fastest = network.topology.bits_per_second
-    with start_inside(network, _work_in_lab, [(session,)] * session.num_workers) as workers:
-        while not isinstance(heard := workers.hear(0), tuple):
-            network.set_rate(fastest if heard is None else heard)
-            workers.tell(0, True)
-        for rank in range(1, session.num_workers):
-            workers.hear(rank)
-    found: Found = heard
-    return found
-
-
-def _work_in_lab(worker: Worker, session: Session) -> Found | None:
-    prepare_thread()
-
-    def set_link(rate: float | None) -> None:
-        dist.barrier()
-        if worker.rank == 0:
-            worker.pipe.send(rate)
-            worker.pipe.recv()
-        dist.barrier()
-
-    with joined("cpu", TIMEOUT_SECONDS, worker.init_method, worker.rank, worker.world_size):
-        found = time_methods(session, torch.device("cpu"), set_link)
-    return found if worker.rank == 0 else None

@@ -1,11 +1,10 @@
-"""The study of speed-ups: what is timed here, in which order; what this machine cannot do is written down."""
+"""Which sessions are timed on this machine, and in which order; what it cannot do of the study is written down."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,12 +12,12 @@ import torch
 
 from harness.records.provenance import new_attempt
 from harness.records.store import VERSION, write_record
-from harness.records.timings import Fabric, LeftOut, Method, Stragglers, TimingStudy, Workload, ring_bytes
-from harness.spec import SpecError
+from harness.records.timings import Fabric, LeftOut, Method, Stragglers, TimingStudy
 from harness.timing.lab import lab
 from harness.timing.links import LabTopology, rate_text
-from harness.timing.methods import CONSECUTIVE, METHODS, scored_methods
-from harness.timing.session import CellPlan, Session, kinds_of, on_end, on_one_link, time_in_lab, timing_of
+from harness.timing.methods import CONSECUTIVE, METHODS, named, scored_methods
+from harness.timing.session import Session, timing_of
+from harness.timing.session_workers import time_in_lab
 from harness.timing.sweep import ceiling_bits_per_second, connected, fabric, record_name, sweep_lab
 from harness.timing.workloads import gradients_of, workload
 
@@ -53,23 +52,14 @@ SCORED_LINKS = (1e9, 10e9, 25e9)
 """Bits a second, of the links that scored methods are emulated on."""
 SCORED_SHARE_OF_CEILING = 0.5
 """Methods' own arithmetic does not run while links are at work."""
-WANTED_SECONDS = 1.0
-"""The length of a slowed step, beside which a message's latency, some 20 ms here, is little."""
-HIGHEST_DILATION = 28.0
-WANTED_SECONDS_BEHIND, HIGHEST_DILATION_BEHIND = 3.0, 64.0
-"""The same where a method encodes behind its backward pass: this host's cores take long, and a slow pass hides it."""
-SILENT_DILATION = 8.0
-"""The dilation of steps that send nothing: they have no link to be slowed down for."""
 
 
-@dataclass(frozen=True)
-class TimingJob:
-    """A timing: a workload on machines whose links stand for such a rate, slowed down `dilation` times.
+class Job(NamedTuple):
+    """A workload on machines whose links stand for such a rate, slowed down `dilation` times.
 
     The cores here do the codecs of all workers, at their own speed. Where the passes are slow enough, those of a method
     that encodes behind its backward pass, as PowerSGD, fit in as they would on a GPU; and so does the network's
-    latency, which is that of this machine's scheduler. Where links would still be faster than this machine's can be,
-    all is slowed down further.
+    latency, which is that of this machine's scheduler.
     """
 
     workload: str
@@ -77,32 +67,29 @@ class TimingJob:
     workers_per_machine: int
     bits_per_second: float
     dilation: float
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: Sequence[str] = tuple(METHODS)
 
-    def emulated(self, most_bits_per_second: float) -> tuple[LabTopology, float]:
-        """The lab that stands for the job's network, where all links carry so much, and how many times slower it is."""
-        whole = LabTopology(self.num_machines, self.workers_per_machine, self.bits_per_second)
-        dilation = max(self.dilation, whole.ring_bits_per_second / most_bits_per_second)
-        return replace(whole, bits_per_second=self.bits_per_second / dilation), dilation
-
-    def __str__(self) -> str:
-        where = f"{self.num_machines}x{self.workers_per_machine} workers"
-        return f"{self.workload} on {where} at {rate_text(self.bits_per_second)}"
+    def fabric(self, most_bits_per_second: float) -> Fabric:
+        """The network here; where links would be faster than it can carry in all, all is slowed down further."""
+        num_workers = self.num_machines * self.workers_per_machine
+        dilation = max(self.dilation, num_workers * self.bits_per_second / most_bits_per_second)
+        slowed = LabTopology(self.num_machines, self.workers_per_machine, self.bits_per_second / dilation)
+        return fabric(slowed, dilation)
 
 
 JOBS = (
-    TimingJob("resnet50_v100", 8, 1, 10e9, 64),
-    *(TimingJob("fashion_mnist", 8, 1, rate, dilation) for rate, dilation in ((1e9, 128), (100e6, 64), (10e6, 16))),
-    TimingJob("fashion_mnist", 8, 1, 10e9, 128, (*FEW, *RELATIVES)),
-    TimingJob("cmudict", 8, 1, 1e9, 64, (*FEW, *RELATIVES)),
-    TimingJob("resnet50_v100", 2, 4, 10e9, 64, (*FEW, *RELATIVES)),
-    TimingJob("resnet50_v100", 8, 1, 25e9, 64, FEW),
-    TimingJob("resnet50_v100", 8, 1, 10e9, 32, FEW),
-    TimingJob("resnet50_v100", 8, 1, 1e9, 16, FEW),
-    TimingJob("resnet50_v100", 8, 1, 100e9, 256, FEW),
-    TimingJob("wide_resnet_40_8_v100", 8, 1, 10e9, 40, OF_RATIOS),
+    Job("resnet50_v100", 8, 1, 10e9, 64),
+    *(Job("fashion_mnist", 8, 1, rate, dilation) for rate, dilation in ((1e9, 128), (100e6, 64), (10e6, 16))),
+    Job("fashion_mnist", 8, 1, 10e9, 128, (*FEW, *RELATIVES)),
+    Job("cmudict", 8, 1, 1e9, 64, (*FEW, *RELATIVES)),
+    Job("resnet50_v100", 2, 4, 10e9, 64, (*FEW, *RELATIVES)),
+    Job("resnet50_v100", 8, 1, 25e9, 64, FEW),
+    Job("resnet50_v100", 8, 1, 10e9, 32, FEW),
+    Job("resnet50_v100", 8, 1, 1e9, 16, FEW),
+    Job("resnet50_v100", 8, 1, 100e9, 256, FEW),
+    Job("wide_resnet_40_8_v100", 8, 1, 10e9, 40, OF_RATIOS),
 )
-"""The jobs in the order in which they are done: what a slow machine has no time for is at the end.
+"""The study's jobs in the order in which they are done: what a slow machine has no time for is at the end.
 
 At 10 Gb/s latency rules on Fashion-MNIST: a model of 103 kB takes less to send than the hops of a ring to wait for.
 A message's latency is this machine's, which the dilation divides: at 10 Gb/s ResNet-50 is timed at two dilations, so at
@@ -110,22 +97,15 @@ two latencies, one twice the other.
 """
 
 
-class Timed(NamedTuple):
-    """A session, the lab that it is timed in, the network that this stands for, and the name of its record."""
-
-    name: str
-    session: Session
-    lab: LabTopology
-    """Its links are so fast while methods warm up."""
-    fabric: Fabric
-
-    def write(self, folder: Path) -> None:
-        """Time the session, and write its record into the folder. Raises LabError or WorkerError where that fails."""
-        print(f"speedups: {self.name}, {len(self.session.methods)} methods on {self.lab}", flush=True)
-        attempt = new_attempt("processes", "gloo", torch.device("cpu"))
-        with lab(self.lab) as up:
-            found = time_in_lab(self.session, up)
-        write_record(folder / f"{self.name}.json", timing_of(self.session, found, attempt, self.fabric))
+def record(session: Session, folder: Path) -> None:
+    """Time the session in a lab, and write its record into the folder. Raises LabError or WorkerError."""
+    network = session.fabric
+    topology = LabTopology(*network.layout, session.fastest, network.latency_seconds)
+    print(f"speedups: {session.name}, {len(session.methods)} methods on {topology}", flush=True)
+    attempt = new_attempt("processes", "gloo", torch.device("cpu"))
+    with lab(topology) as up:
+        methods, cells = time_in_lab(session, up)
+    write_record(folder / f"{session.name}.json", timing_of(session, methods, cells, attempt))
 
 
 def run_study(output: Path, minutes: float) -> TimingStudy:
@@ -136,7 +116,9 @@ def run_study(output: Path, minutes: float) -> TimingStudy:
     ends = time.monotonic() + 60 * minutes
     most = SHARE_OF_CEILING * ceiling_bits_per_second(max(job.num_machines * job.workers_per_machine for job in JOBS))
     print(f"speedups: this machine's links are used up to {rate_text(most)} in all", flush=True)
-    topologies = sorted({job.emulated(most)[0] for job in JOBS}, key=lambda each: each.bits_per_second)
+    fabrics = [job.fabric(most) for job in JOBS]
+    rates = {(*each.layout, each.bits_per_second or 0.0) for each in fabrics}
+    topologies = [LabTopology(*each) for each in sorted(rates, key=lambda each: each[-1])]
     for topology in topologies:
         print(f"speedups: sweep of {topology}", flush=True)
         with lab(topology) as network, connected(network) as seconds:
@@ -144,64 +126,56 @@ def run_study(output: Path, minutes: float) -> TimingStudy:
     loads = {name: workload(name, "cpu") for name in dict.fromkeys(job.workload for job in JOBS)}
     timings: list[str] = []
     left_out: list[LeftOut] = []
-    for job in JOBS:
-        load, (topology, dilation) = loads[job.workload], job.emulated(most)
-        if why := _why_not(load, dilation, ends):
-            left_out.append(LeftOut(what=str(job), why=why))
+    for job, place in zip(JOBS, fabrics, strict=True):
+        load, layout = loads[job.workload], f"{job.num_machines}x{job.workers_per_machine}"
+        why = "the minutes given to the study were over" if time.monotonic() > ends else None
+        if (compute := place.dilation * load.compute_seconds) > MOST_COMPUTE_SECONDS:
+            why = (
+                f"slowed down {place.dilation:.0f} times, as its links need here, a step would compute {compute:.0f} s"
+            )
+        if why:
+            what = f"{job.workload} on {layout} workers at {rate_text(job.bits_per_second)}"
+            left_out.append(LeftOut(what=what, why=why))
             continue
-        name = f"timing-{job.workload}-{job.num_machines}x{job.workers_per_machine}-{job.bits_per_second / 1e6:g}mbps"
-        name += f"-slowed-{job.dilation:g}" if f"{name}.json" in timings else ""
+        name = f"timing-{job.workload}-{layout}-{job.bits_per_second / 1e6:g}mbps"
+        name += f"-slowed-{place.dilation:g}" if f"{name}.json" in timings else ""
         timings.append(f"{name}.json")
-        cells_of, made = partial(on_one_link, job.bits_per_second, dilation), fabric(topology, dilation)
-        fastest = replace(topology, bits_per_second=most / made.num_workers)
-        session = Session(
-            load, gradients_of(load.name), made.num_workers, [METHODS[each] for each in job.methods], cells_of
-        )
-        Timed(name, session, fastest, made).write(output)
+        methods, fastest = named(METHODS, job.methods), most / place.num_workers
+        record(Session(name, load, gradients_of(load.name), methods, place, (job.bits_per_second,), fastest), output)
     sweeps = [record_name(topology) for topology in topologies]
     study = TimingStudy(version=VERSION, sweeps=sweeps, timings=timings, left_out=left_out)
     write_record(output / "study.json", study)
     return study
 
 
-def _why_not(load: Workload, dilation: float, ends: float) -> str | None:
-    compute = dilation * (load.forward_seconds + load.backward_seconds)
-    if compute > MOST_COMPUTE_SECONDS:
-        return f"slowed down {dilation:.0f} times, as its links need here, a step would compute {compute:.0f} s"
-    return "the minutes given to the study were over" if time.monotonic() > ends else None
-
-
-def scored(folder: Path, names: Sequence[str]) -> Iterator[Timed]:
+def scored(folder: Path, names: Sequence[str]) -> Iterator[Session]:
     """Exactly what the experiments score, on links of several rates in one session; another call is another session."""
-    methods = _named(scored_methods(Path("results")), names)
-    most, load = SCORED_SHARE_OF_CEILING * ceiling_bits_per_second(SCORED_WORKERS), workload(SCORED_WORKLOAD, "cpu")
-    session = Session(load, gradients_of(load.name), SCORED_WORKERS, methods, partial(scored_cells, most))
+    methods, load = named(scored_methods(Path("results")), names), workload(SCORED_WORKLOAD, "cpu")
+    fastest = SCORED_SHARE_OF_CEILING * ceiling_bits_per_second(SCORED_WORKERS) / SCORED_WORKERS
     several = fabric(LabTopology(SCORED_WORKERS, 1, max(SCORED_LINKS))).model_copy(update={"bits_per_second": None})
-    number = 1 + len(list(folder.glob("scored-*.json")))
-    yield Timed(f"scored-{number}", session, LabTopology(SCORED_WORKERS, 1, most / SCORED_WORKERS), several)
+    name, gradients = f"scored-{1 + len(list(folder.glob('scored-*.json')))}", gradients_of(load.name)
+    yield Session(name, load, gradients, methods, several, SCORED_LINKS, fastest, by_cell=True)
 
 
-def wide(folder: Path, names: Sequence[str]) -> Iterator[Timed]:
+def wide(folder: Path, names: Sequence[str]) -> Iterator[Session]:
     """Links of one rate and several latencies, each a session in real time; of `WIDE` if no method is named."""
-    methods, load = _named(METHODS, names or WIDE), workload(WIDE_WORKLOAD, "cpu")
     for latency in WIDE_LATENCIES:
-        session = Session(load, gradients_of(load.name), WIDE_WORKERS, methods, partial(on_one_link, WIDE_LINK, 1.0))
-        yield _in_real_time("wide", session, latency)
+        yield _in_real_time("wide", latency, named(METHODS, names or WIDE))
 
 
-def consecutive(folder: Path, names: Sequence[str]) -> Iterator[Timed]:
+def consecutive(folder: Path, names: Sequence[str]) -> Iterator[Session]:
     """Consecutive steps, with nobody slow and with stragglers, each a session in real time.
 
     Far apart M-CSER is left out where no method is named: it would take a quarter of an hour.
     """
-    load = workload(WIDE_WORKLOAD, "cpu")
     for latency, slow in [*((0.0, each) for each in SLOW), *((each, None) for each in FAR)]:
-        methods = _named(CONSECUTIVE, names or [name for name in CONSECUTIVE if not latency or name != "mcser_64"])
-        session = Session(load, gradients_of(load.name), WIDE_WORKERS, methods, partial(on_end, WIDE_LINK))
-        yield _in_real_time("consecutive", replace(session, steps_per_visit=2, stragglers=slow), latency)
+        methods = named(CONSECUTIVE, names or [name for name in CONSECUTIVE if not latency or name != "mcser_64"])
+        session = replace(_in_real_time("consecutive", latency, methods), in_a_row=True, steps_per_visit=2)
+        name = session.name if slow is None else f"{session.name}-{slow.who.replace(' ', '-')}-{slow.factor:g}"
+        yield replace(session, name=name, stragglers=slow)
 
 
-SESSIONS: dict[str, Callable[[Path, Sequence[str]], Iterator[Timed]]] = {
+SESSIONS: dict[str, Callable[[Path, Sequence[str]], Iterator[Session]]] = {
     "scored": scored,
     "wide": wide,
     "consecutive": consecutive,
@@ -212,35 +186,7 @@ Raises SpecError: an unknown method, or this machine can have no network lab.
 """
 
 
-def _named(known: Mapping[str, Method], names: Sequence[str]) -> list[Method]:
-    if unknown := [name for name in names if name not in known]:
-        raise SpecError(f"unknown method {unknown[0]!r}; the methods are {', '.join(known)}")
-    return [known[name] for name in names or known]
-
-
-def _in_real_time(kind: str, session: Session, latency: float) -> Timed:
-    topology, slow = LabTopology(WIDE_WORKERS, 1, WIDE_LINK, latency), session.stragglers
+def _in_real_time(kind: str, latency: float, methods: Sequence[Method]) -> Session:
+    load, place = workload(WIDE_WORKLOAD, "cpu"), fabric(LabTopology(WIDE_WORKERS, 1, WIDE_LINK, latency))
     name = f"{kind}-{WIDE_LINK / 1e6:g}mbps-{1e3 * latency:g}ms"
-    name += "" if slow is None else f"-{slow.who.replace(' ', '-')}-{slow.factor:g}"
-    return Timed(name, session, topology, fabric(topology))
-
-
-def scored_cells(most_bits_per_second: float, load: Workload, method: Method) -> list[CellPlan]:
-    """Kinds of steps, each on every link; those that send nothing once. The first is what links here carry in all.
-
-    The dilation is chosen by cell: large where messages are small, since it divides latency.
-    """
-    encodes_behind = method.overlap and method.algorithm != "ddp"
-    wanted = WANTED_SECONDS_BEHIND if encodes_behind else WANTED_SECONDS
-    highest = HIGHEST_DILATION_BEHIND if encodes_behind else HIGHEST_DILATION
-    cells = []
-    for kind, share, messages in kinds_of(method):
-        if not messages:
-            cells.append(CellPlan(kind, share, None, SILENT_DILATION))
-            continue
-        sent = sum(ring_bytes(each.collective, each.payload_bytes, SCORED_WORKERS) for each in messages)
-        for link in SCORED_LINKS:
-            step = load.forward_seconds + load.backward_seconds + 8 * sent / link
-            least = max(SCORED_WORKERS * link / most_bits_per_second, 1.0)
-            cells.append(CellPlan(kind, share, link, max(min(wanted / step, highest), least)))
-    return cells
+    return Session(name, load, gradients_of(load.name), methods, place, (WIDE_LINK,), WIDE_LINK)

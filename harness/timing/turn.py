@@ -4,8 +4,7 @@
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from statistics import mean, median
 from typing import Any
 
@@ -23,24 +22,13 @@ from algorithms.core.stages import EarlyMessage
 from algorithms.core.topology import Mixing, Topology
 from algorithms.core.traffic import Mark, mark
 from algorithms.registry import baselines
-from harness.records.timings import Message, Method, Workload
+from harness.records.timings import Message, Method
+from harness.timing.session import NUM_WARMUP_STEPS, Session
 from harness.timing.timed_step import RankStep, Recorded, recorded
-from harness.timing.workloads import (
-    LEARNING_RATE,
-    MOMENTUM,
-    WEIGHT_DECAY,
-    Gradients,
-    Trainee,
-    problem_of,
-    real_trainee,
-    short_run,
-    waiting_trainee,
-)
+from harness.timing.workloads import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Trainee, problem_of, short_run
 from harness.train.build import build_optimizer
 from harness.train.local_workers import seconds_to_idle
 
-NUM_WARMUP_STEPS = 3
-"""DDP settles its buckets in the second step, and its PowerSGD hook compresses from the third on."""
 BUCKET_BYTES = 25 << 20
 """DDP's default for all buckets but the first, which at the start is of 1 MB, and the last."""
 NUM_DRAWS = 1000
@@ -48,57 +36,46 @@ NUM_DRAWS = 1000
 NUM_KEPT_DRAWS = 50
 """How many of these a record holds."""
 NUM_CODEC_STEPS = 3
+Groups = Sequence[ProcessGroup | None]
+"""Process groups of the same workers, as many as DDP can need; None is the world."""
 
 
-@dataclass(frozen=True)
-class Setting:
-    """All that the turns of one worker share.
-
-    Attributes:
-        trains: whether the workload's model takes its passes; else they are waits of the workload's times.
-        num_workers: of the session; where the groups are of one, it stands for so many that have neighbours.
-        groups: process groups of the same workers, as many as DDP can need; None is the world. See `make_groups`.
-        visible: DDP's all-reduces are done by their equal in Python, and bucket by bucket, so that they are seen one by
-            one, as they are in no timed step.
-    """
-
-    workload: Workload
-    gradients: Gradients
-    trains: bool
-    num_workers: int
-    device: torch.device
-    groups: Sequence[ProcessGroup | None]
-    visible: bool = False
-
-    def trainee(self) -> Trainee:
-        """A new model, with the same parameters on every worker."""
-        if self.trains:
-            return real_trainee(self.workload.name, self.gradients, self.device, dist.get_rank())
-        return waiting_trainee(self.gradients, self.workload)
-
-
-def make_groups(num_parameters: int) -> tuple[list[ProcessGroup | None], list[ProcessGroup | None]]:
+def make_groups(num_parameters: int) -> tuple[Groups, Groups]:
     """Make the groups of all workers together, and of worker 0 alone; all workers must call it."""
     num_buckets = math.ceil(4 * num_parameters / BUCKET_BYTES) + 2
-    together: list[ProcessGroup | None] = [None, *(dist.new_group() for _ in range(num_buckets - 1))]
-    return together, [dist.new_group([0])] * num_buckets
+    return [None, *(dist.new_group() for _ in range(num_buckets - 1))], [dist.new_group([0])] * num_buckets
+
+
+def trainee_of(session: Session, device: torch.device) -> Trainee:
+    """A new model of the session's workload, with the same parameters on every worker."""
+    schedule = None if session.trains else session.workload
+    return Trainee(session.workload.name, session.gradients, device, schedule, dist.get_rank())
 
 
 class Turn:
     """A method that is ready to train, built anew with the model that it trains, and warmed up.
 
     Its all-reduces may be done by DDP in C++, unseen, from the backward pass's end on or before.
+
+    Args:
+        groups: the workers that talk; a group of one stands for a worker of a session of many.
+        visible: DDP's all-reduces are done by their equal in Python, and bucket by bucket, so that they are seen one by
+            one, as they are in no timed step.
     """
 
-    def __init__(self, setting: Setting, method: Method) -> None:
-        self.setting, self.method, self.trainee = setting, method, setting.trainee()
+    def __init__(
+        self, session: Session, method: Method, device: torch.device, groups: Groups, visible: bool = False
+    ) -> None:
+        self.session, self.method, self.device = session, method, device
+        self.trainee = trainee_of(session, device)
         module, baseline = self.trainee.module, baselines().get(method.algorithm)
         self.optimizer: Optimizer
         if baseline is None:
-            self._model, self.optimizer, self._hides = module, _own(module, setting, method), False
+            self._model, self._hides = module, False
+            self.optimizer = _own(module, session, method, groups[0])
         else:
             assert issubclass(baseline, DDP)
-            self._model, self._hides = _in_ddp(baseline, module, setting, method)
+            self._model, self._hides = _in_ddp(baseline, module, method, groups, visible)
             self.optimizer = torch.optim.SGD(
                 module.parameters(), LEARNING_RATE, MOMENTUM, 0.0, WEIGHT_DECAY, nesterov=True, fused=True
             )
@@ -122,7 +99,7 @@ class Turn:
 
     def timed_step(self) -> tuple[RankStep, list[Recorded]]:
         """Take a step; its times on this worker, and what it sent."""
-        device, trainee = self.setting.device, self.trainee
+        device, trainee = self.device, self.trainee
         with recorded(lambda: trainee.share_done, device) as seen:
             began = mark(device)
             self.step()
@@ -153,14 +130,13 @@ class Turn:
         return step, seen
 
 
-def _own(module: nn.Module, setting: Setting, method: Method) -> DistributedOptimizer:
+def _own(module: nn.Module, session: Session, method: Method, group: ProcessGroup | None) -> DistributedOptimizer:
     """Build one of this project's methods."""
-    group = setting.groups[0]
-    collectives = _EqualFromTheStart(group, overlap=method.overlap)
+    collectives, num_workers = _EqualFromTheStart(group, overlap=method.overlap), session.fabric.num_workers
     has_neighbours = "topology" in method.settings or method.algorithm == "noloco"
-    if has_neighbours and collectives.world_size < setting.num_workers:
-        collectives = _OneOfMany(group, setting.num_workers)
-    problem = problem_of(setting.workload.name)
+    if has_neighbours and collectives.world_size < num_workers:
+        collectives = _OneOfMany(group, num_workers)
+    problem = problem_of(session.workload.name)
     config = short_run(problem, method.algorithm, method.settings, momentum=method.momentum)
     return build_optimizer(config, module, collectives, method.period)
 
@@ -186,16 +162,18 @@ class _OneOfMany(_EqualFromTheStart):
         return dict.fromkeys(mixing.senders[self.rank], tensor[0])
 
 
-def _in_ddp(baseline: type[DDP], module: nn.Module, setting: Setting, method: Method) -> tuple[nn.Module, bool]:
+def _in_ddp(
+    baseline: type[DDP], module: nn.Module, method: Method, groups: Groups, visible: bool
+) -> tuple[nn.Module, bool]:
     """In DDP as fast as that can be, buckets in the order of gradients; and whether its all-reduces are hidden."""
-    model = wrapped(module, setting.groups[0], fixed_buckets=False)
-    state, hook = baseline.hook(setting.groups[0], method.settings)
+    model = wrapped(module, groups[0], fixed_buckets=False)
+    state, hook = baseline.hook(groups[0], method.settings)
     # Without a hook DDP does by itself what this one does.
-    if hook is allreduce_hook and not setting.visible:
+    if hook is allreduce_hook and not visible:
         return model, True
     if isinstance(state, PowerSGDState):
-        hook = _by_bucket([baseline.hook(group, method.settings) for group in setting.groups])
-    model.register_comm_hook(state, _one_by_one(hook) if setting.visible else hook)
+        hook = _by_bucket([baseline.hook(group, method.settings) for group in groups])
+    model.register_comm_hook(state, _one_by_one(hook) if visible else hook)
     return model, False
 
 
@@ -226,13 +204,11 @@ def _by_bucket(hooks: Sequence[tuple[Any, Hook]]) -> Hook:
     return communicate
 
 
-def described(setting: Setting, methods: Sequence[Method]) -> list[Method]:
-    """The methods with their messages and the time of their codecs; the group of `setting` must be of this worker
-    alone, and its messages visible."""
-    assert setting.visible, "messages that DDP sends in C++ are not seen"
-    found, bare = [], _bare_seconds(setting)
-    for method in methods:
-        turn = Turn(setting, method)
+def described(session: Session, device: torch.device, alone: Groups) -> list[Method]:
+    """The session's methods with their messages and the time of their codecs; the groups are of this worker alone."""
+    found, bare = [], _bare_seconds(session, device)
+    for method in session.methods:
+        turn = Turn(session, method, device, alone, visible=True)
         known = {"messages": messages_of(turn), "codec_alone_seconds": max(0.0, _seconds(turn) - bare)}
         found.append(method.model_copy(update=known))
     return found
@@ -240,17 +216,17 @@ def described(setting: Setting, methods: Sequence[Method]) -> list[Method]:
 
 def messages_of(turn: Turn) -> list[Message]:
     """Say what a worker sends in a period: in every step, and what the synchronising step sends besides."""
-    method, optimizer = turn.method, turn.optimizer
+    session, method, optimizer = turn.session, turn.method, turn.optimizer
     messages = _messages_once(turn)
     if "topology" in method.settings:
         # Those of worker 0; each other worker's neighbours are as many ranks further on.
         topology = Topology(method.settings["topology"])
-        rounds = tuple(mixing.receivers[0] for mixing in topology.rounds(turn.setting.num_workers))
+        rounds = tuple(mixing.receivers[0] for mixing in topology.rounds(session.fabric.num_workers))
         return [message.model_copy(update={"rounds": rounds}) for message in messages]
     if not method.overlap or not isinstance(optimizer, DistributedOptimizer):
         return messages
-    steps, done = range(method.period, (NUM_DRAWS + 1) * method.period, method.period), turn.setting.gradients.done
-    draws = [early_begins(optimizer.early_messages(step), done) for step in steps]
+    steps = range(method.period, (NUM_DRAWS + 1) * method.period, method.period)
+    draws = [early_begins(optimizer.early_messages(step), session.gradients.done) for step in steps]
     ready = [[draw.get(8 * message.payload_bytes, 1.0) for draw in draws] for message in messages]
     return [
         message.model_copy(update={"ready": mean(own), "ready_draws": tuple(own[:NUM_KEPT_DRAWS])})
@@ -258,7 +234,7 @@ def messages_of(turn: Turn) -> list[Message]:
     ]
 
 
-def early_begins(messages: Sequence[EarlyMessage], done: Sequence[float]) -> dict[int, float]:
+def early_begins(messages: Sequence[EarlyMessage], done: Mapping[int, float]) -> dict[int, float]:
     """When a step's early messages may begin, one after the other, by payload in bits.
 
     `done` is by tensor the share of the backward pass that is over when its gradient is there.
@@ -281,12 +257,10 @@ def _messages_once(turn: Turn) -> list[Message]:
     for each in turn.timed_step()[1]:
         if not each.payload_bytes:  # PowerSGD reduces what is no matrix also where there is nothing.
             continue
-        every = period
-        if each.payload_bytes in often:
+        if is_often := each.payload_bytes in often:
             often.remove(each.payload_bytes)
-            every = 1
         sent = {"collective": each.collective, "payload_bytes": each.payload_bytes}
-        messages.append(Message(**sent, every=every, ready=each.ready))
+        messages.append(Message(**sent, every=1 if is_often else period, ready=each.ready))
     return messages
 
 
@@ -297,14 +271,14 @@ def _seconds(turn: Turn) -> float:
         taken = []
         for _ in range(NUM_CODEC_STEPS):
             turn.go_to(0, synchronises)
-            taken.append(seconds_to_idle(turn.step, turn.setting.device))
+            taken.append(seconds_to_idle(turn.step, turn.device))
         seconds[synchronises] = median(taken)
     return (seconds.get(False, 0.0) * (period - 1) + seconds[True]) / period
 
 
-def _bare_seconds(setting: Setting) -> float:
+def _bare_seconds(session: Session, device: torch.device) -> float:
     """Seconds of the passes alone; gradients are added to what is there, as where a method has flat buffers."""
-    trainee = setting.trainee()
+    trainee = trainee_of(session, device)
     for parameter in trainee.module.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    return median([seconds_to_idle(trainee.passes, setting.device) for _ in range(1 + NUM_CODEC_STEPS)][1:])
+    return median([seconds_to_idle(trainee.passes, device) for _ in range(1 + NUM_CODEC_STEPS)][1:])

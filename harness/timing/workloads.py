@@ -1,4 +1,4 @@
-"""What a worker computes in a timed step: a model and its batch, what a device takes, and the two passes or waits."""
+"""Workloads: a model and its batch, what a device takes for them, and a trainee that takes both passes or waits."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from itertools import accumulate
+from functools import cache, partial
 from statistics import median
 from typing import Any
 
@@ -85,25 +84,34 @@ def short_run(
     )
 
 
-def published(name: str) -> Workload:
-    """The workload with the times of a published device; it must be one of EMULATED."""
-    rate = published_rate(EMULATED[name])
-    source, seconds = rate.source, problem_of(name).batch_size / rate.images_per_second
-    if problem_of(name) is not RESNET50:
-        source = f"modelled: scaled by arithmetic from {source}"
-        seconds = forward_flops(short_run(problem_of(name))) / (RESNET50_FORWARD_FLOPS * rate.images_per_second)
-    return workload_of(name, f"{rate.device}, {rate.precision}", seconds, source)
-
-
-def workload_of(name: str, device: str, seconds: float, source: str) -> Workload:
-    """The workload whose two passes take so many seconds on the device."""
-    problem = problem_of(name)
+@cache
+def workload(name: str, device: str) -> Workload:
+    """The workload with its times: those of a published device where it has one, else measured on `device` now, of one
+    worker alone on one core or GPU, on random images, by the median.
+    """
+    problem, gradients, place = problem_of(name), gradients_of(name), torch.device(device)
+    if name in EMULATED:
+        rate = published_rate(EMULATED[name])
+        where, source = f"{rate.device}, {rate.precision}", rate.source
+        seconds = problem.batch_size / rate.images_per_second
+        if problem is not RESNET50:
+            source = f"modelled: scaled by arithmetic from {source}"
+            seconds = forward_flops(short_run(problem)) / (RESNET50_FORWARD_FLOPS * rate.images_per_second)
+    else:
+        torch.set_num_threads(1)
+        trainee, taken = Trainee(name, gradients, place), list[float]()
+        while len(taken) < MIN_STEPS or (len(taken) < MAX_STEPS and sum(taken) < MAX_SECONDS):
+            trainee.module.zero_grad()
+            taken.append(seconds_to_idle(trainee.passes, place))
+        where, seconds = torch.cuda.get_device_name(place) if place.type == "cuda" else "CPU core", median(taken[1:])
+        source = f"measured here: median of {len(taken) - 1} steps of one worker alone, on random images, "
+        source += computes_in(name, place)
     return Workload(
         name=name,
         model=problem.model.name,
         batch_size=problem.batch_size,
-        num_parameters=sum(map(math.prod, gradients_of(name).shapes)),
-        device=device,
+        num_parameters=sum(map(math.prod, gradients.shapes)),
+        device=where,
         forward_seconds=FORWARD_SHARE * seconds,
         backward_seconds=(1 - FORWARD_SHARE) * seconds,
         source=f"{source}; {ASSUMPTION}",
@@ -116,14 +124,12 @@ class Gradients:
 
     Attributes:
         shapes: of the parameters, in the order of `model.parameters()`.
-        order: the parameters' numbers, in the order in which they get their gradients.
-        done: by parameter, the share of the backward pass that is then over, by the model's arithmetic (floating-point
-            operations of the forward pass); a module's own parameters are ready together.
+        done: by the parameters' numbers, in the order in which they get their gradients: the share of the backward pass
+            that is then over, by its floating-point operations; those of a norm are not counted.
     """
 
     shapes: tuple[tuple[int, ...], ...]
-    order: tuple[int, ...]
-    done: tuple[float, ...]
+    done: dict[int, float]
 
 
 @cache
@@ -131,96 +137,87 @@ def gradients_of(workload: str) -> Gradients:
     """The gradients of the workload's model, which is run once without memory."""
     problem = problem_of(workload)
     task = find_task(problem.task)
-    model = build_model(problem.model, task, 0, torch.device("meta"))
-    return gradients_of_model(model, (2, *task.input_shape))
+    return gradients_of_model(build_model(problem.model, task, 0, torch.device("meta")), (2, *task.input_shape))
 
 
 def gradients_of_model(model: nn.Module, input_shape: tuple[int, ...]) -> Gradients:
-    """The same of a model on the device "meta"; modules whose arithmetic is not counted have none (batch norm)."""
-    inputs = torch.zeros(input_shape, device="meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(inputs)
-    counts, root = counter.get_flop_counts(), type(model).__name__
-    arrivals = _arrivals(model, inputs)
-    numbers = {parameter: number for number, parameter in enumerate(model.parameters())}
-    owned = {
-        name: sorted((numbers[parameter] for parameter in module.parameters(recurse=False)), key=arrivals.index)
-        for name, module in model.named_modules()
-    }
-    names = sorted((name for name in owned if owned[name]), key=lambda name: arrivals.index(owned[name][-1]))
-    flops = [float(sum(counts.get(f"{root}.{name}" if name else root, {}).values())) for name in names]
-    done = {
-        number: min(1.0, reached / sum(flops))
-        for name, reached in zip(names, accumulate(flops), strict=True)
-        for number in owned[name]
-    }
-    shapes = tuple(tuple(parameter.shape) for parameter in model.parameters())
-    return Gradients(shapes, tuple(done), tuple(done[number] for number in range(len(shapes))))
+    """The same of a model on the device "meta"."""
+    parameters, operations = list(model.parameters()), dict[int, int]()
+    with FlopCounterMode(display=False) as counter:
+        loss = model(torch.zeros(input_shape, device="meta")).sum()
+        forward = counter.get_total_flops()
 
+        def note(number: int) -> None:
+            operations[number] = counter.get_total_flops() - forward
 
-def _arrivals(model: nn.Module, inputs: Tensor) -> list[int]:
-    """The parameters' numbers in the order in which a backward pass gives them gradients."""
-    arrivals: list[int] = []
-    for number, parameter in enumerate(model.parameters()):
-        parameter.register_hook(lambda _, number=number: arrivals.append(number))  # type: ignore[no-untyped-call]
-    model(inputs).sum().backward()
-    return arrivals
+        for number, parameter in enumerate(parameters):
+            parameter.register_hook(lambda _, number=number: note(number))  # type: ignore[no-untyped-call]
+        loss.backward()
+        whole = counter.get_total_flops() - forward
+    done = {number: count / whole for number, count in operations.items()}
+    return Gradients(tuple(tuple(parameter.shape) for parameter in parameters), done)
 
 
 class Trainee:
     """A model that takes its passes, and notes when its gradients are there, before anybody uses them.
 
     Args:
-        module: has the parameters; a method may wrap it.
-        loss: the forward pass through the module or its wrapper.
+        name, gradients: of the workload.
+        schedule: has the times that passes wait for, in place of a model's arithmetic; None: the workload's model takes
+            them, on random images or sentences, as `computes_in` says.
+        rank: of the worker, whose own the random batch is.
 
     Attributes:
-        dilation: how many times slower than the emulated device passes are; real ones take what they take.
-        scheduled_seconds: what the two passes take where they are waits; infinite where they take what they take.
+        module: has the parameters; a method may wrap it.
+        dilation: how many times the schedule's times waits take; at first nothing waits, which is enough to warm up.
         share_done: the part of the backward pass that is over, by the model's arithmetic.
         began, last_gradient, returned: when the passes began, when the last gradient was there, and when the backward
             pass gave back control, whatever was waited for in it.
     """
 
     def __init__(
-        self, module: nn.Module, loss: Callable[[nn.Module], Tensor], gradients: Gradients, device: torch.device
+        self, name: str, gradients: Gradients, device: torch.device, schedule: Workload | None = None, rank: int = 0
     ) -> None:
-        self.module, self._loss, self._device = module, loss, device
-        self.share_done = 0.0
+        self._schedule, self._device = schedule, device
+        self.dilation, self.share_done = 0.0, 0.0
         self.began = self.last_gradient = self.returned = mark(device)
-        for parameter, done in zip(module.parameters(), gradients.done, strict=True):
-            parameter.register_hook(lambda _, done=done: self._gradient(done))  # type: ignore[no-untyped-call]
+        self.module: nn.Module
+        if schedule is not None:
+            self.module, self._loss = _Waiting(gradients, self._wait), _waited
+        else:
+            problem, generator = problem_of(name), torch.Generator().manual_seed(rank)
+            precision = MixedPrecision(computes_in(name, device), device)
+            like = torch.empty(0, device=device)
+            batch = random_batch(find_task(problem.task), problem.batch_size, generator, like)
+            self.module = trainable(short_run(problem), device)
+            self._loss = lambda model: precision.loss(model, *batch)
+        for number, parameter in enumerate(self.module.parameters()):
+            note = partial(self._note, gradients.done[number])
+            parameter.register_hook(note)  # type: ignore[no-untyped-call]
 
-    def _gradient(self, done: float) -> None:
+    def _note(self, done: float, _: Tensor) -> None:
         self.share_done = max(self.share_done, done)
         self.last_gradient = mark(self._device)
 
+    def _wait(self, done: float) -> None:
+        """Sleep until so much of the backward pass is over by the schedule; not at all if that is past."""
+        assert self._schedule is not None and isinstance(self.began, float)
+        passed = self._schedule.forward_seconds + self._schedule.backward_seconds * done
+        remaining = self.began + self.dilation * passed - time.perf_counter()
+        if remaining > 0:
+            time.sleep(remaining)
+
     @property
     def scheduled_seconds(self) -> float:
-        return self.module.scheduled_seconds if isinstance(self.module, WaitingModel) else math.inf
-
-    def slow_down(self, dilation: float) -> None:
-        """Let passes that are waits take so many times the device's time from now on."""
-        if isinstance(self.module, WaitingModel):
-            self.module.dilation = dilation
+        """What the two passes take where they are waits; infinite where they take what they take."""
+        return math.inf if self._schedule is None else self.dilation * self._schedule.compute_seconds
 
     def passes(self, wrapped: nn.Module | None = None) -> None:
         """The forward pass through `wrapped`, which contains `module` (or through that), and the backward pass."""
         self.share_done = 0.0
         self.began = mark(self._device)
-        self._loss(wrapped or self.module).backward()  # type: ignore[no-untyped-call]
+        self._loss(wrapped or self.module).backward()
         self.returned = mark(self._device)
-
-
-def real_trainee(workload: str, gradients: Gradients, device: torch.device, rank: int) -> Trainee:
-    """The workload's model on random images or sentences of its task's shape, as `computes_in` says."""
-    problem = problem_of(workload)
-    precision = MixedPrecision(computes_in(workload, device), device)
-    generator, like = torch.Generator().manual_seed(rank), torch.empty(0, device=device)
-    batch = random_batch(find_task(problem.task), problem.batch_size, generator, like)
-    return Trainee(
-        trainable(short_run(problem), device), lambda model: precision.loss(model, *batch), gradients, device
-    )
 
 
 def computes_in(name: str, device: torch.device) -> Precision:
@@ -231,68 +228,34 @@ def computes_in(name: str, device: torch.device) -> Precision:
     return problem_of(name).precision if device.type == "cuda" else "fp32"
 
 
-def workload(name: str, device: str) -> Workload:
-    """The workload with its times: those of a published device where it has one, else measured on `device` now, of one
-    worker alone on one core or GPU, on random images, by the median.
-    """
-    if name in EMULATED:
-        return published(name)
-    torch.set_num_threads(1)
-    place = torch.device(device)
-    trainee = real_trainee(name, gradients_of(name), place, 0)
-    seconds: list[float] = []
-    while len(seconds) < MIN_STEPS or (len(seconds) < MAX_STEPS and sum(seconds) < MAX_SECONDS):
-        trainee.module.zero_grad()
-        seconds.append(seconds_to_idle(trainee.passes, place))
-    where = torch.cuda.get_device_name(place) if place.type == "cuda" else "CPU core"
-    source = f"measured here: median of {len(seconds) - 1} steps of one worker alone, on random images, "
-    return workload_of(name, where, median(seconds[1:]), source + computes_in(name, place))
-
-
-def waiting_trainee(gradients: Gradients, workload: Workload) -> Trainee:
-    """Parameters of the model's shapes, whose passes are waits. At first nothing waits, which is enough to warm up."""
-    return Trainee(WaitingModel(gradients, workload), _waited, gradients, torch.device("cpu"))
-
-
 def _waited(model: nn.Module) -> Tensor:
     loss: Tensor = model(torch.ones(1, requires_grad=True))
     return loss
 
 
-class WaitingModel(nn.Module):
+class _Waiting(nn.Module):
     """Parameters in the model's own order; in the backward pass each waits until its gradient would be there.
 
-    That is `dilation` times its share of the device's time, and that of the forward pass, in which nobody looks on.
-    Waits end at times that are set when the forward pass begins, so errors do not add up, and what hooks and gradients
-    cost this host is hidden in the waits as far as these are long enough. Gradients are views of one random vector.
+    Waits end at times that are set when the passes begin, so errors do not add up, and what hooks and gradients cost
+    this host is hidden in the waits as far as these are long enough. Gradients are views of one random vector.
     """
 
-    def __init__(self, gradients: Gradients, workload: Workload) -> None:
+    def __init__(self, gradients: Gradients, wait: Callable[[float], None]) -> None:
         super().__init__()
         self.weights = nn.ParameterList(nn.Parameter(torch.full(shape, 1e-2)) for shape in gradients.shapes)
         largest = max(map(math.prod, gradients.shapes))
         pattern = 1e-3 * torch.randn(largest, generator=torch.Generator().manual_seed(1))
         self._gradients = [pattern[: math.prod(shape)].view(shape) for shape in gradients.shapes]
-        self._order, self._done, self._workload = gradients.order, gradients.done, workload
-        self.dilation, self._start = 0.0, 0.0
-
-    @property
-    def scheduled_seconds(self) -> float:
-        """What the two passes take in all."""
-        return self.dilation * (self._workload.forward_seconds + self._workload.backward_seconds)
+        self._done, self._wait = gradients.done, wait
 
     def forward(self, x: Tensor) -> Tensor:
-        self._start = time.perf_counter()
-        for number in reversed(self._order):
+        for number in reversed(self._done):
             x = _Wait.apply(x, self, number, self.weights[number])  # type: ignore[no-untyped-call]
         return x
 
     def gradient(self, number: int) -> Tensor:
-        """The parameter's gradient, when it is there by the schedule; at once if that is past."""
-        passed = self._workload.forward_seconds + self._workload.backward_seconds * self._done[number]
-        remaining = self._start + self.dilation * passed - time.perf_counter()
-        if remaining > 0:
-            time.sleep(remaining)
+        """The parameter's gradient, when it is there."""
+        self._wait(self._done[number])
         # A new view: autograd may keep what it is given.
         return self._gradients[number].view_as(self._gradients[number])
 
@@ -301,7 +264,7 @@ class _Wait(torch.autograd.Function):
     """Passes its input on; in the backward pass its parameter is given the gradient that was made before."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, model: WaitingModel, number: int, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, model: _Waiting, number: int, weight: Tensor) -> Tensor:
         ctx.model, ctx.number = model, number
         return x.clone()
 

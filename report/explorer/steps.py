@@ -78,7 +78,7 @@ def _method(method: Method, codec_seconds: float, rows: Sequence[str]) -> dict[s
 def _model(
     model: WorkloadModel, name: str, without: str, attempts: Sequence[Attempt], methods: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    work, networks = model.workload, [network for rate in RATES if (network := model.network(rate))]
+    work, networks = model.workload, [model.network(rate) for rate in RATES]
     return {
         "name": name,
         "badge": f"{without}{model.main.fabric.num_workers} workers, {work.device}; passes: {work.source}",

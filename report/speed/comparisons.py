@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -74,11 +75,7 @@ def spans_above(margin: Callable[[float], float], low: float, high: float) -> li
 
 
 def speedup(model: WorkloadModel, method: str, baseline: str, bits_per_second: float, slower: float = 1.0) -> float:
-    """Modelled seconds of the baseline over those of the method, both by name, on a device so many times slower.
-
-    Raises:
-        ValueError: nothing was swept, so nothing can be modelled.
-    """
+    """Modelled seconds of the baseline over those of the method, both by name, on a device so many times slower."""
     return seconds_at(model, baseline, bits_per_second, slower) / seconds_at(model, method, bits_per_second, slower)
 
 
@@ -157,58 +154,51 @@ def needed_ratio(compute: Compute, messages: Sequence[Message], network: Network
 def needed_ratios_frame(model: WorkloadModel, rates: Sequence[float]) -> pd.DataFrame:
     """At each rate the least ratio at which DDP's buckets, so compressed, are negligible; nan where none suffices."""
     compute = Compute(model.workload.forward_seconds, model.workload.backward_seconds)
-    networks = [(bits, model.network(bits)) for bits in rates]
-    lines = [
-        (model.workload.name, bits, needed_ratio(compute, model.methods[DDP].messages, network))
-        for bits, network in networks
-        if network
-    ]
-    return pd.DataFrame(lines, columns=["workload", "bits_per_second", "ratio"])
+    ratios = [needed_ratio(compute, model.methods[DDP].messages, model.network(bits)) for bits in rates]
+    return pd.DataFrame({"workload": model.workload.name, "bits_per_second": rates, "ratio": ratios})
 
 
-def _seconds_on(
+def _on(
     model: WorkloadModel, bits_per_second: float, layout: tuple[int, int], inside: float, *ways: Algorithm
-) -> dict[str, float]:
-    """Modelled seconds of a step of every method by name, by the fastest of the ways; `inside` of 0 is no limit."""
-    networks = [network for way in ways if (network := model.network(bits_per_second, layout, inside or None, way))]
-    return {name: min(model.seconds(method, each) for each in networks) for name, method in model.methods.items()}
+) -> list[dict[str, Any]]:
+    """A line a method: modelled seconds of a step by the fastest of the ways; `inside` of 0 is no limit."""
+    networks = [model.network(bits_per_second, layout, inside or None, way) for way in ways]
+    place = {"workload": model.workload.name, "machines": layout[0], "workers_per_machine": layout[1]}
+    place |= {"bits_per_second": bits_per_second}
+    lines = []
+    for name, method in model.methods.items():
+        told = {"method": name, "label": method.label, "baseline": method.baseline}
+        told |= {"ratio": method.ratio(model.workload.num_parameters)}
+        lines.append(place | told | {"seconds": min(model.seconds(method, network) for network in networks)})
+    return lines
 
 
 def layouts_frame(model: WorkloadModel, bits_per_second: float) -> pd.DataFrame:
     """Modelled steps on machines of one worker, on two machines and on one, each by the fastest algorithm of it.
 
-    Inside a machine the link is the fastest of the price table for the device, else the records', else unlimited.
+    Inside a machine the link is the fastest of the price table for the device, else unlimited.
     """
-    num_workers = model.main.fabric.num_workers
-    inside = max(
-        (m.inside_bits_per_second for m in hardware().machines if m.device in model.workload.device), default=0.0
-    )
-    inside = inside or max((t.fabric.inside_bits_per_second or 0.0) * t.fabric.dilation for t in model.timings)
-    lines = []
+    num_workers, device = model.main.fabric.num_workers, model.workload.device
+    inside = max((m.inside_bits_per_second for m in hardware().machines if m.device in device), default=0.0)
+    found = []
     for count in dict.fromkeys(count for count in (num_workers, 2, 1) if num_workers % count == 0):
         layout = (count, num_workers // count)
-        seconds = _seconds_on(model, bits_per_second, layout, inside, "ring", "tree" if 1 in layout else "hierarchical")
-        place = (model.workload.name, *layout, bits_per_second)
-        for name, own in seconds.items():
-            method = model.methods[name]
-            ratio = method.ratio(model.workload.num_parameters)
-            lines.append((*place, name, method.label, method.baseline, ratio, own, seconds[DDP] / own))
-    columns = ["workload", "machines", "workers_per_machine", "bits_per_second", "method", "label", "baseline", "ratio"]
-    return pd.DataFrame(lines, columns=[*columns, "seconds", "over_ddp"])
+        lines = _on(model, bits_per_second, layout, inside, "ring", "tree" if 1 in layout else "hierarchical")
+        base = next(line["seconds"] for line in lines if line["method"] == DDP)
+        found += [line | {"over_ddp": base / line["seconds"]} for line in lines]
+    return pd.DataFrame(found)
 
 
 def costs_frame(model: WorkloadModel) -> pd.DataFrame:
     """Dollars per thousand modelled steps on machines of the price table that hold all workers, if it has any."""
     lines, workers = [], model.main.fabric.num_workers
     for machine in hardware().machines:
-        if machine.device not in model.workload.device or workers % machine.gpus:
-            continue
-        layout = (workers // machine.gpus, machine.gpus)
-        way: Algorithm = "hierarchical" if min(layout) > 1 else "ring"
-        hourly = layout[0] * machine.dollars_per_hour
-        seconds = _seconds_on(model, machine.bits_per_second, layout, machine.inside_bits_per_second, way)
-        place = (model.workload.name, layout[0], machine.name, machine.bits_per_second, hourly)
-        for name, own in seconds.items():
-            lines.append((*place, name, model.methods[name].label, own, own / 3.6 * hourly, machine.source))
+        if machine.device in model.workload.device and workers % machine.gpus == 0:
+            layout = (workers // machine.gpus, machine.gpus)
+            way: Algorithm = "hierarchical" if min(layout) > 1 else "ring"
+            hourly = layout[0] * machine.dollars_per_hour
+            for line in _on(model, machine.bits_per_second, layout, machine.inside_bits_per_second, way):
+                paid = {"dollars_per_hour": hourly, "dollars_per_1000_steps": line["seconds"] / 3.6 * hourly}
+                lines.append(line | paid | {"machine": machine.name, "source": machine.source})
     columns = ["workload", "machines", "machine", "bits_per_second", "dollars_per_hour", "method", "label"]
     return pd.DataFrame(lines, columns=[*columns, "seconds", "dollars_per_1000_steps", "source"])

@@ -78,11 +78,18 @@ class Compute:
     codec: float = 0.0
 
 
-def collective_seconds(network: Network, collective: Collective, payload_bytes: float) -> float:
-    """Seconds of an all-reduce, in one go or in two stages, or of an all-gather, that nothing else delays."""
+def collective_seconds(network: Network, collective: Collective, payload_bytes: float, rounds: Rounds = ()) -> float:
+    """Seconds of a collective that nothing else delays, of an exchange the mean over its rounds.
+
+    Args:
+        payload_bytes: of one worker, in an exchange its message once for each neighbour.
+        rounds: of an exchange, as in `Message`.
+    """
     machines, workers = network.num_machines, network.workers_per_machine
     links = network.links[collective]
-    if network.num_workers == 1:
+    if collective == "exchange":
+        seconds = mean(_exchange(network, links, payload_bytes, distances) for distances in rounds)
+    elif network.num_workers == 1:
         seconds = 0.0
     elif collective == "two_stages":
         others, share = network.num_workers - workers, payload_bytes / network.num_workers
@@ -120,21 +127,11 @@ def ring_hops(num_workers: int, collective: Collective, payload_bytes: float) ->
     return num_workers - 1, payload_bytes
 
 
-def exchange_seconds(network: Network, payload_bytes: float, rounds: Rounds) -> float:
-    """Seconds of an exchange with neighbours that nothing else delays, the mean over its rounds.
-
-    Args:
-        payload_bytes: of one worker, its message once for each neighbour.
-        rounds: as in `Message`.
-    """
-    return mean(_exchanged(network, payload_bytes, distances) for distances in rounds) / network.dilation
-
-
-def _exchanged(network: Network, payload_bytes: float, distances: Sequence[int]) -> float:
-    """Of one round. All machines are alike, so the first one's workers say how many messages leave any of them."""
-    links, workers = network.links["exchange"], network.workers_per_machine
+def _exchange(network: Network, links: Links, payload_bytes: float, distances: Sequence[int]) -> float:
+    """One round. All machines are alike, so the first one's workers say how many messages leave any of them."""
     if not distances:
         return 0.0
+    workers = network.workers_per_machine
     leaving = sum(
         (rank + distance) % network.num_workers >= workers for rank in range(workers) for distance in distances
     )
@@ -148,15 +145,10 @@ def step_seconds(compute: Compute, messages: Sequence[Message], network: Network
     They queue on one link in the order in which they get ready; each begins when it is ready and the one before it is
     through. The codec comes after both the backward pass and the last message.
     """
-    num_draws = min((len(message.ready_draws) for message in messages if message.ready_draws), default=0)
+    num_draws = min((len(m.ready_draws) for m in messages if m.ready_draws), default=0)
     draws = [[m.ready_draws[draw] if m.ready_draws else m.ready for m in messages] for draw in range(num_draws)]
-    sending = [
-        exchange_seconds(network, message.payload_bytes, message.rounds)
-        if message.collective == "exchange"
-        else collective_seconds(network, message.collective, message.payload_bytes)
-        for message in messages
-    ]
-    return mean(_queued(compute, ready, sending) for ready in draws or [[message.ready for message in messages]])
+    sending = [collective_seconds(network, m.collective, m.payload_bytes, m.rounds) for m in messages]
+    return mean(_queued(compute, ready, sending) for ready in draws or [[m.ready for m in messages]])
 
 
 def _queued(compute: Compute, ready: Sequence[float], sending: Sequence[float]) -> float:

@@ -58,15 +58,14 @@ def fits_of(sweep: Sweep) -> list[Fit]:
         if len({point.payload_bytes for point in points}) < 2:
             continue
         hops = [ring_hops(sweep.fabric.num_workers, collective, point.payload_bytes) for point in points]
-        times = [median(point.seconds) for point in points]
-        tried = [(link, _errors(link, hops, times)) for link in (_link(hops, times, power) for power in POWERS)]
+        tried = [_fitted(hops, [median(point.seconds) for point in points], power) for power in POWERS]
         link, errors = min(tried, key=lambda pair: sum(math.log1p(error) ** 2 for error in pair[1]))
         fits.append(Fit(sweep.fabric, collective, link, max(map(abs, errors))))
     return fits
 
 
-def _link(hops: Sequence[tuple[int, float]], times: Sequence[float], power: float) -> Link:
-    """The alpha and beta whose times are nearest, by the sum of squared logarithms of the ratios.
+def _fitted(hops: Sequence[tuple[int, float]], times: Sequence[float], power: float) -> tuple[Link, list[float]]:
+    """The alpha and beta whose times are nearest, by the sum of squared logarithms of the ratios; and relative errors.
 
     A logarithm takes half for as bad as double, so noise of small messages does not bend what large ones say.
     """
@@ -84,11 +83,8 @@ def _link(hops: Sequence[tuple[int, float]], times: Sequence[float], power: floa
     start = [wanted[counts.argmin()] - np.log(counts.min()), wanted[sent.argmax()] - np.log(sent.max())]
     found = least_squares(misses, start, slopes, xtol=1e-14, ftol=1e-14, gtol=1e-14)
     alpha, beta = np.exp(found.x)
-    return Link(max(float(alpha), LEAST_ALPHA), float(beta), power)
-
-
-def _errors(link: Link, hops: Sequence[tuple[int, float]], times: Sequence[float]) -> list[float]:
-    return [count * link.hop(size) / time - 1 for (count, size), time in zip(hops, times, strict=True)]
+    link = Link(max(float(alpha), LEAST_ALPHA), float(beta), power)
+    return link, [count * link.hop(size) / time - 1 for (count, size), time in zip(hops, times, strict=True)]
 
 
 def fits_frame(fits: Sequence[Fit]) -> pd.DataFrame:
@@ -96,15 +92,9 @@ def fits_frame(fits: Sequence[Fit]) -> pd.DataFrame:
     columns = ["machines", "workers_per_machine", "limit_bits_per_second", "collective", "alpha_seconds"]
     columns += ["beta_seconds_per_byte", "power", "efficiency", "worst_relative_error"]
     lines = [
-        (*layout_of(f.fabric), slowest_limit(f.fabric), f.collective, *astuple(f.link), f.efficiency, f.worst)
-        for f in fits
+        (*f.fabric.layout, slowest_limit(f.fabric), f.collective, *astuple(f.link), f.efficiency, f.worst) for f in fits
     ]
     return pd.DataFrame(lines, columns=columns)
-
-
-def layout_of(fabric: Fabric) -> tuple[int, int]:
-    """Machines, and workers of each."""
-    return fabric.num_machines, fabric.workers_per_machine
 
 
 def network_on(fabric: Fabric, fits: Sequence[Fit], algorithm: Algorithm = "ring") -> Network | None:
@@ -116,7 +106,7 @@ def network_on(fabric: Fabric, fits: Sequence[Fit], algorithm: Algorithm = "ring
     that was not swept takes the all-reduce's, or another's where that was not swept either.
     """
     alike = [f for f in fits if (f.fabric.kind, f.fabric.backend) == (fabric.kind, fabric.backend)]
-    alike = [f for f in alike if layout_of(f.fabric) == layout_of(fabric)] or alike
+    alike = [f for f in alike if f.fabric.layout == fabric.layout] or alike
     if not alike:
         return None
     links: dict[Collective, Links] = {}

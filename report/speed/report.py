@@ -15,7 +15,14 @@ from report.speed import comparisons
 from report.speed.comparisons import DDP, PROPOSED
 from report.speed.figures import draw_loss_and_step, draw_speedups
 from report.speed.fitting import fits_frame
-from report.speed.timed import baselines_frame, consecutive_frame, joined_frame, scored_steps_frame, wide_frame
+from report.speed.timed import (
+    CONSECUTIVE,
+    WIDE,
+    baselines_frame,
+    conditions_frame,
+    joined_frame,
+    scored_steps_frame,
+)
 from report.speed.workload_model import SpeedStudy, WorkloadModel
 from report.wording import factor, milliseconds, rate
 
@@ -50,8 +57,8 @@ def contents(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
     modelled = [m for m in study.models.values() if m.is_modelled and {DDP, PROPOSED} <= m.methods.keys()]
     first = comparisons.HEADLINES[0].workload
     model = next((m for m in modelled if m.workload.name == first), None) or next(iter(modelled), None)
-    wide, row = wide_frame(study.records.wide), consecutive_frame(study.records.consecutive)
-    sweeps = sweeps_frame(study.records.sweeps)
+    wide, row = conditions_frame(study.records.wide), conditions_frame(study.records.consecutive)
+    in_a_row, sweeps = conditions_table(row) if len(row) else None, sweeps_frame(study.records.sweeps)
     context: dict[str, Any] = {
         "model": model,
         "workloads": list(study.models.values()),
@@ -59,13 +66,14 @@ def contents(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
         "records": study.records,
         "machine": _machine(study),
         "left_out": dict.fromkeys(f"{entry.what}: {entry.why}" for entry in study.records.study.left_out),
-        "wide": wide_table(wide) if len(wide) else None,
-        "row": (in_a_row := consecutive_table(row) if len(row) else None),
+        "wide": (far := conditions_table(wide)).sort_values(far.columns[-1]) if len(wide) else None,
+        "row": in_a_row,
         "row_at": {} if in_a_row is None else in_a_row.set_index("label").to_dict("index"),
         "passes": row.loc[row["condition"] == row["condition"].iloc[0], "passes_seconds"].mean() if len(row) else None,
     }
     frames = {"step_times": study.cells, "sweeps": sweeps, "fits": fits_frame(study.fits)}
-    frames |= {name: frame for name, frame in (("wide_steps", wide), ("consecutive_steps", row)) if len(frame)}
+    frames |= {"wide_steps": wide[WIDE]} if len(wide) else {}
+    frames |= {"consecutive_steps": row[CONSECUTIVE]} if len(row) else {}
     figures: dict[str, Figure] = {}
     parts = [_joined(study, experiments)] + ([_modelled(study, modelled, model, sweeps)] if model else [])
     for more_context, more_frames, more_figures in parts:
@@ -159,14 +167,18 @@ def _machine(study: SpeedStudy) -> dict[str, str]:
     }
 
 
+def layout_of(frame: pd.DataFrame) -> pd.Series:
+    """Machines and workers of each, as text."""
+    return frame["machines"].astype(str) + " x " + frame["workers_per_machine"].astype(str)
+
+
 def clear_cells(cells: pd.DataFrame) -> pd.DataFrame:
     """Cells that were not crowded; of a network that was timed at two latencies, those with the most methods.
 
     With `layout` and `network` as texts.
     """
-    layout = cells["machines"].astype(str) + " x " + cells["workers_per_machine"].astype(str)
-    network = layout + ", " + cells["bits_per_second"].map(rate)
-    cells = cells.assign(layout=layout, network=network, many=cells.groupby("timing")["method"].transform("size"))
+    cells = cells.assign(layout=layout_of(cells), many=cells.groupby("timing")["method"].transform("size"))
+    cells["network"] = cells["layout"] + ", " + cells["bits_per_second"].map(rate)
     ordered = cells.sort_values("many", ascending=False, kind="stable")
     first = ordered.groupby(["workload", "network"])["timing"].transform("first")
     return cells[(cells["timing"] == first) & ~cells["crowded"]].drop(columns="many")
@@ -182,14 +194,7 @@ def steps_table(cells: pd.DataFrame) -> pd.DataFrame:
     return cells.drop_duplicates("method").set_index("method")[["label", "ratio"]].join(table)
 
 
-def wide_table(steps: pd.DataFrame) -> pd.DataFrame:
-    """A line a method, the fastest at the highest latency first, a column a latency: milliseconds of a step."""
-    heads = {each: f"{1e3 * each:g} ms" for each in steps["latency_seconds"].unique()}
-    table = steps.pivot(index="label", columns="latency_seconds", values="seconds").sort_values(max(heads))
-    return table.rename(columns=heads).reset_index()
-
-
-def consecutive_table(steps: pd.DataFrame) -> pd.DataFrame:
+def conditions_table(steps: pd.DataFrame) -> pd.DataFrame:
     """A line a method, in the order of the records, a column a condition: milliseconds of a step."""
     table = steps.pivot(index="label", columns="condition", values="seconds")
     return table.loc[steps["label"].unique(), steps["condition"].unique()].reset_index()
@@ -200,9 +205,8 @@ def networks_table(cells: pd.DataFrame, layouts: pd.DataFrame) -> pd.DataFrame:
 
     And of the methods of a large ratio how many there are, the least and the most over DDP, and most over least.
     """
-    layout = layouts["machines"].astype(str) + " x " + layouts["workers_per_machine"].astype(str)
     lines = []
-    for frame in (cells, layouts.assign(basis="modelled", layout=layout)):
+    for frame in (cells, layouts.assign(basis="modelled", layout=layout_of(layouts))):
         for (work, place, bits), group in frame.groupby(["workload", "layout", "bits_per_second"]):
             own: Any = group.set_index("method")
             if not {DDP, PROPOSED} <= set(own.index):
@@ -248,12 +252,11 @@ def agreement_frame(cells: pd.DataFrame) -> pd.DataFrame:
 
     `what` is "step", or "communication" of those steps in which it takes over a tenth of the compute.
     """
-    layout = cells["machines"].astype(str) + " x " + cells["workers_per_machine"].astype(str)
     large = cells["communication_seconds"] > 0.1 * cells["compute_seconds"]
     lines = []
     for what, errors in (("step", cells["error"]), ("communication", cells["communication_error"][large])):
         errors = errors.dropna().abs()
-        for name, group in [("all", errors), *errors.groupby(layout)]:
+        for name, group in [("all", errors), *errors.groupby(layout_of(cells))]:
             numbers = {"mean": group.mean(), "median": group.median(), "p90": group.quantile(0.9)}
             lines.append({"what": what, "layout": name, "num_cells": len(group)} | numbers)
     return pd.DataFrame(lines)

@@ -1,10 +1,10 @@
-"""Steps by the clock as lines of frames: of a study's networks, and of the settings that an experiment scores.
+"""Steps by the clock: a study's records, each method's step in them as a line of a frame, and tables of these lines.
 
 Speed is joined to accuracy by settings: a row's step is that of the timed method whose settings are the row's.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -27,9 +27,16 @@ CROWDED = 0.15
 """Share of the slowed passes beyond which a codec that hides behind them no longer fits, on the host's cores."""
 _ENCODES = 2.5
 """Baselines of a larger ratio encode behind the backward pass; an fp16 hook's ratio is 2."""
-_STEP = ["method", "label", "algorithm", "bits_per_second", "seconds", "low", "high", "interval", "num_steps"]
-_STEP += ["num_sessions", "codec_alone_seconds"]
+
 _PARTS = ["compute_seconds", "codec_seconds", "waiting_seconds", "transfer_seconds"]
+_STEP = ["seconds", "low", "high", "interval", "num_steps"]
+_CELL = ["timing", "workload", "basis", "machines", "workers_per_machine", "bits_per_second", "dilation", "method"]
+_CELL += ["label", "baseline", "ratio", *_STEP, *_PARTS]
+_SCORED = ["method", "label", "algorithm", "bits_per_second", *_STEP, "num_sessions", "codec_alone_seconds"]
+WIDE = ["method", "label", "latency_seconds", "bits_per_second", *_STEP]
+"""Columns of a table of wide-area links."""
+CONSECUTIVE = [*WIDE, "condition", "passes_seconds"]
+"""The same of consecutive steps."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +55,8 @@ class SpeedRecords:
 
     @property
     def attempts(self) -> list[Attempt]:
-        """Of the sweeps, then of the timings, then of the sessions."""
-        records: list[Sweep | Timing] = [*self.sweeps, *self.timings, *self.sessions]
-        records += [*self.wide, *self.consecutive]
+        """Of all records, in the order of these fields."""
+        records = (*self.sweeps, *self.timings, *self.sessions, *self.wide, *self.consecutive)
         return [record.attempt for record in records]
 
 
@@ -64,23 +70,24 @@ def read_speed_records(folder: Path) -> SpeedRecords:
     if not (folder / STUDY).exists():
         raise UsageError(f"{folder} holds no {STUDY}; give the folder of a study, as results/speedups")
     study = read_record(folder / STUDY, TimingStudy)
-    paths = sorted({*folder.glob("scored-*.json"), *(folder.parent / SCORED).glob("scored-*.json")})
-    wide, consecutive = (
-        {path: read_record(path, Timing) for path in sorted(folder.glob(f"{name}-*.json"))}
-        for name in ("wide", "consecutive")
-    )
+    scored, wide, consecutive = (folder.glob(f"{name}-*.json") for name in ("scored", "wide", "consecutive"))
+    paths = {
+        "timings": [folder / name for name in study.timings],
+        "sessions": sorted({*scored, *(folder.parent / SCORED).glob("scored-*.json")}),
+        "wide": sorted(wide),
+        "consecutive": sorted(consecutive),
+    }
     sweeps = {folder / name: read_record(folder / name, Sweep) for name in study.sweeps}
-    timings = {folder / name: read_record(folder / name, Timing) for name in study.timings}
-    sessions = {path: read_record(path, Timing) for path in paths}
-    _refuse_mixed({path: record.attempt for path, record in (sweeps | timings).items()})
-    for records in (sessions, wide, consecutive):
-        _refuse_mixed({path: record.attempt for path, record in records.items()})
-    of_steps = [tuple(records.values()) for records in (timings, sessions, wide, consecutive)]
-    return SpeedRecords(study, tuple(sweeps.values()), *of_steps)
+    found = {name: {path: read_record(path, Timing) for path in own} for name, own in paths.items()}
+    _refuse_mixed(sweeps | found["timings"])
+    for name in ("sessions", "wide", "consecutive"):
+        _refuse_mixed(found[name])
+    return SpeedRecords(study, tuple(sweeps.values()), **{name: tuple(own.values()) for name, own in found.items()})
 
 
-def _refuse_mixed(attempts: dict[Path, Attempt]) -> None:
+def _refuse_mixed(records: Mapping[Path, Sweep | Timing]) -> None:
     """Times of two machines, or of two versions of torch, cannot be set beside one another."""
+    attempts = {path: record.attempt for path, record in records.items()}
     machines = [(path, (a.host, a.cpu, a.packages.get("torch", "unknown"))) for path, a in attempts.items()]
     for path, machine in machines:
         first, expected = machines[0]
@@ -92,34 +99,65 @@ def _refuse_mixed(attempts: dict[Path, Attempt]) -> None:
                 )
 
 
-def step_of(cells: Sequence[Cell]) -> dict[str, Any]:
-    """A method's step over its period, from a cell of each kind of its steps.
+def steps_frame(timings: Sequence[Timing]) -> pd.DataFrame:
+    """One line a timing, method and rate of the links whose kinds of step were all timed, in the order of the records.
 
-    Returns:
-        `seconds`, bounded by `low` and `high`, and `interval`, which says how: "t" is 95 % of the mean of ten steps or
-        more of each kind; "range" is the lowest to the highest of fewer, whose `seconds` are medians. And `num_steps`.
+    `seconds` is the step over the method's period, from a cell of each kind of its steps, in the device's time: a
+    slowed clock is undone. It has the codec in it where that was measured, and not where it was emulated. `low`, `high`
+    and `interval` say how sure it is: "t" is 95 % of the mean of ten steps or more of each kind; "range" is the lowest
+    to the highest of fewer, whose `seconds` are medians. Parts of the step are means of medians, the codec's as on the
+    clock.
     """
+    lines = []
+    for number, timing in enumerate(timings):
+        fabric, rates = timing.fabric, {cell.bits_per_second for cell in timing.cells} - {None}
+        place = {
+            "timing": number,
+            "workload": timing.workload.name,
+            "basis": timing.basis,
+            "machines": fabric.num_machines,
+            "workers_per_machine": fabric.workers_per_machine,
+            "latency_seconds": fabric.latency_seconds,
+            "dilation": fabric.dilation,
+        }
+        for method in timing.methods:
+            told = method.model_dump(include={"label", "algorithm", "baseline", "codec_alone_seconds"})
+            told |= {"method": method.name, "ratio": method.ratio(timing.workload.num_parameters)}
+            own = [cell for cell in timing.cells if cell.method == method.name and cell.seconds]
+            for bits in sorted(rates) or [None]:
+                cells = [cell for cell in own if cell.bits_per_second in (bits, None)]
+                if math.isclose(sum(cell.share for cell in cells), 1.0):
+                    lines.append({**place, "bits_per_second": bits, **told, **_step(cells)})
+    return pd.DataFrame(lines, columns=list(dict.fromkeys([*_CELL, *_SCORED[:-2], *WIDE, "codec_alone_seconds"])))
+
+
+def _step(cells: Sequence[Cell]) -> dict[str, Any]:
+    """A step over its method's period: its mean or median, how sure that is, and its parts."""
+
+    def mixed(name: str, of: Callable[[Sequence[float]], float] = median) -> float:
+        return math.fsum(cell.share * of(getattr(cell, name)) for cell in cells)
+
     if min(len(cell.seconds) for cell in cells) >= ENOUGH:
         interval, (seconds, low, high) = "t", mean_step(cells)
     else:
-        interval, (seconds, low, high) = "range", tuple(_mixed(cells, "seconds", of) for of in (median, min, max))
-    num_steps = sum(len(cell.seconds) for cell in cells)
-    return {"seconds": seconds, "low": low, "high": high, "interval": interval, "num_steps": num_steps}
+        interval, (seconds, low, high) = "range", tuple(mixed("seconds", of) for of in (median, min, max))
+    step = {"seconds": seconds, "low": low, "high": high, "interval": interval}
+    return step | {"num_steps": sum(len(cell.seconds) for cell in cells)} | {name: mixed(name) for name in _PARTS}
 
 
-def wide_frame(timings: Sequence[Timing]) -> pd.DataFrame:
-    """One line a method and latency of the links, with its step over its period, as in `step_of`."""
-    lines = []
-    for timing in sorted(timings, key=lambda each: each.fabric.latency_seconds):
-        place = {key: getattr(timing.fabric, key) for key in ("latency_seconds", "bits_per_second")}
-        for method in timing.methods:
-            step = step_of(timing.cells_of(method.name, timing.fabric.bits_per_second))
-            lines.append({"method": method.name, "label": method.label, **place, **step})
-    return pd.DataFrame(lines)
+def cells_frame(timings: Sequence[Timing]) -> pd.DataFrame:
+    """Lines of `steps_frame`. `communication_seconds` is neither passes nor codec; `crowded`: the codec of a baseline
+    that encodes behind its slowed passes did not fit there."""
+    steps = steps_frame(timings)
+    is_emulated, codec, passes = steps["basis"] == "emulated", steps["codec_seconds"], steps["compute_seconds"]
+    talk = steps["seconds"] - passes - codec.where(~is_emulated, 0.0)
+    hides = is_emulated & steps["baseline"] & (steps["ratio"] > _ENCODES)
+    crowded = hides & (codec > CROWDED * steps["dilation"] * passes)
+    return steps[_CELL].assign(communication_seconds=talk, crowded=crowded)
 
 
-def consecutive_frame(timings: Sequence[Timing]) -> pd.DataFrame:
-    """One line a method and condition, which is a latency or who is slow, with its consecutive steps, as `wide_frame`.
+def conditions_frame(timings: Sequence[Timing]) -> pd.DataFrame:
+    """Lines of `steps_frame` by condition: a latency of the links, then who is slow.
 
     `passes_seconds` is a worker's own time of a step, the mean over workers.
     """
@@ -128,81 +166,29 @@ def consecutive_frame(timings: Sequence[Timing]) -> pd.DataFrame:
         slow = timing.stragglers
         return (0, timing.fabric.latency_seconds) if slow is None else (1, slow.who == "in turn", slow.factor)
 
-    frames = []
-    for timing in sorted(timings, key=order):
+    def condition(timing: Timing) -> str:
         latency, slow = f"{1e3 * timing.fabric.latency_seconds:g} ms", timing.stragglers
-        condition = latency if slow is None else f"{slow.who} {slow.factor:g}x"
-        cells = [timing.cells_of(each.name, timing.fabric.bits_per_second) for each in timing.methods]
-        passes = [_mixed(each, "compute_seconds") for each in cells]
-        frames.append(wide_frame([timing]).assign(condition=condition, passes_seconds=passes))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+        return latency if slow is None else f"{slow.who} {slow.factor:g}x"
 
-
-def _mixed(cells: Sequence[Cell], name: str, of: Callable[[Sequence[float]], float] = median) -> float:
-    return math.fsum(cell.share * of(getattr(cell, name)) for cell in cells)
-
-
-def cells_frame(timings: Sequence[Timing]) -> pd.DataFrame:
-    """One line a timing and method whose kinds of step were all timed, in the order of the records.
-
-    `seconds`, `low`, `high` and `interval` are as in `step_of`, in the device's time: a slowed clock is undone. They
-    have the codec in them where it was measured, and not where it was emulated, since the codec was not slowed.
-    `codec_seconds` is as on the clock, and `communication_seconds` is neither passes nor codec.
-    """
-    lines = []
-    for number, timing in enumerate(timings):
-        fabric, is_emulated = timing.fabric, timing.basis == "emulated"
-        place = {
-            "timing": number,
-            "workload": timing.workload.name,
-            "basis": timing.basis,
-            "machines": fabric.num_machines,
-            "workers_per_machine": fabric.workers_per_machine,
-            "bits_per_second": fabric.stands_for_bits_per_second,
-            "dilation": fabric.dilation,
-        }
-        for method in timing.methods:
-            cells = [cell for cell in timing.cells if cell.method == method.name and cell.seconds]
-            if not math.isclose(sum(cell.share for cell in cells), 1.0):
-                continue
-            ratio = method.ratio(timing.workload.num_parameters)
-            numbers = step_of(cells) | {name: _mixed(cells, name) for name in _PARTS}
-            codec, passes = numbers["codec_seconds"], numbers["compute_seconds"]
-            hides = is_emulated and method.baseline and ratio > _ENCODES
-            named = {"method": method.name, "label": method.label, "baseline": method.baseline, "ratio": ratio}
-            derived = {
-                "communication_seconds": numbers["seconds"] - passes - (0.0 if is_emulated else codec),
-                "crowded": hides and codec > CROWDED * fabric.dilation * passes,
-            }
-            lines.append(place | named | numbers | derived)
-    return pd.DataFrame(lines)
+    ordered = sorted(timings, key=order)
+    steps = steps_frame(ordered).rename(columns={"compute_seconds": "passes_seconds"})
+    return steps.assign(condition=[condition(ordered[number]) for number in steps["timing"]])[CONSECUTIVE]
 
 
 def scored_steps_frame(sessions: Sequence[Timing]) -> pd.DataFrame:
     """One line a scored method and rate of the links: its emulated step, without encoding and update.
 
     `seconds` is the mean over sessions of each one's step over the method's period. Of one session `low`, `high` and
-    `interval` are as in `step_of`; of several they are the lowest and highest of their means, and it is "sessions".
+    `interval` are as in `steps_frame`; of several they are the lowest and highest of their means, and it is "sessions".
     """
-    found: dict[tuple[str, float], list[tuple[Method, dict[str, Any]]]] = {}
-    for session in sessions:
-        rates = sorted({cell.bits_per_second for cell in session.cells if cell.bits_per_second})
-        for method in session.methods:
-            for bits in rates:
-                cells = session.cells_of(method.name, bits)
-                if math.isclose(sum(cell.share for cell in cells), 1.0):
-                    found.setdefault((method.name, bits), []).append((method, step_of(cells)))
     lines = []
-    for (name, bits), known in found.items():
-        method, step = known[0]
-        means = [each["seconds"] for _, each in known]
-        if len(known) > 1:
-            step = {"low": min(means), "high": max(means), "interval": "sessions"}
-        alone = [each.codec_alone_seconds for each, _ in known if each.codec_alone_seconds is not None]
-        named = {"method": name, "label": method.label, "algorithm": method.algorithm, "bits_per_second": bits}
-        step |= {"seconds": math.fsum(means) / len(means), "num_steps": sum(each["num_steps"] for _, each in known)}
-        lines.append(named | step | {"num_sessions": len(known), "codec_alone_seconds": alone[0] if alone else None})
-    return pd.DataFrame(lines, columns=_STEP)
+    for _, own in steps_frame(sessions).groupby(["method", "bits_per_second"], sort=False):
+        line = own.bfill().iloc[0].to_dict()
+        if len(own) > 1:
+            line |= {"low": own["seconds"].min(), "high": own["seconds"].max(), "interval": "sessions"}
+        line |= {"seconds": math.fsum(own["seconds"]) / len(own), "num_steps": own["num_steps"].sum()}
+        lines.append(line | {"num_sessions": len(own)})
+    return pd.DataFrame(lines, columns=_SCORED)
 
 
 def joined_frame(frames: Frames, sessions: Sequence[Timing]) -> pd.DataFrame:

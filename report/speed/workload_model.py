@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from harness.records.hardware import Memory, hardware
-from harness.records.timings import Basis, Fabric, Method, Timing, Workload
+from harness.records.timings import Basis, Method, Timing, Workload
 from report.speed.cost_model import Algorithm, Compute, Network, period_seconds
-from report.speed.fitting import Fit, fit_line, fits_of, layout_of, network_on
+from report.speed.fitting import Fit, fit_line, fits_of, network_on
 from report.speed.timed import SpeedRecords, cells_frame, read_speed_records
 
 
@@ -56,10 +56,11 @@ class WorkloadModel:
     @cached_property
     def methods(self) -> dict[str, Method]:
         """Every method by name: those timed on the layout of the curves first, baselines before others."""
-        ordered = [self.main, *self.timings]
-        found = {method.name: method for timing in reversed(ordered) for method in timing.methods}
-        names = dict.fromkeys(method.name for timing in ordered for method in timing.methods)
-        return {name: found[name] for name in sorted(names, key=lambda name: not found[name].baseline)}
+        found: dict[str, Method] = {}
+        for timing in (self.main, *self.timings):
+            for method in timing.methods:
+                found.setdefault(method.name, method)
+        return dict(sorted(found.items(), key=lambda pair: not pair[1].baseline))
 
     @cached_property
     def _dilations(self) -> dict[float, float]:
@@ -68,11 +69,11 @@ class WorkloadModel:
         found: dict[float, float] = {}
         for timing in sorted(self.timings, key=lambda t: -len(t.methods)):
             bits = timing.fabric.stands_for_bits_per_second
-            if bits and layout_of(timing.fabric) == layout_of(self.main.fabric):
+            if bits and timing.fabric.layout == self.main.fabric.layout:
                 found.setdefault(round(bits), timing.fabric.dilation)
         return dict(sorted(found.items()))
 
-    def predicted(self, timing: Timing, method: Method) -> tuple[float, float]:
+    def predicted(self, timing: Timing, name: str) -> tuple[float, float]:
         """Modelled seconds of a step on a timing's network as they compare with the clock, and of its communication.
 
         Both are nan where no network like it was swept.
@@ -80,8 +81,9 @@ class WorkloadModel:
         network = network_on(timing.fabric, self.fits)
         if network is None:
             return math.nan, math.nan
-        step = self._step(method, network, 1.0, 0.0)
+        method = next(method for method in timing.methods if method.name == name)
         codec = self._host_codec(method) if timing.basis == "measured" else 0.0
+        step = self._step(method, network, 1.0, 0.0)
         return step + codec, step - self.compute_seconds
 
     def _step(self, method: Method, network: Network, slower: float, codec: float) -> float:
@@ -115,26 +117,29 @@ class WorkloadModel:
             raise ValueError(f"report/speed/codecs.toml has no codec_bytes of {method.name}; add what it moves")
         return codec_bytes()[method.name] * self.workload.num_parameters / device.bytes_per_second
 
+    @property
+    def is_modelled(self) -> bool:
+        """Whether a network of the kind that it ran on was swept; where not, there is nothing else to ask."""
+        return network_on(self.main.fabric, self.fits) is not None
+
     def network(
         self,
         bits_per_second: float,
         layout: tuple[int, int] | None = None,
         inside_bits_per_second: float | None = None,
         algorithm: Algorithm = "ring",
-    ) -> Network | None:
-        """The network that a fabric of these real rates would be, after the fits; None where nothing was swept.
+    ) -> Network:
+        """The network that a fabric of these real rates would be, after the fits.
 
         Its latency is the lab's over the dilation, and that is as in the timings, by logarithms between timed rates.
 
         Args:
             bits_per_second: of a machine's link.
             layout: machines and workers a machine; None is that of the curves.
-            inside_bits_per_second: of a worker's link inside its machine.
+            inside_bits_per_second: of a worker's link inside its machine; None: no limit.
         """
-        main = self.main.fabric
-        machines, workers = layout or layout_of(main)
-        inside = inside_bits_per_second if layout else bits_inside(main)
-        dilation = main.dilation
+        main, dilation = self.main.fabric, self.main.fabric.dilation
+        machines, workers = layout or main.layout
         if self._dilations:
             logs = np.log([*self._dilations]), np.log([*self._dilations.values()])
             dilation = math.exp(np.interp(math.log(bits_per_second), *logs))
@@ -142,15 +147,12 @@ class WorkloadModel:
             "num_machines": machines,
             "workers_per_machine": workers,
             "bits_per_second": bits_per_second / dilation,
-            "inside_bits_per_second": inside / dilation if inside else None,
+            "inside_bits_per_second": inside_bits_per_second / dilation if inside_bits_per_second else None,
             "dilation": dilation,
         }
-        return network_on(main.model_copy(update=slowed), self.fits, algorithm)
-
-    @property
-    def is_modelled(self) -> bool:
-        """Whether a network of the kind that it ran on was swept."""
-        return network_on(self.main.fabric, self.fits) is not None
+        network = network_on(main.model_copy(update=slowed), self.fits, algorithm)
+        assert network is not None, "a workload that cannot be modelled is not asked for a network"
+        return network
 
     def seconds(self, method: Method, network: Network, slower: float = 1.0) -> float:
         """Modelled seconds of a step, the codec among them, on a device so many times slower."""
@@ -159,10 +161,7 @@ class WorkloadModel:
 
 @cache
 def _network_at(model: WorkloadModel, bits_per_second: float) -> Network:
-    network = model.network(bits_per_second)
-    if network is None:
-        raise ValueError("there is no sweep to model a network from; make speedups takes one")
-    return network
+    return model.network(bits_per_second)
 
 
 @cache
@@ -171,17 +170,8 @@ def seconds_at(model: WorkloadModel, method: str, bits_per_second: float, slower
 
     Args:
         slower: how many times slower the device's passes are.
-
-    Raises:
-        ValueError: nothing was swept, so nothing can be modelled.
     """
     return model.seconds(model.methods[method], _network_at(model, bits_per_second), slower)
-
-
-def bits_inside(fabric: Fabric) -> float | None:
-    """The rate that a link inside a machine stands for."""
-    inside = fabric.inside_bits_per_second
-    return None if inside is None else inside * fabric.dilation
 
 
 @dataclass(frozen=True)
@@ -211,34 +201,25 @@ def read_study(folder: Path) -> SpeedStudy:
     groups: dict[str, list[Timing]] = {}
     for timing in records.timings:
         groups.setdefault(timing.workload.name, []).append(timing)
-    lines = _codec_lines(records.timings, cells)
+    lines = _codec_lines(records.timings)
     models = {name: WorkloadModel(tuple(group), fits, lines) for name, group in groups.items()}
-    if len(cells):
-        predicted = []
-        for number, name in zip(cells["timing"], cells["method"], strict=True):
-            timing = records.timings[number]
-            method = next(method for method in timing.methods if method.name == name)
-            predicted.append(models[timing.workload.name].predicted(timing, method))
-        cells[["predicted_seconds", "predicted_communication_seconds"]] = predicted
-        cells["error"] = cells["predicted_seconds"] / cells["seconds"] - 1
-        timed = cells["communication_seconds"].where(cells["communication_seconds"] > 1e-6 * cells["seconds"])
-        cells["communication_error"] = cells["predicted_communication_seconds"] / timed - 1
+    timed = [(records.timings[number], name) for number, name in zip(cells["timing"], cells["method"], strict=True)]
+    predicted = [models[timing.workload.name].predicted(timing, name) for timing, name in timed]
+    cells[["predicted_seconds", "predicted_communication_seconds"]] = np.array(predicted).reshape(-1, 2)
+    cells["error"] = cells["predicted_seconds"] / cells["seconds"] - 1
+    talk = cells["communication_seconds"].where(cells["communication_seconds"] > 1e-6 * cells["seconds"])
+    cells["communication_error"] = cells["predicted_communication_seconds"] / talk - 1
     return SpeedStudy(records, fits, models, cells)
 
 
-def _codec_lines(timings: Sequence[Timing], cells: pd.DataFrame) -> dict[str, tuple[float, float]]:
-    """Seconds and seconds a parameter of each method's codec; of one size alone only the slope.
-
-    By the clock, of a worker that had a core to itself where that was timed, else in the timed steps.
-    """
-    in_steps = {} if cells.empty else cells.set_index(["timing", "method"])["codec_seconds"].to_dict()
+def _codec_lines(timings: Sequence[Timing]) -> dict[str, tuple[float, float]]:
+    """Seconds and seconds a parameter of each method's codec, of a worker with a core to itself; of one size alone only
+    the slope."""
     seen: dict[str, list[tuple[int, float]]] = {}
-    for number, timing in enumerate(timings):
+    for timing in timings:
         for method in timing.methods:
-            alone = method.codec_alone_seconds
-            seconds = alone if alone is not None else in_steps.get((number, method.name), 0.0)
-            if seconds > 0:
-                seen.setdefault(method.name, []).append((timing.workload.num_parameters, seconds))
+            if method.codec_alone_seconds:
+                seen.setdefault(method.name, []).append((timing.workload.num_parameters, method.codec_alone_seconds))
     lines = {}
     for name, pairs in seen.items():
         sizes, times = zip(*pairs, strict=True)

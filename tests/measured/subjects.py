@@ -13,7 +13,7 @@ from torch import nn
 from algorithms import Collectives, DistributedOptimizer, SoloCollectives
 from algorithms.registry import methods
 from harness.spec import ModelSpec, Precision, RunConfig
-from harness.timing.session import there_and_back
+from harness.timing.session_workers import there_and_back
 from harness.timing.workloads import (
     FASHION_MNIST,
     LEARNING_RATE,

@@ -13,7 +13,7 @@ from report.frame import Frames, read_frames
 from report.job import TrainingJob
 from report.regime import lost_frame
 from report.speed.fitting import network_on
-from report.speed.workload_model import bits_inside, read_study
+from report.speed.workload_model import read_study
 
 SPEEDUPS = Path(__file__).parents[2] / "results/speedups"
 RESNET50 = TrainingJob(25_600_000, 450_000, 8, 1, 27e-3, 10e9)
@@ -81,8 +81,7 @@ def test_steps_are_those_of_the_study_by_the_clock() -> None:
         network = network_on(timing.fabric, study.fits)
         assert network is not None
         latency = network.links["all_reduce"].between.alpha / line["dilation"]
-        inside = bits_inside(timing.fabric) or 0.0
-        job = TrainingJob(size, 1, 8, 1, model.compute_seconds, line["bits_per_second"], inside, latency)
+        job = TrainingJob(size, 1, 8, 1, model.compute_seconds, line["bits_per_second"], 0.0, latency)
         sent = [
             Sending(m.payload_bytes / (4 * size), 1 / m.every, m.collective, len(m.rounds) > 1) for m in method.messages
         ]

@@ -14,7 +14,6 @@ from report.speed.cost_model import (
     Links,
     Network,
     collective_seconds,
-    exchange_seconds,
     period_seconds,
     step_seconds,
 )
@@ -118,7 +117,8 @@ RING, PEERS = ((1, 7),), ((1,), (2,), (4,))
 def test_an_exchange_with_neighbours(
     network: Network, payload_bytes: int, rounds: tuple[tuple[int, ...], ...], milliseconds: float
 ) -> None:
-    assert exchange_seconds(network, payload_bytes, rounds) == pytest.approx(1e-3 * milliseconds, rel=1e-12)
+    seconds = collective_seconds(network, "exchange", payload_bytes, rounds)
+    assert seconds == pytest.approx(1e-3 * milliseconds, rel=1e-12)
     message = _message(payload_bytes, 1.0, collective="exchange").model_copy(update={"rounds": rounds})
     assert step_seconds(COMPUTE, [message], network) == pytest.approx(40e-3 + 1e-3 * milliseconds, rel=1e-12)
 

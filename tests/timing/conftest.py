@@ -8,6 +8,7 @@ import os
 import string
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,20 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from harness.records.timings import Workload
+from harness.records.timings import Method, Workload
 from harness.timing import lab
 from harness.timing.lab import LOCKS, remove_namespaces, why_not
-from harness.timing.turn import Setting
+from harness.timing.links import LabTopology
+from harness.timing.session import Session
+from harness.timing.sweep import fabric
+from harness.timing.turn import Turn
 from harness.timing.workloads import Gradients
 
 needs_lab = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 _endings = itertools.cycle(string.ascii_lowercase)
 
 # A first module with a fifth of the arithmetic, a norm, and a last module.
-GRADIENTS = Gradients(shapes=((300, 20), (300,), (300,), (40, 300)), order=(3, 1, 2, 0), done=(1.0, 0.8, 0.8, 0.8))
+GRADIENTS = Gradients(((300, 20), (300,), (300,), (40, 300)), {3: 0.8, 1: 0.8, 2: 0.8, 0: 1.0})
 NUMEL = 6000 + 300 + 300 + 12000
 HEADER_BYTES = 14 + 20 + 20 + 12
 """Ethernet, IPv4, TCP and its timestamps."""
@@ -41,10 +45,11 @@ WORKLOAD = Workload(
 )
 
 
-def setting_of(**changed: Any) -> Setting:
-    """Of a worker that is alone and waits, on the small model, with messages that are seen."""
-    plain: dict[str, Any] = {"workload": WORKLOAD, "gradients": GRADIENTS, "trains": False, "num_workers": 8}
-    return Setting(**plain | {"device": torch.device("cpu"), "groups": [None] * 10, "visible": True} | changed)
+def turn_of(method: Method, num_workers: int = 8, **changed: Any) -> Turn:
+    """A turn of a worker that is alone and waits, on the small model, with messages that are seen."""
+    network = fabric(LabTopology(num_workers, 1, 1e9))
+    session = Session("alone", WORKLOAD, GRADIENTS, [method], network, links=(None,), fastest=1e9)
+    return Turn(replace(session, **changed), method, torch.device("cpu"), [None] * 10, visible=True)
 
 
 @pytest.fixture(scope="module")

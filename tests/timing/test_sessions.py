@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
@@ -15,7 +14,8 @@ from harness.records.provenance import new_attempt
 from harness.records.timings import Cell, Fabric, StepKind, Stragglers, Timing, formula_bytes, mean_step
 from harness.timing.links import LabTopology
 from harness.timing.methods import CONSECUTIVE, METHODS
-from harness.timing.session import CellPlan, Session, cell_of, on_end, on_one_link, time_in_lab, timing_of
+from harness.timing.session import CellPlan, Session, cell_of, timing_of
+from harness.timing.session_workers import time_in_lab
 from harness.timing.sweep import fabric
 from harness.timing.timed_step import Parts, RankStep, parts_of
 from harness.timing.workloads import gradients_of, workload
@@ -45,8 +45,8 @@ def lab_of(num_machines: int, workers_per_machine: int = 1) -> Fabric:
 @pytest.fixture(scope="module")
 def asked() -> Session:
     load, methods = workload("fashion_mnist", "cpu"), [METHODS[name] for name in TIMED]
-    cells_of = partial(on_one_link, LINK, DILATION)
-    return Session(load, gradients_of("fashion_mnist"), 2, methods, cells_of, steps_per_visit=2)
+    gradients, network = gradients_of("fashion_mnist"), lab_of(2)
+    return Session("two", load, gradients, methods, network, links=(LINK,), fastest=FASTEST, steps_per_visit=2)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def session(asked: Session) -> tuple[Timing, list[float]]:
     network = Loopback()
     found = time_in_lab(asked, network)  # type: ignore[arg-type]
     attempt = new_attempt("processes", "gloo", torch.device("cpu"))
-    return timing_of(asked, found, attempt, lab_of(2)), network.rates
+    return timing_of(asked, *found, attempt), network.rates
 
 
 def test_links_are_fast_while_a_method_warms_up_and_then_as_its_cells_ask(session: tuple[Timing, list[float]]) -> None:
@@ -91,7 +91,7 @@ def test_every_step_waits_as_scheduled_and_its_parts_are_within_it(session: tupl
 def test_of_two_workers_one_is_slow_at_each_of_consecutive_steps(asked: Session, who: Any) -> None:
     methods = [CONSECUTIVE[name] for name in ("ddp", "streaming_4")]
     slow = Stragglers(who=who, factor=3)
-    row = replace(asked, methods=methods, cells_of=partial(on_end, LINK), num_visits=1, stragglers=slow)
+    row = replace(asked, methods=methods, in_a_row=True, num_visits=1, stragglers=slow)
     found = time_in_lab(row, Loopback())  # type: ignore[arg-type]
     scheduled = asked.workload.forward_seconds + asked.workload.backward_seconds
     assert [(each.name, each.period, len(each.messages)) for each in found[0]][1] == ("streaming_4", 16, 1)

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,15 +18,10 @@ from harness.timing import study
 from harness.timing.cluster import add_to_study
 from harness.timing.links import LabTopology
 from harness.timing.methods import EXPERIMENTS, METHODS, scored_methods
-from harness.timing.study import (
-    HIGHEST_DILATION_BEHIND,
-    SCORED_LINKS,
-    SCORED_WORKERS,
-    TimingJob,
-    run_study,
-    scored_cells,
-)
-from harness.timing.workloads import workload
+from harness.timing.session import HIGHEST_DILATION_BEHIND, CellPlan, Session, cells_of
+from harness.timing.study import SCORED_LINKS, SCORED_WORKERS, Job, run_study
+from harness.timing.sweep import fabric
+from harness.timing.workloads import gradients_of, workload
 from report.speed.workload_model import read_study
 from tests.harness.support import CommandLine
 
@@ -65,8 +59,14 @@ def sending(method: Method, *sent: tuple[int, int]) -> Method:
     return method.model_copy(update={"messages": messages})
 
 
+def cells(method: Method) -> list[CellPlan]:
+    """Those of a session of scored methods, where this machine's links carry so much in all."""
+    load, network = workload("resnet50_v100", "cpu"), fabric(LabTopology(SCORED_WORKERS, 1, 1e9))
+    place = {"links": SCORED_LINKS, "fastest": MOST / SCORED_WORKERS, "by_cell": True}
+    return cells_of(Session("scored-1", load, gradients_of(load.name), [method], network, **place), method)
+
+
 def test_each_kind_of_step_is_timed_on_each_link_and_what_sends_nothing_once(scored: dict[str, Method]) -> None:
-    cells = partial(scored_cells, MOST, workload("resnet50_v100", "cpu"))
     local = cells(sending(scored["local_sgd-96"], (MODEL_BYTES, 96)))
     assert [(cell.kind, cell.link, cell.share) for cell in local] == [
         ("ordinary", None, 95 / 96),
@@ -79,7 +79,6 @@ def test_each_kind_of_step_is_timed_on_each_link_and_what_sends_nothing_once(sco
 
 
 def test_links_are_slowed_down_as_far_as_this_machine_needs_and_small_messages_further() -> None:
-    cells = partial(scored_cells, MOST, workload("resnet50_v100", "cpu"))
     large, small = (cells(sending(METHODS["all_reduce"], (size, 1))) for size in (MODEL_BYTES, 1000))
     for cell in (*large, *small):
         assert cell.link is not None and SCORED_WORKERS * cell.link / cell.dilation <= MOST * (1 + 1e-9)
@@ -100,10 +99,10 @@ def test_what_the_machine_cannot_do_or_has_no_time_for_is_left_out_and_said(
     def lab(topology: LabTopology) -> Iterator[SimpleNamespace]:
         yield SimpleNamespace(topology=topology)
 
-    def write(self: study.Timed, folder: Path) -> None:
-        seen.append((self.session.workload.name, self.fabric.bits_per_second, self.lab.bits_per_second))
+    def record(session: Session, folder: Path) -> None:
+        seen.append((session.workload.name, session.fabric.bits_per_second, session.fastest))
 
-    jobs = [TimingJob("resnet50_v100", 8, 1, rate, dilation) for rate, dilation in ((10e9, 1), (10e9, 128), (1e12, 1))]
+    jobs = [Job("resnet50_v100", 8, 1, rate, dilation) for rate, dilation in ((10e9, 1), (10e9, 128), (1e12, 1))]
     for name, stand_in in {
         "ceiling_bits_per_second": lambda _: MOST / study.SHARE_OF_CEILING,
         "lab": lab,
@@ -111,9 +110,9 @@ def test_what_the_machine_cannot_do_or_has_no_time_for_is_left_out_and_said(
         "sweep_lab": lambda lab, seconds: None,
         "write_record": lambda path, record: None,
         "JOBS": jobs,
+        "record": record,
     }.items():
         monkeypatch.setattr(study, name, stand_in)
-    monkeypatch.setattr(study.Timed, "write", write)
     found = run_study(tmp_path, 60)
     assert found.sweeps == ["sweep-8x1-78.125mbps.json", "sweep-8x1-250mbps.json"]
     # The same links slowed down twice have a record each.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -13,9 +15,9 @@ from harness.plan.footprint import RESNET50_FORWARD_FLOPS
 from harness.records.timings import Message, Method
 from harness.timing import workloads
 from harness.timing.methods import METHODS
-from harness.timing.turn import Turn, messages_of
-from harness.timing.workloads import Trainee, gradients_of, gradients_of_model, waiting_trainee, workload
-from tests.timing.conftest import GRADIENTS, NUMEL, WORKLOAD, setting_of
+from harness.timing.turn import messages_of
+from harness.timing.workloads import Trainee, gradients_of, gradients_of_model, workload
+from tests.timing.conftest import GRADIENTS, NUMEL, WORKLOAD, turn_of
 
 CPU = torch.device("cpu")
 
@@ -50,9 +52,9 @@ def test_gradients_are_in_order_and_modules_have_their_share_of_the_arithmetic()
     with torch.device("meta"):
         model = Model()
     gradients = gradients_of_model(model, (2, 6))
-    assert gradients.order == (1, 0, 3, 4, 2), "of a linear layer the bias is only added"
-    # Multiply-adds: 6 x 4 and 4 x 2.
-    assert gradients.done == pytest.approx([0.25, 0.25, 1.0, 0.25, 0.25])
+    assert list(gradients.done) == [1, 0, 3, 4, 2], "of a linear layer the bias is only added"
+    # Multiply-adds: 4 x 2 for the late layer's weights and its input, then 6 x 4 for the early one's weights.
+    assert gradients.done == pytest.approx({1: 0.4, 0: 0.4, 3: 0.4, 4: 0.4, 2: 1.0})
 
 
 class Clock:
@@ -79,8 +81,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def waiting(dilation: float = 10.0) -> Trainee:
-    trainee = waiting_trainee(GRADIENTS, WORKLOAD.model_copy(update={"forward_seconds": 1.0, "backward_seconds": 2.0}))
-    trainee.slow_down(dilation)
+    schedule = WORKLOAD.model_copy(update={"forward_seconds": 1.0, "backward_seconds": 2.0})
+    trainee = Trainee("fashion_mnist", GRADIENTS, CPU, schedule)
+    trainee.dilation = dilation
     return trainee
 
 
@@ -109,9 +112,9 @@ NOT_OF_256 = {"all_reduce": 1, "mcser_32": 32, "mcser_1024": 1024, "dpsgd": 1, "
 NOT_OF_256 |= {"two_stage_8": 32 / (8 + 32 / 256)}
 
 
-def described(name: str, **changed: object) -> Method:
+def described(name: str, **changed: Any) -> Method:
     """A method of the table with its messages, on the small layers."""
-    messages = messages_of(Turn(setting_of(**changed), METHODS[name]))
+    messages = messages_of(turn_of(METHODS[name], **changed))
     return METHODS[name].model_copy(update={"messages": messages})
 
 
@@ -122,7 +125,7 @@ def methods(alone: None) -> dict[str, Method]:
 
 @pytest.mark.parametrize("name", OWN)
 def test_messages_of_a_period_are_what_the_closed_form_says(name: str, methods: dict[str, Method], alone: None) -> None:
-    turn = Turn(setting_of(), METHODS[name])
+    turn = turn_of(METHODS[name])
     assert isinstance(turn.optimizer, DistributedOptimizer)
     period, messages = METHODS[name].period, methods[name].messages
     # Of the second period: in its first step a method may send more.
@@ -173,7 +176,7 @@ def test_overlapped_messages_may_begin_when_their_blocks_layers_are_done(methods
 def test_one_of_the_two_kinds_of_steps_synchronises_and_each_period_has_blocks_of_its_own(
     name: str, alone: None
 ) -> None:
-    turn = Turn(setting_of(num_workers=1), METHODS[name])
+    turn = turn_of(METHODS[name], num_workers=1)
     optimizer, period = turn.optimizer, METHODS[name].period
     assert isinstance(optimizer, DistributedOptimizer)
     steps = []
